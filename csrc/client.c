@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * One client: its examples in the order its plan draws, its local steps, its statistics. The step loop
+ * knows neither layers nor optimizers: it walks the model table and the client-step table. Nothing is
+ * allocated inside it. */
+#include "core.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Clients whose decoded pixels fit in here are decoded once, not once a visit. */
+static const size_t max_decoded_floats = (size_t)2 << 20;
+/* Examples scored at a time. */
+enum { SCORE_BATCH = 2 * FED_LANES };
+
+/* How a batch's rows come out of a client's pixels. */
+enum { IN_PLACE, DECODED_ONCE, DECODED_PER_BATCH };
+
+/* Everything a thread needs for one client, carved out of its workspace. */
+typedef struct local {
+    const fed_net *net;
+    const fed_client *client;
+    size_t batch_size;
+    int pixels_mode;
+    size_t num_inputs, width; /* of the model; width is padded */
+    float *decoded;           /* [N or B, width] */
+    uint32_t *order_buffer;   /* [capacity] */
+    uint32_t *indices;        /* [B] */
+    int32_t *labels;          /* [B] */
+    const float **rows[FED_MAX_LAYERS]; /* [B] each: a layer's inputs */
+    float *inputs[FED_MAX_LAYERS];      /* [B, padded I] for layers after the first */
+    float *lanes[FED_MAX_LAYERS];       /* [blocks, O, FED_LANES] */
+    float *gradient;                    /* packed, or NULL when the step is plain SGD */
+    float *slots;                       /* [slots, packed] */
+} local;
+
+/* ---- Workspace ---------------------------------------------------------------------------------- */
+
+/* A cursor that first measures (base NULL) and then hands out. */
+typedef struct carver {
+    char *base;
+    size_t used;
+} carver;
+
+static void *carve(carver *c, size_t count, size_t size) {
+    void *piece = c->base != NULL ? c->base + c->used : NULL;
+    const size_t unit = FED_ALIGNMENT;
+    c->used += (count * size + unit - 1) / unit * unit;
+    return piece;
+}
+
+static size_t num_blocks(size_t num_rows) { return (num_rows + FED_LANES - 1) / FED_LANES; }
+
+static void carve_model(local *m, carver *c) {
+    const fed_model *model = m->net->model;
+    for (size_t l = 0; l < model->num_layers; l++) {
+        const fed_layer *layer = &model->layers[l];
+        m->rows[l] = carve(c, m->batch_size, sizeof *m->rows[l]);
+        if (l > 0)
+            m->inputs[l] = carve(c, m->batch_size * fed_padded(layer->num_inputs), sizeof(float));
+        m->lanes[l] =
+            carve(c, num_blocks(m->batch_size) * layer->num_outputs * FED_LANES, sizeof(float));
+    }
+}
+
+static void carve_local(local *m, carver *c, size_t num_decoded, size_t order_capacity,
+                        size_t num_vectors) {
+    m->decoded = carve(c, num_decoded * m->width, sizeof *m->decoded);
+    m->order_buffer = carve(c, order_capacity, sizeof *m->order_buffer);
+    m->indices = carve(c, m->batch_size, sizeof *m->indices);
+    m->labels = carve(c, m->batch_size, sizeof *m->labels);
+    carve_model(m, c);
+    const size_t size = fed_net_size(m->net);
+    m->gradient = carve(c, num_vectors * size, sizeof *m->gradient);
+    m->slots = num_vectors > 1 && m->gradient != NULL ? m->gradient + size : NULL;
+}
+
+static int workspace_reserve(fed_workspace *workspace, size_t num_bytes) {
+    if (num_bytes <= workspace->num_bytes) return FED_OK;
+    free(workspace->base);
+    workspace->num_bytes = 0;
+    workspace->base = fed_allocate(num_bytes);
+    if (workspace->base == NULL) return FED_ERR_NO_MEMORY;
+    /* Lanes beyond a ragged batch are computed with, though never used: they must not start as NaN. */
+    memset(workspace->base, 0, num_bytes);
+    workspace->num_bytes = num_bytes;
+    return FED_OK;
+}
+
+static int choose_pixels_mode(const fed_client *client, size_t num_inputs, size_t num_visits) {
+    const size_t width = fed_padded(num_inputs);
+    if (client->pixel_type == FED_PIXELS_FLOAT32 && client->scale == 1 && client->offset == 0 &&
+        width == num_inputs)
+        return IN_PLACE;
+    if (num_visits > client->num_examples && client->num_examples <= max_decoded_floats / width)
+        return DECODED_ONCE;
+    return DECODED_PER_BATCH;
+}
+
+/* num_vectors: parameter-sized vectors beside the parameters themselves. */
+static int local_init(local *m, const fed_net *net, const fed_client *client, size_t batch_size,
+                      size_t num_visits, size_t order_capacity, size_t num_vectors,
+                      fed_workspace *workspace) {
+    memset(m, 0, sizeof *m);
+    m->net = net;
+    m->client = client;
+    m->batch_size = batch_size < num_visits ? batch_size : num_visits;
+    m->num_inputs = net->model->num_inputs;
+    m->width = fed_padded(m->num_inputs);
+    m->pixels_mode = choose_pixels_mode(client, m->num_inputs, num_visits);
+    const size_t num_decoded = m->pixels_mode == IN_PLACE       ? 0
+                               : m->pixels_mode == DECODED_ONCE ? client->num_examples
+                                                                : m->batch_size;
+    carver measure = {NULL, 0};
+    carve_local(m, &measure, num_decoded, order_capacity, num_vectors);
+    const int status = workspace_reserve(workspace, measure.used);
+    if (status != FED_OK) return status;
+    carver hand_out = {workspace->base, 0};
+    carve_local(m, &hand_out, num_decoded, order_capacity, num_vectors);
+    return FED_OK;
+}
+
+/* ---- Batches ------------------------------------------------------------------------------------ */
+
+static void decode_example(const local *m, size_t example, float *row) {
+    const fed_client *client = m->client;
+    const fed_kernels *kernels = m->net->kernels;
+    const size_t start = example * m->num_inputs;
+    if (client->pixel_type == FED_PIXELS_UINT8)
+        kernels->decode_uint8((const uint8_t *)client->pixels + start, m->num_inputs, client->scale,
+                              client->offset, row);
+    else
+        kernels->decode_float32((const float *)client->pixels + start, m->num_inputs, client->scale,
+                                client->offset, row);
+    for (size_t i = m->num_inputs; i < m->width; i++) row[i] = 0;
+}
+
+static void decode_all(const local *m) {
+    for (size_t e = 0; e < m->client->num_examples; e++) decode_example(m, e, m->decoded + e * m->width);
+}
+
+/* Points the first layer's rows at the batch's examples and copies their labels. */
+static void gather(const local *m, size_t num_rows) {
+    for (size_t b = 0; b < num_rows; b++) {
+        const size_t example = m->indices[b];
+        m->labels[b] = m->client->labels[example];
+        switch (m->pixels_mode) {
+        case IN_PLACE:
+            m->rows[0][b] = (const float *)m->client->pixels + example * m->num_inputs;
+            break;
+        case DECODED_ONCE:
+            m->rows[0][b] = m->decoded + example * m->width;
+            break;
+        default:
+            decode_example(m, example, m->decoded + b * m->width);
+            m->rows[0][b] = m->decoded + b * m->width;
+        }
+    }
+}
+
+/* ---- One batch through the model ------------------------------------------------------------------- */
+
+/* A layer's outputs, examples in lanes, become the next layer's rows. */
+static void lanes_to_rows(const float *lanes, size_t num_outputs, size_t num_rows, float *inputs,
+                          const float **rows) {
+    const size_t width = fed_padded(num_outputs);
+    for (size_t b = 0; b < num_rows; b++) {
+        const float *block = lanes + b / FED_LANES * FED_LANES * num_outputs;
+        float *row = inputs + b * width;
+        for (size_t o = 0; o < num_outputs; o++) row[o] = block[o * FED_LANES + b % FED_LANES];
+        for (size_t o = num_outputs; o < width; o++) row[o] = 0;
+        rows[b] = row;
+    }
+}
+
+static fed_layer_pass layer_pass(const local *m, size_t l, size_t num_rows) {
+    return (fed_layer_pass){
+        .kernels = m->net->kernels,
+        .layer = &m->net->model->layers[l],
+        .rows = m->rows[l],
+        .num_rows = num_rows,
+        .lanes = m->lanes[l],
+        .inputs_gradient = l > 0 ? m->lanes[l - 1] : NULL,
+    };
+}
+
+/* Logits of the gathered batch, then loss, hits and scale times the logits' gradient. */
+static void forward(const local *m, const float *params, size_t num_rows, float scale,
+                    fed_score *score) {
+    const size_t num_layers = m->net->model->num_layers, num_classes = m->net->model->num_classes;
+    for (size_t l = 0; l < num_layers; l++) {
+        const fed_layer_pass pass = layer_pass(m, l, num_rows);
+        fed_layer_forward(&pass, params + m->net->starts[l]);
+        if (l + 1 < num_layers)
+            lanes_to_rows(m->lanes[l], pass.layer->num_outputs, num_rows, m->inputs[l + 1],
+                          m->rows[l + 1]);
+    }
+    for (size_t first = 0; first < num_rows; first += FED_LANES) {
+        const size_t rows_left = num_rows - first;
+        m->net->kernels->softmax_xent(m->lanes[num_layers - 1] + first * num_classes, num_classes,
+                                      m->labels + first, rows_left < FED_LANES ? rows_left : FED_LANES,
+                                      scale, score);
+    }
+}
+
+/* Adds the gradient that `forward` left at the logits, carried back to the parameters, to target. */
+static void backward(const local *m, const float *params, size_t num_rows, float *target) {
+    for (size_t l = m->net->model->num_layers; l-- > 0;) {
+        const fed_layer_pass pass = layer_pass(m, l, num_rows);
+        fed_layer_backward(&pass, params + m->net->starts[l], target + m->net->starts[l]);
+    }
+}
+
+/* ---- Training ------------------------------------------------------------------------------------- */
+
+/* One local step. Plain SGD needs no gradient: the parameters are the target, -rate / B the scale. */
+static void local_step(const local *m, const fed_step *step, const float *server, float *params,
+                       size_t num_rows, fed_score *score) {
+    float learning_rate;
+    if (fed_step_is_plain_sgd(step, &learning_rate)) {
+        forward(m, params, num_rows, -learning_rate / (float)num_rows, score);
+        backward(m, params, num_rows, params);
+        return;
+    }
+    const size_t size = fed_net_size(m->net);
+    memset(m->gradient, 0, size * sizeof *m->gradient);
+    forward(m, params, num_rows, 1.0f / (float)num_rows, score);
+    backward(m, params, num_rows, m->gradient);
+    fed_step_run(step, m->net->kernels, size, params, server, m->gradient, m->slots);
+}
+
+int fed_train_client(const fed_net *net, const fed_step *step, const float *server,
+                     const fed_client *client, const atomic_int *cancel, fed_workspace *workspace,
+                     float *params, fed_client_stats *stats) {
+    memset(stats, 0, sizeof *stats);
+    stats->is_finite = 1;
+    const size_t size = fed_net_size(net);
+    memcpy(params, server, size * sizeof *params);
+    const size_t num_visits = fed_plan_visits(&client->plan, client->num_examples);
+    if (num_visits == 0) return FED_OK;
+
+    float learning_rate;
+    const size_t num_slots = fed_step_slots(step);
+    const size_t num_vectors = fed_step_is_plain_sgd(step, &learning_rate) ? 0 : 1 + num_slots;
+    local m;
+    const int status = local_init(&m, net, client, client->plan.batch_size, num_visits,
+                                  fed_order_capacity(&client->plan, client->num_examples), num_vectors,
+                                  workspace);
+    if (status != FED_OK) return status;
+    if (num_slots > 0) memset(m.slots, 0, num_slots * size * sizeof *m.slots);
+    if (m.pixels_mode == DECODED_ONCE) decode_all(&m);
+
+    fed_order order;
+    fed_order_init(&order, &client->plan, client->num_examples, &client->shuffle_key, m.order_buffer);
+    fed_score score = {0, 0};
+    for (size_t num_rows; (num_rows = fed_order_next(&order, m.indices)) > 0;) {
+        if (atomic_load_explicit(cancel, memory_order_relaxed)) return FED_ERR_CANCELLED;
+        gather(&m, num_rows);
+        local_step(&m, step, server, params, num_rows, &score);
+        stats->num_batches++;
+        stats->num_examples += (int64_t)num_rows;
+    }
+    stats->loss_sum = score.loss_sum;
+    stats->num_correct = score.num_correct;
+    if (!net->kernels->delta_is_finite(params, server, size)) memset(stats, 0, sizeof *stats);
+    return FED_OK;
+}
+
+/* ---- Scoring -------------------------------------------------------------------------------------- */
+
+int fed_score_client(const fed_net *net, const float *params, const fed_client *client, int order,
+                     size_t first, size_t num, const atomic_int *cancel, fed_workspace *workspace,
+                     fed_score *score) {
+    *score = (fed_score){0, 0};
+    const size_t num_visits = order ? fed_plan_visits(&client->plan, client->num_examples) : num;
+    if (num_visits == 0) return FED_OK;
+    const size_t batch_size = order ? client->plan.batch_size : SCORE_BATCH;
+    const size_t capacity = order ? fed_order_capacity(&client->plan, client->num_examples) : 0;
+    local m;
+    const int status = local_init(&m, net, client, batch_size, num_visits, capacity, 0, workspace);
+    if (status != FED_OK) return status;
+    if (m.pixels_mode == DECODED_ONCE) decode_all(&m);
+
+    fed_order drawn;
+    if (order)
+        fed_order_init(&drawn, &client->plan, client->num_examples, &client->shuffle_key,
+                       m.order_buffer);
+    for (size_t done = 0; done < num_visits;) {
+        if (atomic_load_explicit(cancel, memory_order_relaxed)) return FED_ERR_CANCELLED;
+        size_t num_rows = num_visits - done < m.batch_size ? num_visits - done : m.batch_size;
+        if (order)
+            num_rows = fed_order_next(&drawn, m.indices);
+        else
+            for (size_t b = 0; b < num_rows; b++) m.indices[b] = (uint32_t)(first + done + b);
+        gather(&m, num_rows);
+        forward(&m, params, num_rows, 1.0f, score);
+        done += num_rows;
+    }
+    return FED_OK;
+}

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What the core's own files share and nobody else sees.
+ *
+ *   cohort.c  which thread trains or scores which client; the only file with threads
+ *   client.c  one client: batches in, local steps, statistics out
+ *   model.c   the layer table: how a row of a model computes
+ *   step.c    the client-step table: how a gradient moves the parameters
+ *   sum.c     the ordered sum of model deltas
+ *
+ * Inside the core parameters are "packed": each layer lays its tensors out as its kernels want them
+ * (a dense kernel as [O, width], rows padded with zeros). Training, deltas and sums are elementwise, so
+ * they stay packed; fed_net_pack and fed_net_unpack convert once per call.
+ */
+#ifndef FED_CORE_H
+#define FED_CORE_H
+
+#include "fed.h"
+#include "kernels/kernels.h"
+
+enum { FED_MAX_LAYERS = 64, FED_BLOCK_CLIENTS = 8, FED_ALIGNMENT = 64 };
+
+static inline size_t fed_padded(size_t num_floats) {
+    return (num_floats + FED_PAD - 1) / FED_PAD * FED_PAD;
+}
+
+/* Aligned memory; NULL when short. Released with free(). */
+void *fed_allocate(size_t num_bytes);
+
+/* ---- model.c ---- */
+
+/* A model laid out for the kernels. */
+typedef struct fed_net {
+    const fed_model *model;
+    const fed_kernels *kernels;
+    size_t starts[FED_MAX_LAYERS + 1]; /* packed offset of each layer; the last is the packed size */
+} fed_net;
+
+/* One layer at work on one batch. */
+typedef struct fed_layer_pass {
+    const fed_kernels *kernels;
+    const fed_layer *layer;
+    const float *const *rows; /* [num_rows][padded I] */
+    size_t num_rows;
+    float *lanes;           /* [blocks, O, FED_LANES]: outputs, then the gradient by them */
+    float *inputs_gradient; /* out [blocks, I, FED_LANES], or NULL: the first layer needs none */
+} fed_layer_pass;
+
+int fed_net_init(fed_net *net, const fed_model *model);
+static inline size_t fed_net_size(const fed_net *net) { return net->starts[net->model->num_layers]; }
+void fed_net_pack(const fed_net *net, const float *flat /* [P] */, float *packed /* out */);
+void fed_net_unpack(const fed_net *net, const double *packed, double *flat /* out [P] */);
+/* Fills pass->lanes from pass->rows. */
+void fed_layer_forward(const fed_layer_pass *pass, const float *packed_layer);
+/* Writes pass->inputs_gradient, then *adds* the layer's parameter gradient to target, which may be the
+ * layer's own parameters: plain SGD is an accumulation with a scaled gradient. */
+void fed_layer_backward(const fed_layer_pass *pass, const float *packed_layer, float *target);
+
+/* ---- step.c ---- */
+
+/* 1 if the rows are plain SGD, which needs no gradient of its own; writes its learning rate. */
+int fed_step_is_plain_sgd(const fed_step *step, float *learning_rate);
+void fed_step_run(const fed_step *step, const fed_kernels *kernels, size_t num_params, float *params,
+                  const float *server_params, float *gradient, float *slots);
+
+/* ---- client.c ---- */
+
+/* One thread's memory: one block that only grows. */
+typedef struct fed_workspace {
+    void *base;
+    size_t num_bytes;
+} fed_workspace;
+
+/* Trains one client: params (packed) leave as the server's and arrive as the client's. */
+int fed_train_client(const fed_net *net, const fed_step *step, const float *server, /* packed */
+                     const fed_client *client, const atomic_int *cancel, fed_workspace *workspace,
+                     float *params /* out, packed */, fed_client_stats *stats /* out */);
+
+/* Scores examples first..first+num-1 of a client, or, where `order` is set, the examples its plan
+ * draws (first and num are then ignored). */
+int fed_score_client(const fed_net *net, const float *params, const fed_client *client, int order,
+                     size_t first, size_t num, const atomic_int *cancel, fed_workspace *workspace,
+                     fed_score *score /* out */);
+
+/* ---- sum.c ---- */
+
+/* Appends a finished block; *values is exchanged for a buffer of zeros of the same size. closed says
+ * that the block held fewer than FED_BLOCK_CLIENTS, so none may follow. */
+int fed_sum_push(fed_sum *sum, double **values, double weight, int closed);
+int fed_sum_is_open(const fed_sum *sum);
+size_t fed_sum_size(const fed_sum *sum);
+
+#endif

@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The public face of the C core: everything that Cython (and the C tests) may call, and nothing else.
+ * The core trains and evaluates federated image classifiers. It never prints, never opens a file, and
+ * knows nothing of Python.
+ *
+ * Dimension letters: N examples, B batch, I inputs of a layer, O outputs of a layer, K classes,
+ * P parameters. Sizes are size_t, data are float, sums that cross examples are double.
+ * Functions that can fail return FED_OK or a negative fed_status.
+ */
+#ifndef FED_H
+#define FED_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- Status ------------------------------------------------------------------------------------ */
+
+enum fed_status {
+    FED_OK = 0,
+    FED_ERR_NO_MEMORY = -1,
+    FED_ERR_ARGUMENT = -2,  /* a size, kind or option outside what the function accepts */
+    FED_ERR_LABEL = -3,     /* a label outside 0..K-1 */
+    FED_ERR_CANCELLED = -4, /* the cancel flag was raised */
+    FED_ERR_ISA = -5,       /* an instruction set this build or this machine does not have */
+};
+
+/* A sentence for a status; never NULL. */
+const char *fed_strerror(int status);
+
+/* Where a label was found wrong. */
+typedef struct fed_fault {
+    size_t client_index, example_index;
+    int32_t label;
+} fed_fault;
+
+/* ---- Instruction sets (dispatch.c) -------------------------------------------------------------- */
+
+/* Chooses the kernels for the process: "generic", "avx2", "avx512", or NULL for the widest this machine
+ * has. Call once, before anything else; FED_ERR_ISA leaves the choice as it was. */
+int fed_select_isa(const char *name);
+const char *fed_isa_name(void);
+/* 1 if this build holds the variant and this machine can run it, else 0. */
+int fed_isa_runs(const char *name);
+/* 1 when the core was built with OpenMP, else 0. */
+int fed_has_openmp(void);
+/* Runs num_steps dependent groups of fused multiply-adds on one thread and returns the floating-point
+ * operations done: timed from outside, it is the arithmetic peak that benchmarks compare with. */
+double fed_fma_chain(size_t num_steps);
+
+/* ---- Random numbers (rng.c) --------------------------------------------------------------------- */
+
+/* Names one stream. Philox-4x64-10 with key (seed, client) and counter (block, round, purpose,
+ * occurrence): no two streams share a block, whatever order they are drawn in. */
+typedef struct fed_key {
+    uint64_t seed, client;               /* client: 64-bit hash of the client id, 0 for none */
+    uint64_t round, purpose, occurrence; /* occurrence: which copy of the client in its cohort */
+} fed_key;
+
+typedef struct fed_rng {
+    uint64_t key[2], counter[4];
+    uint64_t block[4]; /* the current output block */
+    unsigned next_half; /* 0..8: the next unread 32-bit half of block */
+} fed_rng;
+
+void fed_rng_init(fed_rng *rng, const fed_key *key);
+uint32_t fed_rng_u32(fed_rng *rng);
+uint64_t fed_rng_u64(fed_rng *rng);
+/* Uniform in 0..bound-1, exactly (rejection); bound >= 1. */
+uint32_t fed_rng_below(fed_rng *rng, uint32_t bound);
+double fed_rng_uniform(fed_rng *rng); /* [0, 1), 53 bits */
+double fed_rng_normal(fed_rng *rng);  /* N(0, 1), Box-Muller */
+double fed_rng_gamma(fed_rng *rng, double shape); /* scale 1; shape > 0 */
+/* Writes the first num_values 64-bit outputs of a stream. */
+void fed_rng_fill(const fed_key *key, uint64_t *values /* out [num_values] */, size_t num_values);
+
+/* ---- Order of examples (order.c) ---------------------------------------------------------------- */
+
+enum fed_pipeline { FED_REPEAT_SHUFFLE = 0, FED_SHUFFLE_REPEAT = 1, FED_PER_EPOCH = 2 };
+
+/* How a client's examples become batches. */
+typedef struct fed_plan {
+    int32_t pipeline;      /* enum fed_pipeline */
+    size_t epochs;         /* >= 1 */
+    size_t batch_size;     /* >= 1 */
+    size_t shuffle_buffer; /* <= 1: no shuffle; SIZE_MAX: full */
+    size_t max_examples;   /* visits kept, SIZE_MAX: all */
+} fed_plan;
+
+/* Examples processed, and batches they come in, for a client of num_examples examples. */
+size_t fed_plan_visits(const fed_plan *plan, size_t num_examples);
+size_t fed_plan_batches(const fed_plan *plan, size_t num_examples);
+
+/* Draws the order of one client's examples a batch at a time. */
+typedef struct fed_order {
+    const fed_plan *plan;
+    size_t num_examples;
+    size_t visits_left;  /* in the whole stream */
+    size_t next_index;   /* the input's next index, 0..N-1 */
+    size_t untaken;      /* input of the current shuffled unit still to come */
+    uint32_t *buffer;    /* [fed_order_capacity], borrowed */
+    size_t num_buffered; /* 0: the next visit opens a unit */
+    fed_rng rng;
+} fed_order;
+
+/* Length of the buffer fed_order_init needs, in indices. */
+size_t fed_order_capacity(const fed_plan *plan, size_t num_examples);
+void fed_order_init(fed_order *order, const fed_plan *plan, size_t num_examples, const fed_key *key,
+                    uint32_t *buffer /* [fed_order_capacity] */);
+/* Writes the next batch's example indices, each 0..N-1, and returns their number; 0 at the end. */
+size_t fed_order_next(fed_order *order, uint32_t *indices /* out [batch_size] */);
+
+/* ---- Models (model.c) --------------------------------------------------------------------------- */
+
+enum fed_layer_kind { FED_DENSE = 0, FED_NUM_LAYER_KINDS };
+
+/* One row of a model table. A dense layer holds a kernel [I, O] and then a bias [O] at `offset` of the
+ * flat parameter vector (Keras layout). */
+typedef struct fed_layer {
+    int32_t kind; /* enum fed_layer_kind */
+    size_t num_inputs, num_outputs;
+    size_t offset;
+} fed_layer;
+
+/* A sequential stack; the last layer's outputs are logits, softmax cross-entropy follows it. */
+typedef struct fed_model {
+    const fed_layer *layers; /* [num_layers] */
+    size_t num_layers, num_inputs, num_classes, num_params;
+} fed_model;
+
+/* FED_OK if the table is consistent: known kinds, chained sizes, offsets that fill 0..P-1 in order. */
+int fed_model_check(const fed_model *model);
+
+/* ---- The client step (step.c) ------------------------------------------------------------------- */
+
+enum fed_step_kind { FED_STEP_SGD = 0, FED_NUM_STEP_KINDS };
+
+/* One row of a client-step table. Rows act in order on the gradient of a local step; the last one, an
+ * optimizer, moves the parameters. options by kind:
+ *   FED_STEP_SGD: learning rate, momentum (0: none, no slot), nesterov (0 or 1). */
+typedef struct fed_step_row {
+    int32_t kind; /* enum fed_step_kind */
+    float options[8];
+} fed_step_row;
+
+typedef struct fed_step {
+    const fed_step_row *rows; /* [num_rows] */
+    size_t num_rows;
+} fed_step;
+
+int fed_step_check(const fed_step *step);
+/* Number of parameter-sized state vectors the rows need; they start at zero for each client. */
+size_t fed_step_slots(const fed_step *step);
+/* One local step: gradient (mean over the batch) in, parameters and slots moved. This is what the
+ * training loop calls, exposed so that a conformance test can hold it against the NumPy form. */
+int fed_step_apply(const fed_step *step, size_t num_params, float *params /* in-out [P] */,
+                   const float *server_params /* [P] */, float *gradient /* in, scratch [P] */,
+                   float *slots /* in-out [slots, P] */);
+
+/* ---- Clients and cohorts (client.c, cohort.c) --------------------------------------------------- */
+
+enum fed_pixel_type { FED_PIXELS_UINT8 = 0, FED_PIXELS_FLOAT32 = 1 };
+
+/* One client's data and how it is batched. The model sees scale * pixel + offset. All borrowed. */
+typedef struct fed_client {
+    const void *pixels; /* [N, I] of pixel_type */
+    int32_t pixel_type; /* enum fed_pixel_type */
+    float scale, offset;
+    const int32_t *labels; /* [N] */
+    size_t num_examples;
+    fed_plan plan;
+    fed_key shuffle_key;
+} fed_client;
+
+/* What a client reports. Metrics are online: each batch is scored before its own step. */
+typedef struct fed_client_stats {
+    double loss_sum; /* over the examples processed */
+    double weight;   /* the client weight its delta was added with */
+    int64_t num_correct, num_examples, num_batches;
+    int32_t is_finite; /* 0: its delta held a NaN or infinity, was dropped and its metrics reset */
+} fed_client_stats;
+
+enum fed_weighting { FED_WEIGHT_NUM_EXAMPLES = 0, FED_WEIGHT_UNIFORM = 1 };
+
+/* Ordered, weighted sum of model deltas in float64: blocks of 8 consecutive clients are added left to
+ * right, blocks by a fixed binary tree, so that no number of threads changes a bit. */
+typedef struct fed_sum fed_sum;
+
+/* NULL when memory is short or the model is not valid. */
+fed_sum *fed_sum_new(const fed_model *model);
+void fed_sum_free(fed_sum *sum);
+/* Empties the sum and keeps its memory. Also what to do with a sum after a call on it failed. */
+void fed_sum_reset(fed_sum *sum);
+/* Adds one delta in turn: what fed_train_cohort does for each of its clients. */
+int fed_sum_add(fed_sum *sum, const float *delta /* [P] */, double weight);
+/* Writes the sum of weight * delta and of the weights. The sum may go on being added to only if the
+ * number of deltas so far is a multiple of 8. */
+void fed_sum_total(fed_sum *sum, double *total /* out [P] */, double *weight /* out */);
+
+/* The threads that work on a cohort, and their memory: allocated on first use, kept between calls, never
+ * given back before fed_team_free. One call at a time. Without OpenMP a team has one thread. */
+typedef struct fed_team fed_team;
+fed_team *fed_team_new(int num_threads); /* >= 1; NULL when memory is short */
+void fed_team_free(fed_team *team);
+
+/* Trains each client of a cohort from the same server parameters and adds its model delta to `sum`.
+ * Calls may follow one another on one `sum` (a large cohort in pieces) as long as every piece but the
+ * last holds a multiple of 8 clients. Deterministic for fixed inputs, whatever the team's size.
+ * FED_ERR_LABEL fills fault with the lowest client that has one; *cancel != 0 stops within a local step. */
+int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *step,
+                     const float *server_params, /* [P] */
+                     const fed_client *clients, size_t num_clients, int weighting,
+                     const atomic_int *cancel, fed_sum *sum,
+                     fed_client_stats *stats, /* out [num_clients] */
+                     fed_fault *fault /* out */);
+
+/* Scores params on each client's batches without an update. Order does not matter to the result unless
+ * max_examples keeps part of a shuffled stream. */
+int fed_evaluate(fed_team *team, const fed_model *model, const float *params /* [P] */,
+                 const fed_client *clients, size_t num_clients, const atomic_int *cancel,
+                 fed_client_stats *stats, /* out [num_clients] */
+                 fed_fault *fault /* out */);
+
+/* ---- synthetic-digits (synthetic.c) ------------------------------------------------------------- */
+
+enum fed_synthetic_split { FED_SPLIT_TRAIN = 0, FED_SPLIT_TEST = 1, FED_SPLIT_CENTRAL = 2 };
+enum fed_synthetic_sizes { FED_SIZES_NATURAL = 0, FED_SIZES_SKEWED = 1 };
+
+/* The handwriting of invented people: DATASETS of the field are imitated, none is copied. Each image is
+ * a pure function of (seed, client, split, index). */
+typedef struct fed_synthetic {
+    uint64_t seed;
+    double style_spread; /* how far writers' hands differ, 0.9 by default */
+    double label_noise;  /* share of train and test labels drawn afresh; central has none */
+    int32_t sizes;       /* enum fed_synthetic_sizes */
+} fed_synthetic;
+
+enum { FED_SYNTHETIC_SIDE = 28 };
+
+/* Examples a client holds in a split; `client` is its 64-bit key. */
+size_t fed_synthetic_count(const fed_synthetic *options, uint64_t client, int split);
+/* Draws images first..first+num-1 of a client's split: pixels 255 = ink, labels 0..9. */
+int fed_synthetic_draw(const fed_synthetic *options, uint64_t client, int split, size_t first,
+                       size_t num, uint8_t *pixels /* out [num, 28, 28] */,
+                       int32_t *labels /* out [num] */);
+
+#endif

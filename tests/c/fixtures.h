@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the tests of kernels, models and cohorts share: a main that runs every test on each instruction
+ * set, made-up numbers, and a twin of the model in double, written for the eye and not for speed.
+ */
+#ifndef FED_FIXTURES_H
+#define FED_FIXTURES_H
+
+#include "../../csrc/core.h"
+#include "test.h"
+
+#define LENGTH(array) (sizeof(array) / sizeof((array)[0]))
+#define RUN_ON_EACH_ISA(tests, argc, argv) run_on_each_isa((tests), LENGTH(tests), argc, argv)
+
+/* Half the distance from 1 to the next float: the relative error of one rounding. */
+static const double UNIT_ROUNDOFF = 0x1p-24;
+
+static const char *const ISA_NAMES[] = {"generic", "avx2", "avx512"};
+
+/* Runs the tests once for each instruction set; one that cannot run is skipped, and says so. */
+static inline int run_on_each_isa(const test_case *tests, size_t num_tests, int argc, char **argv) {
+    int worst = 0;
+    for (size_t i = 0; i < LENGTH(ISA_NAMES); i++) {
+        if (fed_select_isa(ISA_NAMES[i]) != FED_OK) {
+            printf("skip all of %s: not built, or not on this machine\n", ISA_NAMES[i]);
+            continue;
+        }
+        printf("---- %s\n", fed_isa_name());
+        const int result = test_run(tests, num_tests, argc, argv);
+        if (result > worst) worst = result;
+    }
+    return worst;
+}
+
+/* ---- Made-up numbers ---------------------------------------------------------------------------- */
+
+/* SplitMix64. */
+static inline uint64_t next_bits(uint64_t *state) {
+    uint64_t bits = *state += 0x9e3779b97f4a7c15u;
+    bits = (bits ^ (bits >> 30)) * 0xbf58476d1ce4e5b9u;
+    bits = (bits ^ (bits >> 27)) * 0x94d049bb133111ebu;
+    return bits ^ (bits >> 31);
+}
+
+/* Uniform in -scale..scale. */
+static inline float next_float(uint64_t *state, double scale) {
+    return (float)(scale * (2.0 * (double)(next_bits(state) >> 11) * 0x1p-53 - 1.0));
+}
+
+static inline void fill_floats(uint64_t seed, double scale, float *values, size_t num_values) {
+    for (size_t i = 0; i < num_values; i++) values[i] = next_float(&seed, scale);
+}
+
+static inline void fill_labels(uint64_t seed, size_t num_classes, int32_t *labels, size_t num) {
+    for (size_t i = 0; i < num; i++) labels[i] = (int32_t)(next_bits(&seed) % num_classes);
+}
+
+/* ---- The twin: a linear stack in double, parameters flat ------------------------------------------ */
+
+enum { TWIN_MAX_OUTPUTS = 1024 };
+
+/* The logits of one example. */
+static inline void twin_logits(const fed_model *model, const double *params, const double *pixels,
+                               double *logits /* out [K] */) {
+    double inputs[TWIN_MAX_OUTPUTS], outputs[TWIN_MAX_OUTPUTS];
+    for (size_t i = 0; i < model->num_inputs; i++) inputs[i] = pixels[i];
+    for (size_t l = 0; l < model->num_layers; l++) {
+        const fed_layer *layer = &model->layers[l];
+        const double *kernel = params + layer->offset;
+        const double *bias = kernel + layer->num_inputs * layer->num_outputs;
+        for (size_t o = 0; o < layer->num_outputs; o++) {
+            outputs[o] = bias[o];
+            for (size_t i = 0; i < layer->num_inputs; i++)
+                outputs[o] += inputs[i] * kernel[i * layer->num_outputs + o];
+        }
+        memcpy(inputs, outputs, layer->num_outputs * sizeof(*inputs));
+    }
+    memcpy(logits, inputs, model->num_classes * sizeof(*logits));
+}
+
+static inline size_t twin_argmax(const double *logits, size_t num_classes) {
+    size_t best = 0;
+    for (size_t k = 1; k < num_classes; k++)
+        if (logits[k] > logits[best]) best = k;
+    return best;
+}
+
+/* The sum of exp(logit - largest logit), the s of the error bounds. */
+static inline double twin_exp_sum(const double *logits, size_t num_classes) {
+    const double max = logits[twin_argmax(logits, num_classes)];
+    double sum = 0;
+    for (size_t k = 0; k < num_classes; k++) sum += exp(logits[k] - max);
+    return sum;
+}
+
+static inline double twin_loss(const double *logits, size_t num_classes, int32_t label) {
+    const double max = logits[twin_argmax(logits, num_classes)];
+    return log(twin_exp_sum(logits, num_classes)) - (logits[label] - max);
+}
+
+#endif

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Tests of rng.c: known answers from numpy.random.Philox, how halves and words are read, and the
+ * distributions' moments. Tolerances are about five standard errors of the drawn sample.
+ */
+#include "../../csrc/fed.h"
+#include "test.h"
+
+#define ALL_ONES UINT64_MAX
+
+static fed_rng rng_of(uint64_t seed)
+{
+    const fed_key key = {.seed = seed, .client = 2, .round = 3, .purpose = 4, .occurrence = 5};
+    fed_rng rng;
+    fed_rng_init(&rng, &key);
+    return rng;
+}
+
+/* numpy.random.Philox(key=[seed, client], counter=[0, round, purpose, occurrence] minus one, as a 256-bit
+ * number, low word first).random_raw(9) */
+static void test_known_answers(void)
+{
+    static const struct {
+        fed_key key;
+        uint64_t values[9];
+    } answers[] = {
+        {{0, 0, 0, 0, 0},
+         {0x16554d9eca36314c, 0xdb20fe9d672d0fdc, 0xd7e772cee186176b, 0x7e68b68aec7ba23b,
+          0x02f4ba6408e4d89b, 0x3dd62b0b9ca8c5b2, 0x1c8667a55d902e79, 0x907d7a052fd5b4dc,
+          0x809bf322883987c3}},
+        {{1, 2, 3, 4, 5},
+         {0xbca35fd8119c2ddd, 0xdecd5a961ef297af, 0x7d821419b3e425a5, 0x9ce8185d99df8fd1,
+          0x3a2521b7927bbb55, 0xafc7ff19479996f0, 0x37d95196e907db97, 0x19dd01d453e1f915,
+          0x29241b625856eaec}},
+        {{ALL_ONES, ALL_ONES, ALL_ONES, ALL_ONES, ALL_ONES},
+         {0xaefc6005647a0716, 0xe6757b183bccf3be, 0xdf79a3af3980e3aa, 0xf5bab204669b81c1,
+          0xe253df8964e26d9c, 0x2db50acd1513d80b, 0x54eac66227f1f7e6, 0xf2bb65eb59fa2739,
+          0x3a674bae7a6305ee}},
+        {{0x0123456789abcdef, 0xfedcba9876543210, 1000, 1, 7},
+         {0x991001b7d3f32b35, 0xe9f6a65986cbb22b, 0x04bd4a28182bac87, 0xbdcbeb8db5658dad,
+          0xf3baf4e67e9ec911, 0xda94525fc8554179, 0xf30987831482ae41, 0x55a0b5aafcb921cd,
+          0x7fdeed3949750768}},
+    };
+    for (size_t i = 0; i < sizeof(answers) / sizeof(answers[0]); i++) {
+        uint64_t values[9];
+        fed_rng_fill(&answers[i].key, values, 9);
+        CHECK_BYTES(values, answers[i].values, sizeof(values));
+    }
+}
+
+static void test_fill_none(void)
+{
+    const fed_key key = {.seed = 1};
+    uint64_t guard = 77;
+    fed_rng_fill(&key, &guard, 0);
+    CHECK_EQUAL(guard, 77);
+}
+
+static void test_every_key_field_names_a_stream(void)
+{
+    const fed_key base = {1, 2, 3, 4, 5};
+    fed_key changed[5] = {base, base, base, base, base};
+    changed[0].seed++;
+    changed[1].client++;
+    changed[2].round++;
+    changed[3].purpose++;
+    changed[4].occurrence++;
+    uint64_t expected, value;
+    fed_rng_fill(&base, &expected, 1);
+    for (size_t i = 0; i < 5; i++) {
+        fed_rng_fill(&changed[i], &value, 1);
+        CHECK(value != expected);
+    }
+}
+
+static void test_halves_come_low_first(void)
+{
+    fed_rng words = rng_of(1), halves = rng_of(1);
+    for (int i = 0; i < 9; i++) {
+        const uint64_t word = fed_rng_u64(&words);
+        CHECK_EQUAL(fed_rng_u32(&halves), (uint32_t)word);
+        CHECK_EQUAL(fed_rng_u32(&halves), (uint32_t)(word >> 32));
+    }
+}
+
+static void test_words_skip_an_odd_half(void)
+{
+    fed_rng words = rng_of(1), mixed = rng_of(1);
+    for (int i = 0; i < 9; i++) {
+        const uint64_t skipped = fed_rng_u64(&words);
+        CHECK_EQUAL(fed_rng_u32(&mixed), (uint32_t)skipped);
+        CHECK_EQUAL(fed_rng_u64(&mixed), fed_rng_u64(&words));
+    }
+}
+
+static void test_below_is_uniform(void)
+{
+    enum { BOUND = 10, NUM_DRAWS = 100000 };
+    fed_rng rng = rng_of(2);
+    double counts[BOUND] = {0};
+    for (int i = 0; i < NUM_DRAWS; i++) {
+        const uint32_t value = fed_rng_below(&rng, BOUND);
+        CHECK(value < BOUND);
+        counts[value] += 1.0;
+    }
+    double chi_squared = 0.0;
+    for (int k = 0; k < BOUND; k++) {
+        const double off = counts[k] - (double)NUM_DRAWS / BOUND;
+        chi_squared += off * off / ((double)NUM_DRAWS / BOUND);
+    }
+    CHECK(chi_squared < 33.7); /* 9 degrees of freedom: 1 in 10,000 is above */
+}
+
+/* Without rejection, with bound 3 * 2^30, a third of the values would be drawn twice as often. */
+static void test_below_rejects(void)
+{
+    enum { NUM_DRAWS = 100000 };
+    const uint32_t bound = UINT32_C(3) << 30;
+    fed_rng rng = rng_of(3);
+    int num_multiples_of_three = 0;
+    for (int i = 0; i < NUM_DRAWS; i++) {
+        const uint32_t value = fed_rng_below(&rng, bound);
+        CHECK(value < bound);
+        num_multiples_of_three += value % 3 == 0;
+    }
+    CHECK_CLOSE((double)num_multiples_of_three / NUM_DRAWS, 1.0 / 3.0, 0.0075);
+}
+
+static void test_below_at_the_ends(void)
+{
+    fed_rng rng = rng_of(4);
+    for (int i = 0; i < 100; i++) {
+        CHECK_EQUAL(fed_rng_below(&rng, 1), 0);
+        CHECK(fed_rng_below(&rng, UINT32_MAX) < UINT32_MAX);
+    }
+}
+
+static void check_moments(double (*draw)(fed_rng *, double), double shape, double mean,
+                          double variance)
+{
+    enum { NUM_DRAWS = 200000 };
+    fed_rng rng = rng_of(5);
+    double sum = 0.0, sum_of_squares = 0.0;
+    for (int i = 0; i < NUM_DRAWS; i++) {
+        const double off = draw(&rng, shape) - mean;
+        sum += off;
+        sum_of_squares += off * off;
+    }
+    CHECK_CLOSE(sum / NUM_DRAWS, 0.0, 5.0 * sqrt(variance / NUM_DRAWS));
+    CHECK_CLOSE(sum_of_squares / NUM_DRAWS / variance, 1.0, 0.05);
+}
+
+static double draw_uniform(fed_rng *rng, double unused)
+{
+    (void)unused;
+    const double value = fed_rng_uniform(rng);
+    CHECK(value >= 0.0 && value < 1.0);
+    return value;
+}
+
+static double draw_normal(fed_rng *rng, double unused)
+{
+    (void)unused;
+    return fed_rng_normal(rng);
+}
+
+static double draw_squared_normal(fed_rng *rng, double unused)
+{
+    (void)unused;
+    const double value = fed_rng_normal(rng);
+    return value * value;
+}
+
+static double draw_gamma(fed_rng *rng, double shape)
+{
+    const double value = fed_rng_gamma(rng, shape);
+    CHECK(value >= 0.0 && isfinite(value));
+    return value;
+}
+
+static void test_uniform(void)
+{
+    check_moments(draw_uniform, 0.0, 0.5, 1.0 / 12.0);
+}
+
+static void test_normal(void)
+{
+    check_moments(draw_normal, 0.0, 0.0, 1.0);
+    check_moments(draw_squared_normal, 0.0, 1.0, 2.0); /* the fourth moment too */
+}
+
+static void test_gamma(void)
+{
+    static const double shapes[] = {0.35, 1.0, 1.4, 20.0};
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
+        check_moments(draw_gamma, shapes[i], shapes[i], shapes[i]);
+    }
+}
+
+static const test_case TESTS[] = {
+    TEST(test_known_answers),
+    TEST(test_fill_none),
+    TEST(test_every_key_field_names_a_stream),
+    TEST(test_halves_come_low_first),
+    TEST(test_words_skip_an_odd_half),
+    TEST(test_below_is_uniform),
+    TEST(test_below_rejects),
+    TEST(test_below_at_the_ends),
+    TEST(test_uniform),
+    TEST(test_normal),
+    TEST(test_gamma),
+};
+
+int main(int argc, char **argv)
+{
+    return TEST_MAIN(TESTS, argc, argv);
+}

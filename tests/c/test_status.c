@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Tests of status.c: a sentence for each code, and a call that returns each code. Memory runs out by
+ * decree: this program has its own posix_memalign, the only call by which the core gets large memory.
+ */
+#include "fixtures.h"
+
+#include <errno.h>
+#include <limits.h>
+
+static const int CODES[] = {FED_OK,        FED_ERR_NO_MEMORY, FED_ERR_ARGUMENT,
+                            FED_ERR_LABEL, FED_ERR_CANCELLED, FED_ERR_ISA};
+
+/* ---- Memory that runs out ------------------------------------------------------------------------- */
+
+/* Allocations that still succeed; the team's threads share it. */
+static atomic_long allocations_left = LONG_MAX;
+
+int posix_memalign(void **memory, size_t alignment, size_t num_bytes) {
+    if (atomic_fetch_sub(&allocations_left, 1) <= 0) return ENOMEM;
+    *memory = aligned_alloc(alignment, (num_bytes + alignment - 1) / alignment * alignment);
+    return *memory != NULL ? 0 : ENOMEM;
+}
+
+/* ---- A small cohort ------------------------------------------------------------------------------- */
+
+enum { NUM_CLIENTS = 19, NUM_EXAMPLES = 3, NUM_INPUTS = 2, NUM_CLASSES = 2, NUM_PARAMS = 6 };
+
+static const fed_layer LAYER = {FED_DENSE, NUM_INPUTS, NUM_CLASSES, 0};
+static const fed_model MODEL = {&LAYER, 1, NUM_INPUTS, NUM_CLASSES, NUM_PARAMS};
+static const fed_step_row MOMENTUM = {FED_STEP_SGD, {0.1f, 0.9f}};
+static const fed_step STEP = {&MOMENTUM, 1};
+static const uint8_t PIXELS[NUM_EXAMPLES][NUM_INPUTS] = {{0, 1}, {1, 0}, {2, 2}};
+static const float SERVER[NUM_PARAMS] = {0};
+
+static int32_t labels[NUM_EXAMPLES] = {0, 1, 1};
+static atomic_int cancel;
+static fed_client_stats stats[NUM_CLIENTS];
+static fed_fault fault;
+
+static void fill_clients(fed_client *clients) {
+    for (size_t c = 0; c < NUM_CLIENTS; c++)
+        clients[c] = (fed_client){.pixels = PIXELS,
+                                  .scale = 1,
+                                  .labels = labels,
+                                  .num_examples = NUM_EXAMPLES,
+                                  .plan = {.epochs = 1, .batch_size = 2, .max_examples = SIZE_MAX}};
+}
+
+static int train(fed_team *team, size_t num_clients, fed_sum *sum) {
+    fed_client clients[NUM_CLIENTS];
+    fill_clients(clients);
+    return fed_train_cohort(team, &MODEL, &STEP, SERVER, clients, num_clients,
+                            FED_WEIGHT_NUM_EXAMPLES, &cancel, sum, stats, &fault);
+}
+
+static int evaluate(fed_team *team) {
+    fed_client clients[NUM_CLIENTS];
+    fill_clients(clients);
+    return fed_evaluate(team, &MODEL, SERVER, clients, NUM_CLIENTS, &cancel, stats, &fault);
+}
+
+/* Trains a new team on the cohort; the status of whatever failed first. */
+static int train_afresh(int num_threads) {
+    fed_team *team = fed_team_new(num_threads);
+    fed_sum *sum = fed_sum_new(&MODEL);
+    const int status = sum != NULL ? train(team, NUM_CLIENTS, sum) : FED_ERR_NO_MEMORY;
+    fed_sum_free(sum);
+    fed_team_free(team);
+    return status;
+}
+
+/* ---- Tests ---------------------------------------------------------------------------------------- */
+
+static void test_every_code_has_its_own_message(void) {
+    for (size_t i = 0; i < LENGTH(CODES); i++) {
+        CHECK(strlen(fed_strerror(CODES[i])) > 0);
+        CHECK(strcmp(fed_strerror(CODES[i]), fed_strerror(12345)) != 0);
+        for (size_t k = 0; k < i; k++)
+            CHECK(strcmp(fed_strerror(CODES[i]), fed_strerror(CODES[k])) != 0);
+    }
+}
+
+static void test_unknown_code_has_a_message(void) {
+    CHECK(fed_strerror(1) != NULL && fed_strerror(-1000) != NULL);
+    CHECK(strlen(fed_strerror(INT_MIN)) > 0);
+}
+
+static void test_argument_label_cancelled_and_isa_are_reached(void) {
+    fed_team *team = fed_team_new(1);
+    fed_sum *sum = fed_sum_new(&MODEL);
+    CHECK_EQUAL(train(team, 8, sum), FED_OK);
+    CHECK_EQUAL(fed_sum_add(sum, SERVER, -1.0), FED_ERR_ARGUMENT);
+    labels[1] = NUM_CLASSES;
+    CHECK_EQUAL(train(team, 8, sum), FED_ERR_LABEL);
+    labels[1] = 1;
+    cancel = 1;
+    CHECK_EQUAL(train(team, 8, sum), FED_ERR_CANCELLED);
+    cancel = 0;
+    CHECK_EQUAL(fed_select_isa("abacus"), FED_ERR_ISA);
+    fed_sum_free(sum);
+    fed_team_free(team);
+}
+
+/* Whichever allocation fails, the status says so and nothing is lost or freed twice. */
+static void test_each_failing_allocation_of_training_is_reported(void) {
+    for (int num_threads = 1; num_threads <= 3; num_threads += 2) {
+        int status = FED_ERR_NO_MEMORY;
+        long num_allowed = 0;
+        for (; num_allowed < 1000 && status != FED_OK; num_allowed++) {
+            allocations_left = num_allowed;
+            status = train_afresh(num_threads);
+            allocations_left = LONG_MAX;
+            CHECK(status == FED_OK || status == FED_ERR_NO_MEMORY);
+        }
+        CHECK_EQUAL(status, FED_OK);
+        CHECK(num_allowed > 8);
+    }
+}
+
+static void test_failing_allocations_of_evaluation_are_reported(void) {
+    for (long num_allowed = 0; num_allowed < 2; num_allowed++) {
+        fed_team *team = fed_team_new(1);
+        allocations_left = num_allowed;
+        const int status = evaluate(team);
+        allocations_left = LONG_MAX;
+        CHECK_EQUAL(status, FED_ERR_NO_MEMORY);
+        CHECK_EQUAL(evaluate(team), FED_OK);
+        fed_team_free(team);
+    }
+}
+
+static void test_team_works_again_after_memory_ran_out(void) {
+    fed_team *team = fed_team_new(2);
+    for (long num_allowed = 0; num_allowed < 30; num_allowed++) {
+        fed_sum *sum = fed_sum_new(&MODEL);
+        allocations_left = num_allowed;
+        (void)train(team, NUM_CLIENTS, sum);
+        allocations_left = LONG_MAX;
+        fed_sum_free(sum);
+        sum = fed_sum_new(&MODEL);
+        CHECK_EQUAL(train(team, NUM_CLIENTS, sum), FED_OK);
+        double total[NUM_PARAMS], weight;
+        CHECK_EQUAL(fed_sum_total(sum, total, &weight), FED_OK);
+        CHECK(weight == NUM_CLIENTS * NUM_EXAMPLES);
+        fed_sum_free(sum);
+    }
+    fed_team_free(team);
+}
+
+static void test_failing_allocations_of_a_sum_are_reported(void) {
+    for (long num_allowed = 0; num_allowed < 2; num_allowed++) {
+        allocations_left = num_allowed;
+        fed_sum *sum = fed_sum_new(&MODEL);
+        allocations_left = LONG_MAX;
+        CHECK(sum == NULL);
+    }
+    fed_sum *sum = fed_sum_new(&MODEL);
+    for (int c = 0; c < 7; c++) CHECK_EQUAL(fed_sum_add(sum, SERVER, 1), FED_OK);
+    double total[NUM_PARAMS], weight;
+    allocations_left = 0;
+    const int of_add = fed_sum_add(sum, SERVER, 1), of_total = fed_sum_total(sum, total, &weight);
+    allocations_left = LONG_MAX;
+    CHECK_EQUAL(of_add, FED_ERR_NO_MEMORY);
+    CHECK_EQUAL(of_total, FED_ERR_NO_MEMORY);
+    fed_sum_free(sum);
+}
+
+static const test_case TESTS[] = {
+    TEST(test_every_code_has_its_own_message),
+    TEST(test_unknown_code_has_a_message),
+    TEST(test_argument_label_cancelled_and_isa_are_reached),
+    TEST(test_each_failing_allocation_of_training_is_reported),
+    TEST(test_failing_allocations_of_evaluation_are_reported),
+    TEST(test_team_works_again_after_memory_ran_out),
+    TEST(test_failing_allocations_of_a_sum_are_reported),
+};
+
+int main(int argc, char **argv) {
+    return TEST_MAIN(TESTS, argc, argv);
+}
