@@ -43,7 +43,7 @@ class BuildCore(build_ext):
     """Compiles csrc/ file by file, each with its own flags, and links it into the extension."""
 
     def build_extension(self, ext: Extension) -> None:
-        """Builds fedcli._core, always anew: settings from the environment leave no trace in files."""
+        """Builds fedcli._core, always anew: files do not tell with what settings they were made."""
         from Cython.Build import cythonize
 
         debug = os.environ.get("FEDCLI_DEBUG") == "1"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * One client: its examples in the order its plan draws, its local steps, its statistics. The step loop
- * knows neither layers nor optimizers: it walks the model table and the client-step table. Nothing is
- * allocated inside it. */
+ * One client: its examples in the order its plan draws, its local steps, its statistics. The
+ * step loop knows neither layers nor optimizers: it walks the model table and the client-step
+ * table. Nothing is allocated inside it. */
 #include "core.h"
 
 #include <stdlib.h>
@@ -17,23 +17,26 @@ enum { IN_PLACE, DECODED_ONCE, DECODED_PER_BATCH };
 
 /* Everything a thread needs for one client, carved out of its workspace. */
 typedef struct local {
-    const fed_net *net;
+    const fed_net *net; /* the narrow one where there is one */
     const fed_client *client;
+    const fed_narrow *narrow; /* or NULL */
     size_t batch_size;
     int pixels_mode;
-    size_t num_inputs, width; /* of the model; width is padded */
-    float *decoded;           /* [N or B, width] */
-    uint32_t *order_buffer;   /* [capacity] */
-    uint32_t *indices;        /* [B] */
-    int32_t *labels;          /* [B] */
+    size_t num_pixels, width;           /* of an image, of a row; width is padded */
+    float *decoded;                     /* [N or B, width] */
+    uint32_t *order_buffer;             /* [capacity] */
+    uint32_t *indices;                  /* [B] */
+    int32_t *labels;                    /* [B] */
     const float **rows[FED_MAX_LAYERS]; /* [B] each: a layer's inputs */
     float *inputs[FED_MAX_LAYERS];      /* [B, padded I] for layers after the first */
     float *lanes[FED_MAX_LAYERS];       /* [blocks, O, FED_LANES] */
     float *gradient;                    /* packed, or NULL when the step is plain SGD */
     float *slots;                       /* [slots, packed] */
+    void *narrow_memory;                /* for fed_narrow_init; NULL when scoring */
+    float *narrow_server, *narrow_params; /* [packed] */
 } local;
 
-/* ---- Workspace ---------------------------------------------------------------------------------- */
+/* ---- Workspace ------------------------------------------------------------------------------- */
 
 /* A cursor that first measures (base NULL) and then hands out. */
 typedef struct carver {
@@ -62,16 +65,27 @@ static void carve_model(local *m, carver *c) {
     }
 }
 
-static void carve_local(local *m, carver *c, size_t num_decoded, size_t order_capacity,
-                        size_t num_vectors) {
+/* What a client needs beside the data's own sizes: scoring needs none of it. */
+typedef struct needs {
+    size_t order_capacity;
+    size_t num_vectors; /* parameter-sized, beside the parameters themselves */
+    int may_narrow;
+} needs;
+
+static void carve_local(local *m, carver *c, size_t num_decoded, const needs *need) {
     m->decoded = carve(c, num_decoded * m->width, sizeof *m->decoded);
-    m->order_buffer = carve(c, order_capacity, sizeof *m->order_buffer);
+    m->order_buffer = carve(c, need->order_capacity, sizeof *m->order_buffer);
     m->indices = carve(c, m->batch_size, sizeof *m->indices);
     m->labels = carve(c, m->batch_size, sizeof *m->labels);
     carve_model(m, c);
     const size_t size = fed_net_size(m->net);
-    m->gradient = carve(c, num_vectors * size, sizeof *m->gradient);
-    m->slots = num_vectors > 1 && m->gradient != NULL ? m->gradient + size : NULL;
+    m->gradient = carve(c, need->num_vectors * size, sizeof *m->gradient);
+    m->slots = need->num_vectors > 1 && m->gradient != NULL ? m->gradient + size : NULL;
+    if (need->may_narrow) {
+        m->narrow_memory = carve(c, fed_narrow_num_bytes(m->net), 1);
+        m->narrow_server = carve(c, size, sizeof *m->narrow_server);
+        m->narrow_params = carve(c, size, sizeof *m->narrow_params);
+    }
 }
 
 static int workspace_reserve(fed_workspace *workspace, size_t num_bytes) {
@@ -80,62 +94,79 @@ static int workspace_reserve(fed_workspace *workspace, size_t num_bytes) {
     workspace->num_bytes = 0;
     workspace->base = fed_allocate(num_bytes);
     if (workspace->base == NULL) return FED_ERR_NO_MEMORY;
-    /* Lanes beyond a ragged batch are computed with, though never used: they must not start as NaN. */
+    /* Lanes beyond a ragged batch are computed with, though never used: they must not start as
+     * NaN. */
     memset(workspace->base, 0, num_bytes);
     workspace->num_bytes = num_bytes;
     return FED_OK;
 }
 
-static int choose_pixels_mode(const fed_client *client, size_t num_inputs, size_t num_visits) {
-    const size_t width = fed_padded(num_inputs);
-    if (client->pixel_type == FED_PIXELS_FLOAT32 && client->scale == 1 && client->offset == 0 &&
-        width == num_inputs)
-        return IN_PLACE;
-    if (num_visits > client->num_examples && client->num_examples <= max_decoded_floats / width)
-        return DECODED_ONCE;
-    return DECODED_PER_BATCH;
+static int can_stay_in_place(const fed_client *client, size_t num_pixels) {
+    return client->pixel_type == FED_PIXELS_FLOAT32 && client->scale == 1 && client->offset == 0 &&
+           fed_padded(num_pixels) == num_pixels;
 }
 
-/* num_vectors: parameter-sized vectors beside the parameters themselves. */
+static int choose_decoding(const fed_client *client, size_t width, size_t num_visits) {
+    return num_visits > client->num_examples && client->num_examples <= max_decoded_floats / width
+               ? DECODED_ONCE
+               : DECODED_PER_BATCH;
+}
+
+/* Reserves for the full net; a narrow one needs no more. */
 static int local_init(local *m, const fed_net *net, const fed_client *client, size_t batch_size,
-                      size_t num_visits, size_t order_capacity, size_t num_vectors,
-                      fed_workspace *workspace) {
+                      size_t num_visits, const needs *need, fed_workspace *workspace) {
     memset(m, 0, sizeof *m);
     m->net = net;
     m->client = client;
     m->batch_size = batch_size < num_visits ? batch_size : num_visits;
-    m->num_inputs = net->model->num_inputs;
-    m->width = fed_padded(m->num_inputs);
-    m->pixels_mode = choose_pixels_mode(client, m->num_inputs, num_visits);
-    const size_t num_decoded = m->pixels_mode == IN_PLACE       ? 0
-                               : m->pixels_mode == DECODED_ONCE ? client->num_examples
-                                                                : m->batch_size;
+    m->num_pixels = net->model->num_inputs;
+    m->width = fed_padded(m->num_pixels);
+    m->pixels_mode = choose_decoding(client, m->width, num_visits);
+    size_t num_decoded = m->pixels_mode == DECODED_ONCE ? client->num_examples : m->batch_size;
+    if (can_stay_in_place(client, m->num_pixels)) {
+        m->pixels_mode = IN_PLACE;
+        if (!need->may_narrow) num_decoded = 0;
+    }
     carver measure = {NULL, 0};
-    carve_local(m, &measure, num_decoded, order_capacity, num_vectors);
+    carve_local(m, &measure, num_decoded, need);
     const int status = workspace_reserve(workspace, measure.used);
     if (status != FED_OK) return status;
     carver hand_out = {workspace->base, 0};
-    carve_local(m, &hand_out, num_decoded, order_capacity, num_vectors);
+    carve_local(m, &hand_out, num_decoded, need);
     return FED_OK;
 }
 
-/* ---- Batches ------------------------------------------------------------------------------------ */
+/* Goes over to the narrow net. */
+static void local_narrow(local *m, const fed_narrow *narrow, size_t num_visits) {
+    if (m->pixels_mode == IN_PLACE)
+        m->pixels_mode = choose_decoding(m->client, m->width, num_visits);
+    m->narrow = narrow;
+    m->net = &narrow->net;
+    m->width = fed_padded(narrow->model.num_inputs);
+}
+
+/* ---- Batches --------------------------------------------------------------------------------- */
 
 static void decode_example(const local *m, size_t example, float *row) {
+    if (m->narrow != NULL) {
+        fed_narrow_decode(m->narrow, example, row);
+        return;
+    }
     const fed_client *client = m->client;
     const fed_kernels *kernels = m->net->kernels;
-    const size_t start = example * m->num_inputs;
+    const size_t start = example * m->num_pixels;
     if (client->pixel_type == FED_PIXELS_UINT8)
-        kernels->decode_uint8((const uint8_t *)client->pixels + start, m->num_inputs, client->scale,
+        kernels->decode_uint8((const uint8_t *)client->pixels + start, m->num_pixels, client->scale,
                               client->offset, row);
     else
-        kernels->decode_float32((const float *)client->pixels + start, m->num_inputs, client->scale,
+        kernels->decode_float32((const float *)client->pixels + start, m->num_pixels, client->scale,
                                 client->offset, row);
-    for (size_t i = m->num_inputs; i < m->width; i++) row[i] = 0;
+    for (size_t i = m->num_pixels; i < m->width; i++) row[i] = 0;
 }
 
 static void decode_all(const local *m) {
-    for (size_t e = 0; e < m->client->num_examples; e++) decode_example(m, e, m->decoded + e * m->width);
+    for (size_t e = 0; e < m->client->num_examples; e++)
+        decode_example(m, e, m->decoded + e * m->width);
 }
 
 /* Points the first layer's rows at the batch's examples and copies their labels. */
@@ -145,7 +176,7 @@ static void gather(const local *m, size_t num_rows) {
         m->labels[b] = m->client->labels[example];
         switch (m->pixels_mode) {
         case IN_PLACE:
-            m->rows[0][b] = (const float *)m->client->pixels + example * m->num_inputs;
+            m->rows[0][b] = (const float *)m->client->pixels + example * m->num_pixels;
             break;
         case DECODED_ONCE:
             m->rows[0][b] = m->decoded + example * m->width;
@@ -157,7 +188,7 @@ static void gather(const local *m, size_t num_rows) {
     }
 }
 
-/* ---- One batch through the model ------------------------------------------------------------------- */
+/* ---- One batch through the model ------------------------------------------------------------- */
 
 /* A layer's outputs, examples in lanes, become the next layer's rows. */
 static void lanes_to_rows(const float *lanes, size_t num_outputs, size_t num_rows, float *inputs,
@@ -197,12 +228,13 @@ static void forward(const local *m, const float *params, size_t num_rows, float 
     for (size_t first = 0; first < num_rows; first += FED_LANES) {
         const size_t rows_left = num_rows - first;
         m->net->kernels->softmax_xent(m->lanes[num_layers - 1] + first * num_classes, num_classes,
-                                      m->labels + first, rows_left < FED_LANES ? rows_left : FED_LANES,
-                                      scale, score);
+                                      m->labels + first,
+                                      rows_left < FED_LANES ? rows_left : FED_LANES, scale, score);
     }
 }
 
-/* Adds the gradient that `forward` left at the logits, carried back to the parameters, to target. */
+/* Adds the gradient that `forward` left at the logits, carried back to the parameters, to
+ * target. */
 static void backward(const local *m, const float *params, size_t num_rows, float *target) {
     for (size_t l = m->net->model->num_layers; l-- > 0;) {
         const fed_layer_pass pass = layer_pass(m, l, num_rows);
@@ -210,9 +242,10 @@ static void backward(const local *m, const float *params, size_t num_rows, float
     }
 }
 
-/* ---- Training ------------------------------------------------------------------------------------- */
+/* ---- Training -------------------------------------------------------------------------------- */
 
-/* One local step. Plain SGD needs no gradient: the parameters are the target, -rate / B the scale. */
+/* One local step. Plain SGD needs no gradient: the parameters are the target, -rate / B the
+ * scale. */
 static void local_step(const local *m, const fed_step *step, const float *server, float *params,
                        size_t num_rows, fed_score *score) {
     float learning_rate;
@@ -228,44 +261,69 @@ static void local_step(const local *m, const fed_step *step, const float *server
     fed_step_run(step, m->net->kernels, size, params, server, m->gradient, m->slots);
 }
 
+/* All local steps of a client; server (in) and params (out) as m->net packs them. */
+static int run_steps(const local *m, const fed_step *step, const float *server, float *params,
+                     const atomic_int *cancel, fed_client_stats *stats) {
+    const fed_client *client = m->client;
+    const size_t size = fed_net_size(m->net);
+    memcpy(params, server, size * sizeof *params);
+    if (m->slots != NULL) memset(m->slots, 0, fed_step_slots(step) * size * sizeof *m->slots);
+    if (m->pixels_mode == DECODED_ONCE) decode_all(m);
+
+    fed_order order;
+    fed_order_init(&order, &client->plan, client->num_examples, &client->shuffle_key,
+                   m->order_buffer);
+    fed_score score = {0, 0};
+    for (size_t num_rows; (num_rows = fed_order_next(&order, m->indices)) > 0;) {
+        if (atomic_load_explicit(cancel, memory_order_relaxed)) return FED_ERR_CANCELLED;
+        gather(m, num_rows);
+        local_step(m, step, server, params, num_rows, &score);
+        stats->num_batches++;
+        stats->num_examples += (int64_t)num_rows;
+    }
+    stats->loss_sum = score.loss_sum;
+    stats->num_correct = score.num_correct;
+    return FED_OK;
+}
+
 int fed_train_client(const fed_net *net, const fed_step *step, const float *server,
                      const fed_client *client, const atomic_int *cancel, fed_workspace *workspace,
                      float *params, fed_client_stats *stats) {
     memset(stats, 0, sizeof *stats);
     stats->is_finite = 1;
     const size_t size = fed_net_size(net);
-    memcpy(params, server, size * sizeof *params);
     const size_t num_visits = fed_plan_visits(&client->plan, client->num_examples);
-    if (num_visits == 0) return FED_OK;
+    if (num_visits == 0) {
+        memcpy(params, server, size * sizeof *params);
+        return FED_OK;
+    }
 
     float learning_rate;
-    const size_t num_slots = fed_step_slots(step);
-    const size_t num_vectors = fed_step_is_plain_sgd(step, &learning_rate) ? 0 : 1 + num_slots;
+    const needs need = {
+        .order_capacity = fed_order_capacity(&client->plan, client->num_examples),
+        .num_vectors = fed_step_is_plain_sgd(step, &learning_rate) ? 0 : 1 + fed_step_slots(step),
+        .may_narrow = fed_layer_can_narrow(&net->model->layers[0]) && fed_step_keeps_span(step),
+    };
     local m;
-    const int status = local_init(&m, net, client, client->plan.batch_size, num_visits,
-                                  fed_order_capacity(&client->plan, client->num_examples), num_vectors,
-                                  workspace);
+    int status =
+        local_init(&m, net, client, client->plan.batch_size, num_visits, &need, workspace);
     if (status != FED_OK) return status;
-    if (num_slots > 0) memset(m.slots, 0, num_slots * size * sizeof *m.slots);
-    if (m.pixels_mode == DECODED_ONCE) decode_all(&m);
 
-    fed_order order;
-    fed_order_init(&order, &client->plan, client->num_examples, &client->shuffle_key, m.order_buffer);
-    fed_score score = {0, 0};
-    for (size_t num_rows; (num_rows = fed_order_next(&order, m.indices)) > 0;) {
-        if (atomic_load_explicit(cancel, memory_order_relaxed)) return FED_ERR_CANCELLED;
-        gather(&m, num_rows);
-        local_step(&m, step, server, params, num_rows, &score);
-        stats->num_batches++;
-        stats->num_examples += (int64_t)num_rows;
+    fed_narrow narrow;
+    if (need.may_narrow && fed_narrow_init(&narrow, net, client, m.narrow_memory)) {
+        local_narrow(&m, &narrow, num_visits);
+        fed_narrow_params(&narrow, net, server, m.narrow_server);
+        status = run_steps(&m, step, m.narrow_server, m.narrow_params, cancel, stats);
+        fed_narrow_widen(&narrow, net, m.narrow_server, m.narrow_params, server, params);
+    } else {
+        status = run_steps(&m, step, server, params, cancel, stats);
     }
-    stats->loss_sum = score.loss_sum;
-    stats->num_correct = score.num_correct;
+    if (status != FED_OK) return status;
     if (!net->kernels->delta_is_finite(params, server, size)) memset(stats, 0, sizeof *stats);
     return FED_OK;
 }
 
-/* ---- Scoring -------------------------------------------------------------------------------------- */
+/* ---- Scoring --------------------------------------------------------------------------------- */
 
 int fed_score_client(const fed_net *net, const float *params, const fed_client *client, int order,
                      size_t first, size_t num, const atomic_int *cancel, fed_workspace *workspace,
@@ -274,9 +332,11 @@ int fed_score_client(const fed_net *net, const float *params, const fed_client *
     const size_t num_visits = order ? fed_plan_visits(&client->plan, client->num_examples) : num;
     if (num_visits == 0) return FED_OK;
     const size_t batch_size = order ? client->plan.batch_size : SCORE_BATCH;
-    const size_t capacity = order ? fed_order_capacity(&client->plan, client->num_examples) : 0;
+    const needs need = {
+        .order_capacity = order ? fed_order_capacity(&client->plan, client->num_examples) : 0,
+    };
     local m;
-    const int status = local_init(&m, net, client, batch_size, num_visits, capacity, 0, workspace);
+    const int status = local_init(&m, net, client, batch_size, num_visits, &need, workspace);
     if (status != FED_OK) return status;
     if (m.pixels_mode == DECODED_ONCE) decode_all(&m);
 

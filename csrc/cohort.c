@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * A cohort over threads: the only file that has any.
  *
- * Clients are the unit of scheduling. Blocks of 8 consecutive clients only fix the order of addition.
- * Within a window of open blocks (as many as there are threads, at least two) the largest client that
- * nobody has taken goes first. A client that is done waits, as its parameters, for its predecessors in
- * its block; whoever completes the chain adds it. So threads decide who computes and when, never what is
- * added to what, and memory is bounded by the window, whatever the cohort. */
+ * Clients are the unit of scheduling. Blocks of 8 consecutive clients only fix the order of
+ * addition. Within a window of open blocks (as many as there are threads, at least two) the
+ * largest client that nobody has taken goes first. A client that is done waits, as its
+ * parameters, for its predecessors in its block; whoever completes the chain adds it. So threads
+ * decide who computes and when, never what is added to what, and memory is bounded by the
+ * window, whatever the cohort. */
 #include "core.h"
 
 #include <stdlib.h>
@@ -27,7 +28,7 @@ static int omp_get_thread_num(void) { return 0; }
  * number of threads. */
 enum { SCORE_BLOCK = 2048 };
 
-/* ---- Floating-point mode: denormals are zero inside the core -------------------------------------- */
+/* ---- Floating-point mode: denormals are zero inside the core --------------------------------- */
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
@@ -53,7 +54,7 @@ static fp_mode denormals_off(void) { return 0; }
 static void fp_restore(fp_mode before) { (void)before; }
 #endif
 
-/* ---- Team ---------------------------------------------------------------------------------------- */
+/* ---- Team ------------------------------------------------------------------------------------ */
 
 struct fed_team {
     int num_threads;
@@ -120,11 +121,20 @@ static int team_set_params(fed_team *team, const fed_net *net, const float *para
     return FED_OK;
 }
 
-/* ---- Input checks --------------------------------------------------------------------------------- */
+/* ---- Input checks ---------------------------------------------------------------------------- */
 
-static int plan_is_valid(const fed_plan *plan) {
-    return plan->pipeline >= FED_REPEAT_SHUFFLE && plan->pipeline <= FED_PER_EPOCH &&
-           plan->epochs >= 1 && plan->batch_size >= 1;
+/* A workspace holds a whole batch: a larger one would overflow its size. */
+static const size_t max_batch_size = (size_t)1 << 24;
+
+static int client_is_valid(const fed_client *client) {
+    const fed_plan *plan = &client->plan;
+    if (client->num_examples > UINT32_MAX) return 0;
+    if (client->pixel_type != FED_PIXELS_UINT8 && client->pixel_type != FED_PIXELS_FLOAT32)
+        return 0;
+    if (plan->pipeline < FED_REPEAT_SHUFFLE || plan->pipeline > FED_PER_EPOCH) return 0;
+    if (plan->epochs < 1 || plan->batch_size < 1) return 0;
+    return plan->batch_size <= max_batch_size ||
+           fed_plan_visits(plan, client->num_examples) <= max_batch_size;
 }
 
 /* Labels come from files: an index they form must never leave its array. */
@@ -132,8 +142,7 @@ static int check_clients(const fed_model *model, const fed_client *clients, size
                          fed_fault *fault) {
     for (size_t c = 0; c < num_clients; c++) {
         const fed_client *client = &clients[c];
-        if (!plan_is_valid(&client->plan) || client->num_examples > UINT32_MAX)
-            return FED_ERR_ARGUMENT;
+        if (!client_is_valid(client)) return FED_ERR_ARGUMENT;
         for (size_t e = 0; e < client->num_examples; e++) {
             const int32_t label = client->labels[e];
             if (label < 0 || (size_t)label >= model->num_classes) {
@@ -145,14 +154,14 @@ static int check_clients(const fed_model *model, const fed_client *clients, size
     return FED_OK;
 }
 
-/* ---- Training ------------------------------------------------------------------------------------- */
+/* ---- Training -------------------------------------------------------------------------------- */
 
 typedef struct block {
-    size_t first, num_clients; /* of the cohort */
-    unsigned taken;            /* bit p: client first + p has been taken */
+    size_t first, num_clients;         /* of the cohort */
+    unsigned taken;                    /* bit p: client first + p has been taken */
     float *waiting[FED_BLOCK_CLIENTS]; /* trained, not yet added */
     size_t num_added;
-    int being_added; /* one thread at a time adds to values */
+    int being_added;         /* one thread at a time adds to values */
     double **values, weight; /* *values is the team's */
 } block;
 
@@ -224,7 +233,8 @@ static double client_weight(const cohort *co, const fed_client_stats *stats) {
     return co->weighting == FED_WEIGHT_UNIFORM ? 1 : (double)stats->num_examples;
 }
 
-/* Adds, in order, every client of the block that waits for nobody. Called and left with the lock. */
+/* Adds, in order, every client of the block that waits for nobody. Called and left with the
+ * lock. */
 static void add_waiting(cohort *co, block *blk) {
     if (blk->being_added) return;
     blk->being_added = 1;
@@ -234,8 +244,8 @@ static void add_waiting(cohort *co, block *blk) {
         omp_unset_lock(&co->lock);
         stats->weight = client_weight(co, stats);
         if (stats->weight > 0)
-            co->net->kernels->add_delta(*blk->values, params, co->team->server, co->team->num_values,
-                                        stats->weight);
+            co->net->kernels->add_delta(*blk->values, params, co->team->server,
+                                        co->team->num_values, stats->weight);
         blk->weight += stats->weight;
         omp_set_lock(&co->lock);
         blk->num_added++;
@@ -252,8 +262,8 @@ static void merge_blocks(cohort *co) {
         block *blk = cohort_block(co, co->num_merged);
         if (blk->num_added < blk->num_clients || blk->being_added) break;
         omp_unset_lock(&co->lock);
-        const int status = fed_sum_push(co->sum, blk->values, blk->weight,
-                                        blk->num_clients < FED_BLOCK_CLIENTS);
+        const int status =
+            fed_sum_push(co->sum, blk->values, blk->weight, blk->num_clients < FED_BLOCK_CLIENTS);
         omp_set_lock(&co->lock);
         if (status != FED_OK) co->status = status;
         co->num_merged++;
@@ -333,7 +343,8 @@ static int open_window(cohort *co) {
     return FED_OK;
 }
 
-/* After a failure, sums that were not handed on are not zeros, and clients still hold parameters. */
+/* After a failure, sums that were not handed on are not zeros, and clients still hold
+ * parameters. */
 static void close_window(cohort *co) {
     if (co->status != FED_OK) {
         return_waiting(co);
@@ -351,15 +362,22 @@ int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *ste
     fed_net net;
     int status = fed_net_init(&net, model);
     if (status == FED_OK) status = fed_step_check(step);
-    if (status == FED_OK && (fed_net_size(&net) != fed_sum_size(sum) || !fed_sum_is_open(sum) ||
-                             (weighting != FED_WEIGHT_NUM_EXAMPLES && weighting != FED_WEIGHT_UNIFORM)))
+    if (status == FED_OK &&
+        (fed_net_size(&net) != fed_sum_size(sum) || !fed_sum_is_open(sum) ||
+         (weighting != FED_WEIGHT_NUM_EXAMPLES && weighting != FED_WEIGHT_UNIFORM)))
         status = FED_ERR_ARGUMENT;
     if (status == FED_OK) status = check_clients(model, clients, num_clients, fault);
     if (status == FED_OK) status = team_set_params(team, &net, server_params);
     if (status != FED_OK || num_clients == 0) return status;
 
-    cohort co = {.team = team, .net = &net, .step = step, .clients = clients,
-                 .num_clients = num_clients, .weighting = weighting, .cancel = cancel, .sum = sum,
+    cohort co = {.team = team,
+                 .net = &net,
+                 .step = step,
+                 .clients = clients,
+                 .num_clients = num_clients,
+                 .weighting = weighting,
+                 .cancel = cancel,
+                 .sum = sum,
                  .stats = stats};
     co.num_blocks = (num_clients + FED_BLOCK_CLIENTS - 1) / FED_BLOCK_CLIENTS;
     co.status = open_window(&co);
@@ -375,7 +393,7 @@ int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *ste
     return co.status;
 }
 
-/* ---- Evaluation ----------------------------------------------------------------------------------- */
+/* ---- Evaluation ------------------------------------------------------------------------------ */
 
 /* A piece of one client that one thread scores; counts `repeats` times. */
 typedef struct score_item {
@@ -385,10 +403,16 @@ typedef struct score_item {
     fed_score score;
 } score_item;
 
+/* 1 if the stream ends within what is shuffled as one: an epoch, or under repeat-shuffle all of
+ * them. */
 static int is_partial_shuffle(const fed_client *client) {
     const fed_plan *plan = &client->plan;
+    if (plan->shuffle_buffer <= 1 || client->num_examples == 0) return 0;
     const size_t visits = fed_plan_visits(plan, client->num_examples);
-    return plan->shuffle_buffer > 1 && client->num_examples > 0 && visits % client->num_examples != 0;
+    if (plan->pipeline != FED_REPEAT_SHUFFLE) return visits % client->num_examples != 0;
+    fed_plan whole = *plan;
+    whole.max_examples = SIZE_MAX;
+    return visits < fed_plan_visits(&whole, client->num_examples);
 }
 
 /* Appends the pieces of examples 0..num-1 of a client; items NULL only counts them. */
@@ -397,14 +421,17 @@ static size_t split_examples(size_t client, size_t num, int64_t repeats, score_i
     for (size_t first = 0; first < num; first += SCORE_BLOCK, num_items++) {
         const size_t left = num - first;
         if (items != NULL)
-            items[num_items] = (score_item){.client = client, .first = first, .repeats = repeats,
+            items[num_items] = (score_item){.client = client,
+                                            .first = first,
+                                            .repeats = repeats,
                                             .num = left < SCORE_BLOCK ? left : SCORE_BLOCK};
     }
     return num_items;
 }
 
-/* Without an update, order and epochs do not matter: each example is scored once and counted as often
- * as it is visited. Only a shuffled stream that max_examples cuts short must really be drawn. */
+/* Without an update, order and epochs do not matter: each example is scored once and counted as
+ * often as it is visited. Only a shuffled stream that max_examples cuts short must really be
+ * drawn. */
 static size_t split_client(const fed_client *clients, size_t c, score_item *items) {
     const fed_client *client = &clients[c];
     if (client->num_examples == 0) return 0;
@@ -447,9 +474,9 @@ static int score_items(fed_team *team, const fed_net *net, const fed_client *cli
         const fp_mode before = denormals_off();
         fed_workspace *workspace = &team->workspaces[omp_get_thread_num()];
         for (size_t i; (i = atomic_fetch_add(&next, 1)) < num_items && failure == FED_OK;) {
-            const int status = fed_score_client(net, team->server, &clients[items[i].client],
-                                                items[i].order, items[i].first, items[i].num, cancel,
-                                                workspace, &items[i].score);
+            const int status =
+                fed_score_client(net, team->server, &clients[items[i].client], items[i].order,
+                                 items[i].first, items[i].num, cancel, workspace, &items[i].score);
             if (status != FED_OK) failure = status;
         }
         fp_restore(before);

@@ -3,13 +3,14 @@
  *
  *   cohort.c  which thread trains or scores which client; the only file with threads
  *   client.c  one client: batches in, local steps, statistics out
+ *   narrow.c  a client's own, smaller first layer: pixels that never change become one input
  *   model.c   the layer table: how a row of a model computes
  *   step.c    the client-step table: how a gradient moves the parameters
  *   sum.c     the ordered sum of model deltas
  *
  * Inside the core parameters are "packed": each layer lays its tensors out as its kernels want them
- * (a dense kernel as [O, width], rows padded with zeros). Training, deltas and sums are elementwise, so
- * they stay packed; fed_net_pack and fed_net_unpack convert once per call.
+ * (a dense kernel as [O, width], rows padded with zeros). Training, deltas and sums are
+ * elementwise, so they stay packed; fed_net_pack and fed_net_unpack convert once per call.
  */
 #ifndef FED_CORE_H
 #define FED_CORE_H
@@ -32,7 +33,7 @@ void *fed_allocate(size_t num_bytes);
 typedef struct fed_net {
     const fed_model *model;
     const fed_kernels *kernels;
-    size_t starts[FED_MAX_LAYERS + 1]; /* packed offset of each layer; the last is the packed size */
+    size_t starts[FED_MAX_LAYERS + 1]; /* packed, of each layer; the last is the size */
 } fed_net;
 
 /* One layer at work on one batch. */
@@ -46,21 +47,62 @@ typedef struct fed_layer_pass {
 } fed_layer_pass;
 
 int fed_net_init(fed_net *net, const fed_model *model);
-static inline size_t fed_net_size(const fed_net *net) { return net->starts[net->model->num_layers]; }
+/* The same for a model that is known to be consistent. */
+void fed_net_lay_out(fed_net *net, const fed_model *model);
+static inline size_t fed_net_size(const fed_net *net) {
+    return net->starts[net->model->num_layers];
+}
 void fed_net_pack(const fed_net *net, const float *flat /* [P] */, float *packed /* out */);
 void fed_net_unpack(const fed_net *net, const double *packed, double *flat /* out [P] */);
+/* 1 if a layer can be trained on fewer inputs (narrow.c). */
+int fed_layer_can_narrow(const fed_layer *layer);
 /* Fills pass->lanes from pass->rows. */
 void fed_layer_forward(const fed_layer_pass *pass, const float *packed_layer);
-/* Writes pass->inputs_gradient, then *adds* the layer's parameter gradient to target, which may be the
- * layer's own parameters: plain SGD is an accumulation with a scaled gradient. */
+/* Writes pass->inputs_gradient, then *adds* the layer's parameter gradient to target, which may
+ * be the layer's own parameters: plain SGD is an accumulation with a scaled gradient. */
 void fed_layer_backward(const fed_layer_pass *pass, const float *packed_layer, float *target);
+
+/* ---- narrow.c ---- */
+
+/* Pixels are told apart in groups of this many. */
+enum { FED_GROUP = 4 };
+
+/* A net in which the pixels that are alike in all of a client's images are one input. */
+typedef struct fed_narrow {
+    fed_net net; /* the narrow one; the rest of the model is unchanged */
+    fed_model model;
+    fed_layer layers[FED_MAX_LAYERS];
+    const fed_client *client;
+    size_t num_pixels, num_tail;   /* of an image; those after its last whole group, always kept */
+    size_t num_kept, num_fixed;    /* groups */
+    uint32_t *kept_groups;         /* [num_kept], ascending */
+    uint32_t *fixed_groups;        /* [num_fixed], ascending */
+    float *direction;              /* [num_fixed, FED_GROUP]: the fixed pixels, as a unit vector */
+    float length;                  /* theirs as they are: the value of the one input */
+    uint8_t *scratch;              /* [an image's bytes] */
+} fed_narrow;
+
+size_t fed_narrow_num_bytes(const fed_net *net);
+/* Looks at all images. 1 if the narrow net is worth using, else 0. */
+int fed_narrow_init(fed_narrow *narrow, const fed_net *net, const fed_client *client,
+                    void *memory /* [fed_narrow_num_bytes], borrowed */);
+void fed_narrow_params(const fed_narrow *narrow, const fed_net *net, const float *wide,
+                       float *packed /* out */);
+/* Undoes fed_narrow_params after training: `before` and `after` are narrow, `wide` gets the result. */
+void fed_narrow_widen(const fed_narrow *narrow, const fed_net *net, const float *before,
+                      const float *after, const float *server, float *wide /* out */);
+/* Decodes one image into a row of the narrow net. */
+void fed_narrow_decode(const fed_narrow *narrow, size_t example, float *row /* out */);
 
 /* ---- step.c ---- */
 
 /* 1 if the rows are plain SGD, which needs no gradient of its own; writes its learning rate. */
 int fed_step_is_plain_sgd(const fed_step *step, float *learning_rate);
-void fed_step_run(const fed_step *step, const fed_kernels *kernels, size_t num_params, float *params,
-                  const float *server_params, float *gradient, float *slots);
+/* 1 if parameters move only by combinations of their gradients, whatever the basis: then a layer may
+ * be trained narrow. */
+int fed_step_keeps_span(const fed_step *step);
+void fed_step_run(const fed_step *step, const fed_kernels *kernels, size_t num_params,
+                  float *params, const float *server_params, float *gradient, float *slots);
 
 /* ---- client.c ---- */
 
@@ -83,8 +125,8 @@ int fed_score_client(const fed_net *net, const float *params, const fed_client *
 
 /* ---- sum.c ---- */
 
-/* Appends a finished block; *values is exchanged for a buffer of zeros of the same size. closed says
- * that the block held fewer than FED_BLOCK_CLIENTS, so none may follow. */
+/* Appends a finished block; *values is exchanged for a buffer of zeros of the same size. closed
+ * says that the block held fewer than FED_BLOCK_CLIENTS, so none may follow. */
 int fed_sum_push(fed_sum *sum, double **values, double weight, int closed);
 int fed_sum_is_open(const fed_sum *sum);
 size_t fed_sum_size(const fed_sum *sum);

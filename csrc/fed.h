@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The public face of the C core: everything that Cython (and the C tests) may call, and nothing else.
- * The core trains and evaluates federated image classifiers. It never prints, never opens a file, and
- * knows nothing of Python.
+ * The public face of the C core: everything that Cython (and the C tests) may call, and nothing
+ * else. The core trains and evaluates federated image classifiers. It never prints, never opens a
+ * file, and knows nothing of Python.
  *
- * Dimension letters: N examples, B batch, I inputs of a layer, O outputs of a layer, K classes,
- * P parameters. Sizes are size_t, data are float, sums that cross examples are double.
- * Functions that can fail return FED_OK or a negative fed_status.
+ * Dimension letters: N examples, B batch, I inputs of a layer, O outputs of a layer, K classes, P
+ * parameters. Sizes are size_t, data are float, sums that cross examples are double. Functions that
+ * can fail return FED_OK or a negative fed_status.
  */
 #ifndef FED_H
 #define FED_H
@@ -15,7 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* ---- Status ------------------------------------------------------------------------------------ */
+/* ---- Status ---------------------------------------------------------------------------------- */
 
 enum fed_status {
     FED_OK = 0,
@@ -35,21 +35,22 @@ typedef struct fed_fault {
     int32_t label;
 } fed_fault;
 
-/* ---- Instruction sets (dispatch.c) -------------------------------------------------------------- */
+/* ---- Instruction sets (dispatch.c) ----------------------------------------------------------- */
 
-/* Chooses the kernels for the process: "generic", "avx2", "avx512", or NULL for the widest this machine
- * has. Call once, before anything else; FED_ERR_ISA leaves the choice as it was. */
+/* Chooses the kernels for the process: "generic", "avx2", "avx512", or NULL for the widest this
+ * machine has. Call once, before anything else; FED_ERR_ISA leaves the choice as it was. */
 int fed_select_isa(const char *name);
 const char *fed_isa_name(void);
 /* 1 if this build holds the variant and this machine can run it, else 0. */
 int fed_isa_runs(const char *name);
 /* 1 when the core was built with OpenMP, else 0. */
 int fed_has_openmp(void);
-/* Runs num_steps dependent groups of fused multiply-adds on one thread and returns the floating-point
- * operations done: timed from outside, it is the arithmetic peak that benchmarks compare with. */
+/* Runs num_steps dependent groups of fused multiply-adds on one thread and returns the
+ * floating-point operations done: timed from outside, it is the arithmetic peak that benchmarks
+ * compare with. */
 double fed_fma_chain(size_t num_steps);
 
-/* ---- Random numbers (rng.c) --------------------------------------------------------------------- */
+/* ---- Random numbers (rng.c) ------------------------------------------------------------------ */
 
 /* Names one stream. Philox-4x64-10 with key (seed, client) and counter (block, round, purpose,
  * occurrence): no two streams share a block, whatever order they are drawn in. */
@@ -60,7 +61,7 @@ typedef struct fed_key {
 
 typedef struct fed_rng {
     uint64_t key[2], counter[4];
-    uint64_t block[4]; /* the current output block */
+    uint64_t block[4];  /* the current output block */
     unsigned next_half; /* 0..8: the next unread 32-bit half of block */
 } fed_rng;
 
@@ -69,13 +70,13 @@ uint32_t fed_rng_u32(fed_rng *rng);
 uint64_t fed_rng_u64(fed_rng *rng);
 /* Uniform in 0..bound-1, exactly (rejection); bound >= 1. */
 uint32_t fed_rng_below(fed_rng *rng, uint32_t bound);
-double fed_rng_uniform(fed_rng *rng); /* [0, 1), 53 bits */
-double fed_rng_normal(fed_rng *rng);  /* N(0, 1), Box-Muller */
+double fed_rng_uniform(fed_rng *rng);             /* [0, 1), 53 bits */
+double fed_rng_normal(fed_rng *rng);              /* N(0, 1), Box-Muller */
 double fed_rng_gamma(fed_rng *rng, double shape); /* scale 1; shape > 0 */
 /* Writes the first num_values 64-bit outputs of a stream. */
 void fed_rng_fill(const fed_key *key, uint64_t *values /* out [num_values] */, size_t num_values);
 
-/* ---- Order of examples (order.c) ---------------------------------------------------------------- */
+/* ---- Order of examples (order.c) ------------------------------------------------------------- */
 
 enum fed_pipeline { FED_REPEAT_SHUFFLE = 0, FED_SHUFFLE_REPEAT = 1, FED_PER_EPOCH = 2 };
 
@@ -111,12 +112,12 @@ void fed_order_init(fed_order *order, const fed_plan *plan, size_t num_examples,
 /* Writes the next batch's example indices, each 0..N-1, and returns their number; 0 at the end. */
 size_t fed_order_next(fed_order *order, uint32_t *indices /* out [batch_size] */);
 
-/* ---- Models (model.c) --------------------------------------------------------------------------- */
+/* ---- Models (model.c) ------------------------------------------------------------------------ */
 
 enum fed_layer_kind { FED_DENSE = 0, FED_NUM_LAYER_KINDS };
 
-/* One row of a model table. A dense layer holds a kernel [I, O] and then a bias [O] at `offset` of the
- * flat parameter vector (Keras layout). */
+/* One row of a model table. A dense layer holds a kernel [I, O] and then a bias [O] at `offset`
+ * of the flat parameter vector (Keras layout). */
 typedef struct fed_layer {
     int32_t kind; /* enum fed_layer_kind */
     size_t num_inputs, num_outputs;
@@ -129,15 +130,16 @@ typedef struct fed_model {
     size_t num_layers, num_inputs, num_classes, num_params;
 } fed_model;
 
-/* FED_OK if the table is consistent: known kinds, chained sizes, offsets that fill 0..P-1 in order. */
+/* FED_OK if the table is consistent: known kinds, chained sizes, offsets that fill 0..P-1 in
+ * order. */
 int fed_model_check(const fed_model *model);
 
-/* ---- The client step (step.c) ------------------------------------------------------------------- */
+/* ---- The client step (step.c) ---------------------------------------------------------------- */
 
 enum fed_step_kind { FED_STEP_SGD = 0, FED_NUM_STEP_KINDS };
 
-/* One row of a client-step table. Rows act in order on the gradient of a local step; the last one, an
- * optimizer, moves the parameters. options by kind:
+/* One row of a client-step table. Rows act in order on the gradient of a local step; the last one,
+ * an optimizer, moves the parameters. options by kind:
  *   FED_STEP_SGD: learning rate, momentum (0: none, no slot), nesterov (0 or 1). */
 typedef struct fed_step_row {
     int32_t kind; /* enum fed_step_kind */
@@ -158,7 +160,7 @@ int fed_step_apply(const fed_step *step, size_t num_params, float *params /* in-
                    const float *server_params /* [P] */, float *gradient /* in, scratch [P] */,
                    float *slots /* in-out [slots, P] */);
 
-/* ---- Clients and cohorts (client.c, cohort.c) --------------------------------------------------- */
+/* ---- Clients and cohorts (client.c, cohort.c) ------------------------------------------------ */
 
 enum fed_pixel_type { FED_PIXELS_UINT8 = 0, FED_PIXELS_FLOAT32 = 1 };
 
@@ -183,8 +185,8 @@ typedef struct fed_client_stats {
 
 enum fed_weighting { FED_WEIGHT_NUM_EXAMPLES = 0, FED_WEIGHT_UNIFORM = 1 };
 
-/* Ordered, weighted sum of model deltas in float64: blocks of 8 consecutive clients are added left to
- * right, blocks by a fixed binary tree, so that no number of threads changes a bit. */
+/* Ordered, weighted sum of model deltas in float64: blocks of 8 consecutive clients are added
+ * left to right, blocks by a fixed binary tree, so that no number of threads changes a bit. */
 typedef struct fed_sum fed_sum;
 
 /* NULL when memory is short or the model is not valid. */
@@ -198,16 +200,18 @@ int fed_sum_add(fed_sum *sum, const float *delta /* [P] */, double weight);
  * number of deltas so far is a multiple of 8. */
 void fed_sum_total(fed_sum *sum, double *total /* out [P] */, double *weight /* out */);
 
-/* The threads that work on a cohort, and their memory: allocated on first use, kept between calls, never
- * given back before fed_team_free. One call at a time. Without OpenMP a team has one thread. */
+/* The threads that work on a cohort, and their memory: allocated on first use, kept between
+ * calls, never given back before fed_team_free. One call at a time. Without OpenMP a team has
+ * one thread. */
 typedef struct fed_team fed_team;
 fed_team *fed_team_new(int num_threads); /* >= 1; NULL when memory is short */
 void fed_team_free(fed_team *team);
 
-/* Trains each client of a cohort from the same server parameters and adds its model delta to `sum`.
- * Calls may follow one another on one `sum` (a large cohort in pieces) as long as every piece but the
- * last holds a multiple of 8 clients. Deterministic for fixed inputs, whatever the team's size.
- * FED_ERR_LABEL fills fault with the lowest client that has one; *cancel != 0 stops within a local step. */
+/* Trains each client of a cohort from the same server parameters and adds its model delta to
+ * `sum`. Calls may follow one another on one `sum` (a large cohort in pieces) as long as every
+ * piece but the last holds a multiple of 8 clients. Deterministic for fixed inputs, whatever the
+ * team's size. FED_ERR_LABEL fills fault with the lowest client that has one; *cancel != 0 stops
+ * within a local step. */
 int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *step,
                      const float *server_params, /* [P] */
                      const fed_client *clients, size_t num_clients, int weighting,
@@ -215,20 +219,20 @@ int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *ste
                      fed_client_stats *stats, /* out [num_clients] */
                      fed_fault *fault /* out */);
 
-/* Scores params on each client's batches without an update. Order does not matter to the result unless
- * max_examples keeps part of a shuffled stream. */
+/* Scores params on each client's batches without an update. Order does not matter to the result
+ * unless max_examples keeps part of a shuffled stream. */
 int fed_evaluate(fed_team *team, const fed_model *model, const float *params /* [P] */,
                  const fed_client *clients, size_t num_clients, const atomic_int *cancel,
                  fed_client_stats *stats, /* out [num_clients] */
                  fed_fault *fault /* out */);
 
-/* ---- synthetic-digits (synthetic.c) ------------------------------------------------------------- */
+/* ---- synthetic-digits (synthetic.c) ---------------------------------------------------------- */
 
 enum fed_synthetic_split { FED_SPLIT_TRAIN = 0, FED_SPLIT_TEST = 1, FED_SPLIT_CENTRAL = 2 };
 enum fed_synthetic_sizes { FED_SIZES_NATURAL = 0, FED_SIZES_SKEWED = 1 };
 
-/* The handwriting of invented people: DATASETS of the field are imitated, none is copied. Each image is
- * a pure function of (seed, client, split, index). */
+/* The handwriting of invented people: DATASETS of the field are imitated, none is copied. Each
+ * image is a pure function of (seed, client, split, index). */
 typedef struct fed_synthetic {
     uint64_t seed;
     double style_spread; /* how far writers' hands differ, 0.9 by default */

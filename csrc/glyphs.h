@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The digit shapes of synthetic-digits: strokes of control points in a box of 100 x 100, x to the
- * right and y down. A digit has two or three allographs, the ways in which people write it. The shapes
- * are our own; any change to them makes another dataset, which needs another version name.
+ * right and y down. A digit has two or three allographs, the ways in which people write it. The
+ * shapes are our own; any change to them makes another dataset, which needs another version name.
  */
 #ifndef FED_GLYPHS_H
 #define FED_GLYPHS_H
@@ -20,6 +20,7 @@ typedef struct glyph {
 /* The allographs of digit k are GLYPHS[FIRST_GLYPH[k]] up to before GLYPHS[FIRST_GLYPH[k + 1]]. */
 static const uint8_t FIRST_GLYPH[NUM_DIGITS + 1] = {0, 2, 5, 7, 9, 11, 13, 15, 18, 20, 22};
 
+/* clang-format off */
 static const glyph GLYPHS[NUM_GLYPHS] = {
     {1, {9}, /* 0a */
      {{55, 2}, {25, 12}, {10, 50}, {25, 88}, {50, 98}, {78, 86}, {90, 50}, {75, 12}, {50, 2}}},
@@ -75,5 +76,6 @@ static const glyph GLYPHS[NUM_GLYPHS] = {
      {{84, 22}, {62, 3}, {26, 8}, {14, 32}, {36, 52}, {70, 42}, {84, 20}, {84, 20}, {88, 60},
       {66, 93}, {24, 94}}},
 };
+/* clang-format on */
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The layer table: for each kind of layer, how it is packed and how it computes. A new kind is a new row
- * of `layer_ops`; the loops of client.c do not change. */
+ * The layer table: for each kind of layer, how it is packed and how it computes. A new kind is a
+ * new row of `layer_ops`; the loops of client.c do not change. */
 #include "core.h"
 
 #include <stdlib.h>
@@ -13,9 +13,10 @@ typedef struct layer_ops {
     void (*unpack)(const fed_layer *layer, const double *packed, double *flat);
     void (*forward)(const fed_layer_pass *pass, const float *packed);
     void (*backward)(const fed_layer_pass *pass, const float *packed, float *target);
+    int can_narrow; /* its kernel is packed as narrow.c expects: [O, padded I], before all else */
 } layer_ops;
 
-/* ---- Dense: flat kernel [I, O], bias [O]; packed kernel [O, padded I], bias [padded O] ------------- */
+/* ---- Dense: flat kernel [I, O], bias [O]; packed kernel [O, padded I], bias [padded O] ------- */
 
 static size_t dense_num_params(const fed_layer *layer) {
     return (layer->num_inputs + 1) * layer->num_outputs;
@@ -65,22 +66,22 @@ static void dense_backward(const fed_layer_pass *pass, const float *packed, floa
     /* All of it before the first accumulation: target may be the parameters themselves. */
     if (pass->inputs_gradient != NULL)
         for (size_t first = 0; first < pass->num_rows; first += FED_LANES)
-            pass->kernels->dense_backward_inputs(packed, width, layer->num_inputs, layer->num_outputs,
+            pass->kernels->dense_backward_inputs(packed, width, layer->num_inputs,
+                                                 layer->num_outputs,
                                                  pass->lanes + first * layer->num_outputs,
                                                  pass->inputs_gradient + first * layer->num_inputs);
     for (size_t first = 0; first < pass->num_rows; first += FED_LANES)
-        pass->kernels->dense_accumulate(target, target + dense_bias_start(layer), width,
-                                        layer->num_outputs, pass->rows + first,
-                                        block_rows(pass->num_rows, first),
-                                        pass->lanes + first * layer->num_outputs);
+        pass->kernels->dense_accumulate(
+            target, target + dense_bias_start(layer), width, layer->num_outputs, pass->rows + first,
+            block_rows(pass->num_rows, first), pass->lanes + first * layer->num_outputs);
 }
 
 static const layer_ops ops[FED_NUM_LAYER_KINDS] = {
     [FED_DENSE] = {dense_num_params, dense_packed_size, dense_pack, dense_unpack, dense_forward,
-                   dense_backward},
+                   dense_backward, .can_narrow = 1},
 };
 
-/* ---- The table at work -------------------------------------------------------------------------- */
+/* ---- The table at work ----------------------------------------------------------------------- */
 
 /* Sizes beyond this would overflow somewhere; no image classifier comes near. */
 static const size_t max_values = (size_t)1 << 31;
@@ -108,16 +109,19 @@ int fed_model_check(const fed_model *model) {
     return FED_OK;
 }
 
-int fed_net_init(fed_net *net, const fed_model *model) {
-    const int status = fed_model_check(model);
-    if (status != FED_OK) return status;
+void fed_net_lay_out(fed_net *net, const fed_model *model) {
     net->model = model;
     net->kernels = fed_active_kernels();
     net->starts[0] = 0;
     for (size_t l = 0; l < model->num_layers; l++)
         net->starts[l + 1] =
             net->starts[l] + ops[model->layers[l].kind].packed_size(&model->layers[l]);
-    return FED_OK;
+}
+
+int fed_net_init(fed_net *net, const fed_model *model) {
+    const int status = fed_model_check(model);
+    if (status == FED_OK) fed_net_lay_out(net, model);
+    return status;
 }
 
 void fed_net_pack(const fed_net *net, const float *flat, float *packed) {
@@ -141,3 +145,5 @@ void fed_layer_forward(const fed_layer_pass *pass, const float *packed_layer) {
 void fed_layer_backward(const fed_layer_pass *pass, const float *packed_layer, float *target) {
     ops[pass->layer->kind].backward(pass, packed_layer, target);
 }
+
+int fed_layer_can_narrow(const fed_layer *layer) { return ops[layer->kind].can_narrow; }

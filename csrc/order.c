@@ -1,45 +1,35 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The order in which a client's examples are visited, drawn a batch at a time. A stream is made of
- * shuffled units: the whole repeated data (repeat-shuffle) or one epoch each (the other pipelines). A
- * unit passes through a shuffle buffer with tf.data's meaning: emit a uniform slot and refill it from
- * the input, or with the last slot once the input is used up. Memory is the buffer's, however long the
- * stream.
+ * shuffled units: the whole repeated data (repeat-shuffle) or one epoch each (the other pipelines).
+ * A unit passes through a shuffle buffer with tf.data's meaning: emit a uniform slot and refill it
+ * from the input, or with the last slot once the input is used up. Memory is the buffer's, however
+ * long the stream.
  */
 #include "fed.h"
 
-static size_t min_size(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
+static size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
 
-static size_t ceil_div(size_t a, size_t b)
-{
-    return a / b + (a % b != 0);
-}
+static size_t ceil_div(size_t a, size_t b) { return a / b + (a % b != 0); }
 
 /* Visits of all epochs, held at SIZE_MAX when they do not fit. */
-static size_t stream_length(const fed_plan *plan, size_t num_examples)
-{
+static size_t stream_length(const fed_plan *plan, size_t num_examples) {
     if (num_examples > 0 && plan->epochs > SIZE_MAX / num_examples) {
         return SIZE_MAX;
     }
     return plan->epochs * num_examples;
 }
 
-static size_t unit_length(const fed_plan *plan, size_t num_examples)
-{
+static size_t unit_length(const fed_plan *plan, size_t num_examples) {
     const int is_one_unit = plan->pipeline == FED_REPEAT_SHUFFLE;
     return is_one_unit ? stream_length(plan, num_examples) : num_examples;
 }
 
-size_t fed_plan_visits(const fed_plan *plan, size_t num_examples)
-{
+size_t fed_plan_visits(const fed_plan *plan, size_t num_examples) {
     return min_size(stream_length(plan, num_examples), plan->max_examples);
 }
 
-size_t fed_plan_batches(const fed_plan *plan, size_t num_examples)
-{
+size_t fed_plan_batches(const fed_plan *plan, size_t num_examples) {
     const size_t num_visits = fed_plan_visits(plan, num_examples);
     if (plan->pipeline != FED_PER_EPOCH || num_visits == 0) {
         return ceil_div(num_visits, plan->batch_size);
@@ -49,16 +39,14 @@ size_t fed_plan_batches(const fed_plan *plan, size_t num_examples)
            ceil_div(num_visits % num_examples, plan->batch_size);
 }
 
-size_t fed_order_capacity(const fed_plan *plan, size_t num_examples)
-{
+size_t fed_order_capacity(const fed_plan *plan, size_t num_examples) {
     const size_t at_least_one = plan->shuffle_buffer > 0 ? plan->shuffle_buffer : 1;
     const size_t capacity = min_size(at_least_one, unit_length(plan, num_examples));
     return min_size(capacity, UINT32_MAX); /* slots are drawn as 32-bit numbers */
 }
 
 void fed_order_init(fed_order *order, const fed_plan *plan, size_t num_examples, const fed_key *key,
-                    uint32_t *buffer)
-{
+                    uint32_t *buffer) {
     *order = (fed_order){
         .plan = plan,
         .num_examples = num_examples,
@@ -69,16 +57,14 @@ void fed_order_init(fed_order *order, const fed_plan *plan, size_t num_examples,
 }
 
 /* The next index of the unit's input: 0..N-1 over and over. */
-static inline uint32_t take_index(fed_order *order)
-{
+static inline uint32_t take_index(fed_order *order) {
     const size_t index = order->next_index;
     order->next_index = index + 1 < order->num_examples ? index + 1 : 0;
     order->untaken--;
     return (uint32_t)index;
 }
 
-static void open_unit(fed_order *order)
-{
+static void open_unit(fed_order *order) {
     const size_t capacity = fed_order_capacity(order->plan, order->num_examples);
     order->untaken = unit_length(order->plan, order->num_examples);
     while (order->num_buffered < capacity) {
@@ -86,8 +72,7 @@ static void open_unit(fed_order *order)
     }
 }
 
-static inline uint32_t emit_index(fed_order *order)
-{
+static inline uint32_t emit_index(fed_order *order) {
     uint32_t *buffer = order->buffer;
     /* A lone index needs no draw, which makes the unshuffled order free. */
     const uint32_t slot =
@@ -97,8 +82,7 @@ static inline uint32_t emit_index(fed_order *order)
     return index;
 }
 
-size_t fed_order_next(fed_order *order, uint32_t *indices)
-{
+size_t fed_order_next(fed_order *order, uint32_t *indices) {
     size_t num_indices = min_size(order->plan->batch_size, order->visits_left);
     if (num_indices > 0 && order->num_buffered == 0) {
         open_unit(order);

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Random numbers: the counter-based generator Philox-4x64-10 (Salmon et al., "Parallel random numbers:
- * as easy as 1, 2, 3", 2011) and the few distributions the core draws from. A stream is a pure function
- * of its key, so nothing depends on who draws first. The raw output equals numpy.random.Philox, whose
- * counter steps before its first block: ours at block b is numpy's with the counter one lower.
- * Built with -ffp-contract=off, like synthetic.c, so that draws are alike on every kind of machine.
+ * Random numbers: the counter-based generator Philox-4x64-10 (Salmon et al., "Parallel random
+ * numbers: as easy as 1, 2, 3", 2011) and the few distributions the core draws from. A stream is a
+ * pure function of its key, so nothing depends on who draws first. The raw output equals
+ * numpy.random.Philox, whose counter steps before its first block: ours at block b is numpy's with
+ * the counter one lower. Built with -ffp-contract=off, like synthetic.c, so that draws are alike on
+ * every kind of machine.
  */
 #include "fed.h"
 
@@ -15,8 +16,7 @@
 
 __extension__ typedef unsigned __int128 uint128;
 
-static inline void philox(const uint64_t counter[4], const uint64_t key[2], uint64_t block[4])
-{
+static inline void philox(const uint64_t counter[4], const uint64_t key[2], uint64_t block[4]) {
     const uint64_t multiplier0 = UINT64_C(0xD2E7470EE14C6C93);
     const uint64_t multiplier1 = UINT64_C(0xCA5A826395121157);
     const uint64_t weyl0 = UINT64_C(0x9E3779B97F4A7C15), weyl1 = UINT64_C(0xBB67AE8584CAA73B);
@@ -38,15 +38,13 @@ static inline void philox(const uint64_t counter[4], const uint64_t key[2], uint
     block[3] = word3;
 }
 
-static void next_block(fed_rng *rng)
-{
+static void next_block(fed_rng *rng) {
     philox(rng->counter, rng->key, rng->block);
     rng->counter[0]++;
     rng->next_half = 0;
 }
 
-void fed_rng_init(fed_rng *rng, const fed_key *key)
-{
+void fed_rng_init(fed_rng *rng, const fed_key *key) {
     *rng = (fed_rng){
         .key = {key->seed, key->client},
         .counter = {0, key->round, key->purpose, key->occurrence},
@@ -54,8 +52,7 @@ void fed_rng_init(fed_rng *rng, const fed_key *key)
     };
 }
 
-static inline uint32_t next_u32(fed_rng *rng)
-{
+static inline uint32_t next_u32(fed_rng *rng) {
     if (rng->next_half >= NUM_HALVES) {
         next_block(rng);
     }
@@ -64,8 +61,7 @@ static inline uint32_t next_u32(fed_rng *rng)
 }
 
 /* Skips the upper half of a word whose lower half has been read. */
-static inline uint64_t next_u64(fed_rng *rng)
-{
+static inline uint64_t next_u64(fed_rng *rng) {
     const unsigned word = (rng->next_half + 1) / 2;
     if (word < NUM_HALVES / 2) {
         rng->next_half = 2 * word + 2;
@@ -76,20 +72,14 @@ static inline uint64_t next_u64(fed_rng *rng)
     return rng->block[0];
 }
 
-uint32_t fed_rng_u32(fed_rng *rng)
-{
-    return next_u32(rng);
-}
+uint32_t fed_rng_u32(fed_rng *rng) { return next_u32(rng); }
 
-uint64_t fed_rng_u64(fed_rng *rng)
-{
-    return next_u64(rng);
-}
+uint64_t fed_rng_u64(fed_rng *rng) { return next_u64(rng); }
 
-/* Lemire, "Fast random integer generation in an interval", 2019: the upper half of a product, redrawn
- * when its lower half is among the (2^32 mod bound) values that would favour some results. */
-uint32_t fed_rng_below(fed_rng *rng, uint32_t bound)
-{
+/* Lemire, "Fast random integer generation in an interval", 2019: the upper half of a product,
+ * redrawn when its lower half is among the (2^32 mod bound) values that would favour some
+ * results. */
+uint32_t fed_rng_below(fed_rng *rng, uint32_t bound) {
     uint64_t product = (uint64_t)next_u32(rng) * bound;
     if ((uint32_t)product < bound) { /* rare: only now is the division worth it */
         const uint32_t num_biased = (uint32_t)(0u - bound) % bound;
@@ -100,21 +90,16 @@ uint32_t fed_rng_below(fed_rng *rng, uint32_t bound)
     return (uint32_t)(product >> 32);
 }
 
-double fed_rng_uniform(fed_rng *rng)
-{
-    return (double)(next_u64(rng) >> 11) * 0x1p-53;
-}
+double fed_rng_uniform(fed_rng *rng) { return (double)(next_u64(rng) >> 11) * 0x1p-53; }
 
-double fed_rng_normal(fed_rng *rng)
-{
+double fed_rng_normal(fed_rng *rng) {
     const double above_zero = 1.0 - fed_rng_uniform(rng); /* (0, 1]: its logarithm is finite */
     const double angle = TWO_PI * fed_rng_uniform(rng);
     return sqrt(-2.0 * log(above_zero)) * cos(angle);
 }
 
 /* Marsaglia and Tsang, "A simple method for generating gamma variables", 2000. */
-static double gamma_from_one(fed_rng *rng, double shape)
-{
+static double gamma_from_one(fed_rng *rng, double shape) {
     const double d = shape - 1.0 / 3.0;
     const double c = 1.0 / sqrt(9.0 * d);
     for (;;) {
@@ -128,8 +113,7 @@ static double gamma_from_one(fed_rng *rng, double shape)
     }
 }
 
-double fed_rng_gamma(fed_rng *rng, double shape)
-{
+double fed_rng_gamma(fed_rng *rng, double shape) {
     if (shape >= 1.0) {
         return gamma_from_one(rng, shape);
     }
@@ -138,8 +122,7 @@ double fed_rng_gamma(fed_rng *rng, double shape)
     return larger * pow(1.0 - fed_rng_uniform(rng), 1.0 / shape);
 }
 
-void fed_rng_fill(const fed_key *key, uint64_t *values, size_t num_values)
-{
+void fed_rng_fill(const fed_key *key, uint64_t *values, size_t num_values) {
     fed_rng rng;
     fed_rng_init(&rng, key);
     for (size_t i = 0; i < num_values; i++) {

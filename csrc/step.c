@@ -8,11 +8,12 @@
 typedef struct step_ops {
     int (*check)(const fed_step_row *row);
     size_t (*num_slots)(const fed_step_row *row);
-    void (*run)(const fed_step_row *row, const fed_kernels *kernels, size_t num_params, float *params,
-                const float *server_params, float *gradient, float *slots);
+    void (*run)(const fed_step_row *row, const fed_kernels *kernels, size_t num_params,
+                float *params, const float *server_params, float *gradient, float *slots);
+    int keeps_span; /* see fed_step_keeps_span */
 } step_ops;
 
-/* ---- SGD: options are learning rate, momentum, nesterov --------------------------------------------- */
+/* ---- SGD: options are learning rate, momentum, nesterov -------------------------------------- */
 
 enum { LEARNING_RATE, MOMENTUM, NESTEROV };
 
@@ -39,10 +40,10 @@ static void sgd_run(const fed_step_row *row, const fed_kernels *kernels, size_t 
 }
 
 static const step_ops ops[FED_NUM_STEP_KINDS] = {
-    [FED_STEP_SGD] = {sgd_check, sgd_num_slots, sgd_run},
+    [FED_STEP_SGD] = {sgd_check, sgd_num_slots, sgd_run, .keeps_span = 1},
 };
 
-/* ---- The table at work -------------------------------------------------------------------------- */
+/* ---- The table at work ----------------------------------------------------------------------- */
 
 int fed_step_check(const fed_step *step) {
     if (step->num_rows < 1) return FED_ERR_ARGUMENT;
@@ -68,17 +69,25 @@ int fed_step_is_plain_sgd(const fed_step *step, float *learning_rate) {
     return step->num_rows == 1 && row->kind == FED_STEP_SGD && row->options[MOMENTUM] == 0;
 }
 
-void fed_step_run(const fed_step *step, const fed_kernels *kernels, size_t num_params, float *params,
-                  const float *server_params, float *gradient, float *slots) {
+int fed_step_keeps_span(const fed_step *step) {
+    for (size_t r = 0; r < step->num_rows; r++)
+        if (!ops[step->rows[r].kind].keeps_span) return 0;
+    return 1;
+}
+
+void fed_step_run(const fed_step *step, const fed_kernels *kernels, size_t num_params,
+                  float *params, const float *server_params, float *gradient, float *slots) {
     for (size_t r = 0; r < step->num_rows; r++) {
         const fed_step_row *row = &step->rows[r];
         ops[row->kind].run(row, kernels, num_params, params, server_params, gradient, slots);
-        slots += ops[row->kind].num_slots(row) * num_params;
+        const size_t num_slots = ops[row->kind].num_slots(row);
+        if (num_slots > 0)
+            slots += num_slots * num_params; /* slots may be NULL where none are needed */
     }
 }
 
-int fed_step_apply(const fed_step *step, size_t num_params, float *params, const float *server_params,
-                   float *gradient, float *slots) {
+int fed_step_apply(const fed_step *step, size_t num_params, float *params,
+                   const float *server_params, float *gradient, float *slots) {
     const int status = fed_step_check(step);
     if (status != FED_OK) return status;
     fed_step_run(step, fed_active_kernels(), num_params, params, server_params, gradient, slots);

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The ordered sum of model deltas, in float64. Within a block of FED_BLOCK_CLIENTS clients deltas are
- * added left to right; blocks are combined by a fixed binary tree over their index. The tree is held as
- * a binary counter: level l has a value when bit l of the number of blocks is set, and stands for 2^l
- * consecutive blocks, so memory grows with the logarithm of the cohort. */
+ * The ordered sum of model deltas, in float64. Within a block of FED_BLOCK_CLIENTS clients
+ * deltas are added left to right; blocks are combined by a fixed binary tree over their index.
+ * The tree is held as a binary counter: level l has a value when bit l of the number of blocks
+ * is set, and stands for 2^l consecutive blocks, so memory grows with the logarithm of the
+ * cohort. */
 #include "core.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,7 +16,7 @@ struct fed_sum {
     fed_net net;
     size_t num_values; /* packed */
     size_t num_blocks;
-    int closed;        /* the last block was short: no other may follow */
+    int closed; /* the last block was short: no other may follow */
     double weight;
     double *levels[MAX_LEVELS]; /* a buffer once used; holds a value where num_blocks has the bit */
     double *folded;             /* fed_sum_total's scratch */
@@ -26,7 +28,8 @@ struct fed_sum {
 
 void *fed_allocate(size_t num_bytes) {
     void *memory = NULL;
-    return posix_memalign(&memory, FED_ALIGNMENT, num_bytes > 0 ? num_bytes : 1) == 0 ? memory : NULL;
+    return posix_memalign(&memory, FED_ALIGNMENT, num_bytes > 0 ? num_bytes : 1) == 0 ? memory
+                                                                                      : NULL;
 }
 
 static double *new_zeros(size_t num_values) {
@@ -63,7 +66,7 @@ void fed_sum_reset(fed_sum *sum) {
     sum->num_blocks = 0;
     sum->closed = 0;
     sum->weight = 0;
-    if (sum->num_partial > 0) memset(sum->partial, 0, sum->num_values * sizeof *sum->partial);
+    memset(sum->partial, 0, sum->num_values * sizeof *sum->partial);
     sum->partial_weight = 0;
     sum->num_partial = 0;
 }
@@ -96,7 +99,7 @@ int fed_sum_push(fed_sum *sum, double **values, double weight, int closed) {
 }
 
 int fed_sum_add(fed_sum *sum, const float *delta, double weight) {
-    if (sum->closed || !(weight >= 0)) return FED_ERR_ARGUMENT;
+    if (sum->closed || !isfinite(weight) || weight < 0) return FED_ERR_ARGUMENT;
     const float *zeros = sum->packed + sum->num_values;
     fed_net_pack(&sum->net, delta, sum->packed);
     if (weight > 0)

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The dataset synthetic-digits/v1: handwriting of invented people. A writer is a pure function of
- * (seed, client) and an image of (seed, client, split, index), so images can be drawn in any order, by
- * any number of threads. A digit is a few curves through control points that the writer, and then each
- * image, moves; it is bent, placed, and inked by the distance of each pixel to the nearest curve.
+ * (seed, client) and an image of (seed, client, split, index), so images can be drawn in any order,
+ * by any number of threads. A digit is a few curves through control points that the writer, and
+ * then each image, moves; it is bent, placed, and inked by the distance of each pixel to the
+ * nearest curve.
  *
- * Everything is computed without fused multiply-adds (built with -ffp-contract=off), so that machines
- * differ by no more than their libm's last bit.
+ * Everything is computed without fused multiply-adds (built with -ffp-contract=off), so that
+ * machines differ by no more than their libm's last bit.
  */
 #include "fed.h"
 #include "glyphs.h"
@@ -17,7 +18,8 @@
 
 enum { SIDE = FED_SYNTHETIC_SIDE, MAX_EXAMPLES = 400, NUM_CENTRAL_EXAMPLES = 100 };
 
-/* Beyond this spread the hands are scribbles; far beyond it coordinates would leave float's range. */
+/* Beyond this spread the hands are scribbles; far beyond it coordinates would leave float's
+ * range. */
 static const double MAX_STYLE_SPREAD = 10.0;
 
 /* What a stream is for. The run's own purposes are below 16. */
@@ -27,10 +29,9 @@ typedef struct point {
     double x, y;
 } point;
 
-/* ---- Numbers of examples ------------------------------------------------------------------------ */
+/* ---- Numbers of examples --------------------------------------------------------------------- */
 
-static int is_valid(const fed_synthetic *options, int split)
-{
+static int is_valid(const fed_synthetic *options, int split) {
     /* Written so that a NaN is refused. */
     return options->style_spread >= 0.0 && options->style_spread <= MAX_STYLE_SPREAD &&
            options->label_noise >= 0.0 && options->label_noise <= 1.0 &&
@@ -38,14 +39,13 @@ static int is_valid(const fed_synthetic *options, int split)
            (split == FED_SPLIT_TRAIN || split == FED_SPLIT_TEST || split == FED_SPLIT_CENTRAL);
 }
 
-static double clip(double value, double low, double high)
-{
+static double clip(double value, double low, double high) {
     return value < low ? low : value > high ? high : value;
 }
 
-/* Natural sizes follow the digits of FEMNIST: mean 100, standard deviation 15, a tail of small ones. */
-static size_t draw_num_examples(const fed_synthetic *options, uint64_t client)
-{
+/* Natural sizes follow the digits of FEMNIST: mean 100, standard deviation 15, a tail of small
+ * ones. */
+static size_t draw_num_examples(const fed_synthetic *options, uint64_t client) {
     const fed_key key = {.seed = options->seed, .client = client, .purpose = PURPOSE_SIZE};
     fed_rng rng;
     fed_rng_init(&rng, &key);
@@ -57,14 +57,12 @@ static size_t draw_num_examples(const fed_synthetic *options, uint64_t client)
 }
 
 /* A tenth of a client's examples, rounded to the nearest, at least one. */
-static size_t num_test_examples(size_t num_examples)
-{
+static size_t num_test_examples(size_t num_examples) {
     const size_t num_test = (size_t)rint(0.1 * (double)num_examples);
     return num_test > 1 ? num_test : 1;
 }
 
-size_t fed_synthetic_count(const fed_synthetic *options, uint64_t client, int split)
-{
+size_t fed_synthetic_count(const fed_synthetic *options, uint64_t client, int split) {
     if (!is_valid(options, split)) {
         return 0;
     }
@@ -76,10 +74,9 @@ size_t fed_synthetic_count(const fed_synthetic *options, uint64_t client, int sp
     return split == FED_SPLIT_TEST ? num_test : num_examples - num_test;
 }
 
-/* ---- Labels ------------------------------------------------------------------------------------- */
+/* ---- Labels ---------------------------------------------------------------------------------- */
 
-static uint8_t pick(fed_rng *rng, const double *weights /* [num_weights] */, size_t num_weights)
-{
+static uint8_t pick(fed_rng *rng, const double *weights /* [num_weights] */, size_t num_weights) {
     double total = 0.0;
     for (size_t i = 0; i < num_weights; i++) {
         total += weights[i];
@@ -92,10 +89,10 @@ static uint8_t pick(fed_rng *rng, const double *weights /* [num_weights] */, siz
     return (uint8_t)choice;
 }
 
-/* 0-9 over and over, shuffled. The first digit is drawn, so that no digit is favoured when the number
- * is not a multiple of ten. */
-static void deal_even_labels(fed_rng *rng, uint8_t *labels /* out [num_labels] */, size_t num_labels)
-{
+/* 0-9 over and over, shuffled. The first digit is drawn, so that no digit is favoured when the
+ * number is not a multiple of ten. */
+static void deal_even_labels(fed_rng *rng, uint8_t *labels /* out [num_labels] */,
+                             size_t num_labels) {
     const size_t first_digit = fed_rng_below(rng, NUM_DIGITS);
     for (size_t i = 0; i < num_labels; i++) {
         labels[i] = (uint8_t)((first_digit + i) % NUM_DIGITS);
@@ -110,8 +107,7 @@ static void deal_even_labels(fed_rng *rng, uint8_t *labels /* out [num_labels] *
 
 /* Each client has its own label distribution, uniform over all of them: Dir(1). */
 static void deal_skewed_labels(fed_rng *rng, uint8_t *labels /* out [num_labels] */,
-                               size_t num_labels)
-{
+                               size_t num_labels) {
     double weights[NUM_DIGITS];
     for (size_t k = 0; k < NUM_DIGITS; k++) {
         weights[k] = fed_rng_gamma(rng, 1.0);
@@ -121,10 +117,10 @@ static void deal_skewed_labels(fed_rng *rng, uint8_t *labels /* out [num_labels]
     }
 }
 
-/* One deal serves train and test, whose labels follow one another. Returns where the split begins. */
+/* One deal serves train and test, whose labels follow one another. Returns where the split
+ * begins. */
 static size_t deal_labels(const fed_synthetic *options, uint64_t client, int split,
-                          uint8_t labels[MAX_EXAMPLES])
-{
+                          uint8_t labels[MAX_EXAMPLES]) {
     const int is_central = split == FED_SPLIT_CENTRAL;
     const fed_key key = {.seed = options->seed,
                          .client = client,
@@ -142,46 +138,39 @@ static size_t deal_labels(const fed_synthetic *options, uint64_t client, int spl
     return split == FED_SPLIT_TEST ? num_examples - num_test_examples(num_examples) : 0;
 }
 
-/* ---- Writers ------------------------------------------------------------------------------------ */
+/* ---- Writers --------------------------------------------------------------------------------- */
 
 /* How one person writes. Lengths are in pixels unless said otherwise. */
 typedef struct writer {
-    double spread;   /* style_spread of the options, for what varies by image */
-    double slant;    /* shift to the right per pixel of height */
-    double rotation; /* radians */
+    double spread;         /* style_spread of the options, for what varies by image */
+    double slant;          /* shift to the right per pixel of height */
+    double rotation;       /* radians */
     double height, aspect; /* aspect: width over height */
     double stroke_width, edge_softness;
-    double darkness; /* of full ink, 0..1 */
-    point centre;    /* off the middle of the image */
+    double darkness;     /* of full ink, 0..1 */
+    point centre;        /* off the middle of the image */
     double unsteadiness; /* deviation of a control point from image to image, in glyph boxes */
     double preferences[NUM_GLYPHS];        /* relative weights among the allographs of a digit */
     point offsets[NUM_GLYPHS][MAX_POINTS]; /* this hand's own shapes, in glyph boxes */
 } writer;
 
-static double normal(fed_rng *rng, double mean, double deviation)
-{
+static double normal(fed_rng *rng, double mean, double deviation) {
     return mean + deviation * fed_rng_normal(rng);
 }
 
-static double uniform(fed_rng *rng, double low, double high)
-{
+static double uniform(fed_rng *rng, double low, double high) {
     return low + (high - low) * fed_rng_uniform(rng);
 }
 
-static point normal_point(fed_rng *rng, double deviation)
-{
+static point normal_point(fed_rng *rng, double deviation) {
     const double x = normal(rng, 0.0, deviation);
     const double y = normal(rng, 0.0, deviation);
     return (point){x, y};
 }
 
-static size_t num_points(const glyph *shape)
-{
-    return shape->stroke_ends[shape->num_strokes - 1];
-}
+static size_t num_points(const glyph *shape) { return shape->stroke_ends[shape->num_strokes - 1]; }
 
-static void draw_writer(writer *hand /* out */, const fed_synthetic *options, uint64_t client)
-{
+static void draw_writer(writer *hand /* out */, const fed_synthetic *options, uint64_t client) {
     const fed_key key = {.seed = options->seed, .client = client, .purpose = PURPOSE_WRITER};
     const double spread = options->style_spread;
     fed_rng rng;
@@ -204,7 +193,7 @@ static void draw_writer(writer *hand /* out */, const fed_synthetic *options, ui
     }
 }
 
-/* ---- Curves ------------------------------------------------------------------------------------- */
+/* ---- Curves ---------------------------------------------------------------------------------- */
 
 /* From the glyph box, centred on 0, to pixels: a wave bends the shape, then it is scaled, slanted,
  * rotated and moved. */
@@ -214,8 +203,7 @@ typedef struct placement {
     point centre;
 } placement;
 
-static placement draw_placement(const writer *hand, size_t digit, fed_rng *rng)
-{
+static placement draw_placement(const writer *hand, size_t digit, fed_rng *rng) {
     placement place;
     const double spread = hand->spread;
     for (size_t i = 0; i < 4; i++) {
@@ -235,8 +223,7 @@ static placement draw_placement(const writer *hand, size_t digit, fed_rng *rng)
     return place;
 }
 
-static point to_pixels(const placement *place, point p)
-{
+static point to_pixels(const placement *place, point p) {
     const double x = p.x - 0.5, y = p.y - 0.5;
     const double bent_x = x + place->wave[0] * sin(2.0 * PI * y + place->phase[0]) +
                           place->wave[1] * sin(3.0 * PI * y + place->phase[1]);
@@ -248,26 +235,24 @@ static point to_pixels(const placement *place, point p)
                    place->centre.y + place->sine * right + place->cosine * down};
 }
 
-static double catmull_rom(double before, double from, double to, double after, double t)
-{
+static double catmull_rom(double before, double from, double to, double after, double t) {
     const double slope = to - before;
     const double bend = 2.0 * before - 5.0 * from + 4.0 * to - after;
     const double twist = 3.0 * (from - to) + after - before;
     return from + 0.5 * t * (slope + t * (bend + t * twist));
 }
 
-/* ---- Ink ---------------------------------------------------------------------------------------- */
+/* ---- Ink ------------------------------------------------------------------------------------- */
 
 /* Segments are stamped LANES pixels at a time; the spare columns take what hangs over the edge. */
 enum { LANES = 8, ROW = SIDE + LANES };
 
 typedef struct canvas {
-    float reach; /* ink ends at this distance from a curve */
+    float reach;                       /* ink ends at this distance from a curve */
     float squared_distance[SIDE][ROW]; /* to the nearest segment that reaches the pixel */
 } canvas;
 
-static void clear_canvas(canvas *paper, float reach)
-{
+static void clear_canvas(canvas *paper, float reach) {
     paper->reach = reach;
     for (size_t row = 0; row < SIDE; row++) {
         for (size_t column = 0; column < ROW; column++) {
@@ -276,13 +261,13 @@ static void clear_canvas(canvas *paper, float reach)
     }
 }
 
-/* The pixels within reach of a..b along one axis, perhaps one more, as a range first..end of 0..SIDE. */
+/* The pixels within reach of a..b along one axis, perhaps one more, as a range first..end of
+ * 0..SIDE. */
 typedef struct range {
     size_t first, end;
 } range;
 
-static range pixel_range(float a, float b, float reach)
-{
+static range pixel_range(float a, float b, float reach) {
     const float low = (a < b ? a : b) - reach;
     const float high = (a < b ? b : a) + reach;
     if (!(high >= 0.0f && low <= (float)(SIDE - 1))) {
@@ -293,8 +278,7 @@ static range pixel_range(float a, float b, float reach)
     return (range){first, last + 1};
 }
 
-static void stamp_segment(canvas *paper, point from, point to)
-{
+static void stamp_segment(canvas *paper, point from, point to) {
     const float from_x = (float)from.x, from_y = (float)from.y;
     const float to_x = (float)to.x, to_y = (float)to.y;
     const range rows = pixel_range(from_y, to_y, paper->reach);
@@ -324,8 +308,7 @@ static void stamp_segment(canvas *paper, point from, point to)
 
 /* Stamps a Catmull-Rom curve through the points, in five straight steps from each to the next. */
 static void stamp_stroke(canvas *paper, const placement *place, const point *points,
-                         size_t num_stroke_points)
-{
+                         size_t num_stroke_points) {
     enum { NUM_STEPS = 5 };
     const size_t last = num_stroke_points - 1;
     point pen = to_pixels(place, points[0]);
@@ -347,9 +330,9 @@ static void stamp_stroke(canvas *paper, const placement *place, const point *poi
     }
 }
 
-/* Deviation 1: the sum of eight uniform bytes, which is near enough to normal and exact everywhere. */
-static float paper_grain(fed_rng *rng)
-{
+/* Deviation 1: the sum of eight uniform bytes, which is near enough to normal and exact
+ * everywhere. */
+static float paper_grain(fed_rng *rng) {
     const uint64_t even_bytes = UINT64_C(0x00FF00FF00FF00FF), ones = UINT64_C(0x0001000100010001);
     const uint64_t bytes = fed_rng_u64(rng);
     const uint64_t pair_sums = (bytes & even_bytes) + ((bytes >> 8) & even_bytes);
@@ -358,8 +341,7 @@ static float paper_grain(fed_rng *rng)
 }
 
 static void ink_pixels(const canvas *paper, float softness, float darkness, fed_rng *rng,
-                       uint8_t *pixels /* out [SIDE, SIDE] */)
-{
+                       uint8_t *pixels /* out [SIDE, SIDE] */) {
     const float squared_reach = paper->reach * paper->reach;
     for (size_t row = 0; row < SIDE; row++) {
         for (size_t column = 0; column < SIDE; column++) {
@@ -377,11 +359,10 @@ static void ink_pixels(const canvas *paper, float softness, float darkness, fed_
     }
 }
 
-/* ---- Images ------------------------------------------------------------------------------------- */
+/* ---- Images ---------------------------------------------------------------------------------- */
 
 static void draw_image(const writer *hand, size_t digit, fed_rng *rng,
-                       uint8_t *pixels /* out [SIDE, SIDE] */)
-{
+                       uint8_t *pixels /* out [SIDE, SIDE] */) {
     const size_t first_glyph = FIRST_GLYPH[digit];
     const size_t num_allographs = FIRST_GLYPH[digit + 1] - first_glyph;
     const size_t g = first_glyph + pick(rng, &hand->preferences[first_glyph], num_allographs);
@@ -407,18 +388,16 @@ static void draw_image(const writer *hand, size_t digit, fed_rng *rng,
     ink_pixels(&paper, (float)hand->edge_softness, (float)hand->darkness, rng, pixels);
 }
 
-/* The label an image is given: its digit, or now and then any. Always draws twice, so that the image is
- * the same whatever the noise. */
-static int32_t draw_label(fed_rng *rng, size_t digit, double noise)
-{
+/* The label an image is given: its digit, or now and then any. Always draws twice, so that the
+ * image is the same whatever the noise. */
+static int32_t draw_label(fed_rng *rng, size_t digit, double noise) {
     const int is_noisy = fed_rng_uniform(rng) < noise;
     const uint32_t other = fed_rng_below(rng, NUM_DIGITS);
     return (int32_t)(is_noisy ? other : digit);
 }
 
 int fed_synthetic_draw(const fed_synthetic *options, uint64_t client, int split, size_t first,
-                       size_t num, uint8_t *pixels, int32_t *labels)
-{
+                       size_t num, uint8_t *pixels, int32_t *labels) {
     const size_t count = fed_synthetic_count(options, client, split);
     if (!is_valid(options, split) || first > count || num > count - first) {
         return FED_ERR_ARGUMENT;

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The kernels: one table of function pointers per instruction set. impl.inc is the one source of them
- * all; generic.c, avx2.c and avx512.c compile it at their own vector width. Nothing here depends on the
- * width: memory layouts are the same for all, only rounding differs.
+ * The kernels: one table of function pointers per instruction set. impl.inc is the one source of
+ * them all; generic.c, avx2.c and avx512.c compile it at their own vector width. Nothing here
+ * depends on the width: memory layouts are the same for all, only rounding differs.
  *
- * Rows and lanes. A batch's inputs are rows, reached through pointers so that no image is copied. What a
- * layer puts out lies "examples in lanes": blocks of FED_LANES examples, [O, FED_LANES] each, example b
- * of a block in lane b. Softmax then needs no step across lanes, and a constant stride keeps addressing
- * out of the inner loops. Rows are padded with zeros to a multiple of FED_PAD floats.
+ * Rows and lanes. A batch's inputs are rows, reached through pointers so that no image is copied.
+ * What a layer puts out lies "examples in lanes": blocks of FED_LANES examples, [O, FED_LANES]
+ * each, example b of a block in lane b. Softmax then needs no step across lanes, and a constant
+ * stride keeps addressing out of the inner loops. Rows are padded with zeros to a multiple of
+ * FED_PAD floats.
  */
 #ifndef FED_KERNELS_H
 #define FED_KERNELS_H
@@ -25,10 +26,12 @@ typedef struct fed_score {
 typedef struct fed_kernels {
     const char *name;
 
-    /* out[o][b] = bias[o] + sum_i weights[o][i] * rows[b][i], for one block of num_rows <= FED_LANES. */
+    /* out[o][b] = bias[o] + sum_i weights[o][i] * rows[b][i], for one block of num_rows <=
+     * FED_LANES. */
     void (*dense_forward)(const float *weights, /* [O, width], width a multiple of FED_PAD */
                           const float *bias,    /* [O] */
-                          size_t width, size_t num_outputs, const float *const *rows, /* [num_rows][width] */
+                          size_t width, size_t num_outputs,
+                          const float *const *rows, /* [num_rows][width] */
                           size_t num_rows, float *out /* out [O, FED_LANES] */);
 
     /* weights[o][i] += sum_b gradient[o][b] * rows[b][i] and bias[o] += sum_b gradient[o][b]. */
@@ -54,6 +57,10 @@ typedef struct fed_kernels {
                          float *out);
     void (*decode_float32)(const float *pixels, size_t num_pixels, float scale, float offset,
                            float *out);
+
+    /* differs[i] gets bits set wherever a[i] and b[i] differ. */
+    void (*mark_differences)(const uint8_t *a, const uint8_t *b, size_t num_bytes,
+                             uint8_t *differs /* in-out */);
 
     /* SGD with momentum as TFF's build_sgdm: slot = momentum * slot + gradient, then
      * params -= learning_rate * (nesterov ? gradient + momentum * slot : slot). */

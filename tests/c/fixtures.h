@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the tests of kernels, models and cohorts share: a main that runs every test on each instruction
- * set, made-up numbers, and a twin of the model in double, written for the eye and not for speed.
+ * What the tests of kernels, models and cohorts share: a main that runs every test on each
+ * instruction set, made-up numbers, and a twin of the model in double, written for the eye and not
+ * for speed.
  */
 #ifndef FED_FIXTURES_H
 #define FED_FIXTURES_H
@@ -32,7 +33,7 @@ static inline int run_on_each_isa(const test_case *tests, size_t num_tests, int 
     return worst;
 }
 
-/* ---- Made-up numbers ---------------------------------------------------------------------------- */
+/* ---- Made-up numbers ------------------------------------------------------------------------- */
 
 /* SplitMix64. */
 static inline uint64_t next_bits(uint64_t *state) {
@@ -55,7 +56,7 @@ static inline void fill_labels(uint64_t seed, size_t num_classes, int32_t *label
     for (size_t i = 0; i < num; i++) labels[i] = (int32_t)(next_bits(&seed) % num_classes);
 }
 
-/* ---- The twin: a linear stack in double, parameters flat ------------------------------------------ */
+/* ---- The twin: a linear stack in double, parameters flat ------------------------------------- */
 
 enum { TWIN_MAX_OUTPUTS = 1024 };
 

@@ -6,8 +6,8 @@
  *     static const test_case TESTS[] = {TEST(test_sum)};
  *     int main(int argc, char **argv) { return TEST_MAIN(TESTS, argc, argv); }
  *
- * With no argument every test runs; with arguments, the tests of those names. A failed check ends its
- * test, is reported with file and line, and makes the program return 1.
+ * With no argument every test runs; with arguments, the tests of those names. A failed check ends
+ * its test, is reported with file and line, and makes the program return 1.
  */
 #ifndef FED_TEST_H
 #define FED_TEST_H
@@ -28,13 +28,13 @@ typedef struct test_case {
 } test_case;
 
 #define TEST(function) {#function, function}
-#define TEST_MAIN(tests, argc, argv) test_run((tests), sizeof(tests) / sizeof((tests)[0]), argc, argv)
+#define TEST_MAIN(tests, argc, argv)                                                               \
+    test_run((tests), sizeof(tests) / sizeof((tests)[0]), argc, argv)
 
 /* The running test jumps here when a check fails. */
 static jmp_buf test_failed;
 
-static inline void test_check(bool holds, const char *file, int line, const char *text)
-{
+static inline void test_check(bool holds, const char *file, int line, const char *text) {
     if (holds) {
         return;
     }
@@ -43,43 +43,40 @@ static inline void test_check(bool holds, const char *file, int line, const char
 }
 
 static inline void test_check_equal(intmax_t actual, intmax_t expected, const char *file, int line,
-                                    const char *text)
-{
+                                    const char *text) {
     if (actual == expected) {
         return;
     }
-    fprintf(stderr, "%s:%d: failed: %s: %" PRIdMAX " is not %" PRIdMAX "\n", file, line, text, actual,
-            expected);
+    fprintf(stderr, "%s:%d: failed: %s: %" PRIdMAX " is not %" PRIdMAX "\n", file, line, text,
+            actual, expected);
     longjmp(test_failed, 1);
 }
 
-static inline void test_check_close(double actual, double expected, double tolerance, const char *file,
-                                    int line, const char *text)
-{
+static inline void test_check_close(double actual, double expected, double tolerance,
+                                    const char *file, int line, const char *text) {
     /* Written so that a NaN fails. */
     if (fabs(actual - expected) <= tolerance) {
         return;
     }
-    fprintf(stderr, "%s:%d: failed: %s: %.9g is not within %.3g of %.9g\n", file, line, text, actual,
-            tolerance, expected);
+    fprintf(stderr, "%s:%d: failed: %s: %.9g is not within %.3g of %.9g\n", file, line, text,
+            actual, tolerance, expected);
     longjmp(test_failed, 1);
 }
 
 #define CHECK(condition) test_check((condition), __FILE__, __LINE__, #condition)
 /* Integers, compared as bit patterns of 64 bits: any mix of widths, size_t included. */
-#define CHECK_EQUAL(actual, expected)                                                                  \
-    test_check_equal((intmax_t)(actual), (intmax_t)(expected), __FILE__, __LINE__,                     \
+#define CHECK_EQUAL(actual, expected)                                                              \
+    test_check_equal((intmax_t)(actual), (intmax_t)(expected), __FILE__, __LINE__,                 \
                      #actual " == " #expected)
-#define CHECK_CLOSE(actual, expected, tolerance)                                                       \
-    test_check_close((double)(actual), (double)(expected), (double)(tolerance), __FILE__, __LINE__,    \
-                     #actual " ~ " #expected)
-#define CHECK_BYTES(actual, expected, num_bytes)                                                       \
-    test_check(memcmp((actual), (expected), (num_bytes)) == 0, __FILE__, __LINE__,                     \
+#define CHECK_CLOSE(actual, expected, tolerance)                                                   \
+    test_check_close((double)(actual), (double)(expected), (double)(tolerance), __FILE__,          \
+                     __LINE__, #actual " ~ " #expected)
+#define CHECK_BYTES(actual, expected, num_bytes)                                                   \
+    test_check(memcmp((actual), (expected), (num_bytes)) == 0, __FILE__, __LINE__,                 \
                #actual " and " #expected " differ")
 
 /* malloc that ends the program when memory is short. */
-static inline void *test_alloc(size_t num_bytes)
-{
+static inline void *test_alloc(size_t num_bytes) {
     void *memory = malloc(num_bytes > 0 ? num_bytes : 1);
     if (memory == NULL) {
         fprintf(stderr, "out of memory: %zu bytes\n", num_bytes);
@@ -88,8 +85,7 @@ static inline void *test_alloc(size_t num_bytes)
     return memory;
 }
 
-static inline bool test_run_one(const test_case *test)
-{
+static inline bool test_run_one(const test_case *test) {
     if (setjmp(test_failed) != 0) {
         printf("FAIL %s\n", test->name);
         return false;
@@ -99,8 +95,7 @@ static inline bool test_run_one(const test_case *test)
     return true;
 }
 
-static inline bool test_is_asked(const char *name, int argc, char **argv)
-{
+static inline bool test_is_asked(const char *name, int argc, char **argv) {
     bool is_asked = argc <= 1;
     for (int i = 1; i < argc; i++) {
         is_asked = is_asked || strcmp(name, argv[i]) == 0;
@@ -109,8 +104,7 @@ static inline bool test_is_asked(const char *name, int argc, char **argv)
 }
 
 /* Returns 0 when every test asked for passed, 1 when one failed, 2 when the names match none. */
-static inline int test_run(const test_case *tests, size_t num_tests, int argc, char **argv)
-{
+static inline int test_run(const test_case *tests, size_t num_tests, int argc, char **argv) {
     size_t num_run = 0, num_failed = 0;
     for (size_t i = 0; i < num_tests; i++) {
         if (test_is_asked(tests[i].name, argc, argv)) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of dispatch.c: which kernels may be chosen, and which then run. */
+ * Tests of dispatch.c: which kernels may be chosen, and which then run.
+ */
 #include "fixtures.h"
 
 static void test_generic_always_runs(void) {
@@ -67,6 +68,4 @@ static const test_case TESTS[] = {
     TEST(test_fma_chain_counts_its_operations),
 };
 
-int main(int argc, char **argv) {
-    return TEST_MAIN(TESTS, argc, argv);
-}
+int main(int argc, char **argv) { return TEST_MAIN(TESTS, argc, argv); }

@@ -19,13 +19,11 @@ typedef struct stream {
 
 static stream drawn, twin; /* too large for a stack frame */
 
-static fed_plan plan_of(int pipeline, size_t epochs, size_t batch_size, size_t shuffle_buffer)
-{
+static fed_plan plan_of(int pipeline, size_t epochs, size_t batch_size, size_t shuffle_buffer) {
     return (fed_plan){pipeline, epochs, batch_size, shuffle_buffer, SIZE_MAX};
 }
 
-static void draw(const fed_plan *plan, size_t num_examples, const fed_key *key)
-{
+static void draw(const fed_plan *plan, size_t num_examples, const fed_key *key) {
     const uint32_t guard = 0xABCDABCD;
     const size_t capacity = fed_order_capacity(plan, num_examples);
     uint32_t *buffer = test_alloc((capacity + 1) * sizeof(*buffer));
@@ -50,11 +48,11 @@ static void draw(const fed_plan *plan, size_t num_examples, const fed_key *key)
     free(buffer);
 }
 
-/* The definition, word for word, on a list: emit a uniform slot of the buffer, replace it by the next
- * input, or by the last slot once the input is exhausted. A buffer of one index is not worth a draw. */
-static void shuffle_naively(fed_rng *rng, const uint32_t *input, size_t length, size_t buffer_length,
-                            uint32_t *output)
-{
+/* The definition, word for word, on a list: emit a uniform slot of the buffer, replace it by the
+ * next input, or by the last slot once the input is exhausted. A buffer of one index is not
+ * worth a draw. */
+static void shuffle_naively(fed_rng *rng, const uint32_t *input, size_t length,
+                            size_t buffer_length, uint32_t *output) {
     uint32_t buffer[MAX_VISITS];
     size_t num_buffered = 0, next = 0;
     while (num_buffered < buffer_length && next < length) {
@@ -67,8 +65,7 @@ static void shuffle_naively(fed_rng *rng, const uint32_t *input, size_t length, 
     }
 }
 
-static void draw_naively(const fed_plan *plan, size_t num_examples, const fed_key *key)
-{
+static void draw_naively(const fed_plan *plan, size_t num_examples, const fed_key *key) {
     uint32_t input[MAX_VISITS];
     const size_t num_visits = plan->epochs * num_examples;
     for (size_t i = 0; i < num_visits; i++) {
@@ -95,8 +92,7 @@ static void draw_naively(const fed_plan *plan, size_t num_examples, const fed_ke
     }
 }
 
-static void check_against_twin(const fed_plan *plan, size_t num_examples)
-{
+static void check_against_twin(const fed_plan *plan, size_t num_examples) {
     draw(plan, num_examples, &KEY);
     draw_naively(plan, num_examples, &KEY);
     CHECK_EQUAL(drawn.num_visits, twin.num_visits);
@@ -106,22 +102,22 @@ static void check_against_twin(const fed_plan *plan, size_t num_examples)
                 twin.num_batches * sizeof(twin.batch_sizes[0]));
 }
 
-static void test_naive_twin(void)
-{
-    static const size_t sizes[] = {0, 1, 2, 19, 20, 21, 94}, buffers[] = {0, 1, 2, 7, 100, SIZE_MAX},
-                        batch_sizes[] = {1, 7, 20, 500}, caps[] = {1, 20, 33, SIZE_MAX};
+static void test_naive_twin(void) {
+    static const size_t sizes[] = {0, 1, 2, 19, 20, 21, 94},
+                        buffers[] = {0, 1, 2, 7, 100, SIZE_MAX}, batch_sizes[] = {1, 7, 20, 500},
+                        caps[] = {1, 20, 33, SIZE_MAX};
     for (int pipeline = 0; pipeline < NUM_PIPELINES; pipeline++) {
         for (size_t i = 0; i < 7 * 6 * 4 * 4; i++) {
-            fed_plan plan = plan_of(pipeline, 1 + i % 5, batch_sizes[i / 42 % 4], buffers[i / 7 % 6]);
+            fed_plan plan =
+                plan_of(pipeline, 1 + i % 5, batch_sizes[i / 42 % 4], buffers[i / 7 % 6]);
             plan.max_examples = caps[i / 168];
             check_against_twin(&plan, sizes[i % 7]);
         }
     }
 }
 
-static void check_each_index_appears(const uint32_t *indices, size_t num_visits, size_t num_examples,
-                                     size_t times)
-{
+static void check_each_index_appears(const uint32_t *indices, size_t num_visits,
+                                     size_t num_examples, size_t times) {
     size_t counts[MAX_VISITS] = {0};
     for (size_t i = 0; i < num_visits; i++) {
         CHECK(indices[i] < num_examples);
@@ -132,8 +128,7 @@ static void check_each_index_appears(const uint32_t *indices, size_t num_visits,
     }
 }
 
-static void test_each_example_is_visited_once_an_epoch(void)
-{
+static void test_each_example_is_visited_once_an_epoch(void) {
     for (int pipeline = 0; pipeline < NUM_PIPELINES; pipeline++) {
         for (size_t buffer = 1; buffer < 600; buffer = buffer * 3 + 1) {
             const fed_plan plan = plan_of(pipeline, 5, 20, buffer);
@@ -143,8 +138,7 @@ static void test_each_example_is_visited_once_an_epoch(void)
     }
 }
 
-static void test_epochs_do_not_mix_when_shuffled_first(void)
-{
+static void test_epochs_do_not_mix_when_shuffled_first(void) {
     for (int pipeline = FED_SHUFFLE_REPEAT; pipeline <= FED_PER_EPOCH; pipeline++) {
         const fed_plan plan = plan_of(pipeline, 3, 20, SIZE_MAX);
         draw(&plan, 94, &KEY);
@@ -155,8 +149,7 @@ static void test_epochs_do_not_mix_when_shuffled_first(void)
     }
 }
 
-static void test_epochs_mix_when_repeated_first(void)
-{
+static void test_epochs_mix_when_repeated_first(void) {
     const fed_plan plan = plan_of(FED_REPEAT_SHUFFLE, 3, 20, SIZE_MAX);
     draw(&plan, 94, &KEY);
     size_t counts[94] = {0}, num_repeated = 0;
@@ -166,8 +159,7 @@ static void test_epochs_mix_when_repeated_first(void)
     CHECK(num_repeated > 10);
 }
 
-static void test_no_shuffle(void)
-{
+static void test_no_shuffle(void) {
     for (int pipeline = 0; pipeline < NUM_PIPELINES; pipeline++) {
         for (size_t buffer = 0; buffer <= 1; buffer++) {
             const fed_plan plan = plan_of(pipeline, 2, 4, buffer);
@@ -180,8 +172,7 @@ static void test_no_shuffle(void)
 }
 
 /* An index can leave a buffer of b no earlier than b - 1 places before its own. */
-static void test_buffer_limits_how_far_ahead(void)
-{
+static void test_buffer_limits_how_far_ahead(void) {
     const fed_plan plan = plan_of(FED_REPEAT_SHUFFLE, 1, 20, 10);
     draw(&plan, 1000, &KEY);
     size_t most_ahead = 0;
@@ -192,8 +183,7 @@ static void test_buffer_limits_how_far_ahead(void)
     CHECK_EQUAL(most_ahead, 9);
 }
 
-static void test_full_buffer_is_a_uniform_permutation(void)
-{
+static void test_full_buffer_is_a_uniform_permutation(void) {
     enum { NUM_DRAWS = 24000 };
     const fed_plan plan = plan_of(FED_SHUFFLE_REPEAT, 1, 4, SIZE_MAX);
     size_t counts[256] = {0}; /* by the four indices as base-4 digits */
@@ -212,8 +202,7 @@ static void test_full_buffer_is_a_uniform_permutation(void)
     CHECK(chi_squared < 59.0); /* 23 degrees of freedom: fewer than 1 in 10,000 is above */
 }
 
-static void test_streams_differ_by_key(void)
-{
+static void test_streams_differ_by_key(void) {
     const fed_plan plan = plan_of(FED_REPEAT_SHUFFLE, 1, 20, 100);
     draw(&plan, 94, &KEY);
     twin = drawn;
@@ -226,15 +215,13 @@ static void test_streams_differ_by_key(void)
 }
 
 static void check_batches(const fed_plan *plan, size_t num_examples, size_t num_expected,
-                          const size_t *expected)
-{
+                          const size_t *expected) {
     draw(plan, num_examples, &KEY);
     CHECK_EQUAL(drawn.num_batches, num_expected);
     CHECK_BYTES(drawn.batch_sizes, expected, num_expected * sizeof(*expected));
 }
 
-static void test_batch_sizes(void)
-{
+static void test_batch_sizes(void) {
     fed_plan plan = plan_of(FED_REPEAT_SHUFFLE, 2, 4, 100);
     check_batches(&plan, 5, 3, (const size_t[]){4, 4, 2});
     plan.pipeline = FED_SHUFFLE_REPEAT;
@@ -248,8 +235,7 @@ static void test_batch_sizes(void)
 }
 
 /* The first ten MNIST-like clients of the tutorial: 5 epochs of 93 examples in batches of 20. */
-static void test_counts(void)
-{
+static void test_counts(void) {
     fed_plan plan = plan_of(FED_REPEAT_SHUFFLE, 5, 20, 100);
     CHECK_EQUAL(fed_plan_visits(&plan, 93), 465);
     CHECK_EQUAL(fed_plan_batches(&plan, 93), 24);
@@ -262,8 +248,7 @@ static void test_counts(void)
     CHECK_EQUAL(fed_plan_batches(&plan, 0), 0);
 }
 
-static void test_sizes_do_not_overflow(void)
-{
+static void test_sizes_do_not_overflow(void) {
     const size_t half = SIZE_MAX / 2;
     for (int pipeline = 0; pipeline < NUM_PIPELINES; pipeline++) {
         fed_plan plan = plan_of(pipeline, half, 20, 100);
@@ -275,8 +260,7 @@ static void test_sizes_do_not_overflow(void)
     }
 }
 
-static void test_capacity(void)
-{
+static void test_capacity(void) {
     fed_plan plan = plan_of(FED_REPEAT_SHUFFLE, 5, 20, 100);
     CHECK_EQUAL(fed_order_capacity(&plan, 94), 100);
     CHECK_EQUAL(fed_order_capacity(&plan, 3), 15);
@@ -304,7 +288,4 @@ static const test_case TESTS[] = {
     TEST(test_capacity),
 };
 
-int main(int argc, char **argv)
-{
-    return TEST_MAIN(TESTS, argc, argv);
-}
+int main(int argc, char **argv) { return TEST_MAIN(TESTS, argc, argv); }

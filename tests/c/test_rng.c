@@ -8,18 +8,16 @@
 
 #define ALL_ONES UINT64_MAX
 
-static fed_rng rng_of(uint64_t seed)
-{
+static fed_rng rng_of(uint64_t seed) {
     const fed_key key = {.seed = seed, .client = 2, .round = 3, .purpose = 4, .occurrence = 5};
     fed_rng rng;
     fed_rng_init(&rng, &key);
     return rng;
 }
 
-/* numpy.random.Philox(key=[seed, client], counter=[0, round, purpose, occurrence] minus one, as a 256-bit
- * number, low word first).random_raw(9) */
-static void test_known_answers(void)
-{
+/* numpy.random.Philox(key=[seed, client], counter=[0, round, purpose, occurrence] minus one, as
+ * a 256-bit number, low word first).random_raw(9) */
+static void test_known_answers(void) {
     static const struct {
         fed_key key;
         uint64_t values[9];
@@ -48,16 +46,14 @@ static void test_known_answers(void)
     }
 }
 
-static void test_fill_none(void)
-{
+static void test_fill_none(void) {
     const fed_key key = {.seed = 1};
     uint64_t guard = 77;
     fed_rng_fill(&key, &guard, 0);
     CHECK_EQUAL(guard, 77);
 }
 
-static void test_every_key_field_names_a_stream(void)
-{
+static void test_every_key_field_names_a_stream(void) {
     const fed_key base = {1, 2, 3, 4, 5};
     fed_key changed[5] = {base, base, base, base, base};
     changed[0].seed++;
@@ -73,8 +69,7 @@ static void test_every_key_field_names_a_stream(void)
     }
 }
 
-static void test_halves_come_low_first(void)
-{
+static void test_halves_come_low_first(void) {
     fed_rng words = rng_of(1), halves = rng_of(1);
     for (int i = 0; i < 9; i++) {
         const uint64_t word = fed_rng_u64(&words);
@@ -83,8 +78,7 @@ static void test_halves_come_low_first(void)
     }
 }
 
-static void test_words_skip_an_odd_half(void)
-{
+static void test_words_skip_an_odd_half(void) {
     fed_rng words = rng_of(1), mixed = rng_of(1);
     for (int i = 0; i < 9; i++) {
         const uint64_t skipped = fed_rng_u64(&words);
@@ -93,8 +87,7 @@ static void test_words_skip_an_odd_half(void)
     }
 }
 
-static void test_below_is_uniform(void)
-{
+static void test_below_is_uniform(void) {
     enum { BOUND = 10, NUM_DRAWS = 100000 };
     fed_rng rng = rng_of(2);
     double counts[BOUND] = {0};
@@ -112,8 +105,7 @@ static void test_below_is_uniform(void)
 }
 
 /* Without rejection, with bound 3 * 2^30, a third of the values would be drawn twice as often. */
-static void test_below_rejects(void)
-{
+static void test_below_rejects(void) {
     enum { NUM_DRAWS = 100000 };
     const uint32_t bound = UINT32_C(3) << 30;
     fed_rng rng = rng_of(3);
@@ -126,8 +118,7 @@ static void test_below_rejects(void)
     CHECK_CLOSE((double)num_multiples_of_three / NUM_DRAWS, 1.0 / 3.0, 0.0075);
 }
 
-static void test_below_at_the_ends(void)
-{
+static void test_below_at_the_ends(void) {
     fed_rng rng = rng_of(4);
     for (int i = 0; i < 100; i++) {
         CHECK_EQUAL(fed_rng_below(&rng, 1), 0);
@@ -136,8 +127,7 @@ static void test_below_at_the_ends(void)
 }
 
 static void check_moments(double (*draw)(fed_rng *, double), double shape, double mean,
-                          double variance)
-{
+                          double variance) {
     enum { NUM_DRAWS = 200000 };
     fed_rng rng = rng_of(5);
     double sum = 0.0, sum_of_squares = 0.0;
@@ -150,47 +140,38 @@ static void check_moments(double (*draw)(fed_rng *, double), double shape, doubl
     CHECK_CLOSE(sum_of_squares / NUM_DRAWS / variance, 1.0, 0.05);
 }
 
-static double draw_uniform(fed_rng *rng, double unused)
-{
+static double draw_uniform(fed_rng *rng, double unused) {
     (void)unused;
     const double value = fed_rng_uniform(rng);
     CHECK(value >= 0.0 && value < 1.0);
     return value;
 }
 
-static double draw_normal(fed_rng *rng, double unused)
-{
+static double draw_normal(fed_rng *rng, double unused) {
     (void)unused;
     return fed_rng_normal(rng);
 }
 
-static double draw_squared_normal(fed_rng *rng, double unused)
-{
+static double draw_squared_normal(fed_rng *rng, double unused) {
     (void)unused;
     const double value = fed_rng_normal(rng);
     return value * value;
 }
 
-static double draw_gamma(fed_rng *rng, double shape)
-{
+static double draw_gamma(fed_rng *rng, double shape) {
     const double value = fed_rng_gamma(rng, shape);
     CHECK(value >= 0.0 && isfinite(value));
     return value;
 }
 
-static void test_uniform(void)
-{
-    check_moments(draw_uniform, 0.0, 0.5, 1.0 / 12.0);
-}
+static void test_uniform(void) { check_moments(draw_uniform, 0.0, 0.5, 1.0 / 12.0); }
 
-static void test_normal(void)
-{
+static void test_normal(void) {
     check_moments(draw_normal, 0.0, 0.0, 1.0);
     check_moments(draw_squared_normal, 0.0, 1.0, 2.0); /* the fourth moment too */
 }
 
-static void test_gamma(void)
-{
+static void test_gamma(void) {
     static const double shapes[] = {0.35, 1.0, 1.4, 20.0};
     for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
         check_moments(draw_gamma, shapes[i], shapes[i], shapes[i]);
@@ -211,7 +192,4 @@ static const test_case TESTS[] = {
     TEST(test_gamma),
 };
 
-int main(int argc, char **argv)
-{
-    return TEST_MAIN(TESTS, argc, argv);
-}
+int main(int argc, char **argv) { return TEST_MAIN(TESTS, argc, argv); }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of step.c: which tables are refused, and the forms of SGD against values worked out by hand. */
+ * Tests of step.c: which tables are refused, and the forms of SGD against values worked out by
+ * hand.
+ */
 #include "fixtures.h"
 
 static const float LEARNING_RATE = 0.1f;
@@ -11,7 +13,7 @@ static int check_sgd(float learning_rate, float momentum, float nesterov) {
     return fed_step_check(&(fed_step){&row, 1});
 }
 
-/* ---- Tables --------------------------------------------------------------------------------------- */
+/* ---- Tables ---------------------------------------------------------------------------------- */
 
 static void test_sgd_within_its_ranges_is_accepted(void) {
     CHECK_EQUAL(check_sgd(0, 0, 0), FED_OK);
@@ -61,9 +63,8 @@ static void test_every_row_is_checked(void) {
 }
 
 static void test_only_momentum_needs_a_slot(void) {
-    const fed_step_row rows[] = {{FED_STEP_SGD, {0.1f}},
-                                 {FED_STEP_SGD, {0.1f, 0.9f}},
-                                 {FED_STEP_SGD, {0.1f, 0.9f, 1}}};
+    const fed_step_row rows[] = {
+        {FED_STEP_SGD, {0.1f}}, {FED_STEP_SGD, {0.1f, 0.9f}}, {FED_STEP_SGD, {0.1f, 0.9f, 1}}};
     CHECK_EQUAL(fed_step_slots(&(fed_step){rows, 1}), 0);
     CHECK_EQUAL(fed_step_slots(&(fed_step){rows + 1, 1}), 1);
     CHECK_EQUAL(fed_step_slots(&(fed_step){rows, 3}), 2);
@@ -87,10 +88,10 @@ static void test_refused_step_moves_nothing(void) {
     CHECK(params[0] == 1 && params[1] == 2);
 }
 
-/* ---- Steps ---------------------------------------------------------------------------------------- */
+/* ---- Steps ----------------------------------------------------------------------------------- */
 
-/* From 1, three steps on each of num_params equal coordinates; the values after each step by hand, in
- * double. Four roundings of numbers near 1 a step make 1e-6 ample for three steps. */
+/* From 1, three steps on each of num_params equal coordinates; the values after each step by hand,
+ * in double. Four roundings of numbers near 1 a step make 1e-6 ample for three steps. */
 static void check_steps(float momentum, float nesterov, const double *expected) {
     enum { MAX_PARAMS = 37 };
     const fed_step_row row = {FED_STEP_SGD, {LEARNING_RATE, momentum, nesterov}};
@@ -129,7 +130,8 @@ static void test_rows_act_in_turn_with_slots_of_their_own(void) {
     float params[2] = {0}, slots[4] = {0};
     for (int s = 0; s < 2; s++) {
         float gradient[2] = {1, 2};
-        CHECK_EQUAL(fed_step_apply(&(fed_step){rows, 2}, 2, params, server, gradient, slots), FED_OK);
+        CHECK_EQUAL(fed_step_apply(&(fed_step){rows, 2}, 2, params, server, gradient, slots),
+                    FED_OK);
     }
     CHECK(slots[0] == 1.5f && slots[1] == 3 && slots[2] == 1.25f && slots[3] == 2.5f);
     CHECK(params[0] == -4.75f && params[1] == -9.5f);
@@ -153,6 +155,4 @@ static const test_case TESTS[] = {
     TEST(test_rows_act_in_turn_with_slots_of_their_own),
 };
 
-int main(int argc, char **argv) {
-    return RUN_ON_EACH_ISA(TESTS, argc, argv);
-}
+int main(int argc, char **argv) { return RUN_ON_EACH_ISA(TESTS, argc, argv); }

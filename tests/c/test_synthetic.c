@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of synthetic.c: that an image depends on its key alone, the sizes, labels and looks of the data
- * set, and the pixel loop against a naive twin. The public functions tested are those of the library;
- * synthetic.c is included once more, under other names, to reach its pixel loop.
+ * Tests of synthetic.c: that an image depends on its key alone, the sizes, labels and looks of the
+ * data set, and the pixel loop against a naive twin. The public functions tested are those of the
+ * library; synthetic.c is included once more, under other names, to reach its pixel loop.
  */
 #include "../../csrc/fed.h"
 #include "test.h"
@@ -30,36 +30,30 @@ typedef struct drawing {
 static drawing drawn, other; /* too large for a stack frame */
 
 /* Client ids are hashed to 64 bits, so keys look like this. */
-static uint64_t key_of(size_t client)
-{
-    return (client + 1) * UINT64_C(0x9E3779B97F4A7C15);
-}
+static uint64_t key_of(size_t client) { return (client + 1) * UINT64_C(0x9E3779B97F4A7C15); }
 
-static void draw(drawing *out, const fed_synthetic *options, uint64_t client, int split)
-{
+static void draw(drawing *out, const fed_synthetic *options, uint64_t client, int split) {
     out->num_examples = fed_synthetic_count(options, client, split);
     CHECK(out->num_examples >= 1 && out->num_examples <= MAX_EXAMPLES);
     memset(&out->pixels[out->num_examples * NUM_PIXELS], 77, NUM_PIXELS);
     out->labels[out->num_examples] = 77;
-    CHECK_EQUAL(fed_synthetic_draw(options, client, split, 0, out->num_examples, out->pixels,
-                                   out->labels),
-                FED_OK);
+    CHECK_EQUAL(
+        fed_synthetic_draw(options, client, split, 0, out->num_examples, out->pixels, out->labels),
+        FED_OK);
     for (size_t i = 0; i < NUM_PIXELS; i++) {
         CHECK_EQUAL(out->pixels[out->num_examples * NUM_PIXELS + i], 77);
     }
     CHECK_EQUAL(out->labels[out->num_examples], 77);
 }
 
-static int is_equal(const drawing *a, const drawing *b)
-{
+static int is_equal(const drawing *a, const drawing *b) {
     return a->num_examples == b->num_examples &&
            memcmp(a->pixels, b->pixels, a->num_examples * NUM_PIXELS) == 0 &&
            memcmp(a->labels, b->labels, a->num_examples * sizeof(a->labels[0])) == 0;
 }
 
 /* Mean ink of the drawn pixels, 0..1. */
-static double mean_ink(const drawing *images)
-{
+static double mean_ink(const drawing *images) {
     double sum = 0.0;
     for (size_t i = 0; i < images->num_examples * NUM_PIXELS; i++) {
         sum += images->pixels[i];
@@ -67,10 +61,9 @@ static double mean_ink(const drawing *images)
     return sum / 255.0 / (double)(images->num_examples * NUM_PIXELS);
 }
 
-/* ---- Keys --------------------------------------------------------------------------------------- */
+/* ---- Keys ------------------------------------------------------------------------------------ */
 
-static void test_same_key_same_bytes(void)
-{
+static void test_same_key_same_bytes(void) {
     for (int split = FED_SPLIT_TRAIN; split <= FED_SPLIT_CENTRAL; split++) {
         draw(&drawn, &NATURAL, key_of(0), split);
         draw(&other, &NATURAL, key_of(0), split);
@@ -78,8 +71,7 @@ static void test_same_key_same_bytes(void)
     }
 }
 
-static void test_other_key_other_bytes(void)
-{
+static void test_other_key_other_bytes(void) {
     draw(&drawn, &NATURAL, key_of(0), FED_SPLIT_CENTRAL);
     draw(&other, &NATURAL, key_of(1), FED_SPLIT_CENTRAL);
     CHECK(!is_equal(&drawn, &other));
@@ -89,8 +81,7 @@ static void test_other_key_other_bytes(void)
     CHECK(!is_equal(&drawn, &other));
 }
 
-static void check_images_differ(uint64_t client)
-{
+static void check_images_differ(uint64_t client) {
     draw(&drawn, &NATURAL, client, FED_SPLIT_TRAIN);
     draw(&other, &NATURAL, client, FED_SPLIT_TEST);
     for (size_t i = 0; i < drawn.num_examples; i++) {
@@ -105,21 +96,19 @@ static void check_images_differ(uint64_t client)
 }
 
 /* Several clients: were train and test to share streams, only images of one digit would repeat. */
-static void test_images_do_not_repeat(void)
-{
+static void test_images_do_not_repeat(void) {
     for (size_t client = 0; client < 10; client++) {
         check_images_differ(key_of(client));
     }
 }
 
-static void test_range_equals_one_by_one(void)
-{
+static void test_range_equals_one_by_one(void) {
     draw(&drawn, &NATURAL, key_of(3), FED_SPLIT_TRAIN);
     for (size_t i = 0; i < drawn.num_examples; i++) {
         uint8_t image[NUM_PIXELS];
         int32_t label;
-        CHECK_EQUAL(
-            fed_synthetic_draw(&NATURAL, key_of(3), FED_SPLIT_TRAIN, i, 1, image, &label), FED_OK);
+        CHECK_EQUAL(fed_synthetic_draw(&NATURAL, key_of(3), FED_SPLIT_TRAIN, i, 1, image, &label),
+                    FED_OK);
         CHECK_EQUAL(label, drawn.labels[i]);
         CHECK_BYTES(image, &drawn.pixels[i * NUM_PIXELS], NUM_PIXELS);
     }
@@ -127,8 +116,7 @@ static void test_range_equals_one_by_one(void)
 
 /* Ink of the first images of a client, summed by image, as version 1 draws them. A libm that rounds
  * another way may move a pixel by one level; a changed data set must change its version name. */
-static void test_version_1(void)
-{
+static void test_version_1(void) {
     static const int32_t inks[] = {19037, 20195, 22737, 11709, 17423,
                                    14286, 16488, 25374, 21061, 25612};
     static const int32_t labels[] = {2, 9, 2, 1, 5, 1, 7, 9, 7, 0};
@@ -144,10 +132,9 @@ static void test_version_1(void)
     }
 }
 
-/* ---- Arguments ---------------------------------------------------------------------------------- */
+/* ---- Arguments ------------------------------------------------------------------------------- */
 
-static void check_refused(const fed_synthetic *options, int split, size_t first, size_t num)
-{
+static void check_refused(const fed_synthetic *options, int split, size_t first, size_t num) {
     uint8_t pixels[NUM_PIXELS] = {77};
     int32_t label = 77;
     CHECK_EQUAL(fed_synthetic_draw(options, 1, split, first, num, pixels, &label),
@@ -156,8 +143,7 @@ static void check_refused(const fed_synthetic *options, int split, size_t first,
     CHECK_EQUAL(label, 77);
 }
 
-static void test_ranges(void)
-{
+static void test_ranges(void) {
     const size_t count = fed_synthetic_count(&NATURAL, 1, FED_SPLIT_TRAIN);
     check_refused(&NATURAL, FED_SPLIT_TRAIN, count, 1);
     check_refused(&NATURAL, FED_SPLIT_TRAIN, 0, count + 1);
@@ -166,14 +152,12 @@ static void test_ranges(void)
     CHECK_EQUAL(fed_synthetic_draw(&NATURAL, 1, FED_SPLIT_TRAIN, count, 0, NULL, NULL), FED_OK);
 }
 
-static void check_options_refused(const fed_synthetic *options, int split)
-{
+static void check_options_refused(const fed_synthetic *options, int split) {
     CHECK_EQUAL(fed_synthetic_count(options, 1, split), 0);
     check_refused(options, split, 0, 0);
 }
 
-static void test_options(void)
-{
+static void test_options(void) {
     check_options_refused(&NATURAL, -1);
     check_options_refused(&NATURAL, FED_SPLIT_CENTRAL + 1);
     fed_synthetic bad[6] = {NATURAL, NATURAL, NATURAL, NATURAL, NATURAL, NATURAL};
@@ -189,8 +173,7 @@ static void test_options(void)
 }
 
 /* At the widest spread shapes leave the image; nothing may be written outside it. */
-static void test_extreme_spreads(void)
-{
+static void test_extreme_spreads(void) {
     fed_synthetic options = NATURAL;
     options.style_spread = 10.0;
     for (size_t client = 0; client < 20; client++) {
@@ -201,11 +184,10 @@ static void test_extreme_spreads(void)
     CHECK(mean_ink(&drawn) > 0.03);
 }
 
-/* ---- Sizes and labels --------------------------------------------------------------------------- */
+/* ---- Sizes and labels ------------------------------------------------------------------------ */
 
 static void check_sizes(const fed_synthetic *options, size_t least, size_t most, double mean,
-                        double deviation)
-{
+                        double deviation) {
     enum { NUM_CLIENTS = 5000 };
     double sum = 0.0, sum_of_squares = 0.0;
     for (size_t client = 0; client < NUM_CLIENTS; client++) {
@@ -224,8 +206,7 @@ static void check_sizes(const fed_synthetic *options, size_t least, size_t most,
                 0.05 * deviation);
 }
 
-static void test_sizes(void)
-{
+static void test_sizes(void) {
     check_sizes(&NATURAL, 8, 117, 100.1, 14.7);
     check_sizes(&SKEWED, 10, 400, 95.0, 60.0); /* the log-normal's, less what the clip takes */
     CHECK_EQUAL(fed_synthetic_count(&SKEWED, 1, FED_SPLIT_CENTRAL), 100);
@@ -233,8 +214,7 @@ static void test_sizes(void)
 
 /* Adds a split's labels to counts and returns how many there are. */
 static size_t count_labels(const fed_synthetic *options, uint64_t client, int split,
-                           size_t counts[NUM_DIGITS])
-{
+                           size_t counts[NUM_DIGITS]) {
     draw(&drawn, options, client, split);
     for (size_t i = 0; i < drawn.num_examples; i++) {
         CHECK(drawn.labels[i] >= 0 && drawn.labels[i] < NUM_DIGITS);
@@ -243,8 +223,7 @@ static size_t count_labels(const fed_synthetic *options, uint64_t client, int sp
     return drawn.num_examples;
 }
 
-static void test_natural_labels_are_even(void)
-{
+static void test_natural_labels_are_even(void) {
     fed_synthetic options = NATURAL;
     options.label_noise = 0.0;
     size_t first_digits[NUM_DIGITS] = {0};
@@ -262,8 +241,7 @@ static void test_natural_labels_are_even(void)
     }
 }
 
-static void test_skewed_labels_differ_by_client(void)
-{
+static void test_skewed_labels_differ_by_client(void) {
     size_t num_rare = 0, all[NUM_DIGITS] = {0}, num_all = 0;
     for (size_t client = 0; client < NUM_WRITERS; client++) {
         size_t counts[NUM_DIGITS] = {0};
@@ -281,8 +259,7 @@ static void test_skewed_labels_differ_by_client(void)
     }
 }
 
-static void test_central_is_clean_and_even(void)
-{
+static void test_central_is_clean_and_even(void) {
     fed_synthetic options = SKEWED;
     options.label_noise = 1.0;
     size_t counts[NUM_DIGITS] = {0};
@@ -292,8 +269,7 @@ static void test_central_is_clean_and_even(void)
     }
 }
 
-static void test_label_noise_changes_labels_only(void)
-{
+static void test_label_noise_changes_labels_only(void) {
     fed_synthetic clean = NATURAL, noisy = NATURAL;
     clean.label_noise = 0.0;
     noisy.label_noise = 0.5;
@@ -311,10 +287,9 @@ static void test_label_noise_changes_labels_only(void)
     CHECK_CLOSE((double)num_changed / (double)num_examples, 0.45, 0.04);
 }
 
-/* ---- Looks -------------------------------------------------------------------------------------- */
+/* ---- Looks ----------------------------------------------------------------------------------- */
 
-static void test_ink(void)
-{
+static void test_ink(void) {
     double sum = 0.0, least = 1.0, most = 0.0;
     for (size_t client = 0; client < NUM_WRITERS; client++) {
         draw(&drawn, &NATURAL, key_of(client), FED_SPLIT_TEST);
@@ -328,8 +303,7 @@ static void test_ink(void)
 }
 
 /* Almost everybody prefers one allograph of a digit, and every allograph is somebody's. */
-static void test_allographs(void)
-{
+static void test_allographs(void) {
     size_t num_preferring[NUM_GLYPHS] = {0};
     for (size_t client = 0; client < NUM_WRITERS; client++) {
         writer hand;
@@ -347,8 +321,7 @@ static void test_allographs(void)
     }
 }
 
-static void test_pick_follows_weights(void)
-{
+static void test_pick_follows_weights(void) {
     static const double weights[] = {1.0, 0.0, 3.0};
     const fed_key key = {.seed = 1};
     fed_rng rng;
@@ -361,8 +334,7 @@ static void test_pick_follows_weights(void)
     CHECK_CLOSE(counts[0], 2500.0, 220.0);
 }
 
-static void test_glyphs(void)
-{
+static void test_glyphs(void) {
     for (size_t g = 0; g < NUM_GLYPHS; g++) {
         size_t first = 0;
         CHECK(GLYPHS[g].num_strokes >= 1 && GLYPHS[g].num_strokes <= MAX_STROKES);
@@ -375,8 +347,7 @@ static void test_glyphs(void)
     CHECK_EQUAL(FIRST_GLYPH[NUM_DIGITS], NUM_GLYPHS);
 }
 
-static void test_curve_goes_through_its_points(void)
-{
+static void test_curve_goes_through_its_points(void) {
     CHECK_CLOSE(catmull_rom(3.0, 1.0, 4.0, 1.5, 0.0), 1.0, 1e-15);
     CHECK_CLOSE(catmull_rom(3.0, 1.0, 4.0, 1.5, 1.0), 4.0, 1e-15);
     CHECK_CLOSE(catmull_rom(0.0, 1.0, 2.0, 3.0, 0.3), 1.3, 1e-15); /* straight stays straight */
@@ -384,10 +355,9 @@ static void test_curve_goes_through_its_points(void)
     CHECK_CLOSE(catmull_rom(1.0, 0.0, 0.0, 1.0, 0.5), -0.125, 1e-15);
 }
 
-/* ---- The pixel loop ----------------------------------------------------------------------------- */
+/* ---- The pixel loop -------------------------------------------------------------------------- */
 
-static double naive_distance(double x, double y, point from, point to)
-{
+static double naive_distance(double x, double y, point from, point to) {
     const double along_x = to.x - from.x, along_y = to.y - from.y;
     const double squared_length = along_x * along_x + along_y * along_y;
     double share = 0.0;
@@ -398,8 +368,7 @@ static double naive_distance(double x, double y, point from, point to)
     return hypot(x - from.x - share * along_x, y - from.y - share * along_y);
 }
 
-static void check_stamps(const point *from, const point *to, size_t num_segments, double reach)
-{
+static void check_stamps(const point *from, const point *to, size_t num_segments, double reach) {
     canvas paper;
     clear_canvas(&paper, (float)reach);
     for (size_t i = 0; i < num_segments; i++) {
@@ -409,7 +378,8 @@ static void check_stamps(const point *from, const point *to, size_t num_segments
         for (size_t column = 0; column < SIDE; column++) {
             double nearest = 1e9;
             for (size_t i = 0; i < num_segments; i++) {
-                nearest = fmin(nearest, naive_distance((double)column, (double)row, from[i], to[i]));
+                nearest =
+                    fmin(nearest, naive_distance((double)column, (double)row, from[i], to[i]));
             }
             const double stamped = sqrt((double)paper.squared_distance[row][column]);
             CHECK_CLOSE(fmin(stamped, reach), fmin(nearest, reach), 2e-3);
@@ -417,15 +387,15 @@ static void check_stamps(const point *from, const point *to, size_t num_segments
     }
 }
 
-static void test_stamps_equal_naive_distances(void)
-{
+static void test_stamps_equal_naive_distances(void) {
     const fed_key key = {.seed = 3};
     fed_rng rng;
     fed_rng_init(&rng, &key);
     for (int trial = 0; trial < 100; trial++) {
         enum { NUM_SEGMENTS = 8 };
         point from[NUM_SEGMENTS], to[NUM_SEGMENTS];
-        for (size_t i = 0; i < NUM_SEGMENTS; i++) { /* some inside, some across an edge, some beyond */
+        for (size_t i = 0; i < NUM_SEGMENTS;
+             i++) { /* some inside, some across an edge, some beyond */
             from[i] = (point){uniform(&rng, -8.0, 36.0), uniform(&rng, -8.0, 36.0)};
             const point step = normal_point(&rng, trial % 2 ? 2.0 : 15.0);
             to[i] = (point){from[i].x + step.x, from[i].y + step.y};
@@ -435,8 +405,7 @@ static void test_stamps_equal_naive_distances(void)
     }
 }
 
-static void test_stamps_at_the_corners(void)
-{
+static void test_stamps_at_the_corners(void) {
     static const point corners[] = {{0, 0}, {27, 0}, {0, 27}, {27, 27}, {-1, 13}, {28, 13}};
     check_stamps(corners, corners, 6, 1.5);
 }
@@ -464,7 +433,4 @@ static const test_case TESTS[] = {
     TEST(test_stamps_at_the_corners),
 };
 
-int main(int argc, char **argv)
-{
-    return TEST_MAIN(TESTS, argc, argv);
-}
+int main(int argc, char **argv) { return TEST_MAIN(TESTS, argc, argv); }

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Pixels that never change are one input. In a writer's hundred digits the paper around the ink has the
+ * same value in every image; a dense layer spends a third of its work on it. Let c be those pixels, the
+ * same vector in all images, and u = c / |c|. The layer sees them only through c . w = |c| (u . w), and
+ * their gradient is always a multiple of c. So while a client trains by gradients alone, its weights
+ * there move along u only: one input of value |c| with weight u . w stands for all of them, exactly but
+ * for rounding. Before training the weights are projected, afterwards each gets its share of the move.
+ */
+#include "core.h"
+
+#include <math.h>
+#include <string.h>
+
+static size_t pixel_bytes(const fed_client *client) {
+    return client->pixel_type == FED_PIXELS_UINT8 ? sizeof(uint8_t) : sizeof(float);
+}
+
+/* The arrays of a fed_narrow for images of the model's size, floats at worst. */
+size_t fed_narrow_num_bytes(const fed_net *net) {
+    const size_t num_pixels = net->model->num_inputs;
+    const size_t of_groups = num_pixels / FED_GROUP * 2 * sizeof(uint32_t);
+    return of_groups + num_pixels * sizeof(float) /* direction */ + num_pixels * sizeof(float);
+}
+
+static void carve_arrays(fed_narrow *narrow, void *memory) {
+    const size_t num_groups = narrow->num_pixels / FED_GROUP;
+    narrow->direction = memory;
+    narrow->kept_groups = (uint32_t *)(narrow->direction + narrow->num_pixels);
+    narrow->fixed_groups = narrow->kept_groups + num_groups;
+    narrow->scratch = (uint8_t *)(narrow->fixed_groups + num_groups);
+}
+
+/* Splits the groups by whether any image differs there from the first. */
+static void split_groups(fed_narrow *narrow, const fed_kernels *kernels) {
+    const fed_client *client = narrow->client;
+    const size_t image_bytes = narrow->num_pixels * pixel_bytes(client);
+    const size_t group_bytes = FED_GROUP * pixel_bytes(client);
+    const uint8_t *images = client->pixels;
+    uint8_t *differs = narrow->scratch;
+    memset(differs, 0, image_bytes);
+    for (size_t e = 1; e < client->num_examples; e++)
+        kernels->mark_differences(images, images + e * image_bytes, image_bytes, differs);
+
+    static const uint8_t alike[FED_GROUP * sizeof(float)];
+    narrow->num_kept = narrow->num_fixed = 0;
+    for (size_t g = 0; g < narrow->num_pixels / FED_GROUP; g++) {
+        if (memcmp(differs + g * group_bytes, alike, group_bytes) != 0)
+            narrow->kept_groups[narrow->num_kept++] = (uint32_t)g;
+        else
+            narrow->fixed_groups[narrow->num_fixed++] = (uint32_t)g;
+    }
+}
+
+/* What the model sees of one pixel of the first image. */
+static float first_image_pixel(const fed_client *client, size_t pixel) {
+    const float stored = client->pixel_type == FED_PIXELS_UINT8
+                             ? (float)((const uint8_t *)client->pixels)[pixel]
+                             : ((const float *)client->pixels)[pixel];
+    return client->scale * stored + client->offset;
+}
+
+static void set_direction(fed_narrow *narrow) {
+    double sum_of_squares = 0;
+    for (size_t f = 0; f < narrow->num_fixed; f++)
+        for (size_t p = 0; p < FED_GROUP; p++) {
+            const float value =
+                first_image_pixel(narrow->client, narrow->fixed_groups[f] * FED_GROUP + p);
+            narrow->direction[f * FED_GROUP + p] = value;
+            sum_of_squares += (double)value * (double)value;
+        }
+    const double length = sqrt(sum_of_squares);
+    narrow->length = (float)length;
+    for (size_t i = 0; i < narrow->num_fixed * FED_GROUP; i++)
+        narrow->direction[i] = length > 0 ? (float)((double)narrow->direction[i] / length) : 0;
+}
+
+static size_t num_kept_pixels(const fed_narrow *narrow) {
+    return narrow->num_kept * FED_GROUP + narrow->num_tail;
+}
+
+/* The same model with a narrow first layer. Offsets are those of flat parameters and stay unused. */
+static void set_net(fed_narrow *narrow, const fed_net *net) {
+    narrow->model = *net->model;
+    memcpy(narrow->layers, net->model->layers, net->model->num_layers * sizeof *narrow->layers);
+    narrow->layers[0].num_inputs = num_kept_pixels(narrow) + 1;
+    narrow->model.layers = narrow->layers;
+    narrow->model.num_inputs = narrow->layers[0].num_inputs;
+    fed_net_lay_out(&narrow->net, &narrow->model);
+}
+
+int fed_narrow_init(fed_narrow *narrow, const fed_net *net, const fed_client *client,
+                    void *memory) {
+    narrow->client = client;
+    narrow->num_pixels = net->model->num_inputs;
+    narrow->num_tail = narrow->num_pixels % FED_GROUP;
+    carve_arrays(narrow, memory);
+    split_groups(narrow, net->kernels);
+    /* Gathering costs something too: it should save an eighth of the work. */
+    if (fed_padded(num_kept_pixels(narrow) + 1) > fed_padded(narrow->num_pixels) / 8 * 7) return 0;
+    set_direction(narrow);
+    set_net(narrow, net);
+    return 1;
+}
+
+void fed_narrow_decode(const fed_narrow *narrow, size_t example, float *row) {
+    const fed_client *client = narrow->client;
+    const fed_kernels *kernels = narrow->net.kernels;
+    const size_t num_kept = num_kept_pixels(narrow);
+    const size_t tail_start = narrow->num_pixels - narrow->num_tail;
+    if (client->pixel_type == FED_PIXELS_UINT8) {
+        const uint8_t *image = (const uint8_t *)client->pixels + example * narrow->num_pixels;
+        uint8_t *gathered = narrow->scratch;
+        for (size_t k = 0; k < narrow->num_kept; k++, gathered += FED_GROUP)
+            memcpy(gathered, image + narrow->kept_groups[k] * FED_GROUP, FED_GROUP);
+        memcpy(gathered, image + tail_start, narrow->num_tail);
+        kernels->decode_uint8(narrow->scratch, num_kept, client->scale, client->offset, row);
+    } else {
+        const float *image = (const float *)client->pixels + example * narrow->num_pixels;
+        float *gathered = (float *)(void *)narrow->scratch;
+        for (size_t k = 0; k < narrow->num_kept; k++, gathered += FED_GROUP)
+            memcpy(gathered, image + narrow->kept_groups[k] * FED_GROUP,
+                   FED_GROUP * sizeof *gathered);
+        memcpy(gathered, image + tail_start, narrow->num_tail * sizeof *gathered);
+        kernels->decode_float32((const float *)(void *)narrow->scratch, num_kept, client->scale,
+                                client->offset, row);
+    }
+    row[num_kept] = narrow->length;
+    for (size_t i = num_kept + 1; i < fed_padded(num_kept + 1); i++) row[i] = 0;
+}
+
+/* ---- Parameters: row o of the first layer's packed kernel, then everything after it ------------- */
+
+static size_t first_kernel_size(const fed_net *net) {
+    return net->model->layers[0].num_outputs * fed_padded(net->model->layers[0].num_inputs);
+}
+
+static float along_direction(const fed_narrow *narrow, const float *weights) {
+    double sums[FED_GROUP] = {0}; /* one a lane, so that no addition waits for the one before */
+    for (size_t f = 0; f < narrow->num_fixed; f++)
+        for (size_t p = 0; p < FED_GROUP; p++)
+            sums[p] += (double)narrow->direction[f * FED_GROUP + p] *
+                       (double)weights[narrow->fixed_groups[f] * FED_GROUP + p];
+    return (float)((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+
+void fed_narrow_params(const fed_narrow *narrow, const fed_net *net, const float *wide,
+                       float *packed) {
+    const size_t wide_width = fed_padded(narrow->num_pixels);
+    const size_t num_kept = num_kept_pixels(narrow), width = fed_padded(num_kept + 1);
+    for (size_t o = 0; o < narrow->layers[0].num_outputs; o++) {
+        const float *weights = wide + o * wide_width;
+        float *row = packed + o * width;
+        for (size_t k = 0; k < narrow->num_kept; k++)
+            memcpy(row + k * FED_GROUP, weights + narrow->kept_groups[k] * FED_GROUP,
+                   FED_GROUP * sizeof *row);
+        memcpy(row + narrow->num_kept * FED_GROUP, weights + narrow->num_pixels - narrow->num_tail,
+               narrow->num_tail * sizeof *row);
+        row[num_kept] = along_direction(narrow, weights);
+        for (size_t i = num_kept + 1; i < width; i++) row[i] = 0;
+    }
+    const size_t start = first_kernel_size(&narrow->net), wide_start = first_kernel_size(net);
+    memcpy(packed + start, wide + wide_start, (fed_net_size(net) - wide_start) * sizeof *packed);
+}
+
+void fed_narrow_widen(const fed_narrow *narrow, const fed_net *net, const float *before,
+                      const float *after, const float *server, float *wide) {
+    const size_t wide_width = fed_padded(narrow->num_pixels);
+    const size_t num_kept = num_kept_pixels(narrow), width = fed_padded(num_kept + 1);
+    const size_t wide_start = first_kernel_size(net);
+    memcpy(wide, server, wide_start * sizeof *wide);
+    for (size_t o = 0; o < narrow->layers[0].num_outputs; o++) {
+        float *weights = wide + o * wide_width;
+        const float *row = after + o * width;
+        for (size_t k = 0; k < narrow->num_kept; k++)
+            memcpy(weights + narrow->kept_groups[k] * FED_GROUP, row + k * FED_GROUP,
+                   FED_GROUP * sizeof *row);
+        memcpy(weights + narrow->num_pixels - narrow->num_tail, row + narrow->num_kept * FED_GROUP,
+               narrow->num_tail * sizeof *row);
+        const float move = row[num_kept] - before[o * width + num_kept];
+        for (size_t f = 0; f < narrow->num_fixed; f++)
+            for (size_t p = 0; p < FED_GROUP; p++)
+                weights[narrow->fixed_groups[f] * FED_GROUP + p] +=
+                    move * narrow->direction[f * FED_GROUP + p];
+    }
+    memcpy(wide + wide_start, after + first_kernel_size(&narrow->net),
+           (fed_net_size(net) - wide_start) * sizeof *wide);
+}

@@ -1,0 +1,657 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Tests of the kernels of each instruction set: against hand-worked values, against naive twins in
+ * double, and against the generic variant. Every array starts one float off its alignment and has
+ * guards at both ends.
+ *
+ * Bounds. A sum of n products rounded to float in any order, with or without fused multiply-adds,
+ * is off by at most n * UNIT_ROUNDOFF * (sum of the products' magnitudes), to first order; one unit
+ * more is allowed for the second. A forgotten term is 1/n of that sum, far above the bound for
+ * every n here.
+ */
+#include "fixtures.h"
+
+#include <float.h>
+
+enum { GUARDS = 16, MAX_CLASSES = 62 };
+static const float GUARD = -12345.0f;
+static const size_t SIZES[] = {0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 784};
+
+/* ---- Guarded arrays -------------------------------------------------------------------------- */
+
+typedef struct guarded {
+    float *base, *values; /* values: one float off base's alignment of 64 bytes */
+    size_t num_values;
+} guarded;
+
+static guarded guarded_new(size_t num_values, uint64_t seed, double scale) {
+    guarded g = {.num_values = num_values};
+    g.base = fed_allocate((2 * GUARDS + 1 + num_values) * sizeof(*g.base));
+    CHECK(g.base != NULL);
+    g.values = g.base + GUARDS + 1;
+    for (size_t i = 0; i < 2 * GUARDS + 1 + num_values; i++) g.base[i] = GUARD;
+    fill_floats(seed, scale, g.values, num_values);
+    return g;
+}
+
+static void guarded_free(guarded *g) {
+    for (size_t i = 0; i < GUARDS; i++) {
+        CHECK(g->values[-1 - (ptrdiff_t)i] == GUARD);
+        CHECK(g->values[g->num_values + i] == GUARD);
+    }
+    free(g->base);
+}
+
+/* ---- Dense ----------------------------------------------------------------------------------- */
+
+/* Weights, inputs and a gradient of made-up numbers; rows in memory run opposite to their index. */
+typedef struct dense {
+    size_t width, num_outputs, num_rows;
+    guarded weights, bias, inputs, gradient;
+    const float *rows[FED_LANES];
+} dense;
+
+static dense dense_new(size_t width, size_t num_outputs, size_t num_rows) {
+    dense d = {.width = width, .num_outputs = num_outputs, .num_rows = num_rows};
+    d.weights = guarded_new(num_outputs * width, 1, 1);
+    d.bias = guarded_new(num_outputs, 2, 1);
+    d.inputs = guarded_new(num_rows * width, 3, 1);
+    d.gradient = guarded_new(num_outputs * FED_LANES, 4, 1);
+    for (size_t b = 0; b < num_rows; b++) d.rows[b] = d.inputs.values + (num_rows - 1 - b) * width;
+    return d;
+}
+
+static void dense_free(dense *d) {
+    guarded_free(&d->weights);
+    guarded_free(&d->bias);
+    guarded_free(&d->inputs);
+    guarded_free(&d->gradient);
+}
+
+static void for_each_dense(void (*check)(dense *)) {
+    static const size_t widths[] = {16, 32, 48, 784};
+    static const size_t outputs[] = {1, 2, 3, 4, 5, 6, 9, 10, 11, 62};
+    static const size_t rows[] = {0, 1, 2, 3, 4, 5, 9, 20, 31, 32};
+    for (size_t w = 0; w < LENGTH(widths); w++)
+        for (size_t o = 0; o < LENGTH(outputs); o++)
+            for (size_t r = 0; r < LENGTH(rows); r++) {
+                dense d = dense_new(widths[w], outputs[o], rows[r]);
+                check(&d);
+                dense_free(&d);
+            }
+}
+
+static void check_forward(dense *d) {
+    guarded out = guarded_new(d->num_outputs * FED_LANES, 5, 1);
+    fed_active_kernels()->dense_forward(d->weights.values, d->bias.values, d->width, d->num_outputs,
+                                        d->rows, d->num_rows, out.values);
+    for (size_t o = 0; o < d->num_outputs; o++)
+        for (size_t b = 0; b < d->num_rows; b++) {
+            double sum = d->bias.values[o], magnitude = fabs(sum);
+            for (size_t i = 0; i < d->width; i++) {
+                const double term = (double)d->weights.values[o * d->width + i] * d->rows[b][i];
+                sum += term;
+                magnitude += fabs(term);
+            }
+            CHECK_CLOSE(out.values[o * FED_LANES + b], sum,
+                        (double)(d->width + 2) * UNIT_ROUNDOFF * magnitude);
+        }
+    guarded_free(&out);
+}
+
+static void test_dense_forward_equals_twin(void) { for_each_dense(check_forward); }
+
+static void check_accumulate(dense *d) {
+    const dense before = dense_new(d->width, d->num_outputs, d->num_rows);
+    fed_active_kernels()->dense_accumulate(d->weights.values, d->bias.values, d->width,
+                                           d->num_outputs, d->rows, d->num_rows,
+                                           d->gradient.values);
+    const double bound = (double)(d->num_rows + 2) * UNIT_ROUNDOFF;
+    for (size_t o = 0; o < d->num_outputs; o++) {
+        const float *gradient = d->gradient.values + o * FED_LANES;
+        for (size_t i = 0; i <= d->width; i++) { /* the last i is the bias, whose input is 1 */
+            const int is_bias = i == d->width;
+            const size_t w = o * d->width + i;
+            double sum = is_bias ? before.bias.values[o] : before.weights.values[w];
+            double magnitude = fabs(sum);
+            for (size_t b = 0; b < d->num_rows; b++) {
+                const double term = (double)gradient[b] * (is_bias ? 1 : d->rows[b][i]);
+                sum += term;
+                magnitude += fabs(term);
+            }
+            CHECK_CLOSE(is_bias ? d->bias.values[o] : d->weights.values[w], sum, bound * magnitude);
+        }
+    }
+    dense_free(&(dense){.weights = before.weights,
+                        .bias = before.bias,
+                        .inputs = before.inputs,
+                        .gradient = before.gradient});
+}
+
+static void test_dense_accumulate_equals_twin(void) { for_each_dense(check_accumulate); }
+
+/* The last inputs of a padded row are no inputs: num_inputs stops before them. */
+static void check_backward_inputs(dense *d) {
+    const size_t num_inputs = d->width - d->num_rows % FED_PAD;
+    guarded out = guarded_new(num_inputs * FED_LANES, 5, 1);
+    fed_active_kernels()->dense_backward_inputs(d->weights.values, d->width, num_inputs,
+                                                d->num_outputs, d->gradient.values, out.values);
+    for (size_t i = 0; i < num_inputs; i++)
+        for (size_t b = 0; b < FED_LANES; b++) {
+            double sum = 0, magnitude = 0;
+            for (size_t o = 0; o < d->num_outputs; o++) {
+                const double term = (double)d->weights.values[o * d->width + i] *
+                                    d->gradient.values[o * FED_LANES + b];
+                sum += term;
+                magnitude += fabs(term);
+            }
+            CHECK_CLOSE(out.values[i * FED_LANES + b], sum,
+                        (double)(d->num_outputs + 1) * UNIT_ROUNDOFF * magnitude);
+        }
+    guarded_free(&out);
+}
+
+static void test_dense_backward_inputs_equals_twin(void) { for_each_dense(check_backward_inputs); }
+
+static void test_dense_without_rows_changes_nothing(void) {
+    dense d = dense_new(32, 10, 0), before = dense_new(32, 10, 0);
+    guarded out = guarded_new(10 * FED_LANES, 5, 1), out_before = guarded_new(10 * FED_LANES, 5, 1);
+    const fed_kernels *kernels = fed_active_kernels();
+    kernels->dense_forward(d.weights.values, d.bias.values, 32, 10, d.rows, 0, out.values);
+    kernels->dense_accumulate(d.weights.values, d.bias.values, 32, 10, d.rows, 0,
+                              d.gradient.values);
+    CHECK_BYTES(out.values, out_before.values, 10 * FED_LANES * sizeof(float));
+    CHECK_BYTES(d.weights.values, before.weights.values, 32 * 10 * sizeof(float));
+    CHECK_BYTES(d.bias.values, before.bias.values, 10 * sizeof(float));
+    guarded_free(&out);
+    guarded_free(&out_before);
+    dense_free(&d);
+    dense_free(&before);
+}
+
+static void check_dense_agrees(dense *d) {
+    const size_t num_values = d->num_outputs * FED_LANES;
+    guarded out = guarded_new(num_values, 5, 0), expected = guarded_new(num_values, 5, 0);
+    fed_active_kernels()->dense_forward(d->weights.values, d->bias.values, d->width, d->num_outputs,
+                                        d->rows, d->num_rows, out.values);
+    fed_kernels_generic.dense_forward(d->weights.values, d->bias.values, d->width, d->num_outputs,
+                                      d->rows, d->num_rows, expected.values);
+    /* Each is off by width + 2 roundings of a magnitude below width + 1. */
+    const double bound = 2.0 * (double)((d->width + 2) * (d->width + 1)) * UNIT_ROUNDOFF;
+    for (size_t i = 0; i < num_values; i++) CHECK_CLOSE(out.values[i], expected.values[i], bound);
+    guarded_free(&out);
+    guarded_free(&expected);
+}
+
+static void test_dense_forward_agrees_with_generic(void) { for_each_dense(check_dense_agrees); }
+
+/* A lane that holds no example may hold anything. */
+static void test_dense_accumulate_ignores_lanes_without_rows(void) {
+    dense d = dense_new(48, 10, 9), expected = dense_new(48, 10, 9);
+    for (size_t o = 0; o < 10; o++)
+        for (size_t b = 9; b < FED_LANES; b++) d.gradient.values[o * FED_LANES + b] = NAN;
+    const fed_kernels *kernels = fed_active_kernels();
+    kernels->dense_accumulate(d.weights.values, d.bias.values, 48, 10, d.rows, 9,
+                              d.gradient.values);
+    kernels->dense_accumulate(expected.weights.values, expected.bias.values, 48, 10, expected.rows,
+                              9, expected.gradient.values);
+    CHECK_BYTES(d.weights.values, expected.weights.values, 48 * 10 * sizeof(float));
+    CHECK_BYTES(d.bias.values, expected.bias.values, 10 * sizeof(float));
+    dense_free(&d);
+    dense_free(&expected);
+}
+
+/* ---- Softmax cross-entropy ------------------------------------------------------------------- */
+
+/* One block: the logits given and what the kernel makes of them. */
+typedef struct block {
+    size_t num_classes, num_rows;
+    int32_t labels[FED_LANES];
+    float logits[FED_LANES][MAX_CLASSES];
+    float gradient[FED_LANES][MAX_CLASSES];
+    fed_score score;
+} block;
+
+/* Lanes without a row are filled with NaN: they must not matter. */
+static void run_softmax(const fed_kernels *kernels, block *blk, float scale) {
+    guarded lanes = guarded_new(blk->num_classes * FED_LANES, 0, 0);
+    for (size_t k = 0; k < blk->num_classes; k++)
+        for (size_t b = 0; b < FED_LANES; b++)
+            lanes.values[k * FED_LANES + b] = b < blk->num_rows ? blk->logits[b][k] : NAN;
+    blk->score = (fed_score){0, 0};
+    kernels->softmax_xent(lanes.values, blk->num_classes, blk->labels, blk->num_rows, scale,
+                          &blk->score);
+    for (size_t k = 0; k < blk->num_classes; k++)
+        for (size_t b = 0; b < blk->num_rows; b++)
+            blk->gradient[b][k] = lanes.values[k * FED_LANES + b];
+    guarded_free(&lanes);
+}
+
+static block random_block(size_t num_classes, size_t num_rows, double scale, uint64_t seed) {
+    block blk = {.num_classes = num_classes, .num_rows = num_rows};
+    for (size_t b = 0; b < num_rows; b++) fill_floats(seed + b, scale, blk.logits[b], num_classes);
+    fill_labels(seed, num_classes, blk.labels, num_rows);
+    return blk;
+}
+
+/* A block of one row of three classes. */
+static block row_of_three(float a, float b, float c, int32_t label) {
+    block blk = {.num_classes = 3, .num_rows = 1, .labels = {label}, .logits = {{a, b, c}}};
+    run_softmax(fed_active_kernels(), &blk, 1);
+    return blk;
+}
+
+/* One row's logits as doubles. */
+static void widen_row(const block *blk, size_t b, double *logits /* out [MAX_CLASSES] */) {
+    for (size_t k = 0; k < MAX_CLASSES; k++) logits[k] = blk->logits[b][k];
+}
+
+static void test_equal_logits_give_log_of_classes_and_class_0(void) {
+    for (size_t num_rows = 1; num_rows <= FED_LANES; num_rows++) {
+        block blk = random_block(10, num_rows, 0, num_rows);
+        run_softmax(fed_active_kernels(), &blk, 0.5f);
+        int64_t num_zero = 0;
+        for (size_t b = 0; b < num_rows; b++) {
+            num_zero += blk.labels[b] == 0;
+            for (int32_t k = 0; k < 10; k++)
+                CHECK_CLOSE(blk.gradient[b][k], 0.5 * (0.1 - (k == blk.labels[b])), 1e-7);
+        }
+        CHECK_EQUAL(blk.score.num_correct, num_zero);
+        CHECK_CLOSE(blk.score.loss_sum, (double)num_rows * log(10), 1e-12 * (double)num_rows);
+    }
+}
+
+static void test_softmax_equals_hand_worked_quarters(void) {
+    block blk = {.num_classes = 2, .num_rows = 2, .labels = {0, 1}};
+    for (size_t b = 0; b < 2; b++) blk.logits[b][1] = (float)log(3);
+    run_softmax(fed_active_kernels(), &blk, 1);
+    CHECK_CLOSE(blk.score.loss_sum, log(4) + log(4.0 / 3), 1e-6);
+    CHECK_EQUAL(blk.score.num_correct, 1);
+    const double expected[2][2] = {{-0.75, 0.75}, {0.25, -0.25}};
+    for (size_t b = 0; b < 2; b++)
+        for (size_t k = 0; k < 2; k++) CHECK_CLOSE(blk.gradient[b][k], expected[b][k], 1e-7);
+}
+
+static void test_ties_go_to_the_first_class(void) {
+    CHECK_EQUAL(row_of_three(1, 3, 3, 1).score.num_correct, 1);
+    CHECK_EQUAL(row_of_three(1, 3, 3, 2).score.num_correct, 0);
+    CHECK_EQUAL(row_of_three(3, 1, 3, 0).score.num_correct, 1);
+    CHECK_EQUAL(row_of_three(-2, -2, -2, 0).score.num_correct, 1);
+    CHECK_EQUAL(row_of_three(-0.0f, 0.0f, -1, 0).score.num_correct, 1);
+}
+
+static void test_single_class_has_no_loss(void) {
+    block blk = {.num_classes = 1, .num_rows = 2, .logits = {{5}, {-3}}};
+    run_softmax(fed_active_kernels(), &blk, 1);
+    CHECK(blk.score.loss_sum == 0 && blk.gradient[0][0] == 0 && blk.gradient[1][0] == 0);
+    CHECK_EQUAL(blk.score.num_correct, 2);
+}
+
+static void test_score_is_added_to(void) {
+    float lanes[2 * FED_LANES] = {0};
+    fed_score score = {100, 7};
+    fed_active_kernels()->softmax_xent(lanes, 2, (const int32_t[]){0}, 1, 1, &score);
+    CHECK_CLOSE(score.loss_sum, 100 + log(2), 1e-12);
+    CHECK_EQUAL(score.num_correct, 8);
+}
+
+/* Row `bad` has a poisoned logit; the other rows must be scored as if it were not there. */
+static void check_poisoned(float poison, size_t bad, size_t k, int32_t label) {
+    block blk = random_block(10, 20, 1, 7), clean = random_block(10, 20, 1, 7);
+    blk.logits[bad][k] = poison;
+    blk.labels[bad] = label;
+    run_softmax(fed_active_kernels(), &blk, 1);
+    run_softmax(fed_active_kernels(), &clean, 1);
+    CHECK(isnan(blk.score.loss_sum));
+    int64_t num_correct = 0;
+    for (size_t b = 0; b < 20; b++) {
+        double logits[MAX_CLASSES];
+        widen_row(&clean, b, logits);
+        for (size_t j = 0; j < 10; j++)
+            CHECK(b == bad ? isnan(blk.gradient[b][j])
+                           : blk.gradient[b][j] == clean.gradient[b][j]);
+        num_correct += b != bad && twin_argmax(logits, 10) == (size_t)clean.labels[b];
+    }
+    CHECK_EQUAL(blk.score.num_correct, num_correct);
+}
+
+static void test_nan_logit_is_wrong_and_spoils_its_row_only(void) {
+    static const size_t rows[] = {0, 3, 16, 19}, classes[] = {0, 4, 9};
+    for (size_t r = 0; r < LENGTH(rows); r++)
+        for (size_t k = 0; k < LENGTH(classes); k++)
+            for (int32_t label = 0; label < 10; label++)
+                check_poisoned(NAN, rows[r], classes[k], label);
+}
+
+static void test_positive_infinite_logit_is_wrong_and_spoils_its_row_only(void) {
+    for (size_t k = 0; k < 10; k += 3)
+        for (int32_t label = 0; label < 10; label++) check_poisoned(INFINITY, 5, k, label);
+}
+
+static void test_all_logits_minus_infinity_lose_nan(void) {
+    const block blk = row_of_three(-INFINITY, -INFINITY, -INFINITY, 0);
+    CHECK(isnan(blk.score.loss_sum) && isnan(blk.gradient[0][0]));
+    CHECK_EQUAL(blk.score.num_correct, 0);
+}
+
+static void test_minus_infinity_elsewhere_is_probability_0(void) {
+    const block blk = row_of_three(-INFINITY, 0, 0, 1);
+    CHECK_CLOSE(blk.score.loss_sum, log(2), 1e-7);
+    CHECK_EQUAL(blk.score.num_correct, 1);
+    CHECK_CLOSE(blk.gradient[0][0], 0, 1e-37);
+    CHECK_CLOSE(blk.gradient[0][1], -0.5, 1e-7);
+}
+
+static void test_largest_floats_do_not_overflow(void) {
+    const block blk = row_of_three(FLT_MAX, -FLT_MAX, 0, 1);
+    CHECK_CLOSE(blk.score.loss_sum, 2.0 * FLT_MAX, 1e30);
+    CHECK_CLOSE(blk.gradient[0][0], 1, 1e-7);
+    CHECK_CLOSE(blk.gradient[0][1], -1, 1e-7);
+}
+
+/* A loss is off by u (K + 4 + ln s + 2 |loss|) at most: K sums and exponentials within an ulp each.
+ */
+static void check_losses(size_t num_classes, double scale, uint64_t seed) {
+    block blk = random_block(num_classes, 1, scale, seed);
+    const int32_t label = blk.labels[0];
+    double logits[MAX_CLASSES];
+    widen_row(&blk, 0, logits);
+    const double max = logits[twin_argmax(logits, num_classes)];
+    const double exp_sum = twin_exp_sum(logits, num_classes);
+    const double loss = twin_loss(logits, num_classes, label);
+    run_softmax(fed_active_kernels(), &blk, 1);
+    CHECK_CLOSE(blk.score.loss_sum, loss,
+                UNIT_ROUNDOFF * ((double)num_classes + 4 + log(exp_sum) + 2 * loss));
+    for (size_t k = 0; k < num_classes; k++)
+        CHECK_CLOSE(blk.gradient[0][k],
+                    exp(logits[k] - max) / exp_sum - (k == (size_t)label ? 1 : 0), 1e-6);
+}
+
+static void test_losses_are_within_their_bound_at_every_scale(void) {
+    static const double scales[] = {0.1, 1, 5, 20, 60, 1000};
+    static const size_t classes[] = {1, 2, 3, 10, 62};
+    for (size_t s = 0; s < LENGTH(scales); s++)
+        for (size_t k = 0; k < LENGTH(classes); k++)
+            for (uint64_t seed = 0; seed < 100; seed++) check_losses(classes[k], scales[s], seed);
+}
+
+static void test_block_of_rows_scores_as_its_rows(void) {
+    for (size_t num_rows = 1; num_rows <= FED_LANES; num_rows++) {
+        block blk = random_block(62, num_rows, 10, num_rows);
+        run_softmax(fed_active_kernels(), &blk, 1);
+        double loss = 0, bound = 0;
+        int64_t num_correct = 0;
+        for (size_t b = 0; b < num_rows; b++) {
+            block row = {.num_classes = 62, .num_rows = 1, .labels = {blk.labels[b]}};
+            memcpy(row.logits[0], blk.logits[b], sizeof(row.logits[0]));
+            run_softmax(fed_active_kernels(), &row, 1);
+            CHECK_BYTES(blk.gradient[b], row.gradient[0], sizeof(row.gradient[0]));
+            loss += row.score.loss_sum;
+            bound += 1e-14 * (fabs(row.score.loss_sum) + 10);
+            num_correct += row.score.num_correct;
+        }
+        CHECK_CLOSE(blk.score.loss_sum, loss, bound);
+        CHECK_EQUAL(blk.score.num_correct, num_correct);
+    }
+}
+
+/* Of K values that add up to 0, each is rounded a few times. */
+static void test_gradient_rows_sum_to_zero(void) {
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        block blk = random_block(62, FED_LANES, 5, seed);
+        run_softmax(fed_active_kernels(), &blk, 1);
+        for (size_t b = 0; b < FED_LANES; b++) {
+            double sum = 0;
+            for (size_t k = 0; k < 62; k++) sum += blk.gradient[b][k];
+            CHECK_CLOSE(sum, 0, 2 * (62 + 4) * UNIT_ROUNDOFF);
+        }
+    }
+}
+
+static void test_gradient_equals_central_differences(void) {
+    const double h = 1e-5, scale = -0.25;
+    block blk = random_block(10, FED_LANES, 3, 11);
+    run_softmax(fed_active_kernels(), &blk, (float)scale);
+    for (size_t b = 0; b < FED_LANES; b++)
+        for (size_t k = 0; k < 10; k++) {
+            double up[MAX_CLASSES], down[MAX_CLASSES];
+            widen_row(&blk, b, up);
+            widen_row(&blk, b, down);
+            up[k] += h;
+            down[k] -= h;
+            const double slope =
+                (twin_loss(up, 10, blk.labels[b]) - twin_loss(down, 10, blk.labels[b])) / (2 * h);
+            CHECK_CLOSE(blk.gradient[b][k], scale * slope, 1e-6);
+        }
+}
+
+/* 5000 classes and 32 rows: the product of the rows' sums must not overflow. */
+static void test_many_classes_do_not_overflow_the_loss(void) {
+    enum { MANY = 5000 };
+    guarded lanes = guarded_new((size_t)MANY * FED_LANES, 0, 0);
+    int32_t labels[FED_LANES];
+    for (size_t b = 0; b < FED_LANES; b++) labels[b] = (int32_t)(MANY - 1 - b);
+    fed_score score = {0, 0};
+    fed_active_kernels()->softmax_xent(lanes.values, MANY, labels, FED_LANES, 1, &score);
+    CHECK_CLOSE(score.loss_sum, FED_LANES * log(MANY), FED_LANES * (MANY + 4) * UNIT_ROUNDOFF);
+    CHECK_EQUAL(score.num_correct, 0);
+    guarded_free(&lanes);
+}
+
+static void test_softmax_agrees_with_generic(void) {
+    for (uint64_t seed = 0; seed < 50; seed++) {
+        block blk = random_block(62, 31, 8, seed), expected = random_block(62, 31, 8, seed);
+        run_softmax(fed_active_kernels(), &blk, 1);
+        run_softmax(&fed_kernels_generic, &expected, 1);
+        CHECK_CLOSE(blk.score.loss_sum, expected.score.loss_sum, 31 * 2 * 100 * UNIT_ROUNDOFF);
+        CHECK_EQUAL(blk.score.num_correct, expected.score.num_correct);
+        for (size_t b = 0; b < 31; b++)
+            for (size_t k = 0; k < 62; k++)
+                CHECK_CLOSE(blk.gradient[b][k], expected.gradient[b][k], 1e-6);
+    }
+}
+
+/* ---- Elementwise ----------------------------------------------------------------------------- */
+
+/* scale * pixel + offset, rounded once or twice. */
+static void check_decoded(float actual, double pixel, double scale, double offset) {
+    CHECK_CLOSE(actual, scale * pixel + offset,
+                2 * UNIT_ROUNDOFF * (fabs(scale * pixel) + fabs(offset)));
+}
+
+static void check_decode(size_t num_pixels, float scale, float offset) {
+    guarded bytes_as_floats = guarded_new(num_pixels, 1, 0), out = guarded_new(num_pixels, 2, 1);
+    guarded floats = guarded_new(num_pixels, 3, 10);
+    uint8_t *bytes = test_alloc(num_pixels + 1);
+    for (size_t i = 0; i < num_pixels; i++) bytes[i + 1] = (uint8_t)(i * 7 + num_pixels);
+    fed_active_kernels()->decode_uint8(bytes + 1, num_pixels, scale, offset, out.values);
+    for (size_t i = 0; i < num_pixels; i++)
+        check_decoded(out.values[i], bytes[i + 1], scale, offset);
+    fed_active_kernels()->decode_float32(floats.values, num_pixels, scale, offset, out.values);
+    for (size_t i = 0; i < num_pixels; i++)
+        check_decoded(out.values[i], floats.values[i], scale, offset);
+    free(bytes);
+    guarded_free(&bytes_as_floats);
+    guarded_free(&floats);
+    guarded_free(&out);
+}
+
+static void test_decode_scales_and_offsets(void) {
+    for (size_t s = 0; s < LENGTH(SIZES); s++) {
+        check_decode(SIZES[s], 1, 0);
+        check_decode(SIZES[s], 1.0f / 255, 0);
+        check_decode(SIZES[s], -1.0f / 255, 1);
+    }
+}
+
+static void test_decode_by_one_is_exact(void) {
+    uint8_t bytes[256];
+    float out[256];
+    for (size_t i = 0; i < 256; i++) bytes[i] = (uint8_t)i;
+    fed_active_kernels()->decode_uint8(bytes, 256, 1, 0, out);
+    for (size_t i = 0; i < 256; i++) CHECK(out[i] == (float)i);
+}
+
+static void test_sgd_equals_twin(void) {
+    for (size_t s = 0; s < LENGTH(SIZES); s++) {
+        const size_t num = SIZES[s];
+        guarded params = guarded_new(num, 1, 1), before = guarded_new(num, 1, 1);
+        guarded gradient = guarded_new(num, 2, 1);
+        fed_active_kernels()->sgd(params.values, gradient.values, num, 0.3f);
+        for (size_t p = 0; p < num; p++) {
+            const double step = (double)0.3f * gradient.values[p];
+            CHECK_CLOSE(params.values[p], before.values[p] - step,
+                        2 * UNIT_ROUNDOFF * (fabs((double)before.values[p]) + fabs(step)));
+        }
+        guarded_free(&params);
+        guarded_free(&before);
+        guarded_free(&gradient);
+    }
+}
+
+static void check_momentum(size_t num, int nesterov) {
+    const float rate = 0.3f, momentum = 0.9f;
+    guarded params = guarded_new(num, 1, 1), before = guarded_new(num, 1, 1);
+    guarded slot = guarded_new(num, 2, 1), slot_before = guarded_new(num, 2, 1);
+    guarded gradient = guarded_new(num, 3, 1);
+    fed_active_kernels()->sgd_momentum(params.values, slot.values, gradient.values, num, rate,
+                                       momentum, nesterov);
+    for (size_t p = 0; p < num; p++) {
+        const double g = gradient.values[p];
+        const double a = (double)momentum * slot_before.values[p] + g;
+        const double step = (double)rate * (nesterov ? g + (double)momentum * a : a);
+        /* magnitudes are below 3, and no more than 5 roundings meet in one value */
+        CHECK_CLOSE(slot.values[p], a, 2 * 2 * UNIT_ROUNDOFF);
+        CHECK_CLOSE(params.values[p], before.values[p] - step, 5 * 3 * UNIT_ROUNDOFF);
+    }
+    guarded_free(&params);
+    guarded_free(&before);
+    guarded_free(&slot);
+    guarded_free(&slot_before);
+    guarded_free(&gradient);
+}
+
+static void test_sgd_momentum_equals_twin(void) {
+    for (size_t s = 0; s < LENGTH(SIZES); s++) check_momentum(SIZES[s], 0);
+}
+
+static void test_sgd_nesterov_equals_twin(void) {
+    for (size_t s = 0; s < LENGTH(SIZES); s++) check_momentum(SIZES[s], 1);
+}
+
+static void check_finiteness(size_t num) {
+    static const float bad[] = {NAN, -NAN, INFINITY, -INFINITY};
+    const fed_kernels *kernels = fed_active_kernels();
+    guarded params = guarded_new(num, 1, 1), server = guarded_new(num, 2, 1);
+    CHECK_EQUAL(kernels->delta_is_finite(params.values, server.values, num), 1);
+    for (size_t p = 0; p < num; p++)
+        for (size_t i = 0; i < LENGTH(bad); i++) {
+            const float before = params.values[p];
+            params.values[p] = bad[i];
+            CHECK_EQUAL(kernels->delta_is_finite(params.values, server.values, num), 0);
+            CHECK_EQUAL(kernels->delta_is_finite(server.values, params.values, num), 0);
+            params.values[p] = before;
+        }
+    guarded_free(&params);
+    guarded_free(&server);
+}
+
+static void test_delta_is_finite_finds_each_bad_value(void) {
+    for (size_t num = 0; num <= 33; num++) check_finiteness(num);
+}
+
+static void test_delta_is_finite_looks_at_the_difference(void) {
+    const fed_kernels *kernels = fed_active_kernels();
+    const float large[] = {FLT_MAX, 1}, opposite[] = {-FLT_MAX, 1}, tiny[] = {FLT_TRUE_MIN, 0};
+    CHECK_EQUAL(kernels->delta_is_finite(large, opposite, 2), 0);
+    CHECK_EQUAL(kernels->delta_is_finite(large, large, 2), 1);
+    CHECK_EQUAL(kernels->delta_is_finite(large, tiny, 2), 1);
+    CHECK_EQUAL(kernels->delta_is_finite(tiny, tiny, 2), 1);
+}
+
+/* A float times a whole number below 2^24 is exact in double, so every variant gives the same bits.
+ */
+static void test_add_delta_is_exact_on_every_variant(void) {
+    for (size_t s = 0; s < LENGTH(SIZES); s++) {
+        const size_t num = SIZES[s];
+        guarded params = guarded_new(num, 1, 1), server = guarded_new(num, 2, 1);
+        double *sum = test_alloc((num + 1) * sizeof(*sum));
+        for (size_t p = 0; p <= num; p++) sum[p] = (double)p / 3;
+        fed_active_kernels()->add_delta(sum, params.values, server.values, num, 12345);
+        for (size_t p = 0; p < num; p++) {
+            const float delta = params.values[p] - server.values[p];
+            const double term = 12345.0 * (double)delta;
+            CHECK(sum[p] == (double)p / 3 + term);
+        }
+        CHECK(sum[num] == (double)num / 3);
+        free(sum);
+        guarded_free(&params);
+        guarded_free(&server);
+    }
+}
+
+/* Decoding and the steps differ by fused multiply-adds only. */
+static void test_elementwise_agrees_with_generic(void) {
+    enum { NUM = 77 };
+    const fed_kernels *active = fed_active_kernels(), *generic = &fed_kernels_generic;
+    guarded gradient = guarded_new(NUM, 3, 1);
+    guarded params = guarded_new(NUM, 1, 1), params_generic = guarded_new(NUM, 1, 1);
+    guarded slot = guarded_new(NUM, 2, 1), slot_generic = guarded_new(NUM, 2, 1);
+    for (int nesterov = 0; nesterov <= 1; nesterov++) {
+        active->sgd_momentum(params.values, slot.values, gradient.values, NUM, 0.1f, 0.9f,
+                             nesterov);
+        generic->sgd_momentum(params_generic.values, slot_generic.values, gradient.values, NUM,
+                              0.1f, 0.9f, nesterov);
+    }
+    active->sgd(params.values, gradient.values, NUM, 0.1f);
+    generic->sgd(params_generic.values, gradient.values, NUM, 0.1f);
+    for (size_t p = 0; p < NUM; p++) {
+        CHECK_CLOSE(slot.values[p], slot_generic.values[p], 16 * UNIT_ROUNDOFF);
+        CHECK_CLOSE(params.values[p], params_generic.values[p], 16 * UNIT_ROUNDOFF);
+    }
+    active->decode_float32(gradient.values, NUM, 0.3f, 0.7f, params.values);
+    generic->decode_float32(gradient.values, NUM, 0.3f, 0.7f, params_generic.values);
+    for (size_t p = 0; p < NUM; p++)
+        CHECK_CLOSE(params.values[p], params_generic.values[p], 2 * UNIT_ROUNDOFF);
+    guarded_free(&gradient);
+    guarded_free(&params);
+    guarded_free(&params_generic);
+    guarded_free(&slot);
+    guarded_free(&slot_generic);
+}
+
+static const test_case TESTS[] = {
+    TEST(test_dense_forward_equals_twin),
+    TEST(test_dense_accumulate_equals_twin),
+    TEST(test_dense_backward_inputs_equals_twin),
+    TEST(test_dense_without_rows_changes_nothing),
+    TEST(test_dense_forward_agrees_with_generic),
+    TEST(test_dense_accumulate_ignores_lanes_without_rows),
+    TEST(test_equal_logits_give_log_of_classes_and_class_0),
+    TEST(test_softmax_equals_hand_worked_quarters),
+    TEST(test_ties_go_to_the_first_class),
+    TEST(test_single_class_has_no_loss),
+    TEST(test_score_is_added_to),
+    TEST(test_nan_logit_is_wrong_and_spoils_its_row_only),
+    TEST(test_positive_infinite_logit_is_wrong_and_spoils_its_row_only),
+    TEST(test_all_logits_minus_infinity_lose_nan),
+    TEST(test_minus_infinity_elsewhere_is_probability_0),
+    TEST(test_largest_floats_do_not_overflow),
+    TEST(test_losses_are_within_their_bound_at_every_scale),
+    TEST(test_block_of_rows_scores_as_its_rows),
+    TEST(test_gradient_rows_sum_to_zero),
+    TEST(test_gradient_equals_central_differences),
+    TEST(test_many_classes_do_not_overflow_the_loss),
+    TEST(test_softmax_agrees_with_generic),
+    TEST(test_decode_scales_and_offsets),
+    TEST(test_decode_by_one_is_exact),
+    TEST(test_sgd_equals_twin),
+    TEST(test_sgd_momentum_equals_twin),
+    TEST(test_sgd_nesterov_equals_twin),
+    TEST(test_delta_is_finite_finds_each_bad_value),
+    TEST(test_delta_is_finite_looks_at_the_difference),
+    TEST(test_add_delta_is_exact_on_every_variant),
+    TEST(test_elementwise_agrees_with_generic),
+};
+
+int main(int argc, char **argv) { return RUN_ON_EACH_ISA(TESTS, argc, argv); }

@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Tests of model.c: which tables are refused, packing there and back, and the gradient of a stack,
+ * seen through one local step of one client, against central differences of a loss in double.
+ */
+#include "fixtures.h"
+
+enum { MAX_PARAMS = 400, MAX_EXAMPLES = 97, MAX_INPUTS = 24 };
+
+/* ---- Tables ---------------------------------------------------------------------------------- */
+
+static fed_layer good_layers[2] = {{FED_DENSE, 9, 6, 0}, {FED_DENSE, 6, 4, 60}};
+static const fed_model GOOD = {good_layers, 2, 9, 4, 88};
+
+static int check_changed(size_t l, fed_layer changed) {
+    fed_layer layers[2] = {good_layers[0], good_layers[1]};
+    layers[l] = changed;
+    fed_model model = GOOD;
+    model.layers = layers;
+    return fed_model_check(&model);
+}
+
+static int check_one_layer(size_t num_inputs, size_t num_outputs) {
+    const fed_layer layer = {FED_DENSE, num_inputs, num_outputs, 0};
+    const fed_model model = {&layer, 1, num_inputs, num_outputs, (num_inputs + 1) * num_outputs};
+    return fed_model_check(&model);
+}
+
+static void test_consistent_tables_are_accepted(void) {
+    CHECK_EQUAL(fed_model_check(&GOOD), FED_OK);
+    CHECK_EQUAL(check_one_layer(1, 1), FED_OK);
+    CHECK_EQUAL(check_one_layer(784, 62), FED_OK);
+}
+
+static void test_unknown_kinds_are_refused(void) {
+    const int32_t bad[] = {-1, FED_NUM_LAYER_KINDS, INT32_MAX, INT32_MIN};
+    for (size_t i = 0; i < LENGTH(bad); i++)
+        CHECK_EQUAL(check_changed(0, (fed_layer){bad[i], 9, 6, 0}), FED_ERR_ARGUMENT);
+}
+
+static void test_broken_chains_are_refused(void) {
+    CHECK_EQUAL(check_changed(0, (fed_layer){FED_DENSE, 8, 6, 0}), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(check_changed(0, (fed_layer){FED_DENSE, 9, 5, 0}), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(check_changed(1, (fed_layer){FED_DENSE, 7, 4, 60}), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(check_changed(1, (fed_layer){FED_DENSE, 6, 5, 60}), FED_ERR_ARGUMENT);
+}
+
+static void test_wrong_offsets_are_refused(void) {
+    CHECK_EQUAL(check_changed(0, (fed_layer){FED_DENSE, 9, 6, 1}), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(check_changed(1, (fed_layer){FED_DENSE, 6, 4, 59}), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(check_changed(1, (fed_layer){FED_DENSE, 6, 4, 61}), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(check_changed(1, (fed_layer){FED_DENSE, 6, 4, 0}), FED_ERR_ARGUMENT);
+}
+
+static void test_wrong_counts_are_refused(void) {
+    const size_t bad_params[] = {0, 87, 89, SIZE_MAX};
+    for (size_t i = 0; i < LENGTH(bad_params); i++) {
+        fed_model model = GOOD;
+        model.num_params = bad_params[i];
+        CHECK_EQUAL(fed_model_check(&model), FED_ERR_ARGUMENT);
+    }
+    fed_model model = GOOD;
+    model.num_classes = 5;
+    CHECK_EQUAL(fed_model_check(&model), FED_ERR_ARGUMENT);
+    model = GOOD;
+    model.num_inputs = 10;
+    CHECK_EQUAL(fed_model_check(&model), FED_ERR_ARGUMENT);
+}
+
+static void test_no_layers_and_too_many_are_refused(void) {
+    fed_layer layers[FED_MAX_LAYERS + 1];
+    fed_model model = {layers, 0, 1, 1, 0};
+    CHECK_EQUAL(fed_model_check(&model), FED_ERR_ARGUMENT);
+    for (size_t l = 0; l <= FED_MAX_LAYERS; l++) layers[l] = (fed_layer){FED_DENSE, 1, 1, 2 * l};
+    model = (fed_model){layers, FED_MAX_LAYERS, 1, 1, 2 * (size_t)FED_MAX_LAYERS};
+    CHECK_EQUAL(fed_model_check(&model), FED_OK);
+    model = (fed_model){layers, FED_MAX_LAYERS + 1, 1, 1, 2 * (size_t)FED_MAX_LAYERS + 2};
+    CHECK_EQUAL(fed_model_check(&model), FED_ERR_ARGUMENT);
+}
+
+static void test_empty_and_overflowing_sizes_are_refused(void) {
+    const size_t bad[][2] = {{0, 1},
+                             {1, 0},
+                             {0, 0},
+                             {SIZE_MAX, 1},
+                             {1, SIZE_MAX},
+                             {1ull << 40, 1},
+                             {1, 1ull << 40},
+                             {1ull << 32, 1ull << 32},
+                             {1 << 16, 1 << 16}};
+    for (size_t i = 0; i < LENGTH(bad); i++)
+        CHECK_EQUAL(check_one_layer(bad[i][0], bad[i][1]), FED_ERR_ARGUMENT);
+}
+
+/* ---- Packing --------------------------------------------------------------------------------- */
+
+/* Flat to packed to flat is the identity, and packed holds nothing else but zeros. */
+static void check_packing(const fed_model *model) {
+    fed_net net;
+    CHECK_EQUAL(fed_net_init(&net, model), FED_OK);
+    const size_t size = fed_net_size(&net), num_params = model->num_params;
+    float *flat = test_alloc(num_params * sizeof(*flat));
+    float *packed = test_alloc(size * sizeof(*packed));
+    double *wide = test_alloc(size * sizeof(*wide)), *back = test_alloc(num_params * sizeof(*back));
+    for (size_t p = 0; p < num_params; p++) flat[p] = (float)(p + 1);
+    memset(packed, 0xff, size * sizeof(*packed));
+    fed_net_pack(&net, flat, packed);
+    size_t num_zeros = 0;
+    for (size_t v = 0; v < size; v++) {
+        wide[v] = packed[v];
+        num_zeros += packed[v] == 0;
+    }
+    CHECK_EQUAL(num_zeros, size - num_params);
+    fed_net_unpack(&net, wide, back);
+    for (size_t p = 0; p < num_params; p++) CHECK(back[p] == (double)flat[p]);
+    free(flat);
+    free(packed);
+    free(wide);
+    free(back);
+}
+
+static void test_packing_there_and_back_is_the_identity(void) {
+    static const size_t sizes[][2] = {{1, 1},  {1, 17},  {7, 3},    {15, 16}, {16, 10},
+                                      {17, 5}, {33, 31}, {784, 10}, {784, 62}};
+    for (size_t i = 0; i < LENGTH(sizes); i++) {
+        const size_t num_params = (sizes[i][0] + 1) * sizes[i][1];
+        const fed_layer layer = {FED_DENSE, sizes[i][0], sizes[i][1], 0};
+        check_packing(&(fed_model){&layer, 1, sizes[i][0], sizes[i][1], num_params});
+    }
+    check_packing(&GOOD);
+}
+
+/* ---- Gradients ------------------------------------------------------------------------------- */
+
+/* One batch of made-up examples, and parameters to differentiate at. */
+typedef struct problem {
+    const fed_model *model;
+    size_t num_examples;
+    float pixels[MAX_EXAMPLES * MAX_INPUTS], params[MAX_PARAMS];
+    int32_t labels[MAX_EXAMPLES];
+} problem;
+
+static problem new_problem(const fed_model *model, size_t num_examples) {
+    problem p = {.model = model, .num_examples = num_examples};
+    CHECK(num_examples <= MAX_EXAMPLES && model->num_inputs <= MAX_INPUTS);
+    CHECK(model->num_params <= MAX_PARAMS);
+    fill_floats(1, 1, p.pixels, num_examples * model->num_inputs);
+    fill_floats(2, 0.5, p.params, model->num_params);
+    fill_labels(3, model->num_classes, p.labels, num_examples);
+    return p;
+}
+
+static double mean_loss(const problem *p, const double *params) {
+    double loss = 0, logits[TWIN_MAX_OUTPUTS], pixels[MAX_INPUTS];
+    for (size_t e = 0; e < p->num_examples; e++) {
+        for (size_t i = 0; i < p->model->num_inputs; i++)
+            pixels[i] = p->pixels[e * p->model->num_inputs + i];
+        twin_logits(p->model, params, pixels, logits);
+        loss += twin_loss(logits, p->model->num_classes, p->labels[e]);
+    }
+    return loss / (double)p->num_examples;
+}
+
+/* The delta of one local step of plain or heavy-ball SGD, whose first step is the same, at rate 1.
+ */
+static void one_step_delta(const problem *p, float momentum, double *delta) {
+    const fed_step_row row = {FED_STEP_SGD, {1, momentum}};
+    const fed_client client = {
+        .pixels = p->pixels,
+        .pixel_type = FED_PIXELS_FLOAT32,
+        .scale = 1,
+        .labels = p->labels,
+        .num_examples = p->num_examples,
+        .plan = {.epochs = 1, .batch_size = p->num_examples, .max_examples = SIZE_MAX},
+    };
+    atomic_int cancel = 0;
+    fed_client_stats stats;
+    fed_fault fault;
+    double weight;
+    fed_team *team = fed_team_new(1);
+    fed_sum *sum = fed_sum_new(p->model);
+    CHECK_EQUAL(fed_train_cohort(team, p->model, &(fed_step){&row, 1}, p->params, &client, 1,
+                                 FED_WEIGHT_UNIFORM, &cancel, sum, &stats, &fault),
+                FED_OK);
+    fed_sum_total(sum, delta, &weight);
+    CHECK(weight == 1);
+    CHECK_EQUAL(stats.num_batches, 1);
+    fed_sum_free(sum);
+    fed_team_free(team);
+}
+
+/* Central differences are off by some 1e-10; float32 gradients by 1e-4 of themselves plus 1e-6. */
+static void check_gradient(const fed_model *model, size_t num_examples) {
+    const problem p = new_problem(model, num_examples);
+    const double h = 1e-5;
+    double plain[MAX_PARAMS], momentum[MAX_PARAMS], params[MAX_PARAMS];
+    one_step_delta(&p, 0, plain);
+    one_step_delta(&p, 0.9f, momentum);
+    for (size_t i = 0; i < model->num_params; i++) params[i] = p.params[i];
+    for (size_t i = 0; i < model->num_params; i++) {
+        params[i] = p.params[i] + h;
+        const double up = mean_loss(&p, params);
+        params[i] = p.params[i] - h;
+        const double slope = (up - mean_loss(&p, params)) / (2 * h);
+        params[i] = p.params[i];
+        CHECK_CLOSE(-plain[i], slope, 1e-4 * fabs(slope) + 1e-6);
+        CHECK_CLOSE(-momentum[i], slope, 1e-4 * fabs(slope) + 1e-6);
+    }
+}
+
+/* Up to three blocks of 32 examples, whole and ragged. */
+static void check_gradients(const fed_model *model) {
+    static const size_t counts[] = {1, 5, 32, 33, 65};
+    for (size_t i = 0; i < LENGTH(counts); i++) check_gradient(model, counts[i]);
+}
+
+static void test_one_layer_gradient_equals_central_differences(void) {
+    static const size_t sizes[][2] = {{1, 2}, {7, 3}, {16, 10}, {17, 6}};
+    for (size_t i = 0; i < LENGTH(sizes); i++) {
+        const fed_layer layer = {FED_DENSE, sizes[i][0], sizes[i][1], 0};
+        const size_t num_params = (sizes[i][0] + 1) * sizes[i][1];
+        check_gradients(&(fed_model){&layer, 1, sizes[i][0], sizes[i][1], num_params});
+    }
+}
+
+static void test_two_layer_gradient_equals_central_differences(void) { check_gradients(&GOOD); }
+
+/* Widths of more than one vector, and a last layer wider than the one before. */
+static void test_three_layer_gradient_equals_central_differences(void) {
+    static const fed_layer layers[3] = {
+        {FED_DENSE, 5, 17, 0}, {FED_DENSE, 17, 2, 102}, {FED_DENSE, 2, 11, 138}};
+    check_gradients(&(fed_model){layers, 3, 5, 11, 171});
+}
+
+static const test_case TESTS[] = {
+    TEST(test_consistent_tables_are_accepted),
+    TEST(test_unknown_kinds_are_refused),
+    TEST(test_broken_chains_are_refused),
+    TEST(test_wrong_offsets_are_refused),
+    TEST(test_wrong_counts_are_refused),
+    TEST(test_no_layers_and_too_many_are_refused),
+    TEST(test_empty_and_overflowing_sizes_are_refused),
+    TEST(test_packing_there_and_back_is_the_identity),
+    TEST(test_one_layer_gradient_equals_central_differences),
+    TEST(test_two_layer_gradient_equals_central_differences),
+    TEST(test_three_layer_gradient_equals_central_differences),
+};
+
+int main(int argc, char **argv) { return RUN_ON_EACH_ISA(TESTS, argc, argv); }

@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Tests of sum.c: the order of addition, bit for bit against a recursive twin, and when a sum may
+ * grow.
+ */
+#include "fixtures.h"
+
+enum { NUM_INPUTS = 3, NUM_CLASSES = 5, NUM_PARAMS = 20, MAX_DELTAS = 100 };
+
+static const fed_layer LAYER = {FED_DENSE, NUM_INPUTS, NUM_CLASSES, 0};
+static const fed_model MODEL = {&LAYER, 1, NUM_INPUTS, NUM_CLASSES, NUM_PARAMS};
+static const fed_step_row SGD = {FED_STEP_SGD, {0.1f}};
+static const fed_step STEP = {&SGD, 1};
+
+/* Deltas of very different sizes, so that another order of addition gives other bits. */
+static float deltas[MAX_DELTAS][NUM_PARAMS];
+static double weights[MAX_DELTAS];
+
+static void make_deltas(void) {
+    uint64_t state = 1;
+    for (size_t d = 0; d < MAX_DELTAS; d++) {
+        fill_floats(d, pow(10, (double)(next_bits(&state) % 13) - 6), deltas[d], NUM_PARAMS);
+        weights[d] = d % 5 == 3 ? 0 : (double)(next_bits(&state) % 1000);
+    }
+}
+
+static fed_sum *sum_of(size_t num_deltas) {
+    fed_sum *sum = fed_sum_new(&MODEL);
+    CHECK(sum != NULL);
+    for (size_t d = 0; d < num_deltas; d++)
+        CHECK_EQUAL(fed_sum_add(sum, deltas[d], weights[d]), FED_OK);
+    return sum;
+}
+
+/* ---- The twin -------------------------------------------------------------------------------- */
+
+static void twin_block(size_t first, size_t num_deltas, double *total) {
+    for (size_t p = 0; p < NUM_PARAMS; p++) total[p] = 0;
+    for (size_t d = first; d < num_deltas && d < first + FED_BLOCK_CLIENTS; d++)
+        for (size_t p = 0; p < NUM_PARAMS; p++) {
+            const double term = weights[d] * (double)deltas[d][p]; /* exact: weights are whole */
+            total[p] += term;
+        }
+}
+
+/* Blocks first..first+num-1: the largest power of two below num on the left, the rest on the right.
+ */
+static void twin_tree(size_t first, size_t num, size_t num_deltas, double *total) {
+    if (num <= 1) {
+        twin_block(first * FED_BLOCK_CLIENTS, num_deltas, total);
+        return;
+    }
+    size_t left = 1;
+    while (2 * left < num) left *= 2;
+    double right[NUM_PARAMS];
+    twin_tree(first, left, num_deltas, total);
+    twin_tree(first + left, num - left, num_deltas, right);
+    for (size_t p = 0; p < NUM_PARAMS; p++) total[p] += right[p];
+}
+
+static void check_total(fed_sum *sum, size_t num_deltas) {
+    double total[NUM_PARAMS], expected[NUM_PARAMS], weight, expected_weight = 0;
+    fed_sum_total(sum, total, &weight);
+    const size_t num_blocks = (num_deltas + FED_BLOCK_CLIENTS - 1) / FED_BLOCK_CLIENTS;
+    twin_tree(0, num_blocks, num_deltas, expected);
+    for (size_t d = 0; d < num_deltas; d++) expected_weight += weights[d];
+    CHECK_BYTES(total, expected, sizeof(total));
+    CHECK(weight == expected_weight);
+}
+
+/* ---- Tests ----------------------------------------------------------------------------------- */
+
+static void test_order_is_the_tree_bit_for_bit(void) {
+    static const size_t counts[] = {0, 1, 7, 8, 9, 15, 16, 17, 23, 24, 25, 40, 63, 64, 65, 100};
+    make_deltas();
+    for (size_t i = 0; i < LENGTH(counts); i++) {
+        fed_sum *sum = sum_of(counts[i]);
+        check_total(sum, counts[i]);
+        fed_sum_free(sum);
+    }
+}
+
+/* The test above would mean little if a plain sum had the same bits. */
+static void test_tree_differs_from_a_plain_sum(void) {
+    make_deltas();
+    double total[NUM_PARAMS], plain[NUM_PARAMS] = {0};
+    twin_tree(0, 13, MAX_DELTAS, total);
+    for (size_t d = 0; d < MAX_DELTAS; d++)
+        for (size_t p = 0; p < NUM_PARAMS; p++) plain[p] += weights[d] * (double)deltas[d][p];
+    CHECK(memcmp(total, plain, sizeof(total)) != 0);
+    for (size_t p = 0; p < NUM_PARAMS; p++) CHECK_CLOSE(total[p], plain[p], 1e-12 * 1e11);
+}
+
+static void test_total_may_be_taken_on_the_way(void) {
+    make_deltas();
+    fed_sum *sum = fed_sum_new(&MODEL);
+    for (size_t d = 0; d < MAX_DELTAS; d++) {
+        if (d % FED_BLOCK_CLIENTS == 0) {
+            check_total(sum, d);
+            check_total(sum, d);
+        }
+        CHECK_EQUAL(fed_sum_add(sum, deltas[d], weights[d]), FED_OK);
+    }
+    check_total(sum, MAX_DELTAS);
+    fed_sum_free(sum);
+}
+
+static void test_reset_sum_is_as_new(void) {
+    static const size_t counts[] = {0, 3, 8, 11, 100};
+    make_deltas();
+    for (size_t i = 0; i < LENGTH(counts); i++) {
+        fed_sum *sum = sum_of(counts[i]);
+        fed_sum_reset(sum);
+        check_total(sum, 0);
+        for (size_t d = 0; d < 25; d++)
+            CHECK_EQUAL(fed_sum_add(sum, deltas[d], weights[d]), FED_OK);
+        check_total(sum, 25);
+        fed_sum_free(sum);
+    }
+}
+
+/* A delta of weight 0 takes its place in a block, and nothing else of it counts. */
+static void test_weight_0_adds_nothing_of_its_delta(void) {
+    const float poison[NUM_PARAMS] = {NAN, INFINITY, -INFINITY};
+    make_deltas();
+    fed_sum *sum = fed_sum_new(&MODEL);
+    for (size_t d = 0; d < 20; d++)
+        CHECK_EQUAL(fed_sum_add(sum, weights[d] == 0 ? poison : deltas[d], weights[d]), FED_OK);
+    check_total(sum, 20);
+    fed_sum_free(sum);
+}
+
+static void test_impossible_weights_are_refused(void) {
+    static const double bad[] = {-1, -1e-300, NAN, INFINITY, -INFINITY};
+    make_deltas();
+    fed_sum *sum = sum_of(3);
+    for (size_t i = 0; i < LENGTH(bad); i++)
+        CHECK_EQUAL(fed_sum_add(sum, deltas[0], bad[i]), FED_ERR_ARGUMENT);
+    check_total(sum, 3);
+    fed_sum_free(sum);
+}
+
+static void test_invalid_model_has_no_sum(void) {
+    fed_model model = MODEL;
+    model.num_params++;
+    CHECK(fed_sum_new(&model) == NULL);
+    fed_sum_free(NULL);
+}
+
+/* ---- Open and closed ------------------------------------------------------------------------- */
+
+/* Trains num_clients clients without examples, which add zeros. */
+static int train_empty(size_t num_clients, fed_sum *sum) {
+    static const float server[NUM_PARAMS] = {0};
+    fed_client clients[FED_BLOCK_CLIENTS + 1];
+    fed_client_stats stats[FED_BLOCK_CLIENTS + 1];
+    fed_fault fault;
+    atomic_int cancel = 0;
+    for (size_t c = 0; c < num_clients; c++)
+        clients[c] = (fed_client){.plan = {.epochs = 1, .batch_size = 1, .max_examples = SIZE_MAX}};
+    fed_team *team = fed_team_new(1);
+    const int status = fed_train_cohort(team, &MODEL, &STEP, server, clients, num_clients,
+                                        FED_WEIGHT_UNIFORM, &cancel, sum, stats, &fault);
+    fed_team_free(team);
+    return status;
+}
+
+static void test_sum_with_a_started_block_takes_no_cohort(void) {
+    make_deltas();
+    fed_sum *sum = sum_of(9);
+    CHECK_EQUAL(train_empty(1, sum), FED_ERR_ARGUMENT);
+    check_total(sum, 9);
+    fed_sum_free(sum);
+}
+
+static void test_whole_blocks_leave_a_sum_open(void) {
+    make_deltas();
+    fed_sum *sum = sum_of(8);
+    CHECK_EQUAL(train_empty(8, sum), FED_OK);
+    CHECK_EQUAL(train_empty(0, sum), FED_OK);
+    CHECK_EQUAL(fed_sum_add(sum, deltas[0], 1), FED_OK);
+    fed_sum_free(sum);
+}
+
+static void test_short_block_closes_a_sum_until_it_is_reset(void) {
+    make_deltas();
+    fed_sum *sum = fed_sum_new(&MODEL);
+    CHECK_EQUAL(train_empty(9, sum), FED_OK);
+    CHECK_EQUAL(fed_sum_add(sum, deltas[0], 1), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(train_empty(8, sum), FED_ERR_ARGUMENT);
+    check_total(sum, 0);
+    fed_sum_reset(sum);
+    CHECK_EQUAL(train_empty(8, sum), FED_OK);
+    CHECK_EQUAL(fed_sum_add(sum, deltas[0], 1), FED_OK);
+    fed_sum_free(sum);
+}
+
+static const test_case TESTS[] = {
+    TEST(test_order_is_the_tree_bit_for_bit),
+    TEST(test_tree_differs_from_a_plain_sum),
+    TEST(test_total_may_be_taken_on_the_way),
+    TEST(test_reset_sum_is_as_new),
+    TEST(test_weight_0_adds_nothing_of_its_delta),
+    TEST(test_impossible_weights_are_refused),
+    TEST(test_invalid_model_has_no_sum),
+    TEST(test_sum_with_a_started_block_takes_no_cohort),
+    TEST(test_whole_blocks_leave_a_sum_open),
+    TEST(test_short_block_closes_a_sum_until_it_is_reset),
+};
+
+int main(int argc, char **argv) { return RUN_ON_EACH_ISA(TESTS, argc, argv); }
