@@ -1,0 +1,93 @@
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Key = tuple[int, int, int, int, int]
+Float32 = npt.NDArray[np.float32]
+Options = tuple[int, float, float, int]
+
+ISA: str
+ISAS: tuple[str, ...]
+HAS_OPENMP: bool
+STATS: np.dtype[np.void]
+
+class CoreError(Exception): ...
+
+class LabelFault(CoreError):  # noqa: N818
+    client_index: int
+    example_index: int
+    label: int
+
+class Cancelled(Exception): ...  # noqa: N818
+
+class CancelFlag:
+    def set(self) -> None: ...
+    def clear(self) -> None: ...
+    def is_set(self) -> bool: ...
+
+class Model:
+    def __init__(self, layers: Sequence[tuple[int, int, int, int]], num_params: int) -> None: ...
+    @property
+    def num_params(self) -> int: ...
+
+class Step:
+    def __init__(self, rows: Sequence[tuple[int, Sequence[float]]]) -> None: ...
+    @property
+    def num_slots(self) -> int: ...
+    def apply(
+        self, params: Float32, server_params: Float32, gradient: Float32, slots: Float32
+    ) -> None: ...
+
+class Plan:
+    def __init__(
+        self, pipeline: int, epochs: int, batch_size: int, shuffle_buffer: int, max_examples: int
+    ) -> None: ...
+    def visits(self, num_examples: int) -> int: ...
+    def batches(self, num_examples: int) -> int: ...
+
+class Client:
+    def __init__(
+        self,
+        pixels: npt.NDArray[Any],
+        labels: npt.NDArray[np.int32],
+        scale: float,
+        offset: float,
+        plan: Plan,
+        key: Key,
+    ) -> None: ...
+
+class Cohort:
+    def __init__(self, clients: Sequence[Client]) -> None: ...
+
+class DeltaSum:
+    def __init__(self, model: Model) -> None: ...
+    def add(self, delta: Float32, weight: float) -> None: ...
+    def reset(self) -> None: ...
+    def total(self) -> tuple[npt.NDArray[np.float64], float]: ...
+
+class Team:
+    def __init__(self, num_threads: int) -> None: ...
+    def train_cohort(
+        self,
+        model: Model,
+        step: Step,
+        server_params: Float32,
+        cohort: Cohort,
+        round_num: int,
+        weighting: int,
+        cancel: CancelFlag,
+        delta_sum: DeltaSum,
+    ) -> npt.NDArray[np.void]: ...
+    def evaluate(
+        self, model: Model, params: Float32, cohort: Cohort, cancel: CancelFlag
+    ) -> npt.NDArray[np.void]: ...
+
+def fma_chain(num_steps: int) -> float: ...
+def example_order(plan: Plan, num_examples: int, key: Key) -> npt.NDArray[np.uint32]: ...
+def random_u64(key: Key, count: int) -> npt.NDArray[np.uint64]: ...
+def synthetic_count(options: Options, client_key: int, split: int) -> int: ...
+def synthetic_draw(
+    options: Options, client_key: int, split: int, first: int, num: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]: ...

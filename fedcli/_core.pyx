@@ -1,0 +1,474 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The boundary to the C core: checks, one call without the GIL, one mapping of errors."""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport SIZE_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+
+import os
+
+import numpy as np
+
+
+cdef extern from "fed.h" nogil:
+    ctypedef struct atomic_int:
+        pass
+    int atomic_load(atomic_int *)
+    void atomic_store(atomic_int *, int)
+
+    enum:
+        FED_OK, FED_ERR_NO_MEMORY, FED_ERR_ARGUMENT, FED_ERR_LABEL, FED_ERR_CANCELLED, FED_ERR_ISA
+    const char *fed_strerror(int)
+    ctypedef struct fed_fault:
+        size_t client_index, example_index
+        int32_t label
+
+    int fed_select_isa(const char *)
+    const char *fed_isa_name()
+    int fed_isa_runs(const char *)
+    int fed_has_openmp()
+    double fed_fma_chain(size_t)
+
+    ctypedef struct fed_key:
+        uint64_t seed, client, round, purpose, occurrence
+    void fed_rng_fill(const fed_key *, uint64_t *, size_t)
+
+    ctypedef struct fed_plan:
+        int32_t pipeline
+        size_t epochs, batch_size, shuffle_buffer, max_examples
+    size_t fed_plan_visits(const fed_plan *, size_t)
+    size_t fed_plan_batches(const fed_plan *, size_t)
+    ctypedef struct fed_order:
+        pass
+    size_t fed_order_capacity(const fed_plan *, size_t)
+    void fed_order_init(fed_order *, const fed_plan *, size_t, const fed_key *, uint32_t *)
+    size_t fed_order_next(fed_order *, uint32_t *)
+
+    ctypedef struct fed_layer:
+        int32_t kind
+        size_t num_inputs, num_outputs, offset
+    ctypedef struct fed_model:
+        const fed_layer *layers
+        size_t num_layers, num_inputs, num_classes, num_params
+    int fed_model_check(const fed_model *)
+
+    ctypedef struct fed_step_row:
+        int32_t kind
+        float options[8]
+    ctypedef struct fed_step:
+        const fed_step_row *rows
+        size_t num_rows
+    int fed_step_check(const fed_step *)
+    size_t fed_step_slots(const fed_step *)
+    int fed_step_apply(const fed_step *, size_t, float *, const float *, float *, float *)
+
+    enum:
+        FED_PIXELS_UINT8, FED_PIXELS_FLOAT32
+    ctypedef struct fed_client:
+        const void *pixels
+        int32_t pixel_type
+        float scale, offset
+        const int32_t *labels
+        size_t num_examples
+        fed_plan plan
+        fed_key shuffle_key
+    ctypedef struct fed_client_stats:
+        double loss_sum, weight
+        int64_t num_correct, num_examples, num_batches
+        int32_t is_finite
+
+    ctypedef struct fed_sum:
+        pass
+    fed_sum *fed_sum_new(const fed_model *)
+    void fed_sum_free(fed_sum *)
+    int fed_sum_add(fed_sum *, const float *, double)
+    void fed_sum_reset(fed_sum *)
+    void fed_sum_total(fed_sum *, double *, double *)
+
+    ctypedef struct fed_team:
+        pass
+    fed_team *fed_team_new(int)
+    void fed_team_free(fed_team *)
+    int fed_train_cohort(fed_team *, const fed_model *, const fed_step *, const float *,
+                         const fed_client *, size_t, int, const atomic_int *, fed_sum *,
+                         fed_client_stats *, fed_fault *)
+    int fed_evaluate(fed_team *, const fed_model *, const float *, const fed_client *, size_t,
+                     const atomic_int *, fed_client_stats *, fed_fault *)
+
+    ctypedef struct fed_synthetic:
+        uint64_t seed
+        double style_spread, label_noise
+        int32_t sizes
+    size_t fed_synthetic_count(const fed_synthetic *, uint64_t, int)
+    int fed_synthetic_draw(const fed_synthetic *, uint64_t, int, size_t, size_t, uint8_t *,
+                           int32_t *)
+
+
+class CoreError(Exception):
+    """A status of the C core that its caller did not rule out beforehand."""
+
+
+class LabelFault(CoreError):
+    """A label outside the classes: client_index, example_index and label say where."""
+
+    def __init__(self, client_index, example_index, label):
+        super().__init__(f"label {label} of example {example_index} of client {client_index}")
+        self.client_index, self.example_index, self.label = client_index, example_index, label
+
+
+class Cancelled(Exception):
+    """The cancel flag was raised while the core was at work."""
+
+
+cdef check(int status, const fed_fault *fault=NULL):
+    """Raises the exception that stands for a status."""
+    if status == FED_OK:
+        return
+    if status == FED_ERR_NO_MEMORY:
+        raise MemoryError(fed_strerror(status).decode())
+    if status == FED_ERR_CANCELLED:
+        raise Cancelled(fed_strerror(status).decode())
+    if status == FED_ERR_LABEL and fault != NULL:
+        raise LabelFault(fault.client_index, fault.example_index, fault.label)
+    raise CoreError(fed_strerror(status).decode())
+
+
+# ---- Instruction set: chosen here, once ----------------------------------------------------------
+
+cdef choose_isa():
+    wanted = os.environ.get("FEDCLI_ISA")
+    name = wanted.encode() if wanted else None
+    if fed_select_isa(<const char *> name if name is not None else NULL) != FED_OK:
+        raise ImportError(
+            f"FEDCLI_ISA={wanted} names no instruction set of this build and machine;"
+            f" choose one of {', '.join(ISAS)}, or unset it"
+        )
+
+ISAS = tuple(name for name in ("generic", "avx2", "avx512") if fed_isa_runs(name.encode()))
+choose_isa()
+ISA = fed_isa_name().decode()
+HAS_OPENMP = bool(fed_has_openmp())
+
+
+def fma_chain(size_t num_steps):
+    """Runs fused multiply-adds on one thread; returns the floating-point operations done."""
+    cdef double operations
+    with nogil:
+        operations = fed_fma_chain(num_steps)
+    return operations
+
+
+# ---- Values that cross the boundary --------------------------------------------------------------
+
+cdef fed_key make_key(key):
+    cdef fed_key made
+    made.seed, made.client, made.round, made.purpose, made.occurrence = key
+    return made
+
+
+cdef class CancelFlag:
+    """Raised from any thread or signal handler, stops a running call within a local step."""
+    cdef atomic_int flag
+
+    def set(self):
+        atomic_store(&self.flag, 1)
+
+    def clear(self):
+        atomic_store(&self.flag, 0)
+
+    def is_set(self):
+        return atomic_load(&self.flag) != 0
+
+
+cdef class Model:
+    """A model table; rows are (kind, inputs, outputs, offset of the layer's tensors)."""
+    cdef fed_model table
+    cdef fed_layer *layers
+
+    def __cinit__(self, layers, size_t num_params):
+        self.layers = <fed_layer *> calloc(max(len(layers), 1), sizeof(fed_layer))
+        if self.layers == NULL:
+            raise MemoryError
+        for i, (kind, inputs, outputs, offset) in enumerate(layers):
+            self.layers[i] = fed_layer(kind, inputs, outputs, offset)
+        self.table.layers = self.layers
+        self.table.num_layers = len(layers)
+        if len(layers) > 0:
+            self.table.num_inputs = self.layers[0].num_inputs
+            self.table.num_classes = self.layers[len(layers) - 1].num_outputs
+            self.table.num_params = num_params
+        check(fed_model_check(&self.table))
+
+    def __dealloc__(self):
+        free(self.layers)
+
+    @property
+    def num_params(self):
+        return self.table.num_params
+
+    cdef check_params(self, size_t size):
+        if size != self.table.num_params:
+            raise ValueError(f"{size} parameters given, the model has {self.table.num_params}")
+
+
+cdef class Step:
+    """A client-step table; rows are (kind, options), at most 8 options each."""
+    cdef fed_step table
+    cdef fed_step_row *rows
+
+    def __cinit__(self, rows):
+        self.rows = <fed_step_row *> calloc(max(len(rows), 1), sizeof(fed_step_row))
+        if self.rows == NULL:
+            raise MemoryError
+        for r, (kind, options) in enumerate(rows):
+            if len(options) > 8:
+                raise ValueError(f"a client-step row has at most 8 options, not {len(options)}")
+            self.rows[r].kind = kind
+            for o, value in enumerate(options):
+                self.rows[r].options[o] = value
+        self.table.rows = self.rows
+        self.table.num_rows = len(rows)
+        check(fed_step_check(&self.table))
+
+    def __dealloc__(self):
+        free(self.rows)
+
+    @property
+    def num_slots(self):
+        return fed_step_slots(&self.table)
+
+    def apply(self, float[::1] params, const float[::1] server_params, float[::1] gradient,
+              float[:, ::1] slots):
+        """One local step in place; gradient is scratch afterwards. slots is [num_slots, P]."""
+        cdef size_t num_params = params.shape[0]
+        if not (server_params.shape[0] == gradient.shape[0] == params.shape[0]):
+            raise ValueError(f"params, server_params and gradient differ: {params.shape[0]},"
+                             f" {server_params.shape[0]}, {gradient.shape[0]}")
+        if slots.shape[0] != self.num_slots or slots.shape[1] != params.shape[0]:
+            raise ValueError(f"slots are [{slots.shape[0]}, {slots.shape[1]}],"
+                             f" not [{self.num_slots}, {num_params}]")
+        if num_params == 0:
+            return
+        check(fed_step_apply(&self.table, num_params, &params[0], &server_params[0], &gradient[0],
+                             &slots[0, 0] if slots.shape[0] > 0 else NULL))
+
+
+cdef class Plan:
+    """How a client's examples become batches; shuffle_buffer -1 is full, max_examples -1 is all."""
+    cdef fed_plan plan
+
+    def __cinit__(self, int pipeline, size_t epochs, size_t batch_size, int64_t shuffle_buffer,
+                  int64_t max_examples):
+        self.plan = fed_plan(pipeline, epochs, batch_size,
+                             SIZE_MAX if shuffle_buffer < 0 else <size_t> shuffle_buffer,
+                             SIZE_MAX if max_examples < 0 else <size_t> max_examples)
+
+    def visits(self, size_t num_examples):
+        return fed_plan_visits(&self.plan, num_examples)
+
+    def batches(self, size_t num_examples):
+        return fed_plan_batches(&self.plan, num_examples)
+
+
+cdef class Client:
+    """One client's data, borrowed: the arrays stay referenced and must not be written meanwhile.
+
+    key is the shuffle's; its round is replaced by that of the call.
+    """
+    cdef fed_client table
+    cdef size_t num_values  # pixels of all examples together
+    cdef object keep
+
+    def __cinit__(self, pixels, const int32_t[::1] labels, float scale, float offset, Plan plan,
+                  key):
+        cdef const uint8_t[::1] bytes_of
+        cdef const float[::1] floats_of
+        self.table.num_examples = labels.shape[0]
+        flat = pixels.reshape(-1)
+        if flat.size > 0 and len(pixels) != labels.shape[0]:
+            raise ValueError(f"{len(pixels)} images but {labels.shape[0]} labels")
+        if pixels.dtype == np.uint8:
+            bytes_of = flat
+            self.table.pixel_type = FED_PIXELS_UINT8
+            self.table.pixels = &bytes_of[0] if flat.size else NULL
+        else:
+            floats_of = flat
+            self.table.pixel_type = FED_PIXELS_FLOAT32
+            self.table.pixels = &floats_of[0] if flat.size else NULL
+        self.table.labels = &labels[0] if labels.shape[0] else NULL
+        self.table.scale, self.table.offset = scale, offset
+        self.table.plan = plan.plan
+        self.table.shuffle_key = make_key(key)
+        self.num_values = flat.size
+        self.keep = (flat, labels)
+
+
+cdef class Cohort:
+    """Clients side by side, as the core reads them."""
+    cdef fed_client *table
+    cdef size_t num_clients
+    cdef object clients
+
+    def __cinit__(self, clients):
+        cdef Client client
+        self.clients = tuple(clients)
+        self.num_clients = len(self.clients)
+        self.table = <fed_client *> calloc(max(self.num_clients, 1), sizeof(fed_client))
+        if self.table == NULL:
+            raise MemoryError
+        for c, client in enumerate(self.clients):
+            self.table[c] = client.table
+
+    def __dealloc__(self):
+        free(self.table)
+
+    cdef check_pixels(self, size_t num_inputs):
+        cdef Client client
+        for c, client in enumerate(self.clients):
+            if client.num_values != client.table.num_examples * num_inputs:
+                raise ValueError(f"client {c} has {client.num_values} pixel values in"
+                                 f" {client.table.num_examples} examples, the model takes"
+                                 f" {num_inputs} an example")
+
+
+cdef class DeltaSum:
+    """The ordered, weighted, float64 sum of a cohort's model deltas."""
+    cdef fed_sum *sum
+    cdef Model model
+
+    def __cinit__(self, Model model):
+        self.model = model
+        self.sum = fed_sum_new(&model.table)
+        if self.sum == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        fed_sum_free(self.sum)
+
+    def add(self, const float[::1] delta, double weight):
+        self.model.check_params(delta.shape[0])
+        check(fed_sum_add(self.sum, &delta[0], weight))
+
+    def reset(self):
+        """Empties the sum, keeps its memory."""
+        fed_sum_reset(self.sum)
+
+    def total(self):
+        """The sum of weight * delta, float64 [P], and the sum of the weights."""
+        cdef double weight
+        total = np.empty(self.model.table.num_params, np.float64)
+        cdef double[::1] view = total
+        fed_sum_total(self.sum, &view[0], &weight)
+        return total, weight
+
+
+STATS = np.dtype(
+    [("loss_sum", "f8"), ("weight", "f8"), ("num_correct", "i8"), ("num_examples", "i8"),
+     ("num_batches", "i8"), ("is_finite", "i4")],
+    align=True,
+)
+assert STATS.itemsize == sizeof(fed_client_stats)
+
+
+# ---- Work ----------------------------------------------------------------------------------------
+
+cdef class Team:
+    """The core's threads and their memory; one call at a time."""
+    cdef fed_team *team
+
+    def __cinit__(self, int num_threads):
+        self.team = fed_team_new(num_threads)
+        if self.team == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        fed_team_free(self.team)
+
+    def train_cohort(self, Model model, Step step, const float[::1] server_params, Cohort cohort,
+                     uint64_t round_num, int weighting, CancelFlag cancel, DeltaSum delta_sum):
+        """Trains each client and adds its delta; returns the clients' STATS."""
+        cdef int status
+        cdef fed_fault fault
+        cdef size_t c
+        model.check_params(server_params.shape[0])
+        cohort.check_pixels(model.table.num_inputs)
+        stats = np.zeros(cohort.num_clients, STATS)
+        cdef uint8_t[::1] view = stats.view(np.uint8)
+        if cohort.num_clients == 0:
+            return stats
+        for c in range(cohort.num_clients):
+            cohort.table[c].shuffle_key.round = round_num
+        with nogil:
+            status = fed_train_cohort(self.team, &model.table, &step.table, &server_params[0],
+                                      cohort.table, cohort.num_clients, weighting, &cancel.flag,
+                                      delta_sum.sum, <fed_client_stats *> &view[0], &fault)
+        check(status, &fault)
+        return stats
+
+    def evaluate(self, Model model, const float[::1] params, Cohort cohort, CancelFlag cancel):
+        """Scores `params` on each client; returns the clients' STATS."""
+        cdef int status
+        cdef fed_fault fault
+        model.check_params(params.shape[0])
+        cohort.check_pixels(model.table.num_inputs)
+        stats = np.zeros(cohort.num_clients, STATS)
+        cdef uint8_t[::1] view = stats.view(np.uint8)
+        if cohort.num_clients == 0:
+            return stats
+        with nogil:
+            status = fed_evaluate(self.team, &model.table, &params[0], cohort.table,
+                                  cohort.num_clients, &cancel.flag, <fed_client_stats *> &view[0],
+                                  &fault)
+        check(status, &fault)
+        return stats
+
+
+def example_order(Plan plan, size_t num_examples, key):
+    """Indices of the examples a client visits, in order: uint32 [visits]."""
+    cdef fed_order order
+    cdef fed_key made = make_key(key)
+    cdef size_t done = 0, num_visits = fed_plan_visits(&plan.plan, num_examples)
+    indices = np.empty(num_visits, np.uint32)
+    buffer = np.empty(max(fed_order_capacity(&plan.plan, num_examples), 1), np.uint32)
+    cdef uint32_t[::1] view = indices
+    cdef uint32_t[::1] buffer_view = buffer
+    fed_order_init(&order, &plan.plan, num_examples, &made, &buffer_view[0])
+    while done < num_visits:
+        done += fed_order_next(&order, &view[done])
+    return indices
+
+
+def random_u64(key, size_t count):
+    """The first `count` outputs of a stream: uint64 [count]."""
+    cdef fed_key made = make_key(key)
+    values = np.empty(count, np.uint64)
+    cdef uint64_t[::1] view = values
+    if count > 0:
+        fed_rng_fill(&made, &view[0], count)
+    return values
+
+
+cdef fed_synthetic make_synthetic(options):
+    return fed_synthetic(options[0], options[1], options[2], options[3])
+
+
+def synthetic_count(options, uint64_t client_key, int split):
+    """Examples a client of synthetic-digits holds; options: (seed, spread, label noise, sizes)."""
+    cdef fed_synthetic made = make_synthetic(options)
+    return fed_synthetic_count(&made, client_key, split)
+
+
+def synthetic_draw(options, uint64_t client_key, int split, size_t first, size_t num):
+    """Draws examples of a client: pixels uint8 [num, 28, 28] with 255 = ink, labels int32 [num]."""
+    cdef int status
+    cdef fed_synthetic made = make_synthetic(options)
+    pixels, labels = np.empty((num, 28, 28), np.uint8), np.empty(num, np.int32)
+    cdef uint8_t[:, :, ::1] pixels_view = pixels
+    cdef int32_t[::1] labels_view = labels
+    if num == 0:
+        return pixels, labels
+    with nogil:
+        status = fed_synthetic_draw(&made, client_key, split, first, num, &pixels_view[0, 0, 0],
+                                    &labels_view[0])
+    check(status)
+    return pixels, labels

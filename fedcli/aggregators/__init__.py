@@ -1,0 +1,48 @@
+"""Aggregators: from what a cohort sent back to one mean delta."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli import options as opt
+from fedcli import registry
+from fedcli.aggregators.mean import Mean
+from fedcli.backend import CohortResult
+from fedcli.options import Value
+
+
+class Aggregator(Protocol):
+    """Holds settings only; what it remembers between rounds is part of the server state.
+
+    It takes what it needs from the `CohortResult`. The mean needs only the running sums, so the
+    engine can forget a delta once it is added; a rule that compares whole deltas asks for them
+    there.
+    """
+
+    def init(self) -> dict[str, Any]:
+        """Returns the aggregator's part of the server state before the first round."""
+        ...
+
+    def aggregate(
+        self, state: Mapping[str, Any], cohort: CohortResult
+    ) -> tuple[NDArray[np.float32], dict[str, Any], dict[str, Any]]:
+        """Returns the mean delta [num_params], the next state, and metrics in TFF's names."""
+        ...
+
+
+# The code behind each row of registry.AGGREGATORS, called with its options by name.
+BUILDERS: dict[str, Callable[..., Aggregator]] = {"mean": Mean}
+
+
+def build(name: str, options: Mapping[str, Value] | None = None) -> Aggregator:
+    """Returns the aggregator of the registry called `name`.
+
+    Raises:
+        ConfigError: The name or an option is unknown, or a value is not allowed.
+    """
+    entry = opt.choose(registry.AGGREGATORS, name, "aggregator")
+    return BUILDERS[name](**opt.resolve(entry, options or {}))

@@ -1,0 +1,398 @@
+"""The typed face of the core, and its only importer: an engine that computes clients on threads."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+# libgomp's idle threads spin for some 10 ms by default. On a busy machine that is where the next
+# round waits: a spinning thread holds the processor that a working one needs, and rounds of 0.6 ms
+# were seen to take 8. So they sleep soon. Read when libgomp is loaded, which is just below.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+from fedcli import _core  # noqa: E402
+from fedcli._core import Cancelled, CancelFlag  # noqa: E402
+from fedcli.config import PIPELINES, WEIGHTINGS  # noqa: E402
+from fedcli.errors import ConfigError, DataError  # noqa: E402
+from fedcli.params import ParamLayout  # noqa: E402
+from fedcli.seeds import Purpose, StreamKey, client_key  # noqa: E402
+
+if TYPE_CHECKING:
+    from fedcli.batches import BatchedDataset, BatchPlan
+
+__all__ = ["CancelFlag", "Cancelled", "CohortResult", "ThreadEngine"]
+
+# Clients whose pixels the engine holds at a time; a larger cohort goes through in pieces.
+PIECE_BYTES = 64 << 20
+BLOCK_CLIENTS = 8  # pieces end where the core's blocks do (FED_BLOCK_CLIENTS)
+
+StepRow = tuple[int, tuple[float, ...]]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class CohortResult:
+    """What a cohort sends back.
+
+    Attributes:
+        delta_sum: Sum of weight * model delta, float64 [num_params].
+        weight_sum: Sum of the client weights.
+        stats: One record a client, in cohort order, with fields `loss_sum`, `weight`,
+            `num_correct`, `num_examples`, `num_batches`, `is_finite`.
+    """
+
+    delta_sum: NDArray[np.float64]
+    weight_sum: float
+    stats: NDArray[np.void]
+
+
+class Engine(Protocol):
+    """Whatever computes the clients of a cohort: threads here, other machines elsewhere."""
+
+    def train_cohort(
+        self,
+        layout: ParamLayout,
+        rows: Sequence[StepRow],
+        params: NDArray[np.float32],
+        clients: Iterable[BatchedDataset],
+        *,
+        round_num: int,
+        weighting: str,
+        cancel: CancelFlag | None = None,
+    ) -> CohortResult:
+        """Trains each client from `params` and sums the model deltas; see `ThreadEngine`."""
+
+    def evaluate(
+        self,
+        layout: ParamLayout,
+        params: NDArray[np.float32],
+        clients: Iterable[BatchedDataset],
+        *,
+        cancel: CancelFlag | None = None,
+    ) -> NDArray[np.void]:
+        """Scores `params` on each client; see `ThreadEngine`."""
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A model as the core has it."""
+
+    layout: ParamLayout
+    model: _core.Model
+    delta_sum: _core.DeltaSum
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Clients that go through the core in one call."""
+
+    datasets: Sequence[BatchedDataset]
+    cohort: _core.Cohort
+
+
+class ThreadEngine:
+    """Computes clients on threads of this process; one call at a time, from any thread.
+
+    A call from the main thread is handed to a thread of the engine's own, so that Ctrl-C is seen
+    at once and ends the call within a local step. Results do not depend on the number of threads.
+    """
+
+    def __init__(self, num_threads: int | None = None) -> None:
+        """Makes an engine of `num_threads` threads, `resolve_threads` of them by default.
+
+        Raises:
+            ConfigError: num_threads is not positive.
+        """
+        self.num_threads = resolve_threads(num_threads)
+        self._team = _core.Team(self.num_threads)
+        self._busy = threading.Lock()
+        self._loaded: _Loaded | None = None
+        self._kept: tuple[tuple[BatchedDataset, ...], list[_Piece]] = ((), [])
+
+    def train_cohort(
+        self,
+        layout: ParamLayout,
+        rows: Sequence[StepRow],
+        params: NDArray[np.float32],
+        clients: Iterable[BatchedDataset],
+        *,
+        round_num: int,
+        weighting: str,
+        cancel: CancelFlag | None = None,
+    ) -> CohortResult:
+        """Trains each client from `params` and sums the weighted model deltas.
+
+        Args:
+            layout: The model.
+            rows: The client-step table: (kind, options), an optimizer last.
+            params: Server parameters, float32 [num_params].
+            clients: The cohort, read as the work goes on: some `PIECE_BYTES` of pixels at once.
+                A tuple that is given again is not prepared again.
+            round_num: Rounds completed so far; with the clients' ids it keys the shuffles.
+            weighting: `num-examples` or `uniform`.
+            cancel: Raised from another thread, stops the call within a local step.
+
+        Raises:
+            Cancelled: `cancel` was raised.
+            DataError: A client's images do not fit the model, or a label is outside its classes.
+        """
+        step, weights = _core.Step(rows), WEIGHTINGS.index(weighting)
+        flag = cancel or CancelFlag()
+
+        def train() -> CohortResult:
+            loaded = self._load(layout)
+            total = loaded.delta_sum
+            total.reset()
+            parts = []
+            for piece in self._pieces(clients):
+                _check_images(piece.datasets, layout)
+                with _faults(piece.datasets):
+                    stats = self._team.train_cohort(
+                        loaded.model, step, params, piece.cohort, round_num, weights, flag, total
+                    )
+                parts.append(stats)
+            delta_sum, weight_sum = total.total()
+            return CohortResult(delta_sum, weight_sum, _joined(parts))
+
+        return self._run(train, flag)
+
+    def evaluate(
+        self,
+        layout: ParamLayout,
+        params: NDArray[np.float32],
+        clients: Iterable[BatchedDataset],
+        *,
+        cancel: CancelFlag | None = None,
+    ) -> NDArray[np.void]:
+        """Returns the statistics of `params` on each client, one record each, without training.
+
+        Raises:
+            Cancelled: `cancel` was raised.
+            DataError: A client's images do not fit the model, or a label is outside its classes.
+        """
+        flag = cancel or CancelFlag()
+
+        def score() -> NDArray[np.void]:
+            model = self._load(layout).model
+            parts = []
+            for piece in _prepare(clients):
+                _check_images(piece.datasets, layout)
+                with _faults(piece.datasets):
+                    parts.append(self._team.evaluate(model, params, piece.cohort, flag))
+            return _joined(parts)
+
+        return self._run(score, flag)
+
+    @cached_property
+    def _off_main(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(max_workers=1, thread_name_prefix="fedcli-core")
+
+    def _run(self, work: Callable[[], T], flag: CancelFlag) -> T:
+        """Runs `work` off the main thread; an interrupt there cancels it and waits for its end."""
+        if threading.current_thread() is not threading.main_thread():
+            with self._busy:
+                return work()
+        with self._busy:
+            future = self._off_main.submit(work)
+            try:
+                return future.result()
+            except BaseException:
+                if not future.done():  # the interruption is ours, not the work's own end
+                    flag.set()
+                    future.exception()
+                raise
+
+    def _load(self, layout: ParamLayout) -> _Loaded:
+        """The core's form of a model; the last one is kept, as rounds ask for it again."""
+        if self._loaded is None or self._loaded.layout is not layout:
+            model = _core.Model(layout.core_rows(), layout.num_params)
+            self._loaded = _Loaded(layout, model, _core.DeltaSum(model))
+        return self._loaded
+
+    def _pieces(self, clients: Iterable[BatchedDataset]) -> Iterable[_Piece]:
+        """The cohort, prepared; a fixed cohort's tuple comes again every round."""
+        if not isinstance(clients, tuple):
+            return _prepare(clients)
+        if self._kept[0] is not clients:
+            self._kept = (clients, list(_prepare(clients)))
+        return self._kept[1]
+
+
+def _prepare(clients: Iterable[BatchedDataset]) -> Iterator[_Piece]:
+    """Splits a cohort so that a piece holds few bytes of pixels and ends with a block."""
+    seen: Counter[str] = Counter()  # which copy of its client each element is
+    piece: list[BatchedDataset] = []
+    rows: list[_core.Client] = []
+    num_bytes = 0
+    for dataset in clients:
+        client = dataset.client
+        piece.append(dataset)
+        rows.append(_core_client(dataset, seen[client.client_id]))
+        seen[client.client_id] += 1
+        num_bytes += client.pixels.nbytes
+        if num_bytes >= PIECE_BYTES and len(piece) % BLOCK_CLIENTS == 0:
+            yield _Piece(piece, _core.Cohort(rows))
+            piece, rows, num_bytes = [], [], 0
+    if piece:
+        yield _Piece(piece, _core.Cohort(rows))
+
+
+def _core_client(dataset: BatchedDataset, occurrence: int) -> _core.Client:
+    client = dataset.client
+    key = StreamKey(
+        dataset.seed, client_key(client.client_id), 0, Purpose.SHUFFLE, occurrence
+    )  # the round is each call's own
+    return _core.Client(
+        client.pixels, client.labels, client.scale, client.offset, _plan(dataset.plan), key
+    )
+
+
+def _check_images(datasets: Iterable[BatchedDataset], layout: ParamLayout) -> None:
+    for dataset in datasets:
+        client = dataset.client
+        shape = client.pixels.shape
+        if shape[0] and math.prod(shape[1:]) != layout.num_inputs:
+            raise DataError(
+                f"{client.source}: client {client.client_id!r}: images have shape "
+                f"{list(shape[1:])}, the model takes {list(layout.input_shape)}"
+            )
+
+
+def _joined(parts: list[NDArray[np.void]]) -> NDArray[np.void]:
+    return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, _core.STATS), *parts])
+
+
+class _faults:  # noqa: N801 - read as a word: with _faults(piece)
+    """Turns a label fault of the core into an error that names file, client and example."""
+
+    def __init__(self, piece: Sequence[BatchedDataset]) -> None:
+        self.piece = piece
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, _core.LabelFault):
+            client = self.piece[error.client_index].client
+            raise DataError(
+                f"{client.source}: client {client.client_id!r}: example {error.example_index}: "
+                f"label {error.label} is outside the model's classes; set --num-classes"
+            ) from error
+
+
+def _plan(plan: BatchPlan) -> _core.Plan:
+    return _core.Plan(
+        PIPELINES.index(plan.pipeline),
+        plan.epochs,
+        plan.batch_size,
+        plan.shuffle_buffer,
+        -1 if plan.max_examples is None else plan.max_examples,
+    )
+
+
+def isa_name() -> str:
+    """Returns the instruction set the core runs on: generic, avx2 or avx512."""
+    return _core.ISA
+
+
+def isa_names() -> tuple[str, ...]:
+    """Returns the instruction sets this build holds and this machine can run, widest last."""
+    return _core.ISAS
+
+
+def has_openmp() -> bool:
+    """Tells whether the core was built with OpenMP, so that it has threads."""
+    return _core.HAS_OPENMP
+
+
+def resolve_threads(requested: int | None = None) -> int:
+    """Returns the number of threads: `requested`, else OMP_NUM_THREADS, else the cores we may use.
+
+    A core built without OpenMP has one thread, whatever is asked.
+
+    Raises:
+        ConfigError: The number asked for is not positive.
+    """
+    if requested is not None and requested < 1:
+        raise ConfigError(f"--threads {requested}: give a number of threads, at least 1")
+    if not _core.HAS_OPENMP:
+        return 1
+    if requested is not None:
+        return requested
+    from_environment = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if from_environment.isdecimal() and int(from_environment) > 0:
+        return int(from_environment)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def example_order(plan: BatchPlan, num_examples: int, key: StreamKey) -> NDArray[np.uint32]:
+    """Returns the indices of the examples a client visits, in order: uint32 [num_visits]."""
+    return _core.example_order(_plan(plan), num_examples, key)
+
+
+def random_u64(key: StreamKey, count: int) -> NDArray[np.uint64]:
+    """Returns the first `count` values of a stream: uint64 [count]."""
+    return _core.random_u64(key, count)
+
+
+def apply_step(
+    rows: Sequence[StepRow],
+    params: NDArray[np.float32],
+    server_params: NDArray[np.float32],
+    gradient: NDArray[np.float32],
+    slots: NDArray[np.float32],
+) -> None:
+    """Takes one local step of the core in place; `gradient` is scratch afterwards.
+
+    Args:
+        rows: The client-step table.
+        params: [num_params], moved.
+        server_params: [num_params].
+        gradient: [num_params].
+        slots: [num_step_slots(rows), num_params], moved.
+    """
+    _core.Step(rows).apply(params, server_params, gradient, slots)
+
+
+def num_step_slots(rows: Sequence[StepRow]) -> int:
+    """Returns how many parameter-sized state vectors a client-step table needs."""
+    return _core.Step(rows).num_slots
+
+
+def count_synthetic(options: tuple[int, float, float, int], client: int, split: int) -> int:
+    """Returns the examples a client of synthetic-digits holds in a split.
+
+    Args:
+        options: (seed, style spread, label noise, 0 for natural or 1 for skewed sizes).
+        client: Its `client_key`.
+        split: 0 train, 1 test, 2 central.
+    """
+    return _core.synthetic_count(options, client, split)
+
+
+def draw_synthetic(
+    options: tuple[int, float, float, int], client: int, split: int, first: int, num: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Returns examples first..first+num-1 of a client: pixels uint8 [num, 28, 28], labels int32.
+
+    255 is ink. Arguments as `count_synthetic`.
+    """
+    return _core.synthetic_draw(options, client, split, first, num)
+
+
+def fma_peak_run(num_steps: int) -> float:
+    """Runs `num_steps` groups of fused multiply-adds on one thread; returns the operations done."""
+    return _core.fma_chain(num_steps)
+

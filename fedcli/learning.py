@@ -1,0 +1,384 @@
+"""Learning processes: `state = initialize()`, then `next(state, client_data)` a round.
+
+A process is composed as in TFF: a distributor (the model as it is), client work, an aggregator and
+a finalizer, each with its own part of the server state. The state is a plain value that goes in and
+comes out; a process keeps none.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli import batches, metrics, models, optimizers
+from fedcli.aggregators.mean import Mean
+from fedcli.algorithms import fedavg
+from fedcli.algorithms.base import Algorithm, apply_mean_delta
+from fedcli.backend import CancelFlag, Engine, ThreadEngine
+from fedcli.batches import BatchedDataset
+from fedcli.errors import DataError
+from fedcli.metrics import MetricsAggregator, sum_then_finalize
+from fedcli.models import Model
+from fedcli.optimizers import Optimizer
+from fedcli.params import ParamLayout
+from fedcli.signatures import Placed, array_type, format_type, value_types
+
+__all__ = [
+    "LearningProcess",
+    "ModelWeights",
+    "ProcessOutput",
+    "ServerState",
+    "build_fed_eval",
+    "build_process",
+    "build_unweighted_fed_avg",
+    "build_weighted_fed_avg",
+    "sum_then_finalize",
+]
+
+_SERVER_SGD = optimizers.sgd(1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class ServerState:
+    """All that the next round needs, one part per component.
+
+    Attributes:
+        round_num: Rounds completed; 0 is the initial model.
+        global_model_weights: float32 [num_params].
+        distributor: Its state, by name: arrays, ints or floats; so are the next three.
+        client_work: In evaluation, the sums over all rounds so far.
+        aggregator: What the aggregator remembers.
+        finalizer: The server optimizer's state.
+    """
+
+    round_num: int
+    global_model_weights: NDArray[np.float32]
+    distributor: dict[str, Any] = field(default_factory=dict)
+    client_work: dict[str, Any] = field(default_factory=dict)
+    aggregator: dict[str, Any] = field(default_factory=dict)
+    finalizer: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class ModelWeights:
+    """A model's weights as arrays of Keras shape, in layer order, kernel then bias."""
+
+    trainable: list[NDArray[np.float32]]
+    non_trainable: list[NDArray[np.float32]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class ProcessOutput:
+    """What one round returns.
+
+    Attributes:
+        state: The next state.
+        metrics: In TFF's structure and names; a mean over no example is NaN.
+        timings: Seconds spent, by part of the round.
+        num_empty_clients: Clients of this cohort that had no example, and so weight 0.
+    """
+
+    state: ServerState
+    metrics: dict[str, Any]
+    timings: dict[str, float]
+    num_empty_clients: int
+
+
+class LearningProcess(abc.ABC):
+    """A federated computation over a server state; made by the `build_` functions below."""
+
+    def __init__(
+        self, model: str | Model, metrics_aggregator: MetricsAggregator, engine: Engine | None
+    ) -> None:
+        """Composes the parts common to training and evaluation."""
+        self.model = models.build(model) if isinstance(model, str) else model
+        self.metrics_aggregator = metrics_aggregator
+        self.engine = engine if engine is not None else ThreadEngine()
+
+    @abc.abstractmethod
+    def initialize(self) -> ServerState:
+        """Returns the state before the first round, with the model's initial weights."""
+
+    @abc.abstractmethod
+    def next(
+        self,
+        state: ServerState,
+        client_data: Iterable[Any],
+        *,
+        cancel: CancelFlag | None = None,
+    ) -> ProcessOutput:
+        """Runs one round on a cohort and returns the next state with the round's metrics.
+
+        Args:
+            state: What `initialize` or the last `next` returned; it is not changed.
+            client_data: One element a client: `data.client(id).preprocess(...)`, or a pair
+                (pixels, labels) of arrays.
+            cancel: Once set, from any thread, the call stops within a local step.
+
+        Raises:
+            DataError: An element is of another kind, or its data do not fit the model.
+            Cancelled: The flag was raised; `state` is still good.
+        """
+
+    def get_model_weights(self, state: ServerState) -> ModelWeights:
+        """Returns copies of the model's weights in `state`."""
+        tensors = self.model.layout.split(state.global_model_weights)
+        return ModelWeights([tensor.copy() for tensor in tensors])
+
+    def set_model_weights(
+        self, state: ServerState, weights: ModelWeights | Sequence[NDArray[Any]]
+    ) -> ServerState:
+        """Returns `state` with other model weights and everything else as it was.
+
+        Raises:
+            ConfigError: Number or shapes of the arrays are not the model's.
+        """
+        tensors = weights.trainable if isinstance(weights, ModelWeights) else weights
+        return replace(state, global_model_weights=self.model.layout.join(tensors))
+
+    @property
+    def state_signature(self) -> str:
+        """The type of `initialize`, written as TFF writes it."""
+        state = _state_types(self.initialize(), self.model.layout)
+        return f"( -> {format_type(state)}@SERVER)"
+
+    @property
+    def next_signature(self) -> str:
+        """The type of `next`, written as TFF writes it; found by running it on a blank image."""
+        layout = self.model.layout
+        blank = np.zeros((1, *layout.input_shape), np.uint8), np.zeros(1, np.int32)
+        output = self.next(self.initialize(), [blank])
+        state = Placed(_state_types(output.state, layout), "SERVER")
+        batch = {"x": f"float32[?,{layout.num_inputs}]", "y": "int32[?,1]"}
+        takes = {"state": state, "client_data": Placed(batch, "CLIENTS")}
+        gives = {"state": state, "metrics": Placed(value_types(output.metrics), "SERVER")}
+        return f"({format_type(takes)} -> {format_type(gives)})"
+
+
+class TrainingProcess(LearningProcess):
+    """Rounds of one `Algorithm`."""
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        model: str | Model,
+        metrics_aggregator: MetricsAggregator,
+        engine: Engine | None,
+    ) -> None:
+        """Composes the algorithm's parts with a model."""
+        super().__init__(model, metrics_aggregator, engine)
+        self.algorithm = algorithm
+
+    def initialize(self) -> ServerState:
+        """See LearningProcess."""
+        params = self.model.initial_params.copy()
+        return ServerState(
+            round_num=0,
+            global_model_weights=params,
+            aggregator=self.algorithm.aggregator.init(),
+            finalizer=self.algorithm.server_optimizer.init(params),
+        )
+
+    def next(
+        self,
+        state: ServerState,
+        client_data: Iterable[Any],
+        *,
+        cancel: CancelFlag | None = None,
+    ) -> ProcessOutput:
+        """See LearningProcess; `timings` has train and aggregate."""
+        started = perf_counter()
+        algorithm, params = self.algorithm, state.global_model_weights
+        cohort = self.engine.train_cohort(
+            self.model.layout,
+            algorithm.step_rows,
+            params,
+            _cohort_data(client_data),
+            round_num=state.round_num,
+            weighting=algorithm.weighting,
+            cancel=cancel,
+        )
+        trained = perf_counter()
+        mean_delta, aggregator_state, aggregator_metrics = algorithm.aggregator.aggregate(
+            state.aggregator, cohort
+        )
+        params, opt_state, finalizer_metrics = apply_mean_delta(
+            algorithm.server_optimizer, params, state.finalizer, mean_delta
+        )
+        num_non_finite = np.count_nonzero(cohort.stats["is_finite"] == 0)
+        train_metrics = {
+            **self.metrics_aggregator(cohort.stats),
+            "num_non_finite_clients": int(num_non_finite),
+        }
+        round_metrics = {
+            "distributor": {},
+            "client_work": {"train": train_metrics},
+            "aggregator": aggregator_metrics,
+            "finalizer": finalizer_metrics,
+        }
+        next_state = replace(
+            state,
+            round_num=state.round_num + 1,
+            global_model_weights=params,
+            aggregator=aggregator_state,
+            finalizer=opt_state,
+        )
+        timings = {"train": trained - started, "aggregate": perf_counter() - trained}
+        return ProcessOutput(next_state, round_metrics, timings, _count_empty(cohort.stats))
+
+
+class EvaluationProcess(LearningProcess):
+    """Rounds of federated evaluation: every client's batches are scored, nothing is trained."""
+
+    def initialize(self) -> ServerState:
+        """See LearningProcess; the weights are untrained until `set_model_weights`."""
+        return ServerState(0, self.model.initial_params.copy(), client_work=dict(metrics.ZERO))
+
+    def next(
+        self,
+        state: ServerState,
+        client_data: Iterable[Any],
+        *,
+        cancel: CancelFlag | None = None,
+    ) -> ProcessOutput:
+        """See LearningProcess; `timings` has evaluate.
+
+        `total_rounds_metrics` cover every round since `initialize` whose state was passed on.
+        """
+        started = perf_counter()
+        layout = self.model.layout
+        clients = _cohort_data(client_data)
+        stats = self.engine.evaluate(layout, state.global_model_weights, clients, cancel=cancel)
+        totals = metrics.add(state.client_work, metrics.sum_stats(stats))
+        eval_metrics = {
+            "current_round_metrics": self.metrics_aggregator(stats),
+            "total_rounds_metrics": self.metrics_aggregator(metrics.as_stats(totals)),
+        }
+        round_metrics = {
+            "distributor": {},
+            "client_work": {"eval": eval_metrics},
+            "aggregator": {"mean_value": {}, "mean_weight": {}},
+            "finalizer": {},
+        }
+        next_state = replace(state, round_num=state.round_num + 1, client_work=totals)
+        timings = {"evaluate": perf_counter() - started}
+        return ProcessOutput(next_state, round_metrics, timings, _count_empty(stats))
+
+
+def build_process(
+    algorithm: Algorithm,
+    model: str | Model,
+    metrics_aggregator: MetricsAggregator = sum_then_finalize,
+    *,
+    engine: Engine | None = None,
+) -> LearningProcess:
+    """Returns the training process of any algorithm.
+
+    Args:
+        algorithm: What `fedcli.algorithms.build` returns.
+        model: A registry name, or a model of `fedcli.models`.
+        metrics_aggregator: From the stats of clients to metrics by name.
+        engine: What computes clients; by default, threads of this process.
+
+    Raises:
+        ConfigError: The model's name is unknown.
+    """
+    return TrainingProcess(algorithm, model, metrics_aggregator, engine)
+
+
+def build_weighted_fed_avg(
+    model: str | Model,
+    client_optimizer: Optimizer,
+    server_optimizer: Optimizer = _SERVER_SGD,
+    metrics_aggregator: MetricsAggregator = sum_then_finalize,
+    *,
+    engine: Engine | None = None,
+) -> LearningProcess:
+    """Returns federated averaging, clients weighted by the examples they process.
+
+    See `fedcli.algorithms.fedavg` for the algorithm and `build_process` for the arguments.
+    """
+    algorithm = fedavg.build(
+        client_optimizer, server_optimizer, weighting="num-examples", aggregator=Mean()
+    )
+    return build_process(algorithm, model, metrics_aggregator, engine=engine)
+
+
+def build_unweighted_fed_avg(
+    model: str | Model,
+    client_optimizer: Optimizer,
+    server_optimizer: Optimizer = _SERVER_SGD,
+    metrics_aggregator: MetricsAggregator = sum_then_finalize,
+    *,
+    engine: Engine | None = None,
+) -> LearningProcess:
+    """Returns federated averaging in which every client with data counts the same.
+
+    See `fedcli.algorithms.fedavg` for the algorithm and `build_process` for the arguments.
+    """
+    algorithm = fedavg.build(
+        client_optimizer, server_optimizer, weighting="uniform", aggregator=Mean()
+    )
+    return build_process(algorithm, model, metrics_aggregator, engine=engine)
+
+
+def build_fed_eval(
+    model: str | Model,
+    metrics_aggregator: MetricsAggregator = sum_then_finalize,
+    *,
+    engine: Engine | None = None,
+) -> LearningProcess:
+    """Returns federated evaluation; see `build_process` for the arguments."""
+    return EvaluationProcess(model, metrics_aggregator, engine)
+
+
+def _count_empty(stats: NDArray[Any]) -> int:
+    is_empty = (stats["num_examples"] == 0) & (stats["is_finite"] != 0)
+    return int(np.count_nonzero(is_empty))
+
+
+def _cohort_data(client_data: Iterable[Any]) -> Iterable[BatchedDataset]:
+    """Returns a cohort's data as the engine takes it; a generator is still read as it is used."""
+    if isinstance(client_data, Mapping | str) or not isinstance(client_data, Iterable):
+        kind = type(client_data).__name__
+        raise DataError(f"client_data is of type {kind}; give a list, one element a client")
+    datasets = (_one_client(element, index) for index, element in enumerate(client_data))
+    return list(datasets) if isinstance(client_data, Sequence) else datasets
+
+
+def _one_client(element: Any, index: int) -> BatchedDataset:
+    if isinstance(element, BatchedDataset):
+        return element
+    if isinstance(element, tuple | list) and len(element) == 2:
+        pixels, labels = element
+        return batches.from_arrays(pixels, labels, client_id=str(index), source="client_data")
+    raise DataError(
+        f"client_data[{index}] is of type {type(element).__name__}; give "
+        "data.client(id).preprocess(...) or a pair (pixels, labels) of arrays"
+    )
+
+
+def _state_types(state: ServerState, layout: ParamLayout) -> dict[str, Any]:
+    """The types in `state`; what has one value a parameter is shown tensor by tensor."""
+    weights = {"trainable": _tensor_types("float32", layout), "non_trainable": {}}
+    parts = {
+        name: {key: _part_type(value, layout) for key, value in getattr(state, name).items()}
+        for name in ("distributor", "client_work", "aggregator", "finalizer")
+    }
+    return {"round_num": "int64", "global_model_weights": weights, **parts}
+
+
+def _part_type(value: Any, layout: ParamLayout) -> Any:
+    if isinstance(value, np.ndarray) and value.shape == (layout.num_params,):
+        return _tensor_types(str(value.dtype), layout)
+    return value_types(value)
+
+
+def _tensor_types(dtype: str, layout: ParamLayout) -> list[str]:
+    return [array_type(dtype, tensor.shape) for tensor in layout.tensors]

@@ -1,0 +1,47 @@
+"""Types of nested values, written as TFF writes its type signatures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A type and where its value lives: `SERVER`, or `CLIENTS` (a sequence of batches each)."""
+
+    type: Any
+    place: str
+
+
+def value_types(value: Any) -> Any:
+    """Returns the nested types of mappings, sequences, arrays and numbers."""
+    if isinstance(value, Mapping):
+        return {name: value_types(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [value_types(part) for part in value]
+    array = np.asarray(value)
+    return array_type(str(array.dtype), array.shape)
+
+
+def array_type(dtype: str, shape: tuple[int, ...]) -> str:
+    """Returns the type of an array, `float32[784,10]`, or of a scalar, `int64`."""
+    return f"{dtype}[{','.join(map(str, shape))}]" if shape else dtype
+
+
+def format_type(node: Any, indent: str = "") -> str:
+    """Returns nested types as text over several lines, two spaces a level."""
+    if isinstance(node, str):
+        return node
+    if isinstance(node, Placed):
+        text = format_type(node.type, indent)
+        return f"{{{text}*}}@{node.place}" if node.place == "CLIENTS" else f"{text}@{node.place}"
+    named = node.items() if isinstance(node, Mapping) else [("", part) for part in node]
+    inner = indent + "  "
+    lines = [
+        f"{inner}{name}{'=' if name else ''}{format_type(part, inner)}" for name, part in named
+    ]
+    return "<\n" + ",\n".join(lines) + f"\n{indent}>" if lines else "<>"

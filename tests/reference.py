@@ -1,0 +1,150 @@
+"""Slow, obvious federated averaging of softmax regression in float64: the source of truth.
+
+A client is a list of batches (x, y), x float64 [b, I] and y int [b]; parameters are one vector
+[I * K + K], the kernel [I, K] by rows and then the bias [K].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float64]
+Batch = tuple[NDArray[np.float64], NDArray[np.int64]]
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class Sgd:
+    learning_rate: float
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def step(self, params: Vector, velocity: Vector, gradient: Vector) -> tuple[Vector, Vector]:
+        velocity = self.momentum * velocity + gradient
+        direction = gradient + self.momentum * velocity if self.nesterov else velocity
+        return params - self.learning_rate * direction, velocity
+
+
+@dataclass
+class Stats:
+    loss_sum: float = 0.0
+    num_correct: int = 0
+    num_examples: int = 0
+    num_batches: int = 0
+
+    def add(self, other: Stats) -> None:
+        self.loss_sum += other.loss_sum
+        self.num_correct += other.num_correct
+        self.num_examples += other.num_examples
+        self.num_batches += other.num_batches
+
+
+@dataclass
+class Round:
+    params: Vector
+    velocity: Vector
+    stats: Stats
+    num_non_finite_clients: int
+    update_non_finite: int
+
+
+def make_batches(
+    x: NDArray[np.generic], y: NDArray[np.generic], order: Sequence[int], batch_size: int
+) -> list[Batch]:
+    batches = []
+    for start in range(0, len(order), batch_size):
+        index = list(order[start : start + batch_size])
+        batches.append((x[index].reshape(len(index), -1).astype(np.float64), y[index].astype(int)))
+    return batches
+
+
+def shuffle_buffer_order(
+    source: Sequence[int], buffer_size: int, draw_below: Callable[[int], int]
+) -> list[int]:
+    """Emits a random slot of a buffer and refills it from the source, or from the last slot."""
+    waiting = list(source)
+    buffer = [waiting.pop(0) for _ in range(min(buffer_size, len(waiting)))]
+    order = []
+    while buffer:
+        slot = draw_below(len(buffer))
+        order.append(buffer[slot])
+        last = waiting.pop(0) if waiting else buffer.pop()
+        if slot < len(buffer):
+            buffer[slot] = last
+    return order
+
+
+def score(params: Vector, batch: Batch, num_classes: int) -> tuple[Stats, Vector]:
+    """Returns the stats of one batch, and the gradient of its mean loss."""
+    x, y = batch
+    size = len(y)
+    kernel = params[:-num_classes].reshape(x.shape[1], num_classes)
+    logits = x @ kernel + params[-num_classes:]
+    # float32 cannot hold more: from here on it is infinite, as in the core.
+    logits = np.where(np.abs(logits) > FLOAT32_MAX, np.copysign(np.inf, logits), logits)
+    with np.errstate(invalid="ignore"):
+        shifted = logits - logits.max(axis=1, keepdims=True)
+    exponentials = np.exp(shifted)
+    totals = exponentials.sum(axis=1, keepdims=True)
+    losses = np.log(totals[:, 0]) - shifted[np.arange(size), y]
+    correct = (logits.argmax(axis=1) == y) & np.isfinite(losses)
+    error = exponentials / totals
+    error[np.arange(size), y] -= 1.0
+    error /= size
+    gradient = np.concatenate([(x.T @ error).ravel(), error.sum(axis=0)])
+    return Stats(float(losses.sum()), int(correct.sum()), size, 1), gradient
+
+
+def train_client(
+    params: Vector, batches: Sequence[Batch], sgd: Sgd, num_classes: int
+) -> tuple[Vector, Stats]:
+    """Returns a client's model delta and its online stats."""
+    local, velocity, stats = params.copy(), np.zeros_like(params), Stats()
+    for batch in batches:
+        batch_stats, gradient = score(local, batch, num_classes)
+        stats.add(batch_stats)
+        local, velocity = sgd.step(local, velocity, gradient)
+    return local - params, stats
+
+
+def fedavg_round(
+    params: Vector,
+    velocity: Vector,
+    cohort: Sequence[Sequence[Batch]],
+    *,
+    num_classes: int,
+    client_sgd: Sgd,
+    server_sgd: Sgd,
+    is_weighted: bool = True,
+) -> Round:
+    """One round; a client that is empty or whose delta float32 cannot hold has weight 0."""
+    total, weight_sum = np.zeros_like(params), 0.0
+    stats, num_non_finite = Stats(), 0
+    for batches in cohort:
+        delta, client_stats = train_client(params, batches, client_sgd, num_classes)
+        if not np.all(np.abs(delta) <= FLOAT32_MAX):
+            num_non_finite += 1
+            continue
+        stats.add(client_stats)
+        if client_stats.num_examples > 0:
+            weight = float(client_stats.num_examples) if is_weighted else 1.0
+            total += weight * delta
+            weight_sum += weight
+    if weight_sum == 0.0:
+        return Round(params, velocity, stats, num_non_finite, 1)
+    mean_delta = total / weight_sum
+    params, velocity = server_sgd.step(params, velocity, -mean_delta)
+    return Round(params, velocity, stats, num_non_finite, 0)
+
+
+def evaluate(params: Vector, cohort: Sequence[Sequence[Batch]], num_classes: int) -> Stats:
+    stats = Stats()
+    for batches in cohort:
+        for batch in batches:
+            stats.add(score(params, batch, num_classes)[0])
+    return stats

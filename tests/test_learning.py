@@ -1,0 +1,619 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import fedcli
+from fedcli import aggregators, algorithms, learning, optimizers
+from fedcli.backend import CancelFlag, Cancelled, ThreadEngine
+from fedcli.batches import BatchedDataset, from_arrays
+from fedcli.errors import ConfigError, DataError
+from fedcli.models import Model, softmax_regression
+from tests import reference
+
+# Softmax regression on 5 x 4 images of 3 classes.
+SHAPE, NUM_CLASSES = (5, 4), 3
+# Two clients of one example, ragged last batches, and one whole batch.
+SIZES = (1, 7, 40, 23, 1, 20, 33, 12, 50, 9, 26)
+
+Arrays = tuple[NDArray[Any], NDArray[np.int32]]
+
+
+def _model() -> Model:
+    return softmax_regression(SHAPE, NUM_CLASSES)
+
+
+def _client(size: int, seed: int) -> Arrays:
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, NUM_CLASSES, size, dtype=np.int32)
+    pixels = random.random((size, *SHAPE), dtype=np.float32)
+    pixels[:, 0, :NUM_CLASSES] += np.eye(NUM_CLASSES, dtype=np.float32)[labels]
+    return pixels, labels
+
+
+def _cohort(sizes: Sequence[int] = SIZES) -> list[Arrays]:
+    return [_client(size, seed) for seed, size in enumerate(sizes)]
+
+
+def _in_order(pair: Arrays, batch_size: int = 20) -> list[reference.Batch]:
+    return reference.make_batches(*pair, range(len(pair[1])), batch_size)
+
+
+def _assert_same_params(state: learning.ServerState, expected: NDArray[np.float64]) -> None:
+    # One float32 forward and backward against float64.
+    np.testing.assert_allclose(state.global_model_weights, expected, rtol=1e-4, atol=1e-6)
+
+
+def _assert_same_metrics(found: dict[str, Any], expected: reference.Stats) -> None:
+    assert found["num_examples"] == expected.num_examples
+    assert found["num_batches"] == expected.num_batches
+    num_correct = found["sparse_categorical_accuracy"] * found["num_examples"]
+    assert num_correct == pytest.approx(expected.num_correct, abs=1e-6)
+    # Sums of float32 losses, each good to a few units in the last place.
+    assert found["loss"] == pytest.approx(expected.loss_sum / expected.num_examples, rel=1e-5)
+
+
+# ---- Whole rounds against the reference --------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_weighted", [True, False], ids=["weighted", "uniform"])
+@pytest.mark.parametrize(
+    ("client", "server"),
+    [
+        ({"learning_rate": 0.1}, {"learning_rate": 1.0}),
+        (
+            {"learning_rate": 0.05, "momentum": 0.9},
+            {"learning_rate": 0.7, "momentum": 0.9},
+        ),
+        (
+            {"learning_rate": 0.05, "momentum": 0.8, "nesterov": True},
+            {"learning_rate": 0.5, "momentum": 0.9, "nesterov": True},
+        ),
+    ],
+    ids=["sgd", "momentum", "nesterov"],
+)
+def test_rounds_follow_the_reference(
+    client: dict[str, Any], server: dict[str, Any], is_weighted: bool
+) -> None:
+    build = learning.build_weighted_fed_avg if is_weighted else learning.build_unweighted_fed_avg
+    process = build(_model(), optimizers.sgd(**client), optimizers.sgd(**server))
+    cohort = _cohort()
+    state = process.initialize()
+    params = np.zeros(len(state.global_model_weights))
+    velocity = np.zeros_like(params)
+    for round_num in range(1, 6):
+        result = process.next(state, cohort)
+        state = result.state
+        expected = reference.fedavg_round(
+            params,
+            velocity,
+            [_in_order(pair) for pair in cohort],
+            num_classes=NUM_CLASSES,
+            client_sgd=reference.Sgd(**client),
+            server_sgd=reference.Sgd(**server),
+            is_weighted=is_weighted,
+        )
+        params, velocity = expected.params, expected.velocity
+        assert state.round_num == round_num
+        _assert_same_params(state, params)
+        _assert_same_metrics(result.metrics["client_work"]["train"], expected.stats)
+        if server.get("momentum"):
+            np.testing.assert_allclose(
+                state.finalizer["accumulator"], velocity, rtol=1e-4, atol=1e-6
+            )
+
+
+def test_shuffled_epochs_follow_the_order_of_each_round_and_occurrence() -> None:
+    pairs = _cohort([17, 40, 5])
+    datasets = [
+        from_arrays(*pair, client_id=f"client {index}").client.preprocess(
+            epochs=3, shuffle_buffer=10, batch_size=8, seed=4
+        )
+        for index, pair in enumerate(pairs)
+    ]
+    # The second client comes twice: each copy has an order of its own.
+    chosen = [(0, 0), (1, 0), (1, 1), (2, 0)]
+    process = learning.build_weighted_fed_avg(_model(), optimizers.sgd(0.1))
+    state, params = process.initialize(), np.zeros(63)
+    for round_num in range(3):
+        result = process.next(state, [datasets[index] for index, _ in chosen])
+        batches = [
+            reference.make_batches(
+                *pairs[index], list(datasets[index].order(round_num, occurrence)), 8
+            )
+            for index, occurrence in chosen
+        ]
+        expected = reference.fedavg_round(
+            params,
+            np.zeros_like(params),
+            batches,
+            num_classes=NUM_CLASSES,
+            client_sgd=reference.Sgd(0.1),
+            server_sgd=reference.Sgd(1.0),
+        )
+        state, params = result.state, expected.params
+        _assert_same_params(state, params)
+        _assert_same_metrics(result.metrics["client_work"]["train"], expected.stats)
+
+
+def test_server_sgd_with_rate_one_gives_the_weighted_mean_of_client_params() -> None:
+    cohort = _cohort([30, 10])
+    process = learning.build_weighted_fed_avg(_model(), optimizers.sgd(0.3))
+    state = process.next(process.initialize(), _cohort([25])).state
+    alone = [process.next(state, [pair]).state.global_model_weights for pair in cohort]
+    together = process.next(state, cohort).state.global_model_weights
+    np.testing.assert_allclose(together, 0.75 * alone[0] + 0.25 * alone[1], rtol=1e-5, atol=1e-7)
+
+
+def test_one_client_with_all_the_data_is_plain_sgd() -> None:
+    pair = _client(45, 1)
+    process = learning.build_weighted_fed_avg(_model(), optimizers.sgd(0.2))
+    state, params = process.initialize(), np.zeros(63)
+    for _ in range(4):
+        state = process.next(state, [pair]).state
+        for batch in _in_order(pair):
+            params = params - 0.2 * reference.score(params, batch, NUM_CLASSES)[1]
+    _assert_same_params(state, params)
+
+
+def test_doubling_every_client_weight_changes_nothing() -> None:
+    cohort = _cohort([30, 10, 20])
+    process = learning.build_weighted_fed_avg(_model(), optimizers.sgd(0.0625))
+    once = process.next(process.initialize(), cohort)
+    twice = process.next(process.initialize(), cohort + cohort)
+    np.testing.assert_array_equal(once.state.global_model_weights, twice.state.global_model_weights)
+    assert twice.metrics["client_work"]["train"]["num_examples"] == 120
+
+
+@pytest.mark.parametrize("num_threads", [2, 7])
+def test_threads_change_no_byte(num_threads: int) -> None:
+    def run(threads: int) -> tuple[bytes, str]:
+        process = learning.build_weighted_fed_avg(
+            _model(), optimizers.sgd(0.1, momentum=0.5), engine=ThreadEngine(threads)
+        )
+        state, told = process.initialize(), []
+        for _ in range(3):
+            result = process.next(state, _cohort())
+            state = result.state
+            told.append(result.metrics)
+        return state.global_model_weights.tobytes(), repr(told)
+
+    assert run(num_threads) == run(1)
+
+
+def test_next_changes_neither_state_nor_data() -> None:
+    pair = _client(30, 2)
+    pair[0].setflags(write=False)
+    process = learning.build_weighted_fed_avg(
+        _model(), optimizers.sgd(0.1), optimizers.sgd(1.0, momentum=0.9)
+    )
+    state = process.next(process.initialize(), [pair]).state
+    for array in (state.global_model_weights, state.finalizer["accumulator"]):
+        array.setflags(write=False)
+    first = process.next(state, [pair])
+    second = process.next(state, [pair])
+    assert first.state.round_num == second.state.round_num == 2
+    assert first.state.global_model_weights.tobytes() == second.state.global_model_weights.tobytes()
+
+
+# ---- Empty and non-finite clients --------------------------------------------------------------
+
+
+def _exploding(size: int = 40) -> Arrays:
+    """A client whose second local step leaves float32's range."""
+    pixels, labels = _client(size, 9)
+    return pixels * np.float32(1e30), labels
+
+
+@pytest.mark.parametrize(
+    "build", [learning.build_weighted_fed_avg, learning.build_unweighted_fed_avg]
+)
+def test_a_non_finite_client_is_left_out_and_counted(build: Any) -> None:
+    good = _cohort([30, 12])
+    process = build(_model(), optimizers.sgd(0.1))
+    with_bad = process.next(process.initialize(), [good[0], _exploding(), good[1]])
+    without = process.next(process.initialize(), good)
+    assert (
+        with_bad.state.global_model_weights.tobytes()
+        == without.state.global_model_weights.tobytes()
+    )
+    train = with_bad.metrics["client_work"]["train"]
+    assert train.pop("num_non_finite_clients") == 1
+    assert without.metrics["client_work"]["train"].pop("num_non_finite_clients") == 0
+    assert train == without.metrics["client_work"]["train"]
+    assert with_bad.metrics["finalizer"] == {"update_non_finite": 0}
+    assert with_bad.num_empty_clients == 0
+
+
+def test_the_reference_agrees_on_what_is_not_finite() -> None:
+    result = reference.fedavg_round(
+        np.zeros(63),
+        np.zeros(63),
+        [_in_order(_exploding()), _in_order(_client(5, 1)), []],
+        num_classes=NUM_CLASSES,
+        client_sgd=reference.Sgd(0.1),
+        server_sgd=reference.Sgd(1.0),
+    )
+    assert (result.num_non_finite_clients, result.update_non_finite) == (1, 0)
+    assert result.stats.num_examples == 5
+
+
+@pytest.mark.parametrize(
+    "build", [learning.build_weighted_fed_avg, learning.build_unweighted_fed_avg]
+)
+def test_an_empty_client_has_no_weight_and_is_counted(build: Any) -> None:
+    good = _cohort([30, 12])
+    process = build(_model(), optimizers.sgd(0.1))
+    with_empty = process.next(process.initialize(), [good[0], _client(0, 0), good[1]])
+    without = process.next(process.initialize(), good)
+    assert (
+        with_empty.state.global_model_weights.tobytes()
+        == without.state.global_model_weights.tobytes()
+    )
+    assert with_empty.metrics == without.metrics
+    assert (with_empty.num_empty_clients, without.num_empty_clients) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("cohort", "num_non_finite"),
+    [([_exploding()], 1), ([_client(0, 0)], 0), ([], 0)],
+    ids=["non-finite", "empty", "nobody"],
+)
+def test_a_round_without_weight_leaves_the_model_and_advances(
+    cohort: list[Arrays], num_non_finite: int
+) -> None:
+    process = learning.build_weighted_fed_avg(
+        _model(), optimizers.sgd(0.1), optimizers.sgd(1.0, momentum=0.9)
+    )
+    state = process.next(process.initialize(), _cohort([30])).state
+    result = process.next(state, cohort)
+    assert result.metrics["finalizer"] == {"update_non_finite": 1}
+    assert result.state.round_num == 2
+    assert result.state.global_model_weights.tobytes() == state.global_model_weights.tobytes()
+    assert (
+        result.state.finalizer["accumulator"].tobytes() == state.finalizer["accumulator"].tobytes()
+    )
+    train = result.metrics["client_work"]["train"]
+    assert train["num_non_finite_clients"] == num_non_finite
+    assert train["num_examples"] == 0
+    assert math.isnan(train["loss"])
+    assert math.isnan(train["sparse_categorical_accuracy"])
+
+
+# ---- Evaluation --------------------------------------------------------------------------------
+
+
+def _trained(cohort: Sequence[Any]) -> learning.ModelWeights:
+    process = learning.build_weighted_fed_avg(_model(), optimizers.sgd(0.1))
+    return process.get_model_weights(process.next(process.initialize(), cohort).state)
+
+
+def test_evaluation_follows_the_reference() -> None:
+    cohort = _cohort()
+    process = learning.build_fed_eval(_model())
+    weights = _trained(cohort)
+    state = process.set_model_weights(process.initialize(), weights)
+    result = process.next(state, cohort)
+    params = np.concatenate([array.ravel() for array in weights.trainable]).astype(np.float64)
+    expected = reference.evaluate(params, [_in_order(pair) for pair in cohort], NUM_CLASSES)
+    told = result.metrics["client_work"]["eval"]["current_round_metrics"]
+    _assert_same_metrics(told, expected)
+    assert result.state.global_model_weights.tobytes() == state.global_model_weights.tobytes()
+
+
+def test_total_rounds_metrics_cover_the_states_passed_on() -> None:
+    first, second = _cohort([10, 20]), _cohort([5])
+    process = learning.build_fed_eval(_model())
+    fresh = process.set_model_weights(process.initialize(), _trained(first))
+
+    def evaluate(state: learning.ServerState, cohort: list[Arrays]) -> Any:
+        result = process.next(state, cohort)
+        told = result.metrics["client_work"]["eval"]
+        return result.state, told["current_round_metrics"], told["total_rounds_metrics"]
+
+    state, current, total = evaluate(fresh, first)
+    assert current == total
+    assert current["num_examples"] == 30
+    _, current, total = evaluate(process.set_model_weights(state, _trained(second)), second)
+    assert (current["num_examples"], total["num_examples"]) == (5, 35)
+    _, both, _ = evaluate(state, first + second)
+    assert both["num_examples"] == 35
+    _, current, total = evaluate(fresh, second)
+    assert current == total
+
+
+def test_evaluating_nobody_gives_nan() -> None:
+    process = learning.build_fed_eval(_model())
+    result = process.next(process.initialize(), [_client(0, 0)])
+    told = result.metrics["client_work"]["eval"]["current_round_metrics"]
+    assert told["num_examples"] == 0
+    assert math.isnan(told["loss"])
+    assert result.num_empty_clients == 1
+
+
+# ---- The process API ---------------------------------------------------------------------------
+
+
+def test_metrics_stand_in_tff_s_structure() -> None:
+    training = learning.build_weighted_fed_avg(_model(), optimizers.sgd(0.1))
+    told = training.next(training.initialize(), _cohort()).metrics
+    assert list(told) == ["distributor", "client_work", "aggregator", "finalizer"]
+    assert told["distributor"] == {}
+    assert list(told["client_work"]["train"]) == [
+        "sparse_categorical_accuracy",
+        "loss",
+        "num_examples",
+        "num_batches",
+        "num_non_finite_clients",
+    ]
+    assert told["aggregator"] == {"mean_value": {}, "mean_weight": {}}
+    assert told["finalizer"] == {"update_non_finite": 0}
+    evaluation = learning.build_fed_eval(_model())
+    told = evaluation.next(evaluation.initialize(), _cohort()).metrics
+    assert list(told["client_work"]["eval"]) == ["current_round_metrics", "total_rounds_metrics"]
+    assert told["aggregator"] == {"mean_value": {}, "mean_weight": {}}
+    assert told["finalizer"] == {}
+
+
+def test_a_metrics_aggregator_sees_every_client() -> None:
+    def largest(stats: Any) -> dict[str, Any]:
+        return {"largest": int(stats["num_examples"].max())}
+
+    training = learning.build_weighted_fed_avg(
+        _model(), optimizers.sgd(0.1), metrics_aggregator=largest
+    )
+    told = training.next(training.initialize(), _cohort()).metrics
+    assert told["client_work"]["train"] == {"largest": 50, "num_non_finite_clients": 0}
+
+
+def test_timings_are_told_apart() -> None:
+    training = learning.build_weighted_fed_avg(_model(), optimizers.sgd(0.1))
+    timings = training.next(training.initialize(), _cohort()).timings
+    assert list(timings) == ["train", "aggregate"]
+    assert all(seconds > 0 for seconds in timings.values())
+
+
+def test_weights_go_out_and_come_back() -> None:
+    process = learning.build_weighted_fed_avg(_model(), optimizers.sgd(0.1))
+    state = process.next(process.initialize(), _cohort()).state
+    weights = process.get_model_weights(state)
+    assert [array.shape for array in weights.trainable] == [(20, 3), (3,)]
+    assert weights.non_trainable == []
+    back = process.set_model_weights(process.initialize(), weights.trainable)
+    assert back.global_model_weights.tobytes() == state.global_model_weights.tobytes()
+    weights.trainable[0][:] = 0.0
+    assert back.global_model_weights.any()
+    assert state.global_model_weights[:60].any()
+    with pytest.raises(ConfigError, match=r"weights have shapes \[3, 20\], \[3\], the model needs"):
+        process.set_model_weights(state, [weights.trainable[0].T, weights.trainable[1]])
+
+
+@pytest.mark.parametrize(
+    ("client_data", "message"),
+    [
+        (
+            [_client(3, 0), 5],
+            r"^client_data\[1\] is of type int; give data.client\(id\).preprocess",
+        ),
+        ([from_arrays(*_client(3, 0)).client], r"^client_data\[0\] is of type ClientDataset; give"),
+        ({"a": _client(3, 0)}, "^client_data is of type dict; give a list, one element a client$"),
+        (5, "^client_data is of type int; give a list, one element a client$"),
+        (
+            [(np.zeros((2, 28, 28), np.uint8), np.zeros(2, np.int32))],
+            r"^client_data: client '0': images have shape \[28, 28\], the model takes \[5, 4\]",
+        ),
+        ([_client(3, 0), (_client(3, 0)[0], np.array([0, 1, 3]))], "label 3"),
+        (
+            [(_client(3, 0)[0], np.zeros(2, np.int32))],
+            "^client_data: client '0': 3 images but 2 labels",
+        ),
+    ],
+)
+def test_client_data_of_another_kind_is_refused(client_data: Any, message: str) -> None:
+    process = learning.build_weighted_fed_avg(_model(), optimizers.sgd(0.1))
+    with pytest.raises(DataError, match=message) as error:
+        process.next(process.initialize(), client_data)
+    assert "\n" not in str(error.value)
+
+
+def test_a_raised_flag_cancels_and_the_state_stays_good() -> None:
+    process = learning.build_weighted_fed_avg(_model(), optimizers.sgd(0.1))
+    state, cancel = process.initialize(), CancelFlag()
+    cancel.set()
+    with pytest.raises(Cancelled):
+        process.next(state, _cohort(), cancel=cancel)
+    assert not state.global_model_weights.any()
+    cancel.clear()
+    assert process.next(state, _cohort(), cancel=cancel).state.round_num == 1
+
+
+def test_algorithms_are_built_by_name() -> None:
+    def build(name: str = "fedavg", weighting: str = "uniform") -> Any:
+        return algorithms.build(
+            name,
+            optimizers.sgd(0.1),
+            optimizers.sgd(1.0),
+            weighting=weighting,
+            aggregator=aggregators.build("mean"),
+        )
+
+    named = learning.build_process(build(), _model())
+    direct = learning.build_unweighted_fed_avg(_model(), optimizers.sgd(0.1))
+    states = [process.next(process.initialize(), _cohort()).state for process in (named, direct)]
+    assert states[0].global_model_weights.tobytes() == states[1].global_model_weights.tobytes()
+    with pytest.raises(ConfigError, match="unknown algorithm 'fedsdg'; choose one of fedavg"):
+        build("fedsdg")
+    with pytest.raises(ConfigError, match="unknown client weighting 'even'; choose num-examples"):
+        build(weighting="even")
+    with pytest.raises(ConfigError, match="unknown aggregator 'median'; choose one of mean"):
+        aggregators.build("median")
+
+
+# ---- Signatures --------------------------------------------------------------------------------
+
+MODEL_TYPE = """\
+  round_num=int64,
+  global_model_weights=<
+    trainable=<
+      float32[784,10],
+      float32[10]
+    >,
+    non_trainable=<>
+  >,"""
+
+INITIALIZE = f"""\
+( -> <
+{MODEL_TYPE}
+  distributor=<>,
+  client_work=<>,
+  aggregator=<>,
+  finalizer=<
+    accumulator=<
+      float32[784,10],
+      float32[10]
+    >
+  >
+>@SERVER)"""
+
+EVAL_STATE = """\
+  state=<
+    round_num=int64,
+    global_model_weights=<
+      trainable=<
+        float32[784,10],
+        float32[10]
+      >,
+      non_trainable=<>
+    >,
+    distributor=<>,
+    client_work=<
+      loss_sum=float64,
+      num_correct=int64,
+      num_examples=int64,
+      num_batches=int64
+    >,
+    aggregator=<>,
+    finalizer=<>
+  >@SERVER,"""
+
+EVAL_NEXT = f"""\
+(<
+{EVAL_STATE}
+  client_data={{<
+    x=float32[?,784],
+    y=int32[?,1]
+  >*}}@CLIENTS
+> -> <
+{EVAL_STATE}
+  metrics=<
+    distributor=<>,
+    client_work=<
+      eval=<
+        current_round_metrics=<
+          sparse_categorical_accuracy=float64,
+          loss=float64,
+          num_examples=int64,
+          num_batches=int64
+        >,
+        total_rounds_metrics=<
+          sparse_categorical_accuracy=float64,
+          loss=float64,
+          num_examples=int64,
+          num_batches=int64
+        >
+      >
+    >,
+    aggregator=<
+      mean_value=<>,
+      mean_weight=<>
+    >,
+    finalizer=<>
+  >@SERVER
+>)"""
+
+
+def test_signatures_are_written_as_tff_writes_them() -> None:
+    training = learning.build_weighted_fed_avg(
+        "softmax-regression", optimizers.sgd(0.02), optimizers.sgd(1.0, momentum=0.9)
+    )
+    assert training.state_signature == INITIALIZE
+    assert learning.build_fed_eval("softmax-regression").next_signature == EVAL_NEXT
+    following = training.next_signature
+    assert following.startswith("(<\n  state=<\n    round_num=int64,\n")
+    assert "      num_non_finite_clients=int64\n" in following
+    assert "    finalizer=<\n      update_non_finite=int64\n    >\n  >@SERVER\n>)" in following
+
+
+# ---- The tutorial, end to end ------------------------------------------------------------------
+
+
+def test_the_tutorial_s_flow() -> None:
+    train, test = fedcli.datasets.load("synthetic-digits")
+    assert test is not None
+    chosen = train.client_ids[:10]
+
+    def make_federated_data(data: Any) -> list[BatchedDataset]:
+        return [
+            data.client(client_id).preprocess(epochs=5, shuffle_buffer=100, batch_size=20, seed=1)
+            for client_id in chosen
+        ]
+
+    cohort = make_federated_data(train)
+    first_batch = next(iter(cohort[0]))
+    assert first_batch["x"].shape == (20, 784)
+    assert first_batch["y"].shape == (20, 1)
+
+    training = fedcli.learning.build_weighted_fed_avg(
+        "softmax-regression",
+        fedcli.optimizers.sgd(learning_rate=0.02),
+        fedcli.optimizers.sgd(learning_rate=1.0),
+    )
+    state, losses = training.initialize(), []
+    for round_num in range(1, 11):
+        result = training.next(state, cohort)
+        state = result.state
+        told = result.metrics["client_work"]["train"]
+        losses.append(told["loss"])
+        assert state.round_num == round_num
+        assert told["num_examples"] == sum(5 * len(dataset.client) for dataset in cohort)
+    assert losses[-1] < 0.7 * losses[0]
+
+    evaluation = fedcli.learning.build_fed_eval("softmax-regression")
+    weights = training.get_model_weights(state)
+    eval_state = evaluation.set_model_weights(evaluation.initialize(), weights)
+    for data in (train, test):
+        told = evaluation.next(eval_state, make_federated_data(data)).metrics
+        scores = told["client_work"]["eval"]
+        assert scores["current_round_metrics"] == scores["total_rounds_metrics"]
+        assert scores["current_round_metrics"]["sparse_categorical_accuracy"] > 0.5
+
+
+@dataclass
+class _FakeEngine:
+    """An engine elsewhere: remembers how it was asked, computes on threads."""
+
+    asked: list[tuple[int, str]]
+
+    def train_cohort(self, *args: Any, round_num: int, weighting: str, cancel: Any) -> Any:
+        self.asked.append((round_num, weighting))
+        return ThreadEngine(1).train_cohort(
+            *args, round_num=round_num, weighting=weighting, cancel=cancel
+        )
+
+
+def test_another_engine_can_compute_the_clients() -> None:
+    engine = _FakeEngine([])
+    process = learning.build_weighted_fed_avg(
+        _model(),
+        optimizers.sgd(0.1),
+        engine=engine,  # type: ignore[arg-type]
+    )
+    state = process.next(process.initialize(), _cohort()).state
+    process.next(state, _cohort())
+    assert engine.asked == [(0, "num-examples"), (1, "num-examples")]
