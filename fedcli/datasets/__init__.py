@@ -1,0 +1,267 @@
+"""Federated data, one client at a time: `load` opens it whatever it is.
+
+A dataset is an embedded one by name, or a file recognised by its content: TFF's HDF5 layout or a
+fedcli store. What opens a file is imported when a file is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fedcli import registry
+from fedcli.batches import BatchedDataset, ClientDataset
+from fedcli.config import PIXELS
+from fedcli.datasets.cache import ClientCache
+from fedcli.datasets.client_data import ClientData, check_num_classes
+from fedcli.errors import ConfigError, DataError
+from fedcli.options import Value, resolve
+
+__all__ = [
+    "BatchedDataset",
+    "ClientData",
+    "ClientDataset",
+    "fingerprint",
+    "load",
+    "open_splits",
+]
+
+CACHE_BYTES = 256 << 20
+
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+def load(
+    data: str = "synthetic-digits",
+    *,
+    data_options: Mapping[str, Value] | None = None,
+    test_data: str | None = None,
+    num_classes: int | None = None,
+    pixels: str = "source",
+    cache_bytes: int = CACHE_BYTES,
+) -> tuple[ClientData, ClientData | None]:
+    """Returns the train split of a dataset, and its test split or None.
+
+    Arguments and errors as `open_splits`.
+    """
+    splits = open_splits(
+        data,
+        data_options=data_options,
+        test_data=test_data,
+        num_classes=num_classes,
+        pixels=pixels,
+        cache_bytes=cache_bytes,
+    )
+    if "train" not in splits:
+        raise DataError(f"{data}: holds no split 'train' but {_listed(splits)}")
+    return splits["train"], splits.get("test")
+
+
+def open_splits(
+    data: str,
+    *,
+    data_options: Mapping[str, Value] | None = None,
+    test_data: str | None = None,
+    num_classes: int | None = None,
+    pixels: str = "source",
+    cache_bytes: int = CACHE_BYTES,
+) -> dict[str, ClientData]:
+    """Opens a dataset and returns its splits by name; no example is read.
+
+    Args:
+        data: Name of an embedded dataset, or path of a file. A TFF file is the one split "train".
+        data_options: Options of an embedded dataset.
+        test_data: A file whose examples become the split "test": its split "test" if it is a
+            store that has one, else its split "train".
+        num_classes: Labels are 0 to num_classes - 1; by default what the data say, 10 for TFF.
+        pixels: What 1.0 is in what the model sees: "ink", "background", or "source" for what the
+            source means by it.
+        cache_bytes: Bound of the cache that all splits read from files or drawn share.
+
+    Raises:
+        ConfigError: An option is not allowed.
+        DataError: The data cannot be found, opened or used, or train and test do not agree.
+    """
+    if pixels not in PIXELS:
+        raise ConfigError(f"pixels {pixels!r}: choose one of {', '.join(PIXELS)}")
+    if num_classes is not None:
+        check_num_classes(num_classes, "--num-classes")
+    cache = ClientCache(cache_bytes)
+    splits = _open_source(data, data_options or {}, num_classes, pixels, cache, split="train")
+    if test_data is not None:
+        others = _open_source(test_data, {}, num_classes, pixels, cache, split="test")
+        other = others.get("test", others.get("train"))
+        if other is None:
+            raise DataError(f"{test_data}: holds neither 'test' nor 'train' but {_listed(others)}")
+        other.split = "test"
+        splits["test"] = other
+    _check_agreement(splits)
+    return splits
+
+
+def fingerprint(
+    data: str,
+    *,
+    data_options: Mapping[str, Value] | None = None,
+    test_data: str | None = None,
+) -> str:
+    """Returns what names the bytes of a dataset, for provenance.
+
+    A store has its fingerprint written in it; another file is read through (1 s for a GB);
+    generated data are named by version and options. Test data follow after "; test ".
+
+    Raises:
+        DataError: The data cannot be found or read.
+    """
+    named = _fingerprint_of(data, data_options or {})
+    return named if test_data is None else f"{named}; test {_fingerprint_of(test_data, {})}"
+
+
+def _open_source(
+    data: str,
+    data_options: Mapping[str, Value],
+    num_classes: int | None,
+    pixels: str,
+    cache: ClientCache,
+    *,
+    split: str,
+) -> dict[str, ClientData]:
+    """The splits of one name or file; `split` names the one split of a TFF file."""
+    if data in registry.DATASETS:
+        return _open_synthetic(data, data_options, num_classes, pixels, cache)
+    path = _existing_file(data)
+    if data_options:
+        raise ConfigError(
+            f"--data-option {next(iter(data_options))}: a file takes none; "
+            f"only {_listed(registry.DATASETS)} does"
+        )
+    _require_hdf5(path)
+    from fedcli.datasets import hdf5
+
+    if hdf5.is_store(path):
+        from fedcli.datasets import store
+
+        opened = store.open_store(path, num_classes=num_classes, pixels=pixels)
+        return dict[str, ClientData](opened)
+    from fedcli.datasets import tff_h5
+
+    tff_split = tff_h5.TffH5Split(
+        path,
+        split=split,
+        num_classes=tff_h5.DEFAULT_NUM_CLASSES if num_classes is None else num_classes,
+        pixels=pixels,
+        cache=cache,
+    )
+    return {split: tff_split}
+
+
+def _open_synthetic(
+    name: str,
+    data_options: Mapping[str, Value],
+    num_classes: int | None,
+    pixels: str,
+    cache: ClientCache,
+) -> dict[str, ClientData]:
+    from fedcli.datasets import synthetic
+
+    options = resolve(registry.DATASETS[name], data_options)
+    if num_classes is not None and num_classes < synthetic.NUM_CLASSES:
+        raise ConfigError(
+            f"--num-classes {num_classes}: {name} has labels 0 to {synthetic.NUM_CLASSES - 1}; "
+            f"choose {synthetic.NUM_CLASSES} or more"
+        )
+    return {
+        split: synthetic.SyntheticSplit(
+            split,
+            options,
+            num_classes=num_classes or synthetic.NUM_CLASSES,
+            pixels=pixels,
+            cache=cache,
+        )
+        for split in synthetic.SPLITS
+    }
+
+
+def _check_agreement(splits: Mapping[str, ClientData]) -> None:
+    train, test = splits.get("train"), splits.get("test")
+    if train is None or test is None:
+        return
+    if train.num_classes != test.num_classes:
+        raise DataError(
+            f"train has {train.num_classes} classes ({train.source}) but test has "
+            f"{test.num_classes} ({test.source}); pass --num-classes with the larger number"
+        )
+    if train.pixel_shape != test.pixel_shape:
+        raise DataError(
+            f"train has images of {list(train.pixel_shape)} ({train.source}) but test of "
+            f"{list(test.pixel_shape)} ({test.source}); give test data of the same kind"
+        )
+    if train.pixel_convention != test.pixel_convention:
+        raise DataError(
+            f"1.0 is {train.pixel_convention} in train ({train.source}) but "
+            f"{test.pixel_convention} in test ({test.source}); pass --pixels ink or background"
+        )
+
+
+def _fingerprint_of(data: str, data_options: Mapping[str, Value]) -> str:
+    if data in registry.DATASETS:
+        from fedcli.datasets import synthetic
+
+        return synthetic.fingerprint(resolve(registry.DATASETS[data], data_options))
+    path = _existing_file(data)
+    if _is_hdf5(path):
+        from fedcli.datasets import hdf5
+
+        if hdf5.is_store(path):
+            from fedcli.datasets import store
+
+            return store.stored_fingerprint(path)
+    digest = hashlib.blake2b(digest_size=32)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as err:
+        raise DataError(f"{path}: cannot be read ({err.strerror})") from err
+    return f"blake2b:{digest.hexdigest()}"
+
+
+def _existing_file(data: str) -> Path:
+    path = Path(data)
+    try:
+        if path.is_file():
+            return path
+        what = "is a folder, not a file" if path.is_dir() else "is no such file"
+    except OSError as err:  # a name too long, or a folder that may not be entered
+        raise DataError(f"{data!r}: cannot be looked up ({err.strerror})") from err
+    raise DataError(
+        f"{data!r} {what}, nor a known dataset; give the path of a TFF HDF5 file or a fedcli "
+        f"store, or one of {_listed(registry.DATASETS)}"
+    )
+
+
+def _require_hdf5(path: Path) -> None:
+    if not _is_hdf5(path):
+        what = "is not an HDF5 file" if path.stat().st_size else "is empty"
+        raise DataError(f"{path}: {what}; give a TFF HDF5 file or a fedcli store")
+
+
+def _is_hdf5(path: Path) -> bool:
+    """Whether HDF5's signature stands where the format allows it: byte 0, 512, 1024, and so on."""
+    try:
+        size = path.stat().st_size
+        place = 0
+        with path.open("rb") as file:
+            while place < size:
+                file.seek(place)
+                if file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE:
+                    return True
+                place = max(512, 2 * place)
+    except OSError as err:
+        raise DataError(f"{path}: cannot be read ({err.strerror})") from err
+    return False
+
+
+def _listed(names: Sequence[str] | Mapping[str, object]) -> str:
+    return ", ".join(names)

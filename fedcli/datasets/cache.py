@@ -1,0 +1,55 @@
+"""A bounded cache of clients whose data must be decompressed or drawn."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from fedcli.batches import ClientDataset
+
+
+class ClientCache:
+    """Keeps the clients used last, up to a number of bytes of pixels and labels.
+
+    Attributes:
+        max_bytes: Bound on what is kept; a larger client is handed out but not kept.
+        bytes: What is kept now.
+        hits: Requests answered from the cache.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        """Makes an empty cache that keeps at most `max_bytes`."""
+        self.max_bytes = max_bytes
+        self.bytes = 0
+        self.hits = 0
+        self._clients: OrderedDict[tuple[str, str], ClientDataset] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Returns the number of clients kept."""
+        return len(self._clients)
+
+    def get(self, split: str, client_id: str, read: Callable[[], ClientDataset]) -> ClientDataset:
+        """Returns a client of a split, calling `read` for one that is not kept."""
+        key = (split, client_id)
+        client = self._clients.get(key)
+        if client is not None:
+            self.hits += 1
+            self._clients.move_to_end(key)
+            return client
+        client = read()
+        self._keep(key, client)
+        return client
+
+    def _keep(self, key: tuple[str, str], client: ClientDataset) -> None:
+        size = _num_bytes(client)
+        if size > self.max_bytes:
+            return
+        while self.bytes + size > self.max_bytes:
+            _, oldest = self._clients.popitem(last=False)
+            self.bytes -= _num_bytes(oldest)
+        self._clients[key] = client
+        self.bytes += size
+
+
+def _num_bytes(client: ClientDataset) -> int:
+    return client.pixels.nbytes + client.labels.nbytes

@@ -1,0 +1,613 @@
+"""The fedcli store: one HDF5 file whose arrays lie contiguous, so that a client is a mapped slice.
+
+Root attributes: format, version, the fields of `StoreInfo`, and fingerprint. Group /splits/<name>:
+
+    client_ids      fixed-length UTF-8 [num_clients], sorted, unique, padded with zero bytes
+    client_offsets  int64 [num_clients + 1], from 0 to n; client i holds examples [i], [i + 1]
+    pixels          uint8 or float32 [n, H, W] or [n, H, W, C], attributes scale and offset
+    labels          int32 [n]
+
+The fingerprint is a BLAKE2b over all of these, split by split in the order of their names.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+import tempfile
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.batches import MAX_COUNT, ClientDataset, Pixels, decode, first_non_finite, first_outside
+from fedcli.datasets import hdf5
+from fedcli.datasets.client_data import (
+    ClientData,
+    bad_label,
+    check_labels,
+    check_num_classes,
+    check_pixel_array,
+    check_pixel_shape,
+    decoding,
+    unknown_client,
+)
+from fedcli.errors import ConfigError, DataError
+from fedcli.files import sync_folder
+
+VERSION = 1
+MAX_ID_BYTES = 255
+
+T = TypeVar("T")
+
+# The datasets of a split: types as NumPy writes them, and ranks.
+_ARRAYS: dict[str, tuple[str | tuple[str, ...], tuple[int, ...]]] = {
+    "client_ids": ("S", (1,)),
+    "client_offsets": (("<i8",), (1,)),
+    "pixels": (("|u1", "<f4"), (3, 4)),
+    "labels": (("<i4",), (1,)),
+}
+_CONVENTIONS = ("ink", "background")
+_MAIN_SPLITS = ("train", "test", "central")  # come first, in this order
+_BLOCK_BYTES = 8 << 20  # copied or hashed at a time
+_ALIGNMENT = 64  # of arrays in the file, bytes; a cache line
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreInfo:
+    """What a store says about itself.
+
+    Attributes:
+        num_classes: Labels are 0 to num_classes - 1.
+        pixel_convention: What 1.0 is in decoded pixels: "ink" or "background".
+        class_names: A name for each class, or none at all.
+        same_people: Whether clients of train and test with equal ids are the same people.
+        source: Where the data come from.
+        licence: Under what licence.
+        partition: How examples were dealt to clients; "natural" for real owners.
+        partition_parameters: The parameters of that, a JSON object.
+    """
+
+    num_classes: int
+    pixel_convention: str
+    class_names: tuple[str, ...] = ()
+    same_people: bool = True
+    source: str = ""
+    licence: str = ""
+    partition: str = "natural"
+    partition_parameters: str = "{}"
+
+    def __post_init__(self) -> None:
+        """Refuses what is not allowed."""
+        check_num_classes(self.num_classes, "num_classes")
+        if self.pixel_convention not in _CONVENTIONS:
+            raise ConfigError(
+                f"pixel convention {self.pixel_convention!r}: choose one of "
+                f"{', '.join(_CONVENTIONS)}"
+            )
+        if self.class_names and len(self.class_names) != self.num_classes:
+            raise ConfigError(
+                f"{len(self.class_names)} class names for {self.num_classes} classes; "
+                "give one a class or none"
+            )
+        try:
+            is_object = isinstance(json.loads(self.partition_parameters), dict)
+        except ValueError:
+            is_object = False
+        if not is_object:
+            raise ConfigError(
+                f"partition parameters {self.partition_parameters!r}: give a JSON object"
+            )
+
+
+class StoredIds(Sequence[str]):
+    """Sorted client ids mapped from a store; each is decoded when asked for."""
+
+    def __init__(self, encoded: NDArray[np.bytes_]) -> None:
+        """Takes the ids in UTF-8, sorted, unique and checked."""
+        self._encoded = encoded
+
+    def __len__(self) -> int:
+        """Returns the number of ids."""
+        return len(self._encoded)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        """Returns an id, or a list of those in a slice."""
+        if isinstance(index, slice):
+            return [name.decode() for name in self._encoded[index].tolist()]
+        name: bytes = self._encoded[index]
+        return name.decode()
+
+    def __contains__(self, client_id: object) -> bool:
+        """Tells whether an id is there, by bisection."""
+        return isinstance(client_id, str) and self._find(client_id) is not None
+
+    def index(self, client_id: str, start: int = 0, stop: int | None = None) -> int:
+        """Returns the place of an id. Raises ValueError if it is not there."""
+        place = self._find(client_id)
+        if place is None or place not in range(*slice(start, stop).indices(len(self))):
+            raise ValueError(f"{client_id!r} is not in the sequence")
+        return place
+
+    def _find(self, client_id: str) -> int | None:
+        place = bisect_left(self, client_id)
+        return place if place < len(self) and self[place] == client_id else None
+
+
+class StoreSplit(ClientData):
+    """One split of a store: its clients are slices of one read-only mapping of the file."""
+
+    def __init__(
+        self, mapped: _MappedSplit, info: StoreInfo, *, source: str, num_classes: int, pixels: str
+    ) -> None:
+        """Takes checked arrays; `open_store` is what makes splits."""
+        self.source = source
+        self.split = mapped.name
+        self.num_classes = num_classes
+        self.class_names = info.class_names or None
+        self.client_ids = StoredIds(mapped.client_ids)
+        self.pixel_shape = mapped.pixels.shape[1:]
+        self.same_people = info.same_people
+        self._mapped = mapped
+        self._scale, self._offset, self.pixel_convention = decoding(
+            mapped.scale, mapped.offset, info.pixel_convention, pixels
+        )
+        # uint8 has no NaN; float32 pixels are looked at when a client is first read.
+        self._is_checked = np.full(len(self.client_ids), mapped.pixels.dtype == np.uint8)
+
+    def num_examples(self, client_id: str) -> int:
+        """Returns how many examples a client holds."""
+        first, last = self._mapped.bounds(self._client_index(client_id))
+        return last - first
+
+    def labels(self, client_id: str) -> NDArray[np.int32]:
+        """Returns one client's labels: a view of the file's mapping."""
+        first, last = self._mapped.bounds(self._client_index(client_id))
+        return self._mapped.labels[first:last]
+
+    def client(self, client_id: str) -> ClientDataset:
+        """Returns one client's examples: views of the file's mapping, no copies."""
+        client_index = self._client_index(client_id)
+        first, last = self._mapped.bounds(client_index)
+        pixels = self._mapped.pixels[first:last]
+        if not self._is_checked[client_index]:
+            _check_finite(pixels, f"{self.source}: client {client_id!r}")
+            self._is_checked[client_index] = True
+        labels = self._mapped.labels[first:last]
+        return ClientDataset(client_id, pixels, labels, self._scale, self._offset, self.source)
+
+    def total_examples(self) -> int:
+        """Returns the examples of all clients."""
+        return len(self._mapped.labels)
+
+    def _client_index(self, client_id: str) -> int:
+        try:
+            return self.client_ids.index(client_id)
+        except ValueError:
+            raise unknown_client(self, client_id) from None
+
+
+@dataclass(frozen=True, eq=False)
+class _MappedSplit:
+    """The arrays of one split, mapped and checked (all but float32 pixels)."""
+
+    name: str
+    client_ids: NDArray[np.bytes_]  # [num_clients]
+    client_offsets: NDArray[np.int64]  # [num_clients + 1]
+    pixels: Pixels  # [n, H, W] or [n, H, W, C]
+    labels: NDArray[np.int32]  # [n]
+    scale: float
+    offset: float
+
+    def bounds(self, client_index: int) -> tuple[int, int]:
+        """The examples of a client: first and one past the last."""
+        return int(self.client_offsets[client_index]), int(self.client_offsets[client_index + 1])
+
+
+def create(path: Path, splits: Mapping[str, Iterable[ClientDataset]], info: StoreInfo) -> str:
+    """Writes a store under its name only when it is whole, and returns its fingerprint.
+
+    Clients are taken one at a time: memory holds one client's pixels, and all ids and labels;
+    pixels pass through an unnamed temporary file beside `path`. They stay uint8 where all clients
+    of a split have the same scale and offset, and become float32 otherwise.
+
+    Args:
+        path: The file to write or replace.
+        splits: For each split its clients, sorted by id.
+        info: What the store says about itself.
+
+    Raises:
+        DataError: A client cannot be stored (id, order, shape, label or pixel), or the file
+            cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
+    try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path} is not a regular file; choose another name")
+        with ExitStack() as stack:
+            spooled = []
+            for name in sorted(splits):
+                spool = stack.enter_context(_Spool(info.num_classes, path.parent))
+                for client in splits[name]:
+                    spool.add(client)
+                spooled.append(spool.mapped(name))
+            fingerprint = _write(temporary, spooled, info)
+        os.replace(temporary, path)  # noqa: PTH105
+        sync_folder(path.parent)
+    except OSError as err:
+        raise DataError(f"cannot write {path}: {err.strerror or hdf5.one_line(err)}") from err
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+    return fingerprint
+
+
+def open_store(
+    path: Path, *, num_classes: int | None = None, pixels: str = "source"
+) -> dict[str, StoreSplit]:
+    """Returns the splits of a store, train first, checked.
+
+    Pixels of float32 stores are checked when a client is first read. The file must not be cut or
+    written to while its splits are in use: they are mapped.
+
+    Args:
+        path: The file.
+        num_classes: Overrides the store's own number of classes.
+        pixels: "source", "ink" or "background".
+
+    Raises:
+        DataError: The file is not a store of this version, or anything in it is inconsistent.
+    """
+    with _opened(path) as (info, mapped_splits, _):
+        classes = info.num_classes if num_classes is None else num_classes
+        for mapped in mapped_splits:
+            _check_split(mapped, classes, str(path))
+        splits = {
+            mapped.name: StoreSplit(
+                mapped, info, source=str(path), num_classes=classes, pixels=pixels
+            )
+            for mapped in mapped_splits
+        }
+    names = [name for name in _MAIN_SPLITS if name in splits]
+    return {name: splits[name] for name in dict.fromkeys([*names, *splits])}
+
+
+def read_info(path: Path) -> StoreInfo:
+    """Returns what a store says about itself.
+
+    Raises:
+        DataError: The file is not a store of this version.
+    """
+    with _opened(path) as (info, _, _):
+        return info
+
+
+def stored_fingerprint(path: Path) -> str:
+    """Returns the fingerprint written in a store, unchecked: `blake2b:<hex>`.
+
+    Raises:
+        DataError: The file is not a store of this version.
+    """
+    with _opened(path) as (_, _, fingerprint):
+        return fingerprint
+
+
+def verify(path: Path) -> str:
+    """Returns the fingerprint of a store after computing it from the data.
+
+    Raises:
+        DataError: The data are not those that were stored.
+    """
+    with _opened(path) as (info, mapped_splits, stored):
+        for mapped in mapped_splits:
+            _check_split(mapped, info.num_classes, str(path))
+        computed = _fingerprint(mapped_splits)
+    if computed != stored:
+        raise DataError(
+            f"{path}: the data have fingerprint {computed} but the file was written with {stored}; "
+            "it was changed or damaged, write it again"
+        )
+    return computed
+
+
+# ---- Writing ------------------------------------------------------------------------------------
+
+
+class _Spool:
+    """Takes the clients of one split, whose number nobody knows yet, in a file without a name."""
+
+    def __init__(self, num_classes: int, folder: Path) -> None:
+        self._num_classes = num_classes
+        self._folder = folder
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
+        self._ids: list[bytes] = []
+        self._offsets = [0]
+        self._labels: list[NDArray[np.int32]] = []
+        self._pixel_shape: tuple[int, ...] | None = None
+        self._dtype: np.dtype[Any] = np.dtype(np.uint8)
+        self._scale, self._offset = 1.0, 0.0
+
+    def __enter__(self) -> _Spool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, client: ClientDataset) -> None:
+        """Appends a client after checking it."""
+        where = f"{client.source}: client {client.client_id!r}"
+        self._check(client, where)
+        pixels: NDArray[Any] = client.pixels
+        if self._pixel_shape is None:
+            self._pixel_shape = pixels.shape[1:]
+            self._dtype, self._scale, self._offset = pixels.dtype, client.scale, client.offset
+        elif (pixels.dtype, client.scale, client.offset) != self._kind():
+            self._widen()
+            pixels = client.images()
+        self._file.write(np.ascontiguousarray(pixels).data)
+        self._ids.append(client.client_id.encode())
+        self._offsets.append(self._offsets[-1] + len(client))
+        self._labels.append(np.array(client.labels, np.int32))
+
+    def mapped(self, name: str) -> _MappedSplit:
+        """Returns what was added as the split `name`, its pixels mapped."""
+        if self._pixel_shape is None:
+            raise DataError(f"split {name!r} holds no clients; give at least one")
+        self._file.flush()
+        shape = (self._offsets[-1], *self._pixel_shape)
+        return _MappedSplit(
+            name=name,
+            client_ids=np.array(self._ids),
+            client_offsets=np.array(self._offsets, np.int64),
+            pixels=(
+                np.memmap(self._file, self._dtype, "r", shape=shape)
+                if math.prod(shape)
+                else np.empty(shape, self._dtype)
+            ),
+            labels=np.concatenate(self._labels),
+            scale=self._scale,
+            offset=self._offset,
+        )
+
+    def _check(self, client: ClientDataset, where: str) -> None:
+        name = client.client_id.encode()
+        if not 1 <= len(name) <= MAX_ID_BYTES or b"\0" in name:
+            raise DataError(
+                f"{where}: an id has 1 to {MAX_ID_BYTES} bytes and no zero byte; rename the client"
+            )
+        if self._ids and name <= self._ids[-1]:
+            raise DataError(
+                f"{where}: comes after client {self._ids[-1].decode()!r}; "
+                "give each client once, sorted by id"
+            )
+        shape = client.pixels.shape
+        check_pixel_array(shape, client.pixels.itemsize, where)
+        if self._pixel_shape not in (None, shape[1:]):
+            raise DataError(
+                f"{where}: images are {list(shape[1:])} but those before are "
+                f"{list(self._pixel_shape or ())}; all must be alike"
+            )
+        if len(client.labels) != shape[0]:
+            raise DataError(
+                f"{where}: {shape[0]} images but {len(client.labels)} labels; each image needs one"
+            )
+        check_labels(client.labels, self._num_classes, where)
+        if client.pixels.dtype == np.float32:
+            _check_finite(client.pixels, where)
+
+    def _kind(self) -> tuple[np.dtype[Any], float, float]:
+        return self._dtype, self._scale, self._offset
+
+    def _widen(self) -> None:
+        """Makes the pixels so far float32 as the model sees them, because clients differ."""
+        if self._kind() == (np.dtype(np.float32), 1.0, 0.0):
+            return
+        wide = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed by __exit__
+        self._file.seek(0)
+        while block := self._file.read(_BLOCK_BYTES):
+            wide.write(decode(np.frombuffer(block, self._dtype), self._scale, self._offset).data)
+        self._file.close()
+        self._file = wide
+        self._dtype, self._scale, self._offset = np.dtype(np.float32), 1.0, 0.0
+
+
+def _write(path: Path, splits: list[_MappedSplit], info: StoreInfo) -> str:
+    """Writes a new file through to the disk and returns its fingerprint."""
+    if not splits:
+        raise DataError("a store holds at least one split; give its clients")
+    fingerprint = _fingerprint(splits)
+    try:
+        with h5py.File(path, "x", alignment_threshold=1, alignment_interval=_ALIGNMENT) as file:
+            file.attrs.update(
+                {"format": hdf5.STORE_FORMAT, "version": VERSION, "fingerprint": fingerprint}
+            )
+            file.attrs.update(asdict(info) | {"class_names": json.dumps(info.class_names)})
+            for mapped in splits:
+                group = file.create_group(f"splits/{mapped.name}")
+                for name in _ARRAYS:
+                    _write_array(group, name, getattr(mapped, name))
+                group["pixels"].attrs.update({"scale": mapped.scale, "offset": mapped.offset})
+    except RuntimeError as err:  # how h5py puts some failures of the disk
+        raise OSError(hdf5.one_line(err)) from err
+    with path.open("rb+") as written:
+        os.fsync(written.fileno())
+    return fingerprint
+
+
+def _write_array(group: Any, name: str, values: NDArray[Any]) -> None:
+    if values.dtype.kind == "S":
+        values = values.astype(h5py.string_dtype("utf-8", values.itemsize))
+    dataset = group.create_dataset(name, shape=values.shape, dtype=values.dtype)
+    for first, last in _blocks(values):
+        dataset[first:last] = values[first:last]
+
+
+def _fingerprint(splits: Sequence[_MappedSplit]) -> str:
+    digest = blake2b(digest_size=32)
+    for mapped in splits:
+        arrays = [getattr(mapped, name) for name in _ARRAYS]
+        layout = [(array.dtype.str, array.shape) for array in arrays]
+        digest.update(json.dumps([mapped.name, mapped.scale, mapped.offset, layout]).encode())
+        for array in arrays:
+            for first, last in _blocks(array):
+                digest.update(array[first:last].reshape(-1).view(np.uint8).data)
+    return f"blake2b:{digest.hexdigest()}"
+
+
+def _blocks(array: NDArray[Any]) -> Iterator[tuple[int, int]]:
+    """Yields bounds along the first axis that cut an array into pieces of bounded size."""
+    row_bytes = array.itemsize * math.prod(array.shape[1:])
+    rows = max(1, _BLOCK_BYTES // row_bytes)
+    for first in range(0, len(array), rows):
+        yield first, min(first + rows, len(array))
+
+
+# ---- Reading ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[StoreInfo, list[_MappedSplit], str]]:
+    """Yields what a store says about itself, its splits by name, and its fingerprint."""
+    where = str(path)
+    with hdf5.open_file(path) as file, hdf5.reading(where):
+        if not hdf5.has_store_format(file.attrs):
+            raise DataError(f"{where}: is not a fedcli store; make one with fedcli preprocess")
+        version = _attribute(file.attrs, "version", int, where)
+        if version != VERSION:
+            raise DataError(
+                f"{where}: is a fedcli store of version {version}, this fedcli reads version "
+                f"{VERSION}; write it again or use the fedcli that wrote it"
+            )
+        info = _read_info(file.attrs, where)
+        fingerprint = _attribute(file.attrs, "fingerprint", str, where)
+        with path.open("rb") as raw:
+            mapping = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
+        group = hdf5.open_group(file.id, b"splits", where)
+        names = hdf5.link_names(group, where)
+        if not names:
+            raise DataError(f"{where}: holds no split; write it again")
+        splits = [_map_split(group, name, mapping, where) for name in names]
+    yield info, splits, fingerprint
+
+
+def _read_info(attrs: Any, where: str) -> StoreInfo:
+    class_names = json.loads(_attribute(attrs, "class_names", str, where))
+    if not isinstance(class_names, list) or not all(isinstance(name, str) for name in class_names):
+        raise DataError(f"{where}: attribute class_names is not a JSON list of names")
+    try:
+        return StoreInfo(
+            num_classes=_attribute(attrs, "num_classes", int, where),
+            pixel_convention=_attribute(attrs, "pixel_convention", str, where),
+            class_names=tuple(class_names),
+            same_people=_attribute(attrs, "same_people", bool, where),
+            source=_attribute(attrs, "source", str, where),
+            licence=_attribute(attrs, "licence", str, where),
+            partition=_attribute(attrs, "partition", str, where),
+            partition_parameters=_attribute(attrs, "partition_parameters", str, where),
+        )
+    except ConfigError as err:
+        raise DataError(f"{where}: {err}") from err
+
+
+def _attribute(attrs: Any, name: str, kind: type[T], where: str) -> T:
+    if name not in attrs:
+        raise DataError(f"{where}: attribute {name} is missing; write the store again")
+    value = attrs[name]
+    plain = value.item() if isinstance(value, np.generic) else value
+    if type(plain) is not kind:
+        raise DataError(f"{where}: attribute {name} is no {kind.__name__}; write the store again")
+    return plain
+
+
+def _map_split(parent: Any, name: str, mapping: mmap.mmap, source: str) -> _MappedSplit:
+    where = f"{source}: split {name!r}"
+    group = hdf5.open_group(parent, name.encode(), where)
+    arrays = {array: _map_array(group, array, mapping, where) for array in _ARRAYS}
+    attrs = h5py.Dataset(hdf5.open_dataset(group, b"pixels", where)).attrs
+    scale = _attribute(attrs, "scale", float, where)
+    offset = _attribute(attrs, "offset", float, where)
+    if not (math.isfinite(scale) and math.isfinite(offset)):
+        raise DataError(f"{where}: scale {scale} and offset {offset} must be finite")
+    return _MappedSplit(name=name, scale=scale, offset=offset, **arrays)
+
+
+def _map_array(group: Any, name: str, mapping: mmap.mmap, where: str) -> Any:
+    """One dataset as a read-only view of the mapping, of a type and rank that `_ARRAYS` allows."""
+    dataset = hdf5.open_dataset(group, name.encode(), where)
+    types, ranks = _ARRAYS[name]
+    dtype, shape = dataset.dtype, dataset.shape
+    allowed = dtype.kind == "S" if types == "S" else dtype.str in types
+    if not allowed or shape is None or len(shape) not in ranks:
+        raise DataError(f"{where}: {name} is {dtype} {shape}; write the store again")
+    if not math.prod(shape):
+        return np.empty(shape, dtype)
+    if dataset.get_create_plist().get_layout() != h5py.h5d.CONTIGUOUS:
+        raise DataError(f"{where}: {name} is chunked or compressed; write the store again")
+    first_byte, num_bytes = dataset.get_offset(), math.prod(shape) * dtype.itemsize
+    if first_byte is None or first_byte + num_bytes > len(mapping):
+        raise DataError(f"{where}: {name} ends beyond the end of the file; fetch it again")
+    if dtype.kind != "S" and first_byte % dtype.itemsize:
+        raise DataError(f"{where}: {name} is not aligned to its type; write the store again")
+    return np.frombuffer(mapping, dtype, math.prod(shape), first_byte).reshape(shape)
+
+
+def _check_split(mapped: _MappedSplit, num_classes: int, source: str) -> None:
+    """Checks that the arrays of a split agree with each other; pixel values are not read."""
+    where = f"{source}: split {mapped.name!r}"
+    _check_ids(mapped.client_ids, where)
+    num_examples, offsets = len(mapped.labels), mapped.client_offsets
+    sizes = np.diff(offsets)
+    if len(sizes) != len(mapped.client_ids):
+        raise DataError(f"{where}: {len(mapped.client_ids)} clients but {len(sizes)} sizes")
+    if offsets[0] != 0 or offsets[-1] != num_examples or (offsets[1:] < offsets[:-1]).any():
+        raise DataError(
+            f"{where}: client_offsets do not rise from 0 to {num_examples}; write the store again"
+        )
+    if sizes.max() > MAX_COUNT:
+        raise DataError(f"{where}: a client holds {sizes.max()} examples, more than {MAX_COUNT}")
+    check_pixel_shape(mapped.pixels.shape, where)
+    if len(mapped.pixels) != num_examples:
+        raise DataError(
+            f"{where}: {len(mapped.pixels)} images but {num_examples} labels; each image needs one"
+        )
+    example = first_outside(mapped.labels, num_classes)
+    if example is not None:
+        client_index = int(np.searchsorted(offsets, example, side="right")) - 1
+        client_where = f"{source}: client {mapped.client_ids[client_index].decode()!r}"
+        index = example - int(offsets[client_index])
+        raise bad_label(int(mapped.labels[example]), index, num_classes, client_where)
+
+
+def _check_ids(encoded: NDArray[np.bytes_], where: str) -> None:
+    if not len(encoded):
+        raise DataError(f"{where}: holds no clients; write the store again")
+    is_byte = encoded.view(np.uint8).reshape(len(encoded), -1) != 0
+    if not is_byte[:, 0].all() or (is_byte[:, 1:] & ~is_byte[:, :-1]).any():
+        raise DataError(f"{where}: a client id is empty or holds a zero byte")
+    if not (encoded[:-1] < encoded[1:]).all():
+        place = int((encoded[:-1] >= encoded[1:]).argmax())
+        raise DataError(
+            f"{where}: client ids are not sorted and unique: {bytes(encoded[place + 1])!r} comes "
+            f"after {bytes(encoded[place])!r}; write the store again"
+        )
+    if not encoded.tobytes().isascii():
+        hdf5.link_names(encoded.tolist(), where)
+
+
+def _check_finite(pixels: NDArray[Any], where: str) -> None:
+    index = first_non_finite(pixels)
+    if index is not None:
+        raise DataError(f"{where}: example {index}: a pixel is NaN or infinite; mend the data")
