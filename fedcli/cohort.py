@@ -1,0 +1,231 @@
+"""Which clients take part in a round, and who is evaluated.
+
+Uniform sampling without replacement is a partial Fisher-Yates shuffle on a counter-based stream
+keyed by (seed, purpose, round), so a resumed run draws what the straight run draws, and neither
+time nor memory depends on the size of the population.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from fedcli import backend
+from fedcli.errors import ConfigError
+from fedcli.seeds import Purpose, stream_key
+
+DEFAULT_COHORT_SIZE = 10
+
+# Evaluating everyone is quick up to here; above it a draw of 1,000 tells the mean well enough.
+MAX_EVAL_POPULATION = 10_000
+NUM_EVAL_CLIENTS = 1_000
+
+_ALL = "all"
+
+
+@dataclass(frozen=True)
+class ClientSelection:
+    """What `--clients` says: everyone, the first `count` in sorted order, or `ids`.
+
+    Attributes:
+        count: Number of clients, None for everyone or for `ids`.
+        ids: Chosen ids in sorted order, None for everyone or for `count`.
+    """
+
+    count: int | None = None
+    ids: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Cohorts:
+    """The cohort of every round.
+
+    Attributes:
+        population: All client ids, sorted; may be generated on demand.
+        size: Clients in a cohort.
+        fixed: The one cohort of all rounds, sorted; None if each round draws its own.
+        seed: The run's seed.
+    """
+
+    population: Sequence[str]
+    size: int
+    fixed: tuple[str, ...] | None
+    seed: int
+
+    def for_round(self, round_num: int) -> Sequence[str]:
+        """Returns the distinct ids of a round's cohort, in the order of the population."""
+        if self.fixed is not None:
+            return self.fixed
+        return _draw(self.population, self.size, self.seed, Purpose.COHORT, round_num)
+
+
+def parse_clients(clients: str | Sequence[str], option: str = "--clients") -> ClientSelection:
+    """Returns what `all`, a count, `id,id,...`, `@file` (an id a line) or a list of ids selects.
+
+    Raises:
+        ConfigError: It is none of these, a file cannot be read, or an id is empty or stands twice.
+    """
+    if not isinstance(clients, str):
+        return _explicit(list(clients), option)
+    text = clients.strip()
+    if text == _ALL:
+        return ClientSelection()
+    if text.startswith("@"):
+        return _explicit(_read_ids(Path(text[1:]), option), option)
+    if text.removeprefix("-").isascii() and text.removeprefix("-").isdigit():
+        return ClientSelection(count=_parse_count(text, option))
+    ids = [each.strip() for each in text.split(",")]
+    if len(ids) > 1 and not ids[-1]:  # the trailing comma that marks a numeric id
+        ids.pop()
+    return _explicit(ids, option)
+
+
+def resolve_ids(
+    selection: ClientSelection,
+    client_ids: Sequence[str],
+    source: str,
+    option: str = "--clients",
+) -> Sequence[str]:
+    """Returns the selected ids of the population `client_ids`, in its order.
+
+    Raises:
+        ConfigError: There are fewer clients than asked for, or an id is not among them.
+    """
+    if selection.ids is not None:
+        for client_id in selection.ids:
+            if not contains(client_ids, client_id):
+                raise ConfigError(_unknown(client_id, client_ids, source, option))
+        return selection.ids
+    if selection.count is None:
+        return client_ids
+    if selection.count > len(client_ids):
+        raise ConfigError(
+            f"{option} {selection.count} exceeds the {len(client_ids)} clients in {source}; "
+            f"choose 1 to {len(client_ids)}, or all"
+        )
+    return [client_ids[index] for index in range(selection.count)]
+
+
+def default_selection(client_ids: Sequence[str], source: str) -> tuple[ClientSelection, str | None]:
+    """Returns the selection when `--clients` is not given, with a note if it is not the usual ten.
+
+    Raises:
+        ConfigError: There is no client at all.
+    """
+    if not client_ids:
+        raise ConfigError(f"{source} has no clients; choose other --data")
+    if len(client_ids) >= DEFAULT_COHORT_SIZE:
+        return ClientSelection(count=DEFAULT_COHORT_SIZE), None
+    note = f"{source} has {len(client_ids)} clients; all of them form the cohort"
+    return ClientSelection(count=len(client_ids)), note
+
+
+def plan_cohorts(
+    selection: ClientSelection, sampling: str, client_ids: Sequence[str], source: str, seed: int
+) -> Cohorts:
+    """Returns the cohorts of a run; `sampling` is `fixed` or `uniform`.
+
+    Raises:
+        ConfigError: See `resolve_ids`; or ids are given for a drawn cohort.
+    """
+    if sampling == "fixed":
+        ids = tuple(resolve_ids(selection, client_ids, source))
+        return Cohorts(client_ids, len(ids), ids, seed)
+    if selection.ids is not None:
+        raise ConfigError(
+            f"--clients names {len(selection.ids)} clients but --sampling {sampling} draws them; "
+            "give a count, or --sampling fixed"
+        )
+    return Cohorts(client_ids, len(resolve_ids(selection, client_ids, source)), None, seed)
+
+
+def choose_eval_clients(
+    client_ids: Sequence[str], source: str, seed: int
+) -> tuple[Sequence[str], str | None]:
+    """Returns who is evaluated under random sampling, with a note if that is not everyone."""
+    if len(client_ids) <= MAX_EVAL_POPULATION:
+        return client_ids, None
+    drawn = _draw(client_ids, NUM_EVAL_CLIENTS, seed, Purpose.EVAL_CLIENTS, 0)
+    note = (
+        f"evaluating on {NUM_EVAL_CLIENTS:,} of the {len(client_ids):,} clients in {source}, drawn "
+        "once by the seed; --eval-clients chooses others"
+    )
+    return drawn, note
+
+
+def contains(client_ids: Sequence[str], client_id: str) -> bool:
+    """Whether a sorted sequence, perhaps generated on demand, holds an id."""
+    index = bisect_left(client_ids, client_id)
+    return index < len(client_ids) and client_ids[index] == client_id
+
+
+def sample_indices(
+    population: int, count: int, seed: int, purpose: Purpose, round_num: int
+) -> list[int]:
+    """Returns `count` distinct indices below `population`, sorted; every subset equally likely.
+
+    A partial Fisher-Yates shuffle that remembers only the places it has touched: O(count). Each
+    choice is a 64-bit draw times the number left, shifted down, whose bias is below
+    population / 2**64.
+    """
+    draws = backend.random_u64(stream_key(seed, purpose, round_num=round_num), count).tolist()
+    moved: dict[int, int] = {}
+    chosen = []
+    for place, draw in enumerate(draws):
+        other = place + (draw * (population - place) >> 64)
+        chosen.append(moved.get(other, other))
+        moved[other] = moved.get(place, place)
+    return sorted(chosen)
+
+
+def _draw(
+    client_ids: Sequence[str], count: int, seed: int, purpose: Purpose, round_num: int
+) -> list[str]:
+    indices = sample_indices(len(client_ids), count, seed, purpose, round_num)
+    return [client_ids[index] for index in indices]
+
+
+def _parse_count(text: str, option: str) -> int:
+    # More than 18 digits exceed any population, and int() refuses thousands of them.
+    count = int(text) if len(text) <= 18 else -1
+    if count < 1:
+        raise ConfigError(
+            f"{option} {text[:30]}: choose at least 1 client; a numeric id takes a comma behind it"
+        )
+    return count
+
+
+def _read_ids(path: Path, option: str) -> list[str]:
+    try:
+        text = path.read_bytes().decode()
+    except OSError as err:
+        raise ConfigError(f"{option} @{path}: cannot read the file: {err.strerror}") from err
+    except UnicodeDecodeError as err:
+        raise ConfigError(
+            f"{option} @{path}: not UTF-8 text; give a file of one id a line"
+        ) from err
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _explicit(ids: list[str], option: str) -> ClientSelection:
+    if not ids or not all(ids):
+        raise ConfigError(f"{option} holds an empty id; give all, a number, id,id,... or @file")
+    ordered = sorted(ids)
+    for before, after in pairwise(ordered):
+        if before == after:
+            raise ConfigError(f"{option} names client {before} twice; give each id once")
+    return ClientSelection(ids=tuple(ordered))
+
+
+def _unknown(client_id: str, client_ids: Sequence[str], source: str, option: str) -> str:
+    """The message for an id that is not there, with its neighbours in sorted order."""
+    index = bisect_left(client_ids, client_id)
+    around = range(max(0, index - 2), min(len(client_ids), index + 2))
+    near = ", ".join(client_ids[each] for each in around)
+    return (
+        f"{option} {client_id}: no such client among the {len(client_ids)} in {source}; "
+        f"near it in order are {near or 'none'}"
+    )

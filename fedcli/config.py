@@ -1,0 +1,386 @@
+"""What a run is: every option of `fedcli train` with its default, and the checks on it.
+
+The only owner of defaults. Imports no NumPy and touches no file, so that a wrong option is refused
+before any work starts.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Any
+
+from fedcli import registry
+from fedcli.errors import ConfigError
+from fedcli.options import Entry, Value, choose, resolve
+
+PIXELS = ("source", "ink", "background")
+PIPELINES = ("repeat-shuffle", "shuffle-repeat", "per-epoch")
+SAMPLINGS = ("fixed", "uniform")
+WEIGHTINGS = ("num-examples", "uniform")
+
+Options = Mapping[str, Value]
+Clients = str | tuple[str, ...] | None
+
+# TOML integers are signed 64-bit; visits of one client (epochs x examples) must stay countable too.
+_MAX_SEED = 2**63 - 1
+_MAX_COUNT = 2**31 - 1
+_MAX_CLASSES = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run, option by option: field `batch_size` is `--batch-size`. None stands for "not set".
+
+    Attributes:
+        data: Name of an embedded dataset, or path of a file.
+        data_options: `k=v` options of an embedded dataset.
+        test_data: Path of a file with the test split.
+        num_classes: Number of labels; None: the data's own.
+        pixels: What 1.0 means in what the model sees; one of `PIXELS`.
+        clients: `all`, a count, ids with commas, `@file`, or ids one by one; None: 10, or the
+            whole population if that is smaller.
+        sampling: How a round's cohort is chosen; one of `SAMPLINGS`.
+        rounds: Rounds of training in total.
+        epochs: Local epochs.
+        batch_size: Examples of a local step.
+        shuffle_buffer: Examples in the shuffle buffer, 0 or 1 for none, or "full".
+        pipeline: Order of repeat, shuffle and batch; one of `PIPELINES`.
+        max_examples: Most examples a client processes in a round, counted after repeating.
+        model: Name of a model.
+        model_options: Its `k=v` options.
+        initial_weights: Path of a weights file; None: the model's own start.
+        algorithm: Name of an algorithm.
+        algorithm_options: Its `k=v` options.
+        client_optimizer: Name of the optimizer of the local steps.
+        client_lr: Its learning rate.
+        client_options: Its other options.
+        server_optimizer: Name of the optimizer that takes the pseudo-gradient.
+        server_lr: Its learning rate.
+        server_options: Its other options.
+        client_weighting: What a client weighs in the mean; one of `WEIGHTINGS`.
+        aggregator: Name of an aggregator.
+        aggregator_options: Its `k=v` options.
+        seed: Seed of everything drawn in the run, but never of the data.
+        threads: Number of threads; None: what the machine gives. Changes no result.
+        eval_every: Evaluate before round 1 and after every so many rounds; None: only at the end.
+        eval_clients: Who is evaluated, written as `clients`; None: the fixed cohort, or under
+            random sampling everyone in moderation.
+        checkpoint_every: Save after every so many rounds; None: by the clock.
+    """
+
+    data: str = "synthetic-digits"
+    data_options: Options = field(default_factory=dict)
+    test_data: str | None = None
+    num_classes: int | None = None
+    pixels: str = "source"
+    clients: Clients = None
+    sampling: str = "fixed"
+    rounds: int = 10
+    epochs: int = 5
+    batch_size: int = 20
+    shuffle_buffer: int | str = 100
+    pipeline: str = "repeat-shuffle"
+    max_examples: int | None = None
+    model: str = "softmax-regression"
+    model_options: Options = field(default_factory=dict)
+    initial_weights: str | None = None
+    algorithm: str = "fedavg"
+    algorithm_options: Options = field(default_factory=dict)
+    client_optimizer: str = "sgd"
+    client_lr: float = 0.02
+    client_options: Options = field(default_factory=dict)
+    server_optimizer: str = "sgd"
+    server_lr: float = 1.0
+    server_options: Options = field(default_factory=dict)
+    client_weighting: str = "num-examples"
+    aggregator: str = "mean"
+    aggregator_options: Options = field(default_factory=dict)
+    seed: int = 0
+    threads: int | None = None
+    eval_every: int | None = None
+    eval_clients: Clients = None
+    checkpoint_every: int | None = None
+
+
+# Whose options a map holds: the field that names the thing, and the table of such things.
+_OPTION_OWNERS: dict[str, tuple[str, Mapping[str, Entry]]] = {
+    "data_options": ("data", registry.DATASETS),
+    "model_options": ("model", registry.MODELS),
+    "algorithm_options": ("algorithm", registry.ALGORITHMS),
+    "client_options": ("client_optimizer", registry.OPTIMIZERS),
+    "server_options": ("server_optimizer", registry.OPTIMIZERS),
+    "aggregator_options": ("aggregator", registry.AGGREGATORS),
+}
+
+
+def option_name(field_name: str) -> str:
+    """Returns the command-line option of a field: `client_options` is `--client-option`."""
+    if field_name in _OPTION_OWNERS:
+        field_name = field_name.removesuffix("s")
+    return "--" + field_name.replace("_", "-")
+
+
+def from_options(values: Mapping[str, Any]) -> RunConfig:
+    """Returns the validated config of some fields; the rest take their defaults.
+
+    Raises:
+        ConfigError: See `validate`.
+    """
+    return validate(RunConfig(**values))
+
+
+def validate(config: RunConfig) -> RunConfig:
+    """Returns the config with every value checked and every `k=v` map complete.
+
+    Raises:
+        ConfigError: A value is not allowed; the line names the option and what is.
+    """
+    values = {
+        each.name: _checked(option_name(each.name), each.name, getattr(config, each.name))
+        for each in fields(config)
+    }
+    for name, (owner, table) in _OPTION_OWNERS.items():
+        values[name] = _resolved(name, values[owner], table, values[name])
+    return RunConfig(**values)
+
+
+def absolute_paths(config: RunConfig, folder: str) -> RunConfig:
+    """Returns the config with relative paths taken from `folder`, so that it holds anywhere."""
+    values = {each.name: getattr(config, each.name) for each in fields(config)}
+    for name in ("data", "test_data", "initial_weights"):
+        if values[name] is not None and values[name] not in registry.DATASETS:
+            values[name] = os.path.normpath(os.path.join(folder, values[name]))  # noqa: PTH118
+    return RunConfig(**values)
+
+
+def merge(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of `base` overridden by those of `given`.
+
+    Maps of `k=v` options are merged key by key, unless `given` names another thing than `base`:
+    one optimizer's options are not another's.
+    """
+    merged = {**base, **given}
+    for name, (owner, _) in _OPTION_OWNERS.items():
+        default = getattr(RunConfig, owner)
+        is_same = merged.get(owner, default) == base.get(owner, default)
+        if name in merged:
+            merged[name] = {**(base.get(name, {}) if is_same else {}), **given.get(name, {})}
+    return merged
+
+
+def parse_options(texts: Iterable[str], option: str) -> dict[str, Value]:
+    """Returns a map from the `k=v` texts given to `option`; what is not TOML is text.
+
+    Raises:
+        ConfigError: A text has no key or no equals sign, or a key stands twice.
+    """
+    parsed: dict[str, Value] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        if not key or not equals:
+            raise ConfigError(f"{option} {text!r} is not of the form key=value")
+        if key in parsed:
+            raise ConfigError(f"{option} {key} is given twice; give it once")
+        parsed[key] = _toml_value(value.strip())
+    return parsed
+
+
+def to_toml(config: RunConfig, provenance: Mapping[str, Any]) -> str:
+    """Returns the text of config.toml: `[run]` repeats the run, `[provenance]` is its origin."""
+    import tomli_w  # late: one millisecond that only a new run needs
+
+    values = {each.name: getattr(config, each.name) for each in fields(config)}
+    plain = {name: value for name, value in values.items() if name not in _OPTION_OWNERS}
+    run: dict[str, Any] = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in plain.items()
+        if value is not None
+    }
+    run.update((name, dict(values[name])) for name in _OPTION_OWNERS if values[name])
+    return tomli_w.dumps({"run": run, "provenance": dict(provenance)})
+
+
+def from_toml(text: str, source: str) -> dict[str, Any]:
+    """Returns the fields that a config.toml sets; `source` names it in errors.
+
+    Raises:
+        ConfigError: The text is not TOML, or holds a key or a type that no option has.
+    """
+    document = _parse_toml(text, source)
+    run = document.get("run")
+    if not isinstance(run, dict) or not document.keys() <= {"run", "provenance"}:
+        have = ", ".join(document) or "nothing"
+        raise ConfigError(f"{source} holds {have}; it needs one table [run] of train options")
+    known = {each.name for each in fields(RunConfig)}
+    for key in run:
+        if key not in known:
+            raise ConfigError(
+                f"{source}: [run] has no key '{key}'; keys are the options of fedcli train, "
+                "with underscores"
+            )
+    return {key: _checked(f"{source}: {key}", key, value) for key, value in run.items()}
+
+
+def read_provenance(text: str, source: str) -> dict[str, Any]:
+    """Returns what a config.toml says of its origin; empty if it says nothing.
+
+    Raises:
+        ConfigError: The text is not TOML.
+    """
+    provenance = _parse_toml(text, source).get("provenance")
+    return provenance if isinstance(provenance, dict) else {}
+
+
+def _resolved(
+    name: str, owner: str, table: Mapping[str, Entry], given: Mapping[str, Value]
+) -> dict[str, Value]:
+    """One option map, complete. A data file has no entry and takes no options."""
+    if name == "data_options" and owner not in table:
+        if given:
+            names = ", ".join(sorted(table))
+            raise ConfigError(
+                f"--data-option {next(iter(given))} does not go with a data file; it is for {names}"
+            )
+        return {}
+    entry = choose(table, owner, option_name(_OPTION_OWNERS[name][0]))
+    try:
+        return resolve(entry, given)
+    except ConfigError as err:
+        raise ConfigError(f"{option_name(name)}: {err}") from err
+
+
+def _checked(label: str, name: str, value: Any) -> Any:
+    """The value of one field in its own type; None stands only where the default is None."""
+    if value is None and name in _OPTIONAL:
+        return None
+    return _CHECKS[name](label, value)
+
+
+def _count(label: str, value: object, *, minimum: int = 1, maximum: int = _MAX_COUNT) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
+        raise ConfigError(
+            f"{label} {_shown(value)}: choose a whole number from {minimum} to {maximum}"
+        )
+    return value
+
+
+def _buffer(label: str, value: object) -> int | str:
+    if value == "full":
+        return "full"
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_COUNT:
+        raise ConfigError(
+            f"{label} {_shown(value)}: choose a whole number of examples (0 or 1: no shuffling) "
+            "or full"
+        )
+    return value
+
+
+def _choice(label: str, value: object, *, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise ConfigError(f"{label} {_shown(value)}: choose one of {', '.join(choices)}")
+    return str(value)
+
+
+def _rate(label: str, value: object) -> float:
+    return registry.check_learning_rate(value, label)
+
+
+def _text(label: str, value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(f"{label} {_shown(value)}: give a name or a path")
+    if not value.isprintable():  # a name that a terminal, TOML or UTF-8 cannot hold
+        raise ConfigError(f"{label} {_shown(value)} holds characters that cannot be printed")
+    return value
+
+
+def _clients(label: str, value: object) -> str | tuple[str, ...]:
+    """Text as on the command line; in a file also a bare number or a list of ids."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if isinstance(value, list | tuple) and value and all(isinstance(each, str) for each in value):
+        return tuple(value)
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(f"{label} {_shown(value)}: give all, a number, id,id,... or @file")
+    return value
+
+
+def _map(label: str, value: object) -> dict[str, Value]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{label} {_shown(value)}: give a table of options")
+    return dict(value)
+
+
+def _shown(value: object) -> str:
+    """`value` on one short line."""
+    text = value if isinstance(value, str) and value.isprintable() and value else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _toml() -> Any:
+    """The TOML reader: of the standard library from Python 3.11. Imported late: it takes 12 ms."""
+    return importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+
+
+def _parse_toml(text: str, source: str) -> dict[str, Any]:
+    toml = _toml()
+    try:
+        document: dict[str, Any] = toml.loads(text)
+    except (toml.TOMLDecodeError, RecursionError) as err:
+        raise ConfigError(f"{source} is not TOML: {str(err) or 'nested too deeply'}") from err
+    return document
+
+
+def _toml_value(text: str) -> Value:
+    """One value as TOML reads it; text that is no TOML boolean, number, string or list, as it is.
+
+    Raises nothing: `style=reddi` is text. Python's True and False are taken, too.
+    """
+    if text in ("True", "False"):
+        return text == "True"
+    toml = _toml()
+    try:
+        document = toml.loads(f"value = {text}")
+    except (toml.TOMLDecodeError, RecursionError):
+        return text
+    value = document["value"]
+    if len(document) == 1 and isinstance(value, bool | int | float | str | list):
+        return value
+    return text
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "data": _text,
+    "test_data": _text,
+    "num_classes": partial(_count, maximum=_MAX_CLASSES),
+    "pixels": partial(_choice, choices=PIXELS),
+    "clients": _clients,
+    "sampling": partial(_choice, choices=SAMPLINGS),
+    "rounds": _count,
+    "epochs": _count,
+    "batch_size": _count,
+    "shuffle_buffer": _buffer,
+    "pipeline": partial(_choice, choices=PIPELINES),
+    "max_examples": _count,
+    "model": _text,
+    "initial_weights": _text,
+    "algorithm": _text,
+    "client_optimizer": _text,
+    "client_lr": _rate,
+    "server_optimizer": _text,
+    "server_lr": _rate,
+    "client_weighting": partial(_choice, choices=WEIGHTINGS),
+    "aggregator": _text,
+    "seed": partial(_count, minimum=0, maximum=_MAX_SEED),
+    "threads": partial(_count, maximum=4096),
+    "eval_every": _count,
+    "eval_clients": _clients,
+    "checkpoint_every": _count,
+    **dict.fromkeys(_OPTION_OWNERS, _map),
+}
+_OPTIONAL = frozenset(each.name for each in fields(RunConfig) if each.default is None)

@@ -1,0 +1,375 @@
+"""What a config stands for, opened: data, model, learning process, cohorts, evaluated clients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fedcli import (
+    __version__,
+    aggregators,
+    algorithms,
+    checkpoint,
+    cohort,
+    datasets,
+    learning,
+    models,
+    optimizers,
+)
+from fedcli.backend import CancelFlag, ThreadEngine
+from fedcli.batches import BatchedDataset, BatchPlan, buffer_size
+from fedcli.checkpoint import Checkpoint
+from fedcli.cohort import ClientSelection, Cohorts
+from fedcli.config import RunConfig
+from fedcli.datasets import ClientData
+from fedcli.errors import DataError
+from fedcli.learning import LearningProcess, ServerState
+from fedcli.models import Model
+
+# Clients evaluated in one call, so that not all their data are in memory at once. Sums of losses
+# are formed block by block, so this number is part of the result's last digit.
+EVAL_BLOCK = 256
+
+EVAL_SPLITS = ("train", "test")
+
+
+class Panel:
+    """The clients of one split that are evaluated, again and again.
+
+    Attributes:
+        split: Name of the split.
+        data: The split.
+        client_ids: Who is evaluated.
+        num_absent: How many more were asked for whom the split does not have.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        data: ClientData,
+        client_ids: Sequence[str],
+        num_absent: int,
+        plan: BatchPlan,
+    ) -> None:
+        """Reads the data of a small panel at once, so that bad data are found before any work."""
+        self.split = split
+        self.data = data
+        self.client_ids = client_ids
+        self.num_absent = num_absent
+        self._plan = plan
+        is_small = len(client_ids) <= EVAL_BLOCK
+        self._held = batch_clients(data, client_ids, plan) if is_small else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know, a line each: whether clients are absent."""
+        if not self.num_absent:
+            return ()
+        num_wanted = len(self.client_ids) + self.num_absent
+        return (
+            f"{self.num_absent} of the {num_wanted} clients are not in the {self.split} split of "
+            f"{self.data.source} and are skipped",
+        )
+
+    def evaluate(
+        self, evaluator: LearningProcess, weights: Any, cancel: CancelFlag | None
+    ) -> dict[str, Any]:
+        """Returns the metrics of float32 [num_params] weights on all these clients.
+
+        The process is called once a block of clients and its state passed on; since that starts
+        afresh here, the totals over all rounds are this evaluation's.
+        """
+        state = replace(evaluator.initialize(), global_model_weights=weights)
+        for block in self._blocks():
+            output = evaluator.next(state, block, cancel=cancel)
+            state = output.state
+        metrics = output.metrics
+        totals = metrics["client_work"]["eval"]["total_rounds_metrics"]
+        metrics["client_work"]["eval"]["current_round_metrics"] = dict(totals)
+        return metrics
+
+    def _blocks(self) -> Iterator[list[BatchedDataset]]:
+        if self._held is not None:
+            yield self._held
+            return
+        for first in range(0, len(self.client_ids), EVAL_BLOCK):
+            last = min(first + EVAL_BLOCK, len(self.client_ids))
+            ids = [self.client_ids[index] for index in range(first, last)]
+            yield batch_clients(self.data, ids, self._plan)
+
+
+@dataclass(frozen=True, eq=False)
+class Federation:
+    """A config with all that it names, ready for the first round.
+
+    Attributes:
+        config: Every option, resolved.
+        splits: The data by split; `train` is there.
+        engine: What computes clients.
+        process: The learning process.
+        evaluator: Federated evaluation of the same model.
+        cohorts: Who takes part in each round.
+        panels: Who is evaluated, by split.
+        plan: How a client's examples become batches in training.
+        held: The data of a fixed cohort; None if each round draws its own.
+        notes: What a reader should know, a line each.
+    """
+
+    config: RunConfig
+    splits: dict[str, ClientData]
+    engine: ThreadEngine
+    process: LearningProcess
+    evaluator: LearningProcess
+    cohorts: Cohorts
+    panels: tuple[Panel, ...]
+    plan: BatchPlan
+    held: list[BatchedDataset] | None
+    notes: list[str]
+
+    def cohort_data(self, round_num: int) -> list[BatchedDataset]:
+        """Returns the batches of the cohort drawn after `round_num` rounds."""
+        if self.held is not None:
+            return self.held
+        ids = self.cohorts.for_round(round_num)
+        return batch_clients(self.splits["train"], ids, self.plan, self.config.seed)
+
+    def initial_state(self) -> ServerState:
+        """Returns the state before round 1, with the initial weights of the config.
+
+        Raises:
+            ConfigError: The weights file is no such file or does not fit the model.
+        """
+        state = self.process.initialize()
+        if self.config.initial_weights is None:
+            return state
+        from fedcli import weights_files  # late: zipfile takes 7 ms that few runs need
+
+        shapes = [tensor.shape for tensor in self.process.model.layout.tensors]
+        weights = weights_files.load_npz(Path(self.config.initial_weights), shapes)
+        return self.process.set_model_weights(state, weights)
+
+    def encode(self, state: ServerState, config_text: str) -> bytes:
+        """Returns the content of a checkpoint of `state`."""
+        model = self.process.model
+        content = Checkpoint(
+            state.round_num,
+            to_components(state, model),
+            config_text,
+            model.layout.input_shape,
+            model.layout.num_classes,
+            __version__,
+        )
+        return checkpoint.encode(content)
+
+
+def open_federation(config: RunConfig) -> Federation:
+    """Opens all that a valid config names; reads the data of fixed cohorts.
+
+    Raises:
+        ConfigError: An option does not fit the data.
+        DataError: The data are missing, bad, or do not fit each other.
+    """
+    splits = open_data(config)
+    train = splits["train"]
+    notes: list[str] = []
+    if "test" not in splits:
+        notes.append(f"{train.source} has no test data: evaluating on train only")
+    config, selection = _resolve_clients(config, train, notes)
+    cohorts = cohort.plan_cohorts(
+        selection, config.sampling, train.client_ids, train.source, config.seed
+    )
+    engine = ThreadEngine(config.threads)
+    model = models.build(
+        config.model,
+        input_shape=train.pixel_shape,
+        num_classes=train.num_classes,
+        options=config.model_options,
+    )
+    plan = BatchPlan(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        shuffle_buffer=buffer_size(config.shuffle_buffer),  # type: ignore[arg-type]
+        pipeline=config.pipeline,
+        max_examples=config.max_examples,
+    )
+    held = None
+    if cohorts.fixed is not None:
+        held = batch_clients(train, cohorts.fixed, plan, config.seed)
+    return Federation(
+        config=config,
+        splits=splits,
+        engine=engine,
+        process=build_process(config, model, engine),
+        evaluator=learning.build_fed_eval(model, engine=engine),
+        cohorts=cohorts,
+        panels=tuple(_make_panels(config, cohorts, splits, notes)),
+        plan=plan,
+        held=held,
+        notes=notes,
+    )
+
+
+def open_data(config: RunConfig) -> dict[str, ClientData]:
+    """Returns the splits of a config's data, one of them `train`.
+
+    Raises:
+        DataError: They are missing or bad, or the splits do not agree.
+    """
+    splits = datasets.open_splits(
+        config.data,
+        data_options=config.data_options,
+        test_data=config.test_data,
+        num_classes=config.num_classes,
+        pixels=config.pixels,
+    )
+    if "train" not in splits:
+        raise DataError(
+            f"{config.data} has no split train but {', '.join(sorted(splits))}; choose other --data"
+        )
+    return splits
+
+
+def build_process(config: RunConfig, model: Model, engine: ThreadEngine) -> LearningProcess:
+    """Returns the learning process of a config."""
+    algorithm = algorithms.build(
+        config.algorithm,
+        optimizers.build(config.client_optimizer, config.client_lr, config.client_options),
+        optimizers.build(config.server_optimizer, config.server_lr, config.server_options),
+        weighting=config.client_weighting,
+        aggregator=aggregators.build(config.aggregator, config.aggregator_options),
+        options=config.algorithm_options,
+    )
+    return learning.build_process(algorithm, model, engine=engine)
+
+
+def check_fit(data: ClientData, model: Model) -> None:
+    """Refuses data that a model was not made for.
+
+    Raises:
+        DataError: Images or classes differ.
+    """
+    layout = model.layout
+    if tuple(data.pixel_shape) != layout.input_shape:
+        raise DataError(
+            f"{data.source} has images of shape {list(data.pixel_shape)}, the model takes "
+            f"{list(layout.input_shape)}; choose data like those it was trained on"
+        )
+    if data.num_classes != layout.num_classes:
+        raise DataError(
+            f"{data.source} has {data.num_classes} classes, the model {layout.num_classes}; "
+            f"pass --num-classes {layout.num_classes} if the labels are the same"
+        )
+
+
+def batch_clients(
+    data: ClientData, client_ids: Sequence[str], plan: BatchPlan, seed: int = 0
+) -> list[BatchedDataset]:
+    """Returns the batches of some clients, in their order. Raises DataError."""
+    return [BatchedDataset(data.client(client_id), plan, seed) for client_id in client_ids]
+
+
+def find_present(data: ClientData, client_ids: Sequence[str]) -> Sequence[str]:
+    """Returns those ids that a split has."""
+    if client_ids is data.client_ids:
+        return client_ids
+    return [each for each in client_ids if cohort.contains(data.client_ids, each)]
+
+
+def to_components(state: ServerState, model: Model) -> dict[str, dict[str, checkpoint.Part]]:
+    """Returns the parts of a state by component, the weights tensor by tensor."""
+    layout = model.layout
+    tensors = layout.split(state.global_model_weights)
+    names = [tensor.name for tensor in layout.tensors]
+    return {
+        "global_model_weights": dict(zip(names, tensors, strict=True)),
+        "distributor": state.distributor,
+        "client_work": state.client_work,
+        "aggregator": state.aggregator,
+        "finalizer": state.finalizer,
+    }
+
+
+def to_state(content: Checkpoint, process: LearningProcess, path: Path) -> ServerState:
+    """Returns the server state in a checkpoint.
+
+    Raises:
+        CheckpointError: It is not a state of this process.
+    """
+    checkpoint.check(content, to_components(process.initialize(), process.model), path)
+    parts = content.components
+    layout = process.model.layout
+    weights = layout.join([parts["global_model_weights"][each.name] for each in layout.tensors])  # type: ignore[misc]
+    return ServerState(
+        round_num=content.round_num,
+        global_model_weights=weights,
+        distributor=dict(parts["distributor"]),
+        client_work=dict(parts["client_work"]),
+        aggregator=dict(parts["aggregator"]),
+        finalizer=dict(parts["finalizer"]),
+    )
+
+
+def _resolve_clients(
+    config: RunConfig, train: ClientData, notes: list[str]
+) -> tuple[RunConfig, ClientSelection]:
+    """The selection of the cohort, and the config that repeats it when files of ids are gone."""
+    if config.eval_clients is not None:
+        evaluated = cohort.parse_clients(config.eval_clients, "--eval-clients")
+        config = replace(config, eval_clients=evaluated.ids or config.eval_clients)
+    if config.clients is None:
+        selection, note = cohort.default_selection(train.client_ids, train.source)
+        notes.extend([note] if note else [])
+        return replace(config, clients=str(selection.count)), selection
+    selection = cohort.parse_clients(config.clients)
+    if selection.ids is not None:
+        config = replace(config, clients=selection.ids)
+    return config, selection
+
+
+def _make_panels(
+    config: RunConfig, cohorts: Cohorts, splits: dict[str, ClientData], notes: list[str]
+) -> Iterator[Panel]:
+    plan = BatchPlan(batch_size=config.batch_size)
+    for split in EVAL_SPLITS:
+        if split not in splits:
+            continue
+        data = splits[split]
+        wanted = _wanted_for_evaluation(config, cohorts, splits, data, notes)
+        present = find_present(data, wanted)
+        panel = Panel(split, data, present, len(wanted) - len(present), plan)
+        notes.extend(panel.notes)
+        yield panel
+
+
+def _wanted_for_evaluation(
+    config: RunConfig,
+    cohorts: Cohorts,
+    splits: dict[str, ClientData],
+    data: ClientData,
+    notes: list[str],
+) -> Sequence[str]:
+    """Ids to evaluate on one split, whether it has them or not."""
+    if config.eval_clients is not None:
+        selection = cohort.parse_clients(config.eval_clients, "--eval-clients")
+        return _select_for_evaluation(selection, splits, data)
+    if cohorts.fixed is not None:
+        return cohorts.fixed
+    chosen, note = cohort.choose_eval_clients(data.client_ids, data.source, config.seed)
+    notes.extend([note] if note else [])
+    return chosen
+
+
+def _select_for_evaluation(
+    selection: ClientSelection, splits: dict[str, ClientData], data: ClientData
+) -> Sequence[str]:
+    train = splits["train"]
+    if selection.ids is None:
+        population = data.client_ids if selection.count is None else train.client_ids
+        return cohort.resolve_ids(selection, population, train.source, "--eval-clients")
+    for client_id in selection.ids:
+        if not any(cohort.contains(each.client_ids, client_id) for each in splits.values()):
+            lone = ClientSelection(ids=(client_id,))
+            cohort.resolve_ids(lone, train.client_ids, train.source, "--eval-clients")
+    return selection.ids

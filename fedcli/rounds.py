@@ -1,0 +1,613 @@
+"""The run loop: a config becomes rounds of training, written to a run's folder as they end.
+
+    data -> cohort -> process.next -> metrics.jsonl -> checkpoint -> closing evaluation
+
+Everything a round draws is keyed by its number, so stopping and resuming changes no byte.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import monotonic, perf_counter
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from fedcli import __version__, backend, checkpoint, cohort, datasets, learning, models, run_dir
+from fedcli import config as configs
+from fedcli.backend import CancelFlag, ThreadEngine
+from fedcli.batches import BatchPlan
+from fedcli.checkpoint import Checkpoint
+from fedcli.config import RunConfig
+from fedcli.datasets import ClientData
+from fedcli.errors import ConfigError, RunError
+from fedcli.federation import (
+    Federation,
+    Panel,
+    build_process,
+    check_fit,
+    find_present,
+    open_data,
+    open_federation,
+    to_components,
+    to_state,
+)
+from fedcli.learning import ServerState
+from fedcli.models import Model
+from fedcli.options import Value
+from fedcli.run_dir import RunDirectory
+
+# Without --checkpoint-every: at most this much work is lost, and saving stays below 0.1 %.
+CHECKPOINT_SECONDS = 30.0
+
+
+@dataclass(frozen=True, eq=False)
+class RoundResult:
+    """One round, after its line is in metrics.jsonl.
+
+    Attributes:
+        round_num: Its number; 0 for the evaluation of the initial model.
+        metrics: The line of metrics.jsonl, with NaN where that has null.
+        timings: Seconds by part: data, train, aggregate, evaluate, save.
+        evaluation: By split, the four metrics of the weights after the round; None if not due.
+        num_clients: Clients in the cohort.
+        num_examples: Examples processed in training.
+    """
+
+    round_num: int
+    metrics: dict[str, Any]
+    timings: dict[str, float]
+    evaluation: dict[str, dict[str, Any]] | None
+    num_clients: int
+    num_examples: int
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """One federated evaluation of one split.
+
+    Attributes:
+        source: The data's name or file.
+        split: The split's name in it.
+        round_num: Rounds the evaluated weights have been trained.
+        num_clients: Clients evaluated.
+        num_absent: Clients asked for that the split does not have.
+        process_metrics: In TFF's structure.
+        notes: What a reader should know, a line each.
+    """
+
+    source: str
+    split: str
+    round_num: int
+    num_clients: int
+    num_absent: int
+    process_metrics: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The four metrics by name."""
+        values: dict[str, Any] = self.process_metrics["client_work"]["eval"][
+            "current_round_metrics"
+        ]
+        return values
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What `fedcli eval --json` prints: TFF's structure, and who was evaluated."""
+        return {
+            **self.process_metrics,
+            "split": self.split,
+            "round": self.round_num,
+            "num_clients": self.num_clients,
+            "num_absent_clients": self.num_absent,
+        }
+
+
+class Training:
+    """A run that this process holds: make one with `start` or `resume`, iterate `run`, `finish`.
+
+    Attributes:
+        config: Every option, resolved.
+        notes: What a reader should know, a line each.
+        splits: The data by split.
+        process: The learning process.
+        state: The server state after the last completed round.
+    """
+
+    def __init__(
+        self,
+        federation: Federation,
+        state: ServerState,
+        run: RunDirectory,
+        config_text: str,
+        cancel: CancelFlag | None,
+    ) -> None:
+        """Takes over `run`, whose newest checkpoint is `state`."""
+        self.config = federation.config
+        self.notes = federation.notes
+        self.splits = federation.splits
+        self.process = federation.process
+        self.state = state
+        self._federation = federation
+        self._run = run
+        self._config_text = config_text
+        self._cancel = cancel
+        self._saved_round = state.round_num
+        self._saved_at = monotonic()
+        self._evaluations: dict[str, Evaluation] = {}
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return self._run.path
+
+    @property
+    def round_num(self) -> int:
+        """Rounds completed."""
+        return self.state.round_num
+
+    @property
+    def num_rounds(self) -> int:
+        """Rounds in total."""
+        return self.config.rounds
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that compute."""
+        return self._federation.engine.num_threads
+
+    @property
+    def train(self) -> ClientData:
+        """The training split."""
+        return self.splits["train"]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every round is done and the closing evaluation of the last is written."""
+        return self._stored_evaluation() is not None
+
+    def run(self) -> Generator[RoundResult, None, None]:
+        """Trains the rounds that are left and yields each once its metrics are written.
+
+        With `eval_every`, the evaluation of the initial model comes first, as round 0. However the
+        iteration ends, the last completed round is saved.
+
+        Raises:
+            Cancelled: The flag was raised.
+            DataError: A client's data are bad.
+            RunError: The run's folder cannot be written.
+        """
+        try:
+            if self.state.round_num == 0 and self.config.eval_every:
+                yield self._evaluate_initial_model()
+            while self.state.round_num < self.config.rounds:
+                yield self._train_round()
+        finally:
+            self._save_if_behind()
+
+    def finish(self) -> dict[str, dict[str, Any]]:
+        """Evaluates the last round's weights on every split and writes evaluation.json.
+
+        If that has been done, nothing is computed or written.
+
+        Returns:
+            By split, what `fedcli eval --json` prints.
+
+        Raises:
+            Cancelled: The flag was raised; the run itself is saved.
+        """
+        stored = self._stored_evaluation()
+        if stored is not None:
+            return stored
+        closing = {
+            split: evaluation.metrics for split, evaluation in self._evaluate(self.state).items()
+        }
+        self._run.write_evaluation(closing)
+        return closing
+
+    def close(self) -> None:
+        """Saves the last completed round if that has not been done, gives up lock and files.
+
+        Raises:
+            RunError: The checkpoint cannot be written.
+        """
+        try:
+            self._save_if_behind()
+        finally:
+            self._run.close()
+
+    def __enter__(self) -> Training:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Closes."""
+        self.close()
+
+    def _train_round(self) -> RoundResult:
+        started = perf_counter()
+        clients = self._federation.cohort_data(self.state.round_num)
+        timings = {"data": perf_counter() - started}
+        output = self.process.next(self.state, clients, cancel=self._cancel)
+        timings.update(output.timings)
+        round_num = output.state.round_num
+        line = {"round": round_num, **output.metrics}
+        evaluation = None
+        if self.config.eval_every and round_num % self.config.eval_every == 0:
+            evaluation = self._evaluate_into(line, timings, output.state)
+        self._run.append_metrics(line)
+        self.state = output.state
+        if self._is_save_due():
+            started = perf_counter()
+            self._save()
+            timings["save"] = perf_counter() - started
+        self._run.append_timings({"round": round_num, **timings})
+        num_examples = line["client_work"]["train"]["num_examples"]
+        return RoundResult(round_num, line, timings, evaluation, len(clients), num_examples)
+
+    def _evaluate_initial_model(self) -> RoundResult:
+        line: dict[str, Any] = {"round": 0}
+        timings: dict[str, float] = {}
+        evaluation = self._evaluate_into(line, timings, self.state)
+        self._run.append_metrics(line)
+        self._run.append_timings({"round": 0, **timings})
+        return RoundResult(0, line, timings, evaluation, 0, 0)
+
+    def _evaluate_into(
+        self, line: dict[str, Any], timings: dict[str, float], state: ServerState
+    ) -> dict[str, dict[str, Any]]:
+        """Evaluates `state`, adds the values to a metrics line and the seconds to `timings`."""
+        started = perf_counter()
+        evaluation = {split: each.values for split, each in self._evaluate(state).items()}
+        line["evaluation"] = evaluation
+        timings["evaluate"] = perf_counter() - started
+        return evaluation
+
+    def _evaluate(self, state: ServerState) -> dict[str, Evaluation]:
+        """The evaluation of `state` by split; that of the round just evaluated is kept."""
+        known = self._evaluations.values()
+        if not known or any(each.round_num != state.round_num for each in known):
+            self._evaluations = {
+                panel.split: _evaluate(panel, self._federation.evaluator, state, self._cancel)
+                for panel in self._federation.panels
+            }
+        return self._evaluations
+
+    def _is_save_due(self) -> bool:
+        if self.state.round_num == self.config.rounds:
+            return True
+        if self.config.checkpoint_every:
+            return self.state.round_num % self.config.checkpoint_every == 0
+        return monotonic() - self._saved_at >= CHECKPOINT_SECONDS
+
+    def _save(self) -> None:
+        content = self._federation.encode(self.state, self._config_text)
+        self._run.save_checkpoint(self.state.round_num, content)
+        self._saved_round = self.state.round_num
+        self._saved_at = monotonic()
+
+    def _save_if_behind(self) -> None:
+        if self._saved_round < self.state.round_num:
+            self._save()
+
+    def _stored_evaluation(self) -> dict[str, Any] | None:
+        """evaluation.json, if every round is done and it is that of the last."""
+        if self.state.round_num < self.config.rounds:
+            return None
+        stored = run_dir.read_evaluation(self.path)
+        if stored is None or any(each["round"] != self.config.rounds for each in stored.values()):
+            return None
+        return stored
+
+
+def start(
+    config: RunConfig,
+    out: str | Path,
+    *,
+    force: bool = False,
+    cancel: CancelFlag | None = None,
+) -> Training:
+    """Opens everything a config names and makes the folder of a new run.
+
+    Args:
+        config: What to do; it is validated here.
+        out: The run's folder.
+        force: Replace a run that stands there.
+        cancel: Once raised, from any thread, the training stops within a local step.
+
+    Raises:
+        ConfigError: An option is not allowed, or does not fit the data.
+        DataError: The data are missing or bad.
+        RunError: The folder exists or cannot be made.
+    """
+    path = Path(out)
+    config = configs.absolute_paths(configs.validate(config), str(Path.cwd()))
+    run_dir.check_target(path, force=force)
+    fingerprint = _fingerprint_in_background(config)
+    federation = open_federation(config)
+    state = federation.initial_state()
+    provenance = _provenance(federation.engine, fingerprint.result())
+    config_text = configs.to_toml(federation.config, provenance)
+    content = federation.encode(state, config_text)
+    run = RunDirectory.create(path, config_text, content, force=force)
+    return Training(federation, state, run, config_text, cancel)
+
+
+def resume(
+    path: str | Path,
+    *,
+    rounds: int | None = None,
+    threads: int | None = None,
+    cancel: CancelFlag | None = None,
+) -> Training:
+    """Opens a run where its newest checkpoint left it.
+
+    Args:
+        path: The run's folder.
+        rounds: A new total; None keeps it.
+        threads: Number of threads; None: what the config says.
+        cancel: See `start`.
+
+    Raises:
+        ConfigError: config.toml is bad, or `rounds` is below the rounds completed.
+        DataError: The data are missing or bad.
+        RunError: There is no run, it is in use, or its files do not fit together.
+    """
+    run = RunDirectory.open(Path(path))
+    try:
+        return _resume(run, rounds, threads, cancel)
+    except BaseException:
+        run.close()
+        raise
+
+
+def evaluate_run(
+    path: str | Path,
+    *,
+    data: str | None = None,
+    data_options: Mapping[str, Value] | None = None,
+    test_data: str | None = None,
+    num_classes: int | None = None,
+    pixels: str | None = None,
+    split: str | None = None,
+    clients: str | None = None,
+    epochs: int = 1,
+    batch_size: int | None = None,
+    threads: int | None = None,
+    cancel: CancelFlag | None = None,
+) -> Evaluation:
+    """Returns the federated evaluation of a run's newest checkpoint, or of a checkpoint file.
+
+    Args:
+        path: A run's folder, or a checkpoint.
+        data: Name or file to evaluate on; None: the run's own data.
+        data_options: As for training; None: the run's, for its own kind of data.
+        test_data: As for training; None: the run's, with its own data.
+        num_classes: As for training; None: the run's.
+        pixels: As for training; None: the run's.
+        split: Which split; None: test if there is one, else train.
+        clients: Who, written as for training; None: the run's fixed cohort, else everyone.
+        epochs: How often each example is scored.
+        batch_size: Examples of a batch; None: the run's.
+        threads: Number of threads; None: what the machine gives.
+        cancel: See `start`.
+
+    Raises:
+        ConfigError: An option is not allowed, or does not fit the data.
+        DataError: The data are missing or bad, or do not fit the model.
+        RunError: There is no such run or checkpoint, or it is damaged.
+    """
+    trained = _load_trained(Path(path), threads)
+    given = {
+        "data": data,
+        "data_options": data_options,
+        "test_data": test_data,
+        "num_classes": num_classes,
+        "pixels": pixels,
+        "batch_size": batch_size,
+        "epochs": epochs,
+    }
+    config = _evaluation_config(trained.config, given)
+    splits = open_data(config)
+    name = split or ("test" if "test" in splits else "train")
+    if name not in splits:
+        raise ConfigError(f"--split {name}: {config.data} has {', '.join(sorted(splits))}")
+    check_fit(splits[name], trained.model)
+    own = splits if data is None else None
+    wanted = _wanted_clients(trained.config, splits[name], clients, own)
+    present = find_present(splits[name], wanted)
+    num_absent = len(wanted) - len(present)
+    if not present:
+        raise ConfigError(
+            f"none of the run's {len(wanted)} clients is in {splits[name].source} ({name}); "
+            "choose others with --clients, for example all"
+        )
+    plan = BatchPlan(epochs=epochs, batch_size=config.batch_size)
+    panel = Panel(name, splits[name], present, num_absent, plan)
+    evaluator = learning.build_fed_eval(trained.model, engine=trained.engine)
+    return _evaluate(panel, evaluator, trained.state, cancel)
+
+
+def export_run(path: str | Path, file: str | Path) -> list[tuple[str, tuple[int, ...]]]:
+    """Writes the weights of a run's newest checkpoint, or of a checkpoint file, to an `.npz`.
+
+    Returns:
+        Name and shape of each tensor written, in order.
+
+    Raises:
+        RunError: There is no such run or checkpoint, it is damaged, or `file` cannot be written.
+    """
+    from fedcli import weights_files  # late: zipfile takes 7 ms that training does not need
+
+    trained = _load_trained(Path(path), threads=1)
+    tensors = to_components(trained.state, trained.model)["global_model_weights"]
+    arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
+    weights_files.save_npz(Path(file), arrays)
+    return [(name, array.shape) for name, array in arrays.items()]
+
+
+@dataclass(frozen=True, eq=False)
+class _Trained:
+    """A checkpoint with the model it is of."""
+
+    config: RunConfig
+    model: Model
+    engine: ThreadEngine
+    state: ServerState
+
+
+def _resume(
+    run: RunDirectory, rounds: int | None, threads: int | None, cancel: CancelFlag | None
+) -> Training:
+    file = run_dir.latest_checkpoint(run.path)
+    content = checkpoint.load(file)
+    config, config_text = _continued_config(run, content, rounds)
+    if threads is not None:
+        config = configs.validate(replace(config, threads=threads))
+    fingerprint = _fingerprint_in_background(config)
+    federation = open_federation(config)
+    state = to_state(content, federation.process, file)
+    before = configs.read_provenance(config_text, str(run.path)).get("data")
+    if before not in (None, fingerprint.result()):
+        federation.notes.append(
+            f"{config.data} has changed since the run began; its rounds no longer repeat"
+        )
+    training = Training(federation, state, run, config_text, cancel)
+    if not training.is_finished:
+        run.cut_back(state.round_num)
+        run.write_config(config_text)
+    return training
+
+
+def _continued_config(
+    run: RunDirectory, content: Checkpoint, rounds: int | None
+) -> tuple[RunConfig, str]:
+    """The config of a run with its new total of rounds, and the text that says so."""
+    config_file = run.path / run_dir.CONFIG
+    text = run_dir.read_text(config_file)
+    config = configs.from_options(configs.from_toml(text, str(config_file)))
+    if rounds is not None and rounds < content.round_num:
+        raise ConfigError(
+            f"--rounds {rounds}: {run.path} has completed {content.round_num} rounds; give that "
+            "many or more"
+        )
+    if config.rounds < content.round_num and rounds is None:
+        raise RunError(
+            f"{config_file} asks for {config.rounds} rounds but {content.round_num} are completed; "
+            f"give --rounds {content.round_num} or more"
+        )
+    if rounds in (None, config.rounds):
+        return config, text
+    config = configs.validate(replace(config, rounds=rounds))
+    return config, configs.to_toml(config, configs.read_provenance(text, str(config_file)))
+
+
+def _load_trained(path: Path, threads: int | None) -> _Trained:
+    """The newest checkpoint of a run's folder, or a checkpoint file, without its data."""
+    file = run_dir.latest_checkpoint(path) if path.is_dir() else path
+    content = checkpoint.load(file)
+    config = configs.from_options(configs.from_toml(content.config, f"{file}: config"))
+    model = models.build(
+        config.model,
+        input_shape=content.input_shape,
+        num_classes=content.num_classes,
+        options=config.model_options,
+    )
+    engine = ThreadEngine(threads)
+    state = to_state(content, build_process(config, model, engine), file)
+    return _Trained(config, model, engine, state)
+
+
+def _evaluation_config(config: RunConfig, given: Mapping[str, Any]) -> RunConfig:
+    """A run's config with the data options of an evaluation; other data have no test data."""
+    asked = {name: value for name, value in given.items() if value is not None}
+    base = {name: getattr(config, name) for name in (*given, "test_data")}
+    if "data" in asked:
+        base["test_data"] = None
+    return configs.from_options(configs.merge(base, asked))
+
+
+def _wanted_clients(
+    config: RunConfig,
+    data: ClientData,
+    clients: str | None,
+    own: Mapping[str, ClientData] | None,
+) -> Sequence[str]:
+    """Ids to evaluate on `data`: those asked for, else the fixed cohort of the run, else all.
+
+    `own` is the data of the run, None if they have not been opened.
+    """
+    if clients is not None:
+        return cohort.resolve_ids(cohort.parse_clients(clients), data.client_ids, data.source)
+    if config.sampling != "fixed" or config.clients is None:
+        return data.client_ids
+    selection = cohort.parse_clients(config.clients)
+    if selection.ids is not None:
+        return selection.ids
+    train = (own or open_data(config))["train"]
+    return cohort.resolve_ids(selection, train.client_ids, train.source)
+
+
+def _evaluate(
+    panel: Panel,
+    evaluator: learning.LearningProcess,
+    state: ServerState,
+    cancel: CancelFlag | None,
+) -> Evaluation:
+    return Evaluation(
+        source=panel.data.source,
+        split=panel.split,
+        round_num=state.round_num,
+        num_clients=len(panel.client_ids),
+        num_absent=panel.num_absent,
+        process_metrics=panel.evaluate(evaluator, state.global_model_weights, cancel),
+        notes=panel.notes,
+    )
+
+
+def _fingerprint_in_background(config: RunConfig) -> Future[str]:
+    """Reads the data through while they are being opened; hashing leaves other threads running."""
+    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fedcli-fingerprint")
+    future = executor.submit(
+        datasets.fingerprint,
+        config.data,
+        data_options=config.data_options,
+        test_data=config.test_data,
+    )
+    executor.shutdown(wait=False)
+    return future
+
+
+def _provenance(engine: ThreadEngine, fingerprint: str) -> dict[str, Value]:
+    return {
+        "fedcli": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "h5py": checkpoint.H5PY_VERSION,
+        "cpu": _cpu_model(),
+        "isa": backend.isa_name(),
+        "openmp": backend.has_openmp(),
+        "threads": engine.num_threads,
+        "data": fingerprint,
+    }
+
+
+def _cpu_model() -> str:
+    """The processor's name as Linux tells it; elsewhere what Python knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()

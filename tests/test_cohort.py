@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import time
+import tracemalloc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedcli import cohort
+from fedcli.cohort import ClientSelection
+from fedcli.errors import ConfigError
+from fedcli.seeds import Purpose
+
+IDS = [f"w{index:02d}" for index in range(30)]
+
+
+class Generated(Sequence[str]):
+    """Sorted ids that are made when asked for; counts how often that is."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.num_made = 0
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: Any) -> Any:
+        self.num_made += 1
+        return f"w{index:09d}"
+
+
+@pytest.mark.parametrize(
+    ("text", "selection"),
+    [
+        ("all", ClientSelection()),
+        ("3", ClientSelection(count=3)),
+        ("3,", ClientSelection(ids=("3",))),
+        ("w02, w01", ClientSelection(ids=("w01", "w02"))),
+        (("b", "a,c"), ClientSelection(ids=("a,c", "b"))),
+    ],
+)
+def test_parse(text: str | tuple[str, ...], selection: ClientSelection) -> None:
+    assert cohort.parse_clients(text) == selection
+
+
+def test_parse_file_of_ids(tmp_path: Path) -> None:
+    file = tmp_path / "ids"
+    file.write_text("7\n\n w01 \n3\n")
+    assert cohort.parse_clients(f"@{file}").ids == ("3", "7", "w01")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("0", "at least 1 client"),
+        ("-2", "at least 1 client"),
+        ("9" * 5000, "at least 1 client"),
+        ("a,,b", "empty id"),
+        (",", "empty id"),
+        ("a,b,a", "names client a twice"),
+        ("@/no/such/file", "@/no/such/file: cannot read"),
+    ],
+)
+def test_parse_refuses(text: str, fault: str) -> None:
+    with pytest.raises(ConfigError, match=fault) as caught:
+        cohort.parse_clients(text, "--eval-clients")
+    assert str(caught.value).startswith("--eval-clients")
+    assert "\n" not in str(caught.value)
+
+
+def test_parse_refuses_a_file_that_is_not_text(tmp_path: Path) -> None:
+    file = tmp_path / "ids"
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        cohort.parse_clients(f"@{file}")
+
+
+def test_more_than_the_population_says_the_population() -> None:
+    with pytest.raises(ConfigError, match=r"--clients 31 exceeds the 30 clients in x\.h5"):
+        cohort.resolve_ids(ClientSelection(count=31), IDS, "x.h5")
+
+
+def test_an_unknown_id_is_named_with_its_neighbours() -> None:
+    with pytest.raises(ConfigError, match=r"--clients w07a: no such .* w06, w07, w08, w09"):
+        cohort.resolve_ids(ClientSelection(ids=("w01", "w07a")), IDS, "x.h5")
+
+
+def test_the_default_is_ten_or_everyone_with_a_note() -> None:
+    assert cohort.default_selection(IDS, "x") == (ClientSelection(count=10), None)
+    selection, note = cohort.default_selection(IDS[:7], "x.h5")
+    assert selection == ClientSelection(count=7)
+    assert note is not None
+    assert "x.h5 has 7 clients" in note
+    with pytest.raises(ConfigError, match="no clients"):
+        cohort.default_selection([], "x.h5")
+
+
+def test_a_fixed_cohort_is_the_first_in_sorted_order() -> None:
+    plan = cohort.plan_cohorts(ClientSelection(count=3), "fixed", IDS, "x", 0)
+    assert plan.for_round(0) == plan.for_round(8) == ("w00", "w01", "w02")
+
+
+def test_uniform_cohorts_are_distinct_sorted_and_depend_on_round_and_seed(seed: int) -> None:
+    plan = cohort.plan_cohorts(ClientSelection(count=10), "uniform", IDS, "x", seed)
+    drawn = [plan.for_round(round_num) for round_num in range(50)]
+    for ids in drawn:
+        assert list(ids) == sorted(set(ids))
+        assert len(ids) == 10
+    assert len({tuple(ids) for ids in drawn}) == 50
+    other = cohort.plan_cohorts(ClientSelection(count=10), "uniform", IDS, "x", seed + 1)
+    assert other.for_round(0) != drawn[0]
+    # Round 7 does not depend on the rounds before it: that is what makes a resumed run exact.
+    again = cohort.plan_cohorts(ClientSelection(count=10), "uniform", IDS, "x", seed)
+    assert again.for_round(7) == drawn[7]
+
+
+def test_uniform_refuses_ids_and_takes_all() -> None:
+    with pytest.raises(ConfigError, match="--sampling uniform draws them"):
+        cohort.plan_cohorts(ClientSelection(ids=("w01",)), "uniform", IDS, "x", 0)
+    everyone = cohort.plan_cohorts(ClientSelection(), "uniform", IDS, "x", 0)
+    assert everyone.for_round(3) == IDS
+
+
+def test_every_client_and_every_pair_is_equally_likely() -> None:
+    population, count, rounds = 12, 4, 6000
+    drawn = np.zeros((rounds, population))
+    for round_num in range(rounds):
+        chosen = cohort.sample_indices(population, count, 1, Purpose.COHORT, round_num)
+        drawn[round_num, chosen] = 1
+    singles = drawn.sum(axis=0)
+    expected = rounds * count / population
+    chi_square = float(((singles - expected) ** 2 / expected).sum())
+    assert chi_square < 31.3  # 99.9 % of chi-square with 11 degrees of freedom
+    pairs = (drawn.T @ drawn)[np.triu_indices(population, 1)]
+    expected = rounds * count * (count - 1) / population / (population - 1)
+    # Five standard deviations of a binomial; 66 pairs exceed them once in 25,000 seeds.
+    assert np.abs(pairs - expected).max() < 5 * np.sqrt(expected)
+
+
+def test_a_million_clients_cost_what_a_cohort_costs() -> None:
+    ids = Generated(1_000_000)
+    plan = cohort.plan_cohorts(ClientSelection(count=100), "uniform", ids, "x", 3)
+    plan.for_round(0)
+    ids.num_made = 0
+    tracemalloc.start()
+    started = time.perf_counter()
+    drawn = plan.for_round(1)
+    seconds = time.perf_counter() - started
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(set(drawn)) == ids.num_made == 100
+    assert peak_bytes < 200_000
+    assert seconds < 0.1
+
+
+def test_everyone_is_evaluated_up_to_a_bound_then_a_draw() -> None:
+    few, note = cohort.choose_eval_clients(IDS, "x", 0)
+    assert few == IDS
+    assert note is None
+    many, note = cohort.choose_eval_clients(Generated(10_001), "x.h5", 5)
+    assert len(set(many)) == 1000
+    assert note is not None
+    assert "1,000 of the 10,001 clients in x.h5" in note
+    assert cohort.choose_eval_clients(Generated(10_001), "x.h5", 5)[0] == many
+
+
+def test_contains_searches_a_sorted_sequence() -> None:
+    ids = Generated(1_000_000)
+    assert cohort.contains(ids, "w000999999")
+    assert not cohort.contains(ids, "w001000000")
+    assert not cohort.contains([], "a")
+    assert ids.num_made < 50

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedcli import config as configs
+from fedcli.config import RunConfig
+from fedcli.errors import ConfigError
+
+COUNTS = st.integers(1, 2**31 - 1)
+RATES = st.floats(0, 1e30, allow_nan=False)
+IDS = st.lists(st.text(min_size=1, max_size=8).filter(str.strip), min_size=1, max_size=4)
+
+
+def test_defaults_are_the_tutorials() -> None:
+    config = RunConfig()
+    assert (config.data, config.clients, config.sampling) == ("synthetic-digits", None, "fixed")
+    assert (config.epochs, config.batch_size, config.shuffle_buffer) == (5, 20, 100)
+    assert (config.client_lr, config.server_lr, config.rounds) == (0.02, 1.0, 10)
+    assert config.client_weighting == "num-examples"
+
+
+def test_validate_completes_option_maps() -> None:
+    config = configs.from_options({"client_options": {"momentum": 1}})
+    assert config.client_options == {"momentum": 1.0, "nesterov": False}
+    assert config.data_options["clients"] == 200
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "option"),
+    [
+        ("client_lr", math.nan, "--client-lr nan"),
+        ("client_lr", -0.1, "--client-lr -0.1"),
+        ("server_lr", math.inf, "--server-lr inf"),
+        ("server_lr", True, "--server-lr true"),
+        ("batch_size", 0, "--batch-size 0"),
+        ("batch_size", 2.5, "--batch-size 2.5"),
+        ("epochs", True, "--epochs True"),
+        ("rounds", 0, "--rounds 0"),
+        ("rounds", 2**31, "--rounds 2147483648"),
+        ("seed", -1, "--seed -1"),
+        ("seed", 2**63, "--seed 9223372036854775808"),
+        ("threads", 0, "--threads 0"),
+        ("shuffle_buffer", -1, "--shuffle-buffer -1"),
+        ("shuffle_buffer", "half", "--shuffle-buffer half"),
+        ("max_examples", 0, "--max-examples 0"),
+        ("num_classes", 0, "--num-classes 0"),
+        ("eval_every", 0, "--eval-every 0"),
+        ("checkpoint_every", -3, "--checkpoint-every -3"),
+        ("pixels", "grey", "--pixels grey"),
+        ("sampling", "poisson", "--sampling poisson"),
+        ("pipeline", "", "--pipeline ''"),
+        ("client_weighting", "equal", "--client-weighting equal"),
+        ("model", "transformer", "--model 'transformer'"),
+        ("algorithm", "fedmagic", "--algorithm 'fedmagic'"),
+        ("client_optimizer", "lion", "--client-optimizer 'lion'"),
+        ("aggregator", "sum", "--aggregator 'sum'"),
+        ("client_options", {"momentun": 0.9}, "--client-option: "),
+        ("server_options", {"momentum": 2.0}, "--server-option: "),
+        ("data", "", "--data ''"),
+        ("data", "a\nb", "--data 'a\\nb'"),
+        ("clients", " ", "--clients "),
+        ("eval_clients", (), "--eval-clients ()"),
+    ],
+)
+def test_a_bad_value_is_one_line_that_names_the_option(field: str, value: Any, option: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        configs.from_options({field: value})
+    message = str(caught.value)
+    assert option in message
+    assert "\n" not in message
+
+
+def test_data_options_do_not_go_with_a_file() -> None:
+    with pytest.raises(ConfigError, match=r"--data-option clients does not go with a data file"):
+        configs.from_options({"data": "some.h5", "data_options": {"clients": 3}})
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "data": st.sampled_from(["synthetic-digits", "/data/a b.h5", "é.h5"]),
+            "test_data": st.text("ab/.\"'\\#é ", min_size=1).filter(str.strip),
+            "clients": st.one_of(st.just("all"), COUNTS.map(str), IDS.map(tuple)),
+            "rounds": COUNTS,
+            "shuffle_buffer": st.one_of(st.just("full"), st.integers(0, 10**6)),
+            "max_examples": COUNTS,
+            "client_lr": RATES,
+            "server_options": st.fixed_dictionaries(
+                {"momentum": st.floats(0.01, 1), "nesterov": st.booleans()}
+            ),
+            "seed": st.integers(0, 2**63 - 1),
+            "eval_every": COUNTS,
+        },
+    )
+)
+def test_toml_round_trip(values: dict[str, Any]) -> None:
+    config = configs.from_options(values)
+    text = configs.to_toml(config, {"fedcli": "1", "threads": 2})
+    assert configs.from_options(configs.from_toml(text, "config.toml")) == config
+    assert configs.read_provenance(text, "config.toml") == {"fedcli": "1", "threads": 2}
+
+
+def test_toml_holds_every_set_option_and_only_those() -> None:
+    config = configs.validate(RunConfig())
+    set_ones = {each.name for each in fields(config) if getattr(config, each.name) is not None}
+    written = configs.from_toml(configs.to_toml(config, {}), "config.toml")
+    # Maps without options are left out.
+    assert set_ones - written.keys() == {
+        "model_options",
+        "algorithm_options",
+        "aggregator_options",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("[run]\nbatchsize = 3", "has no key 'batchsize'"),
+        ("[run]\nbatch_size = '3'", "c.toml: batch_size 3"),
+        ("[run]\nclient_options = 3", "c.toml: client_options 3"),
+        ("[run]\nclients = [1, 2]", "c.toml: clients [1, 2]"),
+        ("[run]\ntest_data = true", "c.toml: test_data True"),
+        ("[run]\nout = 'x'", "has no key 'out'"),
+        ("rounds = 3", "needs one table [run]"),
+        ("run = 3", "needs one table [run]"),
+        ("[run", "c.toml is not TOML"),
+        ("a = " + "[" * 5000, "c.toml is not TOML"),
+    ],
+)
+def test_a_bad_config_file_is_one_line_that_names_file_and_key(text: str, fault: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        configs.from_toml(text, "c.toml")
+    assert fault in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_file_may_say_clients_as_a_number_or_a_list() -> None:
+    assert configs.from_toml("[run]\nclients = 3", "c")["clients"] == "3"
+    assert configs.from_toml("[run]\nclients = ['a', 'b,c']", "c")["clients"] == ("a", "b,c")
+
+
+def test_merge_keeps_options_of_the_same_thing_only() -> None:
+    base = {"client_lr": 0.5, "client_options": {"momentum": 0.9, "nesterov": True}}
+    same = configs.merge(base, {"client_options": {"nesterov": False}})
+    assert same == {"client_lr": 0.5, "client_options": {"momentum": 0.9, "nesterov": False}}
+    other = configs.merge(base, {"client_optimizer": "adam"})
+    assert other["client_options"] == {}
+    again = configs.merge(base, {"client_optimizer": "sgd"})
+    assert again["client_options"] == base["client_options"]
+
+
+def test_options_parse_as_toml_else_text() -> None:
+    texts = ["a=0.5", "b=true", "c=reddi", "d=[0.25, 0.5]", "e = 3", "f='3'", "g=1\nh=2", "i="]
+    assert configs.parse_options(texts, "--x-option") == {
+        "a": 0.5,
+        "b": True,
+        "c": "reddi",
+        "d": [0.25, 0.5],
+        "e": 3,
+        "f": "3",
+        "g": "1\nh=2",
+        "i": "",
+    }
+
+
+@pytest.mark.parametrize("texts", [["momentum"], ["=3"], ["a=1", "a=2"]])
+def test_options_of_another_form_are_refused(texts: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"--client-option"):
+        configs.parse_options(texts, "--client-option")
+
+
+def test_paths_become_absolute_and_names_stay() -> None:
+    config = RunConfig(data="a.h5", test_data="../b.h5", initial_weights="/w.npz")
+    moved = configs.absolute_paths(config, "/home/me")
+    assert (moved.data, moved.test_data, moved.initial_weights) == (
+        "/home/me/a.h5",
+        "/home/b.h5",
+        "/w.npz",
+    )
+    assert configs.absolute_paths(RunConfig(), "/home").data == "synthetic-digits"
+
+
+def test_config_imports_no_numpy() -> None:
+    code = "import sys, fedcli.config, fedcli.run_dir; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

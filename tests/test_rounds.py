@@ -1,0 +1,454 @@
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from fedcli import backend, rounds, run_dir
+from fedcli import config as configs
+from fedcli.config import RunConfig
+from fedcli.errors import CheckpointError, ConfigError, DataError, FedcliError, RunError
+
+NAMES = ["sparse_categorical_accuracy", "loss", "num_examples", "num_batches"]
+
+SMALL: dict[str, Any] = {
+    "data_options": {"clients": 12},
+    "clients": "4",
+    "rounds": 6,
+    "epochs": 2,
+    "max_examples": 60,
+    "threads": 2,
+}
+MOMENTUM: dict[str, Any] = {
+    "client_options": {"momentum": 0.5},
+    "server_options": {"momentum": 0.9, "nesterov": True},
+    "client_weighting": "uniform",
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "momentum": MOMENTUM,
+    "uniform": {"sampling": "uniform", "eval_every": 2, **MOMENTUM},
+}
+
+# Trains some rounds and vanishes as a killed process does: no handler, no flush, no save.
+VANISH = """
+import itertools, json, os, sys
+from fedcli import config, rounds
+values, out, num_rounds = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+training = rounds.start(config.from_options(values), out)
+rounds_left = training.run()
+for _ in itertools.islice(rounds_left, num_rounds):
+    pass
+os._exit(9)
+"""
+
+
+def make_config(**values: Any) -> RunConfig:
+    return configs.from_options({**SMALL, **values})
+
+
+def train(path: Path, config: RunConfig) -> dict[str, Any]:
+    with rounds.start(config, path) as training:
+        for _ in training.run():
+            pass
+        return training.finish()
+
+
+def go_on(path: Path, **options: Any) -> None:
+    with rounds.resume(path, **options) as training:
+        for _ in training.run():
+            pass
+        training.finish()
+
+
+def results(path: Path) -> dict[str, bytes]:
+    """All of a run that does not depend on the clock, weights included."""
+    weights = path.with_suffix(".npz")
+    rounds.export_run(path, weights)
+    files = [path / name for name in ("metrics.jsonl", "evaluation.json", "config.toml")]
+    last = run_dir.latest_checkpoint(path)
+    by_name = {file.name: file.read_bytes() for file in (*files, last)}
+    return {**by_name, "weights": weights.read_bytes()}
+
+
+def picture(path: Path) -> dict[str, tuple[int, bytes]]:
+    files = [each for each in path.rglob("*") if each.is_file()]
+    return {str(each): (each.stat().st_mtime_ns, each.read_bytes()) for each in files}
+
+
+def write_tff(path: Path, clients: dict[str, int], *, num_labels: int = 10, side: int = 28) -> Path:
+    """A small file in TFF's layout: so many random examples a client."""
+    rng = np.random.default_rng(5)
+    with h5py.File(path, "w") as file:
+        for name, num_examples in clients.items():
+            group = file.create_group(f"examples/{name}")
+            group["pixels"] = rng.random((num_examples, side, side), np.float32)
+            group["label"] = rng.integers(0, num_labels, num_examples, np.int32)
+    return path
+
+
+def test_a_run_has_every_file_and_one_line_a_round(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    evaluation = train(out, make_config(eval_every=3))
+    names = sorted(each.name for each in out.iterdir())
+    assert names == [
+        "checkpoints",
+        "config.toml",
+        "evaluation.json",
+        "lock",
+        "metrics.jsonl",
+        "timings.jsonl",
+    ]
+    lines = run_dir.read_metrics(out)
+    assert [line["round"] for line in lines] == [0, 1, 2, 3, 4, 5, 6]
+    assert [line["round"] for line in lines if "evaluation" in line] == [0, 3, 6]
+    assert "client_work" not in lines[0]
+    assert list(lines[1]) == ["round", "distributor", "client_work", "aggregator", "finalizer"]
+    assert list(lines[1]["client_work"]["train"]) == [*NAMES, "num_non_finite_clients"]
+    # 12 writers, the first 4 of them, at most 60 examples each.
+    assert lines[1]["client_work"]["train"]["num_examples"] == 240
+    assert lines[0]["evaluation"]["train"]["loss"] == pytest.approx(math.log(10))
+    assert list(evaluation) == ["train", "test"]
+    stored = json.loads((out / "evaluation.json").read_text())
+    assert stored == evaluation
+    for split in ("train", "test"):
+        values = stored[split]["client_work"]["eval"]
+        assert values["current_round_metrics"] == values["total_rounds_metrics"]
+        assert values["current_round_metrics"] == lines[-1]["evaluation"][split]
+        assert list(values["current_round_metrics"]) == NAMES
+        told = rounds.evaluate_run(out, split=split)
+        assert told.metrics == stored[split]
+    timings = [json.loads(line) for line in (out / "timings.jsonl").read_text().splitlines()]
+    assert [each["round"] for each in timings] == [0, 1, 2, 3, 4, 5, 6]
+    assert {"data", "train", "aggregate", "evaluate", "save"} <= timings[-1].keys()
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    train(tmp_path / "run", make_config(rounds=20, pixels="ink", client_lr=0.1))
+    lines = run_dir.read_metrics(tmp_path / "run")
+    losses = [line["client_work"]["train"]["loss"] for line in lines]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_stopped_and_resumed_run_equals_the_straight_run(tmp_path: Path, variant: str) -> None:
+    config = make_config(**VARIANTS[variant])
+    train(tmp_path / "straight", config)
+    for stops in ((1,), (3, 5)):
+        out = tmp_path / f"stopped-{len(stops)}"
+        with rounds.start(config, out) as training:
+            rounds_left = training.run()
+            list(itertools.islice(rounds_left, stops[0]))
+            rounds_left.close()
+        for stop in stops[1:]:
+            with rounds.resume(out, threads=1) as training:
+                rounds_left = training.run()
+                list(itertools.islice(rounds_left, stop - training.round_num))
+                rounds_left.close()
+        go_on(out, threads=3)
+        assert results(out) == results(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_killed_and_resumed_run_equals_the_straight_run(tmp_path: Path, variant: str) -> None:
+    values = {**SMALL, **VARIANTS[variant], "checkpoint_every": 2}
+    train(tmp_path / "straight", configs.from_options(values))
+    out = tmp_path / "killed"
+    # Five rounds are done when it vanishes; round 0 counts where it is evaluated.
+    num_results = "6" if "eval_every" in values else "5"
+    command = [sys.executable, "-c", VANISH, json.dumps(values), str(out), num_results]
+    assert subprocess.run(command, check=False).returncode == 9
+    num_lines = len(run_dir.read_metrics(out))
+    with rounds.resume(out) as training:
+        # Saved every second round: what came after is trained again.
+        assert training.round_num == 4
+        assert len(run_dir.read_metrics(out)) < num_lines
+        list(training.run())
+        training.finish()
+    assert results(out) == results(tmp_path / "straight")
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    evaluation = train(out, make_config(eval_every=2))
+    before = picture(out)
+    for total in (None, 6):
+        with rounds.resume(out, rounds=total) as training:
+            assert training.is_finished
+            assert list(training.run()) == []
+            assert training.finish() == evaluation
+    assert picture(out) == before
+
+
+def test_more_rounds_equal_a_longer_straight_run(tmp_path: Path) -> None:
+    train(tmp_path / "long", make_config(**VARIANTS["uniform"]))
+    out = tmp_path / "short"
+    train(out, make_config(**{**VARIANTS["uniform"], "rounds": 4}))
+    with rounds.resume(out, rounds=6) as training:  # broken off before its first round
+        assert not training.is_finished
+    go_on(out)
+    assert results(out) == results(tmp_path / "long")
+
+
+def test_fewer_rounds_than_completed_are_refused(tmp_path: Path) -> None:
+    train(tmp_path / "run", make_config())
+    with pytest.raises(ConfigError, match=r"--rounds 5: .* has completed 6 rounds"):
+        rounds.resume(tmp_path / "run", rounds=5)
+    go_on(tmp_path / "run")  # the refusal has given up the lock
+
+
+def test_config_toml_repeats_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tff(tmp_path / "some.h5", {"a": 12, "b": 3, "c": 30})
+    (tmp_path / "ids").write_text("c\na\n")
+    monkeypatch.chdir(tmp_path)
+    values = {"data": "some.h5", "data_options": {}, "clients": "@ids", "eval_clients": "@ids"}
+    train(tmp_path / "first", make_config(**values, **VARIANTS["momentum"]))
+    (tmp_path / "ids").unlink()
+    monkeypatch.chdir("/")
+    again = configs.from_options(run_dir.read_config(tmp_path / "first" / "config.toml"))
+    assert again.clients == again.eval_clients == ("a", "c")
+    train(tmp_path / "second", again)
+    assert results(tmp_path / "second") == results(tmp_path / "first")
+
+
+def test_every_client_as_a_cohort_does_not_depend_on_sampling(tmp_path: Path) -> None:
+    """Drawing 12 of 12 is taking all of them, in the same order."""
+    train(tmp_path / "all", make_config(clients="all"))
+    train(tmp_path / "drawn", make_config(clients="12", sampling="uniform"))
+    assert (tmp_path / "all/metrics.jsonl").read_bytes() == (
+        tmp_path / "drawn/metrics.jsonl"
+    ).read_bytes()
+
+
+def test_results_do_not_depend_on_threads_or_blocks_of_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path / "one", make_config(threads=1, clients="all", eval_every=3))
+    monkeypatch.setattr("fedcli.federation.EVAL_BLOCK", 5)
+    evaluation = train(tmp_path / "seven", make_config(threads=7, clients="all"))
+    one = run_dir.read_metrics(tmp_path / "one")
+    seven = run_dir.read_metrics(tmp_path / "seven")
+    assert [line["client_work"] for line in one[1:]] == [line["client_work"] for line in seven]
+    for split, values in one[-1]["evaluation"].items():
+        blocks = evaluation[split]["client_work"]["eval"]["current_round_metrics"]
+        # Only the sum of losses is formed in another order.
+        assert blocks.pop("loss") == pytest.approx(values.pop("loss"), rel=1e-12)
+        assert blocks == values
+
+
+def test_a_raised_flag_saves_the_last_completed_round(tmp_path: Path) -> None:
+    config = make_config(rounds=100_000)
+    cancel = backend.CancelFlag()
+    with rounds.start(config, tmp_path / "run", cancel=cancel) as training:
+        threading.Timer(0.2, cancel.set).start()
+        with pytest.raises(backend.Cancelled):
+            for _ in training.run():
+                pass
+        completed = training.round_num
+    assert 0 < completed < 100_000
+    assert run_dir.latest_checkpoint(tmp_path / "run").name == f"round-{completed:06d}.h5"
+    assert run_dir.read_metrics(tmp_path / "run")[-1]["round"] == completed
+    with rounds.resume(tmp_path / "run") as training:
+        assert training.round_num == completed
+
+
+def test_leaving_without_an_end_saves_too(tmp_path: Path) -> None:
+    with rounds.start(make_config(), tmp_path / "run") as training:
+        rounds_left = training.run()
+        next(rounds_left)
+    assert run_dir.latest_checkpoint(tmp_path / "run").name == "round-000001.h5"
+    rounds_left.close()
+
+
+def test_the_clock_saves_when_no_schedule_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seconds, saved in ((0.0, [1, 2, 3, 4, 5, 6]), (1e9, [6])):
+        monkeypatch.setattr(rounds, "CHECKPOINT_SECONDS", seconds)
+        with rounds.start(make_config(), tmp_path / f"{seconds}") as training:
+            rounds_saved = [each.round_num for each in training.run() if "save" in each.timings]
+        assert rounds_saved == saved
+
+
+def test_an_interrupted_save_is_one_line_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    config = make_config(checkpoint_every=2)
+    train(tmp_path / "straight", config)
+    out = tmp_path / "run"
+
+    def fill_the_disk_after_round_3(patch: pytest.MonkeyPatch) -> None:
+        with rounds.start(config, out) as training:
+            for result in training.run():
+                if result.round_num == 3:
+                    patch.setattr("os.replace", refuse)
+
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="No space left"):
+        fill_the_disk_after_round_3(patch)
+    assert run_dir.latest_checkpoint(out).name == "round-000002.h5"
+    go_on(out)
+    assert results(out) == results(tmp_path / "straight")
+
+
+def test_a_damaged_checkpoint_is_told_by_everyone_who_reads_it(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(out, make_config())
+    file = run_dir.latest_checkpoint(out)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    for attempt in (rounds.resume, rounds.evaluate_run, lambda p: rounds.export_run(p, "w.npz")):
+        for path in (out, file) if attempt is not rounds.resume else (out,):
+            with pytest.raises(CheckpointError, match="is damaged"):
+                attempt(path)
+    file.unlink()  # the one before it is still there
+    go_on(out)
+
+
+def test_initial_weights_start_the_run(tmp_path: Path) -> None:
+    train(tmp_path / "first", make_config(rounds=3))
+    rounds.export_run(tmp_path / "first", tmp_path / "w.npz")
+    config = make_config(initial_weights=str(tmp_path / "w.npz"), eval_every=1, rounds=1)
+    train(tmp_path / "second", config)
+    stored = run_dir.read_evaluation(tmp_path / "first")
+    assert stored is not None
+    start = run_dir.read_metrics(tmp_path / "second")[0]["evaluation"]
+    assert start["test"] == stored["test"]["client_work"]["eval"]["current_round_metrics"]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "fault"),
+    [
+        ({"clients": "13"}, ConfigError, "exceeds the 12 clients"),
+        ({"clients": "nobody,"}, ConfigError, "--clients nobody: no such client"),
+        ({"eval_clients": "nobody,"}, ConfigError, "--eval-clients nobody: no such client"),
+        ({"sampling": "uniform", "clients": "a,b"}, ConfigError, "--sampling uniform draws them"),
+        ({"initial_weights": "none.npz"}, ConfigError, "cannot read the weights"),
+        ({"data": "none.h5", "data_options": {}}, DataError, "none.h5"),
+        ({"test_data": "none.h5"}, FedcliError, "none.h5"),
+        ({"client_lr": math.nan}, ConfigError, "--client-lr nan"),
+    ],
+)
+def test_a_wrong_input_fails_before_the_run_appears(
+    tmp_path: Path, values: dict[str, Any], kind: type[FedcliError], fault: str
+) -> None:
+    with pytest.raises(kind, match=fault) as caught:
+        rounds.start(RunConfig(**{**SMALL, **values}), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_default_cohort_of_a_small_population_is_everyone_with_a_note(tmp_path: Path) -> None:
+    config = make_config(clients=None, data_options={"clients": 3}, rounds=1)
+    with rounds.start(config, tmp_path / "run") as training:
+        assert training.notes == ["synthetic-digits has 3 clients; all of them form the cohort"]
+        assert training.config.clients == "3"
+
+
+def test_absent_clients_are_skipped_and_counted(tmp_path: Path) -> None:
+    data = write_tff(tmp_path / "a.h5", {"a": 30, "b": 20, "c": 10})
+    test = write_tff(tmp_path / "b.h5", {"a": 5, "c": 7, "d": 9})
+    config = make_config(data=str(data), data_options={}, test_data=str(test), clients="3")
+    with rounds.start(config, tmp_path / "run") as training:
+        assert len(training.notes) == 1
+        assert f"1 of the 3 clients are not in the test split of {test}" in training.notes[0]
+        list(training.run())
+        closing = training.finish()
+    assert (closing["test"]["num_clients"], closing["test"]["num_absent_clients"]) == (2, 1)
+    values = closing["test"]["client_work"]["eval"]["current_round_metrics"]
+    assert values["num_examples"] == 12
+    # The same clients in the file itself, and then all of them: 20 a batch, never across clients.
+    assert rounds.evaluate_run(tmp_path / "run", data=str(test)).values == values
+    assert rounds.evaluate_run(tmp_path / "run").notes == (
+        f"1 of the 3 clients are not in the test split of {test} and are skipped",
+    )
+    everyone = rounds.evaluate_run(tmp_path / "run", data=str(test), clients="all", batch_size=5)
+    assert everyone.values["num_examples"] == 21
+    assert everyone.values["num_batches"] == 1 + 2 + 2
+    twice = rounds.evaluate_run(tmp_path / "run", data=str(test), clients="d,", epochs=2)
+    assert twice.values["num_examples"] == 18
+    with pytest.raises(ConfigError, match="--clients b: no such client"):
+        rounds.evaluate_run(tmp_path / "run", data=str(test), clients="a,b")
+
+
+def test_a_run_without_test_data_says_so(tmp_path: Path) -> None:
+    data = write_tff(tmp_path / "a.h5", {f"w{index}": 9 for index in range(10)})
+    config = make_config(data=str(data), data_options={}, rounds=1)
+    with rounds.start(config, tmp_path / "run") as training:
+        assert training.notes == [f"{data} has no test data: evaluating on train only"]
+        list(training.run())
+        assert list(training.finish()) == ["train"]
+    assert rounds.evaluate_run(tmp_path / "run").split == "train"
+    with pytest.raises(ConfigError, match="--split test"):
+        rounds.evaluate_run(tmp_path / "run", split="test")
+
+
+def test_evaluation_and_export_need_no_training_data(tmp_path: Path) -> None:
+    data = write_tff(tmp_path / "a.h5", {f"w{index}": 9 for index in range(10)})
+    train(tmp_path / "run", make_config(data=str(data), data_options={}, rounds=1))
+    data.rename(tmp_path / "b.h5")
+    moved = str(tmp_path / "b.h5")
+    assert rounds.evaluate_run(tmp_path / "run", data=moved, clients="all").num_clients == 10
+    assert rounds.export_run(tmp_path / "run", tmp_path / "w.npz") == [
+        ("dense/kernel", (784, 10)),
+        ("dense/bias", (10,)),
+    ]
+    with pytest.raises(DataError, match=r"a\.h5"):
+        rounds.evaluate_run(tmp_path / "run")
+
+
+def test_data_that_do_not_fit_the_model_are_refused(tmp_path: Path) -> None:
+    train(tmp_path / "run", make_config(rounds=1))
+    small = write_tff(tmp_path / "small.h5", {"a": 3}, side=14)
+    with pytest.raises(DataError, match=r"shape \[14, 14\], the model takes \[28, 28\]"):
+        rounds.evaluate_run(tmp_path / "run", data=str(small), clients="all")
+    with pytest.raises(DataError, match="has 62 classes, the model 10"):
+        rounds.evaluate_run(tmp_path / "run", num_classes=62)
+
+
+def test_changed_data_are_noted_on_resume(tmp_path: Path) -> None:
+    data = write_tff(tmp_path / "a.h5", {f"w{index}": 9 for index in range(10)})
+    train(tmp_path / "run", make_config(data=str(data), data_options={}, rounds=1))
+    write_tff(data, {f"w{index}": 8 for index in range(10)})
+    with rounds.resume(tmp_path / "run", rounds=2) as training:
+        assert any("has changed since the run began" in note for note in training.notes)
+
+
+def test_a_checkpoint_of_other_optimizers_does_not_fit(tmp_path: Path) -> None:
+    train(tmp_path / "run", make_config(rounds=1))
+    file = tmp_path / "run" / "config.toml"
+    section = "[run.server_options]\nmomentum = "
+    file.write_text(file.read_text().replace(f"{section}0.0", f"{section}0.9"))
+    with pytest.raises(CheckpointError, match=r"finalizer holds nothing, but .* needs"):
+        rounds.resume(tmp_path / "run", rounds=2)
+
+
+def test_real_writers_under_random_sampling_are_all_evaluated(
+    tmp_path: Path, shared_data: Path
+) -> None:
+    config = configs.from_options(
+        {
+            "data": str(shared_data / "mnist_writers_train.h5"),
+            "test_data": str(shared_data / "mnist_writers_test.h5"),
+            "sampling": "uniform",
+            "rounds": 2,
+            "epochs": 1,
+            "pixels": "ink",
+            "client_lr": 0.1,
+        }
+    )
+    closing = train(tmp_path / "run", config)
+    assert closing["test"]["client_work"]["eval"]["current_round_metrics"]["num_examples"] == 5997
+    assert closing["train"]["num_clients"] == 539

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from fedcli import run_dir
+from fedcli.errors import ConfigError, RunError
+from fedcli.run_dir import RunDirectory
+
+HOLD = """
+import sys
+from pathlib import Path
+from fedcli.run_dir import RunDirectory
+with RunDirectory.open(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "runs" / "one"
+
+
+def create(path: Path, *, force: bool = False, config: str = "[run]\n") -> None:
+    RunDirectory.create(path, config, b"state 0", force=force).close()
+
+
+@pytest.fixture
+def holder(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the run."""
+    create(path)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "locked\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_it_appears_whole(path: Path) -> None:
+    create(path)
+    assert (path / "config.toml").read_text() == "[run]\n"
+    assert run_dir.latest_checkpoint(path).read_bytes() == b"state 0"
+    assert [each.name for each in path.parent.iterdir()] == ["one"]
+
+
+def test_a_failure_on_the_way_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(RunError, match=r"cannot make the run .*No space left on device"):
+        create(path)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_an_existing_place_needs_force(path: Path) -> None:
+    create(path)
+    with pytest.raises(RunError, match=r"exists; choose another --out, or --force"):
+        create(path)
+    create(path, force=True, config="[run]\nseed = 2\n")
+    assert (path / "config.toml").read_text() == "[run]\nseed = 2\n"
+    assert [each.name for each in path.parent.iterdir()] == ["one"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_force_replaces_nothing_but_a_run(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "thesis"
+    if kind == "folder":
+        path.mkdir()
+        (path / "chapter").write_text("1")
+    elif kind == "file":
+        path.write_text("1")
+    else:
+        create(tmp_path / "run")
+        path.symlink_to(tmp_path / "run")
+    with pytest.raises(RunError, match="is not a run, so --force does not replace it"):
+        create(path, force=True)
+    assert path.exists()
+
+
+def test_a_failed_replacement_keeps_the_old_run(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(path, config="[run]\nseed = 1\n")
+    rename = Path.rename
+
+    def refuse_new(self: Path, target: Path) -> Path:
+        if target == path and not (self / "config.toml").read_text().endswith("1\n"):
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse_new)
+    with pytest.raises(RunError, match="Input/output error"):
+        create(path, force=True)
+    assert (path / "config.toml").read_text() == "[run]\nseed = 1\n"
+    assert [each.name for each in path.parent.iterdir()] == ["one"]
+
+
+def test_an_unwritable_place_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="file is not a folder"):
+        create(tmp_path / "file" / "run")
+    if os.geteuid() != 0:  # root may write anywhere
+        tmp_path.chmod(0o500)
+        with pytest.raises(RunError, match="is not writable"):
+            create(tmp_path / "run")
+
+
+def test_a_second_process_is_refused(holder: subprocess.Popen[str], path: Path) -> None:
+    for attempt in (lambda: RunDirectory.open(path), lambda: create(path, force=True)):
+        with pytest.raises(RunError, match="is in use by another process"):
+            attempt()
+
+
+def test_the_lock_dies_with_its_process(holder: subprocess.Popen[str], path: Path) -> None:
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    RunDirectory.open(path).close()
+
+
+def test_lines_are_written_at_once_and_non_finite_numbers_are_null(path: Path) -> None:
+    create(path)
+    with RunDirectory.open(path) as run:
+        run.append_metrics({"round": 1, "loss": math.nan, "more": [math.inf, {"x": -math.inf}]})
+        run.append_metrics({"round": 2, "loss": 0.1})
+        assert run_dir.read_metrics(path) == [
+            {"round": 1, "loss": None, "more": [None, {"x": None}]},
+            {"round": 2, "loss": 0.1},
+        ]
+
+
+@pytest.mark.parametrize("rest", ["", '{"round": 4', '{"round": 4}\n{"rou', "junk\n", "[]\n"])
+def test_cut_back_drops_later_and_broken_lines(path: Path, rest: str) -> None:
+    create(path)
+    lines = '{"round": 0}\n{"round": 1}\n{"round": 2}\n'
+    (path / "metrics.jsonl").write_text(lines + '{"round": 3}\n' + rest)
+    (path / "timings.jsonl").write_text('{"round": 1}\n{"round": 3}\n')
+    with RunDirectory.open(path) as run:
+        run.cut_back(2)
+        run.append_metrics({"round": 3, "again": True})
+    assert (path / "metrics.jsonl").read_text() == lines + '{"round": 3, "again": true}\n'
+    assert (path / "timings.jsonl").read_text() == '{"round": 1}\n'
+
+
+def test_cut_back_to_the_start_drops_round_0_too(path: Path) -> None:
+    create(path)
+    (path / "metrics.jsonl").write_text('{"round": 0}\n')
+    with RunDirectory.open(path) as run:
+        run.cut_back(0)
+    assert (path / "metrics.jsonl").read_bytes() == b""
+
+
+def test_lost_metrics_are_told_and_nothing_is_cut(path: Path) -> None:
+    create(path)
+    (path / "metrics.jsonl").write_text('{"round": 1}\njunk\n')
+    with RunDirectory.open(path) as run, pytest.raises(RunError, match="ends with round 1"):
+        run.cut_back(2)
+    assert (path / "metrics.jsonl").read_text() == '{"round": 1}\njunk\n'
+
+
+def test_the_two_newest_checkpoints_are_kept(path: Path) -> None:
+    create(path)
+    with RunDirectory.open(path) as run:
+        for round_num in (5, 999_999, 1_000_000):
+            run.save_checkpoint(round_num, b"state %d" % round_num)
+    names = [each.name for each in run_dir.find_checkpoints(path)]
+    assert names == ["round-999999.h5", "round-1000000.h5"]
+    assert run_dir.latest_checkpoint(path).read_bytes() == b"state 1000000"
+
+
+def test_an_interrupted_save_leaves_the_old_checkpoint(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    create(path)
+    with RunDirectory.open(path) as run:
+        run.save_checkpoint(5, b"state 5")
+        monkeypatch.setattr(os, "replace", refuse)
+        with pytest.raises(RunError, match=r"cannot write .*round-000006.h5: No space left"):
+            run.save_checkpoint(6, b"state 6")
+    names = sorted(each.name for each in (path / "checkpoints").iterdir())
+    assert names == ["round-000000.h5", "round-000005.h5"]
+    assert run_dir.latest_checkpoint(path).read_bytes() == b"state 5"
+
+
+def test_opening_and_closing_changes_nothing(path: Path) -> None:
+    create(path)
+
+    def picture() -> dict[str, tuple[int, bytes]]:
+        files = [each for each in path.rglob("*") if each.is_file()]
+        return {str(each): (each.stat().st_mtime_ns, each.read_bytes()) for each in files}
+
+    before = picture()
+    with RunDirectory.open(path):
+        pass
+    assert picture() == before
+
+
+def test_what_is_no_run_is_told(tmp_path: Path) -> None:
+    for attempt in (RunDirectory.open, run_dir.latest_checkpoint):
+        with pytest.raises(RunError, match="there is no run"):
+            attempt(tmp_path / "none")
+        with pytest.raises(RunError, match="is not a run"):
+            attempt(tmp_path)
+
+
+def test_evaluation_is_written_whole_and_read(path: Path) -> None:
+    create(path)
+    assert run_dir.read_evaluation(path) is None
+    with RunDirectory.open(path) as run:
+        run.write_evaluation({"test": {"loss": math.nan}})
+    assert run_dir.read_evaluation(path) == {"test": {"loss": None}}
+    assert json.loads((path / "evaluation.json").read_text()) == {"test": {"loss": None}}
+    (path / "evaluation.json").write_text("{")
+    with pytest.raises(RunError, match="delete it"):
+        run_dir.read_evaluation(path)
+
+
+def test_read_config_takes_a_file_or_a_run(path: Path, tmp_path: Path) -> None:
+    create(path, config="[run]\nseed = 3\n")
+    assert run_dir.read_config(path) == run_dir.read_config(path / "config.toml") == {"seed": 3}
+    with pytest.raises(ConfigError, match="No such file"):
+        run_dir.read_config(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        run_dir.read_config(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("synthetic-digits", "20260102-030405-synthetic-digits"),
+        ("/data/my file.h5", "20260102-030405-my-file"),
+        ("..", "20260102-030405-run"),
+    ],
+)
+def test_default_out_says_time_and_data(name: str, folder: str) -> None:
+    now = datetime(2026, 1, 2, 3, 4, 5)
+    assert run_dir.default_out(now, name) == Path("runs") / folder
