@@ -1,0 +1,8 @@
+"""Lets `python -m fedcli` do what `fedcli` does."""
+
+from __future__ import annotations
+
+from fedcli.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""`fedcli eval`: federated evaluation of a run or checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fedcli.cli import options as opt
+
+if TYPE_CHECKING:
+    from fedcli.backend import CancelFlag
+    from fedcli.rounds import Evaluation
+
+
+@click.command("eval", cls=opt.SectionCommand, short_help="Evaluate a run on any split or clients.")
+@click.argument("run", type=click.Path(path_type=Path))
+@opt.data_options(
+    data_help="A name or file to evaluate on. Default: the run's own data.",
+    clients_help="Who is evaluated. Default: the run's fixed cohort, else all.",
+)
+@opt.option(
+    "--split",
+    help="Which split. Default: test if the data has it, else train.",
+    section=opt.DATA,
+    metavar="NAME",
+)
+@opt.option(
+    "--epochs",
+    help="Passes over the data.",
+    section=opt.EVALUATION,
+    type=int,
+    default=1,
+    show_default=True,
+    metavar="N",
+)
+@opt.option(
+    "--batch-size",
+    help="Examples a batch; batches never cross clients. Default: the run's.",
+    section=opt.EVALUATION,
+    type=int,
+    metavar="N",
+)
+@opt.option(
+    "--threads",
+    help="Threads; they change no result.",
+    section=opt.EVALUATION,
+    type=int,
+    metavar="N",
+)
+@opt.output_options
+def evaluate(*, run: Path, as_json: bool, quiet: bool, verbose: bool, **values: Any) -> None:
+    """Evaluate the model of RUN, a run directory or a checkpoint file, without training it.
+
+    Loss and accuracy are means over the examples of all clients.
+
+    \b
+    Examples:
+      fedcli eval runs/first
+      fedcli eval runs/first --split train --clients all
+      fedcli eval runs/first --data other_writers.h5 --json
+      fedcli eval runs/first/checkpoints/round-000010.h5
+    """  # noqa: D301 - \b keeps click from wrapping
+    remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
+    evaluation = _evaluate(run, opt.given(values))
+    for note in evaluation.notes:
+        remarks.note(note)
+    remarks.detail(f"evaluated split {evaluation.split} of {evaluation.source}")
+    if as_json:
+        from fedcli.cli.output import print_json
+
+        print_json(evaluation.metrics)
+        return
+    from fedcli import report
+    from fedcli.cli.render import Screen
+    from fedcli.cli.run_tables import show_evaluation
+
+    screen = Screen()
+    screen.line(
+        f"Federated evaluation after round {evaluation.round_num}, on {evaluation.source}",
+        style="bold",
+    )
+    show_evaluation(screen, [report.evaluation_row(evaluation.metrics)])
+
+
+def _evaluate(run: Path, values: dict[str, Any]) -> Evaluation:
+    """Evaluates in a worker thread, so that Ctrl-C works at once."""
+    from fedcli import rounds
+    from fedcli.backend import CancelFlag
+    from fedcli.cli.worker import run_stoppable
+
+    cancel: CancelFlag = CancelFlag()
+    return run_stoppable(
+        lambda: rounds.evaluate_run(run, **values, cancel=cancel),
+        cancel=cancel,
+        describe_stop=lambda: "stopped",
+    )

@@ -1,0 +1,197 @@
+"""`fedcli info`: this installation, and everything that can be chosen by name."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fedcli import __version__
+from fedcli.cli import options as opt
+from fedcli.errors import ConfigError
+from fedcli.options import Entry, Option
+from fedcli.registry import AGGREGATORS, ALGORITHMS, DATASETS, MODELS, OPTIMIZERS
+
+if TYPE_CHECKING:
+    from fedcli.cli.render import Screen
+
+# Heading of each registry table, which is also its JSON key.
+TABLES: Mapping[str, Mapping[str, Entry]] = {
+    "datasets": DATASETS,
+    "models": MODELS,
+    "optimizers": OPTIMIZERS,
+    "algorithms": ALGORITHMS,
+    "aggregators": AGGREGATORS,
+}
+
+
+@click.command(cls=opt.SectionCommand, short_help="Show versions, and what can be chosen by name.")
+@click.argument(
+    "name", required=False, type=opt.Name(name for table in TABLES.values() for name in table)
+)
+@opt.output_options
+def info(*, name: str | None, as_json: bool, quiet: bool, verbose: bool) -> None:
+    """Show this installation and every dataset, model, optimizer, algorithm and aggregator.
+
+    With NAME: what it is, where it comes from, and its options with default and range.
+
+    \b
+    Examples:
+      fedcli info
+      fedcli info sgd
+      fedcli info synthetic-digits --json
+    """  # noqa: D301 - \b keeps click from wrapping
+    opt.remarks_for(quiet=quiet, verbose=verbose)
+    entries = {table: _entries(table, name) for table in TABLES}
+    if name is not None and not any(entries.values()):
+        names = ", ".join(sorted(each for table in TABLES.values() for each in table))
+        raise ConfigError(f"nothing is called '{name}'; choose one of {names}")
+    if as_json:
+        from fedcli.cli.output import print_json
+
+        system = {} if name else _system()
+        print_json({**system, **{table: found for table, found in entries.items() if found}})
+        return
+    from fedcli.cli.render import Screen
+
+    if name is None:
+        _show_all(Screen(), entries)
+    else:
+        _show_entries(Screen(), entries)
+
+
+def _entries(table: str, name: str | None) -> list[dict[str, Any]]:
+    """The rows of one table as JSON, all or those of one name."""
+    return [
+        _describe(table, entry) for entry in TABLES[table].values() if name in (None, entry.name)
+    ]
+
+
+def _describe(table: str, entry: Entry) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "name": entry.name,
+        "doc": entry.doc,
+        "source": entry.source,
+        "options": [_describe_option(option) for option in entry.options],
+    }
+    if table == "models":
+        described["layers"] = _layers(entry.name)
+        described["num_params"] = sum(layer["num_params"] for layer in described["layers"])
+    return described
+
+
+def _describe_option(option: Option) -> dict[str, Any]:
+    return {
+        "name": option.name,
+        "default": option.default,
+        "allowed": option.allowed,
+        "minimum": option.minimum,
+        "maximum": option.maximum,
+        "choices": list(option.choices),
+        "doc": option.doc,
+    }
+
+
+def _layers(model: str) -> list[dict[str, Any]]:
+    """The layers of a model for 28 x 28 pixels and 10 classes."""
+    from fedcli import models
+
+    layout = models.build(model).layout
+    return [
+        {
+            "name": layer.name,
+            "kind": layer.kind,
+            "num_inputs": layer.num_inputs,
+            "num_outputs": layer.num_outputs,
+            "num_params": sum(
+                tensor.size for tensor in layout.tensors if tensor.name.startswith(f"{layer.name}/")
+            ),
+        }
+        for layer in layout.layers
+    ]
+
+
+def _system() -> dict[str, Any]:
+    from importlib.metadata import version
+
+    from fedcli import backend
+
+    return {
+        "version": __version__,
+        "isa": backend.isa_name(),
+        "isas": list(backend.isa_names()),
+        "openmp": backend.has_openmp(),
+        "threads": backend.resolve_threads(None),
+        "python": platform.python_version(),
+        "numpy": version("numpy"),
+        "h5py": version("h5py"),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _show_all(screen: Screen, entries: Mapping[str, list[dict[str, Any]]]) -> None:
+    system = _system()
+    available = ", ".join(system["isas"])
+    screen.line(f"fedcli {system['version']}", style="bold")
+    screen.prose(
+        [
+            ("instruction set", f"{system['isa']} (available: {available}; FEDCLI_ISA overrides)"),
+            ("OpenMP", "yes" if system["openmp"] else "no: one thread computes"),
+            ("threads", str(system["threads"])),
+            ("Python", f"{system['python']}, NumPy {system['numpy']}, h5py {system['h5py']}"),
+            ("platform", system["platform"]),
+        ]
+    )
+    for table, found in entries.items():
+        screen.title(table.capitalize())
+        screen.prose((f"  {entry['name']}", entry["doc"]) for entry in found)
+    screen.console.print()
+    screen.line("fedcli info NAME shows the options of one of them.")
+
+
+def _show_entries(screen: Screen, entries: Mapping[str, list[dict[str, Any]]]) -> None:
+    for table, found in entries.items():
+        for entry in found:
+            screen.line(f"{entry['name']} ({table.removesuffix('s')})", style="bold")
+            screen.prose([("", entry["doc"]), ("", f"Source: {entry['source']}")])
+            if "layers" in entry:
+                _show_layers(screen, entry)
+            if entry["options"]:
+                _show_options(screen, entry["options"])
+
+
+def _show_layers(screen: Screen, entry: Mapping[str, Any]) -> None:
+    screen.title(f"Layers for 28 x 28 pixels and 10 classes: {entry['num_params']:,} parameters")
+    screen.table(
+        ["layer", "kind", "inputs", "outputs", "parameters"],
+        [
+            [
+                layer["name"],
+                layer["kind"],
+                *(f"{layer[key]:,}" for key in ("num_inputs", "num_outputs", "num_params")),
+            ]
+            for layer in entry["layers"]
+        ],
+        left=2,
+    )
+
+
+def _show_options(screen: Screen, options: list[dict[str, Any]]) -> None:
+    screen.title("Options")
+    screen.table(
+        ["option", "default", "allowed", "meaning"],
+        [
+            [
+                option["name"],
+                str(option["default"]).lower()
+                if isinstance(option["default"], bool)
+                else str(option["default"]),
+                option["allowed"],
+                option["doc"],
+            ]
+            for option in options
+        ],
+        left=4,
+    )

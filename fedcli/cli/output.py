@@ -1,0 +1,50 @@
+"""Plain output: JSON results on stdout, remarks on stderr. No rich, so that `--json` is quick."""
+
+from __future__ import annotations
+
+import enum
+import json
+import sys
+from collections.abc import Mapping
+
+
+class Verbosity(enum.IntEnum):
+    """How much a command says on stderr beside its results."""
+
+    QUIET = 0
+    NORMAL = 1
+    VERBOSE = 2
+
+
+class Remarks:
+    """Writes one-line remarks to stderr, as many as the user asked for with -q or -v."""
+
+    def __init__(self, verbosity: int) -> None:
+        """Keeps the verbosity of one command."""
+        self.verbosity = Verbosity(verbosity)
+
+    def note(self, text: str) -> None:
+        """Says something the user should know; -q hides it."""
+        if self.verbosity >= Verbosity.NORMAL:
+            print("fedcli: " + one_line(text), file=sys.stderr)
+
+    def detail(self, text: str) -> None:
+        """Says something only -v asks for."""
+        if self.verbosity >= Verbosity.VERBOSE:
+            print("fedcli: " + one_line(text), file=sys.stderr)
+
+
+def print_json(result: Mapping[str, object]) -> None:
+    """Prints one JSON object on one line of stdout; it must hold no NaN or infinity."""
+    print(json.dumps(result, allow_nan=False))
+
+
+def one_line(text: str) -> str:
+    """Returns text with line breaks as spaces and other unprintable characters escaped.
+
+    Names in messages come from files; they must not move the cursor or fail to encode.
+    """
+    joined = " ".join(text.splitlines())
+    if joined.isprintable():
+        return joined
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in joined)

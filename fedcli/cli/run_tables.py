@@ -1,0 +1,88 @@
+"""The tables that close a training or an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedcli import report
+from fedcli.cli.render import Screen
+from fedcli.report import EvaluationRow, RoundRow, Scores
+
+_SCORE_HEADERS = ("loss", "accuracy", "examples", "batches")
+
+
+def show_run(
+    screen: Screen,
+    path: Path,
+    lines: Sequence[Mapping[str, Any]],
+    evaluation: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Prints training metrics by round, the closing evaluation, and where the run is."""
+    rows = report.round_rows(lines)
+    screen.line("Training by round, online: measured on each batch before its step", style="bold")
+    show_rounds(screen, rows)
+    num_rounds = lines[-1]["round"]
+    if len(rows) < len(lines):
+        screen.line(f"... of {num_rounds:,} rounds; all are in {path}/metrics.jsonl", "dim")
+    screen.title(f"Federated evaluation of the model after round {num_rounds}")
+    show_evaluation(screen, report.evaluation_rows(evaluation))
+    screen.console.print()
+    screen.line(f"Run      {path}")
+    screen.line(f"More     fedcli eval {path} --clients all")
+
+
+def show_rounds(screen: Screen, rows: Sequence[RoundRow]) -> None:
+    """Prints one line a round, with columns for what happened in at least one of them."""
+    splits = list(dict.fromkeys(split for row in rows for split in row.evaluation))
+    has_dropped = any(row.num_non_finite_clients for row in rows)
+    has_rejected = any(row.is_rejected for row in rows)
+    headers = ["round", *_SCORE_HEADERS]
+    headers += [f"{split} {name}" for split in splits for name in ("loss", "acc.")]
+    headers += ["dropped clients"] * has_dropped + ["update"] * has_rejected
+    cells = []
+    for row in rows:
+        line = [str(row.round_num), *score_cells(row.online)]
+        for split in splits:
+            line += score_cells(row.evaluation.get(split))[:2]
+        line += [str(row.num_non_finite_clients)] * has_dropped
+        line += ["rejected" if row.is_rejected else "applied"] * has_rejected
+        cells.append(line)
+    screen.table(headers, cells, left=0)
+
+
+def show_evaluation(screen: Screen, rows: Sequence[EvaluationRow]) -> None:
+    """Prints one line a split."""
+    has_absent = any(row.num_absent_clients for row in rows)
+    headers = ["split", *_SCORE_HEADERS, "clients", *(["not in split"] * has_absent)]
+    screen.table(
+        headers,
+        [
+            [
+                row.split,
+                *score_cells(row.scores),
+                f"{row.num_clients:,}",
+                *([f"{row.num_absent_clients:,}"] * has_absent),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def score_cells(scores: Scores | None) -> list[str]:
+    """Returns loss, accuracy, examples and batches as text; nothing where there are no scores."""
+    if scores is None:
+        return [""] * len(_SCORE_HEADERS)
+    return [
+        _number(scores.loss),
+        _number(scores.accuracy),
+        f"{scores.num_examples:,}",
+        f"{scores.num_batches:,}",
+    ]
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "not finite"
+    return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.3e}"

@@ -1,0 +1,75 @@
+"""Ctrl-C and SIGTERM: what they raise, and how a long job is asked to save and end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import NoReturn
+
+_SHOW_CURSOR = b"\x1b[?25h\n"
+
+
+class Stopped(BaseException):
+    """A signal asked the command to end; the text says what was saved and how to go on."""
+
+    def __init__(self, signal_num: int, text: str = "stopped") -> None:
+        """Remembers the signal, whose number decides the exit code."""
+        super().__init__(text)
+        self.signal_num = signal_num
+
+
+def exit_code_of(signal_num: int) -> int:
+    """Returns the exit code a shell shows for a process that this signal ended."""
+    return 128 + signal_num
+
+
+@contextlib.contextmanager
+def stop_on_sigterm() -> Iterator[None]:
+    """Makes SIGTERM raise `Stopped` in the main thread, so that temporary files are cleaned up."""
+
+    def stop(signal_num: int, _frame: FrameType | None) -> None:
+        raise Stopped(signal_num)
+
+    with _handling({signal.SIGTERM: stop}):
+        yield
+
+
+class StopRequest:
+    """The signal that asked a long job to save and end, if one came."""
+
+    signal_num: int | None = None
+
+
+@contextlib.contextmanager
+def stop_on_request(ask: Callable[[], None]) -> Iterator[StopRequest]:
+    """Calls `ask` on the first SIGINT or SIGTERM; the second one leaves the process at once."""
+    request = StopRequest()
+
+    def stop(signal_num: int, _frame: FrameType | None) -> None:
+        if request.signal_num is not None:
+            _leave_at_once(signal_num)
+        request.signal_num = signal_num
+        ask()
+
+    with _handling({signal.SIGINT: stop, signal.SIGTERM: stop}):
+        yield request
+
+
+def _leave_at_once(signal_num: int) -> NoReturn:
+    if sys.stderr.isatty():
+        os.write(sys.stderr.fileno(), _SHOW_CURSOR)  # a live display may have hidden it
+    os._exit(exit_code_of(signal_num))
+
+
+@contextlib.contextmanager
+def _handling(handlers: dict[int, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

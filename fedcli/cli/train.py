@@ -1,0 +1,289 @@
+"""`fedcli train`: rounds of federated training that end in a run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fedcli.cli import options as opt
+from fedcli.cli.output import Remarks
+from fedcli.config import PIPELINES, SAMPLINGS, WEIGHTINGS, RunConfig
+from fedcli.registry import AGGREGATORS, ALGORITHMS, MODELS, OPTIMIZERS
+
+if TYPE_CHECKING:
+    from fedcli.backend import CancelFlag
+    from fedcli.cli.worker import Worker
+    from fedcli.rounds import Training
+
+    Start = Callable[[CancelFlag], AbstractContextManager[Training]]
+
+# Besides these, --resume takes its options from the run.
+RESUME_OPTIONS = frozenset({"rounds", "threads"})
+
+
+@click.command(cls=opt.SectionCommand, short_help="Train a model; results go to a run directory.")
+@opt.data_options(
+    data_help=f"{opt.DATA_HELP}  [default: {RunConfig.data}]",
+    clients_help="Cohort: everyone, the first N in sorted order, or these.  [default: 10]",
+)
+@opt.run_option(
+    "--sampling",
+    "The same cohort every round, or N clients drawn afresh each round.",
+    section=opt.COHORT,
+    type=click.Choice(SAMPLINGS),
+)
+@opt.run_option("--rounds", "Rounds of training.", section=opt.COHORT, type=int, metavar="N")
+@opt.run_option("--epochs", "Local epochs a round.", section=opt.LOCAL, type=int, metavar="N")
+@opt.run_option("--batch-size", "Examples a local step.", section=opt.LOCAL, type=int, metavar="N")
+@opt.run_option(
+    "--shuffle-buffer",
+    "Examples in the shuffle buffer; 0 or 1: no shuffling.",
+    section=opt.LOCAL,
+    type=opt.ShuffleBuffer(),
+    metavar="N|full",
+)
+@opt.run_option(
+    "--pipeline",
+    "Order of repeating and shuffling; with per-epoch, batches do not cross epochs.",
+    section=opt.LOCAL,
+    type=click.Choice(PIPELINES),
+)
+@opt.run_option(
+    "--max-examples",
+    "Most examples a client processes in a round, counted after repeating.",
+    section=opt.LOCAL,
+    type=int,
+    metavar="N",
+)
+@opt.run_option("--model", "What is trained.", section=opt.MODEL, type=opt.Name(MODELS))
+@opt.pairs_option("--model-option", "Option of the model.", section=opt.MODEL)
+@opt.run_option(
+    "--initial-weights",
+    "File of weights to start from (.npz).",
+    section=opt.MODEL,
+    type=click.Path(),
+)
+@opt.run_option(
+    "--algorithm", "How clients train.", section=opt.ALGORITHM, type=opt.Name(ALGORITHMS)
+)
+@opt.pairs_option("--algorithm-option", "Option of the algorithm.", section=opt.ALGORITHM)
+@opt.run_option(
+    "--client-optimizer",
+    "Optimizer of the local steps.",
+    section=opt.ALGORITHM,
+    type=opt.Name(OPTIMIZERS),
+)
+@opt.run_option("--client-lr", "Its learning rate.", section=opt.ALGORITHM, type=float, metavar="X")
+@opt.pairs_option(
+    "--client-option", "Its other options, such as momentum=0.9.", section=opt.ALGORITHM
+)
+@opt.run_option(
+    "--server-optimizer",
+    "Optimizer that applies the mean of the clients' model deltas.",
+    section=opt.ALGORITHM,
+    type=opt.Name(OPTIMIZERS),
+)
+@opt.run_option("--server-lr", "Its learning rate.", section=opt.ALGORITHM, type=float, metavar="X")
+@opt.pairs_option("--server-option", "Its other options.", section=opt.ALGORITHM)
+@opt.run_option(
+    "--client-weighting",
+    "What a client counts for in the mean.",
+    section=opt.ALGORITHM,
+    type=click.Choice(WEIGHTINGS),
+)
+@opt.run_option(
+    "--aggregator",
+    "How the deltas are averaged.",
+    section=opt.ALGORITHM,
+    type=opt.Name(AGGREGATORS),
+)
+@opt.pairs_option("--aggregator-option", "Option of the aggregator.", section=opt.ALGORITHM)
+@opt.run_option(
+    "--eval-every",
+    "Evaluate before round 1 and after every N rounds. Default: only at the end.",
+    section=opt.EVALUATION,
+    type=int,
+    metavar="N",
+)
+@opt.run_option(
+    "--eval-clients",
+    "Who is evaluated. Default: the fixed cohort, or with random cohorts everyone.",
+    section=opt.EVALUATION,
+    metavar=opt.CLIENTS_SYNTAX,
+)
+@opt.run_option(
+    "--seed",
+    "Seed of shuffling and sampling; it never changes the data.",
+    section=opt.RUN,
+    type=int,
+    metavar="N",
+)
+@opt.run_option(
+    "--threads", "Threads; they change no result.", section=opt.RUN, type=int, metavar="N"
+)
+@opt.option(
+    "--out",
+    help="Run directory to make. Default: runs/<time>-<data>.",
+    section=opt.RUN,
+    type=click.Path(path_type=Path),
+)
+@opt.option("--force", help="Replace the run at --out.", section=opt.RUN, is_flag=True)
+@opt.option(
+    "--resume",
+    help="Continue this run; goes with --rounds and --threads only.",
+    section=opt.RUN,
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+)
+@opt.run_option(
+    "--checkpoint-every",
+    "Save after every N rounds. Default: when 30 s have passed since the last save.",
+    section=opt.RUN,
+    type=int,
+    metavar="N",
+)
+@opt.option(
+    "--config",
+    "config_file",
+    help="Options from a config.toml; those on the command line win.",
+    section=opt.RUN,
+    type=click.Path(path_type=Path),
+)
+@opt.output_options
+def train(  # one parameter for each option that is not a field of RunConfig
+    *,
+    out: Path | None,
+    force: bool,
+    resume: Path | None,
+    config_file: Path | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **values: Any,
+) -> None:
+    """Train a model by federated averaging, then evaluate it on train and test data.
+
+    Without options: ten rounds on ten writers of the embedded digits. Results go to a run
+    directory; the same options and seed give the same bytes there, for any number of threads.
+
+    \b
+    Examples:
+      fedcli train
+      fedcli train --data train.h5 --test-data test.h5
+      fedcli train --sampling uniform --clients 10 --rounds 100 --epochs 1
+      fedcli train --server-option momentum=0.9 --eval-every 5 --out runs/momentum
+      fedcli train --resume runs/momentum --rounds 200
+      fedcli train --config runs/momentum/config.toml --seed 1
+    """  # noqa: D301 - \b keeps click from wrapping
+    remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
+    given = opt.given(values)
+    if resume is None:
+        start = _new_run(_read_config(config_file, given), out, force=force)
+    else:
+        others = {"out": out, "config": config_file, "force": force or None}
+        start = _continued_run(resume, given, opt.given(others))
+    path = _train(start, remarks, shows_tables=not as_json)
+    _show(path, as_json=as_json)
+
+
+def _read_config(config_file: Path | None, given: Mapping[str, Any]) -> RunConfig:
+    """The config of a new run: what is given, over the file if there is one, over the defaults."""
+    from fedcli import config, run_dir
+
+    base = {} if config_file is None else run_dir.read_config(config_file)
+    return config.from_options(config.merge(base, given))
+
+
+def _new_run(config: RunConfig, out: Path | None, *, force: bool) -> Start:
+    from datetime import datetime
+
+    from fedcli import rounds, run_dir
+
+    path = out or run_dir.default_out(datetime.now().astimezone(), config.data)
+    return lambda cancel: rounds.start(config, path, force=force, cancel=cancel)
+
+
+def _continued_run(run: Path, given: Mapping[str, Any], others: Mapping[str, Any]) -> Start:
+    from fedcli import rounds
+    from fedcli.config import option_name
+
+    refused = sorted(option_name(name) for name in [*(given.keys() - RESUME_OPTIONS), *others])
+    if refused:
+        raise click.UsageError(
+            f"--resume takes everything but --rounds and --threads from the run; drop "
+            f"{', '.join(refused)}",
+            click.get_current_context(),
+        )
+    return lambda cancel: rounds.resume(
+        run, rounds=given.get("rounds"), threads=given.get("threads"), cancel=cancel
+    )
+
+
+def _train(start: Start, remarks: Remarks, *, shows_tables: bool) -> Path:
+    """Trains in one worker thread and returns the run's path; signals save and end it."""
+    from fedcli.backend import CancelFlag
+    from fedcli.cli import progress
+    from fedcli.cli.worker import run_stoppable
+
+    cancel = CancelFlag()
+    monitor = progress.Monitor()
+    trainings: list[Training] = []
+
+    def job() -> Path:
+        with start(cancel) as training:
+            trainings.append(training)
+            _follow(training, monitor, remarks)
+            return training.path
+
+    def attend(worker: Worker[Path]) -> None:
+        if shows_tables:
+            from fedcli.cli import render  # noqa: F401 - loads rich while the worker trains
+        progress.attend(worker, monitor, remarks)
+
+    def describe_stop() -> str:
+        if not trainings:
+            return "stopped before there was anything to save"
+        done = f"stopped after round {trainings[0].round_num} and saved"
+        return f"{done}; fedcli train --resume {trainings[0].path} continues"
+
+    return run_stoppable(job, cancel=cancel, describe_stop=describe_stop, attend=attend)
+
+
+def _follow(training: Training, monitor: Any, remarks: Remarks) -> None:
+    r"""Runs all rounds and the closing evaluation, passing on what there is to say."""
+    remarks.detail(f"{training.num_threads} threads; run directory {training.path}")
+    num_said = _say(training.notes, 0, remarks)
+    for result in training.run():
+        monitor.update(result, training.num_rounds)
+    training.finish()
+    _say(training.notes, num_said, remarks)
+    cache = training.train.cache
+    if cache is not None:
+        kept = f"{cache.bytes / 2**20:.1f} of {cache.max_bytes / 2**20:.0f} MiB"
+        remarks.detail(f"client cache: {len(cache)} clients, {kept}, {cache.hits:,} hits")
+
+
+def _say(notes: list[str], first: int, remarks: Remarks) -> int:
+    for note in notes[first:]:
+        remarks.note(note)
+    return len(notes)
+
+
+def _show(path: Path, *, as_json: bool) -> None:
+    r"""Prints the whole run from its files, so that a resumed run shows all of its rounds."""
+    from fedcli import run_dir
+    from fedcli.cli.output import print_json
+
+    lines = run_dir.read_metrics(path)
+    evaluation = run_dir.read_evaluation(path) or {}
+    if as_json:
+        print_json({"run": str(path), "rounds": lines, "evaluation": evaluation})
+        return
+    from fedcli.cli.render import Screen
+    from fedcli.cli.run_tables import show_run
+
+    show_run(Screen(), path, lines, evaluation)

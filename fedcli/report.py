@@ -1,0 +1,127 @@
+"""Results become rows: what the tables of a run show, and in which order. Pure functions.
+
+A run's rounds are the dictionaries of metrics.jsonl, an evaluation is what `fedcli eval --json`
+prints; numbers that are not finite are None in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MAX_ROUND_ROWS = 20
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Loss and accuracy over some examples; None where they are not finite.
+
+    Attributes:
+        loss: Mean cross-entropy an example.
+        accuracy: Share of examples whose most probable class is the label.
+        num_examples: Examples processed.
+        num_batches: Batches they came in.
+    """
+
+    loss: float | None
+    accuracy: float | None
+    num_examples: int
+    num_batches: int
+
+
+@dataclass(frozen=True)
+class RoundRow:
+    """One round of training.
+
+    Attributes:
+        round_num: 1 for the first; 0 is the evaluation of the initial model.
+        online: Metrics before each local step; None for round 0.
+        num_non_finite_clients: Clients dropped because their delta was not finite.
+        is_rejected: True if the mean delta was not finite and the model stayed as it was.
+        evaluation: Scores of the model after the round by split, on rounds that were evaluated.
+    """
+
+    round_num: int
+    online: Scores | None
+    num_non_finite_clients: int
+    is_rejected: bool
+    evaluation: dict[str, Scores]
+
+
+@dataclass(frozen=True)
+class EvaluationRow:
+    """Scores of one split; `num_absent_clients` were asked for but have no data in it."""
+
+    split: str
+    scores: Scores
+    num_clients: int
+    num_absent_clients: int
+
+
+def scores(metrics: Mapping[str, Any]) -> Scores:
+    """Returns the scores in one group of metrics, which has TFF's names."""
+    return Scores(
+        metrics["loss"],
+        metrics["sparse_categorical_accuracy"],
+        int(metrics["num_examples"]),
+        int(metrics["num_batches"]),
+    )
+
+
+def round_row(line: Mapping[str, Any]) -> RoundRow:
+    """Returns the row of one line of metrics.jsonl."""
+    online = line.get("client_work", {}).get("train")
+    return RoundRow(
+        line["round"],
+        scores(online) if online else None,
+        int(online["num_non_finite_clients"]) if online else 0,
+        bool(line.get("finalizer", {}).get("update_non_finite")),
+        {split: scores(group) for split, group in line.get("evaluation", {}).items()},
+    )
+
+
+def round_rows(
+    lines: Sequence[Mapping[str, Any]], max_rows: int = MAX_ROUND_ROWS
+) -> list[RoundRow]:
+    """Returns the rows of a run: all, or if they are too many the first, every k-th and the last.
+
+    k is `thinning_step`. Evaluated rounds are kept beside them unless they are too many, too.
+    """
+    step = thinning_step(len(lines), max_rows)
+    keeps_evaluated = sum("evaluation" in line for line in lines) <= max_rows
+    kept = [
+        line
+        for index, line in enumerate(lines)
+        if index in (0, len(lines) - 1)
+        or line["round"] % step == 0
+        or (keeps_evaluated and "evaluation" in line)
+    ]
+    return [round_row(line) for line in kept]
+
+
+def thinning_step(num_rounds: int, max_rows: int) -> int:
+    """Returns the least of 1, 2, 5, 10, 20, 50, ... that leaves at most `max_rows` rounds."""
+    if num_rounds <= max_rows:
+        return 1
+    power = 1
+    while True:
+        for step in (power, 2 * power, 5 * power):
+            if num_rounds // step + 2 <= max_rows:
+                return step
+        power *= 10
+
+
+def evaluation_row(metrics: Mapping[str, Any]) -> EvaluationRow:
+    """Returns the row of one evaluation."""
+    return EvaluationRow(
+        metrics["split"],
+        scores(metrics["client_work"]["eval"]["current_round_metrics"]),
+        int(metrics["num_clients"]),
+        int(metrics["num_absent_clients"]),
+    )
+
+
+def evaluation_rows(evaluation: Mapping[str, Mapping[str, Any]]) -> list[EvaluationRow]:
+    """Returns one row for each split of a closing evaluation."""
+    return [evaluation_row(metrics) for metrics in evaluation.values()]

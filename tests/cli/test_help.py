@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from typing import Any
+
+import click
+import pytest
+
+from fedcli import __version__
+from fedcli.cli import COMMANDS, group
+from fedcli.config import RunConfig, option_name
+from tests.cli.conftest import Fedcli
+
+# Options of train that no field of RunConfig stands for.
+_OTHER_TRAIN_OPTIONS = {
+    f"--{name}" for name in ["out", "force", "resume", "config", "json", "quiet", "verbose"]
+}
+
+_SHOW_IMPORTS = """
+import sys
+from fedcli.cli import run
+code = run(sys.argv[1:])
+heavy = [name for name in ("numpy", "h5py", "rich", "fedcli._core") if name in sys.modules]
+print("imported:", *heavy)
+raise SystemExit(code)
+"""
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help_with_an_example(fedcli: Fedcli, name: str, flag: str) -> None:
+    done = fedcli(name, flag)
+    assert done.code == 0
+    assert f"Usage: fedcli {name}" in done.out
+    examples = done.out.partition("Examples:\n")[2]
+    assert examples.startswith(f"    fedcli {name}")  # on a line of its own: not wrapped
+    assert "--json" in done.out
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
+def test_group_help_lists_each_command_and_completion(fedcli: Fedcli, arguments: list[str]) -> None:
+    done = fedcli(*arguments)
+    assert done.code == 0
+    for name in COMMANDS:
+        assert f"\n  {name} " in done.out
+    assert "_FEDCLI_COMPLETE=bash_source" in done.out
+
+
+def test_version(fedcli: Fedcli) -> None:
+    assert fedcli("--version").out == f"fedcli {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
+def test_help_imports_nothing_heavy(
+    arguments: list[str], process_arguments: dict[str, Any]
+) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", _SHOW_IMPORTS, *arguments],
+        check=True,
+        capture_output=True,
+        **process_arguments,
+    )
+    assert process.stdout.splitlines()[-1].split() == ["imported:"]
+
+
+def test_train_has_one_option_for_each_field_of_a_run() -> None:
+    train = group.get_command(click.Context(group), "train")
+    assert train is not None
+    options = {param.opts[-1]: param for param in train.params}
+    fields = {option_name(field.name): field.name for field in dataclasses.fields(RunConfig)}
+    assert options.keys() == fields.keys() | _OTHER_TRAIN_OPTIONS
+    for flag, field in fields.items():
+        assert options[flag].name == field
+
+
+def test_help_shows_the_defaults_of_a_run(fedcli: Fedcli) -> None:
+    text = " ".join(fedcli("train", "-h").out.partition("Data:")[2].split())
+    shown = {
+        field.name: field.default
+        for field in dataclasses.fields(RunConfig)
+        if isinstance(field.default, str | int | float)
+    }
+    assert shown["client_lr"] == 0.02
+    for name, default in shown.items():
+        if name != "pixels":  # its help says what "source" means
+            after = text.partition(option_name(name) + " ")[2].partition(" --")[0]
+            assert f"[default: {default}]" in after, name
+
+
+@pytest.mark.parametrize(
+    ("words", "completions"),
+    [
+        ("fedcli ins", {"inspect-clients"}),
+        ("fedcli train --client-optimizer s", {"sgd"}),
+        ("fedcli train --model soft", {"softmax-regression"}),
+        ("fedcli info fed", {"fedavg"}),
+        ("fedcli eval --pixels in", {"ink"}),
+    ],
+)
+def test_shell_completion(
+    words: str,
+    completions: set[str],
+    command: list[str],
+    process_arguments: dict[str, Any],
+) -> None:
+    process_arguments["env"] |= {
+        "_FEDCLI_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    process = subprocess.run(command, check=True, capture_output=True, **process_arguments)
+    assert {line.partition(",")[2] for line in process.stdout.splitlines()} == completions

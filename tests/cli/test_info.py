@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fedcli import __version__, backend, registry
+from tests.cli.conftest import Fedcli
+
+TABLES = {
+    "datasets": registry.DATASETS,
+    "models": registry.MODELS,
+    "optimizers": registry.OPTIMIZERS,
+    "algorithms": registry.ALGORITHMS,
+    "aggregators": registry.AGGREGATORS,
+}
+NAMES = [(table, name) for table, entries in TABLES.items() for name in entries]
+
+
+def test_json_of_the_installation(fedcli: Fedcli) -> None:
+    told = json.loads(fedcli("info", "--json").out)
+    assert told["version"] == __version__
+    assert told["isa"] == backend.isa_name()
+    assert told["isas"] == list(backend.isa_names())
+    assert told["openmp"] is backend.has_openmp()
+    assert told["threads"] == backend.resolve_threads(None)
+    for table, entries in TABLES.items():
+        assert [row["name"] for row in told[table]] == list(entries)
+
+
+def test_text_names_everything(fedcli: Fedcli) -> None:
+    out = fedcli("info").out
+    assert f"instruction set  {backend.isa_name()} (available: " in out
+    for _, name in NAMES:
+        assert f"\n  {name}  " in out
+
+
+@pytest.mark.parametrize(("table", "name"), NAMES)
+def test_options_come_from_the_table_that_validates_them(
+    fedcli: Fedcli, table: str, name: str
+) -> None:
+    entry = TABLES[table][name]
+    (row,) = json.loads(fedcli("info", name, "--json").out)[table]
+    assert (row["doc"], row["source"]) == (entry.doc, entry.source)
+    told = [(option["name"], option["default"], option["allowed"]) for option in row["options"]]
+    assert told == [(option.name, option.default, option.allowed) for option in entry.options]
+    text = fedcli("info", name).out
+    assert text.startswith(f"{name} (")
+    for option in entry.options:
+        assert option.doc in text
+
+
+def test_model_has_layers_and_parameter_counts(fedcli: Fedcli) -> None:
+    (row,) = json.loads(fedcli("info", "softmax-regression", "--json").out)["models"]
+    assert row["num_params"] == 7850
+    assert row["layers"] == [
+        {
+            "name": "dense",
+            "kind": "dense",
+            "num_inputs": 784,
+            "num_outputs": 10,
+            "num_params": 7850,
+        }
+    ]
+
+
+def test_unknown_name_lists_the_known(fedcli: Fedcli) -> None:
+    done = fedcli("info", "adamax")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("fedcli: error: nothing is called 'adamax'; choose one of ")
+    for _, name in NAMES:
+        assert name in done.err

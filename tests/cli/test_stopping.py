@@ -1,0 +1,113 @@
+"""Signals in a real process: it saves, ends at once with the right code, and can be resumed."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Long enough to be caught in the middle, short enough to be finished twice: a second.
+LONG_RUN = ("train", "--rounds", "100", "--epochs", "50")
+PATIENCE_SECONDS = 30.0  # of a test on a busy machine; what is waited for takes milliseconds
+
+
+def wait_until_rounds(run: Path, num_rounds: int) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    metrics = run / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= num_rounds):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("signal_num", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+)
+def test_stopped_run_resumes_to_the_same_bytes(
+    tmp_path: Path,
+    command: list[str],
+    process_arguments: dict[str, Any],
+    signal_num: signal.Signals,
+    code: int,
+) -> None:
+    start = [*command, *LONG_RUN, "-q", "--out"]
+    process = subprocess.Popen(
+        [*start, "run"], cwd=tmp_path, stderr=subprocess.PIPE, **process_arguments
+    )
+    wait_until_rounds(tmp_path / "run", 2)
+    sent = time.monotonic()
+    process.send_signal(signal_num)
+    _, err = process.communicate(timeout=PATIENCE_SECONDS)
+    assert time.monotonic() - sent < 5  # 0.05 s on an idle machine
+    assert process.returncode == code
+    num_done = (tmp_path / "run" / "metrics.jsonl").read_bytes().count(b"\n")
+    assert 2 <= num_done < 100
+    assert err == (
+        f"fedcli: stopped after round {num_done} and saved; fedcli train --resume run continues\n"
+    )
+
+    for arguments in ([*command, "train", "--resume", "run", "-q"], [*start, "straight"]):
+        subprocess.run(
+            arguments, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL, **process_arguments
+        )
+    for name in ("metrics.jsonl", "evaluation.json"):
+        resumed = (tmp_path / "run" / name).read_bytes()
+        assert resumed == (tmp_path / "straight" / name).read_bytes()
+
+
+def test_ctrl_c_stops_within_one_long_round(
+    tmp_path: Path, command: list[str], process_arguments: dict[str, Any]
+) -> None:
+    arguments = ("train", "--epochs", "1000000", "--rounds", "1", "--out", "run", "-q")
+    process = subprocess.Popen(
+        [*command, *arguments], cwd=tmp_path, stderr=subprocess.PIPE, **process_arguments
+    )
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (tmp_path / "run").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    time.sleep(0.2)  # into the round
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 130
+    assert err.startswith("fedcli: stopped after round 0 and saved; ")
+
+
+def test_terminal_shows_live_progress_that_does_not_stay(
+    tmp_path: Path, command: list[str], process_arguments: dict[str, Any]
+) -> None:
+    process_arguments["env"] |= {"TERM": "xterm", "COLUMNS": "100"}
+    keyboard, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [*command, *LONG_RUN, "--epochs", "100", "--out", "run"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        **process_arguments,
+    )
+    os.close(terminal)
+    drawn = b""
+    while chunk := read_terminal(keyboard):
+        drawn += chunk
+    os.close(keyboard)
+    out, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0
+    text = drawn.decode()
+    for word in ("/100", "loss 0.", "accuracy 0.", "examples/s", " left"):
+        assert word in text
+    assert text.endswith("\x1b[2K")  # the line is erased
+    assert "\x1b" not in out
+    assert "Federated evaluation" in out
+
+
+def read_terminal(descriptor: int) -> bytes:
+    """Returns what was written, b"" once nobody has the terminal open any more."""
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:
+        return b""

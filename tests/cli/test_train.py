@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli.conftest import Fedcli, WriteTff
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_train_without_options_makes_a_run(fedcli: Fedcli, tmp_path: Path) -> None:
+    done = fedcli("train")
+    assert (done.code, done.err) == (0, "")
+    (run,) = (tmp_path / "runs").iterdir()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in lines] == list(range(1, 11))
+    assert f"fedcli eval runs/{run.name} --clients all" in done.out
+    assert "\x1b" not in done.out
+    for line in lines:
+        online = line["client_work"]["train"]
+        row = f"{line['round']:>5}   {online['loss']:.4f}     "
+        row += f"{online['sparse_categorical_accuracy']:.4f}      {online['num_examples']:,}"
+        assert row in done.out
+
+
+def test_closing_table_shows_the_evaluation_of_each_split(
+    fedcli: Fedcli, write_tff: WriteTff, tmp_path: Path
+) -> None:
+    done = fedcli(
+        *("train", "--data", write_tff(), "--test-data", write_tff("test.h5"), "--out", "run")
+    )
+    evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    table = done.out.partition("Federated evaluation of the model after round 10\n")[2]
+    for split, row in zip(("train", "test"), table.splitlines()[2:], strict=False):
+        values = evaluation[split]["client_work"]["eval"]["current_round_metrics"]
+        assert row.split() == [
+            split,
+            f"{values['loss']:.4f}",
+            f"{values['sparse_categorical_accuracy']:.4f}",
+            "18",
+            str(values["num_batches"]),
+            "3",
+        ]
+
+
+def test_json_is_one_object_of_what_the_run_holds(fedcli: Fedcli, tmp_path: Path) -> None:
+    done = fedcli("train", "--rounds", 3, "--eval-every", 2, "--json", "--out", "run")
+    result = json.loads(done.out)
+    assert done.out.count("\n") == 1
+    assert result.keys() == {"run", "rounds", "evaluation"}
+    assert result["run"] == "run"
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert result["rounds"] == [json.loads(line) for line in metrics]
+    assert [line["round"] for line in result["rounds"]] == [0, 1, 2, 3]
+    assert result["evaluation"] == json.loads((tmp_path / "run/evaluation.json").read_text())
+
+
+def test_metrics_that_are_not_finite_are_null(fedcli: Fedcli, write_tff: WriteTff) -> None:
+    flags = ("--data", write_tff(), "--client-lr", "1e38", "--batch-size", 1, "--rounds", 2)
+    done = fedcli("train", *flags, "--out", "run", "--json")
+    first = json.loads(done.out)["rounds"][0]["client_work"]["train"]
+    assert first["num_non_finite_clients"] == 3
+    assert first["loss"] is None
+    table = fedcli("train", "--resume", "run").out
+    assert table.splitlines()[1].endswith("dropped clients     update")
+    assert table.splitlines()[3].split()[:2] == ["1", "not"]
+    assert table.splitlines()[3].split()[-2:] == ["3", "rejected"]
+
+
+def test_what_the_user_should_know_is_on_stderr(fedcli: Fedcli, write_tff: WriteTff) -> None:
+    data = write_tff()
+    arguments = ("train", "--data", data, "--rounds", 1)
+    assert set(fedcli(*arguments).err.splitlines()) == {
+        f"fedcli: {data} has 3 clients; all of them form the cohort",
+        f"fedcli: {data} has no test data: evaluating on train only",
+    }
+    assert fedcli(*arguments, "-q", "--out", "quiet").err == ""
+    loud = fedcli(*arguments, "-v", "--out", "loud", "--threads", 1).err
+    assert "fedcli: 1 threads; run directory loud\n" in loud
+    assert "fedcli: client cache: 3 clients, " in loud
+
+
+def test_command_line_overrides_config_and_leaves_the_rest(
+    fedcli: Fedcli, write_tff: WriteTff
+) -> None:
+    data = write_tff()
+    fedcli("train", "--data", data, "--rounds", 2, "--client-lr", 0.25, "--out", "first")
+    done = fedcli(
+        *("train", "--config", "first/config.toml", "--rounds", 3, "--out", "second", "--json")
+    )
+    assert len(json.loads(done.out)["rounds"]) == 3
+    assert "client_lr = 0.25" in Path("second/config.toml").read_text()
+
+
+def test_config_repeats_the_run_byte_for_byte(fedcli: Fedcli, write_tff: WriteTff) -> None:
+    fedcli("train", "--data", write_tff(), "--seed", 7, "--epochs", 2, "--out", "first")
+    fedcli("train", "--config", "first/config.toml", "--out", "second", "--threads", 1)
+    for name in ("metrics.jsonl", "evaluation.json"):
+        assert Path("first", name).read_bytes() == Path("second", name).read_bytes()
+
+
+def test_resuming_a_finished_run_changes_nothing(fedcli: Fedcli, tmp_path: Path) -> None:
+    first = fedcli("train", "--rounds", 2, "--out", "run")
+    before = files_of(tmp_path / "run")
+    again = fedcli("train", "--resume", "run")
+    assert again.code == 0
+    assert again.out == first.out
+    assert files_of(tmp_path / "run") == before
+
+
+def test_resume_may_raise_the_total(fedcli: Fedcli, tmp_path: Path) -> None:
+    fedcli("train", "--rounds", 2, "--out", "run")
+    fedcli("train", "--resume", "run", "--rounds", 4)
+    fedcli("train", "--rounds", 4, "--out", "straight")
+    for name in ("metrics.jsonl", "evaluation.json"):
+        assert Path("run", name).read_bytes() == Path("straight", name).read_bytes()
+
+
+def test_existing_run_needs_force(fedcli: Fedcli) -> None:
+    fedcli("train", "--rounds", 1, "--out", "run")
+    before = files_of(Path("run"))
+    refused = fedcli("train", "--rounds", 2, "--out", "run")
+    assert refused.code == 1
+    assert refused.err.count("\n") == 1
+    assert "--force" in refused.err
+    assert files_of(Path("run")) == before
+    replaced = fedcli("train", "--rounds", 2, "--out", "run", "--force", "--json")
+    assert len(json.loads(replaced.out)["rounds"]) == 2
+
+
+@pytest.mark.parametrize("nesterov", ["true", "True"])
+def test_booleans_as_toml_and_as_python(fedcli: Fedcli, nesterov: str) -> None:
+    options = ("momentum=0.9", f"nesterov={nesterov}")
+    flags = [word for option in options for word in ("--client-option", option)]
+    assert fedcli("train", "--rounds", 1, *flags, "--out", "run").code == 0
+    assert "nesterov = true" in Path("run/config.toml").read_text()
+
+
+def test_long_run_shows_a_thinned_table(fedcli: Fedcli, write_tff: WriteTff) -> None:
+    done = fedcli("train", "--data", write_tff(), "--rounds", 45, "--epochs", 1, "--out", "run")
+    table = done.out.partition("-\n")[2].partition("\n...")[0]
+    shown = [int(line.split()[0]) for line in table.splitlines()]
+    assert shown == [1, 5, 10, 15, 20, 25, 30, 35, 40, 45]
+    assert "... of 45 rounds; all are in run/metrics.jsonl" in done.out
+
+
+def test_eval_agrees_with_the_closing_evaluation(fedcli: Fedcli, write_tff: WriteTff) -> None:
+    data = write_tff()
+    run = json.loads(
+        fedcli(
+            "train", "--data", data, "--test-data", write_tff("t.h5"), "--out", "run", "--json"
+        ).out
+    )
+    for split in ("train", "test"):
+        told = json.loads(fedcli("eval", "run", "--split", split, "--json").out)
+        assert told == run["evaluation"][split]
+    default = json.loads(fedcli("eval", "run", "--json").out)
+    assert default["split"] == "test"
+    other = json.loads(fedcli("eval", "run", "--data", data, "--clients", "a,c", "--json").out)
+    values = other["client_work"]["eval"]["current_round_metrics"]
+    assert values["num_examples"] == 5 + 7
+    assert values.keys() == {
+        *("sparse_categorical_accuracy", "loss", "num_examples", "num_batches")
+    }
+
+
+def test_eval_prints_a_table(fedcli: Fedcli, write_tff: WriteTff) -> None:
+    fedcli("train", "--data", write_tff(), "--rounds", 1, "--out", "run")
+    told = json.loads(fedcli("eval", "run", "--json").out)
+    values = told["client_work"]["eval"]["current_round_metrics"]
+    lines = fedcli("eval", "run").out.splitlines()
+    assert lines[0].startswith("Federated evaluation after round 1, on ")
+    assert lines[1].split() == ["split", "loss", "accuracy", "examples", "batches", "clients"]
+    assert lines[3].split()[:3] == [
+        "train",
+        f"{values['loss']:.4f}",
+        f"{values['sparse_categorical_accuracy']:.4f}",
+    ]
+
+
+def test_eval_of_a_checkpoint_file(fedcli: Fedcli, write_tff: WriteTff) -> None:
+    fedcli("train", "--data", write_tff(), "--rounds", 1, "--out", "run")
+    done = fedcli("eval", "run/checkpoints/round-000000.h5", "--json")
+    values = json.loads(done.out)["client_work"]["eval"]["current_round_metrics"]
+    assert values["loss"] == pytest.approx(np.log(10), rel=1e-6)  # the model starts at zeros
+
+
+def test_export_writes_the_tensors_in_layer_order(fedcli: Fedcli, write_tff: WriteTff) -> None:
+    fedcli("train", "--data", write_tff(), "--rounds", 1, "--out", "run")
+    done = fedcli("export", "run", "weights.npz", "--json")
+    assert json.loads(done.out) == {
+        "file": "weights.npz",
+        "tensors": [
+            {"name": "dense/kernel", "shape": [24, 10]},
+            {"name": "dense/bias", "shape": [10]},
+        ],
+    }
+    with np.load("weights.npz", allow_pickle=False) as archive:
+        assert [archive[name].shape for name in archive.files] == [(24, 10), (10,)]
+        assert all(archive[name].any() for name in archive.files)
+    assert "dense/kernel   24 x 10" in fedcli("export", "run", "weights.npz").out
+
+
+def test_export_names_the_formats_there_are(fedcli: Fedcli, tmp_path: Path) -> None:
+    done = fedcli("export", "run", "weights.txt")
+    assert done.code == 1
+    assert done.err == (
+        "fedcli: error: weights.txt: the formats of weights are .npz; choose a name that ends so\n"
+    )
+    assert list(tmp_path.iterdir()) == []

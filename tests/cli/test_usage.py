@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from fedcli import cli
+from fedcli.cli import options
+from fedcli.cli.output import one_line
+from fedcli.errors import ConfigError
+from tests.cli.conftest import Fedcli
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["foo"], "fedcli: No such command 'foo'; see 'fedcli -h'"),
+        (["eval"], "fedcli eval: Missing argument 'RUN'; see 'fedcli eval -h'"),
+        (
+            ["train", "--rounds", "x"],
+            "fedcli train: Invalid value for '--rounds': 'x' is not a valid integer; "
+            "see 'fedcli train -h'",
+        ),
+        (
+            ["train", "--rounds"],
+            "fedcli train: Option '--rounds' requires an argument; see 'fedcli train -h'",
+        ),
+        (
+            ["train", "--shuffle-buffer", "some"],
+            "fedcli train: Invalid value for '--shuffle-buffer': 'some' is neither a whole number "
+            "nor 'full'; see 'fedcli train -h'",
+        ),
+        (
+            ["info", "-q", "-v"],
+            "fedcli info: -q and -v contradict each other; see 'fedcli info -h'",
+        ),
+        (
+            ["train", "--resume", "run", "--epochs", "2", "--force", "--threads", "1"],
+            "fedcli train: --resume takes everything but --rounds and --threads from the run; "
+            "drop --epochs, --force; see 'fedcli train -h'",
+        ),
+    ],
+)
+def test_usage_error_is_one_line_and_exit_2(
+    fedcli: Fedcli, arguments: list[str], line: str
+) -> None:
+    done = fedcli(*arguments)
+    assert (done.code, done.out, done.err) == (2, "", line + "\n")
+
+
+def test_unknown_option_is_usage(fedcli: Fedcli) -> None:
+    done = fedcli("train", "--foo")
+    assert done.code == 2
+    assert done.err.startswith("fedcli train: No such option '--foo'.")
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--batch-size", "0"], "--batch-size 0: choose a whole number from 1 to 2147483647"),
+        (["--client-option", "mu"], "--client-option 'mu' is not of the form key=value"),
+        (
+            ["--client-option", "momentum=0.9", "--client-option", "momentum=0.8"],
+            "--client-option momentum is given twice; give it once",
+        ),
+        (["--model", "foo"], "unknown --model 'foo'; choose one of softmax-regression"),
+    ],
+)
+def test_wrong_value_is_one_line_and_exit_1(
+    fedcli: Fedcli, tmp_path: Path, arguments: list[str], line: str
+) -> None:
+    done = fedcli("train", *arguments)
+    assert (done.code, done.out, done.err) == (1, "", f"fedcli: error: {line}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rate", ["nan", "-0.1", "inf"])
+@pytest.mark.parametrize("side", ["--client-lr", "--server-lr"])
+def test_rates_that_are_none_are_refused(fedcli: Fedcli, side: str, rate: str) -> None:
+    done = fedcli("train", side, rate)
+    assert done.code == 1
+    assert done.err.startswith(f"fedcli: error: {side} {rate}: choose ")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ConfigError("bad\nvalue \x1b[2J"), 1, "fedcli: error: bad value \\x1b[2J"),
+        (PermissionError(13, "Permission denied", "/x"), 1, "fedcli: error: /x: Permission denied"),
+        (OSError(28, "No space left on device"), 1, "fedcli: error: No space left on device"),
+        (
+            MemoryError(),
+            1,
+            "fedcli: error: out of memory; use fewer threads or a smaller model",
+        ),
+        (KeyboardInterrupt(), 130, "fedcli: interrupted"),
+        (click.Abort(), 130, "fedcli: interrupted"),
+    ],
+)
+def test_boundary_turns_errors_into_a_line_and_a_code(
+    monkeypatch: pytest.MonkeyPatch,
+    fedcli: Fedcli,
+    error: BaseException,
+    code: int,
+    line: str,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli.group, "main", fail)
+    done = fedcli("info")
+    assert (done.code, done.out, done.err) == (code, "", line + "\n")
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, fedcli: Fedcli) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli.group, "main", fail)
+    with pytest.raises(ZeroDivisionError):
+        fedcli("info")
+
+
+@pytest.mark.parametrize("arguments", [["info"], ["info", "--json"], ["inspect-clients"], ["-h"]])
+def test_broken_pipe_is_silent(
+    arguments: list[str], command: list[str], process_arguments: dict[str, Any]
+) -> None:
+    process = subprocess.Popen(
+        [*command, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **process_arguments,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait() == 141
+
+
+def test_options_not_given_override_nothing() -> None:
+    values = {"rounds": None, "seed": 0, "client_options": {}, "data_options": {"clients": 3}}
+    assert options.given(values) == {"seed": 0, "data_options": {"clients": 3}}
+
+
+def test_one_line_escapes_what_cannot_be_printed() -> None:
+    assert one_line("a\r\nb\tc") == "a b\\tc"
+    assert one_line("straße …") == "straße …"
+    assert one_line("\udc80") == "\\udc80"

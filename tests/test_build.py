@@ -1,0 +1,99 @@
+"""What the build promises: declared dependencies, pins, flags, and the variants that were built."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedcli import _core
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parent.parent
+# The name of the distribution that provides a module, where they differ.
+DISTRIBUTIONS = {"tomli_w": "tomli-w"}
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    table: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return table
+
+
+def requirement_name(requirement: str) -> str:
+    return re.split(r"[^\w-]", requirement, maxsplit=1)[0]
+
+
+def imported_distributions() -> set[str]:
+    """Returns what fedcli imports that is neither its own nor Python's."""
+    names = set()
+    for path in (ROOT / "fedcli").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names.add(str(node.module).split(".")[0])
+    names -= {"fedcli", *sys.stdlib_module_names}
+    return {DISTRIBUTIONS.get(name, name) for name in names}
+
+
+def test_dependencies_are_what_is_imported(project: dict[str, Any]) -> None:
+    declared = set(map(requirement_name, project["dependencies"]))
+    imported = imported_distributions() | {"tomli"}  # loaded by name where tomllib is missing
+    assert declared == imported
+
+
+def test_lint_tools_are_pinned(project: dict[str, Any]) -> None:
+    pins = project["optional-dependencies"]["dev"]
+    assert {requirement_name(pin) for pin in pins} == {
+        *("clang-format", "cython-lint", "mypy", "ruff"),
+    }
+    assert all("==" in pin for pin in pins)
+
+
+def test_variants() -> None:
+    assert _core.ISAS[0] == "generic"
+    assert set(_core.ISAS) <= {"generic", "avx2", "avx512"}
+    chosen = os.environ.get("FEDCLI_ISA", _core.ISAS[-1])
+    assert chosen == _core.ISA
+
+
+def import_core(isa: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from fedcli import _core; print(_core.ISA)"]
+    environment = {**os.environ, "FEDCLI_ISA": isa}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("isa", _core.ISAS)
+def test_environment_chooses_the_variant(isa: str) -> None:
+    assert import_core(isa).stdout == f"{isa}\n"
+
+
+def test_unknown_variant_is_refused() -> None:
+    told = import_core("sse9")
+    assert told.returncode != 0
+    assert "sse9" in told.stderr
+
+
+@pytest.mark.parametrize("path", ["setup.py", "tests/c/Makefile"])
+def test_flags(path: str) -> None:
+    """The C tests compile with the flags that matter to results as the extension does."""
+    text = (ROOT / path).read_text()
+    for flag in [
+        *("-std=gnu11", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
+        *("-march=x86-64-v3", "-march=x86-64-v4 -mprefer-vector-width=512"),
+    ]:
+        assert flag in text
+    for flag in ["-march=native", "-mcpu=native", "-Ofast"]:
+        assert flag not in text
+    assert not re.search(r'"[^"#\n]*-ffast-math', text)
