@@ -13,7 +13,7 @@ static const size_t max_decoded_floats = (size_t)2 << 20;
 enum { SCORE_BATCH = 2 * FED_LANES };
 
 /* How a batch's rows come out of a client's pixels. */
-enum { IN_PLACE, DECODED_ONCE, DECODED_PER_BATCH };
+enum { IN_PLACE, DECODED_BEFORE, DECODED_PER_BATCH };
 
 /* Everything a thread needs for one client, carved out of its workspace. */
 typedef struct local {
@@ -23,14 +23,14 @@ typedef struct local {
     size_t batch_size;
     int pixels_mode;
     size_t num_pixels, width;           /* of an image, of a row; width is padded */
-    float *decoded;                     /* [N or B, width] */
+    float *decoded;                     /* [N or B, width]; read only if it was prepared */
     uint32_t *order_buffer;             /* [capacity] */
     uint32_t *indices;                  /* [B] */
     int32_t *labels;                    /* [B] */
     const float **rows[FED_MAX_LAYERS]; /* [B] each: a layer's inputs */
     float *inputs[FED_MAX_LAYERS];      /* [B, padded I] for layers after the first */
     float *lanes[FED_MAX_LAYERS];       /* [blocks, O, FED_LANES] */
-    float *gradient;                    /* packed, or NULL when the step is plain SGD */
+    float *gradient;                    /* packed; empty when the step is plain SGD */
     float *slots;                       /* [slots, packed] */
     void *narrow_memory;                /* for fed_narrow_init; NULL when scoring */
     float *narrow_server, *narrow_params; /* [packed] */
@@ -94,8 +94,8 @@ static int workspace_reserve(fed_workspace *workspace, size_t num_bytes) {
     workspace->num_bytes = 0;
     workspace->base = fed_allocate(num_bytes);
     if (workspace->base == NULL) return FED_ERR_NO_MEMORY;
-    /* Lanes beyond a ragged batch are computed with, though never used: they must not start as
-     * NaN. */
+    /* Kernels compute with all lanes, also those beyond a ragged batch. What these hold reaches no
+     * result, but it must have been written. */
     memset(workspace->base, 0, num_bytes);
     workspace->num_bytes = num_bytes;
     return FED_OK;
@@ -108,7 +108,7 @@ static int can_stay_in_place(const fed_client *client, size_t num_pixels) {
 
 static int choose_decoding(const fed_client *client, size_t width, size_t num_visits) {
     return num_visits > client->num_examples && client->num_examples <= max_decoded_floats / width
-               ? DECODED_ONCE
+               ? DECODED_BEFORE
                : DECODED_PER_BATCH;
 }
 
@@ -122,7 +122,7 @@ static int local_init(local *m, const fed_net *net, const fed_client *client, si
     m->num_pixels = net->model->num_inputs;
     m->width = fed_padded(m->num_pixels);
     m->pixels_mode = choose_decoding(client, m->width, num_visits);
-    size_t num_decoded = m->pixels_mode == DECODED_ONCE ? client->num_examples : m->batch_size;
+    size_t num_decoded = m->pixels_mode == DECODED_BEFORE ? client->num_examples : m->batch_size;
     if (can_stay_in_place(client, m->num_pixels)) {
         m->pixels_mode = IN_PLACE;
         if (!need->may_narrow) num_decoded = 0;
@@ -136,7 +136,29 @@ static int local_init(local *m, const fed_net *net, const fed_client *client, si
     return FED_OK;
 }
 
-/* Goes over to the narrow net. */
+/* ---- Decoding -------------------------------------------------------------------------------- */
+
+void fed_decode(const fed_kernels *kernels, const fed_client *client, size_t num_pixels,
+                size_t example, float *row) {
+    const size_t start = example * num_pixels;
+    if (client->pixel_type == FED_PIXELS_UINT8)
+        kernels->decode_uint8((const uint8_t *)client->pixels + start, num_pixels, client->scale,
+                              client->offset, row);
+    else
+        kernels->decode_float32((const float *)client->pixels + start, num_pixels, client->scale,
+                                client->offset, row);
+    for (size_t i = num_pixels; i < fed_padded(num_pixels); i++) row[i] = 0;
+}
+
+static void decode_example(const local *m, size_t example, float *row) {
+    if (m->narrow != NULL)
+        fed_narrow_decode(m->narrow, example, row);
+    else
+        fed_decode(m->net->kernels, m->client, m->num_pixels, example, row);
+}
+
+/* Goes over to the narrow net. What is decoded before the first step is decided by the full width,
+ * as the memory was. */
 static void local_narrow(local *m, const fed_narrow *narrow, size_t num_visits) {
     if (m->pixels_mode == IN_PLACE)
         m->pixels_mode = choose_decoding(m->client, m->width, num_visits);
@@ -145,29 +167,18 @@ static void local_narrow(local *m, const fed_narrow *narrow, size_t num_visits) 
     m->width = fed_padded(narrow->model.num_inputs);
 }
 
-/* ---- Batches --------------------------------------------------------------------------------- */
-
-static void decode_example(const local *m, size_t example, float *row) {
-    if (m->narrow != NULL) {
-        fed_narrow_decode(m->narrow, example, row);
-        return;
+/* Decodes what is to be decoded before the first step, unless a caller has done it for good. */
+static void local_decode(local *m, const fed_prepared *prepared) {
+    if (prepared != NULL) {
+        m->pixels_mode = DECODED_BEFORE;
+        m->decoded = prepared->decoded;
+    } else if (m->pixels_mode == DECODED_BEFORE) {
+        for (size_t e = 0; e < m->client->num_examples; e++)
+            decode_example(m, e, m->decoded + e * m->width);
     }
-    const fed_client *client = m->client;
-    const fed_kernels *kernels = m->net->kernels;
-    const size_t start = example * m->num_pixels;
-    if (client->pixel_type == FED_PIXELS_UINT8)
-        kernels->decode_uint8((const uint8_t *)client->pixels + start, m->num_pixels, client->scale,
-                              client->offset, row);
-    else
-        kernels->decode_float32((const float *)client->pixels + start, m->num_pixels, client->scale,
-                                client->offset, row);
-    for (size_t i = m->num_pixels; i < m->width; i++) row[i] = 0;
 }
 
-static void decode_all(const local *m) {
-    for (size_t e = 0; e < m->client->num_examples; e++)
-        decode_example(m, e, m->decoded + e * m->width);
-}
+/* ---- Batches --------------------------------------------------------------------------------- */
 
 /* Points the first layer's rows at the batch's examples and copies their labels. */
 static void gather(const local *m, size_t num_rows) {
@@ -178,7 +189,7 @@ static void gather(const local *m, size_t num_rows) {
         case IN_PLACE:
             m->rows[0][b] = (const float *)m->client->pixels + example * m->num_pixels;
             break;
-        case DECODED_ONCE:
+        case DECODED_BEFORE:
             m->rows[0][b] = m->decoded + example * m->width;
             break;
         default:
@@ -268,7 +279,6 @@ static int run_steps(const local *m, const fed_step *step, const float *server, 
     const size_t size = fed_net_size(m->net);
     memcpy(params, server, size * sizeof *params);
     if (m->slots != NULL) memset(m->slots, 0, fed_step_slots(step) * size * sizeof *m->slots);
-    if (m->pixels_mode == DECODED_ONCE) decode_all(m);
 
     fed_order order;
     fed_order_init(&order, &client->plan, client->num_examples, &client->shuffle_key,
@@ -309,12 +319,20 @@ int fed_train_client(const fed_net *net, const fed_step *step, const float *serv
         local_init(&m, net, client, client->plan.batch_size, num_visits, &need, workspace);
     if (status != FED_OK) return status;
 
-    fed_narrow narrow;
-    if (need.may_narrow && fed_narrow_init(&narrow, net, client, m.narrow_memory)) {
-        local_narrow(&m, &narrow, num_visits);
-        fed_narrow_params(&narrow, net, server, m.narrow_server);
+    /* What was prepared is narrow if it can be, so it is of no use to steps that leave the span. */
+    const fed_prepared *prepared = need.may_narrow ? client->prepared : NULL;
+    fed_narrow found;
+    if (prepared != NULL && prepared->is_narrow)
+        local_narrow(&m, &prepared->narrow, num_visits);
+    else if (prepared == NULL && need.may_narrow &&
+             fed_narrow_init(&found, net, client, m.narrow_memory))
+        local_narrow(&m, &found, num_visits);
+    local_decode(&m, prepared);
+
+    if (m.narrow != NULL) {
+        fed_narrow_params(m.narrow, net, server, m.narrow_server);
         status = run_steps(&m, step, m.narrow_server, m.narrow_params, cancel, stats);
-        fed_narrow_widen(&narrow, net, m.narrow_server, m.narrow_params, server, params);
+        fed_narrow_widen(m.narrow, net, m.narrow_server, m.narrow_params, server, params);
     } else {
         status = run_steps(&m, step, server, params, cancel, stats);
     }
@@ -338,7 +356,7 @@ int fed_score_client(const fed_net *net, const float *params, const fed_client *
     local m;
     const int status = local_init(&m, net, client, batch_size, num_visits, &need, workspace);
     if (status != FED_OK) return status;
-    if (m.pixels_mode == DECODED_ONCE) decode_all(&m);
+    local_decode(&m, NULL);
 
     fed_order drawn;
     if (order)

@@ -8,6 +8,7 @@
  * decide who computes and when, never what is added to what, and memory is bounded by the
  * window, whatever the cohort. */
 #include "core.h"
+#include "denormals.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -28,32 +29,6 @@ static int omp_get_thread_num(void) { return 0; }
  * number of threads. */
 enum { SCORE_BLOCK = 2048 };
 
-/* ---- Floating-point mode: denormals are zero inside the core --------------------------------- */
-
-#if defined(__x86_64__)
-#include <xmmintrin.h>
-typedef unsigned fp_mode;
-static fp_mode denormals_off(void) {
-    const fp_mode before = _mm_getcsr();
-    _mm_setcsr(before | 0x8040); /* flush to zero, denormals are zero */
-    return before;
-}
-static void fp_restore(fp_mode before) { _mm_setcsr(before); }
-#elif defined(__aarch64__)
-typedef uint64_t fp_mode;
-static fp_mode denormals_off(void) {
-    fp_mode before;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
-    __asm__ volatile("msr fpcr, %0" : : "r"(before | (1u << 24)));
-    return before;
-}
-static void fp_restore(fp_mode before) { __asm__ volatile("msr fpcr, %0" : : "r"(before)); }
-#else
-typedef int fp_mode;
-static fp_mode denormals_off(void) { return 0; }
-static void fp_restore(fp_mode before) { (void)before; }
-#endif
-
 /* ---- Team ------------------------------------------------------------------------------------ */
 
 struct fed_team {
@@ -68,7 +43,7 @@ struct fed_team {
 };
 
 fed_team *fed_team_new(int num_threads) {
-    if (num_threads < 1) return NULL;
+    if (num_threads < 1 || num_threads > FED_MAX_THREADS) return NULL;
     if (!fed_has_openmp()) num_threads = 1;
     fed_team *team = calloc(1, sizeof *team);
     if (team == NULL) return NULL;
@@ -126,9 +101,13 @@ static int team_set_params(fed_team *team, const fed_net *net, const float *para
 /* A workspace holds a whole batch: a larger one would overflow its size. */
 static const size_t max_batch_size = (size_t)1 << 24;
 
-static int client_is_valid(const fed_client *client) {
+static int client_is_valid(const fed_model *model, const fed_client *client) {
     const fed_plan *plan = &client->plan;
     if (client->num_examples > UINT32_MAX) return 0;
+    const fed_prepared *prepared = client->prepared;
+    if (prepared != NULL &&
+        (prepared->model != model || prepared->num_examples != client->num_examples))
+        return 0;
     if (client->pixel_type != FED_PIXELS_UINT8 && client->pixel_type != FED_PIXELS_FLOAT32)
         return 0;
     if (plan->pipeline < FED_REPEAT_SHUFFLE || plan->pipeline > FED_PER_EPOCH) return 0;
@@ -142,7 +121,7 @@ static int check_clients(const fed_model *model, const fed_client *clients, size
                          fed_fault *fault) {
     for (size_t c = 0; c < num_clients; c++) {
         const fed_client *client = &clients[c];
-        if (!client_is_valid(client)) return FED_ERR_ARGUMENT;
+        if (!client_is_valid(model, client)) return FED_ERR_ARGUMENT;
         for (size_t e = 0; e < client->num_examples; e++) {
             const int32_t label = client->labels[e];
             if (label < 0 || (size_t)label >= model->num_classes) {

@@ -88,18 +88,28 @@ int fed_narrow_init(fed_narrow *narrow, const fed_net *net, const fed_client *cl
                     void *memory /* [fed_narrow_num_bytes], borrowed */);
 void fed_narrow_params(const fed_narrow *narrow, const fed_net *net, const float *wide,
                        float *packed /* out */);
-/* Undoes fed_narrow_params after training: `before` and `after` are narrow, `wide` gets the result. */
+/* Undoes fed_narrow_params after training: `before` and `after` are narrow, `wide` gets the
+ * result. */
 void fed_narrow_widen(const fed_narrow *narrow, const fed_net *net, const float *before,
                       const float *after, const float *server, float *wide /* out */);
 /* Decodes one image into a row of the narrow net. */
 void fed_narrow_decode(const fed_narrow *narrow, size_t example, float *row /* out */);
 
+struct fed_prepared {
+    const fed_model *model;
+    size_t num_examples;
+    int is_narrow;
+    fed_narrow narrow;
+    void *narrow_memory;
+    float *decoded; /* [N, width of the narrow or the full net] */
+};
+
 /* ---- step.c ---- */
 
 /* 1 if the rows are plain SGD, which needs no gradient of its own; writes its learning rate. */
 int fed_step_is_plain_sgd(const fed_step *step, float *learning_rate);
-/* 1 if parameters move only by combinations of their gradients, whatever the basis: then a layer may
- * be trained narrow. */
+/* 1 if parameters move only by combinations of their gradients, whatever the basis: then a layer
+ * may be trained narrow. */
 int fed_step_keeps_span(const fed_step *step);
 void fed_step_run(const fed_step *step, const fed_kernels *kernels, size_t num_params,
                   float *params, const float *server_params, float *gradient, float *slots);
@@ -116,6 +126,10 @@ typedef struct fed_workspace {
 int fed_train_client(const fed_net *net, const fed_step *step, const float *server, /* packed */
                      const fed_client *client, const atomic_int *cancel, fed_workspace *workspace,
                      float *params /* out, packed */, fed_client_stats *stats /* out */);
+
+/* Decodes one image, scale * pixel + offset and then zeros to the padded width. */
+void fed_decode(const fed_kernels *kernels, const fed_client *client, size_t num_pixels,
+                size_t example, float *row /* out [padded num_pixels] */);
 
 /* Scores examples first..first+num-1 of a client, or, where `order` is set, the examples its plan
  * draws (first and num are then ignored). */

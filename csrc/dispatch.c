@@ -7,17 +7,24 @@
 /* Written once, at import, before any thread; read-only afterwards. */
 static const fed_kernels *active = &fed_kernels_generic;
 
+/* What -march=x86-64-v3 may emit, as far as compilers have names for it; AVX-512 code has it
+ * too. */
+#if defined(FED_HAVE_AVX2) || defined(FED_HAVE_AVX512)
+static int machine_has_v3(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+}
+#endif
+
 static int machine_has(const fed_kernels *kernels) {
 #ifdef FED_HAVE_AVX2
-    if (kernels == &fed_kernels_avx2)
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-               __builtin_cpu_supports("bmi2");
+    if (kernels == &fed_kernels_avx2) return machine_has_v3();
 #endif
 #ifdef FED_HAVE_AVX512
     if (kernels == &fed_kernels_avx512)
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-               __builtin_cpu_supports("avx512vl");
+        return machine_has_v3() && __builtin_cpu_supports("avx512f") &&
+               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 #endif
     return kernels == &fed_kernels_generic;
 }

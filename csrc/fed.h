@@ -162,6 +162,8 @@ int fed_step_apply(const fed_step *step, size_t num_params, float *params /* in-
 
 /* ---- Clients and cohorts (client.c, cohort.c) ------------------------------------------------ */
 
+typedef struct fed_prepared fed_prepared;
+
 enum fed_pixel_type { FED_PIXELS_UINT8 = 0, FED_PIXELS_FLOAT32 = 1 };
 
 /* One client's data and how it is batched. The model sees scale * pixel + offset. All borrowed. */
@@ -173,7 +175,15 @@ typedef struct fed_client {
     size_t num_examples;
     fed_plan plan;
     fed_key shuffle_key;
+    const fed_prepared *prepared; /* from these pixels, for the model of the call; or NULL */
 } fed_client;
+
+/* What no round of a client's training changes, worked out once: which of its pixels vary, its
+ * images decoded. Costs four bytes a pixel; without it each call works it out anew, to the same
+ * bytes. Borrows the model; the client's pixels must not change. NULL when memory is short or the
+ * model is not valid. */
+fed_prepared *fed_prepare(const fed_model *model, const fed_client *client);
+void fed_prepared_free(fed_prepared *prepared);
 
 /* What a client reports. Metrics are online: each batch is scored before its own step. */
 typedef struct fed_client_stats {
@@ -189,7 +199,7 @@ enum fed_weighting { FED_WEIGHT_NUM_EXAMPLES = 0, FED_WEIGHT_UNIFORM = 1 };
  * left to right, blocks by a fixed binary tree, so that no number of threads changes a bit. */
 typedef struct fed_sum fed_sum;
 
-/* NULL when memory is short or the model is not valid. */
+/* NULL when memory is short or the model is not valid. Borrows the model. */
 fed_sum *fed_sum_new(const fed_model *model);
 void fed_sum_free(fed_sum *sum);
 /* Empties the sum and keeps its memory. Also what to do with a sum after a call on it failed. */
@@ -204,7 +214,9 @@ void fed_sum_total(fed_sum *sum, double *total /* out [P] */, double *weight /* 
  * calls, never given back before fed_team_free. One call at a time. Without OpenMP a team has
  * one thread. */
 typedef struct fed_team fed_team;
-fed_team *fed_team_new(int num_threads); /* >= 1; NULL when memory is short */
+enum { FED_MAX_THREADS = 1024 };
+/* NULL when memory is short or num_threads is not in 1..FED_MAX_THREADS. */
+fed_team *fed_team_new(int num_threads);
 void fed_team_free(fed_team *team);
 
 /* Trains each client of a cohort from the same server parameters and adds its model delta to

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Pixels that never change are one input. In a writer's hundred digits the paper around the ink has the
- * same value in every image; a dense layer spends a third of its work on it. Let c be those pixels, the
- * same vector in all images, and u = c / |c|. The layer sees them only through c . w = |c| (u . w), and
- * their gradient is always a multiple of c. So while a client trains by gradients alone, its weights
- * there move along u only: one input of value |c| with weight u . w stands for all of them, exactly but
- * for rounding. Before training the weights are projected, afterwards each gets its share of the move.
- */
+ * Pixels that never change are one input. In a writer's hundred digits the paper around the ink has
+ * the same value in every image; a dense layer spends a third of its work on it. Let c be those
+ * pixels, the same vector in all images, and u = c / |c|. The layer sees them only through c . w =
+ * |c| (u . w), and their gradient is always a multiple of c. So while a client trains by gradients
+ * alone, its weights there move along u only: one input of value |c| with weight u . w stands for
+ * all of them, exactly but for rounding. Before training the weights are projected, afterwards each
+ * gets its share of the move. */
 #include "core.h"
 
 #include <math.h>
@@ -78,7 +78,8 @@ static size_t num_kept_pixels(const fed_narrow *narrow) {
     return narrow->num_kept * FED_GROUP + narrow->num_tail;
 }
 
-/* The same model with a narrow first layer. Offsets are those of flat parameters and stay unused. */
+/* The same model with a narrow first layer. Offsets are those of flat parameters and stay
+ * unused. */
 static void set_net(fed_narrow *narrow, const fed_net *net) {
     narrow->model = *net->model;
     memcpy(narrow->layers, net->model->layers, net->model->num_layers * sizeof *narrow->layers);
@@ -90,6 +91,7 @@ static void set_net(fed_narrow *narrow, const fed_net *net) {
 
 int fed_narrow_init(fed_narrow *narrow, const fed_net *net, const fed_client *client,
                     void *memory) {
+    if (client->num_examples == 0) return 0;
     narrow->client = client;
     narrow->num_pixels = net->model->num_inputs;
     narrow->num_tail = narrow->num_pixels % FED_GROUP;
@@ -98,37 +100,40 @@ int fed_narrow_init(fed_narrow *narrow, const fed_net *net, const fed_client *cl
     /* Gathering costs something too: it should save an eighth of the work. */
     if (fed_padded(num_kept_pixels(narrow) + 1) > fed_padded(narrow->num_pixels) / 8 * 7) return 0;
     set_direction(narrow);
+    if (!isfinite(narrow->length)) return 0; /* NaN and infinity keep their own ways to spread */
     set_net(narrow, net);
     return 1;
 }
 
+/* Copies the kept of num_pixels values side by side; value_bytes is a literal where this is called,
+ * so that copying a group is one move. */
+static inline void gather_kept(const fed_narrow *narrow, const void *values, size_t value_bytes,
+                               void *gathered) {
+    const size_t group_bytes = FED_GROUP * value_bytes;
+    const uint8_t *from = values;
+    uint8_t *to = gathered;
+    for (size_t k = 0; k < narrow->num_kept; k++, to += group_bytes)
+        memcpy(to, from + narrow->kept_groups[k] * group_bytes, group_bytes);
+    memcpy(to, from + (narrow->num_pixels - narrow->num_tail) * value_bytes,
+           narrow->num_tail * value_bytes);
+}
+
 void fed_narrow_decode(const fed_narrow *narrow, size_t example, float *row) {
-    const fed_client *client = narrow->client;
-    const fed_kernels *kernels = narrow->net.kernels;
     const size_t num_kept = num_kept_pixels(narrow);
-    const size_t tail_start = narrow->num_pixels - narrow->num_tail;
-    if (client->pixel_type == FED_PIXELS_UINT8) {
-        const uint8_t *image = (const uint8_t *)client->pixels + example * narrow->num_pixels;
-        uint8_t *gathered = narrow->scratch;
-        for (size_t k = 0; k < narrow->num_kept; k++, gathered += FED_GROUP)
-            memcpy(gathered, image + narrow->kept_groups[k] * FED_GROUP, FED_GROUP);
-        memcpy(gathered, image + tail_start, narrow->num_tail);
-        kernels->decode_uint8(narrow->scratch, num_kept, client->scale, client->offset, row);
-    } else {
-        const float *image = (const float *)client->pixels + example * narrow->num_pixels;
-        float *gathered = (float *)(void *)narrow->scratch;
-        for (size_t k = 0; k < narrow->num_kept; k++, gathered += FED_GROUP)
-            memcpy(gathered, image + narrow->kept_groups[k] * FED_GROUP,
-                   FED_GROUP * sizeof *gathered);
-        memcpy(gathered, image + tail_start, narrow->num_tail * sizeof *gathered);
-        kernels->decode_float32((const float *)(void *)narrow->scratch, num_kept, client->scale,
-                                client->offset, row);
-    }
+    fed_client kept = *narrow->client; /* of one image */
+    const uint8_t *image =
+        (const uint8_t *)kept.pixels + example * narrow->num_pixels * pixel_bytes(&kept);
+    if (kept.pixel_type == FED_PIXELS_UINT8)
+        gather_kept(narrow, image, sizeof(uint8_t), narrow->scratch);
+    else
+        gather_kept(narrow, image, sizeof(float), narrow->scratch);
+    kept.pixels = narrow->scratch;
+    fed_decode(narrow->net.kernels, &kept, num_kept, 0, row);
     row[num_kept] = narrow->length;
     for (size_t i = num_kept + 1; i < fed_padded(num_kept + 1); i++) row[i] = 0;
 }
 
-/* ---- Parameters: row o of the first layer's packed kernel, then everything after it ------------- */
+/* ---- Parameters: row o of the first layer's packed kernel, then everything after it ---------- */
 
 static size_t first_kernel_size(const fed_net *net) {
     return net->model->layers[0].num_outputs * fed_padded(net->model->layers[0].num_inputs);
@@ -150,11 +155,7 @@ void fed_narrow_params(const fed_narrow *narrow, const fed_net *net, const float
     for (size_t o = 0; o < narrow->layers[0].num_outputs; o++) {
         const float *weights = wide + o * wide_width;
         float *row = packed + o * width;
-        for (size_t k = 0; k < narrow->num_kept; k++)
-            memcpy(row + k * FED_GROUP, weights + narrow->kept_groups[k] * FED_GROUP,
-                   FED_GROUP * sizeof *row);
-        memcpy(row + narrow->num_kept * FED_GROUP, weights + narrow->num_pixels - narrow->num_tail,
-               narrow->num_tail * sizeof *row);
+        gather_kept(narrow, weights, sizeof *row, row);
         row[num_kept] = along_direction(narrow, weights);
         for (size_t i = num_kept + 1; i < width; i++) row[i] = 0;
     }

@@ -64,6 +64,8 @@ cdef extern from "fed.h" nogil:
 
     enum:
         FED_PIXELS_UINT8, FED_PIXELS_FLOAT32
+    ctypedef struct fed_prepared:
+        pass
     ctypedef struct fed_client:
         const void *pixels
         int32_t pixel_type
@@ -72,6 +74,9 @@ cdef extern from "fed.h" nogil:
         size_t num_examples
         fed_plan plan
         fed_key shuffle_key
+        const fed_prepared *prepared
+    fed_prepared *fed_prepare(const fed_model *, const fed_client *)
+    void fed_prepared_free(fed_prepared *)
     ctypedef struct fed_client_stats:
         double loss_sum, weight
         int64_t num_correct, num_examples, num_batches
@@ -308,6 +313,7 @@ cdef class Cohort:
     cdef fed_client *table
     cdef size_t num_clients
     cdef object clients
+    cdef Model prepared_for
 
     def __cinit__(self, clients):
         cdef Client client
@@ -320,7 +326,21 @@ cdef class Cohort:
             self.table[c] = client.table
 
     def __dealloc__(self):
+        cdef size_t c
+        for c in range(self.num_clients):
+            fed_prepared_free(<fed_prepared *> self.table[c].prepared)
         free(self.table)
+
+    def prepare(self, Model model):
+        """Works out once what no round changes, four bytes a pixel, for training with `model`."""
+        cdef size_t c
+        self.check_pixels(model.table.num_inputs)
+        self.prepared_for = model
+        for c in range(self.num_clients):
+            if self.table[c].prepared == NULL:
+                self.table[c].prepared = fed_prepare(&model.table, &self.table[c])
+            if self.table[c].prepared == NULL:
+                raise MemoryError
 
     cdef check_pixels(self, size_t num_inputs):
         cdef Client client

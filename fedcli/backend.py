@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 
 # libgomp's idle threads spin for some 10 ms by default. On a busy machine that is where the next
 # round waits: a spinning thread holds the processor that a working one needs, and rounds of 0.6 ms
-# were seen to take 8. So they sleep soon. Read when libgomp is loaded, which is just below.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# were seen to take 8. 1 ms spans the gap between two rounds. Read when libgomp is loaded: below.
+os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
-from fedcli import _core  # noqa: E402
-from fedcli._core import Cancelled, CancelFlag  # noqa: E402
-from fedcli.config import PIPELINES, WEIGHTINGS  # noqa: E402
-from fedcli.errors import ConfigError, DataError  # noqa: E402
-from fedcli.params import ParamLayout  # noqa: E402
-from fedcli.seeds import Purpose, StreamKey, client_key  # noqa: E402
+from fedcli import _core
+from fedcli._core import CancelFlag, Cancelled
+from fedcli.config import MAX_THREADS, PIPELINES, WEIGHTINGS
+from fedcli.errors import ConfigError, DataError
+from fedcli.params import ParamLayout
+from fedcli.seeds import Purpose, StreamKey, client_key
 
 if TYPE_CHECKING:
     from fedcli.batches import BatchedDataset, BatchPlan
@@ -34,6 +34,8 @@ __all__ = ["CancelFlag", "Cancelled", "CohortResult", "ThreadEngine"]
 
 # Clients whose pixels the engine holds at a time; a larger cohort goes through in pieces.
 PIECE_BYTES = 64 << 20
+# Pixels of a fixed cohort, decoded, that are kept from round to round.
+PREPARED_BYTES = 64 << 20
 BLOCK_CLIENTS = 8  # pieces end where the core's blocks do (FED_BLOCK_CLIENTS)
 
 StepRow = tuple[int, tuple[float, ...]]
@@ -83,7 +85,7 @@ class Engine(Protocol):
         """Scores `params` on each client; see `ThreadEngine`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Loaded:
     """A model as the core has it."""
 
@@ -100,6 +102,15 @@ class _Piece:
     cohort: _core.Cohort
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """A cohort that is given every round, as the core has it."""
+
+    clients: tuple[BatchedDataset, ...]
+    loaded: _Loaded
+    pieces: list[_Piece]
+
+
 class ThreadEngine:
     """Computes clients on threads of this process; one call at a time, from any thread.
 
@@ -111,13 +122,13 @@ class ThreadEngine:
         """Makes an engine of `num_threads` threads, `resolve_threads` of them by default.
 
         Raises:
-            ConfigError: num_threads is not positive.
+            ConfigError: num_threads is not in 1..MAX_THREADS.
         """
         self.num_threads = resolve_threads(num_threads)
         self._team = _core.Team(self.num_threads)
         self._busy = threading.Lock()
         self._loaded: _Loaded | None = None
-        self._kept: tuple[tuple[BatchedDataset, ...], list[_Piece]] = ((), [])
+        self._kept: _Kept | None = None
 
     def train_cohort(
         self,
@@ -154,7 +165,7 @@ class ThreadEngine:
             total = loaded.delta_sum
             total.reset()
             parts = []
-            for piece in self._pieces(clients):
+            for piece in self._pieces(clients, loaded):
                 _check_images(piece.datasets, layout)
                 with _faults(piece.datasets):
                     stats = self._team.train_cohort(
@@ -185,7 +196,7 @@ class ThreadEngine:
         def score() -> NDArray[np.void]:
             model = self._load(layout).model
             parts = []
-            for piece in _prepare(clients):
+            for piece in _split(clients):
                 _check_images(piece.datasets, layout)
                 with _faults(piece.datasets):
                     parts.append(self._team.evaluate(model, params, piece.cohort, flag))
@@ -219,16 +230,24 @@ class ThreadEngine:
             self._loaded = _Loaded(layout, model, _core.DeltaSum(model))
         return self._loaded
 
-    def _pieces(self, clients: Iterable[BatchedDataset]) -> Iterable[_Piece]:
-        """The cohort, prepared; a fixed cohort's tuple comes again every round."""
+    def _pieces(self, clients: Iterable[BatchedDataset], loaded: _Loaded) -> Iterable[_Piece]:
+        """The cohort in pieces; a fixed cohort's tuple comes again every round and is kept."""
         if not isinstance(clients, tuple):
-            return _prepare(clients)
-        if self._kept[0] is not clients:
-            self._kept = (clients, list(_prepare(clients)))
-        return self._kept[1]
+            return _split(clients)
+        if (
+            self._kept is None
+            or self._kept.clients is not clients
+            or self._kept.loaded is not loaded
+        ):
+            self._kept = _Kept(clients, loaded, list(_split(clients)))
+            if sum(each.client.pixels.size for each in clients) * 4 <= PREPARED_BYTES:
+                for piece in self._kept.pieces:
+                    _check_images(piece.datasets, loaded.layout)
+                    piece.cohort.prepare(loaded.model)
+        return self._kept.pieces
 
 
-def _prepare(clients: Iterable[BatchedDataset]) -> Iterator[_Piece]:
+def _split(clients: Iterable[BatchedDataset]) -> Iterator[_Piece]:
     """Splits a cohort so that a piece holds few bytes of pixels and ends with a block."""
     seen: Counter[str] = Counter()  # which copy of its client each element is
     piece: list[BatchedDataset] = []
@@ -321,20 +340,20 @@ def resolve_threads(requested: int | None = None) -> int:
     A core built without OpenMP has one thread, whatever is asked.
 
     Raises:
-        ConfigError: The number asked for is not positive.
+        ConfigError: The number asked for is not in 1..MAX_THREADS.
     """
-    if requested is not None and requested < 1:
-        raise ConfigError(f"--threads {requested}: give a number of threads, at least 1")
+    if requested is not None and not 1 <= requested <= MAX_THREADS:
+        raise ConfigError(f"--threads {requested}: give a number from 1 to {MAX_THREADS}")
     if not _core.HAS_OPENMP:
         return 1
     if requested is not None:
         return requested
     from_environment = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if from_environment.isdecimal() and int(from_environment) > 0:
-        return int(from_environment)
+        return min(int(from_environment), MAX_THREADS)
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return min(len(os.sched_getaffinity(0)), MAX_THREADS)
+    return min(os.cpu_count() or 1, MAX_THREADS)
 
 
 def example_order(plan: BatchPlan, num_examples: int, key: StreamKey) -> NDArray[np.uint32]:
@@ -395,4 +414,3 @@ def draw_synthetic(
 def fma_peak_run(num_steps: int) -> float:
     """Runs `num_steps` groups of fused multiply-adds on one thread; returns the operations done."""
     return _core.fma_chain(num_steps)
-

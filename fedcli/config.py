@@ -22,6 +22,7 @@ PIXELS = ("source", "ink", "background")
 PIPELINES = ("repeat-shuffle", "shuffle-repeat", "per-epoch")
 SAMPLINGS = ("fixed", "uniform")
 WEIGHTINGS = ("num-examples", "uniform")
+MAX_THREADS = 1024  # as the core has it (FED_MAX_THREADS)
 
 Options = Mapping[str, Value]
 Clients = str | tuple[str, ...] | None
@@ -377,7 +378,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "client_weighting": partial(_choice, choices=WEIGHTINGS),
     "aggregator": _text,
     "seed": partial(_count, minimum=0, maximum=_MAX_SEED),
-    "threads": partial(_count, maximum=4096),
+    "threads": partial(_count, maximum=MAX_THREADS),
     "eval_every": _count,
     "eval_clients": _clients,
     "checkpoint_every": _count,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedcli import (
     __version__,
@@ -60,7 +61,7 @@ class Panel:
         self.num_absent = num_absent
         self._plan = plan
         is_small = len(client_ids) <= EVAL_BLOCK
-        self._held = batch_clients(data, client_ids, plan) if is_small else None
+        self._held = tuple(iter_batches(data, client_ids, plan)) if is_small else None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -90,14 +91,21 @@ class Panel:
         metrics["client_work"]["eval"]["current_round_metrics"] = dict(totals)
         return metrics
 
-    def _blocks(self) -> Iterator[list[BatchedDataset]]:
+    def _blocks(self) -> Iterator[tuple[BatchedDataset, ...]]:
         if self._held is not None:
             yield self._held
             return
         for first in range(0, len(self.client_ids), EVAL_BLOCK):
             last = min(first + EVAL_BLOCK, len(self.client_ids))
             ids = [self.client_ids[index] for index in range(first, last)]
-            yield batch_clients(self.data, ids, self._plan)
+            yield tuple(iter_batches(self.data, ids, self._plan))
+
+
+class CohortData(NamedTuple):
+    """The batches of a cohort, to be read once and in order, and how many clients it has."""
+
+    batches: Iterable[BatchedDataset]
+    num_clients: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +121,8 @@ class Federation:
         cohorts: Who takes part in each round.
         panels: Who is evaluated, by split.
         plan: How a client's examples become batches in training.
-        held: The data of a fixed cohort; None if each round draws its own.
+        held: The data of a fixed cohort that the client cache could hold; None if each round
+            reads its own.
         notes: What a reader should know, a line each.
     """
 
@@ -125,15 +134,16 @@ class Federation:
     cohorts: Cohorts
     panels: tuple[Panel, ...]
     plan: BatchPlan
-    held: list[BatchedDataset] | None
+    held: tuple[BatchedDataset, ...] | None
     notes: list[str]
 
-    def cohort_data(self, round_num: int) -> list[BatchedDataset]:
+    def cohort_data(self, round_num: int) -> CohortData:
         """Returns the batches of the cohort drawn after `round_num` rounds."""
         if self.held is not None:
-            return self.held
+            return CohortData(self.held, len(self.held))
         ids = self.cohorts.for_round(round_num)
-        return batch_clients(self.splits["train"], ids, self.plan, self.config.seed)
+        batches = iter_batches(self.splits["train"], ids, self.plan, self.config.seed)
+        return CohortData(batches, len(ids))
 
     def initial_state(self) -> ServerState:
         """Returns the state before round 1, with the initial weights of the config.
@@ -195,8 +205,8 @@ def open_federation(config: RunConfig) -> Federation:
         max_examples=config.max_examples,
     )
     held = None
-    if cohorts.fixed is not None:
-        held = batch_clients(train, cohorts.fixed, plan, config.seed)
+    if cohorts.fixed is not None and _can_be_held(train, cohorts.fixed):
+        held = tuple(iter_batches(train, cohorts.fixed, plan, config.seed))
     return Federation(
         config=config,
         splits=splits,
@@ -263,11 +273,22 @@ def check_fit(data: ClientData, model: Model) -> None:
         )
 
 
-def batch_clients(
+def iter_batches(
     data: ClientData, client_ids: Sequence[str], plan: BatchPlan, seed: int = 0
-) -> list[BatchedDataset]:
-    """Returns the batches of some clients, in their order. Raises DataError."""
-    return [BatchedDataset(data.client(client_id), plan, seed) for client_id in client_ids]
+) -> Iterator[BatchedDataset]:
+    """Yields the batches of some clients, in order, each read when asked. Raises DataError."""
+    return (BatchedDataset(data.client(client_id), plan, seed) for client_id in client_ids)
+
+
+def _can_be_held(data: ClientData, client_ids: Sequence[str]) -> bool:
+    """Whether the images of some clients, a byte a pixel, would fit in the client cache."""
+    image_bytes = math.prod(data.pixel_shape)
+    num_bytes = 0
+    for client_id in client_ids:
+        num_bytes += data.num_examples(client_id) * image_bytes
+        if num_bytes > datasets.CACHE_BYTES:
+            return False
+    return True
 
 
 def find_present(data: ClientData, client_ids: Sequence[str]) -> Sequence[str]:

@@ -348,6 +348,8 @@ def _cohort_data(client_data: Iterable[Any]) -> Iterable[BatchedDataset]:
     if isinstance(client_data, Mapping | str) or not isinstance(client_data, Iterable):
         kind = type(client_data).__name__
         raise DataError(f"client_data is of type {kind}; give a list, one element a client")
+    if isinstance(client_data, tuple) and all(type(each) is BatchedDataset for each in client_data):
+        return client_data  # as it is: the engine knows a tuple again
     datasets = (_one_client(element, index) for index, element in enumerate(client_data))
     return list(datasets) if isinstance(client_data, Sequence) else datasets
 

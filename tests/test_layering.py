@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "fedcli"
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("rounds", "federation", "report", "learning"),
+    ("rounds", "evaluation", "federation", "report", "learning"),
     (
         *("algorithms", "aggregators", "optimizers", "metrics", "statistics", "batches", "cohort"),
         *("datasets", "checkpoint", "run_dir", "weights_files"),
@@ -27,7 +27,8 @@ LAYER_OF = {room: depth for depth, rooms in enumerate(LAYERS) for room in rooms}
 
 # Imports within one layer. Each row names only what comes after it, so there are no circles.
 NEIGHBOURS = {
-    "rounds": {"federation", "learning"},
+    "rounds": {"evaluation", "federation", "learning"},
+    "evaluation": {"federation", "learning"},
     "federation": {"learning"},
     "algorithms": {"aggregators", "optimizers", "metrics", "batches"},
     "datasets": {"batches"},

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
-from fedcli import backend, rounds, run_dir
+from fedcli import backend, evaluation, rounds, run_dir
 from fedcli import config as configs
 from fedcli.config import RunConfig
 from fedcli.errors import CheckpointError, ConfigError, DataError, FedcliError, RunError
@@ -73,7 +73,7 @@ def go_on(path: Path, **options: Any) -> None:
 def results(path: Path) -> dict[str, bytes]:
     """All of a run that does not depend on the clock, weights included."""
     weights = path.with_suffix(".npz")
-    rounds.export_run(path, weights)
+    evaluation.export_run(path, weights)
     files = [path / name for name in ("metrics.jsonl", "evaluation.json", "config.toml")]
     last = run_dir.latest_checkpoint(path)
     by_name = {file.name: file.read_bytes() for file in (*files, last)}
@@ -98,7 +98,7 @@ def write_tff(path: Path, clients: dict[str, int], *, num_labels: int = 10, side
 
 def test_a_run_has_every_file_and_one_line_a_round(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    evaluation = train(out, make_config(eval_every=3))
+    closing = train(out, make_config(eval_every=3))
     names = sorted(each.name for each in out.iterdir())
     assert names == [
         "checkpoints",
@@ -117,15 +117,15 @@ def test_a_run_has_every_file_and_one_line_a_round(tmp_path: Path) -> None:
     # 12 writers, the first 4 of them, at most 60 examples each.
     assert lines[1]["client_work"]["train"]["num_examples"] == 240
     assert lines[0]["evaluation"]["train"]["loss"] == pytest.approx(math.log(10))
-    assert list(evaluation) == ["train", "test"]
+    assert list(closing) == ["train", "test"]
     stored = json.loads((out / "evaluation.json").read_text())
-    assert stored == evaluation
+    assert stored == closing
     for split in ("train", "test"):
         values = stored[split]["client_work"]["eval"]
         assert values["current_round_metrics"] == values["total_rounds_metrics"]
         assert values["current_round_metrics"] == lines[-1]["evaluation"][split]
         assert list(values["current_round_metrics"]) == NAMES
-        told = rounds.evaluate_run(out, split=split)
+        told = evaluation.evaluate_run(out, split=split)
         assert told.metrics == stored[split]
     timings = [json.loads(line) for line in (out / "timings.jsonl").read_text().splitlines()]
     assert [each["round"] for each in timings] == [0, 1, 2, 3, 4, 5, 6]
@@ -309,7 +309,11 @@ def test_a_damaged_checkpoint_is_told_by_everyone_who_reads_it(tmp_path: Path) -
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    for attempt in (rounds.resume, rounds.evaluate_run, lambda p: rounds.export_run(p, "w.npz")):
+    for attempt in (
+        rounds.resume,
+        evaluation.evaluate_run,
+        lambda p: evaluation.export_run(p, "w.npz"),
+    ):
         for path in (out, file) if attempt is not rounds.resume else (out,):
             with pytest.raises(CheckpointError, match="is damaged"):
                 attempt(path)
@@ -319,7 +323,7 @@ def test_a_damaged_checkpoint_is_told_by_everyone_who_reads_it(tmp_path: Path) -
 
 def test_initial_weights_start_the_run(tmp_path: Path) -> None:
     train(tmp_path / "first", make_config(rounds=3))
-    rounds.export_run(tmp_path / "first", tmp_path / "w.npz")
+    evaluation.export_run(tmp_path / "first", tmp_path / "w.npz")
     config = make_config(initial_weights=str(tmp_path / "w.npz"), eval_every=1, rounds=1)
     train(tmp_path / "second", config)
     stored = run_dir.read_evaluation(tmp_path / "first")
@@ -370,17 +374,19 @@ def test_absent_clients_are_skipped_and_counted(tmp_path: Path) -> None:
     values = closing["test"]["client_work"]["eval"]["current_round_metrics"]
     assert values["num_examples"] == 12
     # The same clients in the file itself, and then all of them: 20 a batch, never across clients.
-    assert rounds.evaluate_run(tmp_path / "run", data=str(test)).values == values
-    assert rounds.evaluate_run(tmp_path / "run").notes == (
+    assert evaluation.evaluate_run(tmp_path / "run", data=str(test)).values == values
+    assert evaluation.evaluate_run(tmp_path / "run").notes == (
         f"1 of the 3 clients are not in the test split of {test} and are skipped",
     )
-    everyone = rounds.evaluate_run(tmp_path / "run", data=str(test), clients="all", batch_size=5)
+    everyone = evaluation.evaluate_run(
+        tmp_path / "run", data=str(test), clients="all", batch_size=5
+    )
     assert everyone.values["num_examples"] == 21
     assert everyone.values["num_batches"] == 1 + 2 + 2
-    twice = rounds.evaluate_run(tmp_path / "run", data=str(test), clients="d,", epochs=2)
+    twice = evaluation.evaluate_run(tmp_path / "run", data=str(test), clients="d,", epochs=2)
     assert twice.values["num_examples"] == 18
     with pytest.raises(ConfigError, match="--clients b: no such client"):
-        rounds.evaluate_run(tmp_path / "run", data=str(test), clients="a,b")
+        evaluation.evaluate_run(tmp_path / "run", data=str(test), clients="a,b")
 
 
 def test_a_run_without_test_data_says_so(tmp_path: Path) -> None:
@@ -390,9 +396,9 @@ def test_a_run_without_test_data_says_so(tmp_path: Path) -> None:
         assert training.notes == [f"{data} has no test data: evaluating on train only"]
         list(training.run())
         assert list(training.finish()) == ["train"]
-    assert rounds.evaluate_run(tmp_path / "run").split == "train"
+    assert evaluation.evaluate_run(tmp_path / "run").split == "train"
     with pytest.raises(ConfigError, match="--split test"):
-        rounds.evaluate_run(tmp_path / "run", split="test")
+        evaluation.evaluate_run(tmp_path / "run", split="test")
 
 
 def test_evaluation_and_export_need_no_training_data(tmp_path: Path) -> None:
@@ -400,22 +406,22 @@ def test_evaluation_and_export_need_no_training_data(tmp_path: Path) -> None:
     train(tmp_path / "run", make_config(data=str(data), data_options={}, rounds=1))
     data.rename(tmp_path / "b.h5")
     moved = str(tmp_path / "b.h5")
-    assert rounds.evaluate_run(tmp_path / "run", data=moved, clients="all").num_clients == 10
-    assert rounds.export_run(tmp_path / "run", tmp_path / "w.npz") == [
+    assert evaluation.evaluate_run(tmp_path / "run", data=moved, clients="all").num_clients == 10
+    assert evaluation.export_run(tmp_path / "run", tmp_path / "w.npz") == [
         ("dense/kernel", (784, 10)),
         ("dense/bias", (10,)),
     ]
     with pytest.raises(DataError, match=r"a\.h5"):
-        rounds.evaluate_run(tmp_path / "run")
+        evaluation.evaluate_run(tmp_path / "run")
 
 
 def test_data_that_do_not_fit_the_model_are_refused(tmp_path: Path) -> None:
     train(tmp_path / "run", make_config(rounds=1))
     small = write_tff(tmp_path / "small.h5", {"a": 3}, side=14)
     with pytest.raises(DataError, match=r"shape \[14, 14\], the model takes \[28, 28\]"):
-        rounds.evaluate_run(tmp_path / "run", data=str(small), clients="all")
+        evaluation.evaluate_run(tmp_path / "run", data=str(small), clients="all")
     with pytest.raises(DataError, match="has 62 classes, the model 10"):
-        rounds.evaluate_run(tmp_path / "run", num_classes=62)
+        evaluation.evaluate_run(tmp_path / "run", num_classes=62)
 
 
 def test_changed_data_are_noted_on_resume(tmp_path: Path) -> None:

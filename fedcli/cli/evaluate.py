@@ -11,7 +11,7 @@ from fedcli.cli import options as opt
 
 if TYPE_CHECKING:
     from fedcli.backend import CancelFlag
-    from fedcli.rounds import Evaluation
+    from fedcli.evaluation import Evaluation
 
 
 @click.command("eval", cls=opt.SectionCommand, short_help="Evaluate a run on any split or clients.")
@@ -86,13 +86,13 @@ def evaluate(*, run: Path, as_json: bool, quiet: bool, verbose: bool, **values: 
 
 def _evaluate(run: Path, values: dict[str, Any]) -> Evaluation:
     """Evaluates in a worker thread, so that Ctrl-C works at once."""
-    from fedcli import rounds
+    from fedcli import evaluation
     from fedcli.backend import CancelFlag
     from fedcli.cli.worker import run_stoppable
 
     cancel: CancelFlag = CancelFlag()
     return run_stoppable(
-        lambda: rounds.evaluate_run(run, **values, cancel=cancel),
+        lambda: evaluation.evaluate_run(run, **values, cancel=cancel),
         cancel=cancel,
         describe_stop=lambda: "stopped",
     )

@@ -28,9 +28,9 @@ def export(*, run: Path, file: Path, as_json: bool, quiet: bool, verbose: bool) 
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
     if file.suffix != ".npz":
         raise ConfigError(f"{file}: the formats of weights are .npz; choose a name that ends so")
-    from fedcli import rounds
+    from fedcli import evaluation
 
-    tensors = rounds.export_run(run, file)
+    tensors = evaluation.export_run(run, file)
     remarks.detail(f"read {run}")
     if as_json:
         from fedcli.cli.output import print_json

@@ -17,6 +17,7 @@ STORE_FORMAT = "fedcli-store"  # the root attribute `format` of a fedcli store
 # Deflate packs 1032 to 1 at most; a file that claims more holds no images.
 _MAX_PACKING = 2000
 _SMALL_BYTES = 1 << 20
+_METADATA_CACHE_BYTES = 1 << 16
 
 
 def open_file(path: Path) -> Any:
@@ -27,13 +28,23 @@ def open_file(path: Path) -> Any:
     """
     try:
         # No chunk cache: every dataset is read once, whole.
-        return h5py.File(path, "r", rdcc_nbytes=0)
+        file = h5py.File(path, "r", rdcc_nbytes=0)
+        _bound_metadata_cache(file)
+        return file  # noqa: TRY300 - what either call raises is told alike
     except PermissionError as err:
         raise DataError(f"{path}: no permission to read it; change its mode or copy it") from err
     except (OSError, RuntimeError, ValueError) as err:
         raise DataError(
             f"{path}: truncated or damaged HDF5 file ({one_line(err)}); fetch or write it again"
         ) from err
+
+
+def _bound_metadata_cache(file: Any) -> None:
+    """Keeps HDF5 from remembering 40 KB of each client ever read, 32 MB in all by default."""
+    config = file.id.get_mdc_config()
+    config.set_initial_size = True
+    config.initial_size = config.min_size = config.max_size = _METADATA_CACHE_BYTES
+    file.id.set_mdc_config(config)
 
 
 def is_store(path: Path) -> bool:

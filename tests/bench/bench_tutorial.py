@@ -1,10 +1,9 @@
 """Measures the main job: speed against a NumPy loop and the arithmetic peak, scaling, memory.
 
-    python tests/bench/bench_tutorial.py [--data TRAIN.h5] [--quick]
+    python tests/bench/bench_tutorial.py [--data TRAIN.h5 --test-data TEST.h5] [--quick]
 
-Everything that is compared is measured in turn in this one run, medians and ratios are printed,
-and nothing is asserted: machines are shared and noisy. `fedcli` must be installed beside the Python
-that runs this.
+What is compared is measured in turn in one run; medians and ratios are printed, nothing is
+asserted: machines are shared and noisy. Needs `fedcli` installed beside this Python.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,63 +33,62 @@ from fedcli.rounds import start
 FEDCLI = str(Path(sys.executable).with_name("fedcli"))
 MODEL = softmax_regression()
 SGD_ROWS = [(0, (0.02, 0.0, 0.0))]
-# Multiply-adds of one example, forward and update, as floating-point operations.
+# Forward and update of one example, a multiply-add counted as two.
 OPERATIONS_AN_EXAMPLE = 784 * 10 * 2 * 2
 
+Work = Callable[[], object]
 
-def seconds(work: Callable[[], object]) -> float:
+
+def seconds(work: Work) -> float:
     """Wall time of one call."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
-def in_turn(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each work, all of them run in turn."""
+def in_turn(works: Mapping[str, Work], repeats: int, calls: int = 1) -> dict[str, float]:
+    """Median seconds of a call of each work; they take turns, `calls` calls at a time."""
     taken: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
-            taken[name].append(seconds(work))
+            taken[name] += [seconds(work) for _ in range(calls)]
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def off_main(work: Callable[[], None]) -> None:
+def off_main(work: Work) -> None:
     """Runs work as `fedcli train` does: off the main thread, so that no call changes threads."""
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
 
 
-def cohort(data: str, num_clients: int) -> list[BatchedDataset]:
+def cohort(data: str, num_clients: int) -> tuple[BatchedDataset, ...]:
     """The tutorial's batches of a dataset's first clients."""
     train, _ = datasets.load(data)
-    return [train.client(c).preprocess(5, 100, 20) for c in train.client_ids[:num_clients]]
+    return tuple(train.client(c).preprocess(5, 100, 20) for c in train.client_ids[:num_clients])
 
 
-def train_once(engine: ThreadEngine, clients: Iterable[BatchedDataset], round_num: int = 0) -> None:
-    """The core's call of a round: training and weighted sum."""
+def train_once(engine: ThreadEngine, clients: Sequence[BatchedDataset]) -> None:
+    """The core's call of a round: training and weighted sum. A list is prepared afresh."""
     engine.train_cohort(
         MODEL.layout,
         SGD_ROWS,
         MODEL.initial_params,
         clients,
-        round_num=round_num,
+        round_num=0,
         weighting="num-examples",
     )
 
 
-# ---- The step kernel against the arithmetic peak ------------------------------------------------
+# ---- The step kernel against the arithmetic peak ----
 
 
 def step_kernel() -> None:
-    """One thread, float pixels, no shuffle: nothing but local steps."""
+    """One thread, pixels that all vary and are decoded once, no shuffle: local steps alone."""
     rng = np.random.default_rng(1)
-    raw = np.zeros(96 * 784 * 4 + 64, np.uint8)
-    start_at = -raw.ctypes.data % 64
-    pixels = raw[start_at : start_at + 96 * 784 * 4].view(np.float32).reshape(96, 28, 28)
-    pixels[:] = rng.random((96, 28, 28), dtype=np.float32)
+    pixels = rng.integers(0, 256, (96, 28, 28)).astype(np.uint8)
     labels = rng.integers(0, 10, 96).astype(np.int32)
-    client = ClientDataset("c", pixels, labels, 1.0, 0.0, "bench").preprocess(500, 1, 20)
+    client = ClientDataset("c", pixels, labels, 1 / 255, 0.0, "bench").preprocess(500, 1, 20)
     engine = ThreadEngine(1)
     shares, peaks = [], []
 
@@ -97,49 +96,61 @@ def step_kernel() -> None:
         for _ in range(25):
             started = time.perf_counter()
             operations = backend.fma_peak_run(200_000)
-            peak = operations / (time.perf_counter() - started)
-            taken = seconds(lambda: train_once(engine, [client]))
-            peaks.append(peak)
-            shares.append(96 * 500 * OPERATIONS_AN_EXAMPLE / taken / peak)
+            peaks.append(operations / (time.perf_counter() - started))
+            taken = seconds(lambda: train_once(engine, (client,)))
+            shares.append(96 * 500 * OPERATIONS_AN_EXAMPLE / taken / peaks[-1])
 
     off_main(work)
-    share, peak = statistics.median(shares), statistics.median(peaks)
-    print(f"step kernel: {share:.1%} of the FMA peak of {peak / 1e9:.0f} GFLOP/s, one thread")
+    share, peak = statistics.median(shares), statistics.median(peaks) / 1e9
+    print(f"step kernel: {share:.1%} of the FMA peak of {peak:.0f} GFLOP/s, one thread")
 
 
-# ---- A round against a NumPy loop -----------------------------------------------------------------
+# ---- A round against a NumPy loop ----
 
 
-def numpy_round(clients: list[tuple[NDArray[np.float32], NDArray[np.int32]]]) -> NDArray[np.float32]:
-    """One round of the tutorial job as a plain float32 NumPy loop, pixels already decoded."""
-    weights = np.zeros((784, 10), np.float32)
-    total, num_total = np.zeros((785, 10), np.float32), 0
+def numpy_rounds(
+    clients: list[tuple[NDArray[np.float32], NDArray[np.int32]]], num_rounds: int
+) -> None:
+    """The tutorial job as a plain float32 NumPy loop, pixels already decoded."""
+    weights, bias = np.zeros((784, 10), np.float32), np.zeros(10, np.float32)
+    for _ in range(num_rounds):
+        numpy_round(clients, weights, bias)
+
+
+def numpy_round(
+    clients: list[tuple[NDArray[np.float32], NDArray[np.int32]]],
+    weights: NDArray[np.float32],
+    bias: NDArray[np.float32],
+) -> None:
+    """One round; moves weights and bias."""
+    sum_weights, sum_bias, num_total = np.zeros_like(weights), np.zeros_like(bias), 0
+    rng = np.random.default_rng(0)
     for x, y in clients:
-        w, b = weights.copy(), np.zeros(10, np.float32)
+        w, b = weights.copy(), bias.copy()
         order = np.tile(np.arange(len(y)), 5)
-        np.random.default_rng(0).shuffle(order)
+        rng.shuffle(order)
         for first in range(0, len(order), 20):
             rows = order[first : first + 20]
-            batch, labels = x[rows], y[rows]
+            batch = x[rows]
             z = batch @ w + b
-            z -= z.max(axis=1, keepdims=True)
-            p = np.exp(z)
+            p = np.exp(z - z.max(axis=1, keepdims=True))
             p /= p.sum(axis=1, keepdims=True)
-            p[np.arange(len(rows)), labels] -= 1
+            p[np.arange(len(rows)), y[rows]] -= 1
             p *= np.float32(0.02 / len(rows))
             w -= batch.T @ p
             b -= p.sum(axis=0)
-        total[:784] += (w - weights) * len(order)
-        total[784] += b * len(order)
+        sum_weights += (w - weights) * len(order)
+        sum_bias += (b - bias) * len(order)
         num_total += len(order)
-    return total / np.float32(num_total)
+    weights += sum_weights / np.float32(num_total)
+    bias += sum_bias / np.float32(num_total)
 
 
-def train_command(data: str, num_rounds: int, threads: int, out: str) -> None:
+def run_train(data: str, num_rounds: int, threads: int, out: str) -> None:
     """`fedcli train` as a process of its own."""
     command = [FEDCLI, "train", "--data", data, "--rounds", str(num_rounds)]
     command += ["--threads", str(threads), "--out", out, "--force", "--quiet"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def rounds_against_numpy(data: str, repeats: int) -> None:
@@ -147,22 +158,20 @@ def rounds_against_numpy(data: str, repeats: int) -> None:
     decoded = [
         (c.client.images().reshape(len(c.client), -1), c.client.labels) for c in cohort(data, 10)
     ]
-    short, long = 10, 1010
+    short, long = 10, 2010
+    works: dict[str, Work] = {"numpy": partial(numpy_rounds, decoded, 10)}
     with tempfile.TemporaryDirectory() as tmp:
-        works: dict[str, Callable[[], object]] = {"numpy": lambda: numpy_round(decoded)}
         for threads in (1, 2):
-            for rounds in (short, long):
-                out = str(Path(tmp, f"{threads}-{rounds}"))
-                works[f"{threads}/{rounds}"] = (
-                    lambda r=rounds, t=threads, o=out: train_command(data, r, t, o)
-                )
+            for num_rounds in (short, long):
+                name = f"{threads}-{num_rounds}"
+                works[name] = partial(run_train, data, num_rounds, threads, str(Path(tmp, name)))
         taken = in_turn(works, repeats)
-    print(f"tutorial round: NumPy loop {taken['numpy'] * 1e3:.2f} ms")
+    loop = taken["numpy"] / 10
+    print(f"tutorial round: NumPy loop {loop * 1e3:.2f} ms")
     for threads in (1, 2):
-        one = (taken[f"{threads}/{long}"] - taken[f"{threads}/{short}"]) / (long - short)
+        one = (taken[f"{threads}-{long}"] - taken[f"{threads}-{short}"]) / (long - short)
         print(
-            f"  fedcli train, {threads} thread(s): {one * 1e3:.3f} ms a round, "
-            f"{taken['numpy'] / one:.1f} x faster"
+            f"  fedcli train, {threads} thread(s): {one * 1e3:.3f} ms a round, {loop / one:.1f} x"
         )
 
 
@@ -179,70 +188,76 @@ def whole_process(data: str, test_data: str | None, repeats: int) -> None:
             },
             repeats,
         )
-    print(f"whole process, 10 rounds: {taken['train']:.3f} s; imports alone {taken['imports']:.3f} s")
+    print(f"whole process, 10 rounds: {taken['train']:.3f} s; imports alone {taken['imports']:.3f}")
 
 
-# ---- Threads, size, memory --------------------------------------------------------------------------
+# ---- Threads, size, memory ----
+
+
+def _measure_into(taken: dict[str, float], works: Mapping[str, Work]) -> None:
+    taken.update(in_turn(works, 5, calls=100))
 
 
 def scaling(data: str) -> None:
     """The core's call on one thread over its call on two."""
     for num_clients in (10, 32):
         clients = cohort(data, num_clients)
-        one, two = ThreadEngine(1), ThreadEngine(2)
+        works = {str(n): partial(train_once, ThreadEngine(n), clients) for n in (1, 2)}
         taken: dict[str, float] = {}
-
-        def work(taken=taken, clients=clients, one=one, two=two) -> None:
-            works = {"one": lambda: train_once(one, clients), "two": lambda: train_once(two, clients)}
-            taken.update(in_turn(works, 300))
-
-        off_main(work)
+        off_main(partial(_measure_into, taken, works))
         print(
-            f"core's call, {num_clients} clients: {taken['one'] * 1e3:.3f} ms on 1 thread, "
-            f"{taken['two'] * 1e3:.3f} ms on 2: {taken['one'] / taken['two']:.2f} x"
+            f"core's call, {num_clients} clients: {taken['1'] * 1e3:.3f} ms on 1 thread, "
+            f"{taken['2'] * 1e3:.3f} ms on 2: {taken['1'] / taken['2']:.2f} x"
         )
 
 
 def full_pass(num_clients: int) -> None:
-    """One epoch, and one evaluation, over a store of EMNIST digits' size."""
-    train, _ = datasets.load(data_options={"clients": num_clients})
+    """One epoch, and one evaluation, over a store; 3,383 clients are EMNIST digits' size."""
+    drawn, _ = datasets.load(data_options={"clients": num_clients})
     with tempfile.TemporaryDirectory() as tmp:
         path = Path(tmp, "store.h5")
         info = store_format.StoreInfo(num_classes=10, pixel_convention="background")
-        store_format.create(path, {"train": (train.client(c) for c in train.client_ids)}, info)
+        store_format.create(path, {"train": (drawn.client(c) for c in drawn.client_ids)}, info)
         opened = [seconds(lambda: datasets.load(str(path))) for _ in range(5)]
         stored, _ = datasets.load(str(path))
         clients = [stored.client(c).preprocess(1, 1, 20) for c in stored.client_ids]
-        num_examples = sum(len(c.client) for c in clients)
+        print(
+            f"store of {num_clients} clients, {sum(len(c.client) for c in clients)} examples: "
+            f"opened in {statistics.median(opened) * 1e3:.1f} ms"
+        )
         for threads in (1, 2):
             engine = ThreadEngine(threads)
-            works = {
-                "train": lambda e=engine: train_once(e, clients),
-                "evaluate": lambda e=engine: e.evaluate(MODEL.layout, MODEL.initial_params, clients),
+            works: dict[str, Work] = {
+                "train": partial(train_once, engine, clients),
+                "score": partial(engine.evaluate, MODEL.layout, MODEL.initial_params, clients),
             }
             taken = in_turn(works, 5)
             print(
-                f"full pass, {num_clients} clients, {num_examples} examples, {threads} thread(s): "
-                f"training {taken['train']:.3f} s, evaluation {taken['evaluate']:.3f} s"
+                f"  full pass, {threads} thread(s): training {taken['train']:.3f} s, "
+                f"evaluation {taken['score']:.3f} s"
             )
-        print(f"opening that store: {statistics.median(opened) * 1e3:.1f} ms")
 
 
 def anonymous_kib() -> int:
     """RssAnon of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1])
-    raise RuntimeError("no RssAnon in /proc/self/status")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
 def memory(data: str, sampling: str) -> None:
-    """Anonymous memory after round 100 less after round 10."""
+    """Anonymous memory after round 100 less after round 10, the client cache subtracted."""
     with tempfile.TemporaryDirectory() as tmp:
         config = from_options({"data": data, "sampling": sampling, "clients": "10", "rounds": 100})
         with start(config, Path(tmp, "run")) as training:
-            at = {r.round_num: anonymous_kib() for r in training.run() if r.round_num in (10, 100)}
-    print(f"RssAnon, {sampling} cohorts: round 10 {at[10]} KiB, round 100 {at[100] - at[10]:+} KiB")
+            cache = training.train.cache
+            at = {}
+            for result in training.run():
+                cached = 0 if cache is None else cache.bytes // 1024
+                at[result.round_num] = anonymous_kib() - cached
+    print(
+        f"RssAnon without the client cache, {sampling} cohorts: round 10 {at[10]} KiB, "
+        f"then {at[100] - at[10]:+} KiB to round 100"
+    )
 
 
 def main() -> None:

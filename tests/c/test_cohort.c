@@ -6,6 +6,7 @@
  */
 #include "fixtures.h"
 
+#include <limits.h>
 #include <pthread.h>
 #include <time.h>
 #if defined(__x86_64__)
@@ -360,9 +361,12 @@ static void test_team_may_change_models_and_cohorts(void) {
     fed_team_free(team);
 }
 
-static void test_team_of_no_threads_is_refused(void) {
-    CHECK(fed_team_new(0) == NULL);
-    CHECK(fed_team_new(-1) == NULL);
+static void test_team_of_no_or_too_many_threads_is_refused(void) {
+    static const int refused[] = {0, -1, INT_MIN, FED_MAX_THREADS + 1, INT_MAX};
+    for (size_t i = 0; i < LENGTH(refused); i++) CHECK(fed_team_new(refused[i]) == NULL);
+    fed_team *largest = fed_team_new(FED_MAX_THREADS);
+    CHECK(largest != NULL);
+    fed_team_free(largest);
     fed_team_free(NULL);
 }
 
@@ -935,7 +939,7 @@ static const test_case TESTS[] = {
     TEST(test_cohort_is_the_ordered_sum_of_its_clients),
     TEST(test_pieces_of_whole_blocks_equal_the_whole),
     TEST(test_team_may_change_models_and_cohorts),
-    TEST(test_team_of_no_threads_is_refused),
+    TEST(test_team_of_no_or_too_many_threads_is_refused),
     TEST(test_training_equals_the_twin),
     TEST(test_training_equals_the_twin_for_every_pipeline_and_batch),
     TEST(test_batch_of_any_size_is_the_full_batch),

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What no round of a client's training changes, worked out once and kept by the caller. */
+#include "core.h"
+#include "denormals.h"
+
+#include <stdlib.h>
+
+static int prepare(fed_prepared *prepared, const fed_model *model, const fed_client *client) {
+    fed_net net;
+    if (fed_net_init(&net, model) != FED_OK) return 0;
+    prepared->model = model;
+    prepared->num_examples = client->num_examples;
+    size_t width = fed_padded(model->num_inputs);
+    if (fed_layer_can_narrow(&model->layers[0])) {
+        prepared->narrow_memory = fed_allocate(fed_narrow_num_bytes(&net));
+        if (prepared->narrow_memory == NULL) return 0;
+        prepared->is_narrow =
+            fed_narrow_init(&prepared->narrow, &net, client, prepared->narrow_memory);
+        if (prepared->is_narrow) width = fed_padded(prepared->narrow.model.num_inputs);
+    }
+    prepared->decoded = fed_allocate(client->num_examples * width * sizeof *prepared->decoded);
+    if (prepared->decoded == NULL) return 0;
+    for (size_t e = 0; e < client->num_examples; e++) {
+        float *row = prepared->decoded + e * width;
+        if (prepared->is_narrow)
+            fed_narrow_decode(&prepared->narrow, e, row);
+        else
+            fed_decode(net.kernels, client, model->num_inputs, e, row);
+    }
+    return 1;
+}
+
+fed_prepared *fed_prepare(const fed_model *model, const fed_client *client) {
+    fed_prepared *prepared = calloc(1, sizeof *prepared);
+    if (prepared == NULL) return NULL;
+    const fp_mode before = denormals_off();
+    const int is_done = prepare(prepared, model, client);
+    fp_restore(before);
+    if (is_done) return prepared;
+    fed_prepared_free(prepared);
+    return NULL;
+}
+
+void fed_prepared_free(fed_prepared *prepared) {
+    if (prepared == NULL) return;
+    free(prepared->narrow_memory);
+    free(prepared->decoded);
+    free(prepared);
+}

@@ -1,0 +1,233 @@
+"""Trained models put to use: federated evaluation of a checkpoint, and its weights as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedcli import checkpoint, cohort, learning, models, run_dir
+from fedcli import config as configs
+from fedcli.backend import CancelFlag, ThreadEngine
+from fedcli.batches import BatchPlan
+from fedcli.config import RunConfig
+from fedcli.datasets import ClientData
+from fedcli.errors import ConfigError, RunError
+from fedcli.federation import (
+    Panel,
+    build_process,
+    check_fit,
+    find_present,
+    open_data,
+    to_components,
+    to_state,
+)
+from fedcli.learning import ServerState
+from fedcli.models import Model
+from fedcli.options import Value
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """One federated evaluation of one split.
+
+    Attributes:
+        source: The data's name or file.
+        split: The split's name in it.
+        round_num: Rounds the evaluated weights have been trained.
+        num_clients: Clients evaluated.
+        num_absent: Clients asked for that the split does not have.
+        process_metrics: In TFF's structure.
+        notes: What a reader should know, a line each.
+    """
+
+    source: str
+    split: str
+    round_num: int
+    num_clients: int
+    num_absent: int
+    process_metrics: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The four metrics by name."""
+        values: dict[str, Any] = self.process_metrics["client_work"]["eval"][
+            "current_round_metrics"
+        ]
+        return values
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What `fedcli eval --json` prints: TFF's structure, and who was evaluated."""
+        return {
+            **self.process_metrics,
+            "split": self.split,
+            "round": self.round_num,
+            "num_clients": self.num_clients,
+            "num_absent_clients": self.num_absent,
+        }
+
+
+def evaluate_panel(
+    panel: Panel,
+    evaluator: learning.LearningProcess,
+    state: ServerState,
+    cancel: CancelFlag | None,
+) -> Evaluation:
+    """Returns the evaluation of a state's weights on the clients of one split."""
+    return Evaluation(
+        source=panel.data.source,
+        split=panel.split,
+        round_num=state.round_num,
+        num_clients=len(panel.client_ids),
+        num_absent=panel.num_absent,
+        process_metrics=panel.evaluate(evaluator, state.global_model_weights, cancel),
+        notes=panel.notes,
+    )
+
+
+def evaluate_run(
+    path: str | Path,
+    *,
+    data: str | None = None,
+    data_options: Mapping[str, Value] | None = None,
+    test_data: str | None = None,
+    num_classes: int | None = None,
+    pixels: str | None = None,
+    split: str | None = None,
+    clients: str | None = None,
+    epochs: int = 1,
+    batch_size: int | None = None,
+    threads: int | None = None,
+    cancel: CancelFlag | None = None,
+) -> Evaluation:
+    """Returns the federated evaluation of a run's newest checkpoint, or of a checkpoint file.
+
+    Args:
+        path: A run's folder, or a checkpoint.
+        data: Name or file to evaluate on; None: the run's own data.
+        data_options: As for training; None: the run's, for its own kind of data.
+        test_data: As for training; None: the run's, with its own data.
+        num_classes: As for training; None: the run's.
+        pixels: As for training; None: the run's.
+        split: Which split; None: test if there is one, else train.
+        clients: Who, written as for training; None: the run's fixed cohort, else everyone.
+        epochs: How often each example is scored.
+        batch_size: Examples of a batch; None: the run's.
+        threads: Number of threads; None: what the machine gives.
+        cancel: See `start`.
+
+    Raises:
+        ConfigError: An option is not allowed, or does not fit the data.
+        DataError: The data are missing or bad, or do not fit the model.
+        RunError: There is no such run or checkpoint, or it is damaged.
+    """
+    trained = _load_trained(Path(path), threads)
+    given = {
+        "data": data,
+        "data_options": data_options,
+        "test_data": test_data,
+        "num_classes": num_classes,
+        "pixels": pixels,
+        "batch_size": batch_size,
+        "epochs": epochs,
+    }
+    config = _evaluation_config(trained.config, given)
+    splits = open_data(config)
+    name = split or ("test" if "test" in splits else "train")
+    if name not in splits:
+        raise ConfigError(f"--split {name}: {config.data} has {', '.join(sorted(splits))}")
+    check_fit(splits[name], trained.model)
+    own = splits if data is None else None
+    wanted = _wanted_clients(trained.config, splits[name], clients, own)
+    present = find_present(splits[name], wanted)
+    num_absent = len(wanted) - len(present)
+    if not present:
+        raise ConfigError(
+            f"none of the run's {len(wanted)} clients is in {splits[name].source} ({name}); "
+            "choose others with --clients, for example all"
+        )
+    plan = BatchPlan(epochs=epochs, batch_size=config.batch_size)
+    panel = Panel(name, splits[name], present, num_absent, plan)
+    evaluator = learning.build_fed_eval(trained.model, engine=trained.engine)
+    return evaluate_panel(panel, evaluator, trained.state, cancel)
+
+
+def export_run(path: str | Path, file: str | Path) -> list[tuple[str, tuple[int, ...]]]:
+    """Writes the weights of a run's newest checkpoint, or of a checkpoint file, to an `.npz`.
+
+    Returns:
+        Name and shape of each tensor written, in order.
+
+    Raises:
+        RunError: There is no such run or checkpoint, it is damaged, or `file` cannot be written.
+    """
+    from fedcli import weights_files  # late: zipfile takes 7 ms that training does not need
+
+    trained = _load_trained(Path(path), threads=1)
+    tensors = to_components(trained.state, trained.model)["global_model_weights"]
+    arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
+    weights_files.save_npz(Path(file), arrays)
+    return [(name, array.shape) for name, array in arrays.items()]
+
+
+@dataclass(frozen=True, eq=False)
+class _Trained:
+    """A checkpoint with the model it is of."""
+
+    config: RunConfig
+    model: Model
+    engine: ThreadEngine
+    state: ServerState
+
+
+def _load_trained(path: Path, threads: int | None) -> _Trained:
+    """The newest checkpoint of a run's folder, or a checkpoint file, without its data."""
+    if not path.exists():
+        raise RunError(f"there is no run or checkpoint {path}; give what fedcli train wrote")
+    file = run_dir.latest_checkpoint(path) if path.is_dir() else path
+    content = checkpoint.load(file)
+    config = configs.from_options(configs.from_toml(content.config, f"{file}: config"))
+    model = models.build(
+        config.model,
+        input_shape=content.input_shape,
+        num_classes=content.num_classes,
+        options=config.model_options,
+    )
+    engine = ThreadEngine(threads)
+    state = to_state(content, build_process(config, model, engine), file)
+    return _Trained(config, model, engine, state)
+
+
+def _evaluation_config(config: RunConfig, given: Mapping[str, Any]) -> RunConfig:
+    """A run's config with the data options of an evaluation; other data have no test data."""
+    asked = {name: value for name, value in given.items() if value is not None}
+    base = {name: getattr(config, name) for name in (*given, "test_data")}
+    if "data" in asked:
+        base["test_data"] = None
+    return configs.from_options(configs.merge(base, asked))
+
+
+def _wanted_clients(
+    config: RunConfig,
+    data: ClientData,
+    clients: str | None,
+    own: Mapping[str, ClientData] | None,
+) -> Sequence[str]:
+    """Ids to evaluate on `data`: those asked for, else the fixed cohort of the run, else all.
+
+    `own` is the data of the run, None if they have not been opened.
+    """
+    if clients is not None:
+        return cohort.resolve_ids(cohort.parse_clients(clients), data.client_ids, data.source)
+    if config.sampling != "fixed" or config.clients is None:
+        return data.client_ids
+    selection = cohort.parse_clients(config.clients)
+    if selection.ids is not None:
+        return selection.ids
+    train = (own or open_data(config))["train"]
+    return cohort.resolve_ids(selection, train.client_ids, train.source)
