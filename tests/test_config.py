@@ -48,6 +48,7 @@ def test_validate_completes_option_maps() -> None:
         ("seed", -1, "--seed -1"),
         ("seed", 2**63, "--seed 9223372036854775808"),
         ("threads", 0, "--threads 0"),
+        ("threads", 1025, "--threads 1025: choose a whole number from 1 to 1024"),
         ("shuffle_buffer", -1, "--shuffle-buffer -1"),
         ("shuffle_buffer", "half", "--shuffle-buffer half"),
         ("max_examples", 0, "--max-examples 0"),

@@ -18,12 +18,6 @@ static const fed_step_row MOMENTUM = {FED_STEP_SGD, {0.1f, 0.9f}};
 static const fed_step_row NESTEROV = {FED_STEP_SGD, {0.1f, 0.9f, 1}};
 static const fed_step_row *const STEPS[] = {&PLAIN, &MOMENTUM, &NESTEROV};
 
-static const fed_plan PLAN = {.pipeline = FED_REPEAT_SHUFFLE,
-                              .epochs = 2,
-                              .batch_size = 20,
-                              .shuffle_buffer = 10,
-                              .max_examples = SIZE_MAX};
-
 static atomic_int cancel;
 static fed_fault fault;
 
@@ -58,7 +52,11 @@ static const spec USUAL = {.num_inputs = 96,
                            .num_kept = 7,
                            .kind = &BACKGROUND,
                            .row = &PLAIN,
-                           .plan = PLAN};
+                           .plan = {.pipeline = FED_REPEAT_SHUFFLE,
+                                    .epochs = 2,
+                                    .batch_size = 20,
+                                    .shuffle_buffer = 10,
+                                    .max_examples = SIZE_MAX}};
 
 typedef struct problem {
     spec asked;
@@ -366,6 +364,15 @@ static void test_a_client_of_one_example_is_all_fixed(void) {
         }
 }
 
+static void test_two_examples_differ_where_the_second_does(void) {
+    for (size_t k = 0; k < LENGTH(KINDS); k++) {
+        spec asked = USUAL;
+        asked.kind = KINDS[k];
+        asked.num_examples = 2;
+        check_trained(&asked, 1);
+    }
+}
+
 static void test_identical_examples_are_all_fixed(void) {
     for (size_t k = 0; k < LENGTH(KINDS); k++) {
         spec asked = USUAL;
@@ -597,6 +604,7 @@ static const test_case TESTS[] = {
     TEST(test_weights_of_fixed_zeros_do_not_move),
     TEST(test_weights_of_fixed_ones_move),
     TEST(test_a_client_of_one_example_is_all_fixed),
+    TEST(test_two_examples_differ_where_the_second_does),
     TEST(test_identical_examples_are_all_fixed),
     TEST(test_blank_images_move_biases_only),
     TEST(test_a_client_without_fixed_pixels_is_not_narrow),
