@@ -22,17 +22,17 @@ typedef struct local {
     const fed_narrow *narrow; /* or NULL */
     size_t batch_size;
     int pixels_mode;
-    size_t num_pixels, width;           /* of an image, of a row; width is padded */
-    float *decoded;                     /* [N or B, width]; read only if it was prepared */
-    uint32_t *order_buffer;             /* [capacity] */
-    uint32_t *indices;                  /* [B] */
-    int32_t *labels;                    /* [B] */
-    const float **rows[FED_MAX_LAYERS]; /* [B] each: a layer's inputs */
-    float *inputs[FED_MAX_LAYERS];      /* [B, padded I] for layers after the first */
-    float *lanes[FED_MAX_LAYERS];       /* [blocks, O, FED_LANES] */
-    float *gradient;                    /* packed; empty when the step is plain SGD */
-    float *slots;                       /* [slots, packed] */
-    void *narrow_memory;                /* for fed_narrow_init; NULL when scoring */
+    size_t num_pixels, width;             /* of an image, of a row; width is padded */
+    float *decoded;                       /* [N or B, width]; read only if it was prepared */
+    uint32_t *order_buffer;               /* [capacity] */
+    uint32_t *indices;                    /* [B] */
+    int32_t *labels;                      /* [B] */
+    const float **rows[FED_MAX_LAYERS];   /* [B] each: a layer's inputs */
+    float *inputs[FED_MAX_LAYERS];        /* [B, padded I] for layers after the first */
+    float *lanes[FED_MAX_LAYERS];         /* [blocks, O, FED_LANES] */
+    float *gradient;                      /* packed; empty when the step is plain SGD */
+    float *slots;                         /* [slots, packed] */
+    void *narrow_memory;                  /* for fed_narrow_init; NULL when scoring */
     float *narrow_server, *narrow_params; /* [packed] */
 } local;
 
@@ -137,18 +137,6 @@ static int local_init(local *m, const fed_net *net, const fed_client *client, si
 }
 
 /* ---- Decoding -------------------------------------------------------------------------------- */
-
-void fed_decode(const fed_kernels *kernels, const fed_client *client, size_t num_pixels,
-                size_t example, float *row) {
-    const size_t start = example * num_pixels;
-    if (client->pixel_type == FED_PIXELS_UINT8)
-        kernels->decode_uint8((const uint8_t *)client->pixels + start, num_pixels, client->scale,
-                              client->offset, row);
-    else
-        kernels->decode_float32((const float *)client->pixels + start, num_pixels, client->scale,
-                                client->offset, row);
-    for (size_t i = num_pixels; i < fed_padded(num_pixels); i++) row[i] = 0;
-}
 
 static void decode_example(const local *m, size_t example, float *row) {
     if (m->narrow != NULL)
@@ -315,8 +303,7 @@ int fed_train_client(const fed_net *net, const fed_step *step, const float *serv
         .may_narrow = fed_layer_can_narrow(&net->model->layers[0]) && fed_step_keeps_span(step),
     };
     local m;
-    int status =
-        local_init(&m, net, client, client->plan.batch_size, num_visits, &need, workspace);
+    int status = local_init(&m, net, client, client->plan.batch_size, num_visits, &need, workspace);
     if (status != FED_OK) return status;
 
     /* What was prepared is narrow if it can be, so it is of no use to steps that leave the span. */

@@ -3,6 +3,7 @@
  *
  *   cohort.c  which thread trains or scores which client; the only file with threads
  *   client.c  one client: batches in, local steps, statistics out
+ *   decode.c  from stored pixels to a row of floats
  *   narrow.c  a client's own, smaller first layer: pixels that never change become one input
  *   model.c   the layer table: how a row of a model computes
  *   step.c    the client-step table: how a gradient moves the parameters
@@ -62,6 +63,12 @@ void fed_layer_forward(const fed_layer_pass *pass, const float *packed_layer);
  * be the layer's own parameters: plain SGD is an accumulation with a scaled gradient. */
 void fed_layer_backward(const fed_layer_pass *pass, const float *packed_layer, float *target);
 
+/* ---- decode.c ---- */
+
+/* Decodes one image, scale * pixel + offset and then zeros to the padded width. */
+void fed_decode(const fed_kernels *kernels, const fed_client *client, size_t num_pixels,
+                size_t example, float *row /* out [padded num_pixels] */);
+
 /* ---- narrow.c ---- */
 
 /* Pixels are told apart in groups of this many. */
@@ -73,13 +80,13 @@ typedef struct fed_narrow {
     fed_model model;
     fed_layer layers[FED_MAX_LAYERS];
     const fed_client *client;
-    size_t num_pixels, num_tail;   /* of an image; those after its last whole group, always kept */
-    size_t num_kept, num_fixed;    /* groups */
-    uint32_t *kept_groups;         /* [num_kept], ascending */
-    uint32_t *fixed_groups;        /* [num_fixed], ascending */
-    float *direction;              /* [num_fixed, FED_GROUP]: the fixed pixels, as a unit vector */
-    float length;                  /* theirs as they are: the value of the one input */
-    uint8_t *scratch;              /* [an image's bytes] */
+    size_t num_pixels, num_tail; /* of an image; those after its last whole group, always kept */
+    size_t num_kept, num_fixed;  /* groups */
+    uint32_t *kept_groups;       /* [num_kept], ascending */
+    uint32_t *fixed_groups;      /* [num_fixed], ascending */
+    float *direction;            /* [num_fixed, FED_GROUP]: the fixed pixels, as a unit vector */
+    float length;                /* theirs as they are: the value of the one input */
+    uint8_t *scratch;            /* [an image's bytes] */
 } fed_narrow;
 
 size_t fed_narrow_num_bytes(const fed_net *net);
@@ -126,10 +133,6 @@ typedef struct fed_workspace {
 int fed_train_client(const fed_net *net, const fed_step *step, const float *server, /* packed */
                      const fed_client *client, const atomic_int *cancel, fed_workspace *workspace,
                      float *params /* out, packed */, fed_client_stats *stats /* out */);
-
-/* Decodes one image, scale * pixel + offset and then zeros to the padded width. */
-void fed_decode(const fed_kernels *kernels, const fed_client *client, size_t num_pixels,
-                size_t example, float *row /* out [padded num_pixels] */);
 
 /* Scores examples first..first+num-1 of a client, or, where `order` is set, the examples its plan
  * draws (first and num are then ignored). */

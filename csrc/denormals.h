@@ -21,9 +21,7 @@ static inline fp_mode denormals_off(void) {
     __asm__ volatile("msr fpcr, %0" : : "r"(before | (1u << 24)));
     return before;
 }
-static inline void fp_restore(fp_mode before) {
-    __asm__ volatile("msr fpcr, %0" : : "r"(before));
-}
+static inline void fp_restore(fp_mode before) { __asm__ volatile("msr fpcr, %0" : : "r"(before)); }
 #else
 typedef int fp_mode;
 static inline fp_mode denormals_off(void) { return 0; }

@@ -77,8 +77,7 @@ static void set_model(problem *p) {
         p->layers[1] = (fed_layer){FED_DENSE, num_hidden, num_classes, num_params};
         num_params += (num_hidden + 1) * num_classes;
     }
-    p->model =
-        (fed_model){p->layers, num_hidden > 0 ? 2 : 1, num_inputs, num_classes, num_params};
+    p->model = (fed_model){p->layers, num_hidden > 0 ? 2 : 1, num_inputs, num_classes, num_params};
     CHECK(num_params <= MAX_PARAMS);
     fill_floats(5, 0.1, p->server, num_params);
 }
@@ -176,8 +175,9 @@ static int is_narrow(const problem *p) {
     const int answer = fed_narrow_init(&narrow, &net, &p->client, memory);
     free(memory);
     if (answer && p->asked.num_examples > 1) CHECK_EQUAL(narrow.num_kept, p->asked.num_kept);
-    if (answer) CHECK_EQUAL(narrow.model.num_inputs, narrow.num_kept * FED_GROUP +
-                                                         p->asked.num_inputs % FED_GROUP + 1);
+    if (answer)
+        CHECK_EQUAL(narrow.model.num_inputs,
+                    narrow.num_kept * FED_GROUP + p->asked.num_inputs % FED_GROUP + 1);
     return answer;
 }
 
@@ -278,9 +278,7 @@ static void twin_train(const problem *p) {
 /* Each step rounds a weight once, by at most a unit of the largest; the one weight of the fixed
  * pixels may be longer, but each of them gets only its share of that. Rounded logits add errors of
  * a rate times a pixel times theirs, less again: rates are so small that errors do not grow. */
-static double tolerance(void) {
-    return 8 * UNIT_ROUNDOFF * t.largest * (double)(t.num_steps + 4);
-}
+static double tolerance(void) { return 8 * UNIT_ROUNDOFF * t.largest * (double)(t.num_steps + 4); }
 
 /* Trains, and holds everything that comes out against the twin. */
 static void check_against_twin(const problem *p) {
@@ -377,7 +375,7 @@ static void test_identical_examples_are_all_fixed(void) {
     for (size_t k = 0; k < LENGTH(KINDS); k++) {
         spec asked = USUAL;
         asked.kind = KINDS[k];
-        asked.num_kept = 0; /* and 96 pixels have no tail */
+        asked.num_kept = 0;               /* and 96 pixels have no tail */
         if (asked.kind == &INK) continue; /* black on black: only biases move */
         check_trained(&asked, 1);
     }
@@ -483,8 +481,7 @@ static void test_a_large_client_in_place_stays_within_its_memory(void) {
         CHECK(is_narrow(p));
         if (i == 1) {
             p->client.scale = 2;
-            for (size_t v = 0; v < asked.num_examples * asked.num_inputs; v++)
-                floats_of(p)[v] /= 2;
+            for (size_t v = 0; v < asked.num_examples * asked.num_inputs; v++) floats_of(p)[v] /= 2;
         }
         train(p, &outcomes[i]);
         free_problem(p);

@@ -163,10 +163,10 @@ static int train_one(const fed_model *model, const fed_client *client) {
     fed_client_stats stats;
     fed_team *team = fed_team_new(1);
     fed_sum *sum = fed_sum_new(model);
-    const int status =
-        sum != NULL ? fed_train_cohort(team, model, &(fed_step){&ROWS[1], 1}, server, client, 1,
-                                       FED_WEIGHT_UNIFORM, &cancel, sum, &stats, &fault)
-                    : FED_ERR_NO_MEMORY;
+    const int status = sum != NULL
+                           ? fed_train_cohort(team, model, &(fed_step){&ROWS[1], 1}, server, client,
+                                              1, FED_WEIGHT_UNIFORM, &cancel, sum, &stats, &fault)
+                           : FED_ERR_NO_MEMORY;
     fed_sum_free(sum);
     fed_team_free(team);
     return status;
