@@ -20,12 +20,18 @@ from numpy.typing import NDArray
 # were seen to take 8. 1 ms spans the gap between two rounds. Read when libgomp is loaded: below.
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
-from fedcli import _core
-from fedcli._core import CancelFlag, Cancelled
 from fedcli.config import MAX_THREADS, PIPELINES, WEIGHTINGS
 from fedcli.errors import ConfigError, DataError
 from fedcli.params import ParamLayout
 from fedcli.seeds import Purpose, StreamKey, client_key
+
+try:
+    from fedcli import _core
+    from fedcli._core import CancelFlag, Cancelled
+except ImportError as err:
+    if not str(err).startswith("FEDCLI_ISA="):  # the core is missing or does not load
+        raise
+    raise ConfigError(str(err)) from err
 
 if TYPE_CHECKING:
     from fedcli.batches import BatchedDataset, BatchPlan

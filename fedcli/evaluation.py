@@ -15,7 +15,7 @@ from fedcli.backend import CancelFlag, ThreadEngine
 from fedcli.batches import BatchPlan
 from fedcli.config import RunConfig
 from fedcli.datasets import ClientData
-from fedcli.errors import ConfigError, RunError
+from fedcli.errors import ConfigError, DataError, RunError
 from fedcli.federation import (
     Panel,
     build_process,
@@ -206,7 +206,7 @@ def _load_trained(path: Path, threads: int | None) -> _Trained:
 def _evaluation_config(config: RunConfig, given: Mapping[str, Any]) -> RunConfig:
     """A run's config with the data options of an evaluation; other data have no test data."""
     asked = {name: value for name, value in given.items() if value is not None}
-    base = {name: getattr(config, name) for name in (*given, "test_data")}
+    base = {name: getattr(config, name) for name in given}
     if "data" in asked:
         base["test_data"] = None
     return configs.from_options(configs.merge(base, asked))
@@ -229,5 +229,8 @@ def _wanted_clients(
     selection = cohort.parse_clients(config.clients)
     if selection.ids is not None:
         return selection.ids
-    train = (own or open_data(config))["train"]
+    try:
+        train = (own or open_data(config))["train"]
+    except DataError as err:
+        raise DataError(f"the run's cohort is not known, say --clients: {err}") from err
     return cohort.resolve_ids(selection, train.client_ids, train.source)

@@ -1,7 +1,7 @@
 """Results become rows: what the tables of a run show, and in which order. Pure functions.
 
 A run's rounds are the dictionaries of metrics.jsonl, an evaluation is what `fedcli eval --json`
-prints; numbers that are not finite are None in both.
+prints; numbers that are not finite are None, or NaN in an evaluation that was not read from a file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MAX_ROUND_ROWS = 20
 
 @dataclass(frozen=True)
 class Scores:
-    """Loss and accuracy over some examples; None where they are not finite.
+    """Loss and accuracy over some examples; None or NaN where they are not finite.
 
     Attributes:
         loss: Mean cross-entropy an example.

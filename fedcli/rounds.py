@@ -10,8 +10,10 @@ from __future__ import annotations
 import platform
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 from time import monotonic, perf_counter
 from types import TracebackType
 from typing import Any
@@ -255,7 +257,7 @@ class Training:
         if self.state.round_num < self.config.rounds:
             return None
         stored = run_dir.read_evaluation(self.path)
-        if stored is None or any(each["round"] != self.config.rounds for each in stored.values()):
+        if not stored or any(each.get("round") != self.config.rounds for each in stored.values()):
             return None
         return stored
 
@@ -283,10 +285,10 @@ def start(
     path = Path(out)
     config = configs.absolute_paths(configs.validate(config), str(Path.cwd()))
     run_dir.check_target(path, force=force)
-    fingerprint = _fingerprint_in_background(config)
-    federation = open_federation(config)
-    state = federation.initial_state()
-    provenance = _provenance(federation.engine, fingerprint.result())
+    with _fingerprinting(config, cancel) as fingerprint:
+        federation = open_federation(config)
+        state = federation.initial_state()
+        provenance = _provenance(federation.engine, fingerprint.result())
     config_text = configs.to_toml(federation.config, provenance)
     content = federation.encode(state, config_text)
     run = RunDirectory.create(path, config_text, content, force=force)
@@ -329,14 +331,14 @@ def _resume(
     config, config_text = _continued_config(run, content, rounds)
     if threads is not None:
         config = configs.validate(replace(config, threads=threads))
-    fingerprint = _fingerprint_in_background(config)
-    federation = open_federation(config)
-    state = to_state(content, federation.process, file)
     before = configs.read_provenance(config_text, str(run.path)).get("data")
-    if before not in (None, fingerprint.result()):
-        federation.notes.append(
-            f"{config.data} has changed since the run began; its rounds no longer repeat"
-        )
+    with _fingerprinting(config, cancel) as fingerprint:
+        federation = open_federation(config)
+        state = to_state(content, federation.process, file)
+        if before not in (None, fingerprint.result()):
+            federation.notes.append(
+                f"{config.data} has changed since the run began; its rounds no longer repeat"
+            )
     training = Training(federation, state, run, config_text, cancel)
     if not training.is_finished:
         run.cut_back(state.round_num)
@@ -381,17 +383,29 @@ def _timed(
         yield dataset
 
 
-def _fingerprint_in_background(config: RunConfig) -> Future[str]:
-    """Reads the data through while they are being opened; hashing leaves other threads running."""
+@contextmanager
+def _fingerprinting(config: RunConfig, cancel: CancelFlag | None) -> Iterator[Future[str]]:
+    """Reads the data through while the block opens them; hashing leaves other threads running.
+
+    A raised `cancel`, or an error in the block, ends the reading of even the largest file at once.
+    """
+    is_left = Event()
+
+    def is_cancelled() -> bool:
+        return is_left.is_set() or (cancel is not None and cancel.is_set())
+
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fedcli-fingerprint")
-    future = executor.submit(
-        datasets.fingerprint,
-        config.data,
-        data_options=config.data_options,
-        test_data=config.test_data,
-    )
-    executor.shutdown(wait=False)
-    return future
+    try:
+        yield executor.submit(
+            datasets.fingerprint,
+            config.data,
+            data_options=config.data_options,
+            test_data=config.test_data,
+            is_cancelled=is_cancelled,
+        )
+    finally:
+        is_left.set()
+        executor.shutdown(wait=False)
 
 
 def _provenance(engine: ThreadEngine, fingerprint: str) -> dict[str, Value]:

@@ -272,10 +272,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     file = path / METRICS
     try:
-        lines = file.read_bytes().splitlines()
-        return [json.loads(line) for line in lines]
+        lines = [json.loads(line) for line in file.read_bytes().splitlines()]
     except (OSError, ValueError) as err:
         raise RunError(f"cannot read {file}: {err}") from err
+    for index, line in enumerate(lines):
+        if not isinstance(line, dict) or not isinstance(line.get("round"), int):
+            raise RunError(f"{file}: line {index + 1} is not of a round; restore it, or train anew")
+    return lines
 
 
 def read_evaluation(path: Path) -> dict[str, Any] | None:
@@ -286,11 +289,15 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
     """
     file = path / EVALUATION
     try:
-        evaluation: dict[str, Any] = json.loads(file.read_bytes())
+        evaluation = json.loads(file.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as err:
         raise RunError(f"cannot read {file}: {err}; delete it to have it made anew") from err
+    if not isinstance(evaluation, dict) or not all(
+        isinstance(each, dict) for each in evaluation.values()
+    ):
+        raise RunError(f"{file} holds no evaluation by split; delete it to have it made anew")
     return evaluation
 
 

@@ -165,6 +165,8 @@ def test_everyone_is_evaluated_up_to_a_bound_then_a_draw() -> None:
     assert note is not None
     assert "1,000 of the 10,001 clients in x.h5" in note
     assert cohort.choose_eval_clients(Generated(10_001), "x.h5", 5)[0] == many
+    first_cohort = cohort.Cohorts(Generated(10_001), 1000, None, 5).for_round(0)
+    assert many != first_cohort  # a stream of its own
 
 
 def test_contains_searches_a_sorted_sequence() -> None:

@@ -180,12 +180,12 @@ def test_options_of_another_form_are_refused(texts: list[str]) -> None:
 
 
 def test_paths_become_absolute_and_names_stay() -> None:
-    config = RunConfig(data="a.h5", test_data="../b.h5", initial_weights="/w.npz")
+    config = RunConfig(data="a.h5", test_data="../b.h5", initial_weights="w.npz")
     moved = configs.absolute_paths(config, "/home/me")
     assert (moved.data, moved.test_data, moved.initial_weights) == (
         "/home/me/a.h5",
         "/home/b.h5",
-        "/w.npz",
+        "/home/me/w.npz",
     )
     assert configs.absolute_paths(RunConfig(), "/home").data == "synthetic-digits"
 

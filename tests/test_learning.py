@@ -187,6 +187,42 @@ def test_threads_change_no_byte(num_threads: int) -> None:
     assert run(num_threads) == run(1)
 
 
+@pytest.mark.parametrize("collect", [list, tuple, iter])
+def test_pieces_of_a_cohort_change_no_byte(collect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train() -> tuple[bytes, float, bytes]:
+        cohort = ThreadEngine(2).train_cohort(
+            _model().layout,
+            optimizers.sgd(0.1).client_rows(),
+            _model().initial_params,
+            collect(from_arrays(*each, client_id=str(i)) for i, each in enumerate(_cohort())),
+            round_num=0,
+            weighting="num-examples",
+        )
+        return cohort.delta_sum.tobytes(), cohort.weight_sum, cohort.stats.tobytes()
+
+    whole = train()
+    monkeypatch.setattr("fedcli.backend.PIECE_BYTES", 1)
+    assert train() == whole
+
+
+def test_a_kept_cohort_does_not_stand_in_for_another_or_another_model() -> None:
+    engine = ThreadEngine(2)
+    first, second = (
+        tuple(from_arrays(*_client(20, seed)) for seed in seeds) for seeds in ((1, 2), (3, 4))
+    )
+
+    def train(model: Model, clients: tuple[BatchedDataset, ...], engine: ThreadEngine) -> bytes:
+        rows = optimizers.sgd(0.1).client_rows()
+        cohort = engine.train_cohort(
+            model.layout, rows, model.initial_params, clients, round_num=0, weighting="uniform"
+        )
+        return cohort.delta_sum.tobytes()
+
+    wide = softmax_regression(SHAPE, NUM_CLASSES + 20)
+    for model, clients in ((_model(), first), (_model(), second), (wide, second), (wide, first)):
+        assert train(model, clients, engine) == train(model, clients, ThreadEngine(2))
+
+
 def test_next_changes_neither_state_nor_data() -> None:
     pair = _client(30, 2)
     pair[0].setflags(write=False)

@@ -245,6 +245,31 @@ def test_results_do_not_depend_on_threads_or_blocks_of_evaluation(
         assert blocks == values
 
 
+def test_the_seed_shuffles_a_fixed_cohort(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        train(tmp_path / f"{seed}", make_config(seed=seed, rounds=1))
+    shuffled = [run_dir.read_metrics(tmp_path / f"{seed}")[0]["client_work"] for seed in (0, 1)]
+    assert shuffled[0]["train"]["loss"] != shuffled[1]["train"]["loss"]
+
+
+def test_a_large_file_is_not_read_through_after_a_stop_or_an_error(tmp_path: Path) -> None:
+    data = write_tff(tmp_path / "train.h5", {"a": 3})
+    with data.open("r+b") as file:
+        file.truncate(1 << 40)  # a hole that takes minutes to hash; HDF5 ignores what follows
+    config = make_config(data=str(data), data_options={}, clients="1")
+    cancel = backend.CancelFlag()
+    threading.Timer(0.2, cancel.set).start()
+    with pytest.raises(backend.Cancelled):
+        rounds.start(config, tmp_path / "run", cancel=cancel)
+    with pytest.raises(ConfigError, match="exceeds the 1 clients"):
+        rounds.start(make_config(data=str(data), data_options={}, clients="2"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    for thread in threading.enumerate():
+        if thread.name.startswith("fedcli-fingerprint"):
+            thread.join(timeout=10)
+            assert not thread.is_alive()
+
+
 def test_a_raised_flag_saves_the_last_completed_round(tmp_path: Path) -> None:
     config = make_config(rounds=100_000)
     cancel = backend.CancelFlag()
@@ -399,6 +424,19 @@ def test_a_run_without_test_data_says_so(tmp_path: Path) -> None:
     assert evaluation.evaluate_run(tmp_path / "run").split == "train"
     with pytest.raises(ConfigError, match="--split test"):
         evaluation.evaluate_run(tmp_path / "run", split="test")
+
+
+def test_other_data_are_evaluated_without_the_test_data_of_the_run(tmp_path: Path) -> None:
+    data, test, other = (
+        str(write_tff(tmp_path / name, {"a": 3})) for name in ("a.h5", "b.h5", "c.h5")
+    )
+    train(tmp_path / "run", make_config(data=data, test_data=test, data_options={}, clients="all"))
+    assert evaluation.evaluate_run(tmp_path / "run").source == test
+    assert evaluation.evaluate_run(tmp_path / "run", data=other).source == other
+    Path(data).unlink()
+    with pytest.raises(DataError, match=r"cohort is not known, say --clients: .*a\.h5"):
+        evaluation.evaluate_run(tmp_path / "run", data=other)
+    assert evaluation.evaluate_run(tmp_path / "run", data=other, clients="all").source == other
 
 
 def test_evaluation_and_export_need_no_training_data(tmp_path: Path) -> None:

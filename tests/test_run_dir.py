@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -214,6 +215,22 @@ def test_opening_and_closing_changes_nothing(path: Path) -> None:
     assert picture() == before
 
 
+def test_a_run_replaced_while_it_is_being_locked_is_told(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(path)
+    lock = fcntl.flock
+
+    def replace_and_lock(descriptor: int, operation: int) -> None:
+        monkeypatch.undo()
+        create(path, force=True)
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", replace_and_lock)
+    with pytest.raises(RunError, match="just been replaced"):
+        RunDirectory.open(path)
+
+
 def test_what_is_no_run_is_told(tmp_path: Path) -> None:
     for attempt in (RunDirectory.open, run_dir.latest_checkpoint):
         with pytest.raises(RunError, match="there is no run"):
@@ -229,9 +246,18 @@ def test_evaluation_is_written_whole_and_read(path: Path) -> None:
         run.write_evaluation({"test": {"loss": math.nan}})
     assert run_dir.read_evaluation(path) == {"test": {"loss": None}}
     assert json.loads((path / "evaluation.json").read_text()) == {"test": {"loss": None}}
-    (path / "evaluation.json").write_text("{")
-    with pytest.raises(RunError, match="delete it"):
-        run_dir.read_evaluation(path)
+    for text in ("{", "[]", "null", '{"test": 3}'):
+        (path / "evaluation.json").write_text(text)
+        with pytest.raises(RunError, match="delete it"):
+            run_dir.read_evaluation(path)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "{}", '{"round": "1"}', '{"round": 1}\n3'])
+def test_metrics_of_another_kind_are_told(path: Path, text: str) -> None:
+    create(path)
+    (path / "metrics.jsonl").write_text(text)
+    with pytest.raises(RunError, match=r"metrics\.jsonl"):
+        run_dir.read_metrics(path)
 
 
 def test_read_config_takes_a_file_or_a_run(path: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -108,11 +109,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_unguarded(arguments: Sequence[str] | None) -> int:
+    _open_missing_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a name the terminal cannot show is no failure
     with stop_on_sigterm():
         code = group.main(arguments, prog_name="fedcli", standalone_mode=False)
     return code if isinstance(code, int) else 0
+
+
+def _open_missing_streams() -> None:
+    """Points streams that the parent has closed at nothing, so that no file takes their place."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the end
 
 
 def _complain(text: str, code: int, *, prefix: str = "fedcli: error: ") -> int:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from fedcli.statistics import SplitCounts
 
 DEFAULT_TOP = 10
-DEFAULT_EXAMPLES = 10
 
 
 @click.command(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import enum
-import json
 import sys
 from collections.abc import Mapping
+
+from fedcli.files import json_text
 
 
 class Verbosity(enum.IntEnum):
@@ -35,8 +36,8 @@ class Remarks:
 
 
 def print_json(result: Mapping[str, object]) -> None:
-    """Prints one JSON object on one line of stdout; it must hold no NaN or infinity."""
-    print(json.dumps(result, allow_nan=False))
+    """Prints one JSON object on one line of stdout, null for numbers that are not finite."""
+    print(json_text(result))
 
 
 def one_line(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,6 @@ def score_cells(scores: Scores | None) -> list[str]:
 
 
 def _number(value: float | None) -> str:
-    if value is None:
+    if value is None or not math.isfinite(value):
         return "not finite"
     return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.3e}"

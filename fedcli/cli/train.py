@@ -12,6 +12,7 @@ import click
 from fedcli.cli import options as opt
 from fedcli.cli.output import Remarks
 from fedcli.config import PIPELINES, SAMPLINGS, WEIGHTINGS, RunConfig
+from fedcli.errors import RunError
 from fedcli.registry import AGGREGATORS, ALGORITHMS, MODELS, OPTIMIZERS
 
 if TYPE_CHECKING:
@@ -279,6 +280,8 @@ def _show(path: Path, *, as_json: bool) -> None:
     from fedcli.cli.output import print_json
 
     lines = run_dir.read_metrics(path)
+    if not lines:
+        raise RunError(f"{path / run_dir.METRICS} holds no round; restore it, or train anew")
     evaluation = run_dir.read_evaluation(path) or {}
     if as_json:
         print_json({"run": str(path), "rounds": lines, "evaluation": evaluation})

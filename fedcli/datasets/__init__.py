@@ -7,10 +7,11 @@ fedcli store. What opens a file is imported when a file is opened.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fedcli import registry
+from fedcli.backend import Cancelled
 from fedcli.batches import BatchedDataset, ClientDataset
 from fedcli.config import PIXELS
 from fedcli.datasets.cache import ClientCache
@@ -105,17 +106,27 @@ def fingerprint(
     *,
     data_options: Mapping[str, Value] | None = None,
     test_data: str | None = None,
+    is_cancelled: Callable[[], bool] = lambda: False,
 ) -> str:
     """Returns what names the bytes of a dataset, for provenance.
 
     A store has its fingerprint written in it; another file is read through (1 s for a GB);
     generated data are named by version and options. Test data follow after "; test ".
 
+    Args:
+        data: As `open_splits`; so are the next two.
+        data_options: See `data`.
+        test_data: See `data`.
+        is_cancelled: Asked after every MiB whether to give up.
+
     Raises:
         DataError: The data cannot be found or read.
+        Cancelled: `is_cancelled` said so.
     """
-    named = _fingerprint_of(data, data_options or {})
-    return named if test_data is None else f"{named}; test {_fingerprint_of(test_data, {})}"
+    named = _fingerprint_of(data, data_options or {}, is_cancelled)
+    if test_data is None:
+        return named
+    return f"{named}; test {_fingerprint_of(test_data, {}, is_cancelled)}"
 
 
 def _open_source(
@@ -204,7 +215,9 @@ def _check_agreement(splits: Mapping[str, ClientData]) -> None:
         )
 
 
-def _fingerprint_of(data: str, data_options: Mapping[str, Value]) -> str:
+def _fingerprint_of(
+    data: str, data_options: Mapping[str, Value], is_cancelled: Callable[[], bool]
+) -> str:
     if data in registry.DATASETS:
         from fedcli.datasets import synthetic
 
@@ -222,6 +235,8 @@ def _fingerprint_of(data: str, data_options: Mapping[str, Value]) -> str:
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
+                if is_cancelled():
+                    raise Cancelled
     except OSError as err:
         raise DataError(f"{path}: cannot be read ({err.strerror})") from err
     return f"blake2b:{digest.hexdigest()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -112,6 +113,9 @@ def test_empty_client_is_counted_and_trains(fedcli: Fedcli, write_tff: WriteTff)
     done = fedcli("train", "--data", data, "--clients", "all", "--rounds", 1, "--out", "run")
     assert done.code == 0
     assert "b" in fedcli("inspect-clients", "--data", data).out
+    told = json.loads(fedcli("eval", "run", "--clients", "b", "--json").out)
+    assert told["client_work"]["eval"]["current_round_metrics"]["loss"] is None
+    assert "not finite" in fedcli("eval", "run", "--clients", "b").out
 
 
 @pytest.mark.parametrize("command", ["train", "inspect-clients"])

@@ -117,6 +117,23 @@ def test_resuming_a_finished_run_changes_nothing(fedcli: Fedcli, tmp_path: Path)
     assert files_of(tmp_path / "run") == before
 
 
+@pytest.mark.parametrize("evaluation", ["{}", '{"train": {}}', '{"train": {"round": 1}}'])
+def test_resuming_mends_an_evaluation_that_is_not_of_the_last_round(
+    fedcli: Fedcli, evaluation: str
+) -> None:
+    first = fedcli("train", "--rounds", 2, "--out", "run")
+    Path("run/evaluation.json").write_text(evaluation)
+    assert fedcli("train", "--resume", "run").out == first.out
+
+
+def test_a_finished_run_without_its_metrics_is_told(fedcli: Fedcli) -> None:
+    fedcli("train", "--rounds", 2, "--out", "run")
+    Path("run/metrics.jsonl").unlink()
+    done = fedcli("train", "--resume", "run")
+    assert (done.code, done.out) == (1, "")
+    assert "metrics.jsonl holds no round" in done.err
+
+
 def test_resume_may_raise_the_total(fedcli: Fedcli, tmp_path: Path) -> None:
     fedcli("train", "--rounds", 2, "--out", "run")
     fedcli("train", "--resume", "run", "--rounds", 4)

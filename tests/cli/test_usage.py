@@ -143,6 +143,27 @@ def test_broken_pipe_is_silent(
     assert process.wait() == 141
 
 
+def test_closed_streams_are_no_failure(
+    command: list[str], process_arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    train = [*command, "train", "--rounds", "1", "-v", "--out"]
+    for out, closed in (("no-stdout", ">&-"), ("no-stderr", "2>&-")):
+        line = ["sh", "-c", f'exec "$@" {closed}', "sh", *train, str(tmp_path / out)]
+        done = subprocess.run(line, capture_output=True, check=False, **process_arguments)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / out / "evaluation.json").is_file()
+
+
+def test_unknown_instruction_set_is_one_line(
+    command: list[str], process_arguments: dict[str, Any]
+) -> None:
+    process_arguments["env"]["FEDCLI_ISA"] = "mmx"
+    done = subprocess.run([*command, "info"], capture_output=True, check=False, **process_arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("fedcli: error: FEDCLI_ISA=mmx names no instruction set")
+    assert done.stderr.count("\n") == 1
+
+
 def test_options_not_given_override_nothing() -> None:
     values = {"rounds": None, "seed": 0, "client_options": {}, "data_options": {"clients": 3}}
     assert options.given(values) == {"seed": 0, "data_options": {"clients": 3}}
