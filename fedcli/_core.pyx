@@ -335,6 +335,8 @@ cdef class Cohort:
         """Works out once what no round changes, four bytes a pixel, for training with `model`."""
         cdef size_t c
         self.check_pixels(model.table.num_inputs)
+        if self.prepared_for is not None and self.prepared_for is not model:
+            raise ValueError("the cohort was prepared for another model")
         self.prepared_for = model
         for c in range(self.num_clients):
             if self.table[c].prepared == NULL:
@@ -412,6 +414,10 @@ cdef class Team:
         cdef size_t c
         model.check_params(server_params.shape[0])
         cohort.check_pixels(model.table.num_inputs)
+        if delta_sum.model is not model:
+            raise ValueError("delta_sum was made for another model")
+        if cohort.prepared_for is not None and cohort.prepared_for is not model:
+            raise ValueError("the cohort was prepared for another model")
         stats = np.zeros(cohort.num_clients, STATS)
         cdef uint8_t[::1] view = stats.view(np.uint8)
         if cohort.num_clients == 0:

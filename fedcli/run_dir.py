@@ -111,6 +111,8 @@ class RunDirectory:
     def cut_back(self, round_num: int) -> None:
         """Drops the lines of rounds after `round_num`; those of round 0 too if that is 0.
 
+        What a killed process left half-written goes, too.
+
         Raises:
             RunError: metrics.jsonl lacks a round up to `round_num`.
         """
@@ -123,6 +125,8 @@ class RunDirectory:
                 )
             os.truncate(self._metrics.fileno(), end)
             os.truncate(self._timings.fileno(), _find_end(self.path / TIMINGS, round_num)[0])
+            for left in (self.path / CHECKPOINTS).glob(".*.tmp"):  # a process killed while saving
+                left.unlink()
         except OSError as err:
             raise RunError(f"cannot cut back the run {self.path}: {err.strerror}") from err
 

@@ -167,6 +167,17 @@ def test_cut_back_to_the_start_drops_round_0_too(path: Path) -> None:
     assert (path / "metrics.jsonl").read_bytes() == b""
 
 
+def test_cut_back_sweeps_what_a_killed_save_left(path: Path) -> None:
+    create(path)
+    (path / "metrics.jsonl").write_text('{"round": 0}\n')
+    left = path / "checkpoints" / ".round-000001.h5.0123456789ab.tmp"
+    left.write_bytes(b"half")
+    before = set((path / "checkpoints").iterdir()) - {left}
+    with RunDirectory.open(path) as run:
+        run.cut_back(0)
+    assert set((path / "checkpoints").iterdir()) == before
+
+
 def test_lost_metrics_are_told_and_nothing_is_cut(path: Path) -> None:
     create(path)
     (path / "metrics.jsonl").write_text('{"round": 1}\njunk\n')

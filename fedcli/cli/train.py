@@ -247,7 +247,7 @@ def _train(start: Start, remarks: Remarks, *, shows_tables: bool) -> Path:
 
     def describe_stop() -> str:
         if not trainings:
-            return "stopped before there was anything to save"
+            return "stopped before the first round of this command; nothing was changed"
         done = f"stopped after round {trainings[0].round_num} and saved"
         return f"{done}; fedcli train --resume {trainings[0].path} continues"
 

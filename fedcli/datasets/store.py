@@ -484,7 +484,7 @@ def _opened(path: Path) -> Iterator[tuple[StoreInfo, list[_MappedSplit], str]]:
     where = str(path)
     with hdf5.open_file(path) as file, hdf5.reading(where):
         if not hdf5.has_store_format(file.attrs):
-            raise DataError(f"{where}: is not a fedcli store; make one with fedcli preprocess")
+            raise DataError(f"{where}: is not a fedcli store; choose a file that is one")
         version = _attribute(file.attrs, "version", int, where)
         if version != VERSION:
             raise DataError(
