@@ -469,7 +469,7 @@ def test_other_hdf5_files_are_no_stores(tmp_path: Path) -> None:
         file["weights"] = np.zeros(3)
     with pytest.raises(DataError, match=r"neither a TFF file .* nor a fedcli store"):
         datasets.open_splits(str(path))
-    with pytest.raises(DataError, match="is not a fedcli store; make one with fedcli preprocess"):
+    with pytest.raises(DataError, match="is not a fedcli store; choose a file that is one"):
         store.open_store(path)
 
 
