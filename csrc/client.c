@@ -245,19 +245,19 @@ static void backward(const local *m, const float *params, size_t num_rows, float
 
 /* One local step. Plain SGD needs no gradient: the parameters are the target, -rate / B the
  * scale. */
-static void local_step(const local *m, const fed_step *step, const float *server, float *params,
+static void local_step(const local *m, const fed_step *step, const fed_local_step *at,
                        size_t num_rows, fed_score *score) {
+    float *params = at->params;
     float learning_rate;
     if (fed_step_is_plain_sgd(step, &learning_rate)) {
         forward(m, params, num_rows, -learning_rate / (float)num_rows, score);
         backward(m, params, num_rows, params);
         return;
     }
-    const size_t size = fed_net_size(m->net);
-    memset(m->gradient, 0, size * sizeof *m->gradient);
+    memset(m->gradient, 0, at->num_params * sizeof *m->gradient);
     forward(m, params, num_rows, 1.0f / (float)num_rows, score);
     backward(m, params, num_rows, m->gradient);
-    fed_step_run(step, m->net->kernels, size, params, server, m->gradient, m->slots);
+    fed_step_run(step, at, m->slots);
 }
 
 /* All local steps of a client; server (in) and params (out) as m->net packs them. */
@@ -266,7 +266,12 @@ static int run_steps(const local *m, const fed_step *step, const float *server, 
     const fed_client *client = m->client;
     const size_t size = fed_net_size(m->net);
     memcpy(params, server, size * sizeof *params);
-    if (m->slots != NULL) memset(m->slots, 0, fed_step_slots(step) * size * sizeof *m->slots);
+    if (m->slots != NULL) fed_step_init_slots(step, size, m->slots);
+    fed_local_step at = {.kernels = m->net->kernels,
+                         .num_params = size,
+                         .params = params,
+                         .server_params = server,
+                         .gradient = m->gradient};
 
     fed_order order;
     fed_order_init(&order, &client->plan, client->num_examples, &client->shuffle_key,
@@ -275,7 +280,8 @@ static int run_steps(const local *m, const fed_step *step, const float *server, 
     for (size_t num_rows; (num_rows = fed_order_next(&order, m->indices)) > 0;) {
         if (atomic_load_explicit(cancel, memory_order_relaxed)) return FED_ERR_CANCELLED;
         gather(m, num_rows);
-        local_step(m, step, server, params, num_rows, &score);
+        at.step_num++;
+        local_step(m, step, &at, num_rows, &score);
         stats->num_batches++;
         stats->num_examples += (int64_t)num_rows;
     }

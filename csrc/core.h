@@ -118,8 +118,18 @@ int fed_step_is_plain_sgd(const fed_step *step, float *learning_rate);
 /* 1 if parameters move only by combinations of their gradients, whatever the basis: then a layer
  * may be trained narrow. */
 int fed_step_keeps_span(const fed_step *step);
-void fed_step_run(const fed_step *step, const fed_kernels *kernels, size_t num_params,
-                  float *params, const float *server_params, float *gradient, float *slots);
+
+/* A local step as its rows see it. */
+typedef struct fed_local_step {
+    const fed_kernels *kernels;
+    size_t step_num; /* of the client in this round, from 1 */
+    size_t num_params;
+    float *params;              /* in-out [P] */
+    const float *server_params; /* [P] */
+    float *gradient;            /* in, scratch [P] */
+} fed_local_step;
+
+void fed_step_run(const fed_step *step, const fed_local_step *at, float *slots);
 
 /* ---- client.c ---- */
 

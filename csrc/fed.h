@@ -136,14 +136,31 @@ int fed_model_check(const fed_model *model);
 
 /* ---- The client step (step.c) ---------------------------------------------------------------- */
 
-enum fed_step_kind { FED_STEP_SGD = 0, FED_NUM_STEP_KINDS };
+enum fed_step_kind {
+    FED_STEP_SGD = 0,
+    FED_STEP_PROXIMAL,
+    FED_STEP_ADAM,
+    FED_STEP_ADAMW,
+    FED_STEP_YOGI,
+    FED_STEP_ADAGRAD,
+    FED_STEP_RMSPROP,
+    FED_NUM_STEP_KINDS
+};
 
 /* One row of a client-step table. Rows act in order on the gradient of a local step; the last one,
  * an optimizer, moves the parameters. options by kind:
- *   FED_STEP_SGD: learning rate, momentum (0: none, no slot), nesterov (0 or 1). */
+ *   FED_STEP_SGD:      learning rate, momentum (0: none, no slot), nesterov (0 or 1)
+ *   FED_STEP_PROXIMAL: strength; adds strength * (params - server params) to the gradient
+ *   FED_STEP_ADAM:     learning rate, beta_1, beta_2, epsilon, reddi (0 or 1)
+ *   FED_STEP_ADAMW:    as Adam, then weight decay
+ *   FED_STEP_YOGI:     as Adam, then the preconditioner's initial value
+ *   FED_STEP_ADAGRAD:  learning rate, epsilon, reddi, the preconditioner's initial value
+ *   FED_STEP_RMSPROP:  learning rate, decay, epsilon
+ * reddi: as in Algorithm 2 of Reddi et al. 2021, without bias correction and with epsilon outside
+ * the root. Options are double, so that 1 - beta_2 keeps its digits; parameters are float. */
 typedef struct fed_step_row {
     int32_t kind; /* enum fed_step_kind */
-    float options[8];
+    double options[8];
 } fed_step_row;
 
 typedef struct fed_step {
@@ -152,13 +169,17 @@ typedef struct fed_step {
 } fed_step;
 
 int fed_step_check(const fed_step *step);
-/* Number of parameter-sized state vectors the rows need; they start at zero for each client. */
+/* Number of parameter-sized state vectors the rows need. */
 size_t fed_step_slots(const fed_step *step);
-/* One local step: gradient (mean over the batch) in, parameters and slots moved. This is what the
- * training loop calls, exposed so that a conformance test can hold it against the NumPy form. */
-int fed_step_apply(const fed_step *step, size_t num_params, float *params /* in-out [P] */,
-                   const float *server_params /* [P] */, float *gradient /* in, scratch [P] */,
-                   float *slots /* in-out [slots, P] */);
+/* Writes what they hold before a client's first local step. */
+void fed_step_init_slots(const fed_step *step, size_t num_params,
+                         float *slots /* out [slots, P] */);
+/* A client's local step number step_num, counted from 1: gradient (mean over the batch) in,
+ * parameters and slots moved. This is what the training loop calls, exposed so that a conformance
+ * test can hold it against the NumPy form. */
+int fed_step_apply(const fed_step *step, size_t step_num, size_t num_params,
+                   float *params /* in-out [P] */, const float *server_params /* [P] */,
+                   float *gradient /* in, scratch [P] */, float *slots /* in-out [slots, P] */);
 
 /* ---- Clients and cohorts (client.c, cohort.c) ------------------------------------------------ */
 

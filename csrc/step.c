@@ -3,69 +3,190 @@
  * optimizer, or a term an algorithm adds to the gradient, is a new row of `step_ops`. */
 #include "core.h"
 
+#include <float.h>
 #include <math.h>
 
 typedef struct step_ops {
-    int (*check)(const fed_step_row *row);
-    size_t (*num_slots)(const fed_step_row *row);
-    void (*run)(const fed_step_row *row, const fed_kernels *kernels, size_t num_params,
-                float *params, const float *server_params, float *gradient, float *slots);
+    int (*check)(const double *options); /* 1 if the core can compute with them */
+    size_t (*num_slots)(const double *options);
+    float (*initial)(const double *options, size_t slot); /* NULL: slots start at 0 */
+    void (*run)(const double *options, const fed_local_step *at, float *slots);
     int keeps_span; /* see fed_step_keeps_span */
 } step_ops;
 
-/* ---- SGD: options are learning rate, momentum, nesterov -------------------------------------- */
+static size_t no_slots(const double *options) { return (void)options, 0; }
+static size_t one_slot(const double *options) { return (void)options, 1; }
+static size_t two_slots(const double *options) { return (void)options, 2; }
 
-enum { LEARNING_RATE, MOMENTUM, NESTEROV };
+/* False for NaN, and for what float cannot hold. */
+static int is_amount(double value) { return value >= 0 && value <= (double)FLT_MAX; }
+static int is_share(double value) { return value >= 0 && value <= 1; }
+static int is_flag(double value) { return value == 0 || value == 1; }
 
-static int sgd_check(const fed_step_row *row) {
-    const float learning_rate = row->options[LEARNING_RATE], momentum = row->options[MOMENTUM];
-    const float nesterov = row->options[NESTEROV];
-    if (!(learning_rate >= 0) || isinf(learning_rate)) return FED_ERR_ARGUMENT;
-    if (!(momentum >= 0 && momentum <= 1)) return FED_ERR_ARGUMENT;
-    if (nesterov != 0 && (nesterov != 1 || momentum == 0)) return FED_ERR_ARGUMENT;
-    return FED_OK;
+/* Every optimizer's first option. */
+enum { LEARNING_RATE };
+
+/* ---- SGD: learning rate, momentum, nesterov -------------------------------------------------- */
+
+enum { MOMENTUM = 1, NESTEROV };
+
+static int sgd_check(const double *options) {
+    return is_amount(options[LEARNING_RATE]) && is_share(options[MOMENTUM]) &&
+           is_flag(options[NESTEROV]) && (options[NESTEROV] == 0 || options[MOMENTUM] > 0);
 }
 
-static size_t sgd_num_slots(const fed_step_row *row) { return row->options[MOMENTUM] > 0; }
+static size_t sgd_num_slots(const double *options) { return options[MOMENTUM] > 0; }
 
-static void sgd_run(const fed_step_row *row, const fed_kernels *kernels, size_t num_params,
-                    float *params, const float *server_params, float *gradient, float *slots) {
-    (void)server_params;
-    const float learning_rate = row->options[LEARNING_RATE], momentum = row->options[MOMENTUM];
-    if (momentum > 0)
-        kernels->sgd_momentum(params, slots, gradient, num_params, learning_rate, momentum,
-                              row->options[NESTEROV] != 0);
+static void sgd_run(const double *options, const fed_local_step *at, float *slots) {
+    const float learning_rate = (float)options[LEARNING_RATE], momentum = (float)options[MOMENTUM];
+    if (options[MOMENTUM] > 0)
+        at->kernels->sgd_momentum(at->params, slots, at->gradient, at->num_params, learning_rate,
+                                  momentum, options[NESTEROV] != 0);
     else
-        kernels->sgd(params, gradient, num_params, learning_rate);
+        at->kernels->sgd(at->params, at->gradient, at->num_params, learning_rate);
 }
+
+/* ---- A proximal term: strength --------------------------------------------------------------- */
+
+enum { STRENGTH };
+
+static int proximal_check(const double *options) { return is_amount(options[STRENGTH]); }
+
+static void proximal_run(const double *options, const fed_local_step *at, float *slots) {
+    (void)slots;
+    at->kernels->add_proximal(at->gradient, at->params, at->server_params, at->num_params,
+                              (float)options[STRENGTH]);
+}
+
+/* ---- Adam, AdamW, Yogi: learning rate, beta_1, beta_2, epsilon, reddi, and one of their own -- */
+
+enum { BETA_1 = 1, BETA_2, EPSILON, REDDI, WEIGHT_DECAY, INITIAL_PRECONDITIONER = WEIGHT_DECAY };
+
+static int moments_check(const double *options) {
+    return is_amount(options[LEARNING_RATE]) && is_share(options[BETA_1]) &&
+           is_share(options[BETA_2]) && is_amount(options[EPSILON]) && is_flag(options[REDDI]) &&
+           is_amount(options[WEIGHT_DECAY]);
+}
+
+/* Slots are the accumulator and then the preconditioner. */
+static float yogi_initial(const double *options, size_t slot) {
+    return slot == 1 ? (float)options[INITIAL_PRECONDITIONER] : 0;
+}
+
+static double bias_correction(const double *options, size_t step_num) {
+    if (options[REDDI] != 0) return 1;
+    const double steps = (double)step_num;
+    return sqrt(1 - pow(options[BETA_2], steps)) / (1 - pow(options[BETA_1], steps));
+}
+
+static fed_moments moments_of(const double *options, double rate) {
+    return (fed_moments){.share_1 = (float)(1 - options[BETA_1]),
+                         .share_2 = (float)(1 - options[BETA_2]),
+                         .epsilon = (float)options[EPSILON],
+                         .rate = (float)rate,
+                         .learning_rate = (float)options[LEARNING_RATE],
+                         .weight_decay = (float)options[WEIGHT_DECAY]};
+}
+
+static void adam_run(const double *options, const fed_local_step *at, float *slots) {
+    const fed_moments moments =
+        moments_of(options, options[LEARNING_RATE] * bias_correction(options, at->step_num));
+    at->kernels->adam(at->params, slots, slots + at->num_params, at->gradient, at->num_params,
+                      &moments);
+}
+
+static void adamw_run(const double *options, const fed_local_step *at, float *slots) {
+    const fed_moments moments = moments_of(options, bias_correction(options, at->step_num));
+    at->kernels->adamw(at->params, slots, slots + at->num_params, at->gradient, at->num_params,
+                       &moments);
+}
+
+static void yogi_run(const double *options, const fed_local_step *at, float *slots) {
+    const fed_moments moments =
+        moments_of(options, options[LEARNING_RATE] * bias_correction(options, at->step_num));
+    at->kernels->yogi(at->params, slots, slots + at->num_params, at->gradient, at->num_params,
+                      &moments);
+}
+
+/* ---- Adagrad: learning rate, epsilon, reddi, the preconditioner's initial value -------------- */
+
+enum { ADAGRAD_EPSILON = 1, ADAGRAD_REDDI, ADAGRAD_INITIAL };
+
+static int adagrad_check(const double *options) {
+    return is_amount(options[LEARNING_RATE]) && is_amount(options[ADAGRAD_EPSILON]) &&
+           is_flag(options[ADAGRAD_REDDI]) && is_amount(options[ADAGRAD_INITIAL]);
+}
+
+static float adagrad_initial(const double *options, size_t slot) {
+    (void)slot;
+    return (float)options[ADAGRAD_INITIAL];
+}
+
+static void adagrad_run(const double *options, const fed_local_step *at, float *slots) {
+    at->kernels->adagrad(at->params, slots, at->gradient, at->num_params,
+                         (float)options[LEARNING_RATE], (float)options[ADAGRAD_EPSILON],
+                         options[ADAGRAD_REDDI] != 0);
+}
+
+/* ---- RMSprop: learning rate, decay, epsilon -------------------------------------------------- */
+
+enum { RMSPROP_DECAY = 1, RMSPROP_EPSILON };
+
+static int rmsprop_check(const double *options) {
+    return is_amount(options[LEARNING_RATE]) && is_share(options[RMSPROP_DECAY]) &&
+           is_amount(options[RMSPROP_EPSILON]);
+}
+
+static void rmsprop_run(const double *options, const fed_local_step *at, float *slots) {
+    at->kernels->rmsprop(at->params, slots, at->gradient, at->num_params,
+                         (float)options[LEARNING_RATE], (float)(1 - options[RMSPROP_DECAY]),
+                         (float)options[RMSPROP_EPSILON]);
+}
+
+/* ---- The table ------------------------------------------------------------------------------- */
 
 static const step_ops ops[FED_NUM_STEP_KINDS] = {
-    [FED_STEP_SGD] = {sgd_check, sgd_num_slots, sgd_run, .keeps_span = 1},
+    [FED_STEP_SGD] = {sgd_check, sgd_num_slots, NULL, sgd_run, .keeps_span = 1},
+    [FED_STEP_PROXIMAL] = {proximal_check, no_slots, NULL, proximal_run, .keeps_span = 1},
+    [FED_STEP_ADAM] = {moments_check, two_slots, NULL, adam_run, .keeps_span = 0},
+    [FED_STEP_ADAMW] = {moments_check, two_slots, NULL, adamw_run, .keeps_span = 0},
+    [FED_STEP_YOGI] = {moments_check, two_slots, yogi_initial, yogi_run, .keeps_span = 0},
+    [FED_STEP_ADAGRAD] = {adagrad_check, one_slot, adagrad_initial, adagrad_run, .keeps_span = 0},
+    [FED_STEP_RMSPROP] = {rmsprop_check, one_slot, NULL, rmsprop_run, .keeps_span = 0},
 };
-
-/* ---- The table at work ----------------------------------------------------------------------- */
 
 int fed_step_check(const fed_step *step) {
     if (step->num_rows < 1) return FED_ERR_ARGUMENT;
     for (size_t r = 0; r < step->num_rows; r++) {
         const fed_step_row *row = &step->rows[r];
         if (row->kind < 0 || row->kind >= FED_NUM_STEP_KINDS) return FED_ERR_ARGUMENT;
-        const int status = ops[row->kind].check(row);
-        if (status != FED_OK) return status;
+        if (!ops[row->kind].check(row->options)) return FED_ERR_ARGUMENT;
     }
     return FED_OK;
 }
 
+static size_t row_slots(const fed_step_row *row) { return ops[row->kind].num_slots(row->options); }
+
 size_t fed_step_slots(const fed_step *step) {
     size_t num_slots = 0;
-    for (size_t r = 0; r < step->num_rows; r++)
-        num_slots += ops[step->rows[r].kind].num_slots(&step->rows[r]);
+    for (size_t r = 0; r < step->num_rows; r++) num_slots += row_slots(&step->rows[r]);
     return num_slots;
+}
+
+void fed_step_init_slots(const fed_step *step, size_t num_params, float *slots) {
+    for (size_t r = 0; r < step->num_rows; r++) {
+        const fed_step_row *row = &step->rows[r];
+        for (size_t s = 0; s < row_slots(row); s++, slots += num_params) {
+            const float value =
+                ops[row->kind].initial != NULL ? ops[row->kind].initial(row->options, s) : 0;
+            for (size_t p = 0; p < num_params; p++) slots[p] = value;
+        }
+    }
 }
 
 int fed_step_is_plain_sgd(const fed_step *step, float *learning_rate) {
     const fed_step_row *row = &step->rows[0];
-    *learning_rate = row->options[LEARNING_RATE];
+    *learning_rate = (float)row->options[LEARNING_RATE];
     return step->num_rows == 1 && row->kind == FED_STEP_SGD && row->options[MOMENTUM] == 0;
 }
 
@@ -75,21 +196,22 @@ int fed_step_keeps_span(const fed_step *step) {
     return 1;
 }
 
-void fed_step_run(const fed_step *step, const fed_kernels *kernels, size_t num_params,
-                  float *params, const float *server_params, float *gradient, float *slots) {
+void fed_step_run(const fed_step *step, const fed_local_step *at, float *slots) {
     for (size_t r = 0; r < step->num_rows; r++) {
         const fed_step_row *row = &step->rows[r];
-        ops[row->kind].run(row, kernels, num_params, params, server_params, gradient, slots);
-        const size_t num_slots = ops[row->kind].num_slots(row);
+        ops[row->kind].run(row->options, at, slots);
+        const size_t num_slots = row_slots(row);
         if (num_slots > 0)
-            slots += num_slots * num_params; /* slots may be NULL where none are needed */
+            slots += num_slots * at->num_params; /* slots may be NULL where none are needed */
     }
 }
 
-int fed_step_apply(const fed_step *step, size_t num_params, float *params,
+int fed_step_apply(const fed_step *step, size_t step_num, size_t num_params, float *params,
                    const float *server_params, float *gradient, float *slots) {
-    const int status = fed_step_check(step);
+    const int status = step_num >= 1 ? fed_step_check(step) : FED_ERR_ARGUMENT;
     if (status != FED_OK) return status;
-    fed_step_run(step, fed_active_kernels(), num_params, params, server_params, gradient, slots);
+    const fed_local_step at = {fed_active_kernels(), step_num, num_params, params,
+                               server_params,        gradient};
+    fed_step_run(step, &at, slots);
     return FED_OK;
 }

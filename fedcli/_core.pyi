@@ -36,8 +36,14 @@ class Step:
     def __init__(self, rows: Sequence[tuple[int, Sequence[float]]]) -> None: ...
     @property
     def num_slots(self) -> int: ...
+    def initial_slots(self, num_params: int) -> Float32: ...
     def apply(
-        self, params: Float32, server_params: Float32, gradient: Float32, slots: Float32
+        self,
+        step_num: int,
+        params: Float32,
+        server_params: Float32,
+        gradient: Float32,
+        slots: Float32,
     ) -> None: ...
 
 class Plan:

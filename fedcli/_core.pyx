@@ -54,13 +54,14 @@ cdef extern from "fed.h" nogil:
 
     ctypedef struct fed_step_row:
         int32_t kind
-        float options[8]
+        double options[8]
     ctypedef struct fed_step:
         const fed_step_row *rows
         size_t num_rows
     int fed_step_check(const fed_step *)
     size_t fed_step_slots(const fed_step *)
-    int fed_step_apply(const fed_step *, size_t, float *, const float *, float *, float *)
+    void fed_step_init_slots(const fed_step *, size_t, float *)
+    int fed_step_apply(const fed_step *, size_t, size_t, float *, const float *, float *, float *)
 
     enum:
         FED_PIXELS_UINT8, FED_PIXELS_FLOAT32
@@ -242,9 +243,17 @@ cdef class Step:
     def num_slots(self):
         return fed_step_slots(&self.table)
 
-    def apply(self, float[::1] params, const float[::1] server_params, float[::1] gradient,
-              float[:, ::1] slots):
-        """One local step in place; gradient is scratch afterwards. slots is [num_slots, P]."""
+    def initial_slots(self, size_t num_params):
+        """The slots before a client's first local step: float32 [num_slots, P]."""
+        slots = np.empty((self.num_slots, num_params), np.float32)
+        cdef float[:, ::1] view = slots
+        if slots.size > 0:
+            fed_step_init_slots(&self.table, num_params, &view[0, 0])
+        return slots
+
+    def apply(self, size_t step_num, float[::1] params, const float[::1] server_params,
+              float[::1] gradient, float[:, ::1] slots):
+        """Local step number step_num in place; gradient is scratch afterwards."""
         cdef size_t num_params = params.shape[0]
         if not (server_params.shape[0] == gradient.shape[0] == params.shape[0]):
             raise ValueError(f"params, server_params and gradient differ: {params.shape[0]},"
@@ -254,8 +263,8 @@ cdef class Step:
                              f" not [{self.num_slots}, {num_params}]")
         if num_params == 0:
             return
-        check(fed_step_apply(&self.table, num_params, &params[0], &server_params[0], &gradient[0],
-                             &slots[0, 0] if slots.shape[0] > 0 else NULL))
+        check(fed_step_apply(&self.table, step_num, num_params, &params[0], &server_params[0],
+                             &gradient[0], &slots[0, 0] if slots.shape[0] > 0 else NULL))
 
 
 cdef class Plan:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -45,6 +46,20 @@ PREPARED_BYTES = 64 << 20
 BLOCK_CLIENTS = 8  # pieces end where the core's blocks do (FED_BLOCK_CLIENTS)
 
 StepRow = tuple[int, tuple[float, ...]]
+
+
+class StepKind(IntEnum):
+    """Kinds of rows of the core's client-step table: enum fed_step_kind, which lists options."""
+
+    SGD = 0
+    PROXIMAL = 1
+    ADAM = 2
+    ADAMW = 3
+    YOGI = 4
+    ADAGRAD = 5
+    RMSPROP = 6
+
+
 T = TypeVar("T")
 
 
@@ -374,6 +389,7 @@ def random_u64(key: StreamKey, count: int) -> NDArray[np.uint64]:
 
 def apply_step(
     rows: Sequence[StepRow],
+    step_num: int,
     params: NDArray[np.float32],
     server_params: NDArray[np.float32],
     gradient: NDArray[np.float32],
@@ -383,17 +399,18 @@ def apply_step(
 
     Args:
         rows: The client-step table.
+        step_num: Which of the client's local steps it is, from 1.
         params: [num_params], moved.
         server_params: [num_params].
         gradient: [num_params].
-        slots: [num_step_slots(rows), num_params], moved.
+        slots: What `initial_slots` returned, moved.
     """
-    _core.Step(rows).apply(params, server_params, gradient, slots)
+    _core.Step(rows).apply(step_num, params, server_params, gradient, slots)
 
 
-def num_step_slots(rows: Sequence[StepRow]) -> int:
-    """Returns how many parameter-sized state vectors a client-step table needs."""
-    return _core.Step(rows).num_slots
+def initial_slots(rows: Sequence[StepRow], num_params: int) -> NDArray[np.float32]:
+    """Returns the state vectors of a table before a client's first step: [slots, num_params]."""
+    return _core.Step(rows).initial_slots(num_params)
 
 
 def count_synthetic(options: tuple[int, float, float, int], client: int, split: int) -> int:

@@ -36,9 +36,9 @@ def _numpy_path(optimizer: Optimizer, start: np.ndarray, gradients: list[np.ndar
 def _core_path(optimizer: Optimizer, start: np.ndarray, gradients: list[np.ndarray]) -> np.ndarray:
     rows = optimizer.client_rows()
     params, path = start.copy(), []
-    slots = np.zeros((backend.num_step_slots(rows), len(start)), np.float32)
-    for gradient in gradients:
-        backend.apply_step(rows, params, start, gradient.copy(), slots)
+    slots = backend.initial_slots(rows, len(start))
+    for step_num, gradient in enumerate(gradients, 1):
+        backend.apply_step(rows, step_num, params, start, gradient.copy(), slots)
         path.append(params.copy())
     return np.array(path)
 
@@ -114,7 +114,7 @@ def test_every_optimizer_has_a_conformance_row() -> None:
 def test_plain_sgd_remembers_nothing() -> None:
     plain = optimizers.sgd(0.1)
     assert plain.init(np.zeros(3, np.float32)) == {}
-    assert backend.num_step_slots(plain.client_rows()) == 0
+    assert len(backend.initial_slots(plain.client_rows(), 3)) == 0
     assert optimizers.sgd(0.1, momentum=0.5).init(np.zeros(3)).keys() == {"accumulator"}
 
 

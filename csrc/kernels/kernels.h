@@ -23,6 +23,14 @@ typedef struct fed_score {
     int64_t num_correct;
 } fed_score;
 
+/* The numbers of one step of Adam, AdamW or Yogi. */
+typedef struct fed_moments {
+    float share_1, share_2; /* 1 - beta_1, 1 - beta_2 */
+    float epsilon;
+    float rate; /* with the bias correction in it; AdamW's is the correction alone */
+    float learning_rate, weight_decay; /* AdamW only */
+} fed_moments;
+
 typedef struct fed_kernels {
     const char *name;
 
@@ -67,6 +75,32 @@ typedef struct fed_kernels {
     void (*sgd_momentum)(float *params, float *slot, const float *gradient, size_t num_params,
                          float learning_rate, float momentum, int nesterov);
     void (*sgd)(float *params, const float *gradient, size_t num_params, float learning_rate);
+
+    /* The adaptive optimizers as TFF has them. A coordinate whose accumulator (or gradient, where
+     * there is none) is 0 stays where it is, also where the divisor is 0: padding never moves.
+     *
+     * accumulator += (gradient - accumulator) * share_1, and
+     *   adam:  preconditioner += (gradient^2 - preconditioner) * share_2
+     *   yogi:  preconditioner += share_2 * sign(gradient^2 - preconditioner) * gradient^2
+     * then params -= rate * accumulator / (sqrt(preconditioner) + epsilon). adamw is adam with
+     *   params -= learning_rate * (rate * accumulator / (...) + weight_decay * params). */
+    void (*adam)(float *params, float *accumulator, float *preconditioner, const float *gradient,
+                 size_t num_params, const fed_moments *moments);
+    void (*adamw)(float *params, float *accumulator, float *preconditioner, const float *gradient,
+                  size_t num_params, const fed_moments *moments);
+    void (*yogi)(float *params, float *accumulator, float *preconditioner, const float *gradient,
+                 size_t num_params, const fed_moments *moments);
+    /* preconditioner += gradient^2, then params -= learning_rate * gradient / divisor, which is
+     * sqrt(preconditioner + epsilon), or with epsilon_outside sqrt(preconditioner) + epsilon. */
+    void (*adagrad)(float *params, float *preconditioner, const float *gradient, size_t num_params,
+                    float learning_rate, float epsilon, int epsilon_outside);
+    /* preconditioner += (gradient^2 - preconditioner) * share, then
+     * params -= learning_rate * gradient / (sqrt(preconditioner) + epsilon). */
+    void (*rmsprop)(float *params, float *preconditioner, const float *gradient, size_t num_params,
+                    float learning_rate, float share, float epsilon);
+    /* gradient += strength * (params - server). */
+    void (*add_proximal)(float *gradient, const float *params, const float *server,
+                         size_t num_params, float strength);
 
     /* 1 if every params[i] - server[i] is finite, else 0. */
     int (*delta_is_finite)(const float *params, const float *server, size_t num_params);

@@ -539,6 +539,166 @@ static void test_sgd_nesterov_equals_twin(void) {
     for (size_t s = 0; s < LENGTH(SIZES); s++) check_momentum(SIZES[s], 1);
 }
 
+/* ---- Adaptive optimizers --------------------------------------------------------------------- */
+
+enum { ADAM, ADAMW, YOGI, ADAGRAD, ADAGRAD_OUTSIDE, RMSPROP, NUM_ADAPTIVE };
+
+static const fed_moments MOMENTS = {.share_1 = 0.1f,
+                                    .share_2 = 0.2f,
+                                    .epsilon = 1e-3f,
+                                    .rate = 0.3f,
+                                    .learning_rate = 0.7f,
+                                    .weight_decay = 0.05f};
+
+typedef struct adaptive {
+    guarded params, accumulator, preconditioner, gradient;
+} adaptive;
+
+static adaptive adaptive_new(size_t num) {
+    const adaptive a = {guarded_new(num, 1, 1), guarded_new(num, 2, 1), guarded_new(num, 3, 1),
+                        guarded_new(num, 4, 1)};
+    for (size_t p = 0; p < num; p++) a.preconditioner.values[p] = fabsf(a.preconditioner.values[p]);
+    return a;
+}
+
+static void adaptive_free(adaptive *a) {
+    guarded_free(&a->params);
+    guarded_free(&a->accumulator);
+    guarded_free(&a->preconditioner);
+    guarded_free(&a->gradient);
+}
+
+static void run_adaptive(int which, const fed_moments *m, adaptive *a) {
+    const fed_kernels *kernels = fed_active_kernels();
+    const size_t num = a->params.num_values;
+    float *params = a->params.values, *accumulator = a->accumulator.values;
+    float *preconditioner = a->preconditioner.values, *gradient = a->gradient.values;
+    switch (which) {
+    case ADAM:
+        kernels->adam(params, accumulator, preconditioner, gradient, num, m);
+        break;
+    case ADAMW:
+        kernels->adamw(params, accumulator, preconditioner, gradient, num, m);
+        break;
+    case YOGI:
+        kernels->yogi(params, accumulator, preconditioner, gradient, num, m);
+        break;
+    case RMSPROP:
+        kernels->rmsprop(params, preconditioner, gradient, num, m->rate, m->share_2, m->epsilon);
+        break;
+    default:
+        kernels->adagrad(params, preconditioner, gradient, num, m->rate, m->epsilon,
+                         which == ADAGRAD_OUTSIDE);
+    }
+}
+
+/* One coordinate in double. */
+typedef struct coordinate {
+    double w, a, s, g;
+} coordinate;
+
+static double twin_preconditioner(int which, coordinate c) {
+    const double share = (double)MOMENTS.share_2, square = c.g * c.g;
+    if (which == ADAGRAD || which == ADAGRAD_OUTSIDE) return c.s + square;
+    if (which == YOGI) return c.s + share * (square > c.s ? square : -square);
+    return c.s + (square - c.s) * share;
+}
+
+/* One step; *size is what its rounding errors are relative to. */
+static coordinate twin_adaptive(int which, coordinate c, double *size) {
+    const int has_accumulator = which == ADAM || which == ADAMW || which == YOGI;
+    const double rate = (double)MOMENTS.rate, epsilon = (double)MOMENTS.epsilon;
+    const double before = c.w;
+    c.s = twin_preconditioner(which, c);
+    if (has_accumulator) c.a += (c.g - c.a) * (double)MOMENTS.share_1;
+    const double divisor = which == ADAGRAD ? sqrt(c.s + epsilon) : sqrt(c.s) + epsilon;
+    const double step = rate * (has_accumulator ? c.a : c.g) / divisor;
+    *size = fabs(before) + rate / divisor; /* gradients and accumulators are at most 1 */
+    if (which == ADAMW)
+        c.w -= (double)MOMENTS.learning_rate * (step + (double)MOMENTS.weight_decay * c.w);
+    else
+        c.w -= step;
+    return c;
+}
+
+/* No value is the result of more than 16 roundings. */
+static void check_adaptive(int which, size_t num) {
+    adaptive a = adaptive_new(num), before = adaptive_new(num);
+    run_adaptive(which, &MOMENTS, &a);
+    for (size_t p = 0; p < num; p++) {
+        double size;
+        const coordinate start = {before.params.values[p], before.accumulator.values[p],
+                                  before.preconditioner.values[p], before.gradient.values[p]};
+        const coordinate end = twin_adaptive(which, start, &size);
+        CHECK_CLOSE(a.accumulator.values[p], end.a, 4 * UNIT_ROUNDOFF);
+        CHECK_CLOSE(a.preconditioner.values[p], end.s, 8 * UNIT_ROUNDOFF);
+        CHECK_CLOSE(a.params.values[p], end.w, 16 * UNIT_ROUNDOFF * size);
+        CHECK(a.gradient.values[p] == before.gradient.values[p]);
+    }
+    adaptive_free(&a);
+    adaptive_free(&before);
+}
+
+static void test_adaptive_optimizers_equal_their_twins(void) {
+    for (int which = 0; which < NUM_ADAPTIVE; which++)
+        for (size_t s = 0; s < LENGTH(SIZES); s++) check_adaptive(which, SIZES[s]);
+}
+
+/* Padding is such a coordinate. AdamW's decay moves it in proportion to itself: not from 0. */
+static void test_coordinate_without_gradient_stays_though_epsilon_is_0(void) {
+    fed_moments moments = MOMENTS;
+    moments.epsilon = 0;
+    moments.rate = INFINITY; /* as the bias correction is when beta_1 is 1 */
+    for (int which = 0; which < NUM_ADAPTIVE; which++) {
+        adaptive a = adaptive_new(35);
+        for (size_t p = 0; p < 35; p++) {
+            a.accumulator.values[p] = a.preconditioner.values[p] = a.gradient.values[p] = 0;
+            if (which == ADAMW) a.params.values[p] = 0;
+        }
+        adaptive before = adaptive_new(35);
+        run_adaptive(which, &moments, &a);
+        for (size_t p = 0; p < 35; p++)
+            CHECK(a.params.values[p] == (which == ADAMW ? 0 : before.params.values[p]));
+        adaptive_free(&a);
+        adaptive_free(&before);
+    }
+}
+
+static void test_nan_gradient_spoils_its_coordinate_only(void) {
+    for (int which = 0; which < NUM_ADAPTIVE; which++)
+        for (size_t bad = 0; bad < 35; bad++) {
+            adaptive a = adaptive_new(35);
+            a.gradient.values[bad] = NAN;
+            run_adaptive(which, &MOMENTS, &a);
+            for (size_t p = 0; p < 35; p++) CHECK(isnan(a.params.values[p]) == (p == bad));
+            CHECK(isnan(a.preconditioner.values[bad]));
+            adaptive_free(&a);
+        }
+}
+
+static void check_proximal(size_t num) {
+    const float strength = 0.3f;
+    guarded gradient = guarded_new(num, 1, 1), before = guarded_new(num, 1, 1);
+    guarded params = guarded_new(num, 2, 1), server = guarded_new(num, 3, 1);
+    fed_active_kernels()->add_proximal(gradient.values, params.values, server.values, num,
+                                       strength);
+    for (size_t p = 0; p < num; p++) {
+        const double apart = (double)params.values[p] - (double)server.values[p];
+        CHECK_CLOSE(gradient.values[p], before.values[p] + (double)strength * apart,
+                    3 * 2 * UNIT_ROUNDOFF);
+    }
+    guarded_free(&gradient);
+    guarded_free(&before);
+    guarded_free(&params);
+    guarded_free(&server);
+}
+
+static void test_proximal_term_equals_twin(void) {
+    for (size_t s = 0; s < LENGTH(SIZES); s++) check_proximal(SIZES[s]);
+}
+
+/* ---- Deltas ---------------------------------------------------------------------------------- */
+
 static void check_finiteness(size_t num) {
     static const float bad[] = {NAN, -NAN, INFINITY, -INFINITY};
     const fed_kernels *kernels = fed_active_kernels();
@@ -648,6 +808,10 @@ static const test_case TESTS[] = {
     TEST(test_sgd_equals_twin),
     TEST(test_sgd_momentum_equals_twin),
     TEST(test_sgd_nesterov_equals_twin),
+    TEST(test_adaptive_optimizers_equal_their_twins),
+    TEST(test_coordinate_without_gradient_stays_though_epsilon_is_0),
+    TEST(test_nan_gradient_spoils_its_coordinate_only),
+    TEST(test_proximal_term_equals_twin),
     TEST(test_delta_is_finite_finds_each_bad_value),
     TEST(test_delta_is_finite_looks_at_the_difference),
     TEST(test_add_delta_is_exact_on_every_variant),

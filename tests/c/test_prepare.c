@@ -23,7 +23,13 @@ static const fed_model MODEL_TWO = {TWO_LAYERS, 2, NUM_INPUTS, NUM_CLASSES,
 static const fed_model *const MODELS[] = {&MODEL, &MODEL_TWO};
 
 static const fed_step_row ROWS[] = {
-    {FED_STEP_SGD, {0.01f}}, {FED_STEP_SGD, {0.01f, 0.9f}}, {FED_STEP_SGD, {0.01f, 0.9f, 1}}};
+    {FED_STEP_SGD, {0.01f}},
+    {FED_STEP_SGD, {0.01f, 0.9f}},
+    {FED_STEP_SGD, {0.01f, 0.9f, 1}},
+    /* These leave the span of the gradients, so what was prepared must not be used. */
+    {FED_STEP_ADAM, {0.01, 0.9, 0.999, 0}},
+    {FED_STEP_ADAGRAD, {0.01, 1e-7, 0, 0.1}},
+};
 
 /* One epoch is decoded a batch at a time, several before the first step. */
 static const fed_plan PLANS[] = {

@@ -1,16 +1,38 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Tests of step.c: which tables are refused, and the forms of SGD against values worked out by
- * hand.
+ * Tests of step.c: which tables are refused, and every optimizer's steps against values worked out
+ * beforehand.
  */
 #include "fixtures.h"
 
-static const float LEARNING_RATE = 0.1f;
+static const double LEARNING_RATE = 0.1;
 static const float GRADIENTS[] = {0.5f, -0.25f, 1.0f};
 
+static int check_row(const fed_step_row *row) { return fed_step_check(&(fed_step){row, 1}); }
+
 static int check_sgd(float learning_rate, float momentum, float nesterov) {
-    const fed_step_row row = {FED_STEP_SGD, {learning_rate, momentum, nesterov}};
-    return fed_step_check(&(fed_step){&row, 1});
+    return check_row(&(fed_step_row){FED_STEP_SGD, {learning_rate, momentum, nesterov}});
+}
+
+/* A row of every kind but SGD with options of every range. 'a': an amount, from 0 to what float
+ * holds; 's': a share, from 0 to 1; 'f': a flag, 0 or 1. */
+static const struct {
+    fed_step_row row;
+    const char *ranges;
+    size_t num_slots;
+} KINDS[] = {
+    {{FED_STEP_PROXIMAL, {0.1}}, "a", 0},
+    {{FED_STEP_ADAM, {0.1, 0.9, 0.999, 1e-7, 1}}, "assaf", 2},
+    {{FED_STEP_ADAMW, {0.1, 0.9, 0.999, 1e-7, 0, 0.004}}, "assafa", 2},
+    {{FED_STEP_YOGI, {0.1, 0.9, 0.999, 1e-3, 0, 1e-6}}, "assafa", 2},
+    {{FED_STEP_ADAGRAD, {0.1, 1e-7, 1, 0.1}}, "aafa", 1},
+    {{FED_STEP_RMSPROP, {0.1, 0.9, 1e-7}}, "asa", 1},
+};
+
+/* The row with one option replaced. */
+static int check_with(fed_step_row row, size_t option, double value) {
+    row.options[option] = value;
+    return check_row(&row);
 }
 
 /* ---- Tables ---------------------------------------------------------------------------------- */
@@ -41,6 +63,65 @@ static void test_bad_nesterov_is_refused(void) {
 
 static void test_nesterov_without_momentum_is_refused(void) {
     CHECK_EQUAL(check_sgd(0.1f, 0, 1), FED_ERR_ARGUMENT);
+}
+
+static void test_options_within_their_ranges_are_accepted(void) {
+    for (size_t k = 0; k < LENGTH(KINDS); k++)
+        for (size_t o = 0; KINDS[k].ranges[o] != 0; o++) {
+            CHECK_EQUAL(check_with(KINDS[k].row, o, 0), FED_OK);
+            CHECK_EQUAL(check_with(KINDS[k].row, o, 1), FED_OK);
+            if (KINDS[k].ranges[o] == 'a') CHECK_EQUAL(check_with(KINDS[k].row, o, 3e38), FED_OK);
+            if (KINDS[k].ranges[o] != 'f') CHECK_EQUAL(check_with(KINDS[k].row, o, 0.5), FED_OK);
+        }
+}
+
+static void test_options_out_of_range_are_refused(void) {
+    const double bad[] = {NAN, INFINITY, -INFINITY, -0.1, -1e-300, 1e39};
+    for (size_t k = 0; k < LENGTH(KINDS); k++)
+        for (size_t o = 0; KINDS[k].ranges[o] != 0; o++) {
+            for (size_t i = 0; i < LENGTH(bad); i++)
+                CHECK_EQUAL(check_with(KINDS[k].row, o, bad[i]), FED_ERR_ARGUMENT);
+            if (KINDS[k].ranges[o] != 'a')
+                CHECK_EQUAL(check_with(KINDS[k].row, o, 1.0001), FED_ERR_ARGUMENT);
+            if (KINDS[k].ranges[o] == 'f')
+                CHECK_EQUAL(check_with(KINDS[k].row, o, 0.5), FED_ERR_ARGUMENT);
+        }
+}
+
+static void test_each_kind_has_its_slots(void) {
+    CHECK_EQUAL(LENGTH(KINDS) + 1, FED_NUM_STEP_KINDS);
+    for (size_t k = 0; k < LENGTH(KINDS); k++)
+        CHECK_EQUAL(fed_step_slots(&(fed_step){&KINDS[k].row, 1}), KINDS[k].num_slots);
+}
+
+/* Zeros, but for the preconditioners of Yogi and Adagrad. */
+static void test_slots_start_at_the_rows_initial_values(void) {
+    const fed_step_row rows[] = {{FED_STEP_PROXIMAL, {0.1}},
+                                 {FED_STEP_SGD, {0.1, 0.9}},
+                                 {FED_STEP_YOGI, {0.1, 0.9, 0.999, 1e-3, 0, 0.25}},
+                                 {FED_STEP_ADAM, {0.1, 0.9, 0.999, 1e-7}},
+                                 {FED_STEP_ADAGRAD, {0.1, 1e-7, 0, 0.5}},
+                                 {FED_STEP_RMSPROP, {0.1, 0.9, 1e-7}}};
+    const float expected[] = {0, 0, 0.25f, 0, 0, 0.5f, 0};
+    enum { NUM_SLOTS = LENGTH(expected), NUM_PARAMS = 3 };
+    float slots[NUM_SLOTS * NUM_PARAMS + 1];
+    for (size_t i = 0; i < LENGTH(slots); i++) slots[i] = -1;
+    const fed_step step = {rows, LENGTH(rows)};
+    CHECK_EQUAL(fed_step_slots(&step), NUM_SLOTS);
+    fed_step_init_slots(&step, NUM_PARAMS, slots);
+    for (size_t i = 0; i < NUM_SLOTS * NUM_PARAMS; i++) CHECK(slots[i] == expected[i / NUM_PARAMS]);
+    CHECK(slots[NUM_SLOTS * NUM_PARAMS] == -1);
+}
+
+/* Momentum follows the gradients' span; a division coordinate by coordinate does not. */
+static void test_only_sgd_and_the_proximal_term_keep_the_span(void) {
+    for (size_t k = 0; k < LENGTH(KINDS); k++)
+        CHECK_EQUAL(fed_step_keeps_span(&(fed_step){&KINDS[k].row, 1}),
+                    KINDS[k].row.kind == FED_STEP_PROXIMAL);
+    const fed_step_row rows[] = {{FED_STEP_PROXIMAL, {0.1}}, {FED_STEP_SGD, {0.1, 0.9}}};
+    CHECK(fed_step_keeps_span(&(fed_step){rows, 2}));
+    const fed_step_row mixed[] = {{FED_STEP_PROXIMAL, {0.1}}, {FED_STEP_RMSPROP, {0.1, 0.9, 1e-7}}};
+    CHECK(!fed_step_keeps_span(&(fed_step){mixed, 2}));
 }
 
 static void test_unknown_kinds_are_refused(void) {
@@ -77,50 +158,107 @@ static void test_only_one_row_without_momentum_is_plain_sgd(void) {
     CHECK(learning_rate == 0.25f);
     CHECK(!fed_step_is_plain_sgd(&(fed_step){rows, 2}, &learning_rate));
     CHECK(!fed_step_is_plain_sgd(&(fed_step){rows + 1, 1}, &learning_rate));
+    for (size_t k = 0; k < LENGTH(KINDS); k++)
+        CHECK(!fed_step_is_plain_sgd(&(fed_step){&KINDS[k].row, 1}, &learning_rate));
 }
 
 static void test_refused_step_moves_nothing(void) {
     const fed_step_row row = {FED_STEP_SGD, {NAN}};
     float params[] = {1, 2}, gradient[] = {3, 4};
     const float server[] = {0, 0};
-    CHECK_EQUAL(fed_step_apply(&(fed_step){&row, 1}, 2, params, server, gradient, NULL),
+    CHECK_EQUAL(fed_step_apply(&(fed_step){&row, 1}, 1, 2, params, server, gradient, NULL),
+                FED_ERR_ARGUMENT);
+    const fed_step_row good = {FED_STEP_SGD, {0.1}};
+    CHECK_EQUAL(fed_step_apply(&(fed_step){&good, 1}, 0, 2, params, server, gradient, NULL),
                 FED_ERR_ARGUMENT);
     CHECK(params[0] == 1 && params[1] == 2);
 }
 
 /* ---- Steps ----------------------------------------------------------------------------------- */
 
-/* From 1, three steps on each of num_params equal coordinates; the values after each step by hand,
- * in double. Four roundings of numbers near 1 a step make 1e-6 ample for three steps. */
-static void check_steps(float momentum, float nesterov, const double *expected) {
-    enum { MAX_PARAMS = 37 };
-    const fed_step_row row = {FED_STEP_SGD, {LEARNING_RATE, momentum, nesterov}};
-    const fed_step step = {&row, 1};
+enum { MAX_PARAMS = 37, MAX_SLOTS = 2 };
+static const float UNTOUCHED = -7;
+
+/* From 1, three steps on each of num_params equal coordinates; the values after each step in
+ * double. A few roundings of numbers near 1 a step make 1e-6 ample for three steps. */
+static void check_num_steps(const fed_step *step, size_t num_params, const double *expected) {
     const float server[MAX_PARAMS] = {0};
-    for (size_t num_params = 0; num_params < MAX_PARAMS; num_params++) {
-        float params[MAX_PARAMS], slots[MAX_PARAMS] = {0}, gradient[MAX_PARAMS];
-        for (size_t p = 0; p < MAX_PARAMS; p++) params[p] = 1;
-        for (size_t s = 0; s < LENGTH(GRADIENTS); s++) {
-            for (size_t p = 0; p < num_params; p++) gradient[p] = GRADIENTS[s];
-            CHECK_EQUAL(fed_step_apply(&step, num_params, params, server, gradient,
-                                       momentum > 0 ? slots : NULL),
-                        FED_OK);
-            for (size_t p = 0; p < num_params; p++) CHECK_CLOSE(params[p], expected[s], 1e-6);
-            for (size_t p = num_params; p < MAX_PARAMS; p++) CHECK(params[p] == 1 && slots[p] == 0);
-        }
+    float params[MAX_PARAMS], slots[MAX_SLOTS * MAX_PARAMS], gradient[MAX_PARAMS];
+    const size_t num_values = fed_step_slots(step) * num_params;
+    for (size_t p = 0; p < MAX_PARAMS; p++) params[p] = 1;
+    for (size_t i = 0; i < LENGTH(slots); i++) slots[i] = UNTOUCHED;
+    fed_step_init_slots(step, num_params, slots);
+    for (size_t s = 0; s < LENGTH(GRADIENTS); s++) {
+        for (size_t p = 0; p < num_params; p++) gradient[p] = GRADIENTS[s];
+        CHECK_EQUAL(fed_step_apply(step, s + 1, num_params, params, server, gradient,
+                                   fed_step_slots(step) > 0 ? slots : NULL),
+                    FED_OK);
+        for (size_t p = 0; p < num_params; p++) CHECK_CLOSE(params[p], expected[s], 1e-6);
+        for (size_t p = num_params; p < MAX_PARAMS; p++) CHECK(params[p] == 1);
+        for (size_t i = num_values; i < LENGTH(slots); i++) CHECK(slots[i] == UNTOUCHED);
     }
 }
 
+static void check_steps(fed_step_row row, const double *expected) {
+    for (size_t num_params = 0; num_params <= MAX_PARAMS; num_params++)
+        check_num_steps(&(fed_step){&row, 1}, num_params, expected);
+}
+
 static void test_sgd_equals_hand_worked_steps(void) {
-    check_steps(0, 0, (const double[]){0.95, 0.975, 0.875});
+    check_steps((fed_step_row){FED_STEP_SGD, {LEARNING_RATE}},
+                (const double[]){0.95, 0.975, 0.875});
 }
 
 static void test_momentum_equals_hand_worked_steps(void) {
-    check_steps(0.9f, 0, (const double[]){0.95, 0.93, 0.812});
+    check_steps((fed_step_row){FED_STEP_SGD, {LEARNING_RATE, 0.9}},
+                (const double[]){0.95, 0.93, 0.812});
 }
 
 static void test_nesterov_equals_hand_worked_steps(void) {
-    check_steps(0.9f, 1, (const double[]){0.905, 0.912, 0.7058});
+    check_steps((fed_step_row){FED_STEP_SGD, {LEARNING_RATE, 0.9, 1}},
+                (const double[]){0.905, 0.912, 0.7058});
+}
+
+/* From here on the values come from TFF's rules in double; those of reddi from the paper's. */
+static void test_adam_equals_known_steps(void) {
+    check_steps((fed_step_row){FED_STEP_ADAM, {LEARNING_RATE, 0.9, 0.999, 1e-7}},
+                (const double[]){0.900000632, 0.873367079, 0.807556101});
+}
+
+static void test_adamw_equals_known_steps(void) {
+    check_steps((fed_step_row){FED_STEP_ADAMW, {LEARNING_RATE, 0.9, 0.999, 1e-7, 0, 0.004}},
+                (const double[]){0.899600632, 0.872607239, 0.806447218});
+}
+
+static void test_yogi_equals_known_steps(void) {
+    check_steps((fed_step_row){FED_STEP_YOGI, {LEARNING_RATE, 0.9, 0.999, 1e-3, 0, 1e-6}},
+                (const double[]){0.906124755, 0.880965171, 0.816959219});
+}
+
+static void test_adagrad_equals_known_steps(void) {
+    check_steps((fed_step_row){FED_STEP_ADAGRAD, {LEARNING_RATE, 1e-7, 0, 0.1}},
+                (const double[]){0.915484587, 0.954409529, 0.870268900});
+}
+
+static void test_rmsprop_equals_known_steps(void) {
+    check_steps((fed_step_row){FED_STEP_RMSPROP, {LEARNING_RATE, 0.9, 1e-7}},
+                (const double[]){0.683772434, 0.831214303, 0.549356453});
+}
+
+static void test_reddi_forms_equal_known_steps(void) {
+    check_steps((fed_step_row){FED_STEP_ADAM, {LEARNING_RATE, 0.9, 0.999, 1e-7, 1}},
+                (const double[]){0.683774234, 0.570592507, 0.244812676});
+    check_steps((fed_step_row){FED_STEP_YOGI, {LEARNING_RATE, 0.9, 0.999, 1e-3, 1, 1e-6}},
+                (const double[]){0.703140410, 0.596222450, 0.279377925});
+    check_steps((fed_step_row){FED_STEP_ADAGRAD, {LEARNING_RATE, 1e-7, 1, 0.1}},
+                (const double[]){0.915484589, 0.954409530, 0.870268905});
+}
+
+/* mu = 0.5 from server parameters of 0 adds half of params to each gradient. */
+static void test_proximal_term_equals_hand_worked_steps(void) {
+    const fed_step_row rows[] = {{FED_STEP_PROXIMAL, {0.5}}, {FED_STEP_SGD, {LEARNING_RATE}}};
+    for (size_t num_params = 0; num_params <= MAX_PARAMS; num_params++)
+        check_num_steps(&(fed_step){rows, 2}, num_params, (const double[]){0.9, 0.88, 0.736});
 }
 
 /* Both rows see the same gradient; each keeps its own slot. */
@@ -130,7 +268,7 @@ static void test_rows_act_in_turn_with_slots_of_their_own(void) {
     float params[2] = {0}, slots[4] = {0};
     for (int s = 0; s < 2; s++) {
         float gradient[2] = {1, 2};
-        CHECK_EQUAL(fed_step_apply(&(fed_step){rows, 2}, 2, params, server, gradient, slots),
+        CHECK_EQUAL(fed_step_apply(&(fed_step){rows, 2}, 1, 2, params, server, gradient, slots),
                     FED_OK);
     }
     CHECK(slots[0] == 1.5f && slots[1] == 3 && slots[2] == 1.25f && slots[3] == 2.5f);
@@ -143,6 +281,11 @@ static const test_case TESTS[] = {
     TEST(test_bad_momenta_are_refused),
     TEST(test_bad_nesterov_is_refused),
     TEST(test_nesterov_without_momentum_is_refused),
+    TEST(test_options_within_their_ranges_are_accepted),
+    TEST(test_options_out_of_range_are_refused),
+    TEST(test_each_kind_has_its_slots),
+    TEST(test_slots_start_at_the_rows_initial_values),
+    TEST(test_only_sgd_and_the_proximal_term_keep_the_span),
     TEST(test_unknown_kinds_are_refused),
     TEST(test_empty_table_is_refused),
     TEST(test_every_row_is_checked),
@@ -152,6 +295,13 @@ static const test_case TESTS[] = {
     TEST(test_sgd_equals_hand_worked_steps),
     TEST(test_momentum_equals_hand_worked_steps),
     TEST(test_nesterov_equals_hand_worked_steps),
+    TEST(test_adam_equals_known_steps),
+    TEST(test_adamw_equals_known_steps),
+    TEST(test_yogi_equals_known_steps),
+    TEST(test_adagrad_equals_known_steps),
+    TEST(test_rmsprop_equals_known_steps),
+    TEST(test_reddi_forms_equal_known_steps),
+    TEST(test_proximal_term_equals_hand_worked_steps),
     TEST(test_rows_act_in_turn_with_slots_of_their_own),
 };
 
