@@ -1,13 +1,21 @@
 """Optimizers of both sides: NumPy on the server, rows of the core's step table on clients.
 
 The two forms of one optimizer are held to the same table of values in tests/test_optimizers.py.
-The order of operations is TFF's (learning/optimizers), to the bit.
+The order of operations is TFF's (learning/optimizers). One thing differs: in the adaptive
+optimizers a coordinate that has seen no gradient stays where it is, also when epsilon is 0 and TFF
+has 0/0 there.
+
+With style `reddi`, adam, adagrad and yogi are those of Algorithm 2 in Reddi et al., "Adaptive
+Federated Optimization", ICLR 2021, https://arxiv.org/abs/2003.00295: epsilon (the paper's tau)
+added to the root, no bias correction. The paper's Adagrad may have momentum too; here beta_1 is 0,
+as in its experiments.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,16 +23,13 @@ from numpy.typing import NDArray
 
 from fedcli import options as opt
 from fedcli import registry
-from fedcli.backend import StepRow
+from fedcli.backend import StepKind, StepRow
 from fedcli.options import Value
 
 # A parameter vector or gradient [num_params], float32 in a run and float64 in tests.
 Params = NDArray[Any]
 # Slots by name, each [num_params], and step counters; empty where an optimizer remembers nothing.
 OptState = dict[str, Any]
-
-# Kinds of rows of the core's client-step table (enum fed_step_kind).
-_STEP_SGD = 0
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,9 @@ class Rule(NamedTuple):
     row: Callable[[Optimizer], StepRow]
 
 
+# ---- SGD ---------------------------------------------------------------------------------------
+
+
 def _sgd_init(optimizer: Optimizer, params: Params) -> OptState:
     return {"accumulator": np.zeros_like(params)} if optimizer.options["momentum"] else {}
 
@@ -88,11 +96,161 @@ def _sgd_step(
 
 def _sgd_row(optimizer: Optimizer) -> StepRow:
     momentum, nesterov = optimizer.options["momentum"], optimizer.options["nesterov"]
-    return _STEP_SGD, (optimizer.learning_rate, momentum, float(nesterov))
+    return StepKind.SGD, (optimizer.learning_rate, momentum, float(nesterov))
+
+
+# ---- Adam, AdamW, Yogi -------------------------------------------------------------------------
+
+
+def _moments_init(optimizer: Optimizer, params: Params) -> OptState:
+    initial = optimizer.options.get("initial_preconditioner_value", 0.0)
+    return {
+        "step": 0,
+        "accumulator": np.zeros_like(params),
+        "preconditioner": np.full_like(params, initial),
+    }
+
+
+def _moments_step(
+    optimizer: Optimizer, gradient: Params, state: OptState, preconditioner: Params
+) -> tuple[Params, OptState]:
+    """Returns the step before weight decay, and the next state with this preconditioner."""
+    step_num = state["step"] + 1
+    accumulator = state["accumulator"]
+    accumulator = accumulator + (gradient - accumulator) * (1 - optimizer.options["beta_1"])
+    rate = optimizer.learning_rate * _bias_correction(optimizer, step_num)
+    decrease = _scaled(rate, accumulator, np.sqrt(preconditioner) + optimizer.options["epsilon"])
+    next_state = {
+        "step": step_num,
+        "accumulator": accumulator,
+        "preconditioner": preconditioner,
+    }
+    return decrease, next_state
+
+
+def _bias_correction(optimizer: Optimizer, step_num: int) -> float:
+    if _is_reddi(optimizer):
+        return 1.0
+    beta_1, beta_2 = optimizer.options["beta_1"], optimizer.options["beta_2"]
+    kept = 1.0 - beta_1**step_num
+    return math.sqrt(1.0 - beta_2**step_num) / kept if kept else math.inf
+
+
+def _mean_of_squares(gradient: Params, preconditioner: Params, share: float) -> Params:
+    mean: Params = preconditioner + (np.square(gradient) - preconditioner) * share
+    return mean
+
+
+def _adam_step(
+    optimizer: Optimizer, gradient: Params, state: OptState, params: Params
+) -> tuple[Params, OptState]:
+    share = 1 - optimizer.options["beta_2"]
+    squares = _mean_of_squares(gradient, state["preconditioner"], share)
+    return _moments_step(optimizer, gradient, state, squares)
+
+
+def _adamw_step(
+    optimizer: Optimizer, gradient: Params, state: OptState, params: Params
+) -> tuple[Params, OptState]:
+    of_rate_one = replace(optimizer, learning_rate=1.0)
+    direction, state = _adam_step(of_rate_one, gradient, state, params)
+    decay = optimizer.options["weight_decay"] * params
+    return optimizer.learning_rate * (direction + decay), state
+
+
+def _yogi_step(
+    optimizer: Optimizer, gradient: Params, state: OptState, params: Params
+) -> tuple[Params, OptState]:
+    square, preconditioner = np.square(gradient), state["preconditioner"]
+    share = 1 - optimizer.options["beta_2"]
+    preconditioner = preconditioner + share * np.sign(square - preconditioner) * square
+    return _moments_step(optimizer, gradient, state, preconditioner)
+
+
+def _moments_options(optimizer: Optimizer) -> tuple[float, ...]:
+    options = optimizer.options
+    betas = options["beta_1"], options["beta_2"]
+    return optimizer.learning_rate, *betas, options["epsilon"], float(_is_reddi(optimizer))
+
+
+def _adam_row(optimizer: Optimizer) -> StepRow:
+    return StepKind.ADAM, _moments_options(optimizer)
+
+
+def _adamw_row(optimizer: Optimizer) -> StepRow:
+    return StepKind.ADAMW, (*_moments_options(optimizer), optimizer.options["weight_decay"])
+
+
+def _yogi_row(optimizer: Optimizer) -> StepRow:
+    initial = optimizer.options["initial_preconditioner_value"]
+    return StepKind.YOGI, (*_moments_options(optimizer), initial)
+
+
+# ---- Adagrad, RMSprop --------------------------------------------------------------------------
+
+
+def _adagrad_init(optimizer: Optimizer, params: Params) -> OptState:
+    initial = optimizer.options["initial_preconditioner_value"]
+    return {"preconditioner": np.full_like(params, initial)}
+
+
+def _adagrad_step(
+    optimizer: Optimizer, gradient: Params, state: OptState, params: Params
+) -> tuple[Params, OptState]:
+    epsilon = optimizer.options["epsilon"]
+    squares = state["preconditioner"] + np.square(gradient)
+    divisor = np.sqrt(squares) + epsilon if _is_reddi(optimizer) else np.sqrt(squares + epsilon)
+    return _scaled(optimizer.learning_rate, gradient, divisor), {"preconditioner": squares}
+
+
+def _adagrad_row(optimizer: Optimizer) -> StepRow:
+    options = optimizer.options
+    initial = options["initial_preconditioner_value"]
+    reddi = float(_is_reddi(optimizer))
+    return StepKind.ADAGRAD, (optimizer.learning_rate, options["epsilon"], reddi, initial)
+
+
+def _rmsprop_init(optimizer: Optimizer, params: Params) -> OptState:
+    return {"preconditioner": np.zeros_like(params)}
+
+
+def _rmsprop_step(
+    optimizer: Optimizer, gradient: Params, state: OptState, params: Params
+) -> tuple[Params, OptState]:
+    share = 1 - optimizer.options["decay"]
+    squares = _mean_of_squares(gradient, state["preconditioner"], share)
+    divisor = np.sqrt(squares) + optimizer.options["epsilon"]
+    return _scaled(optimizer.learning_rate, gradient, divisor), {"preconditioner": squares}
+
+
+def _rmsprop_row(optimizer: Optimizer) -> StepRow:
+    options = optimizer.options
+    return StepKind.RMSPROP, (optimizer.learning_rate, options["decay"], options["epsilon"])
+
+
+# ---- What they share ---------------------------------------------------------------------------
+
+
+def _is_reddi(optimizer: Optimizer) -> bool:
+    return bool(optimizer.options.get("style") == "reddi")
+
+
+def _scaled(rate: float, values: Params, divisor: Params) -> Params:
+    """Returns rate * values / divisor, and 0 where a value is 0, whatever the divisor."""
+    has_value = values != 0
+    product = np.multiply(rate, values, out=np.zeros_like(values), where=has_value)
+    return np.divide(product, divisor, out=product, where=has_value)
 
 
 # The code behind each row of registry.OPTIMIZERS.
-RULES: dict[str, Rule] = {"sgd": Rule(_sgd_init, _sgd_step, _sgd_row)}
+RULES: dict[str, Rule] = {
+    "sgd": Rule(_sgd_init, _sgd_step, _sgd_row),
+    "adam": Rule(_moments_init, _adam_step, _adam_row),
+    "adamw": Rule(_moments_init, _adamw_step, _adamw_row),
+    "adagrad": Rule(_adagrad_init, _adagrad_step, _adagrad_row),
+    "yogi": Rule(_moments_init, _yogi_step, _yogi_row),
+    "rmsprop": Rule(_rmsprop_init, _rmsprop_step, _rmsprop_row),
+}
 
 
 def build(name: str, learning_rate: float, options: Mapping[str, Value] | None = None) -> Optimizer:
@@ -122,3 +280,124 @@ def sgd(learning_rate: float, momentum: float = 0.0, nesterov: bool = False) -> 
         ConfigError: A value is not allowed.
     """
     return build("sgd", learning_rate, {"momentum": momentum, "nesterov": nesterov})
+
+
+def adam(
+    learning_rate: float,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-7,
+    style: str = "tff",
+) -> Optimizer:
+    """Returns Adam (Kingma and Ba 2015, https://arxiv.org/abs/1412.6980).
+
+    `a += (g - a)*(1 - beta_1)`, `s += (g*g - s)*(1 - beta_2)`, then
+    `w -= learning_rate * sqrt(1 - beta_2^t)/(1 - beta_1^t) * a / (sqrt(s) + epsilon)` in step t.
+    Unlike in the paper, and as in TFF, epsilon is added to the root before its correction.
+
+    Args:
+        learning_rate: Step size, >= 0.
+        beta_1: Share of the mean of gradients that is kept, from 0 to 1.
+        beta_2: Share of the mean of squares that is kept, from 0 to 1.
+        epsilon: >= 0.
+        style: `tff`, or `reddi`: without the factor that depends on t.
+
+    Raises:
+        ConfigError: A value is not allowed.
+    """
+    options: dict[str, Value] = {"beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon}
+    return build("adam", learning_rate, {**options, "style": style})
+
+
+def adamw(
+    learning_rate: float,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-7,
+    weight_decay: float = 0.004,
+) -> Optimizer:
+    """Returns AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101).
+
+    Adam that also takes `learning_rate * weight_decay * w` off the weights, by their old value.
+
+    Args:
+        learning_rate: Step size, >= 0.
+        beta_1: As in `adam`, and so are beta_2 and epsilon.
+        beta_2: See there.
+        epsilon: See there.
+        weight_decay: >= 0.
+
+    Raises:
+        ConfigError: A value is not allowed.
+    """
+    options: dict[str, Value] = {"beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon}
+    return build("adamw", learning_rate, {**options, "weight_decay": weight_decay})
+
+
+def adagrad(
+    learning_rate: float,
+    initial_preconditioner_value: float = 0.1,
+    epsilon: float = 1e-7,
+    style: str = "tff",
+) -> Optimizer:
+    """Returns Adagrad (Duchi, Hazan and Singer, JMLR 12, 2011).
+
+    `s += g*g`, then `w -= learning_rate * g / sqrt(s + epsilon)`.
+
+    Args:
+        learning_rate: Step size, >= 0.
+        initial_preconditioner_value: s before the first step, >= 0.
+        epsilon: >= 0.
+        style: `tff`, or `reddi`: the divisor is `sqrt(s) + epsilon`.
+
+    Raises:
+        ConfigError: A value is not allowed.
+    """
+    options: dict[str, Value] = {"epsilon": epsilon, "style": style}
+    options["initial_preconditioner_value"] = initial_preconditioner_value
+    return build("adagrad", learning_rate, options)
+
+
+def yogi(
+    learning_rate: float,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-3,
+    initial_preconditioner_value: float = 1e-6,
+    style: str = "tff",
+) -> Optimizer:
+    """Returns Yogi (Zaheer, Reddi, Sachan, Kale and Kumar, NeurIPS 2018).
+
+    Adam with `s += (1 - beta_2) * sign(g*g - s) * g*g`. TFF's documentation has sign(g - s) there;
+    its code, and this, have the paper's.
+
+    Args:
+        learning_rate: Step size, >= 0.
+        beta_1: As in `adam`, and so are beta_2, epsilon and style.
+        beta_2: See there.
+        epsilon: See there.
+        initial_preconditioner_value: s before the first step, >= 0.
+        style: See there.
+
+    Raises:
+        ConfigError: A value is not allowed.
+    """
+    options: dict[str, Value] = {"beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon}
+    options["initial_preconditioner_value"] = initial_preconditioner_value
+    return build("yogi", learning_rate, {**options, "style": style})
+
+
+def rmsprop(learning_rate: float, decay: float = 0.9, epsilon: float = 1e-7) -> Optimizer:
+    """Returns RMSprop (Tieleman and Hinton 2012).
+
+    `s += (g*g - s)*(1 - decay)`, then `w -= learning_rate * g / (sqrt(s) + epsilon)`.
+
+    Args:
+        learning_rate: Step size, >= 0.
+        decay: Share of the mean of squares that is kept, from 0 to 1.
+        epsilon: >= 0.
+
+    Raises:
+        ConfigError: A value is not allowed.
+    """
+    return build("rmsprop", learning_rate, {"decay": decay, "epsilon": epsilon})

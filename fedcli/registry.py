@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from fedcli.options import Entry, Option, Value, check_number
 
 # The core computes in float32: no rate above its largest number, no momentum that it takes for 0.
-LEARNING_RATE_RANGE = (0.0, 3e38)
+_MAX_FLOAT = 3e38
+LEARNING_RATE_RANGE = (0.0, _MAX_FLOAT)
 _LEAST_MOMENTUM = 1.2e-38
 
 
@@ -37,6 +38,31 @@ def _check_sgd(options: Mapping[str, Value]) -> str | None:
     return None
 
 
+_BETA_1 = Option(
+    "beta_1", 0.9, "Share of the running mean of gradients that a step keeps.", 0.0, 1.0
+)
+_BETA_2 = Option(
+    "beta_2", 0.999, "Share of the running mean of squared gradients that is kept.", 0.0, 1.0
+)
+_STYLE = Option(
+    "style",
+    "tff",
+    "tff: TFF's form; reddi: Algorithm 2 of Reddi et al. 2021, arXiv 2003.00295, w moves by "
+    "learning_rate * m / (sqrt(v) + epsilon) without bias correction.",
+    choices=("tff", "reddi"),
+)
+
+
+def _epsilon(default: float) -> Option:
+    doc = "Added to the root of the squared gradients; larger is closer to SGD."
+    return Option("epsilon", default, doc, 0.0, _MAX_FLOAT)
+
+
+def _initial_preconditioner(default: float) -> Option:
+    doc = "What the sum or mean of squared gradients starts from."
+    return Option("initial_preconditioner_value", default, doc, 0.0, _MAX_FLOAT)
+
+
 MODELS = _table(
     Entry(
         "softmax-regression",
@@ -56,6 +82,45 @@ OPTIMIZERS = _table(
             Option("nesterov", False, "Look ahead along the momentum; needs momentum above 0."),
         ),
         _check_sgd,
+    ),
+    Entry(
+        "adam",
+        "Running means of gradients and of their squares, corrected for their start from 0.",
+        "Kingma and Ba 2015, arXiv 1412.6980; TFF learning/optimizers/adam.py",
+        (_BETA_1, _BETA_2, _epsilon(1e-7), _STYLE),
+    ),
+    Entry(
+        "adamw",
+        "Adam that also shrinks the weights, in proportion to the learning rate.",
+        "Loshchilov and Hutter 2019, arXiv 1711.05101; TFF learning/optimizers/adamw.py",
+        (
+            _BETA_1,
+            _BETA_2,
+            _epsilon(1e-7),
+            Option("weight_decay", 0.004, "Strength of the shrinking; 0: Adam.", 0.0, _MAX_FLOAT),
+        ),
+    ),
+    Entry(
+        "adagrad",
+        "Gradients over the root of the sum of all squares; epsilon stands inside the root "
+        "(style reddi: outside, arXiv 2003.00295).",
+        "Duchi, Hazan and Singer 2011, JMLR 12; TFF learning/optimizers/adagrad.py",
+        (_epsilon(1e-7), _initial_preconditioner(0.1), _STYLE),
+    ),
+    Entry(
+        "yogi",
+        "Adam whose mean of squares moves by a step's own square, up or down.",
+        "Zaheer et al. 2018, NeurIPS; TFF learning/optimizers/yogi.py",
+        (_BETA_1, _BETA_2, _epsilon(1e-3), _initial_preconditioner(1e-6), _STYLE),
+    ),
+    Entry(
+        "rmsprop",
+        "Gradients over the root of the running mean of their squares.",
+        "Tieleman and Hinton 2012; TFF learning/optimizers/rmsprop.py",
+        (
+            Option("decay", 0.9, "Share of the running mean that a step keeps.", 0.0, 1.0),
+            _epsilon(1e-7),
+        ),
     ),
 )
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,50 @@ from fedcli.errors import ConfigError
 from fedcli.optimizers import Optimizer
 
 # Every optimizer runs through the tests below: a new one is a new row. Values: w from 1 with rate
-# 0.1 after each of the gradients, in float64, by TFF's rules.
+# 0.1 after each of the gradients, in float64, by TFF's rules; style reddi by `_reddi_path`.
 GRADIENTS = (0.5, -0.25, 1.0)
-ROWS: list[tuple[str, dict[str, Any], tuple[float, float, float]]] = [
+
+
+def _reddi_path(
+    name: str, *, beta_1: float = 0.9, beta_2: float = 0.999, initial: float, epsilon: float
+) -> tuple[float, ...]:
+    """Algorithm 2 of Reddi et al. 2021, word for word, on one coordinate."""
+    w, m, v, path = 1.0, 0.0, initial, []
+    for g in GRADIENTS:
+        m = beta_1 * m + (1 - beta_1) * g
+        if name == "adagrad":
+            v = v + g**2
+        elif name == "yogi":
+            v = v - (1 - beta_2) * g**2 * math.copysign(1.0, v - g**2)
+        else:
+            v = beta_2 * v + (1 - beta_2) * g**2
+        w = w - 0.1 * m / (math.sqrt(v) + epsilon)
+        path.append(w)
+    return tuple(path)
+
+
+REDDI: dict[str, Any] = {"style": "reddi"}
+ROWS: list[tuple[str, dict[str, Any], tuple[float, ...]]] = [
     ("sgd", {}, (0.95, 0.975, 0.875)),
     ("sgd", {"momentum": 0.9}, (0.95, 0.93, 0.812)),
     ("sgd", {"momentum": 0.9, "nesterov": True}, (0.905, 0.912, 0.7058)),
+    ("adam", {}, (0.900000632, 0.873367079, 0.807556101)),
+    ("adamw", {}, (0.899600632, 0.872607239, 0.806447218)),
+    ("adagrad", {}, (0.915484587, 0.954409529, 0.870268900)),
+    ("yogi", {}, (0.906124755, 0.880965171, 0.816959219)),
+    ("rmsprop", {}, (0.683772434, 0.831214303, 0.549356453)),
+    ("adam", REDDI, _reddi_path("adam", initial=0.0, epsilon=1e-7)),
+    ("yogi", REDDI, _reddi_path("yogi", initial=1e-6, epsilon=1e-3)),
+    (
+        "adagrad",
+        {**REDDI, "epsilon": 0.1, "initial_preconditioner_value": 0.25},
+        _reddi_path("adagrad", beta_1=0.0, initial=0.25, epsilon=0.1),
+    ),
+    (
+        "adam",
+        {**REDDI, "beta_1": 0.5, "beta_2": 0.75, "epsilon": 0.1},
+        _reddi_path("adam", beta_1=0.5, beta_2=0.75, initial=0.0, epsilon=0.1),
+    ),
 ]
 NUM_PARAMS = 37  # full vectors and a tail in every instruction set
 
@@ -100,7 +139,8 @@ def test_update_changes_no_argument(
     _, state = optimizer.update(gradient, optimizer.init(params), params)
     before = {key: np.copy(value) for key, value in state.items()}
     for array in (params, gradient, *state.values()):
-        array.setflags(write=False)
+        if isinstance(array, np.ndarray):
+            array.setflags(write=False)
     optimizer.update(gradient, state, params)
     assert state.keys() == before.keys()
     for key, value in state.items():
@@ -118,6 +158,47 @@ def test_plain_sgd_remembers_nothing() -> None:
     assert optimizers.sgd(0.1, momentum=0.5).init(np.zeros(3)).keys() == {"accumulator"}
 
 
+@conformance
+def test_a_coordinate_without_gradient_stays(
+    name: str, options: dict[str, Any], expected: tuple[float, ...]
+) -> None:
+    del expected
+    options = dict(options)
+    if name == "adamw":
+        options["weight_decay"] = 0.0
+    if name != "sgd":
+        options["epsilon"] = 0.0
+    if name in ("yogi", "adagrad"):
+        options["initial_preconditioner_value"] = 0.0
+    optimizer, start = optimizers.build(name, 0.1, options), _constant(1.0, np.float32)
+    gradients = [_constant(0.0, np.float32)] * 3
+    for path in (_numpy_path, _core_path):
+        np.testing.assert_array_equal(path(optimizer, start, gradients), [start] * 3)
+
+
+@pytest.mark.parametrize("name", registry.OPTIMIZERS)
+def test_each_has_a_function_with_the_registry_s_defaults(name: str) -> None:
+    assert getattr(optimizers, name)(0.1) == optimizers.build(name, 0.1)
+
+
+@pytest.mark.parametrize("name", ["adam", "yogi"])
+def test_steps_are_counted_in_the_state(name: str) -> None:
+    optimizer, params = optimizers.build(name, 0.1), np.ones(3, np.float32)
+    state = optimizer.init(params)
+    for step_num in (1, 2):
+        _, state = optimizer.update(params, state, params)
+        assert state["step"] == step_num
+
+
+def test_the_end_of_a_range_is_no_error() -> None:
+    for name in ("adam", "adamw", "yogi"):
+        optimizer = optimizers.build(name, 0.1, {"beta_1": 1.0, "beta_2": 1.0, "epsilon": 0.1})
+        gradients = [_constant(0.5, np.float32)] * 2
+        start = _constant(0.0, np.float32)
+        for path in (_numpy_path, _core_path):
+            np.testing.assert_array_equal(path(optimizer, start, gradients), [start] * 2)
+
+
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"sgd learning rate -0.1: choose a finite number"):
         optimizers.sgd(-0.1)
@@ -125,5 +206,11 @@ def test_bad_settings_are_refused() -> None:
         optimizers.sgd(0.1, momentum=1.1)
     with pytest.raises(ConfigError, match="nesterov = true needs a momentum above 0"):
         optimizers.sgd(0.1, nesterov=True)
-    with pytest.raises(ConfigError, match="unknown optimizer 'adma'; choose one of sgd"):
+    with pytest.raises(ConfigError, match=r"adam option beta_2 -1: choose .* from 0 to 1"):
+        optimizers.adam(0.1, beta_2=-1)
+    with pytest.raises(ConfigError, match=r"yogi option style 'adam': choose tff or reddi"):
+        optimizers.yogi(0.1, style="adam")
+    with pytest.raises(ConfigError, match="adamw has no option 'style'"):
+        optimizers.build("adamw", 0.1, {"style": "reddi"})
+    with pytest.raises(ConfigError, match=r"unknown optimizer 'adma'; choose one of .*adam.*sgd"):
         optimizers.build("adma", 0.1)

@@ -37,6 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "momentum": MOMENTUM,
     "uniform": {"sampling": "uniform", "eval_every": 2, **MOMENTUM},
+    "adam": {"client_optimizer": "yogi", "server_optimizer": "adam", "server_lr": 0.01},
 }
 
 # Trains some rounds and vanishes as a killed process does: no handler, no flush, no save.

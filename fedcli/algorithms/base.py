@@ -53,6 +53,6 @@ def apply_mean_delta(
     if not np.isfinite(mean_delta).all():
         return params, dict(opt_state), {"update_non_finite": 1}
     pseudo_gradient = -mean_delta
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         updates, next_state = server_optimizer.update(pseudo_gradient, dict(opt_state), params)
         return params + updates, next_state, {"update_non_finite": 0}
