@@ -130,6 +130,20 @@ ALGORITHMS = _table(
         "Federated averaging: local training, then the weighted mean of the model deltas.",
         "McMahan et al. 2017, arXiv 1602.05629; TFF learning/algorithms/fed_avg.py",
     ),
+    Entry(
+        "fedprox",
+        "Federated averaging with local steps drawn back towards the global model.",
+        "Li et al. 2020, arXiv 1812.06127; default strength: pfl-research's benchmarks",
+        (
+            Option(
+                "proximal_strength",
+                0.01,
+                "mu, the weight of half the squared distance; 0: fedavg.",
+                0.0,
+                _MAX_FLOAT,
+            ),
+        ),
+    ),
 )
 
 AGGREGATORS = _table(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +19,67 @@ Batch = tuple[NDArray[np.float64], NDArray[np.int64]]
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
+class Optimizer(Protocol):
+    def start(self, params: Vector) -> Any:
+        """Returns the state before the first step."""
+
+    def step(self, params: Vector, state: Any, gradient: Vector) -> tuple[Vector, Any]:
+        """Returns parameters and state after one step."""
+
+
 @dataclass(frozen=True)
 class Sgd:
     learning_rate: float
     momentum: float = 0.0
     nesterov: bool = False
 
+    def start(self, params: Vector) -> Vector:
+        return np.zeros_like(params)
+
     def step(self, params: Vector, velocity: Vector, gradient: Vector) -> tuple[Vector, Vector]:
         velocity = self.momentum * velocity + gradient
         direction = gradient + self.momentum * velocity if self.nesterov else velocity
         return params - self.learning_rate * direction, velocity
+
+
+@dataclass(frozen=True)
+class Adam:
+    learning_rate: float
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-7
+
+    initial = 0.0
+
+    def start(self, params: Vector) -> tuple[int, Vector, Vector]:
+        return 0, np.zeros_like(params), np.full_like(params, self.initial)
+
+    def step(
+        self, params: Vector, state: tuple[int, Vector, Vector], gradient: Vector
+    ) -> tuple[Vector, tuple[int, Vector, Vector]]:
+        count, mean, squares = state
+        count += 1
+        mean = self.beta_1 * mean + (1 - self.beta_1) * gradient
+        squares = self.next_squares(squares, gradient**2)
+        rate = self.learning_rate * (1 - self.beta_2**count) ** 0.5 / (1 - self.beta_1**count)
+        return params - rate * mean / (squares**0.5 + self.epsilon), (count, mean, squares)
+
+    def next_squares(self, squares: Vector, square: Vector) -> Vector:
+        return self.beta_2 * squares + (1 - self.beta_2) * square
+
+
+@dataclass(frozen=True)
+class Yogi(Adam):
+    epsilon: float = 1e-3
+
+    initial = 1e-6
+
+    def next_squares(self, squares: Vector, square: Vector) -> Vector:
+        return np.where(
+            square > squares,
+            squares + (1 - self.beta_2) * square,
+            squares - (1 - self.beta_2) * square,
+        )
 
 
 @dataclass
@@ -47,7 +99,7 @@ class Stats:
 @dataclass
 class Round:
     params: Vector
-    velocity: Vector
+    server_state: Any
     stats: Stats
     num_non_finite_clients: int
     update_non_finite: int
@@ -101,32 +153,38 @@ def score(params: Vector, batch: Batch, num_classes: int) -> tuple[Stats, Vector
 
 
 def train_client(
-    params: Vector, batches: Sequence[Batch], sgd: Sgd, num_classes: int
+    params: Vector,
+    batches: Sequence[Batch],
+    optimizer: Optimizer,
+    num_classes: int,
+    proximal_strength: float = 0.0,
 ) -> tuple[Vector, Stats]:
     """Returns a client's model delta and its online stats."""
-    local, velocity, stats = params.copy(), np.zeros_like(params), Stats()
+    local, state, stats = params.copy(), optimizer.start(params), Stats()
     for batch in batches:
         batch_stats, gradient = score(local, batch, num_classes)
         stats.add(batch_stats)
-        local, velocity = sgd.step(local, velocity, gradient)
+        gradient = gradient + proximal_strength * (local - params)
+        local, state = optimizer.step(local, state, gradient)
     return local - params, stats
 
 
 def fedavg_round(
     params: Vector,
-    velocity: Vector,
+    server_state: Any,
     cohort: Sequence[Sequence[Batch]],
     *,
     num_classes: int,
-    client_sgd: Sgd,
-    server_sgd: Sgd,
+    client: Optimizer,
+    server: Optimizer,
     is_weighted: bool = True,
+    proximal_strength: float = 0.0,
 ) -> Round:
     """One round; a client that is empty or whose delta float32 cannot hold has weight 0."""
     total, weight_sum = np.zeros_like(params), 0.0
     stats, num_non_finite = Stats(), 0
     for batches in cohort:
-        delta, client_stats = train_client(params, batches, client_sgd, num_classes)
+        delta, client_stats = train_client(params, batches, client, num_classes, proximal_strength)
         if not np.all(np.abs(delta) <= FLOAT32_MAX):
             num_non_finite += 1
             continue
@@ -136,10 +194,10 @@ def fedavg_round(
             total += weight * delta
             weight_sum += weight
     if weight_sum == 0.0:
-        return Round(params, velocity, stats, num_non_finite, 1)
+        return Round(params, server_state, stats, num_non_finite, 1)
     mean_delta = total / weight_sum
-    params, velocity = server_sgd.step(params, velocity, -mean_delta)
-    return Round(params, velocity, stats, num_non_finite, 0)
+    params, server_state = server.step(params, server_state, -mean_delta)
+    return Round(params, server_state, stats, num_non_finite, 0)
 
 
 def evaluate(params: Vector, cohort: Sequence[Sequence[Batch]], num_classes: int) -> Stats:

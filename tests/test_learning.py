@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 import fedcli
 from fedcli import aggregators, algorithms, learning, optimizers
+from fedcli.algorithms.base import Algorithm
 from fedcli.backend import CancelFlag, Cancelled, ThreadEngine
 from fedcli.batches import BatchedDataset, from_arrays
 from fedcli.errors import ConfigError, DataError
@@ -95,11 +96,11 @@ def test_rounds_follow_the_reference(
             velocity,
             [_in_order(pair) for pair in cohort],
             num_classes=NUM_CLASSES,
-            client_sgd=reference.Sgd(**client),
-            server_sgd=reference.Sgd(**server),
+            client=reference.Sgd(**client),
+            server=reference.Sgd(**server),
             is_weighted=is_weighted,
         )
-        params, velocity = expected.params, expected.velocity
+        params, velocity = expected.params, expected.server_state
         assert state.round_num == round_num
         _assert_same_params(state, params)
         _assert_same_metrics(result.metrics["client_work"]["train"], expected.stats)
@@ -134,12 +135,127 @@ def test_shuffled_epochs_follow_the_order_of_each_round_and_occurrence() -> None
             np.zeros_like(params),
             batches,
             num_classes=NUM_CLASSES,
-            client_sgd=reference.Sgd(0.1),
-            server_sgd=reference.Sgd(1.0),
+            client=reference.Sgd(0.1),
+            server=reference.Sgd(1.0),
         )
         state, params = result.state, expected.params
         _assert_same_params(state, params)
         _assert_same_metrics(result.metrics["client_work"]["train"], expected.stats)
+
+
+def _algorithm(name: str, client: optimizers.Optimizer, **options: Any) -> Algorithm:
+    return algorithms.build(
+        name,
+        client,
+        optimizers.sgd(1.0),
+        weighting="num-examples",
+        aggregator=aggregators.build("mean"),
+        options=options,
+    )
+
+
+def _letter(size: int, seed: int) -> Arrays:
+    """A client whose images share most pixels, so that plain SGD and FedProx train it narrow."""
+    random = np.random.default_rng(seed)
+    pixels = np.ones((size, 16, 16), np.float32)
+    pixels[:, 6:10, 4:12] = random.random((size, 4, 8), dtype=np.float32)
+    return pixels, random.integers(0, NUM_CLASSES, size, dtype=np.int32)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "client", "server", "strength"),
+    [
+        (
+            _algorithm("fedavg", optimizers.adam(0.01)),
+            reference.Adam(0.01),
+            reference.Sgd(1.0),
+            0.0,
+        ),
+        (
+            replace(
+                _algorithm("fedavg", optimizers.sgd(0.002)),
+                server_optimizer=optimizers.yogi(0.03, epsilon=0.01),
+            ),
+            reference.Sgd(0.002),
+            reference.Yogi(0.03, epsilon=0.01),
+            0.0,
+        ),
+        (
+            _algorithm("fedprox", optimizers.sgd(0.002), proximal_strength=30.0),
+            reference.Sgd(0.002),
+            reference.Sgd(1.0),
+            30.0,
+        ),
+        (
+            _algorithm("fedprox", optimizers.sgd(0.002, momentum=0.5), proximal_strength=30.0),
+            reference.Sgd(0.002, momentum=0.5),
+            reference.Sgd(1.0),
+            30.0,
+        ),
+    ],
+    ids=["client-adam", "server-yogi", "fedprox", "fedprox-momentum"],
+)
+def test_other_optimizers_and_fedprox_follow_the_reference(
+    algorithm: Algorithm,
+    client: reference.Optimizer,
+    server: reference.Optimizer,
+    strength: float,
+) -> None:
+    cohort = [_letter(size, seed) for seed, size in enumerate((70, 1, 45, 20))]
+    process = learning.build_process(algorithm, softmax_regression((16, 16), NUM_CLASSES))
+    state = process.initialize()
+    params = np.zeros(len(state.global_model_weights))
+    server_state = server.start(params)
+    for _ in range(4):
+        result = process.next(state, cohort)
+        state = result.state
+        expected = reference.fedavg_round(
+            params,
+            server_state,
+            [_in_order(pair) for pair in cohort],
+            num_classes=NUM_CLASSES,
+            client=client,
+            server=server,
+            proximal_strength=strength,
+        )
+        params, server_state = expected.params, expected.server_state
+        _assert_same_params(state, params)
+        _assert_same_metrics(result.metrics["client_work"]["train"], expected.stats)
+
+
+def test_a_stronger_proximal_term_keeps_clients_closer() -> None:
+    """At a rate at which SGD converges: where it diverges, even the wrong sign passes."""
+    pair = _client(60, 3)
+    distances = []
+    for strength in (0.0, 0.01, 0.1, 1.0, 5.0):
+        algorithm = _algorithm("fedprox", optimizers.sgd(0.1), proximal_strength=strength)
+        process = learning.build_process(algorithm, _model())
+        start = process.next(process.initialize(), [pair]).state
+        end = process.next(start, [from_arrays(*pair).client.preprocess(epochs=20)]).state
+        moved = end.global_model_weights - start.global_model_weights
+        distances.append(float(np.linalg.norm(moved)))
+    assert distances == sorted(distances, reverse=True)
+    assert distances[-1] < 0.5 * distances[0]
+
+
+def test_fedprox_without_strength_is_fedavg_to_the_byte() -> None:
+    states = []
+    for algorithm in (
+        _algorithm("fedavg", optimizers.sgd(0.1)),
+        _algorithm("fedprox", optimizers.sgd(0.1), proximal_strength=0.0),
+    ):
+        process = learning.build_process(algorithm, _model())
+        states.append(process.next(process.initialize(), _cohort()).state)
+    first, second = (state.global_model_weights.tobytes() for state in states)
+    assert first == second
+
+
+def test_adaptive_clients_train_without_epsilon() -> None:
+    """Weights that see no gradient, the core's padding too, divide 0 by 0 and must stay."""
+    process = learning.build_weighted_fed_avg(_model(), optimizers.adam(0.01, epsilon=0.0))
+    result = process.next(process.initialize(), _cohort())
+    assert result.metrics["client_work"]["train"]["num_non_finite_clients"] == 0
+    assert np.isfinite(result.state.global_model_weights).all()
 
 
 def test_server_sgd_with_rate_one_gives_the_weighted_mean_of_client_params() -> None:
@@ -273,8 +389,8 @@ def test_the_reference_agrees_on_what_is_not_finite() -> None:
         np.zeros(63),
         [_in_order(_exploding()), _in_order(_client(5, 1)), []],
         num_classes=NUM_CLASSES,
-        client_sgd=reference.Sgd(0.1),
-        server_sgd=reference.Sgd(1.0),
+        client=reference.Sgd(0.1),
+        server=reference.Sgd(1.0),
     )
     assert (result.num_non_finite_clients, result.update_non_finite) == (1, 0)
     assert result.stats.num_examples == 5

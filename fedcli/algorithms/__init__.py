@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from fedcli import options as opt
 from fedcli import registry
 from fedcli.aggregators import Aggregator
-from fedcli.algorithms import fedavg
+from fedcli.algorithms import fedavg, fedprox
 from fedcli.algorithms.base import Algorithm
 from fedcli.config import WEIGHTINGS
 from fedcli.errors import ConfigError
@@ -15,7 +15,10 @@ from fedcli.optimizers import Optimizer
 from fedcli.options import Value
 
 # The code behind each row of registry.ALGORITHMS, called with its options by name.
-BUILDERS: dict[str, Callable[..., Algorithm]] = {"fedavg": fedavg.build}
+BUILDERS: dict[str, Callable[..., Algorithm]] = {
+    "fedavg": fedavg.build,
+    "fedprox": fedprox.build,
+}
 
 
 def build(

@@ -95,7 +95,7 @@ def test_help_shows_the_defaults_of_a_run(fedcli: Fedcli) -> None:
         ("fedcli ins", {"inspect-clients"}),
         ("fedcli train --client-optimizer s", {"sgd"}),
         ("fedcli train --model soft", {"softmax-regression"}),
-        ("fedcli info fed", {"fedavg"}),
+        ("fedcli info fed", {"fedavg", "fedprox"}),
         ("fedcli eval --pixels in", {"ink"}),
     ],
 )
