@@ -72,7 +72,7 @@ void fed_decode(const fed_kernels *kernels, const fed_client *client, size_t num
 /* ---- narrow.c ---- */
 
 /* Pixels are told apart in groups of this many. */
-enum { FED_GROUP = 4 };
+enum { FED_GROUP = 2 };
 
 /* A net in which the pixels that are alike in all of a client's images are one input. */
 typedef struct fed_narrow {

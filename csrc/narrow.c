@@ -140,11 +140,12 @@ static size_t first_kernel_size(const fed_net *net) {
 }
 
 static float along_direction(const fed_narrow *narrow, const float *weights) {
-    double sums[FED_GROUP] = {0}; /* one a lane, so that no addition waits for the one before */
+    double sums[4] = {0}; /* taken in turn, so that no addition waits for the one before */
     for (size_t f = 0; f < narrow->num_fixed; f++)
         for (size_t p = 0; p < FED_GROUP; p++)
-            sums[p] += (double)narrow->direction[f * FED_GROUP + p] *
-                       (double)weights[narrow->fixed_groups[f] * FED_GROUP + p];
+            sums[(f * FED_GROUP + p) % 4] +=
+                (double)narrow->direction[f * FED_GROUP + p] *
+                (double)weights[narrow->fixed_groups[f] * FED_GROUP + p];
     return (float)((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 

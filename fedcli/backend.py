@@ -35,7 +35,7 @@ except ImportError as err:
     raise ConfigError(str(err)) from err
 
 if TYPE_CHECKING:
-    from fedcli.batches import BatchedDataset, BatchPlan
+    from fedcli.batches import BatchedDataset, BatchPlan, ClientDataset
 
 __all__ = ["CancelFlag", "Cancelled", "CohortResult", "ThreadEngine"]
 
@@ -187,7 +187,6 @@ class ThreadEngine:
             total.reset()
             parts = []
             for piece in self._pieces(clients, loaded):
-                _check_images(piece.datasets, layout)
                 with _faults(piece.datasets):
                     stats = self._team.train_cohort(
                         loaded.model, step, params, piece.cohort, round_num, weights, flag, total
@@ -217,8 +216,7 @@ class ThreadEngine:
         def score() -> NDArray[np.void]:
             model = self._load(layout).model
             parts = []
-            for piece in _split(clients):
-                _check_images(piece.datasets, layout)
+            for piece in _split(clients, layout):
                 with _faults(piece.datasets):
                     parts.append(self._team.evaluate(model, params, piece.cohort, flag))
             return _joined(parts)
@@ -254,21 +252,20 @@ class ThreadEngine:
     def _pieces(self, clients: Iterable[BatchedDataset], loaded: _Loaded) -> Iterable[_Piece]:
         """The cohort in pieces; a fixed cohort's tuple comes again every round and is kept."""
         if not isinstance(clients, tuple):
-            return _split(clients)
+            return _split(clients, loaded.layout)
         if (
             self._kept is None
             or self._kept.clients is not clients
             or self._kept.loaded is not loaded
         ):
-            self._kept = _Kept(clients, loaded, list(_split(clients)))
+            self._kept = _Kept(clients, loaded, list(_split(clients, loaded.layout)))
             if sum(each.client.pixels.size for each in clients) * 4 <= PREPARED_BYTES:
                 for piece in self._kept.pieces:
-                    _check_images(piece.datasets, loaded.layout)
                     piece.cohort.prepare(loaded.model)
         return self._kept.pieces
 
 
-def _split(clients: Iterable[BatchedDataset]) -> Iterator[_Piece]:
+def _split(clients: Iterable[BatchedDataset], layout: ParamLayout) -> Iterator[_Piece]:
     """Splits a cohort so that a piece holds few bytes of pixels and ends with a block."""
     seen: Counter[str] = Counter()  # which copy of its client each element is
     piece: list[BatchedDataset] = []
@@ -276,6 +273,7 @@ def _split(clients: Iterable[BatchedDataset]) -> Iterator[_Piece]:
     num_bytes = 0
     for dataset in clients:
         client = dataset.client
+        _check_images(client, layout)
         piece.append(dataset)
         rows.append(_core_client(dataset, seen[client.client_id]))
         seen[client.client_id] += 1
@@ -297,15 +295,13 @@ def _core_client(dataset: BatchedDataset, occurrence: int) -> _core.Client:
     )
 
 
-def _check_images(datasets: Iterable[BatchedDataset], layout: ParamLayout) -> None:
-    for dataset in datasets:
-        client = dataset.client
-        shape = client.pixels.shape
-        if shape[0] and math.prod(shape[1:]) != layout.num_inputs:
-            raise DataError(
-                f"{client.source}: client {client.client_id!r}: images have shape "
-                f"{list(shape[1:])}, the model takes {list(layout.input_shape)}"
-            )
+def _check_images(client: ClientDataset, layout: ParamLayout) -> None:
+    shape = client.pixels.shape
+    if shape[0] and math.prod(shape[1:]) != layout.num_inputs:
+        raise DataError(
+            f"{client.source}: client {client.client_id!r}: images have shape {list(shape[1:])}, "
+            f"the model takes {list(layout.input_shape)}"
+        )
 
 
 def _joined(parts: list[NDArray[np.void]]) -> NDArray[np.void]:

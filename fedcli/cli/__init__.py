@@ -109,6 +109,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_unguarded(arguments: Sequence[str] | None) -> int:
+    # No command calls NumPy's BLAS, whose threads would spin beside ours while they start.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _open_missing_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a name the terminal cannot show is no failure
