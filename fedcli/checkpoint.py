@@ -3,8 +3,9 @@
 Layout (format "fedcli-checkpoint", version 1): one group per component of the server state
 (`global_model_weights` with one dataset per tensor in Keras shape, `distributor`, `client_work`,
 `aggregator`, `finalizer`), where arrays are datasets and plain numbers are datasets of no
-dimension; `config` is the text of config.toml; `round_num`, `input_shape`, `num_classes` (of the
-model, so that the data are not needed to use it) and `fedcli_version` are attributes.
+dimension; `config` is the text of config.toml; `round_num`, `input_shape`, `num_classes` and
+`pixel_convention` (of the model, so that the data are not needed to use it) and `fedcli_version`
+are attributes.
 Behind the HDF5 image stands a trailer: 16 bytes of name and the BLAKE2b of all before it, so that a
 cut or a changed byte is told before anything is parsed. HDF5 tools ignore the trailer.
 """
@@ -23,6 +24,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.config import PIXEL_CONVENTIONS
 from fedcli.errors import CheckpointError
 
 FORMAT = "fedcli-checkpoint"
@@ -49,6 +51,7 @@ class Checkpoint:
         config: The text of config.toml.
         input_shape: One example as the model sees it.
         num_classes: Classes the model tells apart.
+        pixel_convention: What 1.0 is in the pixels it was trained on: "ink" or "background".
         fedcli_version: What wrote it.
     """
 
@@ -57,6 +60,7 @@ class Checkpoint:
     config: str
     input_shape: tuple[int, ...]
     num_classes: int
+    pixel_convention: str
     fedcli_version: str
 
 
@@ -70,6 +74,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
         file.attrs["round_num"] = checkpoint.round_num
         file.attrs["input_shape"] = checkpoint.input_shape
         file.attrs["num_classes"] = checkpoint.num_classes
+        file.attrs["pixel_convention"] = checkpoint.pixel_convention
         file["config"] = np.frombuffer(checkpoint.config.encode(), np.uint8)
         for component in COMPONENTS:
             group = file.create_group(component)
@@ -158,9 +163,12 @@ def _parse(file: h5py.File, num_bytes: int, path: Path) -> Checkpoint:
             f"{path} claims round {round_num}, inputs {input_shape} and {num_classes} classes; "
             "it is not a checkpoint of fedcli"
         )
+    convention = str(file.attrs["pixel_convention"])
+    if convention not in PIXEL_CONVENTIONS:
+        raise CheckpointError(f"{path} says 1.0 is {convention!r}; it is no checkpoint of fedcli")
     components = {name: _read_group(file, name, num_bytes, path) for name in COMPONENTS}
     config = np.asarray(_read_part(file, "config", num_bytes, path)).tobytes().decode()
-    return Checkpoint(round_num, components, config, input_shape, num_classes, writer)
+    return Checkpoint(round_num, components, config, input_shape, num_classes, convention, writer)
 
 
 def _read_group(file: h5py.File, component: str, num_bytes: int, path: Path) -> dict[str, Part]:

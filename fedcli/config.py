@@ -18,7 +18,8 @@ from fedcli import registry
 from fedcli.errors import ConfigError
 from fedcli.options import Entry, Value, choose, resolve
 
-PIXELS = ("source", "ink", "background")
+PIXEL_CONVENTIONS = ("ink", "background")  # what 1.0 means
+PIXELS = ("source", *PIXEL_CONVENTIONS)
 PIPELINES = ("repeat-shuffle", "shuffle-repeat", "per-epoch")
 SAMPLINGS = ("fixed", "uniform")
 WEIGHTINGS = ("num-examples", "uniform")

@@ -113,7 +113,7 @@ def evaluate_run(
         data_options: As for training; None: the run's, for its own kind of data.
         test_data: As for training; None: the run's, with its own data.
         num_classes: As for training; None: the run's.
-        pixels: As for training; None: the run's.
+        pixels: As for training; None: what the model was trained on, whatever the data mean.
         split: Which split; None: test if there is one, else train.
         clients: Who, written as for training; None: the run's fixed cohort, else everyone.
         epochs: How often each example is scored.
@@ -136,6 +136,8 @@ def evaluate_run(
         "batch_size": batch_size,
         "epochs": epochs,
     }
+    if data is not None and pixels is None and trained.config.pixels == "source":
+        given["pixels"] = trained.pixel_convention  # other data may mean the opposite by 1.0
     config = _evaluation_config(trained.config, given)
     splits = open_data(config)
     name = split or ("test" if "test" in splits else "train")
@@ -181,6 +183,7 @@ class _Trained:
 
     config: RunConfig
     model: Model
+    pixel_convention: str
     engine: ThreadEngine
     state: ServerState
 
@@ -200,7 +203,7 @@ def _load_trained(path: Path, threads: int | None) -> _Trained:
     )
     engine = ThreadEngine(threads)
     state = to_state(content, build_process(config, model, engine), file)
-    return _Trained(config, model, engine, state)
+    return _Trained(config, model, content.pixel_convention, engine, state)
 
 
 def _evaluation_config(config: RunConfig, given: Mapping[str, Any]) -> RunConfig:

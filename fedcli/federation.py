@@ -169,6 +169,7 @@ class Federation:
             config_text,
             model.layout.input_shape,
             model.layout.num_classes,
+            self.splits["train"].pixel_convention,
             __version__,
         )
         return checkpoint.encode(content)

@@ -22,7 +22,7 @@ from fedcli.algorithms import fedavg
 from fedcli.algorithms.base import Algorithm, apply_mean_delta
 from fedcli.backend import CancelFlag, Engine, ThreadEngine
 from fedcli.batches import BatchedDataset
-from fedcli.errors import DataError
+from fedcli.errors import ConfigError, DataError
 from fedcli.metrics import MetricsAggregator, sum_then_finalize
 from fedcli.models import Model
 from fedcli.optimizers import Optimizer
@@ -97,6 +97,11 @@ class LearningProcess(abc.ABC):
         self, model: str | Model, metrics_aggregator: MetricsAggregator, engine: Engine | None
     ) -> None:
         """Composes the parts common to training and evaluation."""
+        if not isinstance(model, str | Model):
+            raise ConfigError(
+                f"model is of type {type(model).__name__}; give a name such as "
+                "'softmax-regression', or a model of fedcli.models"
+            )
         self.model = models.build(model) if isinstance(model, str) else model
         self.metrics_aggregator = metrics_aggregator
         self.engine = engine if engine is not None else ThreadEngine()
@@ -304,9 +309,7 @@ def build_weighted_fed_avg(
 
     See `fedcli.algorithms.fedavg` for the algorithm and `build_process` for the arguments.
     """
-    algorithm = fedavg.build(
-        client_optimizer, server_optimizer, weighting="num-examples", aggregator=Mean()
-    )
+    algorithm = _fed_avg(client_optimizer, server_optimizer, "num-examples")
     return build_process(algorithm, model, metrics_aggregator, engine=engine)
 
 
@@ -322,9 +325,7 @@ def build_unweighted_fed_avg(
 
     See `fedcli.algorithms.fedavg` for the algorithm and `build_process` for the arguments.
     """
-    algorithm = fedavg.build(
-        client_optimizer, server_optimizer, weighting="uniform", aggregator=Mean()
-    )
+    algorithm = _fed_avg(client_optimizer, server_optimizer, "uniform")
     return build_process(algorithm, model, metrics_aggregator, engine=engine)
 
 
@@ -336,6 +337,16 @@ def build_fed_eval(
 ) -> LearningProcess:
     """Returns federated evaluation; see `build_process` for the arguments."""
     return EvaluationProcess(model, metrics_aggregator, engine)
+
+
+def _fed_avg(client: Optimizer, server: Optimizer, weighting: str) -> Algorithm:
+    for side, optimizer in (("client", client), ("server", server)):
+        if not isinstance(optimizer, Optimizer):
+            raise ConfigError(
+                f"{side}_optimizer is of type {type(optimizer).__name__}; give one of "
+                "fedcli.optimizers, such as sgd(0.02)"
+            )
+    return fedavg.build(client, server, weighting=weighting, aggregator=Mean())
 
 
 def _count_empty(stats: NDArray[Any]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -186,14 +187,16 @@ class RunDirectory:
 
 
 def default_out(now: datetime, name: str) -> Path:
-    """Returns where a run goes when `--out` is not given: runs/<time>-<name>.
+    """Returns where a run goes when `--out` is not given: runs/<time>-<name>, numbered if need be.
 
     Args:
         now: The time of day at the start of the command.
         name: The data's name, or the path of its file.
     """
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(name).stem).strip("-") or "run"
-    return Path("runs") / f"{now:%Y%m%d-%H%M%S}-{stem}"
+    path = Path("runs") / f"{now:%Y%m%d-%H%M%S}-{stem}"
+    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], numbered) if not os.path.lexists(each))
 
 
 def check_target(path: Path, *, force: bool) -> None:

@@ -17,7 +17,7 @@ from fedcli.errors import CheckpointError
 def make(weights: dict[str, checkpoint.Part], **parts: dict[str, checkpoint.Part]) -> Checkpoint:
     components = {name: parts.get(name, {}) for name in checkpoint.COMPONENTS}
     components["global_model_weights"] = weights
-    return Checkpoint(7, components, "[run]\nseed = 1\n", (2, 2), 3, "0.0")
+    return Checkpoint(7, components, "[run]\nseed = 1\n", (2, 2), 3, "ink", "0.0")
 
 
 @pytest.fixture
@@ -156,6 +156,7 @@ BIAS = "global_model_weights/dense/bias"
         (set_attribute("input_shape", [2**40]), "claims round 7"),
         (set_attribute("input_shape", 3), "not a usable checkpoint"),
         (set_attribute("num_classes", 0), "claims round 7"),
+        (set_attribute("pixel_convention", "chalk"), "says 1.0 is 'chalk'"),
         (drop("finalizer"), "finalizer is missing"),
         (drop("config"), "config is missing"),
         (

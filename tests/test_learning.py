@@ -769,3 +769,10 @@ def test_another_engine_can_compute_the_clients() -> None:
     state = process.next(process.initialize(), _cohort()).state
     process.next(state, _cohort())
     assert engine.asked == [(0, "num-examples"), (1, "num-examples")]
+
+
+def test_a_function_in_place_of_a_model_or_a_rate_of_an_optimizer_is_told() -> None:
+    with pytest.raises(ConfigError, match="model is of type function; give a name"):
+        learning.build_fed_eval(lambda: None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="client_optimizer is of type float; give one of"):
+        learning.build_weighted_fed_avg("softmax-regression", 0.02)  # type: ignore[arg-type]

@@ -497,3 +497,21 @@ def test_real_writers_under_random_sampling_are_all_evaluated(
     closing = train(tmp_path / "run", config)
     assert closing["test"]["client_work"]["eval"]["current_round_metrics"]["num_examples"] == 5997
     assert closing["train"]["num_clients"] == 539
+
+
+def test_other_data_are_seen_as_the_model_was_trained(tmp_path: Path) -> None:
+    background = write_tff(tmp_path / "background.h5", {"a": 30, "b": 20})
+    train(tmp_path / "run", make_config(data=str(background), data_options={}, clients="2"))
+    with h5py.File(background) as file, h5py.File(tmp_path / "ink.h5", "w") as other:
+        for client in file["examples"]:
+            pixels = file[f"examples/{client}/pixels"][()]
+            group = other.create_group(f"examples/{client}")
+            group["image"] = np.rint(255 * (1 - pixels)).astype(np.uint8)
+            group["label"] = file[f"examples/{client}/label"][()]
+    own = evaluation.evaluate_run(tmp_path / "run", clients="all").values
+    same = evaluation.evaluate_run(tmp_path / "run", data=str(tmp_path / "ink.h5"), clients="all")
+    assert same.values["loss"] == pytest.approx(own["loss"], abs=0.05)
+    inverted = evaluation.evaluate_run(
+        tmp_path / "run", data=str(tmp_path / "ink.h5"), clients="all", pixels="source"
+    )
+    assert abs(inverted.values["loss"] - own["loss"]) > 0.1

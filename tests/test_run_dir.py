@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -292,3 +292,16 @@ def test_read_config_takes_a_file_or_a_run(path: Path, tmp_path: Path) -> None:
 def test_default_out_says_time_and_data(name: str, folder: str) -> None:
     now = datetime(2026, 1, 2, 3, 4, 5)
     assert run_dir.default_out(now, name) == Path("runs") / folder
+
+
+def test_a_default_name_that_is_taken_is_numbered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    now = datetime(2026, 11, 22, 16, 15, 0, tzinfo=timezone.utc)
+    first = run_dir.default_out(now, "digits")
+    first.mkdir(parents=True)
+    second = run_dir.default_out(now, "digits")
+    second.mkdir()
+    assert second.name == f"{first.name}-2"
+    assert run_dir.default_out(now, "digits").name == f"{first.name}-3"

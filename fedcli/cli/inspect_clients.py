@@ -91,7 +91,7 @@ def inspect_clients(
       fedcli inspect-clients
       fedcli inspect-clients --data train.h5 --sort size --top 20
       fedcli inspect-clients --data train.h5 --clients w0000,w0001,w0002
-      fedcli inspect-clients --show writer-0003 --examples 40
+      fedcli inspect-clients --show s0000003 --examples 40
     """  # noqa: D301 - \b keeps click from wrapping
     from fedcli.cli import client_tables
 

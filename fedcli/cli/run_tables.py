@@ -39,12 +39,14 @@ def show_rounds(screen: Screen, rows: Sequence[RoundRow]) -> None:
     splits = list(dict.fromkeys(split for row in rows for split in row.evaluation))
     has_dropped = any(row.num_non_finite_clients for row in rows)
     has_rejected = any(row.is_rejected for row in rows)
-    headers = ["round", *_SCORE_HEADERS]
+    # Beside an evaluation, counts that hardly change would make the table too wide for a terminal.
+    num_scores = 2 if splits else len(_SCORE_HEADERS)
+    headers = ["round", *_SCORE_HEADERS[:num_scores]]
     headers += [f"{split} {name}" for split in splits for name in ("loss", "acc.")]
     headers += ["dropped clients"] * has_dropped + ["update"] * has_rejected
     cells = []
     for row in rows:
-        line = [str(row.round_num), *score_cells(row.online)]
+        line = [str(row.round_num), *score_cells(row.online)[:num_scores]]
         for split in splits:
             line += score_cells(row.evaluation.get(split))[:2]
         line += [str(row.num_non_finite_clients)] * has_dropped

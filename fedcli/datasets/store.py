@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.batches import MAX_COUNT, ClientDataset, Pixels, decode, first_non_finite, first_outside
+from fedcli.config import PIXEL_CONVENTIONS
 from fedcli.datasets import hdf5
 from fedcli.datasets.client_data import (
     ClientData,
@@ -56,7 +57,6 @@ _ARRAYS: dict[str, tuple[str | tuple[str, ...], tuple[int, ...]]] = {
     "pixels": (("|u1", "<f4"), (3, 4)),
     "labels": (("<i4",), (1,)),
 }
-_CONVENTIONS = ("ink", "background")
 _MAIN_SPLITS = ("train", "test", "central")  # come first, in this order
 _BLOCK_BYTES = 8 << 20  # copied or hashed at a time
 _ALIGNMENT = 64  # of arrays in the file, bytes; a cache line
@@ -89,10 +89,10 @@ class StoreInfo:
     def __post_init__(self) -> None:
         """Refuses what is not allowed."""
         check_num_classes(self.num_classes, "num_classes")
-        if self.pixel_convention not in _CONVENTIONS:
+        if self.pixel_convention not in PIXEL_CONVENTIONS:
             raise ConfigError(
                 f"pixel convention {self.pixel_convention!r}: choose one of "
-                f"{', '.join(_CONVENTIONS)}"
+                f"{', '.join(PIXEL_CONVENTIONS)}"
             )
         if self.class_names and len(self.class_names) != self.num_classes:
             raise ConfigError(
