@@ -208,10 +208,6 @@ cdef class Model:
     def __dealloc__(self):
         free(self.layers)
 
-    @property
-    def num_params(self):
-        return self.table.num_params
-
     cdef check_params(self, size_t size):
         if size != self.table.num_params:
             raise ValueError(f"{size} parameters given, the model has {self.table.num_params}")

@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -308,22 +309,17 @@ def _joined(parts: list[NDArray[np.void]]) -> NDArray[np.void]:
     return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, _core.STATS), *parts])
 
 
-class _faults:  # noqa: N801 - read as a word: with _faults(piece)
+@contextmanager
+def _faults(datasets: Sequence[BatchedDataset]) -> Iterator[None]:
     """Turns a label fault of the core into an error that names file, client and example."""
-
-    def __init__(self, piece: Sequence[BatchedDataset]) -> None:
-        self.piece = piece
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, _core.LabelFault):
-            client = self.piece[error.client_index].client
-            raise DataError(
-                f"{client.source}: client {client.client_id!r}: example {error.example_index}: "
-                f"label {error.label} is outside the model's classes; set --num-classes"
-            ) from error
+    try:
+        yield
+    except _core.LabelFault as err:
+        client = datasets[err.client_index].client
+        raise DataError(
+            f"{client.source}: client {client.client_id!r}: example {err.example_index}: "
+            f"label {err.label} is outside the model's classes; set --num-classes"
+        ) from err
 
 
 def _plan(plan: BatchPlan) -> _core.Plan:
