@@ -17,6 +17,10 @@ class Purpose(IntEnum):
     SHUFFLE = 1
     COHORT = 2
     EVAL_CLIENTS = 3
+    PARTITION = 4
+    HOLD_OUT = 5
+    LABEL_NOISE = 6
+    FEATURE_NOISE = 7
 
 
 class StreamKey(NamedTuple):

@@ -21,7 +21,17 @@ LAYERS = (
         *("datasets", "checkpoint", "run_dir", "weights_files"),
     ),
     ("backend", "files"),
-    ("models", "params", "seeds", "signatures", "config", "registry", "options", "errors"),
+    (
+        "models",
+        "params",
+        "seeds",
+        "signatures",
+        "config",
+        "registry",
+        "options",
+        "errors",
+        "progress",
+    ),
 )
 LAYER_OF = {room: depth for depth, rooms in enumerate(LAYERS) for room in rooms}
 

@@ -141,7 +141,7 @@ def _draw(worker: Worker[Any], monitor: Monitor) -> None:
     if worker.wait(2 * REFRESH_SECONDS):  # a short run needs no bar
         return
     speed = Speed()
-    with _make_bar() as bar:
+    with make_bar() as bar:
         task = bar.add_task("starting", total=None, details="")
         while not worker.wait(REFRESH_SECONDS):
             snapshot = monitor.snapshot
@@ -157,7 +157,8 @@ def _draw(worker: Worker[Any], monitor: Monitor) -> None:
             bar.refresh()
 
 
-def _make_bar() -> Progress:
+def make_bar() -> Progress:
+    """Returns a bar on stderr of description, share done and the task field `details`."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 

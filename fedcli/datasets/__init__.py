@@ -15,7 +15,8 @@ from fedcli.backend import Cancelled
 from fedcli.batches import BatchedDataset, ClientDataset
 from fedcli.config import PIXELS
 from fedcli.datasets.cache import ClientCache
-from fedcli.datasets.client_data import ClientData, check_num_classes
+from fedcli.datasets.checks import check_num_classes
+from fedcli.datasets.client_data import ClientData
 from fedcli.errors import ConfigError, DataError
 from fedcli.options import Value, resolve
 

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import abc
 import difflib
-import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.batches import ArraySpec, ClientDataset, example_spec, first_outside
+from fedcli.batches import ArraySpec, ClientDataset, example_spec
 from fedcli.datasets.cache import ClientCache
-from fedcli.errors import ConfigError, DataError
-
-MAX_SIDE = 4096  # pixels; no image classifier of this kind reads more
-MAX_CHANNELS = 64
-MAX_CLIENT_BYTES = 2 << 30  # of one client's pixels as stored
-MAX_CLASSES = 1 << 20
+from fedcli.datasets.table import ExampleTable, TableWriter
+from fedcli.errors import DataError
+from fedcli.progress import Tell, tell_nobody
 
 _NEIGHBOURS = 500  # ids on each side of an unknown one that near matches are sought among
 
@@ -76,6 +72,24 @@ class ClientData(abc.ABC):
         """Returns the examples of all clients; generated data are counted client by client."""
         return sum(map(self.num_examples, self.client_ids))
 
+    def to_table(self, folder: Path | None = None, tell: Tell = tell_nobody) -> ExampleTable:
+        """Returns all examples as a table, each client owning its own.
+
+        Args:
+            folder: Where pixels that must be copied are kept, in a file without a name; None: the
+                system's folder for temporary files.
+            tell: Told the clients read.
+
+        Raises:
+            DataError: See `client`.
+            OSError: The disk is full.
+        """
+        with TableWriter(self.source, folder) as writer:
+            for done, client_id in enumerate(self.client_ids, 1):
+                writer.add_client(self.client(client_id))
+                tell(done, len(self.client_ids))
+            return writer.table()
+
     @property
     def element_spec(self) -> dict[str, ArraySpec]:
         """The spec of one example: `label` and `pixels`."""
@@ -114,66 +128,3 @@ def unknown_client(data: ClientData, client_id: str) -> DataError:
         f"{data.source}: no client {client_id!r} among the {len(ids)} of split "
         f"{data.split!r}; did you mean one of {names}?"
     )
-
-
-def check_num_classes(num_classes: int, what: str) -> int:
-    """Returns a number of classes.
-
-    Raises:
-        ConfigError: It is below 1 or absurd; the message starts with `what`.
-    """
-    if not 1 <= num_classes <= MAX_CLASSES:
-        raise ConfigError(f"{what} {num_classes}: choose a whole number from 1 to {MAX_CLASSES}")
-    return num_classes
-
-
-def check_labels(labels: NDArray[Any], num_classes: int, where: str) -> None:
-    """Checks integer labels [n] in the type they are stored in.
-
-    Raises:
-        DataError: A label lies outside the classes.
-    """
-    index = first_outside(labels, num_classes)
-    if index is not None:
-        raise bad_label(int(labels[index]), index, num_classes, where)
-
-
-def bad_label(label: int, index: int, num_classes: int, where: str) -> DataError:
-    """Returns the error for one label outside the classes."""
-    remedy = f"pass --num-classes {label + 1} or more, or mend" if label >= 0 else "mend"
-    return DataError(
-        f"{where}: example {index}: label {label} is outside 0 to {num_classes - 1}; "
-        f"{remedy} the data"
-    )
-
-
-def check_pixel_shape(shape: tuple[int, ...], where: str) -> None:
-    """Checks the shape of an array of images.
-
-    Raises:
-        DataError: It is not [n, H, W] or [n, H, W, C], or the images are absurdly large.
-    """
-    if len(shape) not in (3, 4) or 0 in shape[1:]:
-        raise DataError(
-            f"{where}: pixels have shape {list(shape)}; only [n, H, W] and [n, H, W, C] are read"
-        )
-    if max(shape[1:3]) > MAX_SIDE or max(shape[3:], default=1) > MAX_CHANNELS:
-        raise DataError(
-            f"{where}: images of shape {list(shape[1:])} are too large; "
-            f"at most {MAX_SIDE} x {MAX_SIDE} x {MAX_CHANNELS} is read"
-        )
-
-
-def check_pixel_array(shape: tuple[int, ...], itemsize: int, where: str) -> None:
-    """Checks the shape of one client's pixels before anything of that size is made.
-
-    Raises:
-        DataError: As `check_pixel_shape`, or the client's pixels are too many bytes.
-    """
-    check_pixel_shape(shape, where)
-    num_bytes = math.prod(shape) * itemsize
-    if num_bytes > MAX_CLIENT_BYTES:
-        raise DataError(
-            f"{where}: pixels of shape {list(shape)} are {num_bytes} bytes; "
-            f"a client may hold {MAX_CLIENT_BYTES}, split it"
-        )

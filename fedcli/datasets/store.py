@@ -16,7 +16,6 @@ import json
 import math
 import mmap
 import os
-import tempfile
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -29,21 +28,23 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.batches import MAX_COUNT, ClientDataset, Pixels, decode, first_non_finite, first_outside
+from fedcli.batches import MAX_COUNT, ClientDataset, Pixels, first_outside
 from fedcli.config import PIXEL_CONVENTIONS
 from fedcli.datasets import hdf5
-from fedcli.datasets.client_data import (
-    ClientData,
+from fedcli.datasets.checks import (
     bad_label,
+    check_examples,
+    check_finite,
     check_labels,
     check_num_classes,
-    check_pixel_array,
     check_pixel_shape,
-    decoding,
-    unknown_client,
 )
+from fedcli.datasets.client_data import ClientData, decoding, unknown_client
+from fedcli.datasets.spool import PixelSpool
+from fedcli.datasets.table import ExampleTable
 from fedcli.errors import ConfigError, DataError
 from fedcli.files import sync_folder
+from fedcli.progress import Tell, tell_nobody
 
 VERSION = 1
 MAX_ID_BYTES = 255
@@ -184,7 +185,7 @@ class StoreSplit(ClientData):
         first, last = self._mapped.bounds(client_index)
         pixels = self._mapped.pixels[first:last]
         if not self._is_checked[client_index]:
-            _check_finite(pixels, f"{self.source}: client {client_id!r}")
+            check_finite(pixels, f"{self.source}: client {client_id!r}")
             self._is_checked[client_index] = True
         labels = self._mapped.labels[first:last]
         return ClientDataset(client_id, pixels, labels, self._scale, self._offset, self.source)
@@ -192,6 +193,22 @@ class StoreSplit(ClientData):
     def total_examples(self) -> int:
         """Returns the examples of all clients."""
         return len(self._mapped.labels)
+
+    def to_table(self, folder: Path | None = None, tell: Tell = tell_nobody) -> ExampleTable:
+        """Returns the arrays of the file; nothing is copied. float32 pixels are checked here."""
+        mapped = self._mapped
+        if mapped.pixels.dtype == np.float32:
+            check_finite(mapped.pixels, self.source)
+        sizes = np.diff(mapped.client_offsets)
+        return ExampleTable(
+            source=self.source,
+            pixels=mapped.pixels,
+            labels=mapped.labels,
+            scale=self._scale,
+            offset=self._offset,
+            owner_ids=self.client_ids,
+            owners=np.repeat(np.arange(len(sizes)), sizes),
+        )
 
     def _client_index(self, client_id: str) -> int:
         try:
@@ -327,59 +344,41 @@ def verify(path: Path) -> str:
 
 
 class _Spool:
-    """Takes the clients of one split, whose number nobody knows yet, in a file without a name."""
+    """Takes the clients of one split, whose number nobody knows yet."""
 
     def __init__(self, num_classes: int, folder: Path) -> None:
         self._num_classes = num_classes
-        self._folder = folder
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
+        self._pixels = PixelSpool(folder)
         self._ids: list[bytes] = []
         self._offsets = [0]
         self._labels: list[NDArray[np.int32]] = []
-        self._pixel_shape: tuple[int, ...] | None = None
-        self._dtype: np.dtype[Any] = np.dtype(np.uint8)
-        self._scale, self._offset = 1.0, 0.0
 
     def __enter__(self) -> _Spool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._pixels.close()
 
     def add(self, client: ClientDataset) -> None:
         """Appends a client after checking it."""
-        where = f"{client.source}: client {client.client_id!r}"
-        self._check(client, where)
-        pixels: NDArray[Any] = client.pixels
-        if self._pixel_shape is None:
-            self._pixel_shape = pixels.shape[1:]
-            self._dtype, self._scale, self._offset = pixels.dtype, client.scale, client.offset
-        elif (pixels.dtype, client.scale, client.offset) != self._kind():
-            self._widen()
-            pixels = client.images()
-        self._file.write(np.ascontiguousarray(pixels).data)
+        self._check(client, f"{client.source}: client {client.client_id!r}")
+        self._pixels.add(client.pixels, client.scale, client.offset)
         self._ids.append(client.client_id.encode())
         self._offsets.append(self._offsets[-1] + len(client))
         self._labels.append(np.array(client.labels, np.int32))
 
     def mapped(self, name: str) -> _MappedSplit:
         """Returns what was added as the split `name`, its pixels mapped."""
-        if self._pixel_shape is None:
+        if not self._ids:
             raise DataError(f"split {name!r} holds no clients; give at least one")
-        self._file.flush()
-        shape = (self._offsets[-1], *self._pixel_shape)
         return _MappedSplit(
             name=name,
             client_ids=np.array(self._ids),
             client_offsets=np.array(self._offsets, np.int64),
-            pixels=(
-                np.memmap(self._file, self._dtype, "r", shape=shape)
-                if math.prod(shape)
-                else np.empty(shape, self._dtype)
-            ),
+            pixels=self._pixels.mapped(),
             labels=np.concatenate(self._labels),
-            scale=self._scale,
-            offset=self._offset,
+            scale=self._pixels.scale,
+            offset=self._pixels.offset,
         )
 
     def _check(self, client: ClientDataset, where: str) -> None:
@@ -393,35 +392,8 @@ class _Spool:
                 f"{where}: comes after client {self._ids[-1].decode()!r}; "
                 "give each client once, sorted by id"
             )
-        shape = client.pixels.shape
-        check_pixel_array(shape, client.pixels.itemsize, where)
-        if self._pixel_shape not in (None, shape[1:]):
-            raise DataError(
-                f"{where}: images are {list(shape[1:])} but those before are "
-                f"{list(self._pixel_shape or ())}; all must be alike"
-            )
-        if len(client.labels) != shape[0]:
-            raise DataError(
-                f"{where}: {shape[0]} images but {len(client.labels)} labels; each image needs one"
-            )
+        check_examples(client.pixels, client.labels, self._pixels.shape, where)
         check_labels(client.labels, self._num_classes, where)
-        if client.pixels.dtype == np.float32:
-            _check_finite(client.pixels, where)
-
-    def _kind(self) -> tuple[np.dtype[Any], float, float]:
-        return self._dtype, self._scale, self._offset
-
-    def _widen(self) -> None:
-        """Makes the pixels so far float32 as the model sees them, because clients differ."""
-        if self._kind() == (np.dtype(np.float32), 1.0, 0.0):
-            return
-        wide = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed by __exit__
-        self._file.seek(0)
-        while block := self._file.read(_BLOCK_BYTES):
-            wide.write(decode(np.frombuffer(block, self._dtype), self._scale, self._offset).data)
-        self._file.close()
-        self._file = wide
-        self._dtype, self._scale, self._offset = np.dtype(np.float32), 1.0, 0.0
 
 
 def _write(path: Path, splits: list[_MappedSplit], info: StoreInfo) -> str:
@@ -605,9 +577,3 @@ def _check_ids(encoded: NDArray[np.bytes_], where: str) -> None:
         )
     if not encoded.tobytes().isascii():
         hdf5.link_names(encoded.tolist(), where)
-
-
-def _check_finite(pixels: NDArray[Any], where: str) -> None:
-    index = first_non_finite(pixels)
-    if index is not None:
-        raise DataError(f"{where}: example {index}: a pixel is NaN or infinite; mend the data")

@@ -17,13 +17,8 @@ from numpy.typing import NDArray
 from fedcli.batches import ClientDataset, Pixels, first_non_finite
 from fedcli.datasets import hdf5
 from fedcli.datasets.cache import ClientCache
-from fedcli.datasets.client_data import (
-    ClientData,
-    check_labels,
-    check_pixel_array,
-    decoding,
-    unknown_client,
-)
+from fedcli.datasets.checks import check_labels, check_pixel_array
+from fedcli.datasets.client_data import ClientData, decoding, unknown_client
 from fedcli.errors import DataError
 
 GROUP = b"examples"

@@ -1,0 +1,119 @@
+"""What every source's examples must satisfy before anything is made of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.batches import first_non_finite, first_outside
+from fedcli.errors import ConfigError, DataError
+
+MAX_SIDE = 4096  # pixels; no image classifier of this kind reads more
+MAX_CHANNELS = 64
+MAX_CLIENT_BYTES = 2 << 30  # of one client's pixels as stored
+MAX_CLASSES = 1 << 20
+
+
+def check_num_classes(num_classes: int, what: str) -> int:
+    """Returns a number of classes.
+
+    Raises:
+        ConfigError: It is below 1 or absurd; the message starts with `what`.
+    """
+    if not 1 <= num_classes <= MAX_CLASSES:
+        raise ConfigError(f"{what} {num_classes}: choose a whole number from 1 to {MAX_CLASSES}")
+    return num_classes
+
+
+def check_labels(labels: NDArray[Any], num_classes: int, where: str) -> None:
+    """Checks integer labels [n] in the type they are stored in.
+
+    Raises:
+        DataError: A label lies outside the classes.
+    """
+    index = first_outside(labels, num_classes)
+    if index is not None:
+        raise bad_label(int(labels[index]), index, num_classes, where)
+
+
+def bad_label(label: int, index: int, num_classes: int, where: str) -> DataError:
+    """Returns the error for one label outside the classes."""
+    remedy = f"pass --num-classes {label + 1} or more, or mend" if label >= 0 else "mend"
+    return DataError(
+        f"{where}: example {index}: label {label} is outside 0 to {num_classes - 1}; "
+        f"{remedy} the data"
+    )
+
+
+def check_pixel_shape(shape: tuple[int, ...], where: str) -> None:
+    """Checks the shape of an array of images.
+
+    Raises:
+        DataError: It is not [n, H, W] or [n, H, W, C], or the images are absurdly large.
+    """
+    if len(shape) not in (3, 4) or 0 in shape[1:]:
+        raise DataError(
+            f"{where}: pixels have shape {list(shape)}; only [n, H, W] and [n, H, W, C] are read"
+        )
+    if max(shape[1:3]) > MAX_SIDE or max(shape[3:], default=1) > MAX_CHANNELS:
+        raise DataError(
+            f"{where}: images of shape {list(shape[1:])} are too large; "
+            f"at most {MAX_SIDE} x {MAX_SIDE} x {MAX_CHANNELS} is read"
+        )
+
+
+def check_pixel_array(shape: tuple[int, ...], itemsize: int, where: str) -> None:
+    """Checks the shape of one client's pixels before anything of that size is made.
+
+    Raises:
+        DataError: As `check_pixel_shape`, or the client's pixels are too many bytes.
+    """
+    check_pixel_shape(shape, where)
+    num_bytes = math.prod(shape) * itemsize
+    if num_bytes > MAX_CLIENT_BYTES:
+        raise DataError(
+            f"{where}: pixels of shape {list(shape)} are {num_bytes} bytes; "
+            f"a client may hold {MAX_CLIENT_BYTES}, split it"
+        )
+
+
+def check_examples(
+    pixels: NDArray[Any], labels: NDArray[Any], shape: tuple[int, ...] | None, where: str
+) -> None:
+    """Checks some examples against each other and against those before; not what labels say.
+
+    Args:
+        pixels: uint8 or float32 [n, H, W] or [n, H, W, C].
+        labels: [n].
+        shape: Of the images before, None for the first.
+        where: Starts the message.
+
+    Raises:
+        DataError: Shapes differ, there is not a label an image, or a pixel is not finite.
+    """
+    check_pixel_array(pixels.shape, pixels.itemsize, where)
+    if shape not in (None, pixels.shape[1:]):
+        raise DataError(
+            f"{where}: images are {list(pixels.shape[1:])} but those before are "
+            f"{list(shape or ())}; all must be alike"
+        )
+    if len(labels) != len(pixels):
+        raise DataError(
+            f"{where}: {len(pixels)} images but {len(labels)} labels; each image needs one"
+        )
+    if pixels.dtype != np.uint8:
+        check_finite(pixels, where)
+
+
+def check_finite(pixels: NDArray[Any], where: str) -> None:
+    """Checks floating-point pixels [n, ...].
+
+    Raises:
+        DataError: One is NaN or infinite.
+    """
+    index = first_non_finite(pixels)
+    if index is not None:
+        raise DataError(f"{where}: example {index}: a pixel is NaN or infinite; mend the data")

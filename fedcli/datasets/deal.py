@@ -1,0 +1,71 @@
+"""Which example goes to which client: index arrays alone, whatever the examples are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.datasets.table import ExampleTable
+
+
+@dataclass(frozen=True, eq=False)
+class Deal:
+    """Clients and the examples each one holds, as indices into a table.
+
+    Attributes:
+        client_ids: Sorted.
+        order: int64 [num_dealt], indices of examples, client by client; each at most once.
+        offsets: int64 [num_clients + 1]; client k holds `order[offsets[k]:offsets[k + 1]]`.
+    """
+
+    client_ids: Sequence[str]
+    order: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Examples of each client, int64 [num_clients]."""
+        sizes: NDArray[np.int64] = np.diff(self.offsets)
+        return sizes
+
+    @property
+    def holders(self) -> NDArray[np.int64]:
+        """Which client holds each entry of `order`, int64 [num_dealt]."""
+        return np.repeat(np.arange(len(self.client_ids)), self.sizes)
+
+    def indices(self, client_index: int) -> NDArray[np.int64]:
+        """Returns the examples of one client."""
+        return self.order[self.offsets[client_index] : self.offsets[client_index + 1]]
+
+    def keep(self, is_kept: NDArray[np.bool_]) -> Deal:
+        """Returns the deal of some entries of `order`, bool [num_dealt]; clients may be left empty.
+
+        Clients keep the order of their examples.
+        """
+        sizes = np.bincount(self.holders[is_kept], minlength=len(self.client_ids))
+        return Deal(self.client_ids, self.order[is_kept], _offsets(sizes))
+
+    def choose(self, is_chosen: NDArray[np.bool_]) -> Deal:
+        """Returns the deal of some clients, bool [num_clients]."""
+        client_ids = [self.client_ids[index] for index in np.flatnonzero(is_chosen).tolist()]
+        order = self.order[np.repeat(is_chosen, self.sizes)]
+        return Deal(client_ids, order, _offsets(self.sizes[is_chosen]))
+
+
+def deal_to_owners(table: ExampleTable) -> Deal:
+    """Returns the natural deal: to each owner what it owned, in the order of the source."""
+    sizes = np.bincount(table.owners, minlength=len(table.owner_ids))
+    return Deal(table.owner_ids, np.argsort(table.owners, kind="stable"), _offsets(sizes))
+
+
+def deal_lists(client_ids: Sequence[str], lists: Sequence[NDArray[np.int64]]) -> Deal:
+    """Returns the deal of a list of examples a client; `client_ids` are sorted."""
+    order = np.concatenate([np.empty(0, np.int64), *lists])
+    return Deal(client_ids, order, _offsets(np.array([len(each) for each in lists], np.int64)))
+
+
+def _offsets(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])

@@ -1,0 +1,83 @@
+"""Pixels whose number nobody knows yet, in a file without a name that vanishes with the process."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.batches import Pixels, decode
+
+_BLOCK_BYTES = 8 << 20  # decoded at a time
+
+
+class PixelSpool:
+    """Takes images of one shape, block after block, and maps them when they are complete.
+
+    They stay as they come while all blocks are decoded alike, and become float32 as the model
+    sees them otherwise.
+
+    Attributes:
+        shape: (H, W) or (H, W, C) of an image; None before the first block.
+        num_images: Images so far.
+        scale: Images decode to `scale * pixels + offset`.
+        offset: See `scale`.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Opens the file in a folder, by default the system's for temporary files.
+
+        Raises:
+            OSError: The folder cannot be written to.
+        """
+        self.shape: tuple[int, ...] | None = None
+        self.num_images = 0
+        self.scale, self.offset = 1.0, 0.0
+        self._folder = folder
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by `close`
+        self._dtype: np.dtype[Any] = np.dtype(np.uint8)
+
+    def close(self) -> None:
+        """Closes the file; what is mapped stays mapped."""
+        self._file.close()
+
+    def add(self, pixels: Pixels, scale: float, offset: float) -> None:
+        """Appends images [k, *shape]. Raises OSError, for one when the disk is full."""
+        block: NDArray[Any] = pixels
+        if self.shape is None:
+            self.shape = pixels.shape[1:]
+            self._dtype, self.scale, self.offset = pixels.dtype, scale, offset
+        elif (pixels.dtype, scale, offset) != (self._dtype, self.scale, self.offset):
+            self._widen()
+            block = decode(pixels, scale, offset)
+        self._file.write(np.ascontiguousarray(block).data)
+        self.num_images += len(pixels)
+
+    def mapped(self) -> Pixels:
+        """Returns all images [num_images, *shape], mapped read-only; there is at least one block.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        assert self.shape is not None
+        self._file.flush()
+        shape = (self.num_images, *self.shape)
+        if not math.prod(shape):
+            return np.empty(shape, self._dtype)
+        return np.memmap(self._file, self._dtype, "r", shape=shape)
+
+    def _widen(self) -> None:
+        """Makes the images so far float32 as the model sees them, because blocks differ."""
+        if (self._dtype, self.scale, self.offset) == (np.dtype(np.float32), 1.0, 0.0):
+            return
+        wide = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed by `close`
+        self._file.seek(0)
+        while block := self._file.read(_BLOCK_BYTES):
+            wide.write(decode(np.frombuffer(block, self._dtype), self.scale, self.offset).data)
+        self._file.close()
+        self._file = wide
+        self._dtype, self.scale, self.offset = np.dtype(np.float32), 1.0, 0.0
