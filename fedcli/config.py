@@ -42,6 +42,9 @@ class RunConfig:
         data: Name of an embedded dataset, or path of a file.
         data_options: `k=v` options of an embedded dataset.
         test_data: Path of a file with the test split.
+        partition: How examples are dealt to clients, and what changes them; see
+            `registry.find_partition`.
+        partition_options: Its `k=v` options.
         num_classes: Number of labels; None: the data's own.
         pixels: What 1.0 means in what the model sees; one of `PIXELS`.
         clients: `all`, a count, ids with commas, `@file`, or ids one by one; None: 10, or the
@@ -78,6 +81,8 @@ class RunConfig:
     data: str = "synthetic-digits"
     data_options: Options = field(default_factory=dict)
     test_data: str | None = None
+    partition: str = registry.NATURAL
+    partition_options: Options = field(default_factory=dict)
     num_classes: int | None = None
     pixels: str = "source"
     clients: Clients = None
@@ -112,6 +117,7 @@ class RunConfig:
 # Whose options a map holds: the field that names the thing, and the table of such things.
 _OPTION_OWNERS: dict[str, tuple[str, Mapping[str, Entry]]] = {
     "data_options": ("data", registry.DATASETS),
+    "partition_options": ("partition", registry.PARTITIONS),
     "model_options": ("model", registry.MODELS),
     "algorithm_options": ("algorithm", registry.ALGORITHMS),
     "client_options": ("client_optimizer", registry.OPTIMIZERS),
@@ -245,12 +251,15 @@ def _resolved(
     """One option map, complete. A data file has no entry and takes no options."""
     if name == "data_options" and owner not in table:
         if given:
-            names = ", ".join(sorted(table))
+            names = ", ".join(sorted(registry.EMBEDDED_DATASETS))
             raise ConfigError(
                 f"--data-option {next(iter(given))} does not go with a data file; it is for {names}"
             )
         return {}
-    entry = choose(table, owner, option_name(_OPTION_OWNERS[name][0]))
+    if name == "partition_options":
+        entry = registry.find_partition(owner)
+    else:
+        entry = choose(table, owner, option_name(_OPTION_OWNERS[name][0]))
     try:
         return resolve(entry, given)
     except ConfigError as err:
@@ -359,6 +368,7 @@ def _toml_value(text: str) -> Value:
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "data": _text,
     "test_data": _text,
+    "partition": _text,
     "num_classes": partial(_count, maximum=_MAX_CLASSES),
     "pixels": partial(_choice, choices=PIXELS),
     "clients": _clients,

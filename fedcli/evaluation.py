@@ -28,6 +28,7 @@ from fedcli.federation import (
 from fedcli.learning import ServerState
 from fedcli.models import Model
 from fedcli.options import Value
+from fedcli.registry import NATURAL
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +97,8 @@ def evaluate_run(
     data: str | None = None,
     data_options: Mapping[str, Value] | None = None,
     test_data: str | None = None,
+    partition: str | None = None,
+    partition_options: Mapping[str, Value] | None = None,
     num_classes: int | None = None,
     pixels: str | None = None,
     split: str | None = None,
@@ -112,6 +115,8 @@ def evaluate_run(
         data: Name or file to evaluate on; None: the run's own data.
         data_options: As for training; None: the run's, for its own kind of data.
         test_data: As for training; None: the run's, with its own data.
+        partition: As for training; None: the run's for its own data, natural for other data.
+        partition_options: As for training; None: the run's for its own partition.
         num_classes: As for training; None: the run's.
         pixels: As for training; None: what the model was trained on, whatever the data mean.
         split: Which split; None: test if there is one, else train.
@@ -126,11 +131,13 @@ def evaluate_run(
         DataError: The data are missing or bad, or do not fit the model.
         RunError: There is no such run or checkpoint, or it is damaged.
     """
-    trained = _load_trained(Path(path), threads)
+    trained = load_trained(Path(path), threads)
     given = {
         "data": data,
         "data_options": data_options,
         "test_data": test_data,
+        "partition": partition,
+        "partition_options": partition_options,
         "num_classes": num_classes,
         "pixels": pixels,
         "batch_size": batch_size,
@@ -139,12 +146,13 @@ def evaluate_run(
     if data is not None and pixels is None and trained.config.pixels == "source":
         given["pixels"] = trained.pixel_convention  # other data may mean the opposite by 1.0
     config = _evaluation_config(trained.config, given)
-    splits = open_data(config)
+    splits = open_data(config, cancel)
     name = split or ("test" if "test" in splits else "train")
     if name not in splits:
         raise ConfigError(f"--split {name}: {config.data} has {', '.join(sorted(splits))}")
     check_fit(splits[name], trained.model)
-    own = splits if data is None else None
+    is_own = data is None and partition is None and not partition_options
+    own = splits if is_own else None
     wanted = _wanted_clients(trained.config, splits[name], clients, own)
     present = find_present(splits[name], wanted)
     num_absent = len(wanted) - len(present)
@@ -170,7 +178,7 @@ def export_run(path: str | Path, file: str | Path) -> list[tuple[str, tuple[int,
     """
     from fedcli import weights_files  # late: zipfile takes 7 ms that training does not need
 
-    trained = _load_trained(Path(path), threads=1)
+    trained = load_trained(Path(path), threads=1)
     tensors = to_components(trained.state, trained.model)["global_model_weights"]
     arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
     weights_files.save_npz(Path(file), arrays)
@@ -178,8 +186,16 @@ def export_run(path: str | Path, file: str | Path) -> list[tuple[str, tuple[int,
 
 
 @dataclass(frozen=True, eq=False)
-class _Trained:
-    """A checkpoint with the model it is of."""
+class Trained:
+    """A checkpoint with the model it is of.
+
+    Attributes:
+        config: Of the run.
+        model: The model.
+        pixel_convention: What 1.0 was in the images it was trained on.
+        engine: What computes clients.
+        state: The weights and all else.
+    """
 
     config: RunConfig
     model: Model
@@ -188,8 +204,12 @@ class _Trained:
     state: ServerState
 
 
-def _load_trained(path: Path, threads: int | None) -> _Trained:
-    """The newest checkpoint of a run's folder, or a checkpoint file, without its data."""
+def load_trained(path: Path, threads: int | None) -> Trained:
+    """Returns the newest checkpoint of a run's folder, or a checkpoint file, without its data.
+
+    Raises:
+        RunError: There is no such run or checkpoint, or it is damaged.
+    """
     if not path.exists():
         raise RunError(f"there is no run or checkpoint {path}; give what fedcli train wrote")
     file = run_dir.latest_checkpoint(path) if path.is_dir() else path
@@ -203,15 +223,18 @@ def _load_trained(path: Path, threads: int | None) -> _Trained:
     )
     engine = ThreadEngine(threads)
     state = to_state(content, build_process(config, model, engine), file)
-    return _Trained(config, model, content.pixel_convention, engine, state)
+    return Trained(config, model, content.pixel_convention, engine, state)
 
 
 def _evaluation_config(config: RunConfig, given: Mapping[str, Any]) -> RunConfig:
-    """A run's config with the data options of an evaluation; other data have no test data."""
+    """A run's config with the data options of an evaluation.
+
+    Other data have no test data and are natural.
+    """
     asked = {name: value for name, value in given.items() if value is not None}
     base = {name: getattr(config, name) for name in given}
     if "data" in asked:
-        base["test_data"] = None
+        base.update(test_data=None, partition=NATURAL, partition_options={})
     return configs.from_options(configs.merge(base, asked))
 
 

@@ -19,7 +19,7 @@ from fedcli import (
     models,
     optimizers,
 )
-from fedcli.backend import CancelFlag, ThreadEngine
+from fedcli.backend import CancelFlag, Cancelled, ThreadEngine
 from fedcli.batches import BatchedDataset, BatchPlan, buffer_size
 from fedcli.checkpoint import Checkpoint
 from fedcli.cohort import ClientSelection, Cohorts
@@ -175,14 +175,15 @@ class Federation:
         return checkpoint.encode(content)
 
 
-def open_federation(config: RunConfig) -> Federation:
+def open_federation(config: RunConfig, cancel: CancelFlag | None = None) -> Federation:
     """Opens all that a valid config names; reads the data of fixed cohorts.
 
     Raises:
+        Cancelled: `cancel` was raised while data were dealt to clients.
         ConfigError: An option does not fit the data.
         DataError: The data are missing, bad, or do not fit each other.
     """
-    splits = open_data(config)
+    splits = open_data(config, cancel)
     train = splits["train"]
     notes: list[str] = []
     if "test" not in splits:
@@ -222,18 +223,27 @@ def open_federation(config: RunConfig) -> Federation:
     )
 
 
-def open_data(config: RunConfig) -> dict[str, ClientData]:
+def open_data(config: RunConfig, cancel: CancelFlag | None = None) -> dict[str, ClientData]:
     """Returns the splits of a config's data, one of them `train`.
 
     Raises:
+        Cancelled: `cancel` was raised while data were dealt to clients.
         DataError: They are missing or bad, or the splits do not agree.
     """
+
+    def tell(done: int, total: int | None) -> None:
+        if cancel is not None and cancel.is_set():
+            raise Cancelled
+
     splits = datasets.open_splits(
         config.data,
         data_options=config.data_options,
         test_data=config.test_data,
+        partition=config.partition,
+        partition_options=config.partition_options,
         num_classes=config.num_classes,
         pixels=config.pixels,
+        tell=tell,
     )
     if "train" not in splits:
         raise DataError(

@@ -12,8 +12,10 @@ from fedcli.errors import ConfigError
 
 T = TypeVar("T")
 
-# What a TOML value can be. Lists are carried so that an option can refuse them by name.
+# What a TOML value can be.
 Value = bool | int | float | str | list[Any]
+
+MAX_LIST = 1000  # numbers in an option that takes a list
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Option:
 
     Attributes:
         name: What the user writes before the equals sign.
-        default: The value when it is not given; bool, int, float or str.
+        default: The value when it is not given; bool, int, float, str or a list of floats.
         doc: One line for `fedcli info`.
         minimum: Least value allowed, for numbers.
         maximum: Greatest value allowed, for numbers.
@@ -43,6 +45,8 @@ class Option:
             return "true or false"
         if isinstance(self.default, str):
             return " or ".join(self.choices) if self.choices else "text"
+        if isinstance(self.default, list):
+            return number_range("a number or a list of numbers", self.minimum, self.maximum)
         noun = "a whole number" if isinstance(self.default, int) else "a number"
         return number_range(noun, self.minimum, self.maximum)
 
@@ -57,6 +61,7 @@ class Entry:
         source: The paper or file whose definition is followed.
         options: The `k=v` options it takes.
         check: Says what is wrong with a complete set of options, or None.
+        licence: Of a dataset: under what licence its publishers give it.
     """
 
     name: str
@@ -64,6 +69,7 @@ class Entry:
     source: str
     options: tuple[Option, ...] = ()
     check: Callable[[Mapping[str, Value]], str | None] | None = None
+    licence: str = ""
 
 
 def number_range(noun: str, minimum: float | None, maximum: float | None) -> str:
@@ -103,6 +109,8 @@ def check_option(owner: str, option: Option, value: object) -> Value:
     label = f"{owner} option {option.name}"
     if isinstance(default, float):
         return check_number(label, value, option.minimum, option.maximum)
+    if isinstance(default, list):
+        return _check_list(label, option, value)
     if isinstance(default, bool):
         fits = isinstance(value, bool)
     elif isinstance(default, int):
@@ -146,6 +154,16 @@ def choose(table: Mapping[str, T], name: str, what: str) -> T:
     if name not in table:
         raise ConfigError(f"unknown {what} '{name}'; choose one of {', '.join(sorted(table))}")
     return table[name]
+
+
+def _check_list(label: str, option: Option, value: object) -> list[float]:
+    """The numbers of a list, or of one number, as floats."""
+    numbers_given = value if isinstance(value, list | tuple) else [value]
+    if not 0 < len(numbers_given) <= MAX_LIST:
+        raise ConfigError(
+            f"{label}: a list of {len(numbers_given)}; choose 1 to {MAX_LIST} numbers"
+        )
+    return [check_number(label, each, option.minimum, option.maximum) for each in numbers_given]
 
 
 def _plain(number: float) -> str:

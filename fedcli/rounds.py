@@ -286,7 +286,7 @@ def start(
     config = configs.absolute_paths(configs.validate(config), str(Path.cwd()))
     run_dir.check_target(path, force=force)
     with _fingerprinting(config, cancel) as fingerprint:
-        federation = open_federation(config)
+        federation = open_federation(config, cancel)
         state = federation.initial_state()
         provenance = _provenance(federation.engine, fingerprint.result())
     config_text = configs.to_toml(federation.config, provenance)
@@ -333,7 +333,7 @@ def _resume(
         config = configs.validate(replace(config, threads=threads))
     before = configs.read_provenance(config_text, str(run.path)).get("data")
     with _fingerprinting(config, cancel) as fingerprint:
-        federation = open_federation(config)
+        federation = open_federation(config, cancel)
         state = to_state(content, federation.process, file)
         if before not in (None, fingerprint.result()):
             federation.notes.append(
@@ -401,6 +401,8 @@ def _fingerprinting(config: RunConfig, cancel: CancelFlag | None) -> Iterator[Fu
             config.data,
             data_options=config.data_options,
             test_data=config.test_data,
+            partition=config.partition,
+            partition_options=config.partition_options,
             is_cancelled=is_cancelled,
         )
     finally:

@@ -116,6 +116,7 @@ def test_toml_holds_every_set_option_and_only_those() -> None:
     written = configs.from_toml(configs.to_toml(config, {}), "config.toml")
     # Maps without options are left out.
     assert set_ones - written.keys() == {
+        "partition_options",
         "model_options",
         "algorithm_options",
         "aggregator_options",

@@ -18,6 +18,7 @@ TABLES = {
     "algorithms": registry.ALGORITHMS,
     "aggregators": registry.AGGREGATORS,
     "datasets": registry.DATASETS,
+    "partitions": registry.PARTITIONS,
 }
 
 

@@ -27,4 +27,8 @@ def test_purposes_never_change_their_numbers() -> None:
         "SHUFFLE": 1,
         "COHORT": 2,
         "EVAL_CLIENTS": 3,
+        "PARTITION": 4,
+        "HOLD_OUT": 5,
+        "LABEL_NOISE": 6,
+        "FEATURE_NOISE": 7,
     }

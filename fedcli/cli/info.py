@@ -12,7 +12,14 @@ from fedcli import __version__
 from fedcli.cli import options as opt
 from fedcli.errors import ConfigError
 from fedcli.options import Entry, Option
-from fedcli.registry import AGGREGATORS, ALGORITHMS, DATASETS, MODELS, OPTIMIZERS
+from fedcli.registry import (
+    AGGREGATORS,
+    ALGORITHMS,
+    DATASETS,
+    MODELS,
+    OPTIMIZERS,
+    PARTITIONS,
+)
 
 if TYPE_CHECKING:
     from fedcli.cli.render import Screen
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
 # Heading of each registry table, which is also its JSON key.
 TABLES: Mapping[str, Mapping[str, Entry]] = {
     "datasets": DATASETS,
+    "partitions": PARTITIONS,
     "models": MODELS,
     "optimizers": OPTIMIZERS,
     "algorithms": ALGORITHMS,
@@ -33,7 +41,7 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
 )
 @opt.output_options
 def info(*, name: str | None, as_json: bool, quiet: bool, verbose: bool) -> None:
-    """Show this installation and every dataset, model, optimizer, algorithm and aggregator.
+    """Show this installation and everything that can be chosen by name.
 
     With NAME: what it is, where it comes from, and its options with default and range.
 
@@ -76,6 +84,8 @@ def _describe(table: str, entry: Entry) -> dict[str, Any]:
         "source": entry.source,
         "options": [_describe_option(option) for option in entry.options],
     }
+    if entry.licence:
+        described["licence"] = entry.licence
     if table == "models":
         described["layers"] = _layers(entry.name)
         described["num_params"] = sum(layer["num_params"] for layer in described["layers"])
@@ -156,6 +166,8 @@ def _show_entries(screen: Screen, entries: Mapping[str, list[dict[str, Any]]]) -
         for entry in found:
             screen.line(f"{entry['name']} ({table.removesuffix('s')})", style="bold")
             screen.prose([("", entry["doc"]), ("", f"Source: {entry['source']}")])
+            if "licence" in entry:
+                screen.prose([("", f"Licence: {entry['licence']}")])
             if "layers" in entry:
                 _show_layers(screen, entry)
             if entry["options"]:

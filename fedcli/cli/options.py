@@ -16,7 +16,7 @@ from click.shell_completion import CompletionItem
 from fedcli.cli.output import Remarks, Verbosity
 from fedcli.config import PIXELS, RunConfig, parse_options
 from fedcli.options import Value
-from fedcli.registry import DATASETS
+from fedcli.registry import DATASETS, PARTITIONS
 
 Function = TypeVar("Function", bound=Callable[..., object])
 Decorator = Callable[[Any], Any]
@@ -139,7 +139,12 @@ def given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None and value != {}}
 
 
-def data_options(*, data_help: str, clients_help: str) -> Decorator:
+def data_options(
+    *,
+    data_help: str,
+    clients_help: str,
+    partition_default: str = f" [default: {RunConfig.partition}]",
+) -> Decorator:
     """Returns the options that say which data: those of `train`, `eval` and `inspect-clients`."""
     path = click.Path()
     return stack(
@@ -148,6 +153,20 @@ def data_options(*, data_help: str, clients_help: str) -> Decorator:
             "--data-option", "Option of a named dataset, such as clients=1000.", section=DATA
         ),
         option("--test-data", help="File that holds the test split.", section=DATA, type=path),
+        option(
+            "--partition",
+            help="Deal the examples to clients anew (iid, shards, dirichlet-class, ...), change "
+            "them (label-noise, ...), or both, joined by +. fedcli info lists the schemes. "
+            f"{partition_default}",
+            section=DATA,
+            type=Name(PARTITIONS),
+            metavar="NAME[+NAME]",
+        ),
+        pairs_option(
+            "--partition-option",
+            "Option of the partition, such as clients=50, alpha=0.1 or seed=1.",
+            section=DATA,
+        ),
         option(
             "--num-classes",
             help="Number of classes. Default: as the data says, 10 for a TFF file.",

@@ -1,7 +1,7 @@
 """Federated data, one client at a time: `load` opens it whatever it is.
 
-A dataset is an embedded one by name, or a file recognised by its content: TFF's HDF5 layout or a
-fedcli store. What opens a file is imported when a file is opened.
+A dataset is an embedded or a downloaded one by name, or a file recognised by its content: TFF's
+HDF5 layout or a fedcli store. What opens a file is imported when a file is opened.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from fedcli.datasets.checks import check_num_classes
 from fedcli.datasets.client_data import ClientData
 from fedcli.errors import ConfigError, DataError
 from fedcli.options import Value, resolve
+from fedcli.progress import Tell, tell_nobody
 
 __all__ = [
     "BatchedDataset",
@@ -31,14 +32,14 @@ __all__ = [
 
 CACHE_BYTES = 256 << 20
 
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-
 
 def load(
     data: str = "synthetic-digits",
     *,
     data_options: Mapping[str, Value] | None = None,
     test_data: str | None = None,
+    partition: str = registry.NATURAL,
+    partition_options: Mapping[str, Value] | None = None,
     num_classes: int | None = None,
     pixels: str = "source",
     cache_bytes: int = CACHE_BYTES,
@@ -51,6 +52,8 @@ def load(
         data,
         data_options=data_options,
         test_data=test_data,
+        partition=partition,
+        partition_options=partition_options,
         num_classes=num_classes,
         pixels=pixels,
         cache_bytes=cache_bytes,
@@ -65,21 +68,30 @@ def open_splits(
     *,
     data_options: Mapping[str, Value] | None = None,
     test_data: str | None = None,
+    partition: str = registry.NATURAL,
+    partition_options: Mapping[str, Value] | None = None,
     num_classes: int | None = None,
     pixels: str = "source",
     cache_bytes: int = CACHE_BYTES,
+    tell: Tell = tell_nobody,
 ) -> dict[str, ClientData]:
-    """Opens a dataset and returns its splits by name; no example is read.
+    """Opens a dataset and returns its splits by name.
+
+    No example is read, unless a partition is to be made: it passes through all of them.
 
     Args:
         data: Name of an embedded dataset, or path of a file. A TFF file is the one split "train".
         data_options: Options of an embedded dataset.
         test_data: A file whose examples become the split "test": its split "test" if it is a
             store that has one, else its split "train".
+        partition: How train and test are dealt to clients anew, and what changes their examples;
+            see `registry.find_partition`.
+        partition_options: Its options.
         num_classes: Labels are 0 to num_classes - 1; by default what the data say, 10 for TFF.
         pixels: What 1.0 is in what the model sees: "ink", "background", or "source" for what the
             source means by it.
         cache_bytes: Bound of the cache that all splits read from files or drawn share.
+        tell: Told the clients read of each split, when a partition is to be made.
 
     Raises:
         ConfigError: An option is not allowed.
@@ -89,6 +101,8 @@ def open_splits(
         raise ConfigError(f"pixels {pixels!r}: choose one of {', '.join(PIXELS)}")
     if num_classes is not None:
         check_num_classes(num_classes, "--num-classes")
+    given = partition_options or {}
+    resolve(registry.find_partition(partition), given)
     cache = ClientCache(cache_bytes)
     splits = _open_source(data, data_options or {}, num_classes, pixels, cache, split="train")
     if test_data is not None:
@@ -99,7 +113,7 @@ def open_splits(
         other.split = "test"
         splits["test"] = other
     _check_agreement(splits)
-    return splits
+    return splits if partition == registry.NATURAL else _partitioned(splits, partition, given, tell)
 
 
 def fingerprint(
@@ -107,17 +121,22 @@ def fingerprint(
     *,
     data_options: Mapping[str, Value] | None = None,
     test_data: str | None = None,
+    partition: str = registry.NATURAL,
+    partition_options: Mapping[str, Value] | None = None,
     is_cancelled: Callable[[], bool] = lambda: False,
 ) -> str:
     """Returns what names the bytes of a dataset, for provenance.
 
     A store has its fingerprint written in it; another file is read through (1 s for a GB);
-    generated data are named by version and options. Test data follow after "; test ".
+    generated data are named by version and options. Test data follow after "; test ", a partition
+    with all its options after "; partition ".
 
     Args:
-        data: As `open_splits`; so are the next two.
+        data: As `open_splits`; so are the next four.
         data_options: See `data`.
         test_data: See `data`.
+        partition: See `data`.
+        partition_options: See `data`.
         is_cancelled: Asked after every MiB whether to give up.
 
     Raises:
@@ -125,9 +144,12 @@ def fingerprint(
         Cancelled: `is_cancelled` said so.
     """
     named = _fingerprint_of(data, data_options or {}, is_cancelled)
-    if test_data is None:
-        return named
-    return f"{named}; test {_fingerprint_of(test_data, {}, is_cancelled)}"
+    if test_data is not None:
+        named += f"; test {_fingerprint_of(test_data, {}, is_cancelled)}"
+    if partition != registry.NATURAL:
+        options = resolve(registry.find_partition(partition), partition_options or {})
+        named += f"; partition {registry.describe_partition(partition, options)}"
+    return named
 
 
 def _open_source(
@@ -140,13 +162,14 @@ def _open_source(
     split: str,
 ) -> dict[str, ClientData]:
     """The splits of one name or file; `split` names the one split of a TFF file."""
-    if data in registry.DATASETS:
+    if data in registry.EMBEDDED_DATASETS:
         return _open_synthetic(data, data_options, num_classes, pixels, cache)
-    path = _existing_file(data)
+    path = _find_file(data)
     if data_options:
+        taker = data if data in registry.PUBLIC_DATASETS else "a file"
         raise ConfigError(
-            f"--data-option {next(iter(data_options))}: a file takes none; "
-            f"only {_listed(registry.DATASETS)} does"
+            f"--data-option {next(iter(data_options))}: {taker} takes none; "
+            f"only {_listed(registry.EMBEDDED_DATASETS)} does"
         )
     _require_hdf5(path)
     from fedcli.datasets import hdf5
@@ -195,6 +218,30 @@ def _open_synthetic(
     }
 
 
+def _partitioned(
+    splits: dict[str, ClientData], name: str, options: Mapping[str, Value], tell: Tell
+) -> dict[str, ClientData]:
+    """The splits with train and test dealt anew, the others as they are."""
+    from fedcli.datasets import partition
+    from fedcli.datasets.dealt import DealtSplit
+
+    main = {split: data for split, data in splits.items() if split in partition.MAIN_SPLITS}
+    tables = {split: data.to_table(tell=tell) for split, data in main.items()}
+    num_classes = next(iter(main.values())).num_classes
+    for split, dealt in partition.apply(tables, num_classes, name, options, seed=0).items():
+        data = main[split]
+        splits[split] = DealtSplit(
+            tables[split],
+            dealt.deal,
+            split=split,
+            num_classes=data.num_classes,
+            class_names=data.class_names,
+            pixel_convention=data.pixel_convention,
+            changes=dealt.changes,
+        )
+    return splits
+
+
 def _check_agreement(splits: Mapping[str, ClientData]) -> None:
     train, test = splits.get("train"), splits.get("test")
     if train is None or test is None:
@@ -219,18 +266,17 @@ def _check_agreement(splits: Mapping[str, ClientData]) -> None:
 def _fingerprint_of(
     data: str, data_options: Mapping[str, Value], is_cancelled: Callable[[], bool]
 ) -> str:
-    if data in registry.DATASETS:
+    if data in registry.EMBEDDED_DATASETS:
         from fedcli.datasets import synthetic
 
         return synthetic.fingerprint(resolve(registry.DATASETS[data], data_options))
-    path = _existing_file(data)
-    if _is_hdf5(path):
-        from fedcli.datasets import hdf5
+    path = _find_file(data)
+    from fedcli.datasets import hdf5
 
-        if hdf5.is_store(path):
-            from fedcli.datasets import store
+    if hdf5.is_hdf5(path) and hdf5.is_store(path):
+        from fedcli.datasets import store
 
-            return store.stored_fingerprint(path)
+        return store.stored_fingerprint(path)
     digest = hashlib.blake2b(digest_size=32)
     try:
         with path.open("rb") as file:
@@ -243,40 +289,45 @@ def _fingerprint_of(
     return f"blake2b:{digest.hexdigest()}"
 
 
+def _find_file(data: str) -> Path:
+    """The file of a dataset that was downloaded, or the one at a path."""
+    if data not in registry.PUBLIC_DATASETS:
+        return _existing_file(data)
+    from fedcli.datasets import data_folder
+
+    path = data_folder.store_path(data_folder.find_data_folder(), data)
+    if not path.is_file():
+        raise DataError(f"{data} is not here yet ({path}); fetch it with: fedcli download {data}")
+    return path
+
+
 def _existing_file(data: str) -> Path:
     path = Path(data)
     try:
         if path.is_file():
             return path
-        what = "is a folder, not a file" if path.is_dir() else "is no such file"
+        if path.is_dir():
+            raise DataError(
+                f"{data!r} is a folder, not a file; make a store of what is in it: "
+                f"fedcli preprocess {data} --out FILE"
+            )
     except OSError as err:  # a name too long, or a folder that may not be entered
         raise DataError(f"{data!r}: cannot be looked up ({err.strerror})") from err
     raise DataError(
-        f"{data!r} {what}, nor a known dataset; give the path of a TFF HDF5 file or a fedcli "
-        f"store, or one of {_listed(registry.DATASETS)}"
+        f"{data!r} is no such file, nor a known dataset; give the path of a TFF HDF5 file or a "
+        f"fedcli store, or one of {_listed(registry.DATASETS)}"
     )
 
 
 def _require_hdf5(path: Path) -> None:
-    if not _is_hdf5(path):
+    from fedcli.datasets import hdf5
+
+    if not hdf5.is_hdf5(path):
         what = "is not an HDF5 file" if path.stat().st_size else "is empty"
-        raise DataError(f"{path}: {what}; give a TFF HDF5 file or a fedcli store")
-
-
-def _is_hdf5(path: Path) -> bool:
-    """Whether HDF5's signature stands where the format allows it: byte 0, 512, 1024, and so on."""
-    try:
-        size = path.stat().st_size
-        place = 0
-        with path.open("rb") as file:
-            while place < size:
-                file.seek(place)
-                if file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE:
-                    return True
-                place = max(512, 2 * place)
-    except OSError as err:
-        raise DataError(f"{path}: cannot be read ({err.strerror})") from err
-    return False
+        raise DataError(
+            f"{path}: {what}; give a TFF HDF5 file or a fedcli store, which "
+            "'fedcli preprocess SOURCE --out FILE' makes of other data"
+        )
 
 
 def _listed(names: Sequence[str] | Mapping[str, object]) -> str:

@@ -36,12 +36,15 @@ def check_labels(labels: NDArray[Any], num_classes: int, where: str) -> None:
     """
     index = first_outside(labels, num_classes)
     if index is not None:
-        raise bad_label(int(labels[index]), index, num_classes, where)
+        raise bad_label(int(labels[index]), index, num_classes, where, int(labels.max()))
 
 
-def bad_label(label: int, index: int, num_classes: int, where: str) -> DataError:
-    """Returns the error for one label outside the classes."""
-    remedy = f"pass --num-classes {label + 1} or more, or mend" if label >= 0 else "mend"
+def bad_label(
+    label: int, index: int, num_classes: int, where: str, largest: int | None = None
+) -> DataError:
+    """Returns the error for one label outside the classes; `largest` is the largest one known."""
+    enough = 1 + (label if largest is None else largest)
+    remedy = f"pass --num-classes {enough} or more, or mend" if label >= 0 else "mend"
     return DataError(
         f"{where}: example {index}: label {label} is outside 0 to {num_classes - 1}; "
         f"{remedy} the data"

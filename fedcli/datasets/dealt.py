@@ -31,7 +31,15 @@ class Change:
 
 
 class DealtSplit(ClientData):
-    """The clients of a deal. Each is gathered from the table when asked for."""
+    """The clients of a deal. Each is gathered from the table when asked for.
+
+    Attributes:
+        table: The examples.
+        deal: Who holds them.
+        scale: Pixels of the table decode to `scale * pixels + offset`, as the user asked.
+        offset: See `scale`.
+        is_plain: Whether clients hold just what the table does, without any change.
+    """
 
     def __init__(
         self,
@@ -63,10 +71,11 @@ class DealtSplit(ClientData):
         self.class_names = class_names
         self.client_ids = deal.client_ids
         self.pixel_shape = table.pixels.shape[1:]
-        self._table = table
-        self._deal = deal
+        self.table = table
+        self.deal = deal
+        self.is_plain = not changes
         self._changes = tuple(changes)
-        self._scale, self._offset, self.pixel_convention = decoding(
+        self.scale, self.offset, self.pixel_convention = decoding(
             table.scale, table.offset, pixel_convention, pixels
         )
 
@@ -76,16 +85,16 @@ class DealtSplit(ClientData):
 
     def labels(self, client_id: str) -> NDArray[np.int32]:
         """Returns one client's labels int32 [n]."""
-        labels = self._table.labels[self._indices(client_id)]
+        labels = self.table.labels[self._indices(client_id)]
         for change in self._changes:
             labels = change.labels(client_id, labels)
         return labels
 
     def client(self, client_id: str) -> ClientDataset:
         """Returns one client's examples, gathered from the table."""
-        pixels: Any = self._table.pixels[self._indices(client_id)]
+        pixels: Any = self.table.pixels[self._indices(client_id)]
         labels = self.labels(client_id)
-        client = ClientDataset(client_id, pixels, labels, self._scale, self._offset, self.source)
+        client = ClientDataset(client_id, pixels, labels, self.scale, self.offset, self.source)
         for change in self._changes:
             client = change.client(client)
         client.pixels.flags.writeable = False
@@ -94,10 +103,10 @@ class DealtSplit(ClientData):
 
     def total_examples(self) -> int:
         """Returns the examples of all clients."""
-        return len(self._deal.order)
+        return len(self.deal.order)
 
     def _indices(self, client_id: str) -> NDArray[np.int64]:
         place = bisect_left(self.client_ids, client_id)
         if place == len(self.client_ids) or self.client_ids[place] != client_id:
             raise unknown_client(self, client_id)
-        return self._deal.indices(place)
+        return self.deal.indices(place)

@@ -19,7 +19,7 @@ class PixelSpool:
     """Takes images of one shape, block after block, and maps them when they are complete.
 
     They stay as they come while all blocks are decoded alike, and become float32 as the model
-    sees them otherwise.
+    sees them otherwise. A block without images changes nothing of that.
 
     Attributes:
         shape: (H, W) or (H, W, C) of an image; None before the first block.
@@ -48,10 +48,14 @@ class PixelSpool:
     def add(self, pixels: Pixels, scale: float, offset: float) -> None:
         """Appends images [k, *shape]. Raises OSError, for one when the disk is full."""
         block: NDArray[Any] = pixels
-        if self.shape is None:
+        if not self.num_images:
             self.shape = pixels.shape[1:]
             self._dtype, self.scale, self.offset = pixels.dtype, scale, offset
-        elif (pixels.dtype, scale, offset) != (self._dtype, self.scale, self.offset):
+        elif len(pixels) and (pixels.dtype, scale, offset) != (
+            self._dtype,
+            self.scale,
+            self.offset,
+        ):
             self._widen()
             block = decode(pixels, scale, offset)
         self._file.write(np.ascontiguousarray(block).data)
@@ -67,17 +71,20 @@ class PixelSpool:
         self._file.flush()
         shape = (self.num_images, *self.shape)
         if not math.prod(shape):
-            return np.empty(shape, self._dtype)
+            nothing: Pixels = np.empty(shape, self._dtype)
+            nothing.flags.writeable = False
+            return nothing
         return np.memmap(self._file, self._dtype, "r", shape=shape)
 
     def _widen(self) -> None:
         """Makes the images so far float32 as the model sees them, because blocks differ."""
         if (self._dtype, self.scale, self.offset) == (np.dtype(np.float32), 1.0, 0.0):
             return
-        wide = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed by `close`
-        self._file.seek(0)
-        while block := self._file.read(_BLOCK_BYTES):
-            wide.write(decode(np.frombuffer(block, self._dtype), self.scale, self.offset).data)
-        self._file.close()
-        self._file = wide
+        narrow = self._file
+        self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed by `close`
+        with narrow:
+            narrow.seek(0)
+            while block := narrow.read(_BLOCK_BYTES):
+                decoded = decode(np.frombuffer(block, self._dtype), self.scale, self.offset)
+                self._file.write(decoded.data)
         self._dtype, self.scale, self.offset = np.dtype(np.float32), 1.0, 0.0

@@ -142,7 +142,7 @@ def fingerprint(options: Mapping[str, Value]) -> str:
 
 def _drawing(options: Mapping[str, Value]) -> tuple[int, float, float, int]:
     """The options as the core takes them."""
-    sizes = next(o for o in registry.DATASETS[NAME].options if o.name == "sizes").choices
+    sizes = next(o for o in registry.EMBEDDED_DATASETS[NAME].options if o.name == "sizes").choices
     return (
         _whole(options["seed"]),
         float(options["spread"]),  # type: ignore[arg-type]

@@ -122,13 +122,16 @@ class TableWriter:
             pixels = self._fit(pixels)
         check_examples(pixels, labels, self._pixels.shape, where)
         check_labels(labels, MAX_LABEL, where)
+        if not (owners is None or isinstance(owners, str) or len(owners) == len(labels)):
+            raise DataError(
+                f"{where}: {len(labels)} examples but {len(owners)} owners; give one each"
+            )
         self._pixels.add(pixels, scale, offset)
         self._labels.append(labels.astype(np.int32))
-        if owners is None:
-            return
-        names = [owners] * len(labels) if isinstance(owners, str) else owners
-        numbers = [self._owner_numbers.setdefault(name, len(self._owner_numbers)) for name in names]
-        self._owners.append(np.array(numbers, np.int64))
+        if isinstance(owners, str):  # may own nothing, and is an owner all the same
+            self._owners.append(np.full(len(labels), self._number(owners), np.int64))
+        elif owners is not None:
+            self._owners.append(np.array([self._number(name) for name in owners], np.int64))
 
     def add_client(self, client: ClientDataset) -> None:
         """Appends all examples of a client, which owns them."""
@@ -168,3 +171,6 @@ class TableWriter:
             owner_ids=owner_ids,
             owners=rank[owners] if len(owners) else owners,
         )
+
+    def _number(self, owner: str) -> int:
+        return self._owner_numbers.setdefault(owner, len(self._owner_numbers))

@@ -1,0 +1,56 @@
+"""Where downloaded files and the datasets made of them lie."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fedcli.errors import DataError
+
+VARIABLE = "FEDCLI_DATA_DIR"
+
+
+def find_data_folder(given: Path | None = None) -> Path:
+    """Returns the folder of all downloads, which need not exist: given, or set, or the user's own.
+
+    The user's cache folder is platformdirs' to know: it replaces our own copy of the rules of
+    freedesktop.org and macOS. It is imported here, where a name was asked for, not at every start.
+
+    Args:
+        given: What `--data-dir` says; None: FEDCLI_DATA_DIR, or else the user's cache folder.
+    """
+    set_folder = os.environ.get(VARIABLE)
+    if given is None and set_folder:
+        given = Path(set_folder)
+    if given is None:
+        import platformdirs
+
+        given = Path(platformdirs.user_cache_dir("fedcli", appauthor=False))
+    return given.absolute()
+
+
+def store_path(data_folder: Path, name: str) -> Path:
+    """Returns where the store of a public dataset lies."""
+    return data_folder / "datasets" / f"{name}.h5"
+
+
+def download_path(data_folder: Path, folder: str, name: str) -> Path:
+    """Returns where a downloaded file lies."""
+    return data_folder / "downloads" / folder / name
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder below the data folder, with its parents.
+
+    Raises:
+        DataError: It cannot be made or written to; the line says what to set.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK | os.X_OK) else "no permission to write there"
+    except OSError as err:
+        reason = err.strerror or str(err)
+    if reason:
+        raise DataError(
+            f"{folder}: {reason}; set {VARIABLE} to a folder for datasets, or give --data-dir"
+        )
