@@ -7,6 +7,7 @@ unpacked that is larger than the model needs.
 from __future__ import annotations
 
 import io
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,11 @@ from fedcli.files import write_atomic
 
 # More than NumPy writes before an array of so few dimensions.
 _MAX_HEADER_BYTES = 4096
+# What a damaged archive or array header raises; the last two come from NumPy's header parser.
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError),
+    *(SyntaxError, tokenize.TokenError),
+)
 _PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -49,7 +55,7 @@ def load_npz(path: Path, shapes: Sequence[tuple[int, ...]]) -> list[NDArray[np.f
             arrays = [_read_array(archive, info, path) for info in _members(archive, shapes, path)]
     except OSError as err:
         raise ConfigError(f"cannot read the weights {path}: {err.strerror or err}") from err
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError) as err:
+    except _DAMAGE as err:
         raise ConfigError(f"{path} is not a whole .npz archive of arrays: {err}") from err
     for position, array in enumerate(arrays):
         if not np.isfinite(array).all():

@@ -21,7 +21,7 @@ else:
 
 ROOT = Path(__file__).parent.parent
 # The name of the distribution that provides a module, where they differ.
-DISTRIBUTIONS = {"tomli_w": "tomli-w"}
+DISTRIBUTIONS = {"tomli_w": "tomli-w", "PIL": "pillow"}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,9 @@ def imported_distributions() -> set[str]:
 
 
 def test_dependencies_are_what_is_imported(project: dict[str, Any]) -> None:
-    declared = set(map(requirement_name, project["dependencies"]))
+    extras = project["optional-dependencies"]
+    required = [*project["dependencies"], *extras["images"], *extras["plot"]]
+    declared = set(map(requirement_name, required))
     imported = imported_distributions() | {"tomli"}  # loaded by name where tomllib is missing
     assert declared == imported
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
+import resource
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedcli import datasets
+from fedcli.backend import Cancelled
 from fedcli.batches import ClientDataset
 from fedcli.datasets import store
+from fedcli.datasets.deal import deal_lists
+from fedcli.datasets.dealt import Change, DealtSplit
 from fedcli.datasets.store import StoreInfo
+from fedcli.datasets.table import ExampleTable
 from fedcli.errors import ConfigError, DataError
 
 INFO = StoreInfo(
@@ -116,6 +123,9 @@ def test_any_small_population_makes_the_round_trip(
         assert list(data.client_ids) == [client.client_id for client in clients]
         for client in clients:
             assert client.client_id in data.client_ids
+            if not len(client) and not data.total_examples():  # says nothing of how it decodes
+                assert data.num_examples(client.client_id) == 0
+                continue
             assert_same(data.client(client.client_id), client)
         assert store.verify(path) == fingerprint
 
@@ -299,6 +309,201 @@ def test_place_that_cannot_be_written(tmp_path: Path) -> None:
 def test_info_that_contradicts_itself(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(INFO, **change)
+
+
+# ---- Equal bytes, killed writers, full disks -----------------------------------------------------
+
+
+def test_equal_arguments_give_equal_bytes(tmp_path: Path) -> None:
+    create(tmp_path / "one.h5", make_client("a", 5), make_client("b", 3))
+    time.sleep(1.1)  # HDF5 keeps times in seconds where it is not told not to
+    create(tmp_path / "two.h5", make_client("a", 5), make_client("b", 3))
+    assert (tmp_path / "one.h5").read_bytes() == (tmp_path / "two.h5").read_bytes()
+
+
+def temporary_name(path: Path, digits: str) -> Path:
+    return path.with_name(f".{path.name}.{digits}.tmp")
+
+
+def test_file_of_a_killed_writer_is_removed_and_that_of_a_live_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "s.h5"
+    dead, alive = temporary_name(path, "0123456789ab"), temporary_name(path, "fedcba987654")
+    of_another = temporary_name(tmp_path / "s.h5x", "0123456789ab")
+    unlike = temporary_name(path, "0123456789xy")
+    for file in (dead, alive, of_another, unlike):
+        file.write_bytes(b"half")
+    with alive.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        create(path, make_client("a", 2))
+        assert sorted(tmp_path.iterdir()) == sorted([alive, of_another, unlike, path])
+    create(path, make_client("a", 2))
+    assert sorted(tmp_path.iterdir()) == sorted([of_another, unlike, path])
+
+
+def test_writers_of_one_file_do_not_remove_each_others(tmp_path: Path) -> None:
+    path = tmp_path / "s.h5"
+
+    def clients() -> Iterator[ClientDataset]:
+        yield make_client("a", 1)
+        create(path, make_client("inner", 4))
+        yield make_client("b", 1)
+
+    store.create(path, {"train": clients()}, INFO)
+    assert list(store.open_store(path)["train"].client_ids) == ["a", "b"]
+    assert os.listdir(tmp_path) == ["s.h5"]  # noqa: PTH208
+
+
+def test_name_taken_while_it_was_locked_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another writer may remove a new file in the moment before it is locked."""
+    lock = fcntl.flock
+    locked: list[int] = []
+
+    def remove_first(descriptor: int, operation: int) -> None:
+        if not locked:
+            next(tmp_path.glob(".s.h5.*.tmp")).unlink()
+        locked.append(descriptor)
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    create(tmp_path / "s.h5", make_client("a", 2))
+    assert len(locked) == 2
+    assert os.listdir(tmp_path) == ["s.h5"]  # noqa: PTH208
+
+
+# Written at 4 kB: the layout; 200 kB: the pixels, passed through a spool or gathered.
+@pytest.mark.parametrize("limit", [100, 4000, 200_000])
+@pytest.mark.parametrize("is_dealt", [False, True])
+def test_full_disk_leaves_nothing(tmp_path: Path, limit: int, is_dealt: bool) -> None:
+    path = tmp_path / "s.h5"
+    splits = {"train": deal(400_000) if is_dealt else [make_client("a", 40_000)]}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(DataError, match=r"cannot write .*s\.h5: .*[Ff]ile too large") as caught:
+            store.create(path, splits, INFO)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(caught.value)
+    assert not any(tmp_path.iterdir())
+
+
+# ---- Dealt splits --------------------------------------------------------------------------------
+
+
+def deal(num_examples: int, *changes: Change, num_clients: int = 3) -> DealtSplit:
+    """Some of a table's examples dealt in random order to clients, one of which has none."""
+    rng = np.random.default_rng(num_examples)
+    table = ExampleTable(
+        source="table",
+        pixels=rng.integers(0, 256, (num_examples, 2, 3), dtype=np.uint8),
+        labels=rng.integers(0, 10, num_examples).astype(np.int32),
+        scale=1 / 255,
+        offset=0.0,
+        owner_ids=[],
+        owners=np.empty(0, np.int64),
+    )
+    order = rng.permutation(num_examples)[: num_examples * 3 // 4]
+    cuts = np.sort(rng.integers(0, len(order) + 1, num_clients - 1))
+    dealt = deal_lists(
+        [f"c{index}" for index in range(num_clients + 1)],
+        [*np.split(order, cuts), np.empty(0, np.int64)],
+    )
+    return DealtSplit(
+        table,
+        dealt,
+        split="train",
+        num_classes=10,
+        class_names=None,
+        pixel_convention="ink",
+        pixels="background",
+        changes=changes,
+    )
+
+
+@given(num_examples=st.integers(2, 300), num_clients=st.integers(1, 8))
+def test_gathered_store_is_that_of_its_clients(num_examples: int, num_clients: int) -> None:
+    split = deal(num_examples, num_clients=num_clients)
+    with tempfile.TemporaryDirectory() as folder:
+        gathered, taken = Path(folder) / "gathered.h5", Path(folder) / "taken.h5"
+        store.create(gathered, {"train": split}, INFO)
+        store.create(taken, {"train": map(split.client, split.client_ids)}, INFO)
+        assert gathered.read_bytes() == taken.read_bytes()
+        assert store.verify(gathered) == datasets.fingerprint(str(taken))
+
+
+class Shift(Change):
+    """Other labels, and other pixels for one client."""
+
+    def labels(self, client_id: str, labels: Any) -> Any:
+        return (labels + 1) % 10
+
+    def client(self, client: ClientDataset) -> ClientDataset:
+        scale = 0.5 if client.client_id == "c1" else client.scale
+        return dataclasses.replace(client, scale=scale)
+
+
+def test_changed_clients_are_stored_changed(tmp_path: Path) -> None:
+    split = deal(100, Shift())
+    store.create(tmp_path / "s.h5", {"train": split}, INFO)
+    stored = store.open_store(tmp_path / "s.h5")["train"]
+    for client_id in split.client_ids:
+        client = stored.client(client_id)
+        np.testing.assert_array_equal(client.labels, split.labels(client_id))
+        np.testing.assert_array_equal(client.images(), split.client(client_id).images())
+
+
+def test_dealt_split_that_cannot_be_stored(tmp_path: Path) -> None:
+    split = deal(50)
+    few = dataclasses.replace(INFO, num_classes=2, class_names=())
+    with pytest.raises(DataError, match=r"table: example \d+: label \d is outside 0 to 1"):
+        store.create(tmp_path / "s.h5", {"train": split}, few)
+    split.client_ids = ["a", "b", "b", "c"]
+    with pytest.raises(DataError, match="client 'b': comes after client 'b'"):
+        store.create(tmp_path / "s.h5", {"train": split}, INFO)
+    split.client_ids = []
+    with pytest.raises(DataError, match="split 'train' holds no clients"):
+        store.create(tmp_path / "s.h5", {"train": split}, INFO)
+    assert not any(tmp_path.iterdir())
+
+
+# ---- Progress ------------------------------------------------------------------------------------
+
+
+def test_create_and_verify_tell_how_far_they_are_and_can_be_ended(tmp_path: Path) -> None:
+    path = tmp_path / "s.h5"
+    told: list[tuple[int, int | None]] = []
+    split = deal(3_000_000)  # pixels of 13 MB: more than a block
+    store.create(path, {"train": split}, INFO, lambda *figures: told.append(figures))
+    assert told[-1] == (2_250_000, 2_250_000)
+    assert len({done for done, _ in told}) > 2
+    told.clear()
+    store.verify(path, lambda *figures: told.append(figures))
+    assert told[-1][0] == told[-1][1]
+    assert len(told) > 4
+    assert told == sorted(told)
+
+    def stop(done: int, total: int | None) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        store.verify(path, stop)
+    before = path.read_bytes()
+    with pytest.raises(Cancelled):
+        store.create(path, {"train": split}, INFO, stop)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["s.h5"]  # noqa: PTH208
+
+
+def test_verify_finds_pixels_that_are_no_numbers(tmp_path: Path) -> None:
+    """Whoever wrote them may have computed a fingerprint that fits."""
+    path = tmp_path / "s.h5"
+    create(path, make_client("a", 3, (2, 2), pixels=np.zeros((3, 2, 2), np.float32)))
+    with h5py.File(path, "r+") as file:
+        file["splits/train/pixels"][1, 1, 1] = np.nan
+    with pytest.raises(DataError, match="split 'train': example 1: a pixel is NaN"):
+        store.verify(path)
 
 
 # ---- Files that are refused ----------------------------------------------------------------------

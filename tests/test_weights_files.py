@@ -85,6 +85,8 @@ class Bomb:
         ([npy(KERNEL), npy(BIAS)[:-1]], "does not hold the array it declares"),
         ([npy(KERNEL), b"text"], "not a whole .npz"),
         ([npy(KERNEL), b""], "not a whole .npz"),
+        ([npy(KERNEL), npy(BIAS).replace(b"{'descr'", b"exit(  )")], "not a whole .npz"),
+        ([npy(KERNEL), npy(BIAS).replace(b"{'descr'", b"((((((((")], "not a whole .npz"),
         ([npy(np.array([Bomb()], object)), npy(BIAS)], "holds object"),
         ([pickle.dumps(Bomb()), npy(BIAS)], "not a whole .npz"),
     ],

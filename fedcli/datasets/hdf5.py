@@ -47,6 +47,11 @@ def _bound_metadata_cache(file: Any) -> None:
     file.id.set_mdc_config(config)
 
 
+def is_hdf5(path: Path) -> bool:
+    """Returns whether a file has HDF5's signature; what follows may still be damaged."""
+    return bool(h5py.is_hdf5(path))
+
+
 def is_store(path: Path) -> bool:
     """Returns whether an HDF5 file calls itself a fedcli store, of whatever version.
 

@@ -12,13 +12,15 @@ The fingerprint is a BLAKE2b over all of these, split by split in the order of t
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import mmap
 import os
+import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -40,10 +42,11 @@ from fedcli.datasets.checks import (
     check_pixel_shape,
 )
 from fedcli.datasets.client_data import ClientData, decoding, unknown_client
+from fedcli.datasets.dealt import DealtSplit
+from fedcli.datasets.replacing import replacing
 from fedcli.datasets.spool import PixelSpool
 from fedcli.datasets.table import ExampleTable
 from fedcli.errors import ConfigError, DataError
-from fedcli.files import sync_folder
 from fedcli.progress import Tell, tell_nobody
 
 VERSION = 1
@@ -217,59 +220,89 @@ class StoreSplit(ClientData):
             raise unknown_client(self, client_id) from None
 
 
+class _GatheredPixels:
+    """Rows of a table in another order, as an array of which blocks are made when asked for."""
+
+    def __init__(self, pixels: Pixels, order: NDArray[np.int64]) -> None:
+        self.dtype: np.dtype[Any] = pixels.dtype
+        self.shape = (len(order), *pixels.shape[1:])
+        self._pixels: NDArray[Any] = pixels
+        self._order = order
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        return self._pixels[self._order[rows]]
+
+
+_Array = NDArray[Any] | _GatheredPixels
+
+
 @dataclass(frozen=True, eq=False)
-class _MappedSplit:
-    """The arrays of one split, mapped and checked (all but float32 pixels)."""
+class _SplitArrays:
+    """The arrays of one split as they stand in the file, checked."""
 
     name: str
     client_ids: NDArray[np.bytes_]  # [num_clients]
     client_offsets: NDArray[np.int64]  # [num_clients + 1]
-    pixels: Pixels  # [n, H, W] or [n, H, W, C]
+    pixels: Pixels | _GatheredPixels  # [n, H, W] or [n, H, W, C]
     labels: NDArray[np.int32]  # [n]
     scale: float
     offset: float
+
+
+@dataclass(frozen=True, eq=False)
+class _MappedSplit(_SplitArrays):
+    """The arrays of one split, mapped and checked (all but float32 pixels)."""
+
+    pixels: Pixels
 
     def bounds(self, client_index: int) -> tuple[int, int]:
         """The examples of a client: first and one past the last."""
         return int(self.client_offsets[client_index]), int(self.client_offsets[client_index + 1])
 
 
-def create(path: Path, splits: Mapping[str, Iterable[ClientDataset]], info: StoreInfo) -> str:
+def create(
+    path: Path,
+    splits: Mapping[str, Iterable[ClientDataset] | DealtSplit],
+    info: StoreInfo,
+    tell: Tell = tell_nobody,
+) -> str:
     """Writes a store under its name only when it is whole, and returns its fingerprint.
 
-    Clients are taken one at a time: memory holds one client's pixels, and all ids and labels;
+    A `DealtSplit` whose clients nothing changes is gathered from its table block by block. Other
+    clients are taken one at a time: memory holds one client's pixels, and all ids and labels;
     pixels pass through an unnamed temporary file beside `path`. They stay uint8 where all clients
     of a split have the same scale and offset, and become float32 otherwise.
+
+    Equal arguments give equal bytes. What an earlier writer of `path` left when it was killed is
+    removed.
 
     Args:
         path: The file to write or replace.
         splits: For each split its clients, sorted by id.
         info: What the store says about itself.
+        tell: Told the examples collected of each split that is not gathered, then the examples
+            written of all.
 
     Raises:
         DataError: A client cannot be stored (id, order, shape, label or pixel), or the file
             cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
     try:
         if path.exists() and not path.is_file():
             raise DataError(f"{path} is not a regular file; choose another name")
         with ExitStack() as stack:
-            spooled = []
+            temporary = stack.enter_context(replacing(path))
+            collected = []
             for name in sorted(splits):
-                spool = stack.enter_context(_Spool(info.num_classes, path.parent))
-                for client in splits[name]:
-                    spool.add(client)
-                spooled.append(spool.mapped(name))
-            fingerprint = _write(temporary, spooled, info)
-        os.replace(temporary, path)  # noqa: PTH105
-        sync_folder(path.parent)
+                clients = splits[name]
+                if isinstance(clients, DealtSplit) and clients.is_plain:
+                    collected.append(_gathered(name, clients, info.num_classes))
+                else:
+                    spool = stack.enter_context(_Spool(info.num_classes, path.parent))
+                    collected.append(spool.collect(name, clients, tell))
+            return _write(temporary, collected, info, tell)
     except OSError as err:
         raise DataError(f"cannot write {path}: {err.strerror or hdf5.one_line(err)}") from err
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-    return fingerprint
 
 
 def open_store(
@@ -322,16 +355,20 @@ def stored_fingerprint(path: Path) -> str:
         return fingerprint
 
 
-def verify(path: Path) -> str:
-    """Returns the fingerprint of a store after computing it from the data.
+def verify(path: Path, tell: Tell = tell_nobody) -> str:
+    """Returns the fingerprint of a store after computing it from the data, block by block.
+
+    Args:
+        path: The file.
+        tell: Told the bytes of data read.
 
     Raises:
-        DataError: The data are not those that were stored.
+        DataError: The data are not those that were stored, or a pixel is NaN or infinite.
     """
     with _opened(path) as (info, mapped_splits, stored):
         for mapped in mapped_splits:
             _check_split(mapped, info.num_classes, str(path))
-        computed = _fingerprint(mapped_splits)
+        computed = _fingerprint(mapped_splits, str(path), tell)
     if computed != stored:
         raise DataError(
             f"{path}: the data have fingerprint {computed} but the file was written with {stored}; "
@@ -349,7 +386,7 @@ class _Spool:
     def __init__(self, num_classes: int, folder: Path) -> None:
         self._num_classes = num_classes
         self._pixels = PixelSpool(folder)
-        self._ids: list[bytes] = []
+        self._ids = _Ids()
         self._offsets = [0]
         self._labels: list[NDArray[np.int32]] = []
 
@@ -359,21 +396,22 @@ class _Spool:
     def __exit__(self, *_: object) -> None:
         self._pixels.close()
 
-    def add(self, client: ClientDataset) -> None:
-        """Appends a client after checking it."""
-        self._check(client, f"{client.source}: client {client.client_id!r}")
-        self._pixels.add(client.pixels, client.scale, client.offset)
-        self._ids.append(client.client_id.encode())
-        self._offsets.append(self._offsets[-1] + len(client))
-        self._labels.append(np.array(client.labels, np.int32))
-
-    def mapped(self, name: str) -> _MappedSplit:
-        """Returns what was added as the split `name`, its pixels mapped."""
-        if not self._ids:
-            raise DataError(f"split {name!r} holds no clients; give at least one")
-        return _MappedSplit(
+    def collect(
+        self, name: str, clients: Iterable[ClientDataset] | DealtSplit, tell: Tell
+    ) -> _SplitArrays:
+        """Returns all clients as the split `name`, its pixels mapped."""
+        total = None
+        if isinstance(clients, DealtSplit):
+            total = clients.total_examples()
+            clients = map(clients.client, clients.client_ids)
+        for client in clients:
+            self._add(client)
+            tell(self._offsets[-1], total)
+        if not self._ids.encoded:
+            raise _no_clients(name)
+        return _SplitArrays(
             name=name,
-            client_ids=np.array(self._ids),
+            client_ids=np.array(self._ids.encoded),
             client_offsets=np.array(self._offsets, np.int64),
             pixels=self._pixels.mapped(),
             labels=np.concatenate(self._labels),
@@ -381,70 +419,202 @@ class _Spool:
             offset=self._pixels.offset,
         )
 
-    def _check(self, client: ClientDataset, where: str) -> None:
-        name = client.client_id.encode()
+    def _add(self, client: ClientDataset) -> None:
+        where = f"{client.source}: client {client.client_id!r}"
+        self._ids.add(client.client_id, where)
+        check_examples(client.pixels, client.labels, self._pixels.shape, where)
+        check_labels(client.labels, self._num_classes, where)
+        self._pixels.add(client.pixels, client.scale, client.offset)
+        self._offsets.append(self._offsets[-1] + len(client))
+        self._labels.append(np.array(client.labels, np.int32))
+
+
+class _Ids:
+    """Takes the ids of clients, each of which must come after those before."""
+
+    def __init__(self) -> None:
+        self.encoded: list[bytes] = []
+
+    def add(self, client_id: str, where: str) -> None:
+        name = client_id.encode()
         if not 1 <= len(name) <= MAX_ID_BYTES or b"\0" in name:
             raise DataError(
                 f"{where}: an id has 1 to {MAX_ID_BYTES} bytes and no zero byte; rename the client"
             )
-        if self._ids and name <= self._ids[-1]:
+        if self.encoded and name <= self.encoded[-1]:
             raise DataError(
-                f"{where}: comes after client {self._ids[-1].decode()!r}; "
+                f"{where}: comes after client {self.encoded[-1].decode()!r}; "
                 "give each client once, sorted by id"
             )
-        check_examples(client.pixels, client.labels, self._pixels.shape, where)
-        check_labels(client.labels, self._num_classes, where)
+        self.encoded.append(name)
 
 
-def _write(path: Path, splits: list[_MappedSplit], info: StoreInfo) -> str:
-    """Writes a new file through to the disk and returns its fingerprint."""
+def _gathered(name: str, split: DealtSplit, num_classes: int) -> _SplitArrays:
+    """The arrays of a split that only deals out what a table holds, checked."""
+    ids = _Ids()
+    for client_id in split.client_ids:
+        ids.add(client_id, f"{split.source}: client {client_id!r}")
+    if not ids.encoded:
+        raise _no_clients(name)
+    deal = split.deal
+    if deal.sizes.max() > MAX_COUNT:
+        raise DataError(f"split {name!r}: a client holds more than {MAX_COUNT} examples; split it")
+    labels = split.table.labels[deal.order]
+    example = first_outside(labels, num_classes)
+    if example is not None:
+        raise bad_label(int(labels[example]), int(deal.order[example]), num_classes, split.source)
+    return _SplitArrays(
+        name=name,
+        client_ids=np.array(ids.encoded),
+        client_offsets=deal.offsets,
+        pixels=_GatheredPixels(split.table.pixels, deal.order),
+        labels=labels,
+        scale=split.scale,
+        offset=split.offset,
+    )
+
+
+def _no_clients(name: str) -> DataError:
+    return DataError(f"split {name!r} holds no clients; give at least one")
+
+
+def _write(path: Path, splits: list[_SplitArrays], info: StoreInfo, tell: Tell) -> str:
+    """Writes into an empty file and returns the fingerprint."""
     if not splits:
         raise DataError("a store holds at least one split; give its clients")
-    fingerprint = _fingerprint(splits)
+    places = _lay_out(path, splits, info)
+    progress = _Progress(sum(len(each.labels) for each in splits), tell)
+    digest = _Digest()
+    with path.open("rb+", buffering=0) as file:
+        for arrays in splits:
+            digest.start(arrays)
+            for name in _ARRAYS:
+                file.seek(places[arrays.name, name])
+                for block in _blocks(getattr(arrays, name)):
+                    _write_whole(file, block)
+                    digest.add(block)
+                    progress.add(len(block) if name == "pixels" else 0)
+    with _h5py_errors(), h5py.File(path, "r+", locking=False) as h5_file:
+        h5_file.attrs.modify("fingerprint", digest.text())
+    return digest.text()
+
+
+def _lay_out(path: Path, splits: list[_SplitArrays], info: StoreInfo) -> dict[tuple[str, str], int]:
+    """Writes everything but what is in the arrays; returns where each begins in the file.
+
+    HDF5 sees no array: writing them ourselves is faster, and a full disk is then an error with a
+    number.
+    """
+    places = {}
+    with (
+        _h5py_errors(),
+        h5py.File(
+            path, "w", alignment_threshold=1, alignment_interval=_ALIGNMENT, locking=False
+        ) as file,
+    ):
+        file.attrs.update(
+            {"format": hdf5.STORE_FORMAT, "version": VERSION, "fingerprint": _Digest().text()}
+        )
+        file.attrs.update(asdict(info) | {"class_names": json.dumps(info.class_names)})
+        for arrays in splits:
+            group = file.create_group(f"splits/{arrays.name}")
+            for name in _ARRAYS:
+                dataset = _make_dataset(group, name, getattr(arrays, name))
+                places[arrays.name, name] = dataset.id.get_offset() or 0
+            group["pixels"].attrs.update({"scale": arrays.scale, "offset": arrays.offset})
+    return places
+
+
+def _make_dataset(group: Any, name: str, values: _Array) -> Any:
+    """A dataset that has its place in the file, and nothing in it."""
+    dtype: Any = values.dtype
+    if dtype.kind == "S":
+        dtype = h5py.string_dtype("utf-8", dtype.itemsize)
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_layout(h5py.h5d.CONTIGUOUS)
+    creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    creation.set_obj_track_times(False)  # equal data, equal bytes
+    space = h5py.h5s.create_simple(values.shape)
+    created = h5py.h5d.create(
+        group.id, name.encode(), h5py.h5t.py_create(dtype, logical=True), space, creation
+    )
+    return h5py.Dataset(created)
+
+
+@contextmanager
+def _h5py_errors() -> Iterator[None]:
+    """Makes one-line OSErrors of how h5py puts failures of the disk."""
     try:
-        with h5py.File(path, "x", alignment_threshold=1, alignment_interval=_ALIGNMENT) as file:
-            file.attrs.update(
-                {"format": hdf5.STORE_FORMAT, "version": VERSION, "fingerprint": fingerprint}
-            )
-            file.attrs.update(asdict(info) | {"class_names": json.dumps(info.class_names)})
-            for mapped in splits:
-                group = file.create_group(f"splits/{mapped.name}")
-                for name in _ARRAYS:
-                    _write_array(group, name, getattr(mapped, name))
-                group["pixels"].attrs.update({"scale": mapped.scale, "offset": mapped.offset})
-    except RuntimeError as err:  # how h5py puts some failures of the disk
-        raise OSError(hdf5.one_line(err)) from err
-    with path.open("rb+") as written:
-        os.fsync(written.fileno())
-    return fingerprint
+        yield
+    except (OSError, RuntimeError) as err:
+        number = re.search(r"errno = (\d+)", str(err))
+        if number is None:
+            raise OSError(hdf5.one_line(err)) from err
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from err
 
 
-def _write_array(group: Any, name: str, values: NDArray[Any]) -> None:
-    if values.dtype.kind == "S":
-        values = values.astype(h5py.string_dtype("utf-8", values.itemsize))
-    dataset = group.create_dataset(name, shape=values.shape, dtype=values.dtype)
-    for first, last in _blocks(values):
-        dataset[first:last] = values[first:last]
+def _write_whole(file: io.RawIOBase, block: NDArray[Any]) -> None:
+    rest = _bytes(block)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
-def _fingerprint(splits: Sequence[_MappedSplit]) -> str:
-    digest = blake2b(digest_size=32)
-    for mapped in splits:
-        arrays = [getattr(mapped, name) for name in _ARRAYS]
+class _Digest:
+    """The fingerprint of splits, given in the order of their names, array by array."""
+
+    def __init__(self) -> None:
+        self._hash = blake2b(digest_size=32)
+
+    def start(self, split: _SplitArrays) -> None:
+        arrays = [getattr(split, name) for name in _ARRAYS]
         layout = [(array.dtype.str, array.shape) for array in arrays]
-        digest.update(json.dumps([mapped.name, mapped.scale, mapped.offset, layout]).encode())
-        for array in arrays:
-            for first, last in _blocks(array):
-                digest.update(array[first:last].reshape(-1).view(np.uint8).data)
-    return f"blake2b:{digest.hexdigest()}"
+        self._hash.update(json.dumps([split.name, split.scale, split.offset, layout]).encode())
+
+    def add(self, block: NDArray[Any]) -> None:
+        self._hash.update(_bytes(block))
+
+    def text(self) -> str:
+        return f"blake2b:{self._hash.hexdigest()}"
 
 
-def _blocks(array: NDArray[Any]) -> Iterator[tuple[int, int]]:
-    """Yields bounds along the first axis that cut an array into pieces of bounded size."""
-    row_bytes = array.itemsize * math.prod(array.shape[1:])
+class _Progress:
+    """Tells the sum of what is added."""
+
+    def __init__(self, total: int, tell: Tell) -> None:
+        self._done, self._total, self._tell = 0, total, tell
+
+    def add(self, amount: int) -> None:
+        self._done += amount
+        self._tell(self._done, self._total)
+
+
+def _fingerprint(splits: Sequence[_SplitArrays], source: str, tell: Tell) -> str:
+    """The fingerprint of mapped splits; float32 pixels are checked on the way."""
+    arrays = [(split, getattr(split, name)) for split in splits for name in _ARRAYS]
+    progress = _Progress(sum(array.nbytes for _, array in arrays), tell)
+    digest = _Digest()
+    for split in splits:
+        digest.start(split)
+        for name in _ARRAYS:
+            for block in _blocks(getattr(split, name)):
+                if block.dtype == np.float32:
+                    check_finite(block, f"{source}: split {split.name!r}")
+                digest.add(block)
+                progress.add(block.nbytes)
+    return digest.text()
+
+
+def _bytes(block: NDArray[Any]) -> memoryview:
+    return block.reshape(-1).view(np.uint8).data
+
+
+def _blocks(array: _Array) -> Iterator[NDArray[Any]]:
+    """Yields pieces of bounded size along the first axis."""
+    row_bytes = array.dtype.itemsize * math.prod(array.shape[1:])
     rows = max(1, _BLOCK_BYTES // row_bytes)
-    for first in range(0, len(array), rows):
-        yield first, min(first + rows, len(array))
+    for first in range(0, array.shape[0], rows):
+        yield array[first : first + rows]
 
 
 # ---- Reading ------------------------------------------------------------------------------------
@@ -560,7 +730,8 @@ def _check_split(mapped: _MappedSplit, num_classes: int, source: str) -> None:
         client_index = int(np.searchsorted(offsets, example, side="right")) - 1
         client_where = f"{source}: client {mapped.client_ids[client_index].decode()!r}"
         index = example - int(offsets[client_index])
-        raise bad_label(int(mapped.labels[example]), index, num_classes, client_where)
+        label, largest = int(mapped.labels[example]), int(mapped.labels.max())
+        raise bad_label(label, index, num_classes, client_where, largest)
 
 
 def _check_ids(encoded: NDArray[np.bytes_], where: str) -> None:

@@ -26,7 +26,7 @@ DEFAULT_NUM_CLASSES = 10
 
 # What 1.0 is, by the name TFF gives the feature: EMNIST's pixels are paper-white = 1, CIFAR-100's
 # image is light as it was.
-_CONVENTIONS = {b"pixels": "background", b"image": "ink"}
+CONVENTIONS = {b"pixels": "background", b"image": "ink"}
 # How grey levels may decode, as (scale, offset). The first fits every correctly rounded k / 255,
 # and 1 - k / 255 too; the second fits 1 - k * float32(1 / 255).
 _GREY_LEVELS = ((1 / 255, 0.0), (-1 / 255, 1.0))
@@ -63,7 +63,7 @@ class TffH5Split(ClientData):
         except DataError:
             self._file.close()
             raise
-        self._stored_convention = _CONVENTIONS[self._feature]
+        self._stored_convention = CONVENTIONS[self._feature]
         _, _, self.pixel_convention = decoding(1.0, 0.0, self._stored_convention, pixels)
 
     def num_examples(self, client_id: str) -> int:
@@ -92,7 +92,7 @@ class TffH5Split(ClientData):
             group = hdf5.open_group(self._examples, name, where)
             labels = self._read_labels(group, where)
             stored = self._read_pixels(group, len(labels), where)
-        pixels, scale, offset = _pack(stored, where)
+        pixels, scale, offset = pack(stored, where)
         scale, offset, _ = decoding(scale, offset, self._stored_convention, self.pixel_convention)
         pixels.flags.writeable = False
         labels.flags.writeable = False
@@ -145,7 +145,7 @@ class TffH5Split(ClientData):
         """The name of the pixel feature, and the shape of an example."""
         where = self._where(self.client_ids[0])
         group = hdf5.open_group(self._examples, self.client_ids[0].encode(), where)
-        feature = next((name for name in _CONVENTIONS if hdf5.has_link(group, name)), b"pixels")
+        feature = next((name for name in CONVENTIONS if hdf5.has_link(group, name)), b"pixels")
         dataset = hdf5.open_dataset(group, feature, where)
         check_pixel_array(dataset.shape, dataset.dtype.itemsize, where)
         return feature, tuple(dataset.shape[1:])
@@ -190,8 +190,16 @@ def quantise(pixels: NDArray[np.float32], scale: float, offset: float) -> NDArra
     return levels
 
 
-def _pack(stored: NDArray[Any], where: str) -> tuple[Pixels, float, float]:
-    """Pixels as the core reads them, with the scale and offset that decode them."""
+def pack(stored: NDArray[Any], where: str) -> tuple[Pixels, float, float]:
+    """Returns pixels as the core reads them, with the scale and offset that decode them.
+
+    Args:
+        stored: uint8, or floating point that is what the model sees; [n, ...].
+        where: Starts the message.
+
+    Raises:
+        DataError: A pixel is NaN or infinite.
+    """
     if stored.dtype == np.uint8:
         return stored, 1 / 255, 0.0
     with np.errstate(over="ignore", invalid="ignore"):

@@ -1,0 +1,199 @@
+"""CIFAR-10 and CIFAR-100 in their binary version (Krizhevsky 2009).
+
+A file is records without a header: one byte of label (CIFAR-100: two, coarse and fine), then
+32 x 32 bytes of red, of green and of blue, each row by row. Of CIFAR-100 the fine labels are read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.batches import first_outside
+from fedcli.datasets.importers import Imported, ImportOptions, meaning
+from fedcli.datasets.importers.places import any_file, files_of, start_of
+from fedcli.datasets.table import ExampleTable, TableWriter
+from fedcli.errors import DataError
+from fedcli.progress import Tell
+
+READS = "cifar"
+
+_SIDE, _CHANNELS = 32, 3
+_IMAGE_BYTES = _SIDE * _SIDE * _CHANNELS
+_LOOKED_AT = 64  # records whose labels tell whether a file is CIFAR
+_MAX_NAMES_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One of the two sets.
+
+    Attributes:
+        title: Its name.
+        label_sizes: How many labels each leading byte can hold; the last byte is the one used.
+        names_file: Where class names stand, a line each.
+    """
+
+    title: str
+    label_sizes: tuple[int, ...]
+    names_file: str
+
+    @property
+    def num_classes(self) -> int:
+        return self.label_sizes[-1]
+
+    @property
+    def record_bytes(self) -> int:
+        return len(self.label_sizes) + _IMAGE_BYTES
+
+
+_KINDS = (
+    _Kind("CIFAR-10", (10,), "batches.meta.txt"),
+    _Kind("CIFAR-100", (20, 100), "fine_label_names.txt"),
+)
+
+
+def recognises(path: Path) -> bool:
+    """Returns whether a path is a binary CIFAR file or a folder that directly holds some."""
+    return any_file(path, lambda each: _kind_of(each) is not None)
+
+
+def read(
+    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
+) -> Imported:
+    """Returns the records of a folder or of several files; those with "test" in the name are test.
+
+    Args:
+        sources: A folder or the files; class names are found beside them.
+        options: The number of classes and `fit` are heeded.
+        folder: Where pixels are kept.
+        tell: Told the examples read.
+
+    Raises:
+        DataError: A file is damaged, or files are of both CIFAR-10 and CIFAR-100.
+    """
+    kind, paths = _choose_files(sources)
+    total = sum(path.stat().st_size // kind.record_bytes for path in paths)
+    tables: dict[str, ExampleTable] = {}
+    done = 0
+    for split in ("train", "test"):
+        of_split = [path for path in paths if ("test" in path.name.lower()) == (split == "test")]
+        if of_split:
+            tell_part = meaning.tell_after(tell, done, total)
+            tables[split] = _read_split(of_split, kind, options, folder, tell_part)
+            done += len(tables[split])
+    return meaning.imported(
+        READS,
+        tables,
+        options,
+        source=kind.title if len(sources) > 1 else str(sources[0]),
+        pixel_convention="ink",
+        own_classes=kind.num_classes,
+        class_names=_class_names(paths[0].parent / kind.names_file),
+    )
+
+
+def _choose_files(sources: Sequence[Path]) -> tuple[_Kind, list[Path]]:
+    """What the sources are records of, and the files of records in the order of their numbers."""
+    kinds = {path: _kind_of(path) for path in files_of(sources)}
+    first = next((path for path, kind in kinds.items() if kind is not None), None)
+    if first is None:
+        raise DataError(
+            f"{sources[0]}: holds no records of CIFAR-10 ({_KINDS[0].record_bytes} bytes each) nor "
+            f"of CIFAR-100 ({_KINDS[1].record_bytes}); give the binary version, whole"
+        )
+    kind = kinds[first]
+    assert kind is not None
+    paths = [path for path, each in kinds.items() if each or path.suffix.lower() == ".bin"]
+    for path in paths:
+        other = kinds[path] or kind
+        if other is not kind:
+            raise DataError(
+                f"{first} is of {kind.title} but {path} is of {other.title}; give the files of one"
+            )
+        if path.stat().st_size % kind.record_bytes:
+            raise DataError(
+                f"{path}: {path.stat().st_size} bytes are no whole number of {kind.title}'s "
+                f"records of {kind.record_bytes}; fetch it again, or leave it out"
+            )
+    return kind, sorted(paths, key=lambda path: _natural(path.name))
+
+
+def _kind_of(path: Path) -> _Kind | None:
+    """Which set a file seems to be of: by its first labels, as there is no signature."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        for kind in _KINDS:
+            num_records = min(_LOOKED_AT, size // kind.record_bytes)
+            # By chance few labels fit; a file that was cut must show all.
+            if num_records < (_LOOKED_AT if size % kind.record_bytes else 1):
+                continue
+            places = range(0, num_records * kind.record_bytes, kind.record_bytes)
+            if all(_has_labels(file, place, kind) for place in places):
+                return kind
+    return None
+
+
+def _has_labels(file: BinaryIO, place: int, kind: _Kind) -> bool:
+    file.seek(place)
+    found = file.read(len(kind.label_sizes))
+    return all(label < size for label, size in zip(found, kind.label_sizes, strict=True))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts data_batch_2 before data_batch_10."""
+    return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", name)]
+
+
+def _read_split(
+    paths: Sequence[Path],
+    kind: _Kind,
+    options: ImportOptions,
+    folder: Path | None,
+    tell: Tell,
+) -> ExampleTable:
+    """The records of some files, one file after the other."""
+    source = str(paths[0] if len(paths) == 1 else paths[0].parent)
+    with TableWriter(source, folder, fit=options.fit) as writer:
+        for path in paths:
+            num_records = path.stat().st_size // kind.record_bytes
+            with path.open("rb") as file:
+                for first, last in meaning.blocks(num_records, (kind.record_bytes,)):
+                    content = file.read((last - first) * kind.record_bytes)
+                    pixels, labels = _unpack(content, kind, path, first)
+                    writer.add(pixels, labels, scale=1 / 255, offset=0.0, where=str(path))
+                    tell(writer.num_examples, None)
+        return writer.table()
+
+
+def _unpack(
+    content: bytes, kind: _Kind, path: Path, first: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Images [k, 32, 32, 3] and labels [k] of a block of records."""
+    if len(content) % kind.record_bytes:
+        raise DataError(f"{path}: was cut while it was read; fetch it again")
+    records = np.frombuffer(content, np.uint8).reshape(-1, kind.record_bytes)
+    num_labels = len(kind.label_sizes)
+    labels = records[:, num_labels - 1]
+    index = first_outside(labels, kind.num_classes)
+    if index is not None:
+        raise DataError(
+            f"{path}: record {first + index}: label {labels[index]} is outside 0 to "
+            f"{kind.num_classes - 1} of {kind.title}; fetch it again"
+        )
+    planes = records[:, num_labels:].reshape(-1, _CHANNELS, _SIDE, _SIDE)
+    return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels
+
+
+def _class_names(path: Path) -> list[str]:
+    """The names in a file, a line each; none where there is no such file."""
+    if not path.is_file():
+        return []
+    lines = start_of(path, _MAX_NAMES_BYTES).decode(errors="replace").splitlines()
+    return [line.strip() for line in lines if line.strip()]

@@ -1,0 +1,184 @@
+"""Reads JSON piece by piece, for files that do not fit into memory once they are parsed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NoReturn, TextIO
+
+_BLOCK_CHARACTERS = 1 << 18
+_MAX_LIST_CHARACTERS = 32 << 20  # of a list of numbers
+_MAX_STRING_CHARACTERS = 1 << 16
+_MAX_DEPTH = 64  # of what is skipped
+
+_NO_SPACE = re.compile(r"[^ \t\r\n]")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_NO_NUMBERS = re.compile(r"[^0-9eE+\-., \t\r\n]")
+_PLAIN_END = re.compile(r"[,\]}]")
+_PLAIN_END_WITHIN = re.compile(r'["\[\]{}]')
+
+
+class JsonStream:
+    """A JSON text that is read once, from front to back. Every fault is a ValueError.
+
+    Objects and lists are gone through by `keys` and `items`; what a key or an item stands before
+    must be read (or skipped) before the next is asked for.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        """Takes a file at the place where the text starts."""
+        self._file = file
+        self._text = ""
+        self._place = 0  # in _text
+        self._dropped = 0  # characters before _text
+        self._is_at_end = False
+
+    @property
+    def num_read(self) -> int:
+        """Characters read so far."""
+        return self._dropped + self._place
+
+    def keys(self) -> Iterator[str]:
+        """Yields the keys of the object that comes next, each once.
+
+        Raises:
+            ValueError: No object comes next, or a key stands twice.
+        """
+        seen = set()
+        for _ in self._members("{", "}"):
+            key = self.string()
+            if key in seen:
+                raise ValueError(f"{key[:40]!r} stands twice")
+            seen.add(key)
+            self._take(":")
+            yield key
+
+    def items(self) -> Iterator[None]:
+        """Yields before each item of the list that comes next."""
+        yield from self._members("[", "]")
+
+    def string(self) -> str:
+        """Returns the string that comes next."""
+        if self.peek() != '"':
+            self._fail("a string")
+        while (match := _STRING.match(self._text, self._place)) is None:
+            if len(self._text) - self._place > _MAX_STRING_CHARACTERS or not self._grow():
+                raise ValueError(
+                    f"a string does not end within {_MAX_STRING_CHARACTERS} characters"
+                )
+        self._place = match.end()
+        text: str = json.loads(match.group())
+        return text
+
+    def numbers(self) -> list[Any]:
+        """Returns the numbers of the flat list that comes next."""
+        self._take("[")
+        end = self._find("]")
+        text = self._text[self._place : end]
+        wrong = _NO_NUMBERS.search(text)
+        if wrong is not None:
+            found = text[wrong.start() :][:20]
+            if found.startswith(("NaN", "I")):
+                raise ValueError("a number is NaN or infinite")
+            raise ValueError(f"a list of numbers holds {found!r}")
+        numbers: list[Any] = json.loads(f"[{text}]")
+        self._place = end + 1
+        return numbers
+
+    def skip(self) -> None:
+        """Goes past whatever comes next, without keeping it or asking more than that it ends."""
+        depth = 0
+        while True:
+            character = self.peek()
+            if character in "{[":
+                depth += 1
+                self._place += 1
+            elif character in "}]":
+                if not depth:
+                    self._fail("a value")
+                depth -= 1
+                self._place += 1
+            elif character == '"':
+                self.string()
+            else:
+                self._skip_plain(_PLAIN_END_WITHIN if depth else _PLAIN_END)
+            if depth > _MAX_DEPTH:
+                raise ValueError(f"more than {_MAX_DEPTH} levels deep")
+            if not depth:
+                return
+            if self.peek() in ",:":
+                self._place += 1
+
+    def end(self) -> None:
+        """Checks that nothing follows. Raises ValueError."""
+        if self._next() is not None:
+            self._fail("the end of the file")
+
+    def peek(self) -> str:
+        """Returns the next character that is no space, and stands before it."""
+        character = self._next()
+        if character is None:
+            raise ValueError("ends too early")
+        return character
+
+    def _members(self, start: str, end: str) -> Iterator[None]:
+        self._take(start)
+        if self.peek() == end:
+            self._place += 1
+            return
+        while True:
+            yield
+            character = self.peek()
+            if character not in (",", end):
+                self._fail(f"',' or '{end}'")
+            self._place += 1
+            if character == end:
+                return
+
+    def _take(self, character: str) -> None:
+        if self.peek() != character:
+            self._fail(repr(character))
+        self._place += 1
+
+    def _skip_plain(self, end: re.Pattern[str]) -> None:
+        """Goes past numbers and words, up to a character of `end`."""
+        first = self.num_read
+        while (match := end.search(self._text, self._place)) is None:
+            self._place = len(self._text)
+            if not self._grow():
+                return
+        self._place = match.start()
+        if self.num_read == first:
+            self._fail("a value")
+
+    def _find(self, character: str) -> int:
+        """Where in the text the character stands next; the text grows until it does."""
+        start = self._place
+        while (place := self._text.find(character, start)) < 0:
+            start = len(self._text) - self._place
+            if start > _MAX_LIST_CHARACTERS:
+                raise ValueError(f"a list of more than {_MAX_LIST_CHARACTERS} characters")
+            if not self._grow():
+                raise ValueError("ends too early")
+        return place
+
+    def _next(self) -> str | None:
+        while (match := _NO_SPACE.search(self._text, self._place)) is None:
+            self._place = len(self._text)
+            if not self._grow():
+                return None
+        self._place = match.start()
+        return match.group()
+
+    def _grow(self) -> bool:
+        """Reads on and forgets what lies behind; tells whether there was more."""
+        block = self._file.read(_BLOCK_CHARACTERS)
+        self._dropped += self._place
+        self._text = self._text[self._place :] + block
+        self._place = 0
+        return bool(block)
+
+    def _fail(self, wanted: str) -> NoReturn:
+        found = self._text[self._place :][:1]
+        raise ValueError(f"character {self.num_read}: {found!r} where {wanted} should stand")

@@ -1,0 +1,262 @@
+"""LEAF's JSON layout (Caldas et al. 2018), as its FEMNIST is written.
+
+A shard is one object: `users`, `num_samples` in the same order, and `user_data`, for each user `x`
+(a list of flat images, 1.0 is paper) and `y` (labels). Shards of hundreds of megabytes are read
+with the memory that one user takes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.batches import Pixels
+from fedcli.datasets.checks import MAX_CLIENT_BYTES
+from fedcli.datasets.importers import Imported, ImportOptions, meaning
+from fedcli.datasets.importers.flat import flat_shape
+from fedcli.datasets.importers.json_stream import JsonStream
+from fedcli.datasets.table import TableWriter
+from fedcli.errors import DataError
+from fedcli.progress import Tell
+
+READS = "leaf"
+
+_SPLITS = ("train", "test")
+_KEYS = re.compile(rb'"(users|num_samples|user_data)"\s*:')
+_LOOKED_AT = 1 << 16  # bytes in which one of these keys stands
+_TOLERANCE = 0.05  # of a grey level: what rounding to four digits leaves, twice over
+_MAX_USERS = 1 << 20  # of a shard
+_MAX_EXAMPLES = 1 << 20  # of a user
+
+
+def recognises(path: Path) -> bool:
+    """Tells whether a file, or the first *.json of a folder or of its train/, is a LEAF shard."""
+    if path.is_dir():
+        shards = _shards(path) or _shards(path / "train") or _shards(path / "test")
+        return bool(shards) and recognises(shards[0])
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(_LOOKED_AT)
+    start = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return start.startswith(b"{") and _KEYS.search(start) is not None
+
+
+def read(
+    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
+) -> Imported:
+    """Returns a folder's shards, those of its train/ and test/ as splits.
+
+    Pixels become grey levels where all of a user's lie within 0.05 of one, else stay float32.
+
+    Args:
+        sources: One folder, or shards of one split.
+        options: `num_classes`, `image_shape` and `fit` apply.
+        folder: Where pixels are kept meanwhile.
+        tell: Told the examples read.
+
+    Raises:
+        DataError: A shard is damaged or breaks the layout: names file, user and example.
+        OSError: A file cannot be read, or the disk is full.
+    """
+    splits = _find_shards(sources)
+    done = 0
+    tables = {}
+    with ExitStack() as stack:
+        for split, shards in splits.items():
+            name = str(sources[0] if len(splits) == 1 else sources[0] / split)
+            writer = stack.enter_context(TableWriter(name, folder, fit=options.fit))
+            for shard in shards:
+                done = _read_shard(shard, writer, options, done, tell)
+            tables[split] = writer.table()
+    owners = [set(table.owner_ids) for table in tables.values()]
+    return meaning.imported(
+        READS,
+        tables,
+        options,
+        source=str(sources[0]),
+        pixel_convention="background",
+        is_emnist=True,
+        # LEAF deals either each writer's images or the writers themselves.
+        same_people=len(owners) == 1 or not owners[0].isdisjoint(owners[1]),
+    )
+
+
+def _find_shards(sources: Sequence[Path]) -> dict[str, list[Path]]:
+    if len(sources) > 1 or sources[0].is_file():
+        return {"train": list(sources)}
+    folder = sources[0]
+    shards = _shards(folder)
+    if shards:
+        return {"train": shards}
+    splits = {split: _shards(folder / split) for split in _SPLITS}
+    splits = {split: shards for split, shards in splits.items() if shards}
+    if "train" not in splits:
+        raise DataError(f"{folder}: holds no *.json, and neither does its train/; give LEAF shards")
+    return splits
+
+
+def _shards(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.glob("[!.]*.json") if path.is_file())
+
+
+def _read_shard(
+    path: Path, writer: TableWriter, options: ImportOptions, done: int, tell: Tell
+) -> int:
+    """Adds the users of one file; returns the examples so far."""
+    users: list[str] | None = None
+    num_samples: list[Any] | None = None
+    counts: dict[str, int] | None = None
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            stream = JsonStream(file)
+            for key in stream.keys():  # noqa: SIM118 - a stream's, not a mapping's
+                if key == "users":
+                    users = _read_users(stream)
+                elif key == "num_samples":
+                    num_samples = stream.numbers()
+                elif key == "user_data":
+                    counts = {}
+                    for user in stream.keys():  # noqa: SIM118
+                        meaning.check_id(user, str(path))
+                        where = f"{path}: user {user!r}"
+                        counts[user] = _read_user(stream, user, writer, options, where, tell, done)
+                        done += counts[user]
+                else:
+                    stream.skip()
+            stream.end()
+    except ValueError as err:
+        raise DataError(f"{path}: damaged JSON: {err}; fetch or make the file again") from err
+    _check_shard(str(path), users, num_samples, counts)
+    return done
+
+
+def _read_users(stream: JsonStream) -> list[str]:
+    users: list[str] = []
+    for _ in stream.items():
+        users.append(stream.string())
+        if len(users) > _MAX_USERS:
+            raise ValueError(f"more than {_MAX_USERS} users")
+    return users
+
+
+def _read_user(
+    stream: JsonStream,
+    user: str,
+    writer: TableWriter,
+    options: ImportOptions,
+    where: str,
+    tell: Tell,
+    done: int,
+) -> int:
+    """Adds the examples of one user; returns how many."""
+    images: NDArray[np.float32] | None = None
+    labels: list[Any] | None = None
+    try:
+        for key in stream.keys():  # noqa: SIM118
+            if key == "x":
+                images = _read_images(stream, where, tell, done)
+            elif key == "y":
+                labels = stream.numbers()
+            else:
+                stream.skip()
+    except ValueError as err:
+        raise DataError(f"{where}: damaged JSON: {err}; mend the file") from err
+    if images is None or labels is None:
+        raise DataError(f"{where}: has no {'x' if images is None else 'y'}; mend the file")
+    for index, label in enumerate(labels):
+        if not isinstance(label, int):
+            raise DataError(f"{where}: example {index}: label {label} is not a whole number")
+    if len(images) != len(labels):
+        raise DataError(
+            f"{where}: {len(images)} images but {len(labels)} labels; each image needs one"
+        )
+    if len(images):
+        shape = flat_shape(images.shape[1], options.image_shape, where)
+        pixels, scale = _rounded(images.reshape(-1, *shape))
+        label_array = _label_array(labels, where)
+        writer.add(pixels, label_array, scale=scale, offset=0.0, owners=user, where=where)
+    return len(images)
+
+
+def _label_array(labels: list[int], where: str) -> NDArray[Any]:
+    try:
+        return np.array(labels, np.int64)
+    except OverflowError:
+        label = max(labels, key=abs)
+        index = labels.index(label)
+        raise DataError(f"{where}: example {index}: label {label} cannot be a class") from None
+
+
+def _read_images(stream: JsonStream, where: str, tell: Tell, done: int) -> NDArray[np.float32]:
+    """The list x, float32 [n, columns]."""
+    rows: list[NDArray[np.float32]] = []
+    for _ in stream.items():
+        fault = f"{where}: example {len(rows)}"
+        try:
+            with np.errstate(over="ignore"):  # becomes infinite: refused with the others
+                row = np.array(stream.numbers(), np.float32)
+        except (ValueError, OverflowError) as err:
+            raise DataError(f"{fault}: {err}; mend the file") from err
+        if rows and len(row) != len(rows[0]):
+            raise DataError(
+                f"{fault}: {len(row)} pixels but example 0 has {len(rows[0])}; all must be alike"
+            )
+        rows.append(row)
+        if len(rows) > _MAX_EXAMPLES or len(rows) * row.nbytes > MAX_CLIENT_BYTES:
+            raise DataError(
+                f"{where}: more than {_MAX_EXAMPLES} examples or {MAX_CLIENT_BYTES} bytes of "
+                "pixels; split it"
+            )
+        tell(done + len(rows), None)
+    return np.stack(rows) if rows else np.empty((0, 0), np.float32)
+
+
+def _rounded(images: NDArray[np.float32]) -> tuple[Pixels, float]:
+    """Grey levels where all images lie near one, with the scale that decodes them."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        levels = images * np.float32(255)
+        nearest = np.rint(levels)
+        np.abs(levels - nearest, out=levels)
+    # False for NaN, too.
+    if nearest.min() >= 0 and nearest.max() <= 255 and levels.max() <= _TOLERANCE:
+        return nearest.astype(np.uint8), 1 / 255
+    return images, 1.0
+
+
+def _check_shard(
+    source: str,
+    users: list[str] | None,
+    num_samples: list[Any] | None,
+    counts: dict[str, int] | None,
+) -> None:
+    """Checks the three parts of a shard against each other."""
+    for name, part in (("users", users), ("num_samples", num_samples), ("user_data", counts)):
+        if part is None:
+            raise DataError(f"{source}: has no {name!r}; this is no LEAF shard")
+    assert users is not None
+    assert num_samples is not None
+    assert counts is not None
+    if len(users) != len(num_samples):
+        raise DataError(f"{source}: {len(users)} users but {len(num_samples)} num_samples")
+    listed = set()
+    for user, count in zip(users, num_samples, strict=True):
+        where = f"{source}: user {user!r}"
+        if user in listed:
+            raise DataError(f"{where}: stands twice in users; keep one")
+        listed.add(user)
+        if user not in counts:
+            raise DataError(f"{where}: stands in users but not in user_data")
+        if counts[user] != count:
+            raise DataError(f"{where}: {counts[user]} examples but num_samples says {count}")
+    for user in counts:
+        if user not in listed:
+            raise DataError(f"{source}: user {user!r}: stands in user_data but not in users")

@@ -1,0 +1,303 @@
+"""NumPy archives: one array of images and one of labels a split, known by their names.
+
+Arrays are streamed out of the zip file in blocks. They are untrusted: no pickle, and nothing is
+unpacked whose header, directory entry and content do not agree.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedcli.batches import MAX_COUNT
+from fedcli.datasets.checks import check_pixel_shape
+from fedcli.datasets.importers import Imported, ImportOptions, meaning
+from fedcli.datasets.importers.floats import UINT8, Coding, Survey, check_type
+from fedcli.datasets.importers.npz_file import (
+    Array,
+    has_arrays,
+    members_of,
+    open_archive,
+    open_values,
+    read_header,
+)
+from fedcli.datasets.importers.places import one_file
+from fedcli.datasets.table import ExampleTable, TableWriter
+from fedcli.errors import ConfigError, DataError
+from fedcli.progress import Tell
+
+READS = "npz"
+
+# What arrays are called, with the split before or behind: x_train, test_images, y.
+_IMAGES = ("x", "image", "images", "pixel", "pixels", "data", "features", "inputs")
+_LABELS = ("y", "label", "labels", "target", "targets")
+_OWNERS = tuple(
+    f"{who}{ending}"
+    for who in ("client", "writer", "user", "owner")
+    for ending in ("_ids", "_id", "s", "")
+)
+_SPLITS = ("train", "test")
+
+_MAX_ID_ITEMSIZE = 4 * meaning.MAX_ID_BYTES  # NumPy keeps four bytes a character
+
+
+@dataclass(frozen=True)
+class _Set:
+    """The arrays of one split; `image_shape` is what each row of images becomes."""
+
+    images: Array
+    labels: Array
+    owners: Array | None
+    image_shape: tuple[int, ...]
+
+
+def recognises(path: Path) -> bool:
+    """Returns whether a path is a zip file that holds an array under a name as NumPy gives it."""
+    return path.is_file() and has_arrays(path)
+
+
+def read(
+    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
+) -> Imported:
+    """Returns the splits of an archive.
+
+    Args:
+        sources: The archive.
+        options: `label_column` and `id_column` name arrays where their names are not known ones;
+            `image_shape` shapes flat rows that are no squares; the number of classes and `fit` are
+            heeded.
+        folder: Where pixels are kept.
+        tell: Told the examples read.
+
+    Raises:
+        ConfigError: An option names no array.
+        DataError: The archive is damaged, or its arrays cannot be used.
+    """
+    path = one_file(sources, ".npz archive")
+    with open_archive(path) as archive:
+        members = members_of(archive, path)
+        sets = _sets(archive, members, options, path)
+        coding = _survey(archive, sets, tell)
+        total = sum(each.images.shape[0] for each in sets.values())
+        tables: dict[str, ExampleTable] = {}
+        done = 0
+        for split, each in sets.items():
+            tell_part = meaning.tell_after(tell, done, total)
+            tables[split] = _read_set(archive, each, coding, options, folder, tell_part)
+            done += len(tables[split])
+    return meaning.imported(
+        READS,
+        tables,
+        options,
+        source=str(path),
+        pixel_convention=meaning.convention_of(tables),
+        notes=_notes(members, sets, coding),
+    )
+
+
+# ---- Which arrays --------------------------------------------------------------------------------
+
+
+def _sets(
+    archive: zipfile.ZipFile,
+    members: dict[str, zipfile.ZipInfo],
+    options: ImportOptions,
+    path: Path,
+) -> dict[str, _Set]:
+    """The arrays of each split, train first."""
+    sets: dict[str, _Set] = {}
+    for split in _SPLITS:
+        images = _find(members, _IMAGES, split, path)
+        labels = _find_given(members, options.label_column, _LABELS, split, path, "--label-column")
+        owners = _find_given(members, options.id_column, _OWNERS, split, path, "--id-column")
+        if images is None and labels is None:
+            continue
+        if images is None or labels is None:
+            missing = "labels" if labels is None else "images"
+            raise DataError(
+                f"{path}: no {missing} to {images or labels!r} among {_listed(members)}; name "
+                "them x_train and y_train, or pass --label-column"
+            )
+        arrays = [
+            None if key is None else read_header(archive, members[key], key, path)
+            for key in (images, labels, owners)
+        ]
+        sets[split] = _checked(arrays, options)
+    if not sets:
+        raise DataError(
+            f"{path}: no images and labels among {_listed(members)}; name them x and y, or "
+            "x_train, y_train, x_test and y_test"
+        )
+    return sets
+
+
+def _find_given(
+    members: dict[str, zipfile.ZipInfo],
+    given: str | None,
+    names: Sequence[str],
+    split: str,
+    path: Path,
+    option: str,
+) -> str | None:
+    """The key that an option names for a split, else the one of a known name."""
+    if given is None:
+        return _find(members, names, split, path, f"pass {option}")
+    name, given_split = _parts_of(given)
+    if given in members and given_split == split:
+        return given
+    found = _find(members, (name,), split, path)
+    if found is None and split == "train":
+        raise ConfigError(f"{option} {given}: {path} holds {_listed(members)}; choose one of them")
+    return found
+
+
+def _find(
+    members: dict[str, zipfile.ZipInfo],
+    names: Sequence[str],
+    split: str,
+    path: Path,
+    remedy: str = "leave one out",
+) -> str | None:
+    """The one key of a split that has one of the names."""
+    found = [key for key in members if _parts_of(key) in [(name, split) for name in names]]
+    if len(found) > 1:
+        raise DataError(
+            f"{path}: {found[0]!r} and {found[1]!r} could both be what is used in {split}; {remedy}"
+        )
+    return found[0] if found else None
+
+
+def _parts_of(key: str) -> tuple[str, str]:
+    """Name and split: ("x", "test") of "x_test" and "test_X"; of train where none is named."""
+    words = key.lower().split("_")
+    for split in _SPLITS:
+        for place in (0, -1):
+            if len(words) > 1 and words[place] == split:
+                del words[place]
+                return "_".join(words), split
+    return "_".join(words), "train"
+
+
+def _listed(members: dict[str, zipfile.ZipInfo]) -> str:
+    return ", ".join(map(repr, list(members)[:10])) or "no arrays"
+
+
+def _notes(members: dict[str, zipfile.ZipInfo], sets: dict[str, _Set], coding: Coding) -> list[str]:
+    used = {
+        array.key
+        for each in sets.values()
+        for array in (each.images, each.labels, each.owners)
+        if array is not None
+    }
+    unused = {key: info for key, info in members.items() if key not in used}
+    notes = [] if coding is UINT8 else [coding.note]
+    return [*notes, f"arrays that are not used: {_listed(unused)}"] if unused else notes
+
+
+def _checked(arrays: Sequence[Array | None], options: ImportOptions) -> _Set:
+    """Images, labels and owners of a split, which must be of fitting types and shapes."""
+    images, labels, owners = arrays
+    assert images is not None
+    assert labels is not None
+    check_type(images.dtype, images.where)
+    set_ = _Set(images, labels, owners, _image_shape(images, options))
+    count = images.shape[0]
+    if count > MAX_COUNT:
+        raise DataError(f"{images.where}: {count} images; at most {MAX_COUNT} are read")
+    if labels.dtype.kind not in "iu" or math.prod(labels.shape[1:]) != 1 or not labels.shape:
+        raise DataError(
+            f"{labels.where}: labels are {labels.dtype} of shape {list(labels.shape)}; "
+            "only whole numbers [n] are read"
+        )
+    if owners is not None and (
+        owners.dtype.kind not in "iuUS"
+        or len(owners.shape) != 1
+        or owners.dtype.itemsize > _MAX_ID_ITEMSIZE
+    ):
+        raise DataError(
+            f"{owners.where}: client ids are {owners.dtype} of shape {list(owners.shape)}; "
+            f"only text up to {meaning.MAX_ID_BYTES} characters and whole numbers [n] are read"
+        )
+    for array, what in ((labels, "labels"), (owners, "client ids")):
+        if array is not None and array.shape[0] != count:
+            raise DataError(
+                f"{images.where}: {count} images but {array.shape[0]} {what} in {array.key!r}; "
+                "each image needs one"
+            )
+    return set_
+
+
+def _image_shape(images: Array, options: ImportOptions) -> tuple[int, ...]:
+    """What each image of the array becomes: (H, W) or (H, W, C)."""
+    shape, where = images.shape, images.where
+    if len(shape) == 2:
+        image = options.image_shape or (math.isqrt(shape[1]),) * 2
+        if math.prod(image) != shape[1]:
+            raise DataError(
+                f"{where}: rows of {shape[1]} pixels are no images of "
+                f"{'x'.join(map(str, image))}; pass --image-shape"
+            )
+        shape = (shape[0], *image)
+    check_pixel_shape(shape, where)
+    if len(shape) == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3, 4):
+        raise DataError(
+            f"{where}: shape {list(shape)} has its channels before the sides; "
+            "save x.transpose(0, 2, 3, 1)"
+        )
+    return shape[1:3] if shape[3:] == (1,) else shape[1:]
+
+
+# ---- What they hold ------------------------------------------------------------------------------
+
+
+def _survey(archive: zipfile.ZipFile, sets: dict[str, _Set], tell: Tell) -> Coding:
+    """How the images of all splits are kept; uint8 need not be looked at."""
+    images = [each.images for each in sets.values()]
+    if all(each.dtype == np.uint8 for each in images):
+        return UINT8
+    survey = Survey()
+    for each in images:
+        with open_values(archive, each) as values:
+            for first, last in meaning.blocks(each.shape[0], each.shape[1:], each.dtype.itemsize):
+                survey.add(values.read(last - first), first, each.where)
+                tell(0, None)
+    return survey.coding()
+
+
+def _read_set(
+    archive: zipfile.ZipFile,
+    arrays: _Set,
+    coding: Coding,
+    options: ImportOptions,
+    folder: Path | None,
+    tell: Tell,
+) -> ExampleTable:
+    """The images of one split with labels and owners."""
+    images, owners = arrays.images, arrays.owners
+    num_ids_bytes = owners.dtype.itemsize if owners else 0
+    num_bytes = images.dtype.itemsize * math.prod(images.shape[1:]) + num_ids_bytes
+    with (
+        TableWriter(images.where, folder, fit=options.fit) as writer,
+        open_values(archive, images) as pixel_values,
+        open_values(archive, arrays.labels) as label_values,
+        open_values(archive, owners) if owners else nullcontext() as owner_values,
+    ):
+        for first, last in meaning.blocks(images.shape[0], (num_bytes,)):
+            labels = label_values.read(last - first).reshape(-1)
+            meaning.check_block_labels(labels, first, arrays.labels.where)
+            pixels = coding.pack(pixel_values.read(last - first))
+            writer.add(
+                pixels.reshape(-1, *arrays.image_shape),
+                labels,
+                scale=coding.scale,
+                offset=0.0,
+                owners=owner_values.read_ids(last - first) if owner_values else None,
+            )
+            tell(last, None)
+        return writer.table()

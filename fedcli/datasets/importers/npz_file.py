@@ -1,0 +1,204 @@
+"""One NumPy archive: what its arrays declare, and their values, streamed out of the zip file."""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import tokenize
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from fedcli.datasets.importers.meaning import check_id
+from fedcli.datasets.importers.places import start_of
+from fedcli.errors import DataError
+
+_ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
+_PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_IS_ENCRYPTED = 1  # bit of a member's flags
+_MAX_PACKING = 1032  # to 1: as far as deflate goes
+_MAX_HEADER_BYTES = 4096  # more than NumPy writes before an array of so few dimensions
+_MAX_REASON = 100  # characters: NumPy's quote the header
+# What zipfile raises, and what parsing a garbled header does.
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError),
+    *(RuntimeError, NotImplementedError, SyntaxError, tokenize.TokenError, TypeError, MemoryError),
+)
+
+
+@dataclass(frozen=True)
+class Array:
+    """One array of the archive.
+
+    Attributes:
+        info: The member.
+        key: Its name without ".npy".
+        dtype: Of the values as stored.
+        shape: As declared, and as the member's length allows.
+        start: Where the values begin in the member.
+        where: Starts messages.
+    """
+
+    info: zipfile.ZipInfo
+    key: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    start: int
+    where: str
+
+
+def has_arrays(path: Path) -> bool:
+    """Returns whether a file is a zip file with an array in it, or begins as one."""
+    if start_of(path, 4) not in _ZIP_SIGNATURES:
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(".npy") for name in archive.namelist())
+    except _DAMAGE:
+        return True  # no other kind of zip file is read, and `open_archive` says what is wrong
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Opens an archive.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    with _reading(path):
+        archive = zipfile.ZipFile(path)
+    with archive:
+        yield archive
+
+
+def members_of(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
+    """Returns the arrays' members by key.
+
+    Raises:
+        DataError: Two have one key.
+    """
+    members: dict[str, zipfile.ZipInfo] = {}
+    for info in archive.infolist():
+        if not info.filename.endswith(".npy"):
+            continue
+        key = info.filename.removesuffix(".npy")
+        if key in members:
+            raise DataError(f"{path}: holds {key!r} twice; save it again with np.savez")
+        members[key] = info
+    return members
+
+
+def read_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str, path: Path) -> Array:
+    """Returns one array's header, checked against the archive's directory.
+
+    Raises:
+        DataError: It is damaged or encrypted, holds objects, or declares what cannot be.
+    """
+    where = f"{path}: array {key!r}"
+    if info.flag_bits & _IS_ENCRYPTED:
+        raise DataError(f"{where}: is encrypted; save it again with np.savez")
+    if info.compress_type not in _PLAIN_METHODS:
+        raise DataError(f"{where}: is packed by an unusual method; save it again with np.savez")
+    with _reading(where), archive.open(info) as member:
+        start = io.BytesIO(member.read(_MAX_HEADER_BYTES))
+        version = npy.read_magic(start)
+        if version not in ((1, 0), (2, 0)):
+            raise DataError(f"{where}: is .npy version {version}; save it again with np.savez")
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python 2 wrote sizes as 10L, which is read with one
+            shape, is_fortran, dtype = read(start)
+    if dtype.hasobject:
+        raise DataError(f"{where}: holds Python objects, which are never unpickled; save numbers")
+    if is_fortran and len(shape) > 1:
+        raise DataError(f"{where}: lies in Fortran order; save np.ascontiguousarray of it")
+    _check_length(shape, dtype, start.tell(), info, where)
+    return Array(info, key, dtype, shape, start.tell(), where)
+
+
+@contextmanager
+def open_values(archive: zipfile.ZipFile, array: Array) -> Iterator[Values]:
+    """Opens an array behind its header.
+
+    Raises:
+        DataError: It is damaged; so say later reads.
+    """
+    with _reading(array.where):
+        member = archive.open(array.info)
+    with member:
+        with _reading(array.where):
+            member.read(array.start)
+        yield Values(array, member)
+
+
+class Values:
+    """The values of an array that is being unpacked, in order."""
+
+    def __init__(self, array: Array, member: IO[bytes]) -> None:
+        """Takes the open member behind the array's header."""
+        self._array = array
+        self._member = member
+
+    def read(self, count: int) -> NDArray[Any]:
+        """Returns the next values [count, ...]."""
+        array = self._array
+        shape = (count, *array.shape[1:])
+        num_bytes = math.prod(shape) * array.dtype.itemsize
+        with _reading(array.where):
+            content = self._member.read(num_bytes)
+        if len(content) != num_bytes:
+            raise DataError(f"{array.where}: ends too early; fetch or save it again")
+        if array.dtype.kind == "b":
+            is_set: NDArray[np.bool_] = np.frombuffer(content, np.uint8).reshape(shape) != 0
+            return is_set
+        values = np.frombuffer(content, array.dtype).reshape(shape)
+        return values.astype(array.dtype.newbyteorder("="), copy=False)
+
+    def read_ids(self, count: int) -> list[str]:
+        """Returns the next values as client ids, checked."""
+        where = self._array.where
+        try:
+            values = self.read(count).tolist()
+            names = [each.decode() if isinstance(each, bytes) else str(each) for each in values]
+        except ValueError as err:  # no UTF-8, or no character at all
+            raise DataError(f"{where}: a client id is no text ({err}); rename it") from err
+        known = {name: check_id(name, where) for name in dict.fromkeys(names)}
+        return [known[name] for name in names]
+
+
+def _check_length(
+    shape: tuple[int, ...], dtype: np.dtype[Any], start: int, info: zipfile.ZipInfo, where: str
+) -> None:
+    declared = start + math.prod(shape) * dtype.itemsize
+    if any(side < 0 for side in shape) or declared != info.file_size:
+        raise DataError(
+            f"{where}: its shape {list(shape)} of {dtype} needs {declared} bytes but it has "
+            f"{info.file_size}; save it again"
+        )
+    if info.file_size > _MAX_PACKING * (info.compress_size + 1):
+        raise DataError(
+            f"{where}: claims {info.file_size} bytes from {info.compress_size} packed, more than "
+            "can be; save it again"
+        )
+
+
+@contextmanager
+def _reading(where: object) -> Iterator[None]:
+    """Turns what zipfile raises on damage into a DataError."""
+    try:
+        yield
+    except _DAMAGE as err:
+        reason = " ".join(str(err).split())[:_MAX_REASON] or type(err).__name__
+        raise DataError(
+            f"{where}: not a whole .npz archive ({reason}); fetch or save it again"
+        ) from err

@@ -1,0 +1,405 @@
+"""TensorFlow Federated's SQLite layout (version 0.19 and later), also within .lzma or .xz.
+
+examples(split_name, client_id, serialized_example_proto) holds a tf.train.Example a row;
+client_metadata(client_id, split_name, num_examples) says how many each client has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import lzma
+import math
+import shutil
+import sqlite3
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.datasets.importers import Imported, ImportOptions, meaning
+from fedcli.datasets.importers.places import one_file, start_of
+from fedcli.datasets.importers.tf_example import read_emnist_examples, read_example
+from fedcli.datasets.table import TableWriter
+from fedcli.datasets.tff_h5 import CONVENTIONS, pack
+from fedcli.errors import DataError
+from fedcli.progress import Tell
+
+READS = "tff-sqlite"
+
+_SIGNATURE = b"SQLite format 3\0"
+_HEADER_BYTES = 100
+_TABLES = {
+    "examples": ("split_name", "client_id", "serialized_example_proto"),
+    "client_metadata": ("client_id", "split_name", "num_examples"),
+}
+# Families of splits, by what stands before train and test; the first that is there is read.
+_FAMILIES = {"all_": 62, "digits_only_": 10, "": None}
+_MAX_BLOB_BYTES = 64 << 20
+_MAX_GROUP = 4096  # examples of one client taken at a time
+_MAX_GROUP_BYTES = 64 << 20
+_OPERATIONS = 100_000  # of SQLite's machine between two looks at whether to stop: milliseconds
+_MAX_RATIO = 1000  # of sizes; EMNIST's is 28, an image of one colour comes to a few hundred
+_MAX_DECODER_BYTES = 1 << 30
+_BLOCK_BYTES = 1 << 20
+_SPARE_BYTES = 64 << 20  # of disk that are left alone
+
+
+def recognises(path: Path) -> bool:
+    """Tells whether a file is SQLite, as it is or compressed with LZMA."""
+    if not path.is_file():
+        return False
+    start = start_of(path, 4096)
+    if start.startswith(_SIGNATURE):
+        return True
+    with contextlib.suppress(lzma.LZMAError):
+        decoder = lzma.LZMADecompressor(memlimit=_MAX_DECODER_BYTES)
+        return decoder.decompress(start, len(_SIGNATURE)) == _SIGNATURE
+    return False
+
+
+def read(
+    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
+) -> Imported:
+    """Returns the splits of one database: all_*, else digits_only_*, else train and test.
+
+    Args:
+        sources: One file.
+        options: `num_classes` and `fit` apply.
+        folder: Where pixels, and a database that is decompressed, are kept meanwhile.
+        tell: Told the examples read; while decompressing, the bytes written.
+
+    Raises:
+        DataError: The file is damaged, or a row cannot be used: names split, client and row.
+        OSError: The file cannot be read, or the disk is full.
+    """
+    path = one_file(sources, "TFF database")
+    with _database(path, folder, tell) as database, _connected(database, str(path)) as connection:
+        _check_tables(connection, str(path))
+        return _read_splits(connection, str(path), options, folder, tell)
+
+
+def _read_splits(
+    connection: sqlite3.Connection,
+    source: str,
+    options: ImportOptions,
+    folder: Path | None,
+    tell: Tell,
+) -> Imported:
+    counts = _read_metadata(connection, source)
+    present = sorted({split for split, _ in counts})
+    family = next((each for each in _FAMILIES if f"{each}train" in present), None)
+    if family is None:
+        listed = ", ".join(map(repr, present[:10])) or "none at all"
+        raise DataError(f"{source}: its splits are {listed}; one must be train or end in _train")
+    names = {f"{family}{split}": split for split in ("train", "test")}
+    names = {name: split for name, split in names.items() if name in present}
+    wanted = Counter({key: count for key, count in counts.items() if key[0] in names})
+    total = wanted.total()
+    with contextlib.ExitStack() as stack:
+        writers = {
+            name: stack.enter_context(
+                TableWriter(f"{source}: split {name!r}", folder, fit=options.fit)
+            )
+            for name in names
+        }
+        reader = _GroupReader(source)
+        seen: Counter[tuple[str, str]] = Counter()
+        with _cancellable(connection, lambda: tell(seen.total(), total)):
+            for (name, client_id), rows in _groups(connection, source, list(names)):
+                pixels, labels, scale, offset = reader.read(rows, name, client_id)
+                seen[name, client_id] += len(rows)
+                where = f"{source}: split {name!r}: client {client_id!r}"
+                writers[name].add(
+                    pixels, labels, scale=scale, offset=offset, owners=client_id, where=where
+                )
+                tell(seen.total(), total)
+        _check_counts(seen, wanted, source)
+        tables = {split: writers[name].table() for name, split in names.items()}
+    others = [name for name in present if name not in names]
+    return meaning.imported(
+        READS,
+        tables,
+        options,
+        source=source,
+        pixel_convention=CONVENTIONS[reader.feature.encode()],
+        own_classes=_FAMILIES[family],
+        is_emnist=bool(family),
+        # TFF's EMNIST has the same writers in both; its CIFAR-100 other clients of equal names.
+        same_people=bool(family),
+        notes=(f"not read: {', '.join(others)}",) if others else (),
+    )
+
+
+# ---- Rows ----------------------------------------------------------------------------------------
+
+
+class _GroupReader:
+    """Turns rows into arrays; all rows have the feature and the size of the first."""
+
+    def __init__(self, source: str) -> None:
+        self.feature = ""
+        self.num_values = 0
+        self._source = source
+
+    def read(
+        self, rows: list[tuple[int, bytes]], split: str, client_id: str
+    ) -> tuple[NDArray[Any], NDArray[np.int64], float, float]:
+        """Pixels, labels [k], scale and offset of rows (number, blob) of one client."""
+        blobs = [blob for _, blob in rows]
+        where = f"{self._source}: split {split!r}: client {client_id!r}"
+        fast = read_emnist_examples(blobs)
+        if fast is not None and self.feature in ("", "pixels"):
+            stored, labels = fast
+            self.feature = "pixels"
+            self._check_size(stored.shape[1], f"{where}: row {rows[0][0]}")
+        else:
+            pairs = [self._read_row(blob, f"{where}: row {row}") for row, blob in rows]
+            stored = np.stack([values for values, _ in pairs])
+            labels = np.array([label for _, label in pairs], np.int64)
+        shape = _image_shape(self.num_values, where)
+        pixels, scale, offset = pack(stored.reshape(-1, *shape), where)
+        return pixels, labels, scale, offset
+
+    def _read_row(self, blob: bytes, where: str) -> tuple[NDArray[Any], int]:
+        try:
+            features = read_example(blob)
+        except ValueError as err:
+            raise DataError(f"{where}: no tf.train.Example: {err}; fetch the file again") from err
+        names = [self.feature] if self.feature else [name.decode() for name in CONVENTIONS]
+        feature = next((name for name in names if name in features), None)
+        if feature is None or "label" not in features:
+            present = ", ".join(map(repr, sorted(features)[:10])) or "nothing"
+            raise DataError(f"{where}: needs {' or '.join(names)}, and label; it holds {present}")
+        self.feature = feature
+        label, values = features["label"], features[feature]
+        if not isinstance(label, np.ndarray) or label.dtype != np.int64 or len(label) != 1:
+            raise DataError(f"{where}: label is not one whole number")
+        if not isinstance(values, np.ndarray):
+            raise DataError(f"{where}: {feature} holds bytes; only numbers are read")
+        self._check_size(len(values), where)
+        if values.dtype == np.int64:
+            if not 0 <= values.min() <= values.max() <= 255:
+                raise DataError(f"{where}: {feature} leaves 0 to 255")
+            values = values.astype(np.uint8)
+        return values, int(label[0])
+
+    def _check_size(self, num_values: int, where: str) -> None:
+        if not self.num_values:
+            _image_shape(num_values, where)
+            self.num_values = num_values
+        if num_values != self.num_values:
+            raise DataError(
+                f"{where}: {num_values} pixels but rows before have {self.num_values}; "
+                "all must be alike"
+            )
+
+
+def _image_shape(num_values: int, where: str) -> tuple[int, ...]:
+    """Square images, grey or of three colours: no number is both."""
+    for channels in ((), (3,)):
+        side = math.isqrt(num_values // math.prod(channels))
+        if num_values and side * side * math.prod(channels) == num_values:
+            return (side, side, *channels)
+    raise DataError(f"{where}: {num_values} pixels make no square image, grey or of three colours")
+
+
+def _groups(
+    connection: sqlite3.Connection, source: str, splits: list[str]
+) -> Iterator[tuple[tuple[str, str], list[tuple[int, bytes]]]]:
+    """Yields split and client with rows (number, blob) that follow each other in the table.
+
+    The table is read once from front to back, so no index is needed and nothing is sorted: a
+    client's examples keep the order of their rows wherever they stand.
+    """
+    marks = ", ".join("?" * len(splits))
+    # No outside text: only as many question marks as there are splits.
+    query = (
+        "SELECT split_name, client_id, rowid, CASE WHEN typeof(serialized_example_proto) = 'blob' "
+        "AND length(serialized_example_proto) <= ? THEN serialized_example_proto END "
+        f"FROM examples NOT INDEXED WHERE split_name IN ({marks}) ORDER BY rowid"
+    )
+    key: tuple[str, str] | None = None
+    rows: list[tuple[int, bytes]] = []
+    num_bytes = 0
+    for split, client_id, row, blob in connection.execute(query, [_MAX_BLOB_BYTES, *splits]):
+        if not isinstance(client_id, str):
+            raise DataError(f"{source}: split {split!r}: row {row}: client_id is no text")
+        if key is None or key[1] != client_id:
+            meaning.check_id(client_id, f"{source}: split {split!r}: row {row}")
+        if blob is None:
+            raise DataError(
+                f"{source}: split {split!r}: client {client_id!r}: row {row}: "
+                f"no blob of at most {_MAX_BLOB_BYTES} bytes"
+            )
+        is_full = len(rows) >= _MAX_GROUP or num_bytes + len(blob) > _MAX_GROUP_BYTES
+        if key is not None and rows and (is_full or key != (split, client_id)):
+            yield key, rows
+            rows, num_bytes = [], 0
+        key = (split, client_id)
+        rows.append((row, blob))
+        num_bytes += len(blob)
+    if key is not None:
+        yield key, rows
+
+
+def _read_metadata(connection: sqlite3.Connection, source: str) -> Counter[tuple[str, str]]:
+    """Examples by (split, client)."""
+    counts: Counter[tuple[str, str]] = Counter()
+    query = "SELECT split_name, client_id, num_examples FROM client_metadata"
+    for split, client_id, count in connection.execute(query):
+        if not (isinstance(split, str) and isinstance(client_id, str) and isinstance(count, int)):
+            raise DataError(f"{source}: client_metadata: {(split, client_id, count)} is no entry")
+        if count < 0 or (split, client_id) in counts:
+            fault = f"{count} examples" if count < 0 else "named twice"
+            raise DataError(
+                f"{source}: client_metadata: split {split!r}: client {client_id!r}: {fault}"
+            )
+        counts[split, client_id] = count
+    return counts
+
+
+def _check_counts(
+    seen: Counter[tuple[str, str]], wanted: Counter[tuple[str, str]], source: str
+) -> None:
+    for key in sorted(seen | wanted):
+        if seen[key] != wanted[key]:
+            split, client_id = key
+            raise DataError(
+                f"{source}: split {split!r}: client {client_id!r}: {seen[key]} examples but "
+                f"client_metadata says {wanted[key]}; the file is not whole, fetch it again"
+            )
+
+
+# ---- The database --------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _connected(database: Path, source: str) -> Iterator[sqlite3.Connection]:
+    """Opens a database that nobody writes to; what SQLite says of it becomes one line."""
+    try:
+        address = f"{database.resolve().as_uri()}?mode=ro&immutable=1"
+        connection = sqlite3.connect(address, uri=True)
+        try:
+            for pragma in ("trusted_schema = OFF", "query_only = ON", "cell_size_check = ON"):
+                connection.execute(f"PRAGMA {pragma}")
+            yield connection
+        finally:
+            connection.close()
+    except sqlite3.Error as err:
+        raise DataError(f"{source}: cannot be read as SQLite: {err}; fetch it again") from err
+
+
+def _check_tables(connection: sqlite3.Connection, source: str) -> None:
+    """Refuses anything but two plain tables with plain columns."""
+    for table, columns in _TABLES.items():
+        query = "SELECT type, sql FROM sqlite_master WHERE name = ?"
+        kind, text = connection.execute(query, [table]).fetchone() or (None, None)
+        if kind != "table" or not str(text).upper().startswith("CREATE TABLE"):
+            raise DataError(f"{source}: no plain table {table!r}; this is no TFF database")
+        plain = {
+            name
+            for _, name, _, _, _, _, hidden in connection.execute(f"PRAGMA table_xinfo({table})")
+            if not hidden
+        }
+        for column in columns:
+            if column not in plain:
+                raise DataError(f"{source}: table {table!r} has no plain column {column!r}")
+
+
+@contextlib.contextmanager
+def _cancellable(connection: sqlite3.Connection, look: Callable[[], None]) -> Iterator[None]:
+    """Calls `look` now and then while SQLite works; what it raises ends the work."""
+    raised: list[BaseException] = []
+
+    def stops() -> bool:
+        try:
+            look()
+        except BaseException as err:  # SQLite swallows it
+            raised.append(err)
+        return bool(raised)
+
+    connection.set_progress_handler(stops, _OPERATIONS)
+    try:
+        yield
+    except sqlite3.Error:
+        if raised:
+            raise raised[0] from None
+        raise
+    finally:
+        connection.set_progress_handler(None, 0)
+
+
+@contextlib.contextmanager
+def _database(path: Path, folder: Path | None, tell: Tell) -> Iterator[Path]:
+    """The database itself: the file, or a temporary one that is gone afterwards."""
+    start = start_of(path, _HEADER_BYTES)
+    if start.startswith(_SIGNATURE):
+        _check_size(path.stat().st_size, _database_bytes(start), str(path))
+        yield path
+        return
+    # SQLite opens files by name, so this one cannot be without.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".fedcli-unpacked-") as unpacked:
+        database = Path(unpacked) / "database"
+        with path.open("rb") as packed, database.open("xb") as file:
+            _unpack(packed, file, path, lambda: shutil.disk_usage(unpacked).free, tell)
+        yield database
+
+
+def _unpack(
+    packed: BinaryIO, file: BinaryIO, path: Path, free_bytes: Callable[[], int], tell: Tell
+) -> None:
+    """Decompresses a database; refuses one that would fill the disk before it does."""
+    most = path.stat().st_size * _MAX_RATIO
+    decoder = lzma.LZMADecompressor(memlimit=_MAX_DECODER_BYTES)
+    num_bytes, expected = 0, None
+    try:
+        while not decoder.eof:
+            block = packed.read(_BLOCK_BYTES) if decoder.needs_input else b""
+            if decoder.needs_input and not block:
+                raise DataError(f"{path}: ends too early; fetch the file again")
+            written = decoder.decompress(block, _BLOCK_BYTES)
+            if not num_bytes:
+                expected = _database_bytes(written)
+            num_bytes += len(written)
+            _check_room(max(expected or 0, num_bytes), num_bytes, most, free_bytes, str(path))
+            file.write(written)
+            tell(num_bytes, expected)
+    except lzma.LZMAError as err:
+        raise DataError(f"{path}: damaged LZMA data ({err}); fetch the file again") from err
+    _check_size(num_bytes, expected, str(path))
+
+
+def _check_size(num_bytes: int, expected: int | None, source: str) -> None:
+    """Refuses a database that was cut off: SQLite takes half a page for one that ends in zeros."""
+    if expected is not None and num_bytes != expected:
+        raise DataError(
+            f"{source}: the database has {num_bytes} bytes but its header says {expected}; "
+            "fetch the file again"
+        )
+
+
+def _check_room(
+    whole: int, written: int, most: int, free_bytes: Callable[[], int], source: str
+) -> None:
+    if whole > most:
+        raise DataError(
+            f"{source}: unpacks to {whole} bytes or more, {_MAX_RATIO} times its size; "
+            "this is no database, fetch it again"
+        )
+    if whole - written > free_bytes() - _SPARE_BYTES:
+        raise DataError(
+            f"{source}: unpacks to {whole} bytes, more than the disk of the output has left; "
+            "make room or choose another disk"
+        )
+
+
+def _database_bytes(start: bytes) -> int | None:
+    """What a database's header says of its size; None from a SQLite too old to say."""
+    if len(start) < _HEADER_BYTES or start[24:28] != start[92:96]:
+        return None
+    page = int.from_bytes(start[16:18], "big")
+    return (65536 if page == 1 else page) * int.from_bytes(start[28:32], "big")

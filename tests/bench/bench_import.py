@@ -1,0 +1,94 @@
+"""Measures `preprocess` of a TFF pair the size of EMNIST digits against h5py's bare reading of it.
+
+    python tests/bench/bench_import.py [--clients 3383] [--repeats 3]
+
+The pair is synthetic-digits in TFF's layout, gzip inside HDF5. Reading takes every pixels and label
+array of both files; the whole command is timed, its start included. They take turns; medians are
+printed, nothing is asserted: machines are shared and noisy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+
+from fedcli import datasets
+from fedcli.datasets import store
+
+SPLITS = ("train", "test")
+
+
+def write_pair(folder: Path, num_clients: int) -> None:
+    """Writes train.h5 and test.h5, one level of groups for clients, gzip as h5py has it."""
+    opened = datasets.open_splits("synthetic-digits", data_options={"clients": num_clients})
+    for split in SPLITS:
+        data = opened[split]
+        with h5py.File(folder / f"{split}.h5", "w") as file:
+            for client_id in data.client_ids:
+                client = data.client(client_id)
+                group = file.create_group(f"examples/{client_id}")
+                group.create_dataset("pixels", data=client.images(), compression="gzip")
+                group.create_dataset("label", data=client.labels, compression="gzip")
+
+
+def read_pair(folder: Path) -> None:
+    """What is to be compared with: h5py reads every array."""
+    for split in SPLITS:
+        with h5py.File(folder / f"{split}.h5", "r") as file:
+            for group in file["examples"].values():
+                _, _ = group["pixels"][()], group["label"][()]
+
+
+def fedcli(*arguments: object) -> None:
+    command = [sys.executable, "-m", "fedcli", *map(str, arguments)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clients", type=int, default=3383)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_pair(folder, options.clients)
+        made = folder / "made.h5"
+        works: dict[str, Callable[[], object]] = {
+            "h5py reads the pair": lambda: read_pair(folder),
+            "fedcli preprocess": lambda: fedcli(
+                "preprocess", folder / "train.h5", "--test-data", folder / "test.h5", "--out", made
+            ),
+            "fedcli preprocess --verify": lambda: fedcli("preprocess", "--verify", made),
+            "the store is opened": lambda: store.open_store(made),
+        }
+        taken: dict[str, list[float]] = {title: [] for title in works}
+        for _ in range(options.repeats):
+            for title, work in works.items():
+                taken[title].append(seconds(work))
+        base = statistics.median(taken["h5py reads the pair"])
+        for title, each in taken.items():
+            median = statistics.median(each)
+            print(f"{title:28} {median:8.3f} s   {median / base:5.2f} x reading")
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        sizes = [(folder / f"{split}.h5").stat().st_size for split in SPLITS]
+        print(f"pair {sum(sizes) / 1e6:.0f} MB, store {made.stat().st_size / 1e6:.0f} MB")
+        print(f"most memory of a command, mapped files included: {peak:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

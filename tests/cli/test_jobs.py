@@ -1,0 +1,268 @@
+"""Long jobs: what their line says, and a real process that draws, stays silent or is stopped."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+from fedcli.backend import Cancelled
+from fedcli.cli import jobs
+from fedcli.cli.jobs import Meter, run_job
+from fedcli.cli.output import Remarks, Verbosity
+from fedcli.cli.signals import Stopped
+from fedcli.errors import DataError
+from fedcli.progress import Tell
+
+PATIENCE_SECONDS = 30.0  # of a test on a busy machine
+
+# A command line whose one command counts to a hundred, or forever.
+PROGRAM = """
+import sys, time
+from fedcli import cli
+from fedcli.cli import jobs
+from fedcli.cli.output import Remarks
+
+def count(tell):
+    for done in range(1, 101 if LIMIT else 10**9):
+        tell(done, 100 if LIMIT else None)
+        if done == 1:
+            print("started", flush=True)
+        time.sleep(0.01)
+    return "counted"
+
+def main(arguments, **_):
+    print(jobs.run_job("counting", "example", count, remarks=Remarks(VERBOSITY), **MORE))
+    return 0
+
+cli.group.main = main
+sys.exit(cli.run([]))
+"""
+
+
+def program(limit: bool = True, verbosity: int = 1, more: str = "{}") -> list[str]:
+    text = PROGRAM.replace("LIMIT", str(limit)).replace("VERBOSITY", str(verbosity))
+    return [sys.executable, "-c", text.replace("MORE", more)]
+
+
+def meter_at(done: int, total: int | None) -> Meter:
+    meter = Meter()
+    meter.done, meter.total = done, total
+    return meter
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "unit", "text"),
+    [
+        (0, None, "clients", "0 clients"),
+        (950, 1000, "examples", "950/1k examples"),
+        (12_345, None, "B", "12.3kB"),
+        (1_500_000, 3_000_000, "B", "1.5M/3MB"),
+    ],
+)
+def test_first_line_has_no_rate(done: int, total: int | None, unit: str, text: str) -> None:
+    assert meter_at(done, total).describe(10.0, unit) == text
+
+
+def test_rate_and_time_left() -> None:
+    meter = meter_at(100, 1000)
+    meter.describe(10.0, "examples")
+    meter.done = 300
+    assert meter.describe(14.0, "examples") == "300/1k examples  50 examples/s  0:14 left"
+    meter.total = None
+    meter.done = 500
+    assert meter.describe(18.0, "examples") == "500 examples  50 examples/s"
+    meter.total = 400  # it was an estimate
+    assert meter.describe(18.0, "examples").endswith("  0:00 left")
+
+
+def test_bytes_stand_right_behind_the_figures() -> None:
+    meter = meter_at(0, 4_000_000)
+    meter.describe(0.0, "B")
+    meter.done = 1_000_000
+    assert meter.describe(2.0, "B") == "1M/4MB  500kB/s  0:06 left"
+
+
+def test_no_rate_while_nothing_moves_or_no_time_has_passed() -> None:
+    meter = meter_at(5, 10)
+    assert meter.describe(1.0, "x") == meter.describe(2.0, "x") == "5/10 x"
+    other = meter_at(5, 10)
+    other.describe(1.0, "x")
+    other.done = 6
+    assert other.describe(1.0, "x") == "6/10 x"
+
+
+def test_rate_is_of_the_last_five_seconds() -> None:
+    meter = meter_at(0, None)
+    for tick in range(200):
+        meter.done += 1000 if tick < 100 else 10
+        text = meter.describe(tick * 0.1, "x")
+    assert text.endswith("  100 x/s")
+
+
+def test_next_part_of_a_job_starts_its_own_rate() -> None:
+    meter = meter_at(0, 1000)
+    meter.describe(0.0, "x")
+    meter.done = 1000
+    meter.describe(1.0, "x")
+    meter.done, meter.total = 10, 50
+    assert meter.describe(2.0, "x") == "10/50 x"
+    meter.done = 20
+    assert meter.describe(4.0, "x") == "20/50 x  5 x/s  0:06 left"
+
+
+@pytest.mark.parametrize("verbosity", [0, 1])
+def test_returns_what_the_job_returns_in_silence(
+    verbosity: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def job(tell: Tell) -> tuple[str, bool]:
+        tell(1, 2)
+        tell(2, None)
+        return "result", threading.current_thread() is threading.main_thread()
+
+    assert run_job("t", "x", job, remarks=Remarks(verbosity)) == ("result", False)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("error", [DataError("broken"), ValueError("bug"), KeyboardInterrupt()])
+def test_raises_what_the_job_raises(error: BaseException) -> None:
+    def job(tell: Tell) -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        run_job("t", "x", job, remarks=Remarks(0))
+    assert caught.value is error
+
+
+def test_signal_handlers_are_restored() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    run_job("t", "x", lambda tell: None, remarks=Remarks(0))
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize("signal_num", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_the_job_where_it_tells(signal_num: signal.Signals) -> None:
+    events = []
+
+    def job(tell: Tell) -> None:
+        tell(1, 1)
+        os.kill(os.getpid(), signal_num)
+        try:
+            while True:
+                tell(1, 1)
+        except Cancelled:
+            events.append("cleaned up")
+            raise
+
+    def describe_stop() -> str:
+        events.append("described")
+        return "half done; run it again"
+
+    with pytest.raises(Stopped, match=r"^half done; run it again$") as caught:
+        run_job("t", "x", job, remarks=Remarks(0), describe_stop=describe_stop)
+    assert caught.value.signal_num == signal_num
+    assert events == ["cleaned up", "described"]
+
+
+def test_verbose_writes_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(jobs, "LOG_SECONDS", 0.02)
+    written = threading.Event()
+    remarks = Remarks(Verbosity.VERBOSE)
+    detail = remarks.detail
+
+    def detail_and_tell(text: str) -> None:
+        detail(text)
+        written.set()
+
+    monkeypatch.setattr(remarks, "detail", detail_and_tell)
+
+    def job(tell: Tell) -> None:
+        tell(3, 9)
+        assert written.wait(PATIENCE_SECONDS)
+
+    run_job("reading", "clients", job, remarks=remarks)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert set(err.splitlines()) <= {"fedcli: reading: 0 clients", "fedcli: reading: 3/9 clients"}
+
+
+@pytest.mark.parametrize(
+    ("signal_num", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+)
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ("{}", "fedcli: stopped; nothing was written\n"),
+        ("dict(describe_stop=lambda: 'kept half')", "fedcli: kept half\n"),
+    ],
+    ids=["default", "described"],
+)
+def test_stopped_process_has_the_signals_exit_code(
+    process_arguments: dict[str, Any], signal_num: signal.Signals, code: int, more: str, line: str
+) -> None:
+    process = subprocess.Popen(
+        program(limit=False, more=more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **process_arguments,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    process.send_signal(signal_num)
+    out, err = process.communicate(timeout=PATIENCE_SECONDS)
+    assert (process.returncode, out, err) == (code, "", line)
+
+
+def test_pipe_shows_nothing(process_arguments: dict[str, Any]) -> None:
+    done = subprocess.run(program(), capture_output=True, check=True, **process_arguments)
+    assert (done.stdout, done.stderr) == ("started\ncounted\n", "")
+
+
+def draw_on_terminal(arguments: list[str], process_arguments: dict[str, Any]) -> tuple[str, str]:
+    """Returns what is written on stdout and what a terminal shows as stderr."""
+    process_arguments["env"] |= {"TERM": "xterm", "COLUMNS": "100"}
+    keyboard, terminal = pty.openpty()
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=terminal, **process_arguments
+    )
+    os.close(terminal)
+    drawn = b""
+    while chunk := read_terminal(keyboard):
+        drawn += chunk
+    os.close(keyboard)
+    out, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0
+    return out, drawn.decode()
+
+
+def read_terminal(descriptor: int) -> bytes:
+    """Returns what was written, b"" once nobody has the terminal open any more."""
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:
+        return b""
+
+
+def test_terminal_shows_a_bar_that_does_not_stay(process_arguments: dict[str, Any]) -> None:
+    out, drawn = draw_on_terminal(program(), process_arguments)
+    for word in ("counting", "example/s", " left"):
+        assert word in drawn
+    shares = re.findall(r"(━*)[╸╺]? *(\d+)/100 example", drawn)
+    assert len(shares) > 2
+    for bar, done in shares[1:]:  # the first may come before the job has told its total
+        assert abs(len(bar) - int(done) / 5) <= 1
+    assert drawn.endswith("\x1b[2K")  # the line is erased
+    assert out == "started\ncounted\n"
+
+
+def test_quiet_terminal_shows_nothing(process_arguments: dict[str, Any]) -> None:
+    assert draw_on_terminal(program(verbosity=0), process_arguments) == ("started\ncounted\n", "")
