@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @opt.data_options(
     data_help="A name or file to evaluate on. Default: the run's own data.",
     clients_help="Who is evaluated. Default: the run's fixed cohort, else all.",
+    partition_default="Default: the run's for its own data, natural for other data.",
 )
 @opt.option(
     "--split",

@@ -141,7 +141,7 @@ def test_clients_that_are_not_there(
 def test_unknown_client_to_show(fedcli: Fedcli, write_tff: WriteTff) -> None:
     done = fedcli("inspect-clients", "--data", write_tff(), "--show", "x")
     assert done.code == 1
-    assert "no client 'x' among the 3" in done.err
+    assert "--show x: no such client among the 3 in" in done.err
 
 
 def test_train_and_test_of_different_shape(

@@ -1,0 +1,360 @@
+"""`fedcli download`: public datasets, from their publishers to `--data NAME`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fedcli.cli import options as opt
+from fedcli.errors import DataError
+from fedcli.options import choose
+from fedcli.registry import PUBLIC_DATASETS
+
+if TYPE_CHECKING:
+    from fedcli.acquisition import Finding
+    from fedcli.cli.output import Remarks
+    from fedcli.cli.render import Screen
+    from fedcli.datasets.public import PublicDataset
+
+FETCH = "Download"
+
+
+@click.command(cls=opt.SectionCommand, short_help="Fetch a public dataset, for --data NAME.")
+@click.argument("name", required=False, type=opt.Name(PUBLIC_DATASETS))
+@opt.option(
+    "--list", "is_list", help="List the datasets and what is here.", section=FETCH, is_flag=True
+)
+@opt.option(
+    "--verify",
+    help="Read what is here, of NAME or of all, and check every byte.",
+    section=FETCH,
+    is_flag=True,
+)
+@opt.option("--force", help="Fetch and import again.", section=FETCH, is_flag=True)
+@opt.option(
+    "--from-file",
+    "given",
+    help="Take a file that is here, packed or unpacked, or a folder of them, instead of the "
+    "network; recognised by hash. Repeatable.",
+    section=FETCH,
+    type=click.Path(path_type=Path),
+    multiple=True,
+)
+@opt.option(
+    "--mirror",
+    help="Address of a folder to try before the publishers' own.",
+    section=FETCH,
+    metavar="URL",
+)
+@opt.option(
+    "--data-dir",
+    help="Where to keep it. Default: FEDCLI_DATA_DIR, else the user's cache folder.",
+    section=FETCH,
+    type=click.Path(path_type=Path, file_okay=False),
+)
+@opt.output_options
+def download(
+    *,
+    name: str | None,
+    is_list: bool,
+    verify: bool,
+    force: bool,
+    given: tuple[Path, ...],
+    mirror: str | None,
+    data_dir: Path | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> int:
+    """Fetch the public dataset NAME, check it, and import it, so that --data NAME uses it.
+
+    A download that was cut goes on where it stopped. FEDCLI_OFFLINE=1 forbids the network; proxies
+    are those of http_proxy, https_proxy and no_proxy.
+
+    \b
+    Examples:
+      fedcli download --list
+      fedcli download mnist-writers
+      fedcli train --data mnist-writers
+      fedcli download emnist-digits --from-file ~/fed_emnist_digitsonly.tar.bz2
+    """  # noqa: D301 - \b keeps click from wrapping
+    remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
+    _check_usage(name, is_list=is_list, verify=verify, others=[force, given, mirror])
+    from fedcli.datasets.data_folder import find_data_folder
+    from fedcli.datasets.public import CATALOGUE
+
+    chosen = [choose(CATALOGUE, name, "dataset")] if name else list(CATALOGUE.values())
+    folder = find_data_folder(data_dir)
+    if is_list:
+        _list(chosen, folder, as_json=as_json)
+        return 0
+    if verify:
+        return _verify(chosen, folder, remarks, as_json=as_json)
+    bases = [mirror] if mirror else []
+    acquire(chosen[0], folder, given, bases, force=force, remarks=remarks, as_json=as_json)
+    return 0
+
+
+def acquire(
+    dataset: PublicDataset,
+    folder: Path,
+    given: Sequence[Path],
+    bases: Sequence[str],
+    *,
+    force: bool,
+    remarks: Remarks,
+    as_json: bool,
+) -> None:
+    """Fetches and imports a dataset, and prints what is here then.
+
+    Args:
+        dataset: What to fetch.
+        folder: The data folder.
+        given: Files to take instead of the network.
+        bases: Addresses to try first.
+        force: Fetch and import what is here again.
+        remarks: Of the command.
+        as_json: Print JSON.
+
+    Raises:
+        DataError: It could not be had; if for want of a network, what to do is printed before.
+        Stopped: A signal came.
+    """
+    from fedcli import acquisition
+    from fedcli.cli.jobs import run_job
+    from fedcli.datasets.data_folder import store_path
+    from fedcli.download import FetchError, check_base
+
+    bases = [check_base(base) for base in bases]
+    path = store_path(folder, dataset.name)
+    num_transferred = 0
+    if force or not path.is_file():
+        again = "run the same command again to go on"
+        try:
+            files, num_transferred = run_job(
+                f"fetching {dataset.name}",
+                "B",
+                lambda tell: (
+                    (acquisition.find_given(dataset, folder, given, tell), 0)
+                    if given
+                    else acquisition.fetch_files(
+                        dataset,
+                        folder,
+                        bases=bases,
+                        force=force,
+                        is_offline=_is_offline(),
+                        tell=tell,
+                        remark=remarks.note,
+                    )
+                ),
+                remarks=remarks,
+                describe_stop=lambda: f"stopped; what was fetched is kept in {folder}; {again}",
+            )
+        except FetchError as err:
+            raise _explained(err, dataset, folder) from err
+        run_job(
+            f"importing {dataset.name}",
+            "",
+            lambda tell: acquisition.install(
+                dataset, files, folder, force=force, tell=tell, remark=remarks.note
+            ),
+            remarks=remarks,
+            describe_stop=lambda: f"stopped; nothing was imported; {again}",
+        )
+    else:
+        remarks.note(f"{dataset.name} is here; --verify checks it, --force fetches it again")
+    _show(dataset, path, folder, num_transferred, as_json=as_json)
+
+
+def _check_usage(
+    name: str | None, *, is_list: bool, verify: bool, others: Sequence[object]
+) -> None:
+    context = click.get_current_context()
+    if is_list and verify:
+        raise click.UsageError("--list and --verify contradict each other", context)
+    if (is_list or verify) and any(others):
+        asked = "--list" if is_list else "--verify"
+        raise click.UsageError(f"{asked} fetches nothing: give it NAME alone", context)
+    if name is None and not (is_list or verify):
+        raise click.UsageError("give the NAME of a dataset, or --list", context)
+
+
+def _is_offline() -> bool:
+    return os.environ.get("FEDCLI_OFFLINE", "") not in ("", "0")
+
+
+def _explained(err: Exception, dataset: PublicDataset, folder: Path) -> DataError:
+    """The error of a failed download, after a table of what to bring here by other means.
+
+    An error is one line, and hashes and addresses do not fit in one that anybody could read: so
+    they stand in lines of their own, on stderr, above it.
+    """
+    from fedcli.datasets.data_folder import download_path
+
+    targets = {file: download_path(folder, file.folder, file.name) for file in dataset.files}
+    missing = [file for file, target in targets.items() if not target.is_file()]
+    for file in missing or dataset.files:
+        kind, digits = file.checksum
+        size = "size not stated" if file.size is None else f"{file.size:,} bytes"
+        lines = [
+            f"{file.name}  {size}",
+            f"  {kind}  {digits}",
+            *(f"  from    {url}" for url in file.urls),
+            f"  to      {targets[file]}",
+        ]
+        for line in lines:
+            print(line, file=sys.stderr)
+    return DataError(
+        f"{err}; bring the files listed above here by other means, then: fedcli download "
+        f"{dataset.name} --from-file PATH; --data synthetic-digits needs no download"
+    )
+
+
+def _show(
+    dataset: PublicDataset, path: Path, folder: Path, num_transferred: int, *, as_json: bool
+) -> None:
+    from fedcli.datasets import store
+
+    splits = store.open_store(path)
+    told: dict[str, Any] = {
+        "name": dataset.name,
+        "path": str(path),
+        "downloaded_bytes": num_transferred,
+        "fingerprint": store.stored_fingerprint(path),
+        "licence": dataset.entry.licence,
+        "splits": {
+            split: {"num_clients": len(data.client_ids), "num_examples": data.total_examples()}
+            for split, data in splits.items()
+        },
+    }
+    if as_json:
+        from fedcli.cli.output import print_json
+
+        print_json(told)
+        return
+    from fedcli.cli.render import Screen
+
+    screen = Screen()
+    screen.line(f"{dataset.name}: {path}")
+    screen.table(
+        ["split", "clients", "examples"],
+        [
+            (split, f"{counts['num_clients']:,}", f"{counts['num_examples']:,}")
+            for split, counts in told["splits"].items()
+        ],
+    )
+    screen.line(f"Licence: {dataset.entry.licence}")
+    screen.line(f"To use it: fedcli train --data {_usable_name(dataset, path)}")
+
+
+def _usable_name(dataset: PublicDataset, path: Path) -> str:
+    """What --data finds the store by: its name, unless it is kept in a folder of its own."""
+    from fedcli.datasets.data_folder import find_data_folder, store_path
+
+    is_usual = path == store_path(find_data_folder(), dataset.name)
+    return dataset.name if is_usual else str(path)
+
+
+def _list(chosen: Sequence[PublicDataset], folder: Path, *, as_json: bool) -> None:
+    rows = [_describe(dataset, folder) for dataset in chosen]
+    if as_json:
+        from fedcli.cli.output import print_json
+
+        print_json({"data_dir": str(folder), "datasets": rows})
+        return
+    from fedcli.cli.render import Screen
+
+    screen = Screen()
+    screen.table(
+        ["name", "here", "licence", "clients", "examples", "MB to fetch"],
+        [
+            (
+                row["name"],
+                _HERE[row["state"]],
+                row["licence"],
+                f"{row['num_clients']:,}",
+                f"{row['num_examples']:,}",
+                "not stated" if row["num_bytes"] is None else f"{row['num_bytes'] / 1e6:,.1f}",
+            )
+            for row in rows
+        ],
+        left=3,
+    )
+    screen.line(f"Kept in {folder}")
+
+
+_HERE: Mapping[str, str] = {
+    "imported": "yes",
+    "fetched": "not imported",
+    "part": "in part",
+    "none": "no",
+}
+
+
+def _describe(dataset: PublicDataset, folder: Path) -> dict[str, Any]:
+    from fedcli import acquisition
+
+    state = acquisition.look(dataset, folder)
+    has_all = state.num_files == len(dataset.files)
+    partly = "fetched" if has_all else "part" if state.num_files else "none"
+    return {
+        "name": dataset.name,
+        "doc": dataset.entry.doc,
+        "licence": dataset.entry.licence,
+        "num_clients": dataset.expected[0].num_clients,
+        "num_examples": sum(expected.num_examples for expected in dataset.expected),
+        "num_bytes": dataset.num_bytes,
+        "state": "imported" if state.has_store else partly,
+        "bytes_here": state.num_bytes,
+    }
+
+
+def _verify(
+    chosen: Sequence[PublicDataset], folder: Path, remarks: Remarks, *, as_json: bool
+) -> int:
+    """Prints what is whole and what is not; returns the exit code."""
+    from fedcli import acquisition
+    from fedcli.cli.jobs import run_job
+
+    found: dict[str, list[Finding]] = {}
+    for dataset in chosen:
+        found[dataset.name] = run_job(
+            f"checking {dataset.name}",
+            "B",
+            lambda tell, dataset=dataset: acquisition.verify(dataset, folder, tell),  # type: ignore[misc]
+            remarks=remarks,
+            describe_stop=lambda: "stopped; nothing was changed",
+        )
+    findings = [(name, each) for name, rows in found.items() for each in rows]
+    if as_json:
+        from fedcli.cli.output import print_json
+
+        rows = [
+            {"name": name, "path": str(each.path), "problem": each.problem}
+            for name, each in findings
+        ]
+        print_json({"data_dir": str(folder), "files": rows})
+    else:
+        from fedcli.cli.render import Screen
+
+        _show_findings(Screen(), findings)
+    bad = list(dict.fromkeys(name for name, each in findings if each.problem is not None))
+    if bad:
+        raise DataError(f"{', '.join(bad)}: not whole; fedcli download {bad[0]} --force mends it")
+    if not findings:
+        names = ", ".join(dataset.name for dataset in chosen)
+        raise DataError(f"nothing of {names} is here ({folder}); fedcli download NAME fetches it")
+    return 0
+
+
+def _show_findings(screen: Screen, findings: Sequence[tuple[str, Finding]]) -> None:
+    screen.table(
+        ["dataset", "file", "state"],
+        [(name, str(each.path), each.problem or "whole") for name, each in findings],
+        left=3,
+    )

@@ -1,0 +1,271 @@
+"""`fedcli download` as a command: a small public set from a server to a trained model."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import signal
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedcli import registry
+from fedcli.cli.download import acquire
+from fedcli.cli.output import Remarks
+from fedcli.datasets.public import CATALOGUE, Expected, Member, PublicDataset, RemoteFile
+from fedcli.errors import DataError
+from fedcli.options import Entry
+from tests import misbehaving_server as web
+from tests.cli.conftest import Fedcli, WriteTff
+
+DATA = "FEDCLI_DATA_DIR"
+
+
+@pytest.fixture
+def server() -> Iterator[web.Script]:
+    with web.running() as script:
+        yield script
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(DATA, str(tmp_path / "data"))
+    monkeypatch.delenv("FEDCLI_OFFLINE", raising=False)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def fake(server: web.Script, write_tff: WriteTff) -> PublicDataset:
+    """A TFF pair in an archive, under a name that --data knows: three clients a, b, c."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:bz2") as tar:
+        for name in ("train.h5", "test.h5"):
+            tar.add(write_tff(name), name)
+    content = buffer.getvalue()
+    archive = RemoteFile(
+        name="pair.tar.bz2",
+        folder="fake",
+        urls=(server.add("pair.tar.bz2", content),),
+        size=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        max_bytes=10_000_000,
+        members=tuple(Member(name=each, max_bytes=10_000_000) for each in ("train.h5", "test.h5")),
+    )
+    return PublicDataset(
+        entry=Entry("emnist-digits", "A pair.", "invented", licence="none needed"),
+        files=(archive,),
+        format="tff-h5",
+        expected=tuple(
+            Expected(splits=(split,), num_clients=3, num_examples=18) for split in ("train", "test")
+        ),
+        sources=("train.h5",),
+        test_source="test.h5",
+    )
+
+
+def run_acquire(fake: PublicDataset, folder: Path, *given: Path, **options: Any) -> None:
+    options = {"force": False, "remarks": Remarks(1), "as_json": False, **options}
+    acquire(fake, folder, given, [], **options)
+
+
+def test_from_a_server_to_a_trained_model(
+    fedcli: Fedcli,
+    fake: PublicDataset,
+    folder: Path,
+    server: web.Script,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server.behaviours["/pair.tar.bz2"] = [web.serve(cut_after=100), web.status(503, Retry_After=0)]
+    run_acquire(fake, folder)
+    shown = capsys.readouterr()
+    lines = [line.split() for line in shown.out.splitlines()]
+    assert lines[0] == ["emnist-digits:", str(folder / "datasets" / "emnist-digits.h5")]
+    assert lines[1] == ["split", "clients", "examples"]
+    assert lines[3:5] == [["train", "3", "18"], ["test", "3", "18"]]
+    assert shown.out.endswith(
+        "Licence: none needed\nTo use it: fedcli train --data emnist-digits\n"
+    )
+    assert "HTTP 503" in shown.err
+    done = fedcli("train", "--data", "emnist-digits", "--rounds", 2, "--out", "run", "--json")
+    assert done.code == 0, done.err
+    assert len(json.loads(done.out)["rounds"]) == 2
+    assert fedcli("eval", "run", "--json").code == 0
+    assert fedcli("inspect-clients", "--data", "emnist-digits", "--json").code == 0
+    assert 'data = "emnist-digits"' in Path("run/config.toml").read_text()  # by name, not path
+    done = fedcli("train", "--data", "emnist-digits", "--data-option", "clients=3")
+    assert done.err == (
+        "fedcli: error: --data-option: emnist-digits has no option 'clients'; it takes none\n"
+    )
+
+
+def test_what_is_here_is_not_fetched_again(
+    fake: PublicDataset, folder: Path, server: web.Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_acquire(fake, folder, as_json=True)
+    first = json.loads(capsys.readouterr().out)
+    assert first["downloaded_bytes"] == fake.num_bytes
+    assert first["splits"]["train"] == {"num_clients": 3, "num_examples": 18}
+    assert first["fingerprint"].startswith("blake2b:")
+    run_acquire(fake, folder, as_json=True)
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == {**first, "downloaded_bytes": 0}
+    assert shown.err == (
+        "fedcli: emnist-digits is here; --verify checks it, --force fetches it again\n"
+    )
+    assert len(server.requests) == 1
+    run_acquire(fake, folder, force=True, as_json=True)
+    assert json.loads(capsys.readouterr().out) == first
+    assert len(server.requests) == 2
+
+
+def test_a_folder_of_its_own_is_told_by_path(
+    fake: PublicDataset, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_acquire(fake, tmp_path / "own")
+    path = tmp_path / "own" / "datasets" / "emnist-digits.h5"
+    assert capsys.readouterr().out.endswith(f"To use it: fedcli train --data {path}\n")
+    assert not folder.exists()
+
+
+def test_from_a_file_without_a_network(
+    fake: PublicDataset, folder: Path, server: web.Script, tmp_path: Path
+) -> None:
+    archive = tmp_path / "brought.bin"
+    archive.write_bytes(server.contents["/pair.tar.bz2"])
+    run_acquire(fake, folder, archive)
+    assert (folder / "datasets" / "emnist-digits.h5").is_file()
+    assert not (folder / "downloads").exists()
+    assert server.requests == []
+
+
+def test_offline_lists_all_that_has_to_be_brought(fedcli: Fedcli, folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDCLI_OFFLINE", "1")
+        done = fedcli("download", "mnist-writers", "-q")
+    assert (done.code, done.out) == (1, "")
+    for file in CATALOGUE["mnist-writers"].files:
+        assert f"{file.name}  {file.size:,} bytes\n  sha256  {file.sha256}\n" in done.err
+        assert f"  to      {folder / 'downloads' / file.folder / file.name}\n" in done.err
+        for url in file.urls:
+            assert f"  from    {url}\n" in done.err
+    last = done.err.splitlines()[-1]
+    assert last.startswith("fedcli: error: train-images-idx3-ubyte.gz is not here, and FEDCLI_OFF")
+    assert "fedcli download mnist-writers --from-file PATH" in last
+    assert "--data synthetic-digits needs no download" in last
+
+
+def test_no_server_is_the_same_as_offline(
+    fake: PublicDataset, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (file,) = fake.files
+    object.__setattr__(file, "urls", ("http://name.invalid/pair.tar.bz2",))
+    with pytest.raises(DataError, match=r"cannot be reached .*; bring the files listed above here"):
+        run_acquire(fake, folder)
+    assert "pair.tar.bz2  " in capsys.readouterr().err
+
+
+def test_list_shows_every_set_and_what_is_here(
+    fedcli: Fedcli, fake: PublicDataset, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = json.loads(fedcli("download", "--list", "--json").out)
+    assert [row["name"] for row in told["datasets"]] == list(registry.PUBLIC_DATASETS)
+    assert {row["state"] for row in told["datasets"]} == {"none"}
+    run_acquire(fake, folder)
+    capsys.readouterr()
+    done = fedcli("download", "--list")
+    rows = {line.split()[0]: line for line in done.out.splitlines()[2:]}
+    assert rows["emnist-digits"].split()[1] == "yes"
+    assert "not stated" in rows["emnist-digits"]
+    assert rows["mnist"].split()[1] == "no"
+    assert "11.6" in rows["mnist"]
+    assert done.out.endswith(f"Kept in {folder}\n")
+    one = json.loads(fedcli("download", "mnist", "--list", "--json").out)
+    assert [row["name"] for row in one["datasets"]] == ["mnist"]
+
+
+def test_verify_reads_everything_and_fails_on_damage(
+    fedcli: Fedcli, fake: PublicDataset, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = fedcli("download", "--verify")
+    assert done.code == 1
+    assert "is here" in done.err
+    run_acquire(fake, folder)
+    capsys.readouterr()
+    done = fedcli("download", "emnist-digits", "--verify", "--json")
+    (row,) = json.loads(done.out)["files"]  # the archive is not the real one's: not looked at
+    assert row["path"].endswith("emnist-digits.h5")
+    assert "expected 3,383 clients in train, got 3" in row["problem"]
+    assert done.code == 1
+    assert "fedcli download emnist-digits --force mends it" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        ([], 2, "fedcli download: give the NAME of a dataset, or --list; see"),
+        (["--list", "--verify"], 2, "--list and --verify contradict each other"),
+        (["mnist", "--list", "--force"], 2, "--list fetches nothing: give it NAME alone"),
+        (["mnist", "--verify", "--mirror", "http://a/"], 2, "--verify fetches nothing"),
+        (["-q", "-v", "mnist"], 2, "-q and -v contradict each other"),
+        (["emnist"], 1, "unknown dataset 'emnist'; choose one of cifar10, cifar100, emnist-62"),
+        (["synthetic-digits"], 1, "unknown dataset 'synthetic-digits'; choose one of"),
+        (["mnist", "--mirror", "/files"], 1, "files on this machine are taken by --from-file"),
+        (["mnist", "--from-file", "nothing"], 1, "--from-file nothing: is no such file or folder"),
+    ],
+)
+def test_usage(fedcli: Fedcli, folder: Path, arguments: list[str], code: int, line: str) -> None:
+    done = fedcli("download", *arguments)
+    assert (done.code, done.out) == (code, "")
+    assert line in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_written_names_the_variable(
+    fedcli: Fedcli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(DATA, str(tmp_path / "file"))
+    done = fedcli("download", "mnist")
+    assert done.code == 1
+    assert "set FEDCLI_DATA_DIR to a folder for datasets, or give --data-dir" in done.err
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("signal_num", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+)
+def test_stopped_it_keeps_what_it_has_and_says_how_to_go_on(
+    server: web.Script,
+    tmp_path: Path,
+    command: list[str],
+    process_arguments: dict[str, Any],
+    signal_num: signal.Signals,
+    code: int,
+) -> None:
+    file = CATALOGUE["mnist"].files[0]
+    server.add(file.name, bytes(file.size or 0), web.serve(pause=0.05, block_bytes=20_000))
+    arguments = ["download", "mnist", "--mirror", server.url, "--data-dir", str(tmp_path)]
+    process = subprocess.Popen(
+        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **process_arguments
+    )
+    part = tmp_path / "downloads" / "mnist" / f"{file.name}.part"
+    deadline = time.monotonic() + 30
+    while not (part.exists() and part.stat().st_size):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal_num)
+    start = time.monotonic()
+    out, err = process.communicate(timeout=30)
+    assert time.monotonic() - start < 2
+    assert (process.returncode, out) == (code, "")
+    assert err.splitlines()[-1] == (
+        f"fedcli: stopped; what was fetched is kept in {tmp_path}; "
+        "run the same command again to go on"
+    )
+    assert part.stat().st_size > 0
