@@ -1,6 +1,7 @@
 """Pictures in characters: images become rows of cells, two pixels above each other in a cell.
 
 Terminals are dark, so ink is bright and the background stays empty, whatever the file holds.
+Images of three channels keep their colours.
 """
 
 from __future__ import annotations
@@ -8,46 +9,76 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Ink = NDArray[np.float32]
+Pictures = NDArray[np.float32]  # [n, H, W] of ink or [n, H, W, 3] of red, green, blue; 0 to 1
 
 _HALF_BLOCKS = " ▄▀█"  # index: 2 x upper + lower
-_INK_THRESHOLD = 0.4  # of the brightest pixel; thin strokes survive, smudges do not
+_INK_THRESHOLD = 0.4  # of full ink; thin strokes survive, smudges do not
 _ASCII_RAMP = " .:-=+*#%@"
+_NUM_COLOURS = 3
 
 
-def ink_of(images: NDArray[np.float32], convention: str) -> Ink:
-    """Returns how much ink each pixel holds, float32 [n, H, W] from 0 to 1.
+def pictures_of(images: NDArray[np.float32], convention: str) -> Pictures:
+    """Returns what is drawn of images: their ink [n, H, W], or [n, H, W, 3] of coloured ones.
 
     Args:
-        images: [n, H, W] or [n, H, W, C] as the model sees them; channels are averaged.
+        images: [n, H, W] or [n, H, W, C] as the model sees them; channels are averaged unless
+            there are three.
         convention: What 1.0 is: "ink" or "background".
     """
-    grey = images.mean(axis=3) if images.ndim == 4 else images
-    return np.clip(1.0 - grey if convention == "background" else grey, 0.0, 1.0)
+    if images.ndim == 4 and images.shape[3] != _NUM_COLOURS:
+        images = images.mean(axis=3)
+    shown: Pictures = np.clip(1.0 - images if convention == "background" else images, 0.0, 1.0)
+    return shown
 
 
-def crop(ink: Ink) -> Ink:
-    """Returns images [n, H, W] without the margin that is empty in all."""
-    drawn = np.any(ink > _INK_THRESHOLD / 2, axis=0)
-    if not drawn.any():
-        return ink
+def are_coloured(pictures: Pictures) -> bool:
+    """Whether pictures [n, ...] have colours."""
+    return pictures.ndim == 4
+
+
+def crop(pictures: Pictures) -> Pictures:
+    """Returns pictures [n, H, W] without the margin that is empty in all; coloured ones whole."""
+    drawn = np.any(pictures > _INK_THRESHOLD / 2, axis=0)
+    if are_coloured(pictures) or not drawn.any():
+        return pictures
     rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
-    return ink[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return pictures[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def halve(ink: Ink) -> Ink:
-    """Returns images [n, H, W] at half the size, each pixel the mean of four; odd edges padded."""
-    n, height, width = ink.shape
-    padded = np.pad(ink, ((0, 0), (0, height % 2), (0, width % 2)))
-    quarters = padded.reshape(n, (height + 1) // 2, 2, (width + 1) // 2, 2)
-    halved: Ink = quarters.mean(axis=(2, 4))
-    return halved
+def shrink(pictures: Pictures, factor: int) -> Pictures:
+    """Returns pictures [n, H, W, ...] whose pixels are means of `factor` x `factor` squares.
+
+    Squares that stick out take the last row and column again.
+    """
+    n, height, width, *channels = pictures.shape
+    margins = [(0, 0), (0, -height % factor), (0, -width % factor), *((0, 0) for _ in channels)]
+    padded = np.pad(pictures, margins, mode="edge")
+    rows, columns = padded.shape[1] // factor, padded.shape[2] // factor
+    squares = padded.reshape(n, rows, factor, columns, factor, *channels)
+    shrunk: Pictures = squares.mean(axis=(2, 4), dtype=np.float32)
+    return shrunk
 
 
-def cells(ink: Ink) -> NDArray[np.uint8]:
-    """Returns the grey levels of one image [H, W] by cell: uint8 [rows, W, 2], upper and lower."""
-    even = np.pad(ink, ((0, ink.shape[0] % 2), (0, 0)))
-    pairs = even.reshape(-1, 2, even.shape[1]).transpose(0, 2, 1)
+def stretch(pictures: Pictures) -> Pictures:
+    """Returns pictures of ink, each with its most inked pixel at 1, as means are faint.
+
+    Coloured pictures stay as they are.
+    """
+    if are_coloured(pictures):
+        return pictures
+    darkest = pictures.max(axis=(1, 2), keepdims=True, initial=0)
+    stretched: Pictures = np.divide(pictures, np.where(darkest > 0, darkest, 1), dtype=np.float32)
+    return stretched
+
+
+def cells(picture: Pictures) -> NDArray[np.uint8]:
+    """Returns the levels of one picture [H, W, ...] by cell: uint8 [rows, W, 2, ...], upper first.
+
+    Below an odd last row the cell is empty.
+    """
+    height, width, *channels = picture.shape
+    even = np.pad(picture, [(0, height % 2), (0, 0), *((0, 0) for _ in channels)])
+    pairs = even.reshape(-1, 2, width, *channels).swapaxes(1, 2)
     return np.rint(pairs * 255).astype(np.uint8)
 
 
@@ -59,6 +90,6 @@ def half_blocks(levels: NDArray[np.uint8]) -> list[str]:
 
 
 def ascii_art(levels: NDArray[np.uint8]) -> list[str]:
-    """Returns cells [rows, W, 2] as rows of ASCII characters, the denser the more ink."""
+    """Returns cells [rows, W, 2] as rows of ASCII characters, the denser the brighter."""
     steps = levels.mean(axis=2) * (len(_ASCII_RAMP) - 1) / 255
     return ["".join(_ASCII_RAMP[step] for step in row) for row in np.rint(steps).astype(int)]

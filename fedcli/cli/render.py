@@ -9,7 +9,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from rich.box import Box
-from rich.console import Console
+from rich.cells import cell_len
+from rich.color import Color
+from rich.console import Console, RenderableType
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
@@ -21,18 +23,23 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fedcli.cli.pictures import Ink
+    from fedcli.cli.pictures import Pictures
 
 MAX_WIDTH = 120
 PIPE_WIDTH = 80
 _UNBOUNDED = 10_000  # columns of a pipe: a table there is as wide as it needs to be
 _GAP = 2
-_MAX_LARGE_ROWS = 2  # of pictures at full size; more are drawn at half size
+_WIDE_GAP = 3  # between the columns of a table
+_LEAST_TEXT = 16  # columns that a column of text keeps where there is no room
+_MAX_LARGE_ROWS = 2  # of pictures at full size; more are drawn smaller
+_SMALL_PICTURE = 16  # columns; what is no wider is not made smaller to save rows
 
 _PIPE_BOX = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 _TERMINAL_BOX = Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
 _MIDDLE_GREY = 127
 _EIGHTHS = " ▏▎▍▌▋▊▉"
+
+Lines = list[Text]
 
 
 @dataclass(frozen=True)
@@ -64,8 +71,8 @@ class Screen:
         return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
 
     @property
-    def has_greys(self) -> bool:
-        """Whether a cell can have two shades of grey."""
+    def has_shades(self) -> bool:
+        """Whether a cell can have two greys or colours."""
         return (
             self.has_blocks
             and not self.console.no_color
@@ -74,29 +81,52 @@ class Screen:
 
     def title(self, text: str) -> None:
         """Prints a heading after an empty line."""
-        self.console.print()
+        self._print(Text())
         self.line(text, style="bold")
 
     def line(self, text: str, style: str = "") -> None:
         """Prints one line, which is never wrapped: paths and commands stay whole."""
-        self.console.print(self.text(text, style), soft_wrap=True)
+        self._print(self.text(text, style))
 
     def text(self, text: str, style: str = "") -> Text:
         """Returns one line for `beside`; what cannot be printed is escaped."""
         return Text(one_line(text), style=style)
 
-    def table(self, headers: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> None:
-        """Prints a table whose first `left` columns are text and whose others are numbers."""
+    def table(
+        self,
+        headers: Sequence[str],
+        rows: Iterable[Sequence[str]],
+        left: int = 1,
+        gap: int = _WIDE_GAP,
+    ) -> None:
+        """Prints a table whose first `left` columns are text and whose others are numbers.
+
+        Where there is no room texts fold and lines run on, but every figure stays whole.
+        """
         box = _TERMINAL_BOX if self.console.is_terminal and self.has_blocks else _PIPE_BOX
-        table = Table(box=box, show_edge=False, pad_edge=False, header_style="bold")
-        for index, header in enumerate(headers):
-            is_text = index < left
-            table.add_column(
-                header, justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold"
-            )
-        for row in rows:
-            table.add_row(*map(self.text, row))
-        self.console.print(table)
+        padding = (0, (gap - 1) // 2, 0, gap // 2) if gap > 1 else 0
+        table = Table(
+            box=box, show_edge=False, pad_edge=False, header_style="bold", padding=padding
+        )
+        body = [[one_line(cell) for cell in row] for row in rows]
+        for index, cells in enumerate(zip(headers, *body, strict=True)):
+            natural = max(map(cell_len, cells))
+            if index < left:
+                least = min(natural, _LEAST_TEXT)
+                table.add_column(cells[0], min_width=least, overflow="fold")
+            else:
+                table.add_column(cells[0], min_width=natural, justify="right", no_wrap=True)
+        for row in body:
+            table.add_row(*map(Text, row))
+        self._print(table, soft_wrap=False, crop=False)
+
+    def has_room_for(
+        self, headers: Sequence[str], rows: Sequence[Sequence[str]], gap: int = _WIDE_GAP
+    ) -> bool:
+        """Whether a table is no wider than the terminal; a pipe has room for any."""
+        columns = zip(headers, *rows, strict=True)
+        widths = [max(cell_len(one_line(cell)) for cell in column) for column in columns]
+        return sum(widths) + gap * (len(widths) - 1) <= self.console.width
 
     def prose(self, rows: Iterable[tuple[str, str]]) -> None:
         """Prints names with texts beside them; long texts wrap in their own column."""
@@ -106,12 +136,12 @@ class Screen:
         grid.add_column(overflow="fold")
         for name, text in rows:
             grid.add_row(self.text(name), self.text(text))
-        self.console.print(grid, width=min(width, _UNBOUNDED))
+        self._print(grid, soft_wrap=False, width=min(width, _UNBOUNDED))
 
     def bars(self, bars: Sequence[Bar], width: int | None = None) -> None:
         """Prints one bar a line, scaled to the greatest."""
         for line in self.bar_lines(bars, width or self.width // 2):
-            self.console.print(line, soft_wrap=True)
+            self._print(line)
 
     def bar_lines(self, bars: Sequence[Bar], width: int) -> list[Text]:
         """Returns lines of label, bar and value, each exactly `width` columns wide."""
@@ -131,31 +161,86 @@ class Screen:
 
     def beside(self, blocks: Sequence[Sequence[Text]]) -> None:
         """Prints blocks of lines beside each other, as many in a row as there is room for."""
-        widest = max(line.cell_len for block in blocks for line in block)
+        widest = max((line.cell_len for block in blocks for line in block), default=0)
         per_row = max(1, (self.width + _GAP) // (widest + _GAP))
         for first in range(0, len(blocks), per_row):
+            if first:
+                self._print(Text())
             row = blocks[first : first + per_row]
             for index in range(max(map(len, row))):
                 cells = [block[index].copy() if index < len(block) else Text() for block in row]
                 for cell in cells[:-1]:
                     cell.pad_right(widest + _GAP - cell.cell_len)
-                self.console.print(Text.assemble(*cells), soft_wrap=True)
-            self.console.print()
+                self._print(Text.assemble(*cells))
 
-    def picture(self, ink: Ink) -> list[Text]:
-        """Returns one image [H, W] as lines, two rows of pixels in each."""
-        levels = pictures.cells(ink)
-        if self.has_greys:
-            return [_grey_line(row) for row in levels]
+    def picture(self, picture: Pictures) -> list[Text]:
+        """Returns one picture [H, W] or [H, W, 3] as lines, two rows of pixels in each."""
+        levels = pictures.cells(picture)
+        is_coloured = levels.ndim == 4
+        if self.has_shades:
+            return [_colour_line(row) if is_coloured else _grey_line(row) for row in levels]
+        if is_coloured:  # a photograph needs its shades more than its details
+            return [Text(line) for line in pictures.ascii_art(levels.mean(axis=3))]
         draw = pictures.half_blocks if self.has_blocks else pictures.ascii_art
         return [Text(line) for line in draw(levels)]
 
-    def pictures(self, ink: Ink) -> None:
-        """Prints images [n, H, W] in a grid, at half size if at full size they fill many rows."""
-        per_row = max(1, (self.width + _GAP) // (ink.shape[2] + _GAP))
-        if len(ink) > _MAX_LARGE_ROWS * per_row:
-            ink = pictures.halve(ink)
-        self.beside([self.picture(image) for image in ink])
+    def pictures(
+        self, shown: Pictures, captions: Sequence[str] = (), below: Pictures | None = None
+    ) -> None:
+        """Prints pictures [n, H, W] or [n, H, W, 3] in a grid, smaller if they would fill it.
+
+        Args:
+            shown: The pictures.
+            captions: One above each, cut to its width.
+            below: As many again, each one below its like.
+        """
+        factor = self.shrink_factor(len(shown), shown.shape[2])
+        rows = [pictures.shrink(each, factor) for each in (shown, below) if each is not None]
+        blocks = []
+        for index in range(len(shown)):
+            lines = [self.text(captions[index], style="bold")] if captions else []
+            for line in lines:
+                line.truncate(rows[0].shape[2])
+            lines += self.picture(rows[0][index])
+            for row in rows[1:]:
+                lines += [Text(), *self.picture(row[index])]
+            blocks.append(lines)
+        self.beside(blocks)
+
+    def shrink_factor(self, count: int, width: int, room: int | None = None) -> int:
+        """Returns how many pixels become one, so that pictures fit on the screen.
+
+        Args:
+            count: Pictures.
+            width: Pixels across each.
+            room: Columns; by default those of the screen.
+        """
+        room = room or self.width
+        factor = 1
+        while True:
+            columns = -(-width // factor)
+            per_row = (room + _GAP) // (columns + _GAP)
+            is_small = columns <= _SMALL_PICTURE and factor > 1
+            if columns == 1 or (per_row and (is_small or -(-count // per_row) <= _MAX_LARGE_ROWS)):
+                return factor
+            factor += 1
+
+    def _print(
+        self,
+        content: RenderableType,
+        *,
+        soft_wrap: bool = True,
+        crop: bool = True,
+        width: int | None = None,
+    ) -> None:
+        """Prints; in a pipe without blanks at the ends of lines."""
+        if self.console.is_terminal:
+            self.console.print(content, soft_wrap=soft_wrap, crop=crop, width=width)
+            return
+        with self.console.capture() as captured:
+            self.console.print(content, soft_wrap=soft_wrap, crop=crop, width=width)
+        lines = captured.get().split("\n")
+        self.console.file.write("\n".join(line.rstrip(" ") for line in lines))
 
     def _bar(self, share: float, room: int) -> str:
         if not self.has_blocks:
@@ -172,6 +257,15 @@ def _grey_line(row: NDArray[np.uint8]) -> Text:
         bright, dim = max(upper, lower), min(upper, lower)
         style = Style.parse(f"rgb({bright},{bright},{bright}) on rgb({dim},{dim},{dim})")
         line.append(_cell(upper, lower), style)
+    return line
+
+
+def _colour_line(row: NDArray[np.uint8]) -> Text:
+    """One row of cells [W, 2, 3] in colours."""
+    line = Text()
+    for upper, lower in row.tolist():
+        style = Style(color=Color.from_rgb(*upper), bgcolor=Color.from_rgb(*lower))
+        line.append("▀", style)
     return line
 
 

@@ -17,13 +17,31 @@ def screen_on(output: io.StringIO, **console: object) -> Screen:
     return screen
 
 
+def true_colour(output: io.StringIO, **console: object) -> Screen:
+    settings = {"force_terminal": True, "color_system": "truecolor", "no_color": False, "width": 80}
+    return screen_on(output, **(settings | console))
+
+
+def drawn(screen: Screen, picture: np.ndarray) -> list[str]:
+    return [line.plain for line in screen.picture(picture)]
+
+
 def test_ink_is_one_minus_background() -> None:
     images = np.array([[[0.0, 1.0], [0.25, 2.0]]], np.float32)
-    assert pictures.ink_of(images, "background").tolist() == [[[1, 0], [0.75, 0]]]
-    assert pictures.ink_of(images, "ink").tolist() == [[[0, 1], [0.25, 1]]]
+    assert pictures.pictures_of(images, "background").tolist() == [[[1, 0], [0.75, 0]]]
+    assert pictures.pictures_of(images, "ink").tolist() == [[[0, 1], [0.25, 1]]]
+
+
+def test_three_channels_are_colours_and_others_are_averaged() -> None:
     coloured = np.zeros((1, 2, 2, 3), np.float32)
     coloured[..., 0] = 0.75
-    assert pictures.ink_of(coloured, "ink").tolist() == [[[0.25, 0.25], [0.25, 0.25]]]
+    assert pictures.pictures_of(coloured, "ink").tolist() == coloured.tolist()
+    assert pictures.pictures_of(coloured, "background")[0, 0, 0].tolist() == [0.25, 1, 1]
+    for num_channels in (1, 2, 4):
+        layers = np.zeros((1, 2, 2, num_channels), np.float32)
+        layers[..., 0] = 0.5
+        shown = pictures.pictures_of(layers, "ink")
+        assert shown.tolist() == [[[0.5 / num_channels] * 2] * 2]
 
 
 def test_crop_removes_the_margin_common_to_all() -> None:
@@ -34,11 +52,25 @@ def test_crop_removes_the_margin_common_to_all() -> None:
     assert (cropped[0, 0, 0], cropped[1, 3, 1], cropped.sum()) == (1, 1, 2)
     blank = np.zeros((1, 3, 3), np.float32)
     assert pictures.crop(blank).shape == (1, 3, 3)
+    assert pictures.crop(np.zeros((0, 3, 3), np.float32)).shape == (0, 3, 3)
+    coloured = np.repeat(ink[..., None], 3, axis=3)
+    assert pictures.crop(coloured).shape == coloured.shape
 
 
-def test_halve_averages_four_pixels_and_pads_odd_edges() -> None:
+def test_shrink_averages_squares_and_repeats_odd_edges() -> None:
     ink = np.array([[[1, 1, 0.5], [0, 0, 0], [1, 0, 0]]], np.float32)
-    assert pictures.halve(ink).tolist() == [[[0.5, 0.125], [0.25, 0]]]
+    assert pictures.shrink(ink, 1).tolist() == ink.tolist()
+    assert pictures.shrink(ink, 2).tolist() == [[[0.5, 0.25], [0.5, 0]]]
+    assert pictures.shrink(ink, 5).shape == (1, 1, 1)
+    coloured = np.repeat(ink[..., None], 3, axis=3)
+    assert pictures.shrink(coloured, 2)[..., 1].tolist() == pictures.shrink(ink, 2).tolist()
+
+
+def test_stretch_makes_each_picture_reach_full_ink() -> None:
+    ink = np.array([[[0.25, 0.5]], [[0, 0]]], np.float32)
+    assert pictures.stretch(ink).tolist() == [[[0.5, 1]], [[0, 0]]]
+    coloured = np.full((1, 1, 1, 3), 0.5, np.float32)
+    assert pictures.stretch(coloured).tolist() == coloured.tolist()
 
 
 def test_half_blocks_and_ascii() -> None:
@@ -51,13 +83,36 @@ def test_half_blocks_and_ascii() -> None:
 
 def test_greys_hold_both_pixels_of_a_cell() -> None:
     output = io.StringIO()
-    screen = screen_on(output, force_terminal=True, color_system="truecolor", no_color=False)
+    screen = true_colour(output)
     (line,) = screen.picture(np.array([[0, 0.2, 1, 1], [0, 1, 0.2, 1]], np.float32))
     assert line.plain == " ▄▀█"
     screen.console.print(line)
-    drawn = output.getvalue()
-    assert "\x1b[38;2;255;255;255;48;2;51;51;51m▄" in drawn
-    assert "\x1b[38;2;255;255;255;48;2;51;51;51m▀" in drawn
+    printed = output.getvalue()
+    assert "\x1b[38;2;255;255;255;48;2;51;51;51m▄" in printed
+    assert "\x1b[38;2;255;255;255;48;2;51;51;51m▀" in printed
+
+
+def test_colours_hold_both_pixels_of_a_cell() -> None:
+    output = io.StringIO()
+    screen = true_colour(output)
+    picture = np.array([[[1, 0, 0]], [[0, 0, 0.2]], [[0, 1, 0]]], np.float32)
+    lines = screen.picture(picture)
+    assert [line.plain for line in lines] == ["▀", "▀"]
+    for line in lines:
+        screen.console.print(line)
+    assert "\x1b[38;2;255;0;0;48;2;0;0;51m▀" in output.getvalue()
+    assert "\x1b[38;2;0;255;0;48;2;0;0;0m▀" in output.getvalue()
+
+
+def test_colours_without_colour_are_shades_of_characters() -> None:
+    picture = np.array([[[0, 0, 0], [1, 1, 1]], [[0, 0, 0], [1, 1, 1]]], np.float32)
+    assert drawn(true_colour(io.StringIO(), no_color=True), picture) == [" @"]
+    assert drawn(screen_on(io.StringIO()), picture) == [" @"]
+
+
+def test_ascii_where_blocks_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert drawn(screen_on(io.StringIO()), np.ones((2, 1), np.float32)) == ["@"]
 
 
 @pytest.mark.parametrize("console", [{"no_color": True}, {"color_system": "standard"}])
@@ -75,6 +130,55 @@ def test_bars_are_scaled_to_the_greatest() -> None:
         "bb █████▌        500",
         " c                 0",
     ]
+
+
+def test_a_pipe_gets_no_blanks_at_the_ends_of_lines() -> None:
+    output = io.StringIO()
+    screen = screen_on(output, width=200)
+    screen.table(["client", "n"], [["a", "1"], ["long name", "1,000"]])
+    screen.bars([Bar("a", 0), Bar("b", 3)], 20)
+    screen.pictures(np.eye(4, dtype=np.float32)[None].repeat(2, axis=0), ["x", "yyyyyy"])
+    screen.line("text  ")
+    lines = output.getvalue().split("\n")
+    assert [line for line in lines if line != line.rstrip()] == []
+    assert lines[:4] == ["client          n", "-" * 17, "a               1", "long name   1,000"]
+    assert lines[6:9] == ["x     yyyy", "▀▄    ▀▄", "  ▀▄    ▀▄"]
+
+
+def test_a_narrow_terminal_gets_every_figure_whole() -> None:
+    output = io.StringIO()
+    screen = true_colour(output, width=20, color_system=None)
+    screen.table(["a name of some length", "n"], [["x" * 30, "1,234,567"]])
+    assert "1,234,567" in output.getvalue()
+    assert output.getvalue().count("x") == 30
+    assert not screen.has_room_for(["client", "examples", "n"], [["x", "1,234,567", "1"]])
+    assert screen.has_room_for(["client", "n"], [["x", "1,234,567"]])
+
+
+@pytest.mark.parametrize(
+    ("count", "width", "factor"),
+    [(1, 28, 1), (4, 28, 1), (5, 28, 2), (10, 32, 2), (1, 224, 3), (10, 224, 14), (1, 1, 1)],
+)
+def test_pictures_shrink_until_two_rows_or_small_ones_do(
+    count: int, width: int, factor: int
+) -> None:
+    assert true_colour(io.StringIO()).shrink_factor(count, width) == factor
+
+
+@pytest.mark.parametrize("columns", [1, 2, 7])
+def test_pictures_fit_the_narrowest_terminal(columns: int) -> None:
+    output = io.StringIO()
+    screen = true_colour(output, width=columns, color_system=None)
+    screen.pictures(np.ones((3, 8, 8), np.float32))
+    assert max(map(len, output.getvalue().splitlines())) <= columns
+
+
+def test_pictures_below_others_stand_under_their_like() -> None:
+    output = io.StringIO()
+    ink = np.zeros((2, 2, 3), np.float32)
+    ink[1] = 1
+    screen_on(output).pictures(ink, ["a", "b"], below=1 - ink)
+    assert output.getvalue().splitlines() == ["a    b", "     ███", "", "███"]
 
 
 def test_speed_and_time_left() -> None:
