@@ -30,6 +30,7 @@ typedef struct local {
     const float **rows[FED_MAX_LAYERS];   /* [B] each: a layer's inputs */
     float *inputs[FED_MAX_LAYERS];        /* [B, padded I] for layers after the first */
     float *lanes[FED_MAX_LAYERS];         /* [blocks, O, FED_LANES] */
+    float *outputs_gradient;              /* [blocks, largest O but the last, FED_LANES] */
     float *gradient;                      /* packed; empty when the step is plain SGD */
     float *slots;                         /* [slots, packed] */
     void *narrow_memory;                  /* for fed_narrow_init; NULL when scoring */
@@ -55,6 +56,7 @@ static size_t num_blocks(size_t num_rows) { return (num_rows + FED_LANES - 1) / 
 
 static void carve_model(local *m, carver *c) {
     const fed_model *model = m->net->model;
+    size_t most_hidden = 0;
     for (size_t l = 0; l < model->num_layers; l++) {
         const fed_layer *layer = &model->layers[l];
         m->rows[l] = carve(c, m->batch_size, sizeof *m->rows[l]);
@@ -62,7 +64,10 @@ static void carve_model(local *m, carver *c) {
             m->inputs[l] = carve(c, m->batch_size * fed_padded(layer->num_inputs), sizeof(float));
         m->lanes[l] =
             carve(c, num_blocks(m->batch_size) * layer->num_outputs * FED_LANES, sizeof(float));
+        if (l > 0 && layer->num_inputs > most_hidden) most_hidden = layer->num_inputs;
     }
+    m->outputs_gradient =
+        carve(c, num_blocks(m->batch_size) * most_hidden * FED_LANES, sizeof(float));
 }
 
 /* What a client needs beside the data's own sizes: scoring needs none of it. */
@@ -209,7 +214,7 @@ static fed_layer_pass layer_pass(const local *m, size_t l, size_t num_rows) {
         .rows = m->rows[l],
         .num_rows = num_rows,
         .lanes = m->lanes[l],
-        .inputs_gradient = l > 0 ? m->lanes[l - 1] : NULL,
+        .inputs_gradient = l > 0 ? m->outputs_gradient : NULL,
     };
 }
 
@@ -237,6 +242,8 @@ static void forward(const local *m, const float *params, size_t num_rows, float 
 static void backward(const local *m, const float *params, size_t num_rows, float *target) {
     for (size_t l = m->net->model->num_layers; l-- > 0;) {
         const fed_layer_pass pass = layer_pass(m, l, num_rows);
+        if (l + 1 < m->net->model->num_layers)
+            fed_layer_undo_activation(&pass, m->outputs_gradient);
         fed_layer_backward(&pass, params + m->net->starts[l], target + m->net->starts[l]);
     }
 }

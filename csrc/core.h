@@ -57,11 +57,15 @@ void fed_net_pack(const fed_net *net, const float *flat /* [P] */, float *packed
 void fed_net_unpack(const fed_net *net, const double *packed, double *flat /* out [P] */);
 /* 1 if a layer can be trained on fewer inputs (narrow.c). */
 int fed_layer_can_narrow(const fed_layer *layer);
-/* Fills pass->lanes from pass->rows. */
+/* Fills pass->lanes from pass->rows, the activation applied. */
 void fed_layer_forward(const fed_layer_pass *pass, const float *packed_layer);
 /* Writes pass->inputs_gradient, then *adds* the layer's parameter gradient to target, which may
- * be the layer's own parameters: plain SGD is an accumulation with a scaled gradient. */
+ * be the layer's own parameters: plain SGD is an accumulation with a scaled gradient. pass->lanes
+ * hold the gradient by what the activation was applied to. */
 void fed_layer_backward(const fed_layer_pass *pass, const float *packed_layer, float *target);
+/* Turns a layer's outputs, in pass->lanes, into that gradient, given the one by the outputs. */
+void fed_layer_undo_activation(const fed_layer_pass *pass,
+                               const float *outputs_gradient /* [blocks, O, FED_LANES] */);
 
 /* ---- decode.c ---- */
 

@@ -115,6 +115,7 @@ size_t fed_order_next(fed_order *order, uint32_t *indices /* out [batch_size] */
 /* ---- Models (model.c) ------------------------------------------------------------------------ */
 
 enum fed_layer_kind { FED_DENSE = 0, FED_NUM_LAYER_KINDS };
+enum fed_activation { FED_LINEAR = 0, FED_RELU, FED_NUM_ACTIVATIONS };
 
 /* One row of a model table. A dense layer holds a kernel [I, O] and then a bias [O] at `offset`
  * of the flat parameter vector (Keras layout). */
@@ -122,6 +123,7 @@ typedef struct fed_layer {
     int32_t kind; /* enum fed_layer_kind */
     size_t num_inputs, num_outputs;
     size_t offset;
+    int32_t activation; /* enum fed_activation; linear in the last layer */
 } fed_layer;
 
 /* A sequential stack; the last layer's outputs are logits, softmax cross-entropy follows it. */
@@ -130,8 +132,8 @@ typedef struct fed_model {
     size_t num_layers, num_inputs, num_classes, num_params;
 } fed_model;
 
-/* FED_OK if the table is consistent: known kinds, chained sizes, offsets that fill 0..P-1 in
- * order. */
+/* FED_OK if the table is consistent: known kinds and activations, chained sizes, offsets that fill
+ * 0..P-1 in order, logits without an activation. */
 int fed_model_check(const fed_model *model);
 
 /* ---- The client step (step.c) ---------------------------------------------------------------- */

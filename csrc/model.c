@@ -47,6 +47,10 @@ static void dense_unpack(const fed_layer *layer, const double *packed, double *f
            num_outputs * sizeof *flat);
 }
 
+static size_t num_lane_values(const fed_layer_pass *pass) {
+    return (pass->num_rows + FED_LANES - 1) / FED_LANES * FED_LANES * pass->layer->num_outputs;
+}
+
 static size_t block_rows(size_t num_rows, size_t first) {
     return num_rows - first < FED_LANES ? num_rows - first : FED_LANES;
 }
@@ -66,10 +70,10 @@ static void dense_backward(const fed_layer_pass *pass, const float *packed, floa
     /* All of it before the first accumulation: target may be the parameters themselves. */
     if (pass->inputs_gradient != NULL)
         for (size_t first = 0; first < pass->num_rows; first += FED_LANES)
-            pass->kernels->dense_backward_inputs(packed, width, layer->num_inputs,
-                                                 layer->num_outputs,
-                                                 pass->lanes + first * layer->num_outputs,
-                                                 pass->inputs_gradient + first * layer->num_inputs);
+            pass->kernels->dense_backward_inputs(
+                packed, width, layer->num_inputs, layer->num_outputs,
+                pass->lanes + first * layer->num_outputs, block_rows(pass->num_rows, first),
+                pass->inputs_gradient + first * layer->num_inputs);
     for (size_t first = 0; first < pass->num_rows; first += FED_LANES)
         pass->kernels->dense_accumulate(
             target, target + dense_bias_start(layer), width, layer->num_outputs, pass->rows + first,
@@ -88,6 +92,7 @@ static const size_t max_values = (size_t)1 << 31;
 
 static int layer_check(const fed_layer *layer, size_t num_inputs, size_t offset) {
     if (layer->kind < 0 || layer->kind >= FED_NUM_LAYER_KINDS) return FED_ERR_ARGUMENT;
+    if (layer->activation < 0 || layer->activation >= FED_NUM_ACTIVATIONS) return FED_ERR_ARGUMENT;
     if (layer->num_inputs != num_inputs || layer->offset != offset) return FED_ERR_ARGUMENT;
     if (layer->num_outputs < 1 || layer->num_outputs > max_values / (num_inputs + FED_PAD))
         return FED_ERR_ARGUMENT;
@@ -106,7 +111,8 @@ int fed_model_check(const fed_model *model) {
         offset += ops[layer->kind].num_params(layer);
     }
     if (num_inputs != model->num_classes || offset != model->num_params) return FED_ERR_ARGUMENT;
-    return FED_OK;
+    const fed_layer *last = &model->layers[model->num_layers - 1];
+    return last->activation == FED_LINEAR ? FED_OK : FED_ERR_ARGUMENT;
 }
 
 void fed_net_lay_out(fed_net *net, const fed_model *model) {
@@ -140,6 +146,16 @@ void fed_net_unpack(const fed_net *net, const double *packed, double *flat) {
 
 void fed_layer_forward(const fed_layer_pass *pass, const float *packed_layer) {
     ops[pass->layer->kind].forward(pass, packed_layer);
+    if (pass->layer->activation == FED_RELU)
+        pass->kernels->relu(pass->lanes, num_lane_values(pass));
+}
+
+void fed_layer_undo_activation(const fed_layer_pass *pass, const float *outputs_gradient) {
+    const size_t num_values = num_lane_values(pass);
+    if (pass->layer->activation == FED_RELU)
+        pass->kernels->relu_backward(pass->lanes, outputs_gradient, num_values);
+    else
+        memcpy(pass->lanes, outputs_gradient, num_values * sizeof *pass->lanes);
 }
 
 void fed_layer_backward(const fed_layer_pass *pass, const float *packed_layer, float *target) {

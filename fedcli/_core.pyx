@@ -47,6 +47,7 @@ cdef extern from "fed.h" nogil:
     ctypedef struct fed_layer:
         int32_t kind
         size_t num_inputs, num_outputs, offset
+        int32_t activation
     ctypedef struct fed_model:
         const fed_layer *layers
         size_t num_layers, num_inputs, num_classes, num_params
@@ -187,7 +188,7 @@ cdef class CancelFlag:
 
 
 cdef class Model:
-    """A model table; rows are (kind, inputs, outputs, offset of the layer's tensors)."""
+    """A model table; rows are (kind, inputs, outputs, offset of the tensors, activation)."""
     cdef fed_model table
     cdef fed_layer *layers
 
@@ -195,8 +196,8 @@ cdef class Model:
         self.layers = <fed_layer *> calloc(max(len(layers), 1), sizeof(fed_layer))
         if self.layers == NULL:
             raise MemoryError
-        for i, (kind, inputs, outputs, offset) in enumerate(layers):
-            self.layers[i] = fed_layer(kind, inputs, outputs, offset)
+        for i, (kind, inputs, outputs, offset, activation) in enumerate(layers):
+            self.layers[i] = fed_layer(kind, inputs, outputs, offset, activation)
         self.table.layers = self.layers
         self.table.num_layers = len(layers)
         if len(layers) > 0:

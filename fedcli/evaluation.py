@@ -220,6 +220,7 @@ def load_trained(path: Path, threads: int | None) -> Trained:
         input_shape=content.input_shape,
         num_classes=content.num_classes,
         options=config.model_options,
+        seed=config.seed,
     )
     engine = ThreadEngine(threads)
     state = to_state(content, build_process(config, model, engine), file)

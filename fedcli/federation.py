@@ -198,6 +198,7 @@ def open_federation(config: RunConfig, cancel: CancelFlag | None = None) -> Fede
         input_shape=train.pixel_shape,
         num_classes=train.num_classes,
         options=config.model_options,
+        seed=config.seed,
     )
     plan = BatchPlan(
         epochs=config.epochs,

@@ -17,16 +17,27 @@ from fedcli.errors import ConfigError
 
 # Layer kinds as the core numbers them (enum fed_layer_kind).
 LAYER_KINDS = {"dense": 0}
+# Activations, likewise (enum fed_activation).
+ACTIVATIONS = {"linear": 0, "relu": 1}
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a sequential model. A dense one has a kernel and a bias."""
+    """One layer of a sequential model. A dense one has a kernel and a bias.
+
+    Attributes:
+        kind: A key of `LAYER_KINDS`.
+        num_inputs: Values it takes.
+        num_outputs: Values it gives.
+        name: Its own in the model.
+        activation: A key of `ACTIVATIONS`; linear in the last layer, whose outputs are logits.
+    """
 
     kind: str
     num_inputs: int
     num_outputs: int
     name: str
+    activation: str = "linear"
 
 
 @dataclass(frozen=True)
@@ -92,8 +103,8 @@ class ParamLayout:
             raise ConfigError(f"weights have types {kinds}; give arrays of real numbers")
         return np.concatenate([array.ravel() for array in arrays]).astype(np.float32)
 
-    def core_rows(self) -> list[tuple[int, int, int, int]]:
-        """Returns the model table of the core: kind, inputs, outputs, offset of each layer."""
+    def core_rows(self) -> list[tuple[int, int, int, int, int]]:
+        """Returns the core's model table: kind, inputs, outputs, offset, activation by layer."""
         offsets = {tensor.name: tensor.offset for tensor in self.tensors}
         return [
             (
@@ -101,6 +112,7 @@ class ParamLayout:
                 layer.num_inputs,
                 layer.num_outputs,
                 offsets[f"{layer.name}/kernel"],
+                ACTIVATIONS[layer.activation],
             )
             for layer in self.layers
         ]
@@ -132,12 +144,11 @@ def _check_layers(layers: Sequence[Layer], input_shape: Sequence[int]) -> None:
     if not layers:
         raise ConfigError("the model has no layer; give at least one dense layer")
     for layer in layers:
-        if layer.kind not in LAYER_KINDS:
-            kinds = ", ".join(LAYER_KINDS)
-            raise ConfigError(f"layer {layer.name}: kind '{layer.kind}' is unknown; use {kinds}")
-        if layer.num_inputs < 1 or layer.num_outputs < 1:
-            sizes = f"{layer.num_inputs} inputs and {layer.num_outputs} outputs"
-            raise ConfigError(f"layer {layer.name}: {sizes}; both must be at least 1")
+        _check_layer(layer)
+    if layers[-1].activation != "linear":
+        raise ConfigError(
+            f"layer {layers[-1].name}: its outputs are logits, softmax follows; make it linear"
+        )
     names = [layer.name for layer in layers]
     if len(set(names)) < len(names):
         raise ConfigError(f"layers are named {', '.join(names)}; give each its own name")
@@ -153,6 +164,20 @@ def _check_layers(layers: Sequence[Layer], input_shape: Sequence[int]) -> None:
                 f"layer {before.name} gives {before.num_outputs} outputs but layer {after.name} "
                 f"takes {after.num_inputs} inputs; make them equal"
             )
+
+
+def _check_layer(layer: Layer) -> None:
+    for what, given, known in (
+        ("kind", layer.kind, LAYER_KINDS),
+        ("activation", layer.activation, ACTIVATIONS),
+    ):
+        if given not in known:
+            raise ConfigError(
+                f"layer {layer.name}: {what} '{given}' is unknown; use {', '.join(known)}"
+            )
+    if layer.num_inputs < 1 or layer.num_outputs < 1:
+        sizes = f"{layer.num_inputs} inputs and {layer.num_outputs} outputs"
+        raise ConfigError(f"layer {layer.name}: {sizes}; both must be at least 1")
 
 
 def _shapes(shapes: Sequence[tuple[int, ...]]) -> str:

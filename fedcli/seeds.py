@@ -21,6 +21,7 @@ class Purpose(IntEnum):
     HOLD_OUT = 5
     LABEL_NOISE = 6
     FEATURE_NOISE = 7
+    INITIAL_WEIGHTS = 8
 
 
 class StreamKey(NamedTuple):

@@ -1,13 +1,15 @@
-"""Slow, obvious federated averaging of softmax regression in float64: the source of truth.
+"""Slow, obvious federated averaging of dense models in float64: the source of truth.
 
-A client is a list of batches (x, y), x float64 [b, I] and y int [b]; parameters are one vector
-[I * K + K], the kernel [I, K] by rows and then the bias [K].
+A client is a list of batches (x, y), x float64 [b, I] and y int [b]. `hidden` are the widths of
+layers with ReLU before the logits, none for softmax regression; parameters are one vector, of each
+layer the kernel [I, O] by rows and then the bias [O].
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -131,12 +133,17 @@ def shuffle_buffer_order(
     return order
 
 
-def score(params: Vector, batch: Batch, num_classes: int) -> tuple[Stats, Vector]:
+def score(
+    params: Vector, batch: Batch, num_classes: int, hidden: Sequence[int] = ()
+) -> tuple[Stats, Vector]:
     """Returns the stats of one batch, and the gradient of its mean loss."""
     x, y = batch
     size = len(y)
-    kernel = params[:-num_classes].reshape(x.shape[1], num_classes)
-    logits = x @ kernel + params[-num_classes:]
+    layers = split_layers(params, [x.shape[1], *hidden, num_classes])
+    inputs = [x]
+    for kernel, bias in layers[:-1]:
+        inputs.append(np.maximum(inputs[-1] @ kernel + bias, 0.0))
+    logits = inputs[-1] @ layers[-1][0] + layers[-1][1]
     # float32 cannot hold more: from here on it is infinite, as in the core.
     logits = np.where(np.abs(logits) > FLOAT32_MAX, np.copysign(np.inf, logits), logits)
     with np.errstate(invalid="ignore"):
@@ -148,8 +155,24 @@ def score(params: Vector, batch: Batch, num_classes: int) -> tuple[Stats, Vector
     error = exponentials / totals
     error[np.arange(size), y] -= 1.0
     error /= size
-    gradient = np.concatenate([(x.T @ error).ravel(), error.sum(axis=0)])
-    return Stats(float(losses.sum()), int(correct.sum()), size, 1), gradient
+    gradients: list[Vector] = []
+    for (kernel, _), layer_inputs in zip(reversed(layers), reversed(inputs), strict=True):
+        gradients = [(layer_inputs.T @ error).ravel(), error.sum(axis=0), *gradients]
+        error = (error @ kernel.T) * (layer_inputs > 0)  # of no use below the first layer
+    stats = Stats(float(losses.sum()), int(correct.sum()), size, 1)
+    return stats, np.concatenate(gradients)
+
+
+def split_layers(params: Vector, widths: Sequence[int]) -> list[tuple[Vector, Vector]]:
+    """Returns kernel [I, O] and bias [O] of each layer, given all widths from pixels to logits."""
+    layers = []
+    for num_inputs, num_outputs in pairwise(widths):
+        size = num_inputs * num_outputs
+        kernel, bias = params[:size], params[size : size + num_outputs]
+        layers.append((kernel.reshape(num_inputs, num_outputs), bias))
+        params = params[size + num_outputs :]
+    assert params.size == 0
+    return layers
 
 
 def train_client(
@@ -158,11 +181,12 @@ def train_client(
     optimizer: Optimizer,
     num_classes: int,
     proximal_strength: float = 0.0,
+    hidden: Sequence[int] = (),
 ) -> tuple[Vector, Stats]:
     """Returns a client's model delta and its online stats."""
     local, state, stats = params.copy(), optimizer.start(params), Stats()
     for batch in batches:
-        batch_stats, gradient = score(local, batch, num_classes)
+        batch_stats, gradient = score(local, batch, num_classes, hidden)
         stats.add(batch_stats)
         gradient = gradient + proximal_strength * (local - params)
         local, state = optimizer.step(local, state, gradient)
@@ -179,12 +203,15 @@ def fedavg_round(
     server: Optimizer,
     is_weighted: bool = True,
     proximal_strength: float = 0.0,
+    hidden: Sequence[int] = (),
 ) -> Round:
     """One round; a client that is empty or whose delta float32 cannot hold has weight 0."""
     total, weight_sum = np.zeros_like(params), 0.0
     stats, num_non_finite = Stats(), 0
     for batches in cohort:
-        delta, client_stats = train_client(params, batches, client, num_classes, proximal_strength)
+        delta, client_stats = train_client(
+            params, batches, client, num_classes, proximal_strength, hidden
+        )
         if not np.all(np.abs(delta) <= FLOAT32_MAX):
             num_non_finite += 1
             continue

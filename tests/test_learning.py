@@ -15,7 +15,7 @@ from fedcli.algorithms.base import Algorithm
 from fedcli.backend import CancelFlag, Cancelled, ThreadEngine
 from fedcli.batches import BatchedDataset, from_arrays
 from fedcli.errors import ConfigError, DataError
-from fedcli.models import Model, softmax_regression
+from fedcli.models import Model, mlp_2nn, softmax_regression
 from tests import reference
 
 # Softmax regression on 5 x 4 images of 3 classes.
@@ -217,6 +217,30 @@ def test_other_optimizers_and_fedprox_follow_the_reference(
             client=client,
             server=server,
             proximal_strength=strength,
+        )
+        params, server_state = expected.params, expected.server_state
+        _assert_same_params(state, params)
+        _assert_same_metrics(result.metrics["client_work"]["train"], expected.stats)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_2nn_follows_the_reference(momentum: float) -> None:
+    cohort = [_letter(size, seed) for seed, size in enumerate((70, 1, 45, 20))]
+    algorithm = _algorithm("fedavg", optimizers.sgd(0.01, momentum=momentum))
+    process = learning.build_process(algorithm, mlp_2nn((16, 16), NUM_CLASSES, seed=3))
+    state = process.initialize()
+    params, server_state = state.global_model_weights.astype(np.float64), np.zeros(1)
+    for _ in range(3):
+        result = process.next(state, cohort)
+        state = result.state
+        expected = reference.fedavg_round(
+            params,
+            server_state,
+            [_in_order(pair) for pair in cohort],
+            num_classes=NUM_CLASSES,
+            client=reference.Sgd(0.01, momentum=momentum),
+            server=reference.Sgd(1.0),
+            hidden=(200, 200),
         )
         params, server_state = expected.params, expected.server_state
         _assert_same_params(state, params)

@@ -28,7 +28,7 @@ def test_tensors_fill_the_vector_in_layer_order() -> None:
         Tensor("dense_1/bias", (3,), 40),
     )
     assert (layout.num_params, layout.num_inputs, layout.num_classes) == (43, 6, 3)
-    assert layout.core_rows() == [(0, 6, 4, 0), (0, 4, 3, 28)]
+    assert layout.core_rows() == [(0, 6, 4, 0, 0), (0, 4, 3, 28, 0)]
 
 
 @given(st.lists(st.integers(1, 6), min_size=2, max_size=5))
@@ -92,3 +92,12 @@ def test_join_refuses_what_is_not_a_real_number() -> None:
 def test_layers_that_do_not_fit_are_refused(layers: list[Layer], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         lay_out(layers, (2, 2))
+
+
+def test_activations_reach_the_core_and_logits_have_none() -> None:
+    layers = [Layer("dense", 6, 4, "hidden", "relu"), Layer("dense", 4, 3, "logits")]
+    assert [row[-1] for row in lay_out(layers, (6,)).core_rows()] == [1, 0]
+    with pytest.raises(ConfigError, match="layer hidden: activation 'selu' is unknown; use linear"):
+        lay_out([Layer("dense", 6, 4, "hidden", "selu"), layers[1]], (6,))
+    with pytest.raises(ConfigError, match="layer hidden: its outputs are logits, softmax follows"):
+        lay_out(layers[:1], (6,))

@@ -31,4 +31,5 @@ def test_purposes_never_change_their_numbers() -> None:
         "HOLD_OUT": 5,
         "LABEL_NOISE": 6,
         "FEATURE_NOISE": 7,
+        "INITIAL_WEIGHTS": 8,
     }

@@ -48,10 +48,17 @@ typedef struct fed_kernels {
                              size_t width, size_t num_outputs, const float *const *rows,
                              size_t num_rows, const float *gradient /* [O, FED_LANES] */);
 
-    /* inputs_gradient[i][b] = sum_o weights[o][i] * gradient[o][b], all lanes. */
+    /* inputs_gradient[i][b] = sum_o weights[o][i] * gradient[o][b] for b < num_rows; lanes from
+     * num_rows on get nothing of use. */
     void (*dense_backward_inputs)(const float *weights, size_t width, size_t num_inputs,
                                   size_t num_outputs, const float *gradient, /* [O, FED_LANES] */
-                                  float *inputs_gradient /* out [I, FED_LANES] */);
+                                  size_t num_rows, float *inputs_gradient /* out [I, FED_LANES] */);
+
+    /* values[i] = max(values[i], 0); NaN stays. */
+    void (*relu)(float *values /* in-out */, size_t num_values);
+    /* outputs[i] = outputs[i] > 0 ? gradient[i] : 0: the gradient by what relu was applied to. */
+    void (*relu_backward)(float *outputs /* in: of relu, out: gradient */, const float *gradient,
+                          size_t num_values);
 
     /* Fused softmax cross-entropy of one block: adds loss and hits to score, and turns logits into
      * scale times the gradient of the loss summed over the block's examples. A row with a NaN logit

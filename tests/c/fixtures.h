@@ -73,6 +73,7 @@ static inline void twin_logits(const fed_model *model, const double *params, con
             outputs[o] = bias[o];
             for (size_t i = 0; i < layer->num_inputs; i++)
                 outputs[o] += inputs[i] * kernel[i * layer->num_outputs + o];
+            if (layer->activation == FED_RELU && outputs[o] < 0) outputs[o] = 0;
         }
         memcpy(inputs, outputs, layer->num_outputs * sizeof(*inputs));
     }

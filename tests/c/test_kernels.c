@@ -135,9 +135,10 @@ static void check_backward_inputs(dense *d) {
     const size_t num_inputs = d->width - d->num_rows % FED_PAD;
     guarded out = guarded_new(num_inputs * FED_LANES, 5, 1);
     fed_active_kernels()->dense_backward_inputs(d->weights.values, d->width, num_inputs,
-                                                d->num_outputs, d->gradient.values, out.values);
+                                                d->num_outputs, d->gradient.values, d->num_rows,
+                                                out.values);
     for (size_t i = 0; i < num_inputs; i++)
-        for (size_t b = 0; b < FED_LANES; b++) {
+        for (size_t b = 0; b < d->num_rows; b++) {
             double sum = 0, magnitude = 0;
             for (size_t o = 0; o < d->num_outputs; o++) {
                 const double term = (double)d->weights.values[o * d->width + i] *
@@ -780,11 +781,34 @@ static void test_elementwise_agrees_with_generic(void) {
     guarded_free(&slot_generic);
 }
 
+/* NaN stays, -0 may become 0; where the output is 0 no gradient passes. */
+static void test_relu_keeps_what_is_positive_and_nan(void) {
+    enum { NUM = 3 * 16 + 5 };
+    guarded values = guarded_new(NUM, 7, 1), before = guarded_new(NUM, 7, 1);
+    guarded gradient = guarded_new(NUM, 8, 1);
+    values.values[3] = before.values[3] = 0;
+    values.values[20] = before.values[20] = NAN;
+    fed_active_kernels()->relu(values.values, NUM);
+    for (size_t i = 0; i < NUM; i++) {
+        if (i == 20)
+            CHECK(isnan(values.values[i]));
+        else
+            CHECK(values.values[i] == (before.values[i] > 0 ? before.values[i] : 0));
+    }
+    fed_active_kernels()->relu_backward(values.values, gradient.values, NUM);
+    for (size_t i = 0; i < NUM; i++)
+        CHECK(values.values[i] == (before.values[i] > 0 ? gradient.values[i] : 0));
+    guarded_free(&values);
+    guarded_free(&before);
+    guarded_free(&gradient);
+}
+
 static const test_case TESTS[] = {
     TEST(test_dense_forward_equals_twin),
     TEST(test_dense_accumulate_equals_twin),
     TEST(test_dense_backward_inputs_equals_twin),
     TEST(test_dense_without_rows_changes_nothing),
+    TEST(test_relu_keeps_what_is_positive_and_nan),
     TEST(test_dense_forward_agrees_with_generic),
     TEST(test_dense_accumulate_ignores_lanes_without_rows),
     TEST(test_equal_logits_give_log_of_classes_and_class_0),

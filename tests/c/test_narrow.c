@@ -71,10 +71,11 @@ typedef struct problem {
 static void set_model(problem *p) {
     const size_t num_inputs = p->asked.num_inputs, num_classes = p->asked.num_classes;
     const size_t num_hidden = p->asked.num_hidden;
-    p->layers[0] = (fed_layer){FED_DENSE, num_inputs, num_hidden > 0 ? num_hidden : num_classes, 0};
+    p->layers[0] = (fed_layer){FED_DENSE, num_inputs, num_hidden > 0 ? num_hidden : num_classes, 0,
+                               FED_LINEAR};
     size_t num_params = (num_inputs + 1) * p->layers[0].num_outputs;
     if (num_hidden > 0) {
-        p->layers[1] = (fed_layer){FED_DENSE, num_hidden, num_classes, num_params};
+        p->layers[1] = (fed_layer){FED_DENSE, num_hidden, num_classes, num_params, FED_LINEAR};
         num_params += (num_hidden + 1) * num_classes;
     }
     p->model = (fed_model){p->layers, num_hidden > 0 ? 2 : 1, num_inputs, num_classes, num_params};

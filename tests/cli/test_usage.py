@@ -67,7 +67,7 @@ def test_unknown_option_is_usage(fedcli: Fedcli) -> None:
             ["--client-option", "momentum=0.9", "--client-option", "momentum=0.8"],
             "--client-option momentum is given twice; give it once",
         ),
-        (["--model", "foo"], "unknown --model 'foo'; choose one of softmax-regression"),
+        (["--model", "foo"], "unknown --model 'foo'; choose one of mlp-2nn, softmax-regression"),
     ],
 )
 def test_wrong_value_is_one_line_and_exit_1(
