@@ -261,6 +261,11 @@ static void local_step(const local *m, const fed_step *step, const fed_local_ste
         backward(m, params, num_rows, params);
         return;
     }
+    if (fed_step_is_gradient(step)) {
+        forward(m, at->server_params, num_rows, -1.0f / (float)at->num_visits, score);
+        backward(m, at->server_params, num_rows, params);
+        return;
+    }
     memset(m->gradient, 0, at->num_params * sizeof *m->gradient);
     forward(m, params, num_rows, 1.0f / (float)num_rows, score);
     backward(m, params, num_rows, m->gradient);
@@ -275,6 +280,7 @@ static int run_steps(const local *m, const fed_step *step, const float *server, 
     memcpy(params, server, size * sizeof *params);
     if (m->slots != NULL) fed_step_init_slots(step, size, m->slots);
     fed_local_step at = {.kernels = m->net->kernels,
+                         .num_visits = fed_plan_visits(&client->plan, client->num_examples),
                          .num_params = size,
                          .params = params,
                          .server_params = server,
@@ -310,9 +316,11 @@ int fed_train_client(const fed_net *net, const fed_step *step, const float *serv
     }
 
     float learning_rate;
+    const int needs_gradient =
+        !fed_step_is_plain_sgd(step, &learning_rate) && !fed_step_is_gradient(step);
     const needs need = {
         .order_capacity = fed_order_capacity(&client->plan, client->num_examples),
-        .num_vectors = fed_step_is_plain_sgd(step, &learning_rate) ? 0 : 1 + fed_step_slots(step),
+        .num_vectors = needs_gradient ? 1 + fed_step_slots(step) : 0,
         .may_narrow = fed_layer_can_narrow(&net->model->layers[0]) && fed_step_keeps_span(step),
     };
     local m;

@@ -10,6 +10,7 @@
 #include "core.h"
 #include "denormals.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -151,6 +152,7 @@ typedef struct cohort {
     const fed_client *clients;
     size_t num_clients;
     int weighting;
+    const fed_bounds *bounds; /* or NULL */
     const atomic_int *cancel;
     fed_sum *sum;
     fed_client_stats *stats;
@@ -212,6 +214,20 @@ static double client_weight(const cohort *co, const fed_client_stats *stats) {
     return co->weighting == FED_WEIGHT_UNIFORM ? 1 : (double)stats->num_examples;
 }
 
+/* Writes how large a client's delta is. */
+static void measure(const cohort *co, const float *params, fed_client_stats *stats) {
+    const double sum_of_squares = co->net->kernels->delta_size(
+        params, co->team->server, co->team->num_values, &stats->max_abs);
+    stats->norm = stats->max_abs > co->bounds->max_abs ? 0 : sqrt(sum_of_squares);
+}
+
+/* The factor that keeps a measured delta within bounds. */
+static double bounding_factor(const cohort *co, const fed_client_stats *stats) {
+    if (co->bounds == NULL) return 1;
+    if (stats->max_abs > co->bounds->max_abs) return 0;
+    return stats->norm > co->bounds->norm ? co->bounds->norm / stats->norm : 1;
+}
+
 /* Adds, in order, every client of the block that waits for nobody. Called and left with the
  * lock. */
 static void add_waiting(cohort *co, block *blk) {
@@ -222,9 +238,10 @@ static void add_waiting(cohort *co, block *blk) {
         fed_client_stats *stats = &co->stats[blk->first + blk->num_added];
         omp_unset_lock(&co->lock);
         stats->weight = client_weight(co, stats);
-        if (stats->weight > 0)
+        const double factor = stats->weight * bounding_factor(co, stats);
+        if (factor > 0)
             co->net->kernels->add_delta(*blk->values, params, co->team->server,
-                                        co->team->num_values, stats->weight);
+                                        co->team->num_values, factor);
         blk->weight += stats->weight;
         omp_set_lock(&co->lock);
         blk->num_added++;
@@ -267,6 +284,8 @@ static void work_on(cohort *co, size_t c, fed_workspace *workspace) {
     omp_unset_lock(&co->lock);
     const int status = fed_train_client(co->net, co->step, co->team->server, &co->clients[c],
                                         co->cancel, workspace, params, &co->stats[c]);
+    if (status == FED_OK && co->bounds != NULL && co->stats[c].is_finite)
+        measure(co, params, &co->stats[c]);
     omp_set_lock(&co->lock);
     if (status != FED_OK) {
         co->status = status;
@@ -336,8 +355,8 @@ static void close_window(cohort *co) {
 
 int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *step,
                      const float *server_params, const fed_client *clients, size_t num_clients,
-                     int weighting, const atomic_int *cancel, fed_sum *sum, fed_client_stats *stats,
-                     fed_fault *fault) {
+                     int weighting, const fed_bounds *bounds, const atomic_int *cancel,
+                     fed_sum *sum, fed_client_stats *stats, fed_fault *fault) {
     fed_net net;
     int status = fed_net_init(&net, model);
     if (status == FED_OK) status = fed_step_check(step);
@@ -345,6 +364,7 @@ int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *ste
         (fed_net_size(&net) != fed_sum_size(sum) || !fed_sum_is_open(sum) ||
          (weighting != FED_WEIGHT_NUM_EXAMPLES && weighting != FED_WEIGHT_UNIFORM)))
         status = FED_ERR_ARGUMENT;
+    if (bounds != NULL && !(bounds->max_abs >= 0 && bounds->norm >= 0)) status = FED_ERR_ARGUMENT;
     if (status == FED_OK) status = check_clients(model, clients, num_clients, fault);
     if (status == FED_OK) status = team_set_params(team, &net, server_params);
     if (status != FED_OK || num_clients == 0) return status;
@@ -355,6 +375,7 @@ int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *ste
                  .clients = clients,
                  .num_clients = num_clients,
                  .weighting = weighting,
+                 .bounds = bounds,
                  .cancel = cancel,
                  .sum = sum,
                  .stats = stats};

@@ -119,6 +119,8 @@ struct fed_prepared {
 
 /* 1 if the rows are plain SGD, which needs no gradient of its own; writes its learning rate. */
 int fed_step_is_plain_sgd(const fed_step *step, float *learning_rate);
+/* 1 if nothing moves until the last batch: see FED_STEP_GRADIENT. */
+int fed_step_is_gradient(const fed_step *step);
 /* 1 if parameters move only by combinations of their gradients, whatever the basis: then a layer
  * may be trained narrow. */
 int fed_step_keeps_span(const fed_step *step);
@@ -126,7 +128,8 @@ int fed_step_keeps_span(const fed_step *step);
 /* A local step as its rows see it. */
 typedef struct fed_local_step {
     const fed_kernels *kernels;
-    size_t step_num; /* of the client in this round, from 1 */
+    size_t step_num;   /* of the client in this round, from 1 */
+    size_t num_visits; /* examples the client processes in the round */
     size_t num_params;
     float *params;              /* in-out [P] */
     const float *server_params; /* [P] */

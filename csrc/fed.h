@@ -146,6 +146,7 @@ enum fed_step_kind {
     FED_STEP_YOGI,
     FED_STEP_ADAGRAD,
     FED_STEP_RMSPROP,
+    FED_STEP_GRADIENT,
     FED_NUM_STEP_KINDS
 };
 
@@ -158,6 +159,8 @@ enum fed_step_kind {
  *   FED_STEP_YOGI:     as Adam, then the preconditioner's initial value
  *   FED_STEP_ADAGRAD:  learning rate, epsilon, reddi, the preconditioner's initial value
  *   FED_STEP_RMSPROP:  learning rate, decay, epsilon
+ *   FED_STEP_GRADIENT: none; the only row of its table. Batches are scored at the server's
+ *                      parameters, and the model delta is minus the mean gradient over all examples
  * reddi: as in Algorithm 2 of Reddi et al. 2021, without bias correction and with epsilon outside
  * the root. Options are double, so that 1 - beta_2 keeps its digits; parameters are float. */
 typedef struct fed_step_row {
@@ -212,9 +215,17 @@ void fed_prepared_free(fed_prepared *prepared);
 typedef struct fed_client_stats {
     double loss_sum; /* over the examples processed */
     double weight;   /* the client weight its delta was added with */
+    double max_abs;  /* its delta's largest entry; 0 where there were no bounds, as the next */
+    double norm;     /* its delta's length, after zeroing */
     int64_t num_correct, num_examples, num_batches;
     int32_t is_finite; /* 0: its delta held a NaN or infinity, was dropped and its metrics reset */
 } fed_client_stats;
+
+/* What a delta may be at most, whatever its client; infinity: no bound. */
+typedef struct fed_bounds {
+    double max_abs; /* a delta with a larger entry counts as zeros, with its weight */
+    double norm;    /* a delta that is longer (L2, over all tensors) is scaled to this length */
+} fed_bounds;
 
 enum fed_weighting { FED_WEIGHT_NUM_EXAMPLES = 0, FED_WEIGHT_UNIFORM = 1 };
 
@@ -242,15 +253,15 @@ enum { FED_MAX_THREADS = 1024 };
 fed_team *fed_team_new(int num_threads);
 void fed_team_free(fed_team *team);
 
-/* Trains each client of a cohort from the same server parameters and adds its model delta to
- * `sum`. Calls may follow one another on one `sum` (a large cohort in pieces) as long as every
- * piece but the last holds a multiple of 8 clients. Deterministic for fixed inputs, whatever the
- * team's size. FED_ERR_LABEL fills fault with the lowest client that has one; *cancel != 0 stops
- * within a local step. */
+/* Trains each client of a cohort from the same server parameters and adds its model delta, kept
+ * within `bounds` unless that is NULL, to `sum`. Calls may follow one another on one `sum` (a large
+ * cohort in pieces) as long as every piece but the last holds a multiple of 8 clients.
+ * Deterministic for fixed inputs, whatever the team's size. FED_ERR_LABEL fills fault with the
+ * lowest client that has one; *cancel != 0 stops within a local step. */
 int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *step,
                      const float *server_params, /* [P] */
                      const fed_client *clients, size_t num_clients, int weighting,
-                     const atomic_int *cancel, fed_sum *sum,
+                     const fed_bounds *bounds, const atomic_int *cancel, fed_sum *sum,
                      fed_client_stats *stats, /* out [num_clients] */
                      fed_fault *fault /* out */);
 

@@ -143,6 +143,17 @@ static void rmsprop_run(const double *options, const fed_local_step *at, float *
                          (float)options[RMSPROP_EPSILON]);
 }
 
+/* ---- The gradient alone -----------------------------------------------------------------------
+ */
+
+static int gradient_check(const double *options) { return (void)options, 1; }
+
+/* One batch of all examples. The step loop adds up many without this. */
+static void gradient_run(const double *options, const fed_local_step *at, float *slots) {
+    (void)options, (void)slots;
+    at->kernels->sgd(at->params, at->gradient, at->num_params, 1);
+}
+
 /* ---- The table ------------------------------------------------------------------------------- */
 
 static const step_ops ops[FED_NUM_STEP_KINDS] = {
@@ -153,6 +164,7 @@ static const step_ops ops[FED_NUM_STEP_KINDS] = {
     [FED_STEP_YOGI] = {moments_check, two_slots, yogi_initial, yogi_run, .keeps_span = 0},
     [FED_STEP_ADAGRAD] = {adagrad_check, one_slot, adagrad_initial, adagrad_run, .keeps_span = 0},
     [FED_STEP_RMSPROP] = {rmsprop_check, one_slot, NULL, rmsprop_run, .keeps_span = 0},
+    [FED_STEP_GRADIENT] = {gradient_check, no_slots, NULL, gradient_run, .keeps_span = 1},
 };
 
 int fed_step_check(const fed_step *step) {
@@ -161,6 +173,7 @@ int fed_step_check(const fed_step *step) {
         const fed_step_row *row = &step->rows[r];
         if (row->kind < 0 || row->kind >= FED_NUM_STEP_KINDS) return FED_ERR_ARGUMENT;
         if (!ops[row->kind].check(row->options)) return FED_ERR_ARGUMENT;
+        if (row->kind == FED_STEP_GRADIENT && step->num_rows > 1) return FED_ERR_ARGUMENT;
     }
     return FED_OK;
 }
@@ -190,6 +203,8 @@ int fed_step_is_plain_sgd(const fed_step *step, float *learning_rate) {
     return step->num_rows == 1 && row->kind == FED_STEP_SGD && row->options[MOMENTUM] == 0;
 }
 
+int fed_step_is_gradient(const fed_step *step) { return step->rows[0].kind == FED_STEP_GRADIENT; }
+
 int fed_step_keeps_span(const fed_step *step) {
     for (size_t r = 0; r < step->num_rows; r++)
         if (!ops[step->rows[r].kind].keeps_span) return 0;
@@ -210,8 +225,12 @@ int fed_step_apply(const fed_step *step, size_t step_num, size_t num_params, flo
                    const float *server_params, float *gradient, float *slots) {
     const int status = step_num >= 1 ? fed_step_check(step) : FED_ERR_ARGUMENT;
     if (status != FED_OK) return status;
-    const fed_local_step at = {fed_active_kernels(), step_num, num_params, params,
-                               server_params,        gradient};
+    const fed_local_step at = {.kernels = fed_active_kernels(),
+                               .step_num = step_num,
+                               .num_params = num_params,
+                               .params = params,
+                               .server_params = server_params,
+                               .gradient = gradient};
     fed_step_run(step, &at, slots);
     return FED_OK;
 }

@@ -84,6 +84,7 @@ class Team:
         cohort: Cohort,
         round_num: int,
         weighting: int,
+        bounds: tuple[float, float] | None,
         cancel: CancelFlag,
         delta_sum: DeltaSum,
     ) -> npt.NDArray[np.void]: ...

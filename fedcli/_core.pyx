@@ -80,7 +80,7 @@ cdef extern from "fed.h" nogil:
     fed_prepared *fed_prepare(const fed_model *, const fed_client *)
     void fed_prepared_free(fed_prepared *)
     ctypedef struct fed_client_stats:
-        double loss_sum, weight
+        double loss_sum, weight, max_abs, norm
         int64_t num_correct, num_examples, num_batches
         int32_t is_finite
 
@@ -96,9 +96,11 @@ cdef extern from "fed.h" nogil:
         pass
     fed_team *fed_team_new(int)
     void fed_team_free(fed_team *)
+    ctypedef struct fed_bounds:
+        double max_abs, norm
     int fed_train_cohort(fed_team *, const fed_model *, const fed_step *, const float *,
-                         const fed_client *, size_t, int, const atomic_int *, fed_sum *,
-                         fed_client_stats *, fed_fault *)
+                         const fed_client *, size_t, int, const fed_bounds *, const atomic_int *,
+                         fed_sum *, fed_client_stats *, fed_fault *)
     int fed_evaluate(fed_team *, const fed_model *, const float *, const fed_client *, size_t,
                      const atomic_int *, fed_client_stats *, fed_fault *)
 
@@ -391,8 +393,8 @@ cdef class DeltaSum:
 
 
 STATS = np.dtype(
-    [("loss_sum", "f8"), ("weight", "f8"), ("num_correct", "i8"), ("num_examples", "i8"),
-     ("num_batches", "i8"), ("is_finite", "i4")],
+    [("loss_sum", "f8"), ("weight", "f8"), ("max_abs", "f8"), ("norm", "f8"),
+     ("num_correct", "i8"), ("num_examples", "i8"), ("num_batches", "i8"), ("is_finite", "i4")],
     align=True,
 )
 assert STATS.itemsize == sizeof(fed_client_stats)
@@ -413,8 +415,12 @@ cdef class Team:
         fed_team_free(self.team)
 
     def train_cohort(self, Model model, Step step, const float[::1] server_params, Cohort cohort,
-                     uint64_t round_num, int weighting, CancelFlag cancel, DeltaSum delta_sum):
-        """Trains each client and adds its delta; returns the clients' STATS."""
+                     uint64_t round_num, int weighting, bounds, CancelFlag cancel,
+                     DeltaSum delta_sum):
+        """Trains each client and adds its delta, within bounds (largest entry, L2 norm) unless
+        that is None; returns the clients' STATS."""
+        cdef fed_bounds limits
+        cdef const fed_bounds *limits_or_null = NULL
         cdef int status
         cdef fed_fault fault
         cdef size_t c
@@ -430,10 +436,13 @@ cdef class Team:
             return stats
         for c in range(cohort.num_clients):
             cohort.table[c].shuffle_key.round = round_num
+        if bounds is not None:
+            limits.max_abs, limits.norm = bounds
+            limits_or_null = &limits
         with nogil:
             status = fed_train_cohort(self.team, &model.table, &step.table, &server_params[0],
-                                      cohort.table, cohort.num_clients, weighting, &cancel.flag,
-                                      delta_sum.sum, <fed_client_stats *> &view[0], &fault)
+                                      cohort.table, cohort.num_clients, weighting,
+                                      limits_or_null, &cancel.flag, delta_sum.sum, <fed_client_stats *> &view[0], &fault)
         check(status, &fault)
         return stats
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,9 +59,25 @@ class StepKind(IntEnum):
     YOGI = 4
     ADAGRAD = 5
     RMSPROP = 6
+    GRADIENT = 7
 
 
 T = TypeVar("T")
+
+
+class DeltaBounds(NamedTuple):
+    """What a model delta may be at most, whatever its client; infinity: no bound.
+
+    Attributes:
+        max_abs: A delta with a larger entry counts as zeros, with its weight.
+        norm: A delta that is longer (L2, over all tensors) is scaled to this length.
+    """
+
+    max_abs: float
+    norm: float
+
+
+NO_BOUNDS = DeltaBounds(math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -72,7 +88,8 @@ class CohortResult:
         delta_sum: Sum of weight * model delta, float64 [num_params].
         weight_sum: Sum of the client weights.
         stats: One record a client, in cohort order, with fields `loss_sum`, `weight`,
-            `num_correct`, `num_examples`, `num_batches`, `is_finite`.
+            `num_correct`, `num_examples`, `num_batches`, `is_finite`; with bounds also the size of
+            its delta, `max_abs` and `norm` (0 once zeroed), else 0.
     """
 
     delta_sum: NDArray[np.float64]
@@ -92,6 +109,7 @@ class Engine(Protocol):
         *,
         round_num: int,
         weighting: str,
+        bounds: DeltaBounds | None = None,
         cancel: CancelFlag | None = None,
     ) -> CohortResult:
         """Trains each client from `params` and sums the model deltas; see `ThreadEngine`."""
@@ -161,6 +179,7 @@ class ThreadEngine:
         *,
         round_num: int,
         weighting: str,
+        bounds: DeltaBounds | None = None,
         cancel: CancelFlag | None = None,
     ) -> CohortResult:
         """Trains each client from `params` and sums the weighted model deltas.
@@ -173,6 +192,7 @@ class ThreadEngine:
                 A tuple that is given again is not prepared again.
             round_num: Rounds completed so far; with the clients' ids it keys the shuffles.
             weighting: `num-examples` or `uniform`.
+            bounds: What each delta is kept within before it is added.
             cancel: Raised from another thread, stops the call within a local step.
 
         Raises:
@@ -190,7 +210,15 @@ class ThreadEngine:
             for piece in self._pieces(clients, loaded):
                 with _faults(piece.datasets):
                     stats = self._team.train_cohort(
-                        loaded.model, step, params, piece.cohort, round_num, weights, flag, total
+                        loaded.model,
+                        step,
+                        params,
+                        piece.cohort,
+                        round_num,
+                        weights,
+                        bounds,
+                        flag,
+                        total,
                     )
                 parts.append(stats)
             delta_sum, weight_sum = total.total()

@@ -207,6 +207,7 @@ class TrainingProcess(LearningProcess):
             _cohort_data(client_data),
             round_num=state.round_num,
             weighting=algorithm.weighting,
+            bounds=algorithm.aggregator.bounds(state.aggregator),
             cancel=cancel,
         )
         trained = perf_counter()

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from fedcli.errors import ConfigError
 from fedcli.options import Entry, Option, Value, check_number
 
-# The core computes in float32: no rate above its largest number, no momentum that it takes for 0.
+# The core computes in float32: no rate above its largest number, nothing positive that it takes
+# for 0.
 _MAX_FLOAT = 3e38
 LEARNING_RATE_RANGE = (0.0, _MAX_FLOAT)
-_LEAST_MOMENTUM = 1.2e-38
+LEAST_POSITIVE = 1.2e-38
 
 
 def check_learning_rate(value: object, label: str = "learning rate") -> float:
@@ -34,7 +35,7 @@ def _table(*entries: Entry) -> dict[str, Entry]:
 def _check_sgd(options: Mapping[str, Value]) -> str | None:
     momentum = options["momentum"]
     assert isinstance(momentum, float)
-    if options["nesterov"] and momentum < _LEAST_MOMENTUM:
+    if options["nesterov"] and momentum < LEAST_POSITIVE:
         return "nesterov = true needs a momentum above 0; set momentum, for example momentum=0.9"
     return None
 
@@ -158,6 +159,18 @@ AGGREGATORS = _table(
         "mean",
         "Weighted mean of the model deltas, summed in float64 in a fixed order.",
         "TFF aggregators/mean.py",
+    ),
+    Entry(
+        "tff-robust",
+        "Zeroes deltas with an entry above one bound, clips their norm to another, then the mean; "
+        "both bounds follow quantiles of what clients send.",
+        "TFF learning/model_update_aggregator.py, robust_aggregator; arXiv 1905.03871",
+    ),
+    Entry(
+        "norm-bound",
+        "Scales deltas that are longer than a fixed norm down to it, then the mean.",
+        "Sun et al. 2019, arXiv 1911.07963; TFF aggregators/robust.py, clipping_factory",
+        (Option("max_norm", 1.0, "L2 norm over all tensors.", LEAST_POSITIVE, _MAX_FLOAT),),
     ),
 )
 

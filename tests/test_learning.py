@@ -776,10 +776,10 @@ class _FakeEngine:
 
     asked: list[tuple[int, str]]
 
-    def train_cohort(self, *args: Any, round_num: int, weighting: str, cancel: Any) -> Any:
+    def train_cohort(self, *args: Any, round_num: int, weighting: str, **others: Any) -> Any:
         self.asked.append((round_num, weighting))
         return ThreadEngine(1).train_cohort(
-            *args, round_num=round_num, weighting=weighting, cancel=cancel
+            *args, round_num=round_num, weighting=weighting, **others
         )
 
 

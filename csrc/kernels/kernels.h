@@ -111,6 +111,9 @@ typedef struct fed_kernels {
 
     /* 1 if every params[i] - server[i] is finite, else 0. */
     int (*delta_is_finite)(const float *params, const float *server, size_t num_params);
+    /* Returns the sum of squares of params[i] - server[i], in float64; all are finite. */
+    double (*delta_size)(const float *params, const float *server, size_t num_params,
+                         double *max_abs /* out */);
     /* sum[i] += weight * (params[i] - server[i]): the delta is float32, the sum float64. */
     void (*add_delta)(double *sum, const float *params, const float *server, size_t num_params,
                       double weight);

@@ -11,20 +11,24 @@ from numpy.typing import NDArray
 from fedcli import options as opt
 from fedcli import registry
 from fedcli.aggregators.mean import Mean
-from fedcli.backend import CohortResult
+from fedcli.aggregators.robust import AdaptiveRobust, NormBound
+from fedcli.backend import CohortResult, DeltaBounds
 from fedcli.options import Value
 
 
 class Aggregator(Protocol):
     """Holds settings only; what it remembers between rounds is part of the server state.
 
-    It takes what it needs from the `CohortResult`. The mean needs only the running sums, so the
-    engine can forget a delta once it is added; a rule that compares whole deltas asks for them
-    there.
+    It streams: it sees the `CohortResult` alone, running sums and a record a client, so the engine
+    forgets a delta once it is added.
     """
 
     def init(self) -> dict[str, Any]:
         """Returns the aggregator's part of the server state before the first round."""
+        ...
+
+    def bounds(self, state: Mapping[str, Any]) -> DeltaBounds | None:
+        """Returns what the engine keeps the deltas of the coming round within; None: nothing."""
         ...
 
     def aggregate(
@@ -35,7 +39,11 @@ class Aggregator(Protocol):
 
 
 # The code behind each row of registry.AGGREGATORS, called with its options by name.
-BUILDERS: dict[str, Callable[..., Aggregator]] = {"mean": Mean}
+BUILDERS: dict[str, Callable[..., Aggregator]] = {
+    "mean": Mean,
+    "tff-robust": AdaptiveRobust,
+    "norm-bound": NormBound,
+}
 
 
 def build(name: str, options: Mapping[str, Value] | None = None) -> Aggregator:

@@ -12,6 +12,16 @@ from numpy.typing import NDArray
 from fedcli.backend import CohortResult
 
 
+def weighted_mean(cohort: CohortResult) -> NDArray[np.float32]:
+    """Returns the sum of weight * delta over the sum of weights, float32 [num_params].
+
+    Divided once and rounded once to float32; all weights zero gives NaN, which the finalizer
+    rejects.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (cohort.delta_sum / cohort.weight_sum).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class Mean:
     """Sum of weight * delta over sum of weights; both sums are the engine's, in float64."""
@@ -20,14 +30,11 @@ class Mean:
         """Returns its part of the server state: nothing."""
         return {}
 
+    def bounds(self, state: Mapping[str, Any]) -> None:
+        """Returns None: a delta may be of any size."""
+
     def aggregate(
         self, state: Mapping[str, Any], cohort: CohortResult
     ) -> tuple[NDArray[np.float32], dict[str, Any], dict[str, Any]]:
-        """Returns the mean delta [num_params], the next state and the metrics.
-
-        Divided once and rounded once to float32; all weights zero gives NaN, which the finalizer
-        rejects.
-        """
-        with np.errstate(divide="ignore", invalid="ignore"):
-            mean_delta = (cohort.delta_sum / cohort.weight_sum).astype(np.float32)
-        return mean_delta, dict(state), {"mean_value": {}, "mean_weight": {}}
+        """Returns the mean delta [num_params], the next state and the metrics."""
+        return weighted_mean(cohort), dict(state), {"mean_value": {}, "mean_weight": {}}

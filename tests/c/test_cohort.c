@@ -27,6 +27,8 @@ static const fed_plan IN_ORDER = {.epochs = 1, .batch_size = 20, .max_examples =
 static const fed_step_row ROWS[] = {
     {FED_STEP_SGD, {0.05f}}, {FED_STEP_SGD, {0.05f, 0.9f}}, {FED_STEP_SGD, {0.05f, 0.9f, 1}}};
 static const fed_step PLAIN = {&ROWS[0], 1}, MOMENTUM = {&ROWS[1], 1}, NESTEROV = {&ROWS[2], 1};
+static const fed_step_row GRADIENT_ROW = {FED_STEP_GRADIENT, {0}};
+static const fed_step GRADIENT = {&GRADIENT_ROW, 1};
 static const fed_step *const STEPS[] = {&PLAIN, &MOMENTUM, &NESTEROV};
 
 static const fed_layer LAYER_7 = {FED_DENSE, 7, NUM_CLASSES, 0, FED_LINEAR};
@@ -134,15 +136,20 @@ typedef struct outcome {
 
 static outcome outcomes[2]; /* too large for a stack frame */
 
-static void train_on(fed_team *team, const cohort *co, const fed_step *step, int weighting,
-                     outcome *out) {
+static void train_within(fed_team *team, const cohort *co, const fed_step *step, int weighting,
+                         const fed_bounds *bounds, outcome *out) {
     memset(out, 0, sizeof(*out));
     fed_sum *sum = fed_sum_new(co->model);
     CHECK(team != NULL && sum != NULL);
     out->status = fed_train_cohort(team, co->model, step, co->server, co->clients, co->num_clients,
-                                   weighting, &cancel, sum, out->stats, &fault);
+                                   weighting, bounds, &cancel, sum, out->stats, &fault);
     if (out->status == FED_OK) fed_sum_total(sum, out->total, &out->weight);
     fed_sum_free(sum);
+}
+
+static void train_on(fed_team *team, const cohort *co, const fed_step *step, int weighting,
+                     outcome *out) {
+    train_within(team, co, step, weighting, NULL, out);
 }
 
 static void train(int num_threads, const cohort *co, const fed_step *step, int weighting,
@@ -276,6 +283,7 @@ static void test_threads_change_no_byte_for_any_model_step_and_weighting(void) {
             check_threads(co, STEPS[s], FED_WEIGHT_NUM_EXAMPLES);
             check_threads(co, STEPS[s], FED_WEIGHT_UNIFORM);
         }
+        check_threads(co, &GRADIENT, FED_WEIGHT_NUM_EXAMPLES);
         free_cohort(co);
     }
 }
@@ -327,6 +335,118 @@ static void test_cohort_is_the_ordered_sum_of_its_clients(void) {
     }
 }
 
+/* ---- Bounds ---------------------------------------------------------------------------------- */
+
+static void train_bounded(int num_threads, const cohort *co, fed_bounds bounds, outcome *out) {
+    fed_team *team = fed_team_new(num_threads);
+    train_within(team, co, &PLAIN, FED_WEIGHT_NUM_EXAMPLES, &bounds, out);
+    fed_team_free(team);
+}
+
+static void sizes_of(const float *delta, size_t num_params, double *max_abs, double *norm) {
+    double sum = 0;
+    *max_abs = 0;
+    for (size_t p = 0; p < num_params; p++) {
+        const double size = fabs((double)delta[p]);
+        sum += size * size;
+        if (size > *max_abs) *max_abs = size;
+    }
+    *norm = sqrt(sum);
+}
+
+/* Some clients are zeroed, some clipped and some neither, and the sum is that of what is left. */
+static void check_bounds(const cohort *co, fed_bounds bounds) {
+    double expected[MAX_PARAMS] = {0}, weight = 0;
+    train_bounded(2, co, bounds, &outcomes[0]);
+    CHECK_EQUAL(outcomes[0].status, FED_OK);
+    for (size_t c = 0; c < co->num_clients; c++) {
+        float delta[MAX_PARAMS];
+        fed_client_stats stats;
+        double max_abs, norm;
+        lone_delta(co, c, &PLAIN, delta, &stats);
+        CHECK(stats.max_abs == 0 && stats.norm == 0); /* no bounds: not measured */
+        sizes_of(delta, co->model->num_params, &max_abs, &norm);
+        const double factor = max_abs > bounds.max_abs ? 0
+                              : norm > bounds.norm     ? bounds.norm / norm
+                                                       : 1;
+        const fed_client_stats *measured = &outcomes[0].stats[c];
+        CHECK_CLOSE(measured->max_abs, max_abs, 0);
+        CHECK_CLOSE(measured->norm, max_abs > bounds.max_abs ? 0 : norm, 1e-12 * norm);
+        CHECK(measured->weight == (double)stats.num_examples);
+        weight += measured->weight;
+        for (size_t p = 0; p < co->model->num_params; p++)
+            expected[p] += (double)stats.num_examples * factor * (double)delta[p];
+    }
+    CHECK(outcomes[0].weight == weight);
+    for (size_t p = 0; p < co->model->num_params; p++)
+        CHECK_CLOSE(outcomes[0].total[p], expected[p], 1e-9 * (1 + fabs(expected[p])));
+}
+
+static void test_deltas_are_kept_within_bounds(void) {
+    cohort *co = new_cohort(&MODEL_17, 12, &PLAN);
+    train_bounded(1, co, (fed_bounds){INFINITY, INFINITY}, &outcomes[1]);
+    double largest = 0, longest = 0;
+    for (size_t c = 0; c < co->num_clients; c++) {
+        largest = fmax(largest, outcomes[1].stats[c].max_abs);
+        longest = fmax(longest, outcomes[1].stats[c].norm);
+    }
+    check_bounds(co, (fed_bounds){INFINITY, INFINITY});
+    check_bounds(co, (fed_bounds){0.8 * largest, 0.4 * longest});
+    check_bounds(co, (fed_bounds){0, INFINITY});
+    check_bounds(co, (fed_bounds){INFINITY, 0});
+    free_cohort(co);
+}
+
+static void test_threads_change_no_byte_of_bounded_deltas(void) {
+    cohort *co = new_cohort(&MODEL_17, 21, &PLAN);
+    const fed_bounds bounds = {0.1, 0.2};
+    train_bounded(1, co, bounds, &outcomes[0]);
+    for (size_t t = 1; t < LENGTH(THREADS); t++) {
+        train_bounded(THREADS[t], co, bounds, &outcomes[1]);
+        check_equal_outcomes();
+    }
+    free_cohort(co);
+}
+
+static void test_bounds_that_are_no_sizes_are_refused(void) {
+    const double bad[] = {NAN, -1, -INFINITY};
+    cohort *co = new_cohort(&MODEL_7, 1, &PLAN);
+    for (size_t i = 0; i < LENGTH(bad); i++) {
+        train_bounded(1, co, (fed_bounds){bad[i], 1}, &outcomes[0]);
+        CHECK_EQUAL(outcomes[0].status, FED_ERR_ARGUMENT);
+        train_bounded(1, co, (fed_bounds){1, bad[i]}, &outcomes[0]);
+        CHECK_EQUAL(outcomes[0].status, FED_ERR_ARGUMENT);
+    }
+    free_cohort(co);
+}
+
+/* The gradient over all batches is the step of one full batch at rate 1. */
+static void test_gradient_equals_one_full_batch(void) {
+    const fed_step_row full_row = {FED_STEP_SGD, {1}};
+    const fed_step full = {&full_row, 1};
+    cohort *batches = new_cohort(&MODEL_TWO, 7, &IN_ORDER);
+    fed_plan one_batch = IN_ORDER;
+    one_batch.batch_size = 1000;
+    cohort *whole = new_cohort(&MODEL_TWO, 7, &one_batch);
+    train(2, batches, &GRADIENT, FED_WEIGHT_NUM_EXAMPLES, &outcomes[0]);
+    train(2, whole, &full, FED_WEIGHT_NUM_EXAMPLES, &outcomes[1]);
+    CHECK_EQUAL(outcomes[0].status, FED_OK);
+    for (size_t p = 0; p < MODEL_TWO.num_params; p++)
+        CHECK_CLOSE(outcomes[0].total[p], outcomes[1].total[p],
+                    1e-5 * (1 + fabs(outcomes[1].total[p])));
+    for (size_t c = 0; c < batches->num_clients; c++) {
+        const size_t num_batches = fed_plan_batches(&IN_ORDER, batches->clients[c].num_examples);
+        CHECK(outcomes[0].stats[c].num_batches == (int64_t)num_batches);
+        CHECK_CLOSE(outcomes[0].stats[c].loss_sum, outcomes[1].stats[c].loss_sum,
+                    1e-6 * (1 + outcomes[1].stats[c].loss_sum));
+        CHECK(outcomes[0].stats[c].num_correct == outcomes[1].stats[c].num_correct);
+    }
+    free_cohort(batches);
+    free_cohort(whole);
+}
+
+/* ---- Pieces and teams ------------------------------------------------------------------------ */
+
 static void test_pieces_of_whole_blocks_equal_the_whole(void) {
     cohort *co = new_cohort(&MODEL_17, 37, &PLAN);
     train(2, co, &PLAIN, FED_WEIGHT_NUM_EXAMPLES, &outcomes[0]);
@@ -339,7 +459,7 @@ static void test_pieces_of_whole_blocks_equal_the_whole(void) {
         size_t first = 0;
         for (size_t k = 0; first < co->num_clients; first += pieces[i][k++])
             CHECK_EQUAL(fed_train_cohort(team, co->model, &PLAIN, co->server, co->clients + first,
-                                         pieces[i][k], FED_WEIGHT_NUM_EXAMPLES, &cancel, sum,
+                                         pieces[i][k], FED_WEIGHT_NUM_EXAMPLES, NULL, &cancel, sum,
                                          outcomes[1].stats + first, &fault),
                         FED_OK);
         fed_sum_total(sum, outcomes[1].total, &outcomes[1].weight);
@@ -574,7 +694,7 @@ static void test_label_fault_adds_nothing_to_the_sum(void) {
     fed_team *team = fed_team_new(2);
     fed_sum *sum = fed_sum_new(co->model);
     CHECK_EQUAL(fed_train_cohort(team, co->model, &PLAIN, co->server, co->clients, 9,
-                                 FED_WEIGHT_UNIFORM, &cancel, sum, outcomes[0].stats, &fault),
+                                 FED_WEIGHT_UNIFORM, NULL, &cancel, sum, outcomes[0].stats, &fault),
                 FED_ERR_LABEL);
     double weight;
     fed_sum_total(sum, outcomes[0].total, &weight);
@@ -631,7 +751,7 @@ static void test_bad_weighting_step_model_and_sum_are_refused(void) {
     fed_team *team = fed_team_new(1);
     fed_sum *sum = fed_sum_new(&MODEL_48);
     CHECK_EQUAL(fed_train_cohort(team, co->model, &PLAIN, co->server, co->clients, 1,
-                                 FED_WEIGHT_UNIFORM, &cancel, sum, outcomes[0].stats, &fault),
+                                 FED_WEIGHT_UNIFORM, NULL, &cancel, sum, outcomes[0].stats, &fault),
                 FED_ERR_ARGUMENT);
     fed_model model = MODEL_7;
     model.num_params--;
@@ -938,6 +1058,10 @@ static const test_case TESTS[] = {
     TEST(test_threads_change_no_byte_of_many_tiny_clients),
     TEST(test_one_large_client_among_small_ones_changes_no_byte),
     TEST(test_cohort_is_the_ordered_sum_of_its_clients),
+    TEST(test_deltas_are_kept_within_bounds),
+    TEST(test_threads_change_no_byte_of_bounded_deltas),
+    TEST(test_bounds_that_are_no_sizes_are_refused),
+    TEST(test_gradient_equals_one_full_batch),
     TEST(test_pieces_of_whole_blocks_equal_the_whole),
     TEST(test_team_may_change_models_and_cohorts),
     TEST(test_team_of_no_or_too_many_threads_is_refused),

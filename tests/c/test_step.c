@@ -27,6 +27,7 @@ static const struct {
     {{FED_STEP_YOGI, {0.1, 0.9, 0.999, 1e-3, 0, 1e-6}}, "assafa", 2},
     {{FED_STEP_ADAGRAD, {0.1, 1e-7, 1, 0.1}}, "aafa", 1},
     {{FED_STEP_RMSPROP, {0.1, 0.9, 1e-7}}, "asa", 1},
+    {{FED_STEP_GRADIENT, {0}}, "", 0},
 };
 
 /* The row with one option replaced. */
@@ -114,10 +115,12 @@ static void test_slots_start_at_the_rows_initial_values(void) {
 }
 
 /* Momentum follows the gradients' span; a division coordinate by coordinate does not. */
-static void test_only_sgd_and_the_proximal_term_keep_the_span(void) {
-    for (size_t k = 0; k < LENGTH(KINDS); k++)
+static void test_only_what_adds_gradients_keeps_the_span(void) {
+    for (size_t k = 0; k < LENGTH(KINDS); k++) {
+        const int32_t kind = KINDS[k].row.kind;
         CHECK_EQUAL(fed_step_keeps_span(&(fed_step){&KINDS[k].row, 1}),
-                    KINDS[k].row.kind == FED_STEP_PROXIMAL);
+                    kind == FED_STEP_PROXIMAL || kind == FED_STEP_GRADIENT);
+    }
     const fed_step_row rows[] = {{FED_STEP_PROXIMAL, {0.1}}, {FED_STEP_SGD, {0.1, 0.9}}};
     CHECK(fed_step_keeps_span(&(fed_step){rows, 2}));
     const fed_step_row mixed[] = {{FED_STEP_PROXIMAL, {0.1}}, {FED_STEP_RMSPROP, {0.1, 0.9, 1e-7}}};
@@ -160,6 +163,14 @@ static void test_only_one_row_without_momentum_is_plain_sgd(void) {
     CHECK(!fed_step_is_plain_sgd(&(fed_step){rows + 1, 1}, &learning_rate));
     for (size_t k = 0; k < LENGTH(KINDS); k++)
         CHECK(!fed_step_is_plain_sgd(&(fed_step){&KINDS[k].row, 1}, &learning_rate));
+}
+
+static void test_the_gradient_stands_alone(void) {
+    const fed_step_row rows[] = {{FED_STEP_PROXIMAL, {0.1}}, {FED_STEP_GRADIENT, {0}}};
+    CHECK_EQUAL(fed_step_check(&(fed_step){rows + 1, 1}), FED_OK);
+    CHECK_EQUAL(fed_step_check(&(fed_step){rows, 2}), FED_ERR_ARGUMENT);
+    CHECK(fed_step_is_gradient(&(fed_step){rows + 1, 1}));
+    CHECK(!fed_step_is_gradient(&(fed_step){rows, 1}));
 }
 
 static void test_refused_step_moves_nothing(void) {
@@ -285,12 +296,13 @@ static const test_case TESTS[] = {
     TEST(test_options_out_of_range_are_refused),
     TEST(test_each_kind_has_its_slots),
     TEST(test_slots_start_at_the_rows_initial_values),
-    TEST(test_only_sgd_and_the_proximal_term_keep_the_span),
+    TEST(test_only_what_adds_gradients_keeps_the_span),
     TEST(test_unknown_kinds_are_refused),
     TEST(test_empty_table_is_refused),
     TEST(test_every_row_is_checked),
     TEST(test_only_momentum_needs_a_slot),
     TEST(test_only_one_row_without_momentum_is_plain_sgd),
+    TEST(test_the_gradient_stands_alone),
     TEST(test_refused_step_moves_nothing),
     TEST(test_sgd_equals_hand_worked_steps),
     TEST(test_momentum_equals_hand_worked_steps),
