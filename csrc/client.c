@@ -252,8 +252,8 @@ static void backward(const local *m, const float *params, size_t num_rows, float
 
 /* One local step. Plain SGD needs no gradient: the parameters are the target, -rate / B the
  * scale. */
-static void local_step(const local *m, const fed_step *step, const fed_local_step *at,
-                       size_t num_rows, fed_score *score) {
+static void local_step(const local *m, const fed_step *step, const fed_frozen *frozen,
+                       const fed_local_step *at, size_t num_rows, fed_score *score) {
     float *params = at->params;
     float learning_rate;
     if (fed_step_is_plain_sgd(step, &learning_rate)) {
@@ -269,12 +269,15 @@ static void local_step(const local *m, const fed_step *step, const fed_local_ste
     memset(m->gradient, 0, at->num_params * sizeof *m->gradient);
     forward(m, params, num_rows, 1.0f / (float)num_rows, score);
     backward(m, params, num_rows, m->gradient);
+    if (frozen != NULL && frozen->slots != NULL)
+        memcpy(m->slots, frozen->slots, fed_step_slots(step) * at->num_params * sizeof *m->slots);
     fed_step_run(step, at, m->slots);
 }
 
 /* All local steps of a client; server (in) and params (out) as m->net packs them. */
-static int run_steps(const local *m, const fed_step *step, const float *server, float *params,
-                     const atomic_int *cancel, fed_client_stats *stats) {
+static int run_steps(const local *m, const fed_step *step, const fed_frozen *frozen,
+                     const float *server, float *params, const atomic_int *cancel,
+                     fed_client_stats *stats) {
     const fed_client *client = m->client;
     const size_t size = fed_net_size(m->net);
     memcpy(params, server, size * sizeof *params);
@@ -293,8 +296,8 @@ static int run_steps(const local *m, const fed_step *step, const float *server, 
     for (size_t num_rows; (num_rows = fed_order_next(&order, m->indices)) > 0;) {
         if (atomic_load_explicit(cancel, memory_order_relaxed)) return FED_ERR_CANCELLED;
         gather(m, num_rows);
-        at.step_num++;
-        local_step(m, step, &at, num_rows, &score);
+        at.step_num = frozen != NULL ? frozen->step_num : at.step_num + 1;
+        local_step(m, step, frozen, &at, num_rows, &score);
         stats->num_batches++;
         stats->num_examples += (int64_t)num_rows;
     }
@@ -303,9 +306,9 @@ static int run_steps(const local *m, const fed_step *step, const float *server, 
     return FED_OK;
 }
 
-int fed_train_client(const fed_net *net, const fed_step *step, const float *server,
-                     const fed_client *client, const atomic_int *cancel, fed_workspace *workspace,
-                     float *params, fed_client_stats *stats) {
+int fed_train_client(const fed_net *net, const fed_step *step, const fed_frozen *frozen,
+                     const float *server, const fed_client *client, const atomic_int *cancel,
+                     fed_workspace *workspace, float *params, fed_client_stats *stats) {
     memset(stats, 0, sizeof *stats);
     stats->is_finite = 1;
     const size_t size = fed_net_size(net);
@@ -321,7 +324,9 @@ int fed_train_client(const fed_net *net, const fed_step *step, const float *serv
     const needs need = {
         .order_capacity = fed_order_capacity(&client->plan, client->num_examples),
         .num_vectors = needs_gradient ? 1 + fed_step_slots(step) : 0,
-        .may_narrow = fed_layer_can_narrow(&net->model->layers[0]) && fed_step_keeps_span(step),
+        /* Frozen slots come from other clients' images, too. */
+        .may_narrow = fed_layer_can_narrow(&net->model->layers[0]) && fed_step_keeps_span(step) &&
+                      (frozen == NULL || frozen->slots == NULL),
     };
     local m;
     int status = local_init(&m, net, client, client->plan.batch_size, num_visits, &need, workspace);
@@ -339,10 +344,10 @@ int fed_train_client(const fed_net *net, const fed_step *step, const float *serv
 
     if (m.narrow != NULL) {
         fed_narrow_params(m.narrow, net, server, m.narrow_server);
-        status = run_steps(&m, step, m.narrow_server, m.narrow_params, cancel, stats);
+        status = run_steps(&m, step, frozen, m.narrow_server, m.narrow_params, cancel, stats);
         fed_narrow_widen(m.narrow, net, m.narrow_server, m.narrow_params, server, params);
     } else {
-        status = run_steps(&m, step, server, params, cancel, stats);
+        status = run_steps(&m, step, frozen, server, params, cancel, stats);
     }
     if (status != FED_OK) return status;
     if (!net->kernels->delta_is_finite(params, server, size)) memset(stats, 0, sizeof *stats);

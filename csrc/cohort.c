@@ -37,9 +37,10 @@ struct fed_team {
     fed_workspace *workspaces; /* [num_threads] */
     float **free_params;       /* packed parameter vectors that nobody holds, newest last */
     size_t num_free;
-    size_t num_values; /* floats in each of them */
-    float *server;     /* packed server parameters of the call under way */
-    double **window;   /* [num_window]: the sums of the open blocks, zeros between calls */
+    size_t num_values;   /* floats in each of them */
+    float *server;       /* packed server parameters of the call under way */
+    float *frozen_slots; /* its frozen slots, packed one after the other; NULL: none */
+    double **window;     /* [num_window]: the sums of the open blocks, zeros between calls */
     size_t num_window;
 };
 
@@ -65,7 +66,8 @@ fed_team *fed_team_new(int num_threads) {
 static void drop_vectors(fed_team *team) {
     while (team->num_free > 0) free(team->free_params[--team->num_free]);
     free(team->server);
-    team->server = NULL;
+    free(team->frozen_slots);
+    team->server = team->frozen_slots = NULL;
     for (size_t w = 0; team->window != NULL && w < team->num_window; w++) {
         free(team->window[w]);
         team->window[w] = NULL;
@@ -97,6 +99,20 @@ static int team_set_params(fed_team *team, const fed_net *net, const float *para
     return FED_OK;
 }
 
+/* Packs the slots that every local step starts from, if there are such. */
+static int team_set_slots(fed_team *team, const fed_net *net, size_t num_slots,
+                          const fed_terms *terms) {
+    free(team->frozen_slots);
+    team->frozen_slots = NULL;
+    if (terms->frozen_slots == NULL || num_slots == 0) return FED_OK;
+    team->frozen_slots = fed_allocate(num_slots * team->num_values * sizeof(float));
+    if (team->frozen_slots == NULL) return FED_ERR_NO_MEMORY;
+    for (size_t s = 0; s < num_slots; s++)
+        fed_net_pack(net, terms->frozen_slots + s * net->model->num_params,
+                     team->frozen_slots + s * team->num_values);
+    return FED_OK;
+}
+
 /* ---- Input checks ---------------------------------------------------------------------------- */
 
 /* A workspace holds a whole batch: a larger one would overflow its size. */
@@ -115,6 +131,14 @@ static int client_is_valid(const fed_model *model, const fed_client *client) {
     if (plan->epochs < 1 || plan->batch_size < 1) return 0;
     return plan->batch_size <= max_batch_size ||
            fed_plan_visits(plan, client->num_examples) <= max_batch_size;
+}
+
+static int terms_are_valid(const fed_terms *terms) {
+    const fed_bounds *bounds = terms->bounds;
+    if (terms->weighting != FED_WEIGHT_NUM_EXAMPLES && terms->weighting != FED_WEIGHT_UNIFORM)
+        return 0;
+    if (bounds != NULL && !(bounds->max_abs >= 0 && bounds->norm >= 0)) return 0; /* NaN, too */
+    return terms->frozen_slots == NULL || terms->frozen_step_num >= 1;
 }
 
 /* Labels come from files: an index they form must never leave its array. */
@@ -151,8 +175,7 @@ typedef struct cohort {
     const fed_step *step;
     const fed_client *clients;
     size_t num_clients;
-    int weighting;
-    const fed_bounds *bounds; /* or NULL */
+    const fed_terms *terms;
     const atomic_int *cancel;
     fed_sum *sum;
     fed_client_stats *stats;
@@ -211,21 +234,21 @@ static void return_params(fed_team *team, float *params) {
 
 static double client_weight(const cohort *co, const fed_client_stats *stats) {
     if (!stats->is_finite || stats->num_examples == 0) return 0;
-    return co->weighting == FED_WEIGHT_UNIFORM ? 1 : (double)stats->num_examples;
+    return co->terms->weighting == FED_WEIGHT_UNIFORM ? 1 : (double)stats->num_examples;
 }
 
 /* Writes how large a client's delta is. */
 static void measure(const cohort *co, const float *params, fed_client_stats *stats) {
     const double sum_of_squares = co->net->kernels->delta_size(
         params, co->team->server, co->team->num_values, &stats->max_abs);
-    stats->norm = stats->max_abs > co->bounds->max_abs ? 0 : sqrt(sum_of_squares);
+    stats->norm = stats->max_abs > co->terms->bounds->max_abs ? 0 : sqrt(sum_of_squares);
 }
 
 /* The factor that keeps a measured delta within bounds. */
 static double bounding_factor(const cohort *co, const fed_client_stats *stats) {
-    if (co->bounds == NULL) return 1;
-    if (stats->max_abs > co->bounds->max_abs) return 0;
-    return stats->norm > co->bounds->norm ? co->bounds->norm / stats->norm : 1;
+    if (co->terms->bounds == NULL) return 1;
+    if (stats->max_abs > co->terms->bounds->max_abs) return 0;
+    return stats->norm > co->terms->bounds->norm ? co->terms->bounds->norm / stats->norm : 1;
 }
 
 /* Adds, in order, every client of the block that waits for nobody. Called and left with the
@@ -282,9 +305,11 @@ static void work_on(cohort *co, size_t c, fed_workspace *workspace) {
         return;
     }
     omp_unset_lock(&co->lock);
-    const int status = fed_train_client(co->net, co->step, co->team->server, &co->clients[c],
-                                        co->cancel, workspace, params, &co->stats[c]);
-    if (status == FED_OK && co->bounds != NULL && co->stats[c].is_finite)
+    const fed_frozen frozen = {co->team->frozen_slots, co->terms->frozen_step_num};
+    const int status = fed_train_client(
+        co->net, co->step, co->terms->frozen_slots != NULL ? &frozen : NULL, co->team->server,
+        &co->clients[c], co->cancel, workspace, params, &co->stats[c]);
+    if (status == FED_OK && co->terms->bounds != NULL && co->stats[c].is_finite)
         measure(co, params, &co->stats[c]);
     omp_set_lock(&co->lock);
     if (status != FED_OK) {
@@ -355,18 +380,17 @@ static void close_window(cohort *co) {
 
 int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *step,
                      const float *server_params, const fed_client *clients, size_t num_clients,
-                     int weighting, const fed_bounds *bounds, const atomic_int *cancel,
-                     fed_sum *sum, fed_client_stats *stats, fed_fault *fault) {
+                     const fed_terms *terms, const atomic_int *cancel, fed_sum *sum,
+                     fed_client_stats *stats, fed_fault *fault) {
     fed_net net;
     int status = fed_net_init(&net, model);
     if (status == FED_OK) status = fed_step_check(step);
-    if (status == FED_OK &&
-        (fed_net_size(&net) != fed_sum_size(sum) || !fed_sum_is_open(sum) ||
-         (weighting != FED_WEIGHT_NUM_EXAMPLES && weighting != FED_WEIGHT_UNIFORM)))
+    if (status == FED_OK && (fed_net_size(&net) != fed_sum_size(sum) || !fed_sum_is_open(sum) ||
+                             !terms_are_valid(terms)))
         status = FED_ERR_ARGUMENT;
-    if (bounds != NULL && !(bounds->max_abs >= 0 && bounds->norm >= 0)) status = FED_ERR_ARGUMENT;
     if (status == FED_OK) status = check_clients(model, clients, num_clients, fault);
     if (status == FED_OK) status = team_set_params(team, &net, server_params);
+    if (status == FED_OK) status = team_set_slots(team, &net, fed_step_slots(step), terms);
     if (status != FED_OK || num_clients == 0) return status;
 
     cohort co = {.team = team,
@@ -374,8 +398,7 @@ int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *ste
                  .step = step,
                  .clients = clients,
                  .num_clients = num_clients,
-                 .weighting = weighting,
-                 .bounds = bounds,
+                 .terms = terms,
                  .cancel = cancel,
                  .sum = sum,
                  .stats = stats};

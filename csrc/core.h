@@ -146,8 +146,16 @@ typedef struct fed_workspace {
     size_t num_bytes;
 } fed_workspace;
 
+/* What every local step starts from: see fed_terms. */
+typedef struct fed_frozen {
+    const float *slots; /* [slots, packed], NULL where the step needs none */
+    size_t step_num;
+} fed_frozen;
+
 /* Trains one client: params (packed) leave as the server's and arrive as the client's. */
-int fed_train_client(const fed_net *net, const fed_step *step, const float *server, /* packed */
+int fed_train_client(const fed_net *net, const fed_step *step,
+                     const fed_frozen *frozen, /* or NULL */
+                     const float *server,      /* packed */
                      const fed_client *client, const atomic_int *cancel, fed_workspace *workspace,
                      float *params /* out, packed */, fed_client_stats *stats /* out */);
 

@@ -253,15 +253,25 @@ enum { FED_MAX_THREADS = 1024 };
 fed_team *fed_team_new(int num_threads);
 void fed_team_free(fed_team *team);
 
-/* Trains each client of a cohort from the same server parameters and adds its model delta, kept
- * within `bounds` unless that is NULL, to `sum`. Calls may follow one another on one `sum` (a large
+/* How a cohort is trained and added up, beside the client step. */
+typedef struct fed_terms {
+    int weighting;            /* enum fed_weighting */
+    const fed_bounds *bounds; /* what each delta is kept within; NULL: it is added as it is */
+    /* NULL: a client's slots start at their initial values and live as long as its local steps.
+     * Else every local step starts from these and what it makes of them is forgotten. */
+    const float *frozen_slots; /* [slots, P] */
+    size_t frozen_step_num;    /* of each such step, from 1 */
+} fed_terms;
+
+/* Trains each client of a cohort from the same server parameters and adds its model delta to
+ * `sum`. Calls may follow one another on one `sum` (a large
  * cohort in pieces) as long as every piece but the last holds a multiple of 8 clients.
  * Deterministic for fixed inputs, whatever the team's size. FED_ERR_LABEL fills fault with the
  * lowest client that has one; *cancel != 0 stops within a local step. */
 int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *step,
                      const float *server_params, /* [P] */
-                     const fed_client *clients, size_t num_clients, int weighting,
-                     const fed_bounds *bounds, const atomic_int *cancel, fed_sum *sum,
+                     const fed_client *clients, size_t num_clients, const fed_terms *terms,
+                     const atomic_int *cancel, fed_sum *sum,
                      fed_client_stats *stats, /* out [num_clients] */
                      fed_fault *fault /* out */);
 

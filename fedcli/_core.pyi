@@ -74,6 +74,14 @@ class DeltaSum:
     def reset(self) -> None: ...
     def total(self) -> tuple[npt.NDArray[np.float64], float]: ...
 
+class Terms:
+    def __init__(
+        self,
+        weighting: int,
+        bounds: tuple[float, float] | None,
+        frozen: tuple[Float32, int] | None,
+    ) -> None: ...
+
 class Team:
     def __init__(self, num_threads: int) -> None: ...
     def train_cohort(
@@ -83,8 +91,7 @@ class Team:
         server_params: Float32,
         cohort: Cohort,
         round_num: int,
-        weighting: int,
-        bounds: tuple[float, float] | None,
+        terms: Terms,
         cancel: CancelFlag,
         delta_sum: DeltaSum,
     ) -> npt.NDArray[np.void]: ...

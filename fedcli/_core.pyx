@@ -98,8 +98,13 @@ cdef extern from "fed.h" nogil:
     void fed_team_free(fed_team *)
     ctypedef struct fed_bounds:
         double max_abs, norm
+    ctypedef struct fed_terms:
+        int weighting
+        const fed_bounds *bounds
+        const float *frozen_slots
+        size_t frozen_step_num
     int fed_train_cohort(fed_team *, const fed_model *, const fed_step *, const float *,
-                         const fed_client *, size_t, int, const fed_bounds *, const atomic_int *,
+                         const fed_client *, size_t, const fed_terms *, const atomic_int *,
                          fed_sum *, fed_client_stats *, fed_fault *)
     int fed_evaluate(fed_team *, const fed_model *, const float *, const fed_client *, size_t,
                      const atomic_int *, fed_client_stats *, fed_fault *)
@@ -402,6 +407,32 @@ assert STATS.itemsize == sizeof(fed_client_stats)
 
 # ---- Work ----------------------------------------------------------------------------------------
 
+cdef class Terms:
+    """How a cohort is trained and added up: weighting; bounds (largest entry, L2 norm) or None;
+    frozen (slots float32 [num_slots, P], step number) or None."""
+    cdef fed_terms table
+    cdef fed_bounds bounds
+    cdef const float[:, ::1] slots
+
+    def __cinit__(self, int weighting, bounds, frozen):
+        self.table.weighting = weighting
+        if bounds is not None:
+            self.bounds.max_abs, self.bounds.norm = bounds
+            self.table.bounds = &self.bounds
+        if frozen is not None:
+            self.slots, self.table.frozen_step_num = frozen
+
+    cdef check(self, Step step, Model model):
+        """Points the table at the slots once their shape is known to fit."""
+        if self.table.frozen_step_num == 0 or self.slots.shape[0] == step.num_slots == 0:
+            return
+        if (<size_t> self.slots.shape[0], <size_t> self.slots.shape[1]) != (
+                step.num_slots, model.table.num_params):
+            raise ValueError(f"frozen slots are [{self.slots.shape[0]}, {self.slots.shape[1]}],"
+                             f" not [{step.num_slots}, {model.table.num_params}]")
+        self.table.frozen_slots = &self.slots[0, 0]
+
+
 cdef class Team:
     """The core's threads and their memory; one call at a time."""
     cdef fed_team *team
@@ -415,12 +446,8 @@ cdef class Team:
         fed_team_free(self.team)
 
     def train_cohort(self, Model model, Step step, const float[::1] server_params, Cohort cohort,
-                     uint64_t round_num, int weighting, bounds, CancelFlag cancel,
-                     DeltaSum delta_sum):
-        """Trains each client and adds its delta, within bounds (largest entry, L2 norm) unless
-        that is None; returns the clients' STATS."""
-        cdef fed_bounds limits
-        cdef const fed_bounds *limits_or_null = NULL
+                     uint64_t round_num, Terms terms, CancelFlag cancel, DeltaSum delta_sum):
+        """Trains each client and adds its delta; returns the clients' STATS."""
         cdef int status
         cdef fed_fault fault
         cdef size_t c
@@ -428,6 +455,7 @@ cdef class Team:
         cohort.check_pixels(model.table.num_inputs)
         if delta_sum.model is not model:
             raise ValueError("delta_sum was made for another model")
+        terms.check(step, model)
         if cohort.prepared_for is not None and cohort.prepared_for is not model:
             raise ValueError("the cohort was prepared for another model")
         stats = np.zeros(cohort.num_clients, STATS)
@@ -436,13 +464,10 @@ cdef class Team:
             return stats
         for c in range(cohort.num_clients):
             cohort.table[c].shuffle_key.round = round_num
-        if bounds is not None:
-            limits.max_abs, limits.norm = bounds
-            limits_or_null = &limits
         with nogil:
             status = fed_train_cohort(self.team, &model.table, &step.table, &server_params[0],
-                                      cohort.table, cohort.num_clients, weighting,
-                                      limits_or_null, &cancel.flag, delta_sum.sum, <fed_client_stats *> &view[0], &fault)
+                                      cohort.table, cohort.num_clients, &terms.table,
+                                      &cancel.flag, delta_sum.sum, <fed_client_stats *> &view[0], &fault)
         check(status, &fault)
         return stats
 

@@ -80,6 +80,18 @@ class DeltaBounds(NamedTuple):
 NO_BOUNDS = DeltaBounds(math.inf, math.inf)
 
 
+class FrozenSlots(NamedTuple):
+    """The optimizer state that every local step starts from; what it makes of it is forgotten.
+
+    Attributes:
+        slots: float32 [num_slots, num_params], in the order of the rows.
+        step_num: The number of each step, from 1.
+    """
+
+    slots: NDArray[np.float32]
+    step_num: int
+
+
 @dataclass(frozen=True)
 class CohortResult:
     """What a cohort sends back.
@@ -110,6 +122,7 @@ class Engine(Protocol):
         round_num: int,
         weighting: str,
         bounds: DeltaBounds | None = None,
+        frozen: FrozenSlots | None = None,
         cancel: CancelFlag | None = None,
     ) -> CohortResult:
         """Trains each client from `params` and sums the model deltas; see `ThreadEngine`."""
@@ -180,6 +193,7 @@ class ThreadEngine:
         round_num: int,
         weighting: str,
         bounds: DeltaBounds | None = None,
+        frozen: FrozenSlots | None = None,
         cancel: CancelFlag | None = None,
     ) -> CohortResult:
         """Trains each client from `params` and sums the weighted model deltas.
@@ -193,13 +207,15 @@ class ThreadEngine:
             round_num: Rounds completed so far; with the clients' ids it keys the shuffles.
             weighting: `num-examples` or `uniform`.
             bounds: What each delta is kept within before it is added.
+            frozen: What every local step starts from, if clients are not to have slots of their
+                own.
             cancel: Raised from another thread, stops the call within a local step.
 
         Raises:
             Cancelled: `cancel` was raised.
             DataError: A client's images do not fit the model, or a label is outside its classes.
         """
-        step, weights = _core.Step(rows), WEIGHTINGS.index(weighting)
+        step, terms = _core.Step(rows), _core.Terms(WEIGHTINGS.index(weighting), bounds, frozen)
         flag = cancel or CancelFlag()
 
         def train() -> CohortResult:
@@ -215,8 +231,7 @@ class ThreadEngine:
                         params,
                         piece.cohort,
                         round_num,
-                        weights,
-                        bounds,
+                        terms,
                         flag,
                         total,
                     )

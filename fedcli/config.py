@@ -28,6 +28,10 @@ MAX_THREADS = 1024  # as the core has it (FED_MAX_THREADS)
 Options = Mapping[str, Value]
 Clients = str | tuple[str, ...] | None
 
+# Of the tutorial.
+CLIENT_OPTIMIZER = "sgd"
+CLIENT_LR = 0.02
+
 # TOML integers are signed 64-bit; visits of one client (epochs x examples) must stay countable too.
 _MAX_SEED = 2**63 - 1
 _MAX_COUNT = 2**31 - 1
@@ -61,11 +65,12 @@ class RunConfig:
         initial_weights: Path of a weights file; None: the model's own start.
         algorithm: Name of an algorithm.
         algorithm_options: Its `k=v` options.
-        client_optimizer: Name of the optimizer of the local steps.
-        client_lr: Its learning rate.
+        client_optimizer: Name of the optimizer of the local steps; None: CLIENT_OPTIMIZER, or none
+            at all where the algorithm has no local steps.
+        client_lr: Its learning rate; None: CLIENT_LR, likewise.
         client_options: Its other options.
         server_optimizer: Name of the optimizer that takes the pseudo-gradient.
-        server_lr: Its learning rate.
+        server_lr: Its learning rate; None: the algorithm's own.
         server_options: Its other options.
         client_weighting: What a client weighs in the mean; one of `WEIGHTINGS`.
         aggregator: Name of an aggregator.
@@ -98,11 +103,11 @@ class RunConfig:
     initial_weights: str | None = None
     algorithm: str = "fedavg"
     algorithm_options: Options = field(default_factory=dict)
-    client_optimizer: str = "sgd"
-    client_lr: float = 0.02
+    client_optimizer: str | None = None
+    client_lr: float | None = None
     client_options: Options = field(default_factory=dict)
     server_optimizer: str = "sgd"
-    server_lr: float = 1.0
+    server_lr: float | None = None
     server_options: Options = field(default_factory=dict)
     client_weighting: str = "num-examples"
     aggregator: str = "mean"
@@ -124,6 +129,10 @@ _OPTION_OWNERS: dict[str, tuple[str, Mapping[str, Entry]]] = {
     "server_options": ("server_optimizer", registry.OPTIMIZERS),
     "aggregator_options": ("aggregator", registry.AGGREGATORS),
 }
+
+
+# What an algorithm without local steps has no use for.
+_LOCAL_FIELDS = ("client_optimizer", "client_lr", "client_options")
 
 
 def option_name(field_name: str) -> str:
@@ -152,8 +161,10 @@ def validate(config: RunConfig) -> RunConfig:
         each.name: _checked(option_name(each.name), each.name, getattr(config, each.name))
         for each in fields(config)
     }
+    _resolve_algorithm(values)
     for name, (owner, table) in _OPTION_OWNERS.items():
-        values[name] = _resolved(name, values[owner], table, values[name])
+        if values[owner] is not None:
+            values[name] = _resolved(name, values[owner], table, values[name])
     return RunConfig(**values)
 
 
@@ -173,12 +184,24 @@ def merge(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     one optimizer's options are not another's.
     """
     merged = {**base, **given}
+    if given.get("algorithm", base.get("algorithm")) != base.get("algorithm"):
+        _drop_defaults(merged, given)
     for name, (owner, _) in _OPTION_OWNERS.items():
-        default = getattr(RunConfig, owner)
+        default = CLIENT_OPTIMIZER if owner == "client_optimizer" else getattr(RunConfig, owner)
         is_same = merged.get(owner, default) == base.get(owner, default)
         if name in merged:
             merged[name] = {**(base.get(name, {}) if is_same else {}), **given.get(name, {})}
     return merged
+
+
+def _drop_defaults(merged: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Leaves out what another algorithm said of optimizers, where the new one differs."""
+    entry = registry.ALGORITHMS.get(merged["algorithm"])
+    if entry is None or entry.has_local_steps:
+        return
+    for name in (*_LOCAL_FIELDS, "server_lr"):
+        if name not in given:
+            merged.pop(name, None)
 
 
 def parse_options(texts: Iterable[str], option: str) -> dict[str, Value]:
@@ -243,6 +266,23 @@ def read_provenance(text: str, source: str) -> dict[str, Any]:
     """
     provenance = _parse_toml(text, source).get("provenance")
     return provenance if isinstance(provenance, dict) else {}
+
+
+def _resolve_algorithm(values: dict[str, Any]) -> None:
+    """Fills in what an algorithm says of optimizers; refuses local ones where it has no use."""
+    entry = choose(registry.ALGORITHMS, values["algorithm"], option_name("algorithm"))
+    if values["server_lr"] is None:
+        values["server_lr"] = entry.server_lr
+    if entry.has_local_steps:
+        values["client_optimizer"] = values["client_optimizer"] or CLIENT_OPTIMIZER
+        values["client_lr"] = CLIENT_LR if values["client_lr"] is None else values["client_lr"]
+        return
+    for name in _LOCAL_FIELDS:
+        if values[name] is not None and values[name] != {}:
+            raise ConfigError(
+                f"{option_name(name)}: the clients of {entry.name} take no steps and have no "
+                "optimizer; leave it out"
+            )
 
 
 def _resolved(

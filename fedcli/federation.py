@@ -28,6 +28,7 @@ from fedcli.datasets import ClientData
 from fedcli.errors import DataError
 from fedcli.learning import LearningProcess, ServerState
 from fedcli.models import Model
+from fedcli.optimizers import Optimizer
 
 # Clients evaluated in one call, so that not all their data are in memory at once. Sums of losses
 # are formed block by block, so this number is part of the result's last digit.
@@ -61,7 +62,7 @@ class Panel:
         self.num_absent = num_absent
         self._plan = plan
         is_small = len(client_ids) <= EVAL_BLOCK
-        self._held = tuple(iter_batches(data, client_ids, plan)) if is_small else None
+        self._held = tuple(ClientBatches(data, client_ids, plan)) if is_small else None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -98,11 +99,11 @@ class Panel:
         for first in range(0, len(self.client_ids), EVAL_BLOCK):
             last = min(first + EVAL_BLOCK, len(self.client_ids))
             ids = [self.client_ids[index] for index in range(first, last)]
-            yield tuple(iter_batches(self.data, ids, self._plan))
+            yield tuple(ClientBatches(self.data, ids, self._plan))
 
 
 class CohortData(NamedTuple):
-    """The batches of a cohort, to be read once and in order, and how many clients it has."""
+    """The batches of a cohort, in order, and how many clients it has."""
 
     batches: Iterable[BatchedDataset]
     num_clients: int
@@ -142,7 +143,7 @@ class Federation:
         if self.held is not None:
             return CohortData(self.held, len(self.held))
         ids = self.cohorts.for_round(round_num)
-        batches = iter_batches(self.splits["train"], ids, self.plan, self.config.seed)
+        batches = ClientBatches(self.splits["train"], ids, self.plan, self.config.seed)
         return CohortData(batches, len(ids))
 
     def initial_state(self) -> ServerState:
@@ -209,7 +210,7 @@ def open_federation(config: RunConfig, cancel: CancelFlag | None = None) -> Fede
     )
     held = None
     if cohorts.fixed is not None and _can_be_held(train, cohorts.fixed):
-        held = tuple(iter_batches(train, cohorts.fixed, plan, config.seed))
+        held = tuple(ClientBatches(train, cohorts.fixed, plan, config.seed))
     return Federation(
         config=config,
         splits=splits,
@@ -254,16 +255,24 @@ def open_data(config: RunConfig, cancel: CancelFlag | None = None) -> dict[str, 
 
 
 def build_process(config: RunConfig, model: Model, engine: ThreadEngine) -> LearningProcess:
-    """Returns the learning process of a config."""
+    """Returns the learning process of a valid config."""
+    assert config.server_lr is not None
     algorithm = algorithms.build(
         config.algorithm,
-        optimizers.build(config.client_optimizer, config.client_lr, config.client_options),
+        _build_client_optimizer(config),
         optimizers.build(config.server_optimizer, config.server_lr, config.server_options),
         weighting=config.client_weighting,
         aggregator=aggregators.build(config.aggregator, config.aggregator_options),
         options=config.algorithm_options,
     )
     return learning.build_process(algorithm, model, engine=engine)
+
+
+def _build_client_optimizer(config: RunConfig) -> Optimizer | None:
+    """The optimizer of the local steps, None for an algorithm without such."""
+    if config.client_optimizer is None or config.client_lr is None:
+        return None
+    return optimizers.build(config.client_optimizer, config.client_lr, config.client_options)
 
 
 def check_fit(data: ClientData, model: Model) -> None:
@@ -285,11 +294,22 @@ def check_fit(data: ClientData, model: Model) -> None:
         )
 
 
-def iter_batches(
-    data: ClientData, client_ids: Sequence[str], plan: BatchPlan, seed: int = 0
-) -> Iterator[BatchedDataset]:
-    """Yields the batches of some clients, in order, each read when asked. Raises DataError."""
-    return (BatchedDataset(data.client(client_id), plan, seed) for client_id in client_ids)
+@dataclass(frozen=True, eq=False)
+class ClientBatches:
+    """The batches of some clients, in order, each read whenever it is come to.
+
+    Iterating raises DataError where a client cannot be read.
+    """
+
+    data: ClientData
+    client_ids: Sequence[str]
+    plan: BatchPlan
+    seed: int = 0
+
+    def __iter__(self) -> Iterator[BatchedDataset]:
+        """Yields the batches of each client."""
+        for client_id in self.client_ids:
+            yield BatchedDataset(self.data.client(client_id), self.plan, self.seed)
 
 
 def _can_be_held(data: ClientData, client_ids: Sequence[str]) -> bool:

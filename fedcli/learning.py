@@ -8,7 +8,7 @@ comes out; a process keeps none.
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli import batches, metrics, models, optimizers
+from fedcli import batches, metrics, models, optimizers, registry
 from fedcli.aggregators.mean import Mean
-from fedcli.algorithms import fedavg
+from fedcli.algorithms import fedavg, fedsgd, mime_lite
 from fedcli.algorithms.base import Algorithm, apply_mean_delta
+from fedcli.algorithms.client_work import CohortCall
 from fedcli.backend import CancelFlag, Engine, ThreadEngine
 from fedcli.batches import BatchedDataset
 from fedcli.errors import ConfigError, DataError
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 _SERVER_SGD = optimizers.sgd(1.0)
+_FED_SGD_SERVER = optimizers.sgd(registry.ALGORITHMS["fedsgd"].server_lr)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,6 +188,7 @@ class TrainingProcess(LearningProcess):
         return ServerState(
             round_num=0,
             global_model_weights=params,
+            client_work=self.algorithm.client_work.init(params),
             aggregator=self.algorithm.aggregator.init(),
             finalizer=self.algorithm.server_optimizer.init(params),
         )
@@ -200,16 +203,17 @@ class TrainingProcess(LearningProcess):
         """See LearningProcess; `timings` has train and aggregate."""
         started = perf_counter()
         algorithm, params = self.algorithm, state.global_model_weights
-        cohort = self.engine.train_cohort(
-            self.model.layout,
-            algorithm.step_rows,
-            params,
-            _cohort_data(client_data),
+        call = CohortCall(
+            engine=self.engine,
+            layout=self.model.layout,
+            params=params,
+            clients=_cohort_data(client_data, algorithm.client_work.num_passes),
             round_num=state.round_num,
             weighting=algorithm.weighting,
             bounds=algorithm.aggregator.bounds(state.aggregator),
             cancel=cancel,
         )
+        cohort, work_state = algorithm.client_work.run(call, state.client_work)
         trained = perf_counter()
         mean_delta, aggregator_state, aggregator_metrics = algorithm.aggregator.aggregate(
             state.aggregator, cohort
@@ -232,6 +236,7 @@ class TrainingProcess(LearningProcess):
             state,
             round_num=state.round_num + 1,
             global_model_weights=params,
+            client_work=work_state,
             aggregator=aggregator_state,
             finalizer=opt_state,
         )
@@ -330,6 +335,42 @@ def build_unweighted_fed_avg(
     return build_process(algorithm, model, metrics_aggregator, engine=engine)
 
 
+def build_fed_sgd(
+    model: str | Model,
+    server_optimizer: Optimizer = _FED_SGD_SERVER,
+    metrics_aggregator: MetricsAggregator = sum_then_finalize,
+    *,
+    engine: Engine | None = None,
+) -> LearningProcess:
+    """Returns federated SGD, clients weighted by the examples they process.
+
+    See `fedcli.algorithms.fedsgd` for the algorithm and `build_process` for the arguments.
+    """
+    _check_optimizer("server", server_optimizer)
+    algorithm = fedsgd.build(None, server_optimizer, weighting="num-examples", aggregator=Mean())
+    return build_process(algorithm, model, metrics_aggregator, engine=engine)
+
+
+def build_mime_lite_with_optimizer(
+    model: str | Model,
+    base_optimizer: Optimizer,
+    server_optimizer: Optimizer = _SERVER_SGD,
+    metrics_aggregator: MetricsAggregator = sum_then_finalize,
+    *,
+    engine: Engine | None = None,
+) -> LearningProcess:
+    """Returns Mime Lite, clients weighted by the examples they process.
+
+    See `fedcli.algorithms.mime_lite` for the algorithm and `build_process` for the arguments.
+    """
+    _check_optimizer("base", base_optimizer)
+    _check_optimizer("server", server_optimizer)
+    algorithm = mime_lite.build(
+        base_optimizer, server_optimizer, weighting="num-examples", aggregator=Mean()
+    )
+    return build_process(algorithm, model, metrics_aggregator, engine=engine)
+
+
 def build_fed_eval(
     model: str | Model,
     metrics_aggregator: MetricsAggregator = sum_then_finalize,
@@ -341,13 +382,17 @@ def build_fed_eval(
 
 
 def _fed_avg(client: Optimizer, server: Optimizer, weighting: str) -> Algorithm:
-    for side, optimizer in (("client", client), ("server", server)):
-        if not isinstance(optimizer, Optimizer):
-            raise ConfigError(
-                f"{side}_optimizer is of type {type(optimizer).__name__}; give one of "
-                "fedcli.optimizers, such as sgd(0.02)"
-            )
+    _check_optimizer("client", client)
+    _check_optimizer("server", server)
     return fedavg.build(client, server, weighting=weighting, aggregator=Mean())
+
+
+def _check_optimizer(side: str, optimizer: object) -> None:
+    if not isinstance(optimizer, Optimizer):
+        raise ConfigError(
+            f"{side}_optimizer is of type {type(optimizer).__name__}; give one of "
+            "fedcli.optimizers, such as sgd(0.02)"
+        )
 
 
 def _count_empty(stats: NDArray[Any]) -> int:
@@ -355,15 +400,29 @@ def _count_empty(stats: NDArray[Any]) -> int:
     return int(np.count_nonzero(is_empty))
 
 
-def _cohort_data(client_data: Iterable[Any]) -> Iterable[BatchedDataset]:
-    """Returns a cohort's data as the engine takes it; a generator is still read as it is used."""
+def _cohort_data(client_data: Iterable[Any], num_passes: int = 1) -> Iterable[BatchedDataset]:
+    """Returns a cohort's data as the engine takes it, so many times.
+
+    What is no sequence is read as it is used; a generator that is used twice is read once, whole.
+    """
     if isinstance(client_data, Mapping | str) or not isinstance(client_data, Iterable):
         kind = type(client_data).__name__
         raise DataError(f"client_data is of type {kind}; give a list, one element a client")
     if isinstance(client_data, tuple) and all(type(each) is BatchedDataset for each in client_data):
         return client_data  # as it is: the engine knows a tuple again
-    datasets = (_one_client(element, index) for index, element in enumerate(client_data))
-    return list(datasets) if isinstance(client_data, Sequence) else datasets
+    if isinstance(client_data, Sequence) or (num_passes > 1 and isinstance(client_data, Iterator)):
+        return [_one_client(element, index) for index, element in enumerate(client_data)]
+    return _ReadAsUsed(client_data)
+
+
+@dataclass(frozen=True, eq=False)
+class _ReadAsUsed:
+    """The clients of an iterable, checked one by one, as often as it can be gone through."""
+
+    client_data: Iterable[Any]
+
+    def __iter__(self) -> Iterator[BatchedDataset]:
+        return (_one_client(element, index) for index, element in enumerate(self.client_data))
 
 
 def _one_client(element: Any, index: int) -> BatchedDataset:

@@ -23,8 +23,11 @@ from numpy.typing import NDArray
 
 from fedcli import options as opt
 from fedcli import registry
-from fedcli.backend import StepKind, StepRow
+from fedcli.backend import FrozenSlots, StepKind, StepRow
 from fedcli.options import Value
+
+# Slots by name, in the order in which the core's rows keep them.
+_SLOT_ORDER = ("accumulator", "preconditioner")
 
 # A parameter vector or gradient [num_params], float32 in a run and float64 in tests.
 Params = NDArray[Any]
@@ -72,6 +75,18 @@ class Rule(NamedTuple):
     init: Callable[[Optimizer, Params], OptState]
     step: Callable[[Optimizer, Params, OptState, Params], tuple[Params, OptState]]
     row: Callable[[Optimizer], StepRow]
+
+
+def frozen_slots(state: Mapping[str, Any]) -> FrozenSlots:
+    """Returns an optimizer's state as the core's rows take it: what local steps start from.
+
+    Args:
+        state: Of `Optimizer.init` or `update`.
+    """
+    slots = [state[name] for name in _SLOT_ORDER if name in state]
+    num_params = len(slots[0]) if slots else 0
+    stacked = np.array(slots, np.float32).reshape(len(slots), num_params)
+    return FrozenSlots(stacked, int(state.get("step", 0)) + 1)
 
 
 # ---- SGD ---------------------------------------------------------------------------------------

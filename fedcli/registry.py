@@ -8,9 +8,13 @@ each name stands in one dict of its own module (`optimizers`, `models`, `algorit
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
 
 from fedcli.errors import ConfigError
 from fedcli.options import Entry, Option, Value, check_number
+
+EntryType = TypeVar("EntryType", bound=Entry)
 
 # The core computes in float32: no rate above its largest number, nothing positive that it takes
 # for 0.
@@ -28,7 +32,20 @@ def check_learning_rate(value: object, label: str = "learning rate") -> float:
     return check_number(label, value, *LEARNING_RATE_RANGE)
 
 
-def _table(*entries: Entry) -> dict[str, Entry]:
+@dataclass(frozen=True)
+class AlgorithmEntry(Entry):
+    """A row of `ALGORITHMS`.
+
+    Attributes:
+        has_local_steps: Whether clients have an optimizer of their own.
+        server_lr: Learning rate of the server's SGD unless another is given.
+    """
+
+    has_local_steps: bool = True
+    server_lr: float = 1.0
+
+
+def _table(*entries: EntryType) -> dict[str, EntryType]:
     return {entry.name: entry for entry in entries}
 
 
@@ -133,12 +150,12 @@ OPTIMIZERS = _table(
 )
 
 ALGORITHMS = _table(
-    Entry(
+    AlgorithmEntry(
         "fedavg",
         "Federated averaging: local training, then the weighted mean of the model deltas.",
         "McMahan et al. 2017, arXiv 1602.05629; TFF learning/algorithms/fed_avg.py",
     ),
-    Entry(
+    AlgorithmEntry(
         "fedprox",
         "Federated averaging with local steps drawn back towards the global model.",
         "Li et al. 2020, arXiv 1812.06127; default strength: pfl-research's benchmarks",
@@ -151,6 +168,20 @@ ALGORITHMS = _table(
                 _MAX_FLOAT,
             ),
         ),
+    ),
+    AlgorithmEntry(
+        "fedsgd",
+        "Federated SGD: clients send the gradient of their data at the global model; server rate "
+        "0.1 unless given.",
+        "McMahan et al. 2017, arXiv 1602.05629; TFF learning/algorithms/fed_sgd.py",
+        has_local_steps=False,
+        server_lr=0.1,
+    ),
+    AlgorithmEntry(
+        "mime-lite",
+        "Local steps with the server's optimizer state, which full gradients move; the client "
+        "optimizer is the base optimizer.",
+        "Karimireddy et al. 2021, arXiv 2008.03606; TFF learning/algorithms/mime.py",
     ),
 )
 

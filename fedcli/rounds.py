@@ -189,7 +189,7 @@ class Training:
         timings = {"data": 0.0}
         clients, num_clients = self._federation.cohort_data(self.state.round_num)
         if not isinstance(clients, tuple):  # read while the round runs
-            clients = _timed(clients, timings)
+            clients = _Timed(clients, timings)
         output = self.process.next(self.state, clients, cancel=self._cancel)
         timings.update(output.timings, train=output.timings["train"] - timings["data"])
         round_num = output.state.round_num
@@ -369,18 +369,22 @@ def _continued_config(
     return config, configs.to_toml(config, configs.read_provenance(text, str(config_file)))
 
 
-def _timed(
-    batches: Iterable[BatchedDataset], timings: dict[str, float]
-) -> Iterator[BatchedDataset]:
-    """Yields clients and adds the seconds that each took to read to `timings`."""
-    iterator = iter(batches)
-    while True:
-        started = perf_counter()
-        dataset = next(iterator, None)
-        timings["data"] += perf_counter() - started
-        if dataset is None:
-            return
-        yield dataset
+@dataclass(frozen=True, eq=False)
+class _Timed:
+    """Clients; the seconds that each takes to read are added to `timings`, whenever it is read."""
+
+    batches: Iterable[BatchedDataset]
+    timings: dict[str, float]
+
+    def __iter__(self) -> Iterator[BatchedDataset]:
+        iterator = iter(self.batches)
+        while True:
+            started = perf_counter()
+            dataset = next(iterator, None)
+            self.timings["data"] += perf_counter() - started
+            if dataset is None:
+                return
+            yield dataset
 
 
 @contextmanager

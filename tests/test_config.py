@@ -20,10 +20,11 @@ IDS = st.lists(st.text(min_size=1, max_size=8).filter(str.strip), min_size=1, ma
 
 
 def test_defaults_are_the_tutorials() -> None:
-    config = RunConfig()
+    config = configs.from_options({})
     assert (config.data, config.clients, config.sampling) == ("synthetic-digits", None, "fixed")
     assert (config.epochs, config.batch_size, config.shuffle_buffer) == (5, 20, 100)
-    assert (config.client_lr, config.server_lr, config.rounds) == (0.02, 1.0, 10)
+    assert (config.client_optimizer, config.client_lr) == ("sgd", 0.02)
+    assert (config.server_optimizer, config.server_lr, config.rounds) == ("sgd", 1.0, 10)
     assert config.client_weighting == "num-examples"
 
 
@@ -194,3 +195,36 @@ def test_paths_become_absolute_and_names_stay() -> None:
 def test_config_imports_no_numpy() -> None:
     code = "import sys, fedcli.config, fedcli.run_dir; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_fedsgd_has_no_client_optimizer_and_a_server_rate_of_its_own() -> None:
+    config = configs.from_options({"algorithm": "fedsgd"})
+    assert (config.client_optimizer, config.client_lr, config.client_options) == (None, None, {})
+    assert config.server_lr == 0.1
+    assert configs.from_options({"algorithm": "fedsgd", "server_lr": 1.0}).server_lr == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("client_optimizer", "sgd"), ("client_lr", 0.02), ("client_options", {"momentum": 0.9})],
+)
+def test_fedsgd_refuses_a_client_optimizer(name: str, value: Any) -> None:
+    option = configs.option_name(name)
+    with pytest.raises(ConfigError, match=f"^{option}: the clients of fedsgd take no steps"):
+        configs.from_options({"algorithm": "fedsgd", name: value})
+
+
+def test_a_fedsgd_run_is_read_back_as_it_was() -> None:
+    config = configs.from_options({"algorithm": "fedsgd"})
+    again = configs.from_options(configs.from_toml(configs.to_toml(config, {}), "config.toml"))
+    assert again == config
+
+
+def test_another_algorithm_leaves_behind_what_fedsgd_has_no_use_for() -> None:
+    base = {"algorithm": "fedavg", "client_optimizer": "adam", "client_lr": 0.1, "server_lr": 1.0}
+    merged = configs.merge(base, {"algorithm": "fedsgd"})
+    assert configs.from_options(merged) == configs.from_options({"algorithm": "fedsgd"})
+    kept = configs.merge(base, {"algorithm": "fedprox"})
+    assert configs.from_options(kept).client_optimizer == "adam"
+    with pytest.raises(ConfigError, match="--client-lr"):
+        configs.from_options(configs.merge(base, {"algorithm": "fedsgd", "client_lr": 0.5}))

@@ -247,6 +247,125 @@ def test_the_2nn_follows_the_reference(momentum: float) -> None:
         _assert_same_metrics(result.metrics["client_work"]["train"], expected.stats)
 
 
+# ---- FedSGD and Mime Lite ------------------------------------------------------------------------
+
+
+def _mean_gradient(params: NDArray[np.float64], pair: Arrays) -> NDArray[np.float64]:
+    """Of a client's loss over all its examples."""
+    (batch,) = _in_order(pair, len(pair[1]))
+    return reference.score(params, batch, NUM_CLASSES)[1]
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_fed_sgd_sends_the_gradient_at_the_global_model(epochs: int) -> None:
+    cohort = _cohort()
+    process = learning.build_fed_sgd(_model(), optimizers.sgd(0.5))
+    state = process.initialize()
+    params = np.zeros(len(state.global_model_weights))
+    for _ in range(4):
+        clients = [from_arrays(*pair).client.preprocess(epochs=epochs) for pair in cohort]
+        result = process.next(state, clients)
+        state = result.state
+        stats = reference.evaluate(params, [_in_order(pair) for pair in cohort], NUM_CLASSES)
+        online = result.metrics["client_work"]["train"]
+        assert online["num_examples"] == epochs * stats.num_examples
+        assert online["loss"] == pytest.approx(stats.loss_sum / stats.num_examples, rel=1e-5)
+        gradients = [len(pair[1]) * _mean_gradient(params, pair) for pair in cohort]
+        params = params - 0.5 * np.sum(gradients, axis=0) / sum(SIZES)
+        _assert_same_params(state, params)
+
+
+def test_one_full_batch_of_fedavg_is_fed_sgd_with_the_product_of_rates() -> None:
+    cohort = _cohort()
+    whole = [from_arrays(*pair).client.preprocess(batch_size=1000) for pair in cohort]
+    average = learning.build_weighted_fed_avg(_model(), optimizers.sgd(0.5), optimizers.sgd(0.4))
+    gradient = learning.build_fed_sgd(_model(), optimizers.sgd(0.2))
+    first, second = average.initialize(), gradient.initialize()
+    for _ in range(3):
+        first, second = average.next(first, whole).state, gradient.next(second, cohort).state
+    np.testing.assert_allclose(
+        second.global_model_weights, first.global_model_weights, rtol=1e-5, atol=1e-7
+    )
+
+
+def test_fed_sgd_has_weight_0_for_a_client_without_examples() -> None:
+    pair = _client(30, 1)
+    process = learning.build_fed_sgd(_model())
+    alone = process.next(process.initialize(), [pair])
+    empty = (pair[0][:0], pair[1][:0])
+    together = process.next(process.initialize(), [empty, pair])
+    assert together.num_empty_clients == 1
+    assert together.metrics["client_work"]["train"]["num_non_finite_clients"] == 0
+    first, second = (each.state.global_model_weights.tobytes() for each in (alone, together))
+    assert first == second
+
+
+BASES: list[tuple[Any, reference.Optimizer]] = [
+    (optimizers.sgd(0.1, momentum=0.9), reference.Sgd(0.1, momentum=0.9)),
+    (optimizers.sgd(0.1, momentum=0.9, nesterov=True), reference.Sgd(0.1, 0.9, nesterov=True)),
+    (optimizers.adam(0.01), reference.Adam(0.01)),
+    (optimizers.yogi(0.01), reference.Yogi(0.01)),
+]
+
+
+@pytest.mark.parametrize(("base", "slow"), BASES, ids=["momentum", "nesterov", "adam", "yogi"])
+def test_mime_lite_steps_from_the_servers_state(base: Any, slow: reference.Optimizer) -> None:
+    cohort = _cohort((40, 1, 23, 20))
+    process = learning.build_mime_lite_with_optimizer(_model(), base)
+    state = process.initialize()
+    params = np.zeros(len(state.global_model_weights))
+    frozen = slow.start(params)
+    for _ in range(5):
+        result = process.next(state, cohort)
+        state = result.state
+        total, gradient, num_examples = np.zeros_like(params), np.zeros_like(params), 0
+        for pair in cohort:
+            local = params.copy()
+            for batch in _in_order(pair):
+                local = slow.step(local, frozen, reference.score(local, batch, NUM_CLASSES)[1])[0]
+            total += len(pair[1]) * (local - params)
+            gradient += len(pair[1]) * _mean_gradient(params, pair)
+            num_examples += len(pair[1])
+        frozen = slow.step(np.zeros_like(params), frozen, gradient / num_examples)[1]
+        params = params + total / num_examples
+        # Adam's division brings out roundings of small gradients.
+        np.testing.assert_allclose(state.global_model_weights, params, rtol=2e-3, atol=2e-5)
+    assert result.metrics["client_work"]["train"]["num_examples"] == num_examples
+
+
+def test_mime_lite_with_plain_sgd_is_fedavg() -> None:
+    cohort = _cohort()
+    mime = learning.build_mime_lite_with_optimizer(_model(), optimizers.sgd(0.1))
+    average = learning.build_weighted_fed_avg(_model(), optimizers.sgd(0.1))
+    first = mime.next(mime.initialize(), cohort).state
+    second = average.next(average.initialize(), cohort).state
+    assert first.global_model_weights.tobytes() == second.global_model_weights.tobytes()
+
+
+def test_a_dropped_client_moves_no_part_of_mime_lite() -> None:
+    pair = _client(30, 1)
+    bad = from_arrays(np.full_like(pair[0], 1e38), pair[1]).client.preprocess(epochs=3)
+    process = learning.build_mime_lite_with_optimizer(_model(), optimizers.sgd(0.1, momentum=0.9))
+    alone = process.next(process.initialize(), [pair]).state
+    together = process.next(process.initialize(), [bad, pair])
+    assert together.metrics["client_work"]["train"]["num_non_finite_clients"] == 1
+    for name in ("global_model_weights", "client_work"):
+        first, second = getattr(alone, name), getattr(together.state, name)
+        np.testing.assert_equal(first, second)
+    nobody = process.next(alone, [bad])
+    assert nobody.metrics["finalizer"] == {"update_non_finite": 1}
+    np.testing.assert_equal(nobody.state.client_work, alone.client_work)
+
+
+def test_mime_lite_reads_a_generator_once() -> None:
+    cohort = _cohort((40, 1, 23))
+    process = learning.build_mime_lite_with_optimizer(_model(), optimizers.sgd(0.1, momentum=0.9))
+    state = process.next(process.initialize(), cohort).state
+    again = process.next(process.initialize(), (pair for pair in cohort)).state
+    np.testing.assert_equal(again.client_work, state.client_work)
+    assert again.global_model_weights.tobytes() == state.global_model_weights.tobytes()
+
+
 def test_a_stronger_proximal_term_keeps_clients_closer() -> None:
     """At a rate at which SGD converges: where it diverges, even the wrong sign passes."""
     pair = _client(60, 3)

@@ -38,6 +38,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "momentum": MOMENTUM,
     "uniform": {"sampling": "uniform", "eval_every": 2, **MOMENTUM},
     "adam": {"client_optimizer": "yogi", "server_optimizer": "adam", "server_lr": 0.01},
+    "fedsgd": {"algorithm": "fedsgd", "sampling": "uniform"},
+    "mime-lite": {
+        "algorithm": "mime-lite",
+        "sampling": "uniform",
+        "client_options": {"momentum": 0.9},
+        "aggregator": "tff-robust",
+    },
+    "2nn": {"model": "mlp-2nn", "seed": 5, "client_lr": 0.1, "pixels": "ink"},
 }
 
 # Trains some rounds and vanishes as a killed process does: no handler, no flush, no save.

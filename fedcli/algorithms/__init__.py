@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from fedcli import options as opt
 from fedcli import registry
 from fedcli.aggregators import Aggregator
-from fedcli.algorithms import fedavg, fedprox
+from fedcli.algorithms import fedavg, fedprox, fedsgd, mime_lite
 from fedcli.algorithms.base import Algorithm
 from fedcli.config import WEIGHTINGS
 from fedcli.errors import ConfigError
@@ -18,12 +18,14 @@ from fedcli.options import Value
 BUILDERS: dict[str, Callable[..., Algorithm]] = {
     "fedavg": fedavg.build,
     "fedprox": fedprox.build,
+    "fedsgd": fedsgd.build,
+    "mime-lite": mime_lite.build,
 }
 
 
 def build(
     name: str,
-    client_optimizer: Optimizer,
+    client_optimizer: Optimizer | None,
     server_optimizer: Optimizer,
     *,
     weighting: str,
@@ -34,16 +36,20 @@ def build(
 
     Args:
         name: A key of `registry.ALGORITHMS`.
-        client_optimizer: Takes the local steps.
+        client_optimizer: Takes the local steps; None for an algorithm without such.
         server_optimizer: Takes the pseudo-gradient of each round.
         weighting: Client weights, `num-examples` or `uniform`.
         aggregator: Makes one mean delta of a cohort's.
         options: The algorithm's own options; those not given take their defaults.
 
     Raises:
-        ConfigError: The name or an option is unknown, or a value is not allowed.
+        ConfigError: The name or an option is unknown, a value is not allowed, or there is a client
+            optimizer too few or too many.
     """
     entry = opt.choose(registry.ALGORITHMS, name, "algorithm")
+    if (client_optimizer is not None) != entry.has_local_steps:
+        wants = "needs a" if entry.has_local_steps else "takes no"
+        raise ConfigError(f"{name} {wants} client optimizer")
     if weighting not in WEIGHTINGS:
         names = " or ".join(WEIGHTINGS)
         raise ConfigError(f"unknown client weighting '{weighting}'; choose {names}")

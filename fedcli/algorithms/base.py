@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.aggregators import Aggregator
-from fedcli.backend import StepRow
+from fedcli.algorithms.client_work import ClientWork
 from fedcli.optimizers import Optimizer
 
 
@@ -20,14 +20,14 @@ class Algorithm:
 
     Attributes:
         name: A key of `registry.ALGORITHMS`.
-        step_rows: What the core does in each local step of a client, in order.
+        client_work: What the clients of a cohort do in a round.
         weighting: Client weights, `num-examples` (processed) or `uniform`.
         aggregator: Makes one mean delta of a cohort's.
         server_optimizer: Takes the pseudo-gradient and moves the global model.
     """
 
     name: str
-    step_rows: tuple[StepRow, ...]
+    client_work: ClientWork
     weighting: str
     aggregator: Aggregator
     server_optimizer: Optimizer

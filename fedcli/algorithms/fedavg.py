@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from fedcli.aggregators import Aggregator
 from fedcli.algorithms.base import Algorithm
+from fedcli.algorithms.client_work import LocalSteps
 from fedcli.optimizers import Optimizer
 
 
@@ -34,5 +35,5 @@ def build(
     aggregator: Aggregator,
 ) -> Algorithm:
     """Returns federated averaging with these parts; it has no options of its own."""
-    rows = tuple(client_optimizer.client_rows())
-    return Algorithm("fedavg", rows, weighting, aggregator, server_optimizer)
+    work = LocalSteps(tuple(client_optimizer.client_rows()))
+    return Algorithm("fedavg", work, weighting, aggregator, server_optimizer)

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from fedcli.aggregators import Aggregator
 from fedcli.algorithms.base import Algorithm
+from fedcli.algorithms.client_work import LocalSteps
 from fedcli.backend import StepKind, StepRow
 from fedcli.optimizers import Optimizer
 
@@ -39,4 +40,4 @@ def build(
     """Returns FedProx with these parts; `proximal_strength` is mu, >= 0."""
     rows: list[StepRow] = [(StepKind.PROXIMAL, (proximal_strength,))] if proximal_strength else []
     rows += client_optimizer.client_rows()
-    return Algorithm("fedprox", tuple(rows), weighting, aggregator, server_optimizer)
+    return Algorithm("fedprox", LocalSteps(tuple(rows)), weighting, aggregator, server_optimizer)

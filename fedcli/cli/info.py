@@ -115,6 +115,7 @@ def _layers(model: str) -> list[dict[str, Any]]:
             "kind": layer.kind,
             "num_inputs": layer.num_inputs,
             "num_outputs": layer.num_outputs,
+            "activation": layer.activation,
             "num_params": sum(
                 tensor.size for tensor in layout.tensors if tensor.name.startswith(f"{layer.name}/")
             ),
@@ -177,16 +178,17 @@ def _show_entries(screen: Screen, entries: Mapping[str, list[dict[str, Any]]]) -
 def _show_layers(screen: Screen, entry: Mapping[str, Any]) -> None:
     screen.title(f"Layers for 28 x 28 pixels and 10 classes: {entry['num_params']:,} parameters")
     screen.table(
-        ["layer", "kind", "inputs", "outputs", "parameters"],
+        ["layer", "kind", "activation", "inputs", "outputs", "parameters"],
         [
             [
                 layer["name"],
                 layer["kind"],
+                layer["activation"],
                 *(f"{layer[key]:,}" for key in ("num_inputs", "num_outputs", "num_params")),
             ]
             for layer in entry["layers"]
         ],
-        left=2,
+        left=3,
     )
 
 

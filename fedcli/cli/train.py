@@ -11,7 +11,7 @@ import click
 
 from fedcli.cli import options as opt
 from fedcli.cli.output import Remarks
-from fedcli.config import PIPELINES, SAMPLINGS, WEIGHTINGS, RunConfig
+from fedcli.config import CLIENT_LR, CLIENT_OPTIMIZER, PIPELINES, SAMPLINGS, WEIGHTINGS, RunConfig
 from fedcli.errors import RunError
 from fedcli.registry import AGGREGATORS, ALGORITHMS, MODELS, OPTIMIZERS
 
@@ -74,11 +74,17 @@ RESUME_OPTIONS = frozenset({"rounds", "threads"})
 @opt.pairs_option("--algorithm-option", "Option of the algorithm.", section=opt.ALGORITHM)
 @opt.run_option(
     "--client-optimizer",
-    "Optimizer of the local steps.",
+    f"Optimizer of the local steps; fedsgd has none.  [default: {CLIENT_OPTIMIZER}]",
     section=opt.ALGORITHM,
     type=opt.Name(OPTIMIZERS),
 )
-@opt.run_option("--client-lr", "Its learning rate.", section=opt.ALGORITHM, type=float, metavar="X")
+@opt.run_option(
+    "--client-lr",
+    f"Its learning rate.  [default: {CLIENT_LR}]",
+    section=opt.ALGORITHM,
+    type=float,
+    metavar="X",
+)
 @opt.pairs_option(
     "--client-option", "Its other options, such as momentum=0.9.", section=opt.ALGORITHM
 )
@@ -88,7 +94,13 @@ RESUME_OPTIONS = frozenset({"rounds", "threads"})
     section=opt.ALGORITHM,
     type=opt.Name(OPTIMIZERS),
 )
-@opt.run_option("--server-lr", "Its learning rate.", section=opt.ALGORITHM, type=float, metavar="X")
+@opt.run_option(
+    "--server-lr",
+    "Its learning rate. Default: the algorithm's, 1.0 or with fedsgd 0.1.",
+    section=opt.ALGORITHM,
+    type=float,
+    metavar="X",
+)
 @opt.pairs_option("--server-option", "Its other options.", section=opt.ALGORITHM)
 @opt.run_option(
     "--client-weighting",

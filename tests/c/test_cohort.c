@@ -142,7 +142,8 @@ static void train_within(fed_team *team, const cohort *co, const fed_step *step,
     fed_sum *sum = fed_sum_new(co->model);
     CHECK(team != NULL && sum != NULL);
     out->status = fed_train_cohort(team, co->model, step, co->server, co->clients, co->num_clients,
-                                   weighting, bounds, &cancel, sum, out->stats, &fault);
+                                   &(fed_terms){.weighting = weighting, .bounds = bounds}, &cancel,
+                                   sum, out->stats, &fault);
     if (out->status == FED_OK) fed_sum_total(sum, out->total, &out->weight);
     fed_sum_free(sum);
 }
@@ -445,6 +446,95 @@ static void test_gradient_equals_one_full_batch(void) {
     free_cohort(whole);
 }
 
+/* ---- Frozen slots ---------------------------------------------------------------------------- */
+
+/* Walks a client's batches, each step from the same slot. */
+static void twin_run_frozen(const cohort *co, size_t c, const fed_step_row *row, const float *slot,
+                            twin *t) {
+    const fed_client *client = &co->clients[c];
+    const size_t capacity = fed_order_capacity(&client->plan, client->num_examples);
+    uint32_t *buffer = test_alloc(capacity * sizeof(*buffer));
+    uint32_t *indices = test_alloc(client->plan.batch_size * sizeof(*indices));
+    fed_order order;
+    fed_order_init(&order, &client->plan, client->num_examples, &client->shuffle_key, buffer);
+    for (size_t num; (num = fed_order_next(&order, indices)) > 0;) {
+        memset(t->gradient, 0, sizeof(t->gradient));
+        for (size_t b = 0; b < num; b++) twin_example(co, client, indices[b], 1.0 / (double)num, t);
+        for (size_t p = 0; p < co->model->num_params; p++) t->slot[p] = (double)slot[p];
+        twin_step(row, co->model->num_params, t);
+    }
+    free(buffer);
+    free(indices);
+}
+
+static void test_frozen_slots_start_every_step(void) {
+    float slot[MAX_PARAMS];
+    cohort *co = new_cohort(&MODEL_17, 3, &IN_ORDER);
+    fill_floats(7, 0.3, slot, co->model->num_params);
+    const fed_terms terms = {
+        .weighting = FED_WEIGHT_UNIFORM, .frozen_slots = slot, .frozen_step_num = 4};
+    for (size_t s = 1; s < LENGTH(ROWS); s++) { /* with momentum, with Nesterov */
+        double expected[MAX_PARAMS] = {0};
+        fed_team *team = fed_team_new(2);
+        fed_sum *sum = fed_sum_new(co->model);
+        CHECK_EQUAL(fed_train_cohort(team, co->model, &(fed_step){&ROWS[s], 1}, co->server,
+                                     co->clients, co->num_clients, &terms, &cancel, sum,
+                                     outcomes[0].stats, &fault),
+                    FED_OK);
+        fed_sum_total(sum, outcomes[0].total, &outcomes[0].weight);
+        for (size_t c = 0; c < co->num_clients; c++) {
+            twin t = twin_start(co);
+            if (co->clients[c].num_examples > 0) twin_run_frozen(co, c, &ROWS[s], slot, &t);
+            for (size_t p = 0; p < co->model->num_params; p++)
+                expected[p] += t.params[p] - (double)co->server[p];
+        }
+        for (size_t p = 0; p < co->model->num_params; p++)
+            CHECK_CLOSE(outcomes[0].total[p], expected[p], 1e-4 * (1 + fabs(expected[p])));
+        fed_sum_free(sum);
+        fed_team_free(team);
+    }
+    free_cohort(co);
+}
+
+/* Of Adam only the bias correction sees the number. */
+static void test_frozen_step_number_reaches_the_rows(void) {
+    const fed_step_row row = {FED_STEP_ADAM, {0.01, 0.9, 0.999, 1e-7}};
+    float slots[2 * MAX_PARAMS] = {0};
+    double moved[2] = {0, 0};
+    cohort *co = new_lone_client(&MODEL_7, 20, &IN_ORDER);
+    for (size_t i = 0; i < 2; i++) {
+        const fed_terms terms = {.weighting = FED_WEIGHT_UNIFORM,
+                                 .frozen_slots = slots,
+                                 .frozen_step_num = i == 0 ? 1 : 5};
+        fed_team *team = fed_team_new(1);
+        fed_sum *sum = fed_sum_new(co->model);
+        CHECK_EQUAL(fed_train_cohort(team, co->model, &(fed_step){&row, 1}, co->server, co->clients,
+                                     1, &terms, &cancel, sum, outcomes[0].stats, &fault),
+                    FED_OK);
+        fed_sum_total(sum, outcomes[0].total, &outcomes[0].weight);
+        for (size_t p = 0; p < co->model->num_params; p++) moved[i] += fabs(outcomes[0].total[p]);
+        fed_sum_free(sum);
+        fed_team_free(team);
+    }
+    const double ratio = sqrt((1 - pow(0.999, 5)) / 0.001) / ((1 - pow(0.9, 5)) / 0.1);
+    CHECK_CLOSE(moved[1] / moved[0], ratio, 1e-3);
+    free_cohort(co);
+}
+
+static void test_frozen_step_number_0_is_refused(void) {
+    const float slot[MAX_PARAMS] = {0};
+    cohort *co = new_cohort(&MODEL_7, 1, &PLAN);
+    fed_team *team = fed_team_new(1);
+    fed_sum *sum = fed_sum_new(co->model);
+    const fed_terms terms = {.weighting = FED_WEIGHT_UNIFORM, .frozen_slots = slot};
+    CHECK_EQUAL(fed_train_cohort(team, co->model, &MOMENTUM, co->server, co->clients, 1, &terms,
+                                 &cancel, sum, outcomes[0].stats, &fault),
+                FED_ERR_ARGUMENT);
+    fed_sum_free(sum);
+    fed_team_free(team);
+    free_cohort(co);
+}
+
 /* ---- Pieces and teams ------------------------------------------------------------------------ */
 
 static void test_pieces_of_whole_blocks_equal_the_whole(void) {
@@ -459,8 +549,9 @@ static void test_pieces_of_whole_blocks_equal_the_whole(void) {
         size_t first = 0;
         for (size_t k = 0; first < co->num_clients; first += pieces[i][k++])
             CHECK_EQUAL(fed_train_cohort(team, co->model, &PLAIN, co->server, co->clients + first,
-                                         pieces[i][k], FED_WEIGHT_NUM_EXAMPLES, NULL, &cancel, sum,
-                                         outcomes[1].stats + first, &fault),
+                                         pieces[i][k],
+                                         &(fed_terms){.weighting = FED_WEIGHT_NUM_EXAMPLES},
+                                         &cancel, sum, outcomes[1].stats + first, &fault),
                         FED_OK);
         fed_sum_total(sum, outcomes[1].total, &outcomes[1].weight);
         fed_sum_free(sum);
@@ -694,7 +785,8 @@ static void test_label_fault_adds_nothing_to_the_sum(void) {
     fed_team *team = fed_team_new(2);
     fed_sum *sum = fed_sum_new(co->model);
     CHECK_EQUAL(fed_train_cohort(team, co->model, &PLAIN, co->server, co->clients, 9,
-                                 FED_WEIGHT_UNIFORM, NULL, &cancel, sum, outcomes[0].stats, &fault),
+                                 &(fed_terms){.weighting = FED_WEIGHT_UNIFORM}, &cancel, sum,
+                                 outcomes[0].stats, &fault),
                 FED_ERR_LABEL);
     double weight;
     fed_sum_total(sum, outcomes[0].total, &weight);
@@ -751,7 +843,8 @@ static void test_bad_weighting_step_model_and_sum_are_refused(void) {
     fed_team *team = fed_team_new(1);
     fed_sum *sum = fed_sum_new(&MODEL_48);
     CHECK_EQUAL(fed_train_cohort(team, co->model, &PLAIN, co->server, co->clients, 1,
-                                 FED_WEIGHT_UNIFORM, NULL, &cancel, sum, outcomes[0].stats, &fault),
+                                 &(fed_terms){.weighting = FED_WEIGHT_UNIFORM}, &cancel, sum,
+                                 outcomes[0].stats, &fault),
                 FED_ERR_ARGUMENT);
     fed_model model = MODEL_7;
     model.num_params--;
@@ -1062,6 +1155,9 @@ static const test_case TESTS[] = {
     TEST(test_threads_change_no_byte_of_bounded_deltas),
     TEST(test_bounds_that_are_no_sizes_are_refused),
     TEST(test_gradient_equals_one_full_batch),
+    TEST(test_frozen_slots_start_every_step),
+    TEST(test_frozen_step_number_reaches_the_rows),
+    TEST(test_frozen_step_number_0_is_refused),
     TEST(test_pieces_of_whole_blocks_equal_the_whole),
     TEST(test_team_may_change_models_and_cohorts),
     TEST(test_team_of_no_or_too_many_threads_is_refused),

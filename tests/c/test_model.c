@@ -190,7 +190,8 @@ static void one_step_delta(const problem *p, float momentum, double *delta) {
     fed_team *team = fed_team_new(1);
     fed_sum *sum = fed_sum_new(p->model);
     CHECK_EQUAL(fed_train_cohort(team, p->model, &(fed_step){&row, 1}, p->params, &client, 1,
-                                 FED_WEIGHT_UNIFORM, NULL, &cancel, sum, &stats, &fault),
+                                 &(fed_terms){.weighting = FED_WEIGHT_UNIFORM}, &cancel, sum,
+                                 &stats, &fault),
                 FED_OK);
     fed_sum_total(sum, delta, &weight);
     CHECK(weight == 1);

@@ -158,7 +158,8 @@ static void train_clients(const problem *p, const fed_client *clients, size_t nu
     fed_team *team = fed_team_new(2);
     fed_sum *sum = fed_sum_new(&p->model);
     CHECK_EQUAL(fed_train_cohort(team, &p->model, &p->step, p->server, clients, num_clients,
-                                 FED_WEIGHT_UNIFORM, NULL, &cancel, sum, out->stats, &fault),
+                                 &(fed_terms){.weighting = FED_WEIGHT_UNIFORM}, &cancel, sum,
+                                 out->stats, &fault),
                 FED_OK);
     fed_sum_total(sum, out->total, &out->weight);
     fed_sum_free(sum);

@@ -142,8 +142,9 @@ static void train_rounds(const fed_model *model, const fed_step_row *row, int nu
         for (size_t c = 0; c < num_clients; c++) clients[c].shuffle_key.round = r;
         fed_sum_reset(sum);
         CHECK_EQUAL(fed_train_cohort(team, model, &(fed_step){row, 1}, out->server, clients,
-                                     num_clients, FED_WEIGHT_NUM_EXAMPLES, NULL, &cancel, sum,
-                                     out->stats[r], &fault),
+                                     num_clients,
+                                     &(fed_terms){.weighting = FED_WEIGHT_NUM_EXAMPLES}, &cancel,
+                                     sum, out->stats[r], &fault),
                     FED_OK);
         fed_sum_total(sum, out->total[r], &out->weight[r]);
         if (out->weight[r] == 0) continue;
@@ -170,10 +171,11 @@ static int train_one(const fed_model *model, const fed_client *client) {
     fed_client_stats stats;
     fed_team *team = fed_team_new(1);
     fed_sum *sum = fed_sum_new(model);
-    const int status =
-        sum != NULL ? fed_train_cohort(team, model, &(fed_step){&ROWS[1], 1}, server, client, 1,
-                                       FED_WEIGHT_UNIFORM, NULL, &cancel, sum, &stats, &fault)
-                    : FED_ERR_NO_MEMORY;
+    const int status = sum != NULL
+                           ? fed_train_cohort(team, model, &(fed_step){&ROWS[1], 1}, server, client,
+                                              1, &(fed_terms){.weighting = FED_WEIGHT_UNIFORM},
+                                              &cancel, sum, &stats, &fault)
+                           : FED_ERR_NO_MEMORY;
     fed_sum_free(sum);
     fed_team_free(team);
     return status;

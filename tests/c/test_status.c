@@ -52,7 +52,8 @@ static int train(fed_team *team, size_t num_clients, fed_sum *sum) {
     fed_client clients[NUM_CLIENTS];
     fill_clients(clients);
     return fed_train_cohort(team, &MODEL, &STEP, SERVER, clients, num_clients,
-                            FED_WEIGHT_NUM_EXAMPLES, NULL, &cancel, sum, stats, &fault);
+                            &(fed_terms){.weighting = FED_WEIGHT_NUM_EXAMPLES}, &cancel, sum, stats,
+                            &fault);
 }
 
 static int evaluate(fed_team *team) {

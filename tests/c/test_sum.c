@@ -160,7 +160,8 @@ static int train_empty(size_t num_clients, fed_sum *sum) {
         clients[c] = (fed_client){.plan = {.epochs = 1, .batch_size = 1, .max_examples = SIZE_MAX}};
     fed_team *team = fed_team_new(1);
     const int status = fed_train_cohort(team, &MODEL, &STEP, server, clients, num_clients,
-                                        FED_WEIGHT_UNIFORM, NULL, &cancel, sum, stats, &fault);
+                                        &(fed_terms){.weighting = FED_WEIGHT_UNIFORM}, &cancel, sum,
+                                        stats, &fault);
     fed_team_free(team);
     return status;
 }

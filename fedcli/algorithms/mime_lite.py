@@ -1,0 +1,82 @@
+"""Mime Lite: local steps with the optimizer state of the server.
+
+Karimireddy, Jaggi, Kale, Mohri, Reddi, Stich and Suresh, "Breaking the centralized barrier for
+cross-device federated learning", NeurIPS 2021, https://arxiv.org/abs/2008.03606; TFF
+learning/algorithms/mime.py, which is Mime Lite.
+
+The client optimizer is the base optimizer, whose state s lives at the server. Client k of the
+cohort takes each local step from that state and forgets what the step makes of it,
+
+    (_, y) <- base(s, y, g(y; b))
+
+and besides sends the mean gradient G_k of its data at the global parameters w. The server takes the
+mean model delta to its own optimizer as in federated averaging, and moves the state by the mean
+gradient:
+
+    (s, _) <- base(s, 0, sum_k p_k G_k / sum_k p_k)
+
+p_k is the number of examples processed (the default), or 1. The first round starts from s = 0, so
+momentum shows from the second round on. Gradients cost a second pass over the data.
+
+Where we differ from TFF: a client whose delta or gradient is not finite counts in neither mean (TFF
+multiplies its gradient by weight 0, and NaN * 0 poisons s); the aggregator's bounds hold for deltas
+alone. Metrics are those of the local steps, as in TFF.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.aggregators import Aggregator
+from fedcli.aggregators.mean import weighted_mean
+from fedcli.algorithms.base import Algorithm
+from fedcli.algorithms.client_work import CohortCall
+from fedcli.backend import CohortResult, StepKind
+from fedcli.optimizers import Optimizer, frozen_slots
+
+
+@dataclass(frozen=True)
+class MimeLiteWork:
+    """Local steps from a frozen state, then the gradients that move it."""
+
+    num_passes: ClassVar[int] = 2
+
+    base: Optimizer
+
+    def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
+        """Returns the base optimizer's state."""
+        return self.base.init(params)
+
+    def run(
+        self, call: CohortCall, state: Mapping[str, Any]
+    ) -> tuple[CohortResult, dict[str, Any]]:
+        """Trains the cohort, then takes the gradients of those whose delta was finite."""
+        trained = call.train(self.base.client_rows(), frozen_slots(state))
+        is_finite = trained.stats["is_finite"] != 0
+        kept = [
+            each for each, is_kept in zip(call.clients, is_finite.tolist(), strict=True) if is_kept
+        ]
+        clients = call.clients if is_finite.all() else kept
+        gradients = replace(call, clients=clients, bounds=None).train([(StepKind.GRADIENT, ())])
+        mean_gradient = -weighted_mean(gradients)
+        if not np.isfinite(mean_gradient).all():
+            return trained, dict(state)
+        zeros = np.zeros_like(call.params)
+        return trained, self.base.update(mean_gradient, dict(state), zeros)[1]
+
+
+def build(
+    client_optimizer: Optimizer,
+    server_optimizer: Optimizer,
+    *,
+    weighting: str,
+    aggregator: Aggregator,
+) -> Algorithm:
+    """Returns Mime Lite with these parts; `client_optimizer` is the base optimizer."""
+    work = MimeLiteWork(client_optimizer)
+    return Algorithm("mime-lite", work, weighting, aggregator, server_optimizer)
