@@ -59,6 +59,7 @@ def test_model_has_layers_and_parameter_counts(fedcli: Fedcli) -> None:
             "kind": "dense",
             "num_inputs": 784,
             "num_outputs": 10,
+            "activation": "linear",
             "num_params": 7850,
         }
     ]
