@@ -1,9 +1,4 @@
-"""Which clients take part in a round, and who is evaluated.
-
-Uniform sampling without replacement is a partial Fisher-Yates shuffle on a counter-based stream
-keyed by (seed, purpose, round), so a resumed run draws what the straight run draws, and neither
-time nor memory depends on the size of the population.
-"""
+"""Which clients take part in a round, and who is evaluated."""
 
 from __future__ import annotations
 
@@ -13,9 +8,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from fedcli import backend
+from fedcli import samplers
 from fedcli.errors import ConfigError
-from fedcli.seeds import Purpose, stream_key
+from fedcli.samplers import Sampler
+from fedcli.seeds import Purpose
 
 DEFAULT_COHORT_SIZE = 10
 
@@ -45,21 +41,19 @@ class Cohorts:
 
     Attributes:
         population: All client ids, sorted; may be generated on demand.
-        size: Clients in a cohort.
         fixed: The one cohort of all rounds, sorted; None if each round draws its own.
-        seed: The run's seed.
+        sampler: Draws the cohort of a round; None if it is fixed.
     """
 
     population: Sequence[str]
-    size: int
     fixed: tuple[str, ...] | None
-    seed: int
+    sampler: Sampler | None
 
     def for_round(self, round_num: int) -> Sequence[str]:
-        """Returns the distinct ids of a round's cohort, in the order of the population."""
-        if self.fixed is not None:
-            return self.fixed
-        return _draw(self.population, self.size, self.seed, Purpose.COHORT, round_num)
+        """Returns the ids of the cohort that trains after `round_num` rounds."""
+        if self.sampler is None:
+            return self.fixed or ()
+        return [self.population[index] for index in self.sampler.indices(round_num)]
 
 
 def parse_clients(clients: str | Sequence[str], option: str = "--clients") -> ClientSelection:
@@ -101,12 +95,7 @@ def resolve_ids(
         return selection.ids
     if selection.count is None:
         return client_ids
-    if selection.count > len(client_ids):
-        raise ConfigError(
-            f"{option} {selection.count} exceeds the {len(client_ids)} clients in {source}; "
-            f"choose 1 to {len(client_ids)}, or all"
-        )
-    return [client_ids[index] for index in range(selection.count)]
+    return [client_ids[index] for index in range(_count(selection, client_ids, source, option))]
 
 
 def default_selection(client_ids: Sequence[str], source: str) -> tuple[ClientSelection, str | None]:
@@ -115,8 +104,7 @@ def default_selection(client_ids: Sequence[str], source: str) -> tuple[ClientSel
     Raises:
         ConfigError: There is no client at all.
     """
-    if not client_ids:
-        raise ConfigError(f"{source} has no clients; choose other --data")
+    _check_population(client_ids, source)
     if len(client_ids) >= DEFAULT_COHORT_SIZE:
         return ClientSelection(count=DEFAULT_COHORT_SIZE), None
     note = f"{source} has {len(client_ids)} clients; all of them form the cohort"
@@ -126,20 +114,22 @@ def default_selection(client_ids: Sequence[str], source: str) -> tuple[ClientSel
 def plan_cohorts(
     selection: ClientSelection, sampling: str, client_ids: Sequence[str], source: str, seed: int
 ) -> Cohorts:
-    """Returns the cohorts of a run; `sampling` is `fixed` or `uniform`.
+    """Returns the cohorts of a run; `sampling` is one of `config.SAMPLINGS`.
 
     Raises:
-        ConfigError: See `resolve_ids`; or ids are given for a drawn cohort.
+        ConfigError: See `resolve_ids` and `samplers.build`; or cohorts are to be drawn from nobody,
+            or from ids that are given.
     """
     if sampling == "fixed":
-        ids = tuple(resolve_ids(selection, client_ids, source))
-        return Cohorts(client_ids, len(ids), ids, seed)
+        return Cohorts(client_ids, tuple(resolve_ids(selection, client_ids, source)), None)
     if selection.ids is not None:
         raise ConfigError(
             f"--clients names {len(selection.ids)} clients but --sampling {sampling} draws them; "
             "give a count, or --sampling fixed"
         )
-    return Cohorts(client_ids, len(resolve_ids(selection, client_ids, source)), None, seed)
+    _check_population(client_ids, source)
+    size = _count(selection, client_ids, source, "--clients")
+    return Cohorts(client_ids, None, samplers.build(sampling, len(client_ids), size, seed))
 
 
 def choose_eval_clients(
@@ -148,12 +138,14 @@ def choose_eval_clients(
     """Returns who is evaluated under random sampling, with a note if that is not everyone."""
     if len(client_ids) <= MAX_EVAL_POPULATION:
         return client_ids, None
-    drawn = _draw(client_ids, NUM_EVAL_CLIENTS, seed, Purpose.EVAL_CLIENTS, 0)
+    indices = samplers.sample_indices(
+        len(client_ids), NUM_EVAL_CLIENTS, seed, Purpose.EVAL_CLIENTS, 0
+    )
     note = (
         f"evaluating on {NUM_EVAL_CLIENTS:,} of the {len(client_ids):,} clients in {source}, drawn "
         "once by the seed; --eval-clients chooses others"
     )
-    return drawn, note
+    return [client_ids[index] for index in indices], note
 
 
 def contains(client_ids: Sequence[str], client_id: str) -> bool:
@@ -162,30 +154,21 @@ def contains(client_ids: Sequence[str], client_id: str) -> bool:
     return index < len(client_ids) and client_ids[index] == client_id
 
 
-def sample_indices(
-    population: int, count: int, seed: int, purpose: Purpose, round_num: int
-) -> list[int]:
-    """Returns `count` distinct indices below `population`, sorted; every subset equally likely.
-
-    A partial Fisher-Yates shuffle that remembers only the places it has touched: O(count). Each
-    choice is a 64-bit draw times the number left, shifted down, whose bias is below
-    population / 2**64.
-    """
-    draws = backend.random_u64(stream_key(seed, purpose, round_num=round_num), count).tolist()
-    moved: dict[int, int] = {}
-    chosen = []
-    for place, draw in enumerate(draws):
-        other = place + (draw * (population - place) >> 64)
-        chosen.append(moved.get(other, other))
-        moved[other] = moved.get(place, place)
-    return sorted(chosen)
+def _check_population(client_ids: Sequence[str], source: str) -> None:
+    if not client_ids:
+        raise ConfigError(f"{source} has no clients; choose other --data")
 
 
-def _draw(
-    client_ids: Sequence[str], count: int, seed: int, purpose: Purpose, round_num: int
-) -> list[str]:
-    indices = sample_indices(len(client_ids), count, seed, purpose, round_num)
-    return [client_ids[index] for index in indices]
+def _count(selection: ClientSelection, client_ids: Sequence[str], source: str, option: str) -> int:
+    """How many clients a selection without ids stands for."""
+    if selection.count is None:
+        return len(client_ids)
+    if selection.count > len(client_ids):
+        raise ConfigError(
+            f"{option} {selection.count} exceeds the {len(client_ids)} clients in {source}; "
+            f"choose 1 to {len(client_ids)}, or all"
+        )
+    return selection.count
 
 
 def _parse_count(text: str, option: str) -> int:

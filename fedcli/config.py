@@ -21,7 +21,7 @@ from fedcli.options import Entry, Value, choose, resolve
 PIXEL_CONVENTIONS = ("ink", "background")  # what 1.0 means
 PIXELS = ("source", *PIXEL_CONVENTIONS)
 PIPELINES = ("repeat-shuffle", "shuffle-repeat", "per-epoch")
-SAMPLINGS = ("fixed", "uniform")
+SAMPLINGS = ("fixed", "uniform", "tff")
 WEIGHTINGS = ("num-examples", "uniform")
 MAX_THREADS = 1024  # as the core has it (FED_MAX_THREADS)
 
@@ -34,6 +34,7 @@ CLIENT_LR = 0.02
 
 # TOML integers are signed 64-bit; visits of one client (epochs x examples) must stay countable too.
 _MAX_SEED = 2**63 - 1
+_MAX_TFF_SEED = 2**32 - 1  # of NumPy's RandomState, which draws TFF's cohorts
 _MAX_COUNT = 2**31 - 1
 _MAX_CLASSES = 1_000_000
 
@@ -162,6 +163,7 @@ def validate(config: RunConfig) -> RunConfig:
         for each in fields(config)
     }
     _resolve_algorithm(values)
+    _check_sampling(values)
     for name, (owner, table) in _OPTION_OWNERS.items():
         if values[owner] is not None:
             values[name] = _resolved(name, values[owner], table, values[name])
@@ -283,6 +285,15 @@ def _resolve_algorithm(values: dict[str, Any]) -> None:
                 f"{option_name(name)}: the clients of {entry.name} take no steps and have no "
                 "optimizer; leave it out"
             )
+
+
+def _check_sampling(values: Mapping[str, Any]) -> None:
+    """Refuses what a way of drawing cohorts cannot take."""
+    if values["sampling"] == "tff" and values["seed"] > _MAX_TFF_SEED:
+        raise ConfigError(
+            f"--seed {values['seed']} with --sampling tff: TFF's generator takes seeds from 0 to "
+            f"{_MAX_TFF_SEED}"
+        )
 
 
 def _resolved(

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from fedcli import cohort
 from fedcli.cohort import ClientSelection
 from fedcli.errors import ConfigError
-from fedcli.seeds import Purpose
+from fedcli.samplers import Uniform
 
 IDS = [f"w{index:02d}" for index in range(30)]
 
@@ -122,27 +121,21 @@ def test_uniform_refuses_ids_and_takes_all() -> None:
         cohort.plan_cohorts(ClientSelection(ids=("w01",)), "uniform", IDS, "x", 0)
     everyone = cohort.plan_cohorts(ClientSelection(), "uniform", IDS, "x", 0)
     assert everyone.for_round(3) == IDS
+    with pytest.raises(ConfigError, match="x has no clients"):
+        cohort.plan_cohorts(ClientSelection(), "uniform", [], "x", 0)
 
 
-def test_every_client_and_every_pair_is_equally_likely() -> None:
-    population, count, rounds = 12, 4, 6000
-    drawn = np.zeros((rounds, population))
-    for round_num in range(rounds):
-        chosen = cohort.sample_indices(population, count, 1, Purpose.COHORT, round_num)
-        drawn[round_num, chosen] = 1
-    singles = drawn.sum(axis=0)
-    expected = rounds * count / population
-    chi_square = float(((singles - expected) ** 2 / expected).sum())
-    assert chi_square < 31.3  # 99.9 % of chi-square with 11 degrees of freedom
-    pairs = (drawn.T @ drawn)[np.triu_indices(population, 1)]
-    expected = rounds * count * (count - 1) / population / (population - 1)
-    # Five standard deviations of a binomial; 66 pairs exceed them once in 25,000 seeds.
-    assert np.abs(pairs - expected).max() < 5 * np.sqrt(expected)
+def test_tff_cohorts_are_those_of_a_loop_that_calls_its_first_round_1() -> None:
+    ids = [f"w{index:04d}" for index in range(3383)]
+    plan = cohort.plan_cohorts(ClientSelection(count=10), "tff", ids, "x", 42)
+    chosen = [663, 1844, 3371, 2597, 688, 2482, 758, 806, 821, 2236]
+    assert plan.for_round(0) == [ids[index] for index in chosen]
 
 
-def test_a_million_clients_cost_what_a_cohort_costs() -> None:
+@pytest.mark.parametrize("sampling", ["uniform"])
+def test_a_million_clients_cost_what_a_cohort_costs(sampling: str) -> None:
     ids = Generated(1_000_000)
-    plan = cohort.plan_cohorts(ClientSelection(count=100), "uniform", ids, "x", 3)
+    plan = cohort.plan_cohorts(ClientSelection(count=100), sampling, ids, "x", 3)
     plan.for_round(0)
     ids.num_made = 0
     tracemalloc.start()
@@ -165,7 +158,7 @@ def test_everyone_is_evaluated_up_to_a_bound_then_a_draw() -> None:
     assert note is not None
     assert "1,000 of the 10,001 clients in x.h5" in note
     assert cohort.choose_eval_clients(Generated(10_001), "x.h5", 5)[0] == many
-    first_cohort = cohort.Cohorts(Generated(10_001), 1000, None, 5).for_round(0)
+    first_cohort = cohort.Cohorts(Generated(10_001), None, Uniform(10_001, 1000, 5)).for_round(0)
     assert many != first_cohort  # a stream of its own
 
 

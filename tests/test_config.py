@@ -57,7 +57,7 @@ def test_validate_completes_option_maps() -> None:
         ("eval_every", 0, "--eval-every 0"),
         ("checkpoint_every", -3, "--checkpoint-every -3"),
         ("pixels", "grey", "--pixels grey"),
-        ("sampling", "poisson", "--sampling poisson"),
+        ("sampling", "lottery", "--sampling lottery"),
         ("pipeline", "", "--pipeline ''"),
         ("client_weighting", "equal", "--client-weighting equal"),
         ("model", "transformer", "--model 'transformer'"),
@@ -78,6 +78,12 @@ def test_a_bad_value_is_one_line_that_names_the_option(field: str, value: Any, o
     message = str(caught.value)
     assert option in message
     assert "\n" not in message
+
+
+def test_tff_takes_the_seeds_of_its_generator() -> None:
+    assert configs.from_options({"sampling": "tff", "seed": 2**32 - 1}).seed == 2**32 - 1
+    with pytest.raises(ConfigError, match=r"--seed 4294967296 with --sampling tff: .* 4294967295"):
+        configs.from_options({"sampling": "tff", "seed": 2**32})
 
 
 def test_data_options_do_not_go_with_a_file() -> None:

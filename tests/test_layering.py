@@ -22,12 +22,13 @@ LAYERS = (
     (
         *("algorithms", "aggregators", "optimizers", "metrics", "statistics", "batches", "cohort"),
         *("datasets", "checkpoint", "run_dir", "weights_files", "draws", "suspects", "densities"),
-        *("download", "archives", "models"),
+        *("download", "archives", "models", "samplers"),
     ),
     ("backend", "files"),
     (
         "params",
         "seeds",
+        "tff_sampling",
         "signatures",
         "config",
         "registry",
@@ -51,6 +52,7 @@ NEIGHBOURS = {
     "archives": {"datasets"},
     "datasets": {"batches", "draws"},
     "models": {"draws"},
+    "cohort": {"samplers"},
     "params": {"errors"},
     "config": {"registry", "options", "errors"},
     "registry": {"options", "errors"},
@@ -72,7 +74,8 @@ USERS: dict[str, set[str]] = {
     "time": {"cli", "rounds", "learning", "run_dir", "download"},
     "datetime": {"cli", "run_dir"},
     # Random streams have names in `seeds` and are drawn by the core; files are never unpickled.
-    **{name: set() for name in ("random", "secrets", "uuid", "numpy.random")},
+    **{name: set() for name in ("random", "secrets", "uuid")},
+    "numpy.random": {"tff_sampling"},  # TFF's cohorts are those of NumPy's frozen RandomState
     **{name: set() for name in ("pickle", "marshal", "shelve", "dill", "joblib")},
 }
 NO_NUMPY = {"__init__", "__main__", "errors", "options", "registry", "config", "files", "run_dir"}
@@ -213,9 +216,9 @@ def test_neighbours_form_no_circle() -> None:
         ("cli.train", "from rich.live import Live", "1: rich is for cli.progress, cli.render"),
         ("metrics", "from time import time", "1: time is for cli, download, "),
         ("cohort", "import random", "1: random is for nobody"),
-        ("cohort", "x = np.random.default_rng(0)", "1: numpy.random is for nobody"),
-        ("cohort", "from numpy.random import default_rng", "1: numpy.random is for nobody"),
-        ("cohort", "from numpy import random", "1: numpy.random is for nobody"),
+        ("cohort", "x = np.random.default_rng(0)", "1: numpy.random is for tff_sampling"),
+        ("cohort", "from numpy.random import default_rng", "1: numpy.random is for tff_sampling"),
+        ("cohort", "from numpy import random", "1: numpy.random is for tff_sampling"),
         ("checkpoint", "import pickle", "1: pickle is for nobody"),
         ("config", "import numpy as np", "1: numpy is not for what runs before"),
         ("rounds", "print(1)", "1: print is for cli"),
@@ -238,6 +241,7 @@ def test_checker_finds(module: str, source: str, fault: str) -> None:
         ("backend", "if TYPE_CHECKING:\n    from fedcli.batches import x"),
         ("backend", "from fedcli import _core\nimport os\nx = os.environ"),
         ("cohort", "from fedcli.backend import random_u64\nrandomness = timer = 1"),
+        ("tff_sampling", "x = np.random.RandomState(0)"),
     ],
 )
 def test_checker_allows(module: str, source: str) -> None:

@@ -38,6 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "momentum": MOMENTUM,
     "uniform": {"sampling": "uniform", "eval_every": 2, **MOMENTUM},
     "adam": {"client_optimizer": "yogi", "server_optimizer": "adam", "server_lr": 0.01},
+    "tff": {"sampling": "tff", "seed": 1},
     "fedsgd": {"algorithm": "fedsgd", "sampling": "uniform"},
     "mime-lite": {
         "algorithm": "mime-lite",
@@ -252,6 +253,17 @@ def test_results_do_not_depend_on_threads_or_blocks_of_evaluation(
         # Only the sum of losses is formed in another order.
         assert blocks.pop("loss") == pytest.approx(values.pop("loss"), rel=1e-12)
         assert blocks == values
+
+
+@pytest.mark.parametrize("sampling", [name for name in configs.SAMPLINGS if name != "fixed"])
+def test_drawn_cohorts_do_not_depend_on_threads(tmp_path: Path, sampling: str) -> None:
+    for threads in (1, 2, 7):
+        train(tmp_path / f"{threads}", make_config(sampling=sampling, threads=threads))
+    one, two, seven = (
+        [(tmp_path / name / file).read_bytes() for file in ("metrics.jsonl", "evaluation.json")]
+        for name in ("1", "2", "7")
+    )
+    assert one == two == seven
 
 
 def test_the_seed_shuffles_a_fixed_cohort(tmp_path: Path) -> None:

@@ -312,7 +312,7 @@ def _count_all(
 
 def _compared_ids(data: ClientData, ids: Sequence[str], remarks: Remarks) -> Sequence[str]:
     """Whom clients are compared with: themselves if they are all, else their split."""
-    from fedcli import cohort
+    from fedcli import samplers
     from fedcli.seeds import Purpose
 
     population = data.client_ids
@@ -324,7 +324,7 @@ def _compared_ids(data: ClientData, ids: Sequence[str], remarks: Remarks) -> Seq
         f"{data.split}: clients are compared with {NUM_DRAWN:,} of the {len(population):,}, drawn "
         "once"
     )
-    drawn = cohort.sample_indices(len(population), NUM_DRAWN, 0, Purpose.EVAL_CLIENTS, 0)
+    drawn = samplers.sample_indices(len(population), NUM_DRAWN, 0, Purpose.EVAL_CLIENTS, 0)
     return [population[index] for index in drawn]
 
 

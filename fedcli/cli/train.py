@@ -33,7 +33,8 @@ RESUME_OPTIONS = frozenset({"rounds", "threads"})
 )
 @opt.run_option(
     "--sampling",
-    "The same cohort every round, or N clients drawn afresh each round.",
+    "fixed: the same cohort every round. The others draw it afresh each round, uniform and tff N "
+    "different clients: tff those that TFF draws with this seed.",
     section=opt.COHORT,
     type=click.Choice(SAMPLINGS),
 )
