@@ -21,7 +21,7 @@ from fedcli.options import Entry, Value, choose, resolve
 PIXEL_CONVENTIONS = ("ink", "background")  # what 1.0 means
 PIXELS = ("source", *PIXEL_CONVENTIONS)
 PIPELINES = ("repeat-shuffle", "shuffle-repeat", "per-epoch")
-SAMPLINGS = ("fixed", "uniform", "tff")
+SAMPLINGS = ("fixed", "uniform", "tff", "with-replacement", "poisson", "cyclic")
 WEIGHTINGS = ("num-examples", "uniform")
 MAX_THREADS = 1024  # as the core has it (FED_MAX_THREADS)
 

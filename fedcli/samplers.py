@@ -7,10 +7,15 @@ straight run draws.
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fedcli import backend, tff_sampling
+from fedcli.draws import Stream
 from fedcli.errors import ConfigError
 from fedcli.seeds import Purpose, stream_key
 
@@ -36,6 +41,14 @@ class Sampler(abc.ABC):
     def indices(self, round_num: int) -> list[int]:
         """Returns the cohort that is drawn after `round_num` rounds."""
 
+    def draw_below(self, bound: int, round_num: int) -> list[int]:
+        """Returns `size` independent whole numbers from 0 to below `bound`, all equally likely.
+
+        The bias is below bound / 2**64.
+        """
+        key = stream_key(self.seed, Purpose.COHORT, round_num=round_num)
+        return [draw * bound >> 64 for draw in backend.random_u64(key, self.size).tolist()]
+
 
 class Uniform(Sampler):
     """Every set of `size` clients is equally likely."""
@@ -53,10 +66,85 @@ class Tff(Sampler):
         return tff_sampling.choose(self.population, self.size, self.seed, round_num + 1)
 
 
-# The code behind each of config.SAMPLINGS but `fixed`, which draws nothing.
-SAMPLERS: Mapping[str, type[Sampler]] = {"uniform": Uniform, "tff": Tff}
+class WithReplacement(Sampler):
+    """Each place in the cohort goes to any client, whoever has the others."""
 
-_ORDERING = (Tff,)
+    def indices(self, round_num: int) -> list[int]:
+        """Returns indices in order, some perhaps repeated; costs what a cohort costs."""
+        return sorted(self.draw_below(self.population, round_num))
+
+
+class Poisson(Sampler):
+    """Each client takes part with chance size / population, whatever the others do.
+
+    This is what the amplification by sampling of differential privacy supposes. The number of
+    clients varies, and may be 0.
+    """
+
+    def indices(self, round_num: int) -> list[int]:
+        """Returns distinct indices in order.
+
+        What is drawn is how many clients are passed over before the next one, a geometric number,
+        so that time and memory are those of a cohort.
+        """
+        if self.size == self.population:
+            return list(range(self.population))
+        log_absent = math.log1p(-self.size / self.population)
+        stream = Stream(stream_key(self.seed, Purpose.COHORT, round_num=round_num))
+        num_draws = self.size + 3 * math.isqrt(self.size) + 1  # seldom too few
+        chosen: list[int] = []
+        last = -1
+        while last < self.population:
+            passed_over = np.floor(np.log1p(-stream.uniform(num_draws)) / log_absent)
+            places = last + np.cumsum(passed_over.astype(np.int64) + 1)
+            chosen.extend(places[places < self.population].tolist())
+            last = int(places[-1])
+        return chosen
+
+
+@dataclass(frozen=True)
+class Cyclic(Sampler):
+    """A pass deals all clients in random order; the next pass begins where it ends, in a new order.
+
+    So k passes train each client k times. A cohort in which a pass ends takes its other clients
+    from the next, and may hold a client twice. (FedJAX UniformShuffledClientSampler.)
+    """
+
+    # The last pass that was dealt: a memo, as rounds that follow each other mostly share one.
+    _order: dict[int, NDArray[np.int64]] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
+
+    def indices(self, round_num: int) -> list[int]:
+        """Returns indices in order; holds the order of one pass, 8 bytes a client."""
+        first = round_num * self.size
+        dealt: list[int] = []
+        while len(dealt) < self.size:
+            pass_num, place = divmod(first + len(dealt), self.population)
+            rest = self.size - len(dealt)
+            dealt.extend(self._pass(pass_num)[place : place + rest].tolist())
+        return sorted(dealt)
+
+    def _pass(self, pass_num: int) -> NDArray[np.int64]:
+        """The order of the clients in one pass."""
+        if pass_num not in self._order:
+            key = stream_key(self.seed, Purpose.COHORT, round_num=pass_num)
+            order = Stream(key).permutation(self.population)
+            self._order.clear()
+            self._order[pass_num] = order
+        return self._order[pass_num]
+
+
+# The code behind each of config.SAMPLINGS but `fixed`, which draws nothing.
+SAMPLERS: Mapping[str, type[Sampler]] = {
+    "uniform": Uniform,
+    "tff": Tff,
+    "with-replacement": WithReplacement,
+    "poisson": Poisson,
+    "cyclic": Cyclic,
+}
+
+_ORDERING = (Tff, Cyclic)
 
 
 def build(name: str, population: int, size: int, seed: int) -> Sampler:
@@ -68,7 +156,7 @@ def build(name: str, population: int, size: int, seed: int) -> Sampler:
     sampler = SAMPLERS[name]
     if issubclass(sampler, _ORDERING) and population > MAX_ORDERED:
         raise ConfigError(
-            f"--sampling {name} goes through the whole population every time, {population:,} "
+            f"--sampling {name} puts the whole population in order, {population:,} "
             f"clients; it takes {MAX_ORDERED:,} at most; choose uniform"
         )
     return sampler(population, size, seed)

@@ -53,6 +53,7 @@ NEIGHBOURS = {
     "datasets": {"batches", "draws"},
     "models": {"draws"},
     "cohort": {"samplers"},
+    "samplers": {"draws"},
     "params": {"errors"},
     "config": {"registry", "options", "errors"},
     "registry": {"options", "errors"},

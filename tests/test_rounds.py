@@ -39,6 +39,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "uniform": {"sampling": "uniform", "eval_every": 2, **MOMENTUM},
     "adam": {"client_optimizer": "yogi", "server_optimizer": "adam", "server_lr": 0.01},
     "tff": {"sampling": "tff", "seed": 1},
+    "with-replacement": {"sampling": "with-replacement", "clients": "12", **MOMENTUM},
+    "poisson": {"sampling": "poisson", "clients": "1", **MOMENTUM},  # some cohorts are empty
+    "cyclic": {"sampling": "cyclic", "clients": "5"},  # passes end within cohorts
     "fedsgd": {"algorithm": "fedsgd", "sampling": "uniform"},
     "mime-lite": {
         "algorithm": "mime-lite",
@@ -264,6 +267,39 @@ def test_drawn_cohorts_do_not_depend_on_threads(tmp_path: Path, sampling: str) -
         for name in ("1", "2", "7")
     )
     assert one == two == seven
+
+
+def test_an_empty_cohort_is_a_round_that_changes_nothing(tmp_path: Path) -> None:
+    config = make_config(sampling="poisson", clients="1", seed=3, rounds=12, **MOMENTUM)
+    num_empty = 0
+    with rounds.start(config, tmp_path / "run") as training:
+        before = training.state
+        for result in training.run():
+            is_empty = result.num_clients == 0
+            assert result.metrics["finalizer"] == {"update_non_finite": int(is_empty)}
+            after = training.state
+            assert after.round_num == result.round_num == before.round_num + 1
+            if is_empty:
+                num_empty += 1
+                assert result.num_examples == 0
+                assert np.array_equal(after.global_model_weights, before.global_model_weights)
+                assert np.array_equal(
+                    after.finalizer["accumulator"], before.finalizer["accumulator"]
+                )
+            before = after
+    assert 0 < num_empty < 12
+    lines = run_dir.read_metrics(tmp_path / "run")
+    assert [line["round"] for line in lines] == list(range(1, 13))
+
+
+def test_a_client_that_comes_twice_is_trained_twice(tmp_path: Path) -> None:
+    data = write_tff(tmp_path / "a.h5", {"a": 10, "b": 7})
+    values = {"data": str(data), "data_options": {}, "clients": "2", "epochs": 1}
+    config = make_config(**values, sampling="with-replacement", rounds=20)
+    with rounds.start(config, tmp_path / "run") as training:
+        results = list(training.run())
+    assert {result.num_clients for result in results} == {2}
+    assert {result.num_examples for result in results} == {20, 17, 14}
 
 
 def test_the_seed_shuffles_a_fixed_cohort(tmp_path: Path) -> None:

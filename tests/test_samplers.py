@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import itertools
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+
 import numpy as np
 import pytest
 
@@ -29,6 +34,109 @@ def test_every_client_and_every_pair_is_equally_likely() -> None:
     assert np.abs(pairs - expected).max() < 5 * np.sqrt(expected)
 
 
+# 99.9 % of chi-square, by degrees of freedom.
+CHI_SQUARE = {2: 13.8, 3: 16.3, 5: 20.5, 7: 24.3, 9: 27.9}
+
+
+def check_chances(
+    outcomes: Iterable[tuple[int, ...]], chances: Mapping[tuple[int, ...], float]
+) -> None:
+    """Holds the numbers of outcomes against the chance of each one that there is."""
+    seen = Counter(outcomes)
+    assert seen.keys() <= chances.keys()
+    assert sum(chances.values()) == pytest.approx(1)
+    total = sum(seen.values())
+    assert total * min(chances.values()) > 50  # or chi-square is no chi-square
+    distance = sum(
+        (seen[outcome] - total * chance) ** 2 / (total * chance)
+        for outcome, chance in chances.items()
+    )
+    assert distance < CHI_SQUARE[len(chances) - 1]
+
+
+def multiset_chances(chances: list[float], size: int) -> dict[tuple[int, ...], float]:
+    """The chance of each sorted cohort of independent draws, by going through all of them."""
+    totals: defaultdict[tuple[int, ...], float] = defaultdict(float)
+    for drawn in itertools.product(range(len(chances)), repeat=size):
+        totals[tuple(sorted(drawn))] += math.prod(chances[each] for each in drawn)
+    return {cohort: chance for cohort, chance in totals.items() if chance}
+
+
+def test_with_replacement_draws_each_place_alike(seed: int) -> None:
+    sampler = samplers.WithReplacement(3, 2, seed)
+    drawn = (tuple(sampler.indices(round_num)) for round_num in range(5000))
+    check_chances(drawn, multiset_chances([1 / 3] * 3, 2))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_poisson_clients_come_independently(seed: int, size: int) -> None:
+    sampler = samplers.Poisson(3, size, seed)
+    chance = size / 3
+    chances = {
+        cohort: chance ** len(cohort) * (1 - chance) ** (3 - len(cohort))
+        for num_clients in range(4)
+        for cohort in itertools.combinations(range(3), num_clients)
+    }
+    check_chances((tuple(sampler.indices(round_num)) for round_num in range(5000)), chances)
+
+
+def test_poisson_cohorts_of_a_large_population(seed: int) -> None:
+    population, size, rounds = 1000, 30, 2000
+    sampler = samplers.Poisson(population, size, seed)
+    drawn = [sampler.indices(round_num) for round_num in range(rounds)]
+    for cohort in drawn:
+        assert cohort == sorted(set(cohort))
+        assert set(cohort) <= set(range(population))
+    sizes = np.array([len(cohort) for cohort in drawn])
+    variance = size * (1 - size / population)
+    # Five standard errors of a mean, and of a variance of nearly normal numbers.
+    assert abs(sizes.mean() - size) < 5 * math.sqrt(variance / rounds)
+    assert abs(sizes.var() - variance) < 5 * variance * math.sqrt(2 / rounds)
+    counts = np.bincount(np.concatenate(drawn), minlength=population)
+    expected = rounds * size / population
+    # The first and last tenth are as likely as any: no client is lost at the end of a block.
+    for tenth in (counts[:100], counts[-100:]):
+        assert abs(tenth.mean() - expected) < 5 * math.sqrt(expected / 100)
+
+
+def test_poisson_takes_everyone_for_certain(seed: int) -> None:
+    assert samplers.Poisson(5, 5, seed).indices(3) == [0, 1, 2, 3, 4]
+    assert samplers.Poisson(1, 1, seed).indices(0) == [0]
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 7, 10])
+def test_cyclic_passes_train_each_client_as_often(seed: int, size: int) -> None:
+    population = 10
+    sampler = samplers.Cyclic(population, size, seed)
+    cohorts = [sampler.indices(round_num) for round_num in range(population)]
+    assert all(len(cohort) == size for cohort in cohorts)
+    assert all(cohort == sorted(cohort) for cohort in cohorts)
+    counts = Counter(itertools.chain.from_iterable(cohorts))
+    assert counts == dict.fromkeys(range(population), size)  # ten rounds are `size` passes
+    # Any round by itself, and in any order, is the one of the straight run.
+    for round_num in (9, 0, 5):
+        assert samplers.Cyclic(population, size, seed).indices(round_num) == cohorts[round_num]
+        assert sampler.indices(round_num) == cohorts[round_num]
+
+
+def test_cyclic_orders_are_equally_likely_and_new_in_each_pass(seed: int) -> None:
+    sampler = samplers.Cyclic(3, 1, seed)
+    dealt = [sampler.indices(round_num)[0] for round_num in range(3 * 4000)]
+    passes = [tuple(dealt[first : first + 3]) for first in range(0, len(dealt), 3)]
+    check_chances(passes, dict.fromkeys(itertools.permutations(range(3)), 1 / 6))
+    is_same = Counter((int(before == after),) for before, after in itertools.pairwise(passes))
+    assert is_same[1,] == pytest.approx(4000 / 6, abs=5 * math.sqrt(4000 * 5 / 36))
+
+
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_draws_depend_on_round_and_seed_alone(name: str) -> None:
+    sampler = samplers.build(name, 100, 20, 3)
+    drawn = [tuple(sampler.indices(round_num)) for round_num in range(20)]
+    assert len(set(drawn)) == 20
+    assert tuple(samplers.build(name, 100, 20, 3).indices(7)) == drawn[7]
+    assert tuple(samplers.build(name, 100, 20, 4).indices(7)) != drawn[7]
+
+
 # From TFF's and FedJAX's generator, run with NumPy 2.4.6.
 @pytest.mark.parametrize(
     ("population", "seed", "t", "cohort"),
@@ -55,9 +163,12 @@ def test_tff_draws_any_round_of_any_seed_at_once(t: int) -> None:
     assert sorted(tff_sampling.choose(7, 7, 2**32 - 1, t)) == list(range(7))
 
 
-@pytest.mark.parametrize("name", ["tff"])
+@pytest.mark.parametrize("name", ["tff", "cyclic"])
 def test_what_orders_the_population_has_a_bound(name: str) -> None:
     samplers.build(name, samplers.MAX_ORDERED, 10, 0)
-    with pytest.raises(ConfigError, match=f"--sampling {name} .* 10,000,001 clients; it takes 10"):
+    with pytest.raises(
+        ConfigError,
+        match=f"--sampling {name} puts .* order, 10,000,001 clients; it takes 10,000,000",
+    ):
         samplers.build(name, samplers.MAX_ORDERED + 1, 10, 0)
     samplers.build("uniform", 10**9, 10, 0)

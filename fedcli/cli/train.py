@@ -33,8 +33,9 @@ RESUME_OPTIONS = frozenset({"rounds", "threads"})
 )
 @opt.run_option(
     "--sampling",
-    "fixed: the same cohort every round. The others draw it afresh each round, uniform and tff N "
-    "different clients: tff those that TFF draws with this seed.",
+    "fixed: the same cohort every round. The others draw N clients for each round: uniform; tff, "
+    "as TFF draws with this seed; with-replacement, so that one may come twice; poisson, each with "
+    "chance N / all, so that N varies; cyclic, all in turn, in a new order each time.",
     section=opt.COHORT,
     type=click.Choice(SAMPLINGS),
 )
