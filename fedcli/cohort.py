@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -112,9 +112,22 @@ def default_selection(client_ids: Sequence[str], source: str) -> tuple[ClientSel
 
 
 def plan_cohorts(
-    selection: ClientSelection, sampling: str, client_ids: Sequence[str], source: str, seed: int
+    selection: ClientSelection,
+    sampling: str,
+    client_ids: Sequence[str],
+    source: str,
+    seed: int,
+    num_examples: Callable[[str], int],
 ) -> Cohorts:
-    """Returns the cohorts of a run; `sampling` is one of `config.SAMPLINGS`.
+    """Returns the cohorts of a run.
+
+    Args:
+        selection: What `--clients` says.
+        sampling: One of `config.SAMPLINGS`.
+        client_ids: All client ids, sorted; may be generated on demand.
+        source: Where they come from, for messages.
+        seed: The run's seed.
+        num_examples: Tells how many examples a client holds; only `by-size` asks.
 
     Raises:
         ConfigError: See `resolve_ids` and `samplers.build`; or cohorts are to be drawn from nobody,
@@ -129,7 +142,10 @@ def plan_cohorts(
         )
     _check_population(client_ids, source)
     size = _count(selection, client_ids, source, "--clients")
-    return Cohorts(client_ids, None, samplers.build(sampling, len(client_ids), size, seed))
+    sampler = samplers.build(
+        sampling, len(client_ids), size, seed, lambda index: num_examples(client_ids[index])
+    )
+    return Cohorts(client_ids, None, sampler)
 
 
 def choose_eval_clients(

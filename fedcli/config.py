@@ -21,7 +21,7 @@ from fedcli.options import Entry, Value, choose, resolve
 PIXEL_CONVENTIONS = ("ink", "background")  # what 1.0 means
 PIXELS = ("source", *PIXEL_CONVENTIONS)
 PIPELINES = ("repeat-shuffle", "shuffle-repeat", "per-epoch")
-SAMPLINGS = ("fixed", "uniform", "tff", "with-replacement", "poisson", "cyclic")
+SAMPLINGS = ("fixed", "uniform", "tff", "with-replacement", "poisson", "cyclic", "by-size")
 WEIGHTINGS = ("num-examples", "uniform")
 MAX_THREADS = 1024  # as the core has it (FED_MAX_THREADS)
 
@@ -31,6 +31,7 @@ Clients = str | tuple[str, ...] | None
 # Of the tutorial.
 CLIENT_OPTIMIZER = "sgd"
 CLIENT_LR = 0.02
+CLIENT_WEIGHTING = "num-examples"
 
 # TOML integers are signed 64-bit; visits of one client (epochs x examples) must stay countable too.
 _MAX_SEED = 2**63 - 1
@@ -73,7 +74,8 @@ class RunConfig:
         server_optimizer: Name of the optimizer that takes the pseudo-gradient.
         server_lr: Its learning rate; None: the algorithm's own.
         server_options: Its other options.
-        client_weighting: What a client weighs in the mean; one of `WEIGHTINGS`.
+        client_weighting: What a client weighs in the mean; one of `WEIGHTINGS`; None:
+            CLIENT_WEIGHTING, or `uniform` where clients are drawn by size.
         aggregator: Name of an aggregator.
         aggregator_options: Its `k=v` options.
         seed: Seed of everything drawn in the run, but never of the data.
@@ -110,7 +112,7 @@ class RunConfig:
     server_optimizer: str = "sgd"
     server_lr: float | None = None
     server_options: Options = field(default_factory=dict)
-    client_weighting: str = "num-examples"
+    client_weighting: str | None = None
     aggregator: str = "mean"
     aggregator_options: Options = field(default_factory=dict)
     seed: int = 0
@@ -163,7 +165,7 @@ def validate(config: RunConfig) -> RunConfig:
         for each in fields(config)
     }
     _resolve_algorithm(values)
-    _check_sampling(values)
+    _resolve_sampling(values)
     for name, (owner, table) in _OPTION_OWNERS.items():
         if values[owner] is not None:
             values[name] = _resolved(name, values[owner], table, values[name])
@@ -183,11 +185,15 @@ def merge(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields of `base` overridden by those of `given`.
 
     Maps of `k=v` options are merged key by key, unless `given` names another thing than `base`:
-    one optimizer's options are not another's.
+    one optimizer's options are not another's. The weights of clients drawn by size are not those
+    of others.
     """
     merged = {**base, **given}
     if given.get("algorithm", base.get("algorithm")) != base.get("algorithm"):
         _drop_defaults(merged, given)
+    samplings = {each.get("sampling", RunConfig.sampling) for each in (base, merged)}
+    if len(samplings) > 1 and "by-size" in samplings and "client_weighting" not in given:
+        merged.pop("client_weighting", None)  # as with algorithms: it followed from the other
     for name, (owner, _) in _OPTION_OWNERS.items():
         default = CLIENT_OPTIMIZER if owner == "client_optimizer" else getattr(RunConfig, owner)
         is_same = merged.get(owner, default) == base.get(owner, default)
@@ -287,8 +293,16 @@ def _resolve_algorithm(values: dict[str, Any]) -> None:
             )
 
 
-def _check_sampling(values: Mapping[str, Any]) -> None:
-    """Refuses what a way of drawing cohorts cannot take."""
+def _resolve_sampling(values: dict[str, Any]) -> None:
+    """Fills in the weights of clients; refuses what a way of drawing cohorts cannot take."""
+    is_by_size = values["sampling"] == "by-size"
+    if values["client_weighting"] is None:
+        values["client_weighting"] = "uniform" if is_by_size else CLIENT_WEIGHTING
+    if is_by_size and values["client_weighting"] == "num-examples":
+        raise ConfigError(
+            "--client-weighting num-examples with --sampling by-size would count examples twice: "
+            "large clients come more often already; choose uniform"
+        )
     if values["sampling"] == "tff" and values["seed"] > _MAX_TFF_SEED:
         raise ConfigError(
             f"--seed {values['seed']} with --sampling tff: TFF's generator takes seeds from 0 to "

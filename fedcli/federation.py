@@ -180,7 +180,7 @@ def open_federation(config: RunConfig, cancel: CancelFlag | None = None) -> Fede
     """Opens all that a valid config names; reads the data of fixed cohorts.
 
     Raises:
-        Cancelled: `cancel` was raised while data were dealt to clients.
+        Cancelled: `cancel` was raised while data were dealt to clients or counted.
         ConfigError: An option does not fit the data.
         DataError: The data are missing, bad, or do not fit each other.
     """
@@ -190,8 +190,14 @@ def open_federation(config: RunConfig, cancel: CancelFlag | None = None) -> Fede
     if "test" not in splits:
         notes.append(f"{train.source} has no test data: evaluating on train only")
     config, selection = _resolve_clients(config, train, notes)
+
+    def num_examples(client_id: str) -> int:
+        if cancel is not None and cancel.is_set():
+            raise Cancelled
+        return train.num_examples(client_id)
+
     cohorts = cohort.plan_cohorts(
-        selection, config.sampling, train.client_ids, train.source, config.seed
+        selection, config.sampling, train.client_ids, train.source, config.seed, num_examples
     )
     engine = ThreadEngine(config.threads)
     model = models.build(
@@ -257,6 +263,7 @@ def open_data(config: RunConfig, cancel: CancelFlag | None = None) -> dict[str, 
 def build_process(config: RunConfig, model: Model, engine: ThreadEngine) -> LearningProcess:
     """Returns the learning process of a valid config."""
     assert config.server_lr is not None
+    assert config.client_weighting is not None
     algorithm = algorithms.build(
         config.algorithm,
         _build_client_optimizer(config),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,8 +19,8 @@ from fedcli.draws import Stream
 from fedcli.errors import ConfigError
 from fedcli.seeds import Purpose, stream_key
 
-# Most clients of a scheme that puts the whole population in order: at 8 bytes each, 80 MB.
-MAX_ORDERED = 10_000_000
+# Most clients of a scheme that holds a number for each client: at 8 bytes each, 80 MB.
+MAX_LISTED = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,26 @@ class Cyclic(Sampler):
         return self._order[pass_num]
 
 
+@dataclass(frozen=True)
+class BySize(Sampler):
+    """Each place in the cohort goes to client k with chance n_k / sum n, whoever has the others.
+
+    The plain mean over the cohort then stands for the population's examples without bias; to weigh
+    by examples as well would count them twice (Li et al. 2020, arXiv 1907.02189, scheme I).
+
+    Attributes:
+        last_examples: Sum of n_k up to and with each client, int64 [population]; the last is not 0.
+    """
+
+    last_examples: NDArray[np.int64]
+
+    def indices(self, round_num: int) -> list[int]:
+        """Returns indices in order, some perhaps repeated, none of a client without examples."""
+        examples = self.draw_below(int(self.last_examples[-1]), round_num)
+        found: list[int] = np.searchsorted(self.last_examples, examples, side="right").tolist()
+        return sorted(found)
+
+
 # The code behind each of config.SAMPLINGS but `fixed`, which draws nothing.
 SAMPLERS: Mapping[str, type[Sampler]] = {
     "uniform": Uniform,
@@ -142,24 +162,41 @@ SAMPLERS: Mapping[str, type[Sampler]] = {
     "with-replacement": WithReplacement,
     "poisson": Poisson,
     "cyclic": Cyclic,
+    "by-size": BySize,
 }
 
-_ORDERING = (Tff, Cyclic)
+_LISTING = (Tff, Cyclic, BySize)
 
 
-def build(name: str, population: int, size: int, seed: int) -> Sampler:
+def build(
+    name: str, population: int, size: int, seed: int, num_examples: Callable[[int], int]
+) -> Sampler:
     """Returns the sampler called `name`.
 
+    Args:
+        name: A key of `SAMPLERS`.
+        population: See `Sampler`.
+        size: See `Sampler`.
+        seed: See `Sampler`.
+        num_examples: Tells the examples of the client at an index; asked by `by-size` alone, and
+            of every client.
+
     Raises:
-        ConfigError: It would put too many clients in order.
+        ConfigError: It would have to list too many clients, or no client has examples.
     """
     sampler = SAMPLERS[name]
-    if issubclass(sampler, _ORDERING) and population > MAX_ORDERED:
+    if issubclass(sampler, _LISTING) and population > MAX_LISTED:
         raise ConfigError(
-            f"--sampling {name} puts the whole population in order, {population:,} "
-            f"clients; it takes {MAX_ORDERED:,} at most; choose uniform"
+            f"--sampling {name} goes through the whole population, {population:,} clients; "
+            f"it takes {MAX_LISTED:,} at most; choose uniform"
         )
-    return sampler(population, size, seed)
+    if sampler is not BySize:
+        return sampler(population, size, seed)
+    counts = np.fromiter(map(num_examples, range(population)), np.int64, population)
+    last_examples = np.cumsum(counts)
+    if not last_examples[-1]:
+        raise ConfigError("--sampling by-size: no client has examples; choose another --sampling")
+    return BySize(population, size, seed, last_examples)
 
 
 def sample_indices(

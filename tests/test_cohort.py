@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fedcli import cohort
-from fedcli.cohort import ClientSelection
+from fedcli.cohort import ClientSelection, Cohorts
 from fedcli.config import SAMPLINGS
 from fedcli.errors import ConfigError
 from fedcli.samplers import Uniform
@@ -30,6 +30,13 @@ class Generated(Sequence[str]):
     def __getitem__(self, index: Any) -> Any:
         self.num_made += 1
         return f"w{index:09d}"
+
+
+def plan(
+    selection: ClientSelection, sampling: str, client_ids: Sequence[str], source: str, seed: int
+) -> Cohorts:
+    """Cohorts of clients with ten examples each."""
+    return cohort.plan_cohorts(selection, sampling, client_ids, source, seed, lambda _: 10)
 
 
 @pytest.mark.parametrize(
@@ -99,53 +106,62 @@ def test_the_default_is_ten_or_everyone_with_a_note() -> None:
 
 
 def test_a_fixed_cohort_is_the_first_in_sorted_order() -> None:
-    plan = cohort.plan_cohorts(ClientSelection(count=3), "fixed", IDS, "x", 0)
-    assert plan.for_round(0) == plan.for_round(8) == ("w00", "w01", "w02")
+    planned = plan(ClientSelection(count=3), "fixed", IDS, "x", 0)
+    assert planned.for_round(0) == planned.for_round(8) == ("w00", "w01", "w02")
 
 
 def test_uniform_cohorts_are_distinct_sorted_and_depend_on_round_and_seed(seed: int) -> None:
-    plan = cohort.plan_cohorts(ClientSelection(count=10), "uniform", IDS, "x", seed)
-    drawn = [plan.for_round(round_num) for round_num in range(50)]
+    planned = plan(ClientSelection(count=10), "uniform", IDS, "x", seed)
+    drawn = [planned.for_round(round_num) for round_num in range(50)]
     for ids in drawn:
         assert list(ids) == sorted(set(ids))
         assert len(ids) == 10
     assert len({tuple(ids) for ids in drawn}) == 50
-    other = cohort.plan_cohorts(ClientSelection(count=10), "uniform", IDS, "x", seed + 1)
+    other = plan(ClientSelection(count=10), "uniform", IDS, "x", seed + 1)
     assert other.for_round(0) != drawn[0]
     # Round 7 does not depend on the rounds before it: that is what makes a resumed run exact.
-    again = cohort.plan_cohorts(ClientSelection(count=10), "uniform", IDS, "x", seed)
+    again = plan(ClientSelection(count=10), "uniform", IDS, "x", seed)
     assert again.for_round(7) == drawn[7]
 
 
 def test_uniform_takes_all() -> None:
-    everyone = cohort.plan_cohorts(ClientSelection(), "uniform", IDS, "x", 0)
+    everyone = plan(ClientSelection(), "uniform", IDS, "x", 0)
     assert everyone.for_round(3) == IDS
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS[1:])
 def test_a_drawn_cohort_refuses_ids_and_nobody(sampling: str) -> None:
     with pytest.raises(ConfigError, match=f"--sampling {sampling} draws them"):
-        cohort.plan_cohorts(ClientSelection(ids=("w01",)), sampling, IDS, "x", 0)
+        plan(ClientSelection(ids=("w01",)), sampling, IDS, "x", 0)
     with pytest.raises(ConfigError, match="x has no clients"):
-        cohort.plan_cohorts(ClientSelection(), sampling, [], "x", 0)
+        plan(ClientSelection(), sampling, [], "x", 0)
+
+
+def test_by_size_asks_for_each_clients_examples() -> None:
+    sizes = dict.fromkeys(IDS, 0) | {"w07": 3, "w29": 1}
+    planned = cohort.plan_cohorts(
+        ClientSelection(count=3), "by-size", IDS, "x", 0, sizes.__getitem__
+    )
+    drawn = {client_id for round_num in range(20) for client_id in planned.for_round(round_num)}
+    assert drawn == {"w07", "w29"}
 
 
 def test_tff_cohorts_are_those_of_a_loop_that_calls_its_first_round_1() -> None:
     ids = [f"w{index:04d}" for index in range(3383)]
-    plan = cohort.plan_cohorts(ClientSelection(count=10), "tff", ids, "x", 42)
+    planned = plan(ClientSelection(count=10), "tff", ids, "x", 42)
     chosen = [663, 1844, 3371, 2597, 688, 2482, 758, 806, 821, 2236]
-    assert plan.for_round(0) == [ids[index] for index in chosen]
+    assert planned.for_round(0) == [ids[index] for index in chosen]
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "with-replacement", "poisson"])
 def test_a_million_clients_cost_what_a_cohort_costs(sampling: str) -> None:
     ids = Generated(1_000_000)
-    plan = cohort.plan_cohorts(ClientSelection(count=100), sampling, ids, "x", 3)
-    plan.for_round(0)
+    planned = plan(ClientSelection(count=100), sampling, ids, "x", 3)
+    planned.for_round(0)
     ids.num_made = 0
     tracemalloc.start()
     started = time.perf_counter()
-    drawn = plan.for_round(1)
+    drawn = planned.for_round(1)
     seconds = time.perf_counter() - started
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -86,6 +86,27 @@ def test_tff_takes_the_seeds_of_its_generator() -> None:
         configs.from_options({"sampling": "tff", "seed": 2**32})
 
 
+def test_clients_drawn_by_size_count_the_same() -> None:
+    config = configs.from_options({"sampling": "by-size"})
+    assert config.client_weighting == "uniform"
+    text = configs.to_toml(config, {})
+    assert configs.from_options(configs.from_toml(text, "config.toml")) == config
+    with pytest.raises(ConfigError, match="--client-weighting num-examples with --sampling by-si"):
+        configs.from_options({"sampling": "by-size", "client_weighting": "num-examples"})
+
+
+def test_merge_forgets_weights_that_followed_from_sampling_by_size() -> None:
+    by_size = {"sampling": "by-size", "client_weighting": "uniform"}
+    others = {"sampling": "poisson", "client_weighting": "num-examples"}
+    assert configs.merge(others, {"sampling": "by-size"}) == {"sampling": "by-size"}
+    assert configs.merge(by_size, {"sampling": "poisson"}) == {"sampling": "poisson"}
+    weighted = {"client_weighting": "num-examples"}
+    assert configs.merge(weighted, {"sampling": "by-size"}) == {"sampling": "by-size"}
+    assert configs.merge(by_size, {"rounds": 3}) == {**by_size, "rounds": 3}
+    assert configs.merge(others, {"sampling": "cyclic"}) == {**others, "sampling": "cyclic"}
+    assert configs.merge(others, by_size) == by_size
+
+
 def test_data_options_do_not_go_with_a_file() -> None:
     with pytest.raises(ConfigError, match=r"--data-option clients does not go with a data file"):
         configs.from_options({"data": "some.h5", "data_options": {"clients": 3}})

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
-from fedcli import backend, evaluation, rounds, run_dir
+from fedcli import backend, evaluation, federation, rounds, run_dir
 from fedcli import config as configs
 from fedcli.config import RunConfig
 from fedcli.errors import CheckpointError, ConfigError, DataError, FedcliError, RunError
@@ -42,6 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "with-replacement": {"sampling": "with-replacement", "clients": "12", **MOMENTUM},
     "poisson": {"sampling": "poisson", "clients": "1", **MOMENTUM},  # some cohorts are empty
     "cyclic": {"sampling": "cyclic", "clients": "5"},  # passes end within cohorts
+    "by-size": {"sampling": "by-size"},
     "fedsgd": {"algorithm": "fedsgd", "sampling": "uniform"},
     "mime-lite": {
         "algorithm": "mime-lite",
@@ -267,6 +268,14 @@ def test_drawn_cohorts_do_not_depend_on_threads(tmp_path: Path, sampling: str) -
         for name in ("1", "2", "7")
     )
     assert one == two == seven
+
+
+def test_counting_examples_of_everyone_can_be_stopped() -> None:
+    config = make_config(sampling="by-size", data_options={"clients": 10_000_000})
+    cancel = backend.CancelFlag()
+    threading.Timer(0.2, cancel.set).start()
+    with pytest.raises(backend.Cancelled):
+        federation.open_federation(config, cancel)
 
 
 def test_an_empty_cohort_is_a_round_that_changes_nothing(tmp_path: Path) -> None:

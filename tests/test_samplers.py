@@ -38,6 +38,11 @@ def test_every_client_and_every_pair_is_equally_likely() -> None:
 CHI_SQUARE = {2: 13.8, 3: 16.3, 5: 20.5, 7: 24.3, 9: 27.9}
 
 
+def build(name: str, population: int, size: int, seed: int) -> samplers.Sampler:
+    """A sampler of clients with ten examples each."""
+    return samplers.build(name, population, size, seed, lambda _: 10)
+
+
 def check_chances(
     outcomes: Iterable[tuple[int, ...]], chances: Mapping[tuple[int, ...], float]
 ) -> None:
@@ -128,13 +133,25 @@ def test_cyclic_orders_are_equally_likely_and_new_in_each_pass(seed: int) -> Non
     assert is_same[1,] == pytest.approx(4000 / 6, abs=5 * math.sqrt(4000 * 5 / 36))
 
 
+def test_by_size_draws_in_proportion_to_examples(seed: int) -> None:
+    sizes = [0, 1, 0, 2, 3, 0]
+    sampler = samplers.build("by-size", 6, 2, seed, sizes.__getitem__)
+    drawn = (tuple(sampler.indices(round_num)) for round_num in range(5000))
+    check_chances(drawn, multiset_chances([size / 6 for size in sizes], 2))
+
+
+def test_by_size_needs_examples() -> None:
+    with pytest.raises(ConfigError, match="--sampling by-size: no client has examples"):
+        samplers.build("by-size", 3, 2, 0, lambda _: 0)
+
+
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
 def test_draws_depend_on_round_and_seed_alone(name: str) -> None:
-    sampler = samplers.build(name, 100, 20, 3)
+    sampler = build(name, 100, 20, 3)
     drawn = [tuple(sampler.indices(round_num)) for round_num in range(20)]
     assert len(set(drawn)) == 20
-    assert tuple(samplers.build(name, 100, 20, 3).indices(7)) == drawn[7]
-    assert tuple(samplers.build(name, 100, 20, 4).indices(7)) != drawn[7]
+    assert tuple(build(name, 100, 20, 3).indices(7)) == drawn[7]
+    assert tuple(build(name, 100, 20, 4).indices(7)) != drawn[7]
 
 
 # From TFF's and FedJAX's generator, run with NumPy 2.4.6.
@@ -165,10 +182,10 @@ def test_tff_draws_any_round_of_any_seed_at_once(t: int) -> None:
 
 @pytest.mark.parametrize("name", ["tff", "cyclic"])
 def test_what_orders_the_population_has_a_bound(name: str) -> None:
-    samplers.build(name, samplers.MAX_ORDERED, 10, 0)
+    build(name, samplers.MAX_LISTED, 10, 0)
     with pytest.raises(
         ConfigError,
-        match=f"--sampling {name} puts .* order, 10,000,001 clients; it takes 10,000,000",
+        match=f"--sampling {name} goes .* 10,000,001 clients; it takes 10,000,000",
     ):
-        samplers.build(name, samplers.MAX_ORDERED + 1, 10, 0)
-    samplers.build("uniform", 10**9, 10, 0)
+        build(name, samplers.MAX_LISTED + 1, 10, 0)
+    build("uniform", 10**9, 10, 0)

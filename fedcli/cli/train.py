@@ -11,7 +11,15 @@ import click
 
 from fedcli.cli import options as opt
 from fedcli.cli.output import Remarks
-from fedcli.config import CLIENT_LR, CLIENT_OPTIMIZER, PIPELINES, SAMPLINGS, WEIGHTINGS, RunConfig
+from fedcli.config import (
+    CLIENT_LR,
+    CLIENT_OPTIMIZER,
+    CLIENT_WEIGHTING,
+    PIPELINES,
+    SAMPLINGS,
+    WEIGHTINGS,
+    RunConfig,
+)
 from fedcli.errors import RunError
 from fedcli.registry import AGGREGATORS, ALGORITHMS, MODELS, OPTIMIZERS
 
@@ -35,7 +43,8 @@ RESUME_OPTIONS = frozenset({"rounds", "threads"})
     "--sampling",
     "fixed: the same cohort every round. The others draw N clients for each round: uniform; tff, "
     "as TFF draws with this seed; with-replacement, so that one may come twice; poisson, each with "
-    "chance N / all, so that N varies; cyclic, all in turn, in a new order each time.",
+    "chance N / all, so that N varies; cyclic, all in turn, in a new order each time; by-size, in "
+    "proportion to their examples, with replacement.",
     section=opt.COHORT,
     type=click.Choice(SAMPLINGS),
 )
@@ -106,7 +115,8 @@ RESUME_OPTIONS = frozenset({"rounds", "threads"})
 @opt.pairs_option("--server-option", "Its other options.", section=opt.ALGORITHM)
 @opt.run_option(
     "--client-weighting",
-    "What a client counts for in the mean.",
+    "What a client counts for in the mean; clients drawn by-size count the same.  [default: "
+    f"{CLIENT_WEIGHTING}]",
     section=opt.ALGORITHM,
     type=click.Choice(WEIGHTINGS),
 )

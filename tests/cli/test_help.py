@@ -10,7 +10,7 @@ import pytest
 
 from fedcli import __version__
 from fedcli.cli import COMMANDS, group
-from fedcli.config import CLIENT_LR, CLIENT_OPTIMIZER, RunConfig, option_name
+from fedcli.config import CLIENT_LR, CLIENT_OPTIMIZER, CLIENT_WEIGHTING, RunConfig, option_name
 from tests.cli.conftest import Fedcli
 
 # Options of train that no field of RunConfig stands for.
@@ -82,7 +82,11 @@ def test_help_shows_the_defaults_of_a_run(fedcli: Fedcli) -> None:
         for field in dataclasses.fields(RunConfig)
         if isinstance(field.default, str | int | float)
     }
-    shown |= {"client_optimizer": CLIENT_OPTIMIZER, "client_lr": CLIENT_LR}
+    shown |= {
+        "client_optimizer": CLIENT_OPTIMIZER,
+        "client_lr": CLIENT_LR,
+        "client_weighting": CLIENT_WEIGHTING,
+    }
     assert shown["batch_size"] == 20
     for name, default in shown.items():
         if name != "pixels":  # its help says what "source" means
