@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,18 +21,23 @@ MAX_EVAL_POPULATION = 10_000
 NUM_EVAL_CLIENTS = 1_000
 
 _ALL = "all"
+_DECIMAL = re.compile(r"-?([0-9]*\.[0-9]+(e-[0-9]+)?|[0-9]+e-[0-9]+)")
 
 
 @dataclass(frozen=True)
 class ClientSelection:
-    """What `--clients` says: everyone, the first `count` in sorted order, or `ids`.
+    """What `--clients` says: everyone, a number of clients, a share of all, or `ids`.
+
+    One of the attributes is set, or none for everyone.
 
     Attributes:
-        count: Number of clients, None for everyone or for `ids`.
-        ids: Chosen ids in sorted order, None for everyone or for `count`.
+        count: Number of clients; the first in sorted order where they are not drawn.
+        share: Part of the population, above 0 and below 1; only for cohorts that are drawn.
+        ids: Chosen ids in sorted order.
     """
 
     count: int | None = None
+    share: float | None = None
     ids: tuple[str, ...] | None = None
 
 
@@ -57,7 +63,7 @@ class Cohorts:
 
 
 def parse_clients(clients: str | Sequence[str], option: str = "--clients") -> ClientSelection:
-    """Returns what `all`, a count, `id,id,...`, `@file` (an id a line) or a list of ids selects.
+    """Returns what `all`, a count, a share, `id,id,...`, `@file` (an id a line) or ids select.
 
     Raises:
         ConfigError: It is none of these, a file cannot be read, or an id is empty or stands twice.
@@ -71,6 +77,8 @@ def parse_clients(clients: str | Sequence[str], option: str = "--clients") -> Cl
         return _explicit(_read_ids(Path(text[1:]), option), option)
     if text.removeprefix("-").isascii() and text.removeprefix("-").isdigit():
         return ClientSelection(count=_parse_count(text, option))
+    if _DECIMAL.fullmatch(text):
+        return ClientSelection(share=_parse_share(text, option))
     ids = [each.strip() for each in text.split(",")]
     if len(ids) > 1 and not ids[-1]:  # the trailing comma that marks a numeric id
         ids.pop()
@@ -86,13 +94,19 @@ def resolve_ids(
     """Returns the selected ids of the population `client_ids`, in its order.
 
     Raises:
-        ConfigError: There are fewer clients than asked for, or an id is not among them.
+        ConfigError: There are fewer clients than asked for, an id is not among them, or a share is
+            asked for, which has no order.
     """
     if selection.ids is not None:
         for client_id in selection.ids:
             if not contains(client_ids, client_id):
                 raise ConfigError(_unknown(client_id, client_ids, source, option))
         return selection.ids
+    if selection.share is not None:
+        raise ConfigError(
+            f"{option} {selection.share}: a share of all clients goes with cohorts that are drawn, "
+            "as by train --sampling uniform; give a number; a numeric id takes a comma behind it"
+        )
     if selection.count is None:
         return client_ids
     return [client_ids[index] for index in range(_count(selection, client_ids, source, option))]
@@ -138,7 +152,7 @@ def plan_cohorts(
     if selection.ids is not None:
         raise ConfigError(
             f"--clients names {len(selection.ids)} clients but --sampling {sampling} draws them; "
-            "give a count, or --sampling fixed"
+            "give a number or a share, or --sampling fixed"
         )
     _check_population(client_ids, source)
     size = _count(selection, client_ids, source, "--clients")
@@ -177,6 +191,8 @@ def _check_population(client_ids: Sequence[str], source: str) -> None:
 
 def _count(selection: ClientSelection, client_ids: Sequence[str], source: str, option: str) -> int:
     """How many clients a selection without ids stands for."""
+    if selection.share is not None:
+        return max(1, round(selection.share * len(client_ids)))
     if selection.count is None:
         return len(client_ids)
     if selection.count > len(client_ids):
@@ -195,6 +211,16 @@ def _parse_count(text: str, option: str) -> int:
             f"{option} {text[:30]}: choose at least 1 client; a numeric id takes a comma behind it"
         )
     return count
+
+
+def _parse_share(text: str, option: str) -> float:
+    share = float(text)
+    if not 0.0 < share < 1.0:
+        raise ConfigError(
+            f"{option} {text[:30]}: choose a share above 0 and below 1, a number of clients, or "
+            "all; a numeric id takes a comma behind it"
+        )
+    return share
 
 
 def _read_ids(path: Path, option: str) -> list[str]:

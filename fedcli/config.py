@@ -53,8 +53,8 @@ class RunConfig:
         partition_options: Its `k=v` options.
         num_classes: Number of labels; None: the data's own.
         pixels: What 1.0 means in what the model sees; one of `PIXELS`.
-        clients: `all`, a count, ids with commas, `@file`, or ids one by one; None: 10, or the
-            whole population if that is smaller.
+        clients: `all`, a count, a share such as 0.1 for cohorts that are drawn, ids with commas,
+            `@file`, or ids one by one; None: 10, or the whole population if that is smaller.
         sampling: How a round's cohort is chosen; one of `SAMPLINGS`.
         rounds: Rounds of training in total.
         epochs: Local epochs.
@@ -376,8 +376,10 @@ def _text(label: str, value: object) -> str:
 
 
 def _clients(label: str, value: object) -> str | tuple[str, ...]:
-    """Text as on the command line; in a file also a bare number or a list of ids."""
+    """Text as on the command line; in a file also a bare number or share, or a list of ids."""
     if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if isinstance(value, float) and 0.0 < value < 1.0:
         value = str(value)
     if isinstance(value, list | tuple) and value and all(isinstance(each, str) for each in value):
         return tuple(value)

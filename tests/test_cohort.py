@@ -45,6 +45,12 @@ def plan(
         ("all", ClientSelection()),
         ("3", ClientSelection(count=3)),
         ("3,", ClientSelection(ids=("3",))),
+        (" 0.1 ", ClientSelection(share=0.1)),
+        (".25", ClientSelection(share=0.25)),
+        ("1e-05", ClientSelection(share=1e-5)),
+        ("0.1,", ClientSelection(ids=("0.1",))),
+        ("0.1,0.2", ClientSelection(ids=("0.1", "0.2"))),
+        ("1.0.2", ClientSelection(ids=("1.0.2",))),
         ("w02, w01", ClientSelection(ids=("w01", "w02"))),
         (("b", "a,c"), ClientSelection(ids=("a,c", "b"))),
     ],
@@ -65,6 +71,10 @@ def test_parse_file_of_ids(tmp_path: Path) -> None:
         ("0", "at least 1 client"),
         ("-2", "at least 1 client"),
         ("9" * 5000, "at least 1 client"),
+        ("0.0", "0.0: choose a share above 0 and below 1"),
+        ("1.0", "above 0 and below 1"),
+        ("-0.5", "above 0 and below 1"),
+        ("." + "0" * 5000, "above 0 and below 1"),
         ("a,,b", "empty id"),
         (",", "empty id"),
         ("a,b,a", "names client a twice"),
@@ -88,6 +98,24 @@ def test_parse_refuses_a_file_that_is_not_text(tmp_path: Path) -> None:
 def test_more_than_the_population_says_the_population() -> None:
     with pytest.raises(ConfigError, match=r"--clients 31 exceeds the 30 clients in x\.h5"):
         cohort.resolve_ids(ClientSelection(count=31), IDS, "x.h5")
+
+
+@pytest.mark.parametrize(
+    ("share", "size"), [(0.1, 3), (0.9, 27), (0.51, 15), (0.01, 1), (0.999, 30)]
+)
+def test_a_share_is_rounded_and_at_least_one_client(share: float, size: int) -> None:
+    for sampling in SAMPLINGS[1:]:
+        sampler = plan(ClientSelection(share=share), sampling, IDS, "x", 0).sampler
+        assert sampler is not None
+        assert (sampler.population, sampler.size) == (30, size)
+
+
+def test_a_share_has_no_order() -> None:
+    fault = r"--clients 0\.1: a share of all clients goes with cohorts that are drawn"
+    with pytest.raises(ConfigError, match=fault):
+        plan(ClientSelection(share=0.1), "fixed", IDS, "x", 0)
+    with pytest.raises(ConfigError, match=r"--eval-clients 0\.1: a share"):
+        cohort.resolve_ids(ClientSelection(share=0.1), IDS, "x", "--eval-clients")
 
 
 def test_an_unknown_id_is_named_with_its_neighbours() -> None:

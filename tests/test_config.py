@@ -158,6 +158,8 @@ def test_toml_holds_every_set_option_and_only_those() -> None:
         ("[run]\nbatch_size = '3'", "c.toml: batch_size 3"),
         ("[run]\nclient_options = 3", "c.toml: client_options 3"),
         ("[run]\nclients = [1, 2]", "c.toml: clients [1, 2]"),
+        ("[run]\nclients = 1.0", "c.toml: clients 1.0"),
+        ("[run]\nclients = nan", "c.toml: clients nan"),
         ("[run]\ntest_data = true", "c.toml: test_data True"),
         ("[run]\nout = 'x'", "has no key 'out'"),
         ("rounds = 3", "needs one table [run]"),
@@ -175,6 +177,8 @@ def test_a_bad_config_file_is_one_line_that_names_file_and_key(text: str, fault:
 
 def test_a_config_file_may_say_clients_as_a_number_or_a_list() -> None:
     assert configs.from_toml("[run]\nclients = 3", "c")["clients"] == "3"
+    assert configs.from_toml("[run]\nclients = 0.1", "c")["clients"] == "0.1"
+    assert configs.from_toml("[run]\nclients = 1e-5", "c")["clients"] == "1e-05"
     assert configs.from_toml("[run]\nclients = ['a', 'b,c']", "c")["clients"] == ("a", "b,c")
 
 

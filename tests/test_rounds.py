@@ -42,7 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "with-replacement": {"sampling": "with-replacement", "clients": "12", **MOMENTUM},
     "poisson": {"sampling": "poisson", "clients": "1", **MOMENTUM},  # some cohorts are empty
     "cyclic": {"sampling": "cyclic", "clients": "5"},  # passes end within cohorts
-    "by-size": {"sampling": "by-size"},
+    "by-size": {"sampling": "by-size", "clients": "0.4"},
     "fedsgd": {"algorithm": "fedsgd", "sampling": "uniform"},
     "mime-lite": {
         "algorithm": "mime-lite",
@@ -427,6 +427,8 @@ def test_initial_weights_start_the_run(tmp_path: Path) -> None:
     ("values", "kind", "fault"),
     [
         ({"clients": "13"}, ConfigError, "exceeds the 12 clients"),
+        ({"clients": "0.5"}, ConfigError, "--clients 0.5: a share of all"),
+        ({"eval_clients": "0.5"}, ConfigError, "--eval-clients 0.5: a share of all"),
         ({"clients": "nobody,"}, ConfigError, "--clients nobody: no such client"),
         ({"eval_clients": "nobody,"}, ConfigError, "--eval-clients nobody: no such client"),
         ({"sampling": "uniform", "clients": "a,b"}, ConfigError, "--sampling uniform draws them"),

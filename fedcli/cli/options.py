@@ -143,6 +143,7 @@ def data_options(
     *,
     data_help: str,
     clients_help: str,
+    clients_syntax: str = CLIENTS_SYNTAX,
     partition_default: str = f" [default: {RunConfig.partition}]",
 ) -> Decorator:
     """Returns the options that say which data: those of `train`, `eval` and `inspect-clients`."""
@@ -180,7 +181,7 @@ def data_options(
             section=DATA,
             type=click.Choice(PIXELS),
         ),
-        option("--clients", help=clients_help, section=DATA, metavar=CLIENTS_SYNTAX),
+        option("--clients", help=clients_help, section=DATA, metavar=clients_syntax),
     )
 
 

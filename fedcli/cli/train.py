@@ -37,7 +37,9 @@ RESUME_OPTIONS = frozenset({"rounds", "threads"})
 @click.command(cls=opt.SectionCommand, short_help="Train a model; results go to a run directory.")
 @opt.data_options(
     data_help=f"{opt.DATA_HELP}  [default: {RunConfig.data}]",
-    clients_help="Cohort: everyone, the first N in sorted order, or these.  [default: 10]",
+    clients_help="Cohort: everyone, the first N in sorted order, or these; if it is drawn, N or a "
+    "share of all, such as 0.1.  [default: 10]",
+    clients_syntax=f"{opt.CLIENTS_SYNTAX}|SHARE",
 )
 @opt.run_option(
     "--sampling",
@@ -200,6 +202,7 @@ def train(  # one parameter for each option that is not a field of RunConfig
       fedcli train
       fedcli train --data train.h5 --test-data test.h5
       fedcli train --sampling uniform --clients 10 --rounds 100 --epochs 1
+      fedcli train --sampling poisson --clients 0.1
       fedcli train --server-option momentum=0.9 --eval-every 5 --out runs/momentum
       fedcli train --resume runs/momentum --rounds 200
       fedcli train --config runs/momentum/config.toml --seed 1
