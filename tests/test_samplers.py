@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
@@ -10,8 +11,9 @@ import pytest
 
 from fedcli import samplers, tff_sampling
 from fedcli.config import SAMPLINGS
+from fedcli.draws import Stream
 from fedcli.errors import ConfigError
-from fedcli.seeds import Purpose
+from fedcli.seeds import Purpose, stream_key
 
 
 def test_each_way_of_sampling_has_its_code() -> None:
@@ -104,6 +106,21 @@ def test_poisson_cohorts_of_a_large_population(seed: int) -> None:
         assert abs(tenth.mean() - expected) < 5 * math.sqrt(expected / 100)
 
 
+@pytest.mark.parametrize("size", [1, 30])
+def test_poisson_goes_on_where_its_first_draws_do_not_suffice(seed: int, size: int) -> None:
+    sampler = samplers.Poisson(1000, size, seed)
+    for round_num in range(1000):
+        stream = Stream(stream_key(seed, Purpose.COHORT, round_num=round_num))
+        one_by_one: list[int] = []
+        place = -1
+        while True:
+            place += 1 + math.floor(np.log1p(-stream.uniform(1))[0] / math.log1p(-size / 1000))
+            if place >= 1000:
+                break
+            one_by_one.append(place)
+        assert sampler.indices(round_num) == one_by_one
+
+
 def test_poisson_takes_everyone_for_certain(seed: int) -> None:
     assert samplers.Poisson(5, 5, seed).indices(3) == [0, 1, 2, 3, 4]
     assert samplers.Poisson(1, 1, seed).indices(0) == [0]
@@ -145,6 +162,16 @@ def test_by_size_needs_examples() -> None:
         samplers.build("by-size", 3, 2, 0, lambda _: 0)
 
 
+def test_cyclic_holds_one_pass_and_not_those_before(seed: int) -> None:
+    sampler = samplers.Cyclic(20_000, 19_999, seed)
+    tracemalloc.start()
+    for round_num in range(10):
+        sampler.indices(round_num)
+    held_bytes = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held_bytes < 2 * 8 * 20_000
+
+
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
 def test_draws_depend_on_round_and_seed_alone(name: str) -> None:
     sampler = build(name, 100, 20, 3)
@@ -180,12 +207,16 @@ def test_tff_draws_any_round_of_any_seed_at_once(t: int) -> None:
     assert sorted(tff_sampling.choose(7, 7, 2**32 - 1, t)) == list(range(7))
 
 
-@pytest.mark.parametrize("name", ["tff", "cyclic"])
-def test_what_orders_the_population_has_a_bound(name: str) -> None:
-    build(name, samplers.MAX_LISTED, 10, 0)
+@pytest.mark.parametrize("name", ["tff", "cyclic", "by-size"])
+def test_what_lists_the_population_has_a_bound(name: str) -> None:
     with pytest.raises(
-        ConfigError,
-        match=f"--sampling {name} goes .* 10,000,001 clients; it takes 10,000,000",
+        ConfigError, match=f"--sampling {name} goes .* 10,000,001 clients; it takes"
     ):
-        build(name, samplers.MAX_LISTED + 1, 10, 0)
-    build("uniform", 10**9, 10, 0)
+        build(name, 10_000_001, 10, 0)
+    if name != "by-size":  # which would now count ten million
+        build(name, 10_000_000, 10, 0)
+
+
+@pytest.mark.parametrize("name", ["uniform", "with-replacement", "poisson"])
+def test_what_costs_a_cohort_takes_any_population(name: str) -> None:
+    assert max(build(name, 10**9, 30, 0).indices(0)) < 10**9
