@@ -147,6 +147,7 @@ enum fed_step_kind {
     FED_STEP_ADAGRAD,
     FED_STEP_RMSPROP,
     FED_STEP_GRADIENT,
+    FED_STEP_CLIP,
     FED_NUM_STEP_KINDS
 };
 
@@ -161,6 +162,8 @@ enum fed_step_kind {
  *   FED_STEP_RMSPROP:  learning rate, decay, epsilon
  *   FED_STEP_GRADIENT: none; the only row of its table. Batches are scored at the server's
  *                      parameters, and the model delta is minus the mean gradient over all examples
+ *   FED_STEP_CLIP:     norm, above 0; a gradient that is longer (L2, over all parameters, summed in
+ *                      float64) is scaled to it. One that holds a NaN or infinity has a NaN after
  * reddi: as in Algorithm 2 of Reddi et al. 2021, without bias correction and with epsilon outside
  * the root. Options are double, so that 1 - beta_2 keeps its digits; parameters are float. */
 typedef struct fed_step_row {

@@ -58,6 +58,22 @@ static void proximal_run(const double *options, const fed_local_step *at, float 
                               (float)options[STRENGTH]);
 }
 
+/* ---- Clipping: norm -------------------------------------------------------------------------- */
+
+enum { NORM };
+
+static int clip_check(const double *options) {
+    return is_amount(options[NORM]) && options[NORM] > 0;
+}
+
+/* A NaN makes a norm that is not larger and stays; infinity becomes infinity * 0. */
+static void clip_run(const double *options, const fed_local_step *at, float *slots) {
+    (void)slots;
+    const double norm = sqrt(at->kernels->sum_of_squares(at->gradient, at->num_params));
+    if (norm > options[NORM])
+        at->kernels->multiply(at->gradient, at->num_params, (float)(options[NORM] / norm));
+}
+
 /* ---- Adam, AdamW, Yogi: learning rate, beta_1, beta_2, epsilon, reddi, and one of their own -- */
 
 enum { BETA_1 = 1, BETA_2, EPSILON, REDDI, WEIGHT_DECAY, INITIAL_PRECONDITIONER = WEIGHT_DECAY };
@@ -165,6 +181,8 @@ static const step_ops ops[FED_NUM_STEP_KINDS] = {
     [FED_STEP_ADAGRAD] = {adagrad_check, one_slot, adagrad_initial, adagrad_run, .keeps_span = 0},
     [FED_STEP_RMSPROP] = {rmsprop_check, one_slot, NULL, rmsprop_run, .keeps_span = 0},
     [FED_STEP_GRADIENT] = {gradient_check, no_slots, NULL, gradient_run, .keeps_span = 1},
+    /* What narrow.c makes of fixed pixels, a gradient times their length, is as long as theirs. */
+    [FED_STEP_CLIP] = {clip_check, no_slots, NULL, clip_run, .keeps_span = 1},
 };
 
 int fed_step_check(const fed_step *step) {

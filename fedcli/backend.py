@@ -60,6 +60,7 @@ class StepKind(IntEnum):
     ADAGRAD = 5
     RMSPROP = 6
     GRADIENT = 7
+    CLIP = 8
 
 
 T = TypeVar("T")

@@ -109,6 +109,11 @@ typedef struct fed_kernels {
     void (*add_proximal)(float *gradient, const float *params, const float *server,
                          size_t num_params, float strength);
 
+    /* The sum of squares in float64; NaN or infinity if a value is. */
+    double (*sum_of_squares)(const float *values, size_t num_values);
+    /* values *= factor. */
+    void (*multiply)(float *values, size_t num_values, float factor);
+
     /* 1 if every params[i] - server[i] is finite, else 0. */
     int (*delta_is_finite)(const float *params, const float *server, size_t num_params);
     /* Returns the sum of squares of params[i] - server[i], in float64; all are finite. */

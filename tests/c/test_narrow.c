@@ -43,6 +43,7 @@ typedef struct spec {
     size_t num_examples, num_kept; /* groups of four pixels, not counting the tail */
     const pixel_kind *kind;
     const fed_step_row *row;
+    double clip_norm; /* of gradients; 0: they are not clipped */
     fed_plan plan;
 } spec;
 
@@ -62,7 +63,7 @@ typedef struct problem {
     spec asked;
     fed_layer layers[2];
     fed_model model;
-    fed_step_row row;
+    fed_step_row rows[2]; /* clipping, if that is asked for, and the optimizer */
     fed_step step;
     fed_client client;
     float server[MAX_PARAMS];
@@ -118,9 +119,10 @@ static problem *new_problem(spec asked) {
     memset(p, 0, sizeof(*p));
     p->asked = asked;
     set_model(p);
-    p->row = *asked.row;
-    p->row.options[0] /= (float)asked.num_inputs;
-    p->step = (fed_step){&p->row, 1};
+    p->rows[1] = *asked.row;
+    p->rows[1].options[0] /= (float)asked.num_inputs;
+    p->rows[0] = (fed_step_row){FED_STEP_CLIP, {asked.clip_norm}};
+    p->step = asked.clip_norm > 0 ? (fed_step){p->rows, 2} : (fed_step){&p->rows[1], 1};
     int32_t *labels = test_alloc(asked.num_examples * sizeof(*labels));
     fill_labels(3, asked.num_classes, labels, asked.num_examples);
     p->client = (fed_client){.pixels = new_pixels(&asked),
@@ -188,7 +190,7 @@ static int is_narrow(const problem *p) {
 typedef struct twin {
     double params[MAX_PARAMS], slot[MAX_PARAMS], gradient[MAX_PARAMS];
     double loss_sum, largest; /* the largest parameter there ever was */
-    int64_t num_correct, num_steps;
+    int64_t num_correct, num_steps, num_clipped;
 } twin;
 
 static twin t; /* too large for a stack frame */
@@ -246,12 +248,23 @@ static void twin_example(const problem *p, size_t example, double factor) {
         twin_backward(&p->model.layers[l], values[l], by_outputs);
 }
 
+/* Returns 1 if the gradient was too long. */
+static int twin_clip(const problem *p) {
+    double sum_of_squares = 0;
+    for (size_t i = 0; i < p->model.num_params; i++)
+        sum_of_squares += t.gradient[i] * t.gradient[i];
+    const double factor = p->asked.clip_norm / sqrt(sum_of_squares);
+    if (factor >= 1) return 0;
+    for (size_t i = 0; i < p->model.num_params; i++) t.gradient[i] *= factor;
+    return 1;
+}
+
 static void twin_step(const problem *p) {
-    const double rate = (double)p->row.options[0], momentum = (double)p->row.options[1];
+    const double rate = (double)p->rows[1].options[0], momentum = (double)p->rows[1].options[1];
     for (size_t i = 0; i < p->model.num_params; i++) {
         const double g = t.gradient[i];
         t.slot[i] = momentum * t.slot[i] + g;
-        t.params[i] -= rate * (p->row.options[2] != 0 ? g + momentum * t.slot[i] : t.slot[i]);
+        t.params[i] -= rate * (p->rows[1].options[2] != 0 ? g + momentum * t.slot[i] : t.slot[i]);
         t.largest = fmax(t.largest, fabs(t.params[i]));
     }
     t.num_steps++;
@@ -269,6 +282,7 @@ static void twin_train(const problem *p) {
     for (size_t num; (num = fed_order_next(&order, indices)) > 0;) {
         memset(t.gradient, 0, sizeof(t.gradient));
         for (size_t b = 0; b < num; b++) twin_example(p, indices[b], 1.0 / (double)num);
+        if (p->asked.clip_norm > 0) t.num_clipped += twin_clip(p);
         twin_step(p);
     }
     free(buffer);
@@ -327,6 +341,20 @@ static void test_bytes_of_many_fixed_values_train_as_the_full_net(void) { check_
 static void test_floats_in_place_train_as_the_full_net(void) { check_kind(&FLOATS); }
 static void test_floats_with_scale_and_offset_train_as_the_full_net(void) {
     check_kind(&SCALED_FLOATS);
+}
+
+/* The narrow gradient is as long as the full one: the same batches are clipped, by as much. */
+static void test_clipped_gradients_train_as_the_full_net(void) {
+    for (size_t k = 0; k < LENGTH(KINDS); k++)
+        for (size_t s = 0; s < LENGTH(STEPS); s++) {
+            spec asked = USUAL;
+            asked.kind = KINDS[k];
+            asked.row = STEPS[s];
+            asked.num_hidden = k % 2 == 0 ? 0 : NUM_HIDDEN;
+            asked.clip_norm = 0.25;
+            check_trained(&asked, 1);
+            CHECK(t.num_clipped > 0);
+        }
 }
 
 static void test_weights_of_fixed_zeros_do_not_move(void) {
@@ -601,6 +629,7 @@ static const test_case TESTS[] = {
     TEST(test_bytes_of_many_fixed_values_train_as_the_full_net),
     TEST(test_floats_in_place_train_as_the_full_net),
     TEST(test_floats_with_scale_and_offset_train_as_the_full_net),
+    TEST(test_clipped_gradients_train_as_the_full_net),
     TEST(test_weights_of_fixed_zeros_do_not_move),
     TEST(test_weights_of_fixed_ones_move),
     TEST(test_a_client_of_one_example_is_all_fixed),

@@ -15,7 +15,7 @@ static int check_sgd(float learning_rate, float momentum, float nesterov) {
 }
 
 /* A row of every kind but SGD with options of every range. 'a': an amount, from 0 to what float
- * holds; 's': a share, from 0 to 1; 'f': a flag, 0 or 1. */
+ * holds; 's': a share, from 0 to 1; 'f': a flag, 0 or 1; 'p': an amount above 0. */
 static const struct {
     fed_step_row row;
     const char *ranges;
@@ -28,6 +28,7 @@ static const struct {
     {{FED_STEP_ADAGRAD, {0.1, 1e-7, 1, 0.1}}, "aafa", 1},
     {{FED_STEP_RMSPROP, {0.1, 0.9, 1e-7}}, "asa", 1},
     {{FED_STEP_GRADIENT, {0}}, "", 0},
+    {{FED_STEP_CLIP, {1.5}}, "p", 0},
 };
 
 /* The row with one option replaced. */
@@ -69,9 +70,10 @@ static void test_nesterov_without_momentum_is_refused(void) {
 static void test_options_within_their_ranges_are_accepted(void) {
     for (size_t k = 0; k < LENGTH(KINDS); k++)
         for (size_t o = 0; KINDS[k].ranges[o] != 0; o++) {
-            CHECK_EQUAL(check_with(KINDS[k].row, o, 0), FED_OK);
+            const int is_amount = KINDS[k].ranges[o] == 'a' || KINDS[k].ranges[o] == 'p';
+            if (KINDS[k].ranges[o] != 'p') CHECK_EQUAL(check_with(KINDS[k].row, o, 0), FED_OK);
             CHECK_EQUAL(check_with(KINDS[k].row, o, 1), FED_OK);
-            if (KINDS[k].ranges[o] == 'a') CHECK_EQUAL(check_with(KINDS[k].row, o, 3e38), FED_OK);
+            if (is_amount) CHECK_EQUAL(check_with(KINDS[k].row, o, 3e38), FED_OK);
             if (KINDS[k].ranges[o] != 'f') CHECK_EQUAL(check_with(KINDS[k].row, o, 0.5), FED_OK);
         }
 }
@@ -82,8 +84,10 @@ static void test_options_out_of_range_are_refused(void) {
         for (size_t o = 0; KINDS[k].ranges[o] != 0; o++) {
             for (size_t i = 0; i < LENGTH(bad); i++)
                 CHECK_EQUAL(check_with(KINDS[k].row, o, bad[i]), FED_ERR_ARGUMENT);
-            if (KINDS[k].ranges[o] != 'a')
+            if (KINDS[k].ranges[o] == 's' || KINDS[k].ranges[o] == 'f')
                 CHECK_EQUAL(check_with(KINDS[k].row, o, 1.0001), FED_ERR_ARGUMENT);
+            if (KINDS[k].ranges[o] == 'p')
+                CHECK_EQUAL(check_with(KINDS[k].row, o, 0), FED_ERR_ARGUMENT);
             if (KINDS[k].ranges[o] == 'f')
                 CHECK_EQUAL(check_with(KINDS[k].row, o, 0.5), FED_ERR_ARGUMENT);
         }
@@ -119,7 +123,8 @@ static void test_only_what_adds_gradients_keeps_the_span(void) {
     for (size_t k = 0; k < LENGTH(KINDS); k++) {
         const int32_t kind = KINDS[k].row.kind;
         CHECK_EQUAL(fed_step_keeps_span(&(fed_step){&KINDS[k].row, 1}),
-                    kind == FED_STEP_PROXIMAL || kind == FED_STEP_GRADIENT);
+                    kind == FED_STEP_PROXIMAL || kind == FED_STEP_GRADIENT ||
+                        kind == FED_STEP_CLIP);
     }
     const fed_step_row rows[] = {{FED_STEP_PROXIMAL, {0.1}}, {FED_STEP_SGD, {0.1, 0.9}}};
     CHECK(fed_step_keeps_span(&(fed_step){rows, 2}));
@@ -272,6 +277,80 @@ static void test_proximal_term_equals_hand_worked_steps(void) {
         check_num_steps(&(fed_step){rows, 2}, num_params, (const double[]){0.9, 0.88, 0.736});
 }
 
+/* What a clip row of norm 5 makes of a gradient: SGD of rate 1 from 0 moves by minus that. */
+static void clipped(size_t num_params, const float *gradient, float *result /* out [P] */) {
+    const fed_step_row rows[] = {{FED_STEP_CLIP, {5}}, {FED_STEP_SGD, {1}}};
+    float params[MAX_PARAMS + 1] = {0}, scratch[MAX_PARAMS];
+    const float server[MAX_PARAMS] = {0};
+    params[num_params] = UNTOUCHED;
+    memcpy(scratch, gradient, num_params * sizeof(float));
+    CHECK_EQUAL(fed_step_apply(&(fed_step){rows, 2}, 1, num_params, params, server, scratch, NULL),
+                FED_OK);
+    CHECK(params[num_params] == UNTOUCHED);
+    for (size_t p = 0; p < num_params; p++) result[p] = -params[p];
+}
+
+/* The length of all coordinates together, whatever their number. */
+static void test_clipping_scales_long_gradients_to_the_norm(void) {
+    for (size_t num_params = 1; num_params <= MAX_PARAMS; num_params++) {
+        float gradient[MAX_PARAMS], result[MAX_PARAMS];
+        double sum_of_squares = 0, clipped_sum = 0;
+        for (size_t p = 0; p < num_params; p++) {
+            gradient[p] = p % 2 == 0 ? 7 + (float)p : -(float)p;
+            sum_of_squares += (double)gradient[p] * (double)gradient[p];
+        }
+        clipped(num_params, gradient, result);
+        const double factor = 5 / sqrt(sum_of_squares);
+        for (size_t p = 0; p < num_params; p++) {
+            CHECK_CLOSE(result[p], (double)gradient[p] * factor, 1e-6);
+            clipped_sum += (double)result[p] * (double)result[p];
+        }
+        CHECK_CLOSE(sqrt(clipped_sum), 5, 5e-6);
+    }
+}
+
+static void test_clipping_leaves_short_gradients_alone(void) {
+    float result[3];
+    clipped(3, (const float[]){3, 0, -4}, result); /* exactly as long as allowed */
+    CHECK(result[0] == 3 && result[1] == 0 && result[2] == -4);
+    clipped(3, (const float[]){0, 0, 0}, result);
+    CHECK(result[0] == 0 && result[1] == 0 && result[2] == 0);
+    clipped(0, (const float[]){1}, result);
+    clipped(3, (const float[]){3, 0, -4.01f}, result); /* a little longer */
+    CHECK(result[0] < 3 && result[1] == 0 && result[2] > -4.01f);
+}
+
+/* Squares beyond float: they are summed in double. */
+static void test_clipping_holds_the_largest_gradients(void) {
+    float result[2];
+    clipped(2, (const float[]){3e38f, -3e38f}, result);
+    CHECK_CLOSE(result[0], 5 / sqrt(2), 1e-6);
+    CHECK_CLOSE(result[1], -5 / sqrt(2), 1e-6);
+}
+
+static void test_clipping_lets_what_is_not_finite_through(void) {
+    const float bad[] = {NAN, INFINITY, -INFINITY};
+    for (size_t i = 0; i < LENGTH(bad); i++)
+        for (size_t at = 0; at < MAX_PARAMS; at++) {
+            float gradient[MAX_PARAMS], result[MAX_PARAMS];
+            for (size_t p = 0; p < MAX_PARAMS; p++) gradient[p] = p == at ? bad[i] : 1;
+            clipped(MAX_PARAMS, gradient, result);
+            CHECK(isnan(result[at]));
+            if (isnan(bad[i])) CHECK(result[(at + 1) % MAX_PARAMS] == 1);
+        }
+}
+
+/* Rows act in order: a term that comes after is not clipped. */
+static void test_a_proximal_term_is_added_to_the_clipped_gradient(void) {
+    const fed_step_row rows[] = {
+        {FED_STEP_CLIP, {5}}, {FED_STEP_PROXIMAL, {2}}, {FED_STEP_SGD, {1}}};
+    float params[] = {100, 0}, gradient[] = {30, 40};
+    const float server[] = {0, 0};
+    CHECK_EQUAL(fed_step_apply(&(fed_step){rows, 3}, 1, 2, params, server, gradient, NULL), FED_OK);
+    CHECK_CLOSE(params[0], 100 - 3 - 200, 1e-5);
+    CHECK_CLOSE(params[1], -4, 1e-6);
+}
+
 /* Both rows see the same gradient; each keeps its own slot. */
 static void test_rows_act_in_turn_with_slots_of_their_own(void) {
     const fed_step_row rows[] = {{FED_STEP_SGD, {1, 0.5f}}, {FED_STEP_SGD, {1, 0.25f}}};
@@ -314,6 +393,11 @@ static const test_case TESTS[] = {
     TEST(test_rmsprop_equals_known_steps),
     TEST(test_reddi_forms_equal_known_steps),
     TEST(test_proximal_term_equals_hand_worked_steps),
+    TEST(test_clipping_scales_long_gradients_to_the_norm),
+    TEST(test_clipping_leaves_short_gradients_alone),
+    TEST(test_clipping_holds_the_largest_gradients),
+    TEST(test_clipping_lets_what_is_not_finite_through),
+    TEST(test_a_proximal_term_is_added_to_the_clipped_gradient),
     TEST(test_rows_act_in_turn_with_slots_of_their_own),
 };
 
