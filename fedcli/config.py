@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
-from fedcli import registry
+from fedcli import registry, schedules
 from fedcli.errors import ConfigError
 from fedcli.options import Entry, Value, choose, resolve
 
@@ -71,9 +71,13 @@ class RunConfig:
             at all where the algorithm has no local steps.
         client_lr: Its learning rate; None: CLIENT_LR, likewise.
         client_options: Its other options.
+        client_schedule: Name of the schedule of that rate by round; None: constant, likewise.
+        client_schedule_options: Its `k=v` options.
         server_optimizer: Name of the optimizer that takes the pseudo-gradient.
         server_lr: Its learning rate; None: the algorithm's own.
         server_options: Its other options.
+        server_schedule: Name of the schedule of that rate by round.
+        server_schedule_options: Its `k=v` options.
         client_weighting: What a client weighs in the mean; one of `WEIGHTINGS`; None:
             CLIENT_WEIGHTING, or `uniform` where clients are drawn by size.
         aggregator: Name of an aggregator.
@@ -109,9 +113,13 @@ class RunConfig:
     client_optimizer: str | None = None
     client_lr: float | None = None
     client_options: Options = field(default_factory=dict)
+    client_schedule: str | None = None
+    client_schedule_options: Options = field(default_factory=dict)
     server_optimizer: str = "sgd"
     server_lr: float | None = None
     server_options: Options = field(default_factory=dict)
+    server_schedule: str = registry.CONSTANT
+    server_schedule_options: Options = field(default_factory=dict)
     client_weighting: str | None = None
     aggregator: str = "mean"
     aggregator_options: Options = field(default_factory=dict)
@@ -129,13 +137,20 @@ _OPTION_OWNERS: dict[str, tuple[str, Mapping[str, Entry]]] = {
     "model_options": ("model", registry.MODELS),
     "algorithm_options": ("algorithm", registry.ALGORITHMS),
     "client_options": ("client_optimizer", registry.OPTIMIZERS),
+    "client_schedule_options": ("client_schedule", registry.SCHEDULES),
     "server_options": ("server_optimizer", registry.OPTIMIZERS),
+    "server_schedule_options": ("server_schedule", registry.SCHEDULES),
     "aggregator_options": ("aggregator", registry.AGGREGATORS),
 }
 
 
 # What an algorithm without local steps has no use for.
-_LOCAL_FIELDS = ("client_optimizer", "client_lr", "client_options")
+_LOCAL_FIELDS = (
+    *("client_optimizer", "client_lr", "client_options"),
+    *("client_schedule", "client_schedule_options"),
+)
+# Of those that name a thing, what stands for None where there are local steps.
+_LOCAL_NAMES = {"client_optimizer": CLIENT_OPTIMIZER, "client_schedule": registry.CONSTANT}
 
 
 def option_name(field_name: str) -> str:
@@ -169,6 +184,9 @@ def validate(config: RunConfig) -> RunConfig:
     for name, (owner, table) in _OPTION_OWNERS.items():
         if values[owner] is not None:
             values[name] = _resolved(name, values[owner], table, values[name])
+    for name in ("client_schedule", "server_schedule"):
+        if values[name] is not None:
+            _check_schedule(name, values)
     return RunConfig(**values)
 
 
@@ -195,7 +213,7 @@ def merge(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     if len(samplings) > 1 and "by-size" in samplings and "client_weighting" not in given:
         merged.pop("client_weighting", None)  # as with algorithms: it followed from the other
     for name, (owner, _) in _OPTION_OWNERS.items():
-        default = CLIENT_OPTIMIZER if owner == "client_optimizer" else getattr(RunConfig, owner)
+        default = _LOCAL_NAMES.get(owner, getattr(RunConfig, owner))
         is_same = merged.get(owner, default) == base.get(owner, default)
         if name in merged:
             merged[name] = {**(base.get(name, {}) if is_same else {}), **given.get(name, {})}
@@ -282,7 +300,8 @@ def _resolve_algorithm(values: dict[str, Any]) -> None:
     if values["server_lr"] is None:
         values["server_lr"] = entry.server_lr
     if entry.has_local_steps:
-        values["client_optimizer"] = values["client_optimizer"] or CLIENT_OPTIMIZER
+        for name, default in _LOCAL_NAMES.items():
+            values[name] = values[name] or default
         values["client_lr"] = CLIENT_LR if values["client_lr"] is None else values["client_lr"]
         return
     for name in _LOCAL_FIELDS:
@@ -329,6 +348,15 @@ def _resolved(
         return resolve(entry, given)
     except ConfigError as err:
         raise ConfigError(f"{option_name(name)}: {err}") from err
+
+
+def _check_schedule(name: str, values: Mapping[str, Any]) -> None:
+    """Refuses a schedule that does not go with the number of rounds."""
+    options_name = f"{name}_options"
+    try:
+        schedules.build(values[name], values[options_name], num_rounds=values["rounds"])
+    except ConfigError as err:
+        raise ConfigError(f"{option_name(options_name)}: {err}") from err
 
 
 def _checked(label: str, name: str, value: Any) -> Any:
@@ -451,8 +479,10 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "algorithm": _text,
     "client_optimizer": _text,
     "client_lr": _rate,
+    "client_schedule": _text,
     "server_optimizer": _text,
     "server_lr": _rate,
+    "server_schedule": _text,
     "client_weighting": partial(_choice, choices=WEIGHTINGS),
     "aggregator": _text,
     "seed": partial(_count, minimum=0, maximum=_MAX_SEED),

@@ -18,6 +18,7 @@ from fedcli import (
     learning,
     models,
     optimizers,
+    schedules,
 )
 from fedcli.backend import CancelFlag, Cancelled, ThreadEngine
 from fedcli.batches import BatchedDataset, BatchPlan, buffer_size
@@ -262,12 +263,11 @@ def open_data(config: RunConfig, cancel: CancelFlag | None = None) -> dict[str, 
 
 def build_process(config: RunConfig, model: Model, engine: ThreadEngine) -> LearningProcess:
     """Returns the learning process of a valid config."""
-    assert config.server_lr is not None
     assert config.client_weighting is not None
     algorithm = algorithms.build(
         config.algorithm,
         _build_client_optimizer(config),
-        optimizers.build(config.server_optimizer, config.server_lr, config.server_options),
+        _build_server_optimizer(config),
         weighting=config.client_weighting,
         aggregator=aggregators.build(config.aggregator, config.aggregator_options),
         options=config.algorithm_options,
@@ -279,7 +279,21 @@ def _build_client_optimizer(config: RunConfig) -> Optimizer | None:
     """The optimizer of the local steps, None for an algorithm without such."""
     if config.client_optimizer is None or config.client_lr is None:
         return None
-    return optimizers.build(config.client_optimizer, config.client_lr, config.client_options)
+    optimizer = optimizers.build(config.client_optimizer, config.client_lr, config.client_options)
+    assert config.client_schedule is not None
+    schedule = schedules.build(
+        config.client_schedule, config.client_schedule_options, num_rounds=config.rounds
+    )
+    return replace(optimizer, schedule=schedule)
+
+
+def _build_server_optimizer(config: RunConfig) -> Optimizer:
+    assert config.server_lr is not None
+    optimizer = optimizers.build(config.server_optimizer, config.server_lr, config.server_options)
+    schedule = schedules.build(
+        config.server_schedule, config.server_schedule_options, num_rounds=config.rounds
+    )
+    return replace(optimizer, schedule=schedule)
 
 
 def check_fit(data: ClientData, model: Model) -> None:

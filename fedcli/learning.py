@@ -219,7 +219,7 @@ class TrainingProcess(LearningProcess):
             state.aggregator, cohort
         )
         params, opt_state, finalizer_metrics = apply_mean_delta(
-            algorithm.server_optimizer, params, state.finalizer, mean_delta
+            algorithm.server_optimizer.at(state.round_num), params, state.finalizer, mean_delta
         )
         num_non_finite = np.count_nonzero(cohort.stats["is_finite"] == 0)
         train_metrics = {

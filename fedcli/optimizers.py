@@ -14,7 +14,7 @@ as in its experiments.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -22,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli import options as opt
-from fedcli import registry
+from fedcli import registry, schedules
 from fedcli.backend import FrozenSlots, StepKind, StepRow
 from fedcli.options import Value
+from fedcli.schedules import CONSTANT, Schedule
 
 # Slots by name, in the order in which the core's rows keep them.
 _SLOT_ORDER = ("accumulator", "preconditioner")
@@ -43,11 +44,23 @@ class Optimizer:
         name: A key of `registry.OPTIMIZERS`.
         learning_rate: Step size, >= 0.
         options: Every option of the registry row, resolved.
+        schedule: Which share of the learning rate a round uses; see `at`.
     """
 
     name: str
     learning_rate: float
     options: Mapping[str, Any] = field(default_factory=dict)
+    schedule: Schedule = CONSTANT
+
+    def at(self, round_num: int) -> Optimizer:
+        """Returns the optimizer of one round, after `round_num` completed ones: its rate is fixed.
+
+        No optimizer's state depends on its rate, so one state goes through all rounds.
+        """
+        if self.schedule == CONSTANT:
+            return self
+        rate = self.learning_rate * self.schedule.factor(round_num)
+        return replace(self, learning_rate=rate, schedule=CONSTANT)
 
     def init(self, params: Params) -> OptState:
         """Returns the state before the first step for parameters [num_params]."""
@@ -64,9 +77,13 @@ class Optimizer:
         decrease, state = RULES[self.name].step(self, gradient, state, params)
         return -decrease, state
 
-    def client_rows(self) -> list[StepRow]:
-        """Returns the rows that make the core take this optimizer's local steps."""
-        return [RULES[self.name].row(self)]
+    def client_rows(self, terms: Sequence[StepRow] = ()) -> list[StepRow]:
+        """Returns the rows that make the core take this optimizer's local steps.
+
+        Args:
+            terms: Rows of what an algorithm adds to the gradient.
+        """
+        return [*terms, RULES[self.name].row(self)]
 
 
 class Rule(NamedTuple):
@@ -278,6 +295,26 @@ def build(name: str, learning_rate: float, options: Mapping[str, Value] | None =
     entry = opt.choose(registry.OPTIMIZERS, name, "optimizer")
     rate = registry.check_learning_rate(learning_rate, f"{name} learning rate")
     return Optimizer(name, rate, opt.resolve(entry, options or {}))
+
+
+def schedule_learning_rate(
+    optimizer: Optimizer, name: str, options: Mapping[str, Value] | None = None
+) -> Optimizer:
+    """Returns the optimizer with a learning rate that changes from round to round.
+
+    Unlike in TFF, whose function of this name counts the calls of an optimizer, what counts is the
+    rounds of the process: on clients too, whose rate is one and the same within a round; and a
+    round whose update is rejected counts.
+
+    Args:
+        optimizer: Of either side; its learning rate is what the schedule takes shares of.
+        name: A key of `registry.SCHEDULES`.
+        options: The schedule's options; those not given take their defaults.
+
+    Raises:
+        ConfigError: See `schedules.build`.
+    """
+    return replace(optimizer, schedule=schedules.build(name, options))
 
 
 def sgd(learning_rate: float, momentum: float = 0.0, nesterov: bool = False) -> Optimizer:

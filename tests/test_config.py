@@ -66,6 +66,9 @@ def test_validate_completes_option_maps() -> None:
         ("aggregator", "sum", "--aggregator 'sum'"),
         ("client_options", {"momentun": 0.9}, "--client-option: "),
         ("server_options", {"momentum": 2.0}, "--server-option: "),
+        ("client_schedule", "linear", "--client-schedule 'linear'"),
+        ("server_schedule", "warmup", "--server-schedule 'warmup'"),
+        ("client_schedule_options", {"decay_rounds": 3}, "--client-schedule-option: constant"),
         ("data", "", "--data ''"),
         ("data", "a\nb", "--data 'a\\nb'"),
         ("clients", " ", "--clients "),
@@ -126,6 +129,7 @@ def test_data_options_do_not_go_with_a_file() -> None:
             "server_options": st.fixed_dictionaries(
                 {"momentum": st.floats(0.01, 1), "nesterov": st.booleans()}
             ),
+            "client_schedule": st.sampled_from(["linear-warmup", "exponential"]),
             "seed": st.integers(0, 2**63 - 1),
             "eval_every": COUNTS,
         },
@@ -148,6 +152,8 @@ def test_toml_holds_every_set_option_and_only_those() -> None:
         "model_options",
         "algorithm_options",
         "aggregator_options",
+        "client_schedule_options",
+        "server_schedule_options",
     }
 
 
@@ -237,12 +243,43 @@ def test_fedsgd_has_no_client_optimizer_and_a_server_rate_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("client_optimizer", "sgd"), ("client_lr", 0.02), ("client_options", {"momentum": 0.9})],
+    [
+        ("client_optimizer", "sgd"),
+        ("client_lr", 0.02),
+        ("client_options", {"momentum": 0.9}),
+        ("client_schedule", "constant"),
+        ("client_schedule_options", {"warmup_rounds": 3}),
+    ],
 )
 def test_fedsgd_refuses_a_client_optimizer(name: str, value: Any) -> None:
     option = configs.option_name(name)
     with pytest.raises(ConfigError, match=f"^{option}: the clients of fedsgd take no steps"):
         configs.from_options({"algorithm": "fedsgd", name: value})
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_a_schedule_must_fit_the_rounds(side: str) -> None:
+    values = {f"{side}_schedule": "cosine", f"{side}_schedule_options": {"warmup_rounds": 5}}
+    with pytest.raises(ConfigError, match=f"^--{side}-schedule-option: cosine: .* 5 rounds"):
+        configs.from_options({**values, "rounds": 5})
+    config = configs.from_options({**values, "rounds": 6})
+    # What the run's rounds stand for is not written down: a continued run may have more.
+    assert getattr(config, f"{side}_schedule_options")["decay_rounds"] == 0
+
+
+def test_schedules_with_lists_go_to_toml_and_back() -> None:
+    options = {"boundaries": [2, 5], "factors": [0.5, 0.25], "warmup_rounds": 1}
+    values = {"server_schedule": "step", "server_schedule_options": options}
+    config = configs.from_options({"client_schedule": "linear-warmup", **values})
+    again = configs.from_options(configs.from_toml(configs.to_toml(config, {}), "config.toml"))
+    assert again == config
+    assert again.server_schedule_options["boundaries"] == [2.0, 5.0]
+
+
+def test_merge_keeps_options_of_the_same_schedule_only() -> None:
+    base = {"client_schedule": "cosine", "client_schedule_options": {"final_factor": 0.1}}
+    assert configs.merge(base, {"rounds": 3})["client_schedule_options"] == {"final_factor": 0.1}
+    assert configs.merge(base, {"client_schedule": "step"})["client_schedule_options"] == {}
 
 
 def test_a_fedsgd_run_is_read_back_as_it_was() -> None:

@@ -31,6 +31,7 @@ LAYERS = (
         "tff_sampling",
         "signatures",
         "config",
+        "schedules",
         "registry",
         "options",
         "errors",
@@ -55,7 +56,8 @@ NEIGHBOURS = {
     "cohort": {"samplers"},
     "samplers": {"draws"},
     "params": {"errors"},
-    "config": {"registry", "options", "errors"},
+    "config": {"schedules", "registry", "options", "errors"},
+    "schedules": {"registry", "options", "errors"},
     "registry": {"options", "errors"},
     "options": {"errors"},
 }
@@ -79,7 +81,17 @@ USERS: dict[str, set[str]] = {
     "numpy.random": {"tff_sampling"},  # TFF's cohorts are those of NumPy's frozen RandomState
     **{name: set() for name in ("pickle", "marshal", "shelve", "dill", "joblib")},
 }
-NO_NUMPY = {"__init__", "__main__", "errors", "options", "registry", "config", "files", "run_dir"}
+NO_NUMPY = {
+    "__init__",
+    "__main__",
+    "errors",
+    "options",
+    "registry",
+    "schedules",
+    "config",
+    "files",
+    "run_dir",
+}
 ENVIRONMENT_READERS = {"backend", "cli", "datasets.data_folder"}
 
 

@@ -143,7 +143,7 @@ def test_shuffled_epochs_follow_the_order_of_each_round_and_occurrence() -> None
         _assert_same_metrics(result.metrics["client_work"]["train"], expected.stats)
 
 
-def _algorithm(name: str, client: optimizers.Optimizer, **options: Any) -> Algorithm:
+def _algorithm(name: str, client: optimizers.Optimizer | None, **options: Any) -> Algorithm:
     return algorithms.build(
         name,
         client,
@@ -331,6 +331,63 @@ def test_mime_lite_steps_from_the_servers_state(base: Any, slow: reference.Optim
         # Adam's division brings out roundings of small gradients.
         np.testing.assert_allclose(state.global_model_weights, params, rtol=2e-3, atol=2e-5)
     assert result.metrics["client_work"]["train"]["num_examples"] == num_examples
+
+
+def test_schedules_count_the_rounds_of_both_sides() -> None:
+    client = optimizers.schedule_learning_rate(
+        optimizers.sgd(0.1, momentum=0.9), "linear-warmup", {"warmup_rounds": 4}
+    )
+    server = optimizers.schedule_learning_rate(
+        optimizers.sgd(2.0, momentum=0.5), "exponential", {"decay_rounds": 2, "decay_factor": 0.25}
+    )
+    process = learning.build_weighted_fed_avg(_model(), client, server)
+    cohort = _cohort()
+    state = process.initialize()
+    params = velocity = np.zeros(len(state.global_model_weights))
+    rates = [(0.025, 2.0), (0.05, 1.0), (0.075, 0.5), (0.1, 0.25), (0.1, 0.125)]
+    for client_rate, server_rate in rates:
+        state = process.next(state, cohort).state
+        expected = reference.fedavg_round(
+            params,
+            velocity,
+            [_in_order(pair) for pair in cohort],
+            num_classes=NUM_CLASSES,
+            client=reference.Sgd(client_rate, 0.9),
+            server=reference.Sgd(server_rate, 0.5),
+        )
+        params, velocity = expected.params, expected.server_state
+        _assert_same_params(state, params)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedprox", "mime-lite"])
+def test_every_algorithm_with_local_steps_follows_the_client_s_schedule(name: str) -> None:
+    """A step to rate 0 after two rounds: nothing moves from there on."""
+    steady = optimizers.sgd(0.1, momentum=0.9)
+    stops = optimizers.schedule_learning_rate(steady, "step", {"boundaries": 2, "factors": 0.0})
+    process = learning.build_process(_algorithm(name, stops), _model())
+    control = learning.build_process(_algorithm(name, steady), _model())
+    state, steady_state = process.initialize(), control.initialize()
+    for round_num in range(4):
+        before = state.global_model_weights.tobytes()
+        state = process.next(state, _cohort()).state
+        steady_state = control.next(steady_state, _cohort()).state
+        same = state.global_model_weights.tobytes() == steady_state.global_model_weights.tobytes()
+        assert same == (round_num < 2)
+        assert (state.global_model_weights.tobytes() == before) == (round_num >= 2)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedsgd", "mime-lite"])
+def test_every_algorithm_follows_the_server_s_schedule(name: str) -> None:
+    server = optimizers.schedule_learning_rate(
+        optimizers.sgd(1.0), "step", {"boundaries": 1, "factors": 0.0}
+    )
+    client = None if name == "fedsgd" else optimizers.sgd(0.1)
+    algorithm = replace(_algorithm(name, client), server_optimizer=server)
+    process = learning.build_process(algorithm, _model())
+    first = process.next(process.initialize(), _cohort()).state
+    second = process.next(first, _cohort()).state
+    assert first.global_model_weights.any()
+    assert first.global_model_weights.tobytes() == second.global_model_weights.tobytes()
 
 
 def test_mime_lite_with_plain_sgd_is_fedavg() -> None:

@@ -199,6 +199,36 @@ def test_the_end_of_a_range_is_no_error() -> None:
             np.testing.assert_array_equal(path(optimizer, start, gradients), [start] * 2)
 
 
+@conformance
+def test_what_is_remembered_does_not_depend_on_the_rate(
+    name: str, options: dict[str, Any], expected: tuple[float, ...]
+) -> None:
+    """So schedules need no state of their own, and Mime Lite's state is moved at any rate."""
+    del expected
+    states = []
+    for rate in (0.0, 0.1, 3.0):
+        optimizer, params = optimizers.build(name, rate, options), _constant(1.0, np.float32)
+        state = optimizer.init(params)
+        for value in GRADIENTS:
+            _, state = optimizer.update(_constant(value, np.float32), state, params)
+        states.append(state)
+    np.testing.assert_equal(states[1:], states[:1] * 2)
+
+
+@conformance
+def test_a_schedule_changes_the_rate_alone(
+    name: str, options: dict[str, Any], expected: tuple[float, ...]
+) -> None:
+    del expected
+    plain = optimizers.build(name, 0.4, options)
+    scheduled = optimizers.schedule_learning_rate(plain, "linear-warmup", {"warmup_rounds": 4})
+    assert plain.at(0) == plain
+    assert scheduled.at(0) == optimizers.build(name, 0.1, options)
+    assert scheduled.at(1).at(0) == optimizers.build(name, 0.2, options)
+    assert scheduled.at(3) == scheduled.at(1000) == plain
+    assert scheduled.learning_rate == 0.4
+
+
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"sgd learning rate -0.1: choose a finite number"):
         optimizers.sgd(-0.1)
@@ -212,5 +242,7 @@ def test_bad_settings_are_refused() -> None:
         optimizers.yogi(0.1, style="adam")
     with pytest.raises(ConfigError, match="adamw has no option 'style'"):
         optimizers.build("adamw", 0.1, {"style": "reddi"})
+    with pytest.raises(ConfigError, match=r"^unknown schedule 'cosin'; choose one of constant"):
+        optimizers.schedule_learning_rate(optimizers.sgd(0.1), "cosin")
     with pytest.raises(ConfigError, match=r"unknown optimizer 'adma'; choose one of .*adam.*sgd"):
         optimizers.build("adma", 0.1)

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 import pytest
 
 import fedcli
-from fedcli import aggregators, algorithms, models, optimizers, registry
+from fedcli import aggregators, algorithms, models, optimizers, registry, schedules
 from fedcli.errors import ConfigError
 from fedcli.options import Entry, resolve
 
 TABLES = {
     "models": registry.MODELS,
     "optimizers": registry.OPTIMIZERS,
+    "schedules": registry.SCHEDULES,
     "algorithms": registry.ALGORITHMS,
     "aggregators": registry.AGGREGATORS,
     "datasets": registry.DATASETS,
@@ -27,6 +28,7 @@ TABLES = {
     [
         (registry.MODELS, models.BUILDERS),
         (registry.OPTIMIZERS, optimizers.RULES),
+        (registry.SCHEDULES, schedules.RULES),
         (registry.ALGORITHMS, algorithms.BUILDERS),
         (registry.AGGREGATORS, aggregators.BUILDERS),
     ],

@@ -50,6 +50,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "client_options": {"momentum": 0.9},
         "aggregator": "tff-robust",
     },
+    "scheduled": {
+        "algorithm": "fedprox",
+        "client_options": {"momentum": 0.5},
+        "client_schedule": "cosine",
+        "client_schedule_options": {"warmup_rounds": 2},
+        "server_schedule": "step",
+        "server_schedule_options": {"boundaries": [2, 4], "factors": [0.5, 0.25]},
+    },
     "2nn": {"model": "mlp-2nn", "seed": 5, "client_lr": 0.1, "pixels": "ink"},
 }
 
@@ -218,6 +226,37 @@ def test_fewer_rounds_than_completed_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--rounds 5: .* has completed 6 rounds"):
         rounds.resume(tmp_path / "run", rounds=5)
     go_on(tmp_path / "run")  # the refusal has given up the lock
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_a_run_follows_its_schedule(tmp_path: Path, side: str) -> None:
+    """From round 3 on nothing moves; before, nothing differs."""
+    stops = {"boundaries": 2, "factors": 0.0}
+    values = {f"{side}_schedule": "step", f"{side}_schedule_options": stops, "rounds": 4}
+    evaluations = []
+    for name, given in (("steady", {"rounds": 4}), ("stopped", values)):
+        train(tmp_path / name, make_config(eval_every=1, **given))
+        lines = run_dir.read_metrics(tmp_path / name)
+        evaluations.append([line["evaluation"]["train"]["loss"] for line in lines])
+    steady, stopped = evaluations
+    assert steady[:3] == stopped[:3]
+    assert len(set(steady)) == 5
+    assert len(set(stopped[2:])) == 1
+
+
+def test_a_decay_over_the_run_s_rounds_follows_a_new_total(tmp_path: Path) -> None:
+    values = {"client_schedule": "cosine", "rounds": 3}
+    train(tmp_path / "run", make_config(**values))
+    go_on(tmp_path / "run", rounds=6)
+    # Round 4 of 6 is halfway down; had the decay ended with round 3, nothing would move.
+    lines = run_dir.read_metrics(tmp_path / "run")
+    losses = [line["client_work"]["train"]["loss"] for line in lines]
+    assert losses[5] < losses[4] < losses[3]
+    assert run_dir.read_config(tmp_path / "run/config.toml")["client_schedule_options"] == {
+        "decay_rounds": 0,
+        "final_factor": 0.0,
+        "warmup_rounds": 0,
+    }
 
 
 def test_config_toml_repeats_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,11 @@ from fedcli.backend import (
     DeltaBounds,
     Engine,
     FrozenSlots,
+    StepKind,
     StepRow,
 )
 from fedcli.batches import BatchedDataset
+from fedcli.optimizers import Optimizer
 from fedcli.params import ParamLayout
 
 
@@ -45,8 +47,26 @@ class CohortCall:
     bounds: DeltaBounds | None
     cancel: CancelFlag | None
 
-    def train(self, rows: Sequence[StepRow], frozen: FrozenSlots | None = None) -> CohortResult:
-        """Returns what the engine makes of the cohort with a client-step table."""
+    def train(
+        self,
+        optimizer: Optimizer,
+        terms: Sequence[StepRow] = (),
+        frozen: FrozenSlots | None = None,
+    ) -> CohortResult:
+        """Returns the model deltas of clients that take local steps.
+
+        Args:
+            optimizer: Takes them, at the learning rate that its schedule has for this round.
+            terms: Rows of what the algorithm adds to the gradient.
+            frozen: The optimizer state that every step starts from; None: each client has its own.
+        """
+        return self._run(optimizer.at(self.round_num).client_rows(terms), frozen)
+
+    def take_gradients(self) -> CohortResult:
+        """Returns in place of model deltas minus the mean gradients at the global parameters."""
+        return self._run([(StepKind.GRADIENT, ())], None)
+
+    def _run(self, rows: Sequence[StepRow], frozen: FrozenSlots | None) -> CohortResult:
         return self.engine.train_cohort(
             self.layout,
             rows,
@@ -82,11 +102,17 @@ class ClientWork(Protocol):
 
 @dataclass(frozen=True)
 class LocalSteps:
-    """Each client takes the local steps of a table of rows, in its own optimizer state."""
+    """Each client takes the local steps of an optimizer, in a state of its own.
+
+    Attributes:
+        optimizer: The client optimizer.
+        terms: Rows of what the algorithm adds to the gradient.
+    """
 
     num_passes: ClassVar[int] = 1
 
-    rows: tuple[StepRow, ...]
+    optimizer: Optimizer
+    terms: tuple[StepRow, ...] = ()
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
         """Returns nothing."""
@@ -96,4 +122,4 @@ class LocalSteps:
         self, call: CohortCall, state: Mapping[str, Any]
     ) -> tuple[CohortResult, dict[str, Any]]:
         """Trains the cohort once."""
-        return call.train(self.rows), dict(state)
+        return call.train(self.optimizer, self.terms), dict(state)

@@ -35,5 +35,6 @@ def build(
     aggregator: Aggregator,
 ) -> Algorithm:
     """Returns federated averaging with these parts; it has no options of its own."""
-    work = LocalSteps(tuple(client_optimizer.client_rows()))
-    return Algorithm("fedavg", work, weighting, aggregator, server_optimizer)
+    return Algorithm(
+        "fedavg", LocalSteps(client_optimizer), weighting, aggregator, server_optimizer
+    )

@@ -7,9 +7,10 @@ Client k of the cohort minimises, from the global parameters w,
 
     F_k(y) + mu/2 * |y - w|^2
 
-that is, each local step adds mu * (y - w) to the gradient before the client optimizer sees it. All
-else is federated averaging (see `fedavg`); mu = 0 is federated averaging, to the byte. The loss
-that is reported is F_k, without the term.
+that is, each local step adds mu * (y - w) to the gradient before the client optimizer sees it.
+All else is
+federated averaging (see `fedavg`); mu = 0 is federated averaging, to the byte. The loss that is
+reported is F_k, without the term.
 
 Weights: a client counts by the examples it processed (the default, as in TFF), or each the same.
 The paper instead draws clients by their number of examples and averages those drawn evenly.
@@ -25,7 +26,7 @@ from __future__ import annotations
 from fedcli.aggregators import Aggregator
 from fedcli.algorithms.base import Algorithm
 from fedcli.algorithms.client_work import LocalSteps
-from fedcli.backend import StepKind, StepRow
+from fedcli.backend import StepKind
 from fedcli.optimizers import Optimizer
 
 
@@ -38,6 +39,7 @@ def build(
     proximal_strength: float,
 ) -> Algorithm:
     """Returns FedProx with these parts; `proximal_strength` is mu, >= 0."""
-    rows: list[StepRow] = [(StepKind.PROXIMAL, (proximal_strength,))] if proximal_strength else []
-    rows += client_optimizer.client_rows()
-    return Algorithm("fedprox", LocalSteps(tuple(rows)), weighting, aggregator, server_optimizer)
+    terms = ((StepKind.PROXIMAL, (proximal_strength,)),) if proximal_strength else ()
+    return Algorithm(
+        "fedprox", LocalSteps(client_optimizer, terms), weighting, aggregator, server_optimizer
+    )

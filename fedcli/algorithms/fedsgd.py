@@ -20,11 +20,35 @@ counts it as not finite); the metrics of a client whose gradient is not finite a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
 from fedcli.aggregators import Aggregator
 from fedcli.algorithms.base import Algorithm
-from fedcli.algorithms.client_work import LocalSteps
-from fedcli.backend import StepKind
+from fedcli.algorithms.client_work import CohortCall
+from fedcli.backend import CohortResult
 from fedcli.optimizers import Optimizer
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Each client scores its batches at the global parameters and takes no step."""
+
+    num_passes: ClassVar[int] = 1
+
+    def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
+        """Returns nothing."""
+        return {}
+
+    def run(
+        self, call: CohortCall, state: Mapping[str, Any]
+    ) -> tuple[CohortResult, dict[str, Any]]:
+        """Goes over the cohort once."""
+        return call.take_gradients(), dict(state)
 
 
 def build(
@@ -35,5 +59,4 @@ def build(
     aggregator: Aggregator,
 ) -> Algorithm:
     """Returns federated SGD with these parts; clients have no optimizer."""
-    work = LocalSteps(((StepKind.GRADIENT, ()),))
-    return Algorithm("fedsgd", work, weighting, aggregator, server_optimizer)
+    return Algorithm("fedsgd", Gradients(), weighting, aggregator, server_optimizer)

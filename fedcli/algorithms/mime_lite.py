@@ -15,7 +15,8 @@ gradient:
 
     (s, _) <- base(s, 0, sum_k p_k G_k / sum_k p_k)
 
-p_k is the number of examples processed (the default), or 1. The first round starts from s = 0, so
+p_k is
+the number of examples processed (the default), or 1. The first round starts from s = 0, so
 momentum shows from the second round on. Gradients cost a second pass over the data.
 
 Where we differ from TFF: a client whose delta or gradient is not finite counts in neither mean (TFF
@@ -36,7 +37,7 @@ from fedcli.aggregators import Aggregator
 from fedcli.aggregators.mean import weighted_mean
 from fedcli.algorithms.base import Algorithm
 from fedcli.algorithms.client_work import CohortCall
-from fedcli.backend import CohortResult, StepKind
+from fedcli.backend import CohortResult
 from fedcli.optimizers import Optimizer, frozen_slots
 
 
@@ -56,13 +57,13 @@ class MimeLiteWork:
         self, call: CohortCall, state: Mapping[str, Any]
     ) -> tuple[CohortResult, dict[str, Any]]:
         """Trains the cohort, then takes the gradients of those whose delta was finite."""
-        trained = call.train(self.base.client_rows(), frozen_slots(state))
+        trained = call.train(self.base, frozen=frozen_slots(state))
         is_finite = trained.stats["is_finite"] != 0
         kept = [
             each for each, is_kept in zip(call.clients, is_finite.tolist(), strict=True) if is_kept
         ]
         clients = call.clients if is_finite.all() else kept
-        gradients = replace(call, clients=clients, bounds=None).train([(StepKind.GRADIENT, ())])
+        gradients = replace(call, clients=clients, bounds=None).take_gradients()
         mean_gradient = -weighted_mean(gradients)
         if not np.isfinite(mean_gradient).all():
             return trained, dict(state)

@@ -19,6 +19,7 @@ from fedcli.registry import (
     MODELS,
     OPTIMIZERS,
     PARTITIONS,
+    SCHEDULES,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
     "partitions": PARTITIONS,
     "models": MODELS,
     "optimizers": OPTIMIZERS,
+    "schedules": SCHEDULES,
     "algorithms": ALGORITHMS,
     "aggregators": AGGREGATORS,
 }

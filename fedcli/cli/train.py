@@ -21,7 +21,7 @@ from fedcli.config import (
     RunConfig,
 )
 from fedcli.errors import RunError
-from fedcli.registry import AGGREGATORS, ALGORITHMS, MODELS, OPTIMIZERS
+from fedcli.registry import AGGREGATORS, ALGORITHMS, CONSTANT, MODELS, OPTIMIZERS, SCHEDULES
 
 if TYPE_CHECKING:
     from fedcli.backend import CancelFlag
@@ -102,6 +102,17 @@ RESUME_OPTIONS = frozenset({"rounds", "threads"})
     "--client-option", "Its other options, such as momentum=0.9.", section=opt.ALGORITHM
 )
 @opt.run_option(
+    "--client-schedule",
+    f"How its learning rate changes from round to round.  [default: {CONSTANT}]",
+    section=opt.ALGORITHM,
+    type=opt.Name(SCHEDULES),
+)
+@opt.pairs_option(
+    "--client-schedule-option",
+    "Option of that schedule, such as warmup_rounds=10.",
+    section=opt.ALGORITHM,
+)
+@opt.run_option(
     "--server-optimizer",
     "Optimizer that applies the mean of the clients' model deltas.",
     section=opt.ALGORITHM,
@@ -115,6 +126,13 @@ RESUME_OPTIONS = frozenset({"rounds", "threads"})
     metavar="X",
 )
 @opt.pairs_option("--server-option", "Its other options.", section=opt.ALGORITHM)
+@opt.run_option(
+    "--server-schedule",
+    "How its learning rate changes from round to round.",
+    section=opt.ALGORITHM,
+    type=opt.Name(SCHEDULES),
+)
+@opt.pairs_option("--server-schedule-option", "Option of that schedule.", section=opt.ALGORITHM)
 @opt.run_option(
     "--client-weighting",
     "What a client counts for in the mean; clients drawn by-size count the same.  [default: "

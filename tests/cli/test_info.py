@@ -11,6 +11,7 @@ TABLES = {
     "datasets": registry.DATASETS,
     "models": registry.MODELS,
     "optimizers": registry.OPTIMIZERS,
+    "schedules": registry.SCHEDULES,
     "algorithms": registry.ALGORITHMS,
     "aggregators": registry.AGGREGATORS,
 }
