@@ -73,6 +73,7 @@ class RunConfig:
         client_options: Its other options.
         client_schedule: Name of the schedule of that rate by round; None: constant, likewise.
         client_schedule_options: Its `k=v` options.
+        client_clip_norm: Longer gradients of local steps are scaled to this L2 norm; None: none.
         server_optimizer: Name of the optimizer that takes the pseudo-gradient.
         server_lr: Its learning rate; None: the algorithm's own.
         server_options: Its other options.
@@ -115,6 +116,7 @@ class RunConfig:
     client_options: Options = field(default_factory=dict)
     client_schedule: str | None = None
     client_schedule_options: Options = field(default_factory=dict)
+    client_clip_norm: float | None = None
     server_optimizer: str = "sgd"
     server_lr: float | None = None
     server_options: Options = field(default_factory=dict)
@@ -147,7 +149,7 @@ _OPTION_OWNERS: dict[str, tuple[str, Mapping[str, Entry]]] = {
 # What an algorithm without local steps has no use for.
 _LOCAL_FIELDS = (
     *("client_optimizer", "client_lr", "client_options"),
-    *("client_schedule", "client_schedule_options"),
+    *("client_schedule", "client_schedule_options", "client_clip_norm"),
 )
 # Of those that name a thing, what stands for None where there are local steps.
 _LOCAL_NAMES = {"client_optimizer": CLIENT_OPTIMIZER, "client_schedule": registry.CONSTANT}
@@ -395,6 +397,10 @@ def _rate(label: str, value: object) -> float:
     return registry.check_learning_rate(value, label)
 
 
+def _norm(label: str, value: object) -> float:
+    return registry.check_clip_norm(value, label)
+
+
 def _text(label: str, value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"{label} {_shown(value)}: give a name or a path")
@@ -480,6 +486,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "client_optimizer": _text,
     "client_lr": _rate,
     "client_schedule": _text,
+    "client_clip_norm": _norm,
     "server_optimizer": _text,
     "server_lr": _rate,
     "server_schedule": _text,

@@ -284,7 +284,7 @@ def _build_client_optimizer(config: RunConfig) -> Optimizer | None:
     schedule = schedules.build(
         config.client_schedule, config.client_schedule_options, num_rounds=config.rounds
     )
-    return replace(optimizer, schedule=schedule)
+    return replace(optimizer, schedule=schedule, clip_norm=config.client_clip_norm)
 
 
 def _build_server_optimizer(config: RunConfig) -> Optimizer:

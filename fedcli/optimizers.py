@@ -45,12 +45,15 @@ class Optimizer:
         learning_rate: Step size, >= 0.
         options: Every option of the registry row, resolved.
         schedule: Which share of the learning rate a round uses; see `at`.
+        clip_norm: A gradient that is longer (L2, over all tensors) is scaled to this length before
+            anything else sees it; None: it is taken as it is.
     """
 
     name: str
     learning_rate: float
     options: Mapping[str, Any] = field(default_factory=dict)
     schedule: Schedule = CONSTANT
+    clip_norm: float | None = None
 
     def at(self, round_num: int) -> Optimizer:
         """Returns the optimizer of one round, after `round_num` completed ones: its rate is fixed.
@@ -74,6 +77,8 @@ class Optimizer:
             state: What `init` or the last `update` returned.
             params: Parameters [num_params].
         """
+        if self.clip_norm is not None:
+            gradient = _clipped(gradient, self.clip_norm)
         decrease, state = RULES[self.name].step(self, gradient, state, params)
         return -decrease, state
 
@@ -81,9 +86,10 @@ class Optimizer:
         """Returns the rows that make the core take this optimizer's local steps.
 
         Args:
-            terms: Rows of what an algorithm adds to the gradient.
+            terms: Rows of what an algorithm adds to the gradient, once that is clipped.
         """
-        return [*terms, RULES[self.name].row(self)]
+        clip = [] if self.clip_norm is None else [(StepKind.CLIP, (self.clip_norm,))]
+        return [*clip, *terms, RULES[self.name].row(self)]
 
 
 class Rule(NamedTuple):
@@ -267,6 +273,12 @@ def _is_reddi(optimizer: Optimizer) -> bool:
     return bool(optimizer.options.get("style") == "reddi")
 
 
+def _clipped(gradient: Params, clip_norm: float) -> Params:
+    """Returns the gradient, no longer than that; one that holds a NaN or infinity has a NaN."""
+    norm = math.sqrt(float(np.sum(np.square(gradient, dtype=np.float64))))
+    return gradient * gradient.dtype.type(clip_norm / norm) if norm > clip_norm else gradient
+
+
 def _scaled(rate: float, values: Params, divisor: Params) -> Params:
     """Returns rate * values / divisor, and 0 where a value is 0, whatever the divisor."""
     has_value = values != 0
@@ -315,6 +327,17 @@ def schedule_learning_rate(
         ConfigError: See `schedules.build`.
     """
     return replace(optimizer, schedule=schedules.build(name, options))
+
+
+def clip_gradients(optimizer: Optimizer, clip_norm: float) -> Optimizer:
+    """Returns the optimizer for gradients of at most that length (L2, over all tensors).
+
+    Longer ones are scaled to it: Pascanu, Mikolov and Bengio 2013, https://arxiv.org/abs/1211.5063.
+
+    Raises:
+        ConfigError: The norm is not a positive number.
+    """
+    return replace(optimizer, clip_norm=registry.check_clip_norm(clip_norm))
 
 
 def sgd(learning_rate: float, momentum: float = 0.0, nesterov: bool = False) -> Optimizer:

@@ -38,6 +38,16 @@ def check_learning_rate(value: object, label: str = "learning rate") -> float:
     return check_number(label, value, *LEARNING_RATE_RANGE)
 
 
+def check_clip_norm(value: object, label: str = "clip norm") -> float:
+    """Returns the norm that gradients are clipped to as a float.
+
+    Raises:
+        ConfigError: It is not positive, NaN, infinite or not a number; the message starts with
+            `label`.
+    """
+    return check_number(label, value, LEAST_POSITIVE, _MAX_FLOAT)
+
+
 @dataclass(frozen=True)
 class AlgorithmEntry(Entry):
     """A row of `ALGORITHMS`.

@@ -175,6 +175,10 @@ def split_layers(params: Vector, widths: Sequence[int]) -> list[tuple[Vector, Ve
     return layers
 
 
+def clip(gradient: Vector, clip_norm: float) -> Vector:
+    return gradient * min(1.0, clip_norm / float(np.linalg.norm(gradient)))
+
+
 def train_client(
     params: Vector,
     batches: Sequence[Batch],
@@ -182,12 +186,14 @@ def train_client(
     num_classes: int,
     proximal_strength: float = 0.0,
     hidden: Sequence[int] = (),
+    clip_norm: float = np.inf,
 ) -> tuple[Vector, Stats]:
     """Returns a client's model delta and its online stats."""
     local, state, stats = params.copy(), optimizer.start(params), Stats()
     for batch in batches:
         batch_stats, gradient = score(local, batch, num_classes, hidden)
         stats.add(batch_stats)
+        gradient = clip(gradient, clip_norm)
         gradient = gradient + proximal_strength * (local - params)
         local, state = optimizer.step(local, state, gradient)
     return local - params, stats
@@ -204,13 +210,14 @@ def fedavg_round(
     is_weighted: bool = True,
     proximal_strength: float = 0.0,
     hidden: Sequence[int] = (),
+    clip_norm: float = np.inf,
 ) -> Round:
     """One round; a client that is empty or whose delta float32 cannot hold has weight 0."""
     total, weight_sum = np.zeros_like(params), 0.0
     stats, num_non_finite = Stats(), 0
     for batches in cohort:
         delta, client_stats = train_client(
-            params, batches, client, num_classes, proximal_strength, hidden
+            params, batches, client, num_classes, proximal_strength, hidden, clip_norm
         )
         if not np.all(np.abs(delta) <= FLOAT32_MAX):
             num_non_finite += 1

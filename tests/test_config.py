@@ -69,6 +69,9 @@ def test_validate_completes_option_maps() -> None:
         ("client_schedule", "linear", "--client-schedule 'linear'"),
         ("server_schedule", "warmup", "--server-schedule 'warmup'"),
         ("client_schedule_options", {"decay_rounds": 3}, "--client-schedule-option: constant"),
+        ("client_clip_norm", 0, "--client-clip-norm 0: choose a finite number from 1.2e-38"),
+        ("client_clip_norm", math.nan, "--client-clip-norm nan"),
+        ("client_clip_norm", 1e39, "--client-clip-norm 1e+39"),
         ("data", "", "--data ''"),
         ("data", "a\nb", "--data 'a\\nb'"),
         ("clients", " ", "--clients "),
@@ -130,6 +133,7 @@ def test_data_options_do_not_go_with_a_file() -> None:
                 {"momentum": st.floats(0.01, 1), "nesterov": st.booleans()}
             ),
             "client_schedule": st.sampled_from(["linear-warmup", "exponential"]),
+            "client_clip_norm": st.floats(1e-30, 1e30),
             "seed": st.integers(0, 2**63 - 1),
             "eval_every": COUNTS,
         },
@@ -249,6 +253,7 @@ def test_fedsgd_has_no_client_optimizer_and_a_server_rate_of_its_own() -> None:
         ("client_options", {"momentum": 0.9}),
         ("client_schedule", "constant"),
         ("client_schedule_options", {"warmup_rounds": 3}),
+        ("client_clip_norm", 1.0),
     ],
 )
 def test_fedsgd_refuses_a_client_optimizer(name: str, value: Any) -> None:

@@ -333,6 +333,52 @@ def test_mime_lite_steps_from_the_servers_state(base: Any, slow: reference.Optim
     assert result.metrics["client_work"]["train"]["num_examples"] == num_examples
 
 
+@pytest.mark.parametrize("strength", [0.0, 30.0], ids=["fedavg", "fedprox"])
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+@pytest.mark.parametrize("clip_norm", [1.5, 4.0, 1e6])
+def test_clipping_is_of_the_loss_s_gradient_over_all_tensors(
+    clip_norm: float, momentum: float, strength: float
+) -> None:
+    """Clients with many fixed pixels too: a narrow layer's gradient is as long as a full one's."""
+    client = optimizers.clip_gradients(optimizers.sgd(0.01, momentum=momentum), clip_norm)
+    options = {"proximal_strength": strength} if strength else {}
+    algorithm = _algorithm("fedprox" if strength else "fedavg", client, **options)
+    process = learning.build_process(algorithm, softmax_regression((16, 16), NUM_CLASSES))
+    cohort = [_letter(size, seed) for seed, size in enumerate((70, 1, 45, 20))]
+    batches = [_in_order(pair) for pair in cohort]
+    state = process.initialize()
+    params = np.zeros(len(state.global_model_weights))
+    norms = [
+        np.linalg.norm(reference.score(params, batch, NUM_CLASSES)[1])
+        for client_batches in batches
+        for batch in client_batches
+    ]
+    assert min(norms) < 4.0 < max(norms) < 1e6
+    for _ in range(3):
+        state = process.next(state, cohort).state
+        expected = reference.fedavg_round(
+            params,
+            np.zeros_like(params),
+            batches,
+            num_classes=NUM_CLASSES,
+            client=reference.Sgd(0.01, momentum),
+            server=reference.Sgd(1.0),
+            proximal_strength=strength,
+            clip_norm=clip_norm,
+        )
+        params = expected.params
+        _assert_same_params(state, params)
+
+
+def test_a_norm_that_clips_nothing_changes_no_byte_of_momentum() -> None:
+    plain = optimizers.sgd(0.05, momentum=0.9)
+    states = []
+    for client in (plain, optimizers.clip_gradients(plain, 1e6)):
+        process = learning.build_weighted_fed_avg(_model(), client)
+        states.append(process.next(process.initialize(), _cohort()).state)
+    assert states[0].global_model_weights.tobytes() == states[1].global_model_weights.tobytes()
+
+
 def test_schedules_count_the_rounds_of_both_sides() -> None:
     client = optimizers.schedule_learning_rate(
         optimizers.sgd(0.1, momentum=0.9), "linear-warmup", {"warmup_rounds": 4}
@@ -388,6 +434,17 @@ def test_every_algorithm_follows_the_server_s_schedule(name: str) -> None:
     second = process.next(first, _cohort()).state
     assert first.global_model_weights.any()
     assert first.global_model_weights.tobytes() == second.global_model_weights.tobytes()
+
+
+def test_mime_lite_clips_local_gradients_and_the_mean() -> None:
+    base = optimizers.clip_gradients(optimizers.sgd(0.1, momentum=0.9), 0.05)
+    process = learning.build_mime_lite_with_optimizer(_model(), base)
+    cohort = _cohort((40, 20))
+    state = process.next(process.initialize(), cohort).state
+    # From zeros, one step of a full batch moves by the rate times the clipped gradient.
+    assert np.linalg.norm(state.client_work["accumulator"]) == pytest.approx(0.05, rel=1e-5)
+    steps = np.linalg.norm(state.global_model_weights) / 0.1
+    assert 0.05 < steps < 2 * 0.05
 
 
 def test_mime_lite_with_plain_sgd_is_fedavg() -> None:

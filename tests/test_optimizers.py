@@ -199,6 +199,77 @@ def test_the_end_of_a_range_is_no_error() -> None:
             np.testing.assert_array_equal(path(optimizer, start, gradients), [start] * 2)
 
 
+def _clipped_gradients(gradients: list[np.ndarray], clip_norm: float) -> list[np.ndarray]:
+    lengths = [math.sqrt(sum(float(each) ** 2 for each in gradient)) for gradient in gradients]
+    assert min(lengths) < clip_norm < max(lengths)
+    pairs = zip(gradients, lengths, strict=True)
+    return [g.astype(np.float64) * min(1.0, clip_norm / length) for g, length in pairs]
+
+
+@conformance
+def test_both_forms_clip_gradients_first(
+    name: str, options: dict[str, Any], expected: tuple[float, ...]
+) -> None:
+    del expected
+    random = np.random.default_rng(4)
+    start = random.standard_normal(NUM_PARAMS).astype(np.float32)
+    lengths = np.linspace(0.3, 2.0, 20)[:, None]
+    gradients = list((lengths * random.standard_normal((20, NUM_PARAMS))).astype(np.float32))
+    optimizer = optimizers.build(name, 0.03, options)
+    clipping = optimizers.clip_gradients(optimizer, 5.0)
+    clipped = _clipped_gradients(gradients, 5.0)
+    slow = _numpy_path(optimizer, start.astype(np.float64), clipped)
+    doubles = [gradient.astype(np.float64) for gradient in gradients]
+    double = _numpy_path(clipping, start.astype(np.float64), doubles)
+    np.testing.assert_allclose(double, slow, rtol=1e-13)
+    # As without clipping, with one more rounding of each gradient.
+    single = _core_path(clipping, start, gradients)
+    np.testing.assert_allclose(single, slow, rtol=2e-6, atol=20 * 2**-23)
+    np.testing.assert_allclose(
+        _numpy_path(clipping, start, gradients), slow, rtol=2e-6, atol=20 * 2**-23
+    )
+
+
+def test_a_gradient_within_the_norm_keeps_its_bytes() -> None:
+    gradient = [_constant(0.5, np.float32)]  # of length 0.5 * sqrt(37) = 3.04
+    plain, start = optimizers.sgd(0.1, momentum=0.5), _constant(1.0, np.float32)
+    for path in (_numpy_path, _core_path):
+        unclipped = path(plain, start, gradient)
+        for norm, is_same in ((3.05, True), (3.03, False)):
+            clipped = path(optimizers.clip_gradients(plain, norm), start, gradient)
+            assert (clipped.tobytes() == unclipped.tobytes()) == is_same
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_clipping_lets_what_is_not_finite_through(bad: float) -> None:
+    gradient = _constant(0.5, np.float32)
+    gradient[5] = bad
+    clipping = optimizers.clip_gradients(optimizers.sgd(0.1), 1.0)
+    for path in (_numpy_path, _core_path):
+        with np.errstate(invalid="ignore"):
+            (reached,) = path(clipping, _constant(1.0, np.float32), [gradient])
+        assert np.isnan(reached[5])
+
+
+def test_terms_of_an_algorithm_come_after_clipping() -> None:
+    term = (backend.StepKind.PROXIMAL, (0.5,))
+    rows = optimizers.clip_gradients(optimizers.sgd(0.1), 2.0).client_rows([term])
+    assert [kind for kind, _ in rows] == [
+        backend.StepKind.CLIP,
+        backend.StepKind.PROXIMAL,
+        backend.StepKind.SGD,
+    ]
+
+
+def test_clipping_holds_the_largest_gradients() -> None:
+    """Squares beyond float32 are summed in float64."""
+    clipping = optimizers.clip_gradients(optimizers.sgd(1.0), 37.0)
+    gradient, start = _constant(1e38, np.float32), _constant(0.0, np.float32)
+    for path in (_numpy_path, _core_path):
+        (reached,) = path(clipping, start, [gradient])
+        np.testing.assert_allclose(reached, -math.sqrt(NUM_PARAMS), rtol=1e-6)
+
+
 @conformance
 def test_what_is_remembered_does_not_depend_on_the_rate(
     name: str, options: dict[str, Any], expected: tuple[float, ...]
@@ -227,6 +298,8 @@ def test_a_schedule_changes_the_rate_alone(
     assert scheduled.at(1).at(0) == optimizers.build(name, 0.2, options)
     assert scheduled.at(3) == scheduled.at(1000) == plain
     assert scheduled.learning_rate == 0.4
+    clipping = optimizers.clip_gradients(scheduled, 2.0)
+    assert clipping.at(1) == optimizers.clip_gradients(scheduled.at(1), 2.0)
 
 
 def test_bad_settings_are_refused() -> None:
@@ -242,6 +315,8 @@ def test_bad_settings_are_refused() -> None:
         optimizers.yogi(0.1, style="adam")
     with pytest.raises(ConfigError, match="adamw has no option 'style'"):
         optimizers.build("adamw", 0.1, {"style": "reddi"})
+    with pytest.raises(ConfigError, match=r"^clip norm 0: choose a finite number from 1.2e-38"):
+        optimizers.clip_gradients(optimizers.sgd(0.1), 0)
     with pytest.raises(ConfigError, match=r"^unknown schedule 'cosin'; choose one of constant"):
         optimizers.schedule_learning_rate(optimizers.sgd(0.1), "cosin")
     with pytest.raises(ConfigError, match=r"unknown optimizer 'adma'; choose one of .*adam.*sgd"):

@@ -55,6 +55,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "client_options": {"momentum": 0.5},
         "client_schedule": "cosine",
         "client_schedule_options": {"warmup_rounds": 2},
+        "client_clip_norm": 0.5,
         "server_schedule": "step",
         "server_schedule_options": {"boundaries": [2, 4], "factors": [0.5, 0.25]},
     },
@@ -257,6 +258,18 @@ def test_a_decay_over_the_run_s_rounds_follows_a_new_total(tmp_path: Path) -> No
         "final_factor": 0.0,
         "warmup_rounds": 0,
     }
+
+
+def test_a_run_clips_gradients(tmp_path: Path) -> None:
+    """At most so long a way: as many steps as batches, each of the rate times the norm."""
+    values = {"clients": "1", "rounds": 1, "client_lr": 0.1, "client_clip_norm": 0.01}
+    train(tmp_path / "run", make_config(**values))
+    evaluation.export_run(tmp_path / "run", tmp_path / "weights.npz")
+    with np.load(tmp_path / "weights.npz") as weights:
+        length = math.sqrt(sum(float(np.square(each).sum()) for each in weights.values()))
+    (line,) = run_dir.read_metrics(tmp_path / "run")
+    num_steps = line["client_work"]["train"]["num_batches"]
+    assert 0.25 * num_steps * 0.001 < length <= 1.0001 * num_steps * 0.001
 
 
 def test_config_toml_repeats_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ Client k of the cohort minimises, from the global parameters w,
     F_k(y) + mu/2 * |y - w|^2
 
 that is, each local step adds mu * (y - w) to the gradient before the client optimizer sees it.
-All else is
+Clipping, where it is asked for, is of the gradient of F_k; the term is added after it. All else is
 federated averaging (see `fedavg`); mu = 0 is federated averaging, to the byte. The loss that is
 reported is F_k, without the term.
 

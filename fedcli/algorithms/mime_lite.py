@@ -15,7 +15,7 @@ gradient:
 
     (s, _) <- base(s, 0, sum_k p_k G_k / sum_k p_k)
 
-p_k is
+A base optimizer that clips gradients clips those of the local steps, and the mean gradient. p_k is
 the number of examples processed (the default), or 1. The first round starts from s = 0, so
 momentum shows from the second round on. Gradients cost a second pass over the data.
 

@@ -113,6 +113,14 @@ RESUME_OPTIONS = frozenset({"rounds", "threads"})
     section=opt.ALGORITHM,
 )
 @opt.run_option(
+    "--client-clip-norm",
+    "Scale longer gradients of local steps down to this L2 norm, before a proximal term is added. "
+    "Default: as they are.",
+    section=opt.ALGORITHM,
+    type=float,
+    metavar="X",
+)
+@opt.run_option(
     "--server-optimizer",
     "Optimizer that applies the mean of the clients' model deltas.",
     section=opt.ALGORITHM,
