@@ -467,7 +467,8 @@ cdef class Team:
         with nogil:
             status = fed_train_cohort(self.team, &model.table, &step.table, &server_params[0],
                                       cohort.table, cohort.num_clients, &terms.table,
-                                      &cancel.flag, delta_sum.sum, <fed_client_stats *> &view[0], &fault)
+                                      &cancel.flag, delta_sum.sum,
+                                      <fed_client_stats *> &view[0], &fault)
         check(status, &fault)
         return stats
 
