@@ -126,6 +126,10 @@ _OPTION_OWNERS: dict[str, tuple[str, Mapping[str, Entry]]] = {
 }
 
 
+# The fields that say which examples there are and who holds them.
+DATA_FIELDS = ("data", "data_options", "test_data", "partition", "partition_options")
+
+
 def option_name(field_name: str) -> str:
     """Returns the command-line option of a field: `client_options` is `--client-option`."""
     if field_name in _OPTION_OWNERS:
