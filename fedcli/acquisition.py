@@ -6,11 +6,10 @@ A store appears under its name only once everything expected of the dataset was 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,11 +19,13 @@ from fedcli.datasets import store
 from fedcli.datasets.data_folder import download_path, make_folder, store_path
 from fedcli.datasets.public import Expected, Member, PublicDataset, RemoteFile
 from fedcli.datasets.store import StoreSplit
-from fedcli.download import FetchError, Patience, Remark
+from fedcli.download import USUAL_PATIENCE, FetchError, Patience
 from fedcli.errors import ConfigError, DataError
 from fedcli.files import sync_folder
+from fedcli.locks import locked
+from fedcli.part_file import find_mismatch, hash_file
 from fedcli.preparation import PrepareOptions, prepare
-from fedcli.progress import Tell, tell_nobody
+from fedcli.progress import Remark, Tell, remark_to_nobody, tell_nobody
 
 _FIRST_CLIENTS = 10
 
@@ -75,8 +76,8 @@ def fetch_files(
     force: bool = False,
     is_offline: bool = False,
     tell: Tell = tell_nobody,
-    remark: Remark = lambda _: None,
-    patience: Patience | None = None,
+    remark: Remark = remark_to_nobody,
+    patience: Patience = USUAL_PATIENCE,
 ) -> tuple[dict[str, Path], int]:
     """Downloads what is missing, and returns every file by name, and the bytes transferred.
 
@@ -88,7 +89,7 @@ def fetch_files(
         is_offline: Use what is there, and no network.
         tell: Is told of bytes of the whole dataset.
         remark: Is told in one line of retries and waiting.
-        patience: How long servers are waited for; None: the defaults.
+        patience: How long servers are waited for.
 
     Raises:
         FetchError: A file could not be had.
@@ -137,18 +138,15 @@ def find_given(
     found: dict[str, Path] = {}
     for path in given:
         candidates = _candidates(path, dataset)
-        named = {}
-        for each in candidates:
-            name = _recognise(each, known, tell)
-            if name is not None:
-                named[name] = each.absolute()
+        names = ((each, known.get(_hash(each, tell))) for each in candidates)
+        named = {name: each.absolute() for each, name in names if name is not None}
         if not named:
             raise DataError(_unknown_file(dataset, path, candidates, tell))
         found.update(named)
     for file in dataset.files:
         target = _target(folder, file)
         is_wanted = not _is_found(file, found) and target.is_file()
-        if is_wanted and download.find_mismatch(target, file, tell) is None:
+        if is_wanted and find_mismatch(target, file, tell) is None:
             found[file.name] = target
     missing = [file.name for file in dataset.files if not _is_found(file, found)]
     if missing:
@@ -166,7 +164,7 @@ def install(
     *,
     force: bool = False,
     tell: Tell = tell_nobody,
-    remark: Remark = lambda _: None,
+    remark: Remark = remark_to_nobody,
 ) -> Path:
     """Makes the store of a dataset of its checked files, and returns where it is.
 
@@ -187,21 +185,15 @@ def install(
     path = store_path(folder, dataset.name)
     make_folder(path.parent)
     try:
-        with download.locked(path.with_name(f"{path.name}.lock"), tell, remark):
-            if path.is_file() and not force:
-                return path
-            _clear(path)
-            stage = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
-            stage.mkdir()
-            try:
-                new = _make_store(dataset, _stage(dataset, files, stage, tell), stage, tell, remark)
-                problem = find_miscount(dataset, new)
-                if problem is not None:
-                    raise DataError(f"{dataset.name}: {problem}; nothing was installed")
-                os.replace(new, path)  # noqa: PTH105
-                sync_folder(path.parent)
-            finally:
-                shutil.rmtree(stage, ignore_errors=True)
+        with locked(path.with_name(f"{path.name}.lock"), tell, remark):
+            if force or not path.is_file():
+                with _empty_folder(path.with_name(f".{path.name}.tmp")) as stage:
+                    new = _make_store(dataset, files, stage, tell, remark)
+                    problem = find_miscount(dataset, new)
+                    if problem is not None:
+                        raise DataError(f"{dataset.name}: {problem}; nothing was installed")
+                    os.replace(new, path)  # noqa: PTH105
+                    sync_folder(path.parent)
     except OSError as err:
         raise DataError(f"cannot write {err.filename or path}: {err.strerror or err}") from err
     return path
@@ -218,7 +210,7 @@ def verify(dataset: PublicDataset, folder: Path, tell: Tell = tell_nobody) -> li
         path = _target(folder, file)
         if path.is_file():
             try:
-                problem = download.find_mismatch(path, file, tell)
+                problem = find_mismatch(path, file, tell)
             except OSError as err:
                 problem = f"cannot be read ({err.strerror})"
             findings.append(Finding(path=path, problem=problem))
@@ -290,26 +282,21 @@ def _tell_of_all(
 
 
 def _require_whole(file: RemoteFile, target: Path, tell: Tell) -> None:
-    problem = "is not here"
-    with contextlib.suppress(FileNotFoundError):
-        problem = download.find_mismatch(target, file, tell) or ""
-    if problem:
-        raise FetchError(
-            f"{file.name} {problem}, and FEDCLI_OFFLINE forbids to fetch it", is_unreachable=True
-        )
+    try:
+        problem = find_mismatch(target, file, tell)
+    except OSError as err:
+        problem = f"cannot be read ({err.strerror})" if target.exists() else "is not here"
+    if problem is not None:
+        raise FetchError(f"{file.name} {problem}, and FEDCLI_OFFLINE forbids to fetch it", file)
 
 
-def _known_hashes(dataset: PublicDataset) -> dict[tuple[str, str], str]:
-    """Name of a file or member by kind of hash and hash."""
-    known = {}
+def _known_hashes(dataset: PublicDataset) -> dict[str, str]:
+    """Name of a file or member by sha256."""
+    known: dict[str | None, str] = {}
     for file in dataset.files:
-        known[file.checksum] = file.name
-        if file.unpacked_sha256 is not None:
-            known["sha256", file.unpacked_sha256] = file.name
-        for member in file.members:
-            if member.sha256 is not None:
-                known["sha256", member.sha256] = member.name
-    return known
+        known |= {file.unpacked_sha256: file.name, file.sha256: file.name}
+        known |= {member.sha256: member.name for member in file.members}
+    return {sha256: name for sha256, name in known.items() if sha256 is not None}
 
 
 def _candidates(path: Path, dataset: PublicDataset) -> list[Path]:
@@ -324,19 +311,9 @@ def _candidates(path: Path, dataset: PublicDataset) -> list[Path]:
     return [path / name for name in sorted(names) if (path / name).is_file()]
 
 
-def _recognise(path: Path, known: Mapping[tuple[str, str], str], tell: Tell) -> str | None:
-    for kind in sorted({kind for kind, _ in known}):
-        name = known.get((kind, _hash(path, kind, tell)))
-        if name is not None:
-            return name
-    return None
-
-
-def _hash(path: Path, kind: str, tell: Tell) -> str:
-    size = path.stat().st_size
+def _hash(path: Path, tell: Tell) -> str:
     try:
-        with path.open("rb") as opened:
-            return download.feed(opened, hashlib.new(kind), lambda done: tell(done, size))
+        return hash_file(path, tell)
     except OSError as err:
         raise DataError(f"--from-file {path}: cannot be read ({err.strerror})") from err
 
@@ -347,7 +324,7 @@ def _unknown_file(
     """The line about a path that is not of the dataset."""
     for each, file in itertools.product(candidates, dataset.files):
         if each.name == file.name:
-            problem = download.find_mismatch(each, file, tell)
+            problem = find_mismatch(each, file, tell)
             return f"--from-file {each}: {problem}; it is not the published file of {dataset.name}"
     names = ", ".join(file.name for file in dataset.files)
     return f"--from-file {path}: is no file of {dataset.name}, by its hash; those are {names}"
@@ -363,10 +340,15 @@ def _is_found(file: RemoteFile, found: Mapping[str, Path]) -> bool:
 # ---- Import --------------------------------------------------------------------------------------
 
 
-def _clear(path: Path) -> None:
-    """Removes what a killed process has left beside a store; the lock is ours."""
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
-        shutil.rmtree(left, ignore_errors=True)
+@contextlib.contextmanager
+def _empty_folder(path: Path) -> Iterator[Path]:
+    """A folder for one purpose, without what a killed process has left in it; we hold a lock."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _stage(dataset: PublicDataset, files: Mapping[str, Path], stage: Path, tell: Tell) -> Path:
@@ -389,9 +371,10 @@ def _check_room(members: Sequence[Member], place: Path) -> None:
 
 
 def _make_store(
-    dataset: PublicDataset, place: Path, stage: Path, tell: Tell, remark: Remark
+    dataset: PublicDataset, files: Mapping[str, Path], stage: Path, tell: Tell, remark: Remark
 ) -> Path:
-    """The store, still in the folder of the stage."""
+    """The store, still in the folder of the stage, where nothing else is left."""
+    place = _stage(dataset, files, stage, tell)
     made = stage / "made.h5"
     options = PrepareOptions(
         format=dataset.format,
@@ -412,4 +395,5 @@ def _make_store(
         raise DataError(f"{dataset.name}: {err}") from err
     for note in prepared.notes:
         remark(note)
+    shutil.rmtree(place)  # a process killed from here on leaves nothing large
     return made

@@ -146,6 +146,9 @@ _OPTION_OWNERS: dict[str, tuple[str, Mapping[str, Entry]]] = {
 }
 
 
+# The fields that say which examples there are and who holds them.
+DATA_FIELDS = ("data", "data_options", "test_data", "partition", "partition_options")
+
 # What an algorithm without local steps has no use for.
 _LOCAL_FIELDS = (
     *("client_optimizer", "client_lr", "client_options"),

@@ -15,25 +15,39 @@ from fedcli.seeds import StreamKey
 # Marsaglia and Tsang reject less than 1 in 20: so many tries that none is ever left.
 _GAMMA_TRIES = 64
 _LEAST_SHAPE = 1e-300  # whose reciprocal, times a logarithm, is still finite
+_BLOCK_WORDS = 1 << 20  # words that come from one key: 8 MiB
+_NEXT_BLOCK = 1 << 32  # far above every seeds.Purpose
 
 
 class Stream:
-    """Draws from the stream of a key; each call takes up where the last one stopped."""
+    """Draws from the stream of a key; each call takes up where the last one stopped.
+
+    The core can only start at the beginning of a stream, so a long one is many: its b-th block of
+    2^20 words is the beginning of the stream of purpose p + 2^32 b, which nothing else names. No
+    more than a block is ever kept.
+    """
 
     def __init__(self, key: StreamKey) -> None:
-        """Starts at the beginning of the stream."""
+        """Starts at the beginning of the stream of a key."""
         self._key = key
-        self._num_drawn = 0  # words taken from the core, those that are left included
-        self._left = np.empty(0, np.uint64)
+        self._block = np.empty(0, np.uint64)  # the first words of the block that is drawn from
+        self._num_used = 0  # of them
 
     def words(self, n: int) -> NDArray[np.uint64]:
         """Returns the next values as the core draws them: uint64 [n]."""
-        if n > len(self._left):
-            # The core always starts from the beginning: to double makes few starts of many calls.
-            num_used = self._num_drawn - len(self._left)
-            self._num_drawn = max(num_used + n, 2 * self._num_drawn)
-            self._left = backend.random_u64(self._key, self._num_drawn)[num_used:]
-        words, self._left = self._left[:n], self._left[n:]
+        words = np.empty(n, np.uint64)
+        done = 0
+        while done < n:
+            if self._num_used == _BLOCK_WORDS:
+                self._key = self._key._replace(purpose=self._key.purpose + _NEXT_BLOCK)
+                self._block, self._num_used = np.empty(0, np.uint64), 0
+            last = min(self._num_used + n - done, _BLOCK_WORDS)
+            if last > len(self._block):  # to double makes few starts of many calls
+                size = min(max(last, 2 * len(self._block)), _BLOCK_WORDS)
+                self._block = backend.random_u64(self._key, size)
+            taken = self._block[self._num_used : last]
+            words[done : done + len(taken)] = taken
+            self._num_used, done = last, done + len(taken)
         return words
 
     def uniform(self, n: int) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,24 @@ from fedcli import checkpoint, cohort, learning, models, run_dir
 from fedcli import config as configs
 from fedcli.backend import CancelFlag, ThreadEngine
 from fedcli.batches import BatchPlan
+from fedcli.checkpoint import Checkpoint
 from fedcli.config import RunConfig
 from fedcli.datasets import ClientData
+from fedcli.datasets.hold_out import CENTRAL
 from fedcli.errors import ConfigError, DataError, RunError
 from fedcli.federation import (
     Panel,
     build_process,
     check_fit,
-    find_present,
+    fingerprinting,
+    held_out_split,
+    make_panel,
+    note_of_change,
     open_data,
     to_components,
     to_state,
 )
+from fedcli.files import check_is_no_input
 from fedcli.learning import ServerState
 from fedcli.models import Model
 from fedcli.options import Value
@@ -119,8 +125,9 @@ def evaluate_run(
         partition_options: As for training; None: the run's for its own partition.
         num_classes: As for training; None: the run's.
         pixels: As for training; None: what the model was trained on, whatever the data mean.
-        split: Which split; None: test if there is one, else train.
-        clients: Who, written as for training; None: the run's fixed cohort, else everyone.
+        split: Which split; None: test if there is one, else central, else train.
+        clients: Who, written as for training; None: the run's fixed cohort, or everyone if there
+            is none, if the split has none of it (of more than 10,000 a draw), or in central.
         epochs: How often each example is scored.
         batch_size: Examples of a batch; None: the run's.
         threads: Number of threads; None: what the machine gives.
@@ -146,23 +153,35 @@ def evaluate_run(
     if data is not None and pixels is None and trained.config.pixels == "source":
         given["pixels"] = trained.pixel_convention  # other data may mean the opposite by 1.0
     config = _evaluation_config(trained.config, given)
+    if trained.fingerprint is None or any(given[name] for name in configs.DATA_FIELDS):
+        return _evaluate(trained, config, given, split, clients, cancel)
+    with fingerprinting(config, cancel) as fingerprint:
+        evaluation = _evaluate(trained, config, given, split, clients, cancel)
+        found = fingerprint.result()
+    consequence = "this evaluates what is there now"
+    changed = note_of_change(config, trained.fingerprint, found, consequence)
+    return replace(evaluation, notes=(*changed, *evaluation.notes))
+
+
+def _evaluate(
+    trained: Trained,
+    config: RunConfig,
+    given: Mapping[str, Any],
+    split: str | None,
+    clients: str | None,
+    cancel: CancelFlag | None,
+) -> Evaluation:
+    """Evaluates a model on the data of `config`, which are the run's but for what is given."""
     splits = open_data(config, cancel)
-    name = split or ("test" if "test" in splits else "train")
+    name = split or held_out_split(splits) or "train"
     if name not in splits:
         raise ConfigError(f"--split {name}: {config.data} has {', '.join(sorted(splits))}")
     check_fit(splits[name], trained.model)
-    is_own = data is None and partition is None and not partition_options
+    is_own = not any(given[each] for each in ("data", "partition", "partition_options"))
     own = splits if is_own else None
     wanted = _wanted_clients(trained.config, splits[name], clients, own)
-    present = find_present(splits[name], wanted)
-    num_absent = len(wanted) - len(present)
-    if not present:
-        raise ConfigError(
-            f"none of the run's {len(wanted)} clients is in {splits[name].source} ({name}); "
-            "choose others with --clients, for example all"
-        )
-    plan = BatchPlan(epochs=epochs, batch_size=config.batch_size)
-    panel = Panel(name, splits[name], present, num_absent, plan)
+    plan = BatchPlan(epochs=config.epochs, batch_size=config.batch_size)
+    panel = make_panel(splits[name], wanted, plan, config.seed)
     evaluator = learning.build_fed_eval(trained.model, engine=trained.engine)
     return evaluate_panel(panel, evaluator, trained.state, cancel)
 
@@ -174,10 +193,12 @@ def export_run(path: str | Path, file: str | Path) -> list[tuple[str, tuple[int,
         Name and shape of each tensor written, in order.
 
     Raises:
+        ConfigError: `file` is that checkpoint.
         RunError: There is no such run or checkpoint, it is damaged, or `file` cannot be written.
     """
     from fedcli import weights_files  # late: zipfile takes 7 ms that training does not need
 
+    check_is_no_input(Path(file), [_checkpoint_file(Path(path))], str(file))
     trained = load_trained(Path(path), threads=1)
     tensors = to_components(trained.state, trained.model)["global_model_weights"]
     arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
@@ -195,6 +216,7 @@ class Trained:
         pixel_convention: What 1.0 was in the images it was trained on.
         engine: What computes clients.
         state: The weights and all else.
+        fingerprint: Of the data it was trained on; None: not known.
     """
 
     config: RunConfig
@@ -202,6 +224,7 @@ class Trained:
     pixel_convention: str
     engine: ThreadEngine
     state: ServerState
+    fingerprint: str | None
 
 
 def load_trained(path: Path, threads: int | None) -> Trained:
@@ -210,11 +233,9 @@ def load_trained(path: Path, threads: int | None) -> Trained:
     Raises:
         RunError: There is no such run or checkpoint, or it is damaged.
     """
-    if not path.exists():
-        raise RunError(f"there is no run or checkpoint {path}; give what fedcli train wrote")
-    file = run_dir.latest_checkpoint(path) if path.is_dir() else path
+    file = _checkpoint_file(path)
     content = checkpoint.load(file)
-    config = configs.from_options(configs.from_toml(content.config, f"{file}: config"))
+    config = _config_of(content, file)
     model = models.build(
         config.model,
         input_shape=content.input_shape,
@@ -224,7 +245,36 @@ def load_trained(path: Path, threads: int | None) -> Trained:
     )
     engine = ThreadEngine(threads)
     state = to_state(content, build_process(config, model, engine), file)
-    return Trained(config, model, content.pixel_convention, engine, state)
+    fingerprint = configs.read_provenance(content.config, str(file)).get("data")
+    return Trained(config, model, content.pixel_convention, engine, state, fingerprint)
+
+
+def data_of_run(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options of the data that a model was trained on, what is given laid over them.
+
+    Args:
+        path: A run's folder, or a checkpoint.
+        given: Some of the arguments of `datasets.open_splits`, but not `data`.
+
+    Raises:
+        ConfigError: The config that was stored is not valid.
+        RunError: There is no such run or checkpoint, or it is damaged.
+    """
+    file = _checkpoint_file(path)
+    config = _config_of(checkpoint.load(file), file)
+    names = (*configs.DATA_FIELDS, "num_classes", "pixels")
+    return configs.merge({name: getattr(config, name) for name in names}, given)
+
+
+def _checkpoint_file(path: Path) -> Path:
+    """The newest checkpoint of a run's folder, or the file itself."""
+    if not path.exists():
+        raise RunError(f"there is no run or checkpoint {path}; give what fedcli train wrote")
+    return run_dir.latest_checkpoint(path) if path.is_dir() else path
+
+
+def _config_of(content: Checkpoint, file: Path) -> RunConfig:
+    return configs.from_options(configs.from_toml(content.config, f"{file}: config"))
 
 
 def _evaluation_config(config: RunConfig, given: Mapping[str, Any]) -> RunConfig:
@@ -247,11 +297,12 @@ def _wanted_clients(
 ) -> Sequence[str]:
     """Ids to evaluate on `data`: those asked for, else the fixed cohort of the run, else all.
 
+    The cohort is not sought in central, whose clients are others.
     `own` is the data of the run, None if they have not been opened.
     """
     if clients is not None:
         return cohort.resolve_ids(cohort.parse_clients(clients), data.client_ids, data.source)
-    if config.sampling != "fixed" or config.clients is None:
+    if config.sampling != "fixed" or config.clients is None or data.split == CENTRAL:
         return data.client_ids
     selection = cohort.parse_clients(config.clients)
     if selection.ids is not None:

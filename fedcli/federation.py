@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 
 from fedcli import (
@@ -26,6 +29,7 @@ from fedcli.checkpoint import Checkpoint
 from fedcli.cohort import ClientSelection, Cohorts
 from fedcli.config import RunConfig
 from fedcli.datasets import ClientData
+from fedcli.datasets.hold_out import CENTRAL
 from fedcli.errors import DataError
 from fedcli.learning import LearningProcess, ServerState
 from fedcli.models import Model
@@ -35,7 +39,8 @@ from fedcli.optimizers import Optimizer
 # are formed block by block, so this number is part of the result's last digit.
 EVAL_BLOCK = 256
 
-EVAL_SPLITS = ("train", "test")
+# What a model is judged by beside train: the first of these that the data have.
+_HELD_OUT = ("test", CENTRAL)
 
 
 class Panel:
@@ -46,6 +51,7 @@ class Panel:
         data: The split.
         client_ids: Who is evaluated.
         num_absent: How many more were asked for whom the split does not have.
+        notes: What a reader should know, a line each: whether clients are absent.
     """
 
     def __init__(
@@ -53,28 +59,20 @@ class Panel:
         split: str,
         data: ClientData,
         client_ids: Sequence[str],
-        num_absent: int,
         plan: BatchPlan,
+        *,
+        num_absent: int = 0,
+        notes: tuple[str, ...] = (),
     ) -> None:
         """Reads the data of a small panel at once, so that bad data are found before any work."""
         self.split = split
         self.data = data
         self.client_ids = client_ids
         self.num_absent = num_absent
+        self.notes = notes
         self._plan = plan
         is_small = len(client_ids) <= EVAL_BLOCK
         self._held = tuple(ClientBatches(data, client_ids, plan)) if is_small else None
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader should know, a line each: whether clients are absent."""
-        if not self.num_absent:
-            return ()
-        num_wanted = len(self.client_ids) + self.num_absent
-        return (
-            f"{self.num_absent} of the {num_wanted} clients are not in the {self.split} split of "
-            f"{self.data.source} and are skipped",
-        )
 
     def evaluate(
         self, evaluator: LearningProcess, weights: Any, cancel: CancelFlag | None
@@ -188,7 +186,7 @@ def open_federation(config: RunConfig, cancel: CancelFlag | None = None) -> Fede
     splits = open_data(config, cancel)
     train = splits["train"]
     notes: list[str] = []
-    if "test" not in splits:
+    if held_out_split(splits) is None:
         notes.append(f"{train.source} has no test data: evaluating on train only")
     config, selection = _resolve_clients(config, train, notes)
 
@@ -259,6 +257,80 @@ def open_data(config: RunConfig, cancel: CancelFlag | None = None) -> dict[str, 
             f"{config.data} has no split train but {', '.join(sorted(splits))}; choose other --data"
         )
     return splits
+
+
+def held_out_split(splits: Mapping[str, ClientData]) -> str | None:
+    """Returns the split that is evaluated beside train: test, else central, None without both."""
+    return next((name for name in _HELD_OUT if name in splits), None)
+
+
+def make_panel(data: ClientData, wanted: Sequence[str], plan: BatchPlan, seed: int) -> Panel:
+    """Returns a panel of the wanted clients that a split has, of all its clients if it has none.
+
+    Args:
+        data: The split.
+        wanted: Ids, at least one.
+        plan: How a client's examples become batches.
+        seed: Draws from all clients where they are too many.
+    """
+    present = _find_present(data, wanted)
+    num_absent = len(wanted) - len(present)
+    if not num_absent:
+        return Panel(data.split, data, present, plan)
+    where = f"in the {data.split} split of {data.source}"
+    if present:
+        note = f"{num_absent} of the {len(wanted)} clients are not {where} and are skipped"
+    else:
+        present, _ = cohort.choose_eval_clients(data.client_ids, data.source, seed)
+        num_clients = len(data.client_ids)
+        share = "all" if len(present) == num_clients else f"{len(present):,}, drawn by the seed,"
+        note = f"none of the {len(wanted)} clients is {where}: evaluating on {share} of its "
+        note += f"{num_clients:,} clients"
+    return Panel(data.split, data, present, plan, num_absent=num_absent, notes=(note,))
+
+
+@contextmanager
+def fingerprinting(config: RunConfig, cancel: CancelFlag | None) -> Iterator[Future[str]]:
+    """Reads the data through while the block opens them; hashing leaves other threads running.
+
+    A raised `cancel`, or an error in the block, ends the reading of even the largest file at once.
+    """
+    is_left = Event()
+
+    def is_cancelled() -> bool:
+        return is_left.is_set() or (cancel is not None and cancel.is_set())
+
+    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fedcli-fingerprint")
+    try:
+        yield executor.submit(
+            datasets.fingerprint,
+            config.data,
+            data_options=config.data_options,
+            test_data=config.test_data,
+            partition=config.partition,
+            partition_options=config.partition_options,
+            is_cancelled=is_cancelled,
+        )
+    finally:
+        is_left.set()
+        executor.shutdown(wait=False)
+
+
+def note_of_change(
+    config: RunConfig, before: object, now: str, consequence: str
+) -> tuple[str, ...]:
+    """Returns a line that the data have changed, or none if they have not or nobody knows.
+
+    Args:
+        config: Names the data.
+        before: Their fingerprint when the run began; None: not known.
+        now: Their fingerprint.
+        consequence: Ends the line.
+    """
+    if before in (None, now):
+        return ()
+    named = config.data if config.test_data is None else f"{config.data} or {config.test_data}"
+    return (f"{named} has changed since the run began; {consequence}",)
 
 
 def build_process(config: RunConfig, model: Model, engine: ThreadEngine) -> LearningProcess:
@@ -344,7 +416,7 @@ def _can_be_held(data: ClientData, client_ids: Sequence[str]) -> bool:
     return True
 
 
-def find_present(data: ClientData, client_ids: Sequence[str]) -> Sequence[str]:
+def _find_present(data: ClientData, client_ids: Sequence[str]) -> Sequence[str]:
     """Returns those ids that a split has."""
     if client_ids is data.client_ids:
         return client_ids
@@ -406,13 +478,10 @@ def _make_panels(
     config: RunConfig, cohorts: Cohorts, splits: dict[str, ClientData], notes: list[str]
 ) -> Iterator[Panel]:
     plan = BatchPlan(batch_size=config.batch_size)
-    for split in EVAL_SPLITS:
-        if split not in splits:
-            continue
-        data = splits[split]
-        wanted = _wanted_for_evaluation(config, cohorts, splits, data, notes)
-        present = find_present(data, wanted)
-        panel = Panel(split, data, present, len(wanted) - len(present), plan)
+    held_out = held_out_split(splits)
+    for split in ("train", held_out) if held_out else ("train",):
+        wanted = _wanted_for_evaluation(config, cohorts, splits, splits[split], notes)
+        panel = make_panel(splits[split], wanted, plan, config.seed)
         notes.extend(panel.notes)
         yield panel
 
@@ -428,7 +497,7 @@ def _wanted_for_evaluation(
     if config.eval_clients is not None:
         selection = cohort.parse_clients(config.eval_clients, "--eval-clients")
         return _select_for_evaluation(selection, splits, data)
-    if cohorts.fixed is not None:
+    if cohorts.fixed is not None and data.split != CENTRAL:  # whose clients are others
         return cohorts.fixed
     chosen, note = cohort.choose_eval_clients(data.client_ids, data.source, config.seed)
     notes.extend([note] if note else [])

@@ -5,10 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fedcli.errors import RunError
+from fedcli.errors import ConfigError, RunError
+
+
+def check_is_no_input(path: Path, inputs: Iterable[Path], label: str) -> None:
+    """Refuses to write to what is read; `label` is what the user gave `path` as.
+
+    Raises:
+        ConfigError: `path` is one of the inputs, perhaps under another name.
+    """
+    for each in inputs:
+        with contextlib.suppress(OSError):  # one of them is not there
+            if path.samefile(each):
+                raise ConfigError(f"{label} is what is read ({each}); choose another name")
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -46,7 +46,8 @@ class Option:
         if isinstance(self.default, str):
             return " or ".join(self.choices) if self.choices else "text"
         if isinstance(self.default, list):
-            return number_range("a number or a list of numbers", self.minimum, self.maximum)
+            noun = "a number or a list of numbers"
+            return f"{number_range(noun, self.minimum, self.maximum)}, as in {self.name}=[0,45]"
         noun = "a whole number" if isinstance(self.default, int) else "a number"
         return number_range(noun, self.minimum, self.maximum)
 
@@ -152,8 +153,21 @@ def choose(table: Mapping[str, T], name: str, what: str) -> T:
         ConfigError: There is none; the message calls the row a `what` and lists the names.
     """
     if name not in table:
-        raise ConfigError(f"unknown {what} '{name}'; choose one of {', '.join(sorted(table))}")
+        raise ConfigError(
+            f"unknown {what} '{name}'; choose one of {', '.join(sorted(table))}"
+            f"{did_you_mean(name, table)}"
+        )
     return table[name]
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Returns the end of a message that lists `names`: those most like a wrong one, if some are."""
+    import difflib  # only mistakes need it
+
+    known = list(names)
+    similar = difflib.get_close_matches(name, known)
+    is_hint = 0 < len(similar) < len(known)
+    return f"; did you mean {' or '.join(similar)}?" if is_hint else ""
 
 
 def _check_list(label: str, option: Option, value: object) -> list[float]:
@@ -163,6 +177,8 @@ def _check_list(label: str, option: Option, value: object) -> list[float]:
         raise ConfigError(
             f"{label}: a list of {len(numbers_given)}; choose 1 to {MAX_LIST} numbers"
         )
+    if any(isinstance(each, str | bool) for each in numbers_given):
+        raise ConfigError(f"{label} {_written(value)}: choose {option.allowed}")
     return [check_number(label, each, option.minimum, option.maximum) for each in numbers_given]
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fedcli import registry
 from fedcli.config import PIXEL_CONVENTIONS
-from fedcli.datasets import hold_out, importers, partition, store
+from fedcli.datasets import hold_out, importers, joining, partition, store, store_writer
 from fedcli.datasets.changes import for_testing
 from fedcli.datasets.deal import Deal, deal_lists
 from fedcli.datasets.dealt import Change, DealtSplit
@@ -40,6 +40,7 @@ DEFAULT_CLIENT_EXAMPLES = 20
 _GREATEST_SEED = 2**63 - 1
 _GREATEST_PIXEL = 1.5  # decoded; above it pixels are no shares of one
 _BLOCK = 4096  # images looked at a time
+_SHOWN = 10  # classes named in a note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +59,10 @@ class PrepareOptions:
         centre: Whether ink is moved to the middle of each image.
         digits_only: Keep labels 0 to 9 alone.
         invert: Make 1 - x of each pixel x.
-        min_examples: Clients with fewer train examples are left out.
-        test_data: A source whose split test, else train, becomes the split test.
+        min_examples: Clients with fewer train examples, counted before any are held out within
+            them, are left out.
+        test_data: A source whose split test, else train, becomes the split test; or central, if
+            nobody owns its examples and the partition is natural.
         hold_out: One of `hold_out.KINDS`; None: no split but those of the source.
         hold_out_fraction: What share is held out.
         seed: Of everything drawn, unless the partition's options hold one.
@@ -192,17 +195,19 @@ def prepare(
         DataError: The source cannot be used, or the store cannot be written.
     """
     check_place(out, [*sources, *([options.test_data] if options.test_data else [])])
+    _check_test_data(sources, options.test_data)
     try:
         source = _read(sources, options, out.parent, tell)
         notes = [*source.notes, *_pixel_notes(source, tell)]
         if options.digits_only:
             source = _limit_to_digits(source)
+        notes += _class_notes(source)
         kept = {
             name: np.flatnonzero(table.labels < source.num_classes)
             for name, table in source.tables.items()
         }
         if not len(kept["train"]):
-            raise DataError(f"{source.source}: none of its labels is a digit; drop --digits-only")
+            raise DataError(f"{sources[0]}: none of its labels is a digit; drop --digits-only")
         scheme, given = _scheme(source, kept, options, notes)
         pooled = None
         if options.hold_out == CENTRAL:
@@ -211,9 +216,9 @@ def prepare(
         parts = _drop_small(parts, source, options, scheme, notes)
         parts = _hold_out(parts, pooled, options, notes)
         source = replace(source, same_people=source.same_people or _deals(scheme))
-        info = _describe(source, options, *_lineage(sources, source, scheme, given))
+        info = _describe(sources, source, options, scheme, given)
         splits = {name: _split(name, part, source, info) for name, part in parts.items()}
-        fingerprint = store.create(out, splits, info, tell)
+        fingerprint = store_writer.create(out, splits, info, tell)
     except OSError as err:  # of the file that pixels pass through
         raise DataError(f"cannot write {out}: {err.strerror or err}") from err
     return _summarise(out, source.format, fingerprint, notes)
@@ -223,8 +228,8 @@ def check_place(out: Path, sources: Sequence[Path]) -> None:
     """Checks where a store is to be written, before any work.
 
     Raises:
-        DataError: There is no such folder, it cannot be written to, or something that must not be
-            replaced has that name.
+        DataError: There is no such folder, it cannot be written to, something that must not be
+            replaced has that name, or it lies in a source, whose files are read and not replaced.
     """
     folder = out.parent
     try:
@@ -236,8 +241,30 @@ def check_place(out: Path, sources: Sequence[Path]) -> None:
             raise DataError(f"--out {out}: no permission to write in {folder}; choose another")
         if out.exists() and any(each.exists() and each.samefile(out) for each in sources):
             raise DataError(f"--out {out} is a source itself; choose another name")
+        inside = next((each for each in sources if _holds(each, folder)), None)
+        if inside is not None:
+            raise DataError(
+                f"--out {out} lies in the source {inside}; choose a place outside that folder"
+            )
     except OSError as err:
         raise DataError(f"--out {out}: cannot be looked up ({err.strerror})") from err
+
+
+def _holds(source: Path, folder: Path) -> bool:
+    """Whether a source is a folder, or one above it; links lead where they lead."""
+    return source.is_dir() and folder.resolve().is_relative_to(source.resolve())
+
+
+def _check_test_data(sources: Sequence[Path], test_data: Path | None) -> None:
+    """Checks that what is tested on is not what is trained on."""
+    if test_data is None or not test_data.exists():  # that is told by the reading
+        return
+    same = next((each for each in sources if each.exists() and each.samefile(test_data)), None)
+    if same is not None:
+        raise DataError(
+            f"--test-data {test_data} is the source {same} itself; give other data, or hold out a "
+            "share of the source with --hold-out within"
+        )
 
 
 # ---- Reading -------------------------------------------------------------------------------------
@@ -251,26 +278,25 @@ def _read(sources: Sequence[Path], options: PrepareOptions, folder: Path, tell: 
     source = importers.read(sources, import_options, folder, tell)
     if "train" not in source.tables:
         raise DataError(
-            f"{source.source}: holds no split 'train' but {', '.join(source.tables)}; "
+            f"{sources[0]}: holds no split 'train' but {', '.join(source.tables)}; "
             "give the train data as the source"
         )
     if len(source.tables) > 1 and options.hold_out is not None:
         raise ConfigError(
-            f"--hold-out {options.hold_out}: {source.source} has a split "
+            f"--hold-out {options.hold_out}: {sources[0]} has a split "
             f"'{list(source.tables)[1]}' of its own; leave --hold-out out"
         )
     if options.test_data is not None:
         if "test" in source.tables:
             raise ConfigError(
-                f"--test-data: {source.source} has a split 'test' of its own; leave --test-data out"
+                f"--test-data: {sources[0]} has a split 'test' of its own; leave --test-data out"
             )
         test = importers.read([options.test_data], import_options, folder, tell)
-        source = _join(source, test)
+        source = joining.join_test(source, test)
     if options.central_data:
         central = importers.read(options.central_data, import_options, folder, tell)
-        (table,) = central.tables.values()
-        tables = {**source.tables, CENTRAL: _match_convention(source, central, table)}
-        source = replace(source, tables=tables)
+        source = joining.join_central(source, central)
+    joining.check_shapes(source.tables)
     return replace(
         source,
         class_names=options.class_names or source.class_names,
@@ -296,63 +322,6 @@ def _import_options(options: PrepareOptions) -> ImportOptions:
     )
 
 
-def _join(train: Imported, test: Imported) -> Imported:
-    """The train source with the other's examples as its split test."""
-    table = test.tables.get("test", test.tables.get("train"))
-    if table is None:
-        raise DataError(
-            f"--test-data: {test.source} holds neither 'test' nor 'train' but "
-            f"{', '.join(test.tables)}; give another"
-        )
-    shape, test_shape = train.tables["train"].pixels.shape[1:], table.pixels.shape[1:]
-    if shape != test_shape:
-        raise DataError(
-            f"train has images of {list(shape)} ({train.source}) but test of {list(test_shape)} "
-            f"({test.source}); pass --size, or give test data of the same kind"
-        )
-    class_names, table = _match_names(train, test, table)
-    num_classes = len(class_names) or max(train.num_classes, test.num_classes)
-    return replace(
-        train,
-        tables={**train.tables, "test": _match_convention(train, test, table)},
-        num_classes=num_classes,
-        class_names=class_names,
-        same_people=train.same_people and test.same_people,
-        notes=tuple(dict.fromkeys([*train.notes, *test.notes])),
-    )
-
-
-def _match_names(
-    train: Imported, test: Imported, table: ExampleTable
-) -> tuple[tuple[str, ...], ExampleTable]:
-    """The class names of both, and the test examples labelled by them."""
-    ours, theirs = train.class_names, test.class_names
-    shorter, longer = sorted([ours, theirs], key=len)
-    if longer[: len(shorter)] == shorter:
-        num_classes = max(train.num_classes, test.num_classes)
-        return (longer if len(longer) == num_classes else ()), table
-    unknown = [name for name in theirs if name not in ours]
-    if unknown:
-        raise DataError(
-            f"--test-data: {test.source} has a class {unknown[0]!r} that {train.source} has not; "
-            "give both the same classes"
-        )
-    numbers = np.array([ours.index(name) for name in theirs], np.int32)
-    return ours, replace(table, labels=numbers[table.labels])
-
-
-def _match_convention(train: Imported, test: Imported, table: ExampleTable) -> ExampleTable:
-    """The test examples with 1.0 meaning what it means in train.
-
-    Sources of one format are taken to be of one kind: what was guessed from some pixels may differ
-    between them. A store says for itself what 1.0 is in it.
-    """
-    is_alike = train.format == test.format != "store"
-    if is_alike or train.pixel_convention == test.pixel_convention:
-        return table
-    return replace(table, scale=-table.scale, offset=1.0 - table.offset)
-
-
 def _pixel_notes(source: Imported, tell: Tell) -> list[str]:
     """Says so where floating-point pixels are no shares of one; models learn badly from them."""
     notes = []
@@ -372,6 +341,24 @@ def _pixel_notes(source: Imported, tell: Tell) -> list[str]:
     return notes
 
 
+def _class_notes(source: Imported) -> list[str]:
+    """Says so where a number of classes that is the largest label's has gaps: often a mistake."""
+    if not source.is_guessed:
+        return []
+    is_absent = np.ones(source.num_classes, np.bool_)
+    for table in source.tables.values():
+        is_absent[table.labels[table.labels < source.num_classes]] = False
+    absent = np.flatnonzero(is_absent).tolist()
+    if not absent:
+        return []
+    listed = ", ".join(map(str, absent[:_SHOWN])) + (", ..." if len(absent) > _SHOWN else "")
+    return [
+        f"{source.num_classes:,} classes, labels 0 to {source.num_classes - 1}, but {listed} never "
+        f"{'occurs' if len(absent) == 1 else 'occur'}; pass --num-classes, or renumber the labels "
+        "if that is a mistake"
+    ]
+
+
 # ---- Dealing -------------------------------------------------------------------------------------
 
 
@@ -380,7 +367,7 @@ def _limit_to_digits(source: Imported) -> Imported:
     digits = tuple(map(str, range(NUM_DIGITS)))
     if source.class_names and source.class_names[:NUM_DIGITS] != digits:
         raise ConfigError(
-            f"--digits-only: the classes of {source.source} begin with "
+            f"--digits-only: the classes of {source.tables['train'].source} begin with "
             f"{source.class_names[0]!r}, not with the digits; leave it out"
         )
     return replace(
@@ -405,8 +392,9 @@ def _scheme(
             num_clients = max(1, num_examples // DEFAULT_CLIENT_EXAMPLES)
             name, given = "iid", {"clients": min(MAX_DEFAULT_CLIENTS, num_clients)}
             notes.append(
-                f"the source names no owners: dealt at random to {given['clients']:,} clients; "
-                "--partition chooses another way"
+                f"the source names no owners: dealt at random to {given['clients']:,} clients, as "
+                f"many as give {DEFAULT_CLIENT_EXAMPLES} examples each but at most "
+                f"{MAX_DEFAULT_CLIENTS}; --partition chooses another way"
             )
     entry = registry.find_partition(name)
     if any(option.name == "seed" for option in entry.options):
@@ -439,8 +427,9 @@ def _deal(
     if "test" in tables and not len(tables["test"].owner_ids) and not _deals(scheme):
         tables[CENTRAL], chosen[CENTRAL] = tables.pop("test"), chosen.pop("test")
         notes.append(
-            "the test split names no owners: stored as the pooled split 'central'; "
-            "a --partition such as iid deals both splits"
+            "the test split names no owners: stored as the pooled split 'central', which "
+            "'fedcli eval RUN --split central' reads; --partition iid, for one, "
+            "deals train and test to the same clients"
         )
     seed = given.get("seed", 0)  # a partition without one draws nothing
     assert isinstance(seed, int)
@@ -481,7 +470,7 @@ def _drop_small(
     is_kept = train.deal.sizes >= least
     if not is_kept.any():
         raise DataError(
-            f"no client of {source.source} has {max(1, least)} train examples; "
+            f"no client of {train.table.source} has {max(1, least)} train examples; "
             "choose a smaller --min-examples" + (" or drop --digits-only" * options.digits_only)
         )
     kept_parts = {**parts, "train": replace(train, deal=train.deal.choose(is_kept))}
@@ -529,31 +518,42 @@ def _hold_out(
 
 
 def _least_examples(options: PrepareOptions) -> int:
-    """Train examples of a client that stays."""
-    return max(options.min_examples, MIN_DIGITS if options.digits_only else 0)
+    """Train examples of a client that stays; a pooled test that takes all of one leaves none."""
+    usual = MIN_DIGITS if options.digits_only else int(options.hold_out == CENTRAL)
+    return max(options.min_examples, usual)
 
 
 # ---- Writing -------------------------------------------------------------------------------------
 
 
-def _lineage(
-    sources: Sequence[Path], source: Imported, scheme: str, given: Mapping[str, Value]
-) -> tuple[str, dict[str, object]]:
-    """The partition and its parameters; what was dealt in a store before goes on counting."""
-    if source.format != "store" or _deals(scheme):
-        return scheme, dict(given)
-    before = store.read_info(sources[0])
-    names = [before.partition, *registry.split_partition(scheme)[1]]
-    return "+".join(names), {**json.loads(before.partition_parameters), **given}
-
-
 def _describe(
-    source: Imported, options: PrepareOptions, scheme: str, parameters: Mapping[str, object]
+    sources: Sequence[Path],
+    source: Imported,
+    options: PrepareOptions,
+    scheme: str,
+    given: Mapping[str, Value],
 ) -> StoreInfo:
     """What the store says about itself."""
     convention = source.pixel_convention
     if options.invert:
         convention = next(each for each in PIXEL_CONVENTIONS if each != convention)
+    parameters: dict[str, object] = {**given, **_steps(options)}
+    if source.format == "store" and not _deals(scheme):
+        scheme, parameters = _continue_history(store.read_info(sources[0]), scheme, parameters)
+    return StoreInfo(
+        num_classes=source.num_classes,
+        pixel_convention=convention,
+        class_names=source.class_names,
+        same_people={WITHIN: True, CLIENTS: False}.get(options.hold_out or "", source.same_people),
+        source=options.source if options.source is not None else _title(sources, source.source),
+        licence=options.licence if options.licence is not None else source.licence,
+        partition=scheme,
+        partition_parameters=json.dumps(parameters, sort_keys=True),
+    )
+
+
+def _steps(options: PrepareOptions) -> dict[str, object]:
+    """What was done beside the partition, a step each with its parameters."""
     steps: dict[str, object] = {}
     if options.digits_only or options.min_examples:
         steps["filter"] = {
@@ -566,22 +566,32 @@ def _describe(
             "fraction": options.hold_out_fraction,
             "seed": options.seed,
         }
-    return StoreInfo(
-        num_classes=source.num_classes,
-        pixel_convention=convention,
-        class_names=source.class_names,
-        same_people={WITHIN: True, CLIENTS: False}.get(options.hold_out or "", source.same_people),
-        source=options.source if options.source is not None else _title(source.source),
-        licence=options.licence if options.licence is not None else source.licence,
-        partition=scheme,
-        partition_parameters=json.dumps({**parameters, **steps}, sort_keys=True),
-    )
+    return steps
 
 
-def _title(source: str) -> str:
-    """What a source is called, wherever it lies: equal data make equal stores."""
-    path = Path(source)
-    return path.resolve().name if path.exists() else source
+def _continue_history(
+    info: StoreInfo, scheme: str, parameters: Mapping[str, object]
+) -> tuple[str, dict[str, object]]:
+    """The partition and parameters of a store whose clients are kept.
+
+    Parameters that it had already stand in a step "before": equal names would hide one another.
+    """
+    changes = registry.split_partition(scheme)[1]
+    names = [info.partition] * (info.partition != registry.NATURAL or not changes)
+    before = json.loads(info.partition_parameters)
+    steps = {"before": before} if before else {}
+    return "+".join([*names, *changes]), {**parameters, **steps} if parameters else before
+
+
+def _title(sources: Sequence[Path], source: str) -> str:
+    """What a source is called, wherever it lies: equal data make equal stores.
+
+    What a store says of its own source is taken as it is, and never for a path.
+    """
+    path = next((each for each in sources if str(each) == source), None)
+    if path is None:
+        return source
+    return os.fsencode(path.resolve().name).decode(errors="replace")
 
 
 def _split(name: str, part: _Part, source: Imported, info: StoreInfo) -> DealtSplit:

@@ -1,4 +1,4 @@
-"""How the library tells a long job's progress: a function that is called now and then."""
+"""How the library speaks during a long job: through functions that it calls now and then."""
 
 from __future__ import annotations
 
@@ -13,3 +13,11 @@ The unit (examples, bytes, clients) is the job's own; every function that takes 
 
 def tell_nobody(done: int, total: int | None) -> None:
     """Tells nobody."""
+
+
+Remark = Callable[[str], None]
+"""Takes one line that the user should know while the job goes on."""
+
+
+def remark_to_nobody(text: str) -> None:
+    """Says it to nobody."""

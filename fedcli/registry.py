@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from fedcli.errors import ConfigError
-from fedcli.options import Entry, Option, Value, check_number
+from fedcli.options import Entry, Option, Value, check_number, did_you_mean
 
 EntryType = TypeVar("EntryType", bound=Entry)
 
@@ -351,25 +351,25 @@ PUBLIC_DATASETS = _table(
     Entry(
         "emnist-digits",
         "Handwritten digits of 3,383 people, 28 x 28 grey pixels: the TFF tutorial's data.",
-        "TFF, federated EMNIST digits; Cohen et al. 2017, arXiv 1702.05373",
+        "TFF simulation/datasets, federated EMNIST digits",
         licence="public domain (NIST)",
     ),
     Entry(
         "emnist-62",
         "Handwritten digits and letters of 3,400 people, 28 x 28 grey pixels, 62 classes.",
-        "TFF, federated EMNIST; Cohen et al. 2017, arXiv 1702.05373",
+        "TFF simulation/datasets, federated EMNIST",
         licence="public domain (NIST)",
     ),
     Entry(
         "cifar100",
         "Photographs in 100 classes, 32 x 32 RGB pixels, dealt to 500 clients by topic.",
-        "TFF, federated CIFAR-100; Krizhevsky 2009; Reddi et al. 2021, arXiv 2003.00295",
+        "TFF simulation/datasets, federated CIFAR-100; Reddi et al. 2021, arXiv 2003.00295",
         licence="none stated",
     ),
     Entry(
         "mnist-writers",
         "MNIST by the 539 people who wrote it; its test images, by others, are split central.",
-        "MNIST (LeCun, Cortes, Burges); writers: QMNIST, Yadav and Bottou 2019, arXiv 1905.10498",
+        "MNIST (LeCun, Cortes, Burges); writers: facebookresearch/qmnist",
         licence="public domain (NIST); writer table BSD-style",
     ),
     Entry(
@@ -381,20 +381,20 @@ PUBLIC_DATASETS = _table(
     Entry(
         "fashion-mnist",
         "Pictures of clothes, 28 x 28 grey pixels, 10 classes, dealt evenly to 100 clients.",
-        "Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747",
+        "Fashion-MNIST, zalandoresearch/fashion-mnist",
         licence="MIT",
     ),
     Entry(
         "kmnist",
         "Handwritten Japanese characters, 28 x 28 grey pixels, 10 classes, dealt evenly to 100 "
         "clients.",
-        "Kuzushiji-MNIST, Clanuwat et al. 2018, arXiv 1812.01718",
+        "KMNIST, codh.rois.ac.jp/kmnist",
         licence="CC BY-SA 4.0",
     ),
     Entry(
         "cifar10",
         "Photographs in 10 classes, 32 x 32 RGB pixels, dealt evenly to 100 clients.",
-        "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
+        "CIFAR-10, www.cs.toronto.edu/~kriz",
         licence="none stated",
     ),
 )
@@ -572,10 +572,17 @@ def split_partition(name: str) -> tuple[str, tuple[str, ...]]:
     """
     names = name.split("+")
     for each in names:
+        if not each:
+            where = "beside +" if "+" in name else "after --partition"
+            raise ConfigError(
+                f"--partition '{name}': a name is missing {where}; "
+                f"choose one of {', '.join(PARTITIONS)}"
+            )
         if each not in PARTITIONS:
             raise ConfigError(
                 f"unknown --partition '{each}'; choose one of {', '.join(PARTITIONS)}; "
                 "those that change examples go after another with +"
+                f"{did_you_mean(each, PARTITIONS)}"
             )
     deal, changes = (names[0], names[1:]) if names[0] in DEALS else (NATURAL, names)
     for each in changes:

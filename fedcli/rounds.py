@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Event
 from time import monotonic, perf_counter
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from fedcli import __version__, backend, checkpoint, datasets, run_dir
+from fedcli import __version__, backend, checkpoint, run_dir
 from fedcli import config as configs
 from fedcli.backend import CancelFlag, ThreadEngine
 from fedcli.batches import BatchedDataset
@@ -29,7 +26,13 @@ from fedcli.config import RunConfig
 from fedcli.datasets import ClientData
 from fedcli.errors import ConfigError, RunError
 from fedcli.evaluation import Evaluation, evaluate_panel
-from fedcli.federation import Federation, open_federation, to_state
+from fedcli.federation import (
+    Federation,
+    fingerprinting,
+    note_of_change,
+    open_federation,
+    to_state,
+)
 from fedcli.learning import ServerState
 from fedcli.options import Value
 from fedcli.run_dir import RunDirectory
@@ -267,6 +270,7 @@ def start(
     out: str | Path,
     *,
     force: bool = False,
+    expected_data: str | None = None,
     cancel: CancelFlag | None = None,
 ) -> Training:
     """Opens everything a config names and makes the folder of a new run.
@@ -275,6 +279,7 @@ def start(
         config: What to do; it is validated here.
         out: The run's folder.
         force: Replace a run that stands there.
+        expected_data: The fingerprint of the data that the config was used with; None: any.
         cancel: Once raised, from any thread, the training stops within a local step.
 
     Raises:
@@ -285,10 +290,13 @@ def start(
     path = Path(out)
     config = configs.absolute_paths(configs.validate(config), str(Path.cwd()))
     run_dir.check_target(path, force=force)
-    with _fingerprinting(config, cancel) as fingerprint:
+    with fingerprinting(config, cancel) as fingerprint:
         federation = open_federation(config, cancel)
         state = federation.initial_state()
-        provenance = _provenance(federation.engine, fingerprint.result())
+        found = fingerprint.result()
+    consequence = "a new run with its config does not repeat it"
+    federation.notes.extend(note_of_change(config, expected_data, found, consequence))
+    provenance = _provenance(federation.engine, found)
     config_text = configs.to_toml(federation.config, provenance)
     content = federation.encode(state, config_text)
     run = RunDirectory.create(path, config_text, content, force=force)
@@ -332,13 +340,12 @@ def _resume(
     if threads is not None:
         config = configs.validate(replace(config, threads=threads))
     before = configs.read_provenance(config_text, str(run.path)).get("data")
-    with _fingerprinting(config, cancel) as fingerprint:
+    with fingerprinting(config, cancel) as fingerprint:
         federation = open_federation(config, cancel)
         state = to_state(content, federation.process, file)
-        if before not in (None, fingerprint.result()):
-            federation.notes.append(
-                f"{config.data} has changed since the run began; its rounds no longer repeat"
-            )
+        found = fingerprint.result()
+    consequence = "its rounds no longer repeat"
+    federation.notes.extend(note_of_change(config, before, found, consequence))
     training = Training(federation, state, run, config_text, cancel)
     if not training.is_finished:
         run.cut_back(state.round_num)
@@ -385,33 +392,6 @@ class _Timed:
             if dataset is None:
                 return
             yield dataset
-
-
-@contextmanager
-def _fingerprinting(config: RunConfig, cancel: CancelFlag | None) -> Iterator[Future[str]]:
-    """Reads the data through while the block opens them; hashing leaves other threads running.
-
-    A raised `cancel`, or an error in the block, ends the reading of even the largest file at once.
-    """
-    is_left = Event()
-
-    def is_cancelled() -> bool:
-        return is_left.is_set() or (cancel is not None and cancel.is_set())
-
-    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fedcli-fingerprint")
-    try:
-        yield executor.submit(
-            datasets.fingerprint,
-            config.data,
-            data_options=config.data_options,
-            test_data=config.test_data,
-            partition=config.partition,
-            partition_options=config.partition_options,
-            is_cancelled=is_cancelled,
-        )
-    finally:
-        is_left.set()
-        executor.shutdown(wait=False)
 
 
 def _provenance(engine: ThreadEngine, fingerprint: str) -> dict[str, Value]:

@@ -7,7 +7,6 @@ Imports no NumPy; what is in a checkpoint is not known here.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import json
 import os
@@ -22,6 +21,7 @@ from typing import Any
 from fedcli import config as configs
 from fedcli.errors import ConfigError, RunError
 from fedcli.files import json_text, sync_folder, write_atomic, write_synced
+from fedcli.locks import ReplacedError, lock_now
 
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
@@ -261,6 +261,16 @@ def read_config(path: Path) -> dict[str, Any]:
     return configs.from_toml(read_text(file), str(file))
 
 
+def read_fingerprint(path: Path) -> str | None:
+    """Returns the fingerprint of the data of the run at `path`, or that in a config.toml.
+
+    Raises:
+        ConfigError: The file cannot be read or is not TOML.
+    """
+    file = path / CONFIG if path.is_dir() else path
+    return configs.read_provenance(read_text(file), str(file)).get("data")
+
+
 def read_text(file: Path) -> str:
     """Returns the text of a config file. Raises ConfigError if it cannot be read."""
     try:
@@ -348,34 +358,16 @@ def _move_into_place(new: Path, path: Path) -> None:
 
 
 def _lock(folder: Path) -> int:
-    """Opens and locks the lock file in `folder`; the lock dies with its descriptor.
-
-    flock does all that is needed in a few lines; filelock would add 35 ms to every start.
-    """
-    file = folder / LOCK
+    """Locks the run in `folder` and returns the descriptor of the lock."""
     try:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as err:
-        raise RunError(f"cannot lock the run {folder}: {err.strerror}") from err
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _is_still(file, descriptor):
-            return descriptor
-        problem = f"the run {folder} has just been replaced; try again"
+        return lock_now(folder / LOCK)
     except BlockingIOError:
         problem = f"the run {folder} is in use by another process; wait for it to end"
+    except ReplacedError:
+        problem = f"the run {folder} has just been replaced; try again"
     except OSError as err:
         problem = f"cannot lock the run {folder}: {err.strerror}"
-    os.close(descriptor)
     raise RunError(problem)
-
-
-def _is_still(file: Path, descriptor: int) -> bool:
-    """Whether `file` is what `descriptor` opened, not a later run's under the same name."""
-    try:
-        return os.path.samestat(file.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 def _find_end(file: Path, round_num: int) -> tuple[int, int]:

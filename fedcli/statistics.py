@@ -33,12 +33,15 @@ class SplitCounts:
         label_counts: int32 [num_clients, num_classes].
         population: Examples of each class in the population that the clients are compared with,
             int64 [num_classes]; None: the clients counted are that population.
+        mean_ink: Mean of all pixels of each client, 0 to 1 for full ink, float64 [num_clients], NaN
+            for clients without examples; None where pixels were not read.
     """
 
     split: str
     client_ids: Sequence[str]
     label_counts: NDArray[np.integer]
     population: NDArray[np.int64] | None = None
+    mean_ink: NDArray[np.float64] | None = None
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:

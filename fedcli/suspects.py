@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -201,17 +201,24 @@ def rank_examples(
         ),
         clients=rank_clients(roll, is_suspicious, top),
         fault_counts={fault: int(np.count_nonzero(has)) for fault, has in faults.items()},
-        broken=(
-            *(Broken(*roll.place(row), "blank") for row in np.flatnonzero(blank)[:top].tolist()),
-            *(
-                Broken(*roll.place(row), "far", distance=float(judgement.distances[row]))
-                for row in worst(np.where(faults["far"], judgement.distances, 0.0), top)
-            ),
-            *(
-                Broken(*roll.place(row), "copy", original=int(originals[row]))
-                for row in np.flatnonzero(faults["copy"])[:top].tolist()
-            ),
-        ),
+        broken=_list_broken(roll, faults, judgement.distances, originals, top),
+    )
+
+
+def _list_broken(
+    roll: Roll,
+    faults: Mapping[str, NDArray[np.bool_]],
+    distances: NDArray[np.float64],
+    originals: _Rows,
+    top: int,
+) -> tuple[Broken, ...]:
+    """The first `top` of each fault [n], the farthest of the far; originals as `_survey` says."""
+    blank, copies = (np.flatnonzero(faults[name])[:top].tolist() for name in ("blank", "copy"))
+    far = worst(np.where(faults["far"], distances, 0.0), top)
+    return (
+        *(Broken(*roll.place(row), "blank") for row in blank),
+        *(Broken(*roll.place(row), "far", distance=float(distances[row])) for row in far),
+        *(Broken(*roll.place(row), "copy", original=int(originals[row])) for row in copies),
     )
 
 

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import resource
 import signal
 import struct
@@ -19,7 +20,7 @@ import tarfile
 import textwrap
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from fedcli.datasets.public import CATALOGUE, Expected, Member, PublicDataset, R
 from fedcli.download import FetchError, Patience
 from fedcli.errors import DataError
 from fedcli.options import Entry
+from fedcli.progress import tell_nobody
 from tests import misbehaving_server as web
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -182,8 +184,9 @@ def test_every_file_can_be_had_and_checked(dataset: PublicDataset) -> None:
     for file in dataset.files:
         assert file.urls
         assert all(url.endswith(f"/{file.name}") for url in file.urls)
-        assert file.sha256 is not None  # which http addresses need
-        assert file.max_bytes <= 2 << 30
+        assert re.fullmatch("[0-9a-f]{64}", file.sha256)
+        assert file.limit <= file.max_bytes <= 2 << 30
+        assert all(each.limit <= each.max_bytes <= 2 << 30 for each in file.members)
     targets = {(file.folder, file.name) for file in dataset.files}
     assert len(targets) == len(dataset.files)
     names = {file.name for file in dataset.files}
@@ -201,11 +204,6 @@ def test_equal_file_names_of_different_sets_lie_apart(tmp_path: Path) -> None:
     files = {file.sha256: file for each in CATALOGUE.values() for file in each.files}
     places = {acquisition._target(tmp_path, file) for file in files.values()}
     assert len(places) == len(files)
-
-
-def test_a_file_without_a_hash_is_no_entry() -> None:
-    with pytest.raises(AssertionError):
-        RemoteFile(name="a", folder="b", urls=(), max_bytes=1)
 
 
 # ---- Import --------------------------------------------------------------------------------------
@@ -454,7 +452,16 @@ def test_a_raw_real_file_is_known_by_its_hash(shared_data: Path, tmp_path: Path)
     raw.write_bytes(gzip.decompress(labels.read_bytes()))
     known = acquisition._known_hashes(mnist)
     for path in (labels, raw):
-        assert acquisition._recognise(path, known, lambda *_: None) == labels.name
+        assert known[acquisition._hash(path, tell_nobody)] == labels.name
+
+
+def test_offline_a_damaged_file_is_the_one_that_failed(idx: PublicDataset, tmp_path: Path) -> None:
+    files, _ = acquisition.fetch_files(idx, tmp_path, patience=PATIENCE)
+    damaged = idx.files[1]
+    files[damaged.name].write_bytes(b"x")
+    with pytest.raises(FetchError, match=r"has 1 bytes, expected .*, and FEDCLI_OFF") as caught:
+        acquisition.fetch_files(idx, tmp_path, is_offline=True)
+    assert caught.value.file is damaged
 
 
 def test_offline_uses_what_is_here_and_asks_nobody(
@@ -462,7 +469,7 @@ def test_offline_uses_what_is_here_and_asks_nobody(
 ) -> None:
     with pytest.raises(FetchError, match=r"fake.tar.bz2 is not here, and FEDCLI_OFFLINE") as caught:
         acquisition.fetch_files(tff, tmp_path, is_offline=True)
-    assert caught.value.is_unreachable
+    assert caught.value.file is tff.files[0]
     assert server.requests == []
     files, _ = acquisition.fetch_files(tff, tmp_path, patience=PATIENCE)
     assert acquisition.fetch_files(tff, tmp_path, is_offline=True) == (files, 0)
@@ -517,11 +524,11 @@ def test_platformdirs_loads_only_for_a_name() -> None:
 
 _INSTALL = textwrap.dedent(
     """
-    import sys, pickle
+    import json, sys
     from pathlib import Path
     from fedcli import acquisition
-    dataset = pickle.load(open(sys.argv[1], "rb"))
-    folder = Path(sys.argv[2])
+    from tests.test_acquisition import from_json
+    dataset, folder = from_json(json.load(sys.stdin)), Path(sys.argv[1])
     files, _ = acquisition.fetch_files(dataset, folder)
     print("fetched", flush=True)
     print(acquisition.install(dataset, files, folder), flush=True)
@@ -529,17 +536,27 @@ _INSTALL = textwrap.dedent(
 )
 
 
-def _start(dataset: PublicDataset, folder: Path) -> subprocess.Popen[str]:
-    import pickle
+def from_json(fields: dict[str, Any]) -> PublicDataset:
+    """A dataset of IDX files from what `dataclasses.asdict` makes of it."""
+    files = tuple(RemoteFile(**{**file, "members": ()}) for file in fields["files"])
+    expected = tuple(Expected(**each) for each in fields["expected"])
+    return PublicDataset(**{**fields, "entry": ENTRY, "files": files, "expected": expected})
 
-    description = folder.parent / "dataset.pickle"
-    description.write_bytes(pickle.dumps(dataset))
-    return subprocess.Popen(
-        [sys.executable, "-c", _INSTALL, str(description), str(folder)],
+
+def _start(dataset: PublicDataset, folder: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _INSTALL, str(folder)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )
+    assert process.stdin is not None
+    description = {name: value for name, value in asdict(dataset).items() if name != "entry"}
+    process.stdin.write(json.dumps(description))
+    process.stdin.close()
+    process.stdin = None  # for communicate()
+    return process
 
 
 def test_killed_at_any_moment_of_the_import_it_is_made_by_the_next(
@@ -560,6 +577,19 @@ def test_killed_at_any_moment_of_the_import_it_is_made_by_the_next(
     get(idx, folder)
     assert acquisition.find_miscount(idx, path) is None
     assert [each.name for each in path.parent.iterdir()] == ["fake.h5"]
+
+
+def test_a_kill_at_the_last_moment_leaves_nothing_large(
+    tff: PublicDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+
+    def look(folder: Path) -> None:  # what is called next after the rename
+        seen.append([each.name for each in folder.rglob("*") if each.is_file()])
+
+    monkeypatch.setattr(acquisition, "sync_folder", look)
+    get(tff, tmp_path)
+    assert [sorted(names) for names in seen] == [["fake.h5", "fake.h5.lock"]]
 
 
 def test_two_processes_at_once_end_with_one_store(idx: PublicDataset, tmp_path: Path) -> None:

@@ -7,9 +7,7 @@ import gzip
 import hashlib
 import io
 import resource
-import stat
 import tarfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,16 +40,6 @@ def tar_bytes(*entries: Entry, mode: str = "w", **options: Any) -> bytes:
                 for field, value in what.items():
                     setattr(info, field, value)
                 tar.addfile(info)
-    return buffer.getvalue()
-
-
-def zip_bytes(*entries: tuple[str, bytes], mode: int = 0) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in entries:
-            info = zipfile.ZipInfo(name)
-            info.external_attr = mode << 16
-            archive.writestr(info, data, zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
 
 
@@ -97,17 +85,13 @@ def test_takes_only_what_is_asked_for_from_a_tar(
     assert told[-1] == (5070, 5070)
 
 
-def test_takes_only_what_is_asked_for_from_a_zip(tmp_path: Path) -> None:
-    paths = extract(zip_bytes(("../up", b"x"), *WANTED.items(), ("/root", b"y")), tmp_path)
-    assert {name: path.read_bytes() for name, path in paths.items()} == WANTED
-    assert not (tmp_path / "up").exists()
-
-
-def test_takes_the_one_file_of_a_gzip(tmp_path: Path) -> None:
-    paths = extract(gzip.compress(WANTED["a.bin"]), tmp_path, MEMBERS[:1])
-    assert paths["a.bin"].read_bytes() == WANTED["a.bin"]
-    with pytest.raises(DataError, match="is no archive of several files"):
-        extract(gzip.compress(b"x"), tmp_path)
+@pytest.mark.parametrize(
+    "content",
+    [gzip.compress(b"x" * 5000), bz2.compress(b"x" * 5000), b"x" * 5000, b"PK\3\4" + bytes(600)],
+    ids=["gzip", "bzip2", "text", "zip"],
+)
+def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes) -> None:
+    check_refused(content, tmp_path, "damaged archive")
 
 
 @pytest.mark.parametrize(
@@ -128,22 +112,25 @@ def test_a_member_asked_for_must_be_a_regular_file(
     check_refused(content, tmp_path, "(a.bin in it is no regular file|damaged archive)")
 
 
-def test_a_symlink_in_a_zip_is_refused(tmp_path: Path) -> None:
-    content = zip_bytes(("a.bin", b"/etc/passwd"), mode=stat.S_IFLNK | 0o777)
-    check_refused(content, tmp_path, "a.bin in it is no regular file")
-
-
-@pytest.mark.parametrize("make", [tar_bytes, zip_bytes])
-def test_twice_the_same_name_is_refused(tmp_path: Path, make: Callable[..., bytes]) -> None:
-    with pytest.warns(UserWarning, match="Duplicate name") if make is zip_bytes else _nothing():
-        content = make(*WANTED.items(), ("a.bin", b"A" * 5000))
+def test_twice_the_same_name_is_refused(tmp_path: Path) -> None:
+    content = tar_bytes(*WANTED.items(), ("a.bin", b"A" * 5000))
     check_refused(content, tmp_path, "holds a.bin twice")
 
 
-def _nothing() -> Any:
-    import contextlib
-
-    return contextlib.nullcontext()
+@pytest.mark.parametrize("pack", [bytes, bz2.compress, gzip.compress])
+def test_a_tar_of_before_posix_is_a_tar(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """V7's headers have no magic word."""
+    content = b""
+    for name, data in WANTED.items():
+        info = tarfile.TarInfo(name)
+        info.size = len(data)
+        head = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+        head[257:512] = bytes(255)
+        head[148:156] = b" " * 8
+        head[148:156] = b"%06o\0 " % sum(head)
+        content += bytes(head) + data + bytes(-len(data) % 512)
+    paths = extract(pack(content + bytes(1024)), tmp_path)
+    assert {name: path.read_bytes() for name, path in paths.items()} == WANTED
 
 
 def test_a_missing_member_is_named_with_what_is_there(tmp_path: Path) -> None:
@@ -151,7 +138,6 @@ def test_a_missing_member_is_named_with_what_is_there(tmp_path: Path) -> None:
     check_refused(content, tmp_path, "has no folder/b.bin in it, but c.bin$")
 
 
-@pytest.mark.parametrize("make", [tar_bytes, zip_bytes])
 @pytest.mark.parametrize(
     ("data", "match"),
     [
@@ -160,26 +146,15 @@ def test_a_missing_member_is_named_with_what_is_there(tmp_path: Path) -> None:
         (b"B" * 5000, "sha256 of a.bin in it is [0-9a-f]{64}, expected [0-9a-f]{64}$"),
     ],
 )
-def test_size_and_hash_of_a_member_are_checked(
-    tmp_path: Path, make: Callable[..., bytes], data: bytes, match: str
-) -> None:
-    check_refused(make(("a.bin", data)), tmp_path, match, members=MEMBERS[:1])
+def test_size_and_hash_of_a_member_are_checked(tmp_path: Path, data: bytes, match: str) -> None:
+    check_refused(tar_bytes(("a.bin", data)), tmp_path, match, members=MEMBERS[:1])
 
 
-@pytest.mark.parametrize(
-    "pack",
-    [
-        lambda data: gzip.compress(tar_bytes(("bomb", data))),
-        lambda data: bz2.compress(tar_bytes(("bomb", data))),
-        lambda data: zip_bytes(("bomb", data)),
-        gzip.compress,
-    ],
-    ids=["tar.gz", "tar.bz2", "zip", "gz"],
-)
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])
 def test_a_bomb_is_refused_before_it_is_unpacked(
     tmp_path: Path, pack: Callable[[bytes], bytes]
 ) -> None:
-    content = pack(bytes(30_000_000))
+    content = pack(tar_bytes(("bomb", bytes(30_000_000))))
     assert len(content) < 100_000
     bounded = (Member(name="bomb", max_bytes=1_000_000),)
     check_refused(
@@ -220,8 +195,8 @@ def test_truncated_archives_are_refused(
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_garbled_archives_never_do_harm(tmp_path: Path, data: st.DataObject) -> None:
-    tar, packed = tar_bytes(*WANTED.items()), zip_bytes(*WANTED.items())
-    whole = data.draw(st.sampled_from([tar, bz2.compress(tar), gzip.compress(tar), packed]))
+    tar = tar_bytes(*WANTED.items())
+    whole = data.draw(st.sampled_from([tar, bz2.compress(tar), gzip.compress(tar)]))
     content = bytearray(whole)
     for _ in range(data.draw(st.integers(1, 6))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,6 +42,23 @@ def test_every_change_has_code_under_its_name() -> None:
 
 
 # --- rotation ------------------------------------------------------------------------------------
+
+
+def test_many_images_are_turned_as_each_alone(seed: int) -> None:
+    pixels = images(seed, (600, 4, 4))
+    alone = [changes.turn(pixels[index : index + 1], 30.0) for index in range(600)]
+    assert np.array_equal(changes.turn(pixels, 30.0), np.concatenate(alone))
+
+
+def test_the_memory_of_a_turn_does_not_grow_with_the_client() -> None:
+    pixels = np.zeros((20_000, 28, 28), np.uint8)
+    tracemalloc.start()
+    try:
+        changes.turn(pixels, 30.0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * pixels.nbytes  # the result and a block's own
 
 
 @pytest.mark.parametrize("shape", [(3, 6, 6), (3, 6, 6, 3), (0, 6, 6)])

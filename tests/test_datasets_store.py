@@ -7,6 +7,8 @@ import fcntl
 import json
 import os
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +24,7 @@ from hypothesis import strategies as st
 from fedcli import datasets
 from fedcli.backend import Cancelled
 from fedcli.batches import ClientDataset
-from fedcli.datasets import store
+from fedcli.datasets import store, store_writer
 from fedcli.datasets.deal import deal_lists
 from fedcli.datasets.dealt import Change, DealtSplit
 from fedcli.datasets.store import StoreInfo
@@ -52,7 +54,7 @@ def make_client(
 
 
 def create(path: Path, *clients: ClientDataset, info: StoreInfo = INFO) -> str:
-    return store.create(path, {"train": clients}, info)
+    return store_writer.create(path, {"train": clients}, info)
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def path(tmp_path: Path) -> Path:
     """A store of two splits, three clients (one empty) and one."""
     path = tmp_path / "digits.h5"
     train = [make_client("a", 5), make_client("bé", 0), make_client("c", 2)]
-    store.create(path, {"train": train, "test": [make_client("a", 1)]}, INFO)
+    store_writer.create(path, {"train": train, "test": [make_client("a", 1)]}, INFO)
     return path
 
 
@@ -195,7 +197,7 @@ def test_create_streams(tmp_path: Path) -> None:
             taken += 1
             yield make_client(f"{number:03d}", number % 4)
 
-    store.create(tmp_path / "s.h5", {"train": clients()}, INFO)
+    store_writer.create(tmp_path / "s.h5", {"train": clients()}, INFO)
     assert taken == 50
     assert store.open_store(tmp_path / "s.h5")["train"].total_examples() == 73
 
@@ -244,6 +246,32 @@ def test_verify_finds_a_changed_pixel(path: Path) -> None:
         store.verify(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("source", "drawn for  tests"), ("same_people", True), ("pixel_convention", "background")],
+)
+def test_verify_finds_a_changed_attribute(path: Path, name: str, value: Any) -> None:
+    with h5py.File(path, "r+") as file:
+        file.attrs[name] = value
+    store.open_store(path)
+    with pytest.raises(DataError, match=r"its attributes .* are not those it was written with"):
+        store.verify(path)
+
+
+def test_an_attribute_of_a_garbled_type_is_not_asked_for(path: Path) -> None:
+    """Its strings become lists of strings: HDF5 would read beyond its memory, and die."""
+    content = bytearray(path.read_bytes())
+    place = content.index(b"format\0\0\x19\x01") + len(b"format\0\0\x19")
+    content[place] = 3
+    path.write_bytes(content)
+    program = f"from fedcli.datasets import store; store.open_store(store.Path({str(path)!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 1, done.returncode
+    assert "is not a fedcli store" in done.stderr
+
+
 # ---- Writing that fails --------------------------------------------------------------------------
 
 
@@ -255,7 +283,7 @@ def test_failed_write_leaves_the_old_store_and_nothing_else(path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store.create(path, {"train": clients()}, INFO)
+        store_writer.create(path, {"train": clients()}, INFO)
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]  # noqa: PTH208
 
@@ -293,7 +321,7 @@ def test_place_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a regular file; choose another name"):
         create(tmp_path, make_client("a", 1))
     with pytest.raises(DataError, match="a store holds at least one split"):
-        store.create(tmp_path / "s.h5", {}, INFO)
+        store_writer.create(tmp_path / "s.h5", {}, INFO)
 
 
 @pytest.mark.parametrize(
@@ -302,6 +330,8 @@ def test_place_that_cannot_be_written(tmp_path: Path) -> None:
         ({"num_classes": 0}, "num_classes 0: choose"),
         ({"pixel_convention": "paper"}, "pixel convention 'paper': choose one of ink, background"),
         ({"class_names": ("a", "b")}, "2 class names for 10 classes"),
+        ({"source": "caf\udce9"}, "holds half a character"),
+        ({"class_names": ("a",) * 9 + ("caf\udce9",)}, "holds half a character"),
         ({"partition_parameters": "[1]"}, "give a JSON object"),
         ({"partition_parameters": "{"}, "give a JSON object"),
     ],
@@ -348,7 +378,7 @@ def test_writers_of_one_file_do_not_remove_each_others(tmp_path: Path) -> None:
         create(path, make_client("inner", 4))
         yield make_client("b", 1)
 
-    store.create(path, {"train": clients()}, INFO)
+    store_writer.create(path, {"train": clients()}, INFO)
     assert list(store.open_store(path)["train"].client_ids) == ["a", "b"]
     assert os.listdir(tmp_path) == ["s.h5"]  # noqa: PTH208
 
@@ -382,7 +412,7 @@ def test_full_disk_leaves_nothing(tmp_path: Path, limit: int, is_dealt: bool) ->
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
         with pytest.raises(DataError, match=r"cannot write .*s\.h5: .*[Ff]ile too large") as caught:
-            store.create(path, splits, INFO)
+            store_writer.create(path, splits, INFO)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "\n" not in str(caught.value)
@@ -427,8 +457,8 @@ def test_gathered_store_is_that_of_its_clients(num_examples: int, num_clients: i
     split = deal(num_examples, num_clients=num_clients)
     with tempfile.TemporaryDirectory() as folder:
         gathered, taken = Path(folder) / "gathered.h5", Path(folder) / "taken.h5"
-        store.create(gathered, {"train": split}, INFO)
-        store.create(taken, {"train": map(split.client, split.client_ids)}, INFO)
+        store_writer.create(gathered, {"train": split}, INFO)
+        store_writer.create(taken, {"train": map(split.client, split.client_ids)}, INFO)
         assert gathered.read_bytes() == taken.read_bytes()
         assert store.verify(gathered) == datasets.fingerprint(str(taken))
 
@@ -446,7 +476,7 @@ class Shift(Change):
 
 def test_changed_clients_are_stored_changed(tmp_path: Path) -> None:
     split = deal(100, Shift())
-    store.create(tmp_path / "s.h5", {"train": split}, INFO)
+    store_writer.create(tmp_path / "s.h5", {"train": split}, INFO)
     stored = store.open_store(tmp_path / "s.h5")["train"]
     for client_id in split.client_ids:
         client = stored.client(client_id)
@@ -458,13 +488,13 @@ def test_dealt_split_that_cannot_be_stored(tmp_path: Path) -> None:
     split = deal(50)
     few = dataclasses.replace(INFO, num_classes=2, class_names=())
     with pytest.raises(DataError, match=r"table: example \d+: label \d is outside 0 to 1"):
-        store.create(tmp_path / "s.h5", {"train": split}, few)
+        store_writer.create(tmp_path / "s.h5", {"train": split}, few)
     split.client_ids = ["a", "b", "b", "c"]
     with pytest.raises(DataError, match="client 'b': comes after client 'b'"):
-        store.create(tmp_path / "s.h5", {"train": split}, INFO)
+        store_writer.create(tmp_path / "s.h5", {"train": split}, INFO)
     split.client_ids = []
     with pytest.raises(DataError, match="split 'train' holds no clients"):
-        store.create(tmp_path / "s.h5", {"train": split}, INFO)
+        store_writer.create(tmp_path / "s.h5", {"train": split}, INFO)
     assert not any(tmp_path.iterdir())
 
 
@@ -475,7 +505,7 @@ def test_create_and_verify_tell_how_far_they_are_and_can_be_ended(tmp_path: Path
     path = tmp_path / "s.h5"
     told: list[tuple[int, int | None]] = []
     split = deal(3_000_000)  # pixels of 13 MB: more than a block
-    store.create(path, {"train": split}, INFO, lambda *figures: told.append(figures))
+    store_writer.create(path, {"train": split}, INFO, lambda *figures: told.append(figures))
     assert told[-1] == (2_250_000, 2_250_000)
     assert len({done for done, _ in told}) > 2
     told.clear()
@@ -491,7 +521,7 @@ def test_create_and_verify_tell_how_far_they_are_and_can_be_ended(tmp_path: Path
         store.verify(path, stop)
     before = path.read_bytes()
     with pytest.raises(Cancelled):
-        store.create(path, {"train": split}, INFO, stop)
+        store_writer.create(path, {"train": split}, INFO, stop)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["s.h5"]  # noqa: PTH208
 
@@ -640,7 +670,24 @@ def test_pixels_in_another_file_are_never_mapped(path: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("share", [0.2, 0.9])
 def test_truncated_store(path: Path, share: float) -> None:
     os.truncate(path, int(path.stat().st_size * share))
-    with pytest.raises(DataError, match="truncated or damaged HDF5 file"):
+    with pytest.raises(DataError, match="truncated HDF5 file, "):
+        datasets.open_splits(str(path))
+
+
+def test_a_truncated_store_says_how_much_is_there(path: Path) -> None:
+    whole = path.stat().st_size
+    os.truncate(path, whole - 100)
+    with pytest.raises(DataError) as caught:
+        datasets.open_splits(str(path))
+    assert str(caught.value) == (
+        f"{path}: truncated HDF5 file, {whole - 100:,} bytes of {whole:,}; fetch or write it again"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
+def test_a_file_without_permission(path: Path) -> None:
+    path.chmod(0)
+    with pytest.raises(DataError, match=r"no permission to read it; change its mode or copy it$"):
         datasets.open_splits(str(path))
 
 
@@ -686,7 +733,7 @@ def test_real_writers_make_the_round_trip(shared_data: Path, tmp_path: Path) -> 
     path = tmp_path / "writers.h5"
     info = StoreInfo(num_classes=10, pixel_convention=source.pixel_convention)
     clients: Iterable[ClientDataset] = map(source.client, source.client_ids)
-    store.create(path, {"test": clients}, info)
+    store_writer.create(path, {"test": clients}, info)
     stored = store.open_store(path)["test"]
     assert stored.total_examples() == 5997
     for client_id in source.client_ids[:20]:

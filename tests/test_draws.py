@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedcli import backend
+from fedcli import backend, draws
 from fedcli.draws import Stream
-from fedcli.seeds import Purpose, stream_key
+from fedcli.seeds import Purpose, StreamKey, stream_key
 
 KEY = stream_key(1, Purpose.PARTITION)
 N = 20_000
@@ -30,6 +30,30 @@ def test_the_stream_is_the_core_s_whatever_the_calls() -> None:
     stream = Stream(KEY)
     words = np.concatenate([stream.words(n) for n in (3, 0, 1, 1, 50, 2, 1000)])
     assert np.array_equal(words, backend.random_u64(KEY, len(words)))
+
+
+def test_a_long_stream_goes_on_under_another_purpose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draws, "_BLOCK_WORDS", 100)
+    stream = Stream(KEY)
+    words = np.concatenate([stream.words(n) for n in (70, 30, 1, 250, 49)])
+    keys = [KEY._replace(purpose=KEY.purpose + (block << 32)) for block in range(4)]
+    assert np.array_equal(words, np.concatenate([backend.random_u64(key, 100) for key in keys]))
+
+
+def test_the_memory_of_a_stream_does_not_grow_with_what_was_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[int] = []
+
+    def count(key: StreamKey, num: int) -> np.ndarray:
+        asked.append(num)
+        return np.zeros(num, np.uint64)
+
+    monkeypatch.setattr(backend, "random_u64", count)
+    stream = Stream(KEY)
+    for _ in range(5):
+        stream.words(1_000_000)
+    assert max(asked) <= 2**20
 
 
 def test_known_answers() -> None:

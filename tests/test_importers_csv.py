@@ -241,7 +241,7 @@ def test_fault_far_down_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "fault"),
     [
-        ((), "line 1: 1 columns; the first line names"),
+        ((), "is empty; give a line of names"),
         ((HEADER,), "holds no rows below its header"),
         (("a", "1"), "line 1: 1 columns"),
         (("id,p0,p1,p2,p3", "1,2,3,4,5"), "no column of labels (label, y, class, target, digit)"),
@@ -253,6 +253,23 @@ def test_fault_far_down_the_file(tmp_path: Path) -> None:
 )
 def test_bad_header(tmp_path: Path, lines: tuple[str, ...], fault: str) -> None:
     assert fault in message_of(write(tmp_path / "a.csv", *lines))
+
+
+@pytest.mark.parametrize("options", [{}, {"label_column": "5"}])
+@pytest.mark.parametrize("first", ["5,0,0,12,255", "5,7,7,7,7", "cat,0,0,0,0"])
+def test_a_first_line_of_numbers_is_no_header(
+    tmp_path: Path, first: str, options: dict[str, Any]
+) -> None:
+    message = message_of(write(tmp_path / "a.csv", first, "7,0,1,2,3"), **options)
+    listed = first.replace(",", ", ")
+    assert f"line 1 looks like data, not like a header: {listed}; put a line of names" in message
+
+
+def test_a_header_may_count_its_columns(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "0,1,2,3,4", "7,0,1,2,3")
+    assert table_of(path, label_column="0").labels.tolist() == [7]
+    path = write(tmp_path / "b.csv", "label,0,1,2,3", "7,0,1,2,3")
+    assert table_of(path).labels.tolist() == [7]
 
 
 def test_columns_that_are_not_there(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import sys
 import zlib
@@ -47,6 +48,13 @@ def message_of(root: Path, **options: Any) -> str:
 def first_image(root: Path, **options: Any) -> np.ndarray:
     pixels: np.ndarray = read(root, **options).tables["train"].pixels[0]
     return pixels
+
+
+@pytest.mark.parametrize("folders", ["class", "client/class"])
+def test_a_class_whose_name_is_no_text(tmp_path: Path, folders: str) -> None:
+    parent = tmp_path / "ann" if "client" in folders else tmp_path
+    save(parent / os.fsdecode(b"caf\xe9") / "1.png")
+    assert "class 'caf\\udce9': a name has 1 to 255 bytes" in message_of(tmp_path, folders=folders)
 
 
 # ---- Layouts -------------------------------------------------------------------------------------
@@ -122,16 +130,34 @@ def test_numbers_sort_by_value(tmp_path: Path) -> None:
 def test_mixed_depths_and_wrong_layouts(tmp_path: Path) -> None:
     save(tmp_path / "a" / "1.png")
     save(tmp_path / "b" / "c" / "1.png")
-    assert f"{tmp_path}/b/c/1.png: does not lie in one folder a class" in message_of(tmp_path)
-    assert "a/1.png: does not lie in one folder a client with" in message_of(
-        tmp_path, folders="client/class"
+    save(tmp_path / "b" / "c" / "2.png")
+    assert message_of(tmp_path).startswith(
+        f"pictures lie at several depths: 1 at depth 1 ({tmp_path}/a/1.png), 2 at depth 2 "
+        f"({tmp_path}/b/c/1.png); lay all in class folders (depth 1), or "
     )
     save(tmp_path / "0.png")
-    assert f"{tmp_path}/0.png: does not lie" in message_of(tmp_path)
+    assert message_of(tmp_path).startswith(
+        f"{tmp_path}: pictures lie directly in it (0.png, 1 in all); put them into one folder a "
+    )
     (tmp_path / "0.png").unlink()
     (tmp_path / "a" / "1.png").unlink()
+    assert message_of(tmp_path, folders="class") == (
+        f"{tmp_path}/b/c/1.png: does not lie in one folder a class, as --folders class says; "
+        "choose --folders client/class"
+    )
     save(tmp_path / "b" / "c" / "d" / "e" / "1.png")
     assert "b/c/d/e: lies too deep" in message_of(tmp_path, folders="client/class")
+
+
+def test_images_too_deep_alone(tmp_path: Path) -> None:
+    save(tmp_path / "a" / "b" / "c" / "1.png")
+    assert f"{tmp_path}/a/b/c: lies too deep; " in message_of(tmp_path)
+
+
+def test_a_split_without_images(tmp_path: Path) -> None:
+    save(tmp_path / "train" / "a" / "1.png")
+    (tmp_path / "test" / "a").mkdir(parents=True)
+    assert f"{tmp_path}/test: no images in its folders" in message_of(tmp_path)
 
 
 def test_options_that_are_not_allowed(tmp_path: Path) -> None:
@@ -206,6 +232,38 @@ def test_png_round_trip(
     np.testing.assert_array_equal(imported.tables["train"].pixels[0], pixels)
     if is_color:
         assert imported.pixel_convention == "ink"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_what_exif_says_lies_on_its_side_is_turned(tmp_path: Path, orientation: int) -> None:
+    turns: dict[int, Any] = {  # what a viewer does with each, after the standard's table
+        1: lambda grey: grey,
+        2: np.fliplr,
+        3: lambda grey: np.rot90(grey, 2),
+        4: np.flipud,
+        5: np.transpose,
+        6: lambda grey: np.rot90(grey, -1),
+        7: lambda grey: np.rot90(grey, 2).T,
+        8: np.rot90,
+    }
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    save(tmp_path / "a" / "1.png", exif=exif)
+    np.testing.assert_array_equal(first_image(tmp_path), turns[orientation](GREY))
+
+
+def test_garbled_exif_leaves_an_image_as_it_is(tmp_path: Path) -> None:
+    save(tmp_path / "a" / "1.png", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    np.testing.assert_array_equal(first_image(tmp_path), GREY)
+
+
+def test_colours_and_sizes_that_differ_are_told_at_once(tmp_path: Path) -> None:
+    save(tmp_path / "a" / "1.png")
+    save(tmp_path / "a" / "2.png", COLOR[:3])
+    message = message_of(tmp_path)
+    assert "choose --color grey or --color rgb for all, and --size" in message
+    save(tmp_path / "a" / "2.png", COLOR)
+    assert "--size" not in message_of(tmp_path)
 
 
 def test_the_first_image_decides_on_colour(tmp_path: Path) -> None:
@@ -342,7 +400,9 @@ def test_a_file_that_only_has_the_name_of_an_image(tmp_path: Path) -> None:
     path = tmp_path / "a" / "1.png"
     path.parent.mkdir()
     path.write_text("no image")
-    assert f"{path}: no whole image" in message_of(tmp_path)
+    assert message_of(tmp_path) == (
+        f"{path}: no whole image (none of PNG, JPEG, BMP, GIF, WEBP, TIFF); mend or remove it"
+    )
 
 
 def test_decoders_of_other_formats_are_not_used(tmp_path: Path) -> None:

@@ -459,6 +459,16 @@ def test_garbled_database(tmp_path: Path) -> None:
     assert "cannot be read as SQLite" in message_of(path)
 
 
+def test_schema_that_is_no_text(tmp_path: Path) -> None:
+    """SQLite quotes it in its message, which Python then cannot decode."""
+    path = small(tmp_path / "a.sqlite")
+    content = path.read_bytes()
+    garbled = content.replace(b"tableexamplesexamples", b"tableexampl\xbasexamples")
+    assert garbled != content
+    path.write_bytes(garbled.replace(b"CREATE TABLE examples", b"CREATE TABXE examples"))
+    assert "cannot be read as SQLite" in message_of(path)
+
+
 def test_truncated_or_garbled_lzma(tmp_path: Path) -> None:
     plain = small(tmp_path / "a.sqlite").read_bytes()
     path = tmp_path / "packed"

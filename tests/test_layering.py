@@ -17,14 +17,14 @@ LAYERS = (
     ("cli",),
     (
         *("rounds", "examination", "evaluation", "federation", "report", "figures", "learning"),
-        *("acquisition", "preparation"),
+        *("acquisition", "preparation", "population"),
     ),
     (
         *("algorithms", "aggregators", "optimizers", "metrics", "statistics", "batches", "cohort"),
         *("datasets", "checkpoint", "run_dir", "weights_files", "draws", "suspects", "densities"),
-        *("download", "archives", "models", "samplers"),
+        *("download", "part_file", "archives", "models", "samplers"),
     ),
-    ("backend", "files"),
+    ("backend", "files", "locks", "transport"),
     (
         "params",
         "seeds",
@@ -49,7 +49,8 @@ NEIGHBOURS = {
     "acquisition": {"preparation"},
     "algorithms": {"aggregators", "optimizers", "metrics", "batches"},
     "suspects": {"datasets", "densities", "batches"},
-    "download": {"datasets"},
+    "download": {"datasets", "part_file"},
+    "part_file": {"datasets"},
     "archives": {"datasets"},
     "datasets": {"batches", "draws"},
     "models": {"draws"},
@@ -67,14 +68,17 @@ ANNOTATIONS = {"backend": {"batches"}}
 
 # The only users of a library, by module or folder below fedcli.
 USERS: dict[str, set[str]] = {
-    "h5py": {"checkpoint", "datasets.hdf5", "datasets.store", "datasets.tff_h5"},
+    "h5py": {
+        "checkpoint",
+        *("datasets.hdf5", "datasets.store", "datasets.store_writer", "datasets.tff_h5"),
+    },
     "PIL": {"datasets.importers.pillow"},
     "click": {"cli"},
     "platformdirs": {"datasets.data_folder"},
     "rich": {"cli.render", "cli.progress"},
     "fedcli._core": {"backend"},
     "matplotlib": {"figures"},
-    "time": {"cli", "rounds", "learning", "run_dir", "download"},
+    "time": {"cli", "rounds", "learning", "run_dir", "download", "locks", "transport"},
     "datetime": {"cli", "run_dir"},
     # Random streams have names in `seeds` and are drawn by the core; files are never unpickled.
     **{name: set() for name in ("random", "secrets", "uuid")},
@@ -91,6 +95,7 @@ NO_NUMPY = {
     "config",
     "files",
     "run_dir",
+    "locks",
 }
 ENVIRONMENT_READERS = {"backend", "cli", "datasets.data_folder"}
 

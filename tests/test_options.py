@@ -95,6 +95,27 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         choose({"b": 2, "a": 1}, "c", "letter")
 
 
+def test_an_unknown_name_brings_similar_ones_to_mind() -> None:
+    table = {"momentum": 1, "momentous": 2, "sgd": 3}
+    with pytest.raises(ConfigError) as caught:
+        choose(table, "momentu", "word")
+    assert str(caught.value) == (
+        "unknown word 'momentu'; choose one of momentous, momentum, sgd; "
+        "did you mean momentum or momentous?"
+    )
+
+
+def test_a_list_is_shown_as_it_is_written() -> None:
+    entry = Entry("turn", "", "", (Option("angles", [0.0], "", -360.0, 360.0),))
+    with pytest.raises(ConfigError) as caught:
+        resolve(entry, {"angles": "0,45"})
+    assert str(caught.value) == (
+        "turn option angles '0,45': choose a number or a list of numbers from -360 to 360, "
+        "as in angles=[0,45]"
+    )
+    assert resolve(entry, {"angles": [0, 45]}) == {"angles": [0.0, 45.0]}
+
+
 def test_ranges_are_written_in_plain_numbers() -> None:
     assert Option("seed", 1, "", 0, 2**63 - 1).allowed == (
         "a whole number from 0 to 9223372036854775807"

@@ -582,8 +582,8 @@ def test_joined_names_have_all_options() -> None:
     ("name", "message"),
     [
         ("dirichlet", "unknown --partition 'dirichlet'; choose one of natural, iid, "),
-        ("iid+", "unknown --partition ''; "),
-        ("", "unknown --partition ''; "),
+        ("iid+", "--partition 'iid+': a name is missing beside +; choose one of natural, iid, "),
+        ("", "--partition '': a name is missing after --partition; choose one of "),
         ("iid+shards", "--partition iid+shards: shards deals examples to clients; only one "),
         ("label-noise+iid", "--partition label-noise+iid: iid deals examples to clients; "),
         ("label-noise+label-noise", "--partition label-noise+label-noise: give each change once"),

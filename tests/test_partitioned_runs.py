@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +18,10 @@ from fedcli import config as configs
 from fedcli import datasets, evaluation, rounds
 from fedcli.backend import CancelFlag, Cancelled
 from fedcli.config import RunConfig
-from fedcli.datasets import partition, store
+from fedcli.datasets import partition, store, store_writer
 from fedcli.datasets.dealt import DealtSplit
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, DataError
+from fedcli.preparation import PrepareOptions, prepare
 
 MIXED = "dirichlet-client+label-noise+feature-noise"
 SMALL: dict[str, Any] = {
@@ -205,7 +210,7 @@ def test_a_store_of_a_partition_equals_the_one_on_the_fly(
     }
     info = store.StoreInfo(num_classes=10, pixel_convention=convention, source="x", partition=name)
     path = tmp_path / "a.h5"
-    store.create(
+    store_writer.create(
         path, {split: map(data.client, data.client_ids) for split, data in splits.items()}, info
     )
     stored = store.open_store(path)
@@ -335,7 +340,7 @@ def test_a_store_is_dealt_as_the_file_it_was_made_of(tmp_path: Path, tff_file: P
     info = store.StoreInfo(num_classes=10, pixel_convention="background", source="x")
     path = tmp_path / "a.h5"
     data = natural["train"]
-    store.create(path, {"train": (data.client(each) for each in data.client_ids)}, info)
+    store_writer.create(path, {"train": (data.client(each) for each in data.client_ids)}, info)
     dealt = datasets.open_splits(str(path), partition="iid", partition_options={"clients": 3})
     from_file = datasets.open_splits(
         str(tff_file), partition="iid", partition_options={"clients": 3}
@@ -344,3 +349,47 @@ def test_a_store_is_dealt_as_the_file_it_was_made_of(tmp_path: Path, tff_file: P
     assert "partition iid clients=3 seed=0" in datasets.fingerprint(
         str(path), partition="iid", partition_options={"clients": 3}
     )
+
+
+def test_more_pixels_than_the_disk_takes_are_refused_before_they_are_drawn() -> None:
+    started = time.monotonic()
+    with pytest.raises(DataError) as caught:
+        datasets.open_splits(
+            "synthetic-digits",
+            data_options={"clients": 1_000_000_000},
+            partition="iid",
+        )
+    assert time.monotonic() - started < 5
+    message = str(caught.value)
+    assert message.startswith("--partition iid: copies all pixels of synthetic-digits, about ")
+    assert "choose fewer clients" in message
+
+
+def test_a_store_needs_no_room_to_be_dealt(tmp_path: Path, tff_file: Path) -> None:
+    prepare([tff_file], tmp_path / "out.h5", PrepareOptions())
+    (stored,) = datasets.open_splits(str(tmp_path / "out.h5")).values()
+    (packed,) = datasets.open_splits(str(tff_file)).values()
+    assert stored.table_bytes() == 0
+    pixels = [packed.client(each).pixels.nbytes for each in packed.client_ids]
+    assert packed.table_bytes() == sum(pixels)
+
+
+def test_a_full_disk_is_told_in_one_line() -> None:
+    """A process of its own: the limit of a file's size is for good."""
+    program = """
+import resource, signal
+from fedcli import datasets
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    datasets.open_splits("synthetic-digits", data_options={"clients": 3}, partition="iid")
+except datasets.DataError as err:
+    print(err)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+    assert re.fullmatch(
+        r"--partition iid: cannot keep the pixels in .* \(File too large\); make room, .*\n",
+        done.stdout,
+    ), done.stderr

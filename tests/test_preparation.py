@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from fedcli import datasets
 from fedcli.batches import ClientDataset
-from fedcli.datasets import store
+from fedcli.datasets import store_writer
 from fedcli.datasets.store import StoreInfo
 from fedcli.errors import ConfigError, DataError
 from fedcli.preparation import Prepared, PrepareOptions, prepare
@@ -46,7 +47,7 @@ def write_store(path: Path, labels: Clients, **about: Any) -> Path:
         for client_id, mine in labels.items()
     ]
     info = StoreInfo(**{"num_classes": 10, "pixel_convention": "ink", **about})
-    store.create(path, {"train": clients}, info)
+    store_writer.create(path, {"train": clients}, info)
     return path
 
 
@@ -193,6 +194,20 @@ def test_test_split_without_owners_is_pooled_unless_it_is_dealt(tmp_path: Path) 
     assert list(held(tmp_path, "test")) == list(held(tmp_path, "train"))
 
 
+def test_splits_of_one_source_have_images_of_one_shape(tmp_path: Path) -> None:
+    source = tmp_path / "a.npz"
+    np.savez(
+        source,
+        x_train=np.zeros((40, 4, 4), np.uint8),
+        y_train=np.arange(40) % 10,
+        x_test=np.zeros((10, 5, 4), np.uint8),
+        y_test=np.arange(10),
+    )
+    with pytest.raises(DataError, match=r"train has images of \[4, 4\] .* test of \[5, 4\]"):
+        run(tmp_path, source)
+    assert not (tmp_path / "out.h5").exists()
+
+
 def test_test_data_that_are_not_there_are_missed_before_any_work(tmp_path: Path) -> None:
     train = write_tff(tmp_path / "a.h5", {"a": [0]})
     told: list[int] = []
@@ -203,6 +218,55 @@ def test_test_data_that_are_not_there_are_missed_before_any_work(tmp_path: Path)
 
 
 # ---- Notes and hold-out --------------------------------------------------------------------------
+
+
+def test_a_damaged_store_gets_no_new_fingerprint(tmp_path: Path) -> None:
+    path = write_store(tmp_path / "a.h5", {"a": [0, 1], "b": [2, 3]})
+    with h5py.File(path, "r+") as file:
+        file["splits/train/pixels"][3, 0, 0] = 99
+    with pytest.raises(DataError, match=r"a\.h5: the data have fingerprint .* changed or damaged"):
+        run(tmp_path, path)
+    whole = write_store(tmp_path / "b.h5", {"a": [0, 1], "b": [2, 3]})
+    with pytest.raises(DataError, match=r"a\.h5: the data have fingerprint "):
+        run(tmp_path, whole, test_data=path)
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_test_data_that_are_the_source_are_refused(tmp_path: Path) -> None:
+    path = write_tff(tmp_path / "a.h5", {"a": [0, 1]})
+    other = tmp_path / "b.h5"
+    other.symlink_to(path)
+    for test_data in (path, other):
+        with pytest.raises(DataError) as caught:
+            run(tmp_path, path, test_data=test_data)
+        assert str(caught.value).startswith(f"--test-data {test_data} is the source {path} itself")
+
+
+def test_classes_that_never_occur_are_noted_where_their_number_is_guessed(tmp_path: Path) -> None:
+    def notes(name: str, *labels: int, **options: Any) -> list[str]:
+        path = tmp_path / name
+        np.savez(path, images=np.zeros((len(labels), 3, 2), np.uint8), labels=np.array(labels))
+        return [note for note in run(tmp_path, path, **options).notes if "never" in note]
+
+    assert notes("a.npz", 1, 2, 3) == [
+        "4 classes, labels 0 to 3, but 0 never occurs; pass --num-classes, or renumber the labels "
+        "if that is a mistake"
+    ]
+    (note,) = notes("b.npz", 0, 20)
+    assert "but 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, ... never occur;" in note
+    assert not notes("c.npz", 1, 2, 3, num_classes=4)
+    assert not notes("d.npz", 0, 1, 2)
+    # Test data fill the gaps of train.
+    assert not notes("e.npz", 0, 2, test_data=tmp_path / "d.npz")
+
+
+def test_how_many_clients_a_source_without_owners_gets_is_explained(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, images=np.zeros((50, 3, 2), np.uint8), labels=np.arange(50) % 2)
+    assert (
+        "the source names no owners: dealt at random to 2 clients, as many as give 20 examples "
+        "each but at most 100; --partition chooses another way"
+    ) in run(tmp_path, path).notes
 
 
 def test_pixels_from_0_to_255_are_noted(tmp_path: Path) -> None:
@@ -227,6 +291,62 @@ def test_central_hold_out_leaves_the_rest_to_its_owners(tmp_path: Path) -> None:
     assert sorted(pooled) == list(range(10))
     rest = [label for labels in held(tmp_path, "train").values() for label in labels]
     assert sorted(rest + pooled) == sorted([*range(10)] * 4)
+
+
+def test_central_hold_out_leaves_no_client_empty(tmp_path: Path) -> None:
+    source = write_tff(tmp_path / "a.h5", {f"c{index}": [index % 10] for index in range(20)})
+    done = run(tmp_path, source, hold_out="central", hold_out_fraction=0.5)
+    assert list(map(len, held(tmp_path, "train").values())) == [1] * 10
+    assert len(held(tmp_path, "central")["central"]) == 10
+    assert any("left out 10 of 20 clients" in note for note in done.notes)
+
+
+# ---- What the store says of itself ---------------------------------------------------------------
+
+
+def test_a_store_changed_again_keeps_every_parameter(tmp_path: Path) -> None:
+    before = {"clients": 2, "seed": 9}
+    source = write_store(
+        tmp_path / "a.h5",
+        {"p0": [0, 1], "p1": [2, 3]},
+        partition="iid",
+        partition_parameters=json.dumps(before),
+    )
+    done = run(tmp_path, source, partition="label-noise", min_examples=1, seed=4)
+    assert done.info.partition == "iid+label-noise"
+    assert json.loads(done.info.partition_parameters) == {
+        "before": before,
+        "filter": {"digits_only": False, "min_examples": 1},
+        "kind": "symmetric",
+        "rate": 0.1,
+        "seed": 4,
+    }
+
+
+def test_a_change_of_natural_clients_has_one_name(tmp_path: Path) -> None:
+    clients: Clients = {"a": [0, 1], "b": [2, 3]}
+    for source in (write_store(tmp_path / "a.h5", clients), write_tff(tmp_path / "b.h5", clients)):
+        done = run(tmp_path, source, partition="feature-rotation")
+        assert done.info.partition == "feature-rotation"
+
+
+@pytest.mark.parametrize("text", ["x" * 5000, "other.h5"])
+def test_what_a_store_says_of_its_source_is_no_path(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("real.h5").touch()
+    Path("other.h5").symlink_to("real.h5")
+    source = write_store(tmp_path / "a.h5", {"a": [0, 1]}, source=text)
+    assert run(tmp_path, source).info.source == text
+
+
+def test_a_source_whose_name_is_no_text(tmp_path: Path) -> None:
+    source = write_tff(tmp_path / os.fsdecode(b"caf\xe9.h5"), {"a": [0, 1]})
+    assert run(tmp_path, source).info.source == "caf\ufffd.h5"
+
+
+# ---- Options -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,12 @@ import h5py
 import numpy as np
 import pytest
 
-from fedcli import backend, evaluation, federation, rounds, run_dir
+from fedcli import backend, cohort, evaluation, federation, rounds, run_dir
 from fedcli import config as configs
+from fedcli.batches import ClientDataset
 from fedcli.config import RunConfig
+from fedcli.datasets import store_writer
+from fedcli.datasets.store import StoreInfo
 from fedcli.errors import CheckpointError, ConfigError, DataError, FedcliError, RunError
 
 NAMES = ["sparse_categorical_accuracy", "loss", "num_examples", "num_batches"]
@@ -546,6 +549,88 @@ def test_a_run_without_test_data_says_so(tmp_path: Path) -> None:
         evaluation.evaluate_run(tmp_path / "run", split="test")
 
 
+def write_store(path: Path, **splits: dict[str, int]) -> str:
+    """A small store: by split, so many examples a client."""
+    info = StoreInfo(num_classes=10, pixel_convention="ink")
+
+    def client(name: str, count: int) -> ClientDataset:
+        labels = np.arange(count, dtype=np.int32) % 10
+        return ClientDataset(name, np.zeros((count, 3, 3), np.uint8), labels, 1.0, 0.0, "drawn")
+
+    clients = {split: [client(*each) for each in sizes.items()] for split, sizes in splits.items()}
+    store_writer.create(path, clients, info)
+    return str(path)
+
+
+def test_central_is_evaluated_where_there_is_no_test(tmp_path: Path) -> None:
+    data = write_store(tmp_path / "a.h5", train={"a": 4, "b": 5}, central={"a": 7, "pool": 2})
+    config = make_config(data=data, data_options={}, rounds=2, clients="a,", eval_every=1)
+    out = tmp_path / "run"
+    with rounds.start(config, out) as training:
+        assert training.notes == []
+        list(training.run())
+        closing = training.finish()
+    assert list(closing) == ["train", "central"]
+    assert [list(line["evaluation"]) for line in run_dir.read_metrics(out)] == 3 * [
+        ["train", "central"]
+    ]
+    assert (closing["central"]["num_clients"], closing["central"]["num_absent_clients"]) == (2, 0)
+    for split in (None, "central"):
+        told = evaluation.evaluate_run(out, split=split)
+        assert (told.split, told.values["num_examples"], told.notes) == ("central", 9, ())
+        assert told.metrics == closing["central"]
+    assert evaluation.evaluate_run(out, split="train").values["num_examples"] == 4
+    assert evaluation.evaluate_run(out, clients="a,").values["num_examples"] == 7
+
+
+def test_a_test_split_goes_before_central(tmp_path: Path) -> None:
+    data = write_store(tmp_path / "a.h5", train={"a": 4}, test={"a": 3}, central={"pool": 2})
+    config = make_config(data=data, data_options={}, rounds=1, clients="all")
+    assert list(train(tmp_path / "run", config)) == ["train", "test"]
+    assert evaluation.evaluate_run(tmp_path / "run").split == "test"
+
+
+@pytest.mark.parametrize("who", [{"clients": "a,b"}, {"clients": "all", "eval_clients": "a,b"}])
+def test_a_split_without_any_of_the_cohort_is_evaluated_on_all(
+    tmp_path: Path, who: dict[str, str]
+) -> None:
+    sizes = {"a": 4, "b": 5, "c": 6}
+    data = write_store(tmp_path / "a.h5", train=sizes, test={"x": 7, "y": 2, "z": 1})
+    note = (
+        f"none of the 2 clients is in the test split of {data}: evaluating on all of its 3 clients"
+    )
+    with rounds.start(make_config(data=data, data_options={}, **who), tmp_path / "run") as training:
+        assert training.notes == [note]
+        list(training.run())
+        closing = training.finish()
+    values = closing["test"]["client_work"]["eval"]["current_round_metrics"]
+    assert values["num_examples"] == 10
+    assert (closing["test"]["num_clients"], closing["test"]["num_absent_clients"]) == (3, 2)
+    if "eval_clients" in who:
+        return
+    told = evaluation.evaluate_run(tmp_path / "run")
+    assert (told.metrics, told.notes) == (closing["test"], (note,))
+    other = write_store(tmp_path / "b.h5", train={"x": 7})
+    assert evaluation.evaluate_run(tmp_path / "run", data=other).values["num_examples"] == 7
+    with pytest.raises(ConfigError, match="--clients a: no such client"):
+        evaluation.evaluate_run(tmp_path / "run", clients="a,b")
+
+
+def test_of_very_many_others_a_draw_is_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cohort, "MAX_EVAL_POPULATION", 4)
+    monkeypatch.setattr(cohort, "NUM_EVAL_CLIENTS", 2)
+    others = {f"x{index}": 1 for index in range(5)}
+    data = write_store(tmp_path / "a.h5", train={"a": 4}, test=others)
+    config = make_config(data=data, data_options={}, rounds=1, clients="all")
+    closing = train(tmp_path / "run", config)
+    assert closing["test"]["num_clients"] == 2
+    told = evaluation.evaluate_run(tmp_path / "run")
+    assert told.metrics == closing["test"]
+    assert told.notes[0].endswith(": evaluating on 2, drawn by the seed, of its 5 clients")
+
+
 def test_other_data_are_evaluated_without_the_test_data_of_the_run(tmp_path: Path) -> None:
     data, test, other = (
         str(write_tff(tmp_path / name, {"a": 3})) for name in ("a.h5", "b.h5", "c.h5")
@@ -588,6 +673,26 @@ def test_changed_data_are_noted_on_resume(tmp_path: Path) -> None:
     write_tff(data, {f"w{index}": 8 for index in range(10)})
     with rounds.resume(tmp_path / "run", rounds=2) as training:
         assert any("has changed since the run began" in note for note in training.notes)
+
+
+@pytest.mark.parametrize("kind", ["tff", "store"])
+def test_changed_data_are_noted_in_an_evaluation(tmp_path: Path, kind: str) -> None:
+    def write(count: int) -> str:
+        clients = {"a": count, "b": count}
+        if kind == "tff":
+            return str(write_tff(tmp_path / "a.h5", clients))
+        return write_store(tmp_path / "a.h5", train=clients)
+
+    out = tmp_path / "run"
+    config = make_config(data=write(9), data_options={}, rounds=1, clients="a,")
+    train(out, config)
+    assert evaluation.evaluate_run(out).notes == ()
+    data = write(8)
+    note = f"{data} has changed since the run began; this evaluates what is there now"
+    assert evaluation.evaluate_run(out).notes == (note,)
+    assert evaluation.evaluate_run(run_dir.latest_checkpoint(out)).notes == (note,)
+    assert evaluation.evaluate_run(out, data=data).notes == ()
+    assert evaluation.evaluate_run(out, partition="label-noise").notes == ()
 
 
 def test_a_checkpoint_of_other_optimizers_does_not_fit(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fedcli import datasets
 from fedcli.batches import ClientDataset, decode
-from fedcli.datasets import store
+from fedcli.datasets import store, store_writer
 from fedcli.datasets.deal import Deal, deal_lists, deal_to_owners
 from fedcli.datasets.dealt import Change, DealtSplit
 from fedcli.datasets.spool import PixelSpool
@@ -247,7 +247,9 @@ def test_table_of_a_store_is_its_mapping(tmp_path: Path) -> None:
         ClientDataset("c", images(1, 5), labels(2), 1 / 255, 0.0, "made"),
     ]
     path = tmp_path / "data.store"
-    store.create(path, {"train": clients}, store.StoreInfo(num_classes=3, pixel_convention="ink"))
+    store_writer.create(
+        path, {"train": clients}, store.StoreInfo(num_classes=3, pixel_convention="ink")
+    )
     for pixels in ("source", "background"):
         split = datasets.open_splits(str(path), pixels=pixels)["train"]
         table = split.to_table()

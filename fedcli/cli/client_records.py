@@ -12,18 +12,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedcli.cli.client_tables import class_name
+import numpy as np
+
 from fedcli.errors import RunError
 from fedcli.files import json_text, sync_folder
 from fedcli.statistics import SplitCounts, summarize, summarize_sizes
 
 if TYPE_CHECKING:
-    from fedcli.cli.client_tables import Population
     from fedcli.datasets.client_data import ClientData
+    from fedcli.population import Population
 
 CENTRAL = "central"
 _BLOCK_CLIENTS = 4096  # made into text at a time
-_FIGURES = ("tv", "tv_floor", "js", "effective_classes", "classes_present", "max_share")
+_FIGURES = (
+    *("tv", "tv_floor", "js", "effective_classes", "classes_present", "max_share"),
+    "mean_ink",
+)
 
 
 def print_json(populations: Mapping[str, Population], more: Mapping[str, Any]) -> None:
@@ -47,6 +51,7 @@ def print_json(populations: Mapping[str, Population], more: Mapping[str, Any]) -
         "class_names": list(data.class_names) if data.class_names else None,
         "pixel_shape": list(data.pixel_shape),
         "pixel_convention": data.pixel_convention,
+        "partition": data.partition,
     }
     write = sys.stdout.write
     write(f'{json_text(head)[:-1]}, "splits": {{')
@@ -104,14 +109,18 @@ def _split_json(population: Population) -> dict[str, Any]:
 
 def _heterogeneity(counts: SplitCounts) -> dict[str, Any]:
     columns = zip(_FIGURES, _columns(counts, slice(None)), strict=True)
-    spreads = {name: summarize(values, counts.sizes) for name, values in columns}
+    spreads = {
+        name: None if np.isnan(values).all() else summarize(values, counts.sizes)
+        for name, values in columns
+    }
     return {name: spread and asdict(spread) for name, spread in spreads.items()}
 
 
 def _columns(counts: SplitCounts, rows: slice) -> list[Any]:
     skew = counts.skew
     figures = (skew.tv, skew.tv_floor, skew.js, skew.effective_classes, skew.num_present)
-    return [*(each[rows] for each in figures), skew.max_share[rows]]
+    ink = np.full(len(counts.label_counts), np.nan) if counts.mean_ink is None else counts.mean_ink
+    return [*(each[rows] for each in figures), skew.max_share[rows], ink[rows]]
 
 
 def _client_blocks(counts: SplitCounts) -> Iterator[list[dict[str, Any]]]:
@@ -167,7 +176,7 @@ def _plain(values: Any) -> list[Any]:
 
 def _label_names(data: ClientData) -> list[str]:
     """A column for each class; numbers where names are not unique."""
-    names = [class_name(data, label) for label in range(data.num_classes)]
+    names = [data.class_name(label) for label in range(data.num_classes)]
     if len(set(names)) < len(names):
         names = list(map(str, range(data.num_classes)))
     return [f"label {name}" for name in names]

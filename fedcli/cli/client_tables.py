@@ -1,4 +1,4 @@
-"""What `inspect-clients` shows: the population, a table of its clients, and their digits."""
+"""What `inspect-clients` shows: the population, a table of its clients, and their images."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedcli.cli import pictures
+from fedcli.cli import client_pictures, pictures
+from fedcli.cli.client_pictures import MAX_LABELS
 from fedcli.cli.render import Bar, Lines, Screen
+from fedcli.registry import NATURAL
 from fedcli.statistics import (
-    MeanImages,
+    LabelSkew,
     SplitCounts,
     Spread,
     size_histogram,
@@ -23,22 +25,22 @@ from fedcli.statistics import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from fedcli.batches import ClientDataset
-    from fedcli.cli.pictures import Pictures
     from fedcli.datasets.client_data import ClientData
+    from fedcli.population import Population
 
 MAX_PANELS = 12  # chosen clients that are still drawn side by side
 MAX_LABEL_COLUMNS = 12  # classes that fit beside each other into a table
-MAX_LABEL_BARS = 62
 PANEL_WIDTH = 24
 MAX_PANEL_PICTURE = 32  # columns
 DEFAULT_SHOWN_EXAMPLES = 10
 _TABLE_GAP = 2
 
 _LEGEND = (
-    "TV: half the EMD from the labels of the population; 0 is alike, 1 disjoint.",
-    "Floor: mean TV of as many examples drawn from the population at random.",
+    "TV, half the EMD: the share of its labels that sets a client apart from all.",
+    "Floor: mean TV of as many examples drawn at random from all clients.",
+    "Effective classes: exp of the entropy; n if a client holds n equally often.",
 )
+_ALIKE = 0.1  # of the floor: a mean TV that near is what drawing at random gives
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class View:
     Attributes:
         top: Rows of the table of clients.
         sort: Its order, a key of `SplitCounts.order_by`.
-        num_examples: Digits drawn a client; None: as suits the place.
+        num_examples: Examples drawn a client; None: as suits the place.
         has_means: Whether mean images are drawn where they are not by themselves.
     """
 
@@ -56,23 +58,6 @@ class View:
     sort: str
     num_examples: int | None
     has_means: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Population:
-    """One split, counted.
-
-    Attributes:
-        data: Its examples.
-        counts: Of the clients looked at.
-        compared: Of those they are compared with: all of the split, or a draw of very many.
-        means: Mean images over those; None where nobody asked.
-    """
-
-    data: ClientData
-    counts: SplitCounts
-    compared: SplitCounts
-    means: MeanImages | None
 
 
 def show_population(screen: Screen, populations: Mapping[str, Population], view: View) -> None:
@@ -90,33 +75,25 @@ def show_population(screen: Screen, populations: Mapping[str, Population], view:
     screen.bars(_label_bars(first.data, counts.class_totals))
     if view.has_means and first.means is not None:
         screen.title(f"Mean image of each label ({counts.split})")
-        _show_population_means(screen, first.data, first.means)
+        client_pictures.show_population_means(screen, first.data, first.means)
     screen.title(f"Clients ({counts.split}){_order_note(view.sort)}")
     _show_table(screen, first.data, counts, view)
 
 
 def show_panels(screen: Screen, populations: Mapping[str, Population], view: View) -> None:
-    """Prints a summary, then a few clients side by side: label counts, and a digit or so of each.
+    """Prints a summary, then a few clients side by side: label counts and an example of each.
 
     If asked, the mean images of each follow, and those of the population.
     """
     first = next(iter(populations.values()))
     data, counts = first.data, first.counts
     _show_summary(screen, data, [each.counts for each in populations.values()])
-    screen.title(f"Label counts and digits ({counts.split})")
-    panels = [
-        _panel(screen, data, data.client(client_id), counts, row, view.num_examples)
-        for row, client_id in enumerate(counts.client_ids)
-    ]
-    screen.beside(panels)
+    screen.title(f"Label counts and examples ({counts.split})")
+    screen.beside(_panels(screen, data, counts, view.num_examples))
     if view.has_means and first.means is not None:
-        for client_id in counts.client_ids:
-            client = data.client(client_id)
-            screen.title(f"{client_id}: mean image of each label")
-            _show_client_means(screen, data, client, None)
-        whose = f"All {len(first.compared.client_ids):,} clients"
-        screen.title(f"{whose}: mean image of each label ({counts.split})")
-        _show_population_means(screen, data, first.means)
+        client_pictures.show_means_of_each(
+            screen, first, first.means, _plural(len(first.compared.client_ids), "client")
+        )
 
 
 def show_clients(screen: Screen, population: Population, view: View) -> None:
@@ -132,22 +109,17 @@ def show_clients(screen: Screen, population: Population, view: View) -> None:
         num_drawn = min(wanted, len(client))
         if num_drawn:
             screen.title(f"First {_plural(num_drawn, 'example')}")
-            shown = pictures.crop(_drawn(data, client.images(), num_drawn))
-            screen.pictures(shown, [class_name(data, label) for label in client.labels.tolist()])
+            shown = pictures.crop(client_pictures.first_examples(data, client, num_drawn))
+            screen.pictures(shown, [data.class_name(label) for label in client.labels.tolist()])
         if len(client):
             is_compared = population.means is not None
             where = (
-                f"; below it that of {len(population.compared.client_ids):,} clients"
+                f"; below it that of {_plural(len(population.compared.client_ids), 'client')}"
                 if is_compared
                 else ""
             )
             screen.title(f"Mean image of each label{where}")
-            _show_client_means(screen, data, client, population.means)
-
-
-def class_name(data: ClientData, label: int) -> str:
-    """Returns what a class is called, its number where it has no name."""
-    return data.class_names[label] if data.class_names else str(label)
+            client_pictures.show_client_means(screen, data, client, population.means)
 
 
 # ---- The population -----------------------------------------------------------------------------
@@ -157,6 +129,8 @@ def _show_summary(screen: Screen, data: ClientData, splits: Sequence[SplitCounts
     shape = " x ".join(map(str, data.pixel_shape))
     what = f"{data.num_classes} classes, pixels {shape}, 1.0 is {data.pixel_convention}"
     screen.line(f"{data.source}: {what}", style="bold")
+    if data.partition != NATURAL:
+        screen.line(f"Partition: {data.partition}")
     headers = ["split", "clients", "examples", "min", "p5", "p25", "median", "p75", "p95", "max"]
     rows = []
     for counts in splits:
@@ -173,14 +147,17 @@ def _show_skew(screen: Screen, population: Population) -> None:
     """How sizes and labels differ from client to client."""
     counts = population.counts
     skew, sizes = counts.skew, summarize_sizes(counts.sizes)
-    figures = (
+    is_grey = len(population.data.pixel_shape) < 3 or population.data.pixel_shape[2] == 1
+    figures = [
         ("TV of labels", skew.tv, 3),
         ("  its floor", skew.tv_floor, 3),
         ("Jensen-Shannon, bits", skew.js, 3),
         ("effective classes", skew.effective_classes, 2),
         ("classes held", skew.num_present.astype(np.float64), 1),
         ("share of commonest", skew.max_share, 3),
-    )
+    ]
+    if counts.mean_ink is not None:
+        figures.append(("mean ink" if is_grey else "mean brightness", counts.mean_ink, 3))
     rows = []
     for name, values, digits in figures:
         spread = summarize(values, counts.sizes)
@@ -194,8 +171,20 @@ def _show_skew(screen: Screen, population: Population) -> None:
         f"Sizes: mean {sizes.mean:,.1f}, {deviation}, skewness {_ratio(sizes.skewness, 2)}, "
         f"Gini {_ratio(sizes.gini)}"
     )
-    for line in _LEGEND:
-        screen.line(line, style="dim")
+    if rows:
+        screen.line(_verdict(skew))
+        for line in _LEGEND:
+            screen.line(line, style="dim")
+
+
+def _verdict(skew: LabelSkew) -> str:
+    """What TV and its floor say together, in one sentence."""
+    tv, floor = float(np.nanmean(skew.tv)), float(np.nanmean(skew.tv_floor))
+    if not floor:
+        return "Labels: all examples have the same."
+    ratio = tv / floor
+    how = "as much as" if abs(ratio - 1) <= _ALIKE else "less than" if ratio < 1 else "more than"
+    return f"Labels differ {how} at random: mean TV is {ratio:.2g} times its floor."
 
 
 def _columns(spread: Spread) -> tuple[float, ...]:
@@ -212,7 +201,8 @@ def _show_table(screen: Screen, data: ClientData, counts: SplitCounts, view: Vie
         ]
         if screen.has_room_for(headers, rows, _TABLE_GAP):
             break
-    screen.table(headers, rows, gap=_TABLE_GAP)
+    if rows:
+        screen.table(headers, rows, gap=_TABLE_GAP)
     num_left = len(counts.client_ids) - len(order)
     if num_left > 0:
         screen.line(f"... and {num_left:,} more; --top N shows N", style="dim")
@@ -227,13 +217,14 @@ def _table_columns(data: ClientData, sort: str) -> list[tuple[str, ...]]:
     last = {"js": ("JS",), "classes": ("effective", "held")}.get(sort, ("TV", "floor"))
     choices = [(*start, *all_figures, *end), (*start, *fewer, *end), (*start, *last)]
     if data.num_classes <= MAX_LABEL_COLUMNS:
-        choices = [(*start, *all_figures, "labels"), (*start, *fewer, "labels"), *choices]
+        with_labels = [(*start, *some, "labels") for some in (all_figures, fewer, last)]
+        choices = [*with_labels, *choices]
     return choices
 
 
 def _headers(data: ClientData, column: str) -> list[str]:
     if column == "labels":
-        return [class_name(data, label) for label in range(data.num_classes)]
+        return [data.class_name(label) for label in range(data.num_classes)]
     return [column]
 
 
@@ -245,7 +236,7 @@ def _cells(data: ClientData, counts: SplitCounts, row: int, column: str) -> list
     if column == "client":
         return [counts.client_ids[row]]
     if column == "commonest":
-        return [class_name(data, int(labels.argmax())) if counts.sizes[row] else "-"]
+        return [data.class_name(int(labels.argmax())) if counts.sizes[row] else "-"]
     if column in ("examples", "held"):
         return [f"{(counts.sizes if column == 'examples' else skew.num_present)[row]:,}"]
     if column == "effective":
@@ -267,28 +258,28 @@ def _order_note(sort: str) -> str:
 # ---- Some clients -------------------------------------------------------------------------------
 
 
-def _panel(
-    screen: Screen,
-    data: ClientData,
-    client: ClientDataset,
-    counts: SplitCounts,
-    row: int,
-    num_examples: int | None,
-) -> Lines:
-    """Label counts of one client, and below them some of its digits."""
+def _panels(
+    screen: Screen, data: ClientData, counts: SplitCounts, num_examples: int | None
+) -> list[Lines]:
+    """Label counts of each client, all to one scale, and below them some of its examples."""
     wanted = 1 if num_examples is None else num_examples
-    lines = [screen.text(f"{client.client_id}: {_plural(len(client), 'example')}", style="bold")]
-    skew = counts.skew
-    figures = f"TV {_ratio(skew.tv[row])}, floor {_ratio(skew.tv_floor[row])}"
-    lines.append(screen.text(figures, style="dim"))
-    lines += screen.bar_lines(_label_bars(data, counts.label_counts[row]), PANEL_WIDTH)
-    for index, picture in enumerate(_drawn(data, client.images(), min(wanted, len(client)))):
-        cropped = pictures.crop(picture[None])
-        factor = screen.shrink_factor(1, cropped.shape[2], MAX_PANEL_PICTURE)
-        name = class_name(data, int(client.labels[index]))
-        lines += [screen.text(""), screen.text(name, style="bold")]
-        lines += screen.picture(pictures.shrink(cropped, factor)[0])
-    return lines
+    charts = [_label_bars(data, each) for each in counts.label_counts]
+    clients = [data.client(client_id) for client_id in counts.client_ids]
+    shown = client_pictures.crop_together(
+        [client_pictures.first_examples(data, client, wanted) for client in clients]
+    )
+    skew, panels = counts.skew, []
+    for row, (client, bars, examples) in enumerate(zip(clients, charts, shown, strict=True)):
+        title = f"{client.client_id}: {_plural(len(client), 'example')}"
+        figures = f"TV {_ratio(skew.tv[row])}, floor {_ratio(skew.tv_floor[row])}"
+        lines = [screen.text(title, style="bold"), screen.text(figures, style="dim")]
+        lines += screen.bar_lines(bars, PANEL_WIDTH, _greatest(charts))
+        factor = screen.shrink_factor(1, examples.shape[2], MAX_PANEL_PICTURE)
+        for label, picture in zip(client.labels, pictures.shrink(examples, factor), strict=False):
+            name = screen.text(data.class_name(int(label)), style="bold")
+            lines += [screen.text(""), name, *screen.picture(picture)]
+        panels.append(lines)
+    return panels
 
 
 def _show_heading(screen: Screen, counts: SplitCounts, row: int) -> None:
@@ -297,65 +288,40 @@ def _show_heading(screen: Screen, counts: SplitCounts, row: int) -> None:
     screen.line(whose, style="bold")
     if size:
         screen.line(
-            f"TV {_ratio(skew.tv[row])} (floor {_ratio(skew.tv_floor[row])}), Jensen-Shannon "
-            f"{_ratio(skew.js[row])} bits, {_ratio(skew.effective_classes[row], 2)} effective "
-            f"classes, {skew.num_present[row]:,} held"
+            f"TV {_ratio(skew.tv[row])} (floor {_ratio(skew.tv_floor[row])}), "
+            f"JS {_ratio(skew.js[row])} bits, {skew.num_present[row]:,} classes, "
+            f"{_ratio(skew.effective_classes[row], 2)} effective"
         )
 
 
 def _show_label_counts(screen: Screen, population: Population, row: int) -> None:
-    """The labels of a client, and beside them what of each a client of its size has on average."""
+    """The labels of a client, and beside them, to scale, what as many of all clients' would be."""
     data, counts = population.data, population.counts
     own = counts.label_counts[row]
     totals = population.compared.class_totals
-    expected = totals * (int(counts.sizes[row]) / max(1, int(totals.sum())))
-    room = (screen.width - 2) // 2
-    blocks = [[screen.text("label counts"), *screen.bar_lines(_label_bars(data, own), room)]]
+    expected = np.rint(totals * (int(counts.sizes[row]) / max(1, int(totals.sum()))))
+    whose = _plural(len(population.compared.client_ids), "client")
+    charts = {"label counts": _label_bars(data, own)}
     if counts.sizes[row] and screen.width >= 2 * PANEL_WIDTH:
-        average = _label_bars(data, np.rint(expected).astype(np.int64))
-        title = f"as in the population ({len(population.compared.client_ids):,} clients)"
-        blocks.append([screen.text(title), *screen.bar_lines(average, room)])
-    screen.beside(blocks)
-
-
-def _show_client_means(
-    screen: Screen, data: ClientData, client: ClientDataset, others: MeanImages | None
-) -> None:
-    """The mean image of each label that a client holds, and below it the population's."""
-    labels = np.unique(client.labels).tolist()[:MAX_LABEL_BARS]
-    means = MeanImages(data.num_classes, data.pixel_shape)
-    means.add(client.pixels, client.labels, client.scale, client.offset)
-    own = _mean_pictures(data, means, labels)
-    captions = [class_name(data, label) for label in labels]
-    if others is None:
-        screen.pictures(pictures.crop(own), captions)
-        return
-    both = pictures.crop(np.concatenate([own, _mean_pictures(data, others, labels)]))
-    screen.pictures(both[: len(own)], captions, below=both[len(own) :])
-
-
-def _show_population_means(screen: Screen, data: ClientData, means: MeanImages) -> None:
-    labels = np.flatnonzero(means.counts).tolist()[:MAX_LABEL_BARS]
-    shown = pictures.crop(_mean_pictures(data, means, labels))
-    screen.pictures(shown, [class_name(data, label) for label in labels])
-
-
-def _mean_pictures(data: ClientData, means: MeanImages, labels: Sequence[int]) -> Pictures:
-    images = np.zeros((len(labels), *data.pixel_shape), np.float32)
-    for image, label in zip(images, labels, strict=True):
-        image[...] = means.image(label)
-    return pictures.stretch(pictures.pictures_of(images, data.pixel_convention))
-
-
-def _drawn(data: ClientData, images: NDArray[np.float32], num_examples: int) -> Pictures:
-    return pictures.pictures_of(images[:num_examples], data.pixel_convention)
+        charts[f"expected by the mix of {whose}"] = _label_bars(data, expected.astype(np.int64))
+    greatest, room = _greatest(list(charts.values())), (screen.width - 2) // 2
+    screen.beside(
+        [
+            [screen.text(title), *screen.bar_lines(bars, room, greatest)]
+            for title, bars in charts.items()
+        ]
+    )
 
 
 def _label_bars(data: ClientData, label_counts: NDArray[np.integer]) -> list[Bar]:
-    shown = label_counts[:MAX_LABEL_BARS].tolist()
-    bars = [Bar(class_name(data, label), count) for label, count in enumerate(shown)]
-    rest = int(label_counts[MAX_LABEL_BARS:].sum())
-    return [*bars, Bar("others", rest)] if len(label_counts) > MAX_LABEL_BARS else bars
+    shown = label_counts[:MAX_LABELS].tolist()
+    bars = [Bar(data.class_name(label), count) for label, count in enumerate(shown)]
+    rest = int(label_counts[MAX_LABELS:].sum())
+    return [*bars, Bar("others", rest)] if len(label_counts) > MAX_LABELS else bars
+
+
+def _greatest(charts: Sequence[Sequence[Bar]]) -> int:
+    return max(bar.value for bars in charts for bar in bars)
 
 
 def _ratio(value: float, digits: int = 3) -> str:

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from fedcli.acquisition import Finding
     from fedcli.cli.output import Remarks
     from fedcli.cli.render import Screen
-    from fedcli.datasets.public import PublicDataset
+    from fedcli.datasets.public import PublicDataset, RemoteFile
 
 FETCH = "Download"
+_AGAIN = "run the same command again to go on"
 
 
 @click.command(cls=opt.SectionCommand, short_help="Fetch a public dataset, for --data NAME.")
@@ -85,6 +86,8 @@ def download(
     """  # noqa: D301 - \b keeps click from wrapping
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
     _check_usage(name, is_list=is_list, verify=verify, others=[force, given, mirror])
+    if given and mirror:
+        raise click.UsageError("--from-file and --mirror contradict each other")
     from fedcli.datasets.data_folder import find_data_folder
     from fedcli.datasets.public import CATALOGUE
 
@@ -127,36 +130,24 @@ def acquire(
     """
     from fedcli import acquisition
     from fedcli.cli.jobs import run_job
-    from fedcli.datasets.data_folder import store_path
-    from fedcli.download import FetchError, check_base
+    from fedcli.datasets.data_folder import make_folder, store_path
+    from fedcli.download import check_base
 
     bases = [check_base(base) for base in bases]
     path = store_path(folder, dataset.name)
     num_transferred = 0
     if force or not path.is_file():
-        again = "run the same command again to go on"
-        try:
-            files, num_transferred = run_job(
-                f"fetching {dataset.name}",
+        make_folder(path.parent)  # now, rather than after hours of fetching
+        if given:
+            files = run_job(
+                f"looking for {dataset.name}",
                 "B",
-                lambda tell: (
-                    (acquisition.find_given(dataset, folder, given, tell), 0)
-                    if given
-                    else acquisition.fetch_files(
-                        dataset,
-                        folder,
-                        bases=bases,
-                        force=force,
-                        is_offline=_is_offline(),
-                        tell=tell,
-                        remark=remarks.note,
-                    )
-                ),
+                lambda tell: acquisition.find_given(dataset, folder, given, tell),
                 remarks=remarks,
-                describe_stop=lambda: f"stopped; what was fetched is kept in {folder}; {again}",
+                describe_stop=lambda: "stopped; nothing was imported",
             )
-        except FetchError as err:
-            raise _explained(err, dataset, folder) from err
+        else:
+            files, num_transferred = _fetch(dataset, folder, bases, force=force, remarks=remarks)
         run_job(
             f"importing {dataset.name}",
             "",
@@ -164,11 +155,44 @@ def acquire(
                 dataset, files, folder, force=force, tell=tell, remark=remarks.note
             ),
             remarks=remarks,
-            describe_stop=lambda: f"stopped; nothing was imported; {again}",
+            describe_stop=lambda: f"stopped; nothing was imported; {_AGAIN}",
         )
     else:
         remarks.note(f"{dataset.name} is here; --verify checks it, --force fetches it again")
     _show(dataset, path, folder, num_transferred, as_json=as_json)
+
+
+def _fetch(
+    dataset: PublicDataset, folder: Path, bases: Sequence[str], *, force: bool, remarks: Remarks
+) -> tuple[dict[str, Path], int]:
+    """The files of a dataset by name, and the bytes transferred for them."""
+    from fedcli import acquisition
+    from fedcli.cli.jobs import run_job
+    from fedcli.download import FetchError
+
+    try:
+        return run_job(
+            f"fetching {dataset.name}",
+            "B",
+            lambda tell: acquisition.fetch_files(
+                dataset,
+                folder,
+                bases=bases,
+                force=force,
+                is_offline=_is_offline(),
+                tell=tell,
+                remark=remarks.note,
+            ),
+            remarks=remarks,
+            describe_stop=lambda: f"stopped; what was fetched is kept in {folder}; {_AGAIN}",
+        )
+    except FetchError as err:
+        _print_missing(dataset, folder, err.file)
+        raise DataError(
+            f"{err}; bring the files listed above here by other means, then: fedcli download "
+            f"{dataset.name} --from-file PATH (a file or their folder); --data synthetic-digits "
+            "needs no download"
+        ) from err
 
 
 def _check_usage(
@@ -188,31 +212,28 @@ def _is_offline() -> bool:
     return os.environ.get("FEDCLI_OFFLINE", "") not in ("", "0")
 
 
-def _explained(err: Exception, dataset: PublicDataset, folder: Path) -> DataError:
-    """The error of a failed download, after a table of what to bring here by other means.
+def _print_missing(dataset: PublicDataset, folder: Path, failed: RemoteFile) -> None:
+    """Prints what has to be brought here by other means, above the error that says so.
 
     An error is one line, and hashes and addresses do not fit in one that anybody could read: so
-    they stand in lines of their own, on stderr, above it.
+    they stand in lines of their own, on stderr.
     """
+    from fedcli.cli.output import one_line
     from fedcli.datasets.data_folder import download_path
 
-    targets = {file: download_path(folder, file.folder, file.name) for file in dataset.files}
-    missing = [file for file, target in targets.items() if not target.is_file()]
-    for file in missing or dataset.files:
-        kind, digits = file.checksum
-        size = "size not stated" if file.size is None else f"{file.size:,} bytes"
-        lines = [
-            f"{file.name}  {size}",
-            f"  {kind}  {digits}",
-            *(f"  from    {url}" for url in file.urls),
-            f"  to      {targets[file]}",
-        ]
-        for line in lines:
-            print(line, file=sys.stderr)
-    return DataError(
-        f"{err}; bring the files listed above here by other means, then: fedcli download "
-        f"{dataset.name} --from-file PATH; --data synthetic-digits needs no download"
-    )
+    lines = [f"fedcli: {dataset.name} needs:"]
+    for file in dataset.files:
+        target = download_path(folder, file.folder, file.name)
+        if file is failed or not target.is_file():
+            size = "size not stated" if file.size is None else f"{file.size:,} bytes"
+            lines += [
+                f"  {file.name}  {size}",
+                f"    sha256  {file.sha256}",
+                *(f"    from    {url}" for url in file.urls),
+                f"    to      {target}",
+            ]
+    for line in lines:
+        print(one_line(line), file=sys.stderr)
 
 
 def _show(

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 @click.argument("run", type=click.Path(path_type=Path))
 @opt.data_options(
     data_help="A name or file to evaluate on. Default: the run's own data.",
-    clients_help="Who is evaluated. Default: the run's fixed cohort, else all.",
+    clients_help="Who is evaluated. Default: the run's fixed cohort; all if it has none or the "
+    "split none of it.",
     partition_default="Default: the run's for its own data, natural for other data.",
 )
 @opt.option(
     "--split",
-    help="Which split. Default: test if the data has it, else train.",
+    help="Which split. Default: test if the data has it, else central, else train.",
     section=opt.DATA,
     metavar="NAME",
 )

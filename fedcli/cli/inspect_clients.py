@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +12,15 @@ import click
 from fedcli.cli import options as opt
 from fedcli.config import RunConfig
 from fedcli.errors import ConfigError
+from fedcli.registry import EMBEDDED_DATASETS, NATURAL, PUBLIC_DATASETS
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from fedcli.cli.client_tables import Population, View
+    from fedcli import population
+    from fedcli.cli.client_tables import View
     from fedcli.cli.output import Remarks
     from fedcli.datasets.client_data import ClientData
+    from fedcli.population import Population
     from fedcli.progress import Tell
-    from fedcli.statistics import MeanImages, SplitCounts
     from fedcli.suspects import Suspects
 
 SUSPECTS = "Suspects"  # a heading of the help text
@@ -29,19 +28,14 @@ DEFAULT_TOP = 10
 DEFAULT_SUSPECTS = 20
 CACHE_BYTES = 64 << 20  # of clients kept; most are read once
 
-# Chosen clients are compared with all of their split up to so many, above with a draw: a draw of a
-# thousand tells the shares of labels to a fraction of a percent.
-MAX_COMPARED = 10_000
-NUM_DRAWN = 1_000
-
 
 @click.command(
     "inspect-clients",
     cls=opt.SectionCommand,
-    short_help="Show who the clients are: sizes, labels, digits.",
+    short_help="Show who the clients are: sizes, labels, images.",
 )
 @opt.data_options(
-    data_help=f"{opt.DATA_HELP}  [default: {RunConfig.data}]",
+    data_help=f"{opt.DATA_HELP} Default: that of --run, else {RunConfig.data}.",
     clients_help="Which clients; a few of them are drawn side by side.  [default: all]",
 )
 @opt.option("--split", help="Look at one split only.", section=opt.DATA, metavar="NAME")
@@ -76,7 +70,7 @@ NUM_DRAWN = 1_000
 @opt.option(
     "--examples",
     "num_examples",
-    help="Example digits of each client drawn. Default: 10, side by side 1.",
+    help="Example images of each client drawn. Default: 10, side by side 1.",
     section=opt.PICTURES,
     type=click.IntRange(min=0),
     metavar="N",
@@ -115,7 +109,8 @@ NUM_DRAWN = 1_000
 )
 @opt.option(
     "--run",
-    help="Rank suspects by the loss of this run's model, not by their images alone.",
+    help="Rank suspects by the loss of this run's model, not by their images alone; looks at the "
+    "run's own data unless --data is given.",
     section=SUSPECTS,
     type=click.Path(path_type=Path),
     metavar="RUN",
@@ -149,7 +144,7 @@ def inspect_clients(
     csv_file: Path | None,
     **data: Any,
 ) -> None:
-    """Show who the clients are: how many, how large, which labels, what their digits look like.
+    """Show who the clients are: how many, how large, which labels, what their images look like.
 
     Every pixel and label is checked on the way, unless --quick.
 
@@ -176,11 +171,15 @@ def inspect_clients(
         csv_file=csv_file,
     )
     wanted.check()
-    splits = _open(opt.given(data), split)
+    source = _source(opt.given(data), run)
+    wanted.check_outputs(source)
+    splits = _open(source, split)
 
     from fedcli.cli.client_tables import View
 
     populations = _count_all(splits, wanted, remarks)
+    if split is None and not quick:
+        _verify(source, populations, remarks)
     view = View(top, sort, num_examples, has_means)
     _present(populations, wanted, view, remarks, as_json=as_json)
 
@@ -223,20 +222,51 @@ class Wanted:
 
             figures.require()
 
+    def check_outputs(self, source: Mapping[str, Any]) -> None:
+        """Refuses to write over what is read."""
+        from fedcli.files import check_is_no_input
+
+        names = [source[name] for name in ("data", "test_data") if source.get(name) is not None]
+        inputs = [path for path in map(_find_path, names) if path is not None]
+        inputs += [] if self.run is None else [self.run]
+        for option, path in (("--csv", self.csv_file), ("--plot", self.plot_folder)):
+            if path is not None:
+                check_is_no_input(path, inputs, f"{option} {path}")
+
 
 # ---- Reading ------------------------------------------------------------------------------------
 
 
-def _open(data: Mapping[str, Any], split: str | None) -> dict[str, ClientData]:
+def _source(given: Mapping[str, Any], run: Path | None) -> dict[str, Any]:
+    """What `open_splits` takes: what is given, over the data of the run where there is one."""
+    if run is None or "data" in given:
+        return {"data": RunConfig.data, **given}
+    from fedcli import evaluation
+
+    return evaluation.data_of_run(run, given)
+
+
+def _find_path(name: str) -> Path | None:
+    """The file of a dataset, None for generated data."""
+    if name in EMBEDDED_DATASETS:
+        return None
+    if name not in PUBLIC_DATASETS:
+        return Path(name)
+    from fedcli.datasets import data_folder
+
+    return data_folder.store_path(data_folder.find_data_folder(), name)
+
+
+def _open(source: Mapping[str, Any], split: str | None) -> dict[str, ClientData]:
     """The splits to look at."""
     from fedcli import datasets
 
-    splits = datasets.open_splits(**{"data": RunConfig.data, "cache_bytes": CACHE_BYTES, **data})
+    splits = datasets.open_splits(**source, cache_bytes=CACHE_BYTES)
     if split is None:
         return splits
     if split not in splits:
-        source = next(iter(splits.values())).source
-        raise ConfigError(f"--split {split}: {source} has {', '.join(splits)}; choose one of them")
+        where = next(iter(splits.values())).source
+        raise ConfigError(f"--split {split}: {where} has {', '.join(splits)}; choose one of them")
     return {split: splits[split]}
 
 
@@ -262,29 +292,14 @@ def _select(splits: Mapping[str, ClientData], wanted: Wanted) -> dict[str, Seque
     return selected
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Task:
-    """What is read of one split: clients looked at, clients they are compared with."""
-
-    data: ClientData
-    ids: Sequence[str]
-    compared_ids: Sequence[str]
-    needs_means: bool
-
-    @property
-    def num_reads(self) -> int:
-        is_same = self.ids is self.compared_ids
-        return len(self.ids) + (0 if is_same else len(self.compared_ids))
-
-
-def _count_all(
+def _tasks(
     splits: Mapping[str, ClientData], wanted: Wanted, remarks: Remarks
-) -> dict[str, Population]:
-    """Every split counted, with mean images of the first one if they are wanted."""
-    from fedcli.cli.jobs import run_job
+) -> dict[str, population.Task]:
+    """What is to be read of each split, with mean images of the first one if they are wanted."""
+    from fedcli import population
     from fedcli.statistics import MeanImages
 
-    tasks: dict[str, _Task] = {}
+    tasks: dict[str, population.Task] = {}
     for name, ids in _select(splits, wanted).items():
         data = splits[name]
         needs_means = wanted.has_means and not tasks
@@ -294,83 +309,59 @@ def _count_all(
                 "would fill the memory"
             )
             needs_means = False
-        compared_ids = _compared_ids(data, ids, remarks)
-        tasks[name] = _Task(data=data, ids=ids, compared_ids=compared_ids, needs_means=needs_means)
+        compared = population.choose_compared(data, ids)
+        if compared is not ids and len(compared) < len(data.client_ids):
+            remarks.note(
+                f"{data.split}: clients are compared with {len(compared):,} of the "
+                f"{len(data.client_ids):,}, drawn once"
+            )
+        tasks[name] = population.Task(
+            data=data, client_ids=ids, compared_ids=compared, needs_means=needs_means
+        )
+    return tasks
 
-    def job(tell: Tell) -> dict[str, Population]:
-        total = sum(task.num_reads for task in tasks.values())
-        reader = _Reader(tell, total, is_quick=wanted.is_quick)
-        return {name: reader.population(task) for name, task in tasks.items()}
 
+def _count_all(
+    splits: Mapping[str, ClientData], wanted: Wanted, remarks: Remarks
+) -> dict[str, Population]:
+    """Every split counted."""
+    from fedcli.cli.jobs import run_job
+    from fedcli.population import read_populations
+
+    tasks = _tasks(splits, wanted, remarks)
     populations = run_job(
-        "reading clients", "clients", job, remarks=remarks, describe_stop=lambda: "stopped"
+        "reading clients",
+        "clients",
+        lambda tell: read_populations(tasks, tell, is_quick=wanted.is_quick),
+        remarks=remarks,
+        describe_stop=lambda: "stopped",
     )
     num_examples = sum(each.counts.num_examples for each in populations.values())
     remarks.detail(f"counted {num_examples:,} examples")
     return populations
 
 
-def _compared_ids(data: ClientData, ids: Sequence[str], remarks: Remarks) -> Sequence[str]:
-    """Whom clients are compared with: themselves if they are all, else their split."""
-    from fedcli import samplers
-    from fedcli.seeds import Purpose
+def _verify(
+    source: Mapping[str, Any], populations: Mapping[str, Population], remarks: Remarks
+) -> None:
+    """Checks a store against its fingerprint, if all clients as they lie in it were looked at."""
+    path = _find_path(source["data"])
+    is_other = source.get("test_data") or source.get("partition", NATURAL) != NATURAL
+    looked_at = (len(each.counts.client_ids) for each in populations.values())
+    stored = (len(each.data.client_ids) for each in populations.values())
+    if path is None or is_other or tuple(looked_at) != tuple(stored):
+        return
+    from fedcli.cli.jobs import run_job
+    from fedcli.datasets import hdf5, store
 
-    population = data.client_ids
-    if len(ids) == len(population):
-        return ids
-    if len(population) <= MAX_COMPARED:
-        return population
-    remarks.note(
-        f"{data.split}: clients are compared with {NUM_DRAWN:,} of the {len(population):,}, drawn "
-        "once"
-    )
-    drawn = samplers.sample_indices(len(population), NUM_DRAWN, 0, Purpose.EVAL_CLIENTS, 0)
-    return [population[index] for index in drawn]
-
-
-class _Reader:
-    """Reads clients in turn and tells how many."""
-
-    def __init__(self, tell: Tell, total: int, *, is_quick: bool) -> None:
-        self._tell = tell
-        self._total = total
-        self._done = 0
-        self._is_quick = is_quick
-
-    def population(self, task: _Task) -> Population:
-        """Reads one split."""
-        from fedcli.cli.client_tables import Population
-        from fedcli.statistics import MeanImages
-
-        data = task.data
-        means = MeanImages(data.num_classes, data.pixel_shape) if task.needs_means else None
-        if task.ids is task.compared_ids:
-            counts = self._count(data, task.ids, means, is_quick=self._is_quick)
-            return Population(data, counts, counts, means)
-        # Of those who are compared with, pixels are read for mean images alone.
-        compared = self._count(data, task.compared_ids, means, is_quick=means is None)
-        counts = self._count(data, task.ids, None, is_quick=self._is_quick)
-        counts = replace(counts, population=compared.class_totals)
-        return Population(data, counts, compared, means)
-
-    def _count(
-        self, data: ClientData, ids: Sequence[str], means: MeanImages | None, *, is_quick: bool
-    ) -> SplitCounts:
-        from fedcli.statistics import count_labels
-
-        def labels() -> Iterator[NDArray[np.int32]]:
-            for client_id in ids:
-                if is_quick:
-                    yield data.labels(client_id)
-                else:
-                    client = data.client(client_id)
-                    if means is not None:
-                        means.add(client.pixels, client.labels, client.scale, client.offset)
-                    yield client.labels
-                self._done += 1
-                self._tell(self._done, self._total)
-
-        return count_labels(data.split, ids, labels(), data.num_classes)
+    if hdf5.is_store(path):
+        run_job(
+            "checking the store",
+            "B",
+            lambda tell: store.verify(path, tell),
+            remarks=remarks,
+            describe_stop=lambda: "stopped",
+        )
 
 
 # ---- Showing ------------------------------------------------------------------------------------
@@ -387,15 +378,13 @@ def _present(
     """Writes files first, then prints."""
     from fedcli.cli import client_records
 
-    files: list[Path] = []
+    first = next(iter(populations.values()))
     if wanted.csv_file is not None:
         client_records.write_csv(wanted.csv_file, populations)
-        files.append(wanted.csv_file)
-    first = next(iter(populations.values()))
+        remarks.note(f"wrote {wanted.csv_file}")
     if wanted.plot_folder is not None:
-        files += _plot(first, wanted, remarks)
-    for file in files:
-        remarks.note(f"wrote {file}")
+        for file in _plot(first, wanted.plot_folder, wanted, remarks):
+            remarks.note(f"wrote {file}")
     suspects = None if wanted.num_suspects is None else _rank(first, wanted, remarks)
     if as_json:
         from fedcli.cli import suspect_tables
@@ -439,17 +428,18 @@ def _rank(population: Population, wanted: Wanted, remarks: Remarks) -> Suspects:
         return examination.rank_with_run(data, ids, run, tell, top=top)
 
     return run_job(
-        "seeking suspects", "clients", job, remarks=remarks, describe_stop=lambda: "stopped"
+        "seeking suspects",
+        "clients",
+        job,
+        remarks=remarks,
+        describe_stop=lambda: "stopped before the suspects were known",
     )
 
 
-def _plot(population: Population, wanted: Wanted, remarks: Remarks) -> list[Path]:
+def _plot(population: Population, folder: Path, wanted: Wanted, remarks: Remarks) -> list[Path]:
     """Writes figures of the population and of the first clients looked at."""
     from fedcli import figures
     from fedcli.cli.jobs import run_job
-
-    folder = wanted.plot_folder
-    assert folder is not None
 
     def job(tell: Tell) -> list[Path]:
         return figures.write_figures(
@@ -462,5 +452,9 @@ def _plot(population: Population, wanted: Wanted, remarks: Remarks) -> list[Path
         )
 
     return run_job(
-        "drawing figures", "clients", job, remarks=remarks, describe_stop=lambda: "stopped"
+        "drawing figures",
+        "clients",
+        job,
+        remarks=remarks,
+        describe_stop=lambda: "stopped; no figure was written",
     )

@@ -33,13 +33,13 @@ class Meter:
 
         Args:
             now: A clock's seconds.
-            unit: What is counted; "B" stands right behind the figures.
+            unit: What is counted; "B" stands right behind the figures, and "" is not known.
         """
         done, total = self.done, self.total
         if self._seen and done < self._seen[-1][1]:
             self._seen.clear()  # the job has come to its next part
         self._seen.append((now, done))
-        gap = "" if unit == "B" else " "
+        gap = "" if unit in ("", "B") else " "
         of_total = "" if total is None else f"/{short_number(total)}"
         parts = [f"{short_number(done)}{of_total}{gap}{unit}"]
         then, before = self._seen[0]

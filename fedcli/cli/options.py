@@ -16,7 +16,7 @@ from click.shell_completion import CompletionItem
 from fedcli.cli.output import Remarks, Verbosity
 from fedcli.config import PIXELS, RunConfig, parse_options
 from fedcli.options import Value
-from fedcli.registry import DATASETS, PARTITIONS
+from fedcli.registry import DATASETS, PARTITIONS, PUBLIC_DATASETS
 
 Function = TypeVar("Function", bound=Callable[..., object])
 Decorator = Callable[[Any], Any]
@@ -28,7 +28,7 @@ LOCAL = "Local training"
 MODEL = "Model"
 ALGORITHM = "Algorithm"
 EVALUATION = "Evaluation"
-PICTURES = "Pictures"
+PICTURES = "Tables and pictures"
 RUN = "Run"
 OUTPUT = "Output"
 
@@ -147,13 +147,17 @@ def data_options(
     partition_default: str = f" [default: {RunConfig.partition}]",
 ) -> Decorator:
     """Returns the options that say which data: those of `train`, `eval` and `inspect-clients`."""
-    path = click.Path()
     return stack(
         option("--data", help=data_help, section=DATA, type=Name(DATASETS, or_path=True)),
         pairs_option(
             "--data-option", "Option of a named dataset, such as clients=1000.", section=DATA
         ),
-        option("--test-data", help="File that holds the test split.", section=DATA, type=path),
+        option(
+            "--test-data",
+            help="File or public dataset that holds the test split.",
+            section=DATA,
+            type=Name(PUBLIC_DATASETS, or_path=True),
+        ),
         option(
             "--partition",
             help="Deal the examples to clients anew (iid, shards, dirichlet-class, ...), change "

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from fedcli.preparation import Prepared
 
 _KINDS = {"uint8": "grey levels, uint8", "float32": "float32"}
+_RGB = 3  # channels; of these no single one is ink
 
 
 def show(prepared: Prepared, *, as_json: bool) -> None:
@@ -72,16 +73,22 @@ def to_json(prepared: Prepared) -> dict[str, object]:
 
 def _facts(prepared: Prepared) -> list[tuple[str, str]]:
     info = prepared.info
-    shape = " x ".join(map(str, prepared.pixel_shape))
-    kind = _KINDS[prepared.splits[0].pixels]
     parameters = json.loads(info.partition_parameters)
     return [
         ("classes", _classes(info.num_classes, info.class_names)),
-        ("pixels", f"{shape}, {kind}, 1.0 is {info.pixel_convention}"),
+        ("pixels", _pixels(prepared)),
         ("partition", " ".join([info.partition, *_pairs(parameters)])),
         ("size", f"{prepared.num_bytes / 1e6:,.1f} MB"),
         ("fingerprint", prepared.fingerprint),
     ]
+
+
+def _pixels(prepared: Prepared) -> str:
+    shape = " x ".join(map(str, prepared.pixel_shape))
+    kind = prepared.splits[0].pixels
+    if prepared.pixel_shape[2:] == (_RGB,):
+        return f"{shape}, RGB, {kind}"
+    return f"{shape}, {_KINDS[kind]}, 1.0 is {prepared.info.pixel_convention}"
 
 
 def _classes(num_classes: int, names: tuple[str, ...]) -> str:

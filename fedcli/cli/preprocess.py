@@ -75,7 +75,8 @@ def _parse_pairs(
 )
 @opt.option(
     "--test-data",
-    help="A second source of the same kind: it becomes the test split.",
+    help="A second source of the same kind: it becomes the test split; 'central', one pool, if "
+    "clients stay as they are and nobody owns it.",
     section=SOURCE,
     type=click.Path(path_type=Path),
     metavar="PATH",
@@ -127,7 +128,8 @@ def _parse_pairs(
 @opt.option("--digits-only", help="Keep labels 0 to 9 alone.", section=FILTERS, is_flag=True)
 @opt.option(
     "--min-examples",
-    help="Leave out clients with fewer train examples.  [default: 0; 2 with --digits-only]",
+    help="Leave out clients with fewer train examples, counted before --hold-out within.  "
+    "[default: 0; 1 with --hold-out central, 2 with --digits-only]",
     section=FILTERS,
     type=int,
     metavar="N",

@@ -113,11 +113,11 @@ def describe(
 
 
 def short_number(number: float) -> str:
-    """Returns a number in at most five characters: 950, 12.3k, 4.56M."""
+    """Returns a number of at least 0.0001 in at most six characters: 0.35, 950, 12.3k, 4.56M."""
     for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= factor:
             return f"{number / factor:.3g}{unit}"
-    return f"{number:.0f}"
+    return f"{number:.0f}" if number >= 10 else f"{number:.2g}"
 
 
 def clock(seconds: float) -> str:

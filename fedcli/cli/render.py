@@ -139,30 +139,39 @@ class Screen:
         self._print(grid, soft_wrap=False, width=min(width, _UNBOUNDED))
 
     def bars(self, bars: Sequence[Bar], width: int | None = None) -> None:
-        """Prints one bar a line, scaled to the greatest."""
+        """Prints one bar a line, scaled to the greatest of them."""
         for line in self.bar_lines(bars, width or self.width // 2):
             self._print(line)
 
-    def bar_lines(self, bars: Sequence[Bar], width: int) -> list[Text]:
-        """Returns lines of label, bar and value, each exactly `width` columns wide."""
+    def bar_lines(self, bars: Sequence[Bar], width: int, greatest: int | None = None) -> list[Text]:
+        """Returns lines of label, bar and value, each exactly `width` columns wide.
+
+        Args:
+            bars: The bars.
+            width: Columns of each line.
+            greatest: The value of a full bar, so that charts beside each other share their scale;
+                None: the greatest of these bars.
+        """
         labels = [one_line(bar.label) for bar in bars]
         values = [f"{bar.value:,}" for bar in bars]
-        label_width, value_width = max(map(len, labels)), max(map(len, values))
+        full = max(1, *(bar.value for bar in bars)) if greatest is None else max(1, greatest)
+        label_width, value_width = max(map(len, labels)), max(map(len, [*values, f"{full:,}"]))
         room = max(1, width - label_width - value_width - 2)
-        greatest = max(1, *(bar.value for bar in bars))
         return [
             Text.assemble(
                 f"{label:>{label_width}} ",
-                (self._bar(bar.value / greatest, room), "cyan"),
+                (self._bar(bar.value / full, room), "cyan"),
                 f" {value:>{value_width}}",
             )
             for label, bar, value in zip(labels, bars, values, strict=True)
         ]
 
     def beside(self, blocks: Sequence[Sequence[Text]]) -> None:
-        """Prints blocks of lines beside each other, as many in a row as there is room for."""
+        """Prints blocks of lines beside each other, in as few rows of equal length as possible."""
         widest = max((line.cell_len for block in blocks for line in block), default=0)
-        per_row = max(1, (self.width + _GAP) // (widest + _GAP))
+        most = max(1, (self.width + _GAP) // (widest + _GAP))
+        num_rows = max(1, -(-len(blocks) // most))
+        per_row = max(1, -(-len(blocks) // num_rows))
         for first in range(0, len(blocks), per_row):
             if first:
                 self._print(Text())

@@ -74,12 +74,15 @@ def show_evaluation(screen: Screen, rows: Sequence[EvaluationRow]) -> None:
 
 
 def score_cells(scores: Scores | None) -> list[str]:
-    """Returns loss, accuracy, examples and batches as text; nothing where there are no scores."""
+    """Returns loss, accuracy, examples and batches as text; nothing where there are no scores.
+
+    Nothing is the mean of no examples.
+    """
     if scores is None:
         return [""] * len(_SCORE_HEADERS)
+    means = (scores.loss, scores.accuracy)
     return [
-        _number(scores.loss),
-        _number(scores.accuracy),
+        *(_number(mean) if scores.num_examples else "-" for mean in means),
         f"{scores.num_examples:,}",
         f"{scores.num_batches:,}",
     ]

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from fedcli.cli import pictures
-from fedcli.cli.client_tables import class_name
+from fedcli.suspects import LUCK
 
 if TYPE_CHECKING:
     from fedcli.cli.pictures import Pictures
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _FAULTS = {
     "blank": "blank: all pixels alike",
-    "far": "unlike the images of any label",
-    "copy": "the same image as another of the client",
+    "far": "unlike any label's images",
+    "copy": "same image as another of the client",
 }
 
 
@@ -55,12 +55,15 @@ def to_json(data: ClientData, suspects: Suspects) -> dict[str, Any]:
 def _show_examples(screen: Screen, data: ClientData, examples: Sequence[Suspect]) -> None:
     rows, captions = [], []
     for rank, each in enumerate(examples, 1):
-        label, likelier = class_name(data, each.label), class_name(data, each.likelier_label)
+        label, likelier = data.class_name(each.label), data.class_name(each.likelier_label)
         rows.append(
-            [each.client_id, str(rank), str(each.index), label, likelier, f"{each.score:.1f}"]
+            [
+                *(f"{rank:>{len(str(len(examples)))}}", each.client_id, str(each.index)),
+                *(label, likelier, f"{each.score:.1f}"),
+            ]
         )
         captions.append(f"{rank}: {label}>{likelier}")
-    screen.table(["client", "rank", "example", "label", "likelier", "score"], rows)
+    screen.table(["rank", "client", "example", "label", "likelier", "score"], rows, left=2)
     screen.title("These examples, by rank: label > likelier label")
     screen.pictures(_images(data, examples), captions)
     screen.line("")
@@ -81,16 +84,24 @@ def _show_clients(screen: Screen, suspects: Suspects) -> None:
         for each in suspects.clients
     ]
     screen.table(["client", "examples", "suspicious", "share", "at least"], rows)
+    screen.line(
+        f"At least: a client of a smaller share holds so many by luck 1 time in {1 / LUCK:,.0f}.",
+        style="dim",
+    )
 
 
 def _show_broken(screen: Screen, data: ClientData, suspects: Suspects) -> None:
+    if not any(suspects.fault_counts.values()):
+        looked_for = "; ".join(_FAULTS[fault] for fault in suspects.fault_counts)
+        screen.line(f"none ({looked_for})", style="dim")
+        return
     counts = [[_FAULTS[fault], f"{count:,}"] for fault, count in suspects.fault_counts.items()]
     screen.table(["fault", "examples"], counts)
     if not suspects.broken:
         return
     screen.line("")
     rows = [
-        [each.client_id, each.fault, str(each.index), class_name(data, each.label), _details(each)]
+        [each.client_id, each.fault, str(each.index), data.class_name(each.label), _details(each)]
         for each in suspects.broken
     ]
     screen.table(["client", "fault", "example", "label", "details"], rows, left=2)

@@ -15,6 +15,7 @@ from fedcli.config import (
     CLIENT_LR,
     CLIENT_OPTIMIZER,
     CLIENT_WEIGHTING,
+    DATA_FIELDS,
     PIPELINES,
     SAMPLINGS,
     WEIGHTINGS,
@@ -236,7 +237,7 @@ def train(  # one parameter for each option that is not a field of RunConfig
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
     given = opt.given(values)
     if resume is None:
-        start = _new_run(_read_config(config_file, given), out, force=force)
+        start = _new_run(config_file, given, out, force=force)
     else:
         others = {"out": out, "config": config_file, "force": force or None}
         start = _continued_run(resume, given, opt.given(others))
@@ -252,13 +253,21 @@ def _read_config(config_file: Path | None, given: Mapping[str, Any]) -> RunConfi
     return config.from_options(config.merge(base, given))
 
 
-def _new_run(config: RunConfig, out: Path | None, *, force: bool) -> Start:
+def _new_run(
+    config_file: Path | None, given: Mapping[str, Any], out: Path | None, *, force: bool
+) -> Start:
     from datetime import datetime
 
     from fedcli import rounds, run_dir
 
+    config = _read_config(config_file, given)
+    expected_data = None
+    if config_file is not None and given.keys().isdisjoint(DATA_FIELDS):
+        expected_data = run_dir.read_fingerprint(config_file)
     path = out or run_dir.default_out(datetime.now().astimezone(), config.data)
-    return lambda cancel: rounds.start(config, path, force=force, cancel=cancel)
+    return lambda cancel: rounds.start(
+        config, path, force=force, expected_data=expected_data, cancel=cancel
+    )
 
 
 def _continued_run(run: Path, given: Mapping[str, Any], others: Mapping[str, Any]) -> Start:

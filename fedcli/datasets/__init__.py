@@ -7,6 +7,8 @@ HDF5 layout or a fedcli store. What opens a file is imported when a file is open
 from __future__ import annotations
 
 import hashlib
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -226,8 +228,17 @@ def _partitioned(
     from fedcli.datasets.dealt import DealtSplit
 
     main = {split: data for split, data in splits.items() if split in partition.MAIN_SPLITS}
-    tables = {split: data.to_table(tell=tell) for split, data in main.items()}
+    _check_room(main, name)
+    try:
+        tables = {split: data.to_table(tell=tell) for split, data in main.items()}
+    except OSError as err:
+        raise DataError(
+            f"--partition {name}: cannot keep the pixels in {tempfile.gettempdir()} "
+            f"({err.strerror or err}); make room, set TMPDIR, or use fedcli preprocess"
+        ) from err
     num_classes = next(iter(main.values())).num_classes
+    resolved = resolve(registry.find_partition(name), options)
+    described = registry.describe_partition(name, dict(sorted(resolved.items())))
     for split, dealt in partition.apply(tables, num_classes, name, options, seed=0).items():
         data = main[split]
         splits[split] = DealtSplit(
@@ -238,8 +249,27 @@ def _partitioned(
             class_names=data.class_names,
             pixel_convention=data.pixel_convention,
             changes=dealt.changes,
+            partition=(
+                described
+                if data.partition == registry.NATURAL
+                else f"{data.partition}, then {described}"
+            ),
         )
     return splits
+
+
+def _check_room(splits: Mapping[str, ClientData], name: str) -> None:
+    """Checks that dealing anew, which copies the pixels of all examples, does not fill the disk."""
+    num_bytes = sum(data.table_bytes() for data in splits.values())
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if num_bytes > free / 2:
+        source = next(iter(splits.values())).source
+        raise DataError(
+            f"--partition {name}: copies all pixels of {source}, about {num_bytes / 1e9:,.1f} GB, "
+            f"to {folder}, more than half of the {free / 1e9:,.1f} GB free there; choose fewer "
+            "clients, deal a store that fedcli preprocess made, or set TMPDIR to another disk"
+        )
 
 
 def _check_agreement(splits: Mapping[str, ClientData]) -> None:

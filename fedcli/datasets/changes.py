@@ -22,6 +22,7 @@ from fedcli.options import Value
 from fedcli.seeds import Purpose, client_key, stream_key
 
 _NOISE_IMAGES = 256  # that get their noise from one stream
+_TURNED_IMAGES = 256  # turned at a time: what lies between is several times as large
 _SYMMETRIC = 1e-6  # how far from it a range of pixels may be that is inverted by 255 - x
 
 
@@ -173,10 +174,12 @@ def turn(pixels: Pixels, angle: float) -> Pixels:
     height, width = pixels.shape[1:3]
     images = pixels.reshape(len(pixels), height, width, -1)
     rows, columns = _sources(height, width, np.deg2rad(angle))
-    turned = _interpolate(_framed(images), rows, columns).reshape(pixels.shape)
-    if pixels.dtype == np.uint8:
-        return np.rint(turned).astype(np.uint8)
-    return turned
+    turned = np.empty_like(images)
+    for first in range(0, len(images), _TURNED_IMAGES):
+        block = slice(first, first + _TURNED_IMAGES)
+        mixed = _interpolate(_framed(images[block]), rows, columns)
+        turned[block] = np.rint(mixed) if pixels.dtype == np.uint8 else mixed
+    return turned.reshape(pixels.shape)
 
 
 def _sources(

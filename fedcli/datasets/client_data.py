@@ -16,7 +16,9 @@ from fedcli.datasets.cache import ClientCache
 from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import DataError
 from fedcli.progress import Tell, tell_nobody
+from fedcli.registry import NATURAL
 
+_CLIENTS_WEIGHED = 20
 _NEIGHBOURS = 500  # ids on each side of an unknown one that near matches are sought among
 
 
@@ -31,6 +33,7 @@ class ClientData(abc.ABC):
         class_names: A name for each class, where the source has them.
         pixel_shape: (H, W) or (H, W, C) of every example.
         pixel_convention: What 1.0 is in what the model sees: "ink" or "background".
+        partition: How examples were dealt to clients, with parameters; "natural": real owners.
         cache: Keeps clients that are decompressed or drawn; None where they are memory-mapped.
     """
 
@@ -41,6 +44,7 @@ class ClientData(abc.ABC):
     class_names: tuple[str, ...] | None
     pixel_shape: tuple[int, ...]
     pixel_convention: str
+    partition: str = NATURAL
     cache: ClientCache | None = None
 
     @abc.abstractmethod
@@ -89,6 +93,21 @@ class ClientData(abc.ABC):
                 writer.add_client(self.client(client_id))
                 tell(done, len(self.client_ids))
             return writer.table()
+
+    def table_bytes(self) -> int:
+        """Returns about how many bytes of pixels `to_table` copies, judged by a few clients.
+
+        Raises:
+            DataError: See `client`.
+        """
+        num_clients = len(self.client_ids)
+        step = max(1, num_clients // _CLIENTS_WEIGHED)
+        weighed = [self.client(client_id).pixels.nbytes for client_id in self.client_ids[::step]]
+        return sum(weighed) * num_clients // len(weighed)
+
+    def class_name(self, label: int) -> str:
+        """Returns what a class is called, its number where it has no name."""
+        return self.class_names[label] if self.class_names else str(label)
 
     @property
     def element_spec(self) -> dict[str, ArraySpec]:

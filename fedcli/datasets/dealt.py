@@ -13,6 +13,7 @@ from fedcli.batches import ClientDataset
 from fedcli.datasets.client_data import ClientData, decoding, unknown_client
 from fedcli.datasets.deal import Deal
 from fedcli.datasets.table import ExampleTable
+from fedcli.registry import NATURAL
 
 
 class Change:
@@ -52,6 +53,7 @@ class DealtSplit(ClientData):
         pixel_convention: str,
         pixels: str = "source",
         changes: Sequence[Change] = (),
+        partition: str = NATURAL,
     ) -> None:
         """Takes what belongs together; labels of the table are below `num_classes`.
 
@@ -64,6 +66,7 @@ class DealtSplit(ClientData):
             pixel_convention: What 1.0 is as the table decodes: "ink" or "background".
             pixels: "source", "ink" or "background".
             changes: Applied to every client, in this order.
+            partition: What the deal and the changes are called, with parameters.
         """
         self.source = table.source
         self.split = split
@@ -74,6 +77,7 @@ class DealtSplit(ClientData):
         self.table = table
         self.deal = deal
         self.is_plain = not changes
+        self.partition = partition
         self._changes = tuple(changes)
         self.scale, self.offset, self.pixel_convention = decoding(
             table.scale, table.offset, pixel_convention, pixels

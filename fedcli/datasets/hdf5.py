@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 from fedcli.errors import DataError
 
@@ -18,6 +20,10 @@ STORE_FORMAT = "fedcli-store"  # the root attribute `format` of a fedcli store
 _MAX_PACKING = 2000
 _SMALL_BYTES = 1 << 20
 _METADATA_CACHE_BYTES = 1 << 16
+_PLAIN_TYPES = (
+    *(h5py.h5t.TypeStringID, h5py.h5t.TypeIntegerID),
+    *(h5py.h5t.TypeFloatID, h5py.h5t.TypeEnumID),
+)
 
 
 def open_file(path: Path) -> Any:
@@ -32,11 +38,20 @@ def open_file(path: Path) -> Any:
         _bound_metadata_cache(file)
         return file  # noqa: TRY300 - what either call raises is told alike
     except PermissionError as err:
-        raise DataError(f"{path}: no permission to read it; change its mode or copy it") from err
+        raise _no_permission(path) from err
     except (OSError, RuntimeError, ValueError) as err:
-        raise DataError(
-            f"{path}: truncated or damaged HDF5 file ({one_line(err)}); fetch or write it again"
-        ) from err
+        lengths = re.search(r"truncated file: eof = (\d+), .*stored_eof = (\d+)", str(err))
+        if lengths is not None:
+            held, whole = map(int, lengths.groups())
+            raise DataError(
+                f"{path}: truncated HDF5 file, {held:,} bytes of {whole:,}; fetch or write it again"
+            ) from err
+        reason = re.sub(r"^Unable to synchronously open file \((.*)\)$", r"\1", one_line(err))
+        raise DataError(f"{path}: damaged HDF5 file ({reason}); fetch or write it again") from err
+
+
+def _no_permission(path: Path) -> DataError:
+    return DataError(f"{path}: no permission to read it; change its mode or copy it")
 
 
 def _bound_metadata_cache(file: Any) -> None:
@@ -48,7 +63,15 @@ def _bound_metadata_cache(file: Any) -> None:
 
 
 def is_hdf5(path: Path) -> bool:
-    """Returns whether a file has HDF5's signature; what follows may still be damaged."""
+    """Returns whether a file has HDF5's signature; what follows may still be damaged.
+
+    Raises:
+        DataError: There is no permission to read it.
+    """
+    try:
+        path.open("rb").close()  # h5py says no more of such a file than that it is none
+    except PermissionError as err:
+        raise _no_permission(path) from err
     return bool(h5py.is_hdf5(path))
 
 
@@ -64,8 +87,20 @@ def is_store(path: Path) -> bool:
 
 def has_store_format(attrs: Any) -> bool:
     """Returns whether the root attributes are those of a fedcli store."""
-    name = attrs.get("format")
+    name = read_attribute(attrs, "format") if "format" in attrs else None
     return isinstance(name, str) and name == STORE_FORMAT
+
+
+def read_attribute(attrs: Any, name: str) -> object:
+    """Returns an attribute that is one number or one text; None for any other.
+
+    HDF5 is not asked for others: of a type that was garbled it reads wherever that points, and the
+    process dies.
+    """
+    attribute = attrs.get_id(name)
+    is_plain = isinstance(attribute.get_type(), _PLAIN_TYPES) and attribute.shape == ()
+    value = attrs[name] if is_plain else None
+    return value.item() if isinstance(value, np.generic) else value
 
 
 @contextmanager

@@ -143,14 +143,13 @@ def _follow(
     """
     everything = np.bincount(holders, minlength=num_clients)
     by_label = np.argsort(labels, kind="stable")
-    sorted_labels = labels[by_label]
     shuffled = stream.permutation(len(other_labels))
     others = shuffled[np.argsort(other_labels[shuffled], kind="stable")]
     followed = np.empty(len(others), np.int64)
     classes, sizes = np.unique(other_labels, return_counts=True)
-    ends = np.cumsum(sizes)
-    for each, size, end in zip(classes.tolist(), sizes.tolist(), ends.tolist(), strict=True):
-        first, last = np.searchsorted(sorted_labels, [each, each + 1])
+    bounds = [np.searchsorted(labels[by_label], classes, side) for side in ("left", "right")]
+    columns = (sizes, np.cumsum(sizes), *bounds)
+    for size, end, first, last in zip(*(each.tolist() for each in columns), strict=True):
         held = np.bincount(holders[by_label[first:last]], minlength=num_clients)
         shares = np.cumsum(held if last > first else everything)
         counts = np.diff(shares * size // shares[-1], prepend=0)

@@ -1,30 +1,31 @@
 """The fedcli store: one HDF5 file whose arrays lie contiguous, so that a client is a mapped slice.
 
-Root attributes: format, version, the fields of `StoreInfo`, and fingerprint. Group /splits/<name>:
+What the file holds, and how it is read; `store_writer` writes it.
+
+Root attributes: format, version, the fields of `StoreInfo`, info_fingerprint (a BLAKE2b of these),
+and fingerprint. Group /splits/<name>:
 
     client_ids      fixed-length UTF-8 [num_clients], sorted, unique, padded with zero bytes
     client_offsets  int64 [num_clients + 1], from 0 to n; client i holds examples [i], [i + 1]
     pixels          uint8 or float32 [n, H, W] or [n, H, W, C], attributes scale and offset
     labels          int32 [n]
 
-The fingerprint is a BLAKE2b over all of these, split by split in the order of their names.
+The fingerprint is a BLAKE2b over all of this group, split by split in the order of their names:
+equal data have equal ones, whatever is said about them.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import mmap
-import os
-import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, Protocol, TypeVar, overload
 
 import h5py
 import numpy as np
@@ -35,27 +36,23 @@ from fedcli.config import PIXEL_CONVENTIONS
 from fedcli.datasets import hdf5
 from fedcli.datasets.checks import (
     bad_label,
-    check_examples,
     check_finite,
-    check_labels,
     check_num_classes,
     check_pixel_shape,
 )
 from fedcli.datasets.client_data import ClientData, decoding, unknown_client
-from fedcli.datasets.dealt import DealtSplit
-from fedcli.datasets.replacing import replacing
-from fedcli.datasets.spool import PixelSpool
 from fedcli.datasets.table import ExampleTable
 from fedcli.errors import ConfigError, DataError
 from fedcli.progress import Tell, tell_nobody
+from fedcli.registry import NATURAL, describe_partition
 
 VERSION = 1
 MAX_ID_BYTES = 255
 
 T = TypeVar("T")
 
-# The datasets of a split: types as NumPy writes them, and ranks.
-_ARRAYS: dict[str, tuple[str | tuple[str, ...], tuple[int, ...]]] = {
+# The datasets of a split in their order: types as NumPy writes them, and ranks.
+ARRAYS: dict[str, tuple[str | tuple[str, ...], tuple[int, ...]]] = {
     "client_ids": ("S", (1,)),
     "client_offsets": (("<i8",), (1,)),
     "pixels": (("|u1", "<f4"), (3, 4)),
@@ -63,7 +60,6 @@ _ARRAYS: dict[str, tuple[str | tuple[str, ...], tuple[int, ...]]] = {
 }
 _MAIN_SPLITS = ("train", "test", "central")  # come first, in this order
 _BLOCK_BYTES = 8 << 20  # copied or hashed at a time
-_ALIGNMENT = 64  # of arrays in the file, bytes; a cache line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,12 +83,15 @@ class StoreInfo:
     same_people: bool = True
     source: str = ""
     licence: str = ""
-    partition: str = "natural"
+    partition: str = NATURAL
     partition_parameters: str = "{}"
 
     def __post_init__(self) -> None:
         """Refuses what is not allowed."""
         check_num_classes(self.num_classes, "num_classes")
+        for text in (self.source, self.licence, *self.class_names):
+            if not text.isascii() and text.encode(errors="replace").decode() != text:
+                raise ConfigError(f"{text!r}: holds half a character; rename it")
         if self.pixel_convention not in PIXEL_CONVENTIONS:
             raise ConfigError(
                 f"pixel convention {self.pixel_convention!r}: choose one of "
@@ -111,6 +110,91 @@ class StoreInfo:
             raise ConfigError(
                 f"partition parameters {self.partition_parameters!r}: give a JSON object"
             )
+
+
+class Rows(Protocol):
+    """An array, or what makes its blocks when asked for."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of its elements."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+
+    def __getitem__(self, rows: slice, /) -> NDArray[Any]:
+        """Returns some rows."""
+
+
+@dataclass(frozen=True, eq=False)
+class SplitArrays:
+    """The arrays of one split as they stand in the file, checked; see the module."""
+
+    name: str
+    client_ids: NDArray[np.bytes_]  # [num_clients]
+    client_offsets: NDArray[np.int64]  # [num_clients + 1]
+    pixels: Pixels | Rows  # [n, H, W] or [n, H, W, C]
+    labels: NDArray[np.int32]  # [n]
+    scale: float
+    offset: float
+
+
+class Digest:
+    """The fingerprint of splits, given in the order of their names, array by array."""
+
+    def __init__(self) -> None:
+        """Begins with nothing."""
+        self._hash = blake2b(digest_size=32)
+
+    def start(self, split: SplitArrays) -> None:
+        """Begins a split."""
+        arrays = [getattr(split, name) for name in ARRAYS]
+        layout = [(array.dtype.str, array.shape) for array in arrays]
+        self._hash.update(json.dumps([split.name, split.scale, split.offset, layout]).encode())
+
+    def add(self, block: NDArray[Any]) -> None:
+        """Takes the next bytes of its arrays, in the order of `ARRAYS`."""
+        self._hash.update(bytes_of(block))
+
+    def text(self) -> str:
+        """Returns the fingerprint of what was added: `blake2b:<hex>`."""
+        return f"blake2b:{self._hash.hexdigest()}"
+
+
+class Progress:
+    """Tells the sum of what is added."""
+
+    def __init__(self, total: int, tell: Tell) -> None:
+        """Takes what all will be."""
+        self._done, self._total, self._tell = 0, total, tell
+
+    def add(self, amount: int) -> None:
+        """Tells of some more."""
+        self._done += amount
+        self._tell(self._done, self._total)
+
+
+def info_fingerprint(info: StoreInfo) -> str:
+    """Returns that of what a store says about itself: `blake2b:<hex>`."""
+    text = json.dumps(asdict(info), sort_keys=True)
+    return f"blake2b:{blake2b(text.encode(), digest_size=32).hexdigest()}"
+
+
+def bytes_of(block: NDArray[Any]) -> memoryview:
+    """Returns the bytes of a contiguous array, not copied."""
+    return block.reshape(-1).view(np.uint8).data
+
+
+def blocks(array: Rows) -> Iterator[NDArray[Any]]:
+    """Yields pieces of bounded size along the first axis."""
+    row_bytes = array.dtype.itemsize * math.prod(array.shape[1:])
+    rows = max(1, _BLOCK_BYTES // row_bytes)
+    for first in range(0, array.shape[0], rows):
+        yield array[first : first + rows]
+
+
+# ---- Reading ------------------------------------------------------------------------------------
 
 
 class StoredIds(Sequence[str]):
@@ -165,6 +249,13 @@ class StoreSplit(ClientData):
         self.client_ids = StoredIds(mapped.client_ids)
         self.pixel_shape = mapped.pixels.shape[1:]
         self.same_people = info.same_people
+        if info.partition != NATURAL:  # what else was done to natural data is no partition
+            given = json.loads(info.partition_parameters).items()
+            # No filter, no hold-out: neither says who holds what.
+            own = {
+                key: value for key, value in given if key == "before" or not isinstance(value, dict)
+            }
+            self.partition = describe_partition(info.partition, own)
         self._mapped = mapped
         self._scale, self._offset, self.pixel_convention = decoding(
             mapped.scale, mapped.offset, info.pixel_convention, pixels
@@ -213,6 +304,10 @@ class StoreSplit(ClientData):
             owners=np.repeat(np.arange(len(sizes)), sizes),
         )
 
+    def table_bytes(self) -> int:
+        """Returns 0: `to_table` copies nothing."""
+        return 0
+
     def _client_index(self, client_id: str) -> int:
         try:
             return self.client_ids.index(client_id)
@@ -220,37 +315,8 @@ class StoreSplit(ClientData):
             raise unknown_client(self, client_id) from None
 
 
-class _GatheredPixels:
-    """Rows of a table in another order, as an array of which blocks are made when asked for."""
-
-    def __init__(self, pixels: Pixels, order: NDArray[np.int64]) -> None:
-        self.dtype: np.dtype[Any] = pixels.dtype
-        self.shape = (len(order), *pixels.shape[1:])
-        self._pixels: NDArray[Any] = pixels
-        self._order = order
-
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        return self._pixels[self._order[rows]]
-
-
-_Array = NDArray[Any] | _GatheredPixels
-
-
 @dataclass(frozen=True, eq=False)
-class _SplitArrays:
-    """The arrays of one split as they stand in the file, checked."""
-
-    name: str
-    client_ids: NDArray[np.bytes_]  # [num_clients]
-    client_offsets: NDArray[np.int64]  # [num_clients + 1]
-    pixels: Pixels | _GatheredPixels  # [n, H, W] or [n, H, W, C]
-    labels: NDArray[np.int32]  # [n]
-    scale: float
-    offset: float
-
-
-@dataclass(frozen=True, eq=False)
-class _MappedSplit(_SplitArrays):
+class _MappedSplit(SplitArrays):
     """The arrays of one split, mapped and checked (all but float32 pixels)."""
 
     pixels: Pixels
@@ -258,51 +324,6 @@ class _MappedSplit(_SplitArrays):
     def bounds(self, client_index: int) -> tuple[int, int]:
         """The examples of a client: first and one past the last."""
         return int(self.client_offsets[client_index]), int(self.client_offsets[client_index + 1])
-
-
-def create(
-    path: Path,
-    splits: Mapping[str, Iterable[ClientDataset] | DealtSplit],
-    info: StoreInfo,
-    tell: Tell = tell_nobody,
-) -> str:
-    """Writes a store under its name only when it is whole, and returns its fingerprint.
-
-    A `DealtSplit` whose clients nothing changes is gathered from its table block by block. Other
-    clients are taken one at a time: memory holds one client's pixels, and all ids and labels;
-    pixels pass through an unnamed temporary file beside `path`. They stay uint8 where all clients
-    of a split have the same scale and offset, and become float32 otherwise.
-
-    Equal arguments give equal bytes. What an earlier writer of `path` left when it was killed is
-    removed.
-
-    Args:
-        path: The file to write or replace.
-        splits: For each split its clients, sorted by id.
-        info: What the store says about itself.
-        tell: Told the examples collected of each split that is not gathered, then the examples
-            written of all.
-
-    Raises:
-        DataError: A client cannot be stored (id, order, shape, label or pixel), or the file
-            cannot be written.
-    """
-    try:
-        if path.exists() and not path.is_file():
-            raise DataError(f"{path} is not a regular file; choose another name")
-        with ExitStack() as stack:
-            temporary = stack.enter_context(replacing(path))
-            collected = []
-            for name in sorted(splits):
-                clients = splits[name]
-                if isinstance(clients, DealtSplit) and clients.is_plain:
-                    collected.append(_gathered(name, clients, info.num_classes))
-                else:
-                    spool = stack.enter_context(_Spool(info.num_classes, path.parent))
-                    collected.append(spool.collect(name, clients, tell))
-            return _write(temporary, collected, info, tell)
-    except OSError as err:
-        raise DataError(f"cannot write {path}: {err.strerror or hdf5.one_line(err)}") from err
 
 
 def open_store(
@@ -363,9 +384,11 @@ def verify(path: Path, tell: Tell = tell_nobody) -> str:
         tell: Told the bytes of data read.
 
     Raises:
-        DataError: The data are not those that were stored, or a pixel is NaN or infinite.
+        DataError: The data, or what the store says of them, are not those that were stored, or a
+            pixel is NaN or infinite.
     """
     with _opened(path) as (info, mapped_splits, stored):
+        _check_info(path, info)
         for mapped in mapped_splits:
             _check_split(mapped, info.num_classes, str(path))
         computed = _fingerprint(mapped_splits, str(path), tell)
@@ -375,249 +398,6 @@ def verify(path: Path, tell: Tell = tell_nobody) -> str:
             "it was changed or damaged, write it again"
         )
     return computed
-
-
-# ---- Writing ------------------------------------------------------------------------------------
-
-
-class _Spool:
-    """Takes the clients of one split, whose number nobody knows yet."""
-
-    def __init__(self, num_classes: int, folder: Path) -> None:
-        self._num_classes = num_classes
-        self._pixels = PixelSpool(folder)
-        self._ids = _Ids()
-        self._offsets = [0]
-        self._labels: list[NDArray[np.int32]] = []
-
-    def __enter__(self) -> _Spool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pixels.close()
-
-    def collect(
-        self, name: str, clients: Iterable[ClientDataset] | DealtSplit, tell: Tell
-    ) -> _SplitArrays:
-        """Returns all clients as the split `name`, its pixels mapped."""
-        total = None
-        if isinstance(clients, DealtSplit):
-            total = clients.total_examples()
-            clients = map(clients.client, clients.client_ids)
-        for client in clients:
-            self._add(client)
-            tell(self._offsets[-1], total)
-        if not self._ids.encoded:
-            raise _no_clients(name)
-        return _SplitArrays(
-            name=name,
-            client_ids=np.array(self._ids.encoded),
-            client_offsets=np.array(self._offsets, np.int64),
-            pixels=self._pixels.mapped(),
-            labels=np.concatenate(self._labels),
-            scale=self._pixels.scale,
-            offset=self._pixels.offset,
-        )
-
-    def _add(self, client: ClientDataset) -> None:
-        where = f"{client.source}: client {client.client_id!r}"
-        self._ids.add(client.client_id, where)
-        check_examples(client.pixels, client.labels, self._pixels.shape, where)
-        check_labels(client.labels, self._num_classes, where)
-        self._pixels.add(client.pixels, client.scale, client.offset)
-        self._offsets.append(self._offsets[-1] + len(client))
-        self._labels.append(np.array(client.labels, np.int32))
-
-
-class _Ids:
-    """Takes the ids of clients, each of which must come after those before."""
-
-    def __init__(self) -> None:
-        self.encoded: list[bytes] = []
-
-    def add(self, client_id: str, where: str) -> None:
-        name = client_id.encode()
-        if not 1 <= len(name) <= MAX_ID_BYTES or b"\0" in name:
-            raise DataError(
-                f"{where}: an id has 1 to {MAX_ID_BYTES} bytes and no zero byte; rename the client"
-            )
-        if self.encoded and name <= self.encoded[-1]:
-            raise DataError(
-                f"{where}: comes after client {self.encoded[-1].decode()!r}; "
-                "give each client once, sorted by id"
-            )
-        self.encoded.append(name)
-
-
-def _gathered(name: str, split: DealtSplit, num_classes: int) -> _SplitArrays:
-    """The arrays of a split that only deals out what a table holds, checked."""
-    ids = _Ids()
-    for client_id in split.client_ids:
-        ids.add(client_id, f"{split.source}: client {client_id!r}")
-    if not ids.encoded:
-        raise _no_clients(name)
-    deal = split.deal
-    if deal.sizes.max() > MAX_COUNT:
-        raise DataError(f"split {name!r}: a client holds more than {MAX_COUNT} examples; split it")
-    labels = split.table.labels[deal.order]
-    example = first_outside(labels, num_classes)
-    if example is not None:
-        raise bad_label(int(labels[example]), int(deal.order[example]), num_classes, split.source)
-    return _SplitArrays(
-        name=name,
-        client_ids=np.array(ids.encoded),
-        client_offsets=deal.offsets,
-        pixels=_GatheredPixels(split.table.pixels, deal.order),
-        labels=labels,
-        scale=split.scale,
-        offset=split.offset,
-    )
-
-
-def _no_clients(name: str) -> DataError:
-    return DataError(f"split {name!r} holds no clients; give at least one")
-
-
-def _write(path: Path, splits: list[_SplitArrays], info: StoreInfo, tell: Tell) -> str:
-    """Writes into an empty file and returns the fingerprint."""
-    if not splits:
-        raise DataError("a store holds at least one split; give its clients")
-    places = _lay_out(path, splits, info)
-    progress = _Progress(sum(len(each.labels) for each in splits), tell)
-    digest = _Digest()
-    with path.open("rb+", buffering=0) as file:
-        for arrays in splits:
-            digest.start(arrays)
-            for name in _ARRAYS:
-                file.seek(places[arrays.name, name])
-                for block in _blocks(getattr(arrays, name)):
-                    _write_whole(file, block)
-                    digest.add(block)
-                    progress.add(len(block) if name == "pixels" else 0)
-    with _h5py_errors(), h5py.File(path, "r+", locking=False) as h5_file:
-        h5_file.attrs.modify("fingerprint", digest.text())
-    return digest.text()
-
-
-def _lay_out(path: Path, splits: list[_SplitArrays], info: StoreInfo) -> dict[tuple[str, str], int]:
-    """Writes everything but what is in the arrays; returns where each begins in the file.
-
-    HDF5 sees no array: writing them ourselves is faster, and a full disk is then an error with a
-    number.
-    """
-    places = {}
-    with (
-        _h5py_errors(),
-        h5py.File(
-            path, "w", alignment_threshold=1, alignment_interval=_ALIGNMENT, locking=False
-        ) as file,
-    ):
-        file.attrs.update(
-            {"format": hdf5.STORE_FORMAT, "version": VERSION, "fingerprint": _Digest().text()}
-        )
-        file.attrs.update(asdict(info) | {"class_names": json.dumps(info.class_names)})
-        for arrays in splits:
-            group = file.create_group(f"splits/{arrays.name}")
-            for name in _ARRAYS:
-                dataset = _make_dataset(group, name, getattr(arrays, name))
-                places[arrays.name, name] = dataset.id.get_offset() or 0
-            group["pixels"].attrs.update({"scale": arrays.scale, "offset": arrays.offset})
-    return places
-
-
-def _make_dataset(group: Any, name: str, values: _Array) -> Any:
-    """A dataset that has its place in the file, and nothing in it."""
-    dtype: Any = values.dtype
-    if dtype.kind == "S":
-        dtype = h5py.string_dtype("utf-8", dtype.itemsize)
-    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    creation.set_layout(h5py.h5d.CONTIGUOUS)
-    creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    creation.set_obj_track_times(False)  # equal data, equal bytes
-    space = h5py.h5s.create_simple(values.shape)
-    created = h5py.h5d.create(
-        group.id, name.encode(), h5py.h5t.py_create(dtype, logical=True), space, creation
-    )
-    return h5py.Dataset(created)
-
-
-@contextmanager
-def _h5py_errors() -> Iterator[None]:
-    """Makes one-line OSErrors of how h5py puts failures of the disk."""
-    try:
-        yield
-    except (OSError, RuntimeError) as err:
-        number = re.search(r"errno = (\d+)", str(err))
-        if number is None:
-            raise OSError(hdf5.one_line(err)) from err
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) from err
-
-
-def _write_whole(file: io.RawIOBase, block: NDArray[Any]) -> None:
-    rest = _bytes(block)
-    while rest:
-        rest = rest[file.write(rest) :]
-
-
-class _Digest:
-    """The fingerprint of splits, given in the order of their names, array by array."""
-
-    def __init__(self) -> None:
-        self._hash = blake2b(digest_size=32)
-
-    def start(self, split: _SplitArrays) -> None:
-        arrays = [getattr(split, name) for name in _ARRAYS]
-        layout = [(array.dtype.str, array.shape) for array in arrays]
-        self._hash.update(json.dumps([split.name, split.scale, split.offset, layout]).encode())
-
-    def add(self, block: NDArray[Any]) -> None:
-        self._hash.update(_bytes(block))
-
-    def text(self) -> str:
-        return f"blake2b:{self._hash.hexdigest()}"
-
-
-class _Progress:
-    """Tells the sum of what is added."""
-
-    def __init__(self, total: int, tell: Tell) -> None:
-        self._done, self._total, self._tell = 0, total, tell
-
-    def add(self, amount: int) -> None:
-        self._done += amount
-        self._tell(self._done, self._total)
-
-
-def _fingerprint(splits: Sequence[_SplitArrays], source: str, tell: Tell) -> str:
-    """The fingerprint of mapped splits; float32 pixels are checked on the way."""
-    arrays = [(split, getattr(split, name)) for split in splits for name in _ARRAYS]
-    progress = _Progress(sum(array.nbytes for _, array in arrays), tell)
-    digest = _Digest()
-    for split in splits:
-        digest.start(split)
-        for name in _ARRAYS:
-            for block in _blocks(getattr(split, name)):
-                if block.dtype == np.float32:
-                    check_finite(block, f"{source}: split {split.name!r}")
-                digest.add(block)
-                progress.add(block.nbytes)
-    return digest.text()
-
-
-def _bytes(block: NDArray[Any]) -> memoryview:
-    return block.reshape(-1).view(np.uint8).data
-
-
-def _blocks(array: _Array) -> Iterator[NDArray[Any]]:
-    """Yields pieces of bounded size along the first axis."""
-    row_bytes = array.dtype.itemsize * math.prod(array.shape[1:])
-    rows = max(1, _BLOCK_BYTES // row_bytes)
-    for first in range(0, array.shape[0], rows):
-        yield array[first : first + rows]
-
-
-# ---- Reading ------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -664,20 +444,30 @@ def _read_info(attrs: Any, where: str) -> StoreInfo:
         raise DataError(f"{where}: {err}") from err
 
 
+def _check_info(path: Path, info: StoreInfo) -> None:
+    """Checks that what a store says about itself is what was written."""
+    with hdf5.open_file(path) as file, hdf5.reading(str(path)):
+        stored = _attribute(file.attrs, "info_fingerprint", str, str(path))
+    if stored != info_fingerprint(info):
+        raise DataError(
+            f"{path}: its attributes (classes, source, partition, ...) are not those it was "
+            "written with; it was changed or damaged, write it again"
+        )
+
+
 def _attribute(attrs: Any, name: str, kind: type[T], where: str) -> T:
     if name not in attrs:
         raise DataError(f"{where}: attribute {name} is missing; write the store again")
-    value = attrs[name]
-    plain = value.item() if isinstance(value, np.generic) else value
-    if type(plain) is not kind:
+    value = hdf5.read_attribute(attrs, name)
+    if type(value) is not kind:
         raise DataError(f"{where}: attribute {name} is no {kind.__name__}; write the store again")
-    return plain
+    return value
 
 
 def _map_split(parent: Any, name: str, mapping: mmap.mmap, source: str) -> _MappedSplit:
     where = f"{source}: split {name!r}"
     group = hdf5.open_group(parent, name.encode(), where)
-    arrays = {array: _map_array(group, array, mapping, where) for array in _ARRAYS}
+    arrays = {array: _map_array(group, array, mapping, where) for array in ARRAYS}
     attrs = h5py.Dataset(hdf5.open_dataset(group, b"pixels", where)).attrs
     scale = _attribute(attrs, "scale", float, where)
     offset = _attribute(attrs, "offset", float, where)
@@ -687,9 +477,9 @@ def _map_split(parent: Any, name: str, mapping: mmap.mmap, source: str) -> _Mapp
 
 
 def _map_array(group: Any, name: str, mapping: mmap.mmap, where: str) -> Any:
-    """One dataset as a read-only view of the mapping, of a type and rank that `_ARRAYS` allows."""
+    """One dataset as a read-only view of the mapping, of a type and rank that `ARRAYS` allows."""
     dataset = hdf5.open_dataset(group, name.encode(), where)
-    types, ranks = _ARRAYS[name]
+    types, ranks = ARRAYS[name]
     dtype, shape = dataset.dtype, dataset.shape
     allowed = dtype.kind == "S" if types == "S" else dtype.str in types
     if not allowed or shape is None or len(shape) not in ranks:
@@ -748,3 +538,19 @@ def _check_ids(encoded: NDArray[np.bytes_], where: str) -> None:
         )
     if not encoded.tobytes().isascii():
         hdf5.link_names(encoded.tolist(), where)
+
+
+def _fingerprint(splits: Sequence[SplitArrays], source: str, tell: Tell) -> str:
+    """The fingerprint of mapped splits; float32 pixels are checked on the way."""
+    arrays = [(split, getattr(split, name)) for split in splits for name in ARRAYS]
+    progress = Progress(sum(array.nbytes for _, array in arrays), tell)
+    digest = Digest()
+    for split in splits:
+        digest.start(split)
+        for name in ARRAYS:
+            for block in blocks(getattr(split, name)):
+                if block.dtype == np.float32:
+                    check_finite(block, f"{source}: split {split.name!r}")
+                digest.add(block)
+                progress.add(block.nbytes)
+    return digest.text()

@@ -302,8 +302,7 @@ def _bands(num_labels: int) -> list[range]:
 
 
 def _class_names(data: ClientData, labels: NDArray[np.integer]) -> list[str]:
-    names = data.class_names
-    return [names[label] if names else str(label) for label in labels.tolist()]
+    return [data.class_name(label) for label in labels.tolist()]
 
 
 def _plural(count: int, noun: str) -> str:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from fedcli import rounds
 from fedcli.config import RunConfig
-from fedcli.datasets import ClientData, open_splits, store
+from fedcli.datasets import ClientData, open_splits, store, store_writer
 from fedcli.examination import rank_with_run
 from fedcli.suspects import Suspects, rank_examples
 
@@ -47,7 +47,7 @@ def write_flipped(data: ClientData, share: float, seed: int, path: Path) -> dict
             yield replace(client, labels=labels)
 
     info = store.StoreInfo(num_classes=data.num_classes, pixel_convention=data.pixel_convention)
-    store.create(path, {"train": clients()}, info)
+    store_writer.create(path, {"train": clients()}, info)
     return flips
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fedcli.datasets.store as store_format
+import fedcli.datasets.store_writer as store_writer
 from fedcli import backend, datasets
 from fedcli.backend import ThreadEngine
 from fedcli.batches import BatchedDataset, ClientDataset
@@ -217,7 +218,7 @@ def full_pass(num_clients: int) -> None:
     with tempfile.TemporaryDirectory() as tmp:
         path = Path(tmp, "store.h5")
         info = store_format.StoreInfo(num_classes=10, pixel_convention="background")
-        store_format.create(path, {"train": (drawn.client(c) for c in drawn.client_ids)}, info)
+        store_writer.create(path, {"train": (drawn.client(c) for c in drawn.client_ids)}, info)
         opened = [seconds(lambda: datasets.load(str(path))) for _ in range(5)]
         stored, _ = datasets.load(str(path))
         clients = [stored.client(c).preprocess(1, 1, 20) for c in stored.client_ids]

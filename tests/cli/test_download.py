@@ -150,10 +150,11 @@ def test_offline_lists_all_that_has_to_be_brought(fedcli: Fedcli, folder: Path) 
         done = fedcli("download", "mnist-writers", "-q")
     assert (done.code, done.out) == (1, "")
     for file in CATALOGUE["mnist-writers"].files:
-        assert f"{file.name}  {file.size:,} bytes\n  sha256  {file.sha256}\n" in done.err
-        assert f"  to      {folder / 'downloads' / file.folder / file.name}\n" in done.err
+        assert f"  {file.name}  {file.size:,} bytes\n    sha256  {file.sha256}\n" in done.err
+        assert f"    to      {folder / 'downloads' / file.folder / file.name}\n" in done.err
         for url in file.urls:
-            assert f"  from    {url}\n" in done.err
+            assert f"    from    {url}\n" in done.err
+    assert done.err.startswith("fedcli: mnist-writers needs:\n")
     last = done.err.splitlines()[-1]
     assert last.startswith("fedcli: error: train-images-idx3-ubyte.gz is not here, and FEDCLI_OFF")
     assert "fedcli download mnist-writers --from-file PATH" in last
@@ -212,9 +213,11 @@ def test_verify_reads_everything_and_fails_on_damage(
         (["--list", "--verify"], 2, "--list and --verify contradict each other"),
         (["mnist", "--list", "--force"], 2, "--list fetches nothing: give it NAME alone"),
         (["mnist", "--verify", "--mirror", "http://a/"], 2, "--verify fetches nothing"),
+        (["mnist", "--mirror", "http://a/", "--from-file", "b"], 2, "contradict each other; see"),
         (["-q", "-v", "mnist"], 2, "-q and -v contradict each other"),
         (["emnist"], 1, "unknown dataset 'emnist'; choose one of cifar10, cifar100, emnist-62"),
         (["synthetic-digits"], 1, "unknown dataset 'synthetic-digits'; choose one of"),
+        (["mnist", "--mirror", "http://[::1"], 1, "give an address that starts with http"),
         (["mnist", "--mirror", "/files"], 1, "files on this machine are taken by --from-file"),
         (["mnist", "--from-file", "nothing"], 1, "--from-file nothing: is no such file or folder"),
     ],
@@ -235,6 +238,58 @@ def test_a_folder_that_cannot_be_written_names_the_variable(
     assert done.code == 1
     assert "set FEDCLI_DATA_DIR to a folder for datasets, or give --data-dir" in done.err
     assert done.err.count("\n") == 1
+
+
+def test_a_store_that_cannot_be_written_is_told_before_anything_is_fetched(
+    fake: PublicDataset, folder: Path, server: web.Script
+) -> None:
+    folder.mkdir()
+    (folder / "datasets").write_text("")
+    with pytest.raises(DataError, match="set FEDCLI_DATA_DIR to a folder for datasets"):
+        run_acquire(fake, folder)
+    assert server.requests == []
+
+
+def test_a_name_not_fetched_is_one_line_for_every_command(
+    fedcli: Fedcli, folder: Path, write_tff: WriteTff
+) -> None:
+    run = ("--data", write_tff("own.h5"), "--rounds", 1, "--clients", 1, "--out", "run", "-q")
+    assert fedcli("train", *run).code == 0
+    line = (
+        f"fedcli: error: mnist is not here yet ({folder / 'datasets' / 'mnist.h5'}); "
+        "fetch it with: fedcli download mnist\n"
+    )
+    for arguments in (
+        ("train", "--data", "mnist"),
+        ("train", "--data", "own.h5", "--test-data", "mnist"),
+        ("eval", "run", "--data", "mnist"),
+        ("inspect-clients", "--data", "mnist"),
+    ):
+        done = fedcli(*arguments)
+        assert (done.code, done.out, done.err) == (1, "", line)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("download", "mn"),
+        ("info", "mn"),
+        ("train", "--data", "mn"),
+        ("train", "--test-data", "mn"),
+        ("inspect-clients", "--data", "mn"),
+    ],
+)
+def test_the_shell_completes_the_names(
+    command: list[str], process_arguments: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    typed = " ".join(("fedcli", *words))
+    variables = {"COMP_WORDS": typed, "COMP_CWORD": str(len(words))}
+    arguments = {
+        **process_arguments,
+        "env": {**process_arguments["env"], **variables, "_FEDCLI_COMPLETE": "bash_complete"},
+    }
+    done = subprocess.run(command, capture_output=True, check=True, **arguments)
+    assert {"plain,mnist", "plain,mnist-writers"} <= set(done.stdout.splitlines())
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from fedcli.cli import pictures
 from fedcli.cli.progress import Snapshot, Speed, clock, describe, short_number
@@ -132,6 +133,21 @@ def test_bars_are_scaled_to_the_greatest() -> None:
     ]
 
 
+def test_bars_take_the_scale_they_are_given() -> None:
+    screen = screen_on(io.StringIO(), width=80)
+    lines = screen.bar_lines([Bar("a", 5)], width=20, greatest=1000)
+    assert [line.plain for line in lines] == ["a                  5"]
+    lines = screen.bar_lines([Bar("a", 500)], width=20, greatest=1000)
+    assert [line.plain for line in lines] == ["a ██████         500"]
+
+
+def test_blocks_stand_in_rows_of_equal_length() -> None:
+    output = io.StringIO()
+    screen_on(output, width=80).beside([[Text("x" * 18)]] * 6)  # four have room, three are even
+    lines = output.getvalue().splitlines()
+    assert [line.count("x" * 18) for line in lines] == [3, 0, 3]
+
+
 def test_a_pipe_gets_no_blanks_at_the_ends_of_lines() -> None:
     output = io.StringIO()
     screen = screen_on(output, width=200)
@@ -196,7 +212,11 @@ def test_progress_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "text"), [(0, "0"), (999, "999"), (1500, "1.5k"), (6.29e6, "6.29M"), (2e9, "2G")]
+    ("number", "text"),
+    [
+        *((0, "0"), (0.0004, "0.0004"), (0.349, "0.35"), (7, "7"), (9.97, "10"), (12.4, "12")),
+        *((999, "999"), (1500, "1.5k"), (6.29e6, "6.29M"), (2e9, "2G")),
+    ],
 )
 def test_short_number(number: float, text: str) -> None:
     assert short_number(number) == text

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import pty
@@ -13,17 +14,22 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from rich.console import Console
 
-from fedcli import statistics
+from fedcli import figures, population, statistics
 from fedcli.batches import ClientDataset
-from fedcli.cli import client_records, inspect_clients
-from fedcli.datasets import open_splits, store
+from fedcli.cli import client_records, client_tables
+from fedcli.cli.render import Screen
+from fedcli.datasets import open_splits, store, store_writer
+from fedcli.progress import Tell
 from tests.cli.conftest import Fedcli, WriteTff
 
 Labels = Mapping[str, list[int]]
 WriteStore = Callable[..., Path]
 
-SKEW = ("tv", "tv_floor", "js", "effective_classes", "classes_present", "max_share")
+FIGURES = (
+    *("tv", "tv_floor", "js", "effective_classes", "classes_present", "max_share", "mean_ink"),
+)
 
 
 @pytest.fixture
@@ -50,7 +56,7 @@ def write_store(tmp_path: Path, seed: int) -> WriteStore:
         clients = {
             name: [client(*each) for each in split.items()] for name, split in splits.items()
         }
-        store.create(path, clients, info)
+        store_writer.create(path, clients, info)
         return path
 
     return write
@@ -78,6 +84,7 @@ def test_json_says_what_is_there(fedcli: Fedcli, write_store: WriteStore) -> Non
         "class_names": ["x", "y", "z"],
         "pixel_shape": [6, 4],
         "pixel_convention": "ink",
+        "partition": "natural",
     }
     clients = split.pop("clients")
     assert [
@@ -91,8 +98,8 @@ def test_json_says_what_is_there(fedcli: Fedcli, write_store: WriteStore) -> Non
     assert clients[2]["tv"] == pytest.approx(0.75)
     assert clients[2]["tv_floor"] == pytest.approx(5 / 8)  # half of sum 2 p (1 - p)
     assert (clients[2]["effective_classes"], clients[2]["classes_present"]) == (1, 1)
-    assert {name: clients[1][name] for name in SKEW} == {
-        **dict.fromkeys(SKEW),
+    assert {name: clients[1][name] for name in FIGURES} == {
+        **dict.fromkeys(FIGURES),
         "classes_present": 0,
     }
     assert {name: split[name] for name in ("num_clients", "num_examples", "label_counts")} == {
@@ -104,7 +111,7 @@ def test_json_says_what_is_there(fedcli: Fedcli, write_store: WriteStore) -> Non
     assert split["sizes"]["median"] == 1
     assert split["sizes"]["gini"] == pytest.approx((3 * 2 - 0 * 2) / (3 * 4))
     assert split["compared_with"] == {"num_clients": 3, "label_counts": [2, 1, 1]}
-    assert set(split["heterogeneity"]) == set(SKEW)
+    assert set(split["heterogeneity"]) == set(FIGURES)
     assert split["heterogeneity"]["tv"]["mean"] == pytest.approx(0.5)
     assert split["heterogeneity"]["tv"]["weighted_mean"] == pytest.approx(0.375)
 
@@ -142,7 +149,16 @@ def test_embedded_digits_have_200_writers(fedcli: Fedcli) -> None:
 
 def test_quick_counts_the_same(fedcli: Fedcli, write_tff: WriteTff) -> None:
     arguments = ("inspect-clients", "--data", write_tff(), "--json")
-    assert fedcli(*arguments, "--quick").out == fedcli(*arguments).out
+    quick, full = (
+        json.loads(fedcli(*arguments, *more).out)["splits"]["train"] for more in (["--quick"], [])
+    )
+    assert quick["heterogeneity"].pop("mean_ink") is None  # it takes pixels
+    assert full["heterogeneity"].pop("mean_ink") is not None
+    for client in quick["clients"]:
+        assert client.pop("mean_ink") is None
+    for client in full["clients"]:
+        assert 0 < client.pop("mean_ink") < 1
+    assert quick == full
 
 
 def test_quick_alone_passes_over_bad_pixels(fedcli: Fedcli, write_tff: WriteTff) -> None:
@@ -168,6 +184,9 @@ def test_population_view(fedcli: Fedcli, write_store: WriteStore) -> None:
         {"train": {"a": [0, 0, 1], "b": [0, 1, 1, 1, 2]}, "test": {"a": [0]}},
         class_names=("cat", "dog", "cow"),
     )
+    split = open_splits(str(data))["train"]
+    low, high = sorted(float(split.client(each).images().mean()) for each in "ab")
+    ink = (low, (low + high) / 2, (low + high) / 2, low + 0.9 * (high - low), high)
     out = fedcli("inspect-clients", "--data", data).out
     assert out == (
         f"{data}: 3 classes, pixels 6 x 4, 1.0 is ink\n"
@@ -185,9 +204,13 @@ def test_population_view(fedcli: Fedcli, write_store: WriteStore) -> None:
         "effective classes       1.89    2.24     2.24    2.52    2.59\n"
         "classes held             2.0     2.5      2.5     2.9     3.0\n"
         "share of commonest     0.600   0.633    0.633   0.660   0.667\n"
+        f"mean ink               {ink[0]:.3f}   {ink[1]:.3f}    {ink[2]:.3f}   {ink[3]:.3f}"
+        f"   {ink[4]:.3f}\n"
         "Sizes: mean 4.0, std 1.0 (0.250 of the mean), skewness 0.00, Gini 0.125\n"
-        "TV: half the EMD from the labels of the population; 0 is alike, 1 disjoint.\n"
-        "Floor: mean TV of as many examples drawn from the population at random.\n"
+        "Labels differ less than at random: mean TV is 0.83 times its floor.\n"
+        "TV, half the EMD: the share of its labels that sets a client apart from all.\n"
+        "Floor: mean TV of as many examples drawn at random from all clients.\n"
+        "Effective classes: exp of the entropy; n if a client holds n equally often.\n"
         "\n"
         "Clients by number of examples (train)\n"
         f"3-3 {'█' * 34} 1\n"
@@ -229,7 +252,25 @@ def test_table_is_sorted_and_cut(
     cut = fedcli(*arguments, "--top", 2).out
     assert "".join(row[0] for row in rows_of(cut, titles[sort])[:2]) == order[:2]
     assert cut.endswith("... and 2 more; --top N shows N\n")
-    assert fedcli(*arguments, "--top", 0).out.endswith("... and 4 more; --top N shows N\n")
+    assert fedcli(*arguments, "--top", 0).out.endswith(
+        f"{titles[sort]}\n... and 4 more; --top N shows N\n"
+    )
+
+
+def test_eighty_columns_hold_the_labels_of_ten_classes(
+    write_store: WriteStore,
+) -> None:
+    labels = {f"w{number:04}": list(range(10)) * 11 for number in range(3)}
+    data = open_splits(str(write_store({"train": labels}, num_classes=10)))["train"]
+    task = population.Task(data=data, client_ids=data.client_ids, compared_ids=data.client_ids)
+    populations = population.read_populations({"train": task})
+    output = io.StringIO()
+    screen = Screen()
+    screen.console = Console(file=output, width=80, force_terminal=True, color_system=None)
+    client_tables.show_population(screen, populations, client_tables.View(3, "tv", None, False))
+    lines = lines_under(output.getvalue(), "Clients (train), greatest TV first")
+    assert lines[0].split() == [*("client", "examples", "TV", "floor"), *"0123456789"]
+    assert max(map(len, output.getvalue().splitlines()[1:])) <= 80  # a path stays whole
 
 
 def test_csv_has_one_row_a_client_and_split(fedcli: Fedcli, write_store: WriteStore) -> None:
@@ -240,7 +281,7 @@ def test_csv_has_one_row_a_client_and_split(fedcli: Fedcli, write_store: WriteSt
     assert done.err == "fedcli: wrote out.csv\n"
     with Path("out.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
-    figures = ["split", "client_id", "num_examples", *SKEW]
+    figures = ["split", "client_id", "num_examples", *FIGURES]
     assert header == [*figures, "label x", "label y,", "label z"]
     assert [row[:3] + row[-3:] for row in rows] == [
         ["train", "a", "3", "2", "1", "0"],
@@ -251,9 +292,10 @@ def test_csv_has_one_row_a_client_and_split(fedcli: Fedcli, write_store: WriteSt
     expected = [each for split in result.values() for each in split["clients"]]
     for row, client in zip(rows, expected, strict=True):
         found = {
-            name: float(text) if text else None for name, text in zip(SKEW, row[3:9], strict=True)
+            name: float(text) if text else None
+            for name, text in zip(FIGURES, row[3:10], strict=True)
         }
-        assert found == {name: client[name] for name in SKEW}
+        assert found == {name: client[name] for name in FIGURES}
 
 
 def test_csv_takes_the_place_of_the_old_file_at_once(
@@ -264,6 +306,21 @@ def test_csv_takes_the_place_of_the_old_file_at_once(
     assert fedcli("inspect-clients", "--data", write_tff(), "--csv", "out.csv").code == 0
     assert (tmp_path / "out.csv").read_text().startswith("split,client_id")
     assert (tmp_path / "old.csv").read_text() == "before"
+
+
+@pytest.mark.parametrize("option", ["--csv", "--plot"])
+def test_what_is_read_is_not_written_to(
+    fedcli: Fedcli, write_tff: WriteTff, tmp_path: Path, option: str
+) -> None:
+    data, test = write_tff(), write_tff("test.h5")
+    (tmp_path / "link.h5").symlink_to(test)
+    before = data.read_bytes()
+    for output in ("train.h5", "link.h5"):
+        arguments = ("--data", data, "--test-data", test, option, output)
+        done = fedcli("inspect-clients", *arguments)
+        assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+        assert f"{option} {output} is what is read ({tmp_path}" in done.err
+    assert data.read_bytes() == test.read_bytes() == before
 
 
 def test_csv_columns_are_numbers_where_names_are_not_unique(
@@ -299,7 +356,7 @@ def test_csv_is_whole_or_not_there(
 
 def test_few_clients_stand_side_by_side(fedcli: Fedcli, write_tff: WriteTff) -> None:
     done = fedcli("inspect-clients", "--data", write_tff(), "--clients", "a,c", "--examples", 0)
-    panels = lines_under(done.out, "Label counts and digits (train)")
+    panels = lines_under(done.out, "Label counts and examples (train)")
     assert panels[0].split("  ")[0] == "a: 5 examples"
     assert panels[0].endswith("c: 7 examples")
     assert panels[1].split() == [
@@ -338,8 +395,8 @@ def test_chosen_clients_are_compared_with_their_whole_split(
 def test_chosen_clients_of_very_many_are_compared_with_a_draw(
     fedcli: Fedcli, write_tff: WriteTff, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspect_clients, "MAX_COMPARED", 5)
-    monkeypatch.setattr(inspect_clients, "NUM_DRAWN", 4)
+    monkeypatch.setattr(population, "MAX_COMPARED", 5)
+    monkeypatch.setattr(population, "NUM_DRAWN", 4)
     data = write_tff(num_clients=6)
     done = fedcli("inspect-clients", "--data", data, "--clients", 1, "--json")
     assert done.err == "fedcli: train: clients are compared with 4 of the 6, drawn once\n"
@@ -358,10 +415,8 @@ def test_one_client_with_its_examples_and_mean_images(
     out = fedcli("inspect-clients", "--data", data, "--show", "a", "--examples", 2).out
     lines = out.splitlines()
     assert lines[0] == "a: 5 examples (train)"
-    assert lines[1] == (
-        "TV 0.091 (floor 0.390), Jensen-Shannon 0.047 bits, 5.00 effective classes, 5 held"
-    )
-    assert lines[2].split("  ")[-1].strip() == "as in the population (2 clients)"
+    assert lines[1] == "TV 0.091 (floor 0.390), JS 0.047 bits, 5 classes, 5.00 effective"
+    assert lines[2].split("  ")[-1].strip() == "expected by the mix of 2 clients"
     assert lines[3].split()[0::3] == ["0", "0"]
     assert lines_under(out, "First 2 examples")[:4] == ["0  1", "█  █", "█  █", "█  █"]
     means = lines_under(out, "Mean image of each label; below it that of 2 clients")
@@ -393,7 +448,7 @@ def test_a_client_without_examples_is_shown_as_such(
     assert out.splitlines()[0] == "b: 0 examples (train)"
     assert "TV" not in out
     panels = fedcli("inspect-clients", "--data", data, "--clients", "a,b", "--means").out
-    assert "b: mean image of each label" in panels
+    assert lines_under(panels, "b: mean image of each label")[0] == "no examples"
     table = rows_of(fedcli("inspect-clients", "--data", data).out, "Clients (train)")
     assert table[1] == ["b", "0", "-", "-", "-", "-", "0", "0", "0"]
 
@@ -404,7 +459,7 @@ def test_nobody_has_an_example(fedcli: Fedcli, write_store: WriteStore) -> None:
     assert (done.code, done.err) == (0, "")
     assert "Sizes: mean 0.0, std 0.0 (- of the mean), skewness -, Gini -" in done.out
     result = json.loads(fedcli("inspect-clients", "--data", data, "--json").out)
-    assert result["splits"]["train"]["heterogeneity"] == dict.fromkeys(SKEW)
+    assert result["splits"]["train"]["heterogeneity"] == dict.fromkeys(FIGURES)
 
 
 def test_one_client_of_one_class(fedcli: Fedcli, write_store: WriteStore) -> None:
@@ -418,7 +473,7 @@ def test_mean_images_of_several_clients_and_of_all(fedcli: Fedcli, write_tff: Wr
     assert [line for line in out.splitlines() if "mean image" in line] == [
         "a: mean image of each label",
         "b: mean image of each label",
-        "All 3 clients: mean image of each label (train)",
+        "3 clients together: mean image of each label (train)",
     ]
     of_a = lines_under(out, "a: mean image of each label")
     assert of_a[0].split() == ["0", "1", "2", "3", "4"]
@@ -439,6 +494,21 @@ def test_mean_images_that_fill_the_memory_are_left_out(
     assert "Mean image" not in done.out
 
 
+def test_pictures_side_by_side_are_cut_alike(fedcli: Fedcli, write_tff: WriteTff) -> None:
+    data = write_tff(num_clients=2)
+    with h5py.File(data, "r+") as file:
+        for name, column in (("a", 1), ("b", 2)):
+            pixels = np.ones_like(file[f"examples/{name}/pixels"][()])
+            pixels[:, :, column] = 0  # ink: the outer columns are empty in all
+            file[f"examples/{name}/pixels"][...] = pixels
+    arguments = ("--clients", "a,b", "--means", "--examples", 1)
+    out = fedcli("inspect-clients", "--data", data, *arguments).out
+    panels = lines_under(out, "Label counts and examples (train)")[14]  # below ten bars
+    assert panels == "█" + " " * 26 + "█"  # panels are 26 columns apart
+    assert lines_under(out, "a: mean image of each label")[1].startswith("█   █")
+    assert lines_under(out, "b: mean image of each label")[1].startswith(" █   █")
+
+
 def test_a_drawing_shows_ink_where_the_file_has_it(
     fedcli: Fedcli, tmp_path: Path, write_tff: WriteTff
 ) -> None:
@@ -453,7 +523,7 @@ def test_a_drawing_shows_ink_where_the_file_has_it(
             *("--pixels", convention),
         )
         assert lines_under(done.out, "First 1 example")[:4] == ["0", "▀▀▀▀", " ▄", "   ▄"]
-        means = lines_under(done.out, "Mean image of each label; below it that of 1 clients")
+        means = lines_under(done.out, "Mean image of each label; below it that of 1 client")
         assert means[1][:4] == "▀▀▀▀"
 
 
@@ -541,6 +611,41 @@ def test_suspects_by_a_run(fedcli: Fedcli, write_tff: WriteTff) -> None:
     assert len(result["suspects"]["examples"]) == 18
 
 
+def test_a_run_is_looked_at_with_its_own_data(fedcli: Fedcli, write_tff: WriteTff) -> None:
+    data, other = write_tff(), write_tff("other.h5", num_clients=4)
+    dealt = ("--partition", "iid", "--partition-option", "clients=2")
+    fedcli("train", "--data", data, *dealt, "--rounds", 1, "--out", "run", "-q")
+    inspect = ("inspect-clients", "--json", "--run")
+    for run in ("run", "run/checkpoints/round-000001.h5"):
+        told = json.loads(fedcli(*inspect, run).out)
+        assert (told["data"], told["num_clients"]) == (str(data), 2)
+        assert told["suspects"]["num_examples"] == 18
+    dealt_anew = json.loads(fedcli(*inspect, "run", "--partition-option", "clients=5").out)
+    assert dealt_anew["num_clients"] == 5
+    elsewhere = json.loads(fedcli(*inspect, "run", "--data", other).out)
+    assert (elsewhere["data"], elsewhere["num_clients"]) == (str(other), 4)
+    refused = fedcli(*inspect, "run", "--data", "synthetic-digits")
+    assert (refused.code, refused.err.count("\n")) == (1, 1)
+    assert "the model takes [6, 4]" in refused.err
+    written = fedcli(*inspect, "run", "--csv", data)
+    assert "is what is read" in written.err
+
+
+def test_a_changed_store_is_told(fedcli: Fedcli, write_store: WriteStore) -> None:
+    data = write_store({"train": {"a": [0, 1], "b": [2]}, "test": {"a": [1]}})
+    inspect = ("inspect-clients", "--data", data)
+    assert fedcli(*inspect).code == 0
+    with h5py.File(data, "r+") as file:
+        file["splits/test/pixels"][0, 0, 0] ^= 1
+    for whole in ((), ("--clients", "2"), ("--json",)):
+        done = fedcli(*inspect, *whole)
+        assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+        assert "it was changed or damaged" in done.err
+    dealt = ("--partition", "iid", "--partition-option", "clients=2")
+    for part in (("--quick",), ("--clients", "a"), ("--split", "train"), dealt):
+        assert fedcli(*inspect, *part).code == 0
+
+
 @pytest.mark.parametrize("file_format", ["png", "svg"])
 def test_figures_are_written_and_named(
     fedcli: Fedcli, write_tff: WriteTff, file_format: str
@@ -557,6 +662,24 @@ def test_figures_are_written_and_named(
     assert {Path(name).suffix for name in written} == {f".{file_format}"}
 
 
+def test_stopped_while_drawing_says_what_is_there(
+    fedcli: Fedcli, write_tff: WriteTff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+
+    def draw(*_: object, tell: Tell, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        for done in range(600):
+            tell(done, None)
+            time.sleep(0.1)
+
+    monkeypatch.setattr(figures, "write_figures", draw)
+    done = fedcli("inspect-clients", "--data", write_tff(), "--csv", "a.csv", "--plot", "figures")
+    assert (done.code, done.out) == (130, "")
+    said = done.err.strip().splitlines()
+    assert said == ["fedcli: wrote a.csv", "fedcli: stopped; no figure was written"]
+
+
 def test_a_partition_is_looked_at_like_any_data(fedcli: Fedcli, write_tff: WriteTff) -> None:
     done = fedcli(
         *("inspect-clients", "--data", write_tff(), "--json"),
@@ -564,6 +687,74 @@ def test_a_partition_is_looked_at_like_any_data(fedcli: Fedcli, write_tff: Write
     )
     result = json.loads(done.out)
     assert (result["num_clients"], result["num_examples"]) == (6, 18)
+    assert result["partition"] == "iid clients=6 seed=0"
+
+
+def test_a_partition_of_a_partition_names_both(fedcli: Fedcli, write_tff: WriteTff) -> None:
+    data = write_tff(num_clients=8)
+    dealt = ("--partition", "iid", "--partition-option", "clients=4")
+    assert fedcli("preprocess", data, "--out", "dealt.h5", *dealt).code == 0
+    noisy = ("--partition", "label-noise", "--partition-option", "rate=0.5", "--json")
+    result = json.loads(fedcli("inspect-clients", "--data", "dealt.h5", *noisy).out)
+    first, then, second = result["partition"].partition(", then ")
+    assert (first, then) == ("iid clients=4 seed=0", ", then ")
+    assert second == "label-noise kind=symmetric rate=0.5 seed=0"
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_the_view_says_how_examples_were_dealt(
+    fedcli: Fedcli, write_tff: WriteTff, is_stored: bool
+) -> None:
+    data = write_tff(num_clients=8)
+    dealt = ("--partition", "shards", "--partition-option", "clients=4")
+    named = "Partition: shards clients=4 seed=0 shards=2"
+    assert "Partition" not in fedcli("inspect-clients", "--data", data).out
+    if is_stored:
+        held_out = ("--hold-out", "within")
+        assert fedcli("preprocess", data, "--out", "dealt.h5", *dealt, *held_out).code == 0
+        done = fedcli("inspect-clients", "--data", "dealt.h5")
+    else:
+        done = fedcli("inspect-clients", "--data", data, *dealt)
+    assert done.out.splitlines()[1] == named
+
+
+@pytest.mark.parametrize(
+    ("labels", "verdict"),
+    [
+        ({"a": [0] * 8, "b": [1] * 8}, "more than at random: mean TV is 3.7 times its floor."),
+        ({"a": [0, 1] * 4, "b": [0, 1] * 4}, "less than at random: mean TV is 0 times its floor."),
+        ({"a": [0, 1, 1, 1], "b": [0, 0, 0, 1]}, "more than at random"),
+        ({"a": [0] * 5 + [1] * 3, "b": [0] * 3 + [1] * 5}, "as much as at random"),
+    ],
+)
+def test_tv_is_judged_by_its_floor(
+    fedcli: Fedcli, write_store: WriteStore, labels: Labels, verdict: str
+) -> None:
+    out = fedcli("inspect-clients", "--data", write_store({"train": labels})).out
+    assert f"Labels differ {verdict}" in out
+
+
+def test_ink_is_the_same_whatever_the_model_sees(fedcli: Fedcli, write_tff: WriteTff) -> None:
+    data = write_tff(num_clients=2)
+    with h5py.File(data, "r+") as file:
+        file["examples/a/pixels"][...] = np.float32(0.75)  # 1 is paper in a TFF file
+        file["examples/b/pixels"][...] = np.float32(0.5)
+    for convention in ("source", "ink", "background"):
+        done = fedcli("inspect-clients", "--data", data, "--json", "--pixels", convention)
+        clients = json.loads(done.out)["splits"]["train"]["clients"]
+        assert [each["mean_ink"] for each in clients] == pytest.approx([0.25, 0.5])
+
+
+def test_bars_beside_each_other_share_their_scale(fedcli: Fedcli, write_store: WriteStore) -> None:
+    data = write_store({"train": {"a": [0] * 20, "b": [0] * 10 + [1] * 5}})
+    out = fedcli("inspect-clients", "--data", data, "--clients", "a,b", "--examples", 0).out
+    zeros = lines_under(out, "Label counts and examples (train)")[2]
+    long, short = (part.count("█") for part in zeros.split(" 20  "))
+    assert short > 0
+    assert long == pytest.approx(2 * short, abs=1)  # to an eighth of a column
+    out = fedcli("inspect-clients", "--data", data, "--show", "b", "--examples", 0).out
+    own, expected = lines_under(out, "b: 15 examples (train)")[2].split(" 10  ")
+    assert expected.count("█") == pytest.approx(1.3 * own.count("█"), abs=1)  # 13 of 15
 
 
 def read_until(terminal: int, text: bytes, seconds: float = 60.0) -> bytes:
@@ -612,7 +803,7 @@ def test_real_writers_are_the_same_from_the_file_and_from_a_store(
     data = shared_data / "mnist_writers_test.h5"
     split = open_splits(str(data))["train"]
     info = store.StoreInfo(num_classes=10, pixel_convention="background")
-    store.create(tmp_path / "store.h5", {"train": map(split.client, split.client_ids)}, info)
+    store_writer.create(tmp_path / "store.h5", {"train": map(split.client, split.client_ids)}, info)
     of_file, of_store = (
         json.loads(fedcli("inspect-clients", "--data", path, "--json").out)
         for path in (data, tmp_path / "store.h5")

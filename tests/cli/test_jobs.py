@@ -65,6 +65,7 @@ def meter_at(done: int, total: int | None) -> Meter:
         (950, 1000, "examples", "950/1k examples"),
         (12_345, None, "B", "12.3kB"),
         (1_500_000, 3_000_000, "B", "1.5M/3MB"),
+        (1_500_000, None, "", "1.5M"),
     ],
 )
 def test_first_line_has_no_rate(done: int, total: int | None, unit: str, text: str) -> None:

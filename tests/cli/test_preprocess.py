@@ -16,6 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from fedcli import datasets
 from fedcli.cli import preprocess
@@ -185,11 +186,10 @@ def test_csv_with_clients(fedcli: Fedcli, tmp_path: Path) -> None:
 
 
 def test_folder_of_images_becomes_a_trained_federation(fedcli: Fedcli, tmp_path: Path) -> None:
-    image_module = pytest.importorskip("PIL.Image")
     for index in range(24):
         folder = tmp_path / "photos" / ["cat", "dog"][index % 2]
         folder.mkdir(parents=True, exist_ok=True)
-        image = image_module.fromarray(draw_images(index, 9 + index % 3, 12, 3))
+        image = Image.fromarray(draw_images(index, 9 + index % 3, 12, 3))
         image.save(folder / f"{index}.png")
     told = made(
         fedcli,
@@ -250,7 +250,7 @@ def test_store_is_dealt_anew_and_keeps_its_history(fedcli: Fedcli, write_tff: Wr
     assert sizes(dealt)["train"] == (2, 39)
     kept = made(fedcli, "b.h5", "--partition", "label-noise", out="c.h5")
     assert kept["partition"] == "iid+label-noise"
-    assert kept["partition_parameters"]["clients"] == 2
+    assert kept["partition_parameters"]["before"] == {"clients": 2, "seed": 9}
     same = made(fedcli, "a.h5", out="d.h5")
     assert Path("d.h5").read_bytes() == Path("a.h5").read_bytes()
     assert same["partition_parameters"]["hold_out"]["kind"] == "within"
@@ -347,6 +347,42 @@ def test_source_with_a_test_split_refuses_another(fedcli: Fedcli, write_tff: Wri
     assert "has a split 'test' of its own; leave --test-data out" in line
 
 
+def test_no_store_is_written_into_a_source(fedcli: Fedcli, tmp_path: Path) -> None:
+    for name in ("cats/1.png", "dogs/1.png"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw_images(0, 4, 4)).save(path)
+    content = path.read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    for out in ("photos/dogs/1.png", "photos/new.h5", "link/cats/new.h5"):
+        line = refusal(fedcli, "photos", "--out", out)
+        assert f"--out {out} lies in the source photos; choose a place outside" in line
+    assert path.read_bytes() == content
+    line = refusal(fedcli, "photos/cats", "--test-data", "photos", "--out", "photos/new.h5")
+    assert "lies in the source photos" in line
+
+
+def test_a_store_with_a_test_split_is_called_as_it_was_typed(
+    fedcli: Fedcli, write_tff: WriteTff
+) -> None:
+    made(fedcli, write_tff(), "--hold-out", "within", out="two.h5")
+    assert "two.h5 has a split 'test'" in refusal(
+        fedcli, "two.h5", "--out", "o", "--hold-out", "within"
+    )
+    line = refusal(fedcli, "two.h5", "--out", "o", "--test-data", write_tff("b.h5"))
+    assert "two.h5 has a split 'test'" in line
+
+
+def test_colours_are_not_called_ink(fedcli: Fedcli, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.fromarray(draw_images(0, 4, 5, 3)).save(tmp_path / "photos" / name / "1.png")
+    done = fedcli("preprocess", "photos", "--out", "out.h5")
+    assert done.code == 0, done.err
+    assert "4 x 5 x 3, RGB, uint8\n" in done.out
+    assert "ink" not in done.out
+
+
 def test_bad_source_leaves_the_old_store(fedcli: Fedcli, write_tff: WriteTff) -> None:
     made(fedcli, write_tff("good.h5"))
     before = Path("out.h5").read_bytes()
@@ -408,6 +444,7 @@ def test_killed_at_any_moment_and_run_again(
     started = time.monotonic()
     subprocess.run([*command, *long_job("whole.h5")], check=True, **quiet)
     whole_seconds = time.monotonic() - started
+    whole = (tmp_path / "whole.h5").read_bytes()
     rng = random.Random(seed)
     moments = [None, None, *(rng.uniform(0.1, 0.95) * whole_seconds for _ in range(4))]
     for moment in moments:
@@ -418,10 +455,11 @@ def test_killed_at_any_moment_and_run_again(
             time.sleep(moment)
         process.kill()
         process.wait(PATIENCE_SECONDS)
-        assert not (tmp_path / "out.h5").exists() or process.returncode == 0
-        (tmp_path / "out.h5").unlink(missing_ok=True)
+        if (tmp_path / "out.h5").exists():
+            assert (tmp_path / "out.h5").read_bytes() == whole
+            (tmp_path / "out.h5").unlink()
     subprocess.run([*command, *long_job("out.h5")], check=True, **quiet)
-    assert (tmp_path / "out.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
+    assert (tmp_path / "out.h5").read_bytes() == whole
     assert sorted(os.listdir(tmp_path)) == ["out.h5", "source.h5", "whole.h5"]  # noqa: PTH208
 
 

@@ -43,8 +43,8 @@ def test_shows_each_suspect_with_its_picture(
     suspect_tables.show(Screen(), data, FOUND)
     text = capsys.readouterr().out
     shown = cells(text)
-    assert ["s0000000", "1", "3", "4", "9", "41.3"] in shown
-    assert ["s0000001", "2", "0", "7", "1", "0.5"] in shown
+    assert ["1", "s0000000", "3", "4", "9", "41.3"] in shown
+    assert ["2", "s0000001", "0", "7", "1", "0.5"] in shown
     assert ["1:", "4>9", "2:", "7>1"] in shown
     assert "11 of 200 examples (5.5%) are suspicious: a score above 5" in text
     assert ["s0000001", "80", "8", "10.0%", "5.5%"] in shown
@@ -64,10 +64,18 @@ def test_shows_that_nothing_was_found(data: ClientData, capsys: pytest.CaptureFi
     assert "Broken" not in shown
 
 
+def test_no_fault_is_one_line(data: ClientData, capsys: pytest.CaptureFixture[str]) -> None:
+    sound = replace(FOUND, fault_counts={"blank": 0, "far": 0, "copy": 0}, broken=())
+    suspect_tables.show(Screen(), data, sound)
+    lines = capsys.readouterr().out.partition("Broken examples (train)\n")[2].splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("none (blank: all pixels alike; ")
+
+
 def test_uses_class_names(data: ClientData, capsys: pytest.CaptureFixture[str]) -> None:
     data.class_names = tuple("abcdefghij")
     suspect_tables.show(Screen(), data, FOUND)
-    assert ["s0000000", "1", "3", "e", "j", "41.3"] in cells(capsys.readouterr().out)
+    assert ["1", "s0000000", "3", "e", "j", "41.3"] in cells(capsys.readouterr().out)
 
 
 def test_json_holds_all(data: ClientData, capsys: pytest.CaptureFixture[str]) -> None:

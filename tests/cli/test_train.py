@@ -72,7 +72,7 @@ def test_metrics_that_are_not_finite_are_null(fedcli: Fedcli, write_tff: WriteTf
     assert first["loss"] is None
     table = fedcli("train", "--resume", "run").out
     assert table.splitlines()[1].endswith("dropped clients     update")
-    assert table.splitlines()[3].split()[:2] == ["1", "not"]
+    assert table.splitlines()[3].split()[:4] == ["1", "-", "-", "0"]
     assert table.splitlines()[3].split()[-2:] == ["3", "rejected"]
 
 
@@ -106,6 +106,17 @@ def test_config_repeats_the_run_byte_for_byte(fedcli: Fedcli, write_tff: WriteTf
     fedcli("train", "--config", "first/config.toml", "--out", "second", "--threads", 1)
     for name in ("metrics.jsonl", "evaluation.json"):
         assert Path("first", name).read_bytes() == Path("second", name).read_bytes()
+
+
+def test_a_config_of_changed_data_is_told(fedcli: Fedcli, write_tff: WriteTff) -> None:
+    data = write_tff()
+    fedcli("train", "--data", data, "--rounds", 1, "--out", "run")
+    again = ("train", "--config", "run/config.toml")
+    assert "has changed" not in fedcli(*again, "--out", "same").err
+    write_tff(num_clients=4)
+    note = f"fedcli: {data} has changed since the run began; a new run with its config does not "
+    assert note + "repeat it\n" in fedcli(*again, "--out", "other").err
+    assert "has changed" not in fedcli(*again, "--data", data, "--out", "asked").err
 
 
 def test_resuming_a_finished_run_changes_nothing(fedcli: Fedcli, tmp_path: Path) -> None:
@@ -225,6 +236,18 @@ def test_export_writes_the_tensors_in_layer_order(fedcli: Fedcli, write_tff: Wri
         assert [archive[name].shape for name in archive.files] == [(24, 10), (10,)]
         assert all(archive[name].any() for name in archive.files)
     assert "dense/kernel   24 x 10" in fedcli("export", "run", "weights.npz").out
+
+
+def test_export_does_not_replace_the_checkpoint(fedcli: Fedcli, write_tff: WriteTff) -> None:
+    fedcli("train", "--data", write_tff(), "--rounds", 1, "--out", "run")
+    Path("run/checkpoints/round-000001.h5").rename("weights.npz")
+    before = Path("weights.npz").read_bytes()
+    done = fedcli("export", "weights.npz", "weights.npz")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == (
+        "fedcli: error: weights.npz is what is read (weights.npz); choose another name\n"
+    )
+    assert Path("weights.npz").read_bytes() == before
 
 
 def test_export_names_the_formats_there_are(fedcli: Fedcli, tmp_path: Path) -> None:

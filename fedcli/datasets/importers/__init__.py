@@ -21,6 +21,7 @@ from typing import Any
 
 from fedcli.batches import Pixels
 from fedcli.datasets.checks import check_num_classes
+from fedcli.datasets.importers.places import start_of
 from fedcli.datasets.table import ExampleTable
 from fedcli.errors import ConfigError, DataError
 from fedcli.progress import Tell, tell_nobody
@@ -41,6 +42,7 @@ _MODULES = {
 }
 FORMATS = tuple(_MODULES)
 
+_LOOKED_AT = 1 << 16  # bytes by which text is told
 _FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
@@ -90,6 +92,7 @@ class Imported:
         source: Where the data come from.
         licence: Under what licence, where the source says so.
         notes: One line each: what was decided that the user may want to know.
+        is_guessed: Whether the number of classes is that of the largest label, for want of better.
     """
 
     format: str
@@ -101,6 +104,7 @@ class Imported:
     source: str
     licence: str = ""
     notes: tuple[str, ...] = ()
+    is_guessed: bool = False
 
 
 def recognise(sources: Sequence[Path]) -> str:
@@ -125,9 +129,13 @@ def recognise(sources: Sequence[Path]) -> str:
     if found:
         listed = ", ".join(f"{path} is {name}" for name, path in found.items())
         raise DataError(f"the sources are of several formats: {listed}; give those of one")
+    with _telling(sources[0], None):
+        reason = _nothing_in(sources[0])
     raise DataError(
-        f"{sources[0]}: of no format that fedcli reads; if it is one of {', '.join(FORMATS)}, "
-        "say so with --format"
+        f"{sources[0]}: {reason}"
+        if reason
+        else f"{sources[0]}: of no format that fedcli reads; if it is one of "
+        f"{', '.join(FORMATS)}, say so with --format"
     )
 
 
@@ -159,6 +167,31 @@ def read(
     with _telling(sources[0], folder):
         imported: Imported = module.read(sources, options, folder, tell)
     return imported
+
+
+def _nothing_in(path: Path) -> str | None:
+    """What to say of a folder or text that holds nothing to read; None of all else."""
+    if path.is_dir():
+        is_empty = not any(each.is_file() for each in path.rglob("*"))
+        return "is a folder without files; give one that holds data" if is_empty else None
+    if not path.is_file():  # a pipe is not waited for
+        return None
+    start = start_of(path, _LOOKED_AT)
+    if not start:
+        return "is empty; give a file that holds data"
+    try:
+        text = start.decode("utf-8-sig", "strict" if len(start) < _LOOKED_AT else "ignore")
+    except UnicodeDecodeError:
+        return None
+    if "\0" in text:
+        return None
+    lines = [line for line in text.splitlines() if line.strip()]
+    if len(lines) == 1 and "," in lines[0]:
+        return "holds only one line, a header of CSV or one row; give a header and rows below it"
+    return (
+        "is text, but no CSV of numbers below a header nor LEAF's JSON; "
+        f"if it is one of {', '.join(FORMATS)}, say so with --format"
+    )
 
 
 def _module(name: str) -> Any:

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
 
@@ -207,7 +207,9 @@ class _Rows:
     def blocks(self, file: IO[str]) -> Iterator[NDArray[Any]]:
         """Yields pixels as they are written, uint8 where they can be, else float32, shaped."""
         lines = self._lines(file)
-        number, header = next(lines, (1, ""))
+        number, header = next(lines, (0, ""))
+        if not number:
+            raise DataError(f"{self._source}: is empty; give a line of names and rows below it")
         layout = self._read_header(header, f"{self._source}: line {number}")
         where = f"{self._source}: line {number}: the header"
         shape = flat_shape(len(layout.pixels), self._options.image_shape, where)
@@ -236,6 +238,11 @@ class _Rows:
             raise DataError(
                 f"{where}: {len(columns)} columns; the first line names a column of labels and "
                 "one a pixel, separated by commas"
+            )
+        if _looks_like_data(columns):
+            raise DataError(
+                f"{where} looks like data, not like a header: {_some(columns)}; put a line of "
+                "names above it, with label over the labels, as in label,1,2,3"
             )
         options = self._options
         label = _find_column(columns, options.label_column, LABEL_COLUMNS, "--label-column", where)
@@ -351,6 +358,13 @@ def _find_column(
     if len(places) > 1:
         raise DataError(f"{where}: column {name!r} stands {len(places)} times; rename all but one")
     return places[0]
+
+
+def _looks_like_data(columns: list[str]) -> bool:
+    """Whether most names are numbers, and not such as count the columns: those of a row."""
+    numbers = [float(name) for name in columns if _is_number(name)]
+    is_rising = all(one < next_one for one, next_one in pairwise(numbers))
+    return 2 * len(numbers) > len(columns) and not is_rising
 
 
 def _some(columns: list[str]) -> str:

@@ -78,6 +78,11 @@ def read(
         done += len(table)
         tables[split] = table
     parts = {part for each in sets.values() for part in _parts(each.images)}
+    notes += [
+        f"owners of {name} are the writers in {each.writers.path}"
+        for name, each in sets.items()
+        if each.writers
+    ]
     if "emnist" in parts:
         notes.append("EMNIST's files hold images with rows and columns swapped; they are turned")
     is_by_class = {"emnist", "byclass"} <= parts

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -21,14 +22,19 @@ from numpy.typing import NDArray
 from fedcli.batches import Pixels
 from fedcli.datasets.checks import MAX_SIDE
 from fedcli.datasets.importers import Imported, ImportOptions, meaning
-from fedcli.datasets.importers.pillow import load_pillow
+from fedcli.datasets.importers.pillow import load_pillow, turn_upright
 from fedcli.datasets.table import TableWriter
 from fedcli.errors import ConfigError, DataError
 from fedcli.progress import Tell
 
 READS = "images"
 
-FOLDERS = ("class", "client", "client/class")
+_LAYOUTS = {
+    "class": "one folder a class",
+    "client": "one folder a client",
+    "client/class": "one folder a client with one a class in each",
+}
+FOLDERS = tuple(_LAYOUTS)
 COLORS = ("grey", "rgb")
 
 _DECODERS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
@@ -67,8 +73,9 @@ def read(
     """Returns the images of a folder, classes numbered as their names sort (numbers by value).
 
     Grey or colour is what the first image is, unless `options.color` says. What is transparent
-    lies on white; 16-bit greys become float32. Of an animation the first frame is read. Files that
-    are no images by content and by name are left out, and counted in a note.
+    lies on white; what EXIF says lies on its side is turned; 16-bit greys become float32. Of an
+    animation the first frame is read. Files that are no images by content and by name are left
+    out, and counted in a note.
 
     Args:
         sources: One folder.
@@ -140,43 +147,75 @@ def _find_files(root: Path, folders: str | None) -> tuple[dict[str, list[_File]]
     """The images of each split, and how many other files there are."""
     splits: dict[str, list[_File]] = {}
     num_left_out = 0
-    is_deep: bool | None = None if folders is None else folders == "client/class"
+    first: dict[int, Path] = {}  # image of each depth, over all splits
+    depths: Counter[int] = Counter()
     for split, place in _split_folders(root).items():
         files = []
+        num_before = depths.total()
         for path in _walk(place, root.resolve()):
             if not _looks_like_image(path) and path.suffix.lower() not in _SUFFIXES:
                 num_left_out += 1
                 continue
             parts = path.relative_to(place).parts
-            if is_deep is None and len(parts) > 1:
-                is_deep = len(parts) == 3
-            if len(parts) != (3 if is_deep else 2):
-                raise DataError(_misplaced(path, folders, is_deep))
-            files.append(_describe(path, parts, folders))
-        if not files:
+            first.setdefault(len(parts), path)
+            depths[len(parts)] += 1
+            if len(parts) > 1:
+                files.append(_describe(path, parts, folders))
+        if depths.total() == num_before:
             raise DataError(
                 f"{place}: no images in its folders ({', '.join(_DECODERS)} are read); "
                 "put them into one folder a class"
             )
         splits[split] = files
+    _check_depths(depths, first, folders)
     return splits, num_left_out
 
 
-def _misplaced(path: Path, folders: str | None, is_deep: bool | None) -> str:
-    layout = "one folder a client with one a class in each" if is_deep else "one folder a class"
-    if folders == "client":
-        layout = "one folder a client"
-    return (
-        f"{path}: does not lie in {layout}, as the others do or --folders says; "
-        "move it, or choose --folders class, client or client/class"
+def _too_deep(path: Path) -> DataError:
+    return DataError(
+        f"{path}: lies too deep; only class folders, client folders or class folders within client "
+        "folders are read"
     )
+
+
+def _check_depths(depths: Counter[int], first: dict[int, Path], folders: str | None) -> None:
+    """Checks that all images lie as deep as one another, and as --folders says.
+
+    Raises:
+        DataError: They do not; the message counts them.
+    """
+    if 1 in depths:
+        one = "client" if folders == "client" else "class"
+        raise DataError(
+            f"{first[1].parent}: pictures lie directly in it ({first[1].name}, {depths[1]:,} in "
+            f"all); put them into one folder a {one}"
+        )
+    if len(depths) > 1:
+        listed = ", ".join(
+            f"{depths[each]:,} at depth {each - 1} ({first[each]})" for each in sorted(depths)
+        )
+        raise DataError(
+            f"pictures lie at several depths: {listed}; lay all in class folders (depth 1), or all "
+            "in class folders within client folders (depth 2)"
+        )
+    (depth,) = depths
+    if depth > 3:
+        raise _too_deep(first[depth].parent)
+    if folders is None:
+        return
+    if (depth == 3) != (folders == "client/class"):
+        raise DataError(
+            f"{first[depth]}: does not lie in {_LAYOUTS[folders]}, as --folders {folders} says; "
+            f"choose {'--folders client/class' if depth == 3 else '--folders class or client'}"
+        )
 
 
 def _describe(path: Path, parts: tuple[str, ...], folders: str | None) -> _File:
     if len(parts) == 3:
-        return _File(path, parts[1], meaning.check_id(parts[0], str(path.parent.parent)))
+        class_name = meaning.check_class_name(parts[1], str(path.parent))
+        return _File(path, class_name, meaning.check_id(parts[0], str(path.parent.parent)))
     if folders != "client":
-        return _File(path, parts[0], None)
+        return _File(path, meaning.check_class_name(parts[0], str(path.parent)), None)
     name = path.name
     ends = [place for place in (name.find("_"), name.find("-")) if place > 0]
     if not ends:
@@ -184,7 +223,8 @@ def _describe(path: Path, parts: tuple[str, ...], folders: str | None) -> _File:
             f"{path}: --folders client takes the class from the name up to its first '_' or '-', "
             "and there is none; rename it, as in cat_001.png"
         )
-    return _File(path, name[: min(ends)], meaning.check_id(parts[0], str(path.parent)))
+    class_name = meaning.check_class_name(name[: min(ends)], str(path))
+    return _File(path, class_name, meaning.check_id(parts[0], str(path.parent)))
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -220,10 +260,7 @@ def _walk(folder: Path, root: Path, depth: int = _MAX_DEPTH) -> Iterator[Path]:
             yield path
         elif entry.is_dir():
             if not depth:
-                raise DataError(
-                    f"{path}: lies too deep; only class folders, client folders or class folders "
-                    "within client folders are read"
-                )
+                raise _too_deep(path)
             yield from _walk(path, root, depth - 1)
 
 
@@ -301,6 +338,10 @@ class _Decoder:
                     return self._convert(image, path)
         except self._pillow.DecompressionBombError as err:
             raise DataError(f"{path}: far too large; at most {MAX_SIDE} a side is read") from err
+        except self._pillow.UnidentifiedImageError as err:
+            raise DataError(
+                f"{path}: no whole image (none of {', '.join(_DECODERS)}); mend or remove it"
+            ) from err
         except (DataError, MemoryError):
             raise
         except Exception as err:
@@ -312,6 +353,7 @@ class _Decoder:
 
     def _convert(self, image: Any, path: Path) -> NDArray[Any]:
         image.load()
+        turn_upright(image)
         if image.mode == "F":
             raise DataError(f"{path}: pixels are floating-point numbers; save them as 8 or 16 bits")
         if image.mode in _DEEP_MODES and self._color in (None, "grey"):
@@ -328,10 +370,16 @@ class _Decoder:
             return np.asarray(flat.convert("RGB"))
         if not (is_grey or self._is_asked or _has_no_color(flat)):
             raise DataError(
-                f"{path}: has colours but the images before have none; "
-                "choose --color grey or --color rgb for all"
+                f"{path}: has colours but the images before have none; choose --color grey or "
+                f"--color rgb for all{self._size_advice(image)}"
             )
         return np.asarray(flat.convert("L"))
+
+    def _size_advice(self, image: Any) -> str:
+        """What to do beside where an image is not of the first one's size."""
+        if self._first is None or self._is_fitted or image.size[::-1] == self._first[1]:
+            return ""
+        return ", and --size, as with --size 28x28, as sizes differ, too"
 
     def _on_white(self, image: Any) -> Any:
         """The image without transparency."""

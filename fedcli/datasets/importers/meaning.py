@@ -22,6 +22,7 @@ _BLOCK_IMAGES = 1 << 16  # at most, however small they are
 MAX_ID_BYTES = 255  # as a store keeps them
 
 NUM_DIGITS = 10
+_LARGEST_GUESS = 1000  # label that is a class without more ado: as many as ImageNet has
 # EMNIST's order: digits, capitals, small letters.
 CHARACTER_NAMES = tuple(string.digits + string.ascii_uppercase + string.ascii_lowercase)
 
@@ -56,10 +57,11 @@ def imported(
         notes: What was decided so far.
 
     Raises:
-        DataError: A label lies outside the classes.
+        DataError: A label lies outside the classes, or is far too large for the number of a class.
     """
     names = tuple(class_names)
-    num_classes = options.num_classes or own_classes or len(names) or _guess(tables, is_emnist)
+    known = options.num_classes or own_classes or len(names)
+    num_classes = known or _guess(tables, is_emnist)
     for table in tables.values():
         check_table_labels(table, num_classes)
     if is_emnist and num_classes == len(CHARACTER_NAMES):
@@ -77,6 +79,7 @@ def imported(
         source=source,
         licence=licence,
         notes=tuple(notes),
+        is_guessed=not (known or is_emnist),
     )
 
 
@@ -123,16 +126,26 @@ def check_id(client_id: str, where: str) -> str:
     Raises:
         DataError: It is empty, too long, or holds a zero byte or half a character.
     """
-    try:
-        encoded = client_id.encode()
-    except UnicodeEncodeError:
-        encoded = b""
-    if not 1 <= len(encoded) <= MAX_ID_BYTES or b"\0" in encoded:
+    if not _is_name(client_id):
         raise DataError(
             f"{where}: client id {client_id[:40]!r}: an id has 1 to {MAX_ID_BYTES} bytes of UTF-8 "
             "and no zero byte; rename the client"
         )
     return client_id
+
+
+def check_class_name(name: str, where: str) -> str:
+    """Returns a class's name that a store can keep.
+
+    Raises:
+        DataError: It is empty, too long, or holds a zero byte or half a character.
+    """
+    if not _is_name(name):
+        raise DataError(
+            f"{where}: class {name[:40]!r}: a name has 1 to {MAX_ID_BYTES} bytes of UTF-8 and no "
+            "zero byte; rename the class"
+        )
+    return name
 
 
 def convention_of(tables: Mapping[str, ExampleTable]) -> str:
@@ -164,11 +177,32 @@ def tell_after(tell: Tell, done: int, total: int | None) -> Tell:
     return lambda count, _: tell(done + count, total)
 
 
+def _is_name(text: str) -> bool:
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:
+        return False
+    return 1 <= len(encoded) <= MAX_ID_BYTES and b"\0" not in encoded
+
+
 def _guess(tables: Mapping[str, ExampleTable], is_emnist: bool) -> int:
     largest = max((int(table.labels.max(initial=0)) for table in tables.values()), default=0)
     if is_emnist:
         return NUM_DIGITS if largest < NUM_DIGITS else len(CHARACTER_NAMES)
+    if _LARGEST_GUESS < largest < MAX_CLASSES:
+        _refuse_codes(tables, largest)
     return max(2, min(largest + 1, MAX_CLASSES))
+
+
+def _refuse_codes(tables: Mapping[str, ExampleTable], largest: int) -> None:
+    """Raises where most classes up to the largest label are absent: labels are codes, or years."""
+    num_present = len(np.unique(np.concatenate([table.labels for table in tables.values()])))
+    if 2 * num_present <= largest:
+        table = next(each for each in tables.values() if largest in each.labels)
+        raise DataError(
+            f"{table.source}: label {largest} makes {largest + 1} classes, of which {num_present} "
+            f"occur; renumber the labels from 0, or pass --num-classes {largest + 1} if it is meant"
+        )
 
 
 def _border(pixels: Any) -> Any:

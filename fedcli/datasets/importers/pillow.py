@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from types import ModuleType
+from typing import Any
 
 from fedcli.errors import ConfigError
 
@@ -18,3 +20,12 @@ def load_pillow(what: str) -> ModuleType:
     except ImportError as err:
         raise ConfigError(f"{what} needs Pillow; run pip install 'fedcli[images]'") from err
     return Image
+
+
+def turn_upright(image: Any) -> None:
+    """Turns an image in place as its EXIF orientation says; one that cannot be read is ignored."""
+    from PIL import ImageOps
+
+    # Damaged metadata raise about anything, and the pixels are whole without them.
+    with suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from fedcli.datasets import hdf5
 from fedcli.datasets.importers import Imported, ImportOptions, meaning
 from fedcli.datasets.importers.places import one_file
-from fedcli.datasets.store import StoreSplit, open_store, read_info
+from fedcli.datasets.store import StoreSplit, open_store, read_info, verify
 from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.progress import Tell
 
@@ -25,19 +25,22 @@ def read(
 ) -> Imported:
     """Returns all splits of a store; nothing is copied unless images must be fitted.
 
+    All bytes are compared with the fingerprint first: a damaged store must not get a new one.
+
     Args:
         sources: The store, which must not be written to while its tables are in use.
         options: The number of classes and `fit` are heeded.
         folder: Where fitted pixels are kept.
-        tell: Told the examples read.
+        tell: Told the examples read: all as they are checked, those to be fitted once more.
 
     Raises:
-        DataError: The file is no store of this version, or anything in it is inconsistent.
+        DataError: The file is no store of this version, or not as it was written.
     """
     path = one_file(sources, "fedcli store")
     info = read_info(path)
     splits = open_store(path, num_classes=options.num_classes)
     total = sum(split.total_examples() for split in splits.values())
+    verify(path, lambda read, size: tell(total * read // (size or 1), total))
     tables: dict[str, ExampleTable] = {}
     done = 0
     for name, split in splits.items():

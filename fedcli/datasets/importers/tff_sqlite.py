@@ -108,7 +108,8 @@ def _read_splits(
         }
         reader = _GroupReader(source)
         seen: Counter[tuple[str, str]] = Counter()
-        with _cancellable(connection, lambda: tell(seen.total(), total)):
+        done = 0
+        with _cancellable(connection, lambda: tell(done, total)):
             for (name, client_id), rows in _groups(connection, source, list(names)):
                 pixels, labels, scale, offset = reader.read(rows, name, client_id)
                 seen[name, client_id] += len(rows)
@@ -116,7 +117,8 @@ def _read_splits(
                 writers[name].add(
                     pixels, labels, scale=scale, offset=offset, owners=client_id, where=where
                 )
-                tell(seen.total(), total)
+                done += len(rows)
+                tell(done, total)
         _check_counts(seen, wanted, source)
         tables = {split: writers[name].table() for name, split in names.items()}
     others = [name for name in present if name not in names]
@@ -289,7 +291,7 @@ def _connected(database: Path, source: str) -> Iterator[sqlite3.Connection]:
             yield connection
         finally:
             connection.close()
-    except sqlite3.Error as err:
+    except (sqlite3.Error, UnicodeDecodeError) as err:  # SQLite quotes what is garbled
         raise DataError(f"{source}: cannot be read as SQLite: {err}; fetch it again") from err
 
 

@@ -1,0 +1,279 @@
+"""One HTTP request, to a server that may be slow, silent or wrong; urllib does the talking.
+
+The response is read in a thread of its own, so that who waits for it is never deaf to Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import http.client
+import queue
+import re
+import socket
+import ssl
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+_BLOCK_BYTES = 1 << 18
+_NUM_BLOCKS_AHEAD = 8
+_POLL_SECONDS = 0.1  # between two calls of `wait`
+_USABLE = {200, 206, 416}
+_TRANSIENT = {408, 429}
+_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
+
+
+class TryError(Exception):
+    """A request, or what it brought, is of no use; the text says why, without the address.
+
+    Attributes:
+        is_final: Whether the same address would not do better another time.
+        wait_seconds: How long the server asks to be left alone; None: it does not.
+    """
+
+    def __init__(
+        self, reason: str, *, is_final: bool = False, wait_seconds: float | None = None
+    ) -> None:
+        """Takes the reason."""
+        super().__init__(reason)
+        self.is_final = is_final
+        self.wait_seconds = wait_seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """What the head of a usable response says.
+
+    Attributes:
+        status: 200: the whole follows; 206: what is missing; 416: nothing is missing.
+        length: Bytes that are announced to follow; None: not stated.
+        range_start: Where in the file they begin.
+        range_total: Bytes of the whole file.
+        validator: What names this very state of the file, for If-Range; "": nothing does.
+    """
+
+    status: int
+    length: int | None
+    range_start: int | None
+    range_total: int | None
+    validator: str
+
+
+class Exchange:
+    """A request on its way: ask for its head, then for blocks of bytes until there are no more."""
+
+    def __init__(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        connect_seconds: float,
+        stall_seconds: float,
+        wait: Callable[[], None],
+    ) -> None:
+        """Takes what to ask for; proxies are those of the environment.
+
+        Args:
+            url: An http or https address.
+            headers: Headers to send.
+            connect_seconds: How long a connection is waited for.
+            stall_seconds: How long the next byte is waited for.
+            wait: Is called now and then while there is nothing to take; may raise.
+        """
+        self._open = partial(_open, url, dict(headers), connect_seconds, stall_seconds)
+        self._wait = wait
+        self._items: queue.Queue[Any] = queue.Queue(maxsize=_NUM_BLOCKS_AHEAD)
+        self._is_left = threading.Event()
+
+    def __enter__(self) -> Exchange:
+        """Sends the request."""
+        threading.Thread(target=self._run, name="fedcli-download", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Lets go of the response, whole or not."""
+        self._is_left.set()
+
+    def head(self) -> Head:
+        """Returns the head, to be asked for first.
+
+        Raises:
+            TryError: The server cannot be reached, or answers with an error.
+        """
+        status, reason, headers = self._take()
+        if status in _USABLE:
+            return _parse_head(status, headers)
+        is_transient = status in _TRANSIENT or status >= 500
+        raise TryError(
+            f"HTTP {status} {reason}".strip(),
+            is_final=not is_transient,
+            wait_seconds=_seconds_to_wait(headers.get("Retry-After")),
+        )
+
+    def read(self) -> bytes:
+        """Returns the next bytes, none at the end.
+
+        Raises:
+            TryError: The server fell silent, or the connection broke.
+        """
+        block = self._take()
+        assert isinstance(block, bytes)
+        return block
+
+    def _take(self) -> Any:
+        while True:
+            with contextlib.suppress(queue.Empty):
+                item = self._items.get(timeout=_POLL_SECONDS)
+                break
+            self._wait()
+        if isinstance(item, Exception):
+            raise _as_try_error(item) from item
+        return item
+
+    def _run(self) -> None:
+        """Reads the response and hands over its parts: the head, blocks, b"" at the end."""
+        try:
+            with contextlib.closing(self._open()) as response:
+                self._put((response.status, response.reason, response.headers))
+                while (block := response.read1(_BLOCK_BYTES)) and self._put(block):
+                    pass
+            self._put(b"")
+        except urllib.error.HTTPError as err:
+            with contextlib.closing(err):
+                self._put((err.code, str(err.reason), err.headers))
+        except Exception as err:  # handed to who waits
+            self._put(err)
+
+    def _put(self, item: Any) -> bool:
+        """Hands over an item; returns whether anybody still wants more."""
+        while not self._is_left.is_set():
+            with contextlib.suppress(queue.Full):
+                self._items.put(item, timeout=_POLL_SECONDS)
+                return True
+        return False
+
+
+# ---- Heads and failures --------------------------------------------------------------------------
+
+
+def _parse_head(status: int, headers: Any) -> Head:
+    etag = headers.get("ETag") or ""
+    is_strong = etag.startswith('"')  # a weak one does not promise equal bytes
+    match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range") or "")
+    return Head(
+        status=status,
+        length=_whole_number(headers.get("Content-Length")),
+        range_start=_whole_number(match[1]) if match else None,
+        range_total=_whole_number(match[3]) if match else None,
+        validator=etag if is_strong else headers.get("Last-Modified") or "",
+    )
+
+
+def _whole_number(text: str | None) -> int | None:
+    return int(text) if text and re.fullmatch(r"[0-9]{1,18}", text) else None
+
+
+def _seconds_to_wait(text: str | None) -> float | None:
+    """What a Retry-After asks for: seconds, or a date."""
+    number = _whole_number(text)
+    if number is not None or not text:
+        return number
+    date = email.utils.parsedate_tz(text)
+    return None if date is None else max(0.0, email.utils.mktime_tz(date) - time.time())
+
+
+def _as_try_error(err: Exception) -> TryError:
+    """A failure of the network in words."""
+    if isinstance(err, TryError):
+        return err
+    reason = err.reason if isinstance(err, urllib.error.URLError) else err
+    is_final = isinstance(
+        reason, socket.gaierror | ssl.SSLCertVerificationError | ValueError | http.client.InvalidURL
+    )
+    return TryError(_describe(reason), is_final=is_final)
+
+
+def _describe(reason: object) -> str:
+    if isinstance(reason, TimeoutError):
+        return "no answer in time"
+    if isinstance(reason, http.client.IncompleteRead):
+        return "was cut off"
+    if isinstance(reason, OSError) and reason.strerror:
+        return f"cannot be reached ({reason.strerror})"
+    return f"cannot be read ({' '.join(str(reason).split()) or type(reason).__name__})"
+
+
+# ---- urllib --------------------------------------------------------------------------------------
+
+
+def _open(url: str, headers: dict[str, str], connect_seconds: float, stall_seconds: float) -> Any:
+    """The response, by what of urllib is wanted: http, https, proxies and safe redirects."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        _Web(stall_seconds),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        _Redirects(),
+    ):
+        opener.add_handler(handler)
+    return opener.open(urllib.request.Request(url, headers=headers), timeout=connect_seconds)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but never from https to anything else."""
+
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Any:
+        schemes = ("https:",) if req.full_url.startswith("https:") else ("https:", "http:")
+        if not newurl.startswith(schemes):
+            fp.close()
+            raise TryError(
+                f"redirects to {newurl}, and only {schemes[-1]} is followed there", is_final=True
+            )
+        known = 307 if code == 308 else code  # urllib knows 308 from Python 3.11
+        return super().redirect_request(req, fp, known, msg, headers, newurl)
+
+    http_error_308 = urllib.request.HTTPRedirectHandler.http_error_302
+
+
+class _Http(http.client.HTTPConnection):
+    """A connection that has more patience with data than with connecting."""
+
+    def __init__(self, *args: Any, stall_seconds: float, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._stall_seconds = stall_seconds
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock.settimeout(self._stall_seconds)
+
+
+class _Https(_Http, http.client.HTTPSConnection):
+    """The same over TLS."""
+
+
+class _Web(urllib.request.AbstractHTTPHandler):
+    """Makes such connections."""
+
+    http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
+
+    def __init__(self, stall_seconds: float) -> None:
+        super().__init__()
+        self._stall_seconds = stall_seconds
+
+    def http_open(self, req: Any) -> http.client.HTTPResponse:
+        return self.do_open(self._patient(_Http), req)
+
+    def https_open(self, req: Any) -> http.client.HTTPResponse:
+        return self.do_open(self._patient(_Https), req, context=ssl.create_default_context())
+
+    def _patient(self, kind: type[_Http]) -> Any:
+        return partial(kind, stall_seconds=self._stall_seconds)

@@ -1,0 +1,69 @@
+"""Locks on files: one holder at a time, waited for or not, and nothing left behind."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from fedcli.backend import Cancelled
+from fedcli.locks import ReplacedError, lock_now, locked
+
+
+def test_lock_is_waited_for_and_can_be_given_up(tmp_path: Path) -> None:
+    path = tmp_path / "data.bin.lock"
+    remarks: list[str] = []
+    order: list[str] = []
+
+    def wait() -> None:
+        with locked(path, remark=remarks.append):
+            order.append("second")
+
+    def give_up(done: int, total: int | None) -> None:
+        raise Cancelled
+
+    with locked(path):
+        with pytest.raises(Cancelled), locked(path, give_up):
+            pass
+        thread = threading.Thread(target=wait)
+        thread.start()
+        time.sleep(0.3)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
+    assert remarks == ["another process is at data.bin; waiting for it to end"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_held_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with locked(path), pytest.raises(BlockingIOError):
+        lock_now(path)
+    os.close(lock_now(path))
+
+
+def test_a_file_replaced_while_it_is_being_locked_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lock"
+    lock = fcntl.flock
+
+    def replace_and_lock(descriptor: int, operation: int) -> None:
+        monkeypatch.undo()
+        path.unlink()
+        path.write_text("")
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", replace_and_lock)
+    num_open = len(list(Path("/dev/fd").iterdir()))
+    with pytest.raises(ReplacedError):
+        lock_now(path)
+    assert len(list(Path("/dev/fd").iterdir())) == num_open
+    monkeypatch.setattr(fcntl, "flock", replace_and_lock)
+    with locked(path):  # tries again
+        assert path.exists()
+    assert not path.exists()
