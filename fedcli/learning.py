@@ -36,6 +36,8 @@ __all__ = [
     "ProcessOutput",
     "ServerState",
     "build_fed_eval",
+    "build_fed_sgd",
+    "build_mime_lite_with_optimizer",
     "build_process",
     "build_unweighted_fed_avg",
     "build_weighted_fed_avg",
