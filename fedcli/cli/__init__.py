@@ -63,10 +63,11 @@ def group(ctx: click.Context) -> None:
 
     \b
     Examples:
-      fedcli train                     ten rounds on the embedded digits
-      fedcli train --data clients.h5   the same on your own federated HDF5 file
-      fedcli inspect-clients           who the clients are
-      fedcli COMMAND -h                options and examples of one command
+      fedcli train                              ten rounds on the embedded digits
+      fedcli preprocess photos --out photos.h5  data of your own, in any format
+      fedcli train --data photos.h5             the same rounds on those
+      fedcli inspect-clients                    who the clients are
+      fedcli COMMAND -h                         options and examples of one command
 
     \b
     Tab completion (put the line for your shell in its startup file):
