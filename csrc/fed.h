@@ -267,10 +267,10 @@ typedef struct fed_terms {
 } fed_terms;
 
 /* Trains each client of a cohort from the same server parameters and adds its model delta to
- * `sum`. Calls may follow one another on one `sum` (a large
- * cohort in pieces) as long as every piece but the last holds a multiple of 8 clients.
- * Deterministic for fixed inputs, whatever the team's size. FED_ERR_LABEL fills fault with the
- * lowest client that has one; *cancel != 0 stops within a local step. */
+ * `sum`. Calls may follow one another on one `sum` (a large cohort in pieces) as long as every
+ * piece but the last holds a multiple of 8 clients. Deterministic for fixed inputs, whatever the
+ * team's size. FED_ERR_LABEL fills fault with the lowest client that has one; *cancel != 0 stops
+ * within a local step. */
 int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *step,
                      const float *server_params, /* [P] */
                      const fed_client *clients, size_t num_clients, const fed_terms *terms,

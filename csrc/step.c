@@ -159,8 +159,7 @@ static void rmsprop_run(const double *options, const fed_local_step *at, float *
                          (float)options[RMSPROP_EPSILON]);
 }
 
-/* ---- The gradient alone -----------------------------------------------------------------------
- */
+/* ---- The gradient alone ---------------------------------------------------------------------- */
 
 static int gradient_check(const double *options) { return (void)options, 1; }
 

@@ -419,12 +419,13 @@ cdef class Terms:
         if bounds is not None:
             self.bounds.max_abs, self.bounds.norm = bounds
             self.table.bounds = &self.bounds
+        self.slots = None
         if frozen is not None:
             self.slots, self.table.frozen_step_num = frozen
 
     cdef check(self, Step step, Model model):
         """Points the table at the slots once their shape is known to fit."""
-        if self.table.frozen_step_num == 0 or self.slots.shape[0] == step.num_slots == 0:
+        if self.slots is None or self.slots.shape[0] == step.num_slots == 0:
             return
         if (<size_t> self.slots.shape[0], <size_t> self.slots.shape[1]) != (
                 step.num_slots, model.table.num_params):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -202,6 +202,11 @@ class BatchedDataset:
         """Returns id, plan and element spec."""
         spec = ", ".join(f"{name}: {value}" for name, value in self.element_spec.items())
         return f"<BatchedDataset {self.client.client_id!r}, {self.plan}, {{{spec}}}>"
+
+    def without_examples(self) -> BatchedDataset:
+        """Returns the same client, now empty: it keeps its place in a cohort and weighs nothing."""
+        client = replace(self.client, pixels=self.client.pixels[:0], labels=self.client.labels[:0])
+        return replace(self, client=client)
 
     @property
     def element_spec(self) -> dict[str, ArraySpec]:

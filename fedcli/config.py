@@ -212,8 +212,7 @@ def merge(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     of others.
     """
     merged = {**base, **given}
-    if given.get("algorithm", base.get("algorithm")) != base.get("algorithm"):
-        _drop_defaults(merged, given)
+    _drop_defaults(base, merged, given)
     samplings = {each.get("sampling", RunConfig.sampling) for each in (base, merged)}
     if len(samplings) > 1 and "by-size" in samplings and "client_weighting" not in given:
         merged.pop("client_weighting", None)  # as with algorithms: it followed from the other
@@ -225,12 +224,23 @@ def merge(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _drop_defaults(merged: dict[str, Any], given: Mapping[str, Any]) -> None:
-    """Leaves out what another algorithm said of optimizers, where the new one differs."""
-    entry = registry.ALGORITHMS.get(merged["algorithm"])
-    if entry is None or entry.has_local_steps:
+def _drop_defaults(
+    base: Mapping[str, Any], merged: dict[str, Any], given: Mapping[str, Any]
+) -> None:
+    """Leaves out of `merged` what the algorithm of `base` said of optimizers and its own does not.
+
+    Config files hold resolved values, so whether a server rate was asked for is not known.
+    """
+    before, after = (
+        registry.ALGORITHMS.get(each.get("algorithm", RunConfig.algorithm))
+        for each in (base, merged)
+    )
+    if before is None or after is None or before is after:
         return
-    for name in (*_LOCAL_FIELDS, "server_lr"):
+    dropped: tuple[str, ...] = () if after.has_local_steps else _LOCAL_FIELDS
+    if before.server_lr != after.server_lr:
+        dropped = (*dropped, "server_lr")
+    for name in dropped:
         if name not in given:
             merged.pop(name, None)
 

@@ -301,3 +301,18 @@ def test_another_algorithm_leaves_behind_what_fedsgd_has_no_use_for() -> None:
     assert configs.from_options(kept).client_optimizer == "adam"
     with pytest.raises(ConfigError, match="--client-lr"):
         configs.from_options(configs.merge(base, {"algorithm": "fedsgd", "client_lr": 0.5}))
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedprox", "mime-lite"])
+def test_another_algorithm_leaves_behind_the_server_rate_of_fedsgd(name: str) -> None:
+    base = {"algorithm": "fedsgd", "server_lr": 0.1}
+    assert configs.from_options(configs.merge(base, {"algorithm": name})).server_lr == 1.0
+    given = {"algorithm": name, "server_lr": 0.3}
+    assert configs.from_options(configs.merge(base, given)).server_lr == 0.3
+    assert configs.merge({"server_lr": 0.5}, {"algorithm": name})["server_lr"] == 0.5
+
+
+def test_a_file_that_gives_fedsgd_a_client_rate_is_refused_with_fedsgd_named_again() -> None:
+    base = {"algorithm": "fedsgd", "client_lr": 0.5}
+    with pytest.raises(ConfigError, match="--client-lr"):
+        configs.from_options(configs.merge(base, {"algorithm": "fedsgd"}))

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 import fedcli
-from fedcli import aggregators, algorithms, learning, optimizers
+from fedcli import _core, aggregators, algorithms, learning, optimizers
 from fedcli.algorithms.base import Algorithm
-from fedcli.backend import CancelFlag, Cancelled, ThreadEngine
+from fedcli.backend import CancelFlag, Cancelled, FrozenSlots, ThreadEngine
 from fedcli.batches import BatchedDataset, from_arrays
 from fedcli.errors import ConfigError, DataError
 from fedcli.models import Model, mlp_2nn, softmax_regression
@@ -469,6 +469,52 @@ def test_a_dropped_client_moves_no_part_of_mime_lite() -> None:
     nobody = process.next(alone, [bad])
     assert nobody.metrics["finalizer"] == {"update_non_finite": 1}
     np.testing.assert_equal(nobody.state.client_work, alone.client_work)
+
+
+def test_a_dropped_copy_leaves_the_other_copies_of_its_client_as_they_were() -> None:
+    """The first copy draws an example twice that makes it overflow, the second the other one."""
+    pixels, labels = _client(2, 1)
+    pixels[0] = 1e38
+    pair = from_arrays(pixels, labels, client_id="twice")
+    drawn = [
+        pair.client.preprocess(2, "full", batch_size=1, seed=seed, max_examples=2)
+        for seed in range(100)
+    ]
+    orders = [[each.order(0, 0).tolist(), each.order(0, 1).tolist()] for each in drawn]
+    copies = drawn[orders.index([[0, 0], [1, 1]])]
+    process = learning.build_mime_lite_with_optimizer(_model(), optimizers.sgd(0.1, momentum=0.9))
+    result = process.next(process.initialize(), [copies, copies])
+    assert result.metrics["client_work"]["train"]["num_non_finite_clients"] == 1
+    good = from_arrays(pixels[1:], labels[1:])
+    expected = process.next(process.initialize(), [good]).state.client_work
+    np.testing.assert_allclose(
+        result.state.client_work["accumulator"], expected["accumulator"], rtol=1e-5, atol=1e-7
+    )
+    assert expected["accumulator"].any()
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_base_state_of_mime_lite_overflows_silently() -> None:
+    pixels, labels = _client(4, 1)
+    base = optimizers.adam(0.0)
+    process = learning.build_mime_lite_with_optimizer(_model(), base)
+    state = process.next(process.initialize(), [(pixels * np.float32(1e25), labels)]).state
+    assert np.isinf(state.client_work["preconditioner"]).any()
+
+
+@pytest.mark.parametrize(
+    ("num_params", "step_num", "message"),
+    [(62, 1, r"\[1, 62\], not \[1, 63\]"), (63, 0, "outside what")],
+)
+def test_frozen_slots_that_do_not_fit_are_refused(
+    num_params: int, step_num: int, message: str
+) -> None:
+    frozen = FrozenSlots(np.zeros((1, num_params), np.float32), step_num)
+    rows = optimizers.sgd(0.1, momentum=0.9).client_rows()
+    clients, params = [from_arrays(*_client(5, 1))], np.zeros(63, np.float32)
+    given: dict[str, Any] = {"round_num": 0, "weighting": "uniform", "frozen": frozen}
+    with pytest.raises((ValueError, _core.CoreError), match=message):
+        ThreadEngine(1).train_cohort(_model().layout, rows, params, clients, **given)
 
 
 def test_mime_lite_reads_a_generator_once() -> None:

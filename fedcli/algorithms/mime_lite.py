@@ -19,9 +19,10 @@ A base optimizer that clips gradients clips those of the local steps, and the me
 the number of examples processed (the default), or 1. The first round starts from s = 0, so
 momentum shows from the second round on. Gradients cost a second pass over the data.
 
-Where we differ from TFF: a client whose delta or gradient is not finite counts in neither mean (TFF
-multiplies its gradient by weight 0, and NaN * 0 poisons s); the aggregator's bounds hold for deltas
-alone. Metrics are those of the local steps, as in TFF.
+Where we differ from TFF: a client whose delta is not finite counts in neither mean (TFF multiplies
+its gradient by weight 0, and NaN * 0 poisons s), one whose gradient alone is not finite counts in
+the mean delta only; the aggregator's bounds hold for deltas alone. Metrics are those of the local
+steps, as in TFF.
 """
 
 from __future__ import annotations
@@ -59,16 +60,19 @@ class MimeLiteWork:
         """Trains the cohort, then takes the gradients of those whose delta was finite."""
         trained = call.train(self.base, frozen=frozen_slots(state))
         is_finite = trained.stats["is_finite"] != 0
-        kept = [
-            each for each, is_kept in zip(call.clients, is_finite.tolist(), strict=True) if is_kept
-        ]
-        clients = call.clients if is_finite.all() else kept
+        clients = call.clients
+        if not is_finite.all():  # kept in place, so that the other copies of a client stay theirs
+            clients = (
+                each if is_kept else each.without_examples()
+                for each, is_kept in zip(call.clients, is_finite.tolist(), strict=True)
+            )
         gradients = replace(call, clients=clients, bounds=None).take_gradients()
         mean_gradient = -weighted_mean(gradients)
         if not np.isfinite(mean_gradient).all():
             return trained, dict(state)
         zeros = np.zeros_like(call.params)
-        return trained, self.base.update(mean_gradient, dict(state), zeros)[1]
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            return trained, self.base.update(mean_gradient, dict(state), zeros)[1]
 
 
 def build(

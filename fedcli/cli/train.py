@@ -171,7 +171,7 @@ RESUME_OPTIONS = frozenset({"rounds", "threads"})
 )
 @opt.run_option(
     "--seed",
-    "Seed of shuffling and sampling; it never changes the data.",
+    "Seed of initial weights, shuffling and sampling; it never changes the data.",
     section=opt.RUN,
     type=int,
     metavar="N",
@@ -219,7 +219,7 @@ def train(  # one parameter for each option that is not a field of RunConfig
     verbose: bool,
     **values: Any,
 ) -> None:
-    """Train a model by federated averaging, then evaluate it on train and test data.
+    """Train a model by federated learning, then evaluate it on train and test data.
 
     Without options: ten rounds on ten writers of the embedded digits. Results go to a run
     directory; the same options and seed give the same bytes there, for any number of threads.
