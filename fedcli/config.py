@@ -22,6 +22,7 @@ PIXEL_CONVENTIONS = ("ink", "background")  # what 1.0 means
 PIXELS = ("source", *PIXEL_CONVENTIONS)
 PIPELINES = ("repeat-shuffle", "shuffle-repeat", "per-epoch")
 SAMPLINGS = ("fixed", "uniform", "tff", "with-replacement", "poisson", "cyclic", "by-size")
+HOLD_OUTS = ("within", "clients", "central")  # how a test split is made of train
 WEIGHTINGS = ("num-examples", "uniform")
 MAX_THREADS = 1024  # as the core has it (FED_MAX_THREADS)
 

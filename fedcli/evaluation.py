@@ -16,7 +16,7 @@ from fedcli.batches import BatchPlan
 from fedcli.checkpoint import Checkpoint
 from fedcli.config import RunConfig
 from fedcli.datasets import ClientData
-from fedcli.datasets.hold_out import CENTRAL
+from fedcli.datasets.client_data import CENTRAL
 from fedcli.errors import ConfigError, DataError, RunError
 from fedcli.federation import (
     Panel,

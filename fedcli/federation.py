@@ -29,7 +29,7 @@ from fedcli.checkpoint import Checkpoint
 from fedcli.cohort import ClientSelection, Cohorts
 from fedcli.config import RunConfig
 from fedcli.datasets import ClientData
-from fedcli.datasets.hold_out import CENTRAL
+from fedcli.datasets.client_data import CENTRAL
 from fedcli.errors import DataError
 from fedcli.learning import LearningProcess, ServerState
 from fedcli.models import Model

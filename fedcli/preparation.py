@@ -16,20 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli import registry
-from fedcli.config import PIXEL_CONVENTIONS
+from fedcli.config import HOLD_OUTS, PIXEL_CONVENTIONS
 from fedcli.datasets import hold_out, importers, joining, partition, store, store_writer
 from fedcli.datasets.changes import for_testing
+from fedcli.datasets.client_data import CENTRAL
 from fedcli.datasets.deal import Deal, deal_lists
 from fedcli.datasets.dealt import Change, DealtSplit
-from fedcli.datasets.hold_out import CENTRAL, CLIENTS, DEFAULT_FRACTION, KINDS, WITHIN
+from fedcli.datasets.hold_out import CLIENTS, DEFAULT_FRACTION, POOLED, WITHIN
 from fedcli.datasets.importers import Imported, ImportOptions
+from fedcli.datasets.importers.meaning import NUM_DIGITS
 from fedcli.datasets.store import StoreInfo
 from fedcli.datasets.table import ExampleTable
 from fedcli.errors import ConfigError, DataError
 from fedcli.options import Value, check_number, resolve
 from fedcli.progress import Tell, tell_nobody
 
-NUM_DIGITS = 10
 # Fewer tell nothing of a client once some are held out: TFF and LEAF drop such clients, too.
 MIN_DIGITS = 2
 # A source that names no owners, dealt to how many: a client of 20 examples at least, 100 clients
@@ -63,7 +64,7 @@ class PrepareOptions:
             them, are left out.
         test_data: A source whose split test, else train, becomes the split test; or central, if
             nobody owns its examples and the partition is natural.
-        hold_out: One of `hold_out.KINDS`; None: no split but those of the source.
+        hold_out: One of `config.HOLD_OUTS`; None: no split but those of the source.
         hold_out_fraction: What share is held out.
         seed: Of everything drawn, unless the partition's options hold one.
         partition: A scheme, or several joined by "+"; None: natural, or iid where nobody owns
@@ -107,8 +108,8 @@ class PrepareOptions:
         Raises:
             ConfigError: An option has a value that is not allowed, or needs another.
         """
-        if self.hold_out not in (None, *KINDS):
-            raise ConfigError(f"--hold-out {self.hold_out}: choose one of {', '.join(KINDS)}")
+        if self.hold_out not in (None, *HOLD_OUTS):
+            raise ConfigError(f"--hold-out {self.hold_out}: choose one of {', '.join(HOLD_OUTS)}")
         fraction = check_number("--hold-out-fraction", self.hold_out_fraction, 0.0, 1.0)
         if not 0.0 < fraction < 1.0:
             raise ConfigError(f"--hold-out-fraction {fraction}: choose one above 0 and below 1")
@@ -210,7 +211,7 @@ def prepare(
             raise DataError(f"{sources[0]}: none of its labels is a digit; drop --digits-only")
         scheme, given = _scheme(source, kept, options, notes)
         pooled = None
-        if options.hold_out == CENTRAL:
+        if options.hold_out == POOLED:
             kept, pooled = _take_central(source, kept, options)
         parts = _deal(source, kept, scheme, given, notes)
         parts = _drop_small(parts, source, options, scheme, notes)
@@ -519,7 +520,7 @@ def _hold_out(
 
 def _least_examples(options: PrepareOptions) -> int:
     """Train examples of a client that stays; a pooled test that takes all of one leaves none."""
-    usual = MIN_DIGITS if options.digits_only else int(options.hold_out == CENTRAL)
+    usual = MIN_DIGITS if options.digits_only else int(options.hold_out == POOLED)
     return max(options.min_examples, usual)
 
 

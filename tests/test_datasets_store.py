@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from fedcli import datasets
 from fedcli.backend import Cancelled
 from fedcli.batches import ClientDataset
-from fedcli.datasets import store, store_writer
+from fedcli.datasets import checks, store, store_writer
 from fedcli.datasets.deal import deal_lists
 from fedcli.datasets.dealt import Change, DealtSplit
 from fedcli.datasets.store import StoreInfo
@@ -97,7 +97,7 @@ def test_what_goes_in_comes_out(path: Path) -> None:
 
 def client_ids() -> st.SearchStrategy[str]:
     text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
-    return text.filter(lambda name: len(name.encode()) <= store.MAX_ID_BYTES)
+    return text.filter(lambda name: len(name.encode()) <= checks.MAX_ID_BYTES)
 
 
 @settings(max_examples=40)

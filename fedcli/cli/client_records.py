@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedcli.datasets.client_data import CENTRAL
 from fedcli.errors import RunError
 from fedcli.files import json_text, sync_folder
 from fedcli.statistics import SplitCounts, summarize, summarize_sizes
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from fedcli.datasets.client_data import ClientData
     from fedcli.population import Population
 
-CENTRAL = "central"
 _BLOCK_CLIENTS = 4096  # made into text at a time
 _FIGURES = (
     *("tv", "tv_floor", "js", "effective_classes", "classes_present", "max_share"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedcli.cli import options as opt
-from fedcli.config import parse_options
+from fedcli.config import HOLD_OUTS, parse_options
 from fedcli.options import Value
 from fedcli.registry import PARTITIONS
 
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 SOURCE = "Source"
 FILTERS = "Pixels and clients"
 SPLITS = "Splits and partition"
-# As `importers.FORMATS` and `hold_out.KINDS` have them, whose modules are too heavy for --help.
+# As `importers.FORMATS` has them, whose module is too heavy for --help.
 FORMATS = ("tff-h5", "tff-sqlite", "leaf", "idx", "npz", "csv", "images", "cifar", "store")
-HOLD_OUTS = ("within", "clients", "central")
 
 
 class Sides(click.ParamType["tuple[int, ...]"]):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -232,6 +231,8 @@ def _partitioned(
     try:
         tables = {split: data.to_table(tell=tell) for split, data in main.items()}
     except OSError as err:
+        import tempfile  # late: few runs need it
+
         raise DataError(
             f"--partition {name}: cannot keep the pixels in {tempfile.gettempdir()} "
             f"({err.strerror or err}); make room, set TMPDIR, or use fedcli preprocess"
@@ -260,6 +261,8 @@ def _partitioned(
 
 def _check_room(splits: Mapping[str, ClientData], name: str) -> None:
     """Checks that dealing anew, which copies the pixels of all examples, does not fill the disk."""
+    import tempfile  # late: few runs need it
+
     num_bytes = sum(data.table_bytes() for data in splits.values())
     folder = tempfile.gettempdir()
     free = shutil.disk_usage(folder).free

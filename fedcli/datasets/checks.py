@@ -15,6 +15,7 @@ MAX_SIDE = 4096  # pixels; no image classifier of this kind reads more
 MAX_CHANNELS = 64
 MAX_CLIENT_BYTES = 2 << 30  # of one client's pixels as stored
 MAX_CLASSES = 1 << 20
+MAX_ID_BYTES = 255  # of a client's or a class's name in UTF-8
 
 
 def check_num_classes(num_classes: int, what: str) -> int:

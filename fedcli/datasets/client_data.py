@@ -18,6 +18,8 @@ from fedcli.errors import DataError
 from fedcli.progress import Tell, tell_nobody
 from fedcli.registry import NATURAL
 
+CENTRAL = "central"  # the split whose clients are no part of the federation
+
 _CLIENTS_WEIGHED = 20
 _NEIGHBOURS = 500  # ids on each side of an unknown one that near matches are sought among
 

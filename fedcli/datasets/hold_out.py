@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.config import HOLD_OUTS
 from fedcli.datasets.deal import Deal
 from fedcli.draws import Stream
 from fedcli.errors import DataError
 from fedcli.seeds import Purpose, client_key, stream_key
 
-WITHIN, CLIENTS, CENTRAL = "within", "clients", "central"
-KINDS = (WITHIN, CLIENTS, CENTRAL)
+WITHIN, CLIENTS, POOLED = HOLD_OUTS
 DEFAULT_FRACTION = 0.1
 
 

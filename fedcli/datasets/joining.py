@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedcli.datasets.hold_out import CENTRAL
+from fedcli.datasets.client_data import CENTRAL
 from fedcli.datasets.importers import Imported
 from fedcli.datasets.table import ExampleTable
 from fedcli.errors import DataError

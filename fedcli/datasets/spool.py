@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ class PixelSpool:
         self.num_images = 0
         self.scale, self.offset = 1.0, 0.0
         self._folder = folder
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by `close`
+        self._file = _nameless(folder)
         self._dtype: np.dtype[Any] = np.dtype(np.uint8)
 
     def close(self) -> None:
@@ -81,10 +80,17 @@ class PixelSpool:
         if (self._dtype, self.scale, self.offset) == (np.dtype(np.float32), 1.0, 0.0):
             return
         narrow = self._file
-        self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed by `close`
+        self._file = _nameless(self._folder)
         with narrow:
             narrow.seek(0)
             while block := narrow.read(_BLOCK_BYTES):
                 decoded = decode(np.frombuffer(block, self._dtype), self.scale, self.offset)
                 self._file.write(decoded.data)
         self._dtype, self.scale, self.offset = np.dtype(np.float32), 1.0, 0.0
+
+
+def _nameless(folder: Path | None) -> Any:
+    """A new file without a name, which its user closes. Raises OSError."""
+    import tempfile  # late: few runs need it
+
+    return tempfile.TemporaryFile(dir=folder)

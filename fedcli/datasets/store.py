@@ -47,7 +47,6 @@ from fedcli.progress import Tell, tell_nobody
 from fedcli.registry import NATURAL, describe_partition
 
 VERSION = 1
-MAX_ID_BYTES = 255
 
 T = TypeVar("T")
 

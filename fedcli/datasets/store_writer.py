@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 
 from fedcli.batches import MAX_COUNT, ClientDataset, Pixels, first_outside
 from fedcli.datasets import hdf5
-from fedcli.datasets.checks import bad_label, check_examples, check_labels
+from fedcli.datasets.checks import MAX_ID_BYTES, bad_label, check_examples, check_labels
 from fedcli.datasets.dealt import DealtSplit
 from fedcli.datasets.replacing import replacing
 from fedcli.datasets.spool import PixelSpool
 from fedcli.datasets.store import (
     ARRAYS,
-    MAX_ID_BYTES,
     VERSION,
     Digest,
     Progress,

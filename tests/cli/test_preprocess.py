@@ -20,7 +20,8 @@ from PIL import Image
 
 from fedcli import datasets
 from fedcli.cli import preprocess
-from fedcli.datasets import hold_out, importers, store
+from fedcli.config import HOLD_OUTS
+from fedcli.datasets import importers, store
 from tests.cli.conftest import Fedcli, WriteTff
 
 PATIENCE_SECONDS = 60.0  # of a test on a busy machine
@@ -259,7 +260,7 @@ def test_store_is_dealt_anew_and_keeps_its_history(fedcli: Fedcli, write_tff: Wr
 # ---- Same seed, same bytes -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", hold_out.KINDS)
+@pytest.mark.parametrize("kind", HOLD_OUTS)
 def test_same_seed_same_bytes(fedcli: Fedcli, write_tff: WriteTff, kind: str) -> None:
     source = write_tff(num_clients=9)
     scheme = ("--partition", "dirichlet-client+label-noise", "--partition-option", "clients=4")
@@ -278,7 +279,6 @@ def test_same_seed_same_bytes(fedcli: Fedcli, write_tff: WriteTff, kind: str) ->
 
 def test_choices_are_those_of_the_library() -> None:
     assert preprocess.FORMATS == importers.FORMATS
-    assert preprocess.HOLD_OUTS == hold_out.KINDS
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.batches import decode, first_outside
-from fedcli.datasets.checks import MAX_CLASSES, bad_label
+from fedcli.datasets.checks import MAX_CLASSES, MAX_ID_BYTES, bad_label
 from fedcli.datasets.importers import Imported, ImportOptions
 from fedcli.datasets.table import ExampleTable
 from fedcli.errors import DataError
@@ -19,7 +19,6 @@ from fedcli.progress import Tell
 
 BLOCK_BYTES = 8 << 20  # of pixels read at a time
 _BLOCK_IMAGES = 1 << 16  # at most, however small they are
-MAX_ID_BYTES = 255  # as a store keeps them
 
 NUM_DIGITS = 10
 _LARGEST_GUESS = 1000  # label that is a class without more ado: as many as ImageNet has

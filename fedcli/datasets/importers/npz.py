@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from fedcli.batches import MAX_COUNT
-from fedcli.datasets.checks import check_pixel_shape
+from fedcli.datasets.checks import MAX_ID_BYTES, check_pixel_shape
 from fedcli.datasets.importers import Imported, ImportOptions, meaning
 from fedcli.datasets.importers.floats import UINT8, Coding, Survey, check_type
 from fedcli.datasets.importers.npz_file import (
@@ -44,7 +44,7 @@ _OWNERS = tuple(
 )
 _SPLITS = ("train", "test")
 
-_MAX_ID_ITEMSIZE = 4 * meaning.MAX_ID_BYTES  # NumPy keeps four bytes a character
+_MAX_ID_ITEMSIZE = 4 * MAX_ID_BYTES  # NumPy keeps four bytes a character
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def _checked(arrays: Sequence[Array | None], options: ImportOptions) -> _Set:
     ):
         raise DataError(
             f"{owners.where}: client ids are {owners.dtype} of shape {list(owners.shape)}; "
-            f"only text up to {meaning.MAX_ID_BYTES} characters and whole numbers [n] are read"
+            f"only text up to {MAX_ID_BYTES} characters and whole numbers [n] are read"
         )
     for array, what in ((labels, "labels"), (owners, "client ids")):
         if array is not None and array.shape[0] != count:
