@@ -33,6 +33,7 @@ typedef struct local {
     float *outputs_gradient;              /* [blocks, largest O but the last, FED_LANES] */
     float *gradient;                      /* packed; empty when the step is plain SGD */
     float *slots;                         /* [slots, packed] */
+    float *linear;                        /* packed, or NULL */
     void *narrow_memory;                  /* for fed_narrow_init; NULL when scoring */
     float *narrow_server, *narrow_params; /* [packed] */
 } local;
@@ -74,7 +75,7 @@ static void carve_model(local *m, carver *c) {
 typedef struct needs {
     size_t order_capacity;
     size_t num_vectors; /* parameter-sized, beside the parameters themselves */
-    int may_narrow;
+    int may_narrow, has_linear;
 } needs;
 
 static void carve_local(local *m, carver *c, size_t num_decoded, const needs *need) {
@@ -86,6 +87,7 @@ static void carve_local(local *m, carver *c, size_t num_decoded, const needs *ne
     const size_t size = fed_net_size(m->net);
     m->gradient = carve(c, need->num_vectors * size, sizeof *m->gradient);
     m->slots = need->num_vectors > 1 && m->gradient != NULL ? m->gradient + size : NULL;
+    if (need->has_linear) m->linear = carve(c, size, sizeof *m->linear);
     if (need->may_narrow) {
         m->narrow_memory = carve(c, fed_narrow_num_bytes(m->net), 1);
         m->narrow_server = carve(c, size, sizeof *m->narrow_server);
@@ -257,6 +259,7 @@ static void local_step(const local *m, const fed_step *step, const fed_frozen *f
     float *params = at->params;
     float learning_rate;
     if (fed_step_is_plain_sgd(step, &learning_rate)) {
+        learning_rate = (float)((double)learning_rate * at->rate_factor);
         forward(m, params, num_rows, -learning_rate / (float)num_rows, score);
         backward(m, params, num_rows, params);
         return;
@@ -269,25 +272,32 @@ static void local_step(const local *m, const fed_step *step, const fed_frozen *f
     memset(m->gradient, 0, at->num_params * sizeof *m->gradient);
     forward(m, params, num_rows, 1.0f / (float)num_rows, score);
     backward(m, params, num_rows, m->gradient);
+    if (fed_step_has(step, FED_STEP_ANCHOR)) {
+        fed_score of_server = {0, 0};
+        forward(m, at->server_params, num_rows, -1.0f / (float)num_rows, &of_server);
+        backward(m, at->server_params, num_rows, m->gradient);
+    }
     if (frozen != NULL && frozen->slots != NULL)
         memcpy(m->slots, frozen->slots, fed_step_slots(step) * at->num_params * sizeof *m->slots);
     fed_step_run(step, at, m->slots);
 }
 
-/* All local steps of a client; server (in) and params (out) as m->net packs them. */
+/* All local steps of a client; server and origin (in) and params (out) as m->net packs them. */
 static int run_steps(const local *m, const fed_step *step, const fed_frozen *frozen,
-                     const float *server, float *params, const atomic_int *cancel,
-                     fed_client_stats *stats) {
+                     const double *rate_factors, const float *server, const float *origin,
+                     float *params, const atomic_int *cancel, fed_client_stats *stats) {
     const fed_client *client = m->client;
     const size_t size = fed_net_size(m->net);
-    memcpy(params, server, size * sizeof *params);
+    memcpy(params, origin, size * sizeof *params);
     if (m->slots != NULL) fed_step_init_slots(step, size, m->slots);
     fed_local_step at = {.kernels = m->net->kernels,
                          .num_visits = fed_plan_visits(&client->plan, client->num_examples),
                          .num_params = size,
                          .params = params,
                          .server_params = server,
-                         .gradient = m->gradient};
+                         .gradient = m->gradient,
+                         .linear = m->linear,
+                         .rate_factor = 1};
 
     fed_order order;
     fed_order_init(&order, &client->plan, client->num_examples, &client->shuffle_key,
@@ -297,6 +307,7 @@ static int run_steps(const local *m, const fed_step *step, const fed_frozen *fro
         if (atomic_load_explicit(cancel, memory_order_relaxed)) return FED_ERR_CANCELLED;
         gather(m, num_rows);
         at.step_num = frozen != NULL ? frozen->step_num : at.step_num + 1;
+        if (rate_factors != NULL) at.rate_factor = rate_factors[stats->num_batches];
         local_step(m, step, frozen, &at, num_rows, &score);
         stats->num_batches++;
         stats->num_examples += (int64_t)num_rows;
@@ -307,14 +318,15 @@ static int run_steps(const local *m, const fed_step *step, const fed_frozen *fro
 }
 
 int fed_train_client(const fed_net *net, const fed_step *step, const fed_frozen *frozen,
-                     const float *server, const fed_client *client, const atomic_int *cancel,
-                     fed_workspace *workspace, float *params, fed_client_stats *stats) {
+                     const double *rate_factors, const float *server, const float *origin,
+                     const fed_client *client, const atomic_int *cancel, fed_workspace *workspace,
+                     float *params, fed_client_stats *stats) {
     memset(stats, 0, sizeof *stats);
     stats->is_finite = 1;
     const size_t size = fed_net_size(net);
     const size_t num_visits = fed_plan_visits(&client->plan, client->num_examples);
     if (num_visits == 0) {
-        memcpy(params, server, size * sizeof *params);
+        memcpy(params, origin, size * sizeof *params);
         return FED_OK;
     }
 
@@ -327,10 +339,13 @@ int fed_train_client(const fed_net *net, const fed_step *step, const fed_frozen 
         /* Frozen slots come from other clients' images, too. */
         .may_narrow = fed_layer_can_narrow(&net->model->layers[0]) && fed_step_keeps_span(step) &&
                       (frozen == NULL || frozen->slots == NULL),
+        .has_linear = fed_step_has(step, FED_STEP_LINEAR) && client->own != NULL &&
+                      client->own->linear != NULL,
     };
     local m;
     int status = local_init(&m, net, client, client->plan.batch_size, num_visits, &need, workspace);
     if (status != FED_OK) return status;
+    if (need.has_linear) fed_net_pack(net, client->own->linear, m.linear);
 
     /* What was prepared is narrow if it can be, so it is of no use to steps that leave the span. */
     const fed_prepared *prepared = need.may_narrow ? client->prepared : NULL;
@@ -344,13 +359,28 @@ int fed_train_client(const fed_net *net, const fed_step *step, const fed_frozen 
 
     if (m.narrow != NULL) {
         fed_narrow_params(m.narrow, net, server, m.narrow_server);
-        status = run_steps(&m, step, frozen, m.narrow_server, m.narrow_params, cancel, stats);
-        fed_narrow_widen(m.narrow, net, m.narrow_server, m.narrow_params, server, params);
+        /* Zeros are zeros in any packing. */
+        const float *narrow_origin = origin == server ? m.narrow_server : origin;
+        status = run_steps(&m, step, frozen, rate_factors, m.narrow_server, narrow_origin,
+                           m.narrow_params, cancel, stats);
+        fed_narrow_widen(m.narrow, net, narrow_origin, m.narrow_params, origin, params);
     } else {
-        status = run_steps(&m, step, frozen, server, params, cancel, stats);
+        status = run_steps(&m, step, frozen, rate_factors, server, origin, params, cancel, stats);
     }
     if (status != FED_OK) return status;
-    if (!net->kernels->delta_is_finite(params, server, size)) memset(stats, 0, sizeof *stats);
+    if (!net->kernels->delta_is_finite(params, origin, size)) memset(stats, 0, sizeof *stats);
+    return FED_OK;
+}
+
+int fed_send_delta(const fed_net *net, const float *params, const float *origin,
+                   fed_workspace *workspace, float *delta) {
+    const size_t size = fed_net_size(net), num_params = net->model->num_params;
+    const int status = workspace_reserve(workspace, (size + num_params) * sizeof(double));
+    if (status != FED_OK) return status;
+    double *packed = workspace->base, *flat = packed + size;
+    for (size_t p = 0; p < size; p++) packed[p] = params[p] - origin[p];
+    fed_net_unpack(net, packed, flat);
+    for (size_t p = 0; p < num_params; p++) delta[p] = (float)flat[p];
     return FED_OK;
 }
 

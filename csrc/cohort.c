@@ -39,6 +39,7 @@ struct fed_team {
     size_t num_free;
     size_t num_values;   /* floats in each of them */
     float *server;       /* packed server parameters of the call under way */
+    float *zeros;        /* as many */
     float *frozen_slots; /* its frozen slots, packed one after the other; NULL: none */
     double **window;     /* [num_window]: the sums of the open blocks, zeros between calls */
     size_t num_window;
@@ -66,8 +67,9 @@ fed_team *fed_team_new(int num_threads) {
 static void drop_vectors(fed_team *team) {
     while (team->num_free > 0) free(team->free_params[--team->num_free]);
     free(team->server);
+    free(team->zeros);
     free(team->frozen_slots);
-    team->server = team->frozen_slots = NULL;
+    team->server = team->zeros = team->frozen_slots = NULL;
     for (size_t w = 0; team->window != NULL && w < team->num_window; w++) {
         free(team->window[w]);
         team->window[w] = NULL;
@@ -92,7 +94,9 @@ static int team_set_params(fed_team *team, const fed_net *net, const float *para
     if (team->num_values != num_values) {
         drop_vectors(team);
         team->server = fed_allocate(num_values * sizeof *team->server);
-        if (team->server == NULL) return FED_ERR_NO_MEMORY;
+        team->zeros = fed_allocate(num_values * sizeof *team->zeros);
+        if (team->server == NULL || team->zeros == NULL) return FED_ERR_NO_MEMORY;
+        memset(team->zeros, 0, num_values * sizeof *team->zeros);
         team->num_values = num_values;
     }
     fed_net_pack(net, params, team->server);
@@ -127,6 +131,8 @@ static int client_is_valid(const fed_model *model, const fed_client *client) {
         return 0;
     if (client->pixel_type != FED_PIXELS_UINT8 && client->pixel_type != FED_PIXELS_FLOAT32)
         return 0;
+    const fed_own *own = client->own;
+    if (own != NULL && !(own->delta_factor >= 0 && isfinite(own->delta_factor))) return 0;
     if (plan->pipeline < FED_REPEAT_SHUFFLE || plan->pipeline > FED_PER_EPOCH) return 0;
     if (plan->epochs < 1 || plan->batch_size < 1) return 0;
     return plan->batch_size <= max_batch_size ||
@@ -139,6 +145,17 @@ static int terms_are_valid(const fed_terms *terms) {
         return 0;
     if (bounds != NULL && !(bounds->max_abs >= 0 && bounds->norm >= 0)) return 0; /* NaN, too */
     return terms->frozen_slots == NULL || terms->frozen_step_num >= 1;
+}
+
+/* 1 if there is a share of the learning rate for each local step of each client, or for none. */
+static int has_rate_factors(const fed_terms *terms, const fed_client *clients, size_t num_clients) {
+    if (terms->rate_factors == NULL) return 1;
+    for (size_t i = 0; i < terms->num_rate_factors; i++)
+        if (!(terms->rate_factors[i] >= 0 && terms->rate_factors[i] <= 1)) return 0;
+    for (size_t c = 0; c < num_clients; c++)
+        if (fed_plan_batches(&clients[c].plan, clients[c].num_examples) > terms->num_rate_factors)
+            return 0;
+    return 1;
 }
 
 /* Labels come from files: an index they form must never leave its array. */
@@ -176,6 +193,7 @@ typedef struct cohort {
     const fed_client *clients;
     size_t num_clients;
     const fed_terms *terms;
+    const float *origin; /* packed: what a delta is relative to */
     const atomic_int *cancel;
     fed_sum *sum;
     fed_client_stats *stats;
@@ -239,8 +257,8 @@ static double client_weight(const cohort *co, const fed_client_stats *stats) {
 
 /* Writes how large a client's delta is. */
 static void measure(const cohort *co, const float *params, fed_client_stats *stats) {
-    const double sum_of_squares = co->net->kernels->delta_size(
-        params, co->team->server, co->team->num_values, &stats->max_abs);
+    const double sum_of_squares =
+        co->net->kernels->delta_size(params, co->origin, co->team->num_values, &stats->max_abs);
     stats->norm = stats->max_abs > co->terms->bounds->max_abs ? 0 : sqrt(sum_of_squares);
 }
 
@@ -261,10 +279,12 @@ static void add_waiting(cohort *co, block *blk) {
         fed_client_stats *stats = &co->stats[blk->first + blk->num_added];
         omp_unset_lock(&co->lock);
         stats->weight = client_weight(co, stats);
-        const double factor = stats->weight * bounding_factor(co, stats);
+        const fed_own *own = co->clients[blk->first + blk->num_added].own;
+        const double factor =
+            stats->weight * bounding_factor(co, stats) * (own != NULL ? own->delta_factor : 1);
         if (factor > 0)
-            co->net->kernels->add_delta(*blk->values, params, co->team->server,
-                                        co->team->num_values, factor);
+            co->net->kernels->add_delta(*blk->values, params, co->origin, co->team->num_values,
+                                        factor);
         blk->weight += stats->weight;
         omp_set_lock(&co->lock);
         blk->num_added++;
@@ -306,9 +326,13 @@ static void work_on(cohort *co, size_t c, fed_workspace *workspace) {
     }
     omp_unset_lock(&co->lock);
     const fed_frozen frozen = {co->team->frozen_slots, co->terms->frozen_step_num};
-    const int status = fed_train_client(
-        co->net, co->step, co->terms->frozen_slots != NULL ? &frozen : NULL, co->team->server,
-        &co->clients[c], co->cancel, workspace, params, &co->stats[c]);
+    const fed_own *own = co->clients[c].own;
+    int status =
+        fed_train_client(co->net, co->step, co->terms->frozen_slots != NULL ? &frozen : NULL,
+                         co->terms->rate_factors, co->team->server, co->origin, &co->clients[c],
+                         co->cancel, workspace, params, &co->stats[c]);
+    if (status == FED_OK && own != NULL && own->delta != NULL && co->stats[c].is_finite)
+        status = fed_send_delta(co->net, params, co->origin, workspace, own->delta);
     if (status == FED_OK && co->terms->bounds != NULL && co->stats[c].is_finite)
         measure(co, params, &co->stats[c]);
     omp_set_lock(&co->lock);
@@ -391,6 +415,8 @@ int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *ste
     if (status == FED_OK) status = check_clients(model, clients, num_clients, fault);
     if (status == FED_OK) status = team_set_params(team, &net, server_params);
     if (status == FED_OK) status = team_set_slots(team, &net, fed_step_slots(step), terms);
+    if (status == FED_OK && !has_rate_factors(terms, clients, num_clients))
+        status = FED_ERR_ARGUMENT;
     if (status != FED_OK || num_clients == 0) return status;
 
     cohort co = {.team = team,
@@ -399,6 +425,7 @@ int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *ste
                  .clients = clients,
                  .num_clients = num_clients,
                  .terms = terms,
+                 .origin = fed_step_is_gradient(step) ? team->zeros : team->server,
                  .cancel = cancel,
                  .sum = sum,
                  .stats = stats};

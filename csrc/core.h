@@ -124,6 +124,8 @@ int fed_step_is_gradient(const fed_step *step);
 /* 1 if parameters move only by combinations of their gradients, whatever the basis: then a layer
  * may be trained narrow. */
 int fed_step_keeps_span(const fed_step *step);
+/* 1 if a row of that kind is in the table. */
+int fed_step_has(const fed_step *step, int kind);
 
 /* A local step as its rows see it. */
 typedef struct fed_local_step {
@@ -134,6 +136,8 @@ typedef struct fed_local_step {
     float *params;              /* in-out [P] */
     const float *server_params; /* [P] */
     float *gradient;            /* in, scratch [P] */
+    const float *linear;        /* [P], or NULL */
+    double rate_factor;         /* share of the learning rate */
 } fed_local_step;
 
 void fed_step_run(const fed_step *step, const fed_local_step *at, float *slots);
@@ -152,12 +156,19 @@ typedef struct fed_frozen {
     size_t step_num;
 } fed_frozen;
 
-/* Trains one client: params (packed) leave as the server's and arrive as the client's. */
+/* Trains one client: params (packed) leave as the origin, the server's or where gradients are taken
+ * zeros, and arrive as the client's. */
 int fed_train_client(const fed_net *net, const fed_step *step,
-                     const fed_frozen *frozen, /* or NULL */
-                     const float *server,      /* packed */
+                     const fed_frozen *frozen,   /* or NULL */
+                     const double *rate_factors, /* see fed_terms; or NULL */
+                     const float *server,        /* packed */
+                     const float *origin,        /* packed */
                      const fed_client *client, const atomic_int *cancel, fed_workspace *workspace,
                      float *params /* out, packed */, fed_client_stats *stats /* out */);
+
+/* Writes a client's model delta in flat order. */
+int fed_send_delta(const fed_net *net, const float *params, const float *origin /* packed */,
+                   fed_workspace *workspace, float *delta /* out [P] */);
 
 /* Scores examples first..first+num-1 of a client, or, where `order` is set, the examples its plan
  * draws (first and num are then ignored). */

@@ -148,6 +148,8 @@ enum fed_step_kind {
     FED_STEP_RMSPROP,
     FED_STEP_GRADIENT,
     FED_STEP_CLIP,
+    FED_STEP_LINEAR,
+    FED_STEP_ANCHOR,
     FED_NUM_STEP_KINDS
 };
 
@@ -164,6 +166,10 @@ enum fed_step_kind {
  *                      parameters, and the model delta is minus the mean gradient over all examples
  *   FED_STEP_CLIP:     norm, above 0; a gradient that is longer (L2, over all parameters, summed in
  *                      float64) is scaled to it. One that holds a NaN or infinity has a NaN after
+ *   FED_STEP_LINEAR:   none; adds the client's own vector to the gradient (fed_own), as a linear
+ *                      term of its loss does
+ *   FED_STEP_ANCHOR:   none; takes off the gradient that of the same batch at the server's
+ *                      parameters. Where it stands among the rows does not matter: it comes first
  * reddi: as in Algorithm 2 of Reddi et al. 2021, without bias correction and with epsilon outside
  * the root. Options are double, so that 1 - beta_2 keeps its digits; parameters are float. */
 typedef struct fed_step_row {
@@ -184,7 +190,8 @@ void fed_step_init_slots(const fed_step *step, size_t num_params,
                          float *slots /* out [slots, P] */);
 /* A client's local step number step_num, counted from 1: gradient (mean over the batch) in,
  * parameters and slots moved. This is what the training loop calls, exposed so that a conformance
- * test can hold it against the NumPy form. */
+ * test can hold it against the NumPy form. Rows that need a client (LINEAR, ANCHOR, GRADIENT) have
+ * none here: the first two are refused, the third moves the parameters by minus the gradient. */
 int fed_step_apply(const fed_step *step, size_t step_num, size_t num_params,
                    float *params /* in-out [P] */, const float *server_params /* [P] */,
                    float *gradient /* in, scratch [P] */, float *slots /* in-out [slots, P] */);
@@ -192,6 +199,13 @@ int fed_step_apply(const fed_step *step, size_t step_num, size_t num_params,
 /* ---- Clients and cohorts (client.c, cohort.c) ------------------------------------------------ */
 
 typedef struct fed_prepared fed_prepared;
+
+/* What a round gives to and takes of one client alone, beside its data. All borrowed. */
+typedef struct fed_own {
+    const float *linear; /* [P] for FED_STEP_LINEAR; NULL: zeros */
+    float *delta;        /* out [P]: its model delta, if that is finite; NULL: not wanted */
+    double delta_factor; /* of its delta in the sum, after the bounds; not negative, finite */
+} fed_own;
 
 enum fed_pixel_type { FED_PIXELS_UINT8 = 0, FED_PIXELS_FLOAT32 = 1 };
 
@@ -205,6 +219,7 @@ typedef struct fed_client {
     fed_plan plan;
     fed_key shuffle_key;
     const fed_prepared *prepared; /* from these pixels, for the model of the call; or NULL */
+    const fed_own *own;           /* NULL: no vectors, factor 1 */
 } fed_client;
 
 /* What no round of a client's training changes, worked out once: which of its pixels vary, its
@@ -264,6 +279,10 @@ typedef struct fed_terms {
      * Else every local step starts from these and what it makes of them is forgotten. */
     const float *frozen_slots; /* [slots, P] */
     size_t frozen_step_num;    /* of each such step, from 1 */
+    /* By local step of a client, from its first: what share of its learning rate an optimizer
+     * uses; as many as the longest client has steps. NULL: all of it. */
+    const double *rate_factors; /* [num_rate_factors], 0 to 1 */
+    size_t num_rate_factors;
 } fed_terms;
 
 /* Trains each client of a cohort from the same server parameters and adds its model delta to

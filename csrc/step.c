@@ -26,6 +26,10 @@ static int is_flag(double value) { return value == 0 || value == 1; }
 /* Every optimizer's first option. */
 enum { LEARNING_RATE };
 
+static float rate_of(const double *options, const fed_local_step *at) {
+    return (float)(options[LEARNING_RATE] * at->rate_factor);
+}
+
 /* ---- SGD: learning rate, momentum, nesterov -------------------------------------------------- */
 
 enum { MOMENTUM = 1, NESTEROV };
@@ -38,7 +42,7 @@ static int sgd_check(const double *options) {
 static size_t sgd_num_slots(const double *options) { return options[MOMENTUM] > 0; }
 
 static void sgd_run(const double *options, const fed_local_step *at, float *slots) {
-    const float learning_rate = (float)options[LEARNING_RATE], momentum = (float)options[MOMENTUM];
+    const float learning_rate = rate_of(options, at), momentum = (float)options[MOMENTUM];
     if (options[MOMENTUM] > 0)
         at->kernels->sgd_momentum(at->params, slots, at->gradient, at->num_params, learning_rate,
                                   momentum, options[NESTEROV] != 0);
@@ -95,31 +99,33 @@ static double bias_correction(const double *options, size_t step_num) {
     return sqrt(1 - pow(options[BETA_2], steps)) / (1 - pow(options[BETA_1], steps));
 }
 
-static fed_moments moments_of(const double *options, double rate) {
+static fed_moments moments_of(const double *options, const fed_local_step *at, double rate) {
     return (fed_moments){.share_1 = (float)(1 - options[BETA_1]),
                          .share_2 = (float)(1 - options[BETA_2]),
                          .epsilon = (float)options[EPSILON],
                          .rate = (float)rate,
-                         .learning_rate = (float)options[LEARNING_RATE],
+                         .learning_rate = rate_of(options, at),
                          .weight_decay = (float)options[WEIGHT_DECAY]};
 }
 
 static void adam_run(const double *options, const fed_local_step *at, float *slots) {
+    const double rate = options[LEARNING_RATE] * at->rate_factor;
     const fed_moments moments =
-        moments_of(options, options[LEARNING_RATE] * bias_correction(options, at->step_num));
+        moments_of(options, at, rate * bias_correction(options, at->step_num));
     at->kernels->adam(at->params, slots, slots + at->num_params, at->gradient, at->num_params,
                       &moments);
 }
 
 static void adamw_run(const double *options, const fed_local_step *at, float *slots) {
-    const fed_moments moments = moments_of(options, bias_correction(options, at->step_num));
+    const fed_moments moments = moments_of(options, at, bias_correction(options, at->step_num));
     at->kernels->adamw(at->params, slots, slots + at->num_params, at->gradient, at->num_params,
                        &moments);
 }
 
 static void yogi_run(const double *options, const fed_local_step *at, float *slots) {
+    const double rate = options[LEARNING_RATE] * at->rate_factor;
     const fed_moments moments =
-        moments_of(options, options[LEARNING_RATE] * bias_correction(options, at->step_num));
+        moments_of(options, at, rate * bias_correction(options, at->step_num));
     at->kernels->yogi(at->params, slots, slots + at->num_params, at->gradient, at->num_params,
                       &moments);
 }
@@ -139,9 +145,8 @@ static float adagrad_initial(const double *options, size_t slot) {
 }
 
 static void adagrad_run(const double *options, const fed_local_step *at, float *slots) {
-    at->kernels->adagrad(at->params, slots, at->gradient, at->num_params,
-                         (float)options[LEARNING_RATE], (float)options[ADAGRAD_EPSILON],
-                         options[ADAGRAD_REDDI] != 0);
+    at->kernels->adagrad(at->params, slots, at->gradient, at->num_params, rate_of(options, at),
+                         (float)options[ADAGRAD_EPSILON], options[ADAGRAD_REDDI] != 0);
 }
 
 /* ---- RMSprop: learning rate, decay, epsilon -------------------------------------------------- */
@@ -154,14 +159,25 @@ static int rmsprop_check(const double *options) {
 }
 
 static void rmsprop_run(const double *options, const fed_local_step *at, float *slots) {
-    at->kernels->rmsprop(at->params, slots, at->gradient, at->num_params,
-                         (float)options[LEARNING_RATE], (float)(1 - options[RMSPROP_DECAY]),
-                         (float)options[RMSPROP_EPSILON]);
+    at->kernels->rmsprop(at->params, slots, at->gradient, at->num_params, rate_of(options, at),
+                         (float)(1 - options[RMSPROP_DECAY]), (float)options[RMSPROP_EPSILON]);
+}
+
+/* ---- Terms of a client's own ---------------------------------------------------------------- */
+
+static int no_options_check(const double *options) { return (void)options, 1; }
+
+static void linear_run(const double *options, const fed_local_step *at, float *slots) {
+    (void)options, (void)slots;
+    if (at->linear != NULL) at->kernels->sgd(at->gradient, at->linear, at->num_params, -1);
+}
+
+/* The step loop has taken the other gradient off already. */
+static void anchor_run(const double *options, const fed_local_step *at, float *slots) {
+    (void)options, (void)at, (void)slots;
 }
 
 /* ---- The gradient alone ---------------------------------------------------------------------- */
-
-static int gradient_check(const double *options) { return (void)options, 1; }
 
 /* One batch of all examples. The step loop adds up many without this. */
 static void gradient_run(const double *options, const fed_local_step *at, float *slots) {
@@ -179,9 +195,11 @@ static const step_ops ops[FED_NUM_STEP_KINDS] = {
     [FED_STEP_YOGI] = {moments_check, two_slots, yogi_initial, yogi_run, .keeps_span = 0},
     [FED_STEP_ADAGRAD] = {adagrad_check, one_slot, adagrad_initial, adagrad_run, .keeps_span = 0},
     [FED_STEP_RMSPROP] = {rmsprop_check, one_slot, NULL, rmsprop_run, .keeps_span = 0},
-    [FED_STEP_GRADIENT] = {gradient_check, no_slots, NULL, gradient_run, .keeps_span = 1},
+    [FED_STEP_GRADIENT] = {no_options_check, no_slots, NULL, gradient_run, .keeps_span = 1},
     /* What narrow.c makes of fixed pixels, a gradient times their length, is as long as theirs. */
     [FED_STEP_CLIP] = {clip_check, no_slots, NULL, clip_run, .keeps_span = 1},
+    [FED_STEP_LINEAR] = {no_options_check, no_slots, NULL, linear_run, .keeps_span = 0},
+    [FED_STEP_ANCHOR] = {no_options_check, no_slots, NULL, anchor_run, .keeps_span = 1},
 };
 
 int fed_step_check(const fed_step *step) {
@@ -222,6 +240,12 @@ int fed_step_is_plain_sgd(const fed_step *step, float *learning_rate) {
 
 int fed_step_is_gradient(const fed_step *step) { return step->rows[0].kind == FED_STEP_GRADIENT; }
 
+int fed_step_has(const fed_step *step, int kind) {
+    for (size_t r = 0; r < step->num_rows; r++)
+        if (step->rows[r].kind == kind) return 1;
+    return 0;
+}
+
 int fed_step_keeps_span(const fed_step *step) {
     for (size_t r = 0; r < step->num_rows; r++)
         if (!ops[step->rows[r].kind].keeps_span) return 0;
@@ -242,12 +266,15 @@ int fed_step_apply(const fed_step *step, size_t step_num, size_t num_params, flo
                    const float *server_params, float *gradient, float *slots) {
     const int status = step_num >= 1 ? fed_step_check(step) : FED_ERR_ARGUMENT;
     if (status != FED_OK) return status;
+    if (fed_step_has(step, FED_STEP_LINEAR) || fed_step_has(step, FED_STEP_ANCHOR))
+        return FED_ERR_ARGUMENT;
     const fed_local_step at = {.kernels = fed_active_kernels(),
                                .step_num = step_num,
                                .num_params = num_params,
                                .params = params,
                                .server_params = server_params,
-                               .gradient = gradient};
+                               .gradient = gradient,
+                               .rate_factor = 1};
     fed_step_run(step, &at, slots);
     return FED_OK;
 }

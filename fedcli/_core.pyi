@@ -80,6 +80,7 @@ class Terms:
         weighting: int,
         bounds: tuple[float, float] | None,
         frozen: tuple[Float32, int] | None,
+        rate_factors: npt.NDArray[np.float64] | None = None,
     ) -> None: ...
 
 class Team:
@@ -94,6 +95,9 @@ class Team:
         terms: Terms,
         cancel: CancelFlag,
         delta_sum: DeltaSum,
+        linear: Float32 | None = None,
+        deltas: Float32 | None = None,
+        factors: npt.NDArray[np.float64] | None = None,
     ) -> npt.NDArray[np.void]: ...
     def evaluate(
         self, model: Model, params: Float32, cohort: Cohort, cancel: CancelFlag

@@ -68,6 +68,10 @@ cdef extern from "fed.h" nogil:
         FED_PIXELS_UINT8, FED_PIXELS_FLOAT32
     ctypedef struct fed_prepared:
         pass
+    ctypedef struct fed_own:
+        const float *linear
+        float *delta
+        double delta_factor
     ctypedef struct fed_client:
         const void *pixels
         int32_t pixel_type
@@ -77,6 +81,7 @@ cdef extern from "fed.h" nogil:
         fed_plan plan
         fed_key shuffle_key
         const fed_prepared *prepared
+        const fed_own *own
     fed_prepared *fed_prepare(const fed_model *, const fed_client *)
     void fed_prepared_free(fed_prepared *)
     ctypedef struct fed_client_stats:
@@ -103,6 +108,8 @@ cdef extern from "fed.h" nogil:
         const fed_bounds *bounds
         const float *frozen_slots
         size_t frozen_step_num
+        const double *rate_factors
+        size_t num_rate_factors
     int fed_train_cohort(fed_team *, const fed_model *, const fed_step *, const float *,
                          const fed_client *, size_t, const fed_terms *, const atomic_int *,
                          fed_sum *, fed_client_stats *, fed_fault *)
@@ -324,6 +331,7 @@ cdef class Client:
 cdef class Cohort:
     """Clients side by side, as the core reads them."""
     cdef fed_client *table
+    cdef fed_own *own
     cdef size_t num_clients
     cdef object clients
     cdef Model prepared_for
@@ -333,16 +341,41 @@ cdef class Cohort:
         self.clients = tuple(clients)
         self.num_clients = len(self.clients)
         self.table = <fed_client *> calloc(max(self.num_clients, 1), sizeof(fed_client))
-        if self.table == NULL:
+        self.own = <fed_own *> calloc(max(self.num_clients, 1), sizeof(fed_own))
+        if self.table == NULL or self.own == NULL:
             raise MemoryError
         for c, client in enumerate(self.clients):
             self.table[c] = client.table
+            self.table[c].own = &self.own[c]
 
     def __dealloc__(self):
         cdef size_t c
-        for c in range(self.num_clients):
-            fed_prepared_free(<fed_prepared *> self.table[c].prepared)
+        if self.table != NULL:
+            for c in range(self.num_clients):
+                fed_prepared_free(<fed_prepared *> self.table[c].prepared)
         free(self.table)
+        free(self.own)
+
+    cdef set_own(self, size_t num_params, const float[:, ::1] linear, float[:, ::1] deltas,
+                 const double[::1] factors):
+        """Points each client at its rows; a single row of `linear` is everybody's."""
+        cdef size_t c
+        if linear is not None and (linear.shape[0] not in (1, self.num_clients)
+                                   or <size_t> linear.shape[1] != num_params):
+            raise ValueError(f"linear is [{linear.shape[0]}, {linear.shape[1]}], not"
+                             f" [1 or {self.num_clients}, {num_params}]")
+        if deltas is not None and (<size_t> deltas.shape[0] != self.num_clients
+                                   or <size_t> deltas.shape[1] != num_params):
+            raise ValueError(f"deltas are [{deltas.shape[0]}, {deltas.shape[1]}], not"
+                             f" [{self.num_clients}, {num_params}]")
+        if factors is not None and <size_t> factors.shape[0] != self.num_clients:
+            raise ValueError(f"{factors.shape[0]} factors for {self.num_clients} clients")
+        for c in range(self.num_clients):
+            self.own[c].linear = NULL
+            if linear is not None:
+                self.own[c].linear = &linear[c if linear.shape[0] > 1 else 0, 0]
+            self.own[c].delta = &deltas[c, 0] if deltas is not None else NULL
+            self.own[c].delta_factor = factors[c] if factors is not None else 1.0
 
     def prepare(self, Model model):
         """Works out once what no round changes, four bytes a pixel, for training with `model`."""
@@ -409,12 +442,14 @@ assert STATS.itemsize == sizeof(fed_client_stats)
 
 cdef class Terms:
     """How a cohort is trained and added up: weighting; bounds (largest entry, L2 norm) or None;
-    frozen (slots float32 [num_slots, P], step number) or None."""
+    frozen (slots float32 [num_slots, P], step number) or None; rate_factors float64 by local step,
+    or None."""
     cdef fed_terms table
     cdef fed_bounds bounds
     cdef const float[:, ::1] slots
+    cdef const double[::1] rate_factors
 
-    def __cinit__(self, int weighting, bounds, frozen):
+    def __cinit__(self, int weighting, bounds, frozen, rate_factors=None):
         self.table.weighting = weighting
         if bounds is not None:
             self.bounds.max_abs, self.bounds.norm = bounds
@@ -422,6 +457,11 @@ cdef class Terms:
         self.slots = None
         if frozen is not None:
             self.slots, self.table.frozen_step_num = frozen
+        self.rate_factors = None
+        if rate_factors is not None and len(rate_factors) > 0:
+            self.rate_factors = rate_factors
+            self.table.rate_factors = &self.rate_factors[0]
+            self.table.num_rate_factors = len(rate_factors)
 
     cdef check(self, Step step, Model model):
         """Points the table at the slots once their shape is known to fit."""
@@ -447,8 +487,13 @@ cdef class Team:
         fed_team_free(self.team)
 
     def train_cohort(self, Model model, Step step, const float[::1] server_params, Cohort cohort,
-                     uint64_t round_num, Terms terms, CancelFlag cancel, DeltaSum delta_sum):
-        """Trains each client and adds its delta; returns the clients' STATS."""
+                     uint64_t round_num, Terms terms, CancelFlag cancel, DeltaSum delta_sum,
+                     linear=None, deltas=None, factors=None):
+        """Trains each client and adds its delta; returns the clients' STATS.
+
+        linear float32 [num_clients or 1, P]: what the LINEAR row adds; deltas float32
+        [num_clients, P] is filled; factors float64 [num_clients] multiply deltas in the sum.
+        """
         cdef int status
         cdef fed_fault fault
         cdef size_t c
@@ -465,6 +510,7 @@ cdef class Team:
             return stats
         for c in range(cohort.num_clients):
             cohort.table[c].shuffle_key.round = round_num
+        cohort.set_own(model.table.num_params, linear, deltas, factors)
         with nogil:
             status = fed_train_cohort(self.team, &model.table, &step.table, &server_params[0],
                                       cohort.table, cohort.num_clients, &terms.table,

@@ -61,6 +61,8 @@ class StepKind(IntEnum):
     RMSPROP = 6
     GRADIENT = 7
     CLIP = 8
+    LINEAR = 9
+    ANCHOR = 10
 
 
 T = TypeVar("T")
@@ -94,6 +96,36 @@ class FrozenSlots(NamedTuple):
 
 
 @dataclass(frozen=True)
+class PerClient:
+    """What single clients are given and send back, beside what their cohort has in common.
+
+    Each is called with some clients of the cohort at a time, in cohort order.
+
+    Attributes:
+        linear: Returns what the step's LINEAR row adds to their gradients: float32
+            [num_clients, num_params], or [1, num_params] that is everybody's.
+        delta_factors: Returns what each delta is multiplied by in the sum, >= 0: float64
+            [num_clients].
+        receive: Takes their model deltas, float32 [num_clients, num_params] that are borrowed until
+            it returns, and their stats; what stands where `is_finite` is 0 means nothing.
+    """
+
+    linear: Callable[[Sequence[BatchedDataset]], NDArray[np.float32]] | None = None
+    delta_factors: Callable[[Sequence[BatchedDataset]], NDArray[np.float64]] | None = None
+    receive: (
+        Callable[[Sequence[BatchedDataset], NDArray[np.float32], NDArray[np.void]], None] | None
+    ) = None
+
+    @property
+    def num_vectors(self) -> int:
+        """Parameter-sized vectors that each client of a call needs."""
+        return (self.linear is not None) + (self.receive is not None)
+
+
+_NOTHING_PER_CLIENT = PerClient()
+
+
+@dataclass(frozen=True)
 class CohortResult:
     """What a cohort sends back.
 
@@ -124,6 +156,8 @@ class Engine(Protocol):
         weighting: str,
         bounds: DeltaBounds | None = None,
         frozen: FrozenSlots | None = None,
+        rate_factor: Callable[[int], float] | None = None,
+        per_client: PerClient | None = None,
         cancel: CancelFlag | None = None,
     ) -> CohortResult:
         """Trains each client from `params` and sums the model deltas; see `ThreadEngine`."""
@@ -162,6 +196,7 @@ class _Kept:
 
     clients: tuple[BatchedDataset, ...]
     loaded: _Loaded
+    vector_bytes: int
     pieces: list[_Piece]
 
 
@@ -195,6 +230,8 @@ class ThreadEngine:
         weighting: str,
         bounds: DeltaBounds | None = None,
         frozen: FrozenSlots | None = None,
+        rate_factor: Callable[[int], float] | None = None,
+        per_client: PerClient | None = None,
         cancel: CancelFlag | None = None,
     ) -> CohortResult:
         """Trains each client from `params` and sums the weighted model deltas.
@@ -210,21 +247,29 @@ class ThreadEngine:
             bounds: What each delta is kept within before it is added.
             frozen: What every local step starts from, if clients are not to have slots of their
                 own.
+            rate_factor: The share of its learning rate that a client's optimizer uses, 0 to 1, by
+                local step from 0; None: all of it.
+            per_client: What single clients are given and send back; None: nothing.
             cancel: Raised from another thread, stops the call within a local step.
 
         Raises:
             Cancelled: `cancel` was raised.
             DataError: A client's images do not fit the model, or a label is outside its classes.
         """
-        step, terms = _core.Step(rows), _core.Terms(WEIGHTINGS.index(weighting), bounds, frozen)
-        flag = cancel or CancelFlag()
+        step, flag = _core.Step(rows), cancel or CancelFlag()
+        own = per_client or _NOTHING_PER_CLIENT
 
         def train() -> CohortResult:
             loaded = self._load(layout)
             total = loaded.delta_sum
             total.reset()
             parts = []
-            for piece in self._pieces(clients, loaded):
+            vector_bytes = own.num_vectors * layout.num_params * 4
+            for piece in self._pieces(clients, loaded, vector_bytes):
+                factors = _rate_factors(rate_factor, piece.datasets)
+                terms = _core.Terms(WEIGHTINGS.index(weighting), bounds, frozen, factors)
+                shape = len(piece.datasets), layout.num_params
+                deltas = None if own.receive is None else np.empty(shape, np.float32)
                 with _faults(piece.datasets):
                     stats = self._team.train_cohort(
                         loaded.model,
@@ -235,7 +280,12 @@ class ThreadEngine:
                         terms,
                         flag,
                         total,
+                        own.linear and own.linear(piece.datasets),
+                        deltas,
+                        own.delta_factors and own.delta_factors(piece.datasets),
                     )
+                if own.receive is not None and deltas is not None:
+                    own.receive(piece.datasets, deltas, stats)
                 parts.append(stats)
             delta_sum, weight_sum = total.total()
             return CohortResult(delta_sum, weight_sum, _joined(parts))
@@ -294,24 +344,33 @@ class ThreadEngine:
             self._loaded = _Loaded(layout, model, _core.DeltaSum(model))
         return self._loaded
 
-    def _pieces(self, clients: Iterable[BatchedDataset], loaded: _Loaded) -> Iterable[_Piece]:
+    def _pieces(
+        self, clients: Iterable[BatchedDataset], loaded: _Loaded, vector_bytes: int
+    ) -> Iterable[_Piece]:
         """The cohort in pieces; a fixed cohort's tuple comes again every round and is kept."""
         if not isinstance(clients, tuple):
-            return _split(clients, loaded.layout)
+            return _split(clients, loaded.layout, vector_bytes)
         if (
             self._kept is None
             or self._kept.clients is not clients
             or self._kept.loaded is not loaded
+            or self._kept.vector_bytes != vector_bytes
         ):
-            self._kept = _Kept(clients, loaded, list(_split(clients, loaded.layout)))
+            pieces = list(_split(clients, loaded.layout, vector_bytes))
+            self._kept = _Kept(clients, loaded, vector_bytes, pieces)
             if sum(each.client.pixels.size for each in clients) * 4 <= PREPARED_BYTES:
                 for piece in self._kept.pieces:
                     piece.cohort.prepare(loaded.model)
         return self._kept.pieces
 
 
-def _split(clients: Iterable[BatchedDataset], layout: ParamLayout) -> Iterator[_Piece]:
-    """Splits a cohort so that a piece holds few bytes of pixels and ends with a block."""
+def _split(
+    clients: Iterable[BatchedDataset], layout: ParamLayout, vector_bytes: int = 0
+) -> Iterator[_Piece]:
+    """Splits a cohort so that a piece holds few bytes and ends with a block.
+
+    What counts are pixels, and `vector_bytes` that each client needs beside them.
+    """
     seen: Counter[str] = Counter()  # which copy of its client each element is
     piece: list[BatchedDataset] = []
     rows: list[_core.Client] = []
@@ -322,12 +381,22 @@ def _split(clients: Iterable[BatchedDataset], layout: ParamLayout) -> Iterator[_
         piece.append(dataset)
         rows.append(_core_client(dataset, seen[client.client_id]))
         seen[client.client_id] += 1
-        num_bytes += client.pixels.nbytes
+        num_bytes += client.pixels.nbytes + vector_bytes
         if num_bytes >= PIECE_BYTES and len(piece) % BLOCK_CLIENTS == 0:
             yield _Piece(piece, _core.Cohort(rows))
             piece, rows, num_bytes = [], [], 0
     if piece:
         yield _Piece(piece, _core.Cohort(rows))
+
+
+def _rate_factors(
+    rate_factor: Callable[[int], float] | None, datasets: Sequence[BatchedDataset]
+) -> NDArray[np.float64] | None:
+    """The shares of the learning rate for as many local steps as the longest client takes."""
+    if rate_factor is None:
+        return None
+    num_steps = max(each.plan.num_batches(len(each.client)) for each in datasets)
+    return np.array([rate_factor(step) for step in range(num_steps)], np.float64)
 
 
 def _core_client(dataset: BatchedDataset, occurrence: int) -> _core.Client:

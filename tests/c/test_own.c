@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What a round gives to and takes of one client alone, and shares of the learning rate by local
+ * step, against a softmax regression in double. */
+#include "fixtures.h"
+
+enum { INPUTS = 37, CLASSES = 5, PARAMS = (INPUTS + 1) * CLASSES, CLIENTS = 11, MAX_EXAMPLES = 40 };
+
+static const fed_layer LAYER = {FED_DENSE, INPUTS, CLASSES, 0, FED_LINEAR};
+static const fed_model MODEL = {&LAYER, 1, INPUTS, CLASSES, PARAMS};
+static const size_t SIZES[CLIENTS] = {12, 0, 40, 1, 7, 33, 20, 5, 9, 31, 2};
+enum { BATCH_SIZE = 8, MAX_STEPS = 2 * MAX_EXAMPLES / BATCH_SIZE };
+
+static const fed_step_row SGD_ROW = {FED_STEP_SGD, {0.1}};
+static const fed_step PLAIN = {&SGD_ROW, 1};
+static const fed_step_row LINEAR_ROWS[] = {{FED_STEP_LINEAR, {0}}, {FED_STEP_SGD, {0.1}}};
+static const fed_step LINEAR = {LINEAR_ROWS, 2};
+static const fed_step_row ANCHOR_ROWS[] = {
+    {FED_STEP_ANCHOR, {0}}, {FED_STEP_LINEAR, {0}}, {FED_STEP_SGD, {0.1}}};
+static const fed_step ANCHOR = {ANCHOR_ROWS, 3};
+static const fed_step_row GRADIENT_ROW = {FED_STEP_GRADIENT, {0}};
+static const fed_step GRADIENT = {&GRADIENT_ROW, 1};
+
+typedef struct problem {
+    float server[PARAMS];
+    float pixels[CLIENTS][MAX_EXAMPLES * INPUTS];
+    int32_t labels[CLIENTS][MAX_EXAMPLES];
+    float linear[CLIENTS][PARAMS], deltas[CLIENTS][PARAMS];
+    fed_own own[CLIENTS];
+    fed_client clients[CLIENTS];
+} problem;
+
+static problem prob;
+static double total[PARAMS], weight;
+static fed_client_stats stats[CLIENTS];
+static atomic_int cancel;
+static fed_fault fault;
+
+/* With fixed_pixels most pixels are alike in all images: plain SGD then trains a narrow layer. */
+static void set_problem(int fixed_pixels) {
+    memset(&prob, 0, sizeof prob);
+    fill_floats(1, 0.5, prob.server, PARAMS);
+    for (size_t c = 0; c < CLIENTS; c++) {
+        fill_floats(10 + c, 1, prob.pixels[c], SIZES[c] * INPUTS);
+        for (size_t i = 0; fixed_pixels && i < SIZES[c] * INPUTS; i++)
+            if (i % INPUTS < 28) prob.pixels[c][i] = 0.75f;
+        fill_labels(30 + c, CLASSES, prob.labels[c], SIZES[c]);
+        fill_floats(50 + c, 0.3, prob.linear[c], PARAMS);
+        prob.own[c] = (fed_own){prob.linear[c], prob.deltas[c], 1};
+        prob.clients[c] = (fed_client){.pixels = prob.pixels[c],
+                                       .pixel_type = FED_PIXELS_FLOAT32,
+                                       .scale = 1,
+                                       .labels = prob.labels[c],
+                                       .num_examples = SIZES[c],
+                                       .plan = {FED_REPEAT_SHUFFLE, 2, BATCH_SIZE, 1, SIZE_MAX},
+                                       .own = &prob.own[c]};
+    }
+}
+
+static int train(int num_threads, const fed_step *step, const fed_terms *terms) {
+    fed_team *team = fed_team_new(num_threads);
+    fed_sum *sum = fed_sum_new(&MODEL);
+    CHECK(team != NULL && sum != NULL);
+    const int status = fed_train_cohort(team, &MODEL, step, prob.server, prob.clients, CLIENTS,
+                                        terms, &cancel, sum, stats, &fault);
+    if (status == FED_OK) fed_sum_total(sum, total, &weight);
+    fed_sum_free(sum);
+    fed_team_free(team);
+    return status;
+}
+
+static const fed_terms UNIFORM = {.weighting = FED_WEIGHT_UNIFORM};
+
+/* ---- The twin -------------------------------------------------------------------------------- */
+
+/* Adds factor times the gradient of one example's loss. */
+static void add_gradient(const float *pixels, int32_t label, const double *params, double factor,
+                         double *gradient) {
+    double inputs[INPUTS], logits[CLASSES];
+    for (size_t i = 0; i < INPUTS; i++) inputs[i] = (double)pixels[i];
+    twin_logits(&MODEL, params, inputs, logits);
+    const double largest = logits[twin_argmax(logits, CLASSES)];
+    const double sum = twin_exp_sum(logits, CLASSES);
+    for (size_t k = 0; k < CLASSES; k++) {
+        const double g = factor * (exp(logits[k] - largest) / sum - ((int32_t)k == label));
+        for (size_t i = 0; i < INPUTS; i++) gradient[i * CLASSES + k] += g * inputs[i];
+        gradient[INPUTS * CLASSES + k] += g;
+    }
+}
+
+/* A client's delta after its local steps at rate 0.1 times the factors; factors may be NULL. */
+static void twin_delta(size_t c, int has_linear, int has_anchor, const double *factors,
+                       double *delta /* out [PARAMS] */) {
+    double params[PARAMS], server[PARAMS];
+    for (size_t p = 0; p < PARAMS; p++) params[p] = server[p] = (double)prob.server[p];
+    const size_t num_visits = 2 * SIZES[c];
+    for (size_t first = 0, step = 0; first < num_visits; first += BATCH_SIZE, step++) {
+        const size_t left = num_visits - first, num = left < BATCH_SIZE ? left : BATCH_SIZE;
+        double gradient[PARAMS] = {0};
+        for (size_t v = first; v < first + num; v++) {
+            const float *pixels = prob.pixels[c] + v % SIZES[c] * INPUTS;
+            const int32_t label = prob.labels[c][v % SIZES[c]];
+            add_gradient(pixels, label, params, 1.0 / (double)num, gradient);
+            if (has_anchor) add_gradient(pixels, label, server, -1.0 / (double)num, gradient);
+        }
+        const double rate = 0.1 * (factors != NULL ? factors[step] : 1);
+        for (size_t p = 0; p < PARAMS; p++)
+            params[p] -= rate * (gradient[p] + (has_linear ? (double)prob.linear[c][p] : 0));
+    }
+    for (size_t p = 0; p < PARAMS; p++) delta[p] = params[p] - server[p];
+}
+
+/* Every client's delta, and their sum, equal the twin's. */
+static void check_deltas(const fed_step *step, int has_linear, int has_anchor,
+                         const double *factors) {
+    const fed_terms terms = {.weighting = FED_WEIGHT_UNIFORM,
+                             .rate_factors = factors,
+                             .num_rate_factors = factors != NULL ? MAX_STEPS : 0};
+    CHECK_EQUAL(train(2, step, &terms), FED_OK);
+    double sum[PARAMS] = {0};
+    for (size_t c = 0; c < CLIENTS; c++) {
+        double delta[PARAMS];
+        twin_delta(c, has_linear, has_anchor, factors, delta);
+        for (size_t p = 0; p < PARAMS; p++) {
+            CHECK_CLOSE(prob.deltas[c][p], delta[p], 2e-6); /* ten roundings of parameters < 1 */
+            sum[p] += prob.own[c].delta_factor * delta[p];
+        }
+    }
+    for (size_t p = 0; p < PARAMS; p++) CHECK_CLOSE(total[p], sum[p], 2e-5);
+}
+
+/* ---- Tests ----------------------------------------------------------------------------------- */
+
+static void test_deltas_come_back_in_flat_order(void) {
+    for (int fixed = 0; fixed < 2; fixed++) {
+        set_problem(fixed);
+        check_deltas(&PLAIN, 0, 0, NULL);
+    }
+}
+
+static void test_linear_terms_are_each_clients_own(void) {
+    for (int fixed = 0; fixed < 2; fixed++) {
+        set_problem(fixed);
+        check_deltas(&LINEAR, 1, 0, NULL);
+    }
+}
+
+static void test_no_linear_term_is_zeros(void) {
+    set_problem(0);
+    for (size_t c = 0; c < CLIENTS; c++) prob.own[c].linear = NULL;
+    check_deltas(&LINEAR, 0, 0, NULL);
+    for (size_t c = 0; c < CLIENTS; c++) prob.clients[c].own = NULL;
+    CHECK_EQUAL(train(1, &LINEAR, &UNIFORM), FED_OK);
+}
+
+static void test_an_anchor_takes_the_servers_gradient_off(void) {
+    for (int fixed = 0; fixed < 2; fixed++) {
+        set_problem(fixed);
+        check_deltas(&ANCHOR, 1, 1, NULL);
+    }
+}
+
+static void test_metrics_are_not_the_anchors(void) {
+    set_problem(0);
+    CHECK_EQUAL(train(1, &PLAIN, &UNIFORM), FED_OK);
+    const double loss = stats[3].loss_sum; /* one example, two steps of it: one is before any */
+    prob.clients[3].plan.epochs = 1;
+    CHECK_EQUAL(train(1, &ANCHOR, &UNIFORM), FED_OK);
+    CHECK_EQUAL(stats[3].num_examples, 1);
+    CHECK(stats[3].loss_sum > 0 && stats[3].loss_sum < loss);
+}
+
+static void test_factors_multiply_deltas_in_the_sum(void) {
+    set_problem(0);
+    for (size_t c = 0; c < CLIENTS; c++) prob.own[c].delta_factor = 0.25 * (double)c;
+    check_deltas(&PLAIN, 0, 0, NULL);
+    CHECK(weight == CLIENTS - 1); /* the empty client's is 0, the others' is not the factor */
+}
+
+static void test_bad_factors_are_refused(void) {
+    const double bad[] = {NAN, INFINITY, -1};
+    for (size_t i = 0; i < LENGTH(bad); i++) {
+        set_problem(0);
+        prob.own[2].delta_factor = bad[i];
+        CHECK_EQUAL(train(1, &PLAIN, &UNIFORM), FED_ERR_ARGUMENT);
+    }
+}
+
+static void test_rates_follow_their_factors_step_by_step(void) {
+    double factors[MAX_STEPS];
+    for (size_t s = 0; s < MAX_STEPS; s++) factors[s] = 1 / (1 + (double)s);
+    factors[3] = 0;
+    for (int fixed = 0; fixed < 2; fixed++) {
+        set_problem(fixed);
+        check_deltas(&PLAIN, 0, 0, factors);
+        check_deltas(&LINEAR, 1, 0, factors);
+    }
+}
+
+static void test_too_few_or_bad_rate_factors_are_refused(void) {
+    set_problem(0);
+    double factors[MAX_STEPS];
+    for (size_t s = 0; s < MAX_STEPS; s++) factors[s] = 1;
+    fed_terms terms = {.weighting = FED_WEIGHT_UNIFORM,
+                       .rate_factors = factors,
+                       .num_rate_factors = MAX_STEPS - 1};
+    CHECK_EQUAL(train(1, &PLAIN, &terms), FED_ERR_ARGUMENT);
+    terms.num_rate_factors = MAX_STEPS;
+    CHECK_EQUAL(train(1, &PLAIN, &terms), FED_OK);
+    const double bad[] = {NAN, -0.1, 1.1};
+    for (size_t i = 0; i < LENGTH(bad); i++) {
+        factors[4] = bad[i];
+        CHECK_EQUAL(train(1, &PLAIN, &terms), FED_ERR_ARGUMENT);
+    }
+}
+
+/* Parameters of a million would leave a gradient of 0.1 no digit: it does not travel with them. */
+static void test_gradients_keep_their_digits_beside_large_parameters(void) {
+    set_problem(0);
+    for (size_t c = 0; c < CLIENTS; c++)
+        for (size_t e = 0; e < SIZES[c]; e++) prob.pixels[c][e * INPUTS] = 0;
+    float small[PARAMS];
+    memcpy(small, prob.server, sizeof small);
+    double expected[PARAMS];
+    CHECK_EQUAL(train(2, &GRADIENT, &UNIFORM), FED_OK);
+    memcpy(expected, total, sizeof expected);
+    for (size_t k = 0; k < CLASSES; k++) prob.server[k] = 1e6f; /* of the pixel that is 0 */
+    for (size_t k = 0; k < CLASSES; k++) prob.server[INPUTS * CLASSES + k] += 1024;
+    CHECK_EQUAL(train(2, &GRADIENT, &UNIFORM), FED_OK);
+    for (size_t p = 0; p < PARAMS; p++) CHECK_CLOSE(total[p], expected[p], 1e-3); /* of logits */
+    for (size_t p = 0; p < CLASSES; p++) CHECK(total[p] == 0);
+}
+
+static void test_deltas_that_are_not_finite_are_left_alone(void) {
+    set_problem(0);
+    prob.pixels[4][0] = NAN;
+    for (size_t p = 0; p < PARAMS; p++) prob.deltas[4][p] = 7;
+    CHECK_EQUAL(train(2, &PLAIN, &UNIFORM), FED_OK);
+    CHECK_EQUAL(stats[4].is_finite, 0);
+    for (size_t p = 0; p < PARAMS; p++) CHECK(prob.deltas[4][p] == 7);
+}
+
+static void test_threads_change_no_byte(void) {
+    double first[PARAMS];
+    float deltas[CLIENTS][PARAMS];
+    static const int threads[] = {1, 2, 7};
+    for (size_t t = 0; t < LENGTH(threads); t++) {
+        set_problem(0);
+        CHECK_EQUAL(train(threads[t], &ANCHOR, &UNIFORM), FED_OK);
+        if (t == 0) {
+            memcpy(first, total, sizeof first);
+            memcpy(deltas, prob.deltas, sizeof deltas);
+        }
+        CHECK(memcmp(first, total, sizeof first) == 0);
+        CHECK(memcmp(deltas, prob.deltas, sizeof deltas) == 0);
+    }
+}
+
+static void test_a_lone_step_has_no_client(void) {
+    float params[2] = {0}, gradient[2] = {0};
+    CHECK_EQUAL(fed_step_apply(&LINEAR, 1, 2, params, params, gradient, NULL), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(fed_step_apply(&ANCHOR, 1, 2, params, params, gradient, NULL), FED_ERR_ARGUMENT);
+}
+
+static const test_case TESTS[] = {
+    TEST(test_deltas_come_back_in_flat_order),
+    TEST(test_linear_terms_are_each_clients_own),
+    TEST(test_no_linear_term_is_zeros),
+    TEST(test_an_anchor_takes_the_servers_gradient_off),
+    TEST(test_metrics_are_not_the_anchors),
+    TEST(test_factors_multiply_deltas_in_the_sum),
+    TEST(test_bad_factors_are_refused),
+    TEST(test_rates_follow_their_factors_step_by_step),
+    TEST(test_too_few_or_bad_rate_factors_are_refused),
+    TEST(test_gradients_keep_their_digits_beside_large_parameters),
+    TEST(test_deltas_that_are_not_finite_are_left_alone),
+    TEST(test_threads_change_no_byte),
+    TEST(test_a_lone_step_has_no_client),
+};
+
+int main(int argc, char **argv) { return RUN_ON_EACH_ISA(TESTS, argc, argv); }
