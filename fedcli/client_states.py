@@ -1,0 +1,296 @@
+"""What clients keep from round to round: one vector each, in a file, for those that took part.
+
+A store is a table (client id, round, vector) in an SQLite file, or in a temporary one that nobody
+sees where no folder is given. It costs disk for the clients that took part and next to no memory,
+whatever the population.
+
+`ClientStates` is the part of a server state that stands for the store: a plain value, all vectors
+as they were after some round. To go on from one, a round writes the next version beside it;
+versions before it, but for those of kept checkpoints, are then dropped client by client. A version
+that was made from a state and is not gone on from (a round was interrupted, or repeated) is undone
+when its state is gone on from once more.
+
+Changes reach the disk with `save`, all or none, before the checkpoint that counts on them. A
+process killed at any time leaves a file with the versions of every checkpoint that is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.errors import RunError
+
+FILE = "client_states.sqlite"
+
+_PAGE_BYTES = 32768
+_CACHE_BYTES = 8 << 20  # of pages in memory; what is changed beyond goes to the file
+_APPLICATION_ID = 0x66656463  # "fedc", in the header of the file
+_VERSION = 1
+
+_TABLE = """
+CREATE TABLE states (
+    client TEXT NOT NULL, version INTEGER NOT NULL, vector BLOB NOT NULL,
+    PRIMARY KEY (client, version)
+)
+"""
+
+
+class Store:
+    """The open file; not safe for several threads at once.
+
+    Attributes:
+        path: Where it is; None: a temporary file.
+        version: The newest version in it.
+        kept: Versions that stay readable, whatever is written: those of kept checkpoints.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        """Opens or makes the file.
+
+        Raises:
+            RunError: It is damaged, another kind of file, or cannot be opened.
+        """
+        import sqlite3  # late: few runs need it
+
+        self.path = path
+        self.kept: tuple[int, ...] = ()
+        self._errors = sqlite3.Error
+        with self._faults():
+            # Calls come from the thread that computes, and from the one that saves.
+            self._file = sqlite3.connect(
+                "" if path is None else path, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._open_table()
+                self.version = int(self._one("SELECT coalesce(max(version), 0) FROM states"))
+            except BaseException:
+                self._file.close()
+                raise
+
+    def read(self, client_id: str, version: int) -> NDArray[np.float32] | None:
+        """Returns a client's newest vector up to a version, read-only; None: it has none."""
+        with self._faults():
+            found = self._file.execute(
+                "SELECT vector FROM states WHERE client = ? AND version <= ? "
+                "ORDER BY version DESC LIMIT 1",
+                (client_id, version),
+            ).fetchone()
+        return None if found is None else np.frombuffer(found[0], np.float32)
+
+    def write(self, client_id: str, version: int, vector: NDArray[np.float32]) -> None:
+        """Sets a client's vector of a version, and drops those that no version kept has use for."""
+        with self._faults():
+            self._begin()
+            self._file.execute(
+                "INSERT OR REPLACE INTO states VALUES (?, ?, ?)",
+                (client_id, version, np.ascontiguousarray(vector, np.float32).data),
+            )
+            self._drop_old(client_id, version)
+        self.version = max(self.version, version)
+
+    def rewind(self, version: int) -> None:
+        """Undoes the versions after one."""
+        if self.version > version:
+            with self._faults():
+                self._begin()
+                self._file.execute("DELETE FROM states WHERE version > ?", (version,))
+            self.version = version
+
+    def save(self) -> None:
+        """Brings all changes to the disk."""
+        with self._faults():
+            if self._file.in_transaction:
+                self._file.execute("COMMIT")
+
+    def close(self) -> None:
+        """Closes the file; changes since the last `save` are lost."""
+        self._file.close()
+
+    def _open_table(self) -> None:
+        file = self._file
+        file.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+        file.execute(f"PRAGMA cache_size = -{_CACHE_BYTES >> 10}")
+        file.execute("PRAGMA temp_store = FILE")
+        if self.path is None:  # lost with the process anyway
+            file.execute("PRAGMA journal_mode = OFF")
+            file.execute("PRAGMA synchronous = OFF")
+        else:
+            file.execute("PRAGMA synchronous = FULL")
+        if not self._one("SELECT count(*) FROM sqlite_master"):
+            file.execute("BEGIN")
+            file.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+            file.execute(f"PRAGMA user_version = {_VERSION}")
+            file.execute(_TABLE)
+            file.execute("COMMIT")
+        found = self._one("PRAGMA application_id"), self._one("PRAGMA user_version")
+        if found != (_APPLICATION_ID, _VERSION):
+            raise RunError(
+                f"{self.path} is no file of client states of this fedcli; restore it, or train anew"
+            )
+
+    def _one(self, query: str, *values: object) -> Any:
+        return self._file.execute(query, values).fetchone()[0]
+
+    def _begin(self) -> None:
+        if not self._file.in_transaction:
+            self._file.execute("BEGIN")
+
+    def _drop_old(self, client_id: str, version: int) -> None:
+        """Of a client's vectors, leaves the newest up to each kept version, and the last two."""
+        rows = self._file.execute(
+            "SELECT version FROM states WHERE client = ? ORDER BY version", (client_id,)
+        ).fetchall()
+        versions = [row[0] for row in rows]
+        needed = {version}
+        for kept in (*self.kept, version - 1):
+            needed.add(max((each for each in versions if each <= kept), default=version))
+        for each in versions:
+            if each not in needed:
+                self._file.execute(
+                    "DELETE FROM states WHERE client = ? AND version = ?", (client_id, each)
+                )
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except self._errors as err:
+            raise RunError(f"client states in {self.path or 'a temporary file'}: {err}") from err
+
+
+@dataclass
+class _Holder:
+    """The store behind the states of one process: opened when the first vector is written."""
+
+    path: Path | None = None
+    store: Store | None = None
+    # Which state stands for which version: another one of the same number was overtaken.
+    tokens: dict[int, object] = field(default_factory=dict)
+
+    def open(self) -> Store:
+        if self.store is None:
+            self.store = Store(self.path)
+        return self.store
+
+
+@dataclass(frozen=True, eq=False)
+class ClientStates:
+    """All clients' vectors as they were after some round; part of a server state.
+
+    A client that never took part has zeros. Of the states of one process the last two can be gone
+    on from, the first, and those of kept checkpoints.
+
+    Attributes:
+        version: How many rounds have been written.
+    """
+
+    version: int = 0
+    _holder: _Holder = field(default_factory=_Holder)
+    _token: object = field(default_factory=object)
+
+    def read(self, client_id: str, num_params: int) -> NDArray[np.float32]:
+        """Returns a client's vector [num_params], which must not be changed.
+
+        Raises:
+            RunError: This state was overtaken, the file cannot be read, or holds another model's.
+        """
+        if not self.version:
+            return np.zeros(num_params, np.float32)
+        self._check()
+        store = self._holder.open()
+        vector = store.read(client_id, self.version)
+        if vector is None:
+            return np.zeros(num_params, np.float32)
+        if len(vector) != num_params:
+            raise RunError(
+                f"{store.path}: client {client_id!r} has {len(vector)} values, the model has "
+                f"{num_params} parameters; restore the file, or train anew"
+            )
+        return vector
+
+    def next_version(self) -> NextClientStates:
+        """Returns what writes the version after this one; any other is undone.
+
+        Raises:
+            RunError: This state was overtaken, or the file cannot be opened.
+        """
+        self._check()
+        store = self._holder.open()
+        store.rewind(self.version)
+        tokens = self._holder.tokens
+        readable = {self.version, *store.kept}
+        for version in [each for each in tokens if each not in readable or each > self.version]:
+            del tokens[version]
+        after = ClientStates(self.version + 1, self._holder)
+        tokens[after.version] = after._token
+        return NextClientStates(self, after, store)
+
+    def _check(self) -> None:
+        """Refuses a state whose vectors have made way for another's."""
+        if self.version and self._holder.tokens.get(self.version) is not self._token:
+            raise RunError(
+                f"the clients' states after round {self.version} are no longer kept: the process "
+                "has gone on from another state; go on from its last one"
+            )
+
+    def open_in(self, folder: Path, kept: Sequence[int]) -> ClientStates:
+        """Returns the same version, of the file in a run's folder.
+
+        Args:
+            folder: The run's.
+            kept: Rounds of its checkpoints.
+
+        Raises:
+            RunError: The file is damaged, or missing.
+        """
+        path = folder / FILE
+        if self.version and not path.exists():
+            raise RunError(f"{path} is missing, and the run needs it; restore it, or train anew")
+        holder = _Holder(path, tokens={self.version: self._token})
+        if path.exists():
+            holder.open().kept = tuple(kept)
+        return replace(self, _holder=holder)
+
+    def save(self, kept: Sequence[int]) -> None:
+        """Brings the file to the disk, before a checkpoint of this version is written.
+
+        Args:
+            kept: Rounds of the checkpoints that are there until then.
+
+        Raises:
+            RunError: It cannot be written.
+        """
+        if self._holder.store is not None:
+            self._holder.store.kept = (*kept, self.version)
+            self._holder.store.save()
+
+    def close(self) -> None:
+        """Closes the file; nothing happens where there is none."""
+        if self._holder.store is not None:
+            self._holder.store.close()
+            self._holder.store = None
+
+
+@dataclass(frozen=True, eq=False)
+class NextClientStates:
+    """A version that is being written; the one before it stays as it is.
+
+    Attributes:
+        before: The one before.
+        after: The version itself, as part of the next server state.
+    """
+
+    before: ClientStates
+    after: ClientStates
+    store: Store
+
+    def write(self, client_id: str, vector: NDArray[np.float32]) -> None:
+        """Sets a client's vector [num_params]. Raises RunError."""
+        self.store.write(client_id, self.after.version, vector)
