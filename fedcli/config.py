@@ -32,6 +32,7 @@ Clients = str | tuple[str, ...] | None
 # Of the tutorial.
 CLIENT_OPTIMIZER = "sgd"
 CLIENT_LR = 0.02
+SERVER_OPTIMIZER = "sgd"
 CLIENT_WEIGHTING = "num-examples"
 
 # TOML integers are signed 64-bit; visits of one client (epochs x examples) must stay countable too.
@@ -72,16 +73,21 @@ class RunConfig:
             at all where the algorithm has no local steps.
         client_lr: Its learning rate; None: CLIENT_LR, likewise.
         client_options: Its other options.
-        client_schedule: Name of the schedule of that rate by round; None: constant, likewise.
+        client_schedule: Name of the schedule of that rate; None: constant, likewise.
         client_schedule_options: Its `k=v` options.
+        client_schedule_by: What it counts, rounds or the local steps of a client in its round; one
+            of `schedules.COUNTED`; None: rounds, likewise.
         client_clip_norm: Longer gradients of local steps are scaled to this L2 norm; None: none.
-        server_optimizer: Name of the optimizer that takes the pseudo-gradient.
+        server_optimizer: Name of the optimizer that takes the pseudo-gradient; None: the
+            algorithm's own, or SERVER_OPTIMIZER.
         server_lr: Its learning rate; None: the algorithm's own.
         server_options: Its other options.
         server_schedule: Name of the schedule of that rate by round.
         server_schedule_options: Its `k=v` options.
-        client_weighting: What a client weighs in the mean; one of `WEIGHTINGS`; None:
-            CLIENT_WEIGHTING, or `uniform` where clients are drawn by size.
+        server_ema: Share that a running mean of the global weights keeps in each round; it is what
+            is evaluated and exported. None: the weights themselves are.
+        client_weighting: What a client weighs in the mean; one of `WEIGHTINGS`; None: the
+            algorithm's own, or `uniform` where clients are drawn by size.
         aggregator: Name of an aggregator.
         aggregator_options: Its `k=v` options.
         seed: Seed of everything drawn in the run, but never of the data.
@@ -117,12 +123,14 @@ class RunConfig:
     client_options: Options = field(default_factory=dict)
     client_schedule: str | None = None
     client_schedule_options: Options = field(default_factory=dict)
+    client_schedule_by: str | None = None
     client_clip_norm: float | None = None
-    server_optimizer: str = "sgd"
+    server_optimizer: str | None = None
     server_lr: float | None = None
     server_options: Options = field(default_factory=dict)
     server_schedule: str = registry.CONSTANT
     server_schedule_options: Options = field(default_factory=dict)
+    server_ema: float | None = None
     client_weighting: str | None = None
     aggregator: str = "mean"
     aggregator_options: Options = field(default_factory=dict)
@@ -153,10 +161,15 @@ DATA_FIELDS = ("data", "data_options", "test_data", "partition", "partition_opti
 # What an algorithm without local steps has no use for.
 _LOCAL_FIELDS = (
     *("client_optimizer", "client_lr", "client_options"),
-    *("client_schedule", "client_schedule_options", "client_clip_norm"),
+    *("client_schedule", "client_schedule_options", "client_schedule_by", "client_clip_norm"),
 )
 # Of those that name a thing, what stands for None where there are local steps.
-_LOCAL_NAMES = {"client_optimizer": CLIENT_OPTIMIZER, "client_schedule": registry.CONSTANT}
+_LOCAL_NAMES = {
+    "client_optimizer": CLIENT_OPTIMIZER,
+    "client_schedule": registry.CONSTANT,
+    "client_schedule_by": schedules.BY_ROUND,
+}
+_DEFAULT_NAMES = {**_LOCAL_NAMES, "server_optimizer": SERVER_OPTIMIZER}
 
 
 def option_name(field_name: str) -> str:
@@ -218,7 +231,7 @@ def merge(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     if len(samplings) > 1 and "by-size" in samplings and "client_weighting" not in given:
         merged.pop("client_weighting", None)  # as with algorithms: it followed from the other
     for name, (owner, _) in _OPTION_OWNERS.items():
-        default = _LOCAL_NAMES.get(owner, getattr(RunConfig, owner))
+        default = _DEFAULT_NAMES.get(owner, getattr(RunConfig, owner))
         is_same = merged.get(owner, default) == base.get(owner, default)
         if name in merged:
             merged[name] = {**(base.get(name, {}) if is_same else {}), **given.get(name, {})}
@@ -241,6 +254,10 @@ def _drop_defaults(
     dropped: tuple[str, ...] = () if after.has_local_steps else _LOCAL_FIELDS
     if before.server_lr != after.server_lr:
         dropped = (*dropped, "server_lr")
+    if before.server_optimizer or after.server_optimizer:
+        dropped = (*dropped, "server_optimizer", "server_options")
+    if before.weightings != after.weightings:
+        dropped = (*dropped, "client_weighting")
     for name in dropped:
         if name not in given:
             merged.pop(name, None)
@@ -313,8 +330,7 @@ def read_provenance(text: str, source: str) -> dict[str, Any]:
 def _resolve_algorithm(values: dict[str, Any]) -> None:
     """Fills in what an algorithm says of optimizers; refuses local ones where it has no use."""
     entry = choose(registry.ALGORITHMS, values["algorithm"], option_name("algorithm"))
-    if values["server_lr"] is None:
-        values["server_lr"] = entry.server_lr
+    _resolve_server(values, entry)
     if entry.has_local_steps:
         for name, default in _LOCAL_NAMES.items():
             values[name] = values[name] or default
@@ -328,11 +344,35 @@ def _resolve_algorithm(values: dict[str, Any]) -> None:
             )
 
 
+def _resolve_server(values: dict[str, Any], entry: registry.AlgorithmEntry) -> None:
+    """Fills in an algorithm's server optimizer; refuses another where the name says which."""
+    if values["server_lr"] is None:
+        values["server_lr"] = entry.server_lr
+    if values["server_ema"] is not None and entry.has_own_weights:
+        raise ConfigError(
+            f"--server-ema with {entry.name}: that evaluates other weights than the global model's "
+            "already; leave it out"
+        )
+    wanted = entry.server_optimizer
+    if wanted is None:
+        values["server_optimizer"] = values["server_optimizer"] or SERVER_OPTIMIZER
+        return
+    if values["server_optimizer"] not in (None, wanted):
+        raise ConfigError(
+            f"--server-optimizer {values['server_optimizer']}: {entry.name} is with {wanted}; "
+            "leave it out, or choose --algorithm fedavg"
+        )
+    values["server_optimizer"] = wanted
+    values["server_options"] = {**entry.server_options, **values["server_options"]}
+
+
 def _resolve_sampling(values: dict[str, Any]) -> None:
     """Fills in the weights of clients; refuses what a way of drawing cohorts cannot take."""
     is_by_size = values["sampling"] == "by-size"
+    entry = registry.ALGORITHMS[values["algorithm"]]
     if values["client_weighting"] is None:
-        values["client_weighting"] = "uniform" if is_by_size else CLIENT_WEIGHTING
+        values["client_weighting"] = "uniform" if is_by_size else entry.weightings[0]
+    registry.check_weighting(entry, values["client_weighting"], "--client-weighting")
     if is_by_size and values["client_weighting"] == "num-examples":
         raise ConfigError(
             "--client-weighting num-examples with --sampling by-size would count examples twice: "
@@ -369,8 +409,10 @@ def _resolved(
 def _check_schedule(name: str, values: Mapping[str, Any]) -> None:
     """Refuses a schedule that does not go with the number of rounds."""
     options_name = f"{name}_options"
+    is_by_round = values.get(f"{name}_by", schedules.BY_ROUND) == schedules.BY_ROUND
+    num_rounds = values["rounds"] if is_by_round else None
     try:
-        schedules.build(values[name], values[options_name], num_rounds=values["rounds"])
+        schedules.build(values[name], values[options_name], num_rounds=num_rounds)
     except ConfigError as err:
         raise ConfigError(f"{option_name(options_name)}: {err}") from err
 
@@ -413,6 +455,10 @@ def _rate(label: str, value: object) -> float:
 
 def _norm(label: str, value: object) -> float:
     return registry.check_clip_norm(value, label)
+
+
+def _decay(label: str, value: object) -> float:
+    return registry.check_ema_decay(value, label)
 
 
 def _text(label: str, value: object) -> str:
@@ -500,10 +546,12 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "client_optimizer": _text,
     "client_lr": _rate,
     "client_schedule": _text,
+    "client_schedule_by": partial(_choice, choices=schedules.COUNTED),
     "client_clip_norm": _norm,
     "server_optimizer": _text,
     "server_lr": _rate,
     "server_schedule": _text,
+    "server_ema": _decay,
     "client_weighting": partial(_choice, choices=WEIGHTINGS),
     "aggregator": _text,
     "seed": partial(_count, minimum=0, maximum=_MAX_SEED),

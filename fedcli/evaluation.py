@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fedcli import checkpoint, cohort, learning, models, run_dir
 from fedcli import config as configs
 from fedcli.backend import CancelFlag, ThreadEngine
@@ -27,7 +25,6 @@ from fedcli.federation import (
     make_panel,
     note_of_change,
     open_data,
-    to_components,
     to_state,
 )
 from fedcli.files import check_is_no_input
@@ -92,7 +89,7 @@ def evaluate_panel(
         round_num=state.round_num,
         num_clients=len(panel.client_ids),
         num_absent=panel.num_absent,
-        process_metrics=panel.evaluate(evaluator, state.global_model_weights, cancel),
+        process_metrics=panel.evaluate(evaluator, state.evaluated_weights, cancel),
         notes=panel.notes,
     )
 
@@ -200,8 +197,9 @@ def export_run(path: str | Path, file: str | Path) -> list[tuple[str, tuple[int,
 
     check_is_no_input(Path(file), [_checkpoint_file(Path(path))], str(file))
     trained = load_trained(Path(path), threads=1)
-    tensors = to_components(trained.state, trained.model)["global_model_weights"]
-    arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
+    layout = trained.model.layout
+    tensors = layout.split(trained.state.evaluated_weights)
+    arrays = {each.name: tensor for each, tensor in zip(layout.tensors, tensors, strict=True)}
     weights_files.save_npz(Path(file), arrays)
     return [(name, array.shape) for name, array in arrays.items()]
 

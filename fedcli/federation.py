@@ -26,6 +26,7 @@ from fedcli import (
 from fedcli.backend import CancelFlag, Cancelled, ThreadEngine
 from fedcli.batches import BatchedDataset, BatchPlan, buffer_size
 from fedcli.checkpoint import Checkpoint
+from fedcli.client_states import ClientStates
 from fedcli.cohort import ClientSelection, Cohorts
 from fedcli.config import RunConfig
 from fedcli.datasets import ClientData
@@ -220,7 +221,7 @@ def open_federation(config: RunConfig, cancel: CancelFlag | None = None) -> Fede
         config=config,
         splits=splits,
         engine=engine,
-        process=build_process(config, model, engine),
+        process=build_process(config, model, engine, _population_size(cohorts, train)),
         evaluator=learning.build_fed_eval(model, engine=engine),
         cohorts=cohorts,
         panels=tuple(_make_panels(config, cohorts, splits, notes)),
@@ -333,8 +334,22 @@ def note_of_change(
     return (f"{named} has changed since the run began; {consequence}",)
 
 
-def build_process(config: RunConfig, model: Model, engine: ThreadEngine) -> LearningProcess:
-    """Returns the learning process of a valid config."""
+def _population_size(cohorts: Cohorts, train: ClientData) -> int:
+    """How many clients may take part: those of a fixed cohort, else everyone."""
+    return len(train.client_ids if cohorts.fixed is None else set(cohorts.fixed))
+
+
+def build_process(
+    config: RunConfig, model: Model, engine: ThreadEngine, num_clients: int | None = None
+) -> LearningProcess:
+    """Returns the learning process of a valid config.
+
+    Args:
+        config: The config.
+        model: Its model.
+        engine: What computes clients.
+        num_clients: How many may take part; None, where nobody is going to be trained.
+    """
     assert config.client_weighting is not None
     algorithm = algorithms.build(
         config.algorithm,
@@ -344,7 +359,8 @@ def build_process(config: RunConfig, model: Model, engine: ThreadEngine) -> Lear
         aggregator=aggregators.build(config.aggregator, config.aggregator_options),
         options=config.algorithm_options,
     )
-    return learning.build_process(algorithm, model, engine=engine)
+    algorithm = replace(algorithm, ema_decay=config.server_ema)
+    return learning.build_process(algorithm, model, engine=engine, num_clients=num_clients)
 
 
 def _build_client_optimizer(config: RunConfig) -> Optimizer | None:
@@ -353,14 +369,24 @@ def _build_client_optimizer(config: RunConfig) -> Optimizer | None:
         return None
     optimizer = optimizers.build(config.client_optimizer, config.client_lr, config.client_options)
     assert config.client_schedule is not None
+    assert config.client_schedule_by is not None
+    is_by_round = config.client_schedule_by == schedules.BY_ROUND
     schedule = schedules.build(
-        config.client_schedule, config.client_schedule_options, num_rounds=config.rounds
+        config.client_schedule,
+        config.client_schedule_options,
+        num_rounds=config.rounds if is_by_round else None,
     )
-    return replace(optimizer, schedule=schedule, clip_norm=config.client_clip_norm)
+    return replace(
+        optimizer,
+        schedule=schedule,
+        schedule_by=config.client_schedule_by,
+        clip_norm=config.client_clip_norm,
+    )
 
 
 def _build_server_optimizer(config: RunConfig) -> Optimizer:
     assert config.server_lr is not None
+    assert config.server_optimizer is not None
     optimizer = optimizers.build(config.server_optimizer, config.server_lr, config.server_options)
     schedule = schedules.build(
         config.server_schedule, config.server_schedule_options, num_rounds=config.rounds
@@ -431,7 +457,7 @@ def to_components(state: ServerState, model: Model) -> dict[str, dict[str, check
     return {
         "global_model_weights": dict(zip(names, tensors, strict=True)),
         "distributor": state.distributor,
-        "client_work": state.client_work,
+        "client_work": {name: _to_part(part) for name, part in state.client_work.items()},
         "aggregator": state.aggregator,
         "finalizer": state.finalizer,
     }
@@ -443,7 +469,8 @@ def to_state(content: Checkpoint, process: LearningProcess, path: Path) -> Serve
     Raises:
         CheckpointError: It is not a state of this process.
     """
-    checkpoint.check(content, to_components(process.initialize(), process.model), path)
+    initial = process.initialize()
+    checkpoint.check(content, to_components(initial, process.model), path)
     parts = content.components
     layout = process.model.layout
     weights = layout.join([parts["global_model_weights"][each.name] for each in layout.tensors])  # type: ignore[misc]
@@ -451,10 +478,27 @@ def to_state(content: Checkpoint, process: LearningProcess, path: Path) -> Serve
         round_num=content.round_num,
         global_model_weights=weights,
         distributor=dict(parts["distributor"]),
-        client_work=dict(parts["client_work"]),
+        client_work={
+            name: _from_part(part, initial.client_work[name])
+            for name, part in parts["client_work"].items()
+        },
         aggregator=dict(parts["aggregator"]),
         finalizer=dict(parts["finalizer"]),
     )
+
+
+def _to_part(part: Any) -> checkpoint.Part:
+    """What a checkpoint holds of a part of a state: of what clients keep, its version alone."""
+    value: checkpoint.Part = part.version if isinstance(part, ClientStates) else part
+    return value
+
+
+def _from_part(part: checkpoint.Part, initial: Any) -> Any:
+    """The part of a state that is `initial` before the first round."""
+    if not isinstance(initial, ClientStates):
+        return part
+    assert isinstance(part, int)
+    return replace(initial, version=part)
 
 
 def _resolve_clients(

@@ -19,10 +19,17 @@ from numpy.typing import NDArray
 from fedcli import batches, metrics, models, optimizers, registry
 from fedcli.aggregators.mean import Mean
 from fedcli.algorithms import fedavg, fedsgd, mime_lite
-from fedcli.algorithms.base import Algorithm, apply_mean_delta
+from fedcli.algorithms.base import (
+    EVALUATED_WEIGHTS,
+    Algorithm,
+    apply_mean_delta,
+    move_ema,
+    start_ema,
+)
 from fedcli.algorithms.client_work import CohortCall
 from fedcli.backend import CancelFlag, Engine, ThreadEngine
 from fedcli.batches import BatchedDataset
+from fedcli.client_states import ClientStates
 from fedcli.errors import ConfigError, DataError
 from fedcli.metrics import MetricsAggregator, sum_then_finalize
 from fedcli.models import Model
@@ -56,7 +63,8 @@ class ServerState:
         round_num: Rounds completed; 0 is the initial model.
         global_model_weights: float32 [num_params].
         distributor: Its state, by name: arrays, ints or floats; so are the next three.
-        client_work: In evaluation, the sums over all rounds so far.
+        client_work: May hold `ClientStates` too, what each client keeps. In evaluation, the sums
+            over all rounds so far.
         aggregator: What the aggregator remembers.
         finalizer: The server optimizer's state.
     """
@@ -67,6 +75,15 @@ class ServerState:
     client_work: dict[str, Any] = field(default_factory=dict)
     aggregator: dict[str, Any] = field(default_factory=dict)
     finalizer: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def evaluated_weights(self) -> NDArray[np.float32]:
+        """What is evaluated and exported: the global model, unless another part has its own."""
+        for part in (self.finalizer, self.client_work):
+            if EVALUATED_WEIGHTS in part:
+                weights: NDArray[np.float32] = part[EVALUATED_WEIGHTS]
+                return weights
+        return self.global_model_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,8 +153,8 @@ class LearningProcess(abc.ABC):
         """
 
     def get_model_weights(self, state: ServerState) -> ModelWeights:
-        """Returns copies of the model's weights in `state`."""
-        tensors = self.model.layout.split(state.global_model_weights)
+        """Returns copies of the weights in `state` that are to be used: `evaluated_weights`."""
+        tensors = self.model.layout.split(state.evaluated_weights)
         return ModelWeights([tensor.copy() for tensor in tensors])
 
     def set_model_weights(
@@ -145,11 +162,19 @@ class LearningProcess(abc.ABC):
     ) -> ServerState:
         """Returns `state` with other model weights and everything else as it was.
 
+        Weights that are evaluated in the global model's place become the same.
+
         Raises:
             ConfigError: Number or shapes of the arrays are not the model's.
         """
         tensors = weights.trainable if isinstance(weights, ModelWeights) else weights
-        return replace(state, global_model_weights=self.model.layout.join(tensors))
+        params = self.model.layout.join(tensors)
+        return replace(
+            state,
+            global_model_weights=params,
+            client_work=_with_evaluated(state.client_work, params),
+            finalizer=_with_evaluated(state.finalizer, params),
+        )
 
     @property
     def state_signature(self) -> str:
@@ -179,10 +204,12 @@ class TrainingProcess(LearningProcess):
         model: str | Model,
         metrics_aggregator: MetricsAggregator,
         engine: Engine | None,
+        num_clients: int | None = None,
     ) -> None:
         """Composes the algorithm's parts with a model."""
         super().__init__(model, metrics_aggregator, engine)
         self.algorithm = algorithm
+        self.num_clients = num_clients
 
     def initialize(self) -> ServerState:
         """See LearningProcess."""
@@ -192,8 +219,22 @@ class TrainingProcess(LearningProcess):
             global_model_weights=params,
             client_work=self.algorithm.client_work.init(params),
             aggregator=self.algorithm.aggregator.init(),
-            finalizer=self.algorithm.server_optimizer.init(params),
+            finalizer={**self.algorithm.server_optimizer.init(params), **self._start_ema(params)},
         )
+
+    def _start_ema(self, params: NDArray[np.float32]) -> dict[str, Any]:
+        return {} if self.algorithm.ema_decay is None else start_ema(params)
+
+    def _move_ema(
+        self, finalizer: Mapping[str, Any], params: NDArray[np.float32], is_rejected: bool
+    ) -> dict[str, Any]:
+        """The running mean's part of the next finalizer state."""
+        decay = self.algorithm.ema_decay
+        if decay is None:
+            return {}
+        if is_rejected:
+            return {name: finalizer[name] for name in start_ema(params)}
+        return move_ema(decay, finalizer, params)
 
     def next(
         self,
@@ -214,6 +255,7 @@ class TrainingProcess(LearningProcess):
             weighting=algorithm.weighting,
             bounds=algorithm.aggregator.bounds(state.aggregator),
             cancel=cancel,
+            num_clients=self.num_clients,
         )
         cohort, work_state = algorithm.client_work.run(call, state.client_work)
         trained = perf_counter()
@@ -240,7 +282,12 @@ class TrainingProcess(LearningProcess):
             global_model_weights=params,
             client_work=work_state,
             aggregator=aggregator_state,
-            finalizer=opt_state,
+            finalizer={
+                **opt_state,
+                **self._move_ema(
+                    state.finalizer, params, bool(finalizer_metrics["update_non_finite"])
+                ),
+            },
         )
         timings = {"train": trained - started, "aggregate": perf_counter() - trained}
         return ProcessOutput(next_state, round_metrics, timings, _count_empty(cohort.stats))
@@ -290,6 +337,7 @@ def build_process(
     metrics_aggregator: MetricsAggregator = sum_then_finalize,
     *,
     engine: Engine | None = None,
+    num_clients: int | None = None,
 ) -> LearningProcess:
     """Returns the training process of any algorithm.
 
@@ -298,11 +346,12 @@ def build_process(
         model: A registry name, or a model of `fedcli.models`.
         metrics_aggregator: From the stats of clients to metrics by name.
         engine: What computes clients; by default, threads of this process.
+        num_clients: How many clients may take part in all; SCAFFOLD and FedDyn need it.
 
     Raises:
         ConfigError: The model's name is unknown.
     """
-    return TrainingProcess(algorithm, model, metrics_aggregator, engine)
+    return TrainingProcess(algorithm, model, metrics_aggregator, engine, num_clients)
 
 
 def build_weighted_fed_avg(
@@ -397,6 +446,11 @@ def _check_optimizer(side: str, optimizer: object) -> None:
         )
 
 
+def _with_evaluated(part: dict[str, Any], params: NDArray[np.float32]) -> dict[str, Any]:
+    """A part of a state; weights of its own that are evaluated are `params` now."""
+    return {**part, EVALUATED_WEIGHTS: params.copy()} if EVALUATED_WEIGHTS in part else part
+
+
 def _count_empty(stats: NDArray[Any]) -> int:
     is_empty = (stats["num_examples"] == 0) & (stats["is_finite"] != 0)
     return int(np.count_nonzero(is_empty))
@@ -450,6 +504,8 @@ def _state_types(state: ServerState, layout: ParamLayout) -> dict[str, Any]:
 
 
 def _part_type(value: Any, layout: ParamLayout) -> Any:
+    if isinstance(value, ClientStates):
+        return array_type("float32", (None, layout.num_params))
     if isinstance(value, np.ndarray) and value.shape == (layout.num_params,):
         return _tensor_types(str(value.dtype), layout)
     return value_types(value)

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from fedcli import options as opt
 from fedcli import registry, schedules
 from fedcli.backend import FrozenSlots, StepKind, StepRow
+from fedcli.errors import ConfigError
 from fedcli.options import Value
-from fedcli.schedules import CONSTANT, Schedule
+from fedcli.schedules import BY_LOCAL_STEP, BY_ROUND, CONSTANT, Schedule
 
 # Slots by name, in the order in which the core's rows keep them.
 _SLOT_ORDER = ("accumulator", "preconditioner")
@@ -44,7 +45,8 @@ class Optimizer:
         name: A key of `registry.OPTIMIZERS`.
         learning_rate: Step size, >= 0.
         options: Every option of the registry row, resolved.
-        schedule: Which share of the learning rate a round uses; see `at`.
+        schedule: Which share of the learning rate a round or a local step uses; see `at`.
+        schedule_by: What the schedule counts, `round` or `local-step`: from 0 in each round.
         clip_norm: A gradient that is longer (L2, over all tensors) is scaled to this length before
             anything else sees it; None: it is taken as it is.
     """
@@ -53,6 +55,7 @@ class Optimizer:
     learning_rate: float
     options: Mapping[str, Any] = field(default_factory=dict)
     schedule: Schedule = CONSTANT
+    schedule_by: str = BY_ROUND
     clip_norm: float | None = None
 
     def at(self, round_num: int) -> Optimizer:
@@ -60,10 +63,35 @@ class Optimizer:
 
         No optimizer's state depends on its rate, so one state goes through all rounds.
         """
-        if self.schedule == CONSTANT:
+        if self.schedule == CONSTANT or self.schedule_by == BY_LOCAL_STEP:
             return self
         rate = self.learning_rate * self.schedule.factor(round_num)
         return replace(self, learning_rate=rate, schedule=CONSTANT)
+
+    @property
+    def rate_factor(self) -> Callable[[int], float] | None:
+        """Which share of the learning rate a local step uses, by its number from 0; None: all."""
+        is_constant = self.schedule == CONSTANT or self.schedule_by == BY_ROUND
+        return None if is_constant else self.schedule.factor
+
+    def rate_sum(self, num_steps: int) -> float:
+        """Returns the sum of the learning rates of so many local steps."""
+        factor = self.rate_factor
+        factors = float(num_steps) if factor is None else math.fsum(map(factor, range(num_steps)))
+        return self.learning_rate * factors
+
+    def unit_steps(self, num_steps: int) -> float:
+        """Returns how far so many local steps go whose gradients are all 1, in learning rates.
+
+        For SGD alone, with its momentum: how many gradients the steps add up, in all.
+        """
+        momentum, is_ahead = self.options["momentum"], self.options["nesterov"]
+        factor, accumulator, total = self.rate_factor, 0.0, 0.0
+        for step in range(num_steps):
+            accumulator = momentum * accumulator + 1.0
+            direction = 1.0 + momentum * accumulator if is_ahead else accumulator
+            total += direction * (1.0 if factor is None else factor(step))
+        return total
 
     def init(self, params: Params) -> OptState:
         """Returns the state before the first step for parameters [num_params]."""
@@ -310,23 +338,31 @@ def build(name: str, learning_rate: float, options: Mapping[str, Value] | None =
 
 
 def schedule_learning_rate(
-    optimizer: Optimizer, name: str, options: Mapping[str, Value] | None = None
+    optimizer: Optimizer,
+    name: str,
+    options: Mapping[str, Value] | None = None,
+    *,
+    by: str = BY_ROUND,
 ) -> Optimizer:
     """Returns the optimizer with a learning rate that changes from round to round.
 
-    Unlike in TFF, whose function of this name counts the calls of an optimizer, what counts is the
-    rounds of the process: on clients too, whose rate is one and the same within a round; and a
-    round whose update is rejected counts.
+    What counts is the rounds of the process, on clients too, whose rate is then one and the same
+    within a round; and a round whose update is rejected counts. With `by` of `local-step` it is a
+    client's steps, from 0 in each round, as in TFF, whose function of this name counts the calls of
+    an optimizer.
 
     Args:
         optimizer: Of either side; its learning rate is what the schedule takes shares of.
         name: A key of `registry.SCHEDULES`.
         options: The schedule's options; those not given take their defaults.
+        by: `round`, or on clients `local-step`.
 
     Raises:
-        ConfigError: See `schedules.build`.
+        ConfigError: See `schedules.build`, or `by` is another.
     """
-    return replace(optimizer, schedule=schedules.build(name, options))
+    if by not in schedules.COUNTED:
+        raise ConfigError(f"unknown schedule by '{by}'; choose {' or '.join(schedules.COUNTED)}")
+    return replace(optimizer, schedule=schedules.build(name, options), schedule_by=by)
 
 
 def clip_gradients(optimizer: Optimizer, clip_norm: float) -> Optimizer:

@@ -8,7 +8,7 @@ each name stands in one dict of its own module (`optimizers`, `models`, `algorit
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TypeVar
 
@@ -48,17 +48,49 @@ def check_clip_norm(value: object, label: str = "clip norm") -> float:
     return check_number(label, value, LEAST_POSITIVE, _MAX_FLOAT)
 
 
+def check_ema_decay(value: object, label: str = "server EMA decay") -> float:
+    """Returns the share of the server's running mean of weights that a round keeps, as a float.
+
+    Raises:
+        ConfigError: It is not between 0 and 1; the message starts with `label`.
+    """
+    decay = check_number(label, value, 0.0, 1.0)
+    if not 0.0 < decay < 1.0:
+        raise ConfigError(f"{label} {decay}: choose a number between 0 and 1, for example 0.99")
+    return decay
+
+
+def check_weighting(entry: AlgorithmEntry, weighting: str, label: str = "client weighting") -> None:
+    """Refuses a client weighting that an algorithm has no sense for.
+
+    Raises:
+        ConfigError: It is none of the algorithm's; the message starts with `label`.
+    """
+    if weighting not in entry.weightings:
+        raise ConfigError(
+            f"{label} {weighting} with {entry.name}: choose {' or '.join(entry.weightings)}"
+        )
+
+
 @dataclass(frozen=True)
 class AlgorithmEntry(Entry):
     """A row of `ALGORITHMS`.
 
     Attributes:
         has_local_steps: Whether clients have an optimizer of their own.
-        server_lr: Learning rate of the server's SGD unless another is given.
+        server_lr: Learning rate of the server optimizer unless another is given.
+        server_optimizer: The server optimizer that makes the algorithm; None: any.
+        server_options: Its options unless others are given.
+        weightings: How clients may be weighted, the default first.
+        has_own_weights: Whether it evaluates other weights than the global model's.
     """
 
     has_local_steps: bool = True
     server_lr: float = 1.0
+    server_optimizer: str | None = None
+    server_options: Mapping[str, Value] = field(default_factory=dict)
+    weightings: tuple[str, ...] = ("num-examples", "uniform")
+    has_own_weights: bool = False
 
 
 def _table(*entries: EntryType) -> dict[str, EntryType]:
@@ -266,6 +298,10 @@ SCHEDULES = _table(
     ),
 )
 
+_FEDOPT = "Reddi et al. 2021, arXiv 2003.00295"
+# The paper's tau, which it advises to start from.
+_FEDOPT_OPTIONS: Mapping[str, Value] = {"epsilon": 1e-3, "style": "reddi"}
+
 ALGORITHMS = _table(
     AlgorithmEntry(
         "fedavg",
@@ -299,6 +335,75 @@ ALGORITHMS = _table(
         "Local steps with the server's optimizer state, which full gradients move; the client "
         "optimizer is the base optimizer.",
         "Karimireddy et al. 2021, arXiv 2008.03606; TFF learning/algorithms/mime.py",
+    ),
+    AlgorithmEntry(
+        "mime",
+        "Mime Lite with each local gradient corrected to the cohort's mean gradient: two passes, "
+        "two gradients a step.",
+        "Karimireddy et al. 2021, arXiv 2008.03606; FedJAX algorithms/mime.py",
+    ),
+    AlgorithmEntry(
+        "scaffold",
+        "Local steps corrected by control variates, kept for every client that took part; plain "
+        "SGD only, clients count alike.",
+        "Karimireddy et al. 2020, arXiv 1910.06378, option II",
+        weightings=("uniform",),
+    ),
+    AlgorithmEntry(
+        "fednova",
+        "Federated averaging in which each delta is divided by the local steps behind it; SGD "
+        "only, momentum allowed.",
+        "Wang et al. 2020, arXiv 2007.07481",
+    ),
+    AlgorithmEntry(
+        "feddyn",
+        "Local losses bent by what each client did before; the mean of the clients' models is "
+        "evaluated, clients count alike.",
+        "Acar et al. 2021, arXiv 2111.04263; default alpha: the authors' code",
+        (
+            Option(
+                "alpha",
+                0.01,
+                "Strength of the proximal term; above 0.",
+                1e-9,
+                _MAX_FLOAT,
+            ),
+        ),
+        weightings=("uniform",),
+        has_own_weights=True,
+    ),
+    AlgorithmEntry(
+        "fedavgm",
+        "Federated averaging with server SGD and momentum 0.9.",
+        "Hsu et al. 2019, arXiv 1909.06335",
+        server_optimizer="sgd",
+        server_options={"momentum": 0.9},
+    ),
+    AlgorithmEntry(
+        "fedadagrad",
+        "Federated averaging with server Adagrad, style reddi; server rate 0.1, epsilon 0.001.",
+        f"{_FEDOPT}; server rate: Flower",
+        server_lr=0.1,
+        server_optimizer="adagrad",
+        server_options={"initial_preconditioner_value": 0.0, **_FEDOPT_OPTIONS},
+    ),
+    AlgorithmEntry(
+        "fedadam",
+        "Federated averaging with server Adam, style reddi; server rate 0.1, beta_2 0.99, epsilon "
+        "0.001.",
+        f"{_FEDOPT}; server rate: Flower",
+        server_lr=0.1,
+        server_optimizer="adam",
+        server_options={"beta_2": 0.99, **_FEDOPT_OPTIONS},
+    ),
+    AlgorithmEntry(
+        "fedyogi",
+        "Federated averaging with server Yogi, style reddi; server rate 0.01, beta_2 0.99, epsilon "
+        "0.001.",
+        f"{_FEDOPT}; server rate: Flower",
+        server_lr=0.01,
+        server_optimizer="yogi",
+        server_options={"beta_2": 0.99, "initial_preconditioner_value": 0.0, **_FEDOPT_OPTIONS},
     ),
 )
 

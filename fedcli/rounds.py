@@ -22,6 +22,7 @@ from fedcli import config as configs
 from fedcli.backend import CancelFlag, ThreadEngine
 from fedcli.batches import BatchedDataset
 from fedcli.checkpoint import Checkpoint
+from fedcli.client_states import ClientStates
 from fedcli.config import RunConfig
 from fedcli.datasets import ClientData
 from fedcli.errors import ConfigError, RunError
@@ -173,6 +174,8 @@ class Training:
         try:
             self._save_if_behind()
         finally:
+            for states in _client_states(self.state):
+                states.close()
             self._run.close()
 
     def __enter__(self) -> Training:
@@ -246,6 +249,9 @@ class Training:
         return monotonic() - self._saved_at >= CHECKPOINT_SECONDS
 
     def _save(self) -> None:
+        kept = run_dir.checkpoint_rounds(self._run.path)
+        for states in _client_states(self.state):
+            states.save(kept)
         content = self._federation.encode(self.state, self._config_text)
         self._run.save_checkpoint(self.state.round_num, content)
         self._saved_round = self.state.round_num
@@ -300,6 +306,7 @@ def start(
     config_text = configs.to_toml(federation.config, provenance)
     content = federation.encode(state, config_text)
     run = RunDirectory.create(path, config_text, content, force=force)
+    state = _with_client_states(state, run)
     return Training(federation, state, run, config_text, cancel)
 
 
@@ -346,11 +353,26 @@ def _resume(
         found = fingerprint.result()
     consequence = "its rounds no longer repeat"
     federation.notes.extend(note_of_change(config, before, found, consequence))
-    training = Training(federation, state, run, config_text, cancel)
+    training = Training(federation, _with_client_states(state, run), run, config_text, cancel)
     if not training.is_finished:
         run.cut_back(state.round_num)
         run.write_config(config_text)
     return training
+
+
+def _client_states(state: ServerState) -> list[ClientStates]:
+    """What the clients keep, of each kind that an algorithm has."""
+    return [each for each in state.client_work.values() if isinstance(each, ClientStates)]
+
+
+def _with_client_states(state: ServerState, run: RunDirectory) -> ServerState:
+    """The state with what its clients keep opened in the run's folder."""
+    kept = run_dir.checkpoint_rounds(run.path)
+    client_work = {
+        name: each.open_in(run.path, kept) if isinstance(each, ClientStates) else each
+        for name, each in state.client_work.items()
+    }
+    return replace(state, client_work=client_work)
 
 
 def _continued_config(

@@ -230,12 +230,20 @@ def checkpoint_name(round_num: int) -> str:
 
 def find_checkpoints(path: Path) -> list[Path]:
     """Returns the checkpoints of the run at `path`, oldest round first."""
-    found = [
+    return [each for _, each in _numbered_checkpoints(path)]
+
+
+def checkpoint_rounds(path: Path) -> list[int]:
+    """Returns the rounds of those checkpoints, ascending."""
+    return [round_num for round_num, _ in _numbered_checkpoints(path)]
+
+
+def _numbered_checkpoints(path: Path) -> list[tuple[int, Path]]:
+    return sorted(
         (int(match.group(1)), each)
         for each in (path / CHECKPOINTS).iterdir()
         if (match := _CHECKPOINT_NAME.fullmatch(each.name))
-    ]
-    return [each for _, each in sorted(found)]
+    )
 
 
 def latest_checkpoint(path: Path) -> Path:

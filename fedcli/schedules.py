@@ -1,10 +1,11 @@
 """Learning-rate schedules: which share of the learning rate a round uses.
 
 Pure functions of the round's index r, from 0, so that a run's state needs no more than its round
-number. They are those of Google Research's federated code (utils/optimizers/optimizer_utils.py),
-with a step and a cosine schedule besides; there r/T is scaled by a further number c in the inverse
-root, which T does as well. After W rounds of warm-up, in which the share is (r+1)/W, the schedule
-starts at its own 0: decay(r - W).
+number; a client's schedule may count its local steps in the round instead, from 0 again. They are
+those of Google Research's federated code (utils/optimizers/optimizer_utils.py), with a step and a
+cosine schedule besides; there r/T is scaled by a further number c in the inverse root, which T does
+as well. After W rounds of warm-up, in which the share is (r+1)/W, the schedule starts at its own 0:
+decay(r - W).
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from fedcli import options as opt
 from fedcli import registry
 from fedcli.errors import ConfigError
 from fedcli.options import Value
+
+# What r counts.
+BY_ROUND, BY_LOCAL_STEP = COUNTED = ("round", "local-step")
 
 
 @dataclass(frozen=True)

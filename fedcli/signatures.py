@@ -27,9 +27,10 @@ def value_types(value: Any) -> Any:
     return array_type(str(array.dtype), array.shape)
 
 
-def array_type(dtype: str, shape: tuple[int, ...]) -> str:
-    """Returns the type of an array, `float32[784,10]`, or of a scalar, `int64`."""
-    return f"{dtype}[{','.join(map(str, shape))}]" if shape else dtype
+def array_type(dtype: str, shape: tuple[int | None, ...]) -> str:
+    """Returns the type of an array, `float32[784,10]`, or of a scalar, `int64`; None is `?`."""
+    sizes = ["?" if size is None else str(size) for size in shape]
+    return f"{dtype}[{','.join(sizes)}]" if shape else dtype
 
 
 def format_type(node: Any, indent: str = "") -> str:

@@ -22,7 +22,7 @@ LAYERS = (
     (
         *("algorithms", "aggregators", "optimizers", "metrics", "statistics", "batches", "cohort"),
         *("datasets", "checkpoint", "run_dir", "weights_files", "draws", "suspects", "densities"),
-        *("download", "part_file", "archives", "models", "samplers"),
+        *("download", "part_file", "archives", "models", "samplers", "client_states"),
     ),
     ("backend", "files", "locks", "transport"),
     (
@@ -47,7 +47,7 @@ NEIGHBOURS = {
     "evaluation": {"federation", "learning"},
     "federation": {"learning"},
     "acquisition": {"preparation"},
-    "algorithms": {"aggregators", "optimizers", "metrics", "batches"},
+    "algorithms": {"aggregators", "optimizers", "metrics", "batches", "client_states"},
     "suspects": {"datasets", "densities", "batches"},
     "download": {"datasets", "part_file"},
     "part_file": {"datasets"},

@@ -62,6 +62,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "server_schedule": "step",
         "server_schedule_options": {"boundaries": [2, 4], "factors": [0.5, 0.25]},
     },
+    "scaffold": {"algorithm": "scaffold", "sampling": "uniform"},
+    "scaffold-fixed": {"algorithm": "scaffold", "aggregator": "tff-robust", "eval_every": 1},
+    "feddyn": {"algorithm": "feddyn", "sampling": "with-replacement", "clients": "7"},
+    "fednova": {"algorithm": "fednova", "client_options": {"momentum": 0.9}},
+    "mime": {
+        "algorithm": "mime",
+        "sampling": "poisson",
+        "clients": "3",
+        "client_options": {"momentum": 0.9},
+    },
+    "fedyogi": {"algorithm": "fedyogi", "server_ema": 0.9, "eval_every": 2},
+    "by-local-step": {
+        "client_schedule": "inverse-sqrt",
+        "client_schedule_by": "local-step",
+        "client_schedule_options": {"decay_rounds": 2},
+    },
     "2nn": {"model": "mlp-2nn", "seed": 5, "client_lr": 0.1, "pixels": "ink"},
 }
 

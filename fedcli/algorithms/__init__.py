@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from fedcli import options as opt
 from fedcli import registry
 from fedcli.aggregators import Aggregator
-from fedcli.algorithms import fedavg, fedprox, fedsgd, mime_lite
+from fedcli.algorithms import (
+    fedavg,
+    feddyn,
+    fednova,
+    fedopt,
+    fedprox,
+    fedsgd,
+    mime,
+    mime_lite,
+    scaffold,
+)
 from fedcli.algorithms.base import Algorithm
 from fedcli.config import WEIGHTINGS
 from fedcli.errors import ConfigError
@@ -19,7 +30,12 @@ BUILDERS: dict[str, Callable[..., Algorithm]] = {
     "fedavg": fedavg.build,
     "fedprox": fedprox.build,
     "fedsgd": fedsgd.build,
+    "mime": mime.build,
     "mime-lite": mime_lite.build,
+    "scaffold": scaffold.build,
+    "fednova": fednova.build,
+    "feddyn": feddyn.build,
+    **{name: partial(fedopt.build, name) for name in fedopt.NAMES},
 }
 
 
@@ -38,13 +54,13 @@ def build(
         name: A key of `registry.ALGORITHMS`.
         client_optimizer: Takes the local steps; None for an algorithm without such.
         server_optimizer: Takes the pseudo-gradient of each round.
-        weighting: Client weights, `num-examples` or `uniform`.
+        weighting: Client weights, `num-examples` or `uniform`; some algorithms take only one.
         aggregator: Makes one mean delta of a cohort's.
         options: The algorithm's own options; those not given take their defaults.
 
     Raises:
-        ConfigError: The name or an option is unknown, a value is not allowed, or there is a client
-            optimizer too few or too many.
+        ConfigError: The name or an option is unknown, a value is not allowed, there is a client
+            optimizer too few or too many, or the algorithm does not go with it.
     """
     entry = opt.choose(registry.ALGORITHMS, name, "algorithm")
     if (client_optimizer is not None) != entry.has_local_steps:
@@ -53,6 +69,13 @@ def build(
     if weighting not in WEIGHTINGS:
         names = " or ".join(WEIGHTINGS)
         raise ConfigError(f"unknown client weighting '{weighting}'; choose {names}")
+    registry.check_weighting(entry, weighting)
+    wanted = entry.server_optimizer
+    if wanted is not None and server_optimizer.name != wanted:
+        raise ConfigError(
+            f"{name} is with server optimizer {wanted}, not {server_optimizer.name}; leave it out, "
+            "or choose fedavg"
+        )
     return BUILDERS[name](
         client_optimizer,
         server_optimizer,

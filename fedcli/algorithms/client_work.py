@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -15,10 +15,12 @@ from fedcli.backend import (
     DeltaBounds,
     Engine,
     FrozenSlots,
+    PerClient,
     StepKind,
     StepRow,
 )
 from fedcli.batches import BatchedDataset
+from fedcli.errors import ConfigError
 from fedcli.optimizers import Optimizer
 from fedcli.params import ParamLayout
 
@@ -36,6 +38,7 @@ class CohortCall:
         weighting: Client weights, `num-examples` or `uniform`.
         bounds: What the aggregator keeps deltas within.
         cancel: Stops the call from outside.
+        num_clients: How many may take part, in this round or another; None: not known.
     """
 
     engine: Engine
@@ -46,27 +49,54 @@ class CohortCall:
     weighting: str
     bounds: DeltaBounds | None
     cancel: CancelFlag | None
+    num_clients: int | None = None
+
+    @property
+    def population_size(self) -> int:
+        """The number of clients that may take part.
+
+        Raises:
+            ConfigError: Nobody has said it.
+        """
+        if self.num_clients is None:
+            raise ConfigError(
+                "this algorithm needs the number of clients that may take part; give num_clients"
+            )
+        return self.num_clients
 
     def train(
         self,
         optimizer: Optimizer,
         terms: Sequence[StepRow] = (),
         frozen: FrozenSlots | None = None,
+        *,
+        first: Sequence[StepRow] = (),
+        per_client: PerClient | None = None,
     ) -> CohortResult:
         """Returns the model deltas of clients that take local steps.
 
         Args:
             optimizer: Takes them, at the learning rate that its schedule has for this round.
-            terms: Rows of what the algorithm adds to the gradient.
+            terms: Rows of what the algorithm adds to the gradient, once that is clipped.
             frozen: The optimizer state that every step starts from; None: each client has its own.
+            first: Rows that act before the optimizer, its clipping included, sees the gradient.
+            per_client: What single clients are given and send back.
         """
-        return self._run(optimizer.at(self.round_num).client_rows(terms), frozen)
+        optimizer = optimizer.at(self.round_num)
+        rows = [*first, *optimizer.client_rows(terms)]
+        return self._run(rows, frozen, optimizer.rate_factor, per_client)
 
     def take_gradients(self) -> CohortResult:
         """Returns in place of model deltas minus the mean gradients at the global parameters."""
-        return self._run([(StepKind.GRADIENT, ())], None)
+        return self._run([(StepKind.GRADIENT, ())])
 
-    def _run(self, rows: Sequence[StepRow], frozen: FrozenSlots | None) -> CohortResult:
+    def _run(
+        self,
+        rows: Sequence[StepRow],
+        frozen: FrozenSlots | None = None,
+        rate_factor: Callable[[int], float] | None = None,
+        per_client: PerClient | None = None,
+    ) -> CohortResult:
         return self.engine.train_cohort(
             self.layout,
             rows,
@@ -76,6 +106,8 @@ class CohortCall:
             weighting=self.weighting,
             bounds=self.bounds,
             frozen=frozen,
+            rate_factor=rate_factor,
+            per_client=per_client,
             cancel=self.cancel,
         )
 
@@ -123,3 +155,17 @@ class LocalSteps:
     ) -> tuple[CohortResult, dict[str, Any]]:
         """Trains the cohort once."""
         return call.train(self.optimizer, self.terms), dict(state)
+
+
+def check_plain_sgd(algorithm: str, optimizer: Optimizer) -> None:
+    """Refuses a client optimizer whose steps are more than a rate times a gradient.
+
+    Raises:
+        ConfigError: It is another than SGD, or has momentum.
+    """
+    if optimizer.name != "sgd" or optimizer.options["momentum"]:
+        what = optimizer.name if optimizer.name != "sgd" else "sgd with momentum"
+        raise ConfigError(
+            f"{algorithm} with client optimizer {what}: its control variates are means of "
+            "gradients only for plain sgd; choose sgd with momentum=0"
+        )

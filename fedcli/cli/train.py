@@ -18,11 +18,13 @@ from fedcli.config import (
     DATA_FIELDS,
     PIPELINES,
     SAMPLINGS,
+    SERVER_OPTIMIZER,
     WEIGHTINGS,
     RunConfig,
 )
 from fedcli.errors import RunError
 from fedcli.registry import AGGREGATORS, ALGORITHMS, CONSTANT, MODELS, OPTIMIZERS, SCHEDULES
+from fedcli.schedules import BY_ROUND, COUNTED
 
 if TYPE_CHECKING:
     from fedcli.backend import CancelFlag
@@ -114,6 +116,13 @@ RESUME_OPTIONS = frozenset({"rounds", "threads"})
     section=opt.ALGORITHM,
 )
 @opt.run_option(
+    "--client-schedule-by",
+    "What that schedule counts: rounds, or a client's local steps in its round, from 0 again.  "
+    f"[default: {BY_ROUND}]",
+    section=opt.ALGORITHM,
+    type=click.Choice(COUNTED),
+)
+@opt.run_option(
     "--client-clip-norm",
     "Scale longer gradients of local steps down to this L2 norm, before a proximal term is added. "
     "Default: as they are.",
@@ -123,13 +132,15 @@ RESUME_OPTIONS = frozenset({"rounds", "threads"})
 )
 @opt.run_option(
     "--server-optimizer",
-    "Optimizer that applies the mean of the clients' model deltas.",
+    "Optimizer that applies the mean of the clients' model deltas; fedavgm, fedadagrad, fedadam "
+    f"and fedyogi have their own.  [default: {SERVER_OPTIMIZER}]",
     section=opt.ALGORITHM,
     type=opt.Name(OPTIMIZERS),
 )
 @opt.run_option(
     "--server-lr",
-    "Its learning rate. Default: the algorithm's, 1.0 or with fedsgd 0.1.",
+    "Its learning rate. Default: the algorithm's, 1.0 but for fedsgd and the adaptive ones; see "
+    "fedcli info.",
     section=opt.ALGORITHM,
     type=float,
     metavar="X",
@@ -143,9 +154,17 @@ RESUME_OPTIONS = frozenset({"rounds", "threads"})
 )
 @opt.pairs_option("--server-schedule-option", "Option of that schedule.", section=opt.ALGORITHM)
 @opt.run_option(
+    "--server-ema",
+    "Evaluate and export a running mean of the global weights, of which each round keeps the share "
+    "DECAY, less in the first rounds. Default: the weights themselves.",
+    section=opt.ALGORITHM,
+    type=float,
+    metavar="DECAY",
+)
+@opt.run_option(
     "--client-weighting",
-    "What a client counts for in the mean; clients drawn by-size count the same.  [default: "
-    f"{CLIENT_WEIGHTING}]",
+    "What a client counts for in the mean; all alike if drawn by-size, or with scaffold or feddyn. "
+    f" [default: {CLIENT_WEIGHTING}]",
     section=opt.ALGORITHM,
     type=click.Choice(WEIGHTINGS),
 )

@@ -10,7 +10,14 @@ import pytest
 
 from fedcli import __version__
 from fedcli.cli import COMMANDS, group
-from fedcli.config import CLIENT_LR, CLIENT_OPTIMIZER, CLIENT_WEIGHTING, RunConfig, option_name
+from fedcli.config import (
+    CLIENT_LR,
+    CLIENT_OPTIMIZER,
+    CLIENT_WEIGHTING,
+    SERVER_OPTIMIZER,
+    RunConfig,
+    option_name,
+)
 from tests.cli.conftest import Fedcli
 
 # Options of train that no field of RunConfig stands for.
@@ -86,6 +93,7 @@ def test_help_shows_the_defaults_of_a_run(fedcli: Fedcli) -> None:
         "client_optimizer": CLIENT_OPTIMIZER,
         "client_lr": CLIENT_LR,
         "client_weighting": CLIENT_WEIGHTING,
+        "server_optimizer": SERVER_OPTIMIZER,
     }
     assert shown["batch_size"] == 20
     for name, default in shown.items():
@@ -100,7 +108,8 @@ def test_help_shows_the_defaults_of_a_run(fedcli: Fedcli) -> None:
         ("fedcli ins", {"inspect-clients"}),
         ("fedcli train --client-optimizer s", {"sgd"}),
         ("fedcli train --model soft", {"softmax-regression"}),
-        ("fedcli info fed", {"fedavg", "fedprox", "fedsgd"}),
+        ("fedcli info fedp", {"fedprox"}),
+        ("fedcli info fedav", {"fedavg", "fedavgm"}),
         ("fedcli eval --pixels in", {"ink"}),
     ],
 )

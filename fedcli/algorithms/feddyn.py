@@ -1,0 +1,144 @@
+"""FedDyn: each client's loss bent, round by round, until all agree on one optimum.
+
+Acar, Zhao, Matas Navarro, Mattina, Whatmough and Saligrama, "Federated Learning Based on Dynamic
+Regularization", ICLR 2021, https://arxiv.org/abs/2111.04263.
+
+Each client k keeps the gradient h_k of what its local loss was bent by, the server their mean h;
+all start at 0. From the global parameters w, client k of the cohort S minimises
+
+    F_k(y) - <h_k, y> + alpha/2 * |y - w|^2,     then  h_k <- h_k - alpha (y - w)
+
+by its local steps, whose gradients are g - h_k + alpha (y - w), and sends its model delta. With N
+clients that may take part in all the server takes
+
+    h <- h - alpha/N sum_{k in S} (y_k - w),     w <- mean_{k in S} y_k - h / alpha
+
+The server optimizer is given w minus that as a gradient, so the paper's step is SGD at rate 1. What
+is evaluated and exported is not w but the last mean of the y_k, as in the authors' code.
+
+Weights: each client of the cohort counts the same, as in the paper; by examples is refused, since
+the h_k would then not add up to h. Clipping is of g alone. A client without examples, or whose
+delta is not finite, keeps its h_k. An aggregator's bounds hold for model deltas, before h / alpha
+is taken off their mean; the evaluated mean is without them.
+
+Where we differ from the authors' code: alpha is the same for every client (there it is divided by
+the client's share of examples), gradients are clipped only where that is asked for (there to 10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.aggregators import Aggregator
+from fedcli.aggregators.mean import weighted_mean
+from fedcli.algorithms.base import EVALUATED_WEIGHTS, Algorithm
+from fedcli.algorithms.client_work import CohortCall
+from fedcli.backend import CohortResult, PerClient, StepKind
+from fedcli.batches import BatchedDataset
+from fedcli.client_states import ClientStates, NextClientStates
+from fedcli.optimizers import Optimizer
+
+
+@dataclass(frozen=True)
+class FedDynWork:
+    """Local steps on bent losses, and what bends them.
+
+    Attributes:
+        optimizer: The client optimizer.
+        alpha: The strength of the proximal term, above 0.
+    """
+
+    num_passes: ClassVar[int] = 1
+
+    optimizer: Optimizer
+    alpha: float
+
+    def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
+        """Returns h, float64 [num_params], the h_k, and what is evaluated: the initial model."""
+        bend = np.zeros(len(params))
+        return {"bend": bend, "client_bends": ClientStates(), EVALUATED_WEIGHTS: params.copy()}
+
+    def run(
+        self, call: CohortCall, state: Mapping[str, Any]
+    ) -> tuple[CohortResult, dict[str, Any]]:
+        """Trains the cohort once."""
+        population_size = call.population_size
+        bends = _Bends(
+            state["client_bends"].next_version(), self.alpha, np.zeros_like(state["bend"])
+        )
+        terms = (StepKind.PROXIMAL, (self.alpha,)), (StepKind.LINEAR, ())
+        per_client = PerClient(linear=bends.send, receive=bends.receive)
+        trained = call.train(self.optimizer, terms, per_client=per_client)
+        bend = state["bend"] + bends.change / population_size
+        mean_params = call.params + weighted_mean(trained)
+        if not np.isfinite(mean_params).all():
+            mean_params = state[EVALUATED_WEIGHTS]
+        shifted = replace(
+            trained, delta_sum=trained.delta_sum - trained.weight_sum * (bend / self.alpha)
+        )
+        return shifted, {
+            "bend": bend,
+            "client_bends": bends.of_clients.after,
+            EVALUATED_WEIGHTS: mean_params,
+        }
+
+
+@dataclass
+class _Bends:
+    """The h_k of a round under way.
+
+    Attributes:
+        of_clients: Those before the round, and those that have moved.
+        alpha: See `FedDynWork`.
+        change: The sum of the moves so far, float64 [num_params].
+    """
+
+    of_clients: NextClientStates
+    alpha: float
+    change: NDArray[np.float64]
+    _sent: NDArray[np.float32] = field(init=False)
+
+    def send(self, clients: Sequence[BatchedDataset]) -> NDArray[np.float32]:
+        """Returns -h_k of some clients."""
+        num_params = len(self.change)
+        self._sent = np.empty((len(clients), num_params), np.float32)
+        for row, each in zip(self._sent, clients, strict=True):
+            row[:] = -self.of_clients.before.read(each.client.client_id, num_params)
+        return self._sent
+
+    def receive(
+        self,
+        clients: Sequence[BatchedDataset],
+        deltas: NDArray[np.float32],
+        stats: NDArray[np.void],
+    ) -> None:
+        """Moves the h_k of those clients, given what they made of what was sent last."""
+        for each, sent, delta, stat in zip(clients, self._sent, deltas, stats, strict=True):
+            if not stat["is_finite"] or not stat["num_batches"]:
+                continue
+            moved = (-sent.astype(np.float64) - self.alpha * delta.astype(np.float64)).astype(
+                np.float32
+            )
+            if np.isfinite(moved).all():
+                client_id = each.client.client_id
+                before = self.of_clients.after.read(client_id, len(moved)).astype(np.float64)
+                self.change += moved - before
+                self.of_clients.write(client_id, moved)
+
+
+def build(
+    client_optimizer: Optimizer,
+    server_optimizer: Optimizer,
+    *,
+    weighting: str,
+    aggregator: Aggregator,
+    alpha: float,
+) -> Algorithm:
+    """Returns FedDyn with these parts; `alpha` is above 0."""
+    work = FedDynWork(client_optimizer, alpha)
+    return Algorithm("feddyn", work, weighting, aggregator, server_optimizer)

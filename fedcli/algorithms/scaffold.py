@@ -1,0 +1,133 @@
+"""SCAFFOLD: local steps corrected by control variates, so that clients do not drift apart.
+
+Karimireddy, Kale, Mohri, Reddi, Stich and Suresh, "SCAFFOLD: Stochastic Controlled Averaging for
+Federated Learning", ICML 2020, https://arxiv.org/abs/1910.06378, Algorithm 1 with option II.
+
+The server keeps a control variate c, each client k one of its own c_k; all start at 0. From the
+global parameters w, client k of the cohort S takes its tau_k local steps at rates that add up to
+R_k (tau_k times the client learning rate, unless a schedule counts local steps),
+
+    y <- y - rate * (g(y; b) - c_k + c),     then  c_k' = c_k - c + (w - y) / R_k
+
+and sends its model delta y - w and c_k' - c_k. The server averages the deltas as federated
+averaging does, and with N clients that may take part in all
+
+    c <- c + (1/N) sum_{k in S} (c_k' - c_k)
+
+Only plain SGD makes c_k' a mean of gradients, so another client optimizer, or momentum, is refused.
+Clipping is of g alone. Weights: each client of the cohort counts the same, as in the paper; by
+examples is refused, since c would then be the mean of something else. A client that takes no step,
+or whose delta is not finite, keeps its c_k. One that comes twice in a cohort starts both times from
+the same c_k and keeps the second's c_k'. An aggregator's bounds hold for model deltas alone.
+
+Where we differ from pfl-research (whose c_k has the opposite sign) and Flower's niid_bench (whose
+c_k starts as the model): this is the paper's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.aggregators import Aggregator
+from fedcli.algorithms.base import Algorithm
+from fedcli.algorithms.client_work import CohortCall, check_plain_sgd
+from fedcli.backend import CohortResult, PerClient, StepKind
+from fedcli.batches import BatchedDataset
+from fedcli.client_states import ClientStates, NextClientStates
+from fedcli.optimizers import Optimizer
+
+
+@dataclass(frozen=True)
+class ScaffoldWork:
+    """Local steps with the control variates of server and client, which then move."""
+
+    num_passes: ClassVar[int] = 1
+
+    optimizer: Optimizer
+
+    def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
+        """Returns c, float64 [num_params], and the c_k."""
+        return {"control": np.zeros(len(params)), "client_controls": ClientStates()}
+
+    def run(
+        self, call: CohortCall, state: Mapping[str, Any]
+    ) -> tuple[CohortResult, dict[str, Any]]:
+        """Trains the cohort once."""
+        population_size = call.population_size
+        optimizer = self.optimizer.at(call.round_num)
+        controls = _Controls(state["control"], state["client_controls"].next_version(), optimizer)
+        per_client = PerClient(linear=controls.send, receive=controls.receive)
+        trained = call.train(self.optimizer, ((StepKind.LINEAR, ()),), per_client=per_client)
+        control = state["control"] + controls.change / population_size
+        return trained, {"control": control, "client_controls": controls.of_clients.after}
+
+
+@dataclass
+class _Controls:
+    """The control variates of a round under way.
+
+    Attributes:
+        of_server: c, float64 [num_params].
+        of_clients: The c_k, and the c_k' so far.
+        optimizer: Takes the local steps of this round.
+        change: The sum of c_k' - c_k so far, float64 [num_params].
+    """
+
+    of_server: NDArray[np.float64]
+    of_clients: NextClientStates
+    optimizer: Optimizer
+    change: NDArray[np.float64] = field(init=False)
+    _sent: NDArray[np.float32] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.change = np.zeros_like(self.of_server)
+
+    def send(self, clients: Sequence[BatchedDataset]) -> NDArray[np.float32]:
+        """Returns c - c_k of some clients."""
+        num_params = len(self.of_server)
+        self._sent = np.empty((len(clients), num_params), np.float32)
+        for row, each in zip(self._sent, clients, strict=True):
+            row[:] = self.of_server - self.of_clients.before.read(each.client.client_id, num_params)
+        return self._sent
+
+    def receive(
+        self,
+        clients: Sequence[BatchedDataset],
+        deltas: NDArray[np.float32],
+        stats: NDArray[np.void],
+    ) -> None:
+        """Moves the c_k of those clients, given what they made of what was sent last."""
+        for each, sent, delta, stat in zip(clients, self._sent, deltas, stats, strict=True):
+            rate_sum = self.optimizer.rate_sum(int(stat["num_batches"]))
+            if stat["is_finite"] and rate_sum > 0.0:
+                moved = -(sent.astype(np.float64) + delta.astype(np.float64) / rate_sum)
+                self._set(each.client.client_id, moved.astype(np.float32))
+
+    def _set(self, client_id: str, moved: NDArray[np.float32]) -> None:
+        if not np.isfinite(moved).all():
+            return
+        before = self.of_clients.after.read(client_id, len(moved)).astype(np.float64)
+        self.change += moved - before
+        self.of_clients.write(client_id, moved)
+
+
+def build(
+    client_optimizer: Optimizer,
+    server_optimizer: Optimizer,
+    *,
+    weighting: str,
+    aggregator: Aggregator,
+) -> Algorithm:
+    """Returns SCAFFOLD with these parts; it has no options of its own.
+
+    Raises:
+        ConfigError: The client optimizer is not plain SGD.
+    """
+    check_plain_sgd("scaffold", client_optimizer)
+    work = ScaffoldWork(client_optimizer)
+    return Algorithm("scaffold", work, weighting, aggregator, server_optimizer)
