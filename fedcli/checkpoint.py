@@ -78,7 +78,8 @@ def encode(checkpoint: Checkpoint) -> bytes:
         file["config"] = np.frombuffer(checkpoint.config.encode(), np.uint8)
         for component in COMPONENTS:
             group = file.create_group(component)
-            for name, part in checkpoint.components[component].items():
+            # In one order: a state that was loaded may have its parts in another than a fresh one.
+            for name, part in sorted(checkpoint.components[component].items()):
                 group[name] = part
         file.flush()
         image: bytes = file.id.get_file_image()

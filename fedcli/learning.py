@@ -208,7 +208,9 @@ class TrainingProcess(LearningProcess):
     ) -> None:
         """Composes the algorithm's parts with a model."""
         super().__init__(model, metrics_aggregator, engine)
-        self.algorithm = algorithm
+        shapes = [tensor.shape for tensor in self.model.layout.tensors]
+        server_optimizer = algorithm.server_optimizer.for_tensors(shapes)
+        self.algorithm = replace(algorithm, server_optimizer=server_optimizer)
         self.num_clients = num_clients
 
     def initialize(self) -> ServerState:

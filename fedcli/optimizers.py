@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli import adafactor as factored
 from fedcli import options as opt
 from fedcli import registry, schedules
 from fedcli.backend import FrozenSlots, StepKind, StepRow
@@ -49,6 +50,8 @@ class Optimizer:
         schedule_by: What the schedule counts, `round` or `local-step`: from 0 in each round.
         clip_norm: A gradient that is longer (L2, over all tensors) is scaled to this length before
             anything else sees it; None: it is taken as it is.
+        shapes: Of the tensors, for an optimizer that looks at each by itself; see `for_tensors`.
+            Without them the parameters are one vector.
     """
 
     name: str
@@ -57,6 +60,11 @@ class Optimizer:
     schedule: Schedule = CONSTANT
     schedule_by: str = BY_ROUND
     clip_norm: float | None = None
+    shapes: tuple[tuple[int, ...], ...] = ()
+
+    def for_tensors(self, shapes: Sequence[tuple[int, ...]]) -> Optimizer:
+        """Returns the optimizer for parameters that are tensors of these shapes, side by side."""
+        return replace(self, shapes=tuple(shapes))
 
     def at(self, round_num: int) -> Optimizer:
         """Returns the optimizer of one round, after `round_num` completed ones: its rate is fixed.
@@ -115,17 +123,26 @@ class Optimizer:
 
         Args:
             terms: Rows of what an algorithm adds to the gradient, once that is clipped.
+
+        Raises:
+            ConfigError: The core does not have it: see `registry.OptimizerEntry`.
         """
+        registry.check_client_optimizer(self.name)
         clip = [] if self.clip_norm is None else [(StepKind.CLIP, (self.clip_norm,))]
-        return [*clip, *terms, RULES[self.name].row(self)]
+        row = RULES[self.name].row
+        assert row is not None
+        return [*clip, *terms, row(self)]
 
 
 class Rule(NamedTuple):
-    """The code of one optimizer; `step` returns what is *subtracted* from the parameters."""
+    """The code of one optimizer; `step` returns what is *subtracted* from the parameters.
+
+    `row` is None where the core does not have it.
+    """
 
     init: Callable[[Optimizer, Params], OptState]
     step: Callable[[Optimizer, Params, OptState, Params], tuple[Params, OptState]]
-    row: Callable[[Optimizer], StepRow]
+    row: Callable[[Optimizer], StepRow] | None
 
 
 def frozen_slots(state: Mapping[str, Any]) -> FrozenSlots:
@@ -294,6 +311,21 @@ def _rmsprop_row(optimizer: Optimizer) -> StepRow:
     return StepKind.RMSPROP, (optimizer.learning_rate, options["decay"], options["epsilon"])
 
 
+# ---- Adafactor -----------------------------------------------------------------------------------
+
+
+def _adafactor_init(optimizer: Optimizer, params: Params) -> OptState:
+    return factored.init(optimizer.shapes or (params.shape,), params)
+
+
+def _adafactor_step(
+    optimizer: Optimizer, gradient: Params, state: OptState, params: Params
+) -> tuple[Params, OptState]:
+    shapes = optimizer.shapes or (params.shape,)
+    rate, options = optimizer.learning_rate, optimizer.options
+    return factored.step(shapes, rate, options, gradient, state, params)
+
+
 # ---- What they share ---------------------------------------------------------------------------
 
 
@@ -322,6 +354,7 @@ RULES: dict[str, Rule] = {
     "adagrad": Rule(_adagrad_init, _adagrad_step, _adagrad_row),
     "yogi": Rule(_moments_init, _yogi_step, _yogi_row),
     "rmsprop": Rule(_rmsprop_init, _rmsprop_step, _rmsprop_row),
+    "adafactor": Rule(_adafactor_init, _adafactor_step, None),
 }
 
 
@@ -512,3 +545,29 @@ def rmsprop(learning_rate: float, decay: float = 0.9, epsilon: float = 1e-7) -> 
         ConfigError: A value is not allowed.
     """
     return build("rmsprop", learning_rate, {"decay": decay, "epsilon": epsilon})
+
+
+def adafactor(
+    learning_rate: float,
+    beta_2_decay: float = -0.8,
+    epsilon_1: float = 1e-30,
+    epsilon_2: float = 1e-3,
+    clip_threshold: float = 1.0,
+    relative_step: bool = True,
+) -> Optimizer:
+    """Returns Adafactor (Shazeer and Stern 2018), for the server; see `fedcli.adafactor`.
+
+    Args:
+        learning_rate: Step size relative to the weights', >= 0; TFF's is 0.001.
+        beta_2_decay: Exponent of the step number that says how fast squares are forgotten, below 0.
+        epsilon_1: Is added to squared gradients, > 0.
+        epsilon_2: Least size that a tensor's weights are taken for, >= 0.
+        clip_threshold: What the root mean square of a tensor's update is held to, > 0.
+        relative_step: Whether the rate is at most 1 / sqrt(step).
+
+    Raises:
+        ConfigError: A value is not allowed.
+    """
+    options: dict[str, Value] = {"beta_2_decay": beta_2_decay, "epsilon_1": epsilon_1}
+    options |= {"epsilon_2": epsilon_2, "clip_threshold": clip_threshold}
+    return build("adafactor", learning_rate, {**options, "relative_step": relative_step})

@@ -73,6 +73,29 @@ def check_weighting(entry: AlgorithmEntry, weighting: str, label: str = "client 
 
 
 @dataclass(frozen=True)
+class OptimizerEntry(Entry):
+    """A row of `OPTIMIZERS`.
+
+    Attributes:
+        why_not_local: Why it takes no local steps; empty: it does.
+    """
+
+    why_not_local: str = ""
+
+
+def check_client_optimizer(name: str, label: str = "client optimizer") -> None:
+    """Refuses an optimizer that takes no local steps.
+
+    Raises:
+        ConfigError: It is such a one; the message starts with `label`.
+    """
+    reason = OPTIMIZERS[name].why_not_local
+    if reason:
+        others = ", ".join(each for each, row in OPTIMIZERS.items() if not row.why_not_local)
+        raise ConfigError(f"{label} {name}: {reason}; choose one of {others}")
+
+
+@dataclass(frozen=True)
 class AlgorithmEntry(Entry):
     """A row of `ALGORITHMS`.
 
@@ -162,7 +185,7 @@ MODELS = _table(
 )
 
 OPTIMIZERS = _table(
-    Entry(
+    OptimizerEntry(
         "sgd",
         "Gradient descent, with heavy-ball or Nesterov momentum on request.",
         "TFF learning/optimizers/sgdm.py",
@@ -172,13 +195,13 @@ OPTIMIZERS = _table(
         ),
         _check_sgd,
     ),
-    Entry(
+    OptimizerEntry(
         "adam",
         "Running means of gradients and of their squares, corrected for their start from 0.",
         "Kingma and Ba 2015, arXiv 1412.6980; TFF learning/optimizers/adam.py",
         (_BETA_1, _BETA_2, _epsilon(1e-7), _STYLE),
     ),
-    Entry(
+    OptimizerEntry(
         "adamw",
         "Adam that also shrinks the weights, in proportion to the learning rate.",
         "Loshchilov and Hutter 2019, arXiv 1711.05101; TFF learning/optimizers/adamw.py",
@@ -189,20 +212,20 @@ OPTIMIZERS = _table(
             Option("weight_decay", 0.004, "Strength of the shrinking; 0: Adam.", 0.0, _MAX_FLOAT),
         ),
     ),
-    Entry(
+    OptimizerEntry(
         "adagrad",
         "Gradients over the root of the sum of all squares; epsilon stands inside the root "
         "(style reddi: outside, arXiv 2003.00295).",
         "Duchi, Hazan and Singer 2011, JMLR 12; TFF learning/optimizers/adagrad.py",
         (_epsilon(1e-7), _initial_preconditioner(0.1), _STYLE),
     ),
-    Entry(
+    OptimizerEntry(
         "yogi",
         "Adam whose mean of squares moves by a step's own square, up or down.",
         "Zaheer et al. 2018, NeurIPS; TFF learning/optimizers/yogi.py",
         (_BETA_1, _BETA_2, _epsilon(1e-3), _initial_preconditioner(1e-6), _STYLE),
     ),
-    Entry(
+    OptimizerEntry(
         "rmsprop",
         "Gradients over the root of the running mean of their squares.",
         "Tieleman and Hinton 2012; TFF learning/optimizers/rmsprop.py",
@@ -210,6 +233,32 @@ OPTIMIZERS = _table(
             Option("decay", 0.9, "Share of the running mean that a step keeps.", 0.0, 1.0),
             _epsilon(1e-7),
         ),
+    ),
+    OptimizerEntry(
+        "adafactor",
+        "Server only: gradients over the root of their mean squares, kept as row and column means; "
+        "steps in proportion to the weights.",
+        "Shazeer and Stern 2018, arXiv 1804.04235; TFF learning/optimizers/adafactor.py",
+        (
+            Option(
+                "beta_2_decay",
+                -0.8,
+                "Exponent of the step number: how fast squares are forgotten.",
+                -10.0,
+                -LEAST_POSITIVE,
+            ),
+            Option("epsilon_1", 1e-30, "Added to squared gradients.", LEAST_POSITIVE, _MAX_FLOAT),
+            Option("epsilon_2", 1e-3, "Least size that weights are taken for.", 0.0, _MAX_FLOAT),
+            Option(
+                "clip_threshold",
+                1.0,
+                "Root mean square that a tensor's update is held to.",
+                LEAST_POSITIVE,
+                _MAX_FLOAT,
+            ),
+            Option("relative_step", True, "Hold the rate to 1 / sqrt(step)."),
+        ),
+        why_not_local="it needs the rows and columns of tensors, which only the server has",
     ),
 )
 

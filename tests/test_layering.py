@@ -23,6 +23,7 @@ LAYERS = (
         *("algorithms", "aggregators", "optimizers", "metrics", "statistics", "batches", "cohort"),
         *("datasets", "checkpoint", "run_dir", "weights_files", "draws", "suspects", "densities"),
         *("download", "part_file", "archives", "models", "samplers", "client_states"),
+        "adafactor",
     ),
     ("backend", "files", "locks", "transport"),
     (
@@ -48,6 +49,7 @@ NEIGHBOURS = {
     "federation": {"learning"},
     "acquisition": {"preparation"},
     "algorithms": {"aggregators", "optimizers", "metrics", "batches", "client_states"},
+    "optimizers": {"adafactor"},
     "suspects": {"datasets", "densities", "batches"},
     "download": {"datasets", "part_file"},
     "part_file": {"datasets"},

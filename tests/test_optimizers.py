@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fedcli import backend, optimizers, registry
+from fedcli import config as configs
 from fedcli.errors import ConfigError
 from fedcli.optimizers import Optimizer
 
@@ -148,7 +149,9 @@ def test_update_changes_no_argument(
 
 
 def test_every_optimizer_has_a_conformance_row() -> None:
-    assert {name for name, _, _ in ROWS} == set(registry.OPTIMIZERS)
+    entries = registry.OPTIMIZERS.items()
+    both_sides = {name for name, entry in entries if not entry.why_not_local}
+    assert {name for name, _, _ in ROWS} == both_sides
 
 
 def test_plain_sgd_remembers_nothing() -> None:
@@ -321,3 +324,98 @@ def test_bad_settings_are_refused() -> None:
         optimizers.schedule_learning_rate(optimizers.sgd(0.1), "cosin")
     with pytest.raises(ConfigError, match=r"unknown optimizer 'adma'; choose one of .*adam.*sgd"):
         optimizers.build("adma", 0.1)
+
+
+# ---- Adafactor: the server's alone ---------------------------------------------------------------
+
+SHAPES = ((3, 4), (4,), (2, 3, 5), (1, 1), (2,))
+
+
+def _slow_adafactor(
+    tensors: list[np.ndarray], gradients: list[list[np.ndarray]], rate: float, relative_step: bool
+) -> list[np.ndarray]:
+    """The paper's Algorithms 4 and 5 element by element, with TFF's defaults."""
+    tensors = [tensor.copy() for tensor in tensors]
+    means: list[dict[Any, float]] = [{} for _ in tensors]
+    for number, of_step in enumerate(gradients, 1):
+        decay = 1 - number**-0.8
+        for tensor, gradient, mean in zip(tensors, of_step, means, strict=True):
+            update = np.empty_like(tensor)
+            for index in np.ndindex(tensor.shape[:-2] if tensor.ndim > 1 else ()):
+                square = gradient[index] ** 2 + 1e-30
+                if tensor.ndim == 1:
+                    for i, each in enumerate(square):
+                        mean[i] = decay * mean.get(i, 0.0) + (1 - decay) * each
+                        update[i] = gradient[i] / mean[i] ** 0.5
+                    continue
+                num_rows, num_columns = square.shape
+                for i in range(num_rows):
+                    old = mean.get((index, "r", i), 0.0)
+                    mean[index, "r", i] = decay * old + (1 - decay) * square[i].sum() / num_columns
+                for j in range(num_columns):
+                    old = mean.get((index, "c", j), 0.0)
+                    mean[index, "c", j] = decay * old + (1 - decay) * square[:, j].sum() / num_rows
+                mean_row = sum(mean[index, "r", i] for i in range(num_rows)) / num_rows
+                for i in range(num_rows):
+                    for j in range(num_columns):
+                        v = mean[index, "r", i] / mean_row * mean[index, "c", j]
+                        update[(*index, i, j)] = gradient[(*index, i, j)] / v**0.5
+            update /= max(1.0, np.sqrt((update**2).mean()))
+            size = max(1e-3, np.sqrt((tensor**2).mean()))
+            tensor -= size * (min(rate, number**-0.5) if relative_step else rate) * update
+    return tensors
+
+
+@pytest.mark.parametrize("relative_step", [True, False])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 1e-5)])
+def test_adafactor_follows_the_paper(dtype: type, tolerance: float, relative_step: bool) -> None:
+    random = np.random.default_rng(3)
+    tensors = [random.normal(size=shape) for shape in SHAPES]
+    tensors[1][:] = 0.0  # weights of no size move all the same
+    gradients = [[random.normal(size=shape) ** 3 for shape in SHAPES] for _ in range(6)]
+    expected = _slow_adafactor(tensors, gradients, 0.6, relative_step)
+    optimizer = optimizers.adafactor(0.6, relative_step=relative_step).for_tensors(SHAPES)
+
+    def flat(parts: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate([part.ravel() for part in parts])
+
+    found = _numpy_path(
+        optimizer, flat(tensors).astype(dtype), [flat(each).astype(dtype) for each in gradients]
+    )[-1]
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, flat(expected), rtol=0.0, atol=tolerance)
+
+
+def test_adafactor_changes_no_argument_and_remembers_little() -> None:
+    optimizer = optimizers.adafactor(0.1).for_tensors([(20, 30), (30,)])
+    params = np.linspace(-1.0, 1.0, 630)
+    state = optimizer.init(params)
+    assert {name: np.size(part) for name, part in state.items()} == {
+        **{"step": 1, "rows": 20, "columns": 30},
+        "preconditioner": 30,
+    }
+    updates, following = optimizer.update(params**2, state, params)
+    assert np.isfinite(updates).all()
+    assert (state["step"], following["step"]) == (0, 1)
+    assert not state["rows"].any()
+    assert following["rows"].all()
+
+
+def test_adafactor_takes_no_local_steps() -> None:
+    for refused in (
+        lambda: optimizers.adafactor(0.1).client_rows(),
+        lambda: configs.from_options({"client_optimizer": "adafactor"}),
+    ):
+        with pytest.raises(ConfigError, match=r"client.optimizer adafactor: it needs the rows"):
+            refused()
+    assert configs.from_options({"server_optimizer": "adafactor"}).server_options["relative_step"]
+
+
+def test_adafactor_leaves_rows_and_columns_without_gradient() -> None:
+    params = np.ones(12, np.float32)
+    gradient = np.zeros((3, 4), np.float32)
+    gradient[0, 0] = 1.0
+    optimizer = optimizers.adafactor(0.1).for_tensors([(3, 4)])
+    updates, _ = optimizer.update(gradient.ravel(), optimizer.init(params), params)
+    assert updates[0] < 0.0
+    assert not updates[1:].any()

@@ -41,6 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "momentum": MOMENTUM,
     "uniform": {"sampling": "uniform", "eval_every": 2, **MOMENTUM},
     "adam": {"client_optimizer": "yogi", "server_optimizer": "adam", "server_lr": 0.01},
+    "adafactor": {"server_optimizer": "adafactor", "server_lr": 0.1, "model": "mlp-2nn"},
     "tff": {"sampling": "tff", "seed": 1},
     "with-replacement": {"sampling": "with-replacement", "clients": "12", **MOMENTUM},
     "poisson": {"sampling": "poisson", "clients": "1", **MOMENTUM},  # some cohorts are empty
