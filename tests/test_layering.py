@@ -17,7 +17,7 @@ LAYERS = (
     ("cli",),
     (
         *("rounds", "examination", "evaluation", "federation", "report", "figures", "learning"),
-        *("acquisition", "preparation", "population"),
+        *("acquisition", "preparation", "population", "personalization"),
     ),
     (
         *("algorithms", "aggregators", "optimizers", "metrics", "statistics", "batches", "cohort"),
