@@ -108,7 +108,8 @@ class _Bends:
         num_params = len(self.change)
         self._sent = np.empty((len(clients), num_params), np.float32)
         for row, each in zip(self._sent, clients, strict=True):
-            row[:] = -self.of_clients.before.read(each.client.client_id, num_params)
+            own = self.of_clients.before.read(each.client.client_id, num_params)
+            np.negative(own, out=row)
         return self._sent
 
     def receive(
@@ -121,13 +122,12 @@ class _Bends:
         for each, sent, delta, stat in zip(clients, self._sent, deltas, stats, strict=True):
             if not stat["is_finite"] or not stat["num_batches"]:
                 continue
-            moved = (-sent.astype(np.float64) - self.alpha * delta.astype(np.float64)).astype(
-                np.float32
-            )
+            moved = delta * np.float32(-self.alpha)
+            moved -= sent  # h_k - alpha (y - w)
             if np.isfinite(moved).all():
                 client_id = each.client.client_id
-                before = self.of_clients.after.read(client_id, len(moved)).astype(np.float64)
-                self.change += moved - before
+                self.change -= self.of_clients.after.read(client_id, len(moved))
+                self.change += moved
                 self.of_clients.write(client_id, moved)
 
 

@@ -91,8 +91,10 @@ class _Controls:
         """Returns c - c_k of some clients."""
         num_params = len(self.of_server)
         self._sent = np.empty((len(clients), num_params), np.float32)
+        of_server = self.of_server.astype(np.float32)
         for row, each in zip(self._sent, clients, strict=True):
-            row[:] = self.of_server - self.of_clients.before.read(each.client.client_id, num_params)
+            own = self.of_clients.before.read(each.client.client_id, num_params)
+            np.subtract(of_server, own, out=row)
         return self._sent
 
     def receive(
@@ -105,14 +107,15 @@ class _Controls:
         for each, sent, delta, stat in zip(clients, self._sent, deltas, stats, strict=True):
             rate_sum = self.optimizer.rate_sum(int(stat["num_batches"]))
             if stat["is_finite"] and rate_sum > 0.0:
-                moved = -(sent.astype(np.float64) + delta.astype(np.float64) / rate_sum)
-                self._set(each.client.client_id, moved.astype(np.float32))
+                moved = delta * np.float32(-1.0 / rate_sum)  # in place from here: each is a pass
+                moved -= sent  # c_k' = c_k - c + (w - y) / R_k
+                self._set(each.client.client_id, moved)
 
     def _set(self, client_id: str, moved: NDArray[np.float32]) -> None:
         if not np.isfinite(moved).all():
             return
-        before = self.of_clients.after.read(client_id, len(moved)).astype(np.float64)
-        self.change += moved - before
+        self.change -= self.of_clients.after.read(client_id, len(moved))
+        self.change += moved
         self.of_clients.write(client_id, moved)
 
 
