@@ -316,3 +316,59 @@ def test_a_file_that_gives_fedsgd_a_client_rate_is_refused_with_fedsgd_named_aga
     base = {"algorithm": "fedsgd", "client_lr": 0.5}
     with pytest.raises(ConfigError, match="--client-lr"):
         configs.from_options(configs.merge(base, {"algorithm": "fedsgd"}))
+
+
+# ---- Algorithms that say more of the server, the weights or the schedule -------------------------
+
+
+def test_a_named_server_optimizer_brings_its_options_and_takes_others() -> None:
+    config = configs.from_options({"algorithm": "fedyogi", "server_options": {"epsilon": 1e-4}})
+    assert (config.server_optimizer, config.server_lr) == ("yogi", 0.01)
+    assert config.server_options == {
+        **{"beta_1": 0.9, "beta_2": 0.99, "epsilon": 1e-4},
+        **{"initial_preconditioner_value": 0.0, "style": "reddi"},
+    }
+    assert configs.from_options({"algorithm": "fedavgm"}).server_options["momentum"] == 0.9
+    with pytest.raises(ConfigError, match="--server-optimizer sgd: fedadam is with adam"):
+        configs.from_options({"algorithm": "fedadam", "server_optimizer": "sgd"})
+
+
+@pytest.mark.parametrize("name", ["fedadam", "fedavgm", "scaffold", "feddyn", "fedavg"])
+def test_what_an_algorithm_resolved_is_read_back_and_left_behind(name: str) -> None:
+    config = configs.from_options({"algorithm": name, "server_lr": 0.5})
+    stored = configs.from_toml(configs.to_toml(config, {}), "config.toml")
+    assert configs.from_options(stored) == config
+    for other in ("fedavg", "fedyogi", "scaffold", "fedavgm"):
+        if other == name:
+            continue
+        merged = configs.from_options(configs.merge(stored, {"algorithm": other}))
+        fresh = configs.from_options({"algorithm": other})
+        for field in ("server_optimizer", "server_options", "client_weighting"):
+            assert getattr(merged, field) == getattr(fresh, field), (other, field)
+
+
+@pytest.mark.parametrize("name", ["scaffold", "feddyn"])
+def test_weights_by_examples_are_refused_where_clients_count_alike(name: str) -> None:
+    assert configs.from_options({"algorithm": name}).client_weighting == "uniform"
+    with pytest.raises(ConfigError, match=f"--client-weighting num-examples with {name}: choose u"):
+        configs.from_options({"algorithm": name, "client_weighting": "num-examples"})
+
+
+@pytest.mark.parametrize("decay", [0, 1, -0.5, 1.5, math.nan, "much"])
+def test_a_running_mean_keeps_a_share(decay: object) -> None:
+    with pytest.raises(ConfigError, match="--server-ema"):
+        configs.from_options({"server_ema": decay})
+    with pytest.raises(ConfigError, match="--server-ema with feddyn"):
+        configs.from_options({"server_ema": 0.9, "algorithm": "feddyn"})
+
+
+def test_a_schedule_by_local_step_does_not_end_with_the_run() -> None:
+    by_step = {"client_schedule": "cosine", "client_schedule_by": "local-step"}
+    with pytest.raises(ConfigError, match=r"--client-schedule-option: .* give decay_rounds"):
+        configs.from_options(by_step)
+    options = {"decay_rounds": 50}
+    config = configs.from_options({**by_step, "client_schedule_options": options})
+    assert config.client_schedule_by == "local-step"
+    assert configs.from_options({}).client_schedule_by == "round"
+    with pytest.raises(ConfigError, match="--client-schedule-by: the clients of fedsgd take no"):
+        configs.from_options({"algorithm": "fedsgd", "client_schedule_by": "local-step"})

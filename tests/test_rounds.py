@@ -756,3 +756,18 @@ def test_other_data_are_seen_as_the_model_was_trained(tmp_path: Path) -> None:
         tmp_path / "run", data=str(tmp_path / "ink.h5"), clients="all", pixels="source"
     )
     assert abs(inverted.values["loss"] - own["loss"]) > 0.1
+
+
+@pytest.mark.parametrize("values", [{"server_ema": 0.9}, {"algorithm": "feddyn"}])
+def test_what_is_evaluated_is_what_is_exported(tmp_path: Path, values: dict[str, Any]) -> None:
+    out = tmp_path / "run"
+    with rounds.start(make_config(**values), out) as training:
+        list(training.run())
+        closing = training.finish()
+        state, layout = training.state, training.process.model.layout
+    assert state.evaluated_weights.tobytes() != state.global_model_weights.tobytes()
+    evaluation.export_run(out, tmp_path / "weights.npz")
+    with np.load(tmp_path / "weights.npz") as file:
+        exported = layout.join([file[name] for name in file.files])
+    assert exported.tobytes() == state.evaluated_weights.tobytes()
+    assert evaluation.evaluate_run(out, split="test").metrics == closing["test"]
