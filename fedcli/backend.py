@@ -46,6 +46,8 @@ PIECE_BYTES = 64 << 20
 PREPARED_BYTES = 64 << 20
 BLOCK_CLIENTS = 8  # pieces end where the core's blocks do (FED_BLOCK_CLIENTS)
 
+STATS = _core.STATS  # of one client, see `CohortResult`
+
 StepRow = tuple[int, tuple[float, ...]]
 
 
@@ -144,6 +146,10 @@ class CohortResult:
 
 class Engine(Protocol):
     """Whatever computes the clients of a cohort: threads here, other machines elsewhere."""
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that compute."""
 
     def train_cohort(
         self,
@@ -377,7 +383,7 @@ def _split(
     num_bytes = 0
     for dataset in clients:
         client = dataset.client
-        _check_images(client, layout)
+        check_images(client, layout)
         piece.append(dataset)
         rows.append(_core_client(dataset, seen[client.client_id]))
         seen[client.client_id] += 1
@@ -401,15 +407,27 @@ def _rate_factors(
 
 def _core_client(dataset: BatchedDataset, occurrence: int) -> _core.Client:
     client = dataset.client
-    key = StreamKey(
-        dataset.seed, client_key(client.client_id), 0, Purpose.SHUFFLE, occurrence
+    shuffle_key, dropout_key = (
+        StreamKey(dataset.seed, client_key(client.client_id), 0, purpose, occurrence)
+        for purpose in (Purpose.SHUFFLE, Purpose.DROPOUT)
     )  # the round is each call's own
     return _core.Client(
-        client.pixels, client.labels, client.scale, client.offset, _plan(dataset.plan), key
+        client.pixels,
+        client.labels,
+        client.scale,
+        client.offset,
+        _plan(dataset.plan),
+        shuffle_key,
+        dropout_key,
     )
 
 
-def _check_images(client: ClientDataset, layout: ParamLayout) -> None:
+def check_images(client: ClientDataset, layout: ParamLayout) -> None:
+    """Refuses a client whose images are not as large as the model's.
+
+    Raises:
+        DataError: They are not.
+    """
     shape = client.pixels.shape
     if shape[0] and math.prod(shape[1:]) != layout.num_inputs:
         raise DataError(
@@ -429,10 +447,15 @@ def _faults(datasets: Sequence[BatchedDataset]) -> Iterator[None]:
         yield
     except _core.LabelFault as err:
         client = datasets[err.client_index].client
-        raise DataError(
-            f"{client.source}: client {client.client_id!r}: example {err.example_index}: "
-            f"label {err.label} is outside the model's classes; set --num-classes"
-        ) from err
+        raise DataError(label_fault(client, err.example_index, err.label)) from err
+
+
+def label_fault(client: ClientDataset, example_index: int, label: int) -> str:
+    """Returns what to say of a label that the model has no class for."""
+    return (
+        f"{client.source}: client {client.client_id!r}: example {example_index}: "
+        f"label {label} is outside the model's classes; set --num-classes"
+    )
 
 
 def _plan(plan: BatchPlan) -> _core.Plan:
@@ -542,3 +565,60 @@ def draw_synthetic(
 def fma_peak_run(num_steps: int) -> float:
     """Runs `num_steps` groups of fused multiply-adds on one thread; returns the operations done."""
     return _core.fma_chain(num_steps)
+
+
+class WeightedSum:
+    """The sum of weighted parameter vectors as a round's: float64, in the order of a cohort."""
+
+    def __init__(self, layout: ParamLayout) -> None:
+        """Takes the memory for vectors of a model."""
+        self._sum = _core.DeltaSum(_core.Model(layout.core_rows(), layout.num_params))
+
+    def of(
+        self, vectors: Iterable[NDArray[np.float32]], weights: Iterable[float]
+    ) -> tuple[NDArray[np.float64], float]:
+        """Returns the sum of weight * vector, float64 [num_params], and the sum of the weights.
+
+        Args:
+            vectors: float32 [num_params] each.
+            weights: One for each, at least 0.
+        """
+        self._sum.reset()
+        for vector, weight in zip(vectors, weights, strict=True):
+            self._sum.add(vector, weight)
+        return self._sum.total()
+
+
+class Phase(IntEnum):
+    """What a stage of a model does in a local step: enum fed_phase."""
+
+    FORWARD = 0
+    BACKWARD = 1  # and the update by plain SGD
+    DERIVE = 2  # gets moved weights ready for the next forward pass
+
+
+def stages(layout: ParamLayout) -> list[int]:
+    """Returns the first layer of each stage: a layer, or a convolution with the pool after it."""
+    return _core.stages(_core.Model(layout.core_rows(), layout.num_params))
+
+
+def exercise(
+    layout: ParamLayout,
+    params: NDArray[np.float32],
+    batch_size: int,
+    stage: int,
+    phase: Phase,
+    repeats: int,
+) -> None:
+    """Runs one phase of one stage over and over on a made-up batch, on this thread.
+
+    Args:
+        layout: The model.
+        params: float32 [num_params].
+        batch_size: Examples of the batch.
+        stage: Which one, from 0.
+        phase: What it does.
+        repeats: How often, after one local step of the whole model.
+    """
+    model = _core.Model(layout.core_rows(), layout.num_params)
+    _core.exercise(model, params, batch_size, stage, phase, repeats)

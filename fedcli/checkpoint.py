@@ -3,9 +3,10 @@
 Layout (format "fedcli-checkpoint", version 1): one group per component of the server state
 (`global_model_weights` with one dataset per tensor in Keras shape, `distributor`, `client_work`,
 `aggregator`, `finalizer`), where arrays are datasets and plain numbers are datasets of no
-dimension; `config` is the text of config.toml; `round_num`, `input_shape`, `num_classes` and
-`pixel_convention` (of the model, so that the data are not needed to use it) and `fedcli_version`
-are attributes.
+dimension; `config` is the text of config.toml; `model` is the JSON of the model's layers
+(`params.ParamLayout.description`), so that one from a file needs no such file; `round_num`,
+`input_shape`, `num_classes` and `pixel_convention` (of the model, so that the data are not needed
+to use it) and `fedcli_version` are attributes. Files from before there was a `model` lack it.
 Behind the HDF5 image stands a trailer: 16 bytes of name and the BLAKE2b of all before it, so that a
 cut or a changed byte is told before anything is parsed. HDF5 tools ignore the trailer.
 """
@@ -53,6 +54,7 @@ class Checkpoint:
         num_classes: Classes the model tells apart.
         pixel_convention: What 1.0 is in the pixels it was trained on: "ink" or "background".
         fedcli_version: What wrote it.
+        description: The model's layers, as JSON text; None: what a name in the config stands for.
     """
 
     round_num: int
@@ -62,6 +64,7 @@ class Checkpoint:
     num_classes: int
     pixel_convention: str
     fedcli_version: str
+    description: str | None = None
 
 
 def encode(checkpoint: Checkpoint) -> bytes:
@@ -76,6 +79,8 @@ def encode(checkpoint: Checkpoint) -> bytes:
         file.attrs["num_classes"] = checkpoint.num_classes
         file.attrs["pixel_convention"] = checkpoint.pixel_convention
         file["config"] = np.frombuffer(checkpoint.config.encode(), np.uint8)
+        if checkpoint.description is not None:
+            file["model"] = np.frombuffer(checkpoint.description.encode(), np.uint8)
         for component in COMPONENTS:
             group = file.create_group(component)
             # In one order: a state that was loaded may have its parts in another than a fresh one.
@@ -168,8 +173,18 @@ def _parse(file: h5py.File, num_bytes: int, path: Path) -> Checkpoint:
     if convention not in PIXEL_CONVENTIONS:
         raise CheckpointError(f"{path} says 1.0 is {convention!r}; it is no checkpoint of fedcli")
     components = {name: _read_group(file, name, num_bytes, path) for name in COMPONENTS}
-    config = np.asarray(_read_part(file, "config", num_bytes, path)).tobytes().decode()
-    return Checkpoint(round_num, components, config, input_shape, num_classes, convention, writer)
+    config = _read_text(file, "config", num_bytes, path)
+    description = _read_text(file, "model", num_bytes, path) if "model" in file else None
+    return Checkpoint(
+        round_num,
+        components,
+        config,
+        input_shape,
+        num_classes,
+        convention,
+        writer,
+        description,
+    )
 
 
 def _read_group(file: h5py.File, component: str, num_bytes: int, path: Path) -> dict[str, Part]:
@@ -185,6 +200,10 @@ def _read_group(file: h5py.File, component: str, num_bytes: int, path: Path) -> 
         else:
             parts[name] = _read_part(group, name, num_bytes, path)
     return parts
+
+
+def _read_text(file: h5py.File, name: str, num_bytes: int, path: Path) -> str:
+    return np.asarray(_read_part(file, name, num_bytes, path)).tobytes().decode()
 
 
 def _read_part(group: h5py.Group, name: str, num_bytes: int, path: Path) -> Part:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedcli import checkpoint, cohort, learning, models, run_dir
+from fedcli import checkpoint, cohort, engines, learning, run_dir
 from fedcli import config as configs
-from fedcli.backend import CancelFlag, ThreadEngine
+from fedcli.backend import CancelFlag, Engine
 from fedcli.batches import BatchPlan
 from fedcli.checkpoint import Checkpoint
 from fedcli.config import RunConfig
@@ -23,7 +23,9 @@ from fedcli.federation import (
     fingerprinting,
     held_out_split,
     make_panel,
+    model_of,
     note_of_change,
+    note_of_changed_model,
     open_data,
     to_state,
 )
@@ -151,13 +153,14 @@ def evaluate_run(
         given["pixels"] = trained.pixel_convention  # other data may mean the opposite by 1.0
     config = _evaluation_config(trained.config, given)
     if trained.fingerprint is None or any(given[name] for name in configs.DATA_FIELDS):
-        return _evaluate(trained, config, given, split, clients, cancel)
+        evaluation = _evaluate(trained, config, given, split, clients, cancel)
+        return replace(evaluation, notes=(*trained.notes, *evaluation.notes))
     with fingerprinting(config, cancel) as fingerprint:
         evaluation = _evaluate(trained, config, given, split, clients, cancel)
         found = fingerprint.result()
     consequence = "this evaluates what is there now"
     changed = note_of_change(config, trained.fingerprint, found, consequence)
-    return replace(evaluation, notes=(*changed, *evaluation.notes))
+    return replace(evaluation, notes=(*trained.notes, *changed, *evaluation.notes))
 
 
 def _evaluate(
@@ -184,23 +187,29 @@ def _evaluate(
 
 
 def export_run(path: str | Path, file: str | Path) -> list[tuple[str, tuple[int, ...]]]:
-    """Writes the weights of a run's newest checkpoint, or of a checkpoint file, to an `.npz`.
+    """Writes the weights of a run's newest checkpoint, or of a checkpoint file.
+
+    Args:
+        path: The run or checkpoint.
+        file: What to write: `.npz`, `.weights.h5` or, the whole model, `.keras`.
 
     Returns:
         Name and shape of each tensor written, in order.
 
     Raises:
-        ConfigError: `file` is that checkpoint.
+        ConfigError: `file` is that checkpoint, has another suffix, or is to be Keras's and the
+            model is not made of layers.
         RunError: There is no such run or checkpoint, it is damaged, or `file` cannot be written.
     """
     from fedcli import weights_files  # late: zipfile takes 7 ms that training does not need
 
+    weights_files.check_format(Path(file))
     check_is_no_input(Path(file), [_checkpoint_file(Path(path))], str(file))
     trained = load_trained(Path(path), threads=1)
     layout = trained.model.layout
     tensors = layout.split(trained.state.evaluated_weights)
     arrays = {each.name: tensor for each, tensor in zip(layout.tensors, tensors, strict=True)}
-    weights_files.save_npz(Path(file), arrays)
+    weights_files.save(Path(file), arrays, layout)
     return [(name, array.shape) for name, array in arrays.items()]
 
 
@@ -215,14 +224,16 @@ class Trained:
         engine: What computes clients.
         state: The weights and all else.
         fingerprint: Of the data it was trained on; None: not known.
+        notes: What a reader should know, a line each.
     """
 
     config: RunConfig
     model: Model
     pixel_convention: str
-    engine: ThreadEngine
+    engine: Engine
     state: ServerState
     fingerprint: str | None
+    notes: tuple[str, ...] = ()
 
 
 def load_trained(path: Path, threads: int | None) -> Trained:
@@ -234,17 +245,13 @@ def load_trained(path: Path, threads: int | None) -> Trained:
     file = _checkpoint_file(path)
     content = checkpoint.load(file)
     config = _config_of(content, file)
-    model = models.build(
-        config.model,
-        input_shape=content.input_shape,
-        num_classes=content.num_classes,
-        options=config.model_options,
-        seed=config.seed,
-    )
-    engine = ThreadEngine(threads)
+    model = model_of(content, config, file)
+    engine = engines.make_engine(model, threads)
     state = to_state(content, build_process(config, model, engine), file)
-    fingerprint = configs.read_provenance(content.config, str(file)).get("data")
-    return Trained(config, model, content.pixel_convention, engine, state, fingerprint)
+    origin = configs.read_provenance(content.config, str(file))
+    notes = note_of_changed_model(config, model, origin.get("model"))
+    convention = content.pixel_convention
+    return Trained(config, model, convention, engine, state, origin.get("data"), notes)
 
 
 def data_of_run(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,12 +18,16 @@ from fedcli import (
     checkpoint,
     cohort,
     datasets,
+    engines,
     learning,
+    model_sources,
     models,
     optimizers,
+    own_models,
+    registry,
     schedules,
 )
-from fedcli.backend import CancelFlag, Cancelled, ThreadEngine
+from fedcli.backend import CancelFlag, Cancelled, Engine
 from fedcli.batches import BatchedDataset, BatchPlan, buffer_size
 from fedcli.checkpoint import Checkpoint
 from fedcli.client_states import ClientStates
@@ -31,7 +35,7 @@ from fedcli.cohort import ClientSelection, Cohorts
 from fedcli.config import RunConfig
 from fedcli.datasets import ClientData
 from fedcli.datasets.client_data import CENTRAL
-from fedcli.errors import DataError
+from fedcli.errors import CheckpointError, ConfigError, DataError
 from fedcli.learning import LearningProcess, ServerState
 from fedcli.models import Model
 from fedcli.optimizers import Optimizer
@@ -129,7 +133,7 @@ class Federation:
 
     config: RunConfig
     splits: dict[str, ClientData]
-    engine: ThreadEngine
+    engine: Engine
     process: LearningProcess
     evaluator: LearningProcess
     cohorts: Cohorts
@@ -157,8 +161,8 @@ class Federation:
             return state
         from fedcli import weights_files  # late: zipfile takes 7 ms that few runs need
 
-        shapes = [tensor.shape for tensor in self.process.model.layout.tensors]
-        weights = weights_files.load_npz(Path(self.config.initial_weights), shapes)
+        layout = self.process.model.layout
+        weights = weights_files.load(Path(self.config.initial_weights), layout)
         return self.process.set_model_weights(state, weights)
 
     def encode(self, state: ServerState, config_text: str) -> bytes:
@@ -172,12 +176,20 @@ class Federation:
             model.layout.num_classes,
             self.splits["train"].pixel_convention,
             __version__,
+            model_sources.to_text(model.layout),
         )
         return checkpoint.encode(content)
 
 
-def open_federation(config: RunConfig, cancel: CancelFlag | None = None) -> Federation:
+def open_federation(
+    config: RunConfig, cancel: CancelFlag | None = None, model: Model | None = None
+) -> Federation:
     """Opens all that a valid config names; reads the data of fixed cohorts.
+
+    Args:
+        config: A valid config.
+        cancel: Once raised, from any thread, opening stops.
+        model: What is trained; None: what the config names.
 
     Raises:
         Cancelled: `cancel` was raised while data were dealt to clients or counted.
@@ -199,14 +211,19 @@ def open_federation(config: RunConfig, cancel: CancelFlag | None = None) -> Fede
     cohorts = cohort.plan_cohorts(
         selection, config.sampling, train.client_ids, train.source, config.seed, num_examples
     )
-    engine = ThreadEngine(config.threads)
-    model = models.build(
-        config.model,
-        input_shape=train.pixel_shape,
-        num_classes=train.num_classes,
-        options=config.model_options,
-        seed=config.seed,
-    )
+    if model is None:
+        model = model_sources.open_model(
+            config.model,
+            input_shape=train.pixel_shape,
+            num_classes=train.num_classes,
+            options=config.model_options,
+            seed=config.seed,
+            fresh_weights=config.fresh_weights,
+        )
+    check_fit(train, model)
+    engine = engines.make_engine(model, config.threads)
+    if isinstance(model, own_models.PythonModel) and (config.threads or 1) > 1:
+        notes.append(f"{config.model} is computed in Python, on one thread, not {config.threads}")
     plan = BatchPlan(
         epochs=config.epochs,
         batch_size=config.batch_size,
@@ -334,13 +351,32 @@ def note_of_change(
     return (f"{named} has changed since the run began; {consequence}",)
 
 
+def note_of_changed_model(config: RunConfig, model: Model, before: object) -> tuple[str, ...]:
+    """Returns a line that the file of a model in Python has changed, or none.
+
+    Args:
+        config: Names the file.
+        model: What it has made now.
+        before: Its fingerprint when the run began; None: not known.
+
+    Raises:
+        ModelError: The file cannot be read.
+    """
+    if before is None or not isinstance(model, own_models.PythonModel):
+        return ()
+    file = model_sources.python_file(config.model)
+    if file is None or own_models.fingerprint(file) == before:
+        return ()
+    return (f"{file} has changed since the run began; the model is what it makes now",)
+
+
 def _population_size(cohorts: Cohorts, train: ClientData) -> int:
     """How many clients may take part: those of a fixed cohort, else everyone."""
     return len(train.client_ids if cohorts.fixed is None else set(cohorts.fixed))
 
 
 def build_process(
-    config: RunConfig, model: Model, engine: ThreadEngine, num_clients: int | None = None
+    config: RunConfig, model: Model, engine: Engine, num_clients: int | None = None
 ) -> LearningProcess:
     """Returns the learning process of a valid config.
 
@@ -447,6 +483,53 @@ def _find_present(data: ClientData, client_ids: Sequence[str]) -> Sequence[str]:
     if client_ids is data.client_ids:
         return client_ids
     return [each for each in client_ids if cohort.contains(data.client_ids, each)]
+
+
+def model_of(content: Checkpoint, config: RunConfig, path: Path) -> Model:
+    """Returns the model of a checkpoint.
+
+    No file that its config names is opened or run, unless the model is one in Python: there is
+    nothing else that could compute it.
+
+    Raises:
+        CheckpointError: The model came from a file, and description, weights and the rest do not
+            fit each other.
+        ConfigError: The config names no model that fits.
+        ModelError: The model is one in Python, and its file is gone or fails.
+    """
+    if not registry.is_model_file(config.model):
+        return models.build(
+            config.model,
+            input_shape=content.input_shape,
+            num_classes=content.num_classes,
+            options=config.model_options,
+            seed=config.seed,
+        )
+    if content.description is None and model_sources.python_file(config.model) is not None:
+        return model_sources.open_model(
+            config.model,
+            input_shape=content.input_shape,
+            num_classes=content.num_classes,
+            options=config.model_options,
+            seed=config.seed,
+        )
+    if content.description is None:
+        raise CheckpointError(
+            f"{path} does not describe its model, {config.model}; it is not a checkpoint of fedcli"
+        )
+    try:
+        weights = content.components["global_model_weights"]
+        model = model_sources.from_text(content.description, config.model, weights)
+    except ConfigError as err:
+        raise CheckpointError(f"{path} is not a usable checkpoint: {err}") from err
+    layout = model.layout
+    if (layout.input_shape, layout.num_classes) != (content.input_shape, content.num_classes):
+        raise CheckpointError(
+            f"{path}: its model takes {list(layout.input_shape)} and has {layout.num_classes} "
+            f"classes, but it claims {list(content.input_shape)} and {content.num_classes}; it is "
+            "not a checkpoint of fedcli"
+        )
+    return model
 
 
 def to_components(state: ServerState, model: Model) -> dict[str, dict[str, checkpoint.Part]]:

@@ -114,7 +114,7 @@ class Optimizer:
             params: Parameters [num_params].
         """
         if self.clip_norm is not None:
-            gradient = _clipped(gradient, self.clip_norm)
+            gradient = clipped(gradient, self.clip_norm)
         decrease, state = RULES[self.name].step(self, gradient, state, params)
         return -decrease, state
 
@@ -333,7 +333,7 @@ def _is_reddi(optimizer: Optimizer) -> bool:
     return bool(optimizer.options.get("style") == "reddi")
 
 
-def _clipped(gradient: Params, clip_norm: float) -> Params:
+def clipped(gradient: Params, clip_norm: float) -> Params:
     """Returns the gradient, no longer than that; one that holds a NaN or infinity has a NaN."""
     norm = math.sqrt(float(np.sum(np.square(gradient, dtype=np.float64))))
     return gradient * gradient.dtype.type(clip_norm / norm) if norm > clip_norm else gradient

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from fedcli import __version__, backend, checkpoint, run_dir
+from fedcli import __version__, backend, checkpoint, model_sources, own_models, run_dir
 from fedcli import config as configs
-from fedcli.backend import CancelFlag, ThreadEngine
+from fedcli.backend import CancelFlag, Engine
 from fedcli.batches import BatchedDataset
 from fedcli.checkpoint import Checkpoint
 from fedcli.client_states import ClientStates
@@ -30,7 +30,9 @@ from fedcli.evaluation import Evaluation, evaluate_panel
 from fedcli.federation import (
     Federation,
     fingerprinting,
+    model_of,
     note_of_change,
+    note_of_changed_model,
     open_federation,
     to_state,
 )
@@ -302,7 +304,7 @@ def start(
         found = fingerprint.result()
     consequence = "a new run with its config does not repeat it"
     federation.notes.extend(note_of_change(config, expected_data, found, consequence))
-    provenance = _provenance(federation.engine, found)
+    provenance = _provenance(federation.engine, found, federation.config.model)
     config_text = configs.to_toml(federation.config, provenance)
     content = federation.encode(state, config_text)
     run = RunDirectory.create(path, config_text, content, force=force)
@@ -346,13 +348,15 @@ def _resume(
     config, config_text = _continued_config(run, content, rounds)
     if threads is not None:
         config = configs.validate(replace(config, threads=threads))
-    before = configs.read_provenance(config_text, str(run.path)).get("data")
+    origin = configs.read_provenance(config_text, str(run.path))
     with fingerprinting(config, cancel) as fingerprint:
-        federation = open_federation(config, cancel)
+        federation = open_federation(config, cancel, model_of(content, config, file))
         state = to_state(content, federation.process, file)
         found = fingerprint.result()
     consequence = "its rounds no longer repeat"
-    federation.notes.extend(note_of_change(config, before, found, consequence))
+    federation.notes.extend(note_of_change(config, origin.get("data"), found, consequence))
+    model = federation.process.model
+    federation.notes.extend(note_of_changed_model(config, model, origin.get("model")))
     training = Training(federation, _with_client_states(state, run), run, config_text, cancel)
     if not training.is_finished:
         run.cut_back(state.round_num)
@@ -416,7 +420,9 @@ class _Timed:
             yield dataset
 
 
-def _provenance(engine: ThreadEngine, fingerprint: str) -> dict[str, Value]:
+def _provenance(engine: Engine, fingerprint: str, model: str) -> dict[str, Value]:
+    file = model_sources.python_file(model)
+    of_model: dict[str, Value] = {} if file is None else {"model": own_models.fingerprint(file)}
     return {
         "fedcli": __version__,
         "python": platform.python_version(),
@@ -427,6 +433,7 @@ def _provenance(engine: ThreadEngine, fingerprint: str) -> dict[str, Value]:
         "openmp": backend.has_openmp(),
         "threads": engine.num_threads,
         "data": fingerprint,
+        **of_model,
     }
 
 

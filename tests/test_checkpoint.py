@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -198,3 +199,12 @@ def test_a_state_that_does_not_fit_is_told(
 ) -> None:
     with pytest.raises(CheckpointError, match=f"{component} holds .* needs"):
         checkpoint.check(checkpoint.load(file), {**content.components, component: parts}, file)
+
+
+@pytest.mark.parametrize("description", [None, '{"layers": "schön"}'])
+def test_the_description_of_the_model_is_kept_as_text(
+    content: Checkpoint, tmp_path: Path, description: str | None
+) -> None:
+    file = tmp_path / "round.h5"
+    file.write_bytes(checkpoint.encode(replace(content, description=description)))
+    assert checkpoint.load(file).description == description

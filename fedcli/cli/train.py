@@ -76,11 +76,24 @@ RESUME_OPTIONS = frozenset({"rounds", "threads"})
     type=int,
     metavar="N",
 )
-@opt.run_option("--model", "What is trained.", section=opt.MODEL, type=opt.Name(MODELS))
+@opt.run_option(
+    "--model",
+    "What is trained: a name (see fedcli info), a Keras file, or a function in a Python file.",
+    section=opt.MODEL,
+    type=opt.Name(MODELS, or_path=True),
+    metavar="NAME|FILE[:FUNCTION]",
+)
 @opt.pairs_option("--model-option", "Option of the model.", section=opt.MODEL)
+@opt.option(
+    "--fresh-weights",
+    help="Draw initial weights, even if the model's file has some.",
+    section=opt.MODEL,
+    is_flag=True,
+    default=None,
+)
 @opt.run_option(
     "--initial-weights",
-    "File of weights to start from (.npz).",
+    "File of weights to start from (.npz, .weights.h5, .keras, .h5).",
     section=opt.MODEL,
     type=click.Path(),
 )

@@ -5,7 +5,7 @@
 
 enum { INPUTS = 37, CLASSES = 5, PARAMS = (INPUTS + 1) * CLASSES, CLIENTS = 11, MAX_EXAMPLES = 40 };
 
-static const fed_layer LAYER = {FED_DENSE, INPUTS, CLASSES, 0, FED_LINEAR};
+static const fed_layer LAYER = DENSE(INPUTS, CLASSES, 0, FED_LINEAR);
 static const fed_model MODEL = {&LAYER, 1, INPUTS, CLASSES, PARAMS};
 static const size_t SIZES[CLIENTS] = {12, 0, 40, 1, 7, 33, 20, 5, 9, 31, 2};
 enum { BATCH_SIZE = 8, MAX_STEPS = 2 * MAX_EXAMPLES / BATCH_SIZE };
