@@ -30,6 +30,8 @@ typedef struct local {
     float *gradient;                      /* packed; only for a step that needs all of it at once */
     float *slots;                         /* [slots, packed] */
     float *linear;                        /* packed, or NULL */
+    fed_drift *drift;                     /* see drift.c; or NULL */
+    float *drift_vector, *wide_vector;    /* packed; NULL: it has none, or the net is not narrow */
     void *narrow_memory;                  /* for fed_narrow_init; NULL when scoring */
     float *narrow_server, *narrow_params; /* [packed] */
 } local;
@@ -38,7 +40,7 @@ typedef struct local {
 
 /* What a client needs beside the data's own sizes: scoring needs none of it. */
 typedef struct needs {
-    int is_training, may_narrow, whole_gradient, has_linear, num_workers;
+    int is_training, may_narrow, whole_gradient, has_linear, drifts, num_workers;
     size_t order_capacity, num_slots;
 } needs;
 
@@ -52,6 +54,9 @@ static void carve_local(local *m, fed_carver *c, size_t num_decoded, const needs
     if (need->whole_gradient) m->gradient = fed_carve(c, size, sizeof *m->gradient);
     if (need->num_slots > 0) m->slots = fed_carve(c, need->num_slots * size, sizeof *m->slots);
     if (need->has_linear) m->linear = fed_carve(c, size, sizeof *m->linear);
+    if (need->drifts) m->drift_vector = fed_carve(c, size, sizeof *m->drift_vector);
+    if (need->drifts && need->may_narrow)
+        m->wide_vector = fed_carve(c, size, sizeof *m->wide_vector);
     if (need->may_narrow) {
         m->narrow_memory = fed_carve(c, fed_narrow_num_bytes(m->batch.net), 1);
         m->narrow_server = fed_carve(c, size, sizeof *m->narrow_server);
@@ -165,19 +170,22 @@ static void gather(const local *m, size_t num_rows) {
 
 /* ---- Training -------------------------------------------------------------------------------- */
 
+static const float *own_linear(const fed_client *client) {
+    return client->own != NULL ? client->own->linear : NULL;
+}
+
 /* How a client's parameters move, in one of four ways. */
 typedef struct moves {
     const fed_step *step;
-    int only_gradient;   /* batches are scored at the server's parameters: see FED_STEP_GRADIENT */
-    int is_plain;        /* plain SGD needs no gradient: the parameters are the sum */
-    int has_anchor;      /* see FED_STEP_ANCHOR */
-    float learning_rate; /* its */
-    size_t num_visits;   /* examples processed in the round */
+    int only_gradient; /* batches are scored at the server's parameters: see FED_STEP_GRADIENT */
+    fed_drift *drift;  /* gradients go right into the parameters; or NULL */
+    int has_anchor;    /* see FED_STEP_ANCHOR */
+    size_t num_visits; /* examples processed in the round */
 } moves;
 
 static fed_update choose_update(const local *m, const moves *how, const fed_local_step *at) {
     fed_update update = {.step = how->step, .at = at, .piece = m->batch.pieces};
-    if (how->is_plain || how->only_gradient)
+    if (how->drift != NULL || how->only_gradient)
         update.sum = at->params;
     else
         update.sum = m->gradient; /* NULL: piece by piece */
@@ -186,7 +194,8 @@ static fed_update choose_update(const local *m, const moves *how, const fed_loca
 
 /* What the logits' gradient is multiplied with. */
 static float choose_scale(const moves *how, double rate_factor, size_t num_rows) {
-    if (how->is_plain) return -(float)((double)how->learning_rate * rate_factor) / (float)num_rows;
+    if (how->drift != NULL)
+        return -fed_drift_gradient_rate(how->drift, rate_factor) / (float)num_rows;
     if (how->only_gradient) return -1.0f / (float)how->num_visits;
     return 1.0f / (float)num_rows;
 }
@@ -211,7 +220,11 @@ static void local_step(const local *m, const moves *how, const fed_local_step *a
         fed_score of_server = {0, 0};
         go_over_batch(m, at->server_params, num_rows, first_visit, -scale, &update, &of_server);
     }
-    if (m->gradient != NULL) fed_step_run(how->step, at, 0, at->num_params, m->gradient);
+    if (how->drift != NULL)
+        fed_drift_move(how->drift, at->kernels, m->drift_vector, at->rate_factor, at->params,
+                       at->num_params);
+    else if (m->gradient != NULL)
+        fed_step_run(how->step, at, 0, at->num_params, m->gradient);
 }
 
 /* All local steps of a client; server and origin (in) and params (out) as the batch's net packs
@@ -226,9 +239,9 @@ static int run_steps(const local *m, const fed_training *training, const float *
     if (m->slots != NULL) fed_step_init_slots(step, size, m->slots);
     moves how = {.step = step,
                  .only_gradient = fed_step_is_gradient(step),
+                 .drift = m->drift,
+                 .has_anchor = fed_step_has(step, FED_STEP_ANCHOR),
                  .num_visits = fed_plan_visits(&client->plan, client->num_examples)};
-    how.has_anchor = fed_step_has(step, FED_STEP_ANCHOR);
-    how.is_plain = fed_step_is_plain_sgd(step, &how.learning_rate);
     fed_local_step at = {.kernels = m->batch.net->kernels,
                          .num_params = size,
                          .params = params,
@@ -257,60 +270,102 @@ static int run_steps(const local *m, const fed_training *training, const float *
     return FED_OK;
 }
 
-int fed_train_client(const fed_training *training, const fed_client *client,
-                     fed_workspace *workspace, float *params, fed_client_stats *stats) {
+static needs find_needs(const fed_training *training, const fed_client *client,
+                        const fed_drift *drift /* or NULL */) {
     const fed_net *net = training->net;
     const fed_step *step = training->step;
-    const fed_frozen *frozen = training->frozen;
-    const float *server = training->server, *origin = training->origin;
-    memset(stats, 0, sizeof *stats);
-    stats->is_finite = 1;
-    const size_t size = net->size;
-    const size_t num_visits = fed_plan_visits(&client->plan, client->num_examples);
-    if (num_visits == 0) {
-        memcpy(params, origin, size * sizeof *params);
-        return FED_OK;
-    }
-
-    const needs need = {
+    const int has_slots = training->frozen != NULL && training->frozen->slots != NULL;
+    return (needs){
         .is_training = 1,
         .num_workers = training->num_workers,
         /* Frozen slots come from other clients' images, too. */
-        .may_narrow = fed_net_can_narrow(net) && fed_step_keeps_span(step) &&
-                      (frozen == NULL || frozen->slots == NULL),
-        .whole_gradient = !fed_step_is_elementwise(step),
-        .has_linear = fed_step_has(step, FED_STEP_LINEAR) && client->own != NULL &&
-                      client->own->linear != NULL,
+        .may_narrow =
+            fed_net_can_narrow(net) && (drift != NULL || (fed_step_keeps_span(step) && !has_slots)),
+        .drifts = drift != NULL && (drift->strength > 0 || fed_drift_has_vector(drift)),
+        .whole_gradient = drift == NULL && !fed_step_is_elementwise(step),
+        .has_linear =
+            drift == NULL && fed_step_has(step, FED_STEP_LINEAR) && own_linear(client) != NULL,
         .order_capacity = fed_order_capacity(&client->plan, client->num_examples),
-        .num_slots = fed_step_slots(step),
+        .num_slots = drift == NULL ? fed_step_slots(step) : 0,
     };
+}
+
+/* Goes over to the narrow net if there is one, and decodes. */
+static void local_open(local *m, const fed_training *training, const needs *need, size_t num_visits,
+                       fed_narrow *found) {
+    const fed_net *net = training->net;
+    /* What was prepared is narrow if it can be, so it is of no use to steps that leave the span. */
+    const int can_use = need->may_narrow || !fed_net_can_narrow(net);
+    const fed_prepared *prepared = can_use ? m->client->prepared : NULL;
+    if (prepared != NULL && prepared->is_narrow)
+        local_narrow(m, &prepared->narrow, num_visits);
+    else if (prepared == NULL && need->may_narrow &&
+             fed_narrow_init(found, net, m->client, m->narrow_memory))
+        local_narrow(m, found, num_visits);
+    local_decode(m, prepared);
+    if (m->narrow != NULL) fed_narrow_params(m->narrow, net, training->server, m->narrow_server);
+}
+
+/* Makes the vector that a drift moves parameters along, for the net that is trained. */
+static void local_drift(const local *m, const fed_training *training) {
+    const size_t size = m->batch.net->size;
+    if (!fed_drift_has_vector(m->drift)) {
+        memset(m->drift_vector, 0, size * sizeof *m->drift_vector);
+    } else if (m->narrow == NULL) {
+        fed_drift_vector(m->drift, training->net, m->drift_vector);
+    } else {
+        fed_drift_vector(m->drift, training->net, m->wide_vector);
+        fed_narrow_params(m->narrow, training->net, m->wide_vector, m->drift_vector);
+    }
+    fed_drift_pull(m->drift, m->batch.net, m->narrow != NULL ? m->narrow_server : training->server,
+                   m->drift_vector);
+}
+
+/* The same steps, on the narrow net and then taken to all pixels. */
+static int run_narrow_steps(const local *m, const fed_training *training, float *params,
+                            fed_client_stats *stats) {
+    const float *origin = training->origin;
+    /* Zeros are zeros in any packing. */
+    const float *narrow_origin = origin == training->server ? m->narrow_server : origin;
+    const int status =
+        run_steps(m, training, m->narrow_server, narrow_origin, m->narrow_params, stats);
+    fed_narrow_widen(m->narrow, training->net, narrow_origin, m->narrow_params, origin, params);
+    if (m->wide_vector != NULL && fed_drift_has_vector(m->drift))
+        fed_narrow_take_rest(m->narrow, m->wide_vector, m->drift->distance, params);
+    return status;
+}
+
+int fed_train_client(const fed_training *training, const fed_client *client,
+                     fed_workspace *workspace, float *params, fed_client_stats *stats) {
+    const fed_net *net = training->net;
+    memset(stats, 0, sizeof *stats);
+    stats->is_finite = 1;
+    const size_t num_visits = fed_plan_visits(&client->plan, client->num_examples);
+    if (num_visits == 0) {
+        memcpy(params, training->origin, net->size * sizeof *params);
+        return FED_OK;
+    }
+
+    fed_drift drift;
+    const int is_drift =
+        fed_drift_init(&drift, training->step, training->frozen, own_linear(client));
+    const needs need = find_needs(training, client, is_drift ? &drift : NULL);
     local m;
     int status = local_init(&m, net, client, client->plan.batch_size, num_visits, &need, workspace);
     if (status != FED_OK) return status;
-    if (need.has_linear) fed_net_pack(net, client->own->linear, m.linear);
-
-    /* What was prepared is narrow if it can be, so it is of no use to steps that leave the span. */
-    const int can_use = need.may_narrow || !fed_net_can_narrow(net);
-    const fed_prepared *prepared = can_use ? client->prepared : NULL;
+    m.drift = is_drift ? &drift : NULL;
     fed_narrow found;
-    if (prepared != NULL && prepared->is_narrow)
-        local_narrow(&m, &prepared->narrow, num_visits);
-    else if (prepared == NULL && need.may_narrow &&
-             fed_narrow_init(&found, net, client, m.narrow_memory))
-        local_narrow(&m, &found, num_visits);
-    local_decode(&m, prepared);
+    local_open(&m, training, &need, num_visits, &found);
+    if (need.drifts) local_drift(&m, training);
+    if (need.has_linear) fed_net_pack(net, own_linear(client), m.linear);
 
-    if (m.narrow != NULL) {
-        fed_narrow_params(m.narrow, net, server, m.narrow_server);
-        /* Zeros are zeros in any packing. */
-        const float *narrow_origin = origin == server ? m.narrow_server : origin;
-        status = run_steps(&m, training, m.narrow_server, narrow_origin, m.narrow_params, stats);
-        fed_narrow_widen(m.narrow, net, narrow_origin, m.narrow_params, origin, params);
-    } else {
-        status = run_steps(&m, training, server, origin, params, stats);
-    }
+    if (m.narrow != NULL)
+        status = run_narrow_steps(&m, training, params, stats);
+    else
+        status = run_steps(&m, training, training->server, training->origin, params, stats);
     if (status != FED_OK) return status;
-    if (!net->kernels->delta_is_finite(params, origin, size)) memset(stats, 0, sizeof *stats);
+    if (!net->kernels->delta_is_finite(params, training->origin, net->size))
+        memset(stats, 0, sizeof *stats);
     return FED_OK;
 }
 

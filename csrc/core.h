@@ -13,6 +13,7 @@
  *   model.c   the model table: checked, and laid out as stages for the kernels
  *   layers/   how each kind of layer is packed and computes; a new kind is a new file
  *   step.c    the client-step table: how a gradient moves the parameters
+ *   drift.c   steps whose gradients go right into the parameters, and what else moves these
  *   sum.c     the ordered sum of model deltas
  *
  * Inside the core parameters are "packed": each layer lays its tensors out as its kernels want them
@@ -211,6 +212,9 @@ void fed_narrow_params(const fed_narrow *narrow, const fed_net *net, const float
  * result. */
 void fed_narrow_widen(const fed_narrow *narrow, const fed_net *net, const float *before,
                       const float *after, const float *server, float *wide /* out */);
+/* Takes `distance` times what the narrow form of a wide vector leaves out of it off a wide one. */
+void fed_narrow_take_rest(const fed_narrow *narrow, const float *vector, double distance,
+                          float *wide /* in-out */);
 /* Decodes one image into a row of the narrow net. */
 void fed_narrow_decode(const fed_narrow *narrow, size_t example, float *row /* out */);
 
@@ -225,8 +229,6 @@ struct fed_prepared {
 
 /* ---- step.c ---- */
 
-/* 1 if the rows are plain SGD, which needs no gradient of its own; writes its learning rate. */
-int fed_step_is_plain_sgd(const fed_step *step, float *learning_rate);
 /* 1 if nothing moves until the last batch: see FED_STEP_GRADIENT. */
 int fed_step_is_gradient(const fed_step *step);
 /* 1 if parameters move only by combinations of their gradients, whatever the basis: then a layer
@@ -339,6 +341,33 @@ typedef struct fed_frozen {
     const float *slots; /* [slots, packed], NULL where the step needs none */
     size_t step_num;
 } fed_frozen;
+
+/* ---- drift.c ---- */
+
+/* A step as drift.c takes it, and how far it has got. */
+typedef struct fed_drift {
+    double learning_rate, of_gradient;
+    double strength;     /* of the pull to the server's parameters */
+    const float *linear; /* flat, or NULL */
+    const float *slot;   /* packed for the full net, or NULL */
+    double of_linear, of_slot;
+    double distance; /* that parameters have gone along the vector */
+} fed_drift;
+
+/* 1 if the step is one of these. `linear` is the client's own, or NULL. */
+int fed_drift_init(fed_drift *drift, const fed_step *step, const fed_frozen *frozen,
+                   const float *linear);
+int fed_drift_has_vector(const fed_drift *drift);
+/* Its vector, packed for the full net. */
+void fed_drift_vector(const fed_drift *drift, const fed_net *net, float *vector /* out */);
+/* The vector becomes what fed_drift_move wants; both it and server are packed for `net`. */
+void fed_drift_pull(const fed_drift *drift, const fed_net *net, const float *server,
+                    float *vector /* in-out */);
+/* What gradients are multiplied with as they are taken off the parameters. */
+float fed_drift_gradient_rate(const fed_drift *drift, double rate_factor);
+/* Ends a local step once that is done. */
+void fed_drift_move(fed_drift *drift, const fed_kernels *kernels, const float *vector /* or NULL */,
+                    double rate_factor, float *params /* in-out */, size_t num_params);
 
 /* What the clients of a call share. */
 typedef struct fed_training {

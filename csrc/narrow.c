@@ -187,3 +187,20 @@ void fed_narrow_widen(const fed_narrow *narrow, const fed_net *net, const float 
     memcpy(wide + wide_start, after + first_kernel_size(&narrow->net),
            (net->size - wide_start) * sizeof *wide);
 }
+
+void fed_narrow_take_rest(const fed_narrow *narrow, const float *vector, double distance,
+                          float *wide) {
+    const size_t width = fed_padded(narrow->num_pixels);
+    const float far = (float)distance;
+    for (size_t o = 0; o < narrow->layers[0].out.channels; o++) {
+        const float *from = vector + o * width;
+        float *weights = wide + o * width;
+        const float along = along_direction(narrow, from);
+        for (size_t f = 0; f < narrow->num_fixed; f++)
+            for (size_t p = 0; p < FED_GROUP; p++) {
+                const size_t pixel = narrow->fixed_groups[f] * FED_GROUP + p;
+                weights[pixel] -=
+                    far * (from[pixel] - along * narrow->direction[f * FED_GROUP + p]);
+            }
+    }
+}

@@ -249,12 +249,6 @@ void fed_step_init_slots(const fed_step *step, size_t num_params, float *slots) 
     }
 }
 
-int fed_step_is_plain_sgd(const fed_step *step, float *learning_rate) {
-    const fed_step_row *row = &step->rows[0];
-    *learning_rate = (float)row->options[LEARNING_RATE];
-    return step->num_rows == 1 && row->kind == FED_STEP_SGD && row->options[MOMENTUM] == 0;
-}
-
 int fed_step_is_gradient(const fed_step *step) { return step->rows[0].kind == FED_STEP_GRADIENT; }
 
 int fed_step_has(const fed_step *step, int kind) {

@@ -259,6 +259,9 @@ typedef struct fed_kernels {
     void (*sgd_momentum)(float *params, float *slot, const float *gradient, size_t num_params,
                          float learning_rate, float momentum, int nesterov);
     void (*sgd)(float *params, const float *gradient, size_t num_params, float learning_rate);
+    /* params = kept * params - rate * vector. */
+    void (*shrink_and_move)(float *params, const float *vector, size_t num_params, float kept,
+                            float rate);
 
     /* The adaptive optimizers as TFF has them. A coordinate whose accumulator (or gradient, where
      * there is none) is 0 stays where it is, also where the divisor is 0: padding never moves.

@@ -196,6 +196,60 @@ static void test_rates_follow_their_factors_step_by_step(void) {
     }
 }
 
+/* ---- Drifts: the same as what step.c does row by row ----------------------------------------- */
+
+enum { MOST_ROWS = 4 };
+#define LINEAR_ROW {FED_STEP_LINEAR, {0}}
+#define ANCHOR_ROW {FED_STEP_ANCHOR, {0}}
+
+static const struct {
+    fed_step_row rows[MOST_ROWS];
+    size_t num_rows;
+    int is_frozen;
+} DRIFTS[] = {
+    {{LINEAR_ROW, {FED_STEP_SGD, {0.1}}}, 2, 0},
+    {{{FED_STEP_PROXIMAL, {0.7}}, {FED_STEP_SGD, {0.1}}}, 2, 0},
+    {{{FED_STEP_PROXIMAL, {0.7}}, LINEAR_ROW, {FED_STEP_SGD, {0.1}}}, 3, 0},
+    {{ANCHOR_ROW, LINEAR_ROW, {FED_STEP_SGD, {0.1}}}, 3, 0},
+    {{{FED_STEP_SGD, {0.1, 0.9}}}, 1, 1},
+    {{{FED_STEP_SGD, {0.1, 0.9, 1}}}, 1, 1},
+    {{ANCHOR_ROW, LINEAR_ROW, {FED_STEP_SGD, {0.1, 0.9}}}, 3, 1},
+    {{{FED_STEP_PROXIMAL, {0.7}}, LINEAR_ROW, LINEAR_ROW, {FED_STEP_SGD, {0.1, 0.5, 1}}}, 4, 1},
+};
+
+/* A bound that nothing meets keeps a step from being a drift. */
+static const fed_step_row NO_BOUND = {FED_STEP_CLIP, {1e30}};
+
+static void check_drift(size_t d, const fed_terms *terms) {
+    static float deltas[CLIENTS][PARAMS];
+    CHECK_EQUAL(train(2, &(fed_step){DRIFTS[d].rows, DRIFTS[d].num_rows}, terms), FED_OK);
+    memcpy(deltas, prob.deltas, sizeof deltas);
+    fed_step_row rows[1 + MOST_ROWS] = {NO_BOUND};
+    memcpy(rows + 1, DRIFTS[d].rows, sizeof DRIFTS[d].rows);
+    CHECK_EQUAL(train(2, &(fed_step){rows, 1 + DRIFTS[d].num_rows}, terms), FED_OK);
+    for (size_t c = 0; c < CLIENTS; c++)
+        for (size_t p = 0; p < PARAMS; p++) /* ten steps, two roundings of parameters of 4 */
+            CHECK_CLOSE(deltas[c][p], prob.deltas[c][p], 5e-6);
+}
+
+static void test_drifts_are_their_rows_steps(void) {
+    float slots[PARAMS];
+    double factors[MAX_STEPS];
+    fill_floats(70, 0.5, slots, PARAMS);
+    for (size_t s = 0; s < MAX_STEPS; s++) factors[s] = 1 / (1 + (double)s);
+    for (size_t d = 0; d < LENGTH(DRIFTS); d++)
+        for (int fixed = 0; fixed < 2; fixed++) {
+            set_problem(fixed);
+            fed_terms terms = {.weighting = FED_WEIGHT_UNIFORM,
+                               .frozen_slots = DRIFTS[d].is_frozen ? slots : NULL,
+                               .frozen_step_num = 1};
+            check_drift(d, &terms);
+            terms.rate_factors = factors;
+            terms.num_rate_factors = MAX_STEPS;
+            check_drift(d, &terms);
+        }
+}
+
 static void test_too_few_or_bad_rate_factors_are_refused(void) {
     set_problem(0);
     double factors[MAX_STEPS];
@@ -270,6 +324,7 @@ static const test_case TESTS[] = {
     TEST(test_factors_multiply_deltas_in_the_sum),
     TEST(test_bad_factors_are_refused),
     TEST(test_rates_follow_their_factors_step_by_step),
+    TEST(test_drifts_are_their_rows_steps),
     TEST(test_too_few_or_bad_rate_factors_are_refused),
     TEST(test_gradients_keep_their_digits_beside_large_parameters),
     TEST(test_deltas_that_are_not_finite_are_left_alone),
