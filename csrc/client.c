@@ -374,10 +374,7 @@ int fed_send_delta(const fed_net *net, const float *params, const float *origin,
     const size_t size = net->size, num_params = net->model->num_params;
     const int status = workspace_reserve(workspace, (size + num_params) * sizeof(double));
     if (status != FED_OK) return status;
-    double *packed = workspace->base, *flat = packed + size;
-    for (size_t p = 0; p < size; p++) packed[p] = params[p] - origin[p];
-    fed_net_unpack(net, packed, flat);
-    for (size_t p = 0; p < num_params; p++) delta[p] = (float)flat[p];
+    fed_net_unpack_delta(net, params, origin, workspace->base, delta);
     return FED_OK;
 }
 

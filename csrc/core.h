@@ -127,6 +127,9 @@ struct fed_stage_ops {
     /* NULL both where there are no parameters. flat is the whole model's: see layer->offset. */
     void (*pack)(const fed_stage *stage, const float *flat, float *packed /* its own */);
     void (*unpack)(const fed_stage *stage, const double *packed /* its own */, double *flat);
+    /* The same of a client's delta, after - before; NULL: by way of doubles. */
+    void (*unpack_delta)(const fed_stage *stage, const float *after, const float *before,
+                         float *flat);
     /* Writes derived from the parameters; NULL: there is nothing to derive. */
     void (*derive)(const fed_kernels *kernels, const fed_stage *stage, const float *packed,
                    float *derived, void *scratch);
@@ -161,6 +164,9 @@ int fed_net_init(fed_net *net, const fed_model *model);
 void fed_net_lay_out(fed_net *net, const fed_model *model);
 void fed_net_pack(const fed_net *net, const float *flat /* [P] */, float *packed /* out */);
 void fed_net_unpack(const fed_net *net, const double *packed, double *flat /* out [P] */);
+/* Writes after - before. */
+void fed_net_unpack_delta(const fed_net *net, const float *after, const float *before,
+                          double *scratch /* [packed size + P] */, float *flat /* out [P] */);
 /* 1 if an example's way through the net is long enough for threads to share a batch. */
 int fed_net_can_share(const fed_net *net);
 /* 1 if the first layer can be trained on fewer inputs (narrow.c). */

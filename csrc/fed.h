@@ -227,6 +227,16 @@ int fed_step_apply(const fed_step *step, size_t step_num, size_t num_params,
                    float *params /* in-out [P] */, const float *server_params /* [P] */,
                    float *gradient /* in, scratch [P] */, float *slots /* in-out [slots, P] */);
 
+/* ---- What a client keeps (sum.c) ------------------------------------------------------------- */
+
+/* A client that was sent a vector made this delta of it: what it keeps is now scale * delta - sent.
+ * Returns 1, or 0 if a value is not finite. */
+int fed_move_own(size_t num_params, double scale, const float *sent /* [P] */,
+                 float *delta /* in-out [P] */);
+/* Adds how far it has moved from what was kept before. */
+void fed_add_change(size_t num_params, const float *before /* [P] */, const float *after /* [P] */,
+                    double *change /* in-out [P] */);
+
 /* ---- Clients and cohorts (client.c, cohort.c, score.c)
  * ------------------------------------------------ */
 

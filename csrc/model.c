@@ -199,6 +199,24 @@ void fed_net_unpack(const fed_net *net, const double *packed, double *flat) {
     }
 }
 
+void fed_net_unpack_delta(const fed_net *net, const float *after, const float *before,
+                          double *scratch, float *flat) {
+    double *packed = scratch, *doubles = scratch + net->size;
+    for (size_t s = 0; s < net->num_stages; s++) {
+        const fed_stage *stage = &net->stages[s];
+        const size_t start = stage->start, first = stage->layer->offset;
+        if (stage->packed_size == 0) continue;
+        if (stage->ops->unpack_delta != NULL) {
+            stage->ops->unpack_delta(stage, after + start, before + start, flat);
+            continue;
+        }
+        net->kernels->delta_to_doubles(after + start, before + start, stage->packed_size,
+                                       packed + start);
+        stage->ops->unpack(stage, packed + start, doubles);
+        net->kernels->to_floats(doubles + first, num_params(stage->layer), flat + first);
+    }
+}
+
 int fed_net_can_share(const fed_net *net) { return net->num_front > 0; }
 
 int fed_net_can_narrow(const fed_net *net) { return net->stages[0].ops->can_narrow; }

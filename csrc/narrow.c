@@ -140,6 +140,7 @@ static size_t first_kernel_size(const fed_net *net) {
 }
 
 static float along_direction(const fed_narrow *narrow, const float *weights) {
+    if (narrow->length == 0) return 0; /* images with a border of zeros: there is no direction */
     double sums[4] = {0}; /* taken in turn, so that no addition waits for the one before */
     for (size_t f = 0; f < narrow->num_fixed; f++)
         for (size_t p = 0; p < FED_GROUP; p++)

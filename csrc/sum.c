@@ -120,3 +120,11 @@ void fed_sum_total(fed_sum *sum, double *total, double *weight) {
     fed_net_unpack(&sum->net, sum->folded, total);
     *weight = sum->weight + sum->partial_weight;
 }
+
+int fed_move_own(size_t num_params, double scale, const float *sent, float *delta) {
+    return fed_active_kernels()->move_own(delta, sent, num_params, (float)scale);
+}
+
+void fed_add_change(size_t num_params, const float *before, const float *after, double *change) {
+    fed_active_kernels()->add_change(change, after, before, num_params);
+}

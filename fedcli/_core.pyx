@@ -101,6 +101,8 @@ cdef extern from "fed.h" nogil:
     void fed_sum_free(fed_sum *)
     int fed_sum_add(fed_sum *, const float *, double)
     void fed_sum_reset(fed_sum *)
+    int fed_move_own(size_t, double, const float *, float *)
+    void fed_add_change(size_t, const float *, const float *, double *)
     void fed_sum_total(fed_sum *, double *, double *)
 
     ctypedef struct fed_team:
@@ -585,6 +587,23 @@ cdef class Team:
                                  cohort.num_clients, &cancel.flag, &view[0, 0], &fault)
         check(status, &fault)
         return logits
+
+
+def move_own(double scale, const float[::1] sent, float[::1] delta):
+    """delta becomes scale * delta - sent; says whether all of it is finite."""
+    cdef size_t num_params = delta.shape[0]
+    if <size_t> sent.shape[0] != num_params:
+        raise ValueError(f"{sent.shape[0]} values were sent, {num_params} came back")
+    return num_params == 0 or fed_move_own(num_params, scale, &sent[0], &delta[0]) != 0
+
+
+def add_change(const float[::1] before, const float[::1] after, double[::1] change):
+    """Adds after - before to change."""
+    cdef size_t num_params = change.shape[0]
+    if not (<size_t> before.shape[0] == <size_t> after.shape[0] == num_params):
+        raise ValueError(f"vectors of {before.shape[0]}, {after.shape[0]} and {num_params} values")
+    if num_params > 0:
+        fed_add_change(num_params, &before[0], &after[0], &change[0])
 
 
 def stages(Model model):

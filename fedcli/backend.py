@@ -108,8 +108,8 @@ class PerClient:
             [num_clients, num_params], or [1, num_params] that is everybody's.
         delta_factors: Returns what each delta is multiplied by in the sum, >= 0: float64
             [num_clients].
-        receive: Takes their model deltas, float32 [num_clients, num_params] that are borrowed until
-            it returns, and their stats; what stands where `is_finite` is 0 means nothing.
+        receive: Takes their model deltas, float32 [num_clients, num_params] that it may write to
+            until it returns, and their stats; what stands where `is_finite` is 0 means nothing.
     """
 
     linear: Callable[[Sequence[BatchedDataset]], NDArray[np.float32]] | None = None
@@ -224,6 +224,7 @@ class ThreadEngine:
         self._busy = threading.Lock()
         self._loaded: _Loaded | None = None
         self._kept: _Kept | None = None
+        self._delta_rows: NDArray[np.float32] | None = None
 
     def train_cohort(
         self,
@@ -275,7 +276,7 @@ class ThreadEngine:
                 factors = _rate_factors(rate_factor, piece.datasets)
                 terms = _core.Terms(WEIGHTINGS.index(weighting), bounds, frozen, factors)
                 shape = len(piece.datasets), layout.num_params
-                deltas = None if own.receive is None else np.empty(shape, np.float32)
+                deltas = None if own.receive is None else self._deltas(shape)
                 with _faults(piece.datasets):
                     stats = self._team.train_cohort(
                         loaded.model,
@@ -349,6 +350,12 @@ class ThreadEngine:
             model = _core.Model(layout.core_rows(), layout.num_params)
             self._loaded = _Loaded(layout, model, _core.DeltaSum(model))
         return self._loaded
+
+    def _deltas(self, shape: tuple[int, int]) -> NDArray[np.float32]:
+        """Memory for a piece's deltas; the last is used again: fresh pages take longer to come."""
+        if self._delta_rows is None or self._delta_rows.size < shape[0] * shape[1]:
+            self._delta_rows = np.empty(shape[0] * shape[1], np.float32)
+        return self._delta_rows[: shape[0] * shape[1]].reshape(shape)
 
     def _pieces(
         self, clients: Iterable[BatchedDataset], loaded: _Loaded, vector_bytes: int
@@ -513,6 +520,27 @@ def example_order(plan: BatchPlan, num_examples: int, key: StreamKey) -> NDArray
 def random_u64(key: StreamKey, count: int) -> NDArray[np.uint64]:
     """Returns the first `count` values of a stream: uint64 [count]."""
     return _core.random_u64(key, count)
+
+
+def move_own(scale: float, sent: NDArray[np.float32], delta: NDArray[np.float32]) -> bool:
+    """Makes `scale * delta - sent` of a delta, in place.
+
+    Args:
+        scale: What the delta is multiplied with.
+        sent: [num_params].
+        delta: [num_params], contiguous.
+
+    Returns:
+        Whether all of it is finite.
+    """
+    return _core.move_own(scale, sent, delta)
+
+
+def add_change(
+    before: NDArray[np.float32], after: NDArray[np.float32], change: NDArray[np.float64]
+) -> None:
+    """Adds `after - before` to `change`; each is [num_params] and contiguous."""
+    _core.add_change(before, after, change)
 
 
 def apply_step(

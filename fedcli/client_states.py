@@ -173,6 +173,7 @@ class _Holder:
     store: Store | None = None
     # Which state stands for which version: another one of the same number was overtaken.
     tokens: dict[int, object] = field(default_factory=dict)
+    memory: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
     def open(self) -> Store:
         if self.store is None:
@@ -290,6 +291,13 @@ class NextClientStates:
     before: ClientStates
     after: ClientStates
     store: Store
+
+    def memory(self, num_clients: int, num_params: int) -> NDArray[np.float32]:
+        """Returns float32 [num_clients, num_params] that the next call, or round, gives again."""
+        holder = self.after._holder
+        if holder.memory.size < num_clients * num_params:
+            holder.memory = np.empty(num_clients * num_params, np.float32)
+        return holder.memory[: num_clients * num_params].reshape(num_clients, num_params)
 
     def write(self, client_id: str, vector: NDArray[np.float32]) -> None:
         """Sets a client's vector [num_params]. Raises RunError."""

@@ -229,10 +229,10 @@ class _Quadratics:
                 backend.apply_step(plain, step, local, params, gradient, slots)
             deltas[index] = local - params
             stats[index] = (0.0, 1.0, 0.0, 0.0, 0, num_steps, num_steps, 1)
-        if own.receive is not None:
-            own.receive(chosen, deltas, stats)
         factors = np.ones(len(chosen)) if own.delta_factors is None else own.delta_factors(chosen)
         delta_sum = (factors[:, np.newaxis] * deltas.astype(np.float64)).sum(axis=0)
+        if own.receive is not None:
+            own.receive(chosen, deltas, stats)
         return CohortResult(delta_sum, float(len(chosen)), stats)
 
 

@@ -296,6 +296,13 @@ typedef struct fed_kernels {
     /* values *= factor. */
     void (*multiply)(float *values, size_t num_values, float factor);
 
+    void (*delta_to_doubles)(const float *params, const float *server, size_t num_params,
+                             double *delta /* out */);
+    void (*to_floats)(const double *from, size_t num_values, float *to /* out */);
+    /* delta = scale * delta - sent; 1 if all of it is finite. */
+    int (*move_own)(float *delta, const float *sent, size_t num_params, float scale);
+    /* change += after - before. */
+    void (*add_change)(double *change, const float *after, const float *before, size_t num_params);
     /* 1 if every params[i] - server[i] is finite, else 0. */
     int (*delta_is_finite)(const float *params, const float *server, size_t num_params);
     /* Returns the sum of squares of params[i] - server[i], in float64; all are finite. */

@@ -59,6 +59,32 @@ static void unpack(const fed_stage *stage, const double *packed, double *flat) {
         memcpy(flat, packed + bias_start(stage), num_outputs * sizeof *flat);
 }
 
+/* Rows of weights that are gone over together: so many pages at a time. */
+enum { TURNED_ROWS = 16 };
+
+static void unpack_delta(const fed_stage *stage, const float *after, const float *before,
+                         float *flat) {
+    const fed_shape *in = &stage->layer->in;
+    const size_t num_outputs = num_outputs_of(stage), width = stage->in.num_values;
+    flat += stage->layer->offset;
+    for (size_t first = 0; first < num_outputs; first += TURNED_ROWS) {
+        const size_t left = num_outputs - first,
+                     end = first + (left < TURNED_ROWS ? left : TURNED_ROWS);
+        float *to = flat;
+        for (size_t y = 0; y < in->height; y++)
+            for (size_t x = 0; x < in->width; x++)
+                for (size_t c = 0; c < in->channels; c++, to += num_outputs) {
+                    const size_t i = pixel_start(stage, y, x) + c;
+                    for (size_t o = first; o < end; o++)
+                        to[o] = after[o * width + i] - before[o * width + i];
+                }
+    }
+    if (!stage->layer->has_bias) return;
+    float *bias = flat + fed_shape_size(in) * num_outputs;
+    for (size_t o = 0; o < num_outputs; o++)
+        bias[o] = after[bias_start(stage) + o] - before[bias_start(stage) + o];
+}
+
 /* ---- Rows and lanes -------------------------------------------------------------------------- */
 
 static size_t block_rows(size_t num_rows, size_t first) {
@@ -160,6 +186,7 @@ const fed_stage_ops fed_dense_columns = {
     .lay_out = lay_out,
     .pack = pack,
     .unpack = unpack,
+    .unpack_delta = unpack_delta,
     .forward_batch = forward_batch,
     .backward_batch = backward_batch,
     .takes_raw = 1,

@@ -51,6 +51,24 @@ static void unpack(const fed_stage *stage, const double *packed, double *flat) {
     if (layer->has_bias) memcpy(flat, packed + bias_start(stage), num_outputs * sizeof *flat);
 }
 
+static void subtract(const float *after, const float *before, size_t num, float *delta) {
+    for (size_t i = 0; i < num; i++) delta[i] = after[i] - before[i];
+}
+
+static void unpack_delta(const fed_stage *stage, const float *after, const float *before,
+                         float *flat) {
+    const fed_layer *layer = stage->layer;
+    const size_t num_outputs = layer->out.channels, width = num_outputs_of(stage);
+    flat += layer->offset;
+    for (size_t pixel = 0; pixel < layer->in.height * layer->in.width; pixel++)
+        for (size_t c = 0; c < layer->in.channels; c++, flat += num_outputs) {
+            const size_t row = (pixel * stage->in.pixel_stride + c) * width;
+            subtract(after + row, before + row, num_outputs, flat);
+        }
+    if (layer->has_bias)
+        subtract(after + bias_start(stage), before + bias_start(stage), num_outputs, flat);
+}
+
 static void forward_batch(const fed_batch_pass *pass) {
     const fed_stage *stage = pass->stage;
     const size_t stride = stage->out.num_values;
@@ -133,6 +151,7 @@ const fed_stage_ops fed_dense_tiles = {
     .lay_out = lay_out,
     .pack = pack,
     .unpack = unpack,
+    .unpack_delta = unpack_delta,
     .forward_batch = forward_batch,
     .backward_batch = backward_batch,
 };

@@ -27,8 +27,8 @@ the client's share of examples), gradients are clipped only where that is asked 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,9 +38,9 @@ from fedcli.aggregators import Aggregator
 from fedcli.aggregators.mean import weighted_mean
 from fedcli.algorithms.base import EVALUATED_WEIGHTS, Algorithm
 from fedcli.algorithms.client_work import CohortCall
-from fedcli.backend import CohortResult, PerClient, StepKind
-from fedcli.batches import BatchedDataset
-from fedcli.client_states import ClientStates, NextClientStates
+from fedcli.algorithms.own_vectors import OwnVectors
+from fedcli.backend import CohortResult, StepKind
+from fedcli.client_states import ClientStates
 from fedcli.optimizers import Optimizer
 
 
@@ -68,12 +68,10 @@ class FedDynWork:
     ) -> tuple[CohortResult, dict[str, Any]]:
         """Trains the cohort once."""
         population_size = call.population_size
-        bends = _Bends(
-            state["client_bends"].next_version(), self.alpha, np.zeros_like(state["bend"])
-        )
+        nothing = np.zeros(len(call.params), np.float32)
+        bends = OwnVectors(state["client_bends"], nothing, lambda _: -self.alpha)
         terms = (StepKind.PROXIMAL, (self.alpha,)), (StepKind.LINEAR, ())
-        per_client = PerClient(linear=bends.send, receive=bends.receive)
-        trained = call.train(self.optimizer, terms, per_client=per_client)
+        trained = call.train(self.optimizer, terms, per_client=bends.per_client)
         bend = state["bend"] + bends.change / population_size
         mean_params = call.params + weighted_mean(trained)
         if not np.isfinite(mean_params).all():
@@ -83,52 +81,9 @@ class FedDynWork:
         )
         return shifted, {
             "bend": bend,
-            "client_bends": bends.of_clients.after,
+            "client_bends": bends.after,
             EVALUATED_WEIGHTS: mean_params,
         }
-
-
-@dataclass
-class _Bends:
-    """The h_k of a round under way.
-
-    Attributes:
-        of_clients: Those before the round, and those that have moved.
-        alpha: See `FedDynWork`.
-        change: The sum of the moves so far, float64 [num_params].
-    """
-
-    of_clients: NextClientStates
-    alpha: float
-    change: NDArray[np.float64]
-    _sent: NDArray[np.float32] = field(init=False)
-
-    def send(self, clients: Sequence[BatchedDataset]) -> NDArray[np.float32]:
-        """Returns -h_k of some clients."""
-        num_params = len(self.change)
-        self._sent = np.empty((len(clients), num_params), np.float32)
-        for row, each in zip(self._sent, clients, strict=True):
-            own = self.of_clients.before.read(each.client.client_id, num_params)
-            np.negative(own, out=row)
-        return self._sent
-
-    def receive(
-        self,
-        clients: Sequence[BatchedDataset],
-        deltas: NDArray[np.float32],
-        stats: NDArray[np.void],
-    ) -> None:
-        """Moves the h_k of those clients, given what they made of what was sent last."""
-        for each, sent, delta, stat in zip(clients, self._sent, deltas, stats, strict=True):
-            if not stat["is_finite"] or not stat["num_batches"]:
-                continue
-            moved = delta * np.float32(-self.alpha)
-            moved -= sent  # h_k - alpha (y - w)
-            if np.isfinite(moved).all():
-                client_id = each.client.client_id
-                self.change -= self.of_clients.after.read(client_id, len(moved))
-                self.change += moved
-                self.of_clients.write(client_id, moved)
 
 
 def build(

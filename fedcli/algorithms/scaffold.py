@@ -26,8 +26,8 @@ c_k starts as the model): this is the paper's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,9 +36,9 @@ from numpy.typing import NDArray
 from fedcli.aggregators import Aggregator
 from fedcli.algorithms.base import Algorithm
 from fedcli.algorithms.client_work import CohortCall, check_plain_sgd
-from fedcli.backend import CohortResult, PerClient, StepKind
-from fedcli.batches import BatchedDataset
-from fedcli.client_states import ClientStates, NextClientStates
+from fedcli.algorithms.own_vectors import OwnVectors
+from fedcli.backend import CohortResult, StepKind
+from fedcli.client_states import ClientStates
 from fedcli.optimizers import Optimizer
 
 
@@ -60,63 +60,18 @@ class ScaffoldWork:
         """Trains the cohort once."""
         population_size = call.population_size
         optimizer = self.optimizer.at(call.round_num)
-        controls = _Controls(state["control"], state["client_controls"].next_version(), optimizer)
-        per_client = PerClient(linear=controls.send, receive=controls.receive)
-        trained = call.train(self.optimizer, ((StepKind.LINEAR, ()),), per_client=per_client)
-        control = state["control"] + controls.change / population_size
-        return trained, {"control": control, "client_controls": controls.of_clients.after}
 
+        def factor_of(stat: np.void) -> float | None:
+            rate_sum = optimizer.rate_sum(int(stat["num_batches"]))
+            return -1.0 / rate_sum if rate_sum > 0.0 else None
 
-@dataclass
-class _Controls:
-    """The control variates of a round under way.
-
-    Attributes:
-        of_server: c, float64 [num_params].
-        of_clients: The c_k, and the c_k' so far.
-        optimizer: Takes the local steps of this round.
-        change: The sum of c_k' - c_k so far, float64 [num_params].
-    """
-
-    of_server: NDArray[np.float64]
-    of_clients: NextClientStates
-    optimizer: Optimizer
-    change: NDArray[np.float64] = field(init=False)
-    _sent: NDArray[np.float32] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.change = np.zeros_like(self.of_server)
-
-    def send(self, clients: Sequence[BatchedDataset]) -> NDArray[np.float32]:
-        """Returns c - c_k of some clients."""
-        num_params = len(self.of_server)
-        self._sent = np.empty((len(clients), num_params), np.float32)
-        of_server = self.of_server.astype(np.float32)
-        for row, each in zip(self._sent, clients, strict=True):
-            own = self.of_clients.before.read(each.client.client_id, num_params)
-            np.subtract(of_server, own, out=row)
-        return self._sent
-
-    def receive(
-        self,
-        clients: Sequence[BatchedDataset],
-        deltas: NDArray[np.float32],
-        stats: NDArray[np.void],
-    ) -> None:
-        """Moves the c_k of those clients, given what they made of what was sent last."""
-        for each, sent, delta, stat in zip(clients, self._sent, deltas, stats, strict=True):
-            rate_sum = self.optimizer.rate_sum(int(stat["num_batches"]))
-            if stat["is_finite"] and rate_sum > 0.0:
-                moved = delta * np.float32(-1.0 / rate_sum)  # in place from here: each is a pass
-                moved -= sent  # c_k' = c_k - c + (w - y) / R_k
-                self._set(each.client.client_id, moved)
-
-    def _set(self, client_id: str, moved: NDArray[np.float32]) -> None:
-        if not np.isfinite(moved).all():
-            return
-        self.change -= self.of_clients.after.read(client_id, len(moved))
-        self.change += moved
-        self.of_clients.write(client_id, moved)
+        control = state["control"]
+        controls = OwnVectors(state["client_controls"], control.astype(np.float32), factor_of)
+        trained = call.train(
+            self.optimizer, ((StepKind.LINEAR, ()),), per_client=controls.per_client
+        )
+        control = control + controls.change / population_size
+        return trained, {"control": control, "client_controls": controls.after}
 
 
 def build(

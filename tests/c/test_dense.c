@@ -215,6 +215,14 @@ static void check_packing(dense *d) {
     size_t num_used = 0;
     for (size_t p = 0; p < d->stage.packed_size; p++) num_used += packed[p] != 0;
     CHECK_EQUAL(num_used, d->num_flat);
+    float *before = random_new(d->stage.packed_size, 11), *delta = floats_new(num_flat);
+    const float *after = d->params + d->stage.start;
+    for (size_t p = 0; p < d->stage.packed_size; p++) packed[p] = (double)(after[p] - before[p]);
+    d->stage.ops->unpack(&d->stage, packed, flat);
+    d->stage.ops->unpack_delta(&d->stage, after, before, delta);
+    for (size_t p = OFFSET; p < num_flat; p++) CHECK((double)delta[p] == flat[p]);
+    floats_free(before);
+    floats_free(delta);
     free(packed);
     free(flat);
 }
