@@ -227,6 +227,20 @@ static void local_step(const local *m, const moves *how, const fed_local_step *a
         fed_step_run(how->step, at, 0, at->num_params, m->gradient);
 }
 
+static int has_dropout(const fed_net *net) {
+    for (size_t l = 0; l < net->model->num_layers; l++)
+        if (net->model->layers[l].kind == FED_DROPOUT) return 1;
+    return 0;
+}
+
+/* Epochs that need no pass of their own: at the same parameters, without masks, each is as the
+ * first. 1: all need one. */
+static size_t equal_epochs(const local *m, const moves *how) {
+    const fed_client *client = m->client;
+    const int is_whole = how->num_visits == client->plan.epochs * client->num_examples;
+    return how->only_gradient && is_whole && !has_dropout(m->batch.net) ? client->plan.epochs : 1;
+}
+
 /* All local steps of a client; server and origin (in) and params (out) as the batch's net packs
  * them. */
 static int run_steps(const local *m, const fed_training *training, const float *server,
@@ -251,9 +265,12 @@ static int run_steps(const local *m, const fed_training *training, const float *
                          .linear = m->linear,
                          .rate_factor = 1};
 
+    const size_t num_equal = equal_epochs(m, &how);
+    how.num_visits /= num_equal;
+    fed_plan plan = client->plan;
+    plan.epochs /= num_equal;
     fed_order order;
-    fed_order_init(&order, &client->plan, client->num_examples, &client->shuffle_key,
-                   m->order_buffer);
+    fed_order_init(&order, &plan, client->num_examples, &client->shuffle_key, m->order_buffer);
     fed_score score = {0, 0};
     for (size_t num_rows; (num_rows = fed_order_next(&order, m->indices)) > 0;) {
         if (atomic_load_explicit(training->cancel, memory_order_relaxed)) return FED_ERR_CANCELLED;
@@ -265,8 +282,10 @@ static int run_steps(const local *m, const fed_training *training, const float *
         stats->num_batches++;
         stats->num_examples += (int64_t)num_rows;
     }
-    stats->loss_sum = score.loss_sum;
-    stats->num_correct = score.num_correct;
+    stats->loss_sum = score.loss_sum * (double)num_equal;
+    stats->num_correct = score.num_correct * (int64_t)num_equal;
+    stats->num_examples *= (int64_t)num_equal;
+    stats->num_batches = (int64_t)fed_plan_batches(&client->plan, client->num_examples);
     return FED_OK;
 }
 

@@ -1,0 +1,195 @@
+"""Measures each algorithm's round over federated averaging's, on mlp-2nn and real writers.
+
+    python tests/bench/bench_algorithms.py TRAIN.h5 [--clients 10] [--epochs 5] [--batch-size 20]
+
+Each round is one call of a learning process, from server state to server state, on a fixed cohort
+as `fedcli train --clients A,B,...` has it. An algorithm and federated averaging take turns, round by
+round, with the same clients and the same client optimizer; medians are printed, nothing is
+asserted: machines are shared and noisy.
+
+What clients keep from round to round is read and written between local training and the server, and
+is stated apart: reading it from its file, what the file takes, and the passes over those vectors.
+`gradients` is how many an algorithm must compute for each of federated averaging's: Mime takes two
+a step, and one more pass over the data for the mean gradient. `beyond` is what is left of a round
+without its client state, over federated averaging's with that many gradients: of a round's time
+only the local training is multiplied by them, as `core` measures it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fedcli import aggregators, algorithms, backend, datasets, learning, optimizers, registry
+from fedcli.algorithms.own_vectors import OwnVectors
+from fedcli.backend import ThreadEngine
+from fedcli.batches import BatchedDataset
+from fedcli.learning import ServerState, TrainingProcess
+from fedcli.models import Model, mlp_2nn
+
+RATE = 0.05
+Taken = dict[str, list[float]]
+
+
+class Timer:
+    """Seconds spent in some methods, summed since `take`."""
+
+    def __init__(self) -> None:
+        self._spent: defaultdict[str, float] = defaultdict(float)
+
+    def watch(self, owner: Any, method: str, name: str) -> None:
+        """Times a method of a class from now on."""
+        original: Callable[..., Any] = getattr(owner, method)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._spent[name] += time.perf_counter() - started
+
+        setattr(owner, method, timed)
+
+    def take(self) -> dict[str, float]:
+        """Returns the sums, and begins anew."""
+        spent = dict(self._spent)
+        self._spent.clear()
+        return spent
+
+
+def process_of(
+    name: str, momentum: float, model: Model, engine: ThreadEngine, num_clients: int
+) -> TrainingProcess:
+    """The algorithm with its defaults and SGD on clients."""
+    entry = registry.ALGORITHMS[name]
+    options: dict[str, Any] = {"momentum": momentum} if momentum else {}
+    algorithm = algorithms.build(
+        name,
+        optimizers.build("sgd", RATE, options) if entry.has_local_steps else None,
+        optimizers.build(entry.server_optimizer or "sgd", entry.server_lr, entry.server_options),
+        weighting=entry.weightings[0],
+        aggregator=aggregators.build("mean"),
+    )
+    return learning.build_process(algorithm, model, engine=engine, num_clients=num_clients)
+
+
+class Rounds:
+    """An algorithm's training, a round at a time."""
+
+    def __init__(
+        self, process: TrainingProcess, clients: tuple[BatchedDataset, ...], timer: Timer
+    ) -> None:
+        self._process, self._clients, self._timer = process, clients, timer
+        self._state: ServerState = process.initialize()
+        self.taken: Taken = defaultdict(list)
+
+    def go(self, *, counts: bool) -> None:
+        """One round; its times are kept if it counts."""
+        self._timer.take()
+        started = time.perf_counter()
+        self._state = self._process.next(self._state, self._clients).state
+        seconds = time.perf_counter() - started
+        if counts:
+            spent = self._timer.take()
+            state = spent.get("send", 0.0) + spent.get("receive", 0.0)
+            for name, value in ("round", seconds), ("core", spent["core"]), ("state", state):
+                self.taken[name].append(value)
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.taken[name])
+
+
+def num_gradients(name: str, epochs: int) -> float:
+    """Gradients of an example, for each that federated averaging computes."""
+    if name == "fedsgd":
+        return 1 / epochs
+    return {"mime": 2 + 1 / epochs, "mime-lite": 1 + 1 / epochs}.get(name, 1.0)
+
+
+def compare(
+    name: str, momentum: float, options: argparse.Namespace, clients: tuple[BatchedDataset, ...]
+) -> str:
+    """Trains by federated averaging and by an algorithm, in turn; returns the table's line."""
+    timer = Timer()
+
+    class Team:
+        """The engine's team, timed."""
+
+        def __init__(self, team: Any) -> None:
+            self._team = team
+
+        def train_cohort(self, *args: Any) -> Any:
+            return self._team.train_cohort(*args)
+
+    timer.watch(Team, "train_cohort", "core")
+    watched = OwnVectors._send, OwnVectors._receive
+    timer.watch(OwnVectors, "_send", "send")
+    timer.watch(OwnVectors, "_receive", "receive")
+    model = mlp_2nn((28, 28), 10, seed=1)
+    runs = []
+    for each in "fedavg", name:
+        engine = ThreadEngine(options.threads)
+        engine._team = Team(engine._team)  # type: ignore[assignment]
+        process = process_of(each, momentum, model, engine, options.population)
+        runs.append(Rounds(process, clients, timer))
+    for r in range(options.warm_up + options.rounds):
+        for run in runs:
+            run.go(counts=r >= options.warm_up)
+    OwnVectors._send, OwnVectors._receive = watched  # type: ignore[method-assign]
+    base, other = runs
+    gradients = num_gradients(name, options.epochs)
+    apart = other.median("round") - other.median("state")
+    allowed = base.median("round") + (gradients - 1) * base.median("core")
+    title = f"{name}, momentum {momentum:g}" if momentum else name
+    return (
+        f"{title:24} {1e3 * base.median('round'):8.2f} {1e3 * other.median('round'):8.2f} "
+        f"{1e3 * other.median('state'):8.2f} {apart / base.median('round'):7.2f} "
+        f"{gradients:10.2f} {apart / allowed:7.2f}"
+    )
+
+
+def cohort(options: argparse.Namespace) -> tuple[BatchedDataset, ...]:
+    """The first writers of the file."""
+    data, _ = datasets.load(options.data, pixels="ink")
+    ids: Sequence[str] = data.client_ids[: options.clients]
+    options.population = len(data.client_ids)
+    return tuple(
+        data.client(each).preprocess(
+            epochs=options.epochs, batch_size=options.batch_size, shuffle_buffer=100
+        )
+        for each in ids
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", metavar="TRAIN.h5")
+    parser.add_argument("--clients", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=15, help="that are timed, of each")
+    parser.add_argument("--warm-up", type=int, default=3, help="that are not")
+    parser.add_argument("--threads", type=int, default=backend.resolve_threads(None))
+    options = parser.parse_args()
+    clients = cohort(options)
+    num_examples = sum(len(each.client) for each in clients)
+    print(
+        f"mlp-2nn, {len(clients)} writers, {num_examples} examples, {options.epochs} epochs of "
+        f"batches of {options.batch_size}, {options.threads} threads; ms a round"
+    )
+    print(
+        f"{'':24} {'fedavg':>8} {'round':>8} {'state':>8} {'x':>7} {'gradients':>10} {'beyond':>7}"
+    )
+    for name in registry.ALGORITHMS:
+        if name == "fedavg":
+            continue
+        for momentum in (0.0, 0.9) if name.startswith("mime") else (0.0,):
+            print(compare(name, momentum, options, clients), flush=True)
+
+
+if __name__ == "__main__":
+    main()
