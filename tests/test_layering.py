@@ -17,7 +17,7 @@ LAYERS = (
     ("cli",),
     (
         *("rounds", "examination", "evaluation", "federation", "report", "figures", "learning"),
-        "engines",
+        *("engines", "predictions"),
         *("acquisition", "preparation", "population", "benchmarks"),
     ),
     (
@@ -50,7 +50,8 @@ NEIGHBOURS = {
     "benchmarks": {"learning"},
     "rounds": {"evaluation", "federation", "learning", "engines"},
     "examination": {"evaluation", "federation", "learning"},
-    "evaluation": {"federation", "learning", "engines"},
+    "evaluation": {"predictions", "federation", "learning", "engines"},
+    "predictions": {"federation"},
     "federation": {"learning", "engines"},
     "acquisition": {"preparation"},
     "learning": {"engines"},
