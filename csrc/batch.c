@@ -192,6 +192,7 @@ static fed_batch_pass batch_pass(const fed_batch *batch, const float *params, si
         .kernels = batch->net->kernels,
         .stage = stage,
         .params = params + stage->start,
+        .num_workers = batch->num_workers,
         .num_rows = num_rows,
         .rows = batch->rows[s],
         .lanes = batch->lanes[s],

@@ -184,7 +184,8 @@ typedef struct moves {
 } moves;
 
 static fed_update choose_update(const local *m, const moves *how, const fed_local_step *at) {
-    fed_update update = {.step = how->step, .at = at, .piece = m->batch.pieces};
+    fed_update update = {
+        .step = how->step, .at = at, .piece = m->batch.pieces, .piece_size = m->batch.piece_size};
     if (how->drift != NULL || how->only_gradient)
         update.sum = at->params;
     else

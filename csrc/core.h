@@ -98,7 +98,8 @@ typedef struct fed_update {
     float *sum; /* packed, the whole net's; NULL: the step takes it */
     const struct fed_step *step;
     const struct fed_local_step *at;
-    float *piece; /* [largest piece_size of the net] */
+    float *piece;      /* [piece_size] for each worker */
+    size_t piece_size; /* the net's largest */
 } fed_update;
 
 /* Hands over update->piece[0..num) as the gradient of packed parameters start..start+num; only
@@ -110,6 +111,7 @@ typedef struct fed_batch_pass {
     const fed_kernels *kernels;
     const fed_stage *stage;
     const float *params; /* packed, the stage's own */
+    int num_workers;     /* threads that share it */
     size_t num_rows;
     const float *const *rows; /* [num_rows][stage->in.num_values] */
     float *

@@ -60,7 +60,8 @@ static int drill_init(drill *d, const fed_model *model, const float *params, siz
     draw_images(d);
     const fed_key key = {.seed = 2};
     fed_batch_open_dropout(&d->batch, &key, 0);
-    d->update = (fed_update){.sum = d->params, .piece = d->batch.pieces};
+    d->update =
+        (fed_update){.sum = d->params, .piece = d->batch.pieces, .piece_size = d->batch.piece_size};
     return FED_OK;
 }
 

@@ -85,6 +85,18 @@ class DeltaBounds(NamedTuple):
 NO_BOUNDS = DeltaBounds(math.inf, math.inf)
 
 
+class Scores(NamedTuple):
+    """What a model says of some examples.
+
+    Attributes:
+        values: A score of each class, floats [N, K]; float32 where the core gives them.
+        are_logits: Whether a softmax makes probabilities of them; else they are such.
+    """
+
+    values: NDArray[np.floating]
+    are_logits: bool
+
+
 class FrozenSlots(NamedTuple):
     """The optimizer state that every local step starts from; what it makes of it is forgotten.
 
@@ -177,6 +189,16 @@ class Engine(Protocol):
         cancel: CancelFlag | None = None,
     ) -> NDArray[np.void]:
         """Scores `params` on each client; see `ThreadEngine`."""
+
+    def predict(
+        self,
+        layout: ParamLayout,
+        params: NDArray[np.float32],
+        clients: Iterable[BatchedDataset],
+        *,
+        cancel: CancelFlag | None = None,
+    ) -> Scores:
+        """Returns the scores of all examples; see `ThreadEngine`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -322,6 +344,32 @@ class ThreadEngine:
                 with _faults(piece.datasets):
                     parts.append(self._team.evaluate(model, params, piece.cohort, flag))
             return _joined(parts)
+
+        return self._run(score, flag)
+
+    def predict(
+        self,
+        layout: ParamLayout,
+        params: NDArray[np.float32],
+        clients: Iterable[BatchedDataset],
+        *,
+        cancel: CancelFlag | None = None,
+    ) -> Scores:
+        """Returns the logits of every example of every client, once each, in stored order.
+
+        Raises:
+            Cancelled: `cancel` was raised.
+            DataError: A client's images do not fit the model, or a label is outside its classes.
+        """
+        flag = cancel or CancelFlag()
+
+        def score() -> Scores:
+            model = self._load(layout).model
+            parts = [np.empty((0, layout.num_classes), np.float32)]
+            for piece in _split(clients, layout):
+                with _faults(piece.datasets):
+                    parts.append(self._team.predict(model, params, piece.cohort, flag))
+            return Scores(np.concatenate(parts), are_logits=True)
 
         return self._run(score, flag)
 

@@ -24,6 +24,7 @@ PIPELINES = ("repeat-shuffle", "shuffle-repeat", "per-epoch")
 SAMPLINGS = ("fixed", "uniform", "tff", "with-replacement", "poisson", "cyclic", "by-size")
 HOLD_OUTS = ("within", "clients", "central")  # how a test split is made of train
 WEIGHTINGS = ("num-examples", "uniform")
+MAX_CLASSES = 1_000_000
 MAX_THREADS = 1024  # as the core has it (FED_MAX_THREADS)
 
 Options = Mapping[str, Value]
@@ -39,7 +40,6 @@ CLIENT_WEIGHTING = "num-examples"
 _MAX_SEED = 2**63 - 1
 _MAX_TFF_SEED = 2**32 - 1  # of NumPy's RandomState, which draws TFF's cohorts
 _MAX_COUNT = 2**31 - 1
-_MAX_CLASSES = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -557,7 +557,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "data": _text,
     "test_data": _text,
     "partition": _text,
-    "num_classes": partial(_count, maximum=_MAX_CLASSES),
+    "num_classes": partial(_count, maximum=MAX_CLASSES),
     "pixels": partial(_choice, choices=PIXELS),
     "clients": _clients,
     "sampling": partial(_choice, choices=SAMPLINGS),

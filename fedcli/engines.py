@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +27,12 @@ from fedcli.backend import (
     Engine,
     FrozenSlots,
     PerClient,
+    Scores,
     StepKind,
     StepRow,
     ThreadEngine,
 )
-from fedcli.batches import BatchedDataset
+from fedcli.batches import BatchedDataset, BatchPlan
 from fedcli.errors import ConfigError, DataError
 from fedcli.metrics import OwnMetrics
 from fedcli.models import Model
@@ -38,6 +40,8 @@ from fedcli.own_models import Network, PythonModel
 from fedcli.params import ParamLayout
 
 Params = NDArray[np.float32]
+
+_SUM_TOLERANCE = 1e-3  # of probabilities in float32, or less, from 1
 
 
 def make_engine(model: Model, num_threads: int | None = None) -> Engine:
@@ -223,6 +227,37 @@ class PythonEngine:
                 records.append(stats)
         return self._joined(records)
 
+    def predict(
+        self,
+        layout: ParamLayout,
+        params: Params,
+        clients: Iterable[BatchedDataset],
+        *,
+        cancel: CancelFlag | None = None,
+    ) -> Scores:
+        """Returns the predictions of every example of every client, once each, in stored order.
+
+        A model may give probabilities, recognised by rows that sum to 1, or logits; one that
+        gives classes alone is taken to be certain of them.
+
+        Raises:
+            Cancelled: `cancel` was raised.
+            DataError: A client's images do not fit the model, or a label is outside its classes.
+            ModelError: The user's code fails, or breaks its contract.
+        """
+        parts = []
+        with self._running(layout) as network:
+            network.set_params(params)
+            for dataset, occurrence in _numbered(clients, layout):
+                self._start(network, dataset, 0, occurrence)
+                once = replace(dataset, plan=BatchPlan(batch_size=dataset.plan.batch_size))
+                for batch in once.in_round():
+                    _poll(cancel)
+                    parts.append(network.predict(batch["x"], batch["y"][:, 0]))
+        none = np.empty((0, layout.num_classes), np.float32)
+        values = np.concatenate(parts) if parts else none
+        return Scores(values, are_logits=not _are_probabilities(values))
+
     @contextmanager
     def _running(self, layout: ParamLayout) -> Iterator[Network]:
         """The network, ours alone meanwhile; its initial weights come back at the end."""
@@ -370,6 +405,13 @@ def _numbered(
             raise DataError(backend.label_fault(client, index, client.labels[index]))
         yield dataset, seen[client.client_id]
         seen[client.client_id] += 1
+
+
+def _are_probabilities(scores: NDArray[np.floating]) -> bool:
+    """Whether each row that is finite could be one softmax gave."""
+    finite = scores[np.isfinite(scores).all(axis=1)]
+    sums = finite.sum(axis=1, dtype=np.float64)
+    return bool((finite >= 0).all() and (np.abs(sums - 1) < _SUM_TOLERANCE).all())
 
 
 def _poll(cancel: CancelFlag | None) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fedcli import (
     __version__,
     aggregators,
@@ -56,6 +58,7 @@ class Panel:
         data: The split.
         client_ids: Who is evaluated.
         num_absent: How many more were asked for whom the split does not have.
+        plan: How a client's examples become batches.
         notes: What a reader should know, a line each: whether clients are absent.
     """
 
@@ -75,7 +78,7 @@ class Panel:
         self.client_ids = client_ids
         self.num_absent = num_absent
         self.notes = notes
-        self._plan = plan
+        self.plan = plan
         is_small = len(client_ids) <= EVAL_BLOCK
         self._held = tuple(ClientBatches(data, client_ids, plan)) if is_small else None
 
@@ -103,7 +106,7 @@ class Panel:
         for first in range(0, len(self.client_ids), EVAL_BLOCK):
             last = min(first + EVAL_BLOCK, len(self.client_ids))
             ids = [self.client_ids[index] for index in range(first, last)]
-            yield tuple(ClientBatches(self.data, ids, self._plan))
+            yield tuple(ClientBatches(self.data, ids, self.plan))
 
 
 class CohortData(NamedTuple):
@@ -177,6 +180,7 @@ class Federation:
             self.splits["train"].pixel_convention,
             __version__,
             model_sources.to_text(model.layout),
+            None if model.layout.specs else tuple(each.name for each in model.layout.tensors),
         )
         return checkpoint.encode(content)
 
@@ -351,21 +355,18 @@ def note_of_change(
     return (f"{named} has changed since the run began; {consequence}",)
 
 
-def note_of_changed_model(config: RunConfig, model: Model, before: object) -> tuple[str, ...]:
+def note_of_changed_model(text: str | None, before: object) -> tuple[str, ...]:
     """Returns a line that the file of a model in Python has changed, or none.
 
     Args:
-        config: Names the file.
-        model: What it has made now.
-        before: Its fingerprint when the run began; None: not known.
+        text: What --model was, FILE.py or FILE.py:FUNCTION; any other: there is nothing to say.
+        before: The file's fingerprint when the run began; None: not known.
 
     Raises:
         ModelError: The file cannot be read.
     """
-    if before is None or not isinstance(model, own_models.PythonModel):
-        return ()
-    file = model_sources.python_file(config.model)
-    if file is None or own_models.fingerprint(file) == before:
+    file = None if text is None else model_sources.python_file(text)
+    if before is None or file is None or own_models.fingerprint(file) == before:
         return ()
     return (f"{file} has changed since the run began; the model is what it makes now",)
 
@@ -485,34 +486,37 @@ def _find_present(data: ClientData, client_ids: Sequence[str]) -> Sequence[str]:
     return [each for each in client_ids if cohort.contains(data.client_ids, each)]
 
 
-def model_of(content: Checkpoint, config: RunConfig, path: Path) -> Model:
-    """Returns the model of a checkpoint.
+def model_of(content: Checkpoint, config: RunConfig, path: Path, code: str | None = None) -> Model:
+    """Returns the model of a checkpoint. No file that its config names is opened or run.
 
-    No file that its config names is opened or run, unless the model is one in Python: there is
-    nothing else that could compute it.
+    Args:
+        content: The checkpoint.
+        config: Of its run.
+        path: The checkpoint's file, for messages.
+        code: What the user said after --model, the one thing that may be run: FILE.py, where the
+            function is the run's, or FILE.py:FUNCTION.
 
     Raises:
-        CheckpointError: The model came from a file, and description, weights and the rest do not
-            fit each other.
-        ConfigError: The config names no model that fits.
-        ModelError: The model is one in Python, and its file is gone or fails.
+        CheckpointError: Description, weights and the rest do not fit each other.
+        ConfigError: The config names no model that fits; the model is code and `code` is not
+            given, or the other way round.
+        ModelError: That file is gone or fails.
     """
-    if not registry.is_model_file(config.model):
-        return models.build(
-            config.model,
-            input_shape=content.input_shape,
-            num_classes=content.num_classes,
-            options=config.model_options,
-            seed=config.seed,
-        )
     if content.description is None and model_sources.python_file(config.model) is not None:
         return model_sources.open_model(
-            config.model,
+            model_sources.allowed_code(config.model, code),
             input_shape=content.input_shape,
             num_classes=content.num_classes,
             options=config.model_options,
             seed=config.seed,
         )
+    if code is not None:
+        raise ConfigError(
+            f"--model {code}: it is for runs whose model is code, and {path} holds all of its "
+            f"model, {config.model}; leave it out"
+        )
+    if not registry.is_model_file(config.model):
+        return _named_model(content, config, path)
     if content.description is None:
         raise CheckpointError(
             f"{path} does not describe its model, {config.model}; it is not a checkpoint of fedcli"
@@ -530,6 +534,25 @@ def model_of(content: Checkpoint, config: RunConfig, path: Path) -> Model:
             "not a checkpoint of fedcli"
         )
     return model
+
+
+def _named_model(content: Checkpoint, config: RunConfig, path: Path) -> Model:
+    """A model of the registry, made only once it is known to be as large as its weights."""
+    asked: dict[str, Any] = {
+        "input_shape": content.input_shape,
+        "num_classes": content.num_classes,
+        "options": config.model_options,
+    }
+    needed = models.build_layout(config.model, **asked).num_params
+    weights = content.components["global_model_weights"].values()
+    found = sum(np.size(each) for each in weights)
+    if found != needed:
+        raise CheckpointError(
+            f"{path} holds {found:,} weights, but {config.model} of its config, for examples of "
+            f"{list(content.input_shape)} and {content.num_classes} classes, has {needed:,}; use "
+            "the config it was written with"
+        )
+    return models.build(config.model, **asked, seed=config.seed)
 
 
 def to_components(state: ServerState, model: Model) -> dict[str, dict[str, checkpoint.Part]]:

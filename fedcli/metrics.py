@@ -146,3 +146,17 @@ def _finalized(row: OwnMetric, sums: Mapping[str, Any]) -> Any:
 
 def _mean(total: float, count: float) -> float:
     return total / count if count else float("nan")
+
+
+def predicted_classes(scores: NDArray[Any]) -> NDArray[np.int32]:
+    """Returns the class of the greatest score in each row, the first of equal ones.
+
+    Args:
+        scores: Floats [n, K], logits or probabilities.
+
+    Returns:
+        int32 [n]; -1, which is never right, where a score is NaN or the greatest is infinite.
+    """
+    classes = scores.argmax(axis=1).astype(np.int32)
+    greatest = scores.max(axis=1)  # NaN where one of them is
+    return np.where(np.isfinite(greatest), classes, np.int32(-1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,44 @@ def python_file(text: str) -> Path | None:
     """Returns the file that --model names if that is a user's code; None: it is not."""
     file = registry.split_model_file(text)[0] if registry.is_model_file(text) else ""
     return Path(file) if file.endswith(".py") else None
+
+
+def allowed_code(of_run: str, given: str | None) -> str:
+    """Returns the code to run for a run or config whose model is code, if its user asked for it.
+
+    Args:
+        of_run: The model of the config, FILE.py or FILE.py:FUNCTION.
+        given: What stands after --model beside it; a FILE.py without a function means the
+            config's function. None: nothing.
+
+    Raises:
+        ConfigError: Nothing is given, or what is no code.
+    """
+    if given is None:
+        raise ConfigError(
+            f"this run's model is code in {python_file(of_run)}; pass --model {of_run} to run it"
+        )
+    if python_file(given) is None:
+        raise ConfigError(
+            f"--model {given}: this run's model is code in {python_file(of_run)}; give --model "
+            f"{of_run}, or where that file is now"
+        )
+    file, function = registry.split_model_file(given)
+    function = function or registry.split_model_file(of_run)[1]
+    return f"{file}:{function}" if function else file
+
+
+def is_same_code(one: str, other: str) -> bool:
+    """Tells whether two texts after --model name the same file of code and the same function."""
+    if python_file(one) is None or python_file(other) is None:
+        return False
+    from fedcli.own_models.loading import DEFAULT_FUNCTION
+
+    places = []
+    for text in (one, other):
+        file, function = registry.split_model_file(text)
+        places.append((os.path.normpath(Path(file).absolute()), function or DEFAULT_FUNCTION))
+    return places[0] == places[1]
 
 
 def to_text(layout: params.ParamLayout) -> str | None:

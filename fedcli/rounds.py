@@ -119,6 +119,12 @@ class Training:
         return self._federation.engine.num_threads
 
     @property
+    def code(self) -> str | None:
+        """What --model must be beside the run from now on; None: its checkpoints have it all."""
+        is_code = isinstance(self.process.model, own_models.PythonModel)
+        return self.config.model if is_code else None
+
+    @property
     def train(self) -> ClientData:
         """The training split."""
         return self.splits["train"]
@@ -279,15 +285,17 @@ def start(
     *,
     force: bool = False,
     expected_data: str | None = None,
+    expected_model: str | None = None,
     cancel: CancelFlag | None = None,
 ) -> Training:
-    """Opens everything a config names and makes the folder of a new run.
+    """Opens everything a config names, a user's code too, and makes the folder of a new run.
 
     Args:
         config: What to do; it is validated here.
         out: The run's folder.
         force: Replace a run that stands there.
         expected_data: The fingerprint of the data that the config was used with; None: any.
+        expected_model: That of the file of a model in Python; None: any.
         cancel: Once raised, from any thread, the training stops within a local step.
 
     Raises:
@@ -304,6 +312,7 @@ def start(
         found = fingerprint.result()
     consequence = "a new run with its config does not repeat it"
     federation.notes.extend(note_of_change(config, expected_data, found, consequence))
+    federation.notes.extend(note_of_changed_model(config.model, expected_model))
     provenance = _provenance(federation.engine, found, federation.config.model)
     config_text = configs.to_toml(federation.config, provenance)
     content = federation.encode(state, config_text)
@@ -317,6 +326,7 @@ def resume(
     *,
     rounds: int | None = None,
     threads: int | None = None,
+    model: str | None = None,
     cancel: CancelFlag | None = None,
 ) -> Training:
     """Opens a run where its newest checkpoint left it.
@@ -325,23 +335,30 @@ def resume(
         path: The run's folder.
         rounds: A new total; None keeps it.
         threads: Number of threads; None: what the config says.
+        model: FILE.py or FILE.py:FUNCTION, for a run whose model is code: no code runs unless it
+            is named here.
         cancel: See `start`.
 
     Raises:
-        ConfigError: config.toml is bad, or `rounds` is below the rounds completed.
+        ConfigError: config.toml is bad, `rounds` is below the rounds completed, or the model is
+            code and `model` does not name it.
         DataError: The data are missing or bad.
         RunError: There is no run, it is in use, or its files do not fit together.
     """
     run = RunDirectory.open(Path(path))
     try:
-        return _resume(run, rounds, threads, cancel)
+        return _resume(run, rounds, threads, model, cancel)
     except BaseException:
         run.close()
         raise
 
 
 def _resume(
-    run: RunDirectory, rounds: int | None, threads: int | None, cancel: CancelFlag | None
+    run: RunDirectory,
+    rounds: int | None,
+    threads: int | None,
+    code: str | None,
+    cancel: CancelFlag | None,
 ) -> Training:
     file = run_dir.latest_checkpoint(run.path)
     content = checkpoint.load(file)
@@ -349,14 +366,14 @@ def _resume(
     if threads is not None:
         config = configs.validate(replace(config, threads=threads))
     origin = configs.read_provenance(config_text, str(run.path))
+    model = model_of(content, config, file, code)
     with fingerprinting(config, cancel) as fingerprint:
-        federation = open_federation(config, cancel, model_of(content, config, file))
+        federation = open_federation(config, cancel, model)
         state = to_state(content, federation.process, file)
         found = fingerprint.result()
     consequence = "its rounds no longer repeat"
     federation.notes.extend(note_of_change(config, origin.get("data"), found, consequence))
-    model = federation.process.model
-    federation.notes.extend(note_of_changed_model(config, model, origin.get("model")))
+    federation.notes.extend(note_of_changed_model(code, origin.get("model")))
     training = Training(federation, _with_client_states(state, run), run, config_text, cancel)
     if not training.is_finished:
         run.cut_back(state.round_num)

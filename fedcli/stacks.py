@@ -35,6 +35,7 @@ LAYER_KINDS = {
 }
 MAX_LAYERS = 64  # as the core has it (FED_MAX_LAYERS)
 MAX_VALUES = 1 << 26  # of one example between two layers: 256 MiB
+MAX_DIMENSIONS = 8  # of one example
 MAX_PARAMS = 1 << 30  # of a model, each kernel's last dimension counted as a multiple of 16: 4 GiB
 
 Shape = tuple[int, int, int]
@@ -129,7 +130,7 @@ def _first_shape(input_shape: Sequence[int]) -> Shape:
             raise ConfigError(
                 f"examples of shape {list(input_shape)}; each size is a whole number from 1 on"
             )
-    if not 1 <= len(input_shape) <= 8 or math.prod(input_shape) > MAX_VALUES:
+    if not 1 <= len(input_shape) <= MAX_DIMENSIONS or math.prod(input_shape) > MAX_VALUES:
         raise ConfigError(
             f"examples of shape {list(input_shape)}: give height and width or height, width and "
             f"channels, with at most {MAX_VALUES:,} values"

@@ -90,8 +90,11 @@ def save_npz(path: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
         RunError: The file cannot be written, or `path` is not a regular file.
     """
     buffer = io.BytesIO()
-    # Tensor names hold slashes, so they cannot collide with a parameter of savez.
-    np.savez(buffer, **tensors)  # type: ignore[arg-type]
+    # Not by savez: a user's tensor may have the name of one of its parameters.
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, tensor in tensors.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                npy.write_array(member, np.asarray(tensor), allow_pickle=False)
     write_atomic(path, buffer.getvalue())
 
 

@@ -519,6 +519,34 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     check_weights(keras_files.read_weights(tmp_path / "w.weights.h5", layout), layout.split(params))
 
 
+@pytest.mark.parametrize(
+    ("last", "kinds"),
+    [
+        ([Conv2D(3, (3, 3))], ["Conv2D", "Flatten", "Activation"]),
+        ([Conv2D(3, (3, 3), activation="softmax")], ["Conv2D", "Flatten", "Activation"]),
+        ([Conv2D(3, 1), AveragePool2D(3)], ["Conv2D", "AveragePool2D", "Flatten", "Activation"]),
+        ([Conv2D(3, 3), Flatten()], ["Conv2D", "Flatten", "Activation"]),
+        ([Conv2D(3, 3), Activation("softmax")], ["Conv2D", "Flatten", "Activation"]),
+    ],
+)
+def test_a_model_without_dense_layers_is_written_with_flat_probabilities(
+    tmp_path: Path, last: list[Spec], kinds: list[str]
+) -> None:
+    layout = lay_out([Conv2D(4, 3, 2, activation="relu"), *last], [7, 7])
+    params = np.random.RandomState(0).uniform(-1, 1, layout.num_params).astype(np.float32)
+    path = tmp_path / "m.keras"
+    keras_files.write_keras(path, layout, params)
+    model = keras_files.read_model(path)
+    assert [type(spec).__name__ for spec in model.specs] == ["Conv2D", *kinds]
+    assert model.specs[-1].activation == "softmax"  # type: ignore[union-attr]
+    again = lay_out(model.specs, model.input_shape)
+    images = np.arange(98.0).reshape(2, 7, 7) / 98
+    np.testing.assert_array_equal(
+        naive_forward.logits(again, model.weights or [], images),
+        naive_forward.logits(layout, layout.split(params), images),
+    )
+
+
 def test_names_say_the_format(tmp_path: Path) -> None:
     layout, params = small_cnn()
     tensors = dict(enumerate(layout.split(params)))

@@ -73,6 +73,8 @@ MODELS: dict[str, tuple[tuple[int, ...], list[Spec]]] = {
             *(MaxPool2D(3, 2, "same"), Dense(5)),
         ],
     ),
+    "no dense layer": ((9, 8, 3), [Conv2D(6, 3, 2, activation="relu"), Conv2D(5, (4, 3))]),
+    "average last": ((9, 8, 3), [Conv2D(5, 3, 2), AveragePool2D((4, 3))]),
 }
 
 

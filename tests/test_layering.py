@@ -17,7 +17,7 @@ LAYERS = (
     ("cli",),
     (
         *("rounds", "examination", "evaluation", "federation", "report", "figures", "learning"),
-        "engines",
+        *("engines", "predictions"),
         *("acquisition", "preparation", "population", "personalization", "benchmarks"),
     ),
     (
@@ -51,7 +51,8 @@ NEIGHBOURS = {
     "benchmarks": {"learning"},
     "rounds": {"evaluation", "federation", "learning", "engines"},
     "examination": {"evaluation", "federation", "learning"},
-    "evaluation": {"federation", "learning", "engines"},
+    "evaluation": {"predictions", "federation", "learning", "engines"},
+    "predictions": {"federation"},
     "federation": {"learning", "engines"},
     "acquisition": {"preparation"},
     "learning": {"engines"},

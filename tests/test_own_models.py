@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fedcli import _core, aggregators, algorithms, cli, evaluation, learning, optimizers, rounds
+from fedcli import (
+    _core,
+    aggregators,
+    algorithms,
+    checkpoint,
+    cli,
+    evaluation,
+    learning,
+    optimizers,
+    rounds,
+)
 from fedcli import config as configs
 from fedcli.backend import CancelFlag, Cancelled, ThreadEngine
 from fedcli.batches import from_arrays
@@ -108,7 +119,7 @@ def test_example_has_the_figures_of_the_built_in_model(
             assert own["model_loss"] == pytest.approx(own["loss"], rel=1e-6)
             assert own["sparse_categorical_accuracy"] <= own["top_3_accuracy"] <= 1
     assert len(read_lines("own")) == 11
-    assert cli.run(["eval", "own", "--json"]) == 0
+    assert cli.run(["eval", "own", "--model", "my_model.py", "--json"]) == 0
     assert cli.run(["export", "own", "weights.npz"]) == 0
     with np.load("weights.npz") as weights:
         assert [weights[each].shape for each in weights.files] == [(784, 10), (10,)]
@@ -628,7 +639,7 @@ def check_resume(model: Path, tmp_path: Path, **options: Any) -> None:
     options.update(server_options={"momentum": 0.9}, eval_every=2, aggregator="tff-robust")
     train(config_of(model, rounds=6, **options), tmp_path / "straight")
     train(config_of(model, rounds=3, **options), tmp_path / "resumed")
-    with rounds.resume(tmp_path / "resumed", rounds=6) as training:
+    with rounds.resume(tmp_path / "resumed", rounds=6, model=str(model)) as training:
         assert training.notes == []
         for _ in training.run():
             pass
@@ -652,18 +663,138 @@ def test_run_knows_its_file_and_whether_it_has_changed(
     config = configs.from_toml(text, "config.toml")
     assert config["model"] == f"{tmp_path / 'my_model.py'}:build"
     assert re.fullmatch("[0-9a-f]{64}", configs.read_provenance(text, "")["model"])
-    assert evaluation.evaluate_run("run").notes == ()
+    assert evaluation.evaluate_run("run", model="my_model.py").notes == ()
     with rounds.start(config_of("my_model.py", rounds=1, threads=3), "other") as training:
         assert [note for note in training.notes if "in Python, on one thread, not 3" in note]
     with Path("my_model.py").open("a") as file:
         file.write("# changed\n")
     expected = "my_model.py has changed since the run began; the model is what it makes now"
-    with rounds.resume("run", rounds=2) as training:
+    with rounds.resume("run", rounds=2, model="my_model.py") as training:
         assert [note for note in training.notes if expected in note]
-    assert [note for note in evaluation.evaluate_run("run").notes if expected in note]
-    Path("my_model.py").unlink()
+    told = evaluation.evaluate_run("run", model="my_model.py")
+    assert [note for note in told.notes if expected in note]
+    Path("my_model.py").rename("moved.py")
+    assert evaluation.evaluate_run("run", model="moved.py:build").values == told.values
     with pytest.raises(ModelError, match=r"cannot read the model .*my_model.py"):
-        evaluation.evaluate_run("run")
+        evaluation.evaluate_run("run", model="my_model.py")
+
+
+@pytest.fixture
+def code_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run whose model is code that from now on must not run unasked: it leaves a file."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "my_model.py"
+    text = EXAMPLE.read_text().replace("def build(input_shape", "def tall(input_shape")
+    file.write_text(text.replace("num_classes):\n    return", "num_classes, scale):\n    return"))
+    options = {"model_options": {"scale": 2}, "clients": "2"}
+    train(config_of(f"{file}:tall", rounds=1, **options), tmp_path / "run")
+    file.write_text(file.read_text() + "open('it_ran', 'w').close()\n")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "--resume", "run"],
+        ["train", "--resume", "run", "--rounds", "2"],
+        ["train", "--config", "run/config.toml", "--out", "new"],
+        ["eval", "run"],
+        ["eval", "run/checkpoints/round-000001.h5"],
+        ["inspect-clients", "--run", "run", "--clients", "2"],
+    ],
+)
+def test_code_runs_only_where_it_is_named(
+    code_run: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = code_run.parent / "my_model.py"
+    assert cli.run(command) == 1
+    assert capsys.readouterr().err == (
+        f"fedcli: error: this run's model is code in {file}; pass --model {file}:tall to run it\n"
+    )
+    assert not Path("it_ran").exists()
+    assert not Path("new").exists()
+    assert cli.run([*command, "--model", "my_model.py:tall"]) == 0
+    assert Path("it_ran").exists()
+    note = f"{file.name} has changed since the run began; the model is what it makes now"
+    assert (note in capsys.readouterr().err) == (command[0] != "inspect-clients")
+
+
+def test_a_run_s_code_may_be_named_without_its_function(
+    code_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["eval", "run", "--model", "my_model.py", "-q"]) == 0
+    assert cli.run(["eval", "run", "--model", "mlp-2nn"]) == 1
+    assert "--model mlp-2nn: this run's model is code in " in capsys.readouterr().err
+    assert cli.run(["train", "--resume", "run", "--model", "mlp-2nn"]) == 2
+    assert "drop --model" in capsys.readouterr().err
+
+
+def test_hint_after_a_run_names_its_code(
+    code_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["train", "--resume", "run", "--model", "my_model.py", "-q"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"fedcli eval run --model {code_run.parent / 'my_model.py'}:tall --clients all" in told
+
+
+def test_export_of_a_model_in_python_runs_nothing_and_keeps_the_order(
+    code_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("my_model.py").unlink()
+    assert evaluation.export_run("run", "weights.npz") == [
+        ("variable_0", (784, 10)),
+        ("variable_1", (10,)),
+    ]
+    stored = files_of(code_run)
+    with np.load("weights.npz", allow_pickle=False) as found:
+        assert [found[name].tobytes() for name in found] == [
+            stored["variable_0"],
+            stored["variable_1"],
+        ]
+    assert cli.run(["export", "run", "model.keras"]) == 1
+    assert "this run's model is code, not Keras's layers; write an .npz" in capsys.readouterr().err
+
+
+def test_tensors_may_be_named_as_they_like(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = "['file', 'allow_pickle']"
+    text = EXAMPLE.read_text().replace(
+        "num_classes):\n        self.weights",
+        f"num_classes):\n        self.variable_names = {names}\n        self.weights",
+    )
+    Path("my_model.py").write_text(text)
+    train(config_of("my_model.py", rounds=1), tmp_path / "run")
+    assert [name for name, _ in evaluation.export_run("run", "w.npz")] == ["file", "allow_pickle"]
+    with np.load("w.npz") as found:
+        assert list(found) == ["file", "allow_pickle"]
+        assert [found[name].shape for name in found] == [(784, 10), (10,)]
+    again = config_of("my_model.py", rounds=1, initial_weights="w.npz", client_lr=0)
+    train(again, tmp_path / "again")
+    assert files_of(Path("again"))["file"] == files_of(Path("run"))["file"]
+
+
+def test_a_checkpoint_that_claims_a_larger_model_is_told_before_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(config_of("softmax-regression", rounds=1), tmp_path / "run")
+    file = max((tmp_path / "run" / "checkpoints").iterdir())
+    content = replace(checkpoint.load(file), input_shape=(1000, 1000), num_classes=60)
+    file.write_bytes(checkpoint.encode(content))
+    assert cli.run(["export", "run", "w.npz"]) == 1
+    told = capsys.readouterr().err
+    assert "holds 7,850 weights, but softmax-regression of its config, for examples of" in told
+
+
+def test_code_beside_a_run_that_needs_none_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(config_of("softmax-regression", rounds=1), tmp_path / "run")
+    Path("my_model.py").write_text("raise SystemExit('this must not run')\n")
+    for command in (["eval", "run"], ["train", "--resume", "run"]):
+        assert cli.run([*command, "--model", "my_model.py"]) == 1
+        assert "--model my_model.py: it is for runs whose model is code" in capsys.readouterr().err
 
 
 def test_model_trained_in_c_needs_its_file_once(tmp_path: Path) -> None:

@@ -138,9 +138,9 @@ typedef struct fed_kernels {
                                   size_t stride);
 
     /* outputs[b][o] = bias[o] + sum_i weights[i][o] * rows[b][i], all sizes multiples of FED_PAD.
-     * Any number of rows. */
-    void (*tiles_forward)(const float *weights, /* [I, O] */
-                          const float *bias,    /* [O] */
+     * Any number of rows; O may be some of a layer's outputs. */
+    void (*tiles_forward)(const float *weights, /* [I][O], weights_stride apart */
+                          size_t weights_stride, const float *bias, /* [O] */
                           size_t num_inputs, size_t num_outputs,
                           const float *const *rows,        /* [num_rows][I] */
                           size_t num_rows, float *outputs, /* out [num_rows][O], stride apart */

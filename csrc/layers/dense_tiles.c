@@ -69,15 +69,39 @@ static void unpack_delta(const fed_stage *stage, const float *after, const float
         subtract(after + bias_start(stage), before + bias_start(stage), num_outputs, flat);
 }
 
+/* Some of the outputs, and of the inputs, at a time: what threads share. */
+enum { SHARED_OUTPUTS = 64, SHARED_INPUTS = 256 };
+
+static size_t num_parts(const fed_batch_pass *pass, size_t num_values, size_t values_each) {
+    return pass->num_workers > 1 ? (num_values + values_each - 1) / values_each : 1;
+}
+
+/* Values of a part: all of them where there is one. */
+static size_t part_size(const fed_batch_pass *pass, size_t first, size_t num_values,
+                        size_t values_each) {
+    const size_t left = num_values - first;
+    return pass->num_workers > 1 && left > values_each ? values_each : left;
+}
+
+static void forward_part(void *context, size_t part, int worker) {
+    (void)worker;
+    const fed_batch_pass *pass = context;
+    const fed_stage *stage = pass->stage;
+    const size_t num_outputs = num_outputs_of(stage), first = part * SHARED_OUTPUTS;
+    pass->kernels->tiles_forward(
+        pass->params + first, num_outputs, pass->params + bias_start(stage) + first,
+        stage->in.num_values, part_size(pass, first, num_outputs, SHARED_OUTPUTS), pass->rows,
+        pass->num_rows, pass->outputs + stage->out.origin + first, stage->out.num_values);
+}
+
 static void forward_batch(const fed_batch_pass *pass) {
     const fed_stage *stage = pass->stage;
-    const size_t stride = stage->out.num_values;
-    pass->kernels->tiles_forward(pass->params, pass->params + bias_start(stage),
-                                 stage->in.num_values, num_outputs_of(stage), pass->rows,
-                                 pass->num_rows, pass->outputs + stage->out.origin, stride);
+    fed_batch_pass shared = *pass;
+    fed_share(pass->num_workers, num_parts(pass, num_outputs_of(stage), SHARED_OUTPUTS),
+              forward_part, &shared);
     for (size_t b = 0; b < pass->num_rows; b++)
         fed_apply_activation(pass->kernels, stage->layer->activation, &stage->out, &stage->shape,
-                             pass->outputs + b * stride);
+                             pass->outputs + b * stage->out.num_values);
 }
 
 /* From the gradient by outputs to the one by what the activation was applied to, 0 in padding. */
@@ -93,58 +117,81 @@ static void undo_activation(const fed_batch_pass *pass) {
     }
 }
 
-/* All but the inputs it is about, and where they take their gradient. */
-static fed_tiles_backward backward_of(const fed_batch_pass *pass) {
+/* A way back: what fed_share hands to each part. */
+typedef struct tiles_way {
+    const fed_batch_pass *pass;
+    const fed_update *update;
+} tiles_way;
+
+/* Both gradients by num inputs from the first; the one by parameters goes to target. */
+static void backward_inputs(const fed_batch_pass *pass, size_t first, size_t num, float *target,
+                            int is_fresh) {
     const fed_stage *stage = pass->stage;
-    return (fed_tiles_backward){.weights = pass->params,
-                                .num_outputs = num_outputs_of(stage),
-                                .num_rows = pass->num_rows,
-                                .rows = pass->rows,
-                                .gradient = pass->out_gradient + stage->out.origin,
-                                .gradient_stride = stage->out.num_values,
-                                .inputs_gradient = pass->in_gradient,
-                                .inputs_stride = stage->in.num_values};
+    const fed_tiles_backward backward = {
+        .weights = pass->params + first * num_outputs_of(stage),
+        .target = target,
+        .is_fresh = is_fresh,
+        .num_inputs = num,
+        .num_outputs = num_outputs_of(stage),
+        .num_rows = pass->num_rows,
+        .rows = pass->rows,
+        .first_input = first,
+        .gradient = pass->out_gradient + stage->out.origin,
+        .gradient_stride = stage->out.num_values,
+        .inputs_gradient = pass->in_gradient != NULL ? pass->in_gradient + first : NULL,
+        .inputs_stride = stage->in.num_values};
+    pass->kernels->tiles_backward(&backward);
 }
 
-static void add_biases(const fed_tiles_backward *backward, float *bias) {
-    for (size_t b = 0; b < backward->num_rows; b++) {
-        const float *gradient = backward->gradient + b * backward->gradient_stride;
-        for (size_t o = 0; o < backward->num_outputs; o++) bias[o] += gradient[o];
+/* The same for the optimizer, which takes a piece at a time. */
+static void hand_over_inputs(const fed_batch_pass *pass, size_t first, size_t num,
+                             const fed_update *update) {
+    const fed_stage *stage = pass->stage;
+    const size_t num_outputs = num_outputs_of(stage), most = piece_inputs(stage);
+    for (size_t i = first; i < first + num; i += most) {
+        const size_t left = first + num - i, num_inputs = left < most ? left : most;
+        backward_inputs(pass, i, num_inputs, update->piece, 1);
+        fed_update_piece(update, stage->start + i * num_outputs, num_inputs * num_outputs);
     }
 }
 
-static void hand_over_pieces(const fed_batch_pass *pass, const fed_update *update) {
+static void backward_part(void *context, size_t part, int worker) {
+    const tiles_way *way = context;
+    const fed_batch_pass *pass = way->pass;
     const fed_stage *stage = pass->stage;
-    const size_t num_inputs = stage->in.num_values, num_outputs = num_outputs_of(stage);
-    fed_tiles_backward backward = backward_of(pass);
-    backward.target = update->piece;
-    backward.is_fresh = 1;
-    for (size_t i = 0; i < num_inputs; i += backward.num_inputs) {
-        const size_t most = piece_inputs(stage);
-        backward.weights = pass->params + i * num_outputs;
-        backward.num_inputs = num_inputs - i < most ? num_inputs - i : most;
-        backward.first_input = i;
-        if (pass->in_gradient != NULL) backward.inputs_gradient = pass->in_gradient + i;
-        pass->kernels->tiles_backward(&backward);
-        fed_update_piece(update, stage->start + i * num_outputs, backward.num_inputs * num_outputs);
+    const size_t first = part * SHARED_INPUTS;
+    const size_t num = part_size(pass, first, stage->in.num_values, SHARED_INPUTS);
+    fed_update update = *way->update;
+    if (update.sum != NULL) {
+        float *target = update.sum + stage->start + first * num_outputs_of(stage);
+        backward_inputs(pass, first, num, target, 0);
+    } else {
+        update.piece += (size_t)worker * update.piece_size;
+        hand_over_inputs(pass, first, num, &update);
     }
-    memset(update->piece, 0, num_outputs * sizeof *update->piece);
-    if (stage->layer->has_bias) add_biases(&backward, update->piece);
-    fed_update_piece(update, stage->start + bias_start(stage), num_outputs);
+}
+
+static void add_biases(const fed_batch_pass *pass, float *bias) {
+    const fed_stage *stage = pass->stage;
+    if (!stage->layer->has_bias) return;
+    for (size_t b = 0; b < pass->num_rows; b++)
+        pass->kernels->add(bias, pass->out_gradient + stage->out.origin + b * stage->out.num_values,
+                           num_outputs_of(stage));
 }
 
 static void backward_batch(const fed_batch_pass *pass, const fed_update *update) {
     const fed_stage *stage = pass->stage;
     undo_activation(pass);
-    if (update->sum == NULL) {
-        hand_over_pieces(pass, update);
-        return;
+    tiles_way way = {pass, update};
+    fed_share(pass->num_workers, num_parts(pass, stage->in.num_values, SHARED_INPUTS),
+              backward_part, &way);
+    if (update->sum != NULL) {
+        add_biases(pass, update->sum + stage->start + bias_start(stage));
+    } else {
+        memset(update->piece, 0, num_outputs_of(stage) * sizeof *update->piece);
+        add_biases(pass, update->piece);
+        fed_update_piece(update, stage->start + bias_start(stage), num_outputs_of(stage));
     }
-    fed_tiles_backward backward = backward_of(pass);
-    backward.target = update->sum + stage->start;
-    backward.num_inputs = stage->in.num_values;
-    pass->kernels->tiles_backward(&backward);
-    if (stage->layer->has_bias) add_biases(&backward, backward.target + bias_start(stage));
 }
 
 const fed_stage_ops fed_dense_tiles = {

@@ -201,6 +201,16 @@ def data_options(
     )
 
 
+def code_option(*, section: str) -> Decorator:
+    """Returns --model of the commands that take a model from a run."""
+    return option(
+        "--model",
+        help="Where the run's model is code: the file to run. No code runs without it.",
+        section=section,
+        metavar="FILE.py[:FUNCTION]",
+    )
+
+
 def output_options(function: Function) -> Function:
     """Adds --json, -q and -v, which every command has."""
     add = stack(

@@ -19,8 +19,12 @@ def show_run(
     path: Path,
     lines: Sequence[Mapping[str, Any]],
     evaluation: Mapping[str, Mapping[str, Any]],
+    code: str | None = None,
 ) -> None:
-    """Prints training metrics by round, the closing evaluation, and where the run is."""
+    """Prints training metrics by round, the closing evaluation, and where the run is.
+
+    `code` is what --model must be beside a run whose model is a user's code.
+    """
     rows = report.round_rows(lines)
     screen.line("Training by round, online: measured on each batch before its step", style="bold")
     show_rounds(screen, rows)
@@ -31,7 +35,8 @@ def show_run(
     show_evaluation(screen, report.evaluation_rows(evaluation))
     screen.console.print()
     screen.line(f"Run      {path}")
-    screen.line(f"More     fedcli eval {path} --clients all")
+    more = f" --model {code}" if code else ""
+    screen.line(f"More     fedcli eval {path}{more} --clients all")
 
 
 def show_rounds(screen: Screen, rows: Sequence[RoundRow]) -> None:

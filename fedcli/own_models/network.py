@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.errors import ModelError
+from fedcli.metrics import predicted_classes
 from fedcli.own_models import user_code
 from fedcli.own_models.contract import MEMBERS, METHODS, OwnModel
 
@@ -99,6 +100,41 @@ class Network:
             ModelError: The model fails, or returns what the contract does not have.
         """
         size = len(labels)
+        output = self._run(images, labels, training=training)
+        loss = self._loss(output.loss)
+        num_correct = int(np.count_nonzero(self._classes(output.predictions, size) == labels))
+        gradient = self._gradient(getattr(output, "gradients", None)) if training else None
+        return BatchResult(loss * size, num_correct, gradient)
+
+    def predict(
+        self, images: NDArray[np.float32], labels: NDArray[np.int32]
+    ) -> NDArray[np.floating]:
+        """Returns a score of each class for each example of a batch, floats [b, K].
+
+        They are as the model gives them; one that gives classes has 1 there and 0 elsewhere, or
+        NaN in the row of a class that there is not.
+
+        Raises:
+            ModelError: The model fails, or returns what the contract does not have.
+        """
+        size = len(labels)
+        given: NDArray[Any] = np.asarray(self._run(images, labels, training=False).predictions)
+        classes = self._classes(given, size)
+        if given.dtype.kind == "f":
+            kept: NDArray[np.floating] = given.copy()  # the model may use the array again
+            return kept
+        assert self.num_classes is not None
+        certain: NDArray[np.float32] = (classes[:, None] == np.arange(self.num_classes)).astype(
+            np.float32
+        )
+        certain[~certain.any(axis=1)] = np.nan
+        return certain
+
+    def _run(
+        self, images: NDArray[np.float32], labels: NDArray[np.int32], *, training: bool
+    ) -> Any:
+        """What the model makes of a batch, with the members that it must have."""
+        size = len(labels)
         batch = {"x": images.reshape(size, *self.x_shape), "y": labels.reshape(size, *self.y_shape)}
         # A run that diverges overflows: that is data, which the engine looks at.
         with self._running("forward_pass"), np.errstate(all="ignore"):
@@ -112,10 +148,7 @@ class Network:
             raise self.fault(
                 "forward_pass", f"num_examples is {num_examples!r}, the batch has {size}"
             )
-        loss = self._loss(output.loss)
-        num_correct = int(np.count_nonzero(self._classes(output.predictions, size) == labels))
-        gradient = self._gradient(getattr(output, "gradients", None)) if training else None
-        return BatchResult(loss * size, num_correct, gradient)
+        return output
 
     def report(self) -> dict[str, NDArray[np.float64]]:
         """Returns the sums of each metric, float64 [k].
@@ -242,8 +275,7 @@ class Network:
             return array.reshape(size)
         is_scores = array.dtype.kind == "f" and array.ndim == 2 and len(array) == size
         if is_scores and array.shape[1] == (self.num_classes or array.shape[1]):
-            classes: NDArray[Any] = array.argmax(axis=1)
-            return classes
+            return predicted_classes(array)
         num_classes = "K" if self.num_classes is None else self.num_classes
         raise self.fault(
             "forward_pass",

@@ -2,17 +2,17 @@
 
     python tests/bench/bench_algorithms.py TRAIN.h5 [--clients 10] [--epochs 5] [--batch-size 20]
 
-Each round is one call of a learning process, from server state to server state, on a fixed cohort
-as `fedcli train --clients A,B,...` has it. An algorithm and federated averaging take turns, round by
-round, with the same clients and the same client optimizer; medians are printed, nothing is
+Each round is one call of a learning process, from server state to server state, on a fixed cohort,
+as `fedcli train --clients A,B,...` has it. An algorithm and federated averaging take turns, round
+by round, with the same clients and the same client optimizer; medians are printed, nothing is
 asserted: machines are shared and noisy.
 
-What clients keep from round to round is read and written between local training and the server, and
-is stated apart: reading it from its file, what the file takes, and the passes over those vectors.
-`gradients` is how many an algorithm must compute for each of federated averaging's: Mime takes two
-a step, and one more pass over the data for the mean gradient. `beyond` is what is left of a round
-without its client state, over federated averaging's with that many gradients: of a round's time
-only the local training is multiplied by them, as `core` measures it.
+`state` is what clients keep from round to round, stated apart: it is read from its file and sent
+before the clients' work, moved and written after it. `gradients` is how many an algorithm must
+compute for each of federated averaging's: Mime takes two a step, and one more pass over the data
+for the mean gradient, Mime Lite that pass alone. `beyond` is a round without its state over what
+federated averaging's would take with so many gradients, which multiply the time in the core and
+nothing else.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fedcli import aggregators, algorithms, backend, datasets, learning, optimiz
 from fedcli.algorithms.own_vectors import OwnVectors
 from fedcli.backend import ThreadEngine
 from fedcli.batches import BatchedDataset
-from fedcli.learning import ServerState, TrainingProcess
+from fedcli.learning import LearningProcess, ServerState
 from fedcli.models import Model, mlp_2nn
 
 RATE = 0.05
@@ -63,7 +63,7 @@ class Timer:
 
 def process_of(
     name: str, momentum: float, model: Model, engine: ThreadEngine, num_clients: int
-) -> TrainingProcess:
+) -> LearningProcess:
     """The algorithm with its defaults and SGD on clients."""
     entry = registry.ALGORITHMS[name]
     options: dict[str, Any] = {"momentum": momentum} if momentum else {}
@@ -81,7 +81,7 @@ class Rounds:
     """An algorithm's training, a round at a time."""
 
     def __init__(
-        self, process: TrainingProcess, clients: tuple[BatchedDataset, ...], timer: Timer
+        self, process: LearningProcess, clients: tuple[BatchedDataset, ...], timer: Timer
     ) -> None:
         self._process, self._clients, self._timer = process, clients, timer
         self._state: ServerState = process.initialize()
