@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fedcli import backend, learning, models, optimizers
+from fedcli.backend import StepKind, ThreadEngine
 from fedcli.batches import BatchedDataset, from_arrays
 from fedcli.layers import (
     Activation,
@@ -203,3 +204,25 @@ def test_masks_come_from_the_stream_of_the_client_and_round() -> None:
     share = 19661  # 0.3 of 65536
     expected = [0 if each < share else 65536 / (65536 - share) for each in bits]
     np.testing.assert_allclose(mask.ravel(), expected)
+
+
+def test_an_anchor_s_gradient_sees_the_same_masks() -> None:
+    """In a client's first step both gradients are at the same parameters: nothing is left."""
+    layout: ParamLayout = models.sequential(
+        [Dense(6, "relu"), Dropout(0.5), Dense(2)], (3, 2)
+    ).layout
+    params = np.random.default_rng(5).normal(size=layout.num_params).astype(np.float32)
+    images = np.random.default_rng(6).normal(size=(9, 3, 2)).astype(np.float32)
+    client = from_arrays(images, np.arange(9) % 2, client_id="client").client
+    for clip in (), ((StepKind.CLIP, (1e9,)),):  # into the parameters at once, or with a gradient
+        rows = [(StepKind.ANCHOR, ()), *clip, (StepKind.SGD, (0.5, 0.0, 0.0))]
+        result = ThreadEngine(2).train_cohort(
+            layout,
+            rows,
+            params,
+            [client.preprocess(epochs=1, batch_size=9, shuffle_buffer=9)],
+            round_num=3,
+            weighting="uniform",
+        )
+        # a rounding of parameters below 4 each way
+        np.testing.assert_allclose(result.delta_sum, 0, atol=5e-7)

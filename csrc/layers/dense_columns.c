@@ -35,7 +35,9 @@ static size_t pixel_start(const fed_stage *stage, size_t y, size_t x) {
 static void pack(const fed_stage *stage, const float *flat, float *packed) {
     const fed_shape *in = &stage->layer->in;
     const size_t num_outputs = num_outputs_of(stage), width = stage->in.num_values;
-    memset(packed, 0, stage->packed_size * sizeof *packed);
+    /* Zeros where nothing else will be written. */
+    const size_t start = width == fed_shape_size(in) ? bias_start(stage) : 0;
+    memset(packed + start, 0, (stage->packed_size - start) * sizeof *packed);
     flat += stage->layer->offset;
     for (size_t y = 0; y < in->height; y++)
         for (size_t x = 0; x < in->width; x++)

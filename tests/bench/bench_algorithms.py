@@ -104,9 +104,7 @@ class Rounds:
 
 
 def num_gradients(name: str, epochs: int) -> float:
-    """Gradients of an example, for each that federated averaging computes."""
-    if name == "fedsgd":
-        return 1 / epochs
+    """Gradients of an example for each that federated averaging computes; fewer count as one."""
     return {"mime": 2 + 1 / epochs, "mime-lite": 1 + 1 / epochs}.get(name, 1.0)
 
 
