@@ -17,7 +17,7 @@ LAYERS = (
     ("cli",),
     (
         *("rounds", "examination", "evaluation", "federation", "report", "figures", "learning"),
-        *("engines", "predictions"),
+        *("engines", "python_engine", "predictions"),
         *("acquisition", "preparation", "population", "personalization", "benchmarks"),
     ),
     (
@@ -56,6 +56,7 @@ NEIGHBOURS = {
     "federation": {"learning", "engines"},
     "acquisition": {"preparation"},
     "learning": {"engines"},
+    "engines": {"python_engine"},
     "algorithms": {"aggregators", "optimizers", "metrics", "batches", "client_states"},
     "optimizers": {"adafactor"},
     "suspects": {"datasets", "densities", "batches"},
@@ -65,6 +66,7 @@ NEIGHBOURS = {
     "model_sources": {"models", "keras_files", "own_models"},
     "weights_files": {"keras_files"},
     "keras_files": {"keras_archives", "keras_graphs"},
+    "checkpoint": {"datasets"},
     "keras_archives": {"datasets"},
     "keras_graphs": {"keras_options"},
     "datasets": {"batches", "draws"},
