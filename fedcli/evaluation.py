@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fedcli import checkpoint, cohort, learning, models, run_dir
+from fedcli import checkpoint, client_spread, cohort, learning, models, run_dir
 from fedcli import config as configs
 from fedcli.backend import CancelFlag, ThreadEngine
 from fedcli.batches import BatchPlan
@@ -48,6 +49,8 @@ class Evaluation:
         num_clients: Clients evaluated.
         num_absent: Clients asked for that the split does not have.
         process_metrics: In TFF's structure.
+        client_ids: Who was evaluated.
+        client_stats: One row a client of those, as the engine returns them.
         notes: What a reader should know, a line each.
     """
 
@@ -57,6 +60,8 @@ class Evaluation:
     num_clients: int
     num_absent: int
     process_metrics: dict[str, Any]
+    client_ids: Sequence[str]
+    client_stats: NDArray[Any]
     notes: tuple[str, ...] = ()
 
     @property
@@ -69,9 +74,10 @@ class Evaluation:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """What `fedcli eval --json` prints: TFF's structure, and who was evaluated."""
+        """What `fedcli eval --json` prints: TFF's structure, the spread, and who was evaluated."""
         return {
             **self.process_metrics,
+            "over_clients": client_spread.over_clients(self.client_stats),
             "split": self.split,
             "round": self.round_num,
             "num_clients": self.num_clients,
@@ -86,13 +92,16 @@ def evaluate_panel(
     cancel: CancelFlag | None,
 ) -> Evaluation:
     """Returns the evaluation of a state's weights on the clients of one split."""
+    scores = panel.evaluate(evaluator, state.global_model_weights, cancel)
     return Evaluation(
         source=panel.data.source,
         split=panel.split,
         round_num=state.round_num,
         num_clients=len(panel.client_ids),
         num_absent=panel.num_absent,
-        process_metrics=panel.evaluate(evaluator, state.global_model_weights, cancel),
+        process_metrics=scores.metrics,
+        client_ids=panel.client_ids,
+        client_stats=scores.client_stats,
         notes=panel.notes,
     )
 

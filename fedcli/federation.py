@@ -11,6 +11,9 @@ from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedcli import (
     __version__,
     aggregators,
@@ -41,6 +44,13 @@ EVAL_BLOCK = 256
 
 # What a model is judged by beside train: the first of these that the data have.
 _HELD_OUT = ("test", CENTRAL)
+
+
+class PanelScores(NamedTuple):
+    """The metrics of a panel in TFF's structure, and one row of stats a client, in its order."""
+
+    metrics: dict[str, Any]
+    client_stats: NDArray[Any]
 
 
 class Panel:
@@ -76,20 +86,22 @@ class Panel:
 
     def evaluate(
         self, evaluator: LearningProcess, weights: Any, cancel: CancelFlag | None
-    ) -> dict[str, Any]:
+    ) -> PanelScores:
         """Returns the metrics of float32 [num_params] weights on all these clients.
 
         The process is called once a block of clients and its state passed on; since that starts
         afresh here, the totals over all rounds are this evaluation's.
         """
         state = replace(evaluator.initialize(), global_model_weights=weights)
+        stats = []
         for block in self._blocks():
             output = evaluator.next(state, block, cancel=cancel)
             state = output.state
+            stats.append(output.client_stats)
         metrics = output.metrics
         totals = metrics["client_work"]["eval"]["total_rounds_metrics"]
         metrics["client_work"]["eval"]["current_round_metrics"] = dict(totals)
-        return metrics
+        return PanelScores(metrics, stats[0] if len(stats) == 1 else np.concatenate(stats))
 
     def _blocks(self) -> Iterator[tuple[BatchedDataset, ...]]:
         if self._held is not None:

@@ -86,12 +86,14 @@ class ProcessOutput:
         metrics: In TFF's structure and names; a mean over no example is NaN.
         timings: Seconds spent, by part of the round.
         num_empty_clients: Clients of this cohort that had no example, and so weight 0.
+        client_stats: One row a client, in the order of the cohort, as the engine returns them.
     """
 
     state: ServerState
     metrics: dict[str, Any]
     timings: dict[str, float]
     num_empty_clients: int
+    client_stats: NDArray[Any]
 
 
 class LearningProcess(abc.ABC):
@@ -243,7 +245,8 @@ class TrainingProcess(LearningProcess):
             finalizer=opt_state,
         )
         timings = {"train": trained - started, "aggregate": perf_counter() - trained}
-        return ProcessOutput(next_state, round_metrics, timings, _count_empty(cohort.stats))
+        num_empty = _count_empty(cohort.stats)
+        return ProcessOutput(next_state, round_metrics, timings, num_empty, cohort.stats)
 
 
 class EvaluationProcess(LearningProcess):
@@ -281,7 +284,7 @@ class EvaluationProcess(LearningProcess):
         }
         next_state = replace(state, round_num=state.round_num + 1, client_work=totals)
         timings = {"evaluate": perf_counter() - started}
-        return ProcessOutput(next_state, round_metrics, timings, _count_empty(stats))
+        return ProcessOutput(next_state, round_metrics, timings, _count_empty(stats), stats)
 
 
 def build_process(

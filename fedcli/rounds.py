@@ -8,6 +8,8 @@ Everything a round draws is keyed by its number, so stopping and resuming change
 from __future__ import annotations
 
 import platform
+import resource
+import sys
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -206,7 +208,7 @@ class Training:
             started = perf_counter()
             self._save()
             timings["save"] = perf_counter() - started
-        self._run.append_timings({"round": round_num, **timings})
+        self._run.append_timings({"round": round_num, **timings, **_peak_memory()})
         num_examples = line["client_work"]["train"]["num_examples"]
         return RoundResult(round_num, line, timings, evaluation, num_clients, num_examples)
 
@@ -392,6 +394,12 @@ class _Timed:
             if dataset is None:
                 return
             yield dataset
+
+
+def _peak_memory() -> dict[str, int]:
+    """The most memory that this process has had resident so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"peak_memory_bytes": peak if sys.platform == "darwin" else 1024 * peak}
 
 
 def _provenance(engine: ThreadEngine, fingerprint: str) -> dict[str, Value]:
