@@ -18,11 +18,13 @@ LAYERS = (
     (
         *("rounds", "examination", "evaluation", "federation", "report", "figures", "learning"),
         *("acquisition", "preparation", "population"),
+        *("report_tables", "comparison", "run_record"),
     ),
     (
         *("algorithms", "aggregators", "optimizers", "metrics", "statistics", "batches", "cohort"),
         *("datasets", "checkpoint", "run_dir", "weights_files", "draws", "suspects", "densities"),
         *("download", "part_file", "archives", "models", "samplers", "client_spread"),
+        *("text_tables",),
     ),
     ("backend", "files", "locks", "transport"),
     (
@@ -47,6 +49,8 @@ NEIGHBOURS = {
     "evaluation": {"federation", "learning"},
     "federation": {"learning"},
     "acquisition": {"preparation"},
+    "report_tables": {"comparison", "run_record"},
+    "comparison": {"run_record"},
     "algorithms": {"aggregators", "optimizers", "metrics", "batches"},
     "suspects": {"datasets", "densities", "batches"},
     "download": {"datasets", "part_file"},

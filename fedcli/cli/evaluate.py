@@ -55,7 +55,8 @@ if TYPE_CHECKING:
 def evaluate(*, run: Path, as_json: bool, quiet: bool, verbose: bool, **values: Any) -> None:
     """Evaluate the model of RUN, a run directory or a checkpoint file, without training it.
 
-    Loss and accuracy are means over the examples of all clients.
+    Loss and accuracy are means over the examples of all clients; below it stands how they spread
+    over clients, each counting the same.
 
     \b
     Examples:
@@ -74,7 +75,7 @@ def evaluate(*, run: Path, as_json: bool, quiet: bool, verbose: bool, **values: 
 
         print_json(evaluation.metrics)
         return
-    from fedcli import report
+    from fedcli import report, report_tables
     from fedcli.cli.render import Screen
     from fedcli.cli.run_tables import show_evaluation
 
@@ -84,6 +85,10 @@ def evaluate(*, run: Path, as_json: bool, quiet: bool, verbose: bool, **values: 
         style="bold",
     )
     show_evaluation(screen, [report.evaluation_row(evaluation.metrics)])
+    told = report_tables.spread({evaluation.split: evaluation.metrics})
+    if told is not None and evaluation.num_clients > 1:
+        screen.title(told.title)
+        screen.table(told.headers, told.rows, left=told.num_texts)
 
 
 def _evaluate(run: Path, values: dict[str, Any]) -> Evaluation:
