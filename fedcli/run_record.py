@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,13 @@ def load_run(path: str | Path) -> RunRecord:
     except (KeyError, TypeError, AttributeError) as err:
         raise RunError(f"{folder} holds metrics that fedcli did not write: {err!r}") from err
     return record
+
+
+def curves_of(runs: Sequence[RunRecord], measure: str) -> dict[str, Series]:
+    """Returns what is drawn of a measure: all series of one run, of several what judges each."""
+    if len(runs) == 1:
+        return {name: runs[0].series(name, measure) for name in runs[0].series_names}
+    return {f"{run.path} ({run.judged_by})": run.series(run.judged_by, measure) for run in runs}
 
 
 def flat_config(options: Mapping[str, Any]) -> dict[str, Any]:

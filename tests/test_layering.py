@@ -18,7 +18,7 @@ LAYERS = (
     (
         *("rounds", "examination", "evaluation", "federation", "report", "figures", "learning"),
         *("acquisition", "preparation", "population"),
-        *("report_tables", "comparison", "run_record"),
+        *("html_page", "portrait", "report_tables", "comparison", "run_record"),
     ),
     (
         *("algorithms", "aggregators", "optimizers", "metrics", "statistics", "batches", "cohort"),
@@ -46,6 +46,8 @@ LAYER_OF = {room: depth for depth, rooms in enumerate(LAYERS) for room in rooms}
 NEIGHBOURS = {
     "rounds": {"evaluation", "federation", "learning"},
     "examination": {"evaluation", "federation", "learning"},
+    "html_page": {"portrait", "report_tables", "run_record", "figures"},
+    "portrait": {"evaluation", "federation"},
     "evaluation": {"federation", "learning"},
     "federation": {"learning"},
     "acquisition": {"preparation"},

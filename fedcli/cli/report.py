@@ -10,10 +10,11 @@ import click
 
 from fedcli.cli import options as opt
 from fedcli.cli.output import Remarks
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, DataError, RunError
 
 if TYPE_CHECKING:
     from fedcli.cli.render import Screen
+    from fedcli.portrait import Portrait
     from fedcli.run_record import RunRecord
     from fedcli.text_tables import Table
 
@@ -55,6 +56,23 @@ _FORMATS = ("markdown", "latex", "csv")  # of text_tables, which is not imported
     type=click.Path(path_type=Path),
     metavar="FILE",
 )
+@opt.option(
+    "--plot",
+    "plot_file",
+    help="Draw the curves into this file, .png or .svg.",
+    section=opt.PICTURES,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+)
+@opt.option(
+    "--html",
+    "html_file",
+    help="Write one page that needs nothing else; of one run also with its clients, confusion "
+    "matrix and examples, for which its data are read.",
+    section=opt.PICTURES,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+)
 @opt.output_options
 def report(
     *,
@@ -78,6 +96,7 @@ def report(
       fedcli report runs/first
       fedcli report runs/momentum-* --target 0.9
       fedcli report runs/a runs/b --format latex
+      fedcli report runs/a --html a.html --plot a.svg
       fedcli report runs/a --config-diff runs/b
     """  # noqa: D301 - \b keeps click from wrapping
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
@@ -91,8 +110,8 @@ def report(
     from fedcli import comparison, report_tables, run_record
 
     records = [run_record.load_run(path) for path in runs]
-    _write_files(records, files, remarks)
     wanted = sorted(set(targets)) or comparison.useful_targets(records)
+    _write_files(records, wanted, files, remarks)
     if as_json:
         from fedcli.cli.output import print_json
 
@@ -116,16 +135,64 @@ def report(
 
 
 def _write_files(
-    records: Sequence[RunRecord], files: dict[str, Path | None], remarks: Remarks
+    records: Sequence[RunRecord],
+    targets: Sequence[float],
+    files: dict[str, Path | None],
+    remarks: Remarks,
 ) -> None:
-    """Writes the files that were asked for."""
+    """Writes the files that were asked for; whether they can be is seen before any work."""
     from fedcli import report_tables, text_tables
     from fedcli.files import write_atomic
 
-    csv_file = files["csv_file"]
+    csv_file, plot_file, html_file = (files[f"{each}_file"] for each in ("csv", "plot", "html"))
+    if plot_file is not None:
+        _plot(records, plot_file)
     if csv_file is not None:
         write_atomic(csv_file, text_tables.to_csv(report_tables.rounds_csv(records)).encode())
-        remarks.detail(f"wrote {csv_file}")
+    if html_file is not None:
+        write_atomic(html_file, _page(records, targets, remarks).encode())
+    for file in (csv_file, plot_file, html_file):
+        if file is not None:
+            remarks.detail(f"wrote {file}")
+
+
+def _plot(records: Sequence[RunRecord], file: Path) -> None:
+    from fedcli import figures
+
+    figures.require()
+    from fedcli.figures import curves
+    from fedcli.run_record import MEASURES, curves_of
+
+    title = str(records[0].path) if len(records) == 1 else f"{len(records)} runs"
+    panels = {f"{each.capitalize()} by round": curves_of(records, each) for each in MEASURES}
+    curves.write_curves(file, title, panels)
+
+
+def _page(records: Sequence[RunRecord], targets: Sequence[float], remarks: Remarks) -> str:
+    """The HTML page; what needs a run's data is left out where they are not to be had."""
+    from fedcli import html_page
+
+    if len(records) > 1:
+        return html_page.page(records, None, targets)
+    try:
+        portrait = _portray(records[0].path)
+    except (DataError, RunError, ConfigError) as err:
+        note = f"without clients and examples: {err}"
+        remarks.note(note)
+        return html_page.page(records, None, targets, [note])
+    return html_page.page(records, portrait, targets)
+
+
+def _portray(run: Path) -> Portrait:
+    """Looks at the model in a worker thread, so that Ctrl-C works at once."""
+    from fedcli import portrait
+    from fedcli.backend import CancelFlag
+    from fedcli.cli.worker import run_stoppable
+
+    cancel: CancelFlag = CancelFlag()
+    return run_stoppable(
+        lambda: portrait.portray(run, cancel), cancel=cancel, describe_stop=lambda: "stopped"
+    )
 
 
 def _show_diff(
@@ -177,20 +244,15 @@ def _print_text(tables: Sequence[Table], text_format: str) -> None:
 def _show_curves(screen: Screen, records: Sequence[RunRecord]) -> None:
     """Draws loss and accuracy by round: of one run all series, of several what judges them."""
     from fedcli.cli import curves
-    from fedcli.run_record import MEASURES
+    from fedcli.run_record import MEASURES, curves_of
 
     if len(records) > len(curves.MARKS):
         screen.line(f"Curves are drawn of at most {len(curves.MARKS)} runs", "dim")
         return
     for measure in MEASURES:
-        if len(records) == 1:
-            (run,) = records
-            series = {name: run.series(name, measure) for name in run.series_names[::-1]}
-        else:
-            series = {
-                f"{record.path} ({record.judged_by})": record.series(record.judged_by, measure)
-                for record in records
-            }
+        series = dict(reversed(curves_of(records, measure).items()))  # online below all others
+        if len(records) > 1:
+            series = curves_of(records, measure)
         lines = curves.draw(series, screen.width)
         if not lines:
             continue
