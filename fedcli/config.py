@@ -90,6 +90,9 @@ class RunConfig:
         eval_clients: Who is evaluated, written as `clients`; None: the fixed cohort, or under
             random sampling everyone in moderation.
         checkpoint_every: Save after every so many rounds; None: by the clock.
+        csv: Write metrics.csv beside metrics.jsonl. Changes no result, nor do the next two.
+        tensorboard: Write TensorBoard's event files.
+        histograms: And in them histograms of the weights, each round.
     """
 
     data: str = "synthetic-digits"
@@ -131,6 +134,9 @@ class RunConfig:
     eval_every: int | None = None
     eval_clients: Clients = None
     checkpoint_every: int | None = None
+    csv: bool = False
+    tensorboard: bool = False
+    histograms: bool = False
 
 
 # Whose options a map holds: the field that names the thing, and the table of such things.
@@ -187,6 +193,7 @@ def validate(config: RunConfig) -> RunConfig:
     }
     _resolve_algorithm(values)
     _resolve_sampling(values)
+    _check_logs(values)
     for name, (owner, table) in _OPTION_OWNERS.items():
         if values[owner] is not None:
             values[name] = _resolved(name, values[owner], table, values[name])
@@ -328,6 +335,11 @@ def _resolve_algorithm(values: dict[str, Any]) -> None:
             )
 
 
+def _check_logs(values: Mapping[str, Any]) -> None:
+    if values["histograms"] and not values["tensorboard"]:
+        raise ConfigError("--histograms goes into TensorBoard's files; add --tensorboard")
+
+
 def _resolve_sampling(values: dict[str, Any]) -> None:
     """Fills in the weights of clients; refuses what a way of drawing cohorts cannot take."""
     is_by_size = values["sampling"] == "by-size"
@@ -436,6 +448,12 @@ def _clients(label: str, value: object) -> str | tuple[str, ...]:
     return value
 
 
+def _switch(label: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{label} {_shown(value)}: choose true or false")
+    return value
+
+
 def _map(label: str, value: object) -> dict[str, Value]:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{label} {_shown(value)}: give a table of options")
@@ -511,6 +529,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "eval_every": _count,
     "eval_clients": _clients,
     "checkpoint_every": _count,
+    **dict.fromkeys(("csv", "tensorboard", "histograms"), _switch),
     **dict.fromkeys(_OPTION_OWNERS, _map),
 }
 _OPTIONAL = frozenset(each.name for each in fields(RunConfig) if each.default is None)

@@ -9,6 +9,7 @@ from typing import Any
 from fedcli import comparison
 from fedcli.comparison import Estimate
 from fedcli.config import option_name
+from fedcli.metrics import flat
 from fedcli.run_record import MEASURES, ONLINE, RunRecord
 from fedcli.text_tables import Table
 
@@ -237,21 +238,10 @@ def as_json(runs: Sequence[RunRecord], targets: Sequence[float]) -> dict[str, An
 
 def rounds_csv(runs: Sequence[RunRecord]) -> Table:
     """Returns one line for each round of each run, every metric under its path in metrics.jsonl."""
-    flat = [(str(run.path), flat_metrics(line)) for run in runs for line in run.lines]
-    keys = list(dict.fromkeys(key for _, line in flat for key in line))
-    rows = [[name, *(_csv_cell(line.get(key)) for key in keys)] for name, line in flat]
+    lines = [(str(run.path), flat(line)) for run in runs for line in run.lines]
+    keys = list(dict.fromkeys(key for _, line in lines for key in line))
+    rows = [[name, *(_csv_cell(line.get(key)) for key in keys)] for name, line in lines]
     return Table("Rounds", ["run", *keys], rows)
-
-
-def flat_metrics(line: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested metrics under names with slashes, as TFF's CSV has them."""
-    flat: dict[str, Any] = {}
-    for name, value in line.items():
-        if isinstance(value, Mapping):
-            flat.update(flat_metrics(value, f"{prefix}{name}/"))
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 def flag(name: str) -> str:

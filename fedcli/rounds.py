@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from fedcli import __version__, backend, checkpoint, run_dir
+from fedcli import __version__, backend, checkpoint, run_dir, run_logs
 from fedcli import config as configs
 from fedcli.backend import CancelFlag, ThreadEngine
 from fedcli.batches import BatchedDataset
@@ -38,6 +38,7 @@ from fedcli.federation import (
 from fedcli.learning import ServerState
 from fedcli.options import Value
 from fedcli.run_dir import RunDirectory
+from fedcli.run_logs import LoggedRound, RunLog
 
 # Without --checkpoint-every: at most this much work is lost, and saving stays below 0.1 %.
 CHECKPOINT_SECONDS = 30.0
@@ -96,6 +97,7 @@ class Training:
         self._saved_round = state.round_num
         self._saved_at = monotonic()
         self._evaluations: dict[str, Evaluation] = {}
+        self._logs: tuple[RunLog, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -139,6 +141,10 @@ class Training:
             RunError: The run's folder cannot be written.
         """
         try:
+            if self.state.round_num < self.config.rounds:
+                self._logs = run_logs.open_logs(
+                    self.config, self.path, self.state.round_num, self.process.model.layout
+                )
             if self.state.round_num == 0 and self.config.eval_every:
                 yield self._evaluate_initial_model()
             while self.state.round_num < self.config.rounds:
@@ -164,6 +170,10 @@ class Training:
             split: evaluation.metrics for split, evaluation in self._evaluate(self.state).items()
         }
         self._run.write_evaluation(closing)
+        if not self.config.eval_every or self.state.round_num % self.config.eval_every:
+            values = {split: each.values for split, each in self._evaluations.items()}
+            self._log({"round": self.state.round_num, "evaluation": values}, is_closing=True)
+        self._close_logs()
         return closing
 
     def close(self) -> None:
@@ -174,6 +184,7 @@ class Training:
         """
         try:
             self._save_if_behind()
+            self._close_logs()
         finally:
             self._run.close()
 
@@ -204,6 +215,7 @@ class Training:
             evaluation = self._evaluate_into(line, timings, output.state)
         self._run.append_metrics(line)
         self.state = output.state
+        self._log(line)
         if self._is_save_due():
             started = perf_counter()
             self._save()
@@ -217,6 +229,7 @@ class Training:
         timings: dict[str, float] = {}
         evaluation = self._evaluate_into(line, timings, self.state)
         self._run.append_metrics(line)
+        self._log(line)
         self._run.append_timings({"round": 0, **timings})
         return RoundResult(0, line, timings, evaluation, 0, 0)
 
@@ -240,6 +253,17 @@ class Training:
             }
         return self._evaluations
 
+    def _log(self, line: dict[str, Any], *, is_closing: bool = False) -> None:
+        """Passes the last completed round on to what was asked for."""
+        done = LoggedRound(line, self.state.global_model_weights, is_closing)
+        for log in self._logs:
+            log.add(done)
+
+    def _close_logs(self) -> None:
+        logs, self._logs = self._logs, ()
+        for log in logs:
+            log.close()
+
     def _is_save_due(self) -> bool:
         if self.state.round_num == self.config.rounds:
             return True
@@ -248,6 +272,8 @@ class Training:
         return monotonic() - self._saved_at >= CHECKPOINT_SECONDS
 
     def _save(self) -> None:
+        for log in self._logs:
+            log.flush()
         content = self._federation.encode(self.state, self._config_text)
         self._run.save_checkpoint(self.state.round_num, content)
         self._saved_round = self.state.round_num
@@ -292,6 +318,7 @@ def start(
     path = Path(out)
     config = configs.absolute_paths(configs.validate(config), str(Path.cwd()))
     run_dir.check_target(path, force=force)
+    run_logs.require(config)
     with fingerprinting(config, cancel) as fingerprint:
         federation = open_federation(config, cancel)
         state = federation.initial_state()
@@ -341,6 +368,7 @@ def _resume(
     config, config_text = _continued_config(run, content, rounds)
     if threads is not None:
         config = configs.validate(replace(config, threads=threads))
+    run_logs.require(config)
     before = configs.read_provenance(config_text, str(run.path)).get("data")
     with fingerprinting(config, cancel) as fingerprint:
         federation = open_federation(config, cancel)

@@ -18,13 +18,13 @@ LAYERS = (
     (
         *("rounds", "examination", "evaluation", "federation", "report", "figures", "learning"),
         *("acquisition", "preparation", "population"),
-        *("html_page", "portrait", "report_tables", "comparison", "run_record"),
+        *("run_logs", "html_page", "portrait", "report_tables", "comparison", "run_record"),
     ),
     (
         *("algorithms", "aggregators", "optimizers", "metrics", "statistics", "batches", "cohort"),
         *("datasets", "checkpoint", "run_dir", "weights_files", "draws", "suspects", "densities"),
         *("download", "part_file", "archives", "models", "samplers", "client_spread"),
-        *("text_tables",),
+        *("text_tables", "event_files"),
     ),
     ("backend", "files", "locks", "transport"),
     (
@@ -44,7 +44,7 @@ LAYER_OF = {room: depth for depth, rooms in enumerate(LAYERS) for room in rooms}
 
 # Imports within one layer. Each row names only what comes after it, so there are no circles.
 NEIGHBOURS = {
-    "rounds": {"evaluation", "federation", "learning"},
+    "rounds": {"run_logs", "evaluation", "federation", "learning"},
     "examination": {"evaluation", "federation", "learning"},
     "html_page": {"portrait", "report_tables", "run_record", "figures"},
     "portrait": {"evaluation", "federation"},
@@ -84,7 +84,17 @@ USERS: dict[str, set[str]] = {
     "rich": {"cli.render", "cli.progress"},
     "fedcli._core": {"backend"},
     "matplotlib": {"figures"},
-    "time": {"cli", "rounds", "learning", "run_dir", "download", "locks", "transport"},
+    "tensorboardX": {"event_files"},
+    "time": {
+        "cli",
+        "rounds",
+        "learning",
+        "run_dir",
+        "download",
+        "locks",
+        "transport",
+        "event_files",
+    },
     "datetime": {"cli", "run_dir"},
     # Random streams have names in `seeds` and are drawn by the core; files are never unpickled.
     **{name: set() for name in ("random", "secrets", "uuid")},

@@ -200,6 +200,11 @@ RESUME_OPTIONS = frozenset({"rounds", "threads"})
     type=int,
     metavar="N",
 )
+@opt.switch("--csv", "Write metrics.csv beside metrics.jsonl.", section=opt.RUN)
+@opt.switch("--tensorboard", "Write event files for TensorBoard.", section=opt.RUN)
+@opt.switch(
+    "--histograms", "Write histograms of the weights there too, each round.", section=opt.RUN
+)
 @opt.option(
     "--config",
     "config_file",

@@ -80,7 +80,7 @@ def test_help_shows_the_defaults_of_a_run(fedcli: Fedcli) -> None:
     shown = {
         field.name: field.default
         for field in dataclasses.fields(RunConfig)
-        if isinstance(field.default, str | int | float)
+        if isinstance(field.default, str | int | float) and not isinstance(field.default, bool)
     }
     shown |= {
         "client_optimizer": CLIENT_OPTIMIZER,
