@@ -90,9 +90,10 @@ class RunConfig:
         eval_clients: Who is evaluated, written as `clients`; None: the fixed cohort, or under
             random sampling everyone in moderation.
         checkpoint_every: Save after every so many rounds; None: by the clock.
-        csv: Write metrics.csv beside metrics.jsonl. Changes no result, nor do the next two.
+        csv: Write metrics.csv beside metrics.jsonl. Changes no result, nor do the next three.
         tensorboard: Write TensorBoard's event files.
         histograms: And in them histograms of the weights, each round.
+        record_clients: Write what each client did in each round.
     """
 
     data: str = "synthetic-digits"
@@ -137,6 +138,7 @@ class RunConfig:
     csv: bool = False
     tensorboard: bool = False
     histograms: bool = False
+    record_clients: bool = False
 
 
 # Whose options a map holds: the field that names the thing, and the table of such things.
@@ -529,7 +531,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "eval_every": _count,
     "eval_clients": _clients,
     "checkpoint_every": _count,
-    **dict.fromkeys(("csv", "tensorboard", "histograms"), _switch),
+    **dict.fromkeys(("csv", "tensorboard", "histograms", "record_clients"), _switch),
     **dict.fromkeys(_OPTION_OWNERS, _map),
 }
 _OPTIONAL = frozenset(each.name for each in fields(RunConfig) if each.default is None)

@@ -356,7 +356,9 @@ def build_process(config: RunConfig, model: Model, engine: ThreadEngine) -> Lear
         aggregator=aggregators.build(config.aggregator, config.aggregator_options),
         options=config.algorithm_options,
     )
-    return learning.build_process(algorithm, model, engine=engine)
+    return learning.build_process(
+        algorithm, model, engine=engine, measures_deltas=config.record_clients
+    )
 
 
 def _build_client_optimizer(config: RunConfig) -> Optimizer | None:

@@ -21,7 +21,7 @@ from fedcli.aggregators.mean import Mean
 from fedcli.algorithms import fedavg, fedsgd, mime_lite
 from fedcli.algorithms.base import Algorithm, apply_mean_delta
 from fedcli.algorithms.client_work import CohortCall
-from fedcli.backend import CancelFlag, Engine, ThreadEngine
+from fedcli.backend import NO_BOUNDS, CancelFlag, Engine, ThreadEngine
 from fedcli.batches import BatchedDataset
 from fedcli.errors import ConfigError, DataError
 from fedcli.metrics import MetricsAggregator, sum_then_finalize
@@ -181,10 +181,13 @@ class TrainingProcess(LearningProcess):
         model: str | Model,
         metrics_aggregator: MetricsAggregator,
         engine: Engine | None,
+        *,
+        measures_deltas: bool = False,
     ) -> None:
-        """Composes the algorithm's parts with a model."""
+        """Composes the algorithm's parts with a model; see `build_process`."""
         super().__init__(model, metrics_aggregator, engine)
         self.algorithm = algorithm
+        self._default_bounds = NO_BOUNDS if measures_deltas else None
 
     def initialize(self) -> ServerState:
         """See LearningProcess."""
@@ -214,7 +217,7 @@ class TrainingProcess(LearningProcess):
             clients=_cohort_data(client_data, algorithm.client_work.num_passes),
             round_num=state.round_num,
             weighting=algorithm.weighting,
-            bounds=algorithm.aggregator.bounds(state.aggregator),
+            bounds=algorithm.aggregator.bounds(state.aggregator) or self._default_bounds,
             cancel=cancel,
         )
         cohort, work_state = algorithm.client_work.run(call, state.client_work)
@@ -293,6 +296,7 @@ def build_process(
     metrics_aggregator: MetricsAggregator = sum_then_finalize,
     *,
     engine: Engine | None = None,
+    measures_deltas: bool = False,
 ) -> LearningProcess:
     """Returns the training process of any algorithm.
 
@@ -301,11 +305,15 @@ def build_process(
         model: A registry name, or a model of `fedcli.models`.
         metrics_aggregator: From the stats of clients to metrics by name.
         engine: What computes clients; by default, threads of this process.
+        measures_deltas: Whether the stats of clients tell the norm of each delta, which costs a
+            pass over it and changes nothing else.
 
     Raises:
         ConfigError: The model's name is unknown.
     """
-    return TrainingProcess(algorithm, model, metrics_aggregator, engine)
+    return TrainingProcess(
+        algorithm, model, metrics_aggregator, engine, measures_deltas=measures_deltas
+    )
 
 
 def build_weighted_fed_avg(

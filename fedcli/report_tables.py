@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedcli import comparison
+from fedcli.client_records import ClientRecords
 from fedcli.comparison import Estimate
 from fedcli.config import option_name
 from fedcli.metrics import flat
@@ -16,6 +17,7 @@ from fedcli.text_tables import Table
 _SPREAD = ("mean", "std", "p10", "p50", "p90", "worst_decile", "jain_index")
 _SPREAD_HEADERS = ("mean", "std", "p10", "p50", "p90", "worst 10 %", "Jain")
 _UNSET = "-"
+ROW_COLUMNS = ("round", "num_examples", "loss", "accuracy", "update_norm", "bytes")
 
 
 def summary(run: RunRecord) -> list[tuple[str, str]]:
@@ -242,6 +244,18 @@ def rounds_csv(runs: Sequence[RunRecord]) -> Table:
     keys = list(dict.fromkeys(key for _, line in lines for key in line))
     rows = [[name, *(_csv_cell(line.get(key)) for key in keys)] for name, line in lines]
     return Table("Rounds", ["run", *keys], rows)
+
+
+def clients_csv(records: Mapping[str, ClientRecords]) -> Table:
+    """Returns one line for each client of each round, by run."""
+    rows: list[list[str]] = []
+    for run, each in records.items():
+        columns = [each.rows[name].tolist() for name in ROW_COLUMNS]
+        names = [each.client_ids[index] for index in each.rows["client"].tolist()]
+        for name, *values in zip(names, *columns, strict=True):
+            cells = [_csv_cell(value if value == value else None) for value in values]
+            rows.append([run, cells[0], name, *cells[1:]])
+    return Table("Clients", ["run", ROW_COLUMNS[0], "client", *ROW_COLUMNS[1:]], rows)
 
 
 def flag(name: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 import resource
 import sys
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic, perf_counter
@@ -29,6 +29,7 @@ from fedcli.datasets import ClientData
 from fedcli.errors import ConfigError, RunError
 from fedcli.evaluation import Evaluation, evaluate_panel
 from fedcli.federation import (
+    ClientBatches,
     Federation,
     fingerprinting,
     note_of_change,
@@ -143,7 +144,11 @@ class Training:
         try:
             if self.state.round_num < self.config.rounds:
                 self._logs = run_logs.open_logs(
-                    self.config, self.path, self.state.round_num, self.process.model.layout
+                    self.config,
+                    self.path,
+                    self.state.round_num,
+                    self.process.model.layout,
+                    self.train.client_ids,
                 )
             if self.state.round_num == 0 and self.config.eval_every:
                 yield self._evaluate_initial_model()
@@ -204,6 +209,7 @@ class Training:
     def _train_round(self) -> RoundResult:
         timings = {"data": 0.0}
         clients, num_clients = self._federation.cohort_data(self.state.round_num)
+        client_ids = _ids_of(clients) if self.config.record_clients else ()
         if not isinstance(clients, tuple):  # read while the round runs
             clients = _Timed(clients, timings)
         output = self.process.next(self.state, clients, cancel=self._cancel)
@@ -215,7 +221,7 @@ class Training:
             evaluation = self._evaluate_into(line, timings, output.state)
         self._run.append_metrics(line)
         self.state = output.state
-        self._log(line)
+        self._log(line, client_ids=client_ids, client_stats=output.client_stats)
         if self._is_save_due():
             started = perf_counter()
             self._save()
@@ -253,9 +259,9 @@ class Training:
             }
         return self._evaluations
 
-    def _log(self, line: dict[str, Any], *, is_closing: bool = False) -> None:
-        """Passes the last completed round on to what was asked for."""
-        done = LoggedRound(line, self.state.global_model_weights, is_closing)
+    def _log(self, line: dict[str, Any], **more: Any) -> None:
+        """Passes the last completed round on to what was asked for; `more` as in LoggedRound."""
+        done = LoggedRound(line, self.state.global_model_weights, **more)
         for log in self._logs:
             log.add(done)
 
@@ -404,6 +410,13 @@ def _continued_config(
         return config, text
     config = configs.validate(replace(config, rounds=rounds))
     return config, configs.to_toml(config, configs.read_provenance(text, str(config_file)))
+
+
+def _ids_of(clients: Iterable[BatchedDataset]) -> Sequence[str]:
+    """The ids of a cohort, whose data are not read for it."""
+    if isinstance(clients, ClientBatches):
+        return clients.client_ids
+    return [each.client.client_id for each in clients]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""What a run writes beside metrics.jsonl if it is asked to: metrics.csv, TensorBoard's files.
+"""What a run writes beside metrics.jsonl if asked: metrics.csv, TensorBoard's files, clients.h5.
 
 They only read what training has done, so they change no byte of it.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli import event_files, run_dir
+from fedcli.client_records import RecordWriter
 from fedcli.config import RunConfig
 from fedcli.errors import RunError
 from fedcli.event_files import EventFiles
@@ -33,11 +34,15 @@ class LoggedRound:
     Attributes:
         line: That line, with NaN where the file has null.
         weights: After it, float32 [num_params].
+        client_ids: The cohort; none in what is not a round of training.
+        client_stats: One row each, as the engine returns them.
         is_closing: The line is no line of metrics.jsonl but the closing evaluation.
     """
 
     line: Mapping[str, Any]
     weights: NDArray[np.float32]
+    client_ids: Sequence[str] = ()
+    client_stats: NDArray[Any] | None = None
     is_closing: bool = False
 
 
@@ -64,7 +69,11 @@ def require(config: RunConfig) -> None:
 
 
 def open_logs(
-    config: RunConfig, path: Path, round_num: int, layout: ParamLayout
+    config: RunConfig,
+    path: Path,
+    round_num: int,
+    layout: ParamLayout,
+    population: Sequence[str],
 ) -> tuple[RunLog, ...]:
     """Returns the logs that a config asks for, cut back to `round_num` completed rounds.
 
@@ -73,6 +82,7 @@ def open_logs(
         path: Its folder, whose metrics.jsonl ends with that round.
         round_num: Rounds completed.
         layout: Of the model.
+        population: All client ids, sorted; may be generated on demand.
 
     Raises:
         RunError: A file cannot be written.
@@ -84,6 +94,8 @@ def open_logs(
         folder = path / event_files.FOLDER
         files = EventFiles(folder, round_num, has_histograms=config.histograms)
         logs.append(EventLog(files, layout))
+    if config.record_clients:
+        logs.append(ClientLog(RecordWriter(path, round_num, population), layout.num_params))
     return tuple(logs)
 
 
@@ -151,6 +163,30 @@ class EventLog:
     def close(self) -> None:
         """See RunLog."""
         self._files.close()
+
+
+class ClientLog:
+    """clients.h5."""
+
+    def __init__(self, writer: RecordWriter, num_params: int) -> None:
+        """Takes over `writer`."""
+        self._writer = writer
+        self._num_params = num_params
+
+    def add(self, done: LoggedRound) -> None:
+        """See RunLog."""
+        if done.client_stats is not None:
+            self._writer.add(
+                done.line["round"], done.client_ids, done.client_stats, self._num_params
+            )
+
+    def flush(self) -> None:
+        """See RunLog."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """See RunLog."""
+        self._writer.close()
 
 
 def _cell(value: object) -> str:

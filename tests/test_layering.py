@@ -24,7 +24,7 @@ LAYERS = (
         *("algorithms", "aggregators", "optimizers", "metrics", "statistics", "batches", "cohort"),
         *("datasets", "checkpoint", "run_dir", "weights_files", "draws", "suspects", "densities"),
         *("download", "part_file", "archives", "models", "samplers", "client_spread"),
-        *("text_tables", "event_files"),
+        *("text_tables", "event_files", "client_records"),
     ),
     ("backend", "files", "locks", "transport"),
     (
@@ -75,7 +75,7 @@ ANNOTATIONS = {"backend": {"batches"}}
 # The only users of a library, by module or folder below fedcli.
 USERS: dict[str, set[str]] = {
     "h5py": {
-        "checkpoint",
+        *("checkpoint", "client_records"),
         *("datasets.hdf5", "datasets.store", "datasets.store_writer", "datasets.tff_h5"),
     },
     "PIL": {"datasets.importers.pillow"},
@@ -237,7 +237,7 @@ def test_neighbours_form_no_circle() -> None:
         ("params", "def f():\n    import fedcli.backend", "2: fedcli.backend is not below params"),
         ("cohort", "import_module('fedcli.rounds')", "1: fedcli.rounds is not below cohort"),
         ("rounds", "from fedcli import utils", "1: fedcli.utils has no layer"),
-        ("rounds", "def f():\n    import h5py", "2: h5py is for checkpoint, datasets.hdf5, "),
+        ("rounds", "def f():\n    import h5py", "2: h5py is for checkpoint, "),
         ("cohort", "from fedcli import _core", "1: fedcli._core is for backend"),
         ("cohort", "from fedcli._core import ISA", "1: fedcli._core is for backend"),
         ("backend", "from fedcli.batches import x", "1: fedcli.batches is not below backend"),

@@ -57,6 +57,14 @@ _FORMATS = ("markdown", "latex", "csv")  # of text_tables, which is not imported
     metavar="FILE",
 )
 @opt.option(
+    "--clients-csv",
+    "clients_csv_file",
+    help="Write what each client did in each round to this file, of runs with --record-clients.",
+    section=opt.PICTURES,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+)
+@opt.option(
     "--plot",
     "plot_file",
     help="Draw the curves into this file, .png or .svg.",
@@ -141,17 +149,22 @@ def _write_files(
     remarks: Remarks,
 ) -> None:
     """Writes the files that were asked for; whether they can be is seen before any work."""
-    from fedcli import report_tables, text_tables
+    from fedcli import client_records, report_tables, text_tables
     from fedcli.files import write_atomic
 
-    csv_file, plot_file, html_file = (files[f"{each}_file"] for each in ("csv", "plot", "html"))
+    names = ("csv", "clients_csv", "plot", "html")
+    csv_file, clients_file, plot_file, html_file = (files[f"{each}_file"] for each in names)
+    if clients_file is not None:
+        found = {str(record.path): client_records.load(record.path) for record in records}
+        table = report_tables.clients_csv(found)
+        write_atomic(clients_file, text_tables.to_csv(table).encode())
     if plot_file is not None:
         _plot(records, plot_file)
     if csv_file is not None:
         write_atomic(csv_file, text_tables.to_csv(report_tables.rounds_csv(records)).encode())
     if html_file is not None:
         write_atomic(html_file, _page(records, targets, remarks).encode())
-    for file in (csv_file, plot_file, html_file):
+    for file in (csv_file, clients_file, plot_file, html_file):
         if file is not None:
             remarks.detail(f"wrote {file}")
 

@@ -205,6 +205,11 @@ RESUME_OPTIONS = frozenset({"rounds", "threads"})
 @opt.switch(
     "--histograms", "Write histograms of the weights there too, each round.", section=opt.RUN
 )
+@opt.switch(
+    "--record-clients",
+    "Keep what each client did in each round, in clients.h5; fedcli report makes CSV of it.",
+    section=opt.RUN,
+)
 @opt.option(
     "--config",
     "config_file",
