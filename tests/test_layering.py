@@ -24,7 +24,7 @@ LAYERS = (
         *("algorithms", "aggregators", "optimizers", "metrics", "statistics", "batches", "cohort"),
         *("datasets", "checkpoint", "run_dir", "weights_files", "draws", "suspects", "densities"),
         *("download", "part_file", "archives", "models", "samplers", "client_spread"),
-        *("text_tables", "event_files", "client_records"),
+        *("text_tables", "event_files", "client_records", "per_client"),
     ),
     ("backend", "files", "locks", "transport"),
     (
@@ -53,6 +53,7 @@ NEIGHBOURS = {
     "acquisition": {"preparation"},
     "report_tables": {"comparison", "run_record"},
     "comparison": {"run_record"},
+    "per_client": {"client_spread"},
     "algorithms": {"aggregators", "optimizers", "metrics", "batches"},
     "suspects": {"datasets", "densities", "batches"},
     "download": {"datasets", "part_file"},
@@ -75,7 +76,7 @@ ANNOTATIONS = {"backend": {"batches"}}
 # The only users of a library, by module or folder below fedcli.
 USERS: dict[str, set[str]] = {
     "h5py": {
-        *("checkpoint", "client_records"),
+        *("checkpoint", "client_records", "per_client"),
         *("datasets.hdf5", "datasets.store", "datasets.store_writer", "datasets.tff_h5"),
     },
     "PIL": {"datasets.importers.pillow"},

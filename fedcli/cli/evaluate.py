@@ -51,8 +51,17 @@ if TYPE_CHECKING:
     type=int,
     metavar="N",
 )
+@opt.option(
+    "--per-client",
+    help="Write what was found of each client to this file, .csv or .h5.",
+    section=opt.EVALUATION,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+)
 @opt.output_options
-def evaluate(*, run: Path, as_json: bool, quiet: bool, verbose: bool, **values: Any) -> None:
+def evaluate(
+    *, run: Path, per_client: Path | None, as_json: bool, quiet: bool, verbose: bool, **values: Any
+) -> None:
     """Evaluate the model of RUN, a run directory or a checkpoint file, without training it.
 
     Loss and accuracy are means over the examples of all clients; below it stands how they spread
@@ -62,14 +71,24 @@ def evaluate(*, run: Path, as_json: bool, quiet: bool, verbose: bool, **values: 
     Examples:
       fedcli eval runs/first
       fedcli eval runs/first --split train --clients all
+      fedcli eval runs/first --clients all --per-client clients.csv
       fedcli eval runs/first --data other_writers.h5 --json
       fedcli eval runs/first/checkpoints/round-000010.h5
     """  # noqa: D301 - \b keeps click from wrapping
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
+    if per_client is not None:
+        from fedcli.per_client import check_name
+
+        check_name(per_client)
     evaluation = _evaluate(run, opt.given(values))
     for note in evaluation.notes:
         remarks.note(note)
     remarks.detail(f"evaluated split {evaluation.split} of {evaluation.source}")
+    if per_client is not None:
+        from fedcli.per_client import write
+
+        write(per_client, evaluation.client_ids, evaluation.client_stats)
+        remarks.detail(f"wrote {per_client}")
     if as_json:
         from fedcli.cli.output import print_json
 
