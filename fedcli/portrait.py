@@ -16,11 +16,12 @@ from fedcli.backend import CancelFlag
 from fedcli.batches import BatchedDataset, BatchPlan, ClientDataset
 from fedcli.datasets import ClientData
 from fedcli.evaluation import Trained
+from fedcli.metrics import predicted_classes
 
 MAX_CLASSES = 100  # of more no confusion matrix is made
 _MAX_EXAMPLES = 2000  # in the confusion matrix
 _NUM_SAMPLES = 40
-_ONE_BATCH = BatchPlan(batch_size=1)
+_PLAIN = BatchPlan()
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +55,7 @@ class Sample:
     """Some examples of one client with what the model says of them; -1: nothing at all."""
 
     client: ClientDataset
-    predicted: NDArray[np.int64]
+    predicted: NDArray[np.int32]
 
 
 def portray(path: str | Path, cancel: CancelFlag | None = None) -> Portrait:
@@ -98,40 +99,11 @@ def portray(path: str | Path, cancel: CancelFlag | None = None) -> Portrait:
     )
 
 
-def predict(trained: Trained, client: ClientDataset) -> NDArray[np.int64]:
-    """Returns the class that a model finds most probable for each example, -1 for none.
-
-    The engine counts what is right, so each example is asked about under its own label, and under
-    the others where that is wrong.
-    """
-    predicted = np.full(len(client), -1, np.int64)
-    pending = np.arange(len(client))
-    offsets = range(trained.model.layout.num_classes)
-    for offset in offsets:
-        if not len(pending):
-            break
-        guesses = (client.labels[pending] + offset) % len(offsets)
-        is_right = _right(trained, client, pending, guesses.astype(np.int32))
-        predicted[pending[is_right]] = guesses[is_right]
-        pending = pending[~is_right]
-    return predicted
-
-
-def _right(
-    trained: Trained, client: ClientDataset, rows: NDArray[np.int64], labels: NDArray[np.int32]
-) -> NDArray[np.bool_]:
-    """Whether the model gives each of some examples the label that is asked about."""
-    lone = tuple(
-        BatchedDataset(
-            replace(client, pixels=client.pixels[row : row + 1], labels=labels[index : index + 1]),
-            _ONE_BATCH,
-        )
-        for index, row in enumerate(rows.tolist())
-    )
-    weights = trained.state.global_model_weights
-    stats = trained.engine.evaluate(trained.model.layout, weights, lone)
-    found: NDArray[np.bool_] = stats["num_correct"] == 1
-    return found
+def predict(trained: Trained, client: ClientDataset) -> NDArray[np.int32]:
+    """Returns the class that a model finds most probable for each example, -1 for none."""
+    layout, weights = trained.model.layout, trained.state.global_model_weights
+    scores = trained.engine.predict(layout, weights, [BatchedDataset(client, _PLAIN)])
+    return predicted_classes(scores.values)
 
 
 def _some_clients(data: ClientData, client_ids: list[str]) -> list[ClientDataset]:

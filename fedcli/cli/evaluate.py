@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     section=opt.DATA,
     metavar="NAME",
 )
+@opt.code_option(section=opt.MODEL)
 @opt.option(
     "--epochs",
     help="Passes over the data.",
@@ -58,6 +59,22 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     metavar="FILE",
 )
+@opt.option(
+    "--show-errors",
+    "num_errors",
+    help="Draw the N worst mistakes: the wrong examples of highest loss.",
+    section=opt.PICTURES,
+    type=click.IntRange(min=1),
+    metavar="N",
+)
+@opt.option(
+    "--predictions",
+    "predictions_file",
+    help="Write what the model says of each example to this file, .npz or .csv.",
+    section=opt.OUTPUT,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+)
 @opt.output_options
 def evaluate(
     *, run: Path, per_client: Path | None, as_json: bool, quiet: bool, verbose: bool, **values: Any
@@ -65,11 +82,16 @@ def evaluate(
     """Evaluate the model of RUN, a run directory or a checkpoint file, without training it.
 
     Loss and accuracy are means over the examples of all clients; below it stands how they spread
-    over clients, each counting the same.
+    over clients, each counting the same. A file of predictions has a row
+    an example: client_id, index in the client, label, predicted (-1 where the model gives NaN), and
+    the probability of each class. A .csv is written as it comes; an .npz has one array of each and
+    is held in memory. An existing file is replaced.
 
     \b
     Examples:
       fedcli eval runs/first
+      fedcli eval runs/first --show-errors 10
+      fedcli eval runs/first --clients all --predictions predictions.csv
       fedcli eval runs/first --split train --clients all
       fedcli eval runs/first --clients all --per-client clients.csv
       fedcli eval runs/first --data other_writers.h5 --json
@@ -81,6 +103,7 @@ def evaluate(
 
         check_name(per_client)
     evaluation = _evaluate(run, opt.given(values))
+    file = values["predictions_file"]
     for note in evaluation.notes:
         remarks.note(note)
     remarks.detail(f"evaluated split {evaluation.split} of {evaluation.source}")
@@ -108,6 +131,13 @@ def evaluate(
     if told is not None and evaluation.num_clients > 1:
         screen.title(told.title)
         screen.table(told.headers, told.rows, left=told.num_texts)
+    if evaluation.worst is not None:
+        from fedcli.cli import error_tables
+
+        error_tables.show(screen, evaluation.data, evaluation.worst)
+    if file is not None:
+        screen.line("")
+        screen.line(f"Wrote {file}")
 
 
 def _evaluate(run: Path, values: dict[str, Any]) -> Evaluation:
