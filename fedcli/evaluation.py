@@ -134,6 +134,7 @@ def evaluate_run(
     model: str | None = None,
     predictions_file: Path | None = None,
     num_errors: int | None = None,
+    takers: Sequence[Callable[[Predicted], None]] = (),
     cancel: CancelFlag | None = None,
 ) -> Evaluation:
     """Returns the federated evaluation of a run's newest checkpoint, or of a checkpoint file.
@@ -158,6 +159,7 @@ def evaluate_run(
         predictions_file: Where to write what the model says of each example, `.npz` or `.csv`; see
             `predictions.writing`.
         num_errors: How many of the worst mistakes to look for; None: they are not sought.
+        takers: Called with all predictions, in order.
         cancel: Once raised, from any thread, the evaluation stops.
 
     Raises:
@@ -193,7 +195,7 @@ def evaluate_run(
         panel = _panel(trained, config, given, split, clients, cancel)
         evaluator = learning.build_fed_eval(trained.model, engine=trained.engine)
         evaluation = evaluate_panel(panel, evaluator, trained.state, cancel)
-        worst = _predict(trained, panel, predictions_file, num_errors, cancel)
+        worst = _predict(trained, panel, predictions_file, num_errors, takers, cancel)
         return replace(evaluation, worst=worst, notes=(*trained.notes, *evaluation.notes))
 
     if trained.fingerprint is None or any(given[name] for name in configs.DATA_FIELDS):
@@ -232,14 +234,15 @@ def _predict(
     panel: Panel,
     file: Path | None,
     num_errors: int | None,
+    asked: Sequence[Callable[[Predicted], None]],
     cancel: CancelFlag | None,
 ) -> WorstMistakes | None:
-    """Writes predictions to a file and finds the worst mistakes, where they are asked for."""
+    """Hands out predictions, writes them to a file and finds the worst mistakes, where asked to."""
     worst = None if num_errors is None else WorstMistakes(num_errors)
-    if file is None and worst is None:
+    if file is None and worst is None and not asked:
         return None
     with ExitStack() as stack:
-        takers: list[Callable[[Predicted], None]] = [] if worst is None else [worst.add]
+        takers = [*asked, *([] if worst is None else [worst.add])]
         if file is not None:
             num_classes = trained.model.layout.num_classes
             takers.append(stack.enter_context(predictions.writing(file, num_classes)))

@@ -53,6 +53,21 @@ if TYPE_CHECKING:
     metavar="N",
 )
 @opt.option(
+    "--by-class",
+    help="Show precision and recall of each class and the confusion matrix.",
+    section=opt.EVALUATION,
+    is_flag=True,
+)
+@opt.option(
+    "--top-k",
+    "ks",
+    help="Show how often the label is among the K most probable classes; may be given again.",
+    section=opt.EVALUATION,
+    type=click.IntRange(min=1),
+    multiple=True,
+    metavar="K",
+)
+@opt.option(
     "--per-client",
     help="Write what was found of each client to this file, .csv or .h5.",
     section=opt.EVALUATION,
@@ -77,19 +92,28 @@ if TYPE_CHECKING:
 )
 @opt.output_options
 def evaluate(
-    *, run: Path, per_client: Path | None, as_json: bool, quiet: bool, verbose: bool, **values: Any
+    *,
+    run: Path,
+    per_client: Path | None,
+    by_class: bool,
+    ks: tuple[int, ...],
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **values: Any,
 ) -> None:
     """Evaluate the model of RUN, a run directory or a checkpoint file, without training it.
 
     Loss and accuracy are means over the examples of all clients; below it stands how they spread
-    over clients, each counting the same. A file of predictions has a row
-    an example: client_id, index in the client, label, predicted (-1 where the model gives NaN), and
-    the probability of each class. A .csv is written as it comes; an .npz has one array of each and
-    is held in memory. An existing file is replaced.
+    over clients, each counting the same. A file of predictions has a row an example: client_id,
+    index in the client, label, predicted (-1 where the model gives NaN), and the probability of
+    each class. A .csv is written as it comes; an .npz has one array of each and is held in memory.
+    An existing file is replaced.
 
     \b
     Examples:
       fedcli eval runs/first
+      fedcli eval runs/first --by-class --top-k 3
       fedcli eval runs/first --show-errors 10
       fedcli eval runs/first --clients all --predictions predictions.csv
       fedcli eval runs/first --split train --clients all
@@ -102,7 +126,13 @@ def evaluate(
         from fedcli.per_client import check_name
 
         check_name(per_client)
-    evaluation = _evaluate(run, opt.given(values))
+    measures = None
+    if by_class or ks:
+        from fedcli.class_measures import ClassMeasures
+
+        measures = ClassMeasures(sorted(set(ks)))
+    takers = () if measures is None else (measures.add,)
+    evaluation = _evaluate(run, {**opt.given(values), "takers": takers})
     file = values["predictions_file"]
     for note in evaluation.notes:
         remarks.note(note)
@@ -115,7 +145,7 @@ def evaluate(
     if as_json:
         from fedcli.cli.output import print_json
 
-        print_json(evaluation.metrics)
+        print_json({**evaluation.metrics, **(measures.to_json() if measures else {})})
         return
     from fedcli import report, report_tables
     from fedcli.cli.render import Screen
@@ -131,6 +161,10 @@ def evaluate(
     if told is not None and evaluation.num_clients > 1:
         screen.title(told.title)
         screen.table(told.headers, told.rows, left=told.num_texts)
+    if measures is not None:
+        from fedcli.cli import class_tables
+
+        class_tables.show(screen, evaluation.data, measures, shows_classes=by_class)
     if evaluation.worst is not None:
         from fedcli.cli import error_tables
 
