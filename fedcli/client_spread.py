@@ -63,10 +63,10 @@ def _spread(values: NDArray[np.float64], worst: int) -> dict[str, float]:
     if not len(values) or not np.isfinite(values).all():
         return dict.fromkeys(["mean", "std", *names, "worst_decile"], math.nan)
     num_worst = math.ceil(_WORST_SHARE * len(values))
-    ordered = np.sort(worst * values)[::-1]
+    ordered = np.sort(values)[::-worst]  # the worst first
     return {
         "mean": float(values.mean()),
         "std": float(values.std()),
         **dict(zip(names, np.percentile(values, _PERCENTILES).tolist(), strict=True)),
-        "worst_decile": float(worst * ordered[:num_worst].mean()),
+        "worst_decile": float(ordered[:num_worst].mean()),
     }

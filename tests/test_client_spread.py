@@ -40,6 +40,11 @@ def test_jain_index(values: list[float], index: float) -> None:
     assert client_spread.jain_index(np.array(values)) == index
 
 
+def test_worst_of_nothing_right_is_plain_zero() -> None:
+    told = client_spread.over_clients(stats([0, 3], [4, 4], [1.0, 1.0]))
+    assert str(told["sparse_categorical_accuracy"]["worst_decile"]) == "0.0"
+
+
 def test_nobody_and_not_finite_are_nan() -> None:
     told = client_spread.over_clients(stats([], [], []))
     assert told["num_clients"] == 0
