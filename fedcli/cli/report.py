@@ -150,10 +150,14 @@ def _write_files(
 ) -> None:
     """Writes the files that were asked for; whether they can be is seen before any work."""
     from fedcli import client_records, report_tables, text_tables
-    from fedcli.files import write_atomic
+    from fedcli.files import check_is_no_input, write_atomic
 
     names = ("csv", "clients_csv", "plot", "html")
     csv_file, clients_file, plot_file, html_file = (files[f"{each}_file"] for each in names)
+    inputs = [each for record in records for each in record.path.rglob("*") if each.is_file()]
+    for file in (csv_file, clients_file, plot_file, html_file):
+        if file is not None:
+            check_is_no_input(file, inputs, str(file))
     if clients_file is not None:
         found = {str(record.path): client_records.load(record.path) for record in records}
         table = report_tables.clients_csv(found)

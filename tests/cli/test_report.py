@@ -81,6 +81,15 @@ def test_csv_file_has_every_round(fedcli: Fedcli, tmp_path: Path) -> None:
     assert [row["client_work/train/loss"] for row in rows] == ["0.5", ""]
 
 
+def test_files_of_a_run_are_not_written_over(fedcli: Fedcli, tmp_path: Path) -> None:
+    path = write_run(tmp_path / "a", [0.5])
+    before = (path / "metrics.jsonl").read_bytes()
+    for option in ("--csv", "--html"):
+        done = fedcli("report", "a", option, "a/metrics.jsonl")
+        assert (done.code, "choose another name" in done.err) == (1, True)
+    assert (path / "metrics.jsonl").read_bytes() == before
+
+
 def test_config_diff(fedcli: Fedcli, tmp_path: Path) -> None:
     write_run(tmp_path / "a", [0.5], config="seed = 1\n[run.server_options]\nmomentum = 0.9\n")
     write_run(tmp_path / "b", [0.5], config="seed = 1")
