@@ -50,7 +50,7 @@ class RoundResult:
         metrics: The line of metrics.jsonl, with NaN where that has null.
         timings: Seconds by part: data, train, aggregate, evaluate, save.
         evaluation: By split, the four metrics of the weights after the round; None if not due.
-        num_clients: Clients in the cohort.
+        num_clients: Clients whose reports were taken.
         num_examples: Examples processed in training.
     """
 
@@ -94,6 +94,9 @@ class Training:
         self._saved_round = state.round_num
         self._saved_at = monotonic()
         self._evaluations: dict[str, Evaluation] = {}
+        self._virtual_seconds = 0.0
+        if federation.participation is not None and state.round_num:
+            self._resume_clock(run_dir.read_completed(run.path, state.round_num))
 
     @property
     def path(self) -> Path:
@@ -190,17 +193,21 @@ class Training:
 
     def _train_round(self) -> RoundResult:
         timings = {"data": 0.0}
-        clients, num_clients = self._federation.cohort_data(self.state.round_num)
+        cohort = self._federation.cohort_data(self.state.round_num)
+        clients = cohort.batches
         if not isinstance(clients, tuple):  # read while the round runs
             clients = _Timed(clients, timings)
         output = self.process.next(self.state, clients, cancel=self._cancel)
         timings.update(output.timings, train=output.timings["train"] - timings["data"])
         round_num = output.state.round_num
         line = {"round": round_num, **output.metrics}
+        if cohort.attendance is not None:
+            line["participation"] = cohort.attendance.metrics(self._virtual_seconds)
         evaluation = None
         if self.config.eval_every and round_num % self.config.eval_every == 0:
             evaluation = self._evaluate_into(line, timings, output.state)
         self._run.append_metrics(line)
+        self._resume_clock([line])
         self.state = output.state
         if self._is_save_due():
             started = perf_counter()
@@ -208,7 +215,12 @@ class Training:
             timings["save"] = perf_counter() - started
         self._run.append_timings({"round": round_num, **timings})
         num_examples = line["client_work"]["train"]["num_examples"]
-        return RoundResult(round_num, line, timings, evaluation, num_clients, num_examples)
+        return RoundResult(round_num, line, timings, evaluation, cohort.num_clients, num_examples)
+
+    def _resume_clock(self, lines: list[dict[str, Any]]) -> None:
+        """Sets the virtual clock to what the last line of metrics.jsonl says, if it has one."""
+        told = lines[-1].get("participation", {}) if lines else {}
+        self._virtual_seconds = told.get("virtual_seconds", 0.0)
 
     def _evaluate_initial_model(self) -> RoundResult:
         line: dict[str, Any] = {"round": 0}

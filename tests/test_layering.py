@@ -22,7 +22,7 @@ LAYERS = (
     (
         *("algorithms", "aggregators", "optimizers", "metrics", "statistics", "batches", "cohort"),
         *("datasets", "checkpoint", "run_dir", "weights_files", "draws", "suspects", "densities"),
-        *("download", "part_file", "archives", "models", "samplers"),
+        *("download", "part_file", "archives", "models", "samplers", "participation"),
     ),
     ("backend", "files", "locks", "transport"),
     (

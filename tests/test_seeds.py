@@ -32,4 +32,6 @@ def test_purposes_never_change_their_numbers() -> None:
         "LABEL_NOISE": 6,
         "FEATURE_NOISE": 7,
         "INITIAL_WEIGHTS": 8,
+        "CLIENT_DROPOUT": 10,
+        "CLIENT_SPEED": 11,
     }

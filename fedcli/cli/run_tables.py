@@ -38,19 +38,24 @@ def show_rounds(screen: Screen, rows: Sequence[RoundRow]) -> None:
     """Prints one line a round, with columns for what happened in at least one of them."""
     splits = list(dict.fromkeys(split for row in rows for split in row.evaluation))
     has_dropped = any(row.num_non_finite_clients for row in rows)
-    has_rejected = any(row.is_rejected for row in rows)
+    has_rejected = any(row.is_rejected or row.is_skipped for row in rows)
+    has_reports = any(row.num_reports is not None for row in rows)
+    has_clock = any(row.virtual_seconds is not None for row in rows)
     # Beside an evaluation, counts that hardly change would make the table too wide for a terminal.
     num_scores = 2 if splits else len(_SCORE_HEADERS)
     headers = ["round", *_SCORE_HEADERS[:num_scores]]
     headers += [f"{split} {name}" for split in splits for name in ("loss", "acc.")]
+    headers += ["reports"] * has_reports + ["virtual s"] * has_clock
     headers += ["dropped clients"] * has_dropped + ["update"] * has_rejected
     cells = []
     for row in rows:
         line = [str(row.round_num), *score_cells(row.online)[:num_scores]]
         for split in splits:
             line += score_cells(row.evaluation.get(split))[:2]
+        line += ["" if row.num_reports is None else str(row.num_reports)] * has_reports
+        line += [_seconds(row.virtual_seconds)] * has_clock
         line += [str(row.num_non_finite_clients)] * has_dropped
-        line += ["rejected" if row.is_rejected else "applied"] * has_rejected
+        line += [_fate(row)] * has_rejected
         cells.append(line)
     screen.table(headers, cells, left=0)
 
@@ -86,6 +91,16 @@ def score_cells(scores: Scores | None) -> list[str]:
         f"{scores.num_examples:,}",
         f"{scores.num_batches:,}",
     ]
+
+
+def _fate(row: RoundRow) -> str:
+    if row.is_skipped:
+        return "skipped"
+    return "rejected" if row.is_rejected else "applied"
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:,.1f}"
 
 
 def _number(value: float | None) -> str:

@@ -51,6 +51,50 @@ RESUME_OPTIONS = frozenset({"rounds", "threads"})
     section=opt.COHORT,
     type=click.Choice(SAMPLINGS),
 )
+@opt.run_option(
+    "--client-dropout",
+    "Chance, 0 to 1, of each client of the cohort to send no report in a round; not a model's "
+    "dropout.",
+    section=opt.COHORT,
+    type=float,
+    metavar="P",
+)
+@opt.run_option(
+    "--client-speeds",
+    "Examples a virtual second of the speed tiers; each client falls in one for the whole run, all "
+    "with the same chance. Puts a virtual clock in metrics.jsonl. Default: no clock.",
+    section=opt.COHORT,
+    metavar="X,X,...",
+)
+@opt.run_option(
+    "--communication-seconds",
+    "Virtual seconds that a client's transport takes in a round.",
+    section=opt.COHORT,
+    type=float,
+    metavar="S",
+)
+@opt.run_option(
+    "--deadline",
+    "Virtual seconds of a round after which reports are too late. Default: all are waited for.",
+    section=opt.COHORT,
+    type=float,
+    metavar="S",
+)
+@opt.run_option(
+    "--over-selection",
+    "Share of clients drawn besides the N wanted, such as 0.3; the first N to report by the "
+    "virtual clock are taken.",
+    section=opt.COHORT,
+    type=float,
+    metavar="SHARE",
+)
+@opt.run_option(
+    "--min-reports",
+    "Skip a round with fewer reports than N: the model stays as it is. Default: any will do.",
+    section=opt.COHORT,
+    type=int,
+    metavar="N",
+)
 @opt.run_option("--rounds", "Rounds of training.", section=opt.COHORT, type=int, metavar="N")
 @opt.run_option("--epochs", "Local epochs a round.", section=opt.LOCAL, type=int, metavar="N")
 @opt.run_option("--batch-size", "Examples a local step.", section=opt.LOCAL, type=int, metavar="N")

@@ -257,3 +257,17 @@ def test_export_names_the_formats_there_are(fedcli: Fedcli, tmp_path: Path) -> N
         "fedcli: error: weights.txt: the formats of weights are .npz; choose a name that ends so\n"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_table_tells_who_reported_and_when(fedcli: Fedcli) -> None:
+    flags = ("--client-dropout", 0.5, "--client-speeds", "100,10", "--min-reports", 6)
+    done = fedcli("train", "--rounds", 4, *flags, "--out", "run")
+    assert (done.code, done.err) == (0, "")
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    header, _, *rows = done.out.splitlines()[1:]
+    assert header.split()[-4:] == ["reports", "virtual", "s", "update"]
+    for line, row in zip(lines, rows, strict=False):
+        told = line["participation"]
+        fate = "skipped" if told["num_reports"] < 6 else "applied"
+        clock = f"{told['virtual_seconds']:,.1f}"
+        assert row.split()[-3:] == [str(told["num_reports"]), clock, fate]
