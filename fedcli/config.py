@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
-from fedcli import registry, schedules
+from fedcli import registry, schedules, stopping
 from fedcli.errors import ConfigError
 from fedcli.options import Entry, Value, check_number, choose, resolve
 
@@ -102,6 +102,8 @@ class RunConfig:
         eval_every: Evaluate before round 1 and after every so many rounds; None: only at the end.
         eval_clients: Who is evaluated, written as `clients`; None: the fixed cohort, or under
             random sampling everyone in moderation.
+        stop_at: End once the held-out data are classified so well: "accuracy=0.97"; None: never.
+        patience: End after so many evaluations in a row without a better accuracy; None: never.
         checkpoint_every: Save after every so many rounds; None: by the clock.
     """
 
@@ -149,6 +151,8 @@ class RunConfig:
     threads: int | None = None
     eval_every: int | None = None
     eval_clients: Clients = None
+    stop_at: str | None = None
+    patience: int | None = None
     checkpoint_every: int | None = None
 
 
@@ -207,6 +211,7 @@ def validate(config: RunConfig) -> RunConfig:
     _resolve_algorithm(values)
     _resolve_sampling(values)
     _check_participation(values)
+    _check_stopping(values)
     for name, (owner, table) in _OPTION_OWNERS.items():
         if values[owner] is not None:
             values[name] = _resolved(name, values[owner], table, values[name])
@@ -384,6 +389,16 @@ def _check_participation(values: Mapping[str, Any]) -> None:
             f"--over-selection {values['over_selection']:g} draws more clients than are wanted; "
             f"--sampling {values['sampling']} has no such number; choose uniform"
         )
+
+
+def _check_stopping(values: Mapping[str, Any]) -> None:
+    """Refuses to wait for an accuracy that nobody measures."""
+    for name in ("stop_at", "patience"):
+        if values[name] is not None and values["eval_every"] is None:
+            raise ConfigError(
+                f"{option_name(name)} {values[name]} needs evaluations; give how often, for "
+                "example --eval-every 1"
+            )
 
 
 def _resolved(
@@ -571,6 +586,8 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "threads": partial(_count, maximum=MAX_THREADS),
     "eval_every": _count,
     "eval_clients": _clients,
+    "stop_at": stopping.parse_target,
+    "patience": _count,
     "checkpoint_every": _count,
     **dict.fromkeys(_OPTION_OWNERS, _map),
 }

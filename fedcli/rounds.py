@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from fedcli import __version__, backend, checkpoint, run_dir
+from fedcli import __version__, backend, checkpoint, run_dir, stopping
 from fedcli import config as configs
 from fedcli.backend import CancelFlag, ThreadEngine
 from fedcli.batches import BatchedDataset
@@ -95,8 +95,10 @@ class Training:
         self._saved_at = monotonic()
         self._evaluations: dict[str, Evaluation] = {}
         self._virtual_seconds = 0.0
-        if federation.participation is not None and state.round_num:
-            self._resume_clock(run_dir.read_completed(run.path, state.round_num))
+        self._progress = stopping.progress_for(self.config.stop_at, self.config.patience)
+        if federation.participation is not None or self._progress is not None:
+            for line in run_dir.read_completed(run.path, state.round_num):
+                self._note(line)
 
     @property
     def path(self) -> Path:
@@ -125,7 +127,7 @@ class Training:
 
     @property
     def is_finished(self) -> bool:
-        """Whether every round is done and the closing evaluation of the last is written."""
+        """Whether the last round is done and the closing evaluation of the last is written."""
         return self._stored_evaluation() is not None
 
     def run(self) -> Generator[RoundResult, None, None]:
@@ -142,7 +144,7 @@ class Training:
         try:
             if self.state.round_num == 0 and self.config.eval_every:
                 yield self._evaluate_initial_model()
-            while self.state.round_num < self.config.rounds:
+            while not self._is_last_round_done():
                 yield self._train_round()
         finally:
             self._save_if_behind()
@@ -207,8 +209,8 @@ class Training:
         if self.config.eval_every and round_num % self.config.eval_every == 0:
             evaluation = self._evaluate_into(line, timings, output.state)
         self._run.append_metrics(line)
-        self._resume_clock([line])
         self.state = output.state
+        self._note(line)
         if self._is_save_due():
             started = perf_counter()
             self._save()
@@ -217,16 +219,23 @@ class Training:
         num_examples = line["client_work"]["train"]["num_examples"]
         return RoundResult(round_num, line, timings, evaluation, cohort.num_clients, num_examples)
 
-    def _resume_clock(self, lines: list[dict[str, Any]]) -> None:
-        """Sets the virtual clock to what the last line of metrics.jsonl says, if it has one."""
-        told = lines[-1].get("participation", {}) if lines else {}
-        self._virtual_seconds = told.get("virtual_seconds", 0.0)
+    def _note(self, line: dict[str, Any]) -> None:
+        """Takes from a line of metrics.jsonl what later rounds go on from: clock and progress."""
+        told = line.get("participation", {})
+        self._virtual_seconds = told.get("virtual_seconds", self._virtual_seconds)
+        if self._progress is not None:
+            self._progress = self._progress.after(line)
+
+    def _is_last_round_done(self) -> bool:
+        has_ended = self._progress is not None and self._progress.is_over
+        return has_ended or self.state.round_num >= self.config.rounds
 
     def _evaluate_initial_model(self) -> RoundResult:
         line: dict[str, Any] = {"round": 0}
         timings: dict[str, float] = {}
         evaluation = self._evaluate_into(line, timings, self.state)
         self._run.append_metrics(line)
+        self._note(line)
         self._run.append_timings({"round": 0, **timings})
         return RoundResult(0, line, timings, evaluation, 0, 0)
 
@@ -251,7 +260,7 @@ class Training:
         return self._evaluations
 
     def _is_save_due(self) -> bool:
-        if self.state.round_num == self.config.rounds:
+        if self._is_last_round_done():
             return True
         if self.config.checkpoint_every:
             return self.state.round_num % self.config.checkpoint_every == 0
@@ -268,11 +277,12 @@ class Training:
             self._save()
 
     def _stored_evaluation(self) -> dict[str, Any] | None:
-        """evaluation.json, if every round is done and it is that of the last."""
-        if self.state.round_num < self.config.rounds:
+        """evaluation.json, if the last round is done and it is that of the last."""
+        if not self._is_last_round_done():
             return None
         stored = run_dir.read_evaluation(self.path)
-        if not stored or any(each.get("round") != self.config.rounds for each in stored.values()):
+        last = self.state.round_num
+        if not stored or any(each.get("round") != last for each in stored.values()):
             return None
         return stored
 

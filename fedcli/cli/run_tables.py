@@ -10,6 +10,7 @@ from typing import Any
 from fedcli import report
 from fedcli.cli.render import Screen
 from fedcli.report import EvaluationRow, RoundRow, Scores
+from fedcli.stopping import Progress
 
 _SCORE_HEADERS = ("loss", "accuracy", "examples", "batches")
 
@@ -19,8 +20,12 @@ def show_run(
     path: Path,
     lines: Sequence[Mapping[str, Any]],
     evaluation: Mapping[str, Mapping[str, Any]],
+    progress: Progress | None = None,
 ) -> None:
-    """Prints training metrics by round, the closing evaluation, and where the run is."""
+    """Prints training metrics by round, the closing evaluation, and where the run is.
+
+    With `progress`, what all lines say of a target, also when it was reached and why it ended.
+    """
     rows = report.round_rows(lines)
     screen.line("Training by round, online: measured on each batch before its step", style="bold")
     show_rounds(screen, rows)
@@ -30,6 +35,8 @@ def show_run(
     screen.title(f"Federated evaluation of the model after round {num_rounds}")
     show_evaluation(screen, report.evaluation_rows(evaluation))
     screen.console.print()
+    if progress is not None:
+        show_progress(screen, progress, num_rounds)
     screen.line(f"Run      {path}")
     screen.line(f"More     fedcli eval {path} --clients all")
 
@@ -58,6 +65,21 @@ def show_rounds(screen: Screen, rows: Sequence[RoundRow]) -> None:
         line += [_fate(row)] * has_rejected
         cells.append(line)
     screen.table(headers, cells, left=0)
+
+
+def show_progress(screen: Screen, progress: Progress, num_rounds: int) -> None:
+    """Prints the rounds to a target, the best accuracy, and why the run ended if it did early."""
+    if progress.target is not None:
+        what = f"{progress.split} accuracy {progress.target:g}"
+        reached = progress.target_round
+        how = f"not in {num_rounds:,} rounds" if reached is None else f"after {reached:,} rounds"
+        screen.line(f"Target   {what}: {how}")
+    if progress.best is not None:
+        where = f"after {progress.best_round:,} rounds"
+        screen.line(f"Best     {progress.split} accuracy {progress.best:.4f} {where}")
+    reason = progress.reason()
+    if reason is not None:
+        screen.line(f"Ended    after round {num_rounds:,}: {reason}")
 
 
 def show_evaluation(screen: Screen, rows: Sequence[EvaluationRow]) -> None:

@@ -214,6 +214,21 @@ RESUME_OPTIONS = frozenset({"rounds", "threads"})
     metavar=opt.CLIENTS_SYNTAX,
 )
 @opt.run_option(
+    "--stop-at",
+    "End once the accuracy on test data (without them, train) reaches this; takes --eval-every. "
+    "The rounds to it are told.",
+    section=opt.EVALUATION,
+    metavar="accuracy=X",
+)
+@opt.run_option(
+    "--patience",
+    "End after N evaluations in a row without a better accuracy; takes --eval-every. Default: "
+    "never.",
+    section=opt.EVALUATION,
+    type=int,
+    metavar="N",
+)
+@opt.run_option(
     "--seed",
     "Seed of initial weights, shuffling and sampling; it never changes the data.",
     section=opt.RUN,
@@ -382,17 +397,22 @@ def _say(notes: list[str], first: int, remarks: Remarks) -> int:
 
 def _show(path: Path, *, as_json: bool) -> None:
     r"""Prints the whole run from its files, so that a resumed run shows all of its rounds."""
-    from fedcli import run_dir
+    from fedcli import run_dir, stopping
     from fedcli.cli.output import print_json
 
     lines = run_dir.read_metrics(path)
     if not lines:
         raise RunError(f"{path / run_dir.METRICS} holds no round; restore it, or train anew")
     evaluation = run_dir.read_evaluation(path) or {}
+    values = run_dir.read_config(path)
+    progress = stopping.progress_for(values.get("stop_at"), values.get("patience"))
+    if progress is not None:
+        progress = progress.after_all(lines)
     if as_json:
-        print_json({"run": str(path), "rounds": lines, "evaluation": evaluation})
+        ended = {} if progress is None else {"stopping": progress.summary()}
+        print_json({"run": str(path), "rounds": lines, "evaluation": evaluation, **ended})
         return
     from fedcli.cli.render import Screen
     from fedcli.cli.run_tables import show_run
 
-    show_run(Screen(), path, lines, evaluation)
+    show_run(Screen(), path, lines, evaluation, progress)
