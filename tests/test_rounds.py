@@ -72,6 +72,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "min_reports": 2,
         **MOMENTUM,
     },
+    "centralized": {"algorithm": "centralized", "sampling": "uniform", "client_dropout": 0.3},
     "2nn": {"model": "mlp-2nn", "seed": 5, "client_lr": 0.1, "pixels": "ink"},
 }
 
