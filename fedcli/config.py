@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
-from fedcli import registry, schedules, stopping
+from fedcli import presets, registry, schedules, stopping
 from fedcli.errors import ConfigError
 from fedcli.options import Entry, Value, check_number, choose, resolve
 
@@ -50,6 +50,7 @@ class RunConfig:
     """One run, option by option: field `batch_size` is `--batch-size`. None stands for "not set".
 
     Attributes:
+        preset: The preset that the rest was taken from, for the record; None: none.
         data: Name of an embedded dataset, or path of a file.
         data_options: `k=v` options of an embedded dataset.
         test_data: Path of a file with the test split.
@@ -107,6 +108,7 @@ class RunConfig:
         checkpoint_every: Save after every so many rounds; None: by the clock.
     """
 
+    preset: str | None = None
     data: str = "synthetic-digits"
     data_options: Options = field(default_factory=dict)
     test_data: str | None = None
@@ -506,6 +508,10 @@ def _clients(label: str, value: object) -> str | tuple[str, ...]:
     return value
 
 
+def _preset(label: str, value: object) -> str:
+    return choose(presets.PRESETS, str(value), label.partition(" ")[0]).name
+
+
 def _map(label: str, value: object) -> dict[str, Value]:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{label} {_shown(value)}: give a table of options")
@@ -551,6 +557,7 @@ def _toml_value(text: str) -> Value:
 
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "preset": _preset,
     "data": _text,
     "test_data": _text,
     "partition": _text,

@@ -17,6 +17,7 @@ LAYERS = (
     ("cli",),
     (
         *("rounds", "examination", "evaluation", "federation", "report", "figures", "learning"),
+        "comparison",
         *("acquisition", "preparation", "population"),
     ),
     (
@@ -33,6 +34,7 @@ LAYERS = (
         "config",
         "schedules",
         "stopping",
+        "presets",
         "registry",
         "options",
         "errors",
@@ -58,9 +60,10 @@ NEIGHBOURS = {
     "cohort": {"samplers"},
     "samplers": {"draws"},
     "params": {"errors"},
-    "config": {"schedules", "stopping", "registry", "options", "errors"},
+    "config": {"schedules", "stopping", "presets", "registry", "options", "errors"},
     "schedules": {"registry", "options", "errors"},
     "stopping": {"options", "errors"},
+    "presets": {"options"},
     "registry": {"options", "errors"},
     "options": {"errors"},
 }
@@ -95,6 +98,7 @@ NO_NUMPY = {
     "registry",
     "schedules",
     "stopping",
+    "presets",
     "config",
     "files",
     "run_dir",

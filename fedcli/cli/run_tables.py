@@ -9,6 +9,8 @@ from typing import Any
 
 from fedcli import report
 from fedcli.cli.render import Screen
+from fedcli.comparison import Comparison
+from fedcli.presets import Figure
 from fedcli.report import EvaluationRow, RoundRow, Scores
 from fedcli.stopping import Progress
 
@@ -21,10 +23,12 @@ def show_run(
     lines: Sequence[Mapping[str, Any]],
     evaluation: Mapping[str, Mapping[str, Any]],
     progress: Progress | None = None,
+    comparison: Comparison | None = None,
 ) -> None:
     """Prints training metrics by round, the closing evaluation, and where the run is.
 
-    With `progress`, what all lines say of a target, also when it was reached and why it ended.
+    With `progress`, what all lines say of a target, also when it was reached and why it ended; with
+    `comparison`, also what was published.
     """
     rows = report.round_rows(lines)
     screen.line("Training by round, online: measured on each batch before its step", style="bold")
@@ -34,6 +38,8 @@ def show_run(
         screen.line(f"... of {num_rounds:,} rounds; all are in {path}/metrics.jsonl", "dim")
     screen.title(f"Federated evaluation of the model after round {num_rounds}")
     show_evaluation(screen, report.evaluation_rows(evaluation))
+    if comparison is not None:
+        show_comparison(screen, comparison)
     screen.console.print()
     if progress is not None:
         show_progress(screen, progress, num_rounds)
@@ -80,6 +86,44 @@ def show_progress(screen: Screen, progress: Progress, num_rounds: int) -> None:
     reason = progress.reason()
     if reason is not None:
         screen.line(f"Ended    after round {num_rounds:,}: {reason}")
+
+
+def show_comparison(screen: Screen, comparison: Comparison) -> None:
+    """Prints published figures beside the run's own, and what sets the two apart."""
+    preset = comparison.preset
+    screen.title(f"Beside {preset.source}")
+    if comparison.figures:
+        rows = [
+            [_label(figure), f"{figure.value:g}", "-" if found is None else f"{found:g}"]
+            for figure, found in _in_order(comparison.figures)
+        ]
+        screen.table(["figure", "published", "this run"], rows)
+    elif comparison.has_other_data:
+        screen.line("This run's data are others, so its figures are not set beside those.")
+    else:
+        screen.line("No figure of it is known to this program.")
+    if comparison.differs_in:
+        screen.line(f"This run differs in {', '.join(comparison.differs_in)}.")
+    if preset.remark:
+        screen.prose([("", preset.remark)])
+
+
+def _in_order(
+    figures: Sequence[tuple[Figure, float | None]],
+) -> list[tuple[Figure, float | None]]:
+    """All losses by round, then all accuracies; then the others as they stand."""
+    return sorted(figures, key=lambda each: (not each[0].round_num, _by_metric(each[0])))
+
+
+def _by_metric(figure: Figure) -> bool:
+    return bool(figure.round_num) and figure.metric != "loss"
+
+
+def _label(figure: Figure) -> str:
+    if figure.metric == "rounds_to_target":
+        return "rounds to target"
+    where = f"round {figure.round_num}, train" if figure.round_num else f"closing, {figure.split}"
+    return f"{where} {figure.metric}"
 
 
 def show_evaluation(screen: Screen, rows: Sequence[EvaluationRow]) -> None:

@@ -22,6 +22,7 @@ from fedcli.config import (
     RunConfig,
 )
 from fedcli.errors import RunError
+from fedcli.presets import PRESETS
 from fedcli.registry import AGGREGATORS, ALGORITHMS, CONSTANT, MODELS, OPTIMIZERS, SCHEDULES
 
 if TYPE_CHECKING:
@@ -36,6 +37,13 @@ RESUME_OPTIONS = frozenset({"rounds", "threads"})
 
 
 @click.command(cls=opt.SectionCommand, short_help="Train a model; results go to a run directory.")
+@opt.run_option(
+    "--preset",
+    "An experiment of the literature: options that repeat it, which those given beside it "
+    "override. fedcli info lists them.",
+    section=opt.DATA,
+    type=opt.Name(PRESETS),
+)
 @opt.data_options(
     data_help=f"{opt.DATA_HELP}  [default: {RunConfig.data}]",
     clients_help="Cohort: everyone, the first N in sorted order, or these; if it is drawn, N or a "
@@ -289,6 +297,7 @@ def train(  # one parameter for each option that is not a field of RunConfig
       fedcli train --data train.h5 --test-data test.h5
       fedcli train --sampling uniform --clients 10 --rounds 100 --epochs 1
       fedcli train --sampling poisson --clients 0.1
+      fedcli train --preset tff-tutorial
       fedcli train --server-option momentum=0.9 --eval-every 5 --out runs/momentum
       fedcli train --resume runs/momentum --rounds 200
       fedcli train --config runs/momentum/config.toml --seed 1
@@ -308,7 +317,15 @@ def _read_config(config_file: Path | None, given: Mapping[str, Any]) -> RunConfi
     """The config of a new run: what is given, over the file if there is one, over the defaults."""
     from fedcli import config, run_dir
 
-    base = {} if config_file is None else run_dir.read_config(config_file)
+    if config_file is not None and "preset" in given:
+        raise click.UsageError(
+            "--preset and --config each give all options; choose one of them",
+            click.get_current_context(),
+        )
+    name = given.get("preset")
+    base = dict(PRESETS[name].values) if name is not None and name in PRESETS else {}
+    if config_file is not None:
+        base = run_dir.read_config(config_file)
     return config.from_options(config.merge(base, given))
 
 
@@ -399,6 +416,7 @@ def _show(path: Path, *, as_json: bool) -> None:
     r"""Prints the whole run from its files, so that a resumed run shows all of its rounds."""
     from fedcli import run_dir, stopping
     from fedcli.cli.output import print_json
+    from fedcli.comparison import compare
 
     lines = run_dir.read_metrics(path)
     if not lines:
@@ -408,11 +426,16 @@ def _show(path: Path, *, as_json: bool) -> None:
     progress = stopping.progress_for(values.get("stop_at"), values.get("patience"))
     if progress is not None:
         progress = progress.after_all(lines)
+    name = values.get("preset")
+    comparison = None
+    if name is not None:
+        comparison = compare(PRESETS[name], values, lines, evaluation, progress)
     if as_json:
+        beside = {} if comparison is None else {"preset": comparison.summary()}
         ended = {} if progress is None else {"stopping": progress.summary()}
-        print_json({"run": str(path), "rounds": lines, "evaluation": evaluation, **ended})
+        print_json({"run": str(path), "rounds": lines, "evaluation": evaluation, **ended, **beside})
         return
     from fedcli.cli.render import Screen
     from fedcli.cli.run_tables import show_run
 
-    show_run(Screen(), path, lines, evaluation, progress)
+    show_run(Screen(), path, lines, evaluation, progress, comparison)
