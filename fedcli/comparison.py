@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedcli.config import DATA_FIELDS, option_name
+from fedcli.config import RunConfig, option_name
 from fedcli.presets import Figure, Preset
+from fedcli.registry import DATASETS
 from fedcli.stopping import Progress
 
 _METRICS = {"loss": "loss", "accuracy": "sparse_categorical_accuracy"}
@@ -19,10 +20,10 @@ class Comparison:
 
     Attributes:
         preset: What it repeats.
-        figures: Published numbers with the run's own, None where it has none; empty if the run's
-            data are others.
+        figures: Published numbers with the run's own, None where it has none; empty if the run is
+            of another named dataset.
         differs_in: Options that the run has otherwise than the preset.
-        has_other_data: Whether data options are among them.
+        has_other_data: Whether it is of another named dataset.
     """
 
     preset: Preset
@@ -68,7 +69,8 @@ def compare(
     """
     changed = [name for name, wanted in preset.values.items() if not _is(values.get(name), wanted)]
     changed += [name for name in ("test_data", "data_options") if values.get(name)]
-    has_other_data = not set(DATA_FIELDS).isdisjoint(changed)
+    # A file may hold the same data: whoever gives it knows.
+    has_other_data = "data" in changed and values.get("data", RunConfig.data) in DATASETS
     rounds = {line["round"]: line for line in lines}
     figures = () if has_other_data else preset.figures
     return Comparison(

@@ -84,11 +84,19 @@ def test_rounds_to_target_stand_beside_the_paper_s() -> None:
     assert (figure.value, own) == (87, 93)
 
 
-@pytest.mark.parametrize("given", [{"data": "synthetic-digits"}, {"test_data": "x.h5"}])
-def test_other_data_are_not_set_beside_the_published(given: dict[str, Any]) -> None:
-    found = compare(PRESETS["tff-tutorial"], resolved("tff-tutorial", **given), [], {}, None)
+@pytest.mark.parametrize("data", ["synthetic-digits", "mnist"])
+def test_other_named_data_are_not_set_beside_the_published(data: str) -> None:
+    values = resolved("tff-tutorial", data=data)
+    found = compare(PRESETS["tff-tutorial"], values, [], {}, None)
     assert found.has_other_data
     assert found.figures == ()
+
+
+def test_a_file_may_hold_the_same_data() -> None:
+    values = resolved("tff-tutorial", data="train.h5", test_data="test.h5")
+    found = compare(PRESETS["tff-tutorial"], values, [], {}, None)
+    assert found.differs_in == ("--data", "--test-data")
+    assert len(found.figures) == 24
 
 
 def test_the_published_numbers_are_those_of_the_tutorial() -> None:

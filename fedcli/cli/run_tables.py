@@ -104,7 +104,7 @@ def show_comparison(screen: Screen, comparison: Comparison) -> None:
         screen.line("No figure of it is known to this program.")
     if comparison.differs_in:
         screen.line(f"This run differs in {', '.join(comparison.differs_in)}.")
-    if preset.remark:
+    if preset.remark and not comparison.has_other_data:
         screen.prose([("", preset.remark)])
 
 
@@ -160,6 +160,8 @@ def score_cells(scores: Scores | None) -> list[str]:
 
 
 def _fate(row: RoundRow) -> str:
+    if row.online is None:
+        return ""
     if row.is_skipped:
         return "skipped"
     return "rejected" if row.is_rejected else "applied"
