@@ -524,7 +524,8 @@ def _check_min_reports(config: RunConfig, cohorts: Cohorts) -> None:
     """Refuses to wait for more reports than there are clients in a cohort."""
     if config.min_reports is None or config.sampling == "poisson":  # of which any number may come
         return
-    size = len(cohorts.for_round(0)) if cohorts.num_wanted is None else cohorts.num_wanted
+    size = len(cohorts.fixed or ()) if cohorts.sampler is None else cohorts.sampler.size
+    size = size if cohorts.num_wanted is None else cohorts.num_wanted
     if config.min_reports > size:
         raise ConfigError(
             f"--min-reports {config.min_reports} exceeds the cohort of {size}: every round would "

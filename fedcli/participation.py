@@ -14,6 +14,10 @@ deadline, it has waited until that.
 (Over-selection and deadlines: Bonawitz et al. 2019, "Towards Federated Learning at Scale",
 https://arxiv.org/abs/1902.01046. Late reports are dropped whole; they are no partial work.)
 
+A line of metrics.jsonl tells it under `participation`: num_selected = num_dropped_out + num_late +
+num_surplus + num_reports (clients, copies counted); is_skipped, 1 if the reports were too few to
+change the model; and with a clock round_seconds, and virtual_seconds since the run began.
+
 Who drops out depends on (seed, round, client), a tier on (seed, client): streams of their own, so
 that neither changes what else is drawn, and a resumed run meets the same clients.
 """
