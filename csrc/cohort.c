@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A cohort over threads: the only file that has any.
+ * A cohort trained over threads.
  *
  * Clients are the unit of scheduling. Blocks of 8 consecutive clients only fix the order of
  * addition. Within a window of open blocks (as many as there are threads, at least two) the
@@ -26,136 +26,12 @@ static void omp_unset_lock(omp_lock_t *lock) { (void)lock; }
 static int omp_get_thread_num(void) { return 0; }
 #endif
 
-/* Examples of one client that one thread scores at a time; fixed, so that sums do not depend on the
- * number of threads. */
-enum { SCORE_BLOCK = 2048 };
-
-/* ---- Team ------------------------------------------------------------------------------------ */
-
-struct fed_team {
-    int num_threads;
-    fed_workspace *workspaces; /* [num_threads] */
-    float **free_params;       /* packed parameter vectors that nobody holds, newest last */
-    size_t num_free;
-    size_t num_values;   /* floats in each of them */
-    float *server;       /* packed server parameters of the call under way */
-    float *frozen_slots; /* its frozen slots, packed one after the other; NULL: none */
-    double **window;     /* [num_window]: the sums of the open blocks, zeros between calls */
-    size_t num_window;
-};
-
-fed_team *fed_team_new(int num_threads) {
-    if (num_threads < 1 || num_threads > FED_MAX_THREADS) return NULL;
-    if (!fed_has_openmp()) num_threads = 1;
-    fed_team *team = calloc(1, sizeof *team);
-    if (team == NULL) return NULL;
-    team->num_threads = num_threads;
-    team->workspaces = calloc((size_t)num_threads, sizeof *team->workspaces);
-    team->num_window = (size_t)(num_threads < 2 ? 2 : num_threads);
-    team->window = calloc(team->num_window, sizeof *team->window);
-    /* every client of every open block may hold one */
-    team->free_params = calloc(team->num_window * FED_BLOCK_CLIENTS, sizeof *team->free_params);
-    if (team->workspaces == NULL || team->window == NULL || team->free_params == NULL) {
-        fed_team_free(team);
-        return NULL;
-    }
-    return team;
-}
-
-/* Gives back what has the size of a model. */
-static void drop_vectors(fed_team *team) {
-    while (team->num_free > 0) free(team->free_params[--team->num_free]);
-    free(team->server);
-    free(team->frozen_slots);
-    team->server = team->frozen_slots = NULL;
-    for (size_t w = 0; team->window != NULL && w < team->num_window; w++) {
-        free(team->window[w]);
-        team->window[w] = NULL;
-    }
-    team->num_values = 0;
-}
-
-void fed_team_free(fed_team *team) {
-    if (team == NULL) return;
-    drop_vectors(team);
-    free(team->free_params);
-    free(team->window);
-    if (team->workspaces != NULL)
-        for (int t = 0; t < team->num_threads; t++) free(team->workspaces[t].base);
-    free(team->workspaces);
-    free(team);
-}
-
-/* Packs the parameters every client starts from. */
-static int team_set_params(fed_team *team, const fed_net *net, const float *params) {
-    const size_t num_values = fed_net_size(net);
-    if (team->num_values != num_values) {
-        drop_vectors(team);
-        team->server = fed_allocate(num_values * sizeof *team->server);
-        if (team->server == NULL) return FED_ERR_NO_MEMORY;
-        team->num_values = num_values;
-    }
-    fed_net_pack(net, params, team->server);
-    return FED_OK;
-}
-
-/* Packs the slots that every local step starts from, if there are such. */
-static int team_set_slots(fed_team *team, const fed_net *net, size_t num_slots,
-                          const fed_terms *terms) {
-    free(team->frozen_slots);
-    team->frozen_slots = NULL;
-    if (terms->frozen_slots == NULL || num_slots == 0) return FED_OK;
-    team->frozen_slots = fed_allocate(num_slots * team->num_values * sizeof(float));
-    if (team->frozen_slots == NULL) return FED_ERR_NO_MEMORY;
-    for (size_t s = 0; s < num_slots; s++)
-        fed_net_pack(net, terms->frozen_slots + s * net->model->num_params,
-                     team->frozen_slots + s * team->num_values);
-    return FED_OK;
-}
-
-/* ---- Input checks ---------------------------------------------------------------------------- */
-
-/* A workspace holds a whole batch: a larger one would overflow its size. */
-static const size_t max_batch_size = (size_t)1 << 24;
-
-static int client_is_valid(const fed_model *model, const fed_client *client) {
-    const fed_plan *plan = &client->plan;
-    if (client->num_examples > UINT32_MAX) return 0;
-    const fed_prepared *prepared = client->prepared;
-    if (prepared != NULL &&
-        (prepared->model != model || prepared->num_examples != client->num_examples))
-        return 0;
-    if (client->pixel_type != FED_PIXELS_UINT8 && client->pixel_type != FED_PIXELS_FLOAT32)
-        return 0;
-    if (plan->pipeline < FED_REPEAT_SHUFFLE || plan->pipeline > FED_PER_EPOCH) return 0;
-    if (plan->epochs < 1 || plan->batch_size < 1) return 0;
-    return plan->batch_size <= max_batch_size ||
-           fed_plan_visits(plan, client->num_examples) <= max_batch_size;
-}
-
 static int terms_are_valid(const fed_terms *terms) {
     const fed_bounds *bounds = terms->bounds;
     if (terms->weighting != FED_WEIGHT_NUM_EXAMPLES && terms->weighting != FED_WEIGHT_UNIFORM)
         return 0;
     if (bounds != NULL && !(bounds->max_abs >= 0 && bounds->norm >= 0)) return 0; /* NaN, too */
     return terms->frozen_slots == NULL || terms->frozen_step_num >= 1;
-}
-
-/* Labels come from files: an index they form must never leave its array. */
-static int check_clients(const fed_model *model, const fed_client *clients, size_t num_clients,
-                         fed_fault *fault) {
-    for (size_t c = 0; c < num_clients; c++) {
-        const fed_client *client = &clients[c];
-        if (!client_is_valid(model, client)) return FED_ERR_ARGUMENT;
-        for (size_t e = 0; e < client->num_examples; e++) {
-            const int32_t label = client->labels[e];
-            if (label < 0 || (size_t)label >= model->num_classes) {
-                *fault = (fed_fault){c, e, label};
-                return FED_ERR_LABEL;
-            }
-        }
-    }
-    return FED_OK;
 }
 
 /* ---- Training -------------------------------------------------------------------------------- */
@@ -172,11 +48,10 @@ typedef struct block {
 typedef struct cohort {
     fed_team *team;
     const fed_net *net;
-    const fed_step *step;
+    const fed_training *training;
     const fed_client *clients;
     size_t num_clients;
     const fed_terms *terms;
-    const atomic_int *cancel;
     fed_sum *sum;
     fed_client_stats *stats;
 
@@ -305,10 +180,8 @@ static void work_on(cohort *co, size_t c, fed_workspace *workspace) {
         return;
     }
     omp_unset_lock(&co->lock);
-    const fed_frozen frozen = {co->team->frozen_slots, co->terms->frozen_step_num};
-    const int status = fed_train_client(
-        co->net, co->step, co->terms->frozen_slots != NULL ? &frozen : NULL, co->team->server,
-        &co->clients[c], co->cancel, workspace, params, &co->stats[c]);
+    const int status =
+        fed_train_client(co->training, &co->clients[c], workspace, params, &co->stats[c]);
     if (status == FED_OK && co->terms->bounds != NULL && co->stats[c].is_finite)
         measure(co, params, &co->stats[c]);
     omp_set_lock(&co->lock);
@@ -340,6 +213,17 @@ static void work(cohort *co) {
     }
     omp_unset_lock(&co->lock);
     fp_restore(before);
+}
+
+static void work_together(cohort *co, int num_threads) {
+    if (num_threads == 1) {
+        work(co);
+        return;
+    }
+#ifdef _OPENMP
+#pragma omp parallel num_threads(num_threads)
+#endif
+    work(co);
 }
 
 static void return_waiting(cohort *co) {
@@ -385,145 +269,35 @@ int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *ste
     fed_net net;
     int status = fed_net_init(&net, model);
     if (status == FED_OK) status = fed_step_check(step);
-    if (status == FED_OK && (fed_net_size(&net) != fed_sum_size(sum) || !fed_sum_is_open(sum) ||
-                             !terms_are_valid(terms)))
+    if (status == FED_OK &&
+        (net.size != fed_sum_size(sum) || !fed_sum_is_open(sum) || !terms_are_valid(terms)))
         status = FED_ERR_ARGUMENT;
-    if (status == FED_OK) status = check_clients(model, clients, num_clients, fault);
-    if (status == FED_OK) status = team_set_params(team, &net, server_params);
-    if (status == FED_OK) status = team_set_slots(team, &net, fed_step_slots(step), terms);
+    if (status == FED_OK) status = fed_check_clients(model, clients, num_clients, fault);
+    if (status == FED_OK) status = fed_team_set_params(team, &net, server_params);
+    if (status == FED_OK) status = fed_team_set_slots(team, &net, fed_step_slots(step), terms);
     if (status != FED_OK || num_clients == 0) return status;
 
+    const fed_frozen frozen = {team->frozen_slots, terms->frozen_step_num};
+    const int shares = num_clients < (size_t)team->num_threads && fed_net_can_share(&net);
+    const fed_training training = {.net = &net,
+                                   .step = step,
+                                   .frozen = terms->frozen_slots != NULL ? &frozen : NULL,
+                                   .server = team->server,
+                                   .cancel = cancel,
+                                   .num_workers = shares ? team->num_threads : 1};
     cohort co = {.team = team,
                  .net = &net,
-                 .step = step,
+                 .training = &training,
                  .clients = clients,
                  .num_clients = num_clients,
                  .terms = terms,
-                 .cancel = cancel,
                  .sum = sum,
                  .stats = stats};
     co.num_blocks = (num_clients + FED_BLOCK_CLIENTS - 1) / FED_BLOCK_CLIENTS;
     co.status = open_window(&co);
     omp_init_lock(&co.lock);
-    if (co.status == FED_OK) {
-#ifdef _OPENMP
-#pragma omp parallel num_threads(team->num_threads)
-#endif
-        work(&co);
-    }
+    if (co.status == FED_OK) work_together(&co, shares ? 1 : team->num_threads);
     omp_destroy_lock(&co.lock);
     close_window(&co);
     return co.status;
-}
-
-/* ---- Evaluation ------------------------------------------------------------------------------ */
-
-/* A piece of one client that one thread scores; counts `repeats` times. */
-typedef struct score_item {
-    size_t client, first, num;
-    int order; /* 1: the examples the plan draws, whatever first and num say */
-    int64_t repeats;
-    fed_score score;
-} score_item;
-
-/* 1 if the stream ends within what is shuffled as one: an epoch, or under repeat-shuffle all of
- * them. */
-static int is_partial_shuffle(const fed_client *client) {
-    const fed_plan *plan = &client->plan;
-    if (plan->shuffle_buffer <= 1 || client->num_examples == 0) return 0;
-    const size_t visits = fed_plan_visits(plan, client->num_examples);
-    if (plan->pipeline != FED_REPEAT_SHUFFLE) return visits % client->num_examples != 0;
-    fed_plan whole = *plan;
-    whole.max_examples = SIZE_MAX;
-    return visits < fed_plan_visits(&whole, client->num_examples);
-}
-
-/* Appends the pieces of examples 0..num-1 of a client; items NULL only counts them. */
-static size_t split_examples(size_t client, size_t num, int64_t repeats, score_item *items) {
-    size_t num_items = 0;
-    for (size_t first = 0; first < num; first += SCORE_BLOCK, num_items++) {
-        const size_t left = num - first;
-        if (items != NULL)
-            items[num_items] = (score_item){.client = client,
-                                            .first = first,
-                                            .repeats = repeats,
-                                            .num = left < SCORE_BLOCK ? left : SCORE_BLOCK};
-    }
-    return num_items;
-}
-
-/* Without an update, order and epochs do not matter: each example is scored once and counted as
- * often as it is visited. Only a shuffled stream that max_examples cuts short must really be
- * drawn. */
-static size_t split_client(const fed_client *clients, size_t c, score_item *items) {
-    const fed_client *client = &clients[c];
-    if (client->num_examples == 0) return 0;
-    if (is_partial_shuffle(client)) {
-        if (items != NULL) *items = (score_item){.client = c, .order = 1, .repeats = 1};
-        return 1;
-    }
-    const size_t visits = fed_plan_visits(&client->plan, client->num_examples);
-    const size_t whole = visits / client->num_examples, rest = visits % client->num_examples;
-    size_t num_items = 0;
-    if (whole > 0) num_items = split_examples(c, client->num_examples, (int64_t)whole, items);
-    if (rest > 0) num_items += split_examples(c, rest, 1, items != NULL ? items + num_items : NULL);
-    return num_items;
-}
-
-static void gather_stats(const fed_client *clients, size_t num_clients, const score_item *items,
-                         size_t num_items, fed_client_stats *stats) {
-    memset(stats, 0, num_clients * sizeof *stats);
-    for (size_t c = 0; c < num_clients; c++) {
-        const fed_client *client = &clients[c];
-        stats[c].num_examples = (int64_t)fed_plan_visits(&client->plan, client->num_examples);
-        stats[c].num_batches = (int64_t)fed_plan_batches(&client->plan, client->num_examples);
-        stats[c].is_finite = 1;
-    }
-    for (size_t i = 0; i < num_items; i++) {
-        fed_client_stats *of_client = &stats[items[i].client];
-        of_client->loss_sum += items[i].score.loss_sum * (double)items[i].repeats;
-        of_client->num_correct += items[i].score.num_correct * items[i].repeats;
-    }
-}
-
-static int score_items(fed_team *team, const fed_net *net, const fed_client *clients,
-                       score_item *items, size_t num_items, const atomic_int *cancel) {
-    atomic_size_t next = 0;
-    atomic_int failure = FED_OK;
-#ifdef _OPENMP
-#pragma omp parallel num_threads(team->num_threads)
-#endif
-    {
-        const fp_mode before = denormals_off();
-        fed_workspace *workspace = &team->workspaces[omp_get_thread_num()];
-        for (size_t i; (i = atomic_fetch_add(&next, 1)) < num_items && failure == FED_OK;) {
-            const int status =
-                fed_score_client(net, team->server, &clients[items[i].client], items[i].order,
-                                 items[i].first, items[i].num, cancel, workspace, &items[i].score);
-            if (status != FED_OK) failure = status;
-        }
-        fp_restore(before);
-    }
-    return failure;
-}
-
-int fed_evaluate(fed_team *team, const fed_model *model, const float *params,
-                 const fed_client *clients, size_t num_clients, const atomic_int *cancel,
-                 fed_client_stats *stats, fed_fault *fault) {
-    fed_net net;
-    int status = fed_net_init(&net, model);
-    if (status == FED_OK) status = check_clients(model, clients, num_clients, fault);
-    if (status == FED_OK) status = team_set_params(team, &net, params);
-    if (status != FED_OK) return status;
-
-    size_t num_items = 0;
-    for (size_t c = 0; c < num_clients; c++) num_items += split_client(clients, c, NULL);
-    score_item *items = calloc(num_items > 0 ? num_items : 1, sizeof *items);
-    if (items == NULL) return FED_ERR_NO_MEMORY;
-    size_t filled = 0;
-    for (size_t c = 0; c < num_clients; c++) filled += split_client(clients, c, items + filled);
-    status = score_items(team, &net, clients, items, num_items, cancel);
-    if (status == FED_OK) gather_stats(clients, num_clients, items, num_items, stats);
-    free(items);
-    return status;
 }

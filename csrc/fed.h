@@ -114,16 +114,47 @@ size_t fed_order_next(fed_order *order, uint32_t *indices /* out [batch_size] */
 
 /* ---- Models (model.c) ------------------------------------------------------------------------ */
 
-enum fed_layer_kind { FED_DENSE = 0, FED_NUM_LAYER_KINDS };
-enum fed_activation { FED_LINEAR = 0, FED_RELU, FED_NUM_ACTIVATIONS };
+enum fed_layer_kind {
+    FED_DENSE = 0,
+    FED_CONV2D,
+    FED_MAX_POOL,
+    FED_AVERAGE_POOL,
+    FED_GROUP_NORM,
+    FED_DROPOUT,
+    FED_ACTIVATION, /* nothing but its activation */
+    FED_NUM_LAYER_KINDS
+};
+enum fed_activation { FED_LINEAR = 0, FED_RELU, FED_TANH, FED_SIGMOID, FED_NUM_ACTIVATIONS };
 
-/* One row of a model table. A dense layer holds a kernel [I, O] and then a bias [O] at `offset`
- * of the flat parameter vector (Keras layout). */
+/* An image's, or with height and width 1 a vector's. Values are [height, width, channels]. */
+typedef struct fed_shape {
+    size_t height, width, channels;
+} fed_shape;
+
+static inline size_t fed_shape_size(const fed_shape *shape) {
+    return shape->height * shape->width * shape->channels;
+}
+
+/* One row of a model table. Tensors lie at `offset` of the flat parameter vector, in Keras layout:
+ *   FED_DENSE:      kernel [I, O], bias [O]; its inputs are taken as one vector, outputs are {1, 1,
+ * O} FED_CONV2D:     kernel [window height, window width, in channels, out channels], bias
+ *   FED_GROUP_NORM: gamma [channels], beta [channels]
+ * Windows that reach beyond the image see zeros there in a convolution and nothing in a pool: an
+ * average is over the values inside. */
 typedef struct fed_layer {
-    int32_t kind; /* enum fed_layer_kind */
-    size_t num_inputs, num_outputs;
+    int32_t kind;       /* enum fed_layer_kind */
+    int32_t activation; /* enum fed_activation, applied to its outputs; linear in the last layer */
+    fed_shape in, out;
     size_t offset;
-    int32_t activation; /* enum fed_activation; linear in the last layer */
+    int32_t has_scale, has_bias; /* gamma (group norm); bias or beta */
+    /* FED_CONV2D and the pools: */
+    size_t window_height, window_width, stride_y, stride_x;
+    size_t pad_top, pad_left; /* what the first window reaches beyond; below its own size */
+    /* FED_GROUP_NORM: num_groups divides the channels; epsilon stands inside the root */
+    size_t num_groups;
+    double epsilon;
+    double
+        rate; /* FED_DROPOUT: share of values put to 0 in training, in [0, 1), taken in 65536ths */
 } fed_layer;
 
 /* A sequential stack; the last layer's outputs are logits, softmax cross-entropy follows it. */
@@ -132,8 +163,8 @@ typedef struct fed_model {
     size_t num_layers, num_inputs, num_classes, num_params;
 } fed_model;
 
-/* FED_OK if the table is consistent: known kinds and activations, chained sizes, offsets that fill
- * 0..P-1 in order, logits without an activation. */
+/* FED_OK if the table is consistent: known kinds and activations, chained shapes, windows that give
+ * the shapes, offsets that fill 0..P-1 in order, logits without an activation. */
 int fed_model_check(const fed_model *model);
 
 /* ---- The client step (step.c) ---------------------------------------------------------------- */
@@ -189,7 +220,8 @@ int fed_step_apply(const fed_step *step, size_t step_num, size_t num_params,
                    float *params /* in-out [P] */, const float *server_params /* [P] */,
                    float *gradient /* in, scratch [P] */, float *slots /* in-out [slots, P] */);
 
-/* ---- Clients and cohorts (client.c, cohort.c) ------------------------------------------------ */
+/* ---- Clients and cohorts (client.c, cohort.c, score.c)
+ * ------------------------------------------------ */
 
 typedef struct fed_prepared fed_prepared;
 
@@ -204,6 +236,7 @@ typedef struct fed_client {
     size_t num_examples;
     fed_plan plan;
     fed_key shuffle_key;
+    fed_key dropout_key;          /* read only by a model with FED_DROPOUT */
     const fed_prepared *prepared; /* from these pixels, for the model of the call; or NULL */
 } fed_client;
 
@@ -284,6 +317,24 @@ int fed_evaluate(fed_team *team, const fed_model *model, const float *params /* 
                  const fed_client *clients, size_t num_clients, const atomic_int *cancel,
                  fed_client_stats *stats, /* out [num_clients] */
                  fed_fault *fault /* out */);
+
+/* Writes the logits of every example of every client, in the order they are stored; batches and
+ * plans do not matter. */
+int fed_predict(fed_team *team, const fed_model *model, const float *params /* [P] */,
+                const fed_client *clients, size_t num_clients, const atomic_int *cancel,
+                float *logits /* out [examples of all clients, K] */, fed_fault *fault);
+
+/* ---- For benchmarks (exercise.c) ------------------------------------------------------------- */
+
+/* What a stage, a layer or a convolution with its pool, does in a local step: forward, backward
+ * with the update by plain SGD, and getting its moved weights ready for the next forward pass. */
+enum fed_phase { FED_FORWARD = 0, FED_BACKWARD, FED_DERIVE, FED_NUM_PHASES };
+
+/* Writes the first layer of each stage of a model; returns their number, 0 if it is not valid. */
+size_t fed_stages(const fed_model *model, size_t *first_layers /* out [num_layers] */);
+/* Runs one phase of one stage `repeats` times on a made-up batch, on this thread. */
+int fed_exercise(const fed_model *model, const float *params /* [P] */, size_t batch_size,
+                 size_t stage, int phase, size_t repeats);
 
 /* ---- synthetic-digits (synthetic.c) ---------------------------------------------------------- */
 

@@ -1,127 +1,182 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The layer table: for each kind of layer, how it is packed and how it computes. A new kind is a
- * new row of `layer_ops`; the loops of client.c do not change. */
+ * The model table: checked, and laid out as stages. How a stage computes is in layers/. */
 #include "core.h"
 
-#include <stdlib.h>
 #include <string.h>
-
-typedef struct layer_ops {
-    size_t (*num_params)(const fed_layer *layer);
-    size_t (*packed_size)(const fed_layer *layer);
-    void (*pack)(const fed_layer *layer, const float *flat, float *packed);
-    void (*unpack)(const fed_layer *layer, const double *packed, double *flat);
-    void (*forward)(const fed_layer_pass *pass, const float *packed);
-    void (*backward)(const fed_layer_pass *pass, const float *packed, float *target);
-    int can_narrow; /* its kernel is packed as narrow.c expects: [O, padded I], before all else */
-} layer_ops;
-
-/* ---- Dense: flat kernel [I, O], bias [O]; packed kernel [O, padded I], bias [padded O] ------- */
-
-static size_t dense_num_params(const fed_layer *layer) {
-    return (layer->num_inputs + 1) * layer->num_outputs;
-}
-
-static size_t dense_bias_start(const fed_layer *layer) {
-    return layer->num_outputs * fed_padded(layer->num_inputs);
-}
-
-static size_t dense_packed_size(const fed_layer *layer) {
-    return dense_bias_start(layer) + fed_padded(layer->num_outputs);
-}
-
-static void dense_pack(const fed_layer *layer, const float *flat, float *packed) {
-    const size_t num_outputs = layer->num_outputs, width = fed_padded(layer->num_inputs);
-    memset(packed, 0, dense_packed_size(layer) * sizeof *packed);
-    for (size_t i = 0; i < layer->num_inputs; i++)
-        for (size_t o = 0; o < num_outputs; o++) packed[o * width + i] = flat[i * num_outputs + o];
-    memcpy(packed + dense_bias_start(layer), flat + layer->num_inputs * num_outputs,
-           num_outputs * sizeof *packed);
-}
-
-static void dense_unpack(const fed_layer *layer, const double *packed, double *flat) {
-    const size_t num_outputs = layer->num_outputs, width = fed_padded(layer->num_inputs);
-    for (size_t i = 0; i < layer->num_inputs; i++)
-        for (size_t o = 0; o < num_outputs; o++) flat[i * num_outputs + o] = packed[o * width + i];
-    memcpy(flat + layer->num_inputs * num_outputs, packed + dense_bias_start(layer),
-           num_outputs * sizeof *flat);
-}
-
-static size_t num_lane_values(const fed_layer_pass *pass) {
-    return (pass->num_rows + FED_LANES - 1) / FED_LANES * FED_LANES * pass->layer->num_outputs;
-}
-
-static size_t block_rows(size_t num_rows, size_t first) {
-    return num_rows - first < FED_LANES ? num_rows - first : FED_LANES;
-}
-
-static void dense_forward(const fed_layer_pass *pass, const float *packed) {
-    const fed_layer *layer = pass->layer;
-    for (size_t first = 0; first < pass->num_rows; first += FED_LANES)
-        pass->kernels->dense_forward(packed, packed + dense_bias_start(layer),
-                                     fed_padded(layer->num_inputs), layer->num_outputs,
-                                     pass->rows + first, block_rows(pass->num_rows, first),
-                                     pass->lanes + first * layer->num_outputs);
-}
-
-static void dense_backward(const fed_layer_pass *pass, const float *packed, float *target) {
-    const fed_layer *layer = pass->layer;
-    const size_t width = fed_padded(layer->num_inputs);
-    /* All of it before the first accumulation: target may be the parameters themselves. */
-    if (pass->inputs_gradient != NULL)
-        for (size_t first = 0; first < pass->num_rows; first += FED_LANES)
-            pass->kernels->dense_backward_inputs(
-                packed, width, layer->num_inputs, layer->num_outputs,
-                pass->lanes + first * layer->num_outputs, block_rows(pass->num_rows, first),
-                pass->inputs_gradient + first * layer->num_inputs);
-    for (size_t first = 0; first < pass->num_rows; first += FED_LANES)
-        pass->kernels->dense_accumulate(
-            target, target + dense_bias_start(layer), width, layer->num_outputs, pass->rows + first,
-            block_rows(pass->num_rows, first), pass->lanes + first * layer->num_outputs);
-}
-
-static const layer_ops ops[FED_NUM_LAYER_KINDS] = {
-    [FED_DENSE] = {dense_num_params, dense_packed_size, dense_pack, dense_unpack, dense_forward,
-                   dense_backward, .can_narrow = 1},
-};
-
-/* ---- The table at work ----------------------------------------------------------------------- */
 
 /* Sizes beyond this would overflow somewhere; no image classifier comes near. */
 static const size_t max_values = (size_t)1 << 31;
 
-static int layer_check(const fed_layer *layer, size_t num_inputs, size_t offset) {
-    if (layer->kind < 0 || layer->kind >= FED_NUM_LAYER_KINDS) return FED_ERR_ARGUMENT;
-    if (layer->activation < 0 || layer->activation >= FED_NUM_ACTIVATIONS) return FED_ERR_ARGUMENT;
-    if (layer->num_inputs != num_inputs || layer->offset != offset) return FED_ERR_ARGUMENT;
-    if (layer->num_outputs < 1 || layer->num_outputs > max_values / (num_inputs + FED_PAD))
-        return FED_ERR_ARGUMENT;
-    return FED_OK;
+/* ---- Checks ---------------------------------------------------------------------------------- */
+
+static int is_size(size_t size) { return size >= 1 && size <= max_values; }
+
+static int shape_is_valid(const fed_shape *shape) {
+    if (!is_size(shape->height) || !is_size(shape->width) || !is_size(shape->channels)) return 0;
+    /* Twice the padding of a border and of the channels must not overflow either. */
+    return shape->height <= max_values / shape->width &&
+           fed_padded(shape->channels) <= max_values / (shape->height * shape->width);
+}
+
+static int shapes_equal(const fed_shape *a, const fed_shape *b) {
+    return a->height == b->height && a->width == b->width && a->channels == b->channels;
+}
+
+/* Each window must touch the image, or a pool would have nothing to choose from. */
+static int window_fits(size_t in, size_t out, size_t window, size_t stride, size_t pad) {
+    return is_size(window) && window <= max_values / 2 && is_size(stride) && pad < window &&
+           out - 1 <= (in - 1 + pad) / stride;
+}
+
+static int windows_fit(const fed_layer *layer) {
+    return window_fits(layer->in.height, layer->out.height, layer->window_height, layer->stride_y,
+                       layer->pad_top) &&
+           window_fits(layer->in.width, layer->out.width, layer->window_width, layer->stride_x,
+                       layer->pad_left);
+}
+
+static int is_flag(int32_t value) { return value == 0 || value == 1; }
+
+/* What is particular to its kind. */
+static int kind_is_valid(const fed_layer *layer) {
+    const int keeps_channels = layer->out.channels == layer->in.channels;
+    switch (layer->kind) {
+    case FED_DENSE:
+        return layer->out.height == 1 && layer->out.width == 1 &&
+               fed_padded(layer->out.channels) <=
+                   max_values / (fed_shape_size(&layer->in) + FED_PAD);
+    case FED_CONV2D:
+        return windows_fit(layer) && layer->window_height <= max_values / layer->window_width /
+                                                                 layer->in.channels /
+                                                                 fed_padded(layer->out.channels);
+    case FED_MAX_POOL:
+    case FED_AVERAGE_POOL:
+        return windows_fit(layer) && keeps_channels;
+    case FED_GROUP_NORM:
+        return shapes_equal(&layer->in, &layer->out) && is_size(layer->num_groups) &&
+               layer->in.channels % layer->num_groups == 0 && layer->epsilon >= 0 &&
+               layer->epsilon <= 1;
+    case FED_DROPOUT:
+        return shapes_equal(&layer->in, &layer->out) && layer->rate >= 0 && layer->rate < 1;
+    default:
+        return shapes_equal(&layer->in, &layer->out);
+    }
+}
+
+static int layer_is_valid(const fed_layer *layer) {
+    return layer->kind >= 0 && layer->kind < FED_NUM_LAYER_KINDS && layer->activation >= 0 &&
+           layer->activation < FED_NUM_ACTIVATIONS && is_flag(layer->has_scale) &&
+           is_flag(layer->has_bias) && shape_is_valid(&layer->in) && shape_is_valid(&layer->out) &&
+           kind_is_valid(layer);
+}
+
+static size_t num_params(const fed_layer *layer) {
+    const size_t num_biases = layer->has_bias ? layer->out.channels : 0;
+    switch (layer->kind) {
+    case FED_DENSE:
+        return fed_shape_size(&layer->in) * layer->out.channels + num_biases;
+    case FED_CONV2D:
+        return layer->window_height * layer->window_width * layer->in.channels *
+                   layer->out.channels +
+               num_biases;
+    case FED_GROUP_NORM:
+        return (layer->has_scale ? layer->out.channels : 0) + num_biases;
+    default:
+        return 0;
+    }
 }
 
 int fed_model_check(const fed_model *model) {
     if (model->num_layers < 1 || model->num_layers > FED_MAX_LAYERS) return FED_ERR_ARGUMENT;
-    size_t num_inputs = model->num_inputs, offset = 0;
-    if (num_inputs < 1 || num_inputs > max_values) return FED_ERR_ARGUMENT;
+    size_t offset = 0;
     for (size_t l = 0; l < model->num_layers; l++) {
         const fed_layer *layer = &model->layers[l];
-        const int status = layer_check(layer, num_inputs, offset);
-        if (status != FED_OK) return status;
-        num_inputs = layer->num_outputs;
-        offset += ops[layer->kind].num_params(layer);
+        if (!layer_is_valid(layer) || layer->offset != offset) return FED_ERR_ARGUMENT;
+        if (l > 0 && !shapes_equal(&layer->in, &model->layers[l - 1].out)) return FED_ERR_ARGUMENT;
+        offset += num_params(layer);
+        if (offset > max_values) return FED_ERR_ARGUMENT;
     }
-    if (num_inputs != model->num_classes || offset != model->num_params) return FED_ERR_ARGUMENT;
     const fed_layer *last = &model->layers[model->num_layers - 1];
-    return last->activation == FED_LINEAR ? FED_OK : FED_ERR_ARGUMENT;
+    if (fed_shape_size(&model->layers[0].in) != model->num_inputs || offset != model->num_params ||
+        last->out.height != 1 || last->out.width != 1 || last->out.channels != model->num_classes ||
+        last->activation != FED_LINEAR)
+        return FED_ERR_ARGUMENT;
+    return FED_OK;
+}
+
+/* ---- Layout ---------------------------------------------------------------------------------- */
+
+static const fed_stage_ops *choose_ops(const fed_stage *stage) {
+    switch (stage->layer->kind) {
+    case FED_DENSE:
+        return stage->is_first || stage->is_last ? &fed_dense_columns : &fed_dense_tiles;
+    case FED_CONV2D:
+        return stage->is_first ? &fed_conv_taps : &fed_conv_lists;
+    case FED_MAX_POOL:
+        return &fed_max_pool;
+    case FED_AVERAGE_POOL:
+        return &fed_average_pool;
+    case FED_GROUP_NORM:
+        return &fed_group_norm;
+    case FED_DROPOUT:
+        return &fed_dropout;
+    default:
+        return &fed_activate;
+    }
+}
+
+/* 1 if a convolution can do this layer, too: the usual pool, of whole windows only. */
+static int pool_can_merge(const fed_layer *layer) {
+    return layer->kind == FED_MAX_POOL && layer->activation == FED_LINEAR &&
+           layer->window_height == 2 && layer->window_width == 2 && layer->stride_y == 2 &&
+           layer->stride_x == 2 && layer->pad_top == 0 && layer->pad_left == 0 &&
+           layer->out.height == layer->in.height / 2 && layer->out.width == layer->in.width / 2;
+}
+
+/* Makes the stage of layer l, and of the next where they merge; returns their number. */
+static size_t set_stage(fed_stage *stage, const fed_model *model, size_t l) {
+    *stage = (fed_stage){.layer = &model->layers[l], .is_first = l == 0};
+    const int merges = stage->layer->kind == FED_CONV2D && l + 1 < model->num_layers &&
+                       pool_can_merge(&model->layers[l + 1]);
+    if (merges) stage->pool = &model->layers[l + 1];
+    stage->shape = merges ? stage->pool->out : stage->layer->out;
+    const size_t num_layers = merges ? 2 : 1;
+    stage->is_last = l + num_layers == model->num_layers;
+    stage->ops = choose_ops(stage);
+    stage->ops->lay_out(stage);
+    return num_layers;
+}
+
+fed_buffer fed_plain_buffer(const fed_shape *shape) {
+    const size_t channels = fed_padded(shape->channels);
+    return (fed_buffer){.pixel_stride = channels,
+                        .row_stride = shape->width * channels,
+                        .num_values = shape->height * shape->width * channels};
+}
+
+fed_buffer fed_raw_buffer(const fed_shape *shape) {
+    return (fed_buffer){.pixel_stride = shape->channels,
+                        .row_stride = shape->width * shape->channels,
+                        .num_values = fed_padded(fed_shape_size(shape))};
 }
 
 void fed_net_lay_out(fed_net *net, const fed_model *model) {
     net->model = model;
     net->kernels = fed_active_kernels();
-    net->starts[0] = 0;
-    for (size_t l = 0; l < model->num_layers; l++)
-        net->starts[l + 1] =
-            net->starts[l] + ops[model->layers[l].kind].packed_size(&model->layers[l]);
+    net->num_stages = net->size = 0;
+    for (size_t l = 0; l < model->num_layers;) {
+        fed_stage *stage = &net->stages[net->num_stages++];
+        l += set_stage(stage, model, l);
+        stage->start = net->size;
+        net->size += stage->packed_size;
+    }
+    net->num_front = 0;
+    while (net->num_front < net->num_stages &&
+           net->stages[net->num_front].ops->forward_batch == NULL)
+        net->num_front++;
+    for (size_t s = 0; s + 1 < net->num_stages; s++) net->stages[s].out = net->stages[s + 1].in;
+    fed_stage *last = &net->stages[net->num_stages - 1];
+    last->out = fed_plain_buffer(&last->shape);
 }
 
 int fed_net_init(fed_net *net, const fed_model *model) {
@@ -131,35 +186,19 @@ int fed_net_init(fed_net *net, const fed_model *model) {
 }
 
 void fed_net_pack(const fed_net *net, const float *flat, float *packed) {
-    for (size_t l = 0; l < net->model->num_layers; l++) {
-        const fed_layer *layer = &net->model->layers[l];
-        ops[layer->kind].pack(layer, flat + layer->offset, packed + net->starts[l]);
+    for (size_t s = 0; s < net->num_stages; s++) {
+        const fed_stage *stage = &net->stages[s];
+        if (stage->packed_size > 0) stage->ops->pack(stage, flat, packed + stage->start);
     }
 }
 
 void fed_net_unpack(const fed_net *net, const double *packed, double *flat) {
-    for (size_t l = 0; l < net->model->num_layers; l++) {
-        const fed_layer *layer = &net->model->layers[l];
-        ops[layer->kind].unpack(layer, packed + net->starts[l], flat + layer->offset);
+    for (size_t s = 0; s < net->num_stages; s++) {
+        const fed_stage *stage = &net->stages[s];
+        if (stage->packed_size > 0) stage->ops->unpack(stage, packed + stage->start, flat);
     }
 }
 
-void fed_layer_forward(const fed_layer_pass *pass, const float *packed_layer) {
-    ops[pass->layer->kind].forward(pass, packed_layer);
-    if (pass->layer->activation == FED_RELU)
-        pass->kernels->relu(pass->lanes, num_lane_values(pass));
-}
+int fed_net_can_share(const fed_net *net) { return net->num_front > 0; }
 
-void fed_layer_undo_activation(const fed_layer_pass *pass, const float *outputs_gradient) {
-    const size_t num_values = num_lane_values(pass);
-    if (pass->layer->activation == FED_RELU)
-        pass->kernels->relu_backward(pass->lanes, outputs_gradient, num_values);
-    else
-        memcpy(pass->lanes, outputs_gradient, num_values * sizeof *pass->lanes);
-}
-
-void fed_layer_backward(const fed_layer_pass *pass, const float *packed_layer, float *target) {
-    ops[pass->layer->kind].backward(pass, packed_layer, target);
-}
-
-int fed_layer_can_narrow(const fed_layer *layer) { return ops[layer->kind].can_narrow; }
+int fed_net_can_narrow(const fed_net *net) { return net->stages[0].ops->can_narrow; }

@@ -83,9 +83,9 @@ static size_t num_kept_pixels(const fed_narrow *narrow) {
 static void set_net(fed_narrow *narrow, const fed_net *net) {
     narrow->model = *net->model;
     memcpy(narrow->layers, net->model->layers, net->model->num_layers * sizeof *narrow->layers);
-    narrow->layers[0].num_inputs = num_kept_pixels(narrow) + 1;
+    narrow->layers[0].in = (fed_shape){1, 1, num_kept_pixels(narrow) + 1};
     narrow->model.layers = narrow->layers;
-    narrow->model.num_inputs = narrow->layers[0].num_inputs;
+    narrow->model.num_inputs = num_kept_pixels(narrow) + 1;
     fed_net_lay_out(&narrow->net, &narrow->model);
 }
 
@@ -136,7 +136,7 @@ void fed_narrow_decode(const fed_narrow *narrow, size_t example, float *row) {
 /* ---- Parameters: row o of the first layer's packed kernel, then everything after it ---------- */
 
 static size_t first_kernel_size(const fed_net *net) {
-    return net->model->layers[0].num_outputs * fed_padded(net->model->layers[0].num_inputs);
+    return net->model->layers[0].out.channels * fed_padded(net->model->num_inputs);
 }
 
 static float along_direction(const fed_narrow *narrow, const float *weights) {
@@ -153,7 +153,7 @@ void fed_narrow_params(const fed_narrow *narrow, const fed_net *net, const float
                        float *packed) {
     const size_t wide_width = fed_padded(narrow->num_pixels);
     const size_t num_kept = num_kept_pixels(narrow), width = fed_padded(num_kept + 1);
-    for (size_t o = 0; o < narrow->layers[0].num_outputs; o++) {
+    for (size_t o = 0; o < narrow->layers[0].out.channels; o++) {
         const float *weights = wide + o * wide_width;
         float *row = packed + o * width;
         gather_kept(narrow, weights, sizeof *row, row);
@@ -161,7 +161,7 @@ void fed_narrow_params(const fed_narrow *narrow, const fed_net *net, const float
         for (size_t i = num_kept + 1; i < width; i++) row[i] = 0;
     }
     const size_t start = first_kernel_size(&narrow->net), wide_start = first_kernel_size(net);
-    memcpy(packed + start, wide + wide_start, (fed_net_size(net) - wide_start) * sizeof *packed);
+    memcpy(packed + start, wide + wide_start, (net->size - wide_start) * sizeof *packed);
 }
 
 void fed_narrow_widen(const fed_narrow *narrow, const fed_net *net, const float *before,
@@ -170,7 +170,7 @@ void fed_narrow_widen(const fed_narrow *narrow, const fed_net *net, const float 
     const size_t num_kept = num_kept_pixels(narrow), width = fed_padded(num_kept + 1);
     const size_t wide_start = first_kernel_size(net);
     memcpy(wide, server, wide_start * sizeof *wide);
-    for (size_t o = 0; o < narrow->layers[0].num_outputs; o++) {
+    for (size_t o = 0; o < narrow->layers[0].out.channels; o++) {
         float *weights = wide + o * wide_width;
         const float *row = after + o * width;
         for (size_t k = 0; k < narrow->num_kept; k++)
@@ -185,5 +185,5 @@ void fed_narrow_widen(const fed_narrow *narrow, const fed_net *net, const float 
                     move * narrow->direction[f * FED_GROUP + p];
     }
     memcpy(wide + wide_start, after + first_kernel_size(&narrow->net),
-           (fed_net_size(net) - wide_start) * sizeof *wide);
+           (net->size - wide_start) * sizeof *wide);
 }

@@ -11,7 +11,7 @@ static int prepare(fed_prepared *prepared, const fed_model *model, const fed_cli
     prepared->model = model;
     prepared->num_examples = client->num_examples;
     size_t width = fed_padded(model->num_inputs);
-    if (fed_layer_can_narrow(&model->layers[0])) {
+    if (fed_net_can_narrow(&net)) {
         prepared->narrow_memory = fed_allocate(fed_narrow_num_bytes(&net));
         if (prepared->narrow_memory == NULL) return 0;
         prepared->is_narrow =

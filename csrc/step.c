@@ -5,13 +5,26 @@
 
 #include <float.h>
 #include <math.h>
+#include <string.h>
+
+/* Some parameters of a local step, as its rows see them. */
+typedef struct piece {
+    const fed_kernels *kernels;
+    size_t step_num;
+    size_t num_params;  /* in this piece */
+    size_t slot_stride; /* from a slot to the same place in the next */
+    float *params;      /* in-out [num_params], as all below */
+    const float *server_params;
+    float *gradient; /* in, scratch */
+} piece;
 
 typedef struct step_ops {
     int (*check)(const double *options); /* 1 if the core can compute with them */
     size_t (*num_slots)(const double *options);
     float (*initial)(const double *options, size_t slot); /* NULL: slots start at 0 */
-    void (*run)(const double *options, const fed_local_step *at, float *slots);
-    int keeps_span; /* see fed_step_keeps_span */
+    void (*run)(const double *options, const piece *at, float *slots);
+    int keeps_span;  /* see fed_step_keeps_span */
+    int needs_whole; /* the gradient by all parameters: see fed_step_is_elementwise */
 } step_ops;
 
 static size_t no_slots(const double *options) { return (void)options, 0; }
@@ -37,7 +50,7 @@ static int sgd_check(const double *options) {
 
 static size_t sgd_num_slots(const double *options) { return options[MOMENTUM] > 0; }
 
-static void sgd_run(const double *options, const fed_local_step *at, float *slots) {
+static void sgd_run(const double *options, const piece *at, float *slots) {
     const float learning_rate = (float)options[LEARNING_RATE], momentum = (float)options[MOMENTUM];
     if (options[MOMENTUM] > 0)
         at->kernels->sgd_momentum(at->params, slots, at->gradient, at->num_params, learning_rate,
@@ -52,7 +65,7 @@ enum { STRENGTH };
 
 static int proximal_check(const double *options) { return is_amount(options[STRENGTH]); }
 
-static void proximal_run(const double *options, const fed_local_step *at, float *slots) {
+static void proximal_run(const double *options, const piece *at, float *slots) {
     (void)slots;
     at->kernels->add_proximal(at->gradient, at->params, at->server_params, at->num_params,
                               (float)options[STRENGTH]);
@@ -67,7 +80,7 @@ static int clip_check(const double *options) {
 }
 
 /* A NaN makes a norm that is not larger and stays; infinity becomes infinity * 0. */
-static void clip_run(const double *options, const fed_local_step *at, float *slots) {
+static void clip_run(const double *options, const piece *at, float *slots) {
     (void)slots;
     const double norm = sqrt(at->kernels->sum_of_squares(at->gradient, at->num_params));
     if (norm > options[NORM])
@@ -104,23 +117,23 @@ static fed_moments moments_of(const double *options, double rate) {
                          .weight_decay = (float)options[WEIGHT_DECAY]};
 }
 
-static void adam_run(const double *options, const fed_local_step *at, float *slots) {
+static void adam_run(const double *options, const piece *at, float *slots) {
     const fed_moments moments =
         moments_of(options, options[LEARNING_RATE] * bias_correction(options, at->step_num));
-    at->kernels->adam(at->params, slots, slots + at->num_params, at->gradient, at->num_params,
+    at->kernels->adam(at->params, slots, slots + at->slot_stride, at->gradient, at->num_params,
                       &moments);
 }
 
-static void adamw_run(const double *options, const fed_local_step *at, float *slots) {
+static void adamw_run(const double *options, const piece *at, float *slots) {
     const fed_moments moments = moments_of(options, bias_correction(options, at->step_num));
-    at->kernels->adamw(at->params, slots, slots + at->num_params, at->gradient, at->num_params,
+    at->kernels->adamw(at->params, slots, slots + at->slot_stride, at->gradient, at->num_params,
                        &moments);
 }
 
-static void yogi_run(const double *options, const fed_local_step *at, float *slots) {
+static void yogi_run(const double *options, const piece *at, float *slots) {
     const fed_moments moments =
         moments_of(options, options[LEARNING_RATE] * bias_correction(options, at->step_num));
-    at->kernels->yogi(at->params, slots, slots + at->num_params, at->gradient, at->num_params,
+    at->kernels->yogi(at->params, slots, slots + at->slot_stride, at->gradient, at->num_params,
                       &moments);
 }
 
@@ -138,7 +151,7 @@ static float adagrad_initial(const double *options, size_t slot) {
     return (float)options[ADAGRAD_INITIAL];
 }
 
-static void adagrad_run(const double *options, const fed_local_step *at, float *slots) {
+static void adagrad_run(const double *options, const piece *at, float *slots) {
     at->kernels->adagrad(at->params, slots, at->gradient, at->num_params,
                          (float)options[LEARNING_RATE], (float)options[ADAGRAD_EPSILON],
                          options[ADAGRAD_REDDI] != 0);
@@ -153,7 +166,7 @@ static int rmsprop_check(const double *options) {
            is_amount(options[RMSPROP_EPSILON]);
 }
 
-static void rmsprop_run(const double *options, const fed_local_step *at, float *slots) {
+static void rmsprop_run(const double *options, const piece *at, float *slots) {
     at->kernels->rmsprop(at->params, slots, at->gradient, at->num_params,
                          (float)options[LEARNING_RATE], (float)(1 - options[RMSPROP_DECAY]),
                          (float)options[RMSPROP_EPSILON]);
@@ -164,7 +177,7 @@ static void rmsprop_run(const double *options, const fed_local_step *at, float *
 static int gradient_check(const double *options) { return (void)options, 1; }
 
 /* One batch of all examples. The step loop adds up many without this. */
-static void gradient_run(const double *options, const fed_local_step *at, float *slots) {
+static void gradient_run(const double *options, const piece *at, float *slots) {
     (void)options, (void)slots;
     at->kernels->sgd(at->params, at->gradient, at->num_params, 1);
 }
@@ -181,7 +194,7 @@ static const step_ops ops[FED_NUM_STEP_KINDS] = {
     [FED_STEP_RMSPROP] = {rmsprop_check, one_slot, NULL, rmsprop_run, .keeps_span = 0},
     [FED_STEP_GRADIENT] = {gradient_check, no_slots, NULL, gradient_run, .keeps_span = 1},
     /* What narrow.c makes of fixed pixels, a gradient times their length, is as long as theirs. */
-    [FED_STEP_CLIP] = {clip_check, no_slots, NULL, clip_run, .keeps_span = 1},
+    [FED_STEP_CLIP] = {clip_check, no_slots, NULL, clip_run, .keeps_span = 1, .needs_whole = 1},
 };
 
 int fed_step_check(const fed_step *step) {
@@ -228,13 +241,36 @@ int fed_step_keeps_span(const fed_step *step) {
     return 1;
 }
 
-void fed_step_run(const fed_step *step, const fed_local_step *at, float *slots) {
+int fed_step_is_elementwise(const fed_step *step) {
+    for (size_t r = 0; r < step->num_rows; r++)
+        if (ops[step->rows[r].kind].needs_whole) return 0;
+    return 1;
+}
+
+static void thaw(const fed_step *step, const fed_local_step *at, size_t start, size_t num) {
+    for (size_t s = 0; s < fed_step_slots(step); s++) {
+        const size_t first = s * at->num_params + start;
+        memcpy(at->slots + first, at->frozen_slots + first, num * sizeof *at->slots);
+    }
+}
+
+void fed_step_run(const fed_step *step, const fed_local_step *at, size_t start, size_t num,
+                  float *gradient) {
+    const piece moved = {.kernels = at->kernels,
+                         .step_num = at->step_num,
+                         .num_params = num,
+                         .slot_stride = at->num_params,
+                         .params = at->params + start,
+                         .server_params = at->server_params + start,
+                         .gradient = gradient};
+    if (at->frozen_slots != NULL) thaw(step, at, start, num);
+    size_t slot = 0;
     for (size_t r = 0; r < step->num_rows; r++) {
         const fed_step_row *row = &step->rows[r];
-        ops[row->kind].run(row->options, at, slots);
         const size_t num_slots = row_slots(row);
-        if (num_slots > 0)
-            slots += num_slots * at->num_params; /* slots may be NULL where none are needed */
+        ops[row->kind].run(row->options, &moved,
+                           num_slots > 0 ? at->slots + slot * at->num_params + start : NULL);
+        slot += num_slots;
     }
 }
 
@@ -247,7 +283,7 @@ int fed_step_apply(const fed_step *step, size_t step_num, size_t num_params, flo
                                .num_params = num_params,
                                .params = params,
                                .server_params = server_params,
-                               .gradient = gradient};
-    fed_step_run(step, &at, slots);
+                               .slots = slots};
+    fed_step_run(step, &at, 0, num_params, gradient);
     return FED_OK;
 }

@@ -41,7 +41,7 @@ static double *new_zeros(size_t num_values) {
 fed_sum *fed_sum_new(const fed_model *model) {
     fed_sum *sum = calloc(1, sizeof *sum);
     if (sum == NULL || fed_net_init(&sum->net, model) != FED_OK) goto fail;
-    sum->num_values = fed_net_size(&sum->net);
+    sum->num_values = sum->net.size;
     sum->folded = new_zeros(sum->num_values);
     sum->partial = new_zeros(sum->num_values);
     sum->packed = fed_allocate(2 * sum->num_values * sizeof *sum->packed);

@@ -9,14 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedcli import datasets, learning, models, optimizers
+    from fedcli import datasets, layers, learning, models, optimizers
     from fedcli.errors import FedcliError
 
 __version__ = "0.1.0"
 
-__all__ = ["FedcliError", "__version__", "datasets", "learning", "models", "optimizers"]
+__all__ = ["FedcliError", "__version__", "datasets", "layers", "learning", "models", "optimizers"]
 
-_MODULES = frozenset({"datasets", "learning", "models", "optimizers"})
+_MODULES = frozenset({"datasets", "layers", "learning", "models", "optimizers"})
 
 
 def __getattr__(name: str) -> Any:

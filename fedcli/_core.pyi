@@ -7,6 +7,7 @@ import numpy.typing as npt
 Key = tuple[int, int, int, int, int]
 Float32 = npt.NDArray[np.float32]
 Options = tuple[int, float, float, int]
+LayerRow = tuple[int | float | tuple[int, int, int], ...]
 
 ISA: str
 ISAS: tuple[str, ...]
@@ -28,9 +29,7 @@ class CancelFlag:
     def is_set(self) -> bool: ...
 
 class Model:
-    def __init__(
-        self, layers: Sequence[tuple[int, int, int, int, int]], num_params: int
-    ) -> None: ...
+    def __init__(self, layers: Sequence[LayerRow], num_params: int) -> None: ...
 
 class Step:
     def __init__(self, rows: Sequence[tuple[int, Sequence[float]]]) -> None: ...
@@ -61,7 +60,8 @@ class Client:
         scale: float,
         offset: float,
         plan: Plan,
-        key: Key,
+        shuffle_key: Key,
+        dropout_key: Key,
     ) -> None: ...
 
 class Cohort:
@@ -98,7 +98,14 @@ class Team:
     def evaluate(
         self, model: Model, params: Float32, cohort: Cohort, cancel: CancelFlag
     ) -> npt.NDArray[np.void]: ...
+    def predict(
+        self, model: Model, params: Float32, cohort: Cohort, cancel: CancelFlag
+    ) -> Float32: ...
 
+def stages(model: Model) -> list[int]: ...
+def exercise(
+    model: Model, params: Float32, batch_size: int, stage: int, phase: int, repeats: int
+) -> None: ...
 def fma_chain(num_steps: int) -> float: ...
 def example_order(plan: Plan, num_examples: int, key: Key) -> npt.NDArray[np.uint32]: ...
 def random_u64(key: Key, count: int) -> npt.NDArray[np.uint64]: ...

@@ -44,10 +44,16 @@ cdef extern from "fed.h" nogil:
     void fed_order_init(fed_order *, const fed_plan *, size_t, const fed_key *, uint32_t *)
     size_t fed_order_next(fed_order *, uint32_t *)
 
+    ctypedef struct fed_shape:
+        size_t height, width, channels
     ctypedef struct fed_layer:
-        int32_t kind
-        size_t num_inputs, num_outputs, offset
-        int32_t activation
+        int32_t kind, activation
+        fed_shape in_ "in", out
+        size_t offset
+        int32_t has_scale, has_bias
+        size_t window_height, window_width, stride_y, stride_x, pad_top, pad_left
+        size_t num_groups
+        double epsilon, rate
     ctypedef struct fed_model:
         const fed_layer *layers
         size_t num_layers, num_inputs, num_classes, num_params
@@ -75,7 +81,7 @@ cdef extern from "fed.h" nogil:
         const int32_t *labels
         size_t num_examples
         fed_plan plan
-        fed_key shuffle_key
+        fed_key shuffle_key, dropout_key
         const fed_prepared *prepared
     fed_prepared *fed_prepare(const fed_model *, const fed_client *)
     void fed_prepared_free(fed_prepared *)
@@ -108,6 +114,11 @@ cdef extern from "fed.h" nogil:
                          fed_sum *, fed_client_stats *, fed_fault *)
     int fed_evaluate(fed_team *, const fed_model *, const float *, const fed_client *, size_t,
                      const atomic_int *, fed_client_stats *, fed_fault *)
+    int fed_predict(fed_team *, const fed_model *, const float *, const fed_client *, size_t,
+                    const atomic_int *, float *, fed_fault *)
+
+    size_t fed_stages(const fed_model *, size_t *)
+    int fed_exercise(const fed_model *, const float *, size_t, size_t, int, size_t)
 
     ctypedef struct fed_synthetic:
         uint64_t seed
@@ -194,22 +205,40 @@ cdef class CancelFlag:
         return atomic_load(&self.flag) != 0
 
 
+cdef fed_shape make_shape(shape):
+    cdef fed_shape made
+    made.height, made.width, made.channels = shape
+    return made
+
+
+cdef fed_layer make_layer(row):
+    """A row of a model table from the fields of fed_layer in their order, shapes nested."""
+    cdef fed_layer made
+    (made.kind, made.activation, shape_in, shape_out, made.offset, made.has_scale, made.has_bias,
+     made.window_height, made.window_width, made.stride_y, made.stride_x, made.pad_top,
+     made.pad_left, made.num_groups, made.epsilon, made.rate) = row
+    made.in_, made.out = make_shape(shape_in), make_shape(shape_out)
+    return made
+
+
 cdef class Model:
-    """A model table; rows are (kind, inputs, outputs, offset of the tensors, activation)."""
+    """A model table; rows hold the fields of fed_layer in their order."""
     cdef fed_model table
     cdef fed_layer *layers
 
     def __cinit__(self, layers, size_t num_params):
+        cdef fed_shape ins, outs
         self.layers = <fed_layer *> calloc(max(len(layers), 1), sizeof(fed_layer))
         if self.layers == NULL:
             raise MemoryError
-        for i, (kind, inputs, outputs, offset, activation) in enumerate(layers):
-            self.layers[i] = fed_layer(kind, inputs, outputs, offset, activation)
+        for i, row in enumerate(layers):
+            self.layers[i] = make_layer(row)
         self.table.layers = self.layers
         self.table.num_layers = len(layers)
         if len(layers) > 0:
-            self.table.num_inputs = self.layers[0].num_inputs
-            self.table.num_classes = self.layers[len(layers) - 1].num_outputs
+            ins, outs = self.layers[0].in_, self.layers[len(layers) - 1].out
+            self.table.num_inputs = ins.height * ins.width * ins.channels
+            self.table.num_classes = outs.height * outs.width * outs.channels
             self.table.num_params = num_params
         check(fed_model_check(&self.table))
 
@@ -291,14 +320,14 @@ cdef class Plan:
 cdef class Client:
     """One client's data, borrowed: the arrays stay referenced and must not be written meanwhile.
 
-    key is the shuffle's; its round is replaced by that of the call.
+    The rounds of the two keys are replaced by that of the call.
     """
     cdef fed_client table
     cdef size_t num_values  # pixels of all examples together
     cdef object keep
 
     def __cinit__(self, pixels, const int32_t[::1] labels, float scale, float offset, Plan plan,
-                  key):
+                  shuffle_key, dropout_key):
         cdef const uint8_t[::1] bytes_of
         cdef const float[::1] floats_of
         self.table.num_examples = labels.shape[0]
@@ -316,7 +345,8 @@ cdef class Client:
         self.table.labels = &labels[0] if labels.shape[0] else NULL
         self.table.scale, self.table.offset = scale, offset
         self.table.plan = plan.plan
-        self.table.shuffle_key = make_key(key)
+        self.table.shuffle_key = make_key(shuffle_key)
+        self.table.dropout_key = make_key(dropout_key)
         self.num_values = flat.size
         self.keep = (flat, labels)
 
@@ -465,6 +495,7 @@ cdef class Team:
             return stats
         for c in range(cohort.num_clients):
             cohort.table[c].shuffle_key.round = round_num
+            cohort.table[c].dropout_key.round = round_num
         with nogil:
             status = fed_train_cohort(self.team, &model.table, &step.table, &server_params[0],
                                       cohort.table, cohort.num_clients, &terms.table,
@@ -489,6 +520,43 @@ cdef class Team:
                                   &fault)
         check(status, &fault)
         return stats
+
+    def predict(self, Model model, const float[::1] params, Cohort cohort, CancelFlag cancel):
+        """The logits of every example of every client, in stored order: float32 [N, K]."""
+        cdef int status
+        cdef fed_fault fault
+        cdef size_t c, num_examples = 0
+        model.check_params(params.shape[0])
+        cohort.check_pixels(model.table.num_inputs)
+        for c in range(cohort.num_clients):
+            num_examples += cohort.table[c].num_examples
+        logits = np.empty((num_examples, model.table.num_classes), np.float32)
+        cdef float[:, ::1] view = logits
+        if num_examples == 0:
+            return logits
+        with nogil:
+            status = fed_predict(self.team, &model.table, &params[0], cohort.table,
+                                 cohort.num_clients, &cancel.flag, &view[0, 0], &fault)
+        check(status, &fault)
+        return logits
+
+
+def stages(Model model):
+    """The first layer of each stage: a layer, or a convolution with the pool that follows it."""
+    cdef size_t first_layers[64]
+    num_stages = fed_stages(&model.table, first_layers)
+    return [first_layers[s] for s in range(num_stages)]
+
+
+def exercise(Model model, const float[::1] params, size_t batch_size, size_t stage, int phase,
+             size_t repeats):
+    """Runs one phase of a stage (0 forward, 1 backward with a plain SGD update, 2 derive) over and
+    over on a made-up batch, on this thread."""
+    cdef int status
+    model.check_params(params.shape[0])
+    with nogil:
+        status = fed_exercise(&model.table, &params[0], batch_size, stage, phase, repeats)
+    check(status)
 
 
 def example_order(Plan plan, size_t num_examples, key):

@@ -46,6 +46,8 @@ PIECE_BYTES = 64 << 20
 PREPARED_BYTES = 64 << 20
 BLOCK_CLIENTS = 8  # pieces end where the core's blocks do (FED_BLOCK_CLIENTS)
 
+STATS = _core.STATS  # of one client, see `CohortResult`
+
 StepRow = tuple[int, tuple[float, ...]]
 
 
@@ -81,6 +83,18 @@ class DeltaBounds(NamedTuple):
 NO_BOUNDS = DeltaBounds(math.inf, math.inf)
 
 
+class Scores(NamedTuple):
+    """What a model says of some examples.
+
+    Attributes:
+        values: A score of each class, floats [N, K]; float32 where the core gives them.
+        are_logits: Whether a softmax makes probabilities of them; else they are such.
+    """
+
+    values: NDArray[np.floating]
+    are_logits: bool
+
+
 class FrozenSlots(NamedTuple):
     """The optimizer state that every local step starts from; what it makes of it is forgotten.
 
@@ -113,6 +127,10 @@ class CohortResult:
 class Engine(Protocol):
     """Whatever computes the clients of a cohort: threads here, other machines elsewhere."""
 
+    @property
+    def num_threads(self) -> int:
+        """Threads that compute."""
+
     def train_cohort(
         self,
         layout: ParamLayout,
@@ -137,6 +155,16 @@ class Engine(Protocol):
         cancel: CancelFlag | None = None,
     ) -> NDArray[np.void]:
         """Scores `params` on each client; see `ThreadEngine`."""
+
+    def predict(
+        self,
+        layout: ParamLayout,
+        params: NDArray[np.float32],
+        clients: Iterable[BatchedDataset],
+        *,
+        cancel: CancelFlag | None = None,
+    ) -> Scores:
+        """Returns the scores of all examples; see `ThreadEngine`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,6 +296,32 @@ class ThreadEngine:
 
         return self._run(score, flag)
 
+    def predict(
+        self,
+        layout: ParamLayout,
+        params: NDArray[np.float32],
+        clients: Iterable[BatchedDataset],
+        *,
+        cancel: CancelFlag | None = None,
+    ) -> Scores:
+        """Returns the logits of every example of every client, once each, in stored order.
+
+        Raises:
+            Cancelled: `cancel` was raised.
+            DataError: A client's images do not fit the model, or a label is outside its classes.
+        """
+        flag = cancel or CancelFlag()
+
+        def score() -> Scores:
+            model = self._load(layout).model
+            parts = [np.empty((0, layout.num_classes), np.float32)]
+            for piece in _split(clients, layout):
+                with _faults(piece.datasets):
+                    parts.append(self._team.predict(model, params, piece.cohort, flag))
+            return Scores(np.concatenate(parts), are_logits=True)
+
+        return self._run(score, flag)
+
     @cached_property
     def _off_main(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(max_workers=1, thread_name_prefix="fedcli-core")
@@ -318,7 +372,7 @@ def _split(clients: Iterable[BatchedDataset], layout: ParamLayout) -> Iterator[_
     num_bytes = 0
     for dataset in clients:
         client = dataset.client
-        _check_images(client, layout)
+        check_images(client, layout)
         piece.append(dataset)
         rows.append(_core_client(dataset, seen[client.client_id]))
         seen[client.client_id] += 1
@@ -332,15 +386,27 @@ def _split(clients: Iterable[BatchedDataset], layout: ParamLayout) -> Iterator[_
 
 def _core_client(dataset: BatchedDataset, occurrence: int) -> _core.Client:
     client = dataset.client
-    key = StreamKey(
-        dataset.seed, client_key(client.client_id), 0, Purpose.SHUFFLE, occurrence
+    shuffle_key, dropout_key = (
+        StreamKey(dataset.seed, client_key(client.client_id), 0, purpose, occurrence)
+        for purpose in (Purpose.SHUFFLE, Purpose.DROPOUT)
     )  # the round is each call's own
     return _core.Client(
-        client.pixels, client.labels, client.scale, client.offset, _plan(dataset.plan), key
+        client.pixels,
+        client.labels,
+        client.scale,
+        client.offset,
+        _plan(dataset.plan),
+        shuffle_key,
+        dropout_key,
     )
 
 
-def _check_images(client: ClientDataset, layout: ParamLayout) -> None:
+def check_images(client: ClientDataset, layout: ParamLayout) -> None:
+    """Refuses a client whose images are not as large as the model's.
+
+    Raises:
+        DataError: They are not.
+    """
     shape = client.pixels.shape
     if shape[0] and math.prod(shape[1:]) != layout.num_inputs:
         raise DataError(
@@ -360,10 +426,15 @@ def _faults(datasets: Sequence[BatchedDataset]) -> Iterator[None]:
         yield
     except _core.LabelFault as err:
         client = datasets[err.client_index].client
-        raise DataError(
-            f"{client.source}: client {client.client_id!r}: example {err.example_index}: "
-            f"label {err.label} is outside the model's classes; set --num-classes"
-        ) from err
+        raise DataError(label_fault(client, err.example_index, err.label)) from err
+
+
+def label_fault(client: ClientDataset, example_index: int, label: int) -> str:
+    """Returns what to say of a label that the model has no class for."""
+    return (
+        f"{client.source}: client {client.client_id!r}: example {example_index}: "
+        f"label {label} is outside the model's classes; set --num-classes"
+    )
 
 
 def _plan(plan: BatchPlan) -> _core.Plan:
@@ -473,3 +544,60 @@ def draw_synthetic(
 def fma_peak_run(num_steps: int) -> float:
     """Runs `num_steps` groups of fused multiply-adds on one thread; returns the operations done."""
     return _core.fma_chain(num_steps)
+
+
+class WeightedSum:
+    """The sum of weighted parameter vectors as a round's: float64, in the order of a cohort."""
+
+    def __init__(self, layout: ParamLayout) -> None:
+        """Takes the memory for vectors of a model."""
+        self._sum = _core.DeltaSum(_core.Model(layout.core_rows(), layout.num_params))
+
+    def of(
+        self, vectors: Iterable[NDArray[np.float32]], weights: Iterable[float]
+    ) -> tuple[NDArray[np.float64], float]:
+        """Returns the sum of weight * vector, float64 [num_params], and the sum of the weights.
+
+        Args:
+            vectors: float32 [num_params] each.
+            weights: One for each, at least 0.
+        """
+        self._sum.reset()
+        for vector, weight in zip(vectors, weights, strict=True):
+            self._sum.add(vector, weight)
+        return self._sum.total()
+
+
+class Phase(IntEnum):
+    """What a stage of a model does in a local step: enum fed_phase."""
+
+    FORWARD = 0
+    BACKWARD = 1  # and the update by plain SGD
+    DERIVE = 2  # gets moved weights ready for the next forward pass
+
+
+def stages(layout: ParamLayout) -> list[int]:
+    """Returns the first layer of each stage: a layer, or a convolution with the pool after it."""
+    return _core.stages(_core.Model(layout.core_rows(), layout.num_params))
+
+
+def exercise(
+    layout: ParamLayout,
+    params: NDArray[np.float32],
+    batch_size: int,
+    stage: int,
+    phase: Phase,
+    repeats: int,
+) -> None:
+    """Runs one phase of one stage over and over on a made-up batch, on this thread.
+
+    Args:
+        layout: The model.
+        params: float32 [num_params].
+        batch_size: Examples of the batch.
+        stage: Which one, from 0.
+        phase: What it does.
+        repeats: How often, after one local step of the whole model.
+    """
+    model = _core.Model(layout.core_rows(), layout.num_params)
+    _core.exercise(model, params, batch_size, stage, phase, repeats)

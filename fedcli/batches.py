@@ -189,8 +189,14 @@ class BatchedDataset:
 
     def __iter__(self) -> Iterator[dict[str, NDArray[Any]]]:
         """Yields the first round's batches as {"x": float32 [b, H*W*C], "y": int32 [b, 1]}."""
+        return self.in_round()
+
+    def in_round(
+        self, round_num: int = 0, occurrence: int = 0
+    ) -> Iterator[dict[str, NDArray[Any]]]:
+        """Yields the batches of any round as iterating does; arguments as `order`."""
         client = self.client
-        order = self.order()
+        order = self.order(round_num, occurrence)
         first = 0
         for size in self.plan.batch_sizes(len(client)):
             chosen = order[first : first + size]

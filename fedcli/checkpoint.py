@@ -3,9 +3,12 @@
 Layout (format "fedcli-checkpoint", version 1): one group per component of the server state
 (`global_model_weights` with one dataset per tensor in Keras shape, `distributor`, `client_work`,
 `aggregator`, `finalizer`), where arrays are datasets and plain numbers are datasets of no
-dimension; `config` is the text of config.toml; `round_num`, `input_shape`, `num_classes` and
-`pixel_convention` (of the model, so that the data are not needed to use it) and `fedcli_version`
-are attributes.
+dimension; `config` is the text of config.toml; `model` is the JSON of the model's layers
+(`params.ParamLayout.description`), so that one from a file needs no such file; `round_num`,
+`input_shape`, `num_classes` and `pixel_convention` (of the model, so that the data are not needed
+to use it) and `fedcli_version` are attributes. Files from before there was a `model` lack it. Where
+only a user's code could describe the model, `tensors` stands instead of it: the JSON list of the
+names of the weights in their order.
 Behind the HDF5 image stands a trailer: 16 bytes of name and the BLAKE2b of all before it, so that a
 cut or a changed byte is told before anything is parsed. HDF5 tools ignore the trailer.
 """
@@ -13,7 +16,9 @@ cut or a changed byte is told before anything is parsed. HDF5 tools ignore the t
 from __future__ import annotations
 
 import io
+import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -24,8 +29,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.config import PIXEL_CONVENTIONS
+from fedcli.config import MAX_CLASSES, PIXEL_CONVENTIONS
 from fedcli.errors import CheckpointError
+from fedcli.stacks import MAX_DIMENSIONS, MAX_VALUES
 
 FORMAT = "fedcli-checkpoint"
 VERSION = 1
@@ -34,6 +40,7 @@ H5PY_VERSION: str = h5py.__version__
 
 _TRAILER_NAME = b"\nfedcli-blake2b\n"
 _DIGEST_BYTES = 32
+_PLAIN_NAME = re.compile(r"[\w-][\w.-]*")  # of a tensor of a user's, which no folder is in
 _MAX_DEPTH = 3  # hard links may form a ring
 _TRAILER_BYTES = len(_TRAILER_NAME) + _DIGEST_BYTES
 
@@ -53,6 +60,9 @@ class Checkpoint:
         num_classes: Classes the model tells apart.
         pixel_convention: What 1.0 is in the pixels it was trained on: "ink" or "background".
         fedcli_version: What wrote it.
+        description: The model's layers, as JSON text; None: what a name in the config stands for,
+            or what a user's code makes.
+        tensor_names: The weights in their order; None: that is the model's to say.
     """
 
     round_num: int
@@ -62,6 +72,8 @@ class Checkpoint:
     num_classes: int
     pixel_convention: str
     fedcli_version: str
+    description: str | None = None
+    tensor_names: tuple[str, ...] | None = None
 
 
 def encode(checkpoint: Checkpoint) -> bytes:
@@ -76,6 +88,11 @@ def encode(checkpoint: Checkpoint) -> bytes:
         file.attrs["num_classes"] = checkpoint.num_classes
         file.attrs["pixel_convention"] = checkpoint.pixel_convention
         file["config"] = np.frombuffer(checkpoint.config.encode(), np.uint8)
+        if checkpoint.description is not None:
+            file["model"] = np.frombuffer(checkpoint.description.encode(), np.uint8)
+        if checkpoint.tensor_names is not None:
+            names = json.dumps(checkpoint.tensor_names)
+            file["tensors"] = np.frombuffer(names.encode(), np.uint8)
         for component in COMPONENTS:
             group = file.create_group(component)
             for name, part in checkpoint.components[component].items():
@@ -156,9 +173,9 @@ def _parse(file: h5py.File, num_bytes: int, path: Path) -> Checkpoint:
     round_num = int(file.attrs["round_num"])
     input_shape = tuple(int(size) for size in file.attrs["input_shape"])
     num_classes = int(file.attrs["num_classes"])
-    # A model has at least one weight for each input and class, and they are all in the file.
-    sizes = (*input_shape, math.prod(input_shape), num_classes)
-    if round_num < 0 or not all(1 <= size <= num_bytes for size in sizes):
+    is_possible = 1 <= num_classes <= MAX_CLASSES and len(input_shape) <= MAX_DIMENSIONS
+    sizes = (*input_shape, math.prod(input_shape))
+    if round_num < 0 or not is_possible or not all(1 <= size <= MAX_VALUES for size in sizes):
         raise CheckpointError(
             f"{path} claims round {round_num}, inputs {input_shape} and {num_classes} classes; "
             "it is not a checkpoint of fedcli"
@@ -167,8 +184,36 @@ def _parse(file: h5py.File, num_bytes: int, path: Path) -> Checkpoint:
     if convention not in PIXEL_CONVENTIONS:
         raise CheckpointError(f"{path} says 1.0 is {convention!r}; it is no checkpoint of fedcli")
     components = {name: _read_group(file, name, num_bytes, path) for name in COMPONENTS}
-    config = np.asarray(_read_part(file, "config", num_bytes, path)).tobytes().decode()
-    return Checkpoint(round_num, components, config, input_shape, num_classes, convention, writer)
+    config = _read_text(file, "config", num_bytes, path)
+    description = _read_text(file, "model", num_bytes, path) if "model" in file else None
+    return Checkpoint(
+        round_num,
+        components,
+        config,
+        input_shape,
+        num_classes,
+        convention,
+        writer,
+        description,
+        _read_tensor_names(file, components["global_model_weights"], num_bytes, path),
+    )
+
+
+def _read_tensor_names(
+    file: h5py.File, weights: Mapping[str, Part], num_bytes: int, path: Path
+) -> tuple[str, ...] | None:
+    if "tensors" not in file:
+        return None
+    try:
+        names = json.loads(_read_text(file, "tensors", num_bytes, path))
+    except RecursionError:
+        names = None
+    is_list = isinstance(names, list) and all(
+        isinstance(name, str) and _PLAIN_NAME.fullmatch(name) for name in names
+    )
+    if not is_list or sorted(names) != sorted(weights):
+        raise CheckpointError(f"{path}: tensors does not list the weights by name")
+    return tuple(names)
 
 
 def _read_group(file: h5py.File, component: str, num_bytes: int, path: Path) -> dict[str, Part]:
@@ -184,6 +229,10 @@ def _read_group(file: h5py.File, component: str, num_bytes: int, path: Path) -> 
         else:
             parts[name] = _read_part(group, name, num_bytes, path)
     return parts
+
+
+def _read_text(file: h5py.File, name: str, num_bytes: int, path: Path) -> str:
+    return np.asarray(_read_part(file, name, num_bytes, path)).tobytes().decode()
 
 
 def _read_part(group: h5py.Group, name: str, num_bytes: int, path: Path) -> Part:

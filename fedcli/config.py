@@ -16,7 +16,7 @@ from typing import Any
 
 from fedcli import presets, registry, schedules, stopping
 from fedcli.errors import ConfigError
-from fedcli.options import Entry, Value, check_number, choose, resolve
+from fedcli.options import Entry, Value, check_number, choose, did_you_mean, resolve
 
 PIXEL_CONVENTIONS = ("ink", "background")  # what 1.0 means
 PIXELS = ("source", *PIXEL_CONVENTIONS)
@@ -24,6 +24,7 @@ PIPELINES = ("repeat-shuffle", "shuffle-repeat", "per-epoch")
 SAMPLINGS = ("fixed", "uniform", "tff", "with-replacement", "poisson", "cyclic", "by-size")
 HOLD_OUTS = ("within", "clients", "central")  # how a test split is made of train
 WEIGHTINGS = ("num-examples", "uniform")
+MAX_CLASSES = 1_000_000
 MAX_THREADS = 1024  # as the core has it (FED_MAX_THREADS)
 
 Options = Mapping[str, Value]
@@ -38,7 +39,6 @@ CLIENT_WEIGHTING = "num-examples"
 _MAX_SEED = 2**63 - 1
 _MAX_TFF_SEED = 2**32 - 1  # of NumPy's RandomState, which draws TFF's cohorts
 _MAX_COUNT = 2**31 - 1
-_MAX_CLASSES = 1_000_000
 # Of virtual seconds and examples a virtual second, so that clocks stay finite and move.
 _MIN_VIRTUAL, _MAX_VIRTUAL = 1e-9, 1e9
 _MAX_OVER_SELECTION = 100.0
@@ -77,8 +77,9 @@ class RunConfig:
         shuffle_buffer: Examples in the shuffle buffer, 0 or 1 for none, or "full".
         pipeline: Order of repeat, shuffle and batch; one of `PIPELINES`.
         max_examples: Most examples a client processes in a round, counted after repeating.
-        model: Name of a model.
+        model: Name of a model, path of a Keras file, or FILE.py:FUNCTION.
         model_options: Its `k=v` options.
+        fresh_weights: Draw initial weights, whatever weights a model's file has.
         initial_weights: Path of a weights file; None: the model's own start.
         algorithm: Name of an algorithm.
         algorithm_options: Its `k=v` options.
@@ -132,6 +133,7 @@ class RunConfig:
     max_examples: int | None = None
     model: str = "softmax-regression"
     model_options: Options = field(default_factory=dict)
+    fresh_weights: bool = False
     initial_weights: str | None = None
     algorithm: str = "fedavg"
     algorithm_options: Options = field(default_factory=dict)
@@ -220,15 +222,25 @@ def validate(config: RunConfig) -> RunConfig:
     for name in ("client_schedule", "server_schedule"):
         if values[name] is not None:
             _check_schedule(name, values)
+    if values["fresh_weights"] and not registry.is_model_file(values["model"]):
+        raise ConfigError(
+            f"--fresh-weights is for models from files; {values['model']} always starts with fresh "
+            "weights: leave it out"
+        )
     return RunConfig(**values)
 
 
 def absolute_paths(config: RunConfig, folder: str) -> RunConfig:
     """Returns the config with relative paths taken from `folder`, so that it holds anywhere."""
     values = {each.name: getattr(config, each.name) for each in fields(config)}
-    for name in ("data", "test_data", "initial_weights"):
-        if values[name] is not None and values[name] not in registry.DATASETS:
-            values[name] = os.path.normpath(os.path.join(folder, values[name]))  # noqa: PTH118
+    is_file = {
+        "data": config.data not in registry.DATASETS,
+        "test_data": config.test_data not in (None, *registry.DATASETS),
+        "model": registry.is_model_file(config.model),
+        "initial_weights": config.initial_weights is not None,
+    }
+    for name in (each for each, is_one in is_file.items() if is_one):
+        values[name] = os.path.normpath(os.path.join(folder, values[name]))  # noqa: PTH118
     return RunConfig(**values)
 
 
@@ -414,6 +426,13 @@ def _resolved(
                 f"--data-option {next(iter(given))} does not go with a data file; it is for {names}"
             )
         return {}
+    if name == "model_options" and registry.is_model_file(owner):
+        return dict(given)  # a function's own, which only it can check
+    if name == "model_options" and owner not in table:
+        raise ConfigError(
+            f"unknown --model '{owner}'; choose one of {', '.join(sorted(table))}, or a file: "
+            f"./{owner}{did_you_mean(owner, table)}"
+        )
     if name == "partition_options":
         entry = registry.find_partition(owner)
     else:
@@ -495,6 +514,12 @@ def _text(label: str, value: object) -> str:
     return value
 
 
+def _flag(label: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{label} {_shown(value)}: choose true or false")
+    return value
+
+
 def _clients(label: str, value: object) -> str | tuple[str, ...]:
     """Text as on the command line; in a file also a bare number or share, or a list of ids."""
     if isinstance(value, int) and not isinstance(value, bool):
@@ -561,7 +586,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "data": _text,
     "test_data": _text,
     "partition": _text,
-    "num_classes": partial(_count, maximum=_MAX_CLASSES),
+    "num_classes": partial(_count, maximum=MAX_CLASSES),
     "pixels": partial(_choice, choices=PIXELS),
     "clients": _clients,
     "sampling": partial(_choice, choices=SAMPLINGS),
@@ -578,6 +603,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "pipeline": partial(_choice, choices=PIPELINES),
     "max_examples": _count,
     "model": _text,
+    "fresh_weights": _flag,
     "initial_weights": _text,
     "algorithm": _text,
     "client_optimizer": _text,

@@ -15,6 +15,10 @@ class DataError(FedcliError):
     """A data file, client or example that cannot be used."""
 
 
+class ModelError(FedcliError):
+    """A model of the user's own that fails; what its code raised, if it did, is the cause."""
+
+
 class RunError(FedcliError):
     """A run directory that cannot be made, locked, read or continued."""
 

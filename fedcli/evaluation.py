@@ -1,17 +1,18 @@
-"""Trained models put to use: federated evaluation of a checkpoint, and its weights as a file."""
+"""Trained models put to use: evaluation of a checkpoint, its predictions, its weights as a file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fedcli import checkpoint, cohort, learning, models, run_dir
+from fedcli import checkpoint, cohort, engines, learning, predictions, run_dir
 from fedcli import config as configs
-from fedcli.backend import CancelFlag, ThreadEngine
+from fedcli.backend import CancelFlag, Engine
 from fedcli.batches import BatchPlan
 from fedcli.checkpoint import Checkpoint
 from fedcli.config import RunConfig
@@ -25,7 +26,9 @@ from fedcli.federation import (
     fingerprinting,
     held_out_split,
     make_panel,
+    model_of,
     note_of_change,
+    note_of_changed_model,
     open_data,
     to_components,
     to_state,
@@ -34,6 +37,7 @@ from fedcli.files import check_is_no_input
 from fedcli.learning import ServerState
 from fedcli.models import Model
 from fedcli.options import Value
+from fedcli.predictions import Predicted, WorstMistakes
 from fedcli.registry import NATURAL
 
 
@@ -48,6 +52,8 @@ class Evaluation:
         num_clients: Clients evaluated.
         num_absent: Clients asked for that the split does not have.
         process_metrics: In TFF's structure.
+        data: The split.
+        worst: Its worst mistakes; None: they were not asked for.
         notes: What a reader should know, a line each.
     """
 
@@ -57,6 +63,8 @@ class Evaluation:
     num_clients: int
     num_absent: int
     process_metrics: dict[str, Any]
+    data: ClientData
+    worst: WorstMistakes | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -76,6 +84,7 @@ class Evaluation:
             "round": self.round_num,
             "num_clients": self.num_clients,
             "num_absent_clients": self.num_absent,
+            **({} if self.worst is None else self.worst.to_json()),
         }
 
 
@@ -93,6 +102,7 @@ def evaluate_panel(
         num_clients=len(panel.client_ids),
         num_absent=panel.num_absent,
         process_metrics=panel.evaluate(evaluator, state.global_model_weights, cancel),
+        data=panel.data,
         notes=panel.notes,
     )
 
@@ -112,6 +122,9 @@ def evaluate_run(
     epochs: int = 1,
     batch_size: int | None = None,
     threads: int | None = None,
+    model: str | None = None,
+    predictions_file: Path | None = None,
+    num_errors: int | None = None,
     cancel: CancelFlag | None = None,
 ) -> Evaluation:
     """Returns the federated evaluation of a run's newest checkpoint, or of a checkpoint file.
@@ -131,14 +144,24 @@ def evaluate_run(
         epochs: How often each example is scored.
         batch_size: Examples of a batch; None: the run's.
         threads: Number of threads; None: what the machine gives.
-        cancel: See `start`.
+        model: FILE.py or FILE.py:FUNCTION, for a run whose model is code: no code runs unless it
+            is named here.
+        predictions_file: Where to write what the model says of each example, `.npz` or `.csv`; see
+            `predictions.writing`.
+        num_errors: How many of the worst mistakes to look for; None: they are not sought.
+        cancel: Once raised, from any thread, the evaluation stops.
 
     Raises:
-        ConfigError: An option is not allowed, or does not fit the data.
+        Cancelled: `cancel` was raised.
+        ConfigError: An option is not allowed, or does not fit the data; or the model is code and
+            `model` does not name it.
         DataError: The data are missing or bad, or do not fit the model.
-        RunError: There is no such run or checkpoint, or it is damaged.
+        RunError: There is no such run or checkpoint, it is damaged, or the file of predictions
+            cannot be written.
     """
-    trained = load_trained(Path(path), threads)
+    if predictions_file is not None:
+        predictions.check_target(predictions_file)
+    trained = load_trained(Path(path), threads, model)
     given = {
         "data": data,
         "data_options": data_options,
@@ -153,25 +176,36 @@ def evaluate_run(
     if data is not None and pixels is None and trained.config.pixels == "source":
         given["pixels"] = trained.pixel_convention  # other data may mean the opposite by 1.0
     config = _evaluation_config(trained.config, given)
+    if predictions_file is not None:
+        inputs = [_checkpoint_file(Path(path)), Path(config.data), Path(config.test_data or "")]
+        check_is_no_input(predictions_file, inputs, f"--predictions {predictions_file}")
+
+    def evaluate() -> Evaluation:
+        panel = _panel(trained, config, given, split, clients, cancel)
+        evaluator = learning.build_fed_eval(trained.model, engine=trained.engine)
+        evaluation = evaluate_panel(panel, evaluator, trained.state, cancel)
+        worst = _predict(trained, panel, predictions_file, num_errors, cancel)
+        return replace(evaluation, worst=worst, notes=(*trained.notes, *evaluation.notes))
+
     if trained.fingerprint is None or any(given[name] for name in configs.DATA_FIELDS):
-        return _evaluate(trained, config, given, split, clients, cancel)
+        return evaluate()
     with fingerprinting(config, cancel) as fingerprint:
-        evaluation = _evaluate(trained, config, given, split, clients, cancel)
+        evaluation = evaluate()
         found = fingerprint.result()
     consequence = "this evaluates what is there now"
     changed = note_of_change(config, trained.fingerprint, found, consequence)
     return replace(evaluation, notes=(*changed, *evaluation.notes))
 
 
-def _evaluate(
+def _panel(
     trained: Trained,
     config: RunConfig,
     given: Mapping[str, Any],
     split: str | None,
     clients: str | None,
     cancel: CancelFlag | None,
-) -> Evaluation:
-    """Evaluates a model on the data of `config`, which are the run's but for what is given."""
+) -> Panel:
+    """Whose examples are scored, of the data of `config`: the run's but for what is given."""
     splits = open_data(config, cancel)
     name = split or held_out_split(splits) or "train"
     if name not in splits:
@@ -181,28 +215,68 @@ def _evaluate(
     own = splits if is_own else None
     wanted = _wanted_clients(trained.config, splits[name], clients, own)
     plan = BatchPlan(epochs=config.epochs, batch_size=config.batch_size)
-    panel = make_panel(splits[name], wanted, plan, config.seed)
-    evaluator = learning.build_fed_eval(trained.model, engine=trained.engine)
-    return evaluate_panel(panel, evaluator, trained.state, cancel)
+    return make_panel(splits[name], wanted, plan, config.seed)
+
+
+def _predict(
+    trained: Trained,
+    panel: Panel,
+    file: Path | None,
+    num_errors: int | None,
+    cancel: CancelFlag | None,
+) -> WorstMistakes | None:
+    """Writes predictions to a file and finds the worst mistakes, where they are asked for."""
+    worst = None if num_errors is None else WorstMistakes(num_errors)
+    if file is None and worst is None:
+        return None
+    with ExitStack() as stack:
+        takers: list[Callable[[Predicted], None]] = [] if worst is None else [worst.add]
+        if file is not None:
+            num_classes = trained.model.layout.num_classes
+            takers.append(stack.enter_context(predictions.writing(file, num_classes)))
+        weights = trained.state.global_model_weights
+        for predicted in predictions.predict(panel, trained.model, trained.engine, weights, cancel):
+            for take in takers:
+                take(predicted)
+    return worst
 
 
 def export_run(path: str | Path, file: str | Path) -> list[tuple[str, tuple[int, ...]]]:
-    """Writes the weights of a run's newest checkpoint, or of a checkpoint file, to an `.npz`.
+    """Writes the weights of a run's newest checkpoint, or of a checkpoint file.
+
+    Runs no code of a user's: such a model's weights are as they stand in the checkpoint.
+
+    Args:
+        path: The run or checkpoint.
+        file: What to write: `.npz`, `.weights.h5` or, the whole model, `.keras`.
 
     Returns:
         Name and shape of each tensor written, in order.
 
     Raises:
-        ConfigError: `file` is that checkpoint.
+        ConfigError: `file` is that checkpoint, has another suffix, or is to be Keras's and the
+            model is not made of layers.
         RunError: There is no such run or checkpoint, it is damaged, or `file` cannot be written.
     """
     from fedcli import weights_files  # late: zipfile takes 7 ms that training does not need
 
-    check_is_no_input(Path(file), [_checkpoint_file(Path(path))], str(file))
-    trained = load_trained(Path(path), threads=1)
-    tensors = to_components(trained.state, trained.model)["global_model_weights"]
-    arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
-    weights_files.save_npz(Path(file), arrays)
+    weights_files.check_format(Path(file))
+    source = _checkpoint_file(Path(path))
+    check_is_no_input(Path(file), [source], str(file))
+    content = checkpoint.load(source)
+    if content.tensor_names is not None:
+        if Path(file).suffix != ".npz":
+            raise ConfigError(
+                f"{file}: this run's model is code, not Keras's layers; write an .npz"
+            )
+        named = content.components["global_model_weights"]
+        arrays = {name: np.asarray(named[name]) for name in content.tensor_names}
+        weights_files.save_npz(Path(file), arrays)
+    else:
+        trained = _trained(content, source, threads=1)
+        tensors = to_components(trained.state, trained.model)["global_model_weights"]
+        arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
+        weights_files.save(Path(file), arrays, trained.model.layout)
     return [(name, array.shape) for name, array in arrays.items()]
 
 
@@ -217,36 +291,45 @@ class Trained:
         engine: What computes clients.
         state: The weights and all else.
         fingerprint: Of the data it was trained on; None: not known.
+        notes: What a reader should know, a line each.
     """
 
     config: RunConfig
     model: Model
     pixel_convention: str
-    engine: ThreadEngine
+    engine: Engine
     state: ServerState
     fingerprint: str | None
+    notes: tuple[str, ...] = ()
 
 
-def load_trained(path: Path, threads: int | None) -> Trained:
+def load_trained(path: Path, threads: int | None, code: str | None = None) -> Trained:
     """Returns the newest checkpoint of a run's folder, or a checkpoint file, without its data.
 
+    Args:
+        path: The run or checkpoint.
+        threads: Number of threads; None: what the machine gives.
+        code: FILE.py or FILE.py:FUNCTION, if the user said so after --model.
+
     Raises:
+        ConfigError: The model is code and `code` does not name it, or the other way round.
         RunError: There is no such run or checkpoint, or it is damaged.
     """
     file = _checkpoint_file(path)
-    content = checkpoint.load(file)
+    return _trained(checkpoint.load(file), file, threads, code)
+
+
+def _trained(
+    content: Checkpoint, file: Path, threads: int | None, code: str | None = None
+) -> Trained:
     config = _config_of(content, file)
-    model = models.build(
-        config.model,
-        input_shape=content.input_shape,
-        num_classes=content.num_classes,
-        options=config.model_options,
-        seed=config.seed,
-    )
-    engine = ThreadEngine(threads)
+    model = model_of(content, config, file, code)
+    engine = engines.make_engine(model, threads)
     state = to_state(content, build_process(config, model, engine), file)
-    fingerprint = configs.read_provenance(content.config, str(file)).get("data")
-    return Trained(config, model, content.pixel_convention, engine, state, fingerprint)
+    origin = configs.read_provenance(content.config, str(file))
+    notes = note_of_changed_model(code, origin.get("model"))
+    convention = content.pixel_convention
+    return Trained(config, model, convention, engine, state, origin.get("data"), notes)
 
 
 def data_of_run(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ def rank_with_run(
     *,
     top: int = DEFAULT_TOP,
     threads: int | None = None,
+    model: str | None = None,
 ) -> Suspects:
     """Returns the examples with the highest loss under a trained model, and clients with many.
 
@@ -45,13 +46,16 @@ def rank_with_run(
         tell: Told the clients read.
         top: At most so many examples and clients are listed.
         threads: Number of threads; None: what the machine gives.
+        model: FILE.py or FILE.py:FUNCTION, for a run whose model is code: no code runs unless it
+            is named here.
 
     Raises:
-        ConfigError: The number of threads is not allowed.
+        ConfigError: The number of threads is not allowed, or the model is code and `model` does
+            not name it.
         DataError: The data do not fit the model, or a client cannot be read.
         RunError: There is no such run or checkpoint, or it is damaged.
     """
-    trained = evaluation.load_trained(Path(run), threads)
+    trained = evaluation.load_trained(Path(run), threads, model)
     check_fit(data, trained.model)
     sizes, labels, losses, is_wrong = [], [np.empty(0, np.int32)], [], []
     for done, client_id in enumerate(client_ids, 1):

@@ -11,6 +11,8 @@ from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fedcli import (
     __version__,
     aggregators,
@@ -18,19 +20,23 @@ from fedcli import (
     checkpoint,
     cohort,
     datasets,
+    engines,
     learning,
+    model_sources,
     models,
     optimizers,
+    own_models,
+    registry,
     schedules,
 )
-from fedcli.backend import CancelFlag, Cancelled, ThreadEngine
+from fedcli.backend import CancelFlag, Cancelled, Engine
 from fedcli.batches import BatchedDataset, BatchPlan, buffer_size
 from fedcli.checkpoint import Checkpoint
 from fedcli.cohort import ClientSelection, Cohorts
 from fedcli.config import RunConfig
 from fedcli.datasets import ClientData
 from fedcli.datasets.client_data import CENTRAL
-from fedcli.errors import ConfigError, DataError
+from fedcli.errors import CheckpointError, ConfigError, DataError
 from fedcli.learning import LearningProcess, ServerState
 from fedcli.models import Model
 from fedcli.optimizers import Optimizer
@@ -52,6 +58,7 @@ class Panel:
         data: The split.
         client_ids: Who is evaluated.
         num_absent: How many more were asked for whom the split does not have.
+        plan: How a client's examples become batches.
         notes: What a reader should know, a line each: whether clients are absent.
     """
 
@@ -71,7 +78,7 @@ class Panel:
         self.client_ids = client_ids
         self.num_absent = num_absent
         self.notes = notes
-        self._plan = plan
+        self.plan = plan
         is_small = len(client_ids) <= EVAL_BLOCK
         self._held = tuple(ClientBatches(data, client_ids, plan)) if is_small else None
 
@@ -99,7 +106,7 @@ class Panel:
         for first in range(0, len(self.client_ids), EVAL_BLOCK):
             last = min(first + EVAL_BLOCK, len(self.client_ids))
             ids = [self.client_ids[index] for index in range(first, last)]
-            yield tuple(ClientBatches(self.data, ids, self._plan))
+            yield tuple(ClientBatches(self.data, ids, self.plan))
 
 
 class CohortData(NamedTuple):
@@ -134,7 +141,7 @@ class Federation:
 
     config: RunConfig
     splits: dict[str, ClientData]
-    engine: ThreadEngine
+    engine: Engine
     process: LearningProcess
     evaluator: LearningProcess
     cohorts: Cohorts
@@ -180,8 +187,8 @@ class Federation:
             return state
         from fedcli import weights_files  # late: zipfile takes 7 ms that few runs need
 
-        shapes = [tensor.shape for tensor in self.process.model.layout.tensors]
-        weights = weights_files.load_npz(Path(self.config.initial_weights), shapes)
+        layout = self.process.model.layout
+        weights = weights_files.load(Path(self.config.initial_weights), layout)
         return self.process.set_model_weights(state, weights)
 
     def encode(self, state: ServerState, config_text: str) -> bytes:
@@ -195,12 +202,21 @@ class Federation:
             model.layout.num_classes,
             self.splits["train"].pixel_convention,
             __version__,
+            model_sources.to_text(model.layout),
+            None if model.layout.specs else tuple(each.name for each in model.layout.tensors),
         )
         return checkpoint.encode(content)
 
 
-def open_federation(config: RunConfig, cancel: CancelFlag | None = None) -> Federation:
+def open_federation(
+    config: RunConfig, cancel: CancelFlag | None = None, model: Model | None = None
+) -> Federation:
     """Opens all that a valid config names; reads the data of fixed cohorts.
+
+    Args:
+        config: A valid config.
+        cancel: Once raised, from any thread, opening stops.
+        model: What is trained; None: what the config names.
 
     Raises:
         Cancelled: `cancel` was raised while data were dealt to clients or counted.
@@ -229,14 +245,19 @@ def open_federation(config: RunConfig, cancel: CancelFlag | None = None) -> Fede
         config.over_selection,
     )
     _check_min_reports(config, cohorts)
-    engine = ThreadEngine(config.threads)
-    model = models.build(
-        config.model,
-        input_shape=train.pixel_shape,
-        num_classes=train.num_classes,
-        options=config.model_options,
-        seed=config.seed,
-    )
+    if model is None:
+        model = model_sources.open_model(
+            config.model,
+            input_shape=train.pixel_shape,
+            num_classes=train.num_classes,
+            options=config.model_options,
+            seed=config.seed,
+            fresh_weights=config.fresh_weights,
+        )
+    check_fit(train, model)
+    engine = engines.make_engine(model, config.threads)
+    if isinstance(model, own_models.PythonModel) and (config.threads or 1) > 1:
+        notes.append(f"{config.model} is computed in Python, on one thread, not {config.threads}")
     plan = BatchPlan(
         epochs=config.epochs,
         batch_size=config.batch_size,
@@ -365,7 +386,23 @@ def note_of_change(
     return (f"{named} has changed since the run began; {consequence}",)
 
 
-def build_process(config: RunConfig, model: Model, engine: ThreadEngine) -> LearningProcess:
+def note_of_changed_model(text: str | None, before: object) -> tuple[str, ...]:
+    """Returns a line that the file of a model in Python has changed, or none.
+
+    Args:
+        text: What --model was, FILE.py or FILE.py:FUNCTION; any other: there is nothing to say.
+        before: The file's fingerprint when the run began; None: not known.
+
+    Raises:
+        ModelError: The file cannot be read.
+    """
+    file = None if text is None else model_sources.python_file(text)
+    if before is None or file is None or own_models.fingerprint(file) == before:
+        return ()
+    return (f"{file} has changed since the run began; the model is what it makes now",)
+
+
+def build_process(config: RunConfig, model: Model, engine: Engine) -> LearningProcess:
     """Returns the learning process of a valid config."""
     assert config.client_weighting is not None
     algorithm = algorithms.build(
@@ -453,6 +490,75 @@ def _find_present(data: ClientData, client_ids: Sequence[str]) -> Sequence[str]:
     if client_ids is data.client_ids:
         return client_ids
     return [each for each in client_ids if cohort.contains(data.client_ids, each)]
+
+
+def model_of(content: Checkpoint, config: RunConfig, path: Path, code: str | None = None) -> Model:
+    """Returns the model of a checkpoint. No file that its config names is opened or run.
+
+    Args:
+        content: The checkpoint.
+        config: Of its run.
+        path: The checkpoint's file, for messages.
+        code: What the user said after --model, the one thing that may be run: FILE.py, where the
+            function is the run's, or FILE.py:FUNCTION.
+
+    Raises:
+        CheckpointError: Description, weights and the rest do not fit each other.
+        ConfigError: The config names no model that fits; the model is code and `code` is not
+            given, or the other way round.
+        ModelError: That file is gone or fails.
+    """
+    if content.description is None and model_sources.python_file(config.model) is not None:
+        return model_sources.open_model(
+            model_sources.allowed_code(config.model, code),
+            input_shape=content.input_shape,
+            num_classes=content.num_classes,
+            options=config.model_options,
+            seed=config.seed,
+        )
+    if code is not None:
+        raise ConfigError(
+            f"--model {code}: it is for runs whose model is code, and {path} holds all of its "
+            f"model, {config.model}; leave it out"
+        )
+    if not registry.is_model_file(config.model):
+        return _named_model(content, config, path)
+    if content.description is None:
+        raise CheckpointError(
+            f"{path} does not describe its model, {config.model}; it is not a checkpoint of fedcli"
+        )
+    try:
+        weights = content.components["global_model_weights"]
+        model = model_sources.from_text(content.description, config.model, weights)
+    except ConfigError as err:
+        raise CheckpointError(f"{path} is not a usable checkpoint: {err}") from err
+    layout = model.layout
+    if (layout.input_shape, layout.num_classes) != (content.input_shape, content.num_classes):
+        raise CheckpointError(
+            f"{path}: its model takes {list(layout.input_shape)} and has {layout.num_classes} "
+            f"classes, but it claims {list(content.input_shape)} and {content.num_classes}; it is "
+            "not a checkpoint of fedcli"
+        )
+    return model
+
+
+def _named_model(content: Checkpoint, config: RunConfig, path: Path) -> Model:
+    """A model of the registry, made only once it is known to be as large as its weights."""
+    asked: dict[str, Any] = {
+        "input_shape": content.input_shape,
+        "num_classes": content.num_classes,
+        "options": config.model_options,
+    }
+    needed = models.build_layout(config.model, **asked).num_params
+    weights = content.components["global_model_weights"].values()
+    found = sum(np.size(each) for each in weights)
+    if found != needed:
+        raise CheckpointError(
+            f"{path} holds {found:,} weights, but {config.model} of its config, for examples of "
+            f"{list(content.input_shape)} and {content.num_classes} classes, has {needed:,}; use "
+            "the config it was written with"
+        )
+    return models.build(config.model, **asked, seed=config.seed)
 
 
 def to_components(state: ServerState, model: Model) -> dict[str, dict[str, checkpoint.Part]]:

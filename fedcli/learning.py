@@ -8,7 +8,7 @@ comes out; a process keeps none.
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
@@ -16,17 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli import batches, metrics, models, optimizers, registry
+from fedcli import batches, engines, metrics, models, optimizers, own_models, registry
 from fedcli.aggregators.mean import Mean
 from fedcli.algorithms import fedavg, fedsgd, mime_lite
 from fedcli.algorithms.base import Algorithm, apply_mean_delta
 from fedcli.algorithms.client_work import CohortCall
-from fedcli.backend import CancelFlag, Engine, ThreadEngine
+from fedcli.backend import CancelFlag, Engine
 from fedcli.batches import BatchedDataset
 from fedcli.errors import ConfigError, DataError
 from fedcli.metrics import MetricsAggregator, sum_then_finalize
 from fedcli.models import Model
 from fedcli.optimizers import Optimizer
+from fedcli.own_models import OwnModel
 from fedcli.params import ParamLayout
 from fedcli.signatures import Placed, array_type, format_type, value_types
 
@@ -43,6 +44,9 @@ __all__ = [
     "build_weighted_fed_avg",
     "sum_then_finalize",
 ]
+
+# What a process is built of; see `build_process`.
+ModelLike = str | Model | OwnModel | Callable[[], Model | OwnModel]
 
 _SERVER_SGD = optimizers.sgd(1.0)
 _FED_SGD_SERVER = optimizers.sgd(registry.ALGORITHMS["fedsgd"].server_lr)
@@ -98,17 +102,13 @@ class LearningProcess(abc.ABC):
     """A federated computation over a server state; made by the `build_` functions below."""
 
     def __init__(
-        self, model: str | Model, metrics_aggregator: MetricsAggregator, engine: Engine | None
+        self, model: ModelLike, metrics_aggregator: MetricsAggregator, engine: Engine | None
     ) -> None:
         """Composes the parts common to training and evaluation."""
-        if not isinstance(model, str | Model):
-            raise ConfigError(
-                f"model is of type {type(model).__name__}; give a name such as "
-                "'softmax-regression', or a model of fedcli.models"
-            )
-        self.model = models.build(model) if isinstance(model, str) else model
+        self.model = _as_model(model)
         self.metrics_aggregator = metrics_aggregator
-        self.engine = engine if engine is not None else ThreadEngine()
+        self.engine = engines.engine_for(self.model, engine)
+        self._own_metrics = engines.own_metrics(self.model)
 
     @abc.abstractmethod
     def initialize(self) -> ServerState:
@@ -151,6 +151,11 @@ class LearningProcess(abc.ABC):
         tensors = weights.trainable if isinstance(weights, ModelWeights) else weights
         return replace(state, global_model_weights=self.model.layout.join(tensors))
 
+    def _metrics(self, stats: metrics.ClientStats) -> dict[str, Any]:
+        """The metrics of some clients: the aggregator's, then the model's own."""
+        own = self._own_metrics.finalize(metrics.sum_stats(stats))
+        return {**self.metrics_aggregator(stats), **own}
+
     @property
     def state_signature(self) -> str:
         """The type of `initialize`, written as TFF writes it."""
@@ -176,7 +181,7 @@ class TrainingProcess(LearningProcess):
     def __init__(
         self,
         algorithm: Algorithm,
-        model: str | Model,
+        model: ModelLike,
         metrics_aggregator: MetricsAggregator,
         engine: Engine | None,
     ) -> None:
@@ -225,7 +230,7 @@ class TrainingProcess(LearningProcess):
         )
         num_non_finite = np.count_nonzero(cohort.stats["is_finite"] == 0)
         train_metrics = {
-            **self.metrics_aggregator(cohort.stats),
+            **self._metrics(cohort.stats),
             "num_non_finite_clients": int(num_non_finite),
         }
         round_metrics = {
@@ -251,7 +256,9 @@ class EvaluationProcess(LearningProcess):
 
     def initialize(self) -> ServerState:
         """See LearningProcess; the weights are untrained until `set_model_weights`."""
-        return ServerState(0, self.model.initial_params.copy(), client_work=dict(metrics.ZERO))
+        return ServerState(
+            0, self.model.initial_params.copy(), client_work=self._own_metrics.zero()
+        )
 
     def next(
         self,
@@ -270,8 +277,8 @@ class EvaluationProcess(LearningProcess):
         stats = self.engine.evaluate(layout, state.global_model_weights, clients, cancel=cancel)
         totals = metrics.add(state.client_work, metrics.sum_stats(stats))
         eval_metrics = {
-            "current_round_metrics": self.metrics_aggregator(stats),
-            "total_rounds_metrics": self.metrics_aggregator(metrics.as_stats(totals)),
+            "current_round_metrics": self._metrics(stats),
+            "total_rounds_metrics": self._metrics(metrics.as_stats(totals)),
         }
         round_metrics = {
             "distributor": {},
@@ -286,7 +293,7 @@ class EvaluationProcess(LearningProcess):
 
 def build_process(
     algorithm: Algorithm,
-    model: str | Model,
+    model: Any,
     metrics_aggregator: MetricsAggregator = sum_then_finalize,
     *,
     engine: Engine | None = None,
@@ -295,18 +302,23 @@ def build_process(
 
     Args:
         algorithm: What `fedcli.algorithms.build` returns.
-        model: A registry name, or a model of `fedcli.models`.
-        metrics_aggregator: From the stats of clients to metrics by name.
-        engine: What computes clients; by default, threads of this process.
+        model: A registry name, a model of `fedcli.models`, an object of one's own
+            (`fedcli.own_models.OwnModel`), or a class or function without arguments that makes one;
+            a `torch.nn.Module` as `fedcli.own_models.wrap` returns it.
+        metrics_aggregator: From the stats of clients to metrics by name. A model's own metrics,
+            which are summed and then finalised, come after them.
+        engine: What computes clients; by default, threads of this process, or for a model in
+            Python the calling thread.
 
     Raises:
         ConfigError: The model's name is unknown.
+        ModelError: The object breaks the contract.
     """
     return TrainingProcess(algorithm, model, metrics_aggregator, engine)
 
 
 def build_weighted_fed_avg(
-    model: str | Model,
+    model: ModelLike,
     client_optimizer: Optimizer,
     server_optimizer: Optimizer = _SERVER_SGD,
     metrics_aggregator: MetricsAggregator = sum_then_finalize,
@@ -322,7 +334,7 @@ def build_weighted_fed_avg(
 
 
 def build_unweighted_fed_avg(
-    model: str | Model,
+    model: ModelLike,
     client_optimizer: Optimizer,
     server_optimizer: Optimizer = _SERVER_SGD,
     metrics_aggregator: MetricsAggregator = sum_then_finalize,
@@ -338,7 +350,7 @@ def build_unweighted_fed_avg(
 
 
 def build_fed_sgd(
-    model: str | Model,
+    model: ModelLike,
     server_optimizer: Optimizer = _FED_SGD_SERVER,
     metrics_aggregator: MetricsAggregator = sum_then_finalize,
     *,
@@ -354,7 +366,7 @@ def build_fed_sgd(
 
 
 def build_mime_lite_with_optimizer(
-    model: str | Model,
+    model: ModelLike,
     base_optimizer: Optimizer,
     server_optimizer: Optimizer = _SERVER_SGD,
     metrics_aggregator: MetricsAggregator = sum_then_finalize,
@@ -374,13 +386,26 @@ def build_mime_lite_with_optimizer(
 
 
 def build_fed_eval(
-    model: str | Model,
+    model: ModelLike,
     metrics_aggregator: MetricsAggregator = sum_then_finalize,
     *,
     engine: Engine | None = None,
 ) -> LearningProcess:
     """Returns federated evaluation; see `build_process` for the arguments."""
     return EvaluationProcess(model, metrics_aggregator, engine)
+
+
+def _as_model(model: Any) -> Model:
+    if isinstance(model, str):
+        return models.build(model)
+    if isinstance(model, Model):
+        return model
+    if model is None or isinstance(model, int | float | bytes | list | tuple | dict):
+        raise ConfigError(
+            f"model is of type {type(model).__name__}; give a name such as "
+            "'softmax-regression', a model of fedcli.models, or an object of your own"
+        )
+    return own_models.wrap(model)
 
 
 def _fed_avg(client: Optimizer, server: Optimizer, weighting: str) -> Algorithm:

@@ -6,16 +6,19 @@ Sums form a commutative monoid (zero is the identity), so clients, rounds and sp
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-# One row a client: loss_sum float64, num_correct, num_examples, num_batches int64; what the
-# engine returns, or a mapping of such columns.
+from fedcli.errors import FedcliError
+
+# One row a client: loss_sum float64, num_correct, num_examples, num_batches int64, and the sums of
+# a model's own metrics (`OwnMetrics`); what the engine returns, or a mapping of such columns.
 ClientStats = NDArray[Any] | Mapping[str, NDArray[Any]]
-# Sums of those columns over clients, and perhaps rounds.
-Sums = dict[str, int | float]
+# Sums of those columns over clients, and perhaps rounds; arrays for a model's own metrics.
+Sums = dict[str, Any]
 # Turns the unfinalised stats of clients into metrics by name.
 MetricsAggregator = Callable[[ClientStats], dict[str, Any]]
 
@@ -27,19 +30,89 @@ ZERO: Mapping[str, int | float] = {
 }
 
 
+_OWN = "own/"  # before the name of a column of a model's own metrics
+# Names that metrics of a model's own cannot have.
+BUILT_IN = (
+    *("sparse_categorical_accuracy", "loss", "num_examples", "num_batches"),
+    "num_non_finite_clients",
+)
+
+
+@dataclass(frozen=True)
+class OwnMetric:
+    """A metric that a model brings.
+
+    Attributes:
+        name: What it is shown and logged as.
+        column: Where stats and sums have its unfinalised values, float64 [num_sums] a client.
+        num_sums: Number of them.
+        finalizer: Makes a number of them, summed over clients.
+    """
+
+    name: str
+    column: str
+    num_sums: int
+    finalizer: Callable[[list[Any]], Any]
+
+
+@dataclass(frozen=True)
+class OwnMetrics:
+    """The metrics that a model brings, in its order: summed over clients, then finalised."""
+
+    rows: tuple[OwnMetric, ...] = ()
+
+    @staticmethod
+    def of(
+        num_sums: Mapping[str, int], finalizers: Mapping[str, Callable[[list[Any]], Any]]
+    ) -> OwnMetrics:
+        """Returns the metrics of some names; one that is built in too is shown as model_NAME."""
+        shown = {name: f"model_{name}" if name in BUILT_IN else name for name in num_sums}
+        return OwnMetrics(
+            tuple(
+                OwnMetric(shown[name], _OWN + name, num_sums[name], finalizers[name])
+                for name in num_sums
+            )
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """What they are shown as."""
+        return [row.name for row in self.rows]
+
+    @property
+    def columns(self) -> list[str]:
+        """Where stats have them."""
+        return [row.column for row in self.rows]
+
+    def zero(self) -> Sums:
+        """Returns the sums over no client, those of all models among them."""
+        return {**ZERO, **{row.column: np.zeros(row.num_sums) for row in self.rows}}
+
+    def finalize(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the value of each; NaN where a finalizer fails for want of examples.
+
+        Raises:
+            FedcliError: A finalizer fails.
+        """
+        return {row.name: _finalized(row, sums) for row in self.rows}
+
+
 def sum_stats(stats: ClientStats) -> Sums:
     """Returns each column of `stats` summed over its clients, in their order."""
-    return {name: stats[name].sum().item() for name in ZERO}
+    names = stats.keys() if isinstance(stats, Mapping) else stats.dtype.names or ()
+    sums: Sums = {name: stats[name].sum().item() for name in ZERO}
+    sums.update((name, stats[name].sum(axis=0)) for name in names if name.startswith(_OWN))
+    return sums
 
 
-def add(left: Mapping[str, int | float], right: Mapping[str, int | float]) -> Sums:
+def add(left: Mapping[str, Any], right: Mapping[str, Any]) -> Sums:
     """Returns the two sums merged."""
-    return {name: left[name] + right[name] for name in ZERO}
+    return {name: left[name] + right[name] for name in left}
 
 
-def as_stats(sums: Mapping[str, int | float]) -> dict[str, NDArray[Any]]:
+def as_stats(sums: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     """Returns sums as the stats of one client, for a `MetricsAggregator`."""
-    return {name: np.array([sums[name]], dtype=type(zero)) for name, zero in ZERO.items()}
+    return {name: np.asarray(value)[np.newaxis] for name, value in sums.items()}
 
 
 def finalize(sums: Mapping[str, int | float]) -> dict[str, Any]:
@@ -62,5 +135,28 @@ def sum_then_finalize(stats: ClientStats) -> dict[str, Any]:
     return finalize(sum_stats(stats))
 
 
+def _finalized(row: OwnMetric, sums: Mapping[str, Any]) -> Any:
+    try:
+        return row.finalizer([np.float64(each) for each in sums[row.column]])
+    except FedcliError:
+        if sums.get("num_examples", 1):
+            raise
+        return float("nan")
+
+
 def _mean(total: float, count: float) -> float:
     return total / count if count else float("nan")
+
+
+def predicted_classes(scores: NDArray[Any]) -> NDArray[np.int32]:
+    """Returns the class of the greatest score in each row, the first of equal ones.
+
+    Args:
+        scores: Floats [n, K], logits or probabilities.
+
+    Returns:
+        int32 [n]; -1, which is never right, where a score is NaN or the greatest is infinite.
+    """
+    classes = scores.argmax(axis=1).astype(np.int32)
+    greatest = scores.max(axis=1)  # NaN where one of them is
+    return np.where(np.isfinite(greatest), classes, np.int32(-1))

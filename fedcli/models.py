@@ -1,10 +1,12 @@
-"""Models: a name becomes layers, a parameter layout and initial parameters."""
+"""Models: a name or a stack of layers becomes a parameter layout and initial parameters."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +14,10 @@ from numpy.typing import NDArray
 from fedcli import options as opt
 from fedcli import registry
 from fedcli.draws import Stream
+from fedcli.errors import ConfigError
+from fedcli.layers import Conv2D, Dense, Dropout, Flatten, MaxPool2D, Spec
 from fedcli.options import Value
-from fedcli.params import Layer, ParamLayout, lay_out
+from fedcli.params import ParamLayout, Tensor, lay_out
 from fedcli.seeds import Purpose, stream_key
 
 
@@ -32,6 +36,36 @@ class Model:
     initial_params: NDArray[np.float32]
 
 
+def sequential(
+    specs: Sequence[Spec],
+    input_shape: Sequence[int],
+    num_classes: int | None = None,
+    seed: int = 0,
+    name: str = "sequential",
+) -> Model:
+    """Returns a model of layers one on the other, with Keras's initial weights.
+
+    Args:
+        specs: From pixels to logits, from `fedcli.layers`; a softmax at the end is left out, as the
+            loss has one.
+        input_shape: Shape of one example, [H, W] or [H, W, C].
+        num_classes: Number of logits the last layer is to have; None: whatever it has.
+        seed: Of the initial weights, which are a function of it and of the shapes alone.
+        name: What messages call it.
+
+    Raises:
+        ConfigError: The layers do not fit each other, the image or the number of classes.
+    """
+    layout = lay_out(specs, input_shape)
+    if num_classes is not None and layout.num_classes != num_classes:
+        raise ConfigError(
+            f"model {name} has {layout.num_classes} outputs, but there are {num_classes} classes; "
+            f"make its layer {layout.layers[-1].name} give {num_classes}, or, if the labels are "
+            f"the same, say --num-classes {layout.num_classes}"
+        )
+    return Model(name, layout, glorot_uniform(layout, seed))
+
+
 def softmax_regression(
     input_shape: Sequence[int] = (28, 28), num_classes: int = 10, seed: int = 0
 ) -> Model:
@@ -45,9 +79,7 @@ def softmax_regression(
     Raises:
         ConfigError: A size is not positive.
     """
-    layers = [Layer("dense", _num_pixels(input_shape), num_classes, "dense")]
-    layout = lay_out(layers, input_shape)
-    return Model("softmax-regression", layout, np.zeros(layout.num_params, np.float32))
+    return _of_stack("softmax-regression", input_shape, num_classes, seed)
 
 
 def mlp_2nn(input_shape: Sequence[int] = (28, 28), num_classes: int = 10, seed: int = 0) -> Model:
@@ -63,37 +95,105 @@ def mlp_2nn(input_shape: Sequence[int] = (28, 28), num_classes: int = 10, seed: 
     Raises:
         ConfigError: A size is not positive.
     """
-    layers = [
-        Layer("dense", _num_pixels(input_shape), 200, "dense", "relu"),
-        Layer("dense", 200, 200, "dense_1", "relu"),
-        Layer("dense", 200, num_classes, "dense_2"),
-    ]
-    layout = lay_out(layers, input_shape)
-    return Model("mlp-2nn", layout, glorot_uniform(layout, seed))
+    return _of_stack("mlp-2nn", input_shape, num_classes, seed)
+
+
+def cnn_mcmahan(
+    input_shape: Sequence[int] = (28, 28), num_classes: int = 10, seed: int = 0
+) -> Model:
+    """Returns the CNN of McMahan et al. 2017: two 5 x 5 convolutions with pooling, 512 units.
+
+    1,663,370 parameters for 28 x 28 pixels and 10 classes, 1,690,046 for 62. Convolutions of 32 and
+    64 channels are padded to the image's size, ReLU throughout. Kernels start Glorot uniform,
+    biases 0.
+
+    Args:
+        input_shape: Shape of one example, [H, W] or [H, W, C], at least 4 x 4.
+        num_classes: Number of classes.
+        seed: Of the initial weights, which are a function of it and of the shapes alone.
+
+    Raises:
+        ConfigError: A size is not positive, or the image is too small.
+    """
+    return _of_stack("cnn-mcmahan", input_shape, num_classes, seed)
+
+
+def leaf_femnist(
+    input_shape: Sequence[int] = (28, 28), num_classes: int = 10, seed: int = 0
+) -> Model:
+    """Returns the CNN of LEAF for FEMNIST: `cnn_mcmahan` with 2048 hidden units.
+
+    6,497,162 parameters for 28 x 28 pixels and 10 classes, 6,603,710 for 62.
+
+    Args:
+        input_shape: Shape of one example, [H, W] or [H, W, C], at least 4 x 4.
+        num_classes: Number of classes.
+        seed: Of the initial weights, which are a function of it and of the shapes alone.
+
+    Raises:
+        ConfigError: A size is not positive, or the image is too small.
+    """
+    return _of_stack("leaf-femnist", input_shape, num_classes, seed)
+
+
+def cnn_reddi(
+    input_shape: Sequence[int] = (28, 28),
+    num_classes: int = 10,
+    seed: int = 0,
+    *,
+    dropout: Sequence[float] = (0.25, 0.5),
+) -> Model:
+    """Returns the CNN of Reddi et al. 2021 for EMNIST: two 3 x 3 convolutions, dropout, 128 units.
+
+    1,199,882 parameters for 28 x 28 pixels and 10 classes, 1,206,590 for 62. Kernels start Glorot
+    uniform, biases 0.
+
+    Args:
+        input_shape: Shape of one example, [H, W] or [H, W, C], at least 6 x 6.
+        num_classes: Number of classes.
+        seed: Of the initial weights, which are a function of it and of the shapes alone.
+        dropout: Rates after the pool and after the hidden layer; one sets both, 0 is none.
+
+    Raises:
+        ConfigError: A size is not positive, a rate is not below 1, or the image is too small.
+    """
+    return _of_stack("cnn-reddi", input_shape, num_classes, seed, dropout=dropout)
+
+
+def lenet5(input_shape: Sequence[int] = (28, 28), num_classes: int = 10, seed: int = 0) -> Model:
+    """Returns LeNet-5 in its usual modern form: ReLU, max-pools, dense layers of 120 and 84.
+
+    61,706 parameters for 28 x 28 pixels and 10 classes, 66,126 for 62. LeCun et al. 1998 has
+    trained subsampling, a sparse second convolution and radial outputs instead. Kernels start
+    Glorot uniform, biases 0.
+
+    Args:
+        input_shape: Shape of one example, [H, W] or [H, W, C], at least 12 x 12.
+        num_classes: Number of classes.
+        seed: Of the initial weights, which are a function of it and of the shapes alone.
+
+    Raises:
+        ConfigError: A size is not positive, or the image is too small.
+    """
+    return _of_stack("lenet5", input_shape, num_classes, seed)
 
 
 def glorot_uniform(layout: ParamLayout, seed: int) -> NDArray[np.float32]:
-    """Returns initial parameters float32 [num_params] as Keras draws them: biases are 0.
+    """Returns initial parameters float32 [num_params] as Keras draws them.
 
-    A kernel is uniform within ±sqrt(6 / (inputs + outputs)) (Glorot and Bengio 2010). Each has a
-    random stream of its own, named by the seed and its place in the model.
+    A kernel is uniform within ±sqrt(6 / (fan in + fan out)) (Glorot and Bengio 2010), where each
+    fan of a convolution counts the places of its window; gammas are 1, biases and betas 0. Each
+    kernel has a random stream of its own, named by the seed and its place in the model.
     """
     params = np.zeros(layout.num_params, np.float32)
     for place, tensor in enumerate(layout.tensors):
-        if len(tensor.shape) == 1:
-            continue
-        limit = math.sqrt(6 / sum(tensor.shape))
-        stream = Stream(stream_key(seed, Purpose.INITIAL_WEIGHTS, occurrence=place))
-        uniform = stream.uniform(tensor.size)
-        params[tensor.offset : tensor.offset + tensor.size] = (2 * uniform - 1) * limit
+        within = slice(tensor.offset, tensor.offset + tensor.size)
+        if tensor.name.endswith("/kernel"):
+            stream = Stream(stream_key(seed, Purpose.INITIAL_WEIGHTS, occurrence=place))
+            params[within] = (2 * stream.uniform(tensor.size) - 1) * _glorot_limit(tensor)
+        elif tensor.name.endswith("/gamma"):
+            params[within] = 1.0
     return params
-
-
-# The code behind each row of registry.MODELS: (input_shape, num_classes, seed, **options) -> Model.
-BUILDERS: dict[str, Callable[..., Model]] = {
-    "softmax-regression": softmax_regression,
-    "mlp-2nn": mlp_2nn,
-}
 
 
 def build(
@@ -114,12 +214,98 @@ def build(
         seed: Of the initial weights.
 
     Raises:
-        ConfigError: The name or an option is unknown, or a value is not allowed.
+        ConfigError: The name or an option is unknown, a value is not allowed, or the image is too
+            small.
     """
+    layout = build_layout(name, input_shape=input_shape, num_classes=num_classes, options=options)
+    return _with_weights(name, layout, seed)
+
+
+def build_layout(
+    name: str,
+    *,
+    input_shape: Sequence[int] = (28, 28),
+    num_classes: int = 10,
+    options: Mapping[str, Value] | None = None,
+) -> ParamLayout:
+    """Returns the layout of a model of the registry, without drawing its weights; see `build`."""
     entry = opt.choose(registry.MODELS, name, "model")
-    resolved = opt.resolve(entry, options or {})
-    return BUILDERS[name](input_shape, num_classes, seed, **resolved)
+    return _lay_out(name, input_shape, num_classes, opt.resolve(entry, options or {}))
 
 
-def _num_pixels(input_shape: Sequence[int]) -> int:
-    return math.prod(input_shape)
+def _of_stack(
+    name: str, input_shape: Sequence[int], num_classes: int, seed: int, **options: Any
+) -> Model:
+    return _with_weights(name, _lay_out(name, input_shape, num_classes, options), seed)
+
+
+def _with_weights(name: str, layout: ParamLayout, seed: int) -> Model:
+    if name == "softmax-regression":
+        return Model(name, layout, np.zeros(layout.num_params, np.float32))
+    return Model(name, layout, glorot_uniform(layout, seed))
+
+
+def _lay_out(
+    name: str, input_shape: Sequence[int], num_classes: int, options: Mapping[str, Any]
+) -> ParamLayout:
+    try:
+        return lay_out(STACKS[name](num_classes, **options), input_shape)
+    except ConfigError as err:
+        raise ConfigError(f"model {name}: {err}") from err
+
+
+def _padded_cnn(units: int, num_classes: int) -> list[Spec]:
+    return [
+        Conv2D(32, (5, 5), padding="same", activation="relu"),
+        MaxPool2D((2, 2)),
+        Conv2D(64, (5, 5), padding="same", activation="relu"),
+        MaxPool2D((2, 2)),
+        Flatten(),
+        Dense(units, "relu"),
+        Dense(num_classes),
+    ]
+
+
+def _reddi_stack(num_classes: int, dropout: Sequence[float] = (0.25, 0.5)) -> list[Spec]:
+    if not 1 <= len(dropout) <= 2:
+        raise ConfigError(f"dropout of {len(dropout)} rates; give one or two")
+    return [
+        Conv2D(32, (3, 3), activation="relu"),
+        Conv2D(64, (3, 3), activation="relu"),
+        MaxPool2D((2, 2)),
+        Dropout(dropout[0]),
+        Flatten(),
+        Dense(128, "relu"),
+        Dropout(dropout[-1]),
+        Dense(num_classes),
+    ]
+
+
+def _lenet5_stack(num_classes: int) -> list[Spec]:
+    return [
+        Conv2D(6, (5, 5), padding="same", activation="relu"),
+        MaxPool2D((2, 2)),
+        Conv2D(16, (5, 5), activation="relu"),
+        MaxPool2D((2, 2)),
+        Flatten(),
+        Dense(120, "relu"),
+        Dense(84, "relu"),
+        Dense(num_classes),
+    ]
+
+
+# The layers behind each row of registry.MODELS: (num_classes, **options) -> from pixels to logits.
+STACKS: dict[str, Callable[..., list[Spec]]] = {
+    "softmax-regression": lambda num_classes: [Dense(num_classes)],
+    "mlp-2nn": lambda num_classes: [Dense(200, "relu"), Dense(200, "relu"), Dense(num_classes)],
+    "cnn-mcmahan": partial(_padded_cnn, 512),
+    "cnn-reddi": _reddi_stack,
+    "lenet5": _lenet5_stack,
+    "leaf-femnist": partial(_padded_cnn, 2048),
+}
+
+
+def _glorot_limit(tensor: Tensor) -> float:
+    """What the uniform draws of a kernel lie within; its last two dimensions are in and out."""
+    places = math.prod(tensor.shape[:-2])
+    return math.sqrt(6 / (places * (tensor.shape[-2] + tensor.shape[-1])))

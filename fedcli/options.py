@@ -47,7 +47,10 @@ class Option:
             return " or ".join(self.choices) if self.choices else "text"
         if isinstance(self.default, list):
             noun = "a number or a list of numbers"
-            return f"{number_range(noun, self.minimum, self.maximum)}, as in {self.name}=[0,45]"
+            example = ",".join(map(_plain, self.default[:2]))
+            return (
+                f"{number_range(noun, self.minimum, self.maximum)}, as in {self.name}=[{example}]"
+            )
         noun = "a whole number" if isinstance(self.default, int) else "a number"
         return number_range(noun, self.minimum, self.maximum)
 

@@ -6,38 +6,21 @@ C, checkpoints and exported weights all read their layouts from here.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli import layers as specs_of
 from fedcli.errors import ConfigError
+from fedcli.layers import ACTIVATIONS, Spec
+from fedcli.stacks import LAYER_KINDS, MAX_LAYERS, Layer, Shape, size_layers
 
-# Layer kinds as the core numbers them (enum fed_layer_kind).
-LAYER_KINDS = {"dense": 0}
-# Activations, likewise (enum fed_activation).
-ACTIVATIONS = {"linear": 0, "relu": 1}
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer of a sequential model. A dense one has a kernel and a bias.
-
-    Attributes:
-        kind: A key of `LAYER_KINDS`.
-        num_inputs: Values it takes.
-        num_outputs: Values it gives.
-        name: Its own in the model.
-        activation: A key of `ACTIVATIONS`; linear in the last layer, whose outputs are logits.
-    """
-
-    kind: str
-    num_inputs: int
-    num_outputs: int
-    name: str
-    activation: str = "linear"
+# The fields of struct fed_layer in their order; shapes are nested.
+CoreRow = tuple[int | float | Shape, ...]
 
 
 @dataclass(frozen=True)
@@ -59,13 +42,16 @@ class ParamLayout:
     """The layers of a model and the place of every tensor; made by `lay_out`.
 
     Attributes:
-        layers: From pixels to logits.
-        tensors: In layer order, kernel then bias.
+        specs: The layers as they were described, each with its name.
+        layers: What the core computes, from pixels to logits: no flattening, no dropout of rate 0,
+            and an activation alone only where the layer before has one of its own.
+        tensors: In layer order; kernel then bias, gamma then beta.
         num_params: Length P of the flat vector.
         input_shape: One example as the model sees it, before it is flattened.
         num_classes: Number of logits.
     """
 
+    specs: tuple[Spec, ...]
     layers: tuple[Layer, ...]
     tensors: tuple[Tensor, ...]
     num_params: int
@@ -103,81 +89,96 @@ class ParamLayout:
             raise ConfigError(f"weights have types {kinds}; give arrays of real numbers")
         return np.concatenate([array.ravel() for array in arrays]).astype(np.float32)
 
-    def core_rows(self) -> list[tuple[int, int, int, int, int]]:
-        """Returns the core's model table: kind, inputs, outputs, offset, activation by layer."""
-        offsets = {tensor.name: tensor.offset for tensor in self.tensors}
-        return [
-            (
-                LAYER_KINDS[layer.kind],
-                layer.num_inputs,
-                layer.num_outputs,
-                offsets[f"{layer.name}/kernel"],
-                ACTIVATIONS[layer.activation],
+    def core_rows(self) -> list[CoreRow]:
+        """Returns the core's model table, a row for each layer in the order of struct fed_layer."""
+        rows: list[CoreRow] = []
+        offset = 0
+        for layer in self.layers:
+            rows.append(
+                (
+                    LAYER_KINDS[layer.kind],
+                    ACTIVATIONS[layer.activation],
+                    layer.in_shape,
+                    layer.out_shape,
+                    offset,
+                    int(layer.has_scale),
+                    int(layer.has_bias),
+                    *layer.window,
+                    *layer.strides,
+                    *layer.pads,
+                    layer.num_groups,
+                    layer.epsilon,
+                    layer.rate,
+                )
             )
-            for layer in self.layers
-        ]
+            offset += layer.num_params
+        return rows
+
+    def description(self) -> dict[str, Any]:
+        """Returns the model's shape as plain values for JSON; `from_description` undoes it."""
+        layers = [specs_of.to_dict(spec) for spec in self.specs]
+        return {"input_shape": list(self.input_shape), "layers": layers}
 
 
-def lay_out(layers: Sequence[Layer], input_shape: Sequence[int]) -> ParamLayout:
-    """Returns the layout of a stack of layers; the tensors fill 0..P-1 in layer order.
+def from_description(description: object) -> ParamLayout:
+    """Returns the layout that `ParamLayout.description` wrote. Nothing in it is trusted.
 
     Raises:
-        ConfigError: There is no layer, a kind is unknown, a size is not positive, or the sizes of
-            neighbours do not match.
+        ConfigError: It is no description, or the layers in it do not fit each other.
     """
-    _check_layers(layers, input_shape)
+    if not isinstance(description, Mapping) or description.keys() != {"input_shape", "layers"}:
+        raise ConfigError("a model's description has two keys, input_shape and layers")
+    input_shape, layers = description["input_shape"], description["layers"]
+    if not isinstance(layers, list) or not isinstance(input_shape, list):
+        raise ConfigError("a model's description has lists as input_shape and layers")
+    return lay_out([specs_of.from_dict(each) for each in layers], input_shape)
+
+
+def lay_out(specs: Sequence[Spec], input_shape: Sequence[int]) -> ParamLayout:
+    """Returns the layout of a stack of layers; the tensors fill 0..P-1 in layer order.
+
+    Args:
+        specs: From pixels to logits. A softmax at the end is the loss's and is left out.
+        input_shape: Shape of one example: [H, W], [H, W, C], or any other for dense layers.
+
+    Raises:
+        ConfigError: A value is not allowed, layers do not fit each other or the image, or the
+            last does not give logits; the line names the layer.
+    """
+    named = _named(specs)
+    layers = size_layers(named, input_shape)
     tensors = []
     offset = 0
     for layer in layers:
-        for name, shape in (
-            ("kernel", (layer.num_inputs, layer.num_outputs)),
-            ("bias", (layer.num_outputs,)),
-        ):
+        for name, shape in layer.tensor_shapes():
             tensors.append(Tensor(f"{layer.name}/{name}", shape, offset))
             offset += math.prod(shape)
     return ParamLayout(
-        tuple(layers), tuple(tensors), offset, tuple(input_shape), layers[-1].num_outputs
+        named, layers, tuple(tensors), offset, tuple(input_shape), layers[-1].out_shape[2]
     )
 
 
-def _check_layers(layers: Sequence[Layer], input_shape: Sequence[int]) -> None:
-    if not layers:
-        raise ConfigError("the model has no layer; give at least one dense layer")
-    for layer in layers:
-        _check_layer(layer)
-    if layers[-1].activation != "linear":
-        raise ConfigError(
-            f"layer {layers[-1].name}: its outputs are logits, softmax follows; make it linear"
-        )
-    names = [layer.name for layer in layers]
+def _named(specs: Sequence[Spec]) -> tuple[Spec, ...]:
+    """The layers, checked, each with a name: its own, or as Keras counts its kind."""
+    if len(specs) > 2 * MAX_LAYERS:
+        raise ConfigError(f"the model has {len(specs)} layers; give at most {MAX_LAYERS}")
+    for spec in specs:
+        if spec.name != "":
+            specs_of.check_name(spec.name)
+    seen: Counter[str] = Counter()
+    taken = {spec.name for spec in specs}
+    named = []
+    for spec in specs:
+        name: str = spec.name
+        while not name or (not spec.name and name in taken):
+            name = f"{spec.kind}_{seen[spec.kind]}" if seen[spec.kind] else spec.kind
+            seen[spec.kind] += 1
+        specs_of.check(spec, f"layer {name}")
+        named.append(replace(spec, name=name))
+    names = [spec.name for spec in named]
     if len(set(names)) < len(names):
         raise ConfigError(f"layers are named {', '.join(names)}; give each its own name")
-    num_pixels = math.prod(input_shape)
-    if layers[0].num_inputs != num_pixels:
-        raise ConfigError(
-            f"layer {layers[0].name} takes {layers[0].num_inputs} inputs but an example of shape "
-            f"{tuple(input_shape)} has {num_pixels}; make them equal"
-        )
-    for before, after in pairwise(layers):
-        if before.num_outputs != after.num_inputs:
-            raise ConfigError(
-                f"layer {before.name} gives {before.num_outputs} outputs but layer {after.name} "
-                f"takes {after.num_inputs} inputs; make them equal"
-            )
-
-
-def _check_layer(layer: Layer) -> None:
-    for what, given, known in (
-        ("kind", layer.kind, LAYER_KINDS),
-        ("activation", layer.activation, ACTIVATIONS),
-    ):
-        if given not in known:
-            raise ConfigError(
-                f"layer {layer.name}: {what} '{given}' is unknown; use {', '.join(known)}"
-            )
-    if layer.num_inputs < 1 or layer.num_outputs < 1:
-        sizes = f"{layer.num_inputs} inputs and {layer.num_outputs} outputs"
-        raise ConfigError(f"layer {layer.name}: {sizes}; both must be at least 1")
+    return tuple(named)
 
 
 def _shapes(shapes: Sequence[tuple[int, ...]]) -> str:

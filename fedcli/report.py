@@ -7,8 +7,10 @@ prints; numbers that are not finite are None, or NaN in an evaluation that was n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from fedcli.metrics import BUILT_IN
 
 MAX_ROUND_ROWS = 20
 
@@ -22,12 +24,14 @@ class Scores:
         accuracy: Share of examples whose most probable class is the label.
         num_examples: Examples processed.
         num_batches: Batches they came in.
+        own: Values of the model's own metrics by name; None or NaN where they are not finite.
     """
 
     loss: float | None
     accuracy: float | None
     num_examples: int
     num_batches: int
+    own: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ def scores(metrics: Mapping[str, Any]) -> Scores:
         metrics["sparse_categorical_accuracy"],
         int(metrics["num_examples"]),
         int(metrics["num_batches"]),
+        {name: value for name, value in metrics.items() if name not in BUILT_IN},
     )
 
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from fedcli import __version__, backend, checkpoint, run_dir, stopping
+from fedcli import __version__, backend, checkpoint, model_sources, own_models, run_dir, stopping
 from fedcli import config as configs
-from fedcli.backend import CancelFlag, ThreadEngine
+from fedcli.backend import CancelFlag, Engine
 from fedcli.batches import BatchedDataset
 from fedcli.checkpoint import Checkpoint
 from fedcli.config import RunConfig
@@ -29,7 +29,9 @@ from fedcli.evaluation import Evaluation, evaluate_panel
 from fedcli.federation import (
     Federation,
     fingerprinting,
+    model_of,
     note_of_change,
+    note_of_changed_model,
     open_federation,
     to_state,
 )
@@ -119,6 +121,12 @@ class Training:
     def num_threads(self) -> int:
         """Threads that compute."""
         return self._federation.engine.num_threads
+
+    @property
+    def code(self) -> str | None:
+        """What --model must be beside the run from now on; None: its checkpoints have it all."""
+        is_code = isinstance(self.process.model, own_models.PythonModel)
+        return self.config.model if is_code else None
 
     @property
     def train(self) -> ClientData:
@@ -293,15 +301,17 @@ def start(
     *,
     force: bool = False,
     expected_data: str | None = None,
+    expected_model: str | None = None,
     cancel: CancelFlag | None = None,
 ) -> Training:
-    """Opens everything a config names and makes the folder of a new run.
+    """Opens everything a config names, a user's code too, and makes the folder of a new run.
 
     Args:
         config: What to do; it is validated here.
         out: The run's folder.
         force: Replace a run that stands there.
         expected_data: The fingerprint of the data that the config was used with; None: any.
+        expected_model: That of the file of a model in Python; None: any.
         cancel: Once raised, from any thread, the training stops within a local step.
 
     Raises:
@@ -318,7 +328,8 @@ def start(
         found = fingerprint.result()
     consequence = "a new run with its config does not repeat it"
     federation.notes.extend(note_of_change(config, expected_data, found, consequence))
-    provenance = _provenance(federation.engine, found)
+    federation.notes.extend(note_of_changed_model(config.model, expected_model))
+    provenance = _provenance(federation.engine, found, federation.config.model)
     config_text = configs.to_toml(federation.config, provenance)
     content = federation.encode(state, config_text)
     run = RunDirectory.create(path, config_text, content, force=force)
@@ -330,6 +341,7 @@ def resume(
     *,
     rounds: int | None = None,
     threads: int | None = None,
+    model: str | None = None,
     cancel: CancelFlag | None = None,
 ) -> Training:
     """Opens a run where its newest checkpoint left it.
@@ -338,36 +350,45 @@ def resume(
         path: The run's folder.
         rounds: A new total; None keeps it.
         threads: Number of threads; None: what the config says.
+        model: FILE.py or FILE.py:FUNCTION, for a run whose model is code: no code runs unless it
+            is named here.
         cancel: See `start`.
 
     Raises:
-        ConfigError: config.toml is bad, or `rounds` is below the rounds completed.
+        ConfigError: config.toml is bad, `rounds` is below the rounds completed, or the model is
+            code and `model` does not name it.
         DataError: The data are missing or bad.
         RunError: There is no run, it is in use, or its files do not fit together.
     """
     run = RunDirectory.open(Path(path))
     try:
-        return _resume(run, rounds, threads, cancel)
+        return _resume(run, rounds, threads, model, cancel)
     except BaseException:
         run.close()
         raise
 
 
 def _resume(
-    run: RunDirectory, rounds: int | None, threads: int | None, cancel: CancelFlag | None
+    run: RunDirectory,
+    rounds: int | None,
+    threads: int | None,
+    code: str | None,
+    cancel: CancelFlag | None,
 ) -> Training:
     file = run_dir.latest_checkpoint(run.path)
     content = checkpoint.load(file)
     config, config_text = _continued_config(run, content, rounds)
     if threads is not None:
         config = configs.validate(replace(config, threads=threads))
-    before = configs.read_provenance(config_text, str(run.path)).get("data")
+    origin = configs.read_provenance(config_text, str(run.path))
+    model = model_of(content, config, file, code)
     with fingerprinting(config, cancel) as fingerprint:
-        federation = open_federation(config, cancel)
+        federation = open_federation(config, cancel, model)
         state = to_state(content, federation.process, file)
         found = fingerprint.result()
     consequence = "its rounds no longer repeat"
-    federation.notes.extend(note_of_change(config, before, found, consequence))
+    federation.notes.extend(note_of_change(config, origin.get("data"), found, consequence))
+    federation.notes.extend(note_of_changed_model(code, origin.get("model")))
     training = Training(federation, state, run, config_text, cancel)
     if not training.is_finished:
         run.cut_back(state.round_num)
@@ -416,7 +437,9 @@ class _Timed:
             yield dataset
 
 
-def _provenance(engine: ThreadEngine, fingerprint: str) -> dict[str, Value]:
+def _provenance(engine: Engine, fingerprint: str, model: str) -> dict[str, Value]:
+    file = model_sources.python_file(model)
+    of_model: dict[str, Value] = {} if file is None else {"model": own_models.fingerprint(file)}
     return {
         "fedcli": __version__,
         "python": platform.python_version(),
@@ -427,6 +450,7 @@ def _provenance(engine: ThreadEngine, fingerprint: str) -> dict[str, Value]:
         "openmp": backend.has_openmp(),
         "threads": engine.num_threads,
         "data": fingerprint,
+        **of_model,
     }
 
 

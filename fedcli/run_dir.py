@@ -261,14 +261,16 @@ def read_config(path: Path) -> dict[str, Any]:
     return configs.from_toml(read_text(file), str(file))
 
 
-def read_fingerprint(path: Path) -> str | None:
-    """Returns the fingerprint of the data of the run at `path`, or that in a config.toml.
+def read_origin(path: Path) -> dict[str, Any]:
+    """Returns the provenance of the run at `path`, or that in a config.toml.
+
+    `data` and, for a model in Python, `model` are fingerprints.
 
     Raises:
         ConfigError: The file cannot be read or is not TOML.
     """
     file = path / CONFIG if path.is_dir() else path
-    return configs.read_provenance(read_text(file), str(file)).get("data")
+    return configs.read_provenance(read_text(file), str(file))
 
 
 def read_text(file: Path) -> str:

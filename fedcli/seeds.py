@@ -22,6 +22,7 @@ class Purpose(IntEnum):
     LABEL_NOISE = 6
     FEATURE_NOISE = 7
     INITIAL_WEIGHTS = 8
+    DROPOUT = 9
     CLIENT_DROPOUT = 10
     CLIENT_SPEED = 11
 

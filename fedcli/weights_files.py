@@ -1,6 +1,6 @@
-"""Weights in `.npz` archives: one array per trainable tensor, in layer order, in Keras shape.
+"""Weights in files: one array per trainable tensor, in layer order, in Keras shape.
 
-Archives are read by position, names are free. They are untrusted: no pickle, and nothing is
+`.npz` archives are read by position, names are free. They are untrusted: no pickle, and nothing is
 unpacked that is larger than the model needs.
 """
 
@@ -18,8 +18,13 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from fedcli import keras_files
 from fedcli.errors import ConfigError
 from fedcli.files import write_atomic
+from fedcli.params import ParamLayout
+
+# What `save` writes, by how a file's name ends.
+FORMATS = (".npz", ".keras", ".weights.h5")
 
 # More than NumPy writes before an array of so few dimensions.
 _MAX_HEADER_BYTES = 4096
@@ -31,6 +36,53 @@ _DAMAGE = (
 _PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
+def check_format(path: Path) -> None:
+    """Refuses a name that does not say in which format weights are to be written.
+
+    Raises:
+        ConfigError: It ends in none of `FORMATS`.
+    """
+    if not path.name.endswith(FORMATS):
+        raise ConfigError(
+            f"{path}: the formats of weights are {', '.join(FORMATS)}; choose a name that ends so"
+        )
+
+
+def save(path: Path, tensors: Mapping[str, NDArray[np.float32]], layout: ParamLayout) -> None:
+    """Writes weights, or the whole model, in the format that the file's name asks for.
+
+    Args:
+        path: Where to; an existing regular file is replaced.
+        tensors: One array for each tensor of the layout, in order.
+        layout: The model's.
+
+    Raises:
+        ConfigError: The name asks for none of `FORMATS`, or for one of Keras's while the model is
+            not made of layers.
+        RunError: The file cannot be written, or `path` is not a regular file.
+    """
+    check_format(path)
+    if path.name.endswith(".npz"):
+        save_npz(path, tensors)
+        return
+    if not layout.specs:
+        raise ConfigError(f"{path}: this model is not made of Keras's layers; write an .npz")
+    write = keras_files.write_keras if path.suffix == ".keras" else keras_files.write_weights
+    write(path, layout, layout.join(list(tensors.values())))
+
+
+def load(path: Path, layout: ParamLayout) -> list[NDArray[np.float32]]:
+    """Returns the weights in an `.npz`, or in a file of Keras's; its content tells which.
+
+    Raises:
+        ConfigError: The file cannot be read or is neither; or its arrays are not the layout's (the
+            line shows both lists), not floating point, or not finite.
+    """
+    if keras_files.is_keras(path):
+        return keras_files.read_weights(path, layout)
+    return load_npz(path, [tensor.shape for tensor in layout.tensors])
+
+
 def save_npz(path: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
     """Writes one array per tensor, in the order given; replaces an existing regular file.
 
@@ -38,8 +90,11 @@ def save_npz(path: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
         RunError: The file cannot be written, or `path` is not a regular file.
     """
     buffer = io.BytesIO()
-    # Tensor names hold slashes, so they cannot collide with a parameter of savez.
-    np.savez(buffer, **tensors)  # type: ignore[arg-type]
+    # Not by savez: a user's tensor may have the name of one of its parameters.
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, tensor in tensors.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                npy.write_array(member, np.asarray(tensor), allow_pickle=False)
     write_atomic(path, buffer.getvalue())
 
 

@@ -49,7 +49,7 @@ def imported_distributions() -> set[str]:
 
 def test_dependencies_are_what_is_imported(project: dict[str, Any]) -> None:
     extras = project["optional-dependencies"]
-    required = [*project["dependencies"], *extras["images"], *extras["plot"]]
+    required = [*project["dependencies"], *extras["images"], *extras["plot"], *extras["torch"]]
     declared = set(map(requirement_name, required))
     imported = imported_distributions() | {"tomli"}  # loaded by name where tomllib is missing
     assert declared == imported

@@ -92,7 +92,8 @@ def test_clients_stored_unlike_each_other_are_decoded() -> None:
     assert pooled.client.pixels.dtype == np.float32
     np.testing.assert_array_equal(pooled.client.images()[-2:], inverted.client.images())
     (alike,) = centralized.pool([inverted, inverted])
-    assert (alike.client.pixels.dtype, alike.client.scale) == (np.uint8, -1 / 255)
+    assert alike.client.pixels.dtype == np.uint8
+    assert alike.client.scale == -1 / 255
     np.testing.assert_array_equal(alike.client.images()[2:], inverted.client.images())
 
 

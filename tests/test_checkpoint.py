@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -69,6 +71,46 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, parts: dict[str, o
         np.testing.assert_array_equal(loaded, part)
         assert getattr(loaded, "dtype", None) == getattr(part, "dtype", None)
     checkpoint.check(after, before.components, path)
+
+
+def test_images_may_have_more_pixels_than_the_file_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "c.h5"
+    small = replace(make({"kernel": np.ones((3, 3, 1, 2), np.float32)}), input_shape=(4096, 4096))
+    path.write_bytes(checkpoint.encode(small))
+    assert path.stat().st_size < 4096 * 4096 / 100
+    assert checkpoint.load(path).input_shape == (4096, 4096)
+
+
+def test_tensors_keep_their_order_where_no_layers_say_it(tmp_path: Path) -> None:
+    path = tmp_path / "c.h5"
+    weights: dict[str, Any] = {name: np.ones(3, np.float32) for name in ("w10", "w2", "a")}
+    content = replace(make(weights), tensor_names=("w10", "w2", "a"))
+    path.write_bytes(checkpoint.encode(content))
+    assert checkpoint.load(path).tensor_names == ("w10", "w2", "a")
+    assert checkpoint.encode(content) == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '["a"]',
+        '["a", "a"]',
+        '["a", "../b"]',
+        '["a", "b", "c"]',
+        '["a", 1]',
+        '{"a": 1}',
+        "7",
+        "[" * 9999,
+    ],
+)
+def test_names_of_tensors_that_are_not_the_weights_are_told(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "c.h5"
+    weights: dict[str, Any] = {name: np.ones(3, np.float32) for name in ("a", "b")}
+    path.write_bytes(checkpoint.encode(replace(make(weights), tensor_names=("b", "a"))))
+    named = np.frombuffer(text.encode(), np.uint8)
+    rewrite(path, put("tensors", lambda file: file.__setitem__("tensors", named)))
+    with pytest.raises(CheckpointError, match="tensors does not list the weights by name"):
+        checkpoint.load(path)
 
 
 def test_equal_states_give_equal_bytes(content: Checkpoint) -> None:
@@ -155,7 +197,10 @@ BIAS = "global_model_weights/dense/bias"
         (set_attribute("round_num", "x"), "not a usable checkpoint"),
         (set_attribute("input_shape", [2**40]), "claims round 7"),
         (set_attribute("input_shape", 3), "not a usable checkpoint"),
+        (set_attribute("input_shape", [2**14, 2**14]), "claims round 7"),
+        (set_attribute("input_shape", [1] * 9), "claims round 7"),
         (set_attribute("num_classes", 0), "claims round 7"),
+        (set_attribute("num_classes", 2**30), "claims round 7"),
         (set_attribute("pixel_convention", "chalk"), "says 1.0 is 'chalk'"),
         (drop("finalizer"), "finalizer is missing"),
         (drop("config"), "config is missing"),
@@ -198,3 +243,12 @@ def test_a_state_that_does_not_fit_is_told(
 ) -> None:
     with pytest.raises(CheckpointError, match=f"{component} holds .* needs"):
         checkpoint.check(checkpoint.load(file), {**content.components, component: parts}, file)
+
+
+@pytest.mark.parametrize("description", [None, '{"layers": "schön"}'])
+def test_the_description_of_the_model_is_kept_as_text(
+    content: Checkpoint, tmp_path: Path, description: str | None
+) -> None:
+    file = tmp_path / "round.h5"
+    file.write_bytes(checkpoint.encode(replace(content, description=description)))
+    assert checkpoint.load(file).description == description

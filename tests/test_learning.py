@@ -14,7 +14,7 @@ from fedcli import _core, aggregators, algorithms, learning, optimizers
 from fedcli.algorithms.base import Algorithm
 from fedcli.backend import CancelFlag, Cancelled, FrozenSlots, ThreadEngine
 from fedcli.batches import BatchedDataset, from_arrays
-from fedcli.errors import ConfigError, DataError
+from fedcli.errors import ConfigError, DataError, ModelError
 from fedcli.models import Model, mlp_2nn, softmax_regression
 from tests import reference
 
@@ -1077,7 +1077,8 @@ def test_another_engine_can_compute_the_clients() -> None:
 
 
 def test_a_function_in_place_of_a_model_or_a_rate_of_an_optimizer_is_told() -> None:
-    with pytest.raises(ConfigError, match="model is of type function; give a name"):
-        learning.build_fed_eval(lambda: None)  # type: ignore[arg-type]
+    nothing: Any = lambda: None  # noqa: E731
+    with pytest.raises(ModelError, match=r"<lambda> returned None; return a fedcli\.models model"):
+        learning.build_fed_eval(nothing)
     with pytest.raises(ConfigError, match="client_optimizer is of type float; give one of"):
         learning.build_weighted_fed_avg("softmax-regression", 0.02)  # type: ignore[arg-type]

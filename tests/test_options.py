@@ -106,7 +106,7 @@ def test_an_unknown_name_brings_similar_ones_to_mind() -> None:
 
 
 def test_a_list_is_shown_as_it_is_written() -> None:
-    entry = Entry("turn", "", "", (Option("angles", [0.0], "", -360.0, 360.0),))
+    entry = Entry("turn", "", "", (Option("angles", [0.0, 45.0, 90.0], "", -360.0, 360.0),))
     with pytest.raises(ConfigError) as caught:
         resolve(entry, {"angles": "0,45"})
     assert str(caught.value) == (

@@ -26,7 +26,7 @@ TABLES = {
 @pytest.mark.parametrize(
     ("table", "code"),
     [
-        (registry.MODELS, models.BUILDERS),
+        (registry.MODELS, models.STACKS),
         (registry.OPTIMIZERS, optimizers.RULES),
         (registry.SCHEDULES, schedules.RULES),
         (registry.ALGORITHMS, algorithms.BUILDERS),

@@ -32,6 +32,7 @@ def test_purposes_never_change_their_numbers() -> None:
         "LABEL_NOISE": 6,
         "FEATURE_NOISE": 7,
         "INITIAL_WEIGHTS": 8,
+        "DROPOUT": 9,
         "CLIENT_DROPOUT": 10,
         "CLIENT_SPEED": 11,
     }

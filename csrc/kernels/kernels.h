@@ -16,6 +16,8 @@
 #include <stdint.h>
 
 enum { FED_LANES = 32, FED_PAD = 16 };
+/* Channels in a panel of a convolution's weights; the last may have FED_PAD. */
+enum { FED_PANEL = 32 };
 
 /* The unfinalised metrics of one block. */
 typedef struct fed_score {
@@ -30,6 +32,86 @@ typedef struct fed_moments {
     float rate; /* with the bias correction in it; AdamW's is the correction alone */
     float learning_rate, weight_decay; /* AdamW only */
 } fed_moments;
+
+/* What a pool looks at: pixels of an image, clipped at its borders. Strides are in floats. */
+typedef struct fed_window {
+    size_t num_rows, num_columns; /* each >= 1 */
+    size_t row_stride, pixel_stride;
+} fed_window;
+
+/* A dense layer's backward pass over some of its inputs; sizes are multiples of FED_PAD.
+ *   inputs_gradient[b][i] = sum_o weights[i][o] * gradient[b][o]
+ *   target[i][o] += sum_b rows[b][i] * gradient[b][o]     ("=" with is_fresh)
+ * target may be the weights: each is read before it is changed. Pointers are those of the first of
+ * these inputs, but for rows. */
+typedef struct fed_tiles_backward {
+    const float *weights; /* [I, O] */
+    float *target;        /* in-out [I, O] */
+    int is_fresh;         /* what target held before does not count */
+    size_t num_inputs, num_outputs, num_rows;
+    const float *const *rows; /* [num_rows][first_input + I] */
+    size_t first_input;
+    const float *gradient; /* [num_rows][O], gradient_stride apart */
+    size_t gradient_stride;
+    float *inputs_gradient; /* out [num_rows][I], inputs_stride apart; NULL: not wanted */
+    size_t inputs_stride;
+} fed_tiles_backward;
+
+/* How a convolution's window moves over its input, in floats. `run` and so `step` are multiples of
+ * FED_PAD but in the first stage. */
+typedef struct fed_sweep {
+    size_t height;     /* rows of a window */
+    size_t run;        /* contiguous in each: width * channels */
+    size_t row_stride; /* from one row of a window to the next */
+    size_t step;       /* from one window to the next in a row */
+} fed_sweep;
+
+/* Where windows begin, as offsets into their input: the first, and from one to the next. */
+typedef struct fed_offsets {
+    int32_t first, step_x, step_y;
+} fed_offsets;
+
+/* A gradient that is not 0, and where the window it is of begins. */
+typedef struct fed_entry {
+    int32_t offset;
+    float gradient;
+} fed_entry;
+
+/* One list for each channel. */
+typedef struct fed_lists {
+    size_t capacity;    /* of each: one more than it may hold */
+    fed_entry *entries; /* [channels, capacity] */
+    uint32_t *counts;   /* [channels] */
+    float *sums;        /* [channels]: of the gradients */
+} fed_lists;
+
+/* A convolution's outputs and their gradient, as conv_taps_gradient needs them. */
+typedef struct fed_taps {
+    fed_sweep sweep;
+    fed_offsets at;
+    const float *in;        /* the first window */
+    const float *gradient;  /* of cell (0, 0) */
+    size_t gradient_stride; /* from one row of cells to the next */
+    const int32_t *offsets; /* [num_rows, num_cells, num_channels] as by conv_pool; NULL: no pool */
+    size_t num_rows, num_cells, num_channels;
+} fed_taps;
+
+/* A row of Winograd's tiles: 6x6 inputs each, and as many transformed values ("points"). */
+typedef struct fed_tile_row {
+    size_t side;         /* outputs of a tile each way: 4 for a window of 3x3, 2 for one of 5x5 */
+    size_t num_tiles;    /* next to one another */
+    size_t point_stride; /* floats from one of the 36 points to the next */
+} fed_tile_row;
+
+/* Where a row of tiles puts its outputs, or the pooled ones. */
+typedef struct fed_cells {
+    int is_pooled;
+    float *out;
+    size_t step, row_stride; /* floats from one to the next, in a row and in a column */
+    const fed_offsets *at;   /* of the first tile's first window */
+    int32_t *offsets;        /* as by conv_pool, `step` apart; or NULL */
+    size_t offsets_stride;   /* from one row of cells to the next */
+} fed_cells;
 
 typedef struct fed_kernels {
     const char *name;
@@ -48,17 +130,112 @@ typedef struct fed_kernels {
                              size_t width, size_t num_outputs, const float *const *rows,
                              size_t num_rows, const float *gradient /* [O, FED_LANES] */);
 
-    /* inputs_gradient[i][b] = sum_o weights[o][i] * gradient[o][b] for b < num_rows; lanes from
-     * num_rows on get nothing of use. */
-    void (*dense_backward_inputs)(const float *weights, size_t width, size_t num_inputs,
-                                  size_t num_outputs, const float *gradient, /* [O, FED_LANES] */
-                                  size_t num_rows, float *inputs_gradient /* out [I, FED_LANES] */);
+    /* inputs_gradient[b][i] = sum_o weights[o][i] * gradient[o][b]: rows again, `stride` apart. */
+    void (*dense_backward_inputs)(const float *weights, size_t width, size_t num_outputs,
+                                  const float *gradient, /* [O, FED_LANES] */
+                                  size_t num_rows,
+                                  float *inputs_gradient, /* out [num_rows][width] */
+                                  size_t stride);
 
-    /* values[i] = max(values[i], 0); NaN stays. */
+    /* outputs[b][o] = bias[o] + sum_i weights[i][o] * rows[b][i], all sizes multiples of FED_PAD.
+     * Any number of rows; O may be some of a layer's outputs. */
+    void (*tiles_forward)(const float *weights, /* [I][O], weights_stride apart */
+                          size_t weights_stride, const float *bias, /* [O] */
+                          size_t num_inputs, size_t num_outputs,
+                          const float *const *rows,        /* [num_rows][I] */
+                          size_t num_rows, float *outputs, /* out [num_rows][O], stride apart */
+                          size_t stride);
+    /* Both gradients by some of the inputs of such a layer: see fed_tiles_backward. */
+    void (*tiles_backward)(const fed_tiles_backward *backward);
+
+    /* Activations; NaN stays. num_values of tanh and sigmoid is a multiple of FED_PAD. Relative
+     * errors are at most 4e-7; sigmoid stays at exp(-87) below -87. */
     void (*relu)(float *values /* in-out */, size_t num_values);
-    /* outputs[i] = outputs[i] > 0 ? gradient[i] : 0: the gradient by what relu was applied to. */
-    void (*relu_backward)(float *outputs /* in: of relu, out: gradient */, const float *gradient,
-                          size_t num_values);
+    void (*tanh)(float *values /* in-out */, size_t num_values);
+    void (*sigmoid)(float *values /* in-out */, size_t num_values);
+    /* The gradient by an activation's outputs becomes the one by its inputs; relu's is 0 wherever
+     * the output is. */
+    void (*relu_backward)(const float *outputs, float *gradient /* in-out */, size_t num_values);
+    void (*tanh_backward)(const float *outputs, float *gradient /* in-out */, size_t num_values);
+    void (*sigmoid_backward)(const float *outputs, float *gradient /* in-out */, size_t num_values);
+    /* out[i] = bits[i] >= threshold ? scale * values[i] : 0. */
+    void (*drop)(const float *values, const uint16_t *bits, size_t num_values, uint32_t threshold,
+                 float scale, float *out);
+
+    /* Pools of one window, for each of num_channels channels (a multiple of FED_PAD). argmax gets
+     * which value of the window is largest, counted row by row, the first of equal ones and the
+     * last NaN; NULL: not needed. The backward ones add to in_gradient. */
+    void (*max_window)(const float *in, const fed_window *window, size_t num_channels,
+                       float *out, /* out [num_channels] */
+                       int32_t *argmax /* out [num_channels] */);
+    void (*max_window_backward)(const float *gradient, const int32_t *argmax,
+                                const fed_window *window, size_t num_channels,
+                                float *in_gradient /* in-out */);
+    void (*mean_window)(const float *in, const fed_window *window, size_t num_channels,
+                        float *out /* out [num_channels] */);
+    void (*mean_window_backward)(const float *gradient, const fed_window *window,
+                                 size_t num_channels, float *in_gradient /* in-out */);
+
+    /* Per channel, over rows of pixels [num_pixels, num_channels], num_channels a multiple of
+     * FED_PAD; sums, means, scales and biases are [num_channels].
+     * sums += values, (values - means)^2, or factors * (values - means). */
+    void (*add_channels)(const float *values, size_t num_pixels, size_t num_channels,
+                         double *sums /* in-out */);
+    void (*add_channel_squares)(const float *values, const float *means, size_t num_pixels,
+                                size_t num_channels, double *sums /* in-out */);
+    void (*add_channel_products)(const float *factors, const float *values, const float *means,
+                                 size_t num_pixels, size_t num_channels, double *sums /* in-out */);
+    /* out = (values - means) * scales + biases; may be in place. */
+    void (*scale_channels)(const float *values, const float *means, const float *scales,
+                           const float *biases, size_t num_pixels, size_t num_channels, float *out);
+    /* out += values * scales. */
+    void (*add_scaled_channels)(const float *values, const float *scales, size_t num_pixels,
+                                size_t num_channels, float *out /* in-out */);
+
+    /* Convolutions. Channels are padded to multiples of FED_PAD. A panel is [taps][panel_width],
+     * taps being the window's values in order, panel_width FED_PANEL or FED_PAD.
+     *
+     * out[p][c] = max(least, bias[c] + sum_t panel[t][c] * window p's t), NaN kept, for a row of
+     * pixels. */
+    void (*conv_row)(const fed_sweep *sweep, const float *in /* the first window */,
+                     const float *panel, size_t panel_width, const float *bias, size_t num_pixels,
+                     float least, float *out /* out [num_pixels][out_step] */, size_t out_step);
+    /* The largest of 2x2 pixels, the first of equals and any NaN, and where its window begins. */
+    void (*conv_pool)(const float *rows /* 2 * [2 * num_cells or more][panel_width] */,
+                      size_t row_size, size_t panel_width, size_t num_cells, float least,
+                      float *out /* out [num_cells][out_step] */, size_t out_step,
+                      const fed_offsets *at, int32_t *offsets /* out, as out; or NULL */);
+    /* Panels from the weights of each channel; absent channels are zeros. */
+    void (*conv_panels)(const float *weights /* [num_channels, num_taps] */, size_t num_channels,
+                        size_t num_taps, float *panels /* out */);
+    /* A row of cells joins the lists; where outputs are given, those not above 0 have no gradient.
+     * offsets is as by conv_pool, or NULL: from `at`. */
+    void (*conv_list_row)(const float *outputs /* or NULL */, const float *gradient,
+                          const int32_t *offsets, const fed_offsets *at, size_t num_cells,
+                          size_t num_channels, const fed_lists *lists);
+    /* gradient += sum over the list of its gradients times their windows. */
+    void (*conv_list_gradient)(const fed_sweep *sweep, const float *in, const fed_entry *entries,
+                               size_t num_entries, float *gradient /* in-out [height, run] */);
+    /* The windows of the list += its gradients times the channel's weights. */
+    void (*conv_list_inputs)(const fed_sweep *sweep, const float *weights /* [height, run] */,
+                             const fed_entry *entries, size_t num_entries,
+                             float *in_gradient /* in-out */);
+    /* sums += the row's gradients, after those of outputs not above 0 are put to 0. */
+    void (*conv_mask_row)(const float *outputs /* or NULL */, float *gradient /* in-out */,
+                          size_t num_cells, size_t num_channels, float *sums /* in-out */);
+    /* gradient += that of the weights, in panels; any run, any number of taps. */
+    void (*conv_taps_gradient)(const fed_taps *taps, float *gradient /* in-out */);
+
+    /* Winograd's convolution. The transformed inputs of a row of tiles: [36][num_tiles,
+     * num_channels], the 36 point_stride apart. */
+    void (*winograd_inputs)(const fed_tile_row *row, const float *in, size_t row_stride,
+                            size_t num_channels, float *points /* out */);
+    /* 36 transformed kernels, each in panels of num_inputs taps, point_stride floats apart. */
+    void (*winograd_weights)(const float *panels, size_t window /* 3 or 5 */, size_t num_inputs,
+                             size_t num_outputs, float *points /* out */, size_t point_stride);
+    /* What conv_row and conv_pool put out, from the products [36][num_tiles, panel_width]. */
+    void (*winograd_outputs)(const fed_tile_row *row, const float *points, size_t panel_width,
+                             const float *bias, float least, const fed_cells *cells);
 
     /* Fused softmax cross-entropy of one block: adds loss and hits to score, and turns logits into
      * scale times the gradient of the loss summed over the block's examples. A row with a NaN logit
@@ -111,6 +288,8 @@ typedef struct fed_kernels {
 
     /* The sum of squares in float64; NaN or infinity if a value is. */
     double (*sum_of_squares)(const float *values, size_t num_values);
+    /* values += addend. */
+    void (*add)(float *values, const float *addend, size_t num_values);
     /* values *= factor. */
     void (*multiply)(float *values, size_t num_values, float factor);
 

@@ -30,6 +30,7 @@ COMMANDS = {
     "preprocess": "fedcli.cli.preprocess:preprocess",
     "download": "fedcli.cli.download:download",
     "export": "fedcli.cli.export:export",
+    "bench": "fedcli.cli.bench:bench",
     "info": "fedcli.cli.info:info",
 }
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     section=opt.DATA,
     metavar="NAME",
 )
+@opt.code_option(section=opt.MODEL)
 @opt.option(
     "--epochs",
     help="Passes over the data.",
@@ -51,21 +52,43 @@ if TYPE_CHECKING:
     type=int,
     metavar="N",
 )
+@opt.option(
+    "--show-errors",
+    "num_errors",
+    help="Draw the N worst mistakes: the wrong examples of highest loss.",
+    section=opt.PICTURES,
+    type=click.IntRange(min=1),
+    metavar="N",
+)
+@opt.option(
+    "--predictions",
+    "predictions_file",
+    help="Write what the model says of each example to this file, .npz or .csv.",
+    section=opt.OUTPUT,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+)
 @opt.output_options
 def evaluate(*, run: Path, as_json: bool, quiet: bool, verbose: bool, **values: Any) -> None:
     """Evaluate the model of RUN, a run directory or a checkpoint file, without training it.
 
-    Loss and accuracy are means over the examples of all clients.
+    Loss and accuracy are means over the examples of all clients. A file of predictions has a row
+    an example: client_id, index in the client, label, predicted (-1 where the model gives NaN), and
+    the probability of each class. A .csv is written as it comes; an .npz has one array of each and
+    is held in memory. An existing file is replaced.
 
     \b
     Examples:
       fedcli eval runs/first
+      fedcli eval runs/first --show-errors 10
+      fedcli eval runs/first --clients all --predictions predictions.csv
       fedcli eval runs/first --split train --clients all
       fedcli eval runs/first --data other_writers.h5 --json
       fedcli eval runs/first/checkpoints/round-000010.h5
     """  # noqa: D301 - \b keeps click from wrapping
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
     evaluation = _evaluate(run, opt.given(values))
+    file = values["predictions_file"]
     for note in evaluation.notes:
         remarks.note(note)
     remarks.detail(f"evaluated split {evaluation.split} of {evaluation.source}")
@@ -84,6 +107,13 @@ def evaluate(*, run: Path, as_json: bool, quiet: bool, verbose: bool, **values: 
         style="bold",
     )
     show_evaluation(screen, [report.evaluation_row(evaluation.metrics)])
+    if evaluation.worst is not None:
+        from fedcli.cli import error_tables
+
+        error_tables.show(screen, evaluation.data, evaluation.worst)
+    if file is not None:
+        screen.line("")
+        screen.line(f"Wrote {file}")
 
 
 def _evaluate(run: Path, values: dict[str, Any]) -> Evaluation:

@@ -1,4 +1,4 @@
-"""`fedcli export`: a model's weights as a file that other programs read."""
+"""`fedcli export`: a trained model as a file that other programs read."""
 
 from __future__ import annotations
 
@@ -7,27 +7,32 @@ from pathlib import Path
 import click
 
 from fedcli.cli import options as opt
-from fedcli.errors import ConfigError
 
 
-@click.command(cls=opt.SectionCommand, short_help="Write the weights of a run to a .npz file.")
+@click.command(cls=opt.SectionCommand, short_help="Write the model of a run for NumPy or Keras.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("file", type=click.Path(path_type=Path))
 @opt.output_options
 def export(*, run: Path, file: Path, as_json: bool, quiet: bool, verbose: bool) -> None:
-    """Write the weights of RUN, a run directory or a checkpoint file, to FILE.npz.
+    """Write the model of RUN, a run directory or a checkpoint file, to FILE.
 
-    One array for each tensor, in layer order, kernel then bias, in Keras layout; an existing file
-    is replaced.
+    \b
+    FILE's name says in which format:
+      .npz         its weights: one array for each tensor, in layer order
+      .keras       the whole model, for keras.models.load_model of Keras 3
+      .weights.h5  its weights, for load_weights of the same model in Keras 3
+
+    Tensors are in Keras layout, kernel then bias. A .keras file ends in a softmax, so predict()
+    gives probabilities, whether or not the model came from a file that ended in logits. An
+    existing file is replaced.
 
     \b
     Examples:
       fedcli export runs/first weights.npz
-      python -c "import numpy; print(dict(numpy.load('weights.npz')))"
+      fedcli export runs/first model.keras
+      python -c "import keras; keras.models.load_model('model.keras').summary()"
     """  # noqa: D301 - \b keeps click from wrapping
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
-    if file.suffix != ".npz":
-        raise ConfigError(f"{file}: the formats of weights are .npz; choose a name that ends so")
     from fedcli import evaluation
 
     tensors = evaluation.export_run(run, file)

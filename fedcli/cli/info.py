@@ -39,6 +39,9 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
     "presets": PRESETS,
 }
 
+# Of a model's layers and in sum: parameters, and what one example costs.
+_MODEL_TOTALS = ("num_params", "forward_multiply_adds", "training_multiply_adds")
+
 
 @click.command(cls=opt.SectionCommand, short_help="Show versions, and what can be chosen by name.")
 @click.argument(
@@ -96,7 +99,8 @@ def _describe(table: str, entry: Entry) -> dict[str, Any]:
         described["licence"] = entry.licence
     if table == "models":
         described["layers"] = _layers(entry.name)
-        described["num_params"] = sum(layer["num_params"] for layer in described["layers"])
+        for total in _MODEL_TOTALS:
+            described[total] = sum(layer[total] for layer in described["layers"])
     return described
 
 
@@ -113,22 +117,22 @@ def _describe_option(option: Option) -> dict[str, Any]:
 
 
 def _layers(model: str) -> list[dict[str, Any]]:
-    """The layers of a model for 28 x 28 pixels and 10 classes."""
-    from fedcli import models
+    """The layers of a model for 28 x 28 pixels and 10 classes, with what an example costs."""
+    from fedcli import costs, models
 
-    layout = models.build(model).layout
+    layout = models.build_layout(model)
     return [
         {
             "name": layer.name,
             "kind": layer.kind,
-            "num_inputs": layer.num_inputs,
-            "num_outputs": layer.num_outputs,
             "activation": layer.activation,
-            "num_params": sum(
-                tensor.size for tensor in layout.tensors if tensor.name.startswith(f"{layer.name}/")
-            ),
+            "input_shape": list(layer.in_shape),
+            "output_shape": list(layer.out_shape),
+            "num_params": layer.num_params,
+            "forward_multiply_adds": cost.forward,
+            "training_multiply_adds": cost.training,
         }
-        for layer in layout.layers
+        for layer, cost in zip(layout.layers, costs.layer_costs(layout), strict=True)
     ]
 
 
@@ -195,20 +199,24 @@ def _show_values(screen: Screen, entry: Mapping[str, Any]) -> None:
 
 
 def _show_layers(screen: Screen, entry: Mapping[str, Any]) -> None:
-    screen.title(f"Layers for 28 x 28 pixels and 10 classes: {entry['num_params']:,} parameters")
+    screen.title("Layers for 28 x 28 pixels and 10 classes; multiply-adds of one example")
+    rows = [
+        (layer["name"], layer["activation"], _show_shape(layer["output_shape"]), layer)
+        for layer in entry["layers"]
+    ]
     screen.table(
-        ["layer", "kind", "activation", "inputs", "outputs", "parameters"],
+        ["layer", "activation", "outputs", "parameters", "forward", "training"],
         [
-            [
-                layer["name"],
-                layer["kind"],
-                layer["activation"],
-                *(f"{layer[key]:,}" for key in ("num_inputs", "num_outputs", "num_params")),
-            ]
-            for layer in entry["layers"]
+            [*texts, *(f"{numbers[total]:,}" for total in _MODEL_TOTALS)]
+            for *texts, numbers in [*rows, ("in all", "", "", entry)]
         ],
         left=3,
     )
+
+
+def _show_shape(shape: list[int]) -> str:
+    """An image as height x width x channels, a vector as its length."""
+    return str(shape[2]) if shape[:2] == [1, 1] else " x ".join(map(str, shape))
 
 
 def _show_options(screen: Screen, options: list[dict[str, Any]]) -> None:

@@ -115,6 +115,7 @@ CACHE_BYTES = 64 << 20  # of clients kept; most are read once
     type=click.Path(path_type=Path),
     metavar="RUN",
 )
+@opt.code_option(section=SUSPECTS)
 @opt.option(
     "--csv",
     "csv_file",
@@ -141,6 +142,7 @@ def inspect_clients(
     plot_format: str | None,
     num_suspects: int | None,
     run: Path | None,
+    model: str | None,
     csv_file: Path | None,
     **data: Any,
 ) -> None:
@@ -166,6 +168,7 @@ def inspect_clients(
         has_means=has_means or bool(shown_ids and not quick and not as_json),
         num_suspects=num_suspects,
         run=run,
+        model=model,
         plot_folder=plot_folder,
         plot_format=plot_format,
         csv_file=csv_file,
@@ -194,6 +197,7 @@ class Wanted:
     has_means: bool
     num_suspects: int | None
     run: Path | None
+    model: str | None
     plot_folder: Path | None
     plot_format: str | None
     csv_file: Path | None
@@ -215,6 +219,8 @@ class Wanted:
                 raise ConfigError(f"{option} needs pixels, which --quick does not read; drop one")
         if self.plot_format is not None and self.plot_folder is None:
             raise ConfigError(f"--plot-format {self.plot_format}: give --plot DIR, too")
+        if self.model is not None and self.run is None:
+            raise ConfigError(f"--model {self.model}: give --run RUN, too")
         if self.run is not None and not self.run.exists():
             raise ConfigError(f"--run {self.run}: there is no such run; give its folder")
         if self.plot_folder is not None:
@@ -425,7 +431,7 @@ def _rank(population: Population, wanted: Wanted, remarks: Remarks) -> Suspects:
     def job(tell: Tell) -> Suspects:
         if run is None:
             return suspects.rank_examples(data, ids, tell, top=top)
-        return examination.rank_with_run(data, ids, run, tell, top=top)
+        return examination.rank_with_run(data, ids, run, tell, top=top, model=wanted.model)
 
     return run_job(
         "seeking suspects",

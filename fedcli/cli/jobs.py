@@ -58,6 +58,7 @@ def run_job(
     *,
     remarks: Remarks,
     describe_stop: Callable[[], str] = lambda: "stopped; nothing was written",
+    cancel: CancelFlag | None = None,
 ) -> Result:
     """Returns what `job` returns.
 
@@ -70,16 +71,17 @@ def run_job(
             signal has come.
         remarks: Of the command.
         describe_stop: Says in one line, after such an end, what is left and how to go on.
+        cancel: Raised by a signal, for calls of the core that a job spends its time in.
 
     Raises:
         Stopped: A signal came.
     """
     meter = Meter()
-    cancel: CancelFlag = CancelFlag()
+    flag = cancel or CancelFlag()
 
     def tell(done: int, total: int | None) -> None:
         meter.done, meter.total = done, total
-        if cancel.is_set():
+        if flag.is_set():
             raise Cancelled
 
     def attend(worker: Worker[Result]) -> None:
@@ -89,9 +91,7 @@ def run_job(
             while not worker.wait(LOG_SECONDS):
                 remarks.detail(f"{title}: {meter.describe(time.monotonic(), unit)}")
 
-    return run_stoppable(
-        lambda: job(tell), cancel=cancel, describe_stop=describe_stop, attend=attend
-    )
+    return run_stoppable(lambda: job(tell), cancel=flag, describe_stop=describe_stop, attend=attend)
 
 
 def _draw(worker: Worker[Result], meter: Meter, title: str, unit: str) -> None:

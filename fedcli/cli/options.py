@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from fedcli.cli.output import Remarks, Verbosity
+from fedcli.cli.output import Remarks, Verbosity, print_trace
 from fedcli.config import PIXELS, RunConfig, parse_options
+from fedcli.errors import ModelError
 from fedcli.options import Value
 from fedcli.registry import DATASETS, PARTITIONS, PUBLIC_DATASETS
 
@@ -55,6 +56,17 @@ class SectionCommand(click.Command):
             return super().parse_args(ctx, args)
         except click.UsageError as err:
             err.ctx = err.ctx or ctx
+            raise
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command; -v shows where in their own code a user's model failed."""
+        try:
+            return super().invoke(ctx)
+        except ModelError as err:
+            if ctx.params.get("verbose"):
+                from fedcli.own_models import trace_lines
+
+                print_trace(trace_lines(err))
             raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -186,6 +198,16 @@ def data_options(
             type=click.Choice(PIXELS),
         ),
         option("--clients", help=clients_help, section=DATA, metavar=clients_syntax),
+    )
+
+
+def code_option(*, section: str) -> Decorator:
+    """Returns --model of the commands that take a model from a run."""
+    return option(
+        "--model",
+        help="Where the run's model is code: the file to run. No code runs without it.",
+        section=section,
+        metavar="FILE.py[:FUNCTION]",
     )
 
 

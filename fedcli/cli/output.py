@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from fedcli.files import json_text
 
@@ -33,6 +33,12 @@ class Remarks:
         """Says something only -v asks for."""
         if self.verbosity >= Verbosity.VERBOSE:
             print("fedcli: " + one_line(text), file=sys.stderr)
+
+
+def print_trace(lines: Iterable[str]) -> None:
+    """Prints the traceback of a user's own code to stderr."""
+    for line in lines:
+        print(one_line(line), file=sys.stderr)
 
 
 def print_json(result: Mapping[str, object]) -> None:

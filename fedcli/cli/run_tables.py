@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ def show_run(
     evaluation: Mapping[str, Mapping[str, Any]],
     progress: Progress | None = None,
     comparison: Comparison | None = None,
+    code: str | None = None,
 ) -> None:
     """Prints training metrics by round, the closing evaluation, and where the run is.
 
     With `progress`, what all lines say of a target, also when it was reached and why it ended; with
-    `comparison`, also what was published.
+    `comparison`, also what was published. `code` is what --model must be beside a run whose model
+    is a user's code.
     """
     rows = report.round_rows(lines)
     screen.line("Training by round, online: measured on each batch before its step", style="bold")
@@ -44,7 +46,8 @@ def show_run(
     if progress is not None:
         show_progress(screen, progress, num_rounds)
     screen.line(f"Run      {path}")
-    screen.line(f"More     fedcli eval {path} --clients all")
+    more = f" --model {code}" if code else ""
+    screen.line(f"More     fedcli eval {path}{more} --clients all")
 
 
 def show_rounds(screen: Screen, rows: Sequence[RoundRow]) -> None:
@@ -56,13 +59,15 @@ def show_rounds(screen: Screen, rows: Sequence[RoundRow]) -> None:
     has_clock = any(row.virtual_seconds is not None for row in rows)
     # Beside an evaluation, counts that hardly change would make the table too wide for a terminal.
     num_scores = 2 if splits else len(_SCORE_HEADERS)
-    headers = ["round", *_SCORE_HEADERS[:num_scores]]
+    own = _own_names(row.online for row in rows)
+    headers = ["round", *_SCORE_HEADERS[:num_scores], *own]
     headers += [f"{split} {name}" for split in splits for name in ("loss", "acc.")]
     headers += ["reports"] * has_reports + ["virtual s"] * has_clock
     headers += ["dropped clients"] * has_dropped + ["update"] * has_rejected
     cells = []
     for row in rows:
         line = [str(row.round_num), *score_cells(row.online)[:num_scores]]
+        line += _own_cells(row.online, own)
         for split in splits:
             line += score_cells(row.evaluation.get(split))[:2]
         line += ["" if row.num_reports is None else str(row.num_reports)] * has_reports
@@ -129,13 +134,15 @@ def _label(figure: Figure) -> str:
 def show_evaluation(screen: Screen, rows: Sequence[EvaluationRow]) -> None:
     """Prints one line a split."""
     has_absent = any(row.num_absent_clients for row in rows)
-    headers = ["split", *_SCORE_HEADERS, "clients", *(["not in split"] * has_absent)]
+    own = _own_names(row.scores for row in rows)
+    headers = ["split", *_SCORE_HEADERS, *own, "clients", *(["not in split"] * has_absent)]
     screen.table(
         headers,
         [
             [
                 row.split,
                 *score_cells(row.scores),
+                *_own_cells(row.scores, own),
                 f"{row.num_clients:,}",
                 *([f"{row.num_absent_clients:,}"] * has_absent),
             ]
@@ -169,6 +176,17 @@ def _fate(row: RoundRow) -> str:
 
 def _seconds(value: float | None) -> str:
     return "" if value is None else f"{value:,.1f}"
+
+
+def _own_names(scores: Iterable[Scores | None]) -> list[str]:
+    """The model's own metrics that are in at least one of some scores."""
+    return list(dict.fromkeys(name for each in scores if each is not None for name in each.own))
+
+
+def _own_cells(scores: Scores | None, names: Sequence[str]) -> list[str]:
+    """Their values as text; nothing where there are none."""
+    own = {} if scores is None else scores.own
+    return [_number(own[name]) if name in own else "" for name in names]
 
 
 def _number(value: float | None) -> str:

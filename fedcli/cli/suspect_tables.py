@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fedcli.cli import pictures
 from fedcli.suspects import LUCK
@@ -65,7 +65,7 @@ def _show_examples(screen: Screen, data: ClientData, examples: Sequence[Suspect]
         captions.append(f"{rank}: {label}>{likelier}")
     screen.table(["rank", "client", "example", "label", "likelier", "score"], rows, left=2)
     screen.title("These examples, by rank: label > likelier label")
-    screen.pictures(_images(data, examples), captions)
+    screen.pictures(example_pictures(data, examples), captions)
     screen.line("")
 
 
@@ -108,7 +108,9 @@ def _show_broken(screen: Screen, data: ClientData, suspects: Suspects) -> None:
     far = [each for each in suspects.broken if each.fault == "far"]
     if far:
         screen.title("The farthest")
-        screen.pictures(_images(data, far), [f"{each.client_id} {each.index}" for each in far])
+        screen.pictures(
+            example_pictures(data, far), [f"{each.client_id} {each.index}" for each in far]
+        )
 
 
 def _details(broken: Broken) -> str:
@@ -117,7 +119,20 @@ def _details(broken: Broken) -> str:
     return "" if broken.distance is None else f"distance {broken.distance:.1f}"
 
 
-def _images(data: ClientData, examples: Sequence[Suspect | Broken]) -> Pictures:
+class Example(Protocol):
+    """Whatever says which example of which client it is."""
+
+    @property
+    def client_id(self) -> str:
+        """The client."""
+
+    @property
+    def index(self) -> int:
+        """The example's place there."""
+
+
+def example_pictures(data: ClientData, examples: Sequence[Example]) -> Pictures:
+    """Returns what is drawn of some examples of a split, cut alike."""
     import numpy as np
 
     from fedcli.batches import decode

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Start = Callable[[CancelFlag], AbstractContextManager[Training]]
 
 # Besides these, --resume takes its options from the run.
-RESUME_OPTIONS = frozenset({"rounds", "threads"})
+RESUME_OPTIONS = frozenset({"rounds", "threads", "model"})
 
 
 @click.command(cls=opt.SectionCommand, short_help="Train a model; results go to a run directory.")
@@ -126,11 +126,24 @@ RESUME_OPTIONS = frozenset({"rounds", "threads"})
     type=int,
     metavar="N",
 )
-@opt.run_option("--model", "What is trained.", section=opt.MODEL, type=opt.Name(MODELS))
+@opt.run_option(
+    "--model",
+    "What is trained: a name (see fedcli info), a Keras file, or a function in a Python file.",
+    section=opt.MODEL,
+    type=opt.Name(MODELS, or_path=True),
+    metavar="NAME|FILE[:FUNCTION]",
+)
 @opt.pairs_option("--model-option", "Option of the model.", section=opt.MODEL)
+@opt.option(
+    "--fresh-weights",
+    help="Draw initial weights, even if the model's file has some.",
+    section=opt.MODEL,
+    is_flag=True,
+    default=None,
+)
 @opt.run_option(
     "--initial-weights",
-    "File of weights to start from (.npz).",
+    "File of weights to start from (.npz, .weights.h5, .keras, .h5).",
     section=opt.MODEL,
     type=click.Path(),
 )
@@ -255,7 +268,8 @@ RESUME_OPTIONS = frozenset({"rounds", "threads"})
 @opt.option("--force", help="Replace the run at --out.", section=opt.RUN, is_flag=True)
 @opt.option(
     "--resume",
-    help="Continue this run; goes with --rounds and --threads only.",
+    help="Continue this run; goes with --rounds and --threads only, and with --model FILE.py where "
+    "the run's model is code.",
     section=opt.RUN,
     type=click.Path(path_type=Path),
     metavar="RUN",
@@ -309,8 +323,8 @@ def train(  # one parameter for each option that is not a field of RunConfig
     else:
         others = {"out": out, "config": config_file, "force": force or None}
         start = _continued_run(resume, given, opt.given(others))
-    path = _train(start, remarks, shows_tables=not as_json)
-    _show(path, as_json=as_json)
+    path, code = _train(start, remarks, shows_tables=not as_json)
+    _show(path, code, as_json=as_json)
 
 
 def _read_config(config_file: Path | None, given: Mapping[str, Any]) -> RunConfig:
@@ -326,7 +340,28 @@ def _read_config(config_file: Path | None, given: Mapping[str, Any]) -> RunConfi
     base = dict(PRESETS[name].values) if name is not None and name in PRESETS else {}
     if config_file is not None:
         base = run_dir.read_config(config_file)
+    given = _with_code_allowed(base, given)
     return config.from_options(config.merge(base, given))
+
+
+def _with_code_allowed(base: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is given, with the file of a user's code as the config names it, where it is the same.
+
+    Raises:
+        ConfigError: The config names a user's code, and --model nothing.
+    """
+    of_config, wanted = base.get("model", ""), given.get("model")
+    if ".py" not in of_config:  # so that few runs import what tells for certain
+        return given
+    from fedcli import model_sources
+
+    if model_sources.python_file(of_config) is None:
+        return given
+    if wanted is None:
+        model_sources.allowed_code(of_config, None)
+    elif model_sources.is_same_code(of_config, wanted):
+        return {**given, "model": of_config}  # so that its options are the config's
+    return given
 
 
 def _new_run(
@@ -337,20 +372,31 @@ def _new_run(
     from fedcli import rounds, run_dir
 
     config = _read_config(config_file, given)
-    expected_data = None
-    if config_file is not None and given.keys().isdisjoint(DATA_FIELDS):
-        expected_data = run_dir.read_fingerprint(config_file)
+    expected_data = expected_model = None
+    if config_file is not None:
+        origin = run_dir.read_origin(config_file)
+        expected_data = origin.get("data") if given.keys().isdisjoint(DATA_FIELDS) else None
+        is_same = run_dir.read_config(config_file).get("model") == config.model
+        expected_model = origin.get("model") if is_same else None
     path = out or run_dir.default_out(datetime.now().astimezone(), config.data)
     return lambda cancel: rounds.start(
-        config, path, force=force, expected_data=expected_data, cancel=cancel
+        config,
+        path,
+        force=force,
+        expected_data=expected_data,
+        expected_model=expected_model,
+        cancel=cancel,
     )
 
 
 def _continued_run(run: Path, given: Mapping[str, Any], others: Mapping[str, Any]) -> Start:
-    from fedcli import rounds
+    from fedcli import model_sources, rounds
     from fedcli.config import option_name
 
-    refused = sorted(option_name(name) for name in [*(given.keys() - RESUME_OPTIONS), *others])
+    code = given.get("model")
+    is_code = code is not None and model_sources.python_file(code) is not None
+    allowed = RESUME_OPTIONS if is_code else RESUME_OPTIONS - {"model"}
+    refused = sorted(option_name(name) for name in [*(given.keys() - allowed), *others])
     if refused:
         raise click.UsageError(
             f"--resume takes everything but --rounds and --threads from the run; drop "
@@ -358,12 +404,16 @@ def _continued_run(run: Path, given: Mapping[str, Any], others: Mapping[str, Any
             click.get_current_context(),
         )
     return lambda cancel: rounds.resume(
-        run, rounds=given.get("rounds"), threads=given.get("threads"), cancel=cancel
+        run,
+        rounds=given.get("rounds"),
+        threads=given.get("threads"),
+        model=code,
+        cancel=cancel,
     )
 
 
-def _train(start: Start, remarks: Remarks, *, shows_tables: bool) -> Path:
-    """Trains in one worker thread and returns the run's path; signals save and end it."""
+def _train(start: Start, remarks: Remarks, *, shows_tables: bool) -> tuple[Path, str | None]:
+    """Trains in one worker thread; signals save and end it. Returns the run's path and its code."""
     from fedcli.backend import CancelFlag
     from fedcli.cli import progress
     from fedcli.cli.worker import run_stoppable
@@ -372,13 +422,13 @@ def _train(start: Start, remarks: Remarks, *, shows_tables: bool) -> Path:
     monitor = progress.Monitor()
     trainings: list[Training] = []
 
-    def job() -> Path:
+    def job() -> tuple[Path, str | None]:
         with start(cancel) as training:
             trainings.append(training)
             _follow(training, monitor, remarks)
-            return training.path
+            return training.path, training.code
 
-    def attend(worker: Worker[Path]) -> None:
+    def attend(worker: Worker[tuple[Path, str | None]]) -> None:
         if shows_tables:
             from fedcli.cli import render  # noqa: F401 - loads rich while the worker trains
         progress.attend(worker, monitor, remarks)
@@ -387,7 +437,9 @@ def _train(start: Start, remarks: Remarks, *, shows_tables: bool) -> Path:
         if not trainings:
             return "stopped before the first round of this command; nothing was changed"
         done = f"stopped after round {trainings[0].round_num} and saved"
-        return f"{done}; fedcli train --resume {trainings[0].path} continues"
+        code = trainings[0].code
+        more = f" --model {code}" if code else ""
+        return f"{done}; fedcli train --resume {trainings[0].path}{more} continues"
 
     return run_stoppable(job, cancel=cancel, describe_stop=describe_stop, attend=attend)
 
@@ -412,7 +464,7 @@ def _say(notes: list[str], first: int, remarks: Remarks) -> int:
     return len(notes)
 
 
-def _show(path: Path, *, as_json: bool) -> None:
+def _show(path: Path, code: str | None, *, as_json: bool) -> None:
     r"""Prints the whole run from its files, so that a resumed run shows all of its rounds."""
     from fedcli import run_dir, stopping
     from fedcli.cli.output import print_json
@@ -438,4 +490,4 @@ def _show(path: Path, *, as_json: bool) -> None:
     from fedcli.cli.render import Screen
     from fedcli.cli.run_tables import show_run
 
-    show_run(Screen(), path, lines, evaluation, progress, comparison)
+    show_run(Screen(), path, lines, evaluation, progress, comparison, code)

@@ -56,7 +56,21 @@ static inline void fill_labels(uint64_t seed, size_t num_classes, int32_t *label
     for (size_t i = 0; i < num; i++) labels[i] = (int32_t)(next_bits(&seed) % num_classes);
 }
 
-/* ---- The twin: a linear stack in double, parameters flat ------------------------------------- */
+/* ---- Models of dense layers ------------------------------------------------------------------ */
+
+/* A row of a model table: from num_inputs to num_outputs, with a bias. */
+#define DENSE(num_inputs, num_outputs, first_param, activates)                                     \
+    {                                                                                              \
+        .kind = FED_DENSE,                                                                         \
+        .activation = (activates),                                                                 \
+        .in = {1, 1, (num_inputs)},                                                                \
+        .out = {1, 1, (num_outputs)},                                                              \
+        .offset = (first_param),                                                                   \
+        .has_bias = 1,                                                                             \
+    }
+
+/* ---- The twin: a stack of dense layers in double, parameters flat -----------------------------
+ */
 
 enum { TWIN_MAX_OUTPUTS = 1024 };
 
@@ -68,14 +82,15 @@ static inline void twin_logits(const fed_model *model, const double *params, con
     for (size_t l = 0; l < model->num_layers; l++) {
         const fed_layer *layer = &model->layers[l];
         const double *kernel = params + layer->offset;
-        const double *bias = kernel + layer->num_inputs * layer->num_outputs;
-        for (size_t o = 0; o < layer->num_outputs; o++) {
+        const size_t num_inputs = layer->in.channels, num_outputs = layer->out.channels;
+        const double *bias = kernel + num_inputs * num_outputs;
+        for (size_t o = 0; o < num_outputs; o++) {
             outputs[o] = bias[o];
-            for (size_t i = 0; i < layer->num_inputs; i++)
-                outputs[o] += inputs[i] * kernel[i * layer->num_outputs + o];
+            for (size_t i = 0; i < num_inputs; i++)
+                outputs[o] += inputs[i] * kernel[i * num_outputs + o];
             if (layer->activation == FED_RELU && outputs[o] < 0) outputs[o] = 0;
         }
-        memcpy(inputs, outputs, layer->num_outputs * sizeof(*inputs));
+        memcpy(inputs, outputs, num_outputs * sizeof(*inputs));
     }
     memcpy(logits, inputs, model->num_classes * sizeof(*logits));
 }

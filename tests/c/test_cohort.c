@@ -31,11 +31,11 @@ static const fed_step_row GRADIENT_ROW = {FED_STEP_GRADIENT, {0}};
 static const fed_step GRADIENT = {&GRADIENT_ROW, 1};
 static const fed_step *const STEPS[] = {&PLAIN, &MOMENTUM, &NESTEROV};
 
-static const fed_layer LAYER_7 = {FED_DENSE, 7, NUM_CLASSES, 0, FED_LINEAR};
-static const fed_layer LAYER_17 = {FED_DENSE, 17, NUM_CLASSES, 0, FED_LINEAR};
-static const fed_layer LAYER_48 = {FED_DENSE, 48, NUM_CLASSES, 0, FED_LINEAR};
-static const fed_layer LAYERS_TWO[] = {{FED_DENSE, 17, 9, 0, FED_LINEAR},
-                                       {FED_DENSE, 9, NUM_CLASSES, 162, FED_LINEAR}};
+static const fed_layer LAYER_7 = DENSE(7, NUM_CLASSES, 0, FED_LINEAR);
+static const fed_layer LAYER_17 = DENSE(17, NUM_CLASSES, 0, FED_LINEAR);
+static const fed_layer LAYER_48 = DENSE(48, NUM_CLASSES, 0, FED_LINEAR);
+static const fed_layer LAYERS_TWO[] = {DENSE(17, 9, 0, FED_LINEAR),
+                                       DENSE(9, NUM_CLASSES, 162, FED_LINEAR)};
 static const fed_model MODEL_7 = {&LAYER_7, 1, 7, NUM_CLASSES, 8 * NUM_CLASSES};
 static const fed_model MODEL_17 = {&LAYER_17, 1, 17, NUM_CLASSES, 18 * NUM_CLASSES};
 static const fed_model MODEL_48 = {&LAYER_48, 1, 48, NUM_CLASSES, 49 * NUM_CLASSES};

@@ -130,26 +130,31 @@ static void check_accumulate(dense *d) {
 
 static void test_dense_accumulate_equals_twin(void) { for_each_dense(check_accumulate); }
 
-/* The last inputs of a padded row are no inputs: num_inputs stops before them. */
+/* The rows' gradients lie further apart than they are long; what is between them stays. */
 static void check_backward_inputs(dense *d) {
-    const size_t num_inputs = d->width - d->num_rows % FED_PAD;
-    guarded out = guarded_new(num_inputs * FED_LANES, 5, 1);
-    fed_active_kernels()->dense_backward_inputs(d->weights.values, d->width, num_inputs,
-                                                d->num_outputs, d->gradient.values, d->num_rows,
-                                                out.values);
-    for (size_t i = 0; i < num_inputs; i++)
-        for (size_t b = 0; b < d->num_rows; b++) {
+    const size_t stride = d->width + d->num_rows % FED_PAD, num_values = d->num_rows * stride;
+    guarded out = guarded_new(num_values, 5, 1), before = guarded_new(num_values, 5, 1);
+    fed_active_kernels()->dense_backward_inputs(d->weights.values, d->width, d->num_outputs,
+                                                d->gradient.values, d->num_rows, out.values,
+                                                stride);
+    for (size_t b = 0; b < d->num_rows; b++)
+        for (size_t i = 0; i < stride; i++) {
+            const size_t at = b * stride + i;
             double sum = 0, magnitude = 0;
-            for (size_t o = 0; o < d->num_outputs; o++) {
+            for (size_t o = 0; o < d->num_outputs && i < d->width; o++) {
                 const double term = (double)d->weights.values[o * d->width + i] *
                                     d->gradient.values[o * FED_LANES + b];
                 sum += term;
                 magnitude += fabs(term);
             }
-            CHECK_CLOSE(out.values[i * FED_LANES + b], sum,
-                        (double)(d->num_outputs + 1) * UNIT_ROUNDOFF * magnitude);
+            if (i < d->width)
+                CHECK_CLOSE(out.values[at], sum,
+                            (double)(d->num_outputs + 1) * UNIT_ROUNDOFF * magnitude);
+            else
+                CHECK(out.values[at] == before.values[at]);
         }
     guarded_free(&out);
+    guarded_free(&before);
 }
 
 static void test_dense_backward_inputs_equals_twin(void) { for_each_dense(check_backward_inputs); }
@@ -795,9 +800,10 @@ static void test_relu_keeps_what_is_positive_and_nan(void) {
         else
             CHECK(values.values[i] == (before.values[i] > 0 ? before.values[i] : 0));
     }
+    memcpy(before.values, gradient.values, NUM * sizeof(float));
     fed_active_kernels()->relu_backward(values.values, gradient.values, NUM);
     for (size_t i = 0; i < NUM; i++)
-        CHECK(values.values[i] == (before.values[i] > 0 ? gradient.values[i] : 0));
+        CHECK(gradient.values[i] == (values.values[i] > 0 ? before.values[i] : 0));
     guarded_free(&values);
     guarded_free(&before);
     guarded_free(&gradient);

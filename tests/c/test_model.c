@@ -9,9 +9,14 @@ enum { MAX_PARAMS = 400, MAX_EXAMPLES = 97, MAX_INPUTS = 24 };
 
 /* ---- Tables ---------------------------------------------------------------------------------- */
 
-static fed_layer good_layers[2] = {{FED_DENSE, 9, 6, 0, FED_LINEAR},
-                                   {FED_DENSE, 6, 4, 60, FED_LINEAR}};
+static fed_layer good_layers[2] = {DENSE(9, 6, 0, FED_LINEAR), DENSE(6, 4, 60, FED_LINEAR)};
 static const fed_model GOOD = {good_layers, 2, 9, 4, 88};
+
+static fed_layer with_kind(int32_t kind) {
+    fed_layer layer = DENSE(9, 6, 0, FED_LINEAR);
+    layer.kind = kind;
+    return layer;
+}
 
 static int check_changed(size_t l, fed_layer changed) {
     fed_layer layers[2] = {good_layers[0], good_layers[1]};
@@ -22,7 +27,7 @@ static int check_changed(size_t l, fed_layer changed) {
 }
 
 static int check_one_layer(size_t num_inputs, size_t num_outputs) {
-    const fed_layer layer = {FED_DENSE, num_inputs, num_outputs, 0, FED_LINEAR};
+    const fed_layer layer = DENSE(num_inputs, num_outputs, 0, FED_LINEAR);
     const fed_model model = {&layer, 1, num_inputs, num_outputs, (num_inputs + 1) * num_outputs};
     return fed_model_check(&model);
 }
@@ -36,29 +41,29 @@ static void test_consistent_tables_are_accepted(void) {
 static void test_unknown_kinds_are_refused(void) {
     const int32_t bad[] = {-1, FED_NUM_LAYER_KINDS, INT32_MAX, INT32_MIN};
     for (size_t i = 0; i < LENGTH(bad); i++)
-        CHECK_EQUAL(check_changed(0, (fed_layer){bad[i], 9, 6, 0, FED_LINEAR}), FED_ERR_ARGUMENT);
+        CHECK_EQUAL(check_changed(0, with_kind(bad[i])), FED_ERR_ARGUMENT);
 }
 
 static void test_unknown_activations_are_refused(void) {
     const int32_t bad[] = {-1, FED_NUM_ACTIVATIONS, INT32_MAX, INT32_MIN};
     for (size_t i = 0; i < LENGTH(bad); i++)
-        CHECK_EQUAL(check_changed(0, (fed_layer){FED_DENSE, 9, 6, 0, bad[i]}), FED_ERR_ARGUMENT);
-    CHECK_EQUAL(check_changed(0, (fed_layer){FED_DENSE, 9, 6, 0, FED_RELU}), FED_OK);
-    CHECK_EQUAL(check_changed(1, (fed_layer){FED_DENSE, 6, 4, 60, FED_RELU}), FED_ERR_ARGUMENT);
+        CHECK_EQUAL(check_changed(0, (fed_layer)DENSE(9, 6, 0, bad[i])), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(check_changed(0, (fed_layer)DENSE(9, 6, 0, FED_RELU)), FED_OK);
+    CHECK_EQUAL(check_changed(1, (fed_layer)DENSE(6, 4, 60, FED_RELU)), FED_ERR_ARGUMENT);
 }
 
 static void test_broken_chains_are_refused(void) {
-    CHECK_EQUAL(check_changed(0, (fed_layer){FED_DENSE, 8, 6, 0, FED_LINEAR}), FED_ERR_ARGUMENT);
-    CHECK_EQUAL(check_changed(0, (fed_layer){FED_DENSE, 9, 5, 0, FED_LINEAR}), FED_ERR_ARGUMENT);
-    CHECK_EQUAL(check_changed(1, (fed_layer){FED_DENSE, 7, 4, 60, FED_LINEAR}), FED_ERR_ARGUMENT);
-    CHECK_EQUAL(check_changed(1, (fed_layer){FED_DENSE, 6, 5, 60, FED_LINEAR}), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(check_changed(0, (fed_layer)DENSE(8, 6, 0, FED_LINEAR)), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(check_changed(0, (fed_layer)DENSE(9, 5, 0, FED_LINEAR)), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(check_changed(1, (fed_layer)DENSE(7, 4, 60, FED_LINEAR)), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(check_changed(1, (fed_layer)DENSE(6, 5, 60, FED_LINEAR)), FED_ERR_ARGUMENT);
 }
 
 static void test_wrong_offsets_are_refused(void) {
-    CHECK_EQUAL(check_changed(0, (fed_layer){FED_DENSE, 9, 6, 1, FED_LINEAR}), FED_ERR_ARGUMENT);
-    CHECK_EQUAL(check_changed(1, (fed_layer){FED_DENSE, 6, 4, 59, FED_LINEAR}), FED_ERR_ARGUMENT);
-    CHECK_EQUAL(check_changed(1, (fed_layer){FED_DENSE, 6, 4, 61, FED_LINEAR}), FED_ERR_ARGUMENT);
-    CHECK_EQUAL(check_changed(1, (fed_layer){FED_DENSE, 6, 4, 0, FED_LINEAR}), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(check_changed(0, (fed_layer)DENSE(9, 6, 1, FED_LINEAR)), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(check_changed(1, (fed_layer)DENSE(6, 4, 59, FED_LINEAR)), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(check_changed(1, (fed_layer)DENSE(6, 4, 61, FED_LINEAR)), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(check_changed(1, (fed_layer)DENSE(6, 4, 0, FED_LINEAR)), FED_ERR_ARGUMENT);
 }
 
 static void test_wrong_counts_are_refused(void) {
@@ -81,7 +86,7 @@ static void test_no_layers_and_too_many_are_refused(void) {
     fed_model model = {layers, 0, 1, 1, 0};
     CHECK_EQUAL(fed_model_check(&model), FED_ERR_ARGUMENT);
     for (size_t l = 0; l <= FED_MAX_LAYERS; l++)
-        layers[l] = (fed_layer){FED_DENSE, 1, 1, 2 * l, FED_LINEAR};
+        layers[l] = (fed_layer)DENSE(1, 1, 2 * l, FED_LINEAR);
     model = (fed_model){layers, FED_MAX_LAYERS, 1, 1, 2 * (size_t)FED_MAX_LAYERS};
     CHECK_EQUAL(fed_model_check(&model), FED_OK);
     model = (fed_model){layers, FED_MAX_LAYERS + 1, 1, 1, 2 * (size_t)FED_MAX_LAYERS + 2};
@@ -108,7 +113,7 @@ static void test_empty_and_overflowing_sizes_are_refused(void) {
 static void check_packing(const fed_model *model) {
     fed_net net;
     CHECK_EQUAL(fed_net_init(&net, model), FED_OK);
-    const size_t size = fed_net_size(&net), num_params = model->num_params;
+    const size_t size = net.size, num_params = model->num_params;
     float *flat = test_alloc(num_params * sizeof(*flat));
     float *packed = test_alloc(size * sizeof(*packed));
     double *wide = test_alloc(size * sizeof(*wide)), *back = test_alloc(num_params * sizeof(*back));
@@ -134,7 +139,7 @@ static void test_packing_there_and_back_is_the_identity(void) {
                                       {17, 5}, {33, 31}, {784, 10}, {784, 62}};
     for (size_t i = 0; i < LENGTH(sizes); i++) {
         const size_t num_params = (sizes[i][0] + 1) * sizes[i][1];
-        const fed_layer layer = {FED_DENSE, sizes[i][0], sizes[i][1], 0, FED_LINEAR};
+        const fed_layer layer = DENSE(sizes[i][0], sizes[i][1], 0, FED_LINEAR);
         check_packing(&(fed_model){&layer, 1, sizes[i][0], sizes[i][1], num_params});
     }
     check_packing(&GOOD);
@@ -228,7 +233,7 @@ static void check_gradients(const fed_model *model) {
 static void test_one_layer_gradient_equals_central_differences(void) {
     static const size_t sizes[][2] = {{1, 2}, {7, 3}, {16, 10}, {17, 6}};
     for (size_t i = 0; i < LENGTH(sizes); i++) {
-        const fed_layer layer = {FED_DENSE, sizes[i][0], sizes[i][1], 0, FED_LINEAR};
+        const fed_layer layer = DENSE(sizes[i][0], sizes[i][1], 0, FED_LINEAR);
         const size_t num_params = (sizes[i][0] + 1) * sizes[i][1];
         check_gradients(&(fed_model){&layer, 1, sizes[i][0], sizes[i][1], num_params});
     }
@@ -238,16 +243,14 @@ static void test_two_layer_gradient_equals_central_differences(void) { check_gra
 
 /* Widths of more than one vector, and a last layer wider than the one before. */
 static void test_three_layer_gradient_equals_central_differences(void) {
-    static const fed_layer layers[3] = {{FED_DENSE, 5, 17, 0, FED_LINEAR},
-                                        {FED_DENSE, 17, 2, 102, FED_LINEAR},
-                                        {FED_DENSE, 2, 11, 138, FED_LINEAR}};
+    static const fed_layer layers[3] = {DENSE(5, 17, 0, FED_LINEAR), DENSE(17, 2, 102, FED_LINEAR),
+                                        DENSE(2, 11, 138, FED_LINEAR)};
     check_gradients(&(fed_model){layers, 3, 5, 11, 171});
 }
 
 static void test_relu_gradient_equals_central_differences(void) {
-    static const fed_layer layers[3] = {{FED_DENSE, 5, 17, 0, FED_RELU},
-                                        {FED_DENSE, 17, 6, 102, FED_RELU},
-                                        {FED_DENSE, 6, 11, 210, FED_LINEAR}};
+    static const fed_layer layers[3] = {DENSE(5, 17, 0, FED_RELU), DENSE(17, 6, 102, FED_RELU),
+                                        DENSE(6, 11, 210, FED_LINEAR)};
     check_gradients(&(fed_model){layers, 3, 5, 11, 287});
 }
 

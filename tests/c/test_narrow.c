@@ -72,11 +72,11 @@ typedef struct problem {
 static void set_model(problem *p) {
     const size_t num_inputs = p->asked.num_inputs, num_classes = p->asked.num_classes;
     const size_t num_hidden = p->asked.num_hidden;
-    p->layers[0] = (fed_layer){FED_DENSE, num_inputs, num_hidden > 0 ? num_hidden : num_classes, 0,
-                               FED_LINEAR};
-    size_t num_params = (num_inputs + 1) * p->layers[0].num_outputs;
+    p->layers[0] =
+        (fed_layer)DENSE(num_inputs, num_hidden > 0 ? num_hidden : num_classes, 0, FED_LINEAR);
+    size_t num_params = (num_inputs + 1) * p->layers[0].out.channels;
     if (num_hidden > 0) {
-        p->layers[1] = (fed_layer){FED_DENSE, num_hidden, num_classes, num_params, FED_LINEAR};
+        p->layers[1] = (fed_layer)DENSE(num_hidden, num_classes, num_params, FED_LINEAR);
         num_params += (num_hidden + 1) * num_classes;
     }
     p->model = (fed_model){p->layers, num_hidden > 0 ? 2 : 1, num_inputs, num_classes, num_params};
@@ -206,26 +206,26 @@ static void twin_forward(const fed_model *model, double values[][TWIN_MAX_OUTPUT
     for (size_t l = 0; l < model->num_layers; l++) {
         const fed_layer *layer = &model->layers[l];
         const double *kernel = t.params + layer->offset;
-        memcpy(values[l + 1], kernel + layer->num_inputs * layer->num_outputs,
-               layer->num_outputs * sizeof(double));
-        for (size_t i = 0; i < layer->num_inputs; i++)
-            for (size_t o = 0; o < layer->num_outputs; o++)
-                values[l + 1][o] += values[l][i] * kernel[i * layer->num_outputs + o];
+        memcpy(values[l + 1], kernel + layer->in.channels * layer->out.channels,
+               layer->out.channels * sizeof(double));
+        for (size_t i = 0; i < layer->in.channels; i++)
+            for (size_t o = 0; o < layer->out.channels; o++)
+                values[l + 1][o] += values[l][i] * kernel[i * layer->out.channels + o];
     }
 }
 
 /* by_outputs, the gradient by a layer's outputs, becomes that by its inputs. */
 static void twin_backward(const fed_layer *layer, const double *inputs, double *by_outputs) {
-    const size_t num_outputs = layer->num_outputs;
+    const size_t num_outputs = layer->out.channels;
     const double *kernel = t.params + layer->offset;
     double *gradient = t.gradient + layer->offset, by_inputs[TWIN_MAX_OUTPUTS] = {0};
-    for (size_t i = 0; i < layer->num_inputs; i++)
+    for (size_t i = 0; i < layer->in.channels; i++)
         for (size_t o = 0; o < num_outputs; o++) {
             gradient[i * num_outputs + o] += by_outputs[o] * inputs[i];
             by_inputs[i] += by_outputs[o] * kernel[i * num_outputs + o];
         }
     for (size_t o = 0; o < num_outputs; o++)
-        gradient[layer->num_inputs * num_outputs + o] += by_outputs[o];
+        gradient[layer->in.channels * num_outputs + o] += by_outputs[o];
     memcpy(by_outputs, by_inputs, sizeof(by_inputs));
 }
 
@@ -527,12 +527,12 @@ static void check_there_and_back(const spec *asked) {
     fed_net net;
     fed_narrow narrow;
     CHECK_EQUAL(fed_net_init(&net, &p->model), FED_OK);
-    const size_t num_bytes = fed_net_size(&net) * sizeof(float);
+    const size_t num_bytes = net.size * sizeof(float);
     void *memory = test_alloc(fed_narrow_num_bytes(&net));
     float *server = test_alloc(num_bytes), *back = test_alloc(num_bytes);
     fed_net_pack(&net, p->server, server);
     CHECK(fed_narrow_init(&narrow, &net, &p->client, memory));
-    float *packed = test_alloc(fed_net_size(&narrow.net) * sizeof(*packed));
+    float *packed = test_alloc(narrow.net.size * sizeof(*packed));
     fed_narrow_params(&narrow, &net, server, packed);
     fed_narrow_widen(&narrow, &net, packed, packed, server, back);
     CHECK_BYTES(back, server, num_bytes);

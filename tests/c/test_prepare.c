@@ -14,11 +14,10 @@ enum { NUM_CLIENTS = 21, NUM_ROUNDS = 4 };
 
 static const int THREADS[] = {1, 2, 7};
 
-static const fed_layer LAYER = {FED_DENSE, NUM_INPUTS, NUM_CLASSES, 0, FED_LINEAR};
+static const fed_layer LAYER = DENSE(NUM_INPUTS, NUM_CLASSES, 0, FED_LINEAR);
 static const fed_model MODEL = {&LAYER, 1, NUM_INPUTS, NUM_CLASSES, NUM_PARAMS};
-static const fed_layer TWO_LAYERS[] = {
-    {FED_DENSE, NUM_INPUTS, 7, 0, FED_LINEAR},
-    {FED_DENSE, 7, NUM_CLASSES, (NUM_INPUTS + 1) * 7, FED_LINEAR}};
+static const fed_layer TWO_LAYERS[] = {DENSE(NUM_INPUTS, 7, 0, FED_LINEAR),
+                                       DENSE(7, NUM_CLASSES, (NUM_INPUTS + 1) * 7, FED_LINEAR)};
 static const fed_model MODEL_TWO = {TWO_LAYERS, 2, NUM_INPUTS, NUM_CLASSES,
                                     (NUM_INPUTS + 1) * 7 + 8 * NUM_CLASSES};
 static const fed_model *const MODELS[] = {&MODEL, &MODEL_TWO};

@@ -27,7 +27,7 @@ int posix_memalign(void **memory, size_t alignment, size_t num_bytes) {
 
 enum { NUM_CLIENTS = 19, NUM_EXAMPLES = 3, NUM_INPUTS = 2, NUM_CLASSES = 2, NUM_PARAMS = 6 };
 
-static const fed_layer LAYER = {FED_DENSE, NUM_INPUTS, NUM_CLASSES, 0, FED_LINEAR};
+static const fed_layer LAYER = DENSE(NUM_INPUTS, NUM_CLASSES, 0, FED_LINEAR);
 static const fed_model MODEL = {&LAYER, 1, NUM_INPUTS, NUM_CLASSES, NUM_PARAMS};
 static const fed_step_row MOMENTUM = {FED_STEP_SGD, {0.1f, 0.9f}};
 static const fed_step STEP = {&MOMENTUM, 1};

@@ -7,7 +7,7 @@
 
 enum { NUM_INPUTS = 3, NUM_CLASSES = 5, NUM_PARAMS = 20, MAX_DELTAS = 100 };
 
-static const fed_layer LAYER = {FED_DENSE, NUM_INPUTS, NUM_CLASSES, 0, FED_LINEAR};
+static const fed_layer LAYER = DENSE(NUM_INPUTS, NUM_CLASSES, 0, FED_LINEAR);
 static const fed_model MODEL = {&LAYER, 1, NUM_INPUTS, NUM_CLASSES, NUM_PARAMS};
 static const fed_step_row SGD = {FED_STEP_SGD, {0.1f}};
 static const fed_step STEP = {&SGD, 1};

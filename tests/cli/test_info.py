@@ -58,12 +58,28 @@ def test_model_has_layers_and_parameter_counts(fedcli: Fedcli) -> None:
         {
             "name": "dense",
             "kind": "dense",
-            "num_inputs": 784,
-            "num_outputs": 10,
             "activation": "linear",
+            "input_shape": [28, 28, 1],
+            "output_shape": [1, 1, 10],
             "num_params": 7850,
+            "forward_multiply_adds": 7840,
+            "training_multiply_adds": 15680,
         }
     ]
+
+
+def test_cost_of_a_convolutional_model_is_shown_layer_by_layer(fedcli: Fedcli) -> None:
+    (row,) = json.loads(fedcli("info", "cnn-mcmahan", "--json").out)["models"]
+    assert (row["num_params"], row["forward_multiply_adds"]) == (1_663_370, 12_273_152)
+    # Backward is twice forward, but for the first layer's 627,200, whose inputs need no gradient.
+    assert row["training_multiply_adds"] == 3 * 12_273_152 - 627_200
+    lines = fedcli("info", "cnn-mcmahan").out.splitlines()
+    told = [line.split()[-3:] for line in lines if line.startswith(("in all ", "conv2d_1 "))]
+    assert told == [
+        ["51,264", "10,035,200", "30,105,600"],
+        ["1,663,370", "12,273,152", f"{3 * 12_273_152 - 627_200:,}"],
+    ]
+    assert any(" 14 x 14 x 64 " in line for line in lines)
 
 
 def test_unknown_name_lists_the_known(fedcli: Fedcli) -> None:

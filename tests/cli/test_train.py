@@ -254,7 +254,8 @@ def test_export_names_the_formats_there_are(fedcli: Fedcli, tmp_path: Path) -> N
     done = fedcli("export", "run", "weights.txt")
     assert done.code == 1
     assert done.err == (
-        "fedcli: error: weights.txt: the formats of weights are .npz; choose a name that ends so\n"
+        "fedcli: error: weights.txt: the formats of weights are .npz, .keras, .weights.h5; "
+        "choose a name that ends so\n"
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -67,7 +67,20 @@ def test_unknown_option_is_usage(fedcli: Fedcli) -> None:
             ["--client-option", "momentum=0.9", "--client-option", "momentum=0.8"],
             "--client-option momentum is given twice; give it once",
         ),
-        (["--model", "foo"], "unknown --model 'foo'; choose one of mlp-2nn, softmax-regression"),
+        (
+            ["--model", "mlp-2n"],
+            "unknown --model 'mlp-2n'; choose one of cnn-mcmahan, cnn-reddi, leaf-femnist, lenet5, "
+            "mlp-2nn, softmax-regression, or a file: ./mlp-2n; did you mean mlp-2nn?",
+        ),
+        (
+            ["--fresh-weights"],
+            "--fresh-weights is for models from files; softmax-regression always starts with fresh "
+            "weights: leave it out",
+        ),
+        (
+            ["--model-option", "depth=2"],
+            "--model-option: softmax-regression has no option 'depth'; it takes none",
+        ),
     ],
 )
 def test_wrong_value_is_one_line_and_exit_1(

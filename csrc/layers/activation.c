@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Activations: over the values of a buffer, and as a layer of their own. */
+#include "plain.h"
+
+/* sigmoid(0) is not 0, but padding channels are. */
+static void clear_padding(const fed_buffer *buffer, const fed_shape *shape, float *row) {
+    const size_t num_padding = buffer->pixel_stride - shape->channels;
+    if (num_padding == 0) return;
+    for (size_t x = 0; x < shape->width; x++)
+        memset(row + x * buffer->pixel_stride + shape->channels, 0, num_padding * sizeof *row);
+}
+
+void fed_apply_activation(const fed_kernels *kernels, int activation, const fed_buffer *buffer,
+                          const fed_shape *shape, float *values) {
+    if (activation == FED_LINEAR) return;
+    const size_t row_size = fed_row_size(buffer, shape);
+    for (size_t y = 0; y < shape->height; y++) {
+        float *row = values + fed_pixel(buffer, y, 0);
+        switch (activation) {
+        case FED_RELU:
+            kernels->relu(row, row_size);
+            break;
+        case FED_TANH:
+            kernels->tanh(row, row_size);
+            break;
+        default:
+            kernels->sigmoid(row, row_size);
+            clear_padding(buffer, shape, row);
+        }
+    }
+}
+
+void fed_undo_activation(const fed_kernels *kernels, int activation, const fed_buffer *buffer,
+                         const fed_shape *shape, const float *outputs, float *gradient) {
+    if (activation == FED_LINEAR) return;
+    const size_t row_size = fed_row_size(buffer, shape);
+    for (size_t y = 0; y < shape->height; y++) {
+        const size_t at = fed_pixel(buffer, y, 0);
+        switch (activation) {
+        case FED_RELU:
+            kernels->relu_backward(outputs + at, gradient + at, row_size);
+            break;
+        case FED_TANH:
+            kernels->tanh_backward(outputs + at, gradient + at, row_size);
+            break;
+        default:
+            kernels->sigmoid_backward(outputs + at, gradient + at, row_size);
+        }
+    }
+}
+
+/* ---- The layer ------------------------------------------------------------------------------- */
+
+static void lay_out(fed_stage *stage) { stage->in = fed_plain_buffer(&stage->layer->in); }
+
+static void forward(const fed_pass *pass) {
+    const fed_stage *stage = pass->stage;
+    fed_copy_interior(&stage->shape, &stage->in, pass->in, &stage->out, pass->out);
+    fed_activate_out(pass);
+}
+
+static void backward(const fed_pass *pass) {
+    const fed_stage *stage = pass->stage;
+    if (pass->in_gradient == NULL) return;
+    fed_undo_out(pass);
+    fed_copy_interior(&stage->shape, &stage->out, pass->out_gradient, &stage->in,
+                      pass->in_gradient);
+}
+
+const fed_stage_ops fed_activate = {
+    .lay_out = lay_out,
+    .forward = forward,
+    .backward = backward,
+};

@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * A convolution of feature maps. Backward uses that most of the gradient is 0, after a max-pool
+ * three quarters of it and after relu much of the rest: what is left is listed for each output
+ * channel, and only that is worked on. Without a pool the gradient by the inputs is computed as
+ * what it is, a convolution of the gradient with the kernel turned around.
+ *
+ * Packed: kernel [O][window height][window width * padded I], bias [padded O]. Derived: the kernel
+ * as fed_conv_run takes it, and where it is needed the one turned around. Saved: where each pooled
+ * value comes from. Scratch: what fed_conv_run needs, or the lists of a strip of rows.
+ */
+#include "conv.h"
+
+#include <string.h>
+
+/* Lists are made and used a strip of rows at a time, so that the strip's inputs stay in the L1
+ * cache: this many floats. */
+enum { STRIP_FLOATS = 11 * 1024 };
+
+static size_t kernel_size(const fed_stage *stage, const fed_conv *conv) {
+    return stage->layer->out.channels * conv->num_taps;
+}
+
+static size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
+
+/* Rows of cells in a strip: as many as the inputs have room for, in strips of nearly equal size. */
+static size_t strip_rows(const fed_conv *conv) {
+    const size_t step = (conv->is_pooled ? 2 : 1) * conv->step_y;
+    const size_t window = conv->sweep.height * conv->sweep.row_stride;
+    const size_t most = STRIP_FLOATS > window ? 1 + (STRIP_FLOATS - window) / step : 1;
+    return ceil_div(conv->num_rows, ceil_div(conv->num_rows, most));
+}
+
+static size_t list_capacity(const fed_conv *conv) { return strip_rows(conv) * conv->num_cells + 1; }
+
+static void init(fed_conv *conv, const fed_stage *stage) {
+    fed_conv_init(conv, stage, fed_padded(stage->layer->in.channels));
+}
+
+/* 1 if the gradient by the inputs is a convolution, `turned`. */
+static int init_turned(fed_conv *turned, const fed_stage *stage, const fed_conv *conv) {
+    const fed_layer *l = stage->layer;
+    if (stage->pool != NULL || l->stride_x != 1 || l->stride_y != 1 || stage->is_first) return 0;
+    const size_t num_channels = conv->out_channels; /* its inputs are our outputs' gradient */
+    const size_t width = l->in.width + l->window_width - 1;
+    const size_t height = l->in.height + l->window_height - 1;
+    const size_t row_stride = width * num_channels;
+    *turned = (fed_conv){
+        .in_channels = num_channels,
+        .out_channels = conv->in_channels,
+        .num_taps = l->window_height * l->window_width * num_channels,
+        .in = {.origin = (l->window_height - 1 - l->pad_top) * row_stride +
+                         (l->window_width - 1 - l->pad_left) * num_channels,
+               .pixel_stride = num_channels,
+               .row_stride = row_stride,
+               .num_values = height * row_stride},
+        .sweep = {.height = l->window_height,
+                  .run = l->window_width * num_channels,
+                  .row_stride = row_stride,
+                  .step = num_channels},
+        .step_y = row_stride,
+        .num_rows = l->in.height,
+        .num_cells = l->in.width,
+        .least = -HUGE_VALF,
+    };
+    return 1;
+}
+
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
+/* Floats that deriving a kernel needs. */
+static size_t derive_floats(const fed_conv *conv) {
+    return fed_conv_is_winograd(conv) ? conv->out_channels * conv->num_taps : 0;
+}
+
+static void lay_out(fed_stage *stage) {
+    fed_conv conv, turned;
+    init(&conv, stage);
+    stage->in = conv.in;
+    stage->packed_size = kernel_size(stage, &conv) + conv.out_channels;
+    stage->derived_size = fed_conv_kernel_floats(&conv);
+    stage->saved_bytes =
+        conv.is_pooled ? conv.num_rows * conv.num_cells * conv.out_channels * sizeof(int32_t) : 0;
+    stage->piece_size = 0;
+    size_t floats = larger(fed_conv_scratch_floats(&conv), derive_floats(&conv));
+    if (init_turned(&turned, stage, &conv)) {
+        stage->derived_size += fed_conv_kernel_floats(&turned);
+        const size_t run = turned.in.num_values + fed_conv_scratch_floats(&turned);
+        floats = larger(floats, larger(run + conv.out_channels, derive_floats(&turned)));
+    }
+    const size_t lists = conv.out_channels * (list_capacity(&conv) * sizeof(fed_entry) +
+                                              sizeof(uint32_t) + sizeof(float));
+    stage->scratch_bytes = larger(floats * sizeof(float), lists);
+}
+
+static void pack(const fed_stage *stage, const float *flat, float *packed) {
+    const fed_layer *layer = stage->layer;
+    fed_conv conv;
+    init(&conv, stage);
+    memset(packed, 0, stage->packed_size * sizeof(*packed));
+    const float *from = flat + layer->offset;
+    for (size_t y = 0; y < layer->window_height; y++)
+        for (size_t x = 0; x < layer->window_width; x++)
+            for (size_t i = 0; i < layer->in.channels; i++)
+                for (size_t o = 0; o < layer->out.channels; o++)
+                    packed[o * conv.num_taps + y * conv.sweep.run + x * conv.in_channels + i] =
+                        *from++;
+    if (layer->has_bias)
+        memcpy(packed + kernel_size(stage, &conv), from, layer->out.channels * sizeof(*packed));
+}
+
+static void unpack(const fed_stage *stage, const double *packed, double *flat) {
+    const fed_layer *layer = stage->layer;
+    fed_conv conv;
+    init(&conv, stage);
+    double *to = flat + layer->offset;
+    for (size_t y = 0; y < layer->window_height; y++)
+        for (size_t x = 0; x < layer->window_width; x++)
+            for (size_t i = 0; i < layer->in.channels; i++)
+                for (size_t o = 0; o < layer->out.channels; o++)
+                    *to++ =
+                        packed[o * conv.num_taps + y * conv.sweep.run + x * conv.in_channels + i];
+    if (layer->has_bias)
+        memcpy(to, packed + kernel_size(stage, &conv), layer->out.channels * sizeof(*to));
+}
+
+/* Panels of the kernel turned around: inputs and outputs exchanged, windows point-mirrored. */
+static void turn_kernel(const fed_conv *conv, const fed_conv *turned, size_t num_channels,
+                        const float *packed, float *panels) {
+    const size_t num_places = conv->num_taps / conv->in_channels;
+    memset(panels, 0, turned->out_channels * turned->num_taps * sizeof(*panels));
+    for (size_t c = 0; c < turned->out_channels; c += FED_PANEL) {
+        const size_t left = turned->out_channels - c, width = left < FED_PANEL ? left : FED_PANEL;
+        float *panel = panels + c * turned->num_taps;
+        for (size_t o = 0; o < num_channels; o++)
+            for (size_t p = 0; p < num_places; p++)
+                memcpy(panel + ((num_places - 1 - p) * turned->in_channels + o) * width,
+                       packed + o * conv->num_taps + p * conv->in_channels + c,
+                       width * sizeof(*panel));
+    }
+}
+
+static void derive(const fed_kernels *kernels, const fed_stage *stage, const float *packed,
+                   float *derived, void *scratch) {
+    const size_t num_channels = stage->layer->out.channels;
+    fed_conv conv, turned;
+    init(&conv, stage);
+    const int is_winograd = fed_conv_is_winograd(&conv);
+    kernels->conv_panels(packed, num_channels, conv.num_taps, is_winograd ? scratch : derived);
+    if (is_winograd) fed_conv_tiles_kernel(kernels, &conv, scratch, derived);
+    if (!init_turned(&turned, stage, &conv)) return;
+    derived += fed_conv_kernel_floats(&conv);
+    float *panels = fed_conv_is_winograd(&turned) ? scratch : derived;
+    turn_kernel(&conv, &turned, num_channels, packed, panels);
+    if (panels != derived) fed_conv_tiles_kernel(kernels, &turned, panels, derived);
+}
+
+static void forward(const fed_pass *pass) {
+    fed_conv conv;
+    init(&conv, pass->stage);
+    const fed_conv_io io = {.in = pass->in,
+                            .kernel = pass->derived,
+                            .bias = pass->params + kernel_size(pass->stage, &conv),
+                            .buffer = &pass->stage->out,
+                            .out = pass->out,
+                            .offsets = conv.is_pooled ? pass->saved : NULL,
+                            .scratch = pass->scratch};
+    fed_conv_run(pass->kernels, &conv, &io);
+    fed_conv_activate(pass);
+}
+
+/* The gradient by the inputs as a convolution. outputs: as of fed_conv_undo_activation. */
+static void run_turned(const fed_pass *pass, const fed_conv *conv, const fed_conv *turned,
+                       const float *outputs) {
+    const fed_buffer *out = &pass->stage->out;
+    float *bordered = pass->scratch, *unused = bordered + turned->in.num_values;
+    const size_t row_size = conv->num_cells * conv->out_channels;
+    memset(bordered, 0, (turned->in.num_values + conv->out_channels) * sizeof(*bordered));
+    for (size_t y = 0; y < conv->num_rows; y++) {
+        const size_t from = out->origin + y * out->row_stride;
+        float *to = bordered + turned->in.origin + y * turned->in.row_stride;
+        memcpy(to, pass->out_gradient + from, row_size * sizeof(*to));
+        if (outputs != NULL)
+            pass->kernels->conv_mask_row(outputs + from, to, conv->num_cells, conv->out_channels,
+                                         unused);
+    }
+    const fed_conv_io io = {.in = bordered,
+                            .kernel = pass->derived + fed_conv_kernel_floats(conv),
+                            .buffer = &pass->stage->in,
+                            .out = pass->in_gradient,
+                            .scratch = unused + conv->out_channels};
+    fed_conv_run(pass->kernels, turned, &io);
+}
+
+/* Lists the gradients of rows first..first+num-1. */
+static void list_strip(const fed_pass *pass, const fed_conv *conv, const float *outputs,
+                       size_t first, size_t num, const fed_lists *lists) {
+    const fed_buffer *out = &pass->stage->out;
+    const int32_t *offsets = conv->is_pooled ? pass->saved : NULL;
+    memset(lists->counts, 0, conv->out_channels * sizeof(*lists->counts));
+    for (size_t y = first; y < first + num; y++) {
+        const size_t row = out->origin + y * out->row_stride;
+        const fed_offsets at = {.first = (int32_t)(y * conv->step_y),
+                                .step_x = (int32_t)conv->sweep.step};
+        pass->kernels->conv_list_row(
+            outputs == NULL ? NULL : outputs + row, pass->out_gradient + row,
+            offsets == NULL ? NULL : offsets + y * conv->num_cells * conv->out_channels, &at,
+            conv->num_cells, conv->out_channels, lists);
+    }
+}
+
+static void add_kernel_gradient(const fed_pass *pass, const fed_conv *conv,
+                                const fed_lists *lists) {
+    for (size_t o = 0; o < pass->stage->layer->out.channels; o++)
+        pass->kernels->conv_list_gradient(&conv->sweep, pass->in,
+                                          lists->entries + o * lists->capacity, lists->counts[o],
+                                          pass->gradient + o * conv->num_taps);
+}
+
+static void add_in_gradient(const fed_pass *pass, const fed_conv *conv, const fed_lists *lists) {
+    for (size_t o = 0; o < pass->stage->layer->out.channels; o++)
+        pass->kernels->conv_list_inputs(&conv->sweep, pass->params + o * conv->num_taps,
+                                        lists->entries + o * lists->capacity, lists->counts[o],
+                                        pass->in_gradient);
+}
+
+static void backward(const fed_pass *pass) {
+    const fed_layer *layer = pass->stage->layer;
+    fed_conv conv, turned;
+    init(&conv, pass->stage);
+    const int is_turned = init_turned(&turned, pass->stage, &conv);
+    const int is_listed = pass->in_gradient != NULL && !is_turned;
+    fed_lists lists = {.capacity = list_capacity(&conv), .entries = pass->scratch};
+    lists.counts = (uint32_t *)(lists.entries + conv.out_channels * lists.capacity);
+    lists.sums = (float *)(lists.counts + conv.out_channels);
+    memset(lists.sums, 0, conv.out_channels * sizeof(*lists.sums));
+    if (is_listed) memset(pass->in_gradient, 0, conv.in.num_values * sizeof(*pass->in_gradient));
+    const float *outputs = fed_conv_undo_activation(pass);
+    const size_t num_rows = strip_rows(&conv);
+    for (size_t y = 0; y < conv.num_rows; y += num_rows) {
+        const size_t left = conv.num_rows - y;
+        list_strip(pass, &conv, outputs, y, left < num_rows ? left : num_rows, &lists);
+        add_kernel_gradient(pass, &conv, &lists);
+        if (is_listed) add_in_gradient(pass, &conv, &lists);
+    }
+    float *bias = pass->gradient + kernel_size(pass->stage, &conv);
+    if (layer->has_bias)
+        for (size_t o = 0; o < layer->out.channels; o++) bias[o] += lists.sums[o];
+    if (is_turned && pass->in_gradient != NULL) run_turned(pass, &conv, &turned, outputs);
+}
+
+const fed_stage_ops fed_conv_lists = {
+    .lay_out = lay_out,
+    .pack = pack,
+    .unpack = unpack,
+    .derive = derive,
+    .forward = forward,
+    .backward = backward,
+};

@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Dense layers between others, whose inputs and outputs are rows. Flat kernel [I, O], bias [O];
+ * packed kernel [I, O] and bias [O], both sizes padded. */
+#include "../core.h"
+
+#include <string.h>
+
+/* Floats of a piece of gradient, about: what its weights take stays in the innermost cache. */
+enum { PIECE_FLOATS = 4096 };
+
+/* Padded. */
+static size_t num_outputs_of(const fed_stage *stage) {
+    return fed_padded(stage->layer->out.channels);
+}
+
+static size_t bias_start(const fed_stage *stage) {
+    return stage->in.num_values * num_outputs_of(stage);
+}
+
+static size_t piece_inputs(const fed_stage *stage) {
+    const size_t num_inputs = PIECE_FLOATS / num_outputs_of(stage) / FED_PAD * FED_PAD;
+    return num_inputs > FED_PAD ? num_inputs : FED_PAD;
+}
+
+static void lay_out(fed_stage *stage) {
+    stage->in = fed_plain_buffer(&stage->layer->in);
+    stage->packed_size = bias_start(stage) + num_outputs_of(stage);
+    stage->piece_size = piece_inputs(stage) * num_outputs_of(stage);
+}
+
+static void pack(const fed_stage *stage, const float *flat, float *packed) {
+    const fed_layer *layer = stage->layer;
+    const size_t num_outputs = layer->out.channels, width = num_outputs_of(stage);
+    memset(packed, 0, stage->packed_size * sizeof *packed);
+    flat += layer->offset;
+    for (size_t pixel = 0; pixel < layer->in.height * layer->in.width; pixel++)
+        for (size_t c = 0; c < layer->in.channels; c++, flat += num_outputs)
+            memcpy(packed + (pixel * stage->in.pixel_stride + c) * width, flat,
+                   num_outputs * sizeof *packed);
+    if (layer->has_bias) memcpy(packed + bias_start(stage), flat, num_outputs * sizeof *packed);
+}
+
+static void unpack(const fed_stage *stage, const double *packed, double *flat) {
+    const fed_layer *layer = stage->layer;
+    const size_t num_outputs = layer->out.channels, width = num_outputs_of(stage);
+    flat += layer->offset;
+    for (size_t pixel = 0; pixel < layer->in.height * layer->in.width; pixel++)
+        for (size_t c = 0; c < layer->in.channels; c++, flat += num_outputs)
+            memcpy(flat, packed + (pixel * stage->in.pixel_stride + c) * width,
+                   num_outputs * sizeof *flat);
+    if (layer->has_bias) memcpy(flat, packed + bias_start(stage), num_outputs * sizeof *flat);
+}
+
+/* Some of the outputs, and of the inputs, at a time: what threads share. */
+enum { SHARED_OUTPUTS = 64, SHARED_INPUTS = 256 };
+
+static size_t num_parts(const fed_batch_pass *pass, size_t num_values, size_t values_each) {
+    return pass->num_workers > 1 ? (num_values + values_each - 1) / values_each : 1;
+}
+
+/* Values of a part: all of them where there is one. */
+static size_t part_size(const fed_batch_pass *pass, size_t first, size_t num_values,
+                        size_t values_each) {
+    const size_t left = num_values - first;
+    return pass->num_workers > 1 && left > values_each ? values_each : left;
+}
+
+static void forward_part(void *context, size_t part, int worker) {
+    (void)worker;
+    const fed_batch_pass *pass = context;
+    const fed_stage *stage = pass->stage;
+    const size_t num_outputs = num_outputs_of(stage), first = part * SHARED_OUTPUTS;
+    pass->kernels->tiles_forward(
+        pass->params + first, num_outputs, pass->params + bias_start(stage) + first,
+        stage->in.num_values, part_size(pass, first, num_outputs, SHARED_OUTPUTS), pass->rows,
+        pass->num_rows, pass->outputs + stage->out.origin + first, stage->out.num_values);
+}
+
+static void forward_batch(const fed_batch_pass *pass) {
+    const fed_stage *stage = pass->stage;
+    fed_batch_pass shared = *pass;
+    fed_share(pass->num_workers, num_parts(pass, num_outputs_of(stage), SHARED_OUTPUTS),
+              forward_part, &shared);
+    for (size_t b = 0; b < pass->num_rows; b++)
+        fed_apply_activation(pass->kernels, stage->layer->activation, &stage->out, &stage->shape,
+                             pass->outputs + b * stage->out.num_values);
+}
+
+/* From the gradient by outputs to the one by what the activation was applied to, 0 in padding. */
+static void undo_activation(const fed_batch_pass *pass) {
+    const fed_stage *stage = pass->stage;
+    const size_t stride = stage->out.num_values, num_outputs = stage->layer->out.channels;
+    for (size_t b = 0; b < pass->num_rows; b++) {
+        float *row = pass->out_gradient + b * stride;
+        fed_undo_activation(pass->kernels, stage->layer->activation, &stage->out, &stage->shape,
+                            pass->outputs + b * stride, row);
+        memset(row + stage->out.origin + num_outputs, 0,
+               (num_outputs_of(stage) - num_outputs) * sizeof *row);
+    }
+}
+
+/* A way back: what fed_share hands to each part. */
+typedef struct tiles_way {
+    const fed_batch_pass *pass;
+    const fed_update *update;
+} tiles_way;
+
+/* Both gradients by num inputs from the first; the one by parameters goes to target. */
+static void backward_inputs(const fed_batch_pass *pass, size_t first, size_t num, float *target,
+                            int is_fresh) {
+    const fed_stage *stage = pass->stage;
+    const fed_tiles_backward backward = {
+        .weights = pass->params + first * num_outputs_of(stage),
+        .target = target,
+        .is_fresh = is_fresh,
+        .num_inputs = num,
+        .num_outputs = num_outputs_of(stage),
+        .num_rows = pass->num_rows,
+        .rows = pass->rows,
+        .first_input = first,
+        .gradient = pass->out_gradient + stage->out.origin,
+        .gradient_stride = stage->out.num_values,
+        .inputs_gradient = pass->in_gradient != NULL ? pass->in_gradient + first : NULL,
+        .inputs_stride = stage->in.num_values};
+    pass->kernels->tiles_backward(&backward);
+}
+
+/* The same for the optimizer, which takes a piece at a time. */
+static void hand_over_inputs(const fed_batch_pass *pass, size_t first, size_t num,
+                             const fed_update *update) {
+    const fed_stage *stage = pass->stage;
+    const size_t num_outputs = num_outputs_of(stage), most = piece_inputs(stage);
+    for (size_t i = first; i < first + num; i += most) {
+        const size_t left = first + num - i, num_inputs = left < most ? left : most;
+        backward_inputs(pass, i, num_inputs, update->piece, 1);
+        fed_update_piece(update, stage->start + i * num_outputs, num_inputs * num_outputs);
+    }
+}
+
+static void backward_part(void *context, size_t part, int worker) {
+    const tiles_way *way = context;
+    const fed_batch_pass *pass = way->pass;
+    const fed_stage *stage = pass->stage;
+    const size_t first = part * SHARED_INPUTS;
+    const size_t num = part_size(pass, first, stage->in.num_values, SHARED_INPUTS);
+    fed_update update = *way->update;
+    if (update.sum != NULL) {
+        float *target = update.sum + stage->start + first * num_outputs_of(stage);
+        backward_inputs(pass, first, num, target, 0);
+    } else {
+        update.piece += (size_t)worker * update.piece_size;
+        hand_over_inputs(pass, first, num, &update);
+    }
+}
+
+static void add_biases(const fed_batch_pass *pass, float *bias) {
+    const fed_stage *stage = pass->stage;
+    if (!stage->layer->has_bias) return;
+    for (size_t b = 0; b < pass->num_rows; b++)
+        pass->kernels->add(bias, pass->out_gradient + stage->out.origin + b * stage->out.num_values,
+                           num_outputs_of(stage));
+}
+
+static void backward_batch(const fed_batch_pass *pass, const fed_update *update) {
+    const fed_stage *stage = pass->stage;
+    undo_activation(pass);
+    tiles_way way = {pass, update};
+    fed_share(pass->num_workers, num_parts(pass, stage->in.num_values, SHARED_INPUTS),
+              backward_part, &way);
+    if (update->sum != NULL) {
+        add_biases(pass, update->sum + stage->start + bias_start(stage));
+    } else {
+        memset(update->piece, 0, num_outputs_of(stage) * sizeof *update->piece);
+        add_biases(pass, update->piece);
+        fed_update_piece(update, stage->start + bias_start(stage), num_outputs_of(stage));
+    }
+}
+
+const fed_stage_ops fed_dense_tiles = {
+    .lay_out = lay_out,
+    .pack = pack,
+    .unpack = unpack,
+    .forward_batch = forward_batch,
+    .backward_batch = backward_batch,
+};

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Dropout: in training a share of the values becomes 0 and the others grow, so that the expected
+ * value stays; in scoring nothing happens. The share is the rate in 65536ths, rounded, and less
+ * than 1. Each value of the image in height, width, channel order (padding left out) takes 16 bits
+ * of the visit's dropout stream, four values to a 64-bit draw from its lowest bits up; each layer
+ * begins with a fresh draw. Bits below the share drop the value; they are saved for backward. */
+#include "plain.h"
+
+#include <math.h>
+
+enum { NUM_STEPS = 65536, DRAWN_VALUES = 4 };
+
+static size_t num_draws(const fed_shape *shape) {
+    return (fed_shape_size(shape) + DRAWN_VALUES - 1) / DRAWN_VALUES;
+}
+
+static void lay_out(fed_stage *stage) {
+    stage->in = fed_plain_buffer(&stage->layer->in);
+    const size_t num_bytes = num_draws(&stage->layer->in) * DRAWN_VALUES * sizeof(uint16_t);
+    stage->saved_bytes = (num_bytes + FED_ALIGNMENT - 1) / FED_ALIGNMENT * FED_ALIGNMENT;
+}
+
+static uint32_t threshold_of(const fed_layer *layer) {
+    const double threshold = floor(layer->rate * NUM_STEPS + 0.5);
+    return threshold < NUM_STEPS ? (uint32_t)threshold : NUM_STEPS - 1;
+}
+
+static void draw_bits(fed_rng *rng, size_t count, uint16_t *bits) {
+    for (size_t d = 0; d < count; d++, bits += DRAWN_VALUES) {
+        const uint64_t drawn = fed_rng_u64(rng);
+        bits[0] = (uint16_t)drawn;
+        bits[1] = (uint16_t)(drawn >> 16);
+        bits[2] = (uint16_t)(drawn >> 32);
+        bits[3] = (uint16_t)(drawn >> 48);
+    }
+}
+
+/* The same from values to outputs and from their gradient to the values' one. Bits have no padding:
+ * where the channels have, they are taken pixel by pixel. */
+static void drop(const fed_pass *pass, const fed_buffer *from_buffer, const float *from,
+                 const fed_buffer *to_buffer, float *to) {
+    const fed_shape *shape = &pass->stage->shape;
+    const uint16_t *bits = pass->saved;
+    const uint32_t threshold = threshold_of(pass->stage->layer);
+    const float scale = (float)NUM_STEPS / (float)(NUM_STEPS - threshold);
+    const int is_dense = shape->channels == to_buffer->pixel_stride;
+    const size_t run = is_dense ? shape->width * shape->channels : shape->channels;
+    for (size_t y = 0; y < shape->height; y++)
+        for (size_t x = 0; x < shape->width; x += is_dense ? shape->width : 1, bits += run) {
+            const size_t from_at = fed_pixel(from_buffer, y, x), at = fed_pixel(to_buffer, y, x);
+            pass->kernels->drop(from + from_at, bits, run, threshold, scale, to + at);
+            memset(to + at + run, 0, is_dense ? 0 : (to_buffer->pixel_stride - run) * sizeof *to);
+        }
+}
+
+static void forward(const fed_pass *pass) {
+    const fed_stage *stage = pass->stage;
+    if (pass->dropout == NULL) {
+        fed_copy_interior(&stage->shape, &stage->in, pass->in, &stage->out, pass->out);
+    } else {
+        draw_bits(pass->dropout, num_draws(&stage->shape), pass->saved);
+        drop(pass, &stage->in, pass->in, &stage->out, pass->out);
+    }
+    fed_activate_out(pass);
+}
+
+static void backward(const fed_pass *pass) {
+    const fed_stage *stage = pass->stage;
+    if (pass->in_gradient == NULL) return;
+    fed_undo_out(pass);
+    drop(pass, &stage->out, pass->out_gradient, &stage->in, pass->in_gradient);
+}
+
+const fed_stage_ops fed_dropout = {
+    .lay_out = lay_out,
+    .forward = forward,
+    .backward = backward,
+};

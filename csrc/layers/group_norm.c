@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Group normalisation: each example's channels, in groups of neighbours, are shifted and scaled to
+ * mean 0 and variance 1 over height, width and the group's channels; gamma and beta follow, per
+ * channel. The variance is the biased one and epsilon stands inside the root. Packed: gamma, then
+ * beta, padded channels each; one that the layer does not have is left out. Saved for backward:
+ * the mean and 1 / deviation of each channel's group. */
+#include "plain.h"
+
+#include <math.h>
+
+/* Of one example, [padded channels] each; padding channels have an inverse of 0. */
+typedef struct statistics {
+    float *means, *inverses;
+} statistics;
+
+static size_t num_channels(const fed_stage *stage) { return stage->in.pixel_stride; }
+
+/* Where the statistics go when nothing is saved, two sums and three rows of coefficients. */
+static void lay_out(fed_stage *stage) {
+    const fed_layer *layer = stage->layer;
+    stage->in = fed_plain_buffer(&layer->in);
+    const size_t channels = num_channels(stage);
+    stage->packed_size = channels * (size_t)((layer->has_scale != 0) + (layer->has_bias != 0));
+    stage->saved_bytes = 2 * channels * sizeof(float);
+    stage->scratch_bytes = 2 * channels * sizeof(double) + 5 * channels * sizeof(float);
+}
+
+static void pack(const fed_stage *stage, const float *flat, float *packed) {
+    const fed_layer *layer = stage->layer;
+    const size_t channels = layer->in.channels;
+    const float *from = flat + layer->offset;
+    memset(packed, 0, stage->packed_size * sizeof *packed);
+    for (size_t at = 0; at < stage->packed_size; at += num_channels(stage), from += channels)
+        memcpy(packed + at, from, channels * sizeof *packed);
+}
+
+static void unpack(const fed_stage *stage, const double *packed, double *flat) {
+    const fed_layer *layer = stage->layer;
+    const size_t channels = layer->in.channels;
+    double *to = flat + layer->offset;
+    for (size_t at = 0; at < stage->packed_size; at += num_channels(stage), to += channels)
+        memcpy(to, packed + at, channels * sizeof *to);
+}
+
+static const float *gamma_of(const fed_pass *pass) {
+    return pass->stage->layer->has_scale ? pass->params : NULL;
+}
+
+static const float *beta_of(const fed_pass *pass) {
+    if (!pass->stage->layer->has_bias) return NULL;
+    return pass->params + (pass->stage->layer->has_scale ? num_channels(pass->stage) : 0);
+}
+
+static double *sums_of(const fed_pass *pass) { return pass->scratch; }
+
+/* Rows of coefficients, [padded channels] each. */
+static float *row_of(const fed_pass *pass, size_t row) {
+    float *rows = (float *)(sums_of(pass) + 2 * num_channels(pass->stage));
+    return rows + row * num_channels(pass->stage);
+}
+
+static statistics statistics_of(const fed_pass *pass) {
+    float *means = pass->saved != NULL ? pass->saved : row_of(pass, 3);
+    return (statistics){means, means + num_channels(pass->stage)};
+}
+
+static double *cleared_sums(const fed_pass *pass) {
+    memset(sums_of(pass), 0, 2 * num_channels(pass->stage) * sizeof(double));
+    return sums_of(pass);
+}
+
+/* Each channel's sum becomes the mean over its group. */
+static void average_groups(const fed_layer *layer, double *sums) {
+    const size_t size = layer->in.channels / layer->num_groups;
+    const double count = (double)(layer->in.height * layer->in.width * size);
+    for (size_t first = 0; first < layer->in.channels; first += size) {
+        double sum = 0;
+        for (size_t c = first; c < first + size; c++) sum += sums[c];
+        for (size_t c = first; c < first + size; c++) sums[c] = sum / count;
+    }
+}
+
+static void measure(const fed_pass *pass, const statistics *found) {
+    const fed_layer *layer = pass->stage->layer;
+    const size_t channels = num_channels(pass->stage);
+    const size_t num_pixels = layer->in.height * layer->in.width;
+    double *sums = cleared_sums(pass);
+    pass->kernels->add_channels(pass->in, num_pixels, channels, sums);
+    average_groups(layer, sums);
+    for (size_t c = 0; c < channels; c++) found->means[c] = (float)sums[c];
+    sums = cleared_sums(pass);
+    pass->kernels->add_channel_squares(pass->in, found->means, num_pixels, channels, sums);
+    average_groups(layer, sums);
+    memset(found->inverses, 0, channels * sizeof *found->inverses);
+    for (size_t c = 0; c < layer->in.channels; c++)
+        found->inverses[c] = (float)(1 / sqrt(sums[c] + layer->epsilon));
+}
+
+static void forward(const fed_pass *pass) {
+    const fed_stage *stage = pass->stage;
+    const size_t channels = num_channels(stage);
+    const statistics found = statistics_of(pass);
+    measure(pass, &found);
+    const float *gamma = gamma_of(pass), *beta = beta_of(pass);
+    float *scales = row_of(pass, 0), *biases = row_of(pass, 1);
+    for (size_t c = 0; c < channels; c++) {
+        scales[c] = gamma != NULL ? gamma[c] * found.inverses[c] : found.inverses[c];
+        biases[c] = beta != NULL ? beta[c] : 0;
+    }
+    for (size_t y = 0; y < stage->shape.height; y++)
+        pass->kernels->scale_channels(pass->in + fed_pixel(&stage->in, y, 0), found.means, scales,
+                                      biases, stage->shape.width, channels,
+                                      pass->out + fed_pixel(&stage->out, y, 0));
+    fed_activate_out(pass);
+}
+
+/* With x' = (x - mean) / deviation: sums[c] = sum of g, products[c] = sum of g * x', the gradients
+ * of beta and gamma. */
+static void sum_gradient(const fed_pass *pass, const statistics *found, double *sums,
+                         double *products) {
+    const fed_stage *stage = pass->stage;
+    const size_t channels = num_channels(stage), width = stage->shape.width;
+    for (size_t y = 0; y < stage->shape.height; y++) {
+        const float *gradient = pass->out_gradient + fed_pixel(&stage->out, y, 0);
+        pass->kernels->add_channels(gradient, width, channels, sums);
+        pass->kernels->add_channel_products(gradient, pass->in + fed_pixel(&stage->in, y, 0),
+                                            found->means, width, channels, products);
+    }
+    for (size_t c = 0; c < channels; c++) products[c] *= (double)found->inverses[c];
+}
+
+static void add_param_gradient(const fed_pass *pass, const double *sums, const double *products) {
+    const fed_layer *layer = pass->stage->layer;
+    float *gradient = pass->gradient;
+    if (layer->has_scale) {
+        for (size_t c = 0; c < layer->in.channels; c++) gradient[c] += (float)products[c];
+        gradient += num_channels(pass->stage);
+    }
+    if (layer->has_bias)
+        for (size_t c = 0; c < layer->in.channels; c++) gradient[c] += (float)sums[c];
+}
+
+/* dx = (gamma g - mean(gamma g) - x' mean(gamma g x')) / deviation, means over the group: a row of
+ * coefficients each for g, x - mean and 1. */
+static void find_coefficients(const fed_pass *pass, const statistics *found, double *sums,
+                              double *products) {
+    const size_t channels = num_channels(pass->stage);
+    const float *gamma = gamma_of(pass);
+    float *by_gradient = row_of(pass, 0), *by_value = row_of(pass, 1), *fixed = row_of(pass, 2);
+    for (size_t c = 0; c < channels; c++) {
+        by_gradient[c] = found->inverses[c] * (gamma != NULL ? gamma[c] : 1);
+        if (gamma == NULL) continue;
+        sums[c] *= (double)gamma[c];
+        products[c] *= (double)gamma[c];
+    }
+    average_groups(pass->stage->layer, sums);
+    average_groups(pass->stage->layer, products);
+    for (size_t c = 0; c < channels; c++) {
+        const double inverse = (double)found->inverses[c];
+        by_value[c] = (float)(-inverse * inverse * products[c]);
+        fixed[c] = (float)(-inverse * sums[c]);
+    }
+}
+
+static void backward(const fed_pass *pass) {
+    const fed_stage *stage = pass->stage;
+    const size_t channels = num_channels(stage), width = stage->shape.width;
+    const statistics found = statistics_of(pass);
+    double *sums = cleared_sums(pass), *products = sums + channels;
+    fed_undo_out(pass);
+    sum_gradient(pass, &found, sums, products);
+    add_param_gradient(pass, sums, products);
+    if (pass->in_gradient == NULL) return;
+    find_coefficients(pass, &found, sums, products);
+    for (size_t y = 0; y < stage->shape.height; y++) {
+        const size_t at = fed_pixel(&stage->in, y, 0);
+        float *in_gradient = pass->in_gradient + at;
+        pass->kernels->scale_channels(pass->in + at, found.means, row_of(pass, 1), row_of(pass, 2),
+                                      width, channels, in_gradient);
+        pass->kernels->add_scaled_channels(pass->out_gradient + fed_pixel(&stage->out, y, 0),
+                                           row_of(pass, 0), width, channels, in_gradient);
+    }
+}
+
+const fed_stage_ops fed_group_norm = {
+    .lay_out = lay_out,
+    .pack = pack,
+    .unpack = unpack,
+    .forward = forward,
+    .backward = backward,
+};

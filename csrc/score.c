@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Clients scored over threads, without an update: fixed pieces of them are the unit. */
+#include "core.h"
+#include "denormals.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#ifdef _OPENMP
+#include <omp.h>
+#else
+static int omp_get_thread_num(void) { return 0; }
+#endif
+
+/* Examples of one client that one thread scores at a time; fixed, so that sums do not depend on the
+ * number of threads. */
+enum { SCORE_BLOCK = 256 };
+
+/* A piece of one client that one thread scores; counts `repeats` times. */
+typedef struct score_item {
+    size_t client, first, num;
+    int order; /* 1: the examples the plan draws, whatever first and num say */
+    int64_t repeats;
+    fed_score score;
+} score_item;
+
+/* 1 if the stream ends within what is shuffled as one: an epoch, or under repeat-shuffle all of
+ * them. */
+static int is_partial_shuffle(const fed_client *client) {
+    const fed_plan *plan = &client->plan;
+    if (plan->shuffle_buffer <= 1 || client->num_examples == 0) return 0;
+    const size_t visits = fed_plan_visits(plan, client->num_examples);
+    if (plan->pipeline != FED_REPEAT_SHUFFLE) return visits % client->num_examples != 0;
+    fed_plan whole = *plan;
+    whole.max_examples = SIZE_MAX;
+    return visits < fed_plan_visits(&whole, client->num_examples);
+}
+
+/* Appends the pieces of examples 0..num-1 of a client; items NULL only counts them. */
+static size_t split_examples(size_t client, size_t num, int64_t repeats, score_item *items) {
+    size_t num_items = 0;
+    for (size_t first = 0; first < num; first += SCORE_BLOCK, num_items++) {
+        const size_t left = num - first;
+        if (items != NULL)
+            items[num_items] = (score_item){.client = client,
+                                            .first = first,
+                                            .repeats = repeats,
+                                            .num = left < SCORE_BLOCK ? left : SCORE_BLOCK};
+    }
+    return num_items;
+}
+
+/* Without an update, order and epochs do not matter: each example is scored once and counted as
+ * often as it is visited. Only a shuffled stream that max_examples cuts short must really be
+ * drawn. */
+static size_t split_client(const fed_client *clients, size_t c, score_item *items) {
+    const fed_client *client = &clients[c];
+    if (client->num_examples == 0) return 0;
+    if (is_partial_shuffle(client)) {
+        if (items != NULL) *items = (score_item){.client = c, .order = 1, .repeats = 1};
+        return 1;
+    }
+    const size_t visits = fed_plan_visits(&client->plan, client->num_examples);
+    const size_t whole = visits / client->num_examples, rest = visits % client->num_examples;
+    size_t num_items = 0;
+    if (whole > 0) num_items = split_examples(c, client->num_examples, (int64_t)whole, items);
+    if (rest > 0) num_items += split_examples(c, rest, 1, items != NULL ? items + num_items : NULL);
+    return num_items;
+}
+
+static void gather_stats(const fed_client *clients, size_t num_clients, const score_item *items,
+                         size_t num_items, fed_client_stats *stats) {
+    memset(stats, 0, num_clients * sizeof *stats);
+    for (size_t c = 0; c < num_clients; c++) {
+        const fed_client *client = &clients[c];
+        stats[c].num_examples = (int64_t)fed_plan_visits(&client->plan, client->num_examples);
+        stats[c].num_batches = (int64_t)fed_plan_batches(&client->plan, client->num_examples);
+        stats[c].is_finite = 1;
+    }
+    for (size_t i = 0; i < num_items; i++) {
+        fed_client_stats *of_client = &stats[items[i].client];
+        of_client->loss_sum += items[i].score.loss_sum * (double)items[i].repeats;
+        of_client->num_correct += items[i].score.num_correct * items[i].repeats;
+    }
+}
+
+/* Logits go to where a piece's first example has its row; NULL: nowhere. */
+static int score_items(fed_team *team, const fed_net *net, const fed_client *clients,
+                       score_item *items, size_t num_items, const atomic_int *cancel,
+                       float *const *logits /* [num_clients] or NULL */) {
+    atomic_size_t next = 0;
+    atomic_int failure = FED_OK;
+#ifdef _OPENMP
+#pragma omp parallel num_threads(team->num_threads)
+#endif
+    {
+        const fp_mode before = denormals_off();
+        fed_workspace *workspace = &team->workspaces[omp_get_thread_num()];
+        for (size_t i; (i = atomic_fetch_add(&next, 1)) < num_items && failure == FED_OK;) {
+            score_item *item = &items[i];
+            float *rows = logits != NULL
+                              ? logits[item->client] + item->first * net->model->num_classes
+                              : NULL;
+            const int status =
+                fed_score_client(net, team->server, &clients[item->client], item->order,
+                                 item->first, item->num, cancel, workspace, &item->score, rows);
+            if (status != FED_OK) failure = status;
+        }
+        fp_restore(before);
+    }
+    return failure;
+}
+
+/* Checks and packs; net is what `model` says. */
+static int prepare_scoring(fed_team *team, const fed_model *model, const float *params,
+                           const fed_client *clients, size_t num_clients, fed_net *net,
+                           fed_fault *fault) {
+    int status = fed_net_init(net, model);
+    if (status == FED_OK) status = fed_check_clients(model, clients, num_clients, fault);
+    if (status == FED_OK) status = fed_team_set_params(team, net, params);
+    return status;
+}
+
+int fed_evaluate(fed_team *team, const fed_model *model, const float *params,
+                 const fed_client *clients, size_t num_clients, const atomic_int *cancel,
+                 fed_client_stats *stats, fed_fault *fault) {
+    fed_net net;
+    int status = prepare_scoring(team, model, params, clients, num_clients, &net, fault);
+    if (status != FED_OK) return status;
+
+    size_t num_items = 0;
+    for (size_t c = 0; c < num_clients; c++) num_items += split_client(clients, c, NULL);
+    score_item *items = calloc(num_items > 0 ? num_items : 1, sizeof *items);
+    if (items == NULL) return FED_ERR_NO_MEMORY;
+    size_t filled = 0;
+    for (size_t c = 0; c < num_clients; c++) filled += split_client(clients, c, items + filled);
+    status = score_items(team, &net, clients, items, num_items, cancel, NULL);
+    if (status == FED_OK) gather_stats(clients, num_clients, items, num_items, stats);
+    free(items);
+    return status;
+}
+
+int fed_predict(fed_team *team, const fed_model *model, const float *params,
+                const fed_client *clients, size_t num_clients, const atomic_int *cancel,
+                float *logits, fed_fault *fault) {
+    fed_net net;
+    int status = prepare_scoring(team, model, params, clients, num_clients, &net, fault);
+    if (status != FED_OK) return status;
+
+    size_t num_items = 0, filled = 0, num_before = 0;
+    for (size_t c = 0; c < num_clients; c++)
+        num_items += split_examples(c, clients[c].num_examples, 1, NULL);
+    score_item *items = calloc(num_items > 0 ? num_items : 1, sizeof *items);
+    float **rows = calloc(num_clients > 0 ? num_clients : 1, sizeof *rows);
+    if (items == NULL || rows == NULL) status = FED_ERR_NO_MEMORY;
+    for (size_t c = 0; c < num_clients && status == FED_OK; c++) {
+        filled += split_examples(c, clients[c].num_examples, 1, items + filled);
+        rows[c] = logits + num_before * model->num_classes;
+        num_before += clients[c].num_examples;
+    }
+    if (status == FED_OK) status = score_items(team, &net, clients, items, num_items, cancel, rows);
+    free(items);
+    free(rows);
+    return status;
+}

@@ -1,0 +1,132 @@
+"""Where a model's local step goes: each stage of the core, forward, backward, and made ready."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from fedcli import backend, costs
+from fedcli.backend import Phase
+from fedcli.benchmarks.limits import Peak, rates
+from fedcli.benchmarks.timing import Contestant, Pace, Spread, Timer, in_turn
+from fedcli.models import Model
+from fedcli.progress import Tell
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """One phase of one stage.
+
+    Attributes:
+        layers: Names of its layers.
+        phase: What it does.
+        seconds: For one example, on one thread.
+        share_of_peak: Of the multiply-adds that a thread could do meanwhile, None for a stage
+            without any and for `DERIVE`.
+    """
+
+    layers: tuple[str, ...]
+    phase: Phase
+    seconds: Spread
+    share_of_peak: Spread | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns it as plain values."""
+        return {
+            "layers": list(self.layers),
+            "phase": self.phase.name.lower(),
+            "median_seconds": self.seconds.median,
+            "min_seconds": self.seconds.least,
+            "max_seconds": self.seconds.most,
+            "share_of_peak": self.share_of_peak and self.share_of_peak.median,
+        }
+
+
+@dataclass(frozen=True)
+class LayerTimes:
+    """All phases of all stages of a model.
+
+    Attributes:
+        model: Its name.
+        batch_size: Examples a batch.
+        stages: In the order of a forward pass, the phases of each.
+    """
+
+    model: str
+    batch_size: int
+    stages: tuple[StageTime, ...]
+
+    @property
+    def total_seconds(self) -> float:
+        """The sum of all medians."""
+        return sum(each.seconds.median for each in self.stages)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns it as plain values; seconds are for one example."""
+        stages = [each.to_json() for each in self.stages]
+        return {"model": self.model, "batch_size": self.batch_size, "stages": stages}
+
+
+def measure(model: Model, batch_size: int, pace: Pace, timer: Timer, tell: Tell) -> LayerTimes:
+    """Returns the time of every phase of every stage, measured in turn with the machine's peak.
+
+    Each is repeated on its own, so its weights may lie closer than within a local step.
+
+    Args:
+        model: A model that the core trains.
+        batch_size: Examples a batch.
+        pace: How often, and how long a turn is.
+        timer: The clock.
+        tell: Told the turns done.
+    """
+    layers = model.layout.layers
+    starts = [*backend.stages(model.layout), len(layers)]
+    stages = [range(first, after) for first, after in pairwise(starts)]
+    parts = [(stage, phase) for stage in range(len(stages)) for phase in Phase]
+    with ExitStack() as resources:
+        peak = Peak(1, resources)
+        contestants = [
+            peak.contestant(timer),
+            *(
+                Contestant(phase.name, 1, _timed(model, batch_size, stage, phase, timer))
+                for stage, phase in parts
+            ),
+        ]
+        seconds = in_turn(contestants, pace, timer, tell)
+    limit = rates(peak, seconds[0])
+    each_cost = costs.layer_costs(model.layout)
+    times = []
+    for (stage, phase), taken in zip(parts, seconds[1:], strict=True):
+        mine = [each_cost[index] for index in stages[stage]]
+        counts = {Phase.FORWARD: sum(cost.forward for cost in mine)}
+        counts[Phase.BACKWARD] = sum(cost.backward for cost in mine)
+        operations = 2.0 * batch_size * counts.get(phase, 0)
+        share = tuple(
+            operations / max(each, 1e-12) / most
+            for each, most in zip(taken.values, limit.values, strict=True)
+        )
+        times.append(
+            StageTime(
+                tuple(layers[index].name for index in stages[stage]),
+                phase,
+                Spread(tuple(each / batch_size for each in taken.values)),
+                Spread(share) if operations else None,
+            )
+        )
+    return LayerTimes(model.name, batch_size, tuple(times))
+
+
+def _timed(
+    model: Model, batch_size: int, stage: int, phase: Phase, timer: Timer
+) -> Callable[[int], float]:
+    """What a `Contestant` takes as `run`: without what one call of the core begins with."""
+
+    def seconds(repeats: int) -> float:
+        started = timer.now()
+        backend.exercise(model.layout, model.initial_params, batch_size, stage, phase, repeats)
+        return timer.now() - started
+
+    return lambda num_calls: max(0.0, seconds(num_calls) - seconds(0))

@@ -1,0 +1,109 @@
+"""What this machine can do at most: multiply-adds, reading, copying; and what its BLAS reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli import backend
+from fedcli.benchmarks.timing import Contestant, Pace, Spread, Timer, in_turn, timed
+from fedcli.progress import Tell
+
+PEAK = "peak"
+Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+_PEAK_STEPS = 100_000  # of the chain, some milliseconds
+CACHED_BYTES = 6_422_528  # float32 [3136, 512]: the McMahan CNN's large kernel
+MEMORY_BYTES = 256 << 20  # of each of two arrays
+_SGEMM_SIZE = 1024
+
+
+class Peak:
+    """Chains of fused multiply-adds in registers, one a thread."""
+
+    def __init__(self, num_threads: int, resources: ExitStack) -> None:
+        """Starts the threads, which `resources` ends."""
+        self.num_threads = num_threads
+        self.operations = 0.0  # of one call
+        self._pool = resources.enter_context(ThreadPoolExecutor(num_threads))
+
+    def contestant(self, timer: Timer) -> Contestant:
+        """Returns the chains as a contestant; a call of it is `operations`."""
+        return Contestant(PEAK, self.num_threads, timed(timer, self._run))
+
+    def _run(self) -> None:
+        steps = [_PEAK_STEPS] * self.num_threads
+        self.operations = sum(self._pool.map(backend.fma_peak_run, steps))
+
+
+def rates(peak: Peak, seconds: Spread) -> Spread:
+    """Returns the operations a second of each turn."""
+    return Spread(tuple(peak.operations / each for each in seconds.values))
+
+
+def measure(
+    thread_counts: tuple[int, ...], pace: Pace, timer: Timer, tell: Tell, *, num_bytes: int
+) -> dict[str, dict[int, Spread]]:
+    """Returns what the machine can do, by name and number of threads.
+
+    `fma`: operations a second of multiply-adds in registers. `sgemm`: of NumPy's BLAS, matrices of
+    1024 x 1024, one thread. `read_cached` and `read_memory`: bytes a second that NumPy's dot
+    products take in, each thread from vectors of its own: two that together are as large as the
+    McMahan CNN's large kernel, or two of `num_bytes` shared out among the threads. `copy_memory`:
+    bytes read plus bytes written a second, `num_bytes` copied by all threads together.
+
+    Args:
+        thread_counts: Numbers of threads.
+        pace: How often, and how long a turn is.
+        timer: The clock.
+        tell: Told the turns done.
+        num_bytes: Of each of two arrays for the memory; more than the caches hold.
+    """
+    size = num_bytes // 4
+    one, other = np.ones(size, np.float32), np.ones(size, np.float32)
+    matrix = np.ones((_SGEMM_SIZE, _SGEMM_SIZE), np.float32)
+    product = np.empty_like(matrix)
+    with ExitStack() as resources:
+        contestants: list[Contestant] = []
+        amounts: list[float] = []
+
+        def enter(name: str, threads: int, amount: float, work: Callable[[], object]) -> None:
+            contestants.append(Contestant(name, threads, timed(timer, work)))
+            amounts.append(amount)
+
+        peaks = [Peak(count, resources) for count in thread_counts]
+        for peak in peaks:
+            contestants.append(peak.contestant(timer))
+            amounts.append(0.0)
+        for count in thread_counts:
+            pool = resources.enter_context(ThreadPoolExecutor(count))
+            each = size // count
+            parts = [slice(index * each, (index + 1) * each) for index in range(count)]
+            half = CACHED_BYTES // 8
+            halves = [(one[:half].copy(), other[:half].copy()) for _ in range(count)]
+            enter("read_cached", count, CACHED_BYTES * count, _dots(pool, halves))
+            arrays = [(one[part], other[part]) for part in parts]
+            enter("read_memory", count, 8.0 * each * count, _dots(pool, arrays))
+            enter("copy_memory", count, 8.0 * each * count, _copies(pool, arrays))
+        enter("sgemm", 1, 2.0 * _SGEMM_SIZE**3, lambda: np.matmul(matrix, matrix, out=product))
+        seconds = in_turn(contestants, pace, timer, tell)
+    for index, peak in enumerate(peaks):
+        amounts[index] = peak.operations
+    found: dict[str, dict[int, Spread]] = {}
+    for contestant, amount, taken in zip(contestants, amounts, seconds, strict=True):
+        name = "fma" if contestant.by == PEAK else contestant.by
+        values = Spread(tuple(amount / each for each in taken.values))
+        found.setdefault(name, {})[contestant.threads] = values
+    return found
+
+
+def _dots(pool: ThreadPoolExecutor, pairs: Sequence[Pair]) -> Callable[[], object]:
+    return lambda: list(pool.map(lambda pair: np.dot(pair[0], pair[1]), pairs))
+
+
+def _copies(pool: ThreadPoolExecutor, pairs: Sequence[Pair]) -> Callable[[], object]:
+    return lambda: list(pool.map(lambda pair: np.copyto(pair[0], pair[1]), pairs))

@@ -1,0 +1,225 @@
+"""A model as someone would write it in plain float32 NumPy: forward, backward, BLAS products.
+
+Convolutions gather their windows into a matrix (im2col). Values are [examples, height, width,
+channels]; gradients are of the mean loss of the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.draws import Stream
+from fedcli.errors import ConfigError
+from fedcli.models import Model
+from fedcli.stacks import Layer
+
+Values = NDArray[np.float32]
+
+
+class Net:
+    """A model of layers with kernels, max-pools and dropouts, and what its last forward kept."""
+
+    def __init__(self, model: Model, stream: Stream) -> None:
+        """Takes the layers.
+
+        Args:
+            model: Its layers are dense, conv2d with strides 1, max_pooling2d and dropout.
+            stream: What dropout draws from.
+
+        Raises:
+            ConfigError: A layer is of another kind.
+        """
+        self.layers = [_part(layer, stream) for layer in model.layout.layers]
+
+    def logits(self, x: Values, tensors: Sequence[Values], *, is_training: bool = False) -> Values:
+        """Returns the logits [n, classes] of images [n, ...]; `tensors` as `ParamLayout.split`."""
+        place = 0
+        for layer in self.layers:
+            mine = tensors[place : place + layer.num_tensors]
+            place += layer.num_tensors
+            x = layer.forward(x, mine, is_training)
+        return x.reshape(len(x), -1)
+
+    def gradients(self, x: Values, labels: NDArray[np.int32], tensors: Sequence[Values]) -> Any:
+        """Returns the gradients of the mean loss, one array a tensor."""
+        flow = softmax(self.logits(x, tensors, is_training=True))
+        flow[np.arange(len(flow)), labels] -= 1
+        flow /= np.float32(len(flow))
+        place = len(tensors)
+        found: list[Values] = []
+        for index in range(len(self.layers) - 1, -1, -1):
+            layer = self.layers[index]
+            place -= layer.num_tensors
+            mine = tensors[place : place + layer.num_tensors]
+            flow, gradients = layer.backward(flow, mine, place > 0)
+            found[:0] = gradients
+        return found
+
+
+def softmax(logits: Values) -> Values:
+    """Returns the probabilities [n, classes]."""
+    chances: Values = np.exp(logits - logits.max(axis=1, keepdims=True))
+    chances /= chances.sum(axis=1, keepdims=True)
+    return chances
+
+
+@dataclass
+class _Part:
+    """One layer. `backward` gives the gradient of its inputs and those of its tensors."""
+
+    layer: Layer
+    num_tensors: int = 0
+
+    def forward(self, x: Values, tensors: Sequence[Values], is_training: bool) -> Values:
+        raise NotImplementedError
+
+    def backward(
+        self, flow: Values, tensors: Sequence[Values], has_before: bool
+    ) -> tuple[Values, list[Values]]:
+        raise NotImplementedError
+
+
+class _Product(_Part):
+    """Inputs as rows of a matrix, times the kernel: dense, and the base of a convolution."""
+
+    def forward(self, x: Values, tensors: Sequence[Values], is_training: bool) -> Values:
+        self.in_shape = x.shape
+        self.rows = self.gather(x)
+        out = self.rows @ tensors[0].reshape(self.rows.shape[1], -1)
+        if len(tensors) == 2:
+            out += tensors[1]
+        if self.layer.activation == "relu":
+            np.maximum(out, 0, out=out)
+        self.out = out
+        return out.reshape(len(x), *self.layer.out_shape)
+
+    def backward(
+        self, flow: Values, tensors: Sequence[Values], has_before: bool
+    ) -> tuple[Values, list[Values]]:
+        flow = flow.reshape(self.out.shape)
+        if self.layer.activation == "relu":
+            flow = flow * (self.out > 0)
+        gradients = [(self.rows.T @ flow).reshape(tensors[0].shape)]
+        if len(tensors) == 2:
+            gradients.append(flow.sum(axis=0))
+        if not has_before:
+            return flow, gradients
+        return self.scatter(flow @ tensors[0].reshape(self.rows.shape[1], -1).T), gradients
+
+    def gather(self, x: Values) -> Values:
+        """Returns the rows of the product."""
+        return x.reshape(len(x), -1)
+
+    def scatter(self, rows: Values) -> Values:
+        """Returns the gradient of the inputs from that of the rows."""
+        return rows.reshape(self.in_shape)
+
+
+class _Convolution(_Product):
+    def gather(self, x: Values) -> Values:
+        (height, width), (out_height, out_width, _) = self.layer.window, self.layer.out_shape
+        padded = np.pad(x, self._padding(x.shape))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), (1, 2))
+        windows = windows.transpose(0, 1, 2, 4, 5, 3)[:, :out_height, :out_width]
+        return windows.reshape(-1, height * width * x.shape[3])
+
+    def scatter(self, rows: Values) -> Values:
+        (height, width), (out_height, out_width, _) = self.layer.window, self.layer.out_shape
+        num, in_height, in_width, channels = self.in_shape
+        padding = self._padding(self.in_shape)
+        flow = np.zeros(
+            [size + sum(pads) for size, pads in zip(self.in_shape, padding, strict=True)],
+            np.float32,
+        )
+        each = rows.reshape(num, out_height, out_width, height, width, channels)
+        for row in range(height):
+            for column in range(width):
+                flow[:, row : row + out_height, column : column + out_width] += each[
+                    :, :, :, row, column
+                ]
+        (_, (top, _), (left, _), _) = padding
+        return flow[:, top : top + in_height, left : left + in_width]
+
+    def _padding(self, shape: Sequence[int]) -> list[tuple[int, int]]:
+        """Zeros before and after, along each axis."""
+        before = self.layer.pads
+        after = [
+            max(0, out + window - 1 - size - pad)
+            for out, window, size, pad in zip(
+                self.layer.out_shape, self.layer.window, shape[1:3], before, strict=False
+            )
+        ]
+        return [(0, 0), (before[0], after[0]), (before[1], after[1]), (0, 0)]
+
+
+class _MaxPool(_Part):
+    """Windows beside each other, without a rest."""
+
+    def forward(self, x: Values, tensors: Sequence[Values], is_training: bool) -> Values:
+        (height, width), (out_height, out_width, channels) = self.layer.window, self.layer.out_shape
+        self.in_shape = x.shape
+        blocks = x.reshape(len(x), out_height, height, out_width, width, channels)
+        blocks = blocks.transpose(0, 1, 3, 5, 2, 4).reshape(-1, height * width)
+        self.best = blocks.argmax(axis=1)
+        out: Values = blocks[np.arange(len(blocks)), self.best]
+        return out.reshape(len(x), *self.layer.out_shape)
+
+    def backward(
+        self, flow: Values, tensors: Sequence[Values], has_before: bool
+    ) -> tuple[Values, list[Values]]:
+        (height, width), (out_height, out_width, channels) = self.layer.window, self.layer.out_shape
+        blocks = np.zeros((flow.size, height * width), np.float32)
+        blocks[np.arange(flow.size), self.best] = flow.ravel()
+        shape = (-1, out_height, out_width, channels, height, width)
+        return blocks.reshape(shape).transpose(0, 1, 4, 2, 5, 3).reshape(self.in_shape), []
+
+
+class _Dropout(_Part):
+    stream: Stream
+
+    def forward(self, x: Values, tensors: Sequence[Values], is_training: bool) -> Values:
+        if not is_training:
+            return x
+        is_kept = self.stream.uniform(x.size).reshape(x.shape) >= self.layer.rate
+        self.scale = is_kept * np.float32(1 / (1 - self.layer.rate))
+        return x * self.scale
+
+    def backward(
+        self, flow: Values, tensors: Sequence[Values], has_before: bool
+    ) -> tuple[Values, list[Values]]:
+        return flow.reshape(self.scale.shape) * self.scale, []
+
+
+def _part(layer: Layer, stream: Stream) -> _Part:
+    num_tensors = len(layer.tensor_shapes())
+    is_plain = layer.activation in ("linear", "relu")
+    if layer.kind == "dense" and is_plain:
+        return _Product(layer, num_tensors)
+    if layer.kind == "conv2d" and is_plain and layer.strides == (1, 1):
+        return _Convolution(layer, num_tensors)
+    if layer.kind == "max_pooling2d" and _is_tiled(layer):
+        return _MaxPool(layer)
+    if layer.kind == "dropout":
+        dropout = _Dropout(layer)
+        dropout.stream = stream
+        return dropout
+    raise ConfigError(
+        f"layer {layer.name}: the NumPy yardstick has no {layer.kind} of this form; leave numpy "
+        "out of --compare for this job"
+    )
+
+
+def _is_tiled(layer: Layer) -> bool:
+    """Whether pools lie beside each other and fill the image."""
+    whole = (layer.out_shape[0] * layer.window[0], layer.out_shape[1] * layer.window[1])
+    return (
+        layer.window == layer.strides
+        and whole == layer.in_shape[:2]
+        and not math.hypot(*layer.pads)
+    )

@@ -1,0 +1,56 @@
+"""fedcli's own way to do a task: the same calls that `fedcli train` and `fedcli eval` make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fedcli import backend, learning, optimizers
+from fedcli.backend import CancelFlag, ThreadEngine
+from fedcli.benchmarks import tasks
+from fedcli.benchmarks.numpy_peer import models_to_average
+from fedcli.benchmarks.tasks import Task
+
+
+def prepare(task: Task, num_threads: int, cancel: CancelFlag) -> Callable[[], object]:
+    """Returns the job: a call does the task once.
+
+    Training is the core's call of a round: local training and the weighted sum of the deltas.
+
+    Args:
+        task: What to do.
+        num_threads: Threads; an average has one whatever this says.
+        cancel: Ends a call within a local step.
+
+    Raises:
+        ConfigError: There is no such model.
+    """
+    model = tasks.build_model(task)
+    if task.kind == tasks.AVERAGE:
+        clients, weights = models_to_average(model.initial_params, len(task.sizes))
+        total = backend.WeightedSum(model.layout)
+        return lambda: total.of(clients, weights)
+    cohort = tasks.make_cohort(task)
+    engine = ThreadEngine(num_threads)
+    if task.kind == tasks.EVALUATE:
+        return lambda: engine.evaluate(model.layout, model.initial_params, cohort, cancel=cancel)
+    rows = optimizers.sgd(task.client_lr).client_rows()
+    return lambda: engine.train_cohort(
+        model.layout,
+        rows,
+        model.initial_params,
+        cohort,
+        round_num=0,
+        weighting="num-examples",
+        cancel=cancel,
+    )
+
+
+def prepare_round(task: Task, num_threads: int, cancel: CancelFlag) -> Callable[[], object]:
+    """Returns a whole round of a learning process: also server optimizer and metrics."""
+    process = learning.build_weighted_fed_avg(
+        tasks.build_model(task),
+        optimizers.sgd(task.client_lr),
+        engine=ThreadEngine(num_threads),
+    )
+    state, cohort = process.initialize(), tasks.make_cohort(task)
+    return lambda: process.next(state, cohort, cancel=cancel)

@@ -1,0 +1,62 @@
+"""All that one run of the benchmark found, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedcli.benchmarks.layer_times import LayerTimes
+from fedcli.benchmarks.running import Result
+from fedcli.benchmarks.timing import Spread
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found.
+
+    Attributes:
+        machine: From `machine.describe`.
+        limits: From `limits.measure`: by name and number of threads.
+        memory_bytes: Of each of the two arrays that the memory's figures are about.
+        results: A job each.
+        layers: The layers of a model that was asked for.
+        is_quick: Whether as little as possible was done: figures to look at, not to quote.
+        missing: Programs that were to be compared with and are not installed.
+    """
+
+    machine: Mapping[str, Any]
+    limits: Mapping[str, Mapping[int, Spread]]
+    memory_bytes: int
+    results: Sequence[Result]
+    layers: LayerTimes | None
+    is_quick: bool
+    missing: Sequence[str]
+
+    @property
+    def sgemm_share(self) -> float:
+        """What the BLAS reaches of one thread's multiply-adds: the median over turns."""
+        pairs = zip(self.limits["sgemm"][1].values, self.limits["fma"][1].values, strict=True)
+        return Spread(tuple(reached / most for reached, most in pairs)).median
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the report for --json: limits are operations or bytes a second."""
+        return {
+            "machine": dict(self.machine),
+            "limits": {
+                **{
+                    name: {str(threads): _spread(values) for threads, values in found.items()}
+                    for name, found in self.limits.items()
+                },
+                "sgemm_share_of_peak": self.sgemm_share,
+                "memory_bytes": 2 * self.memory_bytes,
+            },
+            "jobs": [result.to_json() for result in self.results],
+            "layers": self.layers and self.layers.to_json(),
+            "quick": self.is_quick,
+            "missing": list(self.missing),
+        }
+
+
+def _spread(values: Spread) -> dict[str, float]:
+    return {"median": values.median, "min": values.least, "max": values.most}

@@ -1,0 +1,238 @@
+"""Runs a job: whoever can do it takes turns with the machine's peak, on each number of threads."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fedcli.backend import CancelFlag
+from fedcli.benchmarks.jobs import Job, Setting, Work
+from fedcli.benchmarks.limits import PEAK, Peak, rates
+from fedcli.benchmarks.peers import Peer
+from fedcli.benchmarks.timing import Contestant, Pace, Spread, Timer, in_turn, ratio, timed
+from fedcli.progress import Tell
+
+OWN = "fedcli"
+
+
+@dataclass(frozen=True)
+class PeerProcess:
+    """How other programs are run.
+
+    Attributes:
+        names: Which ones; keys of `peers.PEERS`, installed.
+        module: What Python runs in their processes.
+        environment: What these inherit.
+    """
+
+    names: tuple[str, ...]
+    module: str
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """On what terms jobs are measured.
+
+    Attributes:
+        counts: Numbers of threads, ascending from 1.
+        pace: How often, and how long a turn is.
+        timer: The clock.
+        peers: Other programs.
+        is_quick: Whether as little work as possible is to be done.
+    """
+
+    counts: tuple[int, ...]
+    pace: Pace
+    timer: Timer
+    peers: PeerProcess
+    is_quick: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """How one contestant did one job.
+
+    Attributes:
+        by: fedcli, or a peer.
+        threads: Threads it could use.
+        seconds: Of one call.
+        num_units: What a call processes.
+        share_of_peak: Of the multiply-adds that so many threads could do meanwhile, None where the
+            work is not arithmetic.
+        speedup: fedcli's seconds on one thread over these, for fedcli on several.
+        ratio: fedcli's seconds on as many threads over these, for peers.
+    """
+
+    by: str
+    threads: int
+    seconds: Spread
+    num_units: int
+    share_of_peak: Spread | None = None
+    speedup: Spread | None = None
+    ratio: Spread | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the row as plain values; shares and ratios are medians over turns."""
+        median = self.seconds.median
+        return {
+            "by": self.by,
+            "threads": self.threads,
+            "median_seconds": median,
+            "min_seconds": self.seconds.least,
+            "max_seconds": self.seconds.most,
+            "num_units": self.num_units,
+            "units_per_second": self.num_units / median,
+            "ms_per_unit": 1e3 * median / self.num_units,
+            "share_of_peak": self.share_of_peak and self.share_of_peak.median,
+            "speedup": self.speedup and self.speedup.median,
+            "fedcli_over_this": self.ratio and self.ratio.median,
+            "all_seconds": list(self.seconds.values),
+        }
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a job went."""
+
+    job: Job
+    rows: tuple[Row, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the result as plain values."""
+        return {
+            "job": self.job.name,
+            "title": self.job.title,
+            "unit": self.job.unit,
+            "published_seconds": dict(self.job.published),
+            "rows": [row.to_json() for row in self.rows],
+        }
+
+
+def thread_counts(num_threads: int) -> tuple[int, ...]:
+    """Returns 1, 2, 4, ... and the number itself."""
+    counts = {num_threads}
+    count = 1
+    while count < num_threads:
+        counts.add(count)
+        count *= 2
+    return tuple(sorted(counts))
+
+
+def run(job: Job, how: Conditions, tell: Tell, cancel: CancelFlag) -> Result:
+    """Returns how fedcli, and the peers that can, do a job.
+
+    fedcli runs on each number of threads, peers on the smallest and the largest.
+
+    Args:
+        job: What is done.
+        how: On what terms.
+        tell: Told the turns done; may raise to end the job.
+        cancel: Ends fedcli's own calls within a local step.
+
+    Raises:
+        Cancelled: `cancel` was raised, or `tell` said so.
+        DataError: The job's data are not there.
+        ConfigError: A peer cannot do the job.
+    """
+    last = _Last(tell)
+    timer = how.timer
+    with ExitStack() as resources:
+        folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="fedcli-bench-"))
+        work = job.make(Setting(max(how.counts), how.is_quick, Path(folder), cancel))
+        counts = how.counts if work.has_threads else (1,)
+        peaks = [Peak(count, resources) for count in counts] if work.operations else []
+        contestants = [
+            *(peak.contestant(timer) for peak in peaks),
+            *(Contestant(OWN, count, timed(timer, work.own(count))) for count in counts),
+            *_peers(work, counts, how.peers, resources, last.repeat),
+        ]
+        seconds = in_turn(contestants, how.pace, timer, last.tell)
+        limits = {
+            peak.num_threads: rates(peak, taken)
+            for peak, taken in zip(peaks, seconds, strict=False)
+        }
+        # What is quick is less work than what was published.
+        shown = replace(job, published={}) if how.is_quick else job
+        return Result(shown, _rows(work, contestants, seconds, limits))
+
+
+class _Last:
+    """Passes on what is told, and can say it again, so that a signal is seen while a peer works."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._told: tuple[int, int | None] = 0, None
+
+    def tell(self, done: int, total: int | None) -> None:
+        self._told = done, total
+        self._tell(done, total)
+
+    def repeat(self) -> None:
+        self._tell(*self._told)
+
+
+def _peers(
+    work: Work,
+    counts: Sequence[int],
+    peers: PeerProcess,
+    resources: ExitStack,
+    poll: Callable[[], None],
+) -> list[Contestant]:
+    if work.task is None:
+        return []
+    return [
+        Peer(
+            name,
+            work.task,
+            count,
+            module=peers.module,
+            environment=peers.environment,
+            poll=poll,
+            resources=resources,
+        ).contestant()
+        for count in sorted({min(counts), max(counts)})
+        for name in peers.names
+    ]
+
+
+def _rows(
+    work: Work,
+    contestants: Sequence[Contestant],
+    seconds: Sequence[Spread],
+    limits: Mapping[int, Spread],
+) -> tuple[Row, ...]:
+    own = {
+        each.threads: taken
+        for each, taken in zip(contestants, seconds, strict=True)
+        if each.by == OWN
+    }
+    rows = []
+    for each, taken in zip(contestants, seconds, strict=True):
+        if each.by == PEAK:
+            continue
+        is_own = each.by == OWN
+        rows.append(
+            Row(
+                each.by,
+                each.threads,
+                taken,
+                work.num_units,
+                _share(work.operations, taken, limits.get(each.threads)),
+                ratio(own[1], taken) if is_own and each.threads > 1 and 1 in own else None,
+                None if is_own else ratio(own[each.threads], taken),
+            )
+        )
+    return tuple(sorted(rows, key=lambda row: row.threads))
+
+
+def _share(operations: float, seconds: Spread, limit: Spread | None) -> Spread | None:
+    """Operations a second as a share of what the machine could do in the same turn."""
+    if limit is None:
+        return None
+    pairs = zip(seconds.values, limit.values, strict=True)
+    return Spread(tuple(operations / each / most for each, most in pairs))

@@ -1,0 +1,134 @@
+"""What fedcli and other programs are both given to do: a model, a cohort, and its local training.
+
+A task is plain values, so that it can be handed to another process; each side draws the same
+examples of synthetic-digits and visits them in the same order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli import costs, datasets, models
+from fedcli.batches import BatchedDataset, ClientDataset, Pixels
+from fedcli.models import Model
+from fedcli.options import Value
+
+TRAIN, EVALUATE, AVERAGE = "train", "evaluate", "average"
+ORDER_SEED = 0
+_SHUFFLE_BUFFER = 100  # the tutorial's
+
+
+@dataclass(frozen=True)
+class Task:
+    """One job.
+
+    Attributes:
+        kind: `train` (a round: local training of a cohort, and the weighted mean of the model
+            deltas), `evaluate` (loss and accuracy of a cohort) or `average` (the weighted mean of
+            as many models as there are sizes).
+        model: A registry name.
+        sizes: Examples of each client.
+        batch_size: Examples a batch.
+        epochs: Local epochs.
+        client_lr: Learning rate of plain SGD.
+        num_classes: Classes of the model; labels are digits.
+        options: Of the model.
+    """
+
+    kind: str
+    model: str
+    sizes: tuple[int, ...]
+    batch_size: int = 20
+    epochs: int = 1
+    client_lr: float = 0.02
+    num_classes: int = 10
+    options: Mapping[str, Value] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Returns the task as one line of text."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @property
+    def num_visits(self) -> int:
+        """Examples processed, repeats counted."""
+        return self.epochs * sum(self.sizes)
+
+
+def from_json(text: str) -> Task:
+    """Returns the task that `to_json` wrote."""
+    values = json.loads(text)
+    return Task(**{**values, "sizes": tuple(values["sizes"])})
+
+
+def build_model(task: Task) -> Model:
+    """Returns the model of a task with its initial parameters.
+
+    Raises:
+        ConfigError: There is no such model, or it lacks an option.
+    """
+    return models.build(
+        task.model, num_classes=task.num_classes, options=task.options, seed=ORDER_SEED
+    )
+
+
+def make_cohort(task: Task) -> tuple[BatchedDataset, ...]:
+    """Returns the cohort of a task in batches, drawn from synthetic-digits."""
+    return tuple(
+        client.preprocess(task.epochs, _SHUFFLE_BUFFER, task.batch_size, ORDER_SEED)
+        for client in cut_clients(task.sizes)
+    )
+
+
+def natural_sizes(num_clients: int) -> tuple[int, ...]:
+    """Returns how many examples the first clients of synthetic-digits hold."""
+    train, _ = datasets.load(cache_bytes=0)
+    return tuple(train.num_examples(each) for each in train.client_ids[:num_clients])
+
+
+def even_sizes(total: int, num_clients: int) -> tuple[int, ...]:
+    """Returns sizes that differ by one at most and sum to `total`."""
+    each, rest = divmod(total, num_clients)
+    return tuple(each + (index < rest) for index in range(num_clients))
+
+
+def cut_clients(sizes: tuple[int, ...], split: str = "train") -> Iterator[ClientDataset]:
+    """Yields clients of the sizes asked for: examples of synthetic-digits' writers, one by one.
+
+    Where the sizes are those of the writers, these are the writers themselves.
+    """
+    writers = datasets.open_splits("synthetic-digits", data_options={"clients": 10_000})[split]
+    ids = iter(writers.client_ids)
+    pixels: Pixels = np.empty((0, *writers.pixel_shape), np.uint8)
+    labels = np.empty(0, np.int32)
+    for index, size in enumerate(sizes):
+        parts: list[tuple[Pixels, NDArray[np.int32]]] = [(pixels, labels)]
+        num_held = len(labels)
+        while num_held < size:
+            writer = writers.client(next(ids))
+            parts.append((writer.pixels, writer.labels))
+            num_held += len(writer)
+        pixels = np.concatenate([each for each, _ in parts])
+        labels = np.concatenate([each for _, each in parts])
+        yield ClientDataset(
+            f"s{index:07d}", pixels[:size], labels[:size], -1 / 255, 1.0, writers.source
+        )
+        pixels, labels = pixels[size:], labels[size:]
+
+
+def operations(task: Task, model: Model) -> float:
+    """Returns the floating-point operations of a task by the textbook, a multiply-add as two.
+
+    Args:
+        task: It trains or evaluates.
+        model: Its model.
+    """
+    each = costs.layer_costs(model.layout)
+    is_training = task.kind == TRAIN
+    multiply_adds = sum(cost.training if is_training else cost.forward for cost in each)
+    return 2.0 * multiply_adds * task.num_visits

@@ -1,0 +1,182 @@
+"""The tasks as the loop a PyTorch user would write, its batches already tensors on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedcli.benchmarks import numpy_peer, tasks
+from fedcli.benchmarks.tasks import Task
+from fedcli.errors import ConfigError
+from fedcli.models import Model
+from fedcli.stacks import Layer
+
+Params = NDArray[np.float32]
+_ACTIVATIONS: dict[str, Callable[[], Any]] = {
+    "relu": torch.nn.ReLU,
+    "tanh": torch.nn.Tanh,
+    "sigmoid": torch.nn.Sigmoid,
+}
+
+
+def prepare(task: Task, num_threads: int) -> Callable[[], Params]:
+    """Returns the job: a call does the task once and returns what it found, flat.
+
+    Args:
+        task: What to do.
+        num_threads: Of PyTorch's operators.
+    """
+    torch.set_num_threads(num_threads)
+    model = tasks.build_model(task)
+    if task.kind == tasks.AVERAGE:
+        return _averaging(model, len(task.sizes))
+    net = build(model)
+    start = [each.detach().clone() for each in net.parameters()]
+    batches = _batches(task, model)
+    loss_of = torch.nn.CrossEntropyLoss()
+
+    def train() -> Params:
+        net.train()
+        total = [torch.zeros_like(each) for each in start]
+        for client, size in zip(batches, task.sizes, strict=True):
+            with torch.no_grad():
+                for mine, theirs in zip(net.parameters(), start, strict=True):
+                    mine.copy_(theirs)
+            optimizer = torch.optim.SGD(net.parameters(), lr=task.client_lr)
+            for x, labels in client:
+                optimizer.zero_grad()
+                loss_of(net(x), labels).backward()
+                optimizer.step()
+            with torch.no_grad():
+                for part, mine, theirs in zip(total, net.parameters(), start, strict=True):
+                    part.add_(mine - theirs, alpha=float(size))
+        scale = 1 / sum(task.sizes)
+        return gather(model, [s + t * scale for s, t in zip(start, total, strict=True)])
+
+    def evaluate() -> Params:
+        net.eval()
+        loss, num_correct, num_examples = 0.0, 0, 0
+        with torch.inference_mode():
+            for client in batches:
+                for x, labels in client:
+                    logits = net(x)
+                    loss += float(loss_of(logits, labels)) * len(labels)
+                    num_correct += int((logits.argmax(dim=1) == labels).sum())
+                    num_examples += len(labels)
+        return np.array([loss / num_examples, num_correct / num_examples], np.float32)
+
+    return train if task.kind == tasks.TRAIN else evaluate
+
+
+def build(model: Model) -> Any:
+    """Returns a torch.nn.Sequential with the model's layers and initial parameters.
+
+    Raises:
+        ConfigError: A layer is of a kind, or has padding, that this yardstick has not.
+    """
+    modules: list[Any] = []
+    is_image = True
+    for layer in model.layout.layers:
+        if layer.kind == "dense" and is_image:
+            modules.append(torch.nn.Flatten())
+            is_image = False
+        modules.append(_module(layer))
+        if layer.activation != "linear":
+            modules.append(_ACTIVATIONS[layer.activation]())
+    net = torch.nn.Sequential(*modules)
+    with torch.no_grad():
+        tensors = model.layout.split(model.initial_params)
+        for mine, values in zip(net.parameters(), _turned(model, tensors), strict=True):
+            mine.copy_(torch.from_numpy(np.ascontiguousarray(values)))
+    return net
+
+
+def gather(model: Model, tensors: list[Any]) -> Params:
+    """Returns PyTorch's tensors as fedcli's flat parameters."""
+    arrays = [each.detach().numpy() for each in tensors]
+    return model.layout.join(_turned(model, arrays, is_back=True))
+
+
+def _module(layer: Layer) -> Any:
+    if layer.kind == "dense":
+        return torch.nn.Linear(layer.num_inputs, layer.num_outputs, bias=layer.has_bias)
+    if layer.kind == "conv2d" and _is_symmetric(layer):
+        return torch.nn.Conv2d(
+            layer.in_shape[2],
+            layer.out_shape[2],
+            layer.window,
+            layer.strides,
+            layer.pads,
+            bias=layer.has_bias,
+        )
+    if layer.kind == "max_pooling2d" and layer.pads == (0, 0):
+        return torch.nn.MaxPool2d(layer.window, layer.strides)
+    if layer.kind == "dropout":
+        return torch.nn.Dropout(layer.rate)
+    raise ConfigError(
+        f"layer {layer.name}: the PyTorch yardstick has no {layer.kind} of this form; leave torch "
+        "out of --compare for this job"
+    )
+
+
+def _is_symmetric(layer: Layer) -> bool:
+    """Whether as many zeros stand after the image as before, which is all PyTorch knows."""
+    return all(
+        (out - 1) * stride + window - 2 * pad <= size
+        for out, stride, window, pad, size in zip(
+            layer.out_shape, layer.strides, layer.window, layer.pads, layer.in_shape, strict=False
+        )
+    )
+
+
+def _turned(model: Model, tensors: list[Params], *, is_back: bool = False) -> list[Params]:
+    """Tensors in PyTorch's order of axes: [out, in], channels before rows; or back again."""
+    turned: list[Params] = []
+    source = iter(tensors)
+    for layer in model.layout.layers:
+        height, width, channels = layer.in_shape
+        for name, shape in layer.tensor_shapes():
+            tensor = next(source)
+            if name != "kernel":
+                turned.append(tensor)
+            elif layer.kind == "conv2d":
+                turned.append(tensor.transpose((2, 3, 1, 0) if is_back else (3, 2, 0, 1)))
+            elif is_back:
+                wide = tensor.reshape(-1, channels, height, width)
+                turned.append(wide.transpose(2, 3, 1, 0).reshape(shape))
+            else:
+                wide = tensor.reshape(height, width, channels, -1)
+                turned.append(wide.transpose(3, 2, 0, 1).reshape(shape[1], shape[0]))
+    return turned
+
+
+def _batches(task: Task, model: Model) -> list[list[tuple[Any, Any]]]:
+    """Batches of each client: float32 [n, C, H, W], int64 [n]."""
+    return [
+        [
+            (
+                torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))),
+                torch.from_numpy(labels.astype(np.int64)),
+            )
+            for x, labels in numpy_peer.batches_of(client, model.layout.input_shape)
+        ]
+        for client in tasks.make_cohort(task)
+    ]
+
+
+def _averaging(model: Model, num_models: int) -> Callable[[], Params]:
+    arrays, weights = numpy_peer.models_to_average(model.initial_params, num_models)
+    clients = [torch.from_numpy(each) for each in arrays]
+
+    def average() -> Params:
+        total = torch.zeros_like(clients[0])
+        for client, weight in zip(clients, weights, strict=True):
+            total.add_(client, alpha=weight)
+        mean: Params = total.div_(sum(weights)).numpy()
+        return mean
+
+    return average

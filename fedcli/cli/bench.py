@@ -1,0 +1,222 @@
+"""`fedcli bench`: how fast this machine is on jobs that everyone can repeat, and could be."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from fedcli.cli import options as opt
+from fedcli.registry import MODELS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fedcli.backend import CancelFlag
+    from fedcli.benchmarks.layer_times import LayerTimes
+    from fedcli.benchmarks.reports import Report
+    from fedcli.benchmarks.running import Conditions
+    from fedcli.cli.output import Remarks
+    from fedcli.models import Model
+    from fedcli.progress import Tell
+
+Measured = TypeVar("Measured")
+
+WORK = "What is measured"
+DEFAULT_REPEATS, QUICK_REPEATS = 5, 2
+_TURN_SECONDS, _QUICK_TURN_SECONDS = 0.2, 0.005
+_PAUSE_SECONDS = 0.05  # threads of OpenMP and of BLAS spin for some 30 ms after their work
+_QUICK_BYTES = 8 << 20
+_PEER_MODULE = "fedcli.cli.bench_peer"
+
+
+@click.command(cls=opt.SectionCommand, short_help="Measure this machine's speed, and its limits.")
+@opt.option(
+    "--jobs",
+    help="Which jobs, by name or by the beginning of names, such as cnn-mcmahan or eval. "
+    "Default: all that need no download.",
+    section=WORK,
+    metavar="NAME,NAME",
+)
+@opt.option("--list", "is_list", help="List the jobs and end.", section=WORK, is_flag=True)
+@opt.option(
+    "--layers",
+    help="Each layer of this model, forward and backward, on one thread; jobs only if --jobs names "
+    "them.",
+    section=WORK,
+    type=opt.Name(MODELS),
+)
+@opt.option(
+    "--batch-size",
+    help="Examples a batch, for --layers.",
+    section=WORK,
+    type=click.IntRange(1, 10_000),
+    default=10,
+    show_default=True,
+    metavar="N",
+)
+@opt.option(
+    "--compare",
+    help="Run the same training, evaluation and averages with these programs too, in turn with "
+    "fedcli: numpy, torch.",
+    section=WORK,
+    metavar="NAME,NAME",
+)
+@opt.option(
+    "--threads",
+    help="The most threads; 1, 2, 4, ... up to it are measured. Default: those of this machine.",
+    section=WORK,
+    type=int,
+    metavar="N",
+)
+@opt.option(
+    "--repeats",
+    help=f"Turns of everyone in each job. [default: {DEFAULT_REPEATS}]",
+    section=WORK,
+    type=click.IntRange(1, 10_000),
+    metavar="N",
+)
+@opt.option(
+    "--quick",
+    help="Little work and few turns: shows that it works, not how fast.",
+    section=WORK,
+    is_flag=True,
+)
+@opt.output_options
+def bench(*, as_json: bool, quiet: bool, verbose: bool, is_list: bool, **values: Any) -> None:
+    """Measure this machine's limits and fedcli's speed on the canonical jobs, against them.
+
+    The limits are the fused multiply-adds of one thread and of several, reading and copying, and
+    NumPy's BLAS. Shares of the peak count the multiply-adds of the textbook; what saves some of
+    them (Winograd's convolution, the zeros that a max-pool leaves) can take a share above 100 %.
+
+    \b
+    Examples:
+      fedcli bench
+      fedcli bench --jobs tutorial-round,cnn-mcmahan --threads 1
+      fedcli bench --compare numpy,torch --repeats 11
+      fedcli bench --layers cnn-mcmahan
+      fedcli bench --quick --json
+    """  # noqa: D301 - \b keeps click from wrapping
+    remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
+    if is_list:
+        _list(as_json=as_json)
+        return
+    report = _measure(remarks, **values)
+    if as_json:
+        from fedcli.cli.output import print_json
+
+        print_json(report.to_json())
+        return
+    from fedcli.cli.bench_tables import show_report
+
+    show_report(report)
+
+
+def _list(*, as_json: bool) -> None:
+    from fedcli.benchmarks import jobs
+
+    listed = jobs.catalogue().values()
+    if as_json:
+        from fedcli.cli.output import print_json
+
+        described = [
+            {"job": job.name, "title": job.title, "is_here": jobs.is_here(job)} for job in listed
+        ]
+        print_json({"jobs": described})
+        return
+    from fedcli.cli.bench_tables import show_jobs
+
+    show_jobs([(job, jobs.is_here(job)) for job in listed])
+
+
+def _measure(
+    remarks: Remarks,
+    *,
+    jobs: str | None,
+    layers: str | None,
+    batch_size: int,
+    compare: str | None,
+    threads: int | None,
+    repeats: int | None,
+    quick: bool,
+) -> Report:
+    """Measures what the options ask for; they are checked before anything is timed."""
+    environment = dict(os.environ)  # as it is now: the core sets OpenMP up for itself
+    from fedcli import models
+    from fedcli.backend import resolve_threads
+    from fedcli.benchmarks import jobs as canonical
+    from fedcli.benchmarks import limits, machine, reports, running
+    from fedcli.benchmarks.timing import Pace, Timer
+
+    model = None if layers is None else models.build(layers)
+    chosen = canonical.choose(jobs) if model is None or jobs is not None else []
+    names, missing = _choose_peers(compare, remarks)
+    counts = running.thread_counts(resolve_threads(threads))
+    how = running.Conditions(
+        counts=counts,
+        pace=Pace(
+            repeats or (QUICK_REPEATS if quick else DEFAULT_REPEATS),
+            _QUICK_TURN_SECONDS if quick else _TURN_SECONDS,
+            _PAUSE_SECONDS,
+        ),
+        timer=Timer(time.perf_counter, time.sleep),
+        peers=running.PeerProcess(names, _PEER_MODULE, environment),
+        is_quick=quick,
+    )
+    num_bytes = _QUICK_BYTES if quick else limits.MEMORY_BYTES
+    return reports.Report(
+        machine=machine.describe(counts, dict.fromkeys(("numpy", *names))),
+        limits=_run(
+            "limits",
+            lambda tell, _: limits.measure(counts, how.pace, how.timer, tell, num_bytes=num_bytes),
+            remarks,
+        ),
+        memory_bytes=num_bytes,
+        results=[_run(job.name, partial(running.run, job, how), remarks) for job in chosen],
+        layers=None if model is None else _measure_layers(model, batch_size, how, remarks),
+        is_quick=quick,
+        missing=missing,
+    )
+
+
+def _measure_layers(model: Model, batch_size: int, how: Conditions, remarks: Remarks) -> LayerTimes:
+    from fedcli.benchmarks import layer_times
+
+    return _run(
+        f"layers of {model.name}",
+        lambda tell, _: layer_times.measure(model, batch_size, how.pace, how.timer, tell),
+        remarks,
+    )
+
+
+def _run(title: str, measure: Callable[[Tell, CancelFlag], Measured], remarks: Remarks) -> Measured:
+    """Measures one thing in a thread, with a bar on stderr; Ctrl-C ends it and the command."""
+    from fedcli.backend import CancelFlag
+    from fedcli.cli.jobs import run_job
+
+    cancel: CancelFlag = CancelFlag()
+    started = time.monotonic()
+    measured = run_job(
+        title,
+        "turns",
+        lambda tell: measure(tell, cancel),
+        remarks=remarks,
+        describe_stop=lambda: "stopped; nothing was printed",
+        cancel=cancel,
+    )
+    remarks.detail(f"{title}: measured in {time.monotonic() - started:.1f} s")
+    return measured
+
+
+def _choose_peers(compare: str | None, remarks: Remarks) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The peers that are installed, and those that are not; a remark says what adds them."""
+    from fedcli.benchmarks import peers
+
+    names, missing = peers.choose(compare) if compare is not None else ([], [])
+    for name in missing:
+        remarks.note(f"{name} is not installed and is left out; {peers.PEERS[name]} adds it")
+    return tuple(names), tuple(missing)

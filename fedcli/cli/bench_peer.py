@@ -1,0 +1,32 @@
+"""The process of a peer of `fedcli bench`: does one task as often as stdin says, and times it.
+
+    python -m fedcli.cli.bench_peer NAME THREADS TASK
+
+Each line on stdin is a number of calls; each line on stdout the seconds that they took.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+
+
+def main() -> None:
+    """Says that it is ready, then answers until stdin ends."""
+    name, num_threads, text = sys.argv[1:]
+    importlib.import_module(name)  # before fedcli, whose settings for threads are its own
+    peer = importlib.import_module(f"fedcli.benchmarks.{name}_peer")
+    from fedcli.benchmarks import peers, tasks
+
+    work = peer.prepare(tasks.from_json(text), int(num_threads))
+    print(peers.READY, flush=True)
+    for line in sys.stdin:
+        started = time.perf_counter()
+        for _ in range(int(line)):
+            work()
+        print(time.perf_counter() - started, flush=True)
+
+
+if __name__ == "__main__":
+    main()

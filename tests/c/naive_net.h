@@ -1,0 +1,458 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Any model table in double, forward and back, for the eye and not for speed: values of an image in
+ * height, width, channel order without padding, parameters flat and in Keras layout, one example at
+ * a time. test_net.c holds its gradients to central differences, and then the core to it.
+ */
+#ifndef FED_NAIVE_NET_H
+#define FED_NAIVE_NET_H
+
+#include "fixtures.h"
+
+/* ---- Layers ---------------------------------------------------------------------------------- */
+
+/* The nearest that an example came to where float32 could choose otherwise than double: a relu's
+ * input next to 0, the runner-up of a max-pool's window. */
+typedef struct naive_margin {
+    double smallest;
+} naive_margin;
+
+static inline void naive_note(naive_margin *margin, double distance) {
+    if (distance > 0 && distance < margin->smallest) margin->smallest = distance;
+}
+
+static inline double naive_activation(int activation, double z, naive_margin *margin) {
+    switch (activation) {
+    case FED_RELU:
+        naive_note(margin, fabs(z));
+        return z < 0 ? 0 : z;
+    case FED_TANH:
+        return tanh(z);
+    case FED_SIGMOID:
+        return 1 / (1 + exp(-z));
+    default:
+        return z;
+    }
+}
+
+/* The slope, from the output. */
+static inline double naive_slope(int activation, double output) {
+    switch (activation) {
+    case FED_RELU:
+        return output > 0 ? 1 : 0;
+    case FED_TANH:
+        return 1 - output * output;
+    case FED_SIGMOID:
+        return output * (1 - output);
+    default:
+        return 1;
+    }
+}
+
+static inline size_t naive_at(const fed_shape *shape, size_t y, size_t x, size_t c) {
+    return (y * shape->width + x) * shape->channels + c;
+}
+
+/* One multiplication or comparison of a window: output pixel, tap, input pixel. */
+typedef struct naive_tap {
+    size_t out_y, out_x, tap_y, tap_x, in_y, in_x;
+} naive_tap;
+
+/* Sets the input pixel; false if it is outside the image. */
+static inline bool naive_reach(const fed_layer *layer, naive_tap *t) {
+    /* Below the padding the difference wraps around and is too large. */
+    t->in_y = t->out_y * layer->stride_y + t->tap_y - layer->pad_top;
+    t->in_x = t->out_x * layer->stride_x + t->tap_x - layer->pad_left;
+    return t->in_y < layer->in.height && t->in_x < layer->in.width;
+}
+
+/* Goes on to the next tap that is inside the image; false after the last. Start from {0} with
+ * tap_x = SIZE_MAX. */
+static inline bool naive_next_tap(const fed_layer *layer, naive_tap *t) {
+    for (;;) {
+        if (++t->tap_x >= layer->window_width) {
+            t->tap_x = 0;
+            t->tap_y++;
+        }
+        if (t->tap_y >= layer->window_height) {
+            t->tap_y = 0;
+            t->out_x++;
+        }
+        if (t->out_x >= layer->out.width) {
+            t->out_x = 0;
+            t->out_y++;
+        }
+        if (t->out_y >= layer->out.height) return false;
+        if (naive_reach(layer, t)) return true;
+    }
+}
+
+static const naive_tap NAIVE_FIRST_TAP = {.tap_x = SIZE_MAX};
+
+static inline size_t naive_weight(const fed_layer *layer, const naive_tap *t, size_t ci,
+                                  size_t co) {
+    const size_t tap = t->tap_y * layer->window_width + t->tap_x;
+    return layer->offset + (tap * layer->in.channels + ci) * layer->out.channels + co;
+}
+
+static inline size_t naive_num_weights(const fed_layer *layer) {
+    if (layer->kind == FED_GROUP_NORM) return layer->has_scale ? layer->out.channels : 0;
+    if (layer->kind == FED_DENSE) return fed_shape_size(&layer->in) * layer->out.channels;
+    return layer->window_height * layer->window_width * layer->in.channels * layer->out.channels;
+}
+
+static inline double naive_bias(const fed_layer *layer, const double *params, size_t c) {
+    return layer->has_bias ? params[layer->offset + naive_num_weights(layer) + c] : 0;
+}
+
+static inline void naive_dense(const fed_layer *layer, const double *params, const double *in,
+                               double *out) {
+    for (size_t o = 0; o < layer->out.channels; o++) {
+        out[o] = naive_bias(layer, params, o);
+        for (size_t i = 0; i < fed_shape_size(&layer->in); i++)
+            out[o] += in[i] * params[layer->offset + i * layer->out.channels + o];
+    }
+}
+
+static inline void naive_conv(const fed_layer *layer, const double *params, const double *in,
+                              double *out) {
+    for (size_t o = 0; o < fed_shape_size(&layer->out); o++)
+        out[o] = naive_bias(layer, params, o % layer->out.channels);
+    for (naive_tap t = NAIVE_FIRST_TAP; naive_next_tap(layer, &t);)
+        for (size_t ci = 0; ci < layer->in.channels; ci++)
+            for (size_t co = 0; co < layer->out.channels; co++)
+                out[naive_at(&layer->out, t.out_y, t.out_x, co)] +=
+                    in[naive_at(&layer->in, t.in_y, t.in_x, ci)] *
+                    params[naive_weight(layer, &t, ci, co)];
+}
+
+/* The index of the largest value in the window of output value (y, x, c), the first of equal
+ * ones. */
+static inline size_t naive_argmax(const fed_layer *layer, const double *in, size_t y, size_t x,
+                                  size_t c, naive_margin *margin) {
+    size_t best = SIZE_MAX;
+    double second = -INFINITY;
+    for (size_t tap = 0; tap < layer->window_height * layer->window_width; tap++) {
+        naive_tap t = {y, x, tap / layer->window_width, tap % layer->window_width, 0, 0};
+        if (!naive_reach(layer, &t)) continue;
+        const size_t at = naive_at(&layer->in, t.in_y, t.in_x, c);
+        if (best == SIZE_MAX || in[at] > in[best]) {
+            if (best != SIZE_MAX) second = in[best];
+            best = at;
+        } else if (in[at] > second) {
+            second = in[at];
+        }
+    }
+    naive_note(margin, in[best] - second);
+    return best;
+}
+
+static inline double naive_window_size(const fed_layer *layer, size_t y, size_t x) {
+    double count = 0;
+    for (size_t tap = 0; tap < layer->window_height * layer->window_width; tap++) {
+        naive_tap t = {y, x, tap / layer->window_width, tap % layer->window_width, 0, 0};
+        count += naive_reach(layer, &t);
+    }
+    return count;
+}
+
+static inline void naive_pool(const fed_layer *layer, const double *in, double *out,
+                              naive_margin *margin) {
+    const fed_shape *shape = &layer->out;
+    for (size_t y = 0; y < shape->height; y++)
+        for (size_t x = 0; x < shape->width; x++)
+            for (size_t c = 0; c < shape->channels && layer->kind == FED_MAX_POOL; c++)
+                out[naive_at(shape, y, x, c)] = in[naive_argmax(layer, in, y, x, c, margin)];
+    if (layer->kind == FED_MAX_POOL) return;
+    memset(out, 0, fed_shape_size(shape) * sizeof(*out));
+    for (naive_tap t = NAIVE_FIRST_TAP; naive_next_tap(layer, &t);)
+        for (size_t c = 0; c < shape->channels; c++)
+            out[naive_at(shape, t.out_y, t.out_x, c)] +=
+                in[naive_at(&layer->in, t.in_y, t.in_x, c)] /
+                naive_window_size(layer, t.out_y, t.out_x);
+}
+
+static inline size_t naive_group(const fed_layer *layer, size_t i) {
+    return i % layer->in.channels / (layer->in.channels / layer->num_groups);
+}
+
+/* The mean of a[i] * b[i] over a group; b NULL: of a[i]. */
+static inline double naive_group_mean(const fed_layer *layer, size_t group, const double *a,
+                                      const double *b) {
+    double sum = 0, count = 0;
+    for (size_t i = 0; i < fed_shape_size(&layer->in); i++) {
+        if (naive_group(layer, i) != group) continue;
+        sum += b != NULL ? a[i] * b[i] : a[i];
+        count++;
+    }
+    return sum / count;
+}
+
+static inline double naive_scale(const fed_layer *layer, const double *params, size_t i) {
+    return layer->has_scale ? params[layer->offset + i % layer->in.channels] : 1;
+}
+
+/* Mean 0 and variance 1, before gamma and beta. Returns the group's 1 / deviation in inverses. */
+static inline void naive_normalise(const fed_layer *layer, const double *in, double *normal,
+                                   double *inverses /* out [groups] */) {
+    const size_t size = fed_shape_size(&layer->in);
+    for (size_t g = 0; g < layer->num_groups; g++) {
+        const double mean = naive_group_mean(layer, g, in, NULL);
+        for (size_t i = 0; i < size; i++)
+            if (naive_group(layer, i) == g) normal[i] = in[i] - mean;
+        inverses[g] = 1 / sqrt(naive_group_mean(layer, g, normal, normal) + layer->epsilon);
+        for (size_t i = 0; i < size; i++)
+            if (naive_group(layer, i) == g) normal[i] *= inverses[g];
+    }
+}
+
+static inline void naive_group_norm(const fed_layer *layer, const double *params, const double *in,
+                                    double *out) {
+    double *inverses = test_alloc(layer->num_groups * sizeof(*inverses));
+    naive_normalise(layer, in, out, inverses);
+    for (size_t i = 0; i < fed_shape_size(&layer->out); i++)
+        out[i] = out[i] * naive_scale(layer, params, i) +
+                 naive_bias(layer, params, i % layer->out.channels);
+    free(inverses);
+}
+
+static inline void naive_layer_forward(const fed_layer *layer, const double *params,
+                                       const double *in, const double *mask /* of a dropout */,
+                                       double *out, naive_margin *margin) {
+    const size_t size = fed_shape_size(&layer->out);
+    switch (layer->kind) {
+    case FED_DENSE:
+        naive_dense(layer, params, in, out);
+        break;
+    case FED_CONV2D:
+        naive_conv(layer, params, in, out);
+        break;
+    case FED_MAX_POOL:
+    case FED_AVERAGE_POOL:
+        naive_pool(layer, in, out, margin);
+        break;
+    case FED_GROUP_NORM:
+        naive_group_norm(layer, params, in, out);
+        break;
+    default:
+        for (size_t i = 0; i < size; i++) out[i] = in[i] * (mask != NULL ? mask[i] : 1);
+    }
+    for (size_t i = 0; i < size; i++) out[i] = naive_activation(layer->activation, out[i], margin);
+}
+
+/* ---- Layers, back: g is the gradient by what the activation was applied to ------------------- */
+
+static inline void naive_bias_back(const fed_layer *layer, const double *g, double *gradient) {
+    if (!layer->has_bias) return;
+    for (size_t o = 0; o < fed_shape_size(&layer->out); o++)
+        gradient[layer->offset + naive_num_weights(layer) + o % layer->out.channels] += g[o];
+}
+
+static inline void naive_dense_back(const fed_layer *layer, const double *params, const double *in,
+                                    const double *g, double *in_gradient, double *gradient) {
+    for (size_t i = 0; i < fed_shape_size(&layer->in); i++)
+        for (size_t o = 0; o < layer->out.channels; o++) {
+            const size_t weight = layer->offset + i * layer->out.channels + o;
+            gradient[weight] += in[i] * g[o];
+            in_gradient[i] += params[weight] * g[o];
+        }
+}
+
+static inline void naive_conv_back(const fed_layer *layer, const double *params, const double *in,
+                                   const double *g, double *in_gradient, double *gradient) {
+    for (naive_tap t = NAIVE_FIRST_TAP; naive_next_tap(layer, &t);)
+        for (size_t ci = 0; ci < layer->in.channels; ci++)
+            for (size_t co = 0; co < layer->out.channels; co++) {
+                const size_t at = naive_at(&layer->in, t.in_y, t.in_x, ci);
+                const size_t weight = naive_weight(layer, &t, ci, co);
+                const double by_out = g[naive_at(&layer->out, t.out_y, t.out_x, co)];
+                gradient[weight] += in[at] * by_out;
+                in_gradient[at] += params[weight] * by_out;
+            }
+}
+
+static inline void naive_pool_back(const fed_layer *layer, const double *in, const double *g,
+                                   double *in_gradient) {
+    const fed_shape *shape = &layer->out;
+    naive_margin ignored = {INFINITY};
+    for (size_t y = 0; y < shape->height; y++)
+        for (size_t x = 0; x < shape->width; x++)
+            for (size_t c = 0; c < shape->channels && layer->kind == FED_MAX_POOL; c++)
+                in_gradient[naive_argmax(layer, in, y, x, c, &ignored)] +=
+                    g[naive_at(shape, y, x, c)];
+    if (layer->kind == FED_MAX_POOL) return;
+    for (naive_tap t = NAIVE_FIRST_TAP; naive_next_tap(layer, &t);)
+        for (size_t c = 0; c < shape->channels; c++)
+            in_gradient[naive_at(&layer->in, t.in_y, t.in_x, c)] +=
+                g[naive_at(shape, t.out_y, t.out_x, c)] /
+                naive_window_size(layer, t.out_y, t.out_x);
+}
+
+static inline void naive_group_norm_back(const fed_layer *layer, const double *params,
+                                         const double *in, const double *g, double *in_gradient,
+                                         double *gradient) {
+    const size_t size = fed_shape_size(&layer->in);
+    double *normal = test_alloc(size * sizeof(*normal));
+    double *by_normal = test_alloc(size * sizeof(*by_normal));
+    double *inverses = test_alloc(layer->num_groups * sizeof(*inverses));
+    naive_normalise(layer, in, normal, inverses);
+    for (size_t i = 0; i < size; i++) {
+        if (layer->has_scale) gradient[layer->offset + i % layer->in.channels] += g[i] * normal[i];
+        by_normal[i] = g[i] * naive_scale(layer, params, i);
+    }
+    for (size_t k = 0; k < layer->num_groups; k++) {
+        const double mean = naive_group_mean(layer, k, by_normal, NULL);
+        const double tilt = naive_group_mean(layer, k, by_normal, normal);
+        for (size_t i = 0; i < size; i++)
+            if (naive_group(layer, i) == k)
+                in_gradient[i] = inverses[k] * (by_normal[i] - mean - normal[i] * tilt);
+    }
+    free(normal);
+    free(by_normal);
+    free(inverses);
+}
+
+/* Adds to gradient (flat, the model's) and writes in_gradient; out_gradient is spoiled. */
+static inline void naive_layer_backward(const fed_layer *layer, const double *params,
+                                        const double *in, const double *out, const double *mask,
+                                        double *out_gradient, double *in_gradient,
+                                        double *gradient) {
+    const size_t size = fed_shape_size(&layer->out);
+    for (size_t o = 0; o < size; o++) out_gradient[o] *= naive_slope(layer->activation, out[o]);
+    memset(in_gradient, 0, fed_shape_size(&layer->in) * sizeof(*in_gradient));
+    switch (layer->kind) {
+    case FED_DENSE:
+        naive_bias_back(layer, out_gradient, gradient);
+        naive_dense_back(layer, params, in, out_gradient, in_gradient, gradient);
+        break;
+    case FED_CONV2D:
+        naive_bias_back(layer, out_gradient, gradient);
+        naive_conv_back(layer, params, in, out_gradient, in_gradient, gradient);
+        break;
+    case FED_MAX_POOL:
+    case FED_AVERAGE_POOL:
+        naive_pool_back(layer, in, out_gradient, in_gradient);
+        break;
+    case FED_GROUP_NORM:
+        naive_bias_back(layer, out_gradient, gradient);
+        naive_group_norm_back(layer, params, in, out_gradient, in_gradient, gradient);
+        break;
+    default:
+        for (size_t i = 0; i < size; i++)
+            in_gradient[i] = out_gradient[i] * (mask != NULL ? mask[i] : 1);
+    }
+}
+
+/* ---- Dropout --------------------------------------------------------------------------------- */
+
+/* One example's mask of a dropout: 16 bits a value, from the lowest of a 64-bit draw up. */
+static inline void naive_draw_mask(const fed_layer *layer, fed_rng *rng, double *mask) {
+    const uint64_t threshold = (uint64_t)floor(layer->rate * 65536 + 0.5);
+    uint64_t bits = 0;
+    for (size_t i = 0; i < fed_shape_size(&layer->out); i++) {
+        bits = i % 4 == 0 ? fed_rng_u64(rng) : bits >> 16;
+        mask[i] = (bits & 0xffff) < threshold ? 0 : 65536.0 / (double)(65536 - threshold);
+    }
+}
+
+/* ---- The net --------------------------------------------------------------------------------- */
+
+typedef struct naive_net {
+    const fed_model *model;
+    size_t num_examples;
+    double *values[FED_MAX_LAYERS + 1]; /* of one example: the pixels, then each layer's outputs */
+    double *gradients[FED_MAX_LAYERS + 1]; /* by values */
+    double *masks[FED_MAX_LAYERS];         /* [num_examples, outputs], NULL: no dropout, or idle */
+    naive_margin margin;                   /* over all that was scored */
+} naive_net;
+
+static inline double *naive_doubles(size_t num_values) {
+    double *values = test_alloc(num_values * sizeof(*values));
+    memset(values, 0, num_values * sizeof(*values));
+    return values;
+}
+
+static inline naive_net naive_new(const fed_model *model, size_t num_examples) {
+    naive_net net = {.model = model, .num_examples = num_examples, .margin = {INFINITY}};
+    for (size_t l = 0; l <= model->num_layers; l++) {
+        const size_t size = l > 0 ? fed_shape_size(&model->layers[l - 1].out) : model->num_inputs;
+        net.values[l] = naive_doubles(size);
+        net.gradients[l] = naive_doubles(size);
+    }
+    return net;
+}
+
+static inline void naive_free(naive_net *net) {
+    for (size_t l = 0; l <= net->model->num_layers; l++) {
+        free(net->values[l]);
+        free(net->gradients[l]);
+        if (l < net->model->num_layers) free(net->masks[l]);
+    }
+}
+
+static inline double *naive_mask(const naive_net *net, size_t l, size_t example) {
+    if (net->masks[l] == NULL) return NULL;
+    return net->masks[l] + example * fed_shape_size(&net->model->layers[l].out);
+}
+
+/* Draws the masks of a batch whose first example is the client's visit number first_visit: each
+ * visit has 2^20 blocks of the stream, which its dropouts draw from in turn. */
+static inline void naive_draw_masks(naive_net *net, const fed_key *key, size_t first_visit) {
+    for (size_t e = 0; e < net->num_examples; e++) {
+        fed_rng rng;
+        fed_rng_init(&rng, key);
+        rng.counter[0] = (uint64_t)(first_visit + e) << 20;
+        for (size_t l = 0; l < net->model->num_layers; l++) {
+            const fed_layer *layer = &net->model->layers[l];
+            if (layer->kind != FED_DROPOUT) continue;
+            if (net->masks[l] == NULL)
+                net->masks[l] = naive_doubles(net->num_examples * fed_shape_size(&layer->out));
+            naive_draw_mask(layer, &rng, naive_mask(net, l, e));
+        }
+    }
+}
+
+/* Leaves every layer's values and returns the logits. */
+static inline const double *naive_logits(naive_net *net, const double *params, const float *pixels,
+                                         size_t example) {
+    const fed_model *model = net->model;
+    for (size_t i = 0; i < model->num_inputs; i++)
+        net->values[0][i] = (double)pixels[example * model->num_inputs + i];
+    for (size_t l = 0; l < model->num_layers; l++)
+        naive_layer_forward(&model->layers[l], params, net->values[l], naive_mask(net, l, example),
+                            net->values[l + 1], &net->margin);
+    return net->values[model->num_layers];
+}
+
+/* The sum of the batch's losses. */
+static inline double naive_loss(naive_net *net, const double *params, const float *pixels,
+                                const int32_t *labels) {
+    double loss = 0;
+    for (size_t e = 0; e < net->num_examples; e++)
+        loss += twin_loss(naive_logits(net, params, pixels, e), net->model->num_classes, labels[e]);
+    return loss;
+}
+
+/* The gradient of the batch's mean loss; returns the sum of its losses. */
+static inline double naive_gradient(naive_net *net, const double *params, const float *pixels,
+                                    const int32_t *labels, double *gradient /* out [P] */) {
+    const fed_model *model = net->model;
+    double loss = 0;
+    memset(gradient, 0, model->num_params * sizeof(*gradient));
+    for (size_t e = 0; e < net->num_examples; e++) {
+        const double *logits = naive_logits(net, params, pixels, e);
+        const double max = logits[twin_argmax(logits, model->num_classes)];
+        const double sum = twin_exp_sum(logits, model->num_classes);
+        loss += twin_loss(logits, model->num_classes, labels[e]);
+        for (size_t k = 0; k < model->num_classes; k++)
+            net->gradients[model->num_layers][k] =
+                (exp(logits[k] - max) / sum - ((size_t)labels[e] == k)) / (double)net->num_examples;
+        for (size_t l = model->num_layers; l-- > 0;)
+            naive_layer_backward(&model->layers[l], params, net->values[l], net->values[l + 1],
+                                 naive_mask(net, l, e), net->gradients[l + 1], net->gradients[l],
+                                 gradient);
+    }
+    return loss;
+}
+
+#endif
