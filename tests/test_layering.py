@@ -17,7 +17,7 @@ LAYERS = (
     ("cli",),
     (
         *("rounds", "examination", "evaluation", "federation", "report", "figures", "learning"),
-        *("engines", "predictions", "comparison"),
+        *("engines", "predictions", "published"),
         *("acquisition", "preparation", "population", "benchmarks"),
     ),
     (

@@ -7,9 +7,9 @@ import pytest
 
 from fedcli import config as configs
 from fedcli import registry
-from fedcli.comparison import compare
 from fedcli.errors import ConfigError
 from fedcli.presets import PRESETS
+from fedcli.published import compare
 from fedcli.stopping import Progress
 
 

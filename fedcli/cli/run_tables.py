@@ -9,8 +9,8 @@ from typing import Any
 
 from fedcli import report
 from fedcli.cli.render import Screen
-from fedcli.comparison import Comparison
 from fedcli.presets import Figure
+from fedcli.published import Comparison
 from fedcli.report import EvaluationRow, RoundRow, Scores
 from fedcli.stopping import Progress
 

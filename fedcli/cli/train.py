@@ -468,7 +468,7 @@ def _show(path: Path, code: str | None, *, as_json: bool) -> None:
     r"""Prints the whole run from its files, so that a resumed run shows all of its rounds."""
     from fedcli import run_dir, stopping
     from fedcli.cli.output import print_json
-    from fedcli.comparison import compare
+    from fedcli.published import compare
 
     lines = run_dir.read_metrics(path)
     if not lines:
