@@ -325,6 +325,12 @@ SCHEDULES = _table(
 
 ALGORITHMS = _table(
     AlgorithmEntry(
+        "centralized",
+        "A baseline: one client with all examples of the cohort trains as long as its members "
+        "would; --clients all pools everyone's, --shuffle-buffer full mixes them.",
+        "the usual training by minibatch SGD",
+    ),
+    AlgorithmEntry(
         "fedavg",
         "Federated averaging: local training, then the weighted mean of the model deltas.",
         "McMahan et al. 2017, arXiv 1602.05629; TFF learning/algorithms/fed_avg.py",

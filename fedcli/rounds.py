@@ -19,7 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from fedcli import __version__, backend, checkpoint, model_sources, own_models, run_dir, run_logs
+from fedcli import (
+    __version__,
+    backend,
+    checkpoint,
+    model_sources,
+    own_models,
+    run_dir,
+    run_logs,
+    stopping,
+)
 from fedcli import config as configs
 from fedcli.backend import CancelFlag, Engine
 from fedcli.batches import BatchedDataset
@@ -56,7 +65,7 @@ class RoundResult:
         metrics: The line of metrics.jsonl, with NaN where that has null.
         timings: Seconds by part: data, train, aggregate, evaluate, save.
         evaluation: By split, the four metrics of the weights after the round; None if not due.
-        num_clients: Clients in the cohort.
+        num_clients: Clients whose reports were taken.
         num_examples: Examples processed in training.
     """
 
@@ -101,6 +110,11 @@ class Training:
         self._saved_at = monotonic()
         self._evaluations: dict[str, Evaluation] = {}
         self._logs: tuple[RunLog, ...] = ()
+        self._virtual_seconds = 0.0
+        self._progress = stopping.progress_for(self.config.stop_at, self.config.patience)
+        if federation.participation is not None or self._progress is not None:
+            for line in run_dir.read_completed(run.path, state.round_num):
+                self._note(line)
 
     @property
     def path(self) -> Path:
@@ -135,7 +149,7 @@ class Training:
 
     @property
     def is_finished(self) -> bool:
-        """Whether every round is done and the closing evaluation of the last is written."""
+        """Whether the last round is done and the closing evaluation of the last is written."""
         return self._stored_evaluation() is not None
 
     def run(self) -> Generator[RoundResult, None, None]:
@@ -160,7 +174,7 @@ class Training:
                 )
             if self.state.round_num == 0 and self.config.eval_every:
                 yield self._evaluate_initial_model()
-            while self.state.round_num < self.config.rounds:
+            while not self._is_last_round_done():
                 yield self._train_round()
         finally:
             self._save_if_behind()
@@ -216,7 +230,8 @@ class Training:
 
     def _train_round(self) -> RoundResult:
         timings = {"data": 0.0}
-        clients, num_clients = self._federation.cohort_data(self.state.round_num)
+        cohort = self._federation.cohort_data(self.state.round_num)
+        clients = cohort.batches
         client_ids = _ids_of(clients) if self.config.record_clients else ()
         if not isinstance(clients, tuple):  # read while the round runs
             clients = _Timed(clients, timings)
@@ -224,11 +239,14 @@ class Training:
         timings.update(output.timings, train=output.timings["train"] - timings["data"])
         round_num = output.state.round_num
         line = {"round": round_num, **output.metrics}
+        if cohort.attendance is not None:
+            line["participation"] = cohort.attendance.metrics(self._virtual_seconds)
         evaluation = None
         if self.config.eval_every and round_num % self.config.eval_every == 0:
             evaluation = self._evaluate_into(line, timings, output.state)
         self._run.append_metrics(line)
         self.state = output.state
+        self._note(line)
         self._log(line, client_ids=client_ids, client_stats=output.client_stats)
         if self._is_save_due():
             started = perf_counter()
@@ -236,13 +254,25 @@ class Training:
             timings["save"] = perf_counter() - started
         self._run.append_timings({"round": round_num, **timings, **_peak_memory()})
         num_examples = line["client_work"]["train"]["num_examples"]
-        return RoundResult(round_num, line, timings, evaluation, num_clients, num_examples)
+        return RoundResult(round_num, line, timings, evaluation, cohort.num_clients, num_examples)
+
+    def _note(self, line: dict[str, Any]) -> None:
+        """Takes from a line of metrics.jsonl what later rounds go on from: clock and progress."""
+        told = line.get("participation", {})
+        self._virtual_seconds = told.get("virtual_seconds", self._virtual_seconds)
+        if self._progress is not None:
+            self._progress = self._progress.after(line)
+
+    def _is_last_round_done(self) -> bool:
+        has_ended = self._progress is not None and self._progress.is_over
+        return has_ended or self.state.round_num >= self.config.rounds
 
     def _evaluate_initial_model(self) -> RoundResult:
         line: dict[str, Any] = {"round": 0}
         timings: dict[str, float] = {}
         evaluation = self._evaluate_into(line, timings, self.state)
         self._run.append_metrics(line)
+        self._note(line)
         self._log(line)
         self._run.append_timings({"round": 0, **timings})
         return RoundResult(0, line, timings, evaluation, 0, 0)
@@ -279,7 +309,7 @@ class Training:
             log.close()
 
     def _is_save_due(self) -> bool:
-        if self.state.round_num == self.config.rounds:
+        if self._is_last_round_done():
             return True
         if self.config.checkpoint_every:
             return self.state.round_num % self.config.checkpoint_every == 0
@@ -298,11 +328,12 @@ class Training:
             self._save()
 
     def _stored_evaluation(self) -> dict[str, Any] | None:
-        """evaluation.json, if every round is done and it is that of the last."""
-        if self.state.round_num < self.config.rounds:
+        """evaluation.json, if the last round is done and it is that of the last."""
+        if not self._is_last_round_done():
             return None
         stored = run_dir.read_evaluation(self.path)
-        if not stored or any(each.get("round") != self.config.rounds for each in stored.values()):
+        last = self.state.round_num
+        if not stored or any(each.get("round") != last for each in stored.values()):
             return None
         return stored
 

@@ -17,7 +17,7 @@ LAYERS = (
     ("cli",),
     (
         *("rounds", "examination", "evaluation", "federation", "report", "figures", "learning"),
-        *("engines", "predictions"),
+        *("engines", "predictions", "published"),
         *("acquisition", "preparation", "population", "benchmarks"),
         *(
             "class_measures",
@@ -35,6 +35,7 @@ LAYERS = (
         *("download", "part_file", "archives", "models", "model_sources", "samplers"),
         *("own_models", "keras_files", "keras_archives", "keras_graphs", "keras_options"),
         *("client_spread", "text_tables", "event_files", "client_records", "per_client"),
+        "participation",
     ),
     ("backend", "files", "locks", "transport"),
     (
@@ -47,6 +48,8 @@ LAYERS = (
         "signatures",
         "config",
         "schedules",
+        "stopping",
+        "presets",
         "registry",
         "options",
         "errors",
@@ -90,8 +93,10 @@ NEIGHBOURS = {
     "params": {"stacks", "layers", "errors"},
     "stacks": {"layers", "errors"},
     "layers": {"options", "errors"},
-    "config": {"schedules", "registry", "options", "errors"},
+    "config": {"schedules", "stopping", "presets", "registry", "options", "errors"},
     "schedules": {"registry", "options", "errors"},
+    "stopping": {"options", "errors"},
+    "presets": {"options"},
     "registry": {"options", "errors"},
     "options": {"errors"},
 }
@@ -136,6 +141,8 @@ NO_NUMPY = {
     "options",
     "registry",
     "schedules",
+    "stopping",
+    "presets",
     "config",
     "files",
     "run_dir",

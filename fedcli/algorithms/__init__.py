@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from fedcli import options as opt
 from fedcli import registry
 from fedcli.aggregators import Aggregator
-from fedcli.algorithms import fedavg, fedprox, fedsgd, mime_lite
+from fedcli.algorithms import centralized, fedavg, fedprox, fedsgd, mime_lite
 from fedcli.algorithms.base import Algorithm
 from fedcli.config import WEIGHTINGS
 from fedcli.errors import ConfigError
@@ -16,6 +16,7 @@ from fedcli.options import Value
 
 # The code behind each row of registry.ALGORITHMS, called with its options by name.
 BUILDERS: dict[str, Callable[..., Algorithm]] = {
+    "centralized": centralized.build,
     "fedavg": fedavg.build,
     "fedprox": fedprox.build,
     "fedsgd": fedsgd.build,
