@@ -379,6 +379,12 @@ def _resolve_algorithm(values: dict[str, Any]) -> None:
 def _check_logs(values: Mapping[str, Any]) -> None:
     if values["histograms"] and not values["tensorboard"]:
         raise ConfigError("--histograms goes into TensorBoard's files; add --tensorboard")
+    algorithm = values["algorithm"]
+    if values["record_clients"] and registry.ALGORITHMS[algorithm].pools_clients:
+        raise ConfigError(
+            f"--record-clients with --algorithm {algorithm}, which pools the clients: there is "
+            "nothing to record of each; choose one of the two"
+        )
 
 
 def _resolve_sampling(values: dict[str, Any]) -> None:

@@ -55,9 +55,11 @@ class AlgorithmEntry(Entry):
     Attributes:
         has_local_steps: Whether clients have an optimizer of their own.
         server_lr: Learning rate of the server's SGD unless another is given.
+        pools_clients: Whether a cohort's examples are trained on as one client's.
     """
 
     has_local_steps: bool = True
+    pools_clients: bool = False
     server_lr: float = 1.0
 
 
@@ -329,6 +331,7 @@ ALGORITHMS = _table(
         "A baseline: one client with all examples of the cohort trains as long as its members "
         "would; --clients all pools everyone's, --shuffle-buffer full mixes them.",
         "the usual training by minibatch SGD",
+        pools_clients=True,
     ),
     AlgorithmEntry(
         "fedavg",

@@ -316,3 +316,8 @@ def test_a_file_that_gives_fedsgd_a_client_rate_is_refused_with_fedsgd_named_aga
     base = {"algorithm": "fedsgd", "client_lr": 0.5}
     with pytest.raises(ConfigError, match="--client-lr"):
         configs.from_options(configs.merge(base, {"algorithm": "fedsgd"}))
+
+
+def test_records_of_clients_that_are_pooled_are_refused() -> None:
+    with pytest.raises(ConfigError, match="--record-clients with --algorithm centralized"):
+        configs.from_options({"algorithm": "centralized", "record_clients": True})
