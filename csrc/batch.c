@@ -10,10 +10,16 @@
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
+/* More than there is anywhere, and little enough to be added up. */
+static const size_t most_bytes = SIZE_MAX / 4;
+
 void *fed_carve(fed_carver *carver, size_t count, size_t size) {
     void *piece = carver->base != NULL ? carver->base + carver->used : NULL;
     const size_t unit = FED_ALIGNMENT;
-    carver->used += (count * size + unit - 1) / unit * unit;
+    if (carver->used > most_bytes || count > most_bytes / size)
+        carver->used = SIZE_MAX;
+    else
+        carver->used += (count * size + unit - 1) / unit * unit;
     return piece;
 }
 
@@ -74,8 +80,6 @@ static void carve_values(fed_batch *batch, fed_carver *c, size_t s) {
     batch->gradients[s] = fed_carve(c, num_copies * num_values, sizeof(float));
 }
 
-static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
-
 void fed_batch_carve(fed_batch *batch, fed_carver *c) {
     const fed_net *net = batch->net;
     size_t scratch_bytes = 0, piece_size = 0;
@@ -90,13 +94,13 @@ void fed_batch_carve(fed_batch *batch, fed_carver *c) {
                 fed_carve(c, num_blocks(batch->batch_size) * stage->shape.channels * FED_LANES,
                           sizeof(float));
         batch->derived[s] = fed_carve(c, stage->derived_size, sizeof(float));
-        scratch_bytes = larger(scratch_bytes, stage->scratch_bytes);
+        scratch_bytes = fed_larger(scratch_bytes, stage->scratch_bytes);
         if (!batch->is_training) continue;
         batch->saved[s] = fed_carve(c, batch->batch_size * stage->saved_bytes, 1);
         if (!takes_batch(stage))
             batch->by_params[s] = fed_carve(
                 c, num_front_blocks(batch->batch_size) * stage->packed_size, sizeof(float));
-        piece_size = larger(piece_size, stage->piece_size);
+        piece_size = fed_larger(piece_size, stage->piece_size);
     }
     if (batch->is_training)
         batch->dropout = fed_carve(c, batch->batch_size, sizeof *batch->dropout);

@@ -3,13 +3,15 @@
  *
  *   cohort.c  which thread trains which client, and the order of addition
  *   score.c   which thread scores which examples
- *   share.c   a batch over threads, where they outnumber the clients; no other file has threads
+ *   share.c   a batch over threads, where they outnumber the clients; after these three no file
+ *             has threads
  *   exercise.c  one stage over and over, for benchmarks
  *   team.c    the threads' memory, and what they are given
  *   client.c  one client: batches in, local steps, statistics out
  *   batch.c   one batch through the stages of a net and back
  *   decode.c  from stored pixels to a row of floats
  *   narrow.c  a client's own, smaller first layer: pixels that never change become one input
+ *   prepare.c  what no round of a client's training changes, kept by the caller
  *   model.c   the model table: checked, and laid out as stages for the kernels
  *   layers/   how each kind of layer is packed and computes; a new kind is a new file
  *   step.c    the client-step table: how a gradient moves the parameters
@@ -30,6 +32,8 @@ enum { FED_MAX_LAYERS = 64, FED_BLOCK_CLIENTS = 8, FED_ALIGNMENT = 64 };
 static inline size_t fed_padded(size_t num_floats) {
     return (num_floats + FED_PAD - 1) / FED_PAD * FED_PAD;
 }
+
+static inline size_t fed_larger(size_t a, size_t b) { return a > b ? a : b; }
 
 /* Aligned memory; NULL when short. Released with free(). */
 void *fed_allocate(size_t num_bytes);
@@ -53,9 +57,9 @@ typedef struct fed_stage {
     const fed_layer *layer;
     const fed_layer *pool; /* a 2x2 max-pool with stride 2 done with its convolution, or NULL */
     int is_first, is_last;
-    fed_shape shape; /* of what comes out, the pool's if there is one */
-    fed_buffer in,
-        out; /* out is the next stage's in; the first stage's in may be raw, see takes_raw */
+    fed_shape shape;           /* of what comes out, the pool's if there is one */
+    fed_buffer in;             /* the first stage's may be raw: see takes_raw */
+    fed_buffer out;            /* the next stage's in */
     size_t start, packed_size; /* of its packed parameters */
     size_t saved_bytes;        /* what forward leaves for backward, an example */
     size_t scratch_bytes;      /* for the length of a call */
@@ -113,8 +117,8 @@ typedef struct fed_batch_pass {
     int num_workers;     /* threads that share it */
     size_t num_rows;
     const float *const *rows; /* [num_rows][stage->in.num_values] */
-    float *
-        lanes; /* [blocks, O, FED_LANES]: last stage: logits, then their gradient; first: scratch */
+    /* [blocks, O, FED_LANES]; last stage: logits, then their gradient; first: scratch */
+    float *lanes;
     float *outputs; /* [num_rows, stage->out.num_values], the activation applied; not the last */
     float *out_gradient; /* as outputs, by outputs; may be spoiled */
     float *in_gradient;  /* out [num_rows, stage->in.num_values]; NULL for the first stage */
@@ -137,8 +141,8 @@ struct fed_stage_ops {
     /* Of a batch; NULL for all but dense stages. */
     void (*forward_batch)(const fed_batch_pass *pass);
     void (*backward_batch)(const fed_batch_pass *pass, const fed_update *update);
-    int takes_raw;  /* as the first stage it reads an image as decoded: no padded channels or border
-                     */
+    /* As the first stage it reads an image as decoded: no padded channels or border. */
+    int takes_raw;
     int can_narrow; /* its kernel is packed as narrow.c expects: [O, padded I], before all else */
 };
 
@@ -268,7 +272,11 @@ typedef struct fed_carver {
     size_t used;
 } fed_carver;
 
+/* `count` pieces of `size`, at least 1; `used` stays at SIZE_MAX once it would overflow. */
 void *fed_carve(fed_carver *carver, size_t count, size_t size);
+
+/* Examples of a batch: the size of more of them could overflow. */
+enum { FED_MAX_BATCH = 1 << 24 };
 
 /* What a net needs to take a batch forward and, for training, back. By stage; [B] is one for each
  * example of the batch, or a single one that all examples use in turn. */

@@ -77,7 +77,8 @@ static void run_phase(drill *d, size_t stage, int phase) {
 
 int fed_exercise(const fed_model *model, const float *params, size_t batch_size, size_t stage,
                  int phase, size_t repeats) {
-    if (batch_size < 1 || phase < 0 || phase >= FED_NUM_PHASES) return FED_ERR_ARGUMENT;
+    if (batch_size < 1 || batch_size > FED_MAX_BATCH || phase < 0 || phase >= FED_NUM_PHASES)
+        return FED_ERR_ARGUMENT;
     drill d;
     int status = drill_init(&d, model, params, batch_size);
     if (status == FED_OK && stage >= d.net.num_stages) status = FED_ERR_ARGUMENT;

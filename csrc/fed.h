@@ -136,9 +136,13 @@ static inline size_t fed_shape_size(const fed_shape *shape) {
 }
 
 /* One row of a model table. Tensors lie at `offset` of the flat parameter vector, in Keras layout:
- *   FED_DENSE:      kernel [I, O], bias [O]; its inputs are taken as one vector, outputs are {1, 1,
- * O} FED_CONV2D:     kernel [window height, window width, in channels, out channels], bias
+ *
+ *   FED_DENSE:      kernel [I, O], bias [O]; its inputs are one vector, out is {1, 1, O}
+ *
+ *   FED_CONV2D:     kernel [window height, window width, in channels, out channels], bias
+ *
  *   FED_GROUP_NORM: gamma [channels], beta [channels]
+ *
  * Windows that reach beyond the image see zeros there in a convolution and nothing in a pool: an
  * average is over the values inside. */
 typedef struct fed_layer {
@@ -153,8 +157,8 @@ typedef struct fed_layer {
     /* FED_GROUP_NORM: num_groups divides the channels; epsilon stands inside the root */
     size_t num_groups;
     double epsilon;
-    double
-        rate; /* FED_DROPOUT: share of values put to 0 in training, in [0, 1), taken in 65536ths */
+    /* FED_DROPOUT: share of values put to 0 in training, in [0, 1), taken in 65536ths */
+    double rate;
 } fed_layer;
 
 /* A sequential stack; the last layer's outputs are logits, softmax cross-entropy follows it. */
@@ -164,7 +168,7 @@ typedef struct fed_model {
 } fed_model;
 
 /* FED_OK if the table is consistent: known kinds and activations, chained shapes, windows that give
- * the shapes, offsets that fill 0..P-1 in order, logits without an activation. */
+ * the shapes, offsets that fill 0..P-1 in order, P at least 1, logits without an activation. */
 int fed_model_check(const fed_model *model);
 
 /* ---- The client step (step.c) ---------------------------------------------------------------- */
@@ -220,8 +224,7 @@ int fed_step_apply(const fed_step *step, size_t step_num, size_t num_params,
                    float *params /* in-out [P] */, const float *server_params /* [P] */,
                    float *gradient /* in, scratch [P] */, float *slots /* in-out [slots, P] */);
 
-/* ---- Clients and cohorts (client.c, cohort.c, score.c)
- * ------------------------------------------------ */
+/* ---- Clients and cohorts (client.c, cohort.c, score.c) --------------------------------------- */
 
 typedef struct fed_prepared fed_prepared;
 

@@ -35,6 +35,16 @@ static int windows_fit(const fed_layer *layer) {
                        layer->pad_left);
 }
 
+/* What a convolution's windows reach, its steps, and the same of its outputs on the way back, count
+ * in int32_t, and so do sums of a few of them. */
+static int reach_fits(const fed_layer *layer) {
+    const size_t most = max_values / 4;
+    const size_t height = fed_larger(layer->in.height + 2 * layer->window_height, layer->stride_y);
+    const size_t width = fed_larger(layer->in.width + 2 * layer->window_width, layer->stride_x);
+    const size_t channels = fed_padded(fed_larger(layer->in.channels, layer->out.channels));
+    return height <= most && width <= most / height && channels <= most / (height * width);
+}
+
 static int is_flag(int32_t value) { return value == 0 || value == 1; }
 
 /* What is particular to its kind. */
@@ -46,9 +56,9 @@ static int kind_is_valid(const fed_layer *layer) {
                fed_padded(layer->out.channels) <=
                    max_values / (fed_shape_size(&layer->in) + FED_PAD);
     case FED_CONV2D:
-        return windows_fit(layer) && layer->window_height <= max_values / layer->window_width /
-                                                                 layer->in.channels /
-                                                                 fed_padded(layer->out.channels);
+        return windows_fit(layer) && reach_fits(layer) &&
+               layer->window_height <= max_values / layer->window_width / layer->in.channels /
+                                           fed_padded(layer->out.channels);
     case FED_MAX_POOL:
     case FED_AVERAGE_POOL:
         return windows_fit(layer) && keeps_channels;
@@ -96,6 +106,7 @@ int fed_model_check(const fed_model *model) {
         offset += num_params(layer);
         if (offset > max_values) return FED_ERR_ARGUMENT;
     }
+    if (offset == 0) return FED_ERR_ARGUMENT; /* nothing to train */
     const fed_layer *last = &model->layers[model->num_layers - 1];
     if (fed_shape_size(&model->layers[0].in) != model->num_inputs || offset != model->num_params ||
         last->out.height != 1 || last->out.width != 1 || last->out.channels != model->num_classes ||

@@ -28,6 +28,7 @@ struct fed_sum {
 
 void *fed_allocate(size_t num_bytes) {
     void *memory = NULL;
+    if (num_bytes > PTRDIFF_MAX) return NULL;
     return posix_memalign(&memory, FED_ALIGNMENT, num_bytes > 0 ? num_bytes : 1) == 0 ? memory
                                                                                       : NULL;
 }

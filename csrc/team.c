@@ -78,9 +78,6 @@ int fed_team_set_slots(fed_team *team, const fed_net *net, size_t num_slots,
 
 /* ---- Input checks ---------------------------------------------------------------------------- */
 
-/* A workspace holds a whole batch: a larger one would overflow its size. */
-static const size_t max_batch_size = (size_t)1 << 24;
-
 static int client_is_valid(const fed_model *model, const fed_client *client) {
     const fed_plan *plan = &client->plan;
     if (client->num_examples > UINT32_MAX) return 0;
@@ -92,8 +89,8 @@ static int client_is_valid(const fed_model *model, const fed_client *client) {
         return 0;
     if (plan->pipeline < FED_REPEAT_SHUFFLE || plan->pipeline > FED_PER_EPOCH) return 0;
     if (plan->epochs < 1 || plan->batch_size < 1) return 0;
-    return plan->batch_size <= max_batch_size ||
-           fed_plan_visits(plan, client->num_examples) <= max_batch_size;
+    return plan->batch_size <= FED_MAX_BATCH ||
+           fed_plan_visits(plan, client->num_examples) <= FED_MAX_BATCH;
 }
 
 /* Labels come from files: an index they form must never leave its array. */

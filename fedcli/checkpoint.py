@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.config import MAX_CLASSES, PIXEL_CONVENTIONS
+from fedcli.datasets.hdf5 import check_heaps
 from fedcli.errors import CheckpointError
 from fedcli.stacks import MAX_DIMENSIONS, MAX_VALUES
 
@@ -115,6 +116,7 @@ def load(path: Path) -> Checkpoint:
         raise CheckpointError(f"cannot read the checkpoint {path}: {err.strerror}") from err
     try:
         with h5py.File(io.BytesIO(content), "r") as image:
+            check_heaps(image, content)
             return _parse(image, len(content), path)
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, UnicodeDecodeError) as err:
         reason = " ".join(str(err).split())

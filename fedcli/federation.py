@@ -26,7 +26,6 @@ from fedcli import (
     model_sources,
     models,
     optimizers,
-    own_models,
     registry,
     schedules,
 )
@@ -266,7 +265,7 @@ def open_federation(
         )
     check_fit(train, model)
     engine = engines.make_engine(model, config.threads)
-    if isinstance(model, own_models.PythonModel) and (config.threads or 1) > 1:
+    if engines.is_python(model) and (config.threads or 1) > 1:
         notes.append(f"{config.model} is computed in Python, on one thread, not {config.threads}")
     plan = BatchPlan(
         epochs=config.epochs,
@@ -406,9 +405,9 @@ def note_of_changed_model(text: str | None, before: object) -> tuple[str, ...]:
     Raises:
         ModelError: The file cannot be read.
     """
-    file = None if text is None else model_sources.python_file(text)
-    if before is None or file is None or own_models.fingerprint(file) == before:
+    if before is None or text is None or model_sources.code_fingerprint(text) in (None, before):
         return ()
+    file = model_sources.python_file(text)
     return (f"{file} has changed since the run began; the model is what it makes now",)
 
 

@@ -24,7 +24,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.datasets.hdf5 import one_line, read_attribute
+from fedcli.datasets.hdf5 import check_heaps, one_line, read_attribute
 from fedcli.errors import ConfigError, DataError
 
 CONFIG = "config.json"
@@ -40,7 +40,6 @@ _BYTES_PER_PARAM = 40
 _MAX_NAMES = 4096  # in one attribute
 _MAX_NAME_BYTES = 4 << 30  # that such an attribute could unpack to
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-_HEAP = b"GCOL\x01"
 _ZIP = b"PK\x03\x04"
 _PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _DAMAGE = (
@@ -95,7 +94,10 @@ def read(path: Path) -> Contents:
             return Contents(_decode(text), content)
         if content.startswith(_HDF5):
             with _open(content) as file:
-                return Contents(_legacy_description(file), content)
+                description = _legacy_description(file)
+                if description is None and not _is_legacy(file):
+                    _container(file)
+                return Contents(description, content)
     if content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
         return Contents(_decode(content), b"")
     raise ConfigError("is no file of Keras's; give a .keras, .h5 or .json that Keras wrote")
@@ -134,7 +136,7 @@ def load_places(
             with zipfile.ZipFile(io.BytesIO(image)) as archive:
                 image = _unpack(archive, WEIGHTS, _FIXED_BYTES + _BYTES_PER_PARAM * num_params)
         with _open(image) as file:
-            if "model_weights" in file or "layer_names" in file.attrs:
+            if _is_legacy(file):
                 return _load_legacy(file, tops, shapes, len(image))
             return _load_counted(file, paths, shapes, len(image))
 
@@ -151,28 +153,12 @@ def _read_whole(path: Path) -> bytes:
 
 
 def _open(image: bytes) -> Any:
-    """An `h5py.File` whose texts can be read: HDF5 would walk some garbled heaps for ever."""
-    sizes = image[13:15] if image[8:9] in (b"\0", b"\1") else image[9:11]
-    if not image.startswith(_HDF5) or sizes != b"\x08\x08":
+    """An `h5py.File` whose texts can be read."""
+    if not image.startswith(_HDF5):
         raise ConfigError("holds no HDF5 file as Keras writes it; save it again")
-    start = image.find(_HEAP)
-    while start >= 0:
-        _check_heap(image, start)
-        start = image.find(_HEAP, start + 1)
-    return h5py.File(io.BytesIO(image), "r")
-
-
-def _check_heap(image: bytes, start: int) -> None:
-    """Refuses a heap of texts (HDF5 format, III.E) with an object of no length."""
-    end = start + int.from_bytes(image[start + 8 : start + 16], "little")
-    position = start + 16
-    while position + 16 <= end:
-        size = int.from_bytes(image[position + 8 : position + 16], "little")
-        is_free = image[position : position + 2] == b"\0\0"
-        needed = size if is_free else 16 + (size + 7) // 8 * 8
-        position += needed
-        if needed < 16 or position > min(end, len(image)):
-            raise ConfigError("is damaged (a garbled heap of texts); save it again")
+    file = h5py.File(io.BytesIO(image), "r")
+    check_heaps(file, image)
+    return file
 
 
 def _unpack(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
@@ -216,19 +202,32 @@ def _legacy_description(file: Any) -> Any:
     if "model_config" not in file.attrs:
         return None
     text = read_attribute(file.attrs, "model_config")
-    if not isinstance(text, str | bytes):
+    if not isinstance(text, str):
         raise ConfigError("model_config in it is no text; save the model again")
     return _decode(text)
+
+
+def _is_legacy(file: Any) -> bool:
+    """Whether weights stand under the layers' own names."""
+    return "model_weights" in file or "layer_names" in file.attrs
+
+
+def _container(file: Any) -> str:
+    """The name under which weights stand by counted class names."""
+    container = next((each for each in CONTAINERS if each in file), None)
+    if container is None:
+        found = ", ".join(sorted(map(repr, file))[:5]) or "nothing"
+        raise ConfigError(
+            f"holds no weights of Keras's, but {found[:200]}; give a file that Keras wrote"
+        )
+    return container
 
 
 def _load_counted(
     file: Any, paths: Sequence[tuple[str, ...]], shapes: Sequence[Shapes], num_bytes: int
 ) -> list[Tensors]:
     """Tensors by counted class names; those that no layer asks for are refused."""
-    container = next((each for each in CONTAINERS if each in file), None)
-    if container is None:
-        found = ", ".join(sorted(map(repr, file))[:5]) or "nothing"
-        raise ConfigError(f"holds no weights of Keras's, but {found[:200]}")
+    container = _container(file)
     loaded = []
     for path, wanted in zip(paths, shapes, strict=True):
         group = file

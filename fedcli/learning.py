@@ -11,12 +11,12 @@ import abc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli import batches, engines, metrics, models, optimizers, own_models, registry
+from fedcli import batches, engines, metrics, models, optimizers, registry
 from fedcli.aggregators.mean import Mean
 from fedcli.algorithms import fedavg, fedsgd, mime_lite
 from fedcli.algorithms.base import Algorithm, apply_mean_delta
@@ -27,9 +27,11 @@ from fedcli.errors import ConfigError, DataError
 from fedcli.metrics import MetricsAggregator, sum_then_finalize
 from fedcli.models import Model
 from fedcli.optimizers import Optimizer
-from fedcli.own_models import OwnModel
 from fedcli.params import ParamLayout
 from fedcli.signatures import Placed, array_type, format_type, value_types
+
+if TYPE_CHECKING:
+    from fedcli.own_models import OwnModel
 
 __all__ = [
     "LearningProcess",
@@ -46,7 +48,7 @@ __all__ = [
 ]
 
 # What a process is built of; see `build_process`.
-ModelLike = str | Model | OwnModel | Callable[[], Model | OwnModel]
+ModelLike: TypeAlias = "str | Model | OwnModel | Callable[[], Model | OwnModel]"
 
 _SERVER_SGD = optimizers.sgd(1.0)
 _FED_SGD_SERVER = optimizers.sgd(registry.ALGORITHMS["fedsgd"].server_lr)
@@ -416,6 +418,8 @@ def _as_model(model: Any) -> Model:
             f"model is of type {type(model).__name__}; give a name such as "
             "'softmax-regression', a model of fedcli.models, or an object of your own"
         )
+    from fedcli import own_models  # late: few processes need them
+
     return own_models.wrap(model)
 
 

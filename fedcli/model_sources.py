@@ -71,6 +71,20 @@ def python_file(text: str) -> Path | None:
     return Path(file) if file.endswith(".py") else None
 
 
+def code_fingerprint(text: str) -> str | None:
+    """Returns the fingerprint of the file that --model names if that is a user's code; else None.
+
+    Raises:
+        ModelError: The file cannot be read.
+    """
+    file = python_file(text)
+    if file is None:
+        return None
+    from fedcli import own_models
+
+    return own_models.fingerprint(file)
+
+
 def allowed_code(of_run: str, given: str | None) -> str:
     """Returns the code to run for a run or config whose model is code, if its user asked for it.
 

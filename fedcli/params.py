@@ -160,6 +160,14 @@ def lay_out(specs: Sequence[Spec], input_shape: Sequence[int]) -> ParamLayout:
 
 def _named(specs: Sequence[Spec]) -> tuple[Spec, ...]:
     """The layers, checked, each with a name: its own, or as Keras counts its kind."""
+    if not isinstance(specs, Sequence):
+        raise ConfigError(f"the layers are a {type(specs).__name__}; give a list of them")
+    for place, spec in enumerate(specs, 1):
+        if not isinstance(spec, Spec):
+            raise ConfigError(
+                f"layer {place} of the model is a {type(spec).__name__}; give layers of "
+                "fedcli.layers, such as Dense(10)"
+            )
     if len(specs) > 2 * MAX_LAYERS:
         raise ConfigError(f"the model has {len(specs)} layers; give at most {MAX_LAYERS}")
     for spec in specs:

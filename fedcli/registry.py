@@ -154,7 +154,7 @@ MODELS = _table(
             Option(
                 "dropout",
                 [0.25, 0.5],
-                "Rates after the pool and after the 128 units; one number sets both, 0: none.",
+                "Rates below 1, after the pool and after the 128 units; one sets both, 0: none.",
                 0.0,
                 1.0,
             ),

@@ -23,8 +23,8 @@ from fedcli import (
     __version__,
     backend,
     checkpoint,
+    engines,
     model_sources,
-    own_models,
     run_dir,
     run_logs,
     stopping,
@@ -139,8 +139,7 @@ class Training:
     @property
     def code(self) -> str | None:
         """What --model must be beside the run from now on; None: its checkpoints have it all."""
-        is_code = isinstance(self.process.model, own_models.PythonModel)
-        return self.config.model if is_code else None
+        return self.config.model if engines.is_python(self.process.model) else None
 
     @property
     def train(self) -> ClientData:
@@ -496,8 +495,8 @@ def _peak_memory() -> dict[str, int]:
 
 
 def _provenance(engine: Engine, fingerprint: str, model: str) -> dict[str, Value]:
-    file = model_sources.python_file(model)
-    of_model: dict[str, Value] = {} if file is None else {"model": own_models.fingerprint(file)}
+    code = model_sources.code_fingerprint(model)
+    of_model: dict[str, Value] = {} if code is None else {"model": code}
     return {
         "fedcli": __version__,
         "python": platform.python_version(),

@@ -21,6 +21,8 @@ from tests.reference import Batch, Optimizer, Stats, Vector
 DROPOUT_STEPS = 65536  # a rate is taken in these
 VISIT_BLOCKS = 1 << 20  # from one visit's blocks of the dropout stream to the next visit's
 
+# A layer, its tensors, what came in, what came out, and its dropout mask if it has one.
+Seen = tuple[Layer, list[Vector], Vector, Vector, Any]
 Places = Iterator[tuple[tuple[int, int], tuple[slice, slice], tuple[slice, slice]]]
 
 
@@ -79,35 +81,51 @@ def draw_masks(layout: ParamLayout, key: StreamKey, visit: int) -> list[Vector]:
     return masks
 
 
+def logits(layout: ParamLayout, tensors: Sequence[Any], images: Any) -> Vector:
+    """Returns float64 [N, K] for images [N, ...], without dropout."""
+    params = np.concatenate([np.asarray(each, np.float64).ravel() for each in tensors])
+    *_, (_, _, _, outputs, _) = _layer_by_layer(layout, params, np.asarray(images, np.float64), [])
+    return outputs.reshape(len(images), -1)
+
+
+def softmax(values: Vector) -> Vector:
+    """Returns the probabilities of logits, both [N, K]."""
+    exponentials = np.exp(values - values.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
 def score(
     layout: ParamLayout, params: Vector, batch: Batch, masks: Sequence[Vector] | None = None
 ) -> tuple[Stats, Vector]:
     """Returns the stats of one batch, and the gradient of its mean loss; no masks: no dropout."""
     x, y = batch
-    left = list(masks or [])
-    values = x.reshape(len(y), *layout.layers[0].in_shape)
-    seen: list[tuple[Layer, list[Vector], Vector, Vector, Any]] = []
-    for layer in layout.layers:
-        tensors = _tensors(layout, layer, params)
-        mask = left.pop(0) if left and layer.kind == "dropout" else None
-        inputs = values
-        values = _activate(layer.activation, _forward(layer, tensors, inputs, mask))
-        seen.append((layer, tensors, inputs, values, mask))
-    logits = values.reshape(len(y), -1)
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    exponentials = np.exp(shifted)
-    totals = exponentials.sum(axis=1, keepdims=True)
-    losses = np.log(totals[:, 0]) - shifted[np.arange(len(y)), y]
-    error = exponentials / totals
+    seen = list(_layer_by_layer(layout, params, x, list(masks or [])))
+    last = seen[-1][3]
+    scores = last.reshape(len(y), -1)
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(y)), y]
+    error = softmax(scores)
     error[np.arange(len(y)), y] -= 1.0
-    error = (error / len(y)).reshape(values.shape)
+    error = (error / len(y)).reshape(last.shape)
     gradients: list[Vector] = []
     for layer, tensors, inputs, outputs, mask in reversed(seen):
         error = error * _slope(layer.activation, outputs)
         error, own = _backward(layer, tensors, inputs, error, mask)
         gradients = [*(each.ravel() for each in own), *gradients]
-    num_correct = int((logits.argmax(axis=1) == y).sum())
+    num_correct = int((scores.argmax(axis=1) == y).sum())
     return Stats(float(losses.sum()), num_correct, len(y), 1), np.concatenate(gradients)
+
+
+def _layer_by_layer(
+    layout: ParamLayout, params: Vector, images: Vector, masks: list[Vector]
+) -> Iterator[Seen]:
+    values = images.reshape(len(images), *layout.layers[0].in_shape)
+    for layer in layout.layers:
+        tensors = _tensors(layout, layer, params)
+        mask = masks.pop(0) if masks and layer.kind == "dropout" else None
+        inputs = values
+        values = _activate(layer.activation, _forward(layer, tensors, inputs, mask))
+        yield layer, tensors, inputs, values, mask
 
 
 def _tensors(layout: ParamLayout, layer: Layer, params: Vector) -> list[Vector]:

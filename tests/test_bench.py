@@ -408,6 +408,15 @@ def test_layers_count_the_operations_of_each_phase() -> None:
     assert times.stages[0].layers == ("dense",)
 
 
+def test_what_took_no_time_has_no_share_of_the_peak() -> None:
+    clock = FakeClock()
+    ticks = iter(range(1_000_000))
+    timer = Timer(lambda: float(next(ticks)), clock.paused.append)  # whatever it does
+    times = layer_times.measure(models.build("mlp-2nn"), 10, NO_PACE, timer, tell_nobody)
+    assert [each.seconds.most for each in times.stages] == [0.0] * len(times.stages)
+    assert [each.share_of_peak for each in times.stages] == [None] * len(times.stages)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
@@ -415,6 +424,7 @@ def test_layers_count_the_operations_of_each_phase() -> None:
         (("--threads", 0), 1, "--threads 0: give a number from 1"),
         (("--repeats", 0), 2, "0 is not in the range"),
         (("--layers", "resnet"), 1, "resnet"),
+        (("--batch-size", 5), 1, "--batch-size 5 is for --layers; name its model there, or"),
         (("-q", "-v"), 2, "contradict"),
     ],
 )

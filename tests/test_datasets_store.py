@@ -260,6 +260,8 @@ def test_verify_finds_a_changed_attribute(path: Path, name: str, value: Any) -> 
 
 def test_an_attribute_of_a_garbled_type_is_not_asked_for(path: Path) -> None:
     """Its strings become lists of strings: HDF5 would read beyond its memory, and die."""
+    with h5py.File(path, "r+") as file:
+        file.attrs["format"] = "fedcli-store"  # of variable length
     content = bytearray(path.read_bytes())
     place = content.index(b"format\0\0\x19\x01") + len(b"format\0\0\x19")
     content[place] = 3
@@ -270,6 +272,44 @@ def test_an_attribute_of_a_garbled_type_is_not_asked_for(path: Path) -> None:
     )
     assert done.returncode == 1, done.returncode
     assert "is not a fedcli store" in done.stderr
+
+
+def test_a_heap_that_would_be_walked_for_ever_is_refused(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file.attrs["source"] = "a text of variable length, which lies in a heap"
+    store.open_store(path)
+    content = bytearray(path.read_bytes())
+    first = content.index(b"GCOL") + 16
+    content[first : first + 16] = bytes(16)  # a free object of no length
+    path.write_bytes(content)
+    program = f"from fedcli.datasets import store; store.open_store(store.Path({str(path)!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1, done.returncode
+    assert "garbled heap of texts" in done.stderr
+
+
+def test_a_garbled_root_is_damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    root = int.from_bytes(content[64:72], "little")  # of its symbol table entry
+    content[root : root + 16] = b"\xff" * 16
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"^{path}: damaged .*; fetch or write"):
+        store.open_store(path)
+
+
+def test_a_text_of_variable_length_beside_the_pixels_is_not_read(path: Path) -> None:
+    """Opening looks through heaps only for those of the file itself."""
+    with h5py.File(path, "r+") as file:
+        file["splits/train/pixels"].attrs["scale"] = "1"
+    with pytest.raises(DataError, match="attribute scale is no float; write the store again"):
+        store.open_store(path)
+
+
+def test_texts_of_a_store_are_in_no_heap(path: Path) -> None:
+    """So opening one looks through none of its pixels."""
+    assert b"GCOL" not in path.read_bytes()
 
 
 # ---- Writing that fails --------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from fedcli.layers import (
 )
 from fedcli.model_sources import open_model
 from fedcli.params import ParamLayout, lay_out
-from tests import naive_forward
+from tests import reference_net
 from tests.keras_samples import (
     archive,
     call3,
@@ -300,7 +300,7 @@ def test_layers_that_are_not_computed_are_refused(tmp_path: Path, given: Any, fa
         (b"{" + b" " * (9 << 20), "describes a model in"),
         (b"", "is no file of Keras's"),
         (b"PK\x03\x04", "is damaged or no file of Keras's"),
-        (b"\x89HDF\r\n\x1a\n", "holds no HDF5 file as Keras writes it"),
+        (b"\x89HDF\r\n\x1a\n", "is damaged or no file of Keras's"),
     ],
 )
 def test_what_is_no_model_is_refused(tmp_path: Path, model: Any, fault: str) -> None:
@@ -449,6 +449,16 @@ def test_lists_of_names_are_texts(tmp_path: Path, names: Any) -> None:
         keras_files.read_weights(put(tmp_path / "w", hdf5(fill)), LAYOUT)
 
 
+def test_other_hdf5_files_are_no_weights(tmp_path: Path) -> None:
+    def fill(file: Any) -> None:
+        file["examples/f0001/label"] = np.zeros(3, np.int32)
+
+    path = put(tmp_path / "m", hdf5(fill))
+    assert "holds no weights of Keras's, but 'examples'" in fault_of(path)
+    with pytest.raises(ConfigError, match="holds no weights of Keras's, but 'examples'"):
+        keras_files.read_weights(path, LAYOUT)
+
+
 def test_a_heap_that_would_be_walked_for_ever_is_refused(tmp_path: Path) -> None:
     image = bytearray(legacy(NAMED, MLP, fixed=False))
     first = image.index(b"GCOL") + 16
@@ -509,8 +519,8 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     again = lay_out(model.specs, model.input_shape)
     images = np.arange(84.0).reshape(2, 7, 6) / 84
     np.testing.assert_array_equal(
-        naive_forward.logits(again, model.weights or [], images),
-        naive_forward.logits(layout, layout.split(params), images),
+        reference_net.logits(again, model.weights or [], images),
+        reference_net.logits(layout, layout.split(params), images),
     )
     first = path.read_bytes()
     keras_files.write_keras(path, layout, params)
@@ -542,8 +552,8 @@ def test_a_model_without_dense_layers_is_written_with_flat_probabilities(
     again = lay_out(model.specs, model.input_shape)
     images = np.arange(98.0).reshape(2, 7, 7) / 98
     np.testing.assert_array_equal(
-        naive_forward.logits(again, model.weights or [], images),
-        naive_forward.logits(layout, layout.split(params), images),
+        reference_net.logits(again, model.weights or [], images),
+        reference_net.logits(layout, layout.split(params), images),
     )
 
 
@@ -659,9 +669,9 @@ def test_files_of_real_keras_give_its_outputs(shared_data: Path, name: str) -> N
         weights = model.weights
         if weights is None or whole is not path:
             weights = keras_files.read_weights(found[-1], layout)
-        outputs = naive_forward.logits(layout, weights, images)
+        outputs = reference_net.logits(layout, weights, images)
         if "mlp" not in name:
-            outputs = naive_forward.softmax(outputs)
+            outputs = reference_net.softmax(outputs)
         # Keras computes in float32: its own rounding is some 1e-7 of outputs around 1.
         np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-5)
 
@@ -672,7 +682,7 @@ def test_the_core_gives_the_outputs_of_real_keras(shared_data: Path, name: str) 
     images = np.load(folder / "inputs_20x28x28.npy").astype(np.float32)
     expected = np.load(folder / f"{name}.outputs.npy")
     if "mlp" in name:
-        expected = naive_forward.softmax(expected)
+        expected = reference_net.softmax(expected)
     # The loss of one image taken for class k is -log of its k-th output.
     clients = [
         from_arrays(images[index : index + 1], np.array([label])).client.preprocess()

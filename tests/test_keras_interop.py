@@ -27,7 +27,7 @@ from fedcli.layers import (
     Spec,
 )
 from fedcli.params import ParamLayout, lay_out
-from tests import naive_forward
+from tests import reference_net
 
 BACKENDS = ("jax", "torch", "tensorflow")
 
@@ -111,16 +111,16 @@ def test_keras_predicts_what_fedcli_computes(tmp_path: Path, backend: str, name:
     given = images[..., None] if needs_channels else images
     run_keras(layout, params, given, tmp_path, backend)
     weights = layout.split(params)
-    expected = naive_forward.softmax(naive_forward.logits(layout, weights, images))
+    expected = reference_net.softmax(reference_net.logits(layout, weights, images))
     for file in ("loaded.npy", "weights.npy"):
         # float32 against float64: some 1e-7 of probabilities, a few times that through layers.
         np.testing.assert_allclose(np.load(tmp_path / file), expected, rtol=0, atol=1e-5)
     for file in ("again.keras", "again.h5", "nested.keras", "functional.keras", "functional.h5"):
         model = keras_files.read_model(tmp_path / file)
-        found = naive_forward.logits(
+        found = reference_net.logits(
             lay_out(model.specs, model.input_shape), model.weights or [], images
         )
-        np.testing.assert_allclose(naive_forward.softmax(found), expected, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(reference_net.softmax(found), expected, rtol=0, atol=1e-12)
     for array, wanted in zip(
         keras_files.read_weights(tmp_path / "again.weights.h5", layout), weights, strict=True
     ):

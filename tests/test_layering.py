@@ -17,7 +17,7 @@ LAYERS = (
     ("cli",),
     (
         *("rounds", "examination", "evaluation", "federation", "report", "figures", "learning"),
-        *("engines", "predictions", "published"),
+        *("engines", "python_engine", "predictions", "published"),
         *("acquisition", "preparation", "population", "benchmarks"),
         *(
             "class_measures",
@@ -74,6 +74,7 @@ NEIGHBOURS = {
     "report_tables": {"comparison", "run_record"},
     "comparison": {"run_record"},
     "per_client": {"client_spread"},
+    "engines": {"python_engine"},
     "algorithms": {"aggregators", "optimizers", "metrics", "batches"},
     "suspects": {"datasets", "densities", "batches"},
     "download": {"datasets", "part_file"},
@@ -82,6 +83,7 @@ NEIGHBOURS = {
     "model_sources": {"models", "keras_files", "own_models"},
     "weights_files": {"keras_files"},
     "keras_files": {"keras_archives", "keras_graphs"},
+    "checkpoint": {"datasets"},
     "keras_archives": {"datasets"},
     "keras_graphs": {"keras_options"},
     "datasets": {"batches", "draws"},

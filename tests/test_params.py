@@ -266,9 +266,13 @@ def test_join_refuses_what_is_not_a_real_number() -> None:
         ([Dense(2)] * 65, "the model has 65 layers; give at most 64"),
         ([Dense(1 << 24)] * 2, "the model has .* parameters; choose sizes that give fewer"),
         ([Conv2D(1 << 24, 3), Dense(2)], "layer conv2d gives .* values an example; choose sizes"),
+        ([Dense(2), "dense"], "layer 2 of the model is a str; give layers of fedcli.layers, such"),
+        ([Dense], "layer 1 of the model is a type; give layers of fedcli.layers, such as Dense"),
+        (Dense(2), "the layers are a Dense; give a list of them"),
+        (None, "the layers are a NoneType; give a list of them"),
     ],
 )
-def test_layers_that_do_not_fit_are_refused(specs: list[Spec], message: str) -> None:
+def test_layers_that_do_not_fit_are_refused(specs: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         lay_out(specs, (8, 8))
 

@@ -65,8 +65,6 @@ static int init_turned(fed_conv *turned, const fed_stage *stage, const fed_conv 
     return 1;
 }
 
-static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
-
 /* Floats that deriving a kernel needs. */
 static size_t derive_floats(const fed_conv *conv) {
     return fed_conv_is_winograd(conv) ? conv->out_channels * conv->num_taps : 0;
@@ -81,15 +79,15 @@ static void lay_out(fed_stage *stage) {
     stage->saved_bytes =
         conv.is_pooled ? conv.num_rows * conv.num_cells * conv.out_channels * sizeof(int32_t) : 0;
     stage->piece_size = 0;
-    size_t floats = larger(fed_conv_scratch_floats(&conv), derive_floats(&conv));
+    size_t floats = fed_larger(fed_conv_scratch_floats(&conv), derive_floats(&conv));
     if (init_turned(&turned, stage, &conv)) {
         stage->derived_size += fed_conv_kernel_floats(&turned);
         const size_t run = turned.in.num_values + fed_conv_scratch_floats(&turned);
-        floats = larger(floats, larger(run + conv.out_channels, derive_floats(&turned)));
+        floats = fed_larger(floats, fed_larger(run + conv.out_channels, derive_floats(&turned)));
     }
     const size_t lists = conv.out_channels * (list_capacity(&conv) * sizeof(fed_entry) +
                                               sizeof(uint32_t) + sizeof(float));
-    stage->scratch_bytes = larger(floats * sizeof(float), lists);
+    stage->scratch_bytes = fed_larger(floats * sizeof(float), lists);
 }
 
 static void pack(const fed_stage *stage, const float *flat, float *packed) {

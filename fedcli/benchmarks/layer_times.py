@@ -11,7 +11,7 @@ from typing import Any
 from fedcli import backend, costs
 from fedcli.backend import Phase
 from fedcli.benchmarks.limits import Peak, rates
-from fedcli.benchmarks.timing import Contestant, Pace, Spread, Timer, in_turn
+from fedcli.benchmarks.timing import Contestant, Pace, Spread, Timer, in_turn, ratio
 from fedcli.models import Model
 from fedcli.progress import Tell
 
@@ -24,8 +24,8 @@ class StageTime:
         layers: Names of its layers.
         phase: What it does.
         seconds: For one example, on one thread.
-        share_of_peak: Of the multiply-adds that a thread could do meanwhile, None for a stage
-            without any and for `DERIVE`.
+        share_of_peak: Of the multiply-adds that a thread could do meanwhile; None for a stage
+            without any, for `DERIVE`, and where a turn was too short for the clock.
     """
 
     layers: tuple[str, ...]
@@ -104,16 +104,16 @@ def measure(model: Model, batch_size: int, pace: Pace, timer: Timer, tell: Tell)
         counts = {Phase.FORWARD: sum(cost.forward for cost in mine)}
         counts[Phase.BACKWARD] = sum(cost.backward for cost in mine)
         operations = 2.0 * batch_size * counts.get(phase, 0)
-        share = tuple(
-            operations / max(each, 1e-12) / most
-            for each, most in zip(taken.values, limit.values, strict=True)
-        )
+        share = None
+        if operations and taken.least > 0:
+            done = Spread(tuple(operations / each for each in taken.values))
+            share = ratio(done, limit)
         times.append(
             StageTime(
                 tuple(layers[index].name for index in stages[stage]),
                 phase,
                 Spread(tuple(each / batch_size for each in taken.values)),
-                Spread(share) if operations else None,
+                share,
             )
         )
     return LayerTimes(model.name, batch_size, tuple(times))

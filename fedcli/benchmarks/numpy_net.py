@@ -6,7 +6,7 @@ channels]; gradients are of the mean loss of the batch.
 
 from __future__ import annotations
 
-import math
+import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,19 +70,21 @@ def softmax(logits: Values) -> Values:
 
 
 @dataclass
-class _Part:
-    """One layer. `backward` gives the gradient of its inputs and those of its tensors."""
+class _Part(abc.ABC):
+    """One layer; values and gradients are float32 [n, ...]."""
 
     layer: Layer
     num_tensors: int = 0
 
+    @abc.abstractmethod
     def forward(self, x: Values, tensors: Sequence[Values], is_training: bool) -> Values:
-        raise NotImplementedError
+        """Returns its outputs."""
 
+    @abc.abstractmethod
     def backward(
         self, flow: Values, tensors: Sequence[Values], has_before: bool
     ) -> tuple[Values, list[Values]]:
-        raise NotImplementedError
+        """Returns the gradients of its inputs and of each of its tensors, given its outputs'."""
 
 
 class _Product(_Part):
@@ -218,8 +220,4 @@ def _part(layer: Layer, stream: Stream) -> _Part:
 def _is_tiled(layer: Layer) -> bool:
     """Whether pools lie beside each other and fill the image."""
     whole = (layer.out_shape[0] * layer.window[0], layer.out_shape[1] * layer.window[1])
-    return (
-        layer.window == layer.strides
-        and whole == layer.in_shape[:2]
-        and not math.hypot(*layer.pads)
-    )
+    return layer.window == layer.strides and whole == layer.in_shape[:2] and layer.pads == (0, 0)

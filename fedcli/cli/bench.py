@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fedcli.cli import options as opt
+from fedcli.errors import ConfigError
 from fedcli.registry import MODELS
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ Measured = TypeVar("Measured")
 
 WORK = "What is measured"
 DEFAULT_REPEATS, QUICK_REPEATS = 5, 2
+DEFAULT_BATCH_SIZE = 10
 _TURN_SECONDS, _QUICK_TURN_SECONDS = 0.2, 0.005
 _PAUSE_SECONDS = 0.05  # threads of OpenMP and of BLAS spin for some 30 ms after their work
 _QUICK_BYTES = 8 << 20
@@ -51,11 +53,9 @@ _PEER_MODULE = "fedcli.cli.bench_peer"
 )
 @opt.option(
     "--batch-size",
-    help="Examples a batch, for --layers.",
+    help=f"Examples a batch, for --layers. [default: {DEFAULT_BATCH_SIZE}]",
     section=WORK,
     type=click.IntRange(1, 10_000),
-    default=10,
-    show_default=True,
     metavar="N",
 )
 @opt.option(
@@ -138,7 +138,7 @@ def _measure(
     *,
     jobs: str | None,
     layers: str | None,
-    batch_size: int,
+    batch_size: int | None,
     compare: str | None,
     threads: int | None,
     repeats: int | None,
@@ -152,6 +152,10 @@ def _measure(
     from fedcli.benchmarks import limits, machine, reports, running
     from fedcli.benchmarks.timing import Pace, Timer
 
+    if batch_size is not None and layers is None:
+        raise ConfigError(
+            f"--batch-size {batch_size} is for --layers; name its model there, or leave it out"
+        )
     model = None if layers is None else models.build(layers)
     chosen = canonical.choose(jobs) if model is None or jobs is not None else []
     names, missing = _choose_peers(compare, remarks)
@@ -177,7 +181,9 @@ def _measure(
         ),
         memory_bytes=num_bytes,
         results=[_run(job.name, partial(running.run, job, how), remarks) for job in chosen],
-        layers=None if model is None else _measure_layers(model, batch_size, how, remarks),
+        layers=None
+        if model is None
+        else _measure_layers(model, batch_size or DEFAULT_BATCH_SIZE, how, remarks),
         is_quick=quick,
         missing=missing,
     )

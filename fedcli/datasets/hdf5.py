@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ STORE_FORMAT = "fedcli-store"  # the root attribute `format` of a fedcli store
 _MAX_PACKING = 2000
 _SMALL_BYTES = 1 << 20
 _METADATA_CACHE_BYTES = 1 << 16
+_HEAP = re.compile(b"GCOL\x01")
+_SIZES = (8, 8)  # bytes of an offset and of a length, as everyone writes them
 _PLAIN_TYPES = (
     *(h5py.h5t.TypeStringID, h5py.h5t.TypeIntegerID),
     *(h5py.h5t.TypeFloatID, h5py.h5t.TypeEnumID),
@@ -27,7 +30,7 @@ _PLAIN_TYPES = (
 
 
 def open_file(path: Path) -> Any:
-    """Returns an open, read-only `h5py.File`.
+    """Returns an open, read-only `h5py.File`; the texts among its own attributes can be read.
 
     Raises:
         DataError: It cannot be opened: unreadable, truncated or damaged.
@@ -36,7 +39,6 @@ def open_file(path: Path) -> Any:
         # No chunk cache: every dataset is read once, whole.
         file = h5py.File(path, "r", rdcc_nbytes=0)
         _bound_metadata_cache(file)
-        return file  # noqa: TRY300 - what either call raises is told alike
     except PermissionError as err:
         raise _no_permission(path) from err
     except (OSError, RuntimeError, ValueError) as err:
@@ -48,6 +50,50 @@ def open_file(path: Path) -> Any:
             ) from err
         reason = re.sub(r"^Unable to synchronously open file \((.*)\)$", r"\1", one_line(err))
         raise DataError(f"{path}: damaged HDF5 file ({reason}); fetch or write it again") from err
+    with reading(str(path)):
+        if _has_variable_text(file):
+            with path.open("rb") as raw:
+                check_heaps(file, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ))
+    return file
+
+
+def check_heaps(file: Any, content: bytes | mmap.mmap) -> None:
+    """Refuses a file with a heap of texts that HDF5 would walk for ever (HDF5 format, III.E).
+
+    Looks through all of it. Texts of fixed length lie in no heap.
+
+    Args:
+        file: The open `h5py.File`, of which no text has been read yet.
+        content: Its bytes.
+
+    Raises:
+        ValueError: There is one.
+    """
+    if file.id.get_create_plist().get_sizes() != _SIZES:
+        raise ValueError("its offsets and lengths are not of 8 bytes")
+    for found in _HEAP.finditer(content):
+        if not _is_walkable(content, found.start()):
+            raise ValueError("a garbled heap of texts")
+
+
+def _is_walkable(content: bytes | mmap.mmap, start: int) -> bool:
+    """Whether each object of a heap has a length and ends within both heap and file."""
+    end = start + int.from_bytes(content[start + 8 : start + 16], "little")
+    position = start + 16
+    while position + 16 <= end:
+        size = int.from_bytes(content[position + 8 : position + 16], "little")
+        is_free = content[position : position + 2] == b"\0\0"
+        needed = size if is_free else 16 + (size + 7) // 8 * 8
+        position += needed
+        if needed < 16 or position > min(end, len(content)):
+            return False
+    return True
+
+
+def _has_variable_text(file: Any) -> bool:
+    """Whether an attribute of the file itself is a text in a heap."""
+    kinds = (file.attrs.get_id(name).get_type() for name in file.attrs)
+    return any(isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str() for kind in kinds)
 
 
 def _no_permission(path: Path) -> DataError:
@@ -95,11 +141,17 @@ def read_attribute(attrs: Any, name: str) -> object:
     """Returns an attribute that is one number or one text; None for any other.
 
     HDF5 is not asked for others: of a type that was garbled it reads wherever that points, and the
-    process dies.
+    process dies. Nor for texts of variable length but those of the file itself: only their heaps
+    have been checked.
     """
     attribute = attrs.get_id(name)
-    is_plain = isinstance(attribute.get_type(), _PLAIN_TYPES) and attribute.shape == ()
+    kind = attribute.get_type()
+    is_plain = isinstance(kind, _PLAIN_TYPES) and attribute.shape == ()
+    if isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str():
+        is_plain = is_plain and h5py.h5i.get_name(attribute) == b"/"
     value = attrs[name] if is_plain else None
+    if isinstance(value, np.bytes_):
+        return value.decode()
     return value.item() if isinstance(value, np.generic) else value
 
 

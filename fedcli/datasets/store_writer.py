@@ -38,6 +38,7 @@ from fedcli.errors import DataError
 from fedcli.progress import Tell, tell_nobody
 
 _ALIGNMENT = 64  # of arrays in the file, bytes; a cache line
+_MAX_TEXT_BYTES = 32 << 10  # HDF5 itself takes 64 KiB as an attribute, its name and type included
 
 
 def create(
@@ -230,11 +231,12 @@ def _lay_out(path: Path, splits: list[SplitArrays], info: StoreInfo) -> dict[tup
             path, "w", alignment_threshold=1, alignment_interval=_ALIGNMENT, locking=False
         ) as file,
     ):
-        file.attrs.update(
-            {"format": hdf5.STORE_FORMAT, "version": VERSION, "fingerprint": Digest().text()}
-        )
-        file.attrs.update(asdict(info) | {"class_names": json.dumps(info.class_names)})
-        file.attrs["info_fingerprint"] = info_fingerprint(info)
+        attributes = {
+            **{"format": hdf5.STORE_FORMAT, "version": VERSION, "fingerprint": Digest().text()},
+            **(asdict(info) | {"class_names": json.dumps(info.class_names)}),
+            "info_fingerprint": info_fingerprint(info),
+        }
+        file.attrs.update({name: _as_stored(value) for name, value in attributes.items()})
         for arrays in splits:
             group = file.create_group(f"splits/{arrays.name}")
             for name in ARRAYS:
@@ -242,6 +244,19 @@ def _lay_out(path: Path, splits: list[SplitArrays], info: StoreInfo) -> dict[tup
                 places[arrays.name, name] = dataset.id.get_offset() or 0
             group["pixels"].attrs.update({"scale": arrays.scale, "offset": arrays.offset})
     return places
+
+
+def _as_stored(value: str | int) -> Any:
+    """An attribute: a text has a fixed length where HDF5 can hold it beside its name.
+
+    Of variable length it would lie in a heap, for which all of the file is looked through.
+    """
+    if not isinstance(value, str) or "\0" in value:  # which h5py refuses in texts
+        return value
+    text = value.encode()
+    if len(text) > _MAX_TEXT_BYTES:
+        return value
+    return np.array(text, h5py.string_dtype("utf-8", max(1, len(text))))
 
 
 def _make_dataset(group: Any, name: str, values: Rows) -> Any:

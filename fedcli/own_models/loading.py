@@ -195,7 +195,8 @@ def _python_model(
             made = torch_modules.TorchNetwork(made, input_shape, file)
     if made is None or isinstance(made, bool | Real | str | bytes | list | tuple | dict):
         raise ModelError(
-            f"{where} returned {short(made)}; return a fedcli.models model, an object with "
+            f"{where} returned {short(made)}; return a fedcli.models model, such as "
+            "models.sequential(layers, input_shape, num_classes, seed), an object with "
             f"{', '.join(MEMBERS)}, or a torch.nn.Module"
         )
     known = getattr(made, "num_classes", None) if num_classes is None else num_classes

@@ -22,7 +22,8 @@ def running(what: str, file: str) -> Iterator[None]:
 
     Args:
         what: What runs, for the message: the name of a function.
-        file: Where the code is; the line is the innermost one there, or else the innermost of all.
+        file: Where the code is; the line is the innermost one there, or else the innermost of all,
+            and none if that is ours.
     """
     try:
         yield
@@ -137,8 +138,9 @@ def _where(err: BaseException, file: str) -> str:
         return f"{err.filename}:{err.lineno}"
     frames = traceback.extract_tb(err.__traceback__)
     own = [frame for frame in frames if file and frame.filename == file]
-    # The first frame is the call of ours.
-    frame = (own or frames[1:] or frames)[-1]
+    frame = (own or frames)[-1]
+    if Path(frame.filename).is_relative_to(_PACKAGE):
+        return file  # our call never got into the user's code
     return f"{frame.filename}:{frame.lineno}"
 
 

@@ -217,13 +217,16 @@ static void test_tanh_and_sigmoid_are_right_to_a_few_roundings(void) {
 }
 
 static void test_activations_at_the_ends(void) {
-    const float ends[FED_PAD] = {NAN, -NAN, INFINITY, -INFINITY, 0.0f, -0.0f, 3e38f, -3e38f};
+    float ends[FED_PAD] = {NAN, -NAN, INFINITY, -INFINITY, 0.0f, -0.0f, 3e38f, -3e38f};
+    const uint32_t nan_with_payload = 0x7fc000d1;
+    memcpy(&ends[8], &nan_with_payload, sizeof nan_with_payload);
     float tanhs[FED_PAD], sigmoids[FED_PAD];
     memcpy(tanhs, ends, sizeof ends);
     memcpy(sigmoids, ends, sizeof ends);
     fed_active_kernels()->tanh(tanhs, FED_PAD);
     fed_active_kernels()->sigmoid(sigmoids, FED_PAD);
     for (int i = 0; i < 2; i++) CHECK(isnan(tanhs[i]) && isnan(sigmoids[i]));
+    CHECK(isnan(tanhs[8]) && isnan(sigmoids[8]));
     CHECK(tanhs[2] == 1 && tanhs[3] == -1 && tanhs[6] == 1 && tanhs[7] == -1);
     CHECK(tanhs[4] == 0 && tanhs[5] == 0 && signbit(tanhs[5]) && !signbit(tanhs[4]));
     CHECK(sigmoids[2] == 1 && sigmoids[6] == 1);

@@ -107,6 +107,66 @@ static void test_empty_and_overflowing_sizes_are_refused(void) {
         CHECK_EQUAL(check_one_layer(bad[i][0], bad[i][1]), FED_ERR_ARGUMENT);
 }
 
+static void test_models_without_parameters_are_refused(void) {
+    const fed_layer layer = {.kind = FED_ACTIVATION, .in = {1, 1, 3}, .out = {1, 1, 3}};
+    CHECK_EQUAL(fed_model_check(&(fed_model){&layer, 1, 3, 3, 0}), FED_ERR_ARGUMENT);
+}
+
+/* One convolution to logits, from one window that reaches all but a pixel beyond the image. */
+static int check_one_window(fed_shape in, size_t height, size_t width, size_t stride) {
+    const fed_layer layer = {.kind = FED_CONV2D,
+                             .in = in,
+                             .out = {1, 1, 2},
+                             .window_height = height,
+                             .window_width = width,
+                             .stride_y = stride,
+                             .stride_x = stride,
+                             .pad_top = height - 1,
+                             .pad_left = width - 1};
+    const size_t num_params = height * width * in.channels * 2;
+    return fed_model_check(&(fed_model){&layer, 1, fed_shape_size(&in), 2, num_params});
+}
+
+static void test_windows_and_strides_beyond_any_image_are_refused(void) {
+    CHECK_EQUAL(check_one_window((fed_shape){1, 1, 1}, 1, 1, 1), FED_OK);
+    CHECK_EQUAL(check_one_window((fed_shape){2, 3, 5}, 30, 40, 50), FED_OK);
+    CHECK_EQUAL(check_one_window((fed_shape){1 << 26, 1, 1}, 1, 1 << 26, 1), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(check_one_window((fed_shape){1, 1 << 26, 1}, 1 << 26, 1, 1), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(check_one_window((fed_shape){1, 1, 1}, SIZE_MAX, 1, 1), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(check_one_window((fed_shape){1, 1, 1}, 1, SIZE_MAX / 2, 1), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(check_one_window((fed_shape){1, 1, 1}, 1, 1, SIZE_MAX), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(check_one_window((fed_shape){1, 1, 1}, 1, 1, 1 << 30), FED_ERR_ARGUMENT);
+}
+
+/* Each size is allowed, but not the memory of as many such layers for so large a batch: in bytes
+ * more than a size_t counts. */
+static void test_workspaces_beyond_any_memory_are_refused(void) {
+    enum { SIDE = 1 << 13, CHANNELS = 32, LARGEST_BATCH = 1 << 24 };
+    const fed_shape image = {SIDE, SIDE, CHANNELS};
+    fed_layer layers[FED_MAX_LAYERS];
+    for (size_t l = 0; l < FED_MAX_LAYERS; l++)
+        layers[l] = (fed_layer){.kind = FED_MAX_POOL,
+                                .in = image,
+                                .out = image,
+                                .offset = CHANNELS,
+                                .window_height = 1,
+                                .window_width = 1,
+                                .stride_y = 1,
+                                .stride_x = 1};
+    layers[0].kind = FED_GROUP_NORM;
+    layers[0].num_groups = 1;
+    layers[0].has_bias = 1;
+    layers[0].offset = 0;
+    fed_layer *last = &layers[FED_MAX_LAYERS - 1];
+    last->window_height = last->window_width = SIDE;
+    last->out = (fed_shape){1, 1, CHANNELS};
+    const fed_model model = {layers, FED_MAX_LAYERS, fed_shape_size(&image), CHANNELS, CHANNELS};
+    const float params[CHANNELS] = {0};
+    CHECK_EQUAL(fed_model_check(&model), FED_OK);
+    CHECK_EQUAL(fed_exercise(&model, params, LARGEST_BATCH, 0, FED_FORWARD, 1), FED_ERR_NO_MEMORY);
+    CHECK_EQUAL(fed_exercise(&model, params, SIZE_MAX, 0, FED_FORWARD, 1), FED_ERR_ARGUMENT);
+}
+
 /* ---- Packing --------------------------------------------------------------------------------- */
 
 /* Flat to packed to flat is the identity, and packed holds nothing else but zeros. */
@@ -263,6 +323,9 @@ static const test_case TESTS[] = {
     TEST(test_wrong_counts_are_refused),
     TEST(test_no_layers_and_too_many_are_refused),
     TEST(test_empty_and_overflowing_sizes_are_refused),
+    TEST(test_models_without_parameters_are_refused),
+    TEST(test_windows_and_strides_beyond_any_image_are_refused),
+    TEST(test_workspaces_beyond_any_memory_are_refused),
     TEST(test_packing_there_and_back_is_the_identity),
     TEST(test_one_layer_gradient_equals_central_differences),
     TEST(test_two_layer_gradient_equals_central_differences),

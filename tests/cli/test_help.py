@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -50,6 +51,23 @@ def test_group_help_lists_each_command_and_completion(fedcli: Fedcli, arguments:
 
 def test_version(fedcli: Fedcli) -> None:
     assert fedcli("--version").out == f"fedcli {__version__}\n"
+
+
+def test_a_run_of_a_model_by_name_imports_nothing_of_others(
+    process_arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    arguments = ["train", "--rounds", "1", "--epochs", "1", "--out", str(tmp_path / "run"), "-q"]
+    program = (
+        "import re, sys\nfrom fedcli.cli import run\nrun(sys.argv[1:])\n"
+        "print('imported:', *filter(re.compile('keras|own_model|python_eng').search, sys.modules))"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        check=True,
+        capture_output=True,
+        **process_arguments,
+    )
+    assert process.stdout.splitlines()[-1].split() == ["imported:"]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])

@@ -1,0 +1,326 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Stacks of layers of every kind, as tables for the core, and problems to train them on: what the
+ * tests of whole networks share.
+ */
+#ifndef FED_STACKS_H
+#define FED_STACKS_H
+
+#include "naive_net.h"
+
+/* ---- Stacks ---------------------------------------------------------------------------------- */
+
+enum { MAX_SPECS = 12 };
+
+/* A layer before its shapes are known; `size` is units, filters or groups. */
+typedef struct spec {
+    bool used;
+    int32_t kind, activation;
+    size_t size, height, width, stride_y, stride_x;
+    bool same, plain; /* plain: no bias and no scale */
+    double rate;
+} spec;
+
+typedef struct stack {
+    const char *name;
+    fed_shape in;
+    spec specs[MAX_SPECS];
+} stack;
+
+/* clang-format off */
+#define FULL(units, act) {true, FED_DENSE, (act), (units), 0, 0, 0, 0, false, false, 0}
+#define FULL_PLAIN(units, act) {true, FED_DENSE, (act), (units), 0, 0, 0, 0, false, true, 0}
+#define CONV(filters, h, w, sy, sx, same, act) {true, FED_CONV2D, (act), (filters), h, w, sy, sx, same, false, 0}
+#define CONV_PLAIN(filters, h, w, sy, sx, same, act) {true, FED_CONV2D, (act), (filters), h, w, sy, sx, same, true, 0}
+#define MAX(h, w, sy, sx, same) {true, FED_MAX_POOL, FED_LINEAR, 0, h, w, sy, sx, same, false, 0}
+#define MEAN(h, w, sy, sx, same) {true, FED_AVERAGE_POOL, FED_LINEAR, 0, h, w, sy, sx, same, false, 0}
+#define POOL2 MAX(2, 2, 2, 2, false)
+#define NORM(groups, act) {true, FED_GROUP_NORM, (act), (groups), 0, 0, 0, 0, false, false, 0}
+#define NORM_PLAIN(groups, act) {true, FED_GROUP_NORM, (act), (groups), 0, 0, 0, 0, false, true, 0}
+#define DROP(share) {true, FED_DROPOUT, FED_LINEAR, 0, 0, 0, 0, 0, false, false, (share)}
+#define ACT(act) {true, FED_ACTIVATION, (act), 0, 0, 0, 0, 0, false, false, 0}
+/* clang-format on */
+
+/* Few parameters: every one of them is differentiated. */
+static const stack SMALL[] = {
+    {"dense", {1, 1, 5}, {FULL(4, FED_LINEAR)}},
+    {"dense of an image", {2, 3, 2}, {FULL(5, FED_TANH), FULL_PLAIN(3, FED_LINEAR)}},
+    {"all activations",
+     {1, 1, 4},
+     {FULL(5, FED_RELU), FULL(5, FED_TANH), FULL(5, FED_SIGMOID), ACT(FED_RELU), ACT(FED_TANH),
+      ACT(FED_SIGMOID), FULL(3, FED_LINEAR)}},
+    {"conv", {5, 4, 2}, {CONV(3, 3, 2, 1, 1, false, FED_RELU), FULL(3, FED_LINEAR)}},
+    {"conv, same", {5, 4, 1}, {CONV(2, 3, 3, 1, 1, true, FED_TANH), FULL(3, FED_LINEAR)}},
+    {"conv, strides",
+     {7, 6, 1},
+     {CONV_PLAIN(2, 3, 2, 2, 3, true, FED_SIGMOID), FULL(2, FED_LINEAR)}},
+    {"two convs",
+     {6, 5, 1},
+     {CONV(2, 3, 3, 1, 1, true, FED_RELU), CONV(3, 2, 3, 2, 1, true, FED_TANH),
+      FULL(3, FED_LINEAR)}},
+    {"conv and pool",
+     {6, 6, 1},
+     {CONV(2, 3, 3, 1, 1, true, FED_RELU), POOL2, CONV(3, 2, 2, 1, 1, false, FED_RELU), POOL2,
+      FULL(3, FED_LINEAR)}},
+    {"max-pool, overlapping, same",
+     {5, 6, 1},
+     {CONV(2, 2, 2, 1, 1, true, FED_TANH), MAX(3, 2, 2, 1, true), FULL(3, FED_LINEAR)}},
+    {"mean-pool",
+     {6, 5, 1},
+     {CONV(2, 2, 2, 1, 1, true, FED_TANH), MEAN(2, 2, 2, 2, false), FULL(3, FED_LINEAR)}},
+    {"mean-pool, same, to one pixel",
+     {5, 5, 1},
+     {CONV(3, 2, 2, 1, 1, true, FED_RELU), MEAN(3, 2, 2, 2, true), MEAN(3, 3, 1, 1, false),
+      FULL(3, FED_LINEAR)}},
+    {"pool first", {4, 6, 2}, {MAX(2, 3, 2, 3, false), FULL(3, FED_LINEAR)}},
+    {"group norm",
+     {3, 4, 2},
+     {CONV(4, 2, 2, 1, 1, true, FED_LINEAR), NORM(2, FED_RELU), FULL(3, FED_LINEAR)}},
+    {"group norm without parameters, first",
+     {3, 3, 4},
+     {NORM_PLAIN(4, FED_TANH), FULL(3, FED_LINEAR)}},
+    {"group norm after dense",
+     {1, 1, 4},
+     {FULL(6, FED_LINEAR), NORM(3, FED_SIGMOID), FULL(3, FED_LINEAR)}},
+    {"dropout",
+     {4, 4, 1},
+     {DROP(0.25), CONV(3, 2, 2, 1, 1, false, FED_RELU), DROP(0.5), FULL(7, FED_TANH), DROP(0.3),
+      FULL(3, FED_LINEAR)}},
+    {"conv to logits",
+     {3, 3, 1},
+     {CONV(4, 2, 2, 1, 1, false, FED_TANH), CONV(3, 2, 2, 1, 1, false, FED_LINEAR)}},
+    {"mean-pool to logits",
+     {4, 4, 1},
+     {CONV(3, 2, 2, 1, 1, true, FED_RELU), MEAN(4, 4, 1, 1, false)}},
+    {"group norm to logits",
+     {1, 1, 3},
+     {FULL(4, FED_RELU), FULL(4, FED_LINEAR), NORM(1, FED_LINEAR)}},
+    {"dropout to logits", {1, 1, 3}, {FULL(4, FED_LINEAR), DROP(0.5)}},
+};
+
+/* Sizes as the kernels meet them: about the width of vectors and panels, one, prime, and real. */
+static const stack LARGE[] = {
+    {"one of everything",
+     {1, 1, 1},
+     {CONV(1, 1, 1, 1, 1, false, FED_RELU), POOL2, FULL(1, FED_LINEAR)}},
+    {"softmax regression", {28, 28, 1}, {FULL(62, FED_LINEAR)}},
+    {"dense, vectors less and more one",
+     {1, 1, 15},
+     {FULL(17, FED_RELU), FULL(31, FED_TANH), FULL(33, FED_SIGMOID), FULL(47, FED_RELU),
+      FULL(11, FED_LINEAR)}},
+    {"2NN", {28, 28, 1}, {FULL(200, FED_RELU), FULL(200, FED_RELU), FULL(10, FED_LINEAR)}},
+    {"one hidden unit", {3, 5, 7}, {FULL(1, FED_LINEAR), FULL(1, FED_TANH), FULL(62, FED_LINEAR)}},
+    {"dense of raw colours", {7, 5, 3}, {FULL(33, FED_RELU), FULL_PLAIN(7, FED_LINEAR)}},
+    {"McMahan's CNN, thinner",
+     {28, 28, 1},
+     {CONV(8, 5, 5, 1, 1, true, FED_RELU), POOL2, CONV(16, 5, 5, 1, 1, true, FED_RELU), POOL2,
+      FULL(48, FED_RELU), FULL(62, FED_LINEAR)}},
+    {"Reddi's CNN, thinner",
+     {28, 28, 1},
+     {CONV(16, 3, 3, 1, 1, false, FED_RELU), CONV(17, 3, 3, 1, 1, false, FED_RELU), POOL2,
+      DROP(0.25), FULL(33, FED_RELU), DROP(0.5), FULL(62, FED_LINEAR)}},
+    {"colours",
+     {32, 32, 3},
+     {CONV(7, 3, 3, 2, 2, true, FED_LINEAR), NORM(7, FED_RELU),
+      CONV(32, 3, 3, 2, 2, true, FED_RELU), CONV(13, 3, 3, 2, 2, true, FED_SIGMOID),
+      MEAN(4, 4, 1, 1, false), FULL(10, FED_LINEAR)}},
+    {"two panels and a half of filters",
+     {9, 11, 2},
+     {CONV(33, 3, 3, 1, 1, true, FED_RELU), CONV(65, 3, 3, 1, 1, true, FED_RELU), POOL2,
+      CONV(31, 5, 5, 1, 1, true, FED_TANH), POOL2, FULL(5, FED_LINEAR)}},
+    {"pools with a remainder",
+     {13, 11, 1},
+     {CONV(17, 4, 3, 1, 1, false, FED_RELU), POOL2, CONV(5, 2, 4, 1, 1, true, FED_RELU), POOL2,
+      FULL(7, FED_LINEAR)}},
+    {"fused pool, all activations",
+     {12, 10, 1},
+     {CONV(16, 3, 3, 1, 1, true, FED_TANH), POOL2, CONV(19, 3, 3, 1, 1, true, FED_SIGMOID), POOL2,
+      CONV(9, 2, 2, 1, 1, false, FED_LINEAR), POOL2, FULL(4, FED_LINEAR)}},
+    {"pools that do not fuse",
+     {11, 10, 3},
+     {CONV(18, 3, 3, 1, 1, true, FED_RELU), MAX(2, 2, 2, 2, true),
+      CONV(16, 3, 3, 1, 1, false, FED_RELU), MAX(3, 3, 1, 1, true), MEAN(2, 2, 2, 2, true),
+      FULL(4, FED_LINEAR)}},
+    {"pool first", {14, 14, 3}, {POOL2, CONV(17, 3, 3, 1, 1, true, FED_RELU), FULL(6, FED_LINEAR)}},
+    {"mean-pool first",
+     {14, 14, 3},
+     {MEAN(3, 3, 2, 2, true), FULL(40, FED_RELU), FULL(6, FED_LINEAR)}},
+    {"dropout and group norm first",
+     {6, 7, 5},
+     {DROP(0.2), NORM(5, FED_LINEAR), CONV(8, 3, 3, 1, 1, true, FED_RELU), FULL(6, FED_LINEAR)}},
+    {"group norm after dense",
+     {1, 1, 37},
+     {FULL(34, FED_LINEAR), NORM(17, FED_RELU), DROP(0.5), FULL(64, FED_TANH), NORM(1, FED_LINEAR),
+      FULL(10, FED_LINEAR)}},
+    {"strides beyond the window",
+     {17, 16, 1},
+     {CONV(6, 2, 2, 3, 3, false, FED_RELU), CONV(7, 1, 1, 2, 2, true, FED_RELU),
+      FULL(3, FED_LINEAR)}},
+    {"1x1 convs",
+     {5, 6, 17},
+     {CONV(16, 1, 1, 1, 1, false, FED_RELU), CONV_PLAIN(35, 1, 1, 1, 1, true, FED_RELU),
+      FULL(3, FED_LINEAR)}},
+    {"many channels first",
+     {5, 5, 33},
+     {CONV(18, 3, 3, 1, 1, true, FED_RELU), POOL2, FULL(3, FED_LINEAR)}},
+    {"long windows",
+     {3, 19, 1},
+     {CONV(5, 1, 7, 1, 1, true, FED_RELU), CONV(20, 3, 1, 1, 2, true, FED_RELU),
+      FULL(9, FED_LINEAR)}},
+    {"windows wider than the image",
+     {2, 2, 4},
+     {CONV(6, 5, 5, 1, 1, true, FED_RELU), CONV(18, 5, 3, 1, 1, true, FED_RELU),
+      FULL(3, FED_LINEAR)}},
+    {"conv to logits",
+     {8, 8, 1},
+     {CONV(20, 3, 3, 2, 2, true, FED_RELU), CONV(62, 4, 4, 1, 1, false, FED_LINEAR)}},
+    {"conv and pool to logits",
+     {4, 4, 1},
+     {CONV(16, 3, 3, 1, 1, false, FED_RELU), CONV(11, 1, 1, 1, 1, false, FED_LINEAR), POOL2}},
+    {"one conv to logits", {6, 6, 2}, {CONV(10, 6, 6, 1, 1, false, FED_LINEAR)}},
+    {"mean-pool to logits",
+     {8, 8, 3},
+     {CONV(17, 3, 3, 1, 1, true, FED_RELU), MEAN(8, 8, 1, 1, false)}},
+    {"dense, then conv to logits",
+     {1, 1, 9},
+     {FULL(20, FED_RELU), CONV(18, 1, 1, 1, 1, false, FED_RELU), FULL(16, FED_TANH),
+      CONV(4, 1, 1, 1, 1, false, FED_LINEAR)}},
+    {"dropout to logits", {1, 1, 20}, {FULL(33, FED_RELU), FULL(17, FED_LINEAR), DROP(0.1)}},
+};
+
+/* A stack's table. */
+typedef struct table {
+    fed_layer layers[MAX_SPECS];
+    fed_model model;
+} table;
+
+/* "same" as TensorFlow has it: the larger half of the padding comes last. */
+static inline size_t out_size(size_t in, size_t window, size_t stride, bool same, size_t *pad) {
+    *pad = 0;
+    if (!same) return in < window ? 0 : (in - window) / stride + 1;
+    const size_t out = (in + stride - 1) / stride, reach = (out - 1) * stride + window;
+    *pad = reach > in ? (reach - in) / 2 : 0;
+    return out;
+}
+
+static inline fed_layer new_layer(const spec *s, const fed_shape *in, size_t offset) {
+    fed_layer layer = {.kind = s->kind,
+                       .activation = s->activation,
+                       .in = *in,
+                       .out = *in,
+                       .offset = offset,
+                       .rate = s->rate,
+                       .window_height = s->height,
+                       .window_width = s->width,
+                       .stride_y = s->stride_y,
+                       .stride_x = s->stride_x};
+    const bool has_weights = s->kind == FED_DENSE || s->kind == FED_CONV2D;
+    layer.has_bias = (has_weights || s->kind == FED_GROUP_NORM) && !s->plain;
+    if (s->kind == FED_GROUP_NORM) {
+        layer.has_scale = !s->plain;
+        layer.num_groups = s->size;
+        layer.epsilon = 1e-3;
+    }
+    if (s->height > 0) {
+        layer.out.height = out_size(in->height, s->height, s->stride_y, s->same, &layer.pad_top);
+        layer.out.width = out_size(in->width, s->width, s->stride_x, s->same, &layer.pad_left);
+    }
+    if (s->kind == FED_DENSE) layer.out.height = layer.out.width = 1;
+    if (has_weights) layer.out.channels = s->size;
+    return layer;
+}
+
+static inline bool has_params(const fed_layer *layer) {
+    return layer->kind == FED_DENSE || layer->kind == FED_CONV2D || layer->kind == FED_GROUP_NORM;
+}
+
+static inline size_t num_layer_params(const fed_layer *layer) {
+    if (!has_params(layer)) return 0;
+    return naive_num_weights(layer) + (layer->has_bias ? layer->out.channels : 0);
+}
+
+/* A pool of a 1x1 image by 2x2 has no output: such specs are left out. */
+static inline void build(const stack *s, table *t) {
+    size_t offset = 0, num_layers = 0;
+    fed_shape shape = s->in;
+    for (size_t i = 0; i < MAX_SPECS && s->specs[i].used; i++) {
+        const fed_layer layer = new_layer(&s->specs[i], &shape, offset);
+        if (fed_shape_size(&layer.out) == 0) continue;
+        t->layers[num_layers++] = layer;
+        offset += num_layer_params(&layer);
+        shape = layer.out;
+    }
+    t->model = (fed_model){t->layers, num_layers, fed_shape_size(&s->in), shape.channels, offset};
+    if (fed_model_check(&t->model) != FED_OK) fprintf(stderr, "not valid: %s\n", s->name);
+    CHECK_EQUAL(fed_model_check(&t->model), FED_OK);
+}
+
+/* ---- Problems -------------------------------------------------------------------------------- */
+
+/* Examples and parameters of a size that keeps values of order 1. */
+typedef struct problem {
+    const fed_model *model;
+    size_t num_examples;
+    float *pixels, *params;
+    int32_t *labels;
+    double *wide; /* params */
+} problem;
+
+static const fed_key DROPOUT_KEY = {.seed = 5, .client = 6, .round = 7, .purpose = 8};
+
+static inline void fill_params(uint64_t seed, const fed_model *model, float *params) {
+    for (size_t l = 0; l < model->num_layers; l++) {
+        const fed_layer *layer = &model->layers[l];
+        const size_t num_params = num_layer_params(layer);
+        if (num_params == 0) continue;
+        const size_t num_weights = naive_num_weights(layer);
+        const bool is_norm = layer->kind == FED_GROUP_NORM;
+        const double fan_in = (double)num_weights / (double)layer->out.channels;
+        const double scale = is_norm ? 0.5 : sqrt(6 / (fan_in + 1));
+        float *at = params + layer->offset;
+        fill_floats(seed + l, scale, at, num_weights);
+        fill_floats(seed + 100 + l, 0.3, at + num_weights, num_params - num_weights);
+        for (size_t p = 0; p < num_weights && is_norm; p++) at[p] += 1;
+    }
+}
+
+static inline problem new_problem(const fed_model *model, size_t num_examples, uint64_t seed) {
+    problem p = {.model = model, .num_examples = num_examples};
+    p.pixels = test_alloc(num_examples * model->num_inputs * sizeof(*p.pixels));
+    p.params = test_alloc(model->num_params * sizeof(*p.params));
+    p.labels = test_alloc(num_examples * sizeof(*p.labels));
+    p.wide = naive_doubles(model->num_params);
+    fill_floats(seed, 1, p.pixels, num_examples * model->num_inputs);
+    fill_labels(seed + 1, model->num_classes, p.labels, num_examples);
+    fill_params(seed + 2, model, p.params);
+    for (size_t i = 0; i < model->num_params; i++) p.wide[i] = (double)p.params[i];
+    return p;
+}
+
+static inline void free_problem(problem *p) {
+    free(p->pixels);
+    free(p->params);
+    free(p->labels);
+    free(p->wide);
+}
+
+static const fed_step_row GRADIENT_ROW = {FED_STEP_GRADIENT, {0}};
+static const fed_step_row PLAIN_ROW = {FED_STEP_SGD, {0.5}};
+static const fed_step_row MOMENTUM_ROW = {FED_STEP_SGD, {0.5, 0.9}};
+static const fed_step GRADIENT = {&GRADIENT_ROW, 1};
+static const fed_step PLAIN = {&PLAIN_ROW, 1}, MOMENTUM = {&MOMENTUM_ROW, 1};
+static const double RATE = 0.5;
+
+static inline fed_client client_of(const problem *p, size_t batch_size) {
+    return (fed_client){
+        .pixels = p->pixels,
+        .pixel_type = FED_PIXELS_FLOAT32,
+        .scale = 1,
+        .labels = p->labels,
+        .num_examples = p->num_examples,
+        .plan = {.epochs = 1, .batch_size = batch_size, .max_examples = SIZE_MAX},
+        .dropout_key = DROPOUT_KEY,
+    };
+}
+
+#endif

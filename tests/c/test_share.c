@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Threads must not change a byte: neither where clients are shared out, nor where there are too few
+ * of them and batches are (share.c).
+ */
+#include "stacks.h"
+
+/* ---- Clients shared out ---------------------------------------------------------------------- */
+
+enum { NUM_CLIENTS = 11 };
+
+/* Clients of uneven sizes, over the problem's examples from its start. */
+static void cohort_of(const problem *p, fed_client *clients) {
+    for (size_t c = 0; c < NUM_CLIENTS; c++) {
+        clients[c] = client_of(p, 4);
+        clients[c].num_examples = (c * 7) % (p->num_examples + 1);
+        clients[c].plan.epochs = 2;
+        clients[c].plan.shuffle_buffer = SIZE_MAX;
+        clients[c].shuffle_key.client = clients[c].dropout_key.client = c;
+    }
+}
+
+static void train_on_threads(const problem *p, const fed_step *step, int num_threads, double *delta,
+                             fed_client_stats *stats) {
+    fed_client clients[NUM_CLIENTS];
+    cohort_of(p, clients);
+    atomic_int cancel = 0;
+    fed_fault fault;
+    double weight;
+    fed_team *team = fed_team_new(num_threads);
+    fed_sum *sum = fed_sum_new(p->model);
+    CHECK_EQUAL(fed_train_cohort(team, p->model, step, p->params, clients, NUM_CLIENTS,
+                                 &(fed_terms){.weighting = FED_WEIGHT_NUM_EXAMPLES}, &cancel, sum,
+                                 stats, &fault),
+                FED_OK);
+    CHECK_EQUAL(fed_evaluate(team, p->model, p->params, clients, NUM_CLIENTS, &cancel,
+                             stats + NUM_CLIENTS, &fault),
+                FED_OK);
+    fed_sum_total(sum, delta, &weight);
+    fed_sum_free(sum);
+    fed_team_free(team);
+}
+
+static void check_threads(const stack *s, const fed_step *step) {
+    static const int counts[] = {1, 2, 7};
+    table t;
+    build(s, &t);
+    problem p = new_problem(&t.model, 20, 41);
+    fed_client_stats stats[LENGTH(counts)][2 * NUM_CLIENTS];
+    double *deltas[LENGTH(counts)];
+    memset(stats, 0, sizeof stats);
+    for (size_t i = 0; i < LENGTH(counts); i++) {
+        deltas[i] = naive_doubles(t.model.num_params);
+        train_on_threads(&p, step, counts[i], deltas[i], stats[i]);
+        CHECK_BYTES(deltas[i], deltas[0], t.model.num_params * sizeof(double));
+        CHECK_BYTES(stats[i], stats[0], sizeof stats[0]);
+    }
+    for (size_t i = 0; i < LENGTH(counts); i++) free(deltas[i]);
+    free_problem(&p);
+}
+
+static void test_threads_change_no_byte(void) {
+    for (size_t s = 0; s < LENGTH(SMALL); s++) check_threads(&SMALL[s], &PLAIN);
+    for (size_t s = 0; s < LENGTH(LARGE); s++)
+        check_threads(&LARGE[s], s % 2 == 0 ? &PLAIN : &MOMENTUM);
+}
+
+/* ---- Batches shared out ---------------------------------------------------------------------- */
+
+/* Both ends of the front, where an example is on its own: before a dense layer, and all of it. */
+static const stack SHARED[] = {
+    {"dropout, norms and dense layers",
+     {9, 10, 2},
+     {DROP(0.2), CONV(17, 3, 3, 1, 1, true, FED_RELU), POOL2, NORM(17, FED_TANH),
+      CONV(33, 3, 3, 1, 1, false, FED_RELU), DROP(0.5), FULL(20, FED_RELU), NORM(4, FED_LINEAR),
+      FULL(5, FED_LINEAR)}},
+    {"no dense layer",
+     {8, 8, 1},
+     {CONV(32, 3, 3, 1, 1, true, FED_RELU), CONV(32, 3, 3, 1, 1, true, FED_RELU), POOL2,
+      MAX(3, 3, 1, 1, true), NORM(8, FED_LINEAR), CONV(6, 4, 4, 1, 1, false, FED_LINEAR)}},
+};
+
+static const fed_step_row ADAM_ROW = {FED_STEP_ADAM, {0.01, 0.9, 0.99, 1e-7, 0}};
+static const fed_step_row CLIP_ROWS[] = {{FED_STEP_CLIP, {0.5}}, {FED_STEP_SGD, {0.5, 0.9, 1}}};
+static const fed_step ADAM = {&ADAM_ROW, 1}, CLIP = {CLIP_ROWS, 2};
+static const fed_step *const ALL_STEPS[] = {&PLAIN, &MOMENTUM, &CLIP, &ADAM, &GRADIENT};
+
+enum { FEW_CLIENTS = 8, SHARED_EXAMPLES = 71 };
+
+/* Sizes, and those of batches, on both sides of a block of the front and of the lanes. */
+static void few_clients(const problem *p, fed_client *clients) {
+    static const size_t batches[FEW_CLIENTS] = {13, 1, 5, 70, 6, 33, 10, 40};
+    for (size_t c = 0; c < FEW_CLIENTS; c++) {
+        clients[c] = client_of(p, batches[c]);
+        clients[c].num_examples = SHARED_EXAMPLES - c * 10;
+        clients[c].plan.shuffle_buffer = SIZE_MAX;
+        clients[c].shuffle_key.client = clients[c].dropout_key.client = c;
+    }
+}
+
+static int train_few(fed_team *team, const problem *p, const fed_step *step,
+                     const fed_client *clients, size_t num_clients, int is_cancelled, double *delta,
+                     fed_client_stats *stats) {
+    atomic_int cancel = is_cancelled;
+    fed_fault fault;
+    double weight;
+    fed_sum *sum = fed_sum_new(p->model);
+    const int status = fed_train_cohort(team, p->model, step, p->params, clients, num_clients,
+                                        &(fed_terms){.weighting = FED_WEIGHT_NUM_EXAMPLES}, &cancel,
+                                        sum, stats, &fault);
+    if (status == FED_OK) fed_sum_total(sum, delta, &weight);
+    fed_sum_free(sum);
+    return status;
+}
+
+/* A small cohort on each team, against one thread that has done nothing else. */
+static void check_shared(fed_team *const *teams, size_t num_teams, const problem *p,
+                         const fed_step *step, const fed_client *clients, size_t num_clients) {
+    double *expected = naive_doubles(p->model->num_params);
+    double *delta = naive_doubles(p->model->num_params);
+    fed_client_stats expected_stats[FEW_CLIENTS] = {0}, stats[FEW_CLIENTS] = {0};
+    fed_team *alone = fed_team_new(1);
+    CHECK_EQUAL(train_few(alone, p, step, clients, num_clients, 0, expected, expected_stats),
+                FED_OK);
+    fed_team_free(alone);
+    for (size_t i = 0; i < num_teams; i++) {
+        CHECK_EQUAL(train_few(teams[i], p, step, clients, num_clients, 0, delta, stats), FED_OK);
+        CHECK_BYTES(delta, expected, p->model->num_params * sizeof *delta);
+        CHECK_BYTES(stats, expected_stats, sizeof stats);
+    }
+    free(expected);
+    free(delta);
+}
+
+/* The teams go from model to model, so that each meets what another has left in its memory. */
+static void test_threads_that_share_batches_change_no_byte(void) {
+    fed_team *teams[] = {fed_team_new(1), fed_team_new(2), fed_team_new(3), fed_team_new(7)};
+    for (size_t r = 0; r < LENGTH(ALL_STEPS); r++)
+        for (size_t s = 0; s < LENGTH(SHARED); s++) {
+            table t;
+            build(&SHARED[s], &t);
+            problem p = new_problem(&t.model, SHARED_EXAMPLES, 51);
+            fed_client clients[FEW_CLIENTS];
+            few_clients(&p, clients);
+            const size_t num_clients = 1 + (r * LENGTH(SHARED) + s) % FEW_CLIENTS;
+            check_shared(teams, LENGTH(teams), &p, ALL_STEPS[r], clients, num_clients);
+            free_problem(&p);
+        }
+    for (size_t i = 0; i < LENGTH(teams); i++) fed_team_free(teams[i]);
+}
+
+static void test_prepared_clients_of_a_convolution_give_the_same_bytes(void) {
+    fed_team *teams[] = {fed_team_new(1), fed_team_new(3)};
+    table t;
+    build(&SHARED[0], &t);
+    problem p = new_problem(&t.model, SHARED_EXAMPLES, 61);
+    fed_client clients[FEW_CLIENTS];
+    few_clients(&p, clients);
+    double *expected = naive_doubles(t.model.num_params);
+    double *delta = naive_doubles(t.model.num_params);
+    fed_client_stats stats[FEW_CLIENTS];
+    CHECK_EQUAL(train_few(teams[0], &p, &PLAIN, clients, 2, 0, expected, stats), FED_OK);
+    fed_prepared *prepared[2];
+    for (size_t c = 0; c < LENGTH(prepared); c++)
+        clients[c].prepared = prepared[c] = fed_prepare(&t.model, &clients[c]);
+    for (size_t i = 0; i < LENGTH(teams); i++) {
+        CHECK_EQUAL(train_few(teams[i], &p, &PLAIN, clients, 2, 0, delta, stats), FED_OK);
+        CHECK_BYTES(delta, expected, t.model.num_params * sizeof *delta);
+    }
+    for (size_t c = 0; c < LENGTH(prepared); c++) fed_prepared_free(prepared[c]);
+    for (size_t i = 0; i < LENGTH(teams); i++) fed_team_free(teams[i]);
+    free(expected);
+    free(delta);
+    free_problem(&p);
+}
+
+/* A NaN of one client must not stay in the memory that the next one uses. */
+static void test_a_bad_client_leaves_nothing_behind(void) {
+    fed_team *team = fed_team_new(3);
+    for (size_t s = 0; s < LENGTH(SHARED); s++) {
+        table t;
+        build(&SHARED[s], &t);
+        problem p = new_problem(&t.model, SHARED_EXAMPLES, 71), bad;
+        bad = new_problem(&t.model, SHARED_EXAMPLES, 71);
+        for (size_t i = 0; i < t.model.num_inputs; i++) bad.pixels[i] = i % 2 == 0 ? NAN : INFINITY;
+        double *delta = naive_doubles(t.model.num_params);
+        fed_client clients[FEW_CLIENTS];
+        fed_client_stats stats[FEW_CLIENTS];
+        few_clients(&bad, clients);
+        CHECK_EQUAL(train_few(team, &bad, &PLAIN, clients, 1, 0, delta, stats), FED_OK);
+        CHECK_EQUAL(stats[0].is_finite, 0);
+        few_clients(&p, clients);
+        check_shared(&team, 1, &p, &PLAIN, clients, 2);
+        free(delta);
+        free_problem(&p);
+        free_problem(&bad);
+    }
+    fed_team_free(team);
+}
+
+static void test_flag_stops_threads_that_share_batches(void) {
+    fed_team *team = fed_team_new(3);
+    table t;
+    build(&SHARED[0], &t);
+    problem p = new_problem(&t.model, SHARED_EXAMPLES, 81);
+    fed_client clients[FEW_CLIENTS];
+    fed_client_stats stats[FEW_CLIENTS];
+    few_clients(&p, clients);
+    CHECK_EQUAL(train_few(team, &p, &PLAIN, clients, 2, 1, NULL, stats), FED_ERR_CANCELLED);
+    check_shared(&team, 1, &p, &PLAIN, clients, 2);
+    fed_team_free(team);
+    free_problem(&p);
+}
+
+static const test_case TESTS[] = {
+    TEST(test_threads_change_no_byte),
+    TEST(test_threads_that_share_batches_change_no_byte),
+    TEST(test_prepared_clients_of_a_convolution_give_the_same_bytes),
+    TEST(test_a_bad_client_leaves_nothing_behind),
+    TEST(test_flag_stops_threads_that_share_batches),
+};
+
+int main(int argc, char **argv) { return RUN_ON_EACH_ISA(TESTS, argc, argv); }
