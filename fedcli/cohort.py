@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -49,11 +50,13 @@ class Cohorts:
         population: All client ids, sorted; may be generated on demand.
         fixed: The one cohort of all rounds, sorted; None if each round draws its own.
         sampler: Draws the cohort of a round; None if it is fixed.
+        num_wanted: Clients whose reports a round is to have, where more are drawn; None: all.
     """
 
     population: Sequence[str]
     fixed: tuple[str, ...] | None
     sampler: Sampler | None
+    num_wanted: int | None = None
 
     def for_round(self, round_num: int) -> Sequence[str]:
         """Returns the ids of the cohort that trains after `round_num` rounds."""
@@ -132,6 +135,7 @@ def plan_cohorts(
     source: str,
     seed: int,
     num_examples: Callable[[str], int],
+    over_selection: float = 0.0,
 ) -> Cohorts:
     """Returns the cohorts of a run.
 
@@ -142,6 +146,8 @@ def plan_cohorts(
         source: Where they come from, for messages.
         seed: The run's seed.
         num_examples: Tells how many examples a client holds; only `by-size` asks.
+        over_selection: Clients drawn besides those wanted, as a share of them, rounded up; at most
+            everyone.
 
     Raises:
         ConfigError: See `resolve_ids` and `samplers.build`; or cohorts are to be drawn from nobody,
@@ -155,11 +161,13 @@ def plan_cohorts(
             "give a number or a share, or --sampling fixed"
         )
     _check_population(client_ids, source)
-    size = _count(selection, client_ids, source, "--clients")
+    num_wanted = _count(selection, client_ids, source, "--clients")
+    # A share such as 0.3 is a little more or less than itself: 1e-9 keeps 10 + 30 % at 13.
+    size = min(num_wanted + math.ceil(num_wanted * over_selection - 1e-9), len(client_ids))
     sampler = samplers.build(
         sampling, len(client_ids), size, seed, lambda index: num_examples(client_ids[index])
     )
-    return Cohorts(client_ids, None, sampler)
+    return Cohorts(client_ids, None, sampler, num_wanted if over_selection else None)
 
 
 def choose_eval_clients(

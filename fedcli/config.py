@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
-from fedcli import registry, schedules
+from fedcli import presets, registry, schedules, stopping
 from fedcli.errors import ConfigError
-from fedcli.options import Entry, Value, choose, did_you_mean, resolve
+from fedcli.options import Entry, Value, check_number, choose, did_you_mean, resolve
 
 PIXEL_CONVENTIONS = ("ink", "background")  # what 1.0 means
 PIXELS = ("source", *PIXEL_CONVENTIONS)
@@ -40,6 +40,10 @@ CLIENT_WEIGHTING = "num-examples"
 _MAX_SEED = 2**63 - 1
 _MAX_TFF_SEED = 2**32 - 1  # of NumPy's RandomState, which draws TFF's cohorts
 _MAX_COUNT = 2**31 - 1
+# Of virtual seconds and examples a virtual second, so that clocks stay finite and move.
+_MIN_VIRTUAL, _MAX_VIRTUAL = 1e-9, 1e9
+_MAX_OVER_SELECTION = 100.0
+MAX_SPEEDS = 1000  # tiers of clients
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,7 @@ class RunConfig:
     """One run, option by option: field `batch_size` is `--batch-size`. None stands for "not set".
 
     Attributes:
+        preset: The preset that the rest was taken from, for the record; None: none.
         data: Name of an embedded dataset, or path of a file.
         data_options: `k=v` options of an embedded dataset.
         test_data: Path of a file with the test split.
@@ -58,6 +63,15 @@ class RunConfig:
         clients: `all`, a count, a share such as 0.1 for cohorts that are drawn, ids with commas,
             `@file`, or ids one by one; None: 10, or the whole population if that is smaller.
         sampling: How a round's cohort is chosen; one of `SAMPLINGS`.
+        client_dropout: Chance of a client of the cohort to send no report in a round.
+        client_speeds: Examples a virtual second of the tiers that clients fall in, each with the
+            same chance and for the whole run; None: no virtual clock.
+        communication_seconds: Virtual seconds of a client's transport in a round.
+        deadline: Virtual seconds of a round after which reports are too late; None: all are waited
+            for.
+        over_selection: Clients drawn besides those wanted, as a share of them; the first to report
+            are taken.
+        min_reports: A round with fewer reports leaves the model as it is; None: any will do.
         rounds: Rounds of training in total.
         epochs: Local epochs.
         batch_size: Examples of a local step.
@@ -96,9 +110,16 @@ class RunConfig:
         eval_every: Evaluate before round 1 and after every so many rounds; None: only at the end.
         eval_clients: Who is evaluated, written as `clients`; None: the fixed cohort, or under
             random sampling everyone in moderation.
+        stop_at: End once the held-out data are classified so well: "accuracy=0.97"; None: never.
+        patience: End after so many evaluations in a row without a better accuracy; None: never.
         checkpoint_every: Save after every so many rounds; None: by the clock.
+        csv: Write metrics.csv beside metrics.jsonl. Changes no result, nor do the next three.
+        tensorboard: Write TensorBoard's event files.
+        histograms: And in them histograms of the weights, each round.
+        record_clients: Write what each client did in each round.
     """
 
+    preset: str | None = None
     data: str = "synthetic-digits"
     data_options: Options = field(default_factory=dict)
     test_data: str | None = None
@@ -108,6 +129,12 @@ class RunConfig:
     pixels: str = "source"
     clients: Clients = None
     sampling: str = "fixed"
+    client_dropout: float = 0.0
+    client_speeds: tuple[float, ...] | None = None
+    communication_seconds: float = 0.0
+    deadline: float | None = None
+    over_selection: float = 0.0
+    min_reports: int | None = None
     rounds: int = 10
     epochs: int = 5
     batch_size: int = 20
@@ -140,7 +167,13 @@ class RunConfig:
     threads: int | None = None
     eval_every: int | None = None
     eval_clients: Clients = None
+    stop_at: str | None = None
+    patience: int | None = None
     checkpoint_every: int | None = None
+    csv: bool = False
+    tensorboard: bool = False
+    histograms: bool = False
+    record_clients: bool = False
 
 
 # Whose options a map holds: the field that names the thing, and the table of such things.
@@ -202,6 +235,9 @@ def validate(config: RunConfig) -> RunConfig:
     }
     _resolve_algorithm(values)
     _resolve_sampling(values)
+    _check_logs(values)
+    _check_participation(values)
+    _check_stopping(values)
     for name, (owner, table) in _OPTION_OWNERS.items():
         if values[owner] is not None:
             values[name] = _resolved(name, values[owner], table, values[name])
@@ -380,6 +416,17 @@ def _resolve_server(values: dict[str, Any], entry: registry.AlgorithmEntry) -> N
     values["server_options"] = {**entry.server_options, **values["server_options"]}
 
 
+def _check_logs(values: Mapping[str, Any]) -> None:
+    if values["histograms"] and not values["tensorboard"]:
+        raise ConfigError("--histograms goes into TensorBoard's files; add --tensorboard")
+    algorithm = values["algorithm"]
+    if values["record_clients"] and registry.ALGORITHMS[algorithm].pools_clients:
+        raise ConfigError(
+            f"--record-clients with --algorithm {algorithm}, which pools the clients: there is "
+            "nothing to record of each; choose one of the two"
+        )
+
+
 def _resolve_sampling(values: dict[str, Any]) -> None:
     """Fills in the weights of clients; refuses what a way of drawing cohorts cannot take."""
     is_by_size = values["sampling"] == "by-size"
@@ -397,6 +444,37 @@ def _resolve_sampling(values: dict[str, Any]) -> None:
             f"--seed {values['seed']} with --sampling tff: TFF's generator takes seeds from 0 to "
             f"{_MAX_TFF_SEED}"
         )
+
+
+def _check_participation(values: Mapping[str, Any]) -> None:
+    """Refuses what needs a virtual clock without one, and more clients where none are drawn."""
+    if values["client_speeds"] is None:
+        for name in ("communication_seconds", "deadline", "over_selection"):
+            if values[name]:
+                raise ConfigError(
+                    f"{option_name(name)} {values[name]:g} needs a virtual clock; give the speeds "
+                    "of clients in examples a second, for example --client-speeds 100,10"
+                )
+    if values["deadline"] is not None and values["deadline"] <= values["communication_seconds"]:
+        raise ConfigError(
+            f"--deadline {values['deadline']:g} leaves no time beside --communication-seconds "
+            f"{values['communication_seconds']:g}; choose a later one"
+        )
+    if values["over_selection"] and values["sampling"] in ("fixed", "poisson"):
+        raise ConfigError(
+            f"--over-selection {values['over_selection']:g} draws more clients than are wanted; "
+            f"--sampling {values['sampling']} has no such number; choose uniform"
+        )
+
+
+def _check_stopping(values: Mapping[str, Any]) -> None:
+    """Refuses to wait for an accuracy that nobody measures."""
+    for name in ("stop_at", "patience"):
+        if values[name] is not None and values["eval_every"] is None:
+            raise ConfigError(
+                f"{option_name(name)} {values[name]} needs evaluations; give how often, for "
+                "example --eval-every 1"
+            )
 
 
 def _resolved(
@@ -482,6 +560,20 @@ def _decay(label: str, value: object) -> float:
     return registry.check_ema_decay(value, label)
 
 
+def _number(label: str, value: object, *, minimum: float = 0.0, maximum: float) -> float:
+    return check_number(label, value, minimum, maximum)
+
+
+def _speeds(label: str, value: object) -> tuple[float, ...]:
+    """Numbers with commas as on the command line; in a file also a number or a list of them."""
+    if isinstance(value, str):
+        value = [_toml_value(each.strip()) for each in value.split(",")]
+    given = value if isinstance(value, list | tuple) else [value]
+    if not 0 < len(given) <= MAX_SPEEDS:
+        raise ConfigError(f"{label}: {len(given)} tiers; choose 1 to {MAX_SPEEDS}")
+    return tuple(check_number(label, each, _MIN_VIRTUAL, _MAX_VIRTUAL) for each in given)
+
+
 def _text(label: str, value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"{label} {_shown(value)}: give a name or a path")
@@ -507,6 +599,16 @@ def _clients(label: str, value: object) -> str | tuple[str, ...]:
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"{label} {_shown(value)}: give all, a number, id,id,... or @file")
     return value
+
+
+def _switch(label: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{label} {_shown(value)}: choose true or false")
+    return value
+
+
+def _preset(label: str, value: object) -> str:
+    return choose(presets.PRESETS, str(value), label.partition(" ")[0]).name
 
 
 def _map(label: str, value: object) -> dict[str, Value]:
@@ -554,6 +656,7 @@ def _toml_value(text: str) -> Value:
 
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "preset": _preset,
     "data": _text,
     "test_data": _text,
     "partition": _text,
@@ -561,6 +664,12 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "pixels": partial(_choice, choices=PIXELS),
     "clients": _clients,
     "sampling": partial(_choice, choices=SAMPLINGS),
+    "client_dropout": partial(_number, maximum=1.0),
+    "client_speeds": _speeds,
+    "communication_seconds": partial(_number, maximum=_MAX_VIRTUAL),
+    "deadline": partial(_number, minimum=_MIN_VIRTUAL, maximum=_MAX_VIRTUAL),
+    "over_selection": partial(_number, maximum=_MAX_OVER_SELECTION),
+    "min_reports": _count,
     "rounds": _count,
     "epochs": _count,
     "batch_size": _count,
@@ -586,7 +695,10 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "threads": partial(_count, maximum=MAX_THREADS),
     "eval_every": _count,
     "eval_clients": _clients,
+    "stop_at": stopping.parse_target,
+    "patience": _count,
     "checkpoint_every": _count,
+    **dict.fromkeys(("csv", "tensorboard", "histograms", "record_clients"), _switch),
     **dict.fromkeys(_OPTION_OWNERS, _map),
 }
 _OPTIONAL = frozenset(each.name for each in fields(RunConfig) if each.default is None)

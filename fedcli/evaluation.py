@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli import checkpoint, cohort, engines, learning, predictions, run_dir
+from fedcli import checkpoint, client_spread, cohort, engines, learning, predictions, run_dir
 from fedcli import config as configs
 from fedcli.algorithms.base import EVALUATED_WEIGHTS
 from fedcli.backend import CancelFlag, Engine
@@ -53,6 +53,8 @@ class Evaluation:
         num_clients: Clients evaluated.
         num_absent: Clients asked for that the split does not have.
         process_metrics: In TFF's structure.
+        client_ids: Who was evaluated.
+        client_stats: One row a client of those, as the engine returns them.
         data: The split.
         worst: Its worst mistakes; None: they were not asked for.
         notes: What a reader should know, a line each.
@@ -64,6 +66,8 @@ class Evaluation:
     num_clients: int
     num_absent: int
     process_metrics: dict[str, Any]
+    client_ids: Sequence[str]
+    client_stats: NDArray[Any]
     data: ClientData
     worst: WorstMistakes | None = None
     notes: tuple[str, ...] = ()
@@ -78,9 +82,10 @@ class Evaluation:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """What `fedcli eval --json` prints: TFF's structure, and who was evaluated."""
+        """What `fedcli eval --json` prints: TFF's structure, the spread, and who was evaluated."""
         return {
             **self.process_metrics,
+            "over_clients": client_spread.over_clients(self.client_stats),
             "split": self.split,
             "round": self.round_num,
             "num_clients": self.num_clients,
@@ -96,13 +101,16 @@ def evaluate_panel(
     cancel: CancelFlag | None,
 ) -> Evaluation:
     """Returns the evaluation of a state's weights on the clients of one split."""
+    scores = panel.evaluate(evaluator, state.evaluated_weights, cancel)
     return Evaluation(
         source=panel.data.source,
         split=panel.split,
         round_num=state.round_num,
         num_clients=len(panel.client_ids),
         num_absent=panel.num_absent,
-        process_metrics=panel.evaluate(evaluator, state.evaluated_weights, cancel),
+        process_metrics=scores.metrics,
+        client_ids=panel.client_ids,
+        client_stats=scores.client_stats,
         data=panel.data,
         notes=panel.notes,
     )
@@ -126,6 +134,7 @@ def evaluate_run(
     model: str | None = None,
     predictions_file: Path | None = None,
     num_errors: int | None = None,
+    takers: Sequence[Callable[[Predicted], None]] = (),
     cancel: CancelFlag | None = None,
 ) -> Evaluation:
     """Returns the federated evaluation of a run's newest checkpoint, or of a checkpoint file.
@@ -150,6 +159,7 @@ def evaluate_run(
         predictions_file: Where to write what the model says of each example, `.npz` or `.csv`; see
             `predictions.writing`.
         num_errors: How many of the worst mistakes to look for; None: they are not sought.
+        takers: Called with all predictions, in order.
         cancel: Once raised, from any thread, the evaluation stops.
 
     Raises:
@@ -185,7 +195,7 @@ def evaluate_run(
         panel = _panel(trained, config, given, split, clients, cancel)
         evaluator = learning.build_fed_eval(trained.model, engine=trained.engine)
         evaluation = evaluate_panel(panel, evaluator, trained.state, cancel)
-        worst = _predict(trained, panel, predictions_file, num_errors, cancel)
+        worst = _predict(trained, panel, predictions_file, num_errors, takers, cancel)
         return replace(evaluation, worst=worst, notes=(*trained.notes, *evaluation.notes))
 
     if trained.fingerprint is None or any(given[name] for name in configs.DATA_FIELDS):
@@ -224,14 +234,15 @@ def _predict(
     panel: Panel,
     file: Path | None,
     num_errors: int | None,
+    asked: Sequence[Callable[[Predicted], None]],
     cancel: CancelFlag | None,
 ) -> WorstMistakes | None:
-    """Writes predictions to a file and finds the worst mistakes, where they are asked for."""
+    """Hands out predictions, writes them to a file and finds the worst mistakes, where asked to."""
     worst = None if num_errors is None else WorstMistakes(num_errors)
-    if file is None and worst is None:
+    if file is None and worst is None and not asked:
         return None
     with ExitStack() as stack:
-        takers: list[Callable[[Predicted], None]] = [] if worst is None else [worst.add]
+        takers = [*asked, *([] if worst is None else [worst.add])]
         if file is not None:
             num_classes = trained.model.layout.num_classes
             takers.append(stack.enter_context(predictions.writing(file, num_classes)))

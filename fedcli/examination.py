@@ -106,7 +106,7 @@ def _examples(client: ClientDataset, indices: Sequence[int]) -> Iterator[Batched
 
 
 def _score(trained: Trained, examples: Iterator[BatchedDataset]) -> NDArray[Any]:
-    layout, weights = trained.model.layout, trained.state.global_model_weights
+    layout, weights = trained.model.layout, trained.state.evaluated_weights
     return trained.engine.evaluate(layout, weights, examples)
 
 

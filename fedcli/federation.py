@@ -12,6 +12,7 @@ from threading import Event
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedcli import (
     __version__,
@@ -40,6 +41,7 @@ from fedcli.errors import CheckpointError, ConfigError, DataError
 from fedcli.learning import LearningProcess, ServerState
 from fedcli.models import Model
 from fedcli.optimizers import Optimizer
+from fedcli.participation import Attendance, Participation
 
 # Clients evaluated in one call, so that not all their data are in memory at once. Sums of losses
 # are formed block by block, so this number is part of the result's last digit.
@@ -47,6 +49,13 @@ EVAL_BLOCK = 256
 
 # What a model is judged by beside train: the first of these that the data have.
 _HELD_OUT = ("test", CENTRAL)
+
+
+class PanelScores(NamedTuple):
+    """The metrics of a panel in TFF's structure, and one row of stats a client, in its order."""
+
+    metrics: dict[str, Any]
+    client_stats: NDArray[Any]
 
 
 class Panel:
@@ -83,20 +92,22 @@ class Panel:
 
     def evaluate(
         self, evaluator: LearningProcess, weights: Any, cancel: CancelFlag | None
-    ) -> dict[str, Any]:
+    ) -> PanelScores:
         """Returns the metrics of float32 [num_params] weights on all these clients.
 
         The process is called once a block of clients and its state passed on; since that starts
         afresh here, the totals over all rounds are this evaluation's.
         """
         state = replace(evaluator.initialize(), global_model_weights=weights)
+        stats = []
         for block in self._blocks():
             output = evaluator.next(state, block, cancel=cancel)
             state = output.state
+            stats.append(output.client_stats)
         metrics = output.metrics
         totals = metrics["client_work"]["eval"]["total_rounds_metrics"]
         metrics["client_work"]["eval"]["current_round_metrics"] = dict(totals)
-        return metrics
+        return PanelScores(metrics, stats[0] if len(stats) == 1 else np.concatenate(stats))
 
     def _blocks(self) -> Iterator[tuple[BatchedDataset, ...]]:
         if self._held is not None:
@@ -109,10 +120,14 @@ class Panel:
 
 
 class CohortData(NamedTuple):
-    """The batches of a cohort, in order, and how many clients it has."""
+    """The batches of a cohort, in order, how many clients it has, and who else was chosen.
+
+    The last is None where everyone always reports.
+    """
 
     batches: Iterable[BatchedDataset]
     num_clients: int
+    attendance: Attendance | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +141,7 @@ class Federation:
         process: The learning process.
         evaluator: Federated evaluation of the same model.
         cohorts: Who takes part in each round.
+        participation: Which of them report, and when; None: all, at once.
         panels: Who is evaluated, by split.
         plan: How a client's examples become batches in training.
         held: The data of a fixed cohort that the client cache could hold; None if each round
@@ -139,18 +155,36 @@ class Federation:
     process: LearningProcess
     evaluator: LearningProcess
     cohorts: Cohorts
+    participation: Participation | None
     panels: tuple[Panel, ...]
     plan: BatchPlan
     held: tuple[BatchedDataset, ...] | None
     notes: list[str]
 
     def cohort_data(self, round_num: int) -> CohortData:
-        """Returns the batches of the cohort drawn after `round_num` rounds."""
-        if self.held is not None:
-            return CohortData(self.held, len(self.held))
+        """Returns the batches of those who report of the cohort drawn after `round_num` rounds.
+
+        Of a round that is skipped nobody's are read.
+        """
+        train = self.splits["train"]
         ids = self.cohorts.for_round(round_num)
-        batches = ClientBatches(self.splits["train"], ids, self.plan, self.config.seed)
-        return CohortData(batches, len(ids))
+        attendance = None
+        places: Sequence[int] = range(len(ids))
+        if self.participation is not None:
+
+            def num_visits(client_id: str) -> int:
+                return self.plan.num_visits(train.num_examples(client_id))
+
+            num_wanted = self.cohorts.num_wanted
+            attendance = self.participation.attend(round_num, ids, num_visits, num_wanted)
+            places = () if attendance.is_skipped else attendance.reports
+        if self.held is not None:
+            is_whole = len(places) == len(self.held)  # the engine knows a tuple again
+            held = self.held if is_whole else tuple(self.held[place] for place in places)
+            return CohortData(held, len(held), attendance)
+        ids = ids if attendance is None else [ids[place] for place in places]
+        batches = ClientBatches(train, ids, self.plan, self.config.seed)
+        return CohortData(batches, len(ids), attendance)
 
     def initial_state(self) -> ServerState:
         """Returns the state before round 1, with the initial weights of the config.
@@ -212,8 +246,15 @@ def open_federation(
         return train.num_examples(client_id)
 
     cohorts = cohort.plan_cohorts(
-        selection, config.sampling, train.client_ids, train.source, config.seed, num_examples
+        selection,
+        config.sampling,
+        train.client_ids,
+        train.source,
+        config.seed,
+        num_examples,
+        config.over_selection,
     )
+    _check_min_reports(config, cohorts)
     if model is None:
         model = model_sources.open_model(
             config.model,
@@ -244,6 +285,7 @@ def open_federation(
         process=build_process(config, model, engine, _population_size(cohorts, train)),
         evaluator=learning.build_fed_eval(model, engine=engine),
         cohorts=cohorts,
+        participation=_plan_participation(config),
         panels=tuple(_make_panels(config, cohorts, splits, notes)),
         plan=plan,
         held=held,
@@ -396,7 +438,13 @@ def build_process(
         options=config.algorithm_options,
     )
     algorithm = replace(algorithm, ema_decay=config.server_ema)
-    return learning.build_process(algorithm, model, engine=engine, num_clients=num_clients)
+    return learning.build_process(
+        algorithm,
+        model,
+        engine=engine,
+        num_clients=num_clients,
+        measures_deltas=config.record_clients,
+    )
 
 
 def _build_client_optimizer(config: RunConfig) -> Optimizer | None:
@@ -621,6 +669,33 @@ def _resolve_clients(
     if selection.ids is not None:
         config = replace(config, clients=selection.ids)
     return config, selection
+
+
+def _plan_participation(config: RunConfig) -> Participation | None:
+    """Who reports and when; None if everyone does and no clock is asked for."""
+    if not config.client_dropout and config.client_speeds is None and config.min_reports is None:
+        return None
+    return Participation(
+        seed=config.seed,
+        dropout=config.client_dropout,
+        speeds=config.client_speeds or (),
+        communication_seconds=config.communication_seconds,
+        deadline=config.deadline,
+        min_reports=config.min_reports or 0,
+    )
+
+
+def _check_min_reports(config: RunConfig, cohorts: Cohorts) -> None:
+    """Refuses to wait for more reports than there are clients in a cohort."""
+    if config.min_reports is None or config.sampling == "poisson":  # of which any number may come
+        return
+    size = len(cohorts.fixed or ()) if cohorts.sampler is None else cohorts.sampler.size
+    size = size if cohorts.num_wanted is None else cohorts.num_wanted
+    if config.min_reports > size:
+        raise ConfigError(
+            f"--min-reports {config.min_reports} exceeds the cohort of {size}: every round would "
+            f"be skipped; choose 1 to {size}"
+        )
 
 
 def _make_panels(

@@ -27,7 +27,7 @@ from fedcli.algorithms.base import (
     start_ema,
 )
 from fedcli.algorithms.client_work import CohortCall
-from fedcli.backend import CancelFlag, Engine
+from fedcli.backend import NO_BOUNDS, CancelFlag, Engine
 from fedcli.batches import BatchedDataset
 from fedcli.client_states import ClientStates
 from fedcli.errors import ConfigError, DataError
@@ -109,12 +109,14 @@ class ProcessOutput:
         metrics: In TFF's structure and names; a mean over no example is NaN.
         timings: Seconds spent, by part of the round.
         num_empty_clients: Clients of this cohort that had no example, and so weight 0.
+        client_stats: One row a client, in the order of the cohort, as the engine returns them.
     """
 
     state: ServerState
     metrics: dict[str, Any]
     timings: dict[str, float]
     num_empty_clients: int
+    client_stats: NDArray[Any]
 
 
 class LearningProcess(abc.ABC):
@@ -211,14 +213,17 @@ class TrainingProcess(LearningProcess):
         model: ModelLike,
         metrics_aggregator: MetricsAggregator,
         engine: Engine | None,
+        *,
         num_clients: int | None = None,
+        measures_deltas: bool = False,
     ) -> None:
-        """Composes the algorithm's parts with a model."""
+        """Composes the algorithm's parts with a model; see `build_process`."""
         super().__init__(model, metrics_aggregator, engine)
         shapes = [tensor.shape for tensor in self.model.layout.tensors]
         server_optimizer = algorithm.server_optimizer.for_tensors(shapes)
         self.algorithm = replace(algorithm, server_optimizer=server_optimizer)
         self.num_clients = num_clients
+        self._default_bounds = NO_BOUNDS if measures_deltas else None
 
     def initialize(self) -> ServerState:
         """See LearningProcess."""
@@ -262,7 +267,7 @@ class TrainingProcess(LearningProcess):
             clients=_cohort_data(client_data, algorithm.client_work.num_passes),
             round_num=state.round_num,
             weighting=algorithm.weighting,
-            bounds=algorithm.aggregator.bounds(state.aggregator),
+            bounds=algorithm.aggregator.bounds(state.aggregator) or self._default_bounds,
             cancel=cancel,
             num_clients=self.num_clients,
         )
@@ -299,7 +304,8 @@ class TrainingProcess(LearningProcess):
             },
         )
         timings = {"train": trained - started, "aggregate": perf_counter() - trained}
-        return ProcessOutput(next_state, round_metrics, timings, _count_empty(cohort.stats))
+        num_empty = _count_empty(cohort.stats)
+        return ProcessOutput(next_state, round_metrics, timings, num_empty, cohort.stats)
 
 
 class EvaluationProcess(LearningProcess):
@@ -339,7 +345,7 @@ class EvaluationProcess(LearningProcess):
         }
         next_state = replace(state, round_num=state.round_num + 1, client_work=totals)
         timings = {"evaluate": perf_counter() - started}
-        return ProcessOutput(next_state, round_metrics, timings, _count_empty(stats))
+        return ProcessOutput(next_state, round_metrics, timings, _count_empty(stats), stats)
 
 
 def build_process(
@@ -349,6 +355,7 @@ def build_process(
     *,
     engine: Engine | None = None,
     num_clients: int | None = None,
+    measures_deltas: bool = False,
 ) -> LearningProcess:
     """Returns the training process of any algorithm.
 
@@ -362,12 +369,21 @@ def build_process(
         engine: What computes clients; by default, threads of this process, or for a model in
             Python the calling thread.
         num_clients: How many clients may take part in all; SCAFFOLD and FedDyn need it.
+        measures_deltas: Whether the stats of clients tell the norm of each delta, which costs a
+            pass over it and changes nothing else.
 
     Raises:
         ConfigError: The model's name is unknown.
         ModelError: The object breaks the contract.
     """
-    return TrainingProcess(algorithm, model, metrics_aggregator, engine, num_clients)
+    return TrainingProcess(
+        algorithm,
+        model,
+        metrics_aggregator,
+        engine,
+        num_clients=num_clients,
+        measures_deltas=measures_deltas,
+    )
 
 
 def build_weighted_fed_avg(

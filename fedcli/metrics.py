@@ -135,6 +135,17 @@ def sum_then_finalize(stats: ClientStats) -> dict[str, Any]:
     return finalize(sum_stats(stats))
 
 
+def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested metrics under names joined by slashes, as TFF's CSV has them."""
+    values: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, Mapping):
+            values.update(flat(value, f"{prefix}{name}/"))
+        else:
+            values[prefix + name] = value
+    return values
+
+
 def _finalized(row: OwnMetric, sums: Mapping[str, Any]) -> Any:
     try:
         return row.finalizer([np.float64(each) for each in sums[row.column]])

@@ -106,9 +106,11 @@ class AlgorithmEntry(Entry):
         server_options: Its options unless others are given.
         weightings: How clients may be weighted, the default first.
         has_own_weights: Whether it evaluates other weights than the global model's.
+        pools_clients: Whether a cohort's examples are trained on as one client's.
     """
 
     has_local_steps: bool = True
+    pools_clients: bool = False
     server_lr: float = 1.0
     server_optimizer: str | None = None
     server_options: Mapping[str, Value] = field(default_factory=dict)
@@ -409,6 +411,13 @@ _FEDOPT = "Reddi et al. 2021, arXiv 2003.00295"
 _FEDOPT_OPTIONS: Mapping[str, Value] = {"epsilon": 1e-3, "style": "reddi"}
 
 ALGORITHMS = _table(
+    AlgorithmEntry(
+        "centralized",
+        "A baseline: one client with all examples of the cohort trains as long as its members "
+        "would; --clients all pools everyone's, --shuffle-buffer full mixes them.",
+        "the usual training by minibatch SGD",
+        pools_clients=True,
+    ),
     AlgorithmEntry(
         "fedavg",
         "Federated averaging: local training, then the weighted mean of the model deltas.",

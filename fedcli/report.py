@@ -44,6 +44,9 @@ class RoundRow:
         num_non_finite_clients: Clients dropped because their delta was not finite.
         is_rejected: True if the mean delta was not finite and the model stayed as it was.
         evaluation: Scores of the model after the round by split, on rounds that were evaluated.
+        is_skipped: True if too few clients reported and the model stayed as it was.
+        num_reports: Clients that reported in time; None where everyone always does.
+        virtual_seconds: Virtual clock after the round; None without one.
     """
 
     round_num: int
@@ -51,6 +54,9 @@ class RoundRow:
     num_non_finite_clients: int
     is_rejected: bool
     evaluation: dict[str, Scores]
+    is_skipped: bool = False
+    num_reports: int | None = None
+    virtual_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,12 +83,17 @@ def scores(metrics: Mapping[str, Any]) -> Scores:
 def round_row(line: Mapping[str, Any]) -> RoundRow:
     """Returns the row of one line of metrics.jsonl."""
     online = line.get("client_work", {}).get("train")
+    participation = line.get("participation", {})
+    is_skipped = bool(participation.get("is_skipped"))
     return RoundRow(
         line["round"],
         scores(online) if online else None,
         int(online["num_non_finite_clients"]) if online else 0,
-        bool(line.get("finalizer", {}).get("update_non_finite")),
+        bool(line.get("finalizer", {}).get("update_non_finite")) and not is_skipped,
         {split: scores(group) for split, group in line.get("evaluation", {}).items()},
+        is_skipped,
+        participation.get("num_reports"),
+        participation.get("virtual_seconds"),
     )
 
 

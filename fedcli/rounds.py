@@ -8,7 +8,9 @@ Everything a round draws is keyed by its number, so stopping and resuming change
 from __future__ import annotations
 
 import platform
-from collections.abc import Generator, Iterable, Iterator
+import resource
+import sys
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic, perf_counter
@@ -17,7 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from fedcli import __version__, backend, checkpoint, engines, model_sources, run_dir
+from fedcli import (
+    __version__,
+    backend,
+    checkpoint,
+    engines,
+    model_sources,
+    run_dir,
+    run_logs,
+    stopping,
+)
 from fedcli import config as configs
 from fedcli.backend import CancelFlag, Engine
 from fedcli.batches import BatchedDataset
@@ -28,6 +39,7 @@ from fedcli.datasets import ClientData
 from fedcli.errors import ConfigError, RunError
 from fedcli.evaluation import Evaluation, evaluate_panel
 from fedcli.federation import (
+    ClientBatches,
     Federation,
     fingerprinting,
     model_of,
@@ -39,6 +51,7 @@ from fedcli.federation import (
 from fedcli.learning import ServerState
 from fedcli.options import Value
 from fedcli.run_dir import RunDirectory
+from fedcli.run_logs import LoggedRound, RunLog
 
 # Without --checkpoint-every: at most this much work is lost, and saving stays below 0.1 %.
 CHECKPOINT_SECONDS = 30.0
@@ -53,7 +66,7 @@ class RoundResult:
         metrics: The line of metrics.jsonl, with NaN where that has null.
         timings: Seconds by part: data, train, aggregate, evaluate, save.
         evaluation: By split, the four metrics of the weights after the round; None if not due.
-        num_clients: Clients in the cohort.
+        num_clients: Clients whose reports were taken.
         num_examples: Examples processed in training.
     """
 
@@ -97,6 +110,12 @@ class Training:
         self._saved_round = state.round_num
         self._saved_at = monotonic()
         self._evaluations: dict[str, Evaluation] = {}
+        self._logs: tuple[RunLog, ...] = ()
+        self._virtual_seconds = 0.0
+        self._progress = stopping.progress_for(self.config.stop_at, self.config.patience)
+        if federation.participation is not None or self._progress is not None:
+            for line in run_dir.read_completed(run.path, state.round_num):
+                self._note(line)
 
     @property
     def path(self) -> Path:
@@ -130,7 +149,7 @@ class Training:
 
     @property
     def is_finished(self) -> bool:
-        """Whether every round is done and the closing evaluation of the last is written."""
+        """Whether the last round is done and the closing evaluation of the last is written."""
         return self._stored_evaluation() is not None
 
     def run(self) -> Generator[RoundResult, None, None]:
@@ -145,9 +164,17 @@ class Training:
             RunError: The run's folder cannot be written.
         """
         try:
+            if self.state.round_num < self.config.rounds:
+                self._logs = run_logs.open_logs(
+                    self.config,
+                    self.path,
+                    self.state.round_num,
+                    self.process.model.layout,
+                    self.train.client_ids,
+                )
             if self.state.round_num == 0 and self.config.eval_every:
                 yield self._evaluate_initial_model()
-            while self.state.round_num < self.config.rounds:
+            while not self._is_last_round_done():
                 yield self._train_round()
         finally:
             self._save_if_behind()
@@ -170,6 +197,10 @@ class Training:
             split: evaluation.metrics for split, evaluation in self._evaluate(self.state).items()
         }
         self._run.write_evaluation(closing)
+        if not self.config.eval_every or self.state.round_num % self.config.eval_every:
+            values = {split: each.values for split, each in self._evaluations.items()}
+            self._log({"round": self.state.round_num, "evaluation": values}, is_closing=True)
+        self._close_logs()
         return closing
 
     def close(self) -> None:
@@ -180,6 +211,7 @@ class Training:
         """
         try:
             self._save_if_behind()
+            self._close_logs()
         finally:
             for states in _client_states(self.state):
                 states.close()
@@ -200,31 +232,50 @@ class Training:
 
     def _train_round(self) -> RoundResult:
         timings = {"data": 0.0}
-        clients, num_clients = self._federation.cohort_data(self.state.round_num)
+        cohort = self._federation.cohort_data(self.state.round_num)
+        clients = cohort.batches
+        client_ids = _ids_of(clients) if self.config.record_clients else ()
         if not isinstance(clients, tuple):  # read while the round runs
             clients = _Timed(clients, timings)
         output = self.process.next(self.state, clients, cancel=self._cancel)
         timings.update(output.timings, train=output.timings["train"] - timings["data"])
         round_num = output.state.round_num
         line = {"round": round_num, **output.metrics}
+        if cohort.attendance is not None:
+            line["participation"] = cohort.attendance.metrics(self._virtual_seconds)
         evaluation = None
         if self.config.eval_every and round_num % self.config.eval_every == 0:
             evaluation = self._evaluate_into(line, timings, output.state)
         self._run.append_metrics(line)
         self.state = output.state
+        self._note(line)
+        self._log(line, client_ids=client_ids, client_stats=output.client_stats)
         if self._is_save_due():
             started = perf_counter()
             self._save()
             timings["save"] = perf_counter() - started
-        self._run.append_timings({"round": round_num, **timings})
+        self._run.append_timings({"round": round_num, **timings, **_peak_memory()})
         num_examples = line["client_work"]["train"]["num_examples"]
-        return RoundResult(round_num, line, timings, evaluation, num_clients, num_examples)
+        return RoundResult(round_num, line, timings, evaluation, cohort.num_clients, num_examples)
+
+    def _note(self, line: dict[str, Any]) -> None:
+        """Takes from a line of metrics.jsonl what later rounds go on from: clock and progress."""
+        told = line.get("participation", {})
+        self._virtual_seconds = told.get("virtual_seconds", self._virtual_seconds)
+        if self._progress is not None:
+            self._progress = self._progress.after(line)
+
+    def _is_last_round_done(self) -> bool:
+        has_ended = self._progress is not None and self._progress.is_over
+        return has_ended or self.state.round_num >= self.config.rounds
 
     def _evaluate_initial_model(self) -> RoundResult:
         line: dict[str, Any] = {"round": 0}
         timings: dict[str, float] = {}
         evaluation = self._evaluate_into(line, timings, self.state)
         self._run.append_metrics(line)
+        self._note(line)
+        self._log(line)
         self._run.append_timings({"round": 0, **timings})
         return RoundResult(0, line, timings, evaluation, 0, 0)
 
@@ -248,8 +299,19 @@ class Training:
             }
         return self._evaluations
 
+    def _log(self, line: dict[str, Any], **more: Any) -> None:
+        """Passes the last completed round on to what was asked for; `more` as in LoggedRound."""
+        done = LoggedRound(line, self.state.global_model_weights, **more)
+        for log in self._logs:
+            log.add(done)
+
+    def _close_logs(self) -> None:
+        logs, self._logs = self._logs, ()
+        for log in logs:
+            log.close()
+
     def _is_save_due(self) -> bool:
-        if self.state.round_num == self.config.rounds:
+        if self._is_last_round_done():
             return True
         if self.config.checkpoint_every:
             return self.state.round_num % self.config.checkpoint_every == 0
@@ -259,6 +321,8 @@ class Training:
         kept = run_dir.checkpoint_rounds(self._run.path)
         for states in _client_states(self.state):
             states.save(kept)
+        for log in self._logs:
+            log.flush()
         content = self._federation.encode(self.state, self._config_text)
         self._run.save_checkpoint(self.state.round_num, content)
         self._saved_round = self.state.round_num
@@ -269,11 +333,12 @@ class Training:
             self._save()
 
     def _stored_evaluation(self) -> dict[str, Any] | None:
-        """evaluation.json, if every round is done and it is that of the last."""
-        if self.state.round_num < self.config.rounds:
+        """evaluation.json, if the last round is done and it is that of the last."""
+        if not self._is_last_round_done():
             return None
         stored = run_dir.read_evaluation(self.path)
-        if not stored or any(each.get("round") != self.config.rounds for each in stored.values()):
+        last = self.state.round_num
+        if not stored or any(each.get("round") != last for each in stored.values()):
             return None
         return stored
 
@@ -305,6 +370,7 @@ def start(
     path = Path(out)
     config = configs.absolute_paths(configs.validate(config), str(Path.cwd()))
     run_dir.check_target(path, force=force)
+    run_logs.require(config)
     with fingerprinting(config, cancel) as fingerprint:
         federation = open_federation(config, cancel)
         state = federation.initial_state()
@@ -364,6 +430,7 @@ def _resume(
     config, config_text = _continued_config(run, content, rounds)
     if threads is not None:
         config = configs.validate(replace(config, threads=threads))
+    run_logs.require(config)
     origin = configs.read_provenance(config_text, str(run.path))
     model = model_of(content, config, file, code)
     with fingerprinting(config, cancel) as fingerprint:
@@ -418,6 +485,13 @@ def _continued_config(
     return config, configs.to_toml(config, configs.read_provenance(text, str(config_file)))
 
 
+def _ids_of(clients: Iterable[BatchedDataset]) -> Sequence[str]:
+    """The ids of a cohort, whose data are not read for it."""
+    if isinstance(clients, ClientBatches):
+        return clients.client_ids
+    return [each.client.client_id for each in clients]
+
+
 @dataclass(frozen=True, eq=False)
 class _Timed:
     """Clients; the seconds that each takes to read are added to `timings`, whenever it is read."""
@@ -434,6 +508,12 @@ class _Timed:
             if dataset is None:
                 return
             yield dataset
+
+
+def _peak_memory() -> dict[str, int]:
+    """The most memory that this process has had resident so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"peak_memory_bytes": peak if sys.platform == "darwin" else 1024 * peak}
 
 
 def _provenance(engine: Engine, fingerprint: str, model: str) -> dict[str, Value]:

@@ -308,6 +308,41 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def read_timings(path: Path) -> list[dict[str, float]]:
+    """Returns the lines of timings.jsonl of the run at `path`, those that are whole.
+
+    What takes how long is told beside a run's results, so nothing here is an error.
+    """
+    try:
+        content = (path / TIMINGS).read_bytes()
+    except OSError:
+        return []
+    lines = []
+    for text in content.splitlines():
+        with contextlib.suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict):
+                numbers = {k: v for k, v in line.items() if isinstance(v, int | float)}
+                lines.append(numbers)
+    return lines
+
+
+def read_completed(path: Path, round_num: int) -> list[dict[str, Any]]:
+    """Returns the lines of metrics.jsonl up to a round, none for round 0 (see `cut_back`).
+
+    What stands after them, perhaps half-written, is passed over.
+
+    Raises:
+        RunError: The file cannot be read.
+    """
+    file = path / METRICS
+    try:
+        end, _ = _find_end(file, round_num)
+        return [json.loads(line) for line in file.read_bytes()[:end].splitlines()]
+    except OSError as err:
+        raise RunError(f"cannot read {file}: {err.strerror}") from err
+
+
 def read_evaluation(path: Path) -> dict[str, Any] | None:
     """Returns evaluation.json of the run at `path`, None if it is not there yet.
 

@@ -23,6 +23,8 @@ class Purpose(IntEnum):
     FEATURE_NOISE = 7
     INITIAL_WEIGHTS = 8
     DROPOUT = 9
+    CLIENT_DROPOUT = 10
+    CLIENT_SPEED = 11
 
 
 class StreamKey(NamedTuple):

@@ -372,3 +372,8 @@ def test_a_schedule_by_local_step_does_not_end_with_the_run() -> None:
     assert configs.from_options({}).client_schedule_by == "round"
     with pytest.raises(ConfigError, match="--client-schedule-by: the clients of fedsgd take no"):
         configs.from_options({"algorithm": "fedsgd", "client_schedule_by": "local-step"})
+
+
+def test_records_of_clients_that_are_pooled_are_refused() -> None:
+    with pytest.raises(ConfigError, match="--record-clients with --algorithm centralized"):
+        configs.from_options({"algorithm": "centralized", "record_clients": True})

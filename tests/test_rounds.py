@@ -79,6 +79,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "client_schedule_by": "local-step",
         "client_schedule_options": {"decay_rounds": 2},
     },
+    "absent": {
+        "sampling": "with-replacement",
+        "client_dropout": 0.4,
+        "client_speeds": (100.0, 10.0),
+        "communication_seconds": 0.1,
+        "deadline": 10.0,
+        "over_selection": 0.5,
+        "min_reports": 2,
+        **MOMENTUM,
+    },
+    "centralized": {"algorithm": "centralized", "sampling": "uniform", "client_dropout": 0.3},
     "2nn": {"model": "mlp-2nn", "seed": 5, "client_lr": 0.1, "pixels": "ink"},
 }
 

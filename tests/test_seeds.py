@@ -33,4 +33,6 @@ def test_purposes_never_change_their_numbers() -> None:
         "FEATURE_NOISE": 7,
         "INITIAL_WEIGHTS": 8,
         "DROPOUT": 9,
+        "CLIENT_DROPOUT": 10,
+        "CLIENT_SPEED": 11,
     }

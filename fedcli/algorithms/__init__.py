@@ -9,6 +9,7 @@ from fedcli import options as opt
 from fedcli import registry
 from fedcli.aggregators import Aggregator
 from fedcli.algorithms import (
+    centralized,
     fedavg,
     feddyn,
     fednova,
@@ -27,6 +28,7 @@ from fedcli.options import Value
 
 # The code behind each row of registry.ALGORITHMS, called with its options by name.
 BUILDERS: dict[str, Callable[..., Algorithm]] = {
+    "centralized": centralized.build,
     "fedavg": fedavg.build,
     "fedprox": fedprox.build,
     "fedsgd": fedsgd.build,

@@ -27,6 +27,7 @@ COMMANDS = {
     "train": "fedcli.cli.train:train",
     "eval": "fedcli.cli.evaluate:evaluate",
     "inspect-clients": "fedcli.cli.inspect_clients:inspect_clients",
+    "report": "fedcli.cli.report:report",
     "preprocess": "fedcli.cli.preprocess:preprocess",
     "download": "fedcli.cli.download:download",
     "export": "fedcli.cli.export:export",

@@ -53,6 +53,28 @@ if TYPE_CHECKING:
     metavar="N",
 )
 @opt.option(
+    "--by-class",
+    help="Show precision and recall of each class and the confusion matrix.",
+    section=opt.EVALUATION,
+    is_flag=True,
+)
+@opt.option(
+    "--top-k",
+    "ks",
+    help="Show how often the label is among the K most probable classes; may be given again.",
+    section=opt.EVALUATION,
+    type=click.IntRange(min=1),
+    multiple=True,
+    metavar="K",
+)
+@opt.option(
+    "--per-client",
+    help="Write what was found of each client to this file, .csv or .h5.",
+    section=opt.EVALUATION,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+)
+@opt.option(
     "--show-errors",
     "num_errors",
     help="Draw the N worst mistakes: the wrong examples of highest loss.",
@@ -69,35 +91,63 @@ if TYPE_CHECKING:
     metavar="FILE",
 )
 @opt.output_options
-def evaluate(*, run: Path, as_json: bool, quiet: bool, verbose: bool, **values: Any) -> None:
+def evaluate(
+    *,
+    run: Path,
+    per_client: Path | None,
+    by_class: bool,
+    ks: tuple[int, ...],
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **values: Any,
+) -> None:
     """Evaluate the model of RUN, a run directory or a checkpoint file, without training it.
 
-    Loss and accuracy are means over the examples of all clients. A file of predictions has a row
-    an example: client_id, index in the client, label, predicted (-1 where the model gives NaN), and
-    the probability of each class. A .csv is written as it comes; an .npz has one array of each and
-    is held in memory. An existing file is replaced.
+    Loss and accuracy are means over the examples of all clients; below it stands how they spread
+    over clients, each counting the same. A file of predictions has a row an example: client_id,
+    index in the client, label, predicted (-1 where the model gives NaN), and the probability of
+    each class. A .csv is written as it comes; an .npz has one array of each and is held in memory.
+    An existing file is replaced.
 
     \b
     Examples:
       fedcli eval runs/first
+      fedcli eval runs/first --by-class --top-k 3
       fedcli eval runs/first --show-errors 10
       fedcli eval runs/first --clients all --predictions predictions.csv
       fedcli eval runs/first --split train --clients all
+      fedcli eval runs/first --clients all --per-client clients.csv
       fedcli eval runs/first --data other_writers.h5 --json
       fedcli eval runs/first/checkpoints/round-000010.h5
     """  # noqa: D301 - \b keeps click from wrapping
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
-    evaluation = _evaluate(run, opt.given(values))
+    if per_client is not None:
+        from fedcli.per_client import check_name
+
+        check_name(per_client)
+    measures = None
+    if by_class or ks:
+        from fedcli.class_measures import ClassMeasures
+
+        measures = ClassMeasures(sorted(set(ks)))
+    takers = () if measures is None else (measures.add,)
+    evaluation = _evaluate(run, {**opt.given(values), "takers": takers})
     file = values["predictions_file"]
     for note in evaluation.notes:
         remarks.note(note)
     remarks.detail(f"evaluated split {evaluation.split} of {evaluation.source}")
+    if per_client is not None:
+        from fedcli.per_client import write
+
+        write(per_client, evaluation.client_ids, evaluation.client_stats)
+        remarks.detail(f"wrote {per_client}")
     if as_json:
         from fedcli.cli.output import print_json
 
-        print_json(evaluation.metrics)
+        print_json({**evaluation.metrics, **(measures.to_json() if measures else {})})
         return
-    from fedcli import report
+    from fedcli import report, report_tables
     from fedcli.cli.render import Screen
     from fedcli.cli.run_tables import show_evaluation
 
@@ -107,6 +157,14 @@ def evaluate(*, run: Path, as_json: bool, quiet: bool, verbose: bool, **values: 
         style="bold",
     )
     show_evaluation(screen, [report.evaluation_row(evaluation.metrics)])
+    told = report_tables.spread({evaluation.split: evaluation.metrics})
+    if told is not None and evaluation.num_clients > 1:
+        screen.title(told.title)
+        screen.table(told.headers, told.rows, left=told.num_texts)
+    if measures is not None:
+        from fedcli.cli import class_tables
+
+        class_tables.show(screen, evaluation.data, measures, shows_classes=by_class)
     if evaluation.worst is not None:
         from fedcli.cli import error_tables
 

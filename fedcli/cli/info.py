@@ -10,8 +10,10 @@ import click
 
 from fedcli import __version__
 from fedcli.cli import options as opt
+from fedcli.config import option_name
 from fedcli.errors import ConfigError
 from fedcli.options import Entry, Option
+from fedcli.presets import PRESETS
 from fedcli.registry import (
     AGGREGATORS,
     ALGORITHMS,
@@ -34,6 +36,7 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
     "schedules": SCHEDULES,
     "algorithms": ALGORITHMS,
     "aggregators": AGGREGATORS,
+    "presets": PRESETS,
 }
 
 # Of a model's layers and in sum: parameters, and what one example costs.
@@ -89,6 +92,9 @@ def _describe(table: str, entry: Entry) -> dict[str, Any]:
         "source": entry.source,
         "options": [_describe_option(option) for option in entry.options],
     }
+    if table == "presets":
+        described["values"] = dict(PRESETS[entry.name].values)
+        described["remark"] = PRESETS[entry.name].remark
     if entry.licence:
         described["licence"] = entry.licence
     if table == "models":
@@ -175,10 +181,21 @@ def _show_entries(screen: Screen, entries: Mapping[str, list[dict[str, Any]]]) -
             screen.prose([("", entry["doc"]), ("", f"Source: {entry['source']}")])
             if "licence" in entry:
                 screen.prose([("", f"Licence: {entry['licence']}")])
+            if "values" in entry:
+                _show_values(screen, entry)
             if "layers" in entry:
                 _show_layers(screen, entry)
             if entry["options"]:
                 _show_options(screen, entry["options"])
+
+
+def _show_values(screen: Screen, entry: Mapping[str, Any]) -> None:
+    screen.prose([("", entry["remark"])] if entry["remark"] else [])
+    screen.title("Stands for")
+    for name, value in entry["values"].items():
+        pairs = [f"{key}={each}" for key, each in value.items()] if isinstance(value, dict) else []
+        for each in pairs or [value]:
+            screen.line(f"  {option_name(name)} {each}")
 
 
 def _show_layers(screen: Screen, entry: Mapping[str, Any]) -> None:

@@ -133,6 +133,11 @@ def run_option(flag: str, help_text: str, *, section: str, **attributes: Any) ->
     return option(flag, help=help_text + shown, section=section, **attributes)
 
 
+def switch(flag: str, help_text: str, *, section: str) -> Decorator:
+    """Returns the option of a field of `RunConfig` that is off unless it is given."""
+    return option(flag, help=help_text, section=section, is_flag=True, default=None)
+
+
 def pairs_option(flag: str, help_text: str, *, section: str) -> Decorator:
     """Returns a repeatable `k=v` option whose values arrive as one mapping."""
     return option(

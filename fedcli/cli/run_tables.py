@@ -9,7 +9,10 @@ from typing import Any
 
 from fedcli import report
 from fedcli.cli.render import Screen
+from fedcli.presets import Figure
+from fedcli.published import Comparison
 from fedcli.report import EvaluationRow, RoundRow, Scores
+from fedcli.stopping import Progress
 
 _SCORE_HEADERS = ("loss", "accuracy", "examples", "batches")
 
@@ -19,11 +22,15 @@ def show_run(
     path: Path,
     lines: Sequence[Mapping[str, Any]],
     evaluation: Mapping[str, Mapping[str, Any]],
+    progress: Progress | None = None,
+    comparison: Comparison | None = None,
     code: str | None = None,
 ) -> None:
     """Prints training metrics by round, the closing evaluation, and where the run is.
 
-    `code` is what --model must be beside a run whose model is a user's code.
+    With `progress`, what all lines say of a target, also when it was reached and why it ended; with
+    `comparison`, also what was published. `code` is what --model must be beside a run whose model
+    is a user's code.
     """
     rows = report.round_rows(lines)
     screen.line("Training by round, online: measured on each batch before its step", style="bold")
@@ -33,7 +40,11 @@ def show_run(
         screen.line(f"... of {num_rounds:,} rounds; all are in {path}/metrics.jsonl", "dim")
     screen.title(f"Federated evaluation of the model after round {num_rounds}")
     show_evaluation(screen, report.evaluation_rows(evaluation))
+    if comparison is not None:
+        show_comparison(screen, comparison)
     screen.console.print()
+    if progress is not None:
+        show_progress(screen, progress, num_rounds)
     screen.line(f"Run      {path}")
     more = f" --model {code}" if code else ""
     screen.line(f"More     fedcli eval {path}{more} --clients all")
@@ -43,12 +54,15 @@ def show_rounds(screen: Screen, rows: Sequence[RoundRow]) -> None:
     """Prints one line a round, with columns for what happened in at least one of them."""
     splits = list(dict.fromkeys(split for row in rows for split in row.evaluation))
     has_dropped = any(row.num_non_finite_clients for row in rows)
-    has_rejected = any(row.is_rejected for row in rows)
+    has_rejected = any(row.is_rejected or row.is_skipped for row in rows)
+    has_reports = any(row.num_reports is not None for row in rows)
+    has_clock = any(row.virtual_seconds is not None for row in rows)
     # Beside an evaluation, counts that hardly change would make the table too wide for a terminal.
     num_scores = 2 if splits else len(_SCORE_HEADERS)
     own = _own_names(row.online for row in rows)
     headers = ["round", *_SCORE_HEADERS[:num_scores], *own]
     headers += [f"{split} {name}" for split in splits for name in ("loss", "acc.")]
+    headers += ["reports"] * has_reports + ["virtual s"] * has_clock
     headers += ["dropped clients"] * has_dropped + ["update"] * has_rejected
     cells = []
     for row in rows:
@@ -56,10 +70,65 @@ def show_rounds(screen: Screen, rows: Sequence[RoundRow]) -> None:
         line += _own_cells(row.online, own)
         for split in splits:
             line += score_cells(row.evaluation.get(split))[:2]
+        line += ["" if row.num_reports is None else str(row.num_reports)] * has_reports
+        line += [_seconds(row.virtual_seconds)] * has_clock
         line += [str(row.num_non_finite_clients)] * has_dropped
-        line += ["rejected" if row.is_rejected else "applied"] * has_rejected
+        line += [_fate(row)] * has_rejected
         cells.append(line)
     screen.table(headers, cells, left=0)
+
+
+def show_progress(screen: Screen, progress: Progress, num_rounds: int) -> None:
+    """Prints the rounds to a target, the best accuracy, and why the run ended if it did early."""
+    if progress.target is not None:
+        what = f"{progress.split} accuracy {progress.target:g}"
+        reached = progress.target_round
+        how = f"not in {num_rounds:,} rounds" if reached is None else f"after {reached:,} rounds"
+        screen.line(f"Target   {what}: {how}")
+    if progress.best is not None:
+        where = f"after {progress.best_round:,} rounds"
+        screen.line(f"Best     {progress.split} accuracy {progress.best:.4f} {where}")
+    reason = progress.reason()
+    if reason is not None:
+        screen.line(f"Ended    after round {num_rounds:,}: {reason}")
+
+
+def show_comparison(screen: Screen, comparison: Comparison) -> None:
+    """Prints published figures beside the run's own, and what sets the two apart."""
+    preset = comparison.preset
+    screen.title(f"Beside {preset.source}")
+    if comparison.figures:
+        rows = [
+            [_label(figure), f"{figure.value:g}", "-" if found is None else f"{found:g}"]
+            for figure, found in _in_order(comparison.figures)
+        ]
+        screen.table(["figure", "published", "this run"], rows)
+    elif comparison.has_other_data:
+        screen.line("This run's data are others, so its figures are not set beside those.")
+    else:
+        screen.line("No figure of it is known to this program.")
+    if comparison.differs_in:
+        screen.line(f"This run differs in {', '.join(comparison.differs_in)}.")
+    if preset.remark and not comparison.has_other_data:
+        screen.prose([("", preset.remark)])
+
+
+def _in_order(
+    figures: Sequence[tuple[Figure, float | None]],
+) -> list[tuple[Figure, float | None]]:
+    """All losses by round, then all accuracies; then the others as they stand."""
+    return sorted(figures, key=lambda each: (not each[0].round_num, _by_metric(each[0])))
+
+
+def _by_metric(figure: Figure) -> bool:
+    return bool(figure.round_num) and figure.metric != "loss"
+
+
+def _label(figure: Figure) -> str:
+    if figure.metric == "rounds_to_target":
+        return "rounds to target"
+    where = f"round {figure.round_num}, train" if figure.round_num else f"closing, {figure.split}"
+    return f"{where} {figure.metric}"
 
 
 def show_evaluation(screen: Screen, rows: Sequence[EvaluationRow]) -> None:
@@ -95,6 +164,18 @@ def score_cells(scores: Scores | None) -> list[str]:
         f"{scores.num_examples:,}",
         f"{scores.num_batches:,}",
     ]
+
+
+def _fate(row: RoundRow) -> str:
+    if row.online is None:
+        return ""
+    if row.is_skipped:
+        return "skipped"
+    return "rejected" if row.is_rejected else "applied"
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:,.1f}"
 
 
 def _own_names(scores: Iterable[Scores | None]) -> list[str]:

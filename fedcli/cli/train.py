@@ -23,6 +23,7 @@ from fedcli.config import (
     RunConfig,
 )
 from fedcli.errors import RunError
+from fedcli.presets import PRESETS
 from fedcli.registry import AGGREGATORS, ALGORITHMS, CONSTANT, MODELS, OPTIMIZERS, SCHEDULES
 from fedcli.schedules import BY_ROUND, COUNTED
 
@@ -38,6 +39,13 @@ RESUME_OPTIONS = frozenset({"rounds", "threads", "model"})
 
 
 @click.command(cls=opt.SectionCommand, short_help="Train a model; results go to a run directory.")
+@opt.run_option(
+    "--preset",
+    "An experiment of the literature: options that repeat it, which those given beside it "
+    "override. fedcli info lists them.",
+    section=opt.DATA,
+    type=opt.Name(PRESETS),
+)
 @opt.data_options(
     data_help=f"{opt.DATA_HELP}  [default: {RunConfig.data}]",
     clients_help="Cohort: everyone, the first N in sorted order, or these; if it is drawn, N or a "
@@ -52,6 +60,50 @@ RESUME_OPTIONS = frozenset({"rounds", "threads", "model"})
     "proportion to their examples, with replacement.",
     section=opt.COHORT,
     type=click.Choice(SAMPLINGS),
+)
+@opt.run_option(
+    "--client-dropout",
+    "Chance, 0 to 1, of each client of the cohort to send no report in a round; not a model's "
+    "dropout.",
+    section=opt.COHORT,
+    type=float,
+    metavar="P",
+)
+@opt.run_option(
+    "--client-speeds",
+    "Examples a virtual second of the speed tiers; each client falls in one for the whole run, all "
+    "with the same chance. Puts a virtual clock in metrics.jsonl. Default: no clock.",
+    section=opt.COHORT,
+    metavar="X,X,...",
+)
+@opt.run_option(
+    "--communication-seconds",
+    "Virtual seconds that a client's transport takes in a round.",
+    section=opt.COHORT,
+    type=float,
+    metavar="S",
+)
+@opt.run_option(
+    "--deadline",
+    "Virtual seconds of a round after which reports are too late. Default: all are waited for.",
+    section=opt.COHORT,
+    type=float,
+    metavar="S",
+)
+@opt.run_option(
+    "--over-selection",
+    "Share of clients drawn besides the N wanted, such as 0.3; the first N to report by the "
+    "virtual clock are taken.",
+    section=opt.COHORT,
+    type=float,
+    metavar="SHARE",
+)
+@opt.run_option(
+    "--min-reports",
+    "Skip a round with fewer reports than N: the model stays as it is. Default: any will do.",
+    section=opt.COHORT,
+    type=int,
+    metavar="N",
 )
 @opt.run_option("--rounds", "Rounds of training.", section=opt.COHORT, type=int, metavar="N")
 @opt.run_option("--epochs", "Local epochs a round.", section=opt.LOCAL, type=int, metavar="N")
@@ -202,6 +254,21 @@ RESUME_OPTIONS = frozenset({"rounds", "threads", "model"})
     metavar=opt.CLIENTS_SYNTAX,
 )
 @opt.run_option(
+    "--stop-at",
+    "End once the accuracy on test data (without them, train) reaches this; takes --eval-every. "
+    "The rounds to it are told.",
+    section=opt.EVALUATION,
+    metavar="accuracy=X",
+)
+@opt.run_option(
+    "--patience",
+    "End after N evaluations in a row without a better accuracy; takes --eval-every. Default: "
+    "never.",
+    section=opt.EVALUATION,
+    type=int,
+    metavar="N",
+)
+@opt.run_option(
     "--seed",
     "Seed of initial weights, shuffling and sampling; it never changes the data.",
     section=opt.RUN,
@@ -233,6 +300,16 @@ RESUME_OPTIONS = frozenset({"rounds", "threads", "model"})
     type=int,
     metavar="N",
 )
+@opt.switch("--csv", "Write metrics.csv beside metrics.jsonl.", section=opt.RUN)
+@opt.switch("--tensorboard", "Write event files for TensorBoard.", section=opt.RUN)
+@opt.switch(
+    "--histograms", "Write histograms of the weights there too, each round.", section=opt.RUN
+)
+@opt.switch(
+    "--record-clients",
+    "Keep what each client did in each round, in clients.h5; fedcli report makes CSV of it.",
+    section=opt.RUN,
+)
 @opt.option(
     "--config",
     "config_file",
@@ -263,6 +340,7 @@ def train(  # one parameter for each option that is not a field of RunConfig
       fedcli train --data train.h5 --test-data test.h5
       fedcli train --sampling uniform --clients 10 --rounds 100 --epochs 1
       fedcli train --sampling poisson --clients 0.1
+      fedcli train --preset tff-tutorial
       fedcli train --server-option momentum=0.9 --eval-every 5 --out runs/momentum
       fedcli train --resume runs/momentum --rounds 200
       fedcli train --config runs/momentum/config.toml --seed 1
@@ -282,7 +360,15 @@ def _read_config(config_file: Path | None, given: Mapping[str, Any]) -> RunConfi
     """The config of a new run: what is given, over the file if there is one, over the defaults."""
     from fedcli import config, run_dir
 
-    base = {} if config_file is None else run_dir.read_config(config_file)
+    if config_file is not None and "preset" in given:
+        raise click.UsageError(
+            "--preset and --config each give all options; choose one of them",
+            click.get_current_context(),
+        )
+    name = given.get("preset")
+    base = dict(PRESETS[name].values) if name is not None and name in PRESETS else {}
+    if config_file is not None:
+        base = run_dir.read_config(config_file)
     given = _with_code_allowed(base, given)
     return config.from_options(config.merge(base, given))
 
@@ -409,17 +495,28 @@ def _say(notes: list[str], first: int, remarks: Remarks) -> int:
 
 def _show(path: Path, code: str | None, *, as_json: bool) -> None:
     r"""Prints the whole run from its files, so that a resumed run shows all of its rounds."""
-    from fedcli import run_dir
+    from fedcli import run_dir, stopping
     from fedcli.cli.output import print_json
+    from fedcli.published import compare
 
     lines = run_dir.read_metrics(path)
     if not lines:
         raise RunError(f"{path / run_dir.METRICS} holds no round; restore it, or train anew")
     evaluation = run_dir.read_evaluation(path) or {}
+    values = run_dir.read_config(path)
+    progress = stopping.progress_for(values.get("stop_at"), values.get("patience"))
+    if progress is not None:
+        progress = progress.after_all(lines)
+    name = values.get("preset")
+    comparison = None
+    if name is not None:
+        comparison = compare(PRESETS[name], values, lines, evaluation, progress)
     if as_json:
-        print_json({"run": str(path), "rounds": lines, "evaluation": evaluation})
+        beside = {} if comparison is None else {"preset": comparison.summary()}
+        ended = {} if progress is None else {"stopping": progress.summary()}
+        print_json({"run": str(path), "rounds": lines, "evaluation": evaluation, **ended, **beside})
         return
     from fedcli.cli.render import Screen
     from fedcli.cli.run_tables import show_run
 
-    show_run(Screen(), path, lines, evaluation, code)
+    show_run(Screen(), path, lines, evaluation, progress, comparison, code)

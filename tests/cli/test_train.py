@@ -258,3 +258,32 @@ def test_export_names_the_formats_there_are(fedcli: Fedcli, tmp_path: Path) -> N
         "choose a name that ends so\n"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_table_tells_who_reported_and_when(fedcli: Fedcli) -> None:
+    flags = ("--client-dropout", 0.5, "--client-speeds", "100,10", "--min-reports", 6)
+    done = fedcli("train", "--rounds", 4, *flags, "--out", "run")
+    assert (done.code, done.err) == (0, "")
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    header, _, *rows = done.out.splitlines()[1:]
+    assert header.split()[-4:] == ["reports", "virtual", "s", "update"]
+    for line, row in zip(lines, rows, strict=False):
+        told = line["participation"]
+        fate = "skipped" if told["num_reports"] < 6 else "applied"
+        clock = f"{told['virtual_seconds']:,.1f}"
+        assert row.split()[-3:] == [str(told["num_reports"]), clock, fate]
+
+
+def test_the_summary_tells_rounds_to_target(fedcli: Fedcli) -> None:
+    flags = ("train", "--rounds", 6, "--eval-every", 1)
+    done = fedcli(*flags, "--pixels", "ink", "--stop-at", "accuracy=0.3", "--out", "run")
+    told = json.loads(fedcli("train", "--resume", "run", "--json").out)["stopping"]
+    reached = told["rounds_to_target"]
+    assert 0 < reached < 6
+    assert f"Target   test accuracy 0.3: after {reached} rounds\n" in done.out
+    assert f"Ended    after round {reached}: test accuracy reached 0.3\n" in done.out
+    assert told["ended_by"] == "test accuracy reached 0.3"
+    assert told["best_accuracy"] >= 0.3
+    missed = fedcli(*flags, "--client-lr", 0, "--stop-at", "accuracy=1", "--out", "missed")
+    assert "Target   test accuracy 1: not in 6 rounds\n" in missed.out
+    assert "Ended" not in missed.out

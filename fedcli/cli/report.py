@@ -1,0 +1,278 @@
+"""`fedcli report`: what runs have come to, from their folders alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fedcli.cli import options as opt
+from fedcli.cli.output import Remarks
+from fedcli.errors import ConfigError, DataError, RunError
+
+if TYPE_CHECKING:
+    from fedcli.cli.render import Screen
+    from fedcli.portrait import Portrait
+    from fedcli.run_record import RunRecord
+    from fedcli.text_tables import Table
+
+_FORMATS = ("markdown", "latex", "csv")  # of text_tables, which is not imported for --help
+
+
+@click.command(cls=opt.SectionCommand, short_help="Tables, curves and comparison of runs.")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@opt.option(
+    "--config-diff",
+    "other",
+    help="Only say in what options, versions and data RUN differs from this run.",
+    section=opt.PICTURES,
+    type=click.Path(path_type=Path),
+    metavar="OTHER",
+)
+@opt.option(
+    "--target",
+    "targets",
+    help="Count rounds to this accuracy; may be given again. Default: those of 0.8, 0.9 and 0.95 "
+    "that a run reaches.",
+    section=opt.PICTURES,
+    type=click.FloatRange(0.0, 1.0),
+    multiple=True,
+    metavar="X",
+)
+@opt.option(
+    "--format",
+    "text_format",
+    help="Print the tables as text that other programs take.",
+    section=opt.PICTURES,
+    type=click.Choice(_FORMATS),
+)
+@opt.option(
+    "--csv",
+    "csv_file",
+    help="Write every metric of every round to this file.",
+    section=opt.PICTURES,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+)
+@opt.option(
+    "--clients-csv",
+    "clients_csv_file",
+    help="Write what each client did in each round to this file, of runs with --record-clients.",
+    section=opt.PICTURES,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+)
+@opt.option(
+    "--plot",
+    "plot_file",
+    help="Draw the curves into this file, .png or .svg.",
+    section=opt.PICTURES,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+)
+@opt.option(
+    "--html",
+    "html_file",
+    help="Write one page that needs nothing else; of one run also with its clients, confusion "
+    "matrix and examples, for which its data are read.",
+    section=opt.PICTURES,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+)
+@opt.output_options
+def report(
+    *,
+    runs: tuple[Path, ...],
+    other: Path | None,
+    targets: tuple[float, ...],
+    text_format: str | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **files: Path | None,
+) -> None:
+    """Show what RUN has come to, or several runs side by side.
+
+    One run: its options, curves, closing evaluation, how that spreads over clients, where the time
+    went. Several: results side by side, what differs between them, rounds to a target accuracy
+    and, of runs that differ in their seed alone, means with 95 % confidence intervals.
+
+    \b
+    Examples:
+      fedcli report runs/first
+      fedcli report runs/momentum-* --target 0.9
+      fedcli report runs/a runs/b --format latex
+      fedcli report runs/a --html a.html --plot a.svg
+      fedcli report runs/a --config-diff runs/b
+    """  # noqa: D301 - \b keeps click from wrapping
+    remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
+    if as_json and text_format is not None:
+        raise click.UsageError(
+            "--json and --format contradict each other", click.get_current_context()
+        )
+    if other is not None:
+        _show_diff(runs, other, text_format, as_json=as_json)
+        return
+    from fedcli import comparison, report_tables, run_record
+
+    records = [run_record.load_run(path) for path in runs]
+    wanted = sorted(set(targets)) or comparison.useful_targets(records)
+    _write_files(records, wanted, files, remarks)
+    if as_json:
+        from fedcli.cli.output import print_json
+
+        print_json(report_tables.as_json(records, wanted))
+        return
+    one = len(records) == 1
+    tables = report_tables.of_one(records[0]) if one else report_tables.of_several(records, wanted)
+    if one and targets:
+        told = report_tables.rounds_to_target(records, wanted)
+        tables += [told] if told else []
+    if text_format is not None:
+        _print_text(tables, text_format)
+        return
+    from fedcli.cli.render import Screen
+
+    screen = Screen()
+    if one:
+        screen.prose(report_tables.summary(records[0]))
+    _show_curves(screen, records)
+    _show_tables(screen, tables)
+
+
+def _write_files(
+    records: Sequence[RunRecord],
+    targets: Sequence[float],
+    files: dict[str, Path | None],
+    remarks: Remarks,
+) -> None:
+    """Writes the files that were asked for; whether they can be is seen before any work."""
+    from fedcli import client_records, report_tables, text_tables
+    from fedcli.files import check_is_no_input, write_atomic
+
+    names = ("csv", "clients_csv", "plot", "html")
+    csv_file, clients_file, plot_file, html_file = (files[f"{each}_file"] for each in names)
+    inputs = [each for record in records for each in record.path.rglob("*") if each.is_file()]
+    for file in (csv_file, clients_file, plot_file, html_file):
+        if file is not None:
+            check_is_no_input(file, inputs, str(file))
+    if clients_file is not None:
+        found = {str(record.path): client_records.load(record.path) for record in records}
+        table = report_tables.clients_csv(found)
+        write_atomic(clients_file, text_tables.to_csv(table).encode())
+    if plot_file is not None:
+        _plot(records, plot_file)
+    if csv_file is not None:
+        write_atomic(csv_file, text_tables.to_csv(report_tables.rounds_csv(records)).encode())
+    if html_file is not None:
+        write_atomic(html_file, _page(records, targets, remarks).encode())
+    for file in (csv_file, clients_file, plot_file, html_file):
+        if file is not None:
+            remarks.detail(f"wrote {file}")
+
+
+def _plot(records: Sequence[RunRecord], file: Path) -> None:
+    from fedcli import figures
+
+    figures.require()
+    from fedcli.figures import curves
+    from fedcli.run_record import MEASURES, curves_of
+
+    title = str(records[0].path) if len(records) == 1 else f"{len(records)} runs"
+    panels = {f"{each.capitalize()} by round": curves_of(records, each) for each in MEASURES}
+    curves.write_curves(file, title, panels)
+
+
+def _page(records: Sequence[RunRecord], targets: Sequence[float], remarks: Remarks) -> str:
+    """The HTML page; what needs a run's data is left out where they are not to be had."""
+    from fedcli import html_page
+
+    if len(records) > 1:
+        return html_page.page(records, None, targets)
+    try:
+        portrait = _portray(records[0].path)
+    except (DataError, RunError, ConfigError) as err:
+        note = f"without clients and examples: {err}"
+        remarks.note(note)
+        return html_page.page(records, None, targets, [note])
+    return html_page.page(records, portrait, targets)
+
+
+def _portray(run: Path) -> Portrait:
+    """Looks at the model in a worker thread, so that Ctrl-C works at once."""
+    from fedcli import portrait
+    from fedcli.backend import CancelFlag
+    from fedcli.cli.worker import run_stoppable
+
+    cancel: CancelFlag = CancelFlag()
+    return run_stoppable(
+        lambda: portrait.portray(run, cancel), cancel=cancel, describe_stop=lambda: "stopped"
+    )
+
+
+def _show_diff(
+    runs: tuple[Path, ...], other: Path, text_format: str | None, *, as_json: bool
+) -> None:
+    """Says in what one run differs from another."""
+    from fedcli import comparison, report_tables, run_record
+
+    if len(runs) != 1:
+        raise ConfigError(f"--config-diff compares one run with another; {len(runs)} are given")
+    records = [run_record.load_run(path) for path in (*runs, other)]
+    if as_json:
+        from fedcli.cli.output import print_json
+
+        told: dict[str, Any] = {
+            "runs": [str(record.path) for record in records],
+            "options": comparison.differences(records),
+            "provenance": comparison.provenance_differences(records),
+        }
+        print_json(told)
+        return
+    table = report_tables.what_differs(records)
+    if table is not None and text_format is not None:
+        _print_text([table], text_format)
+        return
+    from fedcli.cli.render import Screen
+
+    screen = Screen()
+    if table is None:
+        screen.line("They do not differ in any option, version or data")
+    else:
+        screen.line(table.title, style="bold")
+        screen.table(table.headers, table.rows, left=table.num_texts)
+
+
+def _show_tables(screen: Screen, tables: Sequence[Table]) -> None:
+    for table in tables:
+        screen.title(table.title)
+        screen.table(table.headers, table.rows, left=table.num_texts)
+
+
+def _print_text(tables: Sequence[Table], text_format: str) -> None:
+    """Prints tables with an empty line between them."""
+    from fedcli.text_tables import FORMATS
+
+    print("\n".join(FORMATS[text_format](table) for table in tables), end="")
+
+
+def _show_curves(screen: Screen, records: Sequence[RunRecord]) -> None:
+    """Draws loss and accuracy by round: of one run all series, of several what judges them."""
+    from fedcli.cli import curves
+    from fedcli.run_record import MEASURES, curves_of
+
+    if len(records) > len(curves.MARKS):
+        screen.line(f"Curves are drawn of at most {len(curves.MARKS)} runs", "dim")
+        return
+    for measure in MEASURES:
+        series = dict(reversed(curves_of(records, measure).items()))  # online below all others
+        if len(records) > 1:
+            series = curves_of(records, measure)
+        lines = curves.draw(series, screen.width)
+        if not lines:
+            continue
+        screen.title(f"{measure.capitalize()} by round")
+        for line in (*lines, curves.legend(list(series))):
+            screen.line(line)

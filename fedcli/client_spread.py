@@ -1,0 +1,72 @@
+"""How metrics differ over clients: what a mean over all examples hides.
+
+Every client that has examples counts the same here, however many it has.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_PERCENTILES = (10, 50, 90)
+_WORST_SHARE = 0.1
+
+
+def client_means(stats: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns accuracy and mean loss of each client, float64 [num_clients]; NaN without examples.
+
+    Args:
+        stats: One row a client, as the engine returns them.
+    """
+    counts = np.asarray(stats["num_examples"], np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return stats["num_correct"] / counts, stats["loss_sum"] / counts
+
+
+def over_clients(stats: Any) -> dict[str, Any]:
+    """Returns the spread of accuracy and loss over the clients that have examples.
+
+    Each is told by mean, std (of a population), p10, p50, p90 and `worst_decile`, the mean of the
+    tenth of the clients that fare worst (at least one client); accuracy besides by Jain's index,
+    (sum of a)^2 / (n * sum of a^2), which is 1 where all clients fare alike and 1/n where one has
+    everything. Jain, Chiu and Hawe, "A Quantitative Measure of Fairness", DEC-TR-301, 1984.
+
+    Args:
+        stats: One row a client, as the engine returns them.
+    """
+    has_examples = np.asarray(stats["num_examples"]) > 0
+    accuracy, loss = (each[has_examples] for each in client_means(stats))
+    return {
+        "num_clients": len(accuracy),
+        "sparse_categorical_accuracy": {
+            **_spread(accuracy, -1),
+            "jain_index": jain_index(accuracy),
+        },
+        "loss": _spread(loss, 1),
+    }
+
+
+def jain_index(values: NDArray[np.float64]) -> float:
+    """Returns Jain's index of numbers that are not negative; 1 if all are 0, NaN of none."""
+    if not len(values):
+        return math.nan
+    squares = float(np.square(values).sum())
+    return float(values.sum()) ** 2 / (len(values) * squares) if squares else 1.0
+
+
+def _spread(values: NDArray[np.float64], worst: int) -> dict[str, float]:
+    """Figures of one measure; `worst` is 1 where a large value is bad, -1 where a small one is."""
+    names = [f"p{each}" for each in _PERCENTILES]
+    if not len(values) or not np.isfinite(values).all():
+        return dict.fromkeys(["mean", "std", *names, "worst_decile"], math.nan)
+    num_worst = math.ceil(_WORST_SHARE * len(values))
+    ordered = np.sort(values)[::-worst]  # the worst first
+    return {
+        "mean": float(values.mean()),
+        "std": float(values.std()),
+        **dict(zip(names, np.percentile(values, _PERCENTILES).tolist(), strict=True)),
+        "worst_decile": float(ordered[:num_worst].mean()),
+    }

@@ -1,0 +1,133 @@
+"""TensorBoard's event files, through tensorboardX, an extra that is imported when it is used.
+
+One folder a series, so that TensorBoard lays them over each other under one name: `train` holds
+what training measured online, `eval/train` and `eval/test` what evaluation did. Scalars have the
+names of the tutorial: loss, sparse_categorical_accuracy, num_examples, num_batches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.errors import ConfigError, RunError
+
+FOLDER = "tensorboard"
+
+_NUM_BINS = 64
+
+
+def require() -> None:
+    """Sees to it that event files can be written at all, before any work.
+
+    Raises:
+        ConfigError: tensorboardX is not installed.
+    """
+    try:
+        import tensorboardX  # noqa: F401
+    except ImportError as err:
+        raise ConfigError(
+            f"--tensorboard needs tensorboardX ({err}); run pip install 'fedcli[tensorboard]'"
+        ) from err
+
+
+class EventFiles:
+    """The event files of one process's part of a run; what follows a resumed round supersedes."""
+
+    def __init__(self, folder: Path, round_num: int, *, has_histograms: bool) -> None:
+        """Opens nothing yet.
+
+        Args:
+            folder: Of all series.
+            round_num: Rounds completed so far; TensorBoard is told to forget what came after.
+            has_histograms: Whether weights are wanted.
+        """
+        self.has_histograms = has_histograms
+        self._folder = folder
+        self._round_num = round_num
+        self._writers: dict[str, Any] = {}
+
+    def add(self, line: Mapping[str, Any], tensors: Mapping[str, NDArray[np.float32]]) -> None:
+        """Writes one line of metrics.jsonl, and histograms of the tensors by name.
+
+        Raises:
+            RunError: A file cannot be written.
+        """
+        from tensorboardX import summary
+
+        round_num = line["round"]
+        train = line.get("client_work", {}).get("train")
+        values = [] if train is None else _scalars(train)
+        for name, tensor in tensors.items():
+            if np.isfinite(tensor).all():
+                values += summary.histogram(f"weights/{name}", tensor.ravel(), _NUM_BINS).value
+        self._write("train", round_num, values)
+        for split, group in line.get("evaluation", {}).items():
+            self._write(f"eval/{split}", round_num, _scalars(group))
+
+    def flush(self) -> None:
+        """Hands what was added to the system. Raises RunError."""
+        with self._writing():
+            for writer in self._writers.values():
+                writer.flush()
+
+    def close(self) -> None:
+        """Flushes and closes. Raises RunError."""
+        with self._writing():
+            for writer in self._writers.values():
+                writer.close()
+        self._writers.clear()
+
+    def _write(self, series: str, round_num: int, values: list[Any]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        if not values:
+            return
+        with self._writing():
+            if series not in self._writers:
+                self._writers[series] = self._open(series)
+            event = Event(step=round_num, wall_time=_now(), summary=Summary(value=values))
+            self._writers[series].write_event(event)
+
+    def _open(self, series: str) -> Any:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        folder = self._folder / series
+        folder.mkdir(parents=True, exist_ok=True)
+        # Named by second and host; the round keeps apart what one second resumes.
+        writer = EventsWriter(str(folder / "events"), f".{self._round_num:06d}")
+        if self._round_num:
+            first = self._round_num + 1
+            start = SessionLog(status=SessionLog.START)
+            writer.write_event(Event(step=first, wall_time=_now(), session_log=start))
+        return writer
+
+    @contextlib.contextmanager
+    def _writing(self) -> Any:
+        try:
+            yield
+        except OSError as err:
+            raise RunError(f"cannot write {self._folder}: {err.strerror or err}") from err
+
+
+def _scalars(group: Mapping[str, Any]) -> list[Any]:
+    from tensorboardX.proto.summary_pb2 import Summary
+
+    return [
+        Summary.Value(tag=name, simple_value=float(value))
+        for name, value in group.items()
+        if value is not None and np.isfinite(value)
+    ]
+
+
+def _now() -> float:
+    from time import time
+
+    return time()

@@ -1,0 +1,87 @@
+"""Tables as text that other programs take: Markdown, LaTeX and CSV. Pure functions."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+_LATEX_ESCAPES = {
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}",
+    "±": r"$\pm$",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts.
+
+    Attributes:
+        title: What it shows.
+        headers: One a column.
+        rows: As many cells each.
+        num_texts: So many columns on the left are text, the others are numbers.
+    """
+
+    title: str
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    num_texts: int = 1
+
+
+def to_markdown(table: Table) -> str:
+    """Returns the table as GitHub's Markdown has it, under its title in bold."""
+    marks = ["---" if index < table.num_texts else "---:" for index in range(len(table.headers))]
+    lines = [f"**{_one_line(table.title)}**", ""]
+    lines += [_markdown_row(table.headers), _markdown_row(marks)]
+    lines += map(_markdown_row, table.rows)
+    return "\n".join(lines) + "\n"
+
+
+def to_latex(table: Table) -> str:
+    """Returns a `table` environment that needs no package."""
+    columns = "".join(
+        "l" if index < table.num_texts else "r" for index in range(len(table.headers))
+    )
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(table.title)}}}"]
+    lines += [rf"\begin{{tabular}}{{{columns}}}", r"\hline"]
+    lines += [_latex_row(table.headers), r"\hline", *map(_latex_row, table.rows), r"\hline"]
+    lines += [r"\end{tabular}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def to_csv(table: Table) -> str:
+    """Returns the table as CSV, without its title."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table.headers)
+    writer.writerows(table.rows)
+    return text.getvalue()
+
+
+FORMATS: dict[str, Callable[[Table], str]] = {
+    "markdown": to_markdown,
+    "latex": to_latex,
+    "csv": to_csv,
+}
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    escaped = (_one_line(cell).replace("\\", "\\\\").replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(map(_latex, cells)) + r" \\"
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX_ESCAPES.get(char, char) for char in _one_line(text))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.splitlines())

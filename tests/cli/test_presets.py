@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fedcli.presets import PRESETS
+from tests.cli.conftest import Fedcli, WriteTff
+
+
+@pytest.fixture
+def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where public datasets are looked for; there is none."""
+    folder = tmp_path / "folder"
+    (folder / "datasets").mkdir(parents=True)
+    monkeypatch.setenv("FEDCLI_DATA_DIR", str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["tff-tutorial", "mcmahan-2017-2nn-iid", "flute-lr-mnist"])
+def test_without_its_data_a_preset_names_the_download(
+    fedcli: Fedcli, data_folder: Path, name: str
+) -> None:
+    done = fedcli("train", "--preset", name)
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+    assert f"fetch it with: fedcli download {PRESETS[name].values['data']}" in done.err
+
+
+def test_the_tutorial_s_table_stands_beside_the_run_s_own(
+    fedcli: Fedcli, write_tff: WriteTff, data_folder: Path
+) -> None:
+    write_tff("folder/datasets/emnist-digits.h5", num_clients=12)
+    done = fedcli("train", "--preset", "tff-tutorial", "--out", "run", "-q")
+    assert (done.code, done.err) == (0, "")
+    assert "Beside TFF tutorial, Federated Learning for Image Classification" in done.out
+    table = done.out.partition("Beside ")[2]
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    for published, line in zip(("3.11937", "2.98514", "2.86171"), lines, strict=False):
+        loss = f"{line['client_work']['train']['loss']:g}"
+        row = next(row for row in table.splitlines() if f"round {line['round']}, train loss" in row)
+        assert row.split()[-2:] == [published, loss]
+    assert "closing, test accuracy" in table
+    assert "This run differs" not in table
+    told = json.loads(fedcli("train", "--resume", "run", "--json").out)["preset"]
+    assert (told["name"], told["differs_in"]) == ("tff-tutorial", [])
+    assert told["figures"][0]["published"] == 3.1193733
+    assert told["figures"][0]["found"] == lines[0]["client_work"]["train"]["loss"]
+
+
+def test_what_a_run_has_otherwise_is_told(
+    fedcli: Fedcli, write_tff: WriteTff, data_folder: Path
+) -> None:
+    write_tff("folder/datasets/emnist-digits.h5", num_clients=12)
+    flags = ("train", "--preset", "tff-tutorial", "--rounds", 2, "--client-lr", 0.1)
+    done = fedcli(*flags, "--seed", 3, "--out", "run")
+    assert "This run differs in --rounds, --client-lr.\n" in done.out
+    again = fedcli("train", "--config", "run/config.toml", "--epochs", 1, "--out", "again")
+    assert "This run differs in --rounds, --epochs, --client-lr.\n" in again.out
+
+
+def test_other_data_are_told_and_no_figure_is_shown(fedcli: Fedcli) -> None:
+    flags = ("--data", "synthetic-digits", "--rounds", 1, "--out", "run")
+    done = fedcli("train", "--preset", "tff-tutorial", *flags)
+    assert done.code == 0
+    assert "This run's data are others, so its figures are not set beside those.\n" in done.out
+    assert "3.11937" not in done.out
+
+
+def test_a_preset_does_not_go_with_a_config(fedcli: Fedcli) -> None:
+    fedcli("train", "--rounds", 1, "--out", "run")
+    done = fedcli("train", "--preset", "tff-tutorial", "--config", "run/config.toml")
+    assert done.code == 2
+    assert "--preset and --config each give all options; choose one of them" in done.err
+
+
+def test_an_unknown_preset_is_one_line_with_all_names(fedcli: Fedcli) -> None:
+    done = fedcli("train", "--preset", "tutorial")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert all(name in done.err for name in PRESETS)
+
+
+def test_info_shows_what_a_preset_stands_for(fedcli: Fedcli) -> None:
+    out = fedcli("info", "mcmahan-2017-2nn-non-iid").out
+    assert out.startswith("mcmahan-2017-2nn-non-iid (preset)")
+    assert "\n  --partition-option shards=2\n" in out
+    assert "\n  --stop-at accuracy=0.97\n" in out

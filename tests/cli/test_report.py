@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from fedcli.cli import curves
+from tests.cli.conftest import Fedcli
+from tests.runs import write_run
+
+
+def test_curves_put_the_last_point_of_a_column_on_its_row() -> None:
+    lines = curves.draw({"a": [(0, 0.0), (10, 1.0)], "b": [(0, 1.0)]}, 21, height=3)
+    assert lines == [
+        "       1 |x         o",
+        "     0.5 |",
+        "       0 |o",
+        "         +-----------",
+        "          0        10",
+    ]
+    assert curves.legend(["a", "b"]) == "o a  x b"
+
+
+def test_curves_of_one_point_and_of_none() -> None:
+    assert curves.draw({"a": []}, 40) == []
+    lines = curves.draw({"a": [(3, 0.5)]}, 30, height=2)
+    assert lines[1] == "     0.5 |o"
+    assert lines[-1].split() == ["3"]
+
+
+def test_report_of_a_trained_run(fedcli: Fedcli) -> None:
+    fedcli("train", "--rounds", 4, "--eval-every", 2, "--out", "run")
+    done = fedcli("report", "run")
+    assert (done.code, done.err) == (0, "")
+    evaluation = json.loads(Path("run/evaluation.json").read_text())
+    for split in ("train", "test"):
+        told = evaluation[split]["over_clients"]["sparse_categorical_accuracy"]
+        figures = [f"{told[name]:.4f}" for name in ("mean", "std", "p10", "p50", "p90")]
+        figures += [f"{told['worst_decile']:.4f}", f"{told['jain_index']:.4f}"]
+        row = [line.split() for line in done.out.splitlines() if line.startswith(split)]
+        assert [split, "accuracy", *figures] in row
+    for part in ("Loss by round", "Accuracy by round", "o test  x train  + online", "aggregate"):
+        assert part in done.out
+    assert "peak memory" in done.out
+    assert "\x1b" not in done.out
+    same = fedcli("eval", "run")
+    assert "Over clients, each counting the same" in same.out
+
+
+def test_report_of_several_runs(fedcli: Fedcli, tmp_path: Path) -> None:
+    for index in range(2):
+        write_run(tmp_path / f"s{index}", [0.3, 0.7 + 0.1 * index], config=f"seed = {index}")
+    done = fedcli("report", "s0", "s1", "--target", 0.75)
+    assert done.code == 0
+    rows = [line.split() for line in done.out.splitlines()]
+    assert ["--seed", "0", "1"] in rows
+    assert ["s0", "test", "2"] in rows
+    assert any(row[:2] == ["all", "runs"] and "±" in row for row in rows)
+    told = json.loads(fedcli("report", "s0", "s1", "--json").out)
+    assert told["differences"] == {"seed": [0, 1]}
+    assert told["groups"][0]["final"]["online"]["accuracy"]["mean"] == pytest.approx(0.75)
+    assert [run["run"] for run in told["runs"]] == ["s0", "s1"]
+
+
+def test_report_formats(fedcli: Fedcli, tmp_path: Path) -> None:
+    write_run(tmp_path / "a", [0.5], closing=0.6)
+    assert "| test | 0.4000 | 0.6000 | 40 | 3 |" in fedcli("report", "a", "--format=markdown").out
+    assert "test & 0.4000 & 0.6000 & 40 & 3 \\\\" in fedcli("report", "a", "--format=latex").out
+    assert "test,0.4000,0.6000,40,3\n" in fedcli("report", "a", "--format=csv").out
+    assert fedcli("report", "a", "--format=csv", "--json").code == 2
+
+
+def test_csv_file_has_every_round(fedcli: Fedcli, tmp_path: Path) -> None:
+    write_run(tmp_path / "a", [0.5, None])
+    done = fedcli("report", "a", "--csv", "rounds.csv", "-q")
+    assert done.code == 0
+    rows = list(csv.DictReader((tmp_path / "rounds.csv").read_text().splitlines()))
+    assert [row["round"] for row in rows] == ["1", "2"]
+    assert [row["client_work/train/loss"] for row in rows] == ["0.5", ""]
+
+
+def test_files_of_a_run_are_not_written_over(fedcli: Fedcli, tmp_path: Path) -> None:
+    path = write_run(tmp_path / "a", [0.5])
+    before = (path / "metrics.jsonl").read_bytes()
+    for option in ("--csv", "--html"):
+        done = fedcli("report", "a", option, "a/metrics.jsonl")
+        assert (done.code, "choose another name" in done.err) == (1, True)
+    assert (path / "metrics.jsonl").read_bytes() == before
+
+
+def test_config_diff(fedcli: Fedcli, tmp_path: Path) -> None:
+    write_run(tmp_path / "a", [0.5], config="seed = 1\n[run.server_options]\nmomentum = 0.9\n")
+    write_run(tmp_path / "b", [0.5], config="seed = 1")
+    done = fedcli("report", "a", "--config-diff", "b")
+    assert done.code == 0
+    assert [line.split() for line in done.out.splitlines()][-1] == [
+        *("--server-option", "momentum", "0.9", "-")
+    ]
+    told = json.loads(fedcli("report", "a", "--config-diff", "b", "--json").out)
+    assert told["options"] == {"server_options.momentum": [0.9, None]}
+    assert "do not differ" in fedcli("report", "a", "--config-diff", "a").out
+    assert fedcli("report", "a", "b", "--config-diff", "a").code == 1
+
+
+@pytest.mark.parametrize("arguments", [["nowhere"], ["."]])
+def test_no_run_is_one_line(fedcli: Fedcli, arguments: list[str]) -> None:
+    done = fedcli("report", *arguments)
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert fedcli("report").code == 2

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedcli import evaluation, portrait, rounds
+from fedcli.batches import decode
+from fedcli.config import RunConfig
+from fedcli.portrait import Portrait
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("portrait") / "run"
+    config = RunConfig(data_options={"clients": 12}, clients="6", rounds=4, threads=2)
+    with rounds.start(config, path) as training:
+        list(training.run())
+        training.finish()
+    return path
+
+
+@pytest.fixture(scope="module")
+def drawn(run: Path) -> Portrait:
+    return portrait.portray(run)
+
+
+def test_predictions_are_the_greatest_logits(run: Path, drawn: Portrait) -> None:
+    trained = evaluation.load_trained(run, threads=1)
+    kernel, bias = trained.model.layout.split(trained.state.global_model_weights)
+    for sample in drawn.samples:
+        client = sample.client
+        images = decode(client.pixels, client.scale, client.offset)
+        logits = images.reshape(len(images), -1) @ kernel + bias
+        assert sample.predicted.tolist() == logits.argmax(axis=1).tolist()
+
+
+def test_confusion_agrees_with_the_accuracy(run: Path, drawn: Portrait) -> None:
+    metrics = evaluation.evaluate_run(run).values
+    assert drawn.confusion is not None
+    assert drawn.num_counted == drawn.confusion.sum() == metrics["num_examples"]
+    share = np.trace(drawn.confusion) / drawn.num_counted
+    assert share == pytest.approx(metrics["sparse_categorical_accuracy"])
+
+
+def test_each_client_has_its_accuracy(drawn: Portrait) -> None:
+    assert len(drawn.client_ids) == len(drawn.accuracies) == 6
+    assert ((drawn.accuracies >= 0) & (drawn.accuracies <= 1)).all()
+    assert sum(len(each.predicted) for each in drawn.samples) == 40
