@@ -52,8 +52,8 @@ typedef struct block {
     unsigned taken;                    /* bit p: client first + p has been taken */
     float *waiting[FED_BLOCK_CLIENTS]; /* trained, not yet added */
     size_t num_added;
-    int being_added;         /* one thread at a time adds to values */
-    double **values, weight; /* *values is the team's */
+    int being_added;        /* one thread at a time adds to values */
+    double *values, weight; /* values are the team's */
 } block;
 
 typedef struct cohort {
@@ -79,7 +79,7 @@ static void open_blocks(cohort *co) {
     while (co->num_opened < co->num_blocks && co->num_opened < co->num_merged + co->num_window) {
         block *blk = cohort_block(co, co->num_opened);
         *blk = (block){.first = co->num_opened * FED_BLOCK_CLIENTS,
-                       .values = &co->team->window[co->num_opened % co->num_window]};
+                       .values = co->team->window[co->num_opened % co->num_window]};
         const size_t left = co->num_clients - blk->first;
         blk->num_clients = left < FED_BLOCK_CLIENTS ? left : FED_BLOCK_CLIENTS;
         co->num_opened++;
@@ -151,7 +151,7 @@ static void add_waiting(cohort *co, block *blk) {
         const double factor =
             stats->weight * bounding_factor(co, stats) * (own != NULL ? own->delta_factor : 1);
         if (factor > 0)
-            co->net->kernels->add_delta(*blk->values, params, co->training->origin,
+            co->net->kernels->add_delta(blk->values, params, co->training->origin,
                                         co->team->num_values, factor);
         blk->weight += stats->weight;
         omp_set_lock(&co->lock);
@@ -253,7 +253,7 @@ static int open_window(cohort *co) {
     co->num_window = co->team->num_window < co->num_blocks ? co->team->num_window : co->num_blocks;
     co->window = calloc(co->num_window, sizeof *co->window);
     if (co->window == NULL) return FED_ERR_NO_MEMORY;
-    const size_t num_bytes = fed_sum_size(co->sum) * sizeof(double);
+    const size_t num_bytes = co->team->num_values * sizeof(double);
     for (size_t w = 0; w < co->num_window; w++) {
         double **values = &co->team->window[w];
         if (*values != NULL) continue;
@@ -272,7 +272,7 @@ static void close_window(cohort *co) {
         return_waiting(co);
         for (size_t w = 0; w < co->num_window; w++)
             if (co->team->window[w] != NULL)
-                memset(co->team->window[w], 0, fed_sum_size(co->sum) * sizeof(double));
+                memset(co->team->window[w], 0, co->team->num_values * sizeof(double));
     }
     free(co->window);
 }
@@ -284,8 +284,7 @@ int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *ste
     fed_net net;
     int status = fed_net_init(&net, model);
     if (status == FED_OK) status = fed_step_check(step);
-    if (status == FED_OK &&
-        (net.size != fed_sum_size(sum) || !fed_sum_is_open(sum) || !terms_are_valid(terms)))
+    if (status == FED_OK && !(fed_sum_takes(sum, &net) && terms_are_valid(terms)))
         status = FED_ERR_ARGUMENT;
     if (status == FED_OK) status = fed_check_clients(model, clients, num_clients, fault);
     if (status == FED_OK) status = fed_team_set_params(team, &net, server_params);

@@ -439,10 +439,10 @@ int fed_check_clients(const fed_model *model, const fed_client *clients, size_t 
 
 /* ---- sum.c ---- */
 
-/* Appends a finished block; *values is exchanged for a buffer of zeros of the same size. closed
- * says that the block held fewer than FED_BLOCK_CLIENTS, so none may follow. */
-int fed_sum_push(fed_sum *sum, double **values, double weight, int closed);
-int fed_sum_is_open(const fed_sum *sum);
-size_t fed_sum_size(const fed_sum *sum);
+/* Appends a finished block, values [net.size], and leaves zeros there. closed says that the block
+ * held fewer than FED_BLOCK_CLIENTS, so none may follow. */
+int fed_sum_push(fed_sum *sum, double *values, double weight, int closed);
+/* 1 if blocks of this network's deltas may be appended. */
+int fed_sum_takes(const fed_sum *sum, const fed_net *net);
 
 #endif

@@ -293,20 +293,26 @@ typedef struct fed_bounds {
 
 enum fed_weighting { FED_WEIGHT_NUM_EXAMPLES = 0, FED_WEIGHT_UNIFORM = 1 };
 
-/* Ordered, weighted sum of model deltas in float64: blocks of 8 consecutive clients are added
- * left to right, blocks by a fixed binary tree, so that no number of threads changes a bit. */
+/* Ordered, weighted sum of vectors in float64: blocks of 8 consecutive ones are added left to
+ * right, blocks by a fixed binary tree, so that no number of threads changes a bit. */
 typedef struct fed_sum fed_sum;
 
-/* NULL when memory is short or the model is not valid. Borrows the model. */
-fed_sum *fed_sum_new(const fed_model *model);
+/* A sum of vectors for fed_sum_add; NULL when memory is short. */
+fed_sum *fed_sum_new(size_t num_values);
+/* A sum of a model's deltas for fed_train_cohort; NULL when memory is short or the model is not
+ * valid. Borrows the model. */
+fed_sum *fed_sum_new_of(const fed_model *model);
 void fed_sum_free(fed_sum *sum);
 /* Empties the sum and keeps its memory. Also what to do with a sum after a call on it failed. */
 void fed_sum_reset(fed_sum *sum);
-/* Adds one delta in turn: what fed_train_cohort does for each of its clients. */
-int fed_sum_add(fed_sum *sum, const float *delta /* [P] */, double weight);
-/* Writes the sum of weight * delta and of the weights. The sum may go on being added to only if the
- * number of deltas so far is a multiple of 8. */
-void fed_sum_total(fed_sum *sum, double *total /* out [P] */, double *weight /* out */);
+/* Adds vectors in turn, as fed_train_cohort does with the deltas of its clients; one of weight 0
+ * takes its place, and nothing else of it counts. */
+int fed_sum_add(fed_sum *sum, const float *const *vectors /* [num_vectors], [num_values] each */,
+                const double *weights /* [num_vectors], >= 0 */, size_t num_vectors);
+/* Writes the sum of weight * vector and of the weights. A cohort may follow only if the number of
+ * clients so far is a multiple of 8. */
+void fed_sum_total(fed_sum *sum, double *total /* out [num_values] or [P] */,
+                   double *weight /* out */);
 
 /* The threads that work on a cohort, and their memory: allocated on first use, kept between
  * calls, never given back before fed_team_free. One call at a time. Without OpenMP a team has

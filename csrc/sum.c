@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The ordered sum of model deltas, in float64. Within a block of FED_BLOCK_CLIENTS clients
- * deltas are added left to right; blocks are combined by a fixed binary tree over their index.
- * The tree is held as a binary counter: level l has a value when bit l of the number of blocks
- * is set, and stands for 2^l consecutive blocks, so memory grows with the logarithm of the
- * cohort. */
+ * The ordered, weighted sum of model deltas or other vectors, in float64. Within a block of
+ * FED_BLOCK_CLIENTS they are added left to right; blocks are combined by a fixed binary tree over
+ * their index. The tree is held as a binary counter: level l has a value when bit l of the number
+ * of blocks is set, and stands for 2^l consecutive blocks, so memory grows with the logarithm of
+ * the cohort. Every number of a sum goes through this on its own: any range of them may go first.
+ */
 #include "core.h"
 
 #include <math.h>
@@ -13,17 +14,16 @@
 enum { MAX_LEVELS = 48 };
 
 struct fed_sum {
+    int is_packed; /* holds a model's parameters in the order of net */
     fed_net net;
-    size_t num_values; /* packed */
+    size_t num_values;
     size_t num_blocks;
     int closed; /* the last block was short: no other may follow */
     double weight;
-    double *levels[MAX_LEVELS]; /* a buffer once used; holds a value where num_blocks has the bit */
-    double *folded;             /* fed_sum_total's scratch */
-    double *partial;            /* fed_sum_add's block under way */
+    double *levels[MAX_LEVELS]; /* holds a value where num_blocks has the bit */
+    double *partial; /* fed_sum_add's block under way; if packed, fed_sum_total's scratch */
     double partial_weight;
     size_t num_partial;
-    float *packed; /* [2]: fed_sum_add's delta, and the zeros it is relative to */
 };
 
 void *fed_allocate(size_t num_bytes) {
@@ -39,27 +39,29 @@ static double *new_zeros(size_t num_values) {
     return values;
 }
 
-fed_sum *fed_sum_new(const fed_model *model) {
-    fed_sum *sum = calloc(1, sizeof *sum);
-    if (sum == NULL || fed_net_init(&sum->net, model) != FED_OK) goto fail;
-    sum->num_values = sum->net.size;
-    sum->folded = new_zeros(sum->num_values);
-    sum->partial = new_zeros(sum->num_values);
-    sum->packed = fed_allocate(2 * sum->num_values * sizeof *sum->packed);
-    if (sum->folded == NULL || sum->partial == NULL || sum->packed == NULL) goto fail;
-    memset(sum->packed, 0, 2 * sum->num_values * sizeof *sum->packed);
-    return sum;
-fail:
-    fed_sum_free(sum);
+static fed_sum *sum_of(fed_sum sum) {
+    fed_sum *made = malloc(sizeof *made);
+    if (made == NULL) return NULL;
+    *made = sum;
+    made->partial = new_zeros(sum.num_values);
+    if (made->partial != NULL) return made;
+    fed_sum_free(made);
     return NULL;
+}
+
+fed_sum *fed_sum_new(size_t num_values) { return sum_of((fed_sum){.num_values = num_values}); }
+
+fed_sum *fed_sum_new_of(const fed_model *model) {
+    fed_sum sum = {.is_packed = 1};
+    if (fed_net_init(&sum.net, model) != FED_OK) return NULL;
+    sum.num_values = sum.net.size;
+    return sum_of(sum);
 }
 
 void fed_sum_free(fed_sum *sum) {
     if (sum == NULL) return;
     for (int l = 0; l < MAX_LEVELS; l++) free(sum->levels[l]);
-    free(sum->folded);
     free(sum->partial);
-    free(sum->packed);
     free(sum);
 }
 
@@ -72,53 +74,90 @@ void fed_sum_reset(fed_sum *sum) {
     sum->num_partial = 0;
 }
 
-size_t fed_sum_size(const fed_sum *sum) { return sum->num_values; }
+int fed_sum_takes(const fed_sum *sum, const fed_net *net) {
+    return sum->is_packed && sum->num_values == net->size && !sum->closed;
+}
 
-int fed_sum_is_open(const fed_sum *sum) { return !sum->closed && sum->num_partial == 0; }
+/* Takes the memory for levels until there are so many blocks. */
+static int reserve_levels(fed_sum *sum, size_t num_blocks) {
+    for (size_t l = 0; num_blocks >> l != 0; l++) {
+        if (sum->levels[l] == NULL) sum->levels[l] = new_zeros(sum->num_values);
+        if (sum->levels[l] == NULL) return FED_ERR_NO_MEMORY;
+    }
+    return FED_OK;
+}
 
-int fed_sum_push(fed_sum *sum, double **values, double weight, int closed) {
+/* Puts a range of a finished block, the one after num_blocks others, into the tree; leaves zeros.
+ */
+static void push_range(const fed_sum *sum, size_t num_blocks, double *values, size_t first,
+                       size_t count) {
     size_t level = 0;
-    while (sum->num_blocks >> level & 1) level++;
-    if (sum->levels[level] == NULL) {
-        sum->levels[level] = new_zeros(sum->num_values);
-        if (sum->levels[level] == NULL) return FED_ERR_NO_MEMORY;
+    for (; num_blocks >> level & 1; level++) {
+        const double *older = sum->levels[level] + first;
+        for (size_t v = 0; v < count; v++) values[v] = older[v] + values[v];
     }
-    double *carry = *values;
-    for (size_t l = 0; l < level; l++) {
-        double *older = sum->levels[l];
-        for (size_t v = 0; v < sum->num_values; v++) older[v] += carry[v];
-        sum->levels[l] = carry;
-        carry = older;
-    }
-    *values = sum->levels[level];
-    sum->levels[level] = carry;
-    memset(*values, 0, sum->num_values * sizeof **values);
+    memcpy(sum->levels[level] + first, values, count * sizeof *values);
+    memset(values, 0, count * sizeof *values);
+}
+
+int fed_sum_push(fed_sum *sum, double *values, double weight, int closed) {
+    const int status = reserve_levels(sum, sum->num_blocks + 1);
+    if (status != FED_OK) return status;
+    push_range(sum, sum->num_blocks, values, 0, sum->num_values);
     sum->num_blocks++;
     sum->weight += weight;
     sum->closed = closed;
     return FED_OK;
 }
 
-int fed_sum_add(fed_sum *sum, const float *delta, double weight) {
-    if (sum->closed || !isfinite(weight) || weight < 0) return FED_ERR_ARGUMENT;
-    const float *zeros = sum->packed + sum->num_values;
-    fed_net_pack(&sum->net, delta, sum->packed);
-    if (weight > 0)
-        sum->net.kernels->add_delta(sum->partial, sum->packed, zeros, sum->num_values, weight);
-    sum->partial_weight += weight;
-    if (++sum->num_partial < FED_BLOCK_CLIENTS) return FED_OK;
-    const int status = fed_sum_push(sum, &sum->partial, sum->partial_weight, 0);
-    sum->num_partial = 0;
-    sum->partial_weight = 0;
-    return status;
+/* Adds a range of each vector. The same range of all levels stays in the cache meanwhile. */
+static void add_range(const fed_sum *sum, const float *const *vectors, const double *weights,
+                      size_t num_vectors, size_t first, size_t count) {
+    const fed_kernels *kernels = fed_active_kernels();
+    double *partial = sum->partial + first;
+    size_t num_blocks = sum->num_blocks, num_partial = sum->num_partial;
+    for (size_t i = 0; i < num_vectors;) {
+        const size_t left = num_vectors - i, room = FED_BLOCK_CLIENTS - num_partial;
+        const size_t num = left < room ? left : room;
+        kernels->add_vectors(partial, vectors + i, weights + i, num, first, count);
+        i += num;
+        num_partial += num;
+        if (num_partial < FED_BLOCK_CLIENTS) break;
+        push_range(sum, num_blocks++, partial, first, count);
+        num_partial = 0;
+    }
+}
+
+int fed_sum_add(fed_sum *sum, const float *const *vectors, const double *weights,
+                size_t num_vectors) {
+    enum { RANGE = 4096 }; /* 32 KB of each level: fastest of 512 to 16384 */
+    if (sum->is_packed) return FED_ERR_ARGUMENT;
+    for (size_t i = 0; i < num_vectors; i++)
+        if (!isfinite(weights[i]) || weights[i] < 0) return FED_ERR_ARGUMENT;
+    const size_t num_whole = (sum->num_partial + num_vectors) / FED_BLOCK_CLIENTS;
+    const int status = reserve_levels(sum, sum->num_blocks + num_whole);
+    if (status != FED_OK) return status;
+    for (size_t first = 0; first < sum->num_values; first += RANGE) {
+        const size_t left = sum->num_values - first;
+        add_range(sum, vectors, weights, num_vectors, first, left < RANGE ? left : RANGE);
+    }
+    for (size_t i = 0; i < num_vectors; i++) sum->partial_weight += weights[i];
+    sum->num_blocks += num_whole;
+    sum->num_partial = (sum->num_partial + num_vectors) % FED_BLOCK_CLIENTS;
+    return FED_OK;
 }
 
 void fed_sum_total(fed_sum *sum, double *total, double *weight) {
-    memcpy(sum->folded, sum->partial, sum->num_values * sizeof *sum->folded);
+    double *folded = sum->is_packed ? sum->partial : total;
+    if (sum->is_packed) {
+        memset(folded, 0, sum->num_values * sizeof *folded);
+    } else {
+        memcpy(folded, sum->partial, sum->num_values * sizeof *folded);
+    }
     for (size_t l = 0; sum->num_blocks >> l != 0; l++)
         if (sum->num_blocks >> l & 1)
-            for (size_t v = 0; v < sum->num_values; v++) sum->folded[v] += sum->levels[l][v];
-    fed_net_unpack(&sum->net, sum->folded, total);
+            for (size_t v = 0; v < sum->num_values; v++) folded[v] += sum->levels[l][v];
+    if (sum->is_packed) fed_net_unpack(&sum->net, folded, total);
     *weight = sum->weight + sum->partial_weight;
 }
 

@@ -3,7 +3,7 @@
 
 from libc.stddef cimport size_t
 from libc.stdint cimport SIZE_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
 
 import os
 
@@ -97,9 +97,10 @@ cdef extern from "fed.h" nogil:
 
     ctypedef struct fed_sum:
         pass
-    fed_sum *fed_sum_new(const fed_model *)
+    fed_sum *fed_sum_new(size_t)
+    fed_sum *fed_sum_new_of(const fed_model *)
     void fed_sum_free(fed_sum *)
-    int fed_sum_add(fed_sum *, const float *, double)
+    int fed_sum_add(fed_sum *, const float *const *, const double *, size_t)
     void fed_sum_reset(fed_sum *)
     int fed_move_own(size_t, double, const float *, float *)
     void fed_add_change(size_t, const float *, const float *, double *)
@@ -438,16 +439,12 @@ cdef class DeltaSum:
 
     def __cinit__(self, Model model):
         self.model = model
-        self.sum = fed_sum_new(&model.table)
+        self.sum = fed_sum_new_of(&model.table)
         if self.sum == NULL:
             raise MemoryError
 
     def __dealloc__(self):
         fed_sum_free(self.sum)
-
-    def add(self, const float[::1] delta, double weight):
-        self.model.check_params(delta.shape[0])
-        check(fed_sum_add(self.sum, &delta[0], weight))
 
     def reset(self):
         """Empties the sum, keeps its memory."""
@@ -459,6 +456,58 @@ cdef class DeltaSum:
         total = np.empty(self.model.table.num_params, np.float64)
         cdef double[::1] view = total
         fed_sum_total(self.sum, &view[0], &weight)
+        return total, weight
+
+
+cdef class VectorSum:
+    """The ordered, weighted, float64 sum of vectors, float32 [num_values]."""
+    cdef fed_sum *sum
+    cdef size_t num_values
+
+    def __cinit__(self, size_t num_values):
+        self.num_values = num_values
+        self.sum = fed_sum_new(num_values)
+        if self.sum == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        fed_sum_free(self.sum)
+
+    def add(self, vectors, const double[::1] weights):
+        """Adds the vectors of a list in turn."""
+        cdef size_t i, num_vectors = len(vectors)
+        cdef const float[::1] vector
+        cdef const float **starts
+        cdef int status
+        if <size_t> weights.shape[0] != num_vectors:
+            raise ValueError(f"{weights.shape[0]} weights for {num_vectors} vectors")
+        if num_vectors == 0 or self.num_values == 0:
+            return
+        starts = <const float **> malloc(num_vectors * sizeof(float *))
+        if starts == NULL:
+            raise MemoryError
+        try:
+            for i in range(num_vectors):
+                vector = vectors[i]
+                if <size_t> vector.shape[0] != self.num_values:
+                    raise ValueError(f"vector {i} is [{vector.shape[0]}], not [{self.num_values}]")
+                starts[i] = &vector[0]
+            with nogil:
+                status = fed_sum_add(self.sum, starts, &weights[0], num_vectors)
+        finally:
+            free(starts)
+        check(status)
+
+    def reset(self):
+        """Empties the sum, keeps its memory."""
+        fed_sum_reset(self.sum)
+
+    def total(self):
+        """The sum of weight * vector, float64 [num_values], and the sum of the weights."""
+        cdef double weight
+        total = np.zeros(self.num_values, np.float64)
+        cdef double[::1] view = total
+        fed_sum_total(self.sum, &view[0] if self.num_values > 0 else NULL, &weight)
         return total, weight
 
 

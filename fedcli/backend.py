@@ -644,24 +644,25 @@ def fma_peak_run(num_steps: int) -> float:
 
 
 class WeightedSum:
-    """The sum of weighted parameter vectors as a round's: float64, in the order of a cohort."""
+    """The sum of weighted vectors as a round's: float64, in an order that nothing changes."""
 
-    def __init__(self, layout: ParamLayout) -> None:
-        """Takes the memory for vectors of a model."""
-        self._sum = _core.DeltaSum(_core.Model(layout.core_rows(), layout.num_params))
+    def __init__(self, num_values: int) -> None:
+        """Starts at zero."""
+        self._sum = _core.VectorSum(num_values)
 
-    def of(
-        self, vectors: Iterable[NDArray[np.float32]], weights: Iterable[float]
-    ) -> tuple[NDArray[np.float64], float]:
-        """Returns the sum of weight * vector, float64 [num_params], and the sum of the weights.
+    def add(self, vectors: Sequence[NDArray[np.float32]], weights: Sequence[float]) -> None:
+        """Adds weight * vector, float32 [num_values], for each in turn; 0 adds nothing.
 
-        Args:
-            vectors: float32 [num_params] each.
-            weights: One for each, at least 0.
+        Many at once are read once from memory each, and little else is.
         """
+        self._sum.add(vectors, np.asarray(weights, np.float64))
+
+    def reset(self) -> None:
+        """Starts at zero again, in the same memory."""
         self._sum.reset()
-        for vector, weight in zip(vectors, weights, strict=True):
-            self._sum.add(vector, weight)
+
+    def total(self) -> tuple[NDArray[np.float64], float]:
+        """Returns the sum, float64 [num_values], and the sum of the weights."""
         return self._sum.total()
 
 

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from fedcli import backend, batches, optimizers, seeds
 from fedcli.backend import (
-    BLOCK_CLIENTS,
     CancelFlag,
     Cancelled,
     CohortResult,
@@ -29,6 +28,7 @@ from fedcli.backend import (
     Scores,
     StepKind,
     StepRow,
+    WeightedSum,
 )
 from fedcli.batches import BatchedDataset, BatchPlan
 from fedcli.errors import ConfigError, DataError
@@ -38,50 +38,6 @@ from fedcli.params import ParamLayout
 Params = NDArray[np.float32]
 
 _SUM_TOLERANCE = 1e-3  # of probabilities in float32, or less, from 1
-
-
-class OrderedSum:
-    """The core's sum of weighted deltas (csrc/sum.c), to the byte.
-
-    In float64: blocks of 8 clients are added left to right, and combined by a binary tree over
-    their index.
-    """
-
-    def __init__(self, num_params: int) -> None:
-        """Starts at zero."""
-        self.weight = 0.0
-        self._partial = np.zeros(num_params)
-        self._num_partial = 0
-        self._partial_weight = 0.0
-        self._num_blocks = 0
-        self._levels: dict[int, NDArray[np.float64]] = {}
-
-    def add(self, delta: Params, weight: float, factor: float = 1.0) -> None:
-        """Adds weight * factor * delta, float32 [num_params], and the weight; 0 adds nothing."""
-        if weight * factor > 0:
-            self._partial += weight * factor * delta.astype(np.float64)
-        self._partial_weight += weight
-        self._num_partial += 1
-        if self._num_partial == BLOCK_CLIENTS:
-            self._close_block()
-
-    def total(self) -> tuple[NDArray[np.float64], float]:
-        """Returns the sum, float64 [num_params], and the sum of the weights."""
-        folded = self._partial.copy()
-        for level in sorted(self._levels):
-            folded += self._levels[level]
-        return folded, self.weight + self._partial_weight
-
-    def _close_block(self) -> None:
-        carry, level = self._partial, 0
-        while self._num_blocks >> level & 1:
-            carry = self._levels.pop(level) + carry
-            level += 1
-        self._levels[level] = carry
-        self._num_blocks += 1
-        self.weight += self._partial_weight
-        self._partial = np.zeros_like(carry)
-        self._num_partial, self._partial_weight = 0, 0.0
 
 
 class PythonEngine:
@@ -131,7 +87,7 @@ class PythonEngine:
                 f"{self._model.name} would count twice; choose another, or a model of layers"
             )
         own = per_client or PerClient()
-        total = OrderedSum(layout.num_params)
+        total = WeightedSum(layout.num_params)
         records = []
         with self._running(layout) as network:
             for dataset, occurrence in _numbered(clients, layout):
@@ -156,12 +112,12 @@ class PythonEngine:
                 stats["weight"] = _weight(stats, weighting)
                 if own.delta_factors is not None:
                     factor *= float(own.delta_factors([dataset])[0])
-                total.add(delta, float(stats["weight"][0]), factor)
+                total.add([delta], [float(stats["weight"][0]) * factor])
                 if own.receive is not None:
                     own.receive([dataset], delta[np.newaxis], stats)
                 records.append(stats)
-        delta_sum, weight_sum = total.total()
-        return CohortResult(delta_sum, weight_sum, self._joined(records))
+        stats = self._joined(records)
+        return CohortResult(total.total()[0], float(stats["weight"].sum()), stats)
 
     def evaluate(
         self,

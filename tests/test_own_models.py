@@ -19,7 +19,6 @@ import pytest
 from numpy.typing import NDArray
 
 from fedcli import (
-    _core,
     aggregators,
     algorithms,
     checkpoint,
@@ -36,7 +35,7 @@ from fedcli.errors import ConfigError, DataError, ModelError
 from fedcli.learning import LearningProcess
 from fedcli.models import Model, softmax_regression
 from fedcli.own_models import ArraySpec, BatchOutput, PythonModel, load, wrap
-from fedcli.python_engine import OrderedSum, PythonEngine
+from fedcli.python_engine import PythonEngine
 
 EXAMPLE = Path(__file__).parent / "data" / "my_model.py"
 SHAPE, NUM_CLASSES = (5, 4), 3
@@ -165,22 +164,6 @@ def test_rounds_are_those_of_the_core(name: str, algorithm: str) -> None:
     for own, core in zip(found[1], expected[1], strict=True):
         assert own["finalizer"] == core["finalizer"]
         assert own["aggregator"].keys() == core["aggregator"].keys()
-
-
-def test_sum_of_deltas_is_the_core_s_to_the_byte(seed: int) -> None:
-    layout = softmax_regression(SHAPE, NUM_CLASSES).layout
-    random = np.random.default_rng(seed)
-    for count in (0, 1, 7, 8, 9, 16, 61):
-        deltas = random.standard_normal((count, layout.num_params)).astype(np.float32)
-        weights = random.integers(0, 1000, count).astype(float).tolist()
-        total = OrderedSum(layout.num_params)
-        core = _core.DeltaSum(_core.Model(layout.core_rows(), layout.num_params))
-        for delta, weight in zip(deltas, weights, strict=True):
-            total.add(delta, weight)
-            core.add(delta, weight)
-        found, expected = total.total(), core.total()
-        assert found[0].tobytes() == expected[0].tobytes()
-        assert found[1] == expected[1]
 
 
 def test_rounds_are_the_same_each_time_and_leave_the_object_as_it_was() -> None:

@@ -311,6 +311,9 @@ typedef struct fed_kernels {
     /* sum[i] += weight * (params[i] - server[i]): the delta is float32, the sum float64. */
     void (*add_delta)(double *sum, const float *params, const float *server, size_t num_params,
                       double weight);
+    /* sum[i] += weights[k] * vectors[k][first + i], k in order, but for weights of 0. */
+    void (*add_vectors)(double *sum, const float *const *vectors, const double *weights,
+                        size_t num_vectors, size_t first, size_t num_values);
 
     /* num_steps rounds of independent fused multiply-adds; returns the operations done. */
     double (*fma_chain)(size_t num_steps);

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fedcli import backend, learning, optimizers
-from fedcli.backend import CancelFlag, ThreadEngine
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli import learning, optimizers
+from fedcli.backend import CancelFlag, ThreadEngine, WeightedSum
 from fedcli.benchmarks import tasks
 from fedcli.benchmarks.numpy_peer import models_to_average
 from fedcli.benchmarks.tasks import Task
@@ -27,8 +30,8 @@ def prepare(task: Task, num_threads: int, cancel: CancelFlag) -> Callable[[], ob
     model = tasks.build_model(task)
     if task.kind == tasks.AVERAGE:
         clients, weights = models_to_average(model.initial_params, len(task.sizes))
-        total = backend.WeightedSum(model.layout)
-        return lambda: total.of(clients, weights)
+        total = WeightedSum(model.layout.num_params)
+        return lambda: _sum(total, clients, weights)
     cohort = tasks.make_cohort(task)
     engine = ThreadEngine(num_threads)
     if task.kind == tasks.EVALUATE:
@@ -43,6 +46,15 @@ def prepare(task: Task, num_threads: int, cancel: CancelFlag) -> Callable[[], ob
         weighting="num-examples",
         cancel=cancel,
     )
+
+
+def _sum(
+    total: WeightedSum, vectors: list[NDArray[np.float32]], weights: list[float]
+) -> NDArray[np.float64]:
+    total.reset()
+    total.add(vectors, weights)
+    weighted, weight = total.total()
+    return weighted / weight
 
 
 def prepare_round(task: Task, num_threads: int, cancel: CancelFlag) -> Callable[[], object]:

@@ -139,7 +139,7 @@ static outcome outcomes[2]; /* too large for a stack frame */
 static void train_within(fed_team *team, const cohort *co, const fed_step *step, int weighting,
                          const fed_bounds *bounds, outcome *out) {
     memset(out, 0, sizeof(*out));
-    fed_sum *sum = fed_sum_new(co->model);
+    fed_sum *sum = fed_sum_new_of(co->model);
     CHECK(team != NULL && sum != NULL);
     out->status = fed_train_cohort(team, co->model, step, co->server, co->clients, co->num_clients,
                                    &(fed_terms){.weighting = weighting, .bounds = bounds}, &cancel,
@@ -313,13 +313,14 @@ static void test_one_large_client_among_small_ones_changes_no_byte(void) {
 static void check_is_sum_of_clients(const cohort *co, const fed_step *step, int weighting) {
     train(3, co, step, weighting, &outcomes[0]);
     outcomes[1] = outcomes[0];
-    fed_sum *sum = fed_sum_new(co->model);
+    fed_sum *sum = fed_sum_new(co->model->num_params);
     for (size_t c = 0; c < co->num_clients; c++) {
         float delta[MAX_PARAMS];
         fed_client_stats *stats = &outcomes[1].stats[c];
         lone_delta(co, c, step, delta, stats);
         if (weighting == FED_WEIGHT_NUM_EXAMPLES) stats->weight = (double)stats->num_examples;
-        CHECK_EQUAL(fed_sum_add(sum, delta, stats->weight), FED_OK);
+        const float *vector = delta;
+        CHECK_EQUAL(fed_sum_add(sum, &vector, &stats->weight, 1), FED_OK);
     }
     fed_sum_total(sum, outcomes[1].total, &outcomes[1].weight);
     fed_sum_free(sum);
@@ -477,7 +478,7 @@ static void test_frozen_slots_start_every_step(void) {
     for (size_t s = 1; s < LENGTH(ROWS); s++) { /* with momentum, with Nesterov */
         double expected[MAX_PARAMS] = {0};
         fed_team *team = fed_team_new(2);
-        fed_sum *sum = fed_sum_new(co->model);
+        fed_sum *sum = fed_sum_new_of(co->model);
         CHECK_EQUAL(fed_train_cohort(team, co->model, &(fed_step){&ROWS[s], 1}, co->server,
                                      co->clients, co->num_clients, &terms, &cancel, sum,
                                      outcomes[0].stats, &fault),
@@ -508,7 +509,7 @@ static void test_frozen_step_number_reaches_the_rows(void) {
                                  .frozen_slots = slots,
                                  .frozen_step_num = i == 0 ? 1 : 5};
         fed_team *team = fed_team_new(1);
-        fed_sum *sum = fed_sum_new(co->model);
+        fed_sum *sum = fed_sum_new_of(co->model);
         CHECK_EQUAL(fed_train_cohort(team, co->model, &(fed_step){&row, 1}, co->server, co->clients,
                                      1, &terms, &cancel, sum, outcomes[0].stats, &fault),
                     FED_OK);
@@ -526,7 +527,7 @@ static void test_frozen_step_number_0_is_refused(void) {
     const float slot[MAX_PARAMS] = {0};
     cohort *co = new_cohort(&MODEL_7, 1, &PLAN);
     fed_team *team = fed_team_new(1);
-    fed_sum *sum = fed_sum_new(co->model);
+    fed_sum *sum = fed_sum_new_of(co->model);
     const fed_terms terms = {.weighting = FED_WEIGHT_UNIFORM, .frozen_slots = slot};
     CHECK_EQUAL(fed_train_cohort(team, co->model, &MOMENTUM, co->server, co->clients, 1, &terms,
                                  &cancel, sum, outcomes[0].stats, &fault),
@@ -546,7 +547,7 @@ static void test_pieces_of_whole_blocks_equal_the_whole(void) {
     for (size_t i = 0; i < LENGTH(pieces); i++) {
         memset(&outcomes[1], 0, sizeof(outcomes[1]));
         fed_team *team = fed_team_new(3);
-        fed_sum *sum = fed_sum_new(co->model);
+        fed_sum *sum = fed_sum_new_of(co->model);
         size_t first = 0;
         for (size_t k = 0; first < co->num_clients; first += pieces[i][k++])
             CHECK_EQUAL(fed_train_cohort(team, co->model, &PLAIN, co->server, co->clients + first,
@@ -784,7 +785,7 @@ static void test_label_fault_adds_nothing_to_the_sum(void) {
     cohort *co = new_cohort(&MODEL_7, 9, &PLAN);
     labels_of(co, 8)[0] = -1;
     fed_team *team = fed_team_new(2);
-    fed_sum *sum = fed_sum_new(co->model);
+    fed_sum *sum = fed_sum_new_of(co->model);
     CHECK_EQUAL(fed_train_cohort(team, co->model, &PLAIN, co->server, co->clients, 9,
                                  &(fed_terms){.weighting = FED_WEIGHT_UNIFORM}, &cancel, sum,
                                  outcomes[0].stats, &fault),
@@ -842,7 +843,7 @@ static void test_bad_weighting_step_model_and_sum_are_refused(void) {
     train(1, co, &(fed_step){&bad_row, 1}, FED_WEIGHT_UNIFORM, &outcomes[0]);
     CHECK_EQUAL(outcomes[0].status, FED_ERR_ARGUMENT);
     fed_team *team = fed_team_new(1);
-    fed_sum *sum = fed_sum_new(&MODEL_48);
+    fed_sum *sum = fed_sum_new_of(&MODEL_48);
     CHECK_EQUAL(fed_train_cohort(team, co->model, &PLAIN, co->server, co->clients, 1,
                                  &(fed_terms){.weighting = FED_WEIGHT_UNIFORM}, &cancel, sum,
                                  outcomes[0].stats, &fault),

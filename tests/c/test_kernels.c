@@ -756,6 +756,37 @@ static void test_add_delta_is_exact_on_every_variant(void) {
     }
 }
 
+/* As above: exact products, added in the order of the vectors. */
+static void test_add_vectors_is_add_delta_in_turn_on_every_variant(void) {
+    static const double weights[] = {3, 0, 1, 12345, 7, 0, 2, 5, 11, 13, 1, 1};
+    enum { NUM_VECTORS = LENGTH(weights), FIRST = 1 };
+    for (size_t s = 0; s < LENGTH(SIZES); s++) {
+        const size_t num = SIZES[s];
+        guarded vectors[NUM_VECTORS];
+        const float *values[NUM_VECTORS];
+        double *sum = test_alloc((num + 1) * sizeof(*sum)), *twin = test_alloc(num * sizeof(*twin));
+        for (size_t k = 0; k < NUM_VECTORS; k++) {
+            vectors[k] = guarded_new(num + FIRST, k, 1);
+            values[k] = vectors[k].values;
+        }
+        for (size_t num_vectors = 0; num_vectors <= NUM_VECTORS; num_vectors++) {
+            for (size_t p = 0; p < num; p++) sum[p] = twin[p] = (double)p / 3;
+            sum[num] = 1;
+            fed_active_kernels()->add_vectors(sum, values, weights, num_vectors, FIRST, num);
+            for (size_t k = 0; k < num_vectors; k++)
+                for (size_t p = 0; p < num; p++) {
+                    const double term = weights[k] * (double)values[k][FIRST + p];
+                    twin[p] += term;
+                }
+            CHECK_BYTES(sum, twin, num * sizeof(*sum));
+            CHECK(sum[num] == 1);
+        }
+        for (size_t k = 0; k < NUM_VECTORS; k++) guarded_free(&vectors[k]);
+        free(sum);
+        free(twin);
+    }
+}
+
 /* Decoding and the steps differ by fused multiply-adds only. */
 static void test_elementwise_agrees_with_generic(void) {
     enum { NUM = 77 };
@@ -845,6 +876,7 @@ static const test_case TESTS[] = {
     TEST(test_delta_is_finite_finds_each_bad_value),
     TEST(test_delta_is_finite_looks_at_the_difference),
     TEST(test_add_delta_is_exact_on_every_variant),
+    TEST(test_add_vectors_is_add_delta_in_turn_on_every_variant),
     TEST(test_elementwise_agrees_with_generic),
 };
 

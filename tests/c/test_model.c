@@ -253,7 +253,7 @@ static void one_step_delta(const problem *p, float momentum, double *delta) {
     fed_fault fault;
     double weight;
     fed_team *team = fed_team_new(1);
-    fed_sum *sum = fed_sum_new(p->model);
+    fed_sum *sum = fed_sum_new_of(p->model);
     CHECK_EQUAL(fed_train_cohort(team, p->model, &(fed_step){&row, 1}, p->params, &client, 1,
                                  &(fed_terms){.weighting = FED_WEIGHT_UNIFORM}, &cancel, sum,
                                  &stats, &fault),

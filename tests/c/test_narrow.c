@@ -158,7 +158,7 @@ static void train_clients(const problem *p, const fed_client *clients, size_t nu
                           outcome *out) {
     memset(out, 0, sizeof(*out));
     fed_team *team = fed_team_new(2);
-    fed_sum *sum = fed_sum_new(&p->model);
+    fed_sum *sum = fed_sum_new_of(&p->model);
     CHECK_EQUAL(fed_train_cohort(team, &p->model, &p->step, p->server, clients, num_clients,
                                  &(fed_terms){.weighting = FED_WEIGHT_UNIFORM}, &cancel, sum,
                                  out->stats, &fault),

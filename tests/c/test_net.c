@@ -50,7 +50,7 @@ static fed_client_stats train(const problem *p, const fed_step *step, size_t bat
     fed_fault fault;
     double weight;
     fed_team *team = fed_team_new(1);
-    fed_sum *sum = fed_sum_new(p->model);
+    fed_sum *sum = fed_sum_new_of(p->model);
     CHECK_EQUAL(fed_train_cohort(team, p->model, step, p->params, &client, 1,
                                  &(fed_terms){.weighting = FED_WEIGHT_UNIFORM}, &cancel, sum,
                                  &stats, &fault),

@@ -58,7 +58,7 @@ static void set_problem(int fixed_pixels) {
 
 static int train(int num_threads, const fed_step *step, const fed_terms *terms) {
     fed_team *team = fed_team_new(num_threads);
-    fed_sum *sum = fed_sum_new(&MODEL);
+    fed_sum *sum = fed_sum_new_of(&MODEL);
     CHECK(team != NULL && sum != NULL);
     const int status = fed_train_cohort(team, &MODEL, step, prob.server, prob.clients, CLIENTS,
                                         terms, &cancel, sum, stats, &fault);

@@ -136,7 +136,7 @@ static void train_rounds(const fed_model *model, const fed_step_row *row, int nu
     memset(out, 0, sizeof(*out));
     fill_floats(9, 0.1, out->server, model->num_params);
     fed_team *team = fed_team_new(num_threads);
-    fed_sum *sum = fed_sum_new(model);
+    fed_sum *sum = fed_sum_new_of(model);
     for (uint64_t r = 0; r < NUM_ROUNDS; r++) {
         for (size_t c = 0; c < num_clients; c++) clients[c].shuffle_key.round = r;
         fed_sum_reset(sum);
@@ -169,7 +169,7 @@ static int train_one(const fed_model *model, const fed_client *client) {
     static const float server[NUM_PARAMS];
     fed_client_stats stats;
     fed_team *team = fed_team_new(1);
-    fed_sum *sum = fed_sum_new(model);
+    fed_sum *sum = fed_sum_new_of(model);
     const int status = sum != NULL
                            ? fed_train_cohort(team, model, &(fed_step){&ROWS[1], 1}, server, client,
                                               1, &(fed_terms){.weighting = FED_WEIGHT_UNIFORM},

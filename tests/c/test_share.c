@@ -28,7 +28,7 @@ static void train_on_threads(const problem *p, const fed_step *step, int num_thr
     fed_fault fault;
     double weight;
     fed_team *team = fed_team_new(num_threads);
-    fed_sum *sum = fed_sum_new(p->model);
+    fed_sum *sum = fed_sum_new_of(p->model);
     CHECK_EQUAL(fed_train_cohort(team, p->model, step, p->params, clients, NUM_CLIENTS,
                                  &(fed_terms){.weighting = FED_WEIGHT_NUM_EXAMPLES}, &cancel, sum,
                                  stats, &fault),
@@ -104,7 +104,7 @@ static int train_few(fed_team *team, const problem *p, const fed_step *step,
     atomic_int cancel = is_cancelled;
     fed_fault fault;
     double weight;
-    fed_sum *sum = fed_sum_new(p->model);
+    fed_sum *sum = fed_sum_new_of(p->model);
     const int status = fed_train_cohort(team, p->model, step, p->params, clients, num_clients,
                                         &(fed_terms){.weighting = FED_WEIGHT_NUM_EXAMPLES}, &cancel,
                                         sum, stats, &fault);

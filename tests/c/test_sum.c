@@ -24,11 +24,21 @@ static void make_deltas(void) {
     }
 }
 
+static int add(fed_sum *sum, const float *vector, double weight) {
+    return fed_sum_add(sum, &vector, &weight, 1);
+}
+
+/* Adds deltas first..last-1 at once. */
+static int add_many(fed_sum *sum, size_t first, size_t last) {
+    const float *vectors[MAX_DELTAS];
+    for (size_t d = first; d < last; d++) vectors[d - first] = deltas[d];
+    return fed_sum_add(sum, vectors, weights + first, last - first);
+}
+
 static fed_sum *sum_of(size_t num_deltas) {
-    fed_sum *sum = fed_sum_new(&MODEL);
+    fed_sum *sum = fed_sum_new(NUM_PARAMS);
     CHECK(sum != NULL);
-    for (size_t d = 0; d < num_deltas; d++)
-        CHECK_EQUAL(fed_sum_add(sum, deltas[d], weights[d]), FED_OK);
+    for (size_t d = 0; d < num_deltas; d++) CHECK_EQUAL(add(sum, deltas[d], weights[d]), FED_OK);
     return sum;
 }
 
@@ -93,13 +103,11 @@ static void test_tree_differs_from_a_plain_sum(void) {
 
 static void test_total_may_be_taken_on_the_way(void) {
     make_deltas();
-    fed_sum *sum = fed_sum_new(&MODEL);
+    fed_sum *sum = fed_sum_new(NUM_PARAMS);
     for (size_t d = 0; d < MAX_DELTAS; d++) {
-        if (d % FED_BLOCK_CLIENTS == 0) {
-            check_total(sum, d);
-            check_total(sum, d);
-        }
-        CHECK_EQUAL(fed_sum_add(sum, deltas[d], weights[d]), FED_OK);
+        check_total(sum, d);
+        check_total(sum, d);
+        CHECK_EQUAL(add(sum, deltas[d], weights[d]), FED_OK);
     }
     check_total(sum, MAX_DELTAS);
     fed_sum_free(sum);
@@ -112,9 +120,48 @@ static void test_reset_sum_is_as_new(void) {
         fed_sum *sum = sum_of(counts[i]);
         fed_sum_reset(sum);
         check_total(sum, 0);
-        for (size_t d = 0; d < 25; d++)
-            CHECK_EQUAL(fed_sum_add(sum, deltas[d], weights[d]), FED_OK);
+        for (size_t d = 0; d < 25; d++) CHECK_EQUAL(add(sum, deltas[d], weights[d]), FED_OK);
         check_total(sum, 25);
+        fed_sum_free(sum);
+    }
+}
+
+static void test_many_at_once_are_one_after_the_other(void) {
+    make_deltas();
+    static const size_t steps[] = {1, 3, 8, 11, MAX_DELTAS};
+    for (size_t i = 0; i < LENGTH(steps); i++) {
+        fed_sum *sum = fed_sum_new(NUM_PARAMS);
+        CHECK_EQUAL(add_many(sum, 0, 0), FED_OK);
+        for (size_t d = 0; d < MAX_DELTAS; d += steps[i])
+            CHECK_EQUAL(add_many(sum, d, d + steps[i] < MAX_DELTAS ? d + steps[i] : MAX_DELTAS),
+                        FED_OK);
+        check_total(sum, MAX_DELTAS);
+        fed_sum_free(sum);
+    }
+}
+
+/* Around the range that is taken of all vectors at once; values of a vector are alike. */
+static void test_sums_of_any_length(void) {
+    static const size_t lengths[] = {0, 1, 4095, 4096, 4097, 9000};
+    enum { NUM_VECTORS = 19 };
+    for (size_t i = 0; i < LENGTH(lengths); i++) {
+        const size_t length = lengths[i];
+        float *values[NUM_VECTORS];
+        const float *vectors[NUM_VECTORS];
+        double ones[NUM_VECTORS], weight;
+        for (size_t d = 0; d < NUM_VECTORS; d++) {
+            vectors[d] = values[d] = malloc((length + 1) * sizeof(float));
+            for (size_t p = 0; p < length; p++) values[d][p] = (float)(d + p);
+            ones[d] = 1;
+        }
+        fed_sum *sum = fed_sum_new(length);
+        CHECK_EQUAL(fed_sum_add(sum, vectors, ones, NUM_VECTORS), FED_OK);
+        double *total = malloc((length + 1) * sizeof(double));
+        fed_sum_total(sum, total, &weight);
+        CHECK(weight == NUM_VECTORS);
+        for (size_t p = 0; p < length; p++) CHECK(total[p] == (double)(171 + NUM_VECTORS * p));
+        for (size_t d = 0; d < NUM_VECTORS; d++) free(values[d]);
+        free(total);
         fed_sum_free(sum);
     }
 }
@@ -123,9 +170,9 @@ static void test_reset_sum_is_as_new(void) {
 static void test_weight_0_adds_nothing_of_its_delta(void) {
     const float poison[NUM_PARAMS] = {NAN, INFINITY, -INFINITY};
     make_deltas();
-    fed_sum *sum = fed_sum_new(&MODEL);
+    fed_sum *sum = fed_sum_new(NUM_PARAMS);
     for (size_t d = 0; d < 20; d++)
-        CHECK_EQUAL(fed_sum_add(sum, weights[d] == 0 ? poison : deltas[d], weights[d]), FED_OK);
+        CHECK_EQUAL(add(sum, weights[d] == 0 ? poison : deltas[d], weights[d]), FED_OK);
     check_total(sum, 20);
     fed_sum_free(sum);
 }
@@ -135,7 +182,7 @@ static void test_impossible_weights_are_refused(void) {
     make_deltas();
     fed_sum *sum = sum_of(3);
     for (size_t i = 0; i < LENGTH(bad); i++)
-        CHECK_EQUAL(fed_sum_add(sum, deltas[0], bad[i]), FED_ERR_ARGUMENT);
+        CHECK_EQUAL(add(sum, deltas[0], bad[i]), FED_ERR_ARGUMENT);
     check_total(sum, 3);
     fed_sum_free(sum);
 }
@@ -143,7 +190,7 @@ static void test_impossible_weights_are_refused(void) {
 static void test_invalid_model_has_no_sum(void) {
     fed_model model = MODEL;
     model.num_params++;
-    CHECK(fed_sum_new(&model) == NULL);
+    CHECK(fed_sum_new_of(&model) == NULL);
     fed_sum_free(NULL);
 }
 
@@ -166,33 +213,33 @@ static int train_empty(size_t num_clients, fed_sum *sum) {
     return status;
 }
 
-static void test_sum_with_a_started_block_takes_no_cohort(void) {
+static void test_a_sum_is_of_vectors_or_of_cohorts(void) {
     make_deltas();
-    fed_sum *sum = sum_of(9);
-    CHECK_EQUAL(train_empty(1, sum), FED_ERR_ARGUMENT);
-    check_total(sum, 9);
-    fed_sum_free(sum);
+    fed_sum *vectors = sum_of(8), *cohorts = fed_sum_new_of(&MODEL);
+    CHECK_EQUAL(train_empty(1, vectors), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(add(cohorts, deltas[0], 1), FED_ERR_ARGUMENT);
+    check_total(vectors, 8);
+    check_total(cohorts, 0);
+    fed_sum_free(vectors);
+    fed_sum_free(cohorts);
 }
 
 static void test_whole_blocks_leave_a_sum_open(void) {
-    make_deltas();
-    fed_sum *sum = sum_of(8);
+    fed_sum *sum = fed_sum_new_of(&MODEL);
     CHECK_EQUAL(train_empty(8, sum), FED_OK);
     CHECK_EQUAL(train_empty(0, sum), FED_OK);
-    CHECK_EQUAL(fed_sum_add(sum, deltas[0], 1), FED_OK);
+    CHECK_EQUAL(train_empty(1, sum), FED_OK);
     fed_sum_free(sum);
 }
 
 static void test_short_block_closes_a_sum_until_it_is_reset(void) {
-    make_deltas();
-    fed_sum *sum = fed_sum_new(&MODEL);
+    fed_sum *sum = fed_sum_new_of(&MODEL);
     CHECK_EQUAL(train_empty(9, sum), FED_OK);
-    CHECK_EQUAL(fed_sum_add(sum, deltas[0], 1), FED_ERR_ARGUMENT);
     CHECK_EQUAL(train_empty(8, sum), FED_ERR_ARGUMENT);
     check_total(sum, 0);
     fed_sum_reset(sum);
     CHECK_EQUAL(train_empty(8, sum), FED_OK);
-    CHECK_EQUAL(fed_sum_add(sum, deltas[0], 1), FED_OK);
+    CHECK_EQUAL(train_empty(8, sum), FED_OK);
     fed_sum_free(sum);
 }
 
@@ -201,10 +248,12 @@ static const test_case TESTS[] = {
     TEST(test_tree_differs_from_a_plain_sum),
     TEST(test_total_may_be_taken_on_the_way),
     TEST(test_reset_sum_is_as_new),
+    TEST(test_many_at_once_are_one_after_the_other),
+    TEST(test_sums_of_any_length),
     TEST(test_weight_0_adds_nothing_of_its_delta),
     TEST(test_impossible_weights_are_refused),
     TEST(test_invalid_model_has_no_sum),
-    TEST(test_sum_with_a_started_block_takes_no_cohort),
+    TEST(test_a_sum_is_of_vectors_or_of_cohorts),
     TEST(test_whole_blocks_leave_a_sum_open),
     TEST(test_short_block_closes_a_sum_until_it_is_reset),
 };
