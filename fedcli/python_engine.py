@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli import backend, batches, optimizers, seeds
+from fedcli import backend, batches, seeds
 from fedcli.backend import (
     BLOCK_CLIENTS,
     CancelFlag,
@@ -32,6 +32,7 @@ from fedcli.backend import (
 )
 from fedcli.batches import BatchedDataset, BatchPlan
 from fedcli.errors import ConfigError, DataError
+from fedcli.optimizers.optimizer import clipped
 from fedcli.own_models import Network, PythonModel
 from fedcli.params import ParamLayout
 
@@ -342,7 +343,7 @@ class _LocalSteps:
         with np.errstate(over="ignore", invalid="ignore"):
             for kind, options in self._rows[:-1]:
                 if kind == StepKind.CLIP:
-                    gradient = optimizers.clipped(gradient, options[0])
+                    gradient = clipped(gradient, options[0])
                 elif kind == StepKind.PROXIMAL:
                     gradient = gradient + np.float32(options[0]) * (params - self._server)
                 elif kind == StepKind.LINEAR and self._linear is not None:

@@ -37,7 +37,8 @@ from fedcli.algorithms.base import Algorithm
 from fedcli.algorithms.client_work import CohortCall
 from fedcli.backend import CohortResult, PerClient, StepKind
 from fedcli.batches import BatchedDataset
-from fedcli.optimizers import Optimizer, frozen_slots
+from fedcli.optimizers import Optimizer
+from fedcli.optimizers.optimizer import frozen_slots
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ from fedcli.aggregators.mean import weighted_mean
 from fedcli.algorithms.base import Algorithm
 from fedcli.algorithms.client_work import CohortCall
 from fedcli.backend import CohortResult
-from fedcli.optimizers import Optimizer, frozen_slots
+from fedcli.optimizers import Optimizer
+from fedcli.optimizers.optimizer import frozen_slots
 
 
 @dataclass(frozen=True)
