@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from fedcli import checkpoint, client_spread, cohort, engines, learning, predictions, run_dir
 from fedcli import config as configs
 from fedcli.algorithms.base import EVALUATED_WEIGHTS
-from fedcli.backend import CancelFlag, Engine
-from fedcli.batches import BatchPlan
+from fedcli.backend import CancelFlag
+from fedcli.batch_plan import BatchPlan
 from fedcli.checkpoint import Checkpoint
 from fedcli.config import RunConfig
 from fedcli.datasets import ClientData
 from fedcli.datasets.client_data import CENTRAL
+from fedcli.engine import Engine
 from fedcli.errors import ConfigError, DataError, RunError
 from fedcli.federation import (
     Panel,

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli import evaluation
-from fedcli.batches import BatchedDataset, BatchPlan, ClientDataset
+from fedcli.batch_plan import BatchPlan
+from fedcli.batches import BatchedDataset, ClientDataset
 from fedcli.datasets import ClientData
 from fedcli.datasets.client_data import decoding
 from fedcli.evaluation import Trained

@@ -29,14 +29,16 @@ from fedcli import (
     registry,
     schedules,
 )
-from fedcli.backend import CancelFlag, Cancelled, Engine
-from fedcli.batches import BatchedDataset, BatchPlan, buffer_size
+from fedcli.backend import CancelFlag, Cancelled
+from fedcli.batch_plan import BatchPlan, buffer_size
+from fedcli.batches import BatchedDataset
 from fedcli.checkpoint import Checkpoint
 from fedcli.client_states import ClientStates
 from fedcli.cohort import ClientSelection, Cohorts
 from fedcli.config import RunConfig
 from fedcli.datasets import ClientData
 from fedcli.datasets.client_data import CENTRAL
+from fedcli.engine import Engine
 from fedcli.errors import CheckpointError, ConfigError, DataError
 from fedcli.learning import LearningProcess, ServerState
 from fedcli.models import Model

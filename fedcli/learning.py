@@ -27,9 +27,10 @@ from fedcli.algorithms.base import (
     start_ema,
 )
 from fedcli.algorithms.client_work import CohortCall
-from fedcli.backend import NO_BOUNDS, CancelFlag, Engine
+from fedcli.backend import CancelFlag
 from fedcli.batches import BatchedDataset
 from fedcli.client_states import ClientStates
+from fedcli.engine import NO_BOUNDS, Engine
 from fedcli.errors import ConfigError, DataError
 from fedcli.metrics import MetricsAggregator, sum_then_finalize
 from fedcli.models import Model

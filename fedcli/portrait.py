@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from fedcli import client_spread, evaluation, federation
 from fedcli.backend import CancelFlag
-from fedcli.batches import BatchedDataset, BatchPlan, ClientDataset
+from fedcli.batch_plan import BatchPlan
+from fedcli.batches import BatchedDataset, ClientDataset
 from fedcli.datasets import ClientData
 from fedcli.evaluation import Trained
 from fedcli.metrics import predicted_classes

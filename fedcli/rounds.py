@@ -30,12 +30,13 @@ from fedcli import (
     stopping,
 )
 from fedcli import config as configs
-from fedcli.backend import CancelFlag, Engine
+from fedcli.backend import CancelFlag
 from fedcli.batches import BatchedDataset
 from fedcli.checkpoint import Checkpoint
 from fedcli.client_states import ClientStates
 from fedcli.config import RunConfig
 from fedcli.datasets import ClientData
+from fedcli.engine import Engine
 from fedcli.errors import ConfigError, RunError
 from fedcli.evaluation import Evaluation, evaluate_panel
 from fedcli.federation import (

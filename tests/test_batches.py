@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedcli import backend, batches
-from fedcli.batches import FULL, BatchedDataset, BatchPlan, ClientDataset, from_arrays
+from fedcli.batch_plan import FULL, BatchPlan
+from fedcli.batches import BatchedDataset, ClientDataset, from_arrays
 from fedcli.config import PIPELINES
 from fedcli.errors import ConfigError, DataError
 
@@ -43,7 +44,7 @@ def test_plan_counts(plan: BatchPlan, num_examples: int, visits: int, num_batche
     assert plan.num_batches(num_examples) == num_batches
     sizes = list(plan.batch_sizes(num_examples))
     assert (sum(sizes), len(sizes)) == (visits, num_batches)
-    core_plan = backend._plan(plan)
+    core_plan = backend.core_plan(plan)
     assert core_plan.visits(num_examples) == visits
     assert core_plan.batches(num_examples) == num_batches
 

@@ -37,10 +37,11 @@ LAYERS = (
         *("own_models", "keras_files", "keras_archives", "keras_graphs", "keras_options"),
         *("client_states",),
         *("client_spread", "text_tables", "event_files", "client_records", "per_client"),
-        "participation",
+        *("participation", "engine", "thread_engine"),
     ),
     ("backend", "files", "locks", "transport"),
     (
+        "batch_plan",
         "params",
         "costs",
         "stacks",
@@ -77,7 +78,12 @@ NEIGHBOURS = {
     "comparison": {"run_record"},
     "per_client": {"client_spread"},
     "engines": {"python_engine"},
-    "algorithms": {"aggregators", "optimizers", "metrics", "batches", "client_states"},
+    "algorithms": {
+        *("aggregators", "optimizers", "metrics", "batches", "client_states", "engine"),
+    },
+    "aggregators": {"engine"},
+    "thread_engine": {"engine", "batches"},
+    "engine": {"batches"},
     "suspects": {"datasets", "densities", "batches"},
     "download": {"datasets", "part_file"},
     "part_file": {"datasets"},
@@ -94,6 +100,7 @@ NEIGHBOURS = {
     "cohort": {"samplers"},
     "samplers": {"draws"},
     "costs": {"params", "stacks"},
+    "batch_plan": {"config", "errors"},
     "params": {"stacks", "layers", "errors"},
     "stacks": {"layers", "errors"},
     "layers": {"options", "errors"},
@@ -104,9 +111,6 @@ NEIGHBOURS = {
     "registry": {"options", "errors"},
     "options": {"errors"},
 }
-
-# Annotations may name these from above: `if TYPE_CHECKING:` alone.
-ANNOTATIONS = {"backend": {"batches"}}
 
 # The only users of a library, by module or folder below fedcli.
 USERS: dict[str, set[str]] = {
@@ -179,24 +183,13 @@ def imports(module: str, is_folder: bool, tree: ast.AST) -> Iterator[tuple[int, 
             yield node.lineno, "numpy.random"
 
 
-def annotation_lines(tree: ast.AST) -> set[int]:
-    """Returns the lines that only a type checker reads."""
-    blocks = (node for node in ast.walk(tree) if isinstance(node, ast.If))
-    return {
-        statement.lineno
-        for block in blocks
-        if ast.unparse(block.test) == "TYPE_CHECKING"
-        for statement in block.body
-    }
-
-
 def is_within(name: str, names: set[str]) -> bool:
     """Tells whether a dotted name is one of `names` or below one."""
     return any(name == other or name.startswith(f"{other}.") for other in names)
 
 
-def import_fault(module: str, name: str, also: set[str]) -> str | None:
-    """Returns what is wrong with an import by a module, None if nothing; `also` is granted."""
+def import_fault(module: str, name: str) -> str | None:
+    """Returns what is wrong with an import by a module, None if nothing."""
     for library, users in USERS.items():
         if is_within(name, {library}) and not is_within(module, users):
             return f"{library} is for {', '.join(sorted(users)) or 'nobody'}"
@@ -210,7 +203,7 @@ def import_fault(module: str, name: str, also: set[str]) -> str | None:
         return None
     if other not in LAYER_OF:
         return f"fedcli.{other} has no layer"
-    is_allowed = LAYER_OF[other] > LAYER_OF[room] or other in also | NEIGHBOURS.get(room, set())
+    is_allowed = LAYER_OF[other] > LAYER_OF[room] or other in NEIGHBOURS.get(room, set())
     return None if is_allowed else f"fedcli.{other} is not below {room}"
 
 
@@ -218,10 +211,8 @@ def find_faults(module: str, source: str, *, is_folder: bool = False) -> list[st
     """Returns "line: what is wrong" for each breach of the layers in a module's source."""
     tree = ast.parse(source)
     faults = []
-    unread = annotation_lines(tree)
     for line, name in imports(module, is_folder, tree):
-        also = ANNOTATIONS.get(module, set()) if line in unread else set()
-        fault = import_fault(module, name, also)
+        fault = import_fault(module, name)
         if fault is not None:
             faults.append(f"{line}: {fault}")
     for node in ast.walk(tree):
@@ -332,7 +323,6 @@ def test_checker_finds(module: str, source: str, fault: str) -> None:
         ("algorithms.fedavg", "from fedcli import optimizers, errors\nfrom . import base"),
         ("datasets.store", "import h5py\nfrom fedcli.batches import x\nfrom .cache import y"),
         ("checkpoint", "from fedcli import __version__\nimport numpy as np"),
-        ("backend", "if TYPE_CHECKING:\n    from fedcli.batches import x"),
         ("backend", "from fedcli import _core\nimport os\nx = os.environ"),
         ("cohort", "from fedcli.backend import random_u64\nrandomness = timer = 1"),
         ("tff_sampling", "x = np.random.RandomState(0)"),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fedcli import cli, federation, models, own_models, predictions
 from fedcli import config as configs
 from fedcli.backend import CancelFlag, Cancelled
-from fedcli.batches import BatchPlan
+from fedcli.batch_plan import BatchPlan
 from fedcli.engines import make_engine
 from fedcli.errors import ConfigError, RunError
 from fedcli.federation import Panel

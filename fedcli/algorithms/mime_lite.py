@@ -38,7 +38,7 @@ from fedcli.aggregators import Aggregator
 from fedcli.aggregators.mean import weighted_mean
 from fedcli.algorithms.base import Algorithm
 from fedcli.algorithms.client_work import CohortCall
-from fedcli.backend import CohortResult
+from fedcli.engine import CohortResult
 from fedcli.optimizers import Optimizer
 from fedcli.optimizers.optimizer import frozen_slots
 
