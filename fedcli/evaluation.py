@@ -22,19 +22,17 @@ from fedcli.datasets import ClientData
 from fedcli.datasets.client_data import CENTRAL
 from fedcli.engine import Engine
 from fedcli.errors import ConfigError, DataError, RunError
-from fedcli.federation import (
-    Panel,
-    build_process,
+from fedcli.federation.data import (
     check_fit,
     fingerprinting,
     held_out_split,
-    make_panel,
-    model_of,
     note_of_change,
     note_of_changed_model,
     open_data,
-    to_state,
 )
+from fedcli.federation.panels import Panel, make_panel
+from fedcli.federation.processes import build_process
+from fedcli.federation.saved_states import model_of, to_state
 from fedcli.files import check_is_no_input
 from fedcli.learning import ServerState
 from fedcli.models import Model
