@@ -7,10 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event
 
-from fedcli import (
-    datasets,
-    model_sources,
-)
+from fedcli import datasets, model_sources
 from fedcli.backend import CancelFlag, Cancelled
 from fedcli.config import RunConfig
 from fedcli.datasets import ClientData

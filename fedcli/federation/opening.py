@@ -8,15 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from fedcli import (
-    __version__,
-    checkpoint,
-    cohort,
-    datasets,
-    engines,
-    learning,
-    model_sources,
-)
+from fedcli import __version__, checkpoint, cohort, datasets, engines, learning, model_sources
 from fedcli.backend import CancelFlag, Cancelled
 from fedcli.batch_plan import BatchPlan, buffer_size
 from fedcli.batches import BatchedDataset

@@ -9,9 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli import (
-    cohort,
-)
+from fedcli import cohort
 from fedcli.backend import CancelFlag
 from fedcli.batch_plan import BatchPlan
 from fedcli.batches import BatchedDataset

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fedcli import (
-    aggregators,
-    algorithms,
-    learning,
-    optimizers,
-    schedules,
-)
+from fedcli import aggregators, algorithms, learning, optimizers, schedules
 from fedcli.config import RunConfig
 from fedcli.engine import Engine
 from fedcli.learning import LearningProcess

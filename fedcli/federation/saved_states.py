@@ -8,12 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fedcli import (
-    checkpoint,
-    model_sources,
-    models,
-    registry,
-)
+from fedcli import checkpoint, model_sources, models, registry
 from fedcli.checkpoint import Checkpoint
 from fedcli.client_states import ClientStates
 from fedcli.config import RunConfig

@@ -7,25 +7,20 @@ comes out; a process keeps none.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedcli import optimizers, registry
 from fedcli.aggregators.mean import Mean
 from fedcli.algorithms import fedavg, fedsgd, mime_lite
-from fedcli.algorithms.base import (
-    Algorithm,
-)
+from fedcli.algorithms.base import Algorithm
 from fedcli.engine import Engine
 from fedcli.errors import ConfigError
-from fedcli.metrics import MetricsAggregator, sum_then_finalize
-from fedcli.optimizers import Optimizer
-
-if TYPE_CHECKING:
-    pass
 from fedcli.learning.evaluating import EvaluationProcess
 from fedcli.learning.process import LearningProcess, ModelLike
 from fedcli.learning.state import ModelWeights, ProcessOutput, ServerState
 from fedcli.learning.training import TrainingProcess
+from fedcli.metrics import MetricsAggregator, sum_then_finalize
+from fedcli.optimizers import Optimizer
 
 __all__ = [
     "LearningProcess",
@@ -40,7 +35,6 @@ __all__ = [
     "build_weighted_fed_avg",
     "sum_then_finalize",
 ]
-
 
 _SERVER_SGD = optimizers.sgd(1.0)
 _FED_SGD_SERVER = optimizers.sgd(registry.ALGORITHMS["fedsgd"].server_lr)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedcli import batches
 from fedcli.batches import BatchedDataset
 from fedcli.errors import DataError
-
-if TYPE_CHECKING:
-    pass
 
 
 def cohort_data(client_data: Iterable[Any], num_passes: int = 1) -> Iterable[BatchedDataset]:

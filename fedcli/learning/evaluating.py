@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedcli import metrics
 from fedcli.backend import CancelFlag
-
-if TYPE_CHECKING:
-    pass
 from fedcli.learning.client_data import cohort_data
 from fedcli.learning.process import LearningProcess, count_empty
 from fedcli.learning.state import ProcessOutput, ServerState

@@ -14,12 +14,6 @@ from fedcli import engines, metrics, models
 from fedcli.backend import CancelFlag
 from fedcli.engine import Engine
 from fedcli.errors import ConfigError
-from fedcli.metrics import MetricsAggregator
-from fedcli.models import Model
-from fedcli.signatures import Placed, format_type, value_types
-
-if TYPE_CHECKING:
-    from fedcli.own_models import OwnModel
 from fedcli.learning.state import (
     ModelWeights,
     ProcessOutput,
@@ -27,13 +21,19 @@ from fedcli.learning.state import (
     state_types,
     with_evaluated,
 )
+from fedcli.metrics import MetricsAggregator
+from fedcli.models import Model
+from fedcli.signatures import Placed, format_type, value_types
+
+if TYPE_CHECKING:
+    from fedcli.own_models import OwnModel
 
 # What a process is built of; see `build_process`.
 ModelLike: TypeAlias = "str | Model | OwnModel | Callable[[], Model | OwnModel]"
 
 
 class LearningProcess(abc.ABC):
-    """A federated computation over a server state; made by the `build_` functions below."""
+    """A federated computation over a server state; made by the package's `build_` functions."""
 
     def __init__(
         self, model: ModelLike, metrics_aggregator: MetricsAggregator, engine: Engine | None

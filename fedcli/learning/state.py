@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.algorithms.base import (
-    EVALUATED_WEIGHTS,
-)
+from fedcli.algorithms.base import EVALUATED_WEIGHTS
 from fedcli.client_states import ClientStates
 from fedcli.params import ParamLayout
 from fedcli.signatures import array_type, value_types
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +73,12 @@ class ProcessOutput:
 
 
 def with_evaluated(part: dict[str, Any], params: NDArray[np.float32]) -> dict[str, Any]:
-    """A part of a state; weights of its own that are evaluated are `params` now."""
+    """Returns a part of a state; weights of its own that are evaluated are `params` now."""
     return {**part, EVALUATED_WEIGHTS: params.copy()} if EVALUATED_WEIGHTS in part else part
 
 
 def state_types(state: ServerState, layout: ParamLayout) -> dict[str, Any]:
-    """The types in `state`; what has one value a parameter is shown tensor by tensor."""
+    """Returns the types in `state`; what has one value a parameter is shown tensor by tensor."""
     weights = {"trainable": _tensor_types("float32", layout), "non_trainable": {}}
     parts = {
         name: {key: _part_type(value, layout) for key, value in getattr(state, name).items()}

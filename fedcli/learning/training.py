@@ -5,27 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.algorithms.base import (
-    Algorithm,
-    apply_mean_delta,
-    move_ema,
-    start_ema,
-)
+from fedcli.algorithms.base import Algorithm, apply_mean_delta, move_ema, start_ema
 from fedcli.algorithms.client_work import CohortCall
 from fedcli.backend import CancelFlag
 from fedcli.engine import NO_BOUNDS, Engine
-from fedcli.metrics import MetricsAggregator
-
-if TYPE_CHECKING:
-    pass
 from fedcli.learning.client_data import cohort_data
 from fedcli.learning.process import LearningProcess, ModelLike, count_empty
 from fedcli.learning.state import ProcessOutput, ServerState
+from fedcli.metrics import MetricsAggregator
 
 
 class TrainingProcess(LearningProcess):

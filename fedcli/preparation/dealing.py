@@ -44,7 +44,7 @@ def choose_scheme(
     options: PrepareOptions,
     notes: list[str],
 ) -> tuple[str, dict[str, Value]]:
-    """The name of the partition, and its resolved options with the seed."""
+    """Returns the name of the partition, and its resolved options with the seed."""
     name, given = options.partition, dict(options.partition_options)
     if name is None:
         name = registry.NATURAL
@@ -66,7 +66,7 @@ def choose_scheme(
 def take_central(
     source: Imported, kept: Mapping[str, NDArray[np.int64]], options: PrepareOptions
 ) -> tuple[dict[str, NDArray[np.int64]], Part]:
-    """What is left of train, and the pooled test set taken from it."""
+    """Returns what is left of train, and the pooled test set taken from it."""
     table, examples = source.tables["train"], kept["train"]
     left, taken = hold_out.central(table.labels[examples], options.hold_out_fraction, options.seed)
     return {**kept, "train": examples[left]}, Part(table, _pool(examples[taken]))
@@ -83,7 +83,7 @@ def deal_examples(
     given: Mapping[str, Value],
     notes: list[str],
 ) -> dict[str, Part]:
-    """Who holds what in each split."""
+    """Returns who holds what in each split."""
     tables, chosen = dict(source.tables), dict(kept)
     if "test" in tables and not len(tables["test"].owner_ids) and not deals_anew(scheme):
         tables[CENTRAL], chosen[CENTRAL] = tables.pop("test"), chosen.pop("test")
@@ -114,7 +114,7 @@ def _through(kept: NDArray[np.int64], deal: Deal) -> Deal:
 
 
 def deals_anew(scheme: str) -> bool:
-    """Whether a partition gives examples to other clients than their owners."""
+    """Tells whether a partition gives examples to other clients than their owners."""
     return registry.split_partition(scheme)[0] != registry.NATURAL
 
 
@@ -179,6 +179,9 @@ def set_aside(
 
 
 def least_examples(options: PrepareOptions) -> int:
-    """Train examples of a client that stays; a pooled test that takes all of one leaves none."""
+    """Returns how many train examples let a client stay.
+
+    A pooled test that takes all of a client's leaves none of it.
+    """
     usual = MIN_DIGITS if options.digits_only else int(options.hold_out == POOLED)
     return max(options.min_examples, usual)

@@ -23,7 +23,7 @@ _SHOWN = 10  # classes named in a note
 def read_source(
     sources: Sequence[Path], options: PrepareOptions, folder: Path, tell: Tell
 ) -> Imported:
-    """The source, with the test data of another as its split test."""
+    """Returns the source, with the test data of another as its split test."""
     import_options = _import_options(options)
     if options.test_data is not None and options.format is None:
         importers.recognise([options.test_data])  # a wrong one is found before the work
@@ -112,7 +112,7 @@ def class_notes(source: Imported) -> list[str]:
 
 
 def limit_to_digits(source: Imported) -> Imported:
-    """The source without its classes beyond the digits; examples of these are still there."""
+    """Returns the source without its classes beyond the digits; examples of these stay."""
     digits = tuple(map(str, range(NUM_DIGITS)))
     if source.class_names and source.class_names[:NUM_DIGITS] != digits:
         raise ConfigError(

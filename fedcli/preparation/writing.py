@@ -77,7 +77,7 @@ def describe(
     scheme: str,
     given: Mapping[str, Value],
 ) -> StoreInfo:
-    """What the store says about itself."""
+    """Returns what the store says about itself."""
     convention = source.pixel_convention
     if options.invert:
         convention = next(each for each in PIXEL_CONVENTIONS if each != convention)

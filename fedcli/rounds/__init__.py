@@ -8,11 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from fedcli import (
-    checkpoint,
-    run_dir,
-    run_logs,
-)
+from fedcli import checkpoint, run_dir, run_logs
 from fedcli import config as configs
 from fedcli.backend import CancelFlag
 from fedcli.checkpoint import Checkpoint

@@ -7,12 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedcli import (
-    __version__,
-    backend,
-    checkpoint,
-    model_sources,
-)
+from fedcli import __version__, backend, checkpoint, model_sources
 from fedcli.engine import Engine
 from fedcli.options import Value
 

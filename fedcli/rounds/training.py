@@ -14,12 +14,7 @@ from time import monotonic, perf_counter
 from types import TracebackType
 from typing import Any
 
-from fedcli import (
-    engines,
-    run_dir,
-    run_logs,
-    stopping,
-)
+from fedcli import engines, run_dir, run_logs, stopping
 from fedcli.backend import CancelFlag
 from fedcli.batches import BatchedDataset
 from fedcli.client_states import ClientStates
