@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedcli.errors import ConfigError
-from fedcli.options import Entry, Option, Value, check_number, table
-from fedcli.registry.ranges import LEAST_POSITIVE, MAX_FLOAT
+from fedcli.options import LEAST_POSITIVE, MAX_FLOAT, Entry, Option, Value, check_number, table
 
 
 @dataclass(frozen=True)

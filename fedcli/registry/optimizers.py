@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedcli.errors import ConfigError
-from fedcli.options import Entry, Option, Value, check_number, table
-from fedcli.registry.ranges import LEAST_POSITIVE, MAX_FLOAT
+from fedcli.options import LEAST_POSITIVE, MAX_FLOAT, Entry, Option, Value, check_number, table
 
 LEARNING_RATE_RANGE = (0.0, MAX_FLOAT)
 
