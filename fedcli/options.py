@@ -15,6 +15,11 @@ T = TypeVar("T")
 # What a TOML value can be.
 Value = bool | int | float | str | list[Any]
 
+# The core computes in float32: no rate above its largest number, nothing positive that it takes
+# for 0.
+MAX_FLOAT = 3e38
+LEAST_POSITIVE = 1.2e-38
+
 MAX_LIST = 1000  # numbers in an option that takes a list
 
 
@@ -74,6 +79,14 @@ class Entry:
     options: tuple[Option, ...] = ()
     check: Callable[[Mapping[str, Value]], str | None] | None = None
     licence: str = ""
+
+
+EntryType = TypeVar("EntryType", bound=Entry)
+
+
+def table(*entries: EntryType) -> dict[str, EntryType]:
+    """Returns rows by their names, in their order."""
+    return {entry.name: entry for entry in entries}
 
 
 def number_range(noun: str, minimum: float | None, maximum: float | None) -> str:

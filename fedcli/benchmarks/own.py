@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli import learning, optimizers
-from fedcli.backend import CancelFlag, ThreadEngine, WeightedSum
+from fedcli.backend import CancelFlag, WeightedSum
 from fedcli.benchmarks import tasks
 from fedcli.benchmarks.numpy_peer import models_to_average
 from fedcli.benchmarks.tasks import Task
+from fedcli.thread_engine import ThreadEngine
 
 
 def prepare(task: Task, num_threads: int, cancel: CancelFlag) -> Callable[[], object]:
