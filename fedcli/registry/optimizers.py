@@ -67,6 +67,7 @@ _BETA_1 = Option(
 _BETA_2 = Option(
     "beta_2", 0.999, "Share of the running mean of squared gradients that is kept.", 0.0, 1.0
 )
+
 _STYLE = Option(
     "style",
     "tff",
