@@ -78,7 +78,7 @@ def page(
     if portrait is not None:
         parts += [_spread(portrait), _confusion(portrait), _samples(portrait)]
     if one:
-        rows = [[report_tables.flag(name), str(value)] for name, value in one.config.items()]
+        rows = [[report_tables.flag(name), str(value)] for name, value in one.options.items()]
         rows += [[name, str(value)] for name, value in one.provenance.items()]
         parts.append(_table(Table("Configuration", ["option", "value"], rows, 2)))
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
