@@ -14,26 +14,25 @@ from numpy.typing import NDArray
 from fedcli import checkpoint, client_spread, cohort, engines, learning, predictions, run_dir
 from fedcli import config as configs
 from fedcli.algorithms.base import EVALUATED_WEIGHTS
-from fedcli.backend import CancelFlag, Engine
-from fedcli.batches import BatchPlan
+from fedcli.backend import CancelFlag
+from fedcli.batch_plan import BatchPlan
 from fedcli.checkpoint import Checkpoint
 from fedcli.config import RunConfig
 from fedcli.datasets import ClientData
 from fedcli.datasets.client_data import CENTRAL
+from fedcli.engine import Engine
 from fedcli.errors import ConfigError, DataError, RunError
-from fedcli.federation import (
-    Panel,
-    build_process,
+from fedcli.federation.data import (
     check_fit,
     fingerprinting,
     held_out_split,
-    make_panel,
-    model_of,
     note_of_change,
     note_of_changed_model,
     open_data,
-    to_state,
 )
+from fedcli.federation.panels import Panel, make_panel
+from fedcli.federation.processes import build_process
+from fedcli.federation.saved_states import model_of, to_state
 from fedcli.files import check_is_no_input
 from fedcli.learning import ServerState
 from fedcli.models import Model
