@@ -223,7 +223,8 @@ def notes_of_changed_data(runs: Sequence[RunRecord]) -> list[str]:
     Files are read through, each once (1 s for a GB; a store at once). Data that are gone, and runs
     of a config that is not valid, are passed over: the report does without.
     """
-    from fedcli import datasets, federation
+    from fedcli import datasets
+    from fedcli.federation.data import note_of_change
 
     seen: dict[str, str] = {}
     notes: list[str] = []
@@ -239,7 +240,7 @@ def notes_of_changed_data(runs: Sequence[RunRecord]) -> list[str]:
         except (DataError, ConfigError):
             continue
         consequence = f"what {run.path} tells is of the data before"
-        notes += federation.note_of_change(run.config, before, seen[key], consequence)
+        notes += note_of_change(run.config, before, seen[key], consequence)
     return notes
 
 
