@@ -67,7 +67,7 @@ def resume(
 
 def _completed(opened: Training, callbacks: Iterable[Callback]) -> RunRecord:
     with opened as training:
+        for note in training.notes:
+            _LOGGER.warning(note)
         training.complete(callbacks)
-    for note in training.notes:
-        _LOGGER.warning(note)
     return run_record.load_run(training.path)

@@ -160,19 +160,13 @@ def carry_out(start: Start, remarks: Remarks, *, shows_tables: bool) -> tuple[Pa
 def _follow(training: Training, monitor: Any, remarks: Remarks) -> None:
     r"""Runs all rounds and the closing evaluation, passing on what there is to say."""
     remarks.detail(f"{training.num_threads} threads; run directory {training.path}")
-    num_said = _say(training.notes, 0, remarks)
+    for note in training.notes:
+        remarks.note(note)
     training.complete([lambda result: monitor.update(result, training.num_rounds)])
-    _say(training.notes, num_said, remarks)
     cache = training.train.cache
     if cache is not None:
         kept = f"{cache.bytes / 2**20:.1f} of {cache.max_bytes / 2**20:.0f} MiB"
         remarks.detail(f"client cache: {len(cache)} clients, {kept}, {cache.hits:,} hits")
-
-
-def _say(notes: list[str], first: int, remarks: Remarks) -> int:
-    for note in notes[first:]:
-        remarks.note(note)
-    return len(notes)
 
 
 def show(path: Path, code: str | None, *, as_json: bool) -> None:
