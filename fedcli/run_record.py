@@ -270,8 +270,11 @@ def _groups_of_evaluation(evaluation: dict[str, dict[str, Any]]) -> Iterator[Map
 
 
 def _as_float(value: object) -> float:
-    """A metric; NaN for what is not there or no number."""
-    return float(value) if isinstance(value, int | float) else float("nan")
+    """A metric; NaN for what is not there, no number, or beyond all floats."""
+    try:
+        return float(value) if isinstance(value, int | float) else float("nan")
+    except OverflowError:
+        return float("nan")
 
 
 def _check_group(group: Mapping[str, Any]) -> None:

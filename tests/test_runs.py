@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -190,6 +191,17 @@ def test_columns_have_nan_for_null(tmp_path: Path) -> None:
     assert run.columns["client_work/train/loss"].tolist() == pytest.approx(
         [0.75, float("nan")], nan_ok=True
     )
+    line = fedcli.metrics.flatten(run.metrics[0])
+    assert all(run.columns[name][0] == value for name, value in line.items())
+
+
+def test_columns_of_what_is_no_number_are_nan(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", [0.25])
+    line = json.loads((path / "metrics.jsonl").read_text())
+    line["finalizer"] = {"huge": 10**400, "text": "x", "list": [1]}
+    (path / "metrics.jsonl").write_text(json.dumps(line))
+    columns = fedcli.load_run(path).columns
+    assert all(np.isnan(columns[f"finalizer/{name}"]).all() for name in line["finalizer"])
 
 
 def test_the_model_of_a_record_has_its_weights(straight: Path) -> None:
