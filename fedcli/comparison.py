@@ -8,14 +8,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedcli.config import DATA_FIELDS
 from fedcli.run_record import RunRecord
 
 # Options that change no result; the seed does, but runs that differ in it alone repeat each other.
 REPEATS = ("seed",)
 WITHOUT_EFFECT = (
-    *("threads", "checkpoint_every", "eval_every"),
+    *("preset", "threads", "checkpoint_every"),
     *("csv", "tensorboard", "histograms", "record_clients"),
 )
+_ENDINGS = ("stop_at", "patience")  # with one of these, how often a run evaluates has an effect
+# What provenance says of files that options name.
+_FINGERPRINTS = ("data", "model")
 DEFAULT_TARGETS = (0.8, 0.9, 0.95)
 
 # Quantiles 0.975 of Student's t for 1 to 30 degrees of freedom.
@@ -78,8 +82,8 @@ def differences(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
 
     In the order in which the configs name them.
     """
-    names = dict.fromkeys(name for run in runs for name in run.config)
-    found = {name: [run.config.get(name) for run in runs] for name in names}
+    names = dict.fromkeys(name for run in runs for name in run.options)
+    found = {name: [run.options.get(name) for run in runs] for name in names}
     return {name: values for name, values in found.items() if len(set(map(_key, values))) > 1}
 
 
@@ -93,18 +97,46 @@ def provenance_differences(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
 def group_by_config(runs: Sequence[RunRecord]) -> list[Group]:
     """Returns the runs put together that differ in nothing but seed and what has no effect.
 
-    Two runs of one seed are both kept: the same numbers twice are for the reader to see.
+    Data are the same if their fingerprints are, wherever they lie. Two runs of one seed are both
+    kept: the same numbers twice are for the reader to see.
     """
-    apart = [
-        name for name in differences(runs) if name not in REPEATS and name not in WITHOUT_EFFECT
-    ]
     groups: dict[str, list[RunRecord]] = {}
     for run in runs:
-        groups.setdefault(_key([run.config.get(name) for name in apart]), []).append(run)
+        groups.setdefault(_key(_setting(run)), []).append(run)
+    firsts = [members[0] for members in groups.values()]
+    has_effect = {name for run in firsts for name in _setting(run)}
+    apart = [name for name in differences(firsts) if name in has_effect or _is_of_data(name)]
+    files = [name for name in provenance_differences(firsts) if name in _FINGERPRINTS]
+    if any(map(_is_of_data, apart)):
+        files = [name for name in files if name != "data"]  # the options tell it better
     return [
-        Group(members, {name: members[0].config.get(name) for name in apart})
+        Group(
+            members,
+            {
+                **{name: members[0].options.get(name) for name in apart},
+                **{f"({name})": members[0].provenance.get(name) for name in files},
+            },
+        )
         for members in groups.values()
     ]
+
+
+def _setting(run: RunRecord) -> dict[str, Any]:
+    """What the results of a run follow from besides its seed, by name."""
+    left_out = {*REPEATS, *WITHOUT_EFFECT}
+    if not any(name in run.options for name in _ENDINGS):
+        left_out.add("eval_every")
+    files = {f"({name})": run.provenance[name] for name in _FINGERPRINTS if name in run.provenance}
+    options = {
+        name: value
+        for name, value in run.options.items()
+        if name not in left_out and not ("(data)" in files and _is_of_data(name))
+    }
+    return {**options, **files}
+
+
+def _is_of_data(name: str) -> bool:
+    return name.partition(".")[0] in DATA_FIELDS
 
 
 def useful_targets(runs: Iterable[RunRecord]) -> list[float]:

@@ -25,3 +25,7 @@ class RunError(FedcliError):
 
 class CheckpointError(RunError):
     """A checkpoint that is missing, damaged, foreign or of another version."""
+
+
+class StopTraining(Exception):  # noqa: N818 - it says what to do, nothing is wrong
+    """Raised by a callback to end a run after the round that it was told of."""

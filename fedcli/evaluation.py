@@ -37,6 +37,7 @@ from fedcli.files import check_is_no_input
 from fedcli.learning import ServerState
 from fedcli.models import Model
 from fedcli.options import Value
+from fedcli.params import ParamLayout
 from fedcli.predictions import Predicted, WorstMistakes
 from fedcli.registry import NATURAL
 
@@ -252,24 +253,21 @@ def _predict(
     return worst
 
 
-def _evaluated_tensors(content: Checkpoint, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """The weights that are evaluated, without the code that says what they compute."""
-    named = content.components["global_model_weights"]
-    arrays = {name: np.asarray(named[name]) for name in names}
-    for part in ("finalizer", "client_work"):
-        own = content.components[part].get(EVALUATED_WEIGHTS)
-        if own is not None:
-            ends = np.cumsum([array.size for array in arrays.values()])[:-1]
-            pieces = np.split(np.asarray(own), ends)
-            rows = zip(arrays.items(), pieces, strict=True)
-            return {name: piece.reshape(array.shape) for (name, array), piece in rows}
-    return arrays
+def load_weights(path: str | Path) -> dict[str, NDArray[np.float32]]:
+    """Returns by name the weights that are evaluated of a run's newest checkpoint, or of a file.
+
+    In Keras's shapes and order. Runs no code of a user's: such a model's weights are as they stand
+    in the checkpoint.
+
+    Raises:
+        RunError: There is no such run or checkpoint, or it is damaged.
+    """
+    file = _checkpoint_file(Path(path))
+    return _weights_of(checkpoint.load(file), file)[0]
 
 
 def export_run(path: str | Path, file: str | Path) -> list[tuple[str, tuple[int, ...]]]:
     """Writes the weights of a run's newest checkpoint, or of a checkpoint file.
-
-    Runs no code of a user's: such a model's weights are as they stand in the checkpoint.
 
     Args:
         path: The run or checkpoint.
@@ -288,21 +286,41 @@ def export_run(path: str | Path, file: str | Path) -> list[tuple[str, tuple[int,
     weights_files.check_format(Path(file))
     source = _checkpoint_file(Path(path))
     check_is_no_input(Path(file), [source], str(file))
-    content = checkpoint.load(source)
-    if content.tensor_names is not None:
-        if Path(file).suffix != ".npz":
-            raise ConfigError(
-                f"{file}: this run's model is code, not Keras's layers; write an .npz"
-            )
-        arrays = _evaluated_tensors(content, content.tensor_names)
-        weights_files.save_npz(Path(file), arrays)
+    weights, layout = _weights_of(checkpoint.load(source), source)
+    if layout is not None:
+        weights_files.save(Path(file), weights, layout)
+    elif Path(file).suffix == ".npz":
+        weights_files.save_npz(Path(file), weights)
     else:
-        trained = _trained(content, source, threads=1)
-        layout = trained.model.layout
-        tensors = layout.split(trained.state.evaluated_weights)
-        arrays = {each.name: tensor for each, tensor in zip(layout.tensors, tensors, strict=True)}
-        weights_files.save(Path(file), arrays, layout)
-    return [(name, array.shape) for name, array in arrays.items()]
+        raise ConfigError(f"{file}: this run's model is code, not Keras's layers; write an .npz")
+    return [(name, array.shape) for name, array in weights.items()]
+
+
+def _weights_of(
+    content: Checkpoint, file: Path
+) -> tuple[dict[str, NDArray[np.float32]], ParamLayout | None]:
+    """The weights that are evaluated, by name, and their layout; None: the model is code."""
+    if content.tensor_names is not None:
+        return _evaluated_tensors(content, content.tensor_names), None
+    trained = _trained(content, file, threads=1)
+    layout = trained.model.layout
+    tensors = layout.split(trained.state.evaluated_weights)
+    names = (each.name for each in layout.tensors)
+    return dict(zip(names, tensors, strict=True)), layout
+
+
+def _evaluated_tensors(content: Checkpoint, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """The weights that are evaluated, without the code that says what they compute."""
+    named = content.components["global_model_weights"]
+    arrays = {name: np.asarray(named[name]) for name in names}
+    for part in ("finalizer", "client_work"):
+        own = content.components[part].get(EVALUATED_WEIGHTS)
+        if own is not None:
+            ends = np.cumsum([array.size for array in arrays.values()])[:-1]
+            pieces = np.split(np.asarray(own), ends)
+            rows = zip(arrays.items(), pieces, strict=True)
+            return {name: piece.reshape(array.shape) for (name, array), piece in rows}
+    return arrays
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,10 +38,12 @@ th { border-bottom-color: #888; } th.text, td.text { text-align: left; }
 td { white-space: nowrap; } .pairs th, .confusion tr + tr th { border-bottom-color: #e4e4e4; }
 td.text { white-space: normal; }
 .wide { overflow-x: auto; } .row { display: flex; flex-wrap: wrap; gap: 1.5em; }
+.row figure { max-width: 460px; }
 .note { color: #666; font-size: .9em; }
 figure { margin: 0; } figcaption { font-weight: 600; }
-.key span { margin-right: 1.2em; } .key b { display: inline-block; width: 1em; height: .25em;
-  vertical-align: middle; margin-right: .4em; }
+.key span { display: inline-block; margin-right: 1.2em; }
+.key b { display: inline-block; width: 1em; height: .25em; vertical-align: middle;
+  margin-right: .4em; }
 .confusion td { padding: .25em .4em; border: 1px solid #fff; text-align: center; min-width: 1.7em; }
 .digits { display: flex; flex-wrap: wrap; gap: .6em; }
 .digits figure { text-align: center; font-size: .8em; }
@@ -78,7 +80,7 @@ def page(
     if portrait is not None:
         parts += [_spread(portrait), _confusion(portrait), _samples(portrait)]
     if one:
-        rows = [[report_tables.flag(name), str(value)] for name, value in one.config.items()]
+        rows = [[report_tables.flag(name), str(value)] for name, value in one.options.items()]
         rows += [[name, str(value)] for name, value in one.provenance.items()]
         parts.append(_table(Table("Configuration", ["option", "value"], rows, 2)))
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

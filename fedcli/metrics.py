@@ -135,12 +135,12 @@ def sum_then_finalize(stats: ClientStats) -> dict[str, Any]:
     return finalize(sum_stats(stats))
 
 
-def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns nested metrics under names joined by slashes, as TFF's CSV has them."""
     values: dict[str, Any] = {}
     for name, value in nested.items():
         if isinstance(value, Mapping):
-            values.update(flat(value, f"{prefix}{name}/"))
+            values.update(flatten(value, f"{prefix}{name}/"))
         else:
             values[prefix + name] = value
     return values

@@ -10,7 +10,7 @@ from fedcli import comparison
 from fedcli.client_records import ClientRecords
 from fedcli.comparison import Estimate
 from fedcli.config import option_name
-from fedcli.metrics import flat
+from fedcli.metrics import flatten
 from fedcli.run_record import MEASURES, ONLINE, RunRecord
 from fedcli.text_tables import Table
 
@@ -22,7 +22,7 @@ ROW_COLUMNS = ("round", "num_examples", "loss", "accuracy", "update_norm", "byte
 
 def summary(run: RunRecord) -> list[tuple[str, str]]:
     """Returns what a run is, as names with texts."""
-    config = run.config
+    config = run.options
     rounds = config.get("rounds", 0)
     done = f"{run.round_num:,} of {rounds:,}" if run.round_num != rounds else f"{rounds:,}"
     rows = [
@@ -201,7 +201,7 @@ def as_json(runs: Sequence[RunRecord], targets: Sequence[float]) -> dict[str, An
     told = [
         {
             "run": str(run.path),
-            "config": run.config,
+            "config": run.options,
             "provenance": run.provenance,
             "rounds": run.round_num,
             "final": {
@@ -232,6 +232,10 @@ def as_json(runs: Sequence[RunRecord], targets: Sequence[float]) -> dict[str, An
                 }
                 for name in shared_series(group.runs)
             },
+            "rounds_to_accuracy": {
+                f"{target:g}": _estimate_json([run.rounds_to(target) for run in group.runs])
+                for target in targets
+            },
         }
         for group in comparison.group_by_config(runs)
     ]
@@ -240,7 +244,7 @@ def as_json(runs: Sequence[RunRecord], targets: Sequence[float]) -> dict[str, An
 
 def rounds_csv(runs: Sequence[RunRecord]) -> Table:
     """Returns one line for each round of each run, every metric under its path in metrics.jsonl."""
-    lines = [(str(run.path), flat(line)) for run in runs for line in run.lines]
+    lines = [(str(run.path), flatten(line)) for run in runs for line in run.metrics]
     keys = list(dict.fromkeys(key for _, line in lines for key in line))
     rows = [[name, *(_csv_cell(line.get(key)) for key in keys)] for name, line in lines]
     return Table("Rounds", ["run", *keys], rows)
@@ -259,7 +263,12 @@ def clients_csv(records: Mapping[str, ClientRecords]) -> Table:
 
 
 def flag(name: str) -> str:
-    """Returns an option as it is written on the command line: `--server-option momentum`."""
+    """Returns an option as it is written on the command line: `--server-option momentum`.
+
+    What stands in brackets is none and stays.
+    """
+    if name.startswith("("):
+        return name
     field, _, key = name.partition(".")
     return f"{option_name(field)} {key}" if key else option_name(field)
 

@@ -21,7 +21,7 @@ from fedcli.config import RunConfig
 from fedcli.errors import RunError
 from fedcli.event_files import EventFiles
 from fedcli.files import write_atomic
-from fedcli.metrics import flat
+from fedcli.metrics import flatten
 from fedcli.params import ParamLayout
 
 METRICS_CSV = "metrics.csv"
@@ -116,7 +116,7 @@ class CsvLog:
         """See RunLog."""
         if done.is_closing:
             return
-        values = flat(done.line)
+        values = flatten(done.line)
         if not values.keys() <= set(self._names):
             self._rewrite()
             return
@@ -133,7 +133,7 @@ class CsvLog:
         """See RunLog."""
 
     def _rewrite(self) -> None:
-        lines = [flat(line) for line in run_dir.read_metrics(self._path)]
+        lines = [flatten(line) for line in run_dir.read_metrics(self._path)]
         self._names = list(dict.fromkeys(name for line in lines for name in line)) or ["round"]
         rows = [[_cell(line.get(name)) for name in self._names] for line in lines]
         write_atomic(self._file, _csv_lines([self._names, *rows]).encode())

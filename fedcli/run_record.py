@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedcli import config as configs
 from fedcli import run_dir
-from fedcli.errors import RunError
+from fedcli.config import RunConfig
+from fedcli.errors import ConfigError, DataError, RunError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from fedcli.client_records import ClientRecords
+    from fedcli.learning import ModelWeights
+    from fedcli.models import Model
 
 ONLINE = "online"  # the series of what training itself measured, beside those of splits
 HELD_OUT = ("test", "central")
@@ -17,38 +27,101 @@ MEASURES = {"loss": "loss", "accuracy": "sparse_categorical_accuracy"}
 PARTS = ("data", "train", "aggregate", "evaluate", "save")
 
 Series = list[tuple[int, float]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """One run, from its files.
+    """One run, from its files, which are read when they are asked for and then kept.
+
+    Everything here may raise RunError: no such file, or one that fedcli did not write so.
 
     Attributes:
         path: Its folder, as given.
-        config: Every option by its dotted name, such as `server_options.momentum`, as the config
+        options: Every option by its dotted name, such as `server_options.momentum`, as config.toml
             says it; what is not set has no key.
-        provenance: What the config says of versions, machine and data.
-        lines: metrics.jsonl.
-        timings: timings.jsonl.
-        evaluation: evaluation.json by split; empty before the last round is done.
+        provenance: What config.toml says of versions, machine and data.
     """
 
     path: Path
-    config: dict[str, Any]
+    options: dict[str, Any]
     provenance: dict[str, Any]
-    lines: list[dict[str, Any]]
-    timings: list[dict[str, float]]
-    evaluation: dict[str, dict[str, Any]]
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """What `fedcli.train` takes to repeat the run. Raises ConfigError where it is not valid."""
+        return configs.from_options(run_dir.read_config(self.path))
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, one a round, with None for what is not finite."""
+        return self._checked(run_dir.read_metrics(self.path), _groups_of_lines)
+
+    @cached_property
+    def evaluation(self) -> dict[str, dict[str, Any]]:
+        """evaluation.json by split; empty before the last round is done."""
+        return self._checked(run_dir.read_evaluation(self.path) or {}, _groups_of_evaluation)
+
+    @cached_property
+    def timings(self) -> list[dict[str, float]]:
+        """The lines of timings.jsonl: seconds by part of a round, and bytes of peak memory."""
+        return run_dir.read_timings(self.path)
+
+    @cached_property
+    def columns(self) -> dict[str, NDArray[np.float64]]:
+        """Metrics by flat name, such as `client_work/train/loss`, float64 [lines of metrics].
+
+        NaN stands where a round has no such number; `round` says which round each is of.
+        """
+        import numpy as np
+
+        from fedcli.metrics import flatten
+
+        lines = [flatten(line) for line in self.metrics]
+        names = dict.fromkeys(name for line in lines for name in line)
+        return {
+            name: np.array([_as_float(line.get(name)) for line in lines], np.float64)
+            for name in names
+        }
+
+    def weights(self) -> ModelWeights:
+        """Returns the weights that are evaluated, of the newest checkpoint; runs no code."""
+        from fedcli.evaluation import load_weights
+        from fedcli.learning import ModelWeights
+
+        return ModelWeights(list(load_weights(self.path).values()))
+
+    def model(self, code: str | None = None) -> Model:
+        """Returns the trained model, whose initial weights are those of the newest checkpoint.
+
+        Args:
+            code: FILE.py or FILE.py:FUNCTION where the model is code, which runs only if named.
+
+        Raises:
+            ConfigError: The model is code and `code` does not name it, or the other way round.
+        """
+        from fedcli.evaluation import load_trained
+
+        trained = load_trained(self.path, threads=None, code=code)
+        return replace(trained.model, initial_params=trained.state.evaluated_weights.copy())
+
+    def client_records(self) -> ClientRecords:
+        """Returns what each client did in each round, of a run with `record_clients`."""
+        from fedcli import client_records
+
+        return client_records.load(self.path)
 
     @property
     def round_num(self) -> int:
         """Rounds completed, as far as metrics.jsonl tells; 0 before the first."""
-        return int(self.lines[-1]["round"]) if self.lines else 0
+        return int(self.metrics[-1]["round"]) if self.metrics else 0
 
     @property
     def series_names(self) -> list[str]:
         """`online`, and the splits that have been evaluated."""
-        splits = dict.fromkeys(split for line in self.lines for split in line.get("evaluation", ()))
+        splits = dict.fromkeys(
+            split for line in self.metrics for split in line.get("evaluation", ())
+        )
         return [ONLINE, *dict.fromkeys([*splits, *self.evaluation])]
 
     @property
@@ -94,56 +167,84 @@ class RunRecord:
         return int(max(peaks)) if peaks else None
 
     def _points(self, name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        for line in self.lines:
+        for line in self.metrics:
             if name == ONLINE:
                 group = line.get("client_work", {}).get("train")
             else:
                 group = line.get("evaluation", {}).get(name)
-            if isinstance(group, dict):
+            if group is not None:
                 yield line["round"], group
         closing = self.evaluation.get(name)
         if closing is not None:
             yield closing["round"], closing["client_work"]["eval"]["current_round_metrics"]
 
+    def _checked(self, read: T, groups: Callable[[T], Iterator[Mapping[str, Any]]]) -> T:
+        """What was read, once each group of metrics in it has those that fedcli writes."""
+        try:
+            for group in groups(read):
+                _check_group(group)
+        except (KeyError, TypeError, AttributeError, ValueError) as err:
+            raise RunError(f"{self.path} holds metrics that fedcli did not write: {err!r}") from err
+        return read
+
 
 def load_run(path: str | Path) -> RunRecord:
-    """Returns what the folder of a run says, also while it is being trained.
+    """Returns the record of a run, also while it is being trained; reads its config.toml alone.
 
     Raises:
         ConfigError: Its config.toml is bad.
-        RunError: There is no run, or a file of it is damaged.
+        RunError: There is no run.
     """
     folder = Path(path)
     run_dir.check_is_run(folder)
     text = run_dir.read_text(folder / run_dir.CONFIG)
     options = configs.from_toml(text, str(folder / run_dir.CONFIG))
-    try:
-        lines = run_dir.read_metrics(folder)
-        evaluation = run_dir.read_evaluation(folder) or {}
-        record = RunRecord(
-            folder,
-            flat_config(options),
-            configs.read_provenance(text, str(folder)),
-            lines,
-            run_dir.read_timings(folder),
-            evaluation,
-        )
-        for name in record.series_names:
-            for _, group in record._points(name):
-                _check_group(group)
-    except (KeyError, TypeError, AttributeError) as err:
-        raise RunError(f"{folder} holds metrics that fedcli did not write: {err!r}") from err
-    return record
+    return RunRecord(folder, flat_options(options), configs.read_provenance(text, str(folder)))
 
 
 def curves_of(runs: Sequence[RunRecord], measure: str) -> dict[str, Series]:
-    """Returns what is drawn of a measure: all series of one run, of several what judges each."""
+    """Returns what is drawn of a measure: all series of one run, of several what judges each.
+
+    Where that is one point, as without --eval-every, what training measured is drawn of all.
+    """
     if len(runs) == 1:
         return {name: runs[0].series(name, measure) for name in runs[0].series_names}
-    return {f"{run.path} ({run.judged_by})": run.series(run.judged_by, measure) for run in runs}
+    are_curves = all(len(run.series(run.judged_by, measure)) > 1 for run in runs)
+    names = [run.judged_by if are_curves else ONLINE for run in runs]
+    return {
+        f"{run.path} ({name})": run.series(name, measure)
+        for run, name in zip(runs, names, strict=True)
+    }
 
 
-def flat_config(options: Mapping[str, Any]) -> dict[str, Any]:
+def notes_of_changed_data(runs: Sequence[RunRecord]) -> list[str]:
+    """Returns a line for each run whose data have changed since it began.
+
+    Files are read through, each once (1 s for a GB; a store at once). Data that are gone, and runs
+    of a config that is not valid, are passed over: the report does without.
+    """
+    from fedcli import datasets
+    from fedcli.federation.data import note_of_change
+
+    seen: dict[str, str] = {}
+    notes: list[str] = []
+    for run in runs:
+        before = run.provenance.get("data")
+        if before is None:
+            continue
+        try:
+            fields = {name: getattr(run.config, name) for name in configs.DATA_FIELDS}
+            key = repr(fields)
+            if key not in seen:
+                seen[key] = datasets.fingerprint(**fields)
+        except (DataError, ConfigError):
+            continue
+        consequence = f"what {run.path} tells is of the data before"
+        notes += note_of_change(run.config, before, seen[key], consequence)
+    return notes
+
+
+def flat_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns options by dotted name: `{"server_options": {"momentum": 0.9}}` has one."""
     flat: dict[str, Any] = {}
     for name, value in options.items():
@@ -152,6 +253,28 @@ def flat_config(options: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[name] = list(value) if isinstance(value, tuple) else value
     return flat
+
+
+def _groups_of_lines(lines: list[dict[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    for line in lines:
+        online = line.get("client_work", {}).get("train")
+        if online is not None:
+            yield online
+        yield from line.get("evaluation", {}).values()
+
+
+def _groups_of_evaluation(evaluation: dict[str, dict[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    for closing in evaluation.values():
+        int(closing["round"]), int(closing["num_clients"])
+        yield closing["client_work"]["eval"]["current_round_metrics"]
+
+
+def _as_float(value: object) -> float:
+    """A metric; NaN for what is not there, no number, or beyond all floats."""
+    try:
+        return float(value) if isinstance(value, int | float) else float("nan")
+    except OverflowError:
+        return float("nan")
 
 
 def _check_group(group: Mapping[str, Any]) -> None:

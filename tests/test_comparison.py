@@ -94,3 +94,68 @@ def test_rounds_as_csv_have_every_metric_by_its_path(runs: list[RunRecord]) -> N
         for run, final in zip(runs, [0.7, 0.8], strict=False)
         for number, accuracy in ((1, 0.3), (2, final))
     ]
+
+
+def test_runs_are_grouped_whatever_else_was_written_of_them(tmp_path: Path) -> None:
+    configs = [
+        "seed = 1\nthreads = 1\ncsv = true",
+        "seed = 2\neval_every = 1\ncheckpoint_every = 3",
+    ]
+    runs = [
+        run_record.load_run(write_run(tmp_path / f"run{index}", [0.5], config=config))
+        for index, config in enumerate(configs)
+    ]
+    assert len(comparison.group_by_config(runs)) == 1
+
+
+def test_how_often_is_evaluated_matters_where_it_ends_the_run(tmp_path: Path) -> None:
+    configs = [f'stop_at = "accuracy=0.9"\neval_every = {every}' for every in (1, 2)]
+    runs = [
+        run_record.load_run(write_run(tmp_path / f"run{index}", [0.5], config=config))
+        for index, config in enumerate(configs)
+    ]
+    groups = comparison.group_by_config(runs)
+    assert [group.options for group in groups] == [{"eval_every": 1}, {"eval_every": 2}]
+
+
+def of_data(path: Path, name: str, fingerprint: str, seed: int = 1) -> RunRecord:
+    """A run of data by a name, with a fingerprint."""
+    write_run(path, [0.5], config=f"seed = {seed}")
+    file = path / "config.toml"
+    text = file.read_text().replace('data = "made"', f'data = "{name}"')
+    file.write_text(f'{text}data = "{fingerprint}"\n')
+    return run_record.load_run(path)
+
+
+def test_runs_of_different_data_are_not_put_together(tmp_path: Path) -> None:
+    runs = [
+        of_data(tmp_path / "a", "x.h5", "blake2b:1"),
+        of_data(tmp_path / "b", "x.h5", "blake2b:2"),
+    ]
+    groups = comparison.group_by_config(runs)
+    assert [group.options for group in groups] == [
+        {"(data)": "blake2b:1"},
+        {"(data)": "blake2b:2"},
+    ]
+    runs = [
+        of_data(tmp_path / "c", "x.h5", "blake2b:1"),
+        of_data(tmp_path / "d", "y.h5", "blake2b:2"),
+    ]
+    groups = comparison.group_by_config(runs)
+    assert [group.options for group in groups] == [{"data": "x.h5"}, {"data": "y.h5"}]
+
+
+def test_the_same_data_elsewhere_are_the_same(tmp_path: Path) -> None:
+    runs = [
+        of_data(tmp_path / "a", "here/x.h5", "blake2b:1", seed=1),
+        of_data(tmp_path / "b", "there/x.h5", "blake2b:1", seed=2),
+    ]
+    assert [len(group.runs) for group in comparison.group_by_config(runs)] == [2]
+
+
+def test_json_of_groups_has_rounds_to_targets(runs: list[RunRecord]) -> None:
+    groups = report_tables.as_json(runs, [0.75, 0.85])["groups"]
+    assert groups[0]["rounds_to_accuracy"] == {
+        "0.75": {"mean": 2.0, "half_width_95": 0.0, "count": 2},
+        "0.85": {"mean": 2.0, "half_width_95": None, "count": 1},
+    }

@@ -28,6 +28,7 @@ LAYERS = (
             "report_tables",
             "comparison",
             "run_record",
+            "runs",
         ),
     ),
     (
@@ -63,18 +64,20 @@ LAYER_OF = {room: depth for depth, rooms in enumerate(LAYERS) for room in rooms}
 # Imports within one layer. Each row names only what comes after it, so there are no circles.
 NEIGHBOURS = {
     "benchmarks": {"learning"},
+    "runs": {"rounds", "run_record"},
     "rounds": {"run_logs", "evaluation", "federation", "learning", "engines"},
     "examination": {"evaluation", "federation", "learning"},
     "html_page": {"portrait", "report_tables", "run_record", "figures"},
     "portrait": {"evaluation", "federation"},
+    "report_tables": {"comparison", "run_record"},
+    "comparison": {"run_record"},
+    "run_record": {"evaluation", "federation", "learning"},
     "evaluation": {"predictions", "federation", "learning", "engines"},
     "class_measures": {"predictions"},
     "predictions": {"federation"},
     "federation": {"learning", "engines"},
     "acquisition": {"preparation"},
     "learning": {"engines"},
-    "report_tables": {"comparison", "run_record"},
-    "comparison": {"run_record"},
     "per_client": {"client_spread"},
     "engines": {"python_engine"},
     "algorithms": {

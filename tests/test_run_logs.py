@@ -14,7 +14,7 @@ from fedcli import checkpoint, evaluation, rounds, run_dir
 from fedcli.backend import CancelFlag, Cancelled
 from fedcli.config import RunConfig
 from fedcli.errors import ConfigError
-from fedcli.metrics import flat
+from fedcli.metrics import flatten
 
 SMALL: dict[str, Any] = {
     "data_options": {"clients": 12},
@@ -83,7 +83,7 @@ def test_logs_change_no_byte_of_training(tmp_path: Path) -> None:
 
 def test_csv_says_what_metrics_jsonl_says(tmp_path: Path) -> None:
     path = train(tmp_path / "run", csv=True, eval_every=4)
-    lines = [flat(line) for line in run_dir.read_metrics(path)]
+    lines = [flatten(line) for line in run_dir.read_metrics(path)]
     rows = list(csv.DictReader((path / "metrics.csv").read_text().splitlines()))
     assert [row["round"] for row in rows] == ["0", "1", "2", "3", "4", "5", "6"]
     for row, line in zip(rows, lines, strict=True):

@@ -113,13 +113,17 @@ def report(
             "--json and --format contradict each other", click.get_current_context()
         )
     if other is not None:
-        _show_diff(runs, other, text_format, as_json=as_json)
+        _show_diff(runs, other, text_format, remarks, as_json=as_json)
         return
     from fedcli import comparison, report_tables, run_record
 
     records = [run_record.load_run(path) for path in runs]
-    wanted = sorted(set(targets)) or comparison.useful_targets(records)
-    _write_files(records, wanted, files, remarks)
+    usual = comparison.useful_targets(records)  # reads all files, before any is written
+    wanted = sorted(set(targets)) or usual
+    notes = run_record.notes_of_changed_data(records)
+    for note in notes:
+        remarks.note(note)
+    _write_files(records, wanted, files, notes, remarks)
     if as_json:
         from fedcli.cli.output import print_json
 
@@ -146,6 +150,7 @@ def _write_files(
     records: Sequence[RunRecord],
     targets: Sequence[float],
     files: dict[str, Path | None],
+    notes: Sequence[str],
     remarks: Remarks,
 ) -> None:
     """Writes the files that were asked for; whether they can be is seen before any work."""
@@ -167,7 +172,7 @@ def _write_files(
     if csv_file is not None:
         write_atomic(csv_file, text_tables.to_csv(report_tables.rounds_csv(records)).encode())
     if html_file is not None:
-        write_atomic(html_file, _page(records, targets, remarks).encode())
+        write_atomic(html_file, _page(records, targets, notes, remarks).encode())
     for file in (csv_file, clients_file, plot_file, html_file):
         if file is not None:
             remarks.detail(f"wrote {file}")
@@ -185,19 +190,21 @@ def _plot(records: Sequence[RunRecord], file: Path) -> None:
     curves.write_curves(file, title, panels)
 
 
-def _page(records: Sequence[RunRecord], targets: Sequence[float], remarks: Remarks) -> str:
+def _page(
+    records: Sequence[RunRecord], targets: Sequence[float], notes: Sequence[str], remarks: Remarks
+) -> str:
     """The HTML page; what needs a run's data is left out where they are not to be had."""
     from fedcli import html_page
 
     if len(records) > 1:
-        return html_page.page(records, None, targets)
+        return html_page.page(records, None, targets, notes)
     try:
         portrait = _portray(records[0].path)
     except (DataError, RunError, ConfigError) as err:
         note = f"without clients and examples: {err}"
         remarks.note(note)
-        return html_page.page(records, None, targets, [note])
-    return html_page.page(records, portrait, targets)
+        return html_page.page(records, None, targets, [*notes, note])
+    return html_page.page(records, portrait, targets, notes)
 
 
 def _portray(run: Path) -> Portrait:
@@ -213,7 +220,12 @@ def _portray(run: Path) -> Portrait:
 
 
 def _show_diff(
-    runs: tuple[Path, ...], other: Path, text_format: str | None, *, as_json: bool
+    runs: tuple[Path, ...],
+    other: Path,
+    text_format: str | None,
+    remarks: Remarks,
+    *,
+    as_json: bool,
 ) -> None:
     """Says in what one run differs from another."""
     from fedcli import comparison, report_tables, run_record
@@ -221,6 +233,8 @@ def _show_diff(
     if len(runs) != 1:
         raise ConfigError(f"--config-diff compares one run with another; {len(runs)} are given")
     records = [run_record.load_run(path) for path in (*runs, other)]
+    for note in run_record.notes_of_changed_data(records):
+        remarks.note(note)
     if as_json:
         from fedcli.cli.output import print_json
 

@@ -160,33 +160,25 @@ def carry_out(start: Start, remarks: Remarks, *, shows_tables: bool) -> tuple[Pa
 def _follow(training: Training, monitor: Any, remarks: Remarks) -> None:
     r"""Runs all rounds and the closing evaluation, passing on what there is to say."""
     remarks.detail(f"{training.num_threads} threads; run directory {training.path}")
-    num_said = _say(training.notes, 0, remarks)
-    for result in training.run():
-        monitor.update(result, training.num_rounds)
-    training.finish()
-    _say(training.notes, num_said, remarks)
+    for note in training.notes:
+        remarks.note(note)
+    training.complete([lambda result: monitor.update(result, training.num_rounds)])
     cache = training.train.cache
     if cache is not None:
         kept = f"{cache.bytes / 2**20:.1f} of {cache.max_bytes / 2**20:.0f} MiB"
         remarks.detail(f"client cache: {len(cache)} clients, {kept}, {cache.hits:,} hits")
 
 
-def _say(notes: list[str], first: int, remarks: Remarks) -> int:
-    for note in notes[first:]:
-        remarks.note(note)
-    return len(notes)
-
-
 def show(path: Path, code: str | None, *, as_json: bool) -> None:
     r"""Prints the whole run from its files, so that a resumed run shows all of its rounds."""
-    from fedcli import run_dir, stopping
+    from fedcli import run_dir, run_record, stopping
     from fedcli.cli.output import print_json
     from fedcli.published import compare
 
-    lines = run_dir.read_metrics(path)
+    run = run_record.load_run(path)
+    lines, evaluation = run.metrics, run.evaluation
     if not lines:
         raise RunError(f"{path / run_dir.METRICS} holds no round; restore it, or train anew")
-    evaluation = run_dir.read_evaluation(path) or {}
     values = run_dir.read_config(path)
     progress = stopping.progress_for(values.get("stop_at"), values.get("patience"))
     if progress is not None:

@@ -71,8 +71,7 @@ class LearningProcess(abc.ABC):
 
     def get_model_weights(self, state: ServerState) -> ModelWeights:
         """Returns copies of the weights in `state` that are to be used: `evaluated_weights`."""
-        tensors = self.model.layout.split(state.evaluated_weights)
-        return ModelWeights([tensor.copy() for tensor in tensors])
+        return ModelWeights.of(self.model.layout, state.evaluated_weights)
 
     def set_model_weights(
         self, state: ServerState, weights: ModelWeights | Sequence[NDArray[Any]]

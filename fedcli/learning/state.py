@@ -52,6 +52,11 @@ class ModelWeights:
     trainable: list[NDArray[np.float32]]
     non_trainable: list[NDArray[np.float32]] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, layout: ParamLayout, params: NDArray[np.float32]) -> ModelWeights:
+        """Returns copies of what is in `params` float32 [num_params]."""
+        return cls([tensor.copy() for tensor in layout.split(params)])
+
 
 @dataclass(frozen=True, eq=False)
 class ProcessOutput:

@@ -20,10 +20,10 @@ from fedcli.federation.opening import open_federation
 from fedcli.federation.saved_states import model_of, to_state
 from fedcli.learning import ServerState
 from fedcli.rounds.provenance import provenance_of
-from fedcli.rounds.training import RoundResult, Training
+from fedcli.rounds.training import Callback, RoundResult, Training
 from fedcli.run_dir import RunDirectory
 
-__all__ = ["RoundResult", "Training", "resume", "start"]
+__all__ = ["Callback", "RoundResult", "Training", "resume", "start"]
 
 
 def start(

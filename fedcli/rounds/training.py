@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, perf_counter
 from types import TracebackType
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fedcli import engines, run_dir, run_logs, stopping
 from fedcli.backend import CancelFlag
@@ -20,9 +24,11 @@ from fedcli.batches import BatchedDataset
 from fedcli.client_states import ClientStates
 from fedcli.datasets import ClientData
 from fedcli.datasets.client_batches import ClientBatches
+from fedcli.errors import StopTraining
 from fedcli.evaluation import Evaluation, evaluate_panel
 from fedcli.federation.opening import Federation
-from fedcli.learning import ServerState
+from fedcli.learning import ModelWeights, ServerState
+from fedcli.params import ParamLayout
 from fedcli.run_dir import RunDirectory
 from fedcli.run_logs import LoggedRound, RunLog
 
@@ -41,6 +47,8 @@ class RoundResult:
         evaluation: By split, the four metrics of the weights after the round; None if not due.
         num_clients: Clients whose reports were taken.
         num_examples: Examples processed in training.
+        params: float32 [num_params], what is evaluated after the round; read-only.
+        layout: Which of them are which tensor's.
     """
 
     round_num: int
@@ -49,6 +57,16 @@ class RoundResult:
     evaluation: dict[str, dict[str, Any]] | None
     num_clients: int
     num_examples: int
+    params: NDArray[np.float32]
+    layout: ParamLayout
+
+    def weights(self) -> ModelWeights:
+        """Returns a copy of `params`, tensor by tensor."""
+        return ModelWeights.of(self.layout, self.params)
+
+
+# Told each round; see `Training.complete`.
+Callback = Callable[[RoundResult], object]
 
 
 class Training:
@@ -152,6 +170,29 @@ class Training:
         finally:
             self._save_if_behind()
 
+    def complete(self, callbacks: Iterable[Callback] = ()) -> dict[str, dict[str, Any]]:
+        """Trains the rounds that are left, tells each to all callbacks, then evaluates.
+
+        Args:
+            callbacks: Called one after the other with each `RoundResult`, that of round 0 too,
+                once it is in metrics.jsonl; they cannot change the run. Where one raises
+                `StopTraining`, that round is the last, and `resume` would go on. Any other error
+                passes through, once the round is saved.
+
+        Returns:
+            See `finish`.
+
+        Raises:
+            See `run` and `finish`.
+        """
+        told = list(callbacks)
+        with closing(self.run()) as results:
+            for result in results:
+                wishes = [_tell(callback, result) for callback in told]
+                if not all(wishes):
+                    break
+        return self.finish()
+
     def finish(self) -> dict[str, dict[str, Any]]:
         """Evaluates the last round's weights on every split and writes evaluation.json.
 
@@ -166,15 +207,17 @@ class Training:
         stored = self._stored_evaluation()
         if stored is not None:
             return stored
-        closing = {
-            split: evaluation.metrics for split, evaluation in self._evaluate(self.state).items()
-        }
-        self._run.write_evaluation(closing)
+        started = perf_counter()
+        evaluations = self._evaluate(self.state)
+        seconds = perf_counter() - started
+        evaluation = {split: each.metrics for split, each in evaluations.items()}
+        self._run.write_evaluation(evaluation)
         if not self.config.eval_every or self.state.round_num % self.config.eval_every:
-            values = {split: each.values for split, each in self._evaluations.items()}
+            self._run.append_timings({"round": self.state.round_num, "evaluate": seconds})
+            values = {split: each.values for split, each in evaluations.items()}
             self._log({"round": self.state.round_num, "evaluation": values}, is_closing=True)
         self._close_logs()
-        return closing
+        return evaluation
 
     def close(self) -> None:
         """Saves the last completed round if that has not been done, gives up lock and files.
@@ -229,7 +272,29 @@ class Training:
             timings["save"] = perf_counter() - started
         self._run.append_timings({"round": round_num, **timings, **_peak_memory()})
         num_examples = line["client_work"]["train"]["num_examples"]
-        return RoundResult(round_num, line, timings, evaluation, cohort.num_clients, num_examples)
+        return self._result(line, timings, evaluation, cohort.num_clients, num_examples)
+
+    def _result(
+        self,
+        line: dict[str, Any],
+        timings: dict[str, float],
+        evaluation: dict[str, dict[str, Any]] | None,
+        num_clients: int,
+        num_examples: int,
+    ) -> RoundResult:
+        """What is told of the last completed round: nothing that the run goes on from."""
+        params = self.state.evaluated_weights.view()
+        params.flags.writeable = False
+        return RoundResult(
+            round_num=self.state.round_num,
+            metrics=line,
+            timings=timings,
+            evaluation=evaluation,
+            num_clients=num_clients,
+            num_examples=num_examples,
+            params=params,
+            layout=self.process.model.layout,
+        )
 
     def _note(self, line: dict[str, Any]) -> None:
         """Takes from a line of metrics.jsonl what later rounds go on from: clock and progress."""
@@ -250,14 +315,14 @@ class Training:
         self._note(line)
         self._log(line)
         self._run.append_timings({"round": 0, **timings})
-        return RoundResult(0, line, timings, evaluation, 0, 0)
+        return self._result(line, timings, evaluation, 0, 0)
 
     def _evaluate_into(
         self, line: dict[str, Any], timings: dict[str, float], state: ServerState
     ) -> dict[str, dict[str, Any]]:
         """Evaluates `state`, adds the values to a metrics line and the seconds to `timings`."""
         started = perf_counter()
-        evaluation = {split: each.values for split, each in self._evaluate(state).items()}
+        evaluation = {split: dict(each.values) for split, each in self._evaluate(state).items()}
         line["evaluation"] = evaluation
         timings["evaluate"] = perf_counter() - started
         return evaluation
@@ -314,6 +379,15 @@ class Training:
         if not stored or any(each.get("round") != last for each in stored.values()):
             return None
         return stored
+
+
+def _tell(callback: Callback, result: RoundResult) -> bool:
+    """Tells a callback of a round; returns whether it wants to go on."""
+    try:
+        callback(result)
+    except StopTraining:
+        return False
+    return True
 
 
 def _client_states(state: ServerState) -> list[ClientStates]:

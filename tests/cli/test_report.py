@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 from pathlib import Path
 
 import pytest
 
 from fedcli.cli import curves
-from tests.cli.conftest import Fedcli
+from tests.cli.conftest import Fedcli, WriteTff
 from tests.runs import write_run
 
 
@@ -109,3 +110,29 @@ def test_no_run_is_one_line(fedcli: Fedcli, arguments: list[str]) -> None:
     done = fedcli("report", *arguments)
     assert (done.code, done.err.count("\n")) == (1, 1)
     assert fedcli("report").code == 2
+
+
+def test_changed_data_are_told(fedcli: Fedcli, write_tff: WriteTff, tmp_path: Path) -> None:
+    data = write_tff()
+    for name in ("a", "b"):
+        fedcli("train", "--data", data, "--rounds", 1, "--out", name)
+    assert fedcli("report", "a", "--json").err == ""
+    data.write_bytes(data.read_bytes() + b"\0")
+    done = fedcli("report", "a", "--html", "a.html")
+    note = f"{data} has changed since the run began; what a tells is of the data before"
+    assert (done.code, done.err.count(note)) == (0, 1)
+    assert note in html.unescape((tmp_path / "a.html").read_text())
+    told = fedcli("report", "a", "b", "-q")
+    assert (told.code, told.err) == (0, "")
+    assert fedcli("report", "a", "--config-diff", "b").err.count("has changed") == 2
+    data.unlink()
+    assert fedcli("report", "a").err == ""
+
+
+def test_several_runs_without_evaluations_are_drawn_by_what_training_measured(
+    fedcli: Fedcli, tmp_path: Path
+) -> None:
+    for index in range(2):
+        write_run(tmp_path / f"s{index}", [0.3, 0.7], eval_every=5, closing=0.75)
+    done = fedcli("report", "s0", "s1")
+    assert "o s0 (online)  x s1 (online)" in done.out

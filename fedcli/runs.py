@@ -1,0 +1,73 @@
+"""Runs from Python: train one, or go on with it, and have its record.
+
+What `fedcli train` does, with functions that are told each round in place of a progress bar.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from fedcli import rounds, run_record
+from fedcli.config import RunConfig
+from fedcli.rounds import Callback, Training
+from fedcli.run_record import RunRecord
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def train(
+    config: RunConfig, out: str | Path, *, callbacks: Iterable[Callback] = (), force: bool = False
+) -> RunRecord:
+    """Trains a new run to its end, evaluates it, and returns its record.
+
+    An interrupt saves the last completed round, as does an error; `resume` goes on from there.
+    What a reader should know is logged as warnings.
+
+    Args:
+        config: What to do, such as `RunConfig(rounds=100, csv=True)`; that of a record repeats it.
+        out: The run's folder.
+        callbacks: Told each round; see `Training.complete`. They change no byte of the run.
+        force: Replace a run that stands there.
+
+    Raises:
+        ConfigError: An option is not allowed, or does not fit the data.
+        DataError: The data are missing or bad.
+        RunError: The folder exists or cannot be written.
+    """
+    return _completed(rounds.start(config, out, force=force), callbacks)
+
+
+def resume(
+    path: str | Path,
+    *,
+    num_rounds: int | None = None,
+    threads: int | None = None,
+    model: str | None = None,
+    callbacks: Iterable[Callback] = (),
+) -> RunRecord:
+    """Continues a run from its newest checkpoint to its end, and returns its record.
+
+    Args:
+        path: Its folder.
+        num_rounds: Rounds in total; None: as many as its config says.
+        threads: Number of threads; None: as its config says.
+        model: FILE.py or FILE.py:FUNCTION, for a run whose model is code.
+        callbacks: As for `train`; they are told the rounds that were left.
+
+    Raises:
+        ConfigError: See `rounds.resume`.
+        DataError: The data are missing or bad.
+        RunError: There is no run, it is in use, or its files do not fit together.
+    """
+    training = rounds.resume(path, rounds=num_rounds, threads=threads, model=model)
+    return _completed(training, callbacks)
+
+
+def _completed(opened: Training, callbacks: Iterable[Callback]) -> RunRecord:
+    with opened as training:
+        for note in training.notes:
+            _LOGGER.warning(note)
+        training.complete(callbacks)
+    return run_record.load_run(training.path)
