@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli import checkpoint, client_spread, cohort, engines, learning, predictions, run_dir
+from fedcli import checkpoint, cohort, engines, learning, personalization, predictions, run_dir
 from fedcli import config as configs
 from fedcli.algorithms.base import EVALUATED_WEIGHTS
 from fedcli.backend import CancelFlag, Engine
@@ -35,85 +35,14 @@ from fedcli.federation import (
     to_state,
 )
 from fedcli.files import check_is_no_input
+from fedcli.fine_tuning import FineTuningOptions
 from fedcli.learning import ServerState
 from fedcli.models import Model
 from fedcli.options import Value
+from fedcli.personalization import FineTuning
 from fedcli.predictions import Predicted, WorstMistakes
 from fedcli.registry import NATURAL
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """One federated evaluation of one split.
-
-    Attributes:
-        source: The data's name or file.
-        split: The split's name in it.
-        round_num: Rounds the evaluated weights have been trained.
-        num_clients: Clients evaluated.
-        num_absent: Clients asked for that the split does not have.
-        process_metrics: In TFF's structure.
-        client_ids: Who was evaluated.
-        client_stats: One row a client of those, as the engine returns them.
-        data: The split.
-        worst: Its worst mistakes; None: they were not asked for.
-        notes: What a reader should know, a line each.
-    """
-
-    source: str
-    split: str
-    round_num: int
-    num_clients: int
-    num_absent: int
-    process_metrics: dict[str, Any]
-    client_ids: Sequence[str]
-    client_stats: NDArray[Any]
-    data: ClientData
-    worst: WorstMistakes | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """The four metrics by name."""
-        values: dict[str, Any] = self.process_metrics["client_work"]["eval"][
-            "current_round_metrics"
-        ]
-        return values
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """What `fedcli eval --json` prints: TFF's structure, the spread, and who was evaluated."""
-        return {
-            **self.process_metrics,
-            "over_clients": client_spread.over_clients(self.client_stats),
-            "split": self.split,
-            "round": self.round_num,
-            "num_clients": self.num_clients,
-            "num_absent_clients": self.num_absent,
-            **({} if self.worst is None else self.worst.to_json()),
-        }
-
-
-def evaluate_panel(
-    panel: Panel,
-    evaluator: learning.LearningProcess,
-    state: ServerState,
-    cancel: CancelFlag | None,
-) -> Evaluation:
-    """Returns the evaluation of a state's weights on the clients of one split."""
-    scores = panel.evaluate(evaluator, state.evaluated_weights, cancel)
-    return Evaluation(
-        source=panel.data.source,
-        split=panel.split,
-        round_num=state.round_num,
-        num_clients=len(panel.client_ids),
-        num_absent=panel.num_absent,
-        process_metrics=scores.metrics,
-        client_ids=panel.client_ids,
-        client_stats=scores.client_stats,
-        data=panel.data,
-        notes=panel.notes,
-    )
+from fedcli.split_evaluation import Evaluation, FineTuned, evaluate_panel
 
 
 def evaluate_run(
@@ -132,6 +61,7 @@ def evaluate_run(
     batch_size: int | None = None,
     threads: int | None = None,
     model: str | None = None,
+    fine_tuning: FineTuningOptions | None = None,
     predictions_file: Path | None = None,
     num_errors: int | None = None,
     takers: Sequence[Callable[[Predicted], None]] = (),
@@ -156,6 +86,8 @@ def evaluate_run(
         threads: Number of threads; None: what the machine gives.
         model: FILE.py or FILE.py:FUNCTION, for a run whose model is code: no code runs unless it
             is named here.
+        fine_tuning: How each client fine-tunes the model on its train data before it is scored once
+            more; clients without train data are skipped. None: it is scored as it is.
         predictions_file: Where to write what the model says of each example, `.npz` or `.csv`; see
             `predictions.writing`.
         num_errors: How many of the worst mistakes to look for; None: they are not sought.
@@ -191,10 +123,18 @@ def evaluate_run(
         inputs = [_checkpoint_file(Path(path)), Path(config.data), Path(config.test_data or "")]
         check_is_no_input(predictions_file, inputs, f"--predictions {predictions_file}")
 
+    strategy = None if fine_tuning is None else fine_tuning.resolve(trained.config)
+
     def evaluate() -> Evaluation:
-        panel = _panel(trained, config, given, split, clients, cancel)
+        splits = open_data(config, cancel)
+        panel = _panel(trained, config, splits, given, split, clients)
+        if strategy is not None:
+            panel = _with_train_data(panel, splits["train"])
         evaluator = learning.build_fed_eval(trained.model, engine=trained.engine)
         evaluation = evaluate_panel(panel, evaluator, trained.state, cancel)
+        if strategy is not None:
+            tuned = _fine_tune(trained, strategy, splits["train"], panel, cancel)
+            evaluation = replace(evaluation, fine_tuned=tuned)
         worst = _predict(trained, panel, predictions_file, num_errors, takers, cancel)
         return replace(evaluation, worst=worst, notes=(*trained.notes, *evaluation.notes))
 
@@ -211,13 +151,12 @@ def evaluate_run(
 def _panel(
     trained: Trained,
     config: RunConfig,
+    splits: Mapping[str, ClientData],
     given: Mapping[str, Any],
     split: str | None,
     clients: str | None,
-    cancel: CancelFlag | None,
 ) -> Panel:
     """Whose examples are scored, of the data of `config`: the run's but for what is given."""
-    splits = open_data(config, cancel)
     name = split or held_out_split(splits) or "train"
     if name not in splits:
         raise ConfigError(f"--split {name}: {config.data} has {', '.join(sorted(splits))}")
@@ -227,6 +166,53 @@ def _panel(
     wanted = _wanted_clients(trained.config, splits[name], clients, own)
     plan = BatchPlan(epochs=config.epochs, batch_size=config.batch_size)
     return make_panel(splits[name], wanted, plan, config.seed)
+
+
+def _with_train_data(panel: Panel, train: ClientData) -> Panel:
+    """The clients of a panel that have train data to fine-tune on."""
+    where = f"in the train split of {train.source}"
+    if panel.split == train.split:
+        raise ConfigError(
+            f"--finetune with the split {panel.split}: clients would be scored on what they train "
+            "on; give data with another split, such as --test-data"
+        )
+    ids = panel.client_ids if panel.data.same_people else []
+    ids = [each for each in ids if cohort.contains(train.client_ids, each)]
+    num_without = len(panel.client_ids) - len(ids)
+    if not ids:
+        raise ConfigError(
+            f"--finetune: none of the {num_without:,} clients of the split {panel.split} is "
+            f"{where}, so none can train; choose another --split, or others with --clients"
+        )
+    if not num_without:
+        return panel
+    note = f"{num_without:,} clients are not {where}, cannot fine-tune and are skipped"
+    notes = (*panel.notes, note)
+    return Panel(panel.split, panel.data, ids, panel.plan, num_absent=panel.num_absent, notes=notes)
+
+
+def _fine_tune(
+    trained: Trained,
+    strategy: FineTuning,
+    train: ClientData,
+    panel: Panel,
+    cancel: CancelFlag | None,
+) -> FineTuned:
+    """How the clients of a panel score with models of their own."""
+    stats = personalization.fine_tuned_stats(
+        trained.model,
+        trained.state.evaluated_weights,
+        strategy,
+        train,
+        panel.data,
+        panel.client_ids,
+        panel.plan,
+        seed=trained.config.seed,
+        round_num=trained.state.round_num,
+        engine=trained.engine,
+        cancel=cancel,
+    )
+    return FineTuned(strategy, stats)
 
 
 def _predict(

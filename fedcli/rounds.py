@@ -37,7 +37,6 @@ from fedcli.client_states import ClientStates
 from fedcli.config import RunConfig
 from fedcli.datasets import ClientData
 from fedcli.errors import ConfigError, RunError
-from fedcli.evaluation import Evaluation, evaluate_panel
 from fedcli.federation import (
     ClientBatches,
     Federation,
@@ -52,6 +51,7 @@ from fedcli.learning import ServerState
 from fedcli.options import Value
 from fedcli.run_dir import RunDirectory
 from fedcli.run_logs import LoggedRound, RunLog
+from fedcli.split_evaluation import Evaluation, evaluate_panel
 
 # Without --checkpoint-every: at most this much work is lost, and saving stays below 0.1 %.
 CHECKPOINT_SECONDS = 30.0

@@ -16,7 +16,17 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     (
-        *("rounds", "examination", "evaluation", "federation", "report", "figures", "learning"),
+        *(
+            "rounds",
+            "examination",
+            "evaluation",
+            "split_evaluation",
+            "fine_tuning",
+            "federation",
+            "report",
+            "figures",
+            "learning",
+        ),
         *("engines", "python_engine", "predictions", "published"),
         *("acquisition", "preparation", "population", "personalization", "benchmarks"),
         *(
@@ -62,17 +72,24 @@ LAYER_OF = {room: depth for depth, rooms in enumerate(LAYERS) for room in rooms}
 # Imports within one layer. Each row names only what comes after it, so there are no circles.
 NEIGHBOURS = {
     "benchmarks": {"learning"},
-    "rounds": {"run_logs", "evaluation", "federation", "learning", "engines"},
+    "rounds": {"run_logs", "split_evaluation", "federation", "learning", "engines"},
     "examination": {"evaluation", "federation", "learning"},
     "html_page": {"portrait", "report_tables", "run_record", "figures"},
     "portrait": {"evaluation", "federation"},
-    "evaluation": {"predictions", "federation", "learning", "engines"},
+    "evaluation": {
+        *("split_evaluation", "fine_tuning", "personalization", "predictions", "federation"),
+        *("learning", "engines"),
+    },
+    "split_evaluation": {
+        *("fine_tuning", "personalization", "predictions", "federation", "learning", "engines"),
+    },
+    "fine_tuning": {"personalization"},
     "class_measures": {"predictions"},
     "predictions": {"federation"},
     "federation": {"learning", "engines"},
     "acquisition": {"preparation"},
     "learning": {"engines"},
-    "report_tables": {"comparison", "run_record"},
+    "report_tables": {"report", "comparison", "run_record"},
     "comparison": {"run_record"},
     "per_client": {"client_spread"},
     "engines": {"python_engine"},
