@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeGuard
 
-from fedcli.backend import Engine, ThreadEngine
+from fedcli.engine import Engine
 from fedcli.errors import ConfigError
 from fedcli.metrics import OwnMetrics
 from fedcli.models import Model
+from fedcli.thread_engine import ThreadEngine
 
 if TYPE_CHECKING:
     from fedcli.own_models import PythonModel

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli import evaluation
-from fedcli.batches import BatchedDataset, BatchPlan, ClientDataset
+from fedcli.batch_plan import BatchPlan
+from fedcli.batches import BatchedDataset, ClientDataset
 from fedcli.datasets import ClientData
 from fedcli.datasets.client_data import decoding
 from fedcli.evaluation import Trained
-from fedcli.federation import check_fit
+from fedcli.federation.data import check_fit
 from fedcli.progress import Tell, tell_nobody
 from fedcli.suspects import DEFAULT_TOP, Roll, Suspect, Suspects, rank_clients, worst
 

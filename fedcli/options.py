@@ -76,6 +76,14 @@ class Entry:
     licence: str = ""
 
 
+EntryType = TypeVar("EntryType", bound=Entry)
+
+
+def table(*entries: EntryType) -> dict[str, EntryType]:
+    """Returns rows by their names, in their order."""
+    return {entry.name: entry for entry in entries}
+
+
 def number_range(noun: str, minimum: float | None, maximum: float | None) -> str:
     """Returns `noun` with its range: `a number from 0 to 1`, `a number of at least 0`."""
     if minimum is not None and maximum is not None:

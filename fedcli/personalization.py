@@ -19,13 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli import metrics, samplers
-from fedcli.backend import CancelFlag, Engine, PerClient, ThreadEngine
-from fedcli.batches import BatchedDataset, BatchPlan
+from fedcli.backend import CancelFlag
+from fedcli.batch_plan import BatchPlan
+from fedcli.batches import BatchedDataset
 from fedcli.datasets import ClientData
+from fedcli.engine import Engine, PerClient
 from fedcli.errors import ConfigError
 from fedcli.models import Model
 from fedcli.optimizers import Optimizer
 from fedcli.seeds import Purpose
+from fedcli.thread_engine import ThreadEngine
 
 BASELINE = "baseline_metrics"
 MAX_NUM_CLIENTS = 100

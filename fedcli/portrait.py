@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli import client_spread, evaluation, federation
+from fedcli import client_spread, evaluation
 from fedcli.backend import CancelFlag
-from fedcli.batches import BatchedDataset, BatchPlan, ClientDataset
+from fedcli.batch_plan import BatchPlan
+from fedcli.batches import BatchedDataset, ClientDataset
 from fedcli.datasets import ClientData
 from fedcli.evaluation import Trained
+from fedcli.federation.data import open_data
 from fedcli.metrics import predicted_classes
 
 MAX_CLASSES = 100  # of more no confusion matrix is made
@@ -71,7 +73,7 @@ def portray(path: str | Path, cancel: CancelFlag | None = None) -> Portrait:
     """
     evaluated = evaluation.evaluate_run(path, cancel=cancel)
     trained = evaluation.load_trained(Path(path), threads=None)
-    data = federation.open_data(trained.config, cancel)[evaluated.split]
+    data = open_data(trained.config, cancel)[evaluated.split]
     num_classes = trained.model.layout.num_classes
     confusion = np.zeros((num_classes, num_classes), np.int64)
     samples: list[Sample] = []

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.backend import PIECE_BYTES, CancelFlag, Engine, Scores
+from fedcli.backend import CancelFlag
 from fedcli.batches import BatchedDataset
 from fedcli.datasets.replacing import replacing
+from fedcli.engine import PIECE_BYTES, Engine, Scores
 from fedcli.errors import ConfigError, RunError
-from fedcli.federation import Panel
+from fedcli.federation.panels import Panel
 from fedcli.metrics import predicted_classes
 from fedcli.models import Model
 

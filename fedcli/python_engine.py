@@ -17,21 +17,21 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli import backend, batches, optimizers, seeds
-from fedcli.backend import (
+from fedcli import backend, batches, seeds
+from fedcli.backend import CancelFlag, Cancelled, FrozenSlots, StepKind, StepRow
+from fedcli.batch_plan import BatchPlan
+from fedcli.batches import BatchedDataset
+from fedcli.engine import (
     BLOCK_CLIENTS,
-    CancelFlag,
-    Cancelled,
     CohortResult,
     DeltaBounds,
-    FrozenSlots,
     PerClient,
     Scores,
-    StepKind,
-    StepRow,
+    check_images,
+    label_fault,
 )
-from fedcli.batches import BatchedDataset, BatchPlan
 from fedcli.errors import ConfigError, DataError
+from fedcli.optimizers.optimizer import clipped
 from fedcli.own_models import Network, PythonModel
 from fedcli.params import ParamLayout
 
@@ -342,7 +342,7 @@ class _LocalSteps:
         with np.errstate(over="ignore", invalid="ignore"):
             for kind, options in self._rows[:-1]:
                 if kind == StepKind.CLIP:
-                    gradient = optimizers.clipped(gradient, options[0])
+                    gradient = clipped(gradient, options[0])
                 elif kind == StepKind.PROXIMAL:
                     gradient = gradient + np.float32(options[0]) * (params - self._server)
                 elif kind == StepKind.LINEAR and self._linear is not None:
@@ -363,10 +363,10 @@ def _numbered(
     seen: Counter[str] = Counter()
     for dataset in clients:
         client = dataset.client
-        backend.check_images(client, layout)
+        check_images(client, layout)
         index = batches.first_outside(client.labels, layout.num_classes)
         if index is not None:
-            raise DataError(backend.label_fault(client, index, client.labels[index]))
+            raise DataError(label_fault(client, index, client.labels[index]))
         yield dataset, seen[client.client_id]
         seen[client.client_id] += 1
 

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from fedcli import _core, aggregators, algorithms, backend, learning, optimizers, registry
 from fedcli.algorithms.base import Algorithm
-from fedcli.backend import CohortResult, PerClient, StepKind, StepRow, ThreadEngine
+from fedcli.backend import StepKind, StepRow
 from fedcli.batches import BatchedDataset, from_arrays
+from fedcli.engine import CohortResult, PerClient
 from fedcli.errors import ConfigError, RunError
 from fedcli.models import Model, softmax_regression
 from fedcli.optimizers import Optimizer
 from fedcli.params import ParamLayout
+from fedcli.thread_engine import ThreadEngine
 from tests import algorithm_oracle as oracle
 from tests import reference
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from fedcli import aggregators, algorithms, learning, optimizers, run_dir
 from fedcli.algorithms import centralized
-from fedcli.batches import BatchedDataset, BatchPlan, from_arrays
+from fedcli.batch_plan import BatchPlan
+from fedcli.batches import BatchedDataset, from_arrays
 from fedcli.models import softmax_regression
 from tests import reference
 from tests.test_rounds import make_config, train

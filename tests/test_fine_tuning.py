@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from fedcli import client_spread, datasets, evaluation, optimizers, rounds
-from fedcli.backend import ThreadEngine
-from fedcli.batches import BatchedDataset, BatchPlan
+from fedcli.batch_plan import BatchPlan
+from fedcli.batches import BatchedDataset
 from fedcli.config import PIPELINES, RunConfig
 from fedcli.errors import ConfigError
-from fedcli.fine_tuning import FineTuningOptions
+from fedcli.evaluation.fine_tuning import FineTuningOptions
 from fedcli.models import softmax_regression
 from fedcli.personalization import FineTuning, fine_tuned_stats
+from fedcli.thread_engine import ThreadEngine
 from tests import reference
 from tests.cli.conftest import Fedcli, WriteTff, fedcli, write_tff  # noqa: F401
 

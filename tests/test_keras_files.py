@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from fedcli import keras_files, weights_files
-from fedcli.backend import ThreadEngine
 from fedcli.batches import from_arrays
 from fedcli.errors import ConfigError, FedcliError, RunError
 from fedcli.layers import (
@@ -28,6 +27,7 @@ from fedcli.layers import (
 )
 from fedcli.model_sources import open_model
 from fedcli.params import ParamLayout, lay_out
+from fedcli.thread_engine import ThreadEngine
 from tests import reference_net
 from tests.keras_samples import (
     archive,

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 import fedcli
 from fedcli import _core, aggregators, algorithms, learning, optimizers
 from fedcli.algorithms.base import Algorithm
-from fedcli.backend import CancelFlag, Cancelled, FrozenSlots, ThreadEngine
+from fedcli.backend import CancelFlag, Cancelled, FrozenSlots
 from fedcli.batches import BatchedDataset, from_arrays
 from fedcli.errors import ConfigError, DataError, ModelError
 from fedcli.models import Model, mlp_2nn, softmax_regression
+from fedcli.thread_engine import ThreadEngine
 from tests import reference
 
 # Softmax regression on 5 x 4 images of 3 classes.
@@ -620,7 +621,7 @@ def test_pieces_of_a_cohort_change_no_byte(collect: Any, monkeypatch: pytest.Mon
         return cohort.delta_sum.tobytes(), cohort.weight_sum, cohort.stats.tobytes()
 
     whole = train()
-    monkeypatch.setattr("fedcli.backend.PIECE_BYTES", 1)
+    monkeypatch.setattr("fedcli.thread_engine.PIECE_BYTES", 1)
     assert train() == whole
 
 

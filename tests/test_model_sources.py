@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from fedcli import config as configs
-from fedcli import federation, model_sources, models, registry
+from fedcli import model_sources, models, registry
 from fedcli.checkpoint import COMPONENTS, Checkpoint
 from fedcli.errors import CheckpointError, ConfigError
+from fedcli.federation.saved_states import model_of
 from fedcli.layers import Conv2D, Dense, MaxPool2D
 from fedcli.models import Model
 
@@ -84,7 +85,7 @@ def test_fresh_weights_are_for_files_alone() -> None:
 
 def test_a_checkpoint_gives_its_model_back_without_the_file() -> None:
     model = a_model()
-    found = federation.model_of(content_of(model), FROM_A_FILE, PATH)
+    found = model_of(content_of(model), FROM_A_FILE, PATH)
     assert found.layout == model.layout
     assert found.name == FROM_A_FILE.model
     np.testing.assert_array_equal(found.initial_params, model.initial_params)
@@ -94,13 +95,13 @@ def test_a_described_model_never_runs_the_file_that_its_config_names(tmp_path: P
     trap = tmp_path / "trap.py"
     trap.write_text("raise SystemExit('run')\n")
     content = content_of(a_model())
-    federation.model_of(content, replace(FROM_A_FILE, model=str(trap)), PATH)
+    model_of(content, replace(FROM_A_FILE, model=str(trap)), PATH)
 
 
 def test_a_model_of_a_keras_file_is_described_in_its_checkpoint() -> None:
     content = replace(content_of(a_model()), description=None)
     with pytest.raises(CheckpointError, match=r"round.h5 does not describe its model, m.keras; it"):
-        federation.model_of(content, replace(FROM_A_FILE, model="m.keras"), PATH)
+        model_of(content, replace(FROM_A_FILE, model="m.keras"), PATH)
 
 
 def test_a_checkpoint_s_description_must_fit_its_weights_and_the_rest() -> None:
@@ -121,4 +122,4 @@ def test_a_checkpoint_s_description_must_fit_its_weights_and_the_rest() -> None:
         ),
     ):
         with pytest.raises(CheckpointError, match=message):
-            federation.model_of(replace(content, **changed), FROM_A_FILE, PATH)
+            model_of(replace(content, **changed), FROM_A_FILE, PATH)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedcli import backend, learning, models, optimizers
-from fedcli.backend import StepKind, ThreadEngine
+from fedcli.backend import StepKind
 from fedcli.batches import BatchedDataset, from_arrays
 from fedcli.layers import (
     Activation,
@@ -22,6 +22,7 @@ from fedcli.layers import (
 from fedcli.models import Model
 from fedcli.params import ParamLayout
 from fedcli.seeds import Purpose, StreamKey, client_key
+from fedcli.thread_engine import ThreadEngine
 from tests import reference, reference_net
 
 NUM_CLASSES = 4

@@ -30,13 +30,14 @@ from fedcli import (
     rounds,
 )
 from fedcli import config as configs
-from fedcli.backend import CancelFlag, Cancelled, ThreadEngine
+from fedcli.backend import CancelFlag, Cancelled
 from fedcli.batches import from_arrays
 from fedcli.errors import ConfigError, DataError, ModelError
 from fedcli.learning import LearningProcess
 from fedcli.models import Model, softmax_regression
 from fedcli.own_models import ArraySpec, BatchOutput, PythonModel, load, wrap
 from fedcli.python_engine import OrderedSum, PythonEngine
+from fedcli.thread_engine import ThreadEngine
 
 EXAMPLE = Path(__file__).parent / "data" / "my_model.py"
 SHAPE, NUM_CLASSES = (5, 4), 3

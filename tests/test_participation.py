@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from fedcli import config as configs
-from fedcli import federation, run_dir
+from fedcli import run_dir
 from fedcli.errors import ConfigError
+from fedcli.federation.opening import open_federation
 from fedcli.participation import Participation
 from tests.test_rounds import make_config, results, train
 
@@ -140,7 +141,7 @@ def test_without_its_options_there_is_no_participation(tmp_path: Path) -> None:
 def test_only_those_who_report_are_trained(tmp_path: Path) -> None:
     config = make_config(client_dropout=0.5, rounds=5, clients="6")
     train(tmp_path / "run", config)
-    opened = federation.open_federation(config)
+    opened = open_federation(config)
     assert opened.participation is not None
     assert opened.cohorts.fixed is not None
     for round_num, line in enumerate(lines_of(tmp_path / "run")):

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from fedcli import datasets, optimizers
-from fedcli.backend import ThreadEngine
-from fedcli.batches import BatchPlan
+from fedcli.batch_plan import BatchPlan
 from fedcli.errors import ConfigError, DataError
 from fedcli.models import softmax_regression
 from fedcli.personalization import BASELINE, FineTuning, evaluate_personalization
+from fedcli.thread_engine import ThreadEngine
 from tests import reference
 
 MODEL = softmax_regression()

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fedcli import cli, federation, models, own_models, predictions
+from fedcli import cli, models, own_models, predictions
 from fedcli import config as configs
 from fedcli.backend import CancelFlag, Cancelled
-from fedcli.batches import BatchPlan
+from fedcli.batch_plan import BatchPlan
 from fedcli.engines import make_engine
 from fedcli.errors import ConfigError, RunError
-from fedcli.federation import Panel
+from fedcli.federation.data import open_data
+from fedcli.federation.panels import Panel, make_panel
 from fedcli.layers import Conv2D, Dense, MaxPool2D, Spec
 from fedcli.models import Model
 from fedcli.own_models import ArraySpec, BatchOutput
@@ -46,8 +47,8 @@ def write_data(path: Path, shape: tuple[int, ...] = SHAPE) -> Path:
 
 def panel_of(path: Path, batch_size: int = 7) -> Panel:
     config = configs.from_options({"data": str(path), "num_classes": NUM_CLASSES})
-    data = federation.open_data(config)["train"]
-    return federation.make_panel(data, data.client_ids, BatchPlan(batch_size=batch_size), 0)
+    data = open_data(config)["train"]
+    return make_panel(data, data.client_ids, BatchPlan(batch_size=batch_size), 0)
 
 
 def a_network(scale: float = 1.0) -> Model:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import pytest
 
 import fedcli
-from fedcli import aggregators, algorithms, models, optimizers, registry, schedules
+from fedcli import aggregators, algorithms, models, registry, schedules
 from fedcli.errors import ConfigError
+from fedcli.optimizers.rules import RULES
 from fedcli.options import Entry, resolve
 
 TABLES = {
@@ -27,7 +28,7 @@ TABLES = {
     ("table", "code"),
     [
         (registry.MODELS, models.STACKS),
-        (registry.OPTIMIZERS, optimizers.RULES),
+        (registry.OPTIMIZERS, RULES),
         (registry.SCHEDULES, schedules.RULES),
         (registry.ALGORITHMS, algorithms.BUILDERS),
         (registry.AGGREGATORS, aggregators.BUILDERS),

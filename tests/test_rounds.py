@@ -13,13 +13,14 @@ import h5py
 import numpy as np
 import pytest
 
-from fedcli import backend, cohort, evaluation, federation, rounds, run_dir
+from fedcli import backend, cohort, evaluation, rounds, run_dir
 from fedcli import config as configs
 from fedcli.batches import ClientDataset
 from fedcli.config import RunConfig
 from fedcli.datasets import store_writer
 from fedcli.datasets.store import StoreInfo
 from fedcli.errors import CheckpointError, ConfigError, DataError, FedcliError, RunError
+from fedcli.federation.opening import open_federation
 
 NAMES = ["sparse_categorical_accuracy", "loss", "num_examples", "num_batches"]
 
@@ -330,7 +331,7 @@ def test_results_do_not_depend_on_threads_or_blocks_of_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(tmp_path / "one", make_config(threads=1, clients="all", eval_every=3))
-    monkeypatch.setattr("fedcli.federation.EVAL_BLOCK", 5)
+    monkeypatch.setattr("fedcli.federation.panels.EVAL_BLOCK", 5)
     evaluation = train(tmp_path / "seven", make_config(threads=7, clients="all"))
     one = run_dir.read_metrics(tmp_path / "one")
     seven = run_dir.read_metrics(tmp_path / "seven")
@@ -358,7 +359,7 @@ def test_counting_examples_of_everyone_can_be_stopped() -> None:
     cancel = backend.CancelFlag()
     threading.Timer(0.2, cancel.set).start()
     with pytest.raises(backend.Cancelled):
-        federation.open_federation(config, cancel)
+        open_federation(config, cancel)
 
 
 def test_an_empty_cohort_is_a_round_that_changes_nothing(tmp_path: Path) -> None:
@@ -447,7 +448,7 @@ def test_the_clock_saves_when_no_schedule_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seconds, saved in ((0.0, [1, 2, 3, 4, 5, 6]), (1e9, [6])):
-        monkeypatch.setattr(rounds, "CHECKPOINT_SECONDS", seconds)
+        monkeypatch.setattr("fedcli.rounds.training.CHECKPOINT_SECONDS", seconds)
         with rounds.start(make_config(), tmp_path / f"{seconds}") as training:
             rounds_saved = [each.round_num for each in training.run() if "save" in each.timings]
         assert rounds_saved == saved

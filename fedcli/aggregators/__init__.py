@@ -12,7 +12,7 @@ from fedcli import options as opt
 from fedcli import registry
 from fedcli.aggregators.mean import Mean
 from fedcli.aggregators.robust import AdaptiveRobust, NormBound
-from fedcli.backend import CohortResult, DeltaBounds
+from fedcli.engine import CohortResult, DeltaBounds
 from fedcli.options import Value
 
 

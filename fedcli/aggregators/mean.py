@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.backend import CohortResult
+from fedcli.engine import CohortResult
 
 
 def weighted_mean(cohort: CohortResult) -> NDArray[np.float32]:

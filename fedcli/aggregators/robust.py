@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.aggregators.mean import weighted_mean
-from fedcli.backend import NO_BOUNDS, CohortResult, DeltaBounds
+from fedcli.engine import NO_BOUNDS, CohortResult, DeltaBounds
 
 
 class Quantile(NamedTuple):

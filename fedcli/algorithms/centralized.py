@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 from fedcli.aggregators import Aggregator
 from fedcli.algorithms.base import Algorithm
 from fedcli.algorithms.client_work import CohortCall
-from fedcli.backend import CohortResult
 from fedcli.batches import BatchedDataset, ClientDataset
+from fedcli.engine import CohortResult
 from fedcli.optimizers import Optimizer
 
 POOL = "centralized"  # names the pool in the shuffle's key

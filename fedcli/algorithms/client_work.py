@@ -9,17 +9,9 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.backend import (
-    CancelFlag,
-    CohortResult,
-    DeltaBounds,
-    Engine,
-    FrozenSlots,
-    PerClient,
-    StepKind,
-    StepRow,
-)
+from fedcli.backend import CancelFlag, FrozenSlots, StepKind, StepRow
 from fedcli.batches import BatchedDataset
+from fedcli.engine import CohortResult, DeltaBounds, Engine, PerClient
 from fedcli.errors import ConfigError
 from fedcli.optimizers import Optimizer
 from fedcli.params import ParamLayout

@@ -39,8 +39,9 @@ from fedcli.aggregators.mean import weighted_mean
 from fedcli.algorithms.base import EVALUATED_WEIGHTS, Algorithm
 from fedcli.algorithms.client_work import CohortCall
 from fedcli.algorithms.own_vectors import OwnVectors
-from fedcli.backend import CohortResult, StepKind
+from fedcli.backend import StepKind
 from fedcli.client_states import ClientStates
+from fedcli.engine import CohortResult
 from fedcli.optimizers import Optimizer
 
 

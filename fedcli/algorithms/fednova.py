@@ -33,8 +33,8 @@ from numpy.typing import NDArray
 from fedcli.aggregators import Aggregator
 from fedcli.algorithms.base import Algorithm
 from fedcli.algorithms.client_work import CohortCall
-from fedcli.backend import CohortResult, PerClient
 from fedcli.batches import BatchedDataset
+from fedcli.engine import CohortResult, PerClient
 from fedcli.errors import ConfigError
 from fedcli.optimizers import Optimizer
 

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from fedcli.aggregators import Aggregator
 from fedcli.algorithms.base import Algorithm
 from fedcli.algorithms.client_work import CohortCall
-from fedcli.backend import CohortResult
+from fedcli.engine import CohortResult
 from fedcli.optimizers import Optimizer
 
 

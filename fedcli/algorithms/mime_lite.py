@@ -38,8 +38,9 @@ from fedcli.aggregators import Aggregator
 from fedcli.aggregators.mean import weighted_mean
 from fedcli.algorithms.base import Algorithm
 from fedcli.algorithms.client_work import CohortCall
-from fedcli.backend import CohortResult
-from fedcli.optimizers import Optimizer, frozen_slots
+from fedcli.engine import CohortResult
+from fedcli.optimizers import Optimizer
+from fedcli.optimizers.optimizer import frozen_slots
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli import backend
-from fedcli.backend import PerClient
 from fedcli.batches import BatchedDataset
 from fedcli.client_states import ClientStates
+from fedcli.engine import PerClient
 
 
 class OwnVectors:

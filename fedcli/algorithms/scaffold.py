@@ -37,8 +37,9 @@ from fedcli.aggregators import Aggregator
 from fedcli.algorithms.base import Algorithm
 from fedcli.algorithms.client_work import CohortCall, check_plain_sgd
 from fedcli.algorithms.own_vectors import OwnVectors
-from fedcli.backend import CohortResult, StepKind
+from fedcli.backend import StepKind
 from fedcli.client_states import ClientStates
+from fedcli.engine import CohortResult
 from fedcli.optimizers import Optimizer
 
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from fedcli import datasets, learning, models, optimizers
-from fedcli.backend import CancelFlag, ThreadEngine
+from fedcli.backend import CancelFlag
 from fedcli.batches import ClientDataset
 from fedcli.benchmarks import tasks
 from fedcli.samplers import Uniform
+from fedcli.thread_engine import ThreadEngine
 
 _COHORT_SIZE = 10
 _SEED = 0

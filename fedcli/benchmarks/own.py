@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fedcli import backend, learning, optimizers
-from fedcli.backend import CancelFlag, ThreadEngine
+from fedcli.backend import CancelFlag
 from fedcli.benchmarks import tasks
 from fedcli.benchmarks.numpy_peer import models_to_average
 from fedcli.benchmarks.tasks import Task
+from fedcli.thread_engine import ThreadEngine
 
 
 def prepare(task: Task, num_threads: int, cancel: CancelFlag) -> Callable[[], object]:

@@ -14,8 +14,8 @@ from fedcli.registry import OPTIMIZERS
 if TYPE_CHECKING:
     from fedcli.backend import CancelFlag
     from fedcli.cli.render import Screen
-    from fedcli.fine_tuning import FineTuningOptions
-    from fedcli.split_evaluation import Evaluation
+    from fedcli.evaluation.fine_tuning import FineTuningOptions
+    from fedcli.evaluation.result import Evaluation
 
 
 @click.command("eval", cls=opt.SectionCommand, short_help="Evaluate a run on any split or clients.")
@@ -225,7 +225,7 @@ def _fine_tuning(values: dict[str, Any]) -> FineTuningOptions | None:
             flag = others[0].removesuffix("s").replace("_", "-")
             raise ConfigError(f"--finetune-{flag} needs --finetune K or --finetune-epochs N")
         return None
-    from fedcli.fine_tuning import FineTuningOptions
+    from fedcli.evaluation.fine_tuning import FineTuningOptions
 
     return FineTuningOptions(
         num_steps=given["steps"],
@@ -254,7 +254,7 @@ def _show(screen: Screen, evaluation: Evaluation) -> None:
     """Prints the metrics, their spread over clients, and what fine-tuning adds."""
     from fedcli import report, report_tables
     from fedcli.cli.run_tables import show_evaluation
-    from fedcli.fine_tuning import describe
+    from fedcli.evaluation.fine_tuning import describe
 
     screen.line(
         f"Federated evaluation after round {evaluation.round_num}, on {evaluation.source}",

@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from fedcli.cli import options as opt
-from fedcli.cli.output import Remarks
+from fedcli.cli.training_job import carry_out, continued_run, new_run, show
 from fedcli.config import (
     CLIENT_LR,
     CLIENT_OPTIMIZER,
     CLIENT_WEIGHTING,
-    DATA_FIELDS,
     PIPELINES,
     SAMPLINGS,
     SERVER_OPTIMIZER,
     WEIGHTINGS,
     RunConfig,
 )
-from fedcli.errors import RunError
 from fedcli.presets import PRESETS
 from fedcli.registry import AGGREGATORS, ALGORITHMS, CONSTANT, MODELS, OPTIMIZERS, SCHEDULES
 from fedcli.schedules import BY_ROUND, COUNTED
-
-if TYPE_CHECKING:
-    from fedcli.backend import CancelFlag
-    from fedcli.cli.worker import Worker
-    from fedcli.rounds import Training
-
-    Start = Callable[[CancelFlag], AbstractContextManager[Training]]
-
-# Besides these, --resume takes its options from the run.
-RESUME_OPTIONS = frozenset({"rounds", "threads", "model"})
 
 
 @click.command(cls=opt.SectionCommand, short_help="Train a model; results go to a run directory.")
@@ -348,175 +334,9 @@ def train(  # one parameter for each option that is not a field of RunConfig
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
     given = opt.given(values)
     if resume is None:
-        start = _new_run(config_file, given, out, force=force)
+        start = new_run(config_file, given, out, force=force)
     else:
         others = {"out": out, "config": config_file, "force": force or None}
-        start = _continued_run(resume, given, opt.given(others))
-    path, code = _train(start, remarks, shows_tables=not as_json)
-    _show(path, code, as_json=as_json)
-
-
-def _read_config(config_file: Path | None, given: Mapping[str, Any]) -> RunConfig:
-    """The config of a new run: what is given, over the file if there is one, over the defaults."""
-    from fedcli import config, run_dir
-
-    if config_file is not None and "preset" in given:
-        raise click.UsageError(
-            "--preset and --config each give all options; choose one of them",
-            click.get_current_context(),
-        )
-    name = given.get("preset")
-    base = dict(PRESETS[name].values) if name is not None and name in PRESETS else {}
-    if config_file is not None:
-        base = run_dir.read_config(config_file)
-    given = _with_code_allowed(base, given)
-    return config.from_options(config.merge(base, given))
-
-
-def _with_code_allowed(base: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What is given, with the file of a user's code as the config names it, where it is the same.
-
-    Raises:
-        ConfigError: The config names a user's code, and --model nothing.
-    """
-    of_config, wanted = base.get("model", ""), given.get("model")
-    if ".py" not in of_config:  # so that few runs import what tells for certain
-        return given
-    from fedcli import model_sources
-
-    if model_sources.python_file(of_config) is None:
-        return given
-    if wanted is None:
-        model_sources.allowed_code(of_config, None)
-    elif model_sources.is_same_code(of_config, wanted):
-        return {**given, "model": of_config}  # so that its options are the config's
-    return given
-
-
-def _new_run(
-    config_file: Path | None, given: Mapping[str, Any], out: Path | None, *, force: bool
-) -> Start:
-    from datetime import datetime
-
-    from fedcli import rounds, run_dir
-
-    config = _read_config(config_file, given)
-    expected_data = expected_model = None
-    if config_file is not None:
-        origin = run_dir.read_origin(config_file)
-        expected_data = origin.get("data") if given.keys().isdisjoint(DATA_FIELDS) else None
-        is_same = run_dir.read_config(config_file).get("model") == config.model
-        expected_model = origin.get("model") if is_same else None
-    path = out or run_dir.default_out(datetime.now().astimezone(), config.data)
-    return lambda cancel: rounds.start(
-        config,
-        path,
-        force=force,
-        expected_data=expected_data,
-        expected_model=expected_model,
-        cancel=cancel,
-    )
-
-
-def _continued_run(run: Path, given: Mapping[str, Any], others: Mapping[str, Any]) -> Start:
-    from fedcli import model_sources, rounds
-    from fedcli.config import option_name
-
-    code = given.get("model")
-    is_code = code is not None and model_sources.python_file(code) is not None
-    allowed = RESUME_OPTIONS if is_code else RESUME_OPTIONS - {"model"}
-    refused = sorted(option_name(name) for name in [*(given.keys() - allowed), *others])
-    if refused:
-        raise click.UsageError(
-            f"--resume takes everything but --rounds and --threads from the run; drop "
-            f"{', '.join(refused)}",
-            click.get_current_context(),
-        )
-    return lambda cancel: rounds.resume(
-        run,
-        rounds=given.get("rounds"),
-        threads=given.get("threads"),
-        model=code,
-        cancel=cancel,
-    )
-
-
-def _train(start: Start, remarks: Remarks, *, shows_tables: bool) -> tuple[Path, str | None]:
-    """Trains in one worker thread; signals save and end it. Returns the run's path and its code."""
-    from fedcli.backend import CancelFlag
-    from fedcli.cli import progress
-    from fedcli.cli.worker import run_stoppable
-
-    cancel = CancelFlag()
-    monitor = progress.Monitor()
-    trainings: list[Training] = []
-
-    def job() -> tuple[Path, str | None]:
-        with start(cancel) as training:
-            trainings.append(training)
-            _follow(training, monitor, remarks)
-            return training.path, training.code
-
-    def attend(worker: Worker[tuple[Path, str | None]]) -> None:
-        if shows_tables:
-            from fedcli.cli import render  # noqa: F401 - loads rich while the worker trains
-        progress.attend(worker, monitor, remarks)
-
-    def describe_stop() -> str:
-        if not trainings:
-            return "stopped before the first round of this command; nothing was changed"
-        done = f"stopped after round {trainings[0].round_num} and saved"
-        code = trainings[0].code
-        more = f" --model {code}" if code else ""
-        return f"{done}; fedcli train --resume {trainings[0].path}{more} continues"
-
-    return run_stoppable(job, cancel=cancel, describe_stop=describe_stop, attend=attend)
-
-
-def _follow(training: Training, monitor: Any, remarks: Remarks) -> None:
-    r"""Runs all rounds and the closing evaluation, passing on what there is to say."""
-    remarks.detail(f"{training.num_threads} threads; run directory {training.path}")
-    num_said = _say(training.notes, 0, remarks)
-    for result in training.run():
-        monitor.update(result, training.num_rounds)
-    training.finish()
-    _say(training.notes, num_said, remarks)
-    cache = training.train.cache
-    if cache is not None:
-        kept = f"{cache.bytes / 2**20:.1f} of {cache.max_bytes / 2**20:.0f} MiB"
-        remarks.detail(f"client cache: {len(cache)} clients, {kept}, {cache.hits:,} hits")
-
-
-def _say(notes: list[str], first: int, remarks: Remarks) -> int:
-    for note in notes[first:]:
-        remarks.note(note)
-    return len(notes)
-
-
-def _show(path: Path, code: str | None, *, as_json: bool) -> None:
-    r"""Prints the whole run from its files, so that a resumed run shows all of its rounds."""
-    from fedcli import run_dir, stopping
-    from fedcli.cli.output import print_json
-    from fedcli.published import compare
-
-    lines = run_dir.read_metrics(path)
-    if not lines:
-        raise RunError(f"{path / run_dir.METRICS} holds no round; restore it, or train anew")
-    evaluation = run_dir.read_evaluation(path) or {}
-    values = run_dir.read_config(path)
-    progress = stopping.progress_for(values.get("stop_at"), values.get("patience"))
-    if progress is not None:
-        progress = progress.after_all(lines)
-    name = values.get("preset")
-    comparison = None
-    if name is not None:
-        comparison = compare(PRESETS[name], values, lines, evaluation, progress)
-    if as_json:
-        beside = {} if comparison is None else {"preset": comparison.summary()}
-        ended = {} if progress is None else {"stopping": progress.summary()}
-        print_json({"run": str(path), "rounds": lines, "evaluation": evaluation, **ended, **beside})
-        return
-    from fedcli.cli.render import Screen
-    from fedcli.cli.run_tables import show_run
-
-    show_run(Screen(), path, lines, evaluation, progress, comparison, code)
+        start = continued_run(resume, given, opt.given(others))
+    path, code = carry_out(start, remarks, shows_tables=not as_json)
+    show(path, code, as_json=as_json)

@@ -31,15 +31,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.batches import MAX_COUNT, ClientDataset, Pixels, first_outside
+from fedcli.batch_plan import MAX_COUNT
+from fedcli.batches import ClientDataset, Pixels, first_outside
 from fedcli.config import PIXEL_CONVENTIONS
 from fedcli.datasets import hdf5
-from fedcli.datasets.checks import (
-    bad_label,
-    check_finite,
-    check_num_classes,
-    check_pixel_shape,
-)
+from fedcli.datasets.checks import bad_label, check_finite, check_num_classes, check_pixel_shape
 from fedcli.datasets.client_data import ClientData, decoding, unknown_client
 from fedcli.datasets.table import ExampleTable
 from fedcli.errors import ConfigError, DataError

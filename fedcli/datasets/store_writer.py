@@ -16,7 +16,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.batches import MAX_COUNT, ClientDataset, Pixels, first_outside
+from fedcli.batch_plan import MAX_COUNT
+from fedcli.batches import ClientDataset, Pixels, first_outside
 from fedcli.datasets import hdf5
 from fedcli.datasets.checks import MAX_ID_BYTES, bad_label, check_examples, check_labels
 from fedcli.datasets.dealt import DealtSplit

@@ -26,10 +26,10 @@ from typing import Any
 
 from fedcli import aggregators, algorithms, backend, datasets, learning, optimizers, registry
 from fedcli.algorithms.own_vectors import OwnVectors
-from fedcli.backend import ThreadEngine
 from fedcli.batches import BatchedDataset
 from fedcli.learning import LearningProcess, ServerState
 from fedcli.models import Model, mlp_2nn
+from fedcli.thread_engine import ThreadEngine
 
 RATE = 0.05
 Taken = dict[str, list[float]]

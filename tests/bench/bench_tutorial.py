@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 import fedcli.datasets.store as store_format
 import fedcli.datasets.store_writer as store_writer
 from fedcli import backend, datasets
-from fedcli.backend import ThreadEngine
 from fedcli.batches import BatchedDataset, ClientDataset
 from fedcli.config import from_options
 from fedcli.models import softmax_regression
 from fedcli.rounds import start
+from fedcli.thread_engine import ThreadEngine
 
 FEDCLI = str(Path(sys.executable).with_name("fedcli"))
 MODEL = softmax_regression()

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.batches import MAX_COUNT
+from fedcli.batch_plan import MAX_COUNT
 from fedcli.datasets.importers.meaning import BLOCK_BYTES
 from fedcli.datasets.importers.places import start_of
 from fedcli.errors import DataError

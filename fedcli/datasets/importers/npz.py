@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedcli.batches import MAX_COUNT
+from fedcli.batch_plan import MAX_COUNT
 from fedcli.datasets.checks import MAX_ID_BYTES, check_pixel_shape
 from fedcli.datasets.importers import Imported, ImportOptions, meaning
 from fedcli.datasets.importers.floats import UINT8, Coding, Survey, check_type

@@ -4,45 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fedcli import checkpoint, cohort, engines, learning, personalization, predictions, run_dir
+from fedcli import cohort, learning, personalization, predictions
 from fedcli import config as configs
-from fedcli.algorithms.base import EVALUATED_WEIGHTS
-from fedcli.backend import CancelFlag, Engine
-from fedcli.batches import BatchPlan
-from fedcli.checkpoint import Checkpoint
+from fedcli.backend import CancelFlag
+from fedcli.batch_plan import BatchPlan
 from fedcli.config import RunConfig
 from fedcli.datasets import ClientData
 from fedcli.datasets.client_data import CENTRAL
-from fedcli.errors import ConfigError, DataError, RunError
-from fedcli.federation import (
-    Panel,
-    build_process,
+from fedcli.errors import ConfigError, DataError
+from fedcli.evaluation.fine_tuning import FineTuningOptions
+from fedcli.evaluation.result import Evaluation, FineTuned, evaluate_panel
+from fedcli.evaluation.trained import (
+    Trained,
+    checkpoint_file,
+    data_of_run,
+    export_run,
+    load_trained,
+)
+from fedcli.federation.data import (
     check_fit,
     fingerprinting,
     held_out_split,
-    make_panel,
-    model_of,
     note_of_change,
-    note_of_changed_model,
     open_data,
-    to_state,
 )
+from fedcli.federation.panels import Panel, make_panel
 from fedcli.files import check_is_no_input
-from fedcli.fine_tuning import FineTuningOptions
-from fedcli.learning import ServerState
-from fedcli.models import Model
 from fedcli.options import Value
 from fedcli.personalization import FineTuning
 from fedcli.predictions import Predicted, WorstMistakes
 from fedcli.registry import NATURAL
-from fedcli.split_evaluation import Evaluation, FineTuned, evaluate_panel
+
+__all__ = [
+    "Evaluation",
+    "FineTuningOptions",
+    "Trained",
+    "data_of_run",
+    "evaluate_run",
+    "export_run",
+    "load_trained",
+]
 
 
 def evaluate_run(
@@ -120,7 +125,7 @@ def evaluate_run(
         given["pixels"] = trained.pixel_convention  # other data may mean the opposite by 1.0
     config = _evaluation_config(trained.config, given)
     if predictions_file is not None:
-        inputs = [_checkpoint_file(Path(path)), Path(config.data), Path(config.test_data or "")]
+        inputs = [checkpoint_file(Path(path)), Path(config.data), Path(config.test_data or "")]
         check_is_no_input(predictions_file, inputs, f"--predictions {predictions_file}")
 
     strategy = None if fine_tuning is None else fine_tuning.resolve(trained.config)
@@ -237,139 +242,6 @@ def _predict(
             for take in takers:
                 take(predicted)
     return worst
-
-
-def _evaluated_tensors(content: Checkpoint, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """The weights that are evaluated, without the code that says what they compute."""
-    named = content.components["global_model_weights"]
-    arrays = {name: np.asarray(named[name]) for name in names}
-    for part in ("finalizer", "client_work"):
-        own = content.components[part].get(EVALUATED_WEIGHTS)
-        if own is not None:
-            ends = np.cumsum([array.size for array in arrays.values()])[:-1]
-            pieces = np.split(np.asarray(own), ends)
-            rows = zip(arrays.items(), pieces, strict=True)
-            return {name: piece.reshape(array.shape) for (name, array), piece in rows}
-    return arrays
-
-
-def export_run(path: str | Path, file: str | Path) -> list[tuple[str, tuple[int, ...]]]:
-    """Writes the weights of a run's newest checkpoint, or of a checkpoint file.
-
-    Runs no code of a user's: such a model's weights are as they stand in the checkpoint.
-
-    Args:
-        path: The run or checkpoint.
-        file: What to write: `.npz`, `.weights.h5` or, the whole model, `.keras`.
-
-    Returns:
-        Name and shape of each tensor written, in order.
-
-    Raises:
-        ConfigError: `file` is that checkpoint, has another suffix, or is to be Keras's and the
-            model is not made of layers.
-        RunError: There is no such run or checkpoint, it is damaged, or `file` cannot be written.
-    """
-    from fedcli import weights_files  # late: zipfile takes 7 ms that training does not need
-
-    weights_files.check_format(Path(file))
-    source = _checkpoint_file(Path(path))
-    check_is_no_input(Path(file), [source], str(file))
-    content = checkpoint.load(source)
-    if content.tensor_names is not None:
-        if Path(file).suffix != ".npz":
-            raise ConfigError(
-                f"{file}: this run's model is code, not Keras's layers; write an .npz"
-            )
-        arrays = _evaluated_tensors(content, content.tensor_names)
-        weights_files.save_npz(Path(file), arrays)
-    else:
-        trained = _trained(content, source, threads=1)
-        layout = trained.model.layout
-        tensors = layout.split(trained.state.evaluated_weights)
-        arrays = {each.name: tensor for each, tensor in zip(layout.tensors, tensors, strict=True)}
-        weights_files.save(Path(file), arrays, layout)
-    return [(name, array.shape) for name, array in arrays.items()]
-
-
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """A checkpoint with the model it is of.
-
-    Attributes:
-        config: Of the run.
-        model: The model.
-        pixel_convention: What 1.0 was in the images it was trained on.
-        engine: What computes clients.
-        state: The weights and all else.
-        fingerprint: Of the data it was trained on; None: not known.
-        notes: What a reader should know, a line each.
-    """
-
-    config: RunConfig
-    model: Model
-    pixel_convention: str
-    engine: Engine
-    state: ServerState
-    fingerprint: str | None
-    notes: tuple[str, ...] = ()
-
-
-def load_trained(path: Path, threads: int | None, code: str | None = None) -> Trained:
-    """Returns the newest checkpoint of a run's folder, or a checkpoint file, without its data.
-
-    Args:
-        path: The run or checkpoint.
-        threads: Number of threads; None: what the machine gives.
-        code: FILE.py or FILE.py:FUNCTION, if the user said so after --model.
-
-    Raises:
-        ConfigError: The model is code and `code` does not name it, or the other way round.
-        RunError: There is no such run or checkpoint, or it is damaged.
-    """
-    file = _checkpoint_file(path)
-    return _trained(checkpoint.load(file), file, threads, code)
-
-
-def _trained(
-    content: Checkpoint, file: Path, threads: int | None, code: str | None = None
-) -> Trained:
-    config = _config_of(content, file)
-    model = model_of(content, config, file, code)
-    engine = engines.make_engine(model, threads)
-    state = to_state(content, build_process(config, model, engine), file)
-    origin = configs.read_provenance(content.config, str(file))
-    notes = note_of_changed_model(code, origin.get("model"))
-    convention = content.pixel_convention
-    return Trained(config, model, convention, engine, state, origin.get("data"), notes)
-
-
-def data_of_run(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options of the data that a model was trained on, what is given laid over them.
-
-    Args:
-        path: A run's folder, or a checkpoint.
-        given: Some of the arguments of `datasets.open_splits`, but not `data`.
-
-    Raises:
-        ConfigError: The config that was stored is not valid.
-        RunError: There is no such run or checkpoint, or it is damaged.
-    """
-    file = _checkpoint_file(path)
-    config = _config_of(checkpoint.load(file), file)
-    names = (*configs.DATA_FIELDS, "num_classes", "pixels")
-    return configs.merge({name: getattr(config, name) for name in names}, given)
-
-
-def _checkpoint_file(path: Path) -> Path:
-    """The newest checkpoint of a run's folder, or the file itself."""
-    if not path.exists():
-        raise RunError(f"there is no run or checkpoint {path}; give what fedcli train wrote")
-    return run_dir.latest_checkpoint(path) if path.is_dir() else path
-
-
-def _config_of(content: Checkpoint, file: Path) -> RunConfig:
-    return configs.from_options(configs.from_toml(content.config, f"{file}: config"))
 
 
 def _evaluation_config(config: RunConfig, given: Mapping[str, Any]) -> RunConfig:

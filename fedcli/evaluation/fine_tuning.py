@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedcli import optimizers, registry
-from fedcli.batches import MAX_COUNT, BatchPlan, buffer_size
+from fedcli.batch_plan import MAX_COUNT, BatchPlan, buffer_size
 from fedcli.config import CLIENT_OPTIMIZER, RunConfig
 from fedcli.errors import ConfigError
 from fedcli.optimizers import Optimizer

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli import client_spread, engines, fine_tuning, learning, metrics
+from fedcli import client_spread, engines, learning, metrics
 from fedcli.backend import CancelFlag
 from fedcli.datasets import ClientData
-from fedcli.federation import Panel
+from fedcli.evaluation.fine_tuning import to_json
+from fedcli.federation.panels import Panel
 from fedcli.learning import ServerState
 from fedcli.models import Model
 from fedcli.personalization import FineTuning
@@ -122,7 +123,7 @@ class Evaluation:
             for name, rows in self._groups()
         }
         return {
-            **fine_tuning.to_json(self.fine_tuned.strategy),
+            **to_json(self.fine_tuned.strategy),
             **self._told(after),
             "gain_over_clients": client_spread.gain_over_clients(before, after),
             **groups,

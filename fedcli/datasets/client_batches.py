@@ -1,0 +1,28 @@
+"""The batches of some clients of a split, each read whenever it is come to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from fedcli.batch_plan import BatchPlan
+from fedcli.batches import BatchedDataset
+from fedcli.datasets import ClientData
+
+
+@dataclass(frozen=True, eq=False)
+class ClientBatches:
+    """The batches of some clients, in order, each read whenever it is come to.
+
+    Iterating raises DataError where a client cannot be read.
+    """
+
+    data: ClientData
+    client_ids: Sequence[str]
+    plan: BatchPlan
+    seed: int = 0
+
+    def __iter__(self) -> Iterator[BatchedDataset]:
+        """Yields the batches of each client."""
+        for client_id in self.client_ids:
+            yield BatchedDataset(self.data.client(client_id), self.plan, self.seed)

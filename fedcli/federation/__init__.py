@@ -1,0 +1,1 @@
+"""What a config stands for, opened: data, model, learning process, cohorts, evaluated clients."""

@@ -1,0 +1,175 @@
+"""Who is evaluated, and the evaluation of their batches again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli import cohort
+from fedcli.backend import CancelFlag
+from fedcli.batch_plan import BatchPlan
+from fedcli.batches import BatchedDataset
+from fedcli.cohort import ClientSelection, Cohorts
+from fedcli.config import RunConfig
+from fedcli.datasets import ClientData
+from fedcli.datasets.client_batches import ClientBatches
+from fedcli.datasets.client_data import CENTRAL
+from fedcli.federation.data import held_out_split
+from fedcli.learning import LearningProcess
+
+# Clients evaluated in one call, so that not all their data are in memory at once. Sums of losses
+# are formed block by block, so this number is part of the result's last digit.
+EVAL_BLOCK = 256
+
+
+class PanelScores(NamedTuple):
+    """The metrics of a panel in TFF's structure, and one row of stats a client, in its order."""
+
+    metrics: dict[str, Any]
+    client_stats: NDArray[Any]
+
+
+class Panel:
+    """The clients of one split that are evaluated, again and again.
+
+    Attributes:
+        split: Name of the split.
+        data: The split.
+        client_ids: Who is evaluated.
+        num_absent: How many more were asked for whom the split does not have.
+        plan: How a client's examples become batches.
+        notes: What a reader should know, a line each: whether clients are absent.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        data: ClientData,
+        client_ids: Sequence[str],
+        plan: BatchPlan,
+        *,
+        num_absent: int = 0,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        """Reads the data of a small panel at once, so that bad data are found before any work."""
+        self.split = split
+        self.data = data
+        self.client_ids = client_ids
+        self.num_absent = num_absent
+        self.notes = notes
+        self.plan = plan
+        is_small = len(client_ids) <= EVAL_BLOCK
+        self._held = tuple(ClientBatches(data, client_ids, plan)) if is_small else None
+
+    def evaluate(
+        self, evaluator: LearningProcess, weights: Any, cancel: CancelFlag | None
+    ) -> PanelScores:
+        """Returns the metrics of float32 [num_params] weights on all these clients.
+
+        The process is called once a block of clients and its state passed on; since that starts
+        afresh here, the totals over all rounds are this evaluation's.
+        """
+        state = replace(evaluator.initialize(), global_model_weights=weights)
+        stats = []
+        for block in self._blocks():
+            output = evaluator.next(state, block, cancel=cancel)
+            state = output.state
+            stats.append(output.client_stats)
+        metrics = output.metrics
+        totals = metrics["client_work"]["eval"]["total_rounds_metrics"]
+        metrics["client_work"]["eval"]["current_round_metrics"] = dict(totals)
+        return PanelScores(metrics, stats[0] if len(stats) == 1 else np.concatenate(stats))
+
+    def _blocks(self) -> Iterator[tuple[BatchedDataset, ...]]:
+        if self._held is not None:
+            yield self._held
+            return
+        for first in range(0, len(self.client_ids), EVAL_BLOCK):
+            last = min(first + EVAL_BLOCK, len(self.client_ids))
+            ids = [self.client_ids[index] for index in range(first, last)]
+            yield tuple(ClientBatches(self.data, ids, self.plan))
+
+
+def make_panel(data: ClientData, wanted: Sequence[str], plan: BatchPlan, seed: int) -> Panel:
+    """Returns a panel of the wanted clients that a split has, of all its clients if it has none.
+
+    Args:
+        data: The split.
+        wanted: Ids, at least one.
+        plan: How a client's examples become batches.
+        seed: Draws from all clients where they are too many.
+    """
+    present = _find_present(data, wanted)
+    num_absent = len(wanted) - len(present)
+    if not num_absent:
+        return Panel(data.split, data, present, plan)
+    where = f"in the {data.split} split of {data.source}"
+    if present:
+        note = f"{num_absent} of the {len(wanted)} clients are not {where} and are skipped"
+    else:
+        present, _ = cohort.choose_eval_clients(data.client_ids, data.source, seed)
+        num_clients = len(data.client_ids)
+        share = "all" if len(present) == num_clients else f"{len(present):,}, drawn by the seed,"
+        note = f"none of the {len(wanted)} clients is {where}: evaluating on {share} of its "
+        note += f"{num_clients:,} clients"
+    return Panel(data.split, data, present, plan, num_absent=num_absent, notes=(note,))
+
+
+def make_panels(
+    config: RunConfig, cohorts: Cohorts, splits: dict[str, ClientData], notes: list[str]
+) -> Iterator[Panel]:
+    """Yields who is evaluated of train and of the split held out; adds to `notes` what to know.
+
+    Raises:
+        ConfigError: A client that the config names is in no split.
+    """
+    plan = BatchPlan(batch_size=config.batch_size)
+    held_out = held_out_split(splits)
+    for split in ("train", held_out) if held_out else ("train",):
+        wanted = _wanted_for_evaluation(config, cohorts, splits, splits[split], notes)
+        panel = make_panel(splits[split], wanted, plan, config.seed)
+        notes.extend(panel.notes)
+        yield panel
+
+
+def _wanted_for_evaluation(
+    config: RunConfig,
+    cohorts: Cohorts,
+    splits: dict[str, ClientData],
+    data: ClientData,
+    notes: list[str],
+) -> Sequence[str]:
+    """Ids to evaluate on one split, whether it has them or not."""
+    if config.eval_clients is not None:
+        selection = cohort.parse_clients(config.eval_clients, "--eval-clients")
+        return _select_for_evaluation(selection, splits, data)
+    if cohorts.fixed is not None and data.split != CENTRAL:  # whose clients are others
+        return cohorts.fixed
+    chosen, note = cohort.choose_eval_clients(data.client_ids, data.source, config.seed)
+    notes.extend([note] if note else [])
+    return chosen
+
+
+def _select_for_evaluation(
+    selection: ClientSelection, splits: dict[str, ClientData], data: ClientData
+) -> Sequence[str]:
+    train = splits["train"]
+    if selection.ids is None:
+        population = data.client_ids if selection.count is None else train.client_ids
+        return cohort.resolve_ids(selection, population, train.source, "--eval-clients")
+    for client_id in selection.ids:
+        if not any(cohort.contains(each.client_ids, client_id) for each in splits.values()):
+            lone = ClientSelection(ids=(client_id,))
+            cohort.resolve_ids(lone, train.client_ids, train.source, "--eval-clients")
+    return selection.ids
+
+
+def _find_present(data: ClientData, client_ids: Sequence[str]) -> Sequence[str]:
+    """Returns those ids that a split has."""
+    if client_ids is data.client_ids:
+        return client_ids
+    return [each for each in client_ids if cohort.contains(data.client_ids, each)]

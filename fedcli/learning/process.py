@@ -1,0 +1,138 @@
+"""A learning process as its caller sees it: `initialize`, `next`, weights, signatures."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli import engines, metrics, models
+from fedcli.backend import CancelFlag
+from fedcli.engine import Engine
+from fedcli.errors import ConfigError
+from fedcli.learning.state import (
+    ModelWeights,
+    ProcessOutput,
+    ServerState,
+    state_types,
+    with_evaluated,
+)
+from fedcli.metrics import MetricsAggregator
+from fedcli.models import Model
+from fedcli.signatures import Placed, format_type, value_types
+
+if TYPE_CHECKING:
+    from fedcli.own_models import OwnModel
+
+# What a process is built of; see `build_process`.
+ModelLike: TypeAlias = "str | Model | OwnModel | Callable[[], Model | OwnModel]"
+
+
+class LearningProcess(abc.ABC):
+    """A federated computation over a server state; made by the package's `build_` functions."""
+
+    def __init__(
+        self, model: ModelLike, metrics_aggregator: MetricsAggregator, engine: Engine | None
+    ) -> None:
+        """Composes the parts common to training and evaluation."""
+        self.model = _as_model(model)
+        self.metrics_aggregator = metrics_aggregator
+        self.engine = engines.engine_for(self.model, engine)
+        self._own_metrics = engines.own_metrics(self.model)
+
+    @abc.abstractmethod
+    def initialize(self) -> ServerState:
+        """Returns the state before the first round, with the model's initial weights."""
+
+    @abc.abstractmethod
+    def next(
+        self,
+        state: ServerState,
+        client_data: Iterable[Any],
+        *,
+        cancel: CancelFlag | None = None,
+    ) -> ProcessOutput:
+        """Runs one round on a cohort and returns the next state with the round's metrics.
+
+        Args:
+            state: What `initialize` or the last `next` returned; it is not changed.
+            client_data: One element a client: `data.client(id).preprocess(...)`, or a pair
+                (pixels, labels) of arrays.
+            cancel: Once set, from any thread, the call stops within a local step.
+
+        Raises:
+            DataError: An element is of another kind, or its data do not fit the model.
+            Cancelled: The flag was raised; `state` is still good.
+        """
+
+    def get_model_weights(self, state: ServerState) -> ModelWeights:
+        """Returns copies of the weights in `state` that are to be used: `evaluated_weights`."""
+        tensors = self.model.layout.split(state.evaluated_weights)
+        return ModelWeights([tensor.copy() for tensor in tensors])
+
+    def set_model_weights(
+        self, state: ServerState, weights: ModelWeights | Sequence[NDArray[Any]]
+    ) -> ServerState:
+        """Returns `state` with other model weights and everything else as it was.
+
+        Weights that are evaluated in the global model's place become the same.
+
+        Raises:
+            ConfigError: Number or shapes of the arrays are not the model's.
+        """
+        tensors = weights.trainable if isinstance(weights, ModelWeights) else weights
+        params = self.model.layout.join(tensors)
+        return replace(
+            state,
+            global_model_weights=params,
+            client_work=with_evaluated(state.client_work, params),
+            finalizer=with_evaluated(state.finalizer, params),
+        )
+
+    def _metrics(self, stats: metrics.ClientStats) -> dict[str, Any]:
+        """The metrics of some clients: the aggregator's, then the model's own."""
+        own = self._own_metrics.finalize(metrics.sum_stats(stats))
+        return {**self.metrics_aggregator(stats), **own}
+
+    @property
+    def state_signature(self) -> str:
+        """The type of `initialize`, written as TFF writes it."""
+        state = state_types(self.initialize(), self.model.layout)
+        return f"( -> {format_type(state)}@SERVER)"
+
+    @property
+    def next_signature(self) -> str:
+        """The type of `next`, written as TFF writes it; found by running it on a blank image."""
+        layout = self.model.layout
+        blank = np.zeros((1, *layout.input_shape), np.uint8), np.zeros(1, np.int32)
+        output = self.next(self.initialize(), [blank])
+        state = Placed(state_types(output.state, layout), "SERVER")
+        batch = {"x": f"float32[?,{layout.num_inputs}]", "y": "int32[?,1]"}
+        takes = {"state": state, "client_data": Placed(batch, "CLIENTS")}
+        gives = {"state": state, "metrics": Placed(value_types(output.metrics), "SERVER")}
+        return f"({format_type(takes)} -> {format_type(gives)})"
+
+
+def _as_model(model: Any) -> Model:
+    if isinstance(model, str):
+        return models.build(model)
+    if isinstance(model, Model):
+        return model
+    if model is None or isinstance(model, int | float | bytes | list | tuple | dict):
+        raise ConfigError(
+            f"model is of type {type(model).__name__}; give a name such as "
+            "'softmax-regression', a model of fedcli.models, or an object of your own"
+        )
+    from fedcli import own_models  # late: few processes need them
+
+    return own_models.wrap(model)
+
+
+def count_empty(stats: NDArray[Any]) -> int:
+    """Returns how many clients had no example; those with NaN are others."""
+    is_empty = (stats["num_examples"] == 0) & (stats["is_finite"] != 0)
+    return int(np.count_nonzero(is_empty))

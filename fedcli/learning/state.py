@@ -1,0 +1,99 @@
+"""What goes in and out of a round: the server state, its weights, and the types of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.algorithms.base import EVALUATED_WEIGHTS
+from fedcli.client_states import ClientStates
+from fedcli.params import ParamLayout
+from fedcli.signatures import array_type, value_types
+
+
+@dataclass(frozen=True, eq=False)
+class ServerState:
+    """All that the next round needs, one part per component.
+
+    Attributes:
+        round_num: Rounds completed; 0 is the initial model.
+        global_model_weights: float32 [num_params].
+        distributor: Its state, by name: arrays, ints or floats; so are the next three.
+        client_work: May hold `ClientStates` too, what each client keeps. In evaluation, the sums
+            over all rounds so far.
+        aggregator: What the aggregator remembers.
+        finalizer: The server optimizer's state.
+    """
+
+    round_num: int
+    global_model_weights: NDArray[np.float32]
+    distributor: dict[str, Any] = field(default_factory=dict)
+    client_work: dict[str, Any] = field(default_factory=dict)
+    aggregator: dict[str, Any] = field(default_factory=dict)
+    finalizer: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def evaluated_weights(self) -> NDArray[np.float32]:
+        """What is evaluated and exported: the global model, unless another part has its own."""
+        for part in (self.finalizer, self.client_work):
+            if EVALUATED_WEIGHTS in part:
+                weights: NDArray[np.float32] = part[EVALUATED_WEIGHTS]
+                return weights
+        return self.global_model_weights
+
+
+@dataclass(frozen=True, eq=False)
+class ModelWeights:
+    """A model's weights as arrays of Keras shape, in layer order, kernel then bias."""
+
+    trainable: list[NDArray[np.float32]]
+    non_trainable: list[NDArray[np.float32]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class ProcessOutput:
+    """What one round returns.
+
+    Attributes:
+        state: The next state.
+        metrics: In TFF's structure and names; a mean over no example is NaN.
+        timings: Seconds spent, by part of the round.
+        num_empty_clients: Clients of this cohort that had no example, and so weight 0.
+        client_stats: One row a client, in the order of the cohort, as the engine returns them.
+    """
+
+    state: ServerState
+    metrics: dict[str, Any]
+    timings: dict[str, float]
+    num_empty_clients: int
+    client_stats: NDArray[Any]
+
+
+def with_evaluated(part: dict[str, Any], params: NDArray[np.float32]) -> dict[str, Any]:
+    """Returns a part of a state; weights of its own that are evaluated are `params` now."""
+    return {**part, EVALUATED_WEIGHTS: params.copy()} if EVALUATED_WEIGHTS in part else part
+
+
+def state_types(state: ServerState, layout: ParamLayout) -> dict[str, Any]:
+    """Returns the types in `state`; what has one value a parameter is shown tensor by tensor."""
+    weights = {"trainable": _tensor_types("float32", layout), "non_trainable": {}}
+    parts = {
+        name: {key: _part_type(value, layout) for key, value in getattr(state, name).items()}
+        for name in ("distributor", "client_work", "aggregator", "finalizer")
+    }
+    return {"round_num": "int64", "global_model_weights": weights, **parts}
+
+
+def _part_type(value: Any, layout: ParamLayout) -> Any:
+    if isinstance(value, ClientStates):
+        return array_type("float32", (None, layout.num_params))
+    if isinstance(value, np.ndarray) and value.shape == (layout.num_params,):
+        return _tensor_types(str(value.dtype), layout)
+    return value_types(value)
+
+
+def _tensor_types(dtype: str, layout: ParamLayout) -> list[str]:
+    return [array_type(dtype, tensor.shape) for tensor in layout.tensors]

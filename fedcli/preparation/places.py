@@ -1,0 +1,52 @@
+"""Where a store may be written, and what may be tested on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedcli.errors import DataError
+
+
+def check_place(out: Path, sources: Sequence[Path]) -> None:
+    """Checks where a store is to be written, before any work.
+
+    Raises:
+        DataError: There is no such folder, it cannot be written to, something that must not be
+            replaced has that name, or it lies in a source, whose files are read and not replaced.
+    """
+    folder = out.parent
+    try:
+        if not folder.is_dir():
+            raise DataError(f"--out {out}: there is no folder {folder}; make it first")
+        if out.exists() and not out.is_file():
+            raise DataError(f"--out {out} is not a regular file; choose another name")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise DataError(f"--out {out}: no permission to write in {folder}; choose another")
+        if out.exists() and any(each.exists() and each.samefile(out) for each in sources):
+            raise DataError(f"--out {out} is a source itself; choose another name")
+        inside = next((each for each in sources if _holds(each, folder)), None)
+        if inside is not None:
+            raise DataError(
+                f"--out {out} lies in the source {inside}; choose a place outside that folder"
+            )
+    except OSError as err:
+        raise DataError(f"--out {out}: cannot be looked up ({err.strerror})") from err
+
+
+def _holds(source: Path, folder: Path) -> bool:
+    """Whether a source is a folder, or one above it; links lead where they lead."""
+    return source.is_dir() and folder.resolve().is_relative_to(source.resolve())
+
+
+def check_test_data(sources: Sequence[Path], test_data: Path | None) -> None:
+    """Checks that what is tested on is not what is trained on."""
+    if test_data is None or not test_data.exists():  # that is told by the reading
+        return
+    same = next((each for each in sources if each.exists() and each.samefile(test_data)), None)
+    if same is not None:
+        raise DataError(
+            f"--test-data {test_data} is the source {same} itself; give other data, or hold out a "
+            "share of the source with --hold-out within"
+        )

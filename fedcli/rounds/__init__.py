@@ -1,0 +1,163 @@
+"""The run loop's two beginnings: a config becomes a new run, a run's folder goes on where it was.
+
+Everything a round draws is keyed by its number, so stopping and resuming changes no byte.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from fedcli import checkpoint, run_dir, run_logs
+from fedcli import config as configs
+from fedcli.backend import CancelFlag
+from fedcli.checkpoint import Checkpoint
+from fedcli.client_states import ClientStates
+from fedcli.config import RunConfig
+from fedcli.errors import ConfigError, RunError
+from fedcli.federation.data import fingerprinting, note_of_change, note_of_changed_model
+from fedcli.federation.opening import open_federation
+from fedcli.federation.saved_states import model_of, to_state
+from fedcli.learning import ServerState
+from fedcli.rounds.provenance import provenance_of
+from fedcli.rounds.training import RoundResult, Training
+from fedcli.run_dir import RunDirectory
+
+__all__ = ["RoundResult", "Training", "resume", "start"]
+
+
+def start(
+    config: RunConfig,
+    out: str | Path,
+    *,
+    force: bool = False,
+    expected_data: str | None = None,
+    expected_model: str | None = None,
+    cancel: CancelFlag | None = None,
+) -> Training:
+    """Opens everything a config names, a user's code too, and makes the folder of a new run.
+
+    Args:
+        config: What to do; it is validated here.
+        out: The run's folder.
+        force: Replace a run that stands there.
+        expected_data: The fingerprint of the data that the config was used with; None: any.
+        expected_model: That of the file of a model in Python; None: any.
+        cancel: Once raised, from any thread, the training stops within a local step.
+
+    Raises:
+        ConfigError: An option is not allowed, or does not fit the data.
+        DataError: The data are missing or bad.
+        RunError: The folder exists or cannot be made.
+    """
+    path = Path(out)
+    config = configs.absolute_paths(configs.validate(config), str(Path.cwd()))
+    run_dir.check_target(path, force=force)
+    run_logs.require(config)
+    with fingerprinting(config, cancel) as fingerprint:
+        federation = open_federation(config, cancel)
+        state = federation.initial_state()
+        found = fingerprint.result()
+    consequence = "a new run with its config does not repeat it"
+    federation.notes.extend(note_of_change(config, expected_data, found, consequence))
+    federation.notes.extend(note_of_changed_model(config.model, expected_model))
+    provenance = provenance_of(federation.engine, found, federation.config.model)
+    config_text = configs.to_toml(federation.config, provenance)
+    content = federation.encode(state, config_text)
+    run = RunDirectory.create(path, config_text, content, force=force)
+    state = _with_client_states(state, run)
+    return Training(federation, state, run, config_text, cancel)
+
+
+def resume(
+    path: str | Path,
+    *,
+    rounds: int | None = None,
+    threads: int | None = None,
+    model: str | None = None,
+    cancel: CancelFlag | None = None,
+) -> Training:
+    """Opens a run where its newest checkpoint left it.
+
+    Args:
+        path: The run's folder.
+        rounds: A new total; None keeps it.
+        threads: Number of threads; None: what the config says.
+        model: FILE.py or FILE.py:FUNCTION, for a run whose model is code: no code runs unless it
+            is named here.
+        cancel: See `start`.
+
+    Raises:
+        ConfigError: config.toml is bad, `rounds` is below the rounds completed, or the model is
+            code and `model` does not name it.
+        DataError: The data are missing or bad.
+        RunError: There is no run, it is in use, or its files do not fit together.
+    """
+    run = RunDirectory.open(Path(path))
+    try:
+        return _resume(run, rounds, threads, model, cancel)
+    except BaseException:
+        run.close()
+        raise
+
+
+def _resume(
+    run: RunDirectory,
+    rounds: int | None,
+    threads: int | None,
+    code: str | None,
+    cancel: CancelFlag | None,
+) -> Training:
+    file = run_dir.latest_checkpoint(run.path)
+    content = checkpoint.load(file)
+    config, config_text = _continued_config(run, content, rounds)
+    if threads is not None:
+        config = configs.validate(replace(config, threads=threads))
+    run_logs.require(config)
+    origin = configs.read_provenance(config_text, str(run.path))
+    model = model_of(content, config, file, code)
+    with fingerprinting(config, cancel) as fingerprint:
+        federation = open_federation(config, cancel, model)
+        state = to_state(content, federation.process, file)
+        found = fingerprint.result()
+    consequence = "its rounds no longer repeat"
+    federation.notes.extend(note_of_change(config, origin.get("data"), found, consequence))
+    federation.notes.extend(note_of_changed_model(code, origin.get("model")))
+    training = Training(federation, _with_client_states(state, run), run, config_text, cancel)
+    if not training.is_finished:
+        run.cut_back(state.round_num)
+        run.write_config(config_text)
+    return training
+
+
+def _with_client_states(state: ServerState, run: RunDirectory) -> ServerState:
+    """The state with what its clients keep opened in the run's folder."""
+    kept = run_dir.checkpoint_rounds(run.path)
+    client_work = {
+        name: each.open_in(run.path, kept) if isinstance(each, ClientStates) else each
+        for name, each in state.client_work.items()
+    }
+    return replace(state, client_work=client_work)
+
+
+def _continued_config(
+    run: RunDirectory, content: Checkpoint, rounds: int | None
+) -> tuple[RunConfig, str]:
+    """The config of a run with its new total of rounds, and the text that says so."""
+    config_file = run.path / run_dir.CONFIG
+    text = run_dir.read_text(config_file)
+    config = configs.from_options(configs.from_toml(text, str(config_file)))
+    if rounds is not None and rounds < content.round_num:
+        raise ConfigError(
+            f"--rounds {rounds}: {run.path} has completed {content.round_num} rounds; give that "
+            "many or more"
+        )
+    if config.rounds < content.round_num and rounds is None:
+        raise RunError(
+            f"{config_file} asks for {config.rounds} rounds but {content.round_num} are completed; "
+            f"give --rounds {content.round_num} or more"
+        )
+    if rounds in (None, config.rounds):
+        return config, text
+    config = configs.validate(replace(config, rounds=rounds))
+    return config, configs.to_toml(config, configs.read_provenance(text, str(config_file)))
