@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# Clients that are told apart: those that took part in the training, and those that never did.
+GROUPS = ("seen", "unseen")
+
 _PERCENTILES = (10, 50, 90)
 _WORST_SHARE = 0.1
 

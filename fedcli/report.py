@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fedcli.client_spread import GROUPS
 from fedcli.metrics import BUILT_IN
 
 MAX_ROUND_ROWS = 20
-GROUPS = ("seen", "unseen")  # clients that took part in the training, and those that never did
 
 
 @dataclass(frozen=True)

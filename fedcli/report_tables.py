@@ -51,18 +51,22 @@ def summary(run: RunRecord) -> list[tuple[str, str]]:
 
 def evaluation(run: RunRecord) -> Table | None:
     """Returns loss and accuracy by split at the end, None if there is no evaluation."""
-    rows = [
-        [name, *(number(run.final(name, measure)) for measure in MEASURES)]
-        for name in run.series_names
-        if name != ONLINE
-    ]
-    for row, split in zip(rows, run.series_names[1:], strict=True):
-        closing = run.evaluation.get(split)
-        if closing is None:
-            row += [_UNSET, _UNSET]
+    rows = []
+    for name in run.series_names:
+        if name == ONLINE:
             continue
-        scores = closing["client_work"]["eval"]["current_round_metrics"]
-        row += [f"{scores['num_examples']:,}", f"{closing['num_clients']:,}"]
+        closing = run.evaluation.get(name)
+        if closing is None:
+            last = (number(run.final(name, measure)) for measure in MEASURES)
+            rows.append([name, *last, _UNSET, _UNSET])
+            continue
+        rows += [
+            [
+                *(row.split, number(row.scores.loss), number(row.scores.accuracy)),
+                *(f"{row.scores.num_examples:,}", f"{row.num_clients:,}"),
+            ]
+            for row in report.evaluation_rows({name: closing})
+        ]
     if not rows:
         return None
     title = f"Federated evaluation after round {run.round_num}"

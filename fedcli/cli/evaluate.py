@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 @click.argument("run", type=click.Path(path_type=Path))
 @opt.data_options(
     data_help="A name or file to evaluate on. Default: the run's own data.",
-    clients_help="Who is evaluated. Default: the run's fixed cohort; all if it has none or the "
-    "split none of it.",
+    clients_help="Who is evaluated; seen: who took part in the training, unseen: who never did. "
+    "Default: the run's fixed cohort; all if it has none or the split none of it.",
+    clients_syntax="all|seen|unseen|N|ID,ID|@FILE",
     partition_default="Default: the run's for its own data, natural for other data.",
 )
 @opt.option(
@@ -150,7 +151,8 @@ def evaluate(
     """Evaluate the model of RUN, a run directory or a checkpoint file, without training it.
 
     Loss and accuracy are means over the examples of all clients; below it stands how they spread
-    over clients, each counting the same. --finetune sets beside it what models are worth that
+    over clients, each counting the same. Where some of them took part in the training and others
+    never did, both are told apart. --finetune sets beside it what models are worth that
     clients train from it on their own train data, each scored on its own test data. A file of
     predictions has a row an example: client_id, index in the client, label, predicted (-1 where the
     model gives NaN), and the probability of each class. A .csv is written as it comes; an .npz has
@@ -164,6 +166,7 @@ def evaluate(
       fedcli eval runs/first --clients all --finetune 10
       fedcli eval runs/first --clients all --predictions predictions.csv
       fedcli eval runs/first --split train --clients all
+      fedcli eval runs/first --clients unseen
       fedcli eval runs/first --clients all --per-client clients.csv
       fedcli eval runs/first --data other_writers.h5 --json
       fedcli eval runs/first/checkpoints/round-000010.h5

@@ -8,16 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedcli import cohort, learning, personalization, predictions
 from fedcli import config as configs
 from fedcli.backend import CancelFlag
 from fedcli.batch_plan import BatchPlan
+from fedcli.client_spread import GROUPS
 from fedcli.config import RunConfig
 from fedcli.datasets import ClientData
 from fedcli.datasets.client_data import CENTRAL
 from fedcli.errors import ConfigError, DataError
 from fedcli.evaluation.fine_tuning import FineTuningOptions
-from fedcli.evaluation.result import Evaluation, FineTuned, evaluate_panel
+from fedcli.evaluation.result import Evaluation, FineTuned, evaluate_panel, seen_in
 from fedcli.evaluation.trained import (
     Trained,
     checkpoint_file,
@@ -33,6 +36,7 @@ from fedcli.federation.data import (
     open_data,
 )
 from fedcli.federation.panels import Panel, make_panel
+from fedcli.federation.rosters import open_roster, plan_of
 from fedcli.files import check_is_no_input
 from fedcli.options import Value
 from fedcli.personalization import FineTuning
@@ -84,8 +88,9 @@ def evaluate_run(
         num_classes: As for training; None: the run's.
         pixels: As for training; None: what the model was trained on, whatever the data mean.
         split: Which split; None: test if there is one, else central, else train.
-        clients: Who, written as for training; None: the run's fixed cohort, or everyone if there
-            is none, if the split has none of it (of more than 10,000 a draw), or in central.
+        clients: Who, written as for training, or `seen`, those that took part in it, or `unseen`,
+            those that never did; None: the run's fixed cohort, or everyone if there is none, if
+            the split has none of it (of more than 10,000 a draw), or in central.
         epochs: How often each example is scored.
         batch_size: Examples of a batch; None: the run's.
         threads: Number of threads; None: what the machine gives.
@@ -132,7 +137,8 @@ def evaluate_run(
 
     def evaluate() -> Evaluation:
         splits = open_data(config, cancel)
-        panel = _panel(trained, config, splits, given, split, clients)
+        seen = _seen(trained, splits["train"], given, cancel)
+        panel = _panel(trained, config, splits, given, split, clients, seen)
         if strategy is not None:
             panel = _with_train_data(panel, splits["train"])
         evaluator = learning.build_fed_eval(trained.model, engine=trained.engine)
@@ -140,6 +146,8 @@ def evaluate_run(
         if strategy is not None:
             tuned = _fine_tune(trained, strategy, splits["train"], panel, cancel)
             evaluation = replace(evaluation, fine_tuned=tuned)
+        if seen is not None:
+            evaluation = replace(evaluation, is_seen=seen_in(panel.data, panel.client_ids, seen))
         worst = _predict(trained, panel, predictions_file, num_errors, takers, cancel)
         return replace(evaluation, worst=worst, notes=(*trained.notes, *evaluation.notes))
 
@@ -160,6 +168,7 @@ def _panel(
     given: Mapping[str, Any],
     split: str | None,
     clients: str | None,
+    seen: frozenset[str] | None,
 ) -> Panel:
     """Whose examples are scored, of the data of `config`: the run's but for what is given."""
     name = split or held_out_split(splits) or "train"
@@ -168,9 +177,46 @@ def _panel(
     check_fit(splits[name], trained.model)
     is_own = not any(given[each] for each in ("data", "partition", "partition_options"))
     own = splits if is_own else None
-    wanted = _wanted_clients(trained.config, splits[name], clients, own)
     plan = BatchPlan(epochs=config.epochs, batch_size=config.batch_size)
+    if clients in GROUPS:
+        return _panel_of_group(splits[name], clients, plan, seen)
+    wanted = _wanted_clients(trained.config, splits[name], clients, own)
     return make_panel(splits[name], wanted, plan, config.seed)
+
+
+def _seen(
+    trained: Trained,
+    train: ClientData,
+    given: Mapping[str, Any],
+    cancel: CancelFlag | None,
+) -> frozenset[str] | None:
+    """Who took part in the training; None for data that may be other clients'."""
+    if any(given[name] for name in ("data", "data_options", "partition", "partition_options")):
+        return None
+    try:
+        _, roster = open_roster(trained.config, train, plan_of(trained.config), [], cancel)
+    except ConfigError:  # its clients are not there: the data are not what they were
+        return None
+    return roster.seen(trained.state.round_num, cancel)
+
+
+def _panel_of_group(
+    data: ClientData, group: str, plan: BatchPlan, seen: frozenset[str] | None
+) -> Panel:
+    """The clients of a split that took part in the training, or those that never did."""
+    if seen is None:
+        raise ConfigError(
+            f"--clients {group}: who took part is known of the run's own data alone; name clients, "
+            f"or say all; a client of this name takes a comma behind it"
+        )
+    is_wanted = seen_in(data, data.client_ids, seen) == (group == GROUPS[0])
+    ids = [data.client_ids[index] for index in np.flatnonzero(is_wanted).tolist()]
+    if not ids:
+        raise ConfigError(
+            f"--clients {group}: the split {data.split} of {data.source} has no such client among "
+            f"its {len(is_wanted):,}; choose others, or another --split"
+        )
+    return Panel(data.split, data, ids, plan)
 
 
 def _with_train_data(panel: Panel, train: ClientData) -> Panel:

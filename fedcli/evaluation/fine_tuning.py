@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedcli import optimizers, registry
-from fedcli.batch_plan import MAX_COUNT, BatchPlan, buffer_size
+from fedcli.batch_plan import MAX_COUNT
 from fedcli.config import CLIENT_OPTIMIZER, RunConfig
 from fedcli.errors import ConfigError
+from fedcli.federation.rosters import plan_of
 from fedcli.optimizers import Optimizer
 from fedcli.options import Value, choose
 from fedcli.personalization import FineTuning
@@ -48,11 +49,11 @@ class FineTuningOptions:
         """
         batch_size = config.batch_size if self.batch_size is None else self.batch_size
         _check_length(self.num_steps, self.num_epochs, batch_size)
-        plan = BatchPlan(
+        plan = replace(
+            plan_of(config),
             epochs=self.num_epochs or 1,
             batch_size=batch_size,
-            shuffle_buffer=buffer_size(config.shuffle_buffer),  # type: ignore[arg-type]
-            pipeline=config.pipeline,
+            max_examples=None,
         )
         return FineTuning(self._optimizer(config), plan, self.num_steps)
 

@@ -101,8 +101,7 @@ class Evaluation:
     def _groups(self) -> Iterator[tuple[str, NDArray[np.bool_]]]:
         """Which rows are seen and unseen clients, where there are both."""
         if self.is_seen is not None and 0 < self.is_seen.sum() < len(self.is_seen):
-            yield "seen", self.is_seen
-            yield "unseen", ~self.is_seen
+            yield from zip(client_spread.GROUPS, (self.is_seen, ~self.is_seen), strict=True)
 
     def _told(self, stats: NDArray[Any]) -> dict[str, Any]:
         """What there is to say of some clients."""
@@ -128,6 +127,16 @@ class Evaluation:
             "gain_over_clients": client_spread.gain_over_clients(before, after),
             **groups,
         }
+
+
+def seen_in(data: ClientData, client_ids: Sequence[str], seen: frozenset[str]) -> NDArray[np.bool_]:
+    """Returns which of some clients are among those that took part, bool [num_clients].
+
+    In a split whose clients are other people than those of train nobody is.
+    """
+    if data.split != "train" and not data.same_people:
+        return np.zeros(len(client_ids), np.bool_)
+    return np.array([each in seen for each in client_ids], np.bool_)
 
 
 def evaluate_panel(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic, perf_counter
 from types import TracebackType
@@ -20,7 +20,7 @@ from fedcli.batches import BatchedDataset
 from fedcli.client_states import ClientStates
 from fedcli.datasets import ClientData
 from fedcli.datasets.client_batches import ClientBatches
-from fedcli.evaluation.result import Evaluation, evaluate_panel
+from fedcli.evaluation.result import Evaluation, evaluate_panel, seen_in
 from fedcli.federation.opening import Federation
 from fedcli.learning import ServerState
 from fedcli.run_dir import RunDirectory
@@ -86,7 +86,7 @@ class Training:
         self._logs: tuple[RunLog, ...] = ()
         self._virtual_seconds = 0.0
         self._progress = stopping.progress_for(self.config.stop_at, self.config.patience)
-        if federation.participation is not None or self._progress is not None:
+        if federation.roster.participation is not None or self._progress is not None:
             for line in run_dir.read_completed(run.path, state.round_num):
                 self._note(line)
 
@@ -166,9 +166,12 @@ class Training:
         stored = self._stored_evaluation()
         if stored is not None:
             return stored
-        closing = {
-            split: evaluation.metrics for split, evaluation in self._evaluate(self.state).items()
-        }
+        seen = self._federation.roster.seen(self.state.round_num, self._cancel)
+        evaluations = self._evaluate(self.state)
+        closing = {}
+        for split, evaluation in evaluations.items():
+            is_seen = seen_in(evaluation.data, evaluation.client_ids, seen)
+            closing[split] = replace(evaluation, is_seen=is_seen).metrics
         self._run.write_evaluation(closing)
         if not self.config.eval_every or self.state.round_num % self.config.eval_every:
             values = {split: each.values for split, each in self._evaluations.items()}
