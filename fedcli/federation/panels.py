@@ -18,6 +18,7 @@ from fedcli.config import RunConfig
 from fedcli.datasets import ClientData
 from fedcli.datasets.client_batches import ClientBatches
 from fedcli.datasets.client_data import CENTRAL
+from fedcli.errors import ConfigError
 from fedcli.federation.data import held_out_split
 from fedcli.learning import LearningProcess
 
@@ -125,15 +126,28 @@ def make_panels(
     """Yields who is evaluated of train and of the split held out; adds to `notes` what to know.
 
     Raises:
-        ConfigError: A client that the config names is in no split.
+        ConfigError: A client that the config names is in no split, or the split that decides when
+            to stop is evaluated too late.
     """
     plan = BatchPlan(batch_size=config.batch_size)
     held_out = held_out_split(splits)
+    _check_eval_split(config, held_out)
     for split in ("train", held_out) if held_out else ("train",):
         wanted = _wanted_for_evaluation(config, cohorts, splits, splits[split], notes)
         panel = make_panel(splits[split], wanted, plan, config.seed)
         notes.extend(panel.notes)
         yield panel
+
+
+def _check_eval_split(config: RunConfig, held_out: str | None) -> None:
+    """Refuses to stop by what is held out while train alone is evaluated."""
+    is_judged = config.stop_at is not None or config.patience is not None
+    if held_out and is_judged and config.eval_split == "train":
+        option = "--stop-at" if config.stop_at else "--patience"
+        raise ConfigError(
+            f"{option} looks at {held_out}, which --eval-split train leaves out; choose "
+            "--eval-split held-out"
+        )
 
 
 def _wanted_for_evaluation(

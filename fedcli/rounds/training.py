@@ -21,6 +21,7 @@ from fedcli.client_states import ClientStates
 from fedcli.datasets import ClientData
 from fedcli.datasets.client_batches import ClientBatches
 from fedcli.evaluation.result import Evaluation, evaluate_panel, seen_in
+from fedcli.federation.data import held_out_split
 from fedcli.federation.opening import Federation
 from fedcli.learning import ServerState
 from fedcli.run_dir import RunDirectory
@@ -167,14 +168,15 @@ class Training:
         if stored is not None:
             return stored
         seen = self._federation.roster.seen(self.state.round_num, self._cancel)
-        evaluations = self._evaluate(self.state)
+        evaluations = self._evaluate(self.state, self._splits)
         closing = {}
         for split, evaluation in evaluations.items():
             is_seen = seen_in(evaluation.data, evaluation.client_ids, seen)
             closing[split] = replace(evaluation, is_seen=is_seen).metrics
         self._run.write_evaluation(closing)
-        if not self.config.eval_every or self.state.round_num % self.config.eval_every:
-            values = {split: each.values for split, each in self._evaluations.items()}
+        logged = self._due_splits(self.state.round_num)
+        values = {split: each.values for split, each in evaluations.items() if split not in logged}
+        if values:
             self._log({"round": self.state.round_num, "evaluation": values}, is_closing=True)
         self._close_logs()
         return closing
@@ -220,7 +222,7 @@ class Training:
         if cohort.attendance is not None:
             line["participation"] = cohort.attendance.metrics(self._virtual_seconds)
         evaluation = None
-        if self.config.eval_every and round_num % self.config.eval_every == 0:
+        if self._due_splits(round_num):
             evaluation = self._evaluate_into(line, timings, output.state)
         self._run.append_metrics(line)
         self.state = output.state
@@ -260,20 +262,39 @@ class Training:
     ) -> dict[str, dict[str, Any]]:
         """Evaluates `state`, adds the values to a metrics line and the seconds to `timings`."""
         started = perf_counter()
-        evaluation = {split: each.values for split, each in self._evaluate(state).items()}
+        due = self._due_splits(state.round_num)
+        evaluation = {split: each.values for split, each in self._evaluate(state, due).items()}
         line["evaluation"] = evaluation
         timings["evaluate"] = perf_counter() - started
         return evaluation
 
-    def _evaluate(self, state: ServerState) -> dict[str, Evaluation]:
-        """The evaluation of `state` by split; that of the round just evaluated is kept."""
-        known = self._evaluations.values()
-        if not known or any(each.round_num != state.round_num for each in known):
-            self._evaluations = {
-                panel.split: evaluate_panel(panel, self._federation.evaluator, state, self._cancel)
-                for panel in self._federation.panels
-            }
-        return self._evaluations
+    @property
+    def _splits(self) -> list[str]:
+        """The splits of the closing evaluation."""
+        return [panel.split for panel in self._federation.panels]
+
+    def _due_splits(self, round_num: int) -> list[str]:
+        """The splits that `eval_every` evaluates after that many rounds."""
+        every, only = self.config.eval_every, self.config.eval_split
+        if not every or round_num % every:
+            return []
+        if only is None:
+            return self._splits
+        return ["train" if only == "train" else held_out_split(self.splits) or "train"]
+
+    def _evaluate(self, state: ServerState, splits: Sequence[str]) -> dict[str, Evaluation]:
+        """The evaluation of `state` by split; those of the round just evaluated are kept."""
+        self._evaluations = {
+            split: each
+            for split, each in self._evaluations.items()
+            if each.round_num == state.round_num
+        }
+        for panel in self._federation.panels:
+            if panel.split in splits and panel.split not in self._evaluations:
+                self._evaluations[panel.split] = evaluate_panel(
+                    panel, self._federation.evaluator, state, self._cancel
+                )
+        return {split: self._evaluations[split] for split in splits}
 
     def _log(self, line: dict[str, Any], **more: Any) -> None:
         """Passes the last completed round on to what was asked for; `more` as in LoggedRound."""
