@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,9 @@ from fedcli.evaluation.trained import (
 from fedcli.federation.data import (
     check_fit,
     fingerprinting,
-    held_out_split,
+    judged_split,
     note_of_change,
+    note_of_own_models,
     open_data,
 )
 from fedcli.federation.panels import Panel, make_panel
@@ -114,7 +115,6 @@ def evaluate_run(
     """
     if predictions_file is not None:
         predictions.check_target(predictions_file)
-    trained = load_trained(Path(path), threads, model)
     given = {
         "data": data,
         "data_options": data_options,
@@ -126,39 +126,66 @@ def evaluate_run(
         "batch_size": batch_size,
         "epochs": epochs,
     }
-    if data is not None and pixels is None and trained.config.pixels == "source":
-        given["pixels"] = trained.pixel_convention  # other data may mean the opposite by 1.0
+    asked = _Asked(split, clients, fine_tuning, predictions_file, num_errors, tuple(takers), cancel)
+    with load_trained(Path(path), threads, model) as trained:
+        return _evaluate(trained, Path(path), given, asked)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What `evaluate_run` is to find out of the data; see there."""
+
+    split: str | None
+    clients: str | None
+    fine_tuning: FineTuningOptions | None
+    predictions_file: Path | None
+    num_errors: int | None
+    takers: tuple[Callable[[Predicted], None], ...]
+    cancel: CancelFlag | None
+
+
+def _evaluate(trained: Trained, path: Path, given: Mapping[str, Any], asked: _Asked) -> Evaluation:
+    """The evaluation, with a line if the run's own data have changed."""
+    if given["data"] is not None and given["pixels"] is None and trained.config.pixels == "source":
+        # Other data may mean the opposite by 1.0.
+        given = {**given, "pixels": trained.pixel_convention}
     config = _evaluation_config(trained.config, given)
-    if predictions_file is not None:
-        inputs = [checkpoint_file(Path(path)), Path(config.data), Path(config.test_data or "")]
-        check_is_no_input(predictions_file, inputs, f"--predictions {predictions_file}")
-
-    strategy = None if fine_tuning is None else fine_tuning.resolve(trained.config)
-
-    def evaluate() -> Evaluation:
-        splits = open_data(config, cancel)
-        seen = _seen(trained, splits["train"], given, cancel)
-        panel = _panel(trained, config, splits, given, split, clients, seen)
-        if strategy is not None:
-            panel = _with_train_data(panel, splits["train"])
-        evaluator = learning.build_fed_eval(trained.model, engine=trained.engine)
-        evaluation = evaluate_panel(panel, evaluator, trained.state, cancel)
-        if strategy is not None:
-            tuned = _fine_tune(trained, strategy, splits["train"], panel, cancel)
-            evaluation = replace(evaluation, fine_tuned=tuned)
-        if seen is not None:
-            evaluation = replace(evaluation, is_seen=seen_in(panel.data, panel.client_ids, seen))
-        worst = _predict(trained, panel, predictions_file, num_errors, takers, cancel)
-        return replace(evaluation, worst=worst, notes=(*trained.notes, *evaluation.notes))
-
+    file = asked.predictions_file
+    if file is not None:
+        inputs = [checkpoint_file(path), Path(config.data), Path(config.test_data or "")]
+        check_is_no_input(file, inputs, f"--predictions {file}")
     if trained.fingerprint is None or any(given[name] for name in configs.DATA_FIELDS):
-        return evaluate()
-    with fingerprinting(config, cancel) as fingerprint:
-        evaluation = evaluate()
+        return _evaluate_on(config, trained, given, asked)
+    with fingerprinting(config, asked.cancel) as fingerprint:
+        evaluation = _evaluate_on(config, trained, given, asked)
         found = fingerprint.result()
     consequence = "this evaluates what is there now"
     changed = note_of_change(config, trained.fingerprint, found, consequence)
     return replace(evaluation, notes=(*changed, *evaluation.notes))
+
+
+def _evaluate_on(
+    config: RunConfig, trained: Trained, given: Mapping[str, Any], asked: _Asked
+) -> Evaluation:
+    """The evaluation on the data that a config names."""
+    cancel = asked.cancel
+    strategy = None if asked.fine_tuning is None else asked.fine_tuning.resolve(trained.config)
+    splits = open_data(config, cancel)
+    train = splits["train"]
+    seen = _seen(trained, train, given, cancel)
+    panel = _panel(trained, config, splits, given, asked.split, asked.clients, seen)
+    if strategy is not None:
+        panel = _with_train_data(panel, train)
+    evaluator = learning.build_fed_eval(trained.model, engine=trained.engine)
+    evaluation = evaluate_panel(panel, evaluator, trained.state, cancel)
+    if strategy is not None:
+        tuned = _fine_tune(trained, strategy, train, panel, cancel)
+        evaluation = replace(evaluation, fine_tuned=tuned)
+    if seen is not None:
+        evaluation = replace(evaluation, is_seen=seen_in(panel.data, panel.client_ids, seen))
+    worst = _predict(trained, panel, asked)
+    notes = (*trained.notes, *note_of_own_models(trained.config), *evaluation.notes)
+    return replace(evaluation, worst=worst, notes=notes)
 
 
 def _panel(
@@ -171,10 +198,15 @@ def _panel(
     seen: frozenset[str] | None,
 ) -> Panel:
     """Whose examples are scored, of the data of `config`: the run's but for what is given."""
-    name = split or held_out_split(splits) or "train"
+    name = split or judged_split(trained.config, splits) or "train"
     if name not in splits:
         raise ConfigError(f"--split {name}: {config.data} has {', '.join(sorted(splits))}")
     check_fit(splits[name], trained.model)
+    if name == CENTRAL and trained.state.has_own_models:
+        raise ConfigError(
+            f"--split {name}: its clients are no part of the federation, and every client of this "
+            "run has a model of its own; choose another --split"
+        )
     is_own = not any(given[each] for each in ("data", "partition", "partition_options"))
     own = splits if is_own else None
     plan = BatchPlan(epochs=config.epochs, batch_size=config.batch_size)
@@ -266,25 +298,21 @@ def _fine_tune(
     return FineTuned(strategy, stats)
 
 
-def _predict(
-    trained: Trained,
-    panel: Panel,
-    file: Path | None,
-    num_errors: int | None,
-    asked: Sequence[Callable[[Predicted], None]],
-    cancel: CancelFlag | None,
-) -> WorstMistakes | None:
+def _predict(trained: Trained, panel: Panel, asked: _Asked) -> WorstMistakes | None:
     """Hands out predictions, writes them to a file and finds the worst mistakes, where asked to."""
+    file, num_errors = asked.predictions_file, asked.num_errors
     worst = None if num_errors is None else WorstMistakes(num_errors)
-    if file is None and worst is None and not asked:
+    if file is None and worst is None and not asked.takers:
         return None
     with ExitStack() as stack:
-        takers = [*asked, *([] if worst is None else [worst.add])]
+        takers = [*asked.takers, *([] if worst is None else [worst.add])]
         if file is not None:
             num_classes = trained.model.layout.num_classes
             takers.append(stack.enter_context(predictions.writing(file, num_classes)))
         weights = trained.state.evaluated_weights
-        for predicted in predictions.predict(panel, trained.model, trained.engine, weights, cancel):
+        for predicted in predictions.predict(
+            panel, trained.model, trained.engine, weights, asked.cancel
+        ):
             for take in takers:
                 take(predicted)
     return worst

@@ -145,8 +145,8 @@ def evaluate_panel(
     state: ServerState,
     cancel: CancelFlag | None,
 ) -> Evaluation:
-    """Returns the evaluation of a state's weights on the clients of one split."""
-    scores = panel.evaluate(evaluator, state.evaluated_weights, cancel)
+    """Returns the evaluation of a state on the clients of one split."""
+    scores = panel.evaluate(evaluator, state, cancel)
     return Evaluation(
         source=panel.data.source,
         split=panel.split,

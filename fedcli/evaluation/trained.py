@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,19 @@ from numpy.typing import NDArray
 
 from fedcli import checkpoint, engines, run_dir
 from fedcli import config as configs
-from fedcli.algorithms.base import EVALUATED_WEIGHTS
+from fedcli.algorithms.base import EVALUATED_WEIGHTS, NO_COMMON_MODEL, OWN_MODELS
 from fedcli.checkpoint import Checkpoint
 from fedcli.config import RunConfig
 from fedcli.engine import Engine
 from fedcli.errors import ConfigError, RunError
 from fedcli.federation.data import note_of_changed_model
 from fedcli.federation.processes import build_process
-from fedcli.federation.saved_states import model_of, to_state
+from fedcli.federation.saved_states import (
+    client_states_of,
+    model_of,
+    open_client_states,
+    to_state,
+)
 from fedcli.files import check_is_no_input
 from fedcli.learning import ServerState
 from fedcli.models import Model
@@ -27,7 +33,7 @@ from fedcli.models import Model
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A checkpoint with the model it is of.
+    """A checkpoint with the model it is of; a context that closes the file of clients' models.
 
     Attributes:
         config: Of the run.
@@ -46,6 +52,20 @@ class Trained:
     state: ServerState
     fingerprint: str | None
     notes: tuple[str, ...] = ()
+
+    def __enter__(self) -> Trained:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Closes."""
+        for states in client_states_of(self.state):
+            states.close()
 
 
 def load_trained(path: Path, threads: int | None, code: str | None = None) -> Trained:
@@ -71,6 +91,8 @@ def _trained(
     model = model_of(content, config, file, code)
     engine = engines.make_engine(model, threads)
     state = to_state(content, build_process(config, model, engine), file)
+    if state.has_own_models:
+        state = open_client_states(state, file.parent.parent)
     origin = configs.read_provenance(content.config, str(file))
     notes = note_of_changed_model(code, origin.get("model"))
     convention = content.pixel_convention
@@ -111,6 +133,8 @@ def _config_of(content: Checkpoint, file: Path) -> RunConfig:
 
 def _evaluated_tensors(content: Checkpoint, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     """The weights that are evaluated, without the code that says what they compute."""
+    if OWN_MODELS in content.components["client_work"]:
+        raise ConfigError(NO_COMMON_MODEL)
     named = content.components["global_model_weights"]
     arrays = {name: np.asarray(named[name]) for name in names}
     for part in ("finalizer", "client_work"):
@@ -154,9 +178,9 @@ def export_run(path: str | Path, file: str | Path) -> list[tuple[str, tuple[int,
         arrays = _evaluated_tensors(content, content.tensor_names)
         weights_files.save_npz(Path(file), arrays)
     else:
-        trained = _trained(content, source, threads=1)
-        layout = trained.model.layout
-        tensors = layout.split(trained.state.evaluated_weights)
+        with _trained(content, source, threads=1) as trained:
+            layout = trained.model.layout
+            tensors = layout.split(trained.state.evaluated_weights)
         arrays = {each.name: tensor for each, tensor in zip(layout.tensors, tensors, strict=True)}
         weights_files.save(Path(file), arrays, layout)
     return [(name, array.shape) for name, array in arrays.items()]

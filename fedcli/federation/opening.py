@@ -18,7 +18,13 @@ from fedcli.config import RunConfig
 from fedcli.datasets import ClientData
 from fedcli.datasets.client_batches import ClientBatches
 from fedcli.engine import Engine
-from fedcli.federation.data import check_fit, held_out_split, open_data
+from fedcli.federation.data import (
+    check_fit,
+    held_out_split,
+    judged_split,
+    note_of_own_models,
+    open_data,
+)
 from fedcli.federation.panels import Panel, make_panels
 from fedcli.federation.processes import build_process
 from fedcli.federation.rosters import Roster, open_roster, plan_of
@@ -134,9 +140,11 @@ def open_federation(
     """
     splits = open_data(config, cancel)
     train = splits["train"]
-    notes: list[str] = []
+    notes = list(note_of_own_models(config))
     if held_out_split(splits) is None:
         notes.append(f"{train.source} has no test data: evaluating on train only")
+    elif judged_split(config, splits) is None:
+        notes.append("central has no client with a model of its own: evaluating on train only")
     plan = plan_of(config)
     config, roster = open_roster(config, train, plan, notes, cancel)
     cohorts = roster.cohorts

@@ -17,12 +17,11 @@ from typing import Any
 from fedcli import engines, run_dir, run_logs, stopping
 from fedcli.backend import CancelFlag
 from fedcli.batches import BatchedDataset
-from fedcli.client_states import ClientStates
 from fedcli.datasets import ClientData
 from fedcli.datasets.client_batches import ClientBatches
 from fedcli.evaluation.result import Evaluation, evaluate_panel, seen_in
-from fedcli.federation.data import held_out_split
 from fedcli.federation.opening import Federation
+from fedcli.federation.saved_states import client_states_of
 from fedcli.learning import ServerState
 from fedcli.run_dir import RunDirectory
 from fedcli.run_logs import LoggedRound, RunLog
@@ -191,7 +190,7 @@ class Training:
             self._save_if_behind()
             self._close_logs()
         finally:
-            for states in _client_states(self.state):
+            for states in client_states_of(self.state):
                 states.close()
             self._run.close()
 
@@ -280,7 +279,7 @@ class Training:
             return []
         if only is None:
             return self._splits
-        return ["train" if only == "train" else held_out_split(self.splits) or "train"]
+        return [self._splits[0 if only == "train" else -1]]  # train is the first
 
     def _evaluate(self, state: ServerState, splits: Sequence[str]) -> dict[str, Evaluation]:
         """The evaluation of `state` by split; those of the round just evaluated are kept."""
@@ -316,7 +315,7 @@ class Training:
 
     def _save(self) -> None:
         kept = run_dir.checkpoint_rounds(self._run.path)
-        for states in _client_states(self.state):
+        for states in client_states_of(self.state):
             states.save(kept)
         for log in self._logs:
             log.flush()
@@ -338,11 +337,6 @@ class Training:
         if not stored or any(each.get("round") != last for each in stored.values()):
             return None
         return stored
-
-
-def _client_states(state: ServerState) -> list[ClientStates]:
-    """What the clients keep, of each kind that an algorithm has."""
-    return [each for each in state.client_work.values() if isinstance(each, ClientStates)]
 
 
 def _ids_of(clients: Iterable[BatchedDataset]) -> Sequence[str]:
