@@ -96,10 +96,23 @@ def _spread(values: NDArray[np.float64], worst: int) -> dict[str, float]:
     if not len(values) or not np.isfinite(values).all():
         return dict.fromkeys(["mean", "std", *names, "worst_decile"], math.nan)
     num_worst = math.ceil(_WORST_SHARE * len(values))
-    ordered = np.sort(values)[::-worst]  # the worst first
+    ascending = np.sort(values)
+    worst_first = ascending[::-worst]
     return {
         "mean": float(values.mean()),
         "std": float(values.std()),
-        **dict(zip(names, np.percentile(values, _PERCENTILES).tolist(), strict=True)),
-        "worst_decile": float(ordered[:num_worst].mean()),
+        **{
+            name: _percentile(ascending, percent)
+            for name, percent in zip(names, _PERCENTILES, strict=True)
+        },
+        "worst_decile": float(worst_first[:num_worst].mean()),
     }
+
+
+def _percentile(ascending: NDArray[np.float64], percent: float) -> float:
+    """As np.percentile, to the byte; that one imports numpy.ma, 7 ms of every run."""
+    place = (len(ascending) - 1) * (percent / 100)
+    index = math.floor(place)
+    below, above = ascending[index], ascending[min(index + 1, len(ascending) - 1)]
+    share, gap = place - index, above - below
+    return float(above - gap * (1 - share) if share >= 0.5 else below + gap * share)

@@ -15,6 +15,11 @@ T = TypeVar("T")
 # What a TOML value can be.
 Value = bool | int | float | str | list[Any]
 
+# The core computes in float32: no rate above its largest number, nothing positive that it takes
+# for 0.
+MAX_FLOAT = 3e38
+LEAST_POSITIVE = 1.2e-38
+
 MAX_LIST = 1000  # numbers in an option that takes a list
 
 

@@ -52,3 +52,14 @@ def test_nobody_and_not_finite_are_nan() -> None:
     told = client_spread.over_clients(stats([1], [2], [math.inf]))
     assert math.isnan(told["loss"]["mean"])
     assert told["sparse_categorical_accuracy"]["mean"] == 0.5
+
+
+@pytest.mark.parametrize("num_clients", [1, 2, 3, 10, 11, 97])
+def test_percentiles_are_those_of_numpy(num_clients: int) -> None:
+    losses = np.sin(np.arange(1.0, num_clients + 1)) + 2.0
+    told = client_spread.over_clients(stats([0] * num_clients, [1] * num_clients, losses.tolist()))[
+        "loss"
+    ]
+    assert [told[name] for name in ("p10", "p50", "p90")] == np.percentile(
+        losses, [10, 50, 90]
+    ).tolist()

@@ -43,9 +43,8 @@ LAYERS = (
         *("datasets", "checkpoint", "run_dir", "weights_files", "draws", "suspects", "densities"),
         *("download", "part_file", "archives", "models", "model_sources", "samplers"),
         *("own_models", "keras_files", "keras_archives", "keras_graphs", "keras_options"),
-        *("client_states",),
         *("client_spread", "text_tables", "event_files", "client_records", "per_client"),
-        *("participation", "engine", "thread_engine"),
+        *("participation", "client_states", "engine", "thread_engine"),
     ),
     ("backend", "files", "locks", "transport"),
     (

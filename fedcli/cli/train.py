@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from fedcli.cli import options as opt
-from fedcli.cli.training_job import carry_out, continued_run, new_run, show
 from fedcli.config import (
     CLIENT_LR,
     CLIENT_OPTIMIZER,
@@ -339,6 +338,8 @@ def train(  # one parameter for each option that is not a field of RunConfig
       fedcli train --resume runs/momentum --rounds 200
       fedcli train --config runs/momentum/config.toml --seed 1
     """  # noqa: D301 - \b keeps click from wrapping
+    from fedcli.cli.training_job import carry_out, continued_run, new_run, show
+
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
     given = opt.given(values)
     if resume is None:

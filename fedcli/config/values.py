@@ -184,4 +184,5 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("csv", "tensorboard", "histograms", "record_clients"), _flag),
     **dict.fromkeys(OPTION_OWNERS, _map),
 }
+
 _OPTIONAL = frozenset(each.name for each in fields(RunConfig) if each.default is None)

@@ -48,6 +48,9 @@ class Rule(NamedTuple):
     row: Callable[[Settings], StepRow] | None
 
 
+# ---- SGD ----------------------------------------------------------------------------------------
+
+
 def _sgd_init(settings: Settings, params: Params) -> OptState:
     return {"accumulator": np.zeros_like(params)} if settings.options["momentum"] else {}
 
@@ -68,6 +71,9 @@ def _sgd_step(
 def _sgd_row(settings: Settings) -> StepRow:
     momentum, nesterov = settings.options["momentum"], settings.options["nesterov"]
     return StepKind.SGD, (settings.learning_rate, momentum, float(nesterov))
+
+
+# ---- Adam, AdamW, Yogi --------------------------------------------------------------------------
 
 
 def _moments_init(settings: Settings, params: Params) -> OptState:
@@ -154,6 +160,9 @@ def _yogi_row(settings: Settings) -> StepRow:
     return StepKind.YOGI, (*_moments_options(settings), initial)
 
 
+# ---- Adagrad, RMSprop ---------------------------------------------------------------------------
+
+
 def _adagrad_init(settings: Settings, params: Params) -> OptState:
     initial = settings.options["initial_preconditioner_value"]
     return {"preconditioner": np.full_like(params, initial)}
@@ -193,6 +202,9 @@ def _rmsprop_row(settings: Settings) -> StepRow:
     return StepKind.RMSPROP, (settings.learning_rate, options["decay"], options["epsilon"])
 
 
+# ---- Adafactor ----------------------------------------------------------------------------------
+
+
 def _adafactor_init(settings: Settings, params: Params) -> OptState:
     return factored.init(settings.shapes or (params.shape,), params)
 
@@ -203,6 +215,9 @@ def _adafactor_step(
     shapes = settings.shapes or (params.shape,)
     rate, options = settings.learning_rate, settings.options
     return factored.step(shapes, rate, options, gradient, state, params)
+
+
+# ---- What they share ----------------------------------------------------------------------------
 
 
 def _is_reddi(settings: Settings) -> bool:

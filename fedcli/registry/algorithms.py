@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedcli.errors import ConfigError
-from fedcli.options import Entry, Option, Value, check_number, table
-from fedcli.registry.ranges import LEAST_POSITIVE, MAX_FLOAT
+from fedcli.options import LEAST_POSITIVE, MAX_FLOAT, Entry, Option, Value, check_number, table
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,7 @@ def check_ema_decay(value: object, label: str = "server EMA decay") -> float:
 _FEDOPT = "Reddi et al. 2021, arXiv 2003.00295"
 # The paper's tau, which it advises to start from.
 _FEDOPT_OPTIONS: Mapping[str, Value] = {"epsilon": 1e-3, "style": "reddi"}
+
 ALGORITHMS = table(
     AlgorithmEntry(
         "centralized",
@@ -181,6 +181,7 @@ ALGORITHMS = table(
         server_options={"beta_2": 0.99, "initial_preconditioner_value": 0.0, **_FEDOPT_OPTIONS},
     ),
 )
+
 AGGREGATORS = table(
     Entry(
         "mean",

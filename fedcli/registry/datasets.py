@@ -28,6 +28,7 @@ EMBEDDED_DATASETS = table(
         ),
     ),
 )
+
 # What `fedcli download` fetches; `datasets.public` knows from where. No options: --partition
 # re-deals them.
 PUBLIC_DATASETS = table(
@@ -81,4 +82,5 @@ PUBLIC_DATASETS = table(
         licence="none stated",
     ),
 )
+
 DATASETS: Mapping[str, Entry] = {**EMBEDDED_DATASETS, **PUBLIC_DATASETS}

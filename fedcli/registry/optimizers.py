@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedcli.errors import ConfigError
-from fedcli.options import Entry, Option, Value, check_number, table
-from fedcli.registry.ranges import LEAST_POSITIVE, MAX_FLOAT
+from fedcli.options import LEAST_POSITIVE, MAX_FLOAT, Entry, Option, Value, check_number, table
 
 LEARNING_RATE_RANGE = (0.0, MAX_FLOAT)
 
@@ -68,6 +67,7 @@ _BETA_1 = Option(
 _BETA_2 = Option(
     "beta_2", 0.999, "Share of the running mean of squared gradients that is kept.", 0.0, 1.0
 )
+
 _STYLE = Option(
     "style",
     "tff",

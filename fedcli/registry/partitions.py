@@ -97,6 +97,7 @@ DEALS = table(
         (_FEW_CLIENTS, _PARTITION_SEED),
     ),
 )
+
 # What a client's examples go through; joined to a deal or to each other by "+".
 CHANGES = table(
     Entry(
@@ -145,6 +146,7 @@ CHANGES = table(
         ),
     ),
 )
+
 PARTITIONS: dict[str, Entry] = {**DEALS, **CHANGES}
 NATURAL = "natural"
 

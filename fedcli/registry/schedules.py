@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import pairwise
 
-from fedcli.options import Entry, Option, Value, table
-from fedcli.registry.ranges import LEAST_POSITIVE
+from fedcli.options import LEAST_POSITIVE, Entry, Option, Value, table
 
 # The schedule that is used unless another is named.
 CONSTANT = "constant"
