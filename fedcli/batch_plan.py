@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -55,6 +55,20 @@ class BatchPlan:
         """Returns how many examples a client of `num_examples` processes, repeats counted."""
         visits = self.epochs * num_examples
         return visits if self.max_examples is None else min(visits, self.max_examples)
+
+    def of_steps(self, num_steps: int, num_examples: int) -> BatchPlan:
+        """Returns this plan for a client of `num_examples` that takes so many batches of it.
+
+        `epochs` and `max_examples` become what that takes. Of no examples there is no batch.
+        """
+        if not num_examples:
+            return self
+        num_visits = num_steps * self.batch_size
+        if self.pipeline == "per-epoch":
+            num_epochs, rest = divmod(num_steps, -(-num_examples // self.batch_size))
+            num_visits = num_epochs * num_examples + rest * self.batch_size
+        num_epochs = -(-num_visits // num_examples)
+        return replace(self, epochs=num_epochs, max_examples=num_visits)
 
     def num_batches(self, num_examples: int) -> int:
         """Returns how many batches those examples come in."""

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# Clients that are told apart: those that took part in the training, and those that never did.
+GROUPS = ("seen", "unseen")
+
 _PERCENTILES = (10, 50, 90)
 _WORST_SHARE = 0.1
 
@@ -49,12 +52,42 @@ def over_clients(stats: Any) -> dict[str, Any]:
     }
 
 
+def gain_over_clients(before: Any, after: Any) -> dict[str, Any]:
+    """Returns the spread over the same clients of what accuracy and loss have become more.
+
+    Clients without examples are left out. The worst are those that gain least, or lose most: in
+    accuracy the lowest differences, in loss the highest. `share_better` is the share of clients
+    whose measure is better than before, `share_worse` of those whose measure is worse.
+
+    Args:
+        before: One row a client, as the engine returns them.
+        after: The same of the same clients in the same order.
+    """
+    has_examples = np.asarray(before["num_examples"]) > 0
+    told = {}
+    names = ("sparse_categorical_accuracy", "loss")
+    for name, worst, old, new in zip(
+        names, (-1, 1), client_means(before), client_means(after), strict=True
+    ):
+        gain = (new - old)[has_examples]
+        told[name] = {
+            **_spread(gain, worst),
+            "share_better": _share(worst * gain < 0),
+            "share_worse": _share(~(worst * gain <= 0)),  # NaN is worse
+        }
+    return {"num_clients": int(has_examples.sum()), **told}
+
+
 def jain_index(values: NDArray[np.float64]) -> float:
     """Returns Jain's index of numbers that are not negative; 1 if all are 0, NaN of none."""
     if not len(values):
         return math.nan
     squares = float(np.square(values).sum())
     return float(values.sum()) ** 2 / (len(values) * squares) if squares else 1.0
+
+
+def _share(is_one: NDArray[np.bool_]) -> float:
+    return float(is_one.mean()) if len(is_one) else math.nan
 
 
 def _spread(values: NDArray[np.float64], worst: int) -> dict[str, float]:

@@ -56,7 +56,19 @@ def rank_with_run(
         DataError: The data do not fit the model, or a client cannot be read.
         RunError: There is no such run or checkpoint, or it is damaged.
     """
-    trained = evaluation.load_trained(Path(run), threads, model)
+    with evaluation.load_trained(Path(run), threads, model) as trained:
+        return _examine(data, client_ids, trained, run, tell=tell, top=top)
+
+
+def _examine(
+    data: ClientData,
+    client_ids: Sequence[str],
+    trained: Trained,
+    run: str | Path,
+    *,
+    tell: Tell,
+    top: int,
+) -> Suspects:
     check_fit(data, trained.model)
     sizes, labels, losses, is_wrong = [], [np.empty(0, np.int32)], [], []
     for done, client_id in enumerate(client_ids, 1):
@@ -64,9 +76,8 @@ def rank_with_run(
         sizes.append(len(client))
         labels.append(client.labels)
         for first in range(0, len(client), _BLOCK):
-            stats = _score(
-                trained, _examples(client, range(first, min(first + _BLOCK, len(client))))
-            )
+            block = range(first, min(first + _BLOCK, len(client)))
+            stats = _score(trained, client_id, _examples(client, block))
             losses.append(_losses(stats))
             is_wrong.append(stats["num_correct"] == 0)
         tell(done, len(client_ids))
@@ -106,8 +117,8 @@ def _examples(client: ClientDataset, indices: Sequence[int]) -> Iterator[Batched
         yield BatchedDataset(one, _ONE)
 
 
-def _score(trained: Trained, examples: Iterator[BatchedDataset]) -> NDArray[Any]:
-    layout, weights = trained.model.layout, trained.state.evaluated_weights
+def _score(trained: Trained, client_id: str, examples: Iterator[BatchedDataset]) -> NDArray[Any]:
+    layout, weights = trained.model.layout, trained.state.weights_for(client_id)
     return trained.engine.evaluate(layout, weights, examples)
 
 
@@ -128,5 +139,6 @@ def _likelier_label(trained: Trained, client: ClientDataset, index: int) -> int:
         replace(client, pixels=client.pixels[one], labels=np.array([label], np.int32))
         for label in others
     )
-    stats = _score(trained, (BatchedDataset(each, _ONE) for each in relabelled))
+    batches = (BatchedDataset(each, _ONE) for each in relabelled)
+    stats = _score(trained, client.client_id, batches)
     return others[int(_losses(stats).argmin())]

@@ -28,17 +28,28 @@ def check_name(path: Path) -> None:
         )
 
 
-def write(path: Path, client_ids: Sequence[str], stats: NDArray[Any]) -> None:
+def write(
+    path: Path,
+    client_ids: Sequence[str],
+    stats: NDArray[Any],
+    *,
+    is_seen: NDArray[np.bool_] | None = None,
+    fine_tuned: NDArray[Any] | None = None,
+) -> None:
     """Writes one line or row a client: its id, examples, batches, accuracy and loss.
 
     The HDF5 file (format "fedcli-per-client", version 1) has these as columns `client_ids`,
-    `num_examples`, `num_batches`, `sparse_categorical_accuracy` and `loss`; means of no example are
-    NaN there and empty in CSV. An existing file is replaced as a whole.
+    `num_examples`, `num_batches`, `sparse_categorical_accuracy` and `loss`; where that is known
+    `is_seen`, 1 or 0; after fine-tuning `fine_tuned_sparse_categorical_accuracy` and
+    `fine_tuned_loss`. Means of no example are NaN there and empty in CSV. An existing file is
+    replaced as a whole.
 
     Args:
         path: Its ending says which.
         client_ids: Who was evaluated.
         stats: One row each, as the engine returns them.
+        is_seen: Whether each took part in the training; None: not known.
+        fine_tuned: As `stats`, of the clients' fine-tuned models; None: they have none.
 
     Raises:
         ConfigError: The ending is neither.
@@ -52,6 +63,12 @@ def write(path: Path, client_ids: Sequence[str], stats: NDArray[Any]) -> None:
         "sparse_categorical_accuracy": accuracies,
         "loss": losses,
     }
+    if is_seen is not None:
+        columns["is_seen"] = is_seen.astype(np.int8)
+    if fine_tuned is not None:
+        accuracies, losses = client_means(fine_tuned)
+        columns["fine_tuned_sparse_categorical_accuracy"] = accuracies
+        columns["fine_tuned_loss"] = losses
     encode = _csv if path.suffix.lower() == ".csv" else _hdf5
     write_atomic(path, encode(list(client_ids), columns))
 

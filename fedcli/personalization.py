@@ -6,13 +6,13 @@ trained from the same weights on the client's train data and scored again. Metri
 they are lists, one value a client, aligned by position, so that a client's gain can be seen.
 
 At most `max_num_clients` clients are kept; where TFF draws them by reservoir sampling, here the
-seed draws them. A client's fine-tuned model that is not finite has NaN for accuracy and loss.
+seed draws them. A client's fine-tuned model that is not finite has loss NaN and is never right.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,10 +44,18 @@ class FineTuning:
     Attributes:
         optimizer: Takes them.
         plan: How the examples become batches; `epochs` says how long.
+        num_steps: As many local steps, of whatever client, in place of epochs; None: the plan's.
     """
 
     optimizer: Optimizer
     plan: BatchPlan
+    num_steps: int | None = None
+
+    def plan_for(self, num_examples: int) -> BatchPlan:
+        """Returns the plan of a client that holds so many examples."""
+        if self.num_steps is None:
+            return self.plan
+        return self.plan.of_steps(self.num_steps, num_examples)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,81 +114,117 @@ def evaluate_personalization(
     if max_num_clients < 1:
         raise ConfigError(f"max_num_clients = {max_num_clients}: choose 1 or more")
     chosen = _choose(train, test, client_ids, seed, max_num_clients)
-    work = _Work(model, weights, engine or ThreadEngine(), seed, cancel)
+    engine = engine or ThreadEngine()
     scoring = BatchPlan(batch_size=batch_size)
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in (BASELINE, *strategies)}
-    for first in range(0, len(chosen), _BLOCK):
-        ids = chosen[first : first + _BLOCK]
-        tested = [BatchedDataset(test.client(each), scoring, seed) for each in ids]
-        results[BASELINE] += [work.score(weights, each) for each in tested]
-        for name, strategy in strategies.items():
-            trained = [BatchedDataset(train.client(each), strategy.plan, seed) for each in ids]
-            results[name] += work.fine_tune(strategy.optimizer, trained, tested)
-    names = results[BASELINE][0].keys()
-    by_name = {
-        strategy: {name: [each[name] for each in of_clients] for name in names}
-        for strategy, of_clients in results.items()
-    }
-    return PersonalizationEvaluation(tuple(chosen), by_name)
+    tested = (BatchedDataset(test.client(each), scoring) for each in chosen)
+    rows = {BASELINE: engine.evaluate(model.layout, weights, tested, cancel=cancel)}
+    for name, strategy in strategies.items():
+        rows[name] = fine_tuned_stats(
+            model,
+            weights,
+            strategy,
+            train,
+            test,
+            chosen,
+            scoring,
+            seed=seed,
+            engine=engine,
+            cancel=cancel,
+        )
+    return PersonalizationEvaluation(
+        tuple(chosen), {name: _by_client(stats) for name, stats in rows.items()}
+    )
 
 
-@dataclass(frozen=True, eq=False)
-class _Work:
-    """What every client's evaluation needs."""
+def fine_tuned_stats(
+    model: Model,
+    weights: NDArray[np.float32],
+    strategy: FineTuning,
+    train: ClientData,
+    test: ClientData,
+    client_ids: Sequence[str],
+    scoring: BatchPlan,
+    *,
+    seed: int,
+    round_num: int = 0,
+    engine: Engine,
+    cancel: CancelFlag | None = None,
+) -> NDArray[Any]:
+    """Returns how each client's own fine-tuned model scores: one row of stats a client.
 
-    model: Model
-    weights: NDArray[np.float32]
-    engine: Engine
-    seed: int
-    cancel: CancelFlag | None
+    Args:
+        model: The model.
+        weights: What every client starts from: float32 [num_params].
+        strategy: How they fine-tune.
+        train: What they train on.
+        test: What they are scored on.
+        client_ids: At least one; both splits have them.
+        scoring: How test examples become batches.
+        seed: Drives the shuffles.
+        round_num: Rounds completed: keys the shuffles, so that a client trains as it would in the
+            next round, and fixes the rate of a schedule by round.
+        engine: What computes clients.
+        cancel: Once raised, from any thread, the call stops within a local step.
 
-    def score(self, weights: NDArray[np.float32], tested: BatchedDataset) -> dict[str, Any]:
-        """The metrics of some weights on one client."""
-        layout = self.model.layout
-        stats = self.engine.evaluate(layout, weights, [tested], cancel=self.cancel)
-        return metrics.sum_then_finalize(stats)
-
-    def fine_tune(
-        self,
-        optimizer: Optimizer,
-        trained: Sequence[BatchedDataset],
-        tested: Sequence[BatchedDataset],
-    ) -> list[dict[str, Any]]:
-        """The metrics of each client's own weights."""
-        received: list[NDArray[np.float32]] = []
-        are_finite: list[bool] = []
-
-        def receive(
-            clients: Sequence[BatchedDataset],
-            deltas: NDArray[np.float32],
-            stats: NDArray[np.void],
-        ) -> None:
-            received.extend(deltas.copy())
-            are_finite.extend((stats["is_finite"] != 0).tolist())
-
-        optimizer = optimizer.at(0)
-        self.engine.train_cohort(
-            self.model.layout,
-            optimizer.client_rows(),
-            self.weights,
-            trained,
-            round_num=0,
+    Raises:
+        Cancelled: `cancel` was raised.
+        ConfigError: The optimizer takes no local steps.
+        DataError: A client is not in both splits, or its data do not fit the model.
+    """
+    optimizer = strategy.optimizer.at(round_num)
+    layout, rows = model.layout, optimizer.client_rows()
+    scored: list[NDArray[Any]] = []
+    for first in range(0, len(client_ids), _BLOCK):
+        ids = client_ids[first : first + _BLOCK]
+        own = [train.client(each) for each in ids]
+        deltas = _Deltas()
+        engine.train_cohort(
+            layout,
+            rows,
+            weights,
+            [BatchedDataset(each, strategy.plan_for(len(each)), seed) for each in own],
+            round_num=round_num,
             weighting="uniform",
             rate_factor=optimizer.rate_factor,
-            per_client=PerClient(receive=receive),
-            cancel=self.cancel,
+            per_client=PerClient(receive=deltas.receive),
+            cancel=cancel,
         )
-        return [
-            self.score(self.weights + delta, each) if is_finite else self._lost(each)
-            for delta, is_finite, each in zip(received, are_finite, tested, strict=True)
-        ]
+        for client_id, delta in zip(ids, deltas.received, strict=True):
+            tested = [BatchedDataset(test.client(client_id), scoring)]
+            at = weights if delta is None else weights + delta
+            stats = engine.evaluate(layout, at, tested, cancel=cancel)
+            scored.append(_lost(stats) if delta is None else stats)
+    return np.concatenate(scored)
 
-    def _lost(self, tested: BatchedDataset) -> dict[str, Any]:
-        """The metrics of weights that are not finite."""
-        nothing = replace(tested, client=tested.without_examples().client)
-        counts = ("num_examples", "num_batches")
-        scored = self.score(self.weights, tested)
-        return {**self.score(self.weights, nothing), **{name: scored[name] for name in counts}}
+
+@dataclass(frozen=True)
+class _Deltas:
+    """The model deltas of some clients, in order; None of one that is not finite."""
+
+    received: list[NDArray[np.float32] | None] = field(default_factory=list)
+
+    def receive(
+        self, clients: Sequence[BatchedDataset], deltas: NDArray[np.float32], stats: NDArray[Any]
+    ) -> None:
+        is_finite = stats["is_finite"] != 0
+        rows = zip(deltas, is_finite, strict=True)
+        self.received.extend(delta.copy() if finite else None for delta, finite in rows)
+
+
+def _lost(stats: NDArray[Any]) -> NDArray[Any]:
+    """The row of a client whose model is not finite: other weights' on the same examples."""
+    lost = stats.copy()
+    counts = ("num_examples", "num_batches")
+    for name in lost.dtype.names or ():
+        if name not in counts:
+            lost[name] = np.nan if lost.dtype[name].base.kind == "f" else 0
+    return lost
+
+
+def _by_client(stats: NDArray[Any]) -> dict[str, list[Any]]:
+    """The metrics by name, each a list of one value a client."""
+    each = [metrics.sum_then_finalize(stats[index : index + 1]) for index in range(len(stats))]
+    return {name: [told[name] for told in each] for name in each[0]}
 
 
 def _choose(

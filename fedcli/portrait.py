@@ -16,7 +16,7 @@ from fedcli.backend import CancelFlag
 from fedcli.batch_plan import BatchPlan
 from fedcli.batches import BatchedDataset, ClientDataset
 from fedcli.datasets import ClientData
-from fedcli.evaluation import Trained
+from fedcli.evaluation import Evaluation, Trained
 from fedcli.federation.data import open_data
 from fedcli.metrics import predicted_classes
 
@@ -72,7 +72,11 @@ def portray(path: str | Path, cancel: CancelFlag | None = None) -> Portrait:
         RunError: There is no such run, or it is damaged.
     """
     evaluated = evaluation.evaluate_run(path, cancel=cancel)
-    trained = evaluation.load_trained(Path(path), threads=None)
+    with evaluation.load_trained(Path(path), threads=None) as trained:
+        return _portray(trained, evaluated, cancel)
+
+
+def _portray(trained: Trained, evaluated: Evaluation, cancel: CancelFlag | None) -> Portrait:
     data = open_data(trained.config, cancel)[evaluated.split]
     num_classes = trained.model.layout.num_classes
     confusion = np.zeros((num_classes, num_classes), np.int64)
@@ -103,7 +107,7 @@ def portray(path: str | Path, cancel: CancelFlag | None = None) -> Portrait:
 
 def predict(trained: Trained, client: ClientDataset) -> NDArray[np.int32]:
     """Returns the class that a model finds most probable for each example, -1 for none."""
-    layout, weights = trained.model.layout, trained.state.evaluated_weights
+    layout, weights = trained.model.layout, trained.state.weights_for(client.client_id)
     scores = trained.engine.predict(layout, weights, [BatchedDataset(client, _PLAIN)])
     return predicted_classes(scores.values)
 

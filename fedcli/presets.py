@@ -158,6 +158,7 @@ def _mcmahan(
             "client_weighting": "num-examples",
             "eval_every": 1,
             "eval_clients": "all",
+            "eval_split": "held-out",
             "stop_at": f"accuracy={target}",
         },
         figures=(Figure(published, "rounds_to_target"),),

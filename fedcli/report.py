@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fedcli.client_spread import GROUPS
 from fedcli.metrics import BUILT_IN
 
 MAX_ROUND_ROWS = 20
@@ -61,12 +62,21 @@ class RoundRow:
 
 @dataclass(frozen=True)
 class EvaluationRow:
-    """Scores of one split; `num_absent_clients` were asked for but have no data in it."""
+    """Scores of one split, or of some of its clients, before or after they fine-tune.
+
+    Attributes:
+        split: What they are of.
+        scores: The scores.
+        num_clients: Clients evaluated.
+        num_absent_clients: How many more were asked for that have no data in the split.
+        num_seen_clients: Those of them that took part in the training; None: not known.
+    """
 
     split: str
     scores: Scores
     num_clients: int
-    num_absent_clients: int
+    num_absent_clients: int = 0
+    num_seen_clients: int | None = None
 
 
 def scores(metrics: Mapping[str, Any]) -> Scores:
@@ -128,16 +138,75 @@ def thinning_step(num_rounds: int, max_rows: int) -> int:
         power *= 10
 
 
-def evaluation_row(metrics: Mapping[str, Any]) -> EvaluationRow:
-    """Returns the row of one evaluation."""
-    return EvaluationRow(
-        metrics["split"],
-        scores(metrics["client_work"]["eval"]["current_round_metrics"]),
-        int(metrics["num_clients"]),
-        int(metrics["num_absent_clients"]),
-    )
-
-
 def evaluation_rows(evaluation: Mapping[str, Mapping[str, Any]]) -> list[EvaluationRow]:
-    """Returns one row for each split of a closing evaluation."""
-    return [evaluation_row(metrics) for metrics in evaluation.values()]
+    """Returns the rows of evaluations by split, `parts` of each."""
+    return [
+        EvaluationRow(
+            part.name,
+            scores(part.metrics),
+            part.num_clients,
+            int(metrics["num_absent_clients"]) if part.name == split else 0,
+            part.num_seen_clients,
+        )
+        for split, metrics in evaluation.items()
+        for part in parts(split, metrics)
+    ]
+
+
+@dataclass(frozen=True)
+class EvaluationPart:
+    """What an evaluation says of its clients, or of some of them.
+
+    Attributes:
+        name: What a reader calls it: the split, then who of it, then whether they are fine-tuned.
+        metrics: Loss, accuracy and counts.
+        num_clients: How many they are.
+        num_seen_clients: How many of them took part in the training; None: not known.
+        over_clients: How loss and accuracy differ over them.
+        gain_over_clients: How what fine-tuning added differs over them; None: they did not.
+    """
+
+    name: str
+    metrics: Mapping[str, Any]
+    num_clients: int
+    num_seen_clients: int | None
+    over_clients: Mapping[str, Any]
+    gain_over_clients: Mapping[str, Any] | None = None
+
+
+def parts(split: str, metrics: Mapping[str, Any]) -> list[EvaluationPart]:
+    """Returns the parts of the evaluation of one split.
+
+    They are all clients, seen and unseen ones, then the same after fine-tuning.
+    """
+    whole = {
+        "metrics": metrics["client_work"]["eval"]["current_round_metrics"],
+        "num_clients": metrics["num_clients"],
+        "over_clients": metrics.get("over_clients", {}),
+        **{name: metrics[name] for name in GROUPS if name in metrics},
+    }
+    num_seen = metrics.get("num_seen_clients")
+    found = _grouped(split, whole, num_seen)
+    if "fine_tuned" in metrics:
+        found += _grouped(f"{split}, fine-tuned", metrics["fine_tuned"], num_seen)
+    return found
+
+
+def _grouped(name: str, whole: Mapping[str, Any], num_seen: int | None) -> list[EvaluationPart]:
+    """All clients, then those groups of them that are told apart."""
+    told = [(name, whole, num_seen)]
+    for group in GROUPS:
+        if group in whole:
+            part = whole[group]
+            told.append((f"{name}, {group}", part, part["num_clients"] * (group == "seen")))
+    return [
+        EvaluationPart(
+            label,
+            part["metrics"],
+            int(part["num_clients"]),
+            seen,
+            part["over_clients"],
+            part.get("gain_over_clients"),
+        )
+        for label, part, seen in told
+    ]

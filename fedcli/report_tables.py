@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedcli import comparison
+from fedcli import comparison, report
 from fedcli.client_records import ClientRecords
 from fedcli.comparison import Estimate
 from fedcli.config import option_name
@@ -14,8 +14,10 @@ from fedcli.metrics import flatten
 from fedcli.run_record import MEASURES, ONLINE, RunRecord
 from fedcli.text_tables import Table
 
-_SPREAD = ("mean", "std", "p10", "p50", "p90", "worst_decile", "jain_index")
-_SPREAD_HEADERS = ("mean", "std", "p10", "p50", "p90", "worst 10 %", "Jain")
+# Figures over clients by their names in JSON, with what a column of them is called.
+_MOMENTS = {"mean": "mean", "std": "std", "p10": "p10", "p50": "p50", "p90": "p90"}
+_SPREAD = {**_MOMENTS, "worst_decile": "worst 10 %", "jain_index": "Jain"}
+_GAIN = {**_MOMENTS, "share_better": "better", "share_worse": "worse"}
 _UNSET = "-"
 ROW_COLUMNS = ("round", "num_examples", "loss", "accuracy", "update_norm", "bytes")
 
@@ -49,18 +51,22 @@ def summary(run: RunRecord) -> list[tuple[str, str]]:
 
 def evaluation(run: RunRecord) -> Table | None:
     """Returns loss and accuracy by split at the end, None if there is no evaluation."""
-    rows = [
-        [name, *(number(run.final(name, measure)) for measure in MEASURES)]
-        for name in run.series_names
-        if name != ONLINE
-    ]
-    for row, split in zip(rows, run.series_names[1:], strict=True):
-        closing = run.evaluation.get(split)
-        if closing is None:
-            row += [_UNSET, _UNSET]
+    rows = []
+    for name in run.series_names:
+        if name == ONLINE:
             continue
-        scores = closing["client_work"]["eval"]["current_round_metrics"]
-        row += [f"{scores['num_examples']:,}", f"{closing['num_clients']:,}"]
+        closing = run.evaluation.get(name)
+        if closing is None:
+            last = (number(run.final(name, measure)) for measure in MEASURES)
+            rows.append([name, *last, _UNSET, _UNSET])
+            continue
+        rows += [
+            [
+                *(row.split, number(row.scores.loss), number(row.scores.accuracy)),
+                *(f"{row.scores.num_examples:,}", f"{row.num_clients:,}"),
+            ]
+            for row in report.evaluation_rows({name: closing})
+        ]
     if not rows:
         return None
     title = f"Federated evaluation after round {run.round_num}"
@@ -69,17 +75,37 @@ def evaluation(run: RunRecord) -> Table | None:
 
 def spread(evaluation: Mapping[str, Mapping[str, Any]]) -> Table | None:
     """Returns how evaluations by split differ over clients; None if that was not recorded."""
-    rows = []
-    for split, closing in evaluation.items():
-        for measure, key in MEASURES.items():
-            told = closing.get("over_clients", {}).get(key)
-            if isinstance(told, Mapping):
-                cells = [number(told.get(name)) if name in told else "" for name in _SPREAD]
-                rows.append([split, measure, *cells])
+    rows = [
+        [part.name, measure, *_figures(part.over_clients[key], _SPREAD)]
+        for split, told in evaluation.items()
+        for part in report.parts(split, told)
+        for measure, key in MEASURES.items()
+        if key in part.over_clients
+    ]
     if not rows:
         return None
     title = "Over clients, each counting the same"
-    return Table(title, ["split", "of", *_SPREAD_HEADERS], rows, num_texts=2)
+    return Table(title, ["split", "of", *_SPREAD.values()], rows, num_texts=2)
+
+
+def gain(evaluation: Mapping[str, Mapping[str, Any]]) -> Table | None:
+    """Returns what fine-tuning gave clients, and how many it helped; None if there was none."""
+    rows = [
+        [part.name, measure, *_figures(part.gain_over_clients[key], _GAIN)]
+        for split, told in evaluation.items()
+        for part in report.parts(split, told)
+        if part.gain_over_clients is not None
+        for measure, key in MEASURES.items()
+    ]
+    if not rows:
+        return None
+    title = "What fine-tuning adds, each client counting the same"
+    return Table(title, ["split", "to", *_GAIN.values()], rows, num_texts=2)
+
+
+def _figures(told: Mapping[str, Any], headers: Mapping[str, str]) -> list[str]:
+    """Figures by name as texts; empty where there is none of a name."""
+    return [number(told[name]) if name in told else "" for name in headers]
 
 
 def time_split(run: RunRecord) -> Table | None:

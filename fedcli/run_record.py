@@ -86,7 +86,7 @@ class RunRecord:
 
     def weights(self) -> ModelWeights:
         """Returns the weights that are evaluated, of the newest checkpoint; runs no code."""
-        from fedcli.evaluation import load_weights
+        from fedcli.evaluation.trained import load_weights
         from fedcli.learning import ModelWeights
 
         return ModelWeights(list(load_weights(self.path).values()))
@@ -100,7 +100,7 @@ class RunRecord:
         Raises:
             ConfigError: The model is code and `code` does not name it, or the other way round.
         """
-        from fedcli.evaluation import load_trained
+        from fedcli.evaluation.trained import load_trained
 
         trained = load_trained(self.path, threads=None, code=code)
         return replace(trained.model, initial_params=trained.state.evaluated_weights.copy())

@@ -47,7 +47,7 @@ def test_cohort_is_named(run: Path) -> None:
     records = client_records.load(run)
     with rounds.start(config, run.parent / "again") as training:
         for round_num in range(6):
-            ids = list(training._federation.cohorts.for_round(round_num))
+            ids = list(training._federation.roster.cohorts.for_round(round_num))
             mine = records.rows[records.rows["round"] == round_num + 1]
             assert [records.client_ids[each] for each in mine["client"].tolist()] == ids
 

@@ -125,6 +125,31 @@ def test_example_has_the_figures_of_the_built_in_model(
         assert [weights[each].shape for each in weights.files] == [(784, 10), (10,)]
 
 
+def test_a_model_of_one_s_own_is_fine_tuned_and_kept_by_each_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(EXAMPLE, "my_model.py")
+    told: dict[str, list[dict[str, Any]]] = {"softmax-regression": [], "my_model.py:build": []}
+    for model, found in told.items():
+        code = ["--model", "my_model.py"] if "py" in model else []
+        for algorithm in ("fedavg", "local-only"):
+            train = ["train", "--model", model, "--algorithm", algorithm, "--rounds", "2"]
+            assert cli.run([*train, "--client-lr", "0.005", "--out", "run", "--force", "-q"]) == 0
+            capsys.readouterr()
+            tuning = ["--finetune", "3"] if algorithm == "fedavg" else []
+            assert cli.run(["eval", "run", *code, *tuning, "--json"]) == 0
+            found.append(json.loads(capsys.readouterr().out))
+    built_in, own = told.values()
+    assert own[0]["fine_tuned"]["metrics"]["loss"] == pytest.approx(
+        built_in[0]["fine_tuned"]["metrics"]["loss"], rel=1e-5
+    )
+    assert "top_3_accuracy" in own[0]["fine_tuned"]["metrics"]
+    assert own[1]["over_clients"]["loss"] == pytest.approx(
+        built_in[1]["over_clients"]["loss"], rel=1e-5
+    )
+
+
 def read_lines(run: str | Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
 

@@ -142,12 +142,15 @@ def test_only_those_who_report_are_trained(tmp_path: Path) -> None:
     config = make_config(client_dropout=0.5, rounds=5, clients="6")
     train(tmp_path / "run", config)
     opened = open_federation(config)
-    assert opened.participation is not None
-    assert opened.cohorts.fixed is not None
+    assert opened.roster.participation is not None
+    assert opened.roster.cohorts.fixed is not None
     for round_num, line in enumerate(lines_of(tmp_path / "run")):
-        reports = opened.participation.attend(round_num, opened.cohorts.fixed, ten).reports
+        reports = opened.roster.participation.attend(
+            round_num, opened.roster.cohorts.fixed, ten
+        ).reports
         sizes = [
-            opened.splits["train"].num_examples(opened.cohorts.fixed[each]) for each in reports
+            opened.splits["train"].num_examples(opened.roster.cohorts.fixed[each])
+            for each in reports
         ]
         trained = sum(map(opened.plan.num_visits, sizes))
         assert line["client_work"]["train"]["num_examples"] == trained

@@ -41,6 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "momentum": MOMENTUM,
     "uniform": {"sampling": "uniform", "eval_every": 2, **MOMENTUM},
+    "one-split": {"sampling": "uniform", "eval_every": 2, "eval_split": "held-out"},
     "adam": {"client_optimizer": "yogi", "server_optimizer": "adam", "server_lr": 0.01},
     "adafactor": {"server_optimizer": "adafactor", "server_lr": 0.1, "model": "mlp-2nn"},
     "tff": {"sampling": "tff", "seed": 1},
@@ -230,6 +231,53 @@ def test_a_killed_and_resumed_run_equals_the_straight_run(tmp_path: Path, varian
         list(training.run())
         training.finish()
     assert results(out) == results(tmp_path / "straight")
+
+
+def test_one_split_is_evaluated_between_rounds_and_all_at_the_end(tmp_path: Path) -> None:
+    both = train(tmp_path / "both", make_config(eval_every=2))
+    one = train(tmp_path / "one", make_config(eval_every=2, eval_split="held-out"))
+    assert one == both
+    assert list(one) == ["train", "test"]
+    for every, alone in zip(
+        *(run_dir.read_metrics(tmp_path / name) for name in ("both", "one")), strict=True
+    ):
+        if "evaluation" in every:
+            assert list(every["evaluation"]) == ["train", "test"]
+            del every["evaluation"]["train"]
+        assert alone == every
+
+
+def test_without_data_held_out_train_is_evaluated(tmp_path: Path) -> None:
+    data = write_tff(tmp_path / "a.h5", {"a": 30, "b": 20})
+    values = {"data": str(data), "data_options": {}, "clients": "2", "rounds": 1, "eval_every": 1}
+    for split in ("train", "held-out"):
+        train(tmp_path / split, make_config(**values, eval_split=split))
+    both = [run_dir.read_metrics(tmp_path / split) for split in ("train", "held-out")]
+    assert both[0] == both[1]
+    assert [list(line["evaluation"]) for line in both[0]] == [["train"], ["train"]]
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"eval_split": "held-out"}, "--eval-split held-out needs evaluations"),
+        ({"eval_every": 1, "eval_split": "dev"}, "--eval-split dev: choose one of train, held-out"),
+        (
+            {"eval_every": 1, "eval_split": "train", "patience": 1},
+            "--patience looks at test, which --eval-split train leaves out",
+        ),
+        (
+            {"eval_every": 1, "eval_split": "train", "stop_at": "accuracy=0.5"},
+            "--stop-at looks at test, which --eval-split train leaves out",
+        ),
+    ],
+)
+def test_a_split_that_decides_or_is_unknown_is_refused(
+    tmp_path: Path, values: dict[str, Any], fault: str
+) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        rounds.start(make_config(**values), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:

@@ -122,6 +122,15 @@ def test_closing_evaluation_is_an_event(tmp_path: Path) -> None:
     assert told.value == pytest.approx(evaluation.evaluate_run(path, clients="all").values["loss"])
 
 
+def test_splits_that_only_the_closing_evaluation_covers_are_events(tmp_path: Path) -> None:
+    path = train(tmp_path / "run", tensorboard=True, eval_every=3, eval_split="held-out")
+    steps = {
+        split: [each.step for each in events(path / f"tensorboard/eval/{split}").Scalars("loss")]
+        for split in ("train", "test")
+    }
+    assert steps == {"train": [6], "test": [0, 3, 6]}
+
+
 def test_histograms_are_of_each_tensor(tmp_path: Path) -> None:
     path = train(tmp_path / "run", tensorboard=True, histograms=True)
     online = events(path / "tensorboard/train")

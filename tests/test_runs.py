@@ -92,7 +92,10 @@ def test_callbacks_are_told_each_round_as_it_is_written(tmp_path: Path) -> None:
     assert (told[0].num_clients, told[1].num_clients) == (0, 4)
     for left, right in zip(told[6].weights().trainable, run.weights().trainable, strict=True):
         assert np.array_equal(left, right)
-    assert not np.array_equal(told[5].params, told[6].params)
+    before, after = told[5].params, told[6].params
+    assert before is not None
+    assert after is not None
+    assert not np.array_equal(before, after)
 
 
 def test_callbacks_cannot_change_the_run(straight: Path, tmp_path: Path) -> None:
@@ -103,6 +106,7 @@ def test_callbacks_cannot_change_the_run(straight: Path, tmp_path: Path) -> None
             scores.clear()
         for array in result.weights().trainable:
             array[:] = 7.0
+        assert result.params is not None
         with pytest.raises(ValueError, match="read-only"):
             result.params[:] = 7.0
 
@@ -148,6 +152,16 @@ def test_an_error_in_a_callback_passes_and_the_round_is_saved(
     assert fedcli.load_run(path).evaluation == {}
     fedcli.resume(path)
     assert bytes_of(path) == bytes_of(straight)
+
+
+def test_callbacks_of_local_training_are_told_that_there_is_no_common_model(tmp_path: Path) -> None:
+    config = RunConfig(algorithm="local-only", clients="3", rounds=2)
+    told: list[RoundResult] = []
+    run = fedcli.train(config, tmp_path / "run", callbacks=[told.append])
+    assert [result.params for result in told] == [None, None]
+    for take in told[0].weights, run.weights, run.model:
+        with pytest.raises(ConfigError, match="has a model of its own"):
+            take()
 
 
 def test_a_run_stands_until_it_is_forced(straight: Path, tmp_path: Path) -> None:

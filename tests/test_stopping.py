@@ -133,6 +133,15 @@ def test_an_interrupted_run_stops_where_the_straight_one_stops(
     assert results(tmp_path / "run") == results(tmp_path / "straight")
 
 
+def test_a_run_stops_no_later_for_evaluating_test_alone(tmp_path: Path) -> None:
+    target, _ = target_in_between(tmp_path / "whole")
+    for name, split in (("both", None), ("one", "held-out")):
+        train(tmp_path / name, make(stop_at=target, eval_split=split))
+    assert accuracies(tmp_path / "one") == accuracies(tmp_path / "both")
+    both, one = (results(tmp_path / name) for name in ("both", "one"))
+    assert one["evaluation.json"] == both["evaluation.json"]
+
+
 def test_a_stopped_run_is_finished(tmp_path: Path) -> None:
     target, _ = target_in_between(tmp_path / "whole")
     train(tmp_path / "run", make(stop_at=target))

@@ -16,6 +16,13 @@ from fedcli.optimizers import Optimizer
 # In the client work's or the finalizer's part of a server state: the weights [num_params] that are
 # evaluated and exported in place of the global model's.
 EVALUATED_WEIGHTS = "evaluated_weights"
+# In the client work's part, `ClientStates`: how the model that each client is evaluated with, its
+# own, differs from the global one.
+OWN_MODELS = "own_models"
+NO_COMMON_MODEL = (
+    "each client of a local-only run has a model of its own and there is none for all: fedcli eval "
+    "scores them; there is nothing to export, fine-tune or ask for predictions"
+)
 EMA_UPDATES = "ema_updates"
 
 

@@ -8,18 +8,23 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedcli.cli import options as opt
+from fedcli.errors import ConfigError
+from fedcli.registry import OPTIMIZERS
 
 if TYPE_CHECKING:
     from fedcli.backend import CancelFlag
-    from fedcli.evaluation import Evaluation
+    from fedcli.cli.render import Screen
+    from fedcli.evaluation.fine_tuning import FineTuningOptions
+    from fedcli.evaluation.result import Evaluation
 
 
 @click.command("eval", cls=opt.SectionCommand, short_help="Evaluate a run on any split or clients.")
 @click.argument("run", type=click.Path(path_type=Path))
 @opt.data_options(
     data_help="A name or file to evaluate on. Default: the run's own data.",
-    clients_help="Who is evaluated. Default: the run's fixed cohort; all if it has none or the "
-    "split none of it.",
+    clients_help="Who is evaluated; seen: who took part in the training, unseen: who never did. "
+    "Default: the run's fixed cohort; all if it has none or the split none of it.",
+    clients_syntax="all|seen|unseen|N|ID,ID|@FILE",
     partition_default="Default: the run's for its own data, natural for other data.",
 )
 @opt.option(
@@ -75,6 +80,47 @@ if TYPE_CHECKING:
     metavar="FILE",
 )
 @opt.option(
+    "--finetune",
+    "finetune_steps",
+    help="Score each client once more after K local steps from the model on its own train data.",
+    section=opt.FINE_TUNING,
+    type=int,
+    metavar="K",
+)
+@opt.option(
+    "--finetune-epochs",
+    help="The same after N epochs.",
+    section=opt.FINE_TUNING,
+    type=int,
+    metavar="N",
+)
+@opt.option(
+    "--finetune-lr",
+    help="Learning rate of these steps. Default: the run's client rate, before any schedule.",
+    section=opt.FINE_TUNING,
+    type=float,
+    metavar="X",
+)
+@opt.option(
+    "--finetune-batch-size",
+    help="Examples a batch. Default: the run's.",
+    section=opt.FINE_TUNING,
+    type=int,
+    metavar="N",
+)
+@opt.option(
+    "--finetune-optimizer",
+    help="What takes them. Default: the run's client optimizer.",
+    section=opt.FINE_TUNING,
+    type=opt.Name(OPTIMIZERS),
+)
+@opt.pairs_option(
+    "--finetune-option",
+    "Option of that optimizer, such as momentum=0.9. Default: the run's.",
+    section=opt.FINE_TUNING,
+    name="finetune_options",
+)
+@opt.option(
     "--show-errors",
     "num_errors",
     help="Draw the N worst mistakes: the wrong examples of highest loss.",
@@ -105,18 +151,22 @@ def evaluate(
     """Evaluate the model of RUN, a run directory or a checkpoint file, without training it.
 
     Loss and accuracy are means over the examples of all clients; below it stands how they spread
-    over clients, each counting the same. A file of predictions has a row an example: client_id,
-    index in the client, label, predicted (-1 where the model gives NaN), and the probability of
-    each class. A .csv is written as it comes; an .npz has one array of each and is held in memory.
-    An existing file is replaced.
+    over clients, each counting the same. Where some of them took part in the training and others
+    never did, both are told apart. --finetune sets beside it what models are worth that
+    clients train from it on their own train data, each scored on its own test data. A file of
+    predictions has a row an example: client_id, index in the client, label, predicted (-1 where the
+    model gives NaN), and the probability of each class. A .csv is written as it comes; an .npz has
+    one array of each and is held in memory. An existing file is replaced.
 
     \b
     Examples:
       fedcli eval runs/first
       fedcli eval runs/first --by-class --top-k 3
       fedcli eval runs/first --show-errors 10
+      fedcli eval runs/first --clients all --finetune 10
       fedcli eval runs/first --clients all --predictions predictions.csv
       fedcli eval runs/first --split train --clients all
+      fedcli eval runs/first --clients unseen
       fedcli eval runs/first --clients all --per-client clients.csv
       fedcli eval runs/first --data other_writers.h5 --json
       fedcli eval runs/first/checkpoints/round-000010.h5
@@ -131,36 +181,30 @@ def evaluate(
         from fedcli.class_measures import ClassMeasures
 
         measures = ClassMeasures(sorted(set(ks)))
+    fine_tuning = _fine_tuning(values)
+    if fine_tuning is not None and (measures or values["num_errors"] or values["predictions_file"]):
+        raise ConfigError(
+            "--finetune gives each client a model of its own; --by-class, --top-k, --show-errors "
+            "and --predictions are about the run's: ask for them without it"
+        )
     takers = () if measures is None else (measures.add,)
-    evaluation = _evaluate(run, {**opt.given(values), "takers": takers})
-    file = values["predictions_file"]
+    given = {**opt.given(values), "fine_tuning": fine_tuning, "takers": takers}
+    evaluation = _evaluate(run, given)
     for note in evaluation.notes:
         remarks.note(note)
     remarks.detail(f"evaluated split {evaluation.split} of {evaluation.source}")
     if per_client is not None:
-        from fedcli.per_client import write
-
-        write(per_client, evaluation.client_ids, evaluation.client_stats)
+        _write_clients(per_client, evaluation)
         remarks.detail(f"wrote {per_client}")
     if as_json:
         from fedcli.cli.output import print_json
 
         print_json({**evaluation.metrics, **(measures.to_json() if measures else {})})
         return
-    from fedcli import report, report_tables
     from fedcli.cli.render import Screen
-    from fedcli.cli.run_tables import show_evaluation
 
     screen = Screen()
-    screen.line(
-        f"Federated evaluation after round {evaluation.round_num}, on {evaluation.source}",
-        style="bold",
-    )
-    show_evaluation(screen, [report.evaluation_row(evaluation.metrics)])
-    told = report_tables.spread({evaluation.split: evaluation.metrics})
-    if told is not None and evaluation.num_clients > 1:
-        screen.title(told.title)
-        screen.table(told.headers, told.rows, left=told.num_texts)
+    _show(screen, evaluation)
     if measures is not None:
         from fedcli.cli import class_tables
 
@@ -169,9 +213,66 @@ def evaluate(
         from fedcli.cli import error_tables
 
         error_tables.show(screen, evaluation.data, evaluation.worst)
-    if file is not None:
+    if values["predictions_file"] is not None:
         screen.line("")
-        screen.line(f"Wrote {file}")
+        screen.line(f"Wrote {values['predictions_file']}")
+
+
+def _fine_tuning(values: dict[str, Any]) -> FineTuningOptions | None:
+    """Takes the options of fine-tuning out of `values`; None if it is not asked for."""
+    names = ("steps", "epochs", "optimizer", "lr", "options", "batch_size")
+    given = {name: values.pop(f"finetune_{name}") for name in names}
+    if given["steps"] is None and given["epochs"] is None:
+        others = [name for name in names if given[name] not in (None, {})]
+        if others:
+            flag = others[0].removesuffix("s").replace("_", "-")
+            raise ConfigError(f"--finetune-{flag} needs --finetune K or --finetune-epochs N")
+        return None
+    from fedcli.evaluation.fine_tuning import FineTuningOptions
+
+    return FineTuningOptions(
+        num_steps=given["steps"],
+        num_epochs=given["epochs"],
+        optimizer=given["optimizer"],
+        learning_rate=given["lr"],
+        options=given["options"] or {},
+        batch_size=given["batch_size"],
+    )
+
+
+def _write_clients(path: Path, evaluation: Evaluation) -> None:
+    from fedcli.per_client import write
+
+    tuned = evaluation.fine_tuned
+    write(
+        path,
+        evaluation.client_ids,
+        evaluation.client_stats,
+        is_seen=evaluation.is_seen,
+        fine_tuned=None if tuned is None else tuned.client_stats,
+    )
+
+
+def _show(screen: Screen, evaluation: Evaluation) -> None:
+    """Prints the metrics, their spread over clients, and what fine-tuning adds."""
+    from fedcli import report, report_tables
+    from fedcli.cli.run_tables import show_evaluation
+    from fedcli.evaluation.fine_tuning import describe
+
+    screen.line(
+        f"Federated evaluation after round {evaluation.round_num}, on {evaluation.source}",
+        style="bold",
+    )
+    by_split = {evaluation.split: evaluation.metrics}
+    show_evaluation(screen, report.evaluation_rows(by_split))
+    if evaluation.fine_tuned is not None:
+        screen.line(f"Fine-tuned: {describe(evaluation.fine_tuned.strategy)}", "dim")
+    if evaluation.num_clients < 2:
+        return
+    for told in (report_tables.spread(by_split), report_tables.gain(by_split)):
+        if told is not None:
+            screen.title(told.title)
+            screen.table(told.headers, told.rows, left=told.num_texts)
 
 
 def _evaluate(run: Path, values: dict[str, Any]) -> Evaluation:

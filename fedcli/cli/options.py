@@ -29,6 +29,7 @@ LOCAL = "Local training"
 MODEL = "Model"
 ALGORITHM = "Algorithm"
 EVALUATION = "Evaluation"
+FINE_TUNING = "Fine-tuning"
 PICTURES = "Tables and pictures"
 RUN = "Run"
 OUTPUT = "Output"
@@ -138,11 +139,14 @@ def switch(flag: str, help_text: str, *, section: str) -> Decorator:
     return option(flag, help=help_text, section=section, is_flag=True, default=None)
 
 
-def pairs_option(flag: str, help_text: str, *, section: str) -> Decorator:
-    """Returns a repeatable `k=v` option whose values arrive as one mapping."""
+def pairs_option(flag: str, help_text: str, *, section: str, name: str | None = None) -> Decorator:
+    """Returns a repeatable `k=v` option whose values arrive as one mapping.
+
+    They do so under a name, by default that of the field of `RunConfig`.
+    """
     return option(
         flag,
-        _field_name(flag),
+        name or _field_name(flag),
         help=help_text,
         section=section,
         multiple=True,

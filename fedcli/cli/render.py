@@ -101,14 +101,18 @@ class Screen:
     ) -> None:
         """Prints a table whose first `left` columns are text and whose others are numbers.
 
-        Where there is no room texts fold and lines run on, but every figure stays whole.
+        Where there is no room columns stand closer, then texts fold, then lines run on; every
+        figure stays whole.
         """
         box = _TERMINAL_BOX if self.console.is_terminal and self.has_blocks else _PIPE_BOX
+        body = [[one_line(cell) for cell in row] for row in rows]
+        gap = next(
+            (each for each in range(gap, 1, -1) if self.has_room_for(headers, body, each)), 1
+        )
         padding = (0, (gap - 1) // 2, 0, gap // 2) if gap > 1 else 0
         table = Table(
             box=box, show_edge=False, pad_edge=False, header_style="bold", padding=padding
         )
-        body = [[one_line(cell) for cell in row] for row in rows]
         for index, cells in enumerate(zip(headers, *body, strict=True)):
             natural = max(map(cell_len, cells))
             if index < left:

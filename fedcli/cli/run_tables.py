@@ -132,23 +132,24 @@ def _label(figure: Figure) -> str:
 
 
 def show_evaluation(screen: Screen, rows: Sequence[EvaluationRow]) -> None:
-    """Prints one line a split."""
+    """Prints one line a split, or part of one.
+
+    How many clients took part in the training stands there where not all of them did.
+    """
     has_absent = any(row.num_absent_clients for row in rows)
+    has_unseen = any(row.num_seen_clients not in (None, row.num_clients) for row in rows)
     own = _own_names(row.scores for row in rows)
-    headers = ["split", *_SCORE_HEADERS, *own, "clients", *(["not in split"] * has_absent)]
-    screen.table(
-        headers,
-        [
-            [
-                row.split,
-                *score_cells(row.scores),
-                *_own_cells(row.scores, own),
-                f"{row.num_clients:,}",
-                *([f"{row.num_absent_clients:,}"] * has_absent),
-            ]
-            for row in rows
-        ],
-    )
+    headers = ["split", *_SCORE_HEADERS, *own, "clients"]
+    headers += ["seen"] * has_unseen + ["not in split"] * has_absent
+    cells = []
+    for row in rows:
+        line = [row.split, *score_cells(row.scores), *_own_cells(row.scores, own)]
+        line.append(f"{row.num_clients:,}")
+        seen = "" if row.num_seen_clients is None else f"{row.num_seen_clients:,}"
+        line += [seen] * has_unseen
+        line += [f"{row.num_absent_clients:,}"] * has_absent
+        cells.append(line)
+    screen.table(headers, cells)
 
 
 def score_cells(scores: Scores | None) -> list[str]:

@@ -12,6 +12,7 @@ from fedcli.config import (
     CLIENT_LR,
     CLIENT_OPTIMIZER,
     CLIENT_WEIGHTING,
+    EVAL_SPLITS,
     PIPELINES,
     SAMPLINGS,
     SERVER_OPTIMIZER,
@@ -237,6 +238,13 @@ from fedcli.schedules import BY_ROUND, COUNTED
     "Who is evaluated. Default: the fixed cohort, or with random cohorts everyone.",
     section=opt.EVALUATION,
     metavar=opt.CLIENTS_SYNTAX,
+)
+@opt.run_option(
+    "--eval-split",
+    "What --eval-every evaluates; held-out: test, or else central. At the end all are. Default: "
+    "all each time.",
+    section=opt.EVALUATION,
+    type=click.Choice(EVAL_SPLITS),
 )
 @opt.run_option(
     "--stop-at",

@@ -14,6 +14,7 @@ PIXELS = ("source", *PIXEL_CONVENTIONS)
 PIPELINES = ("repeat-shuffle", "shuffle-repeat", "per-epoch")
 SAMPLINGS = ("fixed", "uniform", "tff", "with-replacement", "poisson", "cyclic", "by-size")
 HOLD_OUTS = ("within", "clients", "central")  # how a test split is made of train
+EVAL_SPLITS = ("train", "held-out")
 WEIGHTINGS = ("num-examples", "uniform")
 MAX_CLASSES = 1_000_000
 MAX_THREADS = 1024  # as the core has it (FED_MAX_THREADS)
@@ -90,6 +91,8 @@ class RunConfig:
         seed: Seed of everything drawn in the run, but never of the data.
         threads: Number of threads; None: what the machine gives. Changes no result.
         eval_every: Evaluate before round 1 and after every so many rounds; None: only at the end.
+        eval_split: What that evaluates, one of `EVAL_SPLITS`: held-out is test, else central, else
+            train; None: all that the closing evaluation covers.
         eval_clients: Who is evaluated, written as `clients`; None: the fixed cohort, or under
             random sampling everyone in moderation.
         stop_at: End once the held-out data are classified so well: "accuracy=0.97"; None: never.
@@ -149,6 +152,7 @@ class RunConfig:
     threads: int | None = None
     eval_every: int | None = None
     eval_clients: Clients = None
+    eval_split: str | None = None
     stop_at: str | None = None
     patience: int | None = None
     checkpoint_every: int | None = None

@@ -64,6 +64,8 @@ def validate(config: RunConfig) -> RunConfig:
 def _resolve_algorithm(values: dict[str, Any]) -> None:
     """Fills in what an algorithm says of optimizers; refuses local ones where it has no use."""
     entry = choose(registry.ALGORITHMS, values["algorithm"], option_name("algorithm"))
+    if entry.has_own_models:
+        _check_nothing_shared(values, entry)
     _resolve_server(values, entry)
     if entry.has_local_steps:
         for name, default in LOCAL_NAMES.items():
@@ -78,6 +80,23 @@ def _resolve_algorithm(values: dict[str, Any]) -> None:
                 f"{option_name(name)}: the clients of {entry.name} take no steps and have no "
                 "optimizer; leave it out"
             )
+
+
+def _check_nothing_shared(values: Mapping[str, Any], entry: registry.AlgorithmEntry) -> None:
+    """Refuses what would be done to what clients share, where they share nothing."""
+    has_effect = {
+        "server_lr": values["server_lr"] not in (None, entry.server_lr),
+        "server_options": any(values["server_options"].values()),
+        "server_schedule": values["server_schedule"] != registry.CONSTANT,
+        "server_ema": values["server_ema"] is not None,
+        "aggregator": values["aggregator"] != RunConfig.aggregator,
+        "histograms": values["histograms"],
+    }
+    for name in (name for name, is_given in has_effect.items() if is_given):
+        raise ConfigError(
+            f"{option_name(name)}: the clients of {entry.name} share nothing, and there is no "
+            "global model that changes; leave it out"
+        )
 
 
 def _resolve_server(values: dict[str, Any], entry: registry.AlgorithmEntry) -> None:
@@ -154,8 +173,8 @@ def _check_participation(values: Mapping[str, Any]) -> None:
 
 
 def _check_stopping(values: Mapping[str, Any]) -> None:
-    """Refuses to wait for an accuracy that nobody measures."""
-    for name in ("stop_at", "patience"):
+    """Refuses to wait for an accuracy that nobody measures, and to choose among no evaluations."""
+    for name in ("stop_at", "patience", "eval_split"):
         if values[name] is not None and values["eval_every"] is None:
             raise ConfigError(
                 f"{option_name(name)} {values[name]} needs evaluations; give how often, for "

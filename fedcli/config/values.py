@@ -9,6 +9,7 @@ from typing import Any
 
 from fedcli import presets, registry, schedules, stopping
 from fedcli.config.fields import (
+    EVAL_SPLITS,
     MAX_CLASSES,
     MAX_THREADS,
     OPTION_OWNERS,
@@ -176,6 +177,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "threads": partial(_count, maximum=MAX_THREADS),
     "eval_every": _count,
     "eval_clients": _clients,
+    "eval_split": partial(_choice, choices=EVAL_SPLITS),
     "stop_at": stopping.parse_target,
     "patience": _count,
     "checkpoint_every": _count,

@@ -255,6 +255,7 @@ def _partitioned(
                 if data.partition == registry.NATURAL
                 else f"{data.partition}, then {described}"
             ),
+            same_people=data.same_people or registry.split_partition(name)[0] != registry.NATURAL,
         )
     return splits
 

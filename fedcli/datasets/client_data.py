@@ -36,6 +36,7 @@ class ClientData(abc.ABC):
         pixel_shape: (H, W) or (H, W, C) of every example.
         pixel_convention: What 1.0 is in what the model sees: "ink" or "background".
         partition: How examples were dealt to clients, with parameters; "natural": real owners.
+        same_people: Whether clients of train and test with equal ids are the same people.
         cache: Keeps clients that are decompressed or drawn; None where they are memory-mapped.
     """
 
@@ -47,6 +48,7 @@ class ClientData(abc.ABC):
     pixel_shape: tuple[int, ...]
     pixel_convention: str
     partition: str = NATURAL
+    same_people: bool = True
     cache: ClientCache | None = None
 
     @abc.abstractmethod

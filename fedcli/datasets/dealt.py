@@ -54,6 +54,7 @@ class DealtSplit(ClientData):
         pixels: str = "source",
         changes: Sequence[Change] = (),
         partition: str = NATURAL,
+        same_people: bool = True,
     ) -> None:
         """Takes what belongs together; labels of the table are below `num_classes`.
 
@@ -67,6 +68,7 @@ class DealtSplit(ClientData):
             pixels: "source", "ink" or "background".
             changes: Applied to every client, in this order.
             partition: What the deal and the changes are called, with parameters.
+            same_people: Whether clients of train and test with equal ids are the same people.
         """
         self.source = table.source
         self.split = split
@@ -78,6 +80,7 @@ class DealtSplit(ClientData):
         self.deal = deal
         self.is_plain = not changes
         self.partition = partition
+        self.same_people = same_people
         self._changes = tuple(changes)
         self.scale, self.offset, self.pixel_convention = decoding(
             table.scale, table.offset, pixel_convention, pixels

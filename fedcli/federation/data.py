@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event
 
-from fedcli import datasets, model_sources
+from fedcli import datasets, model_sources, registry
 from fedcli.backend import CancelFlag, Cancelled
 from fedcli.config import RunConfig
 from fedcli.datasets import ClientData
@@ -51,6 +51,24 @@ def open_data(config: RunConfig, cancel: CancelFlag | None = None) -> dict[str, 
 def held_out_split(splits: Mapping[str, ClientData]) -> str | None:
     """Returns the split that is evaluated beside train: test, else central, None without both."""
     return next((name for name in _HELD_OUT if name in splits), None)
+
+
+def judged_split(config: RunConfig, splits: Mapping[str, ClientData]) -> str | None:
+    """Returns the split that a run's model is judged by; None if it is train.
+
+    It is the one held out, unless that is central and each client has a model of its own.
+    """
+    held_out = held_out_split(splits)
+    has_own_models = registry.ALGORITHMS[config.algorithm].has_own_models
+    return None if has_own_models and held_out == CENTRAL else held_out
+
+
+def note_of_own_models(config: RunConfig) -> tuple[str, ...]:
+    """Returns a line on what is evaluated, or none if it is one model for all."""
+    if not registry.ALGORITHMS[config.algorithm].has_own_models:
+        return ()
+    what = "each client is evaluated with its own model, one that never trained with the initial"
+    return (f"{config.algorithm}: {what} one",)
 
 
 def check_fit(data: ClientData, model: Model) -> None:

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from fedcli import __version__, checkpoint, cohort, datasets, engines, learning, model_sources
-from fedcli.backend import CancelFlag, Cancelled
-from fedcli.batch_plan import BatchPlan, buffer_size
+from fedcli import __version__, checkpoint, datasets, engines, learning, model_sources
+from fedcli.backend import CancelFlag
+from fedcli.batch_plan import BatchPlan
 from fedcli.batches import BatchedDataset
 from fedcli.checkpoint import Checkpoint
-from fedcli.cohort import ClientSelection, Cohorts
+from fedcli.cohort import Cohorts
 from fedcli.config import RunConfig
 from fedcli.datasets import ClientData
 from fedcli.datasets.client_batches import ClientBatches
 from fedcli.engine import Engine
-from fedcli.errors import ConfigError
-from fedcli.federation.data import check_fit, held_out_split, open_data
+from fedcli.federation.data import (
+    check_fit,
+    held_out_split,
+    judged_split,
+    note_of_own_models,
+    open_data,
+)
 from fedcli.federation.panels import Panel, make_panels
 from fedcli.federation.processes import build_process
+from fedcli.federation.rosters import Roster, open_roster, plan_of
 from fedcli.federation.saved_states import to_components
 from fedcli.learning import LearningProcess, ServerState
 from fedcli.models import Model
-from fedcli.participation import Attendance, Participation
+from fedcli.participation import Attendance
 
 
 class CohortData(NamedTuple):
@@ -49,8 +55,7 @@ class Federation:
         engine: What computes clients.
         process: The learning process.
         evaluator: Federated evaluation of the same model.
-        cohorts: Who takes part in each round.
-        participation: Which of them report, and when; None: all, at once.
+        roster: Who takes part in each round.
         panels: Who is evaluated, by split.
         plan: How a client's examples become batches in training.
         held: The data of a fixed cohort that the client cache could hold; None if each round
@@ -63,8 +68,7 @@ class Federation:
     engine: Engine
     process: LearningProcess
     evaluator: LearningProcess
-    cohorts: Cohorts
-    participation: Participation | None
+    roster: Roster
     panels: tuple[Panel, ...]
     plan: BatchPlan
     held: tuple[BatchedDataset, ...] | None
@@ -75,24 +79,16 @@ class Federation:
 
         Of a round that is skipped nobody's are read.
         """
-        train = self.splits["train"]
-        ids = self.cohorts.for_round(round_num)
-        attendance = None
+        ids, attendance = self.roster.of_round(round_num)
         places: Sequence[int] = range(len(ids))
-        if self.participation is not None:
-
-            def num_visits(client_id: str) -> int:
-                return self.plan.num_visits(train.num_examples(client_id))
-
-            num_wanted = self.cohorts.num_wanted
-            attendance = self.participation.attend(round_num, ids, num_visits, num_wanted)
+        if attendance is not None:
             places = () if attendance.is_skipped else attendance.reports
         if self.held is not None:
             is_whole = len(places) == len(self.held)  # the engine knows a tuple again
             held = self.held if is_whole else tuple(self.held[place] for place in places)
             return CohortData(held, len(held), attendance)
         ids = ids if attendance is None else [ids[place] for place in places]
-        batches = ClientBatches(train, ids, self.plan, self.config.seed)
+        batches = ClientBatches(self.splits["train"], ids, self.plan, self.config.seed)
         return CohortData(batches, len(ids), attendance)
 
     def initial_state(self) -> ServerState:
@@ -144,26 +140,14 @@ def open_federation(
     """
     splits = open_data(config, cancel)
     train = splits["train"]
-    notes: list[str] = []
+    notes = list(note_of_own_models(config))
     if held_out_split(splits) is None:
         notes.append(f"{train.source} has no test data: evaluating on train only")
-    config, selection = _resolve_clients(config, train, notes)
-
-    def num_examples(client_id: str) -> int:
-        if cancel is not None and cancel.is_set():
-            raise Cancelled
-        return train.num_examples(client_id)
-
-    cohorts = cohort.plan_cohorts(
-        selection,
-        config.sampling,
-        train.client_ids,
-        train.source,
-        config.seed,
-        num_examples,
-        config.over_selection,
-    )
-    _check_min_reports(config, cohorts)
+    elif judged_split(config, splits) is None:
+        notes.append("central has no client with a model of its own: evaluating on train only")
+    plan = plan_of(config)
+    config, roster = open_roster(config, train, plan, notes, cancel)
+    cohorts = roster.cohorts
     if model is None:
         model = model_sources.open_model(
             config.model,
@@ -177,13 +161,6 @@ def open_federation(
     engine = engines.make_engine(model, config.threads)
     if engines.is_python(model) and (config.threads or 1) > 1:
         notes.append(f"{config.model} is computed in Python, on one thread, not {config.threads}")
-    plan = BatchPlan(
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        shuffle_buffer=buffer_size(config.shuffle_buffer),  # type: ignore[arg-type]
-        pipeline=config.pipeline,
-        max_examples=config.max_examples,
-    )
     held = None
     if cohorts.fixed is not None and _can_be_held(train, cohorts.fixed):
         held = tuple(ClientBatches(train, cohorts.fixed, plan, config.seed))
@@ -193,8 +170,7 @@ def open_federation(
         engine=engine,
         process=build_process(config, model, engine, _population_size(cohorts, train)),
         evaluator=learning.build_fed_eval(model, engine=engine),
-        cohorts=cohorts,
-        participation=_plan_participation(config),
+        roster=roster,
         panels=tuple(make_panels(config, cohorts, splits, notes)),
         plan=plan,
         held=held,
@@ -216,47 +192,3 @@ def _can_be_held(data: ClientData, client_ids: Sequence[str]) -> bool:
 def _population_size(cohorts: Cohorts, train: ClientData) -> int:
     """How many clients may take part: those of a fixed cohort, else everyone."""
     return len(train.client_ids if cohorts.fixed is None else set(cohorts.fixed))
-
-
-def _resolve_clients(
-    config: RunConfig, train: ClientData, notes: list[str]
-) -> tuple[RunConfig, ClientSelection]:
-    """The selection of the cohort, and the config that repeats it when files of ids are gone."""
-    if config.eval_clients is not None:
-        evaluated = cohort.parse_clients(config.eval_clients, "--eval-clients")
-        config = replace(config, eval_clients=evaluated.ids or config.eval_clients)
-    if config.clients is None:
-        selection, note = cohort.default_selection(train.client_ids, train.source)
-        notes.extend([note] if note else [])
-        return replace(config, clients=str(selection.count)), selection
-    selection = cohort.parse_clients(config.clients)
-    if selection.ids is not None:
-        config = replace(config, clients=selection.ids)
-    return config, selection
-
-
-def _plan_participation(config: RunConfig) -> Participation | None:
-    """Who reports and when; None if everyone does and no clock is asked for."""
-    if not config.client_dropout and config.client_speeds is None and config.min_reports is None:
-        return None
-    return Participation(
-        seed=config.seed,
-        dropout=config.client_dropout,
-        speeds=config.client_speeds or (),
-        communication_seconds=config.communication_seconds,
-        deadline=config.deadline,
-        min_reports=config.min_reports or 0,
-    )
-
-
-def _check_min_reports(config: RunConfig, cohorts: Cohorts) -> None:
-    """Refuses to wait for more reports than there are clients in a cohort."""
-    if config.min_reports is None or config.sampling == "poisson":  # of which any number may come
-        return
-    size = len(cohorts.fixed or ()) if cohorts.sampler is None else cohorts.sampler.size
-    size = size if cohorts.num_wanted is None else cohorts.num_wanted
-    if config.min_reports > size:
-        raise ConfigError(
-            f"--min-reports {config.min_reports} exceeds the cohort of {size}: every round would "
-            f"be skipped; choose 1 to {size}"
-        )

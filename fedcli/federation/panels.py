@@ -18,8 +18,9 @@ from fedcli.config import RunConfig
 from fedcli.datasets import ClientData
 from fedcli.datasets.client_batches import ClientBatches
 from fedcli.datasets.client_data import CENTRAL
-from fedcli.federation.data import held_out_split
-from fedcli.learning import LearningProcess
+from fedcli.errors import ConfigError
+from fedcli.federation.data import judged_split
+from fedcli.learning import LearningProcess, ServerState
 
 # Clients evaluated in one call, so that not all their data are in memory at once. Sums of losses
 # are formed block by block, so this number is part of the result's last digit.
@@ -66,16 +67,17 @@ class Panel:
         self._held = tuple(ClientBatches(data, client_ids, plan)) if is_small else None
 
     def evaluate(
-        self, evaluator: LearningProcess, weights: Any, cancel: CancelFlag | None
+        self, evaluator: LearningProcess, trained: ServerState, cancel: CancelFlag | None
     ) -> PanelScores:
-        """Returns the metrics of float32 [num_params] weights on all these clients.
+        """Returns the metrics of what is evaluated of a state on all these clients.
 
-        The process is called once a block of clients and its state passed on; since that starts
-        afresh here, the totals over all rounds are this evaluation's.
+        The process is called once a block of clients of the same weights and its state passed on;
+        since that starts afresh here, the totals over all rounds are this evaluation's.
         """
-        state = replace(evaluator.initialize(), global_model_weights=weights)
+        state = evaluator.initialize()
         stats = []
-        for block in self._blocks():
+        for weights, block in self._weighted_blocks(trained):
+            state = replace(state, global_model_weights=weights)
             output = evaluator.next(state, block, cancel=cancel)
             state = output.state
             stats.append(output.client_stats)
@@ -83,6 +85,17 @@ class Panel:
         totals = metrics["client_work"]["eval"]["total_rounds_metrics"]
         metrics["client_work"]["eval"]["current_round_metrics"] = dict(totals)
         return PanelScores(metrics, stats[0] if len(stats) == 1 else np.concatenate(stats))
+
+    def _weighted_blocks(
+        self, trained: ServerState
+    ) -> Iterator[tuple[NDArray[np.float32], tuple[BatchedDataset, ...]]]:
+        """Blocks of clients with the weights that are evaluated on them."""
+        for block in self._blocks():
+            if not trained.has_own_models:
+                yield trained.evaluated_weights, block
+                continue
+            for each in block:
+                yield trained.weights_for(each.client.client_id), (each,)
 
     def _blocks(self) -> Iterator[tuple[BatchedDataset, ...]]:
         if self._held is not None:
@@ -125,15 +138,28 @@ def make_panels(
     """Yields who is evaluated of train and of the split held out; adds to `notes` what to know.
 
     Raises:
-        ConfigError: A client that the config names is in no split.
+        ConfigError: A client that the config names is in no split, or the split that decides when
+            to stop is evaluated too late.
     """
     plan = BatchPlan(batch_size=config.batch_size)
-    held_out = held_out_split(splits)
+    held_out = judged_split(config, splits)
+    _check_eval_split(config, held_out)
     for split in ("train", held_out) if held_out else ("train",):
         wanted = _wanted_for_evaluation(config, cohorts, splits, splits[split], notes)
         panel = make_panel(splits[split], wanted, plan, config.seed)
         notes.extend(panel.notes)
         yield panel
+
+
+def _check_eval_split(config: RunConfig, held_out: str | None) -> None:
+    """Refuses to stop by what is held out while train alone is evaluated."""
+    is_judged = config.stop_at is not None or config.patience is not None
+    if held_out and is_judged and config.eval_split == "train":
+        option = "--stop-at" if config.stop_at else "--patience"
+        raise ConfigError(
+            f"{option} looks at {held_out}, which --eval-split train leaves out; choose "
+            "--eval-split held-out"
+        )
 
 
 def _wanted_for_evaluation(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fedcli import checkpoint, model_sources, models, registry
+from fedcli import checkpoint, model_sources, models, registry, run_dir
 from fedcli.checkpoint import Checkpoint
 from fedcli.client_states import ClientStates
 from fedcli.config import RunConfig
@@ -122,6 +122,25 @@ def to_state(content: Checkpoint, process: LearningProcess, path: Path) -> Serve
         aggregator=dict(parts["aggregator"]),
         finalizer=dict(parts["finalizer"]),
     )
+
+
+def client_states_of(state: ServerState) -> list[ClientStates]:
+    """Returns what the clients keep, of each kind that an algorithm has."""
+    return [each for each in state.client_work.values() if isinstance(each, ClientStates)]
+
+
+def open_client_states(state: ServerState, folder: Path) -> ServerState:
+    """Returns the state with what its clients keep opened in a run's folder.
+
+    Raises:
+        RunError: The file is damaged, or missing.
+    """
+    kept = run_dir.checkpoint_rounds(folder)
+    client_work = {
+        name: each.open_in(folder, kept) if isinstance(each, ClientStates) else each
+        for name, each in state.client_work.items()
+    }
+    return replace(state, client_work=client_work)
 
 
 def _to_part(part: Any) -> checkpoint.Part:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.algorithms.base import EVALUATED_WEIGHTS
+from fedcli.algorithms.base import EVALUATED_WEIGHTS, NO_COMMON_MODEL, OWN_MODELS
 from fedcli.client_states import ClientStates
+from fedcli.errors import ConfigError
 from fedcli.params import ParamLayout
 from fedcli.signatures import array_type, value_types
 
@@ -37,12 +38,35 @@ class ServerState:
 
     @property
     def evaluated_weights(self) -> NDArray[np.float32]:
-        """What is evaluated and exported: the global model, unless another part has its own."""
+        """What is evaluated and exported: the global model, unless another part has its own.
+
+        Raises:
+            ConfigError: Every client has a model of its own.
+        """
+        if self.has_own_models:
+            raise ConfigError(NO_COMMON_MODEL)
         for part in (self.finalizer, self.client_work):
             if EVALUATED_WEIGHTS in part:
                 weights: NDArray[np.float32] = part[EVALUATED_WEIGHTS]
                 return weights
         return self.global_model_weights
+
+    @property
+    def has_own_models(self) -> bool:
+        """Whether every client is evaluated with a model of its own."""
+        return OWN_MODELS in self.client_work
+
+    def weights_for(self, client_id: str) -> NDArray[np.float32]:
+        """Returns what is evaluated on one client: its own model, or that of all.
+
+        Raises:
+            RunError: The file of what clients keep cannot be read.
+        """
+        if not self.has_own_models:
+            return self.evaluated_weights
+        own: ClientStates = self.client_work[OWN_MODELS]
+        weights = self.global_model_weights
+        return weights + own.read(client_id, len(weights))
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,10 +20,12 @@ class AlgorithmEntry(Entry):
         server_options: Its options unless others are given.
         weightings: How clients may be weighted, the default first.
         has_own_weights: Whether it evaluates other weights than the global model's.
+        has_own_models: Whether every client keeps a model of its own, and nothing is shared.
         pools_clients: Whether a cohort's examples are trained on as one client's.
     """
 
     has_local_steps: bool = True
+    has_own_models: bool = False
     pools_clients: bool = False
     server_lr: float = 1.0
     server_optimizer: str | None = None
@@ -94,6 +96,14 @@ ALGORITHMS = table(
         "McMahan et al. 2017, arXiv 1602.05629; TFF learning/algorithms/fed_sgd.py",
         has_local_steps=False,
         server_lr=0.1,
+    ),
+    AlgorithmEntry(
+        "local-only",
+        "A baseline: every client trains a model of its own, which it keeps from round to round "
+        "and is evaluated with; nothing is shared.",
+        "the usual baseline of personalization; Li et al. 2021 (Ditto), arXiv 2012.04221",
+        has_own_models=True,
+        server_optimizer="sgd",
     ),
     AlgorithmEntry(
         "mime-lite",

@@ -12,13 +12,11 @@ from fedcli import checkpoint, run_dir, run_logs
 from fedcli import config as configs
 from fedcli.backend import CancelFlag
 from fedcli.checkpoint import Checkpoint
-from fedcli.client_states import ClientStates
 from fedcli.config import RunConfig
 from fedcli.errors import ConfigError, RunError
 from fedcli.federation.data import fingerprinting, note_of_change, note_of_changed_model
 from fedcli.federation.opening import open_federation
-from fedcli.federation.saved_states import model_of, to_state
-from fedcli.learning import ServerState
+from fedcli.federation.saved_states import model_of, open_client_states, to_state
 from fedcli.rounds.provenance import provenance_of
 from fedcli.rounds.training import Callback, RoundResult, Training
 from fedcli.run_dir import RunDirectory
@@ -65,7 +63,7 @@ def start(
     config_text = configs.to_toml(federation.config, provenance)
     content = federation.encode(state, config_text)
     run = RunDirectory.create(path, config_text, content, force=force)
-    state = _with_client_states(state, run)
+    state = open_client_states(state, run.path)
     return Training(federation, state, run, config_text, cancel)
 
 
@@ -123,21 +121,11 @@ def _resume(
     consequence = "its rounds no longer repeat"
     federation.notes.extend(note_of_change(config, origin.get("data"), found, consequence))
     federation.notes.extend(note_of_changed_model(code, origin.get("model")))
-    training = Training(federation, _with_client_states(state, run), run, config_text, cancel)
+    training = Training(federation, open_client_states(state, run.path), run, config_text, cancel)
     if not training.is_finished:
         run.cut_back(state.round_num)
         run.write_config(config_text)
     return training
-
-
-def _with_client_states(state: ServerState, run: RunDirectory) -> ServerState:
-    """The state with what its clients keep opened in the run's folder."""
-    kept = run_dir.checkpoint_rounds(run.path)
-    client_work = {
-        name: each.open_in(run.path, kept) if isinstance(each, ClientStates) else each
-        for name, each in state.client_work.items()
-    }
-    return replace(state, client_work=client_work)
 
 
 def _continued_config(

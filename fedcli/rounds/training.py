@@ -9,7 +9,7 @@ import resource
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic, perf_counter
 from types import TracebackType
@@ -19,14 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli import engines, run_dir, run_logs, stopping
+from fedcli.algorithms.base import NO_COMMON_MODEL
 from fedcli.backend import CancelFlag
 from fedcli.batches import BatchedDataset
-from fedcli.client_states import ClientStates
 from fedcli.datasets import ClientData
 from fedcli.datasets.client_batches import ClientBatches
-from fedcli.errors import StopTraining
-from fedcli.evaluation import Evaluation, evaluate_panel
+from fedcli.errors import ConfigError, StopTraining
+from fedcli.evaluation.result import Evaluation, evaluate_panel, seen_in
 from fedcli.federation.opening import Federation
+from fedcli.federation.saved_states import client_states_of
 from fedcli.learning import ModelWeights, ServerState
 from fedcli.params import ParamLayout
 from fedcli.run_dir import RunDirectory
@@ -47,7 +48,8 @@ class RoundResult:
         evaluation: By split, the four metrics of the weights after the round; None if not due.
         num_clients: Clients whose reports were taken.
         num_examples: Examples processed in training.
-        params: float32 [num_params], what is evaluated after the round; read-only.
+        params: float32 [num_params], what is evaluated after the round; read-only. None where
+            every client has a model of its own.
         layout: Which of them are which tensor's.
     """
 
@@ -57,11 +59,17 @@ class RoundResult:
     evaluation: dict[str, dict[str, Any]] | None
     num_clients: int
     num_examples: int
-    params: NDArray[np.float32]
+    params: NDArray[np.float32] | None
     layout: ParamLayout
 
     def weights(self) -> ModelWeights:
-        """Returns a copy of `params`, tensor by tensor."""
+        """Returns a copy of `params`, tensor by tensor.
+
+        Raises:
+            ConfigError: Every client has a model of its own.
+        """
+        if self.params is None:
+            raise ConfigError(NO_COMMON_MODEL)
         return ModelWeights.of(self.layout, self.params)
 
 
@@ -104,7 +112,7 @@ class Training:
         self._logs: tuple[RunLog, ...] = ()
         self._virtual_seconds = 0.0
         self._progress = stopping.progress_for(self.config.stop_at, self.config.patience)
-        if federation.participation is not None or self._progress is not None:
+        if federation.roster.participation is not None or self._progress is not None:
             for line in run_dir.read_completed(run.path, state.round_num):
                 self._note(line)
 
@@ -208,13 +216,18 @@ class Training:
         if stored is not None:
             return stored
         started = perf_counter()
-        evaluations = self._evaluate(self.state)
+        seen = self._federation.roster.seen(self.state.round_num, self._cancel)
+        evaluations = self._evaluate(self.state, self._splits)
         seconds = perf_counter() - started
-        evaluation = {split: each.metrics for split, each in evaluations.items()}
+        evaluation = {}
+        for split, each in evaluations.items():
+            is_seen = seen_in(each.data, each.client_ids, seen)
+            evaluation[split] = replace(each, is_seen=is_seen).metrics
         self._run.write_evaluation(evaluation)
-        if not self.config.eval_every or self.state.round_num % self.config.eval_every:
+        logged = self._due_splits(self.state.round_num)
+        values = {split: each.values for split, each in evaluations.items() if split not in logged}
+        if values:
             self._run.append_timings({"round": self.state.round_num, "evaluate": seconds})
-            values = {split: each.values for split, each in evaluations.items()}
             self._log({"round": self.state.round_num, "evaluation": values}, is_closing=True)
         self._close_logs()
         return evaluation
@@ -229,7 +242,7 @@ class Training:
             self._save_if_behind()
             self._close_logs()
         finally:
-            for states in _client_states(self.state):
+            for states in client_states_of(self.state):
                 states.close()
             self._run.close()
 
@@ -260,7 +273,7 @@ class Training:
         if cohort.attendance is not None:
             line["participation"] = cohort.attendance.metrics(self._virtual_seconds)
         evaluation = None
-        if self.config.eval_every and round_num % self.config.eval_every == 0:
+        if self._due_splits(round_num):
             evaluation = self._evaluate_into(line, timings, output.state)
         self._run.append_metrics(line)
         self.state = output.state
@@ -283,8 +296,10 @@ class Training:
         num_examples: int,
     ) -> RoundResult:
         """What is told of the last completed round: nothing that the run goes on from."""
-        params = self.state.evaluated_weights.view()
-        params.flags.writeable = False
+        params = None
+        if not self.state.has_own_models:
+            params = self.state.evaluated_weights.view()
+            params.flags.writeable = False
         return RoundResult(
             round_num=self.state.round_num,
             metrics=line,
@@ -322,20 +337,40 @@ class Training:
     ) -> dict[str, dict[str, Any]]:
         """Evaluates `state`, adds the values to a metrics line and the seconds to `timings`."""
         started = perf_counter()
-        evaluation = {split: dict(each.values) for split, each in self._evaluate(state).items()}
+        due = self._due_splits(state.round_num)
+        evaluations = self._evaluate(state, due)
+        evaluation = {split: dict(each.values) for split, each in evaluations.items()}
         line["evaluation"] = evaluation
         timings["evaluate"] = perf_counter() - started
         return evaluation
 
-    def _evaluate(self, state: ServerState) -> dict[str, Evaluation]:
-        """The evaluation of `state` by split; that of the round just evaluated is kept."""
-        known = self._evaluations.values()
-        if not known or any(each.round_num != state.round_num for each in known):
-            self._evaluations = {
-                panel.split: evaluate_panel(panel, self._federation.evaluator, state, self._cancel)
-                for panel in self._federation.panels
-            }
-        return self._evaluations
+    @property
+    def _splits(self) -> list[str]:
+        """The splits of the closing evaluation."""
+        return [panel.split for panel in self._federation.panels]
+
+    def _due_splits(self, round_num: int) -> list[str]:
+        """The splits that `eval_every` evaluates after that many rounds."""
+        every, only = self.config.eval_every, self.config.eval_split
+        if not every or round_num % every:
+            return []
+        if only is None:
+            return self._splits
+        return [self._splits[0 if only == "train" else -1]]  # train is the first
+
+    def _evaluate(self, state: ServerState, splits: Sequence[str]) -> dict[str, Evaluation]:
+        """The evaluation of `state` by split; those of the round just evaluated are kept."""
+        self._evaluations = {
+            split: each
+            for split, each in self._evaluations.items()
+            if each.round_num == state.round_num
+        }
+        for panel in self._federation.panels:
+            if panel.split in splits and panel.split not in self._evaluations:
+                self._evaluations[panel.split] = evaluate_panel(
+                    panel, self._federation.evaluator, state, self._cancel
+                )
+        return {split: self._evaluations[split] for split in splits}
 
     def _log(self, line: dict[str, Any], **more: Any) -> None:
         """Passes the last completed round on to what was asked for; `more` as in LoggedRound."""
@@ -357,7 +392,7 @@ class Training:
 
     def _save(self) -> None:
         kept = run_dir.checkpoint_rounds(self._run.path)
-        for states in _client_states(self.state):
+        for states in client_states_of(self.state):
             states.save(kept)
         for log in self._logs:
             log.flush()
@@ -388,11 +423,6 @@ def _tell(callback: Callback, result: RoundResult) -> bool:
     except StopTraining:
         return False
     return True
-
-
-def _client_states(state: ServerState) -> list[ClientStates]:
-    """What the clients keep, of each kind that an algorithm has."""
-    return [each for each in state.client_work.values() if isinstance(each, ClientStates)]
 
 
 def _ids_of(clients: Iterable[BatchedDataset]) -> Sequence[str]:

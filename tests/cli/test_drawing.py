@@ -172,6 +172,16 @@ def test_a_narrow_terminal_gets_every_figure_whole() -> None:
 
 
 @pytest.mark.parametrize(
+    ("width", "line"), [(17, "a   bb   2,000"), (12, "a  bb  2,000"), (10, "a bb 2,000")]
+)
+def test_columns_stand_closer_where_there_is_no_room(width: int, line: str) -> None:
+    output = io.StringIO()
+    screen = true_colour(output, width=max(width, 10), color_system=None)
+    screen.table(["x", "yy", "n"], [["a", "bb", "2,000"]], left=2)
+    assert output.getvalue().splitlines()[2].rstrip() == line
+
+
+@pytest.mark.parametrize(
     ("count", "width", "factor"),
     [(1, 28, 1), (4, 28, 1), (5, 28, 2), (10, 32, 2), (1, 224, 3), (10, 224, 14), (1, 1, 1)],
 )

@@ -1,0 +1,118 @@
+"""What `fedcli eval --finetune` asks for, with the run's own local training where it is silent.
+
+Clients fine-tune as they train in the run: its client optimizer with its options and clipping, its
+batches, its shuffle. The rate is the run's before any schedule, whose end is often no rate at all;
+a bound on the examples of a round (--max-examples) does not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fedcli import optimizers, registry
+from fedcli.batch_plan import MAX_COUNT
+from fedcli.config import CLIENT_OPTIMIZER, RunConfig
+from fedcli.errors import ConfigError
+from fedcli.federation.rosters import plan_of
+from fedcli.optimizers import Optimizer
+from fedcli.options import Value, choose
+from fedcli.personalization import FineTuning
+
+
+@dataclass(frozen=True)
+class FineTuningOptions:
+    """How clients fine-tune; None is the run's own.
+
+    Attributes:
+        num_steps: Local steps; or else
+        num_epochs: Local epochs.
+        optimizer: Name of what takes them.
+        learning_rate: Its learning rate.
+        options: Options of the optimizer; empty: the run's, for the run's own optimizer.
+        batch_size: Examples of a batch.
+    """
+
+    num_steps: int | None = None
+    num_epochs: int | None = None
+    optimizer: str | None = None
+    learning_rate: float | None = None
+    options: Mapping[str, Value] = field(default_factory=dict)
+    batch_size: int | None = None
+
+    def resolve(self, config: RunConfig) -> FineTuning:
+        """Returns the strategy for a model of this run.
+
+        Raises:
+            ConfigError: An option is not allowed, or the learning rate is not known.
+        """
+        batch_size = config.batch_size if self.batch_size is None else self.batch_size
+        _check_length(self.num_steps, self.num_epochs, batch_size)
+        plan = replace(
+            plan_of(config),
+            epochs=self.num_epochs or 1,
+            batch_size=batch_size,
+            max_examples=None,
+        )
+        return FineTuning(self._optimizer(config), plan, self.num_steps)
+
+    def _optimizer(self, config: RunConfig) -> Optimizer:
+        name = self.optimizer or config.client_optimizer or CLIENT_OPTIMIZER
+        choose(registry.OPTIMIZERS, name, "--finetune-optimizer")
+        registry.check_client_optimizer(name, "--finetune-optimizer")
+        is_own = name == config.client_optimizer
+        rate = config.client_lr if is_own and self.learning_rate is None else self.learning_rate
+        if rate is None:
+            raise ConfigError(
+                f"--finetune with {name}: the run's clients have no such optimizer, and so no rate "
+                "for it; give --finetune-lr"
+            )
+        registry.check_learning_rate(rate, "--finetune-lr")
+        options = {**(config.client_options if is_own else {}), **self.options}
+        try:
+            optimizer = optimizers.build(name, rate, options)
+        except ConfigError as err:
+            raise ConfigError(f"--finetune-option: {err}") from err
+        return replace(optimizer, clip_norm=config.client_clip_norm)
+
+
+def to_json(strategy: FineTuning) -> dict[str, Any]:
+    """Returns what was done, as `fedcli eval --json` tells it."""
+    length = (
+        {"num_epochs": strategy.plan.epochs}
+        if strategy.num_steps is None
+        else {"num_steps": strategy.num_steps}
+    )
+    return {
+        **length,
+        "batch_size": strategy.plan.batch_size,
+        "optimizer": strategy.optimizer.name,
+        "learning_rate": strategy.optimizer.learning_rate,
+        "options": dict(strategy.optimizer.options),
+    }
+
+
+def describe(strategy: FineTuning) -> str:
+    """Returns what was done, in words."""
+    number, what = strategy.num_steps, "local step"
+    if number is None:
+        number, what = strategy.plan.epochs, "local epoch"
+    optimizer = strategy.optimizer
+    return (
+        f"{number:,} {what}{'s' * (number != 1)} of {optimizer.name}, rate "
+        f"{optimizer.learning_rate:g}, batches of {strategy.plan.batch_size}"
+    )
+
+
+def _check_length(num_steps: int | None, num_epochs: int | None, batch_size: int) -> None:
+    if (num_steps is None) == (num_epochs is None):
+        raise ConfigError("fine-tuning takes --finetune STEPS or --finetune-epochs N, one of them")
+    most = MAX_COUNT // batch_size if batch_size > 0 else MAX_COUNT
+    for option, value, maximum in (
+        ("--finetune-batch-size", batch_size, MAX_COUNT),
+        ("--finetune", num_steps, most),
+        ("--finetune-epochs", num_epochs, MAX_COUNT),
+    ):
+        if value is not None and not 1 <= value <= maximum:
+            raise ConfigError(f"{option} {value}: choose a whole number from 1 to {maximum}")

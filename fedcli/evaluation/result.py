@@ -1,0 +1,172 @@
+"""One federated evaluation of one split: its metrics, over all clients and by groups of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli import client_spread, engines, learning, metrics
+from fedcli.backend import CancelFlag
+from fedcli.datasets import ClientData
+from fedcli.evaluation.fine_tuning import to_json
+from fedcli.federation.panels import Panel
+from fedcli.learning import ServerState
+from fedcli.models import Model
+from fedcli.personalization import FineTuning
+from fedcli.predictions import WorstMistakes
+
+
+@dataclass(frozen=True, eq=False)
+class FineTuned:
+    """How the same clients score once each has fine-tuned the model on its own train data.
+
+    Attributes:
+        strategy: How.
+        client_stats: One row a client, as the engine returns them.
+    """
+
+    strategy: FineTuning
+    client_stats: NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """One federated evaluation of one split.
+
+    Attributes:
+        source: The data's name or file.
+        split: The split's name in it.
+        round_num: Rounds the evaluated weights have been trained.
+        num_clients: Clients evaluated.
+        num_absent: Clients asked for that the split does not have.
+        process_metrics: In TFF's structure.
+        client_ids: Who was evaluated.
+        client_stats: One row a client of those, as the engine returns them.
+        measure: Makes metrics by name of some of those rows.
+        data: The split.
+        is_seen: Which of them took part in the training, bool [num_clients]; None: not known.
+        fine_tuned: The same clients after fine-tuning; None: that was not asked for.
+        worst: Its worst mistakes; None: they were not asked for.
+        notes: What a reader should know, a line each.
+    """
+
+    source: str
+    split: str
+    round_num: int
+    num_clients: int
+    num_absent: int
+    process_metrics: dict[str, Any]
+    client_ids: Sequence[str]
+    client_stats: NDArray[Any]
+    measure: Callable[[metrics.ClientStats], dict[str, Any]]
+    data: ClientData
+    is_seen: NDArray[np.bool_] | None = None
+    fine_tuned: FineTuned | None = None
+    worst: WorstMistakes | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The four metrics by name."""
+        values: dict[str, Any] = self.process_metrics["client_work"]["eval"][
+            "current_round_metrics"
+        ]
+        return values
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What `fedcli eval --json` prints: TFF's structure, the spread, and who was evaluated."""
+        return {
+            **self.process_metrics,
+            "over_clients": client_spread.over_clients(self.client_stats),
+            "split": self.split,
+            "round": self.round_num,
+            "num_clients": self.num_clients,
+            "num_absent_clients": self.num_absent,
+            **self._seen_and_unseen(),
+            **({} if self.fine_tuned is None else {"fine_tuned": self._fine_tuned()}),
+            **({} if self.worst is None else self.worst.to_json()),
+        }
+
+    def _seen_and_unseen(self) -> dict[str, Any]:
+        if self.is_seen is None:
+            return {}
+        groups = {name: self._told(self.client_stats[rows]) for name, rows in self._groups()}
+        return {"num_seen_clients": int(self.is_seen.sum()), **groups}
+
+    def _groups(self) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+        """Which rows are seen and unseen clients, where there are both."""
+        if self.is_seen is not None and 0 < self.is_seen.sum() < len(self.is_seen):
+            yield from zip(client_spread.GROUPS, (self.is_seen, ~self.is_seen), strict=True)
+
+    def _told(self, stats: NDArray[Any]) -> dict[str, Any]:
+        """What there is to say of some clients."""
+        return {
+            "num_clients": len(stats),
+            "metrics": self.measure(stats),
+            "over_clients": client_spread.over_clients(stats),
+        }
+
+    def _fine_tuned(self) -> dict[str, Any]:
+        assert self.fine_tuned is not None
+        before, after = self.client_stats, self.fine_tuned.client_stats
+        groups = {
+            name: {
+                **self._told(after[rows]),
+                "gain_over_clients": client_spread.gain_over_clients(before[rows], after[rows]),
+            }
+            for name, rows in self._groups()
+        }
+        return {
+            **to_json(self.fine_tuned.strategy),
+            **self._told(after),
+            "gain_over_clients": client_spread.gain_over_clients(before, after),
+            **groups,
+        }
+
+
+def seen_in(data: ClientData, client_ids: Sequence[str], seen: frozenset[str]) -> NDArray[np.bool_]:
+    """Returns which of some clients are among those that took part, bool [num_clients].
+
+    In a split whose clients are other people than those of train nobody is.
+    """
+    if data.split != "train" and not data.same_people:
+        return np.zeros(len(client_ids), np.bool_)
+    return np.array([each in seen for each in client_ids], np.bool_)
+
+
+def evaluate_panel(
+    panel: Panel,
+    evaluator: learning.LearningProcess,
+    state: ServerState,
+    cancel: CancelFlag | None,
+) -> Evaluation:
+    """Returns the evaluation of a state on the clients of one split."""
+    scores = panel.evaluate(evaluator, state, cancel)
+    return Evaluation(
+        source=panel.data.source,
+        split=panel.split,
+        round_num=state.round_num,
+        num_clients=len(panel.client_ids),
+        num_absent=panel.num_absent,
+        process_metrics=scores.metrics,
+        client_ids=panel.client_ids,
+        client_stats=scores.client_stats,
+        measure=_measure_of(evaluator.model),
+        data=panel.data,
+        notes=panel.notes,
+    )
+
+
+def _measure_of(model: Model) -> Callable[[metrics.ClientStats], dict[str, Any]]:
+    """What makes metrics of stats: the four, and those that a model brings."""
+    own = engines.own_metrics(model)
+
+    def measure(stats: metrics.ClientStats) -> dict[str, Any]:
+        return {**metrics.sum_then_finalize(stats), **own.finalize(metrics.sum_stats(stats))}
+
+    return measure

@@ -1,0 +1,155 @@
+"""Who takes part in each round: a pure function of the config, the data and the round's number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from fedcli import cohort
+from fedcli.backend import CancelFlag, Cancelled
+from fedcli.batch_plan import BatchPlan, buffer_size
+from fedcli.cohort import ClientSelection, Cohorts
+from fedcli.config import RunConfig
+from fedcli.datasets import ClientData
+from fedcli.errors import ConfigError
+from fedcli.participation import Attendance, Participation
+
+
+@dataclass(frozen=True, eq=False)
+class Roster:
+    """Who takes part in each round of a run.
+
+    Attributes:
+        train: The clients' train data.
+        cohorts: Who is chosen.
+        participation: Which of them report, and when; None: all, at once.
+        plan: How a client's examples become batches in training.
+    """
+
+    train: ClientData
+    cohorts: Cohorts
+    participation: Participation | None
+    plan: BatchPlan
+
+    def of_round(self, round_num: int) -> tuple[Sequence[str], Attendance | None]:
+        """Returns who is chosen after `round_num` rounds, and who of them reports; None: all."""
+        ids = self.cohorts.for_round(round_num)
+        if self.participation is None:
+            return ids, None
+        return ids, self.participation.attend(
+            round_num, ids, self._num_visits, self.cohorts.num_wanted
+        )
+
+    def seen(self, num_rounds: int, cancel: CancelFlag | None = None) -> frozenset[str]:
+        """Returns who took part in the first `num_rounds` rounds: reported when that was taken.
+
+        Every round's cohort is drawn anew, until there is nobody left to be seen.
+
+        Raises:
+            Cancelled: `cancel` was raised.
+        """
+        is_same_each_round = self.cohorts.fixed is not None and self.participation is None
+        most = len(self.train.client_ids if self.cohorts.fixed is None else self.cohorts.fixed)
+        seen: set[str] = set()
+        for round_num in range(min(num_rounds, 1) if is_same_each_round else num_rounds):
+            if len(seen) == most:
+                break
+            if cancel is not None and cancel.is_set():
+                raise Cancelled
+            ids, attendance = self.of_round(round_num)
+            if attendance is None:
+                seen.update(ids)
+            elif not attendance.is_skipped:
+                seen.update(ids[place] for place in attendance.reports)
+        return frozenset(seen)
+
+    def _num_visits(self, client_id: str) -> int:
+        return self.plan.num_visits(self.train.num_examples(client_id))
+
+
+def open_roster(
+    config: RunConfig,
+    train: ClientData,
+    plan: BatchPlan,
+    notes: list[str],
+    cancel: CancelFlag | None = None,
+) -> tuple[RunConfig, Roster]:
+    """Returns who takes part, and the config that repeats it; adds to `notes` what to know.
+
+    Raises:
+        Cancelled: `cancel` was raised while the clients' examples were counted.
+        ConfigError: The clients or the way of drawing them do not fit the data.
+    """
+    config, selection = _resolve_clients(config, train, notes)
+
+    def num_examples(client_id: str) -> int:
+        if cancel is not None and cancel.is_set():
+            raise Cancelled
+        return train.num_examples(client_id)
+
+    cohorts = cohort.plan_cohorts(
+        selection,
+        config.sampling,
+        train.client_ids,
+        train.source,
+        config.seed,
+        num_examples,
+        config.over_selection,
+    )
+    _check_min_reports(config, cohorts)
+    return config, Roster(train, cohorts, _plan_participation(config), plan)
+
+
+def plan_of(config: RunConfig) -> BatchPlan:
+    """Returns how a client's examples become batches in training."""
+    return BatchPlan(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        shuffle_buffer=buffer_size(config.shuffle_buffer),  # type: ignore[arg-type]
+        pipeline=config.pipeline,
+        max_examples=config.max_examples,
+    )
+
+
+def _resolve_clients(
+    config: RunConfig, train: ClientData, notes: list[str]
+) -> tuple[RunConfig, ClientSelection]:
+    """The selection of the cohort, and the config that repeats it when files of ids are gone."""
+    if config.eval_clients is not None:
+        evaluated = cohort.parse_clients(config.eval_clients, "--eval-clients")
+        config = replace(config, eval_clients=evaluated.ids or config.eval_clients)
+    if config.clients is None:
+        selection, note = cohort.default_selection(train.client_ids, train.source)
+        notes.extend([note] if note else [])
+        return replace(config, clients=str(selection.count)), selection
+    selection = cohort.parse_clients(config.clients)
+    if selection.ids is not None:
+        config = replace(config, clients=selection.ids)
+    return config, selection
+
+
+def _plan_participation(config: RunConfig) -> Participation | None:
+    """Who reports and when; None if everyone does and no clock is asked for."""
+    if not config.client_dropout and config.client_speeds is None and config.min_reports is None:
+        return None
+    return Participation(
+        seed=config.seed,
+        dropout=config.client_dropout,
+        speeds=config.client_speeds or (),
+        communication_seconds=config.communication_seconds,
+        deadline=config.deadline,
+        min_reports=config.min_reports or 0,
+    )
+
+
+def _check_min_reports(config: RunConfig, cohorts: Cohorts) -> None:
+    """Refuses to wait for more reports than there are clients in a cohort."""
+    if config.min_reports is None or config.sampling == "poisson":  # of which any number may come
+        return
+    size = len(cohorts.fixed or ()) if cohorts.sampler is None else cohorts.sampler.size
+    size = size if cohorts.num_wanted is None else cohorts.num_wanted
+    if config.min_reports > size:
+        raise ConfigError(
+            f"--min-reports {config.min_reports} exceeds the cohort of {size}: every round would "
+            f"be skipped; choose 1 to {size}"
+        )
