@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 import resource
 import sys
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic, perf_counter
@@ -39,7 +39,6 @@ from fedcli.datasets import ClientData
 from fedcli.errors import ConfigError, RunError
 from fedcli.evaluation import Evaluation, evaluate_panel
 from fedcli.federation import (
-    ClientBatches,
     Federation,
     fingerprinting,
     model_of,
@@ -164,13 +163,12 @@ class Training:
             RunError: The run's folder cannot be written.
         """
         try:
-            if self.state.round_num < self.config.rounds:
+            if not self.is_finished:
                 self._logs = run_logs.open_logs(
                     self.config,
                     self.path,
                     self.state.round_num,
                     self.process.model.layout,
-                    self.train.client_ids,
                 )
             if self.state.round_num == 0 and self.config.eval_every:
                 yield self._evaluate_initial_model()
@@ -196,11 +194,12 @@ class Training:
         closing = {
             split: evaluation.metrics for split, evaluation in self._evaluate(self.state).items()
         }
-        self._run.write_evaluation(closing)
         if not self.config.eval_every or self.state.round_num % self.config.eval_every:
             values = {split: each.values for split, each in self._evaluations.items()}
-            self._log({"round": self.state.round_num, "evaluation": values}, is_closing=True)
+            line = {"round": self.state.round_num, "evaluation": values}
+            self._log(line, self.state, is_closing=True)
         self._close_logs()
+        self._run.write_evaluation(closing)  # last: what has it is finished
         return closing
 
     def close(self) -> None:
@@ -234,7 +233,6 @@ class Training:
         timings = {"data": 0.0}
         cohort = self._federation.cohort_data(self.state.round_num)
         clients = cohort.batches
-        client_ids = _ids_of(clients) if self.config.record_clients else ()
         if not isinstance(clients, tuple):  # read while the round runs
             clients = _Timed(clients, timings)
         output = self.process.next(self.state, clients, cancel=self._cancel)
@@ -247,9 +245,15 @@ class Training:
         if self.config.eval_every and round_num % self.config.eval_every == 0:
             evaluation = self._evaluate_into(line, timings, output.state)
         self._run.append_metrics(line)
-        self.state = output.state
+        self._log(
+            line,
+            output.state,
+            client_ids=cohort.client_ids,
+            client_stats=output.client_stats,
+            attendance=cohort.attendance,
+        )
+        self.state = output.state  # now that every record has the round
         self._note(line)
-        self._log(line, client_ids=client_ids, client_stats=output.client_stats)
         if self._is_save_due():
             started = perf_counter()
             self._save()
@@ -275,7 +279,7 @@ class Training:
         evaluation = self._evaluate_into(line, timings, self.state)
         self._run.append_metrics(line)
         self._note(line)
-        self._log(line)
+        self._log(line, self.state)
         self._run.append_timings({"round": 0, **timings})
         return RoundResult(0, line, timings, evaluation, 0, 0)
 
@@ -299,9 +303,9 @@ class Training:
             }
         return self._evaluations
 
-    def _log(self, line: dict[str, Any], **more: Any) -> None:
-        """Passes the last completed round on to what was asked for; `more` as in LoggedRound."""
-        done = LoggedRound(line, self.state.global_model_weights, **more)
+    def _log(self, line: dict[str, Any], state: ServerState, **more: Any) -> None:
+        """Passes a round on to what was asked for: its state, and `more` as in LoggedRound."""
+        done = LoggedRound(line, state.global_model_weights, **more)
         for log in self._logs:
             log.add(done)
 
@@ -483,13 +487,6 @@ def _continued_config(
         return config, text
     config = configs.validate(replace(config, rounds=rounds))
     return config, configs.to_toml(config, configs.read_provenance(text, str(config_file)))
-
-
-def _ids_of(clients: Iterable[BatchedDataset]) -> Sequence[str]:
-    """The ids of a cohort, whose data are not read for it."""
-    if isinstance(clients, ClientBatches):
-        return clients.client_ids
-    return [each.client.client_id for each in clients]
 
 
 @dataclass(frozen=True, eq=False)

@@ -74,6 +74,7 @@ NEIGHBOURS = {
     "learning": {"engines"},
     "report_tables": {"comparison", "run_record"},
     "comparison": {"run_record"},
+    "client_records": {"participation"},
     "per_client": {"client_spread"},
     "engines": {"python_engine"},
     "algorithms": {"aggregators", "optimizers", "metrics", "batches", "client_states"},
