@@ -13,7 +13,7 @@ from fedcli.run_record import RunRecord
 # Options that change no result; the seed does, but runs that differ in it alone repeat each other.
 REPEATS = ("seed",)
 WITHOUT_EFFECT = (
-    *("threads", "checkpoint_every", "eval_every"),
+    *("threads", "checkpoint_every", "keep_checkpoints", "keep_best", "eval_every"),
     *("csv", "tensorboard", "histograms", "record_clients"),
 )
 DEFAULT_TARGETS = (0.8, 0.9, 0.95)

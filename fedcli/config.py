@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
-from fedcli import presets, registry, schedules, stopping
+from fedcli import best_round, presets, registry, schedules, stopping
 from fedcli.errors import ConfigError
 from fedcli.options import Entry, Value, check_number, choose, did_you_mean, resolve
 
@@ -113,6 +113,9 @@ class RunConfig:
         stop_at: End once the held-out data are classified so well: "accuracy=0.97"; None: never.
         patience: End after so many evaluations in a row without a better accuracy; None: never.
         checkpoint_every: Save after every so many rounds; None: by the clock.
+        keep_checkpoints: How many of the newest are kept.
+        keep_best: Keep that of the best evaluated round, too, by this, one of
+            `best_round.MEASURES`; None: do not.
         csv: Write metrics.csv beside metrics.jsonl. Changes no result, nor do the next three.
         tensorboard: Write TensorBoard's event files.
         histograms: And in them histograms of the weights, each round.
@@ -170,6 +173,8 @@ class RunConfig:
     stop_at: str | None = None
     patience: int | None = None
     checkpoint_every: int | None = None
+    keep_checkpoints: int = 2  # the newest, and one before it should it be damaged on the disk
+    keep_best: str | None = None
     csv: bool = False
     tensorboard: bool = False
     histograms: bool = False
@@ -468,8 +473,8 @@ def _check_participation(values: Mapping[str, Any]) -> None:
 
 
 def _check_stopping(values: Mapping[str, Any]) -> None:
-    """Refuses to wait for an accuracy that nobody measures."""
-    for name in ("stop_at", "patience"):
+    """Refuses to wait or look for what nobody measures."""
+    for name in ("stop_at", "patience", "keep_best"):
         if values[name] is not None and values["eval_every"] is None:
             raise ConfigError(
                 f"{option_name(name)} {values[name]} needs evaluations; give how often, for "
@@ -698,6 +703,8 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "stop_at": stopping.parse_target,
     "patience": _count,
     "checkpoint_every": _count,
+    "keep_checkpoints": _count,
+    "keep_best": partial(_choice, choices=tuple(best_round.MEASURES)),
     **dict.fromkeys(("csv", "tensorboard", "histograms", "record_clients"), _switch),
     **dict.fromkeys(_OPTION_OWNERS, _map),
 }

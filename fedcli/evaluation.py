@@ -132,12 +132,13 @@ def evaluate_run(
     batch_size: int | None = None,
     threads: int | None = None,
     model: str | None = None,
+    best: bool = False,
     predictions_file: Path | None = None,
     num_errors: int | None = None,
     takers: Sequence[Callable[[Predicted], None]] = (),
     cancel: CancelFlag | None = None,
 ) -> Evaluation:
-    """Returns the federated evaluation of a run's newest checkpoint, or of a checkpoint file.
+    """Returns the federated evaluation of a checkpoint: of a run's newest, or a file.
 
     Args:
         path: A run's folder, or a checkpoint.
@@ -156,6 +157,7 @@ def evaluate_run(
         threads: Number of threads; None: what the machine gives.
         model: FILE.py or FILE.py:FUNCTION, for a run whose model is code: no code runs unless it
             is named here.
+        best: Take the checkpoint of the run's best round, not the newest.
         predictions_file: Where to write what the model says of each example, `.npz` or `.csv`; see
             `predictions.writing`.
         num_errors: How many of the worst mistakes to look for; None: they are not sought.
@@ -172,7 +174,8 @@ def evaluate_run(
     """
     if predictions_file is not None:
         predictions.check_target(predictions_file)
-    trained = load_trained(Path(path), threads, model)
+    file = _checkpoint_file(Path(path), best=best)
+    trained = _trained(checkpoint.load(file), file, threads, model)
     given = {
         "data": data,
         "data_options": data_options,
@@ -188,7 +191,7 @@ def evaluate_run(
         given["pixels"] = trained.pixel_convention  # other data may mean the opposite by 1.0
     config = _evaluation_config(trained.config, given)
     if predictions_file is not None:
-        inputs = [_checkpoint_file(Path(path)), Path(config.data), Path(config.test_data or "")]
+        inputs = [file, Path(config.data), Path(config.test_data or "")]
         check_is_no_input(predictions_file, inputs, f"--predictions {predictions_file}")
 
     def evaluate() -> Evaluation:
@@ -267,14 +270,17 @@ def _evaluated_tensors(content: Checkpoint, names: Sequence[str]) -> dict[str, N
     return arrays
 
 
-def export_run(path: str | Path, file: str | Path) -> list[tuple[str, tuple[int, ...]]]:
-    """Writes the weights of a run's newest checkpoint, or of a checkpoint file.
+def export_run(
+    path: str | Path, file: str | Path, *, best: bool = False
+) -> list[tuple[str, tuple[int, ...]]]:
+    """Writes the weights of a checkpoint: of a run's newest, or a file.
 
     Runs no code of a user's: such a model's weights are as they stand in the checkpoint.
 
     Args:
         path: The run or checkpoint.
         file: What to write: `.npz`, `.weights.h5` or, the whole model, `.keras`.
+        best: Take the checkpoint of the run's best round, not the newest.
 
     Returns:
         Name and shape of each tensor written, in order.
@@ -287,7 +293,7 @@ def export_run(path: str | Path, file: str | Path) -> list[tuple[str, tuple[int,
     from fedcli import weights_files  # late: zipfile takes 7 ms that training does not need
 
     weights_files.check_format(Path(file))
-    source = _checkpoint_file(Path(path))
+    source = _checkpoint_file(Path(path), best=best)
     check_is_no_input(Path(file), [source], str(file))
     content = checkpoint.load(source)
     if content.tensor_names is not None:
@@ -375,10 +381,14 @@ def data_of_run(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     return configs.merge({name: getattr(config, name) for name in names}, given)
 
 
-def _checkpoint_file(path: Path) -> Path:
-    """The newest checkpoint of a run's folder, or the file itself."""
+def _checkpoint_file(path: Path, *, best: bool = False) -> Path:
+    """The newest or the best checkpoint of a run's folder, or the file itself."""
     if not path.exists():
         raise RunError(f"there is no run or checkpoint {path}; give what fedcli train wrote")
+    if best:
+        if not path.is_dir():
+            raise ConfigError(f"--best: {path} is one checkpoint; give the folder of a run")
+        return run_dir.best_checkpoint(path)
     return run_dir.latest_checkpoint(path) if path.is_dir() else path
 
 

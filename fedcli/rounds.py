@@ -32,6 +32,7 @@ from fedcli import (
 from fedcli import config as configs
 from fedcli.backend import CancelFlag, Engine
 from fedcli.batches import BatchedDataset
+from fedcli.best_round import Best
 from fedcli.checkpoint import Checkpoint
 from fedcli.client_states import ClientStates
 from fedcli.config import RunConfig
@@ -112,7 +113,8 @@ class Training:
         self._logs: tuple[RunLog, ...] = ()
         self._virtual_seconds = 0.0
         self._progress = stopping.progress_for(self.config.stop_at, self.config.patience)
-        if federation.participation is not None or self._progress is not None:
+        self._best = None if self.config.keep_best is None else Best(self.config.keep_best)
+        if federation.participation or self._progress or self._best:
             for line in run_dir.read_completed(run.path, state.round_num):
                 self._note(line)
 
@@ -263,11 +265,13 @@ class Training:
         return RoundResult(round_num, line, timings, evaluation, cohort.num_clients, num_examples)
 
     def _note(self, line: dict[str, Any]) -> None:
-        """Takes from a line of metrics.jsonl what later rounds go on from: clock and progress."""
+        """Takes from a line of metrics.jsonl what later rounds go on from."""
         told = line.get("participation", {})
         self._virtual_seconds = told.get("virtual_seconds", self._virtual_seconds)
         if self._progress is not None:
             self._progress = self._progress.after(line)
+        if self._best is not None:
+            self._best = self._best.after(line)
 
     def _is_last_round_done(self) -> bool:
         has_ended = self._progress is not None and self._progress.is_over
@@ -315,7 +319,8 @@ class Training:
             log.close()
 
     def _is_save_due(self) -> bool:
-        if self._is_last_round_done():
+        is_best = self._best is not None and self._best.round_num == self.state.round_num
+        if self._is_last_round_done() or is_best:
             return True
         if self.config.checkpoint_every:
             return self.state.round_num % self.config.checkpoint_every == 0
@@ -328,7 +333,12 @@ class Training:
         for log in self._logs:
             log.flush()
         content = self._federation.encode(self.state, self._config_text)
-        self._run.save_checkpoint(self.state.round_num, content)
+        self._run.save_checkpoint(
+            self.state.round_num,
+            content,
+            num_kept=self.config.keep_checkpoints,
+            best_round=None if self._best is None else self._best.round_num,
+        )
         self._saved_round = self.state.round_num
         self._saved_at = monotonic()
 

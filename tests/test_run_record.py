@@ -68,7 +68,7 @@ def test_damaged_metrics_are_one_error(tmp_path: Path, text: str) -> None:
 def test_foreign_evaluation_is_an_error(tmp_path: Path) -> None:
     path = write_run(tmp_path / "a", [0.5])
     (path / "evaluation.json").write_text('{"test": {"round": 1}}')
-    with pytest.raises(RunError, match="did not write"):
+    with pytest.raises(RunError, match="holds no evaluation by split; delete it"):
         run_record.load_run(path)
 
 

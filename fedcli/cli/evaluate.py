@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     section=opt.DATA,
     metavar="NAME",
 )
+@opt.best_option(section=opt.MODEL)
 @opt.code_option(section=opt.MODEL)
 @opt.option(
     "--epochs",
@@ -113,6 +114,7 @@ def evaluate(
     \b
     Examples:
       fedcli eval runs/first
+      fedcli eval runs/first --best
       fedcli eval runs/first --by-class --top-k 3
       fedcli eval runs/first --show-errors 10
       fedcli eval runs/first --clients all --predictions predictions.csv

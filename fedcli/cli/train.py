@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fedcli.best_round import MEASURES
 from fedcli.cli import options as opt
 from fedcli.cli.output import Remarks
 from fedcli.config import (
@@ -299,6 +300,20 @@ RESUME_OPTIONS = frozenset({"rounds", "threads", "model"})
     section=opt.RUN,
     type=int,
     metavar="N",
+)
+@opt.run_option(
+    "--keep-checkpoints",
+    "Keep the newest N checkpoints.",
+    section=opt.RUN,
+    type=int,
+    metavar="N",
+)
+@opt.run_option(
+    "--keep-best",
+    "Save and keep the best evaluated round, too, by its accuracy or loss on test data (without "
+    "them, train); takes --eval-every. eval and export take it with --best.",
+    section=opt.RUN,
+    type=click.Choice(tuple(MEASURES)),
 )
 @opt.switch("--csv", "Write metrics.csv beside metrics.jsonl.", section=opt.RUN)
 @opt.switch("--tensorboard", "Write event files for TensorBoard.", section=opt.RUN)

@@ -31,7 +31,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "momentum": (
         *("--rounds", "150", "--max-examples", "100", "--eval-every", "5", *MOMENTUM),
         *("--sampling", "uniform", "--client-dropout", "0.2", "--client-speeds", "100,10"),
-        *("--csv", "--record-clients"),
+        *("--csv", "--record-clients", "--keep-best", "accuracy", "--keep-checkpoints", "3"),
     ),
     "cnn": (
         *("--model", "lenet5", "--rounds", "60", "--max-examples", "60", "--eval-every", "20"),
