@@ -11,7 +11,7 @@ import platform
 import resource
 import sys
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from time import monotonic, perf_counter
 from types import TracebackType
@@ -52,6 +52,16 @@ from fedcli.learning import ServerState
 from fedcli.options import Value
 from fedcli.run_dir import RunDirectory
 from fedcli.run_logs import LoggedRound, RunLog
+
+# Options with other values of which a run may go on: they change no weight, or say where data lie.
+_MAY_CHANGE = frozenset(
+    {
+        *("rounds", "threads", "data", "test_data", "initial_weights", "preset"),
+        *("eval_every", "eval_clients", "stop_at", "patience"),
+        *("checkpoint_every", "keep_checkpoints", "keep_best"),
+        *("csv", "tensorboard", "histograms", "record_clients"),
+    }
+)
 
 # Without --checkpoint-every: at most this much work is lost, and saving stays below 0.1 %.
 CHECKPOINT_SECONDS = 30.0
@@ -483,6 +493,7 @@ def _continued_config(
     config_file = run.path / run_dir.CONFIG
     text = run_dir.read_text(config_file)
     config = configs.from_options(configs.from_toml(text, str(config_file)))
+    _check_is_same(config, content, config_file)
     if rounds is not None and rounds < content.round_num:
         raise ConfigError(
             f"--rounds {rounds}: {run.path} has completed {content.round_num} rounds; give that "
@@ -497,6 +508,18 @@ def _continued_config(
         return config, text
     config = configs.validate(replace(config, rounds=rounds))
     return config, configs.to_toml(config, configs.read_provenance(text, str(config_file)))
+
+
+def _check_is_same(config: RunConfig, content: Checkpoint, config_file: Path) -> None:
+    """Refuses a config.toml edited so that later rounds would be of another run than those done."""
+    before = configs.from_options(configs.from_toml(content.config, "the checkpoint's config"))
+    for field in fields(RunConfig):
+        now, then = getattr(config, field.name), getattr(before, field.name)
+        if now != then and field.name not in _MAY_CHANGE and content.round_num:
+            raise ConfigError(
+                f"{config_file}: {field.name} is {now!r}, but the rounds so far were trained "
+                f"with {then!r}; put that back, or start another run with --config"
+            )
 
 
 @dataclass(frozen=True, eq=False)
