@@ -11,6 +11,7 @@ import platform
 import resource
 import sys
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from time import monotonic, perf_counter
@@ -220,13 +221,12 @@ class Training:
         Raises:
             RunError: The checkpoint cannot be written.
         """
-        try:
-            self._save_if_behind()
-            self._close_logs()
-        finally:
+        with ExitStack() as stack:  # all of it, whatever of it fails
+            stack.callback(self._run.close)
             for states in _client_states(self.state):
-                states.close()
-            self._run.close()
+                stack.callback(states.close)
+            stack.callback(self._close_logs)
+            self._save_if_behind()
 
     def __enter__(self) -> Training:
         """Returns itself."""
@@ -325,8 +325,9 @@ class Training:
 
     def _close_logs(self) -> None:
         logs, self._logs = self._logs, ()
-        for log in logs:
-            log.close()
+        with ExitStack() as stack:  # each, also if another cannot be written
+            for log in reversed(logs):
+                stack.callback(log.close)
 
     def _is_save_due(self) -> bool:
         is_best = self._best is not None and self._best.round_num == self.state.round_num
