@@ -493,7 +493,11 @@ def _continued_config(
     """The config of a run with its new total of rounds, and the text that says so."""
     config_file = run.path / run_dir.CONFIG
     text = run_dir.read_text(config_file)
-    config = configs.from_options(configs.from_toml(text, str(config_file)))
+    values = configs.from_toml(text, str(config_file))
+    try:
+        config = configs.from_options(values)
+    except ConfigError as err:  # which names options alone
+        raise ConfigError(f"{config_file}: {err}") from err
     _check_is_same(config, content, config_file)
     if rounds is not None and rounds < content.round_num:
         raise ConfigError(

@@ -55,7 +55,11 @@ def _is_metrics_line(line: Any, before: int | None) -> bool:
     ):
         return False
     work, evaluation, participation = parts
-    groups = [*evaluation.values(), *([work["train"]] if "train" in work else [])]
+    groups = list(evaluation.values())
+    if "train" in work:
+        groups.append(work["train"])
+        if not isinstance(work["train"], dict) or "num_non_finite_clients" not in work["train"]:
+            return False
     return all(map(_is_metrics_group, groups)) and _has_numbers(participation)
 
 
