@@ -159,7 +159,8 @@ def _read_whole(file: io.BufferedReader, path: Path) -> bytes:
     image = file.read(num_bytes - _TRAILER_BYTES)
     if blake2b(image, digest_size=_DIGEST_BYTES).digest() != trailer[len(_TRAILER_NAME) :]:
         raise CheckpointError(
-            f"{path} is damaged: its checksum does not match; delete it to go on from the one before"
+            f"{path} is damaged: its checksum does not match; delete it to go on from the one "
+            "before"
         )
     return image
 

@@ -74,6 +74,8 @@ class RunDirectory:
             write_synced(temporary / CONFIG, config_text.encode())
             write_synced(temporary / CHECKPOINTS / checkpoint_name(0), checkpoint)
             sync_folder(temporary / CHECKPOINTS)
+            for name in (METRICS, TIMINGS):  # so that a power cut later cannot lose the name
+                (temporary / name).touch()
             sync_folder(temporary)
             _move_into_place(temporary, path)
             return cls(path, lock)
