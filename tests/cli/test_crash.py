@@ -34,7 +34,7 @@ RUNS: dict[str, tuple[str, ...]] = {
         *("--csv", "--record-clients", "--keep-best", "accuracy", "--keep-checkpoints", "3"),
     ),
     "cnn": (
-        *("--model", "lenet5", "--rounds", "25", "--max-examples", "60", "--eval-every", "10"),
+        *("--model", "lenet5", "--rounds", "40", "--max-examples", "60", "--eval-every", "10"),
         *("--clients", "6", "--client-lr", "0.05", *MOMENTUM),
     ),
     "scaffold": (
@@ -100,6 +100,8 @@ def test_killed_runs_end_in_the_bytes_of_the_straight_run(
         arguments = ("--resume", "run", "-q") if run.exists() else (*SHARED, *RUNS[kind])
         process = begin(*arguments, *(() if run.exists() else ("--out", "run")))
         try:
+            if moments.random() < 0.5:  # else it may be killed while it starts or ends, too
+                wait_for_a_round(process, run)
             patience = moments.uniform(0, seconds) if num_kills < NUM_KILLS else None
             _, said = process.communicate(timeout=patience)
             assert (process.returncode, said) == (0, "")
@@ -110,14 +112,26 @@ def test_killed_runs_end_in_the_bytes_of_the_straight_run(
             process.send_signal(signal.SIGKILL)
             process.communicate()
             num_kills += 1
-            killed_at.append(_describe(run))
+            killed_at.append(describe(run))
             if run.exists():
                 check_what_a_kill_left(run)
     print(f"\n{kind}: {num_kills} kills, a straight run takes {seconds:.1f} s")
     print(json.dumps(killed_at))
 
 
-def _describe(run: Path) -> str:
+def wait_for_a_round(process: subprocess.Popen[str], run: Path) -> None:
+    """Waits until a process has added a line to metrics.jsonl, or has ended."""
+
+    def num_bytes() -> int:
+        return (run / "metrics.jsonl").stat().st_size if run.exists() else 0
+
+    before = num_bytes()
+    while process.poll() is None and num_bytes() <= before:
+        before = min(before, num_bytes())  # what lies behind the checkpoint is cut off first
+        time.sleep(0.002)
+
+
+def describe(run: Path) -> str:
     """Where a kill met a run: before it appeared, after so many rounds, while it saved."""
     if not run.exists():
         return "before round 0"
