@@ -344,14 +344,15 @@ class Training:
         for log in self._logs:
             log.flush()
         content = self._federation.encode(self.state, self._config_text)
-        self._run.save_checkpoint(
-            self.state.round_num,
-            content,
-            num_kept=self.config.keep_checkpoints,
-            best_round=None if self._best is None else self._best.round_num,
-        )
+        self._run.save_checkpoint(self.state.round_num, content)
+        self._drop_checkpoints()
         self._saved_round = self.state.round_num
         self._saved_at = monotonic()
+
+    def _drop_checkpoints(self) -> None:
+        """Deletes those that are not to be kept."""
+        best_round = None if self._best is None else self._best.round_num
+        self._run.drop_checkpoints(num_kept=self.config.keep_checkpoints, best_round=best_round)
 
     def _save_if_behind(self) -> None:
         if self._saved_round < self.state.round_num:
@@ -468,6 +469,7 @@ def _resume(
     training = Training(federation, _with_client_states(state, run), run, config_text, cancel)
     if not training.is_finished:
         run.cut_back(state.round_num)
+        training._drop_checkpoints()  # a process may have been killed before it did
         run.write_config(config_text)
     return training
 

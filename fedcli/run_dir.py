@@ -137,16 +137,8 @@ class RunDirectory:
         except OSError as err:
             raise RunError(f"cannot cut back the run {self.path}: {err.strerror}") from err
 
-    def save_checkpoint(
-        self, round_num: int, content: bytes, *, num_kept: int, best_round: int | None = None
-    ) -> None:
-        """Writes a checkpoint and deletes others, after syncing the metrics.
-
-        Args:
-            round_num: Its round.
-            content: Of the file.
-            num_kept: How many of the newest stay, 1 or more.
-            best_round: Whose checkpoint stays besides; None: nobody's.
+    def save_checkpoint(self, round_num: int, content: bytes) -> None:
+        """Writes a checkpoint, after syncing the metrics.
 
         Raises:
             RunError: It cannot be written; the older ones stay.
@@ -156,6 +148,14 @@ class RunDirectory:
         except OSError as err:
             raise RunError(f"cannot write {self.path / METRICS}: {err.strerror}") from err
         write_atomic(self.path / CHECKPOINTS / checkpoint_name(round_num), content)
+
+    def drop_checkpoints(self, *, num_kept: int, best_round: int | None) -> None:
+        """Deletes old checkpoints.
+
+        Args:
+            num_kept: How many of the newest stay, 1 or more.
+            best_round: Whose stays besides; None: nobody's.
+        """
         for old_round, old in _numbered_checkpoints(self.path)[:-num_kept]:
             if old_round != best_round:
                 with contextlib.suppress(OSError):

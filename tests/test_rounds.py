@@ -436,6 +436,17 @@ def test_a_raised_flag_saves_the_last_completed_round(tmp_path: Path) -> None:
         assert training.round_num == completed
 
 
+def test_a_kill_before_old_checkpoints_are_dropped_leaves_no_more_of_them(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(out, make_config(checkpoint_every=1))
+    kept = run_dir.checkpoint_rounds(out)
+    newest = run_dir.latest_checkpoint(out)
+    (newest.parent / "round-000003.h5").write_bytes(newest.read_bytes())
+    (out / "evaluation.json").unlink()
+    go_on(out)
+    assert run_dir.checkpoint_rounds(out) == kept == [5, 6]
+
+
 def test_leaving_without_an_end_saves_too(tmp_path: Path) -> None:
     with rounds.start(make_config(), tmp_path / "run") as training:
         rounds_left = training.run()

@@ -191,7 +191,8 @@ def test_the_newest_checkpoints_are_kept(path: Path) -> None:
     create(path)
     with RunDirectory.open(path) as run:
         for round_num in (5, 999_999, 1_000_000):
-            run.save_checkpoint(round_num, b"state %d" % round_num, num_kept=2)
+            run.save_checkpoint(round_num, b"state %d" % round_num)
+            run.drop_checkpoints(num_kept=2, best_round=None)
     names = [each.name for each in run_dir.find_checkpoints(path)]
     assert names == ["round-999999.h5", "round-1000000.h5"]
     assert run_dir.latest_checkpoint(path).read_bytes() == b"state 1000000"
@@ -203,7 +204,8 @@ def test_the_best_is_kept_beside_the_newest(path: Path, num_kept: int) -> None:
     with RunDirectory.open(path) as run:
         for round_num in range(1, 8):
             best = 2 if round_num < 7 else 7
-            run.save_checkpoint(round_num, b"state", num_kept=num_kept, best_round=best)
+            run.save_checkpoint(round_num, b"state")
+            run.drop_checkpoints(num_kept=num_kept, best_round=best)
             newest = [each for each in range(8) if each <= round_num][-num_kept:]
             kept = sorted({*newest, *([best] if best <= round_num else [])})
             assert run_dir.checkpoint_rounds(path) == kept
@@ -217,10 +219,10 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(
 
     create(path)
     with RunDirectory.open(path) as run:
-        run.save_checkpoint(5, b"state 5", num_kept=2)
+        run.save_checkpoint(5, b"state 5")
         monkeypatch.setattr(os, "replace", refuse)
         with pytest.raises(RunError, match=r"cannot write .*round-000006.h5: No space left"):
-            run.save_checkpoint(6, b"state 6", num_kept=2)
+            run.save_checkpoint(6, b"state 6")
     names = sorted(each.name for each in (path / "checkpoints").iterdir())
     assert names == ["round-000000.h5", "round-000005.h5"]
     assert run_dir.latest_checkpoint(path).read_bytes() == b"state 5"
