@@ -1,8 +1,9 @@
 """What clients keep from round to round: one vector each, in a file, for those that took part.
 
-A store is a table (client id, round, vector) in an SQLite file, or in a temporary one that nobody
-sees where no folder is given. It costs disk for the clients that took part and next to no memory,
-whatever the population.
+A store is a table (client id, round, checksum, vector) in an SQLite file, or in a temporary one
+that nobody sees where no folder is given. It costs disk for the clients that took part and next to
+no memory, whatever the population. A damaged file is told, never gone on from: SQLite checks its
+pages and keys when a run is resumed, which reads the file once, and each vector has a CRC-32.
 
 `ClientStates` is the part of a server state that stands for the store: a plain value, all vectors
 as they were after some round. To go on from one, a round writes the next version beside it;
@@ -16,6 +17,7 @@ process killed at any time leaves a file with the versions of every checkpoint t
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -32,11 +34,13 @@ FILE = "client_states.sqlite"
 _PAGE_BYTES = 32768
 _CACHE_BYTES = 8 << 20  # of pages in memory; what is changed beyond goes to the file
 _APPLICATION_ID = 0x66656463  # "fedc", in the header of the file
-_VERSION = 1
+_VERSION = 2
+
+_DAMAGED = "is damaged; restore the file, or train anew"
 
 _TABLE = """
 CREATE TABLE states (
-    client TEXT NOT NULL, version INTEGER NOT NULL, vector BLOB NOT NULL,
+    client TEXT NOT NULL, version INTEGER NOT NULL, checksum INTEGER NOT NULL, vector BLOB NOT NULL,
     PRIMARY KEY (client, version)
 )
 """
@@ -75,23 +79,38 @@ class Store:
                 raise
 
     def read(self, client_id: str, version: int) -> NDArray[np.float32] | None:
-        """Returns a client's newest vector up to a version, read-only; None: it has none."""
+        """Returns a client's newest vector up to a version, read-only; None: it has none.
+
+        Raises:
+            RunError: It is damaged.
+        """
         with self._faults():
             found = self._file.execute(
-                "SELECT vector FROM states WHERE client = ? AND version <= ? "
+                "SELECT version, checksum, vector FROM states WHERE client = ? AND version <= ? "
                 "ORDER BY version DESC LIMIT 1",
                 (client_id, version),
             ).fetchone()
-        return None if found is None else np.frombuffer(found[0], np.float32)
+        if found is None:
+            return None
+        written, checksum, content = found
+        if not isinstance(content, bytes) or _checksum(client_id, written, content) != checksum:
+            raise RunError(f"{self.path}: the state of client {client_id!r} {_DAMAGED}")
+        return np.frombuffer(content, np.float32)
+
+    def check(self) -> None:
+        """Reads the whole file. Raises RunError if its pages and keys do not hold together."""
+        with self._faults():
+            problem = str(self._one("PRAGMA integrity_check(1)"))
+        if problem != "ok":
+            raise RunError(f"{self.path} {_DAMAGED} ({' '.join(problem.split())})")
 
     def write(self, client_id: str, version: int, vector: NDArray[np.float32]) -> None:
         """Sets a client's vector of a version, and drops those that no version kept has use for."""
+        content = np.ascontiguousarray(vector, np.float32).data.cast("B")
+        row = (client_id, version, _checksum(client_id, version, content), content)
         with self._faults():
             self._begin()
-            self._file.execute(
-                "INSERT OR REPLACE INTO states VALUES (?, ?, ?)",
-                (client_id, version, np.ascontiguousarray(vector, np.float32).data),
-            )
+            self._file.execute("INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?)", row)
             self._drop_old(client_id, version)
         self.version = max(self.version, version)
 
@@ -163,6 +182,11 @@ class Store:
             yield
         except self._errors as err:
             raise RunError(f"client states in {self.path or 'a temporary file'}: {err}") from err
+
+
+def _checksum(client_id: str, version: int, vector: bytes | memoryview) -> int:
+    """Of a row: whose vector, of when, and its bytes."""
+    return zlib.crc32(vector, zlib.crc32(f"{version} {client_id}".encode()))
 
 
 @dataclass
@@ -256,6 +280,7 @@ class ClientStates:
             raise RunError(f"{path} is missing, and the run needs it; restore it, or train anew")
         holder = _Holder(path, tokens={self.version: self._token})
         if path.exists():
+            holder.open().check()
             holder.open().kept = tuple(kept)
         return replace(self, _holder=holder)
 

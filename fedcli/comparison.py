@@ -14,7 +14,7 @@ from fedcli.run_record import RunRecord
 # Options that change no result; the seed does, but runs that differ in it alone repeat each other.
 REPEATS = ("seed",)
 WITHOUT_EFFECT = (
-    *("preset", "threads", "checkpoint_every", "eval_split"),
+    *("preset", "threads", "checkpoint_every", "keep_checkpoints", "keep_best", "eval_split"),
     *("csv", "tensorboard", "histograms", "record_clients"),
 )
 _ENDINGS = ("stop_at", "patience")  # with one of these, how often a run evaluates has an effect

@@ -31,28 +31,33 @@ from typing import Any
 from fedcli import backend
 from fedcli.seeds import Purpose, client_key, stream_key
 
+# What became of a client that was chosen.
+REPORTED, DROPPED_OUT, LATE, SURPLUS = "reported", "dropped-out", "late", "surplus"
+
 
 @dataclass(frozen=True)
 class Attendance:
     """Who reported in one round.
 
     Attributes:
-        reports: Places in the cohort of those whose reports are taken, ascending.
-        num_selected: Clients chosen.
-        num_dropped_out: Of them, how many sent nothing.
-        num_late: How many reported after the deadline.
-        num_surplus: How many reported in time when enough had.
+        outcomes: What became of each client of the cohort: REPORTED, its report was taken;
+            DROPPED_OUT, it sent nothing; LATE, it reported after the deadline; SURPLUS, in time
+            when enough had.
+        seconds: Virtual seconds after the start of the round at which each reported, None where it
+            did not; None as a whole without a clock.
         is_skipped: Whether there are too few reports to change the model.
         round_seconds: Virtual seconds of the round; None without a clock.
     """
 
-    reports: tuple[int, ...]
-    num_selected: int
-    num_dropped_out: int
-    num_late: int
-    num_surplus: int
+    outcomes: tuple[str, ...]
+    seconds: tuple[float | None, ...] | None
     is_skipped: bool
     round_seconds: float | None
+
+    @property
+    def reports(self) -> tuple[int, ...]:
+        """Places in the cohort of those whose reports are taken, ascending."""
+        return tuple(place for place, each in enumerate(self.outcomes) if each == REPORTED)
 
     def metrics(self, seconds_before: float) -> dict[str, Any]:
         """Returns what metrics.jsonl tells; with a clock also its time after the round.
@@ -61,11 +66,11 @@ class Attendance:
             seconds_before: Virtual seconds of all rounds before.
         """
         told: dict[str, Any] = {
-            "num_selected": self.num_selected,
-            "num_dropped_out": self.num_dropped_out,
-            "num_late": self.num_late,
-            "num_surplus": self.num_surplus,
-            "num_reports": len(self.reports),
+            "num_selected": len(self.outcomes),
+            "num_dropped_out": self.outcomes.count(DROPPED_OUT),
+            "num_late": self.outcomes.count(LATE),
+            "num_surplus": self.outcomes.count(SURPLUS),
+            "num_reports": self.outcomes.count(REPORTED),
             "is_skipped": int(self.is_skipped),
         }
         if self.round_seconds is not None:
@@ -110,30 +115,43 @@ class Participation:
             num_wanted: Reports the server takes at most; None: all.
         """
         wanted = len(client_ids) if num_wanted is None else num_wanted
-        present = self._present(round_num, client_ids)
-        in_time, taken = present, present
-        seconds: float | None = None
+        outcomes = [DROPPED_OUT] * len(client_ids)
+        seconds: list[float | None] = [None] * len(client_ids)
+        arrivals = self._present(round_num, client_ids)
         if self.speeds:
-            arrivals = sorted(
-                (self.report_seconds(client_ids[place], num_visits(client_ids[place])), place)
-                for place in present
-            )
-            if self.deadline is not None:
-                arrivals = [each for each in arrivals if each[0] <= self.deadline]
-            in_time = [place for _, place in arrivals]
-            taken = in_time[:wanted]
-            seconds = arrivals[len(taken) - 1][0] if taken else 0.0
-            if len(taken) < wanted and self.deadline is not None:
-                seconds = self.deadline
+            times = {
+                place: self.report_seconds(client_ids[place], num_visits(client_ids[place]))
+                for place in arrivals
+            }
+            arrivals.sort(key=lambda place: (times[place], place))
+            seconds = [times.get(place) for place in range(len(client_ids))]
+        num_taken = 0
+        for place in arrivals:
+            at = seconds[place]
+            if at is not None and self.deadline is not None and at > self.deadline:
+                outcomes[place] = LATE
+            elif at is not None and num_taken == wanted:
+                outcomes[place] = SURPLUS
+            else:
+                outcomes[place] = REPORTED
+                num_taken += 1
         return Attendance(
-            reports=tuple(sorted(taken)),
-            num_selected=len(client_ids),
-            num_dropped_out=len(client_ids) - len(present),
-            num_late=len(present) - len(in_time),
-            num_surplus=len(in_time) - len(taken),
-            is_skipped=len(taken) < self.min_reports,
-            round_seconds=seconds,
+            outcomes=tuple(outcomes),
+            seconds=tuple(seconds) if self.speeds else None,
+            is_skipped=num_taken < self.min_reports,
+            round_seconds=self._round_seconds(outcomes, seconds, num_taken < wanted),
         )
+
+    def _round_seconds(
+        self, outcomes: Sequence[str], seconds: Sequence[float | None], lacks_reports: bool
+    ) -> float | None:
+        """Until the last report that is taken; to the deadline, where the server waits for more."""
+        if not self.speeds:
+            return None
+        if lacks_reports and self.deadline is not None:
+            return self.deadline
+        pairs = zip(outcomes, seconds, strict=True)
+        return max((at for each, at in pairs if each == REPORTED and at is not None), default=0.0)
 
     def report_seconds(self, client_id: str, num_visits: int) -> float:
         """Returns when a client reports that processes so many examples, in virtual seconds."""

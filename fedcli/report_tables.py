@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedcli import comparison, report
-from fedcli.client_records import ClientRecords
+from fedcli.client_records import OUTCOMES, ClientRecords
 from fedcli.comparison import Estimate
 from fedcli.config import option_name
 from fedcli.metrics import flatten
@@ -19,7 +19,11 @@ _MOMENTS = {"mean": "mean", "std": "std", "p10": "p10", "p50": "p50", "p90": "p9
 _SPREAD = {**_MOMENTS, "worst_decile": "worst 10 %", "jain_index": "Jain"}
 _GAIN = {**_MOMENTS, "share_better": "better", "share_worse": "worse"}
 _UNSET = "-"
-ROW_COLUMNS = ("round", "num_examples", "loss", "accuracy", "update_norm", "bytes")
+# Of client records, what stands in CSV behind round, client and outcome.
+ROW_COLUMNS = (
+    *("num_examples", "loss", "accuracy", "update_norm"),
+    *("report_seconds", "bytes"),
+)
 
 
 def summary(run: RunRecord) -> list[tuple[str, str]]:
@@ -280,12 +284,16 @@ def clients_csv(records: Mapping[str, ClientRecords]) -> Table:
     """Returns one line for each client of each round, by run."""
     rows: list[list[str]] = []
     for run, each in records.items():
-        columns = [each.rows[name].tolist() for name in ROW_COLUMNS]
+        rounds = map(str, each.rows["round"].tolist())
         names = [each.client_ids[index] for index in each.rows["client"].tolist()]
-        for name, *values in zip(names, *columns, strict=True):
+        outcomes = [OUTCOMES[index] for index in each.rows["outcome"].tolist()]
+        columns = [each.rows[name].tolist() for name in ROW_COLUMNS]
+        for round_num, name, outcome, *values in zip(
+            rounds, names, outcomes, *columns, strict=True
+        ):
             cells = [_csv_cell(value if value == value else None) for value in values]
-            rows.append([run, cells[0], name, *cells[1:]])
-    return Table("Clients", ["run", ROW_COLUMNS[0], "client", *ROW_COLUMNS[1:]], rows)
+            rows.append([run, round_num, name, outcome, *cells])
+    return Table("Clients", ["run", "round", "client", "outcome", *ROW_COLUMNS], rows)
 
 
 def flag(name: str) -> str:

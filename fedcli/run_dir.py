@@ -19,9 +19,11 @@ from types import TracebackType
 from typing import Any
 
 from fedcli import config as configs
+from fedcli.best_round import Best
 from fedcli.errors import ConfigError, RunError
 from fedcli.files import json_text, sync_folder, write_atomic, write_synced
 from fedcli.locks import ReplacedError, lock_now
+from fedcli.run_lines import find_end, is_evaluation, parse_metrics
 
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
@@ -30,8 +32,6 @@ EVALUATION = "evaluation.json"
 CHECKPOINTS = "checkpoints"
 LOCK = "lock"
 
-# The newest checkpoint and the one before it, should the newest be damaged on the disk.
-NUM_CHECKPOINTS_KEPT = 2
 _CHECKPOINT_NAME = re.compile(r"round-(\d{6,})\.h5")
 
 
@@ -74,6 +74,8 @@ class RunDirectory:
             write_synced(temporary / CONFIG, config_text.encode())
             write_synced(temporary / CHECKPOINTS / checkpoint_name(0), checkpoint)
             sync_folder(temporary / CHECKPOINTS)
+            for name in (METRICS, TIMINGS):  # so that a power cut later cannot lose the name
+                (temporary / name).touch()
             sync_folder(temporary)
             _move_into_place(temporary, path)
             return cls(path, lock)
@@ -115,24 +117,28 @@ class RunDirectory:
         What a killed process left half-written goes, too.
 
         Raises:
-            RunError: metrics.jsonl lacks a round up to `round_num`.
+            RunError: metrics.jsonl lacks a round up to `round_num`, or is damaged before it.
         """
         try:
-            end, last = _find_end(self.path / METRICS, round_num)
+            metrics = (self.path / METRICS).read_bytes()
+            end, last = find_end(metrics, round_num)
+            parse_metrics(metrics[:end], self.path / METRICS)
             if last != round_num:
                 raise RunError(
                     f"{self.path / METRICS} ends with round {last}, the checkpoint is of round "
                     f"{round_num}; restore the file, or train anew"
                 )
             os.truncate(self._metrics.fileno(), end)
-            os.truncate(self._timings.fileno(), _find_end(self.path / TIMINGS, round_num)[0])
-            for left in (self.path / CHECKPOINTS).glob(".*.tmp"):  # a process killed while saving
-                left.unlink()
+            timings = (self.path / TIMINGS).read_bytes()
+            os.truncate(self._timings.fileno(), find_end(timings, round_num)[0])
+            for folder in (self.path, self.path / CHECKPOINTS):
+                for left in folder.glob(".*.tmp"):  # of a process killed while writing it
+                    left.unlink()
         except OSError as err:
             raise RunError(f"cannot cut back the run {self.path}: {err.strerror}") from err
 
     def save_checkpoint(self, round_num: int, content: bytes) -> None:
-        """Writes a checkpoint and deletes all but the newest, after syncing the metrics.
+        """Writes a checkpoint, after syncing the metrics.
 
         Raises:
             RunError: It cannot be written; the older ones stay.
@@ -142,9 +148,18 @@ class RunDirectory:
         except OSError as err:
             raise RunError(f"cannot write {self.path / METRICS}: {err.strerror}") from err
         write_atomic(self.path / CHECKPOINTS / checkpoint_name(round_num), content)
-        for old in find_checkpoints(self.path)[:-NUM_CHECKPOINTS_KEPT]:
-            with contextlib.suppress(OSError):
-                old.unlink()
+
+    def drop_checkpoints(self, *, num_kept: int, best_round: int | None) -> None:
+        """Deletes old checkpoints.
+
+        Args:
+            num_kept: How many of the newest stay, 1 or more.
+            best_round: Whose stays besides; None: nobody's.
+        """
+        for old_round, old in _numbered_checkpoints(self.path)[:-num_kept]:
+            if old_round != best_round:
+                with contextlib.suppress(OSError):
+                    old.unlink()
 
     def write_config(self, text: str) -> None:
         """Replaces config.toml. Raises RunError."""
@@ -259,6 +274,30 @@ def latest_checkpoint(path: Path) -> Path:
     return found[-1]
 
 
+def best_checkpoint(path: Path) -> Path:
+    """Returns the checkpoint of the best round of the run at `path`, of those that are saved.
+
+    Raises:
+        ConfigError: config.toml cannot be read.
+        RunError: It is no run, does not keep its best round, or has not evaluated or lost it.
+    """
+    check_is_run(path)
+    last = max(checkpoint_rounds(path), default=0)
+    measure = read_config(path).get("keep_best")
+    if measure is None:
+        raise RunError(
+            f"{path} keeps no best round; train with --keep-best, or give one of its checkpoints"
+        )
+    lines = [line for line in read_metrics(path) if line["round"] <= last]
+    found = Best(measure).after_all(lines).round_num
+    if found is None:
+        raise RunError(f"{path} has no evaluation yet that tells which round is best")
+    file = path / CHECKPOINTS / checkpoint_name(found)
+    if not file.exists():
+        raise RunError(f"{file}, of the best round, is missing; restore it, or train anew")
+    return file
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """Returns the fields set by a config.toml, or by that of the run at `path`.
 
@@ -297,15 +336,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Raises:
         RunError: The file cannot be read or holds something else.
     """
-    file = path / METRICS
-    try:
-        lines = [json.loads(line) for line in file.read_bytes().splitlines()]
-    except (OSError, ValueError) as err:
-        raise RunError(f"cannot read {file}: {err}") from err
-    for index, line in enumerate(lines):
-        if not isinstance(line, dict) or not isinstance(line.get("round"), int):
-            raise RunError(f"{file}: line {index + 1} is not of a round; restore it, or train anew")
-    return lines
+    return parse_metrics(_read_bytes(path / METRICS), path / METRICS)
 
 
 def read_timings(path: Path) -> list[dict[str, float]]:
@@ -335,12 +366,8 @@ def read_completed(path: Path, round_num: int) -> list[dict[str, Any]]:
     Raises:
         RunError: The file cannot be read.
     """
-    file = path / METRICS
-    try:
-        end, _ = _find_end(file, round_num)
-        return [json.loads(line) for line in file.read_bytes()[:end].splitlines()]
-    except OSError as err:
-        raise RunError(f"cannot read {file}: {err.strerror}") from err
+    content = _read_bytes(path / METRICS)
+    return parse_metrics(content[: find_end(content, round_num)[0]], path / METRICS)
 
 
 def read_evaluation(path: Path) -> dict[str, Any] | None:
@@ -354,11 +381,9 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
         evaluation = json.loads(file.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         raise RunError(f"cannot read {file}: {err}; delete it to have it made anew") from err
-    if not isinstance(evaluation, dict) or not all(
-        isinstance(each, dict) for each in evaluation.values()
-    ):
+    if not isinstance(evaluation, dict) or not all(map(is_evaluation, evaluation.values())):
         raise RunError(f"{file} holds no evaluation by split; delete it to have it made anew")
     return evaluation
 
@@ -415,26 +440,8 @@ def _lock(folder: Path) -> int:
     raise RunError(problem)
 
 
-def _find_end(file: Path, round_num: int) -> tuple[int, int]:
-    """Returns where the lines of rounds up to `round_num` end, and the last of those rounds.
-
-    For round 0 that is the start of the file: its line is written by the run that starts.
-    """
-    end = 0
-    last = 0
-    for line in file.read_bytes().splitlines(keepends=True) if round_num else ():
-        number = _round_of(line)
-        if number is None or number > round_num:
-            break
-        end += len(line)
-        last = number
-    return end, last
-
-
-def _round_of(line: bytes) -> int | None:
-    """The round of one line, None if it is cut short or foreign."""
+def _read_bytes(file: Path) -> bytes:
     try:
-        number = json.loads(line)["round"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return number if isinstance(number, int) and line.endswith(b"\n") else None
+        return file.read_bytes()
+    except OSError as err:
+        raise RunError(f"cannot read {file}: {err.strerror}") from err

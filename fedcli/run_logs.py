@@ -23,6 +23,7 @@ from fedcli.event_files import EventFiles
 from fedcli.files import write_atomic
 from fedcli.metrics import flatten
 from fedcli.params import ParamLayout
+from fedcli.participation import Attendance
 
 METRICS_CSV = "metrics.csv"
 
@@ -35,7 +36,8 @@ class LoggedRound:
         line: That line, with NaN where the file has null.
         weights: After it, float32 [num_params].
         client_ids: The cohort; none in what is not a round of training.
-        client_stats: One row each, as the engine returns them.
+        client_stats: One row for each of them that trained, as the engine returns them.
+        attendance: What became of the cohort; None: all trained.
         is_closing: The line is no line of metrics.jsonl but the closing evaluation.
     """
 
@@ -43,6 +45,7 @@ class LoggedRound:
     weights: NDArray[np.float32]
     client_ids: Sequence[str] = ()
     client_stats: NDArray[Any] | None = None
+    attendance: Attendance | None = None
     is_closing: bool = False
 
 
@@ -73,7 +76,6 @@ def open_logs(
     path: Path,
     round_num: int,
     layout: ParamLayout,
-    population: Sequence[str],
 ) -> tuple[RunLog, ...]:
     """Returns the logs that a config asks for, cut back to `round_num` completed rounds.
 
@@ -82,7 +84,6 @@ def open_logs(
         path: Its folder, whose metrics.jsonl ends with that round.
         round_num: Rounds completed.
         layout: Of the model.
-        population: All client ids, sorted; may be generated on demand.
 
     Raises:
         RunError: A file cannot be written.
@@ -95,7 +96,7 @@ def open_logs(
         files = EventFiles(folder, round_num, has_histograms=config.histograms)
         logs.append(EventLog(files, layout))
     if config.record_clients:
-        logs.append(ClientLog(RecordWriter(path, round_num, population), layout.num_params))
+        logs.append(ClientLog(RecordWriter(path, round_num), layout.num_params))
     return tuple(logs)
 
 
@@ -177,7 +178,11 @@ class ClientLog:
         """See RunLog."""
         if done.client_stats is not None:
             self._writer.add(
-                done.line["round"], done.client_ids, done.client_stats, self._num_params
+                done.line["round"],
+                done.client_ids,
+                done.client_stats,
+                self._num_params,
+                done.attendance,
             )
 
     def flush(self) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from fedcli import config as configs
 from fedcli import run_dir
 from fedcli.config import RunConfig
-from fedcli.errors import ConfigError, DataError, RunError
+from fedcli.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,6 @@ MEASURES = {"loss": "loss", "accuracy": "sparse_categorical_accuracy"}
 PARTS = ("data", "train", "aggregate", "evaluate", "save")
 
 Series = list[tuple[int, float]]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +54,12 @@ class RunRecord:
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, one a round, with None for what is not finite."""
-        return self._checked(run_dir.read_metrics(self.path), _groups_of_lines)
+        return run_dir.read_metrics(self.path)
 
     @cached_property
     def evaluation(self) -> dict[str, dict[str, Any]]:
         """evaluation.json by split; empty before the last round is done."""
-        return self._checked(run_dir.read_evaluation(self.path) or {}, _groups_of_evaluation)
+        return run_dir.read_evaluation(self.path) or {}
 
     @cached_property
     def timings(self) -> list[dict[str, float]]:
@@ -178,15 +177,6 @@ class RunRecord:
         if closing is not None:
             yield closing["round"], closing["client_work"]["eval"]["current_round_metrics"]
 
-    def _checked(self, read: T, groups: Callable[[T], Iterator[Mapping[str, Any]]]) -> T:
-        """What was read, once each group of metrics in it has those that fedcli writes."""
-        try:
-            for group in groups(read):
-                _check_group(group)
-        except (KeyError, TypeError, AttributeError, ValueError) as err:
-            raise RunError(f"{self.path} holds metrics that fedcli did not write: {err!r}") from err
-        return read
-
 
 def load_run(path: str | Path) -> RunRecord:
     """Returns the record of a run, also while it is being trained; reads its config.toml alone.
@@ -255,33 +245,12 @@ def flat_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _groups_of_lines(lines: list[dict[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    for line in lines:
-        online = line.get("client_work", {}).get("train")
-        if online is not None:
-            yield online
-        yield from line.get("evaluation", {}).values()
-
-
-def _groups_of_evaluation(evaluation: dict[str, dict[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    for closing in evaluation.values():
-        int(closing["round"]), int(closing["num_clients"])
-        yield closing["client_work"]["eval"]["current_round_metrics"]
-
-
 def _as_float(value: object) -> float:
     """A metric; NaN for what is not there, no number, or beyond all floats."""
     try:
         return float(value) if isinstance(value, int | float) else float("nan")
     except OverflowError:
         return float("nan")
-
-
-def _check_group(group: Mapping[str, Any]) -> None:
-    for key in MEASURES.values():
-        if not isinstance(group[key], int | float | None):
-            raise TypeError(key)
-    int(group["num_examples"]), int(group["num_batches"])
 
 
 def _is_number(group: Mapping[str, Any], key: str) -> bool:

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fedcli.best_round import deciding_split
 from fedcli.errors import ConfigError
 from fedcli.options import check_number
 
 ACCURACY = "accuracy"
 _METRIC = "sparse_categorical_accuracy"
-_SPLITS = ("test", "central", "train")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Progress:
         evaluation = line.get("evaluation")
         if not evaluation:
             return self
-        split = next(each for each in _SPLITS if each in evaluation)
+        split = deciding_split(evaluation)
         accuracy = evaluation[split][_METRIC]
         has_one = accuracy is not None and accuracy == accuracy  # not NaN
         is_best = has_one and (self.best is None or accuracy > self.best)

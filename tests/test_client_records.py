@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import csv
 from pathlib import Path
 from typing import Any
@@ -90,13 +91,18 @@ def test_killed_run_has_the_records_of_the_straight_one(run: Path, tmp_path: Pat
     done = training.run()
     for _ in range(3):
         next(done)
-    training._logs[0]._writer._file.write(b"half a row")  # type: ignore[attr-defined]
+    seen = client_records.load(path)  # while it trains
+    assert seen.rows["round"].tolist() == [1] * 4 + [2] * 4 + [3] * 4
+    whole = client_records.load(run)
+    names = [seen.client_ids[each] for each in seen.rows["client"].tolist()]
+    assert names == [whole.client_ids[each] for each in whole.rows["client"].tolist()][:12]
+    half = b'{"clients": [], "num_rows": 4}\nhalf a row'
+    training._logs[0]._writer._file.write(half)  # type: ignore[attr-defined]
     training._logs[0]._writer._file.close()  # type: ignore[attr-defined]
     training._run.close()
     training._logs, training._save_if_behind = (), lambda: None  # type: ignore[method-assign]
     done.close()
-    with pytest.raises(RunError, match="resume it"):
-        client_records.load(path)
+    assert client_records.load(path).rows.tobytes() == seen.rows.tobytes()
     go_on(path)
     assert_same(run, path)
     assert not (path / "clients.journal").exists()
@@ -110,9 +116,118 @@ def test_more_rounds_are_appended(run: Path, tmp_path: Path) -> None:
     assert_same(run, path)
 
 
+ABSENT = {
+    "client_dropout": 0.4,
+    "client_speeds": (100.0, 90.0, 5.0),
+    "deadline": 10.0,
+    "over_selection": 1.0,
+    "min_reports": 3,
+    "rounds": 30,
+}
+
+
+def test_who_did_not_report_is_not_taken_for_who_did(tmp_path: Path) -> None:
+    path = train(tmp_path / "run", **RECORDED, **ABSENT)
+    records = client_records.load(path)
+    rows = records.rows
+    outcomes = np.array(client_records.OUTCOMES)[rows["outcome"]]
+    assert set(outcomes) == set(client_records.OUTCOMES)
+    with rounds.start(RunConfig(**{**SMALL, **ABSENT}), tmp_path / "again") as training:
+        for line in run_dir.read_metrics(path):
+            mine = rows["round"] == line["round"]
+            told, names = line["participation"], outcomes[mine].tolist()
+            reported = "skipped" if told["is_skipped"] else "reported"
+            assert [names.count(each) for each in (reported, "dropped-out", "late", "surplus")] == [
+                told[f"num_{each}"] for each in ("reports", "dropped_out", "late", "surplus")
+            ]
+            assert len(names) == told["num_selected"] == 8
+            online = line["client_work"]["train"]
+            assert rows["num_examples"][mine].sum() == online["num_examples"]
+            attendance = training._federation.cohort_data(line["round"] - 1).attendance
+            assert attendance is not None
+            assert attendance.seconds is not None
+            np.testing.assert_array_equal(
+                rows["report_seconds"][mine], np.array(attendance.seconds, float)
+            )
+    trained = outcomes == "reported"
+    assert (rows["num_examples"][trained] > 0).all()
+    assert (rows["num_examples"][~trained] == 0).all()
+    for name in ("loss", "accuracy", "update_norm"):
+        assert np.isfinite(rows[name][trained]).all()
+        assert np.isnan(rows[name][~trained]).all()
+    assert (np.isnan(rows["report_seconds"]) == (outcomes == "dropped-out")).all()
+    size = 4 * 7850
+    assert (rows["bytes"] == np.where(outcomes == "dropped-out", size, 2 * size)).all()
+    stopped = train_with_a_stop(tmp_path / "stopped", 3, **RECORDED, **ABSENT)
+    assert_same(path, stopped)
+
+
+def test_without_a_clock_everyone_reports_at_no_time(run: Path) -> None:
+    rows = client_records.load(run).rows
+    assert np.isnan(rows["report_seconds"]).all()
+    assert (rows["outcome"] == client_records.OUTCOMES.index("reported")).all()
+
+
+def test_a_run_killed_at_its_end_is_closed_by_resuming(run: Path, tmp_path: Path) -> None:
+    """After its last round is saved, before its closing evaluation is written."""
+    path = tmp_path / "killed"
+    training = rounds.start(RunConfig(**SMALL, record_clients=True, csv=True), path)
+    list(training.run())
+    training._run.close()
+    training._logs[1]._writer._file.close()  # type: ignore[attr-defined]
+    (path / "metrics.csv").unlink()
+    assert not (path / "clients.h5").exists()
+    go_on(path)
+    assert_same(run, path)
+    assert not (path / "clients.journal").exists()
+    assert (path / "metrics.csv").read_text().count("\n") == 7
+
+
+def test_a_full_disk_saves_no_round_without_its_records(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "full"
+    training = rounds.start(RunConfig(**SMALL, record_clients=True), path)
+    done = training.run()
+    next(done)
+    writer = training._logs[0]._writer  # type: ignore[attr-defined]
+    whole = writer._file
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        writer._file = full
+        with pytest.raises(RunError, match="cannot write"):
+            next(done)
+        assert training.round_num == 1
+        writer._file = whole
+        training.close()
+    go_on(path)
+    assert_same(run, path)
+
+
+def test_damaged_journals_are_one_error_or_whole_rounds(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "open"
+    training = rounds.start(RunConfig(**SMALL, record_clients=True), path)
+    list(training.run())
+    training._run.close()
+    training._logs[0]._writer._file.close()  # type: ignore[attr-defined]
+    journal = path / "clients.journal"
+    content, whole = journal.read_bytes(), client_records.load(path)
+    for size in range(0, len(content), 7):
+        journal.write_bytes(content[:size])
+        rows = client_records.load(path).rows
+        assert len(rows) % 4 == 0
+        assert rows["round"].tobytes() == whole.rows["round"][: len(rows)].tobytes()
+    for at in range(0, len(content), 5):
+        journal.write_bytes(content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :])
+        with contextlib.suppress(RunError):
+            client_records.load(path)
+    for other in (b"{}\n", b'{"format": "fedcli-client-journal", "version": 9}\n', b"[]\n"):
+        journal.write_bytes(other)
+        with pytest.raises(RunError, match=r"clients\.journal is (of another|damaged)"):
+            client_records.load(path)
+
+
 def test_file_is_columns_that_are_compressed(run: Path) -> None:
     with h5py.File(run / "clients.h5") as file:
         assert file["loss"].compression == "gzip"
+        assert h5py.check_enum_dtype(file["outcome"].dtype)["reported"] == 0
         assert {len(file[name]) for name in file if name != "client_ids"} == {24}
 
 
@@ -153,3 +268,4 @@ def test_report_writes_them_as_csv(fedcli: Fedcli, run: Path, tmp_path: Path) ->
     for line, row in zip(told, records.rows, strict=True):
         assert line["client"] == records.client_ids[row["client"]]
         assert np.float32(line["update_norm"]) == row["update_norm"]
+        assert (line["outcome"], line["report_seconds"]) == ("reported", "")

@@ -188,6 +188,46 @@ def test_another_kind_of_file_is_refused(tmp_path: Path, content: bytes | None) 
         ClientStates(1).open_in(tmp_path, [1])
 
 
+def test_every_flipped_byte_is_told_or_changes_nothing(tmp_path: Path) -> None:
+    """Few bytes are nobody's: those that SQLite keeps for later."""
+    values = {f"c{number}": float(number) for number in range(1, 9)}
+    states = _next(ClientStates().open_in(tmp_path, [0]), values)
+    states.save([0])
+    states.close()
+    path = tmp_path / FILE
+    whole = path.read_bytes()
+    told = []
+    for place in range(0, len(whole), 61):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x24]) + whole[place + 1 :])
+        try:
+            again = ClientStates(1).open_in(tmp_path, [1])
+            try:
+                read = {client_id: _read(again, client_id) for client_id in values}
+            finally:
+                again.close()
+        except RunError as err:
+            told.append(str(err))
+        else:
+            assert read == values
+    assert len(told) > 20  # of 8 vectors of 200 bytes, and keys
+    assert all(FILE in line and "\n" not in line for line in told)
+
+
+def test_every_byte_of_a_vector_is_checked(tmp_path: Path) -> None:
+    states = _next(ClientStates().open_in(tmp_path, [0]), {"a": 1.0})
+    states.save([0])
+    states.close()
+    path = tmp_path / FILE
+    whole = path.read_bytes()
+    start = whole.index(_vector(1.0).tobytes())
+    for place in range(start, start + 4 * NUM_PARAMS):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        again = ClientStates(1).open_in(tmp_path, [1])
+        with pytest.raises(RunError, match="state of client 'a' is damaged"):
+            again.read("a", NUM_PARAMS)
+        again.close()
+
+
 # ---- In a run ------------------------------------------------------------------------------------
 
 VALUES = {

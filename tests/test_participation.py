@@ -12,7 +12,7 @@ from fedcli import config as configs
 from fedcli import run_dir
 from fedcli.errors import ConfigError
 from fedcli.federation.opening import open_federation
-from fedcli.participation import Participation
+from fedcli.participation import DROPPED_OUT, LATE, REPORTED, SURPLUS, Participation
 from tests.test_rounds import make_config, results, train
 
 IDS = [f"w{index:03}" for index in range(200)]
@@ -33,7 +33,7 @@ def ten(client_id: str) -> int:
 
 def test_the_share_that_drops_out_is_the_chance() -> None:
     people = Participation(seed=3, dropout=0.25)
-    counts = [people.attend(each, IDS, ten).num_dropped_out for each in range(100)]
+    counts = [people.attend(each, IDS, ten).outcomes.count(DROPPED_OUT) for each in range(100)]
     # 20,000 draws: a standard deviation of the mean is 0.0031.
     assert abs(np.mean(counts) / len(IDS) - 0.25) < 0.0123
     assert len(set(counts)) > 5
@@ -43,7 +43,8 @@ def test_the_share_that_drops_out_is_the_chance() -> None:
 def test_all_or_nobody_reports(chance: float, num_reports: int) -> None:
     attendance = Participation(seed=0, dropout=chance).attend(0, IDS, ten)
     assert len(attendance.reports) == num_reports
-    assert attendance.num_dropped_out == 200 - num_reports
+    assert attendance.outcomes.count(DROPPED_OUT) == 200 - num_reports
+    assert attendance.seconds is None
     assert attendance.round_seconds is None
 
 
@@ -85,7 +86,7 @@ def test_reports_after_the_deadline_are_late_and_it_is_waited_for() -> None:
     attendance = people.attend(0, IDS, ten)
     fast = [place for place, each in enumerate(IDS) if people.speed(each) == 4.0]
     assert list(attendance.reports) == fast
-    assert (attendance.num_late, attendance.round_seconds) == (200 - len(fast), 5.0)
+    assert (attendance.outcomes.count(LATE), attendance.round_seconds) == (200 - len(fast), 5.0)
     at_once = Participation(seed=5, speeds=(1.0, 4.0), deadline=10.0).attend(0, IDS, ten)
     assert (len(at_once.reports), at_once.round_seconds) == (200, 10.0)
 
@@ -95,11 +96,26 @@ def test_the_first_to_report_are_taken_and_ties_go_by_place() -> None:
     fast = [place for place, each in enumerate(IDS) if people.speed(each) == 4.0]
     attendance = people.attend(0, IDS, ten, 20)
     assert list(attendance.reports) == fast[:20]
-    assert (attendance.num_surplus, attendance.round_seconds) == (180, 2.5)
+    assert (attendance.outcomes.count(SURPLUS), attendance.round_seconds) == (180, 2.5)
     more = people.attend(0, IDS, ten, len(fast) + 1)
     slow = next(place for place, each in enumerate(IDS) if people.speed(each) == 1.0)
     assert list(more.reports) == sorted([*fast, slow])
     assert more.round_seconds == 10.0
+
+
+def test_every_client_has_its_outcome_and_time() -> None:
+    people = Participation(seed=5, dropout=0.4, speeds=(1.0, 2.0, 4.0), deadline=8.0)
+    attendance = people.attend(3, IDS, ten, 50)
+    assert set(attendance.outcomes) == {REPORTED, DROPPED_OUT, LATE, SURPLUS}
+    assert attendance.seconds is not None
+    for client_id, outcome, at in zip(IDS, attendance.outcomes, attendance.seconds, strict=True):
+        expected = None if outcome == DROPPED_OUT else people.report_seconds(client_id, 10)
+        assert at == expected
+        assert (outcome == LATE) == (at is not None and at > 8.0)
+    assert attendance.outcomes.count(REPORTED) == 50
+    assert [IDS[place] for place in attendance.reports] == [
+        each for each, outcome in zip(IDS, attendance.outcomes, strict=True) if outcome == REPORTED
+    ]
 
 
 def test_too_few_reports_are_no_round() -> None:

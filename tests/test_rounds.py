@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from fedcli import backend, cohort, evaluation, rounds, run_dir
+from fedcli import backend, checkpoint, cohort, evaluation, rounds, run_dir
 from fedcli import config as configs
 from fedcli.batches import ClientDataset
 from fedcli.config import RunConfig
@@ -484,6 +485,17 @@ def test_a_raised_flag_saves_the_last_completed_round(tmp_path: Path) -> None:
         assert training.round_num == completed
 
 
+def test_a_kill_before_old_checkpoints_are_dropped_leaves_no_more_of_them(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(out, make_config(checkpoint_every=1))
+    kept = run_dir.checkpoint_rounds(out)
+    newest = run_dir.latest_checkpoint(out)
+    (newest.parent / "round-000003.h5").write_bytes(newest.read_bytes())
+    (out / "evaluation.json").unlink()
+    go_on(out)
+    assert run_dir.checkpoint_rounds(out) == kept == [5, 6]
+
+
 def test_leaving_without_an_end_saves_too(tmp_path: Path) -> None:
     with rounds.start(make_config(), tmp_path / "run") as training:
         rounds_left = training.run()
@@ -772,12 +784,54 @@ def test_changed_data_are_noted_in_an_evaluation(tmp_path: Path, kind: str) -> N
     assert evaluation.evaluate_run(out, partition="label-noise").notes == ()
 
 
-def test_a_checkpoint_of_other_optimizers_does_not_fit(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "other", "fault"),
+    [
+        ("[run.server_options]\nmomentum = 0.0", "[run.server_options]\nmomentum = 0.9", None),
+        (
+            "client_lr = 0.02",
+            "client_lr = 0.1",
+            r"client_lr is 0\.1, but the rounds .* with 0\.02;",
+        ),
+        ("seed = 0", "seed = 1", "seed is 1, but"),
+        ('sampling = "fixed"', 'sampling = "uniform"', "sampling is 'uniform', but"),
+    ],
+)
+def test_a_config_edited_to_another_run_is_refused(
+    tmp_path: Path, text: str, other: str, fault: str | None
+) -> None:
     train(tmp_path / "run", make_config(rounds=1))
     file = tmp_path / "run" / "config.toml"
-    section = "[run.server_options]\nmomentum = "
-    file.write_text(file.read_text().replace(f"{section}0.0", f"{section}0.9"))
-    with pytest.raises(CheckpointError, match=r"finalizer holds nothing, but .* needs"):
+    whole = file.read_text()
+    assert text in whole
+    file.write_text(whole.replace(text, other))
+    before = picture(tmp_path / "run")
+    with pytest.raises(ConfigError, match=fault or "server_options is .*; put that back"):
+        rounds.resume(tmp_path / "run", rounds=2)
+    assert picture(tmp_path / "run") == before
+    file.write_text(whole)
+    go_on(tmp_path / "run", rounds=2)
+
+
+def test_a_config_may_say_anew_what_changes_no_round(tmp_path: Path) -> None:
+    train(tmp_path / "straight", make_config())
+    train(tmp_path / "run", make_config(rounds=3))
+    file = tmp_path / "run" / "config.toml"
+    text = file.read_text().replace("threads = 2", "threads = 1", 1)
+    file.write_text(text.replace("keep_checkpoints = 2", "keep_checkpoints = 9"))
+    go_on(tmp_path / "run", rounds=6)
+    for name in ("metrics.jsonl", "evaluation.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+    assert run_dir.checkpoint_rounds(tmp_path / "run") == [0, 3, 6]
+
+
+def test_a_checkpoint_of_other_optimizers_does_not_fit(tmp_path: Path) -> None:
+    train(tmp_path / "run", make_config(rounds=1))
+    train(tmp_path / "other", make_config(rounds=1, **MOMENTUM))
+    source = run_dir.latest_checkpoint(tmp_path / "other")
+    content = replace(checkpoint.load(source), config=(tmp_path / "run/config.toml").read_text())
+    run_dir.latest_checkpoint(tmp_path / "run").write_bytes(checkpoint.encode(content))
+    with pytest.raises(CheckpointError, match=r"finalizer holds .*, but .* needs nothing"):
         rounds.resume(tmp_path / "run", rounds=2)
 
 

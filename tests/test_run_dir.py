@@ -16,6 +16,7 @@ import pytest
 from fedcli import run_dir
 from fedcli.errors import ConfigError, RunError
 from fedcli.run_dir import RunDirectory
+from tests.runs import scores
 
 HOLD = """
 import sys
@@ -186,14 +187,28 @@ def test_lost_metrics_are_told_and_nothing_is_cut(path: Path) -> None:
     assert (path / "metrics.jsonl").read_text() == '{"round": 1}\njunk\n'
 
 
-def test_the_two_newest_checkpoints_are_kept(path: Path) -> None:
+def test_the_newest_checkpoints_are_kept(path: Path) -> None:
     create(path)
     with RunDirectory.open(path) as run:
         for round_num in (5, 999_999, 1_000_000):
             run.save_checkpoint(round_num, b"state %d" % round_num)
+            run.drop_checkpoints(num_kept=2, best_round=None)
     names = [each.name for each in run_dir.find_checkpoints(path)]
     assert names == ["round-999999.h5", "round-1000000.h5"]
     assert run_dir.latest_checkpoint(path).read_bytes() == b"state 1000000"
+
+
+@pytest.mark.parametrize("num_kept", [1, 3])
+def test_the_best_is_kept_beside_the_newest(path: Path, num_kept: int) -> None:
+    create(path)
+    with RunDirectory.open(path) as run:
+        for round_num in range(1, 8):
+            best = 2 if round_num < 7 else 7
+            run.save_checkpoint(round_num, b"state")
+            run.drop_checkpoints(num_kept=num_kept, best_round=best)
+            newest = [each for each in range(8) if each <= round_num][-num_kept:]
+            kept = sorted({*newest, *([best] if best <= round_num else [])})
+            assert run_dir.checkpoint_rounds(path) == kept
 
 
 def test_an_interrupted_save_leaves_the_old_checkpoint(
@@ -253,19 +268,47 @@ def test_what_is_no_run_is_told(tmp_path: Path) -> None:
 def test_evaluation_is_written_whole_and_read(path: Path) -> None:
     create(path)
     assert run_dir.read_evaluation(path) is None
+    told = {
+        "client_work": {"eval": {"current_round_metrics": scores(0.5, math.nan)}},
+        **{"split": "test", "round": 3, "num_clients": 2, "num_absent_clients": 0},
+        "over_clients": {"num_clients": 2, "loss": {"mean": 0.1}},
+    }
     with RunDirectory.open(path) as run:
-        run.write_evaluation({"test": {"loss": math.nan}})
-    assert run_dir.read_evaluation(path) == {"test": {"loss": None}}
-    assert json.loads((path / "evaluation.json").read_text()) == {"test": {"loss": None}}
-    for text in ("{", "[]", "null", '{"test": 3}'):
-        (path / "evaluation.json").write_text(text)
+        run.write_evaluation({"test": told})
+    text = (path / "evaluation.json").read_text()
+    wanted = json.loads(json.dumps(told).replace("NaN", "null"))
+    assert run_dir.read_evaluation(path) == json.loads(text) == {"test": wanted}
+    others = (
+        *("{", "[]", "null", '{"test": 3}', "[" * 100_000),
+        *(text.replace('"loss": null', each) for each in ('"loss": "0.1"', '"other": 0.1')),
+        *(text.replace('"round": 3', each) for each in ('"round": null', '"rounds": 3')),
+        text.replace('"mean": 0.1', '"mean": [0.1]'),
+    )
+    for other in others:
+        assert other != text
+        (path / "evaluation.json").write_text(other)
         with pytest.raises(RunError, match="delete it"):
             run_dir.read_evaluation(path)
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "{}", '{"round": "1"}', '{"round": 1}\n3'])
+TRAIN = json.dumps({"train": {**scores(0.1, 0.2), "num_non_finite_clients": 0}})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "[1]", "{}", '{"round": "1"}', '{"round": 1}\n3', '{"round": 2}', "[" * 100_000),
+        *('{"round": 1}\n{"round": 3}', '{"round": 1}\n{"round": 1}', '{"round": 1}\n\n'),
+        *('{"round": 1, "client_work": 3}', '{"round": 1, "client_work": {"train": {}}}'),
+        *(TRAIN.replace("0.1", each) for each in ('"0.1"', "[0.1]")),
+        '{"round": 1, "evaluation": {"test": {"loss": 0.1}}}',
+        '{"round": 1, "participation": {"virtual_seconds": "3"}}',
+    ],
+)
 def test_metrics_of_another_kind_are_told(path: Path, text: str) -> None:
     create(path)
+    if text.startswith('{"train"'):
+        text = f'{{"round": 1, "client_work": {text}}}'
     (path / "metrics.jsonl").write_text(text)
     with pytest.raises(RunError, match=r"metrics\.jsonl"):
         run_dir.read_metrics(path)

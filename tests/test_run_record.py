@@ -70,7 +70,7 @@ def test_foreign_evaluation_is_an_error(tmp_path: Path) -> None:
     path = write_run(tmp_path / "a", [0.5])
     (path / "evaluation.json").write_text('{"test": {"round": 1}}')
     run = run_record.load_run(path)
-    with pytest.raises(RunError, match="did not write"):
+    with pytest.raises(RunError, match="holds no evaluation by split; delete it"):
         run.evaluation  # noqa: B018 - read when asked for
 
 

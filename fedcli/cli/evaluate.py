@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     section=opt.DATA,
     metavar="NAME",
 )
+@opt.best_option(section=opt.MODEL)
 @opt.code_option(section=opt.MODEL)
 @opt.option(
     "--epochs",
@@ -161,6 +162,7 @@ def evaluate(
     \b
     Examples:
       fedcli eval runs/first
+      fedcli eval runs/first --best
       fedcli eval runs/first --by-class --top-k 3
       fedcli eval runs/first --show-errors 10
       fedcli eval runs/first --clients all --finetune 10

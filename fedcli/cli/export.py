@@ -12,8 +12,9 @@ from fedcli.cli import options as opt
 @click.command(cls=opt.SectionCommand, short_help="Write the model of a run for NumPy or Keras.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("file", type=click.Path(path_type=Path))
+@opt.best_option(section=opt.MODEL)
 @opt.output_options
-def export(*, run: Path, file: Path, as_json: bool, quiet: bool, verbose: bool) -> None:
+def export(*, run: Path, file: Path, best: bool, as_json: bool, quiet: bool, verbose: bool) -> None:
     """Write the model of RUN, a run directory or a checkpoint file, to FILE.
 
     \b
@@ -30,12 +31,13 @@ def export(*, run: Path, file: Path, as_json: bool, quiet: bool, verbose: bool) 
     Examples:
       fedcli export runs/first weights.npz
       fedcli export runs/first model.keras
+      fedcli export runs/first best.npz --best
       python -c "import keras; keras.models.load_model('model.keras').summary()"
     """  # noqa: D301 - \b keeps click from wrapping
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
     from fedcli import evaluation
 
-    tensors = evaluation.export_run(run, file)
+    tensors = evaluation.export_run(run, file, best=best)
     remarks.detail(f"read {run}")
     if as_json:
         from fedcli.cli.output import print_json

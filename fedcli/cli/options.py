@@ -220,6 +220,16 @@ def code_option(*, section: str) -> Decorator:
     )
 
 
+def best_option(*, section: str) -> Decorator:
+    """Returns --best of the commands that take a model from a run."""
+    return option(
+        "--best",
+        help="Take the best round's checkpoint, of a run with --keep-best. Default: the newest.",
+        section=section,
+        is_flag=True,
+    )
+
+
 def output_options(function: Function) -> Function:
     """Adds --json, -q and -v, which every command has."""
     add = stack(

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from fedcli.best_round import MEASURES
 from fedcli.cli import options as opt
 from fedcli.config import (
     CLIENT_LR,
@@ -292,6 +293,20 @@ from fedcli.schedules import BY_ROUND, COUNTED
     section=opt.RUN,
     type=int,
     metavar="N",
+)
+@opt.run_option(
+    "--keep-checkpoints",
+    "Keep the newest N checkpoints.",
+    section=opt.RUN,
+    type=int,
+    metavar="N",
+)
+@opt.run_option(
+    "--keep-best",
+    "Save and keep the best evaluated round, too, by its accuracy or loss on test data (without "
+    "them, train); takes --eval-every. eval and export take it with --best.",
+    section=opt.RUN,
+    type=click.Choice(tuple(MEASURES)),
 )
 @opt.switch("--csv", "Write metrics.csv beside metrics.jsonl.", section=opt.RUN)
 @opt.switch("--tensorboard", "Write event files for TensorBoard.", section=opt.RUN)

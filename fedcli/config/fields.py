@@ -98,6 +98,9 @@ class RunConfig:
         stop_at: End once the held-out data are classified so well: "accuracy=0.97"; None: never.
         patience: End after so many evaluations in a row without a better accuracy; None: never.
         checkpoint_every: Save after every so many rounds; None: by the clock.
+        keep_checkpoints: How many of the newest are kept.
+        keep_best: Keep that of the best evaluated round, too, by this, one of
+            `best_round.MEASURES`; None: do not.
         csv: Write metrics.csv beside metrics.jsonl. Changes no result, nor do the next three.
         tensorboard: Write TensorBoard's event files.
         histograms: And in them histograms of the weights, each round.
@@ -156,6 +159,8 @@ class RunConfig:
     stop_at: str | None = None
     patience: int | None = None
     checkpoint_every: int | None = None
+    keep_checkpoints: int = 2  # the newest, and one before it should it be damaged on the disk
+    keep_best: str | None = None
     csv: bool = False
     tensorboard: bool = False
     histograms: bool = False

@@ -174,7 +174,7 @@ def _check_participation(values: Mapping[str, Any]) -> None:
 
 def _check_stopping(values: Mapping[str, Any]) -> None:
     """Refuses to wait for an accuracy that nobody measures, and to choose among no evaluations."""
-    for name in ("stop_at", "patience", "eval_split"):
+    for name in ("stop_at", "patience", "keep_best", "eval_split"):
         if values[name] is not None and values["eval_every"] is None:
             raise ConfigError(
                 f"{option_name(name)} {values[name]} needs evaluations; give how often, for "

@@ -7,7 +7,7 @@ from dataclasses import fields
 from functools import partial
 from typing import Any
 
-from fedcli import presets, registry, schedules, stopping
+from fedcli import best_round, presets, registry, schedules, stopping
 from fedcli.config.fields import (
     EVAL_SPLITS,
     MAX_CLASSES,
@@ -181,6 +181,8 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "stop_at": stopping.parse_target,
     "patience": _count,
     "checkpoint_every": _count,
+    "keep_checkpoints": _count,
+    "keep_best": partial(_choice, choices=tuple(best_round.MEASURES)),
     **dict.fromkeys(("csv", "tensorboard", "histograms", "record_clients"), _flag),
     **dict.fromkeys(OPTION_OWNERS, _map),
 }

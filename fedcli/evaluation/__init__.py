@@ -23,7 +23,6 @@ from fedcli.evaluation.fine_tuning import FineTuningOptions
 from fedcli.evaluation.result import Evaluation, FineTuned, evaluate_panel, seen_in
 from fedcli.evaluation.trained import (
     Trained,
-    checkpoint_file,
     data_of_run,
     export_run,
     load_trained,
@@ -71,13 +70,14 @@ def evaluate_run(
     batch_size: int | None = None,
     threads: int | None = None,
     model: str | None = None,
+    best: bool = False,
     fine_tuning: FineTuningOptions | None = None,
     predictions_file: Path | None = None,
     num_errors: int | None = None,
     takers: Sequence[Callable[[Predicted], None]] = (),
     cancel: CancelFlag | None = None,
 ) -> Evaluation:
-    """Returns the federated evaluation of a run's newest checkpoint, or of a checkpoint file.
+    """Returns the federated evaluation of a checkpoint: of a run's newest, or a file.
 
     Args:
         path: A run's folder, or a checkpoint.
@@ -97,6 +97,7 @@ def evaluate_run(
         threads: Number of threads; None: what the machine gives.
         model: FILE.py or FILE.py:FUNCTION, for a run whose model is code: no code runs unless it
             is named here.
+        best: Take the checkpoint of the run's best round, not the newest.
         fine_tuning: How each client fine-tunes the model on its train data before it is scored once
             more; clients without train data are skipped. None: it is scored as it is.
         predictions_file: Where to write what the model says of each example, `.npz` or `.csv`; see
@@ -127,8 +128,8 @@ def evaluate_run(
         "epochs": epochs,
     }
     asked = _Asked(split, clients, fine_tuning, predictions_file, num_errors, tuple(takers), cancel)
-    with load_trained(Path(path), threads, model) as trained:
-        return _evaluate(trained, Path(path), given, asked)
+    with load_trained(Path(path), threads, model, best=best) as trained:
+        return _evaluate(trained, given, asked)
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class _Asked:
     cancel: CancelFlag | None
 
 
-def _evaluate(trained: Trained, path: Path, given: Mapping[str, Any], asked: _Asked) -> Evaluation:
+def _evaluate(trained: Trained, given: Mapping[str, Any], asked: _Asked) -> Evaluation:
     """The evaluation, with a line if the run's own data have changed."""
     if given["data"] is not None and given["pixels"] is None and trained.config.pixels == "source":
         # Other data may mean the opposite by 1.0.
@@ -152,7 +153,7 @@ def _evaluate(trained: Trained, path: Path, given: Mapping[str, Any], asked: _As
     config = _evaluation_config(trained.config, given)
     file = asked.predictions_file
     if file is not None:
-        inputs = [checkpoint_file(path), Path(config.data), Path(config.test_data or "")]
+        inputs = [trained.file, Path(config.data), Path(config.test_data or "")]
         check_is_no_input(file, inputs, f"--predictions {file}")
     if trained.fingerprint is None or any(given[name] for name in configs.DATA_FIELDS):
         return _evaluate_on(config, trained, given, asked)

@@ -37,6 +37,7 @@ class Trained:
     """A checkpoint with the model it is of; a context that closes the file of clients' models.
 
     Attributes:
+        file: The checkpoint.
         config: Of the run.
         model: The model.
         pixel_convention: What 1.0 was in the images it was trained on.
@@ -46,6 +47,7 @@ class Trained:
         notes: What a reader should know, a line each.
     """
 
+    file: Path
     config: RunConfig
     model: Model
     pixel_convention: str
@@ -69,19 +71,22 @@ class Trained:
             states.close()
 
 
-def load_trained(path: Path, threads: int | None, code: str | None = None) -> Trained:
-    """Returns the newest checkpoint of a run's folder, or a checkpoint file, without its data.
+def load_trained(
+    path: Path, threads: int | None, code: str | None = None, *, best: bool = False
+) -> Trained:
+    """Returns a checkpoint without its data: of a run's folder the newest, or a file.
 
     Args:
         path: The run or checkpoint.
         threads: Number of threads; None: what the machine gives.
         code: FILE.py or FILE.py:FUNCTION, if the user said so after --model.
+        best: Take the checkpoint of the run's best round, not the newest.
 
     Raises:
         ConfigError: The model is code and `code` does not name it, or the other way round.
         RunError: There is no such run or checkpoint, or it is damaged.
     """
-    file = checkpoint_file(path)
+    file = checkpoint_file(path, best=best)
     return _trained(checkpoint.load(file), file, threads, code)
 
 
@@ -97,7 +102,7 @@ def _trained(
     origin = configs.read_provenance(content.config, str(file))
     notes = note_of_changed_model(code, origin.get("model"))
     convention = content.pixel_convention
-    return Trained(config, model, convention, engine, state, origin.get("data"), notes)
+    return Trained(file, config, model, convention, engine, state, origin.get("data"), notes)
 
 
 def data_of_run(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,14 +122,19 @@ def data_of_run(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     return configs.merge({name: getattr(config, name) for name in names}, given)
 
 
-def checkpoint_file(path: Path) -> Path:
-    """Returns the newest checkpoint of a run's folder, or the file itself.
+def checkpoint_file(path: Path, *, best: bool = False) -> Path:
+    """Returns the newest or the best checkpoint of a run's folder, or the file itself.
 
     Raises:
+        ConfigError: The best of a single file is asked for.
         RunError: There is no such run or checkpoint.
     """
     if not path.exists():
         raise RunError(f"there is no run or checkpoint {path}; give what fedcli train wrote")
+    if best:
+        if not path.is_dir():
+            raise ConfigError(f"--best: {path} is one checkpoint; give the folder of a run")
+        return run_dir.best_checkpoint(path)
     return run_dir.latest_checkpoint(path) if path.is_dir() else path
 
 
@@ -146,12 +156,15 @@ def load_weights(path: str | Path) -> dict[str, NDArray[np.float32]]:
     return _weights_of(checkpoint.load(file), file)[0]
 
 
-def export_run(path: str | Path, file: str | Path) -> list[tuple[str, tuple[int, ...]]]:
-    """Writes the weights of a run's newest checkpoint, or of a checkpoint file.
+def export_run(
+    path: str | Path, file: str | Path, *, best: bool = False
+) -> list[tuple[str, tuple[int, ...]]]:
+    """Writes the weights of a checkpoint: of a run's newest, or a file.
 
     Args:
         path: The run or checkpoint.
         file: What to write: `.npz`, `.weights.h5` or, the whole model, `.keras`.
+        best: Take the checkpoint of the run's best round, not the newest.
 
     Returns:
         Name and shape of each tensor written, in order.
@@ -164,7 +177,7 @@ def export_run(path: str | Path, file: str | Path) -> list[tuple[str, tuple[int,
     from fedcli import weights_files  # late: zipfile takes 7 ms that training does not need
 
     weights_files.check_format(Path(file))
-    source = checkpoint_file(Path(path))
+    source = checkpoint_file(Path(path), best=best)
     check_is_no_input(Path(file), [source], str(file))
     weights, layout = _weights_of(checkpoint.load(source), source)
     if layout is not None:

@@ -35,13 +35,18 @@ from fedcli.participation import Attendance
 
 
 class CohortData(NamedTuple):
-    """The batches of a cohort, in order, how many clients it has, and who else was chosen.
+    """A cohort and the batches of those who report, in order.
 
-    The last is None where everyone always reports.
+    Attributes:
+        batches: Of each client that trains.
+        num_clients: How many do.
+        client_ids: Who was chosen.
+        attendance: What became of them; None where everyone always reports.
     """
 
     batches: Iterable[BatchedDataset]
     num_clients: int
+    client_ids: Sequence[str]
     attendance: Attendance | None = None
 
 
@@ -86,10 +91,10 @@ class Federation:
         if self.held is not None:
             is_whole = len(places) == len(self.held)  # the engine knows a tuple again
             held = self.held if is_whole else tuple(self.held[place] for place in places)
-            return CohortData(held, len(held), attendance)
-        ids = ids if attendance is None else [ids[place] for place in places]
-        batches = ClientBatches(self.splits["train"], ids, self.plan, self.config.seed)
-        return CohortData(batches, len(ids), attendance)
+            return CohortData(held, len(held), ids, attendance)
+        present = ids if attendance is None else [ids[place] for place in places]
+        batches = ClientBatches(self.splits["train"], present, self.plan, self.config.seed)
+        return CohortData(batches, len(present), ids, attendance)
 
     def initial_state(self) -> ServerState:
         """Returns the state before round 1, with the initial weights of the config.

@@ -5,7 +5,7 @@ Everything a round draws is keyed by its number, so stopping and resuming change
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from fedcli import checkpoint, run_dir, run_logs
@@ -22,6 +22,16 @@ from fedcli.rounds.training import Callback, RoundResult, Training
 from fedcli.run_dir import RunDirectory
 
 __all__ = ["Callback", "RoundResult", "Training", "resume", "start"]
+
+# Options with other values of which a run may go on: they change no weight, or say where data lie.
+_MAY_CHANGE = frozenset(
+    {
+        *("rounds", "threads", "data", "test_data", "initial_weights", "preset"),
+        *("eval_every", "eval_split", "eval_clients", "stop_at", "patience"),
+        *("checkpoint_every", "keep_checkpoints", "keep_best"),
+        *("csv", "tensorboard", "histograms", "record_clients"),
+    }
+)
 
 
 def start(
@@ -124,6 +134,7 @@ def _resume(
     training = Training(federation, open_client_states(state, run.path), run, config_text, cancel)
     if not training.is_finished:
         run.cut_back(state.round_num)
+        training.drop_checkpoints()  # a process may have been killed before it did
         run.write_config(config_text)
     return training
 
@@ -134,7 +145,12 @@ def _continued_config(
     """The config of a run with its new total of rounds, and the text that says so."""
     config_file = run.path / run_dir.CONFIG
     text = run_dir.read_text(config_file)
-    config = configs.from_options(configs.from_toml(text, str(config_file)))
+    values = configs.from_toml(text, str(config_file))
+    try:
+        config = configs.from_options(values)
+    except ConfigError as err:  # which names options alone
+        raise ConfigError(f"{config_file}: {err}") from err
+    _check_is_same(config, content, config_file)
     if rounds is not None and rounds < content.round_num:
         raise ConfigError(
             f"--rounds {rounds}: {run.path} has completed {content.round_num} rounds; give that "
@@ -149,3 +165,15 @@ def _continued_config(
         return config, text
     config = configs.validate(replace(config, rounds=rounds))
     return config, configs.to_toml(config, configs.read_provenance(text, str(config_file)))
+
+
+def _check_is_same(config: RunConfig, content: Checkpoint, config_file: Path) -> None:
+    """Refuses a config.toml edited so that later rounds would be of another run than those done."""
+    before = configs.from_options(configs.from_toml(content.config, "the checkpoint's config"))
+    for field in fields(RunConfig):
+        now, then = getattr(config, field.name), getattr(before, field.name)
+        if now != then and field.name not in _MAY_CHANGE and content.round_num:
+            raise ConfigError(
+                f"{config_file}: {field.name} is {now!r}, but the rounds so far were trained "
+                f"with {then!r}; put that back, or start another run with --config"
+            )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic, perf_counter
@@ -22,8 +22,8 @@ from fedcli import engines, run_dir, run_logs, stopping
 from fedcli.algorithms.base import NO_COMMON_MODEL
 from fedcli.backend import CancelFlag
 from fedcli.batches import BatchedDataset
+from fedcli.best_round import Best
 from fedcli.datasets import ClientData
-from fedcli.datasets.client_batches import ClientBatches
 from fedcli.errors import ConfigError, StopTraining
 from fedcli.evaluation.result import Evaluation, evaluate_panel, seen_in
 from fedcli.federation.opening import Federation
@@ -112,7 +112,8 @@ class Training:
         self._logs: tuple[RunLog, ...] = ()
         self._virtual_seconds = 0.0
         self._progress = stopping.progress_for(self.config.stop_at, self.config.patience)
-        if federation.roster.participation is not None or self._progress is not None:
+        self._best = None if self.config.keep_best is None else Best(self.config.keep_best)
+        if federation.roster.participation or self._progress or self._best:
             for line in run_dir.read_completed(run.path, state.round_num):
                 self._note(line)
 
@@ -163,13 +164,12 @@ class Training:
             RunError: The run's folder cannot be written.
         """
         try:
-            if self.state.round_num < self.config.rounds:
+            if not self.is_finished:
                 self._logs = run_logs.open_logs(
                     self.config,
                     self.path,
                     self.state.round_num,
                     self.process.model.layout,
-                    self.train.client_ids,
                 )
             if self.state.round_num == 0 and self.config.eval_every:
                 yield self._evaluate_initial_model()
@@ -223,13 +223,14 @@ class Training:
         for split, each in evaluations.items():
             is_seen = seen_in(each.data, each.client_ids, seen)
             evaluation[split] = replace(each, is_seen=is_seen).metrics
-        self._run.write_evaluation(evaluation)
         logged = self._due_splits(self.state.round_num)
         values = {split: each.values for split, each in evaluations.items() if split not in logged}
         if values:
             self._run.append_timings({"round": self.state.round_num, "evaluate": seconds})
-            self._log({"round": self.state.round_num, "evaluation": values}, is_closing=True)
+            line = {"round": self.state.round_num, "evaluation": values}
+            self._log(line, self.state, is_closing=True)
         self._close_logs()
+        self._run.write_evaluation(evaluation)  # last: what has it is finished
         return evaluation
 
     def close(self) -> None:
@@ -238,13 +239,12 @@ class Training:
         Raises:
             RunError: The checkpoint cannot be written.
         """
-        try:
-            self._save_if_behind()
-            self._close_logs()
-        finally:
+        with ExitStack() as stack:  # all of it, whatever of it fails
+            stack.callback(self._run.close)
             for states in client_states_of(self.state):
-                states.close()
-            self._run.close()
+                stack.callback(states.close)
+            stack.callback(self._close_logs)
+            self._save_if_behind()
 
     def __enter__(self) -> Training:
         """Returns itself."""
@@ -263,7 +263,6 @@ class Training:
         timings = {"data": 0.0}
         cohort = self._federation.cohort_data(self.state.round_num)
         clients = cohort.batches
-        client_ids = _ids_of(clients) if self.config.record_clients else ()
         if not isinstance(clients, tuple):  # read while the round runs
             clients = _Timed(clients, timings)
         output = self.process.next(self.state, clients, cancel=self._cancel)
@@ -276,9 +275,15 @@ class Training:
         if self._due_splits(round_num):
             evaluation = self._evaluate_into(line, timings, output.state)
         self._run.append_metrics(line)
-        self.state = output.state
+        self._log(
+            line,
+            output.state,
+            client_ids=cohort.client_ids,
+            client_stats=output.client_stats,
+            attendance=cohort.attendance,
+        )
+        self.state = output.state  # now that every record has the round
         self._note(line)
-        self._log(line, client_ids=client_ids, client_stats=output.client_stats)
         if self._is_save_due():
             started = perf_counter()
             self._save()
@@ -312,11 +317,13 @@ class Training:
         )
 
     def _note(self, line: dict[str, Any]) -> None:
-        """Takes from a line of metrics.jsonl what later rounds go on from: clock and progress."""
+        """Takes from a line of metrics.jsonl what later rounds go on from."""
         told = line.get("participation", {})
         self._virtual_seconds = told.get("virtual_seconds", self._virtual_seconds)
         if self._progress is not None:
             self._progress = self._progress.after(line)
+        if self._best is not None:
+            self._best = self._best.after(line)
 
     def _is_last_round_done(self) -> bool:
         has_ended = self._progress is not None and self._progress.is_over
@@ -328,7 +335,7 @@ class Training:
         evaluation = self._evaluate_into(line, timings, self.state)
         self._run.append_metrics(line)
         self._note(line)
-        self._log(line)
+        self._log(line, self.state)
         self._run.append_timings({"round": 0, **timings})
         return self._result(line, timings, evaluation, 0, 0)
 
@@ -372,19 +379,21 @@ class Training:
                 )
         return {split: self._evaluations[split] for split in splits}
 
-    def _log(self, line: dict[str, Any], **more: Any) -> None:
-        """Passes the last completed round on to what was asked for; `more` as in LoggedRound."""
-        done = LoggedRound(line, self.state.global_model_weights, **more)
+    def _log(self, line: dict[str, Any], state: ServerState, **more: Any) -> None:
+        """Passes a round on to what was asked for: its state, and `more` as in LoggedRound."""
+        done = LoggedRound(line, state.global_model_weights, **more)
         for log in self._logs:
             log.add(done)
 
     def _close_logs(self) -> None:
         logs, self._logs = self._logs, ()
-        for log in logs:
-            log.close()
+        with ExitStack() as stack:  # each, also if another cannot be written
+            for log in reversed(logs):
+                stack.callback(log.close)
 
     def _is_save_due(self) -> bool:
-        if self._is_last_round_done():
+        is_best = self._best is not None and self._best.round_num == self.state.round_num
+        if self._is_last_round_done() or is_best:
             return True
         if self.config.checkpoint_every:
             return self.state.round_num % self.config.checkpoint_every == 0
@@ -398,8 +407,14 @@ class Training:
             log.flush()
         content = self._federation.encode(self.state, self._config_text)
         self._run.save_checkpoint(self.state.round_num, content)
+        self.drop_checkpoints()
         self._saved_round = self.state.round_num
         self._saved_at = monotonic()
+
+    def drop_checkpoints(self) -> None:
+        """Deletes those that are not to be kept."""
+        best_round = None if self._best is None else self._best.round_num
+        self._run.drop_checkpoints(num_kept=self.config.keep_checkpoints, best_round=best_round)
 
     def _save_if_behind(self) -> None:
         if self._saved_round < self.state.round_num:
@@ -423,13 +438,6 @@ def _tell(callback: Callback, result: RoundResult) -> bool:
     except StopTraining:
         return False
     return True
-
-
-def _ids_of(clients: Iterable[BatchedDataset]) -> Sequence[str]:
-    """The ids of a cohort, whose data are not read for it."""
-    if isinstance(clients, ClientBatches):
-        return clients.client_ids
-    return [each.client.client_id for each in clients]
 
 
 @dataclass(frozen=True, eq=False)

@@ -223,6 +223,39 @@ def test_stopped_process_has_the_signals_exit_code(
     assert (process.returncode, out, err) == (code, "", line)
 
 
+STUBBORN = """
+import sys, time
+from fedcli import cli
+from fedcli.cli import jobs
+from fedcli.cli.output import Remarks
+
+def never_end(tell):
+    print("started", flush=True)
+    while True:  # without telling, so that no signal ends it
+        time.sleep(0.01)
+
+cli.group.main = lambda arguments, **_: jobs.run_job("t", "x", never_end, remarks=Remarks(1))
+sys.exit(cli.run([]))
+"""
+
+
+def test_second_ctrl_c_ends_a_job_that_does_not_listen(process_arguments: dict[str, Any]) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUBBORN],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **process_arguments,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=0.5)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=PATIENCE_SECONDS) == ("", "")
+    assert process.returncode == 130
+
+
 def test_pipe_shows_nothing(process_arguments: dict[str, Any]) -> None:
     done = subprocess.run(program(), capture_output=True, check=True, **process_arguments)
     assert (done.stdout, done.stderr) == ("started\ncounted\n", "")

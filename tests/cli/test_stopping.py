@@ -60,6 +60,60 @@ def test_stopped_run_resumes_to_the_same_bytes(
         assert resumed == (tmp_path / "straight" / name).read_bytes()
 
 
+def test_a_second_signal_leaves_at_once_without_harm(
+    tmp_path: Path, command: list[str], process_arguments: dict[str, Any]
+) -> None:
+    """Both come while the process stands still, so it has next to no time to save between them."""
+    records = ("--csv", "--record-clients", "--checkpoint-every", "7")
+    start = [*command, *LONG_RUN, *records, "-q", "--out"]
+    process = subprocess.Popen(
+        [*start, "run"], cwd=tmp_path, stderr=subprocess.PIPE, **process_arguments
+    )
+    wait_until_rounds(tmp_path / "run", 10)
+    for signal_num in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+        process.send_signal(signal_num)
+    _, err = process.communicate(timeout=PATIENCE_SECONDS)
+    assert (process.returncode, err) == (143, "")
+
+    for arguments in ([*command, "train", "--resume", "run", "-q"], [*start, "straight"]):
+        subprocess.run(
+            arguments, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL, **process_arguments
+        )
+    for name in ("metrics.jsonl", "metrics.csv", "evaluation.json"):
+        resumed = (tmp_path / "run" / name).read_bytes()
+        assert resumed == (tmp_path / "straight" / name).read_bytes()
+
+
+def test_two_processes_do_not_train_one_run(
+    tmp_path: Path, command: list[str], process_arguments: dict[str, Any]
+) -> None:
+    """The second is refused, whatever it would do, and a lock dies with its process."""
+
+    def second(*arguments: str) -> tuple[int, str, str]:
+        done = subprocess.run(
+            [*command, *arguments],
+            cwd=tmp_path,
+            check=False,
+            capture_output=True,
+            **process_arguments,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    arguments = ("train", "--epochs", "1000000", "--rounds", "1", "--out", "run", "-q")
+    process = subprocess.Popen([*command, *arguments], cwd=tmp_path, **process_arguments)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (tmp_path / "run").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    refusal = "fedcli: error: the run run is in use by another process; wait for it to end\n"
+    for others in (("--resume", "run"), ("--out", "run", "--force")):
+        assert second("train", *others) == (1, "", refusal)
+    assert second("eval", "run", "-q")[0] == 0  # reading is allowed
+    process.kill()
+    process.communicate()
+    assert second("train", "--out", "run", "--force", "--rounds", "2", "-q")[0] == 0
+
+
 def test_ctrl_c_stops_within_one_long_round(
     tmp_path: Path, command: list[str], process_arguments: dict[str, Any]
 ) -> None:

@@ -128,13 +128,27 @@ def test_resuming_a_finished_run_changes_nothing(fedcli: Fedcli, tmp_path: Path)
     assert files_of(tmp_path / "run") == before
 
 
-@pytest.mark.parametrize("evaluation", ["{}", '{"train": {}}', '{"train": {"round": 1}}'])
+@pytest.mark.parametrize("is_empty", [True, False])
 def test_resuming_mends_an_evaluation_that_is_not_of_the_last_round(
-    fedcli: Fedcli, evaluation: str
+    fedcli: Fedcli, is_empty: bool
 ) -> None:
     first = fedcli("train", "--rounds", 2, "--out", "run")
-    Path("run/evaluation.json").write_text(evaluation)
+    file = Path("run/evaluation.json")
+    whole = file.read_text()
+    file.write_text("{}" if is_empty else whole.replace('"round": 2', '"round": 1'))
     assert fedcli("train", "--resume", "run").out == first.out
+    assert file.read_text() == whole
+
+
+@pytest.mark.parametrize("text", ['{"train": {}}', '{"train": {"round": 1}}', '{"train": {"ro'])
+def test_a_damaged_evaluation_is_told(fedcli: Fedcli, text: str) -> None:
+    fedcli("train", "--rounds", 2, "--out", "run")
+    Path("run/evaluation.json").write_text(text)
+    for command in (("train", "--resume", "run"), ("report", "run")):
+        done = fedcli(*command)
+        assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+        assert "evaluation.json" in done.err
+        assert "delete it to have it made anew" in done.err
 
 
 def test_a_finished_run_without_its_metrics_is_told(fedcli: Fedcli) -> None:

@@ -1,0 +1,140 @@
+"""Training that is killed at random moments, and resumed, ends in the bytes of the straight run.
+
+FEDCLI_TEST_KILLS says how many times each kind of run is killed (10 if it is not set), and
+FEDCLI_TEST_SEED when:
+
+    FEDCLI_TEST_KILLS=100 pytest tests/cli/test_crash.py -s
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedcli import checkpoint, client_records, evaluation, run_dir
+
+NUM_KILLS = int(os.environ.get("FEDCLI_TEST_KILLS", "10"))
+
+# Every kind keeps state from round to round, and saves every round, so that kills meet saving.
+SHARED = ("--data-option", "clients=30", "--checkpoint-every", "1", "--seed", "7", "-q")
+MOMENTUM = ("--client-option", "momentum=0.5", "--server-option", "momentum=0.9")
+RUNS: dict[str, tuple[str, ...]] = {
+    "momentum": (
+        *("--rounds", "60", "--max-examples", "100", "--eval-every", "5", *MOMENTUM),
+        *("--sampling", "uniform", "--client-dropout", "0.2", "--client-speeds", "100,10"),
+        *("--csv", "--record-clients", "--keep-best", "accuracy", "--keep-checkpoints", "3"),
+    ),
+    "cnn": (
+        *("--model", "lenet5", "--rounds", "40", "--max-examples", "60", "--eval-every", "10"),
+        *("--clients", "6", "--client-lr", "0.05", *MOMENTUM),
+    ),
+    "scaffold": (
+        *("--algorithm", "scaffold", "--sampling", "uniform", "--clients", "5"),
+        *("--rounds", "60", "--max-examples", "100", "--csv", "--record-clients"),
+    ),
+}
+
+
+def contents(run: Path) -> dict[str, Any]:
+    """All that a run comes to, but for what it took: files as bytes, records as rows."""
+    names = ("config.toml", "metrics.jsonl", "metrics.csv", "evaluation.json")
+    files = {name: (run / name).read_bytes() for name in names if (run / name).exists()}
+    weights = run.with_suffix(".npz")
+    evaluation.export_run(run, weights)
+    kept = {file.name: file.read_bytes() for file in run_dir.find_checkpoints(run)}
+    records: dict[str, Any] = {}
+    if (run / client_records.FILE).exists():
+        found = client_records.load(run)
+        records = {"clients": found.client_ids, "records": found.rows.tobytes()}
+    return {**files, **kept, **records, "weights": weights.read_bytes()}
+
+
+def check_what_a_kill_left(run: Path) -> None:
+    """Others can read the folder as it is, and every checkpoint in it is whole."""
+    rounds = [line["round"] for line in run_dir.read_metrics(run)]
+    assert rounds == list(range(rounds[0], rounds[0] + len(rounds))) if rounds else True
+    for file in run_dir.find_checkpoints(run):
+        assert checkpoint.load(file).round_num <= max(rounds, default=0)
+
+
+def check_what_the_end_left(run: Path) -> None:
+    """No round is timed twice, and nothing temporary stays."""
+    timed = [each["round"] for each in run_dir.read_timings(run)]
+    assert timed == sorted(set(timed))
+    assert [each for each in run.rglob("*") if each.name.endswith((".tmp", ".journal"))] == []
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_killed_runs_end_in_the_bytes_of_the_straight_run(
+    tmp_path: Path, command: list[str], process_arguments: dict[str, Any], seed: int, kind: str
+) -> None:
+    def begin(*arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*command, "train", *arguments],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            **process_arguments,
+        )
+
+    started = time.monotonic()
+    straight = begin(*SHARED, *RUNS[kind], "--out", "straight")
+    _, said = straight.communicate()
+    assert (straight.returncode, said) == (0, "")
+    seconds = time.monotonic() - started
+    wanted = contents(tmp_path / "straight")
+
+    moments = random.Random(f"{seed} {kind}")
+    run = tmp_path / "run"
+    num_kills, killed_at = 0, []
+    while num_kills < NUM_KILLS or run.exists():
+        arguments = ("--resume", "run", "-q") if run.exists() else (*SHARED, *RUNS[kind])
+        process = begin(*arguments, *(() if run.exists() else ("--out", "run")))
+        try:
+            if moments.random() < 0.5:  # else it may be killed while it starts or ends, too
+                wait_for_a_round(process, run)
+            patience = moments.uniform(0, seconds) if num_kills < NUM_KILLS else None
+            _, said = process.communicate(timeout=patience)
+            assert (process.returncode, said) == (0, "")
+            assert contents(run) == wanted
+            check_what_the_end_left(run)
+            shutil.rmtree(run)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            num_kills += 1
+            killed_at.append(describe(run))
+            if run.exists():
+                check_what_a_kill_left(run)
+    print(f"\n{kind}: {num_kills} kills, a straight run takes {seconds:.1f} s")
+    print(json.dumps(killed_at))
+
+
+def wait_for_a_round(process: subprocess.Popen[str], run: Path) -> None:
+    """Waits until a process has added a line to metrics.jsonl, or has ended."""
+
+    def num_bytes() -> int:
+        return (run / "metrics.jsonl").stat().st_size if run.exists() else 0
+
+    before = num_bytes()
+    while process.poll() is None and num_bytes() <= before:
+        before = min(before, num_bytes())  # what lies behind the checkpoint is cut off first
+        time.sleep(0.002)
+
+
+def describe(run: Path) -> str:
+    """Where a kill met a run: before it appeared, after so many rounds, while it saved."""
+    if not run.exists():
+        return "before round 0"
+    num_lines = (run / "metrics.jsonl").read_bytes().count(b"\n")
+    is_saving = any((run / "checkpoints").glob(".*.tmp"))
+    return f"{num_lines} lines" + (", saving" if is_saving else "")

@@ -1,0 +1,170 @@
+"""A disk that is full or read-only, and files that may not grow: one line, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedcli import checkpoint, client_records, run_dir
+from tests.cli.conftest import Fedcli, Outcome
+
+DATA = ("--data-option", "clients=12", "--max-examples", "40", "--checkpoint-every", "2", "-q")
+RECORDS = ("--csv", "--record-clients", "--tensorboard")
+KINDS = {
+    "fedavg": ("--server-option", "momentum=0.9", *RECORDS),
+    "scaffold": ("--algorithm", "scaffold", "--sampling", "uniform", "--clients", "6", *RECORDS),
+}
+
+Mount = Callable[[int], Path]
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Mount]:
+    """Mounts a disk of so many KiB at tmp_path/disk."""
+    disk = tmp_path / "disk"
+
+    def make(kibibytes: int) -> Path:
+        disk.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "none", str(disk)]
+        if shutil.which("mount") is None or subprocess.run(command, check=False).returncode:
+            pytest.skip("a disk can be mounted by root on Linux only")
+        return disk
+
+    yield make
+    if disk.is_mount():
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def fill(disk: Path, *, leaving: int) -> Path:
+    """Fills a disk but for so many bytes, in whole pages."""
+    ballast = disk / "ballast"
+    left = os.statvfs(disk)
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, left.f_bavail * left.f_frsize - leaving)
+    return ballast
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """What a run comes to, from its files."""
+    names = ("metrics.jsonl", "metrics.csv", "evaluation.json")
+    files = {name: (run / name).read_bytes() for name in names}
+    records = client_records.load(run)
+    last = run_dir.latest_checkpoint(run)
+    weights = checkpoint.load(last).components["global_model_weights"]
+    return {
+        **files,
+        "clients": (records.client_ids, records.rows.tobytes()),
+        "last": last.name,
+        "weights": {name: bytes(memoryview(part)) for name, part in weights.items()},  # type: ignore[arg-type]
+    }
+
+
+def assert_is_one_line(done: Outcome, *words: str) -> None:
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+    assert done.err.startswith("fedcli: error: ")
+    for word in words:
+        assert word in done.err
+
+
+@pytest.mark.parametrize("kibibytes", [4, 16, 40])
+def test_no_run_begins_on_a_disk_that_cannot_hold_it(
+    fedcli: Fedcli, mount: Mount, kibibytes: int
+) -> None:
+    disk = mount(kibibytes)
+    done = fedcli("train", *DATA, "--out", "disk/run")
+    assert_is_one_line(done, "cannot make the run disk/run", "No space left on device")
+    assert list(disk.iterdir()) == []
+
+
+# tensorboardX leaves its file open where it cannot flush it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_goes_on_once_a_full_disk_has_room(fedcli: Fedcli, mount: Mount, kind: str) -> None:
+    disk = mount(6000)
+    assert fedcli("train", *DATA, *KINDS[kind], "--rounds", 15, "--out", "straight").code == 0
+    assert fedcli("train", *DATA, *KINDS[kind], "--rounds", 3, "--out", "disk/run").code == 0
+    run = disk / "run"
+    begun = outcome(run)
+    faults = set()
+    for pages in (0, 1, 2, 3, 5, 8, 12):
+        ballast = fill(disk, leaving=4096 * pages)
+        before = run_dir.checkpoint_rounds(run)[-1]
+        done = fedcli("train", "--resume", "disk/run", "--rounds", 15, "-q")
+        assert_is_one_line(done, "disk/run")
+        faults.add(done.err)
+        assert checkpoint.load(run_dir.latest_checkpoint(run)).round_num >= before
+        assert fedcli("eval", "disk/run").code == 0
+        ballast.unlink()
+    assert len(faults) > 2  # it was not always the same file
+    assert begun["last"] == "round-000003.h5"
+    assert fedcli("train", "--resume", "disk/run", "--rounds", 15, "-q").code == 0
+    assert outcome(run) == outcome(disk.parent / "straight")
+
+
+def test_a_read_only_run_is_read_but_not_continued(fedcli: Fedcli, mount: Mount) -> None:
+    disk = mount(2000)
+    assert fedcli("train", *DATA, *RECORDS, "--rounds", 3, "--out", "disk/run").code == 0
+    reads = [
+        ("eval", "disk/run"),
+        ("report", "disk/run", "--clients-csv", "clients.csv"),
+        ("export", "disk/run", "weights.npz"),
+    ]
+    told = [fedcli(*command) for command in reads]
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    for rounds in ((), ("--rounds", 9)):
+        done = fedcli("train", "--resume", "disk/run", *rounds)
+        assert_is_one_line(done, "disk/run", "Read-only file system")
+    assert_is_one_line(fedcli("train", *DATA, "--out", "disk/new"), "disk/new")
+    assert_is_one_line(fedcli("export", "disk/run", "disk/w.npz"), "disk/w.npz")
+    assert [fedcli(*command) for command in reads] == told
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_write_permission_is_read_but_not_continued(
+    fedcli: Fedcli, tmp_path: Path
+) -> None:
+    assert fedcli("train", *DATA, "--rounds", 3, "--out", "run").code == 0
+    for path in (tmp_path / "run", *(tmp_path / "run").rglob("*")):
+        path.chmod(0o500 if path.is_dir() else 0o400)
+    assert_is_one_line(fedcli("train", "--resume", "run", "--rounds", 9), "Permission denied")
+    assert fedcli("eval", "run").code == 0
+
+
+@pytest.mark.parametrize("kibibytes", [50, 64])
+def test_a_file_that_may_not_grow_stops_a_run_that_goes_on_later(
+    fedcli: Fedcli,
+    tmp_path: Path,
+    command: list[str],
+    process_arguments: dict[str, Any],
+    kibibytes: int,
+) -> None:
+    """As with a quota: metrics.jsonl outgrows the limit in the midst of a line."""
+    arguments = ("train", *DATA, "--rounds", "300", "--csv", "--record-clients", "--out")
+    assert fedcli(*arguments, "straight").code == 0
+    limit = 1024 * kibibytes
+    assert (tmp_path / "straight" / "metrics.jsonl").stat().st_size > limit
+
+    def forbid() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+    done = subprocess.run(
+        [*command, *arguments, "run"],
+        capture_output=True,
+        cwd=tmp_path,
+        preexec_fn=forbid,
+        check=False,
+        **process_arguments,
+    )
+    assert_is_one_line(Outcome(done.returncode, done.stdout, done.stderr), "run/")
+    last = checkpoint.load(run_dir.latest_checkpoint(tmp_path / "run"))
+    assert 0 < last.round_num < 300
+    assert fedcli("eval", "run").code == 0
+    assert fedcli("train", "--resume", "run", "-q").code == 0
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")
