@@ -102,7 +102,7 @@ void fed_batch_carve(fed_batch *batch, fed_carver *c) {
                 c, num_front_blocks(batch->batch_size) * stage->packed_size, sizeof(float));
         piece_size = fed_larger(piece_size, stage->piece_size);
     }
-    if (batch->is_training)
+    if (batch->is_training && net->has_dropout)
         batch->dropout = fed_carve(c, batch->batch_size, sizeof *batch->dropout);
     const size_t num_workers = (size_t)batch->num_workers;
     batch->scratch_bytes = scratch_bytes;
@@ -138,6 +138,7 @@ void fed_batch_derive(const fed_batch *batch, const float *params) {
 /* Each visit of an example has its own stretch of the client's stream, so that it does not matter
  * who draws it when. */
 void fed_batch_open_dropout(const fed_batch *batch, const fed_key *key, size_t first_visit) {
+    if (batch->dropout == NULL) return;
     for (size_t b = 0; b < batch->batch_size; b++) {
         fed_rng_init(&batch->dropout[b], key);
         batch->dropout[b].counter[0] = (uint64_t)(first_visit + b) << FED_DROPOUT_BLOCK_BITS;
@@ -184,7 +185,7 @@ static fed_pass example_pass(const fed_batch *batch, const float *params, size_t
         pass.out_gradient = gradient_at(batch, s + 1, b, block);
         pass.in_gradient = s > 0 ? gradient_at(batch, s, b, block) : NULL;
         pass.gradient = batch->by_params[s] + block * stage->packed_size;
-        pass.dropout = &batch->dropout[b];
+        if (batch->dropout != NULL) pass.dropout = &batch->dropout[b];
     }
     return pass;
 }

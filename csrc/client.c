@@ -228,18 +228,12 @@ static void local_step(const local *m, const moves *how, const fed_local_step *a
         fed_step_run(how->step, at, 0, at->num_params, m->gradient);
 }
 
-static int has_dropout(const fed_net *net) {
-    for (size_t l = 0; l < net->model->num_layers; l++)
-        if (net->model->layers[l].kind == FED_DROPOUT) return 1;
-    return 0;
-}
-
 /* Epochs that need no pass of their own: at the same parameters, without masks, each is as the
  * first. 1: all need one. */
 static size_t equal_epochs(const local *m, const moves *how) {
     const fed_client *client = m->client;
     const int is_whole = how->num_visits == client->plan.epochs * client->num_examples;
-    return how->only_gradient && is_whole && !has_dropout(m->batch.net) ? client->plan.epochs : 1;
+    return how->only_gradient && is_whole && !m->batch.net->has_dropout ? client->plan.epochs : 1;
 }
 
 /* All local steps of a client; server and origin (in) and params (out) as the batch's net packs

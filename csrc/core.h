@@ -77,6 +77,7 @@ typedef struct fed_net {
     size_t num_front; /* stages before the first dense one: an example goes through all of them
                          before the next example does */
     size_t size;      /* of the packed parameters */
+    int has_dropout;
 } fed_net;
 
 /* What one example meets in one stage. */
@@ -305,7 +306,7 @@ typedef struct fed_batch {
     float *derived[FED_MAX_LAYERS];
     float *by_params[FED_MAX_LAYERS]; /* [blocks, packed_size]: an example-wise stage's gradient */
     float *lanes[FED_MAX_LAYERS];     /* [blocks, O, FED_LANES] of the first and last stage */
-    fed_rng *dropout;                 /* [B], where masks are drawn from */
+    fed_rng *dropout; /* [B], where masks are drawn from; NULL: there is no dropout */
     float *pieces;                    /* [num_workers, piece_size] */
     char *scratch;                    /* [num_workers, scratch_bytes] */
     size_t piece_size, scratch_bytes; /* largest of all stages */

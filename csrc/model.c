@@ -175,9 +175,11 @@ void fed_net_lay_out(fed_net *net, const fed_model *model) {
     net->model = model;
     net->kernels = fed_active_kernels();
     net->num_stages = net->size = 0;
+    net->has_dropout = 0;
     for (size_t l = 0; l < model->num_layers;) {
         fed_stage *stage = &net->stages[net->num_stages++];
         l += set_stage(stage, model, l);
+        net->has_dropout |= stage->layer->kind == FED_DROPOUT;
         stage->start = net->size;
         net->size += stage->packed_size;
     }
