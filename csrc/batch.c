@@ -276,8 +276,13 @@ void fed_batch_forward(const fed_batch *batch, const float *params, size_t num_r
 
 /* ---- Back ------------------------------------------------------------------------------------ */
 
-void fed_update_piece(const fed_update *update, size_t start, size_t num) {
-    fed_step_run(update->step, update->at, start, num, update->piece);
+void fed_update_take(const fed_update *update, size_t start, size_t num) {
+    const fed_shift *shift = update->shift;
+    if (update->sum == NULL)
+        fed_step_run(update->step, update->at, start, num, update->piece);
+    else if (shift != NULL)
+        update->at->kernels->shrink_and_move(update->sum + start, shift->vector + start, num,
+                                             shift->kept, shift->rate);
 }
 
 /* Adds up the blocks' gradients, in order, and hands over the sum. */
@@ -289,10 +294,12 @@ static void update_stage(const fed_batch *batch, size_t s, size_t num_blocks,
     if (size == 0) return;
     for (size_t block = 1; block < num_blocks; block++)
         batch->net->kernels->add(total, total + block * size, size);
-    if (update->sum != NULL)
-        batch->net->kernels->add(update->sum + stage->start, total, size);
-    else
+    if (update->sum == NULL) {
         fed_step_run(update->step, update->at, stage->start, size, total);
+    } else {
+        batch->net->kernels->add(update->sum + stage->start, total, size);
+        fed_update_take(update, stage->start, size);
+    }
 }
 
 static void clear_by_params(const fed_batch *batch, size_t s, size_t block) {

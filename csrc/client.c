@@ -213,19 +213,23 @@ static void go_over_batch(const local *m, const float *params, size_t num_rows, 
 static void local_step(const local *m, const moves *how, const fed_local_step *at, size_t num_rows,
                        size_t first_visit, fed_score *score) {
     const float *params = how->only_gradient ? at->server_params : at->params;
-    const fed_update update = choose_update(m, how, at);
+    fed_update update = choose_update(m, how, at);
     if (m->gradient != NULL) memset(m->gradient, 0, at->num_params * sizeof *m->gradient);
     const float scale = choose_scale(how, at->rate_factor, num_rows);
+    fed_shift shift;
+    const fed_shift *last = NULL;
+    if (m->drift_vector != NULL) {
+        shift = fed_drift_shift(how->drift, m->drift_vector, at->rate_factor);
+        last = &shift;
+    }
+    update.shift = how->has_anchor ? NULL : last;
     go_over_batch(m, params, num_rows, first_visit, scale, &update, score);
     if (how->has_anchor) {
         fed_score of_server = {0, 0};
+        update.shift = last;
         go_over_batch(m, at->server_params, num_rows, first_visit, -scale, &update, &of_server);
     }
-    if (how->drift != NULL)
-        fed_drift_move(how->drift, at->kernels, m->drift_vector, at->rate_factor, at->params,
-                       at->num_params);
-    else if (m->gradient != NULL)
-        fed_step_run(how->step, at, 0, at->num_params, m->gradient);
+    if (m->gradient != NULL) fed_step_run(how->step, at, 0, at->num_params, m->gradient);
 }
 
 /* Epochs that need no pass of their own: at the same parameters, without masks, each is as the

@@ -65,7 +65,7 @@ typedef struct fed_stage {
     size_t saved_bytes;        /* what forward leaves for backward, an example */
     size_t scratch_bytes;      /* for the length of a call */
     size_t derived_size;       /* floats: its weights once more, as forward wants them */
-    size_t piece_size; /* floats: the largest piece its backward hands to fed_update_piece */
+    size_t piece_size;         /* floats: the largest piece its backward hands to fed_update_take */
 } fed_stage;
 
 /* A model laid out for the kernels. */
@@ -97,19 +97,30 @@ typedef struct fed_pass {
     float *gradient;     /* packed, the stage's own: its parameters' gradient is *added* */
 } fed_pass;
 
+/* How parameters move beside following their gradient: params = kept * params - rate * vector. */
+typedef struct fed_shift {
+    const float *vector; /* packed */
+    float kept, rate;
+} fed_shift;
+
 /* Who takes a parameter gradient: a sum of it, which may be the parameters themselves (plain SGD is
  * an accumulation with a scaled gradient), or the client step, a piece at a time. */
 typedef struct fed_update {
-    float *sum; /* packed, the whole net's; NULL: the step takes it */
+    float *sum;             /* packed, the whole net's; NULL: the step takes it */
+    const fed_shift *shift; /* what is done to the sum once a gradient is in it; NULL: nothing */
     const struct fed_step *step;
     const struct fed_local_step *at;
     float *piece;      /* [piece_size] for each worker */
     size_t piece_size; /* the net's largest */
 } fed_update;
 
-/* Hands over update->piece[0..num) as the gradient of packed parameters start..start+num; only
- * where update->sum is NULL. */
-void fed_update_piece(const fed_update *update, size_t start, size_t num);
+/* Where the gradient by packed parameters from start on is put: added to what the sum holds, or
+ * into a piece. */
+static inline float *fed_update_target(const fed_update *update, size_t start) {
+    return update->sum != NULL ? update->sum + start : update->piece;
+}
+/* Parameters start..start+num have got all of it; while it is still in the cache. */
+void fed_update_take(const fed_update *update, size_t start, size_t num);
 
 /* What a batch meets in a dense stage. Rows are one example's values each. */
 typedef struct fed_batch_pass {
@@ -210,7 +221,7 @@ typedef struct fed_narrow {
     size_t num_kept, num_fixed;  /* groups */
     uint32_t *kept_groups;       /* [num_kept], ascending */
     uint32_t *fixed_groups;      /* [num_fixed], ascending */
-    float *direction;            /* [num_fixed, FED_GROUP]: the fixed pixels, as a unit vector */
+    float *direction;            /* [padded num_pixels]: the fixed ones as a unit vector, else 0 */
     float length;                /* theirs as they are: the value of the one input */
     uint8_t *scratch;            /* [an image's bytes] */
 } fed_narrow;
@@ -307,8 +318,8 @@ typedef struct fed_batch {
     float *by_params[FED_MAX_LAYERS]; /* [blocks, packed_size]: an example-wise stage's gradient */
     float *lanes[FED_MAX_LAYERS];     /* [blocks, O, FED_LANES] of the first and last stage */
     fed_rng *dropout; /* [B], where masks are drawn from; NULL: there is no dropout */
-    float *pieces;                    /* [num_workers, piece_size] */
-    char *scratch;                    /* [num_workers, scratch_bytes] */
+    float *pieces;    /* [num_workers, piece_size] */
+    char *scratch;    /* [num_workers, scratch_bytes] */
     size_t piece_size, scratch_bytes; /* largest of all stages */
 } fed_batch;
 
@@ -377,14 +388,13 @@ int fed_drift_init(fed_drift *drift, const fed_step *step, const fed_frozen *fro
 int fed_drift_has_vector(const fed_drift *drift);
 /* Its vector, packed for the full net. */
 void fed_drift_vector(const fed_drift *drift, const fed_net *net, float *vector /* out */);
-/* The vector becomes what fed_drift_move wants; both it and server are packed for `net`. */
+/* The vector becomes what fed_drift_shift wants; both it and server are packed for `net`. */
 void fed_drift_pull(const fed_drift *drift, const fed_net *net, const float *server,
                     float *vector /* in-out */);
 /* What gradients are multiplied with as they are taken off the parameters. */
 float fed_drift_gradient_rate(const fed_drift *drift, double rate_factor);
-/* Ends a local step once that is done. */
-void fed_drift_move(fed_drift *drift, const fed_kernels *kernels, const float *vector /* or NULL */,
-                    double rate_factor, float *params /* in-out */, size_t num_params);
+/* What else a local step does, once that is done: is counted as a step. */
+fed_shift fed_drift_shift(fed_drift *drift, const float *vector /* borrowed */, double rate_factor);
 
 /* What the clients of a call share. */
 typedef struct fed_training {
