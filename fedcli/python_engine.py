@@ -147,7 +147,7 @@ class PythonEngine:
                 )
                 stats = self._start(network, dataset, round_num, occurrence)
                 with np.errstate(over="ignore", invalid="ignore"):  # infinity - infinity
-                    delta = steps.run(dataset, round_num, occurrence, stats) - params
+                    delta = steps.run(dataset, round_num, occurrence, stats)
                 if np.isfinite(delta).all():
                     self._finish(network, stats)
                 else:
@@ -300,8 +300,11 @@ class _LocalSteps:
     def run(
         self, dataset: BatchedDataset, round_num: int, occurrence: int, stats: NDArray[np.void]
     ) -> Params:
-        """Returns the client's parameters after its last step; counts in `stats`."""
+        """Returns the client's model delta; counts in `stats`."""
         network, params = self._network, self._server.copy()
+        minus_gradient = np.zeros_like(
+            params
+        )  # apart from params, beside which it would lose digits
         slots = np.empty((0, len(params)), np.float32)
         if self._frozen is None and not self._takes_gradient:
             slots = backend.initial_slots(self._rows, len(params))
@@ -316,7 +319,7 @@ class _LocalSteps:
             _count(stats, result.loss_sum, result.num_correct, len(labels))
             if self._takes_gradient:
                 with np.errstate(over="ignore", invalid="ignore"):
-                    params -= result.gradient * np.float32(len(labels) / num_visits)
+                    minus_gradient -= result.gradient * np.float32(len(labels) / num_visits)
                 continue
             if self._frozen is not None:
                 step_num, slots = self._frozen.step_num, self._frozen_slots()
@@ -324,7 +327,7 @@ class _LocalSteps:
             self._step(step_num, params, result.gradient, slots, factor)
             num_steps += 1
             network.set_params(params)
-        return params
+        return minus_gradient if self._takes_gradient else params - self._server
 
     def _step(
         self, step_num: int, params: Params, gradient: Params, slots: Params, rate_factor: float

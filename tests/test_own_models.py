@@ -30,7 +30,7 @@ from fedcli import (
     rounds,
 )
 from fedcli import config as configs
-from fedcli.backend import CancelFlag, Cancelled, ThreadEngine
+from fedcli.backend import CancelFlag, Cancelled, StepKind, ThreadEngine
 from fedcli.batches import from_arrays
 from fedcli.errors import ConfigError, DataError, ModelError
 from fedcli.learning import LearningProcess
@@ -165,6 +165,36 @@ def test_rounds_are_those_of_the_core(name: str, algorithm: str) -> None:
     for own, core in zip(found[1], expected[1], strict=True):
         assert own["finalizer"] == core["finalizer"]
         assert own["aggregator"].keys() == core["aggregator"].keys()
+
+
+@pytest.mark.parametrize("is_own", [False, True], ids=["core", "own model"])
+def test_mean_gradients_keep_their_digits_beside_large_weights(is_own: bool) -> None:
+    """Gradients of 1e-6 beside weights of 8, whose last bit is 1e-6."""
+    random = np.random.default_rng(5)
+    labels = random.integers(0, NUM_CLASSES, 40, dtype=np.int32)
+    pixels = 1e-5 * random.random((40, *SHAPE), dtype=np.float32)
+    dataset = from_arrays(pixels, labels).client.preprocess(batch_size=7)
+    model = wrap(Small) if is_own else softmax_regression(SHAPE, NUM_CLASSES)
+    engine = PythonEngine(model) if isinstance(model, PythonModel) else ThreadEngine(2)
+    params = np.full(model.layout.num_params, 8.0, np.float32)
+    result = engine.train_cohort(
+        model.layout,
+        [(StepKind.GRADIENT, ())],
+        params,
+        (dataset,),
+        round_num=0,
+        weighting="uniform",
+    )
+    # All weights alike, so are the probabilities.
+    residuals = 1.0 / NUM_CLASSES - np.eye(NUM_CLASSES)[labels]
+    images = pixels.reshape(40, -1).astype(np.float64)
+    kernel, bias = images.T @ residuals / 40, residuals.mean(axis=0)
+    found = result.delta_sum[: kernel.size].reshape(kernel.shape)
+    # Some forty float32 additions, of numbers that are no larger than this.
+    largest = np.abs(kernel).max()
+    assert largest < 3e-6
+    np.testing.assert_allclose(found, -kernel, rtol=0, atol=40 * 2**-24 * largest)
+    np.testing.assert_allclose(result.delta_sum[kernel.size :], -bias, rtol=0, atol=1e-6)
 
 
 def test_sum_of_deltas_is_the_core_s_to_the_byte(seed: int) -> None:
