@@ -15,6 +15,7 @@
  *   model.c   the model table: checked, and laid out as stages for the kernels
  *   layers/   how each kind of layer is packed and computes; a new kind is a new file
  *   step.c    the client-step table: how a gradient moves the parameters
+ *   adafactor.c  the one step that looks at a tensor's rows and columns
  *   drift.c   steps whose gradients go right into the parameters, and what else moves these
  *   sum.c     the ordered sum of model deltas
  *
@@ -182,6 +183,9 @@ int fed_net_init(fed_net *net, const fed_model *model);
 void fed_net_lay_out(fed_net *net, const fed_model *model);
 void fed_net_pack(const fed_net *net, const float *flat /* [P] */, float *packed /* out */);
 void fed_net_unpack(const fed_net *net, const double *packed, double *flat /* out [P] */);
+/* The same of floats. */
+void fed_net_flatten(const fed_net *net, const float *packed,
+                     double *scratch /* [packed size + P] */, float *flat /* out [P] */);
 /* Writes after - before. */
 void fed_net_unpack_delta(const fed_net *net, const float *after, const float *before,
                           double *scratch /* [packed size + P] */, float *flat /* out [P] */);
@@ -264,23 +268,43 @@ int fed_step_has(const fed_step *step, int kind);
 /* 1 if every row acts on each parameter by itself, so that a step can be done in pieces. */
 int fed_step_is_elementwise(const fed_step *step);
 
+/* 1 if a row looks at each of the model's tensors: then all vectors of its local steps are flat. */
+int fed_step_needs_tensors(const fed_step *step);
+/* 1 if it does not, or these are tensors that add up to so many parameters. */
+int fed_step_takes_tensors(const fed_step *step, const fed_tensors *tensors, size_t num_params);
+
 /* A local step of a client. */
 typedef struct fed_local_step {
     const fed_kernels *kernels;
     size_t step_num;            /* in this round, from 1 */
-    size_t num_params;          /* packed */
+    size_t num_params;          /* packed, or flat: see fed_step_needs_tensors */
     float *params;              /* in-out [num_params] */
     const float *server_params; /* [num_params] */
     float *slots;               /* in-out [slots, num_params] */
     const float *frozen_slots;  /* what they are before this step; NULL: what the last one left */
     const float *linear;        /* [num_params], or NULL: zeros */
     double rate_factor;         /* share of the learning rate */
+    const fed_tensors *tensors; /* NULL where the step does not look at them */
 } fed_local_step;
 
 /* Moves parameters start..start+num by their gradient; all of them in one call where the step is
  * not elementwise. */
 void fed_step_run(const fed_step *step, const fed_local_step *at, size_t start, size_t num,
                   float *gradient /* in, scratch [num] */);
+
+/* ---- adafactor.c ---- */
+
+/* The numbers of one step. */
+typedef struct fed_adafactor {
+    double rate, kept; /* share of the mean squares that is kept */
+    double epsilon_1, epsilon_2, clip_threshold;
+} fed_adafactor;
+
+/* Moves one tensor, and the mean squares of its rows and columns; a vector's are in `rows`. */
+void fed_adafactor_move(const fed_adafactor *how, const fed_kernels *kernels,
+                        const fed_tensor *tensor, float *params /* in-out */,
+                        float *gradient /* in, scratch */, float *rows /* in-out, as all below */,
+                        float *columns);
 
 /* ---- batch.c ---- */
 
@@ -402,6 +426,7 @@ typedef struct fed_training {
     const fed_step *step;
     const fed_frozen *frozen;   /* or NULL */
     const double *rate_factors; /* see fed_terms; or NULL */
+    const fed_tensors *tensors; /* the same */
     const float *server;        /* packed */
     const float *origin;        /* packed: where parameters start, the server's or, where gradients
                                    are taken, zeros */

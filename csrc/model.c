@@ -212,6 +212,13 @@ void fed_net_unpack(const fed_net *net, const double *packed, double *flat) {
     }
 }
 
+void fed_net_flatten(const fed_net *net, const float *packed, double *scratch, float *flat) {
+    double *doubles = scratch + net->size;
+    for (size_t i = 0; i < net->size; i++) scratch[i] = (double)packed[i];
+    fed_net_unpack(net, scratch, doubles);
+    net->kernels->to_floats(doubles, net->model->num_params, flat);
+}
+
 void fed_net_unpack_delta(const fed_net *net, const float *after, const float *before,
                           double *scratch, float *flat) {
     double *packed = scratch, *doubles = scratch + net->size;

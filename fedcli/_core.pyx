@@ -7,6 +7,7 @@ from libc.stdlib cimport calloc, free
 
 from fedcli._fed cimport *
 
+import math
 import os
 
 import numpy as np
@@ -133,15 +134,34 @@ cdef class Model:
             raise ValueError(f"{size} parameters given, the model has {self.table.num_params}")
 
 
+cdef fed_tensor make_tensor(shape):
+    """Matrices over the last two axes, or a vector."""
+    cdef fed_tensor made
+    if len(shape) > 1 and math.prod(shape) > 0:
+        made.num_matrices = math.prod(shape[:-2])
+        made.num_rows, made.num_columns = shape[-2:]
+    else:
+        made.num_matrices, made.num_rows, made.num_columns = 1, 0, math.prod(shape)
+    return made
+
+
 cdef class Step:
-    """A client-step table; rows are (kind, options), at most 8 options each."""
+    """A client-step table; rows are (kind, options), at most 8 options each, shapes those of the
+    tensors that the parameters are made of, for rows that look at them."""
     cdef fed_step table
     cdef fed_step_row *rows
+    cdef fed_tensors tensors
+    cdef fed_tensor *each
 
-    def __cinit__(self, rows):
+    def __cinit__(self, rows, shapes=()):
         self.rows = <fed_step_row *> calloc(max(len(rows), 1), sizeof(fed_step_row))
-        if self.rows == NULL:
+        self.each = <fed_tensor *> calloc(max(len(shapes), 1), sizeof(fed_tensor))
+        if self.rows == NULL or self.each == NULL:
             raise MemoryError
+        for t, shape in enumerate(shapes):
+            self.each[t] = make_tensor(shape)
+        self.tensors.each = self.each
+        self.tensors.num = len(shapes)
         for r, (kind, options) in enumerate(rows):
             if len(options) > 8:
                 raise ValueError(f"a client-step row has at most 8 options, not {len(options)}")
@@ -154,6 +174,7 @@ cdef class Step:
 
     def __dealloc__(self):
         free(self.rows)
+        free(self.each)
 
     @property
     def num_slots(self):
@@ -179,8 +200,9 @@ cdef class Step:
                              f" not [{self.num_slots}, {num_params}]")
         if num_params == 0:
             return
-        check(fed_step_apply(&self.table, step_num, num_params, &params[0], &server_params[0],
-                             &gradient[0], &slots[0, 0] if slots.shape[0] > 0 else NULL))
+        check(fed_step_apply(&self.table, &self.tensors, step_num, num_params, &params[0],
+                             &server_params[0], &gradient[0],
+                             &slots[0, 0] if slots.shape[0] > 0 else NULL))
 
 
 cdef class Plan:
@@ -370,7 +392,8 @@ cdef class Terms:
             self.table.num_rate_factors = len(rate_factors)
 
     cdef check(self, Step step, Model model):
-        """Points the table at the slots once their shape is known to fit."""
+        """Points the table at the step's tensors, and at the slots if their shape fits."""
+        self.table.tensors = &step.tensors
         if self.slots is None or self.slots.shape[0] == step.num_slots == 0:
             return
         if (<size_t> self.slots.shape[0], <size_t> self.slots.shape[1]) != (

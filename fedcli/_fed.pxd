@@ -60,10 +60,16 @@ cdef extern from "fed.h" nogil:
     ctypedef struct fed_step:
         const fed_step_row *rows
         size_t num_rows
+    ctypedef struct fed_tensor:
+        size_t num_matrices, num_rows, num_columns
+    ctypedef struct fed_tensors:
+        const fed_tensor *each
+        size_t num
     int fed_step_check(const fed_step *)
     size_t fed_step_slots(const fed_step *)
     void fed_step_init_slots(const fed_step *, size_t, float *)
-    int fed_step_apply(const fed_step *, size_t, size_t, float *, const float *, float *, float *)
+    int fed_step_apply(const fed_step *, const fed_tensors *, size_t, size_t, float *,
+                       const float *, float *, float *)
 
     enum:
         FED_PIXELS_UINT8, FED_PIXELS_FLOAT32
@@ -113,6 +119,7 @@ cdef extern from "fed.h" nogil:
         size_t frozen_step_num
         const double *rate_factors
         size_t num_rate_factors
+        const fed_tensors *tensors
     int fed_train_cohort(fed_team *, const fed_model *, const fed_step *, const float *,
                          const fed_client *, size_t, const fed_terms *, const atomic_int *,
                          fed_sum *, fed_client_stats *, fed_fault *)

@@ -65,6 +65,7 @@ class StepKind(IntEnum):
     CLIP = 8
     LINEAR = 9
     ANCHOR = 10
+    ADAFACTOR = 11
 
 
 T = TypeVar("T")
@@ -285,7 +286,7 @@ class ThreadEngine:
             Cancelled: `cancel` was raised.
             DataError: A client's images do not fit the model, or a label is outside its classes.
         """
-        step, flag = _core.Step(rows), cancel or CancelFlag()
+        step, flag = _core.Step(rows, layout.shapes), cancel or CancelFlag()
         own = per_client or _NOTHING_PER_CLIENT
 
         def train() -> CohortResult:
@@ -598,6 +599,7 @@ def apply_step(
     server_params: NDArray[np.float32],
     gradient: NDArray[np.float32],
     slots: NDArray[np.float32],
+    shapes: Sequence[tuple[int, ...]] = (),
 ) -> None:
     """Takes one local step of the core in place; `gradient` is scratch afterwards.
 
@@ -608,8 +610,10 @@ def apply_step(
         server_params: [num_params].
         gradient: [num_params].
         slots: What `initial_slots` returned, moved.
+        shapes: Of the tensors that lie side by side in `params`; only Adafactor's row looks at
+            them.
     """
-    _core.Step(rows).apply(step_num, params, server_params, gradient, slots)
+    _core.Step(rows, shapes).apply(step_num, params, server_params, gradient, slots)
 
 
 def initial_slots(rows: Sequence[StepRow], num_params: int) -> NDArray[np.float32]:

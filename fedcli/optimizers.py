@@ -123,26 +123,17 @@ class Optimizer:
 
         Args:
             terms: Rows of what an algorithm adds to the gradient, once that is clipped.
-
-        Raises:
-            ConfigError: The core does not have it: see `registry.OptimizerEntry`.
         """
-        registry.check_client_optimizer(self.name)
         clip = [] if self.clip_norm is None else [(StepKind.CLIP, (self.clip_norm,))]
-        row = RULES[self.name].row
-        assert row is not None
-        return [*clip, *terms, row(self)]
+        return [*clip, *terms, RULES[self.name].row(self)]
 
 
 class Rule(NamedTuple):
-    """The code of one optimizer; `step` returns what is *subtracted* from the parameters.
-
-    `row` is None where the core does not have it.
-    """
+    """The code of one optimizer; `step` returns what is *subtracted* from the parameters."""
 
     init: Callable[[Optimizer, Params], OptState]
     step: Callable[[Optimizer, Params, OptState, Params], tuple[Params, OptState]]
-    row: Callable[[Optimizer], StepRow] | None
+    row: Callable[[Optimizer], StepRow]
 
 
 def frozen_slots(state: Mapping[str, Any]) -> FrozenSlots:
@@ -326,6 +317,14 @@ def _adafactor_step(
     return factored.step(shapes, rate, options, gradient, state, params)
 
 
+def _adafactor_row(optimizer: Optimizer) -> StepRow:
+    names = ("beta_2_decay", "epsilon_1", "epsilon_2", "clip_threshold", "relative_step")
+    return StepKind.ADAFACTOR, (
+        optimizer.learning_rate,
+        *(float(optimizer.options[name]) for name in names),
+    )
+
+
 # ---- What they share ---------------------------------------------------------------------------
 
 
@@ -354,7 +353,7 @@ RULES: dict[str, Rule] = {
     "adagrad": Rule(_adagrad_init, _adagrad_step, _adagrad_row),
     "yogi": Rule(_moments_init, _yogi_step, _yogi_row),
     "rmsprop": Rule(_rmsprop_init, _rmsprop_step, _rmsprop_row),
-    "adafactor": Rule(_adafactor_init, _adafactor_step, None),
+    "adafactor": Rule(_adafactor_init, _adafactor_step, _adafactor_row),
 }
 
 
@@ -555,7 +554,9 @@ def adafactor(
     clip_threshold: float = 1.0,
     relative_step: bool = True,
 ) -> Optimizer:
-    """Returns Adafactor (Shazeer and Stern 2018), for the server; see `fedcli.adafactor`.
+    """Returns Adafactor (Shazeer and Stern 2018, https://arxiv.org/abs/1804.04235).
+
+    What it keeps of each tensor, and its step, are in `fedcli.adafactor`.
 
     Args:
         learning_rate: Step size relative to the weights', >= 0; TFF's is 0.001.

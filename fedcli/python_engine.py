@@ -141,6 +141,7 @@ class PythonEngine:
                     rows,
                     params,
                     frozen=frozen,
+                    shapes=layout.shapes,
                     rate_factor=rate_factor,
                     linear=linear,
                     cancel=cancel,
@@ -282,6 +283,7 @@ class _LocalSteps:
         params: Params,
         *,
         frozen: FrozenSlots | None,
+        shapes: Sequence[tuple[int, ...]],
         rate_factor: Callable[[int], float] | None,
         linear: Params | None,
         cancel: CancelFlag | None,
@@ -294,6 +296,7 @@ class _LocalSteps:
         self._rows = rows
         self._server = params
         self._frozen = frozen
+        self._shapes = shapes
         self._cancel = cancel
         self._takes_gradient = rows[0][0] == StepKind.GRADIENT
 
@@ -338,7 +341,9 @@ class _LocalSteps:
         if self._has_linear:  # which the core adds in cohorts alone
             gradient = self._with_terms(params, gradient)
             before = ()
-        backend.apply_step([*before, last], step_num, params, self._server, gradient, slots)
+        backend.apply_step(
+            [*before, last], step_num, params, self._server, gradient, slots, self._shapes
+        )
 
     def _with_terms(self, params: Params, gradient: Params) -> Params:
         """The gradient after all rows but the last, in their order."""

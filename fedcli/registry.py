@@ -77,22 +77,10 @@ class OptimizerEntry(Entry):
     """A row of `OPTIMIZERS`.
 
     Attributes:
-        why_not_local: Why it takes no local steps; empty: it does.
+        is_elementwise: Whether it moves each weight by what it keeps of that weight alone.
     """
 
-    why_not_local: str = ""
-
-
-def check_client_optimizer(name: str, label: str = "client optimizer") -> None:
-    """Refuses an optimizer that takes no local steps.
-
-    Raises:
-        ConfigError: It is such a one; the message starts with `label`.
-    """
-    reason = OPTIMIZERS[name].why_not_local
-    if reason:
-        others = ", ".join(each for each, row in OPTIMIZERS.items() if not row.why_not_local)
-        raise ConfigError(f"{label} {name}: {reason}; choose one of {others}")
+    is_elementwise: bool = True
 
 
 @dataclass(frozen=True)
@@ -295,8 +283,8 @@ OPTIMIZERS = _table(
     ),
     OptimizerEntry(
         "adafactor",
-        "Server only: gradients over the root of their mean squares, kept as row and column means; "
-        "steps in proportion to the weights.",
+        "Gradients over the root of their mean squares, kept as row and column means; steps in "
+        "proportion to the weights.",
         "Shazeer and Stern 2018, arXiv 1804.04235; TFF learning/optimizers/adafactor.py",
         (
             Option(
@@ -317,7 +305,7 @@ OPTIMIZERS = _table(
             ),
             Option("relative_step", True, "Hold the rate to 1 / sqrt(step)."),
         ),
-        why_not_local="it needs the rows and columns of tensors, which only the server has",
+        is_elementwise=False,
     ),
 )
 

@@ -139,24 +139,31 @@ OPTIMIZERS: dict[str, optimizers.Optimizer] = {
     "yogi": optimizers.yogi(0.01),
     "rmsprop": optimizers.rmsprop(0.01),
     "clipped": optimizers.clip_gradients(optimizers.sgd(0.1), 0.3),
+    "adafactor": optimizers.adafactor(0.01, epsilon_1=1e-6),
 }
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("algorithm", ["fedavg", "fedprox", "fedsgd", "mime-lite"])
+@pytest.mark.parametrize("algorithm", ["fedavg", "fedprox", "fedsgd", "mime-lite", "feddyn"])
 def test_rounds_are_those_of_the_core(name: str, algorithm: str) -> None:
     if algorithm == "fedsgd" and name != "sgd":
         pytest.skip("fedsgd has no client optimizer")
+    if algorithm == "mime-lite" and name == "adafactor":
+        pytest.skip("mime-lite freezes no state by tensor")
     built = algorithms.build(
         algorithm,
         None if algorithm == "fedsgd" else OPTIMIZERS[name],
         optimizers.sgd(1.0, 0.5),
-        weighting="uniform" if name == "adam" else "num-examples",
+        weighting="uniform" if name == "adam" or algorithm == "feddyn" else "num-examples",
         aggregator=aggregators.build("tff-robust" if name == "sgd" else "mean"),
         options={"proximal_strength": 0.1} if algorithm == "fedprox" else {},
     )
-    expected = run_rounds(learning.build_process(built, softmax_regression(SHAPE, NUM_CLASSES)))
-    found = run_rounds(learning.build_process(built, Small))
+    num_clients = len(SIZES)
+    built_in = learning.build_process(
+        built, softmax_regression(SHAPE, NUM_CLASSES), num_clients=num_clients
+    )
+    expected = run_rounds(built_in)
+    found = run_rounds(learning.build_process(built, Small, num_clients=num_clients))
     # Products in another order, float32; adaptive optimizers magnify rounding where gradients
     # are small.
     np.testing.assert_allclose(
