@@ -203,6 +203,9 @@ void fed_apply_activation(const fed_kernels *kernels, int activation, const fed_
 void fed_undo_activation(const fed_kernels *kernels, int activation, const fed_buffer *buffer,
                          const fed_shape *shape, const float *outputs,
                          float *gradient /* in-out */);
+/* A pass's forward and backward end and begin with the layer's activation. */
+void fed_activate_out(const fed_pass *pass);
+void fed_undo_out(const fed_pass *pass);
 
 /* ---- decode.c ---- */
 
