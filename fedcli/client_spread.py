@@ -57,6 +57,13 @@ def jain_index(values: NDArray[np.float64]) -> float:
     return float(values.sum()) ** 2 / (len(values) * squares) if squares else 1.0
 
 
+def _percentiles(values: NDArray[np.float64]) -> list[float]:
+    """As np.percentile, which imports numpy.ma: a twentieth of a short run's time."""
+    places = np.array(_PERCENTILES) / 100 * (len(values) - 1)
+    found: list[float] = np.interp(places, np.arange(len(values)), np.sort(values)).tolist()
+    return found
+
+
 def _spread(values: NDArray[np.float64], worst: int) -> dict[str, float]:
     """Figures of one measure; `worst` is 1 where a large value is bad, -1 where a small one is."""
     names = [f"p{each}" for each in _PERCENTILES]
@@ -67,6 +74,6 @@ def _spread(values: NDArray[np.float64], worst: int) -> dict[str, float]:
     return {
         "mean": float(values.mean()),
         "std": float(values.std()),
-        **dict(zip(names, np.percentile(values, _PERCENTILES).tolist(), strict=True)),
+        **dict(zip(names, _percentiles(values), strict=True)),
         "worst_decile": float(ordered[:num_worst].mean()),
     }
