@@ -109,6 +109,7 @@ class BuildCore(build_ext):
 
 
 if __name__ == "__main__":
-    parts = ["setup.py", *sorted(str(path) for path in Path("csrc").rglob("[!.]*.*"))]
+    sources = sorted(str(path) for path in Path("csrc").rglob("[!.]*.*"))
+    parts = ["setup.py", "fedcli/_fed.pxd", *sources]
     core = Extension("fedcli._core", ["fedcli/_core.pyx"], depends=parts, include_dirs=["csrc"])
     setup(ext_modules=[core], cmdclass={"build_ext": BuildCore})

@@ -102,7 +102,7 @@ void fed_batch_carve(fed_batch *batch, fed_carver *c) {
                 c, num_front_blocks(batch->batch_size) * stage->packed_size, sizeof(float));
         piece_size = fed_larger(piece_size, stage->piece_size);
     }
-    if (batch->is_training)
+    if (batch->is_training && net->has_dropout)
         batch->dropout = fed_carve(c, batch->batch_size, sizeof *batch->dropout);
     const size_t num_workers = (size_t)batch->num_workers;
     batch->scratch_bytes = scratch_bytes;
@@ -138,6 +138,7 @@ void fed_batch_derive(const fed_batch *batch, const float *params) {
 /* Each visit of an example has its own stretch of the client's stream, so that it does not matter
  * who draws it when. */
 void fed_batch_open_dropout(const fed_batch *batch, const fed_key *key, size_t first_visit) {
+    if (batch->dropout == NULL) return;
     for (size_t b = 0; b < batch->batch_size; b++) {
         fed_rng_init(&batch->dropout[b], key);
         batch->dropout[b].counter[0] = (uint64_t)(first_visit + b) << FED_DROPOUT_BLOCK_BITS;
@@ -184,7 +185,7 @@ static fed_pass example_pass(const fed_batch *batch, const float *params, size_t
         pass.out_gradient = gradient_at(batch, s + 1, b, block);
         pass.in_gradient = s > 0 ? gradient_at(batch, s, b, block) : NULL;
         pass.gradient = batch->by_params[s] + block * stage->packed_size;
-        pass.dropout = &batch->dropout[b];
+        if (batch->dropout != NULL) pass.dropout = &batch->dropout[b];
     }
     return pass;
 }
@@ -275,8 +276,13 @@ void fed_batch_forward(const fed_batch *batch, const float *params, size_t num_r
 
 /* ---- Back ------------------------------------------------------------------------------------ */
 
-void fed_update_piece(const fed_update *update, size_t start, size_t num) {
-    fed_step_run(update->step, update->at, start, num, update->piece);
+void fed_update_take(const fed_update *update, size_t start, size_t num) {
+    const fed_shift *shift = update->shift;
+    if (update->sum == NULL)
+        fed_step_run(update->step, update->at, start, num, update->piece);
+    else if (shift != NULL)
+        update->at->kernels->shrink_and_move(update->sum + start, shift->vector + start, num,
+                                             shift->kept, shift->rate);
 }
 
 /* Adds up the blocks' gradients, in order, and hands over the sum. */
@@ -288,10 +294,12 @@ static void update_stage(const fed_batch *batch, size_t s, size_t num_blocks,
     if (size == 0) return;
     for (size_t block = 1; block < num_blocks; block++)
         batch->net->kernels->add(total, total + block * size, size);
-    if (update->sum != NULL)
-        batch->net->kernels->add(update->sum + stage->start, total, size);
-    else
+    if (update->sum == NULL) {
         fed_step_run(update->step, update->at, stage->start, size, total);
+    } else {
+        batch->net->kernels->add(update->sum + stage->start, total, size);
+        fed_update_take(update, stage->start, size);
+    }
 }
 
 static void clear_by_params(const fed_batch *batch, size_t s, size_t block) {

@@ -29,6 +29,9 @@ typedef struct local {
     int32_t *labels;                      /* [B] */
     float *gradient;                      /* packed; only for a step that needs all of it at once */
     float *slots;                         /* [slots, packed] */
+    float *flat_params, *flat_server;     /* [P] each, only for a step that looks at tensors */
+    float *flat_gradient;                 /* as these */
+    double *flat_scratch;                 /* [packed + P] */
     float *linear;                        /* packed, or NULL */
     fed_drift *drift;                     /* see drift.c; or NULL */
     float *drift_vector, *wide_vector;    /* packed; NULL: it has none, or the net is not narrow */
@@ -40,9 +43,17 @@ typedef struct local {
 
 /* What a client needs beside the data's own sizes: scoring needs none of it. */
 typedef struct needs {
-    int is_training, may_narrow, whole_gradient, has_linear, drifts, num_workers;
+    int is_training, may_narrow, whole_gradient, on_tensors, has_linear, drifts, num_workers;
     size_t order_capacity, num_slots;
 } needs;
+
+static void carve_flat(local *m, fed_carver *c) {
+    const size_t num_params = m->batch.net->model->num_params;
+    m->flat_params = fed_carve(c, num_params, sizeof *m->flat_params);
+    m->flat_server = fed_carve(c, num_params, sizeof *m->flat_server);
+    m->flat_gradient = fed_carve(c, num_params, sizeof *m->flat_gradient);
+    m->flat_scratch = fed_carve(c, m->batch.net->size + num_params, sizeof *m->flat_scratch);
+}
 
 static void carve_local(local *m, fed_carver *c, size_t num_decoded, const needs *need) {
     const size_t size = m->batch.net->size;
@@ -52,6 +63,7 @@ static void carve_local(local *m, fed_carver *c, size_t num_decoded, const needs
     m->labels = fed_carve(c, m->batch_size, sizeof *m->labels);
     fed_batch_carve(&m->batch, c);
     if (need->whole_gradient) m->gradient = fed_carve(c, size, sizeof *m->gradient);
+    if (need->on_tensors) carve_flat(m, c);
     if (need->num_slots > 0) m->slots = fed_carve(c, need->num_slots * size, sizeof *m->slots);
     if (need->has_linear) m->linear = fed_carve(c, size, sizeof *m->linear);
     if (need->drifts) m->drift_vector = fed_carve(c, size, sizeof *m->drift_vector);
@@ -210,28 +222,43 @@ static void go_over_batch(const local *m, const float *params, size_t num_rows, 
     fed_batch_backward(&m->batch, params, num_rows, update);
 }
 
+/* A step that looks at tensors: the gradient is taken out of its packing, what has moved is packed.
+ */
+static void step_on_tensors(const local *m, const moves *how, const fed_local_step *at) {
+    const fed_net *net = m->batch.net;
+    fed_local_step flat = *at;
+    flat.num_params = net->model->num_params;
+    flat.params = m->flat_params;
+    flat.server_params = m->flat_server;
+    flat.linear = own_linear(m->client);
+    fed_net_flatten(net, m->gradient, m->flat_scratch, m->flat_gradient);
+    fed_step_run(how->step, &flat, 0, flat.num_params, m->flat_gradient);
+    fed_net_pack(net, m->flat_params, at->params);
+}
+
 static void local_step(const local *m, const moves *how, const fed_local_step *at, size_t num_rows,
                        size_t first_visit, fed_score *score) {
     const float *params = how->only_gradient ? at->server_params : at->params;
-    const fed_update update = choose_update(m, how, at);
+    fed_update update = choose_update(m, how, at);
     if (m->gradient != NULL) memset(m->gradient, 0, at->num_params * sizeof *m->gradient);
     const float scale = choose_scale(how, at->rate_factor, num_rows);
+    fed_shift shift;
+    const fed_shift *last = NULL;
+    if (m->drift_vector != NULL) {
+        shift = fed_drift_shift(how->drift, m->drift_vector, at->rate_factor);
+        last = &shift;
+    }
+    update.shift = how->has_anchor ? NULL : last;
     go_over_batch(m, params, num_rows, first_visit, scale, &update, score);
     if (how->has_anchor) {
         fed_score of_server = {0, 0};
+        update.shift = last;
         go_over_batch(m, at->server_params, num_rows, first_visit, -scale, &update, &of_server);
     }
-    if (how->drift != NULL)
-        fed_drift_move(how->drift, at->kernels, m->drift_vector, at->rate_factor, at->params,
-                       at->num_params);
+    if (m->flat_params != NULL)
+        step_on_tensors(m, how, at);
     else if (m->gradient != NULL)
         fed_step_run(how->step, at, 0, at->num_params, m->gradient);
-}
-
-static int has_dropout(const fed_net *net) {
-    for (size_t l = 0; l < net->model->num_layers; l++)
-        if (net->model->layers[l].kind == FED_DROPOUT) return 1;
-    return 0;
 }
 
 /* Epochs that need no pass of their own: at the same parameters, without masks, each is as the
@@ -239,7 +266,7 @@ static int has_dropout(const fed_net *net) {
 static size_t equal_epochs(const local *m, const moves *how) {
     const fed_client *client = m->client;
     const int is_whole = how->num_visits == client->plan.epochs * client->num_examples;
-    return how->only_gradient && is_whole && !has_dropout(m->batch.net) ? client->plan.epochs : 1;
+    return how->only_gradient && is_whole && !m->batch.net->has_dropout ? client->plan.epochs : 1;
 }
 
 /* All local steps of a client; server and origin (in) and params (out) as the batch's net packs
@@ -264,7 +291,8 @@ static int run_steps(const local *m, const fed_training *training, const float *
                          .slots = m->slots,
                          .frozen_slots = frozen != NULL ? frozen->slots : NULL,
                          .linear = m->linear,
-                         .rate_factor = 1};
+                         .rate_factor = 1,
+                         .tensors = training->tensors};
 
     const size_t num_equal = equal_epochs(m, &how);
     how.num_visits /= num_equal;
@@ -303,6 +331,7 @@ static needs find_needs(const fed_training *training, const fed_client *client,
             fed_net_can_narrow(net) && (drift != NULL || (fed_step_keeps_span(step) && !has_slots)),
         .drifts = drift != NULL && (drift->strength > 0 || fed_drift_has_vector(drift)),
         .whole_gradient = drift == NULL && !fed_step_is_elementwise(step),
+        .on_tensors = fed_step_needs_tensors(step),
         .has_linear =
             drift == NULL && fed_step_has(step, FED_STEP_LINEAR) && own_linear(client) != NULL,
         .order_capacity = fed_order_capacity(&client->plan, client->num_examples),
@@ -378,6 +407,10 @@ int fed_train_client(const fed_training *training, const fed_client *client,
     local_open(&m, training, &need, num_visits, &found);
     if (need.drifts) local_drift(&m, training);
     if (need.has_linear) fed_net_pack(net, own_linear(client), m.linear);
+    if (need.on_tensors) {
+        fed_net_flatten(net, training->server, m.flat_scratch, m.flat_server);
+        memcpy(m.flat_params, m.flat_server, net->model->num_params * sizeof *m.flat_params);
+    }
 
     if (m.narrow != NULL)
         status = run_narrow_steps(&m, training, params, stats);

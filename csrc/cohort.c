@@ -45,6 +45,12 @@ static int has_rate_factors(const fed_terms *terms, const fed_client *clients, s
     return 1;
 }
 
+/* 1 if a step that looks at tensors has them, and slots of its own, which are as they are. */
+static int has_tensors(const fed_terms *terms, const fed_step *step, const fed_model *model) {
+    return fed_step_takes_tensors(step, terms->tensors, model->num_params) &&
+           (terms->frozen_slots == NULL || !fed_step_needs_tensors(step));
+}
+
 /* ---- Training -------------------------------------------------------------------------------- */
 
 typedef struct block {
@@ -291,6 +297,7 @@ int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *ste
     if (status == FED_OK) status = fed_team_set_slots(team, &net, fed_step_slots(step), terms);
     if (status == FED_OK && !has_rate_factors(terms, clients, num_clients))
         status = FED_ERR_ARGUMENT;
+    if (status == FED_OK && !has_tensors(terms, step, model)) status = FED_ERR_ARGUMENT;
     if (status != FED_OK || num_clients == 0) return status;
 
     const fed_frozen frozen = {team->frozen_slots, terms->frozen_step_num};
@@ -299,6 +306,7 @@ int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *ste
                                    .step = step,
                                    .frozen = terms->frozen_slots != NULL ? &frozen : NULL,
                                    .rate_factors = terms->rate_factors,
+                                   .tensors = terms->tensors,
                                    .server = team->server,
                                    .origin =
                                        fed_step_is_gradient(step) ? team->zeros : team->server,

@@ -15,6 +15,7 @@
  *   model.c   the model table: checked, and laid out as stages for the kernels
  *   layers/   how each kind of layer is packed and computes; a new kind is a new file
  *   step.c    the client-step table: how a gradient moves the parameters
+ *   adafactor.c  the one step that looks at a tensor's rows and columns
  *   drift.c   steps whose gradients go right into the parameters, and what else moves these
  *   sum.c     the ordered sum of model deltas
  *
@@ -65,7 +66,7 @@ typedef struct fed_stage {
     size_t saved_bytes;        /* what forward leaves for backward, an example */
     size_t scratch_bytes;      /* for the length of a call */
     size_t derived_size;       /* floats: its weights once more, as forward wants them */
-    size_t piece_size; /* floats: the largest piece its backward hands to fed_update_piece */
+    size_t piece_size;         /* floats: the largest piece its backward hands to fed_update_take */
 } fed_stage;
 
 /* A model laid out for the kernels. */
@@ -77,6 +78,7 @@ typedef struct fed_net {
     size_t num_front; /* stages before the first dense one: an example goes through all of them
                          before the next example does */
     size_t size;      /* of the packed parameters */
+    int has_dropout;
 } fed_net;
 
 /* What one example meets in one stage. */
@@ -96,19 +98,30 @@ typedef struct fed_pass {
     float *gradient;     /* packed, the stage's own: its parameters' gradient is *added* */
 } fed_pass;
 
+/* How parameters move beside following their gradient: params = kept * params - rate * vector. */
+typedef struct fed_shift {
+    const float *vector; /* packed */
+    float kept, rate;
+} fed_shift;
+
 /* Who takes a parameter gradient: a sum of it, which may be the parameters themselves (plain SGD is
  * an accumulation with a scaled gradient), or the client step, a piece at a time. */
 typedef struct fed_update {
-    float *sum; /* packed, the whole net's; NULL: the step takes it */
+    float *sum;             /* packed, the whole net's; NULL: the step takes it */
+    const fed_shift *shift; /* what is done to the sum once a gradient is in it; NULL: nothing */
     const struct fed_step *step;
     const struct fed_local_step *at;
     float *piece;      /* [piece_size] for each worker */
     size_t piece_size; /* the net's largest */
 } fed_update;
 
-/* Hands over update->piece[0..num) as the gradient of packed parameters start..start+num; only
- * where update->sum is NULL. */
-void fed_update_piece(const fed_update *update, size_t start, size_t num);
+/* Where the gradient by packed parameters from start on is put: added to what the sum holds, or
+ * into a piece. */
+static inline float *fed_update_target(const fed_update *update, size_t start) {
+    return update->sum != NULL ? update->sum + start : update->piece;
+}
+/* Parameters start..start+num have got all of it; while it is still in the cache. */
+void fed_update_take(const fed_update *update, size_t start, size_t num);
 
 /* What a batch meets in a dense stage. Rows are one example's values each. */
 typedef struct fed_batch_pass {
@@ -170,6 +183,9 @@ int fed_net_init(fed_net *net, const fed_model *model);
 void fed_net_lay_out(fed_net *net, const fed_model *model);
 void fed_net_pack(const fed_net *net, const float *flat /* [P] */, float *packed /* out */);
 void fed_net_unpack(const fed_net *net, const double *packed, double *flat /* out [P] */);
+/* The same of floats. */
+void fed_net_flatten(const fed_net *net, const float *packed,
+                     double *scratch /* [packed size + P] */, float *flat /* out [P] */);
 /* Writes after - before. */
 void fed_net_unpack_delta(const fed_net *net, const float *after, const float *before,
                           double *scratch /* [packed size + P] */, float *flat /* out [P] */);
@@ -187,6 +203,9 @@ void fed_apply_activation(const fed_kernels *kernels, int activation, const fed_
 void fed_undo_activation(const fed_kernels *kernels, int activation, const fed_buffer *buffer,
                          const fed_shape *shape, const float *outputs,
                          float *gradient /* in-out */);
+/* A pass's forward and backward end and begin with the layer's activation. */
+void fed_activate_out(const fed_pass *pass);
+void fed_undo_out(const fed_pass *pass);
 
 /* ---- decode.c ---- */
 
@@ -209,7 +228,7 @@ typedef struct fed_narrow {
     size_t num_kept, num_fixed;  /* groups */
     uint32_t *kept_groups;       /* [num_kept], ascending */
     uint32_t *fixed_groups;      /* [num_fixed], ascending */
-    float *direction;            /* [num_fixed, FED_GROUP]: the fixed pixels, as a unit vector */
+    float *direction;            /* [padded num_pixels]: the fixed ones as a unit vector, else 0 */
     float length;                /* theirs as they are: the value of the one input */
     uint8_t *scratch;            /* [an image's bytes] */
 } fed_narrow;
@@ -252,23 +271,43 @@ int fed_step_has(const fed_step *step, int kind);
 /* 1 if every row acts on each parameter by itself, so that a step can be done in pieces. */
 int fed_step_is_elementwise(const fed_step *step);
 
+/* 1 if a row looks at each of the model's tensors: then all vectors of its local steps are flat. */
+int fed_step_needs_tensors(const fed_step *step);
+/* 1 if it does not, or these are tensors that add up to so many parameters. */
+int fed_step_takes_tensors(const fed_step *step, const fed_tensors *tensors, size_t num_params);
+
 /* A local step of a client. */
 typedef struct fed_local_step {
     const fed_kernels *kernels;
     size_t step_num;            /* in this round, from 1 */
-    size_t num_params;          /* packed */
+    size_t num_params;          /* packed, or flat: see fed_step_needs_tensors */
     float *params;              /* in-out [num_params] */
     const float *server_params; /* [num_params] */
     float *slots;               /* in-out [slots, num_params] */
     const float *frozen_slots;  /* what they are before this step; NULL: what the last one left */
     const float *linear;        /* [num_params], or NULL: zeros */
     double rate_factor;         /* share of the learning rate */
+    const fed_tensors *tensors; /* NULL where the step does not look at them */
 } fed_local_step;
 
 /* Moves parameters start..start+num by their gradient; all of them in one call where the step is
  * not elementwise. */
 void fed_step_run(const fed_step *step, const fed_local_step *at, size_t start, size_t num,
                   float *gradient /* in, scratch [num] */);
+
+/* ---- adafactor.c ---- */
+
+/* The numbers of one step. */
+typedef struct fed_adafactor {
+    double rate, kept; /* share of the mean squares that is kept */
+    double epsilon_1, epsilon_2, clip_threshold;
+} fed_adafactor;
+
+/* Moves one tensor, and the mean squares of its rows and columns; a vector's are in `rows`. */
+void fed_adafactor_move(const fed_adafactor *how, const fed_kernels *kernels,
+                        const fed_tensor *tensor, float *params /* in-out */,
+                        float *gradient /* in, scratch */, float *rows /* in-out, as all below */,
+                        float *columns);
 
 /* ---- batch.c ---- */
 
@@ -305,9 +344,9 @@ typedef struct fed_batch {
     float *derived[FED_MAX_LAYERS];
     float *by_params[FED_MAX_LAYERS]; /* [blocks, packed_size]: an example-wise stage's gradient */
     float *lanes[FED_MAX_LAYERS];     /* [blocks, O, FED_LANES] of the first and last stage */
-    fed_rng *dropout;                 /* [B], where masks are drawn from */
-    float *pieces;                    /* [num_workers, piece_size] */
-    char *scratch;                    /* [num_workers, scratch_bytes] */
+    fed_rng *dropout; /* [B], where masks are drawn from; NULL: there is no dropout */
+    float *pieces;    /* [num_workers, piece_size] */
+    char *scratch;    /* [num_workers, scratch_bytes] */
     size_t piece_size, scratch_bytes; /* largest of all stages */
 } fed_batch;
 
@@ -376,14 +415,13 @@ int fed_drift_init(fed_drift *drift, const fed_step *step, const fed_frozen *fro
 int fed_drift_has_vector(const fed_drift *drift);
 /* Its vector, packed for the full net. */
 void fed_drift_vector(const fed_drift *drift, const fed_net *net, float *vector /* out */);
-/* The vector becomes what fed_drift_move wants; both it and server are packed for `net`. */
+/* The vector becomes what fed_drift_shift wants; both it and server are packed for `net`. */
 void fed_drift_pull(const fed_drift *drift, const fed_net *net, const float *server,
                     float *vector /* in-out */);
 /* What gradients are multiplied with as they are taken off the parameters. */
 float fed_drift_gradient_rate(const fed_drift *drift, double rate_factor);
-/* Ends a local step once that is done. */
-void fed_drift_move(fed_drift *drift, const fed_kernels *kernels, const float *vector /* or NULL */,
-                    double rate_factor, float *params /* in-out */, size_t num_params);
+/* What else a local step does, once that is done: is counted as a step. */
+fed_shift fed_drift_shift(fed_drift *drift, const float *vector /* borrowed */, double rate_factor);
 
 /* What the clients of a call share. */
 typedef struct fed_training {
@@ -391,6 +429,7 @@ typedef struct fed_training {
     const fed_step *step;
     const fed_frozen *frozen;   /* or NULL */
     const double *rate_factors; /* see fed_terms; or NULL */
+    const fed_tensors *tensors; /* the same */
     const float *server;        /* packed */
     const float *origin;        /* packed: where parameters start, the server's or, where gradients
                                    are taken, zeros */

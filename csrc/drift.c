@@ -6,7 +6,8 @@
  *     w <- w - rate * (c * g + v + s * (w - server)) = a * (w - rate * c / a * g) - rate * (v - s *
  * server) where a = 1 - rate * s
  *
- * so g can be accumulated right into the parameters, as in plain SGD, and the rest is one pass.
+ * so g can be accumulated right into the parameters, as in plain SGD, and the rest is done to a
+ * piece of them as soon as its gradient is in.
  *
  * In a narrow layer the fixed pixels' weights move along their direction by gradients, but v moves
  * them elsewhere, too. What it does there depends on no image: all of these weights go the same
@@ -78,13 +79,8 @@ float fed_drift_gradient_rate(const fed_drift *drift, double rate_factor) {
     return (float)(rate * drift->of_gradient / share_kept(drift, rate_factor));
 }
 
-void fed_drift_move(fed_drift *drift, const fed_kernels *kernels, const float *vector,
-                    double rate_factor, float *params, size_t num_params) {
-    if (vector == NULL) return;
+fed_shift fed_drift_shift(fed_drift *drift, const float *vector, double rate_factor) {
     const double rate = drift->learning_rate * rate_factor, kept = share_kept(drift, rate_factor);
     drift->distance = kept * drift->distance + rate;
-    if (drift->strength > 0)
-        kernels->shrink_and_move(params, vector, num_params, (float)kept, (float)rate);
-    else
-        kernels->sgd(params, vector, num_params, (float)rate);
+    return (fed_shift){.vector = vector, .kept = (float)kept, .rate = (float)rate};
 }

@@ -185,6 +185,7 @@ enum fed_step_kind {
     FED_STEP_CLIP,
     FED_STEP_LINEAR,
     FED_STEP_ANCHOR,
+    FED_STEP_ADAFACTOR,
     FED_NUM_STEP_KINDS
 };
 
@@ -205,6 +206,9 @@ enum fed_step_kind {
  *                      term of its loss does
  *   FED_STEP_ANCHOR:   none; takes off the gradient that of the same batch at the server's
  *                      parameters. Where it stands among the rows does not matter: it comes first
+ *   FED_STEP_ADAFACTOR: learning rate, beta_2_decay (below 0), epsilon_1 (above 0), epsilon_2,
+ *                      clip threshold (above 0), relative step (0 or 1); see adafactor.c. It looks
+ *                      at each of the model's tensors (fed_tensors)
  * reddi: as in Algorithm 2 of Reddi et al. 2021, without bias correction and with epsilon outside
  * the root. Options are double, so that 1 - beta_2 keeps its digits; parameters are float. */
 typedef struct fed_step_row {
@@ -217,6 +221,23 @@ typedef struct fed_step {
     size_t num_rows;
 } fed_step;
 
+/* A tensor of the flat parameters: matrices [num_rows, num_columns] one after the other, or a
+ * vector [num_columns], which has no rows. */
+typedef struct fed_tensor {
+    size_t num_matrices, num_rows, num_columns;
+} fed_tensor;
+
+static inline size_t fed_tensor_size(const fed_tensor *tensor) {
+    return tensor->num_rows > 0 ? tensor->num_matrices * tensor->num_rows * tensor->num_columns
+                                : tensor->num_columns;
+}
+
+/* All of them, in order. */
+typedef struct fed_tensors {
+    const fed_tensor *each; /* [num] */
+    size_t num;
+} fed_tensors;
+
 int fed_step_check(const fed_step *step);
 /* Number of parameter-sized state vectors the rows need. */
 size_t fed_step_slots(const fed_step *step);
@@ -227,9 +248,10 @@ void fed_step_init_slots(const fed_step *step, size_t num_params,
  * parameters and slots moved. This is what the training loop calls, exposed so that a conformance
  * test can hold it against the NumPy form. Rows that need a client (LINEAR, ANCHOR, GRADIENT) have
  * none here: the first two are refused, the third moves the parameters by minus the gradient. */
-int fed_step_apply(const fed_step *step, size_t step_num, size_t num_params,
-                   float *params /* in-out [P] */, const float *server_params /* [P] */,
-                   float *gradient /* in, scratch [P] */, float *slots /* in-out [slots, P] */);
+int fed_step_apply(const fed_step *step, const fed_tensors *tensors /* NULL: see fed_terms */,
+                   size_t step_num, size_t num_params, float *params /* in-out [P] */,
+                   const float *server_params /* [P] */, float *gradient /* in, scratch [P] */,
+                   float *slots /* in-out [slots, P] */);
 
 /* ---- What a client keeps (sum.c) ------------------------------------------------------------- */
 
@@ -335,6 +357,8 @@ typedef struct fed_terms {
      * uses; as many as the longest client has steps. NULL: all of it. */
     const double *rate_factors; /* [num_rate_factors], 0 to 1 */
     size_t num_rate_factors;
+    /* The model's, for a step that looks at them, which takes no frozen slots. Else not read. */
+    const fed_tensors *tensors;
 } fed_terms;
 
 /* Trains each client of a cohort from the same server parameters and adds its model delta to

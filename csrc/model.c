@@ -175,9 +175,11 @@ void fed_net_lay_out(fed_net *net, const fed_model *model) {
     net->model = model;
     net->kernels = fed_active_kernels();
     net->num_stages = net->size = 0;
+    net->has_dropout = 0;
     for (size_t l = 0; l < model->num_layers;) {
         fed_stage *stage = &net->stages[net->num_stages++];
         l += set_stage(stage, model, l);
+        net->has_dropout |= stage->layer->kind == FED_DROPOUT;
         stage->start = net->size;
         net->size += stage->packed_size;
     }
@@ -208,6 +210,13 @@ void fed_net_unpack(const fed_net *net, const double *packed, double *flat) {
         const fed_stage *stage = &net->stages[s];
         if (stage->packed_size > 0) stage->ops->unpack(stage, packed + stage->start, flat);
     }
+}
+
+void fed_net_flatten(const fed_net *net, const float *packed, double *scratch, float *flat) {
+    double *doubles = scratch + net->size;
+    for (size_t i = 0; i < net->size; i++) scratch[i] = (double)packed[i];
+    fed_net_unpack(net, scratch, doubles);
+    net->kernels->to_floats(doubles, net->model->num_params, flat);
 }
 
 void fed_net_unpack_delta(const fed_net *net, const float *after, const float *before,

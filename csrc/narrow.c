@@ -19,13 +19,14 @@ static size_t pixel_bytes(const fed_client *client) {
 size_t fed_narrow_num_bytes(const fed_net *net) {
     const size_t num_pixels = net->model->num_inputs;
     const size_t of_groups = num_pixels / FED_GROUP * 2 * sizeof(uint32_t);
-    return of_groups + num_pixels * sizeof(float) /* direction */ + num_pixels * sizeof(float);
+    return fed_padded(num_pixels) * sizeof(float) /* direction */ + of_groups +
+           num_pixels * sizeof(float);
 }
 
 static void carve_arrays(fed_narrow *narrow, void *memory) {
     const size_t num_groups = narrow->num_pixels / FED_GROUP;
     narrow->direction = memory;
-    narrow->kept_groups = (uint32_t *)(narrow->direction + narrow->num_pixels);
+    narrow->kept_groups = (uint32_t *)(narrow->direction + fed_padded(narrow->num_pixels));
     narrow->fixed_groups = narrow->kept_groups + num_groups;
     narrow->scratch = (uint8_t *)(narrow->fixed_groups + num_groups);
 }
@@ -61,17 +62,18 @@ static float first_image_pixel(const fed_client *client, size_t pixel) {
 
 static void set_direction(fed_narrow *narrow) {
     double sum_of_squares = 0;
+    memset(narrow->direction, 0, fed_padded(narrow->num_pixels) * sizeof *narrow->direction);
     for (size_t f = 0; f < narrow->num_fixed; f++)
         for (size_t p = 0; p < FED_GROUP; p++) {
-            const float value =
-                first_image_pixel(narrow->client, narrow->fixed_groups[f] * FED_GROUP + p);
-            narrow->direction[f * FED_GROUP + p] = value;
+            const size_t pixel = narrow->fixed_groups[f] * FED_GROUP + p;
+            const float value = first_image_pixel(narrow->client, pixel);
+            narrow->direction[pixel] = value;
             sum_of_squares += (double)value * (double)value;
         }
     const double length = sqrt(sum_of_squares);
     narrow->length = (float)length;
-    for (size_t i = 0; i < narrow->num_fixed * FED_GROUP; i++)
-        narrow->direction[i] = length > 0 ? (float)((double)narrow->direction[i] / length) : 0;
+    for (size_t i = 0; length > 0 && i < narrow->num_pixels; i++)
+        narrow->direction[i] = (float)((double)narrow->direction[i] / length);
 }
 
 static size_t num_kept_pixels(const fed_narrow *narrow) {
@@ -139,15 +141,15 @@ static size_t first_kernel_size(const fed_net *net) {
     return net->model->layers[0].out.channels * fed_padded(net->model->num_inputs);
 }
 
+/* direction . weights, of one output: a dense layer without a bias, on one image. */
 static float along_direction(const fed_narrow *narrow, const float *weights) {
     if (narrow->length == 0) return 0; /* images with a border of zeros: there is no direction */
-    double sums[4] = {0}; /* taken in turn, so that no addition waits for the one before */
-    for (size_t f = 0; f < narrow->num_fixed; f++)
-        for (size_t p = 0; p < FED_GROUP; p++)
-            sums[(f * FED_GROUP + p) % 4] +=
-                (double)narrow->direction[f * FED_GROUP + p] *
-                (double)weights[narrow->fixed_groups[f] * FED_GROUP + p];
-    return (float)((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    const float *const image[] = {narrow->direction};
+    const float no_bias = 0;
+    float lanes[FED_LANES];
+    narrow->net.kernels->dense_forward(weights, &no_bias, fed_padded(narrow->num_pixels), 1, image,
+                                       1, lanes);
+    return lanes[0];
 }
 
 void fed_narrow_params(const fed_narrow *narrow, const fed_net *net, const float *wide,
@@ -174,16 +176,13 @@ void fed_narrow_widen(const fed_narrow *narrow, const fed_net *net, const float 
     for (size_t o = 0; o < narrow->layers[0].out.channels; o++) {
         float *weights = wide + o * wide_width;
         const float *row = after + o * width;
+        const float move = row[num_kept] - before[o * width + num_kept];
+        if (narrow->length != 0) net->kernels->sgd(weights, narrow->direction, wide_width, -move);
         for (size_t k = 0; k < narrow->num_kept; k++)
             memcpy(weights + narrow->kept_groups[k] * FED_GROUP, row + k * FED_GROUP,
                    FED_GROUP * sizeof *row);
         memcpy(weights + narrow->num_pixels - narrow->num_tail, row + narrow->num_kept * FED_GROUP,
                narrow->num_tail * sizeof *row);
-        const float move = row[num_kept] - before[o * width + num_kept];
-        for (size_t f = 0; f < narrow->num_fixed; f++)
-            for (size_t p = 0; p < FED_GROUP; p++)
-                weights[narrow->fixed_groups[f] * FED_GROUP + p] +=
-                    move * narrow->direction[f * FED_GROUP + p];
     }
     memcpy(wide + wide_start, after + first_kernel_size(&narrow->net),
            (net->size - wide_start) * sizeof *wide);
@@ -200,8 +199,7 @@ void fed_narrow_take_rest(const fed_narrow *narrow, const float *vector, double 
         for (size_t f = 0; f < narrow->num_fixed; f++)
             for (size_t p = 0; p < FED_GROUP; p++) {
                 const size_t pixel = narrow->fixed_groups[f] * FED_GROUP + p;
-                weights[pixel] -=
-                    far * (from[pixel] - along * narrow->direction[f * FED_GROUP + p]);
+                weights[pixel] -= far * (from[pixel] - along * narrow->direction[pixel]);
             }
     }
 }

@@ -18,6 +18,7 @@ typedef struct piece {
     float *gradient;     /* in, scratch */
     const float *linear; /* NULL: zeros */
     double rate_factor;  /* share of the learning rate */
+    const fed_tensors *tensors;
 } piece;
 
 typedef struct step_ops {
@@ -27,6 +28,7 @@ typedef struct step_ops {
     void (*run)(const double *options, const piece *at, float *slots);
     int keeps_span;  /* see fed_step_keeps_span */
     int needs_whole; /* the gradient by all parameters: see fed_step_is_elementwise */
+    int needs_tensors;
 } step_ops;
 
 static size_t no_slots(const double *options) { return (void)options, 0; }
@@ -178,6 +180,35 @@ static void rmsprop_run(const double *options, const piece *at, float *slots) {
                          (float)(1 - options[RMSPROP_DECAY]), (float)options[RMSPROP_EPSILON]);
 }
 
+/* ---- Adafactor: learning rate, beta_2_decay, epsilons, clip threshold, relative step ----------
+ */
+
+enum { BETA_2_DECAY = 1, EPSILON_1, EPSILON_2, CLIP_THRESHOLD, RELATIVE_STEP };
+
+static int adafactor_check(const double *options) {
+    return is_amount(options[LEARNING_RATE]) && is_amount(-options[BETA_2_DECAY]) &&
+           options[BETA_2_DECAY] < 0 && is_amount(options[EPSILON_1]) && options[EPSILON_1] > 0 &&
+           is_amount(options[EPSILON_2]) && is_amount(options[CLIP_THRESHOLD]) &&
+           options[CLIP_THRESHOLD] > 0 && is_flag(options[RELATIVE_STEP]);
+}
+
+/* Slots are the means of rows, each tensor's from its first parameter's place on, then columns. */
+static void adafactor_run(const double *options, const piece *at, float *slots) {
+    const double steps = (double)at->step_num, most = 1 / sqrt(steps);
+    fed_adafactor how = {.rate = options[LEARNING_RATE] * at->rate_factor,
+                         .kept = 1 - pow(steps, options[BETA_2_DECAY]),
+                         .epsilon_1 = options[EPSILON_1],
+                         .epsilon_2 = options[EPSILON_2],
+                         .clip_threshold = options[CLIP_THRESHOLD]};
+    if (options[RELATIVE_STEP] != 0 && how.rate > most) how.rate = most;
+    for (size_t t = 0, start = 0; t < at->tensors->num; t++) {
+        const fed_tensor *tensor = &at->tensors->each[t];
+        fed_adafactor_move(&how, at->kernels, tensor, at->params + start, at->gradient + start,
+                           slots + start, slots + at->slot_stride + start);
+        start += fed_tensor_size(tensor);
+    }
+}
+
 /* ---- Terms of a client's own ----------------------------------------------------------------- */
 
 static int no_options_check(const double *options) { return (void)options, 1; }
@@ -217,6 +248,8 @@ static const step_ops ops[FED_NUM_STEP_KINDS] = {
     /* Two passes add up before anything moves. */
     [FED_STEP_ANCHOR] = {no_options_check, no_slots, NULL, anchor_run, .keeps_span = 1,
                          .needs_whole = 1},
+    [FED_STEP_ADAFACTOR] = {adafactor_check, two_slots, NULL, adafactor_run, .keeps_span = 0,
+                            .needs_whole = 1, .needs_tensors = 1},
 };
 
 int fed_step_check(const fed_step *step) {
@@ -269,6 +302,30 @@ int fed_step_is_elementwise(const fed_step *step) {
     return 1;
 }
 
+int fed_step_needs_tensors(const fed_step *step) {
+    for (size_t r = 0; r < step->num_rows; r++)
+        if (ops[step->rows[r].kind].needs_tensors) return 1;
+    return 0;
+}
+
+/* 1 if a * b is at most num_left. */
+static int fits(size_t a, size_t b, size_t num_left) { return b == 0 || a <= num_left / b; }
+
+int fed_step_takes_tensors(const fed_step *step, const fed_tensors *tensors, size_t num_params) {
+    if (!fed_step_needs_tensors(step)) return 1;
+    if (tensors == NULL) return 0;
+    size_t num_left = num_params;
+    for (size_t t = 0; t < tensors->num; t++) {
+        const fed_tensor *tensor = &tensors->each[t];
+        if (!fits(tensor->num_rows, tensor->num_columns, num_left) ||
+            !fits(tensor->num_matrices, tensor->num_rows * tensor->num_columns, num_left) ||
+            fed_tensor_size(tensor) > num_left)
+            return 0;
+        num_left -= fed_tensor_size(tensor);
+    }
+    return num_left == 0;
+}
+
 static void thaw(const fed_step *step, const fed_local_step *at, size_t start, size_t num) {
     for (size_t s = 0; s < fed_step_slots(step); s++) {
         const size_t first = s * at->num_params + start;
@@ -286,7 +343,8 @@ void fed_step_run(const fed_step *step, const fed_local_step *at, size_t start, 
                          .server_params = at->server_params + start,
                          .gradient = gradient,
                          .linear = at->linear != NULL ? at->linear + start : NULL,
-                         .rate_factor = at->rate_factor};
+                         .rate_factor = at->rate_factor,
+                         .tensors = at->tensors};
     if (at->frozen_slots != NULL) thaw(step, at, start, num);
     size_t slot = 0;
     for (size_t r = 0; r < step->num_rows; r++) {
@@ -298,11 +356,13 @@ void fed_step_run(const fed_step *step, const fed_local_step *at, size_t start, 
     }
 }
 
-int fed_step_apply(const fed_step *step, size_t step_num, size_t num_params, float *params,
-                   const float *server_params, float *gradient, float *slots) {
+int fed_step_apply(const fed_step *step, const fed_tensors *tensors, size_t step_num,
+                   size_t num_params, float *params, const float *server_params, float *gradient,
+                   float *slots) {
     const int status = step_num >= 1 ? fed_step_check(step) : FED_ERR_ARGUMENT;
     if (status != FED_OK) return status;
-    if (fed_step_has(step, FED_STEP_LINEAR) || fed_step_has(step, FED_STEP_ANCHOR))
+    if (fed_step_has(step, FED_STEP_LINEAR) || fed_step_has(step, FED_STEP_ANCHOR) ||
+        !fed_step_takes_tensors(step, tensors, num_params))
         return FED_ERR_ARGUMENT;
     const fed_local_step at = {.kernels = fed_active_kernels(),
                                .step_num = step_num,
@@ -310,7 +370,8 @@ int fed_step_apply(const fed_step *step, size_t step_num, size_t num_params, flo
                                .params = params,
                                .server_params = server_params,
                                .slots = slots,
-                               .rate_factor = 1};
+                               .rate_factor = 1,
+                               .tensors = tensors};
     fed_step_run(step, &at, 0, num_params, gradient);
     return FED_OK;
 }

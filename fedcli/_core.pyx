@@ -5,138 +5,12 @@ from libc.stddef cimport size_t
 from libc.stdint cimport SIZE_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
+from fedcli._fed cimport *
+
+import math
 import os
 
 import numpy as np
-
-
-cdef extern from "fed.h" nogil:
-    ctypedef struct atomic_int:
-        pass
-    int atomic_load(atomic_int *)
-    void atomic_store(atomic_int *, int)
-
-    enum:
-        FED_OK, FED_ERR_NO_MEMORY, FED_ERR_ARGUMENT, FED_ERR_LABEL, FED_ERR_CANCELLED, FED_ERR_ISA
-    const char *fed_strerror(int)
-    ctypedef struct fed_fault:
-        size_t client_index, example_index
-        int32_t label
-
-    int fed_select_isa(const char *)
-    const char *fed_isa_name()
-    int fed_isa_runs(const char *)
-    int fed_has_openmp()
-    double fed_fma_chain(size_t)
-
-    ctypedef struct fed_key:
-        uint64_t seed, client, round, purpose, occurrence
-    void fed_rng_fill(const fed_key *, uint64_t *, size_t)
-
-    ctypedef struct fed_plan:
-        int32_t pipeline
-        size_t epochs, batch_size, shuffle_buffer, max_examples
-    size_t fed_plan_visits(const fed_plan *, size_t)
-    size_t fed_plan_batches(const fed_plan *, size_t)
-    ctypedef struct fed_order:
-        pass
-    size_t fed_order_capacity(const fed_plan *, size_t)
-    void fed_order_init(fed_order *, const fed_plan *, size_t, const fed_key *, uint32_t *)
-    size_t fed_order_next(fed_order *, uint32_t *)
-
-    ctypedef struct fed_shape:
-        size_t height, width, channels
-    ctypedef struct fed_layer:
-        int32_t kind, activation
-        fed_shape in_ "in", out
-        size_t offset
-        int32_t has_scale, has_bias
-        size_t window_height, window_width, stride_y, stride_x, pad_top, pad_left
-        size_t num_groups
-        double epsilon, rate
-    ctypedef struct fed_model:
-        const fed_layer *layers
-        size_t num_layers, num_inputs, num_classes, num_params
-    int fed_model_check(const fed_model *)
-
-    ctypedef struct fed_step_row:
-        int32_t kind
-        double options[8]
-    ctypedef struct fed_step:
-        const fed_step_row *rows
-        size_t num_rows
-    int fed_step_check(const fed_step *)
-    size_t fed_step_slots(const fed_step *)
-    void fed_step_init_slots(const fed_step *, size_t, float *)
-    int fed_step_apply(const fed_step *, size_t, size_t, float *, const float *, float *, float *)
-
-    enum:
-        FED_PIXELS_UINT8, FED_PIXELS_FLOAT32
-    ctypedef struct fed_prepared:
-        pass
-    ctypedef struct fed_own:
-        const float *linear
-        float *delta
-        double delta_factor
-    ctypedef struct fed_client:
-        const void *pixels
-        int32_t pixel_type
-        float scale, offset
-        const int32_t *labels
-        size_t num_examples
-        fed_plan plan
-        fed_key shuffle_key, dropout_key
-        const fed_prepared *prepared
-        const fed_own *own
-    fed_prepared *fed_prepare(const fed_model *, const fed_client *)
-    void fed_prepared_free(fed_prepared *)
-    ctypedef struct fed_client_stats:
-        double loss_sum, weight, max_abs, norm
-        int64_t num_correct, num_examples, num_batches
-        int32_t is_finite
-
-    ctypedef struct fed_sum:
-        pass
-    fed_sum *fed_sum_new(size_t)
-    fed_sum *fed_sum_new_of(const fed_model *)
-    void fed_sum_free(fed_sum *)
-    int fed_sum_add(fed_sum *, const float *const *, const double *, size_t)
-    void fed_sum_reset(fed_sum *)
-    int fed_move_own(size_t, double, const float *, float *)
-    void fed_add_change(size_t, const float *, const float *, double *)
-    void fed_sum_total(fed_sum *, double *, double *)
-
-    ctypedef struct fed_team:
-        pass
-    fed_team *fed_team_new(int)
-    void fed_team_free(fed_team *)
-    ctypedef struct fed_bounds:
-        double max_abs, norm
-    ctypedef struct fed_terms:
-        int weighting
-        const fed_bounds *bounds
-        const float *frozen_slots
-        size_t frozen_step_num
-        const double *rate_factors
-        size_t num_rate_factors
-    int fed_train_cohort(fed_team *, const fed_model *, const fed_step *, const float *,
-                         const fed_client *, size_t, const fed_terms *, const atomic_int *,
-                         fed_sum *, fed_client_stats *, fed_fault *)
-    int fed_evaluate(fed_team *, const fed_model *, const float *, const fed_client *, size_t,
-                     const atomic_int *, fed_client_stats *, fed_fault *)
-    int fed_predict(fed_team *, const fed_model *, const float *, const fed_client *, size_t,
-                    const atomic_int *, float *, fed_fault *)
-
-    size_t fed_stages(const fed_model *, size_t *)
-    int fed_exercise(const fed_model *, const float *, size_t, size_t, int, size_t)
-
-    ctypedef struct fed_synthetic:
-        uint64_t seed
-        double style_spread, label_noise
-        int32_t sizes
-    size_t fed_synthetic_count(const fed_synthetic *, uint64_t, int)
-    int fed_synthetic_draw(const fed_synthetic *, uint64_t, int, size_t, size_t, uint8_t *,
-                           int32_t *)
 
 
 class CoreError(Exception):
@@ -260,15 +134,34 @@ cdef class Model:
             raise ValueError(f"{size} parameters given, the model has {self.table.num_params}")
 
 
+cdef fed_tensor make_tensor(shape):
+    """Matrices over the last two axes, or a vector."""
+    cdef fed_tensor made
+    if len(shape) > 1 and math.prod(shape) > 0:
+        made.num_matrices = math.prod(shape[:-2])
+        made.num_rows, made.num_columns = shape[-2:]
+    else:
+        made.num_matrices, made.num_rows, made.num_columns = 1, 0, math.prod(shape)
+    return made
+
+
 cdef class Step:
-    """A client-step table; rows are (kind, options), at most 8 options each."""
+    """A client-step table; rows are (kind, options), at most 8 options each, shapes those of the
+    tensors that the parameters are made of, for rows that look at them."""
     cdef fed_step table
     cdef fed_step_row *rows
+    cdef fed_tensors tensors
+    cdef fed_tensor *each
 
-    def __cinit__(self, rows):
+    def __cinit__(self, rows, shapes=()):
         self.rows = <fed_step_row *> calloc(max(len(rows), 1), sizeof(fed_step_row))
-        if self.rows == NULL:
+        self.each = <fed_tensor *> calloc(max(len(shapes), 1), sizeof(fed_tensor))
+        if self.rows == NULL or self.each == NULL:
             raise MemoryError
+        for t, shape in enumerate(shapes):
+            self.each[t] = make_tensor(shape)
+        self.tensors.each = self.each
+        self.tensors.num = len(shapes)
         for r, (kind, options) in enumerate(rows):
             if len(options) > 8:
                 raise ValueError(f"a client-step row has at most 8 options, not {len(options)}")
@@ -281,6 +174,7 @@ cdef class Step:
 
     def __dealloc__(self):
         free(self.rows)
+        free(self.each)
 
     @property
     def num_slots(self):
@@ -306,8 +200,9 @@ cdef class Step:
                              f" not [{self.num_slots}, {num_params}]")
         if num_params == 0:
             return
-        check(fed_step_apply(&self.table, step_num, num_params, &params[0], &server_params[0],
-                             &gradient[0], &slots[0, 0] if slots.shape[0] > 0 else NULL))
+        check(fed_step_apply(&self.table, &self.tensors, step_num, num_params, &params[0],
+                             &server_params[0], &gradient[0],
+                             &slots[0, 0] if slots.shape[0] > 0 else NULL))
 
 
 cdef class Plan:
@@ -545,7 +440,8 @@ cdef class Terms:
             self.table.num_rate_factors = len(rate_factors)
 
     cdef check(self, Step step, Model model):
-        """Points the table at the slots once their shape is known to fit."""
+        """Points the table at the step's tensors, and at the slots if their shape fits."""
+        self.table.tensors = &step.tensors
         if self.slots is None or self.slots.shape[0] == step.num_slots == 0:
             return
         if (<size_t> self.slots.shape[0], <size_t> self.slots.shape[1]) != (

@@ -93,6 +93,7 @@ class StepKind(IntEnum):
     CLIP = 8
     LINEAR = 9
     ANCHOR = 10
+    ADAFACTOR = 11
 
 
 class FrozenSlots(NamedTuple):
@@ -114,6 +115,7 @@ def apply_step(
     server_params: NDArray[np.float32],
     gradient: NDArray[np.float32],
     slots: NDArray[np.float32],
+    shapes: Sequence[tuple[int, ...]] = (),
 ) -> None:
     """Takes one local step of the core in place; `gradient` is scratch afterwards.
 
@@ -124,8 +126,10 @@ def apply_step(
         server_params: [num_params].
         gradient: [num_params].
         slots: What `initial_slots` returned, moved.
+        shapes: Of the tensors that lie side by side in `params`; only Adafactor's row looks at
+            them.
     """
-    _core.Step(rows).apply(step_num, params, server_params, gradient, slots)
+    _core.Step(rows, shapes).apply(step_num, params, server_params, gradient, slots)
 
 
 def initial_slots(rows: Sequence[StepRow], num_params: int) -> NDArray[np.float32]:

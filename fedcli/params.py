@@ -63,6 +63,11 @@ class ParamLayout:
         """Number of pixels of one example."""
         return math.prod(self.input_shape)
 
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the tensors, in their order."""
+        return tuple(tensor.shape for tensor in self.tensors)
+
     def split(self, params: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Returns the tensors of a flat vector [num_params], as views of Keras shape."""
         return [

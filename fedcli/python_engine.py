@@ -96,13 +96,14 @@ class PythonEngine:
                     rows,
                     params,
                     frozen=frozen,
+                    shapes=layout.shapes,
                     rate_factor=rate_factor,
                     linear=linear,
                     cancel=cancel,
                 )
                 stats = self._start(network, dataset, round_num, occurrence)
                 with np.errstate(over="ignore", invalid="ignore"):  # infinity - infinity
-                    delta = steps.run(dataset, round_num, occurrence, stats) - params
+                    delta = steps.run(dataset, round_num, occurrence, stats)
                 if np.isfinite(delta).all():
                     self._finish(network, stats)
                 else:
@@ -237,6 +238,7 @@ class _LocalSteps:
         params: Params,
         *,
         frozen: FrozenSlots | None,
+        shapes: Sequence[tuple[int, ...]],
         rate_factor: Callable[[int], float] | None,
         linear: Params | None,
         cancel: CancelFlag | None,
@@ -249,14 +251,18 @@ class _LocalSteps:
         self._rows = rows
         self._server = params
         self._frozen = frozen
+        self._shapes = shapes
         self._cancel = cancel
         self._takes_gradient = rows[0][0] == StepKind.GRADIENT
 
     def run(
         self, dataset: BatchedDataset, round_num: int, occurrence: int, stats: NDArray[np.void]
     ) -> Params:
-        """Returns the client's parameters after its last step; counts in `stats`."""
+        """Returns the client's model delta; counts in `stats`."""
         network, params = self._network, self._server.copy()
+        minus_gradient = np.zeros_like(
+            params
+        )  # apart from params, beside which it would lose digits
         slots = np.empty((0, len(params)), np.float32)
         if self._frozen is None and not self._takes_gradient:
             slots = backend.initial_slots(self._rows, len(params))
@@ -271,7 +277,7 @@ class _LocalSteps:
             _count(stats, result.loss_sum, result.num_correct, len(labels))
             if self._takes_gradient:
                 with np.errstate(over="ignore", invalid="ignore"):
-                    params -= result.gradient * np.float32(len(labels) / num_visits)
+                    minus_gradient -= result.gradient * np.float32(len(labels) / num_visits)
                 continue
             if self._frozen is not None:
                 step_num, slots = self._frozen.step_num, self._frozen_slots()
@@ -279,7 +285,7 @@ class _LocalSteps:
             self._step(step_num, params, result.gradient, slots, factor)
             num_steps += 1
             network.set_params(params)
-        return params
+        return minus_gradient if self._takes_gradient else params - self._server
 
     def _step(
         self, step_num: int, params: Params, gradient: Params, slots: Params, rate_factor: float
@@ -290,7 +296,9 @@ class _LocalSteps:
         if self._has_linear:  # which the core adds in cohorts alone
             gradient = self._with_terms(params, gradient)
             before = ()
-        backend.apply_step([*before, last], step_num, params, self._server, gradient, slots)
+        backend.apply_step(
+            [*before, last], step_num, params, self._server, gradient, slots, self._shapes
+        )
 
     def _with_terms(self, params: Params, gradient: Params) -> Params:
         """The gradient after all rows but the last, in their order."""

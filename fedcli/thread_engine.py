@@ -123,7 +123,7 @@ class ThreadEngine:
             Cancelled: `cancel` was raised.
             DataError: A client's images do not fit the model, or a label is outside its classes.
         """
-        step, flag = backend.Step(rows), cancel or CancelFlag()
+        step, flag = backend.Step(rows, layout.shapes), cancel or CancelFlag()
         own = per_client or _NOTHING_PER_CLIENT
 
         def train() -> CohortResult:

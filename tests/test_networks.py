@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from fedcli import backend, learning, models, optimizers
 from fedcli.backend import StepKind
@@ -130,18 +135,44 @@ def _reference_client(dataset: BatchedDataset, round_num: int) -> reference_net.
     return reference_net.Client(batches, key)
 
 
-OPTIMIZERS: dict[str, tuple[optimizers.Optimizer, reference.Optimizer]] = {
-    "sgd": (optimizers.sgd(0.05), reference.Sgd(0.05)),
-    "momentum": (optimizers.sgd(0.02, momentum=0.9), reference.Sgd(0.02, momentum=0.9)),
-    "adam": (optimizers.adam(1e-3, epsilon=1e-3), reference.Adam(1e-3, epsilon=1e-3)),
+@dataclass(frozen=True)
+class NumpyForm:
+    """The form of test_optimizers.py, in float64."""
+
+    optimizer: optimizers.Optimizer
+
+    def start(self, params: NDArray[np.float64]) -> dict[str, Any]:
+        return self.optimizer.init(params)
+
+    def step(
+        self, params: NDArray[np.float64], state: dict[str, Any], gradient: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], dict[str, Any]]:
+        updates, state = self.optimizer.update(gradient, state, params)
+        return params + updates, state
+
+
+# The least squares of Adafactor and Adam hide what rounding makes of gradients that are 0.
+ADAFACTOR = optimizers.adafactor(0.01, epsilon_1=1e-6)
+OPTIMIZERS: dict[str, tuple[optimizers.Optimizer, Callable[[ParamLayout], Any]]] = {
+    "sgd": (optimizers.sgd(0.05), lambda _: reference.Sgd(0.05)),
+    "momentum": (optimizers.sgd(0.02, momentum=0.9), lambda _: reference.Sgd(0.02, momentum=0.9)),
+    "adam": (optimizers.adam(1e-3, epsilon=1e-3), lambda _: reference.Adam(1e-3, epsilon=1e-3)),
+    "adafactor": (ADAFACTOR, lambda layout: NumpyForm(ADAFACTOR.for_tensors(layout.shapes))),
+    "clipped adafactor": (
+        optimizers.clip_gradients(ADAFACTOR, 0.5),
+        lambda layout: NumpyForm(
+            optimizers.clip_gradients(ADAFACTOR, 0.5).for_tensors(layout.shapes)
+        ),
+    ),
 }
 
 
 @pytest.mark.parametrize("name", list(STACKS))
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
 def test_rounds_of_any_network_follow_the_reference(name: str, optimizer: str) -> None:
-    ours, theirs = OPTIMIZERS[optimizer]
+    ours, reference_of = OPTIMIZERS[optimizer]
     model = _a_model(name)
+    theirs = reference_of(model.layout)
     clients = _clients(model.layout.input_shape)
     process = learning.build_weighted_fed_avg(model, ours)
     state = process.initialize()
@@ -158,6 +189,19 @@ def test_rounds_of_any_network_follow_the_reference(name: str, optimizer: str) -
         assert online["loss"] == pytest.approx(stats.loss_sum / stats.num_examples, rel=2e-5)
         correct = online["sparse_categorical_accuracy"] * stats.num_examples
         assert correct == pytest.approx(stats.num_correct, abs=1e-6)
+
+
+@pytest.mark.parametrize("num_clients", [1, 3])  # one is shared by the threads
+def test_adafactor_is_the_same_to_the_byte_for_any_number_of_threads(num_clients: int) -> None:
+    model = _a_model("cnn-mcmahan's")
+    clients = _clients(model.layout.input_shape)[:num_clients]
+    found = set()
+    for num_threads in (1, 2, 7):
+        process = learning.build_weighted_fed_avg(
+            model, ADAFACTOR, engine=ThreadEngine(num_threads)
+        )
+        found.add(process.next(process.initialize(), clients).state.global_model_weights.tobytes())
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize("name", list(STACKS))

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedcli import backend, optimizers, registry
-from fedcli import config as configs
+from fedcli import _core, aggregators, algorithms, backend, optimizers, registry
 from fedcli.errors import ConfigError
 from fedcli.optimizers import Optimizer
 
@@ -34,6 +33,18 @@ def _reddi_path(
     return tuple(path)
 
 
+def _adafactor_path() -> tuple[float, ...]:
+    """The formula of a vector whose coordinates are all alike."""
+    w, v, path = 1.0, 0.0, []
+    for step, g in enumerate(GRADIENTS, 1):
+        decay = 1 - step**-0.8
+        v = decay * v + (1 - decay) * (g**2 + 1e-30)
+        u = g / math.sqrt(v)
+        w = w - abs(w) * min(0.1, step**-0.5) * u / max(1.0, abs(u))
+        path.append(w)
+    return tuple(path)
+
+
 REDDI: dict[str, Any] = {"style": "reddi"}
 ROWS: list[tuple[str, dict[str, Any], tuple[float, ...]]] = [
     ("sgd", {}, (0.95, 0.975, 0.875)),
@@ -56,6 +67,7 @@ ROWS: list[tuple[str, dict[str, Any], tuple[float, ...]]] = [
         {**REDDI, "beta_1": 0.5, "beta_2": 0.75, "epsilon": 0.1},
         _reddi_path("adam", beta_1=0.5, beta_2=0.75, initial=0.0, epsilon=0.1),
     ),
+    ("adafactor", {}, _adafactor_path()),
 ]
 NUM_PARAMS = 37  # full vectors and a tail in every instruction set
 
@@ -76,9 +88,9 @@ def _numpy_path(optimizer: Optimizer, start: np.ndarray, gradients: list[np.ndar
 def _core_path(optimizer: Optimizer, start: np.ndarray, gradients: list[np.ndarray]) -> np.ndarray:
     rows = optimizer.client_rows()
     params, path = start.copy(), []
-    slots = backend.initial_slots(rows, len(start))
+    slots, shapes = backend.initial_slots(rows, len(start)), optimizer.shapes or (start.shape,)
     for step_num, gradient in enumerate(gradients, 1):
-        backend.apply_step(rows, step_num, params, start, gradient.copy(), slots)
+        backend.apply_step(rows, step_num, params, start, gradient.copy(), slots, shapes)
         path.append(params.copy())
     return np.array(path)
 
@@ -149,9 +161,7 @@ def test_update_changes_no_argument(
 
 
 def test_every_optimizer_has_a_conformance_row() -> None:
-    entries = registry.OPTIMIZERS.items()
-    both_sides = {name for name, entry in entries if not entry.why_not_local}
-    assert {name for name, _, _ in ROWS} == both_sides
+    assert {name for name, _, _ in ROWS} == set(registry.OPTIMIZERS)
 
 
 def test_plain_sgd_remembers_nothing() -> None:
@@ -169,7 +179,7 @@ def test_a_coordinate_without_gradient_stays(
     options = dict(options)
     if name == "adamw":
         options["weight_decay"] = 0.0
-    if name != "sgd":
+    if name not in ("sgd", "adafactor"):
         options["epsilon"] = 0.0
     if name in ("yogi", "adagrad"):
         options["initial_preconditioner_value"] = 0.0
@@ -326,7 +336,7 @@ def test_bad_settings_are_refused() -> None:
         optimizers.build("adma", 0.1)
 
 
-# ---- Adafactor: the server's alone ---------------------------------------------------------------
+# ---- Adafactor: by tensor ------------------------------------------------------------------------
 
 SHAPES = ((3, 4), (4,), (2, 3, 5), (1, 1), (2,))
 
@@ -367,8 +377,18 @@ def _slow_adafactor(
 
 
 @pytest.mark.parametrize("relative_step", [True, False])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 1e-5)])
-def test_adafactor_follows_the_paper(dtype: type, tolerance: float, relative_step: bool) -> None:
+@pytest.mark.parametrize(
+    ("form", "dtype", "tolerance"),
+    [
+        (_numpy_path, np.float64, 1e-12),
+        (_numpy_path, np.float32, 1e-5),
+        (_core_path, np.float32, 1e-6),
+    ],
+    ids=["numpy-float64", "numpy-float32", "core-float32"],
+)
+def test_adafactor_follows_the_paper(
+    form: Any, dtype: type, tolerance: float, relative_step: bool
+) -> None:
     random = np.random.default_rng(3)
     tensors = [random.normal(size=shape) for shape in SHAPES]
     tensors[1][:] = 0.0  # weights of no size move all the same
@@ -379,7 +399,7 @@ def test_adafactor_follows_the_paper(dtype: type, tolerance: float, relative_ste
     def flat(parts: list[np.ndarray]) -> np.ndarray:
         return np.concatenate([part.ravel() for part in parts])
 
-    found = _numpy_path(
+    found = form(
         optimizer, flat(tensors).astype(dtype), [flat(each).astype(dtype) for each in gradients]
     )[-1]
     assert found.dtype == dtype
@@ -401,14 +421,26 @@ def test_adafactor_changes_no_argument_and_remembers_little() -> None:
     assert following["rows"].all()
 
 
-def test_adafactor_takes_no_local_steps() -> None:
-    for refused in (
-        lambda: optimizers.adafactor(0.1).client_rows(),
-        lambda: configs.from_options({"client_optimizer": "adafactor"}),
-    ):
-        with pytest.raises(ConfigError, match=r"client.optimizer adafactor: it needs the rows"):
-            refused()
-    assert configs.from_options({"server_optimizer": "adafactor"}).server_options["relative_step"]
+def test_adafactor_is_no_base_of_mime() -> None:
+    for name in ("mime", "mime-lite"):
+        with pytest.raises(
+            ConfigError, match=rf"^{name} with client optimizer adafactor: its state"
+        ):
+            algorithms.build(
+                name,
+                optimizers.adafactor(0.1),
+                optimizers.sgd(1.0),
+                weighting="uniform",
+                aggregator=aggregators.build("mean"),
+            )
+
+
+@pytest.mark.parametrize("shapes", [(), [(37,), (1,)], [(6, 6)], [(2**40, 2**40)]])
+def test_tensors_that_are_not_the_parameters_are_refused(shapes: Any) -> None:
+    rows, params = optimizers.adafactor(0.1).client_rows(), _constant(1.0, np.float32)
+    slots = backend.initial_slots(rows, NUM_PARAMS)
+    with pytest.raises(_core.CoreError, match="FED_ERR_ARGUMENT"):
+        backend.apply_step(rows, 1, params, params, params.copy(), slots, shapes)
 
 
 def test_adafactor_leaves_rows_and_columns_without_gradient() -> None:

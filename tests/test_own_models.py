@@ -29,7 +29,7 @@ from fedcli import (
     rounds,
 )
 from fedcli import config as configs
-from fedcli.backend import CancelFlag, Cancelled
+from fedcli.backend import CancelFlag, Cancelled, StepKind
 from fedcli.batches import from_arrays
 from fedcli.errors import ConfigError, DataError, ModelError
 from fedcli.learning import LearningProcess
@@ -164,24 +164,31 @@ OPTIMIZERS: dict[str, optimizers.Optimizer] = {
     "yogi": optimizers.yogi(0.01),
     "rmsprop": optimizers.rmsprop(0.01),
     "clipped": optimizers.clip_gradients(optimizers.sgd(0.1), 0.3),
+    "adafactor": optimizers.adafactor(0.01, epsilon_1=1e-6),
 }
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("algorithm", ["fedavg", "fedprox", "fedsgd", "mime-lite"])
+@pytest.mark.parametrize("algorithm", ["fedavg", "fedprox", "fedsgd", "mime-lite", "feddyn"])
 def test_rounds_are_those_of_the_core(name: str, algorithm: str) -> None:
     if algorithm == "fedsgd" and name != "sgd":
         pytest.skip("fedsgd has no client optimizer")
+    if algorithm == "mime-lite" and name == "adafactor":
+        pytest.skip("mime-lite freezes no state by tensor")
     built = algorithms.build(
         algorithm,
         None if algorithm == "fedsgd" else OPTIMIZERS[name],
         optimizers.sgd(1.0, 0.5),
-        weighting="uniform" if name == "adam" else "num-examples",
+        weighting="uniform" if name == "adam" or algorithm == "feddyn" else "num-examples",
         aggregator=aggregators.build("tff-robust" if name == "sgd" else "mean"),
         options={"proximal_strength": 0.1} if algorithm == "fedprox" else {},
     )
-    expected = run_rounds(learning.build_process(built, softmax_regression(SHAPE, NUM_CLASSES)))
-    found = run_rounds(learning.build_process(built, Small))
+    num_clients = len(SIZES)
+    built_in = learning.build_process(
+        built, softmax_regression(SHAPE, NUM_CLASSES), num_clients=num_clients
+    )
+    expected = run_rounds(built_in)
+    found = run_rounds(learning.build_process(built, Small, num_clients=num_clients))
     # Products in another order, float32; adaptive optimizers magnify rounding where gradients
     # are small.
     np.testing.assert_allclose(
@@ -190,6 +197,36 @@ def test_rounds_are_those_of_the_core(name: str, algorithm: str) -> None:
     for own, core in zip(found[1], expected[1], strict=True):
         assert own["finalizer"] == core["finalizer"]
         assert own["aggregator"].keys() == core["aggregator"].keys()
+
+
+@pytest.mark.parametrize("is_own", [False, True], ids=["core", "own model"])
+def test_mean_gradients_keep_their_digits_beside_large_weights(is_own: bool) -> None:
+    """Gradients of 1e-6 beside weights of 8, whose last bit is 1e-6."""
+    random = np.random.default_rng(5)
+    labels = random.integers(0, NUM_CLASSES, 40, dtype=np.int32)
+    pixels = 1e-5 * random.random((40, *SHAPE), dtype=np.float32)
+    dataset = from_arrays(pixels, labels).client.preprocess(batch_size=7)
+    model = wrap(Small) if is_own else softmax_regression(SHAPE, NUM_CLASSES)
+    engine = PythonEngine(model) if isinstance(model, PythonModel) else ThreadEngine(2)
+    params = np.full(model.layout.num_params, 8.0, np.float32)
+    result = engine.train_cohort(
+        model.layout,
+        [(StepKind.GRADIENT, ())],
+        params,
+        (dataset,),
+        round_num=0,
+        weighting="uniform",
+    )
+    # All weights alike, so are the probabilities.
+    residuals = 1.0 / NUM_CLASSES - np.eye(NUM_CLASSES)[labels]
+    images = pixels.reshape(40, -1).astype(np.float64)
+    kernel, bias = images.T @ residuals / 40, residuals.mean(axis=0)
+    found = result.delta_sum[: kernel.size].reshape(kernel.shape)
+    # Some forty float32 additions, of numbers that are no larger than this.
+    largest = np.abs(kernel).max()
+    assert largest < 3e-6
+    np.testing.assert_allclose(found, -kernel, rtol=0, atol=40 * 2**-24 * largest)
+    np.testing.assert_allclose(result.delta_sum[kernel.size :], -bias, rtol=0, atol=1e-6)
 
 
 def test_rounds_are_the_same_each_time_and_leave_the_object_as_it_was() -> None:

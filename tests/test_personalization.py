@@ -110,6 +110,3 @@ def test_what_cannot_be_evaluated_is_refused() -> None:
         evaluate_personalization(MODEL, WEIGHTS, train, test, {}, client_ids=[])
     with pytest.raises(DataError, match="no client 'nobody'"):
         evaluate_personalization(MODEL, WEIGHTS, train, test, {}, client_ids=["nobody"])
-    adafactor = {"a": FineTuning(optimizers.adafactor(0.1), PLAN)}
-    with pytest.raises(ConfigError, match="client optimizer adafactor: it needs the rows"):
-        evaluate_personalization(MODEL, WEIGHTS, train, test, adafactor)

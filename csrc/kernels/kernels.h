@@ -254,6 +254,10 @@ typedef struct fed_kernels {
     void (*mark_differences)(const uint8_t *a, const uint8_t *b, size_t num_bytes,
                              uint8_t *differs /* in-out */);
 
+    /* to[c][r] = from[r][c] - less[r][c]; less NULL: zeros. */
+    void (*transpose)(const float *from, const float *less /* or NULL */, size_t from_stride,
+                      size_t num_rows, size_t num_columns, float *to, size_t to_stride);
+
     /* SGD with momentum as TFF's build_sgdm: slot = momentum * slot + gradient, then
      * params -= learning_rate * (nesterov ? gradient + momentum * slot : slot). */
     void (*sgd_momentum)(float *params, float *slot, const float *gradient, size_t num_params,

@@ -49,6 +49,16 @@ void fed_undo_activation(const fed_kernels *kernels, int activation, const fed_b
     }
 }
 
+void fed_activate_out(const fed_pass *pass) {
+    fed_apply_activation(pass->kernels, pass->stage->layer->activation, &pass->stage->out,
+                         &pass->stage->shape, pass->out);
+}
+
+void fed_undo_out(const fed_pass *pass) {
+    fed_undo_activation(pass->kernels, pass->stage->layer->activation, &pass->stage->out,
+                        &pass->stage->shape, pass->out, pass->out_gradient);
+}
+
 /* ---- The layer ------------------------------------------------------------------------------- */
 
 static void lay_out(fed_stage *stage) { stage->in = fed_plain_buffer(&stage->layer->in); }

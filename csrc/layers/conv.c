@@ -2,8 +2,6 @@
  * Convolutions: sizes, and the way by rows of pixels. */
 #include "conv.h"
 
-const float fed_conv_no_bias[FED_PANEL] = {0};
-
 /* Rows or columns of the input with its border. */
 static size_t reach(size_t pad, size_t size, size_t num_windows, size_t stride, size_t window) {
     const size_t needed = (num_windows - 1) * stride + window;

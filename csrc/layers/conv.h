@@ -56,7 +56,7 @@ static inline void fed_conv_run(const fed_kernels *kernels, const fed_conv *conv
         fed_conv_run_rows(kernels, conv, io);
 }
 
-extern const float fed_conv_no_bias[FED_PANEL];
+static const float fed_conv_no_bias[FED_PANEL] = {0};
 
 /* The bias of a panel. */
 static inline const float *fed_conv_bias(const fed_conv_io *io, size_t channel) {

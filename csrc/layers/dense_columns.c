@@ -32,20 +32,25 @@ static size_t pixel_start(const fed_stage *stage, size_t y, size_t x) {
     return y * stage->in.row_stride + x * stage->in.pixel_stride;
 }
 
-static void pack(const fed_stage *stage, const float *flat, float *packed) {
+/* Inputs that lie side by side, padding or not, from the first pixel on. */
+static size_t run_size(const fed_stage *stage) {
     const fed_shape *in = &stage->layer->in;
+    return stage->in.pixel_stride == in->channels ? fed_shape_size(in) : in->channels;
+}
+
+static void pack(const fed_stage *stage, const float *flat, float *packed) {
+    const size_t num_inputs = fed_shape_size(&stage->layer->in), run = run_size(stage);
     const size_t num_outputs = num_outputs_of(stage), width = stage->in.num_values;
     /* Zeros where nothing else will be written. */
-    const size_t start = width == fed_shape_size(in) ? bias_start(stage) : 0;
+    const size_t start = width == num_inputs ? bias_start(stage) : 0;
     memset(packed + start, 0, (stage->packed_size - start) * sizeof *packed);
     flat += stage->layer->offset;
-    for (size_t y = 0; y < in->height; y++)
-        for (size_t x = 0; x < in->width; x++)
-            for (size_t c = 0; c < in->channels; c++, flat += num_outputs)
-                for (size_t o = 0; o < num_outputs; o++)
-                    packed[o * width + pixel_start(stage, y, x) + c] = flat[o];
+    for (size_t r = 0; r < num_inputs / run; r++)
+        fed_active_kernels()->transpose(flat + r * run * num_outputs, NULL, num_outputs, run,
+                                        num_outputs, packed + r * stage->in.pixel_stride, width);
     if (stage->layer->has_bias)
-        memcpy(packed + bias_start(stage), flat, num_outputs * sizeof *packed);
+        memcpy(packed + bias_start(stage), flat + num_inputs * num_outputs,
+               num_outputs * sizeof *packed);
 }
 
 static void unpack(const fed_stage *stage, const double *packed, double *flat) {
@@ -61,28 +66,21 @@ static void unpack(const fed_stage *stage, const double *packed, double *flat) {
         memcpy(flat, packed + bias_start(stage), num_outputs * sizeof *flat);
 }
 
-/* Rows of weights that are gone over together: so many pages at a time. */
-enum { TURNED_ROWS = 16 };
-
+/* A few inputs at a time: flat memory, which is written here for the first time, is filled in
+ * order. */
 static void unpack_delta(const fed_stage *stage, const float *after, const float *before,
                          float *flat) {
-    const fed_shape *in = &stage->layer->in;
+    const size_t num_inputs = fed_shape_size(&stage->layer->in), run = run_size(stage);
     const size_t num_outputs = num_outputs_of(stage), width = stage->in.num_values;
     flat += stage->layer->offset;
-    for (size_t first = 0; first < num_outputs; first += TURNED_ROWS) {
-        const size_t left = num_outputs - first,
-                     end = first + (left < TURNED_ROWS ? left : TURNED_ROWS);
-        float *to = flat;
-        for (size_t y = 0; y < in->height; y++)
-            for (size_t x = 0; x < in->width; x++)
-                for (size_t c = 0; c < in->channels; c++, to += num_outputs) {
-                    const size_t i = pixel_start(stage, y, x) + c;
-                    for (size_t o = first; o < end; o++)
-                        to[o] = after[o * width + i] - before[o * width + i];
-                }
+    for (size_t i = 0, num; i < num_inputs; i += num) {
+        const size_t left = run - i % run, first = i / run * stage->in.pixel_stride + i % run;
+        num = left < FED_PAD ? left : FED_PAD;
+        fed_active_kernels()->transpose(after + first, before + first, width, num_outputs, num,
+                                        flat + i * num_outputs, num_outputs);
     }
     if (!stage->layer->has_bias) return;
-    float *bias = flat + fed_shape_size(in) * num_outputs;
+    float *bias = flat + num_inputs * num_outputs;
     for (size_t o = 0; o < num_outputs; o++)
         bias[o] = after[bias_start(stage) + o] - before[bias_start(stage) + o];
 }
@@ -148,21 +146,24 @@ static void accumulate(const fed_batch_pass *pass, size_t o, size_t num_outputs,
                                         block_lanes(pass, first) + o * FED_LANES);
 }
 
-static void hand_over_pieces(const fed_batch_pass *pass, const fed_update *update) {
+/* Some outputs after the others: what is done to their weights next finds them in the cache. */
+static void update_params(const fed_batch_pass *pass, const fed_update *update) {
     const fed_stage *stage = pass->stage;
     const size_t num_outputs = num_outputs_of(stage), width = stage->in.num_values;
-    const size_t num_biases = fed_padded(num_outputs);
-    float *weights = update->piece, *bias = weights + piece_outputs(stage) * width;
-    memset(bias, 0, num_biases * sizeof *bias);
+    const size_t num_biases = fed_padded(num_outputs), biases = stage->start + bias_start(stage);
+    const int is_sum = update->sum != NULL;
+    float *bias = is_sum ? update->sum + biases : update->piece + piece_outputs(stage) * width;
+    if (!is_sum) memset(bias, 0, num_biases * sizeof *bias);
     for (size_t o = 0; o < num_outputs; o += PIECE_OUTPUTS) {
         const size_t num = num_outputs - o < PIECE_OUTPUTS ? num_outputs - o : PIECE_OUTPUTS;
-        memset(weights, 0, num * width * sizeof *weights);
+        float *weights = fed_update_target(update, stage->start + o * width);
+        if (!is_sum) memset(weights, 0, num * width * sizeof *weights);
         accumulate(pass, o, num, weights, bias + o);
-        fed_update_piece(update, stage->start + o * width, num * width);
+        fed_update_take(update, stage->start + o * width, num * width);
     }
-    memmove(update->piece, bias, num_biases * sizeof *bias);
-    if (!stage->layer->has_bias) memset(update->piece, 0, num_biases * sizeof *bias);
-    fed_update_piece(update, stage->start + bias_start(stage), num_biases);
+    if (!stage->layer->has_bias) memset(bias, 0, num_biases * sizeof *bias);
+    if (!is_sum) memmove(update->piece, bias, num_biases * sizeof *bias);
+    fed_update_take(update, biases, num_biases);
 }
 
 static void backward_batch(const fed_batch_pass *pass, const fed_update *update) {
@@ -175,13 +176,7 @@ static void backward_batch(const fed_batch_pass *pass, const fed_update *update)
             pass->kernels->dense_backward_inputs(
                 pass->params, width, num_outputs, block_lanes(pass, first),
                 block_rows(pass->num_rows, first), pass->in_gradient + first * width, width);
-    if (update->sum != NULL) {
-        float *sum = update->sum + stage->start;
-        accumulate(pass, 0, num_outputs, sum, sum + bias_start(stage));
-        if (!stage->layer->has_bias) memset(sum + bias_start(stage), 0, num_outputs * sizeof *sum);
-    } else {
-        hand_over_pieces(pass, update);
-    }
+    update_params(pass, update);
 }
 
 const fed_stage_ops fed_dense_columns = {

@@ -143,32 +143,28 @@ static void backward_inputs(const fed_batch_pass *pass, size_t first, size_t num
     pass->kernels->tiles_backward(&backward);
 }
 
-/* The same for the optimizer, which takes a piece at a time. */
-static void hand_over_inputs(const fed_batch_pass *pass, size_t first, size_t num,
-                             const fed_update *update) {
+/* The same, and what is done to the weights next: a piece at a time, so that it finds them in the
+ * cache. */
+static void update_inputs(const fed_batch_pass *pass, size_t first, size_t num,
+                          const fed_update *update) {
     const fed_stage *stage = pass->stage;
-    const size_t num_outputs = num_outputs_of(stage), most = piece_inputs(stage);
+    const int is_sum = update->sum != NULL, is_last = is_sum && update->shift == NULL;
+    const size_t num_outputs = num_outputs_of(stage), most = is_last ? num : piece_inputs(stage);
     for (size_t i = first; i < first + num; i += most) {
         const size_t left = first + num - i, num_inputs = left < most ? left : most;
-        backward_inputs(pass, i, num_inputs, update->piece, 1);
-        fed_update_piece(update, stage->start + i * num_outputs, num_inputs * num_outputs);
+        const size_t start = stage->start + i * num_outputs;
+        backward_inputs(pass, i, num_inputs, fed_update_target(update, start), !is_sum);
+        fed_update_take(update, start, num_inputs * num_outputs);
     }
 }
 
 static void backward_part(void *context, size_t part, int worker) {
     const tiles_way *way = context;
     const fed_batch_pass *pass = way->pass;
-    const fed_stage *stage = pass->stage;
-    const size_t first = part * SHARED_INPUTS;
-    const size_t num = part_size(pass, first, stage->in.num_values, SHARED_INPUTS);
+    const size_t num_inputs = pass->stage->in.num_values, first = part * SHARED_INPUTS;
     fed_update update = *way->update;
-    if (update.sum != NULL) {
-        float *target = update.sum + stage->start + first * num_outputs_of(stage);
-        backward_inputs(pass, first, num, target, 0);
-    } else {
-        update.piece += (size_t)worker * update.piece_size;
-        hand_over_inputs(pass, first, num, &update);
-    }
+    update.piece += (size_t)worker * update.piece_size;
+    update_inputs(pass, first, part_size(pass, first, num_inputs, SHARED_INPUTS), &update);
 }
 
 static void add_biases(const fed_batch_pass *pass, float *bias) {
@@ -185,13 +181,11 @@ static void backward_batch(const fed_batch_pass *pass, const fed_update *update)
     tiles_way way = {pass, update};
     fed_share(pass->num_workers, num_parts(pass, stage->in.num_values, SHARED_INPUTS),
               backward_part, &way);
-    if (update->sum != NULL) {
-        add_biases(pass, update->sum + stage->start + bias_start(stage));
-    } else {
-        memset(update->piece, 0, num_outputs_of(stage) * sizeof *update->piece);
-        add_biases(pass, update->piece);
-        fed_update_piece(update, stage->start + bias_start(stage), num_outputs_of(stage));
-    }
+    const size_t biases = stage->start + bias_start(stage), num_biases = num_outputs_of(stage);
+    float *bias = fed_update_target(update, biases);
+    if (update->sum == NULL) memset(bias, 0, num_biases * sizeof *bias);
+    add_biases(pass, bias);
+    fed_update_take(update, biases, num_biases);
 }
 
 const fed_stage_ops fed_dense_tiles = {

@@ -24,15 +24,4 @@ static inline void fed_copy_interior(const fed_shape *shape, const fed_buffer *f
                fed_row_size(to_buffer, shape) * sizeof *to);
 }
 
-/* A pass's forward and backward end and begin with the layer's activation. */
-static inline void fed_activate_out(const fed_pass *pass) {
-    fed_apply_activation(pass->kernels, pass->stage->layer->activation, &pass->stage->out,
-                         &pass->stage->shape, pass->out);
-}
-
-static inline void fed_undo_out(const fed_pass *pass) {
-    fed_undo_activation(pass->kernels, pass->stage->layer->activation, &pass->stage->out,
-                        &pass->stage->shape, pass->out, pass->out_gradient);
-}
-
 #endif

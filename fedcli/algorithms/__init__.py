@@ -70,8 +70,6 @@ def build(
     if (client_optimizer is not None) != entry.has_local_steps:
         wants = "needs a" if entry.has_local_steps else "takes no"
         raise ConfigError(f"{name} {wants} client optimizer")
-    if client_optimizer is not None:
-        registry.check_client_optimizer(client_optimizer.name)
     if weighting not in WEIGHTINGS:
         names = " or ".join(WEIGHTINGS)
         raise ConfigError(f"unknown client weighting '{weighting}'; choose {names}")

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli import registry
 from fedcli.backend import CancelFlag, FrozenSlots, StepKind, StepRow
 from fedcli.batches import BatchedDataset
 from fedcli.engine import CohortResult, DeltaBounds, Engine, PerClient
@@ -147,6 +148,20 @@ class LocalSteps:
     ) -> tuple[CohortResult, dict[str, Any]]:
         """Trains the cohort once."""
         return call.train(self.optimizer, self.terms), dict(state)
+
+
+def check_freezable(algorithm: str, optimizer: Optimizer) -> None:
+    """Refuses a client optimizer that cannot start each step from a state of the server's.
+
+    Raises:
+        ConfigError: It keeps other vectors than such as the weights.
+    """
+    if not registry.OPTIMIZERS[optimizer.name].is_elementwise:
+        others = [name for name, entry in registry.OPTIMIZERS.items() if entry.is_elementwise]
+        raise ConfigError(
+            f"{algorithm} with client optimizer {optimizer.name}: its state is no vector like the "
+            f"weights, which each local step could start from; choose one of {', '.join(others)}"
+        )
 
 
 def check_plain_sgd(algorithm: str, optimizer: Optimizer) -> None:

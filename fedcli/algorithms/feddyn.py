@@ -73,7 +73,8 @@ class FedDynWork:
         bends = OwnVectors(state["client_bends"], nothing, lambda _: -self.alpha)
         terms = (StepKind.PROXIMAL, (self.alpha,)), (StepKind.LINEAR, ())
         trained = call.train(self.optimizer, terms, per_client=bends.per_client)
-        bend = state["bend"] + bends.change / population_size
+        bend = np.divide(bends.change, population_size, out=bends.change)
+        bend += state["bend"]
         mean_params = call.params + weighted_mean(trained)
         if not np.isfinite(mean_params).all():
             mean_params = state[EVALUATED_WEIGHTS]

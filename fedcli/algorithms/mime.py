@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from fedcli.aggregators import Aggregator
 from fedcli.aggregators.mean import weighted_mean
 from fedcli.algorithms.base import Algorithm
-from fedcli.algorithms.client_work import CohortCall
+from fedcli.algorithms.client_work import CohortCall, check_freezable
 from fedcli.backend import StepKind
 from fedcli.batches import BatchedDataset
 from fedcli.engine import CohortResult, PerClient
@@ -84,5 +84,10 @@ def build(
     weighting: str,
     aggregator: Aggregator,
 ) -> Algorithm:
-    """Returns Mime with these parts; `client_optimizer` is the base optimizer."""
+    """Returns Mime with these parts; `client_optimizer` is the base optimizer.
+
+    Raises:
+        ConfigError: Its state cannot be frozen.
+    """
+    check_freezable("mime", client_optimizer)
     return Algorithm("mime", MimeWork(client_optimizer), weighting, aggregator, server_optimizer)

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from fedcli.aggregators import Aggregator
 from fedcli.aggregators.mean import weighted_mean
 from fedcli.algorithms.base import Algorithm
-from fedcli.algorithms.client_work import CohortCall
+from fedcli.algorithms.client_work import CohortCall, check_freezable
 from fedcli.engine import CohortResult
 from fedcli.optimizers import Optimizer
 from fedcli.optimizers.optimizer import frozen_slots
@@ -83,6 +83,11 @@ def build(
     weighting: str,
     aggregator: Aggregator,
 ) -> Algorithm:
-    """Returns Mime Lite with these parts; `client_optimizer` is the base optimizer."""
+    """Returns Mime Lite with these parts; `client_optimizer` is the base optimizer.
+
+    Raises:
+        ConfigError: Its state cannot be frozen.
+    """
+    check_freezable("mime-lite", client_optimizer)
     work = MimeLiteWork(client_optimizer)
     return Algorithm("mime-lite", work, weighting, aggregator, server_optimizer)

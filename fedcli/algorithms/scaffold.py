@@ -71,8 +71,9 @@ class ScaffoldWork:
         trained = call.train(
             self.optimizer, ((StepKind.LINEAR, ()),), per_client=controls.per_client
         )
-        control = control + controls.change / population_size
-        return trained, {"control": control, "client_controls": controls.after}
+        moved = np.divide(controls.change, population_size, out=controls.change)
+        moved += control
+        return trained, {"control": moved, "client_controls": controls.after}
 
 
 def build(

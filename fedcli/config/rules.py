@@ -71,8 +71,6 @@ def _resolve_algorithm(values: dict[str, Any]) -> None:
         for name, default in LOCAL_NAMES.items():
             values[name] = values[name] or default
         values["client_lr"] = CLIENT_LR if values["client_lr"] is None else values["client_lr"]
-        if values["client_optimizer"] in registry.OPTIMIZERS:  # else told where options are read
-            registry.check_client_optimizer(values["client_optimizer"], "--client-optimizer")
         return
     for name in LOCAL_FIELDS:
         if values[name] is not None and values[name] != {}:

@@ -60,7 +60,6 @@ class FineTuningOptions:
     def _optimizer(self, config: RunConfig) -> Optimizer:
         name = self.optimizer or config.client_optimizer or CLIENT_OPTIMIZER
         choose(registry.OPTIMIZERS, name, "--finetune-optimizer")
-        registry.check_client_optimizer(name, "--finetune-optimizer")
         is_own = name == config.client_optimizer
         rate = config.client_lr if is_own and self.learning_rate is None else self.learning_rate
         if rate is None:

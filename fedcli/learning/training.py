@@ -35,8 +35,7 @@ class TrainingProcess(LearningProcess):
     ) -> None:
         """Composes the algorithm's parts with a model; see `build_process`."""
         super().__init__(model, metrics_aggregator, engine)
-        shapes = [tensor.shape for tensor in self.model.layout.tensors]
-        server_optimizer = algorithm.server_optimizer.for_tensors(shapes)
+        server_optimizer = algorithm.server_optimizer.for_tensors(self.model.layout.shapes)
         self.algorithm = replace(algorithm, server_optimizer=server_optimizer)
         self.num_clients = num_clients
         self._default_bounds = NO_BOUNDS if measures_deltas else None

@@ -224,7 +224,9 @@ def adafactor(
     clip_threshold: float = 1.0,
     relative_step: bool = True,
 ) -> Optimizer:
-    """Returns Adafactor (Shazeer and Stern 2018), for the server; see `fedcli.optimizers.factored`.
+    """Returns Adafactor (Shazeer and Stern 2018, https://arxiv.org/abs/1804.04235).
+
+    What it keeps of each tensor, and its step, are in `fedcli.optimizers.factored`.
 
     Args:
         learning_rate: Step size relative to the weights', >= 0; TFF's is 0.001.

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from fedcli import registry
 from fedcli.backend import FrozenSlots, StepKind, StepRow
 from fedcli.optimizers.rules import RULES, OptState, Params, Settings
 from fedcli.schedules import BY_LOCAL_STEP, BY_ROUND, CONSTANT, Schedule
@@ -107,15 +106,9 @@ class Optimizer:
 
         Args:
             terms: Rows of what an algorithm adds to the gradient, once that is clipped.
-
-        Raises:
-            ConfigError: The core does not have it: see `registry.OptimizerEntry`.
         """
-        registry.check_client_optimizer(self.name)
         clip = [] if self.clip_norm is None else [(StepKind.CLIP, (self.clip_norm,))]
-        row = RULES[self.name].row
-        assert row is not None
-        return [*clip, *terms, row(self._settings)]
+        return [*clip, *terms, RULES[self.name].row(self._settings)]
 
 
 def frozen_slots(state: Mapping[str, Any]) -> FrozenSlots:

@@ -38,14 +38,11 @@ class Settings(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """The code of one optimizer; `step` returns what is *subtracted* from the parameters.
-
-    `row` is None where the core does not have it.
-    """
+    """The code of one optimizer; `step` returns what is *subtracted* from the parameters."""
 
     init: Callable[[Settings, Params], OptState]
     step: Callable[[Settings, Params, OptState, Params], tuple[Params, OptState]]
-    row: Callable[[Settings], StepRow] | None
+    row: Callable[[Settings], StepRow]
 
 
 # ---- SGD ----------------------------------------------------------------------------------------
@@ -217,6 +214,12 @@ def _adafactor_step(
     return factored.step(shapes, rate, options, gradient, state, params)
 
 
+def _adafactor_row(settings: Settings) -> StepRow:
+    names = ("beta_2_decay", "epsilon_1", "epsilon_2", "clip_threshold", "relative_step")
+    options = (float(settings.options[name]) for name in names)
+    return StepKind.ADAFACTOR, (settings.learning_rate, *options)
+
+
 # ---- What they share ----------------------------------------------------------------------------
 
 
@@ -239,5 +242,5 @@ RULES: dict[str, Rule] = {
     "adagrad": Rule(_adagrad_init, _adagrad_step, _adagrad_row),
     "yogi": Rule(_moments_init, _yogi_step, _yogi_row),
     "rmsprop": Rule(_rmsprop_init, _rmsprop_step, _rmsprop_row),
-    "adafactor": Rule(_adafactor_init, _adafactor_step, None),
+    "adafactor": Rule(_adafactor_init, _adafactor_step, _adafactor_row),
 }

@@ -19,7 +19,6 @@ from fedcli.registry.models import MODELS, is_model_file, split_model_file
 from fedcli.registry.optimizers import (
     OPTIMIZERS,
     OptimizerEntry,
-    check_client_optimizer,
     check_clip_norm,
     check_learning_rate,
 )
@@ -51,7 +50,6 @@ __all__ = [
     "SCHEDULES",
     "AlgorithmEntry",
     "OptimizerEntry",
-    "check_client_optimizer",
     "check_clip_norm",
     "check_ema_decay",
     "check_learning_rate",

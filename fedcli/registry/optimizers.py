@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedcli.errors import ConfigError
 from fedcli.options import LEAST_POSITIVE, MAX_FLOAT, Entry, Option, Value, check_number, table
 
 LEARNING_RATE_RANGE = (0.0, MAX_FLOAT)
@@ -35,22 +34,10 @@ class OptimizerEntry(Entry):
     """A row of `OPTIMIZERS`.
 
     Attributes:
-        why_not_local: Why it takes no local steps; empty: it does.
+        is_elementwise: Whether it moves each weight by what it keeps of that weight alone.
     """
 
-    why_not_local: str = ""
-
-
-def check_client_optimizer(name: str, label: str = "client optimizer") -> None:
-    """Refuses an optimizer that takes no local steps.
-
-    Raises:
-        ConfigError: It is such a one; the message starts with `label`.
-    """
-    reason = OPTIMIZERS[name].why_not_local
-    if reason:
-        others = ", ".join(each for each, row in OPTIMIZERS.items() if not row.why_not_local)
-        raise ConfigError(f"{label} {name}: {reason}; choose one of {others}")
+    is_elementwise: bool = True
 
 
 def _check_sgd(options: Mapping[str, Value]) -> str | None:
@@ -139,8 +126,8 @@ OPTIMIZERS = table(
     ),
     OptimizerEntry(
         "adafactor",
-        "Server only: gradients over the root of their mean squares, kept as row and column means; "
-        "steps in proportion to the weights.",
+        "Gradients over the root of their mean squares, kept as row and column means; steps in "
+        "proportion to the weights.",
         "Shazeer and Stern 2018, arXiv 1804.04235; TFF learning/optimizers/adafactor.py",
         (
             Option(
@@ -161,6 +148,6 @@ OPTIMIZERS = table(
             ),
             Option("relative_step", True, "Hold the rate to 1 / sqrt(step)."),
         ),
-        why_not_local="it needs the rows and columns of tensors, which only the server has",
+        is_elementwise=False,
     ),
 )

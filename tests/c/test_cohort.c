@@ -537,6 +537,30 @@ static void test_frozen_step_number_0_is_refused(void) {
     free_cohort(co);
 }
 
+/* Without the model's tensors, or from frozen slots, which have another form. */
+static void test_adafactor_is_refused_without_tensors_and_with_frozen_slots(void) {
+    const fed_step_row row = {FED_STEP_ADAFACTOR, {0.1, -0.8, 1e-30, 1e-3, 1, 1}};
+    const float slots[2 * MAX_PARAMS] = {0};
+    cohort *co = new_cohort(&MODEL_7, 1, &PLAN);
+    const fed_tensor all = {1, 0, co->model->num_params}, less = {1, 0, co->model->num_params - 1};
+    const fed_tensors tensors = {&all, 1}, fewer = {&less, 1};
+    const fed_terms terms[] = {
+        {.tensors = &tensors},
+        {.tensors = NULL},
+        {.tensors = &fewer},
+        {.tensors = &tensors, .frozen_slots = slots, .frozen_step_num = 1},
+    };
+    fed_team *team = fed_team_new(1);
+    fed_sum *sum = fed_sum_new_of(co->model);
+    for (size_t i = 0; i < LENGTH(terms); i++)
+        CHECK_EQUAL(fed_train_cohort(team, co->model, &(fed_step){&row, 1}, co->server, co->clients,
+                                     1, &terms[i], &cancel, sum, outcomes[0].stats, &fault),
+                    i == 0 ? FED_OK : FED_ERR_ARGUMENT);
+    fed_sum_free(sum);
+    fed_team_free(team);
+    free_cohort(co);
+}
+
 /* ---- Pieces and teams ------------------------------------------------------------------------ */
 
 static void test_pieces_of_whole_blocks_equal_the_whole(void) {
@@ -1160,6 +1184,7 @@ static const test_case TESTS[] = {
     TEST(test_frozen_slots_start_every_step),
     TEST(test_frozen_step_number_reaches_the_rows),
     TEST(test_frozen_step_number_0_is_refused),
+    TEST(test_adafactor_is_refused_without_tensors_and_with_frozen_slots),
     TEST(test_pieces_of_whole_blocks_equal_the_whole),
     TEST(test_team_may_change_models_and_cohorts),
     TEST(test_team_of_no_or_too_many_threads_is_refused),

@@ -840,6 +840,38 @@ static void test_relu_keeps_what_is_positive_and_nan(void) {
     guarded_free(&gradient);
 }
 
+/* ---- Transposes ------------------------------------------------------------------------------ */
+
+/* Rows lie 3 floats apart in what is read, 2 in what is written, whose gaps must stay. */
+static void check_transpose(size_t num_rows, size_t num_columns, int has_less) {
+    const size_t from_stride = num_columns + 3, to_stride = num_rows + 2;
+    guarded from = guarded_new(num_rows * from_stride, 1, 1);
+    guarded less = guarded_new(num_rows * from_stride, 2, 1);
+    guarded to = guarded_new(num_columns * to_stride, 3, 1);
+    guarded before = guarded_new(num_columns * to_stride, 3, 1);
+    fed_active_kernels()->transpose(from.values, has_less ? less.values : NULL, from_stride,
+                                    num_rows, num_columns, to.values, to_stride);
+    for (size_t c = 0; c < num_columns; c++)
+        for (size_t r = 0; r < to_stride; r++) {
+            const size_t at = r * from_stride + c;
+            const float value = r >= num_rows ? before.values[c * to_stride + r]
+                                : has_less    ? from.values[at] - less.values[at]
+                                              : from.values[at];
+            CHECK(to.values[c * to_stride + r] == value);
+        }
+    guarded_free(&from);
+    guarded_free(&less);
+    guarded_free(&to);
+    guarded_free(&before);
+}
+
+static void test_transpose_is_exact_for_every_shape(void) {
+    for (size_t r = 0; r < LENGTH(SIZES); r++)
+        for (size_t c = 0; c < LENGTH(SIZES); c++)
+            for (int has_less = 0; has_less <= 1; has_less++)
+                if (SIZES[r] < 784 || SIZES[c] < 63) check_transpose(SIZES[r], SIZES[c], has_less);
+}
+
 static const test_case TESTS[] = {
     TEST(test_dense_forward_equals_twin),
     TEST(test_dense_accumulate_equals_twin),
@@ -866,6 +898,7 @@ static const test_case TESTS[] = {
     TEST(test_softmax_agrees_with_generic),
     TEST(test_decode_scales_and_offsets),
     TEST(test_decode_by_one_is_exact),
+    TEST(test_transpose_is_exact_for_every_shape),
     TEST(test_sgd_equals_twin),
     TEST(test_sgd_momentum_equals_twin),
     TEST(test_sgd_nesterov_equals_twin),

@@ -311,8 +311,10 @@ static void test_threads_change_no_byte(void) {
 
 static void test_a_lone_step_has_no_client(void) {
     float params[2] = {0}, gradient[2] = {0};
-    CHECK_EQUAL(fed_step_apply(&LINEAR, 1, 2, params, params, gradient, NULL), FED_ERR_ARGUMENT);
-    CHECK_EQUAL(fed_step_apply(&ANCHOR, 1, 2, params, params, gradient, NULL), FED_ERR_ARGUMENT);
+    CHECK_EQUAL(fed_step_apply(&LINEAR, NULL, 1, 2, params, params, gradient, NULL),
+                FED_ERR_ARGUMENT);
+    CHECK_EQUAL(fed_step_apply(&ANCHOR, NULL, 1, 2, params, params, gradient, NULL),
+                FED_ERR_ARGUMENT);
 }
 
 static const test_case TESTS[] = {

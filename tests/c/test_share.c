@@ -82,8 +82,9 @@ static const stack SHARED[] = {
 
 static const fed_step_row ADAM_ROW = {FED_STEP_ADAM, {0.01, 0.9, 0.99, 1e-7, 0}};
 static const fed_step_row CLIP_ROWS[] = {{FED_STEP_CLIP, {0.5}}, {FED_STEP_SGD, {0.5, 0.9, 1}}};
-static const fed_step ADAM = {&ADAM_ROW, 1}, CLIP = {CLIP_ROWS, 2};
-static const fed_step *const ALL_STEPS[] = {&PLAIN, &MOMENTUM, &CLIP, &ADAM, &GRADIENT};
+static const fed_step_row ADAFACTOR_ROW = {FED_STEP_ADAFACTOR, {0.1, -0.8, 1e-30, 1e-3, 1, 1}};
+static const fed_step ADAM = {&ADAM_ROW, 1}, CLIP = {CLIP_ROWS, 2}, ADAFACTOR = {&ADAFACTOR_ROW, 1};
+static const fed_step *const ALL_STEPS[] = {&PLAIN, &MOMENTUM, &CLIP, &ADAM, &GRADIENT, &ADAFACTOR};
 
 enum { FEW_CLIENTS = 8, SHARED_EXAMPLES = 71 };
 
@@ -105,9 +106,11 @@ static int train_few(fed_team *team, const problem *p, const fed_step *step,
     fed_fault fault;
     double weight;
     fed_sum *sum = fed_sum_new_of(p->model);
+    const fed_tensor all = {1, 0, p->model->num_params};
+    const fed_tensors tensors = {&all, 1};
+    const fed_terms terms = {.weighting = FED_WEIGHT_NUM_EXAMPLES, .tensors = &tensors};
     const int status = fed_train_cohort(team, p->model, step, p->params, clients, num_clients,
-                                        &(fed_terms){.weighting = FED_WEIGHT_NUM_EXAMPLES}, &cancel,
-                                        sum, stats, &fault);
+                                        &terms, &cancel, sum, stats, &fault);
     if (status == FED_OK) fed_sum_total(sum, delta, &weight);
     fed_sum_free(sum);
     return status;

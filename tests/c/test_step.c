@@ -15,7 +15,7 @@ static int check_sgd(float learning_rate, float momentum, float nesterov) {
 }
 
 /* A row of every kind but SGD with options of every range. 'a': an amount, from 0 to what float
- * holds; 's': a share, from 0 to 1; 'f': a flag, 0 or 1; 'p': an amount above 0. */
+ * holds; 's': a share, from 0 to 1; 'f': a flag, 0 or 1; 'p': an amount above 0; 'n': minus one. */
 static const struct {
     fed_step_row row;
     const char *ranges;
@@ -29,13 +29,17 @@ static const struct {
     {{FED_STEP_RMSPROP, {0.1, 0.9, 1e-7}}, "asa", 1},
     {{FED_STEP_GRADIENT, {0}}, "", 0},
     {{FED_STEP_CLIP, {1.5}}, "p", 0},
+    {{FED_STEP_ADAFACTOR, {0.1, -0.8, 1e-30, 1e-3, 1, 1}}, "anpapf", 2},
 };
 
-/* The row with one option replaced. */
-static int check_with(fed_step_row row, size_t option, double value) {
-    row.options[option] = value;
+/* The row of a kind with one option replaced, by minus the value where it is below 0. */
+static int check_with(size_t kind, size_t option, double value) {
+    fed_step_row row = KINDS[kind].row;
+    row.options[option] = KINDS[kind].ranges[option] == 'n' ? -value : value;
     return check_row(&row);
 }
+
+static int is_above_0(char range) { return range == 'p' || range == 'n'; }
 
 /* ---- Tables ---------------------------------------------------------------------------------- */
 
@@ -70,11 +74,11 @@ static void test_nesterov_without_momentum_is_refused(void) {
 static void test_options_within_their_ranges_are_accepted(void) {
     for (size_t k = 0; k < LENGTH(KINDS); k++)
         for (size_t o = 0; KINDS[k].ranges[o] != 0; o++) {
-            const int is_amount = KINDS[k].ranges[o] == 'a' || KINDS[k].ranges[o] == 'p';
-            if (KINDS[k].ranges[o] != 'p') CHECK_EQUAL(check_with(KINDS[k].row, o, 0), FED_OK);
-            CHECK_EQUAL(check_with(KINDS[k].row, o, 1), FED_OK);
-            if (is_amount) CHECK_EQUAL(check_with(KINDS[k].row, o, 3e38), FED_OK);
-            if (KINDS[k].ranges[o] != 'f') CHECK_EQUAL(check_with(KINDS[k].row, o, 0.5), FED_OK);
+            const int is_amount = KINDS[k].ranges[o] == 'a' || is_above_0(KINDS[k].ranges[o]);
+            if (!is_above_0(KINDS[k].ranges[o])) CHECK_EQUAL(check_with(k, o, 0), FED_OK);
+            CHECK_EQUAL(check_with(k, o, 1), FED_OK);
+            if (is_amount) CHECK_EQUAL(check_with(k, o, 3e38), FED_OK);
+            if (KINDS[k].ranges[o] != 'f') CHECK_EQUAL(check_with(k, o, 0.5), FED_OK);
         }
 }
 
@@ -83,13 +87,11 @@ static void test_options_out_of_range_are_refused(void) {
     for (size_t k = 0; k < LENGTH(KINDS); k++)
         for (size_t o = 0; KINDS[k].ranges[o] != 0; o++) {
             for (size_t i = 0; i < LENGTH(bad); i++)
-                CHECK_EQUAL(check_with(KINDS[k].row, o, bad[i]), FED_ERR_ARGUMENT);
+                CHECK_EQUAL(check_with(k, o, bad[i]), FED_ERR_ARGUMENT);
             if (KINDS[k].ranges[o] == 's' || KINDS[k].ranges[o] == 'f')
-                CHECK_EQUAL(check_with(KINDS[k].row, o, 1.0001), FED_ERR_ARGUMENT);
-            if (KINDS[k].ranges[o] == 'p')
-                CHECK_EQUAL(check_with(KINDS[k].row, o, 0), FED_ERR_ARGUMENT);
-            if (KINDS[k].ranges[o] == 'f')
-                CHECK_EQUAL(check_with(KINDS[k].row, o, 0.5), FED_ERR_ARGUMENT);
+                CHECK_EQUAL(check_with(k, o, 1.0001), FED_ERR_ARGUMENT);
+            if (is_above_0(KINDS[k].ranges[o])) CHECK_EQUAL(check_with(k, o, 0), FED_ERR_ARGUMENT);
+            if (KINDS[k].ranges[o] == 'f') CHECK_EQUAL(check_with(k, o, 0.5), FED_ERR_ARGUMENT);
         }
 }
 
@@ -191,10 +193,10 @@ static void test_refused_step_moves_nothing(void) {
     const fed_step_row row = {FED_STEP_SGD, {NAN}};
     float params[] = {1, 2}, gradient[] = {3, 4};
     const float server[] = {0, 0};
-    CHECK_EQUAL(fed_step_apply(&(fed_step){&row, 1}, 1, 2, params, server, gradient, NULL),
+    CHECK_EQUAL(fed_step_apply(&(fed_step){&row, 1}, NULL, 1, 2, params, server, gradient, NULL),
                 FED_ERR_ARGUMENT);
     const fed_step_row good = {FED_STEP_SGD, {0.1}};
-    CHECK_EQUAL(fed_step_apply(&(fed_step){&good, 1}, 0, 2, params, server, gradient, NULL),
+    CHECK_EQUAL(fed_step_apply(&(fed_step){&good, 1}, NULL, 0, 2, params, server, gradient, NULL),
                 FED_ERR_ARGUMENT);
     CHECK(params[0] == 1 && params[1] == 2);
 }
@@ -215,7 +217,7 @@ static void check_num_steps(const fed_step *step, size_t num_params, const doubl
     fed_step_init_slots(step, num_params, slots);
     for (size_t s = 0; s < LENGTH(GRADIENTS); s++) {
         for (size_t p = 0; p < num_params; p++) gradient[p] = GRADIENTS[s];
-        CHECK_EQUAL(fed_step_apply(step, s + 1, num_params, params, server, gradient,
+        CHECK_EQUAL(fed_step_apply(step, NULL, s + 1, num_params, params, server, gradient,
                                    fed_step_slots(step) > 0 ? slots : NULL),
                     FED_OK);
         for (size_t p = 0; p < num_params; p++) CHECK_CLOSE(params[p], expected[s], 1e-6);
@@ -286,6 +288,35 @@ static void test_proximal_term_equals_hand_worked_steps(void) {
         check_num_steps(&(fed_step){rows, 2}, num_params, (const double[]){0.9, 0.88, 0.736});
 }
 
+/* A matrix of squares that rows and columns stand for exactly, and a vector: each coordinate moves
+ * by the rate, in proportion to its tensor's size. */
+static void test_adafactor_equals_hand_worked_tensors(void) {
+    static const fed_tensor each[] = {{1, 2, 2}, {1, 0, 3}};
+    static const fed_tensors tensors = {each, 2};
+    const fed_step_row row = {FED_STEP_ADAFACTOR, {0.1, -0.8, 1e-30, 1e-3, 1, 1}};
+    const float server[7] = {0};
+    float params[] = {2, -2, 2, 2, 0, 0, 0}, gradient[] = {1, 2, -2, 4, 5, -6, 0};
+    float slots[14] = {0};
+    CHECK_EQUAL(
+        fed_step_apply(&(fed_step){&row, 1}, &tensors, 1, 7, params, server, gradient, slots),
+        FED_OK);
+    const double expected[] = {1.8, -2.2, 2.2, 1.8, -1e-4, 1e-4, 0};
+    for (size_t p = 0; p < 7; p++) CHECK_CLOSE((double)params[p], expected[p], 1e-7);
+    const double means[] = {2.5, 10, 0, 0, 25, 36, 1e-30, 2.5, 10, 0, 0, 0, 0, 0};
+    for (size_t s = 0; s < 14; s++) CHECK_CLOSE((double)slots[s], means[s], 1e-6 * means[s]);
+}
+
+static void test_adafactor_takes_all_parameters_as_tensors(void) {
+    static const fed_tensor all[] = {{2, 1, 2}, {1, 0, 1}}, huge[] = {{2, SIZE_MAX / 2, 3}};
+    const fed_tensors choices[] = {{all, 2}, {all, 1}, {all, 0}, {huge, 1}};
+    const fed_step_row row = {FED_STEP_ADAFACTOR, {0.1, -0.8, 1e-30, 1e-3, 1, 1}};
+    const fed_step step = {&row, 1}, plain = {&KINDS[0].row, 1};
+    for (size_t i = 0; i < LENGTH(choices); i++)
+        CHECK(fed_step_takes_tensors(&step, &choices[i], 5) == (i == 0));
+    CHECK(!fed_step_takes_tensors(&step, NULL, 5));
+    CHECK(fed_step_takes_tensors(&plain, NULL, 5));
+}
+
 /* What a clip row of norm 5 makes of a gradient: SGD of rate 1 from 0 moves by minus that. */
 static void clipped(size_t num_params, const float *gradient, float *result /* out [P] */) {
     const fed_step_row rows[] = {{FED_STEP_CLIP, {5}}, {FED_STEP_SGD, {1}}};
@@ -293,8 +324,9 @@ static void clipped(size_t num_params, const float *gradient, float *result /* o
     const float server[MAX_PARAMS] = {0};
     params[num_params] = UNTOUCHED;
     memcpy(scratch, gradient, num_params * sizeof(float));
-    CHECK_EQUAL(fed_step_apply(&(fed_step){rows, 2}, 1, num_params, params, server, scratch, NULL),
-                FED_OK);
+    CHECK_EQUAL(
+        fed_step_apply(&(fed_step){rows, 2}, NULL, 1, num_params, params, server, scratch, NULL),
+        FED_OK);
     CHECK(params[num_params] == UNTOUCHED);
     for (size_t p = 0; p < num_params; p++) result[p] = -params[p];
 }
@@ -355,7 +387,8 @@ static void test_a_proximal_term_is_added_to_the_clipped_gradient(void) {
         {FED_STEP_CLIP, {5}}, {FED_STEP_PROXIMAL, {2}}, {FED_STEP_SGD, {1}}};
     float params[] = {100, 0}, gradient[] = {30, 40};
     const float server[] = {0, 0};
-    CHECK_EQUAL(fed_step_apply(&(fed_step){rows, 3}, 1, 2, params, server, gradient, NULL), FED_OK);
+    CHECK_EQUAL(fed_step_apply(&(fed_step){rows, 3}, NULL, 1, 2, params, server, gradient, NULL),
+                FED_OK);
     CHECK_CLOSE(params[0], 100 - 3 - 200, 1e-5);
     CHECK_CLOSE(params[1], -4, 1e-6);
 }
@@ -367,8 +400,9 @@ static void test_rows_act_in_turn_with_slots_of_their_own(void) {
     float params[2] = {0}, slots[4] = {0};
     for (int s = 0; s < 2; s++) {
         float gradient[2] = {1, 2};
-        CHECK_EQUAL(fed_step_apply(&(fed_step){rows, 2}, 1, 2, params, server, gradient, slots),
-                    FED_OK);
+        CHECK_EQUAL(
+            fed_step_apply(&(fed_step){rows, 2}, NULL, 1, 2, params, server, gradient, slots),
+            FED_OK);
     }
     CHECK(slots[0] == 1.5f && slots[1] == 3 && slots[2] == 1.25f && slots[3] == 2.5f);
     CHECK(params[0] == -4.75f && params[1] == -9.5f);
@@ -402,6 +436,8 @@ static const test_case TESTS[] = {
     TEST(test_rmsprop_equals_known_steps),
     TEST(test_reddi_forms_equal_known_steps),
     TEST(test_proximal_term_equals_hand_worked_steps),
+    TEST(test_adafactor_equals_hand_worked_tensors),
+    TEST(test_adafactor_takes_all_parameters_as_tensors),
     TEST(test_clipping_scales_long_gradients_to_the_norm),
     TEST(test_clipping_leaves_short_gradients_alone),
     TEST(test_clipping_holds_the_largest_gradients),

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the C core declares in fed.h, as _core.pyx calls it."""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+
+cdef extern from "fed.h" nogil:
+    ctypedef struct atomic_int:
+        pass
+    int atomic_load(atomic_int *)
+    void atomic_store(atomic_int *, int)
+
+    enum:
+        FED_OK, FED_ERR_NO_MEMORY, FED_ERR_ARGUMENT, FED_ERR_LABEL, FED_ERR_CANCELLED, FED_ERR_ISA
+    const char *fed_strerror(int)
+    ctypedef struct fed_fault:
+        size_t client_index, example_index
+        int32_t label
+
+    int fed_select_isa(const char *)
+    const char *fed_isa_name()
+    int fed_isa_runs(const char *)
+    int fed_has_openmp()
+    double fed_fma_chain(size_t)
+
+    ctypedef struct fed_key:
+        uint64_t seed, client, round, purpose, occurrence
+    void fed_rng_fill(const fed_key *, uint64_t *, size_t)
+
+    ctypedef struct fed_plan:
+        int32_t pipeline
+        size_t epochs, batch_size, shuffle_buffer, max_examples
+    size_t fed_plan_visits(const fed_plan *, size_t)
+    size_t fed_plan_batches(const fed_plan *, size_t)
+    ctypedef struct fed_order:
+        pass
+    size_t fed_order_capacity(const fed_plan *, size_t)
+    void fed_order_init(fed_order *, const fed_plan *, size_t, const fed_key *, uint32_t *)
+    size_t fed_order_next(fed_order *, uint32_t *)
+
+    ctypedef struct fed_shape:
+        size_t height, width, channels
+    ctypedef struct fed_layer:
+        int32_t kind, activation
+        fed_shape in_ "in", out
+        size_t offset
+        int32_t has_scale, has_bias
+        size_t window_height, window_width, stride_y, stride_x, pad_top, pad_left
+        size_t num_groups
+        double epsilon, rate
+    ctypedef struct fed_model:
+        const fed_layer *layers
+        size_t num_layers, num_inputs, num_classes, num_params
+    int fed_model_check(const fed_model *)
+
+    ctypedef struct fed_step_row:
+        int32_t kind
+        double options[8]
+    ctypedef struct fed_step:
+        const fed_step_row *rows
+        size_t num_rows
+    ctypedef struct fed_tensor:
+        size_t num_matrices, num_rows, num_columns
+    ctypedef struct fed_tensors:
+        const fed_tensor *each
+        size_t num
+    int fed_step_check(const fed_step *)
+    size_t fed_step_slots(const fed_step *)
+    void fed_step_init_slots(const fed_step *, size_t, float *)
+    int fed_step_apply(const fed_step *, const fed_tensors *, size_t, size_t, float *,
+                       const float *, float *, float *)
+
+    enum:
+        FED_PIXELS_UINT8, FED_PIXELS_FLOAT32
+    ctypedef struct fed_prepared:
+        pass
+    ctypedef struct fed_own:
+        const float *linear
+        float *delta
+        double delta_factor
+    ctypedef struct fed_client:
+        const void *pixels
+        int32_t pixel_type
+        float scale, offset
+        const int32_t *labels
+        size_t num_examples
+        fed_plan plan
+        fed_key shuffle_key, dropout_key
+        const fed_prepared *prepared
+        const fed_own *own
+    fed_prepared *fed_prepare(const fed_model *, const fed_client *)
+    void fed_prepared_free(fed_prepared *)
+    ctypedef struct fed_client_stats:
+        double loss_sum, weight, max_abs, norm
+        int64_t num_correct, num_examples, num_batches
+        int32_t is_finite
+
+    ctypedef struct fed_sum:
+        pass
+    fed_sum *fed_sum_new(size_t)
+    fed_sum *fed_sum_new_of(const fed_model *)
+    void fed_sum_free(fed_sum *)
+    int fed_sum_add(fed_sum *, const float *const *, const double *, size_t)
+    void fed_sum_reset(fed_sum *)
+    int fed_move_own(size_t, double, const float *, float *)
+    void fed_add_change(size_t, const float *, const float *, double *)
+    void fed_sum_total(fed_sum *, double *, double *)
+
+    ctypedef struct fed_team:
+        pass
+    fed_team *fed_team_new(int)
+    void fed_team_free(fed_team *)
+    ctypedef struct fed_bounds:
+        double max_abs, norm
+    ctypedef struct fed_terms:
+        int weighting
+        const fed_bounds *bounds
+        const float *frozen_slots
+        size_t frozen_step_num
+        const double *rate_factors
+        size_t num_rate_factors
+        const fed_tensors *tensors
+    int fed_train_cohort(fed_team *, const fed_model *, const fed_step *, const float *,
+                         const fed_client *, size_t, const fed_terms *, const atomic_int *,
+                         fed_sum *, fed_client_stats *, fed_fault *)
+    int fed_evaluate(fed_team *, const fed_model *, const float *, const fed_client *, size_t,
+                     const atomic_int *, fed_client_stats *, fed_fault *)
+    int fed_predict(fed_team *, const fed_model *, const float *, const fed_client *, size_t,
+                    const atomic_int *, float *, fed_fault *)
+
+    size_t fed_stages(const fed_model *, size_t *)
+    int fed_exercise(const fed_model *, const float *, size_t, size_t, int, size_t)
+
+    ctypedef struct fed_synthetic:
+        uint64_t seed
+        double style_spread, label_noise
+        int32_t sizes
+    size_t fed_synthetic_count(const fed_synthetic *, uint64_t, int)
+    int fed_synthetic_draw(const fed_synthetic *, uint64_t, int, size_t, size_t, uint8_t *,
+                           int32_t *)
