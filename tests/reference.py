@@ -7,6 +7,7 @@ layer the kernel [I, O] by rows and then the bias [O].
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -82,6 +83,75 @@ class Yogi(Adam):
             squares + (1 - self.beta_2) * square,
             squares - (1 - self.beta_2) * square,
         )
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    weight_decay: float = 0.004
+
+    def step(
+        self, params: Vector, state: tuple[int, Vector, Vector], gradient: Vector
+    ) -> tuple[Vector, tuple[int, Vector, Vector]]:
+        moved, state = super().step(params, state, gradient)
+        return moved - self.learning_rate * self.weight_decay * params, state
+
+
+@dataclass(frozen=True)
+class Adagrad:
+    learning_rate: float
+    epsilon: float = 1e-7
+    initial: float = 0.1
+
+    def start(self, params: Vector) -> Vector:
+        return np.full_like(params, self.initial)
+
+    def step(self, params: Vector, squares: Vector, gradient: Vector) -> tuple[Vector, Vector]:
+        squares = squares + gradient**2
+        return params - self.learning_rate * gradient / (squares + self.epsilon) ** 0.5, squares
+
+
+@dataclass(frozen=True)
+class RmsProp:
+    learning_rate: float
+    decay: float = 0.9
+    epsilon: float = 1e-7
+
+    def start(self, params: Vector) -> Vector:
+        return np.zeros_like(params)
+
+    def step(self, params: Vector, squares: Vector, gradient: Vector) -> tuple[Vector, Vector]:
+        squares = self.decay * squares + (1 - self.decay) * gradient**2
+        return params - self.learning_rate * gradient / (squares**0.5 + self.epsilon), squares
+
+
+@dataclass(frozen=True)
+class Adafactor:
+    """Algorithms 4 and 5 of Shazeer and Stern 2018, with sums where these stand in the paper."""
+
+    learning_rate: float
+    shapes: tuple[tuple[int, ...], ...]
+
+    def start(self, params: Vector) -> tuple[int, list[list[Any]]]:
+        return 0, [[0.0] * len(shape) for shape in self.shapes]
+
+    def step(
+        self, params: Vector, state: tuple[int, list[list[Any]]], gradient: Vector
+    ) -> tuple[Vector, tuple[int, list[list[Any]]]]:
+        count = state[0] + 1
+        decay, rate = 1 - count**-0.8, min(self.learning_rate, count**-0.5)
+        moved, kept, first = params.copy(), [], 0
+        for shape, sums in zip(self.shapes, state[1], strict=True):
+            at = slice(first, first + math.prod(shape))
+            first = at.stop
+            slope = gradient[at].reshape(shape)
+            square = slope**2 + 1e-30
+            new = [square.sum(axis=1), square.sum(axis=0)] if len(shape) == 2 else [square]
+            sums = [decay * old + (1 - decay) * each for old, each in zip(sums, new, strict=True)]
+            update = slope / (np.outer(*sums) / sums[0].sum() if len(sums) == 2 else sums[0]) ** 0.5
+            update = update / max(1.0, np.mean(update**2) ** 0.5)
+            moved[at] -= max(1e-3, np.mean(params[at] ** 2) ** 0.5) * rate * update.ravel()
+            kept.append(sums)
+        return moved, (count, kept)
 
 
 @dataclass

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 import fedcli
-from fedcli import _core, aggregators, algorithms, learning, optimizers
+from fedcli import _core, aggregators, algorithms, learning, optimizers, registry
 from fedcli.algorithms.base import Algorithm
 from fedcli.backend import CancelFlag, Cancelled, FrozenSlots
 from fedcli.batches import BatchedDataset, from_arrays
@@ -145,11 +145,13 @@ def test_shuffled_epochs_follow_the_order_of_each_round_and_occurrence() -> None
 
 
 def _algorithm(name: str, client: optimizers.Optimizer | None, **options: Any) -> Algorithm:
+    entry = registry.ALGORITHMS[name]
+    server = optimizers.build(entry.server_optimizer or "sgd", 1.0, entry.server_options)
     return algorithms.build(
         name,
         client,
-        optimizers.sgd(1.0),
-        weighting="num-examples",
+        server,
+        weighting=entry.weightings[0],
         aggregator=aggregators.build("mean"),
         options=options,
     )
@@ -161,6 +163,43 @@ def _letter(size: int, seed: int) -> Arrays:
     pixels = np.ones((size, 16, 16), np.float32)
     pixels[:, 6:10, 4:12] = random.random((size, 4, 8), dtype=np.float32)
     return pixels, random.integers(0, NUM_CLASSES, size, dtype=np.int32)
+
+
+CLIENTS: dict[str, tuple[optimizers.Optimizer, reference.Optimizer]] = {
+    "sgd": (optimizers.sgd(0.1, momentum=0.9), reference.Sgd(0.1, momentum=0.9)),
+    "adam": (optimizers.adam(0.01), reference.Adam(0.01)),
+    "adamw": (optimizers.adamw(0.01, weight_decay=0.5), reference.AdamW(0.01, weight_decay=0.5)),
+    "adagrad": (optimizers.adagrad(0.03), reference.Adagrad(0.03)),
+    "yogi": (optimizers.yogi(0.01), reference.Yogi(0.01)),
+    "rmsprop": (optimizers.rmsprop(0.01), reference.RmsProp(0.01)),
+    "adafactor": (
+        optimizers.adafactor(0.05),
+        reference.Adafactor(0.05, ((math.prod(SHAPE), NUM_CLASSES), (NUM_CLASSES,))),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", registry.OPTIMIZERS)
+def test_every_client_optimizer_follows_the_reference(name: str) -> None:
+    client, slow = CLIENTS[name]
+    cohort = _cohort((40, 1, 33, 90))
+    process = learning.build_process(_algorithm("fedavg", client), _model())
+    state = process.initialize()
+    params = np.random.default_rng(8).normal(size=len(state.global_model_weights))
+    params = params.astype(np.float32).astype(np.float64)
+    state = replace(state, global_model_weights=params.astype(np.float32))
+    for _ in range(5):
+        before, state = params, process.next(state, cohort).state
+        params = reference.fedavg_round(
+            params,
+            np.zeros_like(params),
+            [_in_order(pair) for pair in cohort],
+            num_classes=NUM_CLASSES,
+            client=slow,
+            server=reference.Sgd(1.0),
+        ).params
+        np.testing.assert_allclose(state.global_model_weights, params, rtol=1e-5, atol=1e-5)
+        assert np.abs(params - before).max() > 1e-2
 
 
 @pytest.mark.parametrize(
@@ -406,13 +445,22 @@ def test_schedules_count_the_rounds_of_both_sides() -> None:
         _assert_same_params(state, params)
 
 
-@pytest.mark.parametrize("name", ["fedavg", "fedprox", "mime-lite"])
+@pytest.mark.parametrize(
+    "name",
+    # Of the others the server moves the model though no client did, by its state or FedDyn's h, or
+    # there is no common model that moves.
+    [
+        name
+        for name, entry in registry.ALGORITHMS.items()
+        if entry.has_local_steps and entry.server_optimizer is None and name != "feddyn"
+    ],
+)
 def test_every_algorithm_with_local_steps_follows_the_client_s_schedule(name: str) -> None:
     """A step to rate 0 after two rounds: nothing moves from there on."""
-    steady = optimizers.sgd(0.1, momentum=0.9)
+    steady = optimizers.sgd(0.1, momentum=0.0 if name == "scaffold" else 0.9)
     stops = optimizers.schedule_learning_rate(steady, "step", {"boundaries": 2, "factors": 0.0})
-    process = learning.build_process(_algorithm(name, stops), _model())
-    control = learning.build_process(_algorithm(name, steady), _model())
+    process = learning.build_process(_algorithm(name, stops), _model(), num_clients=len(SIZES))
+    control = learning.build_process(_algorithm(name, steady), _model(), num_clients=len(SIZES))
     state, steady_state = process.initialize(), control.initialize()
     for round_num in range(4):
         before = state.global_model_weights.tobytes()
@@ -423,14 +471,16 @@ def test_every_algorithm_with_local_steps_follows_the_client_s_schedule(name: st
         assert (state.global_model_weights.tobytes() == before) == (round_num >= 2)
 
 
-@pytest.mark.parametrize("name", ["fedavg", "fedsgd", "mime-lite"])
+@pytest.mark.parametrize(
+    "name", [name for name, entry in registry.ALGORITHMS.items() if not entry.has_own_models]
+)
 def test_every_algorithm_follows_the_server_s_schedule(name: str) -> None:
     server = optimizers.schedule_learning_rate(
         optimizers.sgd(1.0), "step", {"boundaries": 1, "factors": 0.0}
     )
-    client = None if name == "fedsgd" else optimizers.sgd(0.1)
+    client = optimizers.sgd(0.1) if registry.ALGORITHMS[name].has_local_steps else None
     algorithm = replace(_algorithm(name, client), server_optimizer=server)
-    process = learning.build_process(algorithm, _model())
+    process = learning.build_process(algorithm, _model(), num_clients=len(SIZES))
     first = process.next(process.initialize(), _cohort()).state
     second = process.next(first, _cohort()).state
     assert first.global_model_weights.any()
