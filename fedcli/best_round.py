@@ -10,9 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# What a round can be best by: its name in metrics.jsonl, and whether more is better.
-MEASURES = {"accuracy": ("sparse_categorical_accuracy", True), "loss": ("loss", False)}
-_SPLITS = ("test", "central", "train")
+# What a round is judged by, with its name in metrics.jsonl.
+MEASURES = {"loss": "loss", "accuracy": "sparse_categorical_accuracy"}
+_MORE_IS_BETTER = {"loss": False, "accuracy": True}
+# What a model is judged by rather than train: the first of these splits that there are.
+HELD_OUT = ("test", "central")
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,10 @@ class Best:
         evaluation = line.get("evaluation")
         if not evaluation:
             return self
-        name, more_is_better = MEASURES[self.measure]
-        value = evaluation[deciding_split(evaluation)][name]
+        value = evaluation[deciding_split(evaluation)][MEASURES[self.measure]]
         if value is None or value != value:  # NaN
             return self
-        is_better = self.value is None or (value > self.value) == more_is_better
+        is_better = self.value is None or (value > self.value) == _MORE_IS_BETTER[self.measure]
         if not is_better or value == self.value:
             return self
         return Best(self.measure, value, line["round"])
@@ -53,4 +54,5 @@ class Best:
 
 def deciding_split(evaluation: Mapping[str, Any]) -> str:
     """Returns the split of an evaluation that tells best how good a model is."""
-    return next((each for each in _SPLITS if each in evaluation), next(iter(evaluation)))
+    splits = (each for each in (*HELD_OUT, "train") if each in evaluation)
+    return next(splits, next(iter(evaluation)))

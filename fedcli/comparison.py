@@ -8,15 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedcli.config import DATA_FIELDS
+from fedcli.config import DATA_FIELDS, WITHOUT_EFFECT
 from fedcli.run_record import RunRecord
 
-# Options that change no result; the seed does, but runs that differ in it alone repeat each other.
+# Changes results, but runs that differ in it alone repeat each other.
 REPEATS = ("seed",)
-WITHOUT_EFFECT = (
-    *("preset", "threads", "checkpoint_every", "keep_checkpoints", "keep_best", "eval_split"),
-    *("csv", "tensorboard", "histograms", "record_clients"),
-)
 _ENDINGS = ("stop_at", "patience")  # with one of these, how often a run evaluates has an effect
 # What provenance says of files that options name.
 _FINGERPRINTS = ("data", "model")

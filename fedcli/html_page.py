@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli import report_tables
+from fedcli.best_round import MEASURES
 from fedcli.figures.tiles import on_paper, tile_blocks
 from fedcli.portrait import Portrait, Sample
-from fedcli.run_record import MEASURES, RunRecord, Series, curves_of
+from fedcli.run_record import RunRecord, Series, curves_of
 from fedcli.text_tables import Table
 
 # Told apart by everybody (Paul Tol's bright scheme).

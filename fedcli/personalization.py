@@ -23,7 +23,7 @@ from fedcli.backend import CancelFlag
 from fedcli.batch_plan import BatchPlan
 from fedcli.batches import BatchedDataset
 from fedcli.datasets import ClientData
-from fedcli.engine import Engine, PerClient
+from fedcli.engine import BLOCK_CLIENTS, Engine, PerClient
 from fedcli.errors import ConfigError
 from fedcli.models import Model
 from fedcli.optimizers import Optimizer
@@ -32,9 +32,6 @@ from fedcli.thread_engine import ThreadEngine
 
 BASELINE = "baseline_metrics"
 MAX_NUM_CLIENTS = 100
-
-# Clients whose models are in memory at once: a block of the core's.
-_BLOCK = 8
 
 
 @dataclass(frozen=True)
@@ -174,8 +171,8 @@ def fine_tuned_stats(
     optimizer = strategy.optimizer.at(round_num)
     layout, rows = model.layout, optimizer.client_rows()
     scored: list[NDArray[Any]] = []
-    for first in range(0, len(client_ids), _BLOCK):
-        ids = client_ids[first : first + _BLOCK]
+    for first in range(0, len(client_ids), BLOCK_CLIENTS):  # so many models are in memory at once
+        ids = client_ids[first : first + BLOCK_CLIENTS]
         own = [train.client(each) for each in ids]
         deltas = _Deltas()
         engine.train_cohort(

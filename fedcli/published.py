@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedcli.best_round import MEASURES
 from fedcli.config import RunConfig, option_name
 from fedcli.presets import Figure, Preset
 from fedcli.registry import DATASETS
 from fedcli.stopping import Progress
-
-_METRICS = {"loss": "loss", "accuracy": "sparse_categorical_accuracy"}
 
 
 @dataclass(frozen=True)
@@ -101,9 +100,9 @@ def _find(
         return None if progress is None else progress.target_round
     if figure.round_num:
         online = rounds.get(figure.round_num, {}).get("client_work", {}).get("train", {})
-        number: float | None = online.get(_METRICS[figure.metric])
+        number: float | None = online.get(MEASURES[figure.metric])
         return number
     work = evaluation.get(figure.split, {}).get("client_work", {})
     scores = work.get("eval", {}).get("current_round_metrics", {})
-    closing: float | None = scores.get(_METRICS[figure.metric])
+    closing: float | None = scores.get(MEASURES[figure.metric])
     return closing

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedcli import comparison, report
+from fedcli.best_round import MEASURES
 from fedcli.client_records import OUTCOMES, ClientRecords
 from fedcli.comparison import Estimate
 from fedcli.config import option_name
 from fedcli.metrics import flatten
-from fedcli.run_record import MEASURES, ONLINE, RunRecord
+from fedcli.run_record import ONLINE, RunRecord
 from fedcli.text_tables import Table
 
 # Figures over clients by their names in JSON, with what a column of them is called.

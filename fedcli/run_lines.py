@@ -69,7 +69,7 @@ def _is_metrics_group(group: Any) -> bool:
     return (
         isinstance(group, dict)
         and _has_numbers(group)
-        and all(name in group for name, _ in MEASURES.values())
+        and all(name in group for name in MEASURES.values())
         and all(isinstance(group.get(name), int) for name in counts)
     )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedcli import config as configs
 from fedcli import run_dir
+from fedcli.best_round import HELD_OUT, MEASURES
 from fedcli.config import RunConfig
 from fedcli.errors import ConfigError, DataError
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from fedcli.models import Model
 
 ONLINE = "online"  # the series of what training itself measured, beside those of splits
-HELD_OUT = ("test", "central")
-MEASURES = {"loss": "loss", "accuracy": "sparse_categorical_accuracy"}
 PARTS = ("data", "train", "aggregate", "evaluate", "save")
 
 Series = list[tuple[int, float]]
@@ -214,7 +213,6 @@ def notes_of_changed_data(runs: Sequence[RunRecord]) -> list[str]:
     of a config that is not valid, are passed over: the report does without.
     """
     from fedcli import datasets
-    from fedcli.federation.data import note_of_change
 
     seen: dict[str, str] = {}
     notes: list[str] = []
@@ -230,7 +228,8 @@ def notes_of_changed_data(runs: Sequence[RunRecord]) -> list[str]:
         except (DataError, ConfigError):
             continue
         consequence = f"what {run.path} tells is of the data before"
-        notes += note_of_change(run.config, before, seen[key], consequence)
+        named = (run.config.data, run.config.test_data)
+        notes += datasets.note_of_change(*named, before, seen[key], consequence)
     return notes
 
 

@@ -10,15 +10,15 @@ theirs monotone and interpolate; that can only be less.)
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from fedcli.best_round import deciding_split
+from fedcli.best_round import Best, deciding_split
 from fedcli.errors import ConfigError
 from fedcli.options import check_number
 
 ACCURACY = "accuracy"
-_METRIC = "sparse_categorical_accuracy"
+_NONE_YET = Best(ACCURACY)
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,7 @@ class Progress:
         target: Accuracy to stop at, 0 to 1; None: none.
         patience: Evaluations in a row without a new best accuracy to stop at; None: any number.
         split: The split that decides; empty before the first evaluation.
-        best: Best accuracy so far; None before the first evaluation that has one.
-        best_round: Round of the first evaluation that had it.
+        best: The best accuracy so far, and its round.
         num_without_gain: Evaluations since.
         target_round: Round of the first evaluation that reached the target; None: none has.
     """
@@ -38,8 +37,7 @@ class Progress:
     target: float | None = None
     patience: int | None = None
     split: str = ""
-    best: float | None = None
-    best_round: int = 0
+    best: Best = _NONE_YET
     num_without_gain: int = 0
     target_round: int | None = None
 
@@ -58,19 +56,15 @@ class Progress:
         if not evaluation:
             return self
         split = deciding_split(evaluation)
-        accuracy = evaluation[split][_METRIC]
-        has_one = accuracy is not None and accuracy == accuracy  # not NaN
-        is_best = has_one and (self.best is None or accuracy > self.best)
+        best = self.best.after(line)
         target_round = self.target_round
-        if target_round is None and self.target is not None and has_one:
-            target_round = line["round"] if accuracy >= self.target else None
-        return Progress(
-            target=self.target,
-            patience=self.patience,
+        if target_round is None and self.target is not None and best.value is not None:
+            target_round = best.round_num if best.value >= self.target else None
+        return replace(
+            self,
             split=split,
-            best=accuracy if is_best else self.best,
-            best_round=line["round"] if is_best else self.best_round,
-            num_without_gain=0 if is_best else self.num_without_gain + 1,
+            best=best,
+            num_without_gain=0 if best != self.best else self.num_without_gain + 1,
             target_round=target_round,
         )
 
@@ -96,8 +90,8 @@ class Progress:
             "target_accuracy": self.target,
             "rounds_to_target": self.target_round,
             "patience": self.patience,
-            "best_accuracy": self.best,
-            "best_round": self.best_round,
+            "best_accuracy": self.best.value,
+            "best_round": self.best.round_num,
             "ended_by": self.reason(),
         }
 

@@ -116,7 +116,7 @@ def test_what_has_no_best_is_told(run: Path, tmp_path: Path) -> None:
         run_dir.best_checkpoint(tmp_path / "none")
     with pytest.raises(ConfigError, match="--keep-best loss needs evaluations"):
         make_config(keep_best="loss")
-    with pytest.raises(ConfigError, match="choose one of accuracy, loss"):
+    with pytest.raises(ConfigError, match="choose one of loss, accuracy"):
         make_config(keep_best="f1", eval_every=1)
     with pytest.raises(ConfigError, match="--keep-checkpoints 0"):
         make_config(keep_checkpoints=0)

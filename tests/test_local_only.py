@@ -268,6 +268,22 @@ def test_commands_that_need_one_model_say_so(fedcli: Fedcli, tmp_path: Path) -> 
     assert not (tmp_path / "p.csv").exists()
 
 
+def test_what_needs_one_model_is_refused_before_anything_is_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path / "run", make_config(**LOCAL))
+    monkeypatch.setattr(evaluation, "open_data", None)  # nobody reads data
+    asked: tuple[dict[str, Any], ...] = (
+        {"fine_tuning": evaluation.FineTuningOptions()},
+        {"predictions_file": tmp_path / "p.csv"},
+        {"num_errors": 3},
+        {"takers": [print]},
+    )
+    for each in asked:
+        with pytest.raises(ConfigError, match="there is none for all"):
+            evaluation.evaluate_run(tmp_path / "run", **each)
+
+
 def test_a_central_split_is_not_evaluated(tmp_path: Path, fedcli: Fedcli) -> None:  # noqa: F811
     from tests.test_seen_clients import _write_store
 

@@ -271,6 +271,10 @@ def test_without_data_held_out_train_is_evaluated(tmp_path: Path) -> None:
             {"eval_every": 1, "eval_split": "train", "stop_at": "accuracy=0.5"},
             "--stop-at looks at test, which --eval-split train leaves out",
         ),
+        (
+            {"eval_every": 1, "eval_split": "train", "keep_best": "loss"},
+            "--keep-best looks at test, which --eval-split train leaves out",
+        ),
     ],
 )
 def test_a_split_that_decides_or_is_unknown_is_refused(
@@ -279,6 +283,28 @@ def test_a_split_that_decides_or_is_unknown_is_refused(
     with pytest.raises(ConfigError, match=fault):
         rounds.start(make_config(**values), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "optimizer", "options"),
+    [
+        ("scaffold", "sgd", {"momentum": 0.9}),
+        ("fednova", "adam", {}),
+        ("mime", "adafactor", {}),
+    ],
+)
+def test_what_an_algorithm_cannot_train_with_is_refused_before_data_are_read(
+    tmp_path: Path, algorithm: str, optimizer: str, options: dict[str, Any]
+) -> None:
+    config = make_config(
+        data=str(tmp_path / "missing.h5"),
+        data_options={},
+        algorithm=algorithm,
+        client_optimizer=optimizer,
+        client_options=options,
+    )
+    with pytest.raises(ConfigError, match=f"^{algorithm} with client optimizer {optimizer}"):
+        rounds.start(config, tmp_path / "run")
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:

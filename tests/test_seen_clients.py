@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedcli import client_records, evaluation, rounds
+from fedcli import client_records, evaluation, participation, rounds
 from fedcli.batches import ClientDataset
 from fedcli.config import RunConfig
 from fedcli.datasets import store_writer
@@ -62,7 +62,8 @@ def _write_store(path: Path, *, same_people: bool = True, **splits: dict[str, in
 def test_seen_are_those_that_the_records_name(tmp_path: Path, options: dict[str, Any]) -> None:
     closing = _train(tmp_path / "run", **options, record_clients=True)
     records = client_records.load(tmp_path / "run")
-    wanted = {records.client_ids[index] for index in records.rows["client"].tolist()}
+    reported = records.rows["outcome"] == client_records.OUTCOMES.index(participation.REPORTED)
+    wanted = {records.client_ids[index] for index in records.rows["client"][reported].tolist()}
     found = evaluation.evaluate_run(tmp_path / "run", clients="all")
     assert found.is_seen is not None
     rows = zip(found.client_ids, found.is_seen, strict=True)
@@ -178,3 +179,25 @@ def test_of_data_that_have_shrunk_it_is_not_known(tmp_path: Path) -> None:
     found = evaluation.evaluate_run(tmp_path / "run", clients="all")
     assert found.is_seen is None
     assert "has changed" in found.notes[0]
+
+
+def test_of_data_that_have_grown_it_is_not_known(tmp_path: Path) -> None:
+    """One more client, and the seed draws others than those who trained."""
+    before = {f"c{each:02}": 20 for each in range(12)}
+    data = _write_store(tmp_path / "a.h5", train=before)
+    options = {**UNIFORM, "data": str(data), "data_options": {}, "rounds": 2}
+    run = tmp_path / "run"
+    with rounds.start(RunConfig(**options), run) as training:
+        next(training.run())
+    assert evaluation.evaluate_run(run, clients="seen").num_clients == 4
+    _write_store(data, train={"b": 20, **before})
+    found = evaluation.evaluate_run(run, clients="all")
+    assert found.is_seen is None
+    assert "has changed" in found.notes[0]
+    for group in ("seen", "unseen"):
+        with pytest.raises(ConfigError, match="of the run's own data alone, unchanged since"):
+            evaluation.evaluate_run(run, clients=group)
+    with rounds.resume(run) as training:
+        closing = training.complete()
+    assert "num_seen_clients" not in closing["train"]
+    assert "has changed" in training.notes[-1]

@@ -28,7 +28,7 @@ def test_the_target_is_reached_at_its_first_crossing() -> None:
     progress = Progress(target=0.5).after_all(curve(0.1, 0.4, 0.5, 0.3, 0.9))
     assert (progress.target_round, progress.is_over) == (4, True)
     assert progress.reason() == "test accuracy reached 0.5"
-    assert (progress.best, progress.best_round) == (0.9, 8)
+    assert (progress.best.value, progress.best.round_num) == (0.9, 8)
     assert Progress(target=0.5).after_all(curve(0.1, 0.49)).is_over is False
 
 
@@ -55,7 +55,8 @@ def test_held_out_data_decide_where_there_are_some() -> None:
 
 def test_nan_reaches_and_betters_nothing() -> None:
     progress = Progress(target=0.1, patience=9).after_all(curve(float("nan"), None))
-    assert (progress.best, progress.target_round, progress.num_without_gain) == (None, None, 2)
+    assert progress.best.value is None
+    assert (progress.target_round, progress.num_without_gain) == (None, 2)
 
 
 @pytest.mark.parametrize("text", ["accuracy=0.97", " accuracy = .97", "accuracy=9.7e-1"])

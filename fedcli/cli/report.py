@@ -182,8 +182,9 @@ def _plot(records: Sequence[RunRecord], file: Path) -> None:
     from fedcli import figures
 
     figures.require()
+    from fedcli.best_round import MEASURES
     from fedcli.figures import curves
-    from fedcli.run_record import MEASURES, curves_of
+    from fedcli.run_record import curves_of
 
     title = str(records[0].path) if len(records) == 1 else f"{len(records)} runs"
     panels = {f"{each.capitalize()} by round": curves_of(records, each) for each in MEASURES}
@@ -274,8 +275,9 @@ def _print_text(tables: Sequence[Table], text_format: str) -> None:
 
 def _show_curves(screen: Screen, records: Sequence[RunRecord]) -> None:
     """Draws loss and accuracy by round: of one run all series, of several what judges them."""
+    from fedcli.best_round import MEASURES
     from fedcli.cli import curves
-    from fedcli.run_record import MEASURES, curves_of
+    from fedcli.run_record import curves_of
 
     if len(records) > len(curves.MARKS):
         screen.line(f"Curves are drawn of at most {len(curves.MARKS)} runs", "dim")

@@ -85,9 +85,10 @@ def show_progress(screen: Screen, progress: Progress, num_rounds: int) -> None:
         reached = progress.target_round
         how = f"not in {num_rounds:,} rounds" if reached is None else f"after {reached:,} rounds"
         screen.line(f"Target   {what}: {how}")
-    if progress.best is not None:
-        where = f"after {progress.best_round:,} rounds"
-        screen.line(f"Best     {progress.split} accuracy {progress.best:.4f} {where}")
+    best = progress.best
+    if best.value is not None:
+        where = f"after {best.round_num:,} rounds"
+        screen.line(f"Best     {progress.split} accuracy {best.value:.4f} {where}")
     reason = progress.reason()
     if reason is not None:
         screen.line(f"Ended    after round {num_rounds:,}: {reason}")

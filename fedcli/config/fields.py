@@ -183,6 +183,12 @@ OPTION_OWNERS: dict[str, tuple[str, Mapping[str, Entry]]] = {
 # The fields that say which examples there are and who holds them.
 DATA_FIELDS = ("data", "data_options", "test_data", "partition", "partition_options")
 
+# The fields that change no result.
+WITHOUT_EFFECT = (
+    *("preset", "threads", "checkpoint_every", "keep_checkpoints", "keep_best", "eval_split"),
+    *("csv", "tensorboard", "histograms", "record_clients"),
+)
+
 # What an algorithm without local steps has no use for.
 LOCAL_FIELDS = (
     *("client_optimizer", "client_lr", "client_options"),

@@ -28,6 +28,7 @@ __all__ = [
     "ClientDataset",
     "fingerprint",
     "load",
+    "note_of_change",
     "open_splits",
 ]
 
@@ -151,6 +152,24 @@ def fingerprint(
         options = resolve(registry.find_partition(partition), partition_options or {})
         named += f"; partition {registry.describe_partition(partition, options)}"
     return named
+
+
+def note_of_change(
+    data: str, test_data: str | None, before: object, now: str, consequence: str
+) -> tuple[str, ...]:
+    """Returns a line that the data have changed, or none if they have not or nobody knows.
+
+    Args:
+        data: As `open_splits`.
+        test_data: As `open_splits`.
+        before: Their fingerprint when the run began; None: not known.
+        now: Their fingerprint.
+        consequence: Ends the line.
+    """
+    if before in (None, now):
+        return ()
+    named = data if test_data is None else f"{data} or {test_data}"
+    return (f"{named} has changed since the run began; {consequence}",)
 
 
 def _open_source(

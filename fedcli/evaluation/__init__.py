@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import numpy as np
 
 from fedcli import cohort, learning, personalization, predictions
 from fedcli import config as configs
+from fedcli.algorithms.base import NO_COMMON_MODEL
 from fedcli.backend import CancelFlag
 from fedcli.batch_plan import BatchPlan
 from fedcli.client_spread import GROUPS
 from fedcli.config import RunConfig
-from fedcli.datasets import ClientData
+from fedcli.datasets import ClientData, note_of_change
 from fedcli.datasets.client_data import CENTRAL
 from fedcli.errors import ConfigError, DataError
 from fedcli.evaluation.fine_tuning import FineTuningOptions
@@ -31,7 +33,6 @@ from fedcli.federation.data import (
     check_fit,
     fingerprinting,
     judged_split,
-    note_of_change,
     note_of_own_models,
     open_data,
 )
@@ -109,7 +110,8 @@ def evaluate_run(
     Raises:
         Cancelled: `cancel` was raised.
         ConfigError: An option is not allowed, or does not fit the data; or the model is code and
-            `model` does not name it.
+            `model` does not name it; or every client has a model of its own, and fine-tuning or
+            predictions are asked for.
         DataError: The data are missing or bad, or do not fit the model.
         RunError: There is no such run or checkpoint, it is damaged, or the file of predictions
             cannot be written.
@@ -129,6 +131,8 @@ def evaluate_run(
     }
     asked = _Asked(split, clients, fine_tuning, predictions_file, num_errors, tuple(takers), cancel)
     with load_trained(Path(path), threads, model, best=best) as trained:
+        if asked.needs_common_model and trained.state.has_own_models:
+            raise ConfigError(NO_COMMON_MODEL)
         return _evaluate(trained, given, asked)
 
 
@@ -144,6 +148,12 @@ class _Asked:
     takers: tuple[Callable[[Predicted], None], ...]
     cancel: CancelFlag | None
 
+    @property
+    def needs_common_model(self) -> bool:
+        """Whether this is to be found out of one model for all clients."""
+        has_predictions = self.predictions_file is not None or self.num_errors is not None
+        return self.fine_tuning is not None or has_predictions or bool(self.takers)
+
 
 def _evaluate(trained: Trained, given: Mapping[str, Any], asked: _Asked) -> Evaluation:
     """The evaluation, with a line if the run's own data have changed."""
@@ -156,24 +166,33 @@ def _evaluate(trained: Trained, given: Mapping[str, Any], asked: _Asked) -> Eval
         inputs = [trained.file, Path(config.data), Path(config.test_data or "")]
         check_is_no_input(file, inputs, f"--predictions {file}")
     if trained.fingerprint is None or any(given[name] for name in configs.DATA_FIELDS):
-        return _evaluate_on(config, trained, given, asked)
+        return _evaluate_on(config, trained, given, asked, lambda: False)
     with fingerprinting(config, asked.cancel) as fingerprint:
-        evaluation = _evaluate_on(config, trained, given, asked)
+
+        def has_changed() -> bool:
+            return fingerprint.result() != trained.fingerprint
+
+        evaluation = _evaluate_on(config, trained, given, asked, has_changed)
         found = fingerprint.result()
     consequence = "this evaluates what is there now"
-    changed = note_of_change(config, trained.fingerprint, found, consequence)
+    named = (config.data, config.test_data)
+    changed = note_of_change(*named, trained.fingerprint, found, consequence)
     return replace(evaluation, notes=(*changed, *evaluation.notes))
 
 
 def _evaluate_on(
-    config: RunConfig, trained: Trained, given: Mapping[str, Any], asked: _Asked
+    config: RunConfig,
+    trained: Trained,
+    given: Mapping[str, Any],
+    asked: _Asked,
+    has_changed: Callable[[], bool],
 ) -> Evaluation:
-    """The evaluation on the data that a config names."""
+    """The evaluation on the data that a config names; `has_changed` waits until that is known."""
     cancel = asked.cancel
     strategy = None if asked.fine_tuning is None else asked.fine_tuning.resolve(trained.config)
     splits = open_data(config, cancel)
     train = splits["train"]
-    seen = _seen(trained, train, given, cancel)
+    seen = cache(lambda: None if has_changed() else _seen(trained, train, given, cancel))
     panel = _panel(trained, config, splits, given, asked.split, asked.clients, seen)
     if strategy is not None:
         panel = _with_train_data(panel, train)
@@ -182,8 +201,8 @@ def _evaluate_on(
     if strategy is not None:
         tuned = _fine_tune(trained, strategy, train, panel, cancel)
         evaluation = replace(evaluation, fine_tuned=tuned)
-    if seen is not None:
-        evaluation = replace(evaluation, is_seen=seen_in(panel.data, panel.client_ids, seen))
+    if (known := seen()) is not None:
+        evaluation = replace(evaluation, is_seen=seen_in(panel.data, panel.client_ids, known))
     worst = _predict(trained, panel, asked)
     notes = (*trained.notes, *note_of_own_models(trained.config), *evaluation.notes)
     return replace(evaluation, worst=worst, notes=notes)
@@ -196,7 +215,7 @@ def _panel(
     given: Mapping[str, Any],
     split: str | None,
     clients: str | None,
-    seen: frozenset[str] | None,
+    seen: Callable[[], frozenset[str] | None],
 ) -> Panel:
     """Whose examples are scored, of the data of `config`: the run's but for what is given."""
     name = split or judged_split(trained.config, splits) or "train"
@@ -212,7 +231,7 @@ def _panel(
     own = splits if is_own else None
     plan = BatchPlan(epochs=config.epochs, batch_size=config.batch_size)
     if clients in GROUPS:
-        return _panel_of_group(splits[name], clients, plan, seen)
+        return _panel_of_group(splits[name], clients, plan, seen())
     wanted = _wanted_clients(trained.config, splits[name], clients, own)
     return make_panel(splits[name], wanted, plan, config.seed)
 
@@ -239,8 +258,8 @@ def _panel_of_group(
     """The clients of a split that took part in the training, or those that never did."""
     if seen is None:
         raise ConfigError(
-            f"--clients {group}: who took part is known of the run's own data alone; name clients, "
-            f"or say all; a client of this name takes a comma behind it"
+            f"--clients {group}: who took part is known of the run's own data alone, unchanged "
+            "since it began; name clients, or say all; a client of this name takes a comma behind"
         )
     is_wanted = seen_in(data, data.client_ids, seen) == (group == GROUPS[0])
     ids = [data.client_ids[index] for index in np.flatnonzero(is_wanted).tolist()]

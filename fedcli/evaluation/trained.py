@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli import checkpoint, engines, run_dir
+from fedcli import checkpoint, engines, learning, run_dir
 from fedcli import config as configs
 from fedcli.algorithms.base import EVALUATED_WEIGHTS, NO_COMMON_MODEL, OWN_MODELS
 from fedcli.checkpoint import Checkpoint
 from fedcli.config import RunConfig
 from fedcli.engine import Engine
 from fedcli.errors import ConfigError, RunError
+from fedcli.federation.algorithms import build_algorithm
 from fedcli.federation.data import note_of_changed_model
-from fedcli.federation.processes import build_process
 from fedcli.federation.saved_states import (
     client_states_of,
     model_of,
@@ -96,7 +96,8 @@ def _trained(
     config = _config_of(content, file)
     model = model_of(content, config, file, code)
     engine = engines.make_engine(model, threads)
-    state = to_state(content, build_process(config, model, engine), file)
+    process = learning.build_process(build_algorithm(config), model, engine=engine)
+    state = to_state(content, process, file)
     if state.has_own_models:
         state = open_client_states(state, file.parent.parent)
     origin = configs.read_provenance(content.config, str(file))

@@ -9,14 +9,12 @@ from threading import Event
 
 from fedcli import datasets, model_sources, registry
 from fedcli.backend import CancelFlag, Cancelled
+from fedcli.best_round import HELD_OUT
 from fedcli.config import RunConfig
 from fedcli.datasets import ClientData
 from fedcli.datasets.client_data import CENTRAL
 from fedcli.errors import DataError
 from fedcli.models import Model
-
-# What a model is judged by beside train: the first of these that the data have.
-_HELD_OUT = ("test", CENTRAL)
 
 
 def open_data(config: RunConfig, cancel: CancelFlag | None = None) -> dict[str, ClientData]:
@@ -50,7 +48,7 @@ def open_data(config: RunConfig, cancel: CancelFlag | None = None) -> dict[str, 
 
 def held_out_split(splits: Mapping[str, ClientData]) -> str | None:
     """Returns the split that is evaluated beside train: test, else central, None without both."""
-    return next((name for name in _HELD_OUT if name in splits), None)
+    return next((name for name in HELD_OUT if name in splits), None)
 
 
 def judged_split(config: RunConfig, splits: Mapping[str, ClientData]) -> str | None:
@@ -115,23 +113,6 @@ def fingerprinting(config: RunConfig, cancel: CancelFlag | None) -> Iterator[Fut
     finally:
         is_left.set()
         executor.shutdown(wait=False)
-
-
-def note_of_change(
-    config: RunConfig, before: object, now: str, consequence: str
-) -> tuple[str, ...]:
-    """Returns a line that the data have changed, or none if they have not or nobody knows.
-
-    Args:
-        config: Names the data.
-        before: Their fingerprint when the run began; None: not known.
-        now: Their fingerprint.
-        consequence: Ends the line.
-    """
-    if before in (None, now):
-        return ()
-    named = config.data if config.test_data is None else f"{config.data} or {config.test_data}"
-    return (f"{named} has changed since the run began; {consequence}",)
 
 
 def note_of_changed_model(text: str | None, before: object) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from fedcli.config import RunConfig
 from fedcli.datasets import ClientData
 from fedcli.datasets.client_batches import ClientBatches
 from fedcli.engine import Engine
+from fedcli.federation.algorithms import build_algorithm
 from fedcli.federation.data import (
     check_fit,
     held_out_split,
@@ -26,7 +27,6 @@ from fedcli.federation.data import (
     open_data,
 )
 from fedcli.federation.panels import Panel, make_panels
-from fedcli.federation.processes import build_process
 from fedcli.federation.rosters import Roster, open_roster, plan_of
 from fedcli.federation.saved_states import to_components
 from fedcli.learning import LearningProcess, ServerState
@@ -140,9 +140,10 @@ def open_federation(
 
     Raises:
         Cancelled: `cancel` was raised while data were dealt to clients or counted.
-        ConfigError: An option does not fit the data.
+        ConfigError: An option does not fit another, or the data.
         DataError: The data are missing, bad, or do not fit each other.
     """
+    algorithm = build_algorithm(config)  # before data are read that it might refuse to train on
     splits = open_data(config, cancel)
     train = splits["train"]
     notes = list(note_of_own_models(config))
@@ -173,7 +174,13 @@ def open_federation(
         config=config,
         splits=splits,
         engine=engine,
-        process=build_process(config, model, engine, _population_size(cohorts, train)),
+        process=learning.build_process(
+            algorithm,
+            model,
+            engine=engine,
+            num_clients=_population_size(cohorts, train),
+            measures_deltas=config.record_clients,
+        ),
         evaluator=learning.build_fed_eval(model, engine=engine),
         roster=roster,
         panels=tuple(make_panels(config, cohorts, splits, notes)),

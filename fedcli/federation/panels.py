@@ -14,7 +14,7 @@ from fedcli.backend import CancelFlag
 from fedcli.batch_plan import BatchPlan
 from fedcli.batches import BatchedDataset
 from fedcli.cohort import ClientSelection, Cohorts
-from fedcli.config import RunConfig
+from fedcli.config import RunConfig, option_name
 from fedcli.datasets import ClientData
 from fedcli.datasets.client_batches import ClientBatches
 from fedcli.datasets.client_data import CENTRAL
@@ -25,6 +25,9 @@ from fedcli.learning import LearningProcess, ServerState
 # Clients evaluated in one call, so that not all their data are in memory at once. Sums of losses
 # are formed block by block, so this number is part of the result's last digit.
 EVAL_BLOCK = 256
+
+# Options that judge the rounds of a run by their evaluations.
+_JUDGING = ("stop_at", "patience", "keep_best")
 
 
 class PanelScores(NamedTuple):
@@ -138,8 +141,8 @@ def make_panels(
     """Yields who is evaluated of train and of the split held out; adds to `notes` what to know.
 
     Raises:
-        ConfigError: A client that the config names is in no split, or the split that decides when
-            to stop is evaluated too late.
+        ConfigError: A client that the config names is in no split, or the split that judges the
+            rounds is not evaluated.
     """
     plan = BatchPlan(batch_size=config.batch_size)
     held_out = judged_split(config, splits)
@@ -152,10 +155,10 @@ def make_panels(
 
 
 def _check_eval_split(config: RunConfig, held_out: str | None) -> None:
-    """Refuses to stop by what is held out while train alone is evaluated."""
-    is_judged = config.stop_at is not None or config.patience is not None
-    if held_out and is_judged and config.eval_split == "train":
-        option = "--stop-at" if config.stop_at else "--patience"
+    """Refuses to judge rounds by what is held out while train alone is evaluated."""
+    judging = [name for name in _JUDGING if getattr(config, name) is not None]
+    if held_out and judging and config.eval_split == "train":
+        option = option_name(judging[0])
         raise ConfigError(
             f"{option} looks at {held_out}, which --eval-split train leaves out; choose "
             "--eval-split held-out"

@@ -12,9 +12,10 @@ from fedcli import checkpoint, run_dir, run_logs
 from fedcli import config as configs
 from fedcli.backend import CancelFlag
 from fedcli.checkpoint import Checkpoint
-from fedcli.config import RunConfig
+from fedcli.config import WITHOUT_EFFECT, RunConfig
+from fedcli.datasets import note_of_change
 from fedcli.errors import ConfigError, RunError
-from fedcli.federation.data import fingerprinting, note_of_change, note_of_changed_model
+from fedcli.federation.data import fingerprinting, note_of_changed_model
 from fedcli.federation.opening import open_federation
 from fedcli.federation.saved_states import model_of, open_client_states, to_state
 from fedcli.rounds.provenance import provenance_of
@@ -26,10 +27,9 @@ __all__ = ["Callback", "RoundResult", "Training", "resume", "start"]
 # Options with other values of which a run may go on: they change no weight, or say where data lie.
 _MAY_CHANGE = frozenset(
     {
-        *("rounds", "threads", "data", "test_data", "initial_weights", "preset"),
-        *("eval_every", "eval_split", "eval_clients", "stop_at", "patience"),
-        *("checkpoint_every", "keep_checkpoints", "keep_best"),
-        *("csv", "tensorboard", "histograms", "record_clients"),
+        *WITHOUT_EFFECT,
+        *("rounds", "data", "test_data", "initial_weights"),
+        *("eval_every", "eval_clients", "stop_at", "patience"),
     }
 )
 
@@ -67,7 +67,8 @@ def start(
         state = federation.initial_state()
         found = fingerprint.result()
     consequence = "a new run with its config does not repeat it"
-    federation.notes.extend(note_of_change(config, expected_data, found, consequence))
+    named = (config.data, config.test_data)
+    federation.notes.extend(note_of_change(*named, expected_data, found, consequence))
     federation.notes.extend(note_of_changed_model(config.model, expected_model))
     provenance = provenance_of(federation.engine, found, federation.config.model)
     config_text = configs.to_toml(federation.config, provenance)
@@ -129,9 +130,18 @@ def _resume(
         state = to_state(content, federation.process, file)
         found = fingerprint.result()
     consequence = "its rounds no longer repeat"
-    federation.notes.extend(note_of_change(config, origin.get("data"), found, consequence))
+    named = (config.data, config.test_data)
+    changed = note_of_change(*named, origin.get("data"), found, consequence)
+    federation.notes.extend(changed)
     federation.notes.extend(note_of_changed_model(code, origin.get("model")))
-    training = Training(federation, open_client_states(state, run.path), run, config_text, cancel)
+    training = Training(
+        federation,
+        open_client_states(state, run.path),
+        run,
+        config_text,
+        cancel,
+        have_data_changed=bool(changed),
+    )
     if not training.is_finished:
         run.cut_back(state.round_num)
         training.drop_checkpoints()  # a process may have been killed before it did

@@ -95,8 +95,13 @@ class Training:
         run: RunDirectory,
         config_text: str,
         cancel: CancelFlag | None,
+        *,
+        have_data_changed: bool = False,
     ) -> None:
-        """Takes over `run`, whose newest checkpoint is `state`."""
+        """Takes over `run`, whose newest checkpoint is `state`.
+
+        Where data have changed since the run began, who took part before cannot be drawn again.
+        """
         self.config = federation.config
         self.notes = federation.notes
         self.splits = federation.splits
@@ -106,6 +111,7 @@ class Training:
         self._run = run
         self._config_text = config_text
         self._cancel = cancel
+        self._have_data_changed = have_data_changed
         self._saved_round = state.round_num
         self._saved_at = monotonic()
         self._evaluations: dict[str, Evaluation] = {}
@@ -216,12 +222,14 @@ class Training:
         if stored is not None:
             return stored
         started = perf_counter()
-        seen = self._federation.roster.seen(self.state.round_num, self._cancel)
+        seen = None
+        if not self._have_data_changed:
+            seen = self._federation.roster.seen(self.state.round_num, self._cancel)
         evaluations = self._evaluate(self.state, self._splits)
         seconds = perf_counter() - started
         evaluation = {}
         for split, each in evaluations.items():
-            is_seen = seen_in(each.data, each.client_ids, seen)
+            is_seen = None if seen is None else seen_in(each.data, each.client_ids, seen)
             evaluation[split] = replace(each, is_seen=is_seen).metrics
         logged = self._due_splits(self.state.round_num)
         values = {split: each.values for split, each in evaluations.items() if split not in logged}

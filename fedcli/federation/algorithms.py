@@ -1,27 +1,20 @@
-"""The learning process that a config describes."""
+"""The algorithm that a config describes."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from fedcli import aggregators, algorithms, learning, optimizers, schedules
+from fedcli import aggregators, algorithms, optimizers, schedules
+from fedcli.algorithms.base import Algorithm
 from fedcli.config import RunConfig
-from fedcli.engine import Engine
-from fedcli.learning import LearningProcess
-from fedcli.models import Model
 from fedcli.optimizers import Optimizer
 
 
-def build_process(
-    config: RunConfig, model: Model, engine: Engine, num_clients: int | None = None
-) -> LearningProcess:
-    """Returns the learning process of a valid config.
+def build_algorithm(config: RunConfig) -> Algorithm:
+    """Returns the algorithm of a valid config, which needs no data.
 
-    Args:
-        config: The config.
-        model: Its model.
-        engine: What computes clients.
-        num_clients: How many may take part; None, where nobody is going to be trained.
+    Raises:
+        ConfigError: The algorithm does not go with the client optimizer.
     """
     assert config.client_weighting is not None
     algorithm = algorithms.build(
@@ -32,14 +25,7 @@ def build_process(
         aggregator=aggregators.build(config.aggregator, config.aggregator_options),
         options=config.algorithm_options,
     )
-    algorithm = replace(algorithm, ema_decay=config.server_ema)
-    return learning.build_process(
-        algorithm,
-        model,
-        engine=engine,
-        num_clients=num_clients,
-        measures_deltas=config.record_clients,
-    )
+    return replace(algorithm, ema_decay=config.server_ema)
 
 
 def _build_client_optimizer(config: RunConfig) -> Optimizer | None:
