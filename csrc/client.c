@@ -222,8 +222,7 @@ static void go_over_batch(const local *m, const float *params, size_t num_rows, 
     fed_batch_backward(&m->batch, params, num_rows, update);
 }
 
-/* A step that looks at tensors: the gradient is taken out of its packing, what has moved is packed.
- */
+/* A step that looks at tensors: the gradient is unpacked for it, what has moved is packed again. */
 static void step_on_tensors(const local *m, const moves *how, const fed_local_step *at) {
     const fed_net *net = m->batch.net;
     fed_local_step flat = *at;

@@ -141,7 +141,11 @@ static size_t first_kernel_size(const fed_net *net) {
     return net->model->layers[0].out.channels * fed_padded(net->model->num_inputs);
 }
 
-/* direction . weights, of one output: a dense layer without a bias, on one image. */
+/* direction . weights, of one output: a dense layer without a bias, on one image. Summed in float
+ * lane by lane, it errs by at most (width / lanes + 6) 2^-24 |weights|, since |direction| = 1;
+ * times the length, that is what the full layer's own sum over these pixels errs by. What local
+ * steps add to it is told by a difference, which is without that error; of the vector of
+ * fed_narrow_take_rest it is as small a share. */
 static float along_direction(const fed_narrow *narrow, const float *weights) {
     if (narrow->length == 0) return 0; /* images with a border of zeros: there is no direction */
     const float *const image[] = {narrow->direction};

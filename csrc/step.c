@@ -180,8 +180,7 @@ static void rmsprop_run(const double *options, const piece *at, float *slots) {
                          (float)(1 - options[RMSPROP_DECAY]), (float)options[RMSPROP_EPSILON]);
 }
 
-/* ---- Adafactor: learning rate, beta_2_decay, epsilons, clip threshold, relative step ----------
- */
+/* ---- Adafactor: learning rate, beta_2_decay, epsilons, clip threshold, relative step --------- */
 
 enum { BETA_2_DECAY = 1, EPSILON_1, EPSILON_2, CLIP_THRESHOLD, RELATIVE_STEP };
 

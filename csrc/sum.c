@@ -3,8 +3,7 @@
  * FED_BLOCK_CLIENTS they are added left to right; blocks are combined by a fixed binary tree over
  * their index. The tree is held as a binary counter: level l has a value when bit l of the number
  * of blocks is set, and stands for 2^l consecutive blocks, so memory grows with the logarithm of
- * the cohort. Every number of a sum goes through this on its own: any range of them may go first.
- */
+ * the cohort. Every number goes through this on its own, so any range of them may go first. */
 #include "core.h"
 
 #include <math.h>
@@ -87,8 +86,7 @@ static int reserve_levels(fed_sum *sum, size_t num_blocks) {
     return FED_OK;
 }
 
-/* Puts a range of a finished block, the one after num_blocks others, into the tree; leaves zeros.
- */
+/* Puts a range of a finished block, that after num_blocks others, into the tree; leaves zeros. */
 static void push_range(const fed_sum *sum, size_t num_blocks, double *values, size_t first,
                        size_t count) {
     size_t level = 0;

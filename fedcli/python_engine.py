@@ -260,9 +260,7 @@ class _LocalSteps:
     ) -> Params:
         """Returns the client's model delta; counts in `stats`."""
         network, params = self._network, self._server.copy()
-        minus_gradient = np.zeros_like(
-            params
-        )  # apart from params, beside which it would lose digits
+        minus_gradient = np.zeros_like(params)  # added to params it would lose digits
         slots = np.empty((0, len(params)), np.float32)
         if self._frozen is None and not self._takes_gradient:
             slots = backend.initial_slots(self._rows, len(params))

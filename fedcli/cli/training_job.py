@@ -158,7 +158,7 @@ def carry_out(start: Start, remarks: Remarks, *, shows_tables: bool) -> tuple[Pa
 
 
 def _follow(training: Training, monitor: Any, remarks: Remarks) -> None:
-    r"""Runs all rounds and the closing evaluation, passing on what there is to say."""
+    """Runs all rounds and the closing evaluation, passing on what there is to say."""
     remarks.detail(f"{training.num_threads} threads; run directory {training.path}")
     for note in training.notes:
         remarks.note(note)
@@ -170,7 +170,7 @@ def _follow(training: Training, monitor: Any, remarks: Remarks) -> None:
 
 
 def show(path: Path, code: str | None, *, as_json: bool) -> None:
-    r"""Prints the whole run from its files, so that a resumed run shows all of its rounds."""
+    """Prints the whole run from its files, so that a resumed run shows all of its rounds."""
     from fedcli import run_dir, run_record, stopping
     from fedcli.cli.output import print_json
     from fedcli.published import compare
