@@ -355,7 +355,11 @@ def test_a_run_follows_its_schedule(tmp_path: Path, side: str) -> None:
 def test_a_decay_over_the_run_s_rounds_follows_a_new_total(tmp_path: Path) -> None:
     values = {"client_schedule": "cosine", "rounds": 3}
     train(tmp_path / "run", make_config(**values))
-    go_on(tmp_path / "run", rounds=6)
+    with rounds.resume(tmp_path / "run") as training:
+        assert not any("--client-schedule" in note for note in training.notes)
+    with rounds.resume(tmp_path / "run", rounds=6) as training:
+        assert training.notes[-1].startswith("--client-schedule went by an end after 3 rounds and ")
+        training.complete()
     # Round 4 of 6 is halfway down; had the decay ended with round 3, nothing would move.
     lines = run_dir.read_metrics(tmp_path / "run")
     losses = [line["client_work"]["train"]["loss"] for line in lines]

@@ -88,7 +88,8 @@ SCHEDULES = table(
         "Loshchilov and Hutter 2017 (SGDR), arXiv 1608.03983, without restarts",
         (
             _decay_rounds(
-                "Rounds of the decay; 0: all of the run's after the warm-up.",
+                "Rounds of the decay; 0: all of the run's after the warm-up, so that a run "
+                "resumed to other --rounds ends it elsewhere.",
                 RUN_S_ROUNDS,
                 RUN_S_ROUNDS,
             ),

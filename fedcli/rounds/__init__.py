@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from pathlib import Path
 
-from fedcli import checkpoint, run_dir, run_logs
+from fedcli import checkpoint, registry, run_dir, run_logs
 from fedcli import config as configs
 from fedcli.backend import CancelFlag
 from fedcli.checkpoint import Checkpoint
-from fedcli.config import WITHOUT_EFFECT, RunConfig
+from fedcli.config import WITHOUT_EFFECT, RunConfig, option_name
 from fedcli.datasets import note_of_change
 from fedcli.errors import ConfigError, RunError
 from fedcli.federation.data import fingerprinting, note_of_changed_model
@@ -134,6 +134,7 @@ def _resume(
     changed = note_of_change(*named, origin.get("data"), found, consequence)
     federation.notes.extend(changed)
     federation.notes.extend(note_of_changed_model(code, origin.get("model")))
+    federation.notes.extend(_note_of_moved_end(config, content))
     training = Training(
         federation,
         open_client_states(state, run.path),
@@ -177,9 +178,31 @@ def _continued_config(
     return config, configs.to_toml(config, configs.read_provenance(text, str(config_file)))
 
 
+def _note_of_moved_end(config: RunConfig, content: Checkpoint) -> tuple[str, ...]:
+    """A line that learning rates which fall until the run's end now fall until another."""
+    before = _config_of(content).rounds
+    schedules = [
+        option_name(f"{side}_schedule")
+        for side in ("client", "server")
+        for options in [getattr(config, f"{side}_schedule_options")]
+        if (options or {}).get("decay_rounds") == registry.RUN_S_ROUNDS
+    ]
+    if not content.round_num or not schedules or config.rounds == before:
+        return ()
+    return (
+        f"{' and '.join(schedules)} went by an end after {before} rounds and now goes by one after "
+        f"{config.rounds}: the rates are not those of a run with {config.rounds} from its start",
+    )
+
+
+def _config_of(content: Checkpoint) -> RunConfig:
+    """The config that the rounds so far were trained with."""
+    return configs.from_options(configs.from_toml(content.config, "the checkpoint's config"))
+
+
 def _check_is_same(config: RunConfig, content: Checkpoint, config_file: Path) -> None:
     """Refuses a config.toml edited so that later rounds would be of another run than those done."""
-    before = configs.from_options(configs.from_toml(content.config, "the checkpoint's config"))
+    before = _config_of(content)
     for field in fields(RunConfig):
         now, then = getattr(config, field.name), getattr(before, field.name)
         if now != then and field.name not in _MAY_CHANGE and content.round_num:
