@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fedcli import aggregators, algorithms, learning, optimizers
-from fedcli.aggregators import Aggregator
+from fedcli.aggregators import StreamingAggregator
 from fedcli.batches import from_arrays
 from fedcli.errors import ConfigError
 from fedcli.models import softmax_regression
@@ -29,7 +29,9 @@ def _client(size: int, seed: int) -> Client:
     return pixels, random.integers(0, NUM_CLASSES, size, dtype=np.int32)
 
 
-def _process(aggregator: Aggregator, weighting: str = "num-examples") -> learning.LearningProcess:
+def _process(
+    aggregator: StreamingAggregator, weighting: str = "num-examples"
+) -> learning.LearningProcess:
     algorithm = algorithms.build(
         "fedavg",
         optimizers.sgd(0.5),

@@ -1,4 +1,9 @@
-"""Aggregators: from what a cohort sent back to one mean delta."""
+"""Aggregators: from what a cohort sent back to one mean delta.
+
+All of them stream. One that asks for all deltas, such as a median, would be a second protocol: the
+engine would spill each delta to its row of a mapped [m, P] file, and the rule read slices of its
+coordinates.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +21,11 @@ from fedcli.engine import CohortResult, DeltaBounds
 from fedcli.options import Value
 
 
-class Aggregator(Protocol):
+class StreamingAggregator(Protocol):
     """Holds settings only; what it remembers between rounds is part of the server state.
 
-    It streams: it sees the `CohortResult` alone, running sums and a record a client, so the engine
-    forgets a delta once it is added.
+    It sees the `CohortResult` alone, running sums and a record a client, so the engine forgets a
+    delta once it is added.
     """
 
     def init(self) -> dict[str, Any]:
@@ -39,14 +44,14 @@ class Aggregator(Protocol):
 
 
 # The code behind each row of registry.AGGREGATORS, called with its options by name.
-BUILDERS: dict[str, Callable[..., Aggregator]] = {
+BUILDERS: dict[str, Callable[..., StreamingAggregator]] = {
     "mean": Mean,
     "tff-robust": AdaptiveRobust,
     "norm-bound": NormBound,
 }
 
 
-def build(name: str, options: Mapping[str, Value] | None = None) -> Aggregator:
+def build(name: str, options: Mapping[str, Value] | None = None) -> StreamingAggregator:
     """Returns the aggregator of the registry called `name`.
 
     Raises:

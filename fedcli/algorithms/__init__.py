@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
 from fedcli import options as opt
 from fedcli import registry
-from fedcli.aggregators import Aggregator
+from fedcli.aggregators import StreamingAggregator
 from fedcli.algorithms import (
     centralized,
     fedavg,
@@ -39,7 +38,7 @@ BUILDERS: dict[str, Callable[..., Algorithm]] = {
     "scaffold": scaffold.build,
     "fednova": fednova.build,
     "feddyn": feddyn.build,
-    **{name: partial(fedopt.build, name) for name in fedopt.NAMES},
+    **dict.fromkeys(fedopt.NAMES, fedopt.build),
 }
 
 
@@ -49,7 +48,7 @@ def build(
     server_optimizer: Optimizer,
     *,
     weighting: str,
-    aggregator: Aggregator,
+    aggregator: StreamingAggregator,
     options: Mapping[str, Value] | None = None,
 ) -> Algorithm:
     """Returns the algorithm of the registry called `name`, made of the given parts.

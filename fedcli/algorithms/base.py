@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.aggregators import Aggregator
+from fedcli.aggregators import StreamingAggregator
 from fedcli.algorithms.client_work import ClientWork
 from fedcli.optimizers import Optimizer
 
@@ -31,7 +31,6 @@ class Algorithm:
     """A federated algorithm, as the parts in which algorithms differ.
 
     Attributes:
-        name: A key of `registry.ALGORITHMS`.
         client_work: What the clients of a cohort do in a round.
         weighting: Client weights, `num-examples` (processed) or `uniform`.
         aggregator: Makes one mean delta of a cohort's.
@@ -40,10 +39,9 @@ class Algorithm:
             what is evaluated. None: there is none.
     """
 
-    name: str
     client_work: ClientWork
     weighting: str
-    aggregator: Aggregator
+    aggregator: StreamingAggregator
     server_optimizer: Optimizer
     ema_decay: float | None = None
 

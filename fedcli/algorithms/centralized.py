@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.aggregators import Aggregator
+from fedcli.aggregators import StreamingAggregator
 from fedcli.algorithms.base import Algorithm
 from fedcli.algorithms.client_work import CohortCall
 from fedcli.batches import BatchedDataset, ClientDataset
@@ -96,7 +96,7 @@ def build(
     server_optimizer: Optimizer,
     *,
     weighting: str,
-    aggregator: Aggregator,
+    aggregator: StreamingAggregator,
 ) -> Algorithm:
     """Returns centralized training with these parts; it has no options of its own."""
-    return Algorithm(POOL, PooledSteps(client_optimizer), weighting, aggregator, server_optimizer)
+    return Algorithm(PooledSteps(client_optimizer), weighting, aggregator, server_optimizer)

@@ -162,17 +162,3 @@ def check_freezable(algorithm: str, optimizer: Optimizer) -> None:
             f"{algorithm} with client optimizer {optimizer.name}: its state is no vector like the "
             f"weights, which each local step could start from; choose one of {', '.join(others)}"
         )
-
-
-def check_plain_sgd(algorithm: str, optimizer: Optimizer) -> None:
-    """Refuses a client optimizer whose steps are more than a rate times a gradient.
-
-    Raises:
-        ConfigError: It is another than SGD, or has momentum.
-    """
-    if optimizer.name != "sgd" or optimizer.options["momentum"]:
-        what = optimizer.name if optimizer.name != "sgd" else "sgd with momentum"
-        raise ConfigError(
-            f"{algorithm} with client optimizer {what}: its control variates are means of "
-            "gradients only for plain sgd; choose sgd with momentum=0"
-        )

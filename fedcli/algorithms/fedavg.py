@@ -21,7 +21,7 @@ client without examples has weight 0 under both (TFF counts it under uniform).
 
 from __future__ import annotations
 
-from fedcli.aggregators import Aggregator
+from fedcli.aggregators import StreamingAggregator
 from fedcli.algorithms.base import Algorithm
 from fedcli.algorithms.client_work import LocalSteps
 from fedcli.optimizers import Optimizer
@@ -32,9 +32,7 @@ def build(
     server_optimizer: Optimizer,
     *,
     weighting: str,
-    aggregator: Aggregator,
+    aggregator: StreamingAggregator,
 ) -> Algorithm:
     """Returns federated averaging with these parts; it has no options of its own."""
-    return Algorithm(
-        "fedavg", LocalSteps(client_optimizer), weighting, aggregator, server_optimizer
-    )
+    return Algorithm(LocalSteps(client_optimizer), weighting, aggregator, server_optimizer)

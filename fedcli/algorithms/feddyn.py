@@ -34,7 +34,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.aggregators import Aggregator
+from fedcli.aggregators import StreamingAggregator
 from fedcli.aggregators.mean import weighted_mean
 from fedcli.algorithms.base import EVALUATED_WEIGHTS, Algorithm
 from fedcli.algorithms.client_work import CohortCall
@@ -93,9 +93,9 @@ def build(
     server_optimizer: Optimizer,
     *,
     weighting: str,
-    aggregator: Aggregator,
+    aggregator: StreamingAggregator,
     alpha: float,
 ) -> Algorithm:
     """Returns FedDyn with these parts; `alpha` is above 0."""
     work = FedDynWork(client_optimizer, alpha)
-    return Algorithm("feddyn", work, weighting, aggregator, server_optimizer)
+    return Algorithm(work, weighting, aggregator, server_optimizer)

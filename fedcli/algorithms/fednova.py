@@ -18,6 +18,10 @@ a_k are equal. Nesterov's momentum and rates that follow the local step have the
 other client optimizers are no sum of gradients and are refused. Weights: by examples processed (the
 default), as in the paper, where they are the clients' shares of all examples, or each the same. An
 aggregator's bounds hold for the deltas as clients make them, before they are divided.
+
+Where we differ from the paper: q_k are shares of a round's cohort, which is drawn anew; the server
+optimizer may be any, there it is SGD at rate 1; local steps with a proximal term, which have an a_k
+as well, are left out; a client that takes no step has a_k = 0 and counts in no sum.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.aggregators import Aggregator
+from fedcli.aggregators import StreamingAggregator
 from fedcli.algorithms.base import Algorithm
 from fedcli.algorithms.client_work import CohortCall
 from fedcli.batches import BatchedDataset
@@ -77,7 +81,7 @@ def build(
     server_optimizer: Optimizer,
     *,
     weighting: str,
-    aggregator: Aggregator,
+    aggregator: StreamingAggregator,
 ) -> Algorithm:
     """Returns FedNova with these parts; it has no options of its own.
 
@@ -90,4 +94,4 @@ def build(
             "gradients; choose sgd, with momentum or without"
         )
     work = FedNovaWork(client_optimizer)
-    return Algorithm("fednova", work, weighting, aggregator, server_optimizer)
+    return Algorithm(work, weighting, aggregator, server_optimizer)

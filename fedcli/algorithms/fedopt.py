@@ -23,7 +23,7 @@ its experiments, and here); Flower's FedAdam corrects its bias, with an exponent
 
 from __future__ import annotations
 
-from fedcli.aggregators import Aggregator
+from fedcli.aggregators import StreamingAggregator
 from fedcli.algorithms.base import Algorithm
 from fedcli.algorithms.client_work import LocalSteps
 from fedcli.optimizers import Optimizer
@@ -32,12 +32,11 @@ NAMES = ("fedavgm", "fedadagrad", "fedadam", "fedyogi")
 
 
 def build(
-    name: str,
     client_optimizer: Optimizer,
     server_optimizer: Optimizer,
     *,
     weighting: str,
-    aggregator: Aggregator,
+    aggregator: StreamingAggregator,
 ) -> Algorithm:
-    """Returns one of `NAMES` with these parts; none has options of its own."""
-    return Algorithm(name, LocalSteps(client_optimizer), weighting, aggregator, server_optimizer)
+    """Returns one of `NAMES`, which its server optimizer is; none has options of its own."""
+    return Algorithm(LocalSteps(client_optimizer), weighting, aggregator, server_optimizer)

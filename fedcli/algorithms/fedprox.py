@@ -23,7 +23,7 @@ delta is not finite; here they are dropped with it, as in federated averaging.
 
 from __future__ import annotations
 
-from fedcli.aggregators import Aggregator
+from fedcli.aggregators import StreamingAggregator
 from fedcli.algorithms.base import Algorithm
 from fedcli.algorithms.client_work import LocalSteps
 from fedcli.backend import StepKind
@@ -35,11 +35,9 @@ def build(
     server_optimizer: Optimizer,
     *,
     weighting: str,
-    aggregator: Aggregator,
+    aggregator: StreamingAggregator,
     proximal_strength: float,
 ) -> Algorithm:
     """Returns FedProx with these parts; `proximal_strength` is mu, >= 0."""
     terms = ((StepKind.PROXIMAL, (proximal_strength,)),) if proximal_strength else ()
-    return Algorithm(
-        "fedprox", LocalSteps(client_optimizer, terms), weighting, aggregator, server_optimizer
-    )
+    return Algorithm(LocalSteps(client_optimizer, terms), weighting, aggregator, server_optimizer)

@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.aggregators import Aggregator
+from fedcli.aggregators import StreamingAggregator
 from fedcli.algorithms.base import Algorithm
 from fedcli.algorithms.client_work import CohortCall
 from fedcli.engine import CohortResult
@@ -56,7 +56,7 @@ def build(
     server_optimizer: Optimizer,
     *,
     weighting: str,
-    aggregator: Aggregator,
+    aggregator: StreamingAggregator,
 ) -> Algorithm:
     """Returns federated SGD with these parts; clients have no optimizer."""
-    return Algorithm("fedsgd", Gradients(), weighting, aggregator, server_optimizer)
+    return Algorithm(Gradients(), weighting, aggregator, server_optimizer)

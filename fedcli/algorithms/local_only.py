@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.aggregators import Aggregator
+from fedcli.aggregators import StreamingAggregator
 from fedcli.algorithms.base import OWN_MODELS, Algorithm
 from fedcli.algorithms.client_work import CohortCall
 from fedcli.batches import BatchedDataset
@@ -88,7 +88,8 @@ class _Models:
                 self.next.write(client_id, after)
                 self.moved.add(client_id)
 
-        alone = replace(call, params=call.params + before, clients=(client,))
+        # No tuple, which the engine would prepare as a cohort that comes again.
+        alone = replace(call, params=call.params + before, clients=[client])
         return alone.train(optimizer, per_client=PerClient(receive=receive))
 
 
@@ -97,8 +98,8 @@ def build(
     server_optimizer: Optimizer,
     *,
     weighting: str,
-    aggregator: Aggregator,
+    aggregator: StreamingAggregator,
 ) -> Algorithm:
     """Returns local training with these parts; it has no options of its own."""
     work = OwnSteps(client_optimizer)
-    return Algorithm("local-only", work, weighting, aggregator, server_optimizer)
+    return Algorithm(work, weighting, aggregator, server_optimizer)

@@ -20,6 +20,10 @@ pass over the data, g(w; b) another gradient a step. `mime_lite` is without the 
 
 A client whose G_k is not finite counts in no G and trains with the others'; the aggregator's bounds
 hold for deltas alone. Where no G is finite, nobody trains and the state stays.
+
+Where we differ from FedJAX: the server optimizer may be any, there it is SGD; G is taken over the
+batches of the local steps, there over some of its own; a gradient that is not finite leaves G. From
+the paper: in it every client of the cohort counts the same.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.aggregators import Aggregator
+from fedcli.aggregators import StreamingAggregator
 from fedcli.aggregators.mean import weighted_mean
 from fedcli.algorithms.base import Algorithm
 from fedcli.algorithms.client_work import CohortCall, check_freezable
@@ -82,7 +86,7 @@ def build(
     server_optimizer: Optimizer,
     *,
     weighting: str,
-    aggregator: Aggregator,
+    aggregator: StreamingAggregator,
 ) -> Algorithm:
     """Returns Mime with these parts; `client_optimizer` is the base optimizer.
 
@@ -90,4 +94,4 @@ def build(
         ConfigError: Its state cannot be frozen.
     """
     check_freezable("mime", client_optimizer)
-    return Algorithm("mime", MimeWork(client_optimizer), weighting, aggregator, server_optimizer)
+    return Algorithm(MimeWork(client_optimizer), weighting, aggregator, server_optimizer)

@@ -34,7 +34,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.aggregators import Aggregator
+from fedcli.aggregators import StreamingAggregator
 from fedcli.aggregators.mean import weighted_mean
 from fedcli.algorithms.base import Algorithm
 from fedcli.algorithms.client_work import CohortCall, check_freezable
@@ -81,7 +81,7 @@ def build(
     server_optimizer: Optimizer,
     *,
     weighting: str,
-    aggregator: Aggregator,
+    aggregator: StreamingAggregator,
 ) -> Algorithm:
     """Returns Mime Lite with these parts; `client_optimizer` is the base optimizer.
 
@@ -90,4 +90,4 @@ def build(
     """
     check_freezable("mime-lite", client_optimizer)
     work = MimeLiteWork(client_optimizer)
-    return Algorithm("mime-lite", work, weighting, aggregator, server_optimizer)
+    return Algorithm(work, weighting, aggregator, server_optimizer)

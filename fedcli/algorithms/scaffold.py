@@ -33,13 +33,14 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.aggregators import Aggregator
+from fedcli.aggregators import StreamingAggregator
 from fedcli.algorithms.base import Algorithm
-from fedcli.algorithms.client_work import CohortCall, check_plain_sgd
+from fedcli.algorithms.client_work import CohortCall
 from fedcli.algorithms.own_vectors import OwnVectors
 from fedcli.backend import StepKind
 from fedcli.client_states import ClientStates
 from fedcli.engine import CohortResult
+from fedcli.errors import ConfigError
 from fedcli.optimizers import Optimizer
 
 
@@ -81,13 +82,19 @@ def build(
     server_optimizer: Optimizer,
     *,
     weighting: str,
-    aggregator: Aggregator,
+    aggregator: StreamingAggregator,
 ) -> Algorithm:
     """Returns SCAFFOLD with these parts; it has no options of its own.
 
     Raises:
         ConfigError: The client optimizer is not plain SGD.
     """
-    check_plain_sgd("scaffold", client_optimizer)
+    name = client_optimizer.name
+    if name != "sgd" or client_optimizer.options["momentum"]:
+        what = name if name != "sgd" else "sgd with momentum"
+        raise ConfigError(
+            f"scaffold with client optimizer {what}: its control variates are means of gradients "
+            "only for plain sgd; choose sgd with momentum=0"
+        )
     work = ScaffoldWork(client_optimizer)
-    return Algorithm("scaffold", work, weighting, aggregator, server_optimizer)
+    return Algorithm(work, weighting, aggregator, server_optimizer)
