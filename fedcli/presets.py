@@ -211,9 +211,9 @@ def _adaptive(optimizer: str, lr: float, epsilon: float, **options: float) -> di
 _BETAS = {"beta_1": 0.9, "beta_2": 0.99}
 _ALL = (
     _TUTORIAL,
-    _mcmahan("mcmahan-2017-2nn-iid", "mlp-2nn", 1, "IID", 0.1, 300, 87),
-    _mcmahan("mcmahan-2017-2nn-non-iid", "mlp-2nn", 1, "non-IID", 0.05, 1500, 664),
-    _mcmahan("mcmahan-2017-cnn-iid", "cnn-mcmahan", 5, "IID", 0.1, 100, 18),
+    _mcmahan("mcmahan-2017-2nn-iid", "mlp-2nn", 1, "IID", 0.2, 300, 87),
+    _mcmahan("mcmahan-2017-2nn-non-iid", "mlp-2nn", 1, "non-IID", 0.1, 1500, 664),
+    _mcmahan("mcmahan-2017-cnn-iid", "cnn-mcmahan", 5, "IID", 0.2, 100, 18),
     _mcmahan("mcmahan-2017-cnn-non-iid", "cnn-mcmahan", 1, "non-IID", 0.1, 1000, 350),
     _reddi(
         "fedadagrad",
