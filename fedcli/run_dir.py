@@ -108,13 +108,17 @@ class RunDirectory:
         self._append(self._metrics, line)
 
     def append_timings(self, line: Mapping[str, Any]) -> None:
-        """Adds one line to timings.jsonl with a single write."""
+        """Adds one line to timings.jsonl with a single write.
+
+        That of the closing evaluation is no round's and has none.
+        """
         self._append(self._timings, line)
 
     def cut_back(self, round_num: int) -> None:
         """Drops the lines of rounds after `round_num`; those of round 0 too if that is 0.
 
-        What a killed process left half-written goes, too.
+        What a killed process left half-written goes, too, and from the timings those of a closing
+        evaluation, which is made anew.
 
         Raises:
             RunError: metrics.jsonl lacks a round up to `round_num`, or is damaged before it.

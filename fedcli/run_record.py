@@ -63,7 +63,10 @@ class RunRecord:
 
     @cached_property
     def timings(self) -> list[dict[str, float]]:
-        """The lines of timings.jsonl: seconds by part of a round, and bytes of peak memory."""
+        """The lines of timings.jsonl: seconds by part of a round, and bytes of peak memory.
+
+        Without `round`, seconds of the closing evaluation.
+        """
         return run_dir.read_timings(self.path)
 
     @cached_property

@@ -276,8 +276,18 @@ def test_client_records_of_a_record(straight: Path, tmp_path: Path) -> None:
 
 def test_the_closing_evaluation_is_in_the_timings(tmp_path: Path) -> None:
     run = fedcli.train(SMALL, tmp_path / "run")
-    assert [line["round"] for line in run.timings] == [1, 2, 3, 4, 5, 6, 6]
+    assert [line.get("round") for line in run.timings] == [1, 2, 3, 4, 5, 6, None]
     assert run.seconds()["evaluate"] == run.timings[-1]["evaluate"] > 0
+
+
+def test_a_closing_evaluation_made_anew_is_timed_once(tmp_path: Path) -> None:
+    path = fedcli.train(SMALL, tmp_path / "run").path
+    (path / "evaluation.json").unlink()  # as if killed before it was written
+    run = fedcli.resume(path)
+    assert [line.get("round") for line in run.timings] == [1, 2, 3, 4, 5, 6, None]
+    run = fedcli.resume(path, num_rounds=7)
+    assert [line.get("round") for line in run.timings] == [1, 2, 3, 4, 5, 6, 7, None]
+    assert run.seconds()["evaluate"] == run.timings[-1]["evaluate"]
 
 
 @pytest.mark.parametrize(
