@@ -16,11 +16,11 @@ def check_is_no_input(path: Path, inputs: Iterable[Path], label: str) -> None:
     """Refuses to write to what is read; `label` is what the user gave `path` as.
 
     Raises:
-        ConfigError: `path` is one of the inputs, perhaps under another name.
+        ConfigError: `path` is one of the inputs, perhaps under another name, or in one of them.
     """
     for each in inputs:
         with contextlib.suppress(OSError):  # one of them is not there
-            if path.samefile(each):
+            if path.samefile(each) or each.resolve() in path.resolve(strict=True).parents:
                 raise ConfigError(f"{label} is what is read ({each}); choose another name")
 
 

@@ -27,6 +27,7 @@ from fedcli.run_lines import find_end, is_evaluation, parse_metrics
 
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
+METRICS_CSV = "metrics.csv"  # the same, of a run with --csv
 TIMINGS = "timings.jsonl"
 EVALUATION = "evaluation.json"
 CHECKPOINTS = "checkpoints"

@@ -25,8 +25,6 @@ from fedcli.metrics import flatten
 from fedcli.params import ParamLayout
 from fedcli.participation import Attendance
 
-METRICS_CSV = "metrics.csv"
-
 
 @dataclass(frozen=True, eq=False)
 class LoggedRound:
@@ -109,7 +107,7 @@ class CsvLog:
     def __init__(self, path: Path) -> None:
         """Writes what the run at `path` has done so far."""
         self._path = path
-        self._file = path / METRICS_CSV
+        self._file = path / run_dir.METRICS_CSV
         self._names: list[str] = []
         self._rewrite()
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fedcli.models import Model
 
 ONLINE = "online"  # the series of what training itself measured, beside those of splits
+ABOUT_ONLINE = "online: measured in training, on each batch before its step"
 HELD_OUT = ("test", "central")
 MEASURES = {"loss": "loss", "accuracy": "sparse_categorical_accuracy"}
 PARTS = ("data", "train", "aggregate", "evaluate", "save")
@@ -208,6 +209,11 @@ def curves_of(runs: Sequence[RunRecord], measure: str) -> dict[str, Series]:
         f"{run.path} ({name})": run.series(name, measure)
         for run, name in zip(runs, names, strict=True)
     }
+
+
+def is_online(name: str) -> bool:
+    """Returns whether a name of `curves_of` is that of what training measured."""
+    return name == ONLINE or name.endswith(f" ({ONLINE})")
 
 
 def notes_of_changed_data(runs: Sequence[RunRecord]) -> list[str]:

@@ -58,9 +58,10 @@ def show_rounds(screen: Screen, rows: Sequence[RoundRow]) -> None:
     has_reports = any(row.num_reports is not None for row in rows)
     has_clock = any(row.virtual_seconds is not None for row in rows)
     # Beside an evaluation, counts that hardly change would make the table too wide for a terminal.
-    num_scores = 2 if splits else len(_SCORE_HEADERS)
     own = _own_names(row.online for row in rows)
-    headers = ["round", *_SCORE_HEADERS[:num_scores], *own]
+    scores = ("loss", "acc.") if splits else _SCORE_HEADERS
+    num_scores = len(scores)
+    headers = ["round", *scores, *own]
     headers += [f"{split} {name}" for split in splits for name in ("loss", "acc.")]
     headers += ["reports"] * has_reports + ["virtual s"] * has_clock
     headers += ["dropped clients"] * has_dropped + ["update"] * has_rejected

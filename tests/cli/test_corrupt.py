@@ -186,6 +186,16 @@ METRICS: dict[str, Callable[[list[str]], list[str]]] = {
         lines[2].replace('"loss": ', '"loss": "low", "more": '),
         *lines[3:],
     ],
+    "accuracy above 1": lambda lines: [
+        *lines[:2],
+        lines[2].replace('"sparse_categorical_accuracy": 0.', '"sparse_categorical_accuracy": 9.'),
+        *lines[3:],
+    ],
+    "a negative count": lambda lines: [
+        *lines[:2],
+        lines[2].replace('"num_examples": ', '"num_examples": -'),
+        *lines[3:],
+    ],
     "no UTF-8": lambda lines: [*lines[:2], lines[2].replace("loss", "l\udcffss"), *lines[3:]],
 }
 

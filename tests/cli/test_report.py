@@ -105,6 +105,22 @@ def test_config_diff(fedcli: Fedcli, tmp_path: Path) -> None:
     assert fedcli("report", "a", "b", "--config-diff", "a").code == 1
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        *(("--html", "x"), ("--plot", "x.svg"), ("--csv", "x"), ("--clients-csv", "x")),
+        ("--target", "0.5"),
+    ],
+)
+def test_config_diff_writes_nothing_and_says_so(
+    fedcli: Fedcli, tmp_path: Path, more: tuple[str, str]
+) -> None:
+    write_run(tmp_path / "a", [0.5])
+    done = fedcli("report", "a", "--config-diff", "a", *more)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert f"--config-diff and {more[0]} contradict each other" in done.err
+
+
 @pytest.mark.parametrize("arguments", [["nowhere"], ["."]])
 def test_no_run_is_one_line(fedcli: Fedcli, arguments: list[str]) -> None:
     done = fedcli("report", *arguments)
