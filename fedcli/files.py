@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fedcli.errors import ConfigError, RunError
+from fedcli.errors import ConfigError, RunError, why_not_written
 
 
 def check_is_no_input(path: Path, inputs: Iterable[Path], label: str) -> None:
@@ -39,7 +39,7 @@ def write_atomic(path: Path, content: bytes) -> None:
         os.replace(temporary, path)  # noqa: PTH105
         sync_folder(path.parent)
     except OSError as err:
-        raise RunError(f"cannot write {path}: {err.strerror or err}") from err
+        raise RunError(f"cannot write {path}: {why_not_written(err)}") from err
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -42,6 +42,8 @@ def summary(run: RunRecord) -> list[tuple[str, str]]:
         ("rounds", done),
         ("seed", str(config.get("seed", 0))),
     ]
+    if run.best_round is not None:
+        rows.append(("best round", f"{run.best_round:,} by {config['keep_best']}, kept"))
     seconds = run.seconds()
     if seconds:
         rows.append(("time", _seconds(sum(seconds.values()))))
@@ -237,6 +239,7 @@ def as_json(runs: Sequence[RunRecord], targets: Sequence[float]) -> dict[str, An
             "config": run.options,
             "provenance": run.provenance,
             "rounds": run.round_num,
+            "best_round": run.best_round,
             "final": {
                 name: {measure: run.final(name, measure) for measure in MEASURES}
                 for name in run.series_names

@@ -20,7 +20,7 @@ from typing import Any
 
 from fedcli import config as configs
 from fedcli.best_round import Best
-from fedcli.errors import ConfigError, RunError
+from fedcli.errors import ConfigError, RunError, why_not_written
 from fedcli.files import json_text, sync_folder, write_atomic, write_synced
 from fedcli.locks import ReplacedError, lock_now
 from fedcli.run_lines import find_end, is_evaluation, parse_metrics
@@ -85,7 +85,7 @@ class RunDirectory:
                 os.close(lock)
             if isinstance(err, RunError):
                 raise
-            raise RunError(f"cannot make the run {path}: {err.strerror or err}") from err
+            raise RunError(f"cannot make the run {path}: {why_not_written(err)}") from err
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -102,7 +102,7 @@ class RunDirectory:
             return cls(path, lock)
         except OSError as err:
             os.close(lock)
-            raise RunError(f"cannot write to the run {path}: {err.strerror or err}") from err
+            raise RunError(f"cannot write to the run {path}: {why_not_written(err)}") from err
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Adds one line to metrics.jsonl with a single write; non-finite numbers become null."""
@@ -140,7 +140,7 @@ class RunDirectory:
                 for left in folder.glob(".*.tmp"):  # of a process killed while writing it
                     left.unlink()
         except OSError as err:
-            raise RunError(f"cannot cut back the run {self.path}: {err.strerror}") from err
+            raise RunError(f"cannot cut back the run {self.path}: {why_not_written(err)}") from err
 
     def save_checkpoint(self, round_num: int, content: bytes) -> None:
         """Writes a checkpoint, after syncing the metrics.
@@ -151,7 +151,7 @@ class RunDirectory:
         try:
             os.fsync(self._metrics.fileno())
         except OSError as err:
-            raise RunError(f"cannot write {self.path / METRICS}: {err.strerror}") from err
+            raise RunError(f"cannot write {self.path / METRICS}: {why_not_written(err)}") from err
         write_atomic(self.path / CHECKPOINTS / checkpoint_name(round_num), content)
 
     def drop_checkpoints(self, *, num_kept: int, best_round: int | None) -> None:
@@ -201,9 +201,9 @@ class RunDirectory:
         try:
             written = file.write(content)
         except OSError as err:
-            raise RunError(f"cannot write {file.name}: {err.strerror}") from err
+            raise RunError(f"cannot write {file.name}: {why_not_written(err)}") from err
         if written != len(content):
-            raise RunError(f"cannot write {file.name}: the disk is full")
+            raise RunError(f"cannot write {file.name}: the disk is full; make room there")
 
 
 def default_out(now: datetime, name: str) -> Path:
@@ -229,7 +229,10 @@ def check_target(path: Path, *, force: bool) -> None:
         _check_writable(path)
         return
     if not force:
-        raise RunError(f"{path} exists; choose another --out, or --force to replace it")
+        raise RunError(
+            f"{path} exists; choose another --out, or --force to replace it (from Python "
+            "force=True)"
+        )
     if path.is_symlink() or not _looks_like_run(path):
         raise RunError(f"{path} is not a run, so --force does not replace it; choose another --out")
     os.close(_lock(path))
@@ -441,7 +444,7 @@ def _lock(folder: Path) -> int:
     except ReplacedError:
         problem = f"the run {folder} has just been replaced; try again"
     except OSError as err:
-        problem = f"cannot lock the run {folder}: {err.strerror}"
+        problem = f"cannot lock the run {folder}: {why_not_written(err)}"
     raise RunError(problem)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedcli import config as configs
 from fedcli import run_dir
+from fedcli.best_round import Best
 from fedcli.config import RunConfig
 from fedcli.errors import ConfigError, DataError
 
@@ -118,6 +119,12 @@ class RunRecord:
     def round_num(self) -> int:
         """Rounds completed, as far as metrics.jsonl tells; 0 before the first."""
         return int(self.metrics[-1]["round"]) if self.metrics else 0
+
+    @property
+    def best_round(self) -> int | None:
+        """The round that `keep_best` keeps; None: it keeps none, or none has been evaluated."""
+        measure = self.options.get("keep_best")
+        return None if measure is None else Best(measure).after_all(self.metrics).round_num
 
     @property
     def series_names(self) -> list[str]:

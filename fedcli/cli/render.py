@@ -128,6 +128,8 @@ class _Grid:
 class Screen:
     """Stdout, drawn to suit what it is: colours and greys on a terminal, plain text in a pipe."""
 
+    _has_printed = False
+
     @cached_property
     def console(self) -> Console:
         """The console; markup in names that come from files means nothing here."""
@@ -155,8 +157,9 @@ class Screen:
         )
 
     def title(self, text: str) -> None:
-        """Prints a heading after an empty line."""
-        self._print(Text())
+        """Prints a heading, after an empty line if anything stands above."""
+        if self._has_printed:
+            self._print(Text())
         self.line(text, style="bold")
 
     def line(self, text: str, style: str = "") -> None:
@@ -341,6 +344,7 @@ class Screen:
         width: int | None = None,
     ) -> None:
         """Prints; in a pipe without blanks at the ends of lines."""
+        self._has_printed = True
         if self.console.is_terminal:
             self.console.print(content, soft_wrap=soft_wrap, crop=crop, width=width)
             return

@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 _FORMATS = ("markdown", "latex", "csv")  # of text_tables, which is not imported for --help
 
 
+class _Format(click.Choice[str]):
+    """A text format; JSON has an option of its own."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """See click; who asks for json is told of --json."""
+        if value == "json":
+            self.fail(f"--json prints all values as JSON; --format takes {', '.join(_FORMATS)}")
+        return super().convert(value, param, ctx)
+
+
 @click.command(cls=opt.SectionCommand, short_help="Tables, curves and comparison of runs.")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @opt.option(
@@ -46,7 +56,7 @@ _FORMATS = ("markdown", "latex", "csv")  # of text_tables, which is not imported
     "text_format",
     help="Print the tables as text that other programs take.",
     section=opt.PICTURES,
-    type=click.Choice(_FORMATS),
+    type=_Format(_FORMATS),
 )
 @opt.option(
     "--csv",

@@ -213,6 +213,14 @@ def test_damaged_metrics_are_told(fedcli: Fedcli, run: Path, fault: str) -> None
     assert fedcli(*EVAL).code == 0
 
 
+def test_damaged_client_records_are_told(fedcli: Fedcli, run: Path) -> None:
+    file = run / "clients.h5"
+    for content in (b"", b"junk", file.read_bytes()[:2000]):
+        file.write_bytes(content)
+        done = fedcli(*REPORT, "--clients-csv", "clients.csv")
+        assert_is_one_line(done, "run/clients.h5 is damaged", "restore it, or move it away\n")
+
+
 def test_what_stands_behind_the_checkpoint_is_mended(fedcli: Fedcli, run: Path, made: Path) -> None:
     (run / "evaluation.json").unlink()
     for rest in ('{"round": 5, "client_wo', '{"round": 7}\n', "\0\0\0\0"):
