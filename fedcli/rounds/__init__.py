@@ -153,8 +153,8 @@ def _continued_config(
     _check_is_same(config, content, config_file)
     if rounds is not None and rounds < content.round_num:
         raise ConfigError(
-            f"--rounds {rounds} (from Python num_rounds): {run.path} has completed "
-            f"{content.round_num} rounds; give that many or more"
+            f"--rounds {rounds}: {run.path} has completed {content.round_num} rounds; give that "
+            "many or more (from Python num_rounds)"
         )
     if config.rounds < content.round_num and rounds is None:
         raise RunError(
