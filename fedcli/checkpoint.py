@@ -153,14 +153,14 @@ def _read_whole(file: io.BufferedReader, path: Path) -> bytes:
     if len(trailer) < _TRAILER_BYTES or not trailer.startswith(_TRAILER_NAME):
         raise CheckpointError(
             f"{path} is not a whole fedcli checkpoint: it was cut short, or is another kind of "
-            "file; delete it to go on from the one before"
+            "file; restore it or, among a run's checkpoints, delete it to go on from the one before"
         )
     file.seek(0)
     image = file.read(num_bytes - _TRAILER_BYTES)
     if blake2b(image, digest_size=_DIGEST_BYTES).digest() != trailer[len(_TRAILER_NAME) :]:
         raise CheckpointError(
-            f"{path} is damaged: its checksum does not match; delete it to go on from the one "
-            "before"
+            f"{path} is damaged: its checksum does not match; restore it or, among a run's "
+            "checkpoints, delete it to go on from the one before"
         )
     return image
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.errors import ConfigError
 from fedcli.predictions import Predicted
 
 
@@ -28,9 +29,19 @@ class ClassMeasures:
         self._num_right = dict.fromkeys(ks, 0)
 
     def add(self, predicted: Predicted) -> None:
-        """Counts what was predicted."""
+        """Counts what was predicted.
+
+        Raises:
+            ConfigError: There are fewer classes than one of `ks`.
+        """
         num_classes = predicted.probabilities.shape[1]
         if not len(self.labels):
+            most = max(self._num_right, default=1)
+            if most > num_classes:
+                raise ConfigError(
+                    f"--top-k {most}: the model has {num_classes} classes; choose 1 to "
+                    f"{num_classes}"
+                )
             self.confusion = np.zeros((num_classes, num_classes), np.int64)
             self.labels = np.zeros(num_classes, np.int64)
         told = predicted.classes >= 0

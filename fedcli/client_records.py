@@ -31,7 +31,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.errors import RunError
+from fedcli.errors import RunError, why_not_written
 from fedcli.files import json_text, write_atomic
 from fedcli.participation import DROPPED_OUT, LATE, REPORTED, SURPLUS, Attendance
 
@@ -93,7 +93,7 @@ class RecordWriter:
         try:
             self._file = (path / JOURNAL).open("ab", buffering=0)
         except OSError as err:
-            raise RunError(f"cannot write {path / JOURNAL}: {err.strerror}") from err
+            raise RunError(f"cannot write {path / JOURNAL}: {why_not_written(err)}") from err
 
     def add(
         self,
@@ -138,16 +138,16 @@ class RecordWriter:
         try:
             written = self._file.write(content)
         except OSError as err:
-            raise RunError(f"cannot write {self._file.name}: {err.strerror}") from err
+            raise RunError(f"cannot write {self._file.name}: {why_not_written(err)}") from err
         if written != len(content):
-            raise RunError(f"cannot write {self._file.name}: the disk is full")
+            raise RunError(f"cannot write {self._file.name}: the disk is full; make room there")
 
     def flush(self) -> None:
         """Waits until the disk has what was added. Raises RunError."""
         try:
             os.fsync(self._file.fileno())
         except OSError as err:
-            raise RunError(f"cannot write {self._file.name}: {err.strerror}") from err
+            raise RunError(f"cannot write {self._file.name}: {why_not_written(err)}") from err
 
     def close(self) -> None:
         """Makes clients.h5 of the journal. Raises RunError."""
@@ -191,8 +191,9 @@ def _find(path: Path) -> ClientRecords | None:
         with h5py.File(file, "r") as opened:
             return _parse(opened, file)
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as err:
-        reason = " ".join(str(err).split())
-        raise RunError(f"{file} is damaged or is no file of client records: {reason}") from err
+        raise RunError(
+            f"{file} is damaged or is no file of client records; restore it, or move it away"
+        ) from err
 
 
 def _set_attendance(rows: NDArray[Any], attendance: Attendance) -> None:

@@ -47,6 +47,14 @@ class Group:
     runs: list[RunRecord]
     options: dict[str, Any]
 
+    @property
+    def repeats(self) -> list[RunRecord]:
+        """The first run of each seed: another of it is no other draw and narrows no interval."""
+        by_seed: dict[int, RunRecord] = {}
+        for run in self.runs:
+            by_seed.setdefault(run.options.get("seed", 0), run)
+        return list(by_seed.values())
+
 
 def estimate(values: Sequence[float]) -> Estimate | None:
     """Returns mean and 95 % interval of values drawn independently; None of no value."""
@@ -94,7 +102,7 @@ def group_by_config(runs: Sequence[RunRecord]) -> list[Group]:
     """Returns the runs put together that differ in nothing but seed and what has no effect.
 
     Data are the same if their fingerprints are, wherever they lie. Two runs of one seed are both
-    kept: the same numbers twice are for the reader to see.
+    kept; see `Group.repeats`.
     """
     groups: dict[str, list[RunRecord]] = {}
     for run in runs:

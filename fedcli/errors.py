@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+
+# What to do where the system refuses to write.
+_REMEDIES = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there",
+    errno.EROFS: "choose another place",
+    errno.EACCES: "choose another place, or have it made yours to write",
+    errno.EPERM: "choose another place, or have it made yours to write",
+}
+
 
 class FedcliError(Exception):
     """Something the user can mend; its text is one line."""
@@ -29,3 +40,10 @@ class CheckpointError(RunError):
 
 class StopTraining(Exception):  # noqa: N818 - it says what to do, nothing is wrong
     """Raised by a callback to end a run after the round that it was told of."""
+
+
+def why_not_written(err: OSError) -> str:
+    """Returns why the system wrote nothing and, where that is known, what to do about it."""
+    reason = err.strerror or str(err)
+    remedy = _REMEDIES.get(err.errno or 0)
+    return reason if remedy is None else f"{reason}; {remedy}"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.errors import ConfigError, RunError
+from fedcli.errors import ConfigError, RunError, why_not_written
 
 FOLDER = "tensorboard"
 
@@ -114,7 +114,7 @@ class EventFiles:
         try:
             yield
         except OSError as err:
-            raise RunError(f"cannot write {self._folder}: {err.strerror or err}") from err
+            raise RunError(f"cannot write {self._folder}: {why_not_written(err)}") from err
 
 
 def _scalars(group: Mapping[str, Any]) -> list[Any]:

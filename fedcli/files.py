@@ -9,18 +9,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fedcli.errors import ConfigError, RunError
+from fedcli.errors import ConfigError, RunError, why_not_written
 
 
 def check_is_no_input(path: Path, inputs: Iterable[Path], label: str) -> None:
     """Refuses to write to what is read; `label` is what the user gave `path` as.
 
     Raises:
-        ConfigError: `path` is one of the inputs, perhaps under another name.
+        ConfigError: `path` is one of the inputs, perhaps under another name, or in one of them.
     """
     for each in inputs:
         with contextlib.suppress(OSError):  # one of them is not there
-            if path.samefile(each):
+            if path.samefile(each) or each.resolve() in path.resolve(strict=True).parents:
                 raise ConfigError(f"{label} is what is read ({each}); choose another name")
 
 
@@ -39,7 +39,7 @@ def write_atomic(path: Path, content: bytes) -> None:
         os.replace(temporary, path)  # noqa: PTH105
         sync_folder(path.parent)
     except OSError as err:
-        raise RunError(f"cannot write {path}: {err.strerror or err}") from err
+        raise RunError(f"cannot write {path}: {why_not_written(err)}") from err
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -19,7 +19,7 @@ from fedcli import report_tables
 from fedcli.best_round import MEASURES
 from fedcli.figures.tiles import on_paper, tile_blocks
 from fedcli.portrait import Portrait, Sample
-from fedcli.run_record import RunRecord, Series, curves_of
+from fedcli.run_record import ABOUT_ONLINE, RunRecord, Series, curves_of, is_online
 from fedcli.text_tables import Table
 
 # Told apart by everybody (Paul Tol's bright scheme).
@@ -36,8 +36,8 @@ h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin: 2em 0 .5em; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9em; }
 th, td { padding: .2em .7em; text-align: right; border-bottom: 1px solid #e4e4e4; }
 th { border-bottom-color: #888; } th.text, td.text { text-align: left; }
-td { white-space: nowrap; } .pairs th, .confusion tr + tr th { border-bottom-color: #e4e4e4; }
-td.text { white-space: normal; }
+th, td { white-space: nowrap; } .pairs th, .confusion tr + tr th { border-bottom-color: #e4e4e4; }
+td.text:not(:first-child) { white-space: normal; }
 .wide { overflow-x: auto; } .row { display: flex; flex-wrap: wrap; gap: 1.5em; }
 .row figure { max-width: 460px; }
 .note { color: #666; font-size: .9em; }
@@ -102,7 +102,9 @@ def _curves(runs: Sequence[RunRecord]) -> str:
             charts.append(_line_chart(f"{measure.capitalize()} by round", series))
     if not charts:
         return ""
-    return f'<h2>Curves</h2><div class="row">{"".join(charts)}</div>'
+    names = {name for measure in MEASURES for name in curves_of(runs, measure)}
+    note = f'<p class="note">{ABOUT_ONLINE}</p>' if any(map(is_online, names)) else ""
+    return f'<h2>Curves</h2><div class="row">{"".join(charts)}</div>{note}'
 
 
 def _line_chart(title: str, series: Mapping[str, Series]) -> str:
@@ -230,10 +232,13 @@ def _confusion(portrait: Portrait) -> str:
         f"<td>{portrait.confusion[index, index] / count:.3f}</td>" if count else "<td>-</td>"
         for index, count in enumerate(columns)
     ]
+    counted = f"{portrait.num_counted:,}"
+    if portrait.num_counted < portrait.num_examples:
+        counted += f" of {portrait.num_examples:,}"
     last = f'<tr><th class="text">precision</th>{"".join(precisions)}<td></td></tr>'
     return (
         "<h2>Labels and what the model says</h2>"
-        f'<p class="note">{portrait.num_counted:,} examples ({escape(portrait.split)}); a row is a '
+        f'<p class="note">{counted} examples ({escape(portrait.split)}); a row is a '
         "label, a column a prediction</p>"
         f'<div class="wide"><table class="confusion"><tr><th></th>{head}<th>recall</th></tr>'
         f"{''.join(rows)}{last}</table></div>"

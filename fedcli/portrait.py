@@ -38,6 +38,7 @@ class Portrait:
         confusion: int64 [num_classes, num_classes]: examples by label and predicted class; None if
             there are too many classes.
         num_counted: Examples in it.
+        num_examples: Examples of all who were evaluated.
         samples: Some examples, with the clients they are of.
         pixel_convention: What 1.0 is in their images.
     """
@@ -48,6 +49,7 @@ class Portrait:
     accuracies: NDArray[np.float64]
     confusion: NDArray[np.int64] | None
     num_counted: int
+    num_examples: int
     samples: list[Sample]
     pixel_convention: str
 
@@ -100,6 +102,7 @@ def _portray(trained: Trained, evaluated: Evaluation, cancel: CancelFlag | None)
         accuracies=client_spread.client_means(evaluated.client_stats)[0],
         confusion=confusion if num_classes <= MAX_CLASSES else None,
         num_counted=int(confusion.sum()),
+        num_examples=int(evaluated.client_stats["num_examples"].sum()),
         samples=samples,
         pixel_convention=data.pixel_convention,
     )

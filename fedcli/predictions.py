@@ -18,7 +18,7 @@ from fedcli.backend import CancelFlag
 from fedcli.batches import BatchedDataset
 from fedcli.datasets.replacing import replacing
 from fedcli.engine import PIECE_BYTES, Engine, Scores
-from fedcli.errors import ConfigError, RunError
+from fedcli.errors import ConfigError, RunError, why_not_written
 from fedcli.federation.panels import Panel
 from fedcli.metrics import predicted_classes
 from fedcli.models import Model
@@ -184,7 +184,7 @@ def writing(path: Path, num_classes: int) -> Iterator[Callable[[Predicted], None
         with replacing(path) as temporary, write(temporary, num_classes) as add:
             yield add
     except OSError as err:
-        raise RunError(f"cannot write {path}: {err.strerror or err}") from err
+        raise RunError(f"cannot write {path}: {why_not_written(err)}") from err
 
 
 @contextmanager

@@ -43,6 +43,8 @@ def summary(run: RunRecord) -> list[tuple[str, str]]:
         ("rounds", done),
         ("seed", str(config.get("seed", 0))),
     ]
+    if run.best_round is not None:
+        rows.append(("best round", f"{run.best_round:,} by {config['keep_best']}, kept"))
     seconds = run.seconds()
     if seconds:
         rows.append(("time", _seconds(sum(seconds.values()))))
@@ -197,7 +199,8 @@ def rounds_to_target(runs: Sequence[RunRecord], targets: Sequence[float]) -> Tab
 def over_seeds(runs: Sequence[RunRecord], targets: Sequence[float]) -> Table | None:
     """Returns means over the runs of each configuration; None if there is no run to put together.
 
-    A mean of rounds to a target is over those that reach it; the table says if some do not.
+    A mean is over one run a seed, that of rounds to a target over those that reach it; the table
+    says if there are more runs, or some do not.
     """
     groups = comparison.group_by_config(runs)
     if len(groups) == len(runs):
@@ -210,13 +213,15 @@ def over_seeds(runs: Sequence[RunRecord], targets: Sequence[float]) -> Table | N
     rows = []
     for group in groups:
         options = [_value(group.options[name]) for name in apart] or ["all runs"]
-        row = [*options, f"{len(group.runs)}"]
+        repeats, num_runs = group.repeats, len(group.runs)
+        has_more = num_runs > len(repeats)
+        row = [*options, f"{len(repeats)}" + f" (of {num_runs} runs)" * has_more]
         row += [
-            _estimate([run.final(name, measure) for run in group.runs], 4)
+            _estimate([run.final(name, measure) for run in repeats], 4)
             for name in names
             for measure in MEASURES
         ]
-        row += [_estimate([run.rounds_to(each) for run in group.runs], 1) for each in targets]
+        row += [_estimate([run.rounds_to(each) for run in repeats], 1) for each in targets]
         rows.append(row)
     title = "Mean over seeds ± half the 95 % confidence interval (Student's t)"
     return Table(title, headers, rows, max(1, len(apart)))
@@ -235,6 +240,7 @@ def as_json(runs: Sequence[RunRecord], targets: Sequence[float]) -> dict[str, An
             "config": run.options,
             "provenance": run.provenance,
             "rounds": run.round_num,
+            "best_round": run.best_round,
             "final": {
                 name: {measure: run.final(name, measure) for measure in MEASURES}
                 for name in run.series_names
@@ -256,15 +262,16 @@ def as_json(runs: Sequence[RunRecord], targets: Sequence[float]) -> dict[str, An
         {
             "options": group.options,
             "runs": [str(run.path) for run in group.runs],
+            "averaged": [str(run.path) for run in group.repeats],  # one a seed
             "final": {
                 name: {
-                    measure: _estimate_json([run.final(name, measure) for run in group.runs])
+                    measure: _estimate_json([run.final(name, measure) for run in group.repeats])
                     for measure in MEASURES
                 }
                 for name in shared_series(group.runs)
             },
             "rounds_to_accuracy": {
-                f"{target:g}": _estimate_json([run.rounds_to(target) for run in group.runs])
+                f"{target:g}": _estimate_json([run.rounds_to(target) for run in group.repeats])
                 for target in targets
             },
         }

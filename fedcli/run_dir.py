@@ -20,13 +20,14 @@ from typing import Any
 
 from fedcli import config as configs
 from fedcli.best_round import Best
-from fedcli.errors import ConfigError, RunError
+from fedcli.errors import ConfigError, RunError, why_not_written
 from fedcli.files import json_text, sync_folder, write_atomic, write_synced
 from fedcli.locks import ReplacedError, lock_now
 from fedcli.run_lines import find_end, is_evaluation, parse_metrics
 
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
+METRICS_CSV = "metrics.csv"  # the same, of a run with --csv
 TIMINGS = "timings.jsonl"
 EVALUATION = "evaluation.json"
 CHECKPOINTS = "checkpoints"
@@ -84,7 +85,7 @@ class RunDirectory:
                 os.close(lock)
             if isinstance(err, RunError):
                 raise
-            raise RunError(f"cannot make the run {path}: {err.strerror or err}") from err
+            raise RunError(f"cannot make the run {path}: {why_not_written(err)}") from err
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -101,20 +102,24 @@ class RunDirectory:
             return cls(path, lock)
         except OSError as err:
             os.close(lock)
-            raise RunError(f"cannot write to the run {path}: {err.strerror or err}") from err
+            raise RunError(f"cannot write to the run {path}: {why_not_written(err)}") from err
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Adds one line to metrics.jsonl with a single write; non-finite numbers become null."""
         self._append(self._metrics, line)
 
     def append_timings(self, line: Mapping[str, Any]) -> None:
-        """Adds one line to timings.jsonl with a single write."""
+        """Adds one line to timings.jsonl with a single write.
+
+        That of the closing evaluation is no round's and has none.
+        """
         self._append(self._timings, line)
 
     def cut_back(self, round_num: int) -> None:
         """Drops the lines of rounds after `round_num`; those of round 0 too if that is 0.
 
-        What a killed process left half-written goes, too.
+        What a killed process left half-written goes, too, and from the timings those of a closing
+        evaluation, which is made anew.
 
         Raises:
             RunError: metrics.jsonl lacks a round up to `round_num`, or is damaged before it.
@@ -135,7 +140,7 @@ class RunDirectory:
                 for left in folder.glob(".*.tmp"):  # of a process killed while writing it
                     left.unlink()
         except OSError as err:
-            raise RunError(f"cannot cut back the run {self.path}: {err.strerror}") from err
+            raise RunError(f"cannot cut back the run {self.path}: {why_not_written(err)}") from err
 
     def save_checkpoint(self, round_num: int, content: bytes) -> None:
         """Writes a checkpoint, after syncing the metrics.
@@ -146,7 +151,7 @@ class RunDirectory:
         try:
             os.fsync(self._metrics.fileno())
         except OSError as err:
-            raise RunError(f"cannot write {self.path / METRICS}: {err.strerror}") from err
+            raise RunError(f"cannot write {self.path / METRICS}: {why_not_written(err)}") from err
         write_atomic(self.path / CHECKPOINTS / checkpoint_name(round_num), content)
 
     def drop_checkpoints(self, *, num_kept: int, best_round: int | None) -> None:
@@ -196,9 +201,9 @@ class RunDirectory:
         try:
             written = file.write(content)
         except OSError as err:
-            raise RunError(f"cannot write {file.name}: {err.strerror}") from err
+            raise RunError(f"cannot write {file.name}: {why_not_written(err)}") from err
         if written != len(content):
-            raise RunError(f"cannot write {file.name}: the disk is full")
+            raise RunError(f"cannot write {file.name}: the disk is full; make room there")
 
 
 def default_out(now: datetime, name: str) -> Path:
@@ -224,7 +229,10 @@ def check_target(path: Path, *, force: bool) -> None:
         _check_writable(path)
         return
     if not force:
-        raise RunError(f"{path} exists; choose another --out, or --force to replace it")
+        raise RunError(
+            f"{path} exists; choose another --out, or --force to replace it (from Python "
+            "force=True)"
+        )
     if path.is_symlink() or not _looks_like_run(path):
         raise RunError(f"{path} is not a run, so --force does not replace it; choose another --out")
     os.close(_lock(path))
@@ -436,7 +444,7 @@ def _lock(folder: Path) -> int:
     except ReplacedError:
         problem = f"the run {folder} has just been replaced; try again"
     except OSError as err:
-        problem = f"cannot lock the run {folder}: {err.strerror}"
+        problem = f"cannot lock the run {folder}: {why_not_written(err)}"
     raise RunError(problem)
 
 

@@ -64,13 +64,16 @@ def _is_metrics_line(line: Any, before: int | None) -> bool:
 
 
 def _is_metrics_group(group: Any) -> bool:
-    """Whether this holds a model's metrics by name: numbers, None if not finite."""
-    counts = ("num_examples", "num_batches")
+    """Whether this holds a model's metrics by name: numbers in their range, None if not finite."""
+    if not isinstance(group, dict) or not _has_numbers(group):
+        return False
+    accuracy = group.get(MEASURES["accuracy"])
+    counts = [group.get("num_examples"), group.get("num_batches")]
+    counts.append(group.get("num_non_finite_clients", 0))
     return (
-        isinstance(group, dict)
-        and _has_numbers(group)
-        and all(name in group for name in MEASURES.values())
-        and all(isinstance(group.get(name), int) for name in counts)
+        all(name in group for name in MEASURES.values())
+        and (accuracy is None or 0 <= accuracy <= 1)
+        and all(isinstance(count, int) and count >= 0 for count in counts)
     )
 
 

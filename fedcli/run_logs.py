@@ -18,14 +18,12 @@ from numpy.typing import NDArray
 from fedcli import event_files, run_dir
 from fedcli.client_records import RecordWriter
 from fedcli.config import RunConfig
-from fedcli.errors import RunError
+from fedcli.errors import RunError, why_not_written
 from fedcli.event_files import EventFiles
 from fedcli.files import write_atomic
 from fedcli.metrics import flatten
 from fedcli.params import ParamLayout
 from fedcli.participation import Attendance
-
-METRICS_CSV = "metrics.csv"
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +107,7 @@ class CsvLog:
     def __init__(self, path: Path) -> None:
         """Writes what the run at `path` has done so far."""
         self._path = path
-        self._file = path / METRICS_CSV
+        self._file = path / run_dir.METRICS_CSV
         self._names: list[str] = []
         self._rewrite()
 
@@ -125,7 +123,7 @@ class CsvLog:
             with self._file.open("a", newline="") as file:
                 file.write(_csv_lines([[_cell(values.get(name)) for name in self._names]]))
         except OSError as err:
-            raise RunError(f"cannot write {self._file}: {err.strerror}") from err
+            raise RunError(f"cannot write {self._file}: {why_not_written(err)}") from err
 
     def flush(self) -> None:
         """See RunLog."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedcli import config as configs
 from fedcli import run_dir
-from fedcli.best_round import HELD_OUT, MEASURES
+from fedcli.best_round import HELD_OUT, MEASURES, Best
 from fedcli.config import RunConfig
 from fedcli.errors import ConfigError, DataError
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fedcli.models import Model
 
 ONLINE = "online"  # the series of what training itself measured, beside those of splits
+ABOUT_ONLINE = "online: measured in training, on each batch before its step"
 PARTS = ("data", "train", "aggregate", "evaluate", "save")
 
 Series = list[tuple[int, float]]
@@ -62,7 +63,10 @@ class RunRecord:
 
     @cached_property
     def timings(self) -> list[dict[str, float]]:
-        """The lines of timings.jsonl: seconds by part of a round, and bytes of peak memory."""
+        """The lines of timings.jsonl: seconds by part of a round, and bytes of peak memory.
+
+        Without `round`, seconds of the closing evaluation.
+        """
         return run_dir.read_timings(self.path)
 
     @cached_property
@@ -113,6 +117,12 @@ class RunRecord:
     def round_num(self) -> int:
         """Rounds completed, as far as metrics.jsonl tells; 0 before the first."""
         return int(self.metrics[-1]["round"]) if self.metrics else 0
+
+    @property
+    def best_round(self) -> int | None:
+        """The round that `keep_best` keeps; None: it keeps none, or none has been evaluated."""
+        measure = self.options.get("keep_best")
+        return None if measure is None else Best(measure).after_all(self.metrics).round_num
 
     @property
     def series_names(self) -> list[str]:
@@ -204,6 +214,11 @@ def curves_of(runs: Sequence[RunRecord], measure: str) -> dict[str, Series]:
         f"{run.path} ({name})": run.series(name, measure)
         for run, name in zip(runs, names, strict=True)
     }
+
+
+def is_online(name: str) -> bool:
+    """Returns whether a name of `curves_of` is that of what training measured."""
+    return name == ONLINE or name.endswith(f" ({ONLINE})")
 
 
 def notes_of_changed_data(runs: Sequence[RunRecord]) -> list[str]:

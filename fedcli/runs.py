@@ -6,11 +6,12 @@ What `fedcli train` does, with functions that are told each round in place of a 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fedcli import rounds, run_record
 from fedcli.config import RunConfig
+from fedcli.errors import ConfigError
 from fedcli.rounds import Callback, Training
 from fedcli.run_record import RunRecord
 
@@ -32,11 +33,12 @@ def train(
         force: Replace a run that stands there.
 
     Raises:
-        ConfigError: An option is not allowed, or does not fit the data.
+        ConfigError: An option is not allowed, or does not fit the data; or `callbacks` is no list.
         DataError: The data are missing or bad.
         RunError: The folder exists or cannot be written.
     """
-    return _completed(rounds.start(config, out, force=force), callbacks)
+    told = _listed(callbacks)
+    return _completed(rounds.start(config, out, force=force), told)
 
 
 def resume(
@@ -61,11 +63,20 @@ def resume(
         DataError: The data are missing or bad.
         RunError: There is no run, it is in use, or its files do not fit together.
     """
+    told = _listed(callbacks)
     training = rounds.resume(path, rounds=num_rounds, threads=threads, model=model)
-    return _completed(training, callbacks)
+    return _completed(training, told)
 
 
-def _completed(opened: Training, callbacks: Iterable[Callback]) -> RunRecord:
+def _listed(callbacks: Iterable[Callback]) -> list[Callback]:
+    """The callbacks, before any work. Raises ConfigError if they are none."""
+    told = list(callbacks) if isinstance(callbacks, Iterable) else [None]
+    if not all(map(callable, told)):
+        raise ConfigError(f"callbacks={callbacks!r}: give a list of functions, such as [f]")
+    return told
+
+
+def _completed(opened: Training, callbacks: Sequence[Callback]) -> RunRecord:
     with opened as training:
         for note in training.notes:
             _LOGGER.warning(note)

@@ -58,3 +58,11 @@ def test_eval_shows_them(fedcli: Fedcli) -> None:  # noqa: F811
     assert ["3", f"{told['top_k_accuracy']['3']:.4f}"] in rows
     assert ["4", *(str(count) if count else "." for count in confusion[4])] in rows
     assert "By class" not in fedcli("eval", "run", "--top-k", 2).out
+
+
+def test_more_than_there_are_classes_is_refused(fedcli: Fedcli) -> None:  # noqa: F811
+    fedcli("train", "--rounds", 1, "--out", "run")
+    assert fedcli("eval", "run", "--top-k", 10).code == 0
+    done = fedcli("eval", "run", "--top-k", 11, "--top-k", 1)
+    assert (done.code, done.out) == (1, "")
+    assert "--top-k 11: the model has 10 classes; choose 1 to 10" in done.err

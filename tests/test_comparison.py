@@ -159,3 +159,25 @@ def test_json_of_groups_has_rounds_to_targets(runs: list[RunRecord]) -> None:
         "0.75": {"mean": 2.0, "half_width_95": 0.0, "count": 2},
         "0.85": {"mean": 2.0, "half_width_95": None, "count": 1},
     }
+
+
+def test_runs_of_one_seed_narrow_no_interval(runs: list[RunRecord], tmp_path: Path) -> None:
+    twin = run_record.load_run(write_run(tmp_path / "twin", [0.3, 0.7], config="seed = 1"))
+    table = report_tables.over_seeds([runs[0], twin], [])
+    assert table is not None
+    assert table.rows[0][:3] == ["all runs", "1 (of 2 runs)", "0.3000"]
+    assert report_tables.over_seeds([runs[0], runs[0]], []) == table
+    alone, more = (
+        report_tables.over_seeds(each, []) for each in (runs[:2], [runs[0], twin, runs[1]])
+    )
+    assert alone is not None
+    assert more is not None
+    assert more.rows[0][1] == "2 (of 3 runs)"
+    assert more.rows[0][2:] == alone.rows[0][2:]
+    told = report_tables.as_json([runs[0], twin], [])["groups"][0]
+    assert told["final"]["online"]["accuracy"] == {
+        "mean": 0.7,
+        "half_width_95": None,
+        "count": 1,
+    }
+    assert told["averaged"] == [str(runs[0].path)]

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedcli import evaluation, portrait, rounds
+from fedcli import evaluation, html_page, portrait, rounds
 from fedcli.batches import decode
 from fedcli.config import RunConfig
 from fedcli.portrait import Portrait
+from fedcli.run_record import load_run
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,20 @@ def test_confusion_agrees_with_the_accuracy(run: Path, drawn: Portrait) -> None:
     assert drawn.num_counted == drawn.confusion.sum() == metrics["num_examples"]
     share = np.trace(drawn.confusion) / drawn.num_counted
     assert share == pytest.approx(metrics["sparse_categorical_accuracy"])
+
+
+def test_a_page_says_that_the_confusion_matrix_is_of_a_part(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = html_page.page([load_run(run)], portrait.portray(run), [])
+    num_examples = evaluation.evaluate_run(run).values["num_examples"]
+    assert f">{num_examples:,} examples (test)" in page
+    assert page.count("online: measured in training, on each batch before its step") == 1
+    monkeypatch.setattr(portrait, "_MAX_EXAMPLES", num_examples // 2)
+    part = portrait.portray(run)
+    assert 0 < part.num_counted < num_examples
+    page = html_page.page([load_run(run)], part, [])
+    assert f">{part.num_counted:,} of {num_examples:,} examples (test)" in page
 
 
 def test_each_client_has_its_accuracy(drawn: Portrait) -> None:

@@ -17,6 +17,7 @@ import fedcli
 from fedcli import RunConfig, StopTraining, run_dir
 from fedcli import config as configs
 from fedcli.errors import ConfigError, RunError
+from fedcli.evaluation import evaluate_run
 from fedcli.rounds import RoundResult
 from tests.runs import write_run
 
@@ -276,8 +277,18 @@ def test_client_records_of_a_record(straight: Path, tmp_path: Path) -> None:
 
 def test_the_closing_evaluation_is_in_the_timings(tmp_path: Path) -> None:
     run = fedcli.train(SMALL, tmp_path / "run")
-    assert [line["round"] for line in run.timings] == [1, 2, 3, 4, 5, 6, 6]
+    assert [line.get("round") for line in run.timings] == [1, 2, 3, 4, 5, 6, None]
     assert run.seconds()["evaluate"] == run.timings[-1]["evaluate"] > 0
+
+
+def test_a_closing_evaluation_made_anew_is_timed_once(tmp_path: Path) -> None:
+    path = fedcli.train(SMALL, tmp_path / "run").path
+    (path / "evaluation.json").unlink()  # as if killed before it was written
+    run = fedcli.resume(path)
+    assert [line.get("round") for line in run.timings] == [1, 2, 3, 4, 5, 6, None]
+    run = fedcli.resume(path, num_rounds=7)
+    assert [line.get("round") for line in run.timings] == [1, 2, 3, 4, 5, 6, 7, None]
+    assert run.seconds()["evaluate"] == run.timings[-1]["evaluate"]
 
 
 @pytest.mark.parametrize(
@@ -341,3 +352,20 @@ def test_opening_a_record_reads_its_config_alone(straight: Path, tmp_path: Path)
         run.weights()
     with pytest.raises(RunError, match="there is no run"):
         fedcli.load_run(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("callbacks", [print, [None], [print, 3]])
+def test_callbacks_are_a_list_of_functions(callbacks: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^callbacks=.*give a list of functions, such as \[f\]"):
+        fedcli.train(SMALL, tmp_path / "run", callbacks=callbacks)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_evaluation_is_told_in_one_line(straight: Path) -> None:
+    found = evaluate_run(straight)
+    accuracy = found.values["sparse_categorical_accuracy"]
+    text = repr(found)
+    assert len(text.splitlines()) == 1
+    assert text.startswith("Evaluation('synthetic-digits', split='test', round_num=6, num_clients=")
+    assert f"sparse_categorical_accuracy={accuracy!r}" in text
+    assert len(text) < 250

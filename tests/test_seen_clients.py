@@ -99,6 +99,10 @@ def test_the_two_groups_make_up_the_whole(fedcli: Fedcli, tmp_path: Path) -> Non
     assert sum(int(row["is_seen"]) for row in rows) == whole["num_seen_clients"]
     table = fedcli("eval", "run", "--clients", "all").out
     assert "test, unseen" in table
+    header = table.splitlines()[1].split()
+    assert header[-2:] == ["clients", "seen"]
+    for group in ("seen", "unseen"):
+        assert "seen" not in fedcli("eval", "run", "--clients", group).out.splitlines()[1].split()
     closing = fedcli("report", "run").out
     assert "test, unseen" in closing
     assert f"{whole['unseen']['metrics']['loss']:.4f}" in closing

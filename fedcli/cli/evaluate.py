@@ -75,6 +75,7 @@ if TYPE_CHECKING:
 )
 @opt.option(
     "--per-client",
+    "per_client_file",
     help="Write what was found of each client to this file, .csv or .h5.",
     section=opt.EVALUATION,
     type=click.Path(path_type=Path),
@@ -141,7 +142,6 @@ if TYPE_CHECKING:
 def evaluate(
     *,
     run: Path,
-    per_client: Path | None,
     by_class: bool,
     ks: tuple[int, ...],
     as_json: bool,
@@ -174,10 +174,6 @@ def evaluate(
       fedcli eval runs/first/checkpoints/round-000010.h5
     """  # noqa: D301 - \b keeps click from wrapping
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
-    if per_client is not None:
-        from fedcli.per_client import check_name
-
-        check_name(per_client)
     measures = None
     if by_class or ks:
         from fedcli.class_measures import ClassMeasures
@@ -195,9 +191,8 @@ def evaluate(
     for note in evaluation.notes:
         remarks.note(note)
     remarks.detail(f"evaluated split {evaluation.split} of {evaluation.source}")
-    if per_client is not None:
-        _write_clients(per_client, evaluation)
-        remarks.detail(f"wrote {per_client}")
+    if values["per_client_file"] is not None:
+        remarks.detail(f"wrote {values['per_client_file']}")
     if as_json:
         from fedcli.cli.output import print_json
 
@@ -239,19 +234,6 @@ def _fine_tuning(values: dict[str, Any]) -> FineTuningOptions | None:
         learning_rate=given["lr"],
         options=given["options"] or {},
         batch_size=given["batch_size"],
-    )
-
-
-def _write_clients(path: Path, evaluation: Evaluation) -> None:
-    from fedcli.per_client import write
-
-    tuned = evaluation.fine_tuned
-    write(
-        path,
-        evaluation.client_ids,
-        evaluation.client_stats,
-        is_seen=evaluation.is_seen,
-        fine_tuned=None if tuned is None else tuned.client_stats,
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.box import Box
 from rich.cells import cell_len
 from rich.color import Color
-from rich.console import Console, RenderableType
+from rich.console import Console, JustifyMethod, RenderableType
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
@@ -50,8 +50,85 @@ class Bar:
     value: int
 
 
+@dataclass(frozen=True)
+class _Grid:
+    """The cells of a table, and how narrow each column may become before its texts fold.
+
+    Attributes:
+        headers: One a column.
+        rows: As many cells each.
+        leasts: One a column; no column is wider than it needs to be.
+    """
+
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    leasts: Sequence[int]
+
+    @property
+    def cells(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+        """Headers and rows."""
+        return self.headers, self.rows
+
+    @property
+    def widths(self) -> list[int]:
+        """What each column takes if nothing folds."""
+        return [max(map(cell_len, cells)) for cells in zip(self.headers, *self.rows, strict=True)]
+
+    @property
+    def least_widths(self) -> list[int]:
+        """What each column takes if all folds that may."""
+        return list(map(min, self.widths, self.leasts))
+
+    def least_width(self, gap: int) -> int:
+        """Columns of the screen that the table takes if all folds that may."""
+        widths = self.least_widths
+        return sum(widths) + gap * (len(widths) - 1)
+
+    def folded_widths(self, room: int, gap: int) -> list[int]:
+        """What each column takes if no more folds than must, from the widest on."""
+        widths, leasts = self.widths, self.least_widths
+        excess = sum(widths) + gap * (len(widths) - 1) - room
+        while excess > 0 and widths != leasts:
+            widest = max(
+                (index for index in range(len(widths)) if widths[index] > leasts[index]),
+                key=lambda index: widths[index],
+            )
+            widths[widest] -= 1
+            excess -= 1
+        return widths
+
+    def columns(self, indices: Iterable[int]) -> _Grid:
+        """The table of some of the columns."""
+        chosen = list(indices)
+        rows = [[row[index] for index in chosen] for row in self.rows]
+        return _Grid(
+            [self.headers[index] for index in chosen],
+            rows,
+            [self.leasts[index] for index in chosen],
+        )
+
+    def parts(self, num_keys: int, room: int) -> list[_Grid]:
+        """Tables of the first columns and of as many others as there is room for, in order."""
+        keys = list(range(num_keys))
+        groups: list[list[int]] = [[]]
+        for index in range(num_keys, len(self.headers)):
+            is_full = self.columns([*keys, *groups[-1], index]).least_width(2) > room
+            if groups[-1] and is_full:
+                groups.append([])
+            groups[-1].append(index)
+        return [self.columns([*keys, *group]) for group in groups]
+
+    def turned(self, left: int) -> _Grid:
+        """The table whose rows were columns; where there were texts there may be figures now."""
+        names, *columns = zip(self.headers, *self.rows, strict=True)
+        least = max([_LEAST_TEXT, *self.widths[left:]])
+        return _Grid(names, columns, [_UNBOUNDED, *(least for _ in self.rows)])
+
+
 class Screen:
     """Stdout, drawn to suit what it is: colours and greys on a terminal, plain text in a pipe."""
+
+    _has_printed = False
 
     @cached_property
     def console(self) -> Console:
@@ -80,8 +157,9 @@ class Screen:
         )
 
     def title(self, text: str) -> None:
-        """Prints a heading after an empty line."""
-        self._print(Text())
+        """Prints a heading, after an empty line if anything stands above."""
+        if self._has_printed:
+            self._print(Text())
         self.line(text, style="bold")
 
     def line(self, text: str, style: str = "") -> None:
@@ -101,26 +179,45 @@ class Screen:
     ) -> None:
         """Prints a table whose first `left` columns are text and whose others are numbers.
 
-        Where there is no room columns stand closer, then texts fold, then lines run on; every
-        figure stays whole.
+        Where there is no room columns stand closer, then texts fold; where that does not do, the
+        numbers stand in several tables, each beside the texts, or, if the texts leave them no
+        room, rows become columns. No column is lost and every figure stays whole.
         """
-        box = _TERMINAL_BOX if self.console.is_terminal and self.has_blocks else _PIPE_BOX
         body = [[one_line(cell) for cell in row] for row in rows]
-        gap = next(
-            (each for each in range(gap, 1, -1) if self.has_room_for(headers, body, each)), 1
-        )
+        leasts = [_LEAST_TEXT if index < left else _UNBOUNDED for index in range(len(headers))]
+        self._table(_Grid(headers, body, leasts), left, gap, may_turn=True)
+
+    def _table(self, grid: _Grid, left: int, gap: int, *, may_turn: bool) -> None:
+        room = self.console.width
+        gaps = (each for each in range(gap, 1, -1) if self.has_room_for(*grid.cells, each))
+        gap = next(gaps, 1)
+        num_keys = min(max(left, 1), len(grid.headers) - 1)
+        if grid.least_width(gap) <= room or not num_keys:
+            self._print_table(grid, left, gap)
+        elif may_turn and 2 * grid.columns(range(num_keys)).least_width(gap) > room:
+            self._table(grid.turned(left), 1, gap, may_turn=False)
+        else:
+            for index, part in enumerate(grid.parts(num_keys, room)):
+                if index:
+                    self._print(Text())
+                self._print_table(part, left, 1 if part.least_width(2) > room else 2)
+
+    def _print_table(self, grid: _Grid, left: int, gap: int) -> None:
+        box = _TERMINAL_BOX if self.console.is_terminal and self.has_blocks else _PIPE_BOX
         padding = (0, (gap - 1) // 2, 0, gap // 2) if gap > 1 else 0
+        widths = grid.folded_widths(self.console.width, gap)
         table = Table(
-            box=box, show_edge=False, pad_edge=False, header_style="bold", padding=padding
+            box=box,
+            show_edge=False,
+            pad_edge=False,
+            header_style="bold",
+            padding=padding,
+            width=sum(widths) + gap * (len(widths) - 1),
         )
-        for index, cells in enumerate(zip(headers, *body, strict=True)):
-            natural = max(map(cell_len, cells))
-            if index < left:
-                least = min(natural, _LEAST_TEXT)
-                table.add_column(cells[0], min_width=least, overflow="fold")
-            else:
-                table.add_column(cells[0], min_width=natural, justify="right", no_wrap=True)
-        for row in body:
+        for index, (header, width) in enumerate(zip(grid.headers, widths, strict=True)):
+            justify: JustifyMethod = "left" if index < left else "right"
+            table.add_column(header, width=width, overflow="fold", justify=justify)
+        for row in grid.rows:
             table.add_row(*map(Text, row))
         self._print(table, soft_wrap=False, crop=False)
 
@@ -247,6 +344,7 @@ class Screen:
         width: int | None = None,
     ) -> None:
         """Prints; in a pipe without blanks at the ends of lines."""
+        self._has_printed = True
         if self.console.is_terminal:
             self.console.print(content, soft_wrap=soft_wrap, crop=crop, width=width)
             return

@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 _FORMATS = ("markdown", "latex", "csv")  # of text_tables, which is not imported for --help
 
 
+class _Format(click.Choice[str]):
+    """A text format; JSON has an option of its own."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """See click; who asks for json is told of --json."""
+        if value == "json":
+            self.fail(f"--json prints all values as JSON; --format takes {', '.join(_FORMATS)}")
+        return super().convert(value, param, ctx)
+
+
 @click.command(cls=opt.SectionCommand, short_help="Tables, curves and comparison of runs.")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @opt.option(
@@ -46,7 +56,7 @@ _FORMATS = ("markdown", "latex", "csv")  # of text_tables, which is not imported
     "text_format",
     help="Print the tables as text that other programs take.",
     section=opt.PICTURES,
-    type=click.Choice(_FORMATS),
+    type=_Format(_FORMATS),
 )
 @opt.option(
     "--csv",
@@ -113,6 +123,7 @@ def report(
             "--json and --format contradict each other", click.get_current_context()
         )
     if other is not None:
+        _check_writes_nothing(targets, files)
         _show_diff(runs, other, text_format, remarks, as_json=as_json)
         return
     from fedcli import comparison, report_tables, run_record
@@ -146,6 +157,17 @@ def report(
     _show_tables(screen, tables)
 
 
+def _check_writes_nothing(targets: Sequence[float], files: dict[str, Path | None]) -> None:
+    """Refuses beside --config-diff what it has no part in."""
+    given = [name.removesuffix("_file") for name, file in files.items() if file is not None]
+    given += ["target"] * bool(targets)
+    for name in given:
+        flag = "--" + name.replace("_", "-")
+        raise click.UsageError(
+            f"--config-diff and {flag} contradict each other", click.get_current_context()
+        )
+
+
 def _write_files(
     records: Sequence[RunRecord],
     targets: Sequence[float],
@@ -155,14 +177,20 @@ def _write_files(
 ) -> None:
     """Writes the files that were asked for; whether they can be is seen before any work."""
     from fedcli import client_records, report_tables, text_tables
+    from fedcli.evaluation import files_of_run
     from fedcli.files import check_is_no_input, write_atomic
 
     names = ("csv", "clients_csv", "plot", "html")
     csv_file, clients_file, plot_file, html_file = (files[f"{each}_file"] for each in names)
-    inputs = [each for record in records for each in record.path.rglob("*") if each.is_file()]
+    inputs = [each for record in records for each in files_of_run(record.path)]
+    inputs += [Path(each) for record in records for each in _data_of(record)]
+    taken: set[Path] = set()
     for file in (csv_file, clients_file, plot_file, html_file):
         if file is not None:
             check_is_no_input(file, inputs, str(file))
+            if file.resolve() in taken:
+                raise ConfigError(f"two options name one file, {file}; choose another name")
+            taken.add(file.resolve())
     if clients_file is not None:
         found = {str(record.path): client_records.load(record.path) for record in records}
         table = report_tables.clients_csv(found)
@@ -178,17 +206,23 @@ def _write_files(
             remarks.detail(f"wrote {file}")
 
 
+def _data_of(record: RunRecord) -> list[str]:
+    """The files, folders or names of a run's data."""
+    return [str(record.options[name]) for name in ("data", "test_data") if name in record.options]
+
+
 def _plot(records: Sequence[RunRecord], file: Path) -> None:
     from fedcli import figures
 
     figures.require()
     from fedcli.best_round import MEASURES
     from fedcli.figures import curves
-    from fedcli.run_record import curves_of
+    from fedcli.run_record import ABOUT_ONLINE, curves_of, is_online
 
     title = str(records[0].path) if len(records) == 1 else f"{len(records)} runs"
     panels = {f"{each.capitalize()} by round": curves_of(records, each) for each in MEASURES}
-    curves.write_curves(file, title, panels)
+    note = ABOUT_ONLINE if any(is_online(name) for each in panels.values() for name in each) else ""
+    curves.write_curves(file, title, panels, note)
 
 
 def _page(

@@ -58,9 +58,10 @@ def show_rounds(screen: Screen, rows: Sequence[RoundRow]) -> None:
     has_reports = any(row.num_reports is not None for row in rows)
     has_clock = any(row.virtual_seconds is not None for row in rows)
     # Beside an evaluation, counts that hardly change would make the table too wide for a terminal.
-    num_scores = 2 if splits else len(_SCORE_HEADERS)
     own = _own_names(row.online for row in rows)
-    headers = ["round", *_SCORE_HEADERS[:num_scores], *own]
+    scores = ("loss", "acc.") if splits else _SCORE_HEADERS
+    num_scores = len(scores)
+    headers = ["round", *scores, *own]
     headers += [f"{split} {name}" for split in splits for name in ("loss", "acc.")]
     headers += ["reports"] * has_reports + ["virtual s"] * has_clock
     headers += ["dropped clients"] * has_dropped + ["update"] * has_rejected
@@ -135,19 +136,19 @@ def _label(figure: Figure) -> str:
 def show_evaluation(screen: Screen, rows: Sequence[EvaluationRow]) -> None:
     """Prints one line a split, or part of one.
 
-    How many clients took part in the training stands there where not all of them did.
+    How many clients took part in the training stands there where some did and others did not.
     """
     has_absent = any(row.num_absent_clients for row in rows)
-    has_unseen = any(row.num_seen_clients not in (None, row.num_clients) for row in rows)
+    has_both = any(0 < (row.num_seen_clients or 0) < row.num_clients for row in rows)
     own = _own_names(row.scores for row in rows)
     headers = ["split", *_SCORE_HEADERS, *own, "clients"]
-    headers += ["seen"] * has_unseen + ["not in split"] * has_absent
+    headers += ["seen"] * has_both + ["not in split"] * has_absent
     cells = []
     for row in rows:
         line = [row.split, *score_cells(row.scores), *_own_cells(row.scores, own)]
         line.append(f"{row.num_clients:,}")
         seen = "" if row.num_seen_clients is None else f"{row.num_seen_clients:,}"
-        line += [seen] * has_unseen
+        line += [seen] * has_both
         line += [f"{row.num_absent_clients:,}"] * has_absent
         cells.append(line)
     screen.table(headers, cells)

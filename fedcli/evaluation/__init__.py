@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fedcli import cohort, learning, personalization, predictions
+from fedcli import cohort, learning, per_client, personalization, predictions
 from fedcli import config as configs
 from fedcli.algorithms.base import NO_COMMON_MODEL
 from fedcli.backend import CancelFlag
@@ -25,8 +25,10 @@ from fedcli.evaluation.fine_tuning import FineTuningOptions
 from fedcli.evaluation.result import Evaluation, FineTuned, evaluate_panel, seen_in
 from fedcli.evaluation.trained import (
     Trained,
+    data_files,
     data_of_run,
     export_run,
+    files_of_run,
     load_trained,
 )
 from fedcli.federation.data import (
@@ -51,6 +53,7 @@ __all__ = [
     "data_of_run",
     "evaluate_run",
     "export_run",
+    "files_of_run",
     "load_trained",
 ]
 
@@ -74,6 +77,7 @@ def evaluate_run(
     best: bool = False,
     fine_tuning: FineTuningOptions | None = None,
     predictions_file: Path | None = None,
+    per_client_file: Path | None = None,
     num_errors: int | None = None,
     takers: Sequence[Callable[[Predicted], None]] = (),
     cancel: CancelFlag | None = None,
@@ -103,6 +107,8 @@ def evaluate_run(
             more; clients without train data are skipped. None: it is scored as it is.
         predictions_file: Where to write what the model says of each example, `.npz` or `.csv`; see
             `predictions.writing`.
+        per_client_file: Where to write what was found of each client, `.csv` or `.h5`; see
+            `per_client.write`.
         num_errors: How many of the worst mistakes to look for; None: they are not sought.
         takers: Called with all predictions, in order.
         cancel: Once raised, from any thread, the evaluation stops.
@@ -113,11 +119,12 @@ def evaluate_run(
             `model` does not name it; or every client has a model of its own, and fine-tuning or
             predictions are asked for.
         DataError: The data are missing or bad, or do not fit the model.
-        RunError: There is no such run or checkpoint, it is damaged, or the file of predictions
-            cannot be written.
+        RunError: There is no such run or checkpoint, it is damaged, or a file cannot be written.
     """
     if predictions_file is not None:
         predictions.check_target(predictions_file)
+    if per_client_file is not None:
+        per_client.check_name(per_client_file)
     given = {
         "data": data,
         "data_options": data_options,
@@ -129,7 +136,16 @@ def evaluate_run(
         "batch_size": batch_size,
         "epochs": epochs,
     }
-    asked = _Asked(split, clients, fine_tuning, predictions_file, num_errors, tuple(takers), cancel)
+    asked = _Asked(
+        split,
+        clients,
+        fine_tuning,
+        predictions_file,
+        per_client_file,
+        num_errors,
+        tuple(takers),
+        cancel,
+    )
     with load_trained(Path(path), threads, model, best=best) as trained:
         if asked.needs_common_model and trained.state.has_own_models:
             raise ConfigError(NO_COMMON_MODEL)
@@ -144,6 +160,7 @@ class _Asked:
     clients: str | None
     fine_tuning: FineTuningOptions | None
     predictions_file: Path | None
+    per_client_file: Path | None
     num_errors: int | None
     takers: tuple[Callable[[Predicted], None], ...]
     cancel: CancelFlag | None
@@ -161,10 +178,7 @@ def _evaluate(trained: Trained, given: Mapping[str, Any], asked: _Asked) -> Eval
         # Other data may mean the opposite by 1.0.
         given = {**given, "pixels": trained.pixel_convention}
     config = _evaluation_config(trained.config, given)
-    file = asked.predictions_file
-    if file is not None:
-        inputs = [trained.file, Path(config.data), Path(config.test_data or "")]
-        check_is_no_input(file, inputs, f"--predictions {file}")
+    _check_outputs(asked, trained, config)
     if trained.fingerprint is None or any(given[name] for name in configs.DATA_FIELDS):
         return _evaluate_on(config, trained, given, asked, lambda: False)
     with fingerprinting(config, asked.cancel) as fingerprint:
@@ -178,6 +192,20 @@ def _evaluate(trained: Trained, given: Mapping[str, Any], asked: _Asked) -> Eval
     named = (config.data, config.test_data)
     changed = note_of_change(*named, trained.fingerprint, found, consequence)
     return replace(evaluation, notes=(*changed, *evaluation.notes))
+
+
+def _check_outputs(asked: _Asked, trained: Trained, config: RunConfig) -> None:
+    """Refuses to write onto the run, the data, or one file onto the other."""
+    outputs = {"--predictions": asked.predictions_file, "--per-client": asked.per_client_file}
+    inputs = [*files_of_run(trained.file), *data_files(config)]
+    taken: dict[Path, str] = {}
+    for option, file in outputs.items():
+        if file is None:
+            continue
+        check_is_no_input(file, inputs, f"{option} {file}")
+        other = taken.setdefault(file.resolve(), option)
+        if other != option:
+            raise ConfigError(f"{other} and {option} name one file, {file}; choose another name")
 
 
 def _evaluate_on(
@@ -204,6 +232,8 @@ def _evaluate_on(
     if (known := seen()) is not None:
         evaluation = replace(evaluation, is_seen=seen_in(panel.data, panel.client_ids, known))
     worst = _predict(trained, panel, asked)
+    if asked.per_client_file is not None:
+        _write_clients(asked.per_client_file, evaluation)
     notes = (*trained.notes, *note_of_own_models(trained.config), *evaluation.notes)
     return replace(evaluation, worst=worst, notes=notes)
 
@@ -336,6 +366,17 @@ def _predict(trained: Trained, panel: Panel, asked: _Asked) -> WorstMistakes | N
             for take in takers:
                 take(predicted)
     return worst
+
+
+def _write_clients(path: Path, evaluation: Evaluation) -> None:
+    tuned = evaluation.fine_tuned
+    per_client.write(
+        path,
+        evaluation.client_ids,
+        evaluation.client_stats,
+        is_seen=evaluation.is_seen,
+        fine_tuned=None if tuned is None else tuned.client_stats,
+    )
 
 
 def _evaluation_config(config: RunConfig, given: Mapping[str, Any]) -> RunConfig:

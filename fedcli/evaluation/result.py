@@ -33,7 +33,7 @@ class FineTuned:
     client_stats: NDArray[Any]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
     """One federated evaluation of one split.
 
@@ -68,6 +68,12 @@ class Evaluation:
     fine_tuned: FineTuned | None = None
     worst: WorstMistakes | None = None
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Returns what it is of and what it came to, in one line."""
+        told = {"split": self.split, "round_num": self.round_num, "num_clients": self.num_clients}
+        figures = ", ".join(f"{name}={value!r}" for name, value in {**told, **self.values}.items())
+        return f"{type(self).__name__}({self.source!r}, {figures})"
 
     @property
     def values(self) -> dict[str, Any]:

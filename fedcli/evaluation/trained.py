@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli import checkpoint, engines, learning, run_dir
+from fedcli import (
+    checkpoint,
+    client_records,
+    client_states,
+    engines,
+    event_files,
+    learning,
+    run_dir,
+)
 from fedcli import config as configs
 from fedcli.algorithms.base import EVALUATED_WEIGHTS, NO_COMMON_MODEL, OWN_MODELS
 from fedcli.checkpoint import Checkpoint
@@ -30,6 +38,13 @@ from fedcli.files import check_is_no_input
 from fedcli.learning import ServerState
 from fedcli.models import Model
 from fedcli.params import ParamLayout
+
+# What training writes into a run's folder: files, and folders of them.
+_OWN_NAMES = (
+    *(run_dir.CONFIG, run_dir.METRICS, run_dir.METRICS_CSV, run_dir.TIMINGS, run_dir.EVALUATION),
+    *(run_dir.CHECKPOINTS, run_dir.LOCK, client_records.FILE, client_records.JOURNAL),
+    *(client_states.FILE, event_files.FOLDER),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +158,24 @@ def _config_of(content: Checkpoint, file: Path) -> RunConfig:
     return configs.from_options(configs.from_toml(content.config, f"{file}: config"))
 
 
+def files_of_run(path: Path) -> list[Path]:
+    """Returns what training wrote of a run, given by its folder or a checkpoint in it.
+
+    Nothing else may be written there; what else stands in the folder is a user's own.
+    """
+    folder = path if path.is_dir() else path.absolute().parent.parent
+    found = [path]  # a checkpoint may lie anywhere
+    if (folder / run_dir.CONFIG).is_file():
+        for name in _OWN_NAMES:
+            found += [folder / name, *(folder / name).rglob("*")]
+    return [each for each in found if each.is_file()]
+
+
+def data_files(config: RunConfig) -> list[Path]:
+    """Returns the files or folders that a config's data may be in; a name among them is none."""
+    return [Path(each) for each in (config.data, config.test_data) if each is not None]
+
+
 def load_weights(path: str | Path) -> dict[str, NDArray[np.float32]]:
     """Returns by name the weights that are evaluated of a run's newest checkpoint, or of a file.
 
@@ -171,16 +204,18 @@ def export_run(
         Name and shape of each tensor written, in order.
 
     Raises:
-        ConfigError: `file` is that checkpoint, has another suffix, or is to be Keras's and the
-            model is not made of layers; or every client has a model of its own.
+        ConfigError: `file` is what training wrote or read, has another suffix, or is to be Keras's
+            and the model is not made of layers; or every client has a model of its own.
         RunError: There is no such run or checkpoint, it is damaged, or `file` cannot be written.
     """
     from fedcli import weights_files  # late: zipfile takes 7 ms that training does not need
 
     weights_files.check_format(Path(file))
     source = checkpoint_file(Path(path), best=best)
-    check_is_no_input(Path(file), [source], str(file))
-    weights, layout = _weights_of(checkpoint.load(source), source)
+    content = checkpoint.load(source)
+    inputs = [*files_of_run(source), *data_files(_config_of(content, source))]
+    check_is_no_input(Path(file), inputs, str(file))
+    weights, layout = _weights_of(content, source)
     if layout is not None:
         weights_files.save(Path(file), weights, layout)
     elif Path(file).suffix == ".npz":

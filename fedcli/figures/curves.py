@@ -31,19 +31,22 @@ _WIDTH, _HEIGHT, _SCALE, _GAP = 640, 400, 70, 90  # dots
 Series = Sequence[tuple[float, float]]
 
 
-def write_curves(path: Path, title: str, panels: Mapping[str, Mapping[str, Series]]) -> None:
+def write_curves(
+    path: Path, title: str, panels: Mapping[str, Mapping[str, Series]], note: str = ""
+) -> None:
     """Draws panels beside each other into a PNG or SVG file, which is replaced as a whole.
 
     Args:
         path: Its ending says which.
         title: Above all.
         panels: By title, series of (round, value) by name.
+        note: Below all; empty: none.
 
     Raises:
         ConfigError: The ending is none of these.
         RunError: The file cannot be written.
     """
-    write_atomic(path, render(lambda: _draw(title, panels), format_of(path)))
+    write_atomic(path, render(lambda: _draw(title, panels, note), format_of(path)))
 
 
 def format_of(path: Path) -> str:
@@ -55,9 +58,10 @@ def format_of(path: Path) -> str:
     return ending
 
 
-def _draw(title: str, panels: Mapping[str, Mapping[str, Series]]) -> Figure:
+def _draw(title: str, panels: Mapping[str, Mapping[str, Series]], note: str) -> Figure:
     names = list(dict.fromkeys(name for series in panels.values() for name in series))
-    key_height = LINE_HEIGHT * len(names)
+    lines = [*names, note] if note else names
+    key_height = LINE_HEIGHT * len(lines)
     width = len(panels) * (_SCALE + _WIDTH + _GAP) - _GAP
     width = max([width, *(text_width(shortened(name)) + _SCALE + 60 for name in names)])
     figure = make_page(title, width, LINE_HEIGHT + _HEIGHT + 3 * LINE_HEIGHT + key_height)
@@ -89,10 +93,12 @@ def _draw(title: str, panels: Mapping[str, Mapping[str, Series]]) -> Figure:
     )
     key.set_axis_off()
     key.set_xlim(0, width - _SCALE)
-    key.set_ylim(len(names), 0)
+    key.set_ylim(len(lines), 0)
     for number, name in enumerate(names):
         style = "-" if number < len(_COLORS) else "--"
         color = _COLORS[number % len(_COLORS)]
         key.plot([0, 36], [number + 0.5] * 2, color=color, linestyle=style, linewidth=1.6)
         key.text(48, number + 0.5, shortened(name), va="center")
+    if note:
+        key.text(48, len(names) + 0.5, note, va="center", color="#666666")
     return figure

@@ -165,12 +165,12 @@ def _continued_config(
     if rounds is not None and rounds < content.round_num:
         raise ConfigError(
             f"--rounds {rounds}: {run.path} has completed {content.round_num} rounds; give that "
-            "many or more"
+            "many or more (from Python num_rounds)"
         )
     if config.rounds < content.round_num and rounds is None:
         raise RunError(
             f"{config_file} asks for {config.rounds} rounds but {content.round_num} are completed; "
-            f"give --rounds {content.round_num} or more"
+            f"give --rounds {content.round_num} or more (from Python num_rounds)"
         )
     if rounds in (None, config.rounds):
         return config, text

@@ -234,7 +234,7 @@ class Training:
         logged = self._due_splits(self.state.round_num)
         values = {split: each.values for split, each in evaluations.items() if split not in logged}
         if values:
-            self._run.append_timings({"round": self.state.round_num, "evaluate": seconds})
+            self._run.append_timings({"evaluate": seconds})  # no round's: see `cut_back`
             line = {"round": self.state.round_num, "evaluation": values}
             self._log(line, self.state, is_closing=True)
         self._close_logs()

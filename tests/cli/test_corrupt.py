@@ -186,6 +186,16 @@ METRICS: dict[str, Callable[[list[str]], list[str]]] = {
         lines[2].replace('"loss": ', '"loss": "low", "more": '),
         *lines[3:],
     ],
+    "accuracy above 1": lambda lines: [
+        *lines[:2],
+        lines[2].replace('"sparse_categorical_accuracy": 0.', '"sparse_categorical_accuracy": 9.'),
+        *lines[3:],
+    ],
+    "a negative count": lambda lines: [
+        *lines[:2],
+        lines[2].replace('"num_examples": ', '"num_examples": -'),
+        *lines[3:],
+    ],
     "no UTF-8": lambda lines: [*lines[:2], lines[2].replace("loss", "l\udcffss"), *lines[3:]],
 }
 
@@ -201,6 +211,14 @@ def test_damaged_metrics_are_told(fedcli: Fedcli, run: Path, fault: str) -> None
     if fault not in ("cut after a line", "gone"):  # a report tells as many rounds as there are
         assert_is_one_line(fedcli(*REPORT), "metrics.jsonl")
     assert fedcli(*EVAL).code == 0
+
+
+def test_damaged_client_records_are_told(fedcli: Fedcli, run: Path) -> None:
+    file = run / "clients.h5"
+    for content in (b"", b"junk", file.read_bytes()[:2000]):
+        file.write_bytes(content)
+        done = fedcli(*REPORT, "--clients-csv", "clients.csv")
+        assert_is_one_line(done, "run/clients.h5 is damaged", "restore it, or move it away\n")
 
 
 def test_what_stands_behind_the_checkpoint_is_mended(fedcli: Fedcli, run: Path, made: Path) -> None:

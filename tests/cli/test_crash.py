@@ -1,7 +1,7 @@
 """Training that is killed at random moments, and resumed, ends in the bytes of the straight run.
 
-FEDCLI_TEST_KILLS says how many times each kind of run is killed (10 if it is not set), and
-FEDCLI_TEST_SEED when:
+FEDCLI_TEST_KILLS says how many times each kind of run is killed (10 if it is not set; one that has
+begun is, whatever it says), and FEDCLI_TEST_SEED when:
 
     FEDCLI_TEST_KILLS=100 pytest tests/cli/test_crash.py -s
 """
@@ -15,14 +15,18 @@ import shutil
 import signal
 import subprocess
 import time
+import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedcli import checkpoint, client_records, evaluation, run_dir
+from fedcli import checkpoint, client_records, evaluation, event_files, run_dir
 
 NUM_KILLS = int(os.environ.get("FEDCLI_TEST_KILLS", "10"))
+
+HAS_TENSORBOARD = all(map(find_spec, ("tensorboard", "tensorboardX")))
 
 # Every kind keeps state from round to round, and saves every round, so that kills meet saving.
 SHARED = ("--data-option", "clients=30", "--checkpoint-every", "1", "--seed", "7", "-q")
@@ -36,6 +40,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "cnn": (
         *("--model", "lenet5", "--rounds", "40", "--max-examples", "60", "--eval-every", "10"),
         *("--clients", "6", "--client-lr", "0.05", *MOMENTUM),
+        *(("--tensorboard",) if HAS_TENSORBOARD else ()),
     ),
     "scaffold": (
         *("--algorithm", "scaffold", "--sampling", "uniform", "--clients", "5"),
@@ -55,7 +60,30 @@ def contents(run: Path) -> dict[str, Any]:
     if (run / client_records.FILE).exists():
         found = client_records.load(run)
         records = {"clients": found.client_ids, "records": found.rows.tobytes()}
-    return {**files, **kept, **records, "weights": weights.read_bytes()}
+    return {
+        **files,
+        **kept,
+        **records,
+        "weights": weights.read_bytes(),
+        "scalars": scalars(run / event_files.FOLDER),
+    }
+
+
+def scalars(folder: Path) -> dict[str, dict[int, float]]:
+    """What TensorBoard shows of a run, by series and name: values by step."""
+    if not folder.exists():
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        found = {}
+        for series in {file.parent for file in folder.rglob("events*")}:
+            events = EventAccumulator(str(series)).Reload()
+            for name in events.Tags()["scalars"]:
+                key = f"{series.relative_to(folder)} {name}"
+                found[key] = {each.step: each.value for each in events.Scalars(name)}
+    return found
 
 
 def check_what_a_kill_left(run: Path) -> None:
@@ -67,9 +95,11 @@ def check_what_a_kill_left(run: Path) -> None:
 
 
 def check_what_the_end_left(run: Path) -> None:
-    """No round is timed twice, and nothing temporary stays."""
-    timed = [each["round"] for each in run_dir.read_timings(run)]
-    assert timed == sorted(set(timed))
+    """No round and no closing evaluation is timed twice, and nothing temporary stays."""
+    timed = [each.get("round") for each in run_dir.read_timings(run)]
+    assert None not in timed[:-1]
+    numbers = [number for number in timed if number is not None]
+    assert numbers == sorted(set(numbers))
     assert [each for each in run.rglob("*") if each.name.endswith((".tmp", ".journal"))] == []
 
 
@@ -92,21 +122,25 @@ def test_killed_runs_end_in_the_bytes_of_the_straight_run(
     assert (straight.returncode, said) == (0, "")
     seconds = time.monotonic() - started
     wanted = contents(tmp_path / "straight")
+    assert bool(wanted["scalars"]) == ("--tensorboard" in RUNS[kind])
 
     moments = random.Random(f"{seed} {kind}")
     run = tmp_path / "run"
     num_kills, killed_at = 0, []
-    while num_kills < NUM_KILLS or run.exists():
+    num_begun = num_compared = 0  # kills of a run that stands there; ends that were compared
+    while num_kills < NUM_KILLS or run.exists() or not num_begun or not num_compared:
         arguments = ("--resume", "run", "-q") if run.exists() else (*SHARED, *RUNS[kind])
         process = begin(*arguments, *(() if run.exists() else ("--out", "run")))
         try:
             if moments.random() < 0.5:  # else it may be killed while it starts or ends, too
                 wait_for_a_round(process, run)
-            patience = moments.uniform(0, seconds) if num_kills < NUM_KILLS else None
+            is_patient = num_kills >= NUM_KILLS and num_begun
+            patience = None if is_patient else moments.uniform(0, seconds)
             _, said = process.communicate(timeout=patience)
             assert (process.returncode, said) == (0, "")
             assert contents(run) == wanted
             check_what_the_end_left(run)
+            num_compared += 1
             shutil.rmtree(run)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
@@ -114,6 +148,7 @@ def test_killed_runs_end_in_the_bytes_of_the_straight_run(
             num_kills += 1
             killed_at.append(describe(run))
             if run.exists():
+                num_begun += 1
                 check_what_a_kill_left(run)
     print(f"\n{kind}: {num_kills} kills, a straight run takes {seconds:.1f} s")
     print(json.dumps(killed_at))

@@ -79,7 +79,7 @@ def test_no_run_begins_on_a_disk_that_cannot_hold_it(
 ) -> None:
     disk = mount(kibibytes)
     done = fedcli("train", *DATA, "--out", "disk/run")
-    assert_is_one_line(done, "cannot make the run disk/run", "No space left on device")
+    assert_is_one_line(done, "cannot make the run disk/run", "No space left on device; make room")
     assert list(disk.iterdir()) == []
 
 
@@ -120,7 +120,7 @@ def test_a_read_only_run_is_read_but_not_continued(fedcli: Fedcli, mount: Mount)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     for rounds in ((), ("--rounds", 9)):
         done = fedcli("train", "--resume", "disk/run", *rounds)
-        assert_is_one_line(done, "disk/run", "Read-only file system")
+        assert_is_one_line(done, "disk/run", "Read-only file system; choose another place")
     assert_is_one_line(fedcli("train", *DATA, "--out", "disk/new"), "disk/new")
     assert_is_one_line(fedcli("export", "disk/run", "disk/w.npz"), "disk/w.npz")
     assert [fedcli(*command) for command in reads] == told

@@ -237,3 +237,50 @@ def test_short_number(number: float, text: str) -> None:
 )
 def test_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text
+
+
+def table_at(width: int, headers: list[str], rows: list[list[str]], left: int) -> list[str]:
+    output = io.StringIO()
+    true_colour(output, width=width, color_system=None).table(headers, rows, left=left)
+    lines = output.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    return [line.rstrip() for line in lines]
+
+
+def test_a_table_too_wide_is_several_with_every_column() -> None:
+    measures = [f"measure {index}" for index in range(12)]
+    names = ["runs/a-long-name-of-a-run-1", "runs/a-long-name-of-a-run-2"]
+    rows = [[name, *(f"{row}.{i:04}" for i in range(12))] for row, name in enumerate(names)]
+    lines = table_at(80, ["run", *measures], rows, 1)
+    headers = [line for line in lines if line.startswith("run ")]
+    assert len(headers) > 1
+    assert [word for line in headers for word in line.split() if word.isdigit()] == [
+        str(index) for index in range(12)
+    ]
+    figures = [word for line in lines for word in line.split() if "." in word]
+    assert sorted(figures) == sorted(cell for row in rows for cell in row[1:])
+    assert sum("runs/a-long-name" in line for line in lines) == 2 * len(headers)
+
+
+def test_a_table_of_many_texts_is_turned() -> None:
+    options = ["--client-option momentum", "--server-optimizer", "--aggregator"]
+    rows = [
+        [f"0.{row}", "adagrad-with-a-long-name", "robust", "3", f"0.{row}234 ± 0.0123 (2 of 3)"]
+        for row in range(4)
+    ]
+    lines = table_at(60, [*options, "seeds", "test accuracy"], rows, 3)
+    starts = [line for line in lines if line.startswith(options[0])]
+    assert len(starts) == 4  # one configuration fits beside the names
+    text = "\n".join(lines)
+    for row in range(4):
+        assert f"0.{row}234 ± 0.0123 (2 of 3)" in text
+    for header in (*options[1:], "seeds", "test accuracy"):
+        assert sum(line.startswith(header) for line in lines) == 4
+
+
+@pytest.mark.parametrize("width", [1, 20, 40])
+def test_a_table_in_no_room_loses_nothing(width: int) -> None:
+    output = io.StringIO()
+    headers, rows = ["name of it", "b", "number"], [["x", "a text that is long", "1,234,567.8"]]
+    true_colour(output, width=width, color_system=None).table(headers, rows, left=2)
+    assert "1,234,567.8" in output.getvalue()

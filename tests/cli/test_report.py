@@ -71,6 +71,8 @@ def test_report_formats(fedcli: Fedcli, tmp_path: Path) -> None:
     assert "test & 0.4000 & 0.6000 & 40 & 3 \\\\" in fedcli("report", "a", "--format=latex").out
     assert "test,0.4000,0.6000,40,3\n" in fedcli("report", "a", "--format=csv").out
     assert fedcli("report", "a", "--format=csv", "--json").code == 2
+    done = fedcli("report", "a", "--format=json")
+    assert (done.code, done.err.count("\n"), "--json prints all" in done.err) == (2, 1, True)
 
 
 def test_csv_file_has_every_round(fedcli: Fedcli, tmp_path: Path) -> None:
@@ -105,6 +107,22 @@ def test_config_diff(fedcli: Fedcli, tmp_path: Path) -> None:
     assert fedcli("report", "a", "b", "--config-diff", "a").code == 1
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        *(("--html", "x"), ("--plot", "x.svg"), ("--csv", "x"), ("--clients-csv", "x")),
+        ("--target", "0.5"),
+    ],
+)
+def test_config_diff_writes_nothing_and_says_so(
+    fedcli: Fedcli, tmp_path: Path, more: tuple[str, str]
+) -> None:
+    write_run(tmp_path / "a", [0.5])
+    done = fedcli("report", "a", "--config-diff", "a", *more)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert f"--config-diff and {more[0]} contradict each other" in done.err
+
+
 @pytest.mark.parametrize("arguments", [["nowhere"], ["."]])
 def test_no_run_is_one_line(fedcli: Fedcli, arguments: list[str]) -> None:
     done = fedcli("report", *arguments)
@@ -136,3 +154,11 @@ def test_several_runs_without_evaluations_are_drawn_by_what_training_measured(
         write_run(tmp_path / f"s{index}", [0.3, 0.7], eval_every=5, closing=0.75)
     done = fedcli("report", "s0", "s1")
     assert "o s0 (online)  x s1 (online)" in done.out
+    assert done.out.startswith("Loss by round\n")
+
+
+def test_a_report_says_which_round_is_kept(fedcli: Fedcli, tmp_path: Path) -> None:
+    write_run(tmp_path / "a", [0.3, 0.7, 0.5], config='keep_best = "accuracy"')
+    rows = [line.split() for line in fedcli("report", "a").out.splitlines()]
+    assert ["best", "round", "2", "by", "accuracy,", "kept"] in rows
+    assert json.loads(fedcli("report", "a", "--json").out)["runs"][0]["best_round"] == 2
