@@ -163,7 +163,7 @@ static void backward_part(void *context, size_t part, int worker) {
     const fed_batch_pass *pass = way->pass;
     const size_t num_inputs = pass->stage->in.num_values, first = part * SHARED_INPUTS;
     fed_update update = *way->update;
-    update.piece += (size_t)worker * update.piece_size;
+    if (update.piece != NULL) update.piece += (size_t)worker * update.piece_size;
     update_inputs(pass, first, part_size(pass, first, num_inputs, SHARED_INPUTS), &update);
 }
 
