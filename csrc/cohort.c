@@ -130,9 +130,10 @@ static double client_weight(const cohort *co, const fed_client_stats *stats) {
 }
 
 /* Writes how large a client's delta is. */
-static void measure(const cohort *co, const float *params, fed_client_stats *stats) {
-    const double sum_of_squares = co->net->kernels->delta_size(
-        params, co->training->origin, co->team->num_values, &stats->max_abs);
+static void measure(const cohort *co, const float *params, const float *origin,
+                    fed_client_stats *stats) {
+    const double sum_of_squares =
+        co->net->kernels->delta_size(params, origin, co->team->num_values, &stats->max_abs);
     stats->norm = stats->max_abs > co->terms->bounds->max_abs ? 0 : sqrt(sum_of_squares);
 }
 
@@ -191,6 +192,35 @@ static void wait_a_little(void) {
     nanosleep(&pause, NULL);
 }
 
+/* Lets a client start from parameters of its own, which it takes for the server's. */
+static int start_alone(const cohort *co, const float *start, fed_workspace *workspace,
+                       fed_training *training) {
+    if (workspace->start == NULL)
+        workspace->start = fed_allocate(co->team->num_values * sizeof *workspace->start);
+    if (workspace->start == NULL) return FED_ERR_NO_MEMORY;
+    fed_net_pack(co->net, start, workspace->start);
+    if (training->origin == training->server) training->origin = workspace->start;
+    training->server = workspace->start;
+    return FED_OK;
+}
+
+/* Trains a client, sends its delta and measures it. */
+static int train_one(const cohort *co, size_t c, fed_workspace *workspace, float *params) {
+    const fed_own *own = co->clients[c].own;
+    fed_client_stats *stats = &co->stats[c];
+    fed_training training = *co->training;
+    int status = FED_OK;
+    if (own != NULL && own->start != NULL)
+        status = start_alone(co, own->start, workspace, &training);
+    if (status == FED_OK)
+        status = fed_train_client(&training, &co->clients[c], workspace, params, stats);
+    if (status != FED_OK || !stats->is_finite) return status;
+    if (own != NULL && own->delta != NULL)
+        status = fed_send_delta(co->net, params, training.origin, workspace, own->delta);
+    if (status == FED_OK && co->terms->bounds != NULL) measure(co, params, training.origin, stats);
+    return status;
+}
+
 /* Trains one taken client; called and left with the lock. */
 static void work_on(cohort *co, size_t c, fed_workspace *workspace) {
     float *params = take_params(co->team);
@@ -199,12 +229,7 @@ static void work_on(cohort *co, size_t c, fed_workspace *workspace) {
         return;
     }
     omp_unset_lock(&co->lock);
-    const fed_own *own = co->clients[c].own;
-    int status = fed_train_client(co->training, &co->clients[c], workspace, params, &co->stats[c]);
-    if (status == FED_OK && own != NULL && own->delta != NULL && co->stats[c].is_finite)
-        status = fed_send_delta(co->net, params, co->training->origin, workspace, own->delta);
-    if (status == FED_OK && co->terms->bounds != NULL && co->stats[c].is_finite)
-        measure(co, params, &co->stats[c]);
+    const int status = train_one(co, c, workspace, params);
     omp_set_lock(&co->lock);
     if (status != FED_OK) {
         co->status = status;

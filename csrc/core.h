@@ -315,6 +315,7 @@ void fed_adafactor_move(const fed_adafactor *how, const fed_kernels *kernels,
 typedef struct fed_workspace {
     void *base;
     size_t num_bytes;
+    float *start; /* packed: where a client starts that has a start of its own; NULL before that */
 } fed_workspace;
 
 /* A cursor over a workspace: it first measures (base NULL) and then hands out. */

@@ -272,6 +272,8 @@ typedef struct fed_own {
     const float *linear; /* [P] for FED_STEP_LINEAR; NULL: zeros */
     float *delta;        /* out [P]: its model delta, if that is finite; NULL: not wanted */
     double delta_factor; /* of its delta in the sum, after the bounds; not negative, finite */
+    /* [P]: what it takes for the server's parameters; its delta_factor must be 0. NULL: those. */
+    const float *start;
 } fed_own;
 
 enum fed_pixel_type { FED_PIXELS_UINT8 = 0, FED_PIXELS_FLOAT32 = 1 };

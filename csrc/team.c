@@ -33,6 +33,10 @@ static void drop_vectors(fed_team *team) {
     free(team->server);
     free(team->zeros);
     free(team->frozen_slots);
+    for (int t = 0; team->workspaces != NULL && t < team->num_threads; t++) {
+        free(team->workspaces[t].start);
+        team->workspaces[t].start = NULL;
+    }
     team->server = team->zeros = team->frozen_slots = NULL;
     for (size_t w = 0; team->window != NULL && w < team->num_window; w++) {
         free(team->window[w]);
@@ -94,6 +98,7 @@ static int client_is_valid(const fed_model *model, const fed_client *client) {
         return 0;
     const fed_own *own = client->own;
     if (own != NULL && !(own->delta_factor >= 0 && isfinite(own->delta_factor))) return 0;
+    if (own != NULL && own->start != NULL && own->delta_factor > 0) return 0;
     if (plan->pipeline < FED_REPEAT_SHUFFLE || plan->pipeline > FED_PER_EPOCH) return 0;
     if (plan->epochs < 1 || plan->batch_size < 1) return 0;
     return plan->batch_size <= FED_MAX_BATCH ||

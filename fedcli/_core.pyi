@@ -107,6 +107,7 @@ class Team:
         linear: Float32 | None = None,
         deltas: Float32 | None = None,
         factors: npt.NDArray[np.float64] | None = None,
+        starts: Float32 | None = None,
     ) -> npt.NDArray[np.void]: ...
     def evaluate(
         self, model: Model, params: Float32, cohort: Cohort, cancel: CancelFlag

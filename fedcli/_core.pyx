@@ -285,7 +285,7 @@ cdef class Cohort:
         free(self.own)
 
     cdef set_own(self, size_t num_params, const float[:, ::1] linear, float[:, ::1] deltas,
-                 const double[::1] factors):
+                 const double[::1] factors, const float[:, ::1] starts):
         """Points each client at its rows; a single row of `linear` is everybody's."""
         cdef size_t c
         if linear is not None and (linear.shape[0] not in (1, self.num_clients)
@@ -296,6 +296,10 @@ cdef class Cohort:
                                    or <size_t> deltas.shape[1] != num_params):
             raise ValueError(f"deltas are [{deltas.shape[0]}, {deltas.shape[1]}], not"
                              f" [{self.num_clients}, {num_params}]")
+        if starts is not None and (<size_t> starts.shape[0] != self.num_clients
+                                   or <size_t> starts.shape[1] != num_params):
+            raise ValueError(f"starts are [{starts.shape[0]}, {starts.shape[1]}], not"
+                             f" [{self.num_clients}, {num_params}]")
         if factors is not None and <size_t> factors.shape[0] != self.num_clients:
             raise ValueError(f"{factors.shape[0]} factors for {self.num_clients} clients")
         for c in range(self.num_clients):
@@ -303,7 +307,10 @@ cdef class Cohort:
             if linear is not None:
                 self.own[c].linear = &linear[c if linear.shape[0] > 1 else 0, 0]
             self.own[c].delta = &deltas[c, 0] if deltas is not None else NULL
-            self.own[c].delta_factor = factors[c] if factors is not None else 1.0
+            self.own[c].start = &starts[c, 0] if starts is not None else NULL
+            self.own[c].delta_factor = 0.0 if starts is not None else 1.0
+            if factors is not None:
+                self.own[c].delta_factor = factors[c]
 
     def prepare(self, Model model):
         """Works out once what no round changes, four bytes a pixel, for training with `model`."""
@@ -465,11 +472,12 @@ cdef class Team:
 
     def train_cohort(self, Model model, Step step, const float[::1] server_params, Cohort cohort,
                      uint64_t round_num, Terms terms, CancelFlag cancel, DeltaSum delta_sum,
-                     linear=None, deltas=None, factors=None):
+                     linear=None, deltas=None, factors=None, starts=None):
         """Trains each client and adds its delta; returns the clients' STATS.
 
         linear float32 [num_clients or 1, P]: what the LINEAR row adds; deltas float32
-        [num_clients, P] is filled; factors float64 [num_clients] multiply deltas in the sum.
+        [num_clients, P] is filled; factors float64 [num_clients] multiply deltas in the sum;
+        starts float32 [num_clients, P] stand for server_params, and nothing enters the sum.
         """
         cdef int status
         cdef fed_fault fault
@@ -488,7 +496,7 @@ cdef class Team:
         for c in range(cohort.num_clients):
             cohort.table[c].shuffle_key.round = round_num
             cohort.table[c].dropout_key.round = round_num
-        cohort.set_own(model.table.num_params, linear, deltas, factors)
+        cohort.set_own(model.table.num_params, linear, deltas, factors, starts)
         with nogil:
             status = fed_train_cohort(self.team, &model.table, &step.table, &server_params[0],
                                       cohort.table, cohort.num_clients, &terms.table,

@@ -79,6 +79,7 @@ cdef extern from "fed.h" nogil:
         const float *linear
         float *delta
         double delta_factor
+        const float *start
     ctypedef struct fed_client:
         const void *pixels
         int32_t pixel_type

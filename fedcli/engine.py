@@ -58,12 +58,15 @@ class PerClient:
             [num_clients, num_params], or [1, num_params] that is everybody's.
         delta_factors: Returns what each delta is multiplied by in the sum, >= 0: float64
             [num_clients].
+        starts: Returns what each takes for the server's parameters, float32 [num_clients,
+            num_params]; then no delta enters the sum, and there are no delta_factors.
         receive: Takes their model deltas, float32 [num_clients, num_params] that it may write to
             until it returns, and their stats; what stands where `is_finite` is 0 means nothing.
     """
 
     linear: Callable[[Sequence[BatchedDataset]], NDArray[np.float32]] | None = None
     delta_factors: Callable[[Sequence[BatchedDataset]], NDArray[np.float64]] | None = None
+    starts: Callable[[Sequence[BatchedDataset]], NDArray[np.float32]] | None = None
     receive: (
         Callable[[Sequence[BatchedDataset], NDArray[np.float32], NDArray[np.void]], None] | None
     ) = None
@@ -71,7 +74,7 @@ class PerClient:
     @property
     def num_vectors(self) -> int:
         """Parameter-sized vectors that each client of a call needs."""
-        return (self.linear is not None) + (self.receive is not None)
+        return sum(each is not None for each in (self.linear, self.starts, self.receive))
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ class PythonEngine:
                 steps = _LocalSteps(
                     network,
                     rows,
-                    params,
+                    params if own.starts is None else own.starts([dataset])[0],
                     frozen=frozen,
                     shapes=layout.shapes,
                     rate_factor=rate_factor,
@@ -110,7 +110,9 @@ class PythonEngine:
                     stats = np.zeros(1, self._stats)
                 factor = _bounding_factor(delta, bounds, stats)
                 stats["weight"] = _weight(stats, weighting)
-                if own.delta_factors is not None:
+                if own.starts is not None:
+                    factor = 0.0
+                elif own.delta_factors is not None:
                     factor *= float(own.delta_factors([dataset])[0])
                 total.add([delta], [float(stats["weight"][0]) * factor])
                 if own.receive is not None:

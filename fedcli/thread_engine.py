@@ -150,6 +150,7 @@ class ThreadEngine:
                         own.linear and own.linear(piece.datasets),
                         deltas,
                         own.delta_factors and own.delta_factors(piece.datasets),
+                        own.starts and own.starts(piece.datasets),
                     )
                 if own.receive is not None and deltas is not None:
                     own.receive(piece.datasets, deltas, stats)

@@ -155,14 +155,26 @@ def test_a_client_that_is_lost_keeps_its_model() -> None:
         assert np.isfinite(after).all()
 
 
-def test_a_client_that_comes_twice_goes_on_from_where_it_was() -> None:
-    client = make_clients(BatchPlan(batch_size=6))[2]
+def test_a_client_that_comes_twice_keeps_the_second_of_two_trainings_from_its_model() -> None:
+    other, _, client, *_ = make_clients(BatchPlan(batch_size=6, shuffle_buffer=9))
     process = make_process()
-    twice = process.next(process.initialize(), [client, client]).state
-    once = process.next(process.initialize(), [client]).state
-    again = process.next(replace(once, round_num=0), [client]).state  # in the same order
-    assert twice.weights_for("c2").tobytes() == again.weights_for("c2").tobytes()
-    assert twice.weights_for("c2").tobytes() != once.weights_for("c2").tobytes()
+    begun = process.next(process.initialize(), [client, other]).state
+    before = begun.weights_for("c2")
+    once = process.next(begun, [client]).state.weights_for("c2")
+    begun = process.next(process.initialize(), [client, other]).state
+    twice = process.next(begun, [client, other, client]).state.weights_for("c2")
+    lone = learning.build_weighted_fed_avg(
+        softmax_regression((5, 4), 3), optimizers.sgd(RATE, momentum=MOMENTUM)
+    )
+    start = replace(lone.initialize(), round_num=1, global_model_weights=before)
+    deltas = [
+        lone.next(start, cohort).state.global_model_weights - before
+        for cohort in ([client], [client, client])
+    ]
+    np.testing.assert_allclose(once, before + deltas[0], rtol=0, atol=1e-6)
+    second = 2 * deltas[1] - deltas[0]  # the mean of both is all that averaging tells
+    np.testing.assert_allclose(twice, before + second, rtol=0, atol=1e-5)
+    assert np.abs(deltas[1] - deltas[0]).max() > 1e-4  # another order
 
 
 def test_a_cohort_of_nobody_changes_nothing() -> None:

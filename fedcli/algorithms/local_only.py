@@ -11,7 +11,7 @@ what federation is worth to a client: both take the same local steps, round by r
 
 Kept is d_k = w_k - w_0, float32, in the file of what clients keep. The client optimizer starts
 afresh each round, as in the federated algorithms. A client whose delta is not finite keeps its
-model. One that comes twice in a cohort goes on from where it was, over the same order of examples.
+model. One that comes twice in a cohort trains twice from the model it had; the second is kept.
 There is nothing to weigh, aggregate or apply: client weights only decide which rounds count as
 empty, and options of the server and of aggregation are refused.
 """
@@ -19,7 +19,7 @@ empty, and options of the server and of aggregation are refused.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -53,44 +53,45 @@ class OwnSteps:
     def run(
         self, call: CohortCall, state: Mapping[str, Any]
     ) -> tuple[CohortResult, dict[str, Any]]:
-        """Trains the cohort once, client by client, since no two start from the same model."""
-        models = _Models(state[OWN_MODELS].next_version())
-        results = [models.train(call, each, self.optimizer) for each in call.clients]
-        if not results:
-            nobody = replace(call, clients=()).train(self.optimizer)
-            return nobody, {OWN_MODELS: models.next.after}
-        return CohortResult(
-            delta_sum=np.zeros(len(call.params)),
-            weight_sum=sum(each.weight_sum for each in results),
-            stats=np.concatenate([each.stats for each in results]),
-        ), {OWN_MODELS: models.next.after}
+        """Trains the cohort once, each client from its own model."""
+        models = OwnModels(state[OWN_MODELS].next_version(), call.params)
+        per_client = PerClient(starts=models.send, receive=models.receive)
+        return call.train(self.optimizer, per_client=per_client), {OWN_MODELS: models.next.after}
 
 
-@dataclass(frozen=True)
-class _Models:
-    """The d_k of a round under way; `moved` are those of clients that have trained."""
+class OwnModels:
+    """The d_k of a round under way."""
 
-    next: NextClientStates
-    moved: set[str] = field(default_factory=set)
+    def __init__(self, states: NextClientStates, params: NDArray[np.float32]) -> None:
+        """Takes the version to be written, and the initial model [num_params]."""
+        self.next = states
+        self._params = params
+        self._before: list[NDArray[np.float32]] = []
 
-    def train(self, call: CohortCall, client: BatchedDataset, optimizer: Optimizer) -> CohortResult:
-        """Trains one client and keeps its model."""
-        client_id, num_params = client.client.client_id, len(call.params)
-        states = self.next.after if client_id in self.moved else self.next.before
-        before = states.read(client_id, num_params)
+    def send(self, clients: Sequence[BatchedDataset]) -> NDArray[np.float32]:
+        """Returns their models as they were before the round: float32 [num_clients, num_params]."""
+        num_params = len(self._params)
+        starts = self.next.memory(len(clients), num_params)
+        ids = [each.client.client_id for each in clients]
+        self._before = [self.next.before.read(each, num_params) for each in ids]
+        for start, before in zip(starts, self._before, strict=True):
+            np.add(self._params, before, out=start)
+        return starts
 
-        def receive(
-            clients: Sequence[BatchedDataset], deltas: NDArray[np.float32], stats: NDArray[np.void]
-        ) -> None:
+    def receive(
+        self,
+        clients: Sequence[BatchedDataset],
+        deltas: NDArray[np.float32],
+        stats: NDArray[np.void],
+    ) -> None:
+        """Keeps what the steps of those clients made of their models."""
+        for client, before, delta, stat in zip(clients, self._before, deltas, stats, strict=True):
+            if not (stat["is_finite"] and stat["num_batches"]):
+                continue
             with np.errstate(over="ignore"):
-                after = before + deltas[0]
-            if stats["is_finite"][0] and stats["num_batches"][0] and np.isfinite(after).all():
-                self.next.write(client_id, after)
-                self.moved.add(client_id)
-
-        # No tuple, which the engine would prepare as a cohort that comes again.
-        alone = replace(call, params=call.params + before, clients=[client])
-        return alone.train(optimizer, per_client=PerClient(receive=receive))
+                delta += before
+            if np.isfinite(delta).all():
+                self.next.write(client.client.client_id, delta)
 
 
 def build(

@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fedcli import aggregators, algorithms, backend, datasets, learning, optimizers, registry
+from fedcli.algorithms import local_only
 from fedcli.algorithms.own_vectors import OwnVectors
 from fedcli.batches import BatchedDataset
 from fedcli.learning import LearningProcess, ServerState
@@ -32,6 +33,8 @@ from fedcli.models import Model, mlp_2nn
 from fedcli.thread_engine import ThreadEngine
 
 RATE = 0.05
+# Who reads and writes what clients keep, for algorithms that have no `OwnVectors`.
+KEEPERS = {"local-only": (local_only.OwnModels, "send", "receive")}
 Taken = dict[str, list[float]]
 
 
@@ -124,9 +127,10 @@ def compare(
             return self._team.train_cohort(*args)
 
     timer.watch(Team, "train_cohort", "core")
-    watched = OwnVectors._send, OwnVectors._receive
-    timer.watch(OwnVectors, "_send", "send")
-    timer.watch(OwnVectors, "_receive", "receive")
+    keeper, send, receive = KEEPERS.get(name, (OwnVectors, "_send", "_receive"))
+    watched = getattr(keeper, send), getattr(keeper, receive)
+    timer.watch(keeper, send, "send")
+    timer.watch(keeper, receive, "receive")
     model = mlp_2nn((28, 28), 10, seed=1)
     runs = []
     for each in "fedavg", name:
@@ -137,7 +141,8 @@ def compare(
     for r in range(options.warm_up + options.rounds):
         for run in runs:
             run.go(counts=r >= options.warm_up)
-    OwnVectors._send, OwnVectors._receive = watched  # type: ignore[method-assign]
+    setattr(keeper, send, watched[0])
+    setattr(keeper, receive, watched[1])
     base, other = runs
     gradients = num_gradients(name, options.epochs)
     apart = other.median("round") - other.median("state")

@@ -45,7 +45,8 @@ static void set_problem(int fixed_pixels) {
             if (i % INPUTS < 28) prob.pixels[c][i] = 0.75f;
         fill_labels(30 + c, CLASSES, prob.labels[c], SIZES[c]);
         fill_floats(50 + c, 0.3, prob.linear[c], PARAMS);
-        prob.own[c] = (fed_own){prob.linear[c], prob.deltas[c], 1};
+        prob.own[c] =
+            (fed_own){.linear = prob.linear[c], .delta = prob.deltas[c], .delta_factor = 1};
         prob.clients[c] = (fed_client){.pixels = prob.pixels[c],
                                        .pixel_type = FED_PIXELS_FLOAT32,
                                        .scale = 1,
@@ -183,6 +184,40 @@ static void test_bad_factors_are_refused(void) {
         prob.own[2].delta_factor = bad[i];
         CHECK_EQUAL(train(1, &PLAIN, &UNIFORM), FED_ERR_ARGUMENT);
     }
+}
+
+/* A client's own start is as the server's parameters to it, for every kind of step. */
+static void test_a_start_of_its_own_is_the_servers_to_a_client(void) {
+    static const fed_step *const steps[] = {&PLAIN, &LINEAR, &ANCHOR, &GRADIENT};
+    static float starts[CLIENTS][PARAMS], wanted[CLIENTS][PARAMS];
+    for (size_t c = 0; c < CLIENTS; c++) fill_floats(70 + c, 0.5, starts[c], PARAMS);
+    for (size_t s = 0; s < LENGTH(steps); s++)
+        for (int fixed = 0; fixed < 2; fixed++) {
+            for (size_t c = 0; c < CLIENTS; c++) {
+                set_problem(fixed);
+                memcpy(prob.server, starts[c], sizeof prob.server);
+                CHECK_EQUAL(train(1, steps[s], &UNIFORM), FED_OK);
+                memcpy(wanted[c], prob.deltas[c], sizeof wanted[c]);
+            }
+            for (int num_threads = 1; num_threads <= 7; num_threads += 3) {
+                set_problem(fixed);
+                for (size_t c = 0; c < CLIENTS; c++) {
+                    prob.own[c].start = starts[c];
+                    prob.own[c].delta_factor = 0;
+                }
+                CHECK_EQUAL(train(num_threads, steps[s], &UNIFORM), FED_OK);
+                for (size_t c = 0; c < CLIENTS; c++)
+                    CHECK_BYTES(prob.deltas[c], wanted[c], sizeof wanted[c]);
+                for (size_t p = 0; p < PARAMS; p++) CHECK(total[p] == 0);
+                CHECK(weight == CLIENTS - 1);
+            }
+        }
+}
+
+static void test_a_start_of_its_own_with_a_part_in_the_sum_is_refused(void) {
+    set_problem(0);
+    prob.own[1].start = prob.linear[1];
+    CHECK_EQUAL(train(1, &PLAIN, &UNIFORM), FED_ERR_ARGUMENT);
 }
 
 static void test_rates_follow_their_factors_step_by_step(void) {
@@ -325,6 +360,8 @@ static const test_case TESTS[] = {
     TEST(test_metrics_are_not_the_anchors),
     TEST(test_factors_multiply_deltas_in_the_sum),
     TEST(test_bad_factors_are_refused),
+    TEST(test_a_start_of_its_own_is_the_servers_to_a_client),
+    TEST(test_a_start_of_its_own_with_a_part_in_the_sum_is_refused),
     TEST(test_rates_follow_their_factors_step_by_step),
     TEST(test_drifts_are_their_rows_steps),
     TEST(test_too_few_or_bad_rate_factors_are_refused),
