@@ -214,7 +214,7 @@ _ALL = (
     _mcmahan("mcmahan-2017-2nn-iid", "mlp-2nn", 1, "IID", 0.2, 300, 87),
     _mcmahan("mcmahan-2017-2nn-non-iid", "mlp-2nn", 1, "non-IID", 0.1, 1500, 664),
     _mcmahan("mcmahan-2017-cnn-iid", "cnn-mcmahan", 5, "IID", 0.2, 100, 18),
-    _mcmahan("mcmahan-2017-cnn-non-iid", "cnn-mcmahan", 1, "non-IID", 0.1, 1000, 350),
+    _mcmahan("mcmahan-2017-cnn-non-iid", "cnn-mcmahan", 1, "non-IID", 0.15, 1000, 350),
     _reddi(
         "fedadagrad",
         "FedAdagrad",
