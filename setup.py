@@ -1,4 +1,4 @@
-"""Build of the one extension module, fedcli._core; everything else is in pyproject.toml."""
+"""Build of the one extension module, fedcli.core._core; everything else is in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class BuildCore(build_ext):
     """Compiles csrc/ file by file, each with its own flags, and links it into the extension."""
 
     def build_extension(self, ext: Extension) -> None:
-        """Builds fedcli._core, always anew: files do not tell with what settings they were made."""
+        """Builds the core, always anew: files do not tell with what settings they were made."""
         from Cython.Build import cythonize
 
         debug = os.environ.get("FEDCLI_DEBUG") == "1"
@@ -110,6 +110,8 @@ class BuildCore(build_ext):
 
 if __name__ == "__main__":
     sources = sorted(str(path) for path in Path("csrc").rglob("[!.]*.*"))
-    parts = ["setup.py", "fedcli/_fed.pxd", *sources]
-    core = Extension("fedcli._core", ["fedcli/_core.pyx"], depends=parts, include_dirs=["csrc"])
+    parts = ["setup.py", "fedcli/core/_fed.pxd", *sources]
+    core = Extension(
+        "fedcli.core._core", ["fedcli/core/_core.pyx"], depends=parts, include_dirs=["csrc"]
+    )
     setup(ext_modules=[core], cmdclass={"build_ext": BuildCore})

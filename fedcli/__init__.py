@@ -5,55 +5,53 @@ The public names load on first use, so that `fedcli --help` stays instant.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fedcli.lazy import hand_on
 
 if TYPE_CHECKING:
-    from fedcli import datasets, layers, learning, metrics, models, optimizers
-    from fedcli.config import RunConfig
-    from fedcli.errors import FedcliError, StopTraining
-    from fedcli.evaluation import evaluate_run
-    from fedcli.run_record import load_run
-    from fedcli.runs import resume, train
-
-__version__ = "0.1.0"
-
-__all__ = [
-    "FedcliError",
-    "RunConfig",
-    "StopTraining",
-    "__version__",
-    "datasets",
-    "evaluate_run",
-    "layers",
-    "learning",
-    "load_run",
-    "metrics",
-    "models",
-    "optimizers",
-    "resume",
-    "train",
-]
-
-_HOMES = {
-    "FedcliError": "errors",
-    "RunConfig": "config",
-    "StopTraining": "errors",
-    "evaluate_run": "evaluation",
-    "load_run": "run_record",
-    "resume": "runs",
-    "train": "runs",
-}
-_MODULES = frozenset({"datasets", "layers", "learning", "metrics", "models", "optimizers"})
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(f"fedcli.{name}")
-    if name in _HOMES:
-        return getattr(import_module(f"fedcli.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'fedcli' has no attribute '{name}'")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    from fedcli import datasets as datasets
+    from fedcli import learning as learning
+    from fedcli import models as models
+    from fedcli.errors import FedcliError as FedcliError
+    from fedcli.errors import StopTraining as StopTraining
+    from fedcli.evaluation import personalization as personalization
+    from fedcli.inspection import figures as figures
+    from fedcli.inspection import statistics as statistics
+    from fedcli.learning import aggregators as aggregators
+    from fedcli.learning import algorithms as algorithms
+    from fedcli.learning import optimizers as optimizers
+    from fedcli.models import layers as layers
+    from fedcli.models import metrics as metrics
+    from fedcli.models import own as own_models  # noqa: F401
+    from fedcli.runs.evaluating import evaluate_run as evaluate_run
+    from fedcli.runs.python_api import resume as resume
+    from fedcli.runs.python_api import train as train
+    from fedcli.runs.record import load_run as load_run
+    from fedcli.settings.run_config import RunConfig as RunConfig
+    from fedcli.version import __version__ as __version__
+else:
+    __getattr__, __dir__, __all__ = hand_on(
+        __name__,
+        {
+            "FedcliError": "fedcli.errors",
+            "RunConfig": "fedcli.settings.run_config",
+            "StopTraining": "fedcli.errors",
+            "__version__": "fedcli.version",
+            "evaluate_run": "fedcli.runs.evaluating",
+            "load_run": "fedcli.runs.record",
+            "resume": "fedcli.runs.python_api",
+            "train": "fedcli.runs.python_api",
+        },
+        {
+            "aggregators": "fedcli.learning.aggregators",
+            "algorithms": "fedcli.learning.algorithms",
+            "figures": "fedcli.inspection.figures",
+            "layers": "fedcli.models.layers",
+            "metrics": "fedcli.models.metrics",
+            "optimizers": "fedcli.learning.optimizers",
+            "own_models": "fedcli.models.own",
+            "personalization": "fedcli.evaluation.personalization",
+            "statistics": "fedcli.inspection.statistics",
+        },
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedcli.cli import main
+from fedcli.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fedcli import _core
+from fedcli.core import _core
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -73,7 +73,7 @@ def test_variants() -> None:
 
 
 def import_core(isa: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from fedcli import _core; print(_core.ISA)"]
+    command = [sys.executable, "-c", "from fedcli.core import _core; print(_core.ISA)"]
     environment = {**os.environ, "FEDCLI_ISA": isa}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 

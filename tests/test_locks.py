@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fedcli.backend import Cancelled
+from fedcli.core.native import Cancelled
 from fedcli.locks import ReplacedError, lock_now, locked
 
 

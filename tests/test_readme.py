@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fedcli import cli
+from fedcli.cli import main as cli
 
 README = Path(__file__).parent.parent / "README.md"
 # One example of 905 more or less is right: 0.0011. Of the 100 for test, losses are shown alone.

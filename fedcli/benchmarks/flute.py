@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from fedcli import datasets, learning, models, optimizers
-from fedcli.backend import CancelFlag
-from fedcli.batches import ClientDataset
+from fedcli import datasets, learning, models
 from fedcli.benchmarks import tasks
-from fedcli.samplers import Uniform
-from fedcli.thread_engine import ThreadEngine
+from fedcli.core.native import CancelFlag
+from fedcli.datasets.batches import ClientDataset
+from fedcli.federation.samplers import Uniform
+from fedcli.learning import optimizers
+from fedcli.learning.engines.threads import ThreadEngine
 
 _COHORT_SIZE = 10
 _SEED = 0

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fedcli import datasets, registry
-from fedcli.backend import CancelFlag
+from fedcli import datasets
 from fedcli.benchmarks import flute, own, tasks
 from fedcli.benchmarks.tasks import AVERAGE, EVALUATE, TRAIN, Task
-from fedcli.datasets import data_folder, store, store_writer
+from fedcli.core.native import CancelFlag
+from fedcli.datasets import data_folder
+from fedcli.datasets.sources import store, store_writer
 from fedcli.errors import ConfigError
+from fedcli.settings import tables
 
 # Models of the local-training jobs, and the local epochs that make a client's share of a turn.
 _TRAINED = {"mlp-2nn": 20, "cnn-mcmahan": 2, "cnn-reddi": 2}
@@ -88,7 +90,7 @@ def catalogue() -> dict[str, Job]:
             _tutorial,
         ),
         *(_training(name, size) for name in _TRAINED for size in (10, 20)),
-        *(_evaluation(name) for name in registry.MODELS),
+        *(_evaluation(name) for name in tables.MODELS),
         Job("average", "weighted average of 100 2NN models, in float64", "models", _averaging),
         Job("synthetic", f"synthetic-digits: {_WRITERS} clients drawn", "examples", _drawing),
         Job("store", f"store of {_STORE_CLIENTS:,} clients opened", "clients", _opening),

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from fedcli import backend, costs
-from fedcli.backend import Phase
 from fedcli.benchmarks.limits import Peak, rates
 from fedcli.benchmarks.timing import Contestant, Pace, Spread, Timer, in_turn, ratio
-from fedcli.models import Model
+from fedcli.core import native
+from fedcli.core.native import Phase
+from fedcli.models import costs
+from fedcli.models.model import Model
 from fedcli.progress import Tell
 
 
@@ -83,7 +84,7 @@ def measure(model: Model, batch_size: int, pace: Pace, timer: Timer, tell: Tell)
         tell: Told the turns done.
     """
     layers = model.layout.layers
-    starts = [*backend.stages(model.layout), len(layers)]
+    starts = [*native.stages(model.layout.core_rows(), model.layout.num_params), len(layers)]
     stages = [range(first, after) for first, after in pairwise(starts)]
     parts = [(stage, phase) for stage in range(len(stages)) for phase in Phase]
     with ExitStack() as resources:
@@ -126,7 +127,9 @@ def _timed(
 
     def seconds(repeats: int) -> float:
         started = timer.now()
-        backend.exercise(model.layout, model.initial_params, batch_size, stage, phase, repeats)
+        native.exercise(
+            model.layout.core_rows(), model.initial_params, batch_size, stage, phase, repeats
+        )
         return timer.now() - started
 
     return lambda num_calls: max(0.0, seconds(num_calls) - seconds(0))

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli import backend
 from fedcli.benchmarks.timing import Contestant, Pace, Spread, Timer, in_turn, timed
+from fedcli.core import native
 from fedcli.progress import Tell
 
 PEAK = "peak"
@@ -37,7 +37,7 @@ class Peak:
 
     def _run(self) -> None:
         steps = [_PEAK_STEPS] * self.num_threads
-        self.operations = sum(self._pool.map(backend.fma_peak_run, steps))
+        self.operations = sum(self._pool.map(native.fma_peak_run, steps))
 
 
 def rates(peak: Peak, seconds: Spread) -> Spread:

@@ -8,7 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fedcli import __version__, backend
+from fedcli.core import native
+from fedcli.version import __version__
 
 _CPUINFO = Path("/proc/cpuinfo")
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -23,10 +24,10 @@ def describe(thread_counts: tuple[int, ...], packages: Iterable[str]) -> dict[st
     """
     return {
         "cpu": cpu_name(_CPUINFO),
-        "cores": backend.resolve_threads(None),
+        "cores": native.resolve_threads(None),
         "caches": cache_sizes(_CACHES),
-        "isa": backend.isa_name(),
-        "openmp": backend.has_openmp(),
+        "isa": native.isa_name(),
+        "openmp": native.has_openmp(),
         "threads": list(thread_counts),
         "platform": f"{platform.system()} {platform.machine()}",
         "fedcli": __version__,

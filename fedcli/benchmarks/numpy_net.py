@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.draws import Stream
+from fedcli.core.draws import Stream
 from fedcli.errors import ConfigError
-from fedcli.models import Model
-from fedcli.stacks import Layer
+from fedcli.models.model import Model
+from fedcli.models.sizing import Layer
 
 Values = NDArray[np.float32]
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.batches import BatchedDataset
 from fedcli.benchmarks import tasks
 from fedcli.benchmarks.numpy_net import Net
 from fedcli.benchmarks.tasks import Task
-from fedcli.draws import Stream
-from fedcli.seeds import Purpose, stream_key
+from fedcli.core.draws import Stream
+from fedcli.core.seeds import Purpose, stream_key
+from fedcli.datasets.batches import BatchedDataset
 
 Batch = tuple[NDArray[np.float32], NDArray[np.int32]]
 Params = NDArray[np.float32]

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli import learning, optimizers
-from fedcli.backend import CancelFlag, WeightedSum
+from fedcli import learning
 from fedcli.benchmarks import tasks
 from fedcli.benchmarks.numpy_peer import models_to_average
 from fedcli.benchmarks.tasks import Task
-from fedcli.thread_engine import ThreadEngine
+from fedcli.core.native import CancelFlag, WeightedSum
+from fedcli.learning import optimizers
+from fedcli.learning.engines.threads import ThreadEngine
 
 
 def prepare(task: Task, num_threads: int, cancel: CancelFlag) -> Callable[[], object]:

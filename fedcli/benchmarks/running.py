@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedcli.backend import CancelFlag
 from fedcli.benchmarks.jobs import Job, Setting, Work
 from fedcli.benchmarks.limits import PEAK, Peak, rates
 from fedcli.benchmarks.peers import Peer
 from fedcli.benchmarks.timing import Contestant, Pace, Spread, Timer, in_turn, ratio, timed
+from fedcli.core.native import CancelFlag
 from fedcli.progress import Tell
 
 OWN = "fedcli"

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli import costs, datasets, models
-from fedcli.batches import BatchedDataset, ClientDataset, Pixels
-from fedcli.models import Model
-from fedcli.options import Value
+from fedcli import datasets, models
+from fedcli.datasets.batches import BatchedDataset, ClientDataset, Pixels
+from fedcli.models import costs
+from fedcli.models.model import Model
+from fedcli.settings.options import Value
 
 TRAIN, EVALUATE, AVERAGE = "train", "evaluate", "average"
 ORDER_SEED = 0

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from fedcli.benchmarks import numpy_peer, tasks
 from fedcli.benchmarks.tasks import Task
 from fedcli.errors import ConfigError
-from fedcli.models import Model
-from fedcli.stacks import Layer
+from fedcli.models.model import Model
+from fedcli.models.sizing import Layer
 
 Params = NDArray[np.float32]
 _ACTIVATIONS: dict[str, Callable[[], Any]] = {

@@ -11,17 +11,17 @@ import click
 
 from fedcli.cli import options as opt
 from fedcli.errors import ConfigError
-from fedcli.registry import MODELS
+from fedcli.settings.tables.models import MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fedcli.backend import CancelFlag
     from fedcli.benchmarks.layer_times import LayerTimes
     from fedcli.benchmarks.reports import Report
     from fedcli.benchmarks.running import Conditions
-    from fedcli.cli.output import Remarks
-    from fedcli.models import Model
+    from fedcli.cli.screen.output import Remarks
+    from fedcli.core.native import CancelFlag
+    from fedcli.models.model import Model
     from fedcli.progress import Tell
 
 Measured = TypeVar("Measured")
@@ -107,11 +107,11 @@ def bench(*, as_json: bool, quiet: bool, verbose: bool, is_list: bool, **values:
         return
     report = _measure(remarks, **values)
     if as_json:
-        from fedcli.cli.output import print_json
+        from fedcli.cli.screen.output import print_json
 
         print_json(report.to_json())
         return
-    from fedcli.cli.bench_tables import show_report
+    from fedcli.cli.screen.bench_tables import show_report
 
     show_report(report)
 
@@ -121,14 +121,14 @@ def _list(*, as_json: bool) -> None:
 
     listed = jobs.catalogue().values()
     if as_json:
-        from fedcli.cli.output import print_json
+        from fedcli.cli.screen.output import print_json
 
         described = [
             {"job": job.name, "title": job.title, "is_here": jobs.is_here(job)} for job in listed
         ]
         print_json({"jobs": described})
         return
-    from fedcli.cli.bench_tables import show_jobs
+    from fedcli.cli.screen.bench_tables import show_jobs
 
     show_jobs([(job, jobs.is_here(job)) for job in listed])
 
@@ -147,10 +147,10 @@ def _measure(
     """Measures what the options ask for; they are checked before anything is timed."""
     environment = dict(os.environ)  # as it is now: the core sets OpenMP up for itself
     from fedcli import models
-    from fedcli.backend import resolve_threads
     from fedcli.benchmarks import jobs as canonical
     from fedcli.benchmarks import limits, machine, reports, running
     from fedcli.benchmarks.timing import Pace, Timer
+    from fedcli.core.native import resolve_threads
 
     if batch_size is not None and layers is None:
         raise ConfigError(
@@ -201,8 +201,8 @@ def _measure_layers(model: Model, batch_size: int, how: Conditions, remarks: Rem
 
 def _run(title: str, measure: Callable[[Tell, CancelFlag], Measured], remarks: Remarks) -> Measured:
     """Measures one thing in a thread, with a bar on stderr; Ctrl-C ends it and the command."""
-    from fedcli.backend import CancelFlag
-    from fedcli.cli.jobs import run_job
+    from fedcli.cli.jobs.long_job import run_job
+    from fedcli.core.native import CancelFlag
 
     cancel: CancelFlag = CancelFlag()
     started = time.monotonic()

@@ -12,14 +12,14 @@ import click
 
 from fedcli.cli import options as opt
 from fedcli.errors import DataError
-from fedcli.options import choose
-from fedcli.registry import PUBLIC_DATASETS
+from fedcli.settings.options import choose
+from fedcli.settings.tables.datasets import PUBLIC_DATASETS
 
 if TYPE_CHECKING:
-    from fedcli.acquisition import Finding
-    from fedcli.cli.output import Remarks
-    from fedcli.cli.render import Screen
-    from fedcli.datasets.public import PublicDataset, RemoteFile
+    from fedcli.cli.screen.output import Remarks
+    from fedcli.cli.screen.render import Screen
+    from fedcli.datasets.download.installing import Finding
+    from fedcli.datasets.download.public import PublicDataset, RemoteFile
 
 FETCH = "Download"
 _AGAIN = "run the same command again to go on"
@@ -89,7 +89,7 @@ def download(
     if given and mirror:
         raise click.UsageError("--from-file and --mirror contradict each other")
     from fedcli.datasets.data_folder import find_data_folder
-    from fedcli.datasets.public import CATALOGUE
+    from fedcli.datasets.download.public import CATALOGUE
 
     chosen = [choose(CATALOGUE, name, "dataset")] if name else list(CATALOGUE.values())
     folder = find_data_folder(data_dir)
@@ -128,10 +128,10 @@ def acquire(
         DataError: It could not be had; if for want of a network, what to do is printed before.
         Stopped: A signal came.
     """
-    from fedcli import acquisition
-    from fedcli.cli.jobs import run_job
+    from fedcli.cli.jobs.long_job import run_job
     from fedcli.datasets.data_folder import make_folder, store_path
-    from fedcli.download import check_base
+    from fedcli.datasets.download import installing
+    from fedcli.datasets.download.fetching import check_base
 
     bases = [check_base(base) for base in bases]
     path = store_path(folder, dataset.name)
@@ -142,7 +142,7 @@ def acquire(
             files = run_job(
                 f"looking for {dataset.name}",
                 "B",
-                lambda tell: acquisition.find_given(dataset, folder, given, tell),
+                lambda tell: installing.find_given(dataset, folder, given, tell),
                 remarks=remarks,
                 describe_stop=lambda: "stopped; nothing was imported",
             )
@@ -151,7 +151,7 @@ def acquire(
         run_job(
             f"importing {dataset.name}",
             "",
-            lambda tell: acquisition.install(
+            lambda tell: installing.install(
                 dataset, files, folder, force=force, tell=tell, remark=remarks.note
             ),
             remarks=remarks,
@@ -166,15 +166,15 @@ def _fetch(
     dataset: PublicDataset, folder: Path, bases: Sequence[str], *, force: bool, remarks: Remarks
 ) -> tuple[dict[str, Path], int]:
     """The files of a dataset by name, and the bytes transferred for them."""
-    from fedcli import acquisition
-    from fedcli.cli.jobs import run_job
-    from fedcli.download import FetchError
+    from fedcli.cli.jobs.long_job import run_job
+    from fedcli.datasets.download import installing
+    from fedcli.datasets.download.fetching import FetchError
 
     try:
         return run_job(
             f"fetching {dataset.name}",
             "B",
-            lambda tell: acquisition.fetch_files(
+            lambda tell: installing.fetch_files(
                 dataset,
                 folder,
                 bases=bases,
@@ -218,7 +218,7 @@ def _print_missing(dataset: PublicDataset, folder: Path, failed: RemoteFile) -> 
     An error is one line, and hashes and addresses do not fit in one that anybody could read: so
     they stand in lines of their own, on stderr.
     """
-    from fedcli.cli.output import one_line
+    from fedcli.cli.screen.output import one_line
     from fedcli.datasets.data_folder import download_path
 
     lines = [f"fedcli: {dataset.name} needs:"]
@@ -239,7 +239,7 @@ def _print_missing(dataset: PublicDataset, folder: Path, failed: RemoteFile) -> 
 def _show(
     dataset: PublicDataset, path: Path, folder: Path, num_transferred: int, *, as_json: bool
 ) -> None:
-    from fedcli.datasets import store
+    from fedcli.datasets.sources import store
 
     splits = store.open_store(path)
     told: dict[str, Any] = {
@@ -254,11 +254,11 @@ def _show(
         },
     }
     if as_json:
-        from fedcli.cli.output import print_json
+        from fedcli.cli.screen.output import print_json
 
         print_json(told)
         return
-    from fedcli.cli.render import Screen
+    from fedcli.cli.screen.render import Screen
 
     screen = Screen()
     screen.line(f"{dataset.name}: {path}")
@@ -284,11 +284,11 @@ def _usable_name(dataset: PublicDataset, path: Path) -> str:
 def _list(chosen: Sequence[PublicDataset], folder: Path, *, as_json: bool) -> None:
     rows = [_describe(dataset, folder) for dataset in chosen]
     if as_json:
-        from fedcli.cli.output import print_json
+        from fedcli.cli.screen.output import print_json
 
         print_json({"data_dir": str(folder), "datasets": rows})
         return
-    from fedcli.cli.render import Screen
+    from fedcli.cli.screen.render import Screen
 
     screen = Screen()
     screen.table(
@@ -318,9 +318,9 @@ _HERE: Mapping[str, str] = {
 
 
 def _describe(dataset: PublicDataset, folder: Path) -> dict[str, Any]:
-    from fedcli import acquisition
+    from fedcli.datasets.download import installing
 
-    state = acquisition.look(dataset, folder)
+    state = installing.look(dataset, folder)
     has_all = state.num_files == len(dataset.files)
     partly = "fetched" if has_all else "part" if state.num_files else "none"
     return {
@@ -339,21 +339,21 @@ def _verify(
     chosen: Sequence[PublicDataset], folder: Path, remarks: Remarks, *, as_json: bool
 ) -> int:
     """Prints what is whole and what is not; returns the exit code."""
-    from fedcli import acquisition
-    from fedcli.cli.jobs import run_job
+    from fedcli.cli.jobs.long_job import run_job
+    from fedcli.datasets.download import installing
 
     found: dict[str, list[Finding]] = {}
     for dataset in chosen:
         found[dataset.name] = run_job(
             f"checking {dataset.name}",
             "B",
-            lambda tell, dataset=dataset: acquisition.verify(dataset, folder, tell),  # type: ignore[misc]
+            lambda tell, dataset=dataset: installing.verify(dataset, folder, tell),  # type: ignore[misc]
             remarks=remarks,
             describe_stop=lambda: "stopped; nothing was changed",
         )
     findings = [(name, each) for name, rows in found.items() for each in rows]
     if as_json:
-        from fedcli.cli.output import print_json
+        from fedcli.cli.screen.output import print_json
 
         rows = [
             {"name": name, "path": str(each.path), "problem": each.problem}
@@ -361,7 +361,7 @@ def _verify(
         ]
         print_json({"data_dir": str(folder), "files": rows})
     else:
-        from fedcli.cli.render import Screen
+        from fedcli.cli.screen.render import Screen
 
         _show_findings(Screen(), findings)
     bad = list(dict.fromkeys(name for name, each in findings if each.problem is not None))

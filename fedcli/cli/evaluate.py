@@ -9,11 +9,11 @@ import click
 
 from fedcli.cli import options as opt
 from fedcli.errors import ConfigError
-from fedcli.registry import OPTIMIZERS
+from fedcli.settings.tables.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
-    from fedcli.backend import CancelFlag
-    from fedcli.cli.render import Screen
+    from fedcli.cli.screen.render import Screen
+    from fedcli.core.native import CancelFlag
     from fedcli.evaluation.fine_tuning import FineTuningOptions
     from fedcli.evaluation.result import Evaluation
 
@@ -176,7 +176,7 @@ def evaluate(
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
     measures = None
     if by_class or ks:
-        from fedcli.class_measures import ClassMeasures
+        from fedcli.evaluation.by_class import ClassMeasures
 
         measures = ClassMeasures(sorted(set(ks)))
     fine_tuning = _fine_tuning(values)
@@ -194,20 +194,20 @@ def evaluate(
     if values["per_client_file"] is not None:
         remarks.detail(f"wrote {values['per_client_file']}")
     if as_json:
-        from fedcli.cli.output import print_json
+        from fedcli.cli.screen.output import print_json
 
         print_json({**evaluation.metrics, **(measures.to_json() if measures else {})})
         return
-    from fedcli.cli.render import Screen
+    from fedcli.cli.screen.render import Screen
 
     screen = Screen()
     _show(screen, evaluation)
     if measures is not None:
-        from fedcli.cli import class_tables
+        from fedcli.cli.screen import class_tables
 
         class_tables.show(screen, evaluation.data, measures, shows_classes=by_class)
     if evaluation.worst is not None:
-        from fedcli.cli import error_tables
+        from fedcli.cli.screen import error_tables
 
         error_tables.show(screen, evaluation.data, evaluation.worst)
     if values["predictions_file"] is not None:
@@ -239,21 +239,21 @@ def _fine_tuning(values: dict[str, Any]) -> FineTuningOptions | None:
 
 def _show(screen: Screen, evaluation: Evaluation) -> None:
     """Prints the metrics, their spread over clients, and what fine-tuning adds."""
-    from fedcli import report, report_tables
-    from fedcli.cli.run_tables import show_evaluation
+    from fedcli.cli.screen.run_tables import show_evaluation
     from fedcli.evaluation.fine_tuning import describe
+    from fedcli.reports import rows, tables
 
     screen.line(
         f"Federated evaluation after round {evaluation.round_num}, on {evaluation.source}",
         style="bold",
     )
     by_split = {evaluation.split: evaluation.metrics}
-    show_evaluation(screen, report.evaluation_rows(by_split))
+    show_evaluation(screen, rows.evaluation_rows(by_split))
     if evaluation.fine_tuned is not None:
         screen.line(f"Fine-tuned: {describe(evaluation.fine_tuned.strategy)}", "dim")
     if evaluation.num_clients < 2:
         return
-    for told in (report_tables.spread(by_split), report_tables.gain(by_split)):
+    for told in (tables.spread(by_split), tables.gain(by_split)):
         if told is not None:
             screen.title(told.title)
             screen.table(told.headers, told.rows, left=told.num_texts)
@@ -261,9 +261,9 @@ def _show(screen: Screen, evaluation: Evaluation) -> None:
 
 def _evaluate(run: Path, values: dict[str, Any]) -> Evaluation:
     """Evaluates in a worker thread, so that Ctrl-C works at once."""
-    from fedcli import evaluation
-    from fedcli.backend import CancelFlag
-    from fedcli.cli.worker import run_stoppable
+    from fedcli.cli.jobs.worker import run_stoppable
+    from fedcli.core.native import CancelFlag
+    from fedcli.runs import evaluating as evaluation
 
     cancel: CancelFlag = CancelFlag()
     return run_stoppable(

@@ -35,17 +35,17 @@ def export(*, run: Path, file: Path, best: bool, as_json: bool, quiet: bool, ver
       python -c "import keras; keras.models.load_model('model.keras').summary()"
     """  # noqa: D301 - \b keeps click from wrapping
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
-    from fedcli import evaluation
+    from fedcli.runs import evaluating
 
-    tensors = evaluation.export_run(run, file, best=best)
+    tensors = evaluating.export_run(run, file, best=best)
     remarks.detail(f"read {run}")
     if as_json:
-        from fedcli.cli.output import print_json
+        from fedcli.cli.screen.output import print_json
 
         named = [{"name": name, "shape": list(shape)} for name, shape in tensors]
         print_json({"file": str(file), "tensors": named})
         return
-    from fedcli.cli.render import Screen
+    from fedcli.cli.screen.render import Screen
 
     screen = Screen()
     screen.line(f"Wrote {file}")

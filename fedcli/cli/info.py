@@ -8,24 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedcli import __version__
 from fedcli.cli import options as opt
-from fedcli.config import option_name
 from fedcli.errors import ConfigError
-from fedcli.options import Entry, Option
-from fedcli.presets import PRESETS
-from fedcli.registry import (
-    AGGREGATORS,
-    ALGORITHMS,
-    DATASETS,
-    MODELS,
-    OPTIMIZERS,
-    PARTITIONS,
-    SCHEDULES,
-)
+from fedcli.settings.options import Entry, Option
+from fedcli.settings.presets import PRESETS
+from fedcli.settings.run_config import option_name
+from fedcli.settings.tables.algorithms import AGGREGATORS, ALGORITHMS
+from fedcli.settings.tables.datasets import DATASETS
+from fedcli.settings.tables.models import MODELS
+from fedcli.settings.tables.optimizers import OPTIMIZERS
+from fedcli.settings.tables.partitions import PARTITIONS
+from fedcli.settings.tables.schedules import SCHEDULES
+from fedcli.version import __version__
 
 if TYPE_CHECKING:
-    from fedcli.cli.render import Screen
+    from fedcli.cli.screen.render import Screen
 
 # Heading of each registry table, which is also its JSON key.
 TABLES: Mapping[str, Mapping[str, Entry]] = {
@@ -65,12 +62,12 @@ def info(*, name: str | None, as_json: bool, quiet: bool, verbose: bool) -> None
         names = ", ".join(sorted(each for table in TABLES.values() for each in table))
         raise ConfigError(f"nothing is called '{name}'; choose one of {names}")
     if as_json:
-        from fedcli.cli.output import print_json
+        from fedcli.cli.screen.output import print_json
 
         system = {} if name else _system()
         print_json({**system, **{table: found for table, found in entries.items() if found}})
         return
-    from fedcli.cli.render import Screen
+    from fedcli.cli.screen.render import Screen
 
     if name is None:
         _show_all(Screen(), entries)
@@ -118,7 +115,8 @@ def _describe_option(option: Option) -> dict[str, Any]:
 
 def _layers(model: str) -> list[dict[str, Any]]:
     """The layers of a model for 28 x 28 pixels and 10 classes, with what an example costs."""
-    from fedcli import costs, models
+    from fedcli import models
+    from fedcli.models import costs
 
     layout = models.build_layout(model)
     return [
@@ -139,14 +137,14 @@ def _layers(model: str) -> list[dict[str, Any]]:
 def _system() -> dict[str, Any]:
     from importlib.metadata import version
 
-    from fedcli import backend
+    from fedcli.core import native
 
     return {
         "version": __version__,
-        "isa": backend.isa_name(),
-        "isas": list(backend.isa_names()),
-        "openmp": backend.has_openmp(),
-        "threads": backend.resolve_threads(None),
+        "isa": native.isa_name(),
+        "isas": list(native.isa_names()),
+        "openmp": native.has_openmp(),
+        "threads": native.resolve_threads(None),
         "python": platform.python_version(),
         "numpy": version("numpy"),
         "h5py": version("h5py"),

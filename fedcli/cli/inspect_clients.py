@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedcli.cli import options as opt
-from fedcli.config import RunConfig
 from fedcli.errors import ConfigError
-from fedcli.registry import EMBEDDED_DATASETS, NATURAL, PUBLIC_DATASETS
+from fedcli.settings.run_config import RunConfig
+from fedcli.settings.tables.datasets import EMBEDDED_DATASETS, PUBLIC_DATASETS
+from fedcli.settings.tables.partitions import NATURAL
 
 if TYPE_CHECKING:
-    from fedcli import population
-    from fedcli.cli.client_tables import View
-    from fedcli.cli.output import Remarks
+    from fedcli.cli.screen.client_tables import View
+    from fedcli.cli.screen.output import Remarks
     from fedcli.datasets.client_data import ClientData
-    from fedcli.population import Population
+    from fedcli.inspection import population
+    from fedcli.inspection.population import Population
+    from fedcli.inspection.suspects import Suspects
     from fedcli.progress import Tell
-    from fedcli.suspects import Suspects
 
 SUSPECTS = "Suspects"  # a heading of the help text
 DEFAULT_TOP = 10
@@ -178,7 +179,7 @@ def inspect_clients(
     wanted.check_outputs(source)
     splits = _open(source, split)
 
-    from fedcli.cli.client_tables import View
+    from fedcli.cli.screen.client_tables import View
 
     populations = _count_all(splits, wanted, remarks)
     if split is None and not quick:
@@ -224,7 +225,7 @@ class Wanted:
         if self.run is not None and not self.run.exists():
             raise ConfigError(f"--run {self.run}: there is no such run; give its folder")
         if self.plot_folder is not None:
-            from fedcli import figures
+            from fedcli.inspection import figures
 
             figures.require()
 
@@ -247,9 +248,9 @@ def _source(given: Mapping[str, Any], run: Path | None) -> dict[str, Any]:
     """What `open_splits` takes: what is given, over the data of the run where there is one."""
     if run is None or "data" in given:
         return {"data": RunConfig.data, **given}
-    from fedcli import evaluation
+    from fedcli.runs import evaluating
 
-    return evaluation.data_of_run(run, given)
+    return evaluating.data_of_run(run, given)
 
 
 def _find_path(name: str) -> Path | None:
@@ -278,22 +279,22 @@ def _open(source: Mapping[str, Any], split: str | None) -> dict[str, ClientData]
 
 def _select(splits: Mapping[str, ClientData], wanted: Wanted) -> dict[str, Sequence[str]]:
     """The ids to look at in each split; an id has to be in the first one."""
-    from fedcli import cohort
+    from fedcli.federation import cohorts
 
     first, *others = splits
     if wanted.shown_ids:
-        selection = cohort.parse_clients(list(dict.fromkeys(wanted.shown_ids)), "--show")
+        selection = cohorts.parse_clients(list(dict.fromkeys(wanted.shown_ids)), "--show")
         option = "--show"
     else:
-        selection = cohort.parse_clients(wanted.clients if wanted.clients is not None else "all")
+        selection = cohorts.parse_clients(wanted.clients if wanted.clients is not None else "all")
         option = "--clients"
-    ids = cohort.resolve_ids(selection, splits[first].client_ids, splits[first].source, option)
+    ids = cohorts.resolve_ids(selection, splits[first].client_ids, splits[first].source, option)
     selected: dict[str, Sequence[str]] = {first: ids}
     is_all = selection.ids is None and selection.count is None
     for name in others:
         population = splits[name].client_ids
         selected[name] = (
-            population if is_all else [each for each in ids if cohort.contains(population, each)]
+            population if is_all else [each for each in ids if cohorts.contains(population, each)]
         )
     return selected
 
@@ -302,8 +303,8 @@ def _tasks(
     splits: Mapping[str, ClientData], wanted: Wanted, remarks: Remarks
 ) -> dict[str, population.Task]:
     """What is to be read of each split, with mean images of the first one if they are wanted."""
-    from fedcli import population
-    from fedcli.statistics import MeanImages
+    from fedcli.inspection import population
+    from fedcli.inspection.statistics import MeanImages
 
     tasks: dict[str, population.Task] = {}
     for name, ids in _select(splits, wanted).items():
@@ -331,8 +332,8 @@ def _count_all(
     splits: Mapping[str, ClientData], wanted: Wanted, remarks: Remarks
 ) -> dict[str, Population]:
     """Every split counted."""
-    from fedcli.cli.jobs import run_job
-    from fedcli.population import read_populations
+    from fedcli.cli.jobs.long_job import run_job
+    from fedcli.inspection.population import read_populations
 
     tasks = _tasks(splits, wanted, remarks)
     populations = run_job(
@@ -357,8 +358,9 @@ def _verify(
     stored = (len(each.data.client_ids) for each in populations.values())
     if path is None or is_other or tuple(looked_at) != tuple(stored):
         return
-    from fedcli.cli.jobs import run_job
-    from fedcli.datasets import hdf5, store
+    from fedcli import hdf5
+    from fedcli.cli.jobs.long_job import run_job
+    from fedcli.datasets.sources import store
 
     if hdf5.is_store(path):
         run_job(
@@ -382,21 +384,21 @@ def _present(
     as_json: bool,
 ) -> None:
     """Writes files first, then prints."""
-    from fedcli.cli import client_records
+    from fedcli.cli.screen import client_export
 
     first = next(iter(populations.values()))
     if wanted.csv_file is not None:
-        client_records.write_csv(wanted.csv_file, populations)
+        client_export.write_csv(wanted.csv_file, populations)
         remarks.note(f"wrote {wanted.csv_file}")
     if wanted.plot_folder is not None:
         for file in _plot(first, wanted.plot_folder, wanted, remarks):
             remarks.note(f"wrote {file}")
     suspects = None if wanted.num_suspects is None else _rank(first, wanted, remarks)
     if as_json:
-        from fedcli.cli import suspect_tables
+        from fedcli.cli.screen import suspect_tables
 
         more = {} if suspects is None else suspect_tables.to_json(first.data, suspects)
-        client_records.print_json(populations, {"suspects": more} if more else {})
+        client_export.print_json(populations, {"suspects": more} if more else {})
         return
     _draw(populations, wanted, view, suspects)
 
@@ -404,8 +406,8 @@ def _present(
 def _draw(
     populations: Mapping[str, Population], wanted: Wanted, view: View, suspects: Suspects | None
 ) -> None:
-    from fedcli.cli import client_tables, suspect_tables
-    from fedcli.cli.render import Screen
+    from fedcli.cli.screen import client_tables, suspect_tables
+    from fedcli.cli.screen.render import Screen
 
     screen = Screen()
     first = next(iter(populations.values()))
@@ -422,8 +424,8 @@ def _draw(
 
 def _rank(population: Population, wanted: Wanted, remarks: Remarks) -> Suspects:
     """The examples and clients of the first split that deserve a look."""
-    from fedcli import examination, suspects
-    from fedcli.cli.jobs import run_job
+    from fedcli.cli.jobs.long_job import run_job
+    from fedcli.inspection import suspects, suspects_by_loss
 
     data, ids, run = population.data, population.counts.client_ids, wanted.run
     top = wanted.num_suspects or DEFAULT_SUSPECTS
@@ -431,7 +433,7 @@ def _rank(population: Population, wanted: Wanted, remarks: Remarks) -> Suspects:
     def job(tell: Tell) -> Suspects:
         if run is None:
             return suspects.rank_examples(data, ids, tell, top=top)
-        return examination.rank_with_run(data, ids, run, tell, top=top, model=wanted.model)
+        return suspects_by_loss.rank_with_run(data, ids, run, tell, top=top, model=wanted.model)
 
     return run_job(
         "seeking suspects",
@@ -444,8 +446,8 @@ def _rank(population: Population, wanted: Wanted, remarks: Remarks) -> Suspects:
 
 def _plot(population: Population, folder: Path, wanted: Wanted, remarks: Remarks) -> list[Path]:
     """Writes figures of the population and of the first clients looked at."""
-    from fedcli import figures
-    from fedcli.cli.jobs import run_job
+    from fedcli.cli.jobs.long_job import run_job
+    from fedcli.inspection import figures
 
     def job(tell: Tell) -> list[Path]:
         return figures.write_figures(

@@ -13,11 +13,14 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from fedcli.cli.output import Remarks, Verbosity, print_trace
-from fedcli.config import PIXELS, RunConfig, parse_options
+from fedcli.cli.screen.output import Remarks, Verbosity, print_trace
 from fedcli.errors import ModelError
-from fedcli.options import Value
-from fedcli.registry import DATASETS, PARTITIONS, PUBLIC_DATASETS
+from fedcli.settings.options import Value
+from fedcli.settings.run_config import RunConfig
+from fedcli.settings.tables.datasets import DATASETS, PUBLIC_DATASETS
+from fedcli.settings.tables.partitions import PARTITIONS
+from fedcli.settings.toml_values import parse_options
+from fedcli.settings.vocabulary import PIXELS
 
 Function = TypeVar("Function", bound=Callable[..., object])
 Decorator = Callable[[Any], Any]
@@ -65,7 +68,7 @@ class SectionCommand(click.Command):
             return super().invoke(ctx)
         except ModelError as err:
             if ctx.params.get("verbose"):
-                from fedcli.own_models import trace_lines
+                from fedcli.models.own.user_code import trace_lines
 
                 print_trace(trace_lines(err))
             raise

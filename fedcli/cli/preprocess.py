@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedcli.cli import options as opt
-from fedcli.config import HOLD_OUTS, parse_options
-from fedcli.options import Value
-from fedcli.registry import PARTITIONS
+from fedcli.settings.options import Value
+from fedcli.settings.tables.partitions import PARTITIONS
+from fedcli.settings.toml_values import parse_options
+from fedcli.settings.vocabulary import HOLD_OUTS
 
 if TYPE_CHECKING:
-    from fedcli.cli.output import Remarks
-    from fedcli.preparation import Prepared
+    from fedcli.cli.screen.output import Remarks
+    from fedcli.datasets.preparation.writing import Prepared
 
 SOURCE = "Source"
 FILTERS = "Pixels and clients"
@@ -213,7 +214,7 @@ def preprocess(
     prepared = _prepare(sources, out, options, remarks)
     for note in prepared.notes:
         remarks.note(note)
-    from fedcli.cli import preparation_tables
+    from fedcli.cli.screen import preparation_tables
 
     preparation_tables.show(prepared, as_json=as_json)
 
@@ -232,8 +233,9 @@ def _refuse_beside_verify(
 def _prepare(
     sources: tuple[Path, ...], out: Path, options: dict[str, Any], remarks: Remarks
 ) -> Prepared:
-    from fedcli.cli.jobs import run_job
-    from fedcli.preparation import PrepareOptions, prepare
+    from fedcli.cli.jobs.long_job import run_job
+    from fedcli.datasets.preparation.prepare_options import PrepareOptions
+    from fedcli.datasets.preparation.preparing import prepare
 
     prepare_options = PrepareOptions(**options)
     return run_job(
@@ -245,8 +247,8 @@ def _prepare(
 
 
 def _verify(path: Path, remarks: Remarks, *, as_json: bool) -> None:
-    from fedcli.cli.jobs import run_job
-    from fedcli.datasets import store
+    from fedcli.cli.jobs.long_job import run_job
+    from fedcli.datasets.sources import store
 
     fingerprint = run_job(
         f"checking {path.name}",
@@ -256,10 +258,10 @@ def _verify(path: Path, remarks: Remarks, *, as_json: bool) -> None:
         describe_stop=lambda: "stopped before all was read",
     )
     if as_json:
-        from fedcli.cli.output import print_json
+        from fedcli.cli.screen.output import print_json
 
         print_json({"file": str(path), "fingerprint": fingerprint, "is_whole": True})
         return
-    from fedcli.cli.render import Screen
+    from fedcli.cli.screen.render import Screen
 
     Screen().line(f"{path} is whole: {fingerprint}")

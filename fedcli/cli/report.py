@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedcli.cli import options as opt
-from fedcli.cli.output import Remarks
+from fedcli.cli.screen.output import Remarks
 from fedcli.errors import ConfigError, DataError, RunError
 
 if TYPE_CHECKING:
-    from fedcli.cli.render import Screen
-    from fedcli.portrait import Portrait
-    from fedcli.run_record import RunRecord
-    from fedcli.text_tables import Table
+    from fedcli.cli.screen.render import Screen
+    from fedcli.reports.portrait import Portrait
+    from fedcli.reports.text import Table
+    from fedcli.runs.record import RunRecord
 
 _FORMATS = ("markdown", "latex", "csv")  # of text_tables, which is not imported for --help
 
@@ -126,7 +126,9 @@ def report(
         _check_writes_nothing(targets, files)
         _show_diff(runs, other, text_format, remarks, as_json=as_json)
         return
-    from fedcli import comparison, report_tables, run_record
+    from fedcli.reports import comparison
+    from fedcli.reports import tables as report_tables
+    from fedcli.runs import record as run_record
 
     records = [run_record.load_run(path) for path in runs]
     usual = comparison.useful_targets(records)  # reads all files, before any is written
@@ -136,7 +138,7 @@ def report(
         remarks.note(note)
     _write_files(records, wanted, files, notes, remarks)
     if as_json:
-        from fedcli.cli.output import print_json
+        from fedcli.cli.screen.output import print_json
 
         print_json(report_tables.as_json(records, wanted))
         return
@@ -148,7 +150,7 @@ def report(
     if text_format is not None:
         _print_text(tables, text_format)
         return
-    from fedcli.cli.render import Screen
+    from fedcli.cli.screen.render import Screen
 
     screen = Screen()
     if one:
@@ -176,9 +178,11 @@ def _write_files(
     remarks: Remarks,
 ) -> None:
     """Writes the files that were asked for; whether they can be is seen before any work."""
-    from fedcli import client_records, report_tables, text_tables
-    from fedcli.evaluation import files_of_run
     from fedcli.files import check_is_no_input, write_atomic
+    from fedcli.reports import tables as report_tables
+    from fedcli.reports import text
+    from fedcli.runs.files import client_records
+    from fedcli.runs.trained import files_of_run
 
     names = ("csv", "clients_csv", "plot", "html")
     csv_file, clients_file, plot_file, html_file = (files[f"{each}_file"] for each in names)
@@ -194,11 +198,11 @@ def _write_files(
     if clients_file is not None:
         found = {str(record.path): client_records.load(record.path) for record in records}
         table = report_tables.clients_csv(found)
-        write_atomic(clients_file, text_tables.to_csv(table).encode())
+        write_atomic(clients_file, text.to_csv(table).encode())
     if plot_file is not None:
         _plot(records, plot_file)
     if csv_file is not None:
-        write_atomic(csv_file, text_tables.to_csv(report_tables.rounds_csv(records)).encode())
+        write_atomic(csv_file, text.to_csv(report_tables.rounds_csv(records)).encode())
     if html_file is not None:
         write_atomic(html_file, _page(records, targets, notes, remarks).encode())
     for file in (csv_file, clients_file, plot_file, html_file):
@@ -212,41 +216,41 @@ def _data_of(record: RunRecord) -> list[str]:
 
 
 def _plot(records: Sequence[RunRecord], file: Path) -> None:
-    from fedcli import figures
+    from fedcli.inspection import figures
 
     figures.require()
-    from fedcli.best_round import MEASURES
-    from fedcli.figures import curves
-    from fedcli.run_record import ABOUT_ONLINE, curves_of, is_online
+    from fedcli.reports import plots
+    from fedcli.runs.record import ABOUT_ONLINE, curves_of, is_online
+    from fedcli.settings.vocabulary import MEASURES
 
     title = str(records[0].path) if len(records) == 1 else f"{len(records)} runs"
     panels = {f"{each.capitalize()} by round": curves_of(records, each) for each in MEASURES}
     note = ABOUT_ONLINE if any(is_online(name) for each in panels.values() for name in each) else ""
-    curves.write_curves(file, title, panels, note)
+    plots.write_curves(file, title, panels, note)
 
 
 def _page(
     records: Sequence[RunRecord], targets: Sequence[float], notes: Sequence[str], remarks: Remarks
 ) -> str:
     """The HTML page; what needs a run's data is left out where they are not to be had."""
-    from fedcli import html_page
+    from fedcli.reports import html
 
     if len(records) > 1:
-        return html_page.page(records, None, targets, notes)
+        return html.page(records, None, targets, notes)
     try:
         portrait = _portray(records[0].path)
     except (DataError, RunError, ConfigError) as err:
         note = f"without clients and examples: {err}"
         remarks.note(note)
-        return html_page.page(records, None, targets, [*notes, note])
-    return html_page.page(records, portrait, targets, notes)
+        return html.page(records, None, targets, [*notes, note])
+    return html.page(records, portrait, targets, notes)
 
 
 def _portray(run: Path) -> Portrait:
     """Looks at the model in a worker thread, so that Ctrl-C works at once."""
-    from fedcli import portrait
-    from fedcli.backend import CancelFlag
-    from fedcli.cli.worker import run_stoppable
+    from fedcli.cli.jobs.worker import run_stoppable
+    from fedcli.core.native import CancelFlag
+    from fedcli.reports import portrait
 
     cancel: CancelFlag = CancelFlag()
     return run_stoppable(
@@ -263,7 +267,9 @@ def _show_diff(
     as_json: bool,
 ) -> None:
     """Says in what one run differs from another."""
-    from fedcli import comparison, report_tables, run_record
+    from fedcli.reports import comparison
+    from fedcli.reports import tables as report_tables
+    from fedcli.runs import record as run_record
 
     if len(runs) != 1:
         raise ConfigError(f"--config-diff compares one run with another; {len(runs)} are given")
@@ -271,7 +277,7 @@ def _show_diff(
     for note in run_record.notes_of_changed_data(records):
         remarks.note(note)
     if as_json:
-        from fedcli.cli.output import print_json
+        from fedcli.cli.screen.output import print_json
 
         told: dict[str, Any] = {
             "runs": [str(record.path) for record in records],
@@ -284,7 +290,7 @@ def _show_diff(
     if table is not None and text_format is not None:
         _print_text([table], text_format)
         return
-    from fedcli.cli.render import Screen
+    from fedcli.cli.screen.render import Screen
 
     screen = Screen()
     if table is None:
@@ -302,16 +308,16 @@ def _show_tables(screen: Screen, tables: Sequence[Table]) -> None:
 
 def _print_text(tables: Sequence[Table], text_format: str) -> None:
     """Prints tables with an empty line between them."""
-    from fedcli.text_tables import FORMATS
+    from fedcli.reports.text import FORMATS
 
     print("\n".join(FORMATS[text_format](table) for table in tables), end="")
 
 
 def _show_curves(screen: Screen, records: Sequence[RunRecord]) -> None:
     """Draws loss and accuracy by round: of one run all series, of several what judges them."""
-    from fedcli.best_round import MEASURES
-    from fedcli.cli import curves
-    from fedcli.run_record import curves_of
+    from fedcli.cli.screen import curves
+    from fedcli.runs.record import curves_of
+    from fedcli.settings.vocabulary import MEASURES
 
     if len(records) > len(curves.MARKS):
         screen.line(f"Curves are drawn of at most {len(curves.MARKS)} runs", "dim")

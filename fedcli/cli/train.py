@@ -7,22 +7,28 @@ from typing import Any
 
 import click
 
-from fedcli.best_round import MEASURES
 from fedcli.cli import options as opt
-from fedcli.config import (
+from fedcli.settings.presets import PRESETS
+from fedcli.settings.run_config import (
     CLIENT_LR,
     CLIENT_OPTIMIZER,
     CLIENT_WEIGHTING,
-    EVAL_SPLITS,
-    PIPELINES,
-    SAMPLINGS,
     SERVER_OPTIMIZER,
-    WEIGHTINGS,
     RunConfig,
 )
-from fedcli.presets import PRESETS
-from fedcli.registry import AGGREGATORS, ALGORITHMS, CONSTANT, MODELS, OPTIMIZERS, SCHEDULES
-from fedcli.schedules import BY_ROUND, COUNTED
+from fedcli.settings.tables.algorithms import AGGREGATORS, ALGORITHMS
+from fedcli.settings.tables.models import MODELS
+from fedcli.settings.tables.optimizers import OPTIMIZERS
+from fedcli.settings.tables.schedules import CONSTANT, SCHEDULES
+from fedcli.settings.vocabulary import (
+    BY_ROUND,
+    COUNTED,
+    EVAL_SPLITS,
+    MEASURES,
+    PIPELINES,
+    SAMPLINGS,
+    WEIGHTINGS,
+)
 
 
 @click.command(cls=opt.SectionCommand, short_help="Train a model; results go to a run directory.")
@@ -353,7 +359,7 @@ def train(  # one parameter for each option that is not a field of RunConfig
       fedcli train --resume runs/momentum --rounds 200
       fedcli train --config runs/momentum/config.toml --seed 1
     """  # noqa: D301 - \b keeps click from wrapping
-    from fedcli.cli.training_job import carry_out, continued_run, new_run, show
+    from fedcli.cli.jobs.training_job import carry_out, continued_run, new_run, show
 
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
     given = opt.given(values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
-from fedcli.batches import ClientDataset
+from fedcli.datasets.batches import ClientDataset
 
 
 class ClientCache:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.batches import first_non_finite, first_outside
+from fedcli.datasets.batches import first_non_finite, first_outside
 from fedcli.errors import ConfigError, DataError
 
 MAX_SIDE = 4096  # pixels; no image classifier of this kind reads more

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fedcli.batch_plan import BatchPlan
-from fedcli.batches import BatchedDataset
-from fedcli.datasets import ClientData
+from fedcli.datasets.batch_plan import BatchPlan
+from fedcli.datasets.batches import BatchedDataset
+from fedcli.datasets.client_data import ClientData
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.batches import ArraySpec, ClientDataset, example_spec
+from fedcli.datasets.batches import ArraySpec, ClientDataset, example_spec
 from fedcli.datasets.cache import ClientCache
 from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import DataError
 from fedcli.progress import Tell, tell_nobody
-from fedcli.registry import NATURAL
+from fedcli.settings.tables.partitions import NATURAL
 
 CENTRAL = "central"  # the split whose clients are no part of the federation
 

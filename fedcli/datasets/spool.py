@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.batches import Pixels, decode
+from fedcli.datasets.batches import Pixels, decode
 
 _BLOCK_BYTES = 8 << 20  # decoded at a time
 

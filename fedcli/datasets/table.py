@@ -10,7 +10,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.batches import MAX_LABEL, ClientDataset, Pixels
+from fedcli.datasets.batches import MAX_LABEL, ClientDataset, Pixels
 from fedcli.datasets.checks import check_examples, check_labels
 from fedcli.datasets.spool import PixelSpool
 from fedcli.errors import DataError

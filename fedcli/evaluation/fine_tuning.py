@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fedcli import optimizers, registry
-from fedcli.batch_plan import MAX_COUNT
-from fedcli.config import CLIENT_OPTIMIZER, RunConfig
+from fedcli.datasets.batch_plan import MAX_COUNT
 from fedcli.errors import ConfigError
+from fedcli.evaluation.personalization import FineTuning
 from fedcli.federation.rosters import plan_of
-from fedcli.optimizers import Optimizer
-from fedcli.options import Value, choose
-from fedcli.personalization import FineTuning
+from fedcli.learning import optimizers
+from fedcli.learning.optimizers.optimizer import Optimizer
+from fedcli.settings import tables
+from fedcli.settings.options import Value, choose
+from fedcli.settings.run_config import CLIENT_OPTIMIZER, RunConfig
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class FineTuningOptions:
 
     def _optimizer(self, config: RunConfig) -> Optimizer:
         name = self.optimizer or config.client_optimizer or CLIENT_OPTIMIZER
-        choose(registry.OPTIMIZERS, name, "--finetune-optimizer")
+        choose(tables.OPTIMIZERS, name, "--finetune-optimizer")
         is_own = name == config.client_optimizer
         rate = config.client_lr if is_own and self.learning_rate is None else self.learning_rate
         if rate is None:
@@ -67,7 +68,7 @@ class FineTuningOptions:
                 f"--finetune with {name}: the run's clients have no such optimizer, and so no rate "
                 "for it; give --finetune-lr"
             )
-        registry.check_learning_rate(rate, "--finetune-lr")
+        tables.check_learning_rate(rate, "--finetune-lr")
         options = {**(config.client_options if is_own else {}), **self.options}
         try:
             optimizer = optimizers.build(name, rate, options)

@@ -9,15 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli import client_spread, engines, learning, metrics
-from fedcli.backend import CancelFlag
-from fedcli.datasets import ClientData
+from fedcli import learning
+from fedcli.core.native import CancelFlag
+from fedcli.datasets.client_data import ClientData
+from fedcli.evaluation import spread
 from fedcli.evaluation.fine_tuning import to_json
+from fedcli.evaluation.personalization import FineTuning
+from fedcli.evaluation.predictions import WorstMistakes
 from fedcli.federation.panels import Panel
-from fedcli.learning import ServerState
-from fedcli.models import Model
-from fedcli.personalization import FineTuning
-from fedcli.predictions import WorstMistakes
+from fedcli.learning.engines import choosing
+from fedcli.learning.state import ServerState
+from fedcli.models import metrics
+from fedcli.models.model import Model
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +91,7 @@ class Evaluation:
         """What `fedcli eval --json` prints: TFF's structure, the spread, and who was evaluated."""
         return {
             **self.process_metrics,
-            "over_clients": client_spread.over_clients(self.client_stats),
+            "over_clients": spread.over_clients(self.client_stats),
             "split": self.split,
             "round": self.round_num,
             "num_clients": self.num_clients,
@@ -107,14 +110,14 @@ class Evaluation:
     def _groups(self) -> Iterator[tuple[str, NDArray[np.bool_]]]:
         """Which rows are seen and unseen clients, where there are both."""
         if self.is_seen is not None and 0 < self.is_seen.sum() < len(self.is_seen):
-            yield from zip(client_spread.GROUPS, (self.is_seen, ~self.is_seen), strict=True)
+            yield from zip(spread.GROUPS, (self.is_seen, ~self.is_seen), strict=True)
 
     def _told(self, stats: NDArray[Any]) -> dict[str, Any]:
         """What there is to say of some clients."""
         return {
             "num_clients": len(stats),
             "metrics": self.measure(stats),
-            "over_clients": client_spread.over_clients(stats),
+            "over_clients": spread.over_clients(stats),
         }
 
     def _fine_tuned(self) -> dict[str, Any]:
@@ -123,14 +126,14 @@ class Evaluation:
         groups = {
             name: {
                 **self._told(after[rows]),
-                "gain_over_clients": client_spread.gain_over_clients(before[rows], after[rows]),
+                "gain_over_clients": spread.gain_over_clients(before[rows], after[rows]),
             }
             for name, rows in self._groups()
         }
         return {
             **to_json(self.fine_tuned.strategy),
             **self._told(after),
-            "gain_over_clients": client_spread.gain_over_clients(before, after),
+            "gain_over_clients": spread.gain_over_clients(before, after),
             **groups,
         }
 
@@ -170,7 +173,7 @@ def evaluate_panel(
 
 def _measure_of(model: Model) -> Callable[[metrics.ClientStats], dict[str, Any]]:
     """What makes metrics of stats: the four, and those that a model brings."""
-    own = engines.own_metrics(model)
+    own = choosing.own_metrics(model)
 
     def measure(stats: metrics.ClientStats) -> dict[str, Any]:
         return {**metrics.sum_then_finalize(stats), **own.finalize(metrics.sum_stats(stats))}

@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli import cohort
-from fedcli.backend import CancelFlag
-from fedcli.batch_plan import BatchPlan
-from fedcli.batches import BatchedDataset
-from fedcli.cohort import ClientSelection, Cohorts
-from fedcli.config import RunConfig, option_name
-from fedcli.datasets import ClientData
+from fedcli.core.native import CancelFlag
+from fedcli.datasets.batch_plan import BatchPlan
+from fedcli.datasets.batches import BatchedDataset
 from fedcli.datasets.client_batches import ClientBatches
-from fedcli.datasets.client_data import CENTRAL
+from fedcli.datasets.client_data import CENTRAL, ClientData
 from fedcli.errors import ConfigError
-from fedcli.federation.data import judged_split
-from fedcli.learning import LearningProcess, ServerState
+from fedcli.federation import cohorts as cohort
+from fedcli.federation.cohorts import ClientSelection, Cohorts
+from fedcli.federation.opened_data import judged_split
+from fedcli.learning.process import LearningProcess
+from fedcli.learning.state import ServerState
+from fedcli.settings.run_config import RunConfig, option_name
 
 # Clients evaluated in one call, so that not all their data are in memory at once. Sums of losses
 # are formed block by block, so this number is part of the result's last digit.

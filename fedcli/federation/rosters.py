@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fedcli import cohort
-from fedcli.backend import CancelFlag, Cancelled
-from fedcli.batch_plan import BatchPlan, buffer_size
-from fedcli.cohort import ClientSelection, Cohorts
-from fedcli.config import RunConfig
-from fedcli.datasets import ClientData
+from fedcli.core.native import CancelFlag, Cancelled
+from fedcli.datasets.batch_plan import BatchPlan, buffer_size
+from fedcli.datasets.client_data import ClientData
 from fedcli.errors import ConfigError
-from fedcli.participation import Attendance, Participation
+from fedcli.federation import cohorts as cohort
+from fedcli.federation.cohorts import ClientSelection, Cohorts
+from fedcli.federation.participation import Attendance, Participation
+from fedcli.settings.run_config import RunConfig
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli import engines, metrics, models
-from fedcli.backend import CancelFlag
-from fedcli.engine import Engine
+from fedcli import models
+from fedcli.core.native import CancelFlag
 from fedcli.errors import ConfigError
+from fedcli.learning.engines import choosing
+from fedcli.learning.engines.contract import Engine
+from fedcli.learning.signatures import Placed, format_type, value_types
 from fedcli.learning.state import (
     ModelWeights,
     ProcessOutput,
@@ -21,12 +23,12 @@ from fedcli.learning.state import (
     state_types,
     with_evaluated,
 )
-from fedcli.metrics import MetricsAggregator
-from fedcli.models import Model
-from fedcli.signatures import Placed, format_type, value_types
+from fedcli.models import metrics
+from fedcli.models.metrics import MetricsAggregator
+from fedcli.models.model import Model
 
 if TYPE_CHECKING:
-    from fedcli.own_models import OwnModel
+    from fedcli.models.own.contract import OwnModel
 
 # What a process is built of; see `build_process`.
 ModelLike: TypeAlias = "str | Model | OwnModel | Callable[[], Model | OwnModel]"
@@ -41,8 +43,8 @@ class LearningProcess(abc.ABC):
         """Composes the parts common to training and evaluation."""
         self.model = _as_model(model)
         self.metrics_aggregator = metrics_aggregator
-        self.engine = engines.engine_for(self.model, engine)
-        self._own_metrics = engines.own_metrics(self.model)
+        self.engine = choosing.engine_for(self.model, engine)
+        self._own_metrics = choosing.own_metrics(self.model)
 
     @abc.abstractmethod
     def initialize(self) -> ServerState:
@@ -126,7 +128,7 @@ def _as_model(model: Any) -> Model:
             f"model is of type {type(model).__name__}; give a name such as "
             "'softmax-regression', a model of fedcli.models, or an object of your own"
         )
-    from fedcli import own_models  # late: few processes need them
+    from fedcli.models import own as own_models
 
     return own_models.wrap(model)
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.algorithms.base import EVALUATED_WEIGHTS, NO_COMMON_MODEL, OWN_MODELS
-from fedcli.client_states import ClientStates
 from fedcli.errors import ConfigError
-from fedcli.params import ParamLayout
-from fedcli.signatures import array_type, value_types
+from fedcli.learning.algorithms.base import EVALUATED_WEIGHTS, NO_COMMON_MODEL, OWN_MODELS
+from fedcli.learning.client_states import ClientStates
+from fedcli.learning.signatures import array_type, value_types
+from fedcli.models.layout import ParamLayout
 
 
 @dataclass(frozen=True, eq=False)

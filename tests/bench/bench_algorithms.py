@@ -24,13 +24,18 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fedcli import aggregators, algorithms, backend, datasets, learning, optimizers, registry
-from fedcli.algorithms import local_only
-from fedcli.algorithms.own_vectors import OwnVectors
-from fedcli.batches import BatchedDataset
-from fedcli.learning import LearningProcess, ServerState
-from fedcli.models import Model, mlp_2nn
-from fedcli.thread_engine import ThreadEngine
+from fedcli import datasets, learning
+from fedcli.core import native
+from fedcli.datasets.batches import BatchedDataset
+from fedcli.learning import aggregators, algorithms, optimizers
+from fedcli.learning.algorithms import local_only
+from fedcli.learning.algorithms.own_vectors import OwnVectors
+from fedcli.learning.engines.threads import ThreadEngine
+from fedcli.learning.process import LearningProcess
+from fedcli.learning.state import ServerState
+from fedcli.models.model import Model
+from fedcli.models.zoo import mlp_2nn
+from fedcli.settings import tables
 
 RATE = 0.05
 # Who reads and writes what clients keep, for algorithms that have no `OwnVectors`.
@@ -68,7 +73,7 @@ def process_of(
     name: str, momentum: float, model: Model, engine: ThreadEngine, num_clients: int
 ) -> LearningProcess:
     """The algorithm with its defaults and SGD on clients."""
-    entry = registry.ALGORITHMS[name]
+    entry = tables.ALGORITHMS[name]
     options: dict[str, Any] = {"momentum": momentum} if momentum else {}
     algorithm = algorithms.build(
         name,
@@ -176,7 +181,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=15, help="that are timed, of each")
     parser.add_argument("--warm-up", type=int, default=3, help="that are not")
-    parser.add_argument("--threads", type=int, default=backend.resolve_threads(None))
+    parser.add_argument("--threads", type=int, default=native.resolve_threads(None))
     options = parser.parse_args()
     clients = cohort(options)
     num_examples = sum(len(each.client) for each in clients)
@@ -187,7 +192,7 @@ def main() -> None:
     print(
         f"{'':24} {'fedavg':>8} {'round':>8} {'state':>8} {'x':>7} {'gradients':>10} {'beyond':>7}"
     )
-    for name in registry.ALGORITHMS:
+    for name in tables.ALGORITHMS:
         if name == "fedavg":
             continue
         for momentum in (0.0, 0.9) if name.startswith("mime") else (0.0,):

@@ -22,7 +22,7 @@ from pathlib import Path
 import h5py
 
 from fedcli import datasets
-from fedcli.datasets import store
+from fedcli.datasets.sources import store
 
 SPLITS = ("train", "test")
 

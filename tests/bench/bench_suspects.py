@@ -21,11 +21,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli import rounds
-from fedcli.config import RunConfig
-from fedcli.datasets import ClientData, open_splits, store, store_writer
-from fedcli.examination import rank_with_run
-from fedcli.suspects import Suspects, rank_examples
+from fedcli.datasets.client_data import ClientData
+from fedcli.datasets.opening import open_splits
+from fedcli.datasets.sources import store, store_writer
+from fedcli.inspection.suspects import Suspects, rank_examples
+from fedcli.inspection.suspects_by_loss import rank_with_run
+from fedcli.runs import starting
+from fedcli.settings.run_config import RunConfig
 
 Flips = Mapping[str, NDArray[np.bool_]]
 
@@ -84,7 +86,7 @@ def measure(data: ClientData, arguments: argparse.Namespace, seed: int, folder: 
     config = RunConfig(
         data=str(path), rounds=arguments.rounds, clients="50", sampling="uniform", eval_clients="1"
     )
-    with rounds.start(config, out) as training:
+    with starting.start(config, out) as training:
         for _ in training.run():
             pass
     started = time.perf_counter()

@@ -22,14 +22,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-import fedcli.datasets.store as store_format
-import fedcli.datasets.store_writer as store_writer
-from fedcli import backend, datasets
-from fedcli.batches import BatchedDataset, ClientDataset
-from fedcli.config import from_options
-from fedcli.models import softmax_regression
-from fedcli.rounds import start
-from fedcli.thread_engine import ThreadEngine
+import fedcli.datasets.sources.store as store_format
+import fedcli.datasets.sources.store_writer as store_writer
+from fedcli import datasets
+from fedcli.core import native
+from fedcli.datasets.batches import BatchedDataset, ClientDataset
+from fedcli.learning.engines.threads import ThreadEngine
+from fedcli.models.zoo import softmax_regression
+from fedcli.runs.starting import start
+from fedcli.settings.rules import from_options
 
 FEDCLI = str(Path(sys.executable).with_name("fedcli"))
 MODEL = softmax_regression()
@@ -96,7 +97,7 @@ def step_kernel() -> None:
     def work() -> None:
         for _ in range(25):
             started = time.perf_counter()
-            operations = backend.fma_peak_run(200_000)
+            operations = native.fma_peak_run(200_000)
             peaks.append(operations / (time.perf_counter() - started))
             taken = seconds(lambda: train_once(engine, (client,)))
             shares.append(96 * 500 * OPERATIONS_AN_EXAMPLE / taken / peaks[-1])
@@ -269,7 +270,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer repeats, a smaller store")
     args = parser.parse_args()
     repeats = 3 if args.quick else 11
-    print(f"instruction set {backend.isa_name()}, {backend.resolve_threads()} threads")
+    print(f"instruction set {native.isa_name()}, {native.resolve_threads()} threads")
     step_kernel()
     rounds_against_numpy(args.data, repeats)
     whole_process(args.data, args.test_data, repeats)

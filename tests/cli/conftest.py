@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from fedcli import cli
+from fedcli.cli import main as cli
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from fedcli import cli, client_records, run_dir
+from fedcli.cli import main as cli
+from fedcli.runs.files import client_records
+from fedcli.runs.files import folder as run_dir
 from tests.cli.conftest import Fedcli, Outcome
 
 RUN = (
@@ -98,7 +100,7 @@ SIGNED = """
 import os, random, sys
 from hashlib import blake2b
 from pathlib import Path
-from fedcli import cli
+from fedcli.cli import main as cli
 file, seed, num = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 image = file.read_bytes()[:-48]
 draws = random.Random(seed)

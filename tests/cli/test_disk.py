@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fedcli import checkpoint, client_records, run_dir
+from fedcli.runs.files import checkpoint, client_records, folder
 from tests.cli.conftest import Fedcli, Outcome
 
 DATA = ("--data-option", "clients=12", "--max-examples", "40", "--checkpoint-every", "2", "-q")
@@ -56,7 +56,7 @@ def outcome(run: Path) -> dict[str, Any]:
     names = ("metrics.jsonl", "metrics.csv", "evaluation.json")
     files = {name: (run / name).read_bytes() for name in names}
     records = client_records.load(run)
-    last = run_dir.latest_checkpoint(run)
+    last = folder.latest_checkpoint(run)
     weights = checkpoint.load(last).components["global_model_weights"]
     return {
         **files,
@@ -95,11 +95,11 @@ def test_a_run_goes_on_once_a_full_disk_has_room(fedcli: Fedcli, mount: Mount, k
     faults = set()
     for pages in (0, 1, 2, 3, 5, 8, 12):
         ballast = fill(disk, leaving=4096 * pages)
-        before = run_dir.checkpoint_rounds(run)[-1]
+        before = folder.checkpoint_rounds(run)[-1]
         done = fedcli("train", "--resume", "disk/run", "--rounds", 15, "-q")
         assert_is_one_line(done, "disk/run")
         faults.add(done.err)
-        assert checkpoint.load(run_dir.latest_checkpoint(run)).round_num >= before
+        assert checkpoint.load(folder.latest_checkpoint(run)).round_num >= before
         assert fedcli("eval", "disk/run").code == 0
         ballast.unlink()
     assert len(faults) > 2  # it was not always the same file
@@ -163,7 +163,7 @@ def test_a_file_that_may_not_grow_stops_a_run_that_goes_on_later(
         **process_arguments,
     )
     assert_is_one_line(Outcome(done.returncode, done.stdout, done.stderr), "run/")
-    last = checkpoint.load(run_dir.latest_checkpoint(tmp_path / "run"))
+    last = checkpoint.load(folder.latest_checkpoint(tmp_path / "run"))
     assert 0 < last.round_num < 300
     assert fedcli("eval", "run").code == 0
     assert fedcli("train", "--resume", "run", "-q").code == 0

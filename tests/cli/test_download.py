@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from fedcli import registry
 from fedcli.cli.download import acquire
-from fedcli.cli.output import Remarks
-from fedcli.datasets.public import CATALOGUE, Expected, Member, PublicDataset, RemoteFile
+from fedcli.cli.screen.output import Remarks
+from fedcli.datasets.download.public import CATALOGUE, Expected, Member, PublicDataset, RemoteFile
 from fedcli.errors import DataError
-from fedcli.options import Entry
-from tests import misbehaving_server as web
+from fedcli.settings import tables
+from fedcli.settings.options import Entry
 from tests.cli.conftest import Fedcli, WriteTff
+from tests.kit import misbehaving_server as web
 
 DATA = "FEDCLI_DATA_DIR"
 
@@ -175,7 +175,7 @@ def test_list_shows_every_set_and_what_is_here(
     fedcli: Fedcli, fake: PublicDataset, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = json.loads(fedcli("download", "--list", "--json").out)
-    assert [row["name"] for row in told["datasets"]] == list(registry.PUBLIC_DATASETS)
+    assert [row["name"] for row in told["datasets"]] == list(tables.PUBLIC_DATASETS)
     assert {row["state"] for row in told["datasets"]} == {"none"}
     run_acquire(fake, folder)
     capsys.readouterr()

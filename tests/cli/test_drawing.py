@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from fedcli.cli import pictures
-from fedcli.cli.progress import Snapshot, Speed, clock, describe, short_number
-from fedcli.cli.render import Bar, Screen
+from fedcli.cli.jobs.bars import Snapshot, Speed, clock, describe, short_number
+from fedcli.cli.screen import pictures
+from fedcli.cli.screen.render import Bar, Screen
 
 
 def screen_on(output: io.StringIO, **console: object) -> Screen:

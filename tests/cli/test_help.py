@@ -9,9 +9,8 @@ from typing import Any
 import click
 import pytest
 
-from fedcli import __version__
-from fedcli.cli import COMMANDS, group
-from fedcli.config import (
+from fedcli.cli.main import COMMANDS, group
+from fedcli.settings.run_config import (
     CLIENT_LR,
     CLIENT_OPTIMIZER,
     CLIENT_WEIGHTING,
@@ -19,6 +18,7 @@ from fedcli.config import (
     RunConfig,
     option_name,
 )
+from fedcli.version import __version__
 from tests.cli.conftest import Fedcli
 
 # Options of train that no field of RunConfig stands for.
@@ -28,9 +28,9 @@ _OTHER_TRAIN_OPTIONS = {
 
 _SHOW_IMPORTS = """
 import sys
-from fedcli.cli import run
+from fedcli.cli.main import run
 code = run(sys.argv[1:])
-heavy = [name for name in ("numpy", "h5py", "rich", "fedcli._core") if name in sys.modules]
+heavy = [name for name in ("numpy", "h5py", "rich", "fedcli.core._core") if name in sys.modules]
 print("imported:", *heavy)
 raise SystemExit(code)
 """
@@ -65,8 +65,9 @@ def test_a_run_of_a_model_by_name_imports_nothing_of_others(
 ) -> None:
     arguments = ["train", "--rounds", "1", "--epochs", "1", "--out", str(tmp_path / "run"), "-q"]
     program = (
-        "import re, sys\nfrom fedcli.cli import run\nrun(sys.argv[1:])\n"
-        "print('imported:', *filter(re.compile('keras|own_model|python_eng').search, sys.modules))"
+        "import re, sys\nfrom fedcli.cli.main import run\nrun(sys.argv[1:])\n"
+        "others = re.compile(r'keras|models\\.own|python_models')\n"
+        "print('imported:', *filter(others.search, sys.modules))"
     )
     process = subprocess.run(
         [sys.executable, "-c", program, *arguments],

@@ -4,16 +4,18 @@ import json
 
 import pytest
 
-from fedcli import __version__, backend, registry
+from fedcli.core import native
+from fedcli.settings import tables
+from fedcli.version import __version__
 from tests.cli.conftest import Fedcli
 
 TABLES = {
-    "datasets": registry.DATASETS,
-    "models": registry.MODELS,
-    "optimizers": registry.OPTIMIZERS,
-    "schedules": registry.SCHEDULES,
-    "algorithms": registry.ALGORITHMS,
-    "aggregators": registry.AGGREGATORS,
+    "datasets": tables.DATASETS,
+    "models": tables.MODELS,
+    "optimizers": tables.OPTIMIZERS,
+    "schedules": tables.SCHEDULES,
+    "algorithms": tables.ALGORITHMS,
+    "aggregators": tables.AGGREGATORS,
 }
 NAMES = [(table, name) for table, entries in TABLES.items() for name in entries]
 
@@ -21,17 +23,17 @@ NAMES = [(table, name) for table, entries in TABLES.items() for name in entries]
 def test_json_of_the_installation(fedcli: Fedcli) -> None:
     told = json.loads(fedcli("info", "--json").out)
     assert told["version"] == __version__
-    assert told["isa"] == backend.isa_name()
-    assert told["isas"] == list(backend.isa_names())
-    assert told["openmp"] is backend.has_openmp()
-    assert told["threads"] == backend.resolve_threads(None)
+    assert told["isa"] == native.isa_name()
+    assert told["isas"] == list(native.isa_names())
+    assert told["openmp"] is native.has_openmp()
+    assert told["threads"] == native.resolve_threads(None)
     for table, entries in TABLES.items():
         assert [row["name"] for row in told[table]] == list(entries)
 
 
 def test_text_names_everything(fedcli: Fedcli) -> None:
     out = fedcli("info").out
-    assert f"instruction set  {backend.isa_name()} (available: " in out
+    assert f"instruction set  {native.isa_name()} (available: " in out
     for _, name in NAMES:
         assert f"\n  {name}  " in out
 

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fedcli import figures, population, statistics
-from fedcli.batches import ClientDataset
-from fedcli.cli import client_records, client_tables
-from fedcli.cli.render import Screen
-from fedcli.datasets import open_splits, store, store_writer
+from fedcli.cli.screen import client_export, client_tables
+from fedcli.cli.screen.render import Screen
+from fedcli.datasets.batches import ClientDataset
+from fedcli.datasets.opening import open_splits
+from fedcli.datasets.sources import store, store_writer
+from fedcli.inspection import figures, population, statistics
 from fedcli.progress import Tell
 from tests.cli.conftest import Fedcli, WriteTff
 
@@ -121,7 +122,7 @@ def test_json_of_many_blocks_is_whole(
 ) -> None:
     arguments = ("inspect-clients", "--data", write_tff(num_clients=7), "--json")
     whole = fedcli(*arguments).out
-    monkeypatch.setattr(client_records, "_BLOCK_CLIENTS", 2)
+    monkeypatch.setattr(client_export, "_BLOCK_CLIENTS", 2)
     assert fedcli(*arguments).out == whole
     assert len(json.loads(whole)["splits"]["train"]["clients"]) == 7
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from fedcli.backend import Cancelled
-from fedcli.cli import jobs
-from fedcli.cli.jobs import Meter, run_job
-from fedcli.cli.output import Remarks, Verbosity
-from fedcli.cli.signals import Stopped
+from fedcli.cli.jobs import long_job
+from fedcli.cli.jobs.long_job import Meter, run_job
+from fedcli.cli.jobs.signals import Stopped
+from fedcli.cli.screen.output import Remarks, Verbosity
+from fedcli.core.native import Cancelled
 from fedcli.errors import DataError
 from fedcli.progress import Tell
 
@@ -26,9 +26,9 @@ PATIENCE_SECONDS = 30.0  # of a test on a busy machine
 # A command line whose one command counts to a hundred, or forever.
 PROGRAM = """
 import sys, time
-from fedcli import cli
-from fedcli.cli import jobs
-from fedcli.cli.output import Remarks
+from fedcli.cli import main as cli
+from fedcli.cli.jobs import long_job
+from fedcli.cli.screen.output import Remarks
 
 def count(tell):
     for done in range(1, 101 if LIMIT else 10**9):
@@ -39,7 +39,7 @@ def count(tell):
     return "counted"
 
 def main(arguments, **_):
-    print(jobs.run_job("counting", "example", count, remarks=Remarks(VERBOSITY), **MORE))
+    print(long_job.run_job("counting", "example", count, remarks=Remarks(VERBOSITY), **MORE))
     return 0
 
 cli.group.main = main
@@ -175,7 +175,7 @@ def test_signal_ends_the_job_where_it_tells(signal_num: signal.Signals) -> None:
 def test_verbose_writes_a_line_now_and_then(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(jobs, "LOG_SECONDS", 0.02)
+    monkeypatch.setattr(long_job, "LOG_SECONDS", 0.02)
     written = threading.Event()
     remarks = Remarks(Verbosity.VERBOSE)
     detail = remarks.detail
@@ -225,16 +225,16 @@ def test_stopped_process_has_the_signals_exit_code(
 
 STUBBORN = """
 import sys, time
-from fedcli import cli
-from fedcli.cli import jobs
-from fedcli.cli.output import Remarks
+from fedcli.cli import main as cli
+from fedcli.cli.jobs import long_job
+from fedcli.cli.screen.output import Remarks
 
 def never_end(tell):
     print("started", flush=True)
     while True:  # without telling, so that no signal ends it
         time.sleep(0.01)
 
-cli.group.main = lambda arguments, **_: jobs.run_job("t", "x", never_end, remarks=Remarks(1))
+cli.group.main = lambda arguments, **_: long_job.run_job("t", "x", never_end, remarks=Remarks(1))
 sys.exit(cli.run([]))
 """
 

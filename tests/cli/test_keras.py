@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedcli import keras_files
+from fedcli.models.keras import formats
 from tests.cli.conftest import Fedcli, WriteTff
-from tests.keras_samples import archive, counted, image_input, layer, put, sequential
+from tests.kit.keras_samples import archive, counted, image_input, layer, put, sequential
 
 # For images of 6 x 4, as `write_tff` draws them.
 MODEL = sequential(
@@ -53,7 +53,7 @@ def test_a_model_of_keras_goes_through_training_and_back(
     closing = [json.loads(each.out)["evaluation"] for each in (first, again)]
     assert closing[0] == closing[1]
     if suffix == "keras":
-        model = keras_files.read_model(exported)
+        model = formats.read_model(exported)
         assert [spec.name for spec in model.specs] == ["first", "flat", "last"]
         assert any((a != b).any() for a, b in zip(model.weights or [], some_weights(), strict=True))
 

@@ -20,8 +20,9 @@ from PIL import Image
 
 from fedcli import datasets
 from fedcli.cli import preprocess
-from fedcli.config import HOLD_OUTS
-from fedcli.datasets import importers, store
+from fedcli.datasets.importers import recognising
+from fedcli.datasets.sources import store
+from fedcli.settings.vocabulary import HOLD_OUTS
 from tests.cli.conftest import Fedcli, WriteTff
 
 PATIENCE_SECONDS = 60.0  # of a test on a busy machine
@@ -278,7 +279,7 @@ def test_same_seed_same_bytes(fedcli: Fedcli, write_tff: WriteTff, kind: str) ->
 
 
 def test_choices_are_those_of_the_library() -> None:
-    assert preprocess.FORMATS == importers.FORMATS
+    assert preprocess.FORMATS == recognising.FORMATS
 
 
 @pytest.mark.parametrize(

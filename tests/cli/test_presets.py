@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedcli.presets import PRESETS
+from fedcli.settings.presets import PRESETS
 from tests.cli.conftest import Fedcli, WriteTff
 
 

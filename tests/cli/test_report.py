@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fedcli.cli import curves
+from fedcli.cli.screen import curves
 from tests.cli.conftest import Fedcli, WriteTff
-from tests.runs import write_run
+from tests.kit.runs import write_run
 
 
 def test_curves_put_the_last_point_of_a_column_on_its_row() -> None:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedcli import html_page
+from fedcli.reports import html as html_page
 from tests.cli.conftest import Fedcli
-from tests.runs import write_run
+from tests.kit.runs import write_run
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 

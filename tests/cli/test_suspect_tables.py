@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from fedcli.cli import suspect_tables
-from fedcli.cli.output import print_json
-from fedcli.cli.render import Screen
-from fedcli.datasets import ClientData, open_splits
-from fedcli.suspects import Broken, Suspect, SuspectClient, Suspects
+from fedcli.cli.screen import suspect_tables
+from fedcli.cli.screen.output import print_json
+from fedcli.cli.screen.render import Screen
+from fedcli.datasets.client_data import ClientData
+from fedcli.datasets.opening import open_splits
+from fedcli.inspection.suspects import Broken, Suspect, SuspectClient, Suspects
 
 FOUND = Suspects(
     measure="nats",

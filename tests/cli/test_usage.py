@@ -7,9 +7,9 @@ from typing import Any
 import click
 import pytest
 
-from fedcli import cli
+from fedcli.cli import main as cli
 from fedcli.cli import options
-from fedcli.cli.output import one_line
+from fedcli.cli.screen.output import one_line
 from fedcli.errors import ConfigError
 from tests.cli.conftest import Fedcli
 

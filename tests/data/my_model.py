@@ -1,6 +1,7 @@
 import numpy as np
 
-from fedcli.own_models import ArraySpec, BatchOutput
+from fedcli.datasets.batches import ArraySpec
+from fedcli.models.own.contract import BatchOutput
 
 
 class MnistModel:

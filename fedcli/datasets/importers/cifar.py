@@ -15,9 +15,10 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.batches import first_outside
-from fedcli.datasets.importers import Imported, ImportOptions, meaning
-from fedcli.datasets.importers.places import any_file, files_of, start_of
+from fedcli.datasets.batches import first_outside
+from fedcli.datasets.importers import shared
+from fedcli.datasets.importers.recognising import Imported, ImportOptions
+from fedcli.datasets.importers.source_files import any_file, files_of, start_of
 from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import DataError
 from fedcli.progress import Tell
@@ -85,10 +86,10 @@ def read(
     for split in ("train", "test"):
         of_split = [path for path in paths if ("test" in path.name.lower()) == (split == "test")]
         if of_split:
-            tell_part = meaning.tell_after(tell, done, total)
+            tell_part = shared.tell_after(tell, done, total)
             tables[split] = _read_split(of_split, kind, options, folder, tell_part)
             done += len(tables[split])
-    return meaning.imported(
+    return shared.imported(
         READS,
         tables,
         options,
@@ -164,7 +165,7 @@ def _read_split(
         for path in paths:
             num_records = path.stat().st_size // kind.record_bytes
             with path.open("rb") as file:
-                for first, last in meaning.blocks(num_records, (kind.record_bytes,)):
+                for first, last in shared.blocks(num_records, (kind.record_bytes,)):
                     content = file.read((last - first) * kind.record_bytes)
                     pixels, labels = _unpack(content, kind, path, first)
                     writer.add(pixels, labels, scale=1 / 255, offset=0.0, where=str(path))

@@ -20,10 +20,11 @@ from typing import IO, Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.datasets.importers import Imported, ImportOptions, meaning
+from fedcli.datasets.importers import shared
 from fedcli.datasets.importers.flat import flat_shape
 from fedcli.datasets.importers.floats import Survey
-from fedcli.datasets.importers.places import one_file
+from fedcli.datasets.importers.recognising import Imported, ImportOptions
+from fedcli.datasets.importers.source_files import one_file
 from fedcli.datasets.spool import PixelSpool
 from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import ConfigError, DataError
@@ -122,12 +123,12 @@ def read(
         labels, class_names = rows.labels.as_classes(str(path))
         table, note = _write(writer, spool.mapped(), labels, rows.owners, tell)
     tables = {"train": table}
-    return meaning.imported(
+    return shared.imported(
         READS,
         tables,
         options,
         source=str(path),
-        pixel_convention=meaning.convention_of(tables),
+        pixel_convention=shared.convention_of(tables),
         class_names=class_names,
         notes=(note,),
     )
@@ -142,7 +143,7 @@ def _write(
 ) -> tuple[ExampleTable, str]:
     """Makes a table, as all pixels together decide whether they are 0 to 255 or 0 to 1."""
     survey = Survey()
-    bounds = list(meaning.blocks(len(raw), raw.shape[1:], raw.itemsize))
+    bounds = list(shared.blocks(len(raw), raw.shape[1:], raw.itemsize))
     for first, last in bounds:
         survey.add(raw[first:last], first, writer.source)
     coding = survey.coding()
@@ -185,7 +186,7 @@ class _Labels:
             rank = {name: index for index, name in enumerate(names)}
             values = [rank[text] for text in texts]
         for value, line in zip(values, self._first_lines, strict=True):
-            meaning.check_block_labels(np.array([value]), 0, f"{source}: line {line}")
+            shared.check_block_labels(np.array([value]), 0, f"{source}: line {line}")
         return np.array(values, np.int64)[np.concatenate(self._of_rows)], names
 
 
@@ -213,7 +214,7 @@ class _Rows:
         layout = self._read_header(header, f"{self._source}: line {number}")
         where = f"{self._source}: line {number}: the header"
         shape = flat_shape(len(layout.pixels), self._options.image_shape, where)
-        size = max(1, min(_BLOCK_ROWS, meaning.BLOCK_BYTES // len(header)))
+        size = max(1, min(_BLOCK_ROWS, shared.BLOCK_BYTES // len(header)))
         while block := list(islice(lines, size)):
             yield self._read_block(block, layout).reshape(-1, *shape)
 
@@ -264,7 +265,7 @@ class _Rows:
                 raise DataError(f"{self._source}: line {number}: has no label; give each row one")
             if row.owner is not None:
                 if row.owner not in self._known_owners:
-                    meaning.check_id(row.owner, f"{self._source}: line {number}")
+                    shared.check_id(row.owner, f"{self._source}: line {number}")
                 self.owners.append(self._known_owners.setdefault(row.owner, row.owner))
         self.labels.add([row.label for row in rows], numbers)
         return self._read_pixels(numbers, [row.line for row in rows], layout)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.batches import Pixels
+from fedcli.datasets.batches import Pixels
 from fedcli.datasets.checks import MAX_SIDE
 from fedcli.datasets.importers.pillow import load_pillow
 from fedcli.errors import ConfigError

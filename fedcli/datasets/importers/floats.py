@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.batches import Pixels, first_non_finite
-from fedcli.datasets.tff_h5 import quantise
+from fedcli.datasets.batches import Pixels, first_non_finite
+from fedcli.datasets.sources.tff_h5 import quantise
 from fedcli.errors import DataError
 
 _KINDS = "biuf"

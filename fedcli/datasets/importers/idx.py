@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.datasets.checks import check_pixel_shape
-from fedcli.datasets.importers import Imported, ImportOptions, meaning
+from fedcli.datasets.importers import shared
 from fedcli.datasets.importers.floats import UINT8, Coding, Survey
 from fedcli.datasets.importers.idx_file import IdxFile, has_signature, open_values, read_header
-from fedcli.datasets.importers.places import any_file, files_of
+from fedcli.datasets.importers.recognising import Imported, ImportOptions
+from fedcli.datasets.importers.source_files import any_file, files_of
 from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import DataError
 from fedcli.progress import Tell
@@ -74,7 +75,7 @@ def read(
     tables: dict[str, ExampleTable] = {}
     done = 0
     for split, each in sets.items():
-        table = _read_set(each, coding, options, folder, meaning.tell_after(tell, done, total))
+        table = _read_set(each, coding, options, folder, shared.tell_after(tell, done, total))
         done += len(table)
         tables[split] = table
     parts = {part for each in sets.values() for part in _parts(each.images)}
@@ -86,14 +87,14 @@ def read(
     if "emnist" in parts:
         notes.append("EMNIST's files hold images with rows and columns swapped; they are turned")
     is_by_class = {"emnist", "byclass"} <= parts
-    return meaning.imported(
+    return shared.imported(
         READS,
         tables,
         options,
         source=str(sources[0]) if len(sources) == 1 else str(sets[next(iter(sets))].images.path),
         pixel_convention="ink",
-        own_classes=len(meaning.CHARACTER_NAMES) if is_by_class else None,
-        class_names=meaning.CHARACTER_NAMES if is_by_class else (),
+        own_classes=len(shared.CHARACTER_NAMES) if is_by_class else None,
+        class_names=shared.CHARACTER_NAMES if is_by_class else (),
         # MNIST's test digits were written by others than those it is trained on.
         same_people=not all(each.writers for each in sets.values()) or len(sets) == 1,
         notes=notes,
@@ -254,7 +255,7 @@ def _survey(images: Sequence[IdxFile], tell: Tell) -> Coding:
     survey = Survey()
     for each in images:
         with open_values(each) as values:
-            for first, last in meaning.blocks(each.shape[0], each.shape[1:], each.dtype.itemsize):
+            for first, last in shared.blocks(each.shape[0], each.shape[1:], each.dtype.itemsize):
                 survey.add(values.read(last - first), first, str(each.path))
                 tell(0, None)
     return survey.coding()
@@ -272,13 +273,13 @@ def _read_set(
         open_values(files.labels) if files.labels else nullcontext() as label_values,
         open_values(files.writers) if files.writers else nullcontext() as rows,
     ):
-        for first, last in meaning.blocks(images.shape[0], images.shape[1:], images.dtype.itemsize):
+        for first, last in shared.blocks(images.shape[0], images.shape[1:], images.dtype.itemsize):
             labels = label_values.read(last - first) if label_values else None
             owners = None
             if rows is not None:
                 labels, owners = _join(files, rows.read(last - first), labels, first)
             assert labels is not None
-            meaning.check_block_labels(labels, first, str((files.labels or images).path))
+            shared.check_block_labels(labels, first, str((files.labels or images).path))
             pixels = coding.pack(pixel_values.read(last - first))
             writer.add(
                 pixels.swapaxes(1, 2) if is_turned else pixels,

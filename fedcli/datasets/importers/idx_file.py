@@ -18,9 +18,9 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.batch_plan import MAX_COUNT
-from fedcli.datasets.importers.meaning import BLOCK_BYTES
-from fedcli.datasets.importers.places import start_of
+from fedcli.datasets.batch_plan import MAX_COUNT
+from fedcli.datasets.importers.shared import BLOCK_BYTES
+from fedcli.datasets.importers.source_files import start_of
 from fedcli.errors import DataError
 
 _TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.batches import Pixels
+from fedcli.datasets.batches import Pixels
 from fedcli.datasets.checks import MAX_SIDE
-from fedcli.datasets.importers import Imported, ImportOptions, meaning
+from fedcli.datasets.importers import shared
 from fedcli.datasets.importers.pillow import load_pillow, turn_upright
+from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.table import TableWriter
 from fedcli.errors import ConfigError, DataError
 from fedcli.progress import Tell
@@ -118,12 +119,12 @@ def read(
                 tell(done, total)
             tables[split] = writer.table()
     left_out = (f"{num_left_out} files that are no images were left out",) if num_left_out else ()
-    return meaning.imported(
+    return shared.imported(
         READS,
         tables,
         options,
         source=str(root),
-        pixel_convention=meaning.convention_of(tables),
+        pixel_convention=shared.convention_of(tables),
         class_names=class_names,
         notes=left_out,
     )
@@ -212,10 +213,10 @@ def _check_depths(depths: Counter[int], first: dict[int, Path], folders: str | N
 
 def _describe(path: Path, parts: tuple[str, ...], folders: str | None) -> _File:
     if len(parts) == 3:
-        class_name = meaning.check_class_name(parts[1], str(path.parent))
-        return _File(path, class_name, meaning.check_id(parts[0], str(path.parent.parent)))
+        class_name = shared.check_class_name(parts[1], str(path.parent))
+        return _File(path, class_name, shared.check_id(parts[0], str(path.parent.parent)))
     if folders != "client":
-        return _File(path, meaning.check_class_name(parts[0], str(path.parent)), None)
+        return _File(path, shared.check_class_name(parts[0], str(path.parent)), None)
     name = path.name
     ends = [place for place in (name.find("_"), name.find("-")) if place > 0]
     if not ends:
@@ -223,8 +224,8 @@ def _describe(path: Path, parts: tuple[str, ...], folders: str | None) -> _File:
             f"{path}: --folders client takes the class from the name up to its first '_' or '-', "
             "and there is none; rename it, as in cat_001.png"
         )
-    class_name = meaning.check_class_name(name[: min(ends)], str(path))
-    return _File(path, class_name, meaning.check_id(parts[0], str(path.parent)))
+    class_name = shared.check_class_name(name[: min(ends)], str(path))
+    return _File(path, class_name, shared.check_id(parts[0], str(path.parent)))
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -302,7 +303,7 @@ class _Decoder:
         num_bytes = 0
         for file in files:
             image = self._decode(file.path)
-            is_full = len(block) == _BLOCK_IMAGES or num_bytes > meaning.BLOCK_BYTES
+            is_full = len(block) == _BLOCK_IMAGES or num_bytes > shared.BLOCK_BYTES
             is_alike = not images or (image.shape, image.dtype) == (
                 images[0].shape,
                 images[0].dtype,

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.batches import Pixels
+from fedcli.datasets.batches import Pixels
 from fedcli.datasets.checks import MAX_CLIENT_BYTES
-from fedcli.datasets.importers import Imported, ImportOptions, meaning
+from fedcli.datasets.importers import shared
 from fedcli.datasets.importers.flat import flat_shape
 from fedcli.datasets.importers.json_stream import JsonStream
+from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.table import TableWriter
 from fedcli.errors import DataError
 from fedcli.progress import Tell
@@ -76,7 +77,7 @@ def read(
                 done = _read_shard(shard, writer, options, done, tell)
             tables[split] = writer.table()
     owners = [set(table.owner_ids) for table in tables.values()]
-    return meaning.imported(
+    return shared.imported(
         READS,
         tables,
         options,
@@ -126,7 +127,7 @@ def _read_shard(
                 elif key == "user_data":
                     counts = {}
                     for user in stream.keys():  # noqa: SIM118
-                        meaning.check_id(user, str(path))
+                        shared.check_id(user, str(path))
                         where = f"{path}: user {user!r}"
                         counts[user] = _read_user(stream, user, writer, options, where, tell, done)
                         done += counts[user]

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fedcli.batch_plan import MAX_COUNT
+from fedcli.datasets.batch_plan import MAX_COUNT
 from fedcli.datasets.checks import MAX_ID_BYTES, check_pixel_shape
-from fedcli.datasets.importers import Imported, ImportOptions, meaning
+from fedcli.datasets.importers import shared
 from fedcli.datasets.importers.floats import UINT8, Coding, Survey, check_type
 from fedcli.datasets.importers.npz_file import (
     Array,
@@ -27,7 +27,8 @@ from fedcli.datasets.importers.npz_file import (
     open_values,
     read_header,
 )
-from fedcli.datasets.importers.places import one_file
+from fedcli.datasets.importers.recognising import Imported, ImportOptions
+from fedcli.datasets.importers.source_files import one_file
 from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import ConfigError, DataError
 from fedcli.progress import Tell
@@ -88,15 +89,15 @@ def read(
         tables: dict[str, ExampleTable] = {}
         done = 0
         for split, each in sets.items():
-            tell_part = meaning.tell_after(tell, done, total)
+            tell_part = shared.tell_after(tell, done, total)
             tables[split] = _read_set(archive, each, coding, options, folder, tell_part)
             done += len(tables[split])
-    return meaning.imported(
+    return shared.imported(
         READS,
         tables,
         options,
         source=str(path),
-        pixel_convention=meaning.convention_of(tables),
+        pixel_convention=shared.convention_of(tables),
         notes=_notes(members, sets, coding),
     )
 
@@ -264,7 +265,7 @@ def _survey(archive: zipfile.ZipFile, sets: dict[str, _Set], tell: Tell) -> Codi
     survey = Survey()
     for each in images:
         with open_values(archive, each) as values:
-            for first, last in meaning.blocks(each.shape[0], each.shape[1:], each.dtype.itemsize):
+            for first, last in shared.blocks(each.shape[0], each.shape[1:], each.dtype.itemsize):
                 survey.add(values.read(last - first), first, each.where)
                 tell(0, None)
     return survey.coding()
@@ -288,9 +289,9 @@ def _read_set(
         open_values(archive, arrays.labels) as label_values,
         open_values(archive, owners) if owners else nullcontext() as owner_values,
     ):
-        for first, last in meaning.blocks(images.shape[0], (num_bytes,)):
+        for first, last in shared.blocks(images.shape[0], (num_bytes,)):
             labels = label_values.read(last - first).reshape(-1)
-            meaning.check_block_labels(labels, first, arrays.labels.where)
+            shared.check_block_labels(labels, first, arrays.labels.where)
             pixels = coding.pack(pixel_values.read(last - first))
             writer.add(
                 pixels.reshape(-1, *arrays.image_shape),

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from fedcli.datasets.importers.meaning import check_id
-from fedcli.datasets.importers.places import start_of
+from fedcli.datasets.importers.shared import check_id
+from fedcli.datasets.importers.source_files import start_of
 from fedcli.errors import DataError
 
 _ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")

@@ -20,11 +20,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.datasets.importers import Imported, ImportOptions, meaning
-from fedcli.datasets.importers.places import one_file, start_of
+from fedcli.datasets.importers import shared
+from fedcli.datasets.importers.recognising import Imported, ImportOptions
+from fedcli.datasets.importers.source_files import one_file, start_of
 from fedcli.datasets.importers.tf_example import read_emnist_examples, read_example
+from fedcli.datasets.sources.tff_h5 import CONVENTIONS, pack
 from fedcli.datasets.table import TableWriter
-from fedcli.datasets.tff_h5 import CONVENTIONS, pack
 from fedcli.errors import DataError
 from fedcli.progress import Tell
 
@@ -122,7 +123,7 @@ def _read_splits(
         _check_counts(seen, wanted, source)
         tables = {split: writers[name].table() for name, split in names.items()}
     others = [name for name in present if name not in names]
-    return meaning.imported(
+    return shared.imported(
         READS,
         tables,
         options,
@@ -231,7 +232,7 @@ def _groups(
         if not isinstance(client_id, str):
             raise DataError(f"{source}: split {split!r}: row {row}: client_id is no text")
         if key is None or key[1] != client_id:
-            meaning.check_id(client_id, f"{source}: split {split!r}: row {row}")
+            shared.check_id(client_id, f"{source}: split {split!r}: row {row}")
         if blob is None:
             raise DataError(
                 f"{source}: split {split!r}: client {client_id!r}: row {row}: "

@@ -1,0 +1,1 @@
+"""Running long work under a command: threads, signals, progress bars."""

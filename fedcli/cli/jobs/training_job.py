@@ -1,0 +1,202 @@
+"""What `fedcli train` does once its options are read: a run begun or continued, followed, shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fedcli.cli.screen.output import Remarks
+from fedcli.errors import RunError
+from fedcli.settings.presets import PRESETS
+from fedcli.settings.run_config import DATA_FIELDS, RunConfig
+
+if TYPE_CHECKING:
+    from fedcli.cli.jobs.worker import Worker
+    from fedcli.core.native import CancelFlag
+    from fedcli.runs.loop import Training
+
+    Start = Callable[[CancelFlag], AbstractContextManager[Training]]
+
+# Besides these, --resume takes its options from the run.
+RESUME_OPTIONS = frozenset({"rounds", "threads", "model"})
+
+
+def _read_config(config_file: Path | None, given: Mapping[str, Any]) -> RunConfig:
+    """The config of a new run: what is given, over the file if there is one, over the defaults."""
+    from fedcli import settings as config
+    from fedcli.runs.files import folder
+
+    if config_file is not None and "preset" in given:
+        raise click.UsageError(
+            "--preset and --config each give all options; choose one of them",
+            click.get_current_context(),
+        )
+    name = given.get("preset")
+    base = dict(PRESETS[name].values) if name is not None and name in PRESETS else {}
+    if config_file is not None:
+        base = folder.read_config(config_file)
+    given = _with_code_allowed(base, given)
+    return config.from_options(config.merge(base, given))
+
+
+def _with_code_allowed(base: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is given, with the file of a user's code as the config names it, where it is the same.
+
+    Raises:
+        ConfigError: The config names a user's code, and --model nothing.
+    """
+    of_config, wanted = base.get("model", ""), given.get("model")
+    if ".py" not in of_config:  # so that few runs import what tells for certain
+        return given
+    from fedcli.models import sources
+
+    if sources.python_file(of_config) is None:
+        return given
+    if wanted is None:
+        sources.allowed_code(of_config, None)
+    elif sources.is_same_code(of_config, wanted):
+        return {**given, "model": of_config}  # so that its options are the config's
+    return given
+
+
+def new_run(
+    config_file: Path | None, given: Mapping[str, Any], out: Path | None, *, force: bool
+) -> Start:
+    """Returns what begins a new run.
+
+    Raises:
+        ConfigError: An option is not allowed.
+    """
+    from datetime import datetime
+
+    from fedcli.runs import starting
+    from fedcli.runs.files import folder
+
+    config = _read_config(config_file, given)
+    expected_data = expected_model = None
+    if config_file is not None:
+        origin = folder.read_origin(config_file)
+        expected_data = origin.get("data") if given.keys().isdisjoint(DATA_FIELDS) else None
+        is_same = folder.read_config(config_file).get("model") == config.model
+        expected_model = origin.get("model") if is_same else None
+    path = out or folder.default_out(datetime.now().astimezone(), config.data)
+    return lambda cancel: starting.start(
+        config,
+        path,
+        force=force,
+        expected_data=expected_data,
+        expected_model=expected_model,
+        cancel=cancel,
+    )
+
+
+def continued_run(run: Path, given: Mapping[str, Any], others: Mapping[str, Any]) -> Start:
+    """Returns what continues a run.
+
+    Args:
+        run: Its folder.
+        given: Options that are fields of RunConfig.
+        others: Other options that are given, none of which goes with --resume.
+
+    Raises:
+        click.UsageError: An option does not go with --resume.
+    """
+    from fedcli.models import sources
+    from fedcli.runs import starting
+    from fedcli.settings.run_config import option_name
+
+    code = given.get("model")
+    is_code = code is not None and sources.python_file(code) is not None
+    allowed = RESUME_OPTIONS if is_code else RESUME_OPTIONS - {"model"}
+    refused = sorted(option_name(name) for name in [*(given.keys() - allowed), *others])
+    if refused:
+        raise click.UsageError(
+            f"--resume takes everything but --rounds and --threads from the run; drop "
+            f"{', '.join(refused)}",
+            click.get_current_context(),
+        )
+    return lambda cancel: starting.resume(
+        run,
+        rounds=given.get("rounds"),
+        threads=given.get("threads"),
+        model=code,
+        cancel=cancel,
+    )
+
+
+def carry_out(start: Start, remarks: Remarks, *, shows_tables: bool) -> tuple[Path, str | None]:
+    """Trains in one worker thread; signals save and end it. Returns the run's path and its code."""
+    from fedcli.cli.jobs import bars as progress
+    from fedcli.cli.jobs.worker import run_stoppable
+    from fedcli.core.native import CancelFlag
+
+    cancel = CancelFlag()
+    monitor = progress.Monitor()
+    trainings: list[Training] = []
+
+    def job() -> tuple[Path, str | None]:
+        with start(cancel) as training:
+            trainings.append(training)
+            _follow(training, monitor, remarks)
+            return training.path, training.code
+
+    def attend(worker: Worker[tuple[Path, str | None]]) -> None:
+        if shows_tables:
+            from fedcli.cli.screen import render  # noqa: F401 - loads rich while the worker trains
+        progress.attend(worker, monitor, remarks)
+
+    def describe_stop() -> str:
+        if not trainings:
+            return "stopped before the first round of this command; nothing was changed"
+        done = f"stopped after round {trainings[0].round_num} and saved"
+        code = trainings[0].code
+        more = f" --model {code}" if code else ""
+        return f"{done}; fedcli train --resume {trainings[0].path}{more} continues"
+
+    return run_stoppable(job, cancel=cancel, describe_stop=describe_stop, attend=attend)
+
+
+def _follow(training: Training, monitor: Any, remarks: Remarks) -> None:
+    """Runs all rounds and the closing evaluation, passing on what there is to say."""
+    remarks.detail(f"{training.num_threads} threads; run directory {training.path}")
+    for note in training.notes:
+        remarks.note(note)
+    training.complete([lambda result: monitor.update(result, training.num_rounds)])
+    cache = training.train.cache
+    if cache is not None:
+        kept = f"{cache.bytes / 2**20:.1f} of {cache.max_bytes / 2**20:.0f} MiB"
+        remarks.detail(f"client cache: {len(cache)} clients, {kept}, {cache.hits:,} hits")
+
+
+def show(path: Path, code: str | None, *, as_json: bool) -> None:
+    """Prints the whole run from its files, so that a resumed run shows all of its rounds."""
+    from fedcli.cli.screen.output import print_json
+    from fedcli.reports.published import compare
+    from fedcli.runs import record, stopping
+    from fedcli.runs.files import folder
+
+    run = record.load_run(path)
+    lines, evaluation = run.metrics, run.evaluation
+    if not lines:
+        raise RunError(f"{path / folder.METRICS} holds no round; restore it, or train anew")
+    values = folder.read_config(path)
+    progress = stopping.progress_for(values.get("stop_at"), values.get("patience"))
+    if progress is not None:
+        progress = progress.after_all(lines)
+    name = values.get("preset")
+    comparison = None
+    if name is not None:
+        comparison = compare(PRESETS[name], values, lines, evaluation, progress)
+    if as_json:
+        beside = {} if comparison is None else {"preset": comparison.summary()}
+        ended = {} if progress is None else {"stopping": progress.summary()}
+        print_json({"run": str(path), "rounds": lines, "evaluation": evaluation, **ended, **beside})
+        return
+    from fedcli.cli.screen.render import Screen
+    from fedcli.cli.screen.run_tables import show_run
+
+    show_run(Screen(), path, lines, evaluation, progress, comparison, code)

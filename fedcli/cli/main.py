@@ -1,0 +1,163 @@
+"""The `fedcli` command: a group of lazily imported commands inside one error boundary.
+
+This is the only place that turns errors into one line on stderr and an exit code: 0 done, 1 a
+`FedcliError` or trouble with a file or memory, 2 usage, 130 Ctrl-C, 141 nobody reads the output
+any more, 143 SIGTERM. A traceback means a bug.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from fedcli.cli.jobs.signals import Stopped, exit_code_of, stop_on_sigterm
+from fedcli.cli.screen.output import one_line
+from fedcli.errors import FedcliError
+from fedcli.version import __version__
+
+COMMANDS = {
+    "train": "fedcli.cli.train:train",
+    "eval": "fedcli.cli.evaluate:evaluate",
+    "inspect-clients": "fedcli.cli.inspect_clients:inspect_clients",
+    "report": "fedcli.cli.report:report",
+    "preprocess": "fedcli.cli.preprocess:preprocess",
+    "download": "fedcli.cli.download:download",
+    "export": "fedcli.cli.export:export",
+    "bench": "fedcli.cli.bench:bench",
+    "info": "fedcli.cli.info:info",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command or its short help is wanted."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Returns the names in the order of a user's path: train, evaluate, look, take away."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Imports and returns one command, or None if there is none of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, "--version", message="fedcli %(version)s")
+@click.pass_context
+def group(ctx: click.Context) -> None:
+    """Train, evaluate and inspect federated image classifiers, simulated on this machine's CPU.
+
+    \b
+    Examples:
+      fedcli train                              ten rounds on the embedded digits
+      fedcli preprocess photos --out photos.h5  data of your own, in any format
+      fedcli train --data photos.h5             the same rounds on those
+      fedcli inspect-clients                    who the clients are
+      fedcli COMMAND -h                         options and examples of one command
+
+    \b
+    Tab completion (put the line for your shell in its startup file):
+      bash  eval "$(_FEDCLI_COMPLETE=bash_source fedcli)"
+      zsh   eval "$(_FEDCLI_COMPLETE=zsh_source fedcli)"
+      fish  _FEDCLI_COMPLETE=fish_source fedcli | source
+    """  # noqa: D301 - \b keeps click from wrapping
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command line and exits with its code."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code; what went wrong is one line on stderr."""
+    try:
+        code = _run_unguarded(arguments)
+        sys.stdout.flush()
+    except click.UsageError as err:
+        return _complain(_usage_line(err), 2, prefix="")
+    except click.ClickException as err:
+        return _complain(err.format_message(), err.exit_code)
+    except FedcliError as err:
+        return _complain(str(err), 1)
+    except SystemExit as err:  # click and rich leave so when nobody reads stdout any more
+        return 0 if err.code == 0 else _end_quietly()  # 0: shell completion is done
+    except BrokenPipeError:
+        return _end_quietly()
+    except OSError as err:
+        return _complain(_os_line(err), 1)
+    except MemoryError as err:
+        wanted = f" ({err})" if str(err) else ""
+        return _complain(f"out of memory{wanted}; use fewer threads or a smaller model", 1)
+    except (KeyboardInterrupt, click.Abort):
+        return _complain("interrupted", exit_code_of(signal.SIGINT), prefix="fedcli: ")
+    except Stopped as err:
+        return _complain(str(err), exit_code_of(err.signal_num), prefix="fedcli: ")
+    return code
+
+
+def _run_unguarded(arguments: Sequence[str] | None) -> int:
+    # No command calls NumPy's BLAS, whose threads would spin beside ours while they start.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    _open_missing_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a name the terminal cannot show is no failure
+    with stop_on_sigterm():
+        code = group.main(arguments, prog_name="fedcli", standalone_mode=False)
+    return code if isinstance(code, int) else 0
+
+
+def _open_missing_streams() -> None:
+    """Points streams that the parent has closed at nothing, so that no file takes their place."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the end
+
+
+def _complain(text: str, code: int, *, prefix: str = "fedcli: error: ") -> int:
+    try:
+        print(prefix + one_line(text), file=sys.stderr, flush=True)
+    except OSError:
+        _discard_output()
+    return code
+
+
+def _usage_line(err: click.UsageError) -> str:
+    path = err.ctx.command_path if err.ctx else "fedcli"
+    text = " ".join(err.format_message().split()).rstrip(".")
+    return f"{path}: {text}; see '{path} -h'"
+
+
+def _os_line(err: OSError) -> str:
+    what = f"{os.fsdecode(err.filename)}: " if isinstance(err.filename, str | bytes) else ""
+    return f"{what}{err.strerror or err}"
+
+
+def _end_quietly() -> int:
+    _discard_output()
+    return exit_code_of(signal.SIGPIPE)
+
+
+def _discard_output() -> None:
+    r"""Points both streams at nothing, so that the interpreter's last flush cannot fail again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

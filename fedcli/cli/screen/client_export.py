@@ -1,0 +1,194 @@
+"""The figures of `inspect-clients` for programs: JSON and CSV, written client by client."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedcli.datasets.client_data import CENTRAL
+from fedcli.errors import RunError
+from fedcli.files import json_text, sync_folder
+from fedcli.inspection.statistics import SplitCounts, summarize, summarize_sizes
+
+if TYPE_CHECKING:
+    from fedcli.datasets.client_data import ClientData
+    from fedcli.inspection.population import Population
+
+_BLOCK_CLIENTS = 4096  # made into text at a time
+_FIGURES = (
+    *("tv", "tv_floor", "js", "effective_classes", "classes_present", "max_share"),
+    "mean_ink",
+)
+
+
+def print_json(populations: Mapping[str, Population], more: Mapping[str, Any]) -> None:
+    """Prints one JSON object; memory holds the text of some clients at a time.
+
+    In its totals a client of several splits counts once. The split called `central` is not a
+    federation and is left out of them.
+
+    Args:
+        populations: The splits.
+        more: What follows them.
+    """
+    data = next(iter(populations.values())).data
+    splits = [population.counts for population in populations.values()]
+    federated = [each for each in splits if each.split != CENTRAL] or splits
+    head = {
+        "data": data.source,
+        "num_clients": _num_distinct(federated),
+        "num_classes": data.num_classes,
+        "num_examples": sum(each.num_examples for each in federated),
+        "class_names": list(data.class_names) if data.class_names else None,
+        "pixel_shape": list(data.pixel_shape),
+        "pixel_convention": data.pixel_convention,
+        "partition": data.partition,
+    }
+    write = sys.stdout.write
+    write(f'{json_text(head)[:-1]}, "splits": {{')
+    for index, (name, population) in enumerate(populations.items()):
+        write(", " if index else "")
+        write(f'{json_text(name)}: {json_text(_split_json(population))[:-1]}, "clients": [')
+        for place, block in enumerate(_client_blocks(population.counts)):
+            write((", " if place else "") + json_text(block)[1:-1])
+        write("]}")
+    write("}")
+    for name, value in more.items():
+        write(f", {json_text(name)}: {json_text(value)}")
+    write("}\n")
+
+
+def write_csv(path: Path, populations: Mapping[str, Population]) -> None:
+    """Writes one row a client and split under its name only when all are written.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
+    try:
+        if path.exists() and not path.is_file():
+            raise RunError(f"{path} is not a regular file; choose another name")
+        with temporary.open("x", encoding="utf-8", newline="") as file:
+            for text in _csv_texts(populations):
+                file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)  # noqa: PTH105
+        sync_folder(path.parent)
+    except OSError as err:
+        raise RunError(f"cannot write {path}: {err.strerror or err}") from err
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _split_json(population: Population) -> dict[str, Any]:
+    counts = population.counts
+    sizes = counts.sizes
+    return {
+        "num_clients": len(counts.client_ids),
+        "num_examples": counts.num_examples,
+        "label_counts": counts.class_totals.tolist(),
+        "sizes": asdict(summarize_sizes(sizes)) if len(sizes) else None,
+        "heterogeneity": _heterogeneity(counts),
+        "compared_with": {
+            "num_clients": len(population.compared.client_ids),
+            "label_counts": population.compared.class_totals.tolist(),
+        },
+    }
+
+
+def _heterogeneity(counts: SplitCounts) -> dict[str, Any]:
+    columns = zip(_FIGURES, _columns(counts, slice(None)), strict=True)
+    spreads = {
+        name: None if np.isnan(values).all() else summarize(values, counts.sizes)
+        for name, values in columns
+    }
+    return {name: spread and asdict(spread) for name, spread in spreads.items()}
+
+
+def _columns(counts: SplitCounts, rows: slice) -> list[Any]:
+    skew = counts.skew
+    figures = (skew.tv, skew.tv_floor, skew.js, skew.effective_classes, skew.num_present)
+    ink = np.full(len(counts.label_counts), np.nan) if counts.mean_ink is None else counts.mean_ink
+    return [*(each[rows] for each in figures), skew.max_share[rows], ink[rows]]
+
+
+def _client_blocks(counts: SplitCounts) -> Iterator[list[dict[str, Any]]]:
+    """Yields the records of some clients at a time."""
+    for ids, sizes, labels, figures in _record_blocks(counts):
+        yield [
+            {
+                "client_id": client_id,
+                "num_examples": size,
+                "label_counts": row,
+                **dict(zip(_FIGURES, values, strict=True)),
+            }
+            for client_id, size, row, values in zip(ids, sizes, labels, figures, strict=True)
+        ]
+
+
+def _csv_texts(populations: Mapping[str, Population]) -> Iterator[str]:
+    """Yields the lines of the table, the header with the first ones."""
+    data = next(iter(populations.values())).data
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["split", "client_id", "num_examples", *_FIGURES, *_label_names(data)])
+    for population in populations.values():
+        name = population.counts.split
+        for ids, sizes, labels, figures in _record_blocks(population.counts):
+            for client_id, size, row, values in zip(ids, sizes, labels, figures, strict=True):
+                shown = ["" if value is None else value for value in values]
+                writer.writerow([name, client_id, size, *shown, *row])
+            yield buffer.getvalue()
+            buffer.seek(0)
+            buffer.truncate()
+    yield buffer.getvalue()
+
+
+def _record_blocks(
+    counts: SplitCounts,
+) -> Iterator[tuple[Sequence[str], list[int], list[list[int]], list[tuple[Any, ...]]]]:
+    """Yields ids, sizes, label counts and figures of some clients; None where there is none."""
+    for first in range(0, len(counts.client_ids), _BLOCK_CLIENTS):
+        rows = slice(first, min(first + _BLOCK_CLIENTS, len(counts.client_ids)))
+        columns = [_plain(values) for values in _columns(counts, rows)]
+        yield (
+            counts.client_ids[rows],
+            counts.sizes[rows].tolist(),
+            counts.label_counts[rows].tolist(),
+            list(zip(*columns, strict=True)),
+        )
+
+
+def _plain(values: Any) -> list[Any]:
+    return [None if value != value else value for value in values.tolist()]  # NaN
+
+
+def _label_names(data: ClientData) -> list[str]:
+    """A column for each class; numbers where names are not unique."""
+    names = [data.class_name(label) for label in range(data.num_classes)]
+    if len(set(names)) < len(names):
+        names = list(map(str, range(data.num_classes)))
+    return [f"label {name}" for name in names]
+
+
+def _num_distinct(splits: Sequence[SplitCounts]) -> int:
+    """Clients of all splits, each counted once."""
+    sequences = [counts.client_ids for counts in splits]
+    if all(len(ids) == len(sequences[0]) and _are_equal(ids, sequences[0]) for ids in sequences):
+        return len(sequences[0])
+    return len({client_id for ids in sequences for client_id in ids})
+
+
+def _are_equal(ids: Sequence[str], others: Sequence[str]) -> bool:
+    return all(mine == other for mine, other in zip(ids, others, strict=True))

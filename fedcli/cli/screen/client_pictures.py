@@ -1,0 +1,95 @@
+"""The images of clients on a screen: their examples, and the mean image of each label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedcli.cli.screen import pictures
+from fedcli.datasets.batches import decode
+from fedcli.inspection.statistics import MeanImages
+
+if TYPE_CHECKING:
+    from fedcli.cli.screen.pictures import Pictures
+    from fedcli.cli.screen.render import Screen
+    from fedcli.datasets.batches import ClientDataset
+    from fedcli.datasets.client_data import ClientData
+    from fedcli.inspection.population import Population
+
+MAX_LABELS = 62  # that are drawn one by one
+
+
+def show_client_means(
+    screen: Screen, data: ClientData, client: ClientDataset, others: MeanImages | None
+) -> None:
+    """Prints the mean image of each label that a client holds, and below it that of others."""
+    means = _means_of(data, client)
+    labels = _labels_held(means)
+    own = _mean_pictures(data, means, labels)
+    captions = [data.class_name(label) for label in labels]
+    if others is None:
+        screen.pictures(pictures.crop(own), captions)
+        return
+    own, below = crop_together([own, _mean_pictures(data, others, labels)])
+    screen.pictures(own, captions, below=below)
+
+
+def show_means_of_each(
+    screen: Screen, population: Population, together: MeanImages, whose: str
+) -> None:
+    """Prints the mean images of each client, and those of `whose` together, cut alike."""
+    data, counts = population.data, population.counts
+    all_means = {
+        f"{client_id}: mean image of each label": _means_of(data, data.client(client_id))
+        for client_id in counts.client_ids
+    }
+    all_means[f"{whose} together: mean image of each label ({counts.split})"] = together
+    labels = [_labels_held(means) for means in all_means.values()]
+    shown = crop_together(
+        [_mean_pictures(data, *each) for each in zip(all_means.values(), labels, strict=True)]
+    )
+    for title, own, images in zip(all_means, labels, shown, strict=True):
+        screen.title(title)
+        if own:
+            screen.pictures(images, [data.class_name(label) for label in own])
+        else:
+            screen.line("no examples", style="dim")
+
+
+def show_population_means(screen: Screen, data: ClientData, means: MeanImages) -> None:
+    """Prints the mean image of each label."""
+    labels = _labels_held(means)
+    shown = pictures.crop(_mean_pictures(data, means, labels))
+    screen.pictures(shown, [data.class_name(label) for label in labels])
+
+
+def _means_of(data: ClientData, client: ClientDataset) -> MeanImages:
+    means = MeanImages(data.num_classes, data.pixel_shape)
+    means.add(client.pixels, client.labels, client.scale, client.offset)
+    return means
+
+
+def _labels_held(means: MeanImages) -> list[int]:
+    labels: list[int] = np.flatnonzero(means.counts).tolist()
+    return labels[:MAX_LABELS]
+
+
+def _mean_pictures(data: ClientData, means: MeanImages, labels: Sequence[int]) -> Pictures:
+    images = np.zeros((len(labels), *data.pixel_shape), np.float32)
+    for image, label in zip(images, labels, strict=True):
+        image[...] = means.image(label)
+    return pictures.stretch(pictures.pictures_of(images, data.pixel_convention))
+
+
+def first_examples(data: ClientData, client: ClientDataset, num_examples: int) -> Pictures:
+    """Returns what is drawn of the first examples of a client."""
+    images = decode(client.pixels[:num_examples], client.scale, client.offset)
+    return pictures.pictures_of(images, data.pixel_convention)
+
+
+def crop_together(groups: Sequence[Pictures]) -> list[Pictures]:
+    """Returns groups of pictures without the margin that is empty in all of them."""
+    ends = np.cumsum([len(group) for group in groups])
+    return np.split(pictures.crop(np.concatenate(groups)), ends[:-1])

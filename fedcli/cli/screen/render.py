@@ -1,0 +1,387 @@
+"""Tables, bars and pictures on stdout. With `progress` the only user of rich, which loads late."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from rich.box import Box
+from rich.cells import cell_len
+from rich.color import Color
+from rich.console import Console, JustifyMethod, RenderableType
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from fedcli.cli.screen import pictures
+from fedcli.cli.screen.output import one_line
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from fedcli.cli.screen.pictures import Pictures
+
+MAX_WIDTH = 120
+PIPE_WIDTH = 80
+_UNBOUNDED = 10_000  # columns of a pipe: a table there is as wide as it needs to be
+_GAP = 2
+_WIDE_GAP = 3  # between the columns of a table
+_LEAST_TEXT = 16  # columns that a column of text keeps where there is no room
+_MAX_LARGE_ROWS = 2  # of pictures at full size; more are drawn smaller
+_SMALL_PICTURE = 16  # columns; what is no wider is not made smaller to save rows
+
+_PIPE_BOX = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
+_TERMINAL_BOX = Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
+_MIDDLE_GREY = 127
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+
+Lines = list[Text]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One labelled bar of a chart."""
+
+    label: str
+    value: int
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The cells of a table, and how narrow each column may become before its texts fold.
+
+    Attributes:
+        headers: One a column.
+        rows: As many cells each.
+        leasts: One a column; no column is wider than it needs to be.
+    """
+
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    leasts: Sequence[int]
+
+    @property
+    def cells(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+        """Headers and rows."""
+        return self.headers, self.rows
+
+    @property
+    def widths(self) -> list[int]:
+        """What each column takes if nothing folds."""
+        return [max(map(cell_len, cells)) for cells in zip(self.headers, *self.rows, strict=True)]
+
+    @property
+    def least_widths(self) -> list[int]:
+        """What each column takes if all folds that may."""
+        return list(map(min, self.widths, self.leasts))
+
+    def least_width(self, gap: int) -> int:
+        """Columns of the screen that the table takes if all folds that may."""
+        widths = self.least_widths
+        return sum(widths) + gap * (len(widths) - 1)
+
+    def folded_widths(self, room: int, gap: int) -> list[int]:
+        """What each column takes if no more folds than must, from the widest on."""
+        widths, leasts = self.widths, self.least_widths
+        excess = sum(widths) + gap * (len(widths) - 1) - room
+        while excess > 0 and widths != leasts:
+            widest = max(
+                (index for index in range(len(widths)) if widths[index] > leasts[index]),
+                key=lambda index: widths[index],
+            )
+            widths[widest] -= 1
+            excess -= 1
+        return widths
+
+    def columns(self, indices: Iterable[int]) -> _Grid:
+        """The table of some of the columns."""
+        chosen = list(indices)
+        rows = [[row[index] for index in chosen] for row in self.rows]
+        return _Grid(
+            [self.headers[index] for index in chosen],
+            rows,
+            [self.leasts[index] for index in chosen],
+        )
+
+    def parts(self, num_keys: int, room: int) -> list[_Grid]:
+        """Tables of the first columns and of as many others as there is room for, in order."""
+        keys = list(range(num_keys))
+        groups: list[list[int]] = [[]]
+        for index in range(num_keys, len(self.headers)):
+            is_full = self.columns([*keys, *groups[-1], index]).least_width(2) > room
+            if groups[-1] and is_full:
+                groups.append([])
+            groups[-1].append(index)
+        return [self.columns([*keys, *group]) for group in groups]
+
+    def turned(self, left: int) -> _Grid:
+        """The table whose rows were columns; where there were texts there may be figures now."""
+        names, *columns = zip(self.headers, *self.rows, strict=True)
+        least = max([_LEAST_TEXT, *self.widths[left:]])
+        return _Grid(names, columns, [_UNBOUNDED, *(least for _ in self.rows)])
+
+
+class Screen:
+    """Stdout, drawn to suit what it is: colours and greys on a terminal, plain text in a pipe."""
+
+    _has_printed = False
+
+    @cached_property
+    def console(self) -> Console:
+        """The console; markup in names that come from files means nothing here."""
+        is_terminal = Console().is_terminal
+        width = None if is_terminal else _UNBOUNDED
+        return Console(width=width, markup=False, highlight=False, emoji=False)
+
+    @property
+    def width(self) -> int:
+        """Columns to draw in."""
+        return min(self.console.width, MAX_WIDTH) if self.console.is_terminal else PIPE_WIDTH
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether block characters can be written at all."""
+        return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+
+    @property
+    def has_shades(self) -> bool:
+        """Whether a cell can have two greys or colours."""
+        return (
+            self.has_blocks
+            and not self.console.no_color
+            and self.console.color_system in ("truecolor", "256")
+        )
+
+    def title(self, text: str) -> None:
+        """Prints a heading, after an empty line if anything stands above."""
+        if self._has_printed:
+            self._print(Text())
+        self.line(text, style="bold")
+
+    def line(self, text: str, style: str = "") -> None:
+        """Prints one line, which is never wrapped: paths and commands stay whole."""
+        self._print(self.text(text, style))
+
+    def text(self, text: str, style: str = "") -> Text:
+        """Returns one line for `beside`; what cannot be printed is escaped."""
+        return Text(one_line(text), style=style)
+
+    def table(
+        self,
+        headers: Sequence[str],
+        rows: Iterable[Sequence[str]],
+        left: int = 1,
+        gap: int = _WIDE_GAP,
+    ) -> None:
+        """Prints a table whose first `left` columns are text and whose others are numbers.
+
+        Where there is no room columns stand closer, then texts fold; where that does not do, the
+        numbers stand in several tables, each beside the texts, or, if the texts leave them no
+        room, rows become columns. No column is lost and every figure stays whole.
+        """
+        body = [[one_line(cell) for cell in row] for row in rows]
+        leasts = [_LEAST_TEXT if index < left else _UNBOUNDED for index in range(len(headers))]
+        self._table(_Grid(headers, body, leasts), left, gap, may_turn=True)
+
+    def _table(self, grid: _Grid, left: int, gap: int, *, may_turn: bool) -> None:
+        room = self.console.width
+        gaps = (each for each in range(gap, 1, -1) if self.has_room_for(*grid.cells, each))
+        gap = next(gaps, 1)
+        num_keys = min(max(left, 1), len(grid.headers) - 1)
+        if grid.least_width(gap) <= room or not num_keys:
+            self._print_table(grid, left, gap)
+        elif may_turn and 2 * grid.columns(range(num_keys)).least_width(gap) > room:
+            self._table(grid.turned(left), 1, gap, may_turn=False)
+        else:
+            for index, part in enumerate(grid.parts(num_keys, room)):
+                if index:
+                    self._print(Text())
+                self._print_table(part, left, 1 if part.least_width(2) > room else 2)
+
+    def _print_table(self, grid: _Grid, left: int, gap: int) -> None:
+        box = _TERMINAL_BOX if self.console.is_terminal and self.has_blocks else _PIPE_BOX
+        padding = (0, (gap - 1) // 2, 0, gap // 2) if gap > 1 else 0
+        widths = grid.folded_widths(self.console.width, gap)
+        table = Table(
+            box=box,
+            show_edge=False,
+            pad_edge=False,
+            header_style="bold",
+            padding=padding,
+            width=sum(widths) + gap * (len(widths) - 1),
+        )
+        for index, (header, width) in enumerate(zip(grid.headers, widths, strict=True)):
+            justify: JustifyMethod = "left" if index < left else "right"
+            table.add_column(header, width=width, overflow="fold", justify=justify)
+        for row in grid.rows:
+            table.add_row(*map(Text, row))
+        self._print(table, soft_wrap=False, crop=False)
+
+    def has_room_for(
+        self, headers: Sequence[str], rows: Sequence[Sequence[str]], gap: int = _WIDE_GAP
+    ) -> bool:
+        """Whether a table is no wider than the terminal; a pipe has room for any."""
+        columns = zip(headers, *rows, strict=True)
+        widths = [max(cell_len(one_line(cell)) for cell in column) for column in columns]
+        return sum(widths) + gap * (len(widths) - 1) <= self.console.width
+
+    def prose(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Prints names with texts beside them; long texts wrap in their own column."""
+        width = self.console.width if self.console.is_terminal else _UNBOUNDED
+        grid = Table.grid(padding=(0, _GAP))
+        grid.add_column(no_wrap=True)
+        grid.add_column(overflow="fold")
+        for name, text in rows:
+            grid.add_row(self.text(name), self.text(text))
+        self._print(grid, soft_wrap=False, width=min(width, _UNBOUNDED))
+
+    def bars(self, bars: Sequence[Bar], width: int | None = None) -> None:
+        """Prints one bar a line, scaled to the greatest of them."""
+        for line in self.bar_lines(bars, width or self.width // 2):
+            self._print(line)
+
+    def bar_lines(self, bars: Sequence[Bar], width: int, greatest: int | None = None) -> list[Text]:
+        """Returns lines of label, bar and value, each exactly `width` columns wide.
+
+        Args:
+            bars: The bars.
+            width: Columns of each line.
+            greatest: The value of a full bar, so that charts beside each other share their scale;
+                None: the greatest of these bars.
+        """
+        labels = [one_line(bar.label) for bar in bars]
+        values = [f"{bar.value:,}" for bar in bars]
+        full = max(1, *(bar.value for bar in bars)) if greatest is None else max(1, greatest)
+        label_width, value_width = max(map(len, labels)), max(map(len, [*values, f"{full:,}"]))
+        room = max(1, width - label_width - value_width - 2)
+        return [
+            Text.assemble(
+                f"{label:>{label_width}} ",
+                (self._bar(bar.value / full, room), "cyan"),
+                f" {value:>{value_width}}",
+            )
+            for label, bar, value in zip(labels, bars, values, strict=True)
+        ]
+
+    def beside(self, blocks: Sequence[Sequence[Text]]) -> None:
+        """Prints blocks of lines beside each other, in as few rows of equal length as possible."""
+        widest = max((line.cell_len for block in blocks for line in block), default=0)
+        most = max(1, (self.width + _GAP) // (widest + _GAP))
+        num_rows = max(1, -(-len(blocks) // most))
+        per_row = max(1, -(-len(blocks) // num_rows))
+        for first in range(0, len(blocks), per_row):
+            if first:
+                self._print(Text())
+            row = blocks[first : first + per_row]
+            for index in range(max(map(len, row))):
+                cells = [block[index].copy() if index < len(block) else Text() for block in row]
+                for cell in cells[:-1]:
+                    cell.pad_right(widest + _GAP - cell.cell_len)
+                self._print(Text.assemble(*cells))
+
+    def picture(self, picture: Pictures) -> list[Text]:
+        """Returns one picture [H, W] or [H, W, 3] as lines, two rows of pixels in each."""
+        levels = pictures.cells(picture)
+        is_coloured = levels.ndim == 4
+        if self.has_shades:
+            return [_colour_line(row) if is_coloured else _grey_line(row) for row in levels]
+        if is_coloured:  # a photograph needs its shades more than its details
+            return [Text(line) for line in pictures.ascii_art(levels.mean(axis=3))]
+        draw = pictures.half_blocks if self.has_blocks else pictures.ascii_art
+        return [Text(line) for line in draw(levels)]
+
+    def pictures(
+        self, shown: Pictures, captions: Sequence[str] = (), below: Pictures | None = None
+    ) -> None:
+        """Prints pictures [n, H, W] or [n, H, W, 3] in a grid, smaller if they would fill it.
+
+        Args:
+            shown: The pictures.
+            captions: One above each, cut to its width.
+            below: As many again, each one below its like.
+        """
+        factor = self.shrink_factor(len(shown), shown.shape[2])
+        rows = [pictures.shrink(each, factor) for each in (shown, below) if each is not None]
+        blocks = []
+        for index in range(len(shown)):
+            lines = [self.text(captions[index], style="bold")] if captions else []
+            for line in lines:
+                line.truncate(rows[0].shape[2])
+            lines += self.picture(rows[0][index])
+            for row in rows[1:]:
+                lines += [Text(), *self.picture(row[index])]
+            blocks.append(lines)
+        self.beside(blocks)
+
+    def shrink_factor(self, count: int, width: int, room: int | None = None) -> int:
+        """Returns how many pixels become one, so that pictures fit on the screen.
+
+        Args:
+            count: Pictures.
+            width: Pixels across each.
+            room: Columns; by default those of the screen.
+        """
+        room = room or self.width
+        factor = 1
+        while True:
+            columns = -(-width // factor)
+            per_row = (room + _GAP) // (columns + _GAP)
+            is_small = columns <= _SMALL_PICTURE and factor > 1
+            if columns == 1 or (per_row and (is_small or -(-count // per_row) <= _MAX_LARGE_ROWS)):
+                return factor
+            factor += 1
+
+    def _print(
+        self,
+        content: RenderableType,
+        *,
+        soft_wrap: bool = True,
+        crop: bool = True,
+        width: int | None = None,
+    ) -> None:
+        """Prints; in a pipe without blanks at the ends of lines."""
+        self._has_printed = True
+        if self.console.is_terminal:
+            self.console.print(content, soft_wrap=soft_wrap, crop=crop, width=width)
+            return
+        with self.console.capture() as captured:
+            self.console.print(content, soft_wrap=soft_wrap, crop=crop, width=width)
+        lines = captured.get().split("\n")
+        self.console.file.write("\n".join(line.rstrip(" ") for line in lines))
+
+    def _bar(self, share: float, room: int) -> str:
+        if not self.has_blocks:
+            return ("#" * round(share * room)).ljust(room)
+        eighths = round(share * room * 8)
+        whole, rest = divmod(eighths, 8)
+        return ("█" * whole + (_EIGHTHS[rest] if rest else "")).ljust(room)
+
+
+def _grey_line(row: NDArray[np.uint8]) -> Text:
+    """One row of cells [W, 2] in greys; without its colours the text still shows the shape."""
+    line = Text()
+    for upper, lower in row.tolist():
+        bright, dim = max(upper, lower), min(upper, lower)
+        style = Style.parse(f"rgb({bright},{bright},{bright}) on rgb({dim},{dim},{dim})")
+        line.append(_cell(upper, lower), style)
+    return line
+
+
+def _colour_line(row: NDArray[np.uint8]) -> Text:
+    """One row of cells [W, 2, 3] in colours."""
+    line = Text()
+    for upper, lower in row.tolist():
+        style = Style(color=Color.from_rgb(*upper), bgcolor=Color.from_rgb(*lower))
+        line.append("▀", style)
+    return line
+
+
+def _cell(upper: int, lower: int) -> str:
+    """The character whose foreground is the brighter half of a cell."""
+    if upper == lower:
+        return "█" if upper > _MIDDLE_GREY else " "
+    return "▀" if upper > lower else "▄"

@@ -1,0 +1,198 @@
+"""The tables that close a training or an evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedcli.cli.screen.render import Screen
+from fedcli.reports import rows as report
+from fedcli.reports.published import Comparison
+from fedcli.reports.rows import EvaluationRow, RoundRow, Scores
+from fedcli.runs.stopping import Progress
+from fedcli.settings.presets import Figure
+
+_SCORE_HEADERS = ("loss", "accuracy", "examples", "batches")
+
+
+def show_run(
+    screen: Screen,
+    path: Path,
+    lines: Sequence[Mapping[str, Any]],
+    evaluation: Mapping[str, Mapping[str, Any]],
+    progress: Progress | None = None,
+    comparison: Comparison | None = None,
+    code: str | None = None,
+) -> None:
+    """Prints training metrics by round, the closing evaluation, and where the run is.
+
+    With `progress`, what all lines say of a target, also when it was reached and why it ended; with
+    `comparison`, also what was published. `code` is what --model must be beside a run whose model
+    is a user's code.
+    """
+    rows = report.round_rows(lines)
+    screen.line("Training by round, online: measured on each batch before its step", style="bold")
+    show_rounds(screen, rows)
+    num_rounds = lines[-1]["round"]
+    if len(rows) < len(lines):
+        screen.line(f"... of {num_rounds:,} rounds; all are in {path}/metrics.jsonl", "dim")
+    screen.title(f"Federated evaluation of the model after round {num_rounds}")
+    show_evaluation(screen, report.evaluation_rows(evaluation))
+    if comparison is not None:
+        show_comparison(screen, comparison)
+    screen.console.print()
+    if progress is not None:
+        show_progress(screen, progress, num_rounds)
+    screen.line(f"Run      {path}")
+    more = f" --model {code}" if code else ""
+    screen.line(f"More     fedcli eval {path}{more} --clients all")
+
+
+def show_rounds(screen: Screen, rows: Sequence[RoundRow]) -> None:
+    """Prints one line a round, with columns for what happened in at least one of them."""
+    splits = list(dict.fromkeys(split for row in rows for split in row.evaluation))
+    has_dropped = any(row.num_non_finite_clients for row in rows)
+    has_rejected = any(row.is_rejected or row.is_skipped for row in rows)
+    has_reports = any(row.num_reports is not None for row in rows)
+    has_clock = any(row.virtual_seconds is not None for row in rows)
+    # Beside an evaluation, counts that hardly change would make the table too wide for a terminal.
+    own = _own_names(row.online for row in rows)
+    scores = ("loss", "acc.") if splits else _SCORE_HEADERS
+    num_scores = len(scores)
+    headers = ["round", *scores, *own]
+    headers += [f"{split} {name}" for split in splits for name in ("loss", "acc.")]
+    headers += ["reports"] * has_reports + ["virtual s"] * has_clock
+    headers += ["dropped clients"] * has_dropped + ["update"] * has_rejected
+    cells = []
+    for row in rows:
+        line = [str(row.round_num), *score_cells(row.online)[:num_scores]]
+        line += _own_cells(row.online, own)
+        for split in splits:
+            line += score_cells(row.evaluation.get(split))[:2]
+        line += ["" if row.num_reports is None else str(row.num_reports)] * has_reports
+        line += [_seconds(row.virtual_seconds)] * has_clock
+        line += [str(row.num_non_finite_clients)] * has_dropped
+        line += [_fate(row)] * has_rejected
+        cells.append(line)
+    screen.table(headers, cells, left=0)
+
+
+def show_progress(screen: Screen, progress: Progress, num_rounds: int) -> None:
+    """Prints the rounds to a target, the best accuracy, and why the run ended if it did early."""
+    if progress.target is not None:
+        what = f"{progress.split} accuracy {progress.target:g}"
+        reached = progress.target_round
+        how = f"not in {num_rounds:,} rounds" if reached is None else f"after {reached:,} rounds"
+        screen.line(f"Target   {what}: {how}")
+    best = progress.best
+    if best.value is not None:
+        where = f"after {best.round_num:,} rounds"
+        screen.line(f"Best     {progress.split} accuracy {best.value:.4f} {where}")
+    reason = progress.reason()
+    if reason is not None:
+        screen.line(f"Ended    after round {num_rounds:,}: {reason}")
+
+
+def show_comparison(screen: Screen, comparison: Comparison) -> None:
+    """Prints published figures beside the run's own, and what sets the two apart."""
+    preset = comparison.preset
+    screen.title(f"Beside {preset.source}")
+    if comparison.figures:
+        rows = [
+            [_label(figure), f"{figure.value:g}", "-" if found is None else f"{found:g}"]
+            for figure, found in _in_order(comparison.figures)
+        ]
+        screen.table(["figure", "published", "this run"], rows)
+    elif comparison.has_other_data:
+        screen.line("This run's data are others, so its figures are not set beside those.")
+    else:
+        screen.line("No figure of it is known to this program.")
+    if comparison.differs_in:
+        screen.line(f"This run differs in {', '.join(comparison.differs_in)}.")
+    if preset.remark and not comparison.has_other_data:
+        screen.prose([("", preset.remark)])
+
+
+def _in_order(
+    figures: Sequence[tuple[Figure, float | None]],
+) -> list[tuple[Figure, float | None]]:
+    """All losses by round, then all accuracies; then the others as they stand."""
+    return sorted(figures, key=lambda each: (not each[0].round_num, _by_metric(each[0])))
+
+
+def _by_metric(figure: Figure) -> bool:
+    return bool(figure.round_num) and figure.metric != "loss"
+
+
+def _label(figure: Figure) -> str:
+    if figure.metric == "rounds_to_target":
+        return "rounds to target"
+    where = f"round {figure.round_num}, train" if figure.round_num else f"closing, {figure.split}"
+    return f"{where} {figure.metric}"
+
+
+def show_evaluation(screen: Screen, rows: Sequence[EvaluationRow]) -> None:
+    """Prints one line a split, or part of one.
+
+    How many clients took part in the training stands there where some did and others did not.
+    """
+    has_absent = any(row.num_absent_clients for row in rows)
+    has_both = any(0 < (row.num_seen_clients or 0) < row.num_clients for row in rows)
+    own = _own_names(row.scores for row in rows)
+    headers = ["split", *_SCORE_HEADERS, *own, "clients"]
+    headers += ["seen"] * has_both + ["not in split"] * has_absent
+    cells = []
+    for row in rows:
+        line = [row.split, *score_cells(row.scores), *_own_cells(row.scores, own)]
+        line.append(f"{row.num_clients:,}")
+        seen = "" if row.num_seen_clients is None else f"{row.num_seen_clients:,}"
+        line += [seen] * has_both
+        line += [f"{row.num_absent_clients:,}"] * has_absent
+        cells.append(line)
+    screen.table(headers, cells)
+
+
+def score_cells(scores: Scores | None) -> list[str]:
+    """Returns loss, accuracy, examples and batches as text; nothing where there are no scores.
+
+    Nothing is the mean of no examples.
+    """
+    if scores is None:
+        return [""] * len(_SCORE_HEADERS)
+    means = (scores.loss, scores.accuracy)
+    return [
+        *(_number(mean) if scores.num_examples else "-" for mean in means),
+        f"{scores.num_examples:,}",
+        f"{scores.num_batches:,}",
+    ]
+
+
+def _fate(row: RoundRow) -> str:
+    if row.online is None:
+        return ""
+    if row.is_skipped:
+        return "skipped"
+    return "rejected" if row.is_rejected else "applied"
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:,.1f}"
+
+
+def _own_names(scores: Iterable[Scores | None]) -> list[str]:
+    """The model's own metrics that are in at least one of some scores."""
+    return list(dict.fromkeys(name for each in scores if each is not None for name in each.own))
+
+
+def _own_cells(scores: Scores | None, names: Sequence[str]) -> list[str]:
+    """Their values as text; nothing where there are none."""
+    own = {} if scores is None else scores.own
+    return [_number(own[name]) if name in own else "" for name in names]
+
+
+def _number(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return "not finite"
+    return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.3e}"

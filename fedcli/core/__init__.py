@@ -1,0 +1,1 @@
+"""The binding of the C core, and the random streams it draws."""

@@ -1,0 +1,628 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The boundary to the C core: checks, one call without the GIL, one mapping of errors."""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport SIZE_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+
+from fedcli.core._fed cimport *
+
+import math
+import os
+
+import numpy as np
+
+
+class CoreError(Exception):
+    """A status of the C core that its caller did not rule out beforehand."""
+
+
+class LabelFault(CoreError):
+    """A label outside the classes: client_index, example_index and label say where."""
+
+    def __init__(self, client_index, example_index, label):
+        super().__init__(f"label {label} of example {example_index} of client {client_index}")
+        self.client_index, self.example_index, self.label = client_index, example_index, label
+
+
+class Cancelled(Exception):
+    """The cancel flag was raised while the core was at work."""
+
+
+cdef check(int status, const fed_fault *fault=NULL):
+    """Raises the exception that stands for a status."""
+    if status == FED_OK:
+        return
+    if status == FED_ERR_NO_MEMORY:
+        raise MemoryError(fed_strerror(status).decode())
+    if status == FED_ERR_CANCELLED:
+        raise Cancelled(fed_strerror(status).decode())
+    if status == FED_ERR_LABEL and fault != NULL:
+        raise LabelFault(fault.client_index, fault.example_index, fault.label)
+    raise CoreError(fed_strerror(status).decode())
+
+
+# ---- Instruction set: chosen here, once ----------------------------------------------------------
+
+cdef choose_isa():
+    wanted = os.environ.get("FEDCLI_ISA")
+    name = wanted.encode() if wanted else None
+    if fed_select_isa(<const char *> name if name is not None else NULL) != FED_OK:
+        raise ImportError(
+            f"FEDCLI_ISA={wanted} names no instruction set of this build and machine;"
+            f" choose one of {', '.join(ISAS)}, or unset it"
+        )
+
+ISAS = tuple(name for name in ("generic", "avx2", "avx512") if fed_isa_runs(name.encode()))
+choose_isa()
+ISA = fed_isa_name().decode()
+HAS_OPENMP = bool(fed_has_openmp())
+
+
+def fma_chain(size_t num_steps):
+    """Runs fused multiply-adds on one thread; returns the floating-point operations done."""
+    cdef double operations
+    with nogil:
+        operations = fed_fma_chain(num_steps)
+    return operations
+
+
+# ---- Values that cross the boundary --------------------------------------------------------------
+
+cdef fed_key make_key(key):
+    cdef fed_key made
+    made.seed, made.client, made.round, made.purpose, made.occurrence = key
+    return made
+
+
+cdef class CancelFlag:
+    """Raised from any thread or signal handler, stops a running call within a local step."""
+    cdef atomic_int flag
+
+    def set(self):
+        atomic_store(&self.flag, 1)
+
+    def clear(self):
+        atomic_store(&self.flag, 0)
+
+    def is_set(self):
+        return atomic_load(&self.flag) != 0
+
+
+cdef fed_shape make_shape(shape):
+    cdef fed_shape made
+    made.height, made.width, made.channels = shape
+    return made
+
+
+cdef fed_layer make_layer(row):
+    """A row of a model table from the fields of fed_layer in their order, shapes nested."""
+    cdef fed_layer made
+    (made.kind, made.activation, shape_in, shape_out, made.offset, made.has_scale, made.has_bias,
+     made.window_height, made.window_width, made.stride_y, made.stride_x, made.pad_top,
+     made.pad_left, made.num_groups, made.epsilon, made.rate) = row
+    made.in_, made.out = make_shape(shape_in), make_shape(shape_out)
+    return made
+
+
+cdef class Model:
+    """A model table; rows hold the fields of fed_layer in their order."""
+    cdef fed_model table
+    cdef fed_layer *layers
+
+    def __cinit__(self, layers, size_t num_params):
+        cdef fed_shape ins, outs
+        self.layers = <fed_layer *> calloc(max(len(layers), 1), sizeof(fed_layer))
+        if self.layers == NULL:
+            raise MemoryError
+        for i, row in enumerate(layers):
+            self.layers[i] = make_layer(row)
+        self.table.layers = self.layers
+        self.table.num_layers = len(layers)
+        if len(layers) > 0:
+            ins, outs = self.layers[0].in_, self.layers[len(layers) - 1].out
+            self.table.num_inputs = ins.height * ins.width * ins.channels
+            self.table.num_classes = outs.height * outs.width * outs.channels
+            self.table.num_params = num_params
+        check(fed_model_check(&self.table))
+
+    def __dealloc__(self):
+        free(self.layers)
+
+    cdef check_params(self, size_t size):
+        if size != self.table.num_params:
+            raise ValueError(f"{size} parameters given, the model has {self.table.num_params}")
+
+
+cdef fed_tensor make_tensor(shape):
+    """Matrices over the last two axes, or a vector."""
+    cdef fed_tensor made
+    if len(shape) > 1 and math.prod(shape) > 0:
+        made.num_matrices = math.prod(shape[:-2])
+        made.num_rows, made.num_columns = shape[-2:]
+    else:
+        made.num_matrices, made.num_rows, made.num_columns = 1, 0, math.prod(shape)
+    return made
+
+
+cdef class Step:
+    """A client-step table; rows are (kind, options), at most 8 options each, shapes those of the
+    tensors that the parameters are made of, for rows that look at them."""
+    cdef fed_step table
+    cdef fed_step_row *rows
+    cdef fed_tensors tensors
+    cdef fed_tensor *each
+
+    def __cinit__(self, rows, shapes=()):
+        self.rows = <fed_step_row *> calloc(max(len(rows), 1), sizeof(fed_step_row))
+        self.each = <fed_tensor *> calloc(max(len(shapes), 1), sizeof(fed_tensor))
+        if self.rows == NULL or self.each == NULL:
+            raise MemoryError
+        for t, shape in enumerate(shapes):
+            self.each[t] = make_tensor(shape)
+        self.tensors.each = self.each
+        self.tensors.num = len(shapes)
+        for r, (kind, options) in enumerate(rows):
+            if len(options) > 8:
+                raise ValueError(f"a client-step row has at most 8 options, not {len(options)}")
+            self.rows[r].kind = kind
+            for o, value in enumerate(options):
+                self.rows[r].options[o] = value
+        self.table.rows = self.rows
+        self.table.num_rows = len(rows)
+        check(fed_step_check(&self.table))
+
+    def __dealloc__(self):
+        free(self.rows)
+        free(self.each)
+
+    @property
+    def num_slots(self):
+        return fed_step_slots(&self.table)
+
+    def initial_slots(self, size_t num_params):
+        """The slots before a client's first local step: float32 [num_slots, P]."""
+        slots = np.empty((self.num_slots, num_params), np.float32)
+        cdef float[:, ::1] view = slots
+        if slots.size > 0:
+            fed_step_init_slots(&self.table, num_params, &view[0, 0])
+        return slots
+
+    def apply(self, size_t step_num, float[::1] params, const float[::1] server_params,
+              float[::1] gradient, float[:, ::1] slots):
+        """Local step number step_num in place; gradient is scratch afterwards."""
+        cdef size_t num_params = params.shape[0]
+        if not (server_params.shape[0] == gradient.shape[0] == params.shape[0]):
+            raise ValueError(f"params, server_params and gradient differ: {params.shape[0]},"
+                             f" {server_params.shape[0]}, {gradient.shape[0]}")
+        if slots.shape[0] != self.num_slots or slots.shape[1] != params.shape[0]:
+            raise ValueError(f"slots are [{slots.shape[0]}, {slots.shape[1]}],"
+                             f" not [{self.num_slots}, {num_params}]")
+        if num_params == 0:
+            return
+        check(fed_step_apply(&self.table, &self.tensors, step_num, num_params, &params[0],
+                             &server_params[0], &gradient[0],
+                             &slots[0, 0] if slots.shape[0] > 0 else NULL))
+
+
+cdef class Plan:
+    """How a client's examples become batches; shuffle_buffer -1 is full, max_examples -1 is all."""
+    cdef fed_plan plan
+
+    def __cinit__(self, int pipeline, size_t epochs, size_t batch_size, int64_t shuffle_buffer,
+                  int64_t max_examples):
+        self.plan = fed_plan(pipeline, epochs, batch_size,
+                             SIZE_MAX if shuffle_buffer < 0 else <size_t> shuffle_buffer,
+                             SIZE_MAX if max_examples < 0 else <size_t> max_examples)
+
+    def visits(self, size_t num_examples):
+        return fed_plan_visits(&self.plan, num_examples)
+
+    def batches(self, size_t num_examples):
+        return fed_plan_batches(&self.plan, num_examples)
+
+
+cdef class Client:
+    """One client's data, borrowed: the arrays stay referenced and must not be written meanwhile.
+
+    The rounds of the two keys are replaced by that of the call.
+    """
+    cdef fed_client table
+    cdef size_t num_values  # pixels of all examples together
+    cdef object keep
+
+    def __cinit__(self, pixels, const int32_t[::1] labels, float scale, float offset, Plan plan,
+                  shuffle_key, dropout_key):
+        cdef const uint8_t[::1] bytes_of
+        cdef const float[::1] floats_of
+        self.table.num_examples = labels.shape[0]
+        flat = pixels.reshape(-1)
+        if flat.size > 0 and len(pixels) != labels.shape[0]:
+            raise ValueError(f"{len(pixels)} images but {labels.shape[0]} labels")
+        if pixels.dtype == np.uint8:
+            bytes_of = flat
+            self.table.pixel_type = FED_PIXELS_UINT8
+            self.table.pixels = &bytes_of[0] if flat.size else NULL
+        else:
+            floats_of = flat
+            self.table.pixel_type = FED_PIXELS_FLOAT32
+            self.table.pixels = &floats_of[0] if flat.size else NULL
+        self.table.labels = &labels[0] if labels.shape[0] else NULL
+        self.table.scale, self.table.offset = scale, offset
+        self.table.plan = plan.plan
+        self.table.shuffle_key = make_key(shuffle_key)
+        self.table.dropout_key = make_key(dropout_key)
+        self.num_values = flat.size
+        self.keep = (flat, labels)
+
+
+cdef class Cohort:
+    """Clients side by side, as the core reads them."""
+    cdef fed_client *table
+    cdef fed_own *own
+    cdef size_t num_clients
+    cdef object clients
+    cdef Model prepared_for
+
+    def __cinit__(self, clients):
+        cdef Client client
+        self.clients = tuple(clients)
+        self.num_clients = len(self.clients)
+        self.table = <fed_client *> calloc(max(self.num_clients, 1), sizeof(fed_client))
+        self.own = <fed_own *> calloc(max(self.num_clients, 1), sizeof(fed_own))
+        if self.table == NULL or self.own == NULL:
+            raise MemoryError
+        for c, client in enumerate(self.clients):
+            self.table[c] = client.table
+            self.table[c].own = &self.own[c]
+
+    def __dealloc__(self):
+        cdef size_t c
+        if self.table != NULL:
+            for c in range(self.num_clients):
+                fed_prepared_free(<fed_prepared *> self.table[c].prepared)
+        free(self.table)
+        free(self.own)
+
+    cdef set_own(self, size_t num_params, const float[:, ::1] linear, float[:, ::1] deltas,
+                 const double[::1] factors, const float[:, ::1] starts):
+        """Points each client at its rows; a single row of `linear` is everybody's."""
+        cdef size_t c
+        if linear is not None and (linear.shape[0] not in (1, self.num_clients)
+                                   or <size_t> linear.shape[1] != num_params):
+            raise ValueError(f"linear is [{linear.shape[0]}, {linear.shape[1]}], not"
+                             f" [1 or {self.num_clients}, {num_params}]")
+        if deltas is not None and (<size_t> deltas.shape[0] != self.num_clients
+                                   or <size_t> deltas.shape[1] != num_params):
+            raise ValueError(f"deltas are [{deltas.shape[0]}, {deltas.shape[1]}], not"
+                             f" [{self.num_clients}, {num_params}]")
+        if starts is not None and (<size_t> starts.shape[0] != self.num_clients
+                                   or <size_t> starts.shape[1] != num_params):
+            raise ValueError(f"starts are [{starts.shape[0]}, {starts.shape[1]}], not"
+                             f" [{self.num_clients}, {num_params}]")
+        if factors is not None and <size_t> factors.shape[0] != self.num_clients:
+            raise ValueError(f"{factors.shape[0]} factors for {self.num_clients} clients")
+        for c in range(self.num_clients):
+            self.own[c].linear = NULL
+            if linear is not None:
+                self.own[c].linear = &linear[c if linear.shape[0] > 1 else 0, 0]
+            self.own[c].delta = &deltas[c, 0] if deltas is not None else NULL
+            self.own[c].start = &starts[c, 0] if starts is not None else NULL
+            self.own[c].delta_factor = 0.0 if starts is not None else 1.0
+            if factors is not None:
+                self.own[c].delta_factor = factors[c]
+
+    def prepare(self, Model model):
+        """Works out once what no round changes, four bytes a pixel, for training with `model`."""
+        cdef size_t c
+        self.check_pixels(model.table.num_inputs)
+        if self.prepared_for is not None and self.prepared_for is not model:
+            raise ValueError("the cohort was prepared for another model")
+        self.prepared_for = model
+        for c in range(self.num_clients):
+            if self.table[c].prepared == NULL:
+                self.table[c].prepared = fed_prepare(&model.table, &self.table[c])
+            if self.table[c].prepared == NULL:
+                raise MemoryError
+
+    cdef check_pixels(self, size_t num_inputs):
+        cdef Client client
+        for c, client in enumerate(self.clients):
+            if client.num_values != client.table.num_examples * num_inputs:
+                raise ValueError(f"client {c} has {client.num_values} pixel values in"
+                                 f" {client.table.num_examples} examples, the model takes"
+                                 f" {num_inputs} an example")
+
+
+cdef class DeltaSum:
+    """The ordered, weighted, float64 sum of a cohort's model deltas."""
+    cdef fed_sum *sum
+    cdef Model model
+
+    def __cinit__(self, Model model):
+        self.model = model
+        self.sum = fed_sum_new_of(&model.table)
+        if self.sum == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        fed_sum_free(self.sum)
+
+    def reset(self):
+        """Empties the sum, keeps its memory."""
+        fed_sum_reset(self.sum)
+
+    def total(self):
+        """The sum of weight * delta, float64 [P], and the sum of the weights."""
+        cdef double weight
+        total = np.empty(self.model.table.num_params, np.float64)
+        cdef double[::1] view = total
+        fed_sum_total(self.sum, &view[0], &weight)
+        return total, weight
+
+
+cdef class VectorSum:
+    """The ordered, weighted, float64 sum of vectors, float32 [num_values]."""
+    cdef fed_sum *sum
+    cdef size_t num_values
+
+    def __cinit__(self, size_t num_values):
+        self.num_values = num_values
+        self.sum = fed_sum_new(num_values)
+        if self.sum == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        fed_sum_free(self.sum)
+
+    def add(self, vectors, const double[::1] weights):
+        """Adds the vectors of a list in turn."""
+        cdef size_t i, num_vectors = len(vectors)
+        cdef const float[::1] vector
+        cdef const float **starts
+        cdef int status
+        if <size_t> weights.shape[0] != num_vectors:
+            raise ValueError(f"{weights.shape[0]} weights for {num_vectors} vectors")
+        if num_vectors == 0 or self.num_values == 0:
+            return
+        starts = <const float **> malloc(num_vectors * sizeof(float *))
+        if starts == NULL:
+            raise MemoryError
+        try:
+            for i in range(num_vectors):
+                vector = vectors[i]
+                if <size_t> vector.shape[0] != self.num_values:
+                    raise ValueError(f"vector {i} is [{vector.shape[0]}], not [{self.num_values}]")
+                starts[i] = &vector[0]
+            with nogil:
+                status = fed_sum_add(self.sum, starts, &weights[0], num_vectors)
+        finally:
+            free(starts)
+        check(status)
+
+    def reset(self):
+        """Empties the sum, keeps its memory."""
+        fed_sum_reset(self.sum)
+
+    def total(self):
+        """The sum of weight * vector, float64 [num_values], and the sum of the weights."""
+        cdef double weight
+        total = np.zeros(self.num_values, np.float64)
+        cdef double[::1] view = total
+        fed_sum_total(self.sum, &view[0] if self.num_values > 0 else NULL, &weight)
+        return total, weight
+
+
+STATS = np.dtype(
+    [("loss_sum", "f8"), ("weight", "f8"), ("max_abs", "f8"), ("norm", "f8"),
+     ("num_correct", "i8"), ("num_examples", "i8"), ("num_batches", "i8"), ("is_finite", "i4")],
+    align=True,
+)
+assert STATS.itemsize == sizeof(fed_client_stats)
+
+
+# ---- Work ----------------------------------------------------------------------------------------
+
+cdef class Terms:
+    """How a cohort is trained and added up: weighting; bounds (largest entry, L2 norm) or None;
+    frozen (slots float32 [num_slots, P], step number) or None; rate_factors float64 by local step,
+    or None."""
+    cdef fed_terms table
+    cdef fed_bounds bounds
+    cdef const float[:, ::1] slots
+    cdef const double[::1] rate_factors
+
+    def __cinit__(self, int weighting, bounds, frozen, rate_factors=None):
+        self.table.weighting = weighting
+        if bounds is not None:
+            self.bounds.max_abs, self.bounds.norm = bounds
+            self.table.bounds = &self.bounds
+        self.slots = None
+        if frozen is not None:
+            self.slots, self.table.frozen_step_num = frozen
+        self.rate_factors = None
+        if rate_factors is not None and len(rate_factors) > 0:
+            self.rate_factors = rate_factors
+            self.table.rate_factors = &self.rate_factors[0]
+            self.table.num_rate_factors = len(rate_factors)
+
+    cdef check(self, Step step, Model model):
+        """Points the table at the step's tensors, and at the slots if their shape fits."""
+        self.table.tensors = &step.tensors
+        if self.slots is None or self.slots.shape[0] == step.num_slots == 0:
+            return
+        if (<size_t> self.slots.shape[0], <size_t> self.slots.shape[1]) != (
+                step.num_slots, model.table.num_params):
+            raise ValueError(f"frozen slots are [{self.slots.shape[0]}, {self.slots.shape[1]}],"
+                             f" not [{step.num_slots}, {model.table.num_params}]")
+        self.table.frozen_slots = &self.slots[0, 0]
+
+
+cdef class Team:
+    """The core's threads and their memory; one call at a time."""
+    cdef fed_team *team
+
+    def __cinit__(self, int num_threads):
+        self.team = fed_team_new(num_threads)
+        if self.team == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        fed_team_free(self.team)
+
+    def train_cohort(self, Model model, Step step, const float[::1] server_params, Cohort cohort,
+                     uint64_t round_num, Terms terms, CancelFlag cancel, DeltaSum delta_sum,
+                     linear=None, deltas=None, factors=None, starts=None):
+        """Trains each client and adds its delta; returns the clients' STATS.
+
+        linear float32 [num_clients or 1, P]: what the LINEAR row adds; deltas float32
+        [num_clients, P] is filled; factors float64 [num_clients] multiply deltas in the sum;
+        starts float32 [num_clients, P] stand for server_params, and nothing enters the sum.
+        """
+        cdef int status
+        cdef fed_fault fault
+        cdef size_t c
+        model.check_params(server_params.shape[0])
+        cohort.check_pixels(model.table.num_inputs)
+        if delta_sum.model is not model:
+            raise ValueError("delta_sum was made for another model")
+        terms.check(step, model)
+        if cohort.prepared_for is not None and cohort.prepared_for is not model:
+            raise ValueError("the cohort was prepared for another model")
+        stats = np.zeros(cohort.num_clients, STATS)
+        cdef uint8_t[::1] view = stats.view(np.uint8)
+        if cohort.num_clients == 0:
+            return stats
+        for c in range(cohort.num_clients):
+            cohort.table[c].shuffle_key.round = round_num
+            cohort.table[c].dropout_key.round = round_num
+        cohort.set_own(model.table.num_params, linear, deltas, factors, starts)
+        with nogil:
+            status = fed_train_cohort(self.team, &model.table, &step.table, &server_params[0],
+                                      cohort.table, cohort.num_clients, &terms.table,
+                                      &cancel.flag, delta_sum.sum,
+                                      <fed_client_stats *> &view[0], &fault)
+        check(status, &fault)
+        return stats
+
+    def evaluate(self, Model model, const float[::1] params, Cohort cohort, CancelFlag cancel):
+        """Scores `params` on each client; returns the clients' STATS."""
+        cdef int status
+        cdef fed_fault fault
+        model.check_params(params.shape[0])
+        cohort.check_pixels(model.table.num_inputs)
+        stats = np.zeros(cohort.num_clients, STATS)
+        cdef uint8_t[::1] view = stats.view(np.uint8)
+        if cohort.num_clients == 0:
+            return stats
+        with nogil:
+            status = fed_evaluate(self.team, &model.table, &params[0], cohort.table,
+                                  cohort.num_clients, &cancel.flag, <fed_client_stats *> &view[0],
+                                  &fault)
+        check(status, &fault)
+        return stats
+
+    def predict(self, Model model, const float[::1] params, Cohort cohort, CancelFlag cancel):
+        """The logits of every example of every client, in stored order: float32 [N, K]."""
+        cdef int status
+        cdef fed_fault fault
+        cdef size_t c, num_examples = 0
+        model.check_params(params.shape[0])
+        cohort.check_pixels(model.table.num_inputs)
+        for c in range(cohort.num_clients):
+            num_examples += cohort.table[c].num_examples
+        logits = np.empty((num_examples, model.table.num_classes), np.float32)
+        cdef float[:, ::1] view = logits
+        if num_examples == 0:
+            return logits
+        with nogil:
+            status = fed_predict(self.team, &model.table, &params[0], cohort.table,
+                                 cohort.num_clients, &cancel.flag, &view[0, 0], &fault)
+        check(status, &fault)
+        return logits
+
+
+def move_own(double scale, const float[::1] sent, float[::1] delta):
+    """delta becomes scale * delta - sent; says whether all of it is finite."""
+    cdef size_t num_params = delta.shape[0]
+    if <size_t> sent.shape[0] != num_params:
+        raise ValueError(f"{sent.shape[0]} values were sent, {num_params} came back")
+    return num_params == 0 or fed_move_own(num_params, scale, &sent[0], &delta[0]) != 0
+
+
+def add_change(const float[::1] before, const float[::1] after, double[::1] change):
+    """Adds after - before to change."""
+    cdef size_t num_params = change.shape[0]
+    if not (<size_t> before.shape[0] == <size_t> after.shape[0] == num_params):
+        raise ValueError(f"vectors of {before.shape[0]}, {after.shape[0]} and {num_params} values")
+    if num_params > 0:
+        fed_add_change(num_params, &before[0], &after[0], &change[0])
+
+
+def stages(Model model):
+    """The first layer of each stage: a layer, or a convolution with the pool that follows it."""
+    cdef size_t first_layers[64]
+    num_stages = fed_stages(&model.table, first_layers)
+    return [first_layers[s] for s in range(num_stages)]
+
+
+def exercise(Model model, const float[::1] params, size_t batch_size, size_t stage, int phase,
+             size_t repeats):
+    """Runs one phase of a stage (0 forward, 1 backward with a plain SGD update, 2 derive) over and
+    over on a made-up batch, on this thread."""
+    cdef int status
+    model.check_params(params.shape[0])
+    with nogil:
+        status = fed_exercise(&model.table, &params[0], batch_size, stage, phase, repeats)
+    check(status)
+
+
+def example_order(Plan plan, size_t num_examples, key):
+    """Indices of the examples a client visits, in order: uint32 [visits]."""
+    cdef fed_order order
+    cdef fed_key made = make_key(key)
+    cdef size_t done = 0, num_visits = fed_plan_visits(&plan.plan, num_examples)
+    indices = np.empty(num_visits, np.uint32)
+    buffer = np.empty(max(fed_order_capacity(&plan.plan, num_examples), 1), np.uint32)
+    cdef uint32_t[::1] view = indices
+    cdef uint32_t[::1] buffer_view = buffer
+    fed_order_init(&order, &plan.plan, num_examples, &made, &buffer_view[0])
+    while done < num_visits:
+        done += fed_order_next(&order, &view[done])
+    return indices
+
+
+def random_u64(key, size_t count):
+    """The first `count` outputs of a stream: uint64 [count]."""
+    cdef fed_key made = make_key(key)
+    values = np.empty(count, np.uint64)
+    cdef uint64_t[::1] view = values
+    if count > 0:
+        fed_rng_fill(&made, &view[0], count)
+    return values
+
+
+cdef fed_synthetic make_synthetic(options):
+    return fed_synthetic(options[0], options[1], options[2], options[3])
+
+
+def synthetic_count(options, uint64_t client_key, int split):
+    """Examples a client of synthetic-digits holds; options: (seed, spread, label noise, sizes)."""
+    cdef fed_synthetic made = make_synthetic(options)
+    return fed_synthetic_count(&made, client_key, split)
+
+
+def synthetic_draw(options, uint64_t client_key, int split, size_t first, size_t num):
+    """Draws examples of a client: pixels uint8 [num, 28, 28] with 255 = ink, labels int32 [num]."""
+    cdef int status
+    cdef fed_synthetic made = make_synthetic(options)
+    pixels, labels = np.empty((num, 28, 28), np.uint8), np.empty(num, np.int32)
+    cdef uint8_t[:, :, ::1] pixels_view = pixels
+    cdef int32_t[::1] labels_view = labels
+    if num == 0:
+        return pixels, labels
+    with nogil:
+        status = fed_synthetic_draw(&made, client_key, split, first, num, &pixels_view[0, 0, 0],
+                                    &labels_view[0])
+    check(status)
+    return pixels, labels

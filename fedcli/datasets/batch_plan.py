@@ -1,0 +1,113 @@
+"""How a client's examples become batches, in numbers: epochs, sizes, shuffling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from fedcli.core.native import Plan
+from fedcli.errors import ConfigError
+from fedcli.settings.vocabulary import PIPELINES
+
+FULL = -1  # a shuffle buffer as large as the stream
+MAX_COUNT = 2**31 - 1  # so that no product of two counts leaves 64 bits
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How a client's examples become batches.
+
+    Attributes:
+        epochs: Local epochs, at least 1.
+        batch_size: Examples a batch, at least 1; the last batch may be short.
+        shuffle_buffer: Examples the shuffle chooses from; 0 and 1 mean no shuffle, `FULL` all.
+        pipeline: `repeat-shuffle` (TFF's tutorial: batches cross epochs and epochs mix),
+            `shuffle-repeat` (TFF's tasks: reshuffled each epoch, batches cross epochs) or
+            `per-epoch` (McMahan et al. 2017: reshuffled each epoch, batches end with it).
+        max_examples: Examples kept of the repeated stream (TFF's max_elements), None for all.
+
+    Raises:
+        ConfigError: A count is below its least value or above 2,147,483,647, or the pipeline is
+            unknown.
+    """
+
+    epochs: int = 1
+    batch_size: int = 20
+    shuffle_buffer: int = 1
+    pipeline: str = "repeat-shuffle"
+    max_examples: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what is not allowed."""
+        _check_count("epochs", self.epochs, 1)
+        _check_count("batch size", self.batch_size, 1)
+        _check_count("shuffle buffer", self.shuffle_buffer, FULL)
+        if self.max_examples is not None:
+            _check_count("max examples", self.max_examples, 1)
+        if self.pipeline not in PIPELINES:
+            raise ConfigError(
+                f"unknown pipeline '{self.pipeline}'; choose one of {', '.join(PIPELINES)}"
+            )
+
+    def for_core(self) -> Plan:
+        """Returns the plan as the core takes it."""
+        return Plan(
+            PIPELINES.index(self.pipeline),
+            self.epochs,
+            self.batch_size,
+            self.shuffle_buffer,
+            -1 if self.max_examples is None else self.max_examples,
+        )
+
+    def num_visits(self, num_examples: int) -> int:
+        """Returns how many examples a client of `num_examples` processes, repeats counted."""
+        visits = self.epochs * num_examples
+        return visits if self.max_examples is None else min(visits, self.max_examples)
+
+    def of_steps(self, num_steps: int, num_examples: int) -> BatchPlan:
+        """Returns this plan for a client of `num_examples` that takes so many batches of it.
+
+        `epochs` and `max_examples` become what that takes. Of no examples there is no batch.
+        """
+        if not num_examples:
+            return self
+        num_visits = num_steps * self.batch_size
+        if self.pipeline == "per-epoch":
+            num_epochs, rest = divmod(num_steps, -(-num_examples // self.batch_size))
+            num_visits = num_epochs * num_examples + rest * self.batch_size
+        num_epochs = -(-num_visits // num_examples)
+        return replace(self, epochs=num_epochs, max_examples=num_visits)
+
+    def num_batches(self, num_examples: int) -> int:
+        """Returns how many batches those examples come in."""
+        visits = self.num_visits(num_examples)
+        if self.pipeline != "per-epoch" or not visits:
+            return -(-visits // self.batch_size)
+        num_epochs, rest = divmod(visits, num_examples)
+        return num_epochs * -(-num_examples // self.batch_size) + -(-rest // self.batch_size)
+
+    def batch_sizes(self, num_examples: int) -> Iterator[int]:
+        """Yields the size of each batch in turn."""
+        visits_left = self.num_visits(num_examples)
+        stretch = num_examples if self.pipeline == "per-epoch" else visits_left
+        while visits_left:
+            stretch_left = min(stretch, visits_left)
+            visits_left -= stretch_left
+            while stretch_left:
+                size = min(self.batch_size, stretch_left)
+                stretch_left -= size
+                yield size
+
+
+def buffer_size(shuffle_buffer: int | Literal["full"]) -> int:
+    """Returns a shuffle buffer as `BatchPlan` takes it: "full" becomes `FULL`."""
+    return FULL if shuffle_buffer == "full" else shuffle_buffer
+
+
+def _check_count(what: str, value: int, least: int) -> None:
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_whole or not least <= value <= MAX_COUNT:
+        raise ConfigError(f"{what} {value!r}: choose a whole number from {least} to {MAX_COUNT}")

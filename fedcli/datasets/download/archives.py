@@ -1,0 +1,222 @@
+"""Takes named files out of archives that nobody vouches for, of the kind and size asked for.
+
+tar, plain or in gzip or bzip2, recognised by content. Nothing is ever unpacked under a name that an
+archive chose, and `tarfile.extractall` with its filters is not used: they check no sizes.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import hashlib
+import os
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fedcli.datasets.download.public import Member
+from fedcli.errors import DataError
+from fedcli.progress import Tell, tell_nobody
+
+_BLOCK_BYTES = 1 << 20
+_MAX_HEADER_BYTES = 1 << 20  # of a long name and the like, which tarfile reads into memory
+_MAX_OTHER_BYTES = 64 << 20  # unpacked, of all that was not asked for
+_DAMAGE = (
+    *(EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError),
+    *(ValueError, OverflowError),  # numbers in headers
+)
+
+
+def extract(
+    archive: Path, members: Sequence[Member], folder: Path, tell: Tell = tell_nobody
+) -> dict[str, Path]:
+    """Unpacks some files of an archive below a folder, all or none, and returns where they are.
+
+    Args:
+        archive: The file.
+        members: What to take.
+        folder: Where to; a member keeps its name below it.
+        tell: Is told of bytes unpacked.
+
+    Raises:
+        DataError: The archive is damaged, lacks a member or holds it twice, holds it as anything
+            but a regular file, or with another size or hash than it must have; or the disk is full.
+    """
+    for member in members:
+        _check_name(member.name)
+    writer = _Writer(archive, members, folder, tell)
+    try:
+        _unpack(archive, writer)
+        return writer.finish()
+    except _DAMAGE as err:
+        raise DataError(
+            f"{archive}: damaged archive ({' '.join(str(err).split()) or type(err).__name__}); "
+            "fetch it again"
+        ) from err
+    except OSError as err:
+        if err.errno is None:  # bz2 has no error of its own
+            raise DataError(f"{archive}: damaged archive ({err}); fetch it again") from err
+        raise DataError(f"cannot unpack {archive} in {folder}: {err.strerror}") from err
+    finally:
+        writer.clean()
+
+
+def _unpack(archive: Path, writer: _Writer) -> None:
+    with archive.open("rb") as file:
+        start = file.read(3)
+        file.seek(0)
+        if start == b"BZh":
+            with bz2.open(file) as plain:
+                _unpack_tar(plain, writer)
+        elif start.startswith(b"\x1f\x8b"):
+            with gzip.open(file) as plain:
+                _unpack_tar(plain, writer)
+        else:
+            _unpack_tar(file, writer)
+
+
+def _unpack_tar(plain: Any, writer: _Writer) -> None:
+    bounded = _Bounded(plain, writer)
+    with tarfile.open(fileobj=bounded, mode="r|", tarinfo=_ShortHeader) as tar:  # type: ignore[call-overload]
+        for info in tar:
+            if info.name not in writer.members:
+                writer.others.append(info.name)
+                continue
+            is_plain = info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not info.issparse()
+            writer.check_kind(info.name, is_regular=is_plain)
+            content = tar.extractfile(info)
+            assert content is not None
+            writer.take(info.name, content, info.size)
+
+
+class _ShortHeader(tarfile.TarInfo):
+    """A header that does not make tarfile read gigabytes of long names into memory."""
+
+    @classmethod
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> _ShortHeader:
+        """Reads one header."""
+        info = super().frombuf(buf, encoding, errors)
+        is_data = info.type in (*tarfile.REGULAR_TYPES, *_NO_DATA)
+        if not is_data and info.size > _MAX_HEADER_BYTES:
+            # No error of tarfile's own, which would take it for the end of the archive.
+            raise ValueError(f"a header of {info.size:,} bytes")
+        return info
+
+
+_NO_DATA = (
+    *(tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE),
+    *(tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE),
+)
+
+
+class _Bounded:
+    """An unpacked stream that ends in an error once it is absurdly long."""
+
+    def __init__(self, plain: Any, writer: _Writer) -> None:
+        self._plain = plain
+        self._writer = writer
+        self._left = _MAX_OTHER_BYTES + sum(each.limit for each in writer.members.values())
+
+    def read(self, num_bytes: int) -> bytes:
+        """Returns the next bytes."""
+        self._writer.tell()
+        block: bytes = self._plain.read(num_bytes)
+        self._left -= len(block)
+        if self._left < 0:
+            raise DataError(
+                f"{self._writer.archive}: unpacks to far more than it should hold; it was not used"
+            )
+        return block
+
+
+class _Writer:
+    """The files unpacked so far, under temporary names."""
+
+    def __init__(self, archive: Path, members: Sequence[Member], folder: Path, tell: Tell) -> None:
+        self.archive = archive
+        self.members = {member.name: member for member in members}
+        self.others: list[str] = []
+        self._folder = folder
+        self._tell = tell
+        self._unpacked: dict[str, Path] = {}
+        sizes = [member.size for member in members]
+        self._total = None if None in sizes else sum(size or 0 for size in sizes)
+        self._num_done = 0
+
+    def tell(self) -> None:
+        """Tells how far it is."""
+        self._tell(self._num_done, self._total)
+
+    def check_kind(self, name: str, *, is_regular: bool) -> None:
+        """Refuses what is no regular file, and what was there before."""
+        if not is_regular:
+            raise DataError(f"{self.archive}: {name} in it is no regular file; it was not unpacked")
+        if name in self._unpacked:
+            raise DataError(f"{self.archive}: holds {name} twice; it was not unpacked")
+
+    def take(self, name: str, content: Any, claimed: int) -> None:
+        """Unpacks one member, of which the archive claims so many bytes."""
+        member = self.members[name]
+        if claimed > member.limit or member.size not in (None, claimed):
+            raise self._bad_size(member, f"{claimed:,}")
+        path = self._temporary(name)
+        self._unpacked[name] = path
+        digest, size = hashlib.sha256(), 0
+        with path.open("xb") as file:
+            for block in _blocks(content):
+                size += len(block)
+                digest.update(block)
+                file.write(block)
+                self._num_done += len(block)
+                self.tell()
+        if size != claimed:
+            raise self._bad_size(member, f"{size:,}")
+        if member.sha256 not in (None, digest.hexdigest()):
+            raise DataError(
+                f"{self.archive}: sha256 of {name} in it is {digest.hexdigest()}, "
+                f"expected {member.sha256}"
+            )
+
+    def finish(self) -> dict[str, Path]:
+        """Gives every member its name, and returns the paths."""
+        missing = [name for name in self.members if name not in self._unpacked]
+        if missing:
+            others = ", ".join(self.others[:10]) or "nothing"
+            raise DataError(f"{self.archive}: has no {missing[0]} in it, but {others}")
+        paths = {name: self._folder / name for name in self.members}
+        for name, path in paths.items():
+            os.replace(self._unpacked.pop(name), path)  # noqa: PTH105
+        return paths
+
+    def clean(self) -> None:
+        """Deletes what was not finished."""
+        for path in self._unpacked.values():
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def _temporary(self, name: str) -> Path:
+        path = self._folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
+
+    def _bad_size(self, member: Member, got: str) -> DataError:
+        expected = f"at most {member.max_bytes:,}" if member.size is None else f"{member.size:,}"
+        return DataError(
+            f"{self.archive}: {member.name} in it has {got} bytes, expected {expected}; "
+            "it was not unpacked"
+        )
+
+
+def _blocks(content: Any) -> Iterator[bytes]:
+    while block := content.read(_BLOCK_BYTES):
+        yield block
+
+
+def _check_name(name: str) -> None:
+    """Refuses a wanted name that would leave the folder: a mistake in a catalogue."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.name or "\\" in name:
+        raise ValueError(f"member {name!r} would lie outside the folder")

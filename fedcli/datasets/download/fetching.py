@@ -1,0 +1,296 @@
+"""Brings one file here: resumed after a cut, from the next address if need be, checked whole.
+
+Weighed against pooch 1.9: no resume, one URL a file, no lock, no bound on size, no allow-list of an
+archive's members, and six more packages. So urllib does the talking (`transport`), and the rest is
+here.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+import urllib.parse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedcli.datasets.data_folder import make_folder
+from fedcli.datasets.download.part_file import PartFile, find_mismatch
+from fedcli.datasets.download.public import RemoteFile
+from fedcli.datasets.download.transport import Exchange, Head, TryError
+from fedcli.errors import DataError
+from fedcli.locks import locked
+from fedcli.progress import Remark, Tell, remark_to_nobody, tell_nobody
+
+_POLL_SECONDS = 0.1  # between two looks at whether to give up
+_PROGRESS_BYTES = 1 << 20  # a try that brings so much that is new does not count against the server
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long and how often a server is waited for.
+
+    Attributes:
+        connect_seconds: For a connection.
+        stall_seconds: For the next byte.
+        num_tries: Of one address, without getting further.
+        pause_seconds: Before the second try; doubled before each later one.
+        max_pause_seconds: Most that a server's Retry-After is honoured with.
+    """
+
+    connect_seconds: float = 10.0
+    stall_seconds: float = 30.0
+    num_tries: int = 4
+    pause_seconds: float = 1.0
+    max_pause_seconds: float = 60.0
+
+
+USUAL_PATIENCE = Patience()
+
+
+class FetchError(DataError):
+    """A file that no address gave.
+
+    Attributes:
+        file: The file.
+    """
+
+    def __init__(self, text: str, file: RemoteFile) -> None:
+        """Takes the message and the file."""
+        super().__init__(text)
+        self.file = file
+
+
+def fetch(
+    file: RemoteFile,
+    target: Path,
+    *,
+    bases: Sequence[str] = (),
+    force: bool = False,
+    tell: Tell = tell_nobody,
+    remark: Remark = remark_to_nobody,
+    patience: Patience = USUAL_PATIENCE,
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
+    """Makes `target` the whole, checked file, and returns the bytes that were transferred for that.
+
+    What is there already is hashed and kept. What a stopped or killed process has left in
+    `<target>.part` is completed. One process at a time fetches a file, others wait for it.
+
+    Args:
+        file: What to fetch, and what it must be.
+        target: Where to put it.
+        bases: Addresses of folders that are tried before the file's own addresses.
+        force: Fetch again what is there, too.
+        tell: Is told of bytes.
+        remark: Is told in one line of retries and waiting.
+        patience: How long servers are waited for.
+        sleep: Waits between tries.
+
+    Raises:
+        FetchError: No address gave the file.
+        DataError: The file cannot be written, or the disk is too full.
+        Cancelled: `tell` raised it; what was fetched so far stays.
+    """
+    make_folder(target.parent)
+    try:
+        with locked(target.with_name(f"{target.name}.lock"), tell, remark):
+            if not force and target.is_file():
+                problem = find_mismatch(target, file, tell)
+                if problem is None:
+                    return 0
+                remark(f"{target}: {problem}; fetching it again")
+            with PartFile(target, file, tell) as part:
+                errand = _Errand(file, part, tell, remark, patience, sleep)
+                errand.run(_addresses(file, bases))
+                part.install(target)
+            return errand.num_transferred
+    except OSError as err:  # of the disk: those of the network are told apart in `transport`
+        raise DataError(
+            f"cannot write {err.filename or target}: {err.strerror or err}; what was fetched is "
+            "kept: mend that and run the same command again"
+        ) from err
+
+
+def check_base(base: str) -> str:
+    """Returns the address of a mirror.
+
+    Raises:
+        DataError: It is no http or https address.
+    """
+    try:
+        parts = urllib.parse.urlsplit(base)
+        is_usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # brackets or a port that make no sense
+        is_usable = False
+    if not is_usable:
+        raise DataError(
+            f"--mirror {base}: give an address that starts with http:// or https://; "
+            "files on this machine are taken by --from-file PATH"
+        )
+    return base
+
+
+def check_space(folder: Path, num_bytes: int) -> None:
+    """Refuses to fill a disk.
+
+    Raises:
+        DataError: There is less free than will be written.
+    """
+    free = shutil.disk_usage(folder).free
+    if num_bytes > free:
+        raise DataError(
+            f"{folder}: {num_bytes:,} bytes are to be written and {free:,} are free; free some "
+            "space or choose another folder by FEDCLI_DATA_DIR or --data-dir"
+        )
+
+
+def _addresses(file: RemoteFile, bases: Sequence[str]) -> list[str]:
+    name = urllib.parse.quote(file.name)
+    return [*(f"{base.rstrip('/')}/{name}" for base in bases), *file.urls]
+
+
+class _Errand:
+    """The way to one file by several addresses."""
+
+    def __init__(
+        self,
+        file: RemoteFile,
+        part: PartFile,
+        tell: Tell,
+        remark: Remark,
+        patience: Patience,
+        sleep: Callable[[float], None],
+    ) -> None:
+        self.num_transferred = 0
+        self._file = file
+        self._part = part
+        self._total = file.size
+        self._tell_caller = tell
+        self._remark = remark
+        self._patience = patience
+        self._sleep = sleep
+
+    def run(self, urls: Sequence[str]) -> None:
+        """Completes the part. Raises FetchError."""
+        problems: list[str] = []
+        for url in urls:
+            problem = self._complete_from(url)
+            if problem is None:
+                return
+            problems.append(f"{url}: {problem}")
+            if url != urls[-1]:
+                self._remark(f"{problems[-1]}; trying the next address")
+        raise FetchError(
+            f"{self._file.name} could not be fetched: {'; '.join(problems)}", self._file
+        )
+
+    def _complete_from(self, url: str) -> TryError | None:
+        """Completes the part from one address, or returns why that will not do."""
+        furthest = self._part.size
+        num_failed = 0
+        while True:
+            try:
+                self._try_once(url)
+            except TryError as err:
+                problem = err
+            else:
+                return None
+            if self._part.size >= furthest + _PROGRESS_BYTES:
+                furthest = self._part.size
+                num_failed = 0
+            num_failed += 1
+            if problem.is_final or num_failed == self._patience.num_tries:
+                return problem
+            self._pause(url, problem, num_failed)
+
+    def _try_once(self, url: str) -> None:
+        """One request, and the check of what it completes."""
+        part = self._part
+        kept_bytes = part.size
+        if self._file.size is None or part.size != self._file.size:
+            kept_bytes = self._request(url)
+        problem = part.find_mismatch()
+        if problem is None:
+            return
+        part.restart()
+        if kept_bytes:  # begun by an earlier try, perhaps of another file
+            raise TryError(f"{problem}, in two pieces")
+        raise TryError(problem, is_final=True)
+
+    def _request(self, url: str) -> int:
+        """Appends what one request brings, and returns how many bytes there were before."""
+        part = self._part
+        with Exchange(
+            url,
+            part.request_headers(url),
+            connect_seconds=self._patience.connect_seconds,
+            stall_seconds=self._patience.stall_seconds,
+            wait=self._tell,
+        ) as exchange:
+            head = exchange.head()
+            if self._is_complete(head):
+                return part.size
+            self._check_total(self._prepare_part(url, head))
+            kept_bytes = part.size
+            limit = self._file.max_bytes if self._total is None else self._total
+            while block := exchange.read():
+                part.write(block)
+                self.num_transferred += len(block)
+                if part.size > limit:
+                    part.restart()
+                    raise TryError(f"sends more than {limit:,} bytes", is_final=True)
+                self._tell()
+        if self._total is not None and part.size < self._total:
+            raise TryError(f"was cut off after {part.size:,} of {self._total:,} bytes")
+        return kept_bytes
+
+    def _is_complete(self, head: Head) -> bool:
+        """Whether the server says that nothing is left to send: 416 with the size of the part."""
+        if head.status != 416:
+            return False
+        if self._part.size and head.range_total == self._part.size:
+            return True
+        self._part.restart()
+        raise TryError("has another file than the one begun")
+
+    def _prepare_part(self, url: str, head: Head) -> int | None:
+        """Makes the part ready for the bytes of a response; returns the size it announces."""
+        part = self._part
+        if head.status == 200:
+            part.restart()
+            part.note(url, head)
+            return head.length
+        if not part.size:
+            raise TryError("answers with a range that was not asked for", is_final=True)
+        if head.range_start != part.size or part.is_of_another(url, head):
+            part.restart()
+            raise TryError("continues another file, or at another place")
+        return head.range_total
+
+    def _check_total(self, total: int | None) -> None:
+        """Takes note of the size a server announces, and refuses a wrong or an absurd one."""
+        file = self._file
+        if total is not None:
+            if file.size not in (None, total):
+                raise TryError(f"offers {total:,} bytes, expected {file.size:,}", is_final=True)
+            if total > file.max_bytes:
+                raise TryError(
+                    f"offers {total:,} bytes, more than {file.max_bytes:,}", is_final=True
+                )
+        self._total = total if file.size is None else file.size
+        if self._total is not None:
+            check_space(self._part.path.parent, self._total - self._part.size)
+
+    def _pause(self, url: str, problem: TryError, num_failed: int) -> None:
+        seconds = self._patience.pause_seconds * 2 ** (num_failed - 1)
+        if problem.wait_seconds is not None:
+            seconds = min(problem.wait_seconds, self._patience.max_pause_seconds)
+        self._remark(f"{url}: {problem}; trying again in {seconds:.3g} s")
+        while seconds > 0:
+            self._tell()
+            self._sleep(min(seconds, _POLL_SECONDS))
+            seconds -= _POLL_SECONDS
+
+    def _tell(self) -> None:
+        self._tell_caller(self._part.size, self._total)

@@ -1,0 +1,400 @@
+"""Public datasets, from their publishers' files to a store that `--data NAME` opens.
+
+A store appears under its name only once everything expected of the dataset was counted in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from fedcli.datasets.data_folder import download_path, make_folder, store_path
+from fedcli.datasets.download import archives, fetching
+from fedcli.datasets.download.fetching import USUAL_PATIENCE, FetchError, Patience
+from fedcli.datasets.download.part_file import find_mismatch, hash_file
+from fedcli.datasets.download.public import Expected, Member, PublicDataset, RemoteFile
+from fedcli.datasets.preparation.prepare_options import PrepareOptions
+from fedcli.datasets.preparation.preparing import prepare
+from fedcli.datasets.sources import store
+from fedcli.datasets.sources.store import StoreSplit
+from fedcli.errors import ConfigError, DataError
+from fedcli.files import sync_folder
+from fedcli.locks import locked
+from fedcli.progress import Remark, Tell, remark_to_nobody, tell_nobody
+
+_FIRST_CLIENTS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What of a dataset is on this machine.
+
+    Attributes:
+        has_store: Whether it can be used.
+        num_files: How many of its files were downloaded and kept.
+        num_bytes: Bytes of all of that.
+    """
+
+    has_store: bool
+    num_files: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What a check of one file found.
+
+    Attributes:
+        path: The file.
+        problem: What is wrong with it; None: nothing.
+    """
+
+    path: Path
+    problem: str | None
+
+
+def look(dataset: PublicDataset, folder: Path) -> State:
+    """Returns what is there of a dataset, by name and size alone."""
+    paths = [_target(folder, file) for file in dataset.files]
+    there = [path for path in paths if path.is_file()]
+    made = store_path(folder, dataset.name)
+    has_store = made.is_file()
+    sizes = [path.stat().st_size for path in (*there, *([made] if has_store else []))]
+    return State(has_store=has_store, num_files=len(there), num_bytes=sum(sizes))
+
+
+def fetch_files(
+    dataset: PublicDataset,
+    folder: Path,
+    *,
+    bases: Sequence[str] = (),
+    force: bool = False,
+    is_offline: bool = False,
+    tell: Tell = tell_nobody,
+    remark: Remark = remark_to_nobody,
+    patience: Patience = USUAL_PATIENCE,
+) -> tuple[dict[str, Path], int]:
+    """Downloads what is missing, and returns every file by name, and the bytes transferred.
+
+    Args:
+        dataset: What to fetch.
+        folder: The data folder.
+        bases: Addresses of folders to try first.
+        force: Fetch again what is there, too.
+        is_offline: Use what is there, and no network.
+        tell: Is told of bytes of the whole dataset.
+        remark: Is told in one line of retries and waiting.
+        patience: How long servers are waited for.
+
+    Raises:
+        FetchError: A file could not be had.
+        DataError: The disk is full or the folder cannot be written.
+        Cancelled: `tell` raised it; what was fetched is kept.
+    """
+    paths: dict[str, Path] = {}
+    before, num_transferred = 0, 0
+    for file in dataset.files:
+        target = _target(folder, file)
+        tell_all = partial(_tell_of_all, tell, before, dataset.num_bytes)
+        if is_offline:
+            _require_whole(file, target, tell_all)
+        else:
+            num_transferred += fetching.fetch(
+                file,
+                target,
+                bases=bases,
+                force=force,
+                tell=tell_all,
+                remark=remark,
+                patience=patience,
+            )
+        paths[file.name] = target
+        before += target.stat().st_size
+    return paths, num_transferred
+
+
+def find_given(
+    dataset: PublicDataset, folder: Path, given: Sequence[Path], tell: Tell = tell_nobody
+) -> dict[str, Path]:
+    """Returns which of the given paths is which file or member of a dataset, told by its hash.
+
+    What was downloaded before counts as given, too. Nothing is copied.
+
+    Args:
+        dataset: Whose files are looked for.
+        folder: The data folder.
+        given: The archive or files, as published or unpacked, or folders that hold them.
+        tell: Is told of bytes read.
+
+    Raises:
+        DataError: A path is none of them, or one of them is missing.
+    """
+    known = _known_hashes(dataset)
+    found: dict[str, Path] = {}
+    for path in given:
+        candidates = _candidates(path, dataset)
+        names = ((each, known.get(_hash(each, tell))) for each in candidates)
+        named = {name: each.absolute() for each, name in names if name is not None}
+        if not named:
+            raise DataError(_unknown_file(dataset, path, candidates, tell))
+        found.update(named)
+    for file in dataset.files:
+        target = _target(folder, file)
+        is_wanted = not _is_found(file, found) and target.is_file()
+        if is_wanted and find_mismatch(target, file, tell) is None:
+            found[file.name] = target
+    missing = [file.name for file in dataset.files if not _is_found(file, found)]
+    if missing:
+        raise DataError(
+            f"{dataset.name} needs {', '.join(missing)} besides; give each by --from-file, or a "
+            "folder that holds them"
+        )
+    return found
+
+
+def install(
+    dataset: PublicDataset,
+    files: Mapping[str, Path],
+    folder: Path,
+    *,
+    force: bool = False,
+    tell: Tell = tell_nobody,
+    remark: Remark = remark_to_nobody,
+) -> Path:
+    """Makes the store of a dataset of its checked files, and returns where it is.
+
+    One process at a time makes a store; one that has waited takes what the other has made.
+
+    Args:
+        dataset: What to make.
+        files: Paths by name of file or member: of `fetch_files` or `find_given`.
+        folder: The data folder.
+        force: Make it again although it is there.
+        tell: Is told of bytes unpacked, then of what the import counts.
+        remark: Is told in one line of waiting and of what the user should know.
+
+    Raises:
+        DataError: A file cannot be used, other numbers are counted than expected, or the disk is
+            full. Nothing is left behind then.
+    """
+    path = store_path(folder, dataset.name)
+    make_folder(path.parent)
+    try:
+        with locked(path.with_name(f"{path.name}.lock"), tell, remark):
+            if force or not path.is_file():
+                with _empty_folder(path.with_name(f".{path.name}.tmp")) as stage:
+                    new = _make_store(dataset, files, stage, tell, remark)
+                    problem = find_miscount(dataset, new)
+                    if problem is not None:
+                        raise DataError(f"{dataset.name}: {problem}; nothing was installed")
+                    os.replace(new, path)  # noqa: PTH105
+                    sync_folder(path.parent)
+    except OSError as err:
+        raise DataError(f"cannot write {err.filename or path}: {err.strerror or err}") from err
+    return path
+
+
+def verify(dataset: PublicDataset, folder: Path, tell: Tell = tell_nobody) -> list[Finding]:
+    """Reads everything that is there of a dataset, and returns what was found: files, then store.
+
+    Raises:
+        Cancelled: `tell` raised it.
+    """
+    findings = []
+    for file in dataset.files:
+        path = _target(folder, file)
+        if path.is_file():
+            try:
+                problem = find_mismatch(path, file, tell)
+            except OSError as err:
+                problem = f"cannot be read ({err.strerror})"
+            findings.append(Finding(path=path, problem=problem))
+    path = store_path(folder, dataset.name)
+    if path.is_file():
+        try:
+            store.verify(path, tell)
+            problem = find_miscount(dataset, path)
+        except DataError as err:
+            problem = str(err).removeprefix(f"{path}: ")
+        findings.append(Finding(path=path, problem=problem))
+    return findings
+
+
+def find_miscount(dataset: PublicDataset, path: Path) -> str | None:
+    """Returns how what a store holds differs from what is known of the dataset; None: it does not.
+
+    Raises:
+        DataError: It cannot be opened.
+    """
+    splits = store.open_store(path)
+    for expected in dataset.expected:
+        names = " and ".join(expected.splits)
+        absent = [name for name in expected.splits if name not in splits]
+        if absent:
+            return f"expected a split {absent[0]}, got {', '.join(splits)}"
+        for what, want, got in _counted(expected, [splits[name] for name in expected.splits]):
+            if got != want:
+                return f"expected {want:,} {what} in {names}, got {got:,}"
+    return None
+
+
+def _counted(expected: Expected, splits: Sequence[StoreSplit]) -> list[tuple[str, int, int]]:
+    """What is counted, how many there should be, and how many there are."""
+    first = splits[0]
+    ten = first.client_ids[:_FIRST_CLIENTS]
+    rows: list[tuple[str, int | None, Callable[[], int]]] = [
+        *(("clients", expected.num_clients, partial(len, each.client_ids)) for each in splits),
+        ("examples", expected.num_examples, lambda: sum(each.total_examples() for each in splits)),
+        (
+            f"examples of the first {_FIRST_CLIENTS} clients",
+            expected.num_examples_of_ten,
+            lambda: sum(map(first.num_examples, ten)),
+        ),
+        (
+            "as the first label",
+            expected.first_label,
+            lambda: int(first.labels(first.client_ids[0])[0]),
+        ),
+    ]
+    return [(what, want, count()) for what, want, count in rows if want is not None]
+
+
+# ---- Files ---------------------------------------------------------------------------------------
+
+
+def _target(folder: Path, file: RemoteFile) -> Path:
+    return download_path(folder, file.folder, file.name)
+
+
+def _tell_of_all(
+    tell: Tell, before: int, total: int | None, done: int, total_of_file: int | None
+) -> None:
+    """Tells bytes of one file as bytes of all, where it is known how many those are."""
+    if total is None:
+        tell(done, total_of_file)
+    else:
+        tell(before + done, total)
+
+
+def _require_whole(file: RemoteFile, target: Path, tell: Tell) -> None:
+    try:
+        problem = find_mismatch(target, file, tell)
+    except OSError as err:
+        problem = f"cannot be read ({err.strerror})" if target.exists() else "is not here"
+    if problem is not None:
+        raise FetchError(f"{file.name} {problem}, and FEDCLI_OFFLINE forbids to fetch it", file)
+
+
+def _known_hashes(dataset: PublicDataset) -> dict[str, str]:
+    """Name of a file or member by sha256."""
+    known: dict[str | None, str] = {}
+    for file in dataset.files:
+        known |= {file.unpacked_sha256: file.name, file.sha256: file.name}
+        known |= {member.sha256: member.name for member in file.members}
+    return {sha256: name for sha256, name in known.items() if sha256 is not None}
+
+
+def _candidates(path: Path, dataset: PublicDataset) -> list[Path]:
+    """The files to look at: a path, or those in a folder that have a name of the dataset."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise DataError(f"--from-file {path}: is no such file or folder; check its name")
+    names = {file.name for file in dataset.files}
+    names |= {name.removesuffix(".gz") for name in names}
+    names |= {Path(member.name).name for file in dataset.files for member in file.members}
+    return [path / name for name in sorted(names) if (path / name).is_file()]
+
+
+def _hash(path: Path, tell: Tell) -> str:
+    try:
+        return hash_file(path, tell)
+    except OSError as err:
+        raise DataError(f"--from-file {path}: cannot be read ({err.strerror})") from err
+
+
+def _unknown_file(
+    dataset: PublicDataset, path: Path, candidates: Sequence[Path], tell: Tell
+) -> str:
+    """The line about a path that is not of the dataset."""
+    for each, file in itertools.product(candidates, dataset.files):
+        if each.name == file.name:
+            problem = find_mismatch(each, file, tell)
+            return f"--from-file {each}: {problem}; it is not the published file of {dataset.name}"
+    names = ", ".join(file.name for file in dataset.files)
+    return f"--from-file {path}: is no file of {dataset.name}, by its hash; those are {names}"
+
+
+def _is_found(file: RemoteFile, found: Mapping[str, Path]) -> bool:
+    """Whether a file is there, or everything that would be taken out of it."""
+    return file.name in found or (
+        bool(file.members) and all(member.name in found for member in file.members)
+    )
+
+
+# ---- Import --------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _empty_folder(path: Path) -> Iterator[Path]:
+    """A folder for one purpose, without what a killed process has left in it; we hold a lock."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _stage(dataset: PublicDataset, files: Mapping[str, Path], stage: Path, tell: Tell) -> Path:
+    """A folder with all files and members under their published names."""
+    place = stage / "source"
+    place.mkdir()
+    for file in dataset.files:
+        if file.members and file.name in files:
+            _check_room(file.members, place)
+            archives.extract(files[file.name], file.members, place, tell)
+            continue
+        for name in [member.name for member in file.members] or [file.name]:
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            (place / name).symlink_to(files[name])
+    return place
+
+
+def _check_room(members: Sequence[Member], place: Path) -> None:
+    fetching.check_space(place, sum(member.size or 0 for member in members))
+
+
+def _make_store(
+    dataset: PublicDataset, files: Mapping[str, Path], stage: Path, tell: Tell, remark: Remark
+) -> Path:
+    """The store, still in the folder of the stage, where nothing else is left."""
+    place = _stage(dataset, files, stage, tell)
+    made = stage / "made.h5"
+    options = PrepareOptions(
+        format=dataset.format,
+        num_classes=dataset.num_classes,
+        test_data=None if dataset.test_source is None else place / dataset.test_source,
+        central_data=tuple(place / name for name in dataset.central_sources),
+        hold_out=dataset.hold_out,
+        partition=dataset.partition,
+        partition_options=dataset.partition_options,
+        source=dataset.entry.source,
+        licence=dataset.entry.licence,
+        class_names=dataset.class_names,
+        same_people=None if dataset.same_people else False,
+    )
+    try:
+        prepared = prepare([place / name for name in dataset.sources], made, options, tell)
+    except ConfigError as err:  # of options that the user has not given
+        raise DataError(f"{dataset.name}: {err}") from err
+    for note in prepared.notes:
+        remark(note)
+    shutil.rmtree(place)  # a process killed from here on leaves nothing large
+    return made

@@ -1,0 +1,155 @@
+"""A file that is not whole yet: what of it is here, whether that can go on, and its check."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fedcli.datasets.download.public import RemoteFile
+from fedcli.datasets.download.transport import Head
+from fedcli.files import json_text, sync_folder
+from fedcli.progress import Tell, tell_nobody
+from fedcli.version import __version__
+
+_BLOCK_BYTES = 1 << 20
+
+
+class PartFile:
+    """The bytes of one file fetched so far, beside the target, and their hash.
+
+    Attributes:
+        path: Where they are.
+        size: How many they are.
+    """
+
+    def __init__(self, target: Path, file: RemoteFile, tell: Tell) -> None:
+        """Opens or makes the file, and reads it to the end. Raises OSError and Cancelled."""
+        self.path = target.with_name(f"{target.name}.part")
+        self._origin_path = target.with_name(f"{target.name}.part.json")
+        self._file = file
+        self._origin = _read_origin(self._origin_path)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        self._opened = os.fdopen(descriptor, "r+b", buffering=0)
+        try:
+            self._digest = hashlib.sha256()
+            self.size = os.fstat(descriptor).st_size
+            if self.size > file.limit:
+                self.restart()
+            _feed(self._opened, self._digest, lambda done: tell(done, file.size))
+        except BaseException:
+            self._opened.close()
+            raise
+
+    def __enter__(self) -> PartFile:
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the file; it stays, unless there is nothing in it to go on from."""
+        self._opened.close()
+        if not self.size:
+            for path in (self.path, self._origin_path):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    def request_headers(self, url: str) -> dict[str, str]:
+        """Returns the headers of a request for what is missing."""
+        headers = {"Accept-Encoding": "identity", "User-Agent": f"fedcli/{__version__}"}
+        if self.size:
+            headers["Range"] = f"bytes={self.size}-"
+            if self._origin.get("url") == url and self._origin.get("validator"):
+                headers["If-Range"] = self._origin["validator"]
+        return headers
+
+    def is_of_another(self, url: str, head: Head) -> bool:
+        """Returns whether a response that continues the part is known to be of another file."""
+        known = self._origin.get("validator") if self._origin.get("url") == url else ""
+        return bool(known and head.validator and known != head.validator)
+
+    def note(self, url: str, head: Head) -> None:
+        """Keeps what tells later whether the same file is still there; half of it is as nothing."""
+        self._origin = {"url": url, "validator": head.validator}
+        self._origin_path.write_text(json_text(self._origin))
+
+    def write(self, block: bytes) -> None:
+        """Appends."""
+        rest = memoryview(block)
+        while rest:
+            num_written = self._opened.write(rest)
+            self._digest.update(rest[:num_written])
+            self.size += num_written
+            rest = rest[num_written:]
+
+    def restart(self) -> None:
+        """Forgets everything."""
+        self._opened.seek(0)
+        self._opened.truncate()
+        self.size = 0
+        self._digest = hashlib.sha256()
+        self._origin = {}
+
+    def find_mismatch(self) -> str | None:
+        """Returns how the complete part differs from what it must be; None: it does not."""
+        return _mismatch(self._file, self.size, self._digest.hexdigest())
+
+    def install(self, target: Path) -> None:
+        """Gives the part the name of the target, once the disk has it."""
+        os.fsync(self._opened.fileno())
+        self._origin_path.unlink(missing_ok=True)  # before: nobody would look for it afterwards
+        os.replace(self.path, target)  # noqa: PTH105
+        sync_folder(target.parent)
+
+
+def _read_origin(path: Path) -> dict[str, str]:
+    """What a part's file of notes says; nothing if it is not there or damaged."""
+    try:
+        origin = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    is_plain = isinstance(origin, dict) and all(isinstance(each, str) for each in origin.values())
+    return origin if is_plain else {}
+
+
+def find_mismatch(path: Path, file: RemoteFile, tell: Tell = tell_nobody) -> str | None:
+    """Returns how a file on disk differs from what it must be, in size or hash; None: it does not.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    size = path.stat().st_size
+    if file.size not in (None, size):  # known without reading it
+        return _mismatch(file, size, "")
+    return _mismatch(file, size, hash_file(path, tell))
+
+
+def hash_file(path: Path, tell: Tell = tell_nobody) -> str:
+    """Returns the sha256 of a file in hexadecimal digits.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    size = path.stat().st_size
+    digest = hashlib.sha256()
+    with path.open("rb") as opened:
+        _feed(opened, digest, lambda done: tell(done, size))
+    return digest.hexdigest()
+
+
+def _mismatch(file: RemoteFile, size: int, sha256: str) -> str | None:
+    if file.size not in (None, size):
+        return f"has {size:,} bytes, expected {file.size:,}"
+    return None if sha256 == file.sha256 else f"sha256 is {sha256}, expected {file.sha256}"
+
+
+def _feed(opened: BinaryIO, digest: Any, tell: Callable[[int], None]) -> None:
+    """Feeds a digest the rest of an open file."""
+    done = 0
+    while block := opened.read(_BLOCK_BYTES):
+        digest.update(block)
+        done += len(block)
+        tell(done)

@@ -1,0 +1,75 @@
+"""A fedcli store as a source: to deal it anew, to filter it, or to bring its images to a size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedcli import hdf5
+from fedcli.datasets.importers import shared
+from fedcli.datasets.importers.recognising import Imported, ImportOptions
+from fedcli.datasets.importers.source_files import one_file
+from fedcli.datasets.sources.store import StoreSplit, open_store, read_info, verify
+from fedcli.datasets.table import ExampleTable, TableWriter
+from fedcli.progress import Tell
+
+READS = "store"
+
+
+def recognises(path: Path) -> bool:
+    """Returns whether a path is a fedcli store, of whatever version."""
+    return path.is_file() and hdf5.is_hdf5(path) and hdf5.is_store(path)
+
+
+def read(
+    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
+) -> Imported:
+    """Returns all splits of a store; nothing is copied unless images must be fitted.
+
+    All bytes are compared with the fingerprint first: a damaged store must not get a new one.
+
+    Args:
+        sources: The store, which must not be written to while its tables are in use.
+        options: The number of classes and `fit` are heeded.
+        folder: Where fitted pixels are kept.
+        tell: Told the examples read: all as they are checked, those to be fitted once more.
+
+    Raises:
+        DataError: The file is no store of this version, or not as it was written.
+    """
+    path = one_file(sources, "fedcli store")
+    info = read_info(path)
+    splits = open_store(path, num_classes=options.num_classes)
+    total = sum(split.total_examples() for split in splits.values())
+    verify(path, lambda read, size: tell(total * read // (size or 1), total))
+    tables: dict[str, ExampleTable] = {}
+    done = 0
+    for name, split in splits.items():
+        if options.fit is None:
+            tables[name] = split.to_table()
+        else:
+            tables[name] = _fitted(split, options, folder, shared.tell_after(tell, done, total))
+        done += len(tables[name])
+        tell(done, total)
+    return shared.imported(
+        READS,
+        tables,
+        options,
+        source=info.source or str(path),
+        pixel_convention=info.pixel_convention,
+        own_classes=info.num_classes,
+        class_names=info.class_names,
+        same_people=info.same_people,
+        licence=info.licence,
+    )
+
+
+def _fitted(
+    split: StoreSplit, options: ImportOptions, folder: Path | None, tell: Tell
+) -> ExampleTable:
+    """A split with every image fitted."""
+    with TableWriter(split.source, folder, fit=options.fit) as writer:
+        for client_id in split.client_ids:
+            writer.add_client(split.client(client_id))
+            tell(writer.num_examples, None)
+        return writer.table()

@@ -1,0 +1,64 @@
+"""TensorFlow Federated's HDF5 files: each is one split, so one alone is the split "train"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedcli import hdf5
+from fedcli.datasets.cache import ClientCache
+from fedcli.datasets.checks import MAX_CLASSES
+from fedcli.datasets.importers import shared
+from fedcli.datasets.importers.recognising import Imported, ImportOptions
+from fedcli.datasets.importers.source_files import one_file
+from fedcli.datasets.sources.tff_h5 import TffH5Split
+from fedcli.datasets.table import TableWriter
+from fedcli.progress import Tell
+
+READS = "tff-h5"
+
+
+def recognises(path: Path) -> bool:
+    """Returns whether a path is an HDF5 file that does not call itself a fedcli store."""
+    return path.is_file() and hdf5.is_hdf5(path) and not hdf5.is_store(path)
+
+
+def read(
+    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
+) -> Imported:
+    """Returns one file as the split "train"; the file's name says nothing.
+
+    Args:
+        sources: The file.
+        options: The number of classes and `fit` are heeded.
+        folder: Where pixels are kept.
+        tell: Told the examples read.
+
+    Raises:
+        DataError: The file is damaged, has another layout, or a client cannot be used.
+    """
+    path = one_file(sources, "TFF HDF5 file")
+    split = TffH5Split(
+        path,
+        split="train",
+        num_classes=options.num_classes or MAX_CLASSES,
+        pixels="source",
+        cache=ClientCache(0),  # each is read once
+    )
+    total = split.total_examples()
+    with TableWriter(str(path), folder, fit=options.fit) as writer:
+        for client_id in split.client_ids:
+            writer.add_client(split.client(client_id))
+            tell(writer.num_examples, total)
+        table = writer.table()
+    return shared.imported(
+        READS,
+        {"train": table},
+        options,
+        source=str(path),
+        pixel_convention=split.pixel_convention,
+        # Of TFF's sets only EMNIST has pixels whose 1.0 is the background.
+        is_emnist=split.pixel_convention == "background",
+        # CIFAR-100's ids are numbers from 0 in both files: other people, though they look the same.
+        same_people=split.pixel_convention == "background",
+    )

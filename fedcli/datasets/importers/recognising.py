@@ -1,0 +1,220 @@
+"""Reads images in the formats that others keep them in: `read` makes tables of any of them.
+
+One module a format, each with
+
+    READS                            its name in FORMATS
+    recognises(path) -> bool         by content, never by a name's ending; cheap
+    read(sources, options, folder, tell) -> Imported
+
+What their readings have in common (number of classes, what 1.0 is, ids) is in `shared`.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from fedcli.datasets.batches import Pixels
+from fedcli.datasets.checks import check_num_classes
+from fedcli.datasets.importers.source_files import start_of
+from fedcli.datasets.table import ExampleTable
+from fedcli.errors import ConfigError, DataError
+from fedcli.progress import Tell, tell_nobody
+
+Fit = Callable[[Pixels], Pixels]  # images [k, H, W] or [k, H, W, C] to the size of all
+
+# In the order they are tried: CIFAR, which has no signature, is among the last.
+_MODULES = {
+    "tff-h5": "from_tff_h5",
+    "tff-sqlite": "tff_sqlite",
+    "leaf": "leaf",
+    "idx": "idx",
+    "npz": "npz",
+    "csv": "csv_files",
+    "images": "images",
+    "cifar": "cifar",
+    "store": "from_store",
+}
+FORMATS = tuple(_MODULES)
+
+_LOOKED_AT = 1 << 16  # bytes by which text is told
+_FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """How a source is to be read. Formats ignore what is not theirs.
+
+    Attributes:
+        format: One of FORMATS; None: what the content is.
+        num_classes: Labels are 0 to num_classes - 1; None: what the source says.
+        label_column: The CSV column or npz key of the labels.
+        id_column: The CSV column or npz key of the clients' ids.
+        image_shape: (H, W) or (H, W, C) of images that lie flat in a row.
+        folders: What folders of images stand for: "class", "client" or "client/class".
+        color: What image files become: "grey" or "rgb".
+        fit: Brings images of any size to one.
+    """
+
+    format: str | None = None
+    num_classes: int | None = None
+    label_column: str | None = None
+    id_column: str | None = None
+    image_shape: tuple[int, ...] | None = None
+    folders: str | None = None
+    color: str | None = None
+    fit: Fit | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what is not allowed."""
+        if self.format not in (None, *FORMATS):
+            raise ConfigError(f"--format {self.format}: choose one of {', '.join(FORMATS)}")
+        if self.num_classes is not None:
+            check_num_classes(self.num_classes, "--num-classes")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Imported:
+    """What a source holds.
+
+    Attributes:
+        format: One of FORMATS.
+        tables: The examples of each split: "train" first, then "test".
+        num_classes: Labels are 0 to num_classes - 1, checked.
+        pixel_convention: What 1.0 is as the tables decode: "ink" or "background".
+        class_names: A name for each class, or none at all.
+        same_people: Whether owners of train and test with equal ids are the same people.
+        source: Where the data come from.
+        licence: Under what licence, where the source says so.
+        notes: One line each: what was decided that the user may want to know.
+        is_guessed: Whether the number of classes is that of the largest label, for want of better.
+    """
+
+    format: str
+    tables: dict[str, ExampleTable]
+    num_classes: int
+    pixel_convention: str
+    class_names: tuple[str, ...] = ()
+    same_people: bool = True
+    source: str
+    licence: str = ""
+    notes: tuple[str, ...] = ()
+    is_guessed: bool = False
+
+
+def recognise(sources: Sequence[Path]) -> str:
+    """Returns which of FORMATS the sources are, by their content.
+
+    Args:
+        sources: One file or folder, or the files of one set; those that are no data (a text file
+            among them) do not count.
+
+    Raises:
+        DataError: One cannot be looked into, they are of several formats, or of none that is known.
+    """
+    found: dict[str, Path] = {}
+    for path in sources:
+        _check_exists(path)
+        with _telling(path, None):
+            name = next((name for name in FORMATS if _module(name).recognises(path)), None)
+        if name is not None:
+            found.setdefault(name, path)
+    if len(found) == 1:
+        return next(iter(found))
+    if found:
+        listed = ", ".join(f"{path} is {name}" for name, path in found.items())
+        raise DataError(f"the sources are of several formats: {listed}; give those of one")
+    with _telling(sources[0], None):
+        reason = _nothing_in(sources[0])
+    raise DataError(
+        f"{sources[0]}: {reason}"
+        if reason
+        else f"{sources[0]}: of no format that fedcli reads; if it is one of "
+        f"{', '.join(FORMATS)}, say so with --format"
+    )
+
+
+def read(
+    sources: Sequence[Path],
+    options: ImportOptions | None = None,
+    folder: Path | None = None,
+    tell: Tell = tell_nobody,
+) -> Imported:
+    """Returns what the sources hold, with memory that does not grow with the pixels.
+
+    Args:
+        sources: One file or folder, or the files of one set.
+        options: How to read them.
+        folder: Where copies of pixels lie, in files without a name; None: the system's folder for
+            temporary files.
+        tell: Told the examples read; the total is None where a format does not say.
+
+    Raises:
+        ConfigError: An option does not go with the source, or an extra is not installed.
+        DataError: The sources cannot be read or used, or the disk is full.
+    """
+    options = options or ImportOptions()
+    if not sources:
+        raise ConfigError("no source given; give a file or folder")
+    for path in sources:
+        _check_exists(path)
+    module = _module(options.format or recognise(sources))
+    with _telling(sources[0], folder):
+        imported: Imported = module.read(sources, options, folder, tell)
+    return imported
+
+
+def _nothing_in(path: Path) -> str | None:
+    """What to say of a folder or text that holds nothing to read; None of all else."""
+    if path.is_dir():
+        is_empty = not any(each.is_file() for each in path.rglob("*"))
+        return "is a folder without files; give one that holds data" if is_empty else None
+    if not path.is_file():  # a pipe is not waited for
+        return None
+    start = start_of(path, _LOOKED_AT)
+    if not start:
+        return "is empty; give a file that holds data"
+    try:
+        text = start.decode("utf-8-sig", "strict" if len(start) < _LOOKED_AT else "ignore")
+    except UnicodeDecodeError:
+        return None
+    if "\0" in text:
+        return None
+    lines = [line for line in text.splitlines() if line.strip()]
+    if len(lines) == 1 and "," in lines[0]:
+        return "holds only one line, a header of CSV or one row; give a header and rows below it"
+    return (
+        "is text, but no CSV of numbers below a header nor LEAF's JSON; "
+        f"if it is one of {', '.join(FORMATS)}, say so with --format"
+    )
+
+
+def _module(name: str) -> Any:
+    return import_module(f"fedcli.datasets.importers.{_MODULES[name]}")
+
+
+@contextmanager
+def _telling(source: Path, folder: Path | None) -> Iterator[None]:
+    """Turns what the system refuses into a DataError."""
+    try:
+        yield
+    except OSError as err:
+        reason = err.strerror or str(err)
+        if err.errno in _FULL_DISK:
+            place = folder or "the system's folder for temporary files"
+            raise DataError(f"cannot keep the pixels in {place} ({reason}); make room") from err
+        raise DataError(f"{err.filename or source}: cannot be read ({reason})") from err
+
+
+def _check_exists(path: Path) -> None:
+    try:
+        is_there = path.exists()
+    except OSError as err:  # a name too long, or a folder that may not be entered
+        raise DataError(f"{path}: cannot be looked up ({err.strerror})") from err
+    if not is_there:
+        raise DataError(f"{path}: is no such file or folder; check its name")

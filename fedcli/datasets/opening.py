@@ -1,0 +1,387 @@
+"""Federated data, one client at a time: `load` opens it whatever it is.
+
+A dataset is an embedded or a downloaded one by name, or a file recognised by its content: TFF's
+HDF5 layout or a fedcli store. What opens a file is imported when a file is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from fedcli.core.native import Cancelled
+from fedcli.datasets.batches import BatchedDataset, ClientDataset
+from fedcli.datasets.cache import ClientCache
+from fedcli.datasets.checks import check_num_classes
+from fedcli.datasets.client_data import ClientData
+from fedcli.errors import ConfigError, DataError
+from fedcli.progress import Tell, tell_nobody
+from fedcli.settings import tables as registry
+from fedcli.settings.options import Value, resolve
+from fedcli.settings.vocabulary import PIXELS
+
+__all__ = [
+    "BatchedDataset",
+    "ClientData",
+    "ClientDataset",
+    "fingerprint",
+    "load",
+    "note_of_change",
+    "open_splits",
+]
+
+CACHE_BYTES = 256 << 20
+
+
+def load(
+    data: str = "synthetic-digits",
+    *,
+    data_options: Mapping[str, Value] | None = None,
+    test_data: str | None = None,
+    partition: str = registry.NATURAL,
+    partition_options: Mapping[str, Value] | None = None,
+    num_classes: int | None = None,
+    pixels: str = "source",
+    cache_bytes: int = CACHE_BYTES,
+) -> tuple[ClientData, ClientData | None]:
+    """Returns the train split of a dataset, and its test split or None.
+
+    Arguments and errors as `open_splits`.
+    """
+    splits = open_splits(
+        data,
+        data_options=data_options,
+        test_data=test_data,
+        partition=partition,
+        partition_options=partition_options,
+        num_classes=num_classes,
+        pixels=pixels,
+        cache_bytes=cache_bytes,
+    )
+    if "train" not in splits:
+        raise DataError(f"{data}: holds no split 'train' but {_listed(splits)}")
+    return splits["train"], splits.get("test")
+
+
+def open_splits(
+    data: str,
+    *,
+    data_options: Mapping[str, Value] | None = None,
+    test_data: str | None = None,
+    partition: str = registry.NATURAL,
+    partition_options: Mapping[str, Value] | None = None,
+    num_classes: int | None = None,
+    pixels: str = "source",
+    cache_bytes: int = CACHE_BYTES,
+    tell: Tell = tell_nobody,
+) -> dict[str, ClientData]:
+    """Opens a dataset and returns its splits by name.
+
+    No example is read, unless a partition is to be made: it passes through all of them.
+
+    Args:
+        data: Name of an embedded dataset, or path of a file. A TFF file is the one split "train".
+        data_options: Options of an embedded dataset.
+        test_data: A file whose examples become the split "test": its split "test" if it is a
+            store that has one, else its split "train".
+        partition: How train and test are dealt to clients anew, and what changes their examples;
+            see `tables.find_partition`.
+        partition_options: Its options.
+        num_classes: Labels are 0 to num_classes - 1; by default what the data say, 10 for TFF.
+        pixels: What 1.0 is in what the model sees: "ink", "background", or "source" for what the
+            source means by it.
+        cache_bytes: Bound of the cache that all splits read from files or drawn share.
+        tell: Told the clients read of each split, when a partition is to be made.
+
+    Raises:
+        ConfigError: An option is not allowed.
+        DataError: The data cannot be found, opened or used, or train and test do not agree.
+    """
+    if pixels not in PIXELS:
+        raise ConfigError(f"pixels {pixels!r}: choose one of {', '.join(PIXELS)}")
+    if num_classes is not None:
+        check_num_classes(num_classes, "--num-classes")
+    given = partition_options or {}
+    resolve(registry.find_partition(partition), given)
+    cache = ClientCache(cache_bytes)
+    splits = _open_source(data, data_options or {}, num_classes, pixels, cache, split="train")
+    if test_data is not None:
+        others = _open_source(test_data, {}, num_classes, pixels, cache, split="test")
+        other = others.get("test", others.get("train"))
+        if other is None:
+            raise DataError(f"{test_data}: holds neither 'test' nor 'train' but {_listed(others)}")
+        other.split = "test"
+        splits["test"] = other
+    _check_agreement(splits)
+    return splits if partition == registry.NATURAL else _partitioned(splits, partition, given, tell)
+
+
+def fingerprint(
+    data: str,
+    *,
+    data_options: Mapping[str, Value] | None = None,
+    test_data: str | None = None,
+    partition: str = registry.NATURAL,
+    partition_options: Mapping[str, Value] | None = None,
+    is_cancelled: Callable[[], bool] = lambda: False,
+) -> str:
+    """Returns what names the bytes of a dataset, for provenance.
+
+    A store has its fingerprint written in it; another file is read through (1 s for a GB);
+    generated data are named by version and options. Test data follow after "; test ", a partition
+    with all its options after "; partition ".
+
+    Args:
+        data: As `open_splits`; so are the next four.
+        data_options: See `data`.
+        test_data: See `data`.
+        partition: See `data`.
+        partition_options: See `data`.
+        is_cancelled: Asked after every MiB whether to give up.
+
+    Raises:
+        DataError: The data cannot be found or read.
+        Cancelled: `is_cancelled` said so.
+    """
+    named = _fingerprint_of(data, data_options or {}, is_cancelled)
+    if test_data is not None:
+        named += f"; test {_fingerprint_of(test_data, {}, is_cancelled)}"
+    if partition != registry.NATURAL:
+        options = resolve(registry.find_partition(partition), partition_options or {})
+        named += f"; partition {registry.describe_partition(partition, options)}"
+    return named
+
+
+def note_of_change(
+    data: str, test_data: str | None, before: object, now: str, consequence: str
+) -> tuple[str, ...]:
+    """Returns a line that the data have changed, or none if they have not or nobody knows.
+
+    Args:
+        data: As `open_splits`.
+        test_data: As `open_splits`.
+        before: Their fingerprint when the run began; None: not known.
+        now: Their fingerprint.
+        consequence: Ends the line.
+    """
+    if before in (None, now):
+        return ()
+    named = data if test_data is None else f"{data} or {test_data}"
+    return (f"{named} has changed since the run began; {consequence}",)
+
+
+def _open_source(
+    data: str,
+    data_options: Mapping[str, Value],
+    num_classes: int | None,
+    pixels: str,
+    cache: ClientCache,
+    *,
+    split: str,
+) -> dict[str, ClientData]:
+    """The splits of one name or file; `split` names the one split of a TFF file."""
+    if data in registry.EMBEDDED_DATASETS:
+        return _open_synthetic(data, data_options, num_classes, pixels, cache)
+    path = _find_file(data)
+    if data_options:
+        taker = data if data in registry.PUBLIC_DATASETS else "a file"
+        raise ConfigError(
+            f"--data-option {next(iter(data_options))}: {taker} takes none; "
+            f"only {_listed(registry.EMBEDDED_DATASETS)} does"
+        )
+    _require_hdf5(path)
+    from fedcli import hdf5
+
+    if hdf5.is_store(path):
+        from fedcli.datasets.sources import store
+
+        opened = store.open_store(path, num_classes=num_classes, pixels=pixels)
+        return dict[str, ClientData](opened)
+    from fedcli.datasets.sources import tff_h5
+
+    tff_split = tff_h5.TffH5Split(
+        path,
+        split=split,
+        num_classes=tff_h5.DEFAULT_NUM_CLASSES if num_classes is None else num_classes,
+        pixels=pixels,
+        cache=cache,
+    )
+    return {split: tff_split}
+
+
+def _open_synthetic(
+    name: str,
+    data_options: Mapping[str, Value],
+    num_classes: int | None,
+    pixels: str,
+    cache: ClientCache,
+) -> dict[str, ClientData]:
+    from fedcli.datasets.sources import synthetic
+
+    options = resolve(registry.DATASETS[name], data_options)
+    if num_classes is not None and num_classes < synthetic.NUM_CLASSES:
+        raise ConfigError(
+            f"--num-classes {num_classes}: {name} has labels 0 to {synthetic.NUM_CLASSES - 1}; "
+            f"choose {synthetic.NUM_CLASSES} or more"
+        )
+    return {
+        split: synthetic.SyntheticSplit(
+            split,
+            options,
+            num_classes=num_classes or synthetic.NUM_CLASSES,
+            pixels=pixels,
+            cache=cache,
+        )
+        for split in synthetic.SPLITS
+    }
+
+
+def _partitioned(
+    splits: dict[str, ClientData], name: str, options: Mapping[str, Value], tell: Tell
+) -> dict[str, ClientData]:
+    """The splits with train and test dealt anew, the others as they are."""
+    from fedcli.datasets.partitions import partitioning as partition
+    from fedcli.datasets.partitions.dealt import DealtSplit
+
+    main = {split: data for split, data in splits.items() if split in partition.MAIN_SPLITS}
+    _check_room(main, name)
+    try:
+        tables = {split: data.to_table(tell=tell) for split, data in main.items()}
+    except OSError as err:
+        import tempfile  # late: few runs need it
+
+        raise DataError(
+            f"--partition {name}: cannot keep the pixels in {tempfile.gettempdir()} "
+            f"({err.strerror or err}); make room, set TMPDIR, or use fedcli preprocess"
+        ) from err
+    num_classes = next(iter(main.values())).num_classes
+    resolved = resolve(registry.find_partition(name), options)
+    described = registry.describe_partition(name, dict(sorted(resolved.items())))
+    for split, dealt in partition.apply(tables, num_classes, name, options, seed=0).items():
+        data = main[split]
+        splits[split] = DealtSplit(
+            tables[split],
+            dealt.deal,
+            split=split,
+            num_classes=data.num_classes,
+            class_names=data.class_names,
+            pixel_convention=data.pixel_convention,
+            changes=dealt.changes,
+            partition=(
+                described
+                if data.partition == registry.NATURAL
+                else f"{data.partition}, then {described}"
+            ),
+            same_people=data.same_people or registry.split_partition(name)[0] != registry.NATURAL,
+        )
+    return splits
+
+
+def _check_room(splits: Mapping[str, ClientData], name: str) -> None:
+    """Checks that dealing anew, which copies the pixels of all examples, does not fill the disk."""
+    import tempfile  # late: few runs need it
+
+    num_bytes = sum(data.table_bytes() for data in splits.values())
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if num_bytes > free / 2:
+        source = next(iter(splits.values())).source
+        raise DataError(
+            f"--partition {name}: copies all pixels of {source}, about {num_bytes / 1e9:,.1f} GB, "
+            f"to {folder}, more than half of the {free / 1e9:,.1f} GB free there; choose fewer "
+            "clients, deal a store that fedcli preprocess made, or set TMPDIR to another disk"
+        )
+
+
+def _check_agreement(splits: Mapping[str, ClientData]) -> None:
+    train, test = splits.get("train"), splits.get("test")
+    if train is None or test is None:
+        return
+    if train.num_classes != test.num_classes:
+        raise DataError(
+            f"train has {train.num_classes} classes ({train.source}) but test has "
+            f"{test.num_classes} ({test.source}); pass --num-classes with the larger number"
+        )
+    if train.pixel_shape != test.pixel_shape:
+        raise DataError(
+            f"train has images of {list(train.pixel_shape)} ({train.source}) but test of "
+            f"{list(test.pixel_shape)} ({test.source}); give test data of the same kind"
+        )
+    if train.pixel_convention != test.pixel_convention:
+        raise DataError(
+            f"1.0 is {train.pixel_convention} in train ({train.source}) but "
+            f"{test.pixel_convention} in test ({test.source}); pass --pixels ink or background"
+        )
+
+
+def _fingerprint_of(
+    data: str, data_options: Mapping[str, Value], is_cancelled: Callable[[], bool]
+) -> str:
+    if data in registry.EMBEDDED_DATASETS:
+        from fedcli.datasets.sources import synthetic
+
+        return synthetic.fingerprint(resolve(registry.DATASETS[data], data_options))
+    path = _find_file(data)
+    from fedcli import hdf5
+
+    if hdf5.is_hdf5(path) and hdf5.is_store(path):
+        from fedcli.datasets.sources import store
+
+        return store.stored_fingerprint(path)
+    digest = hashlib.blake2b(digest_size=32)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+                if is_cancelled():
+                    raise Cancelled
+    except OSError as err:
+        raise DataError(f"{path}: cannot be read ({err.strerror})") from err
+    return f"blake2b:{digest.hexdigest()}"
+
+
+def _find_file(data: str) -> Path:
+    """The file of a dataset that was downloaded, or the one at a path."""
+    if data not in registry.PUBLIC_DATASETS:
+        return _existing_file(data)
+    from fedcli.datasets import data_folder
+
+    path = data_folder.store_path(data_folder.find_data_folder(), data)
+    if not path.is_file():
+        raise DataError(f"{data} is not here yet ({path}); fetch it with: fedcli download {data}")
+    return path
+
+
+def _existing_file(data: str) -> Path:
+    path = Path(data)
+    try:
+        if path.is_file():
+            return path
+        if path.is_dir():
+            raise DataError(
+                f"{data!r} is a folder, not a file; make a store of what is in it: "
+                f"fedcli preprocess {data} --out FILE"
+            )
+    except OSError as err:  # a name too long, or a folder that may not be entered
+        raise DataError(f"{data!r}: cannot be looked up ({err.strerror})") from err
+    raise DataError(
+        f"{data!r} is no such file, nor a known dataset; give the path of a TFF HDF5 file or a "
+        f"fedcli store, or one of {_listed(registry.DATASETS)}"
+    )
+
+
+def _require_hdf5(path: Path) -> None:
+    from fedcli import hdf5
+
+    if not hdf5.is_hdf5(path):
+        what = "is not an HDF5 file" if path.stat().st_size else "is empty"
+        raise DataError(
+            f"{path}: {what}; give a TFF HDF5 file or a fedcli store, which "
+            "'fedcli preprocess SOURCE --out FILE' makes of other data"
+        )
+
+
+def _listed(names: Sequence[str] | Mapping[str, object]) -> str:
+    return ", ".join(names)

@@ -1,0 +1,1 @@
+"""How the examples of a dataset are dealt to clients."""

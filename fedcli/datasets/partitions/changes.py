@@ -1,0 +1,222 @@
+"""What can happen to a client's examples: turned, noisy or inverted images, wrong labels.
+
+`tables.CHANGES` has the options, `build` the code. Each is a pure function of the client's id and
+its examples, so clients can be asked for in any order.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.core.draws import Stream
+from fedcli.core.seeds import Purpose, client_key, stream_key
+from fedcli.datasets.batches import ClientDataset, Pixels
+from fedcli.datasets.partitions.dealt import Change
+from fedcli.errors import ConfigError
+from fedcli.settings.options import Value
+
+_NOISE_IMAGES = 256  # that get their noise from one stream
+_TURNED_IMAGES = 256  # turned at a time: what lies between is several times as large
+_SYMMETRIC = 1e-6  # how far from it a range of pixels may be that is inverted by 255 - x
+
+
+@dataclass(frozen=True, eq=False)
+class Rotation(Change):
+    """Turns the images of client j by angle j mod m, anticlockwise (IFCA's rotated MNIST).
+
+    Multiples of 90 degrees are exact, where the image is square or the turn is a half one. Others
+    are bilinear about the centre; what comes from outside is the median of the image's border, so
+    paper stays paper whatever 1.0 means. The original uses 0, 90, 180 and 270.
+    """
+
+    client_ids: Sequence[str]
+    angles: Sequence[float]
+
+    def client(self, client: ClientDataset) -> ClientDataset:
+        """Returns the client with its images turned."""
+        angle = self.angles[bisect_left(self.client_ids, client.client_id) % len(self.angles)]
+        return replace(client, pixels=turn(client.pixels, angle))
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureNoise(Change):
+    """Adds N(0, (std j / (K - 1))^2) to every pixel of client j of K, as float32.
+
+    NIID-Bench's noise-based skew, as its code has it: the value is used as a standard deviation,
+    and pixels may leave 0 to 1. A lone client has `std`.
+    """
+
+    client_ids: Sequence[str]
+    std: float
+    seed: int
+    is_test: bool
+
+    def client(self, client: ClientDataset) -> ClientDataset:
+        """Returns the client with noise on its images."""
+        index = bisect_left(self.client_ids, client.client_id)
+        last = len(self.client_ids) - 1
+        deviation = self.std * index / last if last else self.std
+        pixels = client.images()
+        if deviation:
+            for first in range(0, len(pixels), _NOISE_IMAGES):
+                block = pixels[first : first + _NOISE_IMAGES]
+                noise = self._stream(client.client_id, first).normal(block.size)
+                block += (deviation * noise).reshape(block.shape).astype(np.float32)
+        return replace(client, pixels=pixels, scale=1.0, offset=0.0)
+
+    def _stream(self, client_id: str, first: int) -> Stream:
+        """The stream of some images: even occurrences are for train, odd ones for test."""
+        occurrence = 2 * (first // _NOISE_IMAGES) + self.is_test
+        key = client_key(client_id)
+        return Stream(
+            stream_key(self.seed, Purpose.FEATURE_NOISE, client=key, occurrence=occurrence)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Inversion(Change):
+    """Turns pixels x into 1 - x for a share of the clients, spread evenly.
+
+    Client j is one of them if floor((j + 1) share) > floor(j share): 0.5 is every second one, from
+    the second on.
+    """
+
+    client_ids: Sequence[str]
+    share: float
+
+    def client(self, client: ClientDataset) -> ClientDataset:
+        """Returns the client, inverted if it is one of those."""
+        index = bisect_left(self.client_ids, client.client_id)
+        if int((index + 1) * self.share) == int(index * self.share):
+            return client
+        is_symmetric = abs(255.0 * client.scale + 2.0 * client.offset - 1.0) < _SYMMETRIC
+        if client.pixels.dtype == np.uint8 and is_symmetric:
+            return replace(client, pixels=np.uint8(255) - client.pixels)  # decodes as the others do
+        pixels = np.float32(1.0) - client.images()
+        return replace(client, pixels=pixels, scale=1.0, offset=0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelNoise(Change):
+    """Gives each train label, with chance `rate`, to another class.
+
+    symmetric: to each of the other C - 1 alike (Patrini et al. 2017; many codes draw from all C,
+    so that a tenth of the noise changes nothing where C = 10); pair: to y + 1 mod C (Han et al.
+    2018). Test labels stay, so that accuracy is that on the truth.
+    """
+
+    num_classes: int
+    rate: float
+    kind: str
+    seed: int
+
+    def labels(self, client_id: str, labels: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Returns the labels with some changed; the k-th depends on id, k and itself alone."""
+        stream = Stream(stream_key(self.seed, Purpose.LABEL_NOISE, client=client_key(client_id)))
+        drawn = stream.uniform(2 * len(labels)).reshape(-1, 2)
+        step = 1 + (drawn[:, 1] * (self.num_classes - 1)).astype(np.int64)
+        if self.kind == "pair":
+            step[:] = 1
+        noisy = (labels + step) % self.num_classes
+        return np.where(drawn[:, 0] < self.rate, noisy, labels).astype(np.int32)
+
+
+def build(
+    names: Sequence[str],
+    options: Mapping[str, Value],
+    client_ids: Sequence[str],
+    num_classes: int,
+) -> tuple[Change, ...]:
+    """Returns changes for a train split, in the order of their names.
+
+    Args:
+        names: Keys of `tables.CHANGES`.
+        options: All options of all of them.
+        client_ids: Everyone they may be asked about, sorted; client j is the j-th of these.
+        num_classes: Labels are 0 to num_classes - 1.
+
+    Raises:
+        ConfigError: The options do not go with the data.
+    """
+    if "label-noise" in names and num_classes < 2:
+        raise ConfigError("--partition label-noise: the data have one class; there is no other")
+    get: Callable[[str], Any] = options.__getitem__
+    builders: dict[str, Callable[[], Change]] = {
+        "feature-rotation": lambda: Rotation(client_ids, get("angles")),
+        "feature-noise": lambda: FeatureNoise(client_ids, get("std"), get("seed"), is_test=False),
+        "feature-inversion": lambda: Inversion(client_ids, get("share")),
+        "label-noise": lambda: LabelNoise(num_classes, get("rate"), get("kind"), get("seed")),
+    }
+    return tuple(builders[name]() for name in names)
+
+
+def for_testing(changes: Sequence[Change]) -> tuple[Change, ...]:
+    """Returns what the same clients' test examples go through: noise of their own, true labels."""
+    return tuple(
+        replace(each, is_test=True) if isinstance(each, FeatureNoise) else each
+        for each in changes
+        if not isinstance(each, LabelNoise)
+    )
+
+
+def turn(pixels: Pixels, angle: float) -> Pixels:
+    """Returns images [n, H, W] or [n, H, W, C] turned anticlockwise by degrees."""
+    quarters, rest = divmod(angle, 90.0)
+    if rest == 0.0 and (quarters % 2 == 0.0 or pixels.shape[1] == pixels.shape[2]):
+        exact: Any = np.ascontiguousarray(np.rot90(pixels, int(quarters) % 4, axes=(1, 2)))
+        return exact  # type: ignore[no-any-return]
+    height, width = pixels.shape[1:3]
+    images = pixels.reshape(len(pixels), height, width, -1)
+    rows, columns = _sources(height, width, np.deg2rad(angle))
+    turned = np.empty_like(images)
+    for first in range(0, len(images), _TURNED_IMAGES):
+        block = slice(first, first + _TURNED_IMAGES)
+        mixed = _interpolate(_framed(images[block]), rows, columns)
+        turned[block] = np.rint(mixed) if pixels.dtype == np.uint8 else mixed
+    return turned.reshape(pixels.shape)
+
+
+def _sources(
+    height: int, width: int, angle: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where each pixel of a turned image comes from: rows and columns, float64 [H, W]."""
+    down, right = np.meshgrid(
+        np.arange(height) - (height - 1) / 2, np.arange(width) - (width - 1) / 2, indexing="ij"
+    )
+    rows = right * np.sin(angle) + down * np.cos(angle) + (height - 1) / 2
+    columns = right * np.cos(angle) - down * np.sin(angle) + (width - 1) / 2
+    return rows, columns
+
+
+def _framed(images: NDArray[Any]) -> NDArray[Any]:
+    """Images [n, H, W, C] in a frame one pixel wide of the median of each one's border."""
+    edges = (images[:, 0], images[:, -1], images[:, 1:-1, 0], images[:, 1:-1, -1])
+    border = np.sort(np.concatenate(edges, axis=1), axis=1)
+    fill = border[:, border.shape[1] // 2]
+    num, height, width, channels = images.shape
+    framed = np.empty((num, height + 2, width + 2, channels), images.dtype)
+    framed[:] = fill[:, None, None, :]
+    framed[:, 1:-1, 1:-1] = images
+    return framed
+
+
+def _interpolate(
+    framed: NDArray[Any], rows: NDArray[np.float64], columns: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Framed images at places between pixels, bilinear: float32 [n, H, W, C]."""
+    height, width = framed.shape[1] - 2, framed.shape[2] - 2
+    rows = np.clip(rows + 1.0, 0.0, height + 1.0)
+    columns = np.clip(columns + 1.0, 0.0, width + 1.0)
+    top, left = (np.minimum(rows, height).astype(int), np.minimum(columns, width).astype(int))
+    below = (rows - top).astype(np.float32)[..., None]
+    beside = (columns - left).astype(np.float32)[..., None]
+    upper = framed[:, top, left] * (1 - beside) + framed[:, top, left + 1] * beside
+    lower = framed[:, top + 1, left] * (1 - beside) + framed[:, top + 1, left + 1] * beside
+    mixed: NDArray[np.float32] = (upper * (1 - below) + lower * below).astype(np.float32)
+    return mixed

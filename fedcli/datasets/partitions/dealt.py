@@ -1,0 +1,119 @@
+"""A split whose clients hold what a deal gives them of a table."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.datasets.batches import ClientDataset
+from fedcli.datasets.client_data import ClientData, decoding, unknown_client
+from fedcli.datasets.partitions.deal import Deal
+from fedcli.datasets.table import ExampleTable
+from fedcli.settings.tables.partitions import NATURAL
+
+
+class Change:
+    """What a client's examples go through, a pure function of the client and its examples.
+
+    A change overrides either method or both.
+    """
+
+    def labels(self, client_id: str, labels: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Returns the labels int32 [n] that a client shows instead of its own."""
+        return labels
+
+    def client(self, client: ClientDataset) -> ClientDataset:
+        """Returns a client with other pixels; its labels are changed by `labels` alone."""
+        return client
+
+
+class DealtSplit(ClientData):
+    """The clients of a deal. Each is gathered from the table when asked for.
+
+    Attributes:
+        table: The examples.
+        deal: Who holds them.
+        scale: Pixels of the table decode to `scale * pixels + offset`, as the user asked.
+        offset: See `scale`.
+        is_plain: Whether clients hold just what the table does, without any change.
+    """
+
+    def __init__(
+        self,
+        table: ExampleTable,
+        deal: Deal,
+        *,
+        split: str,
+        num_classes: int,
+        class_names: tuple[str, ...] | None,
+        pixel_convention: str,
+        pixels: str = "source",
+        changes: Sequence[Change] = (),
+        partition: str = NATURAL,
+        same_people: bool = True,
+    ) -> None:
+        """Takes what belongs together; labels of the table are below `num_classes`.
+
+        Args:
+            table: The examples.
+            deal: Who holds them.
+            split: The name this split goes by.
+            num_classes: Labels are 0 to num_classes - 1.
+            class_names: A name for each class, or None.
+            pixel_convention: What 1.0 is as the table decodes: "ink" or "background".
+            pixels: "source", "ink" or "background".
+            changes: Applied to every client, in this order.
+            partition: What the deal and the changes are called, with parameters.
+            same_people: Whether clients of train and test with equal ids are the same people.
+        """
+        self.source = table.source
+        self.split = split
+        self.num_classes = num_classes
+        self.class_names = class_names
+        self.client_ids = deal.client_ids
+        self.pixel_shape = table.pixels.shape[1:]
+        self.table = table
+        self.deal = deal
+        self.is_plain = not changes
+        self.partition = partition
+        self.same_people = same_people
+        self._changes = tuple(changes)
+        self.scale, self.offset, self.pixel_convention = decoding(
+            table.scale, table.offset, pixel_convention, pixels
+        )
+
+    def num_examples(self, client_id: str) -> int:
+        """Returns how many examples a client holds."""
+        return len(self._indices(client_id))
+
+    def labels(self, client_id: str) -> NDArray[np.int32]:
+        """Returns one client's labels int32 [n]."""
+        labels = self.table.labels[self._indices(client_id)]
+        for change in self._changes:
+            labels = change.labels(client_id, labels)
+        return labels
+
+    def client(self, client_id: str) -> ClientDataset:
+        """Returns one client's examples, gathered from the table."""
+        pixels: Any = self.table.pixels[self._indices(client_id)]
+        labels = self.labels(client_id)
+        client = ClientDataset(client_id, pixels, labels, self.scale, self.offset, self.source)
+        for change in self._changes:
+            client = change.client(client)
+        client.pixels.flags.writeable = False
+        client.labels.flags.writeable = False
+        return client
+
+    def total_examples(self) -> int:
+        """Returns the examples of all clients."""
+        return len(self.deal.order)
+
+    def _indices(self, client_id: str) -> NDArray[np.int64]:
+        place = bisect_left(self.client_ids, client_id)
+        if place == len(self.client_ids) or self.client_ids[place] != client_id:
+            raise unknown_client(self, client_id)
+        return self.deal.indices(place)

@@ -1,0 +1,125 @@
+"""Which examples are set aside to test on: a share of each client, whole clients, or a pooled test.
+
+Each client draws from a stream of its own, so what is held out of it, or whether it is held out
+sooner than another, does not depend on who else is there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.core.draws import Stream
+from fedcli.core.seeds import Purpose, client_key, stream_key
+from fedcli.datasets.partitions.deal import Deal
+from fedcli.errors import DataError
+from fedcli.settings.vocabulary import HOLD_OUTS
+
+WITHIN, CLIENTS, POOLED = HOLD_OUTS
+DEFAULT_FRACTION = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """A deal in two.
+
+    Attributes:
+        train: What is left to train on.
+        test: What was set aside.
+        num_whole: Clients with examples that stay in `train` alone, because one cannot be split.
+    """
+
+    train: Deal
+    test: Deal
+    num_whole: int = 0
+
+
+def within(deal: Deal, fraction: float, seed: int) -> HeldOut:
+    """Sets aside a share of each client, drawn at random, rounded, at least one on each side.
+
+    A client of one example stays in train alone; no client of the test is empty. Examples keep
+    their order. Time is linear in the examples, but for sorting each client's draws.
+
+    Args:
+        deal: Who holds what.
+        fraction: Of each client's examples, above 0 and below 1.
+        seed: Equal seeds set the same examples aside.
+
+    Raises:
+        DataError: No client has two examples.
+    """
+    is_test = np.zeros(len(deal.order), np.bool_)
+    sizes = deal.sizes
+    for index in np.flatnonzero(sizes >= 2).tolist():
+        size, first = int(sizes[index]), int(deal.offsets[index])
+        drawn = _stream(seed, deal.client_ids[index]).permutation(size)
+        is_test[first + drawn[: _share(size, fraction)]] = True
+    if not is_test.any():
+        raise DataError("--hold-out within: no client has two examples; hold out clients instead")
+    test = deal.keep(is_test)
+    return HeldOut(deal.keep(~is_test), test.choose(test.sizes > 0), int((sizes == 1).sum()))
+
+
+def clients(deal: Deal, fraction: float, seed: int) -> HeldOut:
+    """Sets aside whole clients: those whose own draw is least, at least one on each side.
+
+    Args:
+        deal: Who holds what.
+        fraction: Of the clients, above 0 and below 1, rounded.
+        seed: Equal seeds draw the same number for a client, whoever the others are.
+
+    Raises:
+        DataError: There is one client only.
+    """
+    if len(deal.client_ids) < 2:
+        raise DataError("--hold-out clients: there is one client only; hold out within it instead")
+    drawn = np.concatenate([_stream(seed, each).uniform(1) for each in deal.client_ids])
+    is_test = np.zeros(len(drawn), np.bool_)
+    is_test[np.argsort(drawn, kind="stable")[: _share(len(drawn), fraction)]] = True
+    return HeldOut(deal.choose(~is_test), deal.choose(is_test))
+
+
+def central(
+    labels: NDArray[np.int32], fraction: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns the examples left to train on and those of a pooled test, stratified by label.
+
+    Of each label the test has its share, rounded so that all of them together are the share of
+    everything; who owns an example does not count. At least one example on each side.
+
+    Args:
+        labels: Int32 [n], at least 0.
+        fraction: Of the examples, above 0 and below 1.
+        seed: Equal seeds set the same examples aside.
+
+    Returns:
+        Two rising arrays of indices, int64, together 0 to n - 1.
+
+    Raises:
+        DataError: There is one example only.
+    """
+    if len(labels) < 2:
+        raise DataError("--hold-out central: there is one example only; give more")
+    drawn = _stream(seed).permutation(len(labels))
+    by_label = drawn[np.argsort(labels[drawn], kind="stable")]
+    counts = np.bincount(labels)
+    ends = np.cumsum(counts)
+    # Rounding the running total keeps each label within one example of its share.
+    totals = np.rint(ends * (_share(len(labels), fraction) / len(labels))).astype(np.int64)
+    taken = np.diff(totals, prepend=0)
+    rank_in_label = np.arange(len(labels)) - np.repeat(ends - counts, counts)
+    is_test = np.zeros(len(labels), np.bool_)
+    is_test[by_label[rank_in_label < np.repeat(taken, counts)]] = True
+    return np.flatnonzero(~is_test), np.flatnonzero(is_test)
+
+
+def _share(size: int, fraction: float) -> int:
+    """How many of at least two to set aside: the fraction, rounded, at least one on each side."""
+    return min(max(1, round(size * fraction)), size - 1)
+
+
+def _stream(seed: int, client_id: str | None = None) -> Stream:
+    key = 0 if client_id is None else client_key(client_id)
+    return Stream(stream_key(seed, Purpose.HOLD_OUT, client=key))

@@ -1,0 +1,90 @@
+"""Examples dealt to clients by a label mix each, as the Dirichlet schemes over classes want it.
+
+Clients take turns, every round in a new random order, so that nobody is left with what others did
+not want (Google's `use_rotate_draw`). At its turn a client draws a class by its mix and takes the
+next example of it. A class that runs out leaves every mix; whose mix is used up draws from what
+there is, in proportion (where Flower divides 0 by 0).
+
+The outcome is that of drawing one by one, but turns are worked on in bulk up to the one that takes
+the last example of a class. Time grows with examples x classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.core.draws import Stream
+
+LEAST_TOTAL = 1e-290  # below, a sum of chances has no digits left
+
+_CELLS = 1 << 18  # turns x classes worked on at a time
+
+Counts = NDArray[np.int64]
+
+
+def deal_mixes(
+    mixes: NDArray[np.float64], class_sizes: Counts, sizes: Counts, stream: Stream
+) -> Counts:
+    """Returns which client takes each example, class after class: int64 [n].
+
+    Args:
+        mixes: Chances of the classes for each client, float64 [K, C], at least 0.
+        class_sizes: Examples of each class, int64 [C], n in all.
+        sizes: Examples of each client, int64 [K], n in all.
+        stream: What is drawn from.
+    """
+    left = class_sizes.copy()
+    spare = class_sizes.copy()  # what was left when a class last ran out
+    ends = np.cumsum(class_sizes)
+    takers = np.empty(int(ends[-1]), np.int64)
+    at_a_time = max(1, _CELLS // len(left))
+    for turns in _turns(sizes, at_a_time, stream):
+        drawn = stream.uniform(len(turns))
+        done = 0
+        while done < len(turns):
+            clients = turns[done : done + at_a_time]
+            chosen = _choose(mixes[clients], spare, drawn[done : done + at_a_time])
+            num_served = _num_served(chosen, left)
+            chosen, clients = chosen[:num_served], clients[:num_served]
+            taken = np.bincount(chosen, minlength=len(left))
+            # The k-th of those who drew a class takes its k-th example that is left.
+            firsts = np.repeat(ends - left - np.cumsum(taken) + taken, taken)
+            by_class = np.argsort(chosen, kind="stable")
+            takers[firsts + np.arange(num_served)] = clients[by_class]
+            left -= taken
+            if ((left == 0) & (spare > 0)).any():
+                spare = left.copy()
+            done += num_served
+    return takers
+
+
+def _turns(sizes: Counts, at_a_time: int, stream: Stream) -> Iterator[Counts]:
+    """Yields who draws next, some rounds together where clients are few."""
+    num_clients, num_rounds = len(sizes), int(sizes.max())
+    step = max(1, at_a_time // num_clients)
+    for first in range(0, num_rounds, step):
+        num = min(step, num_rounds - first)
+        words = stream.words(num * num_clients).reshape(num, num_clients)
+        turns = np.argsort(words, axis=1, kind="stable")
+        yield turns[sizes[turns] > np.arange(first, first + num)[:, None]]
+
+
+def _choose(mixes: NDArray[np.float64], spare: Counts, drawn: NDArray[np.float64]) -> Counts:
+    """The class each row of mixes [k, C] draws by a number in [0, 1), of those not run out."""
+    chances = np.cumsum(np.where(spare > 0, mixes, 0.0), axis=1)
+    chances[chances[:, -1] < LEAST_TOTAL] = np.cumsum(spare.astype(np.float64))
+    chosen: Counts = (chances <= (drawn * chances[:, -1])[:, None]).sum(axis=1)
+    return chosen
+
+
+def _num_served(chosen: Counts, left: Counts) -> int:
+    """How many choices [k] stand: up to the first that takes the last example of a class."""
+    asked = np.bincount(chosen, minlength=len(left))
+    places = [
+        int(np.flatnonzero(chosen == each)[left[each] - 1])
+        for each in np.flatnonzero((asked >= left) & (asked > 0)).tolist()
+    ]
+    return min(places) + 1 if places else len(chosen)

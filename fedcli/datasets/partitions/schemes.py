@@ -1,0 +1,353 @@
+"""How examples are dealt to clients that a source does not know: each scheme as published.
+
+A scheme takes the labels and says which client holds each example. All examples are dealt, each to
+one client, and none stays without; classes are shuffled before they are cut; time is linear in the
+examples (times the classes where a client has a label mix). K clients, C classes that occur, n
+examples, n_c of class c. `tables.DEALS` has the options, `SCHEMES` the code, under one name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.core.draws import Stream
+from fedcli.datasets.partitions import label_mixes
+from fedcli.datasets.partitions.label_mixes import LEAST_TOTAL
+from fedcli.errors import ConfigError
+from fedcli.settings.options import Value
+
+MAX_TRIES = 100  # draws of a scheme that asks for a least number of examples
+
+_MAX_CELLS = 1 << 26  # clients x classes that a scheme keeps numbers of: half a gigabyte
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What a scheme deals.
+
+    Attributes:
+        name: The scheme, for messages.
+        labels: int64 [n], 0 to num_classes - 1, each of which occurs.
+        num_classes: C.
+        num_clients: K, at most n.
+        options: The scheme's options.
+        stream: What it draws from.
+    """
+
+    name: str
+    labels: Counts
+    num_classes: int
+    num_clients: int
+    options: Mapping[str, Any]
+    stream: Stream
+
+    def sort(self) -> Counts:
+        """Returns the examples class after class, shuffled within each: int64 [n]."""
+        order = self.stream.permutation(len(self.labels))
+        return order[np.argsort(self.labels[order], kind="stable")]
+
+    def class_sizes(self) -> Counts:
+        """Returns n_c, int64 [C]."""
+        return np.bincount(self.labels, minlength=self.num_classes)
+
+    def even_sizes(self) -> Counts:
+        """Returns K sizes that differ by one at most, int64 [K]."""
+        return even_sizes(len(self.labels), self.num_clients)
+
+
+def deal(
+    name: str, labels: NDArray[np.int32], options: Mapping[str, Value], stream: Stream
+) -> Counts:
+    """Returns which client holds each example, int64 [n]; clients 0 to K - 1 hold one at least.
+
+    Args:
+        name: A key of `SCHEMES`.
+        labels: int32 [n], at least 0.
+        options: All options of the scheme.
+        stream: What it draws from.
+
+    Raises:
+        ConfigError: The options do not go with so many examples or classes.
+    """
+    num_clients: Any = options["clients"]
+    if num_clients > len(labels):
+        raise ConfigError(
+            f"--partition {name}: {num_clients} clients but {len(labels)} examples; "
+            f"choose clients={len(labels)} or fewer"
+        )
+    classes, numbers = np.unique(labels, return_inverse=True)
+    if len(classes) * num_clients > _MAX_CELLS:
+        raise ConfigError(
+            f"--partition {name}: {num_clients} clients times {len(classes)} classes is more than "
+            f"{_MAX_CELLS}; choose fewer clients"
+        )
+    task = Task(name, numbers.astype(np.int64), len(classes), num_clients, options, stream)
+    holders = SCHEMES[name](task)
+    num_empty = num_clients - len(np.unique(holders))
+    if num_empty:
+        raise ConfigError(
+            f"--partition {name}: {num_empty} of {num_clients} clients would have no example; "
+            "choose fewer clients"
+        )
+    return holders
+
+
+def deal_iid(task: Task) -> Counts:
+    """A permutation of all examples, cut into K equal parts (McMahan et al. 2017).
+
+    Sizes differ by one at most. Flower's IidPartitioner cuts a dataset shuffled elsewhere.
+    """
+    return _deal_sizes(task, task.even_sizes())
+
+
+def deal_shards(task: Task) -> Counts:
+    """Sorted by label, cut into K s equal shards; s random ones a client (McMahan et al. 2017).
+
+    The paper: MNIST, K = 100, s = 2, 200 shards of 300. Shards differ by one example at most, where
+    Flower and FedLab drop or pile up what is left over; equal labels are shuffled first, where the
+    paper keeps the order of the file.
+    """
+    per_client = task.options["shards"]
+    num_shards = task.num_clients * per_client
+    num_examples = len(task.labels)
+    if num_shards > num_examples:
+        raise ConfigError(
+            f"--partition shards: {task.num_clients} clients with {per_client} shards each but "
+            f"{num_examples} examples; choose fewer of either"
+        )
+    owners = np.empty(num_shards, np.int64)
+    owners[task.stream.permutation(num_shards)] = np.repeat(np.arange(task.num_clients), per_client)
+    return _hold(task.sort(), np.repeat(owners, even_sizes(num_examples, num_shards)))
+
+
+def deal_dirichlet_class(task: Task) -> Counts:
+    """For each class, p ~ Dir(alpha 1_K) over clients; cut at floor(cumsum(p) n_c).
+
+    Yurochkin et al. 2019 and NIID-Bench: alpha 0.5, at least 10 examples a client, else everything
+    is drawn again. `balanced` is Yurochkin's: p_j = 0 for a client that already has n / K, then
+    renormalised. Flower cuts in the order of the file and gives up after 10 tries, FedLab asks for
+    one example a class, both repeat without end in their first versions; here after 100 tries an
+    error says so.
+    """
+    alpha, class_sizes = task.options["alpha"], task.class_sizes()
+    draw = _balanced_shares if task.options["balanced"] else _free_shares
+
+    def counts() -> Counts:
+        return draw(task, alpha, class_sizes)
+
+    dealt = _until_enough(task, counts)
+    clients = np.tile(np.arange(task.num_clients), task.num_classes)
+    return _hold(task.sort(), np.repeat(clients, dealt.ravel()))
+
+
+def deal_dirichlet_client(task: Task) -> Counts:
+    """For each client of size n / K, a label mix q ~ Dir(alpha 1_C) over the classes.
+
+    Acar et al. 2021 (FedDyn), Flower's InnerDirichletPartitioner; `label_mixes` says how examples
+    are drawn. pfl-research adds 0.02 to each q now and then, which makes clients more alike.
+    """
+    return _deal_mixes(task, np.full(task.num_classes, task.options["alpha"]))
+
+
+def deal_dirichlet_prior(task: Task) -> Counts:
+    """For each client of size n / K, a label mix q ~ Dir(alpha p) over the classes, p_c = n_c / n.
+
+    Hsu et al. 2019: CIFAR-10, 100 clients of 500. With C equal classes this is Dir(alpha / C 1_C),
+    far less even than dirichlet-client at the same alpha. Of Google's two codes one has p, the
+    other a one for each class.
+    """
+    return _deal_mixes(task, task.options["alpha"] * task.class_sizes() / len(task.labels))
+
+
+def deal_classes_per_client(task: Task) -> Counts:
+    """Exactly k classes a client; a class is shared equally by its holders (NIID-Bench, #C = k).
+
+    The first class is client mod C, the rest random. With fewer clients than classes NIID-Bench
+    loses the classes that nobody has; here they are given first, so that every one has a holder.
+    """
+    num_clients, num_classes, per_client = (
+        task.num_clients,
+        task.num_classes,
+        task.options["classes"],
+    )
+    if per_client > num_classes:
+        raise ConfigError(
+            f"--partition classes-per-client: {per_client} classes a client, but the data have "
+            f"{num_classes}; choose classes={num_classes} or fewer"
+        )
+    if per_client * num_clients < num_classes:
+        raise ConfigError(
+            f"--partition classes-per-client: {num_clients} clients with {per_client} classes each "
+            f"leave some of the {num_classes} classes to nobody; choose more of either"
+        )
+    ranks = task.stream.uniform(num_clients * num_classes).reshape(num_clients, num_classes)
+    everyone = np.arange(num_clients)
+    ranks[everyone, everyone % num_classes] = -2.0
+    missing = np.arange(num_clients, num_classes)  # classes that are nobody's first
+    ranks[missing % num_clients, missing] = -1.0
+    held = np.argsort(ranks, axis=1, kind="stable")[:, :per_client]
+    is_holder = np.zeros((num_classes, num_clients), np.bool_)
+    is_holder[held, everyone[:, None]] = True
+    parts = [
+        np.repeat(np.flatnonzero(holds), even_sizes(size, int(holds.sum())))
+        for holds, size in zip(is_holder, task.class_sizes().tolist(), strict=True)
+    ]
+    return _hold(task.sort(), np.concatenate(parts))
+
+
+def deal_quantity_dirichlet(task: Task) -> Counts:
+    """Sizes p n with p ~ Dir(alpha 1_K), drawn again until all have min_examples; contents iid.
+
+    NIID-Bench's quantity skew: alpha 0.5, at least 10.
+    """
+    alpha = np.full(task.num_clients, task.options["alpha"])
+    total = np.array([len(task.labels)])
+    return _deal_sizes(
+        task, _until_enough(task, lambda: cut(task.stream.dirichlet(alpha), total))[0]
+    )
+
+
+def deal_quantity_lognormal(task: Task) -> Counts:
+    """Sizes in proportion to exp(sigma z_j), z_j normal; contents iid (FedLab's unbalance_sgm).
+
+    Each client has one example, the rest is shared; FedLab lets clients be empty, and gives or
+    takes what rounding leaves one by one.
+    """
+    logs = task.options["sigma"] * task.stream.normal(task.num_clients)
+    return _deal_weights(task, np.exp(logs - logs.max()))
+
+
+def deal_quantity_linear(task: Task) -> Counts:
+    """Sizes in proportion to j + 1 for client j; contents iid (Flower's LinearPartitioner).
+
+    Each client has one example, the rest is shared; Flower gives what rounding leaves to the last.
+    """
+    return _deal_weights(task, np.arange(1.0, task.num_clients + 1.0))
+
+
+def deal_quantity_exponential(task: Task) -> Counts:
+    """Sizes in proportion to e^j for client j; contents iid (Flower's ExponentialPartitioner).
+
+    So steep that n examples reach few clients, 11 for 60,000: more are refused, where Flower leaves
+    them empty.
+    """
+    num_examples, num_clients = len(task.labels), task.num_clients
+    most = 1
+    while most < num_clients and _first_share(most + 1) * num_examples >= 1.0:
+        most += 1
+    if most < num_clients:
+        raise ConfigError(
+            f"--partition quantity-exponential: {num_clients} clients, but sizes that grow e-fold "
+            f"from one to the next reach {most} with {num_examples} examples; "
+            f"choose clients={most} or fewer"
+        )
+    return _deal_weights(task, np.exp(np.arange(num_clients) - (num_clients - 1.0)))
+
+
+SCHEMES: dict[str, Callable[[Task], Counts]] = {
+    "iid": deal_iid,
+    "shards": deal_shards,
+    "dirichlet-class": deal_dirichlet_class,
+    "dirichlet-client": deal_dirichlet_client,
+    "dirichlet-prior": deal_dirichlet_prior,
+    "classes-per-client": deal_classes_per_client,
+    "quantity-dirichlet": deal_quantity_dirichlet,
+    "quantity-lognormal": deal_quantity_lognormal,
+    "quantity-linear": deal_quantity_linear,
+    "quantity-exponential": deal_quantity_exponential,
+}
+
+
+def even_sizes(total: int, num_parts: int) -> Counts:
+    """Returns sizes of parts that differ by one at most, the larger first: int64 [num_parts]."""
+    sizes = np.full(num_parts, total // num_parts, np.int64)
+    sizes[: total % num_parts] += 1
+    return sizes
+
+
+def cut(shares: NDArray[np.float64], totals: Counts) -> Counts:
+    """Returns each row's total cut at floor(cumsum(shares) total): int64 [rows, k].
+
+    Args:
+        shares: Float64 [rows, k], at least 0, no row all 0; they need not sum to 1.
+        totals: int64 [rows].
+    """
+    edges = np.cumsum(shares, axis=1)
+    edges /= edges[:, -1:]  # so that the last share above 0 ends at 1, not a bit below
+    places = np.floor(edges * totals[:, None]).astype(np.int64)
+    counts: Counts = np.diff(places, axis=1, prepend=0)
+    return counts
+
+
+def _hold(order: Counts, holders_in_order: Counts) -> Counts:
+    """The holder of each example, from the holders of `order`'s entries."""
+    holders = np.empty(len(order), np.int64)
+    holders[order] = holders_in_order
+    return holders
+
+
+def _deal_sizes(task: Task, sizes: Counts) -> Counts:
+    """Random examples to clients of these sizes."""
+    order = task.stream.permutation(len(task.labels))
+    return _hold(order, np.repeat(np.arange(task.num_clients), sizes))
+
+
+def _deal_weights(task: Task, weights: NDArray[np.float64]) -> Counts:
+    """Random examples to clients of sizes in proportion to weights, one at least."""
+    spare = np.array([len(task.labels) - task.num_clients])
+    return _deal_sizes(task, 1 + cut(weights[None], spare)[0])
+
+
+def _deal_mixes(task: Task, alpha: NDArray[np.float64]) -> Counts:
+    """Label mixes of Dir(alpha), float64 [C], for clients of even sizes."""
+    mixes = task.stream.dirichlet(alpha, task.num_clients)
+    order, sizes = task.sort(), task.even_sizes()
+    clients = label_mixes.deal_mixes(mixes, task.class_sizes(), sizes, task.stream)
+    return _hold(order, clients)
+
+
+def _first_share(num_clients: int) -> float:
+    """What the first of so many clients has when sizes grow e-fold."""
+    return float((np.e - 1.0) / np.expm1(num_clients))
+
+
+def _until_enough(task: Task, counts: Callable[[], Counts]) -> Counts:
+    """Draws counts [rows, K] until each client has `min_examples` in all."""
+    least = task.options["min_examples"]
+    clash = f"--partition {task.name}: clients={task.num_clients} with min_examples={least}"
+    if least * task.num_clients > len(task.labels):
+        raise ConfigError(f"{clash} need more than {len(task.labels)} examples; lower either")
+    for _ in range(MAX_TRIES):
+        dealt = counts()
+        if dealt.sum(axis=0).min() >= least:
+            return dealt
+    raise ConfigError(
+        f"{clash} and alpha={task.options['alpha']:g}: none of {MAX_TRIES} draws gave each client "
+        "so many; raise alpha, or lower one of the others"
+    )
+
+
+def _free_shares(task: Task, alpha: float, class_sizes: Counts) -> Counts:
+    over_clients = np.full(task.num_clients, alpha)
+    return cut(task.stream.dirichlet(over_clients, task.num_classes), class_sizes)
+
+
+def _balanced_shares(task: Task, alpha: float, class_sizes: Counts) -> Counts:
+    """As `_free_shares`, but who has n / K examples or more gets none of the next class."""
+    over_clients = np.full(task.num_clients, alpha)
+    shares = task.stream.dirichlet(over_clients, task.num_classes)
+    dealt = np.zeros(shares.shape, np.int64)
+    for index in range(task.num_classes):
+        is_open = dealt.sum(axis=0) * task.num_clients < len(task.labels)
+        row = np.where(is_open, shares[index], 0.0)
+        if row.sum() < LEAST_TOTAL:  # those who were to have it are full: the others share it
+            row = is_open.astype(np.float64)
+        dealt[index] = cut(row[None], class_sizes[index : index + 1])[0]
+    return dealt

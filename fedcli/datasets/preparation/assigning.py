@@ -1,0 +1,187 @@
+"""The steps between: who holds which examples, and who is left out or set aside. Indices alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.datasets.client_data import CENTRAL
+from fedcli.datasets.importers.recognising import Imported
+from fedcli.datasets.partitions import hold_out, partitioning
+from fedcli.datasets.partitions.changes import for_testing
+from fedcli.datasets.partitions.deal import Deal, deal_lists
+from fedcli.datasets.partitions.dealt import Change
+from fedcli.datasets.partitions.hold_out import POOLED, WITHIN
+from fedcli.datasets.preparation.prepare_options import PrepareOptions
+from fedcli.datasets.table import ExampleTable
+from fedcli.errors import DataError
+from fedcli.settings import tables as registry
+from fedcli.settings.options import Value, resolve
+
+# Fewer tell nothing of a client once some are held out: TFF and LEAF drop such clients, too.
+MIN_DIGITS = 2
+# A source that names no owners, dealt to how many: a client of 20 examples at least, 100 clients
+# at most.
+MAX_DEFAULT_CLIENTS = 100
+DEFAULT_CLIENT_EXAMPLES = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One split on its way: who holds which examples of a table, and what they go through."""
+
+    table: ExampleTable
+    deal: Deal
+    changes: tuple[Change, ...] = ()
+
+
+def choose_scheme(
+    source: Imported,
+    kept: Mapping[str, NDArray[np.int64]],
+    options: PrepareOptions,
+    notes: list[str],
+) -> tuple[str, dict[str, Value]]:
+    """Returns the name of the partition, and its resolved options with the seed."""
+    name, given = options.partition, dict(options.partition_options)
+    if name is None:
+        name = registry.NATURAL
+        if not len(source.tables["train"].owner_ids):
+            num_examples = len(kept["train"])
+            num_clients = max(1, num_examples // DEFAULT_CLIENT_EXAMPLES)
+            name, given = "iid", {"clients": min(MAX_DEFAULT_CLIENTS, num_clients)}
+            notes.append(
+                f"the source names no owners: dealt at random to {given['clients']:,} clients, as "
+                f"many as give {DEFAULT_CLIENT_EXAMPLES} examples each but at most "
+                f"{MAX_DEFAULT_CLIENTS}; --partition chooses another way"
+            )
+    entry = registry.find_partition(name)
+    if any(option.name == "seed" for option in entry.options):
+        given.setdefault("seed", options.seed)
+    return name, resolve(entry, given)
+
+
+def take_central(
+    source: Imported, kept: Mapping[str, NDArray[np.int64]], options: PrepareOptions
+) -> tuple[dict[str, NDArray[np.int64]], Part]:
+    """Returns what is left of train, and the pooled test set taken from it."""
+    table, examples = source.tables["train"], kept["train"]
+    left, taken = hold_out.central(table.labels[examples], options.hold_out_fraction, options.seed)
+    return {**kept, "train": examples[left]}, Part(table, _pool(examples[taken]))
+
+
+def _pool(examples: NDArray[np.int64]) -> Deal:
+    return deal_lists([CENTRAL], [examples])
+
+
+def deal_examples(
+    source: Imported,
+    kept: Mapping[str, NDArray[np.int64]],
+    scheme: str,
+    given: Mapping[str, Value],
+    notes: list[str],
+) -> dict[str, Part]:
+    """Returns who holds what in each split."""
+    tables, chosen = dict(source.tables), dict(kept)
+    if "test" in tables and not len(tables["test"].owner_ids) and not deals_anew(scheme):
+        tables[CENTRAL], chosen[CENTRAL] = tables.pop("test"), chosen.pop("test")
+        notes.append(
+            "the test split names no owners: stored as the pooled split 'central', which "
+            "'fedcli eval RUN --split central' reads; --partition iid, for one, "
+            "deals train and test to the same clients"
+        )
+    seed = given.get("seed", 0)  # a partition without one draws nothing
+    assert isinstance(seed, int)
+    bare = {name: _without_pixels(table, chosen[name]) for name, table in tables.items()}
+    dealt = partitioning.apply(bare, source.num_classes, scheme, given, seed)
+    return {
+        name: Part(tables[name], _through(chosen[name], each.deal), each.changes)
+        for name, each in dealt.items()
+    }
+
+
+def _without_pixels(table: ExampleTable, kept: NDArray[np.int64]) -> ExampleTable:
+    """Some examples of a table without their pixels, at which no partition looks."""
+    owners = table.owners[kept] if len(table.owner_ids) else table.owners
+    return replace(table, pixels=table.pixels[:0], labels=table.labels[kept], owners=owners)
+
+
+def _through(kept: NDArray[np.int64], deal: Deal) -> Deal:
+    """A deal of some examples as one of the table they were chosen from."""
+    return Deal(deal.client_ids, kept[deal.order], deal.offsets)
+
+
+def deals_anew(scheme: str) -> bool:
+    """Tells whether a partition gives examples to other clients than their owners."""
+    return registry.split_partition(scheme)[0] != registry.NATURAL
+
+
+def drop_small(
+    parts: dict[str, Part],
+    source: Imported,
+    options: PrepareOptions,
+    scheme: str,
+    notes: list[str],
+) -> dict[str, Part]:
+    """Leaves out clients of few train examples, in test too where they are the same people."""
+    least = least_examples(options)
+    train = parts["train"]
+    is_kept = train.deal.sizes >= least
+    if not is_kept.any():
+        raise DataError(
+            f"no client of {train.table.source} has {max(1, least)} train examples; "
+            "choose a smaller --min-examples" + (" or drop --digits-only" * options.digits_only)
+        )
+    kept_parts = {**parts, "train": replace(train, deal=train.deal.choose(is_kept))}
+    if not is_kept.all():
+        notes.append(
+            f"left out {np.count_nonzero(~is_kept):,} of {len(is_kept):,} clients, which have "
+            f"fewer than {least} train examples"
+        )
+    if "test" not in parts:
+        return kept_parts
+    test = parts["test"].deal
+    is_wanted = test.sizes >= (1 if options.digits_only else 0)
+    if source.same_people or deals_anew(scheme):
+        left_out = {train.deal.client_ids[index] for index in np.flatnonzero(~is_kept).tolist()}
+        is_wanted &= np.array([each not in left_out for each in test.client_ids], np.bool_)
+    if is_wanted.any():
+        kept_parts["test"] = replace(parts["test"], deal=test.choose(is_wanted))
+    else:
+        del kept_parts["test"]
+        notes.append("no client is left in the test split; it is left out")
+    return kept_parts
+
+
+def set_aside(
+    parts: dict[str, Part], pooled: Part | None, options: PrepareOptions, notes: list[str]
+) -> dict[str, Part]:
+    """Sets aside what is to be tested on."""
+    if pooled is not None:
+        return {**parts, CENTRAL: pooled}
+    if options.hold_out is None:
+        return parts
+    split = hold_out.within if options.hold_out == WITHIN else hold_out.clients
+    train = parts["train"]
+    held_out = split(train.deal, options.hold_out_fraction, options.seed)
+    if held_out.num_whole:
+        notes.append(
+            f"{held_out.num_whole:,} clients of one example are in train alone: "
+            "one example cannot be held out"
+        )
+    return {
+        **parts,
+        "train": replace(train, deal=held_out.train),
+        "test": Part(train.table, held_out.test, for_testing(train.changes)),
+    }
+
+
+def least_examples(options: PrepareOptions) -> int:
+    """Returns how many train examples let a client stay.
+
+    A pooled test that takes all of a client's leaves none of it.
+    """
+    usual = MIN_DIGITS if options.digits_only else int(options.hold_out == POOLED)
+    return max(options.min_examples, usual)

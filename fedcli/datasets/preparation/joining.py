@@ -1,0 +1,97 @@
+"""Several sources as one: another's examples as the split test, or as a pooled test set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from fedcli.datasets.client_data import CENTRAL
+from fedcli.datasets.importers.recognising import Imported
+from fedcli.datasets.table import ExampleTable
+from fedcli.errors import DataError
+
+
+def join_test(train: Imported, test: Imported) -> Imported:
+    """Returns the train source with the other's split test, else train, as its split test.
+
+    Its labels are renumbered where both name their classes.
+
+    Raises:
+        DataError: The other has neither split, or a class that train lacks.
+    """
+    table = test.tables.get("test", test.tables.get("train"))
+    if table is None:
+        other = next(iter(test.tables.values()))
+        raise DataError(
+            f"--test-data: {other.source} holds neither 'test' nor 'train' but "
+            f"{', '.join(test.tables)}; give another"
+        )
+    class_names, table = _match_names(train, test, table)
+    num_classes = len(class_names) or max(train.num_classes, test.num_classes)
+    return replace(
+        train,
+        tables={**train.tables, "test": _match_convention(train, test, table)},
+        num_classes=num_classes,
+        class_names=class_names,
+        same_people=train.same_people and test.same_people,
+        notes=tuple(dict.fromkeys([*train.notes, *test.notes])),
+        is_guessed=train.is_guessed and test.is_guessed,
+    )
+
+
+def join_central(source: Imported, central: Imported) -> Imported:
+    """Returns the source with the one split of another as its split central."""
+    (table,) = central.tables.values()
+    return replace(
+        source,
+        tables={**source.tables, CENTRAL: _match_convention(source, central, table)},
+    )
+
+
+def check_shapes(tables: Mapping[str, ExampleTable]) -> None:
+    """Checks that the images of all splits, train among them, are of one shape.
+
+    Raises:
+        DataError: They are not; names both sources.
+    """
+    train = tables["train"]
+    for name, table in tables.items():
+        shape, other = train.pixels.shape[1:], table.pixels.shape[1:]
+        if shape != other:
+            raise DataError(
+                f"train has images of {list(shape)} ({train.source}) but {name} of {list(other)} "
+                f"({table.source}); pass --size, or give {name} data of the same kind"
+            )
+
+
+def _match_names(
+    train: Imported, test: Imported, table: ExampleTable
+) -> tuple[tuple[str, ...], ExampleTable]:
+    """The class names of both, and the test examples labelled by them."""
+    ours, theirs = train.class_names, test.class_names
+    shorter, longer = sorted([ours, theirs], key=len)
+    if longer[: len(shorter)] == shorter:
+        num_classes = max(train.num_classes, test.num_classes)
+        return (longer if len(longer) == num_classes else ()), table
+    unknown = [name for name in theirs if name not in ours]
+    if unknown:
+        raise DataError(
+            f"--test-data: {table.source} has a class {unknown[0]!r} that "
+            f"{train.tables['train'].source} has not; give both the same classes"
+        )
+    numbers = np.array([ours.index(name) for name in theirs], np.int32)
+    return ours, replace(table, labels=numbers[table.labels])
+
+
+def _match_convention(train: Imported, test: Imported, table: ExampleTable) -> ExampleTable:
+    """The test examples with 1.0 meaning what it means in train.
+
+    Sources of one format are taken to be of one kind: what was guessed from some pixels may differ
+    between them. A store says for itself what 1.0 is in it.
+    """
+    is_alike = train.format == test.format != "store"
+    if is_alike or train.pixel_convention == test.pixel_convention:
+        return table
+    return replace(table, scale=-table.scale, offset=1.0 - table.offset)

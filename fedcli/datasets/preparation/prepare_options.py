@@ -1,0 +1,94 @@
+"""What is done with a source on its way to a store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedcli.datasets.partitions.hold_out import DEFAULT_FRACTION
+from fedcli.errors import ConfigError
+from fedcli.settings import tables
+from fedcli.settings.options import Value, check_number, resolve
+from fedcli.settings.vocabulary import HOLD_OUTS
+
+_GREATEST_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """What `prepare` does with a source.
+
+    Attributes:
+        format: Of the source, one of `importers.FORMATS`; None: recognised by content.
+        num_classes: Labels are 0 to num_classes - 1; None: as the source says or shows.
+        label_column: Of a CSV file.
+        id_column: Of a CSV file: who owns a row.
+        image_shape: Of a row of a CSV file: (H, W) or (H, W, C).
+        folders: What folders of images stand for: "class", "client" or "client/class".
+        color: Of images: "grey" or "rgb"; None: as they are.
+        size: (H, W) that images are brought to; None: they all have one size.
+        centre: Whether ink is moved to the middle of each image.
+        digits_only: Keep labels 0 to 9 alone.
+        invert: Make 1 - x of each pixel x.
+        min_examples: Clients with fewer train examples, counted before any are held out within
+            them, are left out.
+        test_data: A source whose split test, else train, becomes the split test; or central, if
+            nobody owns its examples and the partition is natural.
+        hold_out: One of `vocabulary.HOLD_OUTS`; None: no split but those of the source.
+        hold_out_fraction: What share is held out.
+        seed: Of everything drawn, unless the partition's options hold one.
+        partition: A scheme, or several joined by "+"; None: natural, or iid where nobody owns
+            anything.
+        partition_options: Of these.
+        source: Where the data come from, for the store; None: what the source says.
+        licence: Under what licence; None: what the source says.
+        class_names: A name for each class; empty: what the source says.
+        same_people: Whether clients of train and test with equal ids are the same people; None:
+            what the source says.
+        central_data: Files of a set whose clients become the split central; none: no such split.
+    """
+
+    format: str | None = None
+    num_classes: int | None = None
+    label_column: str | None = None
+    id_column: str | None = None
+    image_shape: tuple[int, ...] | None = None
+    folders: str | None = None
+    color: str | None = None
+    size: tuple[int, int] | None = None
+    centre: bool = False
+    digits_only: bool = False
+    invert: bool = False
+    min_examples: int = 0
+    test_data: Path | None = None
+    hold_out: str | None = None
+    hold_out_fraction: float = DEFAULT_FRACTION
+    seed: int = 0
+    partition: str | None = None
+    partition_options: Mapping[str, Value] = field(default_factory=dict)
+    source: str | None = None
+    licence: str | None = None
+    class_names: tuple[str, ...] = ()
+    same_people: bool | None = None
+    central_data: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuses what is not allowed, whatever the source.
+
+        Raises:
+            ConfigError: An option has a value that is not allowed, or needs another.
+        """
+        if self.hold_out not in (None, *HOLD_OUTS):
+            raise ConfigError(f"--hold-out {self.hold_out}: choose one of {', '.join(HOLD_OUTS)}")
+        fraction = check_number("--hold-out-fraction", self.hold_out_fraction, 0.0, 1.0)
+        if not 0.0 < fraction < 1.0:
+            raise ConfigError(f"--hold-out-fraction {fraction}: choose one above 0 and below 1")
+        check_number("--min-examples", self.min_examples, 0)
+        check_number("--seed", self.seed, 0, _GREATEST_SEED)
+        if self.hold_out is not None and self.test_data is not None:
+            raise ConfigError("--hold-out and --test-data contradict each other; give one of them")
+        if self.partition is not None:
+            resolve(tables.find_partition(self.partition), self.partition_options)
+        elif self.partition_options:
+            raise ConfigError("--partition-option needs --partition; name the scheme")

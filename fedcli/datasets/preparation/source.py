@@ -1,0 +1,127 @@
+"""The first step: a source read whole, with what its user should know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from fedcli.datasets.importers import recognising
+from fedcli.datasets.importers.recognising import Imported, ImportOptions
+from fedcli.datasets.importers.shared import NUM_DIGITS
+from fedcli.datasets.preparation import joining
+from fedcli.datasets.preparation.prepare_options import PrepareOptions
+from fedcli.errors import ConfigError, DataError
+from fedcli.progress import Tell
+
+_GREATEST_PIXEL = 1.5  # decoded; above it pixels are no shares of one
+_BLOCK = 4096  # images looked at a time
+_SHOWN = 10  # classes named in a note
+
+
+def read_source(
+    sources: Sequence[Path], options: PrepareOptions, folder: Path, tell: Tell
+) -> Imported:
+    """Returns the source, with the test data of another as its split test."""
+    import_options = _import_options(options)
+    if options.test_data is not None and options.format is None:
+        recognising.recognise([options.test_data])  # a wrong one is found before the work
+    source = recognising.read(sources, import_options, folder, tell)
+    if "train" not in source.tables:
+        raise DataError(
+            f"{sources[0]}: holds no split 'train' but {', '.join(source.tables)}; "
+            "give the train data as the source"
+        )
+    if len(source.tables) > 1 and options.hold_out is not None:
+        raise ConfigError(
+            f"--hold-out {options.hold_out}: {sources[0]} has a split "
+            f"'{list(source.tables)[1]}' of its own; leave --hold-out out"
+        )
+    if options.test_data is not None:
+        if "test" in source.tables:
+            raise ConfigError(
+                f"--test-data: {sources[0]} has a split 'test' of its own; leave --test-data out"
+            )
+        test = recognising.read([options.test_data], import_options, folder, tell)
+        source = joining.join_test(source, test)
+    if options.central_data:
+        central = recognising.read(options.central_data, import_options, folder, tell)
+        source = joining.join_central(source, central)
+    joining.check_shapes(source.tables)
+    return replace(
+        source,
+        class_names=options.class_names or source.class_names,
+        same_people=source.same_people if options.same_people is None else options.same_people,
+    )
+
+
+def _import_options(options: PrepareOptions) -> ImportOptions:
+    fit = None
+    if options.size is not None or options.centre:
+        from fedcli.datasets.importers.fit import Fit
+
+        fit = Fit(options.size, options.centre)
+    return ImportOptions(
+        format=options.format,
+        num_classes=options.num_classes,
+        label_column=options.label_column,
+        id_column=options.id_column,
+        image_shape=options.image_shape,
+        folders=options.folders,
+        color=options.color,
+        fit=fit,
+    )
+
+
+def pixel_notes(source: Imported, tell: Tell) -> list[str]:
+    """Says so where floating-point pixels are no shares of one; models learn badly from them."""
+    notes = []
+    for name, table in source.tables.items():
+        if table.pixels.dtype == np.uint8:
+            continue
+        greatest = 0.0
+        for first in range(0, len(table), _BLOCK):
+            block = table.pixels[first : first + _BLOCK]
+            greatest = max(greatest, float(block.max()) * table.scale + table.offset)
+            tell(first, len(table))
+        if greatest > _GREATEST_PIXEL:
+            notes.append(
+                f"pixels of {name} reach {greatest:g}, where 0 to 1 is expected; "
+                "divide grey levels by 255 in the source"
+            )
+    return notes
+
+
+def class_notes(source: Imported) -> list[str]:
+    """Says so where a number of classes that is the largest label's has gaps: often a mistake."""
+    if not source.is_guessed:
+        return []
+    is_absent = np.ones(source.num_classes, np.bool_)
+    for table in source.tables.values():
+        is_absent[table.labels[table.labels < source.num_classes]] = False
+    absent = np.flatnonzero(is_absent).tolist()
+    if not absent:
+        return []
+    listed = ", ".join(map(str, absent[:_SHOWN])) + (", ..." if len(absent) > _SHOWN else "")
+    return [
+        f"{source.num_classes:,} classes, labels 0 to {source.num_classes - 1}, but {listed} never "
+        f"{'occurs' if len(absent) == 1 else 'occur'}; pass --num-classes, or renumber the labels "
+        "if that is a mistake"
+    ]
+
+
+def limit_to_digits(source: Imported) -> Imported:
+    """Returns the source without its classes beyond the digits; examples of these stay."""
+    digits = tuple(map(str, range(NUM_DIGITS)))
+    if source.class_names and source.class_names[:NUM_DIGITS] != digits:
+        raise ConfigError(
+            f"--digits-only: the classes of {source.tables['train'].source} begin with "
+            f"{source.class_names[0]!r}, not with the digits; leave it out"
+        )
+    return replace(
+        source,
+        num_classes=min(source.num_classes, NUM_DIGITS),
+        class_names=source.class_names[:NUM_DIGITS],
+    )

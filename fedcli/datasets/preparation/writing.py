@@ -1,0 +1,180 @@
+"""The last step: what the store says about itself, and what it holds once written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedcli.datasets.importers.recognising import Imported
+from fedcli.datasets.partitions.dealt import DealtSplit
+from fedcli.datasets.partitions.hold_out import CLIENTS, WITHIN
+from fedcli.datasets.preparation.assigning import Part, deals_anew, least_examples
+from fedcli.datasets.preparation.prepare_options import PrepareOptions
+from fedcli.datasets.sources import store
+from fedcli.datasets.sources.store import StoreInfo
+from fedcli.settings import tables
+from fedcli.settings.options import Value
+from fedcli.settings.vocabulary import PIXEL_CONVENTIONS
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedSplit:
+    """One split of a store that was written.
+
+    Attributes:
+        name: train, test or central.
+        num_clients: Clients in it.
+        num_examples: Examples of them all.
+        smallest: Examples of the client that has fewest.
+        median: Of examples a client.
+        largest: Examples of the client that has most.
+        pixels: "uint8" or "float32".
+    """
+
+    name: str
+    num_clients: int
+    num_examples: int
+    smallest: int
+    median: float
+    largest: int
+    pixels: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A store that was written, in figures.
+
+    Attributes:
+        path: The file.
+        format: Of the source.
+        info: What the store says about itself.
+        splits: Train first.
+        pixel_shape: (H, W) or (H, W, C).
+        fingerprint: Of the data.
+        num_bytes: Of the file.
+        notes: What the user should know, a sentence each.
+    """
+
+    path: Path
+    format: str
+    info: StoreInfo
+    splits: tuple[PreparedSplit, ...]
+    pixel_shape: tuple[int, ...]
+    fingerprint: str
+    num_bytes: int
+    notes: tuple[str, ...]
+
+
+def describe(
+    sources: Sequence[Path],
+    source: Imported,
+    options: PrepareOptions,
+    scheme: str,
+    given: Mapping[str, Value],
+) -> StoreInfo:
+    """Returns what the store says about itself."""
+    convention = source.pixel_convention
+    if options.invert:
+        convention = next(each for each in PIXEL_CONVENTIONS if each != convention)
+    parameters: dict[str, object] = {**given, **_steps(options)}
+    if source.format == "store" and not deals_anew(scheme):
+        scheme, parameters = _continue_history(store.read_info(sources[0]), scheme, parameters)
+    return StoreInfo(
+        num_classes=source.num_classes,
+        pixel_convention=convention,
+        class_names=source.class_names,
+        same_people={WITHIN: True, CLIENTS: False}.get(options.hold_out or "", source.same_people),
+        source=options.source if options.source is not None else _title(sources, source.source),
+        licence=options.licence if options.licence is not None else source.licence,
+        partition=scheme,
+        partition_parameters=json.dumps(parameters, sort_keys=True),
+    )
+
+
+def _steps(options: PrepareOptions) -> dict[str, object]:
+    """What was done beside the partition, a step each with its parameters."""
+    steps: dict[str, object] = {}
+    if options.digits_only or options.min_examples:
+        steps["filter"] = {
+            "digits_only": options.digits_only,
+            "min_examples": least_examples(options),
+        }
+    if options.hold_out is not None:
+        steps["hold_out"] = {
+            "kind": options.hold_out,
+            "fraction": options.hold_out_fraction,
+            "seed": options.seed,
+        }
+    return steps
+
+
+def _continue_history(
+    info: StoreInfo, scheme: str, parameters: Mapping[str, object]
+) -> tuple[str, dict[str, object]]:
+    """The partition and parameters of a store whose clients are kept.
+
+    Parameters that it had already stand in a step "before": equal names would hide one another.
+    """
+    changes = tables.split_partition(scheme)[1]
+    names = [info.partition] * (info.partition != tables.NATURAL or not changes)
+    before = json.loads(info.partition_parameters)
+    steps = {"before": before} if before else {}
+    return "+".join([*names, *changes]), {**parameters, **steps} if parameters else before
+
+
+def _title(sources: Sequence[Path], source: str) -> str:
+    """What a source is called, wherever it lies: equal data make equal stores.
+
+    What a store says of its own source is taken as it is, and never for a path.
+    """
+    path = next((each for each in sources if str(each) == source), None)
+    if path is None:
+        return source
+    return os.fsencode(path.resolve().name).decode(errors="replace")
+
+
+def dealt_split(name: str, part: Part, source: Imported, info: StoreInfo) -> DealtSplit:
+    """Returns a split as it is written."""
+    return DealtSplit(
+        part.table,
+        part.deal,
+        split=name,
+        num_classes=info.num_classes,
+        class_names=info.class_names or None,
+        pixel_convention=source.pixel_convention,
+        pixels=info.pixel_convention,
+        changes=part.changes,
+    )
+
+
+def summarise(path: Path, source_format: str, fingerprint: str, notes: list[str]) -> Prepared:
+    """Returns what the store that was written holds."""
+    splits = store.open_store(path)
+    return Prepared(
+        path=path,
+        format=source_format,
+        info=store.read_info(path),
+        splits=tuple(_figures(split) for split in splits.values()),
+        pixel_shape=next(iter(splits.values())).pixel_shape,
+        fingerprint=fingerprint,
+        num_bytes=path.stat().st_size,
+        notes=tuple(notes),
+    )
+
+
+def _figures(split: store.StoreSplit) -> PreparedSplit:
+    sizes = [split.num_examples(client_id) for client_id in split.client_ids]
+    return PreparedSplit(
+        name=split.split,
+        num_clients=len(sizes),
+        num_examples=sum(sizes),
+        smallest=min(sizes),
+        median=float(np.median(sizes)),
+        largest=max(sizes),
+        pixels=str(split.client(split.client_ids[0]).pixels.dtype),
+    )

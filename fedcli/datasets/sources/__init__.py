@@ -1,0 +1,1 @@
+"""What client data are read from: files, tables, generated images."""

@@ -1,0 +1,157 @@
+"""synthetic-digits: invented writers, drawn by the core when asked for and never before.
+
+A client's examples are a pure function of the data's options and the client's id, so a population
+costs nothing until someone looks at it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import overload
+
+from fedcli.core import native, seeds
+from fedcli.datasets.batches import ClientDataset
+from fedcli.datasets.cache import ClientCache
+from fedcli.datasets.client_data import ClientData, decoding, unknown_client
+from fedcli.settings import tables
+from fedcli.settings.options import Value
+
+NAME = "synthetic-digits"
+NUM_CLASSES = 10
+VERSION = 1  # of the drawing: raised when the same options give other pixels
+SPLITS = ("train", "test", "central")  # in the order of the core's split numbers
+
+_SIDE = 28
+_NUM_CENTRAL = 20  # writers of the central split, met in no other
+_STORED_CONVENTION = "background"  # as in TFF's EMNIST: stored 255 is ink, decoded 1.0 is paper
+_SCALE, _OFFSET = -1 / 255, 1.0
+
+
+class GeneratedIds(Sequence[str]):
+    """The ids prefix0000000, prefix0000001, …: sorted, and made one at a time."""
+
+    def __init__(self, prefix: str, count: int) -> None:
+        """Makes `count` ids of `prefix` and a number."""
+        self._prefix = prefix
+        self._numbers = range(count)
+        self._width = max(7, len(str(count - 1)))  # wide enough that text sorts as numbers do
+
+    def __len__(self) -> int:
+        """Returns the number of ids."""
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        """Returns an id, or a list of those in a slice."""
+        if isinstance(index, slice):
+            return [self._name(number) for number in self._numbers[index]]
+        return self._name(self._numbers[index])
+
+    def __contains__(self, client_id: object) -> bool:
+        """Tells whether an id is there, by its form alone."""
+        return isinstance(client_id, str) and self._number(client_id) is not None
+
+    def index(self, client_id: str, start: int = 0, stop: int | None = None) -> int:
+        """Returns the place of an id. Raises ValueError if it is not there."""
+        number = self._number(client_id)
+        if number is None or number not in self._numbers[start:stop]:
+            raise ValueError(f"{client_id!r} is not in the sequence")
+        return number
+
+    def _name(self, number: int) -> str:
+        return f"{self._prefix}{number:0{self._width}d}"
+
+    def _number(self, client_id: str) -> int | None:
+        digits = client_id.removeprefix(self._prefix)
+        if not (digits.isascii() and digits.isdecimal() and len(digits) == self._width):
+            return None
+        number = int(digits)
+        return number if number in self._numbers and self._name(number) == client_id else None
+
+
+class SyntheticSplit(ClientData):
+    """One split of synthetic-digits."""
+
+    def __init__(
+        self,
+        split: str,
+        options: Mapping[str, Value],
+        *,
+        num_classes: int,
+        pixels: str,
+        cache: ClientCache,
+    ) -> None:
+        """Names the split; nothing is drawn.
+
+        Args:
+            split: One of `SPLITS`. Clients of train and test are the same writers.
+            options: Every option of the registry's entry, resolved.
+            num_classes: At least 10; labels are 0 to 9.
+            pixels: "source", "ink" or "background".
+            cache: Keeps clients drawn.
+        """
+        self.source = NAME
+        self.split = split
+        self.num_classes = num_classes
+        self.class_names = None
+        self.pixel_shape = (_SIDE, _SIDE)
+        is_central = split == "central"
+        self.client_ids: GeneratedIds = (
+            GeneratedIds("u", _NUM_CENTRAL)
+            if is_central
+            else GeneratedIds("s", _whole(options["clients"]))
+        )
+        self._split_number = SPLITS.index(split)
+        self._drawing = _drawing(options)
+        self.cache: ClientCache = cache
+        self._scale, self._offset, self.pixel_convention = decoding(
+            _SCALE, _OFFSET, _STORED_CONVENTION, pixels
+        )
+
+    def num_examples(self, client_id: str) -> int:
+        """Returns how many examples a client holds, drawing none of them."""
+        if client_id not in self.client_ids:
+            raise unknown_client(self, client_id)
+        return native.count_synthetic(
+            self._drawing, seeds.client_key(client_id), self._split_number
+        )
+
+    def client(self, client_id: str) -> ClientDataset:
+        """Returns one client's examples, drawn unless the cache has them."""
+        return self.cache.get(self.split, client_id, lambda: self._draw(client_id))
+
+    def _draw(self, client_id: str) -> ClientDataset:
+        pixels, labels = native.draw_synthetic(
+            self._drawing,
+            seeds.client_key(client_id),
+            self._split_number,
+            0,
+            self.num_examples(client_id),
+        )
+        pixels.flags.writeable = False
+        labels.flags.writeable = False
+        return ClientDataset(client_id, pixels, labels, self._scale, self._offset, self.source)
+
+
+def fingerprint(options: Mapping[str, Value]) -> str:
+    """Returns what names the data: version and resolved options."""
+    return " ".join([f"{NAME}/v{VERSION}", *(f"{name}={options[name]}" for name in options)])
+
+
+def _drawing(options: Mapping[str, Value]) -> tuple[int, float, float, int]:
+    """The options as the core takes them."""
+    sizes = next(o for o in tables.EMBEDDED_DATASETS[NAME].options if o.name == "sizes").choices
+    return (
+        _whole(options["seed"]),
+        float(options["spread"]),  # type: ignore[arg-type]
+        float(options["label_noise"]),  # type: ignore[arg-type]
+        sizes.index(str(options["sizes"])),
+    )
+
+
+def _whole(value: Value) -> int:
+    assert isinstance(value, int)  # the registry has seen to it
+    return value

@@ -1,0 +1,226 @@
+"""TensorFlow Federated's HDF5 layout: /examples/<client id>/{pixels or image, label}.
+
+Other features (CIFAR-100's coarse_label) are ignored. Files are read as they are, one client at a
+time; what was read is kept in a `ClientCache`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli import hdf5
+from fedcli.datasets.batches import ClientDataset, Pixels, first_non_finite
+from fedcli.datasets.cache import ClientCache
+from fedcli.datasets.checks import check_labels, check_pixel_array
+from fedcli.datasets.client_data import ClientData, decoding, unknown_client
+from fedcli.errors import DataError
+
+GROUP = b"examples"
+DEFAULT_NUM_CLASSES = 10
+
+# What 1.0 is, by the name TFF gives the feature: EMNIST's pixels are paper-white = 1, CIFAR-100's
+# image is light as it was.
+CONVENTIONS = {b"pixels": "background", b"image": "ink"}
+# How grey levels may decode, as (scale, offset). The first fits every correctly rounded k / 255,
+# and 1 - k / 255 too; the second fits 1 - k * float32(1 / 255).
+_GREY_LEVELS = ((1 / 255, 0.0), (-1 / 255, 1.0))
+_TOLERANCE = 6e-8  # half a unit in the last place of float32 just below 1
+_BLOCK = 1 << 15  # pixels quantised at a time: two such blocks of float32 stay in the L2 cache
+
+
+class TffH5Split(ClientData):
+    """One TFF file, which is one split whatever its name."""
+
+    def __init__(
+        self, path: Path, *, split: str, num_classes: int, pixels: str, cache: ClientCache
+    ) -> None:
+        """Opens the file; no example is read.
+
+        Args:
+            path: The file.
+            split: The name this split goes by.
+            num_classes: Labels are 0 to num_classes - 1.
+            pixels: "source", "ink" or "background".
+            cache: Keeps clients read.
+
+        Raises:
+            DataError: The file cannot be opened or does not have TFF's layout.
+        """
+        self.source = str(path)
+        self.split = split
+        self.num_classes = num_classes
+        self.class_names = None
+        self.cache: ClientCache = cache
+        self._file = hdf5.open_file(path)
+        try:
+            self._feature, self.pixel_shape = self._open_examples()
+        except DataError:
+            self._file.close()
+            raise
+        self._stored_convention = CONVENTIONS[self._feature]
+        _, _, self.pixel_convention = decoding(1.0, 0.0, self._stored_convention, pixels)
+
+    def num_examples(self, client_id: str) -> int:
+        """Returns how many labels a client holds, without reading them."""
+        name = self._link_name(client_id)
+        where = self._where(client_id)
+        with hdf5.reading(where):
+            group = hdf5.open_group(self._examples, name, where)
+            return _num_labels(hdf5.open_dataset(group, b"label", where), where)
+
+    def client(self, client_id: str) -> ClientDataset:
+        """Returns one client's examples; pixels are uint8 wherever that loses nothing."""
+        name = self._link_name(client_id)
+        return self.cache.get(self.split, client_id, lambda: self._read(client_id, name))
+
+    def labels(self, client_id: str) -> NDArray[np.int32]:
+        """Returns one client's labels; its pixels are not decompressed."""
+        name = self._link_name(client_id)
+        where = self._where(client_id)
+        with hdf5.reading(where):
+            return self._read_labels(hdf5.open_group(self._examples, name, where), where)
+
+    def _read(self, client_id: str, name: bytes) -> ClientDataset:
+        where = self._where(client_id)
+        with hdf5.reading(where):
+            group = hdf5.open_group(self._examples, name, where)
+            labels = self._read_labels(group, where)
+            stored = self._read_pixels(group, len(labels), where)
+        pixels, scale, offset = pack(stored, where)
+        scale, offset, _ = decoding(scale, offset, self._stored_convention, self.pixel_convention)
+        pixels.flags.writeable = False
+        labels.flags.writeable = False
+        return ClientDataset(client_id, pixels, labels, scale, offset, self.source)
+
+    def _read_labels(self, group: Any, where: str) -> NDArray[np.int32]:
+        dataset = hdf5.open_dataset(group, b"label", where)
+        num_labels = _num_labels(dataset, where)
+        if dataset.dtype.kind not in "iu":
+            raise DataError(f"{where}: labels are {dataset.dtype}; only integers are read")
+        labels = _read_whole(dataset, (num_labels,))
+        check_labels(labels, self.num_classes, where)
+        return labels.astype(np.int32, copy=False)
+
+    def _read_pixels(self, group: Any, num_labels: int, where: str) -> NDArray[Any]:
+        dataset = hdf5.open_dataset(group, self._feature, where)
+        shape, dtype = dataset.shape, dataset.dtype
+        check_pixel_array(shape, dtype.itemsize, where)
+        if (dtype.kind, dtype.itemsize) not in (("f", 4), ("f", 8), ("u", 1)):
+            raise DataError(
+                f"{where}: pixels are {dtype}; only float32, float64 and uint8 are read"
+            )
+        if shape[1:] != self.pixel_shape:
+            raise DataError(
+                f"{where}: images are {list(shape[1:])} but those of client "
+                f"{self.client_ids[0]!r} are {list(self.pixel_shape)}; all must be alike"
+            )
+        if shape[0] != num_labels:
+            raise DataError(
+                f"{where}: {shape[0]} images but {num_labels} labels; each image needs one"
+            )
+        return _read_whole(dataset, shape)
+
+    def _open_examples(self) -> tuple[bytes, tuple[int, ...]]:
+        """Finds the clients; returns the name of the pixel feature and the shape of an example."""
+        with hdf5.reading(self.source):
+            if not hdf5.has_link(self._file.id, GROUP):
+                present = ", ".join(map(repr, hdf5.link_names(self._file.id, self.source)[:10]))
+                raise DataError(
+                    f"{self.source}: neither a TFF file (no group 'examples') nor a fedcli store; "
+                    f"it holds {present or 'nothing'}"
+                )
+            self._examples = hdf5.open_group(self._file.id, GROUP, self.source)
+            self.client_ids: list[str] = hdf5.link_names(self._examples, self.source)
+            if not self.client_ids:
+                raise DataError(f"{self.source}: holds no clients under /examples")
+            return self._describe_first_client()
+
+    def _describe_first_client(self) -> tuple[bytes, tuple[int, ...]]:
+        """The name of the pixel feature, and the shape of an example."""
+        where = self._where(self.client_ids[0])
+        group = hdf5.open_group(self._examples, self.client_ids[0].encode(), where)
+        feature = next((name for name in CONVENTIONS if hdf5.has_link(group, name)), b"pixels")
+        dataset = hdf5.open_dataset(group, feature, where)
+        check_pixel_array(dataset.shape, dataset.dtype.itemsize, where)
+        return feature, tuple(dataset.shape[1:])
+
+    def _link_name(self, client_id: str) -> bytes:
+        place = bisect_left(self.client_ids, client_id)
+        if self.client_ids[place : place + 1] != [client_id]:
+            raise unknown_client(self, client_id)
+        return client_id.encode()
+
+    def _where(self, client_id: str) -> str:
+        return f"{self.source}: client {client_id!r}"
+
+
+def quantise(pixels: NDArray[np.float32], scale: float, offset: float) -> NDArray[np.uint8] | None:
+    """Returns grey levels that decode to `pixels` within 6e-8, or None if there are none.
+
+    Args:
+        pixels: float32, any shape, C order.
+        scale: A level k decodes to float32(scale) * k + float32(offset), in float32.
+        offset: See `scale`.
+    """
+    levels = np.empty(pixels.shape, np.uint8)
+    flat_levels, flat_pixels = levels.reshape(-1), pixels.reshape(-1)
+    scratch = np.empty(min(_BLOCK, pixels.size), np.float32)
+    step, start = np.float32(scale), np.float32(offset)
+    steps_per_one, shift = np.float32(1 / scale), np.float32(-offset / scale)
+    for first in range(0, pixels.size, _BLOCK):
+        source = flat_pixels[first : first + _BLOCK]
+        decoded = scratch[: source.size]
+        np.multiply(source, steps_per_one, out=decoded)
+        decoded += shift
+        np.rint(decoded, out=decoded)
+        if not (decoded.min() >= 0 and decoded.max() <= 255):  # false for NaN, too
+            return None
+        flat_levels[first : first + _BLOCK] = decoded
+        decoded *= step
+        decoded += start
+        error = decoded - source
+        if max(error.max(), -error.min()) > _TOLERANCE:
+            return None
+    return levels
+
+
+def pack(stored: NDArray[Any], where: str) -> tuple[Pixels, float, float]:
+    """Returns pixels as the core reads them, with the scale and offset that decode them.
+
+    Args:
+        stored: uint8, or floating point that is what the model sees; [n, ...].
+        where: Starts the message.
+
+    Raises:
+        DataError: A pixel is NaN or infinite.
+    """
+    if stored.dtype == np.uint8:
+        return stored, 1 / 255, 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        single = stored.astype(np.float32, copy=False)
+        for scale, offset in _GREY_LEVELS:
+            levels = quantise(single, scale, offset)
+            if levels is not None:
+                return levels, scale, offset
+    index = first_non_finite(single)
+    if index is not None:
+        raise DataError(f"{where}: example {index}: a pixel is NaN or infinite; mend the data")
+    return single, 1.0, 0.0
+
+
+def _num_labels(dataset: Any, where: str) -> int:
+    if dataset.shape is None or len(dataset.shape) != 1:
+        raise DataError(f"{where}: labels have shape {dataset.shape}; only [n] is read")
+    return int(dataset.shape[0])
+
+
+def _read_whole(dataset: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    values = np.empty(shape, dataset.dtype.newbyteorder("="))
+    dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
+    return values

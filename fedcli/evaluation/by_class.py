@@ -1,0 +1,94 @@
+"""How well a model tells each class: precision and recall, the confusion matrix, top-k accuracy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.errors import ConfigError
+from fedcli.evaluation.predictions import Predicted
+
+
+class ClassMeasures:
+    """Counts over all predictions that are added; every example counts the same.
+
+    Attributes:
+        confusion: int64 [K, K], examples by label and predicted class; [0, 0] before the first.
+            An example without a prediction is in no cell.
+        labels: int64 [K]: examples of each label, those without a prediction too.
+    """
+
+    def __init__(self, ks: Sequence[int] = ()) -> None:
+        """Starts without any example; `ks` says which top-k accuracies are wanted, each from 1."""
+        self.confusion: NDArray[np.int64] = np.zeros((0, 0), np.int64)
+        self.labels: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._num_right = dict.fromkeys(ks, 0)
+
+    def add(self, predicted: Predicted) -> None:
+        """Counts what was predicted.
+
+        Raises:
+            ConfigError: There are fewer classes than one of `ks`.
+        """
+        num_classes = predicted.probabilities.shape[1]
+        if not len(self.labels):
+            most = max(self._num_right, default=1)
+            if most > num_classes:
+                raise ConfigError(
+                    f"--top-k {most}: the model has {num_classes} classes; choose 1 to "
+                    f"{num_classes}"
+                )
+            self.confusion = np.zeros((num_classes, num_classes), np.int64)
+            self.labels = np.zeros(num_classes, np.int64)
+        told = predicted.classes >= 0
+        labels = predicted.labels
+        self.labels += np.bincount(labels, minlength=num_classes)
+        np.add.at(self.confusion, (labels[told], predicted.classes[told]), 1)
+        if self._num_right:
+            ranks = _ranks(predicted.probabilities, labels)
+            for k in self._num_right:
+                self._num_right[k] += int(np.count_nonzero(told & (ranks < k)))
+
+    @property
+    def top_k(self) -> dict[int, float]:
+        """The share of examples whose label is among the k most probable classes, by k."""
+        total = int(self.labels.sum())
+        return {k: right / total if total else math.nan for k, right in self._num_right.items()}
+
+    @property
+    def precision(self) -> NDArray[np.float64]:
+        """Of what is said to be a class, the share that is; NaN of a class never said."""
+        return _shares(self.confusion.diagonal(), self.confusion.sum(axis=0))
+
+    @property
+    def recall(self) -> NDArray[np.float64]:
+        """Of the examples of a class, the share that is found; NaN of a class without examples."""
+        return _shares(self.confusion.diagonal(), self.labels)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns everything as plain values."""
+        return {
+            "top_k_accuracy": {str(k): share for k, share in self.top_k.items()},
+            "confusion": self.confusion.tolist(),
+            "precision": self.precision.tolist(),
+            "recall": self.recall.tolist(),
+        }
+
+
+def _ranks(probabilities: NDArray[np.float32], labels: NDArray[np.int32]) -> NDArray[np.int64]:
+    """How many classes come before each label; of equal ones those of lower number do."""
+    own = np.take_along_axis(probabilities, labels[:, None].astype(np.int64), axis=1)
+    is_lower = np.arange(probabilities.shape[1]) < labels[:, None]
+    before = (probabilities > own) | ((probabilities == own) & is_lower)
+    ranks: NDArray[np.int64] = before.sum(axis=1)
+    return ranks
+
+
+def _shares(counts: NDArray[np.int64], totals: NDArray[np.int64]) -> NDArray[np.float64]:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares: NDArray[np.float64] = counts / totals
+    return shares

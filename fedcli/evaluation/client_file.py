@@ -1,0 +1,96 @@
+"""What an evaluation found of each client, as a file: CSV, or columns in HDF5."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.errors import ConfigError
+from fedcli.evaluation.spread import client_means
+from fedcli.files import write_atomic
+
+FORMAT, VERSION = "fedcli-per-client", 1
+ENDINGS = (".csv", ".h5")
+
+
+def check_name(path: Path) -> None:
+    """Refuses a name whose ending says neither format. Raises ConfigError."""
+    if path.suffix.lower() not in ENDINGS:
+        raise ConfigError(
+            f"--per-client {path}: choose a name that ends in one of {', '.join(ENDINGS)}"
+        )
+
+
+def write(
+    path: Path,
+    client_ids: Sequence[str],
+    stats: NDArray[Any],
+    *,
+    is_seen: NDArray[np.bool_] | None = None,
+    fine_tuned: NDArray[Any] | None = None,
+) -> None:
+    """Writes one line or row a client: its id, examples, batches, accuracy and loss.
+
+    The HDF5 file (format "fedcli-per-client", version 1) has these as columns `client_ids`,
+    `num_examples`, `num_batches`, `sparse_categorical_accuracy` and `loss`; where that is known
+    `is_seen`, 1 or 0; after fine-tuning `fine_tuned_sparse_categorical_accuracy` and
+    `fine_tuned_loss`. Means of no example are NaN there and empty in CSV. An existing file is
+    replaced as a whole.
+
+    Args:
+        path: Its ending says which.
+        client_ids: Who was evaluated.
+        stats: One row each, as the engine returns them.
+        is_seen: Whether each took part in the training; None: not known.
+        fine_tuned: As `stats`, of the clients' fine-tuned models; None: they have none.
+
+    Raises:
+        ConfigError: The ending is neither.
+        RunError: The file cannot be written.
+    """
+    check_name(path)
+    accuracies, losses = client_means(stats)
+    columns: dict[str, NDArray[Any]] = {
+        "num_examples": np.asarray(stats["num_examples"], np.int64),
+        "num_batches": np.asarray(stats["num_batches"], np.int64),
+        "sparse_categorical_accuracy": accuracies,
+        "loss": losses,
+    }
+    if is_seen is not None:
+        columns["is_seen"] = is_seen.astype(np.int8)
+    if fine_tuned is not None:
+        accuracies, losses = client_means(fine_tuned)
+        columns["fine_tuned_sparse_categorical_accuracy"] = accuracies
+        columns["fine_tuned_loss"] = losses
+    encode = _csv if path.suffix.lower() == ".csv" else _hdf5
+    write_atomic(path, encode(list(client_ids), columns))
+
+
+def _csv(client_ids: list[str], columns: dict[str, NDArray[Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["client", *columns])
+    for client_id, *values in zip(
+        client_ids, *(each.tolist() for each in columns.values()), strict=True
+    ):
+        finite = (value if value - value == 0 else "" for value in values)
+        writer.writerow([client_id, *finite])
+    return text.getvalue().encode()
+
+
+def _hdf5(client_ids: list[str], columns: dict[str, NDArray[Any]]) -> bytes:
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.attrs["format"] = FORMAT
+        file.attrs["version"] = VERSION
+        file["client_ids"] = np.array(client_ids, dtype=h5py.string_dtype())
+        for name, column in columns.items():
+            file[name] = np.ascontiguousarray(column)
+    return buffer.getvalue()

@@ -1,0 +1,246 @@
+"""Personalization evaluation: how much better a model is after each client's own fine-tuning.
+
+As TFF's build_personalization_eval_computation (learning/algorithms/personalization_eval.py): for
+each client the model is scored on its test data, the baseline; then for every strategy it is
+trained from the same weights on the client's train data and scored again. Metrics are not averaged:
+they are lists, one value a client, aligned by position, so that a client's gain can be seen.
+
+At most `max_num_clients` clients are kept; where TFF draws them by reservoir sampling, here the
+seed draws them. A client's fine-tuned model that is not finite has loss NaN and is never right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.core.native import CancelFlag
+from fedcli.core.seeds import Purpose
+from fedcli.datasets.batch_plan import BatchPlan
+from fedcli.datasets.batches import BatchedDataset
+from fedcli.datasets.client_data import ClientData
+from fedcli.errors import ConfigError
+from fedcli.federation import samplers
+from fedcli.learning.engines.contract import BLOCK_CLIENTS, Engine, PerClient
+from fedcli.learning.engines.threads import ThreadEngine
+from fedcli.learning.optimizers.optimizer import Optimizer
+from fedcli.models import metrics
+from fedcli.models.model import Model
+
+BASELINE = "baseline_metrics"
+MAX_NUM_CLIENTS = 100
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """A strategy: local steps on a client's own train data.
+
+    Attributes:
+        optimizer: Takes them.
+        plan: How the examples become batches; `epochs` says how long.
+        num_steps: As many local steps, of whatever client, in place of epochs; None: the plan's.
+    """
+
+    optimizer: Optimizer
+    plan: BatchPlan
+    num_steps: int | None = None
+
+    def plan_for(self, num_examples: int) -> BatchPlan:
+        """Returns the plan of a client that holds so many examples."""
+        if self.num_steps is None:
+            return self.plan
+        return self.plan.of_steps(self.num_steps, num_examples)
+
+
+@dataclass(frozen=True, eq=False)
+class PersonalizationEvaluation:
+    """What each client's model is worth to it.
+
+    Attributes:
+        client_ids: Who was evaluated, in sorted order.
+        metrics: `baseline_metrics`, and for each strategy the metrics of the fine-tuned models:
+            each a list by name, in the order of `client_ids`.
+    """
+
+    client_ids: tuple[str, ...]
+    metrics: dict[str, dict[str, list[Any]]]
+
+
+def evaluate_personalization(
+    model: Model,
+    weights: NDArray[np.float32],
+    train: ClientData,
+    test: ClientData,
+    strategies: Mapping[str, FineTuning],
+    *,
+    client_ids: Sequence[str] | None = None,
+    seed: int = 0,
+    batch_size: int = 20,
+    max_num_clients: int = MAX_NUM_CLIENTS,
+    engine: Engine | None = None,
+    cancel: CancelFlag | None = None,
+) -> PersonalizationEvaluation:
+    """Returns the metrics of a model before and after fine-tuning, client by client.
+
+    Args:
+        model: The model.
+        weights: What fine-tuning starts from: float32 [num_params], such as `evaluated_weights`.
+        train: What clients train on.
+        test: What they are scored on.
+        strategies: By name, how they fine-tune; `baseline_metrics` is no name.
+        client_ids: Who may be evaluated; None: everyone whom both splits have.
+        seed: Draws them where they are more than `max_num_clients`, and the batches.
+        batch_size: Of scoring; it shows in `num_batches` alone.
+        max_num_clients: Most clients that are evaluated.
+        engine: What computes clients; by default, threads of this process.
+        cancel: Once raised, from any thread, the call stops within a local step.
+
+    Raises:
+        Cancelled: `cancel` was raised.
+        ConfigError: A strategy has the reserved name, an optimizer takes no local steps, or there
+            is nobody to evaluate.
+        DataError: A client is not in both splits, or its data do not fit the model.
+    """
+    if BASELINE in strategies:
+        raise ConfigError(
+            f"a strategy is named {BASELINE}, as the baseline is; choose another name"
+        )
+    if max_num_clients < 1:
+        raise ConfigError(f"max_num_clients = {max_num_clients}: choose 1 or more")
+    chosen = _choose(train, test, client_ids, seed, max_num_clients)
+    engine = engine or ThreadEngine()
+    scoring = BatchPlan(batch_size=batch_size)
+    tested = (BatchedDataset(test.client(each), scoring) for each in chosen)
+    rows = {BASELINE: engine.evaluate(model.layout, weights, tested, cancel=cancel)}
+    for name, strategy in strategies.items():
+        rows[name] = fine_tuned_stats(
+            model,
+            weights,
+            strategy,
+            train,
+            test,
+            chosen,
+            scoring,
+            seed=seed,
+            engine=engine,
+            cancel=cancel,
+        )
+    return PersonalizationEvaluation(
+        tuple(chosen), {name: _by_client(stats) for name, stats in rows.items()}
+    )
+
+
+def fine_tuned_stats(
+    model: Model,
+    weights: NDArray[np.float32],
+    strategy: FineTuning,
+    train: ClientData,
+    test: ClientData,
+    client_ids: Sequence[str],
+    scoring: BatchPlan,
+    *,
+    seed: int,
+    round_num: int = 0,
+    engine: Engine,
+    cancel: CancelFlag | None = None,
+) -> NDArray[Any]:
+    """Returns how each client's own fine-tuned model scores: one row of stats a client.
+
+    Args:
+        model: The model.
+        weights: What every client starts from: float32 [num_params].
+        strategy: How they fine-tune.
+        train: What they train on.
+        test: What they are scored on.
+        client_ids: At least one; both splits have them.
+        scoring: How test examples become batches.
+        seed: Drives the shuffles.
+        round_num: Rounds completed: keys the shuffles, so that a client trains as it would in the
+            next round, and fixes the rate of a schedule by round.
+        engine: What computes clients.
+        cancel: Once raised, from any thread, the call stops within a local step.
+
+    Raises:
+        Cancelled: `cancel` was raised.
+        ConfigError: The optimizer takes no local steps.
+        DataError: A client is not in both splits, or its data do not fit the model.
+    """
+    optimizer = strategy.optimizer.at(round_num)
+    layout, rows = model.layout, optimizer.client_rows()
+    scored: list[NDArray[Any]] = []
+    for first in range(0, len(client_ids), BLOCK_CLIENTS):  # so many models are in memory at once
+        ids = client_ids[first : first + BLOCK_CLIENTS]
+        own = [train.client(each) for each in ids]
+        deltas = _Deltas()
+        engine.train_cohort(
+            layout,
+            rows,
+            weights,
+            [BatchedDataset(each, strategy.plan_for(len(each)), seed) for each in own],
+            round_num=round_num,
+            weighting="uniform",
+            rate_factor=optimizer.rate_factor,
+            per_client=PerClient(receive=deltas.receive),
+            cancel=cancel,
+        )
+        for client_id, delta in zip(ids, deltas.received, strict=True):
+            tested = [BatchedDataset(test.client(client_id), scoring)]
+            at = weights if delta is None else weights + delta
+            stats = engine.evaluate(layout, at, tested, cancel=cancel)
+            scored.append(_lost(stats) if delta is None else stats)
+    return np.concatenate(scored)
+
+
+@dataclass(frozen=True)
+class _Deltas:
+    """The model deltas of some clients, in order; None of one that is not finite."""
+
+    received: list[NDArray[np.float32] | None] = field(default_factory=list)
+
+    def receive(
+        self, clients: Sequence[BatchedDataset], deltas: NDArray[np.float32], stats: NDArray[Any]
+    ) -> None:
+        is_finite = stats["is_finite"] != 0
+        rows = zip(deltas, is_finite, strict=True)
+        self.received.extend(delta.copy() if finite else None for delta, finite in rows)
+
+
+def _lost(stats: NDArray[Any]) -> NDArray[Any]:
+    """The row of a client whose model is not finite: other weights' on the same examples."""
+    lost = stats.copy()
+    counts = ("num_examples", "num_batches")
+    for name in lost.dtype.names or ():
+        if name not in counts:
+            lost[name] = np.nan if lost.dtype[name].base.kind == "f" else 0
+    return lost
+
+
+def _by_client(stats: NDArray[Any]) -> dict[str, list[Any]]:
+    """The metrics by name, each a list of one value a client."""
+    each = [metrics.sum_then_finalize(stats[index : index + 1]) for index in range(len(stats))]
+    return {name: [told[name] for told in each] for name in each[0]}
+
+
+def _choose(
+    train: ClientData,
+    test: ClientData,
+    client_ids: Sequence[str] | None,
+    seed: int,
+    max_num_clients: int,
+) -> list[str]:
+    """Who is evaluated, in sorted order."""
+    if client_ids is None:
+        held = set(test.client_ids)
+        client_ids = [each for each in train.client_ids if each in held]
+    if not client_ids:
+        raise ConfigError(f"{train.source} has no clients in both train and {test.split}")
+    if len(client_ids) <= max_num_clients:
+        return sorted(client_ids)
+    indices = samplers.sample_indices(
+        len(client_ids), max_num_clients, seed, Purpose.EVAL_CLIENTS, 0
+    )
+    return sorted(client_ids[index] for index in indices)

@@ -1,0 +1,100 @@
+"""Figures of who the clients are: examples, label counts, mean images, labels by client.
+
+Paper is white and ink dark, whatever the source means by 1.0. The same input gives the same bytes.
+matplotlib is an extra: it is imported when figures are drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedcli.datasets.batches import ClientDataset
+from fedcli.datasets.client_data import ClientData
+from fedcli.errors import ConfigError, RunError
+from fedcli.files import write_atomic
+from fedcli.inspection.statistics import SplitCounts
+from fedcli.progress import Tell, tell_nobody
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMATS = ("png", "svg")
+
+
+def require() -> None:
+    """Sees to it that figures can be drawn at all, before any work.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib.backends.backend_agg  # noqa: F401
+    except ImportError as err:
+        raise ConfigError(
+            f"figures need matplotlib ({err}); run pip install 'fedcli[plot]'"
+        ) from err
+
+
+def write_figures(
+    folder: Path,
+    data: ClientData,
+    client_ids: Sequence[str],
+    counts: SplitCounts,
+    *,
+    file_format: str = "png",
+    tell: Tell = tell_nobody,
+) -> list[Path]:
+    """Draws figures of a population and of some of its clients; returns the files in order.
+
+    Nothing is written before all are drawn; each file is replaced as a whole.
+
+    Args:
+        folder: Made unless it is there.
+        data: The clients.
+        client_ids: Who is drawn by itself, at least one: the examples of the first, the mean
+            images of the first five, the label counts of the first six.
+        counts: The population: at least one client of `data`, and how many examples of each label.
+        file_format: One of `FORMATS`.
+        tell: Told the clients of the population read.
+
+    Raises:
+        ConfigError: The format is unknown, or matplotlib is not installed.
+        DataError: A client cannot be read.
+        RunError: The folder or a file cannot be written.
+    """
+    require()
+    if file_format not in FORMATS:
+        raise ConfigError(f"figure format {file_format!r}: choose one of {', '.join(FORMATS)}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise RunError(f"cannot make the folder {folder}: {err.strerror}") from err
+    from fedcli.inspection.figures import drawings
+    from fedcli.inspection.figures.page import render
+    from fedcli.inspection.figures.tiles import mean_tiles
+
+    num_clients = len(counts.client_ids)
+
+    def population() -> Iterator[ClientDataset]:
+        for done, client_id in enumerate(counts.client_ids, 1):
+            yield data.client(client_id)
+            tell(done, num_clients)
+
+    shown = drawings.Shown.of(data, counts)
+    means = mean_tiles(population(), shown.labels, data.pixel_shape)
+    figures: dict[str, Callable[[], Figure]] = {
+        "examples": lambda: drawings.examples(data, client_ids[0]),
+        "label_counts": lambda: drawings.label_counts(data, client_ids, counts, shown),
+        "mean_images": lambda: drawings.mean_images(data, client_ids, counts, means, shown),
+        "labels_by_client": lambda: drawings.labels_by_client(counts, shown),
+        "sizes_and_skew": lambda: drawings.sizes_and_skew(counts),
+    }
+    contents = {}
+    for name, draw in figures.items():
+        contents[folder / f"{name}.{file_format}"] = render(draw, file_format)
+        tell(num_clients, num_clients)
+    for path, content in contents.items():
+        write_atomic(path, content)
+    return list(contents)

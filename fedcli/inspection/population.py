@@ -1,0 +1,161 @@
+"""Clients of a population read and counted: labels, ink, mean images, and whom they are like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.core.seeds import Purpose
+from fedcli.datasets.batches import ClientDataset
+from fedcli.datasets.client_data import ClientData
+from fedcli.federation import samplers
+from fedcli.inspection.statistics import MeanImages, SplitCounts, count_labels
+from fedcli.progress import Tell, tell_nobody
+
+# Chosen clients are compared with all of their split up to so many, above with a draw: a draw of a
+# thousand tells the shares of labels to a fraction of a percent.
+MAX_COMPARED = 10_000
+NUM_DRAWN = 1_000
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """One split, counted.
+
+    Attributes:
+        data: Its examples.
+        counts: Of the clients looked at.
+        compared: Of those they are compared with: all of the split, or a draw of very many.
+        means: Mean images over those; None where nobody asked.
+    """
+
+    data: ClientData
+    counts: SplitCounts
+    compared: SplitCounts
+    means: MeanImages | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Task:
+    """What is read of one split.
+
+    Attributes:
+        data: The split.
+        client_ids: Who is looked at.
+        compared_ids: Whom they are compared with; the same object if they are all, which are then
+            read once.
+        needs_means: Whether mean images are made of those.
+    """
+
+    data: ClientData
+    client_ids: Sequence[str]
+    compared_ids: Sequence[str]
+    needs_means: bool = False
+
+    @property
+    def num_reads(self) -> int:
+        """Clients that are read, those of both kinds twice."""
+        is_same = self.client_ids is self.compared_ids
+        return len(self.client_ids) + (0 if is_same else len(self.compared_ids))
+
+
+def choose_compared(data: ClientData, client_ids: Sequence[str]) -> Sequence[str]:
+    """Returns whom clients are compared with: themselves if they are all, else their split.
+
+    Of a split of more than `MAX_COMPARED` clients, `NUM_DRAWN` are drawn, always the same ones.
+
+    Args:
+        data: The split.
+        client_ids: Who is looked at, each id once.
+    """
+    population = data.client_ids
+    if len(client_ids) == len(population):
+        return client_ids
+    if len(population) <= MAX_COMPARED:
+        return population
+    drawn = samplers.sample_indices(len(population), NUM_DRAWN, 0, Purpose.EVAL_CLIENTS, 0)
+    return [population[index] for index in drawn]
+
+
+def read_populations(
+    tasks: Mapping[str, Task], tell: Tell = tell_nobody, *, is_quick: bool = False
+) -> dict[str, Population]:
+    """Returns every split counted; time is linear, memory holds counts and one client.
+
+    Args:
+        tasks: What is read, by split.
+        tell: Told the clients read, of all splits.
+        is_quick: Whether labels alone are read: pixels are not checked and ink is unknown.
+
+    Raises:
+        DataError: A client cannot be read, or there is too much to count.
+    """
+    reader = _Reader(tell, sum(task.num_reads for task in tasks.values()), is_quick=is_quick)
+    return {name: reader.population(task) for name, task in tasks.items()}
+
+
+class _Reader:
+    """Reads clients in turn and tells how many."""
+
+    def __init__(self, tell: Tell, total: int, *, is_quick: bool) -> None:
+        self._tell = tell
+        self._total = total
+        self._done = 0
+        self._is_quick = is_quick
+
+    def population(self, task: Task) -> Population:
+        """Reads one split."""
+        data = task.data
+        means = MeanImages(data.num_classes, data.pixel_shape) if task.needs_means else None
+        if task.client_ids is task.compared_ids:
+            counts = self._count(data, task.client_ids, means, is_quick=self._is_quick)
+            return Population(data, counts, counts, means)
+        # Of those who are compared with, pixels are read for mean images alone.
+        compared = self._count(data, task.compared_ids, means, is_quick=means is None)
+        counts = self._count(data, task.client_ids, None, is_quick=self._is_quick)
+        counts = replace(counts, population=compared.class_totals)
+        return Population(data, counts, compared, means)
+
+    def _count(
+        self,
+        data: ClientData,
+        client_ids: Sequence[str],
+        means: MeanImages | None,
+        *,
+        is_quick: bool,
+    ) -> SplitCounts:
+        ink = None if is_quick else np.full(len(client_ids), np.nan)
+
+        def labels() -> Iterator[NDArray[np.int32]]:
+            for row, client_id in enumerate(client_ids):
+                if ink is None:
+                    yield data.labels(client_id)
+                else:
+                    client = data.client(client_id)
+                    ink[row] = mean_ink(client, data.pixel_convention)
+                    if means is not None:
+                        means.add(client.pixels, client.labels, client.scale, client.offset)
+                    yield client.labels
+                self._done += 1
+                self._tell(self._done, self._total)
+
+        counts = count_labels(data.split, client_ids, labels(), data.num_classes)
+        return counts if ink is None else replace(counts, mean_ink=ink)
+
+
+def mean_ink(client: ClientDataset, convention: str) -> float:
+    """Returns the mean of all pixels, 0 for empty images to 1 for full ink; NaN without examples.
+
+    Args:
+        client: The client.
+        convention: What 1.0 is in its images: "ink" or "background".
+    """
+    if not len(client):
+        return float("nan")
+    kind = np.uint64 if client.pixels.dtype == np.uint8 else np.float64
+    total = float(client.pixels.sum(dtype=kind))
+    mean = client.scale * total / client.pixels.size + client.offset
+    return 1.0 - mean if convention == "background" else mean

@@ -1,0 +1,114 @@
+"""The weighted mean of deltas kept within bounds: by a fixed norm, or by TFF's adaptive ones.
+
+TFF's chain (learning/model_update_aggregator.py: robust_aggregator) zeroes a delta whose largest
+entry is above a bound, its weight kept, then clips what is left to an L2 norm over all tensors,
+then takes the mean. Both bounds follow quantiles of what the clients send (Andrew, Thakkar, McMahan
+and Ramaswamy, "Differentially Private Learning with Adaptive Clipping", NeurIPS 2021,
+https://arxiv.org/abs/1905.03871; TFF aggregators/quantile_estimation.py, without noise): after each
+round an estimate C becomes
+
+    C * exp(-rate * (share of clients at or below C - target))
+
+so a bound holds for the round after the one it was learned from. Every client counts once there,
+one that was dropped or had no example as a delta of zeros.
+
+The engine measures and bounds each delta while it adds it, so no delta is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.learning.aggregators.mean import weighted_mean
+from fedcli.learning.engines.contract import NO_BOUNDS, CohortResult, DeltaBounds
+
+
+class Quantile(NamedTuple):
+    """An estimate that follows a quantile by geometric steps."""
+
+    initial: float
+    target: float
+    rate: float
+
+    def after(self, estimate: float, values: NDArray[np.float64]) -> float:
+        """Returns the estimate after a round in which clients sent these values [num_clients]."""
+        if not len(values):
+            return estimate
+        share_below = float(np.mean(values <= estimate))
+        return estimate * math.exp(-self.rate * (share_below - self.target))
+
+
+# TFF's defaults. A delta is zeroed above 2 * estimate + 1.
+ZEROING = Quantile(initial=10.0, target=0.98, rate=math.log(10.0))
+CLIPPING = Quantile(initial=1.0, target=0.8, rate=0.2)
+
+
+@dataclass(frozen=True)
+class AdaptiveRobust:
+    """TFF's robust aggregator with all its defaults."""
+
+    def init(self) -> dict[str, Any]:
+        """Returns both estimates."""
+        return {"zeroing": ZEROING.initial, "clipping": CLIPPING.initial}
+
+    def bounds(self, state: Mapping[str, Any]) -> DeltaBounds:
+        """Returns the bounds of the coming round."""
+        return DeltaBounds(max_abs=2.0 * state["zeroing"] + 1.0, norm=state["clipping"])
+
+    def aggregate(
+        self, state: Mapping[str, Any], cohort: CohortResult
+    ) -> tuple[NDArray[np.float32], dict[str, Any], dict[str, Any]]:
+        """Returns the mean delta, the estimates after this round, and the bounds it was under."""
+        bounds = self.bounds(state)
+        sizes, norms = cohort.stats["max_abs"], cohort.stats["norm"]
+        next_state = {
+            "zeroing": ZEROING.after(state["zeroing"], sizes),
+            "clipping": CLIPPING.after(state["clipping"], norms),
+        }
+        clipping = {
+            "clipping": {"mean_value": {}, "mean_weight": {}},
+            "clipping_norm": bounds.norm,
+            "clipped_count": int(np.count_nonzero(norms > bounds.norm)),
+        }
+        metrics = {
+            "zeroing": clipping,
+            "zeroing_norm": bounds.max_abs,
+            "zeroed_count": int(np.count_nonzero(sizes > bounds.max_abs)),
+        }
+        return weighted_mean(cohort), next_state, metrics
+
+
+@dataclass(frozen=True)
+class NormBound:
+    """The mean of deltas scaled down to one fixed L2 norm where they are longer.
+
+    A defence against a few clients that send much (Sun, Kairouz, Suresh and McMahan, "Can You
+    Really Backdoor Federated Learning?", 2019, https://arxiv.org/abs/1911.07963).
+    """
+
+    max_norm: float
+
+    def init(self) -> dict[str, Any]:
+        """Returns its part of the server state: nothing."""
+        return {}
+
+    def bounds(self, state: Mapping[str, Any]) -> DeltaBounds:
+        """Returns the bound."""
+        return NO_BOUNDS._replace(norm=self.max_norm)
+
+    def aggregate(
+        self, state: Mapping[str, Any], cohort: CohortResult
+    ) -> tuple[NDArray[np.float32], dict[str, Any], dict[str, Any]]:
+        """Returns the mean delta, the state, and how many deltas were longer than the bound."""
+        metrics = {
+            "clipping": {"mean_value": {}, "mean_weight": {}},
+            "clipping_norm": self.max_norm,
+            "clipped_count": int(np.count_nonzero(cohort.stats["norm"] > self.max_norm)),
+        }
+        return weighted_mean(cohort), dict(state), metrics

@@ -1,0 +1,88 @@
+"""Federated algorithms, one file a paper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from fedcli.errors import ConfigError
+from fedcli.learning.aggregators.contract import StreamingAggregator
+from fedcli.learning.algorithms import (
+    centralized,
+    fedavg,
+    feddyn,
+    fednova,
+    fedopt,
+    fedprox,
+    fedsgd,
+    local_only,
+    mime,
+    mime_lite,
+    scaffold,
+)
+from fedcli.learning.algorithms.base import Algorithm
+from fedcli.learning.optimizers.optimizer import Optimizer
+from fedcli.settings import options as opt
+from fedcli.settings import tables
+from fedcli.settings.options import Value
+from fedcli.settings.vocabulary import WEIGHTINGS
+
+# The code behind each row of tables.ALGORITHMS, called with its options by name.
+BUILDERS: dict[str, Callable[..., Algorithm]] = {
+    "centralized": centralized.build,
+    "fedavg": fedavg.build,
+    "fedprox": fedprox.build,
+    "fedsgd": fedsgd.build,
+    "local-only": local_only.build,
+    "mime": mime.build,
+    "mime-lite": mime_lite.build,
+    "scaffold": scaffold.build,
+    "fednova": fednova.build,
+    "feddyn": feddyn.build,
+    **dict.fromkeys(fedopt.NAMES, fedopt.build),
+}
+
+
+def build(
+    name: str,
+    client_optimizer: Optimizer | None,
+    server_optimizer: Optimizer,
+    *,
+    weighting: str,
+    aggregator: StreamingAggregator,
+    options: Mapping[str, Value] | None = None,
+) -> Algorithm:
+    """Returns the algorithm of the table called `name`, made of the given parts.
+
+    Args:
+        name: A key of `tables.ALGORITHMS`.
+        client_optimizer: Takes the local steps; None for an algorithm without such.
+        server_optimizer: Takes the pseudo-gradient of each round.
+        weighting: Client weights, `num-examples` or `uniform`; some algorithms take only one.
+        aggregator: Makes one mean delta of a cohort's.
+        options: The algorithm's own options; those not given take their defaults.
+
+    Raises:
+        ConfigError: The name or an option is unknown, a value is not allowed, there is a client
+            optimizer too few or too many, or the algorithm does not go with it.
+    """
+    entry = opt.choose(tables.ALGORITHMS, name, "algorithm")
+    if (client_optimizer is not None) != entry.has_local_steps:
+        wants = "needs a" if entry.has_local_steps else "takes no"
+        raise ConfigError(f"{name} {wants} client optimizer")
+    if weighting not in WEIGHTINGS:
+        names = " or ".join(WEIGHTINGS)
+        raise ConfigError(f"unknown client weighting '{weighting}'; choose {names}")
+    tables.check_weighting(entry, weighting)
+    wanted = entry.server_optimizer
+    if wanted is not None and server_optimizer.name != wanted:
+        raise ConfigError(
+            f"{name} is with server optimizer {wanted}, not {server_optimizer.name}; leave it out, "
+            "or choose fedavg"
+        )
+    return BUILDERS[name](
+        client_optimizer,
+        server_optimizer,
+        weighting=weighting,
+        aggregator=aggregator,
+        **opt.resolve(entry, options or {}),
+    )

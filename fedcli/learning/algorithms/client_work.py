@@ -1,0 +1,164 @@
+"""What the clients of a cohort do in a round: the part in which algorithms differ most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.core.native import CancelFlag, FrozenSlots, StepKind, StepRow
+from fedcli.datasets.batches import BatchedDataset
+from fedcli.errors import ConfigError
+from fedcli.learning.engines.contract import CohortResult, DeltaBounds, Engine, PerClient
+from fedcli.learning.optimizers.optimizer import Optimizer
+from fedcli.models.layout import ParamLayout
+from fedcli.settings import tables
+
+
+@dataclass(frozen=True, eq=False)
+class CohortCall:
+    """One round's cohort, ready for the engine.
+
+    Attributes:
+        engine: What computes the clients.
+        layout: The model.
+        params: Global parameters, float32 [num_params].
+        clients: The cohort's data; they can be gone through again if the work makes many passes.
+        round_num: Rounds completed so far.
+        weighting: Client weights, `num-examples` or `uniform`.
+        bounds: What the aggregator keeps deltas within.
+        cancel: Stops the call from outside.
+        num_clients: How many may take part, in this round or another; None: not known.
+    """
+
+    engine: Engine
+    layout: ParamLayout
+    params: NDArray[np.float32]
+    clients: Iterable[BatchedDataset]
+    round_num: int
+    weighting: str
+    bounds: DeltaBounds | None
+    cancel: CancelFlag | None
+    num_clients: int | None = None
+
+    @property
+    def population_size(self) -> int:
+        """The number of clients that may take part.
+
+        Raises:
+            ConfigError: Nobody has said it.
+        """
+        if self.num_clients is None:
+            raise ConfigError(
+                "this algorithm needs the number of clients that may take part; give num_clients"
+            )
+        return self.num_clients
+
+    def train(
+        self,
+        optimizer: Optimizer,
+        terms: Sequence[StepRow] = (),
+        frozen: FrozenSlots | None = None,
+        *,
+        first: Sequence[StepRow] = (),
+        per_client: PerClient | None = None,
+    ) -> CohortResult:
+        """Returns the model deltas of clients that take local steps.
+
+        Args:
+            optimizer: Takes them, at the learning rate that its schedule has for this round.
+            terms: Rows of what the algorithm adds to the gradient, once that is clipped.
+            frozen: The optimizer state that every step starts from; None: each client has its own.
+            first: Rows that act before the optimizer, its clipping included, sees the gradient.
+            per_client: What single clients are given and send back.
+        """
+        optimizer = optimizer.at(self.round_num)
+        rows = [*first, *optimizer.client_rows(terms)]
+        return self._run(rows, frozen, optimizer.rate_factor, per_client)
+
+    def take_gradients(self) -> CohortResult:
+        """Returns in place of model deltas minus the mean gradients at the global parameters."""
+        return self._run([(StepKind.GRADIENT, ())])
+
+    def _run(
+        self,
+        rows: Sequence[StepRow],
+        frozen: FrozenSlots | None = None,
+        rate_factor: Callable[[int], float] | None = None,
+        per_client: PerClient | None = None,
+    ) -> CohortResult:
+        return self.engine.train_cohort(
+            self.layout,
+            rows,
+            self.params,
+            self.clients,
+            round_num=self.round_num,
+            weighting=self.weighting,
+            bounds=self.bounds,
+            frozen=frozen,
+            rate_factor=rate_factor,
+            per_client=per_client,
+            cancel=self.cancel,
+        )
+
+
+class ClientWork(Protocol):
+    """Holds settings only; what it remembers between rounds is part of the server state.
+
+    Attributes:
+        num_passes: How often it goes through the cohort's data.
+    """
+
+    num_passes: ClassVar[int]
+
+    def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
+        """Returns its part of the server state before the first round, for params [num_params]."""
+        ...
+
+    def run(
+        self, call: CohortCall, state: Mapping[str, Any]
+    ) -> tuple[CohortResult, dict[str, Any]]:
+        """Returns what the cohort sends back, and the next state; raises as `Engine` does."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalSteps:
+    """Each client takes the local steps of an optimizer, in a state of its own.
+
+    Attributes:
+        optimizer: The client optimizer.
+        terms: Rows of what the algorithm adds to the gradient.
+    """
+
+    num_passes: ClassVar[int] = 1
+
+    optimizer: Optimizer
+    terms: tuple[StepRow, ...] = ()
+
+    def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
+        """Returns nothing."""
+        return {}
+
+    def run(
+        self, call: CohortCall, state: Mapping[str, Any]
+    ) -> tuple[CohortResult, dict[str, Any]]:
+        """Trains the cohort once."""
+        return call.train(self.optimizer, self.terms), dict(state)
+
+
+def check_freezable(algorithm: str, optimizer: Optimizer) -> None:
+    """Refuses a client optimizer that cannot start each step from a state of the server's.
+
+    Raises:
+        ConfigError: It keeps other vectors than such as the weights.
+    """
+    if not tables.OPTIMIZERS[optimizer.name].is_elementwise:
+        others = [name for name, entry in tables.OPTIMIZERS.items() if entry.is_elementwise]
+        raise ConfigError(
+            f"{algorithm} with client optimizer {optimizer.name}: its state is no vector like the "
+            f"weights, which each local step could start from; choose one of {', '.join(others)}"
+        )

@@ -1,0 +1,38 @@
+"""Federated averaging.
+
+McMahan, Moore, Ramage, Hampson and Agüera y Arcas, "Communication-Efficient Learning of Deep
+Networks from Decentralized Data", AISTATS 2017, https://arxiv.org/abs/1602.05629; with a server
+optimizer as in Reddi et al., "Adaptive Federated Optimization", ICLR 2021,
+https://arxiv.org/abs/2003.00295.
+
+Each round, client k of the cohort starts at the global parameters w, runs the client optimizer over
+its batches to y_k, and sends its model delta y_k - w. The server takes
+
+    mean_delta = sum_k p_k (y_k - w) / sum_k p_k
+
+and gives -mean_delta to the server optimizer as a gradient; SGD with rate 1 then makes the global
+model the weighted mean of the clients'. p_k is the number of examples client k processed, epochs
+counted (the default), or 1.
+
+Where we differ from TFF's learning/algorithms/fed_avg.py: a client whose delta is not finite has
+weight 0 under uniform weights too (TFF keeps it in the denominator, which shrinks the mean), and a
+client without examples has weight 0 under both (TFF counts it under uniform).
+"""
+
+from __future__ import annotations
+
+from fedcli.learning.aggregators.contract import StreamingAggregator
+from fedcli.learning.algorithms.base import Algorithm
+from fedcli.learning.algorithms.client_work import LocalSteps
+from fedcli.learning.optimizers.optimizer import Optimizer
+
+
+def build(
+    client_optimizer: Optimizer,
+    server_optimizer: Optimizer,
+    *,
+    weighting: str,
+    aggregator: StreamingAggregator,
+) -> Algorithm:
+    """Returns federated averaging with these parts; it has no options of its own."""
+    return Algorithm(LocalSteps(client_optimizer), weighting, aggregator, server_optimizer)

@@ -1,0 +1,101 @@
+"""FedDyn: each client's loss bent, round by round, until all agree on one optimum.
+
+Acar, Zhao, Matas Navarro, Mattina, Whatmough and Saligrama, "Federated Learning Based on Dynamic
+Regularization", ICLR 2021, https://arxiv.org/abs/2111.04263.
+
+Each client k keeps the gradient h_k of what its local loss was bent by, the server their mean h;
+all start at 0. From the global parameters w, client k of the cohort S minimises
+
+    F_k(y) - <h_k, y> + alpha/2 * |y - w|^2,     then  h_k <- h_k - alpha (y - w)
+
+by its local steps, whose gradients are g - h_k + alpha (y - w), and sends its model delta. With N
+clients that may take part in all the server takes
+
+    h <- h - alpha/N sum_{k in S} (y_k - w),     w <- mean_{k in S} y_k - h / alpha
+
+The server optimizer is given w minus that as a gradient, so the paper's step is SGD at rate 1. What
+is evaluated and exported is not w but the last mean of the y_k, as in the authors' code.
+
+Weights: each client of the cohort counts the same, as in the paper; by examples is refused, since
+the h_k would then not add up to h. Clipping is of g alone. A client without examples, or whose
+delta is not finite, keeps its h_k. An aggregator's bounds hold for model deltas, before h / alpha
+is taken off their mean; the evaluated mean is without them.
+
+Where we differ from the authors' code: alpha is the same for every client (there it is divided by
+the client's share of examples), gradients are clipped only where that is asked for (there to 10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.core.native import StepKind
+from fedcli.learning.aggregators.contract import StreamingAggregator
+from fedcli.learning.aggregators.mean import weighted_mean
+from fedcli.learning.algorithms.base import EVALUATED_WEIGHTS, Algorithm
+from fedcli.learning.algorithms.client_work import CohortCall
+from fedcli.learning.algorithms.own_vectors import OwnVectors
+from fedcli.learning.client_states import ClientStates
+from fedcli.learning.engines.contract import CohortResult
+from fedcli.learning.optimizers.optimizer import Optimizer
+
+
+@dataclass(frozen=True)
+class FedDynWork:
+    """Local steps on bent losses, and what bends them.
+
+    Attributes:
+        optimizer: The client optimizer.
+        alpha: The strength of the proximal term, above 0.
+    """
+
+    num_passes: ClassVar[int] = 1
+
+    optimizer: Optimizer
+    alpha: float
+
+    def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
+        """Returns h, float64 [num_params], the h_k, and what is evaluated: the initial model."""
+        bend = np.zeros(len(params))
+        return {"bend": bend, "client_bends": ClientStates(), EVALUATED_WEIGHTS: params.copy()}
+
+    def run(
+        self, call: CohortCall, state: Mapping[str, Any]
+    ) -> tuple[CohortResult, dict[str, Any]]:
+        """Trains the cohort once."""
+        population_size = call.population_size
+        nothing = np.zeros(len(call.params), np.float32)
+        bends = OwnVectors(state["client_bends"], nothing, lambda _: -self.alpha)
+        terms = (StepKind.PROXIMAL, (self.alpha,)), (StepKind.LINEAR, ())
+        trained = call.train(self.optimizer, terms, per_client=bends.per_client)
+        bend = np.divide(bends.change, population_size, out=bends.change)
+        bend += state["bend"]
+        mean_params = call.params + weighted_mean(trained)
+        if not np.isfinite(mean_params).all():
+            mean_params = state[EVALUATED_WEIGHTS]
+        shifted = replace(
+            trained, delta_sum=trained.delta_sum - trained.weight_sum * (bend / self.alpha)
+        )
+        return shifted, {
+            "bend": bend,
+            "client_bends": bends.after,
+            EVALUATED_WEIGHTS: mean_params,
+        }
+
+
+def build(
+    client_optimizer: Optimizer,
+    server_optimizer: Optimizer,
+    *,
+    weighting: str,
+    aggregator: StreamingAggregator,
+    alpha: float,
+) -> Algorithm:
+    """Returns FedDyn with these parts; `alpha` is above 0."""
+    work = FedDynWork(client_optimizer, alpha)
+    return Algorithm(work, weighting, aggregator, server_optimizer)

@@ -1,0 +1,97 @@
+"""FedNova: clients that took more local steps than others do not pull harder.
+
+Wang, Liu, Liang, Joshi and Poor, "Tackling the Objective Inconsistency Problem in Heterogeneous
+Federated Optimization", NeurIPS 2020, https://arxiv.org/abs/2007.07481.
+
+Client k of the cohort trains as in federated averaging. Its model delta y_k - w is -rate times a
+sum of its gradients, each with a factor; let a_k be the sum of these factors: the number of steps
+tau_k for plain SGD, and for momentum m
+
+    a_k = (tau_k - m (1 - m^tau_k) / (1 - m)) / (1 - m)
+
+The server takes, with shares q_k of the clients' weights and tau_eff = sum_k q_k a_k,
+
+    mean_delta = tau_eff sum_k q_k (y_k - w) / a_k
+
+and gives -mean_delta to the server optimizer, as in federated averaging, which this is where all
+a_k are equal. Nesterov's momentum and rates that follow the local step have their a_k as well;
+other client optimizers are no sum of gradients and are refused. Weights: by examples processed (the
+default), as in the paper, where they are the clients' shares of all examples, or each the same. An
+aggregator's bounds hold for the deltas as clients make them, before they are divided.
+
+Where we differ from the paper: q_k are shares of a round's cohort, which is drawn anew; the server
+optimizer may be any, there it is SGD at rate 1; local steps with a proximal term, which have an a_k
+as well, are left out; a client that takes no step has a_k = 0 and counts in no sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.datasets.batches import BatchedDataset
+from fedcli.errors import ConfigError
+from fedcli.learning.aggregators.contract import StreamingAggregator
+from fedcli.learning.algorithms.base import Algorithm
+from fedcli.learning.algorithms.client_work import CohortCall
+from fedcli.learning.engines.contract import CohortResult, PerClient
+from fedcli.learning.optimizers.optimizer import Optimizer
+
+
+@dataclass(frozen=True)
+class FedNovaWork:
+    """Local steps whose sum is divided by how many they count as."""
+
+    num_passes: ClassVar[int] = 1
+
+    optimizer: Optimizer
+
+    def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
+        """Returns nothing."""
+        return {}
+
+    def run(
+        self, call: CohortCall, state: Mapping[str, Any]
+    ) -> tuple[CohortResult, dict[str, Any]]:
+        """Trains the cohort once."""
+        steps = cache(self.optimizer.at(call.round_num).unit_steps)
+
+        def shares(clients: Sequence[BatchedDataset]) -> NDArray[np.float64]:
+            counted = np.array([steps(each.plan.num_batches(len(each.client))) for each in clients])
+            factors: NDArray[np.float64] = np.zeros(len(clients))
+            np.divide(1.0, counted, out=factors, where=counted > 0.0)
+            return factors
+
+        trained = call.train(self.optimizer, per_client=PerClient(delta_factors=shares))
+        weights = trained.stats["weight"]
+        counted = [steps(num_batches) for num_batches in trained.stats["num_batches"].tolist()]
+        if not trained.weight_sum:
+            return trained, dict(state)
+        effective = float(np.dot(weights, counted)) / trained.weight_sum
+        return replace(trained, delta_sum=trained.delta_sum * effective), dict(state)
+
+
+def build(
+    client_optimizer: Optimizer,
+    server_optimizer: Optimizer,
+    *,
+    weighting: str,
+    aggregator: StreamingAggregator,
+) -> Algorithm:
+    """Returns FedNova with these parts; it has no options of its own.
+
+    Raises:
+        ConfigError: The client optimizer is not SGD.
+    """
+    if client_optimizer.name != "sgd":
+        raise ConfigError(
+            f"fednova with client optimizer {client_optimizer.name}: its steps are no sum of "
+            "gradients; choose sgd, with momentum or without"
+        )
+    work = FedNovaWork(client_optimizer)
+    return Algorithm(work, weighting, aggregator, server_optimizer)

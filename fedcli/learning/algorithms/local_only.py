@@ -1,0 +1,106 @@
+"""Local training only: the baseline in which nothing is shared, and no client learns of another.
+
+Every client k keeps a model of its own, w_k, which starts as the initial global model. A client of
+the cohort takes its local steps from its own model and keeps what they make of it:
+
+    w_k <- y, where y comes from w_k by the client optimizer over the client's batches
+
+The global model stays as it began. What is evaluated on a client is the client's own model; one
+that never took part has the initial one. Beside federated averaging with the same options it tells
+what federation is worth to a client: both take the same local steps, round by round.
+
+Kept is d_k = w_k - w_0, float32, in the file of what clients keep. The client optimizer starts
+afresh each round, as in the federated algorithms. A client whose delta is not finite keeps its
+model. One that comes twice in a cohort trains twice from the model it had; the second is kept.
+There is nothing to weigh, aggregate or apply: client weights only decide which rounds count as
+empty, and options of the server and of aggregation are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.datasets.batches import BatchedDataset
+from fedcli.learning.aggregators.contract import StreamingAggregator
+from fedcli.learning.algorithms.base import OWN_MODELS, Algorithm
+from fedcli.learning.algorithms.client_work import CohortCall
+from fedcli.learning.client_states import ClientStates, NextClientStates
+from fedcli.learning.engines.contract import CohortResult, PerClient
+from fedcli.learning.optimizers.optimizer import Optimizer
+
+
+@dataclass(frozen=True)
+class OwnSteps:
+    """Each client takes the local steps of an optimizer from its own model, and keeps it.
+
+    Attributes:
+        optimizer: The client optimizer.
+    """
+
+    num_passes: ClassVar[int] = 1
+
+    optimizer: Optimizer
+
+    def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
+        """Returns the d_k."""
+        return {OWN_MODELS: ClientStates()}
+
+    def run(
+        self, call: CohortCall, state: Mapping[str, Any]
+    ) -> tuple[CohortResult, dict[str, Any]]:
+        """Trains the cohort once, each client from its own model."""
+        models = OwnModels(state[OWN_MODELS].next_version(), call.params)
+        per_client = PerClient(starts=models.send, receive=models.receive)
+        return call.train(self.optimizer, per_client=per_client), {OWN_MODELS: models.next.after}
+
+
+class OwnModels:
+    """The d_k of a round under way."""
+
+    def __init__(self, states: NextClientStates, params: NDArray[np.float32]) -> None:
+        """Takes the version to be written, and the initial model [num_params]."""
+        self.next = states
+        self._params = params
+        self._before: list[NDArray[np.float32]] = []
+
+    def send(self, clients: Sequence[BatchedDataset]) -> NDArray[np.float32]:
+        """Returns their models as they were before the round: float32 [num_clients, num_params]."""
+        num_params = len(self._params)
+        starts = self.next.memory(len(clients), num_params)
+        ids = [each.client.client_id for each in clients]
+        self._before = [self.next.before.read(each, num_params) for each in ids]
+        for start, before in zip(starts, self._before, strict=True):
+            np.add(self._params, before, out=start)
+        return starts
+
+    def receive(
+        self,
+        clients: Sequence[BatchedDataset],
+        deltas: NDArray[np.float32],
+        stats: NDArray[np.void],
+    ) -> None:
+        """Keeps what the steps of those clients made of their models."""
+        for client, before, delta, stat in zip(clients, self._before, deltas, stats, strict=True):
+            if not (stat["is_finite"] and stat["num_batches"]):
+                continue
+            with np.errstate(over="ignore"):
+                delta += before
+            if np.isfinite(delta).all():
+                self.next.write(client.client.client_id, delta)
+
+
+def build(
+    client_optimizer: Optimizer,
+    server_optimizer: Optimizer,
+    *,
+    weighting: str,
+    aggregator: StreamingAggregator,
+) -> Algorithm:
+    """Returns local training with these parts; it has no options of its own."""
+    work = OwnSteps(client_optimizer)
+    return Algorithm(work, weighting, aggregator, server_optimizer)

@@ -1,0 +1,88 @@
+"""Vectors that clients keep, and that move with what a client makes of its local steps.
+
+A client k that keeps v_k is sent s = b - v_k for the linear term of its loss, b the same for all,
+and keeps v_k' = f * delta - s afterwards, with a factor f that its statistics decide: SCAFFOLD's
+control variates and FedDyn's gradients move so. All v_k start at 0.
+
+A client that took no step, whose delta is not finite, or whose v_k' would not be, keeps its v_k.
+One that comes twice in a cohort starts both times from the same v_k and keeps the second's v_k'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.core import native
+from fedcli.datasets.batches import BatchedDataset
+from fedcli.learning.client_states import ClientStates
+from fedcli.learning.engines.contract import PerClient
+
+
+class OwnVectors:
+    """The v_k of a round under way.
+
+    Attributes:
+        after: The v_k, those that have moved included.
+        change: The sum of v_k' - v_k so far, float64 [num_params].
+    """
+
+    def __init__(
+        self,
+        states: ClientStates,
+        base: NDArray[np.float32],
+        factor_of: Callable[[np.void], float | None],
+    ) -> None:
+        """Opens the next version of the v_k.
+
+        Args:
+            states: The v_k.
+            base: b, [num_params].
+            factor_of: Returns f of a client with finite delta, given its stats; None: it stays.
+
+        Raises:
+            RunError: The file of the v_k cannot be gone on from.
+        """
+        self._next = states.next_version()
+        self._base = base
+        self._factor_of = factor_of
+        self._sent: NDArray[np.float32] = np.empty((0, len(base)), np.float32)
+        self._before: list[NDArray[np.float32]] = []
+        self._moved: set[str] = set()
+        self.after = self._next.after
+        self.change: NDArray[np.float64] = np.zeros(len(base))
+
+    @property
+    def per_client(self) -> PerClient:
+        """What the engine is to give and to take."""
+        return PerClient(linear=self._send, receive=self._receive)
+
+    def _send(self, clients: Sequence[BatchedDataset]) -> NDArray[np.float32]:
+        num_params = len(self._base)
+        self._sent = self._next.memory(len(clients), num_params)
+        ids = [each.client.client_id for each in clients]
+        self._before = [self._next.before.read(each, num_params) for each in ids]
+        for row, before in zip(self._sent, self._before, strict=True):
+            np.subtract(self._base, before, out=row)
+        return self._sent
+
+    def _receive(
+        self,
+        clients: Sequence[BatchedDataset],
+        deltas: NDArray[np.float32],
+        stats: NDArray[np.void],
+    ) -> None:
+        rows = zip(clients, self._before, self._sent, deltas, stats, strict=True)
+        for each, before, sent, delta, stat in rows:
+            factor = self._factor_of(stat) if stat["is_finite"] and stat["num_batches"] else None
+            if factor is not None and native.move_own(factor, sent, delta):
+                self._set(each.client.client_id, before, delta)
+
+    def _set(self, client_id: str, before: NDArray[np.float32], moved: NDArray[np.float32]) -> None:
+        if client_id in self._moved:
+            before = self.after.read(client_id, len(moved))
+        native.add_change(before, moved, self.change)
+        self._next.write(client_id, moved)
+        self._moved.add(client_id)

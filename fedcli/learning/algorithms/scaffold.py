@@ -1,0 +1,100 @@
+"""SCAFFOLD: local steps corrected by control variates, so that clients do not drift apart.
+
+Karimireddy, Kale, Mohri, Reddi, Stich and Suresh, "SCAFFOLD: Stochastic Controlled Averaging for
+Federated Learning", ICML 2020, https://arxiv.org/abs/1910.06378, Algorithm 1 with option II.
+
+The server keeps a control variate c, each client k one of its own c_k; all start at 0. From the
+global parameters w, client k of the cohort S takes its tau_k local steps at rates that add up to
+R_k (tau_k times the client learning rate, unless a schedule counts local steps),
+
+    y <- y - rate * (g(y; b) - c_k + c),     then  c_k' = c_k - c + (w - y) / R_k
+
+and sends its model delta y - w and c_k' - c_k. The server averages the deltas as federated
+averaging does, and with N clients that may take part in all
+
+    c <- c + (1/N) sum_{k in S} (c_k' - c_k)
+
+Only plain SGD makes c_k' a mean of gradients, so another client optimizer, or momentum, is refused.
+Clipping is of g alone. Weights: each client of the cohort counts the same, as in the paper; by
+examples is refused, since c would then be the mean of something else. A client that takes no step,
+or whose delta is not finite, keeps its c_k. One that comes twice in a cohort starts both times from
+the same c_k and keeps the second's c_k'. An aggregator's bounds hold for model deltas alone.
+
+Where we differ from pfl-research (whose c_k has the opposite sign) and Flower's niid_bench (whose
+c_k starts as the model): this is the paper's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.core.native import StepKind
+from fedcli.errors import ConfigError
+from fedcli.learning.aggregators.contract import StreamingAggregator
+from fedcli.learning.algorithms.base import Algorithm
+from fedcli.learning.algorithms.client_work import CohortCall
+from fedcli.learning.algorithms.own_vectors import OwnVectors
+from fedcli.learning.client_states import ClientStates
+from fedcli.learning.engines.contract import CohortResult
+from fedcli.learning.optimizers.optimizer import Optimizer
+
+
+@dataclass(frozen=True)
+class ScaffoldWork:
+    """Local steps with the control variates of server and client, which then move."""
+
+    num_passes: ClassVar[int] = 1
+
+    optimizer: Optimizer
+
+    def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
+        """Returns c, float64 [num_params], and the c_k."""
+        return {"control": np.zeros(len(params)), "client_controls": ClientStates()}
+
+    def run(
+        self, call: CohortCall, state: Mapping[str, Any]
+    ) -> tuple[CohortResult, dict[str, Any]]:
+        """Trains the cohort once."""
+        population_size = call.population_size
+        optimizer = self.optimizer.at(call.round_num)
+
+        def factor_of(stat: np.void) -> float | None:
+            rate_sum = optimizer.rate_sum(int(stat["num_batches"]))
+            return -1.0 / rate_sum if rate_sum > 0.0 else None
+
+        control = state["control"]
+        controls = OwnVectors(state["client_controls"], control.astype(np.float32), factor_of)
+        trained = call.train(
+            self.optimizer, ((StepKind.LINEAR, ()),), per_client=controls.per_client
+        )
+        moved = np.divide(controls.change, population_size, out=controls.change)
+        moved += control
+        return trained, {"control": moved, "client_controls": controls.after}
+
+
+def build(
+    client_optimizer: Optimizer,
+    server_optimizer: Optimizer,
+    *,
+    weighting: str,
+    aggregator: StreamingAggregator,
+) -> Algorithm:
+    """Returns SCAFFOLD with these parts; it has no options of its own.
+
+    Raises:
+        ConfigError: The client optimizer is not plain SGD.
+    """
+    name = client_optimizer.name
+    if name != "sgd" or client_optimizer.options["momentum"]:
+        what = name if name != "sgd" else "sgd with momentum"
+        raise ConfigError(
+            f"scaffold with client optimizer {what}: its control variates are means of gradients "
+            "only for plain sgd; choose sgd with momentum=0"
+        )
+    work = ScaffoldWork(client_optimizer)
+    return Algorithm(work, weighting, aggregator, server_optimizer)

@@ -1,0 +1,374 @@
+"""The engine of models in Python; `choosing.make_engine` makes it.
+
+It is the core's round, step by step, with the forward pass of a user's model in it: the same order
+of examples, the same rows of the step table, the same bounds, weights and rule for clients that are
+not finite, and deltas added in the same order in float64.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.core import native, seeds
+from fedcli.core.native import CancelFlag, Cancelled, FrozenSlots, StepKind, StepRow, WeightedSum
+from fedcli.datasets import batches
+from fedcli.datasets.batch_plan import BatchPlan
+from fedcli.datasets.batches import BatchedDataset
+from fedcli.errors import ConfigError, DataError
+from fedcli.learning.engines.contract import (
+    CohortResult,
+    DeltaBounds,
+    PerClient,
+    Scores,
+    check_images,
+    label_fault,
+)
+from fedcli.learning.optimizers.optimizer import clipped
+from fedcli.models.layout import ParamLayout
+from fedcli.models.own.loading import PythonModel
+from fedcli.models.own.network import Network
+
+Params = NDArray[np.float32]
+
+_SUM_TOLERANCE = 1e-3  # of probabilities in float32, or less, from 1
+
+
+class PythonEngine:
+    """Computes the clients of a `PythonModel` one after the other, in the calling thread.
+
+    One call at a time. After a call the user's object holds its initial weights again.
+    """
+
+    num_threads = 1
+
+    def __init__(self, model: PythonModel) -> None:
+        """Makes the engine of one model."""
+        self._model = model
+        self._busy = threading.Lock()
+        own = [(row.column, "f8", (row.num_sums,)) for row in model.metrics.rows]
+        stats = native.STATS
+        self._stats = np.dtype([*((name, stats[name]) for name in stats.names or ()), *own])
+
+    def train_cohort(
+        self,
+        layout: ParamLayout,
+        rows: Sequence[StepRow],
+        params: Params,
+        clients: Iterable[BatchedDataset],
+        *,
+        round_num: int,
+        weighting: str,
+        bounds: DeltaBounds | None = None,
+        frozen: FrozenSlots | None = None,
+        rate_factor: Callable[[int], float] | None = None,
+        per_client: PerClient | None = None,
+        cancel: CancelFlag | None = None,
+    ) -> CohortResult:
+        """Trains each client from `params` and sums the weighted model deltas.
+
+        Arguments as `ThreadEngine.train_cohort`.
+
+        Raises:
+            Cancelled: `cancel` was raised.
+            ConfigError: The algorithm wants each batch twice, which a model's metrics would count.
+            DataError: A client's images do not fit the model, or a label is outside its classes.
+            ModelError: The user's code fails, or breaks its contract.
+        """
+        if any(kind == StepKind.ANCHOR for kind, _ in rows):
+            raise ConfigError(
+                "the algorithm takes the gradient of each batch twice, which the metrics of "
+                f"{self._model.name} would count twice; choose another, or a model of layers"
+            )
+        own = per_client or PerClient()
+        total = WeightedSum(layout.num_params)
+        records = []
+        with self._running(layout) as network:
+            for dataset, occurrence in _numbered(clients, layout):
+                linear = None if own.linear is None else own.linear([dataset])[0]
+                steps = _LocalSteps(
+                    network,
+                    rows,
+                    params if own.starts is None else own.starts([dataset])[0],
+                    frozen=frozen,
+                    shapes=layout.shapes,
+                    rate_factor=rate_factor,
+                    linear=linear,
+                    cancel=cancel,
+                )
+                stats = self._start(network, dataset, round_num, occurrence)
+                with np.errstate(over="ignore", invalid="ignore"):  # infinity - infinity
+                    delta = steps.run(dataset, round_num, occurrence, stats)
+                if np.isfinite(delta).all():
+                    self._finish(network, stats)
+                else:
+                    stats = np.zeros(1, self._stats)
+                factor = _bounding_factor(delta, bounds, stats)
+                stats["weight"] = _weight(stats, weighting)
+                if own.starts is not None:
+                    factor = 0.0
+                elif own.delta_factors is not None:
+                    factor *= float(own.delta_factors([dataset])[0])
+                total.add([delta], [float(stats["weight"][0]) * factor])
+                if own.receive is not None:
+                    own.receive([dataset], delta[np.newaxis], stats)
+                records.append(stats)
+        stats = self._joined(records)
+        return CohortResult(total.total()[0], float(stats["weight"].sum()), stats)
+
+    def evaluate(
+        self,
+        layout: ParamLayout,
+        params: Params,
+        clients: Iterable[BatchedDataset],
+        *,
+        cancel: CancelFlag | None = None,
+    ) -> NDArray[np.void]:
+        """Returns the statistics of `params` on each client, one record each, without training.
+
+        Raises:
+            Cancelled: `cancel` was raised.
+            DataError: A client's images do not fit the model, or a label is outside its classes.
+            ModelError: The user's code fails, or breaks its contract.
+        """
+        records = []
+        with self._running(layout) as network:
+            network.set_params(params)
+            for dataset, occurrence in _numbered(clients, layout):
+                stats = self._start(network, dataset, 0, occurrence)
+                for batch in dataset.in_round(0, occurrence):
+                    _poll(cancel)
+                    result = network.forward(batch["x"], batch["y"][:, 0], training=False)
+                    _count(stats, result.loss_sum, result.num_correct, len(batch["y"]))
+                self._finish(network, stats)
+                records.append(stats)
+        return self._joined(records)
+
+    def predict(
+        self,
+        layout: ParamLayout,
+        params: Params,
+        clients: Iterable[BatchedDataset],
+        *,
+        cancel: CancelFlag | None = None,
+    ) -> Scores:
+        """Returns the predictions of every example of every client, once each, in stored order.
+
+        A model may give probabilities, recognised by rows that sum to 1, or logits; one that
+        gives classes alone is taken to be certain of them.
+
+        Raises:
+            Cancelled: `cancel` was raised.
+            DataError: A client's images do not fit the model, or a label is outside its classes.
+            ModelError: The user's code fails, or breaks its contract.
+        """
+        parts = []
+        with self._running(layout) as network:
+            network.set_params(params)
+            for dataset, occurrence in _numbered(clients, layout):
+                self._start(network, dataset, 0, occurrence)
+                once = replace(dataset, plan=BatchPlan(batch_size=dataset.plan.batch_size))
+                for batch in once.in_round():
+                    _poll(cancel)
+                    parts.append(network.predict(batch["x"], batch["y"][:, 0]))
+        none = np.empty((0, layout.num_classes), np.float32)
+        values = np.concatenate(parts) if parts else none
+        return Scores(values, are_logits=not _are_probabilities(values))
+
+    @contextmanager
+    def _running(self, layout: ParamLayout) -> Iterator[Network]:
+        """The network, ours alone meanwhile; its initial weights come back at the end."""
+        if layout is not self._model.layout:
+            raise ConfigError(
+                f"the engine is that of the model {self._model.name}; leave out engine, or give "
+                "that model's"
+            )
+        network = self._model.network
+        with self._busy:
+            try:
+                yield network
+            finally:
+                network.set_params(network.initial_params)
+
+    def _start(
+        self, network: Network, dataset: BatchedDataset, round_num: int, occurrence: int
+    ) -> NDArray[np.void]:
+        """Sets metrics and seed for a client; returns its empty record."""
+        key = seeds.stream_key(
+            dataset.seed,
+            seeds.Purpose.DROPOUT,
+            round_num=round_num,
+            client=seeds.client_key(dataset.client.client_id),
+            occurrence=occurrence,
+        )
+        network.start_client(int(native.random_u64(key, 1)[0]) >> 1)
+        stats = np.zeros(1, self._stats)
+        stats["is_finite"] = 1
+        return stats
+
+    def _finish(self, network: Network, stats: NDArray[np.void]) -> None:
+        """Takes the sums of a client's own metrics into its record."""
+        rows = self._model.metrics.rows
+        sums = network.report()
+        found = {f"{name} of {len(values)}" for name, values in sums.items()}
+        expected = {f"{row.column.partition('/')[2]} of {row.num_sums}" for row in rows}
+        if found != expected:
+            raise network.fault(
+                "report_local_unfinalized_metrics",
+                f"now gives {', '.join(sorted(found))} sums, at first "
+                f"{', '.join(sorted(expected))}; give the same each time",
+            )
+        for row in rows:
+            stats[row.column] = sums[row.column.partition("/")[2]]
+
+    def _joined(self, records: list[NDArray[np.void]]) -> NDArray[np.void]:
+        return np.concatenate([np.zeros(0, self._stats), *records])
+
+
+class _LocalSteps:
+    """What a client does in a round: the loop of csrc/client.c."""
+
+    def __init__(
+        self,
+        network: Network,
+        rows: Sequence[StepRow],
+        params: Params,
+        *,
+        frozen: FrozenSlots | None,
+        shapes: Sequence[tuple[int, ...]],
+        rate_factor: Callable[[int], float] | None,
+        linear: Params | None,
+        cancel: CancelFlag | None,
+    ) -> None:
+        """Takes the step table and the parameters that the client starts from."""
+        self._rate_factor = rate_factor
+        self._linear = linear
+        self._has_linear = any(kind == StepKind.LINEAR for kind, _ in rows)
+        self._network = network
+        self._rows = rows
+        self._server = params
+        self._frozen = frozen
+        self._shapes = shapes
+        self._cancel = cancel
+        self._takes_gradient = rows[0][0] == StepKind.GRADIENT
+
+    def run(
+        self, dataset: BatchedDataset, round_num: int, occurrence: int, stats: NDArray[np.void]
+    ) -> Params:
+        """Returns the client's model delta; counts in `stats`."""
+        network, params = self._network, self._server.copy()
+        minus_gradient = np.zeros_like(params)  # added to params it would lose digits
+        slots = np.empty((0, len(params)), np.float32)
+        if self._frozen is None and not self._takes_gradient:
+            slots = native.initial_slots(self._rows, len(params))
+        num_visits = dataset.plan.num_visits(len(dataset.client))
+        network.set_params(params)
+        num_steps = 0
+        for step_num, batch in enumerate(dataset.in_round(round_num, occurrence), 1):
+            _poll(self._cancel)
+            labels = batch["y"][:, 0]
+            result = network.forward(batch["x"], labels, training=True)
+            assert result.gradient is not None
+            _count(stats, result.loss_sum, result.num_correct, len(labels))
+            if self._takes_gradient:
+                with np.errstate(over="ignore", invalid="ignore"):
+                    minus_gradient -= result.gradient * np.float32(len(labels) / num_visits)
+                continue
+            if self._frozen is not None:
+                step_num, slots = self._frozen.step_num, self._frozen_slots()
+            factor = 1.0 if self._rate_factor is None else self._rate_factor(num_steps)
+            self._step(step_num, params, result.gradient, slots, factor)
+            num_steps += 1
+            network.set_params(params)
+        return minus_gradient if self._takes_gradient else params - self._server
+
+    def _step(
+        self, step_num: int, params: Params, gradient: Params, slots: Params, rate_factor: float
+    ) -> None:
+        """Takes one local step of the core; `rate_factor` is the share of the learning rate."""
+        kind, (rate, *options) = self._rows[-1]
+        before, last = self._rows[:-1], (kind, (rate * rate_factor, *options))
+        if self._has_linear:  # which the core adds in cohorts alone
+            gradient = self._with_terms(params, gradient)
+            before = ()
+        native.apply_step(
+            [*before, last], step_num, params, self._server, gradient, slots, self._shapes
+        )
+
+    def _with_terms(self, params: Params, gradient: Params) -> Params:
+        """The gradient after all rows but the last, in their order."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            for kind, options in self._rows[:-1]:
+                if kind == StepKind.CLIP:
+                    gradient = clipped(gradient, options[0])
+                elif kind == StepKind.PROXIMAL:
+                    gradient = gradient + np.float32(options[0]) * (params - self._server)
+                elif kind == StepKind.LINEAR and self._linear is not None:
+                    gradient = gradient + self._linear
+        return gradient
+
+    def _frozen_slots(self) -> Params:
+        """A copy of what each step starts from, [num_slots, num_params] also where it is none."""
+        assert self._frozen is not None
+        slots = self._frozen.slots
+        return slots.reshape(len(slots), len(self._server)).copy()
+
+
+def _numbered(
+    clients: Iterable[BatchedDataset], layout: ParamLayout
+) -> Iterator[tuple[BatchedDataset, int]]:
+    """Each client, checked, and which copy of itself in the cohort it is."""
+    seen: Counter[str] = Counter()
+    for dataset in clients:
+        client = dataset.client
+        check_images(client, layout)
+        index = batches.first_outside(client.labels, layout.num_classes)
+        if index is not None:
+            raise DataError(label_fault(client, index, client.labels[index]))
+        yield dataset, seen[client.client_id]
+        seen[client.client_id] += 1
+
+
+def _are_probabilities(scores: NDArray[np.floating]) -> bool:
+    """Whether each row that is finite could be one softmax gave."""
+    finite = scores[np.isfinite(scores).all(axis=1)]
+    sums = finite.sum(axis=1, dtype=np.float64)
+    return bool((finite >= 0).all() and (np.abs(sums - 1) < _SUM_TOLERANCE).all())
+
+
+def _poll(cancel: CancelFlag | None) -> None:
+    if cancel is not None and cancel.is_set():
+        raise Cancelled
+
+
+def _count(stats: NDArray[np.void], loss_sum: float, num_correct: int, size: int) -> None:
+    stats["loss_sum"] += loss_sum
+    stats["num_correct"] += num_correct
+    stats["num_examples"] += size
+    stats["num_batches"] += 1
+
+
+def _weight(stats: NDArray[np.void], weighting: str) -> float:
+    if not stats["is_finite"][0] or not stats["num_examples"][0]:
+        return 0.0
+    return 1.0 if weighting == "uniform" else float(stats["num_examples"][0])
+
+
+def _bounding_factor(delta: Params, bounds: DeltaBounds | None, stats: NDArray[np.void]) -> float:
+    """What keeps a delta within bounds; its size goes into the record."""
+    if bounds is None or not stats["is_finite"][0]:
+        return 1.0
+    max_abs = float(np.abs(delta).max())
+    norm = math.sqrt(float(np.sum(np.square(delta, dtype=np.float64))))
+    stats["max_abs"] = max_abs
+    if max_abs > bounds.max_abs:
+        return 0.0
+    stats["norm"] = norm
+    return bounds.norm / norm if norm > bounds.norm else 1.0

@@ -1,0 +1,330 @@
+"""The engine of the core: it computes clients on threads of this process."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.core import native
+from fedcli.core.native import CancelFlag, FrozenSlots, StepRow, resolve_threads
+from fedcli.core.seeds import Purpose, StreamKey, client_key
+from fedcli.datasets.batches import BatchedDataset
+from fedcli.errors import DataError
+from fedcli.learning.engines.contract import (
+    BLOCK_CLIENTS,
+    PIECE_BYTES,
+    CohortResult,
+    DeltaBounds,
+    PerClient,
+    Scores,
+    check_images,
+    label_fault,
+)
+from fedcli.models.layout import ParamLayout
+from fedcli.settings.vocabulary import WEIGHTINGS
+
+# Pixels of a fixed cohort, decoded, that are kept from round to round.
+PREPARED_BYTES = 64 << 20
+
+T = TypeVar("T")
+_NOTHING_PER_CLIENT = PerClient()
+
+
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    """A model as the core has it."""
+
+    layout: ParamLayout
+    model: native.Model
+    delta_sum: native.DeltaSum
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Clients that go through the core in one call."""
+
+    datasets: Sequence[BatchedDataset]
+    cohort: native.Cohort
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A cohort that is given every round, as the core has it."""
+
+    clients: tuple[BatchedDataset, ...]
+    loaded: _Loaded
+    vector_bytes: int
+    pieces: list[_Piece]
+
+
+class ThreadEngine:
+    """Computes clients on threads of this process; one call at a time, from any thread.
+
+    A call from the main thread is handed to a thread of the engine's own, so that Ctrl-C is seen
+    at once and ends the call within a local step. Results do not depend on the number of threads.
+    """
+
+    def __init__(self, num_threads: int | None = None) -> None:
+        """Makes an engine of `num_threads` threads, `resolve_threads` of them by default.
+
+        Raises:
+            ConfigError: num_threads is not in 1..MAX_THREADS.
+        """
+        self.num_threads = resolve_threads(num_threads)
+        self._team = native.Team(self.num_threads)
+        self._busy = threading.Lock()
+        self._loaded: _Loaded | None = None
+        self._kept: _Kept | None = None
+        self._delta_rows: NDArray[np.float32] | None = None
+
+    def train_cohort(
+        self,
+        layout: ParamLayout,
+        rows: Sequence[StepRow],
+        params: NDArray[np.float32],
+        clients: Iterable[BatchedDataset],
+        *,
+        round_num: int,
+        weighting: str,
+        bounds: DeltaBounds | None = None,
+        frozen: FrozenSlots | None = None,
+        rate_factor: Callable[[int], float] | None = None,
+        per_client: PerClient | None = None,
+        cancel: CancelFlag | None = None,
+    ) -> CohortResult:
+        """Trains each client from `params` and sums the weighted model deltas.
+
+        Args:
+            layout: The model.
+            rows: The client-step table: (kind, options), an optimizer last.
+            params: Server parameters, float32 [num_params].
+            clients: The cohort, read as the work goes on: some `PIECE_BYTES` of pixels at once.
+                A tuple that is given again is not prepared again.
+            round_num: Rounds completed so far; with the clients' ids it keys the shuffles.
+            weighting: `num-examples` or `uniform`.
+            bounds: What each delta is kept within before it is added.
+            frozen: What every local step starts from, if clients are not to have slots of their
+                own.
+            rate_factor: The share of its learning rate that a client's optimizer uses, 0 to 1, by
+                local step from 0; None: all of it.
+            per_client: What single clients are given and send back; None: nothing.
+            cancel: Raised from another thread, stops the call within a local step.
+
+        Raises:
+            Cancelled: `cancel` was raised.
+            DataError: A client's images do not fit the model, or a label is outside its classes.
+        """
+        step, flag = native.Step(rows, layout.shapes), cancel or CancelFlag()
+        own = per_client or _NOTHING_PER_CLIENT
+
+        def train() -> CohortResult:
+            loaded = self._load(layout)
+            total = loaded.delta_sum
+            total.reset()
+            parts = []
+            vector_bytes = own.num_vectors * layout.num_params * 4
+            for piece in self._pieces(clients, loaded, vector_bytes):
+                factors = _rate_factors(rate_factor, piece.datasets)
+                terms = native.Terms(WEIGHTINGS.index(weighting), bounds, frozen, factors)
+                shape = len(piece.datasets), layout.num_params
+                deltas = None if own.receive is None else self._deltas(shape)
+                with _faults(piece.datasets):
+                    stats = self._team.train_cohort(
+                        loaded.model,
+                        step,
+                        params,
+                        piece.cohort,
+                        round_num,
+                        terms,
+                        flag,
+                        total,
+                        own.linear and own.linear(piece.datasets),
+                        deltas,
+                        own.delta_factors and own.delta_factors(piece.datasets),
+                        own.starts and own.starts(piece.datasets),
+                    )
+                if own.receive is not None and deltas is not None:
+                    own.receive(piece.datasets, deltas, stats)
+                parts.append(stats)
+            delta_sum, weight_sum = total.total()
+            return CohortResult(delta_sum, weight_sum, _joined(parts))
+
+        return self._run(train, flag)
+
+    def evaluate(
+        self,
+        layout: ParamLayout,
+        params: NDArray[np.float32],
+        clients: Iterable[BatchedDataset],
+        *,
+        cancel: CancelFlag | None = None,
+    ) -> NDArray[np.void]:
+        """Returns the statistics of `params` on each client, one record each, without training.
+
+        Raises:
+            Cancelled: `cancel` was raised.
+            DataError: A client's images do not fit the model, or a label is outside its classes.
+        """
+        flag = cancel or CancelFlag()
+
+        def score() -> NDArray[np.void]:
+            model = self._load(layout).model
+            parts = []
+            for piece in _split(clients, layout):
+                with _faults(piece.datasets):
+                    parts.append(self._team.evaluate(model, params, piece.cohort, flag))
+            return _joined(parts)
+
+        return self._run(score, flag)
+
+    def predict(
+        self,
+        layout: ParamLayout,
+        params: NDArray[np.float32],
+        clients: Iterable[BatchedDataset],
+        *,
+        cancel: CancelFlag | None = None,
+    ) -> Scores:
+        """Returns the logits of every example of every client, once each, in stored order.
+
+        Raises:
+            Cancelled: `cancel` was raised.
+            DataError: A client's images do not fit the model, or a label is outside its classes.
+        """
+        flag = cancel or CancelFlag()
+
+        def score() -> Scores:
+            model = self._load(layout).model
+            parts = [np.empty((0, layout.num_classes), np.float32)]
+            for piece in _split(clients, layout):
+                with _faults(piece.datasets):
+                    parts.append(self._team.predict(model, params, piece.cohort, flag))
+            return Scores(np.concatenate(parts), are_logits=True)
+
+        return self._run(score, flag)
+
+    @cached_property
+    def _off_main(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(max_workers=1, thread_name_prefix="fedcli-core")
+
+    def _run(self, work: Callable[[], T], flag: CancelFlag) -> T:
+        """Runs `work` off the main thread; an interrupt there cancels it and waits for its end."""
+        if threading.current_thread() is not threading.main_thread():
+            with self._busy:
+                return work()
+        with self._busy:
+            future = self._off_main.submit(work)
+            try:
+                return future.result()
+            except BaseException:
+                if not future.done():  # the interruption is ours, not the work's own end
+                    flag.set()
+                    future.exception()
+                raise
+
+    def _load(self, layout: ParamLayout) -> _Loaded:
+        """The core's form of a model; the last one is kept, as rounds ask for it again."""
+        if self._loaded is None or self._loaded.layout is not layout:
+            model = native.Model(layout.core_rows(), layout.num_params)
+            self._loaded = _Loaded(layout, model, native.DeltaSum(model))
+        return self._loaded
+
+    def _deltas(self, shape: tuple[int, int]) -> NDArray[np.float32]:
+        """Memory for a piece's deltas; the last is used again: fresh pages take longer to come."""
+        if self._delta_rows is None or self._delta_rows.size < shape[0] * shape[1]:
+            self._delta_rows = np.empty(shape[0] * shape[1], np.float32)
+        return self._delta_rows[: shape[0] * shape[1]].reshape(shape)
+
+    def _pieces(
+        self, clients: Iterable[BatchedDataset], loaded: _Loaded, vector_bytes: int
+    ) -> Iterable[_Piece]:
+        """The cohort in pieces; a fixed cohort's tuple comes again every round and is kept."""
+        if not isinstance(clients, tuple):
+            return _split(clients, loaded.layout, vector_bytes)
+        if (
+            self._kept is None
+            or self._kept.clients is not clients
+            or self._kept.loaded is not loaded
+            or self._kept.vector_bytes != vector_bytes
+        ):
+            pieces = list(_split(clients, loaded.layout, vector_bytes))
+            self._kept = _Kept(clients, loaded, vector_bytes, pieces)
+            if sum(each.client.pixels.size for each in clients) * 4 <= PREPARED_BYTES:
+                for piece in self._kept.pieces:
+                    piece.cohort.prepare(loaded.model)
+        return self._kept.pieces
+
+
+def _split(
+    clients: Iterable[BatchedDataset], layout: ParamLayout, vector_bytes: int = 0
+) -> Iterator[_Piece]:
+    """Splits a cohort so that a piece holds few bytes and ends with a block.
+
+    What counts are pixels, and `vector_bytes` that each client needs beside them.
+    """
+    seen: Counter[str] = Counter()  # which copy of its client each element is
+    piece: list[BatchedDataset] = []
+    rows: list[native.Client] = []
+    num_bytes = 0
+    for dataset in clients:
+        client = dataset.client
+        check_images(client, layout)
+        piece.append(dataset)
+        rows.append(_core_client(dataset, seen[client.client_id]))
+        seen[client.client_id] += 1
+        num_bytes += client.pixels.nbytes + vector_bytes
+        if num_bytes >= PIECE_BYTES and len(piece) % BLOCK_CLIENTS == 0:
+            yield _Piece(piece, native.Cohort(rows))
+            piece, rows, num_bytes = [], [], 0
+    if piece:
+        yield _Piece(piece, native.Cohort(rows))
+
+
+def _rate_factors(
+    rate_factor: Callable[[int], float] | None, datasets: Sequence[BatchedDataset]
+) -> NDArray[np.float64] | None:
+    """The shares of the learning rate for as many local steps as the longest client takes."""
+    if rate_factor is None:
+        return None
+    num_steps = max(each.plan.num_batches(len(each.client)) for each in datasets)
+    return np.array([rate_factor(step) for step in range(num_steps)], np.float64)
+
+
+def _core_client(dataset: BatchedDataset, occurrence: int) -> native.Client:
+    client = dataset.client
+    shuffle_key, dropout_key = (
+        StreamKey(dataset.seed, client_key(client.client_id), 0, purpose, occurrence)
+        for purpose in (Purpose.SHUFFLE, Purpose.DROPOUT)
+    )  # the round is each call's own
+    return native.Client(
+        client.pixels,
+        client.labels,
+        client.scale,
+        client.offset,
+        dataset.plan.for_core(),
+        shuffle_key,
+        dropout_key,
+    )
+
+
+def _joined(parts: list[NDArray[np.void]]) -> NDArray[np.void]:
+    return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, native.STATS), *parts])
+
+
+@contextmanager
+def _faults(datasets: Sequence[BatchedDataset]) -> Iterator[None]:
+    """Turns a label fault of the core into an error that names file, client and example."""
+    try:
+        yield
+    except native.LabelFault as err:
+        client = datasets[err.client_index].client
+        raise DataError(label_fault(client, err.example_index, err.label)) from err

@@ -1,0 +1,54 @@
+"""Rounds of federated evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from time import perf_counter
+from typing import Any
+
+from fedcli.core.native import CancelFlag
+from fedcli.learning.cohort_data import cohort_data
+from fedcli.learning.process import LearningProcess, count_empty
+from fedcli.learning.state import ProcessOutput, ServerState
+from fedcli.models import metrics
+
+
+class EvaluationProcess(LearningProcess):
+    """Rounds of federated evaluation: every client's batches are scored, nothing is trained."""
+
+    def initialize(self) -> ServerState:
+        """See LearningProcess; the weights are untrained until `set_model_weights`."""
+        return ServerState(
+            0, self.model.initial_params.copy(), client_work=self._own_metrics.zero()
+        )
+
+    def next(
+        self,
+        state: ServerState,
+        client_data: Iterable[Any],
+        *,
+        cancel: CancelFlag | None = None,
+    ) -> ProcessOutput:
+        """See LearningProcess; `timings` has evaluate.
+
+        `total_rounds_metrics` cover every round since `initialize` whose state was passed on.
+        """
+        started = perf_counter()
+        layout = self.model.layout
+        clients = cohort_data(client_data)
+        stats = self.engine.evaluate(layout, state.global_model_weights, clients, cancel=cancel)
+        totals = metrics.add(state.client_work, metrics.sum_stats(stats))
+        eval_metrics = {
+            "current_round_metrics": self._metrics(stats),
+            "total_rounds_metrics": self._metrics(metrics.as_stats(totals)),
+        }
+        round_metrics = {
+            "distributor": {},
+            "client_work": {"eval": eval_metrics},
+            "aggregator": {"mean_value": {}, "mean_weight": {}},
+            "finalizer": {},
+        }
+        next_state = replace(state, round_num=state.round_num + 1, client_work=totals)
+        timings = {"evaluate": perf_counter() - started}
+        return ProcessOutput(next_state, round_metrics, timings, count_empty(stats), stats)

@@ -1,0 +1,37 @@
+"""The optimizers of both sides, made by name or by a function of their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedcli.lazy import hand_on
+
+if TYPE_CHECKING:
+    from fedcli.learning.optimizers.named import adafactor as adafactor
+    from fedcli.learning.optimizers.named import adagrad as adagrad
+    from fedcli.learning.optimizers.named import adam as adam
+    from fedcli.learning.optimizers.named import adamw as adamw
+    from fedcli.learning.optimizers.named import build as build
+    from fedcli.learning.optimizers.named import clip_gradients as clip_gradients
+    from fedcli.learning.optimizers.named import rmsprop as rmsprop
+    from fedcli.learning.optimizers.named import schedule_learning_rate as schedule_learning_rate
+    from fedcli.learning.optimizers.named import sgd as sgd
+    from fedcli.learning.optimizers.named import yogi as yogi
+    from fedcli.learning.optimizers.optimizer import Optimizer as Optimizer
+else:
+    __getattr__, __dir__, __all__ = hand_on(
+        __name__,
+        {
+            "Optimizer": "fedcli.learning.optimizers.optimizer",
+            "adafactor": "fedcli.learning.optimizers.named",
+            "adagrad": "fedcli.learning.optimizers.named",
+            "adam": "fedcli.learning.optimizers.named",
+            "adamw": "fedcli.learning.optimizers.named",
+            "build": "fedcli.learning.optimizers.named",
+            "clip_gradients": "fedcli.learning.optimizers.named",
+            "rmsprop": "fedcli.learning.optimizers.named",
+            "schedule_learning_rate": "fedcli.learning.optimizers.named",
+            "sgd": "fedcli.learning.optimizers.named",
+            "yogi": "fedcli.learning.optimizers.named",
+        },
+    )

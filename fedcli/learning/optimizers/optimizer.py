@@ -1,0 +1,130 @@
+"""An optimizer with its settings, as both sides use it: on the server, and as the core's rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from fedcli.core.native import FrozenSlots, StepKind, StepRow
+from fedcli.learning.optimizers.rules import RULES, OptState, Params, Settings
+from fedcli.learning.optimizers.schedules import CONSTANT, Schedule
+from fedcli.settings.vocabulary import BY_LOCAL_STEP, BY_ROUND
+
+# Slots by name, in the order in which the core's rows keep them.
+_SLOT_ORDER = ("accumulator", "preconditioner")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """An optimizer with its settings; it holds no state.
+
+    Attributes:
+        name: A key of `tables.OPTIMIZERS`.
+        learning_rate: Step size, >= 0.
+        options: Every option of the registry row, resolved.
+        schedule: Which share of the learning rate a round or a local step uses; see `at`.
+        schedule_by: What the schedule counts, `round` or `local-step`: from 0 in each round.
+        clip_norm: A gradient that is longer (L2, over all tensors) is scaled to this length before
+            anything else sees it; None: it is taken as it is.
+        shapes: Of the tensors, for an optimizer that looks at each by itself; see `for_tensors`.
+            Without them the parameters are one vector.
+    """
+
+    name: str
+    learning_rate: float
+    options: Mapping[str, Any] = field(default_factory=dict)
+    schedule: Schedule = CONSTANT
+    schedule_by: str = BY_ROUND
+    clip_norm: float | None = None
+    shapes: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def _settings(self) -> Settings:
+        return Settings(self.learning_rate, self.options, self.shapes)
+
+    def for_tensors(self, shapes: Sequence[tuple[int, ...]]) -> Optimizer:
+        """Returns the optimizer for parameters that are tensors of these shapes, side by side."""
+        return replace(self, shapes=tuple(shapes))
+
+    def at(self, round_num: int) -> Optimizer:
+        """Returns the optimizer of one round, after `round_num` completed ones: its rate is fixed.
+
+        No optimizer's state depends on its rate, so one state goes through all rounds.
+        """
+        if self.schedule == CONSTANT or self.schedule_by == BY_LOCAL_STEP:
+            return self
+        rate = self.learning_rate * self.schedule.factor(round_num)
+        return replace(self, learning_rate=rate, schedule=CONSTANT)
+
+    @property
+    def rate_factor(self) -> Callable[[int], float] | None:
+        """Which share of the learning rate a local step uses, by its number from 0; None: all."""
+        is_constant = self.schedule == CONSTANT or self.schedule_by == BY_ROUND
+        return None if is_constant else self.schedule.factor
+
+    def rate_sum(self, num_steps: int) -> float:
+        """Returns the sum of the learning rates of so many local steps."""
+        factor = self.rate_factor
+        factors = float(num_steps) if factor is None else math.fsum(map(factor, range(num_steps)))
+        return self.learning_rate * factors
+
+    def unit_steps(self, num_steps: int) -> float:
+        """Returns how far so many local steps go whose gradients are all 1, in learning rates.
+
+        For SGD alone, with its momentum: how many gradients the steps add up, in all.
+        """
+        momentum, is_ahead = self.options["momentum"], self.options["nesterov"]
+        factor, accumulator, total = self.rate_factor, 0.0, 0.0
+        for step in range(num_steps):
+            accumulator = momentum * accumulator + 1.0
+            direction = 1.0 + momentum * accumulator if is_ahead else accumulator
+            total += direction * (1.0 if factor is None else factor(step))
+        return total
+
+    def init(self, params: Params) -> OptState:
+        """Returns the state before the first step for parameters [num_params]."""
+        return RULES[self.name].init(self._settings, params)
+
+    def update(self, gradient: Params, state: OptState, params: Params) -> tuple[Params, OptState]:
+        """Returns the updates to *add* to `params`, and the next state; changes no argument.
+
+        Args:
+            gradient: A gradient or pseudo-gradient [num_params], in the dtype of `params`.
+            state: What `init` or the last `update` returned.
+            params: Parameters [num_params].
+        """
+        if self.clip_norm is not None:
+            gradient = clipped(gradient, self.clip_norm)
+        decrease, state = RULES[self.name].step(self._settings, gradient, state, params)
+        return -decrease, state
+
+    def client_rows(self, terms: Sequence[StepRow] = ()) -> list[StepRow]:
+        """Returns the rows that make the core take this optimizer's local steps.
+
+        Args:
+            terms: Rows of what an algorithm adds to the gradient, once that is clipped.
+        """
+        clip = [] if self.clip_norm is None else [(StepKind.CLIP, (self.clip_norm,))]
+        return [*clip, *terms, RULES[self.name].row(self._settings)]
+
+
+def frozen_slots(state: Mapping[str, Any]) -> FrozenSlots:
+    """Returns an optimizer's state as the core's rows take it: what local steps start from.
+
+    Args:
+        state: Of `Optimizer.init` or `update`.
+    """
+    slots = [state[name] for name in _SLOT_ORDER if name in state]
+    num_params = len(slots[0]) if slots else 0
+    stacked = np.array(slots, np.float32).reshape(len(slots), num_params)
+    return FrozenSlots(stacked, int(state.get("step", 0)) + 1)
+
+
+def clipped(gradient: Params, clip_norm: float) -> Params:
+    """Returns the gradient, no longer than that; one that holds a NaN or infinity has a NaN."""
+    norm = math.sqrt(float(np.sum(np.square(gradient, dtype=np.float64))))
+    return gradient * gradient.dtype.type(clip_norm / norm) if norm > clip_norm else gradient

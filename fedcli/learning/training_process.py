@@ -1,0 +1,123 @@
+"""Rounds of training: client work, aggregation, the server's step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.core.native import CancelFlag
+from fedcli.learning.algorithms.base import Algorithm, apply_mean_delta, move_ema, start_ema
+from fedcli.learning.algorithms.client_work import CohortCall
+from fedcli.learning.cohort_data import cohort_data
+from fedcli.learning.engines.contract import NO_BOUNDS, Engine
+from fedcli.learning.process import LearningProcess, ModelLike, count_empty
+from fedcli.learning.state import ProcessOutput, ServerState
+from fedcli.models.metrics import MetricsAggregator
+
+
+class TrainingProcess(LearningProcess):
+    """Rounds of one `Algorithm`."""
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        model: ModelLike,
+        metrics_aggregator: MetricsAggregator,
+        engine: Engine | None,
+        *,
+        num_clients: int | None = None,
+        measures_deltas: bool = False,
+    ) -> None:
+        """Composes the algorithm's parts with a model; see `build_process`."""
+        super().__init__(model, metrics_aggregator, engine)
+        server_optimizer = algorithm.server_optimizer.for_tensors(self.model.layout.shapes)
+        self.algorithm = replace(algorithm, server_optimizer=server_optimizer)
+        self.num_clients = num_clients
+        self._default_bounds = NO_BOUNDS if measures_deltas else None
+
+    def initialize(self) -> ServerState:
+        """See LearningProcess."""
+        params = self.model.initial_params.copy()
+        return ServerState(
+            round_num=0,
+            global_model_weights=params,
+            client_work=self.algorithm.client_work.init(params),
+            aggregator=self.algorithm.aggregator.init(),
+            finalizer={**self.algorithm.server_optimizer.init(params), **self._start_ema(params)},
+        )
+
+    def _start_ema(self, params: NDArray[np.float32]) -> dict[str, Any]:
+        return {} if self.algorithm.ema_decay is None else start_ema(params)
+
+    def _move_ema(
+        self, finalizer: Mapping[str, Any], params: NDArray[np.float32], is_rejected: bool
+    ) -> dict[str, Any]:
+        """The running mean's part of the next finalizer state."""
+        decay = self.algorithm.ema_decay
+        if decay is None:
+            return {}
+        if is_rejected:
+            return {name: finalizer[name] for name in start_ema(params)}
+        return move_ema(decay, finalizer, params)
+
+    def next(
+        self,
+        state: ServerState,
+        client_data: Iterable[Any],
+        *,
+        cancel: CancelFlag | None = None,
+    ) -> ProcessOutput:
+        """See LearningProcess; `timings` has train and aggregate."""
+        started = perf_counter()
+        algorithm, params = self.algorithm, state.global_model_weights
+        call = CohortCall(
+            engine=self.engine,
+            layout=self.model.layout,
+            params=params,
+            clients=cohort_data(client_data, algorithm.client_work.num_passes),
+            round_num=state.round_num,
+            weighting=algorithm.weighting,
+            bounds=algorithm.aggregator.bounds(state.aggregator) or self._default_bounds,
+            cancel=cancel,
+            num_clients=self.num_clients,
+        )
+        cohort, work_state = algorithm.client_work.run(call, state.client_work)
+        trained = perf_counter()
+        mean_delta, aggregator_state, aggregator_metrics = algorithm.aggregator.aggregate(
+            state.aggregator, cohort
+        )
+        params, opt_state, finalizer_metrics = apply_mean_delta(
+            algorithm.server_optimizer.at(state.round_num), params, state.finalizer, mean_delta
+        )
+        num_non_finite = np.count_nonzero(cohort.stats["is_finite"] == 0)
+        train_metrics = {
+            **self._metrics(cohort.stats),
+            "num_non_finite_clients": int(num_non_finite),
+        }
+        round_metrics = {
+            "distributor": {},
+            "client_work": {"train": train_metrics},
+            "aggregator": aggregator_metrics,
+            "finalizer": finalizer_metrics,
+        }
+        next_state = replace(
+            state,
+            round_num=state.round_num + 1,
+            global_model_weights=params,
+            client_work=work_state,
+            aggregator=aggregator_state,
+            finalizer={
+                **opt_state,
+                **self._move_ema(
+                    state.finalizer, params, bool(finalizer_metrics["update_non_finite"])
+                ),
+            },
+        )
+        timings = {"train": trained - started, "aggregate": perf_counter() - trained}
+        num_empty = count_empty(cohort.stats)
+        return ProcessOutput(next_state, round_metrics, timings, num_empty, cohort.stats)

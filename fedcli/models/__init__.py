@@ -1,0 +1,37 @@
+"""Models that the core trains: by name, or a stack of layers of one's own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedcli.lazy import hand_on
+
+if TYPE_CHECKING:
+    from fedcli.models.model import Model as Model
+    from fedcli.models.model import glorot_uniform as glorot_uniform
+    from fedcli.models.model import sequential as sequential
+    from fedcli.models.zoo import build as build
+    from fedcli.models.zoo import build_layout as build_layout
+    from fedcli.models.zoo import cnn_mcmahan as cnn_mcmahan
+    from fedcli.models.zoo import cnn_reddi as cnn_reddi
+    from fedcli.models.zoo import leaf_femnist as leaf_femnist
+    from fedcli.models.zoo import lenet5 as lenet5
+    from fedcli.models.zoo import mlp_2nn as mlp_2nn
+    from fedcli.models.zoo import softmax_regression as softmax_regression
+else:
+    __getattr__, __dir__, __all__ = hand_on(
+        __name__,
+        {
+            "Model": "fedcli.models.model",
+            "build": "fedcli.models.zoo",
+            "build_layout": "fedcli.models.zoo",
+            "cnn_mcmahan": "fedcli.models.zoo",
+            "cnn_reddi": "fedcli.models.zoo",
+            "glorot_uniform": "fedcli.models.model",
+            "leaf_femnist": "fedcli.models.zoo",
+            "lenet5": "fedcli.models.zoo",
+            "mlp_2nn": "fedcli.models.zoo",
+            "sequential": "fedcli.models.model",
+            "softmax_regression": "fedcli.models.zoo",
+        },
+    )

@@ -1,0 +1,52 @@
+"""What a model costs to compute: multiply-adds, counted exactly, layer by layer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from fedcli.models.layout import ParamLayout
+from fedcli.models.sizing import Layer
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """Multiply-adds of one layer for one example.
+
+    Those of dense layers and convolutions, padding included; what is left over, such as pools and
+    activations, is linear in the values and not counted.
+
+    Attributes:
+        name: The layer's.
+        forward: From its inputs to its outputs.
+        backward: As many for the gradient of its kernel, and once more for that of its inputs if
+            a layer before it has parameters.
+    """
+
+    name: str
+    forward: int
+    backward: int
+
+    @property
+    def training(self) -> int:
+        """Of an example in a local step: forward and backward."""
+        return self.forward + self.backward
+
+
+def layer_costs(layout: ParamLayout) -> tuple[LayerCost, ...]:
+    """Returns the cost of each layer of `layout.layers`."""
+    costs = []
+    is_needed_below = False
+    for layer in layout.layers:
+        forward = _multiply_adds(layer)
+        costs.append(LayerCost(layer.name, forward, forward * (1 + is_needed_below)))
+        is_needed_below = is_needed_below or bool(layer.tensor_shapes())
+    return tuple(costs)
+
+
+def _multiply_adds(layer: Layer) -> int:
+    """Each entry of a kernel meets one value for each place of the outputs."""
+    if layer.kind not in ("dense", "conv2d"):
+        return 0
+    (_, kernel), *_ = layer.tensor_shapes()
+    return math.prod(kernel) * math.prod(layer.out_shape[:2])

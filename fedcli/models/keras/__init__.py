@@ -1,0 +1,1 @@
+"""Reading and writing Keras's model and weights files."""

@@ -1,0 +1,392 @@
+"""What Keras's files hold, none of them trusted: `.keras`, `.h5`, `.weights.h5` and `.json`.
+
+They are told apart by content. A `.keras` file is a zip of `config.json` and `model.weights.h5`;
+the latter is HDF5 with the tensors of a layer in `layers/dense_1/vars/0`, `1` (Keras 3; Keras 2.14
+says `_layer_checkpoint_dependencies`), by class name, counted. Legacy HDF5 files have a group for
+each layer's own name, their order in attributes, and perhaps the model in `model_config`.
+Nothing is unpacked to a disk, followed to another file or unpickled.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.errors import ConfigError, DataError
+from fedcli.hdf5 import check_heaps, one_line, read_attribute
+
+CONFIG = "config.json"
+WEIGHTS = "model.weights.h5"
+# A container's list of layers: Keras 3, some of its first versions, Keras 2.12 to 2.15.
+CONTAINERS = ("layers", "_layers", "_layer_checkpoint_dependencies")
+
+_MAX_FILE_BYTES = 4 << 30
+_MAX_CONFIG_BYTES = 8 << 20  # a thousand layers have 1 MB
+# The weights, an optimizer's state and what HDF5 adds.
+_FIXED_BYTES = 64 << 20
+_BYTES_PER_PARAM = 40
+_MAX_NAMES = 4096  # in one attribute
+_MAX_NAME_BYTES = 4 << 30  # that such an attribute could unpack to
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_ZIP = b"PK\x03\x04"
+_PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_DAMAGE = (
+    *(OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError, EOFError),
+    *(AttributeError, zipfile.BadZipFile, zlib.error),
+)
+
+Tensors = list[NDArray[np.float32]]
+Shapes = list[tuple[int, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """The parts of a file.
+
+    Attributes:
+        description: Decoded JSON of the model, None if there is none.
+        image: What holds the weights: HDF5, or the zip with it; empty if there are none.
+    """
+
+    description: Any
+    image: bytes
+
+
+def is_keras(path: Path) -> bool:
+    """Returns whether a file begins as one of Keras's does: HDF5, a zip with a model, or JSON.
+
+    What follows may still be damaged or hold something else. A file that cannot be read is none.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+        if start.startswith(_ZIP):
+            with zipfile.ZipFile(path) as archive:
+                return CONFIG in archive.namelist()
+    except _DAMAGE:
+        return False
+    return start.startswith(_HDF5) or start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+
+
+def read(path: Path) -> Contents:
+    """Returns what a file of Keras's holds.
+
+    Raises:
+        ConfigError: It cannot be read, is too large, damaged, or none of Keras's.
+    """
+    content = _read_whole(path)
+    with reading():
+        if content.startswith(_ZIP):
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                text = _unpack(archive, CONFIG, _MAX_CONFIG_BYTES)
+            return Contents(_decode(text), content)
+        if content.startswith(_HDF5):
+            with _open(content) as file:
+                description = _legacy_description(file)
+                if description is None and not _is_legacy(file):
+                    _container(file)
+                return Contents(description, content)
+    if content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+        return Contents(_decode(content), b"")
+    raise ConfigError("is no file of Keras's; give a .keras, .h5 or .json that Keras wrote")
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Turns whatever damage raises into one ConfigError."""
+    try:
+        yield
+    except DataError as err:
+        raise ConfigError(_short(str(err))) from err
+    except _DAMAGE as err:
+        raise ConfigError(
+            f"is damaged or no file of Keras's ({_short(one_line(err))}); save it again"
+        ) from err
+
+
+def load_places(
+    image: bytes, paths: Sequence[tuple[str, ...]], tops: Sequence[str], shapes: Sequence[Shapes]
+) -> list[Tensors]:
+    """Returns the tensors of each layer that has any.
+
+    Args:
+        image: `Contents.image`.
+        paths: Of each such layer, its names in containers, from the outermost.
+        tops: Its outermost name in legacy files; empty: as the file orders them.
+        shapes: What its tensors must have.
+
+    Raises:
+        ConfigError: The file is damaged, or has other layers or shapes; the line shows both lists.
+    """
+    num_params = sum(math.prod(shape) for each in shapes for shape in each)
+    with reading():
+        if image.startswith(_ZIP):
+            with zipfile.ZipFile(io.BytesIO(image)) as archive:
+                image = _unpack(archive, WEIGHTS, _FIXED_BYTES + _BYTES_PER_PARAM * num_params)
+        with _open(image) as file:
+            if _is_legacy(file):
+                return _load_legacy(file, tops, shapes, len(image))
+            return _load_counted(file, paths, shapes, len(image))
+
+
+def _read_whole(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            raise ConfigError("is no file; give one that Keras wrote")
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise ConfigError(f"is larger than {_MAX_FILE_BYTES:,} bytes, which no model here is")
+        return path.read_bytes()
+    except OSError as err:
+        raise ConfigError(f"cannot be read: {err.strerror or err}") from err
+
+
+def _open(image: bytes) -> Any:
+    """An `h5py.File` whose texts can be read."""
+    if not image.startswith(_HDF5):
+        raise ConfigError("holds no HDF5 file as Keras writes it; save it again")
+    file = h5py.File(io.BytesIO(image), "r")
+    check_heaps(file, image)
+    return file
+
+
+def _unpack(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
+    """One member, in memory."""
+    found = [info for info in archive.infolist() if info.filename == name]
+    if len(found) != 1:
+        names = ", ".join(repr(info.filename)[:60] for info in archive.infolist()[:5]) or "nothing"
+        raise ConfigError(f"is a zip with {len(found)} times {name}; it holds {names}")
+    info = found[0]
+    if info.compress_type not in _PLAIN_METHODS or info.flag_bits & 1:
+        raise ConfigError(
+            f"{name} in it is encrypted or packed by an unusual method; save it again"
+        )
+    with archive.open(info) as member:
+        content = member.read(limit + 1) if info.file_size <= limit else b""
+    if info.file_size > limit:
+        raise ConfigError(
+            f"{name} in it has {info.file_size:,} bytes; a model like this has at most {limit:,}"
+        )
+    if len(content) != info.file_size:
+        raise ConfigError(f"{name} in it has not the {info.file_size:,} bytes it claims")
+    return content
+
+
+def _decode(text: bytes | str) -> Any:
+    if len(text) > _MAX_CONFIG_BYTES:
+        raise ConfigError(
+            f"describes a model in {len(text):,} bytes; {_MAX_CONFIG_BYTES:,} is most"
+        )
+    try:
+        decoded = json.loads(text)
+    except (ValueError, RecursionError) as err:
+        reason = "nested too deeply" if isinstance(err, RecursionError) else _short(one_line(err))
+        raise ConfigError(f"does not describe a model in whole JSON ({reason})") from err
+    if isinstance(decoded, str):  # some tools encode it twice
+        return _decode(decoded)
+    return decoded
+
+
+def _legacy_description(file: Any) -> Any:
+    if "model_config" not in file.attrs:
+        return None
+    text = read_attribute(file.attrs, "model_config")
+    if not isinstance(text, str):
+        raise ConfigError("model_config in it is no text; save the model again")
+    return _decode(text)
+
+
+def _is_legacy(file: Any) -> bool:
+    """Whether weights stand under the layers' own names."""
+    return "model_weights" in file or "layer_names" in file.attrs
+
+
+def _container(file: Any) -> str:
+    """The name under which weights stand by counted class names."""
+    container = next((each for each in CONTAINERS if each in file), None)
+    if container is None:
+        found = ", ".join(sorted(map(repr, file))[:5]) or "nothing"
+        raise ConfigError(
+            f"holds no weights of Keras's, but {found[:200]}; give a file that Keras wrote"
+        )
+    return container
+
+
+def _load_counted(
+    file: Any, paths: Sequence[tuple[str, ...]], shapes: Sequence[Shapes], num_bytes: int
+) -> list[Tensors]:
+    """Tensors by counted class names; those that no layer asks for are refused."""
+    container = _container(file)
+    loaded = []
+    for path, wanted in zip(paths, shapes, strict=True):
+        group = file
+        for name in path:
+            group = _member(_member(group, container, h5py.Group), name, h5py.Group)
+        datasets = _variables(group)
+        loaded.append(_load_layer("/".join(path), datasets, wanted, num_bytes))
+    known = {path[0] for path in paths}
+    for name in sorted(_member(file, container, h5py.Group)):
+        if name not in known and _variables(_member(file[container], name, h5py.Group)):
+            raise ConfigError(
+                f"has weights of {name!r}, the model none; its layers with weights are "
+                f"{', '.join('/'.join(path) for path in paths)[:300]}"
+            )
+    return loaded
+
+
+def _variables(group: Any) -> list[Any]:
+    """A layer's tensors, in order."""
+    if "vars" not in group:
+        return []
+    variables = _member(group, "vars", h5py.Group)
+    return [
+        _member(variables, str(index), h5py.Dataset) for index in range(min(len(variables), 16))
+    ]
+
+
+def _load_legacy(
+    file: Any, tops: Sequence[str], shapes: Sequence[Shapes], num_bytes: int
+) -> list[Tensors]:
+    """Tensors by the order of the file, or of the outermost layers."""
+    root = _member(file, "model_weights", h5py.Group) if "model_weights" in file else file
+    names = list(dict.fromkeys(tops)) or _texts(root.attrs, "layer_names", num_bytes)
+    datasets: list[Any] = []
+    for name in names:
+        group = _member(root, name, h5py.Group)
+        datasets += [
+            _follow(group, each) for each in _texts(group.attrs, "weight_names", num_bytes)
+        ]
+    loaded = []
+    for wanted in shapes:
+        loaded.append(_load_layer("", datasets[: len(wanted)], wanted, num_bytes))
+        datasets = datasets[len(wanted) :]
+    if datasets:
+        raise ConfigError(f"has {len(datasets)} more weights than the model; give the model's own")
+    return loaded
+
+
+def _texts(attrs: Any, name: str, num_bytes: int) -> list[str]:
+    """A list of names in an attribute, which Keras splits where it is long."""
+    if name not in attrs and f"{name}0" in attrs:
+        parts = [f"{name}{index}" for index in range(_MAX_NAMES) if f"{name}{index}" in attrs]
+        return [each for part in parts for each in _texts(attrs, part, num_bytes)]
+    attribute = attrs.get_id(name)
+    count, size = math.prod(attribute.shape or ()), attribute.get_type().get_size()
+    if count == 0:
+        return []
+    kind = attribute.get_type()
+    if not isinstance(kind, h5py.h5t.TypeStringID) or len(attribute.shape) != 1:
+        raise ConfigError(f"{name} in it is no list of names; save the model again")
+    most = num_bytes if kind.is_variable_str() else size
+    if count > _MAX_NAMES or count * most > _MAX_NAME_BYTES:
+        raise ConfigError(f"{name} in it lists {count:,} names; save the model again")
+    texts = [each.decode() if isinstance(each, bytes) else str(each) for each in attrs[name]]
+    for text in texts:
+        if not text or len(text) > 1000 or not text.isprintable():
+            raise ConfigError(f"{name} in it holds what is no name; save the model again")
+    return texts
+
+
+def _load_layer(label: str, datasets: Sequence[Any], wanted: Shapes, num_bytes: int) -> Tensors:
+    given = [_shape(dataset, num_bytes) for dataset in datasets]
+    if given != wanted:
+        where = f" in {label}" if label else ""
+        raise ConfigError(
+            f"has weights of shapes {_listed(given)}{where}, the model needs {_listed(wanted)}"
+        )
+    return [_array(dataset) for dataset in datasets]
+
+
+def _shape(dataset: Any, num_bytes: int) -> tuple[int, ...]:
+    """Shape of a dataset of plain floating point numbers that lie in the file itself."""
+    plist, kind = dataset.id.get_create_plist(), dataset.id.get_type()
+    is_here = plist.get_layout() in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT)
+    if not is_here or plist.get_external_count() or not isinstance(kind, h5py.h5t.TypeFloatID):
+        raise ConfigError(
+            f"{_name(dataset)} in it is no plain array of floating point numbers; save the model "
+            "as Keras does"
+        )
+    shape = tuple(int(size) for size in dataset.shape or ())
+    if kind.get_size() > 8 or math.prod(shape) * kind.get_size() > num_bytes:
+        raise ConfigError(f"{_name(dataset)} in it claims more than the file holds; save it again")
+    return shape
+
+
+def _array(dataset: Any) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused
+        array = np.ascontiguousarray(dataset[()], dtype=np.float32)
+    if not np.isfinite(array).all():
+        raise ConfigError(f"{_name(dataset)} in it holds NaN or infinity; give finite weights")
+    return array.reshape(dataset.shape)
+
+
+def _follow(group: Any, name: str) -> Any:
+    """A dataset some groups down."""
+    *groups, last = name.strip("/").split("/")
+    for each in groups:
+        group = _member(group, each, h5py.Group)
+    return _member(group, last, h5py.Dataset)
+
+
+def _member(group: Any, name: str, kind: Any) -> Any:
+    """What stands in the file itself under a name: links to elsewhere are not followed."""
+    if "/" in name or name in ("", "."):
+        raise ConfigError(f"{name[:60]!r} in it is no name of a layer; save the model again")
+    link = group.get(name, getlink=True) if name in group else None
+    if link is not None and not isinstance(link, h5py.HardLink):
+        raise ConfigError(f"{name[:60]!r} in it is a link, and links are never followed")
+    member = group[name] if link is not None else None
+    if not isinstance(member, kind):
+        found = ", ".join(sorted(map(repr, group))[:8]) or "nothing"
+        raise ConfigError(
+            f"has no {name[:60]!r} where the model's weights stand, but {found[:300]}; give the "
+            "weights of this model"
+        )
+    return member
+
+
+def _short(text: str) -> str:
+    """A message of a library's, which may repeat much of the file."""
+    return "".join(each if each.isprintable() else "?" for each in text[:200])
+
+
+def _name(dataset: Any) -> str:
+    return repr(dataset.name)[:100]
+
+
+def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
+    return ", ".join(str(list(shape)) for shape in shapes) or "none"
+
+
+def weights_image(
+    paths: Mapping[str, Sequence[NDArray[np.float32]]], names: Mapping[str, str], name: str
+) -> bytes:
+    """Returns a `.weights.h5` of Keras 3; it is built in memory, to be written at once.
+
+    Args:
+        paths: The tensors of each layer, by its counted class name, in order.
+        names: Each layer's own name, likewise.
+        name: The model's.
+    """
+    # The name is never used: a core file without backing store stays in memory.
+    with h5py.File("weights", "w", driver="core", backing_store=False) as file:
+        for path, tensors in paths.items():
+            variables = file.create_group(f"{CONTAINERS[0]}/{path}/vars")
+            variables.attrs["name"] = names[path]
+            for index, tensor in enumerate(tensors):
+                variables[str(index)] = tensor
+        file.create_group("vars").attrs["name"] = name
+        file.flush()
+        image: bytes = file.id.get_file_image()
+    return image

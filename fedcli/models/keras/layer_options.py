@@ -1,0 +1,277 @@
+"""The options of a layer in Keras's JSON, and the order of layers; none of it is trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedcli.errors import ConfigError
+from fedcli.models import layers
+
+# What says nothing about what a layer computes.
+_FREE = ("name", "batch_input_shape", "batch_shape", "input_shape", "input_dtype", "autocast")
+_INITIALIZERS = tuple(f"{name}_initializer" for name in ("kernel", "bias", "gamma", "beta"))
+_CONSTANTS = {"Zeros": 0.0, "Ones": 1.0}
+# What Keras 2 calls functions of TensorFlow's that are its own.
+_ALIASES = {"softmax_v2": "softmax"}
+_MISSING = object()
+
+
+class Options:
+    """The options of a layer; whatever is not taken must be without effect.
+
+    Attributes:
+        class_name: Keras's class.
+        name: The layer's own.
+        label: What messages call it.
+    """
+
+    def __init__(self, class_name: str, item: Mapping[str, Any]) -> None:
+        """Starts with every option left.
+
+        Raises:
+            ConfigError: There is no table of options.
+        """
+        config = item.get("config")
+        self.class_name = class_name
+        if isinstance(config, list):  # a Sequential model of old has its layers here
+            config = {}
+        if not isinstance(config, Mapping):
+            raise ConfigError(f"a layer {shown(class_name)} has no config; save the model again")
+        name = config.get("name", item.get("name"))
+        self.name = name if isinstance(name, str) and name else class_name
+        self.label = f"layer {shown(self.name)} ({shown(class_name)})"
+        self._left = dict(config)
+        self._starts = {key: config[key] for key in _INITIALIZERS if key in config}
+        build = item.get("build_config")
+        self._built = build.get("input_shape") if isinstance(build, Mapping) else None
+
+    def peek(self, key: str) -> Any:
+        """Returns an option, None if it is not there."""
+        return self._left.get(key)
+
+    def take(self, key: str, default: Any = _MISSING) -> Any:
+        """Returns an option.
+
+        Raises:
+            ConfigError: It is missing and has no default.
+        """
+        value = self._left.pop(key, default)
+        if value is _MISSING:
+            raise ConfigError(f"{self.label} has no {key}; save the model again")
+        return value
+
+    def pair(self, key: str, default: Any = _MISSING) -> layers.Pair:
+        """Returns an option of two sizes.
+
+        Raises:
+            ConfigError: It is missing, or not one or two whole numbers.
+        """
+        value = plain(self.take(key, default))
+        sizes = value if isinstance(value, list) else [value, value]
+        for size in sizes:
+            if isinstance(size, bool) or not isinstance(size, int) or len(sizes) != 2 or size < 1:
+                raise ConfigError(
+                    f"{self.label}: {key} is {shown(value)}; give one or two whole numbers"
+                )
+        return sizes[0], sizes[1]
+
+    def activation(self) -> str:
+        """Returns the activation.
+
+        Raises:
+            ConfigError: It is none of fedcli's.
+        """
+        value = self.take("activation", "linear")
+        if isinstance(value, Mapping) and value.get("class_name") == "function":
+            value = value.get("config")
+        value = "linear" if value is None else value
+        known = (*layers.ACTIVATIONS, layers.SOFTMAX)
+        value = _ALIASES.get(value, value) if isinstance(value, str) else value
+        if not isinstance(value, str) or value not in known:
+            raise ConfigError(
+                f"{self.label}: activation {shown(value)}; fedcli computes {', '.join(known)}"
+            )
+        return value
+
+    def only(self, key: str, allowed: Sequence[Any]) -> None:
+        """Refuses an option that is there with another value than those allowed.
+
+        Raises:
+            ConfigError: So it is.
+        """
+        if key not in self._left:
+            return
+        value = plain(self._left.pop(key))
+        is_flag = isinstance(value, bool)
+        if not any(value == each and is_flag == isinstance(each, bool) for each in allowed):
+            raise ConfigError(
+                f"{self.label}: {key} is {shown(value)}; fedcli computes {shown(allowed[0])} alone"
+            )
+
+    def finish(self, free: Sequence[str] = ()) -> None:
+        """Refuses every option left that could change what the layer computes.
+
+        Raises:
+            ConfigError: There is one; the line names it.
+        """
+        self.only("trainable", (True,))
+        if self.class_name != "InputLayer":
+            self._check_dtype()
+        else:
+            self._left.pop("dtype", None)
+        for key, value in self._left.items():
+            is_free = key in (*_FREE, *_INITIALIZERS, *free)
+            if not is_free and value is not None and value is not False:
+                raise ConfigError(
+                    f"{self.label}: {shown(key)} is {shown(value)}, which fedcli does not know; "
+                    "save the model without it"
+                )
+
+    def input_shape(self) -> Any:
+        """Returns the shape of a batch of inputs as the layer tells it, else None."""
+        for key in ("batch_shape", "batch_input_shape"):
+            if self._left.get(key) is not None:
+                return plain(self._left[key])
+        return plain(self._built)
+
+    def starts(self, spec: layers.Spec) -> tuple[float | str, ...]:
+        """Returns how Keras initialises each tensor of the layer, in order."""
+        if isinstance(spec, layers.Dense | layers.Conv2D):
+            named = [("kernel", True, "GlorotUniform"), ("bias", spec.use_bias, "Zeros")]
+        elif isinstance(spec, layers.GroupNorm):
+            named = [("gamma", spec.scale, "Ones"), ("beta", spec.center, "Zeros")]
+        else:
+            return ()
+        return tuple(self._start(tensor, default) for tensor, has, default in named if has)
+
+    def _start(self, tensor: str, default: str) -> float | str:
+        given = self._starts.get(f"{tensor}_initializer", default)
+        config = given.get("config") if isinstance(given, Mapping) else None
+        name = str(given.get("class_name") if isinstance(given, Mapping) else given)
+        if name == "Constant" and isinstance(config, Mapping):
+            value = config.get("value", 0.0)
+            return float(value) if isinstance(value, int | float) else name
+        return _CONSTANTS.get(name, name)
+
+    def _check_dtype(self) -> None:
+        policy = self._left.pop("dtype", None)
+        if isinstance(policy, Mapping):
+            config = policy.get("config")
+            is_plain = policy.get("class_name") in ("DTypePolicy", "Policy")
+            policy = config.get("name") if is_plain and isinstance(config, Mapping) else policy
+        if policy not in (None, "float32"):
+            raise ConfigError(
+                f"{self.label}: dtype is {shown(policy)}; fedcli computes in float32: save the "
+                "model with that"
+            )
+
+
+def chain_of(class_name: str, config: Any) -> list[Mapping[str, Any]]:
+    """Returns the layers of a model in the order they follow each other.
+
+    Raises:
+        ConfigError: There are none, or they branch.
+    """
+    found = config.get("layers") if isinstance(config, Mapping) else config
+    if not isinstance(found, list) or not all(isinstance(each, Mapping) for each in found):
+        raise ConfigError("describes no Keras model: it has no list of layers")
+    if class_name == "Sequential":
+        return found
+    sources = {_name_of(each): _source_of(each) for each in found}
+    followers = {source: name for name, source in sources.items() if source is not None}
+    starts = [name for name, source in sources.items() if source is None]
+    if len(starts) != 1 or len(sources) != len(found):
+        raise ConfigError(f"has {len(starts)} inputs; fedcli takes models of one")
+    by_name = {_name_of(each): each for each in found}
+    order = [by_name[starts[0]]]
+    while (follower := followers.get(_name_of(order[-1]))) in by_name:
+        order.append(by_name[follower])
+        if len(order) > len(found):
+            break
+    outputs = [each[0] for each in _histories(config.get("output_layers"))]
+    if len(order) != len(found) or outputs != [_name_of(order[-1])]:
+        raise ConfigError(
+            "branches, or has more than one output; fedcli computes models in which each layer "
+            "follows one other"
+        )
+    return order
+
+
+def _name_of(item: Mapping[str, Any]) -> str:
+    config = item.get("config")
+    name = item.get("name", config.get("name") if isinstance(config, Mapping) else None)
+    if not isinstance(name, str):
+        raise ConfigError("describes no Keras model: a layer of it has no name")
+    return name
+
+
+def _source_of(item: Mapping[str, Any]) -> str | None:
+    """Name of the layer that a layer of a functional model takes its input from; None: of none."""
+    nodes = item.get("inbound_nodes")
+    name = _name_of(item)
+    if not nodes:
+        return None
+    if not isinstance(nodes, list) or len(nodes) != 1:
+        raise ConfigError(f"layer {shown(name)} is used more than once; fedcli does not share any")
+    node = nodes[0]
+    if isinstance(node, Mapping):  # Keras 3
+        calls: Any = node.get("kwargs") or {}
+        if isinstance(calls, Mapping) and calls.get("training") is False:
+            calls = {**calls, "training": None}  # so it writes a dropout's default
+        args = node.get("args")
+        histories = [_history(each) for each in args] if isinstance(args, list) else []
+    else:
+        histories = _histories(node)
+        calls = {key: each for found in histories for key, each in _calls(found).items()}
+    if len(histories) != 1 or not histories[0] or histories[0][2:3] != [0]:
+        raise ConfigError(f"layer {shown(name)} takes {len(histories)} inputs; fedcli joins none")
+    if not isinstance(calls, Mapping) or any(each is not None for each in calls.values()):
+        raise ConfigError(f"layer {shown(name)} is called with {shown(calls)}; call it on x alone")
+    return str(histories[0][0])
+
+
+def _history(tensor: object) -> list[Any]:
+    """[layer, node, output] of a symbolic tensor of Keras 3; empty if it is none."""
+    config = tensor.get("config") if isinstance(tensor, Mapping) else None
+    history = config.get("keras_history") if isinstance(config, Mapping) else None
+    found = _histories(plain(history))
+    return found[0] if len(found) == 1 else []
+
+
+def _histories(value: object) -> list[list[Any]]:
+    """A list of [layer, node, output, ...], of which one may stand alone."""
+    value = plain(value)
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        value = [value]
+    if not isinstance(value, list):
+        return []
+    return [each for each in value if isinstance(each, list) and len(each) >= 3]
+
+
+def _calls(history: list[Any]) -> Mapping[str, Any]:
+    return history[3] if len(history) > 3 and isinstance(history[3], Mapping) else {}
+
+
+def plain(value: Any) -> Any:
+    """Returns a value without the wrapping of tuples and arrays in Keras's JSON."""
+    if isinstance(value, Mapping):
+        if value.get("class_name") == "__tuple__":
+            value = value.get("items")
+        elif value.get("class_name") == "__numpy__" and isinstance(value.get("config"), Mapping):
+            value = value["config"].get("value")
+    return [plain(each) for each in value] if isinstance(value, list) else value
+
+
+def number(value: Any) -> Any:
+    """Returns a number of Keras's JSON, whole ones as floats; anything else as it is."""
+    value = plain(value)
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if is_whole and abs(value) < 1 << 53 else value
+
+
+def shown(value: object) -> str:
+    """Returns a value of a file on one short line that can be printed."""
+    text = value if isinstance(value, str) and value.isprintable() else repr(value)
+    text = "".join(each if each.isprintable() else "?" for each in text)
+    return text if len(text) <= 60 else f"{text[:57]}..."

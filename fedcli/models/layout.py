@@ -1,0 +1,198 @@
+"""Where each tensor of a model lies in its flat float32 parameter vector.
+
+C, checkpoints and exported weights all read their layouts from here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.errors import ConfigError
+from fedcli.models import layers as specs_of
+from fedcli.models.layers import ACTIVATIONS, Spec
+from fedcli.models.sizing import LAYER_KINDS, MAX_LAYERS, Layer, Shape, size_layers
+
+# The fields of struct fed_layer in their order; shapes are nested.
+CoreRow = tuple[int | float | Shape, ...]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One trainable tensor: its name, Keras shape, and offset in the flat vector."""
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """Number of parameters in it."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class ParamLayout:
+    """The layers of a model and the place of every tensor; made by `lay_out`.
+
+    Attributes:
+        specs: The layers as they were described, each with its name.
+        layers: What the core computes, from pixels to logits: no flattening, no dropout of rate 0,
+            and an activation alone only where the layer before has one of its own.
+        tensors: In layer order; kernel then bias, gamma then beta.
+        num_params: Length P of the flat vector.
+        input_shape: One example as the model sees it, before it is flattened.
+        num_classes: Number of logits.
+    """
+
+    specs: tuple[Spec, ...]
+    layers: tuple[Layer, ...]
+    tensors: tuple[Tensor, ...]
+    num_params: int
+    input_shape: tuple[int, ...]
+    num_classes: int
+
+    @property
+    def num_inputs(self) -> int:
+        """Number of pixels of one example."""
+        return math.prod(self.input_shape)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the tensors, in their order."""
+        return tuple(tensor.shape for tensor in self.tensors)
+
+    def split(self, params: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Returns the tensors of a flat vector [num_params], as views of Keras shape."""
+        return [
+            params[tensor.offset : tensor.offset + tensor.size].reshape(tensor.shape)
+            for tensor in self.tensors
+        ]
+
+    def join(self, tensors: Sequence[NDArray[np.generic]]) -> NDArray[np.float32]:
+        """Returns the flat float32 vector [num_params] of one array per tensor, by position.
+
+        Raises:
+            ConfigError: Number or shapes differ from the layout's, or an array is not numeric.
+        """
+        arrays = [np.asarray(tensor) for tensor in tensors]
+        wanted = [tensor.shape for tensor in self.tensors]
+        given = [array.shape for array in arrays]
+        if given != wanted:
+            raise ConfigError(
+                f"weights have shapes {_shapes(given)}, the model needs {_shapes(wanted)}; "
+                "give one array per tensor in layer order, kernel then bias"
+            )
+        if any(array.dtype.kind not in "fiu" for array in arrays):
+            kinds = ", ".join(str(array.dtype) for array in arrays)
+            raise ConfigError(f"weights have types {kinds}; give arrays of real numbers")
+        return np.concatenate([array.ravel() for array in arrays]).astype(np.float32)
+
+    def core_rows(self) -> list[CoreRow]:
+        """Returns the core's model table, a row for each layer in the order of struct fed_layer."""
+        rows: list[CoreRow] = []
+        offset = 0
+        for layer in self.layers:
+            rows.append(
+                (
+                    LAYER_KINDS[layer.kind],
+                    ACTIVATIONS[layer.activation],
+                    layer.in_shape,
+                    layer.out_shape,
+                    offset,
+                    int(layer.has_scale),
+                    int(layer.has_bias),
+                    *layer.window,
+                    *layer.strides,
+                    *layer.pads,
+                    layer.num_groups,
+                    layer.epsilon,
+                    layer.rate,
+                )
+            )
+            offset += layer.num_params
+        return rows
+
+    def description(self) -> dict[str, Any]:
+        """Returns the model's shape as plain values for JSON; `from_description` undoes it."""
+        layers = [specs_of.to_dict(spec) for spec in self.specs]
+        return {"input_shape": list(self.input_shape), "layers": layers}
+
+
+def from_description(description: object) -> ParamLayout:
+    """Returns the layout that `ParamLayout.description` wrote. Nothing in it is trusted.
+
+    Raises:
+        ConfigError: It is no description, or the layers in it do not fit each other.
+    """
+    if not isinstance(description, Mapping) or description.keys() != {"input_shape", "layers"}:
+        raise ConfigError("a model's description has two keys, input_shape and layers")
+    input_shape, layers = description["input_shape"], description["layers"]
+    if not isinstance(layers, list) or not isinstance(input_shape, list):
+        raise ConfigError("a model's description has lists as input_shape and layers")
+    return lay_out([specs_of.from_dict(each) for each in layers], input_shape)
+
+
+def lay_out(specs: Sequence[Spec], input_shape: Sequence[int]) -> ParamLayout:
+    """Returns the layout of a stack of layers; the tensors fill 0..P-1 in layer order.
+
+    Args:
+        specs: From pixels to logits. A softmax at the end is the loss's and is left out.
+        input_shape: Shape of one example: [H, W], [H, W, C], or any other for dense layers.
+
+    Raises:
+        ConfigError: A value is not allowed, layers do not fit each other or the image, or the
+            last does not give logits; the line names the layer.
+    """
+    named = _named(specs)
+    layers = size_layers(named, input_shape)
+    tensors = []
+    offset = 0
+    for layer in layers:
+        for name, shape in layer.tensor_shapes():
+            tensors.append(Tensor(f"{layer.name}/{name}", shape, offset))
+            offset += math.prod(shape)
+    return ParamLayout(
+        named, layers, tuple(tensors), offset, tuple(input_shape), layers[-1].out_shape[2]
+    )
+
+
+def _named(specs: Sequence[Spec]) -> tuple[Spec, ...]:
+    """The layers, checked, each with a name: its own, or as Keras counts its kind."""
+    if not isinstance(specs, Sequence):
+        raise ConfigError(f"the layers are a {type(specs).__name__}; give a list of them")
+    for place, spec in enumerate(specs, 1):
+        if not isinstance(spec, Spec):
+            raise ConfigError(
+                f"layer {place} of the model is a {type(spec).__name__}; give layers of "
+                "fedcli.layers, such as Dense(10)"
+            )
+    if len(specs) > 2 * MAX_LAYERS:
+        raise ConfigError(f"the model has {len(specs)} layers; give at most {MAX_LAYERS}")
+    for spec in specs:
+        if spec.name != "":
+            specs_of.check_name(spec.name)
+    seen: Counter[str] = Counter()
+    taken = {spec.name for spec in specs}
+    named = []
+    for spec in specs:
+        name: str = spec.name
+        while not name or (not spec.name and name in taken):
+            name = f"{spec.kind}_{seen[spec.kind]}" if seen[spec.kind] else spec.kind
+            seen[spec.kind] += 1
+        specs_of.check(spec, f"layer {name}")
+        named.append(replace(spec, name=name))
+    names = [spec.name for spec in named]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"layers are named {', '.join(names)}; give each its own name")
+    return tuple(named)
+
+
+def _shapes(shapes: Sequence[tuple[int, ...]]) -> str:
+    return ", ".join(str(list(shape)) for shape in shapes) if shapes else "none"

@@ -1,0 +1,85 @@
+"""A model that the core can train: layers become a parameter layout and initial parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.core.draws import Stream
+from fedcli.core.seeds import Purpose, stream_key
+from fedcli.errors import ConfigError
+from fedcli.models.layers import Spec
+from fedcli.models.layout import ParamLayout, Tensor, lay_out
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model that the core can train.
+
+    Attributes:
+        name: Its registry name, or a name of the user's.
+        layout: Its layers and where each tensor lies.
+        initial_params: float32 [num_params], what round 1 starts from.
+    """
+
+    name: str
+    layout: ParamLayout
+    initial_params: NDArray[np.float32]
+
+
+def sequential(
+    specs: Sequence[Spec],
+    input_shape: Sequence[int],
+    num_classes: int | None = None,
+    seed: int = 0,
+    name: str = "sequential",
+) -> Model:
+    """Returns a model of layers one on the other, with Keras's initial weights.
+
+    Args:
+        specs: From pixels to logits, from `fedcli.layers`; a softmax at the end is left out, as the
+            loss has one.
+        input_shape: Shape of one example, [H, W] or [H, W, C].
+        num_classes: Number of logits the last layer is to have; None: whatever it has.
+        seed: Of the initial weights, which are a function of it and of the shapes alone.
+        name: What messages call it.
+
+    Raises:
+        ConfigError: The layers do not fit each other, the image or the number of classes.
+    """
+    layout = lay_out(specs, input_shape)
+    if num_classes is not None and layout.num_classes != num_classes:
+        raise ConfigError(
+            f"model {name} has {layout.num_classes} outputs, but there are {num_classes} classes; "
+            f"make its layer {layout.layers[-1].name} give {num_classes}, or, if the labels are "
+            f"the same, say --num-classes {layout.num_classes}"
+        )
+    return Model(name, layout, glorot_uniform(layout, seed))
+
+
+def glorot_uniform(layout: ParamLayout, seed: int) -> NDArray[np.float32]:
+    """Returns initial parameters float32 [num_params] as Keras draws them.
+
+    A kernel is uniform within ±sqrt(6 / (fan in + fan out)) (Glorot and Bengio 2010), where each
+    fan of a convolution counts the places of its window; gammas are 1, biases and betas 0. Each
+    kernel has a random stream of its own, named by the seed and its place in the model.
+    """
+    params = np.zeros(layout.num_params, np.float32)
+    for place, tensor in enumerate(layout.tensors):
+        within = slice(tensor.offset, tensor.offset + tensor.size)
+        if tensor.name.endswith("/kernel"):
+            stream = Stream(stream_key(seed, Purpose.INITIAL_WEIGHTS, occurrence=place))
+            params[within] = (2 * stream.uniform(tensor.size) - 1) * _glorot_limit(tensor)
+        elif tensor.name.endswith("/gamma"):
+            params[within] = 1.0
+    return params
+
+
+def _glorot_limit(tensor: Tensor) -> float:
+    """What the uniform draws of a kernel lie within; its last two dimensions are in and out."""
+    places = math.prod(tensor.shape[:-2])
+    return math.sqrt(6 / (places * (tensor.shape[-2] + tensor.shape[-1])))

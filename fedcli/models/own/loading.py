@@ -1,0 +1,301 @@
+"""From a user's file or object to a model: it is made, then tried on a small batch."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from math import prod
+from numbers import Real
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.datasets.batches import MAX_LABEL
+from fedcli.errors import ModelError
+from fedcli.models.layout import ParamLayout, Tensor
+from fedcli.models.metrics import OwnMetrics
+from fedcli.models.model import Model
+from fedcli.models.own import torch_modules, user_code
+from fedcli.models.own.contract import MEMBERS
+from fedcli.models.own.network import Network, short
+from fedcli.settings.options import Value
+
+DEFAULT_FUNCTION = "build"
+_NAME = re.compile(r"[\w-][\w.-]*")
+_TRIAL_EXAMPLES = 2
+
+
+@dataclass(frozen=True, eq=False)
+class PythonModel(Model):
+    """A model that Python computes, one thread of it.
+
+    Attributes:
+        network: The user's object behind checks.
+        metrics: Its own metrics.
+    """
+
+    network: Network
+    metrics: OwnMetrics
+
+
+def load(
+    path: Path,
+    function: str | None,
+    *,
+    input_shape: Sequence[int],
+    num_classes: int,
+    options: Mapping[str, Value] | None = None,
+    seed: int = 0,
+    fresh_weights: bool = False,
+) -> Model:
+    """Runs a user's file and returns the model that its function makes.
+
+    The function, or class, is called by name with those of `input_shape` (a tuple), `num_classes`
+    and `seed` that it has as parameters, and with all `options`. PyTorch, if the file imports it,
+    draws from `seed` meanwhile. The file's folder is where its imports are found first.
+
+    Args:
+        path: The file.
+        function: Its name; None: build.
+        input_shape: Shape of one example, [H, W] or [H, W, C].
+        num_classes: Number of classes.
+        options: What else the function is called with, by name.
+        seed: Of the initial weights.
+        fresh_weights: Is refused: what the weights start from is for the function to say.
+
+    Returns:
+        Layers of fedcli as they are, else a `PythonModel`.
+
+    Raises:
+        ModelError: The file cannot be read or fails, has no such function, or makes no model for
+            such images and classes; the line says where.
+    """
+    function = function or DEFAULT_FUNCTION
+    if fresh_weights:
+        raise ModelError(
+            f"--fresh-weights does not go with {path}: its {function} says what the weights start "
+            "from; leave it out"
+        )
+    file = path.absolute()
+    source = _read(file)
+    digest = blake2b(source + str(file).encode(), digest_size=8).hexdigest()
+    name = f"fedcli_own_model_{digest}"
+    sys.path.insert(0, str(file.parent))
+    try:
+        module = user_code.load_module(file, source, name)
+        offered = {"input_shape": tuple(input_shape), "num_classes": num_classes, "seed": seed}
+        made = _call(_function(module, function, file), str(file), offered, options or {})
+    finally:
+        sys.path.remove(str(file.parent))
+    where = f"{file}: {function}"
+    if isinstance(made, Model):
+        _check_fit(made.layout, input_shape, num_classes, where)
+        return made
+    return _python_model(made, str(file), tuple(input_shape), num_classes, where)
+
+
+def wrap(
+    model: Any, *, input_shape: Sequence[int] | None = None, num_classes: int | None = None
+) -> Model:
+    """Returns an object as a model for `fedcli.learning`; what is one already, as it is.
+
+    Args:
+        model: An `OwnModel`, a `torch.nn.Module`, or a class or function without arguments that
+            makes one.
+        input_shape: Shape of one example; None: that of `input_spec`. A module needs it.
+        num_classes: Number of classes; None: the model's `num_classes`, or the number of its
+            scores; if it has neither, labels are not checked.
+
+    Raises:
+        ModelError: It is no such thing, or breaks the contract; the line says where.
+    """
+    file, where = user_code.source_file(model), type(model).__name__
+    if isinstance(model, type) or inspect.isroutine(model):
+        where = getattr(model, "__name__", "model")
+        with user_code.running(where, file):
+            model = model()
+        file = user_code.source_file(model)
+    if isinstance(model, Model):
+        return model
+    shape = None if input_shape is None else tuple(input_shape)
+    return _python_model(model, file, shape, num_classes, where)
+
+
+def fingerprint(path: Path) -> str:
+    """Returns the BLAKE2b of a file of a user's model, in hexadecimal.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    return blake2b(_read(path), digest_size=32).hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as err:
+        raise ModelError(f"cannot read the model {path}: {err.strerror or err}") from err
+
+
+def _function(module: ModuleType, name: str, file: Path) -> Callable[..., Any]:
+    function = getattr(module, name, None)
+    if callable(function):
+        return function  # type: ignore[no-any-return]
+    own = [
+        each.__name__
+        for each in vars(module).values()
+        if inspect.isfunction(each) and each.__module__ == module.__name__
+    ]
+    raise ModelError(
+        f"{file} has no function '{name}'; it has {', '.join(own) or 'none'}: give it that name, "
+        f"or say --model {file.name}:NAME"
+    )
+
+
+def _call(
+    function: Callable[..., Any], file: str, offered: dict[str, Any], options: Mapping[str, Value]
+) -> Any:
+    clash = sorted(offered.keys() & options.keys())
+    if clash:
+        raise ModelError(f"--model-option {clash[0]} is set by the run itself; leave it out")
+    with torch_modules.seeded(offered["seed"]):
+        return user_code.call_with(function, offered, options, file)
+
+
+def _check_fit(
+    layout: ParamLayout, input_shape: Sequence[int], num_classes: int, where: str
+) -> None:
+    if layout.num_inputs != prod(input_shape) or layout.num_classes != num_classes:
+        raise ModelError(
+            f"{where}: the model takes images of {list(layout.input_shape)} and tells "
+            f"{layout.num_classes} classes apart, the data have {list(input_shape)} and "
+            f"{num_classes}; use the input_shape and num_classes that the function is given"
+        )
+
+
+def _python_model(
+    made: Any, file: str, input_shape: tuple[int, ...] | None, num_classes: int | None, where: str
+) -> PythonModel:
+    """An object as a model, after a trial batch."""
+    if torch_modules.is_module(made):
+        if input_shape is None:
+            raise ModelError(
+                f"{where}: a torch module does not say what images it takes; give "
+                "fedcli.own_models.wrap(module, input_shape=(28, 28))"
+            )
+        with user_code.running("torch module", file):
+            made = torch_modules.TorchNetwork(made, input_shape, file)
+    if made is None or isinstance(made, bool | Real | str | bytes | list | tuple | dict):
+        raise ModelError(
+            f"{where} returned {short(made)}; return a fedcli.models model, such as "
+            "models.sequential(layers, input_shape, num_classes, seed), an object with "
+            f"{', '.join(MEMBERS)}, or a torch.nn.Module"
+        )
+    known = getattr(made, "num_classes", None) if num_classes is None else num_classes
+    network = Network(made, file, known)
+    _check_spec(network, input_shape)
+    layout = _lay_out(network, input_shape or network.x_shape, known)
+    metrics = _try(network)
+    return PythonModel(type(made).__name__, layout, network.initial_params, network, metrics)
+
+
+def _check_spec(network: Network, input_shape: tuple[int, ...] | None) -> None:
+    """Refuses what does not fit the images; only axes of length 1 may be left out or added."""
+    classes = network.num_classes
+    if classes is not None and not (isinstance(classes, int | np.integer) and classes > 0):
+        raise network.fault("num_classes", f"is {short(classes)}; give a whole number from 1")
+    x_shape = network.x_shape
+    if input_shape is None or x_shape == (prod(input_shape),):
+        return
+    if [size for size in x_shape if size > 1] != [size for size in input_shape if size > 1]:
+        raise network.fault(
+            "input_spec",
+            f"x is {list(x_shape)} an example, the data have {list(input_shape)}; give that shape, "
+            f"or [{prod(input_shape)}] for flat images",
+        )
+
+
+def _lay_out(
+    network: Network, input_shape: tuple[int, ...], num_classes: int | None
+) -> ParamLayout:
+    names = getattr(network.model, "variable_names", None)
+    if names is None:
+        names = [f"variable_{index}" for index in range(len(network.variables))]
+    names = list(names)
+    is_right = all(isinstance(name, str) and _NAME.fullmatch(name) for name in names)
+    if not is_right or len(set(names)) != len(network.variables) or len(names) != len(set(names)):
+        raise network.fault(
+            "variable_names", f"are {short(names)}; give each variable its own, of letters and _"
+        )
+    tensors, offset = [], 0
+    for name, variable in zip(names, network.variables, strict=True):
+        tensors.append(Tensor(name, variable.shape, offset))
+        offset += variable.size
+    return ParamLayout(
+        specs=(),
+        layers=(),
+        tensors=tuple(tensors),
+        num_params=offset,
+        input_shape=tuple(input_shape),
+        num_classes=MAX_LABEL + 1 if num_classes is None else num_classes,
+    )
+
+
+def _try(network: Network) -> OwnMetrics:
+    """Goes through the whole contract with a small batch of grey ramps; returns the metrics.
+
+    So a wrong model is refused before any work. The trial leaves no trace.
+    """
+    num_values = _TRIAL_EXAMPLES * prod(network.x_shape)
+    images = np.linspace(0, 1, num_values, dtype=np.float32).reshape(_TRIAL_EXAMPLES, -1)
+    labels = np.arange(_TRIAL_EXAMPLES, dtype=np.int32) % (network.num_classes or 1)
+    network.start_client(0)
+    result = network.forward(images, labels.astype(np.int32), training=True)
+    assert result.gradient is not None
+    if not np.array_equal(network.params(), network.initial_params):
+        raise network.fault(
+            "forward_pass", "changed the weights; leave that to the client optimizer"
+        )
+    if not np.isfinite(result.loss_sum):
+        raise network.fault("forward_pass", "the loss of a trial batch is NaN or infinite; mend it")
+    if not np.isfinite(result.gradient).all():
+        raise network.fault(
+            "forward_pass", "a gradient of a trial batch holds NaN or infinity; mend it"
+        )
+    network.forward(images, labels, training=False)
+    sums = network.report()
+    metrics = _own_metrics(network, sums)
+    metrics.finalize(dict(zip(metrics.columns, sums.values(), strict=True)))
+    network.start_client(0)
+    return metrics
+
+
+def _own_metrics(network: Network, sums: Mapping[str, NDArray[np.float64]]) -> OwnMetrics:
+    finalizers = network.finalizers()
+    for name in sums:
+        if name not in finalizers:
+            raise network.fault("metric_finalizers", f"there is none for metric {name!r}; add it")
+    for name in finalizers:
+        if name not in sums:
+            raise network.fault(
+                "metric_finalizers",
+                f"there is one for {name!r}, which report_local_unfinalized_metrics does not give",
+            )
+    metrics = OwnMetrics.of(
+        {name: len(values) for name, values in sums.items()},
+        {name: finalizers[name] for name in sums},
+    )
+    twice = [name for name, count in Counter(metrics.names).items() if count > 1]
+    if twice:
+        raise network.fault(
+            "metric_finalizers", f"two metrics would be shown as {twice[0]}; rename one"
+        )
+    return metrics

@@ -1,0 +1,327 @@
+"""A user's model behind checks: every answer is held to the contract, every failure located."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.errors import ModelError
+from fedcli.models.metrics import predicted_classes
+from fedcli.models.own import user_code
+from fedcli.models.own.contract import MEMBERS, METHODS, OwnModel
+
+_WANTED = "give a BatchOutput(loss, predictions, gradients)"
+_WANTED_SPEC = (
+    'give {"x": ArraySpec((None, 784), "float32"), "y": ArraySpec((None, 1), "int32")}, x shaped '
+    "as the images"
+)
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What the engine needs of a batch.
+
+    Attributes:
+        loss_sum: Sum of the losses.
+        num_correct: Examples whose prediction is their label.
+        gradient: Of the mean loss, float32 [num_params]; None where it was not asked for.
+    """
+
+    loss_sum: float
+    num_correct: int
+    gradient: NDArray[np.float32] | None
+
+
+class Network:
+    """A user's model behind checks: every answer is held to the contract, every failure located."""
+
+    def __init__(self, model: OwnModel, file: str, num_classes: int | None) -> None:
+        """Takes the variables; `num_classes` None: not known.
+
+        Raises:
+            ModelError: Something is missing, or of another kind than the contract has it.
+        """
+        self.model = model
+        self.file = file
+        self.num_classes = num_classes
+        self._check_members()
+        self.variables = self._read_variables()
+        self.initial_params = self.params()
+        self.x_shape, self.y_shape = self._read_input_spec()
+
+    def params(self) -> NDArray[np.float32]:
+        """Returns a copy of the weights as they are now, float32 [num_params]."""
+        return np.concatenate([each.ravel() for each in self.variables])
+
+    def set_params(self, params: NDArray[np.float32]) -> None:
+        """Writes float32 [num_params] into the variables.
+
+        Raises:
+            ModelError: `trainable_variables` are no longer the same arrays.
+        """
+        with self._running("trainable_variables"):
+            now = list(self.model.trainable_variables)
+        if [id(each) for each in now] != [id(each) for each in self.variables]:
+            raise self.fault(
+                "trainable_variables",
+                "other arrays than before; keep them, the engine writes the weights into them",
+            )
+        start = 0
+        for variable in self.variables:
+            variable[...] = params[start : start + variable.size].reshape(variable.shape)
+            start += variable.size
+
+    def start_client(self, seed: int) -> None:
+        """Resets the metrics, and the seed of a model that has one."""
+        with self._running("reset_metrics"):
+            self.model.reset_metrics()
+        set_random_seed = getattr(self.model, "set_random_seed", None)
+        if set_random_seed is not None:
+            with self._running("set_random_seed"):
+                set_random_seed(seed)
+
+    def forward(
+        self, images: NDArray[np.float32], labels: NDArray[np.int32], *, training: bool
+    ) -> BatchResult:
+        """Returns loss, hits and, in training, the gradient of a batch at the weights as they are.
+
+        Args:
+            images: float32 [b, ...], as many values an example as the model takes.
+            labels: int32 [b].
+            training: Whether a gradient is wanted.
+
+        Raises:
+            ModelError: The model fails, or returns what the contract does not have.
+        """
+        size = len(labels)
+        output = self._run(images, labels, training=training)
+        loss = self._loss(output.loss)
+        num_correct = int(np.count_nonzero(self._classes(output.predictions, size) == labels))
+        gradient = self._gradient(getattr(output, "gradients", None)) if training else None
+        return BatchResult(loss * size, num_correct, gradient)
+
+    def predict(
+        self, images: NDArray[np.float32], labels: NDArray[np.int32]
+    ) -> NDArray[np.floating]:
+        """Returns a score of each class for each example of a batch, floats [b, K].
+
+        They are as the model gives them; one that gives classes has 1 there and 0 elsewhere, or
+        NaN in the row of a class that there is not.
+
+        Raises:
+            ModelError: The model fails, or returns what the contract does not have.
+        """
+        size = len(labels)
+        given: NDArray[Any] = np.asarray(self._run(images, labels, training=False).predictions)
+        classes = self._classes(given, size)
+        if given.dtype.kind == "f":
+            kept: NDArray[np.floating] = given.copy()  # the model may use the array again
+            return kept
+        assert self.num_classes is not None
+        certain: NDArray[np.float32] = (classes[:, None] == np.arange(self.num_classes)).astype(
+            np.float32
+        )
+        certain[~certain.any(axis=1)] = np.nan
+        return certain
+
+    def _run(
+        self, images: NDArray[np.float32], labels: NDArray[np.int32], *, training: bool
+    ) -> Any:
+        """What the model makes of a batch, with the members that it must have."""
+        size = len(labels)
+        batch = {"x": images.reshape(size, *self.x_shape), "y": labels.reshape(size, *self.y_shape)}
+        # A run that diverges overflows: that is data, which the engine looks at.
+        with self._running("forward_pass"), np.errstate(all="ignore"):
+            output = self.model.forward_pass(batch, training=training)
+        for name in ("loss", "predictions"):
+            if not hasattr(output, name):
+                kind = type(output).__name__
+                raise self.fault("forward_pass", f"returned {kind} without {name}; {_WANTED}")
+        num_examples = getattr(output, "num_examples", None)
+        if num_examples is not None and num_examples != size:
+            raise self.fault(
+                "forward_pass", f"num_examples is {num_examples!r}, the batch has {size}"
+            )
+        return output
+
+    def report(self) -> dict[str, NDArray[np.float64]]:
+        """Returns the sums of each metric, float64 [k].
+
+        Raises:
+            ModelError: The model fails, or returns something else.
+        """
+        what = "report_local_unfinalized_metrics"
+        with self._running(what):
+            reported: Any = self.model.report_local_unfinalized_metrics()
+        if not isinstance(reported, Mapping):
+            raise self.fault(what, f"returned {type(reported).__name__}; give a dict of lists")
+        sums = {}
+        for name, values in reported.items():
+            if not isinstance(name, str) or not name.isprintable() or not name.strip():
+                raise self.fault(what, f"a metric is named {name!r}; give it a plain name")
+            sums[name] = self._sums(name, values)
+        return sums
+
+    def finalizers(self) -> dict[str, Callable[[list[Any]], Any]]:
+        """Returns the function of each metric, which raises `ModelError` where the user's fails.
+
+        Raises:
+            ModelError: The model fails, or a finalizer is no function.
+        """
+        with self._running("metric_finalizers"):
+            found: Any = self.model.metric_finalizers()
+        if not isinstance(found, Mapping):
+            kind = type(found).__name__
+            raise self.fault("metric_finalizers", f"returned {kind}; give a dict of functions")
+        for name, function in found.items():
+            if not callable(function):
+                raise self.fault(
+                    "metric_finalizers", f"that of {name!r} is {function!r}; give a function"
+                )
+        return {name: self._guarded(name, function) for name, function in found.items()}
+
+    def _guarded(
+        self, name: str, function: Callable[[list[Any]], Any]
+    ) -> Callable[[list[Any]], Any]:
+        def finalize(sums: list[Any]) -> Any:
+            with (
+                user_code.running(f"finalizer of metric {name!r}", self.file),
+                np.errstate(all="ignore"),
+            ):
+                value = function(sums)
+            array = np.asarray(value)
+            if array.size != 1 or array.dtype.kind not in "biuf":
+                raise ModelError(
+                    f"{user_code.place(function)}: the finalizer of metric {name!r} returned "
+                    f"{short(value)}; give a number"
+                )
+            return array.reshape(()).item()
+
+        return finalize
+
+    def _running(self, name: str) -> AbstractContextManager[None]:
+        return user_code.running(name, self.file)
+
+    def fault(self, name: str, text: str) -> ModelError:
+        """Returns the error that a member, named in the line with its place, is wrong."""
+        cls = type(self.model)
+        member = getattr(cls, name, None)
+        member = getattr(member, "fget", member)
+        where = user_code.place(member if inspect.isroutine(member) else cls)
+        return ModelError(f"{where}: {name}: {text}")
+
+    def _check_members(self) -> None:
+        for name in MEMBERS:
+            with self._running(name):
+                is_there = hasattr(self.model, name)
+            if not is_there:
+                raise ModelError(
+                    f"{user_code.place(type(self.model))}: {type(self.model).__name__} has no "
+                    f"{name}; a model has {', '.join(MEMBERS)}"
+                )
+            if name in METHODS and not callable(getattr(self.model, name)):
+                raise self.fault(name, "is not a method; make it one")
+
+    def _read_variables(self) -> list[NDArray[np.float32]]:
+        name = "trainable_variables"
+        with self._running(name):
+            variables = list(self.model.trainable_variables)
+        if not variables:
+            raise self.fault(name, "there is none; a model has at least one")
+        for index, each in enumerate(variables):
+            if not isinstance(each, np.ndarray) or each.dtype != np.float32 or not each.size:
+                raise self.fault(name, f"[{index}] is {_kind(each)}; give float32 arrays")
+            if not each.flags.writeable:
+                raise self.fault(name, f"[{index}] is read-only; the engine writes into it")
+            if not np.isfinite(each).all():
+                raise self.fault(name, f"[{index}] holds NaN or infinity; start from finite ones")
+        return variables
+
+    def _read_input_spec(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The shape of one example's x, and of its y."""
+        with self._running("input_spec"):
+            spec: Any = self.model.input_spec
+            if not isinstance(spec, Mapping) or set(spec) != {"x", "y"}:
+                raise self.fault("input_spec", f"is {short(spec)}; {_WANTED_SPEC}")
+            shapes = {name: tuple(each.shape) for name, each in spec.items()}
+            dtypes = {name: np.dtype(each.dtype) for name, each in spec.items()}
+        x, y = shapes["x"], shapes["y"]
+        has_x = len(x) >= 2 and all(isinstance(size, int) and size > 0 for size in x[1:])
+        has_types = dtypes["x"] == np.float32 and dtypes["y"] == np.int32
+        if not has_x or x[0] is not None or y not in ((None,), (None, 1)) or not has_types:
+            raise self.fault(
+                "input_spec", f"has x {dtypes['x']} {x} and y {dtypes['y']} {y}; {_WANTED_SPEC}"
+            )
+        return x[1:], y[1:]
+
+    def _loss(self, loss: Any) -> float:
+        array = np.asarray(loss)
+        if array.size != 1 or array.dtype.kind not in "iuf":
+            raise self.fault(
+                "forward_pass", f"the loss is {_kind(array)}; give one number, the batch's mean"
+            )
+        return float(array.reshape(()))
+
+    def _classes(self, predictions: Any, size: int) -> NDArray[Any]:
+        array: NDArray[Any] = np.asarray(predictions)
+        is_column = array.shape == (size, 1)
+        if array.dtype.kind in "iu" and (array.shape == (size,) or is_column):
+            return array.reshape(size)
+        is_scores = array.dtype.kind == "f" and array.ndim == 2 and len(array) == size
+        if is_scores and array.shape[1] == (self.num_classes or array.shape[1]):
+            return predicted_classes(array)
+        num_classes = "K" if self.num_classes is None else self.num_classes
+        raise self.fault(
+            "forward_pass",
+            f"predictions of {size} examples are {_kind(array)}; give classes, integers [{size}], "
+            f"or scores, floats [{size}, {num_classes}]",
+        )
+
+    def _gradient(self, gradients: Any) -> NDArray[np.float32]:
+        if gradients is None:
+            raise self.fault(
+                "forward_pass", "gradients are None in training; give one for each variable"
+            )
+        if not isinstance(gradients, list | tuple):
+            raise self.fault("forward_pass", f"gradients are {_kind(gradients)}; give a list")
+        if len(gradients) != len(self.variables):
+            raise self.fault(
+                "forward_pass",
+                f"{len(gradients)} gradients for {len(self.variables)} variables; give one each",
+            )
+        for index, (gradient, variable) in enumerate(zip(gradients, self.variables, strict=True)):
+            is_right = isinstance(gradient, np.ndarray) and gradient.dtype == np.float32
+            if not is_right or gradient.shape != variable.shape:
+                raise self.fault(
+                    "forward_pass",
+                    f"gradient {index} is {_kind(gradient)}, its variable {_kind(variable)}; give "
+                    "the same shape and type",
+                )
+        return np.concatenate([each.ravel() for each in gradients])
+
+    def _sums(self, name: str, values: Any) -> NDArray[np.float64]:
+        what = "report_local_unfinalized_metrics"
+        if isinstance(values, list | tuple) and values:
+            numbers = [np.asarray(each) for each in values]
+            if all(each.size == 1 and each.dtype.kind in "biuf" for each in numbers):
+                return np.array([each.item() for each in numbers], np.float64)
+        raise self.fault(what, f"metric {name!r} is {short(values)}; give a list of numbers")
+
+
+def _kind(value: Any) -> str:
+    """Type and shape: float32 [784, 10]."""
+    if isinstance(value, np.ndarray | np.generic):
+        return f"{value.dtype} {list(value.shape)}"
+    return type(value).__name__
+
+
+def short(value: object) -> str:
+    """Returns a value on one short line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,183 @@
+"""Where a model comes from: a name of the registry, a Keras file, or a Python file's function."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedcli.errors import ConfigError
+from fedcli.models import layout as params
+from fedcli.models import zoo
+from fedcli.models.layers import Flatten
+from fedcli.models.model import Model, sequential
+from fedcli.settings import tables
+from fedcli.settings.options import Value
+
+
+def open_model(
+    text: str,
+    *,
+    input_shape: Sequence[int],
+    num_classes: int,
+    options: Mapping[str, Value] | None = None,
+    seed: int = 0,
+    fresh_weights: bool = False,
+) -> Model:
+    """Returns the model that a user named.
+
+    Args:
+        text: A key of `tables.MODELS`, the path of a Keras file, or FILE.py:FUNCTION.
+        input_shape: Shape of one example of the data, [H, W] or [H, W, C].
+        num_classes: Number of classes of the data.
+        options: The `k=v` options of a model of the table or of a function.
+        seed: Of the initial weights.
+        fresh_weights: Draw initial weights even if the file has some.
+
+    Raises:
+        ConfigError: There is no such model, it cannot be read, or it does not fit the data.
+    """
+    if not tables.is_model_file(text):
+        return zoo.build(
+            text, input_shape=input_shape, num_classes=num_classes, options=options, seed=seed
+        )
+    file, function = tables.split_model_file(text)
+    if file.endswith(".py"):
+        from fedcli.models import own
+
+        return own.load(
+            Path(file),
+            function,
+            input_shape=input_shape,
+            num_classes=num_classes,
+            options=options or {},
+            seed=seed,
+            fresh_weights=fresh_weights,
+        )
+    if options:
+        raise ConfigError(
+            f"--model-option {next(iter(options))} does not go with a Keras file; it is for "
+            f"{', '.join(tables.MODELS)} and functions"
+        )
+    return _open_keras(text, input_shape, num_classes, seed, fresh_weights=fresh_weights)
+
+
+def python_file(text: str) -> Path | None:
+    """Returns the file that --model names if that is a user's code; None: it is not."""
+    file = tables.split_model_file(text)[0] if tables.is_model_file(text) else ""
+    return Path(file) if file.endswith(".py") else None
+
+
+def code_fingerprint(text: str) -> str | None:
+    """Returns the fingerprint of the file that --model names if that is a user's code; else None.
+
+    Raises:
+        ModelError: The file cannot be read.
+    """
+    file = python_file(text)
+    if file is None:
+        return None
+    from fedcli.models import own
+
+    return own.fingerprint(file)
+
+
+def allowed_code(of_run: str, given: str | None) -> str:
+    """Returns the code to run for a run or config whose model is code, if its user asked for it.
+
+    Args:
+        of_run: The model of the config, FILE.py or FILE.py:FUNCTION.
+        given: What stands after --model beside it; a FILE.py without a function means the
+            config's function. None: nothing.
+
+    Raises:
+        ConfigError: Nothing is given, or what is no code.
+    """
+    if given is None:
+        raise ConfigError(
+            f"this run's model is code in {python_file(of_run)}; pass --model {of_run} to run it"
+        )
+    if python_file(given) is None:
+        raise ConfigError(
+            f"--model {given}: this run's model is code in {python_file(of_run)}; give --model "
+            f"{of_run}, or where that file is now"
+        )
+    file, function = tables.split_model_file(given)
+    function = function or tables.split_model_file(of_run)[1]
+    return f"{file}:{function}" if function else file
+
+
+def is_same_code(one: str, other: str) -> bool:
+    """Tells whether two texts after --model name the same file of code and the same function."""
+    if python_file(one) is None or python_file(other) is None:
+        return False
+    from fedcli.models.own.loading import DEFAULT_FUNCTION
+
+    places = []
+    for text in (one, other):
+        file, function = tables.split_model_file(text)
+        places.append((os.path.normpath(Path(file).absolute()), function or DEFAULT_FUNCTION))
+    return places[0] == places[1]
+
+
+def to_text(layout: params.ParamLayout) -> str | None:
+    """Returns a model's description as JSON; `from_text` undoes it.
+
+    None: the model has no layers, it is one in Python that only its file describes.
+    """
+    return json.dumps(layout.description()) if layout.specs else None
+
+
+def from_text(text: str, name: str, tensors: Mapping[str, Any]) -> Model:
+    """Returns a model whose initial parameters are given tensors. The text is not trusted.
+
+    Args:
+        text: What `to_text` wrote.
+        name: The model's.
+        tensors: By name, arrays of Keras shape.
+
+    Raises:
+        ConfigError: The text is no description of a model, or the tensors are not its own.
+    """
+    try:
+        description = json.loads(text)
+    except (ValueError, RecursionError) as err:
+        raise ConfigError(f"the model's description is not JSON: {err}") from err
+    layout = params.from_description(description)
+    names = [tensor.name for tensor in layout.tensors]
+    if sorted(names) != sorted(tensors):
+        raise ConfigError(
+            f"the model's description needs {', '.join(names)}, but the weights are "
+            f"{', '.join(tensors)}"
+        )
+    return Model(name, layout, layout.join([np.asarray(tensors[each]) for each in names]))
+
+
+def _open_keras(
+    text: str, input_shape: Sequence[int], num_classes: int, seed: int, *, fresh_weights: bool
+) -> Model:
+    """The model of a Keras file for images of the data's shape."""
+    from fedcli.models.keras import formats
+
+    found = formats.read_model(Path(text))
+    specs = found.specs
+    if len(found.input_shape) == 1 and found.input_shape[0] == math.prod(input_shape):
+        specs = (Flatten("flatten_pixels"), *specs)  # it takes an image laid out as a vector
+    elif _as_image(found.input_shape) != _as_image(input_shape):
+        raise ConfigError(
+            f"{text} takes images of shape {list(found.input_shape)}, the data have "
+            f"{list(input_shape)}; choose data or a model of the other's shape"
+        )
+    model = sequential(specs, input_shape, num_classes, seed, text)
+    if found.weights is None or fresh_weights:
+        return Model(text, model.layout, found.fresh_params(model.initial_params))
+    return Model(text, model.layout, model.layout.join(found.weights))
+
+
+def _as_image(shape: Sequence[int]) -> tuple[int, ...]:
+    return (*shape, 1) if len(shape) == 2 else tuple(shape)

@@ -1,0 +1,171 @@
+"""Weights in files: one array per trainable tensor, in layer order, in Keras shape.
+
+`.npz` archives are read by position, names are free. They are untrusted: no pickle, and nothing is
+unpacked that is larger than the model needs.
+"""
+
+from __future__ import annotations
+
+import io
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from fedcli.errors import ConfigError
+from fedcli.files import write_atomic
+from fedcli.models.keras import formats
+from fedcli.models.layout import ParamLayout
+
+# What `save` writes, by how a file's name ends.
+FORMATS = (".npz", ".keras", ".weights.h5")
+
+# More than NumPy writes before an array of so few dimensions.
+_MAX_HEADER_BYTES = 4096
+# What a damaged archive or array header raises; the last two come from NumPy's header parser.
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError),
+    *(SyntaxError, tokenize.TokenError),
+)
+_PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+def check_format(path: Path) -> None:
+    """Refuses a name that does not say in which format weights are to be written.
+
+    Raises:
+        ConfigError: It ends in none of `FORMATS`.
+    """
+    if not path.name.endswith(FORMATS):
+        raise ConfigError(
+            f"{path}: the formats of weights are {', '.join(FORMATS)}; choose a name that ends so"
+        )
+
+
+def save(path: Path, tensors: Mapping[str, NDArray[np.float32]], layout: ParamLayout) -> None:
+    """Writes weights, or the whole model, in the format that the file's name asks for.
+
+    Args:
+        path: Where to; an existing regular file is replaced.
+        tensors: One array for each tensor of the layout, in order.
+        layout: The model's.
+
+    Raises:
+        ConfigError: The name asks for none of `FORMATS`, or for one of Keras's while the model is
+            not made of layers.
+        RunError: The file cannot be written, or `path` is not a regular file.
+    """
+    check_format(path)
+    if path.name.endswith(".npz"):
+        save_npz(path, tensors)
+        return
+    if not layout.specs:
+        raise ConfigError(f"{path}: this model is not made of Keras's layers; write an .npz")
+    write = formats.write_keras if path.suffix == ".keras" else formats.write_weights
+    write(path, layout, layout.join(list(tensors.values())))
+
+
+def load(path: Path, layout: ParamLayout) -> list[NDArray[np.float32]]:
+    """Returns the weights in an `.npz`, or in a file of Keras's; its content tells which.
+
+    Raises:
+        ConfigError: The file cannot be read or is neither; or its arrays are not the layout's (the
+            line shows both lists), not floating point, or not finite.
+    """
+    if formats.is_keras(path):
+        return formats.read_weights(path, layout)
+    return load_npz(path, [tensor.shape for tensor in layout.tensors])
+
+
+def save_npz(path: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
+    """Writes one array per tensor, in the order given; replaces an existing regular file.
+
+    Raises:
+        RunError: The file cannot be written, or `path` is not a regular file.
+    """
+    buffer = io.BytesIO()
+    # Not by savez: a user's tensor may have the name of one of its parameters.
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, tensor in tensors.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                npy.write_array(member, np.asarray(tensor), allow_pickle=False)
+    write_atomic(path, buffer.getvalue())
+
+
+def load_npz(path: Path, shapes: Sequence[tuple[int, ...]]) -> list[NDArray[np.float32]]:
+    """Returns the arrays of an archive, which must have these shapes in this order.
+
+    Raises:
+        ConfigError: The file cannot be read or is no `.npz`; the arrays are of other shapes (the
+            line shows both lists), not floating point, or not finite.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            arrays = [_read_array(archive, info, path) for info in _members(archive, shapes, path)]
+    except OSError as err:
+        raise ConfigError(f"cannot read the weights {path}: {err.strerror or err}") from err
+    except _DAMAGE as err:
+        raise ConfigError(f"{path} is not a whole .npz archive of arrays: {err}") from err
+    for position, array in enumerate(arrays):
+        if not np.isfinite(array).all():
+            raise ConfigError(
+                f"{path}: array {position} holds NaN or infinity; give finite weights"
+            )
+    return arrays
+
+
+def _members(
+    archive: zipfile.ZipFile, shapes: Sequence[tuple[int, ...]], path: Path
+) -> list[zipfile.ZipInfo]:
+    """The archive's members, after their headers have been checked; nothing else is unpacked."""
+    members = archive.infolist()
+    few = members[: len(shapes) + 1]
+    found = [_read_header(archive, info, path)[0] for info in few]
+    if found != [tuple(shape) for shape in shapes]:
+        more = ", ..." if len(members) > len(few) else ""
+        raise ConfigError(
+            f"{path} has arrays of shapes {_listed(found)}{more}, the model needs "
+            f"{_listed(shapes)}; give one array per tensor in layer order, kernel then bias"
+        )
+    return members
+
+
+def _read_header(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path
+) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """The shape, Fortran order and type of one array, and where its data start."""
+    if info.compress_type not in _PLAIN_METHODS:
+        raise ConfigError(f"{path}: {info.filename} is packed by an unusual method; use np.savez")
+    with archive.open(info) as member:
+        start = io.BytesIO(member.read(_MAX_HEADER_BYTES))
+    version = npy.read_magic(start)
+    if version not in ((1, 0), (2, 0)):
+        raise ConfigError(f"{path}: {info.filename} is .npy version {version}; use np.savez")
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, is_fortran, dtype = read(start)
+    if dtype.kind != "f" or dtype.itemsize > 8:
+        raise ConfigError(f"{path}: {info.filename} holds {dtype}; give float32 arrays")
+    return shape, is_fortran, dtype, start.tell()
+
+
+def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> NDArray[np.float32]:
+    shape, is_fortran, dtype, start = _read_header(archive, info, path)
+    num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    with archive.open(info) as member:
+        content = member.read(start + num_bytes + 1)
+    if len(content) != start + num_bytes or info.file_size != len(content):
+        raise ConfigError(f"{path}: {info.filename} does not hold the array it declares")
+    flat = np.frombuffer(content, dtype, offset=start)
+    array = flat.reshape(shape, order="F" if is_fortran else "C")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused
+        return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
+    return ", ".join(str(list(shape)) for shape in shapes) or "none"

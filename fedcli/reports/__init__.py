@@ -1,0 +1,1 @@
+"""Runs told to people: tables, pages, plots, comparisons."""

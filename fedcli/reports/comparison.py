@@ -1,0 +1,157 @@
+"""Several runs side by side: what differs between them, seeds put together, rounds to a target."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedcli.runs.record import RunRecord
+from fedcli.settings.run_config import DATA_FIELDS, WITHOUT_EFFECT
+
+# Changes results, but runs that differ in it alone repeat each other.
+REPEATS = ("seed",)
+_ENDINGS = ("stop_at", "patience")  # with one of these, how often a run evaluates has an effect
+# What provenance says of files that options name.
+_FINGERPRINTS = ("data", "model")
+DEFAULT_TARGETS = (0.8, 0.9, 0.95)
+
+# Quantiles 0.975 of Student's t for 1 to 30 degrees of freedom.
+_T = (
+    *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281),
+    *(2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860),
+    *(2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423),
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over runs, and half the width of its 95 % confidence interval; None of one run."""
+
+    mean: float
+    half_width: float | None
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Runs of one configuration, which differ in their seed.
+
+    Attributes:
+        runs: In the order given, at least one.
+        options: Their values of what differs between groups, by dotted name.
+    """
+
+    runs: list[RunRecord]
+    options: dict[str, Any]
+
+    @property
+    def repeats(self) -> list[RunRecord]:
+        """The first run of each seed: another of it is no other draw and narrows no interval."""
+        by_seed: dict[int, RunRecord] = {}
+        for run in self.runs:
+            by_seed.setdefault(run.options.get("seed", 0), run)
+        return list(by_seed.values())
+
+
+def estimate(values: Sequence[float]) -> Estimate | None:
+    """Returns mean and 95 % interval of values drawn independently; None of no value."""
+    count = len(values)
+    if not count:
+        return None
+    mean = math.fsum(values) / count
+    if count == 1:
+        return Estimate(mean, None, 1)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+    return Estimate(mean, t_quantile(count - 1) * math.sqrt(variance / count), count)
+
+
+def t_quantile(degrees: int) -> float:
+    """Returns the quantile 0.975 of Student's t; above 30 degrees by Cornish and Fisher's series.
+
+    Abramowitz and Stegun, "Handbook of Mathematical Functions", 26.7.5.
+    """
+    if degrees <= len(_T):
+        return _T[degrees - 1]
+    z = 1.959964
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    return z + first / degrees + second / degrees**2
+
+
+def differences(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
+    """Returns the options that are not the same in all runs, with their value in each; None: unset.
+
+    In the order in which the configs name them.
+    """
+    names = dict.fromkeys(name for run in runs for name in run.options)
+    found = {name: [run.options.get(name) for run in runs] for name in names}
+    return {name: values for name, values in found.items() if len(set(map(_key, values))) > 1}
+
+
+def provenance_differences(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
+    """Returns what differs in versions, machine and data, with its value in each run."""
+    names = dict.fromkeys(name for run in runs for name in run.provenance)
+    found = {name: [run.provenance.get(name) for run in runs] for name in names}
+    return {name: values for name, values in found.items() if len(set(map(_key, values))) > 1}
+
+
+def group_by_config(runs: Sequence[RunRecord]) -> list[Group]:
+    """Returns the runs put together that differ in nothing but seed and what has no effect.
+
+    Data are the same if their fingerprints are, wherever they lie. Two runs of one seed are both
+    kept; see `Group.repeats`.
+    """
+    groups: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        groups.setdefault(_key(_setting(run)), []).append(run)
+    firsts = [members[0] for members in groups.values()]
+    has_effect = {name for run in firsts for name in _setting(run)}
+    apart = [name for name in differences(firsts) if name in has_effect or _is_of_data(name)]
+    files = [name for name in provenance_differences(firsts) if name in _FINGERPRINTS]
+    if any(map(_is_of_data, apart)):
+        files = [name for name in files if name != "data"]  # the options tell it better
+    return [
+        Group(
+            members,
+            {
+                **{name: members[0].options.get(name) for name in apart},
+                **{f"({name})": members[0].provenance.get(name) for name in files},
+            },
+        )
+        for members in groups.values()
+    ]
+
+
+def _setting(run: RunRecord) -> dict[str, Any]:
+    """What the results of a run follow from besides its seed, by name."""
+    left_out = {*REPEATS, *WITHOUT_EFFECT}
+    if not any(name in run.options for name in _ENDINGS):
+        left_out.add("eval_every")
+    files = {f"({name})": run.provenance[name] for name in _FINGERPRINTS if name in run.provenance}
+    options = {
+        name: value
+        for name, value in run.options.items()
+        if name not in left_out and not ("(data)" in files and _is_of_data(name))
+    }
+    return {**options, **files}
+
+
+def _is_of_data(name: str) -> bool:
+    return name.partition(".")[0] in DATA_FIELDS
+
+
+def useful_targets(runs: Iterable[RunRecord]) -> list[float]:
+    """Returns the usual targets of accuracy that at least one run reaches."""
+    known = list(runs)
+    return [
+        target
+        for target in DEFAULT_TARGETS
+        if any(run.rounds_to(target) is not None for run in known)
+    ]
+
+
+def _key(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)

@@ -1,0 +1,313 @@
+"""One self-contained HTML page about a run or several: no script, nothing fetched.
+
+Everything in it that comes from files is escaped, and a policy in the page itself forbids a browser
+to load anything, whatever a name may hold.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.inspection.figures.tiles import on_paper, tile_blocks
+from fedcli.reports import tables as report_tables
+from fedcli.reports.portrait import Portrait, Sample
+from fedcli.reports.text import Table
+from fedcli.runs.record import ABOUT_ONLINE, RunRecord, Series, curves_of, is_online
+from fedcli.settings.vocabulary import MEASURES
+
+# Told apart by everybody (Paul Tol's bright scheme).
+COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777")
+
+_WIDTH, _HEIGHT = 460, 240  # of a chart
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 34  # around its field
+_NUM_BINS = 20
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 1000px; margin: 2em auto;
+  padding: 0 1em; }
+h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin: 2em 0 .5em; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9em; }
+th, td { padding: .2em .7em; text-align: right; border-bottom: 1px solid #e4e4e4; }
+th { border-bottom-color: #888; } th.text, td.text { text-align: left; }
+th, td { white-space: nowrap; } .pairs th, .confusion tr + tr th { border-bottom-color: #e4e4e4; }
+td.text:not(:first-child) { white-space: normal; }
+.wide { overflow-x: auto; } .row { display: flex; flex-wrap: wrap; gap: 1.5em; }
+.row figure { max-width: 460px; }
+.note { color: #666; font-size: .9em; }
+figure { margin: 0; } figcaption { font-weight: 600; }
+.key span { display: inline-block; margin-right: 1.2em; }
+.key b { display: inline-block; width: 1em; height: .25em; vertical-align: middle;
+  margin-right: .4em; }
+.confusion td { padding: .25em .4em; border: 1px solid #fff; text-align: center; min-width: 1.7em; }
+.digits { display: flex; flex-wrap: wrap; gap: .6em; }
+.digits figure { text-align: center; font-size: .8em; }
+.digits img { width: 64px; height: 64px; object-fit: contain; image-rendering: pixelated;
+  border: 2px solid #e4e4e4; }
+.digits .wrong img { border-color: #ee6677; } .wrong figcaption { color: #b3223a; }
+svg text { font: 11px system-ui, sans-serif; fill: #444; }
+"""
+
+
+def page(
+    runs: Sequence[RunRecord],
+    portrait: Portrait | None,
+    targets: Sequence[float],
+    notes: Sequence[str] = (),
+) -> str:
+    """Returns the page.
+
+    Args:
+        runs: At least one.
+        portrait: Of the one run, if its data are there.
+        targets: Accuracies that rounds are counted to, for several runs.
+        notes: What a reader should know, a line each.
+    """
+    one = runs[0] if len(runs) == 1 else None
+    title = str(one.path) if one else f"{len(runs)} runs"
+    parts = [f"<h1>{escape(title)}</h1>"]
+    parts += [f'<p class="note">{escape(note)}</p>' for note in notes]
+    if one:
+        parts.append(_pairs(report_tables.summary(one)))
+    parts.append(_curves(runs))
+    tables = report_tables.of_one(one) if one else report_tables.of_several(runs, targets)
+    parts += map(_table, tables)
+    if portrait is not None:
+        parts += [_spread(portrait), _confusion(portrait), _samples(portrait)]
+    if one:
+        rows = [[report_tables.flag(name), str(value)] for name, value in one.options.items()]
+        rows += [[name, str(value)] for name, value in one.provenance.items()]
+        parts.append(_table(Table("Configuration", ["option", "value"], rows, 2)))
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f"<title>{escape(title)} - fedcli</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(parts)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _curves(runs: Sequence[RunRecord]) -> str:
+    charts = []
+    for measure in MEASURES:
+        series = curves_of(runs, measure)
+        if any(series.values()):
+            charts.append(_line_chart(f"{measure.capitalize()} by round", series))
+    if not charts:
+        return ""
+    names = {name for measure in MEASURES for name in curves_of(runs, measure)}
+    note = f'<p class="note">{ABOUT_ONLINE}</p>' if any(map(is_online, names)) else ""
+    return f'<h2>Curves</h2><div class="row">{"".join(charts)}</div>{note}'
+
+
+def _line_chart(title: str, series: Mapping[str, Series]) -> str:
+    points = [point for each in series.values() for point in each]
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    low_x, high_x, low_y, high_y = min(xs), max(xs), min(ys), max(ys)
+    width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = (x - low_x) / (high_x - low_x) if high_x > low_x else 0.5
+        up = (y - low_y) / (high_y - low_y) if high_y > low_y else 0.5
+        return _LEFT + across * width, _TOP + (1 - up) * height
+
+    drawn, key = [], []
+    for index, (name, each) in enumerate(series.items()):
+        color = COLORS[index % len(COLORS)]
+        dashes = "" if index < len(COLORS) else ' stroke-dasharray="4 3"'
+        places = [place(x, y) for x, y in each]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        drawn.append(
+            f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.8"{dashes}>'
+            f"<title>{escape(name)}</title></polyline>"
+        )
+        if len(each) <= 40:  # of more, points would hide the line
+            drawn += [
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="{color}"><title>'
+                f"{escape(name)}, round {at}: {value:.4f}</title></circle>"
+                for (x, y), (at, value) in zip(places, each, strict=True)
+            ]
+        key.append(f'<span><b style="background:{color}"></b>{escape(name)}</span>')
+    axes = []
+    for tick in _ticks(low_y, high_y):
+        y = place(low_x, tick)[1]
+        axes.append(
+            f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" '
+            f'stroke="#e4e4e4"/><text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">'
+            f"{tick:.4g}</text>"
+        )
+    for tick in sorted({low_x, (low_x + high_x) // 2, high_x}):
+        x = place(tick, low_y)[0]
+        axes.append(f'<text x="{x:.1f}" y="{_HEIGHT - 16}" text-anchor="middle">{tick:,}</text>')
+    return (
+        f'<figure><figcaption>{escape(title)}</figcaption><svg width="{_WIDTH}" '
+        f'height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">'
+        f'{"".join(axes)}{"".join(drawn)}</svg><div class="key note">{"".join(key)}</div></figure>'
+    )
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers from `low` to `high`, three to six; the one number there is, if they agree."""
+    if high <= low:
+        return [low]
+    raw = (high - low) / 4
+    power = 10.0 ** np.floor(np.log10(raw))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw)
+    first = int(np.ceil(low / step - 1e-9))
+    last = int(np.floor(high / step + 1e-9))
+    return [index * step for index in range(first, last + 1)]
+
+
+def _spread(portrait: Portrait) -> str:
+    accuracies = portrait.accuracies[np.isfinite(portrait.accuracies)]
+    counts, edges = np.histogram(accuracies, bins=_NUM_BINS, range=(0.0, 1.0))
+    width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
+    highest = max(1, int(counts.max(initial=0)))
+    bars = []
+    for count, low, high in zip(counts.tolist(), edges, edges[1:], strict=False):
+        tall = height * count / highest
+        bars.append(
+            f'<rect x="{_LEFT + low * width:.1f}" y="{_TOP + height - tall:.1f}" '
+            f'width="{width / _NUM_BINS - 1.5:.1f}" height="{tall:.1f}" fill="{COLORS[0]}"><title>'
+            f"{count:,} clients from {low:.2f} to {high:.2f}</title></rect>"
+        )
+    texts = [
+        f'<text x="{_LEFT + share * width:.1f}" y="{_HEIGHT - 16}" text-anchor="middle">'
+        f"{share:g}</text>"
+        for share in (0, 0.25, 0.5, 0.75, 1)
+    ]
+    texts += [
+        f'<text x="{_LEFT - 6}" y="{_TOP + height - height * count / highest + 4:.1f}" '
+        f'text-anchor="end">{count:,}</text>'
+        for count in sorted({0, highest})
+    ]
+    base = f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{_TOP + height}" '
+    base += f'y2="{_TOP + height}" stroke="#888"/>'
+    caption = f"Clients by their accuracy ({portrait.split})"
+    worst = np.argsort(accuracies, kind="stable")[:5]
+    ids = [
+        name
+        for name, is_known in zip(
+            portrait.client_ids, np.isfinite(portrait.accuracies), strict=True
+        )
+        if is_known
+    ]
+    told = ", ".join(f"{ids[index]} {accuracies[index]:.3f}" for index in worst.tolist())
+    return (
+        f"<h2>{escape(caption)}</h2><figure><svg "
+        f'width="{_WIDTH}" height="{_HEIGHT}" role="img">{base}{"".join(bars)}{"".join(texts)}'
+        f'</svg></figure><p class="note">{len(accuracies):,} clients that have examples. '
+        f"Lowest: {escape(told) or 'nobody'}</p>"
+    )
+
+
+def _confusion(portrait: Portrait) -> str:
+    """Rows are labels, columns what the model says; colour is the share of the label."""
+    if portrait.confusion is None:
+        return ""
+    head = "".join(f"<th>{escape(name)}</th>" for name in portrait.class_names)
+    rows: list[str] = []
+    for name, counts in zip(portrait.class_names, portrait.confusion.tolist(), strict=True):
+        total = max(1, sum(counts))
+        cells = []
+        for count in counts:
+            share = count / total
+            ink = "#fff" if share > 0.55 else "#222"
+            text = f"{count:,}" if count else ""
+            cells.append(
+                f'<td style="background:rgba(68,119,170,{share:.3f});color:{ink}">{text}</td>'
+            )
+        recall = counts[len(rows)] / total if sum(counts) else float("nan")
+        end = f"<td>{recall:.3f}</td>" if sum(counts) else "<td>-</td>"
+        rows.append(f'<tr><th class="text">{escape(name)}</th>{"".join(cells)}{end}</tr>')
+    columns = portrait.confusion.sum(axis=0).tolist()
+    precisions = [
+        f"<td>{portrait.confusion[index, index] / count:.3f}</td>" if count else "<td>-</td>"
+        for index, count in enumerate(columns)
+    ]
+    counted = f"{portrait.num_counted:,}"
+    if portrait.num_counted < portrait.num_examples:
+        counted += f" of {portrait.num_examples:,}"
+    last = f'<tr><th class="text">precision</th>{"".join(precisions)}<td></td></tr>'
+    return (
+        "<h2>Labels and what the model says</h2>"
+        f'<p class="note">{counted} examples ({escape(portrait.split)}); a row is a '
+        "label, a column a prediction</p>"
+        f'<div class="wide"><table class="confusion"><tr><th></th>{head}<th>recall</th></tr>'
+        f"{''.join(rows)}{last}</table></div>"
+    )
+
+
+def _samples(portrait: Portrait) -> str:
+    figures = []
+    for sample in portrait.samples:
+        for image, label, said in _pictures(sample, portrait.pixel_convention):
+            is_right = label == said
+            name = portrait.class_names[said] if said >= 0 else "nothing"
+            text = name if is_right else f"{name}, not {portrait.class_names[label]}"
+            kind = "right" if is_right else "wrong"
+            alt = f"{sample.client.client_id}: {portrait.class_names[label]}"
+            figures.append(
+                f'<figure class="{kind}"><img src="data:image/png;base64,{image}" '
+                f'alt="{escape(alt)}" title="{escape(alt)}"><figcaption>{escape(text)}'
+                "</figcaption></figure>"
+            )
+    return (
+        f"<h2>What the model says of some examples ({escape(portrait.split)})</h2>"
+        f'<div class="digits">{"".join(figures)}</div>'
+    )
+
+
+def _pictures(sample: Sample, convention: str) -> list[tuple[str, int, int]]:
+    blocks = [tiles for tiles, _ in tile_blocks(sample.client)]
+    tiles = on_paper(np.concatenate(blocks), convention)
+    levels = np.rint(np.clip(tiles, 0, 1) * 255).astype(np.uint8)
+    labels = sample.client.labels.tolist()
+    return [
+        (base64.b64encode(png(each)).decode(), label, said)
+        for each, label, said in zip(levels, labels, sample.predicted.tolist(), strict=True)
+    ]
+
+
+def png(picture: NDArray[np.uint8]) -> bytes:
+    """Returns an RGB picture [H, W, 3] as a PNG file."""
+    height, width = picture.shape[:2]
+    rows = np.zeros((height, 1 + 3 * width), np.uint8)  # each begins with its filter: none
+    rows[:, 1:] = picture.reshape(height, -1)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+
+
+def _pairs(rows: Sequence[tuple[str, str]]) -> str:
+    cells = "".join(
+        f'<tr><th class="text">{escape(name)}</th><td class="text">{escape(text)}</td></tr>'
+        for name, text in rows
+    )
+    return f'<table class="pairs">{cells}</table>'
+
+
+def _table(table: Table) -> str:
+    num_numbers = len(table.headers) - table.num_texts
+    kinds = [' class="text"'] * table.num_texts + [""] * num_numbers
+
+    def cells(texts: Sequence[str], tag: str) -> str:
+        pairs = zip(kinds, texts, strict=True)
+        return "".join(f"<{tag}{kind}>{escape(text)}</{tag}>" for kind, text in pairs)
+
+    rows = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in table.rows)
+    head = cells(table.headers, "th")
+    return (
+        f"<h2>{escape(table.title)}</h2>"
+        f'<div class="wide"><table><tr>{head}</tr>{rows}</table></div>'
+    )

@@ -1,0 +1,108 @@
+"""A run beside what was published for its preset. Pure functions over a run's files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedcli.runs.stopping import Progress
+from fedcli.settings.presets import Figure, Preset
+from fedcli.settings.run_config import RunConfig, option_name
+from fedcli.settings.tables.datasets import DATASETS
+from fedcli.settings.vocabulary import MEASURES
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a run found beside what was published.
+
+    Attributes:
+        preset: What it repeats.
+        figures: Published numbers with the run's own, None where it has none; empty if the run is
+            of another named dataset.
+        differs_in: Options that the run has otherwise than the preset.
+        has_other_data: Whether it is of another named dataset.
+    """
+
+    preset: Preset
+    figures: tuple[tuple[Figure, float | None], ...]
+    differs_in: tuple[str, ...]
+    has_other_data: bool
+
+    def summary(self) -> dict[str, Any]:
+        """Returns what --json tells."""
+        return {
+            "name": self.preset.name,
+            "source": self.preset.source,
+            "remark": self.preset.remark,
+            "differs_in": list(self.differs_in),
+            "figures": [
+                {
+                    "metric": figure.metric,
+                    "split": figure.split or None,
+                    "round": figure.round_num or None,
+                    "published": figure.value,
+                    "found": found,
+                }
+                for figure, found in self.figures
+            ],
+        }
+
+
+def compare(
+    preset: Preset,
+    values: Mapping[str, Any],
+    lines: Sequence[Mapping[str, Any]],
+    evaluation: Mapping[str, Mapping[str, Any]],
+    progress: Progress | None,
+) -> Comparison:
+    """Returns a run beside its preset.
+
+    Args:
+        preset: The preset the run was made from.
+        values: The run's config.toml.
+        lines: Its metrics.jsonl.
+        evaluation: Its closing evaluation.
+        progress: What all lines say of a target; None without one.
+    """
+    changed = [name for name, wanted in preset.values.items() if not _is(values.get(name), wanted)]
+    changed += [name for name in ("test_data", "data_options") if values.get(name)]
+    # A file may hold the same data: whoever gives it knows.
+    has_other_data = "data" in changed and values.get("data", RunConfig.data) in DATASETS
+    rounds = {line["round"]: line for line in lines}
+    figures = () if has_other_data else preset.figures
+    return Comparison(
+        preset,
+        tuple((each, _find(each, rounds, evaluation, progress)) for each in figures),
+        tuple(option_name(name) for name in changed),
+        has_other_data,
+    )
+
+
+def _is(value: Any, wanted: Any) -> bool:
+    """Whether a run has what a preset says; options that this leaves open may be any."""
+    if isinstance(wanted, Mapping):
+        return isinstance(value, Mapping) and all(
+            value.get(key) == each for key, each in wanted.items()
+        )
+    return bool(value == wanted)
+
+
+def _find(
+    figure: Figure,
+    rounds: Mapping[int, Mapping[str, Any]],
+    evaluation: Mapping[str, Mapping[str, Any]],
+    progress: Progress | None,
+) -> float | None:
+    """The run's own number, None if it has none."""
+    if figure.metric == "rounds_to_target":
+        return None if progress is None else progress.target_round
+    if figure.round_num:
+        online = rounds.get(figure.round_num, {}).get("client_work", {}).get("train", {})
+        number: float | None = online.get(MEASURES[figure.metric])
+        return number
+    work = evaluation.get(figure.split, {}).get("client_work", {})
+    scores = work.get("eval", {}).get("current_round_metrics", {})
+    closing: float | None = scores.get(MEASURES[figure.metric])
+    return closing

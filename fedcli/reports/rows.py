@@ -1,0 +1,212 @@
+"""Results become rows: what the tables of a run show, and in which order. Pure functions.
+
+A run's rounds are the dictionaries of metrics.jsonl, an evaluation is what `fedcli eval --json`
+prints; numbers that are not finite are None, or NaN in an evaluation that was not read from a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedcli.evaluation.spread import GROUPS
+from fedcli.models.metrics import BUILT_IN
+
+MAX_ROUND_ROWS = 20
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Loss and accuracy over some examples; None or NaN where they are not finite.
+
+    Attributes:
+        loss: Mean cross-entropy an example.
+        accuracy: Share of examples whose most probable class is the label.
+        num_examples: Examples processed.
+        num_batches: Batches they came in.
+        own: Values of the model's own metrics by name; None or NaN where they are not finite.
+    """
+
+    loss: float | None
+    accuracy: float | None
+    num_examples: int
+    num_batches: int
+    own: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RoundRow:
+    """One round of training.
+
+    Attributes:
+        round_num: 1 for the first; 0 is the evaluation of the initial model.
+        online: Metrics before each local step; None for round 0.
+        num_non_finite_clients: Clients dropped because their delta was not finite.
+        is_rejected: True if the mean delta was not finite and the model stayed as it was.
+        evaluation: Scores of the model after the round by split, on rounds that were evaluated.
+        is_skipped: True if too few clients reported and the model stayed as it was.
+        num_reports: Clients that reported in time; None where everyone always does.
+        virtual_seconds: Virtual clock after the round; None without one.
+    """
+
+    round_num: int
+    online: Scores | None
+    num_non_finite_clients: int
+    is_rejected: bool
+    evaluation: dict[str, Scores]
+    is_skipped: bool = False
+    num_reports: int | None = None
+    virtual_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationRow:
+    """Scores of one split, or of some of its clients, before or after they fine-tune.
+
+    Attributes:
+        split: What they are of.
+        scores: The scores.
+        num_clients: Clients evaluated.
+        num_absent_clients: How many more were asked for that have no data in the split.
+        num_seen_clients: Those of them that took part in the training; None: not known.
+    """
+
+    split: str
+    scores: Scores
+    num_clients: int
+    num_absent_clients: int = 0
+    num_seen_clients: int | None = None
+
+
+def scores(metrics: Mapping[str, Any]) -> Scores:
+    """Returns the scores in one group of metrics, which has TFF's names."""
+    return Scores(
+        metrics["loss"],
+        metrics["sparse_categorical_accuracy"],
+        int(metrics["num_examples"]),
+        int(metrics["num_batches"]),
+        {name: value for name, value in metrics.items() if name not in BUILT_IN},
+    )
+
+
+def round_row(line: Mapping[str, Any]) -> RoundRow:
+    """Returns the row of one line of metrics.jsonl."""
+    online = line.get("client_work", {}).get("train")
+    participation = line.get("participation", {})
+    is_skipped = bool(participation.get("is_skipped"))
+    return RoundRow(
+        line["round"],
+        scores(online) if online else None,
+        int(online["num_non_finite_clients"]) if online else 0,
+        bool(line.get("finalizer", {}).get("update_non_finite")) and not is_skipped,
+        {split: scores(group) for split, group in line.get("evaluation", {}).items()},
+        is_skipped,
+        participation.get("num_reports"),
+        participation.get("virtual_seconds"),
+    )
+
+
+def round_rows(
+    lines: Sequence[Mapping[str, Any]], max_rows: int = MAX_ROUND_ROWS
+) -> list[RoundRow]:
+    """Returns the rows of a run: all, or if they are too many the first, every k-th and the last.
+
+    k is `thinning_step`. Evaluated rounds are kept beside them unless they are too many, too.
+    """
+    step = thinning_step(len(lines), max_rows)
+    keeps_evaluated = sum("evaluation" in line for line in lines) <= max_rows
+    kept = [
+        line
+        for index, line in enumerate(lines)
+        if index in (0, len(lines) - 1)
+        or line["round"] % step == 0
+        or (keeps_evaluated and "evaluation" in line)
+    ]
+    return [round_row(line) for line in kept]
+
+
+def thinning_step(num_rounds: int, max_rows: int) -> int:
+    """Returns the least of 1, 2, 5, 10, 20, 50, ... that leaves at most `max_rows` rounds."""
+    if num_rounds <= max_rows:
+        return 1
+    power = 1
+    while True:
+        for step in (power, 2 * power, 5 * power):
+            if num_rounds // step + 2 <= max_rows:
+                return step
+        power *= 10
+
+
+def evaluation_rows(evaluation: Mapping[str, Mapping[str, Any]]) -> list[EvaluationRow]:
+    """Returns the rows of evaluations by split, `parts` of each."""
+    return [
+        EvaluationRow(
+            part.name,
+            scores(part.metrics),
+            part.num_clients,
+            int(metrics["num_absent_clients"]) if part.name == split else 0,
+            part.num_seen_clients,
+        )
+        for split, metrics in evaluation.items()
+        for part in parts(split, metrics)
+    ]
+
+
+@dataclass(frozen=True)
+class EvaluationPart:
+    """What an evaluation says of its clients, or of some of them.
+
+    Attributes:
+        name: What a reader calls it: the split, then who of it, then whether they are fine-tuned.
+        metrics: Loss, accuracy and counts.
+        num_clients: How many they are.
+        num_seen_clients: How many of them took part in the training; None: not known.
+        over_clients: How loss and accuracy differ over them.
+        gain_over_clients: How what fine-tuning added differs over them; None: they did not.
+    """
+
+    name: str
+    metrics: Mapping[str, Any]
+    num_clients: int
+    num_seen_clients: int | None
+    over_clients: Mapping[str, Any]
+    gain_over_clients: Mapping[str, Any] | None = None
+
+
+def parts(split: str, metrics: Mapping[str, Any]) -> list[EvaluationPart]:
+    """Returns the parts of the evaluation of one split.
+
+    They are all clients, seen and unseen ones, then the same after fine-tuning.
+    """
+    whole = {
+        "metrics": metrics["client_work"]["eval"]["current_round_metrics"],
+        "num_clients": metrics["num_clients"],
+        "over_clients": metrics.get("over_clients", {}),
+        **{name: metrics[name] for name in GROUPS if name in metrics},
+    }
+    num_seen = metrics.get("num_seen_clients")
+    found = _grouped(split, whole, num_seen)
+    if "fine_tuned" in metrics:
+        found += _grouped(f"{split}, fine-tuned", metrics["fine_tuned"], num_seen)
+    return found
+
+
+def _grouped(name: str, whole: Mapping[str, Any], num_seen: int | None) -> list[EvaluationPart]:
+    """All clients, then those groups of them that are told apart."""
+    told = [(name, whole, num_seen)]
+    for group in GROUPS:
+        if group in whole:
+            part = whole[group]
+            told.append((f"{name}, {group}", part, part["num_clients"] * (group == "seen")))
+    return [
+        EvaluationPart(
+            label,
+            part["metrics"],
+            int(part["num_clients"]),
+            seen,
+            part["over_clients"],
+            part.get("gain_over_clients"),
+        )
+        for label, part, seen in told
+    ]

@@ -1,0 +1,374 @@
+"""The tables of `fedcli report`: of one run, and of several side by side. Pure functions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedcli.models.metrics import flatten
+from fedcli.reports import comparison
+from fedcli.reports import rows as report
+from fedcli.reports.comparison import Estimate
+from fedcli.reports.text import Table
+from fedcli.runs.files.client_records import OUTCOMES, ClientRecords
+from fedcli.runs.record import ONLINE, RunRecord
+from fedcli.settings.run_config import option_name
+from fedcli.settings.vocabulary import MEASURES
+
+# Figures over clients by their names in JSON, with what a column of them is called.
+_MOMENTS = {"mean": "mean", "std": "std", "p10": "p10", "p50": "p50", "p90": "p90"}
+_SPREAD = {**_MOMENTS, "worst_decile": "worst 10 %", "jain_index": "Jain"}
+_GAIN = {**_MOMENTS, "share_better": "better", "share_worse": "worse"}
+_UNSET = "-"
+# Of client records, what stands in CSV behind round, client and outcome.
+ROW_COLUMNS = (
+    *("num_examples", "loss", "accuracy", "update_norm"),
+    *("report_seconds", "bytes"),
+)
+
+
+def summary(run: RunRecord) -> list[tuple[str, str]]:
+    """Returns what a run is, as names with texts."""
+    config = run.options
+    rounds = config.get("rounds", 0)
+    done = f"{run.round_num:,} of {rounds:,}" if run.round_num != rounds else f"{rounds:,}"
+    rows = [
+        ("run", str(run.path)),
+        ("data", str(config.get("data", _UNSET))),
+        ("model", str(config.get("model", _UNSET))),
+        ("algorithm", str(config.get("algorithm", _UNSET))),
+        ("client optimizer", _optimizer(config, "client")),
+        ("server optimizer", _optimizer(config, "server")),
+        ("clients a round", f"{_value(config.get('clients'))}, {config.get('sampling', 'fixed')}"),
+        ("rounds", done),
+        ("seed", str(config.get("seed", 0))),
+    ]
+    if run.best_round is not None:
+        rows.append(("best round", f"{run.best_round:,} by {config['keep_best']}, kept"))
+    seconds = run.seconds()
+    if seconds:
+        rows.append(("time", _seconds(sum(seconds.values()))))
+    if run.peak_memory_bytes is not None:
+        rows.append(("peak memory", f"{run.peak_memory_bytes / 2**20:,.0f} MiB"))
+    where = [str(run.provenance[name]) for name in ("cpu", "isa") if name in run.provenance]
+    if "fedcli" in run.provenance:
+        where.insert(0, f"fedcli {run.provenance['fedcli']}")
+    return [*rows, *([("made by", ", ".join(where))] if where else [])]
+
+
+def evaluation(run: RunRecord) -> Table | None:
+    """Returns loss and accuracy by split at the end, None if there is no evaluation."""
+    rows = []
+    for name in run.series_names:
+        if name == ONLINE:
+            continue
+        closing = run.evaluation.get(name)
+        if closing is None:
+            last = (number(run.final(name, measure)) for measure in MEASURES)
+            rows.append([name, *last, _UNSET, _UNSET])
+            continue
+        rows += [
+            [
+                *(row.split, number(row.scores.loss), number(row.scores.accuracy)),
+                *(f"{row.scores.num_examples:,}", f"{row.num_clients:,}"),
+            ]
+            for row in report.evaluation_rows({name: closing})
+        ]
+    if not rows:
+        return None
+    title = f"Federated evaluation after round {run.round_num}"
+    return Table(title, ["split", *MEASURES, "examples", "clients"], rows)
+
+
+def spread(evaluation: Mapping[str, Mapping[str, Any]]) -> Table | None:
+    """Returns how evaluations by split differ over clients; None if that was not recorded."""
+    rows = [
+        [part.name, measure, *_figures(part.over_clients[key], _SPREAD)]
+        for split, told in evaluation.items()
+        for part in report.parts(split, told)
+        for measure, key in MEASURES.items()
+        if key in part.over_clients
+    ]
+    if not rows:
+        return None
+    title = "Over clients, each counting the same"
+    return Table(title, ["split", "of", *_SPREAD.values()], rows, num_texts=2)
+
+
+def gain(evaluation: Mapping[str, Mapping[str, Any]]) -> Table | None:
+    """Returns what fine-tuning gave clients, and how many it helped; None if there was none."""
+    rows = [
+        [part.name, measure, *_figures(part.gain_over_clients[key], _GAIN)]
+        for split, told in evaluation.items()
+        for part in report.parts(split, told)
+        if part.gain_over_clients is not None
+        for measure, key in MEASURES.items()
+    ]
+    if not rows:
+        return None
+    title = "What fine-tuning adds, each client counting the same"
+    return Table(title, ["split", "to", *_GAIN.values()], rows, num_texts=2)
+
+
+def _figures(told: Mapping[str, Any], headers: Mapping[str, str]) -> list[str]:
+    """Figures by name as texts; empty where there is none of a name."""
+    return [number(told[name]) if name in told else "" for name in headers]
+
+
+def time_split(run: RunRecord) -> Table | None:
+    """Returns where the time went; None if there are no timings."""
+    seconds = run.seconds()
+    total = sum(seconds.values())
+    if not total:
+        return None
+    num_rounds = max(1, sum("train" in line for line in run.timings))
+    rows = [
+        [part, f"{each:.3f}", f"{100 * each / total:.1f} %", f"{1000 * each / num_rounds:.3f}"]
+        for part, each in [*seconds.items(), ("all", total)]
+    ]
+    return Table("Time", ["part", "seconds", "share", "ms a round"], rows)
+
+
+def of_one(run: RunRecord) -> list[Table]:
+    """Returns the tables of one run, those that have something to say."""
+    return [
+        table
+        for table in (evaluation(run), spread(run.evaluation), time_split(run))
+        if table is not None
+    ]
+
+
+def of_several(runs: Sequence[RunRecord], targets: Sequence[float]) -> list[Table]:
+    """Returns the tables of several runs.
+
+    Args:
+        runs: At least two.
+        targets: Accuracies that rounds are counted to.
+    """
+    found = [side_by_side(runs), what_differs(runs), rounds_to_target(runs, targets)]
+    found.append(over_seeds(runs, targets))
+    return [table for table in found if table is not None]
+
+
+def side_by_side(runs: Sequence[RunRecord]) -> Table:
+    """Returns one line a run."""
+    names = shared_series(runs)
+    headers = ["run", "rounds", *(f"{name} {measure}" for name in names for measure in MEASURES)]
+    rows = []
+    for run in runs:
+        scores = [number(run.final(name, measure)) for name in names for measure in MEASURES]
+        seconds = sum(run.seconds().values())
+        peak = run.peak_memory_bytes
+        rows.append(
+            [
+                *(str(run.path), f"{run.round_num:,}", *scores),
+                _seconds(seconds) if seconds else _UNSET,
+                _UNSET if peak is None else f"{peak / 2**20:,.0f} MiB",
+            ]
+        )
+    return Table("Runs", [*headers, "time", "memory"], rows)
+
+
+def what_differs(runs: Sequence[RunRecord]) -> Table | None:
+    """Returns one line for each option that is not the same in all runs; None if all are."""
+    rows = [
+        [flag(name), *map(_value, values)] for name, values in comparison.differences(runs).items()
+    ]
+    rows += [
+        [f"({name})", *map(_value, values)]
+        for name, values in comparison.provenance_differences(runs).items()
+    ]
+    if not rows:
+        return None
+    headers = ["option", *(str(run.path) for run in runs)]
+    return Table("What differs", headers, rows, num_texts=len(headers))
+
+
+def rounds_to_target(runs: Sequence[RunRecord], targets: Sequence[float]) -> Table | None:
+    """Returns the first round at which each run was as accurate as asked; None without targets."""
+    if not targets:
+        return None
+    rows = [
+        [str(run.path), run.judged_by, *(_round(run.rounds_to(target)) for target in targets)]
+        for run in runs
+    ]
+    headers = ["run", "seen on", *(f"accuracy {target:g}" for target in targets)]
+    return Table("Rounds to target, as finely as the runs were evaluated", headers, rows, 2)
+
+
+def over_seeds(runs: Sequence[RunRecord], targets: Sequence[float]) -> Table | None:
+    """Returns means over the runs of each configuration; None if there is no run to put together.
+
+    A mean is over one run a seed, that of rounds to a target over those that reach it; the table
+    says if there are more runs, or some do not.
+    """
+    groups = comparison.group_by_config(runs)
+    if len(groups) == len(runs):
+        return None
+    apart = list(groups[0].options)
+    names = shared_series(runs)
+    headers = [*(map(flag, apart) if apart else ["configuration"]), "seeds"]
+    headers += [f"{name} {measure}" for name in names for measure in MEASURES]
+    headers += [f"rounds to {target:g}" for target in targets]
+    rows = []
+    for group in groups:
+        options = [_value(group.options[name]) for name in apart] or ["all runs"]
+        repeats, num_runs = group.repeats, len(group.runs)
+        has_more = num_runs > len(repeats)
+        row = [*options, f"{len(repeats)}" + f" (of {num_runs} runs)" * has_more]
+        row += [
+            _estimate([run.final(name, measure) for run in repeats], 4)
+            for name in names
+            for measure in MEASURES
+        ]
+        row += [_estimate([run.rounds_to(each) for run in repeats], 1) for each in targets]
+        rows.append(row)
+    title = "Mean over seeds ± half the 95 % confidence interval (Student's t)"
+    return Table(title, headers, rows, max(1, len(apart)))
+
+
+def shared_series(runs: Sequence[RunRecord]) -> list[str]:
+    """Returns the series that at least one of the runs has, in the first one's order."""
+    return list(dict.fromkeys(name for run in runs for name in run.series_names))
+
+
+def as_json(runs: Sequence[RunRecord], targets: Sequence[float]) -> dict[str, Any]:
+    """Returns everything the tables say, as values."""
+    told = [
+        {
+            "run": str(run.path),
+            "config": run.options,
+            "provenance": run.provenance,
+            "rounds": run.round_num,
+            "best_round": run.best_round,
+            "final": {
+                name: {measure: run.final(name, measure) for measure in MEASURES}
+                for name in run.series_names
+            },
+            "over_clients": {
+                split: closing["over_clients"]
+                for split, closing in run.evaluation.items()
+                if "over_clients" in closing
+            },
+            "seconds": run.seconds(),
+            "peak_memory_bytes": run.peak_memory_bytes,
+            "rounds_to_accuracy": {f"{target:g}": run.rounds_to(target) for target in targets},
+        }
+        for run in runs
+    ]
+    if len(runs) == 1:
+        return {"runs": told}
+    groups = [
+        {
+            "options": group.options,
+            "runs": [str(run.path) for run in group.runs],
+            "averaged": [str(run.path) for run in group.repeats],  # one a seed
+            "final": {
+                name: {
+                    measure: _estimate_json([run.final(name, measure) for run in group.repeats])
+                    for measure in MEASURES
+                }
+                for name in shared_series(group.runs)
+            },
+            "rounds_to_accuracy": {
+                f"{target:g}": _estimate_json([run.rounds_to(target) for run in group.repeats])
+                for target in targets
+            },
+        }
+        for group in comparison.group_by_config(runs)
+    ]
+    return {"runs": told, "differences": comparison.differences(runs), "groups": groups}
+
+
+def rounds_csv(runs: Sequence[RunRecord]) -> Table:
+    """Returns one line for each round of each run, every metric under its path in metrics.jsonl."""
+    lines = [(str(run.path), flatten(line)) for run in runs for line in run.metrics]
+    keys = list(dict.fromkeys(key for _, line in lines for key in line))
+    rows = [[name, *(_csv_cell(line.get(key)) for key in keys)] for name, line in lines]
+    return Table("Rounds", ["run", *keys], rows)
+
+
+def clients_csv(records: Mapping[str, ClientRecords]) -> Table:
+    """Returns one line for each client of each round, by run."""
+    rows: list[list[str]] = []
+    for run, each in records.items():
+        rounds = map(str, each.rows["round"].tolist())
+        names = [each.client_ids[index] for index in each.rows["client"].tolist()]
+        outcomes = [OUTCOMES[index] for index in each.rows["outcome"].tolist()]
+        columns = [each.rows[name].tolist() for name in ROW_COLUMNS]
+        for round_num, name, outcome, *values in zip(
+            rounds, names, outcomes, *columns, strict=True
+        ):
+            cells = [_csv_cell(value if value == value else None) for value in values]
+            rows.append([run, round_num, name, outcome, *cells])
+    return Table("Clients", ["run", "round", "client", "outcome", *ROW_COLUMNS], rows)
+
+
+def flag(name: str) -> str:
+    """Returns an option as it is written on the command line: `--server-option momentum`.
+
+    What stands in brackets is none and stays.
+    """
+    if name.startswith("("):
+        return name
+    field, _, key = name.partition(".")
+    return f"{option_name(field)} {key}" if key else option_name(field)
+
+
+def number(value: object) -> str:
+    """Returns a metric in four digits, or `-`."""
+    if not isinstance(value, int | float) or value - value != 0:
+        return _UNSET
+    return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.3e}"
+
+
+def _optimizer(config: Mapping[str, Any], side: str) -> str:
+    name = config.get(f"{side}_optimizer")
+    if name is None:
+        return _UNSET
+    options = [f"lr={_value(config.get(f'{side}_lr'))}"]
+    prefix = f"{side}_options."
+    options += [
+        f"{key.removeprefix(prefix)}={_value(value)}"
+        for key, value in config.items()
+        if key.startswith(prefix)
+    ]
+    return f"{name} ({', '.join(options)})"
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return _UNSET
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _estimate(values: Sequence[float | None], digits: int) -> str:
+    known = [value for value in values if value is not None]
+    found = comparison.estimate(known)
+    if found is None:
+        return _UNSET
+    text = f"{found.mean:.{digits}f}"
+    if found.half_width is not None:
+        text += f" ± {found.half_width:.{digits}f}"
+    return text if len(known) == len(values) else f"{text} ({len(known)} of {len(values)})"
+
+
+def _estimate_json(values: Sequence[float | None]) -> dict[str, Any] | None:
+    found: Estimate | None = comparison.estimate([each for each in values if each is not None])
+    if found is None:
+        return None
+    return {"mean": found.mean, "half_width_95": found.half_width, "count": found.count}
+
+
+def _csv_cell(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _round(value: int | None) -> str:
+    return _UNSET if value is None else f"{value:,}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds < 1000 else f"{seconds:,.0f} s"

@@ -1,0 +1,1 @@
+"""A run: opening its parts, its rounds, its end, its evaluation."""

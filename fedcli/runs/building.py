@@ -1,0 +1,61 @@
+"""The algorithm that a config describes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fedcli.learning import aggregators, algorithms, optimizers
+from fedcli.learning.algorithms.base import Algorithm
+from fedcli.learning.optimizers import schedules
+from fedcli.learning.optimizers.optimizer import Optimizer
+from fedcli.settings.run_config import RunConfig
+from fedcli.settings.vocabulary import BY_ROUND
+
+
+def build_algorithm(config: RunConfig) -> Algorithm:
+    """Returns the algorithm of a valid config, which needs no data.
+
+    Raises:
+        ConfigError: The algorithm does not go with the client optimizer.
+    """
+    assert config.client_weighting is not None
+    algorithm = algorithms.build(
+        config.algorithm,
+        _build_client_optimizer(config),
+        _build_server_optimizer(config),
+        weighting=config.client_weighting,
+        aggregator=aggregators.build(config.aggregator, config.aggregator_options),
+        options=config.algorithm_options,
+    )
+    return replace(algorithm, ema_decay=config.server_ema)
+
+
+def _build_client_optimizer(config: RunConfig) -> Optimizer | None:
+    """The optimizer of the local steps, None for an algorithm without such."""
+    if config.client_optimizer is None or config.client_lr is None:
+        return None
+    optimizer = optimizers.build(config.client_optimizer, config.client_lr, config.client_options)
+    assert config.client_schedule is not None
+    assert config.client_schedule_by is not None
+    is_by_round = config.client_schedule_by == BY_ROUND
+    schedule = schedules.build(
+        config.client_schedule,
+        config.client_schedule_options,
+        num_rounds=config.rounds if is_by_round else None,
+    )
+    return replace(
+        optimizer,
+        schedule=schedule,
+        schedule_by=config.client_schedule_by,
+        clip_norm=config.client_clip_norm,
+    )
+
+
+def _build_server_optimizer(config: RunConfig) -> Optimizer:
+    assert config.server_lr is not None
+    assert config.server_optimizer is not None
+    optimizer = optimizers.build(config.server_optimizer, config.server_lr, config.server_options)
+    schedule = schedules.build(
+        config.server_schedule, config.server_schedule_options, num_rounds=config.rounds
+    )
+    return replace(optimizer, schedule=schedule)

@@ -1,0 +1,270 @@
+"""Checkpoint files: the whole server state with the config, in one HDF5 file.
+
+Layout (format "fedcli-checkpoint", version 1): one group per component of the server state
+(`global_model_weights` with one dataset per tensor in Keras shape, `distributor`, `client_work`,
+`aggregator`, `finalizer`), where arrays are datasets and plain numbers are datasets of no
+dimension; `config` is the text of config.toml; `model` is the JSON of the model's layers
+(`layout.ParamLayout.description`), so that one from a file needs no such file; `round_num`,
+`input_shape`, `num_classes` and `pixel_convention` (of the model, so that the data are not needed
+to use it) and `fedcli_version` are attributes. Files from before there was a `model` lack it. Where
+only a user's code could describe the model, `tensors` stands instead of it: the JSON list of the
+names of the weights in their order.
+Behind the HDF5 image stands a trailer: 16 bytes of name and the BLAKE2b of all before it, so that a
+cut or a changed byte is told before anything is parsed. HDF5 tools ignore the trailer.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.errors import CheckpointError
+from fedcli.hdf5 import check_heaps
+from fedcli.models.sizing import MAX_DIMENSIONS, MAX_VALUES
+from fedcli.settings.vocabulary import MAX_CLASSES, PIXEL_CONVENTIONS
+
+FORMAT = "fedcli-checkpoint"
+VERSION = 1
+COMPONENTS = ("global_model_weights", "distributor", "client_work", "aggregator", "finalizer")
+H5PY_VERSION: str = h5py.__version__
+
+_TRAILER_NAME = b"\nfedcli-blake2b\n"
+_DIGEST_BYTES = 32
+_PLAIN_NAME = re.compile(r"[\w-][\w.-]*")  # of a tensor of a user's, which no folder is in
+_MAX_DEPTH = 3  # hard links may form a ring
+_TRAILER_BYTES = len(_TRAILER_NAME) + _DIGEST_BYTES
+
+Part = NDArray[Any] | int | float
+Components = Mapping[str, Mapping[str, Part]]
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What a checkpoint holds.
+
+    Attributes:
+        round_num: Rounds completed.
+        components: By component (`COMPONENTS`) and name: arrays, ints and floats.
+        config: The text of config.toml.
+        input_shape: One example as the model sees it.
+        num_classes: Classes the model tells apart.
+        pixel_convention: What 1.0 is in the pixels it was trained on: "ink" or "background".
+        fedcli_version: What wrote it.
+        description: The model's layers, as JSON text; None: what a name in the config stands for,
+            or what a user's code makes.
+        tensor_names: The weights in their order; None: that is the model's to say.
+    """
+
+    round_num: int
+    components: dict[str, dict[str, Part]]
+    config: str
+    input_shape: tuple[int, ...]
+    num_classes: int
+    pixel_convention: str
+    fedcli_version: str
+    description: str | None = None
+    tensor_names: tuple[str, ...] | None = None
+
+
+def encode(checkpoint: Checkpoint) -> bytes:
+    """Returns the content of a checkpoint file; it is built in memory, to be written at once."""
+    # The name is never used: a core file without backing store stays in memory.
+    with h5py.File("checkpoint", "w", driver="core", backing_store=False) as file:
+        file.attrs["format"] = FORMAT
+        file.attrs["version"] = VERSION
+        file.attrs["fedcli_version"] = checkpoint.fedcli_version
+        file.attrs["round_num"] = checkpoint.round_num
+        file.attrs["input_shape"] = checkpoint.input_shape
+        file.attrs["num_classes"] = checkpoint.num_classes
+        file.attrs["pixel_convention"] = checkpoint.pixel_convention
+        file["config"] = np.frombuffer(checkpoint.config.encode(), np.uint8)
+        if checkpoint.description is not None:
+            file["model"] = np.frombuffer(checkpoint.description.encode(), np.uint8)
+        if checkpoint.tensor_names is not None:
+            names = json.dumps(checkpoint.tensor_names)
+            file["tensors"] = np.frombuffer(names.encode(), np.uint8)
+        for component in COMPONENTS:
+            group = file.create_group(component)
+            # In one order: a state that was loaded may have its parts in another than a fresh one.
+            for name, part in sorted(checkpoint.components[component].items()):
+                group[name] = part
+        file.flush()
+        image: bytes = file.id.get_file_image()
+    return image + _TRAILER_NAME + blake2b(image, digest_size=_DIGEST_BYTES).digest()
+
+
+def load(path: Path) -> Checkpoint:
+    """Returns the content of a checkpoint file.
+
+    Raises:
+        CheckpointError: It cannot be read, is damaged, is no checkpoint, or is of a newer version.
+    """
+    try:
+        with path.open("rb") as file:
+            content = _read_whole(file, path)
+    except OSError as err:
+        raise CheckpointError(f"cannot read the checkpoint {path}: {err.strerror}") from err
+    try:
+        with h5py.File(io.BytesIO(content), "r") as image:
+            check_heaps(image, content)
+            return _parse(image, len(content), path)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, UnicodeDecodeError) as err:
+        reason = " ".join(str(err).split())
+        raise CheckpointError(f"{path} is not a usable checkpoint: {reason}") from err
+
+
+def check(checkpoint: Checkpoint, expected: Components, path: Path) -> None:
+    """Refuses a state that does not fit the run's model and optimizers.
+
+    Args:
+        checkpoint: What was loaded from `path`.
+        expected: The components of the initial state: same names, types and shapes.
+        path: For the message.
+
+    Raises:
+        CheckpointError: A name, type or shape differs; the line says which.
+    """
+    for component in COMPONENTS:
+        has = {name: _kind(part) for name, part in checkpoint.components[component].items()}
+        needs = {name: _kind(part) for name, part in expected[component].items()}
+        if has != needs:
+            raise CheckpointError(
+                f"{path}: {component} holds {_listed(has)}, but the run's config needs "
+                f"{_listed(needs)}; use the config it was written with"
+            )
+
+
+def _read_whole(file: io.BufferedReader, path: Path) -> bytes:
+    """The HDF5 image, after its trailer has been checked."""
+    num_bytes = file.seek(0, io.SEEK_END)
+    file.seek(max(0, num_bytes - _TRAILER_BYTES))
+    trailer = file.read(_TRAILER_BYTES)
+    if len(trailer) < _TRAILER_BYTES or not trailer.startswith(_TRAILER_NAME):
+        raise CheckpointError(
+            f"{path} is not a whole fedcli checkpoint: it was cut short, or is another kind of "
+            "file; restore it or, among a run's checkpoints, delete it to go on from the one before"
+        )
+    file.seek(0)
+    image = file.read(num_bytes - _TRAILER_BYTES)
+    if blake2b(image, digest_size=_DIGEST_BYTES).digest() != trailer[len(_TRAILER_NAME) :]:
+        raise CheckpointError(
+            f"{path} is damaged: its checksum does not match; restore it or, among a run's "
+            "checkpoints, delete it to go on from the one before"
+        )
+    return image
+
+
+def _parse(file: h5py.File, num_bytes: int, path: Path) -> Checkpoint:
+    if file.attrs.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not a fedcli checkpoint; give one that train wrote")
+    version, writer = int(file.attrs["version"]), str(file.attrs["fedcli_version"])
+    if version != VERSION:
+        raise CheckpointError(
+            f"{path} has checkpoint version {version}, written by fedcli {writer}; this fedcli "
+            f"reads version {VERSION}: install the one that wrote it"
+        )
+    round_num = int(file.attrs["round_num"])
+    input_shape = tuple(int(size) for size in file.attrs["input_shape"])
+    num_classes = int(file.attrs["num_classes"])
+    is_possible = 1 <= num_classes <= MAX_CLASSES and len(input_shape) <= MAX_DIMENSIONS
+    sizes = (*input_shape, math.prod(input_shape))
+    if round_num < 0 or not is_possible or not all(1 <= size <= MAX_VALUES for size in sizes):
+        raise CheckpointError(
+            f"{path} claims round {round_num}, inputs {input_shape} and {num_classes} classes; "
+            "it is not a checkpoint of fedcli"
+        )
+    convention = str(file.attrs["pixel_convention"])
+    if convention not in PIXEL_CONVENTIONS:
+        raise CheckpointError(f"{path} says 1.0 is {convention!r}; it is no checkpoint of fedcli")
+    components = {name: _read_group(file, name, num_bytes, path) for name in COMPONENTS}
+    config = _read_text(file, "config", num_bytes, path)
+    description = _read_text(file, "model", num_bytes, path) if "model" in file else None
+    return Checkpoint(
+        round_num,
+        components,
+        config,
+        input_shape,
+        num_classes,
+        convention,
+        writer,
+        description,
+        _read_tensor_names(file, components["global_model_weights"], num_bytes, path),
+    )
+
+
+def _read_tensor_names(
+    file: h5py.File, weights: Mapping[str, Part], num_bytes: int, path: Path
+) -> tuple[str, ...] | None:
+    if "tensors" not in file:
+        return None
+    try:
+        names = json.loads(_read_text(file, "tensors", num_bytes, path))
+    except RecursionError:
+        names = None
+    is_list = isinstance(names, list) and all(
+        isinstance(name, str) and _PLAIN_NAME.fullmatch(name) for name in names
+    )
+    if not is_list or sorted(names) != sorted(weights):
+        raise CheckpointError(f"{path}: tensors does not list the weights by name")
+    return tuple(names)
+
+
+def _read_group(file: h5py.File, component: str, num_bytes: int, path: Path) -> dict[str, Part]:
+    group = _member(file, component, h5py.Group, path)
+    parts: dict[str, Part] = {}
+    pending = sorted(group, reverse=True)
+    while pending:  # a name may hold slashes, which HDF5 keeps as groups
+        name = pending.pop()
+        if name.count("/") > _MAX_DEPTH:
+            raise CheckpointError(f"{path}: {component} is nested too deeply")
+        if isinstance(_member(group, name, (h5py.Group, h5py.Dataset), path), h5py.Group):
+            pending += [f"{name}/{each}" for each in sorted(group[name], reverse=True)]
+        else:
+            parts[name] = _read_part(group, name, num_bytes, path)
+    return parts
+
+
+def _read_text(file: h5py.File, name: str, num_bytes: int, path: Path) -> str:
+    return np.asarray(_read_part(file, name, num_bytes, path)).tobytes().decode()
+
+
+def _read_part(group: h5py.Group, name: str, num_bytes: int, path: Path) -> Part:
+    """One array or number; nothing that could claim more memory than the file has bytes."""
+    dataset = _member(group, name, h5py.Dataset, path)
+    is_plain = dataset.chunks is None and not dataset.external and not dataset.is_virtual
+    if not is_plain or dataset.nbytes > num_bytes or dataset.dtype.kind not in "iuf":
+        raise CheckpointError(f"{path}: {dataset.name} is not a plain array of numbers")
+    value = dataset[()]
+    part: Part = value if dataset.shape else value.item()
+    return part
+
+
+def _member(group: h5py.Group, name: str, kind: Any, path: Path) -> Any:
+    """What stands in the file itself under a name: links to elsewhere are not followed."""
+    is_here = isinstance(group.get(name, getlink=True), h5py.HardLink)
+    member = group[name] if is_here else None
+    if not isinstance(member, kind):
+        raise CheckpointError(f"{path}: {name} is missing or of another kind")
+    return member
+
+
+def _kind(part: Part) -> str:
+    """The type and shape of a part, as text: `float32 [784, 10]`, `int`."""
+    if isinstance(part, np.ndarray):
+        return f"{part.dtype} {list(part.shape)}"
+    return type(part).__name__
+
+
+def _listed(kinds: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {kind}" for name, kind in sorted(kinds.items())) or "nothing"

@@ -1,0 +1,326 @@
+"""What each client of each cohort did, over all rounds of a run: clients.h5.
+
+Layout (format "fedcli-client-records", version 2): one dataset a column, all of one length, sorted
+by round and within it in the order of the cohort, compressed: `round` int32; `client` int64 (a row
+of `client_ids`); `outcome`, an enumeration (OUTCOMES: only of a client that `reported` has the
+model got anything); `num_examples` int64 (processed); `loss` and `accuracy` float32 (online; NaN
+without examples); `update_norm` float32 (L2 of the model delta as the client made it; NaN where
+that is not finite); `report_seconds` float64 (of the virtual clock, after the round began; NaN
+without a clock, and of who dropped out); `bytes` int64 (the model down and, but of who dropped out,
+the delta up). `client_ids` are UTF-8 strings.
+
+While a process trains, all rounds so far stand in clients.journal, which `load` reads as well: a
+line of JSON, then blocks, each a line of JSON (`clients`, the ids that the file has not named
+before, and `num_rows`) and rows of one length. Each round adds a block with one write; what a kill
+or a full disk cut short is no block. When the process ends, the journal becomes clients.h5, which
+appears whole or not at all. So where there is a journal, it has everything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.errors import RunError, why_not_written
+from fedcli.federation.participation import DROPPED_OUT, LATE, REPORTED, SURPLUS, Attendance
+from fedcli.files import json_text, write_atomic
+
+FILE, JOURNAL = "clients.h5", "clients.journal"
+FORMAT, VERSION = "fedcli-client-records", 2
+
+# What became of a client, by its number in the column: SKIPPED reported in a round that had too few
+# reports to change the model.
+SKIPPED = "skipped"
+OUTCOMES = (REPORTED, DROPPED_OUT, LATE, SURPLUS, SKIPPED)
+
+# A row of the journal; `client` is a place among the ids that the journal names.
+ROW = np.dtype(
+    [
+        *(("round", "<i4"), ("client", "<i8"), ("outcome", "u1"), ("num_examples", "<i8")),
+        *(("loss", "<f4"), ("accuracy", "<f4"), ("update_norm", "<f4")),
+        *(("report_seconds", "<f8"), ("bytes", "<i8")),
+    ]
+)
+_MEASURED = ("loss", "accuracy", "update_norm", "report_seconds")  # NaN where there is nothing
+_OUTCOME_TYPE = h5py.enum_dtype({name: at for at, name in enumerate(OUTCOMES)}, "u1")
+_JOURNAL_HEAD = {"format": "fedcli-client-journal", "version": 1}
+_CHUNK_ROWS = 1 << 14
+
+
+@dataclass(frozen=True, eq=False)
+class ClientRecords:
+    """Records of a run.
+
+    Attributes:
+        rows: ROW [num_rows], `client` being a row of `client_ids`.
+        client_ids: Who stands in them.
+    """
+
+    rows: NDArray[Any]
+    client_ids: list[str]
+
+
+class RecordWriter:
+    """Writes the records of a run that this process holds."""
+
+    def __init__(self, path: Path, round_num: int) -> None:
+        """Takes up what earlier processes wrote, cut back to `round_num`.
+
+        Args:
+            path: The run's folder.
+            round_num: Rounds completed; later ones are dropped.
+
+        Raises:
+            RunError: A file is damaged or cannot be written.
+        """
+        self._path = path
+        known = _find(path)
+        self._places: dict[str, int] = {}
+        content = json_text(_JOURNAL_HEAD).encode() + b"\n"
+        if known is not None and round_num:
+            content += self._block(known.rows[known.rows["round"] <= round_num], known.client_ids)
+        write_atomic(path / JOURNAL, content)
+        try:
+            self._file = (path / JOURNAL).open("ab", buffering=0)
+        except OSError as err:
+            raise RunError(f"cannot write {path / JOURNAL}: {why_not_written(err)}") from err
+
+    def add(
+        self,
+        round_num: int,
+        client_ids: Sequence[str],
+        stats: NDArray[Any],
+        num_params: int,
+        attendance: Attendance | None = None,
+    ) -> None:
+        """Adds one round with a single write.
+
+        Args:
+            round_num: Its number.
+            client_ids: The cohort.
+            stats: One row for each that trained, as the engine returns them, deltas measured.
+            num_params: Of the model, which travels both ways.
+            attendance: What became of the cohort; None: all reported and trained.
+
+        Raises:
+            RunError: The disk is full, or the like.
+        """
+        known = list(dict.fromkeys(client_ids))
+        places = {client_id: place for place, client_id in enumerate(known)}
+        rows = np.zeros(len(client_ids), ROW)
+        rows["round"] = round_num
+        rows["client"] = [places[each] for each in client_ids]
+        for name in _MEASURED:
+            rows[name] = np.nan
+        rows["bytes"] = 2 * np.dtype(np.float32).itemsize * num_params
+        trained: Any = slice(None)
+        if attendance is not None:
+            trained = [] if attendance.is_skipped else list(attendance.reports)
+            _set_attendance(rows, attendance)
+        counts = stats["num_examples"]
+        rows["num_examples"][trained] = counts
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            rows["loss"][trained] = stats["loss_sum"] / counts
+            rows["accuracy"][trained] = stats["num_correct"] / counts
+        norms = np.where(stats["is_finite"] != 0, stats["norm"], np.nan)
+        rows["update_norm"][trained] = norms
+        content = self._block(rows, known)
+        try:
+            written = self._file.write(content)
+        except OSError as err:
+            raise RunError(f"cannot write {self._file.name}: {why_not_written(err)}") from err
+        if written != len(content):
+            raise RunError(f"cannot write {self._file.name}: the disk is full; make room there")
+
+    def flush(self) -> None:
+        """Waits until the disk has what was added. Raises RunError."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as err:
+            raise RunError(f"cannot write {self._file.name}: {why_not_written(err)}") from err
+
+    def close(self) -> None:
+        """Makes clients.h5 of the journal. Raises RunError."""
+        self._file.close()
+        records = _read_journal(self._path / JOURNAL)
+        write_atomic(self._path / FILE, _encode(_sorted_by_id(records)))
+        with contextlib.suppress(OSError):  # it says the same
+            (self._path / JOURNAL).unlink()
+
+    def _block(self, rows: NDArray[Any], client_ids: Sequence[str]) -> bytes:
+        """A block of the journal; `client` of the rows is a place in `client_ids`."""
+        new = [each for each in client_ids if each not in self._places]
+        self._places.update(zip(new, range(len(self._places), 2**62), strict=False))
+        places = np.array([self._places[each] for each in client_ids], np.int64)
+        rows["client"] = places[rows["client"]]
+        head = json_text({"clients": new, "num_rows": len(rows)})
+        return head.encode() + b"\n" + rows.tobytes()
+
+
+def load(path: Path) -> ClientRecords:
+    """Returns the records of the run at `path`, also while it is being trained.
+
+    Raises:
+        RunError: There are none, or the file is damaged.
+    """
+    records = _find(path)
+    if records is None:
+        raise RunError(f"{path} has no {FILE}; train with --record-clients to have it written")
+    return _sorted_by_id(records)
+
+
+def _find(path: Path) -> ClientRecords | None:
+    """The records of a run as they stand in its journal or, if it is closed, its file."""
+    if (path / JOURNAL).is_file():
+        with contextlib.suppress(FileNotFoundError):  # it has just been closed
+            return _read_journal(path / JOURNAL)
+    file = path / FILE
+    if not file.is_file():
+        return None
+    try:
+        with h5py.File(file, "r") as opened:
+            return _parse(opened, file)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as err:
+        raise RunError(
+            f"{file} is damaged or is no file of client records; restore it, or move it away"
+        ) from err
+
+
+def _set_attendance(rows: NDArray[Any], attendance: Attendance) -> None:
+    """Sets outcome and time, and takes back the bytes that were never sent."""
+    outcomes = [OUTCOMES.index(each) for each in attendance.outcomes]
+    rows["outcome"] = outcomes
+    if attendance.is_skipped:
+        rows["outcome"][rows["outcome"] == OUTCOMES.index(REPORTED)] = OUTCOMES.index(SKIPPED)
+    if attendance.seconds is not None:
+        rows["report_seconds"] = [np.nan if at is None else at for at in attendance.seconds]
+    rows["bytes"][rows["outcome"] == OUTCOMES.index(DROPPED_OUT)] //= 2
+
+
+def _sorted_by_id(records: ClientRecords) -> ClientRecords:
+    """The same records, naming those clients alone that stand in them, in order."""
+    used, places = np.unique(records.rows["client"], return_inverse=True)
+    ids = [records.client_ids[place] for place in used.tolist()]
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    ranks = np.empty(len(ids), np.int64)
+    ranks[order] = np.arange(len(ids))
+    rows = records.rows.copy()
+    rows["client"] = ranks[places]
+    return ClientRecords(rows, [ids[place] for place in order])
+
+
+def _parse(opened: h5py.File, file: Path) -> ClientRecords:
+    if opened.attrs.get("format") != FORMAT:
+        raise RunError(f"{file} is no file of client records; move it away")
+    version = opened.attrs["version"]
+    if version != VERSION:
+        raise RunError(
+            f"{file} has version {version} of its format, this fedcli reads version {VERSION}: "
+            "use the one that wrote it, or move it away"
+        )
+    names = (*(ROW.names or ()), "client_ids")
+    if not all(isinstance(opened.get(name, getlink=True), h5py.HardLink) for name in names):
+        raise RunError(f"{file} lacks a column")
+    columns = {name: opened[name] for name in names}
+    num_rows = {each.shape for name, each in columns.items() if name != "client_ids"}
+    is_plain = [
+        each.ndim == 1 and not each.external and not each.is_virtual for each in columns.values()
+    ]
+    if len(num_rows) != 1 or not all(is_plain):
+        raise RunError(f"{file}: its columns are not of one length")
+    # What is compressed claims at most a thousand times the bytes of the file.
+    if sum(each.nbytes for each in columns.values()) > 1100 * file.stat().st_size:
+        raise RunError(f"{file} claims more rows than it can hold")
+    client_ids = [str(each) for each in columns.pop("client_ids").asstr()[()]]
+    rows = np.zeros(next(iter(num_rows)), ROW)
+    for name, column in columns.items():
+        rows[name] = column[()]
+    return _checked(rows, client_ids, file)
+
+
+def _checked(rows: NDArray[Any], client_ids: list[str], file: Path) -> ClientRecords:
+    clients, rounds = rows["client"], rows["round"]
+    if len(rows) and not 0 <= clients.min() <= clients.max() < len(client_ids):
+        raise RunError(f"{file} is damaged: it names clients that it does not list")
+    if len(set(client_ids)) < len(client_ids) or rows["outcome"].max(initial=0) >= len(OUTCOMES):
+        raise RunError(f"{file} is damaged: a client stands twice, or has no such outcome")
+    if len(rows) and (rounds[0] < 1 or (np.diff(rounds) < 0).any()):
+        raise RunError(f"{file} is damaged: its rounds are not in order")
+    return ClientRecords(rows, client_ids)
+
+
+def _encode(records: ClientRecords) -> bytes:
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.attrs["format"] = FORMAT
+        file.attrs["version"] = VERSION
+        file["client_ids"] = np.array(records.client_ids, dtype=h5py.string_dtype())
+        for name in ROW.names or ():
+            column = np.ascontiguousarray(records.rows[name])
+            packed: dict[str, Any] = {}
+            if len(column):
+                chunks = (min(len(column), _CHUNK_ROWS),)
+                packed = {"chunks": chunks, "compression": "gzip", "shuffle": True}
+            kind = _OUTCOME_TYPE if name == "outcome" else column.dtype
+            file.create_dataset(name, data=column, dtype=kind, fletcher32=bool(packed), **packed)
+    return buffer.getvalue()
+
+
+def _read_journal(path: Path) -> ClientRecords:
+    """The whole blocks of a journal. Raises RunError and FileNotFoundError."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as err:
+        raise RunError(f"cannot read {path}: {err.strerror}") from err
+    ids: list[str] = []
+    blocks = [np.zeros(0, ROW)]
+    head, at = _read_line(content, 0, path)
+    if head is not None and head != _JOURNAL_HEAD:
+        raise RunError(
+            f"{path} is of another version of fedcli, or damaged; resume with the one that wrote "
+            "it, or move it away"
+        )
+    while at < len(content):
+        head, at = _read_line(content, at, path)
+        if head is None:
+            break
+        num_rows = head["num_rows"]
+        end = at + num_rows * ROW.itemsize
+        if end > len(content):
+            break
+        ids += head["clients"]
+        blocks.append(np.frombuffer(content, ROW, num_rows, at))
+        at = end
+    return _checked(np.concatenate(blocks), ids, path)
+
+
+def _read_line(content: bytes, at: int, path: Path) -> tuple[dict[str, Any] | None, int]:
+    """The object in the line at a place and where the next begins; None: the line is cut short."""
+    end = content.find(b"\n", at)
+    if end < 0:
+        return None, len(content)
+    try:
+        head = json.loads(content[at:end])
+    except (ValueError, RecursionError):
+        head = None
+    if not isinstance(head, dict) or (at and not _is_block_head(head)):
+        raise RunError(f"{path} is damaged at byte {at}; move it away, or train anew")
+    return head, end + 1
+
+
+def _is_block_head(head: dict[str, Any]) -> bool:
+    num_rows, ids = head.get("num_rows"), head.get("clients")
+    is_count = type(num_rows) is int and num_rows >= 0
+    return is_count and isinstance(ids, list) and all(isinstance(each, str) for each in ids)

@@ -1,0 +1,455 @@
+"""The folder of a run: config.toml, checkpoints, metrics and timings by round, evaluation, lock.
+
+It appears under its name only once it can be resumed, and one process at a time writes to it.
+Imports no NumPy; what is in a checkpoint is not known here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from fedcli import settings
+from fedcli.errors import ConfigError, RunError, why_not_written
+from fedcli.files import json_text, sync_folder, write_atomic, write_synced
+from fedcli.locks import ReplacedError, lock_now
+from fedcli.runs.files.lines import find_end, is_evaluation, parse_metrics
+from fedcli.runs.stopping import Best
+
+CONFIG = "config.toml"
+METRICS = "metrics.jsonl"
+METRICS_CSV = "metrics.csv"  # the same, of a run with --csv
+TIMINGS = "timings.jsonl"
+EVALUATION = "evaluation.json"
+CHECKPOINTS = "checkpoints"
+LOCK = "lock"
+
+_CHECKPOINT_NAME = re.compile(r"round-(\d{6,})\.h5")
+
+
+class RunDirectory:
+    """A run's folder, locked by this process until `close` or the end of the process.
+
+    Make one with `create` or `open`. Not safe for several threads.
+    """
+
+    def __init__(self, path: Path, lock: int) -> None:
+        """Takes over `lock`, the open and locked descriptor of the lock file in `path`."""
+        self.path = path
+        self._lock = lock
+        self._metrics = (path / METRICS).open("ab", buffering=0)
+        self._timings = (path / TIMINGS).open("ab", buffering=0)
+
+    @classmethod
+    def create(
+        cls, path: Path, config_text: str, checkpoint: bytes, *, force: bool = False
+    ) -> RunDirectory:
+        """Makes the folder with its config and its checkpoint of round 0, then names it `path`.
+
+        Args:
+            path: Where; missing parents are made.
+            config_text: Content of config.toml.
+            checkpoint: Content of the checkpoint of round 0.
+            force: Replace a run that stands there, once the new one is ready.
+
+        Raises:
+            RunError: `path` exists (with `force`: and is no run, or is in use), or cannot be
+                written.
+        """
+        check_target(path, force=force)
+        temporary = _sibling(path)
+        lock = -1
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            (temporary / CHECKPOINTS).mkdir(parents=True)
+            lock = _lock(temporary)
+            write_synced(temporary / CONFIG, config_text.encode())
+            write_synced(temporary / CHECKPOINTS / checkpoint_name(0), checkpoint)
+            sync_folder(temporary / CHECKPOINTS)
+            for name in (METRICS, TIMINGS):  # so that a power cut later cannot lose the name
+                (temporary / name).touch()
+            sync_folder(temporary)
+            _move_into_place(temporary, path)
+            return cls(path, lock)
+        except (OSError, RunError) as err:
+            if lock >= 0:
+                os.close(lock)
+            if isinstance(err, RunError):
+                raise
+            raise RunError(f"cannot make the run {path}: {why_not_written(err)}") from err
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """Locks the run at `path` to continue it.
+
+        Raises:
+            RunError: There is no run, it is in use by another process, or it is not writable.
+        """
+        check_is_run(path)
+        lock = _lock(path)
+        try:
+            return cls(path, lock)
+        except OSError as err:
+            os.close(lock)
+            raise RunError(f"cannot write to the run {path}: {why_not_written(err)}") from err
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        """Adds one line to metrics.jsonl with a single write; non-finite numbers become null."""
+        self._append(self._metrics, line)
+
+    def append_timings(self, line: Mapping[str, Any]) -> None:
+        """Adds one line to timings.jsonl with a single write.
+
+        That of the closing evaluation is no round's and has none.
+        """
+        self._append(self._timings, line)
+
+    def cut_back(self, round_num: int) -> None:
+        """Drops the lines of rounds after `round_num`; those of round 0 too if that is 0.
+
+        What a killed process left half-written goes, too, and from the timings those of a closing
+        evaluation, which is made anew.
+
+        Raises:
+            RunError: metrics.jsonl lacks a round up to `round_num`, or is damaged before it.
+        """
+        try:
+            metrics = (self.path / METRICS).read_bytes()
+            end, last = find_end(metrics, round_num)
+            parse_metrics(metrics[:end], self.path / METRICS)
+            if last != round_num:
+                raise RunError(
+                    f"{self.path / METRICS} ends with round {last}, the checkpoint is of round "
+                    f"{round_num}; restore the file, or train anew"
+                )
+            os.truncate(self._metrics.fileno(), end)
+            timings = (self.path / TIMINGS).read_bytes()
+            os.truncate(self._timings.fileno(), find_end(timings, round_num)[0])
+            for folder in (self.path, self.path / CHECKPOINTS):
+                for left in folder.glob(".*.tmp"):  # of a process killed while writing it
+                    left.unlink()
+        except OSError as err:
+            raise RunError(f"cannot cut back the run {self.path}: {why_not_written(err)}") from err
+
+    def save_checkpoint(self, round_num: int, content: bytes) -> None:
+        """Writes a checkpoint, after syncing the metrics.
+
+        Raises:
+            RunError: It cannot be written; the older ones stay.
+        """
+        try:
+            os.fsync(self._metrics.fileno())
+        except OSError as err:
+            raise RunError(f"cannot write {self.path / METRICS}: {why_not_written(err)}") from err
+        write_atomic(self.path / CHECKPOINTS / checkpoint_name(round_num), content)
+
+    def drop_checkpoints(self, *, num_kept: int, best_round: int | None) -> None:
+        """Deletes old checkpoints.
+
+        Args:
+            num_kept: How many of the newest stay, 1 or more.
+            best_round: Whose stays besides; None: nobody's.
+        """
+        for old_round, old in _numbered_checkpoints(self.path)[:-num_kept]:
+            if old_round != best_round:
+                with contextlib.suppress(OSError):
+                    old.unlink()
+
+    def write_config(self, text: str) -> None:
+        """Replaces config.toml. Raises RunError."""
+        write_atomic(self.path / CONFIG, text.encode())
+
+    def write_evaluation(self, evaluation: Mapping[str, Any]) -> None:
+        """Replaces evaluation.json. Raises RunError."""
+        write_atomic(self.path / EVALUATION, (json_text(evaluation, indented=True) + "\n").encode())
+
+    def close(self) -> None:
+        """Closes the files and gives up the lock. Does nothing the second time."""
+        if self._lock < 0:
+            return
+        self._metrics.close()
+        self._timings.close()
+        os.close(self._lock)
+        self._lock = -1
+
+    def __enter__(self) -> RunDirectory:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Closes."""
+        self.close()
+
+    def _append(self, file: Any, line: Mapping[str, Any]) -> None:
+        content = json_text(line).encode() + b"\n"
+        try:
+            written = file.write(content)
+        except OSError as err:
+            raise RunError(f"cannot write {file.name}: {why_not_written(err)}") from err
+        if written != len(content):
+            raise RunError(f"cannot write {file.name}: the disk is full; make room there")
+
+
+def default_out(now: datetime, name: str) -> Path:
+    """Returns where a run goes when `--out` is not given: runs/<time>-<name>, numbered if need be.
+
+    Args:
+        now: The time of day at the start of the command.
+        name: The data's name, or the path of its file.
+    """
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(name).stem).strip("-") or "run"
+    path = Path("runs") / f"{now:%Y%m%d-%H%M%S}-{stem}"
+    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], numbered) if not os.path.lexists(each))
+
+
+def check_target(path: Path, *, force: bool) -> None:
+    """Refuses a place where a new run may not go, before any work.
+
+    Raises:
+        RunError: `path` exists; with `force`, it exists and is not a run.
+    """
+    if not os.path.lexists(path):
+        _check_writable(path)
+        return
+    if not force:
+        raise RunError(
+            f"{path} exists; choose another --out, or --force to replace it (from Python "
+            "force=True)"
+        )
+    if path.is_symlink() or not _looks_like_run(path):
+        raise RunError(f"{path} is not a run, so --force does not replace it; choose another --out")
+    os.close(_lock(path))
+
+
+def check_is_run(path: Path) -> None:
+    """Raises RunError unless `path` is the folder of a run."""
+    if not path.exists():
+        raise RunError(f"there is no run {path}; give the folder that fedcli train wrote")
+    if not _looks_like_run(path):
+        raise RunError(f"{path} is not a run: it has no {CONFIG} and {CHECKPOINTS}")
+
+
+def checkpoint_name(round_num: int) -> str:
+    """Returns the file name of a round's checkpoint."""
+    return f"round-{round_num:06d}.h5"
+
+
+def find_checkpoints(path: Path) -> list[Path]:
+    """Returns the checkpoints of the run at `path`, oldest round first."""
+    return [each for _, each in _numbered_checkpoints(path)]
+
+
+def checkpoint_rounds(path: Path) -> list[int]:
+    """Returns the rounds of those checkpoints, ascending."""
+    return [round_num for round_num, _ in _numbered_checkpoints(path)]
+
+
+def _numbered_checkpoints(path: Path) -> list[tuple[int, Path]]:
+    return sorted(
+        (int(match.group(1)), each)
+        for each in (path / CHECKPOINTS).iterdir()
+        if (match := _CHECKPOINT_NAME.fullmatch(each.name))
+    )
+
+
+def latest_checkpoint(path: Path) -> Path:
+    """Returns the newest checkpoint of the run at `path`.
+
+    Raises:
+        RunError: It is no run, or has none.
+    """
+    check_is_run(path)
+    found = find_checkpoints(path)
+    if not found:
+        raise RunError(f"{path / CHECKPOINTS} holds no checkpoint; train anew")
+    return found[-1]
+
+
+def best_checkpoint(path: Path) -> Path:
+    """Returns the checkpoint of the best round of the run at `path`, of those that are saved.
+
+    Raises:
+        ConfigError: config.toml cannot be read.
+        RunError: It is no run, does not keep its best round, or has not evaluated or lost it.
+    """
+    check_is_run(path)
+    last = max(checkpoint_rounds(path), default=0)
+    measure = read_config(path).get("keep_best")
+    if measure is None:
+        raise RunError(
+            f"{path} keeps no best round; train with --keep-best, or give one of its checkpoints"
+        )
+    lines = [line for line in read_metrics(path) if line["round"] <= last]
+    found = Best(measure).after_all(lines).round_num
+    if found is None:
+        raise RunError(f"{path} has no evaluation yet that tells which round is best")
+    file = path / CHECKPOINTS / checkpoint_name(found)
+    if not file.exists():
+        raise RunError(f"{file}, of the best round, is missing; restore it, or train anew")
+    return file
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Returns the fields set by a config.toml, or by that of the run at `path`.
+
+    Raises:
+        ConfigError: The file cannot be read, or has a key or type that no option has.
+    """
+    file = path / CONFIG if path.is_dir() else path
+    return settings.from_toml(read_text(file), str(file))
+
+
+def read_origin(path: Path) -> dict[str, Any]:
+    """Returns the provenance of the run at `path`, or that in a config.toml.
+
+    `data` and, for a model in Python, `model` are fingerprints.
+
+    Raises:
+        ConfigError: The file cannot be read or is not TOML.
+    """
+    file = path / CONFIG if path.is_dir() else path
+    return settings.read_provenance(read_text(file), str(file))
+
+
+def read_text(file: Path) -> str:
+    """Returns the text of a config file. Raises ConfigError if it cannot be read."""
+    try:
+        return file.read_bytes().decode()
+    except OSError as err:
+        raise ConfigError(f"cannot read {file}: {err.strerror}") from err
+    except UnicodeDecodeError as err:
+        raise ConfigError(f"{file} is not TOML: it is not UTF-8 text") from err
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Returns the lines of metrics.jsonl of the run at `path`; null becomes None.
+
+    Raises:
+        RunError: The file cannot be read or holds something else.
+    """
+    return parse_metrics(_read_bytes(path / METRICS), path / METRICS)
+
+
+def read_timings(path: Path) -> list[dict[str, float]]:
+    """Returns the lines of timings.jsonl of the run at `path`, those that are whole.
+
+    What takes how long is told beside a run's results, so nothing here is an error.
+    """
+    try:
+        content = (path / TIMINGS).read_bytes()
+    except OSError:
+        return []
+    lines = []
+    for text in content.splitlines():
+        with contextlib.suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict):
+                numbers = {k: v for k, v in line.items() if isinstance(v, int | float)}
+                lines.append(numbers)
+    return lines
+
+
+def read_completed(path: Path, round_num: int) -> list[dict[str, Any]]:
+    """Returns the lines of metrics.jsonl up to a round, none for round 0 (see `cut_back`).
+
+    What stands after them, perhaps half-written, is passed over.
+
+    Raises:
+        RunError: The file cannot be read.
+    """
+    content = _read_bytes(path / METRICS)
+    return parse_metrics(content[: find_end(content, round_num)[0]], path / METRICS)
+
+
+def read_evaluation(path: Path) -> dict[str, Any] | None:
+    """Returns evaluation.json of the run at `path`, None if it is not there yet.
+
+    Raises:
+        RunError: The file cannot be read or holds something else.
+    """
+    file = path / EVALUATION
+    try:
+        evaluation = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as err:
+        raise RunError(f"cannot read {file}: {err}; delete it to have it made anew") from err
+    if not isinstance(evaluation, dict) or not all(map(is_evaluation, evaluation.values())):
+        raise RunError(f"{file} holds no evaluation by split; delete it to have it made anew")
+    return evaluation
+
+
+def _looks_like_run(path: Path) -> bool:
+    return (path / CONFIG).is_file() and (path / CHECKPOINTS).is_dir()
+
+
+def _check_writable(path: Path) -> None:
+    """Refuses a place below a file or in a folder that may not be written."""
+    parent = next(each for each in path.absolute().parents if each.exists())
+    if not parent.is_dir():
+        raise RunError(f"cannot make the run {path}: {parent} is not a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise RunError(f"cannot make the run {path}: {parent} is not writable")
+
+
+def _sibling(path: Path) -> Path:
+    """A name beside `path` that nobody else uses."""
+    return path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
+
+
+def _move_into_place(new: Path, path: Path) -> None:
+    """Renames `new` to `path`; a run that stands there goes only after that has worked."""
+    if not os.path.lexists(path):
+        new.rename(path)
+        sync_folder(path.parent)
+        return
+    old = _sibling(path)
+    lock = _lock(path)
+    try:
+        path.rename(old)
+        try:
+            new.rename(path)
+        except OSError:
+            old.rename(path)
+            raise
+        sync_folder(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
+def _lock(folder: Path) -> int:
+    """Locks the run in `folder` and returns the descriptor of the lock."""
+    try:
+        return lock_now(folder / LOCK)
+    except BlockingIOError:
+        problem = f"the run {folder} is in use by another process; wait for it to end"
+    except ReplacedError:
+        problem = f"the run {folder} has just been replaced; try again"
+    except OSError as err:
+        problem = f"cannot lock the run {folder}: {why_not_written(err)}"
+    raise RunError(problem)
+
+
+def _read_bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as err:
+        raise RunError(f"cannot read {file}: {err.strerror}") from err

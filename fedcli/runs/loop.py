@@ -1,0 +1,475 @@
+"""A run that this process holds: rounds of training, written to the run's folder as they end.
+
+data -> cohort -> process.next -> metrics.jsonl -> checkpoint -> closing evaluation
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import monotonic, perf_counter
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.core.native import CancelFlag
+from fedcli.datasets.batches import BatchedDataset
+from fedcli.datasets.client_data import ClientData
+from fedcli.errors import ConfigError, StopTraining
+from fedcli.evaluation.result import Evaluation, evaluate_panel, seen_in
+from fedcli.learning.algorithms.base import NO_COMMON_MODEL
+from fedcli.learning.engines import choosing
+from fedcli.learning.state import ModelWeights, ServerState
+from fedcli.models.layout import ParamLayout
+from fedcli.runs import stopping
+from fedcli.runs.files import folder
+from fedcli.runs.files import logs as run_logs
+from fedcli.runs.files.folder import RunDirectory
+from fedcli.runs.files.logs import LoggedRound, RunLog
+from fedcli.runs.files.saved_states import client_states_of
+from fedcli.runs.opening import Federation
+from fedcli.runs.stopping import Best
+
+# Without --checkpoint-every: at most this much work is lost, and saving stays below 0.1 %.
+CHECKPOINT_SECONDS = 30.0
+
+
+@dataclass(frozen=True, eq=False)
+class RoundResult:
+    """One round, after its line is in metrics.jsonl.
+
+    Attributes:
+        round_num: Its number; 0 for the evaluation of the initial model.
+        metrics: The line of metrics.jsonl, with NaN where that has null.
+        timings: Seconds by part: data, train, aggregate, evaluate, save.
+        evaluation: By split, the four metrics of the weights after the round; None if not due.
+        num_clients: Clients whose reports were taken.
+        num_examples: Examples processed in training.
+        params: float32 [num_params], what is evaluated after the round; read-only. None where
+            every client has a model of its own.
+        layout: Which of them are which tensor's.
+    """
+
+    round_num: int
+    metrics: dict[str, Any]
+    timings: dict[str, float]
+    evaluation: dict[str, dict[str, Any]] | None
+    num_clients: int
+    num_examples: int
+    params: NDArray[np.float32] | None
+    layout: ParamLayout
+
+    def weights(self) -> ModelWeights:
+        """Returns a copy of `params`, tensor by tensor.
+
+        Raises:
+            ConfigError: Every client has a model of its own.
+        """
+        if self.params is None:
+            raise ConfigError(NO_COMMON_MODEL)
+        return ModelWeights.of(self.layout, self.params)
+
+
+# Told each round; see `Training.complete`.
+Callback = Callable[[RoundResult], object]
+
+
+class Training:
+    """A run that this process holds: make one with `start` or `resume`, iterate `run`, `finish`.
+
+    Attributes:
+        config: Every option, resolved.
+        notes: What a reader should know, a line each.
+        splits: The data by split.
+        process: The learning process.
+        state: The server state after the last completed round.
+    """
+
+    def __init__(
+        self,
+        federation: Federation,
+        state: ServerState,
+        run: RunDirectory,
+        config_text: str,
+        cancel: CancelFlag | None,
+        *,
+        have_data_changed: bool = False,
+    ) -> None:
+        """Takes over `run`, whose newest checkpoint is `state`.
+
+        Where data have changed since the run began, who took part before cannot be drawn again.
+        """
+        self.config = federation.config
+        self.notes = federation.notes
+        self.splits = federation.splits
+        self.process = federation.process
+        self.state = state
+        self._federation = federation
+        self._run = run
+        self._config_text = config_text
+        self._cancel = cancel
+        self._have_data_changed = have_data_changed
+        self._saved_round = state.round_num
+        self._saved_at = monotonic()
+        self._evaluations: dict[str, Evaluation] = {}
+        self._logs: tuple[RunLog, ...] = ()
+        self._virtual_seconds = 0.0
+        self._progress = stopping.progress_for(self.config.stop_at, self.config.patience)
+        self._best = None if self.config.keep_best is None else Best(self.config.keep_best)
+        if federation.roster.participation or self._progress or self._best:
+            for line in folder.read_completed(run.path, state.round_num):
+                self._note(line)
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return self._run.path
+
+    @property
+    def round_num(self) -> int:
+        """Rounds completed."""
+        return self.state.round_num
+
+    @property
+    def num_rounds(self) -> int:
+        """Rounds in total."""
+        return self.config.rounds
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that compute."""
+        return self._federation.engine.num_threads
+
+    @property
+    def code(self) -> str | None:
+        """What --model must be beside the run from now on; None: its checkpoints have it all."""
+        return self.config.model if choosing.is_python(self.process.model) else None
+
+    @property
+    def train(self) -> ClientData:
+        """The training split."""
+        return self.splits["train"]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last round is done and the closing evaluation of the last is written."""
+        return self._stored_evaluation() is not None
+
+    def run(self) -> Generator[RoundResult, None, None]:
+        """Trains the rounds that are left and yields each once its metrics are written.
+
+        With `eval_every`, the evaluation of the initial model comes first, as round 0. However the
+        iteration ends, the last completed round is saved.
+
+        Raises:
+            Cancelled: The flag was raised.
+            DataError: A client's data are bad.
+            RunError: The run's folder cannot be written.
+        """
+        try:
+            if not self.is_finished:
+                self._logs = run_logs.open_logs(
+                    self.config,
+                    self.path,
+                    self.state.round_num,
+                    self.process.model.layout,
+                )
+            if self.state.round_num == 0 and self.config.eval_every:
+                yield self._evaluate_initial_model()
+            while not self._is_last_round_done():
+                yield self._train_round()
+        finally:
+            self._save_if_behind()
+
+    def complete(self, callbacks: Iterable[Callback] = ()) -> dict[str, dict[str, Any]]:
+        """Trains the rounds that are left, tells each to all callbacks, then evaluates.
+
+        Args:
+            callbacks: Called one after the other with each `RoundResult`, that of round 0 too,
+                once it is in metrics.jsonl; they cannot change the run. Where one raises
+                `StopTraining`, that round is the last, and `resume` would go on. Any other error
+                passes through, once the round is saved.
+
+        Returns:
+            See `finish`.
+
+        Raises:
+            See `run` and `finish`.
+        """
+        told = list(callbacks)
+        with closing(self.run()) as results:
+            for result in results:
+                wishes = [_tell(callback, result) for callback in told]
+                if not all(wishes):
+                    break
+        return self.finish()
+
+    def finish(self) -> dict[str, dict[str, Any]]:
+        """Evaluates the last round's weights on every split and writes evaluation.json.
+
+        If that has been done, nothing is computed or written.
+
+        Returns:
+            By split, what `fedcli eval --json` prints.
+
+        Raises:
+            Cancelled: The flag was raised; the run itself is saved.
+        """
+        stored = self._stored_evaluation()
+        if stored is not None:
+            return stored
+        started = perf_counter()
+        seen = None
+        if not self._have_data_changed:
+            seen = self._federation.roster.seen(self.state.round_num, self._cancel)
+        evaluations = self._evaluate(self.state, self._splits)
+        seconds = perf_counter() - started
+        evaluation = {}
+        for split, each in evaluations.items():
+            is_seen = None if seen is None else seen_in(each.data, each.client_ids, seen)
+            evaluation[split] = replace(each, is_seen=is_seen).metrics
+        logged = self._due_splits(self.state.round_num)
+        values = {split: each.values for split, each in evaluations.items() if split not in logged}
+        if values:
+            self._run.append_timings({"evaluate": seconds})  # no round's: see `cut_back`
+            line = {"round": self.state.round_num, "evaluation": values}
+            self._log(line, self.state, is_closing=True)
+        self._close_logs()
+        self._run.write_evaluation(evaluation)  # last: what has it is finished
+        return evaluation
+
+    def close(self) -> None:
+        """Saves the last completed round if that has not been done, gives up lock and files.
+
+        Raises:
+            RunError: The checkpoint cannot be written.
+        """
+        with ExitStack() as stack:  # all of it, whatever of it fails
+            stack.callback(self._run.close)
+            for states in client_states_of(self.state):
+                stack.callback(states.close)
+            stack.callback(self._close_logs)
+            self._save_if_behind()
+
+    def __enter__(self) -> Training:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Closes."""
+        self.close()
+
+    def _train_round(self) -> RoundResult:
+        timings = {"data": 0.0}
+        cohort = self._federation.cohort_data(self.state.round_num)
+        clients = cohort.batches
+        if not isinstance(clients, tuple):  # read while the round runs
+            clients = _Timed(clients, timings)
+        output = self.process.next(self.state, clients, cancel=self._cancel)
+        timings.update(output.timings, train=output.timings["train"] - timings["data"])
+        round_num = output.state.round_num
+        line = {"round": round_num, **output.metrics}
+        if cohort.attendance is not None:
+            line["participation"] = cohort.attendance.metrics(self._virtual_seconds)
+        evaluation = None
+        if self._due_splits(round_num):
+            evaluation = self._evaluate_into(line, timings, output.state)
+        self._run.append_metrics(line)
+        self._log(
+            line,
+            output.state,
+            client_ids=cohort.client_ids,
+            client_stats=output.client_stats,
+            attendance=cohort.attendance,
+        )
+        self.state = output.state  # now that every record has the round
+        self._note(line)
+        if self._is_save_due():
+            started = perf_counter()
+            self._save()
+            timings["save"] = perf_counter() - started
+        self._run.append_timings({"round": round_num, **timings, **_peak_memory()})
+        num_examples = line["client_work"]["train"]["num_examples"]
+        return self._result(line, timings, evaluation, cohort.num_clients, num_examples)
+
+    def _result(
+        self,
+        line: dict[str, Any],
+        timings: dict[str, float],
+        evaluation: dict[str, dict[str, Any]] | None,
+        num_clients: int,
+        num_examples: int,
+    ) -> RoundResult:
+        """What is told of the last completed round: nothing that the run goes on from."""
+        params = None
+        if not self.state.has_own_models:
+            params = self.state.evaluated_weights.view()
+            params.flags.writeable = False
+        return RoundResult(
+            round_num=self.state.round_num,
+            metrics=line,
+            timings=timings,
+            evaluation=evaluation,
+            num_clients=num_clients,
+            num_examples=num_examples,
+            params=params,
+            layout=self.process.model.layout,
+        )
+
+    def _note(self, line: dict[str, Any]) -> None:
+        """Takes from a line of metrics.jsonl what later rounds go on from."""
+        told = line.get("participation", {})
+        self._virtual_seconds = told.get("virtual_seconds", self._virtual_seconds)
+        if self._progress is not None:
+            self._progress = self._progress.after(line)
+        if self._best is not None:
+            self._best = self._best.after(line)
+
+    def _is_last_round_done(self) -> bool:
+        has_ended = self._progress is not None and self._progress.is_over
+        return has_ended or self.state.round_num >= self.config.rounds
+
+    def _evaluate_initial_model(self) -> RoundResult:
+        line: dict[str, Any] = {"round": 0}
+        timings: dict[str, float] = {}
+        evaluation = self._evaluate_into(line, timings, self.state)
+        self._run.append_metrics(line)
+        self._note(line)
+        self._log(line, self.state)
+        self._run.append_timings({"round": 0, **timings})
+        return self._result(line, timings, evaluation, 0, 0)
+
+    def _evaluate_into(
+        self, line: dict[str, Any], timings: dict[str, float], state: ServerState
+    ) -> dict[str, dict[str, Any]]:
+        """Evaluates `state`, adds the values to a metrics line and the seconds to `timings`."""
+        started = perf_counter()
+        due = self._due_splits(state.round_num)
+        evaluations = self._evaluate(state, due)
+        evaluation = {split: dict(each.values) for split, each in evaluations.items()}
+        line["evaluation"] = evaluation
+        timings["evaluate"] = perf_counter() - started
+        return evaluation
+
+    @property
+    def _splits(self) -> list[str]:
+        """The splits of the closing evaluation."""
+        return [panel.split for panel in self._federation.panels]
+
+    def _due_splits(self, round_num: int) -> list[str]:
+        """The splits that `eval_every` evaluates after that many rounds."""
+        every, only = self.config.eval_every, self.config.eval_split
+        if not every or round_num % every:
+            return []
+        if only is None:
+            return self._splits
+        return [self._splits[0 if only == "train" else -1]]  # train is the first
+
+    def _evaluate(self, state: ServerState, splits: Sequence[str]) -> dict[str, Evaluation]:
+        """The evaluation of `state` by split; those of the round just evaluated are kept."""
+        self._evaluations = {
+            split: each
+            for split, each in self._evaluations.items()
+            if each.round_num == state.round_num
+        }
+        for panel in self._federation.panels:
+            if panel.split in splits and panel.split not in self._evaluations:
+                self._evaluations[panel.split] = evaluate_panel(
+                    panel, self._federation.evaluator, state, self._cancel
+                )
+        return {split: self._evaluations[split] for split in splits}
+
+    def _log(self, line: dict[str, Any], state: ServerState, **more: Any) -> None:
+        """Passes a round on to what was asked for: its state, and `more` as in LoggedRound."""
+        done = LoggedRound(line, state.global_model_weights, **more)
+        for log in self._logs:
+            log.add(done)
+
+    def _close_logs(self) -> None:
+        logs, self._logs = self._logs, ()
+        with ExitStack() as stack:  # each, also if another cannot be written
+            for log in reversed(logs):
+                stack.callback(log.close)
+
+    def _is_save_due(self) -> bool:
+        is_best = self._best is not None and self._best.round_num == self.state.round_num
+        if self._is_last_round_done() or is_best:
+            return True
+        if self.config.checkpoint_every:
+            return self.state.round_num % self.config.checkpoint_every == 0
+        return monotonic() - self._saved_at >= CHECKPOINT_SECONDS
+
+    def _save(self) -> None:
+        kept = folder.checkpoint_rounds(self._run.path)
+        for states in client_states_of(self.state):
+            states.save(kept)
+        for log in self._logs:
+            log.flush()
+        content = self._federation.encode(self.state, self._config_text)
+        self._run.save_checkpoint(self.state.round_num, content)
+        self.drop_checkpoints()
+        self._saved_round = self.state.round_num
+        self._saved_at = monotonic()
+
+    def drop_checkpoints(self) -> None:
+        """Deletes those that are not to be kept."""
+        best_round = None if self._best is None else self._best.round_num
+        self._run.drop_checkpoints(num_kept=self.config.keep_checkpoints, best_round=best_round)
+
+    def _save_if_behind(self) -> None:
+        if self._saved_round < self.state.round_num:
+            self._save()
+
+    def _stored_evaluation(self) -> dict[str, Any] | None:
+        """evaluation.json, if the last round is done and it is that of the last."""
+        if not self._is_last_round_done():
+            return None
+        stored = folder.read_evaluation(self.path)
+        last = self.state.round_num
+        if not stored or any(each.get("round") != last for each in stored.values()):
+            return None
+        return stored
+
+
+def _tell(callback: Callback, result: RoundResult) -> bool:
+    """Tells a callback of a round; returns whether it wants to go on."""
+    try:
+        callback(result)
+    except StopTraining:
+        return False
+    return True
+
+
+@dataclass(frozen=True, eq=False)
+class _Timed:
+    """Clients; the seconds that each takes to read are added to `timings`, whenever it is read."""
+
+    batches: Iterable[BatchedDataset]
+    timings: dict[str, float]
+
+    def __iter__(self) -> Iterator[BatchedDataset]:
+        iterator = iter(self.batches)
+        while True:
+            started = perf_counter()
+            dataset = next(iterator, None)
+            self.timings["data"] += perf_counter() - started
+            if dataset is None:
+                return
+            yield dataset
+
+
+def _peak_memory() -> dict[str, int]:
+    """The most memory that this process has had resident so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"peak_memory_bytes": peak if sys.platform == "darwin" else 1024 * peak}

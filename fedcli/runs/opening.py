@@ -1,0 +1,212 @@
+"""All that a config names, opened and ready for the first round."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from fedcli import learning
+from fedcli.core.native import CancelFlag
+from fedcli.datasets.batch_plan import BatchPlan
+from fedcli.datasets.batches import BatchedDataset
+from fedcli.datasets.client_batches import ClientBatches
+from fedcli.datasets.client_data import ClientData
+from fedcli.datasets.opening import CACHE_BYTES
+from fedcli.federation.cohorts import Cohorts
+from fedcli.federation.opened_data import (
+    check_fit,
+    held_out_split,
+    judged_split,
+    note_of_own_models,
+    open_data,
+)
+from fedcli.federation.panels import Panel, make_panels
+from fedcli.federation.participation import Attendance
+from fedcli.federation.rosters import Roster, open_roster, plan_of
+from fedcli.learning.engines import choosing
+from fedcli.learning.engines.contract import Engine
+from fedcli.learning.process import LearningProcess
+from fedcli.learning.state import ServerState
+from fedcli.models import sources
+from fedcli.models.model import Model
+from fedcli.runs.building import build_algorithm
+from fedcli.runs.files import checkpoint
+from fedcli.runs.files.checkpoint import Checkpoint
+from fedcli.runs.files.saved_states import to_components
+from fedcli.settings.run_config import RunConfig
+from fedcli.version import __version__
+
+
+class CohortData(NamedTuple):
+    """A cohort and the batches of those who report, in order.
+
+    Attributes:
+        batches: Of each client that trains.
+        num_clients: How many do.
+        client_ids: Who was chosen.
+        attendance: What became of them; None where everyone always reports.
+    """
+
+    batches: Iterable[BatchedDataset]
+    num_clients: int
+    client_ids: Sequence[str]
+    attendance: Attendance | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Federation:
+    """A config with all that it names, ready for the first round.
+
+    Attributes:
+        config: Every option, resolved.
+        splits: The data by split; `train` is there.
+        engine: What computes clients.
+        process: The learning process.
+        evaluator: Federated evaluation of the same model.
+        roster: Who takes part in each round.
+        panels: Who is evaluated, by split.
+        plan: How a client's examples become batches in training.
+        held: The data of a fixed cohort that the client cache could hold; None if each round
+            reads its own.
+        notes: What a reader should know, a line each.
+    """
+
+    config: RunConfig
+    splits: dict[str, ClientData]
+    engine: Engine
+    process: LearningProcess
+    evaluator: LearningProcess
+    roster: Roster
+    panels: tuple[Panel, ...]
+    plan: BatchPlan
+    held: tuple[BatchedDataset, ...] | None
+    notes: list[str]
+
+    def cohort_data(self, round_num: int) -> CohortData:
+        """Returns the batches of those who report of the cohort drawn after `round_num` rounds.
+
+        Of a round that is skipped nobody's are read.
+        """
+        ids, attendance = self.roster.of_round(round_num)
+        places: Sequence[int] = range(len(ids))
+        if attendance is not None:
+            places = () if attendance.is_skipped else attendance.reports
+        if self.held is not None:
+            is_whole = len(places) == len(self.held)  # the engine knows a tuple again
+            held = self.held if is_whole else tuple(self.held[place] for place in places)
+            return CohortData(held, len(held), ids, attendance)
+        present = ids if attendance is None else [ids[place] for place in places]
+        batches = ClientBatches(self.splits["train"], present, self.plan, self.config.seed)
+        return CohortData(batches, len(present), ids, attendance)
+
+    def initial_state(self) -> ServerState:
+        """Returns the state before round 1, with the initial weights of the config.
+
+        Raises:
+            ConfigError: The weights file is no such file or does not fit the model.
+        """
+        state = self.process.initialize()
+        if self.config.initial_weights is None:
+            return state
+        from fedcli.models import weights_files
+
+        layout = self.process.model.layout
+        weights = weights_files.load(Path(self.config.initial_weights), layout)
+        return self.process.set_model_weights(state, weights)
+
+    def encode(self, state: ServerState, config_text: str) -> bytes:
+        """Returns the content of a checkpoint of `state`."""
+        model = self.process.model
+        content = Checkpoint(
+            state.round_num,
+            to_components(state, model),
+            config_text,
+            model.layout.input_shape,
+            model.layout.num_classes,
+            self.splits["train"].pixel_convention,
+            __version__,
+            sources.to_text(model.layout),
+            None if model.layout.specs else tuple(each.name for each in model.layout.tensors),
+        )
+        return checkpoint.encode(content)
+
+
+def open_federation(
+    config: RunConfig, cancel: CancelFlag | None = None, model: Model | None = None
+) -> Federation:
+    """Opens all that a valid config names; reads the data of fixed cohorts.
+
+    Args:
+        config: A valid config.
+        cancel: Once raised, from any thread, opening stops.
+        model: What is trained; None: what the config names.
+
+    Raises:
+        Cancelled: `cancel` was raised while data were dealt to clients or counted.
+        ConfigError: An option does not fit another, or the data.
+        DataError: The data are missing, bad, or do not fit each other.
+    """
+    algorithm = build_algorithm(config)  # before data are read that it might refuse to train on
+    splits = open_data(config, cancel)
+    train = splits["train"]
+    notes = list(note_of_own_models(config))
+    if held_out_split(splits) is None:
+        notes.append(f"{train.source} has no test data: evaluating on train only")
+    elif judged_split(config, splits) is None:
+        notes.append("central has no client with a model of its own: evaluating on train only")
+    plan = plan_of(config)
+    config, roster = open_roster(config, train, plan, notes, cancel)
+    cohorts = roster.cohorts
+    if model is None:
+        model = sources.open_model(
+            config.model,
+            input_shape=train.pixel_shape,
+            num_classes=train.num_classes,
+            options=config.model_options,
+            seed=config.seed,
+            fresh_weights=config.fresh_weights,
+        )
+    check_fit(train, model)
+    engine = choosing.make_engine(model, config.threads)
+    if choosing.is_python(model) and (config.threads or 1) > 1:
+        notes.append(f"{config.model} is computed in Python, on one thread, not {config.threads}")
+    held = None
+    if cohorts.fixed is not None and _can_be_held(train, cohorts.fixed):
+        held = tuple(ClientBatches(train, cohorts.fixed, plan, config.seed))
+    return Federation(
+        config=config,
+        splits=splits,
+        engine=engine,
+        process=learning.build_process(
+            algorithm,
+            model,
+            engine=engine,
+            num_clients=_population_size(cohorts, train),
+            measures_deltas=config.record_clients,
+        ),
+        evaluator=learning.build_fed_eval(model, engine=engine),
+        roster=roster,
+        panels=tuple(make_panels(config, cohorts, splits, notes)),
+        plan=plan,
+        held=held,
+        notes=notes,
+    )
+
+
+def _can_be_held(data: ClientData, client_ids: Sequence[str]) -> bool:
+    """Whether the images of some clients, a byte a pixel, would fit in the client cache."""
+    image_bytes = math.prod(data.pixel_shape)
+    num_bytes = 0
+    for client_id in client_ids:
+        num_bytes += data.num_examples(client_id) * image_bytes
+        if num_bytes > CACHE_BYTES:
+            return False
+    return True
+
+
+def _population_size(cohorts: Cohorts, train: ClientData) -> int:
+    """How many clients may take part: those of a fixed cohort, else everyone."""
+    return len(train.client_ids if cohorts.fixed is None else set(cohorts.fixed))

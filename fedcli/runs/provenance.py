@@ -1,0 +1,49 @@
+"""Where a run comes from: versions, machine and data, as its config.toml keeps them."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import numpy as np
+
+from fedcli.core import native
+from fedcli.learning.engines.contract import Engine
+from fedcli.models import sources
+from fedcli.runs.files import checkpoint
+from fedcli.settings.options import Value
+from fedcli.version import __version__
+
+
+def provenance_of(engine: Engine, fingerprint: str, model: str) -> dict[str, Value]:
+    """Returns what config.toml says of a run's origin.
+
+    Args:
+        engine: What computes its clients.
+        fingerprint: Of its data.
+        model: What --model is.
+    """
+    code = sources.code_fingerprint(model)
+    of_model: dict[str, Value] = {} if code is None else {"model": code}
+    return {
+        "fedcli": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "h5py": checkpoint.H5PY_VERSION,
+        "cpu": _cpu_model(),
+        "isa": native.isa_name(),
+        "openmp": native.has_openmp(),
+        "threads": engine.num_threads,
+        "data": fingerprint,
+        **of_model,
+    }
+
+
+def _cpu_model() -> str:
+    """The processor's name as Linux tells it; elsewhere what Python knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()

@@ -1,0 +1,213 @@
+"""The run loop's two beginnings: a config becomes a new run, a run's folder goes on where it was.
+
+Everything a round draws is keyed by its number, so stopping and resuming changes no byte.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+from fedcli import settings
+from fedcli.core.native import CancelFlag
+from fedcli.datasets.opening import note_of_change
+from fedcli.errors import ConfigError, RunError
+from fedcli.federation.opened_data import fingerprinting, note_of_changed_model
+from fedcli.runs.files import checkpoint, folder, logs
+from fedcli.runs.files.checkpoint import Checkpoint
+from fedcli.runs.files.folder import RunDirectory
+from fedcli.runs.files.saved_states import model_of, open_client_states, to_state
+from fedcli.runs.loop import Callback, RoundResult, Training
+from fedcli.runs.opening import open_federation
+from fedcli.runs.provenance import provenance_of
+from fedcli.settings import tables
+from fedcli.settings.run_config import WITHOUT_EFFECT, RunConfig, option_name
+
+__all__ = ["Callback", "RoundResult", "Training", "resume", "start"]
+
+# Options with other values of which a run may go on: they change no weight, or say where data lie.
+_MAY_CHANGE = frozenset(
+    {
+        *WITHOUT_EFFECT,
+        *("rounds", "data", "test_data", "initial_weights"),
+        *("eval_every", "eval_clients", "stop_at", "patience"),
+    }
+)
+
+
+def start(
+    config: RunConfig,
+    out: str | Path,
+    *,
+    force: bool = False,
+    expected_data: str | None = None,
+    expected_model: str | None = None,
+    cancel: CancelFlag | None = None,
+) -> Training:
+    """Opens everything a config names, a user's code too, and makes the folder of a new run.
+
+    Args:
+        config: What to do; it is validated here.
+        out: The run's folder.
+        force: Replace a run that stands there.
+        expected_data: The fingerprint of the data that the config was used with; None: any.
+        expected_model: That of the file of a model in Python; None: any.
+        cancel: Once raised, from any thread, the training stops within a local step.
+
+    Raises:
+        ConfigError: An option is not allowed, or does not fit the data.
+        DataError: The data are missing or bad.
+        RunError: The folder exists or cannot be made.
+    """
+    path = Path(out)
+    config = settings.absolute_paths(settings.validate(config), str(Path.cwd()))
+    folder.check_target(path, force=force)
+    logs.require(config)
+    with fingerprinting(config, cancel) as fingerprint:
+        federation = open_federation(config, cancel)
+        state = federation.initial_state()
+        found = fingerprint.result()
+    consequence = "a new run with its config does not repeat it"
+    named = (config.data, config.test_data)
+    federation.notes.extend(note_of_change(*named, expected_data, found, consequence))
+    federation.notes.extend(note_of_changed_model(config.model, expected_model))
+    provenance = provenance_of(federation.engine, found, federation.config.model)
+    config_text = settings.to_toml(federation.config, provenance)
+    content = federation.encode(state, config_text)
+    run = RunDirectory.create(path, config_text, content, force=force)
+    state = open_client_states(state, run.path)
+    return Training(federation, state, run, config_text, cancel)
+
+
+def resume(
+    path: str | Path,
+    *,
+    rounds: int | None = None,
+    threads: int | None = None,
+    model: str | None = None,
+    cancel: CancelFlag | None = None,
+) -> Training:
+    """Opens a run where its newest checkpoint left it.
+
+    Args:
+        path: The run's folder.
+        rounds: A new total; None keeps it.
+        threads: Number of threads; None: what the config says.
+        model: FILE.py or FILE.py:FUNCTION, for a run whose model is code: no code runs unless it
+            is named here.
+        cancel: See `start`.
+
+    Raises:
+        ConfigError: config.toml is bad, `rounds` is below the rounds completed, or the model is
+            code and `model` does not name it.
+        DataError: The data are missing or bad.
+        RunError: There is no run, it is in use, or its files do not fit together.
+    """
+    run = RunDirectory.open(Path(path))
+    try:
+        return _resume(run, rounds, threads, model, cancel)
+    except BaseException:
+        run.close()
+        raise
+
+
+def _resume(
+    run: RunDirectory,
+    rounds: int | None,
+    threads: int | None,
+    code: str | None,
+    cancel: CancelFlag | None,
+) -> Training:
+    file = folder.latest_checkpoint(run.path)
+    content = checkpoint.load(file)
+    config, config_text = _continued_config(run, content, rounds)
+    if threads is not None:
+        config = settings.validate(replace(config, threads=threads))
+    logs.require(config)
+    origin = settings.read_provenance(config_text, str(run.path))
+    model = model_of(content, config, file, code)
+    with fingerprinting(config, cancel) as fingerprint:
+        federation = open_federation(config, cancel, model)
+        state = to_state(content, federation.process, file)
+        found = fingerprint.result()
+    consequence = "its rounds no longer repeat"
+    named = (config.data, config.test_data)
+    changed = note_of_change(*named, origin.get("data"), found, consequence)
+    federation.notes.extend(changed)
+    federation.notes.extend(note_of_changed_model(code, origin.get("model")))
+    federation.notes.extend(_note_of_moved_end(config, content))
+    training = Training(
+        federation,
+        open_client_states(state, run.path),
+        run,
+        config_text,
+        cancel,
+        have_data_changed=bool(changed),
+    )
+    if not training.is_finished:
+        run.cut_back(state.round_num)
+        training.drop_checkpoints()  # a process may have been killed before it did
+        run.write_config(config_text)
+    return training
+
+
+def _continued_config(
+    run: RunDirectory, content: Checkpoint, rounds: int | None
+) -> tuple[RunConfig, str]:
+    """The config of a run with its new total of rounds, and the text that says so."""
+    config_file = run.path / folder.CONFIG
+    text = folder.read_text(config_file)
+    values = settings.from_toml(text, str(config_file))
+    try:
+        config = settings.from_options(values)
+    except ConfigError as err:  # which names options alone
+        raise ConfigError(f"{config_file}: {err}") from err
+    _check_is_same(config, content, config_file)
+    if rounds is not None and rounds < content.round_num:
+        raise ConfigError(
+            f"--rounds {rounds}: {run.path} has completed {content.round_num} rounds; give that "
+            "many or more (from Python num_rounds)"
+        )
+    if config.rounds < content.round_num and rounds is None:
+        raise RunError(
+            f"{config_file} asks for {config.rounds} rounds but {content.round_num} are completed; "
+            f"give --rounds {content.round_num} or more (from Python num_rounds)"
+        )
+    if rounds in (None, config.rounds):
+        return config, text
+    config = settings.validate(replace(config, rounds=rounds))
+    return config, settings.to_toml(config, settings.read_provenance(text, str(config_file)))
+
+
+def _note_of_moved_end(config: RunConfig, content: Checkpoint) -> tuple[str, ...]:
+    """A line that learning rates which fall until the run's end now fall until another."""
+    before = _config_of(content).rounds
+    schedules = [
+        option_name(f"{side}_schedule")
+        for side in ("client", "server")
+        for options in [getattr(config, f"{side}_schedule_options")]
+        if (options or {}).get("decay_rounds") == tables.RUN_S_ROUNDS
+    ]
+    if not content.round_num or not schedules or config.rounds == before:
+        return ()
+    return (
+        f"{' and '.join(schedules)} went by an end after {before} rounds and now goes by one after "
+        f"{config.rounds}: the rates are not those of a run with {config.rounds} from its start",
+    )
+
+
+def _config_of(content: Checkpoint) -> RunConfig:
+    """The config that the rounds so far were trained with."""
+    return settings.from_options(settings.from_toml(content.config, "the checkpoint's config"))
+
+
+def _check_is_same(config: RunConfig, content: Checkpoint, config_file: Path) -> None:
+    """Refuses a config.toml edited so that later rounds would be of another run than those done."""
+    before = _config_of(content)
+    for field in fields(RunConfig):
+        now, then = getattr(config, field.name), getattr(before, field.name)
+        if now != then and field.name not in _MAY_CHANGE and content.round_num:
+            raise ConfigError(
+                f"{config_file}: {field.name} is {now!r}, but the rounds so far were trained "
+                f"with {then!r}; put that back, or start another run with --config"
+            )

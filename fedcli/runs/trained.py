@@ -1,0 +1,244 @@
+"""A checkpoint with the model it is of, and its weights as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli import learning, settings
+from fedcli.errors import ConfigError, RunError
+from fedcli.federation.opened_data import note_of_changed_model
+from fedcli.files import check_is_no_input
+from fedcli.learning import client_states
+from fedcli.learning.algorithms.base import EVALUATED_WEIGHTS, NO_COMMON_MODEL, OWN_MODELS
+from fedcli.learning.engines import choosing
+from fedcli.learning.engines.contract import Engine
+from fedcli.learning.state import ServerState
+from fedcli.models.layout import ParamLayout
+from fedcli.models.model import Model
+from fedcli.runs.building import build_algorithm
+from fedcli.runs.files import checkpoint, client_records, event_files
+from fedcli.runs.files import folder as run_dir
+from fedcli.runs.files.checkpoint import Checkpoint
+from fedcli.runs.files.saved_states import client_states_of, model_of, open_client_states, to_state
+from fedcli.settings.run_config import RunConfig
+
+# What training writes into a run's folder: files, and folders of them.
+_OWN_NAMES = (
+    *(run_dir.CONFIG, run_dir.METRICS, run_dir.METRICS_CSV, run_dir.TIMINGS, run_dir.EVALUATION),
+    *(run_dir.CHECKPOINTS, run_dir.LOCK, client_records.FILE, client_records.JOURNAL),
+    *(client_states.FILE, event_files.FOLDER),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A checkpoint with the model it is of; a context that closes the file of clients' models.
+
+    Attributes:
+        file: The checkpoint.
+        config: Of the run.
+        model: The model.
+        pixel_convention: What 1.0 was in the images it was trained on.
+        engine: What computes clients.
+        state: The weights and all else.
+        fingerprint: Of the data it was trained on; None: not known.
+        notes: What a reader should know, a line each.
+    """
+
+    file: Path
+    config: RunConfig
+    model: Model
+    pixel_convention: str
+    engine: Engine
+    state: ServerState
+    fingerprint: str | None
+    notes: tuple[str, ...] = ()
+
+    def __enter__(self) -> Trained:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Closes."""
+        for states in client_states_of(self.state):
+            states.close()
+
+
+def load_trained(
+    path: Path, threads: int | None, code: str | None = None, *, best: bool = False
+) -> Trained:
+    """Returns a checkpoint without its data: of a run's folder the newest, or a file.
+
+    Args:
+        path: The run or checkpoint.
+        threads: Number of threads; None: what the machine gives.
+        code: FILE.py or FILE.py:FUNCTION, if the user said so after --model.
+        best: Take the checkpoint of the run's best round, not the newest.
+
+    Raises:
+        ConfigError: The model is code and `code` does not name it, or the other way round.
+        RunError: There is no such run or checkpoint, or it is damaged.
+    """
+    file = checkpoint_file(path, best=best)
+    return _trained(checkpoint.load(file), file, threads, code)
+
+
+def _trained(
+    content: Checkpoint, file: Path, threads: int | None, code: str | None = None
+) -> Trained:
+    config = _config_of(content, file)
+    model = model_of(content, config, file, code)
+    engine = choosing.make_engine(model, threads)
+    process = learning.build_process(build_algorithm(config), model, engine=engine)
+    state = to_state(content, process, file)
+    if state.has_own_models:
+        state = open_client_states(state, file.parent.parent)
+    origin = settings.read_provenance(content.config, str(file))
+    notes = note_of_changed_model(code, origin.get("model"))
+    convention = content.pixel_convention
+    return Trained(file, config, model, convention, engine, state, origin.get("data"), notes)
+
+
+def data_of_run(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options of the data that a model was trained on, what is given laid over them.
+
+    Args:
+        path: A run's folder, or a checkpoint.
+        given: Some of the arguments of `datasets.open_splits`, but not `data`.
+
+    Raises:
+        ConfigError: The config that was stored is not valid.
+        RunError: There is no such run or checkpoint, or it is damaged.
+    """
+    file = checkpoint_file(path)
+    config = _config_of(checkpoint.load(file), file)
+    names = (*settings.DATA_FIELDS, "num_classes", "pixels")
+    return settings.merge({name: getattr(config, name) for name in names}, given)
+
+
+def checkpoint_file(path: Path, *, best: bool = False) -> Path:
+    """Returns the newest or the best checkpoint of a run's folder, or the file itself.
+
+    Raises:
+        ConfigError: The best of a single file is asked for.
+        RunError: There is no such run or checkpoint.
+    """
+    if not path.exists():
+        raise RunError(f"there is no run or checkpoint {path}; give what fedcli train wrote")
+    if best:
+        if not path.is_dir():
+            raise ConfigError(f"--best: {path} is one checkpoint; give the folder of a run")
+        return run_dir.best_checkpoint(path)
+    return run_dir.latest_checkpoint(path) if path.is_dir() else path
+
+
+def _config_of(content: Checkpoint, file: Path) -> RunConfig:
+    return settings.from_options(settings.from_toml(content.config, f"{file}: config"))
+
+
+def files_of_run(path: Path) -> list[Path]:
+    """Returns what training wrote of a run, given by its folder or a checkpoint in it.
+
+    Nothing else may be written there; what else stands in the folder is a user's own.
+    """
+    folder = path if path.is_dir() else path.absolute().parent.parent
+    found = [path]  # a checkpoint may lie anywhere
+    if (folder / run_dir.CONFIG).is_file():
+        for name in _OWN_NAMES:
+            found += [folder / name, *(folder / name).rglob("*")]
+    return [each for each in found if each.is_file()]
+
+
+def data_files(config: RunConfig) -> list[Path]:
+    """Returns the files or folders that a config's data may be in; a name among them is none."""
+    return [Path(each) for each in (config.data, config.test_data) if each is not None]
+
+
+def load_weights(path: str | Path) -> dict[str, NDArray[np.float32]]:
+    """Returns by name the weights that are evaluated of a run's newest checkpoint, or of a file.
+
+    In Keras's shapes and order. Runs no code of a user's: such a model's weights are as they stand
+    in the checkpoint.
+
+    Raises:
+        ConfigError: Every client has a model of its own.
+        RunError: There is no such run or checkpoint, or it is damaged.
+    """
+    file = checkpoint_file(Path(path))
+    return _weights_of(checkpoint.load(file), file)[0]
+
+
+def export_run(
+    path: str | Path, file: str | Path, *, best: bool = False
+) -> list[tuple[str, tuple[int, ...]]]:
+    """Writes the weights of a checkpoint: of a run's newest, or a file.
+
+    Args:
+        path: The run or checkpoint.
+        file: What to write: `.npz`, `.weights.h5` or, the whole model, `.keras`.
+        best: Take the checkpoint of the run's best round, not the newest.
+
+    Returns:
+        Name and shape of each tensor written, in order.
+
+    Raises:
+        ConfigError: `file` is what training wrote or read, has another suffix, or is to be Keras's
+            and the model is not made of layers; or every client has a model of its own.
+        RunError: There is no such run or checkpoint, it is damaged, or `file` cannot be written.
+    """
+    from fedcli.models import weights_files
+
+    weights_files.check_format(Path(file))
+    source = checkpoint_file(Path(path), best=best)
+    content = checkpoint.load(source)
+    inputs = [*files_of_run(source), *data_files(_config_of(content, source))]
+    check_is_no_input(Path(file), inputs, str(file))
+    weights, layout = _weights_of(content, source)
+    if layout is not None:
+        weights_files.save(Path(file), weights, layout)
+    elif Path(file).suffix == ".npz":
+        weights_files.save_npz(Path(file), weights)
+    else:
+        raise ConfigError(f"{file}: this run's model is code, not Keras's layers; write an .npz")
+    return [(name, array.shape) for name, array in weights.items()]
+
+
+def _weights_of(
+    content: Checkpoint, file: Path
+) -> tuple[dict[str, NDArray[np.float32]], ParamLayout | None]:
+    """The weights that are evaluated, by name, and their layout; None: the model is code."""
+    if content.tensor_names is not None:
+        return _evaluated_tensors(content, content.tensor_names), None
+    with _trained(content, file, threads=1) as trained:
+        layout = trained.model.layout
+        tensors = layout.split(trained.state.evaluated_weights)
+    names = (each.name for each in layout.tensors)
+    return dict(zip(names, tensors, strict=True)), layout
+
+
+def _evaluated_tensors(content: Checkpoint, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """The weights that are evaluated, without the code that says what they compute."""
+    if OWN_MODELS in content.components["client_work"]:
+        raise ConfigError(NO_COMMON_MODEL)
+    named = content.components["global_model_weights"]
+    arrays = {name: np.asarray(named[name]) for name in names}
+    for part in ("finalizer", "client_work"):
+        own = content.components[part].get(EVALUATED_WEIGHTS)
+        if own is not None:
+            ends = np.cumsum([array.size for array in arrays.values()])[:-1]
+            pieces = np.split(np.asarray(own), ends)
+            rows = zip(arrays.items(), pieces, strict=True)
+            return {name: piece.reshape(array.shape) for (name, array), piece in rows}
+    return arrays

@@ -1,0 +1,58 @@
+"""The text of config.toml: written, and read as the fields that it sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from fedcli.errors import ConfigError
+from fedcli.settings.run_config import OPTION_OWNERS, RunConfig
+from fedcli.settings.toml_values import parse_toml
+from fedcli.settings.values import checked
+
+
+def to_toml(config: RunConfig, provenance: Mapping[str, Any]) -> str:
+    """Returns the text of config.toml: `[run]` repeats the run, `[provenance]` is its origin."""
+    import tomli_w  # late: one millisecond that only a new run needs
+
+    values = {each.name: getattr(config, each.name) for each in fields(config)}
+    plain = {name: value for name, value in values.items() if name not in OPTION_OWNERS}
+    run: dict[str, Any] = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in plain.items()
+        if value is not None
+    }
+    run.update((name, dict(values[name])) for name in OPTION_OWNERS if values[name])
+    return tomli_w.dumps({"run": run, "provenance": dict(provenance)})
+
+
+def from_toml(text: str, source: str) -> dict[str, Any]:
+    """Returns the fields that a config.toml sets; `source` names it in errors.
+
+    Raises:
+        ConfigError: The text is not TOML, or holds a key or a type that no option has.
+    """
+    document = parse_toml(text, source)
+    run = document.get("run")
+    if not isinstance(run, dict) or not document.keys() <= {"run", "provenance"}:
+        have = ", ".join(document) or "nothing"
+        raise ConfigError(f"{source} holds {have}; it needs one table [run] of train options")
+    known = {each.name for each in fields(RunConfig)}
+    for key in run:
+        if key not in known:
+            raise ConfigError(
+                f"{source}: [run] has no key '{key}'; keys are the options of fedcli train, "
+                "with underscores"
+            )
+    return {key: checked(f"{source}: {key}", key, value) for key, value in run.items()}
+
+
+def read_provenance(text: str, source: str) -> dict[str, Any]:
+    """Returns what a config.toml says of its origin; empty if it says nothing.
+
+    Raises:
+        ConfigError: The text is not TOML.
+    """
+    provenance = parse_toml(text, source).get("provenance")
+    return provenance if isinstance(provenance, dict) else {}

@@ -1,0 +1,217 @@
+"""Rows of the tables, and the one place that checks values. Imports no NumPy."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fedcli.errors import ConfigError
+
+T = TypeVar("T")
+
+# What a TOML value can be.
+Value = bool | int | float | str | list[Any]
+
+# The core computes in float32: no rate above its largest number, nothing positive that it takes
+# for 0.
+MAX_FLOAT = 3e38
+LEAST_POSITIVE = 1.2e-38
+
+MAX_LIST = 1000  # numbers in an option that takes a list
+
+
+@dataclass(frozen=True)
+class Option:
+    """One `k=v` option of a registry entry. Its type is the type of its default.
+
+    Attributes:
+        name: What the user writes before the equals sign.
+        default: The value when it is not given; bool, int, float, str or a list of floats.
+        doc: One line for `fedcli info`.
+        minimum: Least value allowed, for numbers.
+        maximum: Greatest value allowed, for numbers.
+        choices: The values allowed, for text; empty means any.
+    """
+
+    name: str
+    default: Value
+    doc: str
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def allowed(self) -> str:
+        """The values this option takes, in words: `a number from 0 to 1`."""
+        if isinstance(self.default, bool):
+            return "true or false"
+        if isinstance(self.default, str):
+            return " or ".join(self.choices) if self.choices else "text"
+        if isinstance(self.default, list):
+            noun = "a number or a list of numbers"
+            example = ",".join(map(_plain, self.default[:2]))
+            return (
+                f"{number_range(noun, self.minimum, self.maximum)}, as in {self.name}=[{example}]"
+            )
+        noun = "a whole number" if isinstance(self.default, int) else "a number"
+        return number_range(noun, self.minimum, self.maximum)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of a registry table: something a user can choose by name.
+
+    Attributes:
+        name: The name chosen by.
+        doc: One line for `fedcli info`.
+        source: The paper or file whose definition is followed.
+        options: The `k=v` options it takes.
+        check: Says what is wrong with a complete set of options, or None.
+        licence: Of a dataset: under what licence its publishers give it.
+    """
+
+    name: str
+    doc: str
+    source: str
+    options: tuple[Option, ...] = ()
+    check: Callable[[Mapping[str, Value]], str | None] | None = None
+    licence: str = ""
+
+
+EntryType = TypeVar("EntryType", bound=Entry)
+
+
+def table(*entries: EntryType) -> dict[str, EntryType]:
+    """Returns rows by their names, in their order."""
+    return {entry.name: entry for entry in entries}
+
+
+def number_range(noun: str, minimum: float | None, maximum: float | None) -> str:
+    """Returns `noun` with its range: `a number from 0 to 1`, `a number of at least 0`."""
+    if minimum is not None and maximum is not None:
+        return f"{noun} from {_plain(minimum)} to {_plain(maximum)}"
+    if minimum is not None:
+        return f"{noun} of at least {_plain(minimum)}"
+    if maximum is not None:
+        return f"{noun} of at most {_plain(maximum)}"
+    return noun
+
+
+def check_number(
+    label: str, value: object, minimum: float | None = None, maximum: float | None = None
+) -> float:
+    """Returns `value` as a float; whole numbers are accepted.
+
+    Raises:
+        ConfigError: `value` is not a number, is NaN or infinite, or lies outside the range; the
+            message starts with `label` and the value.
+    """
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if is_number and math.isfinite(value) and _within(value, minimum, maximum):  # type: ignore[arg-type]
+        return float(value)  # type: ignore[arg-type]
+    allowed = number_range("a finite number", minimum, maximum)
+    raise ConfigError(f"{label} {_written(value)}: choose {allowed}")
+
+
+def check_option(owner: str, option: Option, value: object) -> Value:
+    """Returns `value` in the type of `option`.
+
+    Raises:
+        ConfigError: The value has another type or lies outside what the option allows.
+    """
+    default = option.default
+    label = f"{owner} option {option.name}"
+    if isinstance(default, float):
+        return check_number(label, value, option.minimum, option.maximum)
+    if isinstance(default, list):
+        return _check_list(label, option, value)
+    if isinstance(default, bool):
+        fits = isinstance(value, bool)
+    elif isinstance(default, int):
+        fits = _is_whole(value) and _within(value, option.minimum, option.maximum)  # type: ignore[arg-type]
+    else:
+        fits = isinstance(value, str) and (not option.choices or value in option.choices)
+    if not fits:
+        raise ConfigError(f"{label} {_written(value)}: choose {option.allowed}")
+    return type(default)(value)  # type: ignore[call-overload]
+
+
+def resolve(entry: Entry, given: Mapping[str, Value]) -> dict[str, Value]:
+    """Returns every option of `entry`: those given, checked, and the defaults of the rest.
+
+    Raises:
+        ConfigError: An option is unknown, has a value that is not allowed, or does not go with
+            the others.
+    """
+    known = {option.name for option in entry.options}
+    for name in given:
+        if name not in known:
+            names = ", ".join(option.name for option in entry.options)
+            has = f"its options are {names}" if names else "it takes none"
+            raise ConfigError(f"{entry.name} has no option '{name}'; {has}")
+    resolved = {
+        option.name: check_option(entry.name, option, given.get(option.name, option.default))
+        for option in entry.options
+    }
+    problem = entry.check(resolved) if entry.check else None
+    if problem:
+        raise ConfigError(f"{entry.name}: {problem}")
+    return resolved
+
+
+def choose(table: Mapping[str, T], name: str, what: str) -> T:
+    """Returns the row of `table` called `name`.
+
+    Raises:
+        ConfigError: There is none; the message calls the row a `what` and lists the names.
+    """
+    if name not in table:
+        raise ConfigError(
+            f"unknown {what} '{name}'; choose one of {', '.join(sorted(table))}"
+            f"{did_you_mean(name, table)}"
+        )
+    return table[name]
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Returns the end of a message that lists `names`: those most like a wrong one, if some are."""
+    import difflib  # only mistakes need it
+
+    known = list(names)
+    similar = difflib.get_close_matches(name, known)
+    is_hint = 0 < len(similar) < len(known)
+    return f"; did you mean {' or '.join(similar)}?" if is_hint else ""
+
+
+def _check_list(label: str, option: Option, value: object) -> list[float]:
+    """The numbers of a list, or of one number, as floats."""
+    numbers_given = value if isinstance(value, list | tuple) else [value]
+    if not 0 < len(numbers_given) <= MAX_LIST:
+        raise ConfigError(
+            f"{label}: a list of {len(numbers_given)}; choose 1 to {MAX_LIST} numbers"
+        )
+    if any(isinstance(each, str | bool) for each in numbers_given):
+        raise ConfigError(f"{label} {_written(value)}: choose {option.allowed}")
+    return [check_number(label, each, option.minimum, option.maximum) for each in numbers_given]
+
+
+def _plain(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _within(value: float, minimum: float | None, maximum: float | None) -> bool:
+    return (minimum is None or value >= minimum) and (maximum is None or value <= maximum)
+
+
+def _written(value: object) -> str:
+    """`value` as the user wrote it in TOML, on one line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, str) else str(value).replace("\n", " ")

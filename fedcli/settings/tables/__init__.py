@@ -1,0 +1,67 @@
+"""Everything a user can choose by name, with its options: one table a family. NumPy-free."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedcli.lazy import hand_on
+
+if TYPE_CHECKING:
+    from fedcli.settings.tables.algorithms import AGGREGATORS as AGGREGATORS
+    from fedcli.settings.tables.algorithms import ALGORITHMS as ALGORITHMS
+    from fedcli.settings.tables.algorithms import AlgorithmEntry as AlgorithmEntry
+    from fedcli.settings.tables.algorithms import check_ema_decay as check_ema_decay
+    from fedcli.settings.tables.algorithms import check_weighting as check_weighting
+    from fedcli.settings.tables.datasets import DATASETS as DATASETS
+    from fedcli.settings.tables.datasets import EMBEDDED_DATASETS as EMBEDDED_DATASETS
+    from fedcli.settings.tables.datasets import PUBLIC_DATASETS as PUBLIC_DATASETS
+    from fedcli.settings.tables.models import MODELS as MODELS
+    from fedcli.settings.tables.models import is_model_file as is_model_file
+    from fedcli.settings.tables.models import split_model_file as split_model_file
+    from fedcli.settings.tables.optimizers import OPTIMIZERS as OPTIMIZERS
+    from fedcli.settings.tables.optimizers import OptimizerEntry as OptimizerEntry
+    from fedcli.settings.tables.optimizers import check_clip_norm as check_clip_norm
+    from fedcli.settings.tables.optimizers import check_learning_rate as check_learning_rate
+    from fedcli.settings.tables.partitions import CHANGES as CHANGES
+    from fedcli.settings.tables.partitions import DEALS as DEALS
+    from fedcli.settings.tables.partitions import NATURAL as NATURAL
+    from fedcli.settings.tables.partitions import PARTITIONS as PARTITIONS
+    from fedcli.settings.tables.partitions import describe_partition as describe_partition
+    from fedcli.settings.tables.partitions import find_partition as find_partition
+    from fedcli.settings.tables.partitions import split_partition as split_partition
+    from fedcli.settings.tables.schedules import CONSTANT as CONSTANT
+    from fedcli.settings.tables.schedules import RUN_S_ROUNDS as RUN_S_ROUNDS
+    from fedcli.settings.tables.schedules import SCHEDULES as SCHEDULES
+    from fedcli.settings.tables.schedules import resolve_schedule as resolve_schedule
+else:
+    __getattr__, __dir__, __all__ = hand_on(
+        __name__,
+        {
+            "AGGREGATORS": "fedcli.settings.tables.algorithms",
+            "ALGORITHMS": "fedcli.settings.tables.algorithms",
+            "AlgorithmEntry": "fedcli.settings.tables.algorithms",
+            "CHANGES": "fedcli.settings.tables.partitions",
+            "CONSTANT": "fedcli.settings.tables.schedules",
+            "DATASETS": "fedcli.settings.tables.datasets",
+            "DEALS": "fedcli.settings.tables.partitions",
+            "EMBEDDED_DATASETS": "fedcli.settings.tables.datasets",
+            "MODELS": "fedcli.settings.tables.models",
+            "NATURAL": "fedcli.settings.tables.partitions",
+            "OPTIMIZERS": "fedcli.settings.tables.optimizers",
+            "OptimizerEntry": "fedcli.settings.tables.optimizers",
+            "PARTITIONS": "fedcli.settings.tables.partitions",
+            "PUBLIC_DATASETS": "fedcli.settings.tables.datasets",
+            "RUN_S_ROUNDS": "fedcli.settings.tables.schedules",
+            "SCHEDULES": "fedcli.settings.tables.schedules",
+            "check_clip_norm": "fedcli.settings.tables.optimizers",
+            "check_ema_decay": "fedcli.settings.tables.algorithms",
+            "check_learning_rate": "fedcli.settings.tables.optimizers",
+            "check_weighting": "fedcli.settings.tables.algorithms",
+            "describe_partition": "fedcli.settings.tables.partitions",
+            "find_partition": "fedcli.settings.tables.partitions",
+            "is_model_file": "fedcli.settings.tables.models",
+            "resolve_schedule": "fedcli.settings.tables.schedules",
+            "split_model_file": "fedcli.settings.tables.models",
+            "split_partition": "fedcli.settings.tables.partitions",
+        },
+    )

@@ -1,0 +1,211 @@
+"""The algorithms and aggregators, and how each lets clients be weighted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fedcli.errors import ConfigError
+from fedcli.settings.options import (
+    LEAST_POSITIVE,
+    MAX_FLOAT,
+    Entry,
+    Option,
+    Value,
+    check_number,
+    table,
+)
+
+
+@dataclass(frozen=True)
+class AlgorithmEntry(Entry):
+    """A row of `ALGORITHMS`.
+
+    Attributes:
+        has_local_steps: Whether clients have an optimizer of their own.
+        server_lr: Learning rate of the server optimizer unless another is given.
+        server_optimizer: The server optimizer that makes the algorithm; None: any.
+        server_options: Its options unless others are given.
+        weightings: How clients may be weighted, the default first.
+        has_own_weights: Whether it evaluates other weights than the global model's.
+        has_own_models: Whether every client keeps a model of its own, and nothing is shared.
+        pools_clients: Whether a cohort's examples are trained on as one client's.
+    """
+
+    has_local_steps: bool = True
+    has_own_models: bool = False
+    pools_clients: bool = False
+    server_lr: float = 1.0
+    server_optimizer: str | None = None
+    server_options: Mapping[str, Value] = field(default_factory=dict)
+    weightings: tuple[str, ...] = ("num-examples", "uniform")
+    has_own_weights: bool = False
+
+
+def check_weighting(entry: AlgorithmEntry, weighting: str, label: str = "client weighting") -> None:
+    """Refuses a client weighting that an algorithm has no sense for.
+
+    Raises:
+        ConfigError: It is none of the algorithm's; the message starts with `label`.
+    """
+    if weighting not in entry.weightings:
+        raise ConfigError(
+            f"{label} {weighting} with {entry.name}: choose {' or '.join(entry.weightings)}"
+        )
+
+
+def check_ema_decay(value: object, label: str = "server EMA decay") -> float:
+    """Returns the share of the server's running mean of weights that a round keeps, as a float.
+
+    Raises:
+        ConfigError: It is not between 0 and 1; the message starts with `label`.
+    """
+    decay = check_number(label, value, 0.0, 1.0)
+    if not 0.0 < decay < 1.0:
+        raise ConfigError(f"{label} {decay}: choose a number between 0 and 1, for example 0.99")
+    return decay
+
+
+_FEDOPT = "Reddi et al. 2021, arXiv 2003.00295"
+# The paper's tau, which it advises to start from.
+_FEDOPT_OPTIONS: Mapping[str, Value] = {"epsilon": 1e-3, "style": "reddi"}
+
+ALGORITHMS = table(
+    AlgorithmEntry(
+        "centralized",
+        "A baseline: one client with all examples of the cohort trains as long as its members "
+        "would; --clients all pools everyone's, --shuffle-buffer full mixes them.",
+        "the usual training by minibatch SGD",
+        pools_clients=True,
+    ),
+    AlgorithmEntry(
+        "fedavg",
+        "Federated averaging: local training, then the weighted mean of the model deltas.",
+        "McMahan et al. 2017, arXiv 1602.05629; TFF learning/algorithms/fed_avg.py",
+    ),
+    AlgorithmEntry(
+        "fedprox",
+        "Federated averaging with local steps drawn back towards the global model.",
+        "Li et al. 2020, arXiv 1812.06127; default strength: pfl-research's benchmarks",
+        (
+            Option(
+                "proximal_strength",
+                0.01,
+                "mu, the weight of half the squared distance; 0: fedavg.",
+                0.0,
+                MAX_FLOAT,
+            ),
+        ),
+    ),
+    AlgorithmEntry(
+        "fedsgd",
+        "Federated SGD: clients send the gradient of their data at the global model; server rate "
+        "0.1 unless given.",
+        "McMahan et al. 2017, arXiv 1602.05629; TFF learning/algorithms/fed_sgd.py",
+        has_local_steps=False,
+        server_lr=0.1,
+    ),
+    AlgorithmEntry(
+        "local-only",
+        "A baseline: every client trains a model of its own, which it keeps from round to round "
+        "and is evaluated with; nothing is shared.",
+        "the usual baseline of personalization; Li et al. 2021 (Ditto), arXiv 2012.04221",
+        has_own_models=True,
+        server_optimizer="sgd",
+    ),
+    AlgorithmEntry(
+        "mime-lite",
+        "Local steps with the server's optimizer state, which full gradients move; the client "
+        "optimizer is the base optimizer.",
+        "Karimireddy et al. 2021, arXiv 2008.03606; TFF learning/algorithms/mime.py",
+    ),
+    AlgorithmEntry(
+        "mime",
+        "Mime Lite with each local gradient corrected to the cohort's mean gradient: two passes, "
+        "two gradients a step.",
+        "Karimireddy et al. 2021, arXiv 2008.03606; FedJAX algorithms/mime.py",
+    ),
+    AlgorithmEntry(
+        "scaffold",
+        "Local steps corrected by control variates, kept for every client that took part; plain "
+        "SGD only, clients count alike.",
+        "Karimireddy et al. 2020, arXiv 1910.06378, option II",
+        weightings=("uniform",),
+    ),
+    AlgorithmEntry(
+        "fednova",
+        "Federated averaging in which each delta is divided by the local steps behind it; SGD "
+        "only, momentum allowed.",
+        "Wang et al. 2020, arXiv 2007.07481",
+    ),
+    AlgorithmEntry(
+        "feddyn",
+        "Local losses bent by what each client did before; the mean of the clients' models is "
+        "evaluated, clients count alike.",
+        "Acar et al. 2021, arXiv 2111.04263; default alpha: the authors' code",
+        (
+            Option(
+                "alpha",
+                0.01,
+                "Strength of the proximal term; above 0.",
+                1e-9,
+                MAX_FLOAT,
+            ),
+        ),
+        weightings=("uniform",),
+        has_own_weights=True,
+    ),
+    AlgorithmEntry(
+        "fedavgm",
+        "Federated averaging with server SGD and momentum 0.9.",
+        "Hsu et al. 2019, arXiv 1909.06335",
+        server_optimizer="sgd",
+        server_options={"momentum": 0.9},
+    ),
+    AlgorithmEntry(
+        "fedadagrad",
+        "Federated averaging with server Adagrad, style reddi; server rate 0.1, epsilon 0.001.",
+        f"{_FEDOPT}; server rate: Flower",
+        server_lr=0.1,
+        server_optimizer="adagrad",
+        server_options={"initial_preconditioner_value": 0.0, **_FEDOPT_OPTIONS},
+    ),
+    AlgorithmEntry(
+        "fedadam",
+        "Federated averaging with server Adam, style reddi; server rate 0.1, beta_2 0.99, epsilon "
+        "0.001.",
+        f"{_FEDOPT}; server rate: Flower",
+        server_lr=0.1,
+        server_optimizer="adam",
+        server_options={"beta_2": 0.99, **_FEDOPT_OPTIONS},
+    ),
+    AlgorithmEntry(
+        "fedyogi",
+        "Federated averaging with server Yogi, style reddi; server rate 0.01, beta_2 0.99, epsilon "
+        "0.001.",
+        f"{_FEDOPT}; server rate: Flower",
+        server_lr=0.01,
+        server_optimizer="yogi",
+        server_options={"beta_2": 0.99, "initial_preconditioner_value": 0.0, **_FEDOPT_OPTIONS},
+    ),
+)
+
+AGGREGATORS = table(
+    Entry(
+        "mean",
+        "Weighted mean of the model deltas, summed in float64 in a fixed order.",
+        "TFF aggregators/mean.py",
+    ),
+    Entry(
+        "tff-robust",
+        "Zeroes deltas with an entry above one bound, clips their norm to another, then the mean; "
+        "both bounds follow quantiles of what clients send.",
+        "TFF learning/model_update_aggregator.py, robust_aggregator; arXiv 1905.03871",
+    ),
+    Entry(
+        "norm-bound",
+        "Scales deltas that are longer than a fixed norm down to it, then the mean.",
+        "Sun et al. 2019, arXiv 1911.07963; TFF aggregators/robust.py, clipping_factory",
+        (Option("max_norm", 1.0, "L2 norm over all tensors.", LEAST_POSITIVE, MAX_FLOAT),),
+    ),
+)

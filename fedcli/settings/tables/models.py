@@ -1,0 +1,79 @@
+"""The models that a name or a file can choose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fedcli.settings.options import Entry, Option, Value, table
+
+
+def _check_dropout(options: Mapping[str, Value]) -> str | None:
+    rates = options["dropout"]
+    assert isinstance(rates, list)
+    if len(rates) > 2 or max(rates) >= 1.0:
+        return f"dropout = {rates}: give one or two rates from 0 to below 1"
+    return None
+
+
+MODELS = table(
+    Entry(
+        "softmax-regression",
+        "One dense layer from pixels to classes, from zeros; num_inputs x num_classes + "
+        "num_classes parameters (7,850 for 28 x 28 pixels and 10 classes).",
+        "TFF tutorial, Federated Learning for Image Classification",
+    ),
+    Entry(
+        "mlp-2nn",
+        "Two dense layers of 200 with ReLU, then the logits, Glorot uniform from the run's seed; "
+        "199,210 parameters for 28 x 28 pixels and 10 classes.",
+        "McMahan et al. 2017, arXiv 1602.05629, the 2NN",
+    ),
+    Entry(
+        "cnn-mcmahan",
+        "Two padded 5 x 5 convolutions of 32 and 64 channels, each with ReLU and a 2 x 2 max-pool, "
+        "512 units with ReLU, then the logits; 1,663,370 parameters for 28 x 28 pixels and 10 "
+        "classes.",
+        "McMahan et al. 2017, arXiv 1602.05629; TFF simulation/baselines/emnist, cnn",
+    ),
+    Entry(
+        "cnn-reddi",
+        "Two 3 x 3 convolutions of 32 and 64 channels with ReLU, a 2 x 2 max-pool, 128 units with "
+        "ReLU, then the logits, with dropout before and after the 128; 1,199,882 parameters for 28 "
+        "x 28 pixels and 10 classes.",
+        "Reddi et al. 2021, arXiv 2003.00295; TFF simulation/baselines/emnist, cnn_dropout",
+        (
+            Option(
+                "dropout",
+                [0.25, 0.5],
+                "Rates below 1, after the pool and after the 128 units; one sets both, 0: none.",
+                0.0,
+                1.0,
+            ),
+        ),
+        _check_dropout,
+    ),
+    Entry(
+        "lenet5",
+        "A padded 5 x 5 convolution of 6 channels and one of 16 without padding, each with ReLU "
+        "and a 2 x 2 max-pool, 120 and 84 units with ReLU, then the logits; 61,706 parameters for "
+        "28 x 28 pixels and 10 classes.",
+        "LeCun et al. 1998, Proc. IEEE 86(11), in its usual modern form",
+    ),
+    Entry(
+        "leaf-femnist",
+        "As cnn-mcmahan with 2048 units; 6,497,162 parameters for 28 x 28 pixels and 10 classes, "
+        "6,603,710 for 62.",
+        "Caldas et al. 2018 (LEAF), arXiv 1812.01097, models/femnist",
+    ),
+)
+
+
+def is_model_file(text: str) -> bool:
+    """Tells whether what stands after --model is a file; names hold neither dots nor slashes."""
+    return any(each in text for each in "./\\:")
+
+
+def split_model_file(text: str) -> tuple[str, str | None]:
+    """Returns the path in FILE or FILE.py:FUNCTION, and the function's name if one is given."""
+    file, colon, function = text.rpartition(":")
+    return (file, function) if colon and file.endswith(".py") else (text, None)

@@ -1,0 +1,161 @@
+"""The optimizers of both sides with their options, and what is allowed of their rates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fedcli.settings.options import (
+    LEAST_POSITIVE,
+    MAX_FLOAT,
+    Entry,
+    Option,
+    Value,
+    check_number,
+    table,
+)
+
+LEARNING_RATE_RANGE = (0.0, MAX_FLOAT)
+
+
+def check_learning_rate(value: object, label: str = "learning rate") -> float:
+    """Returns a learning rate of any optimizer as a float.
+
+    Raises:
+        ConfigError: It is negative, NaN, infinite or not a number; the message starts with `label`.
+    """
+    return check_number(label, value, *LEARNING_RATE_RANGE)
+
+
+def check_clip_norm(value: object, label: str = "clip norm") -> float:
+    """Returns the norm that gradients are clipped to as a float.
+
+    Raises:
+        ConfigError: It is not positive, NaN, infinite or not a number; the message starts with
+            `label`.
+    """
+    return check_number(label, value, LEAST_POSITIVE, MAX_FLOAT)
+
+
+@dataclass(frozen=True)
+class OptimizerEntry(Entry):
+    """A row of `OPTIMIZERS`.
+
+    Attributes:
+        is_elementwise: Whether it moves each weight by what it keeps of that weight alone.
+    """
+
+    is_elementwise: bool = True
+
+
+def _check_sgd(options: Mapping[str, Value]) -> str | None:
+    momentum = options["momentum"]
+    assert isinstance(momentum, float)
+    if options["nesterov"] and momentum < LEAST_POSITIVE:
+        return "nesterov = true needs a momentum above 0; set momentum, for example momentum=0.9"
+    return None
+
+
+_BETA_1 = Option(
+    "beta_1", 0.9, "Share of the running mean of gradients that a step keeps.", 0.0, 1.0
+)
+_BETA_2 = Option(
+    "beta_2", 0.999, "Share of the running mean of squared gradients that is kept.", 0.0, 1.0
+)
+
+_STYLE = Option(
+    "style",
+    "tff",
+    "tff: TFF's form; reddi: Algorithm 2 of Reddi et al. 2021, arXiv 2003.00295, w moves by "
+    "learning_rate * m / (sqrt(v) + epsilon) without bias correction.",
+    choices=("tff", "reddi"),
+)
+
+
+def _epsilon(default: float) -> Option:
+    doc = "Added to the root of the squared gradients; larger is closer to SGD."
+    return Option("epsilon", default, doc, 0.0, MAX_FLOAT)
+
+
+def _initial_preconditioner(default: float) -> Option:
+    doc = "What the sum or mean of squared gradients starts from."
+    return Option("initial_preconditioner_value", default, doc, 0.0, MAX_FLOAT)
+
+
+OPTIMIZERS = table(
+    OptimizerEntry(
+        "sgd",
+        "Gradient descent, with heavy-ball or Nesterov momentum on request.",
+        "TFF learning/optimizers/sgdm.py",
+        (
+            Option("momentum", 0.0, "Share of the last step that is kept; 0: none.", 0.0, 1.0),
+            Option("nesterov", False, "Look ahead along the momentum; needs momentum above 0."),
+        ),
+        _check_sgd,
+    ),
+    OptimizerEntry(
+        "adam",
+        "Running means of gradients and of their squares, corrected for their start from 0.",
+        "Kingma and Ba 2015, arXiv 1412.6980; TFF learning/optimizers/adam.py",
+        (_BETA_1, _BETA_2, _epsilon(1e-7), _STYLE),
+    ),
+    OptimizerEntry(
+        "adamw",
+        "Adam that also shrinks the weights, in proportion to the learning rate.",
+        "Loshchilov and Hutter 2019, arXiv 1711.05101; TFF learning/optimizers/adamw.py",
+        (
+            _BETA_1,
+            _BETA_2,
+            _epsilon(1e-7),
+            Option("weight_decay", 0.004, "Strength of the shrinking; 0: Adam.", 0.0, MAX_FLOAT),
+        ),
+    ),
+    OptimizerEntry(
+        "adagrad",
+        "Gradients over the root of the sum of all squares; epsilon stands inside the root "
+        "(style reddi: outside, arXiv 2003.00295).",
+        "Duchi, Hazan and Singer 2011, JMLR 12; TFF learning/optimizers/adagrad.py",
+        (_epsilon(1e-7), _initial_preconditioner(0.1), _STYLE),
+    ),
+    OptimizerEntry(
+        "yogi",
+        "Adam whose mean of squares moves by a step's own square, up or down.",
+        "Zaheer et al. 2018, NeurIPS; TFF learning/optimizers/yogi.py",
+        (_BETA_1, _BETA_2, _epsilon(1e-3), _initial_preconditioner(1e-6), _STYLE),
+    ),
+    OptimizerEntry(
+        "rmsprop",
+        "Gradients over the root of the running mean of their squares.",
+        "Tieleman and Hinton 2012; TFF learning/optimizers/rmsprop.py",
+        (
+            Option("decay", 0.9, "Share of the running mean that a step keeps.", 0.0, 1.0),
+            _epsilon(1e-7),
+        ),
+    ),
+    OptimizerEntry(
+        "adafactor",
+        "Gradients over the root of their mean squares, kept as row and column means; steps in "
+        "proportion to the weights.",
+        "Shazeer and Stern 2018, arXiv 1804.04235; TFF learning/optimizers/adafactor.py",
+        (
+            Option(
+                "beta_2_decay",
+                -0.8,
+                "Exponent of the step number: how fast squares are forgotten.",
+                -10.0,
+                -LEAST_POSITIVE,
+            ),
+            Option("epsilon_1", 1e-30, "Added to squared gradients.", LEAST_POSITIVE, MAX_FLOAT),
+            Option("epsilon_2", 1e-3, "Least size that weights are taken for.", 0.0, MAX_FLOAT),
+            Option(
+                "clip_threshold",
+                1.0,
+                "Root mean square that a tensor's update is held to.",
+                LEAST_POSITIVE,
+                MAX_FLOAT,
+            ),
+            Option("relative_step", True, "Hold the rate to 1 / sqrt(step)."),
+        ),
+        is_elementwise=False,
+    ),
+)

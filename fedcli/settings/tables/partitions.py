@@ -1,0 +1,207 @@
+"""The ways of dealing examples to clients and of changing them, and how names of both join."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fedcli.errors import ConfigError
+from fedcli.settings.options import Entry, Option, Value, did_you_mean, table
+
+_CLIENTS = Option("clients", 100, "Number of clients.", 1, 10_000_000)
+_FEW_CLIENTS = Option("clients", 10, _CLIENTS.doc, 1, 10_000_000)
+_PARTITION_SEED = Option("seed", 0, "Seed of the partition alone.", 0, 2**63 - 1)
+_MIN_EXAMPLES = Option(
+    "min_examples", 10, "Least examples of a client; all is drawn again until each has them.", 1
+)
+# Below and above, one class or equal shares are all there is.
+_LEAST_ALPHA, _MAX_ALPHA = 1e-9, 1e9
+
+
+def _alpha(default: float, doc: str) -> Option:
+    return Option("alpha", default, doc, _LEAST_ALPHA, _MAX_ALPHA)
+
+
+def _deal(name: str, doc: str, source: str, *options: Option) -> Entry:
+    return Entry(name, doc, source, (_CLIENTS, *options, _PARTITION_SEED))
+
+
+# Who gets which example. One of these at most makes a partition, without one it is natural.
+DEALS = table(
+    Entry(
+        "natural",
+        "As the source has it: to each owner what it owned.",
+        "TFF simulation/datasets; Caldas et al. 2018 (LEAF), arXiv 1812.01097",
+    ),
+    _deal(
+        "iid",
+        "Equal shares of all examples in random order.",
+        "McMahan et al. 2017, arXiv 1602.05629",
+    ),
+    _deal(
+        "shards",
+        "Examples sorted by label, cut into equal shards; some shards for each client.",
+        "McMahan et al. 2017, arXiv 1602.05629: 100 clients, 2 shards each",
+        Option("shards", 2, "Shards a client.", 1, 1_000_000),
+    ),
+    _deal(
+        "dirichlet-class",
+        "Class by class: Dir(alpha) over the CLIENTS says who gets how much of a class; sizes "
+        "differ. Not dirichlet-client.",
+        "Yurochkin et al. 2019, arXiv 1905.12022; Li et al. 2022 (NIID-Bench), arXiv 2102.02079",
+        _alpha(0.5, "Larger is more even; over clients, not over classes."),
+        _MIN_EXAMPLES,
+        Option("balanced", False, "A client that has its equal share gets no further class."),
+    ),
+    _deal(
+        "dirichlet-client",
+        "Client by client: Dir(alpha) over the CLASSES, alpha the same for each class, is the "
+        "client's label mix; equal sizes. Not dirichlet-class.",
+        "Acar et al. 2021 (FedDyn), arXiv 2111.04263",
+        _alpha(0.5, "Larger is more even; the parameter of each class."),
+    ),
+    _deal(
+        "dirichlet-prior",
+        "As dirichlet-client, but Dir(alpha * p), p the classes' shares of all examples: with 10 "
+        "equal classes alpha means a tenth of what it means there.",
+        "Hsu et al. 2019, arXiv 1909.06335",
+        _alpha(0.5, "Larger is more even; the sum of the parameters of all classes."),
+    ),
+    _deal(
+        "classes-per-client",
+        "Each client has a fixed number of classes; a class is shared equally by those who have "
+        "it.",
+        "Li et al. 2022 (NIID-Bench), arXiv 2102.02079, #C = k",
+        Option("classes", 2, "Classes a client.", 1, 1_000_000),
+    ),
+    Entry(
+        "quantity-dirichlet",
+        "Only sizes differ: shares of Dir(alpha) over the clients.",
+        "Li et al. 2022 (NIID-Bench), arXiv 2102.02079, quantity skew",
+        (_FEW_CLIENTS, _alpha(0.5, "Larger is more even."), _MIN_EXAMPLES, _PARTITION_SEED),
+    ),
+    _deal(
+        "quantity-lognormal",
+        "Only sizes differ: in proportion to log-normal numbers.",
+        "Zeng et al. 2023 (FedLab), JMLR 24",
+        Option("sigma", 0.3, "Standard deviation of the logarithm; 0: equal sizes.", 0.0, 20.0),
+    ),
+    _deal(
+        "quantity-linear",
+        "Only sizes differ: client j in proportion to j + 1.",
+        "Beutel et al. 2020 (Flower), arXiv 2007.14390, LinearPartitioner",
+    ),
+    Entry(
+        "quantity-exponential",
+        "Only sizes differ: client j in proportion to e^j; 60,000 examples reach 11 clients.",
+        "Beutel et al. 2020 (Flower), arXiv 2007.14390, ExponentialPartitioner",
+        (_FEW_CLIENTS, _PARTITION_SEED),
+    ),
+)
+
+# What a client's examples go through; joined to a deal or to each other by "+".
+CHANGES = table(
+    Entry(
+        "feature-rotation",
+        "Client j's images are turned by one of the angles, j mod their number.",
+        "Ghosh et al. 2020 (IFCA), arXiv 2006.04088, rotated MNIST",
+        (
+            Option(
+                "angles",
+                [0.0, 90.0, 180.0, 270.0],
+                "Degrees, anticlockwise; multiples of 90 are exact.",
+                -360.0,
+                360.0,
+            ),
+        ),
+    ),
+    Entry(
+        "feature-noise",
+        "Normal noise on client j's pixels, its deviation std * j / (clients - 1).",
+        "Li et al. 2022 (NIID-Bench), arXiv 2102.02079, noise-based feature skew",
+        (
+            Option("std", 0.1, "Standard deviation at the last client.", 0.0, 1000.0),
+            _PARTITION_SEED,
+        ),
+    ),
+    Entry(
+        "feature-inversion",
+        "Some clients' pixels x become 1 - x: by default every second client's.",
+        "this program; the pixels of TFF's EMNIST against those of MNIST",
+        (Option("share", 0.5, "Share of the clients, spread evenly.", 0.0, 1.0),),
+    ),
+    Entry(
+        "label-noise",
+        "Some train labels become others; test labels stay as they are.",
+        "Patrini et al. 2017, arXiv 1609.03683 (symmetric); Han et al. 2018, arXiv 1804.06872 "
+        "(pair)",
+        (
+            Option("rate", 0.1, "Chance of each label to change.", 0.0, 1.0),
+            Option(
+                "kind",
+                "symmetric",
+                "symmetric: to any other class alike; pair: to the next class.",
+                choices=("symmetric", "pair"),
+            ),
+            _PARTITION_SEED,
+        ),
+    ),
+)
+
+PARTITIONS: dict[str, Entry] = {**DEALS, **CHANGES}
+NATURAL = "natural"
+
+
+def find_partition(name: str) -> Entry:
+    """Returns the row of a partition: one of `PARTITIONS`, or several of them joined by "+".
+
+    Joined rows have all their options; the seed is one for all.
+
+    Raises:
+        ConfigError: A name is unknown or stands twice, or the order is not one deal, then changes.
+    """
+    deal, changes = split_partition(name)
+    parts = [DEALS[deal], *(CHANGES[each] for each in changes)]
+    options = {option.name: option for part in parts for option in part.options}
+    return Entry(
+        name,
+        " Then: ".join(part.doc for part in parts),
+        "; ".join(part.source for part in parts),
+        tuple(options.values()),
+    )
+
+
+def split_partition(name: str) -> tuple[str, tuple[str, ...]]:
+    """Returns the names of the deal and of the changes of a partition.
+
+    Raises:
+        ConfigError: See `find_partition`.
+    """
+    names = name.split("+")
+    for each in names:
+        if not each:
+            where = "beside +" if "+" in name else "after --partition"
+            raise ConfigError(
+                f"--partition '{name}': a name is missing {where}; "
+                f"choose one of {', '.join(PARTITIONS)}"
+            )
+        if each not in PARTITIONS:
+            raise ConfigError(
+                f"unknown --partition '{each}'; choose one of {', '.join(PARTITIONS)}; "
+                "those that change examples go after another with +"
+                f"{did_you_mean(each, PARTITIONS)}"
+            )
+    deal, changes = (names[0], names[1:]) if names[0] in DEALS else (NATURAL, names)
+    for each in changes:
+        if each in DEALS:
+            raise ConfigError(
+                f"--partition {name}: {each} deals examples to clients; only one such scheme, "
+                "the first, goes with others"
+            )
+    if len(set(changes)) < len(changes):
+        raise ConfigError(f"--partition {name}: give each change once")
+    return deal, tuple(changes)
+
+
+def describe_partition(name: str, options: Mapping[str, Value]) -> str:
+    """Returns a partition with its options in one line, for provenance."""
+    return " ".join([name, *(f"{key}={value}" for key, value in options.items())])

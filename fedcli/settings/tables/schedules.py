@@ -1,0 +1,150 @@
+"""The schedules of learning rates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+from fedcli.errors import ConfigError
+from fedcli.settings.options import LEAST_POSITIVE, Entry, Option, Value, choose, resolve, table
+
+# The schedule that is used unless another is named.
+CONSTANT = "constant"
+# As decay_rounds of a schedule: as many as the run has.
+RUN_S_ROUNDS = 0
+
+_GRF = "google-research/federated, utils/optimizers/optimizer_utils.py"
+_MAX_ROUNDS = 2**31 - 1
+
+
+def _warmup_rounds(default: int) -> Option:
+    doc = "Rounds in which the rate first rises to its full value; 1 or 0: none."
+    return Option("warmup_rounds", default, doc, 0, _MAX_ROUNDS)
+
+
+def _decay_rounds(doc: str, minimum: int = 1, default: int = 100) -> Option:
+    return Option("decay_rounds", default, doc, minimum, _MAX_ROUNDS)
+
+
+def _check_step(options: Mapping[str, Value]) -> str | None:
+    boundaries, factors = options["boundaries"], options["factors"]
+    assert isinstance(boundaries, list)
+    assert isinstance(factors, list)
+    if any(each != int(each) for each in boundaries):
+        return f"boundaries = {boundaries} are not whole numbers of rounds"
+    if any(left >= right for left, right in pairwise(boundaries)):
+        return f"boundaries = {boundaries} do not ascend; give each once, the first round first"
+    if len(boundaries) != len(factors):
+        return (
+            f"boundaries = {boundaries} but factors = {factors}: give one factor for each "
+            "boundary, the share from there on"
+        )
+    return None
+
+
+# Shares of the learning rate by round, r = 0, 1, ...; a warm-up counts before r.
+SCHEDULES = table(
+    Entry(
+        CONSTANT,
+        "The same learning rate in every round.",
+        f"{_GRF}, constant",
+    ),
+    Entry(
+        "step",
+        "The learning rate times one factor from one boundary to the next.",
+        "Keras PiecewiseConstantDecay; He et al. 2016, arXiv 1512.03385",
+        (
+            Option(
+                "boundaries",
+                [100.0],
+                "Rounds, counted from 0, from which on the next factor holds.",
+                1,
+                _MAX_ROUNDS,
+            ),
+            Option(
+                "factors",
+                [0.1],
+                "Share of the learning rate from each boundary on; before the first it is 1.",
+                0.0,
+                1.0,
+            ),
+            _warmup_rounds(0),
+        ),
+        _check_step,
+    ),
+    Entry(
+        "exponential",
+        "The learning rate times decay_factor^(r / decay_rounds).",
+        f"{_GRF}, exp_decay",
+        (
+            _decay_rounds("Rounds in which the rate falls once by decay_factor."),
+            Option("decay_factor", 0.1, "What it falls by.", LEAST_POSITIVE, 1.0),
+            Option("staircase", False, "Fall only after each decay_rounds, not in between."),
+            _warmup_rounds(0),
+        ),
+    ),
+    Entry(
+        "cosine",
+        "Half a wave of the cosine from the learning rate to its final share, which then stays.",
+        "Loshchilov and Hutter 2017 (SGDR), arXiv 1608.03983, without restarts",
+        (
+            _decay_rounds(
+                "Rounds of the decay; 0: all of the run's after the warm-up, so that a run "
+                "resumed to other --rounds ends it elsewhere.",
+                RUN_S_ROUNDS,
+                RUN_S_ROUNDS,
+            ),
+            Option("final_factor", 0.0, "Share of the learning rate at the end.", 0.0, 1.0),
+            _warmup_rounds(0),
+        ),
+    ),
+    Entry(
+        "linear-warmup",
+        "The learning rate times (r + 1) / warmup_rounds until that is 1.",
+        "Goyal et al. 2017, arXiv 1706.02677; " + f"{_GRF}, warmup",
+        (_warmup_rounds(10),),
+    ),
+    Entry(
+        "inverse-sqrt",
+        "The learning rate over the root of 1 + r / decay_rounds.",
+        f"{_GRF}, inv_sqrt_decay",
+        (
+            _decay_rounds("Rounds after which the rate is 0.71 of its value."),
+            _warmup_rounds(0),
+        ),
+    ),
+)
+
+
+def resolve_schedule(
+    name: str, options: Mapping[str, Value], num_rounds: int | None
+) -> dict[str, Any]:
+    """Returns every option of a schedule, a decay over the whole run in its number of rounds.
+
+    Args:
+        name: A key of `SCHEDULES`.
+        options: Its options; those not given take their defaults.
+        num_rounds: Rounds of the run; None if that is not known.
+
+    Raises:
+        ConfigError: The name or an option is unknown, a value is not allowed, or the rounds leave
+            none for the decay.
+    """
+    resolved: dict[str, Any] = resolve(choose(SCHEDULES, name, "schedule"), options)
+    if resolved.get("decay_rounds") == RUN_S_ROUNDS:
+        resolved["decay_rounds"] = _rounds_left(name, resolved, num_rounds)
+    return resolved
+
+
+def _rounds_left(name: str, options: Mapping[str, Any], num_rounds: int | None) -> int:
+    """The run's rounds after the warm-up."""
+    num_warmup_rounds: int = options["warmup_rounds"]
+    if num_rounds is None:
+        raise ConfigError(f"{name}: the number of rounds is not known here; give decay_rounds")
+    if num_rounds <= num_warmup_rounds:
+        raise ConfigError(
+            f"{name}: warmup_rounds = {num_warmup_rounds} leaves none of the run's {num_rounds} "
+            "rounds for the decay; choose fewer, or give decay_rounds"
+        )
+    return num_rounds - num_warmup_rounds

@@ -1,0 +1,66 @@
+"""TOML as options are written in: one value, or a whole document."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from fedcli.errors import ConfigError
+from fedcli.settings.options import Value
+
+
+def _toml() -> Any:
+    """The TOML reader: of the standard library from Python 3.11. Imported late: it takes 12 ms."""
+    return importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+
+
+def parse_toml(text: str, source: str) -> dict[str, Any]:
+    """Returns a whole document.
+
+    Raises:
+        ConfigError: The text, which `source` names, is not TOML.
+    """
+    toml = _toml()
+    try:
+        document: dict[str, Any] = toml.loads(text)
+    except (toml.TOMLDecodeError, RecursionError) as err:
+        raise ConfigError(f"{source} is not TOML: {str(err) or 'nested too deeply'}") from err
+    return document
+
+
+def toml_value(text: str) -> Value:
+    """Returns one value as TOML reads it; what is no boolean, number, string or list stays text.
+
+    Raises nothing: `style=reddi` is text. Python's True and False are taken, too.
+    """
+    if text in ("True", "False"):
+        return text == "True"
+    toml = _toml()
+    try:
+        document = toml.loads(f"value = {text}")
+    except (toml.TOMLDecodeError, RecursionError):
+        return text
+    value = document["value"]
+    if len(document) == 1 and isinstance(value, bool | int | float | str | list):
+        return value
+    return text
+
+
+def parse_options(texts: Iterable[str], option: str) -> dict[str, Value]:
+    """Returns a map from the `k=v` texts given to `option`; what is not TOML is text.
+
+    Raises:
+        ConfigError: A text has no key or no equals sign, or a key stands twice.
+    """
+    parsed: dict[str, Value] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        if not key or not equals:
+            raise ConfigError(f"{option} {text!r} is not of the form key=value")
+        if key in parsed:
+            raise ConfigError(f"{option} {key} is given twice; give it once")
+        parsed[key] = toml_value(value.strip())
+    return parsed

@@ -1,0 +1,25 @@
+"""The words that several options share: their allowed values and limits.
+
+Imports nothing, so that every room from the settings up can use the same names.
+"""
+
+from __future__ import annotations
+
+PIXEL_CONVENTIONS = ("ink", "background")  # what 1.0 means
+PIXELS = ("source", *PIXEL_CONVENTIONS)
+PIPELINES = ("repeat-shuffle", "shuffle-repeat", "per-epoch")
+SAMPLINGS = ("fixed", "uniform", "tff", "with-replacement", "poisson", "cyclic", "by-size")
+HOLD_OUTS = ("within", "clients", "central")  # how a test split is made of train
+EVAL_SPLITS = ("train", "held-out")
+WEIGHTINGS = ("num-examples", "uniform")
+MAX_CLASSES = 1_000_000
+MAX_THREADS = 1024  # as the core has it (FED_MAX_THREADS)
+
+# What the index of a learning-rate schedule counts.
+BY_ROUND, BY_LOCAL_STEP = COUNTED = ("round", "local-step")
+
+# The measures that rank rounds, with their names in metrics.jsonl.
+ACCURACY = "accuracy"
+MEASURES = {"loss": "loss", ACCURACY: "sparse_categorical_accuracy"}
+# The splits that rank a model rather than train does: the first of these that exists.
+HELD_OUT = ("test", "central")

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import hashlib
+
+from fedcli.core.seeds import Purpose, StreamKey, client_key, stream_key
+
+
+def test_client_key_is_the_little_endian_blake2b_of_the_id() -> None:
+    digest = hashlib.blake2b("schön_01".encode(), digest_size=8).digest()
+    assert client_key("schön_01") == sum(byte << (8 * place) for place, byte in enumerate(digest))
+    assert client_key("w0000") == 0x0637D8960BA3945E
+
+
+def test_ids_that_look_alike_have_their_own_keys() -> None:
+    ids = ["", "1", "01", "w1", "W1", "w1 "]
+    assert len({client_key(client_id) for client_id in ids}) == len(ids)
+
+
+def test_a_stream_key_is_in_the_core_s_order() -> None:
+    key = stream_key(7, Purpose.SHUFFLE, round_num=3, client=11, occurrence=2)
+    assert key == (7, 11, 3, 1, 2)
+    assert key == StreamKey(seed=7, client=11, round_num=3, purpose=1, occurrence=2)
+
+
+def test_purposes_never_change_their_numbers() -> None:
+    assert {purpose.name: int(purpose) for purpose in Purpose} == {
+        "SHUFFLE": 1,
+        "COHORT": 2,
+        "EVAL_CLIENTS": 3,
+        "PARTITION": 4,
+        "HOLD_OUT": 5,
+        "LABEL_NOISE": 6,
+        "FEATURE_NOISE": 7,
+        "INITIAL_WEIGHTS": 8,
+        "DROPOUT": 9,
+        "CLIENT_DROPOUT": 10,
+        "CLIENT_SPEED": 11,
+    }

@@ -1,0 +1,109 @@
+"""The weighted sum of vectors: its order of addition, against a recursive twin in NumPy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fedcli.core._core import CoreError
+from fedcli.core.native import WeightedSum
+
+NUM_VALUES = 5_000  # more than the core takes of each vector at once
+BLOCK = 8
+
+Vectors = NDArray[np.float32]
+
+
+def block_of(vectors: Vectors, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Left to right; a product of float32 and a whole number is exact."""
+    total = np.zeros(vectors.shape[1])
+    for vector, weight in zip(vectors, weights, strict=True):
+        if weight > 0:
+            total += weight * vector.astype(np.float64)
+    return total
+
+
+def twin(vectors: Vectors, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Blocks by a binary tree: the largest power of two of them on the left."""
+    num_blocks = math.ceil(len(vectors) / BLOCK)
+    if num_blocks <= 1:
+        return block_of(vectors, weights)
+    left = BLOCK * 2 ** ((num_blocks - 1).bit_length() - 1)
+    return twin(vectors[:left], weights[:left]) + twin(vectors[left:], weights[left:])
+
+
+def draw(seed: int, count: int) -> tuple[Vectors, NDArray[np.float64]]:
+    """Of very different sizes, so that another order of addition gives other bytes."""
+    random = np.random.default_rng(seed)
+    sizes = 10.0 ** random.integers(-6, 7, (count, 1))
+    vectors = (sizes * random.standard_normal((count, NUM_VALUES))).astype(np.float32)
+    return vectors, random.integers(0, 3, count) * random.integers(1, 1000, count).astype(float)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 16, 23, 61, 100])
+def test_order_is_the_tree_to_the_byte(seed: int, count: int) -> None:
+    vectors, weights = draw(seed, count)
+    total = WeightedSum(NUM_VALUES)
+    total.add(list(vectors), weights.tolist())
+    found, weight = total.total()
+    assert found.tobytes() == twin(vectors, weights).tobytes()
+    assert weight == weights.sum()
+
+
+def test_order_matters_to_the_bytes(seed: int) -> None:
+    vectors, weights = draw(seed, 100)
+    assert twin(vectors, weights).tobytes() != block_of(vectors, weights).tobytes()
+
+
+@pytest.mark.parametrize("step", [1, 3, 8, 13])
+def test_how_many_come_at_once_changes_no_byte(seed: int, step: int) -> None:
+    vectors, weights = draw(seed, 50)
+    total = WeightedSum(NUM_VALUES)
+    for _ in range(2):
+        total.reset()
+        for first in range(0, 50, step):
+            total.add(list(vectors[first : first + step]), weights[first : first + step].tolist())
+        assert total.total()[0].tobytes() == twin(vectors, weights).tobytes()
+
+
+def test_a_common_factor_of_the_weights_changes_no_mean(seed: int) -> None:
+    vectors, weights = draw(seed, 20)
+    means = []
+    for factor in 1.0, 4.0, 7.0:
+        total = WeightedSum(NUM_VALUES)
+        total.add(list(vectors), (factor * weights).tolist())
+        weighted, weight = total.total()
+        means.append(weighted / weight)
+    assert means[1].tobytes() == means[0].tobytes()  # a power of two
+    spread = 1e-14 * np.abs(vectors).max()  # some roundings in float64
+    np.testing.assert_allclose(means[2], means[0], rtol=0, atol=spread)
+
+
+def test_nothing_of_a_vector_of_weight_0_counts() -> None:
+    total = WeightedSum(3)
+    poison = np.array([np.nan, np.inf, 1], np.float32)
+    total.add([poison, np.ones(3, np.float32)], [0.0, 2.0])
+    assert total.total()[0].tolist() == [2, 2, 2]
+
+
+def test_what_does_not_fit_is_refused_and_adds_nothing() -> None:
+    total = WeightedSum(3)
+    ones = np.ones(3, np.float32)
+    with pytest.raises(ValueError, match=r"1 weights for 2 vectors"):
+        total.add([ones, ones], [1.0])
+    with pytest.raises(ValueError, match=r"vector 1 is \[2\], not \[3\]"):
+        total.add([ones, ones[:2]], [1.0, 1.0])
+    with pytest.raises(CoreError, match="FED_ERR_ARGUMENT"):
+        total.add([ones, ones], [1.0, -1.0])
+    found, weight = total.total()
+    assert not found.any()
+    assert weight == 0
+
+
+def test_no_values_have_an_empty_sum() -> None:
+    total = WeightedSum(0)
+    total.add([np.zeros(0, np.float32)], [1.0])
+    assert total.total()[0].shape == (0,)

@@ -1,0 +1,366 @@
+"""Steps of a preparation: what is filtered, matched and held out, and what the store says of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from fedcli import datasets
+from fedcli.datasets.batches import ClientDataset
+from fedcli.datasets.preparation.prepare_options import PrepareOptions
+from fedcli.datasets.preparation.preparing import prepare
+from fedcli.datasets.preparation.writing import Prepared
+from fedcli.datasets.sources import store_writer
+from fedcli.datasets.sources.store import StoreInfo
+from fedcli.errors import ConfigError, DataError
+
+Clients = dict[str, Sequence[int]]
+
+
+def write_tff(path: Path, labels: Clients, *, scale: float = 1.0) -> Path:
+    """Clients with these labels; every image says by its grey level which example it is."""
+    with h5py.File(path, "w") as file:
+        for client_id, mine in labels.items():
+            client = file.create_group(f"examples/{client_id}")
+            levels = np.arange(len(mine)).reshape(-1, 1, 1) * np.ones((1, 3, 2)) / 255
+            client["pixels"] = (levels * scale).astype(np.float32)
+            client["label"] = np.array(mine, np.int32)
+    return path
+
+
+def write_store(path: Path, labels: Clients, **about: Any) -> Path:
+    """As `write_tff`, with what a store says of itself."""
+    clients = [
+        ClientDataset(
+            client_id,
+            np.arange(len(mine), dtype=np.uint8).reshape(-1, 1, 1) * np.ones((1, 3, 2), np.uint8),
+            np.array(mine, np.int32),
+            1 / 255,
+            0.0,
+            "drawn",
+        )
+        for client_id, mine in labels.items()
+    ]
+    info = StoreInfo(**{"num_classes": 10, "pixel_convention": "ink", **about})
+    store_writer.create(path, {"train": clients}, info)
+    return path
+
+
+def run(tmp_path: Path, source: Path, **options: Any) -> Prepared:
+    return prepare([source], tmp_path / "out.h5", PrepareOptions(**options))
+
+
+def held(tmp_path: Path, split: str) -> dict[str, list[int]]:
+    """Labels of the clients of the store that was written."""
+    data = datasets.open_splits(str(tmp_path / "out.h5"))[split]
+    return {each: data.labels(each).tolist() for each in data.client_ids}
+
+
+# ---- Filters -------------------------------------------------------------------------------------
+
+
+def test_digits_only_drops_letters_and_clients_left_with_one(tmp_path: Path) -> None:
+    train = write_tff(tmp_path / "a.h5", {"a": [1, 40, 2, 61], "b": [3, 30], "c": [7, 8]})
+    test = write_tff(tmp_path / "b.h5", {"a": [5, 20], "b": [3], "c": [50]})
+    done = run(tmp_path, train, test_data=test, digits_only=True)
+    assert held(tmp_path, "train") == {"a": [1, 2], "c": [7, 8]}
+    assert held(tmp_path, "test") == {"a": [5]}  # b went with its train examples, c is empty
+    assert done.info.num_classes == 10
+    assert done.info.class_names in ((), tuple("0123456789"))
+    assert json.loads(done.info.partition_parameters) == {
+        "filter": {"digits_only": True, "min_examples": 2}
+    }
+    assert "left out 1 of 3 clients, which have fewer than 2 train examples" in done.notes
+    images = datasets.open_splits(str(tmp_path / "out.h5"))["train"].client("a").images()
+    np.testing.assert_array_equal(np.rint(images[:, 0, 0] * 255), [0, 2])  # pixels went along
+
+
+def test_label_noise_after_digits_only_makes_digits(tmp_path: Path) -> None:
+    source = write_tff(tmp_path / "a.h5", {"a": [*range(62)] * 20})
+    run(
+        tmp_path,
+        source,
+        digits_only=True,
+        partition="label-noise",
+        partition_options={"rate": 1.0},
+    )
+    labels = np.array(held(tmp_path, "train")["a"])
+    assert set(labels.tolist()) == set(range(10))
+    assert (labels != np.tile(np.arange(10), 20)).all()
+
+
+def test_digits_only_refuses_other_names_and_finds_no_digit(tmp_path: Path) -> None:
+    named = write_store(tmp_path / "n.h5", {"a": [0]}, num_classes=2, class_names=("cat", "dog"))
+    with pytest.raises(ConfigError, match=r"--digits-only: the classes of .* begin with 'cat'"):
+        run(tmp_path, named, digits_only=True)
+    letters = write_tff(tmp_path / "a.h5", {"a": [40, 41]})
+    with pytest.raises(DataError, match="none of its labels is a digit"):
+        run(tmp_path, letters, digits_only=True)
+
+
+def test_min_examples_counts_train(tmp_path: Path) -> None:
+    train = write_tff(tmp_path / "a.h5", {"a": [1, 2, 3], "b": [1], "c": [2, 2]})
+    test = write_tff(tmp_path / "b.h5", {"b": [1] * 9, "c": [0], "d": [4]})
+    run(tmp_path, train, test_data=test, min_examples=2)
+    assert held(tmp_path, "train") == {"a": [1, 2, 3], "c": [2, 2]}
+    assert held(tmp_path, "test") == {"c": [0], "d": [4]}
+    with pytest.raises(DataError, match=r"no client of .* has 4 train examples; choose a smaller"):
+        run(tmp_path, train, min_examples=4)
+
+
+def test_test_clients_that_are_other_people_stay(tmp_path: Path) -> None:
+    train = write_store(tmp_path / "a.h5", {"1": [1], "2": [2, 2]}, same_people=False)
+    test = write_store(tmp_path / "b.h5", {"1": [3], "2": [4]}, same_people=False)
+    done = run(tmp_path, train, test_data=test, min_examples=2)
+    assert held(tmp_path, "train") == {"2": [2, 2]}
+    assert held(tmp_path, "test") == {"1": [3], "2": [4]}
+    assert not done.info.same_people
+    assert run(tmp_path, train, hold_out="within").info.same_people  # each with itself
+
+
+def test_invert_turns_pixels_and_what_they_mean(tmp_path: Path) -> None:
+    source = write_tff(tmp_path / "a.h5", {"a": [0, 1, 2]})
+    before = datasets.open_splits(str(source))["train"].client("a").images()
+    done = run(tmp_path, source, invert=True)
+    assert done.info.pixel_convention == "ink"
+    after = datasets.open_splits(str(tmp_path / "out.h5"))["train"].client("a").images()
+    np.testing.assert_allclose(after, 1 - before, rtol=0, atol=1.2e-7)
+
+
+# ---- Two sources ---------------------------------------------------------------------------------
+
+
+def test_test_data_are_labelled_by_the_names_of_train(tmp_path: Path) -> None:
+    names = ("ant", "bee", "cat")
+    train = write_store(tmp_path / "a.h5", {"a": [0, 1, 2]}, num_classes=3, class_names=names)
+    test = write_store(
+        tmp_path / "b.h5", {"a": [0, 1, 1]}, num_classes=2, class_names=("ant", "cat")
+    )
+    assert run(tmp_path, train, test_data=test).info.class_names == names
+    assert held(tmp_path, "test") == {"a": [0, 2, 2]}
+    other = write_store(tmp_path / "c.h5", {"a": [0]}, num_classes=2, class_names=("ant", "cow"))
+    with pytest.raises(DataError, match="a class 'cow' that"):
+        run(tmp_path, train, test_data=other)
+
+
+def test_more_classes_in_test(tmp_path: Path) -> None:
+    train = write_store(tmp_path / "a.h5", {"a": [0, 1]}, num_classes=2, class_names=("x", "y"))
+    test = write_store(tmp_path / "b.h5", {"a": [3]}, num_classes=4)
+    done = run(tmp_path, train, test_data=test)
+    assert (done.info.num_classes, done.info.class_names) == (4, ())
+
+
+def test_test_store_that_means_the_opposite_is_turned(tmp_path: Path) -> None:
+    train = write_store(tmp_path / "a.h5", {"a": [0, 1]})
+    test = write_store(tmp_path / "b.h5", {"a": [0, 1]}, pixel_convention="background")
+    run(tmp_path, train, test_data=test)
+    splits = datasets.open_splits(str(tmp_path / "out.h5"))
+    np.testing.assert_allclose(
+        splits["test"].client("a").images(),
+        1 - splits["train"].client("a").images(),
+        rtol=0,
+        atol=1.2e-7,
+    )
+
+
+def test_test_images_of_another_shape(tmp_path: Path) -> None:
+    train = write_tff(tmp_path / "a.h5", {"a": [0]})
+    test = tmp_path / "b.npz"
+    np.savez(test, x_train=np.zeros((4, 5, 5), np.uint8), y_train=np.zeros(4, np.int64))
+    with pytest.raises(DataError, match=r"train has images of \[3, 2\] .* but test of \[5, 5\]"):
+        run(tmp_path, train, test_data=test)
+
+
+def test_test_split_without_owners_is_pooled_unless_it_is_dealt(tmp_path: Path) -> None:
+    source = tmp_path / "a.npz"
+    np.savez(
+        source,
+        x_train=np.zeros((40, 4, 4), np.uint8),
+        y_train=np.arange(40) % 10,
+        client_ids_train=np.array(["ann", "bob"]).repeat(20),
+        x_test=np.zeros((10, 4, 4), np.uint8),
+        y_test=np.arange(10),
+    )
+    done = run(tmp_path, source)
+    assert held(tmp_path, "central") == {"central": list(range(10))}
+    assert list(held(tmp_path, "train")) == ["ann", "bob"]
+    assert any("the test split names no owners" in note for note in done.notes)
+    run(tmp_path, source, partition="iid", partition_options={"clients": 2})
+    assert list(held(tmp_path, "test")) == list(held(tmp_path, "train"))
+
+
+def test_splits_of_one_source_have_images_of_one_shape(tmp_path: Path) -> None:
+    source = tmp_path / "a.npz"
+    np.savez(
+        source,
+        x_train=np.zeros((40, 4, 4), np.uint8),
+        y_train=np.arange(40) % 10,
+        x_test=np.zeros((10, 5, 4), np.uint8),
+        y_test=np.arange(10),
+    )
+    with pytest.raises(DataError, match=r"train has images of \[4, 4\] .* test of \[5, 4\]"):
+        run(tmp_path, source)
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_test_data_that_are_not_there_are_missed_before_any_work(tmp_path: Path) -> None:
+    train = write_tff(tmp_path / "a.h5", {"a": [0]})
+    told: list[int] = []
+    options = PrepareOptions(test_data=tmp_path / "none")
+    with pytest.raises(DataError, match="none: is no such file"):
+        prepare([train], tmp_path / "out.h5", options, lambda done, _: told.append(done))
+    assert not told
+
+
+# ---- Notes and hold-out --------------------------------------------------------------------------
+
+
+def test_a_damaged_store_gets_no_new_fingerprint(tmp_path: Path) -> None:
+    path = write_store(tmp_path / "a.h5", {"a": [0, 1], "b": [2, 3]})
+    with h5py.File(path, "r+") as file:
+        file["splits/train/pixels"][3, 0, 0] = 99
+    with pytest.raises(DataError, match=r"a\.h5: the data have fingerprint .* changed or damaged"):
+        run(tmp_path, path)
+    whole = write_store(tmp_path / "b.h5", {"a": [0, 1], "b": [2, 3]})
+    with pytest.raises(DataError, match=r"a\.h5: the data have fingerprint "):
+        run(tmp_path, whole, test_data=path)
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_test_data_that_are_the_source_are_refused(tmp_path: Path) -> None:
+    path = write_tff(tmp_path / "a.h5", {"a": [0, 1]})
+    other = tmp_path / "b.h5"
+    other.symlink_to(path)
+    for test_data in (path, other):
+        with pytest.raises(DataError) as caught:
+            run(tmp_path, path, test_data=test_data)
+        assert str(caught.value).startswith(f"--test-data {test_data} is the source {path} itself")
+
+
+def test_classes_that_never_occur_are_noted_where_their_number_is_guessed(tmp_path: Path) -> None:
+    def notes(name: str, *labels: int, **options: Any) -> list[str]:
+        path = tmp_path / name
+        np.savez(path, images=np.zeros((len(labels), 3, 2), np.uint8), labels=np.array(labels))
+        return [note for note in run(tmp_path, path, **options).notes if "never" in note]
+
+    assert notes("a.npz", 1, 2, 3) == [
+        "4 classes, labels 0 to 3, but 0 never occurs; pass --num-classes, or renumber the labels "
+        "if that is a mistake"
+    ]
+    (note,) = notes("b.npz", 0, 20)
+    assert "but 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, ... never occur;" in note
+    assert not notes("c.npz", 1, 2, 3, num_classes=4)
+    assert not notes("d.npz", 0, 1, 2)
+    # Test data fill the gaps of train.
+    assert not notes("e.npz", 0, 2, test_data=tmp_path / "d.npz")
+
+
+def test_how_many_clients_a_source_without_owners_gets_is_explained(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, images=np.zeros((50, 3, 2), np.uint8), labels=np.arange(50) % 2)
+    assert (
+        "the source names no owners: dealt at random to 2 clients, as many as give 20 examples "
+        "each but at most 100; --partition chooses another way"
+    ) in run(tmp_path, path).notes
+
+
+def test_pixels_from_0_to_255_are_noted(tmp_path: Path) -> None:
+    source = write_tff(tmp_path / "a.h5", {"a": [0, 1, 2, 3]}, scale=255.0)
+    notes = run(tmp_path, source).notes
+    assert any("pixels of train reach 3, where 0 to 1 is expected" in note for note in notes)
+    assert not run(tmp_path, write_tff(tmp_path / "b.h5", {"a": [0, 1]})).notes
+
+
+def test_clients_of_one_example_are_counted(tmp_path: Path) -> None:
+    source = write_tff(tmp_path / "a.h5", {"a": [0], "b": [1, 2], "c": [3]})
+    done = run(tmp_path, source, hold_out="within")
+    assert list(held(tmp_path, "train")) == ["a", "b", "c"]
+    assert list(held(tmp_path, "test")) == ["b"]
+    assert any(note.startswith("2 clients of one example") for note in done.notes)
+
+
+def test_central_hold_out_leaves_the_rest_to_its_owners(tmp_path: Path) -> None:
+    source = write_tff(tmp_path / "a.h5", {"a": [*range(10)] * 2, "b": [*range(10)] * 2})
+    run(tmp_path, source, hold_out="central", hold_out_fraction=0.25)
+    pooled = held(tmp_path, "central")["central"]
+    assert sorted(pooled) == list(range(10))
+    rest = [label for labels in held(tmp_path, "train").values() for label in labels]
+    assert sorted(rest + pooled) == sorted([*range(10)] * 4)
+
+
+def test_central_hold_out_leaves_no_client_empty(tmp_path: Path) -> None:
+    source = write_tff(tmp_path / "a.h5", {f"c{index}": [index % 10] for index in range(20)})
+    done = run(tmp_path, source, hold_out="central", hold_out_fraction=0.5)
+    assert list(map(len, held(tmp_path, "train").values())) == [1] * 10
+    assert len(held(tmp_path, "central")["central"]) == 10
+    assert any("left out 10 of 20 clients" in note for note in done.notes)
+
+
+# ---- What the store says of itself ---------------------------------------------------------------
+
+
+def test_a_store_changed_again_keeps_every_parameter(tmp_path: Path) -> None:
+    before = {"clients": 2, "seed": 9}
+    source = write_store(
+        tmp_path / "a.h5",
+        {"p0": [0, 1], "p1": [2, 3]},
+        partition="iid",
+        partition_parameters=json.dumps(before),
+    )
+    done = run(tmp_path, source, partition="label-noise", min_examples=1, seed=4)
+    assert done.info.partition == "iid+label-noise"
+    assert json.loads(done.info.partition_parameters) == {
+        "before": before,
+        "filter": {"digits_only": False, "min_examples": 1},
+        "kind": "symmetric",
+        "rate": 0.1,
+        "seed": 4,
+    }
+
+
+def test_a_change_of_natural_clients_has_one_name(tmp_path: Path) -> None:
+    clients: Clients = {"a": [0, 1], "b": [2, 3]}
+    for source in (write_store(tmp_path / "a.h5", clients), write_tff(tmp_path / "b.h5", clients)):
+        done = run(tmp_path, source, partition="feature-rotation")
+        assert done.info.partition == "feature-rotation"
+
+
+@pytest.mark.parametrize("text", ["x" * 5000, "other.h5"])
+def test_what_a_store_says_of_its_source_is_no_path(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("real.h5").touch()
+    Path("other.h5").symlink_to("real.h5")
+    source = write_store(tmp_path / "a.h5", {"a": [0, 1]}, source=text)
+    assert run(tmp_path, source).info.source == text
+
+
+def test_a_source_whose_name_is_no_text(tmp_path: Path) -> None:
+    source = write_tff(tmp_path / os.fsdecode(b"caf\xe9.h5"), {"a": [0, 1]})
+    assert run(tmp_path, source).info.source == "caf\ufffd.h5"
+
+
+# ---- Options -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hold_out": "all"}, "--hold-out all: choose one of within, clients, central"),
+        ({"hold_out_fraction": 0.0}, "choose one above 0 and below 1"),
+        ({"hold_out_fraction": 1.5}, "from 0 to 1"),
+        ({"seed": 2**63}, "--seed 9223372036854775808"),
+        ({"partition": "iid+shards"}, "only one such scheme"),
+    ],
+)
+def test_options_that_are_not_allowed(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PrepareOptions(**options)

@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedcli import settings
+from fedcli.errors import ConfigError
+from fedcli.federation.participation import DROPPED_OUT, LATE, REPORTED, SURPLUS, Participation
+from fedcli.runs.files import folder
+from fedcli.runs.opening import open_federation
+from tests.runs.test_rounds import make_config, results, train
+
+IDS = [f"w{index:03}" for index in range(200)]
+CLOCK: dict[str, Any] = {
+    "sampling": "uniform",
+    "client_dropout": 0.3,
+    "client_speeds": (100.0, 10.0, 1.0),
+    "communication_seconds": 0.25,
+    "deadline": 30.0,
+    "over_selection": 0.5,
+    "min_reports": 2,
+}
+
+
+def ten(client_id: str) -> int:
+    return 10
+
+
+def test_the_share_that_drops_out_is_the_chance() -> None:
+    people = Participation(seed=3, dropout=0.25)
+    counts = [people.attend(each, IDS, ten).outcomes.count(DROPPED_OUT) for each in range(100)]
+    # 20,000 draws: a standard deviation of the mean is 0.0031.
+    assert abs(np.mean(counts) / len(IDS) - 0.25) < 0.0123
+    assert len(set(counts)) > 5
+
+
+@pytest.mark.parametrize(("chance", "num_reports"), [(0.0, 200), (1.0, 0)])
+def test_all_or_nobody_reports(chance: float, num_reports: int) -> None:
+    attendance = Participation(seed=0, dropout=chance).attend(0, IDS, ten)
+    assert len(attendance.reports) == num_reports
+    assert attendance.outcomes.count(DROPPED_OUT) == 200 - num_reports
+    assert attendance.seconds is None
+    assert attendance.round_seconds is None
+
+
+def test_who_drops_out_depends_on_nobody_else() -> None:
+    people = Participation(seed=3, dropout=0.5)
+    whole = {IDS[place] for place in people.attend(7, IDS, ten).reports}
+    some = IDS[40:60]
+    assert {some[place] for place in people.attend(7, some, ten).reports} == whole & set(some)
+    assert {IDS[place] for place in people.attend(8, IDS, ten).reports} != whole
+
+
+def test_copies_of_a_client_drop_out_together() -> None:
+    people = Participation(seed=1, dropout=0.5)
+    twice = sorted([*IDS[:20], *IDS[:20]])
+    reports = people.attend(0, twice, ten).reports
+    assert 0 < len(reports) < 40
+    assert {place ^ 1 for place in reports} == set(reports)
+
+
+def test_tiers_are_kept_and_evenly_filled() -> None:
+    people = Participation(seed=5, speeds=(1.0, 2.0, 4.0))
+    many = [people.speed(f"c{index}") for index in range(3000)]
+    assert all(abs(many.count(speed) - 1000) < 100 for speed in (1.0, 2.0, 4.0))
+    again = Participation(seed=5, dropout=0.5, speeds=(1.0, 2.0, 4.0))
+    assert [again.speed(f"c{index}") for index in range(3000)] == many
+
+
+def test_time_is_examples_over_speed_and_communication() -> None:
+    people = Participation(seed=5, speeds=(1.0, 4.0), communication_seconds=0.5)
+    for client_id in IDS[:20]:
+        assert people.report_seconds(client_id, 12) == 12 / people.speed(client_id) + 0.5
+    attendance = people.attend(0, IDS, ten)
+    assert attendance.round_seconds == 10.5
+    assert attendance.metrics(2.0)["virtual_seconds"] == 12.5
+
+
+def test_reports_after_the_deadline_are_late_and_it_is_waited_for() -> None:
+    people = Participation(seed=5, speeds=(1.0, 4.0), deadline=5.0)
+    attendance = people.attend(0, IDS, ten)
+    fast = [place for place, each in enumerate(IDS) if people.speed(each) == 4.0]
+    assert list(attendance.reports) == fast
+    assert (attendance.outcomes.count(LATE), attendance.round_seconds) == (200 - len(fast), 5.0)
+    at_once = Participation(seed=5, speeds=(1.0, 4.0), deadline=10.0).attend(0, IDS, ten)
+    assert (len(at_once.reports), at_once.round_seconds) == (200, 10.0)
+
+
+def test_the_first_to_report_are_taken_and_ties_go_by_place() -> None:
+    people = Participation(seed=5, speeds=(1.0, 4.0))
+    fast = [place for place, each in enumerate(IDS) if people.speed(each) == 4.0]
+    attendance = people.attend(0, IDS, ten, 20)
+    assert list(attendance.reports) == fast[:20]
+    assert (attendance.outcomes.count(SURPLUS), attendance.round_seconds) == (180, 2.5)
+    more = people.attend(0, IDS, ten, len(fast) + 1)
+    slow = next(place for place, each in enumerate(IDS) if people.speed(each) == 1.0)
+    assert list(more.reports) == sorted([*fast, slow])
+    assert more.round_seconds == 10.0
+
+
+def test_every_client_has_its_outcome_and_time() -> None:
+    people = Participation(seed=5, dropout=0.4, speeds=(1.0, 2.0, 4.0), deadline=8.0)
+    attendance = people.attend(3, IDS, ten, 50)
+    assert set(attendance.outcomes) == {REPORTED, DROPPED_OUT, LATE, SURPLUS}
+    assert attendance.seconds is not None
+    for client_id, outcome, at in zip(IDS, attendance.outcomes, attendance.seconds, strict=True):
+        expected = None if outcome == DROPPED_OUT else people.report_seconds(client_id, 10)
+        assert at == expected
+        assert (outcome == LATE) == (at is not None and at > 8.0)
+    assert attendance.outcomes.count(REPORTED) == 50
+    assert [IDS[place] for place in attendance.reports] == [
+        each for each, outcome in zip(IDS, attendance.outcomes, strict=True) if outcome == REPORTED
+    ]
+
+
+def test_too_few_reports_are_no_round() -> None:
+    people = Participation(seed=3, dropout=0.5, min_reports=5)
+    for round_num in range(50):
+        attendance = people.attend(round_num, IDS[:8], ten)
+        assert attendance.is_skipped == (len(attendance.reports) < 5)
+
+
+def test_an_empty_cohort_has_an_attendance() -> None:
+    attendance = Participation(seed=0, speeds=(1.0,), min_reports=1).attend(0, [], ten)
+    assert (attendance.reports, attendance.round_seconds) == ((), 0.0)
+    assert attendance.is_skipped
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_counts_who_reports_and_keeps_a_clock(tmp_path: Path) -> None:
+    train(tmp_path / "run", make_config(**CLOCK, rounds=8))
+    clock = 0.0
+    for line in lines_of(tmp_path / "run"):
+        told = line["participation"]
+        assert told["num_selected"] == 6  # 4 wanted and half as many again
+        parts = ("num_reports", "num_dropped_out", "num_late", "num_surplus")
+        assert sum(told[name] for name in parts) == 6
+        assert told["num_reports"] <= 4
+        clock += told["round_seconds"]
+        assert told["virtual_seconds"] == clock
+        assert told["round_seconds"] <= 30.0
+
+
+def test_without_its_options_there_is_no_participation(tmp_path: Path) -> None:
+    train(tmp_path / "run", make_config(rounds=2))
+    assert all("participation" not in line for line in lines_of(tmp_path / "run"))
+
+
+def test_only_those_who_report_are_trained(tmp_path: Path) -> None:
+    config = make_config(client_dropout=0.5, rounds=5, clients="6")
+    train(tmp_path / "run", config)
+    opened = open_federation(config)
+    assert opened.roster.participation is not None
+    assert opened.roster.cohorts.fixed is not None
+    for round_num, line in enumerate(lines_of(tmp_path / "run")):
+        reports = opened.roster.participation.attend(
+            round_num, opened.roster.cohorts.fixed, ten
+        ).reports
+        sizes = [
+            opened.splits["train"].num_examples(opened.roster.cohorts.fixed[each])
+            for each in reports
+        ]
+        trained = sum(map(opened.plan.num_visits, sizes))
+        assert line["client_work"]["train"]["num_examples"] == trained
+
+
+def test_skipped_rounds_leave_the_model_and_are_counted(tmp_path: Path) -> None:
+    values = {"client_dropout": 0.5, "rounds": 6, "server_options": {"momentum": 0.9}}
+    train(tmp_path / "run", make_config(**values, min_reports=3, eval_every=1))
+    lines = lines_of(tmp_path / "run")
+    skipped = [line["participation"]["is_skipped"] for line in lines[1:]]
+    assert 0 < sum(skipped) < 6
+    for before, line in pairwise(lines):
+        is_same = line["evaluation"]["train"] == before["evaluation"]["train"]
+        assert is_same == bool(line["participation"]["is_skipped"])
+        num_examples = line["client_work"]["train"]["num_examples"]
+        assert (num_examples == 0) == bool(line["participation"]["is_skipped"])
+
+
+@pytest.mark.parametrize("threads", [1, 7])
+def test_threads_change_no_byte(tmp_path: Path, threads: int) -> None:
+    train(tmp_path / "two", make_config(**CLOCK))
+    train(tmp_path / "other", make_config(**CLOCK, threads=threads))
+    name = "metrics.jsonl"
+    assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+    assert results(tmp_path / "two")["weights"] == results(tmp_path / "other")["weights"]
+
+
+def test_participation_goes_to_toml_and_back() -> None:
+    config = settings.from_options(CLOCK)
+    again = settings.from_options(settings.from_toml(settings.to_toml(config, {}), "config.toml"))
+    assert again == config
+    assert settings.from_options({"client_speeds": "100, 1e1,1"}).client_speeds == (100, 10, 1)
+    assert settings.from_options({"client_speeds": 7}).client_speeds == (7.0,)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"client_dropout": 1.1}, "--client-dropout 1.1: choose a finite number from 0 to 1"),
+        ({"client_dropout": float("nan")}, "--client-dropout nan"),
+        ({"client_speeds": "10,fast"}, "--client-speeds 'fast': choose a finite number from 1e-09"),
+        ({"client_speeds": "10,"}, "--client-speeds ''"),
+        ({"client_speeds": [0.0]}, "--client-speeds 0.0: choose"),
+        ({"client_speeds": []}, "--client-speeds: 0 tiers; choose 1 to 1000"),
+        ({"deadline": 3.0}, "--deadline 3 needs a virtual clock; .* --client-speeds 100,10"),
+        ({"deadline": 0.0, "client_speeds": "1"}, "--deadline 0.0: choose"),
+        ({"communication_seconds": 1.0}, "--communication-seconds 1 needs a virtual clock"),
+        ({"over_selection": 0.3, "sampling": "uniform"}, "--over-selection 0.3 needs a virtual"),
+        ({"over_selection": 0.3, "client_speeds": "1"}, "--sampling fixed has no such number"),
+        (
+            {"over_selection": 0.3, "client_speeds": "1", "sampling": "poisson"},
+            "--sampling poisson has no such number",
+        ),
+        (
+            {"client_speeds": "1", "deadline": 2, "communication_seconds": 2},
+            "--deadline 2 leaves no time beside --communication-seconds 2",
+        ),
+        ({"min_reports": 0}, "--min-reports 0: choose a whole number from 1"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        settings.from_options(values)
+
+
+def test_more_reports_than_clients_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--min-reports 5 exceeds the cohort of 4: .* 1 to 4"):
+        train(tmp_path / "run", make_config(min_reports=5))
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_cannot_be_drawn_than_there_are(tmp_path: Path) -> None:
+    values = {**CLOCK, "clients": "10", "client_dropout": 0.0, "deadline": None, "rounds": 1}
+    train(tmp_path / "run", make_config(**values))
+    assert lines_of(tmp_path / "run")[0]["participation"]["num_selected"] == 12
+    assert folder.read_completed(tmp_path / "run", 0) == []

@@ -1,0 +1,260 @@
+"""Slow, obvious training of any sequential model in float64, place by place: the source of truth.
+
+Values between layers are [B, height, width, channels]; windows are visited one by one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.core.seeds import StreamKey
+from fedcli.models.layout import ParamLayout
+from fedcli.models.sizing import Layer
+from tests.kit.reference import Batch, Optimizer, Stats, Vector
+
+DROPOUT_STEPS = 65536  # a rate is taken in these
+VISIT_BLOCKS = 1 << 20  # from one visit's blocks of the dropout stream to the next visit's
+
+# A layer, its tensors, what came in, what came out, and its dropout mask if it has one.
+Seen = tuple[Layer, list[Vector], Vector, Vector, Any]
+Places = Iterator[tuple[tuple[int, int], tuple[slice, slice], tuple[slice, slice]]]
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client's batches, and the name of the stream that its dropout masks come from."""
+
+    batches: Sequence[Batch]
+    dropout_key: StreamKey
+
+
+def fedavg_round(
+    layout: ParamLayout, params: Vector, cohort: Sequence[Client], client_optimizer: Optimizer
+) -> tuple[Vector, Stats]:
+    """Returns the mean of the clients' models, weighted by examples, and their online stats."""
+    total, stats = np.zeros_like(params), Stats()
+    for client in cohort:
+        local, own = _train_client(layout, params, client, client_optimizer)
+        total += own.num_examples * (local - params)
+        stats.add(own)
+    return params + total / stats.num_examples, stats
+
+
+def _train_client(
+    layout: ParamLayout, params: Vector, client: Client, optimizer: Optimizer
+) -> tuple[Vector, Stats]:
+    local, state, stats = params.copy(), optimizer.start(params), Stats()
+    for batch in client.batches:
+        visits = range(stats.num_examples, stats.num_examples + len(batch[1]))
+        masks = [draw_masks(layout, client.dropout_key, visit) for visit in visits]
+        own, gradient = score(
+            layout, local, batch, [np.stack(each) for each in zip(*masks, strict=True)]
+        )
+        stats.add(own)
+        local, state = optimizer.step(local, state, gradient)
+    return local, stats
+
+
+def draw_masks(layout: ParamLayout, key: StreamKey, visit: int) -> list[Vector]:
+    """Returns what each dropout multiplies a visited example by, [height, width, channels] each.
+
+    Four values come from each 64 bits, the lowest first; each layer begins with new ones.
+    """
+    counter = visit * VISIT_BLOCKS + (key.round_num << 64) + (key.purpose << 128)
+    counter += key.occurrence << 192
+    # NumPy counts up before it draws.
+    philox = np.random.Philox(counter=(counter - 1) % (1 << 256), key=key.seed + (key.client << 64))
+    masks = []
+    for layer in layout.layers:
+        if layer.kind == "dropout":
+            words = [int(philox.random_raw()) for _ in range(math.ceil(layer.num_inputs / 4))]
+            values = [word >> 16 * place & 0xFFFF for word in words for place in range(4)]
+            share = math.floor(layer.rate * DROPOUT_STEPS + 0.5)
+            is_kept = np.array(values[: layer.num_inputs]).reshape(layer.in_shape) >= share
+            masks.append(np.where(is_kept, DROPOUT_STEPS / (DROPOUT_STEPS - share), 0.0))
+    return masks
+
+
+def logits(layout: ParamLayout, tensors: Sequence[Any], images: Any) -> Vector:
+    """Returns float64 [N, K] for images [N, ...], without dropout."""
+    params = np.concatenate([np.asarray(each, np.float64).ravel() for each in tensors])
+    *_, (_, _, _, outputs, _) = _layer_by_layer(layout, params, np.asarray(images, np.float64), [])
+    return outputs.reshape(len(images), -1)
+
+
+def softmax(values: Vector) -> Vector:
+    """Returns the probabilities of logits, both [N, K]."""
+    exponentials = np.exp(values - values.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def score(
+    layout: ParamLayout, params: Vector, batch: Batch, masks: Sequence[Vector] | None = None
+) -> tuple[Stats, Vector]:
+    """Returns the stats of one batch, and the gradient of its mean loss; no masks: no dropout."""
+    x, y = batch
+    seen = list(_layer_by_layer(layout, params, x, list(masks or [])))
+    last = seen[-1][3]
+    scores = last.reshape(len(y), -1)
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(y)), y]
+    error = softmax(scores)
+    error[np.arange(len(y)), y] -= 1.0
+    error = (error / len(y)).reshape(last.shape)
+    gradients: list[Vector] = []
+    for layer, tensors, inputs, outputs, mask in reversed(seen):
+        error = error * _slope(layer.activation, outputs)
+        error, own = _backward(layer, tensors, inputs, error, mask)
+        gradients = [*(each.ravel() for each in own), *gradients]
+    num_correct = int((scores.argmax(axis=1) == y).sum())
+    return Stats(float(losses.sum()), num_correct, len(y), 1), np.concatenate(gradients)
+
+
+def _layer_by_layer(
+    layout: ParamLayout, params: Vector, images: Vector, masks: list[Vector]
+) -> Iterator[Seen]:
+    values = images.reshape(len(images), *layout.layers[0].in_shape)
+    for layer in layout.layers:
+        tensors = _tensors(layout, layer, params)
+        mask = masks.pop(0) if masks and layer.kind == "dropout" else None
+        inputs = values
+        values = _activate(layer.activation, _forward(layer, tensors, inputs, mask))
+        yield layer, tensors, inputs, values, mask
+
+
+def _tensors(layout: ParamLayout, layer: Layer, params: Vector) -> list[Vector]:
+    return [
+        params[each.offset : each.offset + each.size].reshape(each.shape)
+        for each in layout.tensors
+        if each.name.rpartition("/")[0] == layer.name
+    ]
+
+
+def _activate(activation: str, values: Vector) -> Vector:
+    if activation == "relu":
+        return np.maximum(values, 0.0)
+    if activation == "tanh":
+        return np.tanh(values)
+    return 1 / (1 + np.exp(-values)) if activation == "sigmoid" else values
+
+
+def _slope(activation: str, outputs: Vector) -> Vector:
+    if activation == "relu":
+        return (outputs > 0).astype(np.float64)
+    if activation == "tanh":
+        return 1 - outputs**2
+    return outputs * (1 - outputs) if activation == "sigmoid" else np.ones_like(outputs)
+
+
+def _places(layer: Layer) -> Places:
+    """Of each output: where it is, the part of the image it sees, and that part of its window."""
+    for place in np.ndindex(layer.out_shape[:2]):
+        image, window = [], []
+        for at, size, length, stride, pad in zip(
+            place, layer.in_shape, layer.window, layer.strides, layer.pads, strict=False
+        ):
+            first = at * stride - pad
+            start, end = max(first, 0), min(first + length, size)
+            image.append(slice(start, end))
+            window.append(slice(start - first, end - first))
+        yield (place[0], place[1]), (image[0], image[1]), (window[0], window[1])
+
+
+def _forward(layer: Layer, tensors: list[Vector], values: Vector, mask: Vector | None) -> Vector:
+    size = len(values)
+    if layer.kind == "dense":
+        outputs = values.reshape(size, -1) @ tensors[0]
+        return (outputs + sum(tensors[1:])).reshape(size, *layer.out_shape)
+    if layer.kind == "dropout":
+        return values if mask is None else values * mask
+    if layer.kind == "group_normalization":
+        scaled, _ = _normalized(layer, values)
+        gamma, beta = _gamma_beta(layer, tensors)
+        return scaled * gamma + beta
+    if layer.kind == "activation":
+        return values
+    outputs = np.zeros((size, *layer.out_shape))
+    for (y, x), (rows, columns), (up, across) in _places(layer):
+        part = values[:, rows, columns]
+        if layer.kind == "conv2d":
+            kernel = tensors[0][up, across]
+            outputs[:, y, x] = np.einsum("bhwi,hwio->bo", part, kernel) + sum(tensors[1:])
+        elif layer.kind == "max_pooling2d":
+            outputs[:, y, x] = part.max(axis=(1, 2))
+        else:
+            outputs[:, y, x] = part.mean(axis=(1, 2))
+    return outputs
+
+
+def _backward(
+    layer: Layer, tensors: list[Vector], values: Vector, error: Vector, mask: Vector | None
+) -> tuple[Vector, list[Vector]]:
+    """Returns the gradients by a layer's inputs and by its tensors, given that by its outputs."""
+    size = len(values)
+    if layer.kind == "dense":
+        by_outputs: Vector = error.reshape(size, -1)
+        kernel_gradient: Vector = values.reshape(size, -1).T @ by_outputs
+        bias_gradient: Vector = by_outputs.sum(axis=0)
+        below = (by_outputs @ tensors[0].T).reshape(values.shape)
+        return below, [kernel_gradient, bias_gradient][: len(tensors)]
+    if layer.kind == "dropout":
+        return error if mask is None else error * mask, []
+    if layer.kind == "group_normalization":
+        return _normalize_backward(layer, tensors, values, error)
+    if layer.kind == "activation":
+        return error, []
+    below = np.zeros_like(values)
+    own = [np.zeros_like(each) for each in tensors]
+    for (y, x), (rows, columns), (up, across) in _places(layer):
+        part, at = values[:, rows, columns], error[:, y, x]
+        if layer.kind == "conv2d":
+            own[0][up, across] += np.einsum("bhwi,bo->hwio", part, at)
+            below[:, rows, columns] += np.einsum("bo,hwio->bhwi", at, tensors[0][up, across])
+        elif layer.kind == "max_pooling2d":
+            seen = part.reshape(size, -1, part.shape[-1])
+            is_first = np.arange(seen.shape[1])[:, None] == seen.argmax(axis=1)[:, None]
+            below[:, rows, columns] += (is_first * at[:, None]).reshape(part.shape)
+        else:
+            below[:, rows, columns] += at[:, None, None] / (part.shape[1] * part.shape[2])
+    if len(tensors) == 2:
+        own[1] = error.sum(axis=(0, 1, 2))
+    return below, own
+
+
+def _gamma_beta(layer: Layer, tensors: list[Vector]) -> tuple[Any, Any]:
+    left = list(tensors)
+    gamma: Any = left.pop(0) if layer.has_scale else 1.0
+    return gamma, left.pop(0) if layer.has_bias else 0.0
+
+
+def _grouped(layer: Layer, values: Vector) -> Vector:
+    """[B, height * width, groups, channels of a group]."""
+    return values.reshape(len(values), -1, layer.num_groups, values.shape[-1] // layer.num_groups)
+
+
+def _normalized(layer: Layer, values: Vector) -> tuple[Vector, NDArray[np.float64]]:
+    """The values with mean 0 and variance near 1 in each group, and what they were divided by."""
+    grouped = _grouped(layer, values)
+    mean = grouped.mean(axis=(1, 3), keepdims=True)
+    variance = ((grouped - mean) ** 2).mean(axis=(1, 3), keepdims=True)
+    root = np.sqrt(variance + layer.epsilon)
+    return ((grouped - mean) / root).reshape(values.shape), root
+
+
+def _normalize_backward(
+    layer: Layer, tensors: list[Vector], values: Vector, error: Vector
+) -> tuple[Vector, list[Vector]]:
+    scaled, root = _normalized(layer, values)
+    gamma, _ = _gamma_beta(layer, tensors)
+    own = [(error * scaled).sum(axis=(0, 1, 2))] if layer.has_scale else []
+    own += [error.sum(axis=(0, 1, 2))] if layer.has_bias else []
+    inner, unit = _grouped(layer, error * gamma), _grouped(layer, scaled)
+    mean = inner.mean(axis=(1, 3), keepdims=True)
+    along = (inner * unit).mean(axis=(1, 3), keepdims=True)
+    return ((inner - mean - unit * along) / root).reshape(values.shape), own

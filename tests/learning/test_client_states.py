@@ -1,0 +1,285 @@
+"""What clients keep: versions, their files, and what is left after every kind of end."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedcli import settings
+from fedcli.errors import RunError
+from fedcli.learning.client_states import FILE, ClientStates
+from fedcli.runs import starting
+from fedcli.runs.files import folder as run_dir
+
+NUM_PARAMS = 50
+
+
+def _vector(value: float) -> np.ndarray:
+    return np.full(NUM_PARAMS, value, np.float32)
+
+
+def _next(states: ClientStates, values: Mapping[str, float]) -> ClientStates:
+    coming = states.next_version()
+    for client_id, value in values.items():
+        coming.write(client_id, _vector(value))
+    return coming.after
+
+
+def _read(states: ClientStates, client_id: str) -> float:
+    vector = states.read(client_id, NUM_PARAMS)
+    assert vector.dtype == np.float32
+    assert len(set(vector.tolist())) == 1
+    return float(vector[0])
+
+
+def _num_rows(path: Path) -> int:
+    with sqlite3.connect(path) as file:
+        return int(file.execute("SELECT count(*) FROM states").fetchone()[0])
+
+
+def test_a_version_has_what_was_written_up_to_it() -> None:
+    states = ClientStates()
+    assert _read(states, "a") == 0.0
+    first = _next(states, {"a": 1.0, "b": 2.0})
+    second = _next(first, {"b": 3.0, "ä/'; --": 4.0})
+    assert [_read(first, each) for each in ("a", "b", "c")] == [1.0, 2.0, 0.0]
+    assert [_read(second, each) for each in ("a", "b", "ä/'; --")] == [1.0, 3.0, 4.0]
+    assert (states.version, first.version, second.version) == (0, 1, 2)
+
+
+def test_a_version_being_written_leaves_the_one_before_as_it_is() -> None:
+    first = _next(ClientStates(), {"a": 1.0})
+    coming = first.next_version()
+    coming.write("a", _vector(5.0))
+    assert (_read(coming.before, "a"), _read(coming.after, "a")) == (1.0, 5.0)
+    again = first.next_version()  # as after a round that was interrupted
+    assert (_read(again.before, "a"), _read(again.after, "a")) == (1.0, 1.0)
+
+
+def test_an_overtaken_version_is_refused() -> None:
+    first = _next(ClientStates(), {"a": 1.0})
+    second = _next(first, {"a": 2.0})
+    other = _next(first, {"a": 3.0})
+    with pytest.raises(RunError, match="after round 2 are no longer kept"):
+        _read(second, "a")
+    third = _next(other, {"a": 4.0})
+    fourth = _next(third, {})
+    assert (_read(third, "a"), _read(fourth, "a")) == (4.0, 4.0)
+    with pytest.raises(RunError, match="after round 2 are no longer kept"):
+        _next(other, {})
+    assert _read(fourth, "a") == 4.0  # the refusal has changed nothing
+
+
+def test_a_file_holds_few_versions_of_each_client(tmp_path: Path) -> None:
+    states = ClientStates().open_in(tmp_path, [0])
+    for number in range(1, 41):
+        states = _next(states, {"a": float(number), "b": -float(number)})
+        if number % 10 == 0:
+            kept = [number - 10, number]
+            states.save([number - 10])
+    assert kept == [30, 40]
+    # Those of two checkpoints, and of the last two rounds.
+    assert _num_rows(tmp_path / FILE) <= 2 * 4
+    states.close()
+    again = ClientStates(30).open_in(tmp_path, [30, 40])
+    assert (_read(again, "a"), _read(again, "b")) == (30.0, -30.0)
+    again.close()
+
+
+def test_what_was_not_saved_is_lost_and_what_was_is_there(tmp_path: Path) -> None:
+    first = _next(ClientStates().open_in(tmp_path, [0]), {"a": 1.0})
+    first.save([0])
+    _next(_next(first, {"a": 2.0}), {"a": 3.0}).close()
+    again = ClientStates(1).open_in(tmp_path, [0, 1])
+    assert _read(again, "a") == 1.0
+    again.close()
+
+
+def test_versions_after_a_checkpoint_are_undone(tmp_path: Path) -> None:
+    """As when a process is killed between saving these and writing its checkpoint."""
+    first = _next(ClientStates().open_in(tmp_path, [0]), {"a": 1.0})
+    first.save([0])
+    second = _next(first, {"a": 2.0, "b": 2.0})
+    second.save([0, 1])
+    second.close()
+    again = ClientStates(1).open_in(tmp_path, [0, 1])
+    assert (_read(again, "a"), _read(again, "b")) == (1.0, 0.0)
+    other = _next(again, {"c": 5.0})
+    assert [_read(other, each) for each in "abc"] == [1.0, 0.0, 5.0]
+    other.close()
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from fedcli.learning.client_states import ClientStates
+states = ClientStates().open_in(Path(sys.argv[1]), [0])
+for number in range(1, 8):
+    coming = states.next_version()
+    for client in range(60):
+        coming.write(str(client), np.full(100_000, number, np.float32))
+    states = coming.after
+    if number == 3:
+        states.save([0])
+os._exit(9)
+"""
+
+
+def test_a_killed_process_leaves_the_last_save_whole(tmp_path: Path) -> None:
+    """With more unsaved than the cache holds, so that the file itself had been written to."""
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    assert subprocess.run(command, check=False).returncode == 9
+    states = ClientStates(3).open_in(tmp_path, [0, 3])
+    for client in range(60):
+        assert (states.read(str(client), 100_000) == 3.0).all()
+    states.close()
+
+
+MANY = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from fedcli.learning.client_states import ClientStates
+states = ClientStates().open_in(Path(sys.argv[1]), [0])
+vector = np.ones(50_000, np.float32)
+for number in range(2):
+    coming = states.next_version()
+    for client in range(int(sys.argv[2])):
+        coming.write(str(client), vector)
+        coming.before.read(str(client), 50_000)
+    states = coming.after
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_does_not_grow_with_the_clients(tmp_path: Path) -> None:
+    peaks = []
+    for num_clients in (50, 500):  # 10 MB and 100 MB a round
+        folder = tmp_path / str(num_clients)
+        folder.mkdir()
+        command = [sys.executable, "-c", MANY, str(folder), str(num_clients)]
+        result = subprocess.run(command, check=True, capture_output=True, text=True)
+        peaks.append(int(result.stdout) * (1 if sys.platform == "darwin" else 1024))
+    assert peaks[1] - peaks[0] < 12 << 20
+
+
+def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:
+    states = _next(ClientStates().open_in(tmp_path, [0]), {"a": 1.0})
+    with pytest.raises(RunError, match=r"client 'a' has 50 values, the model has 51 parameters"):
+        states.read("a", 51)
+    states.close()
+
+
+@pytest.mark.parametrize("content", [b"no database at all" * 100, None], ids=["text", "foreign"])
+def test_another_kind_of_file_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / FILE
+    if content is not None:
+        path.write_bytes(content)
+    else:
+        with sqlite3.connect(path) as file:
+            file.execute("CREATE TABLE states (client TEXT)")
+    with pytest.raises(RunError, match=r"client_states\.sqlite"):
+        ClientStates(1).open_in(tmp_path, [1])
+
+
+def test_every_flipped_byte_is_told_or_changes_nothing(tmp_path: Path) -> None:
+    """Few bytes are nobody's: those that SQLite keeps for later."""
+    values = {f"c{number}": float(number) for number in range(1, 9)}
+    states = _next(ClientStates().open_in(tmp_path, [0]), values)
+    states.save([0])
+    states.close()
+    path = tmp_path / FILE
+    whole = path.read_bytes()
+    told = []
+    for place in range(0, len(whole), 61):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x24]) + whole[place + 1 :])
+        try:
+            again = ClientStates(1).open_in(tmp_path, [1])
+            try:
+                read = {client_id: _read(again, client_id) for client_id in values}
+            finally:
+                again.close()
+        except RunError as err:
+            told.append(str(err))
+        else:
+            assert read == values
+    assert len(told) > 20  # of 8 vectors of 200 bytes, and keys
+    assert all(FILE in line and "\n" not in line for line in told)
+
+
+def test_every_byte_of_a_vector_is_checked(tmp_path: Path) -> None:
+    states = _next(ClientStates().open_in(tmp_path, [0]), {"a": 1.0})
+    states.save([0])
+    states.close()
+    path = tmp_path / FILE
+    whole = path.read_bytes()
+    start = whole.index(_vector(1.0).tobytes())
+    for place in range(start, start + 4 * NUM_PARAMS):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        again = ClientStates(1).open_in(tmp_path, [1])
+        with pytest.raises(RunError, match="state of client 'a' is damaged"):
+            again.read("a", NUM_PARAMS)
+        again.close()
+
+
+# ---- In a run ------------------------------------------------------------------------------------
+
+VALUES = {
+    "data_options": {"clients": 12},
+    "clients": "4",
+    "sampling": "uniform",
+    "algorithm": "scaffold",
+    "rounds": 6,
+    "epochs": 1,
+    "max_examples": 40,
+    "checkpoint_every": 2,
+}
+
+
+def _train(path: Path) -> None:
+    with starting.start(settings.from_options(VALUES), path) as training:
+        list(training.run())
+        training.finish()
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path: Path) -> None:
+    _train(tmp_path / "straight")
+    _train(tmp_path / "mended")
+    wanted = run_dir.latest_checkpoint(tmp_path / "straight").read_bytes()
+    damaged = run_dir.latest_checkpoint(tmp_path / "mended")
+    assert damaged.read_bytes() == wanted
+    damaged.unlink()
+    with starting.resume(tmp_path / "mended") as training:
+        assert training.round_num == 4
+        list(training.run())
+        training.finish()
+    assert damaged.read_bytes() == wanted
+
+
+def test_a_run_without_its_file_is_not_resumed(tmp_path: Path) -> None:
+    _train(tmp_path / "run")
+    (tmp_path / "run" / FILE).unlink()
+    with pytest.raises(RunError, match=r"client_states\.sqlite is missing, .* train anew"):
+        starting.resume(tmp_path / "run", rounds=8)
+
+
+def test_a_run_keeps_only_clients_that_took_part(tmp_path: Path) -> None:
+    values = {**VALUES, "data_options": {"clients": 1000}, "rounds": 2}
+    with starting.start(settings.from_options(values), tmp_path / "run") as training:
+        list(training.run())
+    with sqlite3.connect(tmp_path / "run" / FILE) as file:
+        assert file.execute("SELECT count(DISTINCT client) FROM states").fetchone()[0] <= 8
+
+
+def test_an_algorithm_without_states_makes_no_file(tmp_path: Path) -> None:
+    values = {**VALUES, "algorithm": "fedavg", "rounds": 1}
+    with starting.start(settings.from_options(values), tmp_path / "run") as training:
+        list(training.run())
+    assert not (tmp_path / "run" / FILE).exists()

@@ -1,0 +1,127 @@
+"""What fedcli writes is loaded by the real Keras 3, and what that writes is read by fedcli.
+
+Needs Keras 3 and a backend of it, which `KERAS_BACKEND` names: `pip install keras jax`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedcli.models.keras import formats
+from fedcli.models.layers import (
+    Activation,
+    AveragePool2D,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    GroupNorm,
+    MaxPool2D,
+    Spec,
+)
+from fedcli.models.layout import ParamLayout, lay_out
+from tests.kit import reference_net
+
+BACKENDS = ("jax", "torch", "tensorflow")
+
+# What Keras does with a model of ours, in a process of its own: its backends keep threads.
+PROGRAM = """
+import sys, numpy as np, keras
+whole, weights, images, folder = sys.argv[1:]
+images = np.load(images)
+model = keras.models.load_model(whole)
+np.save(f"{folder}/loaded.npy", model.predict(images, verbose=0))
+for each in model.weights:
+    each.assign(np.zeros(each.shape))
+model.load_weights(weights)
+np.save(f"{folder}/weights.npy", model.predict(images, verbose=0))
+model.save(f"{folder}/again.keras")
+model.save(f"{folder}/again.h5")
+model.save_weights(f"{folder}/again.weights.h5")
+start = keras.Input(model.input_shape[1:])
+keras.Model(start, model(start)).save(f"{folder}/nested.keras")
+end = start
+for layer in model.layers:
+    end = layer(end)
+keras.Model(start, end).save(f"{folder}/functional.keras")
+keras.Model(start, end).save(f"{folder}/functional.h5")
+"""
+
+MODELS: dict[str, tuple[tuple[int, ...], list[Spec]]] = {
+    "softmax regression": ((28, 28), [Dense(10)]),
+    "mlp": ((5, 4), [Dense(7, "tanh"), Dropout(0.5), Dense(6, "sigmoid"), Dense(3)]),
+    "vector": ((9,), [Dense(4, use_bias=False), Activation("relu"), Dense(3)]),
+    "cnn": (
+        (12, 11),
+        [
+            *(Conv2D(8, 5, padding="same", activation="relu"), MaxPool2D(), Conv2D(4, (3, 2))),
+            *(Dropout(0.25), Flatten(), Dense(6, "relu"), Dense(10, "softmax")),
+        ],
+    ),
+    "colours": (
+        (9, 8, 3),
+        [
+            *(Conv2D(6, 3, 2, "same"), GroupNorm(3), Activation("relu")),
+            *(AveragePool2D(2, 1, "same"), Conv2D(4, 2, use_bias=False), GroupNorm(-1, 0.01)),
+            *(MaxPool2D(3, 2, "same"), Dense(5)),
+        ],
+    ),
+    "no dense layer": ((9, 8, 3), [Conv2D(6, 3, 2, activation="relu"), Conv2D(5, (4, 3))]),
+    "average last": ((9, 8, 3), [Conv2D(5, 3, 2), AveragePool2D((4, 3))]),
+}
+
+
+@pytest.fixture(scope="module")
+def backend() -> str:
+    """A backend of Keras 3 that is installed here."""
+    if importlib.util.find_spec("keras") is None:
+        pytest.skip("Keras 3 is not installed")
+    wanted = os.environ.get("KERAS_BACKEND")
+    found = [each for each in BACKENDS if importlib.util.find_spec(each) is not None]
+    if not found and wanted is None:
+        pytest.skip(f"no backend of Keras is installed: {', '.join(BACKENDS)}")
+    return wanted or found[0]
+
+
+def run_keras(layout: ParamLayout, params: object, images: object, folder: Path, on: str) -> None:
+    given = [folder / name for name in ("m.keras", "m.weights.h5", "images.npy")]
+    formats.write_keras(given[0], layout, np.asarray(params))
+    formats.write_weights(given[1], layout, np.asarray(params))
+    np.save(given[2], np.asarray(images))
+    command = [sys.executable, "-c", PROGRAM, *map(str, given), str(folder)]
+    environment = {**os.environ, "KERAS_BACKEND": on, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_keras_predicts_what_fedcli_computes(tmp_path: Path, backend: str, name: str) -> None:
+    shape, specs = MODELS[name]
+    layout = lay_out(specs, shape)
+    dice = np.random.RandomState(1)
+    params = dice.normal(0, 0.3, layout.num_params).astype(np.float32)
+    images = dice.uniform(0, 1, (5, *shape)).astype(np.float32)
+    needs_channels = name == "cnn"  # Keras has no windows over images without
+    given = images[..., None] if needs_channels else images
+    run_keras(layout, params, given, tmp_path, backend)
+    weights = layout.split(params)
+    expected = reference_net.softmax(reference_net.logits(layout, weights, images))
+    for file in ("loaded.npy", "weights.npy"):
+        # float32 against float64: some 1e-7 of probabilities, a few times that through layers.
+        np.testing.assert_allclose(np.load(tmp_path / file), expected, rtol=0, atol=1e-5)
+    for file in ("again.keras", "again.h5", "nested.keras", "functional.keras", "functional.h5"):
+        model = formats.read_model(tmp_path / file)
+        found = reference_net.logits(
+            lay_out(model.specs, model.input_shape), model.weights or [], images
+        )
+        np.testing.assert_allclose(reference_net.softmax(found), expected, rtol=0, atol=1e-12)
+    for array, wanted in zip(
+        formats.read_weights(tmp_path / "again.weights.h5", layout), weights, strict=True
+    ):
+        np.testing.assert_array_equal(array, wanted)

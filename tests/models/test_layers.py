@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedcli.errors import ConfigError
+from fedcli.models import layers
+from fedcli.models.layers import (
+    Activation,
+    AveragePool2D,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    GroupNorm,
+    MaxPool2D,
+    Spec,
+)
+
+EVERY_KIND: list[Spec] = [
+    Dense(5, "relu", use_bias=False, name="hidden"),
+    Conv2D(8, (3, 5), (1, 2), "same", "tanh", use_bias=False, name="conv"),
+    MaxPool2D((2, 3), (1, 2), "same", "pool"),
+    AveragePool2D((3, 2), None, "valid", "mean"),
+    Flatten("flat"),
+    Dropout(0.3, "drop"),
+    GroupNorm(2, 0.01, center=False, scale=True, name="norm"),
+    Activation("sigmoid", "act"),
+]
+
+
+@pytest.mark.parametrize("spec", EVERY_KIND, ids=lambda spec: spec.kind)
+def test_a_dict_of_a_layer_gives_it_back(spec: Spec) -> None:
+    assert layers.from_dict(layers.to_dict(spec)) == spec
+    layers.check(spec, "layer")
+
+
+def test_every_kind_is_here() -> None:
+    assert {spec.kind for spec in EVERY_KIND} == set(layers.SPECS)
+
+
+def test_one_number_is_a_pair() -> None:
+    assert layers.pair(3) == (3, 3)
+    assert layers.pair((2, 5)) == (2, 5)
+    layers.check(Conv2D(1, 3, 2), "layer")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (Dense(0), "layer: units 0: choose a whole number from 1 to 16777216"),
+        (Dense(True), "layer: units True: choose a whole number"),
+        (Dense(2.0), "layer: units 2.0: choose a whole number"),  # type: ignore[arg-type]
+        (Dense(3, "selu"), "layer: activation 'selu': choose linear, relu, tanh, sigmoid, or soft"),
+        (Dense(3, use_bias=1), "layer: use_bias 1: choose true or false"),  # type: ignore[arg-type]
+        (Conv2D(3, (3, 0)), "layer: kernel_size 0: choose a whole number"),
+        (Conv2D(3, (3, 3, 3)), r"kernel_size \(3, 3, 3\): give one number, or height and width"),  # type: ignore[arg-type]
+        (Conv2D(3, 3, padding="full"), "layer: padding 'full': choose valid or same"),
+        (MaxPool2D(strides=(1, -1)), "layer: strides -1: choose a whole number"),
+        (Dropout(1.0), "layer: rate 1.0: nothing would be left; choose a number below 1"),
+        (Dropout(float("nan")), "layer: rate nan: choose a finite number from 0 to 1"),
+        (GroupNorm(0), "layer: groups 0: choose a whole number"),
+        (GroupNorm(-1.0), "layer: groups -1.0: choose a whole number"),  # type: ignore[arg-type]
+        (GroupNorm(1, epsilon=0.0), "layer: epsilon 0.0: equal values would divide by 0"),
+    ],
+)
+def test_values_that_no_layer_may_have_are_refused(spec: Spec, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        layers.check(spec, "layer")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([], "a layer of kind None; kinds are dense, conv2d, "),
+        ({"kind": "lstm"}, "a layer of kind 'lstm'; kinds are dense"),
+        ({"kind": ["dense"]}, "a layer of kind None|a layer of kind"),
+        ({"kind": "dense", "size": 3}, "a layer of kind dense has fields 'size', which are not"),
+        ({"kind": "dense"}, "a layer of kind dense has fields '', which"),
+    ],
+)
+def test_dicts_that_describe_no_layer_are_refused(values: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        layers.from_dict(values)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+
+
+@given(st.sampled_from(sorted(layers.SPECS)), st.data())
+def test_no_values_of_fields_raise_anything_else(kind: str, data: st.DataObject) -> None:
+    example = next(spec for spec in EVERY_KIND if spec.kind == kind)
+    values = {name: data.draw(_JSON) for name in layers.to_dict(example)}
+    with contextlib.suppress(ConfigError):
+        layers.check(layers.from_dict({**values, "kind": kind}), "layer")
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "..", "x" * 101, "a\nb", 3, None])
+def test_names_that_files_cannot_hold_are_refused(name: object) -> None:
+    with pytest.raises(ConfigError, match=r"layer name .*: give up to 100 characters that can be"):
+        layers.check_name(name)
+
+
+def test_names_of_other_languages_are_fine() -> None:
+    layers.check_name("schön_1 (a)")

@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import contextlib
+import csv
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from fedcli.errors import RunError
+from fedcli.runs import starting
+from fedcli.runs.files import checkpoint, client_records, folder
+from fedcli.settings.run_config import RunConfig
+from tests.cli.conftest import Fedcli, fedcli  # noqa: F401
+from tests.runs.test_logs import SMALL, go_on, train, train_with_a_stop, weights
+
+RECORDED = {"record_clients": True}
+
+
+def assert_same(left: Path, right: Path) -> None:
+    one, other = client_records.load(left), client_records.load(right)
+    assert one.client_ids == other.client_ids
+    assert one.rows.tobytes() == other.rows.tobytes()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("recorded") / "run", **RECORDED)
+
+
+def test_rows_add_up_to_the_metrics_of_the_round(run: Path) -> None:
+    rows = client_records.load(run).rows
+    assert rows["round"].tolist() == sorted(rows["round"].tolist())
+    for line in folder.read_metrics(run):
+        mine = rows[rows["round"] == line["round"]]
+        online = line["client_work"]["train"]
+        counts = mine["num_examples"]
+        assert (len(mine), counts.sum()) == (4, online["num_examples"])
+        assert (mine["loss"] @ counts) / counts.sum() == pytest.approx(online["loss"], rel=1e-6)
+        accuracy = (mine["accuracy"] @ counts) / counts.sum()
+        assert accuracy == pytest.approx(online["sparse_categorical_accuracy"], rel=1e-6)
+        assert (mine["bytes"] == 2 * 4 * 7850).all()
+
+
+def test_cohort_is_named(run: Path) -> None:
+    config = RunConfig(**SMALL)
+    records = client_records.load(run)
+    with starting.start(config, run.parent / "again") as training:
+        for round_num in range(6):
+            ids = list(training._federation.roster.cohorts.for_round(round_num))
+            mine = records.rows[records.rows["round"] == round_num + 1]
+            assert [records.client_ids[each] for each in mine["client"].tolist()] == ids
+
+
+def test_update_norm_is_the_length_of_the_delta(tmp_path: Path) -> None:
+    path = train(tmp_path / "run", **RECORDED, **{"clients": "1", "sampling": "fixed", "rounds": 1})
+    files = folder.find_checkpoints(path)
+    before, after = (
+        checkpoint.load(file).components["global_model_weights"] for file in (files[0], files[-1])
+    )
+    squares = [np.square(np.subtract(after[name], before[name])).sum() for name in before]
+    (row,) = client_records.load(path).rows
+    assert row["update_norm"] == pytest.approx(float(np.sqrt(sum(squares))), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"aggregator": "tff-robust"},
+        {"algorithm": "mime-lite", "client_options": {"momentum": 0.9}},
+        {"algorithm": "fedsgd"},
+    ],
+)
+def test_recording_changes_no_byte(tmp_path: Path, options: dict[str, Any]) -> None:
+    plain = train(tmp_path / "plain", **options)
+    recorded = train(tmp_path / "recorded", **RECORDED, **options)
+    assert (plain / "metrics.jsonl").read_bytes() == (recorded / "metrics.jsonl").read_bytes()
+    for left, right in zip(weights(plain), weights(recorded), strict=True):
+        assert left.tobytes() == right.tobytes()
+
+
+def test_stopped_run_has_the_records_of_the_straight_one(run: Path, tmp_path: Path) -> None:
+    assert_same(run, train_with_a_stop(tmp_path / "stopped", 3, **RECORDED))
+
+
+def test_killed_run_has_the_records_of_the_straight_one(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "killed"
+    training = starting.start(RunConfig(**SMALL, record_clients=True, checkpoint_every=2), path)
+    done = training.run()
+    for _ in range(3):
+        next(done)
+    seen = client_records.load(path)  # while it trains
+    assert seen.rows["round"].tolist() == [1] * 4 + [2] * 4 + [3] * 4
+    whole = client_records.load(run)
+    names = [seen.client_ids[each] for each in seen.rows["client"].tolist()]
+    assert names == [whole.client_ids[each] for each in whole.rows["client"].tolist()][:12]
+    half = b'{"clients": [], "num_rows": 4}\nhalf a row'
+    training._logs[0]._writer._file.write(half)  # type: ignore[attr-defined]
+    training._logs[0]._writer._file.close()  # type: ignore[attr-defined]
+    training._run.close()
+    training._logs, training._save_if_behind = (), lambda: None  # type: ignore[method-assign]
+    done.close()
+    assert client_records.load(path).rows.tobytes() == seen.rows.tobytes()
+    go_on(path)
+    assert_same(run, path)
+    assert not (path / "clients.journal").exists()
+
+
+def test_more_rounds_are_appended(run: Path, tmp_path: Path) -> None:
+    path = train(tmp_path / "run", **RECORDED, **{"rounds": 4})
+    with starting.resume(path, rounds=6) as training:
+        for _ in training.run():
+            pass
+    assert_same(run, path)
+
+
+ABSENT = {
+    "client_dropout": 0.4,
+    "client_speeds": (100.0, 90.0, 5.0),
+    "deadline": 10.0,
+    "over_selection": 1.0,
+    "min_reports": 3,
+    "rounds": 30,
+}
+
+
+def test_who_did_not_report_is_not_taken_for_who_did(tmp_path: Path) -> None:
+    path = train(tmp_path / "run", **RECORDED, **ABSENT)
+    records = client_records.load(path)
+    rows = records.rows
+    outcomes = np.array(client_records.OUTCOMES)[rows["outcome"]]
+    assert set(outcomes) == set(client_records.OUTCOMES)
+    with starting.start(RunConfig(**{**SMALL, **ABSENT}), tmp_path / "again") as training:
+        for line in folder.read_metrics(path):
+            mine = rows["round"] == line["round"]
+            told, names = line["participation"], outcomes[mine].tolist()
+            reported = "skipped" if told["is_skipped"] else "reported"
+            assert [names.count(each) for each in (reported, "dropped-out", "late", "surplus")] == [
+                told[f"num_{each}"] for each in ("reports", "dropped_out", "late", "surplus")
+            ]
+            assert len(names) == told["num_selected"] == 8
+            online = line["client_work"]["train"]
+            assert rows["num_examples"][mine].sum() == online["num_examples"]
+            attendance = training._federation.cohort_data(line["round"] - 1).attendance
+            assert attendance is not None
+            assert attendance.seconds is not None
+            np.testing.assert_array_equal(
+                rows["report_seconds"][mine], np.array(attendance.seconds, float)
+            )
+    trained = outcomes == "reported"
+    assert (rows["num_examples"][trained] > 0).all()
+    assert (rows["num_examples"][~trained] == 0).all()
+    for name in ("loss", "accuracy", "update_norm"):
+        assert np.isfinite(rows[name][trained]).all()
+        assert np.isnan(rows[name][~trained]).all()
+    assert (np.isnan(rows["report_seconds"]) == (outcomes == "dropped-out")).all()
+    size = 4 * 7850
+    assert (rows["bytes"] == np.where(outcomes == "dropped-out", size, 2 * size)).all()
+    stopped = train_with_a_stop(tmp_path / "stopped", 3, **RECORDED, **ABSENT)
+    assert_same(path, stopped)
+
+
+def test_without_a_clock_everyone_reports_at_no_time(run: Path) -> None:
+    rows = client_records.load(run).rows
+    assert np.isnan(rows["report_seconds"]).all()
+    assert (rows["outcome"] == client_records.OUTCOMES.index("reported")).all()
+
+
+def test_a_run_killed_at_its_end_is_closed_by_resuming(run: Path, tmp_path: Path) -> None:
+    """After its last round is saved, before its closing evaluation is written."""
+    path = tmp_path / "killed"
+    training = starting.start(RunConfig(**SMALL, record_clients=True, csv=True), path)
+    list(training.run())
+    training._run.close()
+    training._logs[1]._writer._file.close()  # type: ignore[attr-defined]
+    (path / "metrics.csv").unlink()
+    assert not (path / "clients.h5").exists()
+    go_on(path)
+    assert_same(run, path)
+    assert not (path / "clients.journal").exists()
+    assert (path / "metrics.csv").read_text().count("\n") == 7
+
+
+def test_a_full_disk_saves_no_round_without_its_records(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "full"
+    training = starting.start(RunConfig(**SMALL, record_clients=True), path)
+    done = training.run()
+    next(done)
+    writer = training._logs[0]._writer  # type: ignore[attr-defined]
+    whole = writer._file
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        writer._file = full
+        with pytest.raises(RunError, match="cannot write"):
+            next(done)
+        assert training.round_num == 1
+        writer._file = whole
+        training.close()
+    go_on(path)
+    assert_same(run, path)
+
+
+def test_damaged_journals_are_one_error_or_whole_rounds(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "open"
+    training = starting.start(RunConfig(**SMALL, record_clients=True), path)
+    list(training.run())
+    training._run.close()
+    training._logs[0]._writer._file.close()  # type: ignore[attr-defined]
+    journal = path / "clients.journal"
+    content, whole = journal.read_bytes(), client_records.load(path)
+    for size in range(0, len(content), 7):
+        journal.write_bytes(content[:size])
+        rows = client_records.load(path).rows
+        assert len(rows) % 4 == 0
+        assert rows["round"].tobytes() == whole.rows["round"][: len(rows)].tobytes()
+    for at in range(0, len(content), 5):
+        journal.write_bytes(content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :])
+        with contextlib.suppress(RunError):
+            client_records.load(path)
+    for other in (b"{}\n", b'{"format": "fedcli-client-journal", "version": 9}\n', b"[]\n"):
+        journal.write_bytes(other)
+        with pytest.raises(RunError, match=r"clients\.journal is (of another|damaged)"):
+            client_records.load(path)
+
+
+def test_file_is_columns_that_are_compressed(run: Path) -> None:
+    with h5py.File(run / "clients.h5") as file:
+        assert file["loss"].compression == "gzip"
+        assert h5py.check_enum_dtype(file["outcome"].dtype)["reported"] == 0
+        assert {len(file[name]) for name in file if name != "client_ids"} == {24}
+
+
+def test_damaged_files_are_one_error(run: Path, tmp_path: Path) -> None:
+    content = (run / "clients.h5").read_bytes()
+    file = tmp_path / "clients.h5"
+    with pytest.raises(RunError, match="--record-clients"):
+        client_records.load(tmp_path)
+    for bad in (b"", b"text", content[: len(content) // 2]):
+        file.write_bytes(bad)
+        with pytest.raises(RunError, match=r"clients\.h5"):
+            client_records.load(tmp_path)
+    step = max(1, len(content) // 60)
+    for first in range(0, len(content), step):  # either refused or read, never another error
+        flipped = bytes(255 - each for each in content[first : first + 8])
+        file.write_bytes(content[:first] + flipped + content[first + 8 :])
+        try:
+            rows = client_records.load(tmp_path).rows
+        except RunError:
+            continue
+        assert rows["client"].max(initial=0) < 12
+
+
+def test_links_to_elsewhere_are_not_followed(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "clients.h5").write_bytes((run / "clients.h5").read_bytes())
+    with h5py.File(tmp_path / "clients.h5", "a") as file:
+        del file["loss"]
+        file["loss"] = h5py.ExternalLink(str(run / "clients.h5"), "loss")
+    with pytest.raises(RunError, match="lacks a column"):
+        client_records.load(tmp_path)
+
+
+def test_report_writes_them_as_csv(fedcli: Fedcli, run: Path, tmp_path: Path) -> None:  # noqa: F811
+    assert fedcli("report", run, "--clients-csv", "clients.csv").code == 0
+    told = list(csv.DictReader((tmp_path / "clients.csv").read_text().splitlines()))
+    records = client_records.load(run)
+    assert len(told) == len(records.rows) == 24
+    for line, row in zip(told, records.rows, strict=True):
+        assert line["client"] == records.client_ids[row["client"]]
+        assert np.float32(line["update_norm"]) == row["update_norm"]
+        assert (line["outcome"], line["report_seconds"]) == ("reported", "")

@@ -1,0 +1,350 @@
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from fedcli.errors import ConfigError, RunError
+from fedcli.runs.files import folder as run_dir
+from fedcli.runs.files.folder import RunDirectory
+from tests.kit.runs import scores
+
+HOLD = """
+import sys
+from pathlib import Path
+from fedcli.runs.files.folder import RunDirectory
+with RunDirectory.open(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "runs" / "one"
+
+
+def create(path: Path, *, force: bool = False, config: str = "[run]\n") -> None:
+    RunDirectory.create(path, config, b"state 0", force=force).close()
+
+
+@pytest.fixture
+def holder(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the run."""
+    create(path)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "locked\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_it_appears_whole(path: Path) -> None:
+    create(path)
+    assert (path / "config.toml").read_text() == "[run]\n"
+    assert run_dir.latest_checkpoint(path).read_bytes() == b"state 0"
+    assert [each.name for each in path.parent.iterdir()] == ["one"]
+
+
+def test_a_failure_on_the_way_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(RunError, match=r"cannot make the run .*No space left on device"):
+        create(path)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_an_existing_place_needs_force(path: Path) -> None:
+    create(path)
+    with pytest.raises(RunError, match=r"exists; choose another --out, or --force .*force=True"):
+        create(path)
+    create(path, force=True, config="[run]\nseed = 2\n")
+    assert (path / "config.toml").read_text() == "[run]\nseed = 2\n"
+    assert [each.name for each in path.parent.iterdir()] == ["one"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_force_replaces_nothing_but_a_run(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "thesis"
+    if kind == "folder":
+        path.mkdir()
+        (path / "chapter").write_text("1")
+    elif kind == "file":
+        path.write_text("1")
+    else:
+        create(tmp_path / "run")
+        path.symlink_to(tmp_path / "run")
+    with pytest.raises(RunError, match="is not a run, so --force does not replace it"):
+        create(path, force=True)
+    assert path.exists()
+
+
+def test_a_failed_replacement_keeps_the_old_run(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(path, config="[run]\nseed = 1\n")
+    rename = Path.rename
+
+    def refuse_new(self: Path, target: Path) -> Path:
+        if target == path and not (self / "config.toml").read_text().endswith("1\n"):
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse_new)
+    with pytest.raises(RunError, match="Input/output error"):
+        create(path, force=True)
+    assert (path / "config.toml").read_text() == "[run]\nseed = 1\n"
+    assert [each.name for each in path.parent.iterdir()] == ["one"]
+
+
+def test_an_unwritable_place_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="file is not a folder"):
+        create(tmp_path / "file" / "run")
+    if os.geteuid() != 0:  # root may write anywhere
+        tmp_path.chmod(0o500)
+        with pytest.raises(RunError, match="is not writable"):
+            create(tmp_path / "run")
+
+
+def test_a_second_process_is_refused(holder: subprocess.Popen[str], path: Path) -> None:
+    for attempt in (lambda: RunDirectory.open(path), lambda: create(path, force=True)):
+        with pytest.raises(RunError, match="is in use by another process"):
+            attempt()
+
+
+def test_the_lock_dies_with_its_process(holder: subprocess.Popen[str], path: Path) -> None:
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    RunDirectory.open(path).close()
+
+
+def test_lines_are_written_at_once_and_non_finite_numbers_are_null(path: Path) -> None:
+    create(path)
+    with RunDirectory.open(path) as run:
+        run.append_metrics({"round": 1, "loss": math.nan, "more": [math.inf, {"x": -math.inf}]})
+        run.append_metrics({"round": 2, "loss": 0.1})
+        assert run_dir.read_metrics(path) == [
+            {"round": 1, "loss": None, "more": [None, {"x": None}]},
+            {"round": 2, "loss": 0.1},
+        ]
+
+
+@pytest.mark.parametrize("rest", ["", '{"round": 4', '{"round": 4}\n{"rou', "junk\n", "[]\n"])
+def test_cut_back_drops_later_and_broken_lines(path: Path, rest: str) -> None:
+    create(path)
+    lines = '{"round": 0}\n{"round": 1}\n{"round": 2}\n'
+    (path / "metrics.jsonl").write_text(lines + '{"round": 3}\n' + rest)
+    (path / "timings.jsonl").write_text('{"round": 1}\n{"round": 3}\n')
+    with RunDirectory.open(path) as run:
+        run.cut_back(2)
+        run.append_metrics({"round": 3, "again": True})
+    assert (path / "metrics.jsonl").read_text() == lines + '{"round": 3, "again": true}\n'
+    assert (path / "timings.jsonl").read_text() == '{"round": 1}\n'
+
+
+def test_cut_back_to_the_start_drops_round_0_too(path: Path) -> None:
+    create(path)
+    (path / "metrics.jsonl").write_text('{"round": 0}\n')
+    with RunDirectory.open(path) as run:
+        run.cut_back(0)
+    assert (path / "metrics.jsonl").read_bytes() == b""
+
+
+def test_cut_back_sweeps_what_a_killed_save_left(path: Path) -> None:
+    create(path)
+    (path / "metrics.jsonl").write_text('{"round": 0}\n')
+    left = path / "checkpoints" / ".round-000001.h5.0123456789ab.tmp"
+    left.write_bytes(b"half")
+    before = set((path / "checkpoints").iterdir()) - {left}
+    with RunDirectory.open(path) as run:
+        run.cut_back(0)
+    assert set((path / "checkpoints").iterdir()) == before
+
+
+def test_lost_metrics_are_told_and_nothing_is_cut(path: Path) -> None:
+    create(path)
+    (path / "metrics.jsonl").write_text('{"round": 1}\njunk\n')
+    with RunDirectory.open(path) as run, pytest.raises(RunError, match="ends with round 1"):
+        run.cut_back(2)
+    assert (path / "metrics.jsonl").read_text() == '{"round": 1}\njunk\n'
+
+
+def test_the_newest_checkpoints_are_kept(path: Path) -> None:
+    create(path)
+    with RunDirectory.open(path) as run:
+        for round_num in (5, 999_999, 1_000_000):
+            run.save_checkpoint(round_num, b"state %d" % round_num)
+            run.drop_checkpoints(num_kept=2, best_round=None)
+    names = [each.name for each in run_dir.find_checkpoints(path)]
+    assert names == ["round-999999.h5", "round-1000000.h5"]
+    assert run_dir.latest_checkpoint(path).read_bytes() == b"state 1000000"
+
+
+@pytest.mark.parametrize("num_kept", [1, 3])
+def test_the_best_is_kept_beside_the_newest(path: Path, num_kept: int) -> None:
+    create(path)
+    with RunDirectory.open(path) as run:
+        for round_num in range(1, 8):
+            best = 2 if round_num < 7 else 7
+            run.save_checkpoint(round_num, b"state")
+            run.drop_checkpoints(num_kept=num_kept, best_round=best)
+            newest = [each for each in range(8) if each <= round_num][-num_kept:]
+            kept = sorted({*newest, *([best] if best <= round_num else [])})
+            assert run_dir.checkpoint_rounds(path) == kept
+
+
+def test_an_interrupted_save_leaves_the_old_checkpoint(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    create(path)
+    with RunDirectory.open(path) as run:
+        run.save_checkpoint(5, b"state 5")
+        monkeypatch.setattr(os, "replace", refuse)
+        with pytest.raises(RunError, match=r"cannot write .*round-000006.h5: No space left"):
+            run.save_checkpoint(6, b"state 6")
+    names = sorted(each.name for each in (path / "checkpoints").iterdir())
+    assert names == ["round-000000.h5", "round-000005.h5"]
+    assert run_dir.latest_checkpoint(path).read_bytes() == b"state 5"
+
+
+def test_opening_and_closing_changes_nothing(path: Path) -> None:
+    create(path)
+
+    def picture() -> dict[str, tuple[int, bytes]]:
+        files = [each for each in path.rglob("*") if each.is_file()]
+        return {str(each): (each.stat().st_mtime_ns, each.read_bytes()) for each in files}
+
+    before = picture()
+    with RunDirectory.open(path):
+        pass
+    assert picture() == before
+
+
+def test_a_run_replaced_while_it_is_being_locked_is_told(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(path)
+    lock = fcntl.flock
+
+    def replace_and_lock(descriptor: int, operation: int) -> None:
+        monkeypatch.undo()
+        create(path, force=True)
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", replace_and_lock)
+    with pytest.raises(RunError, match="just been replaced"):
+        RunDirectory.open(path)
+
+
+def test_what_is_no_run_is_told(tmp_path: Path) -> None:
+    for attempt in (RunDirectory.open, run_dir.latest_checkpoint):
+        with pytest.raises(RunError, match="there is no run"):
+            attempt(tmp_path / "none")
+        with pytest.raises(RunError, match="is not a run"):
+            attempt(tmp_path)
+
+
+def test_evaluation_is_written_whole_and_read(path: Path) -> None:
+    create(path)
+    assert run_dir.read_evaluation(path) is None
+    told = {
+        "client_work": {"eval": {"current_round_metrics": scores(0.5, math.nan)}},
+        **{"split": "test", "round": 3, "num_clients": 2, "num_absent_clients": 0},
+        "over_clients": {"num_clients": 2, "loss": {"mean": 0.1}},
+    }
+    with RunDirectory.open(path) as run:
+        run.write_evaluation({"test": told})
+    text = (path / "evaluation.json").read_text()
+    wanted = json.loads(json.dumps(told).replace("NaN", "null"))
+    assert run_dir.read_evaluation(path) == json.loads(text) == {"test": wanted}
+    others = (
+        *("{", "[]", "null", '{"test": 3}', "[" * 100_000),
+        *(text.replace('"loss": null', each) for each in ('"loss": "0.1"', '"other": 0.1')),
+        *(text.replace('"round": 3', each) for each in ('"round": null', '"rounds": 3')),
+        text.replace('"mean": 0.1', '"mean": [0.1]'),
+    )
+    for other in others:
+        assert other != text
+        (path / "evaluation.json").write_text(other)
+        with pytest.raises(RunError, match="delete it"):
+            run_dir.read_evaluation(path)
+
+
+TRAIN = json.dumps({"train": {**scores(0.1, 0.2), "num_non_finite_clients": 0}})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "[1]", "{}", '{"round": "1"}', '{"round": 1}\n3', '{"round": 2}', "[" * 100_000),
+        *('{"round": 1}\n{"round": 3}', '{"round": 1}\n{"round": 1}', '{"round": 1}\n\n'),
+        *('{"round": 1, "client_work": 3}', '{"round": 1, "client_work": {"train": {}}}'),
+        *(TRAIN.replace("0.1", each) for each in ('"0.1"', "[0.1]")),
+        '{"round": 1, "evaluation": {"test": {"loss": 0.1}}}',
+        '{"round": 1, "participation": {"virtual_seconds": "3"}}',
+    ],
+)
+def test_metrics_of_another_kind_are_told(path: Path, text: str) -> None:
+    create(path)
+    if text.startswith('{"train"'):
+        text = f'{{"round": 1, "client_work": {text}}}'
+    (path / "metrics.jsonl").write_text(text)
+    with pytest.raises(RunError, match=r"metrics\.jsonl"):
+        run_dir.read_metrics(path)
+
+
+def test_read_config_takes_a_file_or_a_run(path: Path, tmp_path: Path) -> None:
+    create(path, config="[run]\nseed = 3\n")
+    assert run_dir.read_config(path) == run_dir.read_config(path / "config.toml") == {"seed": 3}
+    with pytest.raises(ConfigError, match="No such file"):
+        run_dir.read_config(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        run_dir.read_config(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("synthetic-digits", "20260102-030405-synthetic-digits"),
+        ("/data/my file.h5", "20260102-030405-my-file"),
+        ("..", "20260102-030405-run"),
+    ],
+)
+def test_default_out_says_time_and_data(name: str, folder: str) -> None:
+    now = datetime(2026, 1, 2, 3, 4, 5)
+    assert run_dir.default_out(now, name) == Path("runs") / folder
+
+
+def test_a_default_name_that_is_taken_is_numbered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    now = datetime(2026, 11, 22, 16, 15, 0, tzinfo=timezone.utc)
+    first = run_dir.default_out(now, "digits")
+    first.mkdir(parents=True)
+    second = run_dir.default_out(now, "digits")
+    second.mkdir()
+    assert second.name == f"{first.name}-2"
+    assert run_dir.default_out(now, "digits").name == f"{first.name}-3"

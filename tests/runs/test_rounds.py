@@ -1,0 +1,925 @@
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from fedcli import settings
+from fedcli.core import native
+from fedcli.datasets.batches import ClientDataset
+from fedcli.datasets.sources import store_writer
+from fedcli.datasets.sources.store import StoreInfo
+from fedcli.errors import CheckpointError, ConfigError, DataError, FedcliError, RunError
+from fedcli.federation import cohorts
+from fedcli.runs import evaluating as evaluation
+from fedcli.runs import starting
+from fedcli.runs.files import checkpoint, folder
+from fedcli.runs.opening import open_federation
+from fedcli.settings.run_config import RunConfig
+from fedcli.settings.vocabulary import SAMPLINGS
+
+NAMES = ["sparse_categorical_accuracy", "loss", "num_examples", "num_batches"]
+
+SMALL: dict[str, Any] = {
+    "data_options": {"clients": 12},
+    "clients": "4",
+    "rounds": 6,
+    "epochs": 2,
+    "max_examples": 60,
+    "threads": 2,
+}
+MOMENTUM: dict[str, Any] = {
+    "client_options": {"momentum": 0.5},
+    "server_options": {"momentum": 0.9, "nesterov": True},
+    "client_weighting": "uniform",
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "momentum": MOMENTUM,
+    "uniform": {"sampling": "uniform", "eval_every": 2, **MOMENTUM},
+    "one-split": {"sampling": "uniform", "eval_every": 2, "eval_split": "held-out"},
+    "adam": {"client_optimizer": "yogi", "server_optimizer": "adam", "server_lr": 0.01},
+    "adafactor": {"server_optimizer": "adafactor", "server_lr": 0.1, "model": "mlp-2nn"},
+    "tff": {"sampling": "tff", "seed": 1},
+    "with-replacement": {"sampling": "with-replacement", "clients": "12", **MOMENTUM},
+    "poisson": {"sampling": "poisson", "clients": "1", **MOMENTUM},  # some cohorts are empty
+    "cyclic": {"sampling": "cyclic", "clients": "5"},  # passes end within cohorts
+    "by-size": {"sampling": "by-size", "clients": "0.4"},
+    "fedsgd": {"algorithm": "fedsgd", "sampling": "uniform"},
+    "mime-lite": {
+        "algorithm": "mime-lite",
+        "sampling": "uniform",
+        "client_options": {"momentum": 0.9},
+        "aggregator": "tff-robust",
+    },
+    "scheduled": {
+        "algorithm": "fedprox",
+        "client_options": {"momentum": 0.5},
+        "client_schedule": "cosine",
+        "client_schedule_options": {"warmup_rounds": 2},
+        "client_clip_norm": 0.5,
+        "server_schedule": "step",
+        "server_schedule_options": {"boundaries": [2, 4], "factors": [0.5, 0.25]},
+    },
+    "scaffold": {"algorithm": "scaffold", "sampling": "uniform"},
+    "scaffold-fixed": {"algorithm": "scaffold", "aggregator": "tff-robust", "eval_every": 1},
+    "feddyn": {"algorithm": "feddyn", "sampling": "with-replacement", "clients": "7"},
+    "fednova": {"algorithm": "fednova", "client_options": {"momentum": 0.9}},
+    "mime": {
+        "algorithm": "mime",
+        "sampling": "poisson",
+        "clients": "3",
+        "client_options": {"momentum": 0.9},
+    },
+    "fedyogi": {"algorithm": "fedyogi", "server_ema": 0.9, "eval_every": 2},
+    "by-local-step": {
+        "client_schedule": "inverse-sqrt",
+        "client_schedule_by": "local-step",
+        "client_schedule_options": {"decay_rounds": 2},
+    },
+    "absent": {
+        "sampling": "with-replacement",
+        "client_dropout": 0.4,
+        "client_speeds": (100.0, 10.0),
+        "communication_seconds": 0.1,
+        "deadline": 10.0,
+        "over_selection": 0.5,
+        "min_reports": 2,
+        **MOMENTUM,
+    },
+    "centralized": {"algorithm": "centralized", "sampling": "uniform", "client_dropout": 0.3},
+    "2nn": {"model": "mlp-2nn", "seed": 5, "client_lr": 0.1, "pixels": "ink"},
+}
+
+# Trains some rounds and vanishes as a killed process does: no handler, no flush, no save.
+VANISH = """
+import itertools, json, os, sys
+from fedcli import settings
+from fedcli.runs import starting
+values, out, num_rounds = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+training = starting.start(settings.from_options(values), out)
+rounds_left = training.run()
+for _ in itertools.islice(rounds_left, num_rounds):
+    pass
+os._exit(9)
+"""
+
+
+def make_config(**values: Any) -> RunConfig:
+    return settings.from_options({**SMALL, **values})
+
+
+def train(path: Path, config: RunConfig) -> dict[str, Any]:
+    with starting.start(config, path) as training:
+        for _ in training.run():
+            pass
+        return training.finish()
+
+
+def go_on(path: Path, **options: Any) -> None:
+    with starting.resume(path, **options) as training:
+        for _ in training.run():
+            pass
+        training.finish()
+
+
+def results(path: Path) -> dict[str, bytes]:
+    """All of a run that does not depend on the clock, weights included."""
+    weights = path.with_suffix(".npz")
+    evaluation.export_run(path, weights)
+    files = [path / name for name in ("metrics.jsonl", "evaluation.json", "config.toml")]
+    last = folder.latest_checkpoint(path)
+    by_name = {file.name: file.read_bytes() for file in (*files, last)}
+    return {**by_name, "weights": weights.read_bytes()}
+
+
+def picture(path: Path) -> dict[str, tuple[int, bytes]]:
+    files = [each for each in path.rglob("*") if each.is_file()]
+    return {str(each): (each.stat().st_mtime_ns, each.read_bytes()) for each in files}
+
+
+def write_tff(path: Path, clients: dict[str, int], *, num_labels: int = 10, side: int = 28) -> Path:
+    """A small file in TFF's layout: so many random examples a client."""
+    rng = np.random.default_rng(5)
+    with h5py.File(path, "w") as file:
+        for name, num_examples in clients.items():
+            group = file.create_group(f"examples/{name}")
+            group["pixels"] = rng.random((num_examples, side, side), np.float32)
+            group["label"] = rng.integers(0, num_labels, num_examples, np.int32)
+    return path
+
+
+def test_a_run_has_every_file_and_one_line_a_round(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    closing = train(out, make_config(eval_every=3))
+    names = sorted(each.name for each in out.iterdir())
+    assert names == [
+        "checkpoints",
+        "config.toml",
+        "evaluation.json",
+        "lock",
+        "metrics.jsonl",
+        "timings.jsonl",
+    ]
+    lines = folder.read_metrics(out)
+    assert [line["round"] for line in lines] == [0, 1, 2, 3, 4, 5, 6]
+    assert [line["round"] for line in lines if "evaluation" in line] == [0, 3, 6]
+    assert "client_work" not in lines[0]
+    assert list(lines[1]) == ["round", "distributor", "client_work", "aggregator", "finalizer"]
+    assert list(lines[1]["client_work"]["train"]) == [*NAMES, "num_non_finite_clients"]
+    # 12 writers, the first 4 of them, at most 60 examples each.
+    assert lines[1]["client_work"]["train"]["num_examples"] == 240
+    assert lines[0]["evaluation"]["train"]["loss"] == pytest.approx(math.log(10))
+    assert list(closing) == ["train", "test"]
+    stored = json.loads((out / "evaluation.json").read_text())
+    assert stored == closing
+    for split in ("train", "test"):
+        values = stored[split]["client_work"]["eval"]
+        assert values["current_round_metrics"] == values["total_rounds_metrics"]
+        assert values["current_round_metrics"] == lines[-1]["evaluation"][split]
+        assert list(values["current_round_metrics"]) == NAMES
+        told = evaluation.evaluate_run(out, split=split)
+        assert told.metrics == stored[split]
+    timings = [json.loads(line) for line in (out / "timings.jsonl").read_text().splitlines()]
+    assert [each["round"] for each in timings] == [0, 1, 2, 3, 4, 5, 6]
+    assert {"data", "train", "aggregate", "evaluate", "save"} <= timings[-1].keys()
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    train(tmp_path / "run", make_config(rounds=20, pixels="ink", client_lr=0.1))
+    lines = folder.read_metrics(tmp_path / "run")
+    losses = [line["client_work"]["train"]["loss"] for line in lines]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_stopped_and_resumed_run_equals_the_straight_run(tmp_path: Path, variant: str) -> None:
+    config = make_config(**VARIANTS[variant])
+    train(tmp_path / "straight", config)
+    for stops in ((1,), (3, 5)):
+        out = tmp_path / f"stopped-{len(stops)}"
+        with starting.start(config, out) as training:
+            rounds_left = training.run()
+            list(itertools.islice(rounds_left, stops[0]))
+            rounds_left.close()
+        for stop in stops[1:]:
+            with starting.resume(out, threads=1) as training:
+                rounds_left = training.run()
+                list(itertools.islice(rounds_left, stop - training.round_num))
+                rounds_left.close()
+        go_on(out, threads=3)
+        assert results(out) == results(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_killed_and_resumed_run_equals_the_straight_run(tmp_path: Path, variant: str) -> None:
+    values = {**SMALL, **VARIANTS[variant], "checkpoint_every": 2}
+    train(tmp_path / "straight", settings.from_options(values))
+    out = tmp_path / "killed"
+    # Five rounds are done when it vanishes; round 0 counts where it is evaluated.
+    num_results = "6" if "eval_every" in values else "5"
+    command = [sys.executable, "-c", VANISH, json.dumps(values), str(out), num_results]
+    assert subprocess.run(command, check=False).returncode == 9
+    num_lines = len(folder.read_metrics(out))
+    with starting.resume(out) as training:
+        # Saved every second round: what came after is trained again.
+        assert training.round_num == 4
+        assert len(folder.read_metrics(out)) < num_lines
+        list(training.run())
+        training.finish()
+    assert results(out) == results(tmp_path / "straight")
+
+
+def test_one_split_is_evaluated_between_rounds_and_all_at_the_end(tmp_path: Path) -> None:
+    both = train(tmp_path / "both", make_config(eval_every=2))
+    one = train(tmp_path / "one", make_config(eval_every=2, eval_split="held-out"))
+    assert one == both
+    assert list(one) == ["train", "test"]
+    for every, alone in zip(
+        *(folder.read_metrics(tmp_path / name) for name in ("both", "one")), strict=True
+    ):
+        if "evaluation" in every:
+            assert list(every["evaluation"]) == ["train", "test"]
+            del every["evaluation"]["train"]
+        assert alone == every
+
+
+def test_without_data_held_out_train_is_evaluated(tmp_path: Path) -> None:
+    data = write_tff(tmp_path / "a.h5", {"a": 30, "b": 20})
+    values = {"data": str(data), "data_options": {}, "clients": "2", "rounds": 1, "eval_every": 1}
+    for split in ("train", "held-out"):
+        train(tmp_path / split, make_config(**values, eval_split=split))
+    both = [folder.read_metrics(tmp_path / split) for split in ("train", "held-out")]
+    assert both[0] == both[1]
+    assert [list(line["evaluation"]) for line in both[0]] == [["train"], ["train"]]
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"eval_split": "held-out"}, "--eval-split held-out needs evaluations"),
+        ({"eval_every": 1, "eval_split": "dev"}, "--eval-split dev: choose one of train, held-out"),
+        (
+            {"eval_every": 1, "eval_split": "train", "patience": 1},
+            "--patience looks at test, which --eval-split train leaves out",
+        ),
+        (
+            {"eval_every": 1, "eval_split": "train", "stop_at": "accuracy=0.5"},
+            "--stop-at looks at test, which --eval-split train leaves out",
+        ),
+        (
+            {"eval_every": 1, "eval_split": "train", "keep_best": "loss"},
+            "--keep-best looks at test, which --eval-split train leaves out",
+        ),
+    ],
+)
+def test_a_split_that_decides_or_is_unknown_is_refused(
+    tmp_path: Path, values: dict[str, Any], fault: str
+) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        starting.start(make_config(**values), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "optimizer", "options"),
+    [
+        ("scaffold", "sgd", {"momentum": 0.9}),
+        ("fednova", "adam", {}),
+        ("mime", "adafactor", {}),
+    ],
+)
+def test_what_an_algorithm_cannot_train_with_is_refused_before_data_are_read(
+    tmp_path: Path, algorithm: str, optimizer: str, options: dict[str, Any]
+) -> None:
+    config = make_config(
+        data=str(tmp_path / "missing.h5"),
+        data_options={},
+        algorithm=algorithm,
+        client_optimizer=optimizer,
+        client_options=options,
+    )
+    with pytest.raises(ConfigError, match=f"^{algorithm} with client optimizer {optimizer}"):
+        starting.start(config, tmp_path / "run")
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    evaluation = train(out, make_config(eval_every=2))
+    before = picture(out)
+    for total in (None, 6):
+        with starting.resume(out, rounds=total) as training:
+            assert training.is_finished
+            assert list(training.run()) == []
+            assert training.finish() == evaluation
+    assert picture(out) == before
+
+
+def test_more_rounds_equal_a_longer_straight_run(tmp_path: Path) -> None:
+    train(tmp_path / "long", make_config(**VARIANTS["uniform"]))
+    out = tmp_path / "short"
+    train(out, make_config(**{**VARIANTS["uniform"], "rounds": 4}))
+    with starting.resume(out, rounds=6) as training:  # broken off before its first round
+        assert not training.is_finished
+    go_on(out)
+    assert results(out) == results(tmp_path / "long")
+
+
+def test_fewer_rounds_than_completed_are_refused(tmp_path: Path) -> None:
+    train(tmp_path / "run", make_config())
+    with pytest.raises(ConfigError, match=r"--rounds 5: .* has completed 6 rounds"):
+        starting.resume(tmp_path / "run", rounds=5)
+    go_on(tmp_path / "run")  # the refusal has given up the lock
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_a_run_follows_its_schedule(tmp_path: Path, side: str) -> None:
+    """From round 3 on nothing moves; before, nothing differs."""
+    stops = {"boundaries": 2, "factors": 0.0}
+    values = {f"{side}_schedule": "step", f"{side}_schedule_options": stops, "rounds": 4}
+    evaluations = []
+    for name, given in (("steady", {"rounds": 4}), ("stopped", values)):
+        train(tmp_path / name, make_config(eval_every=1, **given))
+        lines = folder.read_metrics(tmp_path / name)
+        evaluations.append([line["evaluation"]["train"]["loss"] for line in lines])
+    steady, stopped = evaluations
+    assert steady[:3] == stopped[:3]
+    assert len(set(steady)) == 5
+    assert len(set(stopped[2:])) == 1
+
+
+def test_a_decay_over_the_run_s_rounds_follows_a_new_total(tmp_path: Path) -> None:
+    values = {"client_schedule": "cosine", "rounds": 3}
+    train(tmp_path / "run", make_config(**values))
+    with starting.resume(tmp_path / "run") as training:
+        assert not any("--client-schedule" in note for note in training.notes)
+    with starting.resume(tmp_path / "run", rounds=6) as training:
+        assert training.notes[-1].startswith("--client-schedule went by an end after 3 rounds and ")
+        training.complete()
+    # Round 4 of 6 is halfway down; had the decay ended with round 3, nothing would move.
+    lines = folder.read_metrics(tmp_path / "run")
+    losses = [line["client_work"]["train"]["loss"] for line in lines]
+    assert losses[5] < losses[4] < losses[3]
+    assert folder.read_config(tmp_path / "run/config.toml")["client_schedule_options"] == {
+        "decay_rounds": 0,
+        "final_factor": 0.0,
+        "warmup_rounds": 0,
+    }
+
+
+def test_a_run_clips_gradients(tmp_path: Path) -> None:
+    """At most so long a way: as many steps as batches, each of the rate times the norm."""
+    values = {"clients": "1", "rounds": 1, "client_lr": 0.1, "client_clip_norm": 0.01}
+    train(tmp_path / "run", make_config(**values))
+    evaluation.export_run(tmp_path / "run", tmp_path / "weights.npz")
+    with np.load(tmp_path / "weights.npz") as weights:
+        length = math.sqrt(sum(float(np.square(each).sum()) for each in weights.values()))
+    (line,) = folder.read_metrics(tmp_path / "run")
+    num_steps = line["client_work"]["train"]["num_batches"]
+    assert 0.25 * num_steps * 0.001 < length <= 1.0001 * num_steps * 0.001
+
+
+def test_config_toml_repeats_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tff(tmp_path / "some.h5", {"a": 12, "b": 3, "c": 30})
+    (tmp_path / "ids").write_text("c\na\n")
+    monkeypatch.chdir(tmp_path)
+    values = {"data": "some.h5", "data_options": {}, "clients": "@ids", "eval_clients": "@ids"}
+    train(tmp_path / "first", make_config(**values, **VARIANTS["momentum"]))
+    (tmp_path / "ids").unlink()
+    monkeypatch.chdir("/")
+    again = settings.from_options(folder.read_config(tmp_path / "first" / "config.toml"))
+    assert again.clients == again.eval_clients == ("a", "c")
+    train(tmp_path / "second", again)
+    assert results(tmp_path / "second") == results(tmp_path / "first")
+
+
+def test_every_client_as_a_cohort_does_not_depend_on_sampling(tmp_path: Path) -> None:
+    """Drawing 12 of 12 is taking all of them, in the same order."""
+    train(tmp_path / "all", make_config(clients="all"))
+    train(tmp_path / "drawn", make_config(clients="12", sampling="uniform"))
+    assert (tmp_path / "all/metrics.jsonl").read_bytes() == (
+        tmp_path / "drawn/metrics.jsonl"
+    ).read_bytes()
+
+
+def test_results_do_not_depend_on_threads_or_blocks_of_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path / "one", make_config(threads=1, clients="all", eval_every=3))
+    monkeypatch.setattr("fedcli.federation.panels.EVAL_BLOCK", 5)
+    evaluation = train(tmp_path / "seven", make_config(threads=7, clients="all"))
+    one = folder.read_metrics(tmp_path / "one")
+    seven = folder.read_metrics(tmp_path / "seven")
+    assert [line["client_work"] for line in one[1:]] == [line["client_work"] for line in seven]
+    for split, values in one[-1]["evaluation"].items():
+        blocks = evaluation[split]["client_work"]["eval"]["current_round_metrics"]
+        # Only the sum of losses is formed in another order.
+        assert blocks.pop("loss") == pytest.approx(values.pop("loss"), rel=1e-12)
+        assert blocks == values
+
+
+@pytest.mark.parametrize("sampling", [name for name in SAMPLINGS if name != "fixed"])
+def test_drawn_cohorts_do_not_depend_on_threads(tmp_path: Path, sampling: str) -> None:
+    for threads in (1, 2, 7):
+        train(tmp_path / f"{threads}", make_config(sampling=sampling, threads=threads))
+    one, two, seven = (
+        [(tmp_path / name / file).read_bytes() for file in ("metrics.jsonl", "evaluation.json")]
+        for name in ("1", "2", "7")
+    )
+    assert one == two == seven
+
+
+def test_counting_examples_of_everyone_can_be_stopped() -> None:
+    config = make_config(sampling="by-size", data_options={"clients": 10_000_000})
+    cancel = native.CancelFlag()
+    threading.Timer(0.2, cancel.set).start()
+    with pytest.raises(native.Cancelled):
+        open_federation(config, cancel)
+
+
+def test_an_empty_cohort_is_a_round_that_changes_nothing(tmp_path: Path) -> None:
+    config = make_config(sampling="poisson", clients="1", seed=3, rounds=12, **MOMENTUM)
+    num_empty = 0
+    with starting.start(config, tmp_path / "run") as training:
+        before = training.state
+        for result in training.run():
+            is_empty = result.num_clients == 0
+            assert result.metrics["finalizer"] == {"update_non_finite": int(is_empty)}
+            after = training.state
+            assert after.round_num == result.round_num == before.round_num + 1
+            if is_empty:
+                num_empty += 1
+                assert result.num_examples == 0
+                assert np.array_equal(after.global_model_weights, before.global_model_weights)
+                assert np.array_equal(
+                    after.finalizer["accumulator"], before.finalizer["accumulator"]
+                )
+            before = after
+    assert 0 < num_empty < 12
+    lines = folder.read_metrics(tmp_path / "run")
+    assert [line["round"] for line in lines] == list(range(1, 13))
+
+
+def test_a_client_that_comes_twice_is_trained_twice(tmp_path: Path) -> None:
+    data = write_tff(tmp_path / "a.h5", {"a": 10, "b": 7})
+    values = {"data": str(data), "data_options": {}, "clients": "2", "epochs": 1}
+    config = make_config(**values, sampling="with-replacement", rounds=20)
+    with starting.start(config, tmp_path / "run") as training:
+        results = list(training.run())
+    assert {result.num_clients for result in results} == {2}
+    assert {result.num_examples for result in results} == {20, 17, 14}
+
+
+def test_the_seed_shuffles_a_fixed_cohort(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        train(tmp_path / f"{seed}", make_config(seed=seed, rounds=1))
+    shuffled = [folder.read_metrics(tmp_path / f"{seed}")[0]["client_work"] for seed in (0, 1)]
+    assert shuffled[0]["train"]["loss"] != shuffled[1]["train"]["loss"]
+
+
+def test_a_large_file_is_not_read_through_after_a_stop_or_an_error(tmp_path: Path) -> None:
+    data = write_tff(tmp_path / "train.h5", {"a": 3})
+    with data.open("r+b") as file:
+        file.truncate(1 << 40)  # a hole that takes minutes to hash; HDF5 ignores what follows
+    config = make_config(data=str(data), data_options={}, clients="1")
+    cancel = native.CancelFlag()
+    threading.Timer(0.2, cancel.set).start()
+    with pytest.raises(native.Cancelled):
+        starting.start(config, tmp_path / "run", cancel=cancel)
+    with pytest.raises(ConfigError, match="exceeds the 1 clients"):
+        starting.start(make_config(data=str(data), data_options={}, clients="2"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    for thread in threading.enumerate():
+        if thread.name.startswith("fedcli-fingerprint"):
+            thread.join(timeout=10)
+            assert not thread.is_alive()
+
+
+def test_a_raised_flag_saves_the_last_completed_round(tmp_path: Path) -> None:
+    config = make_config(rounds=100_000)
+    cancel = native.CancelFlag()
+    with starting.start(config, tmp_path / "run", cancel=cancel) as training:
+        threading.Timer(0.2, cancel.set).start()
+        with pytest.raises(native.Cancelled):
+            for _ in training.run():
+                pass
+        completed = training.round_num
+    assert 0 < completed < 100_000
+    assert folder.latest_checkpoint(tmp_path / "run").name == f"round-{completed:06d}.h5"
+    assert folder.read_metrics(tmp_path / "run")[-1]["round"] == completed
+    with starting.resume(tmp_path / "run") as training:
+        assert training.round_num == completed
+
+
+def test_a_kill_before_old_checkpoints_are_dropped_leaves_no_more_of_them(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(out, make_config(checkpoint_every=1))
+    kept = folder.checkpoint_rounds(out)
+    newest = folder.latest_checkpoint(out)
+    (newest.parent / "round-000003.h5").write_bytes(newest.read_bytes())
+    (out / "evaluation.json").unlink()
+    go_on(out)
+    assert folder.checkpoint_rounds(out) == kept == [5, 6]
+
+
+def test_leaving_without_an_end_saves_too(tmp_path: Path) -> None:
+    with starting.start(make_config(), tmp_path / "run") as training:
+        rounds_left = training.run()
+        next(rounds_left)
+    assert folder.latest_checkpoint(tmp_path / "run").name == "round-000001.h5"
+    rounds_left.close()
+
+
+def test_the_clock_saves_when_no_schedule_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seconds, saved in ((0.0, [1, 2, 3, 4, 5, 6]), (1e9, [6])):
+        monkeypatch.setattr("fedcli.runs.loop.CHECKPOINT_SECONDS", seconds)
+        with starting.start(make_config(), tmp_path / f"{seconds}") as training:
+            rounds_saved = [each.round_num for each in training.run() if "save" in each.timings]
+        assert rounds_saved == saved
+
+
+def test_an_interrupted_save_is_one_line_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    config = make_config(checkpoint_every=2)
+    train(tmp_path / "straight", config)
+    out = tmp_path / "run"
+
+    def fill_the_disk_after_round_3(patch: pytest.MonkeyPatch) -> None:
+        with starting.start(config, out) as training:
+            for result in training.run():
+                if result.round_num == 3:
+                    patch.setattr("os.replace", refuse)
+
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="No space left"):
+        fill_the_disk_after_round_3(patch)
+    assert folder.latest_checkpoint(out).name == "round-000002.h5"
+    go_on(out)
+    assert results(out) == results(tmp_path / "straight")
+
+
+def test_a_damaged_checkpoint_is_told_by_everyone_who_reads_it(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(out, make_config())
+    file = folder.latest_checkpoint(out)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    for attempt in (
+        starting.resume,
+        evaluation.evaluate_run,
+        lambda p: evaluation.export_run(p, "w.npz"),
+    ):
+        for path in (out, file) if attempt is not starting.resume else (out,):
+            with pytest.raises(CheckpointError, match="is damaged"):
+                attempt(path)
+    file.unlink()  # the one before it is still there
+    go_on(out)
+
+
+def test_initial_weights_start_the_run(tmp_path: Path) -> None:
+    train(tmp_path / "first", make_config(rounds=3))
+    evaluation.export_run(tmp_path / "first", tmp_path / "w.npz")
+    config = make_config(initial_weights=str(tmp_path / "w.npz"), eval_every=1, rounds=1)
+    train(tmp_path / "second", config)
+    stored = folder.read_evaluation(tmp_path / "first")
+    assert stored is not None
+    start = folder.read_metrics(tmp_path / "second")[0]["evaluation"]
+    assert start["test"] == stored["test"]["client_work"]["eval"]["current_round_metrics"]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "fault"),
+    [
+        ({"clients": "13"}, ConfigError, "exceeds the 12 clients"),
+        ({"clients": "0.5"}, ConfigError, "--clients 0.5: a share of all"),
+        ({"eval_clients": "0.5"}, ConfigError, "--eval-clients 0.5: a share of all"),
+        ({"clients": "nobody,"}, ConfigError, "--clients nobody: no such client"),
+        ({"eval_clients": "nobody,"}, ConfigError, "--eval-clients nobody: no such client"),
+        ({"sampling": "uniform", "clients": "a,b"}, ConfigError, "--sampling uniform draws them"),
+        ({"initial_weights": "none.npz"}, ConfigError, "cannot read the weights"),
+        ({"data": "none.h5", "data_options": {}}, DataError, "none.h5"),
+        ({"test_data": "none.h5"}, FedcliError, "none.h5"),
+        ({"client_lr": math.nan}, ConfigError, "--client-lr nan"),
+    ],
+)
+def test_a_wrong_input_fails_before_the_run_appears(
+    tmp_path: Path, values: dict[str, Any], kind: type[FedcliError], fault: str
+) -> None:
+    with pytest.raises(kind, match=fault) as caught:
+        starting.start(RunConfig(**{**SMALL, **values}), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_default_cohort_of_a_small_population_is_everyone_with_a_note(tmp_path: Path) -> None:
+    config = make_config(clients=None, data_options={"clients": 3}, rounds=1)
+    with starting.start(config, tmp_path / "run") as training:
+        assert training.notes == ["synthetic-digits has 3 clients; all of them form the cohort"]
+        assert training.config.clients == "3"
+
+
+def test_absent_clients_are_skipped_and_counted(tmp_path: Path) -> None:
+    data = write_tff(tmp_path / "a.h5", {"a": 30, "b": 20, "c": 10})
+    test = write_tff(tmp_path / "b.h5", {"a": 5, "c": 7, "d": 9})
+    config = make_config(data=str(data), data_options={}, test_data=str(test), clients="3")
+    with starting.start(config, tmp_path / "run") as training:
+        assert len(training.notes) == 1
+        assert f"1 of the 3 clients are not in the test split of {test}" in training.notes[0]
+        list(training.run())
+        closing = training.finish()
+    assert (closing["test"]["num_clients"], closing["test"]["num_absent_clients"]) == (2, 1)
+    values = closing["test"]["client_work"]["eval"]["current_round_metrics"]
+    assert values["num_examples"] == 12
+    # The same clients in the file itself, and then all of them: 20 a batch, never across clients.
+    assert evaluation.evaluate_run(tmp_path / "run", data=str(test)).values == values
+    assert evaluation.evaluate_run(tmp_path / "run").notes == (
+        f"1 of the 3 clients are not in the test split of {test} and are skipped",
+    )
+    everyone = evaluation.evaluate_run(
+        tmp_path / "run", data=str(test), clients="all", batch_size=5
+    )
+    assert everyone.values["num_examples"] == 21
+    assert everyone.values["num_batches"] == 1 + 2 + 2
+    twice = evaluation.evaluate_run(tmp_path / "run", data=str(test), clients="d,", epochs=2)
+    assert twice.values["num_examples"] == 18
+    with pytest.raises(ConfigError, match="--clients b: no such client"):
+        evaluation.evaluate_run(tmp_path / "run", data=str(test), clients="a,b")
+
+
+def test_a_run_without_test_data_says_so(tmp_path: Path) -> None:
+    data = write_tff(tmp_path / "a.h5", {f"w{index}": 9 for index in range(10)})
+    config = make_config(data=str(data), data_options={}, rounds=1)
+    with starting.start(config, tmp_path / "run") as training:
+        assert training.notes == [f"{data} has no test data: evaluating on train only"]
+        list(training.run())
+        assert list(training.finish()) == ["train"]
+    assert evaluation.evaluate_run(tmp_path / "run").split == "train"
+    with pytest.raises(ConfigError, match="--split test"):
+        evaluation.evaluate_run(tmp_path / "run", split="test")
+
+
+def write_store(path: Path, **splits: dict[str, int]) -> str:
+    """A small store: by split, so many examples a client."""
+    info = StoreInfo(num_classes=10, pixel_convention="ink")
+
+    def client(name: str, count: int) -> ClientDataset:
+        labels = np.arange(count, dtype=np.int32) % 10
+        return ClientDataset(name, np.zeros((count, 3, 3), np.uint8), labels, 1.0, 0.0, "drawn")
+
+    clients = {split: [client(*each) for each in sizes.items()] for split, sizes in splits.items()}
+    store_writer.create(path, clients, info)
+    return str(path)
+
+
+def test_central_is_evaluated_where_there_is_no_test(tmp_path: Path) -> None:
+    data = write_store(tmp_path / "a.h5", train={"a": 4, "b": 5}, central={"a": 7, "pool": 2})
+    config = make_config(data=data, data_options={}, rounds=2, clients="a,", eval_every=1)
+    out = tmp_path / "run"
+    with starting.start(config, out) as training:
+        assert training.notes == []
+        list(training.run())
+        closing = training.finish()
+    assert list(closing) == ["train", "central"]
+    assert [list(line["evaluation"]) for line in folder.read_metrics(out)] == 3 * [
+        ["train", "central"]
+    ]
+    assert (closing["central"]["num_clients"], closing["central"]["num_absent_clients"]) == (2, 0)
+    for split in (None, "central"):
+        told = evaluation.evaluate_run(out, split=split)
+        assert (told.split, told.values["num_examples"], told.notes) == ("central", 9, ())
+        assert told.metrics == closing["central"]
+    assert evaluation.evaluate_run(out, split="train").values["num_examples"] == 4
+    assert evaluation.evaluate_run(out, clients="a,").values["num_examples"] == 7
+
+
+def test_a_test_split_goes_before_central(tmp_path: Path) -> None:
+    data = write_store(tmp_path / "a.h5", train={"a": 4}, test={"a": 3}, central={"pool": 2})
+    config = make_config(data=data, data_options={}, rounds=1, clients="all")
+    assert list(train(tmp_path / "run", config)) == ["train", "test"]
+    assert evaluation.evaluate_run(tmp_path / "run").split == "test"
+
+
+@pytest.mark.parametrize("who", [{"clients": "a,b"}, {"clients": "all", "eval_clients": "a,b"}])
+def test_a_split_without_any_of_the_cohort_is_evaluated_on_all(
+    tmp_path: Path, who: dict[str, str]
+) -> None:
+    sizes = {"a": 4, "b": 5, "c": 6}
+    data = write_store(tmp_path / "a.h5", train=sizes, test={"x": 7, "y": 2, "z": 1})
+    note = (
+        f"none of the 2 clients is in the test split of {data}: evaluating on all of its 3 clients"
+    )
+    with starting.start(
+        make_config(data=data, data_options={}, **who), tmp_path / "run"
+    ) as training:
+        assert training.notes == [note]
+        list(training.run())
+        closing = training.finish()
+    values = closing["test"]["client_work"]["eval"]["current_round_metrics"]
+    assert values["num_examples"] == 10
+    assert (closing["test"]["num_clients"], closing["test"]["num_absent_clients"]) == (3, 2)
+    if "eval_clients" in who:
+        return
+    told = evaluation.evaluate_run(tmp_path / "run")
+    assert (told.metrics, told.notes) == (closing["test"], (note,))
+    other = write_store(tmp_path / "b.h5", train={"x": 7})
+    assert evaluation.evaluate_run(tmp_path / "run", data=other).values["num_examples"] == 7
+    with pytest.raises(ConfigError, match="--clients a: no such client"):
+        evaluation.evaluate_run(tmp_path / "run", clients="a,b")
+
+
+def test_of_very_many_others_a_draw_is_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cohorts, "MAX_EVAL_POPULATION", 4)
+    monkeypatch.setattr(cohorts, "NUM_EVAL_CLIENTS", 2)
+    others = {f"x{index}": 1 for index in range(5)}
+    data = write_store(tmp_path / "a.h5", train={"a": 4}, test=others)
+    config = make_config(data=data, data_options={}, rounds=1, clients="all")
+    closing = train(tmp_path / "run", config)
+    assert closing["test"]["num_clients"] == 2
+    told = evaluation.evaluate_run(tmp_path / "run")
+    assert told.metrics == closing["test"]
+    assert told.notes[0].endswith(": evaluating on 2, drawn by the seed, of its 5 clients")
+
+
+def test_other_data_are_evaluated_without_the_test_data_of_the_run(tmp_path: Path) -> None:
+    data, test, other = (
+        str(write_tff(tmp_path / name, {"a": 3})) for name in ("a.h5", "b.h5", "c.h5")
+    )
+    train(tmp_path / "run", make_config(data=data, test_data=test, data_options={}, clients="all"))
+    assert evaluation.evaluate_run(tmp_path / "run").source == test
+    assert evaluation.evaluate_run(tmp_path / "run", data=other).source == other
+    Path(data).unlink()
+    with pytest.raises(DataError, match=r"cohort is not known, say --clients: .*a\.h5"):
+        evaluation.evaluate_run(tmp_path / "run", data=other)
+    assert evaluation.evaluate_run(tmp_path / "run", data=other, clients="all").source == other
+
+
+def test_evaluation_and_export_need_no_training_data(tmp_path: Path) -> None:
+    data = write_tff(tmp_path / "a.h5", {f"w{index}": 9 for index in range(10)})
+    train(tmp_path / "run", make_config(data=str(data), data_options={}, rounds=1))
+    data.rename(tmp_path / "b.h5")
+    moved = str(tmp_path / "b.h5")
+    assert evaluation.evaluate_run(tmp_path / "run", data=moved, clients="all").num_clients == 10
+    assert evaluation.export_run(tmp_path / "run", tmp_path / "w.npz") == [
+        ("dense/kernel", (784, 10)),
+        ("dense/bias", (10,)),
+    ]
+    with pytest.raises(DataError, match=r"a\.h5"):
+        evaluation.evaluate_run(tmp_path / "run")
+
+
+def test_data_that_do_not_fit_the_model_are_refused(tmp_path: Path) -> None:
+    train(tmp_path / "run", make_config(rounds=1))
+    small = write_tff(tmp_path / "small.h5", {"a": 3}, side=14)
+    with pytest.raises(DataError, match=r"shape \[14, 14\], the model takes \[28, 28\]"):
+        evaluation.evaluate_run(tmp_path / "run", data=str(small), clients="all")
+    with pytest.raises(DataError, match="has 62 classes, the model 10"):
+        evaluation.evaluate_run(tmp_path / "run", num_classes=62)
+
+
+def test_changed_data_are_noted_on_resume(tmp_path: Path) -> None:
+    data = write_tff(tmp_path / "a.h5", {f"w{index}": 9 for index in range(10)})
+    train(tmp_path / "run", make_config(data=str(data), data_options={}, rounds=1))
+    write_tff(data, {f"w{index}": 8 for index in range(10)})
+    with starting.resume(tmp_path / "run", rounds=2) as training:
+        assert any("has changed since the run began" in note for note in training.notes)
+
+
+@pytest.mark.parametrize("kind", ["tff", "store"])
+def test_changed_data_are_noted_in_an_evaluation(tmp_path: Path, kind: str) -> None:
+    def write(count: int) -> str:
+        clients = {"a": count, "b": count}
+        if kind == "tff":
+            return str(write_tff(tmp_path / "a.h5", clients))
+        return write_store(tmp_path / "a.h5", train=clients)
+
+    out = tmp_path / "run"
+    config = make_config(data=write(9), data_options={}, rounds=1, clients="a,")
+    train(out, config)
+    assert evaluation.evaluate_run(out).notes == ()
+    data = write(8)
+    note = f"{data} has changed since the run began; this evaluates what is there now"
+    assert evaluation.evaluate_run(out).notes == (note,)
+    assert evaluation.evaluate_run(folder.latest_checkpoint(out)).notes == (note,)
+    assert evaluation.evaluate_run(out, data=data).notes == ()
+    assert evaluation.evaluate_run(out, partition="label-noise").notes == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "other", "fault"),
+    [
+        ("[run.server_options]\nmomentum = 0.0", "[run.server_options]\nmomentum = 0.9", None),
+        (
+            "client_lr = 0.02",
+            "client_lr = 0.1",
+            r"client_lr is 0\.1, but the rounds .* with 0\.02;",
+        ),
+        ("seed = 0", "seed = 1", "seed is 1, but"),
+        ('sampling = "fixed"', 'sampling = "uniform"', "sampling is 'uniform', but"),
+    ],
+)
+def test_a_config_edited_to_another_run_is_refused(
+    tmp_path: Path, text: str, other: str, fault: str | None
+) -> None:
+    train(tmp_path / "run", make_config(rounds=1))
+    file = tmp_path / "run" / "config.toml"
+    whole = file.read_text()
+    assert text in whole
+    file.write_text(whole.replace(text, other))
+    before = picture(tmp_path / "run")
+    with pytest.raises(ConfigError, match=fault or "server_options is .*; put that back"):
+        starting.resume(tmp_path / "run", rounds=2)
+    assert picture(tmp_path / "run") == before
+    file.write_text(whole)
+    go_on(tmp_path / "run", rounds=2)
+
+
+def test_a_config_may_say_anew_what_changes_no_round(tmp_path: Path) -> None:
+    train(tmp_path / "straight", make_config())
+    train(tmp_path / "run", make_config(rounds=3))
+    file = tmp_path / "run" / "config.toml"
+    text = file.read_text().replace("threads = 2", "threads = 1", 1)
+    file.write_text(text.replace("keep_checkpoints = 2", "keep_checkpoints = 9"))
+    go_on(tmp_path / "run", rounds=6)
+    for name in ("metrics.jsonl", "evaluation.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+    assert folder.checkpoint_rounds(tmp_path / "run") == [0, 3, 6]
+
+
+def test_a_checkpoint_of_other_optimizers_does_not_fit(tmp_path: Path) -> None:
+    train(tmp_path / "run", make_config(rounds=1))
+    train(tmp_path / "other", make_config(rounds=1, **MOMENTUM))
+    source = folder.latest_checkpoint(tmp_path / "other")
+    content = replace(checkpoint.load(source), config=(tmp_path / "run/config.toml").read_text())
+    folder.latest_checkpoint(tmp_path / "run").write_bytes(checkpoint.encode(content))
+    with pytest.raises(CheckpointError, match=r"finalizer holds .*, but .* needs nothing"):
+        starting.resume(tmp_path / "run", rounds=2)
+
+
+def test_real_writers_under_random_sampling_are_all_evaluated(
+    tmp_path: Path, shared_data: Path
+) -> None:
+    config = settings.from_options(
+        {
+            "data": str(shared_data / "mnist_writers_train.h5"),
+            "test_data": str(shared_data / "mnist_writers_test.h5"),
+            "sampling": "uniform",
+            "rounds": 2,
+            "epochs": 1,
+            "pixels": "ink",
+            "client_lr": 0.1,
+        }
+    )
+    closing = train(tmp_path / "run", config)
+    assert closing["test"]["client_work"]["eval"]["current_round_metrics"]["num_examples"] == 5997
+    assert closing["train"]["num_clients"] == 539
+
+
+def test_other_data_are_seen_as_the_model_was_trained(tmp_path: Path) -> None:
+    background = write_tff(tmp_path / "background.h5", {"a": 30, "b": 20})
+    train(tmp_path / "run", make_config(data=str(background), data_options={}, clients="2"))
+    with h5py.File(background) as file, h5py.File(tmp_path / "ink.h5", "w") as other:
+        for client in file["examples"]:
+            pixels = file[f"examples/{client}/pixels"][()]
+            group = other.create_group(f"examples/{client}")
+            group["image"] = np.rint(255 * (1 - pixels)).astype(np.uint8)
+            group["label"] = file[f"examples/{client}/label"][()]
+    own = evaluation.evaluate_run(tmp_path / "run", clients="all").values
+    same = evaluation.evaluate_run(tmp_path / "run", data=str(tmp_path / "ink.h5"), clients="all")
+    assert same.values["loss"] == pytest.approx(own["loss"], abs=0.05)
+    inverted = evaluation.evaluate_run(
+        tmp_path / "run", data=str(tmp_path / "ink.h5"), clients="all", pixels="source"
+    )
+    assert abs(inverted.values["loss"] - own["loss"]) > 0.1
+
+
+@pytest.mark.parametrize("values", [{"server_ema": 0.9}, {"algorithm": "feddyn"}])
+def test_what_is_evaluated_is_what_is_exported(tmp_path: Path, values: dict[str, Any]) -> None:
+    out = tmp_path / "run"
+    with starting.start(make_config(**values), out) as training:
+        list(training.run())
+        closing = training.finish()
+        state, layout = training.state, training.process.model.layout
+    assert state.evaluated_weights.tobytes() != state.global_model_weights.tobytes()
+    evaluation.export_run(out, tmp_path / "weights.npz")
+    with np.load(tmp_path / "weights.npz") as file:
+        exported = layout.join([file[name] for name in file.files])
+    assert exported.tobytes() == state.evaluated_weights.tobytes()
+    assert evaluation.evaluate_run(out, split="test").metrics == closing["test"]

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedcli import settings
+from fedcli.errors import ConfigError
+from fedcli.runs import starting
+from fedcli.runs.stopping import Progress, progress_for
+from fedcli.settings.values import parse_target
+from tests.runs.test_rounds import go_on, make_config, results, train
+
+
+def curve(*accuracies: float | None, split: str = "test") -> list[dict[str, Any]]:
+    """Lines of rounds 0, 2, 4, ... that are evaluated, the others between them."""
+    lines: list[dict[str, Any]] = []
+    for index, accuracy in enumerate(accuracies):
+        scores = {split: {"sparse_categorical_accuracy": accuracy}}
+        lines += [{"round": 2 * index, "evaluation": scores}, {"round": 2 * index + 1}]
+    return lines
+
+
+def test_the_target_is_reached_at_its_first_crossing() -> None:
+    progress = Progress(target=0.5).after_all(curve(0.1, 0.4, 0.5, 0.3, 0.9))
+    assert (progress.target_round, progress.is_over) == (4, True)
+    assert progress.reason() == "test accuracy reached 0.5"
+    assert (progress.best.value, progress.best.round_num) == (0.9, 8)
+    assert Progress(target=0.5).after_all(curve(0.1, 0.49)).is_over is False
+
+
+def test_patience_counts_evaluations_without_a_better_one() -> None:
+    progress = Progress(patience=2)
+    ends = []
+    for line in curve(0.1, 0.4, 0.4, 0.41, None, 0.41):
+        progress = progress.after(line)
+        ends.append(progress.is_over)
+    assert ends.index(True) == 10
+    assert progress.reason() == "no better test accuracy in 2 evaluations"
+
+
+def test_held_out_data_decide_where_there_are_some() -> None:
+    both = {
+        "train": {"sparse_categorical_accuracy": 0.9},
+        "central": {"sparse_categorical_accuracy": 0.2},
+    }
+    line = {"round": 1, "evaluation": both}
+    assert Progress(target=0.5).after(line).split == "central"
+    assert Progress(target=0.5).after(line).target_round is None
+    assert Progress(target=0.5).after_all(curve(0.6, split="train")).target_round == 0
+
+
+def test_nan_reaches_and_betters_nothing() -> None:
+    progress = Progress(target=0.1, patience=9).after_all(curve(float("nan"), None))
+    assert progress.best.value is None
+    assert (progress.target_round, progress.num_without_gain) == (None, 2)
+
+
+@pytest.mark.parametrize("text", ["accuracy=0.97", " accuracy = .97", "accuracy=9.7e-1"])
+def test_a_target_has_one_spelling(text: str) -> None:
+    assert parse_target("--stop-at", text) == "accuracy=0.97"
+    progress = progress_for("accuracy=0.97", None)
+    assert progress is not None
+    assert progress.target == 0.97
+    assert progress_for(None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"stop_at": "0.97"}, "--stop-at '0.97': give accuracy=X, as in accuracy=0.97"),
+        ({"stop_at": "loss=0.1"}, "--stop-at 'loss=0.1': give accuracy=X"),
+        ({"stop_at": "accuracy=high"}, "--stop-at accuracy=high: choose a share above 0"),
+        ({"stop_at": "accuracy=97"}, r"--stop-at accuracy 97.0: choose .* from 1e-09 to 1"),
+        ({"stop_at": "accuracy=nan"}, "--stop-at accuracy nan"),
+        ({"stop_at": "accuracy=0"}, "--stop-at accuracy 0.0"),
+        ({"patience": 0}, "--patience 0: choose a whole number from 1"),
+    ],
+)
+def test_bad_values_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        settings.from_options({**values, "eval_every": 1})
+
+
+@pytest.mark.parametrize(
+    ("values", "option"),
+    [({"stop_at": "accuracy=0.9"}, "--stop-at accuracy=0.9"), ({"patience": 3}, "--patience 3")],
+)
+def test_stopping_needs_evaluations(values: dict[str, Any], option: str) -> None:
+    with pytest.raises(ConfigError, match=f"{option} needs evaluations; .* --eval-every 1"):
+        settings.from_options(values)
+
+
+def make(**values: Any) -> settings.RunConfig:
+    return make_config(rounds=8, eval_every=1, client_lr=0.1, pixels="ink", clients="all", **values)
+
+
+def accuracies(path: Path) -> list[float]:
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [line["evaluation"]["test"]["sparse_categorical_accuracy"] for line in lines]
+
+
+def target_in_between(path: Path) -> tuple[str, int]:
+    """A target that a run of eight rounds first reaches in the middle, and the round."""
+    train(path, make())
+    found = accuracies(path)
+    round_num = next(each for each in range(3, 8) if found[each] > max(found[:each]))
+    return f"accuracy={found[round_num]!r}", round_num
+
+
+def test_a_run_stops_at_its_target_as_a_shorter_run_would(tmp_path: Path) -> None:
+    target, round_num = target_in_between(tmp_path / "whole")
+    train(tmp_path / "run", make(stop_at=target))
+    train(tmp_path / "short", replace(make(), rounds=round_num))
+    stopped, short = results(tmp_path / "run"), results(tmp_path / "short")
+    for name in ("metrics.jsonl", "evaluation.json", "weights"):
+        assert stopped[name] == short[name]
+
+
+@pytest.mark.parametrize("num_rounds", [0, 1, 2, 3])
+def test_an_interrupted_run_stops_where_the_straight_one_stops(
+    tmp_path: Path, num_rounds: int
+) -> None:
+    target, _ = target_in_between(tmp_path / "whole")
+    config = make(stop_at=target, patience=5)
+    train(tmp_path / "straight", config)
+    with starting.start(config, tmp_path / "run") as training:
+        for _ in itertools.islice(training.run(), num_rounds):
+            pass
+    go_on(tmp_path / "run")
+    assert results(tmp_path / "run") == results(tmp_path / "straight")
+
+
+def test_a_run_stops_no_later_for_evaluating_test_alone(tmp_path: Path) -> None:
+    target, _ = target_in_between(tmp_path / "whole")
+    for name, split in (("both", None), ("one", "held-out")):
+        train(tmp_path / name, make(stop_at=target, eval_split=split))
+    assert accuracies(tmp_path / "one") == accuracies(tmp_path / "both")
+    both, one = (results(tmp_path / name) for name in ("both", "one"))
+    assert one["evaluation.json"] == both["evaluation.json"]
+
+
+def test_a_stopped_run_is_finished(tmp_path: Path) -> None:
+    target, _ = target_in_between(tmp_path / "whole")
+    train(tmp_path / "run", make(stop_at=target))
+    before = results(tmp_path / "run")
+    with starting.resume(tmp_path / "run") as training:
+        assert training.is_finished
+        assert list(training.run()) == []
+    go_on(tmp_path / "run")
+    assert results(tmp_path / "run") == before
+
+
+def test_a_model_that_does_not_learn_runs_out_of_patience(tmp_path: Path) -> None:
+    train(tmp_path / "run", make_config(rounds=9, client_lr=0.0, eval_every=2, patience=2))
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["round"] == 4

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from fedcli import settings
+from fedcli.errors import ConfigError
+from fedcli.reports.published import compare
+from fedcli.runs.stopping import Progress
+from fedcli.settings import tables
+from fedcli.settings.presets import PRESETS
+
+
+def resolved(name: str, **given: Any) -> Mapping[str, Any]:
+    """What config.toml holds of a run with a preset."""
+    merged = settings.merge(PRESETS[name].values, {"preset": name, **given})
+    config = settings.from_options(merged)
+    return settings.from_toml(settings.to_toml(config, {}), "config.toml")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_valid_run(name: str) -> None:
+    preset = PRESETS[name]
+    assert preset.name == name
+    assert preset.doc.endswith(".")
+    assert preset.source
+    assert preset.values["data"] in tables.PUBLIC_DATASETS
+    assert preset.values["model"] in tables.MODELS
+    values = resolved(name)
+    assert compare(preset, values, [], {}, None).differs_in == ()
+    known = {figure.metric for figure in preset.figures}
+    assert known <= {"loss", "accuracy", "rounds_to_target"}
+    assert ("rounds_to_target" in known) == ("stop_at" in values)
+
+
+def test_the_tutorial_s_preset_is_what_runs_by_default() -> None:
+    plain = settings.from_toml(settings.to_toml(settings.from_options({}), {}), "config.toml")
+    tutorial = dict(resolved("tff-tutorial"))
+    assert tutorial.pop("preset") == "tff-tutorial"
+    assert tutorial.pop("data") == "emnist-digits"
+    assert tutorial.pop("clients") == "10"
+    del plain["data"], plain["data_options"]
+    assert tutorial == plain
+
+
+def test_options_beside_a_preset_override_it() -> None:
+    values = resolved("mcmahan-2017-2nn-iid", client_lr=0.3, partition_options={"seed": 4})
+    assert values["client_lr"] == 0.3
+    assert values["partition_options"] == {"clients": 100, "seed": 4}
+    found = compare(PRESETS["mcmahan-2017-2nn-iid"], values, [], {}, None)
+    assert found.differs_in == ("--client-lr",)
+    assert not found.has_other_data
+
+
+def test_an_unknown_preset_is_refused_with_all_names() -> None:
+    with pytest.raises(ConfigError, match=r"unknown --preset 'tff'; choose one of flute-lr-"):
+        settings.from_options({"preset": "tff"})
+
+
+def test_published_numbers_stand_beside_the_run_s_own() -> None:
+    preset = PRESETS["tff-tutorial"]
+    online = {"loss": 3.0, "sparse_categorical_accuracy": 0.125}
+    lines = [{"round": 1, "client_work": {"train": online}}]
+    scores = {"loss": None, "sparse_categorical_accuracy": 0.5}
+    evaluation = {"test": {"client_work": {"eval": {"current_round_metrics": scores}}}}
+    found = compare(preset, resolved("tff-tutorial"), lines, evaluation, None)
+    by_key = {(each.metric, each.split, each.round_num): own for each, own in found.figures}
+    assert len(by_key) == 24
+    assert by_key["loss", "", 1] == 3.0
+    assert by_key["accuracy", "", 1] == 0.125
+    assert by_key["accuracy", "", 2] is None
+    assert by_key["accuracy", "test", 0] == 0.5
+    assert by_key["loss", "test", 0] is None
+    assert by_key["loss", "train", 0] is None
+
+
+def test_rounds_to_target_stand_beside_the_paper_s() -> None:
+    preset = PRESETS["mcmahan-2017-2nn-iid"]
+    progress = Progress(target=0.97, target_round=93)
+    ((figure, own),) = compare(preset, resolved(preset.name), [], {}, progress).figures
+    assert (figure.value, own) == (87, 93)
+
+
+@pytest.mark.parametrize("data", ["synthetic-digits", "mnist"])
+def test_other_named_data_are_not_set_beside_the_published(data: str) -> None:
+    values = resolved("tff-tutorial", data=data)
+    found = compare(PRESETS["tff-tutorial"], values, [], {}, None)
+    assert found.has_other_data
+    assert found.figures == ()
+
+
+def test_a_file_may_hold_the_same_data() -> None:
+    values = resolved("tff-tutorial", data="train.h5", test_data="test.h5")
+    found = compare(PRESETS["tff-tutorial"], values, [], {}, None)
+    assert found.differs_in == ("--data", "--test-data")
+    assert len(found.figures) == 24
+
+
+def test_the_published_numbers_are_those_of_the_tutorial() -> None:
+    figures = PRESETS["tff-tutorial"].figures
+    # The tutorial's accuracies are whole numbers of 4,860 examples, and of 972 and 116 at the end.
+    for figure in figures:
+        if figure.metric == "accuracy":
+            count = {"train": 972, "test": 116}.get(figure.split, 4860)
+            assert figure.value * count == pytest.approx(round(figure.value * count), abs=1e-3)

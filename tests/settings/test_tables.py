@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Mapping
+
+import pytest
+
+from fedcli.errors import ConfigError
+from fedcli.learning.aggregators import contract
+from fedcli.learning.algorithms import building
+from fedcli.learning.optimizers import schedules
+from fedcli.learning.optimizers.rules import RULES
+from fedcli.models import zoo
+from fedcli.settings import tables
+from fedcli.settings.options import Entry, resolve
+
+TABLES = {
+    "models": tables.MODELS,
+    "optimizers": tables.OPTIMIZERS,
+    "schedules": tables.SCHEDULES,
+    "algorithms": tables.ALGORITHMS,
+    "aggregators": tables.AGGREGATORS,
+    "datasets": tables.DATASETS,
+    "partitions": tables.PARTITIONS,
+}
+
+
+@pytest.mark.parametrize(
+    ("table", "code"),
+    [
+        (tables.MODELS, zoo.STACKS),
+        (tables.OPTIMIZERS, RULES),
+        (tables.SCHEDULES, schedules.RULES),
+        (tables.ALGORITHMS, building.BUILDERS),
+        (tables.AGGREGATORS, contract.BUILDERS),
+    ],
+)
+def test_every_row_has_code_under_its_name(
+    table: Mapping[str, Entry], code: Mapping[str, object]
+) -> None:
+    assert table.keys() == code.keys()
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES.keys())
+def test_every_row_is_documented_and_allows_its_own_defaults(table: Mapping[str, Entry]) -> None:
+    for name, entry in table.items():
+        assert name == entry.name
+        assert entry.doc.endswith(".")
+        assert entry.source
+        assert all(option.doc.endswith(".") for option in entry.options)
+        defaults = {option.name: option.default for option in entry.options}
+        assert resolve(entry, {}) == resolve(entry, defaults) == defaults
+
+
+def test_nesterov_without_momentum_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^sgd: nesterov = true needs a momentum above 0; set"):
+        resolve(tables.OPTIMIZERS["sgd"], {"nesterov": True})
+    resolve(tables.OPTIMIZERS["sgd"], {"nesterov": True, "momentum": 0.5})
+
+
+@pytest.mark.parametrize("rate", [-1.0, math.nan, math.inf, "fast"])
+def test_a_learning_rate_must_be_finite_and_not_negative(rate: object) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^--server-lr .*: choose a finite number from 0 to 3e\+38$"
+    ):
+        tables.check_learning_rate(rate, "--server-lr")
+    assert tables.check_learning_rate(0) == 0.0
+
+
+def test_the_tables_load_without_numpy() -> None:
+    code = (
+        "import sys, fedcli; from fedcli.settings import tables; fedcli.FedcliError; "
+        "tables.MODELS; "
+        "print(sorted({'numpy', 'h5py', 'rich', 'fedcli.core._core'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
