@@ -1,4 +1,4 @@
-"""Who may import whom: data flows one way, and what touches the world stands at the edge."""
+"""Who may import whom: data flow one way, and each outside library has few users."""
 
 from __future__ import annotations
 
@@ -11,134 +11,132 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "fedcli"
 
-# High to low; a module imports only from lower layers, from its own folder, and what NEIGHBOURS
-# grants. A new module needs a place here.
-LAYERS = (
+# The rooms of fedcli, high to low. A module imports from its own room and from lower floors only.
+# The ground floor holds the modules at the top of the package, which everybody may import.
+GROUND = ("errors", "files", "hdf5", "lazy", "locks", "progress", "version")
+ROOMS = (
     ("__main__",),
     ("cli",),
-    (
-        *("rounds", "examination", "evaluation", "federation", "report", "figures", "learning"),
-        *("engines", "python_engine", "predictions", "published"),
-        *("acquisition", "preparation", "population", "personalization", "benchmarks"),
-        *("class_measures", "run_logs", "html_page", "portrait", "report_tables", "comparison"),
-        *("run_record", "runs"),
-    ),
-    (
-        *("algorithms", "aggregators", "optimizers", "metrics", "statistics", "batches", "cohort"),
-        *("datasets", "checkpoint", "run_dir", "weights_files", "draws", "suspects", "densities"),
-        *("download", "part_file", "archives", "models", "model_sources", "samplers"),
-        *("own_models", "keras_files", "keras_archives", "keras_graphs", "keras_options"),
-        *("client_spread", "text_tables", "event_files", "client_records", "per_client"),
-        *("participation", "client_states", "engine", "thread_engine", "run_lines"),
-    ),
-    ("backend", "files", "locks", "transport"),
-    (
-        *("batch_plan", "params", "costs", "stacks", "layers", "seeds", "tff_sampling"),
-        *("signatures", "config", "schedules", "stopping", "best_round", "presets", "registry"),
-        *("options", "errors", "progress"),
-    ),
+    ("reports",),
+    ("inspection",),
+    ("runs",),
+    ("evaluation", "benchmarks"),
+    ("federation", "deployment"),
+    ("learning",),
+    ("models",),
+    ("datasets",),
+    ("core",),
+    ("settings",),
+    GROUND,
 )
-LAYER_OF = {room: depth for depth, rooms in enumerate(LAYERS) for room in rooms}
-
-# Imports within one layer. Each row names only what comes after it, so there are no circles.
-NEIGHBOURS = {
-    "benchmarks": {"learning"},
-    "runs": {"rounds", "run_record"},
-    "rounds": {"run_logs", "evaluation", "federation", "learning", "engines"},
-    "examination": {"evaluation", "federation", "learning"},
-    "html_page": {"portrait", "report_tables", "run_record", "figures"},
-    "portrait": {"evaluation", "federation"},
-    "report_tables": {"report", "comparison", "run_record"},
-    "comparison": {"run_record"},
-    "run_record": {"evaluation", "learning"},
-    "evaluation": {"personalization", "predictions", "federation", "learning", "engines"},
-    "class_measures": {"predictions"},
-    "predictions": {"federation"},
-    "federation": {"learning", "engines"},
-    "acquisition": {"preparation"},
-    "learning": {"engines"},
-    "client_records": {"participation"},
-    "run_dir": {"run_lines"},
-    "per_client": {"client_spread"},
-    "engines": {"python_engine"},
-    "algorithms": {"aggregators", "optimizers", "metrics", "batches", "client_states", "engine"},
-    "aggregators": {"engine"},
-    "thread_engine": {"engine", "batches"},
-    "engine": {"batches"},
-    "suspects": {"datasets", "densities", "batches"},
-    "download": {"datasets", "part_file"},
-    "part_file": {"datasets"},
-    "archives": {"datasets"},
-    "model_sources": {"models", "keras_files", "own_models"},
-    "weights_files": {"keras_files"},
-    "keras_files": {"keras_archives", "keras_graphs"},
-    "checkpoint": {"datasets"},
-    "keras_archives": {"datasets"},
-    "keras_graphs": {"keras_options"},
-    "datasets": {"batches", "draws"},
-    "own_models": {"batches", "metrics", "models"},
-    "models": {"draws"},
-    "cohort": {"samplers"},
-    "samplers": {"draws"},
-    "costs": {"params", "stacks"},
-    "batch_plan": {"config", "errors"},
-    "params": {"stacks", "layers", "errors"},
-    "stacks": {"layers", "errors"},
-    "layers": {"options", "errors"},
-    "config": {"schedules", "stopping", "best_round", "presets", "registry", "options", "errors"},
-    "schedules": {"registry", "options", "errors"},
-    "stopping": {"best_round", "options", "errors"},
-    "presets": {"options"},
-    "registry": {"options", "errors"},
-    "options": {"errors"},
+# The same inside the large rooms: modules and folders, high to low.
+FLOORS = {
+    "cli": (
+        ("main",),
+        (
+            *("bench", "download", "evaluate", "export", "info", "inspect_clients", "preprocess"),
+            *("report", "train"),
+        ),
+        ("jobs", "options"),
+        ("screen", "bench_peer"),
+    ),
+    "runs": (
+        ("python_api",),
+        ("starting",),
+        ("evaluating", "loop", "record"),
+        ("opening", "provenance", "trained"),
+        ("files",),
+        ("building", "stopping"),
+    ),
+    "learning": (
+        ("builders",),
+        ("evaluation_process", "training_process"),
+        ("process",),
+        ("state",),
+        ("signatures",),
+        ("algorithms",),
+        ("aggregators", "attacks"),
+        ("engines",),
+        ("optimizers", "client_states", "cohort_data"),
+    ),
+    "models": (
+        ("sources",),
+        ("own", "weights_files", "zoo"),
+        ("costs", "keras", "model"),
+        ("layout",),
+        ("sizing",),
+        ("layers", "metrics"),
+    ),
+    "datasets": (
+        ("download",),
+        ("opening", "preparation"),
+        ("importers",),
+        ("sources",),
+        ("partitions",),
+        ("client_batches",),
+        ("client_data",),
+        ("table",),
+        ("spool",),
+        ("cache", "checks"),
+        ("batches",),
+        ("batch_plan", "data_folder"),
+    ),
+    "settings": (
+        ("config_file", "rules"),
+        ("merging", "values"),
+        ("run_config",),
+        ("presets", "tables", "toml_values"),
+        ("options",),
+        ("vocabulary",),
+    ),
 }
 
 # The only users of a library, by module or folder below fedcli.
 USERS: dict[str, set[str]] = {
     "h5py": {
-        *("checkpoint", "client_records", "per_client", "keras_archives"),
-        *("datasets.hdf5", "datasets.store", "datasets.store_writer", "datasets.tff_h5"),
+        *("hdf5", "runs.files.checkpoint", "runs.files.client_records", "evaluation.client_file"),
+        *("models.keras", "datasets.sources.store", "datasets.sources.store_writer"),
+        "datasets.sources.tff_h5",
     },
     "PIL": {"datasets.importers.pillow"},
     "torch": {"benchmarks.torch_peer"},
     "click": {"cli"},
     "platformdirs": {"datasets.data_folder"},
-    "rich": {"cli.render", "cli.progress"},
-    "fedcli._core": {"backend"},
-    "matplotlib": {"figures"},
-    "tensorboardX": {"event_files"},
+    "rich": {"cli.screen.render", "cli.jobs.bars"},
+    "fedcli.core._core": {"core.native"},
+    "matplotlib": {"inspection.figures", "reports.plots"},
+    "tensorboardX": {"runs.files.event_files"},
     "time": {
-        *("cli", "rounds", "learning", "run_dir", "download", "locks", "transport", "event_files"),
+        *("cli", "runs", "learning", "datasets.download", "locks"),
     },
-    "datetime": {"cli", "run_dir"},
-    # Random streams have names in `seeds` and are drawn by the core; files are never unpickled.
+    "datetime": {"cli", "runs.files.folder"},
+    # Random streams have names in `core.seeds` and are drawn by the core; nothing is unpickled.
     **{name: set() for name in ("random", "secrets", "uuid")},
-    "numpy.random": {"tff_sampling"},  # TFF's cohorts are those of NumPy's frozen RandomState
+    "numpy.random": {"federation.tff_sampling"},  # TFF draws with NumPy's frozen RandomState
     **{name: set() for name in ("pickle", "marshal", "shelve", "dill", "joblib")},
 }
+# What runs before the work is known.
 NO_NUMPY = {
-    *("__init__", "__main__", "errors", "options", "registry", "schedules", "stopping"),
-    *("best_round", "presets", "config", "files", "run_dir", "run_lines", "locks"),
+    *("__main__", "settings", "runs.stopping", "runs.files.folder", "runs.files.lines"),
+    *("errors", "files", "lazy", "locks", "progress", "version"),
 }
-ENVIRONMENT_READERS = {"backend", "cli", "datasets.data_folder"}
+ENVIRONMENT_READERS = {"core.native", "cli", "datasets.data_folder"}
+FLOOR_OF_ROOM = {room: depth for depth, rooms in enumerate(ROOMS) for room in rooms}
 
 
 def module_name(path: Path) -> str:
-    """Returns the name below fedcli: "datasets.store"; a folder's own code is "datasets"."""
+    """Returns the name below fedcli: "datasets.client_data"; a folder's face is "datasets"."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
 
 
-def imports(module: str, is_folder: bool, tree: ast.AST) -> Iterator[tuple[int, str]]:
+def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Yields line and absolute dotted name of each import, those within functions included."""
-    here = ["fedcli", *module.split(".")]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            up = node.level - is_folder
-            base = here[: len(here) - up] if node.level else []
-            source = ".".join([*base, *([node.module] if node.module else [])])
+            source = "." * node.level + (node.module or "")
             yield from ((node.lineno, f"{source}.{alias.name}") for alias in node.names)
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             if ast.unparse(node.func) in {"importlib.import_module", "import_module", "__import__"}:
@@ -147,35 +145,56 @@ def imports(module: str, is_folder: bool, tree: ast.AST) -> Iterator[tuple[int, 
             yield node.lineno, "numpy.random"
 
 
-def is_within(name: str, names: set[str]) -> bool:
+def is_within(name: str, names: Iterable[str]) -> bool:
     """Tells whether a dotted name is one of `names` or below one."""
     return any(name == other or name.startswith(f"{other}.") for other in names)
 
 
 def import_fault(module: str, name: str) -> str | None:
     """Returns what is wrong with an import by a module, None if nothing."""
+    if name.startswith("."):
+        return "an import is written in full"
     for library, users in USERS.items():
         if is_within(name, {library}) and not is_within(module, users):
             return f"{library} is for {', '.join(sorted(users)) or 'nobody'}"
     if is_within(name, {"numpy"}) and is_within(module, NO_NUMPY):
         return "numpy is not for what runs before the work is known"
-    room, parts = module.split(".")[0], name.split(".")
-    if parts[0] != "fedcli" or len(parts) == 1 or room == "__init__":
+    if not name.startswith("fedcli"):
         return None
-    other = parts[1]
-    if other in {room, "__version__", "_core"}:
-        return None
-    if other not in LAYER_OF:
-        return f"fedcli.{other} has no layer"
-    is_allowed = LAYER_OF[other] > LAYER_OF[room] or other in NEIGHBOURS.get(room, set())
-    return None if is_allowed else f"fedcli.{other} is not below {room}"
+    return order_fault(module.split("."), name.split(".")[1:])
 
 
-def find_faults(module: str, source: str, *, is_folder: bool = False) -> list[str]:
-    """Returns "line: what is wrong" for each breach of the layers in a module's source."""
+def order_fault(module: list[str], other: list[str]) -> str | None:
+    """Returns why a module may not import another, both given by their parts; None if it may."""
+    if not other or other[0] not in FLOOR_OF_ROOM:
+        return f"fedcli.{'.'.join(other)} is in no room"
+    if module[0] == other[0] and module[0] not in GROUND:
+        return floor_fault(module, other)
+    if module[0] in GROUND and other[0] in GROUND:
+        return None  # circles are looked for by themselves
+    if FLOOR_OF_ROOM[other[0]] > FLOOR_OF_ROOM[module[0]]:
+        return None
+    return f"fedcli.{other[0]} is not below {module[0]}"
+
+
+def floor_fault(module: list[str], other: list[str]) -> str | None:
+    """The same for two modules of one room."""
+    room, floors = module[0], FLOORS.get(module[0])
+    if floors is None:
+        return None
+    floor_of = {name: depth for depth, names in enumerate(floors) for name in names}
+    if len(other) == 1 or other[1] not in floor_of:
+        return f"{'.'.join(other)} is on no floor of {room}; import the module that defines it"
+    if module[1] == other[1] or floor_of[other[1]] > floor_of[module[1]]:
+        return None
+    return f"{room}.{other[1]} is not below {room}.{module[1]}"
+
+
+def find_faults(module: str, source: str) -> list[str]:
+    """Returns "line: what is wrong" for each breach of the order in a module's source."""
     tree = ast.parse(source)
     faults = []
-    for line, name in imports(module, is_folder, tree):
+    for line, name in imports(tree):
         fault = import_fault(module, name)
         if fault is not None:
             faults.append(f"{line}: {fault}")
@@ -191,87 +210,114 @@ def find_faults(module: str, source: str, *, is_folder: bool = False) -> list[st
     return faults
 
 
-def owners(module: str, imported: Iterable[tuple[int, str]], modules: set[str]) -> Iterator[str]:
-    """Yields the modules among `modules`, but `module`, that the imported names stand in."""
+def owners(imported: Iterable[tuple[int, str]], modules: set[str]) -> Iterator[str]:
+    """Yields the modules among `modules` that the imported names stand in."""
     for _, name in imported:
         parts = name.split(".")[1:] if name.startswith("fedcli.") else []
         ends = range(len(parts), 0, -1)
-        owner = next((each for end in ends if (each := ".".join(parts[:end])) in modules), module)
-        if owner != module:
-            yield owner
+        yield from (each for end in ends if (each := ".".join(parts[:end])) in modules)
 
 
 def sources() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
+    """The modules; the faces of folders only hand names on, and have a test of their own."""
+    return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+
+
+def faces() -> list[Path]:
+    return sorted(PACKAGE.rglob("__init__.py"))
 
 
 def test_finds_the_package() -> None:
-    assert {"__init__", "backend", "cli", "datasets.store"} <= set(map(module_name, sources()))
+    names = {"__main__", "core.native", "cli.train", "datasets.sources.store"}
+    assert names <= set(map(module_name, sources()))
 
 
 @pytest.mark.parametrize("path", sources(), ids=module_name)
-def test_layers(path: Path) -> None:
+def test_a_module_imports_from_lower_floors_alone(path: Path) -> None:
     module = module_name(path)
-    assert module == "__init__" or module.split(".")[0] in LAYER_OF, "give it a layer"
-    faults = find_faults(module, path.read_text(), is_folder=path.name == "__init__.py")
-    assert faults == []
+    parts = module.split(".")
+    assert parts[0] in FLOOR_OF_ROOM, "give it a room"
+    if parts[0] in FLOORS:
+        assert any(parts[1] in names for names in FLOORS[parts[0]]), "give it a floor of its room"
+    assert find_faults(module, path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", faces(), ids=module_name)
+def test_the_face_of_a_folder_only_hands_names_on(path: Path) -> None:
+    for node in ast.parse(path.read_text()).body:
+        is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        is_lazy = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        assert is_text or is_lazy or isinstance(node, ast.ImportFrom), ast.unparse(node)
+
+
+def test_the_top_of_the_package_is_small() -> None:
+    files = [path.name for path in PACKAGE.glob("*.py")]
+    assert sorted(files) == sorted(["__init__.py", "__main__.py", *(f"{n}.py" for n in GROUND)])
+    assert len(files) <= 14
 
 
 def test_modules_import_each_other_in_no_circle() -> None:
     modules = {module_name(path) for path in sources()}
     graph = {
-        module: set(owners(module, imports(module, path.name == "__init__.py", tree), modules))
+        module_name(path): set(owners(imports(ast.parse(path.read_text())), modules))
         for path in sources()
-        for module, tree in [(module_name(path), ast.parse(path.read_text()))]
     }
     tuple(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
-
-
-def test_neighbours_form_no_circle() -> None:
-    order = list(NEIGHBOURS)
-    for room, others in NEIGHBOURS.items():
-        for other in others:
-            assert LAYER_OF[other] == LAYER_OF[room]
-            assert other not in order or order.index(other) > order.index(room)
 
 
 @pytest.mark.parametrize(
     ("module", "source", "fault"),
     [
-        ("learning", "from fedcli import cli", "1: fedcli.cli is not below learning"),
-        ("batches", "import fedcli.rounds", "1: fedcli.rounds is not below batches"),
+        ("learning.state", "from fedcli import cli", "1: fedcli.cli is not below learning"),
+        ("federation.cohorts", "import fedcli.runs.loop", "1: fedcli.runs is not below federation"),
+        ("errors", "from fedcli.settings.options import x", "1: fedcli.settings is not below err"),
+        ("evaluation.result", "import fedcli.benchmarks", "1: fedcli.benchmarks is not below eval"),
         (
-            "batches",
-            "from fedcli.datasets.store import x",
-            "1: fedcli.datasets is not below batches",
+            "models.layout",
+            "def f():\n    import fedcli.learning",
+            "2: fedcli.learning is not below models",
         ),
-        ("datasets.store", "from ..cohort import x", "1: fedcli.cohort is not below datasets"),
-        ("metrics", "from . import checkpoint", "1: fedcli.checkpoint is not below metrics"),
-        ("errors", "from fedcli.options import x", "1: fedcli.options is not below errors"),
-        ("params", "def f():\n    import fedcli.backend", "2: fedcli.backend is not below params"),
-        ("cohort", "import_module('fedcli.rounds')", "1: fedcli.rounds is not below cohort"),
-        ("rounds", "from fedcli import utils", "1: fedcli.utils has no layer"),
-        ("rounds", "def f():\n    import h5py", "2: h5py is for checkpoint, "),
-        ("cohort", "from fedcli import _core", "1: fedcli._core is for backend"),
-        ("cohort", "from fedcli._core import ISA", "1: fedcli._core is for backend"),
-        ("backend", "from fedcli.batches import x", "1: fedcli.batches is not below backend"),
         (
-            "backend",
-            "if TYPE_CHECKING:\n    from fedcli.rounds import x",
-            "2: fedcli.rounds is not below backend",
+            "core.native",
+            "if TYPE_CHECKING:\n    from fedcli.runs.loop import x",
+            "2: fedcli.runs is not below core",
         ),
-        ("report", "from click import echo", "1: click is for cli"),
-        ("cli.train", "from rich.live import Live", "1: rich is for cli.progress, cli.render"),
-        ("metrics", "from time import time", "1: time is for cli, download, "),
-        ("cohort", "import random", "1: random is for nobody"),
-        ("cohort", "x = np.random.default_rng(0)", "1: numpy.random is for tff_sampling"),
-        ("cohort", "from numpy.random import default_rng", "1: numpy.random is for tff_sampling"),
-        ("cohort", "from numpy import random", "1: numpy.random is for tff_sampling"),
-        ("checkpoint", "import pickle", "1: pickle is for nobody"),
-        ("config", "import numpy as np", "1: numpy is not for what runs before"),
-        ("registry.models", "import numpy as np", "1: numpy is not for what runs before"),
-        ("rounds", "print(1)", "1: print is for cli"),
-        ("config", "x = os.environ['HOME']", "1: the environment is read by backend, cli, "),
+        (
+            "federation.cohorts",
+            "import_module('fedcli.runs')",
+            "1: fedcli.runs is not below federation",
+        ),
+        (
+            "learning.optimizers.rules",
+            "from fedcli.learning.engines.contract import x",
+            "1: learning.engines is not below learning.optimizers",
+        ),
+        (
+            "runs.files.lines",
+            "from fedcli.runs.loop import x",
+            "1: runs.loop is not below runs.files",
+        ),
+        (
+            "datasets.table",
+            "from fedcli.datasets import load",
+            "1: datasets.load is on no floor of datasets; import the module",
+        ),
+        ("datasets.table", "from .cache import x", "1: an import is written in full"),
+        ("runs.loop", "from fedcli import utils", "1: fedcli.utils is in no room"),
+        ("runs.loop", "def f():\n    import h5py", "2: h5py is for datasets.sources.store, "),
+        ("federation.cohorts", "from fedcli.core import _core", "1: fedcli.core._core is for core"),
+        ("reports.rows", "from click import echo", "1: click is for cli"),
+        ("cli.train", "from rich.live import Live", "1: rich is for cli.jobs.bars, cli.screen.ren"),
+        ("models.metrics", "from time import time", "1: time is for cli, datasets.download, "),
+        ("federation.cohorts", "import random", "1: random is for nobody"),
+        ("federation.cohorts", "x = np.random.rand(0)", "1: numpy.random is for federation.tff"),
+        ("runs.loop", "from numpy.random import rand", "1: numpy.random is for federation.tff"),
+        ("runs.loop", "from numpy import random", "1: numpy.random is for federation.tff_samp"),
+        ("runs.files.checkpoint", "import pickle", "1: pickle is for nobody"),
+        ("settings.values", "import numpy as np", "1: numpy is not for what runs before"),
+        ("settings.tables.models", "import numpy as np", "1: numpy is not for what runs before"),
+        ("runs.loop", "print(1)", "1: print is for cli"),
+        ("settings.values", "x = os.environ['HOME']", "1: the environment is read by cli, core."),
     ],
 )
 def test_checker_finds(module: str, source: str, fault: str) -> None:
@@ -283,20 +329,17 @@ def test_checker_finds(module: str, source: str, fault: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("cli.train", "import click, time\nfrom fedcli import rounds\nprint(1)"),
-        ("algorithms.fedavg", "from fedcli import optimizers, errors\nfrom . import base"),
-        ("datasets.store", "import h5py\nfrom fedcli.batches import x\nfrom .cache import y"),
-        ("checkpoint", "from fedcli import __version__\nimport numpy as np"),
-        ("backend", "from fedcli import _core\nimport os\nx = os.environ"),
-        ("cohort", "from fedcli.backend import random_u64\nrandomness = timer = 1"),
-        ("tff_sampling", "x = np.random.RandomState(0)"),
+        ("cli.train", "import click, time\nfrom fedcli.runs import starting\nprint(1)"),
+        (
+            "learning.algorithms.fedavg",
+            "from fedcli.learning import optimizers\nimport fedcli.errors",
+        ),
+        ("datasets.sources.store", "import h5py\nfrom fedcli.datasets.cache import y"),
+        ("runs.files.checkpoint", "from fedcli.version import __version__\nimport numpy as np"),
+        ("core.native", "from fedcli.core import _core\nimport os\nx = os.environ"),
+        ("federation.cohorts", "from fedcli.core.native import x\nrandomness = timer = 1"),
+        ("federation.tff_sampling", "x = np.random.RandomState(0)"),
     ],
 )
 def test_checker_allows(module: str, source: str) -> None:
     assert find_faults(module, source) == []
-
-
-def test_checker_resolves_a_folder_from_itself() -> None:
-    source = "from .cache import x\nfrom .. import rounds"
-    faults = find_faults("datasets", source, is_folder=True)
-    assert faults == ["2: fedcli.rounds is not below datasets"]
