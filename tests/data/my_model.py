@@ -1,7 +1,6 @@
 import numpy as np
 
-from fedcli.datasets.batches import ArraySpec
-from fedcli.models.own.contract import BatchOutput
+from fedcli.models.own import ArraySpec, BatchOutput
 
 
 class MnistModel:

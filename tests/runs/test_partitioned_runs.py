@@ -381,11 +381,12 @@ def test_a_full_disk_is_told_in_one_line() -> None:
     program = """
 import resource, signal
 from fedcli import datasets
+from fedcli.errors import DataError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
     datasets.open_splits("synthetic-digits", data_options={"clients": 3}, partition="iid")
-except datasets.DataError as err:
+except DataError as err:
     print(err)
 """
     done = subprocess.run(
