@@ -20,9 +20,11 @@ from tests.kit.reference import Batch, Optimizer, Stats, Vector
 
 DROPOUT_STEPS = 65536  # a rate is taken in these
 VISIT_BLOCKS = 1 << 20  # from one visit's blocks of the dropout stream to the next visit's
+FAR = 1e-3  # from a kink: no rounding of float32 takes a value of order 1 there
 
-# A layer, its tensors, what came in, what came out, and its dropout mask if it has one.
-Seen = tuple[Layer, list[Vector], Vector, Vector, Any]
+# A layer, its tensors, what came in, what came out before and after the activation, and its dropout
+# mask if it has one.
+Seen = tuple[Layer, list[Vector], Vector, Vector, Vector, Any]
 Places = Iterator[tuple[tuple[int, int], tuple[slice, slice], tuple[slice, slice]]]
 
 
@@ -34,28 +36,42 @@ class Client:
     dropout_key: StreamKey
 
 
+class NearKinkError(Exception):
+    """A value came so near a kink of the loss that rounding decides on which side it is."""
+
+
 def fedavg_round(
-    layout: ParamLayout, params: Vector, cohort: Sequence[Client], client_optimizer: Optimizer
+    layout: ParamLayout,
+    params: Vector,
+    cohort: Sequence[Client],
+    client_optimizer: Optimizer,
+    kink_margin: float = 0.0,
 ) -> tuple[Vector, Stats]:
-    """Returns the mean of the clients' models, weighted by examples, and their online stats."""
+    """Returns the mean of the clients' models, weighted by examples, and their online stats.
+
+    Raises:
+        NearKinkError: In some local step `kink_distance` is less than kink_margin.
+    """
     total, stats = np.zeros_like(params), Stats()
     for client in cohort:
-        local, own = _train_client(layout, params, client, client_optimizer)
+        local, own = _train_client(layout, params, client, client_optimizer, kink_margin)
         total += own.num_examples * (local - params)
         stats.add(own)
     return params + total / stats.num_examples, stats
 
 
 def _train_client(
-    layout: ParamLayout, params: Vector, client: Client, optimizer: Optimizer
+    layout: ParamLayout, params: Vector, client: Client, optimizer: Optimizer, kink_margin: float
 ) -> tuple[Vector, Stats]:
     local, state, stats = params.copy(), optimizer.start(params), Stats()
     for batch in client.batches:
         visits = range(stats.num_examples, stats.num_examples + len(batch[1]))
-        masks = [draw_masks(layout, client.dropout_key, visit) for visit in visits]
-        own, gradient = score(
-            layout, local, batch, [np.stack(each) for each in zip(*masks, strict=True)]
-        )
+        drawn = [draw_masks(layout, client.dropout_key, visit) for visit in visits]
+        masks = [np.stack(each) for each in zip(*drawn, strict=True)]
+        distance = kink_distance(layout, local, batch, masks) if kink_margin else math.inf
+        if distance < kink_margin:
+            raise NearKinkError(f"{distance:.1e} from a kink; at least {kink_margin} is wanted")
+        own, gradient = score(layout, local, batch, masks)
         stats.add(own)
         local, state = optimizer.step(local, state, gradient)
     return local, stats
@@ -84,7 +100,9 @@ def draw_masks(layout: ParamLayout, key: StreamKey, visit: int) -> list[Vector]:
 def logits(layout: ParamLayout, tensors: Sequence[Any], images: Any) -> Vector:
     """Returns float64 [N, K] for images [N, ...], without dropout."""
     params = np.concatenate([np.asarray(each, np.float64).ravel() for each in tensors])
-    *_, (_, _, _, outputs, _) = _layer_by_layer(layout, params, np.asarray(images, np.float64), [])
+    *_, (_, _, _, _, outputs, _) = _layer_by_layer(
+        layout, params, np.asarray(images, np.float64), []
+    )
     return outputs.reshape(len(images), -1)
 
 
@@ -100,7 +118,7 @@ def score(
     """Returns the stats of one batch, and the gradient of its mean loss; no masks: no dropout."""
     x, y = batch
     seen = list(_layer_by_layer(layout, params, x, list(masks or [])))
-    last = seen[-1][3]
+    last = seen[-1][4]
     scores = last.reshape(len(y), -1)
     shifted = scores - scores.max(axis=1, keepdims=True)
     losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(y)), y]
@@ -108,12 +126,58 @@ def score(
     error[np.arange(len(y)), y] -= 1.0
     error = (error / len(y)).reshape(last.shape)
     gradients: list[Vector] = []
-    for layer, tensors, inputs, outputs, mask in reversed(seen):
+    for layer, tensors, inputs, _, outputs, mask in reversed(seen):
         error = error * _slope(layer.activation, outputs)
         error, own = _backward(layer, tensors, inputs, error, mask)
         gradients = [*(each.ravel() for each in own), *gradients]
     num_correct = int((scores.argmax(axis=1) == y).sum())
     return Stats(float(losses.sum()), num_correct, len(y), 1), np.concatenate(gradients)
+
+
+def kink_distance(
+    layout: ParamLayout, params: Vector, batch: Batch, masks: Sequence[Vector] | None = None
+) -> float:
+    """Returns how far the value nearest to a kink of the loss is from it; no kinks: infinity.
+
+    The loss has a kink where a ReLU's input is 0 and where the two greatest values of a max pool's
+    window are equal. There the gradient jumps: by as much as one place contributes to it, not by
+    a rounding. A value counts if the gradient sees it: what a max pool leaves far behind, a ReLU
+    holds far below 0 or dropout drops has a say in nothing.
+    """
+    nearest, is_seen = math.inf, np.ones(1, np.bool_)
+    for layer, _, inputs, sums, _, mask in reversed(
+        list(_layer_by_layer(layout, params, batch[0], list(masks or [])))
+    ):
+        is_seen = np.broadcast_to(is_seen, sums.shape)
+        if layer.activation == "relu":
+            nearest = min(nearest, np.abs(sums[is_seen]).min(initial=math.inf))
+            is_seen = is_seen & (sums > -FAR)
+        if layer.kind == "max_pooling2d":
+            gap, is_seen = _pool_kinks(layer, inputs, sums, is_seen)
+            nearest = min(nearest, gap)
+        elif layer.kind == "dropout" and mask is not None:
+            is_seen = is_seen & (mask > 0)
+        elif layer.kind not in ("dropout", "activation"):
+            is_seen = np.ones(1, np.bool_)
+    return nearest
+
+
+def _pool_kinks(
+    layer: Layer, inputs: Vector, greatest: Vector, is_seen: NDArray[np.bool_]
+) -> tuple[float, NDArray[np.bool_]]:
+    """Returns the least lead of a window's greatest value, and which inputs are near theirs.
+
+    Zeros are no rivals of each other: they are what a ReLU made, whose own kink is counted.
+    """
+    nearest, is_near = math.inf, np.zeros(inputs.shape, np.bool_)
+    for (y, x), (rows, columns), _ in _places(layer):
+        part, top, seen = inputs[:, rows, columns], greatest[:, y, x], is_seen[:, y, x]
+        if part[0, ..., 0].size > 1:
+            second = np.sort(part.reshape(len(part), -1, part.shape[-1]), axis=1)[:, -2]
+            is_lead = seen & ((top != 0) | (second != 0))
+            nearest = min(nearest, (top - second)[is_lead].min(initial=math.inf))
+        is_near[:, rows, columns] |= seen[:, None, None] & (top[:, None, None] - part < FAR)
+    return nearest, is_near
 
 
 def _layer_by_layer(
@@ -124,8 +188,9 @@ def _layer_by_layer(
         tensors = _tensors(layout, layer, params)
         mask = masks.pop(0) if masks and layer.kind == "dropout" else None
         inputs = values
-        values = _activate(layer.activation, _forward(layer, tensors, inputs, mask))
-        yield layer, tensors, inputs, values, mask
+        sums = _forward(layer, tensors, inputs, mask)
+        values = _activate(layer.activation, sums)
+        yield layer, tensors, inputs, sums, values, mask
 
 
 def _tensors(layout: ParamLayout, layer: Layer, params: Vector) -> list[Vector]:
