@@ -17,8 +17,8 @@ RELEASE_FLAGS, DEBUG_FLAGS = "-O3 -DNDEBUG", "-O1 -g -UNDEBUG"
 C_FLAGS = "-std=gnu11 -fno-math-errno -fno-trapping-math -fvisibility=hidden -Wno-psabi"
 # What Cython writes only checks and calls: compiled quickly, it runs as fast.
 GLUE_FLAGS = "-O1 -g0 -Wno-sign-compare"
-# Per source file. Synthetic data must not depend on what the compiler makes of a * b + c.
-FILE_FLAGS = {"rng": ["-ffp-contract=off"], "synthetic": ["-ffp-contract=off"]}
+# Per folder. Synthetic data must not depend on what the compiler makes of a * b + c.
+FOLDER_FLAGS = {"random": ["-ffp-contract=off"]}
 # Per instruction set, flags to try in turn: GCC < 11 and Clang < 12 lack the levels' names.
 ISA_FLAGS = {
     "avx2": ["-march=x86-64-v3", "-mavx2 -mfma -mbmi -mbmi2 -mf16c"],
@@ -54,7 +54,7 @@ class BuildCore(build_ext):
         flags = [*C_FLAGS.split(), *level.split(), *compile_openmp, *have]
 
         jobs = [
-            (path, [*flags, *FILE_FLAGS.get(path.stem, []), *isas.get(path.stem, [])])
+            (path, [*flags, *FOLDER_FLAGS.get(path.parent.name, []), *isas.get(path.stem, [])])
             for path in sorted(Path("csrc").rglob("*.c"))
             if path.stem in isas or path.stem not in ISA_FLAGS
         ]

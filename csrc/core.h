@@ -164,10 +164,10 @@ struct fed_stage_ops {
 };
 
 /* layers/, and which of them a layer computes by is model.c's choice. */
-extern const fed_stage_ops fed_dense_columns; /* dense: on pixels, or to logits */
-extern const fed_stage_ops fed_dense_tiles;   /* dense: all others */
-extern const fed_stage_ops fed_conv_taps;  /* convolution on an image's few channels: the first */
-extern const fed_stage_ops fed_conv_lists; /* convolution: all others */
+extern const fed_stage_ops fed_dense_ends; /* dense: on pixels, or to logits */
+extern const fed_stage_ops fed_dense_hidden;   /* dense: all others */
+extern const fed_stage_ops fed_conv_first;  /* convolution on an image's few channels: the first */
+extern const fed_stage_ops fed_conv_hidden; /* convolution: all others */
 extern const fed_stage_ops fed_max_pool;
 extern const fed_stage_ops fed_average_pool;
 extern const fed_stage_ops fed_group_norm;

@@ -3,7 +3,7 @@
 #ifndef FED_LAYERS_CONV_H
 #define FED_LAYERS_CONV_H
 
-#include "../core.h"
+#include "core.h"
 
 #include <math.h>
 

@@ -4,7 +4,7 @@
 #ifndef FED_PLAIN_H
 #define FED_PLAIN_H
 
-#include "../core.h"
+#include "core.h"
 
 #include <string.h>
 

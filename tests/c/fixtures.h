@@ -7,7 +7,7 @@
 #ifndef FED_FIXTURES_H
 #define FED_FIXTURES_H
 
-#include "../../csrc/core.h"
+#include "core.h"
 #include "test.h"
 
 #define LENGTH(array) (sizeof(array) / sizeof((array)[0]))

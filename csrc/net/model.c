@@ -120,9 +120,9 @@ int fed_model_check(const fed_model *model) {
 static const fed_stage_ops *choose_ops(const fed_stage *stage) {
     switch (stage->layer->kind) {
     case FED_DENSE:
-        return stage->is_first || stage->is_last ? &fed_dense_columns : &fed_dense_tiles;
+        return stage->is_first || stage->is_last ? &fed_dense_ends : &fed_dense_hidden;
     case FED_CONV2D:
-        return stage->is_first ? &fed_conv_taps : &fed_conv_lists;
+        return stage->is_first ? &fed_conv_first : &fed_conv_hidden;
     case FED_MAX_POOL:
         return &fed_max_pool;
     case FED_AVERAGE_POOL:

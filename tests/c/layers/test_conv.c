@@ -425,11 +425,11 @@ static const conv_case CASES[] = {
 };
 
 static void test_lists_equal_naive_convolution(void) {
-    for (size_t i = 0; i < LENGTH(CASES); i++) check_case(&CASES[i], &fed_conv_lists);
+    for (size_t i = 0; i < LENGTH(CASES); i++) check_case(&CASES[i], &fed_conv_hidden);
 }
 
 static void test_taps_equal_naive_convolution(void) {
-    for (size_t i = 0; i < LENGTH(CASES); i++) check_case(&CASES[i], &fed_conv_taps);
+    for (size_t i = 0; i < LENGTH(CASES); i++) check_case(&CASES[i], &fed_conv_first);
 }
 
 /* On an image of one colour all four values of a cell are equal: the first one is chosen. Which one
@@ -460,9 +460,9 @@ static void check_ties(const fed_stage_ops *ops, size_t in_channels, size_t wind
 }
 
 static void test_first_of_equal_values_gets_the_gradient(void) {
-    check_ties(&fed_conv_taps, 2, 3);
-    check_ties(&fed_conv_lists, 5, 3);
-    check_ties(&fed_conv_lists, 7, 4);
+    check_ties(&fed_conv_first, 2, 3);
+    check_ties(&fed_conv_hidden, 5, 3);
+    check_ties(&fed_conv_hidden, 7, 4);
 }
 
 /* A NaN anywhere in the image makes every output that sees it NaN. */
@@ -497,8 +497,8 @@ static void test_nan_reaches_every_output_that_sees_it(void) {
     for (size_t i = 0; i < LENGTH(cases); i++)
         for (size_t y = 2; y < 4; y++)
             for (size_t x = 2; x < 4; x++) {
-                check_nan(&cases[i], &fed_conv_lists, y, x);
-                check_nan(&cases[i], &fed_conv_taps, y, x);
+                check_nan(&cases[i], &fed_conv_hidden, y, x);
+                check_nan(&cases[i], &fed_conv_first, y, x);
             }
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Dense layers on pixels, whose rows are the images as they lie, or to logits, which softmax wants
  * examples in lanes. Flat kernel [I, O], bias [O]; packed kernel [O, width], bias [padded O]. */
-#include "../core.h"
+#include "core.h"
 
 #include <string.h>
 
@@ -179,7 +179,7 @@ static void backward_batch(const fed_batch_pass *pass, const fed_update *update)
     update_params(pass, update);
 }
 
-const fed_stage_ops fed_dense_columns = {
+const fed_stage_ops fed_dense_ends = {
     .lay_out = lay_out,
     .pack = pack,
     .unpack = unpack,

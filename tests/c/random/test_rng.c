@@ -3,7 +3,7 @@
  * Tests of rng.c: known answers from numpy.random.Philox, how halves and words are read, and the
  * distributions' moments. Tolerances are about five standard errors of the drawn sample.
  */
-#include "../../csrc/fed.h"
+#include "fed.h"
 #include "test.h"
 
 #define ALL_ONES UINT64_MAX

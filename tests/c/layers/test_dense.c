@@ -170,11 +170,11 @@ static float weight(const dense *d, size_t i, size_t o) {
 /* A layer in each of its places: between others, first, last. */
 static void for_each_place(void (*check)(dense *), const setting *base) {
     const setting settings[] = {
-        {&fed_dense_tiles, base->in, base->num_outputs, base->num_rows, FED_RELU, 1, 0, 0},
-        {&fed_dense_tiles, base->in, base->num_outputs, base->num_rows, FED_LINEAR, 0, 0, 0},
-        {&fed_dense_columns, base->in, base->num_outputs, base->num_rows, FED_RELU, 1, 1, 0},
-        {&fed_dense_columns, base->in, base->num_outputs, base->num_rows, FED_LINEAR, 0, 1, 1},
-        {&fed_dense_columns, base->in, base->num_outputs, base->num_rows, FED_LINEAR, 1, 0, 1}};
+        {&fed_dense_hidden, base->in, base->num_outputs, base->num_rows, FED_RELU, 1, 0, 0},
+        {&fed_dense_hidden, base->in, base->num_outputs, base->num_rows, FED_LINEAR, 0, 0, 0},
+        {&fed_dense_ends, base->in, base->num_outputs, base->num_rows, FED_RELU, 1, 1, 0},
+        {&fed_dense_ends, base->in, base->num_outputs, base->num_rows, FED_LINEAR, 0, 1, 1},
+        {&fed_dense_ends, base->in, base->num_outputs, base->num_rows, FED_LINEAR, 1, 0, 1}};
     for (size_t s = 0; s < LENGTH(settings); s++) {
         dense d;
         dense_new(&d, &settings[s]);
@@ -257,7 +257,7 @@ static void test_padding_and_border_of_outputs_are_0(void) {
     for (int activation = 0; activation < FED_NUM_ACTIVATIONS; activation++)
         for (int is_first = 0; is_first <= 1; is_first++) {
             dense d;
-            dense_new(&d, &(setting){.ops = is_first ? &fed_dense_columns : &fed_dense_tiles,
+            dense_new(&d, &(setting){.ops = is_first ? &fed_dense_ends : &fed_dense_hidden,
                                      .in = {1, 1, 20},
                                      .num_outputs = 37,
                                      .num_rows = 6,

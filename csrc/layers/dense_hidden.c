@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Dense layers between others, whose inputs and outputs are rows. Flat kernel [I, O], bias [O];
  * packed kernel [I, O] and bias [O], both sizes padded. */
-#include "../core.h"
+#include "core.h"
 
 #include <string.h>
 
@@ -188,7 +188,7 @@ static void backward_batch(const fed_batch_pass *pass, const fed_update *update)
     fed_update_take(update, biases, num_biases);
 }
 
-const fed_stage_ops fed_dense_tiles = {
+const fed_stage_ops fed_dense_hidden = {
     .lay_out = lay_out,
     .pack = pack,
     .unpack = unpack,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Threads must not change a byte: neither where clients are shared out, nor where there are too few
- * of them and batches are (share.c).
+ * of them and batches are (threads.c).
  */
 #include "stacks.h"
 

@@ -3,7 +3,7 @@
  * Tests of order.c: the three pipelines' streams and batches, against counts worked out by hand and
  * against a naive twin that writes each shuffled unit out as a list.
  */
-#include "../../csrc/fed.h"
+#include "fed.h"
 #include "test.h"
 
 enum { MAX_VISITS = 4096, MAX_BATCHES = 4096, NUM_PIPELINES = 3 };

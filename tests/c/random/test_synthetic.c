@@ -4,12 +4,12 @@
  * data set, and the pixel loop against a naive twin. The public functions tested are those of the
  * library; synthetic.c is included once more, under other names, to reach its pixel loop.
  */
-#include "../../csrc/fed.h"
+#include "fed.h"
 #include "test.h"
 
 #define fed_synthetic_count included_count
 #define fed_synthetic_draw included_draw
-#include "../../csrc/synthetic.c"
+#include "random/synthetic.c"
 #undef fed_synthetic_count
 #undef fed_synthetic_draw
 

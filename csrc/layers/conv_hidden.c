@@ -246,7 +246,7 @@ static void backward(const fed_pass *pass) {
     if (is_turned && pass->in_gradient != NULL) run_turned(pass, &conv, &turned, outputs);
 }
 
-const fed_stage_ops fed_conv_lists = {
+const fed_stage_ops fed_conv_hidden = {
     .lay_out = lay_out,
     .pack = pack,
     .unpack = unpack,

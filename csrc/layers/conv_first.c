@@ -137,7 +137,7 @@ static void backward(const fed_pass *pass) {
         for (size_t o = 0; o < layer->out.channels; o++) bias[o] += sums[o];
 }
 
-const fed_stage_ops fed_conv_taps = {
+const fed_stage_ops fed_conv_first = {
     .lay_out = lay_out,
     .pack = pack,
     .unpack = unpack,
