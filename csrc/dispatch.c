@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Which kernels run: detection, then one choice for the whole process. */
-#include "core.h"
+#include "fed.h"
+#include "kernels/kernels.h"
 
 #include <string.h>
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * One stage of a net at work over and over on a made-up batch, for benchmarks: whoever calls looks
  * at the clock. */
-#include "core.h"
 #include "denormals.h"
+#include "net/net.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +13,7 @@ static const float tiny_rate = 1e-9f;
 typedef struct drill {
     fed_net net;
     fed_batch batch;
-    fed_workspace workspace;
+    void *memory;
     float *params; /* packed */
     float *images; /* [B, padded pixels] */
     int32_t *labels;
@@ -50,10 +50,10 @@ static int drill_init(drill *d, const fed_model *model, const float *params, siz
     if (status != FED_OK) return status;
     fed_carver measure = {NULL, 0};
     carve_drill(d, &measure);
-    d->workspace.base = fed_allocate(measure.used);
-    if (d->workspace.base == NULL) return FED_ERR_NO_MEMORY;
-    memset(d->workspace.base, 0, measure.used);
-    fed_carver hand_out = {d->workspace.base, 0};
+    d->memory = fed_allocate(measure.used);
+    if (d->memory == NULL) return FED_ERR_NO_MEMORY;
+    memset(d->memory, 0, measure.used);
+    fed_carver hand_out = {d->memory, 0};
     carve_drill(d, &hand_out);
     fed_batch_clear(&d->batch);
     fed_net_pack(&d->net, params, d->params);
@@ -91,7 +91,7 @@ int fed_exercise(const fed_model *model, const float *params, size_t batch_size,
         for (size_t r = 0; r < repeats; r++) run_phase(&d, stage, phase);
         fp_restore(before);
     }
-    free(d.workspace.base);
+    free(d.memory);
     return status;
 }
 

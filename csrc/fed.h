@@ -112,18 +112,13 @@ void fed_order_init(fed_order *order, const fed_plan *plan, size_t num_examples,
 /* Writes the next batch's example indices, each 0..N-1, and returns their number; 0 at the end. */
 size_t fed_order_next(fed_order *order, uint32_t *indices /* out [batch_size] */);
 
-/* ---- Models (model.c) ------------------------------------------------------------------------ */
+/* ---- Models (net/model.c) -------------------------------------------------------------------- */
 
-enum fed_layer_kind {
-    FED_DENSE = 0,
-    FED_CONV2D,
-    FED_MAX_POOL,
-    FED_AVERAGE_POOL,
-    FED_GROUP_NORM,
-    FED_DROPOUT,
-    FED_ACTIVATION, /* nothing but its activation */
-    FED_NUM_LAYER_KINDS
-};
+enum { FED_MAX_LAYERS = 64 };
+
+/* The number of a kind of layer by its name, a row of layers/table.c; -1: there is none. */
+int fed_layer_kind_named(const char *name);
+
 enum fed_activation { FED_LINEAR = 0, FED_RELU, FED_TANH, FED_SIGMOID, FED_NUM_ACTIVATIONS };
 
 /* An image's, or with height and width 1 a vector's. Values are [height, width, channels]. */
@@ -135,29 +130,22 @@ static inline size_t fed_shape_size(const fed_shape *shape) {
     return shape->height * shape->width * shape->channels;
 }
 
-/* One row of a model table. Tensors lie at `offset` of the flat parameter vector, in Keras layout:
- *
- *   FED_DENSE:      kernel [I, O], bias [O]; its inputs are one vector, out is {1, 1, O}
- *
- *   FED_CONV2D:     kernel [window height, window width, in channels, out channels], bias
- *
- *   FED_GROUP_NORM: gamma [channels], beta [channels]
- *
- * Windows that reach beyond the image see zeros there in a convolution and nothing in a pool: an
- * average is over the values inside. */
+/* One row of a model table. Its tensors lie at `offset` of the flat parameter vector, in Keras
+ * layout (layers/table.c). Windows that reach beyond the image see zeros there in a convolution and
+ * nothing in a pool: an average is over the values inside. */
 typedef struct fed_layer {
-    int32_t kind;       /* enum fed_layer_kind */
+    int32_t kind;       /* by fed_layer_kind_named */
     int32_t activation; /* enum fed_activation, applied to its outputs; linear in the last layer */
     fed_shape in, out;
     size_t offset;
     int32_t has_scale, has_bias; /* gamma (group norm); bias or beta */
-    /* FED_CONV2D and the pools: */
+    /* Convolutions and pools: */
     size_t window_height, window_width, stride_y, stride_x;
     size_t pad_top, pad_left; /* what the first window reaches beyond; below its own size */
-    /* FED_GROUP_NORM: num_groups divides the channels; epsilon stands inside the root */
+    /* Group norm: num_groups divides the channels; epsilon stands inside the root */
     size_t num_groups;
     double epsilon;
-    /* FED_DROPOUT: share of values put to 0 in training, in [0, 1), taken in 65536ths */
+    /* Dropout: share of values put to 0 in training, in [0, 1), taken in 65536ths */
     double rate;
 } fed_layer;
 
@@ -287,7 +275,7 @@ typedef struct fed_client {
     size_t num_examples;
     fed_plan plan;
     fed_key shuffle_key;
-    fed_key dropout_key;          /* read only by a model with FED_DROPOUT */
+    fed_key dropout_key;          /* read only by a model with dropout */
     const fed_prepared *prepared; /* from these pixels, for the model of the call; or NULL */
     const fed_own *own;           /* NULL: no vectors, factor 1 */
 } fed_client;

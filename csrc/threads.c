@@ -1,14 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Work on one client shared by several threads: only where a cohort has fewer clients than there
  * are threads. The parts are fixed by the work, never by the number of threads. */
-#include "core.h"
+#include "threads.h"
 #include "denormals.h"
-
-#ifdef _OPENMP
-#include <omp.h>
-#else
-static int omp_get_thread_num(void) { return 0; }
-#endif
 
 void fed_share(int num_workers, size_t num_parts, fed_part *run, void *context) {
     if (num_workers <= 1 || num_parts <= 1) {

@@ -2,7 +2,7 @@
  * One client: its examples in the order its plan draws, its local steps, its statistics. The
  * step loop knows neither layers nor optimizers: batch.c walks the model's stages, step.c the
  * client-step table. Nothing is allocated inside it. */
-#include "core.h"
+#include "client.h"
 
 #include <stdlib.h>
 #include <string.h>

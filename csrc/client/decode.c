@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * From stored pixels to a row of floats. */
-#include "core.h"
+#include "client.h"
 
 void fed_decode(const fed_kernels *kernels, const fed_client *client, size_t num_pixels,
                 size_t example, float *row) {

@@ -12,7 +12,7 @@
  * In a narrow layer the fixed pixels' weights move along their direction by gradients, but v moves
  * them elsewhere, too. What it does there depends on no image: all of these weights go the same
  * distance d along v, d <- a * d + rate, and get it once the last step is done. */
-#include "core.h"
+#include "client.h"
 
 #include <string.h>
 

@@ -6,7 +6,7 @@
  * alone, its weights there move along u only: one input of value |c| with weight u . w stands for
  * all of them, exactly but for rounding. Before training the weights are projected, afterwards each
  * gets its share of the move. */
-#include "core.h"
+#include "client.h"
 
 #include <math.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * What no round of a client's training changes, worked out once and kept by the caller. */
-#include "core.h"
+#include "client.h"
 #include "denormals.h"
 
 #include <stdlib.h>

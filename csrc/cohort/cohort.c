@@ -7,24 +7,14 @@
  * parameters, for its predecessors in its block; whoever completes the chain adds it. So threads
  * decide who computes and when, never what is added to what, and memory is bounded by the
  * window, whatever the cohort. */
-#include "core.h"
+#include "cohort.h"
 #include "denormals.h"
+#include "threads.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-#ifdef _OPENMP
-#include <omp.h>
-#else
-typedef int omp_lock_t; /* one thread: nothing to lock */
-static void omp_init_lock(omp_lock_t *lock) { (void)lock; }
-static void omp_destroy_lock(omp_lock_t *lock) { (void)lock; }
-static void omp_set_lock(omp_lock_t *lock) { (void)lock; }
-static void omp_unset_lock(omp_lock_t *lock) { (void)lock; }
-static int omp_get_thread_num(void) { return 0; }
-#endif
 
 static int terms_are_valid(const fed_terms *terms) {
     const fed_bounds *bounds = terms->bounds;

@@ -1,16 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Clients scored over threads, without an update: fixed pieces of them are the unit. */
-#include "core.h"
+#include "cohort.h"
 #include "denormals.h"
+#include "threads.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-#ifdef _OPENMP
-#include <omp.h>
-#else
-static int omp_get_thread_num(void) { return 0; }
-#endif
 
 /* Examples of one client that one thread scores at a time; fixed, so that sums do not depend on the
  * number of threads. */

@@ -4,7 +4,7 @@
  * their index. The tree is held as a binary counter: level l has a value when bit l of the number
  * of blocks is set, and stands for 2^l consecutive blocks, so memory grows with the logarithm of
  * the cohort. Every number goes through this on its own, so any range of them may go first. */
-#include "core.h"
+#include "cohort.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -24,13 +24,6 @@ struct fed_sum {
     double partial_weight;
     size_t num_partial;
 };
-
-void *fed_allocate(size_t num_bytes) {
-    void *memory = NULL;
-    if (num_bytes > PTRDIFF_MAX) return NULL;
-    return posix_memalign(&memory, FED_ALIGNMENT, num_bytes > 0 ? num_bytes : 1) == 0 ? memory
-                                                                                      : NULL;
-}
 
 static double *new_zeros(size_t num_values) {
     double *values = fed_allocate(num_values * sizeof *values);

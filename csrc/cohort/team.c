@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The threads that work on a cohort and what they are given: memory that outlives a call, packed
  * parameters, clients that were checked. */
-#include "core.h"
+#include "cohort.h"
 
 #include <math.h>
 #include <stdlib.h>

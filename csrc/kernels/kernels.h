@@ -16,6 +16,11 @@
 #include <stdint.h>
 
 enum { FED_LANES = 32, FED_PAD = 16 };
+
+static inline size_t fed_padded(size_t num_floats) {
+    return (num_floats + FED_PAD - 1) / FED_PAD * FED_PAD;
+}
+
 /* Channels in a panel of a convolution's weights; the last may have FED_PAD. */
 enum { FED_PANEL = 32 };
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Activations: over the values of a buffer, and as a layer of their own. */
-#include "plain.h"
+#include "layer.h"
 
 /* sigmoid(0) is not 0, but padding channels are. */
 static void clear_padding(const fed_buffer *buffer, const fed_shape *shape, float *row) {

@@ -3,7 +3,7 @@
 #ifndef FED_LAYERS_CONV_H
 #define FED_LAYERS_CONV_H
 
-#include "core.h"
+#include "layer.h"
 
 #include <math.h>
 
@@ -38,23 +38,17 @@ int fed_conv_is_winograd(const fed_conv *conv);
 /* Floats of the kernel as fed_conv_run takes it: panels (kernels.h), or transformed. */
 size_t fed_conv_kernel_floats(const fed_conv *conv);
 size_t fed_conv_scratch_floats(const fed_conv *conv);
-/* By rows of pixels, from panels. */
+void fed_conv_run(const fed_kernels *kernels, const fed_conv *conv, const fed_conv_io *io);
+
+/* By rows of pixels, from panels (conv_rows.c). */
 size_t fed_conv_rows_floats(const fed_conv *conv);
 void fed_conv_run_rows(const fed_kernels *kernels, const fed_conv *conv, const fed_conv_io *io);
-/* By Winograd's tiles, where fed_conv_is_winograd. */
+/* By Winograd's tiles, where fed_conv_is_winograd (conv_tiles.c). */
 size_t fed_conv_tiles_floats(const fed_conv *conv);
 size_t fed_conv_tiles_kernel_floats(const fed_conv *conv);
 void fed_conv_tiles_kernel(const fed_kernels *kernels, const fed_conv *conv, const float *panels,
                            float *kernel /* out */);
 void fed_conv_run_tiles(const fed_kernels *kernels, const fed_conv *conv, const fed_conv_io *io);
-
-static inline void fed_conv_run(const fed_kernels *kernels, const fed_conv *conv,
-                                const fed_conv_io *io) {
-    if (fed_conv_is_winograd(conv))
-        fed_conv_run_tiles(kernels, conv, io);
-    else
-        fed_conv_run_rows(kernels, conv, io);
-}
 
 static const float fed_conv_no_bias[FED_PANEL] = {0};
 

@@ -25,12 +25,9 @@ static size_t border_floats(const fed_stage *stage, const fed_conv *conv) {
 }
 
 static void lay_out(fed_stage *stage) {
-    const fed_shape *image = &stage->layer->in;
     fed_conv conv;
     init(&conv, stage);
-    stage->in = (fed_buffer){.pixel_stride = image->channels,
-                             .row_stride = image->width * image->channels,
-                             .num_values = fed_padded(fed_shape_size(image))};
+    stage->in = fed_image_buffer(&stage->layer->in);
     stage->packed_size = conv.out_channels * (conv.num_taps + 1);
     const size_t border = border_floats(stage, &conv) * sizeof(float);
     stage->saved_bytes = border;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Dense layers on pixels, whose rows are the images as they lie, or to logits, which softmax wants
  * examples in lanes. Flat kernel [I, O], bias [O]; packed kernel [O, width], bias [padded O]. */
-#include "core.h"
+#include "layer.h"
 
 #include <string.h>
 
@@ -21,7 +21,7 @@ static size_t piece_outputs(const fed_stage *stage) {
 
 static void lay_out(fed_stage *stage) {
     const fed_shape *in = &stage->layer->in;
-    stage->in = stage->is_first ? fed_raw_buffer(in) : fed_plain_buffer(in);
+    stage->in = stage->is_first ? fed_image_buffer(in) : fed_plain_buffer(in);
     stage->packed_size = bias_start(stage) + fed_padded(num_outputs_of(stage));
     stage->piece_size =
         piece_outputs(stage) * stage->in.num_values + fed_padded(num_outputs_of(stage));

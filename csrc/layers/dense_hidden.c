@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Dense layers between others, whose inputs and outputs are rows. Flat kernel [I, O], bias [O];
  * packed kernel [I, O] and bias [O], both sizes padded. */
-#include "core.h"
+#include "layer.h"
+#include "threads.h"
 
 #include <string.h>
 

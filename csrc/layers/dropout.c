@@ -4,7 +4,7 @@
  * than 1. Each value of the image in height, width, channel order (padding left out) takes 16 bits
  * of the visit's dropout stream, four values to a 64-bit draw from its lowest bits up; each layer
  * begins with a fresh draw. Bits below the share drop the value; they are saved for backward. */
-#include "plain.h"
+#include "layer.h"
 
 #include <math.h>
 

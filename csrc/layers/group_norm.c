@@ -4,7 +4,7 @@
  * channel. The variance is the biased one and epsilon stands inside the root. Packed: gamma, then
  * beta, padded channels each; one that the layer does not have is left out. Saved for backward:
  * the mean and 1 / deviation of each channel's group. */
-#include "plain.h"
+#include "layer.h"
 
 #include <math.h>
 

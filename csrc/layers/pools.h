@@ -3,7 +3,7 @@
 #ifndef FED_POOLS_H
 #define FED_POOLS_H
 
-#include "plain.h"
+#include "layer.h"
 
 /* From `first` on, `length` pixels of an axis: what output o's window covers of it. */
 typedef struct fed_span {

@@ -4,24 +4,12 @@
  * the cache. Dense stages take the batch at once. On the way back through the front, fixed blocks
  * of examples add up their own gradients, which are then added in order: so several threads can
  * share a batch and the bytes stay the same. */
-#include "core.h"
+#include "net.h"
+#include "threads.h"
 
 #include <string.h>
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
-
-/* More than there is anywhere, and little enough to be added up. */
-static const size_t most_bytes = SIZE_MAX / 4;
-
-void *fed_carve(fed_carver *carver, size_t count, size_t size) {
-    void *piece = carver->base != NULL ? carver->base + carver->used : NULL;
-    const size_t unit = FED_ALIGNMENT;
-    if (carver->used > most_bytes || count > most_bytes / size)
-        carver->used = SIZE_MAX;
-    else
-        carver->used += (count * size + unit - 1) / unit * unit;
-    return piece;
-}
 
 static size_t num_blocks(size_t num_rows) { return (num_rows + FED_LANES - 1) / FED_LANES; }
 
@@ -275,15 +263,6 @@ void fed_batch_forward(const fed_batch *batch, const float *params, size_t num_r
 }
 
 /* ---- Back ------------------------------------------------------------------------------------ */
-
-void fed_update_take(const fed_update *update, size_t start, size_t num) {
-    const fed_shift *shift = update->shift;
-    if (update->sum == NULL)
-        fed_step_run(update->step, update->at, start, num, update->piece);
-    else if (shift != NULL)
-        update->at->kernels->shrink_and_move(update->sum + start, shift->vector + start, num,
-                                             shift->kept, shift->rate);
-}
 
 /* Adds up the blocks' gradients, in order, and hands over the sum. */
 static void update_stage(const fed_batch *batch, size_t s, size_t num_blocks,

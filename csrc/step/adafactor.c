@@ -8,7 +8,7 @@
  *     x <- x - max(epsilon_2, rms(x)) * rate * u
  *
  * A vector keeps the mean of q itself. Sums are doubles, what is kept are floats. */
-#include "core.h"
+#include "step.h"
 
 #include <math.h>
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The client-step table: for each kind of row, how it turns a gradient into moved parameters. A new
  * optimizer, or a term an algorithm adds to the gradient, is a new row of `step_ops`. */
-#include "core.h"
+#include "step.h"
 
 #include <float.h>
 #include <math.h>
@@ -373,4 +373,13 @@ int fed_step_apply(const fed_step *step, const fed_tensors *tensors, size_t step
                                .tensors = tensors};
     fed_step_run(step, &at, 0, num_params, gradient);
     return FED_OK;
+}
+
+void fed_update_take(const fed_update *update, size_t start, size_t num) {
+    const fed_shift *shift = update->shift;
+    if (update->sum == NULL)
+        fed_step_run(update->step, update->at, start, num, update->piece);
+    else if (shift != NULL)
+        update->at->kernels->shrink_and_move(update->sum + start, shift->vector + start, num,
+                                             shift->kept, shift->rate);
 }

@@ -7,11 +7,12 @@ import numpy.typing as npt
 Key = tuple[int, int, int, int, int]
 Float32 = npt.NDArray[np.float32]
 Options = tuple[int, float, float, int]
-LayerRow = tuple[int | float | tuple[int, int, int], ...]
+LayerRow = tuple[str | int | float | tuple[int, int, int], ...]
 
 ISA: str
 ISAS: tuple[str, ...]
 HAS_OPENMP: bool
+MAX_LAYERS: int
 STATS: np.dtype[np.void]
 
 class CoreError(Exception): ...

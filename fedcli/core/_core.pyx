@@ -57,6 +57,7 @@ ISAS = tuple(name for name in ("generic", "avx2", "avx512") if fed_isa_runs(name
 choose_isa()
 ISA = fed_isa_name().decode()
 HAS_OPENMP = bool(fed_has_openmp())
+MAX_LAYERS = FED_MAX_LAYERS
 
 
 def fma_chain(size_t num_steps):
@@ -96,11 +97,13 @@ cdef fed_shape make_shape(shape):
 
 
 cdef fed_layer make_layer(row):
-    """A row of a model table from the fields of fed_layer in their order, shapes nested."""
+    """A row of a model table from the fields of fed_layer in their order, shapes nested; the kind
+    by its name."""
     cdef fed_layer made
-    (made.kind, made.activation, shape_in, shape_out, made.offset, made.has_scale, made.has_bias,
+    (kind, made.activation, shape_in, shape_out, made.offset, made.has_scale, made.has_bias,
      made.window_height, made.window_width, made.stride_y, made.stride_x, made.pad_top,
      made.pad_left, made.num_groups, made.epsilon, made.rate) = row
+    made.kind = fed_layer_kind_named(kind.encode())
     made.in_, made.out = make_shape(shape_in), make_shape(shape_out)
     return made
 
@@ -561,7 +564,7 @@ def add_change(const float[::1] before, const float[::1] after, double[::1] chan
 
 def stages(Model model):
     """The first layer of each stage: a layer, or a convolution with the pool that follows it."""
-    cdef size_t first_layers[64]
+    cdef size_t first_layers[FED_MAX_LAYERS]
     num_stages = fed_stages(&model.table, first_layers)
     return [first_layers[s] for s in range(num_stages)]
 

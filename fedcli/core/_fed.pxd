@@ -39,6 +39,9 @@ cdef extern from "fed.h" nogil:
     void fed_order_init(fed_order *, const fed_plan *, size_t, const fed_key *, uint32_t *)
     size_t fed_order_next(fed_order *, uint32_t *)
 
+    enum:
+        FED_MAX_LAYERS
+    int fed_layer_kind_named(const char *)
     ctypedef struct fed_shape:
         size_t height, width, channels
     ctypedef struct fed_layer:

@@ -1,7 +1,7 @@
 """Layers as a user writes them down, Keras's names in snake case; `layout.lay_out` sizes them.
 
 Pairs are (height, width); one number stands for both. `kind` is what Keras calls a layer of the
-class, and the name of its row in `sizing.LAYER_KINDS`.
+class, and the name of its row in the core's table of kinds (csrc/layers/table.c).
 """
 
 from __future__ import annotations

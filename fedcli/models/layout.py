@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from fedcli.errors import ConfigError
 from fedcli.models import layers as specs_of
 from fedcli.models.layers import ACTIVATIONS, Spec
-from fedcli.models.sizing import LAYER_KINDS, MAX_LAYERS, Layer, Shape, size_layers
+from fedcli.models.sizing import MAX_LAYERS, Layer, Shape, size_layers
 
 # The fields of struct fed_layer in their order; shapes are nested.
-CoreRow = tuple[int | float | Shape, ...]
+CoreRow = tuple[str | int | float | Shape, ...]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class ParamLayout:
         for layer in self.layers:
             rows.append(
                 (
-                    LAYER_KINDS[layer.kind],
+                    layer.kind,
                     ACTIVATIONS[layer.activation],
                     layer.in_shape,
                     layer.out_shape,

@@ -23,16 +23,6 @@ from fedcli.models.layers import (
     Spec,
 )
 
-# Kinds of layers as the core numbers them (enum fed_layer_kind).
-LAYER_KINDS = {
-    "dense": 0,
-    "conv2d": 1,
-    "max_pooling2d": 2,
-    "average_pooling2d": 3,
-    "group_normalization": 4,
-    "dropout": 5,
-    "activation": 6,
-}
 MAX_LAYERS = 64  # as the core has it (FED_MAX_LAYERS)
 MAX_VALUES = 1 << 26  # of one example between two layers: 256 MiB
 MAX_DIMENSIONS = 8  # of one example
@@ -46,7 +36,7 @@ class Layer:
     """One layer with its sizes: a row of the core's model table (struct fed_layer).
 
     Attributes:
-        kind: A key of `LAYER_KINDS`.
+        kind: Its name in the core's table of kinds (csrc/layers/table.c).
         name: Its own in the model.
         in_shape: What it takes, (height, width, channels); a vector is (1, 1, size).
         out_shape: What it gives.

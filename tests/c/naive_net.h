@@ -96,8 +96,8 @@ static inline size_t naive_weight(const fed_layer *layer, const naive_tap *t, si
 }
 
 static inline size_t naive_num_weights(const fed_layer *layer) {
-    if (layer->kind == FED_GROUP_NORM) return layer->has_scale ? layer->out.channels : 0;
-    if (layer->kind == FED_DENSE) return fed_shape_size(&layer->in) * layer->out.channels;
+    if (layer->kind == KIND_GROUP_NORM) return layer->has_scale ? layer->out.channels : 0;
+    if (layer->kind == KIND_DENSE) return fed_shape_size(&layer->in) * layer->out.channels;
     return layer->window_height * layer->window_width * layer->in.channels * layer->out.channels;
 }
 
@@ -161,9 +161,9 @@ static inline void naive_pool(const fed_layer *layer, const double *in, double *
     const fed_shape *shape = &layer->out;
     for (size_t y = 0; y < shape->height; y++)
         for (size_t x = 0; x < shape->width; x++)
-            for (size_t c = 0; c < shape->channels && layer->kind == FED_MAX_POOL; c++)
+            for (size_t c = 0; c < shape->channels && layer->kind == KIND_MAX_POOL; c++)
                 out[naive_at(shape, y, x, c)] = in[naive_argmax(layer, in, y, x, c, margin)];
-    if (layer->kind == FED_MAX_POOL) return;
+    if (layer->kind == KIND_MAX_POOL) return;
     memset(out, 0, fed_shape_size(shape) * sizeof(*out));
     for (naive_tap t = NAIVE_FIRST_TAP; naive_next_tap(layer, &t);)
         for (size_t c = 0; c < shape->channels; c++)
@@ -221,17 +221,17 @@ static inline void naive_layer_forward(const fed_layer *layer, const double *par
                                        double *out, naive_margin *margin) {
     const size_t size = fed_shape_size(&layer->out);
     switch (layer->kind) {
-    case FED_DENSE:
+    case KIND_DENSE:
         naive_dense(layer, params, in, out);
         break;
-    case FED_CONV2D:
+    case KIND_CONV2D:
         naive_conv(layer, params, in, out);
         break;
-    case FED_MAX_POOL:
-    case FED_AVERAGE_POOL:
+    case KIND_MAX_POOL:
+    case KIND_AVERAGE_POOL:
         naive_pool(layer, in, out, margin);
         break;
-    case FED_GROUP_NORM:
+    case KIND_GROUP_NORM:
         naive_group_norm(layer, params, in, out);
         break;
     default:
@@ -277,10 +277,10 @@ static inline void naive_pool_back(const fed_layer *layer, const double *in, con
     naive_margin ignored = {INFINITY};
     for (size_t y = 0; y < shape->height; y++)
         for (size_t x = 0; x < shape->width; x++)
-            for (size_t c = 0; c < shape->channels && layer->kind == FED_MAX_POOL; c++)
+            for (size_t c = 0; c < shape->channels && layer->kind == KIND_MAX_POOL; c++)
                 in_gradient[naive_argmax(layer, in, y, x, c, &ignored)] +=
                     g[naive_at(shape, y, x, c)];
-    if (layer->kind == FED_MAX_POOL) return;
+    if (layer->kind == KIND_MAX_POOL) return;
     for (naive_tap t = NAIVE_FIRST_TAP; naive_next_tap(layer, &t);)
         for (size_t c = 0; c < shape->channels; c++)
             in_gradient[naive_at(&layer->in, t.in_y, t.in_x, c)] +=
@@ -321,19 +321,19 @@ static inline void naive_layer_backward(const fed_layer *layer, const double *pa
     for (size_t o = 0; o < size; o++) out_gradient[o] *= naive_slope(layer->activation, out[o]);
     memset(in_gradient, 0, fed_shape_size(&layer->in) * sizeof(*in_gradient));
     switch (layer->kind) {
-    case FED_DENSE:
+    case KIND_DENSE:
         naive_bias_back(layer, out_gradient, gradient);
         naive_dense_back(layer, params, in, out_gradient, in_gradient, gradient);
         break;
-    case FED_CONV2D:
+    case KIND_CONV2D:
         naive_bias_back(layer, out_gradient, gradient);
         naive_conv_back(layer, params, in, out_gradient, in_gradient, gradient);
         break;
-    case FED_MAX_POOL:
-    case FED_AVERAGE_POOL:
+    case KIND_MAX_POOL:
+    case KIND_AVERAGE_POOL:
         naive_pool_back(layer, in, out_gradient, in_gradient);
         break;
-    case FED_GROUP_NORM:
+    case KIND_GROUP_NORM:
         naive_bias_back(layer, out_gradient, gradient);
         naive_group_norm_back(layer, params, in, out_gradient, in_gradient, gradient);
         break;
@@ -404,7 +404,7 @@ static inline void naive_draw_masks(naive_net *net, const fed_key *key, size_t f
         rng.counter[0] = (uint64_t)(first_visit + e) << 20;
         for (size_t l = 0; l < net->model->num_layers; l++) {
             const fed_layer *layer = &net->model->layers[l];
-            if (layer->kind != FED_DROPOUT) continue;
+            if (layer->kind != KIND_DROPOUT) continue;
             if (net->masks[l] == NULL)
                 net->masks[l] = naive_doubles(net->num_examples * fed_shape_size(&layer->out));
             naive_draw_mask(layer, &rng, naive_mask(net, l, e));

@@ -28,17 +28,17 @@ typedef struct stack {
 } stack;
 
 /* clang-format off */
-#define FULL(units, act) {true, FED_DENSE, (act), (units), 0, 0, 0, 0, false, false, 0}
-#define FULL_PLAIN(units, act) {true, FED_DENSE, (act), (units), 0, 0, 0, 0, false, true, 0}
-#define CONV(filters, h, w, sy, sx, same, act) {true, FED_CONV2D, (act), (filters), h, w, sy, sx, same, false, 0}
-#define CONV_PLAIN(filters, h, w, sy, sx, same, act) {true, FED_CONV2D, (act), (filters), h, w, sy, sx, same, true, 0}
-#define MAX(h, w, sy, sx, same) {true, FED_MAX_POOL, FED_LINEAR, 0, h, w, sy, sx, same, false, 0}
-#define MEAN(h, w, sy, sx, same) {true, FED_AVERAGE_POOL, FED_LINEAR, 0, h, w, sy, sx, same, false, 0}
+#define FULL(units, act) {true, KIND_DENSE, (act), (units), 0, 0, 0, 0, false, false, 0}
+#define FULL_PLAIN(units, act) {true, KIND_DENSE, (act), (units), 0, 0, 0, 0, false, true, 0}
+#define CONV(filters, h, w, sy, sx, same, act) {true, KIND_CONV2D, (act), (filters), h, w, sy, sx, same, false, 0}
+#define CONV_PLAIN(filters, h, w, sy, sx, same, act) {true, KIND_CONV2D, (act), (filters), h, w, sy, sx, same, true, 0}
+#define MAX(h, w, sy, sx, same) {true, KIND_MAX_POOL, FED_LINEAR, 0, h, w, sy, sx, same, false, 0}
+#define MEAN(h, w, sy, sx, same) {true, KIND_AVERAGE_POOL, FED_LINEAR, 0, h, w, sy, sx, same, false, 0}
 #define POOL2 MAX(2, 2, 2, 2, false)
-#define NORM(groups, act) {true, FED_GROUP_NORM, (act), (groups), 0, 0, 0, 0, false, false, 0}
-#define NORM_PLAIN(groups, act) {true, FED_GROUP_NORM, (act), (groups), 0, 0, 0, 0, false, true, 0}
-#define DROP(share) {true, FED_DROPOUT, FED_LINEAR, 0, 0, 0, 0, 0, false, false, (share)}
-#define ACT(act) {true, FED_ACTIVATION, (act), 0, 0, 0, 0, 0, false, false, 0}
+#define NORM(groups, act) {true, KIND_GROUP_NORM, (act), (groups), 0, 0, 0, 0, false, false, 0}
+#define NORM_PLAIN(groups, act) {true, KIND_GROUP_NORM, (act), (groups), 0, 0, 0, 0, false, true, 0}
+#define DROP(share) {true, KIND_DROPOUT, FED_LINEAR, 0, 0, 0, 0, 0, false, false, (share)}
+#define ACT(act) {true, KIND_ACTIVATION, (act), 0, 0, 0, 0, 0, false, false, 0}
 /* clang-format on */
 
 /* Few parameters: every one of them is differentiated. */
@@ -214,9 +214,9 @@ static inline fed_layer new_layer(const spec *s, const fed_shape *in, size_t off
                        .window_width = s->width,
                        .stride_y = s->stride_y,
                        .stride_x = s->stride_x};
-    const bool has_weights = s->kind == FED_DENSE || s->kind == FED_CONV2D;
-    layer.has_bias = (has_weights || s->kind == FED_GROUP_NORM) && !s->plain;
-    if (s->kind == FED_GROUP_NORM) {
+    const bool has_weights = s->kind == KIND_DENSE || s->kind == KIND_CONV2D;
+    layer.has_bias = (has_weights || s->kind == KIND_GROUP_NORM) && !s->plain;
+    if (s->kind == KIND_GROUP_NORM) {
         layer.has_scale = !s->plain;
         layer.num_groups = s->size;
         layer.epsilon = 1e-3;
@@ -225,13 +225,14 @@ static inline fed_layer new_layer(const spec *s, const fed_shape *in, size_t off
         layer.out.height = out_size(in->height, s->height, s->stride_y, s->same, &layer.pad_top);
         layer.out.width = out_size(in->width, s->width, s->stride_x, s->same, &layer.pad_left);
     }
-    if (s->kind == FED_DENSE) layer.out.height = layer.out.width = 1;
+    if (s->kind == KIND_DENSE) layer.out.height = layer.out.width = 1;
     if (has_weights) layer.out.channels = s->size;
     return layer;
 }
 
 static inline bool has_params(const fed_layer *layer) {
-    return layer->kind == FED_DENSE || layer->kind == FED_CONV2D || layer->kind == FED_GROUP_NORM;
+    return layer->kind == KIND_DENSE || layer->kind == KIND_CONV2D ||
+           layer->kind == KIND_GROUP_NORM;
 }
 
 static inline size_t num_layer_params(const fed_layer *layer) {
@@ -274,7 +275,7 @@ static inline void fill_params(uint64_t seed, const fed_model *model, float *par
         const size_t num_params = num_layer_params(layer);
         if (num_params == 0) continue;
         const size_t num_weights = naive_num_weights(layer);
-        const bool is_norm = layer->kind == FED_GROUP_NORM;
+        const bool is_norm = layer->kind == KIND_GROUP_NORM;
         const double fan_in = (double)num_weights / (double)layer->out.channels;
         const double scale = is_norm ? 0.5 : sqrt(6 / (fan_in + 1));
         float *at = params + layer->offset;

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedcli import models
+from fedcli.core import _core
 from fedcli.errors import ConfigError
 from fedcli.models import sizing, zoo
 from fedcli.models.layers import (
@@ -82,13 +83,13 @@ def test_core_rows_hold_the_fields_of_the_core_s_struct_in_order() -> None:
     ]
     # kind, activation, in, out, offset, scale, bias, window, strides, pads, groups, epsilon, rate
     assert lay_out(specs, (6, 8)).core_rows() == [
-        (1, 1, (6, 8, 1), (6, 4, 4), 0, 0, 1, 3, 5, 1, 2, 1, 1, 0, 0.0, 0.0),
-        (2, 0, (6, 4, 4), (3, 2, 4), 64, 0, 0, 2, 2, 2, 2, 0, 0, 0, 0.0, 0.0),
-        (3, 0, (3, 2, 4), (2, 2, 4), 64, 0, 0, 2, 1, 1, 1, 0, 0, 0, 0.0, 0.0),
-        (4, 0, (2, 2, 4), (2, 2, 4), 64, 0, 1, 0, 0, 0, 0, 0, 0, 2, 0.5, 0.0),
-        (5, 0, (2, 2, 4), (2, 2, 4), 68, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.25),
-        (6, 2, (2, 2, 4), (2, 2, 4), 68, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0),
-        (0, 0, (2, 2, 4), (1, 1, 3), 68, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0),
+        ("conv2d", 1, (6, 8, 1), (6, 4, 4), 0, 0, 1, 3, 5, 1, 2, 1, 1, 0, 0.0, 0.0),
+        ("max_pooling2d", 0, (6, 4, 4), (3, 2, 4), 64, 0, 0, 2, 2, 2, 2, 0, 0, 0, 0.0, 0.0),
+        ("average_pooling2d", 0, (3, 2, 4), (2, 2, 4), 64, 0, 0, 2, 1, 1, 1, 0, 0, 0, 0.0, 0.0),
+        ("group_normalization", 0, (2, 2, 4), (2, 2, 4), 64, 0, 1, 0, 0, 0, 0, 0, 0, 2, 0.5, 0.0),
+        ("dropout", 0, (2, 2, 4), (2, 2, 4), 68, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.25),
+        ("activation", 2, (2, 2, 4), (2, 2, 4), 68, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0),
+        ("dense", 0, (2, 2, 4), (1, 1, 3), 68, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0),
     ]
 
 
@@ -285,5 +286,12 @@ def test_shapes_that_no_example_has_are_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_limits_are_those_of_the_core() -> None:
-    assert sizing.MAX_LAYERS == 64
-    assert list(sizing.LAYER_KINDS.values()) == list(range(7))
+    assert sizing.MAX_LAYERS == _core.MAX_LAYERS
+
+
+def test_kinds_of_layers_that_the_core_does_not_have_are_refused() -> None:
+    layout = _stack(4, 3)
+    (row,) = layout.core_rows()
+    _core.Model([row], layout.num_params)
+    with pytest.raises(_core.CoreError, match="kind"):
+        _core.Model([("flatten", *row[1:])], layout.num_params)

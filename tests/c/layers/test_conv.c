@@ -11,6 +11,8 @@
  */
 #include "fixtures.h"
 
+extern const fed_stage_ops fed_conv_first, fed_conv_hidden;
+
 static const float GUARD = -12345.0f;
 
 typedef struct conv_case {
@@ -47,7 +49,7 @@ static size_t num_windows(size_t size, size_t window, size_t stride, int is_same
 
 static void set_layers(conv *c, const conv_case *of) {
     c->layer = (fed_layer){
-        .kind = FED_CONV2D,
+        .kind = KIND_CONV2D,
         .activation = of->activation,
         .in = {of->height, of->width, of->in_channels},
         .out = {num_windows(of->height, of->window_height, of->stride_y, of->is_same),
@@ -65,7 +67,7 @@ static void set_layers(conv *c, const conv_case *of) {
         layer->pad_top = same_pad(of->height, layer->out.height, of->window_height, of->stride_y);
         layer->pad_left = same_pad(of->width, layer->out.width, of->window_width, of->stride_x);
     }
-    c->pool = (fed_layer){.kind = FED_MAX_POOL,
+    c->pool = (fed_layer){.kind = KIND_MAX_POOL,
                           .in = layer->out,
                           .out = {layer->out.height / 2, layer->out.width / 2, of->out_channels},
                           .window_height = 2,

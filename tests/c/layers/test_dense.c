@@ -10,6 +10,8 @@
  */
 #include "fixtures.h"
 
+extern const fed_stage_ops fed_dense_ends, fed_dense_hidden;
+
 enum { OFFSET = 3, BORDER = 16 };
 
 /* ---- A stage and its values ------------------------------------------------------------------ */
@@ -72,7 +74,7 @@ static size_t input_at(const dense *d, size_t i) {
 
 /* The next stage's inputs lie inside a border; the layer's parameters after another's. */
 static void lay_out_dense(dense *d, const setting *s) {
-    d->layer = (fed_layer){.kind = FED_DENSE,
+    d->layer = (fed_layer){.kind = KIND_DENSE,
                            .activation = s->activation,
                            .in = s->in,
                            .out = {1, 1, s->num_outputs},

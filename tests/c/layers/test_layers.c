@@ -7,6 +7,8 @@
  */
 #include "naive_net.h"
 
+extern const fed_stage_ops fed_max_pool, fed_group_norm, fed_dropout;
+
 /* One layer laid out, with memory of exactly the size it asks for. */
 typedef struct bench {
     fed_stage stage;
@@ -14,11 +16,6 @@ typedef struct bench {
     void *saved, *scratch;
 } bench;
 
-static const fed_stage_ops *const OPS[FED_NUM_LAYER_KINDS] = {
-    [FED_MAX_POOL] = &fed_max_pool,     [FED_AVERAGE_POOL] = &fed_average_pool,
-    [FED_GROUP_NORM] = &fed_group_norm, [FED_DROPOUT] = &fed_dropout,
-    [FED_ACTIVATION] = &fed_activate,
-};
 static const fed_key DROPOUT_KEY = {1, 2, 3, 4, 5};
 static const float BORDER = 7; /* what a border holds; the core's are 0, but nobody may read them */
 
@@ -57,7 +54,7 @@ static void put_values(const fed_buffer *buffer, const fed_shape *shape, const d
 
 static bench new_bench(const fed_layer *layer, const double *params, const double *in,
                        const double *out_gradient) {
-    bench b = {.stage = {.ops = OPS[layer->kind], .layer = layer, .shape = layer->out}};
+    bench b = {.stage = {.ops = fed_kind_of(layer)->ops, .layer = layer, .shape = layer->out}};
     b.stage.ops->lay_out(&b.stage);
     b.stage.out = bordered(&layer->out, 2);
     b.in = new_floats(b.stage.in.num_values, 0);
@@ -153,7 +150,7 @@ static void check_layer(const fed_layer *layer, double terms) {
     fed_rng_init(&twin, &DROPOUT_KEY);
     fed_pass training = pass_of(&b, &rng);
     b.stage.ops->forward(&training);
-    const int drops = layer->kind == FED_DROPOUT;
+    const int drops = layer->kind == KIND_DROPOUT;
     if (drops) naive_draw_mask(layer, &twin, mask);
     CHECK_EQUAL(fed_rng_u64(&rng), fed_rng_u64(&twin));
     naive_layer_forward(layer, params, in, drops ? mask : NULL, out, &margin);
@@ -188,7 +185,7 @@ static void test_activations_equal_the_naive_ones(void) {
         for (int32_t a = 0; a < FED_NUM_ACTIVATIONS; a++)
             check_layer(
                 &(fed_layer){
-                    .kind = FED_ACTIVATION, .activation = a, .in = SHAPES[s], .out = SHAPES[s]},
+                    .kind = KIND_ACTIVATION, .activation = a, .in = SHAPES[s], .out = SHAPES[s]},
                 1);
 }
 
@@ -264,19 +261,19 @@ static void test_pools_equal_the_naive_ones(void) {
                                         {2, 2, 3, 3, 0}, {1, 3, 2, 2, 1}, {5, 5, 5, 5, 4}};
     for (size_t s = 0; s < LENGTH(SHAPES); s++)
         for (size_t w = 0; w < LENGTH(windows); w++)
-            for (int32_t kind = FED_MAX_POOL; kind <= FED_AVERAGE_POOL; kind++)
+            for (int32_t kind = KIND_MAX_POOL; kind <= KIND_AVERAGE_POOL; kind++)
                 check_pool(kind, SHAPES[s], windows[w][0], windows[w][1], windows[w][2],
                            windows[w][3], windows[w][4], (int32_t)((s + w) % 4));
 }
 
 static void test_global_pools_equal_the_naive_ones(void) {
     for (size_t s = 0; s < LENGTH(SHAPES); s++)
-        for (int32_t kind = FED_MAX_POOL; kind <= FED_AVERAGE_POOL; kind++)
+        for (int32_t kind = KIND_MAX_POOL; kind <= KIND_AVERAGE_POOL; kind++)
             check_pool(kind, SHAPES[s], SHAPES[s].height, SHAPES[s].width, 1, 1, 0, FED_LINEAR);
 }
 
 static fed_layer max_pool_2x2(fed_shape in) {
-    return (fed_layer){.kind = FED_MAX_POOL,
+    return (fed_layer){.kind = KIND_MAX_POOL,
                        .in = in,
                        .out = {in.height / 2, in.width / 2, in.channels},
                        .window_height = 2,
@@ -319,7 +316,7 @@ static void test_a_nan_anywhere_in_a_window_comes_out(void) {
 /* ---- Group normalisation --------------------------------------------------------------------- */
 
 static fed_layer group_norm(fed_shape shape, size_t num_groups, int parts, double epsilon) {
-    return (fed_layer){.kind = FED_GROUP_NORM,
+    return (fed_layer){.kind = KIND_GROUP_NORM,
                        .in = shape,
                        .out = shape,
                        .has_scale = parts % 2,
@@ -364,7 +361,7 @@ static void test_dropout_equals_the_naive_one(void) {
     for (size_t s = 0; s < LENGTH(SHAPES); s++)
         for (size_t r = 0; r < LENGTH(rates); r++)
             /* At the largest rate a kept value is 65536 times as large, and exact. */
-            check_layer(&(fed_layer){.kind = FED_DROPOUT,
+            check_layer(&(fed_layer){.kind = KIND_DROPOUT,
                                      .activation = r < 5 ? (int32_t)((s + r) % 4) : FED_LINEAR,
                                      .in = SHAPES[s],
                                      .out = SHAPES[s],
@@ -376,7 +373,7 @@ static void test_dropout_equals_the_naive_one(void) {
 static void test_dropout_drops_its_share_and_keeps_the_mean(void) {
     const fed_shape shape = {14, 14, 64};
     enum { SIZE = 14 * 14 * 64 };
-    const fed_layer layer = {.kind = FED_DROPOUT, .in = shape, .out = shape, .rate = 0.3};
+    const fed_layer layer = {.kind = KIND_DROPOUT, .in = shape, .out = shape, .rate = 0.3};
     double *ones = naive_doubles(SIZE), sum = 0, num_dropped = 0;
     const double params[256] = {0};
     for (size_t i = 0; i < SIZE; i++) ones[i] = 1;

@@ -38,8 +38,29 @@ static void test_consistent_tables_are_accepted(void) {
     CHECK_EQUAL(check_one_layer(784, 62), FED_OK);
 }
 
+static void test_kinds_are_found_by_name(void) {
+    static const char *const names[] = {
+        [KIND_DENSE] = "dense",
+        [KIND_CONV2D] = "conv2d",
+        [KIND_MAX_POOL] = "max_pooling2d",
+        [KIND_AVERAGE_POOL] = "average_pooling2d",
+        [KIND_GROUP_NORM] = "group_normalization",
+        [KIND_DROPOUT] = "dropout",
+        [KIND_ACTIVATION] = "activation",
+    };
+    CHECK_EQUAL(LENGTH(names), NUM_KINDS);
+    for (int kind = 0; kind < NUM_KINDS; kind++) {
+        const fed_layer layer = {.kind = kind}, next = {.kind = NUM_KINDS};
+        CHECK_EQUAL(fed_layer_kind_named(names[kind]), kind);
+        CHECK(strcmp(fed_kind_of(&layer)->name, names[kind]) == 0);
+        CHECK(fed_kind_of(&next) == NULL);
+    }
+    CHECK_EQUAL(fed_layer_kind_named("flatten"), -1);
+    CHECK_EQUAL(fed_layer_kind_named(""), -1);
+}
+
 static void test_unknown_kinds_are_refused(void) {
-    const int32_t bad[] = {-1, FED_NUM_LAYER_KINDS, INT32_MAX, INT32_MIN};
+    const int32_t bad[] = {-1, NUM_KINDS, INT32_MAX, INT32_MIN};
     for (size_t i = 0; i < LENGTH(bad); i++)
         CHECK_EQUAL(check_changed(0, with_kind(bad[i])), FED_ERR_ARGUMENT);
 }
@@ -108,13 +129,13 @@ static void test_empty_and_overflowing_sizes_are_refused(void) {
 }
 
 static void test_models_without_parameters_are_refused(void) {
-    const fed_layer layer = {.kind = FED_ACTIVATION, .in = {1, 1, 3}, .out = {1, 1, 3}};
+    const fed_layer layer = {.kind = KIND_ACTIVATION, .in = {1, 1, 3}, .out = {1, 1, 3}};
     CHECK_EQUAL(fed_model_check(&(fed_model){&layer, 1, 3, 3, 0}), FED_ERR_ARGUMENT);
 }
 
 /* One convolution to logits, from one window that reaches all but a pixel beyond the image. */
 static int check_one_window(fed_shape in, size_t height, size_t width, size_t stride) {
-    const fed_layer layer = {.kind = FED_CONV2D,
+    const fed_layer layer = {.kind = KIND_CONV2D,
                              .in = in,
                              .out = {1, 1, 2},
                              .window_height = height,
@@ -145,7 +166,7 @@ static void test_workspaces_beyond_any_memory_are_refused(void) {
     const fed_shape image = {SIDE, SIDE, CHANNELS};
     fed_layer layers[FED_MAX_LAYERS];
     for (size_t l = 0; l < FED_MAX_LAYERS; l++)
-        layers[l] = (fed_layer){.kind = FED_MAX_POOL,
+        layers[l] = (fed_layer){.kind = KIND_MAX_POOL,
                                 .in = image,
                                 .out = image,
                                 .offset = CHANNELS,
@@ -153,7 +174,7 @@ static void test_workspaces_beyond_any_memory_are_refused(void) {
                                 .window_width = 1,
                                 .stride_y = 1,
                                 .stride_x = 1};
-    layers[0].kind = FED_GROUP_NORM;
+    layers[0].kind = KIND_GROUP_NORM;
     layers[0].num_groups = 1;
     layers[0].has_bias = 1;
     layers[0].offset = 0;
@@ -316,6 +337,7 @@ static void test_relu_gradient_equals_central_differences(void) {
 
 static const test_case TESTS[] = {
     TEST(test_consistent_tables_are_accepted),
+    TEST(test_kinds_are_found_by_name),
     TEST(test_unknown_kinds_are_refused),
     TEST(test_unknown_activations_are_refused),
     TEST(test_broken_chains_are_refused),

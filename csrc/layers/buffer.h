@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Where the values of one example lie between two stages. */
+#ifndef FED_BUFFER_H
+#define FED_BUFFER_H
+
+#include "fed.h"
+#include "kernels/kernels.h"
+
+#include <string.h>
+
+/* Where the values of one example lie between two stages: pixels of `channels` padded with zeros to
+ * a multiple of FED_PAD floats, inside a border of zeros. All in floats. A vector is one pixel. */
+typedef struct fed_buffer {
+    size_t origin;       /* of value (0, 0, 0) */
+    size_t pixel_stride; /* from one pixel to the next: the padded channels */
+    size_t row_stride;   /* from one row of pixels to the next */
+    size_t num_values;   /* in all, a multiple of FED_PAD */
+} fed_buffer;
+
+/* A buffer without a border. */
+static inline fed_buffer fed_plain_buffer(const fed_shape *shape) {
+    const size_t channels = fed_padded(shape->channels);
+    return (fed_buffer){.pixel_stride = channels,
+                        .row_stride = shape->width * channels,
+                        .num_values = shape->height * shape->width * channels};
+}
+
+/* An image as it is decoded: neither border nor padded channels; only its end is padded. */
+static inline fed_buffer fed_image_buffer(const fed_shape *shape) {
+    return (fed_buffer){.pixel_stride = shape->channels,
+                        .row_stride = shape->width * shape->channels,
+                        .num_values = fed_padded(fed_shape_size(shape))};
+}
+
+/* Where pixel (y, x) begins. */
+static inline size_t fed_pixel(const fed_buffer *buffer, size_t y, size_t x) {
+    return buffer->origin + y * buffer->row_stride + x * buffer->pixel_stride;
+}
+
+/* Floats of a row of pixels, padding channels included: inside a border they are contiguous. */
+static inline size_t fed_row_size(const fed_buffer *buffer, const fed_shape *shape) {
+    return shape->width * buffer->pixel_stride;
+}
+
+/* Copies an image from one buffer to another; borders stay as they are. */
+static inline void fed_copy_interior(const fed_shape *shape, const fed_buffer *from_buffer,
+                                     const float *from, const fed_buffer *to_buffer, float *to) {
+    for (size_t y = 0; y < shape->height; y++)
+        memcpy(to + fed_pixel(to_buffer, y, 0), from + fed_pixel(from_buffer, y, 0),
+               fed_row_size(to_buffer, shape) * sizeof *to);
+}
+
+#endif

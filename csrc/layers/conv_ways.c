@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * A convolution's sizes, and which of two ways computes it: rows of pixels (conv_rows.c) or
+ * Winograd's tiles (conv_tiles.c). */
+#include "conv.h"
+
+/* Rows or columns of the input with its border. */
+static size_t reach(size_t pad, size_t size, size_t num_windows, size_t stride, size_t window) {
+    const size_t needed = (num_windows - 1) * stride + window;
+    return pad + size > needed ? pad + size : needed;
+}
+
+void fed_conv_init(fed_conv *conv, const fed_stage *stage, size_t pixel_size) {
+    const fed_layer *layer = stage->layer;
+    const size_t height = reach(layer->pad_top, layer->in.height, layer->out.height,
+                                layer->stride_y, layer->window_height);
+    const size_t width = reach(layer->pad_left, layer->in.width, layer->out.width, layer->stride_x,
+                               layer->window_width);
+    conv->in_channels = pixel_size;
+    conv->out_channels = fed_padded(layer->out.channels);
+    conv->in.pixel_stride = pixel_size;
+    conv->in.row_stride = width * pixel_size;
+    conv->in.origin = layer->pad_top * conv->in.row_stride + layer->pad_left * pixel_size;
+    conv->in.num_values = fed_padded(height * conv->in.row_stride);
+    conv->sweep.height = layer->window_height;
+    conv->sweep.run = layer->window_width * pixel_size;
+    conv->sweep.row_stride = conv->in.row_stride;
+    conv->sweep.step = layer->stride_x * pixel_size;
+    conv->num_taps = conv->sweep.height * conv->sweep.run;
+    conv->step_y = layer->stride_y * conv->in.row_stride;
+    conv->num_rows = stage->shape.height;
+    conv->num_cells = stage->shape.width;
+    conv->is_pooled = stage->pool != NULL;
+    conv->least = layer->activation == FED_RELU ? 0.0f : -HUGE_VALF;
+}
+
+size_t fed_conv_kernel_floats(const fed_conv *conv) {
+    return fed_conv_is_winograd(conv) ? fed_conv_tiles_kernel_floats(conv)
+                                      : conv->num_taps * conv->out_channels;
+}
+
+size_t fed_conv_scratch_floats(const fed_conv *conv) {
+    return fed_conv_is_winograd(conv) ? fed_conv_tiles_floats(conv) : fed_conv_rows_floats(conv);
+}
+
+void fed_conv_run(const fed_kernels *kernels, const fed_conv *conv, const fed_conv_io *io) {
+    if (fed_conv_is_winograd(conv))
+        fed_conv_run_tiles(kernels, conv, io);
+    else
+        fed_conv_run_rows(kernels, conv, io);
+}
+
+void fed_conv_activate(const fed_pass *pass) {
+    const fed_stage *stage = pass->stage;
+    if (stage->layer->activation != FED_RELU)
+        fed_apply_activation(pass->kernels, stage->layer->activation, &stage->out, &stage->shape,
+                             pass->out);
+}
+
+const float *fed_conv_undo_activation(const fed_pass *pass) {
+    const fed_stage *stage = pass->stage;
+    if (stage->layer->activation == FED_RELU) return pass->out;
+    fed_undo_activation(pass->kernels, stage->layer->activation, &stage->out, &stage->shape,
+                        pass->out, pass->out_gradient);
+    return NULL;
+}

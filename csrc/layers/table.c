@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The kinds of layers: one row each, with all that the rest of the core knows of a kind. A new kind
+ * is a row here and its file beside. */
+#include "layer.h"
+
+#include <string.h>
+
+/* The ways to compute, each in the file of its name. */
+extern const fed_stage_ops fed_dense_ends, fed_dense_hidden;
+extern const fed_stage_ops fed_conv_first, fed_conv_hidden;
+extern const fed_stage_ops fed_max_pool, fed_average_pool;
+extern const fed_stage_ops fed_group_norm, fed_dropout, fed_activate;
+
+/* ---- Which rows of a model are valid --------------------------------------------------------- */
+
+static int keeps_shape(const fed_layer *layer) {
+    const fed_shape *in = &layer->in, *out = &layer->out;
+    return in->height == out->height && in->width == out->width && in->channels == out->channels;
+}
+
+/* Each window must touch the image, or a pool would have nothing to choose from. */
+static int window_fits(size_t in, size_t out, size_t window, size_t stride, size_t pad) {
+    return fed_is_size(window) && window <= FED_MAX_VALUES / 2 && fed_is_size(stride) &&
+           pad < window && out - 1 <= (in - 1 + pad) / stride;
+}
+
+static int windows_fit(const fed_layer *layer) {
+    return window_fits(layer->in.height, layer->out.height, layer->window_height, layer->stride_y,
+                       layer->pad_top) &&
+           window_fits(layer->in.width, layer->out.width, layer->window_width, layer->stride_x,
+                       layer->pad_left);
+}
+
+/* Offsets inside a convolution, forward and backward, are int32_t. Each extent stays below 2^29, so
+ * that sums of a few offsets cannot overflow. */
+static int offsets_fit(const fed_layer *layer) {
+    const size_t most = FED_MAX_VALUES / 4;
+    const size_t height = fed_larger(layer->in.height + 2 * layer->window_height, layer->stride_y);
+    const size_t width = fed_larger(layer->in.width + 2 * layer->window_width, layer->stride_x);
+    const size_t channels = fed_padded(fed_larger(layer->in.channels, layer->out.channels));
+    return height <= most && width <= most / height && channels <= most / (height * width);
+}
+
+static int dense_is_valid(const fed_layer *layer) {
+    return layer->out.height == 1 && layer->out.width == 1 &&
+           fed_padded(layer->out.channels) <=
+               FED_MAX_VALUES / (fed_shape_size(&layer->in) + FED_PAD);
+}
+
+static int conv_is_valid(const fed_layer *layer) {
+    return windows_fit(layer) && offsets_fit(layer) &&
+           layer->window_height <= FED_MAX_VALUES / layer->window_width / layer->in.channels /
+                                       fed_padded(layer->out.channels);
+}
+
+static int pool_is_valid(const fed_layer *layer) {
+    return windows_fit(layer) && layer->out.channels == layer->in.channels;
+}
+
+static int group_norm_is_valid(const fed_layer *layer) {
+    return keeps_shape(layer) && fed_is_size(layer->num_groups) &&
+           layer->in.channels % layer->num_groups == 0 && layer->epsilon >= 0 &&
+           layer->epsilon <= 1;
+}
+
+static int dropout_is_valid(const fed_layer *layer) {
+    return keeps_shape(layer) && layer->rate >= 0 && layer->rate < 1;
+}
+
+/* ---- Flat parameters ------------------------------------------------------------------------- */
+
+static size_t num_biases(const fed_layer *layer) {
+    return layer->has_bias ? layer->out.channels : 0;
+}
+
+/* Kernel [I, O], bias [O]; the inputs are taken as one vector. */
+static size_t dense_num_params(const fed_layer *layer) {
+    return fed_shape_size(&layer->in) * layer->out.channels + num_biases(layer);
+}
+
+/* Kernel [window height, window width, in channels, out channels], bias [out channels]. */
+static size_t conv_num_params(const fed_layer *layer) {
+    return layer->window_height * layer->window_width * layer->in.channels * layer->out.channels +
+           num_biases(layer);
+}
+
+/* Gamma [channels], beta [channels]. */
+static size_t group_norm_num_params(const fed_layer *layer) {
+    return (layer->has_scale ? layer->out.channels : 0) + num_biases(layer);
+}
+
+static size_t no_params(const fed_layer *layer) { return (void)layer, (size_t)0; }
+
+/* ---- Stages of two layers -------------------------------------------------------------------- */
+
+/* A convolution does the usual pool, too: 2x2 with stride 2, of whole windows only. */
+static int conv_takes_pool(const fed_layer *next) {
+    return fed_kind_of(next)->ops == &fed_max_pool && next->activation == FED_LINEAR &&
+           next->window_height == 2 && next->window_width == 2 && next->stride_y == 2 &&
+           next->stride_x == 2 && next->pad_top == 0 && next->pad_left == 0 &&
+           next->out.height == next->in.height / 2 && next->out.width == next->in.width / 2;
+}
+
+/* ---- The table ------------------------------------------------------------------------------- */
+
+static const fed_layer_kind kinds[] = {
+    {.name = "dense",
+     .is_valid = dense_is_valid,
+     .num_params = dense_num_params,
+     .ops = &fed_dense_hidden,
+     .first = &fed_dense_ends,
+     .last = &fed_dense_ends},
+    {.name = "conv2d",
+     .is_valid = conv_is_valid,
+     .num_params = conv_num_params,
+     .ops = &fed_conv_hidden,
+     .first = &fed_conv_first,
+     .takes_pool = conv_takes_pool},
+    {.name = "max_pooling2d",
+     .is_valid = pool_is_valid,
+     .num_params = no_params,
+     .ops = &fed_max_pool},
+    {.name = "average_pooling2d",
+     .is_valid = pool_is_valid,
+     .num_params = no_params,
+     .ops = &fed_average_pool},
+    {.name = "group_normalization",
+     .is_valid = group_norm_is_valid,
+     .num_params = group_norm_num_params,
+     .ops = &fed_group_norm},
+    {.name = "dropout",
+     .is_valid = dropout_is_valid,
+     .num_params = no_params,
+     .ops = &fed_dropout,
+     .draws_masks = 1},
+    {.name = "activation", .is_valid = keeps_shape, .num_params = no_params, .ops = &fed_activate},
+};
+enum { NUM_KINDS = sizeof kinds / sizeof kinds[0] };
+
+int fed_layer_kind_named(const char *name) {
+    for (int k = 0; k < NUM_KINDS; k++)
+        if (strcmp(kinds[k].name, name) == 0) return k;
+    return -1;
+}
+
+const fed_layer_kind *fed_kind_of(const fed_layer *layer) {
+    return layer->kind >= 0 && layer->kind < NUM_KINDS ? &kinds[layer->kind] : NULL;
+}
