@@ -18,13 +18,13 @@ void fed_apply_activation(const fed_kernels *kernels, int activation, const fed_
         float *row = values + fed_pixel(buffer, y, 0);
         switch (activation) {
         case FED_RELU:
-            kernels->relu(row, row_size);
+            kernels->apply_relu(row, row_size);
             break;
         case FED_TANH:
-            kernels->tanh(row, row_size);
+            kernels->apply_tanh(row, row_size);
             break;
         default:
-            kernels->sigmoid(row, row_size);
+            kernels->apply_sigmoid(row, row_size);
             clear_padding(buffer, shape, row);
         }
     }

@@ -824,7 +824,7 @@ static void test_relu_keeps_what_is_positive_and_nan(void) {
     guarded gradient = guarded_new(NUM, 8, 1);
     values.values[3] = before.values[3] = 0;
     values.values[20] = before.values[20] = NAN;
-    fed_active_kernels()->relu(values.values, NUM);
+    fed_active_kernels()->apply_relu(values.values, NUM);
     for (size_t i = 0; i < NUM; i++) {
         if (i == 20)
             CHECK(isnan(values.values[i]));

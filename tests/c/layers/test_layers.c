@@ -200,8 +200,8 @@ static void test_tanh_and_sigmoid_are_right_to_a_few_roundings(void) {
     }
     memcpy(tanhs, values, NUM * sizeof(*values));
     memcpy(sigmoids, values, NUM * sizeof(*values));
-    fed_active_kernels()->tanh(tanhs, NUM);
-    fed_active_kernels()->sigmoid(sigmoids, NUM);
+    fed_active_kernels()->apply_tanh(tanhs, NUM);
+    fed_active_kernels()->apply_sigmoid(sigmoids, NUM);
     for (size_t i = 0; i < NUM; i++) {
         const double x = (double)values[i], tanh_x = tanh(x);
         const double sigmoid_x = 1 / (1 + exp(-(x > -87 ? x : -87)));
@@ -220,8 +220,8 @@ static void test_activations_at_the_ends(void) {
     float tanhs[FED_PAD], sigmoids[FED_PAD];
     memcpy(tanhs, ends, sizeof ends);
     memcpy(sigmoids, ends, sizeof ends);
-    fed_active_kernels()->tanh(tanhs, FED_PAD);
-    fed_active_kernels()->sigmoid(sigmoids, FED_PAD);
+    fed_active_kernels()->apply_tanh(tanhs, FED_PAD);
+    fed_active_kernels()->apply_sigmoid(sigmoids, FED_PAD);
     for (int i = 0; i < 2; i++) CHECK(isnan(tanhs[i]) && isnan(sigmoids[i]));
     CHECK(isnan(tanhs[8]) && isnan(sigmoids[8]));
     CHECK(tanhs[2] == 1 && tanhs[3] == -1 && tanhs[6] == 1 && tanhs[7] == -1);

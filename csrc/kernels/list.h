@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The one list of kernels: KERNEL(result, name, parameters) for each. kernels.h includes it for the
+ * members of fed_kernels, impl.inc for the entries of a table. A new kernel is a row here and its
+ * body in an .inc file. */
+
+/* out[o][b] = bias[o] + sum_i weights[o][i] * rows[b][i], for one block of num_rows <=
+ * FED_LANES. */
+KERNEL(void, dense_forward, const float *weights, /* [O, width], width a multiple of FED_PAD */
+       const float *bias,                         /* [O] */
+       size_t width, size_t num_outputs, const float *const *rows, /* [num_rows][width] */
+       size_t num_rows, float *out /* out [O, FED_LANES] */)
+
+/* weights[o][i] += sum_b gradient[o][b] * rows[b][i] and bias[o] += sum_b gradient[o][b]. */
+KERNEL(void, dense_accumulate, float *weights, /* in-out [O, width] */
+       float *bias,                            /* in-out [O] */
+       size_t width, size_t num_outputs, const float *const *rows, size_t num_rows,
+       const float *gradient /* [O, FED_LANES] */)
+
+/* inputs_gradient[b][i] = sum_o weights[o][i] * gradient[o][b]: rows again, `stride` apart. */
+KERNEL(void, dense_backward_inputs, const float *weights, size_t width, size_t num_outputs,
+       const float *gradient,                   /* [O, FED_LANES] */
+       size_t num_rows, float *inputs_gradient, /* out [num_rows][width] */
+       size_t stride)
+
+/* outputs[b][o] = bias[o] + sum_i weights[i][o] * rows[b][i], all sizes multiples of FED_PAD.
+ * Any number of rows; O may be some of a layer's outputs. */
+KERNEL(void, tiles_forward, const float *weights, /* [I][O], weights_stride apart */
+       size_t weights_stride, const float *bias,  /* [O] */
+       size_t num_inputs, size_t num_outputs, const float *const *rows, /* [num_rows][I] */
+       size_t num_rows, float *outputs, /* out [num_rows][O], stride apart */
+       size_t stride)
+/* Both gradients by some of the inputs of such a layer: see fed_tiles_backward. */
+KERNEL(void, tiles_backward, const fed_tiles_backward *backward)
+
+/* Activations; NaN stays. num_values of tanh and sigmoid is a multiple of FED_PAD. Relative
+ * errors are at most 4e-7; sigmoid stays at exp(-87) below -87. */
+KERNEL(void, apply_relu, float *values /* in-out */, size_t num_values)
+KERNEL(void, apply_tanh, float *values /* in-out */, size_t num_values)
+KERNEL(void, apply_sigmoid, float *values /* in-out */, size_t num_values)
+/* The gradient by an activation's outputs becomes the one by its inputs; relu's is 0 wherever
+ * the output is. */
+KERNEL(void, relu_backward, const float *outputs, float *gradient /* in-out */, size_t num_values)
+KERNEL(void, tanh_backward, const float *outputs, float *gradient /* in-out */, size_t num_values)
+KERNEL(void, sigmoid_backward, const float *outputs, float *gradient /* in-out */,
+       size_t num_values)
+/* out[i] = bits[i] >= threshold ? scale * values[i] : 0. */
+KERNEL(void, drop, const float *values, const uint16_t *bits, size_t num_values, uint32_t threshold,
+       float scale, float *out)
+
+/* Pools of one window, for each of num_channels channels (a multiple of FED_PAD). argmax gets
+ * which value of the window is largest, counted row by row, the first of equal ones and the
+ * last NaN; NULL: not needed. The backward ones add to in_gradient. */
+KERNEL(void, max_window, const float *in, const fed_window *window, size_t num_channels,
+       float *out, /* out [num_channels] */
+       int32_t *argmax /* out [num_channels] */)
+KERNEL(void, max_window_backward, const float *gradient, const int32_t *argmax,
+       const fed_window *window, size_t num_channels, float *in_gradient /* in-out */)
+KERNEL(void, mean_window, const float *in, const fed_window *window, size_t num_channels,
+       float *out /* out [num_channels] */)
+KERNEL(void, mean_window_backward, const float *gradient, const fed_window *window,
+       size_t num_channels, float *in_gradient /* in-out */)
+
+/* Per channel, over rows of pixels [num_pixels, num_channels], num_channels a multiple of
+ * FED_PAD; sums, means, scales and biases are [num_channels].
+ * sums += values, (values - means)^2, or factors * (values - means). */
+KERNEL(void, add_channels, const float *values, size_t num_pixels, size_t num_channels,
+       double *sums /* in-out */)
+KERNEL(void, add_channel_squares, const float *values, const float *means, size_t num_pixels,
+       size_t num_channels, double *sums /* in-out */)
+KERNEL(void, add_channel_products, const float *factors, const float *values, const float *means,
+       size_t num_pixels, size_t num_channels, double *sums /* in-out */)
+/* out = (values - means) * scales + biases; may be in place. */
+KERNEL(void, scale_channels, const float *values, const float *means, const float *scales,
+       const float *biases, size_t num_pixels, size_t num_channels, float *out)
+/* out += values * scales. */
+KERNEL(void, add_scaled_channels, const float *values, const float *scales, size_t num_pixels,
+       size_t num_channels, float *out /* in-out */)
+
+/* Convolutions. Channels are padded to multiples of FED_PAD. A panel is [taps][panel_width],
+ * taps being the window's values in order, panel_width FED_PANEL or FED_PAD.
+ *
+ * out[p][c] = max(least, bias[c] + sum_t panel[t][c] * window p's t), NaN kept, for a row of
+ * pixels. */
+KERNEL(void, conv_row, const fed_sweep *sweep, const float *in /* the first window */,
+       const float *panel, size_t panel_width, const float *bias, size_t num_pixels, float least,
+       float *out /* out [num_pixels][out_step] */, size_t out_step)
+/* The largest of 2x2 pixels, the first of equals and any NaN, and where its window begins. */
+KERNEL(void, conv_pool, const float *rows /* 2 * [2 * num_cells or more][panel_width] */,
+       size_t row_size, size_t panel_width, size_t num_cells, float least,
+       float *out /* out [num_cells][out_step] */, size_t out_step, const fed_offsets *at,
+       int32_t *offsets /* out, as out; or NULL */)
+/* Panels from the weights of each channel; absent channels are zeros. */
+KERNEL(void, conv_panels, const float *weights /* [num_channels, num_taps] */, size_t num_channels,
+       size_t num_taps, float *panels /* out */)
+/* A row of cells joins the lists; where outputs are given, those not above 0 have no gradient.
+ * offsets is as by conv_pool, or NULL: from `at`. */
+KERNEL(void, conv_list_row, const float *outputs /* or NULL */, const float *gradient,
+       const int32_t *offsets, const fed_offsets *at, size_t num_cells, size_t num_channels,
+       const fed_lists *lists)
+/* gradient += sum over the list of its gradients times their windows. */
+KERNEL(void, conv_list_gradient, const fed_sweep *sweep, const float *in, const fed_entry *entries,
+       size_t num_entries, float *gradient /* in-out [height, run] */)
+/* The windows of the list += its gradients times the channel's weights. */
+KERNEL(void, conv_list_inputs, const fed_sweep *sweep, const float *weights /* [height, run] */,
+       const fed_entry *entries, size_t num_entries, float *in_gradient /* in-out */)
+/* sums += the row's gradients, after those of outputs not above 0 are put to 0. */
+KERNEL(void, conv_mask_row, const float *outputs /* or NULL */, float *gradient /* in-out */,
+       size_t num_cells, size_t num_channels, float *sums /* in-out */)
+/* gradient += that of the weights, in panels; any run, any number of taps. */
+KERNEL(void, conv_taps_gradient, const fed_taps *taps, float *gradient /* in-out */)
+
+/* Winograd's convolution. The transformed inputs of a row of tiles: [36][num_tiles,
+ * num_channels], the 36 point_stride apart. */
+KERNEL(void, winograd_inputs, const fed_tile_row *row, const float *in, size_t row_stride,
+       size_t num_channels, float *points /* out */)
+/* 36 transformed kernels, each in panels of num_inputs taps, point_stride floats apart. */
+KERNEL(void, winograd_weights, const float *panels, size_t window /* 3 or 5 */, size_t num_inputs,
+       size_t num_outputs, float *points /* out */, size_t point_stride)
+/* What conv_row and conv_pool put out, from the products [36][num_tiles, panel_width]. */
+KERNEL(void, winograd_outputs, const fed_tile_row *row, const float *points, size_t panel_width,
+       const float *bias, float least, const fed_cells *cells)
+
+/* Fused softmax cross-entropy of one block: adds loss and hits to score, and turns logits into
+ * scale times the gradient of the loss summed over the block's examples. A row with a NaN logit
+ * counts as wrong and has a NaN loss. Lanes from num_rows on hold nothing of use. */
+KERNEL(void, softmax_xent, float *logits,         /* in: logits, out: gradient [K, FED_LANES] */
+       size_t num_classes, const int32_t *labels, /* [num_rows], 0..K-1 */
+       size_t num_rows, float scale, fed_score *score /* in-out */)
+
+/* out[i] = scale * pixels[i] + offset. */
+KERNEL(void, decode_uint8, const uint8_t *pixels, size_t num_pixels, float scale, float offset,
+       float *out)
+KERNEL(void, decode_float32, const float *pixels, size_t num_pixels, float scale, float offset,
+       float *out)
+
+/* differs[i] gets bits set wherever a[i] and b[i] differ. */
+KERNEL(void, mark_differences, const uint8_t *a, const uint8_t *b, size_t num_bytes,
+       uint8_t *differs /* in-out */)
+
+/* to[c][r] = from[r][c] - less[r][c]; less NULL: zeros. */
+KERNEL(void, transpose, const float *from, const float *less /* or NULL */, size_t from_stride,
+       size_t num_rows, size_t num_columns, float *to, size_t to_stride)
+
+/* SGD with momentum as TFF's build_sgdm: slot = momentum * slot + gradient, then
+ * params -= learning_rate * (nesterov ? gradient + momentum * slot : slot). */
+KERNEL(void, sgd_momentum, float *params, float *slot, const float *gradient, size_t num_params,
+       float learning_rate, float momentum, int nesterov)
+KERNEL(void, sgd, float *params, const float *gradient, size_t num_params, float learning_rate)
+/* params = kept * params - rate * vector. */
+KERNEL(void, shrink_and_move, float *params, const float *vector, size_t num_params, float kept,
+       float rate)
+
+/* The adaptive optimizers as TFF has them. A coordinate whose accumulator (or gradient, where
+ * there is none) is 0 stays where it is, also where the divisor is 0: padding never moves.
+ *
+ * accumulator += (gradient - accumulator) * share_1, and
+ *   adam:  preconditioner += (gradient^2 - preconditioner) * share_2
+ *   yogi:  preconditioner += share_2 * sign(gradient^2 - preconditioner) * gradient^2
+ * then params -= rate * accumulator / (sqrt(preconditioner) + epsilon). adamw is adam with
+ *   params -= learning_rate * (rate * accumulator / (...) + weight_decay * params). */
+KERNEL(void, adam, float *params, float *accumulator, float *preconditioner, const float *gradient,
+       size_t num_params, const fed_moments *moments)
+KERNEL(void, adamw, float *params, float *accumulator, float *preconditioner, const float *gradient,
+       size_t num_params, const fed_moments *moments)
+KERNEL(void, yogi, float *params, float *accumulator, float *preconditioner, const float *gradient,
+       size_t num_params, const fed_moments *moments)
+/* preconditioner += gradient^2, then params -= learning_rate * gradient / divisor, which is
+ * sqrt(preconditioner + epsilon), or with epsilon_outside sqrt(preconditioner) + epsilon. */
+KERNEL(void, adagrad, float *params, float *preconditioner, const float *gradient,
+       size_t num_params, float learning_rate, float epsilon, int epsilon_outside)
+/* preconditioner += (gradient^2 - preconditioner) * share, then
+ * params -= learning_rate * gradient / (sqrt(preconditioner) + epsilon). */
+KERNEL(void, rmsprop, float *params, float *preconditioner, const float *gradient,
+       size_t num_params, float learning_rate, float share, float epsilon)
+/* gradient += strength * (params - server). */
+KERNEL(void, add_proximal, float *gradient, const float *params, const float *server,
+       size_t num_params, float strength)
+
+/* The sum of squares in float64; NaN or infinity if a value is. */
+KERNEL(double, sum_of_squares, const float *values, size_t num_values)
+/* values += addend. */
+KERNEL(void, add, float *values, const float *addend, size_t num_values)
+/* values *= factor. */
+KERNEL(void, multiply, float *values, size_t num_values, float factor)
+
+KERNEL(void, delta_to_doubles, const float *params, const float *server, size_t num_params,
+       double *delta /* out */)
+KERNEL(void, to_floats, const double *from, size_t num_values, float *to /* out */)
+/* delta = scale * delta - sent; 1 if all of it is finite. */
+KERNEL(int, move_own, float *delta, const float *sent, size_t num_params, float scale)
+/* change += after - before. */
+KERNEL(void, add_change, double *change, const float *after, const float *before, size_t num_params)
+/* 1 if every params[i] - server[i] is finite, else 0. */
+KERNEL(int, delta_is_finite, const float *params, const float *server, size_t num_params)
+/* Returns the sum of squares of params[i] - server[i], in float64; all are finite. */
+KERNEL(double, delta_size, const float *params, const float *server, size_t num_params,
+       double *max_abs /* out */)
+/* sum[i] += weight * (params[i] - server[i]): the delta is float32, the sum float64. */
+KERNEL(void, add_delta, double *sum, const float *params, const float *server, size_t num_params,
+       double weight)
+/* sum[i] += weights[k] * vectors[k][first + i], k in order, but for weights of 0. */
+KERNEL(void, add_vectors, double *sum, const float *const *vectors, const double *weights,
+       size_t num_vectors, size_t first, size_t num_values)
+
+/* num_steps rounds of independent fused multiply-adds; returns the operations done. */
+KERNEL(double, fma_chain, size_t num_steps)
