@@ -11,6 +11,16 @@ from typing import Any
 _NO_MODULES: Mapping[str, str] = MappingProxyType({})
 
 
+def load(reference: str) -> Any:
+    """Returns what a reference names, imported now: a module, or a name that it defines.
+
+    Args:
+        reference: "fedcli.models" or "fedcli.models.zoo:build", such as a table's row has.
+    """
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name) if name else import_module(module)
+
+
 def hand_on(
     package: str, homes: Mapping[str, str], modules: Mapping[str, str] = _NO_MODULES
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:

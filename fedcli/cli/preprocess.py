@@ -10,6 +10,7 @@ import click
 
 from fedcli.cli import options as opt
 from fedcli.settings.options import Value
+from fedcli.settings.tables.formats import FORMATS
 from fedcli.settings.tables.partitions import PARTITIONS
 from fedcli.settings.toml_values import parse_options
 from fedcli.settings.vocabulary import HOLD_OUTS
@@ -21,8 +22,19 @@ if TYPE_CHECKING:
 SOURCE = "Source"
 FILTERS = "Pixels and clients"
 SPLITS = "Splits and partition"
-# As `importers.FORMATS` has them, whose module is too heavy for --help.
-FORMATS = ("tff-h5", "tff-sqlite", "leaf", "idx", "npz", "csv", "images", "cifar", "store")
+# \b keeps click from wrapping what follows it.
+HELP = """Make a fedcli store of SOURCE, a file or folder in any of these formats, told by content.
+
+\b
+{formats}
+
+\b
+Examples:
+  fedcli preprocess train.h5 --test-data test.h5 --out emnist.h5
+  fedcli preprocess mnist/ --out skewed.h5 --partition dirichlet-class --seed 7
+  fedcli preprocess photos/ --out photos.h5 --size 32 --hold-out within
+  fedcli preprocess --verify emnist.h5
+""".format(formats="\n".join(f"  {name:<12}{row.doc}" for name, row in FORMATS.items()))
 
 
 class Sides(click.ParamType["tuple[int, ...]"]):
@@ -51,7 +63,9 @@ def _parse_pairs(
     return parse_options(texts, param.opts[0])
 
 
-@click.command(cls=opt.SectionCommand, short_help="Make a fedcli store of data in any format.")
+@click.command(
+    cls=opt.SectionCommand, short_help="Make a fedcli store of data in any format.", help=HELP
+)
 @click.argument("sources", type=click.Path(path_type=Path), nargs=-1, metavar="SOURCE...")
 @opt.option(
     "--out",
@@ -71,7 +85,7 @@ def _parse_pairs(
     "--format",
     help="What SOURCE is. Default: recognised by its content.",
     section=SOURCE,
-    type=click.Choice(FORMATS),
+    type=click.Choice(tuple(FORMATS)),
 )
 @opt.option(
     "--test-data",
@@ -184,22 +198,7 @@ def preprocess(
     verbose: bool,
     **given: Any,
 ) -> None:
-    """Make a fedcli store of SOURCE, a file or folder in any of these formats, told by content.
-
-    \b
-      tff-h5      TensorFlow Federated's HDF5      npz     arrays of NumPy
-      tff-sqlite  its SQLite, also .lzma           csv     a row an image
-      leaf        LEAF's JSON, a folder            images  a folder a class, a client, or both
-      idx         MNIST's files, gz or raw         cifar   CIFAR's binary files
-      store       a fedcli store, to deal it anew
-
-    \b
-    Examples:
-      fedcli preprocess train.h5 --test-data test.h5 --out emnist.h5
-      fedcli preprocess mnist/ --out skewed.h5 --partition dirichlet-class --seed 7
-      fedcli preprocess photos/ --out photos.h5 --size 32 --hold-out within
-      fedcli preprocess --verify emnist.h5
-    """  # noqa: D301 - \b keeps click from wrapping
+    """Makes a store, or checks one; `HELP` is what --help shows."""
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
     options = opt.given({name: None if value is False else value for name, value in given.items()})
     if verify is not None:

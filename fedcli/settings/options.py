@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from fedcli.errors import ConfigError
@@ -71,6 +71,7 @@ class Entry:
         options: The `k=v` options it takes.
         check: Says what is wrong with a complete set of options, or None.
         licence: Of a dataset: under what licence its publishers give it.
+        code: What the row stands for, as `lazy.load` takes it: "module" or "module:name".
     """
 
     name: str
@@ -79,6 +80,7 @@ class Entry:
     options: tuple[Option, ...] = ()
     check: Callable[[Mapping[str, Value]], str | None] | None = None
     licence: str = ""
+    code: str = field(default="", kw_only=True)
 
 
 EntryType = TypeVar("EntryType", bound=Entry)

@@ -19,9 +19,8 @@ import pytest
 from PIL import Image
 
 from fedcli import datasets
-from fedcli.cli import preprocess
-from fedcli.datasets.importers import recognising
 from fedcli.datasets.sources import store
+from fedcli.settings.tables import FORMATS
 from fedcli.settings.vocabulary import HOLD_OUTS
 from tests.cli.conftest import Fedcli, WriteTff
 
@@ -278,8 +277,10 @@ def test_same_seed_same_bytes(fedcli: Fedcli, write_tff: WriteTff, kind: str) ->
 # ---- Refused -------------------------------------------------------------------------------------
 
 
-def test_choices_are_those_of_the_library() -> None:
-    assert preprocess.FORMATS == recognising.FORMATS
+def test_help_says_what_each_format_is(fedcli: Fedcli) -> None:
+    lines = fedcli("preprocess", "--help").out.splitlines()
+    for name, row in FORMATS.items():
+        assert f"    {name:<12}{row.doc}" in lines
 
 
 @pytest.mark.parametrize(

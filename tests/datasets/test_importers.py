@@ -31,10 +31,8 @@ def table_of(pixels: Any, labels: Any, owners: Sequence[str] | None = None) -> E
 
 def imported(labels: Any, num_classes: int | None = None, **facts: Any) -> Imported:
     tables = {"train": table_of(GREY[: len(labels)], labels)}
-    options = ImportOptions(num_classes=num_classes)
-    return shared.imported(
-        "npz", tables, options, source="some set", pixel_convention="ink", **facts
-    )
+    options = ImportOptions(format="npz", num_classes=num_classes)
+    return shared.imported(tables, options, source="some set", pixel_convention="ink", **facts)
 
 
 def write_tff(path: Path, feature: str = "pixels", labels: Sequence[int] = (1, 0, 2)) -> Path:

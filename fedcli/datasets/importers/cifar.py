@@ -23,8 +23,6 @@ from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import DataError
 from fedcli.progress import Tell
 
-READS = "cifar"
-
 _SIDE, _CHANNELS = 32, 3
 _IMAGE_BYTES = _SIDE * _SIDE * _CHANNELS
 _LOOKED_AT = 64  # records whose labels tell whether a file is CIFAR
@@ -90,7 +88,6 @@ def read(
             tables[split] = _read_split(of_split, kind, options, folder, tell_part)
             done += len(tables[split])
     return shared.imported(
-        READS,
         tables,
         options,
         source=kind.title if len(sources) > 1 else str(sources[0]),

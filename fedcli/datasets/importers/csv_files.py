@@ -30,8 +30,6 @@ from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import ConfigError, DataError
 from fedcli.progress import Tell
 
-READS = "csv"
-
 ID_COLUMNS = ("client_id", "client", "writer_id", "writer", "user_id", "user", "owner")
 LABEL_COLUMNS = ("label", "y", "class", "target", "digit")
 
@@ -124,7 +122,6 @@ def read(
         table, note = _write(writer, spool.mapped(), labels, rows.owners, tell)
     tables = {"train": table}
     return shared.imported(
-        READS,
         tables,
         options,
         source=str(path),

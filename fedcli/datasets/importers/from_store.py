@@ -13,8 +13,6 @@ from fedcli.datasets.sources.store import StoreSplit, open_store, read_info, ver
 from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.progress import Tell
 
-READS = "store"
-
 
 def recognises(path: Path) -> bool:
     """Returns whether a path is a fedcli store, of whatever version."""
@@ -52,7 +50,6 @@ def read(
         done += len(tables[name])
         tell(done, total)
     return shared.imported(
-        READS,
         tables,
         options,
         source=info.source or str(path),

@@ -15,8 +15,6 @@ from fedcli.datasets.sources.tff_h5 import TffH5Split
 from fedcli.datasets.table import TableWriter
 from fedcli.progress import Tell
 
-READS = "tff-h5"
-
 
 def recognises(path: Path) -> bool:
     """Returns whether a path is an HDF5 file that does not call itself a fedcli store."""
@@ -52,7 +50,6 @@ def read(
             tell(writer.num_examples, total)
         table = writer.table()
     return shared.imported(
-        READS,
         {"train": table},
         options,
         source=str(path),

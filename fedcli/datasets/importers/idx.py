@@ -27,8 +27,6 @@ from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import DataError
 from fedcli.progress import Tell
 
-READS = "idx"
-
 _TABLE_COLUMNS = 8
 _CLASS, _WRITER = 0, 2  # columns
 # Parts of a name that say what is in the file, not which set it belongs to.
@@ -88,7 +86,6 @@ def read(
         notes.append("EMNIST's files hold images with rows and columns swapped; they are turned")
     is_by_class = {"emnist", "byclass"} <= parts
     return shared.imported(
-        READS,
         tables,
         options,
         source=str(sources[0]) if len(sources) == 1 else str(sets[next(iter(sets))].images.path),

@@ -28,8 +28,6 @@ from fedcli.datasets.table import TableWriter
 from fedcli.errors import ConfigError, DataError
 from fedcli.progress import Tell
 
-READS = "images"
-
 _LAYOUTS = {
     "class": "one folder a class",
     "client": "one folder a client",
@@ -120,7 +118,6 @@ def read(
             tables[split] = writer.table()
     left_out = (f"{num_left_out} files that are no images were left out",) if num_left_out else ()
     return shared.imported(
-        READS,
         tables,
         options,
         source=str(root),

@@ -26,8 +26,6 @@ from fedcli.datasets.table import TableWriter
 from fedcli.errors import DataError
 from fedcli.progress import Tell
 
-READS = "leaf"
-
 _SPLITS = ("train", "test")
 _KEYS = re.compile(rb'"(users|num_samples|user_data)"\s*:')
 _LOOKED_AT = 1 << 16  # bytes in which one of these keys stands
@@ -78,7 +76,6 @@ def read(
             tables[split] = writer.table()
     owners = [set(table.owner_ids) for table in tables.values()]
     return shared.imported(
-        READS,
         tables,
         options,
         source=str(sources[0]),

@@ -33,8 +33,6 @@ from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import ConfigError, DataError
 from fedcli.progress import Tell
 
-READS = "npz"
-
 # What arrays are called, with the split before or behind: x_train, test_images, y.
 _IMAGES = ("x", "image", "images", "pixel", "pixels", "data", "features", "inputs")
 _LABELS = ("y", "label", "labels", "target", "targets")
@@ -93,7 +91,6 @@ def read(
             tables[split] = _read_set(archive, each, coding, options, folder, tell_part)
             done += len(tables[split])
     return shared.imported(
-        READS,
         tables,
         options,
         source=str(path),

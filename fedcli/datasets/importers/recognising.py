@@ -1,12 +1,6 @@
-"""Reads images in the formats that others keep them in: `read` makes tables of any of them.
+"""Reads a source in any format of `tables.FORMATS`, whose rows name the module for each.
 
-One module a format, each with
-
-    READS                            its name in FORMATS
-    recognises(path) -> bool         by content, never by a name's ending; cheap
-    read(sources, options, folder, tell) -> Imported
-
-What their readings have in common (number of classes, what 1.0 is, ids) is in `shared`.
+What these modules have in common (number of classes, what 1.0 is, ids) is in `shared`.
 """
 
 from __future__ import annotations
@@ -14,8 +8,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib import import_module
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +17,11 @@ from fedcli.datasets.checks import check_num_classes
 from fedcli.datasets.importers.source_files import start_of
 from fedcli.datasets.table import ExampleTable
 from fedcli.errors import ConfigError, DataError
+from fedcli.lazy import load
 from fedcli.progress import Tell, tell_nobody
+from fedcli.settings.tables.formats import FORMATS
 
 Fit = Callable[[Pixels], Pixels]  # images [k, H, W] or [k, H, W, C] to the size of all
-
-# In the order they are tried: CIFAR, which has no signature, is among the last.
-_MODULES = {
-    "tff-h5": "from_tff_h5",
-    "tff-sqlite": "tff_sqlite",
-    "leaf": "leaf",
-    "idx": "idx",
-    "npz": "npz",
-    "csv": "csv_files",
-    "images": "images",
-    "cifar": "cifar",
-    "store": "from_store",
-}
-FORMATS = tuple(_MODULES)
 
 _LOOKED_AT = 1 << 16  # bytes by which text is told
 _FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -51,7 +32,7 @@ class ImportOptions:
     """How a source is to be read. Formats ignore what is not theirs.
 
     Attributes:
-        format: One of FORMATS; None: what the content is.
+        format: A key of FORMATS; None: what the content is.
         num_classes: Labels are 0 to num_classes - 1; None: what the source says.
         label_column: The CSV column or npz key of the labels.
         id_column: The CSV column or npz key of the clients' ids.
@@ -83,7 +64,7 @@ class Imported:
     """What a source holds.
 
     Attributes:
-        format: One of FORMATS.
+        format: A key of FORMATS.
         tables: The examples of each split: "train" first, then "test".
         num_classes: Labels are 0 to num_classes - 1, checked.
         pixel_convention: What 1.0 is as the tables decode: "ink" or "background".
@@ -163,9 +144,9 @@ def read(
         raise ConfigError("no source given; give a file or folder")
     for path in sources:
         _check_exists(path)
-    module = _module(options.format or recognise(sources))
+    options = replace(options, format=options.format or recognise(sources))
     with _telling(sources[0], folder):
-        imported: Imported = module.read(sources, options, folder, tell)
+        imported: Imported = _module(options.format).read(sources, options, folder, tell)
     return imported
 
 
@@ -194,8 +175,9 @@ def _nothing_in(path: Path) -> str | None:
     )
 
 
-def _module(name: str) -> Any:
-    return import_module(f"fedcli.datasets.importers.{_MODULES[name]}")
+def _module(name: str | None) -> Any:
+    """The module that reads a format."""
+    return load(FORMATS[name or ""].code)
 
 
 @contextmanager

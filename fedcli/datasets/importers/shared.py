@@ -27,7 +27,6 @@ CHARACTER_NAMES = tuple(string.digits + string.ascii_uppercase + string.ascii_lo
 
 
 def imported(
-    format_name: str,
     tables: dict[str, ExampleTable],
     options: ImportOptions,
     *,
@@ -43,9 +42,8 @@ def imported(
     """Returns the tables of a source with their number of classes, after checking every label.
 
     Args:
-        format_name: One of FORMATS.
         tables: By split, "train" first.
-        options: As given; its number of classes comes first.
+        options: With the format that is read; its number of classes comes first.
         source: Where the data come from.
         pixel_convention: What 1.0 is.
         own_classes: What the source itself says of the number of classes.
@@ -69,7 +67,7 @@ def imported(
         notes = (*notes, f"{len(names)} class names for {num_classes} classes: names are left out")
         names = ()
     return Imported(
-        format=format_name,
+        format=options.format or "",
         tables=tables,
         num_classes=num_classes,
         pixel_convention=pixel_convention,

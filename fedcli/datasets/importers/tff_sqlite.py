@@ -29,8 +29,6 @@ from fedcli.datasets.table import TableWriter
 from fedcli.errors import DataError
 from fedcli.progress import Tell
 
-READS = "tff-sqlite"
-
 _SIGNATURE = b"SQLite format 3\0"
 _HEADER_BYTES = 100
 _TABLES = {
@@ -124,7 +122,6 @@ def _read_splits(
         tables = {split: writers[name].table() for name, split in names.items()}
     others = [name for name in present if name not in names]
     return shared.imported(
-        READS,
         tables,
         options,
         source=source,

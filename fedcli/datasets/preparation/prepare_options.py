@@ -20,7 +20,7 @@ class PrepareOptions:
     """What `prepare` does with a source.
 
     Attributes:
-        format: Of the source, one of `importers.FORMATS`; None: recognised by content.
+        format: Of the source, a key of `tables.FORMATS`; None: recognised by content.
         num_classes: Labels are 0 to num_classes - 1; None: as the source says or shows.
         label_column: Of a CSV file.
         id_column: Of a CSV file: who owns a row.

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fedcli.settings.tables.datasets import DATASETS as DATASETS
     from fedcli.settings.tables.datasets import EMBEDDED_DATASETS as EMBEDDED_DATASETS
     from fedcli.settings.tables.datasets import PUBLIC_DATASETS as PUBLIC_DATASETS
+    from fedcli.settings.tables.formats import FORMATS as FORMATS
     from fedcli.settings.tables.models import MODELS as MODELS
     from fedcli.settings.tables.models import is_model_file as is_model_file
     from fedcli.settings.tables.models import split_model_file as split_model_file
@@ -45,6 +46,7 @@ else:
             "DATASETS": "fedcli.settings.tables.datasets",
             "DEALS": "fedcli.settings.tables.partitions",
             "EMBEDDED_DATASETS": "fedcli.settings.tables.datasets",
+            "FORMATS": "fedcli.settings.tables.formats",
             "MODELS": "fedcli.settings.tables.models",
             "NATURAL": "fedcli.settings.tables.partitions",
             "OPTIMIZERS": "fedcli.settings.tables.optimizers",

@@ -1,0 +1,69 @@
+"""The formats of image data that `fedcli preprocess` reads: one row each, and its module.
+
+A module of `fedcli.datasets.importers` that reads a format has two functions:
+
+    recognises(path) -> bool                             by content alone, never by a name's ending
+    read(sources, options, folder, tell) -> Imported     see `importers.recognising.read`
+"""
+
+from __future__ import annotations
+
+from fedcli.settings.options import Entry, table
+
+# In the order in which a source is tried. CIFAR's files have no signature, so they come late.
+FORMATS = table(
+    Entry(
+        "tff-h5",
+        "TensorFlow Federated's HDF5.",
+        "TFF simulation/datasets, EMNIST",
+        code="fedcli.datasets.importers.from_tff_h5",
+    ),
+    Entry(
+        "tff-sqlite",
+        "TensorFlow Federated's SQLite, also as .lzma.",
+        "TFF simulation/datasets, SqlClientData",
+        code="fedcli.datasets.importers.tff_sqlite",
+    ),
+    Entry(
+        "leaf",
+        "LEAF's JSON: a folder, or its shards.",
+        "Caldas et al. 2018 (LEAF), arXiv 1812.01097",
+        code="fedcli.datasets.importers.leaf",
+    ),
+    Entry(
+        "idx",
+        "MNIST's files, gzipped or not.",
+        "LeCun, Cortes and Burges, The MNIST database, file format IDX",
+        code="fedcli.datasets.importers.idx",
+    ),
+    Entry(
+        "npz",
+        "Arrays of NumPy.",
+        "NumPy, numpy.lib.format",
+        code="fedcli.datasets.importers.npz",
+    ),
+    Entry(
+        "csv",
+        "A row an image, below a header.",
+        "RFC 4180",
+        code="fedcli.datasets.importers.csv_files",
+    ),
+    Entry(
+        "images",
+        "Image files, a folder a class, a client, or both.",
+        "Pillow, image file formats",
+        code="fedcli.datasets.importers.images",
+    ),
+    Entry(
+        "cifar",
+        "The binary files of CIFAR-10 and CIFAR-100.",
+        "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
+        code="fedcli.datasets.importers.cifar",
+    ),
+    Entry(
+        "store",
+        "A fedcli store, to deal it anew.",
+        "fedcli",
+        code="fedcli.datasets.importers.from_store",
+    ),
+)
