@@ -1,20 +1,24 @@
-"""The models that have a name: each a function, and `build` for any of them by its name."""
+"""The models that a name chooses: a row of `tables.MODELS` and a function with its layers here.
+
+`build` makes any of them by its name; in Python each has a function of its own, too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fedcli.errors import ConfigError
+from fedcli.lazy import load
 from fedcli.models.layers import Conv2D, Dense, Dropout, Flatten, MaxPool2D, Spec
 from fedcli.models.layout import ParamLayout, lay_out
 from fedcli.models.model import Model, glorot_uniform
 from fedcli.settings import options as opt
 from fedcli.settings import tables
 from fedcli.settings.options import Value
+from fedcli.settings.tables.models import ModelEntry
 
 
 def softmax_regression(
@@ -30,7 +34,7 @@ def softmax_regression(
     Raises:
         ConfigError: A size is not positive.
     """
-    return _of_stack("softmax-regression", input_shape, num_classes, seed)
+    return _of_row("softmax-regression", input_shape, num_classes, seed)
 
 
 def mlp_2nn(input_shape: Sequence[int] = (28, 28), num_classes: int = 10, seed: int = 0) -> Model:
@@ -46,7 +50,7 @@ def mlp_2nn(input_shape: Sequence[int] = (28, 28), num_classes: int = 10, seed: 
     Raises:
         ConfigError: A size is not positive.
     """
-    return _of_stack("mlp-2nn", input_shape, num_classes, seed)
+    return _of_row("mlp-2nn", input_shape, num_classes, seed)
 
 
 def cnn_mcmahan(
@@ -66,7 +70,7 @@ def cnn_mcmahan(
     Raises:
         ConfigError: A size is not positive, or the image is too small.
     """
-    return _of_stack("cnn-mcmahan", input_shape, num_classes, seed)
+    return _of_row("cnn-mcmahan", input_shape, num_classes, seed)
 
 
 def leaf_femnist(
@@ -84,7 +88,7 @@ def leaf_femnist(
     Raises:
         ConfigError: A size is not positive, or the image is too small.
     """
-    return _of_stack("leaf-femnist", input_shape, num_classes, seed)
+    return _of_row("leaf-femnist", input_shape, num_classes, seed)
 
 
 def cnn_reddi(
@@ -108,7 +112,7 @@ def cnn_reddi(
     Raises:
         ConfigError: A size is not positive, a rate is not below 1, or the image is too small.
     """
-    return _of_stack("cnn-reddi", input_shape, num_classes, seed, dropout=dropout)
+    return _of_row("cnn-reddi", input_shape, num_classes, seed, dropout=dropout)
 
 
 def lenet5(input_shape: Sequence[int] = (28, 28), num_classes: int = 10, seed: int = 0) -> Model:
@@ -126,7 +130,7 @@ def lenet5(input_shape: Sequence[int] = (28, 28), num_classes: int = 10, seed: i
     Raises:
         ConfigError: A size is not positive, or the image is too small.
     """
-    return _of_stack("lenet5", input_shape, num_classes, seed)
+    return _of_row("lenet5", input_shape, num_classes, seed)
 
 
 def build(
@@ -151,7 +155,7 @@ def build(
             small.
     """
     layout = build_layout(name, input_shape=input_shape, num_classes=num_classes, options=options)
-    return _with_weights(name, layout, seed)
+    return _with_weights(tables.MODELS[name], layout, seed)
 
 
 def build_layout(
@@ -162,32 +166,22 @@ def build_layout(
     options: Mapping[str, Value] | None = None,
 ) -> ParamLayout:
     """Returns the layout of a model of the table, without drawing its weights; see `build`."""
-    entry = opt.choose(tables.MODELS, name, "model")
-    return _lay_out(name, input_shape, num_classes, opt.resolve(entry, options or {}))
+    row = opt.choose(tables.MODELS, name, "model")
+    return _lay_out(row, input_shape, num_classes, opt.resolve(row, options or {}))
 
 
-def _of_stack(
-    name: str, input_shape: Sequence[int], num_classes: int, seed: int, **options: Any
-) -> Model:
-    return _with_weights(name, _lay_out(name, input_shape, num_classes, options), seed)
+def softmax_stack(num_classes: int) -> list[Spec]:
+    """Returns the layers of `softmax_regression`."""
+    return [Dense(num_classes)]
 
 
-def _with_weights(name: str, layout: ParamLayout, seed: int) -> Model:
-    if name == "softmax-regression":
-        return Model(name, layout, np.zeros(layout.num_params, np.float32))
-    return Model(name, layout, glorot_uniform(layout, seed))
+def mlp_2nn_stack(num_classes: int) -> list[Spec]:
+    """Returns the layers of `mlp_2nn`."""
+    return [Dense(200, "relu"), Dense(200, "relu"), Dense(num_classes)]
 
 
-def _lay_out(
-    name: str, input_shape: Sequence[int], num_classes: int, options: Mapping[str, Any]
-) -> ParamLayout:
-    try:
-        return lay_out(STACKS[name](num_classes, **options), input_shape)
-    except ConfigError as err:
-        raise ConfigError(f"model {name}: {err}") from err
-
-
-def _padded_cnn(units: int, num_classes: int) -> list[Spec]:
+def mcmahan_stack(num_classes: int, *, units: int = 512) -> list[Spec]:
+    """Returns the layers of `cnn_mcmahan`."""
     return [
         Conv2D(32, (5, 5), padding="same", activation="relu"),
         MaxPool2D((2, 2)),
@@ -199,7 +193,17 @@ def _padded_cnn(units: int, num_classes: int) -> list[Spec]:
     ]
 
 
-def _reddi_stack(num_classes: int, dropout: Sequence[float] = (0.25, 0.5)) -> list[Spec]:
+def leaf_femnist_stack(num_classes: int) -> list[Spec]:
+    """Returns the layers of `leaf_femnist`."""
+    return mcmahan_stack(num_classes, units=2048)
+
+
+def reddi_stack(num_classes: int, dropout: Sequence[float] = (0.25, 0.5)) -> list[Spec]:
+    """Returns the layers of `cnn_reddi`.
+
+    Raises:
+        ConfigError: There are not one or two rates.
+    """
     if not 1 <= len(dropout) <= 2:
         raise ConfigError(f"dropout of {len(dropout)} rates; give one or two")
     return [
@@ -214,7 +218,8 @@ def _reddi_stack(num_classes: int, dropout: Sequence[float] = (0.25, 0.5)) -> li
     ]
 
 
-def _lenet5_stack(num_classes: int) -> list[Spec]:
+def lenet5_stack(num_classes: int) -> list[Spec]:
+    """Returns the layers of `lenet5`."""
     return [
         Conv2D(6, (5, 5), padding="same", activation="relu"),
         MaxPool2D((2, 2)),
@@ -227,12 +232,24 @@ def _lenet5_stack(num_classes: int) -> list[Spec]:
     ]
 
 
-# The layers behind each row of tables.MODELS: (num_classes, **options) -> from pixels to logits.
-STACKS: dict[str, Callable[..., list[Spec]]] = {
-    "softmax-regression": lambda num_classes: [Dense(num_classes)],
-    "mlp-2nn": lambda num_classes: [Dense(200, "relu"), Dense(200, "relu"), Dense(num_classes)],
-    "cnn-mcmahan": partial(_padded_cnn, 512),
-    "cnn-reddi": _reddi_stack,
-    "lenet5": _lenet5_stack,
-    "leaf-femnist": partial(_padded_cnn, 2048),
-}
+def _of_row(
+    name: str, input_shape: Sequence[int], num_classes: int, seed: int, **options: Any
+) -> Model:
+    """The model of a row of the table, its options unchecked."""
+    row = tables.MODELS[name]
+    return _with_weights(row, _lay_out(row, input_shape, num_classes, options), seed)
+
+
+def _lay_out(
+    row: ModelEntry, input_shape: Sequence[int], num_classes: int, options: Mapping[str, Any]
+) -> ParamLayout:
+    try:
+        return lay_out(load(row.code)(num_classes, **options), input_shape)
+    except ConfigError as err:
+        raise ConfigError(f"model {row.name}: {err}") from err
+
+
+def _with_weights(row: ModelEntry, layout: ParamLayout, seed: int) -> Model:
+    if row.starts_at_zero:
+        return Model(row.name, layout, np.zeros(layout.num_params, np.float32))
+    return Model(row.name, layout, glorot_uniform(layout, seed))

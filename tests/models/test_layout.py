@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fedcli import models
 from fedcli.core import _core
 from fedcli.errors import ConfigError
-from fedcli.models import sizing, zoo
+from fedcli.models import sizing
 from fedcli.models.layers import (
     Activation,
     AveragePool2D,
@@ -25,6 +25,7 @@ from fedcli.models.layers import (
     Spec,
 )
 from fedcli.models.layout import ParamLayout, Tensor, from_description, lay_out
+from fedcli.settings import tables
 
 
 def _stack(*sizes: int) -> ParamLayout:
@@ -176,7 +177,7 @@ def test_names_are_counted_by_kind_around_those_given() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", sorted(zoo.STACKS))
+@pytest.mark.parametrize("name", sorted(tables.MODELS))
 def test_a_description_survives_json(name: str) -> None:
     layout = models.build_layout(name)
     assert from_description(json.loads(json.dumps(layout.description()))) == layout

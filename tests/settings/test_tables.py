@@ -8,11 +8,11 @@ from collections.abc import Mapping
 import pytest
 
 from fedcli.errors import ConfigError
+from fedcli.lazy import load
 from fedcli.learning.aggregators import contract
 from fedcli.learning.algorithms import building
 from fedcli.learning.optimizers import schedules
 from fedcli.learning.optimizers.rules import RULES
-from fedcli.models import zoo
 from fedcli.settings import tables
 from fedcli.settings.options import Entry, resolve
 
@@ -24,13 +24,13 @@ TABLES = {
     "aggregators": tables.AGGREGATORS,
     "datasets": tables.DATASETS,
     "partitions": tables.PARTITIONS,
+    "formats": tables.FORMATS,
 }
 
 
 @pytest.mark.parametrize(
     ("table", "code"),
     [
-        (tables.MODELS, zoo.STACKS),
         (tables.OPTIMIZERS, RULES),
         (tables.SCHEDULES, schedules.RULES),
         (tables.ALGORITHMS, building.BUILDERS),
@@ -41,6 +41,19 @@ def test_every_row_has_code_under_its_name(
     table: Mapping[str, Entry], code: Mapping[str, object]
 ) -> None:
     assert table.keys() == code.keys()
+
+
+def test_every_model_s_row_names_its_layers() -> None:
+    for row in tables.MODELS.values():
+        *_, last = load(row.code)(7)
+        assert last.units == 7
+
+
+def test_every_format_s_row_names_a_module_that_reads_it() -> None:
+    for row in tables.FORMATS.values():
+        module = load(row.code)
+        assert callable(module.recognises)
+        assert callable(module.read)
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES.keys())

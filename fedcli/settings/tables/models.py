@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from fedcli.settings.options import Entry, Option, Value, table
 
@@ -15,27 +16,42 @@ def _check_dropout(options: Mapping[str, Value]) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class ModelEntry(Entry):
+    """A model; its `code` is a function (num_classes, **options) -> layers from pixels to logits.
+
+    Attributes:
+        starts_at_zero: Whether all initial parameters are 0; else each layer's own.
+    """
+
+    starts_at_zero: bool = False
+
+
 MODELS = table(
-    Entry(
+    ModelEntry(
         "softmax-regression",
         "One dense layer from pixels to classes, from zeros; num_inputs x num_classes + "
         "num_classes parameters (7,850 for 28 x 28 pixels and 10 classes).",
         "TFF tutorial, Federated Learning for Image Classification",
+        starts_at_zero=True,
+        code="fedcli.models.zoo:softmax_stack",
     ),
-    Entry(
+    ModelEntry(
         "mlp-2nn",
         "Two dense layers of 200 with ReLU, then the logits, Glorot uniform from the run's seed; "
         "199,210 parameters for 28 x 28 pixels and 10 classes.",
         "McMahan et al. 2017, arXiv 1602.05629, the 2NN",
+        code="fedcli.models.zoo:mlp_2nn_stack",
     ),
-    Entry(
+    ModelEntry(
         "cnn-mcmahan",
         "Two padded 5 x 5 convolutions of 32 and 64 channels, each with ReLU and a 2 x 2 max-pool, "
         "512 units with ReLU, then the logits; 1,663,370 parameters for 28 x 28 pixels and 10 "
         "classes.",
         "McMahan et al. 2017, arXiv 1602.05629; TFF simulation/baselines/emnist, cnn",
+        code="fedcli.models.zoo:mcmahan_stack",
     ),
-    Entry(
+    ModelEntry(
         "cnn-reddi",
         "Two 3 x 3 convolutions of 32 and 64 channels with ReLU, a 2 x 2 max-pool, 128 units with "
         "ReLU, then the logits, with dropout before and after the 128; 1,199,882 parameters for 28 "
@@ -51,19 +67,22 @@ MODELS = table(
             ),
         ),
         _check_dropout,
+        code="fedcli.models.zoo:reddi_stack",
     ),
-    Entry(
+    ModelEntry(
         "lenet5",
         "A padded 5 x 5 convolution of 6 channels and one of 16 without padding, each with ReLU "
         "and a 2 x 2 max-pool, 120 and 84 units with ReLU, then the logits; 61,706 parameters for "
         "28 x 28 pixels and 10 classes.",
         "LeCun et al. 1998, Proc. IEEE 86(11), in its usual modern form",
+        code="fedcli.models.zoo:lenet5_stack",
     ),
-    Entry(
+    ModelEntry(
         "leaf-femnist",
         "As cnn-mcmahan with 2048 units; 6,497,162 parameters for 28 x 28 pixels and 10 classes, "
         "6,603,710 for 62.",
         "Caldas et al. 2018 (LEAF), arXiv 1812.01097, models/femnist",
+        code="fedcli.models.zoo:leaf_femnist_stack",
     ),
 )
 
