@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from fedcli.core.draws import Stream
 from fedcli.errors import ConfigError
+from fedcli.models.layers.contract import Layer
 from fedcli.models.model import Model
-from fedcli.models.sizing import Layer
 
 Values = NDArray[np.float32]
 
@@ -199,7 +199,7 @@ class _Dropout(_Part):
 
 
 def _part(layer: Layer, stream: Stream) -> _Part:
-    num_tensors = len(layer.tensor_shapes())
+    num_tensors = len(layer.tensors)
     is_plain = layer.activation in ("linear", "relu")
     if layer.kind == "dense" and is_plain:
         return _Product(layer, num_tensors)

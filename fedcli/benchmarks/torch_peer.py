@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from fedcli.benchmarks import numpy_peer, tasks
 from fedcli.benchmarks.tasks import Task
 from fedcli.errors import ConfigError
+from fedcli.models.layers.contract import Layer
 from fedcli.models.model import Model
-from fedcli.models.sizing import Layer
 
 Params = NDArray[np.float32]
 _ACTIVATIONS: dict[str, Callable[[], Any]] = {
@@ -139,18 +139,18 @@ def _turned(model: Model, tensors: list[Params], *, is_back: bool = False) -> li
     source = iter(tensors)
     for layer in model.layout.layers:
         height, width, channels = layer.in_shape
-        for name, shape in layer.tensor_shapes():
+        for each in layer.tensors:
             tensor = next(source)
-            if name != "kernel":
+            if each.name != "kernel":
                 turned.append(tensor)
             elif layer.kind == "conv2d":
                 turned.append(tensor.transpose((2, 3, 1, 0) if is_back else (3, 2, 0, 1)))
             elif is_back:
                 wide = tensor.reshape(-1, channels, height, width)
-                turned.append(wide.transpose(2, 3, 1, 0).reshape(shape))
+                turned.append(wide.transpose(2, 3, 1, 0).reshape(each.shape))
             else:
                 wide = tensor.reshape(height, width, channels, -1)
-                turned.append(wide.transpose(3, 2, 0, 1).reshape(shape[1], shape[0]))
+                turned.append(wide.transpose(3, 2, 0, 1).reshape(each.shape[1], each.shape[0]))
     return turned
 
 

@@ -22,6 +22,7 @@ from fedcli.settings.vocabulary import MAX_THREADS
 try:
     from fedcli.core import _core
     from fedcli.core._core import (
+        MAX_LAYERS,
         STATS,
         CancelFlag,
         Cancelled,
@@ -41,6 +42,7 @@ except ImportError as err:
     raise ConfigError(str(err)) from err
 
 __all__ = [
+    "MAX_LAYERS",
     "STATS",
     "CancelFlag",
     "Cancelled",
@@ -76,7 +78,8 @@ __all__ = [
 ]
 
 StepRow = tuple[int, tuple[float, ...]]
-ModelRow = tuple[int | float | tuple[int, int, int], ...]  # one layer, as struct fed_layer has it
+# One layer: the fields of struct fed_layer in their order, the kind by its name, shapes nested.
+ModelRow = tuple[str | int | float | tuple[int, int, int], ...]
 
 
 class StepKind(IntEnum):

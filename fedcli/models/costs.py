@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from fedcli.models.layout import ParamLayout
-from fedcli.models.sizing import Layer
 
 
 @dataclass(frozen=True)
@@ -38,15 +36,7 @@ def layer_costs(layout: ParamLayout) -> tuple[LayerCost, ...]:
     costs = []
     is_needed_below = False
     for layer in layout.layers:
-        forward = _multiply_adds(layer)
+        forward = layer.multiply_adds
         costs.append(LayerCost(layer.name, forward, forward * (1 + is_needed_below)))
-        is_needed_below = is_needed_below or bool(layer.tensor_shapes())
+        is_needed_below = is_needed_below or bool(layer.tensors)
     return tuple(costs)
-
-
-def _multiply_adds(layer: Layer) -> int:
-    """Each entry of a kernel meets one value for each place of the outputs."""
-    if layer.kind not in ("dense", "conv2d"):
-        return 0
-    (_, kernel), *_ = layer.tensor_shapes()
-    return math.prod(kernel) * math.prod(layer.out_shape[:2])

@@ -8,28 +8,34 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.core.native import MAX_LAYERS, ModelRow
 from fedcli.errors import ConfigError
-from fedcli.models import layers as specs_of
-from fedcli.models.layers import ACTIVATIONS, Spec
-from fedcli.models.sizing import MAX_LAYERS, Layer, Shape, size_layers
-
-# The fields of struct fed_layer in their order; shapes are nested.
-CoreRow = tuple[str | int | float | Shape, ...]
+from fedcli.models.layers.contract import Layer, Spec, Start, from_dict
+from fedcli.models.layers.fields import check_name
+from fedcli.models.sizing import size_layers
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One trainable tensor: its name, Keras shape, and offset in the flat vector."""
+    """One trainable tensor in the flat vector.
+
+    Attributes:
+        name: Its layer's name, a slash and its own; that of a variable in a model in Python.
+        shape: As Keras has it.
+        offset: Where it begins in the flat vector.
+        start: What it starts from, where its layer says so.
+    """
 
     name: str
     shape: tuple[int, ...]
     offset: int
+    start: Start = 0.0
 
     @property
     def size(self) -> int:
@@ -94,34 +100,18 @@ class ParamLayout:
             raise ConfigError(f"weights have types {kinds}; give arrays of real numbers")
         return np.concatenate([array.ravel() for array in arrays]).astype(np.float32)
 
-    def core_rows(self) -> list[CoreRow]:
+    def core_rows(self) -> list[ModelRow]:
         """Returns the core's model table, a row for each layer in the order of struct fed_layer."""
-        rows: list[CoreRow] = []
+        rows: list[ModelRow] = []
         offset = 0
         for layer in self.layers:
-            rows.append(
-                (
-                    layer.kind,
-                    ACTIVATIONS[layer.activation],
-                    layer.in_shape,
-                    layer.out_shape,
-                    offset,
-                    int(layer.has_scale),
-                    int(layer.has_bias),
-                    *layer.window,
-                    *layer.strides,
-                    *layer.pads,
-                    layer.num_groups,
-                    layer.epsilon,
-                    layer.rate,
-                )
-            )
+            rows.append(layer.core_row(offset))
             offset += layer.num_params
         return rows
 
     def description(self) -> dict[str, Any]:
         """Returns the model's shape as plain values for JSON; `from_description` undoes it."""
-        layers = [specs_of.to_dict(spec) for spec in self.specs]
+        layers = [spec.to_dict() for spec in self.specs]
         return {"input_shape": list(self.input_shape), "layers": layers}
 
 
@@ -136,7 +126,7 @@ def from_description(description: object) -> ParamLayout:
     input_shape, layers = description["input_shape"], description["layers"]
     if not isinstance(layers, list) or not isinstance(input_shape, list):
         raise ConfigError("a model's description has lists as input_shape and layers")
-    return lay_out([specs_of.from_dict(each) for each in layers], input_shape)
+    return lay_out([from_dict(each) for each in layers], input_shape)
 
 
 def lay_out(specs: Sequence[Spec], input_shape: Sequence[int]) -> ParamLayout:
@@ -155,9 +145,9 @@ def lay_out(specs: Sequence[Spec], input_shape: Sequence[int]) -> ParamLayout:
     tensors = []
     offset = 0
     for layer in layers:
-        for name, shape in layer.tensor_shapes():
-            tensors.append(Tensor(f"{layer.name}/{name}", shape, offset))
-            offset += math.prod(shape)
+        for each in layer.tensors:
+            tensors.append(Tensor(f"{layer.name}/{each.name}", each.shape, offset, each.start))
+            offset += each.size
     return ParamLayout(
         named, layers, tuple(tensors), offset, tuple(input_shape), layers[-1].out_shape[2]
     )
@@ -177,7 +167,7 @@ def _named(specs: Sequence[Spec]) -> tuple[Spec, ...]:
         raise ConfigError(f"the model has {len(specs)} layers; give at most {MAX_LAYERS}")
     for spec in specs:
         if spec.name != "":
-            specs_of.check_name(spec.name)
+            check_name(spec.name)
     seen: Counter[str] = Counter()
     taken = {spec.name for spec in specs}
     named = []
@@ -186,8 +176,8 @@ def _named(specs: Sequence[Spec]) -> tuple[Spec, ...]:
         while not name or (not spec.name and name in taken):
             name = f"{spec.kind}_{seen[spec.kind]}" if seen[spec.kind] else spec.kind
             seen[spec.kind] += 1
-        specs_of.check(spec, f"layer {name}")
-        named.append(replace(spec, name=name))
+        spec.check(f"layer {name}")
+        named.append(spec.named(name))
     names = [spec.name for spec in named]
     if len(set(names)) < len(names):
         raise ConfigError(f"layers are named {', '.join(names)}; give each its own name")

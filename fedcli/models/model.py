@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fedcli.core.draws import Stream
 from fedcli.core.seeds import Purpose, stream_key
 from fedcli.errors import ConfigError
-from fedcli.models.layers import Spec
+from fedcli.models.layers.contract import GLOROT_UNIFORM, Spec
 from fedcli.models.layout import ParamLayout, Tensor, lay_out
 
 
@@ -71,11 +71,11 @@ def glorot_uniform(layout: ParamLayout, seed: int) -> NDArray[np.float32]:
     params = np.zeros(layout.num_params, np.float32)
     for place, tensor in enumerate(layout.tensors):
         within = slice(tensor.offset, tensor.offset + tensor.size)
-        if tensor.name.endswith("/kernel"):
+        if tensor.start == GLOROT_UNIFORM:
             stream = Stream(stream_key(seed, Purpose.INITIAL_WEIGHTS, occurrence=place))
             params[within] = (2 * stream.uniform(tensor.size) - 1) * _glorot_limit(tensor)
-        elif tensor.name.endswith("/gamma"):
-            params[within] = 1.0
+        else:
+            params[within] = tensor.start
     return params
 
 

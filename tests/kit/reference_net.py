@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core.seeds import StreamKey
+from fedcli.models.layers.contract import Layer
 from fedcli.models.layout import ParamLayout
-from fedcli.models.sizing import Layer
 from tests.kit.reference import Batch, Optimizer, Stats, Vector
 
 DROPOUT_STEPS = 65536  # a rate is taken in these

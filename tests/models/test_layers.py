@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 from typing import Any
 
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedcli.errors import ConfigError
-from fedcli.models import layers
+from fedcli.models.keras.graphs import to_snake_case
 from fedcli.models.layers import (
     Activation,
     AveragePool2D,
@@ -20,6 +22,9 @@ from fedcli.models.layers import (
     MaxPool2D,
     Spec,
 )
+from fedcli.models.layers.contract import KERAS_READERS, KINDS, Incoming, from_dict
+from fedcli.models.layers.fields import check_name, pair
+from fedcli.models.layers.keras_options import Options
 
 EVERY_KIND: list[Spec] = [
     Dense(5, "relu", use_bias=False, name="hidden"),
@@ -35,18 +40,45 @@ EVERY_KIND: list[Spec] = [
 
 @pytest.mark.parametrize("spec", EVERY_KIND, ids=lambda spec: spec.kind)
 def test_a_dict_of_a_layer_gives_it_back(spec: Spec) -> None:
-    assert layers.from_dict(layers.to_dict(spec)) == spec
-    layers.check(spec, "layer")
+    assert from_dict(spec.to_dict()) == spec
+    spec.check("layer")
 
 
 def test_every_kind_is_here() -> None:
-    assert {spec.kind for spec in EVERY_KIND} == set(layers.SPECS)
+    assert {spec.kind for spec in EVERY_KIND} == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+def test_a_class_says_all_of_its_kind(kind: type[Spec]) -> None:
+    fields = [each.name for each in dataclasses.fields(kind)]
+    assert [*kind.checks, "name"] == fields
+    assert {each.field for each in kind.tensors if each.field} <= set(fields)
+    assert kind.kind == to_snake_case(kind.keras_class)
+    assert kind.keras_class in KERAS_READERS
+
+
+@pytest.mark.parametrize("spec", EVERY_KIND, ids=lambda spec: spec.kind)
+def test_what_is_written_for_keras_is_read_as_the_same_layer(spec: Spec) -> None:
+    options = Options(spec.keras_class, {"config": json.loads(json.dumps(spec.to_keras()))})
+    shape = (6,) if spec.takes_vector else (6, 6, 2)
+    ((read, _),) = KERAS_READERS[spec.keras_class](options, shape, spec.name)
+    assert (type(read), read.name, read.starts()) == (type(spec), spec.name, spec.starts())
+    incoming = Incoming((6, 6, 2), is_image=True)
+    assert read.size(incoming) == spec.size(incoming)
+
+
+def test_a_layer_has_the_tensors_that_its_fields_ask_for() -> None:
+    assert Conv2D(2, 3).starts() == {"kernel": "GlorotUniform", "bias": 0.0}
+    assert Dense(2, use_bias=False).starts() == {"kernel": "GlorotUniform"}
+    assert GroupNorm(1).starts() == {"gamma": 1.0, "beta": 0.0}
+    assert GroupNorm(1, scale=False).starts() == {"beta": 0.0}
+    assert MaxPool2D().starts() == {}
 
 
 def test_one_number_is_a_pair() -> None:
-    assert layers.pair(3) == (3, 3)
-    assert layers.pair((2, 5)) == (2, 5)
-    layers.check(Conv2D(1, 3, 2), "layer")
+    assert pair(3) == (3, 3)
+    assert pair((2, 5)) == (2, 5)
+    Conv2D(1, 3, 2).check("layer")
 
 
 @pytest.mark.parametrize(
@@ -70,14 +102,14 @@ def test_one_number_is_a_pair() -> None:
 )
 def test_values_that_no_layer_may_have_are_refused(spec: Spec, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        layers.check(spec, "layer")
+        spec.check("layer")
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([], "a layer of kind None; kinds are dense, conv2d, "),
-        ({"kind": "lstm"}, "a layer of kind 'lstm'; kinds are dense"),
+        ([], "a layer of kind None; kinds are activation, average_pooling2d"),
+        ({"kind": "lstm"}, "a layer of kind 'lstm'; kinds are activation"),
         ({"kind": ["dense"]}, "a layer of kind None|a layer of kind"),
         ({"kind": "dense", "size": 3}, "a layer of kind dense has fields 'size', which are not"),
         ({"kind": "dense"}, "a layer of kind dense has fields '', which"),
@@ -85,7 +117,7 @@ def test_values_that_no_layer_may_have_are_refused(spec: Spec, message: str) -> 
 )
 def test_dicts_that_describe_no_layer_are_refused(values: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        layers.from_dict(values)
+        from_dict(values)
 
 
 _JSON = st.recursive(
@@ -95,19 +127,19 @@ _JSON = st.recursive(
 )
 
 
-@given(st.sampled_from(sorted(layers.SPECS)), st.data())
+@given(st.sampled_from(sorted(KINDS)), st.data())
 def test_no_values_of_fields_raise_anything_else(kind: str, data: st.DataObject) -> None:
     example = next(spec for spec in EVERY_KIND if spec.kind == kind)
-    values = {name: data.draw(_JSON) for name in layers.to_dict(example)}
+    values = {name: data.draw(_JSON) for name in example.to_dict()}
     with contextlib.suppress(ConfigError):
-        layers.check(layers.from_dict({**values, "kind": kind}), "layer")
+        from_dict({**values, "kind": kind}).check("layer")
 
 
 @pytest.mark.parametrize("name", ["a/b", "", "..", "x" * 101, "a\nb", 3, None])
 def test_names_that_files_cannot_hold_are_refused(name: object) -> None:
     with pytest.raises(ConfigError, match=r"layer name .*: give up to 100 characters that can be"):
-        layers.check_name(name)
+        check_name(name)
 
 
 def test_names_of_other_languages_are_fine() -> None:
-    layers.check_name("schön_1 (a)")
+    check_name("schön_1 (a)")

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedcli import models
-from fedcli.core import _core
+from fedcli.core import _core, native
+from fedcli.core.native import MAX_LAYERS
 from fedcli.errors import ConfigError
-from fedcli.models import sizing
 from fedcli.models.layers import (
     Activation,
     AveragePool2D,
@@ -24,6 +24,7 @@ from fedcli.models.layers import (
     MaxPool2D,
     Spec,
 )
+from fedcli.models.layers.contract import GLOROT_UNIFORM
 from fedcli.models.layout import ParamLayout, Tensor, from_description, lay_out
 from fedcli.settings import tables
 
@@ -35,10 +36,10 @@ def _stack(*sizes: int) -> ParamLayout:
 def test_tensors_fill_the_vector_in_layer_order() -> None:
     layout = _stack(6, 4, 3)
     assert layout.tensors == (
-        Tensor("dense/kernel", (6, 4), 0),
-        Tensor("dense/bias", (4,), 24),
-        Tensor("dense_1/kernel", (4, 3), 28),
-        Tensor("dense_1/bias", (3,), 40),
+        Tensor("dense/kernel", (6, 4), 0, GLOROT_UNIFORM),
+        Tensor("dense/bias", (4,), 24, 0.0),
+        Tensor("dense_1/kernel", (4, 3), 28, GLOROT_UNIFORM),
+        Tensor("dense_1/bias", (3,), 40, 0.0),
     )
     assert (layout.num_params, layout.num_inputs, layout.num_classes) == (43, 6, 3)
 
@@ -266,7 +267,7 @@ def test_join_refuses_what_is_not_a_real_number() -> None:
         ([Conv2D(3, 7)], "layer conv2d: it gives 2 x 2 x 3 values, but the last layer gives one "),
         ([MaxPool2D(2), Flatten()], "layer max_pooling2d: it gives 4 x 4 x 1 values, but the last"),
         ([MaxPool2D(8)], "the model has no parameters; give at least one layer that has"),
-        ([Dense(2)] * 65, "the model has 65 layers; give at most 64"),
+        ([Dense(2)] * (MAX_LAYERS + 1), f"has {MAX_LAYERS + 1} layers; give at most {MAX_LAYERS}"),
         ([Dense(1 << 24)] * 2, "the model has .* parameters; choose sizes that give fewer"),
         ([Conv2D(1 << 24, 3), Dense(2)], "layer conv2d gives .* values an example; choose sizes"),
         ([Dense(2), "dense"], "layer 2 of the model is a str; give layers of fedcli.layers, such"),
@@ -286,13 +287,17 @@ def test_shapes_that_no_example_has_are_refused(shape: tuple[int, ...]) -> None:
         lay_out([Dense(2)], shape)
 
 
-def test_limits_are_those_of_the_core() -> None:
-    assert sizing.MAX_LAYERS == _core.MAX_LAYERS
+def test_the_core_takes_as_many_layers_as_a_model_may_have() -> None:
+    layout = lay_out([Dense(1, use_bias=False)] * MAX_LAYERS, (1,))
+    native.Model(layout.core_rows(), layout.num_params)
+    rows = [layer.core_row(offset) for offset, layer in enumerate([*layout.layers, *layout.layers])]
+    with pytest.raises(_core.CoreError):
+        native.Model(rows[: MAX_LAYERS + 1], MAX_LAYERS + 1)
 
 
 def test_kinds_of_layers_that_the_core_does_not_have_are_refused() -> None:
     layout = _stack(4, 3)
     (row,) = layout.core_rows()
-    _core.Model([row], layout.num_params)
+    native.Model([row], layout.num_params)
     with pytest.raises(_core.CoreError, match="kind"):
-        _core.Model([("flatten", *row[1:])], layout.num_params)
+        native.Model([("flatten", *row[1:])], layout.num_params)

@@ -11,7 +11,7 @@ import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +20,16 @@ from numpy.typing import NDArray
 
 from fedcli.errors import ConfigError
 from fedcli.files import write_atomic
-from fedcli.models import layers
 from fedcli.models.keras import archives, graphs
 from fedcli.models.keras.graphs import Graph, container_names
-from fedcli.models.layers import Spec
+from fedcli.models.layers import Activation, Flatten
+from fedcli.models.layers.contract import GLOROT_UNIFORM, Spec, Start
+from fedcli.models.layers.fields import SOFTMAX
 from fedcli.models.layout import ParamLayout, lay_out
 
 is_keras = archives.is_keras
 
-# Keras's names of the kinds of layers.
-CLASS_NAMES = {
-    "dense": "Dense",
-    "conv2d": "Conv2D",
-    "max_pooling2d": "MaxPooling2D",
-    "average_pooling2d": "AveragePooling2D",
-    "flatten": "Flatten",
-    "dropout": "Dropout",
-    "group_normalization": "GroupNormalization",
-    "activation": "Activation",
-}
 MAX_PARAMS = 1 << 28  # of a model without weights, whose file says how many it has: 1 GiB
-_DRAWN = "GlorotUniform"  # what `models.sequential` draws
 _KERAS_VERSION = "3.0.0"  # the first whose format this is
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # so that equal models are equal files
 
@@ -62,7 +51,7 @@ class KerasModel:
     specs: tuple[Spec, ...]
     input_shape: tuple[int, ...]
     weights: list[NDArray[np.float32]] | None
-    starts: tuple[float | str, ...]
+    starts: tuple[Start, ...]
 
     def fresh_params(self, drawn: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns initial parameters float32 [num_params], with the constants that the file names.
@@ -76,10 +65,10 @@ class KerasModel:
         params = drawn.copy()
         layout = lay_out(self.specs, self.input_shape)
         for tensor, start in zip(layout.tensors, self.starts, strict=True):
-            if isinstance(start, str) and start != _DRAWN:
+            if isinstance(start, str) and start != GLOROT_UNIFORM:
                 raise ConfigError(
-                    f"{tensor.name} is initialised by {start[:60]!r}; fedcli draws {_DRAWN}, "
-                    "Zeros, Ones and Constant: give weights"
+                    f"{tensor.name} is initialised by {start[:60]!r}; fedcli draws "
+                    f"{GLOROT_UNIFORM}, Zeros, Ones and Constant: give weights"
                 )
             if not isinstance(start, str):
                 params[tensor.offset : tensor.offset + tensor.size] = start
@@ -126,7 +115,7 @@ def read_weights(path: Path, layout: ParamLayout) -> list[NDArray[np.float32]]:
             raise ConfigError("describes a model without weights; give a file that has them")
         if contents.description is None:
             weighted, shapes = _weighted(layout)
-            counted = container_names([CLASS_NAMES[spec.kind] for spec in layout.specs])
+            counted = container_names([spec.keras_class for spec in layout.specs])
             names = [spec.name for spec in layout.specs]
             named = dict(zip(names, counted, strict=True))
             paths = [(named[name],) for name in weighted]
@@ -213,24 +202,22 @@ def _stack(layout: ParamLayout) -> list[Spec]:
     names = {spec.name for spec in layout.specs}
     is_flat = len(layout.input_shape) == 1
     for spec in layout.specs:
-        if isinstance(spec, layers.Dense) and not is_flat:
-            stack.append(layers.Flatten(_unused("flatten", names)))
-        is_flat = is_flat or isinstance(spec, layers.Dense | layers.Flatten)
+        if spec.takes_vector and not is_flat:
+            stack.append(Flatten(_unused("flatten", names)))
+            is_flat = True
+        is_flat = is_flat or spec.gives_vector
         stack.append(spec)
-    last = stack[-1]
-    if isinstance(last, layers.Dense):
-        stack[-1] = replace(last, activation=layers.SOFTMAX)
-        return stack
-    if isinstance(last, layers.Conv2D) and last.activation == layers.SOFTMAX:
-        stack[-1] = last = replace(last, activation="linear")
-    softmax = layers.Activation(layers.SOFTMAX, "")
-    if isinstance(last, layers.Activation) and last.activation == layers.SOFTMAX:
-        softmax = last
-        stack.pop()
+    last = stack.pop()
+    with_softmax = last.with_softmax()
+    if with_softmax is not None:
+        return [*stack, with_softmax]
+    without = last.without_softmax()
+    if without is not None:
+        stack.append(without)
     if not is_flat:
-        stack.append(layers.Flatten(_unused("flatten", names)))
-    stack.append(replace(softmax, name=softmax.name or _unused("softmax", names)))
-    return stack
+        stack.append(Flatten(_unused("flatten", names)))
+    name = last.name if without is None else _unused("softmax", names)
+    return [*stack, Activation(SOFTMAX, name)]
 
 
 def _unused(name: str, names: set[str]) -> str:
@@ -243,16 +230,12 @@ def _unused(name: str, names: set[str]) -> str:
 
 
 def _batch_shape(layout: ParamLayout) -> list[int | None]:
-    """Of the input: windows need channels, which images of [H, W] have not."""
+    """Of the input: images of [H, W] get a channel if a layer needs it before any flattens them."""
     shape = layout.input_shape
-    first = next((spec for spec in layout.specs if spec.kind in _SHAPE_MAKERS), None)
-    if len(shape) == 2 and first is not None and first.kind in _WINDOWED:
+    first = next((each for each in layout.specs if each.needs_channels or each.gives_vector), None)
+    if len(shape) == 2 and first is not None and first.needs_channels:
         shape = (*shape, 1)
     return [None, *shape]
-
-
-_WINDOWED = ("conv2d", "max_pooling2d", "average_pooling2d", "group_normalization")
-_SHAPE_MAKERS = (*_WINDOWED, "dense", "flatten")
 
 
 def _describe(stack: Sequence[Spec], batch_shape: Sequence[int | None]) -> dict[str, Any]:
@@ -265,7 +248,7 @@ def _describe(stack: Sequence[Spec], batch_shape: Sequence[int | None]) -> dict[
             "name": "sequential",
             "trainable": True,
             "dtype": "float32",
-            "layers": [start, *(_item(CLASS_NAMES[spec.kind], _config(spec)) for spec in stack)],
+            "layers": [start, *(_item(spec.keras_class, spec.to_keras()) for spec in stack)],
             "build_input_shape": list(batch_shape),
         },
         "registered_name": None,
@@ -282,20 +265,11 @@ def _item(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _config(spec: Spec) -> dict[str, Any]:
-    values = layers.to_dict(spec)
-    del values["kind"]
-    for key in ("kernel_size", "strides", "pool_size"):
-        if values.get(key) is not None:
-            values[key] = list(layers.pair(values[key]))
-    return values
-
-
 def _image(stack: Sequence[Spec], layout: ParamLayout, params: NDArray[np.float32]) -> bytes:
     tensors: dict[str, list[NDArray[np.float32]]] = {}
     for tensor, array in zip(layout.tensors, layout.split(params), strict=True):
         tensors.setdefault(tensor.name.rpartition("/")[0], []).append(array)
-    paths = container_names([CLASS_NAMES[spec.kind] for spec in stack])
+    paths = container_names([spec.keras_class for spec in stack])
     named = {path: spec.name for path, spec in zip(paths, stack, strict=True)}
     by_path = {path: tensors.get(name, []) for path, name in named.items()}
     return archives.weights_image(by_path, named, "sequential")

@@ -10,27 +10,22 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fedcli.errors import ConfigError
-from fedcli.models import layers
-from fedcli.models.keras.layer_options import Options, chain_of, number, plain, shown
-from fedcli.models.layers import Spec
+from fedcli.models.keras.chains import chain_of
+from fedcli.models.layers import Flatten
+from fedcli.models.layers.contract import KERAS_READERS, KerasShape, Spec, Start
+from fedcli.models.layers.fields import MAX_NAME, MAX_SIZE
+from fedcli.models.layers.keras_options import Options, plain, shown
 
 # What may stand in a file; the error for any other layer lists it.
-SUPPORTED = (
-    *("InputLayer", "Dense", "Conv2D", "MaxPooling2D", "AveragePooling2D"),
-    *("GlobalAveragePooling2D", "Flatten", "Dropout", "Activation", "ReLU", "Softmax"),
-    *("GroupNormalization", "Reshape"),
-)
+SUPPORTED = tuple(sorted({*KERAS_READERS, "InputLayer", "Reshape"}))
 MODELS = ("Sequential", "Functional", "Model")
-# Layers of all depths, models within models included.
-MAX_LAYERS = 1000
+_MAX_LAYERS = 1000  # of all depths, models within models included
 _MAX_DEPTH = 8
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -48,7 +43,7 @@ class Place:
     name: str
     path: tuple[str, ...]
     top: str
-    starts: tuple[float | str, ...]
+    starts: tuple[Start, ...]
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,7 @@ class Graph:
 
     name: str
     specs: tuple[Spec, ...]
-    input_shape: Shape
+    input_shape: KerasShape
     places: tuple[Place, ...]
 
 
@@ -135,8 +130,8 @@ class _Builder:
     def __init__(self) -> None:
         self.specs: list[Spec] = []
         self.places: list[Place] = []
-        self.input_shape: Shape | None = None
-        self._shape: Shape = ()
+        self.input_shape: KerasShape | None = None
+        self._shape: KerasShape = ()
         self._names: set[str] = set()
         self._num_layers = 0
 
@@ -147,8 +142,8 @@ class _Builder:
         class_name, config = _class_of(item)
         found = chain_of(class_name, config)
         self._num_layers += len(found)
-        if self._num_layers > MAX_LAYERS:
-            raise ConfigError(f"has more than {MAX_LAYERS} layers; give a smaller model")
+        if self._num_layers > _MAX_LAYERS:
+            raise ConfigError(f"has more than {_MAX_LAYERS} layers; give a smaller model")
         counted = container_names([_class_of(each)[0] for each in found])
         for each, name in zip(found, counted, strict=True):
             options = Options(_class_of(each)[0], each)
@@ -189,14 +184,18 @@ class _Builder:
         if options.class_name == "Reshape":
             self._reshape(options)
             return
-        convert = _CONVERTERS[options.class_name]
-        for spec, shape in convert(options, self._shape, self._unique(options.name)):
-            self.specs.append(spec)
-            self._names.add(spec.name)
-            self._shape = shape
-            starts = options.starts(spec)
+        read = KERAS_READERS[options.class_name]
+        for spec, shape in read(options, self._shape, self._unique(options.name)):
+            self._append(spec, shape)
+            starts = options.starts(spec.starts())
             if starts:
                 self.places.append(Place(spec.name, path, top, starts))
+
+    def _append(self, spec: Spec, shape: KerasShape) -> None:
+        """Adds a layer that gives values of a shape."""
+        self.specs.append(spec)
+        self._names.add(spec.name)
+        self._shape = shape
 
     def _reshape(self, options: Options) -> None:
         """Reshaping pixels says how they come; to a vector it is flattening."""
@@ -209,11 +208,8 @@ class _Builder:
                 f"{options.label}: target_shape {shown(target)} does not hold {size} values"
             )
         if len(shape) == 1 < len(self._shape):
-            spec = layers.Flatten(name=self._unique(options.name))
-            self.specs.append(spec)
-            self._names.add(spec.name)
-            self._shape = shape
-        elif all(isinstance(spec, layers.Flatten) for spec in self.specs):
+            self._append(Flatten(name=self._unique(options.name)), shape)
+        elif all(isinstance(spec, Flatten) for spec in self.specs):
             self.specs.clear()
             self.input_shape = self._shape = shape
         elif shape != self._shape:
@@ -225,7 +221,7 @@ class _Builder:
     def _unique(self, name: str) -> str:
         """The layer's own name, or the nearest that no layer of another model within has."""
         base = "".join(each if each.isprintable() and each != "/" else "_" for each in name)
-        base = base[: layers.MAX_NAME - 5]
+        base = base[: MAX_NAME - 5]
         base = base if base.strip(" .") else "layer"
         unique, count = base, 0
         while unique in self._names:
@@ -234,7 +230,7 @@ class _Builder:
         return unique
 
 
-def _example_shape(given: object, label: str) -> Shape:
+def _example_shape(given: object, label: str) -> KerasShape:
     """Shape of one example, from a batch's."""
     sizes = given[1:] if isinstance(given, list) else []
     shape = tuple(each for each in sizes if _is_size(each))
@@ -248,10 +244,10 @@ def _example_shape(given: object, label: str) -> Shape:
 
 def _is_size(value: object) -> bool:
     is_whole = isinstance(value, int) and not isinstance(value, bool)
-    return is_whole and 1 <= value <= layers.MAX_SIZE  # type: ignore[operator]
+    return is_whole and 1 <= value <= MAX_SIZE  # type: ignore[operator]
 
 
-def _resolve(target: object, size: int) -> Shape | None:
+def _resolve(target: object, size: int) -> KerasShape | None:
     """A target shape with its -1 filled in; None: it does not hold so many values."""
     if not isinstance(target, list) or not 1 <= len(target) <= 3:
         return None
@@ -259,150 +255,3 @@ def _resolve(target: object, size: int) -> Shape | None:
     if len(known) == len(target) - 1 and -1 in target and size % math.prod(known) == 0:
         known.insert(target.index(-1), size // math.prod(known))
     return tuple(known) if len(known) == len(target) and math.prod(known) == size else None
-
-
-Added = Iterator[tuple[Spec, Shape]]
-
-
-def _dense(options: Options, shape: Shape, name: str) -> Added:
-    units = options.take("units")
-    spec = layers.Dense(units, options.activation(), options.take("use_bias", True), name)
-    options.finish()
-    layers.check(spec, options.label)
-    if math.prod(shape[:-1]) != 1:
-        raise ConfigError(
-            f"{options.label} takes an image of shape {list(shape)}, which Keras treats pixel by "
-            "pixel; put a Flatten before it"
-        )
-    yield spec, (*shape[:-1], units)
-
-
-def _conv2d(options: Options, shape: Shape, name: str) -> Added:
-    filters = options.take("filters")
-    window, strides = options.pair("kernel_size"), options.pair("strides", 1)
-    padding = options.take("padding", "valid")
-    spec = layers.Conv2D(
-        *(filters, window, strides, padding),
-        *(options.activation(), options.take("use_bias", True), name),
-    )
-    options.only("data_format", ("channels_last", None))
-    options.only("dilation_rate", (1, [1, 1]))
-    options.only("groups", (1,))
-    options.finish()
-    layers.check(spec, options.label)
-    height, width = _windows(options, shape, window, strides, padding)
-    yield spec, (height, width, filters)
-
-
-def _pool(kind: type[layers.MaxPool2D] | type[layers.AveragePool2D]) -> Callable[..., Added]:
-    def convert(options: Options, shape: Shape, name: str) -> Added:
-        window = options.pair("pool_size", 2)
-        strides = window if options.peek("strides") is None else options.pair("strides")
-        options.take("strides", None)
-        padding = options.take("padding", "valid")
-        options.only("data_format", ("channels_last", None))
-        options.finish()
-        spec = kind(window, strides, padding, name)
-        layers.check(spec, options.label)
-        height, width = _windows(options, shape, window, strides, padding)
-        yield spec, (height, width, shape[2])
-
-    return convert
-
-
-def _global_average(options: Options, shape: Shape, name: str) -> Added:
-    options.only("data_format", ("channels_last", None))
-    options.finish(free=("keepdims",))
-    height, width, channels = _image(options, shape)
-    spec = layers.AveragePool2D((height, width), (height, width), "valid", name)
-    layers.check(spec, options.label)
-    yield spec, (1, 1, channels)
-    yield layers.Flatten(name=f"{name}_flat"), (channels,)
-
-
-def _flatten(options: Options, shape: Shape, name: str) -> Added:
-    options.only("data_format", ("channels_last", None))
-    options.finish()
-    yield layers.Flatten(name), (math.prod(shape),)
-
-
-def _dropout(options: Options, shape: Shape, name: str) -> Added:
-    spec = layers.Dropout(number(options.take("rate")), name)
-    options.finish(free=("seed",))
-    layers.check(spec, options.label)
-    yield spec, shape
-
-
-def _activation(options: Options, shape: Shape, name: str) -> Added:
-    spec = layers.Activation(options.activation(), name)
-    options.finish()
-    yield spec, shape
-
-
-def _relu(options: Options, shape: Shape, name: str) -> Added:
-    options.only("max_value", (None,))
-    options.only("negative_slope", (0,))
-    options.only("threshold", (0,))
-    options.finish()
-    yield layers.Activation("relu", name), shape
-
-
-def _softmax(options: Options, shape: Shape, name: str) -> Added:
-    options.only("axis", (-1, [-1], len(shape), [len(shape)]))
-    options.finish()
-    yield layers.Activation("softmax", name), shape
-
-
-def _group_norm(options: Options, shape: Shape, name: str) -> Added:
-    spec = layers.GroupNorm(
-        options.take("groups", 32),
-        number(options.take("epsilon", 1e-3)),
-        center=options.take("center", True),
-        scale=options.take("scale", True),
-        name=name,
-    )
-    options.only("axis", (-1, len(shape)))
-    options.finish()
-    layers.check(spec, options.label)
-    if len(shape) == 2:
-        raise ConfigError(f"{options.label} takes {list(shape)}; give it an image with channels")
-    yield spec, shape
-
-
-_CONVERTERS: dict[str, Callable[[Options, Shape, str], Added]] = {
-    "Dense": _dense,
-    "Conv2D": _conv2d,
-    "MaxPooling2D": _pool(layers.MaxPool2D),
-    "AveragePooling2D": _pool(layers.AveragePool2D),
-    "GlobalAveragePooling2D": _global_average,
-    "Flatten": _flatten,
-    "Dropout": _dropout,
-    "Activation": _activation,
-    "ReLU": _relu,
-    "Softmax": _softmax,
-    "GroupNormalization": _group_norm,
-}
-
-
-def _image(options: Options, shape: Shape) -> tuple[int, int, int]:
-    if len(shape) != 3:
-        raise ConfigError(
-            f"{options.label} takes an image [height, width, channels], but {list(shape)} comes"
-        )
-    return shape[0], shape[1], shape[2]
-
-
-def _windows(
-    options: Options, shape: Shape, window: layers.Pair, strides: layers.Pair, padding: str
-) -> layers.Pair:
-    """Height and width of what windows over an image give."""
-    sizes = _image(options, shape)[:2]
-    counts = [
-        -(-size // step) if padding == "same" else (size - reach) // step + 1
-        for size, reach, step in zip(sizes, window, strides, strict=True)
-    ]
-    if min(counts) < 1:
-        raise ConfigError(
-            f"{options.label}: a window of {list(window)} does not fit an image of {list(sizes)}"
-        )
-    return counts[0], counts[1]

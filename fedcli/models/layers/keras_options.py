@@ -1,4 +1,4 @@
-"""The options of a layer in Keras's JSON, and the order of layers; none of it is trusted."""
+"""The options of one layer in Keras's JSON, none of them trusted."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedcli.errors import ConfigError
-from fedcli.models import layers
+from fedcli.models.layers.fields import ACTIVATIONS, SOFTMAX, Pair
 
-# What says nothing about what a layer computes.
+# Options that say nothing about what a layer computes.
 _FREE = ("name", "batch_input_shape", "batch_shape", "input_shape", "input_dtype", "autocast")
-_INITIALIZERS = tuple(f"{name}_initializer" for name in ("kernel", "bias", "gamma", "beta"))
+_INITIALIZER = "_initializer"  # how options that initialise a tensor end
 _CONSTANTS = {"Zeros": 0.0, "Ones": 1.0}
 # What Keras 2 calls functions of TensorFlow's that are its own.
 _ALIASES = {"softmax_v2": "softmax"}
@@ -18,7 +18,7 @@ _MISSING = object()
 
 
 class Options:
-    """The options of a layer; whatever is not taken must be without effect.
+    """The options of a layer. A reader takes those it knows; `finish` refuses any other.
 
     Attributes:
         class_name: Keras's class.
@@ -42,7 +42,7 @@ class Options:
         self.name = name if isinstance(name, str) and name else class_name
         self.label = f"layer {shown(self.name)} ({shown(class_name)})"
         self._left = dict(config)
-        self._starts = {key: config[key] for key in _INITIALIZERS if key in config}
+        self._starts = {key: each for key, each in config.items() if _is_initializer(key)}
         build = item.get("build_config")
         self._built = build.get("input_shape") if isinstance(build, Mapping) else None
 
@@ -61,7 +61,7 @@ class Options:
             raise ConfigError(f"{self.label} has no {key}; save the model again")
         return value
 
-    def pair(self, key: str, default: Any = _MISSING) -> layers.Pair:
+    def pair(self, key: str, default: Any = _MISSING) -> Pair:
         """Returns an option of two sizes.
 
         Raises:
@@ -86,7 +86,7 @@ class Options:
         if isinstance(value, Mapping) and value.get("class_name") == "function":
             value = value.get("config")
         value = "linear" if value is None else value
-        known = (*layers.ACTIVATIONS, layers.SOFTMAX)
+        known = (*ACTIVATIONS, SOFTMAX)
         value = _ALIASES.get(value, value) if isinstance(value, str) else value
         if not isinstance(value, str) or value not in known:
             raise ConfigError(
@@ -112,6 +112,9 @@ class Options:
     def finish(self, free: Sequence[str] = ()) -> None:
         """Refuses every option left that could change what the layer computes.
 
+        Args:
+            free: Options of the class that cannot.
+
         Raises:
             ConfigError: There is one; the line names it.
         """
@@ -121,7 +124,7 @@ class Options:
         else:
             self._left.pop("dtype", None)
         for key, value in self._left.items():
-            is_free = key in (*_FREE, *_INITIALIZERS, *free)
+            is_free = key in (*_FREE, *free)
             if not is_free and value is not None and value is not False:
                 raise ConfigError(
                     f"{self.label}: {shown(key)} is {shown(value)}, which fedcli does not know; "
@@ -135,18 +138,18 @@ class Options:
                 return plain(self._left[key])
         return plain(self._built)
 
-    def starts(self, spec: layers.Spec) -> tuple[float | str, ...]:
-        """Returns how Keras initialises each tensor of the layer, in order."""
-        if isinstance(spec, layers.Dense | layers.Conv2D):
-            named = [("kernel", True, "GlorotUniform"), ("bias", spec.use_bias, "Zeros")]
-        elif isinstance(spec, layers.GroupNorm):
-            named = [("gamma", spec.scale, "Ones"), ("beta", spec.center, "Zeros")]
-        else:
-            return ()
-        return tuple(self._start(tensor, default) for tensor, has, default in named if has)
+    def starts(self, defaults: Mapping[str, float | str]) -> tuple[float | str, ...]:
+        """Returns how Keras initialises each tensor: a constant, or an initialiser's name.
 
-    def _start(self, tensor: str, default: str) -> float | str:
-        given = self._starts.get(f"{tensor}_initializer", default)
+        Args:
+            defaults: By the tensors' names, in order, for those of which nothing is said.
+        """
+        return tuple(self._start(tensor, default) for tensor, default in defaults.items())
+
+    def _start(self, tensor: str, default: float | str) -> float | str:
+        given = self._starts.get(f"{tensor}{_INITIALIZER}", default)
+        if isinstance(given, float):
+            return given
         config = given.get("config") if isinstance(given, Mapping) else None
         name = str(given.get("class_name") if isinstance(given, Mapping) else given)
         if name == "Constant" and isinstance(config, Mapping):
@@ -165,92 +168,6 @@ class Options:
                 f"{self.label}: dtype is {shown(policy)}; fedcli computes in float32: save the "
                 "model with that"
             )
-
-
-def chain_of(class_name: str, config: Any) -> list[Mapping[str, Any]]:
-    """Returns the layers of a model in the order they follow each other.
-
-    Raises:
-        ConfigError: There are none, or they branch.
-    """
-    found = config.get("layers") if isinstance(config, Mapping) else config
-    if not isinstance(found, list) or not all(isinstance(each, Mapping) for each in found):
-        raise ConfigError("describes no Keras model: it has no list of layers")
-    if class_name == "Sequential":
-        return found
-    sources = {_name_of(each): _source_of(each) for each in found}
-    followers = {source: name for name, source in sources.items() if source is not None}
-    starts = [name for name, source in sources.items() if source is None]
-    if len(starts) != 1 or len(sources) != len(found):
-        raise ConfigError(f"has {len(starts)} inputs; fedcli takes models of one")
-    by_name = {_name_of(each): each for each in found}
-    order = [by_name[starts[0]]]
-    while (follower := followers.get(_name_of(order[-1]))) in by_name:
-        order.append(by_name[follower])
-        if len(order) > len(found):
-            break
-    outputs = [each[0] for each in _histories(config.get("output_layers"))]
-    if len(order) != len(found) or outputs != [_name_of(order[-1])]:
-        raise ConfigError(
-            "branches, or has more than one output; fedcli computes models in which each layer "
-            "follows one other"
-        )
-    return order
-
-
-def _name_of(item: Mapping[str, Any]) -> str:
-    config = item.get("config")
-    name = item.get("name", config.get("name") if isinstance(config, Mapping) else None)
-    if not isinstance(name, str):
-        raise ConfigError("describes no Keras model: a layer of it has no name")
-    return name
-
-
-def _source_of(item: Mapping[str, Any]) -> str | None:
-    """Name of the layer that a layer of a functional model takes its input from; None: of none."""
-    nodes = item.get("inbound_nodes")
-    name = _name_of(item)
-    if not nodes:
-        return None
-    if not isinstance(nodes, list) or len(nodes) != 1:
-        raise ConfigError(f"layer {shown(name)} is used more than once; fedcli does not share any")
-    node = nodes[0]
-    if isinstance(node, Mapping):  # Keras 3
-        calls: Any = node.get("kwargs") or {}
-        if isinstance(calls, Mapping) and calls.get("training") is False:
-            calls = {**calls, "training": None}  # so it writes a dropout's default
-        args = node.get("args")
-        histories = [_history(each) for each in args] if isinstance(args, list) else []
-    else:
-        histories = _histories(node)
-        calls = {key: each for found in histories for key, each in _calls(found).items()}
-    if len(histories) != 1 or not histories[0] or histories[0][2:3] != [0]:
-        raise ConfigError(f"layer {shown(name)} takes {len(histories)} inputs; fedcli joins none")
-    if not isinstance(calls, Mapping) or any(each is not None for each in calls.values()):
-        raise ConfigError(f"layer {shown(name)} is called with {shown(calls)}; call it on x alone")
-    return str(histories[0][0])
-
-
-def _history(tensor: object) -> list[Any]:
-    """[layer, node, output] of a symbolic tensor of Keras 3; empty if it is none."""
-    config = tensor.get("config") if isinstance(tensor, Mapping) else None
-    history = config.get("keras_history") if isinstance(config, Mapping) else None
-    found = _histories(plain(history))
-    return found[0] if len(found) == 1 else []
-
-
-def _histories(value: object) -> list[list[Any]]:
-    """A list of [layer, node, output, ...], of which one may stand alone."""
-    value = plain(value)
-    if isinstance(value, list) and value and isinstance(value[0], str):
-        value = [value]
-    if not isinstance(value, list):
-        return []
-    return [each for each in value if isinstance(each, list) and len(each) >= 3]
-
-
-def _calls(history: list[Any]) -> Mapping[str, Any]:
-    return history[3] if len(history) > 3 and isinstance(history[3], Mapping) else {}
 
 
 def plain(value: Any) -> Any:
@@ -275,3 +192,7 @@ def shown(value: object) -> str:
     text = value if isinstance(value, str) and value.isprintable() else repr(value)
     text = "".join(each if each.isprintable() else "?" for each in text)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _is_initializer(key: object) -> bool:
+    return isinstance(key, str) and key.endswith(_INITIALIZER)

@@ -1,0 +1,95 @@
+"""In which order the layers of a model of Keras's follow each other; its JSON is not trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedcli.errors import ConfigError
+from fedcli.models.layers.keras_options import plain, shown
+
+
+def chain_of(class_name: str, config: Any) -> list[Mapping[str, Any]]:
+    """Returns the layers of a model in the order they follow each other.
+
+    Raises:
+        ConfigError: There are none, or they branch.
+    """
+    found = config.get("layers") if isinstance(config, Mapping) else config
+    if not isinstance(found, list) or not all(isinstance(each, Mapping) for each in found):
+        raise ConfigError("describes no Keras model: it has no list of layers")
+    if class_name == "Sequential":
+        return found
+    sources = {_name_of(each): _source_of(each) for each in found}
+    followers = {source: name for name, source in sources.items() if source is not None}
+    starts = [name for name, source in sources.items() if source is None]
+    if len(starts) != 1 or len(sources) != len(found):
+        raise ConfigError(f"has {len(starts)} inputs; fedcli takes models of one")
+    by_name = {_name_of(each): each for each in found}
+    order = [by_name[starts[0]]]
+    while (follower := followers.get(_name_of(order[-1]))) in by_name:
+        order.append(by_name[follower])
+        if len(order) > len(found):
+            break
+    outputs = [each[0] for each in _histories(config.get("output_layers"))]
+    if len(order) != len(found) or outputs != [_name_of(order[-1])]:
+        raise ConfigError(
+            "branches, or has more than one output; fedcli computes models in which each layer "
+            "follows one other"
+        )
+    return order
+
+
+def _name_of(item: Mapping[str, Any]) -> str:
+    config = item.get("config")
+    name = item.get("name", config.get("name") if isinstance(config, Mapping) else None)
+    if not isinstance(name, str):
+        raise ConfigError("describes no Keras model: a layer of it has no name")
+    return name
+
+
+def _source_of(item: Mapping[str, Any]) -> str | None:
+    """Name of the layer that a layer of a functional model takes its input from; None: of none."""
+    nodes = item.get("inbound_nodes")
+    name = _name_of(item)
+    if not nodes:
+        return None
+    if not isinstance(nodes, list) or len(nodes) != 1:
+        raise ConfigError(f"layer {shown(name)} is used more than once; fedcli does not share any")
+    node = nodes[0]
+    if isinstance(node, Mapping):  # Keras 3
+        calls: Any = node.get("kwargs") or {}
+        if isinstance(calls, Mapping) and calls.get("training") is False:
+            calls = {**calls, "training": None}  # so it writes a dropout's default
+        args = node.get("args")
+        histories = [_history(each) for each in args] if isinstance(args, list) else []
+    else:
+        histories = _histories(node)
+        calls = {key: each for found in histories for key, each in _calls(found).items()}
+    if len(histories) != 1 or not histories[0] or histories[0][2:3] != [0]:
+        raise ConfigError(f"layer {shown(name)} takes {len(histories)} inputs; fedcli joins none")
+    if not isinstance(calls, Mapping) or any(each is not None for each in calls.values()):
+        raise ConfigError(f"layer {shown(name)} is called with {shown(calls)}; call it on x alone")
+    return str(histories[0][0])
+
+
+def _history(tensor: object) -> list[Any]:
+    """[layer, node, output] of a symbolic tensor of Keras 3; empty if it is none."""
+    config = tensor.get("config") if isinstance(tensor, Mapping) else None
+    history = config.get("keras_history") if isinstance(config, Mapping) else None
+    found = _histories(plain(history))
+    return found[0] if len(found) == 1 else []
+
+
+def _histories(value: object) -> list[list[Any]]:
+    """A list of [layer, node, output, ...], of which one may stand alone."""
+    value = plain(value)
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        value = [value]
+    if not isinstance(value, list):
+        return []
+    return [each for each in value if isinstance(each, list) and len(each) >= 3]
+
+
+def _calls(history: list[Any]) -> Mapping[str, Any]:
+    return history[3] if len(history) > 3 and isinstance(history[3], Mapping) else {}

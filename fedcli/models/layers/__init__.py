@@ -1,0 +1,13 @@
+"""Layers as a user writes them down, one file a family; `layout.lay_out` sizes them."""
+
+from __future__ import annotations
+
+# Each family names its layers in its `__all__`. To import this package is to know every kind.
+from fedcli.models.layers.activation import *
+from fedcli.models.layers.contract import Spec as Spec
+from fedcli.models.layers.convolution import *
+from fedcli.models.layers.dense import *
+from fedcli.models.layers.dropout import *
+from fedcli.models.layers.normalization import *
+from fedcli.models.layers.pooling import *
+from fedcli.models.layers.reshaping import *

@@ -1,0 +1,102 @@
+"""Convolutions over images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from fedcli.models.layers import fields, windows
+from fedcli.models.layers.contract import (
+    GLOROT_UNIFORM,
+    Incoming,
+    KerasShape,
+    Layer,
+    Read,
+    Spec,
+    TensorKind,
+)
+from fedcli.models.layers.fields import Pair
+from fedcli.models.layers.keras_options import Options
+
+__all__ = ["Conv2D"]
+
+
+@dataclass(frozen=True)
+class Conv2D(Spec):
+    """A convolution (Keras's, a cross-correlation).
+
+    Attributes:
+        filters: Channels that come out.
+        kernel_size: Of the window.
+        strides: From one window to the next.
+        padding: "valid": windows lie within the image; "same": TensorFlow's zeros around it.
+        activation: A key of `ACTIVATIONS`.
+        use_bias: Whether it has a bias.
+        name: Its own in the model; "": as Keras names it.
+    """
+
+    kind = "conv2d"
+    keras_class = "Conv2D"
+    tensors = (
+        TensorKind("kernel", GLOROT_UNIFORM),
+        TensorKind("bias", 0.0, field="use_bias"),
+    )
+    checks: ClassVar = {
+        "filters": fields.check_count,
+        "kernel_size": fields.check_pair,
+        "strides": fields.check_pair,
+        "padding": fields.check_padding,
+        "activation": fields.check_activation,
+        "use_bias": fields.check_flag,
+    }
+    needs_channels = True
+
+    filters: int
+    kernel_size: int | Pair
+    strides: int | Pair = (1, 1)
+    padding: str = "valid"
+    activation: str = "linear"
+    use_bias: bool = True
+    name: str = ""
+
+    def size(self, incoming: Incoming) -> Layer:
+        """See `Spec.size`."""
+        placed = windows.place(self, incoming, self.kernel_size, self.strides, self.padding)
+        kernel = (*placed.window, incoming.shape[2], self.filters)
+        return Layer(
+            self.kind,
+            self.name,
+            incoming.shape,
+            (*placed.counts, self.filters),
+            self.activation,
+            has_bias=self.use_bias,
+            window=placed.window,
+            strides=placed.strides,
+            pads=placed.pads,
+            tensors=self._sized({"kernel": kernel, "bias": (self.filters,)}),
+            multiply_adds=math.prod(kernel) * math.prod(placed.counts),
+        )
+
+    def to_keras(self) -> dict[str, Any]:
+        """See `Spec.to_keras`."""
+        return windows.with_pairs(super().to_keras())
+
+    @classmethod
+    def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
+        """See `Spec.from_keras`."""
+        filters = options.take("filters")
+        window, strides = options.pair("kernel_size"), options.pair("strides", 1)
+        padding = options.take("padding", "valid")
+        spec = cls(
+            *(filters, window, strides, padding),
+            *(options.activation(), options.take("use_bias", True), name),
+        )
+        options.only("data_format", ("channels_last", None))
+        options.only("dilation_rate", (1, [1, 1]))
+        options.only("groups", (1,))
+        options.finish(free=cls.initializers())
+        spec.check(options.label)
+        height, width = windows.keras_counts(options, shape, window, strides, padding)
+        yield spec, (height, width, filters)

@@ -1,0 +1,45 @@
+"""Layers that leave out values in training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fedcli.models.layers import fields
+from fedcli.models.layers.contract import Incoming, KerasShape, Layer, Read, Spec
+from fedcli.models.layers.keras_options import Options, number
+
+__all__ = ["Dropout"]
+
+
+@dataclass(frozen=True)
+class Dropout(Spec):
+    """In training a share of the values becomes 0 and the others grow by 1 / (1 - rate).
+
+    Attributes:
+        rate: The share, from 0 (no layer at all) to below 1.
+        name: Its own in the model; "": as Keras names it.
+    """
+
+    kind = "dropout"
+    keras_class = "Dropout"
+    checks: ClassVar = {"rate": fields.check_rate}
+    takes_activation = False
+
+    rate: float
+    name: str = ""
+
+    def size(self, incoming: Incoming) -> Layer | None:
+        """See `Spec.size`."""
+        if self.rate == 0:
+            return None
+        return Layer(self.kind, self.name, incoming.shape, incoming.shape, rate=float(self.rate))
+
+    @classmethod
+    def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
+        """See `Spec.from_keras`; fedcli draws from its own seed."""
+        spec = cls(number(options.take("rate")), name)
+        options.finish(free=("seed",))
+        spec.check(options.label)
+        yield spec, shape

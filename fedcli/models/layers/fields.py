@@ -1,0 +1,107 @@
+"""The values that the fields of a layer may have: their types, limits and checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from fedcli.errors import ConfigError
+from fedcli.settings.options import check_number
+
+Pair = tuple[int, int]  # (height, width)
+Check = Callable[[str, object], None]  # (what a message calls the value, the value)
+
+# Activations as the core numbers them (enum fed_activation).
+ACTIVATIONS = {"linear": 0, "relu": 1, "tanh": 2, "sigmoid": 3}
+# May stand in the last layer. It is part of the loss: no layer of the core computes it.
+SOFTMAX = "softmax"
+PADDINGS = ("valid", "same")
+# No dimension of a layer is larger, no kernel longer: products of a few stay exact everywhere.
+MAX_SIZE = 1 << 24
+MAX_NAME = 100  # characters
+
+
+def pair(size: int | Sequence[int]) -> Pair:
+    """Returns (height, width) of a checked size; one number stands for both."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def check_name(name: object) -> None:
+    """Refuses a name that files could not hold.
+
+    Raises:
+        ConfigError: It is no text, too long, or holds a slash or what cannot be printed.
+    """
+    is_name = isinstance(name, str) and len(name) <= MAX_NAME and name.isprintable()
+    if not is_name or "/" in str(name) or not str(name).strip(" ."):
+        raise ConfigError(
+            f"layer name {shown(name)}: give up to {MAX_NAME} characters that can be printed, "
+            "without a slash"
+        )
+
+
+# Each check below takes what a message calls the value, and the value; it raises ConfigError.
+
+
+def check_count(label: str, value: object) -> None:
+    """Refuses what is no whole number from 1 to `MAX_SIZE`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SIZE:
+        raise ConfigError(f"{label} {shown(value)}: choose a whole number from 1 to {MAX_SIZE}")
+
+
+def check_pair(label: str, value: object) -> None:
+    """Refuses what is neither one size nor (height, width)."""
+    sizes = value if isinstance(value, tuple | list) else (value, value)
+    if len(sizes) != 2:
+        raise ConfigError(f"{label} {shown(value)}: give one number, or height and width")
+    for size in sizes:
+        check_count(label, size)
+
+
+def check_pair_or_none(label: str, value: object) -> None:
+    """As `check_pair`, but None is allowed."""
+    if value is not None:
+        check_pair(label, value)
+
+
+def check_groups(label: str, value: object) -> None:
+    """As `check_count`, but -1 is allowed."""
+    if value != -1 or isinstance(value, float):
+        check_count(label, value)
+
+
+def check_flag(label: str, value: object) -> None:
+    """Refuses what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{label} {shown(value)}: choose true or false")
+
+
+def check_activation(label: str, value: object) -> None:
+    """Refuses what is neither a key of `ACTIVATIONS` nor softmax."""
+    if not isinstance(value, str) or value not in (*ACTIVATIONS, SOFTMAX):
+        raise ConfigError(
+            f"{label} {shown(value)}: choose {', '.join(ACTIVATIONS)}, or softmax at the end"
+        )
+
+
+def check_padding(label: str, value: object) -> None:
+    """Refuses what is not in `PADDINGS`."""
+    if not isinstance(value, str) or value not in PADDINGS:
+        raise ConfigError(f"{label} {shown(value)}: choose {' or '.join(PADDINGS)}")
+
+
+def check_rate(label: str, value: object) -> None:
+    """Refuses what is no number from 0 to below 1."""
+    if check_number(label, value, 0.0, 1.0) == 1.0:
+        raise ConfigError(f"{label} {value}: nothing would be left; choose a number below 1")
+
+
+def check_epsilon(label: str, value: object) -> None:
+    """Refuses what is no number above 0 and up to 1."""
+    if check_number(label, value, 0.0, 1.0) == 0.0:
+        raise ConfigError(f"{label} {value}: equal values would divide by 0; choose a number above")
+
+
+def shown(value: object) -> str:
+    """Returns a value as a message shows it: on one short line."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

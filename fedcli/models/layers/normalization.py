@@ -1,0 +1,92 @@
+"""Normalisation: values get a mean of 0 and a variance of 1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fedcli.errors import ConfigError
+from fedcli.models.layers import fields
+from fedcli.models.layers.contract import Incoming, KerasShape, Layer, Read, Spec, TensorKind
+from fedcli.models.layers.keras_options import Options, number
+
+__all__ = ["GroupNorm"]
+
+
+@dataclass(frozen=True)
+class GroupNorm(Spec):
+    """Values become (value - mean) / root(variance + epsilon), by example and group of channels.
+
+    Attributes:
+        groups: Divides the channels; -1: as many as channels.
+        epsilon: Stands inside the root.
+        center: Whether beta is added.
+        scale: Whether gamma multiplies.
+        name: Its own in the model; "": as Keras names it.
+    """
+
+    kind = "group_normalization"
+    keras_class = "GroupNormalization"
+    tensors = (
+        TensorKind("gamma", 1.0, field="scale"),
+        TensorKind("beta", 0.0, field="center"),
+    )
+    checks: ClassVar = {
+        "groups": fields.check_groups,
+        "epsilon": fields.check_epsilon,
+        "center": fields.check_flag,
+        "scale": fields.check_flag,
+    }
+    needs_channels = True
+
+    groups: int = 32
+    epsilon: float = 1e-3
+    center: bool = True
+    scale: bool = True
+    name: str = ""
+
+    def size(self, incoming: Incoming) -> Layer:
+        """See `Spec.size`."""
+        shape, channels = incoming.shape, incoming.shape[2]
+        if not incoming.is_image and shape[:2] != (1, 1):
+            raise ConfigError(
+                f"layer {self.name}: a {self.kind} of a flattened image; put it before the "
+                "flattening"
+            )
+        num_groups = channels if self.groups == -1 else self.groups
+        if channels % num_groups:
+            raise ConfigError(
+                f"layer {self.name}: groups {self.groups} do not divide the {channels} channels "
+                "that come in; choose a divisor of them"
+            )
+        return Layer(
+            self.kind,
+            self.name,
+            shape,
+            shape,
+            has_scale=self.scale,
+            has_bias=self.center,
+            num_groups=num_groups,
+            epsilon=float(self.epsilon),
+            tensors=self._sized({"gamma": (channels,), "beta": (channels,)}),
+        )
+
+    @classmethod
+    def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
+        """See `Spec.from_keras`."""
+        spec = cls(
+            options.take("groups", 32),
+            number(options.take("epsilon", 1e-3)),
+            center=options.take("center", True),
+            scale=options.take("scale", True),
+            name=name,
+        )
+        options.only("axis", (-1, len(shape)))
+        options.finish(free=cls.initializers())
+        spec.check(options.label)
+        if len(shape) == 2:
+            raise ConfigError(
+                f"{options.label} takes {list(shape)}; give it an image with channels"
+            )
+        yield spec, shape

@@ -1,0 +1,122 @@
+"""Windows that move over an image, those of convolutions and pools, placed as TensorFlow does."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from fedcli.errors import ConfigError
+from fedcli.models.layers.contract import Incoming, KerasShape, Spec
+from fedcli.models.layers.fields import Pair, pair
+from fedcli.models.layers.keras_options import Options
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Windows over one image; each pair is (height, width).
+
+    Attributes:
+        window: Size of one.
+        strides: From one to the next.
+        counts: How many there are.
+        pads: What the first one reaches beyond the image at its top and left.
+    """
+
+    window: Pair
+    strides: Pair
+    counts: Pair
+    pads: Pair
+
+
+def place(
+    spec: Spec, incoming: Incoming, size: int | Pair, strides: int | Pair | None, padding: str
+) -> Placed:
+    """Returns the windows of a layer over what comes to it.
+
+    Args:
+        spec: The layer, for messages.
+        incoming: What comes to it.
+        size: Of a window.
+        strides: From one window to the next; None: as the window.
+        padding: "valid" or "same".
+
+    Raises:
+        ConfigError: What comes is no image, or smaller than a window within it.
+    """
+    shape = incoming.shape
+    if not incoming.is_image:
+        raise ConfigError(
+            f"layer {spec.name}: a {spec.kind} takes an image, but what comes is a vector of "
+            f"{math.prod(shape)} values; put it before the flattening"
+        )
+    window = pair(size)
+    steps = window if strides is None else pair(strides)
+    counts, pads = [], []
+    for extent, length, step in zip(shape[:2], window, steps, strict=True):
+        if padding == "valid" and extent < length:
+            raise ConfigError(
+                f"layer {spec.name}: its window of {window[0]} x {window[1]} is larger than the "
+                f"{shape[0]} x {shape[1]} image that reaches it; the model needs larger images, "
+                "or padding same"
+            )
+        count = _count(extent, length, step, padding)
+        reach = max((count - 1) * step + length - extent, 0) if padding == "same" else 0
+        counts.append(count)
+        pads.append(reach // 2)
+    return Placed(window, steps, (counts[0], counts[1]), (pads[0], pads[1]))
+
+
+def keras_counts(
+    options: Options, shape: KerasShape, window: Pair, strides: Pair, padding: str
+) -> Pair:
+    """Returns how many windows there are over an image, down and across.
+
+    Args:
+        options: The layer's, for messages.
+        shape: What comes to it.
+        window: Size of one.
+        strides: From one to the next.
+        padding: "valid" or "same".
+
+    Raises:
+        ConfigError: What comes is no image with channels, or smaller than a window within it.
+    """
+    height, width, _ = keras_image(options, shape)
+    counts = (
+        _count(height, window[0], strides[0], padding),
+        _count(width, window[1], strides[1], padding),
+    )
+    if min(counts) < 1:
+        raise ConfigError(
+            f"{options.label}: a window of {list(window)} does not fit an image of "
+            f"{[height, width]}"
+        )
+    return counts
+
+
+def keras_image(options: Options, shape: KerasShape) -> tuple[int, int, int]:
+    """Returns the shape of an image with channels that comes to a layer.
+
+    Raises:
+        ConfigError: What comes is none.
+    """
+    if len(shape) != 3:
+        raise ConfigError(
+            f"{options.label} takes an image [height, width, channels], but {list(shape)} comes"
+        )
+    return shape[0], shape[1], shape[2]
+
+
+def with_pairs(options: dict[str, Any]) -> dict[str, Any]:
+    """Returns options for Keras's JSON in which every size of a window is a pair."""
+    sizes = ("kernel_size", "pool_size", "strides")
+    return {
+        key: list(pair(value)) if key in sizes and value is not None else value
+        for key, value in options.items()
+    }
+
+
+def _count(extent: int, window: int, stride: int, padding: str) -> int:
+    """How many windows there are along one side of an image; none fits if it is below 1."""
+    return -(-extent // stride) if padding == "same" else (extent - window) // stride + 1
