@@ -1,6 +1,7 @@
-"""From the stats of clients to metric values: sums are merged, then finalised once.
+"""Metric values from the statistics of clients: sums are merged, then finalised once.
 
-Sums form a commutative monoid (zero is the identity), so clients, rounds and splits merge alike.
+Sums form a commutative monoid (zero is the identity): those of clients, rounds and splits merge by
+the same addition, in any order.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class OwnMetrics:
         return {**ZERO, **{row.column: np.zeros(row.num_sums) for row in self.rows}}
 
     def finalize(self, sums: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the value of each; NaN where a finalizer fails for want of examples.
+        """Returns the value of each; NaN if a finalizer fails and there were no examples.
 
         Raises:
             FedcliError: A finalizer fails.

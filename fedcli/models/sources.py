@@ -1,4 +1,4 @@
-"""Where a model comes from: a name of the registry, a Keras file, or a Python file's function."""
+"""Opens the model that --model names: a row of the table, a Keras file, or a Python function."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from fedcli.errors import ConfigError
-from fedcli.models import layout as params
 from fedcli.models import zoo
 from fedcli.models.layers import Flatten
+from fedcli.models.layout import ParamLayout, from_description
 from fedcli.models.model import Model, sequential
 from fedcli.settings import tables
 from fedcli.settings.options import Value
@@ -88,15 +88,17 @@ def code_fingerprint(text: str) -> str | None:
 
 
 def allowed_code(of_run: str, given: str | None) -> str:
-    """Returns the code to run for a run or config whose model is code, if its user asked for it.
+    """Returns the FILE.py:FUNCTION to run for a run whose model is code. It needs --model.
+
+    Code is run only if the user names its file on the command line, never because a run does.
 
     Args:
-        of_run: The model of the config, FILE.py or FILE.py:FUNCTION.
-        given: What stands after --model beside it; a FILE.py without a function means the
-            config's function. None: nothing.
+        of_run: The model in the run's config, FILE.py or FILE.py:FUNCTION.
+        given: What the user gave as --model; FILE.py alone means the config's function. None: the
+            option was not given.
 
     Raises:
-        ConfigError: Nothing is given, or what is no code.
+        ConfigError: --model was not given, or names no code.
     """
     if given is None:
         raise ConfigError(
@@ -125,7 +127,7 @@ def is_same_code(one: str, other: str) -> bool:
     return places[0] == places[1]
 
 
-def to_text(layout: params.ParamLayout) -> str | None:
+def to_text(layout: ParamLayout) -> str | None:
     """Returns a model's description as JSON; `from_text` undoes it.
 
     None: the model has no layers, it is one in Python that only its file describes.
@@ -148,7 +150,7 @@ def from_text(text: str, name: str, tensors: Mapping[str, Any]) -> Model:
         description = json.loads(text)
     except (ValueError, RecursionError) as err:
         raise ConfigError(f"the model's description is not JSON: {err}") from err
-    layout = params.from_description(description)
+    layout = from_description(description)
     names = [tensor.name for tensor in layout.tensors]
     if sorted(names) != sorted(tensors):
         raise ConfigError(

@@ -70,9 +70,9 @@ def read(
 
     Args:
         sources: A folder or the files; class names are found beside them.
-        options: The number of classes and `fit` are heeded.
-        folder: Where pixels are kept.
-        tell: Told the examples read.
+        options: `num_classes` and `fit` apply.
+        folder: Where pixels are kept meanwhile.
+        tell: Called with the number of examples read.
 
     Raises:
         DataError: A file is damaged, or files are of both CIFAR-10 and CIFAR-100.
@@ -98,7 +98,7 @@ def read(
 
 
 def _choose_files(sources: Sequence[Path]) -> tuple[_Kind, list[Path]]:
-    """What the sources are records of, and the files of records in the order of their numbers."""
+    """Which of the two sets the sources are, and their files in the order of their numbers."""
     kinds = {path: _kind_of(path) for path in files_of(sources)}
     first = next((path for path, kind in kinds.items() if kind is not None), None)
     if first is None:
@@ -129,7 +129,7 @@ def _kind_of(path: Path) -> _Kind | None:
     with path.open("rb") as file:
         for kind in _KINDS:
             num_records = min(_LOOKED_AT, size // kind.record_bytes)
-            # By chance few labels fit; a file that was cut must show all.
+            # Few labels may fit by chance, so a file with a part of a record must have all of them.
             if num_records < (_LOOKED_AT if size % kind.record_bytes else 1):
                 continue
             places = range(0, num_records * kind.record_bytes, kind.record_bytes)

@@ -35,7 +35,7 @@ LABEL_COLUMNS = ("label", "y", "class", "target", "digit")
 
 _GZIP = b"\x1f\x8b"
 _DELIMITERS = ",;\t"
-_LOOKED_AT = 1 << 20  # bytes by which a file is recognised
+_LOOKED_AT = 1 << 20  # bytes read to recognise a file
 _BLOCK_ROWS = 512
 _MAX_COLUMNS = 1 << 20
 _MAX_LINE = 32 << 20  # characters
@@ -72,7 +72,7 @@ def recognises(path: Path) -> bool:
         start = file.read(_LOOKED_AT)
     with suppress(zlib.error, UnicodeDecodeError, csv.Error):
         if start.startswith(_GZIP):
-            # What is cut off in the middle still unpacks so far.
+            # A stream that ends in the middle unpacks up to there.
             start = zlib.decompressobj(31).decompress(start, _LOOKED_AT)
         is_whole = len(start) < _LOOKED_AT
         text = start.decode("utf-8-sig", "strict" if is_whole else "ignore")
@@ -89,7 +89,7 @@ def recognises(path: Path) -> bool:
 def read(
     sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
 ) -> Imported:
-    """Returns the rows of one file as the split "train"; without a column of ids nobody owns them.
+    """Returns the rows of one file as the split "train"; without ids rows have no owner.
 
     Every column but the label's and the id's is a pixel, in the order of the columns. The whole
     file decides whether pixels are 0 to 255 or 0 to 1. Labels that are not all whole numbers are
@@ -99,10 +99,10 @@ def read(
         sources: One file.
         options: `label_column`, `id_column`, `image_shape`, `num_classes` and `fit` apply.
         folder: Where pixels are kept meanwhile.
-        tell: Told the rows read.
+        tell: Called with the number of rows read.
 
     Raises:
-        ConfigError: A column that was asked for is not there.
+        ConfigError: There is no column of the name that an option gives.
         DataError: A row cannot be used: names file and line.
         OSError: The file cannot be read, or the disk is full.
     """
@@ -344,7 +344,7 @@ def _readable(path: Path) -> Iterator[IO[str]]:
 def _find_column(
     columns: list[str], wanted: str | None, usual: tuple[str, ...], option: str, where: str
 ) -> int | None:
-    """The place of the column asked for, or else of the first usual name that is there."""
+    """The place of the column an option names, else of the first usual name in the header."""
     if wanted is not None and wanted not in columns:
         raise ConfigError(f"{option} {wanted}: no such column in {where}; it has {_some(columns)}")
     lower = [name.lower() for name in columns]

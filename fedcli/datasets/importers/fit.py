@@ -1,4 +1,4 @@
-"""Brings images to one size, and ink to the middle, as MNIST's makers did with their digits."""
+"""Resizes images to one size and centres their ink, as MNIST's authors did with their digits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Fit:
     centre: bool
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be done, before any image is read."""
+        """Checks the size before any image is read."""
         if self.size is None:
             return
         if not all(1 <= side <= MAX_SIDE for side in self.size):
@@ -57,7 +57,7 @@ class Fit:
 
 
 def _paper(image: NDArray[Any]) -> NDArray[Any]:
-    """The border's median [C] or []: a value that occurs, so no grey between black and white."""
+    """Median of the border [C] or []. It is the lower one of two: a value that occurs in it."""
     border = np.sort(np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]]), axis=0)
     median: NDArray[Any] = border[(len(border) - 1) // 2]
     return median
@@ -84,7 +84,7 @@ def _resized(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 
 def _padded(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """The image in the middle of its own paper."""
+    """The image in the middle of a sheet of `size`, filled with the median of its border."""
     sheet = np.empty((*size, *image.shape[2:]), image.dtype)
     sheet[...] = _paper(image)
     top, left = ((most - side) // 2 for side, most in zip(image.shape, size, strict=False))
@@ -93,7 +93,7 @@ def _padded(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 
 def _centred(image: NDArray[Any]) -> NDArray[Any]:
-    """The image shifted by whole pixels; what leaves the frame is lost, paper moves in."""
+    """The image with its ink's centre of mass moved to the middle, by whole pixels."""
     paper = _paper(image)
     ink = np.abs(image - paper.astype(np.float64))
     ink = ink.reshape(*image.shape[:2], -1).sum(axis=2)

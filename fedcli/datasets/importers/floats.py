@@ -1,6 +1,7 @@
-"""What floating-point and wide integer pixels mean: 0 to 1 or 0 to 255, and which are grey levels.
+"""Which scale floating-point and wide integer pixels have: 0 to 1, or 0 to 255.
 
-A source is gone through twice: once to survey all of it, once to pack it by what the survey found.
+A source is read twice: a `Survey` looks at all pixels, and its `Coding` then packs them as uint8
+if all are grey levels, else as float32.
 """
 
 from __future__ import annotations
@@ -55,10 +56,10 @@ UINT8 = Coding(top=255, is_levels=True)
 
 
 class Survey:
-    """Looks at all pixels of a source, block after block, before any is kept."""
+    """Collects facts about all pixels of a source, block by block, before any is kept."""
 
     def __init__(self) -> None:
-        """Starts with nothing seen."""
+        """Starts before the first block."""
         self._most = 0.0
         self._are_shares = True  # every one a whole number / 255
         self._are_whole = True
@@ -99,7 +100,7 @@ class Survey:
             self._are_shares = quantise(single, 1 / 255, 0.0) is not None
 
     def coding(self) -> Coding:
-        """Returns how to keep what was seen."""
+        """Returns how to keep the pixels seen."""
         top = 1 if self._most <= 1 else 255
         return Coding(top, self._are_shares if top == 1 else self._are_whole)
 

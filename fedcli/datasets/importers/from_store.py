@@ -28,9 +28,9 @@ def read(
 
     Args:
         sources: The store, which must not be written to while its tables are in use.
-        options: The number of classes and `fit` are heeded.
+        options: `num_classes` and `fit` apply.
         folder: Where fitted pixels are kept.
-        tell: Told the examples read: all as they are checked, those to be fitted once more.
+        tell: Called with the number of examples checked, then with that of examples fitted.
 
     Raises:
         DataError: The file is no store of this version, or not as it was written.

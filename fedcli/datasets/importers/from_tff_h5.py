@@ -28,9 +28,9 @@ def read(
 
     Args:
         sources: The file.
-        options: The number of classes and `fit` are heeded.
+        options: `num_classes` and `fit` apply.
         folder: Where pixels are kept.
-        tell: Told the examples read.
+        tell: Called with the number of examples read.
 
     Raises:
         DataError: The file is damaged, has another layout, or a client cannot be used.

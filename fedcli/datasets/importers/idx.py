@@ -1,4 +1,4 @@
-"""IDX files, as MNIST and its kin come in, and QMNIST's tables, which name MNIST's writers.
+"""IDX files, the format of MNIST and its relatives, and QMNIST's tables of MNIST's writers.
 
 Images are [n, H, W] or [n, H, W, C], labels [n]. QMNIST's table is int32 [n, 8] with the class in
 column 0 and the writer in column 2 (Yadav and Bottou, "Cold Case: The Lost MNIST Digits", NeurIPS
@@ -58,9 +58,9 @@ def read(
 
     Args:
         sources: A folder or the files, raw or gzip.
-        options: The number of classes and `fit` are heeded.
-        folder: Where pixels are kept.
-        tell: Told the examples read.
+        options: `num_classes` and `fit` apply.
+        folder: Where pixels are kept meanwhile.
+        tell: Called with the number of examples read.
 
     Raises:
         DataError: A file is damaged, or files do not go together.
@@ -246,7 +246,7 @@ def _checked(files: _Set) -> _Set:
 
 
 def _survey(images: Sequence[IdxFile], tell: Tell) -> Coding:
-    """How the images of all splits are kept; uint8 need not be looked at."""
+    """How the images of all splits are kept; those of uint8 are kept as they are."""
     if all(each.dtype == np.uint8 for each in images):
         return UINT8
     survey = Survey()

@@ -41,7 +41,7 @@ _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"GIF8", b"II*\0", b"MM\0*")
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 _SPLITS = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test"}
 _MAX_DEPTH = 3  # folders above an image: split, client and class
-_LOOKED_AT = 1000  # entries by which a folder is recognised
+_LOOKED_AT = 1000  # entries looked at to recognise a folder
 _BLOCK_IMAGES = 256
 _GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B"}
 _DEEP_MODES = {"I", "I;16", "I;16L", "I;16B"}  # 16 bits a pixel
@@ -58,7 +58,7 @@ class _File:
 
 
 def recognises(path: Path) -> bool:
-    """Tells whether there are images among the first files in a folder's folders."""
+    """Returns whether there are images among the first files of a folder's folders."""
     if not path.is_dir():
         return False
     with suppress(DataError):  # `read` says what is wrong
@@ -80,7 +80,7 @@ def read(
         sources: One folder.
         options: `folders`, `color`, `num_classes` and `fit` apply.
         folder: Where pixels are kept meanwhile.
-        tell: Told the images read.
+        tell: Called with the number of images read.
 
     Raises:
         ConfigError: Pillow is not installed, or an option is not allowed.

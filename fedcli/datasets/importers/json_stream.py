@@ -22,8 +22,8 @@ _PLAIN_END_WITHIN = re.compile(r'["\[\]{}]')
 class JsonStream:
     """A JSON text that is read once, from front to back. Every fault is a ValueError.
 
-    Objects and lists are gone through by `keys` and `items`; what a key or an item stands before
-    must be read (or skipped) before the next is asked for.
+    `keys` and `items` iterate over an object or a list. The value after each key, and each item,
+    must be read or skipped before the next step of the iteration.
     """
 
     def __init__(self, file: TextIO) -> None:
@@ -87,7 +87,7 @@ class JsonStream:
         return numbers
 
     def skip(self) -> None:
-        """Goes past whatever comes next, without keeping it or asking more than that it ends."""
+        """Skips the next value without keeping it. It is checked only as far as to find its end."""
         depth = 0
         while True:
             character = self.peek()
@@ -172,7 +172,7 @@ class JsonStream:
         return match.group()
 
     def _grow(self) -> bool:
-        """Reads on and forgets what lies behind; tells whether there was more."""
+        """Reads a block more and drops the text before the place; returns whether there was one."""
         block = self._file.read(_BLOCK_CHARACTERS)
         self._dropped += self._place
         self._text = self._text[self._place :] + block

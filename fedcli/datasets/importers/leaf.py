@@ -35,7 +35,7 @@ _MAX_EXAMPLES = 1 << 20  # of a user
 
 
 def recognises(path: Path) -> bool:
-    """Tells whether a file, or the first *.json of a folder or of its train/, is a LEAF shard."""
+    """Returns whether a file, or the first *.json of a folder or of its train/, is a LEAF shard."""
     if path.is_dir():
         shards = _shards(path) or _shards(path / "train") or _shards(path / "test")
         return bool(shards) and recognises(shards[0])
@@ -58,7 +58,7 @@ def read(
         sources: One folder, or shards of one split.
         options: `num_classes`, `image_shape` and `fit` apply.
         folder: Where pixels are kept meanwhile.
-        tell: Told the examples read.
+        tell: Called with the number of examples read.
 
     Raises:
         DataError: A shard is damaged or breaks the layout: names file, user and example.

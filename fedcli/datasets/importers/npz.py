@@ -1,4 +1,4 @@
-"""NumPy archives: one array of images and one of labels a split, known by their names.
+"""NumPy archives: each split is an array of images and one of labels, found by their names.
 
 Arrays are streamed out of the zip file in blocks. They are untrusted: no pickle, and nothing is
 unpacked whose header, directory entry and content do not agree.
@@ -69,10 +69,9 @@ def read(
     Args:
         sources: The archive.
         options: `label_column` and `id_column` name arrays where their names are not known ones;
-            `image_shape` shapes flat rows that are no squares; the number of classes and `fit` are
-            heeded.
-        folder: Where pixels are kept.
-        tell: Told the examples read.
+            `image_shape` shapes flat rows that are no squares; `num_classes` and `fit` apply.
+        folder: Where pixels are kept meanwhile.
+        tell: Called with the number of examples read.
 
     Raises:
         ConfigError: An option names no array.
@@ -255,7 +254,7 @@ def _image_shape(images: Array, options: ImportOptions) -> tuple[int, ...]:
 
 
 def _survey(archive: zipfile.ZipFile, sets: dict[str, _Set], tell: Tell) -> Coding:
-    """How the images of all splits are kept; uint8 need not be looked at."""
+    """How the images of all splits are kept; those of uint8 are kept as they are."""
     images = [each.images for each in sets.values()]
     if all(each.dtype == np.uint8 for each in images):
         return UINT8

@@ -23,13 +23,13 @@ from fedcli.settings.tables.formats import FORMATS
 
 Fit = Callable[[Pixels], Pixels]  # images [k, H, W] or [k, H, W, C] to the size of all
 
-_LOOKED_AT = 1 << 16  # bytes by which text is told
+_LOOKED_AT = 1 << 16  # bytes that decide whether a file is text
 _FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions:
-    """How a source is to be read. Formats ignore what is not theirs.
+    """How a source is to be read. A format ignores the options that it has no use for.
 
     Attributes:
         format: A key of FORMATS; None: what the content is.
@@ -73,7 +73,7 @@ class Imported:
         source: Where the data come from.
         licence: Under what licence, where the source says so.
         notes: One line each: what was decided that the user may want to know.
-        is_guessed: Whether the number of classes is that of the largest label, for want of better.
+        is_guessed: Whether nothing says how many classes there are, so that the largest label does.
     """
 
     format: str
@@ -92,11 +92,11 @@ def recognise(sources: Sequence[Path]) -> str:
     """Returns which of FORMATS the sources are, by their content.
 
     Args:
-        sources: One file or folder, or the files of one set; those that are no data (a text file
-            among them) do not count.
+        sources: One file or folder, or the files of one set. Files of no known format, such as a
+            README among them, are passed over.
 
     Raises:
-        DataError: One cannot be looked into, they are of several formats, or of none that is known.
+        DataError: A source cannot be opened, they are of several formats, or of no known one.
     """
     found: dict[str, Path] = {}
     for path in sources:
@@ -133,7 +133,8 @@ def read(
         options: How to read them.
         folder: Where copies of pixels lie, in files without a name; None: the system's folder for
             temporary files.
-        tell: Told the examples read; the total is None where a format does not say.
+        tell: Called with the number of examples read; the total is None where a format does not
+            say it.
 
     Raises:
         ConfigError: An option does not go with the source, or an extra is not installed.
@@ -151,7 +152,7 @@ def read(
 
 
 def _nothing_in(path: Path) -> str | None:
-    """What to say of a folder or text that holds nothing to read; None of all else."""
+    """Why a folder or text file holds nothing to read; None for any other source."""
     if path.is_dir():
         is_empty = not any(each.is_file() for each in path.rglob("*"))
         return "is a folder without files; give one that holds data" if is_empty else None
@@ -182,7 +183,7 @@ def _module(name: str | None) -> Any:
 
 @contextmanager
 def _telling(source: Path, folder: Path | None) -> Iterator[None]:
-    """Turns what the system refuses into a DataError."""
+    """Turns an OSError into a DataError that names the file."""
     try:
         yield
     except OSError as err:

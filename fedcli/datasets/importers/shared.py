@@ -1,4 +1,4 @@
-"""What every format's reading shares: how many classes, their names, what 1.0 is, which ids."""
+"""What all formats need: number and names of classes, what a pixel of 1.0 is, checks of ids."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ BLOCK_BYTES = 8 << 20  # of pixels read at a time
 _BLOCK_IMAGES = 1 << 16  # at most, however small they are
 
 NUM_DIGITS = 10
-_LARGEST_GUESS = 1000  # label that is a class without more ado: as many as ImageNet has
+# Without a number of classes, larger labels are taken for codes: ImageNet has 1000 classes.
+_LARGEST_GUESS = 1000
 # EMNIST's order: digits, capitals, small letters.
 CHARACTER_NAMES = tuple(string.digits + string.ascii_uppercase + string.ascii_lowercase)
 
@@ -146,10 +147,10 @@ def check_class_name(name: str, where: str) -> str:
 
 
 def convention_of(tables: Mapping[str, ExampleTable]) -> str:
-    """Returns what 1.0 seems to be in images nobody describes: "ink" or "background".
+    """Guesses what a pixel of 1.0 stands for where the source does not say: "ink" or "background".
 
-    In colour light is as it was: "ink". Grey images are judged by their borders: where the median
-    border pixel is light, the background is 1.0.
+    Colour images are "ink". Grey images are "background" if the median pixel of their borders is
+    light.
     """
     num_light = num_border = 0
     for table in tables.values():
@@ -163,14 +164,14 @@ def convention_of(tables: Mapping[str, ExampleTable]) -> str:
 
 
 def blocks(num_images: int, shape: Sequence[int], itemsize: int = 1) -> Iterator[tuple[int, int]]:
-    """Yields bounds that cut images of a shape into blocks of about `BLOCK_BYTES`."""
+    """Yields (first, last) of blocks of images of a shape, each of about `BLOCK_BYTES`."""
     size = min(max(1, BLOCK_BYTES // max(1, math.prod(shape) * itemsize)), _BLOCK_IMAGES)
     for first in range(0, num_images, size):
         yield first, min(first + size, num_images)
 
 
 def tell_after(tell: Tell, done: int, total: int | None) -> Tell:
-    """Returns what tells of one part of a job when `done` of `total` lie before it."""
+    """Returns a `Tell` for one part of a job, before which `done` of `total` were done."""
     return lambda count, _: tell(done + count, total)
 
 

@@ -35,7 +35,7 @@ _TABLES = {
     "examples": ("split_name", "client_id", "serialized_example_proto"),
     "client_metadata": ("client_id", "split_name", "num_examples"),
 }
-# Families of splits, by what stands before train and test; the first that is there is read.
+# Prefixes of the names of splits; of several families in one file the first here is read.
 _FAMILIES = {"all_": 62, "digits_only_": 10, "": None}
 _MAX_BLOB_BYTES = 64 << 20
 _MAX_GROUP = 4096  # examples of one client taken at a time
@@ -69,7 +69,7 @@ def read(
         sources: One file.
         options: `num_classes` and `fit` apply.
         folder: Where pixels, and a database that is decompressed, are kept meanwhile.
-        tell: Told the examples read; while decompressing, the bytes written.
+        tell: Called with the number of bytes written while decompressing, then of examples read.
 
     Raises:
         DataError: The file is damaged, or a row cannot be used: names split, client and row.

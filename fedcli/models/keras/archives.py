@@ -1,6 +1,6 @@
-"""What Keras's files hold, none of them trusted: `.keras`, `.h5`, `.weights.h5` and `.json`.
+"""Opens Keras's files, none of them trusted: `.keras`, `.h5`, `.weights.h5` and `.json`.
 
-They are told apart by content. A `.keras` file is a zip of `config.json` and `model.weights.h5`;
+Their content says which is which. A `.keras` file is a zip of `config.json` and `model.weights.h5`;
 the latter is HDF5 with the tensors of a layer in `layers/dense_1/vars/0`, `1` (Keras 3; Keras 2.14
 says `_layer_checkpoint_dependencies`), by class name, counted. Legacy HDF5 files have a group for
 each layer's own name, their order in attributes, and perhaps the model in `model_config`.
@@ -34,7 +34,7 @@ CONTAINERS = ("layers", "_layers", "_layer_checkpoint_dependencies")
 
 _MAX_FILE_BYTES = 4 << 30
 _MAX_CONFIG_BYTES = 8 << 20  # a thousand layers have 1 MB
-# The weights, an optimizer's state and what HDF5 adds.
+# Limits of a file of weights, which may hold an optimizer's state: bytes of HDF5 and a parameter.
 _FIXED_BYTES = 64 << 20
 _BYTES_PER_PARAM = 40
 _MAX_NAMES = 4096  # in one attribute
@@ -105,7 +105,7 @@ def read(path: Path) -> Contents:
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Turns whatever damage raises into one ConfigError."""
+    """Turns any exception that a damaged file raises into one ConfigError."""
     try:
         yield
     except DataError as err:
@@ -208,12 +208,12 @@ def _legacy_description(file: Any) -> Any:
 
 
 def _is_legacy(file: Any) -> bool:
-    """Whether weights stand under the layers' own names."""
+    """Whether the file has a group for each layer's own name."""
     return "model_weights" in file or "layer_names" in file.attrs
 
 
 def _container(file: Any) -> str:
-    """The name under which weights stand by counted class names."""
+    """The name of the group that holds the layers by their counted class names."""
     container = next((each for each in CONTAINERS if each in file), None)
     if container is None:
         found = ", ".join(sorted(map(repr, file))[:5]) or "nothing"
@@ -226,7 +226,7 @@ def _container(file: Any) -> str:
 def _load_counted(
     file: Any, paths: Sequence[tuple[str, ...]], shapes: Sequence[Shapes], num_bytes: int
 ) -> list[Tensors]:
-    """Tensors by counted class names; those that no layer asks for are refused."""
+    """Tensors by counted class names. Weights of any other layer are refused."""
     container = _container(file)
     loaded = []
     for path, wanted in zip(paths, shapes, strict=True):
@@ -340,7 +340,7 @@ def _follow(group: Any, name: str) -> Any:
 
 
 def _member(group: Any, name: str, kind: Any) -> Any:
-    """What stands in the file itself under a name: links to elsewhere are not followed."""
+    """A member of a group, in the file itself: links are not followed."""
     if "/" in name or name in ("", "."):
         raise ConfigError(f"{name[:60]!r} in it is no name of a layer; save the model again")
     link = group.get(name, getlink=True) if name in group else None

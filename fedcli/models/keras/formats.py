@@ -1,7 +1,7 @@
 """Models and weights in Keras's files: `.keras`, `.h5`, `.weights.h5` and `.json`.
 
-Reads those of Keras 2.14 and Keras 3 without Keras, and writes Keras 3's. Tensors have one layout
-here and there, so none is permuted.
+Reads the files of Keras 2.14 and Keras 3, and writes those of Keras 3; Keras need not be installed.
+Tensors have the same layout in both, so none is permuted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Keras's JSON description of a model becomes layers of fedcli.
+"""Turns Keras's JSON description of a model into layers of fedcli.
 
 Sequential and functional models in which each layer follows one other, models within models
 included, as Keras 2 and Keras 3 write them. The description is untrusted: it names no code that is
@@ -155,7 +155,7 @@ class _Builder:
             self._add_layer(options, (*path, name), top or options.name)
 
     def _open(self, model_config: Any, options: Options, *, is_first: bool) -> None:
-        """Takes the input's shape from wherever it is said first."""
+        """Takes the input's shape from the first layer that says one."""
         given = options.input_shape()
         if given is None and is_first and isinstance(model_config, Mapping):
             given = plain(model_config.get("build_input_shape"))

@@ -1,4 +1,4 @@
-"""What a model that a user writes in NumPy has to have."""
+"""The contract of models that users write in NumPy: which members they have, and what for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a user's file or object to a model: it is made, then tried on a small batch."""
+"""Makes a model of a user's file or object, and tries it on a small batch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _TRIAL_EXAMPLES = 2
 
 @dataclass(frozen=True, eq=False)
 class PythonModel(Model):
-    """A model that Python computes, one thread of it.
+    """A model whose gradients Python computes, on one thread.
 
     Attributes:
         network: The user's object behind checks.
@@ -250,7 +250,7 @@ def _lay_out(
 
 
 def _try(network: Network) -> OwnMetrics:
-    """Goes through the whole contract with a small batch of grey ramps; returns the metrics.
+    """Calls every method of the contract once, on a batch of grey ramps; returns the metrics.
 
     So a wrong model is refused before any work. The trial leaves no trace.
     """

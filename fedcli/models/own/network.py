@@ -1,4 +1,4 @@
-"""A user's model behind checks: every answer is held to the contract, every failure located."""
+"""Calls a user's model: checks every answer against the contract and locates every failure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class BatchResult:
     Attributes:
         loss_sum: Sum of the losses.
         num_correct: Examples whose prediction is their label.
-        gradient: Of the mean loss, float32 [num_params]; None where it was not asked for.
+        gradient: Of the mean loss, float32 [num_params]; None outside training.
     """
 
     loss_sum: float
@@ -39,7 +39,7 @@ class BatchResult:
 
 
 class Network:
-    """A user's model behind checks: every answer is held to the contract, every failure located."""
+    """Calls a user's model: checks every answer against the contract and locates every failure."""
 
     def __init__(self, model: OwnModel, file: str, num_classes: int | None) -> None:
         """Takes the variables; `num_classes` None: not known.
@@ -133,7 +133,7 @@ class Network:
     def _run(
         self, images: NDArray[np.float32], labels: NDArray[np.int32], *, training: bool
     ) -> Any:
-        """What the model makes of a batch, with the members that it must have."""
+        """The output of the forward pass on a batch, with the members that it must have."""
         size = len(labels)
         batch = {"x": images.reshape(size, *self.x_shape), "y": labels.reshape(size, *self.y_shape)}
         # A run that diverges overflows: that is data, which the engine looks at.

@@ -1,4 +1,4 @@
-"""Runs code that users wrote: what fails there becomes one line that names file and line."""
+"""Runs code that users wrote. A failure in it becomes one line that names file and line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PACKAGE = Path(__file__).parents[2]
 
 @contextmanager
 def running(what: str, file: str) -> Iterator[None]:
-    """Turns an exception of a user's code into a `ModelError` that it is the cause of.
+    """Turns an exception of a user's code into a `ModelError`, whose cause it becomes.
 
     Args:
         what: What runs, for the message: the name of a function.
