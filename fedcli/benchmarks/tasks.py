@@ -103,7 +103,7 @@ def cut_clients(sizes: tuple[int, ...], split: str = "train") -> Iterator[Client
 
     Where the sizes are those of the writers, these are the writers themselves.
     """
-    writers = datasets.open_splits("synthetic-digits", data_options={"clients": 10_000})[split]
+    writers = datasets.open_splits(datasets.DataSource(data_options={"clients": 10_000}))[split]
     ids = iter(writers.client_ids)
     pixels: Pixels = np.empty((0, *writers.pixel_shape), np.uint8)
     labels = np.empty(0, np.int32)

@@ -35,9 +35,9 @@ def export(*, run: Path, file: Path, best: bool, as_json: bool, quiet: bool, ver
       python -c "import keras; keras.models.load_model('model.keras').summary()"
     """  # noqa: D301 - \b keeps click from wrapping
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
-    from fedcli.runs import evaluating
+    from fedcli.runs import trained
 
-    tensors = evaluating.export_run(run, file, best=best)
+    tensors = trained.export_run(run, file, best=best)
     remarks.detail(f"read {run}")
     if as_json:
         from fedcli.cli.screen.output import print_json

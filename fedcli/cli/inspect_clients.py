@@ -11,7 +11,7 @@ import click
 
 from fedcli.cli import options as opt
 from fedcli.errors import ConfigError
-from fedcli.settings.run_config import RunConfig
+from fedcli.settings.data_source import DataSource
 from fedcli.settings.tables.datasets import EMBEDDED_DATASETS, PUBLIC_DATASETS
 from fedcli.settings.tables.partitions import NATURAL
 
@@ -36,7 +36,7 @@ CACHE_BYTES = 64 << 20  # of clients kept; most are read once
     short_help="Show who the clients are: sizes, labels, images.",
 )
 @opt.data_options(
-    data_help=f"{opt.DATA_HELP} Default: that of --run, else {RunConfig.data}.",
+    data_help=f"{opt.DATA_HELP} Default: that of --run, else {DataSource.data}.",
     clients_help="Which clients; a few of them are drawn side by side.  [default: all]",
 )
 @opt.option("--split", help="Look at one split only.", section=opt.DATA, metavar="NAME")
@@ -229,12 +229,11 @@ class Wanted:
 
             figures.require()
 
-    def check_outputs(self, source: Mapping[str, Any]) -> None:
+    def check_outputs(self, source: DataSource) -> None:
         """Refuses to write over what is read."""
         from fedcli.files import check_is_no_input
 
-        names = [source[name] for name in ("data", "test_data") if source.get(name) is not None]
-        inputs = [path for path in map(_find_path, names) if path is not None]
+        inputs = [path for path in map(_find_path, source.names) if path is not None]
         inputs += [] if self.run is None else [self.run]
         for option, path in (("--csv", self.csv_file), ("--plot", self.plot_folder)):
             if path is not None:
@@ -244,13 +243,13 @@ class Wanted:
 # ---- Reading ------------------------------------------------------------------------------------
 
 
-def _source(given: Mapping[str, Any], run: Path | None) -> dict[str, Any]:
-    """What `open_splits` takes: what is given, over the data of the run where there is one."""
+def _source(given: Mapping[str, Any], run: Path | None) -> DataSource:
+    """Which data: what is given, over the data of the run where there is one."""
     if run is None or "data" in given:
-        return {"data": RunConfig.data, **given}
-    from fedcli.runs import evaluating
+        return DataSource(**given)
+    from fedcli.runs import trained
 
-    return evaluating.data_of_run(run, given)
+    return trained.data_of_run(run, given)
 
 
 def _find_path(name: str) -> Path | None:
@@ -264,11 +263,11 @@ def _find_path(name: str) -> Path | None:
     return data_folder.store_path(data_folder.find_data_folder(), name)
 
 
-def _open(source: Mapping[str, Any], split: str | None) -> dict[str, ClientData]:
+def _open(source: DataSource, split: str | None) -> dict[str, ClientData]:
     """The splits to look at."""
     from fedcli import datasets
 
-    splits = datasets.open_splits(**source, cache_bytes=CACHE_BYTES)
+    splits = datasets.open_splits(source, cache_bytes=CACHE_BYTES)
     if split is None:
         return splits
     if split not in splits:
@@ -348,12 +347,10 @@ def _count_all(
     return populations
 
 
-def _verify(
-    source: Mapping[str, Any], populations: Mapping[str, Population], remarks: Remarks
-) -> None:
+def _verify(source: DataSource, populations: Mapping[str, Population], remarks: Remarks) -> None:
     """Checks a store against its fingerprint, if all clients as they lie in it were looked at."""
-    path = _find_path(source["data"])
-    is_other = source.get("test_data") or source.get("partition", NATURAL) != NATURAL
+    path = _find_path(source.data)
+    is_other = source.test_data or source.partition != NATURAL
     looked_at = (len(each.counts.client_ids) for each in populations.values())
     stored = (len(each.data.client_ids) for each in populations.values())
     if path is None or is_other or tuple(looked_at) != tuple(stored):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fedcli.datasets.opening import load as load
     from fedcli.datasets.opening import note_of_change as note_of_change
     from fedcli.datasets.opening import open_splits as open_splits
+    from fedcli.settings.data_source import DataSource as DataSource
 else:
     __getattr__, __dir__, __all__ = hand_on(
         __name__,
@@ -21,6 +22,7 @@ else:
             "BatchedDataset": "fedcli.datasets.batches",
             "ClientData": "fedcli.datasets.client_data",
             "ClientDataset": "fedcli.datasets.batches",
+            "DataSource": "fedcli.settings.data_source",
             "fingerprint": "fedcli.datasets.opening",
             "load": "fedcli.datasets.opening",
             "note_of_change": "fedcli.datasets.opening",

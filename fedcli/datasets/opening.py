@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fedcli.core.native import Cancelled
@@ -19,6 +20,7 @@ from fedcli.datasets.client_data import ClientData
 from fedcli.errors import ConfigError, DataError
 from fedcli.progress import Tell, tell_nobody
 from fedcli.settings import tables as registry
+from fedcli.settings.data_source import DataSource
 from fedcli.settings.options import Value, resolve
 from fedcli.settings.vocabulary import PIXELS
 
@@ -26,6 +28,7 @@ __all__ = [
     "BatchedDataset",
     "ClientData",
     "ClientDataset",
+    "DataSource",
     "fingerprint",
     "load",
     "note_of_change",
@@ -36,62 +39,44 @@ CACHE_BYTES = 256 << 20
 
 
 def load(
-    data: str = "synthetic-digits",
+    data: str = DataSource.data,
     *,
     data_options: Mapping[str, Value] | None = None,
     test_data: str | None = None,
-    partition: str = registry.NATURAL,
+    partition: str = DataSource.partition,
     partition_options: Mapping[str, Value] | None = None,
     num_classes: int | None = None,
-    pixels: str = "source",
+    pixels: str = DataSource.pixels,
     cache_bytes: int = CACHE_BYTES,
 ) -> tuple[ClientData, ClientData | None]:
     """Returns the train split of a dataset, and its test split or None.
 
-    Arguments and errors as `open_splits`.
+    The arguments are the fields of `DataSource`; errors as `open_splits`.
     """
-    splits = open_splits(
+    source = DataSource(
         data,
-        data_options=data_options,
+        data_options=data_options or {},
         test_data=test_data,
         partition=partition,
-        partition_options=partition_options,
+        partition_options=partition_options or {},
         num_classes=num_classes,
         pixels=pixels,
-        cache_bytes=cache_bytes,
     )
+    splits = open_splits(source, cache_bytes=cache_bytes)
     if "train" not in splits:
         raise DataError(f"{data}: holds no split 'train' but {_listed(splits)}")
     return splits["train"], splits.get("test")
 
 
 def open_splits(
-    data: str,
-    *,
-    data_options: Mapping[str, Value] | None = None,
-    test_data: str | None = None,
-    partition: str = registry.NATURAL,
-    partition_options: Mapping[str, Value] | None = None,
-    num_classes: int | None = None,
-    pixels: str = "source",
-    cache_bytes: int = CACHE_BYTES,
-    tell: Tell = tell_nobody,
+    source: DataSource, *, cache_bytes: int = CACHE_BYTES, tell: Tell = tell_nobody
 ) -> dict[str, ClientData]:
     """Opens a dataset and returns its splits by name.
 
     No example is read, unless a partition is to be made: it passes through all of them.
 
     Args:
-        data: Name of an embedded dataset, or path of a file. A TFF file is the one split "train".
-        data_options: Options of an embedded dataset.
-        test_data: A file whose examples become the split "test": its split "test" if it is a
-            store that has one, else its split "train".
-        partition: How train and test are dealt to clients anew, and what changes their examples;
-            see `tables.find_partition`.
-        partition_options: Its options.
-        num_classes: Labels are 0 to num_classes - 1; by default what the data say, 10 for TFF.
-        pixels: What 1.0 is in what the model sees: "ink", "background", or "source" for what the
-            source means by it.
+        source: Which data.
         cache_bytes: Bound of the cache that all splits read from files or drawn share.
         tell: Told the clients read of each split, when a partition is to be made.
 
@@ -99,91 +84,75 @@ def open_splits(
         ConfigError: An option is not allowed.
         DataError: The data cannot be found, opened or used, or train and test do not agree.
     """
-    if pixels not in PIXELS:
-        raise ConfigError(f"pixels {pixels!r}: choose one of {', '.join(PIXELS)}")
-    if num_classes is not None:
-        check_num_classes(num_classes, "--num-classes")
-    given = partition_options or {}
-    resolve(registry.find_partition(partition), given)
+    if source.pixels not in PIXELS:
+        raise ConfigError(f"pixels {source.pixels!r}: choose one of {', '.join(PIXELS)}")
+    if source.num_classes is not None:
+        check_num_classes(source.num_classes, "--num-classes")
+    resolve(registry.find_partition(source.partition), source.partition_options)
     cache = ClientCache(cache_bytes)
-    splits = _open_source(data, data_options or {}, num_classes, pixels, cache, split="train")
-    if test_data is not None:
-        others = _open_source(test_data, {}, num_classes, pixels, cache, split="test")
+    splits = _open_named(source, cache, split="train")
+    if source.test_data is not None:
+        as_test = replace(source, data=source.test_data, data_options={})
+        others = _open_named(as_test, cache, split="test")
         other = others.get("test", others.get("train"))
         if other is None:
-            raise DataError(f"{test_data}: holds neither 'test' nor 'train' but {_listed(others)}")
+            raise DataError(
+                f"{source.test_data}: holds neither 'test' nor 'train' but {_listed(others)}"
+            )
         other.split = "test"
         splits["test"] = other
     _check_agreement(splits)
-    return splits if partition == registry.NATURAL else _partitioned(splits, partition, given, tell)
+    if source.partition == registry.NATURAL:
+        return splits
+    return _partitioned(splits, source.partition, source.partition_options, tell)
 
 
-def fingerprint(
-    data: str,
-    *,
-    data_options: Mapping[str, Value] | None = None,
-    test_data: str | None = None,
-    partition: str = registry.NATURAL,
-    partition_options: Mapping[str, Value] | None = None,
-    is_cancelled: Callable[[], bool] = lambda: False,
-) -> str:
+def fingerprint(source: DataSource, *, is_cancelled: Callable[[], bool] = lambda: False) -> str:
     """Returns what names the bytes of a dataset, for provenance.
 
     A store has its fingerprint written in it; another file is read through (1 s for a GB);
     generated data are named by version and options. Test data follow after "; test ", a partition
-    with all its options after "; partition ".
+    with all its options after "; partition ". How the examples are read changes nothing.
 
     Args:
-        data: As `open_splits`; so are the next four.
-        data_options: See `data`.
-        test_data: See `data`.
-        partition: See `data`.
-        partition_options: See `data`.
+        source: Which data.
         is_cancelled: Asked after every MiB whether to give up.
 
     Raises:
         DataError: The data cannot be found or read.
         Cancelled: `is_cancelled` said so.
     """
-    named = _fingerprint_of(data, data_options or {}, is_cancelled)
-    if test_data is not None:
-        named += f"; test {_fingerprint_of(test_data, {}, is_cancelled)}"
-    if partition != registry.NATURAL:
-        options = resolve(registry.find_partition(partition), partition_options or {})
-        named += f"; partition {registry.describe_partition(partition, options)}"
+    named = _fingerprint_of(source.data, source.data_options, is_cancelled)
+    if source.test_data is not None:
+        named += f"; test {_fingerprint_of(source.test_data, {}, is_cancelled)}"
+    if source.partition != registry.NATURAL:
+        options = resolve(registry.find_partition(source.partition), source.partition_options)
+        named += f"; partition {registry.describe_partition(source.partition, options)}"
     return named
 
 
 def note_of_change(
-    data: str, test_data: str | None, before: object, now: str, consequence: str
+    source: DataSource, before: object, now: str, consequence: str
 ) -> tuple[str, ...]:
     """Returns a line that the data have changed, or none if they have not or nobody knows.
 
     Args:
-        data: As `open_splits`.
-        test_data: As `open_splits`.
+        source: Which data.
         before: Their fingerprint when the run began; None: not known.
         now: Their fingerprint.
         consequence: Ends the line.
     """
     if before in (None, now):
         return ()
-    named = data if test_data is None else f"{data} or {test_data}"
-    return (f"{named} has changed since the run began; {consequence}",)
+    return (f"{' or '.join(source.names)} has changed since the run began; {consequence}",)
 
 
-def _open_source(
-    data: str,
-    data_options: Mapping[str, Value],
-    num_classes: int | None,
-    pixels: str,
-    cache: ClientCache,
-    *,
-    split: str,
-) -> dict[str, ClientData]:
-    """The splits of one name or file; `split` names the one split of a TFF file."""
+def _open_named(source: DataSource, cache: ClientCache, *, split: str) -> dict[str, ClientData]:
+    """The splits of `source.data` alone; `split` names the one split of a TFF file."""
+    data, data_options = source.data, source.data_options
+    num_classes, pixels = source.num_classes, source.pixels
     if data in registry.EMBEDDED_DATASETS:
-        return _open_synthetic(data, data_options, num_classes, pixels, cache)
+        return _open_synthetic(source, cache)
     path = _find_file(data)
     if data_options:
         taker = data if data in registry.PUBLIC_DATASETS else "a file"
@@ -211,16 +180,11 @@ def _open_source(
     return {split: tff_split}
 
 
-def _open_synthetic(
-    name: str,
-    data_options: Mapping[str, Value],
-    num_classes: int | None,
-    pixels: str,
-    cache: ClientCache,
-) -> dict[str, ClientData]:
+def _open_synthetic(source: DataSource, cache: ClientCache) -> dict[str, ClientData]:
+    name, num_classes = source.data, source.num_classes
     from fedcli.datasets.sources import synthetic
 
-    options = resolve(registry.DATASETS[name], data_options)
+    options = resolve(registry.DATASETS[name], source.data_options)
     if num_classes is not None and num_classes < synthetic.NUM_CLASSES:
         raise ConfigError(
             f"--num-classes {num_classes}: {name} has labels 0 to {synthetic.NUM_CLASSES - 1}; "
@@ -231,7 +195,7 @@ def _open_synthetic(
             split,
             options,
             num_classes=num_classes or synthetic.NUM_CLASSES,
-            pixels=pixels,
+            pixels=source.pixels,
             cache=cache,
         )
         for split in synthetic.SPLITS

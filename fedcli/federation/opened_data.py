@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event
 
 from fedcli import datasets
 from fedcli.core.native import CancelFlag, Cancelled
-from fedcli.datasets.client_data import CENTRAL, ClientData
+from fedcli.datasets.client_data import ClientData
 from fedcli.errors import DataError
 from fedcli.models import sources
 from fedcli.models.model import Model
-from fedcli.settings import tables
-from fedcli.settings.run_config import RunConfig
-from fedcli.settings.vocabulary import HELD_OUT
+from fedcli.settings.data_source import DataSource
 
 
-def open_data(config: RunConfig, cancel: CancelFlag | None = None) -> dict[str, ClientData]:
-    """Returns the splits of a config's data, one of them `train`.
+def open_data(source: DataSource, cancel: CancelFlag | None = None) -> dict[str, ClientData]:
+    """Returns the splits of the data of a run, one of them `train`.
 
     Raises:
         Cancelled: `cancel` was raised while data were dealt to clients.
@@ -30,44 +28,12 @@ def open_data(config: RunConfig, cancel: CancelFlag | None = None) -> dict[str, 
         if cancel is not None and cancel.is_set():
             raise Cancelled
 
-    splits = datasets.open_splits(
-        config.data,
-        data_options=config.data_options,
-        test_data=config.test_data,
-        partition=config.partition,
-        partition_options=config.partition_options,
-        num_classes=config.num_classes,
-        pixels=config.pixels,
-        tell=tell,
-    )
+    splits = datasets.open_splits(source, tell=tell)
     if "train" not in splits:
         raise DataError(
-            f"{config.data} has no split train but {', '.join(sorted(splits))}; choose other --data"
+            f"{source.data} has no split train but {', '.join(sorted(splits))}; choose other --data"
         )
     return splits
-
-
-def held_out_split(splits: Mapping[str, ClientData]) -> str | None:
-    """Returns the split that is evaluated beside train: test, else central, None without both."""
-    return next((name for name in HELD_OUT if name in splits), None)
-
-
-def judged_split(config: RunConfig, splits: Mapping[str, ClientData]) -> str | None:
-    """Returns the split that a run's model is judged by; None if it is train.
-
-    It is the one held out, unless that is central and each client has a model of its own.
-    """
-    held_out = held_out_split(splits)
-    has_own_models = tables.ALGORITHMS[config.algorithm].has_own_models
-    return None if has_own_models and held_out == CENTRAL else held_out
-
-
-def note_of_own_models(config: RunConfig) -> tuple[str, ...]:
-    """Returns a line on what is evaluated, or none if it is one model for all."""
-    if not tables.ALGORITHMS[config.algorithm].has_own_models:
-        return ()
-    what = "each client is evaluated with its own model, one that never trained with the initial"
-    return (f"{config.algorithm}: {what} one",)
 
 
 def check_fit(data: ClientData, model: Model) -> None:
@@ -90,7 +56,7 @@ def check_fit(data: ClientData, model: Model) -> None:
 
 
 @contextmanager
-def fingerprinting(config: RunConfig, cancel: CancelFlag | None) -> Iterator[Future[str]]:
+def fingerprinting(source: DataSource, cancel: CancelFlag | None) -> Iterator[Future[str]]:
     """Reads the data through while the block opens them; hashing leaves other threads running.
 
     A raised `cancel`, or an error in the block, ends the reading of even the largest file at once.
@@ -102,15 +68,7 @@ def fingerprinting(config: RunConfig, cancel: CancelFlag | None) -> Iterator[Fut
 
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fedcli-fingerprint")
     try:
-        yield executor.submit(
-            datasets.fingerprint,
-            config.data,
-            data_options=config.data_options,
-            test_data=config.test_data,
-            partition=config.partition,
-            partition_options=config.partition_options,
-            is_cancelled=is_cancelled,
-        )
+        yield executor.submit(datasets.fingerprint, source, is_cancelled=is_cancelled)
     finally:
         is_left.set()
         executor.shutdown(wait=False)

@@ -17,7 +17,7 @@ from fedcli.datasets.client_data import CENTRAL, ClientData
 from fedcli.errors import ConfigError
 from fedcli.federation import cohorts as cohort
 from fedcli.federation.cohorts import ClientSelection, Cohorts
-from fedcli.federation.opened_data import judged_split
+from fedcli.federation.evaluated_splits import evaluated_split
 from fedcli.learning.process import LearningProcess
 from fedcli.learning.state import ServerState
 from fedcli.settings.run_config import RunConfig, option_name
@@ -145,7 +145,7 @@ def make_panels(
             rounds is not evaluated.
     """
     plan = BatchPlan(batch_size=config.batch_size)
-    held_out = judged_split(config, splits)
+    held_out = evaluated_split(config, splits)
     _check_eval_split(config, held_out)
     for split in ("train", held_out) if held_out else ("train",):
         wanted = _wanted_for_evaluation(config, cohorts, splits, splits[split], notes)

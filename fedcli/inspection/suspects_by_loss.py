@@ -16,8 +16,7 @@ from fedcli.datasets.client_data import ClientData, decoding
 from fedcli.federation.opened_data import check_fit
 from fedcli.inspection.suspects import DEFAULT_TOP, Roll, Suspect, Suspects, rank_clients, worst
 from fedcli.progress import Tell, tell_nobody
-from fedcli.runs import evaluating
-from fedcli.runs.trained import Trained
+from fedcli.runs.trained import Trained, load_trained
 
 _BLOCK = 2048  # examples scored in a call, so that Ctrl-C is seen in between
 _ONE = BatchPlan(batch_size=1)
@@ -55,7 +54,7 @@ def rank_with_run(
         DataError: The data do not fit the model, or a client cannot be read.
         RunError: There is no such run or checkpoint, or it is damaged.
     """
-    with evaluating.load_trained(Path(run), threads, model) as trained:
+    with load_trained(Path(run), threads, model) as trained:
         return _examine(data, client_ids, trained, run, tell=tell, top=top)
 
 

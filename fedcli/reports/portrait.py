@@ -20,7 +20,7 @@ from fedcli.evaluation.result import Evaluation
 from fedcli.federation.opened_data import open_data
 from fedcli.models.metrics import predicted_classes
 from fedcli.runs import evaluating
-from fedcli.runs.trained import Trained
+from fedcli.runs.trained import Trained, load_trained
 
 MAX_CLASSES = 100  # of more no confusion matrix is made
 _MAX_EXAMPLES = 2000  # in the confusion matrix
@@ -76,12 +76,12 @@ def portray(path: str | Path, cancel: CancelFlag | None = None) -> Portrait:
         RunError: There is no such run, or it is damaged.
     """
     evaluated = evaluating.evaluate_run(path, cancel=cancel)
-    with evaluating.load_trained(Path(path), threads=None) as trained:
+    with load_trained(Path(path), threads=None) as trained:
         return _portray(trained, evaluated, cancel)
 
 
 def _portray(trained: Trained, evaluated: Evaluation, cancel: CancelFlag | None) -> Portrait:
-    data = open_data(trained.config, cancel)[evaluated.split]
+    data = open_data(trained.config.data_source, cancel)[evaluated.split]
     num_classes = trained.model.layout.num_classes
     confusion = np.zeros((num_classes, num_classes), np.int64)
     samples: list[Sample] = []

@@ -16,13 +16,8 @@ from fedcli.datasets.client_batches import ClientBatches
 from fedcli.datasets.client_data import ClientData
 from fedcli.datasets.opening import CACHE_BYTES
 from fedcli.federation.cohorts import Cohorts
-from fedcli.federation.opened_data import (
-    check_fit,
-    held_out_split,
-    judged_split,
-    note_of_own_models,
-    open_data,
-)
+from fedcli.federation.evaluated_splits import notes_of_evaluation
+from fedcli.federation.opened_data import check_fit, open_data
 from fedcli.federation.panels import Panel, make_panels
 from fedcli.federation.participation import Attendance
 from fedcli.federation.rosters import Roster, open_roster, plan_of
@@ -150,13 +145,9 @@ def open_federation(
         DataError: The data are missing, bad, or do not fit each other.
     """
     algorithm = build_algorithm(config)  # before data are read that it might refuse to train on
-    splits = open_data(config, cancel)
+    splits = open_data(config.data_source, cancel)
     train = splits["train"]
-    notes = list(note_of_own_models(config))
-    if held_out_split(splits) is None:
-        notes.append(f"{train.source} has no test data: evaluating on train only")
-    elif judged_split(config, splits) is None:
-        notes.append("central has no client with a model of its own: evaluating on train only")
+    notes = list(notes_of_evaluation(config, splits))
     plan = plan_of(config)
     config, roster = open_roster(config, train, plan, notes, cancel)
     cohorts = roster.cohorts

@@ -237,15 +237,14 @@ def notes_of_changed_data(runs: Sequence[RunRecord]) -> list[str]:
         if before is None:
             continue
         try:
-            fields = {name: getattr(run.config, name) for name in settings.DATA_FIELDS}
-            key = repr(fields)
+            source = run.config.data_source
+            key = repr([getattr(source, name) for name in settings.DATA_FIELDS])
             if key not in seen:
-                seen[key] = datasets.fingerprint(**fields)
+                seen[key] = datasets.fingerprint(source)
         except (DataError, ConfigError):
             continue
         consequence = f"what {run.path} tells is of the data before"
-        named = (run.config.data, run.config.test_data)
-        notes += datasets.note_of_change(*named, before, seen[key], consequence)
+        notes += datasets.note_of_change(source, before, seen[key], consequence)
     return notes
 
 

@@ -63,13 +63,13 @@ def start(
     config = settings.absolute_paths(settings.validate(config), str(Path.cwd()))
     folder.check_target(path, force=force)
     logs.require(config)
-    with fingerprinting(config, cancel) as fingerprint:
+    with fingerprinting(config.data_source, cancel) as fingerprint:
         federation = open_federation(config, cancel)
         state = federation.initial_state()
         found = fingerprint.result()
     consequence = "a new run with its config does not repeat it"
-    named = (config.data, config.test_data)
-    federation.notes.extend(note_of_change(*named, expected_data, found, consequence))
+    changed = note_of_change(config.data_source, expected_data, found, consequence)
+    federation.notes.extend(changed)
     federation.notes.extend(note_of_changed_model(config.model, expected_model))
     provenance = provenance_of(federation.engine, found, federation.config.model)
     config_text = settings.to_toml(federation.config, provenance)
@@ -126,13 +126,12 @@ def _resume(
     logs.require(config)
     origin = settings.read_provenance(config_text, str(run.path))
     model = model_of(content, config, file, code)
-    with fingerprinting(config, cancel) as fingerprint:
+    with fingerprinting(config.data_source, cancel) as fingerprint:
         federation = open_federation(config, cancel, model)
         state = to_state(content, federation.process, file)
         found = fingerprint.result()
     consequence = "its rounds no longer repeat"
-    named = (config.data, config.test_data)
-    changed = note_of_change(*named, origin.get("data"), found, consequence)
+    changed = note_of_change(config.data_source, origin.get("data"), found, consequence)
     federation.notes.extend(changed)
     federation.notes.extend(note_of_changed_model(code, origin.get("model")))
     federation.notes.extend(_note_of_moved_end(config, content))

@@ -27,6 +27,7 @@ from fedcli.runs.files import checkpoint, client_records, event_files
 from fedcli.runs.files import folder as run_dir
 from fedcli.runs.files.checkpoint import Checkpoint
 from fedcli.runs.files.saved_states import client_states_of, model_of, open_client_states, to_state
+from fedcli.settings.data_source import DataSource
 from fedcli.settings.run_config import RunConfig
 
 # What training writes into a run's folder: files, and folders of them.
@@ -111,21 +112,20 @@ def _trained(
     return Trained(file, config, model, convention, engine, state, origin.get("data"), notes)
 
 
-def data_of_run(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options of the data that a model was trained on, what is given laid over them.
+def data_of_run(path: Path, given: Mapping[str, Any]) -> DataSource:
+    """Returns which data a model was trained on, but for the fields that are given.
 
     Args:
         path: A run's folder, or a checkpoint.
-        given: Some of the arguments of `datasets.open_splits`, but not `data`.
+        given: Some fields of `DataSource` by name, but not `data`.
 
     Raises:
         ConfigError: The config that was stored is not valid.
         RunError: There is no such run or checkpoint, or it is damaged.
     """
     file = checkpoint_file(path)
-    config = _config_of(checkpoint.load(file), file)
-    names = (*settings.DATA_FIELDS, "num_classes", "pixels")
-    return settings.merge({name: getattr(config, name) for name in names}, given)
+    source = _config_of(checkpoint.load(file), file).data_source
+    return DataSource(**settings.merge(vars(source), given))
 
 
 def checkpoint_file(path: Path, *, best: bool = False) -> Path:
@@ -159,11 +159,6 @@ def files_of_run(path: Path) -> list[Path]:
         for name in _OWN_NAMES:
             found += [folder / name, *(folder / name).rglob("*")]
     return [each for each in found if each.is_file()]
-
-
-def data_files(config: RunConfig) -> list[Path]:
-    """Returns the files or folders that a config's data may be in; a name among them is none."""
-    return [Path(each) for each in (config.data, config.test_data) if each is not None]
 
 
 def load_weights(path: str | Path) -> dict[str, NDArray[np.float32]]:
@@ -203,7 +198,7 @@ def export_run(
     weights_files.check_format(Path(file))
     source = checkpoint_file(Path(path), best=best)
     content = checkpoint.load(source)
-    inputs = [*files_of_run(source), *data_files(_config_of(content, source))]
+    inputs = [*files_of_run(source), *_config_of(content, source).data_source.paths]
     check_is_no_input(Path(file), inputs, str(file))
     weights, layout = _weights_of(content, source)
     if layout is not None:

@@ -10,13 +10,14 @@ if TYPE_CHECKING:
     from fedcli.settings.config_file import from_toml as from_toml
     from fedcli.settings.config_file import read_provenance as read_provenance
     from fedcli.settings.config_file import to_toml as to_toml
+    from fedcli.settings.data_source import DATA_FIELDS as DATA_FIELDS
+    from fedcli.settings.data_source import DataSource as DataSource
     from fedcli.settings.merging import merge as merge
     from fedcli.settings.rules import from_options as from_options
     from fedcli.settings.rules import validate as validate
     from fedcli.settings.run_config import CLIENT_LR as CLIENT_LR
     from fedcli.settings.run_config import CLIENT_OPTIMIZER as CLIENT_OPTIMIZER
     from fedcli.settings.run_config import CLIENT_WEIGHTING as CLIENT_WEIGHTING
-    from fedcli.settings.run_config import DATA_FIELDS as DATA_FIELDS
     from fedcli.settings.run_config import SERVER_OPTIMIZER as SERVER_OPTIMIZER
     from fedcli.settings.run_config import WITHOUT_EFFECT as WITHOUT_EFFECT
     from fedcli.settings.run_config import RunConfig as RunConfig
@@ -30,7 +31,8 @@ else:
             "CLIENT_LR": "fedcli.settings.run_config",
             "CLIENT_OPTIMIZER": "fedcli.settings.run_config",
             "CLIENT_WEIGHTING": "fedcli.settings.run_config",
-            "DATA_FIELDS": "fedcli.settings.run_config",
+            "DATA_FIELDS": "fedcli.settings.data_source",
+            "DataSource": "fedcli.settings.data_source",
             "RunConfig": "fedcli.settings.run_config",
             "SERVER_OPTIMIZER": "fedcli.settings.run_config",
             "WITHOUT_EFFECT": "fedcli.settings.run_config",

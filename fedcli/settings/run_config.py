@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 from fedcli.settings import tables
+from fedcli.settings.data_source import DataSource
 from fedcli.settings.options import Entry, Value
 from fedcli.settings.vocabulary import BY_ROUND
 
@@ -157,6 +158,11 @@ class RunConfig:
     histograms: bool = False
     record_clients: bool = False
 
+    @property
+    def data_source(self) -> DataSource:
+        """Which data the run is of."""
+        return DataSource.of(self)
+
 
 # Whose options a map holds: the field that names the thing, and the table of such things.
 OPTION_OWNERS: dict[str, tuple[str, Mapping[str, Entry]]] = {
@@ -170,9 +176,6 @@ OPTION_OWNERS: dict[str, tuple[str, Mapping[str, Entry]]] = {
     "server_schedule_options": ("server_schedule", tables.SCHEDULES),
     "aggregator_options": ("aggregator", tables.AGGREGATORS),
 }
-
-# The fields that say which examples there are and who holds them.
-DATA_FIELDS = ("data", "data_options", "test_data", "partition", "partition_options")
 
 # The fields that change no result.
 WITHOUT_EFFECT = (

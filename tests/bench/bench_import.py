@@ -29,7 +29,9 @@ SPLITS = ("train", "test")
 
 def write_pair(folder: Path, num_clients: int) -> None:
     """Writes train.h5 and test.h5, one level of groups for clients, gzip as h5py has it."""
-    opened = datasets.open_splits("synthetic-digits", data_options={"clients": num_clients})
+    opened = datasets.open_splits(
+        datasets.DataSource("synthetic-digits", data_options={"clients": num_clients})
+    )
     for split in SPLITS:
         data = opened[split]
         with h5py.File(folder / f"{split}.h5", "w") as file:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.datasets.client_data import ClientData
-from fedcli.datasets.opening import open_splits
+from fedcli.datasets.opening import DataSource, open_splits
 from fedcli.datasets.sources import store, store_writer
 from fedcli.inspection.suspects import Suspects, rank_examples
 from fedcli.inspection.suspects_by_loss import rank_with_run
@@ -76,7 +76,7 @@ def measure(data: ClientData, arguments: argparse.Namespace, seed: int, folder: 
     """Prints the line of one seed."""
     path, out = folder / f"flipped{seed}.h5", folder / f"run{seed}"
     flips = write_flipped(data, arguments.share, seed, path)
-    flipped = open_splits(str(path))["train"]
+    flipped = open_splits(DataSource(str(path)))["train"]
     num_flipped = sum(int(each.sum()) for each in flips.values())
     ids = flipped.client_ids
     simple = mean_image_precision(flipped, flips)
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=100)
     arguments = parser.parse_args()
-    data = open_splits(arguments.data)["train"]
+    data = open_splits(DataSource(arguments.data))["train"]
     print(f"{data.total_examples():,} examples of {len(data.client_ids):,} clients")
     print("seed  flipped    mean  images   wall    CPU     run   wall")
     with tempfile.TemporaryDirectory() as folder:

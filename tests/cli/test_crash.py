@@ -22,9 +22,9 @@ from typing import Any
 
 import pytest
 
-from fedcli.runs import evaluating
 from fedcli.runs.files import checkpoint, client_records, event_files
 from fedcli.runs.files import folder as run_dir
+from fedcli.runs.trained import export_run
 
 NUM_KILLS = int(os.environ.get("FEDCLI_TEST_KILLS", "10"))
 
@@ -56,7 +56,7 @@ def contents(run: Path) -> dict[str, Any]:
     names = ("config.toml", "metrics.jsonl", "metrics.csv", "evaluation.json")
     files = {name: (run / name).read_bytes() for name in names if (run / name).exists()}
     weights = run.with_suffix(".npz")
-    evaluating.export_run(run, weights)
+    export_run(run, weights)
     kept = {file.name: file.read_bytes() for file in run_dir.find_checkpoints(run)}
     records: dict[str, Any] = {}
     if (run / client_records.FILE).exists():

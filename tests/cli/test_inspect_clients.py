@@ -19,7 +19,7 @@ from rich.console import Console
 from fedcli.cli.screen import client_export, client_tables
 from fedcli.cli.screen.render import Screen
 from fedcli.datasets.batches import ClientDataset
-from fedcli.datasets.opening import open_splits
+from fedcli.datasets.opening import DataSource, open_splits
 from fedcli.datasets.sources import store, store_writer
 from fedcli.inspection import figures, population, statistics
 from fedcli.progress import Tell
@@ -185,7 +185,7 @@ def test_population_view(fedcli: Fedcli, write_store: WriteStore) -> None:
         {"train": {"a": [0, 0, 1], "b": [0, 1, 1, 1, 2]}, "test": {"a": [0]}},
         class_names=("cat", "dog", "cow"),
     )
-    split = open_splits(str(data))["train"]
+    split = open_splits(DataSource(str(data)))["train"]
     low, high = sorted(float(split.client(each).images().mean()) for each in "ab")
     ink = (low, (low + high) / 2, (low + high) / 2, low + 0.9 * (high - low), high)
     out = fedcli("inspect-clients", "--data", data).out
@@ -262,7 +262,7 @@ def test_eighty_columns_hold_the_labels_of_ten_classes(
     write_store: WriteStore,
 ) -> None:
     labels = {f"w{number:04}": list(range(10)) * 11 for number in range(3)}
-    data = open_splits(str(write_store({"train": labels}, num_classes=10)))["train"]
+    data = open_splits(DataSource(str(write_store({"train": labels}, num_classes=10))))["train"]
     task = population.Task(data=data, client_ids=data.client_ids, compared_ids=data.client_ids)
     populations = population.read_populations({"train": task})
     output = io.StringIO()
@@ -802,7 +802,7 @@ def test_real_writers_are_the_same_from_the_file_and_from_a_store(
     fedcli: Fedcli, shared_data: Path, tmp_path: Path
 ) -> None:
     data = shared_data / "mnist_writers_test.h5"
-    split = open_splits(str(data))["train"]
+    split = open_splits(DataSource(str(data)))["train"]
     info = store.StoreInfo(num_classes=10, pixel_convention="background")
     store_writer.create(tmp_path / "store.h5", {"train": map(split.client, split.client_ids)}, info)
     of_file, of_store = (

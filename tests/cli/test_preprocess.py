@@ -60,8 +60,8 @@ def test_tff_pair(fedcli: Fedcli, write_tff: WriteTff) -> None:
     told = made(fedcli, train, "--test-data", test)
     assert told["format"] == "tff-h5"
     assert sizes(told) == {"train": (4, 26), "test": (3, 18)}
-    source = datasets.open_splits(str(train), test_data=str(test))
-    stored = datasets.open_splits("out.h5")
+    source = datasets.open_splits(datasets.DataSource(str(train), test_data=str(test)))
+    stored = datasets.open_splits(datasets.DataSource("out.h5"))
     for name, split in source.items():
         assert list(stored[name].client_ids) == list(split.client_ids)
         for client_id in split.client_ids:
@@ -80,7 +80,7 @@ def test_summary_names_the_next_command(fedcli: Fedcli, write_tff: WriteTff) -> 
         "test          3          3",
         "6 x 4, grey levels, uint8, 1.0 is background",
         "natural hold_out(fraction=0.1, kind=within, seed=0)",
-        datasets.fingerprint("my store.h5"),
+        datasets.fingerprint(datasets.DataSource("my store.h5")),
     ):
         assert words in done.out
     assert done.out.endswith("Next: fedcli train --data 'my store.h5'\n")
@@ -90,10 +90,12 @@ def test_real_idx_folder(fedcli: Fedcli, shared_data: Path) -> None:
     told = made(fedcli, shared_data / "mnist-idx")
     assert told["pixel_convention"] == "ink"
     assert sizes(told) == {"train": (539, 60_000)}
-    ours = datasets.open_splits("out.h5", pixels="background")["train"]
+    ours = datasets.open_splits(datasets.DataSource("out.h5", pixels="background"))["train"]
     pair = datasets.open_splits(
-        str(shared_data / "mnist_writers_train.h5"),
-        test_data=str(shared_data / "mnist_writers_test.h5"),
+        datasets.DataSource(
+            str(shared_data / "mnist_writers_train.h5"),
+            test_data=str(shared_data / "mnist_writers_test.h5"),
+        )
     )
     for client_id in ours.client_ids:
         both = [pair[name].client(client_id) for name in ("train", "test")]
@@ -142,7 +144,9 @@ def test_real_samples_agree(fedcli: Fedcli, shared_data: Path) -> None:
     leaf = made(fedcli, shared_data / "leaf_femnist_sample", out="leaf.h5")
     assert leaf["format"] == "leaf"
     assert sizes(leaf) == {"train": (8, 160), "test": (8, 79)}
-    tff, sqlite, rounded = (datasets.open_splits(f"{n}.h5") for n in ("tff", "sqlite", "leaf"))
+    tff, sqlite, rounded = (
+        datasets.open_splits(datasets.DataSource(f"{n}.h5")) for n in ("tff", "sqlite", "leaf")
+    )
     for name in ("train", "test"):
         for client_id in sqlite[name].client_ids:
             ours, theirs = sqlite[name].client(client_id), tff[name].client(client_id)

@@ -11,7 +11,7 @@ from fedcli.cli.screen import suspect_tables
 from fedcli.cli.screen.output import print_json
 from fedcli.cli.screen.render import Screen
 from fedcli.datasets.client_data import ClientData
-from fedcli.datasets.opening import open_splits
+from fedcli.datasets.opening import DataSource, open_splits
 from fedcli.inspection.suspects import Broken, Suspect, SuspectClient, Suspects
 
 FOUND = Suspects(
@@ -31,7 +31,7 @@ FOUND = Suspects(
 
 @pytest.fixture
 def data() -> ClientData:
-    return open_splits("synthetic-digits", data_options={"clients": 2})["train"]
+    return open_splits(DataSource("synthetic-digits", data_options={"clients": 2}))["train"]
 
 
 def cells(text: str) -> list[list[str]]:

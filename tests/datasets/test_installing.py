@@ -485,7 +485,7 @@ def test_a_name_not_fetched_yet_says_how(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv(data_folder.VARIABLE, str(tmp_path))
     for name in tables.PUBLIC_DATASETS:
         with pytest.raises(DataError, match=rf"^{name} is not here yet .*: fedcli download {name}"):
-            datasets.open_splits(name)
+            datasets.open_splits(datasets.DataSource(name))
 
 
 def test_a_name_fetched_opens_its_store(
@@ -497,7 +497,7 @@ def test_a_name_fetched_opens_its_store(
     train, test = datasets.load("mnist")
     assert test is not None
     assert (len(train.client_ids), test.total_examples()) == (12, 24)
-    assert datasets.fingerprint("mnist") == store.stored_fingerprint(path)
+    assert datasets.fingerprint(datasets.DataSource("mnist")) == store.stored_fingerprint(path)
 
 
 def test_the_folder_is_given_or_set_or_the_users_own(
@@ -516,7 +516,7 @@ def test_the_folder_is_given_or_set_or_the_users_own(
 
 def test_platformdirs_loads_only_for_a_name() -> None:
     code = (
-        "import sys; from fedcli import datasets; datasets.open_splits('synthetic-digits'); "
+        "import sys; from fedcli import datasets; datasets.load('synthetic-digits'); "
         "print('platformdirs' in sys.modules, 'urllib.request' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -59,7 +59,7 @@ def run(tmp_path: Path, source: Path, **options: Any) -> Prepared:
 
 def held(tmp_path: Path, split: str) -> dict[str, list[int]]:
     """Labels of the clients of the store that was written."""
-    data = datasets.open_splits(str(tmp_path / "out.h5"))[split]
+    data = datasets.open_splits(datasets.DataSource(str(tmp_path / "out.h5")))[split]
     return {each: data.labels(each).tolist() for each in data.client_ids}
 
 
@@ -78,7 +78,11 @@ def test_digits_only_drops_letters_and_clients_left_with_one(tmp_path: Path) -> 
         "filter": {"digits_only": True, "min_examples": 2}
     }
     assert "left out 1 of 3 clients, which have fewer than 2 train examples" in done.notes
-    images = datasets.open_splits(str(tmp_path / "out.h5"))["train"].client("a").images()
+    images = (
+        datasets.open_splits(datasets.DataSource(str(tmp_path / "out.h5")))["train"]
+        .client("a")
+        .images()
+    )
     np.testing.assert_array_equal(np.rint(images[:, 0, 0] * 255), [0, 2])  # pixels went along
 
 
@@ -127,10 +131,14 @@ def test_test_clients_that_are_other_people_stay(tmp_path: Path) -> None:
 
 def test_invert_turns_pixels_and_what_they_mean(tmp_path: Path) -> None:
     source = write_tff(tmp_path / "a.h5", {"a": [0, 1, 2]})
-    before = datasets.open_splits(str(source))["train"].client("a").images()
+    before = datasets.open_splits(datasets.DataSource(str(source)))["train"].client("a").images()
     done = run(tmp_path, source, invert=True)
     assert done.info.pixel_convention == "ink"
-    after = datasets.open_splits(str(tmp_path / "out.h5"))["train"].client("a").images()
+    after = (
+        datasets.open_splits(datasets.DataSource(str(tmp_path / "out.h5")))["train"]
+        .client("a")
+        .images()
+    )
     np.testing.assert_allclose(after, 1 - before, rtol=0, atol=1.2e-7)
 
 
@@ -161,7 +169,7 @@ def test_test_store_that_means_the_opposite_is_turned(tmp_path: Path) -> None:
     train = write_store(tmp_path / "a.h5", {"a": [0, 1]})
     test = write_store(tmp_path / "b.h5", {"a": [0, 1]}, pixel_convention="background")
     run(tmp_path, train, test_data=test)
-    splits = datasets.open_splits(str(tmp_path / "out.h5"))
+    splits = datasets.open_splits(datasets.DataSource(str(tmp_path / "out.h5")))
     np.testing.assert_allclose(
         splits["test"].client("a").images(),
         1 - splits["train"].client("a").images(),

@@ -79,7 +79,7 @@ def assert_same(read: ClientDataset, written: ClientDataset) -> None:
 
 
 def test_what_goes_in_comes_out(path: Path) -> None:
-    splits = datasets.open_splits(str(path))
+    splits = datasets.open_splits(datasets.DataSource(str(path)))
     train, test = splits["train"], splits["test"]
     assert list(splits) == ["train", "test"]
     assert train.cache is None
@@ -158,8 +158,8 @@ def test_ids_are_a_lazy_sorted_sequence(path: Path) -> None:
 
 
 def test_pixels_option_flips_by_scale_and_offset(path: Path) -> None:
-    paper = datasets.open_splits(str(path), pixels="background")["train"]
-    ink = datasets.open_splits(str(path), pixels="ink")["train"]
+    paper = datasets.open_splits(datasets.DataSource(str(path), pixels="background"))["train"]
+    ink = datasets.open_splits(datasets.DataSource(str(path), pixels="ink"))["train"]
     assert (paper.pixel_convention, ink.pixel_convention) == ("background", "ink")
     paper_images, ink_images = paper.client("a").images(), ink.client("a").images()
     np.testing.assert_allclose(paper_images, 1 - ink_images, rtol=0, atol=1.2e-7)
@@ -169,9 +169,9 @@ def test_store_opens_whatever_its_suffix_and_as_test_data(path: Path, tmp_path: 
     other = path.rename(tmp_path / "digits.txt")
     train_only = tmp_path / "train.h5"
     create(train_only, make_client("a", 4))
-    splits = datasets.open_splits(str(train_only), test_data=str(other))
+    splits = datasets.open_splits(datasets.DataSource(str(train_only), test_data=str(other)))
     assert splits["test"].total_examples() == 1  # its own test split
-    splits = datasets.open_splits(str(other), test_data=str(train_only))
+    splits = datasets.open_splits(datasets.DataSource(str(other), test_data=str(train_only)))
     assert splits["test"].total_examples() == 4  # its train split: it has no other
     assert splits["test"].split == "test"
 
@@ -204,11 +204,14 @@ def test_create_streams(tmp_path: Path) -> None:
 
 
 def test_num_classes_option_overrides_the_store(path: Path) -> None:
-    assert datasets.open_splits(str(path), num_classes=62)["train"].num_classes == 62
+    assert (
+        datasets.open_splits(datasets.DataSource(str(path), num_classes=62))["train"].num_classes
+        == 62
+    )
     with pytest.raises(
         DataError, match=r"client 'a': example \d: label \d is outside 0 to 0; pass"
     ):
-        datasets.open_splits(str(path), num_classes=1)
+        datasets.open_splits(datasets.DataSource(str(path), num_classes=1))
 
 
 def test_train_and_test_of_different_classes(path: Path, tmp_path: Path) -> None:
@@ -216,7 +219,7 @@ def test_train_and_test_of_different_classes(path: Path, tmp_path: Path) -> None
     info = dataclasses.replace(INFO, num_classes=26, class_names=())
     create(other, make_client("a", 4), info=info)
     with pytest.raises(DataError, match=r"train has 10 classes .* but test has 26"):
-        datasets.open_splits(str(path), test_data=str(other))
+        datasets.open_splits(datasets.DataSource(str(path), test_data=str(other)))
 
 
 def test_unknown_client_names_the_nearest(path: Path) -> None:
@@ -231,7 +234,7 @@ def test_fingerprint_follows_the_content_alone(path: Path, tmp_path: Path) -> No
     other = tmp_path / "other.h5"
     same = create(other, make_client("a", 5))
     assert create(other, make_client("a", 5)) == same
-    assert datasets.fingerprint(str(other)) == same
+    assert datasets.fingerprint(datasets.DataSource(str(other))) == same
     changed_label = make_client("a", 5)
     changed_label.labels[0] = (changed_label.labels[0] + 1) % 10
     for client in (make_client("b", 5), changed_label, make_client("a", 5, offset=0.5)):
@@ -239,7 +242,7 @@ def test_fingerprint_follows_the_content_alone(path: Path, tmp_path: Path) -> No
 
 
 def test_verify_finds_a_changed_pixel(path: Path) -> None:
-    assert store.verify(path) == datasets.fingerprint(str(path))
+    assert store.verify(path) == datasets.fingerprint(datasets.DataSource(str(path)))
     with h5py.File(path, "r+") as file:
         file["splits/train/pixels"][3, 0, 0] ^= 1
     store.open_store(path)  # opening reads no pixel
@@ -505,7 +508,7 @@ def test_gathered_store_is_that_of_its_clients(num_examples: int, num_clients: i
         store_writer.create(gathered, {"train": split}, INFO)
         store_writer.create(taken, {"train": map(split.client, split.client_ids)}, INFO)
         assert gathered.read_bytes() == taken.read_bytes()
-        assert store.verify(gathered) == datasets.fingerprint(str(taken))
+        assert store.verify(gathered) == datasets.fingerprint(datasets.DataSource(str(taken)))
 
 
 class Shift(Change):
@@ -696,7 +699,7 @@ def test_inconsistent_store_is_refused(path: Path, damage: Damage, message: str)
     with h5py.File(path, "r+") as file:
         damage(file)
     with pytest.raises(DataError, match=message) as caught:
-        datasets.open_splits(str(path))
+        datasets.open_splits(datasets.DataSource(str(path)))
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
 
@@ -716,14 +719,14 @@ def test_pixels_in_another_file_are_never_mapped(path: Path, tmp_path: Path) -> 
 def test_truncated_store(path: Path, share: float) -> None:
     os.truncate(path, int(path.stat().st_size * share))
     with pytest.raises(DataError, match="truncated HDF5 file, "):
-        datasets.open_splits(str(path))
+        datasets.open_splits(datasets.DataSource(str(path)))
 
 
 def test_a_truncated_store_says_how_much_is_there(path: Path) -> None:
     whole = path.stat().st_size
     os.truncate(path, whole - 100)
     with pytest.raises(DataError) as caught:
-        datasets.open_splits(str(path))
+        datasets.open_splits(datasets.DataSource(str(path)))
     assert str(caught.value) == (
         f"{path}: truncated HDF5 file, {whole - 100:,} bytes of {whole:,}; fetch or write it again"
     )
@@ -733,7 +736,7 @@ def test_a_truncated_store_says_how_much_is_there(path: Path) -> None:
 def test_a_file_without_permission(path: Path) -> None:
     path.chmod(0)
     with pytest.raises(DataError, match=r"no permission to read it; change its mode or copy it$"):
-        datasets.open_splits(str(path))
+        datasets.open_splits(datasets.DataSource(str(path)))
 
 
 def test_dataset_that_was_never_written(path: Path) -> None:
@@ -765,7 +768,7 @@ def test_other_hdf5_files_are_no_stores(tmp_path: Path) -> None:
         file.attrs["format"] = "fedcli-checkpoint"
         file["weights"] = np.zeros(3)
     with pytest.raises(DataError, match=r"neither a TFF file .* nor a fedcli store"):
-        datasets.open_splits(str(path))
+        datasets.open_splits(datasets.DataSource(str(path)))
     with pytest.raises(DataError, match="is not a fedcli store; choose a file that is one"):
         store.open_store(path)
 
@@ -774,7 +777,9 @@ def test_other_hdf5_files_are_no_stores(tmp_path: Path) -> None:
 
 
 def test_real_writers_make_the_round_trip(shared_data: Path, tmp_path: Path) -> None:
-    source = datasets.open_splits(str(shared_data / "mnist_writers_test.h5"))["train"]
+    source = datasets.open_splits(datasets.DataSource(str(shared_data / "mnist_writers_test.h5")))[
+        "train"
+    ]
     path = tmp_path / "writers.h5"
     info = StoreInfo(num_classes=10, pixel_convention=source.pixel_convention)
     clients: Iterable[ClientDataset] = map(source.client, source.client_ids)

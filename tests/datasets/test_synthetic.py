@@ -16,7 +16,7 @@ from fedcli.errors import ConfigError, DataError
 
 
 def open_splits(**data_options: object) -> dict[str, ClientData]:
-    return datasets.open_splits("synthetic-digits", data_options=data_options)  # type: ignore[arg-type]
+    return datasets.open_splits(datasets.DataSource("synthetic-digits", data_options=data_options))  # type: ignore[arg-type]
 
 
 def test_default_population() -> None:
@@ -51,7 +51,7 @@ def test_paper_is_one_and_ink_is_little_as_in_emnist() -> None:
     assert images.min() >= 0
     assert images.max() <= 1
     assert np.median(images) == 1
-    ink = datasets.open_splits("synthetic-digits", pixels="ink")["train"]
+    ink = datasets.open_splits(datasets.DataSource("synthetic-digits", pixels="ink"))["train"]
     assert ink.pixel_convention == "ink"
     ink_images = ink.client("s0000000").images()
     np.testing.assert_allclose(ink_images, 1 - images, rtol=0, atol=1.2e-7)
@@ -136,7 +136,9 @@ def test_ids_of_a_huge_population_still_sort_as_text() -> None:
 def test_drawn_clients_are_cached_within_the_bound() -> None:
     data = open_splits()["train"]
     assert data.client("s0000000") is data.client("s0000000")
-    unbuffered = datasets.open_splits("synthetic-digits", cache_bytes=0)["train"]
+    unbuffered = datasets.open_splits(datasets.DataSource("synthetic-digits"), cache_bytes=0)[
+        "train"
+    ]
     assert unbuffered.client("s0000000") is not unbuffered.client("s0000000")
 
 
@@ -162,16 +164,16 @@ def test_wrong_options(data_options: dict[str, object], message: str) -> None:
 
 
 def test_num_classes_may_widen_but_not_narrow() -> None:
-    wide = datasets.open_splits("synthetic-digits", num_classes=62)
+    wide = datasets.open_splits(datasets.DataSource("synthetic-digits", num_classes=62))
     assert wide["train"].num_classes == 62
     with pytest.raises(ConfigError, match="--num-classes 9: synthetic-digits has labels 0 to 9"):
-        datasets.open_splits("synthetic-digits", num_classes=9)
+        datasets.open_splits(datasets.DataSource("synthetic-digits", num_classes=9))
 
 
 def test_fingerprint_names_version_and_options() -> None:
-    assert datasets.fingerprint("synthetic-digits", data_options={"clients": 7}) == (
-        "synthetic-digits/v1 clients=7 seed=1 spread=0.9 label_noise=0.01 sizes=natural"
-    )
+    assert datasets.fingerprint(
+        datasets.DataSource("synthetic-digits", data_options={"clients": 7})
+    ) == ("synthetic-digits/v1 clients=7 seed=1 spread=0.9 label_noise=0.01 sizes=natural")
 
 
 def test_generated_data_do_not_import_h5py() -> None:

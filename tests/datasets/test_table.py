@@ -233,7 +233,7 @@ def test_table_of_a_tff_file(tmp_path: Path, seed: int) -> None:
             # Such grey levels are read as 1 - k / 255, which those of no image are not.
             levels = rng.integers(1, 255, (count, 4, 3)).astype(np.float32)
             group["pixels"] = 1 - levels * np.float32(1 / 255)
-    split = datasets.open_splits(str(tmp_path / "train.h5"))["train"]
+    split = datasets.open_splits(datasets.DataSource(str(tmp_path / "train.h5")))["train"]
     table, told = told_by(split, tmp_path)
     assert_table_holds(table, split)
     assert table.pixels.dtype == np.uint8
@@ -251,7 +251,7 @@ def test_table_of_a_store_is_its_mapping(tmp_path: Path) -> None:
         path, {"train": clients}, store.StoreInfo(num_classes=3, pixel_convention="ink")
     )
     for pixels in ("source", "background"):
-        split = datasets.open_splits(str(path), pixels=pixels)["train"]
+        split = datasets.open_splits(datasets.DataSource(str(path), pixels=pixels))["train"]
         table = split.to_table()
         assert_table_holds(table, split)
         assert np.shares_memory(table.pixels, split.client("a").pixels)
@@ -261,7 +261,9 @@ def test_table_of_a_store_is_its_mapping(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["train", "central"])
 def test_table_of_synthetic_digits(tmp_path: Path, name: str) -> None:
     options = {"clients": 4}
-    split = datasets.open_splits("synthetic-digits", data_options=options)[name]
+    split = datasets.open_splits(datasets.DataSource("synthetic-digits", data_options=options))[
+        name
+    ]
     table, told = told_by(split, tmp_path)
     assert_table_holds(table, split)
     assert table.pixels.dtype == np.uint8

@@ -36,7 +36,7 @@ def one_client(tmp_path: Path, **features: Any) -> Path:
 
 
 def open_train(path: Path, **options: Any) -> ClientData:
-    return datasets.open_splits(str(path), **options)["train"]
+    return datasets.open_splits(datasets.DataSource(str(path), **options))["train"]
 
 
 def message_of(path: Path, client_id: str = "a", **options: Any) -> str:
@@ -186,11 +186,11 @@ def test_real_writers_read_within_rounding(shared_data: Path) -> None:
 
 def test_unknown_name_says_what_is_known(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no such file, nor a known dataset; .*synthetic-digits"):
-        datasets.open_splits(str(tmp_path / "absent.h5"))
+        datasets.open_splits(datasets.DataSource(str(tmp_path / "absent.h5")))
     with pytest.raises(DataError, match="is a folder, not a file"):
-        datasets.open_splits(str(tmp_path))
+        datasets.open_splits(datasets.DataSource(str(tmp_path)))
     with pytest.raises(DataError, match="cannot be looked up"):
-        datasets.open_splits("a" * 5000)
+        datasets.open_splits(datasets.DataSource("a" * 5000))
 
 
 @pytest.mark.parametrize("content", [b"", b"label,pixels\n", b"\x89HDF" * 500])
@@ -407,7 +407,7 @@ def test_claim_of_far_more_than_the_file_holds(tmp_path: Path) -> None:
 def test_test_data_become_the_test_split(tmp_path: Path) -> None:
     train = one_client(tmp_path)
     test = write(tmp_path / "two.h5", {"a": {"pixels": PAPER[:1], "label": LABELS[:1]}})
-    splits = datasets.open_splits(str(train), test_data=str(test))
+    splits = datasets.open_splits(datasets.DataSource(str(train), test_data=str(test)))
     assert {name: data.total_examples() for name, data in splits.items()} == {
         "train": 3,
         "test": 1,
@@ -422,15 +422,17 @@ def test_train_and_test_of_different_shapes(tmp_path: Path) -> None:
     train = one_client(tmp_path)
     test = write(tmp_path / "two.h5", {"a": {"pixels": PAPER[:, :2], "label": LABELS}})
     with pytest.raises(DataError, match=r"train has images of \[4, 4\].* but test of \[2, 4\]"):
-        datasets.open_splits(str(train), test_data=str(test))
+        datasets.open_splits(datasets.DataSource(str(train), test_data=str(test)))
 
 
 def test_train_and_test_that_mean_opposite_pixels(tmp_path: Path) -> None:
     train = one_client(tmp_path)
     test = write(tmp_path / "two.h5", {"a": {"image": GREY, "label": LABELS}})
     with pytest.raises(DataError, match=r"1.0 is background in train .* pass --pixels ink"):
-        datasets.open_splits(str(train), test_data=str(test))
-    splits = datasets.open_splits(str(train), test_data=str(test), pixels="ink")
+        datasets.open_splits(datasets.DataSource(str(train), test_data=str(test)))
+    splits = datasets.open_splits(
+        datasets.DataSource(str(train), test_data=str(test), pixels="ink")
+    )
     np.testing.assert_allclose(
         splits["train"].client("a").images(),
         splits["test"].client("a").images(),
@@ -442,16 +444,19 @@ def test_train_and_test_that_mean_opposite_pixels(tmp_path: Path) -> None:
 def test_options_that_do_not_apply(tmp_path: Path) -> None:
     path = str(one_client(tmp_path))
     with pytest.raises(ConfigError, match="--data-option clients: a file takes none"):
-        datasets.open_splits(path, data_options={"clients": 3})
+        datasets.open_splits(datasets.DataSource(path, data_options={"clients": 3}))
     with pytest.raises(ConfigError, match="pixels 'paper': choose one of source, ink, background"):
-        datasets.open_splits(path, pixels="paper")
+        datasets.open_splits(datasets.DataSource(path, pixels="paper"))
 
 
 def test_fingerprint_of_a_foreign_file_follows_its_bytes(tmp_path: Path) -> None:
     path = one_client(tmp_path)
-    before = datasets.fingerprint(str(path))
+    before = datasets.fingerprint(datasets.DataSource(str(path)))
     assert before.startswith("blake2b:")
-    assert datasets.fingerprint(str(path), test_data=str(path)) == f"{before}; test {before}"
+    assert (
+        datasets.fingerprint(datasets.DataSource(str(path), test_data=str(path)))
+        == f"{before}; test {before}"
+    )
     with path.open("ab") as file:
         file.write(b"\0")
-    assert datasets.fingerprint(str(path)) != before
+    assert datasets.fingerprint(datasets.DataSource(str(path))) != before

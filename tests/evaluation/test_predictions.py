@@ -50,7 +50,7 @@ def write_data(path: Path, shape: tuple[int, ...] = SHAPE) -> Path:
 
 def panel_of(path: Path, batch_size: int = 7) -> Panel:
     config = settings.from_options({"data": str(path), "num_classes": NUM_CLASSES})
-    data = open_data(config)["train"]
+    data = open_data(config.data_source)["train"]
     return make_panel(data, data.client_ids, BatchPlan(batch_size=batch_size), 0)
 
 

@@ -9,14 +9,14 @@ import pytest
 
 from fedcli.datasets.batches import ClientDataset
 from fedcli.datasets.client_data import ClientData
-from fedcli.datasets.opening import open_splits
+from fedcli.datasets.opening import DataSource, open_splits
 from fedcli.inspection import population
 from fedcli.inspection.population import Task, choose_compared, mean_ink, read_populations
 
 
 @pytest.fixture
 def data() -> ClientData:
-    return open_splits("synthetic-digits", data_options={"clients": 6})["train"]
+    return open_splits(DataSource("synthetic-digits", data_options={"clients": 6}))["train"]
 
 
 def read(data: ClientData, ids: Sequence[str]) -> population.Population:

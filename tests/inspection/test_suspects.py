@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fedcli.core.native import Cancelled
 from fedcli.datasets.batches import ClientDataset, Pixels
 from fedcli.datasets.client_data import ClientData
-from fedcli.datasets.opening import open_splits
+from fedcli.datasets.opening import DataSource, open_splits
 from fedcli.errors import DataError
 from fedcli.inspection import suspects
 from fedcli.inspection.densities import Moments, fit
@@ -72,9 +72,9 @@ def num_flipped(flips: Flips) -> int:
 
 @pytest.fixture
 def digits() -> ClientData:
-    return open_splits("synthetic-digits", data_options={"clients": 25, "label_noise": 0.0})[
-        "train"
-    ]
+    return open_splits(
+        DataSource("synthetic-digits", data_options={"clients": 25, "label_noise": 0.0})
+    )["train"]
 
 
 def test_finds_flipped_labels_of_synthetic_digits(digits: ClientData, seed: int) -> None:
@@ -91,7 +91,7 @@ def test_finds_flipped_labels_of_synthetic_digits(digits: ClientData, seed: int)
 
 
 def test_finds_flipped_labels_of_real_writers(shared_data: Path, seed: int) -> None:
-    data = open_splits(str(shared_data / "mnist_writers_train.h5"))["train"]
+    data = open_splits(DataSource(str(shared_data / "mnist_writers_train.h5")))["train"]
     chosen = ArrayData({client_id: data.client(client_id) for client_id in data.client_ids[::8]})
     noisy, flips = flip(chosen, np.random.default_rng(seed), 0.05)
     found = rank_examples(noisy, noisy.client_ids, top=num_flipped(flips))
@@ -99,7 +99,7 @@ def test_finds_flipped_labels_of_real_writers(shared_data: Path, seed: int) -> N
 
 
 def test_finds_a_mistake_made_often(shared_data: Path) -> None:
-    data = open_splits(str(shared_data / "mnist_writers_train.h5"))["train"]
+    data = open_splits(DataSource(str(shared_data / "mnist_writers_train.h5")))["train"]
     clients, flips = {}, {}
     for client_id in data.client_ids[::8]:
         client = data.client(client_id)

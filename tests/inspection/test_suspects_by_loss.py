@@ -10,11 +10,12 @@ import pytest
 
 from fedcli.core.native import Cancelled
 from fedcli.datasets.client_data import ClientData
-from fedcli.datasets.opening import open_splits
+from fedcli.datasets.opening import DataSource, open_splits
 from fedcli.errors import DataError, RunError
 from fedcli.inspection import suspects_by_loss
 from fedcli.inspection.suspects_by_loss import rank_with_run
 from fedcli.runs import evaluating, starting
+from fedcli.runs.trained import load_trained
 from fedcli.settings.run_config import RunConfig
 
 NUM_CLIENTS = 12
@@ -40,12 +41,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def open_data(pixels: str = "source") -> ClientData:
     noisy = {"clients": NUM_CLIENTS, "label_noise": 0.1}
-    return open_splits("synthetic-digits", data_options=noisy, pixels=pixels)["train"]
+    return open_splits(DataSource("synthetic-digits", data_options=noisy, pixels=pixels))["train"]
 
 
 def is_flipped(client_id: str, index: int) -> bool:
     right = open_splits(
-        "synthetic-digits", data_options={"clients": NUM_CLIENTS, "label_noise": 0.0}
+        DataSource("synthetic-digits", data_options={"clients": NUM_CLIENTS, "label_noise": 0.0})
     )["train"]
     noisy = open_data()
     return bool(right.labels(client_id)[index] != noisy.labels(client_id)[index])
@@ -64,7 +65,7 @@ def test_a_run_finds_flipped_labels(run: Path) -> None:
 def test_scores_and_labels_are_the_models(run: Path) -> None:
     data = open_data()
     found = rank_with_run(data, data.client_ids, run, top=10**6, threads=1)
-    weights = evaluating.load_trained(run, 1).state.global_model_weights
+    weights = load_trained(run, 1).state.global_model_weights
     kernel, bias = weights[:7840].reshape(784, 10), weights[7840:]
     assert [each.score for each in found.examples] == sorted(
         (each.score for each in found.examples), reverse=True
@@ -108,7 +109,7 @@ def test_no_client_gives_no_suspect(run: Path) -> None:
 
 
 def test_a_broken_model_gives_infinite_scores(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained = evaluating.load_trained(run, 1)
+    trained = load_trained(run, 1)
     weights = np.full_like(trained.state.global_model_weights, np.nan)
     broken = replace(trained, state=replace(trained.state, global_model_weights=weights))
     monkeypatch.setattr(evaluating, "load_trained", lambda *_: broken)

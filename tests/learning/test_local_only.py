@@ -24,6 +24,7 @@ from fedcli.learning.state import ServerState
 from fedcli.models.zoo import softmax_regression
 from fedcli.runs import evaluating, starting
 from fedcli.runs.files import folder
+from fedcli.runs.trained import load_trained
 from fedcli.settings.rules import from_options
 from fedcli.settings.run_config import RunConfig
 from tests.cli.conftest import Fedcli, fedcli  # noqa: F401
@@ -73,7 +74,7 @@ def models_of(state: ServerState) -> list[NDArray[np.float32]]:
 
 
 def own_models(path: Path, num_clients: int = 12) -> list[bytes]:
-    with evaluating.load_trained(path, 1) as trained:
+    with load_trained(path, 1) as trained:
         ids = [f"s{number:07}" for number in range(num_clients)]
         return [trained.state.weights_for(each).tobytes() for each in ids]
 
@@ -185,7 +186,7 @@ def test_each_client_is_evaluated_with_its_own_model(tmp_path: Path) -> None:
     assert found.metrics == closing["test"]
     assert folder.read_metrics(tmp_path / "run")[-1]["evaluation"]["test"] == found.values
     assert found.is_seen is not None
-    with evaluating.load_trained(tmp_path / "run", 1) as trained:
+    with load_trained(tmp_path / "run", 1) as trained:
         for client_id, stats, is_seen in zip(
             found.client_ids, found.client_stats, found.is_seen, strict=True
         ):
@@ -319,7 +320,7 @@ def test_a_run_is_looked_at_client_by_client(fedcli: Fedcli, tmp_path: Path) -> 
     assert (tmp_path / "page.html").stat().st_size > 10_000
     done = fedcli("inspect-clients", "--run", "run", "--clients", 3, "--json")
     (first, *_) = json.loads(done.out)["suspects"]["examples"]
-    with evaluating.load_trained(tmp_path / "run", 1) as trained:
+    with load_trained(tmp_path / "run", 1) as trained:
         weights = trained.state.weights_for(first["client_id"])
     train_data, _ = datasets.load(data_options={"clients": 12})
     client = train_data.client(first["client_id"])

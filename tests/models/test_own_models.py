@@ -33,6 +33,7 @@ from fedcli.models.own.loading import PythonModel, load, wrap
 from fedcli.models.zoo import softmax_regression
 from fedcli.runs import evaluating, starting
 from fedcli.runs.files import checkpoint
+from fedcli.runs.trained import export_run
 
 EXAMPLE = Path(__file__).parents[1] / "data" / "my_model.py"
 SHAPE, NUM_CLASSES = (5, 4), 3
@@ -795,7 +796,7 @@ def test_export_of_a_model_in_python_runs_nothing_and_keeps_the_order(
     code_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("my_model.py").unlink()
-    assert evaluating.export_run("run", "weights.npz") == [
+    assert export_run("run", "weights.npz") == [
         ("variable_0", (784, 10)),
         ("variable_1", (10,)),
     ]
@@ -818,7 +819,7 @@ def test_tensors_may_be_named_as_they_like(tmp_path: Path, monkeypatch: pytest.M
     )
     Path("my_model.py").write_text(text)
     train(config_of("my_model.py", rounds=1), tmp_path / "run")
-    assert [name for name, _ in evaluating.export_run("run", "w.npz")] == ["file", "allow_pickle"]
+    assert [name for name, _ in export_run("run", "w.npz")] == ["file", "allow_pickle"]
     with np.load("w.npz") as found:
         assert list(found) == ["file", "allow_pickle"]
         assert [found[name].shape for name in found] == [(784, 10), (10,)]

@@ -10,6 +10,7 @@ from fedcli.reports import html, portrait
 from fedcli.reports.portrait import Portrait
 from fedcli.runs import evaluating, starting
 from fedcli.runs.record import load_run
+from fedcli.runs.trained import load_trained
 from fedcli.settings.run_config import RunConfig
 
 
@@ -29,7 +30,7 @@ def drawn(run: Path) -> Portrait:
 
 
 def test_predictions_are_the_greatest_logits(run: Path, drawn: Portrait) -> None:
-    trained = evaluating.load_trained(run, threads=1)
+    trained = load_trained(run, threads=1)
     kernel, bias = trained.model.layout.split(trained.state.global_model_weights)
     for sample in drawn.samples:
         client = sample.client

@@ -11,6 +11,7 @@ from fedcli.errors import ConfigError, RunError
 from fedcli.runs import evaluating, starting
 from fedcli.runs.files import folder
 from fedcli.runs.stopping import Best
+from fedcli.runs.trained import export_run
 from tests.cli.conftest import Fedcli, fedcli  # noqa: F401
 from tests.runs.test_rounds import go_on, make_config, results, train
 
@@ -100,7 +101,7 @@ def test_the_best_is_evaluated_and_exported(fedcli: Fedcli, run: Path, tmp_path:
     measured = told["client_work"]["eval"]["current_round_metrics"]
     assert measured == line["evaluation"]["test"]
     assert fedcli("export", run, "best.npz", "--best").code == 0
-    evaluating.export_run(folder.best_checkpoint(run), tmp_path / "same.npz")
+    export_run(folder.best_checkpoint(run), tmp_path / "same.npz")
     assert (tmp_path / "best.npz").read_bytes() == (tmp_path / "same.npz").read_bytes()
 
 

@@ -23,6 +23,7 @@ from fedcli.datasets.preparation.preparing import prepare
 from fedcli.datasets.sources import store, store_writer
 from fedcli.errors import ConfigError, DataError
 from fedcli.runs import evaluating, starting
+from fedcli.runs.trained import export_run
 from fedcli.settings.run_config import RunConfig
 
 MIXED = "dirichlet-client+label-noise+feature-noise"
@@ -51,7 +52,7 @@ def train(path: Path, config: RunConfig) -> dict[str, Any]:
 
 def results(path: Path) -> dict[str, bytes]:
     weights = path.with_suffix(".npz")
-    evaluating.export_run(path, weights)
+    export_run(path, weights)
     files = [path / name for name in ("metrics.jsonl", "evaluation.json")]
     return {**{file.name: file.read_bytes() for file in files}, "weights": weights.read_bytes()}
 
@@ -113,7 +114,9 @@ def test_the_run_s_config_repeats_it_and_names_the_partition(tmp_path: Path) -> 
     assert results(tmp_path / "two") == results(tmp_path / "one")
     told = settings.read_provenance(text, "config.toml")["data"]
     base, _, described = told.partition("; partition ")
-    assert base == datasets.fingerprint("synthetic-digits", data_options=again.data_options)
+    assert base == datasets.fingerprint(
+        datasets.DataSource("synthetic-digits", data_options=again.data_options)
+    )
     assert described == (
         "dirichlet-client+label-noise+feature-noise clients=6 alpha=0.3 seed=3 rate=0.2 "
         "kind=symmetric std=0.1"
@@ -127,16 +130,20 @@ def test_the_run_s_seed_does_not_change_the_partition(tmp_path: Path) -> None:
             splits.append(training.train)
     assert_equal_splits(*splits)
     other = datasets.open_splits(
-        "synthetic-digits",
-        data_options={"clients": 12},
-        partition="iid",
-        partition_options={"clients": 6, "seed": 4},
+        datasets.DataSource(
+            "synthetic-digits",
+            data_options={"clients": 12},
+            partition="iid",
+            partition_options={"clients": 6, "seed": 4},
+        )
     )["train"]
     same = datasets.open_splits(
-        "synthetic-digits",
-        data_options={"clients": 12},
-        partition="iid",
-        partition_options={"clients": 6, "seed": 5},
+        datasets.DataSource(
+            "synthetic-digits",
+            data_options={"clients": 12},
+            partition="iid",
+            partition_options={"clients": 6, "seed": 5},
+        )
     )["train"]
     assert not np.array_equal(other.labels("p0000"), same.labels("p0000"))
 
@@ -188,12 +195,14 @@ def test_a_store_of_a_partition_equals_the_one_on_the_fly(
 ) -> None:
     """As preprocess writes it: the store holds what training sees on the fly."""
     source: dict[str, Any] = {"data_options": {"clients": 8}}
-    natural = datasets.open_splits("synthetic-digits", **source)
+    natural = datasets.open_splits(datasets.DataSource("synthetic-digits", **source))
     on_the_fly = datasets.open_splits(
-        "synthetic-digits",
-        **source,
-        partition=name,
-        partition_options={**options, "seed": 7} if "inversion" not in name else options,
+        datasets.DataSource(
+            "synthetic-digits",
+            **source,
+            partition=name,
+            partition_options={**options, "seed": 7} if "inversion" not in name else options,
+        )
     )
     tables = {split: natural[split].to_table() for split in ("train", "test")}
     dealt = partitioning.apply(tables, 10, name, options, seed=7)
@@ -222,10 +231,10 @@ def test_a_store_of_a_partition_equals_the_one_on_the_fly(
 
 
 def test_every_example_is_dealt_once_from_a_file(tff_file: Path) -> None:
-    natural = datasets.open_splits(str(tff_file))["train"]
-    dealt = datasets.open_splits(str(tff_file), partition="iid", partition_options={"clients": 7})[
-        "train"
-    ]
+    natural = datasets.open_splits(datasets.DataSource(str(tff_file)))["train"]
+    dealt = datasets.open_splits(
+        datasets.DataSource(str(tff_file), partition="iid", partition_options={"clients": 7})
+    )["train"]
     assert dealt.total_examples() == 150
 
     def all_images(data: datasets.ClientData) -> list[bytes]:
@@ -239,10 +248,12 @@ def test_every_example_is_dealt_once_from_a_file(tff_file: Path) -> None:
 def test_pixels_may_be_asked_for_the_other_way_round(tff_file: Path) -> None:
     both = [
         datasets.open_splits(
-            str(tff_file),
-            partition="shards+feature-rotation",
-            partition_options={"clients": 4},
-            pixels=pixels,
+            datasets.DataSource(
+                str(tff_file),
+                partition="shards+feature-rotation",
+                partition_options={"clients": 4},
+                pixels=pixels,
+            )
         )["train"]
         for pixels in ("background", "ink")
     ]
@@ -254,12 +265,14 @@ def test_pixels_may_be_asked_for_the_other_way_round(tff_file: Path) -> None:
 
 def test_train_labels_alone_are_noisy() -> None:
     options = {"clients": 10, "label_noise": 0.0}
-    plain = datasets.open_splits("synthetic-digits", data_options=options)
+    plain = datasets.open_splits(datasets.DataSource("synthetic-digits", data_options=options))
     noisy = datasets.open_splits(
-        "synthetic-digits",
-        data_options=options,
-        partition="label-noise",
-        partition_options={"rate": 0.3},
+        datasets.DataSource(
+            "synthetic-digits",
+            data_options=options,
+            partition="label-noise",
+            partition_options={"rate": 0.3},
+        )
     )
     assert list(noisy["train"].client_ids) == list(plain["train"].client_ids)
     pairs = [
@@ -308,9 +321,11 @@ def test_wrong_partitions_are_refused_before_any_work(values: dict[str, Any], me
 
 def test_the_library_refuses_before_it_opens_anything() -> None:
     with pytest.raises(ConfigError, match="unknown --partition"):
-        datasets.open_splits("/nowhere.h5", partition="x")
+        datasets.open_splits(datasets.DataSource("/nowhere.h5", partition="x"))
     with pytest.raises(ConfigError, match="iid has no option 'x'"):
-        datasets.open_splits("/nowhere.h5", partition="iid", partition_options={"x": 1})
+        datasets.open_splits(
+            datasets.DataSource("/nowhere.h5", partition="iid", partition_options={"x": 1})
+        )
 
 
 def test_another_partition_drops_the_options_of_the_first() -> None:
@@ -338,18 +353,20 @@ def test_dealing_stops_when_told_to(tmp_path: Path) -> None:
 
 
 def test_a_store_is_dealt_as_the_file_it_was_made_of(tmp_path: Path, tff_file: Path) -> None:
-    natural = datasets.open_splits(str(tff_file))
+    natural = datasets.open_splits(datasets.DataSource(str(tff_file)))
     info = store.StoreInfo(num_classes=10, pixel_convention="background", source="x")
     path = tmp_path / "a.h5"
     data = natural["train"]
     store_writer.create(path, {"train": (data.client(each) for each in data.client_ids)}, info)
-    dealt = datasets.open_splits(str(path), partition="iid", partition_options={"clients": 3})
+    dealt = datasets.open_splits(
+        datasets.DataSource(str(path), partition="iid", partition_options={"clients": 3})
+    )
     from_file = datasets.open_splits(
-        str(tff_file), partition="iid", partition_options={"clients": 3}
+        datasets.DataSource(str(tff_file), partition="iid", partition_options={"clients": 3})
     )
     assert_equal_splits(dealt["train"], from_file["train"])
     assert "partition iid clients=3 seed=0" in datasets.fingerprint(
-        str(path), partition="iid", partition_options={"clients": 3}
+        datasets.DataSource(str(path), partition="iid", partition_options={"clients": 3})
     )
 
 
@@ -357,9 +374,9 @@ def test_more_pixels_than_the_disk_takes_are_refused_before_they_are_drawn() -> 
     started = time.monotonic()
     with pytest.raises(DataError) as caught:
         datasets.open_splits(
-            "synthetic-digits",
-            data_options={"clients": 1_000_000_000},
-            partition="iid",
+            datasets.DataSource(
+                "synthetic-digits", data_options={"clients": 1_000_000_000}, partition="iid"
+            )
         )
     assert time.monotonic() - started < 5
     message = str(caught.value)
@@ -369,8 +386,8 @@ def test_more_pixels_than_the_disk_takes_are_refused_before_they_are_drawn() -> 
 
 def test_a_store_needs_no_room_to_be_dealt(tmp_path: Path, tff_file: Path) -> None:
     prepare([tff_file], tmp_path / "out.h5", PrepareOptions())
-    (stored,) = datasets.open_splits(str(tmp_path / "out.h5")).values()
-    (packed,) = datasets.open_splits(str(tff_file)).values()
+    (stored,) = datasets.open_splits(datasets.DataSource(str(tmp_path / "out.h5"))).values()
+    (packed,) = datasets.open_splits(datasets.DataSource(str(tff_file))).values()
     assert stored.table_bytes() == 0
     pixels = [packed.client(each).pixels.nbytes for each in packed.client_ids]
     assert packed.table_bytes() == sum(pixels)
@@ -385,7 +402,7 @@ from fedcli.errors import DataError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
-    datasets.open_splits("synthetic-digits", data_options={"clients": 3}, partition="iid")
+    datasets.load("synthetic-digits", data_options={"clients": 3}, partition="iid")
 except DataError as err:
     print(err)
 """

@@ -16,10 +16,10 @@ import pytest
 import fedcli
 from fedcli import settings
 from fedcli.errors import ConfigError, RunError, StopTraining
-from fedcli.runs import evaluating
 from fedcli.runs.evaluating import evaluate_run
 from fedcli.runs.files import folder
 from fedcli.runs.loop import RoundResult
+from fedcli.runs.trained import export_run
 from fedcli.settings.run_config import RunConfig
 from tests.kit.runs import write_run
 
@@ -240,7 +240,7 @@ def test_the_model_of_a_record_has_its_weights(straight: Path) -> None:
 
 def test_weights_are_those_that_are_evaluated(tmp_path: Path) -> None:
     run = fedcli.train(dataclasses.replace(SMALL, server_ema=0.9), tmp_path / "run")
-    evaluating.export_run(run.path, tmp_path / "weights.npz")
+    export_run(run.path, tmp_path / "weights.npz")
     with np.load(tmp_path / "weights.npz") as exported:
         for name, array in zip(exported, run.weights().trainable, strict=True):
             assert np.array_equal(exported[name], array)

@@ -25,6 +25,7 @@ from fedcli.runs import evaluating as evaluation
 from fedcli.runs import starting
 from fedcli.runs.files import checkpoint, folder
 from fedcli.runs.opening import open_federation
+from fedcli.runs.trained import export_run
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.vocabulary import SAMPLINGS
 
@@ -136,7 +137,7 @@ def go_on(path: Path, **options: Any) -> None:
 def results(path: Path) -> dict[str, bytes]:
     """All of a run that does not depend on the clock, weights included."""
     weights = path.with_suffix(".npz")
-    evaluation.export_run(path, weights)
+    export_run(path, weights)
     files = [path / name for name in ("metrics.jsonl", "evaluation.json", "config.toml")]
     last = folder.latest_checkpoint(path)
     by_name = {file.name: file.read_bytes() for file in (*files, last)}
@@ -381,7 +382,7 @@ def test_a_run_clips_gradients(tmp_path: Path) -> None:
     """At most so long a way: as many steps as batches, each of the rate times the norm."""
     values = {"clients": "1", "rounds": 1, "client_lr": 0.1, "client_clip_norm": 0.01}
     train(tmp_path / "run", make_config(**values))
-    evaluation.export_run(tmp_path / "run", tmp_path / "weights.npz")
+    export_run(tmp_path / "run", tmp_path / "weights.npz")
     with np.load(tmp_path / "weights.npz") as weights:
         length = math.sqrt(sum(float(np.square(each).sum()) for each in weights.values()))
     (line,) = folder.read_metrics(tmp_path / "run")
@@ -583,7 +584,7 @@ def test_a_damaged_checkpoint_is_told_by_everyone_who_reads_it(tmp_path: Path) -
     for attempt in (
         starting.resume,
         evaluation.evaluate_run,
-        lambda p: evaluation.export_run(p, "w.npz"),
+        lambda p: export_run(p, "w.npz"),
     ):
         for path in (out, file) if attempt is not starting.resume else (out,):
             with pytest.raises(CheckpointError, match="is damaged"):
@@ -594,7 +595,7 @@ def test_a_damaged_checkpoint_is_told_by_everyone_who_reads_it(tmp_path: Path) -
 
 def test_initial_weights_start_the_run(tmp_path: Path) -> None:
     train(tmp_path / "first", make_config(rounds=3))
-    evaluation.export_run(tmp_path / "first", tmp_path / "w.npz")
+    export_run(tmp_path / "first", tmp_path / "w.npz")
     config = make_config(initial_weights=str(tmp_path / "w.npz"), eval_every=1, rounds=1)
     train(tmp_path / "second", config)
     stored = folder.read_evaluation(tmp_path / "first")
@@ -777,7 +778,7 @@ def test_evaluation_and_export_need_no_training_data(tmp_path: Path) -> None:
     data.rename(tmp_path / "b.h5")
     moved = str(tmp_path / "b.h5")
     assert evaluation.evaluate_run(tmp_path / "run", data=moved, clients="all").num_clients == 10
-    assert evaluation.export_run(tmp_path / "run", tmp_path / "w.npz") == [
+    assert export_run(tmp_path / "run", tmp_path / "w.npz") == [
         ("dense/kernel", (784, 10)),
         ("dense/bias", (10,)),
     ]
@@ -918,7 +919,7 @@ def test_what_is_evaluated_is_what_is_exported(tmp_path: Path, values: dict[str,
         closing = training.finish()
         state, layout = training.state, training.process.model.layout
     assert state.evaluated_weights.tobytes() != state.global_model_weights.tobytes()
-    evaluation.export_run(out, tmp_path / "weights.npz")
+    export_run(out, tmp_path / "weights.npz")
     with np.load(tmp_path / "weights.npz") as file:
         exported = layout.join([file[name] for name in file.files])
     assert exported.tobytes() == state.evaluated_weights.tobytes()

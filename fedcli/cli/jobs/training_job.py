@@ -11,8 +11,9 @@ import click
 
 from fedcli.cli.screen.output import Remarks
 from fedcli.errors import RunError
+from fedcli.settings.data_source import DATA_FIELDS
 from fedcli.settings.presets import PRESETS
-from fedcli.settings.run_config import DATA_FIELDS, RunConfig
+from fedcli.settings.run_config import RunConfig
 
 if TYPE_CHECKING:
     from fedcli.cli.jobs.worker import Worker

@@ -1,0 +1,166 @@
+"""Whose examples `evaluate_run` scores: the split, and which of its clients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedcli.core.native import CancelFlag
+from fedcli.datasets.batch_plan import BatchPlan
+from fedcli.datasets.client_data import CENTRAL, ClientData
+from fedcli.errors import ConfigError, DataError
+from fedcli.evaluation.result import seen_in
+from fedcli.evaluation.spread import GROUPS
+from fedcli.federation import cohorts
+from fedcli.federation.evaluated_splits import check_split, evaluated_split
+from fedcli.federation.opened_data import check_fit, open_data
+from fedcli.federation.panels import Panel, make_panel
+from fedcli.federation.rosters import open_roster, plan_of
+from fedcli.runs.trained import Trained
+from fedcli.settings.data_source import DATA_FIELDS, DataSource
+from fedcli.settings.run_config import RunConfig
+
+
+@dataclass(frozen=True)
+class EvaluatedData:
+    """The data of an evaluation.
+
+    Attributes:
+        source: Which data.
+        given: Names of those fields of it that the caller gave; the others are the run's.
+        split: The split; None: the one that the run is judged by.
+        clients: Who of it, as `evaluate_run` takes it.
+        plan: How examples become batches.
+    """
+
+    source: DataSource
+    given: frozenset[str]
+    split: str | None
+    clients: str | None
+    plan: BatchPlan
+
+    @property
+    def is_of_run(self) -> bool:
+        """Whether these are the examples and clients of the run, as far as names tell."""
+        return self.given.isdisjoint(DATA_FIELDS)
+
+    @property
+    def has_train_clients_of_run(self) -> bool:
+        """The same of its train split alone."""
+        return self.given.isdisjoint(set(DATA_FIELDS) - {"test_data"})
+
+
+def choose_clients(
+    trained: Trained,
+    wanted: EvaluatedData,
+    splits: Mapping[str, ClientData],
+    seen: Callable[[], frozenset[str] | None],
+) -> Panel:
+    """Returns the clients that are evaluated.
+
+    Args:
+        trained: The model.
+        wanted: What was asked for.
+        splits: The opened data.
+        seen: Returns who took part in the training; None: not known.
+
+    Raises:
+        ConfigError: There is no such split or client, or no model for it.
+        DataError: The split does not fit the model.
+    """
+    name = wanted.split or evaluated_split(trained.config, splits) or "train"
+    if name not in splits:
+        raise ConfigError(f"--split {name}: {wanted.source.data} has {', '.join(sorted(splits))}")
+    data = splits[name]
+    check_fit(data, trained.model)
+    check_split(trained.config, name)
+    if wanted.clients in GROUPS:
+        return _clients_of_group(data, wanted.clients, wanted.plan, seen())
+    ids = _wanted_ids(trained.config, data, wanted, splits)
+    return make_panel(data, ids, wanted.plan, RunConfig.seed)
+
+
+def clients_of_training(
+    trained: Trained, wanted: EvaluatedData, train: ClientData, cancel: CancelFlag | None
+) -> frozenset[str] | None:
+    """Returns who took part in the training; None for data that may be other clients'."""
+    if not wanted.has_train_clients_of_run:
+        return None
+    try:
+        _, roster = open_roster(trained.config, train, plan_of(trained.config), [], cancel)
+    except ConfigError:  # its clients are not there: the data are not what they were
+        return None
+    return roster.seen(trained.state.round_num, cancel)
+
+
+def with_train_data(panel: Panel, train: ClientData) -> Panel:
+    """Returns the clients of a panel that have train data to fine-tune on.
+
+    Raises:
+        ConfigError: None has, or they are evaluated on their train data.
+    """
+    where = f"in the train split of {train.source}"
+    if panel.split == train.split:
+        raise ConfigError(
+            f"--finetune with the split {panel.split}: clients would be scored on what they train "
+            "on; give data with another split, such as --test-data"
+        )
+    ids = panel.client_ids if panel.data.same_people else []
+    ids = [each for each in ids if cohorts.contains(train.client_ids, each)]
+    num_without = len(panel.client_ids) - len(ids)
+    if not ids:
+        raise ConfigError(
+            f"--finetune: none of the {num_without:,} clients of the split {panel.split} is "
+            f"{where}, so none can train; choose another --split, or others with --clients"
+        )
+    if not num_without:
+        return panel
+    note = f"{num_without:,} clients are not {where}, cannot fine-tune and are skipped"
+    notes = (*panel.notes, note)
+    return Panel(panel.split, panel.data, ids, panel.plan, num_absent=panel.num_absent, notes=notes)
+
+
+def _clients_of_group(
+    data: ClientData, group: str, plan: BatchPlan, seen: frozenset[str] | None
+) -> Panel:
+    """The clients of a split that took part in the training, or those that never did."""
+    if seen is None:
+        raise ConfigError(
+            f"--clients {group}: who took part is known of the run's own data alone, unchanged "
+            "since it began; name clients, or say all; a client of this name takes a comma behind"
+        )
+    is_wanted = seen_in(data, data.client_ids, seen) == (group == GROUPS[0])
+    ids = [data.client_ids[index] for index in np.flatnonzero(is_wanted).tolist()]
+    if not ids:
+        raise ConfigError(
+            f"--clients {group}: the split {data.split} of {data.source} has no such client among "
+            f"its {len(is_wanted):,}; choose others, or another --split"
+        )
+    return Panel(data.split, data, ids, plan)
+
+
+def _wanted_ids(
+    config: RunConfig, data: ClientData, wanted: EvaluatedData, splits: Mapping[str, ClientData]
+) -> Sequence[str]:
+    """Ids to evaluate on `data`: those asked for, else the fixed cohort of the run, else all.
+
+    The cohort is not sought in central, whose clients are others.
+    """
+    if wanted.clients is not None:
+        return cohorts.resolve_ids(
+            cohorts.parse_clients(wanted.clients), data.client_ids, data.source
+        )
+    if config.sampling != "fixed" or config.clients is None or data.split == CENTRAL:
+        return data.client_ids
+    selection = cohorts.parse_clients(config.clients)
+    if selection.ids is not None:
+        return selection.ids
+    has_clients_of_run = wanted.given.isdisjoint(("data", "partition", "partition_options"))
+    try:
+        of_run = splits if has_clients_of_run else open_data(config.data_source)
+    except DataError as err:
+        raise DataError(f"the run's cohort is not known, say --clients: {err}") from err
+    train = of_run["train"]
+    return cohorts.resolve_ids(selection, train.client_ids, train.source)

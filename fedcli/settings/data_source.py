@@ -1,0 +1,79 @@
+"""Which data: one value for what `--data` and the options beside it say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypedDict
+
+from fedcli.settings.options import Value
+from fedcli.settings.tables.partitions import NATURAL
+
+# The fields that say which examples there are and who holds them. The others only say how the
+# examples are read.
+DATA_FIELDS = ("data", "data_options", "test_data", "partition", "partition_options")
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Names federated data and says how to read them. Nothing is opened or checked here.
+
+    Attributes:
+        data: Name of an embedded or downloaded dataset, or path of a file. A TFF file is the one
+            split "train".
+        data_options: Options of an embedded dataset.
+        test_data: A name or file whose examples become the split "test": its split "test" if it
+            is a store that has one, else its split "train". None: what `data` itself has.
+        partition: How train and test are dealt to clients anew, and what changes their examples;
+            see `tables.find_partition`.
+        partition_options: Options of the partition.
+        num_classes: Labels are 0 to num_classes - 1; None: what the data say, 10 for TFF.
+        pixels: What 1.0 is in what the model sees: "ink", "background", or "source" for what the
+            source means by it.
+    """
+
+    data: str = "synthetic-digits"
+    data_options: Mapping[str, Value] = field(default_factory=dict, kw_only=True)
+    test_data: str | None = field(default=None, kw_only=True)
+    partition: str = field(default=NATURAL, kw_only=True)
+    partition_options: Mapping[str, Value] = field(default_factory=dict, kw_only=True)
+    num_classes: int | None = field(default=None, kw_only=True)
+    pixels: str = field(default="source", kw_only=True)
+
+    @classmethod
+    def of(cls, options: Any) -> DataSource:
+        """Returns the source that a `RunConfig`, which has fields of the same names, describes."""
+        return cls(**{each.name: getattr(options, each.name) for each in fields(cls)})
+
+    @property
+    def names(self) -> list[str]:
+        """The names or files that the examples are read from, one or two."""
+        return [self.data] if self.test_data is None else [self.data, self.test_data]
+
+    @property
+    def paths(self) -> list[Path]:
+        """`names` as paths. That of a dataset known by its name is no file."""
+        return [Path(each) for each in self.names]
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """By name the fields that differ from their defaults, and `data`."""
+        default = DataSource()
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {
+            name: value
+            for name, value in values.items()
+            if name == "data" or value != getattr(default, name)
+        }
+
+
+class DataOptions(TypedDict, total=False):
+    """The fields of a `DataSource` but `data`, as keyword arguments; None: not given."""
+
+    data_options: Mapping[str, Value] | None
+    test_data: str | None
+    partition: str | None
+    partition_options: Mapping[str, Value] | None
+    num_classes: int | None
+    pixels: str | None
