@@ -1,0 +1,103 @@
+"""Whether the configurations use everything that fedcli offers, by what fedcli says it offers.
+
+What there is comes from `fedcli info --json` (algorithms, optimizers, ...) and from the help texts
+(options, and the values of those that are a choice); what is used, from the command lines.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+
+from tests.equality.configurations import Configuration
+
+COMMANDS = ("train", "eval", "export", "preprocess", "inspect-clients", "report")
+
+# Lists of `fedcli info --json`, and the options of train by which their entries are chosen; an
+# entry must be given by each of these options.
+TABLES = {
+    "algorithms": ("--algorithm",),
+    "aggregators": ("--aggregator",),
+    "optimizers": ("--client-optimizer", "--server-optimizer"),
+    "schedules": ("--client-schedule", "--server-schedule"),
+    "partitions": ("--partition",),
+    "models": ("--model",),
+    "presets": ("--preset",),
+}
+
+# What cannot be compared, or has nothing to compare. All else must be used.
+NOT_COMPARED = {
+    **{
+        f"{command} {name}": "changes no result"
+        for command in COMMANDS
+        for name in ("--help", "--json", "--quiet", "--verbose")
+    },
+    "train --tensorboard": "event files hold the time of day",
+    "train --histograms": "goes into TensorBoard's event files",
+    "eval --show-errors": "draws on the terminal",
+    "inspect-clients --show": "draws on the terminal",
+    "inspect-clients --examples": "draws on the terminal",
+    "inspect-clients --means": "draws on the terminal",
+    "inspect-clients --sort": "orders the table on the terminal",
+    "inspect-clients --top": "cuts the table on the terminal",
+    "inspect-clients --plot": "pictures, as matplotlib writes them",
+    "inspect-clients --plot-format": "pictures, as matplotlib writes them",
+    "report --format": "text for people, with times in it",
+    "report --plot": "pictures, as matplotlib writes them",
+    "report --html": "a page for people, with times in it",
+}  # fmt: skip
+
+_OPTION = re.compile(
+    r"^  (?:-\w, )?(--[a-z][\w-]*)(?: \[([\w/.-]+(?:\|[\w/.-]+)+)\])?", re.MULTILINE
+)
+
+
+def offered(run: Callable[[str], str]) -> set[str]:
+    """Returns all that is to be used, as `command --option` or `command --option value`.
+
+    Args:
+        run: Runs a command line of fedcli and returns what it prints.
+    """
+    found = set()
+    for command in COMMANDS:
+        for name, choices in _OPTION.findall(run(f"{command} --help")):
+            key = f"{command} {name}"
+            if key not in NOT_COMPARED:
+                found.add(key)
+                found |= {f"{key} {each}" for each in choices.split("|") if each}
+    info = json.loads(run("info --json"))
+    for table, options in TABLES.items():
+        names = [entry["name"] for entry in info[table]]
+        found |= {f"train {option} {name}" for option in options for name in names}
+    return found
+
+
+def used(configurations: Iterable[Configuration]) -> dict[str, list[str]]:
+    """Returns by key, as in `offered`, the names of the configurations that use it."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for each in configurations:
+        for step in (*each.steps, *each.later):
+            for key in _keys(step):
+                if each.name not in found[key]:
+                    found[key].append(each.name)
+    return dict(found)
+
+
+def _keys(step: str) -> Iterator[str]:
+    command, *words = shlex.split(step)
+    for index, word in enumerate(words):
+        if not word.startswith("--"):
+            continue
+        yield f"{command} {word}"
+        value = words[index + 1] if index + 1 < len(words) else "--"
+        if not value.startswith("--"):
+            yield f"{command} {word} {value}"
+            yield from (f"{command} {word} {part}" for part in value.split("+"))
+
+
+def missing(run: Callable[[str], str], configurations: Iterable[Configuration]) -> list[str]:
+    """Returns what no configuration uses, sorted."""
+    return sorted(offered(run) - used(configurations).keys())
