@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.keras_samples import image_input, layer, legacy, sequential
+from tests.kit.keras_samples import image_input, layer, legacy, sequential
 
 MY_MODEL = Path(__file__).parents[1] / "data" / "my_model.py"
 SIDE = 8  # height and width of the images of most files

@@ -127,7 +127,7 @@ WRITERS: dict[Callable[[Path, int], None], str] = {
 }
 
 
-@pytest.mark.parametrize(("write", "name"), WRITERS.items(), ids=lambda each: str(each))
+@pytest.mark.parametrize(("write", "name"), WRITERS.items(), ids=WRITERS.values())
 def test_one_value_that_differs_is_found(
     tmp_path: Path, write: Callable[[Path, int], None], name: str
 ) -> None:
