@@ -49,7 +49,7 @@ _PEER_MODULE = "fedcli.cli.bench_peer"
     help="Each layer of this model, forward and backward, on one thread; jobs only if --jobs names "
     "them.",
     section=WORK,
-    type=opt.Name(MODELS),
+    type=opt.Name(lambda: MODELS),
 )
 @opt.option(
     "--batch-size",

@@ -26,7 +26,7 @@ _AGAIN = "run the same command again to go on"
 
 
 @click.command(cls=opt.SectionCommand, short_help="Fetch a public dataset, for --data NAME.")
-@click.argument("name", required=False, type=opt.Name(PUBLIC_DATASETS))
+@click.argument("name", required=False, type=opt.Name(lambda: PUBLIC_DATASETS))
 @opt.option(
     "--list", "is_list", help="List the datasets and what is here.", section=FETCH, is_flag=True
 )

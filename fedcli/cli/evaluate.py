@@ -9,7 +9,8 @@ import click
 
 from fedcli.cli import options as opt
 from fedcli.errors import ConfigError
-from fedcli.settings.tables.optimizers import OPTIMIZERS
+from fedcli.settings import tables
+from fedcli.settings.run_config import OPTIONS
 
 if TYPE_CHECKING:
     from fedcli.cli.screen.render import Screen
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
 @click.command("eval", cls=opt.SectionCommand, short_help="Evaluate a run on any split or clients.")
 @click.argument("run", type=click.Path(path_type=Path))
 @opt.data_options(
-    data_help="A name or file to evaluate on. Default: the run's own data.",
-    clients_help="Who is evaluated; seen: who took part in the training, unseen: who never did. "
+    data="A name or file to evaluate on. Default: the run's own data.",
+    partition=f"{OPTIONS['partition'].help} Default: the run's for its own data, natural for other "
+    "data.",
+    clients="Who is evaluated; seen: who took part in the training, unseen: who never did. "
     "Default: the run's fixed cohort; all if it has none or the split none of it.",
-    clients_syntax="all|seen|unseen|N|ID,ID|@FILE",
-    partition_default="Default: the run's for its own data, natural for other data.",
+    clients_metavar="all|seen|unseen|N|ID,ID|@FILE",
 )
 @opt.option(
     "--split",
@@ -114,13 +116,13 @@ if TYPE_CHECKING:
     "--finetune-optimizer",
     help="What takes them. Default: the run's client optimizer.",
     section=opt.FINE_TUNING,
-    type=opt.Name(OPTIMIZERS),
+    type=opt.Name(lambda: tables.OPTIMIZERS),
 )
 @opt.pairs_option(
     "--finetune-option",
-    "Option of that optimizer, such as momentum=0.9. Default: the run's.",
+    "finetune_options",
+    help="Option of that optimizer, such as momentum=0.9. Default: the run's.",
     section=opt.FINE_TUNING,
-    name="finetune_options",
 )
 @opt.option(
     "--show-errors",

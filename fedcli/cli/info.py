@@ -10,9 +10,9 @@ import click
 
 from fedcli.cli import options as opt
 from fedcli.errors import ConfigError
+from fedcli.settings.declaration import option_name
 from fedcli.settings.options import Entry, Option
 from fedcli.settings.presets import PRESETS
-from fedcli.settings.run_config import option_name
 from fedcli.settings.tables.algorithms import AGGREGATORS, ALGORITHMS
 from fedcli.settings.tables.datasets import DATASETS
 from fedcli.settings.tables.models import MODELS
@@ -42,7 +42,9 @@ _MODEL_TOTALS = ("num_params", "forward_multiply_adds", "training_multiply_adds"
 
 @click.command(cls=opt.SectionCommand, short_help="Show versions, and what can be chosen by name.")
 @click.argument(
-    "name", required=False, type=opt.Name(name for table in TABLES.values() for name in table)
+    "name",
+    required=False,
+    type=opt.Name(lambda: (name for table in TABLES.values() for name in table)),
 )
 @opt.output_options
 def info(*, name: str | None, as_json: bool, quiet: bool, verbose: bool) -> None:

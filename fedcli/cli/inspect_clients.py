@@ -12,8 +12,9 @@ import click
 from fedcli.cli import options as opt
 from fedcli.errors import ConfigError
 from fedcli.settings.data_source import DataSource
+from fedcli.settings.run_config import OPTIONS
 from fedcli.settings.tables.datasets import EMBEDDED_DATASETS, PUBLIC_DATASETS
-from fedcli.settings.tables.partitions import NATURAL
+from fedcli.settings.vocabulary import NATURAL
 
 if TYPE_CHECKING:
     from fedcli.cli.screen.client_tables import View
@@ -36,8 +37,9 @@ CACHE_BYTES = 64 << 20  # of clients kept; most are read once
     short_help="Show who the clients are: sizes, labels, images.",
 )
 @opt.data_options(
-    data_help=f"{opt.DATA_HELP} Default: that of --run, else {DataSource.data}.",
-    clients_help="Which clients; a few of them are drawn side by side.  [default: all]",
+    data=f"{OPTIONS['data'].help} Default: that of --run, else {DataSource.data}.",
+    partition=f"{OPTIONS['partition'].help}  [default: {NATURAL}]",
+    clients="Which clients; a few of them are drawn side by side.  [default: all]",
 )
 @opt.option("--split", help="Look at one split only.", section=opt.DATA, metavar="NAME")
 @opt.option(

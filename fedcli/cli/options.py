@@ -1,12 +1,11 @@
-"""Options that several commands share: their help, types and shell completion.
+"""Options of commands: their types, help and shell completion, and those that several share.
 
-Defaults are not kept here: help shows those of `RunConfig`, and an option that was not given is
-None (or an empty mapping), so that it cannot override a config file.
+What `RunConfig` declares becomes an option here. One that was not given is None (or an empty
+mapping), so that it cannot override a config file.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -15,31 +14,23 @@ from click.shell_completion import CompletionItem
 
 from fedcli.cli.screen.output import Remarks, Verbosity, print_trace
 from fedcli.errors import ModelError
+from fedcli.settings.declaration import DATA as DATA
+from fedcli.settings.declaration import EVALUATION as EVALUATION
+from fedcli.settings.declaration import MODEL as MODEL
+from fedcli.settings.declaration import RUN as RUN
+from fedcli.settings.declaration import SECTIONS, option_name
 from fedcli.settings.options import Value
-from fedcli.settings.run_config import RunConfig
-from fedcli.settings.tables.datasets import DATASETS, PUBLIC_DATASETS
-from fedcli.settings.tables.partitions import PARTITIONS
+from fedcli.settings.run_config import OPTIONS, READING_FIELDS
 from fedcli.settings.toml_values import parse_options
-from fedcli.settings.vocabulary import PIXELS
+from fedcli.settings.values import PAIRS, Kind
 
 Function = TypeVar("Function", bound=Callable[..., object])
 Decorator = Callable[[Any], Any]
 
-# Headings of the help text.
-DATA = "Data"
-COHORT = "Clients and rounds"
-LOCAL = "Local training"
-MODEL = "Model"
-ALGORITHM = "Algorithm"
-EVALUATION = "Evaluation"
+# Headings of the help text, besides those of train.
 FINE_TUNING = "Fine-tuning"
 PICTURES = "Tables and pictures"
-RUN = "Run"
 OUTPUT = "Output"
-
-DATA_HELP = "A named dataset, or a TFF HDF5 file or fedcli store."
-CLIENTS_SYNTAX = "all|N|ID,ID|@FILE"
-_DEFAULTS = {field.name: field.default for field in dataclasses.fields(RunConfig)}
 
 
 class SectionOption(click.Option):
@@ -74,15 +65,15 @@ class SectionCommand(click.Command):
             raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes one block of options for each heading, in the order in which they were added."""
-        sections: dict[str, list[tuple[str, str]]] = {}
+        """Writes one block for each heading: those of train first, others as they were added."""
+        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in SECTIONS}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record is not None and isinstance(param, click.Option):
                 sections.setdefault(getattr(param, "section", OUTPUT), []).append(record)
-        for title, records in sections.items():
+        for title in (each for each, records in sections.items() if records):
             with formatter.section(title):
-                formatter.write_dl(records)
+                formatter.write_dl(sections[title])
 
 
 class Name(click.ParamType[str]):
@@ -90,9 +81,12 @@ class Name(click.ParamType[str]):
 
     name = "name"
 
-    def __init__(self, table: Iterable[str], *, or_path: bool = False) -> None:
-        """Offers the names of the table and, if a path may stand there too, file names."""
-        self.table = tuple(table)
+    def __init__(self, table: Callable[[], Iterable[str]], *, or_path: bool = False) -> None:
+        """Offers the names of the table and, if a path may stand there too, file names.
+
+        `table` is called when the shell asks.
+        """
+        self.table = table
         self.or_path = or_path
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
@@ -103,25 +97,24 @@ class Name(click.ParamType[str]):
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """Returns the names that begin as the user's word does."""
-        items = [CompletionItem(name) for name in self.table if name.startswith(incomplete)]
+        items = [CompletionItem(name) for name in self.table() if name.startswith(incomplete)]
         return [*items, CompletionItem(incomplete, type="file")] if self.or_path else items
 
 
-class ShuffleBuffer(click.ParamType["int | str"]):
-    """A number of examples, or `full` for a buffer that holds all of a client's data."""
+class Readable(click.ParamType[Any]):
+    """What a kind of values reads from a text."""
 
-    name = "N|full"
+    def __init__(self, kind: Kind) -> None:
+        """Takes the kind, whose metavar names the type."""
+        self.name = kind.metavar
+        self.kind = kind
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | str:
-        """Returns the number, or the word `full`."""
-        if value == "full":
-            return "full"
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Returns what the kind reads; what it cannot read is a usage error."""
         try:
-            return int(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither a whole number nor 'full'.", param, ctx)
+            return self.kind.read(value)
+        except ValueError as err:
+            self.fail(str(err), param, ctx)
 
 
 def option(*names: str, help: str, section: str, **attributes: Any) -> Decorator:
@@ -129,31 +122,40 @@ def option(*names: str, help: str, section: str, **attributes: Any) -> Decorator
     return click.option(*names, help=help, section=section, cls=SectionOption, **attributes)
 
 
-def run_option(flag: str, help_text: str, *, section: str, **attributes: Any) -> Decorator:
-    """Returns the option of one field of `RunConfig`, whose help ends with the default there."""
-    default = _DEFAULTS[_field_name(flag)]
-    has_default = default not in (None, dataclasses.MISSING)
-    shown = f"  [default: {default}]" if has_default else ""
-    return option(flag, help=help_text + shown, section=section, **attributes)
+def run_option(name: str, *, help: str | None = None, metavar: str | None = None) -> Decorator:
+    """Returns the option that a field of `RunConfig` declares.
 
-
-def switch(flag: str, help_text: str, *, section: str) -> Decorator:
-    """Returns the option of a field of `RunConfig` that is off unless it is given."""
-    return option(flag, help=help_text, section=section, is_flag=True, default=None)
-
-
-def pairs_option(flag: str, help_text: str, *, section: str, name: str | None = None) -> Decorator:
-    """Returns a repeatable `k=v` option whose values arrive as one mapping.
-
-    They do so under a name, by default that of the field of `RunConfig`.
+    Args:
+        name: The field.
+        help: What it is in another command than train; None: as declared, with the default.
+        metavar: What it takes there; None: as declared.
     """
+    declared = OPTIONS[name]
+    flag, kind, section = option_name(name), declared.kind, declared.section
+    text = declared.help_with_default if help is None else help
+    if declared.owner:
+        return pairs_option(flag, name, help=text, section=section)
+    if kind.read is bool:
+        return option(flag, name, help=text, section=section, is_flag=True, default=None)
+    shown = metavar or kind.metavar or None
+    return option(flag, name, help=text, section=section, type=_click_type(kind), metavar=shown)
+
+
+def run_options(function: Function) -> Function:
+    """Adds an option for each field of `RunConfig`."""
+    decorated: Function = stack(*map(run_option, OPTIONS))(function)
+    return decorated
+
+
+def pairs_option(flag: str, name: str, *, help: str, section: str) -> Decorator:
+    """Returns a repeatable `k=v` option whose values arrive as one mapping, under a name."""
     return option(
         flag,
-        name or _field_name(flag),
-        help=help_text,
+        name,
+        help=help,
         section=section,
         multiple=True,
-        metavar="K=V",
+        metavar=PAIRS.metavar,
         callback=_parse_pairs,
     )
 
@@ -163,53 +165,19 @@ def given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None and value != {}}
 
 
-def data_options(
-    *,
-    data_help: str,
-    clients_help: str,
-    clients_syntax: str = CLIENTS_SYNTAX,
-    partition_default: str = f" [default: {RunConfig.partition}]",
-) -> Decorator:
-    """Returns the options that say which data: those of `train`, `eval` and `inspect-clients`."""
+def data_options(*, clients_metavar: str | None = None, **helps: str) -> Decorator:
+    """Returns the options that say which data, of another command than train.
+
+    Args:
+        clients_metavar: What --clients takes; None: as --eval-clients.
+        helps: Help by field, for what is not as in train.
+    """
+    metavars = {"clients": clients_metavar or OPTIONS["eval_clients"].kind.metavar}
     return stack(
-        option("--data", help=data_help, section=DATA, type=Name(DATASETS, or_path=True)),
-        pairs_option(
-            "--data-option", "Option of a named dataset, such as clients=1000.", section=DATA
-        ),
-        option(
-            "--test-data",
-            help="File or public dataset that holds the test split.",
-            section=DATA,
-            type=Name(PUBLIC_DATASETS, or_path=True),
-        ),
-        option(
-            "--partition",
-            help="Deal the examples to clients anew (iid, shards, dirichlet-class, ...), change "
-            "them (label-noise, ...), or both, joined by +. fedcli info lists the schemes. "
-            f"{partition_default}",
-            section=DATA,
-            type=Name(PARTITIONS),
-            metavar="NAME[+NAME]",
-        ),
-        pairs_option(
-            "--partition-option",
-            "Option of the partition, such as clients=50, alpha=0.1 or seed=1.",
-            section=DATA,
-        ),
-        option(
-            "--num-classes",
-            help="Number of classes. Default: as the data says, 10 for a TFF file.",
-            section=DATA,
-            type=int,
-            metavar="N",
-        ),
-        option(
-            "--pixels",
-            help="What 1.0 means in what the model sees. Default: the same as in the source.",
-            section=DATA,
-            type=click.Choice(PIXELS),
-        ),
-        option("--clients", help=clients_help, section=DATA, metavar=clients_syntax),
+        *(
+            run_option(name, help=helps.get(name, OPTIONS[name].help), metavar=metavars.get(name))
+            for name in READING_FIELDS
+        )
     )
 
 
@@ -276,10 +244,15 @@ def remarks_for(*, quiet: bool, verbose: bool) -> Remarks:
     return Remarks(Verbosity.VERBOSE if verbose else Verbosity.NORMAL)
 
 
-def _field_name(flag: str) -> str:
-    """The field of `RunConfig` that an option fills: `--data-option` fills `data_options`."""
-    name = flag.removeprefix("--").replace("-", "_")
-    return next(field for field in (name, f"{name}s") if field in _DEFAULTS)
+def _click_type(kind: Kind) -> Any:
+    """The type that reads and completes a kind of values."""
+    if kind.choices:
+        return click.Choice(kind.choices)
+    if kind.names is not None:
+        return Name(kind.names, or_path=kind.is_path is not None)
+    if kind.is_path is not None:
+        return click.Path()
+    return kind.read if kind.read in (int, float, str) else Readable(kind)
 
 
 def _parse_pairs(

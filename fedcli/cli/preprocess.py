@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedcli.cli import options as opt
-from fedcli.settings.options import Value
 from fedcli.settings.tables.formats import FORMATS
 from fedcli.settings.tables.partitions import PARTITIONS
-from fedcli.settings.toml_values import parse_options
 from fedcli.settings.vocabulary import HOLD_OUTS
 
 if TYPE_CHECKING:
@@ -55,12 +53,6 @@ class Sides(click.ParamType["tuple[int, ...]"]):
         if len(numbers) not in self.counts or 0 in numbers:
             self.fail(f"{value!r} is not of the form {self.name}.", param, ctx)
         return numbers * 2 if len(numbers) == 1 else numbers
-
-
-def _parse_pairs(
-    ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]
-) -> dict[str, Value]:
-    return parse_options(texts, param.opts[0])
 
 
 @click.command(
@@ -169,16 +161,13 @@ def _parse_pairs(
     "none.",
     section=SPLITS,
     metavar="NAME[+NAME]",
-    type=opt.Name(PARTITIONS),
+    type=opt.Name(lambda: PARTITIONS),
 )
-@opt.option(
+@opt.pairs_option(
     "--partition-option",
     "partition_options",
     help="Option of the partition, such as clients=100.",
     section=SPLITS,
-    multiple=True,
-    metavar="K=V",
-    callback=_parse_pairs,
 )
 @opt.option(
     "--seed",

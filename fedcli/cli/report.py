@@ -11,14 +11,13 @@ import click
 from fedcli.cli import options as opt
 from fedcli.cli.screen.output import Remarks
 from fedcli.errors import ConfigError, DataError, RunError
+from fedcli.reports.text import FORMATS
 
 if TYPE_CHECKING:
     from fedcli.cli.screen.render import Screen
     from fedcli.reports.portrait import Portrait
     from fedcli.reports.text import Table
     from fedcli.runs.record import RunRecord
-
-_FORMATS = ("markdown", "latex", "csv")  # of text_tables, which is not imported for --help
 
 
 class _Format(click.Choice[str]):
@@ -27,7 +26,7 @@ class _Format(click.Choice[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """See click; who asks for json is told of --json."""
         if value == "json":
-            self.fail(f"--json prints all values as JSON; --format takes {', '.join(_FORMATS)}")
+            self.fail(f"--json prints all values as JSON; --format takes {', '.join(FORMATS)}")
         return super().convert(value, param, ctx)
 
 
@@ -56,7 +55,7 @@ class _Format(click.Choice[str]):
     "text_format",
     help="Print the tables as text that other programs take.",
     section=opt.PICTURES,
-    type=_Format(_FORMATS),
+    type=_Format(tuple(FORMATS)),
 )
 @opt.option(
     "--csv",
@@ -308,8 +307,6 @@ def _show_tables(screen: Screen, tables: Sequence[Table]) -> None:
 
 def _print_text(tables: Sequence[Table], text_format: str) -> None:
     """Prints tables with an empty line between them."""
-    from fedcli.reports.text import FORMATS
-
     print("\n".join(FORMATS[text_format](table) for table in tables), end="")
 
 

@@ -16,7 +16,7 @@ from fedcli.datasets.cache import ClientCache
 from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import DataError
 from fedcli.progress import Tell, tell_nobody
-from fedcli.settings.tables.partitions import NATURAL
+from fedcli.settings.vocabulary import NATURAL
 
 CENTRAL = "central"  # the split whose clients are no part of the federation
 

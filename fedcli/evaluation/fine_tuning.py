@@ -19,7 +19,7 @@ from fedcli.learning import optimizers
 from fedcli.learning.optimizers.optimizer import Optimizer
 from fedcli.settings import tables
 from fedcli.settings.options import Value, choose
-from fedcli.settings.run_config import CLIENT_OPTIMIZER, RunConfig
+from fedcli.settings.run_config import OPTIONS, RunConfig
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class FineTuningOptions:
         return FineTuning(self._optimizer(config), plan, self.num_steps)
 
     def _optimizer(self, config: RunConfig) -> Optimizer:
-        name = self.optimizer or config.client_optimizer or CLIENT_OPTIMIZER
+        name = self.optimizer or config.client_optimizer or OPTIONS["client_optimizer"].usual
         choose(tables.OPTIMIZERS, name, "--finetune-optimizer")
         is_own = name == config.client_optimizer
         rate = config.client_lr if is_own and self.learning_rate is None else self.learning_rate

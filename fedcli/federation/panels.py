@@ -20,7 +20,8 @@ from fedcli.federation.cohorts import ClientSelection, Cohorts
 from fedcli.federation.evaluated_splits import evaluated_split
 from fedcli.learning.process import LearningProcess
 from fedcli.learning.state import ServerState
-from fedcli.settings.run_config import RunConfig, option_name
+from fedcli.settings.declaration import option_name
+from fedcli.settings.run_config import RunConfig
 
 # Clients evaluated in one call, so that not all their data are in memory at once. Sums of losses
 # are formed block by block, so this number is part of the result's last digit.

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedcli.runs.record import RunRecord
-from fedcli.settings.data_source import DATA_FIELDS
-from fedcli.settings.run_config import WITHOUT_EFFECT
+from fedcli.settings.run_config import DATA_FIELDS, WITHOUT_EFFECT
 
 # Changes results, but runs that differ in it alone repeat each other.
 REPEATS = ("seed",)

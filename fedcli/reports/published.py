@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedcli.runs.stopping import Progress
+from fedcli.settings.declaration import option_name
 from fedcli.settings.presets import Figure, Preset
-from fedcli.settings.run_config import RunConfig, option_name
+from fedcli.settings.run_config import RunConfig
 from fedcli.settings.tables.datasets import DATASETS
 from fedcli.settings.vocabulary import MEASURES
 

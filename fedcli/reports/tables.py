@@ -13,7 +13,7 @@ from fedcli.reports.comparison import Estimate
 from fedcli.reports.text import Table
 from fedcli.runs.files.client_records import OUTCOMES, ClientRecords
 from fedcli.runs.record import ONLINE, RunRecord
-from fedcli.settings.run_config import option_name
+from fedcli.settings.declaration import option_name
 from fedcli.settings.vocabulary import MEASURES
 
 # Figures over clients by their names in JSON, with what a column of them is called.

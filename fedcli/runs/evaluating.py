@@ -30,7 +30,7 @@ from fedcli.runs.evaluation_clients import (
 from fedcli.runs.evaluation_outputs import EvaluationOutputs
 from fedcli.runs.trained import Trained, files_of_run, load_trained
 from fedcli.settings.data_source import DataOptions, DataSource
-from fedcli.settings.tables.partitions import NATURAL
+from fedcli.settings.vocabulary import NATURAL
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

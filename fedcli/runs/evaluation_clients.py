@@ -19,8 +19,8 @@ from fedcli.federation.opened_data import check_fit, open_data
 from fedcli.federation.panels import Panel, make_panel
 from fedcli.federation.rosters import open_roster, plan_of
 from fedcli.runs.trained import Trained
-from fedcli.settings.data_source import DATA_FIELDS, DataSource
-from fedcli.settings.run_config import RunConfig
+from fedcli.settings.data_source import DataSource
+from fedcli.settings.run_config import DATA_FIELDS, RunConfig
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Everything a round draws is keyed by its number, so stopping and resuming change
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from fedcli import settings
@@ -21,18 +21,10 @@ from fedcli.runs.loop import Callback, RoundResult, Training
 from fedcli.runs.opening import open_federation
 from fedcli.runs.provenance import provenance_of
 from fedcli.settings import tables
-from fedcli.settings.run_config import WITHOUT_EFFECT, RunConfig, option_name
+from fedcli.settings.declaration import option_name
+from fedcli.settings.run_config import KEPT_FIELDS, RunConfig
 
 __all__ = ["Callback", "RoundResult", "Training", "resume", "start"]
-
-# Options with other values of which a run may go on: they change no weight, or say where data lie.
-_MAY_CHANGE = frozenset(
-    {
-        *WITHOUT_EFFECT,
-        *("rounds", "data", "test_data", "initial_weights"),
-        *("eval_every", "eval_clients", "stop_at", "patience"),
-    }
-)
 
 
 def start(
@@ -203,10 +195,10 @@ def _config_of(content: Checkpoint) -> RunConfig:
 def _check_is_same(config: RunConfig, content: Checkpoint, config_file: Path) -> None:
     """Refuses a config.toml edited so that later rounds would be of another run than those done."""
     before = _config_of(content)
-    for field in fields(RunConfig):
-        now, then = getattr(config, field.name), getattr(before, field.name)
-        if now != then and field.name not in _MAY_CHANGE and content.round_num:
+    for name in KEPT_FIELDS:
+        now, then = getattr(config, name), getattr(before, name)
+        if now != then and content.round_num:
             raise ConfigError(
-                f"{config_file}: {field.name} is {now!r}, but the rounds so far were trained "
+                f"{config_file}: {name} is {now!r}, but the rounds so far were trained "
                 f"with {then!r}; put that back, or start another run with --config"
             )

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from fedcli.errors import ConfigError
-from fedcli.settings.run_config import OPTION_OWNERS, RunConfig
+from fedcli.settings.run_config import OPTION_OWNERS, OPTIONS, RunConfig
 from fedcli.settings.toml_values import parse_toml
-from fedcli.settings.values import checked
 
 
 def to_toml(config: RunConfig, provenance: Mapping[str, Any]) -> str:
     """Returns the text of config.toml: `[run]` repeats the run, `[provenance]` is its origin."""
     import tomli_w  # late: one millisecond that only a new run needs
 
-    values = {each.name: getattr(config, each.name) for each in fields(config)}
+    values = {name: getattr(config, name) for name in OPTIONS}
     plain = {name: value for name, value in values.items() if name not in OPTION_OWNERS}
     run: dict[str, Any] = {
         name: list(value) if isinstance(value, tuple) else value
@@ -38,14 +36,13 @@ def from_toml(text: str, source: str) -> dict[str, Any]:
     if not isinstance(run, dict) or not document.keys() <= {"run", "provenance"}:
         have = ", ".join(document) or "nothing"
         raise ConfigError(f"{source} holds {have}; it needs one table [run] of train options")
-    known = {each.name for each in fields(RunConfig)}
     for key in run:
-        if key not in known:
+        if key not in OPTIONS:
             raise ConfigError(
                 f"{source}: [run] has no key '{key}'; keys are the options of fedcli train, "
                 "with underscores"
             )
-    return {key: checked(f"{source}: {key}", key, value) for key, value in run.items()}
+    return {key: OPTIONS[key].checked(f"{source}: {key}", value) for key, value in run.items()}
 
 
 def read_provenance(text: str, source: str) -> dict[str, Any]:

@@ -8,11 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from fedcli.settings.options import Value
-from fedcli.settings.tables.partitions import NATURAL
-
-# The fields that say which examples there are and who holds them. The others only say how the
-# examples are read.
-DATA_FIELDS = ("data", "data_options", "test_data", "partition", "partition_options")
+from fedcli.settings.vocabulary import NATURAL
 
 
 @dataclass(frozen=True)

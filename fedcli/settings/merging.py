@@ -6,15 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedcli.settings import tables
-from fedcli.settings.run_config import (
-    LOCAL_FIELDS,
-    LOCAL_NAMES,
-    OPTION_OWNERS,
-    SERVER_OPTIMIZER,
-    RunConfig,
-)
-
-_DEFAULT_NAMES = {**LOCAL_NAMES, "server_optimizer": SERVER_OPTIMIZER}
+from fedcli.settings.run_config import LOCAL_FIELDS, OPTION_OWNERS, OPTIONS, RunConfig
 
 
 def merge(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,8 +21,8 @@ def merge(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     samplings = {each.get("sampling", RunConfig.sampling) for each in (base, merged)}
     if len(samplings) > 1 and "by-size" in samplings and "client_weighting" not in given:
         merged.pop("client_weighting", None)  # as with algorithms: it followed from the other
-    for name, (owner, _) in OPTION_OWNERS.items():
-        default = _DEFAULT_NAMES.get(owner, getattr(RunConfig, owner))
+    for name, owner in OPTION_OWNERS.items():
+        default = OPTIONS[owner].default or OPTIONS[owner].usual
         is_same = merged.get(owner, default) == base.get(owner, default)
         if name in merged:
             merged[name] = {**(base.get(name, {}) if is_same else {}), **given.get(name, {})}

@@ -1,24 +1,25 @@
-"""What options say of each other: a valid config has every value checked and every map complete."""
+"""What options say of each other: a valid config has every value checked and every map complete.
+
+Where an option only needs another one, or a part that an algorithm may lack, its declaration says
+so. The other rules are functions here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from fedcli.errors import ConfigError
 from fedcli.settings import tables
+from fedcli.settings.declaration import option_name
 from fedcli.settings.options import Entry, Value, choose, did_you_mean, resolve
 from fedcli.settings.run_config import (
-    CLIENT_LR,
+    GLOBAL_FIELDS,
     LOCAL_FIELDS,
-    LOCAL_NAMES,
     OPTION_OWNERS,
-    SERVER_OPTIMIZER,
+    OPTIONS,
     RunConfig,
-    option_name,
 )
-from fedcli.settings.values import checked
 from fedcli.settings.vocabulary import BY_ROUND
 
 _MAX_TFF_SEED = 2**32 - 1  # of NumPy's RandomState, which draws TFF's cohorts
@@ -40,17 +41,17 @@ def validate(config: RunConfig) -> RunConfig:
         ConfigError: A value is not allowed; the line names the option and what is.
     """
     values = {
-        each.name: checked(option_name(each.name), each.name, getattr(config, each.name))
-        for each in fields(config)
+        name: declared.checked(option_name(name), getattr(config, name))
+        for name, declared in OPTIONS.items()
     }
     _resolve_algorithm(values)
     _resolve_sampling(values)
-    _check_logs(values)
+    _check_needs(values)
+    _check_records(values)
     _check_participation(values)
-    _check_stopping(values)
-    for name, (owner, table) in OPTION_OWNERS.items():
+    for name, owner in OPTION_OWNERS.items():
         if values[owner] is not None:
-            values[name] = _resolved(name, values[owner], table, values[name])
+            values[name] = _resolved(name, values[owner], values[name])
     for name in ("client_schedule", "server_schedule"):
         if values[name] is not None:
             _check_schedule(name, values)
@@ -69,9 +70,8 @@ def _resolve_algorithm(values: dict[str, Any]) -> None:
         _check_nothing_shared(values, entry)
     _resolve_server(values, entry)
     if entry.has_local_steps:
-        for name, default in LOCAL_NAMES.items():
-            values[name] = values[name] or default
-        values["client_lr"] = CLIENT_LR if values["client_lr"] is None else values["client_lr"]
+        for name in LOCAL_FIELDS:
+            values[name] = OPTIONS[name].usual if values[name] is None else values[name]
         return
     for name in LOCAL_FIELDS:
         if values[name] is not None and values[name] != {}:
@@ -82,16 +82,15 @@ def _resolve_algorithm(values: dict[str, Any]) -> None:
 
 
 def _check_nothing_shared(values: Mapping[str, Any], entry: tables.AlgorithmEntry) -> None:
-    """Refuses what would be done to what clients share, where they share nothing."""
-    has_effect = {
-        "server_lr": values["server_lr"] not in (None, entry.server_lr),
-        "server_options": any(values["server_options"].values()),
-        "server_schedule": values["server_schedule"] != tables.CONSTANT,
-        "server_ema": values["server_ema"] is not None,
-        "aggregator": values["aggregator"] != RunConfig.aggregator,
-        "histograms": values["histograms"],
+    """Refuses options that act on the global model for an algorithm that has none."""
+    without_effect: dict[str, tuple[Any, ...]] = {
+        name: (OPTIONS[name].default,) for name in GLOBAL_FIELDS
     }
-    for name in (name for name, is_given in has_effect.items() if is_given):
+    without_effect["server_lr"] += (entry.server_lr,)
+    for name, harmless in without_effect.items():
+        value = values[name]
+        if value in harmless or (isinstance(value, Mapping) and not any(value.values())):
+            continue
         raise ConfigError(
             f"{option_name(name)}: the clients of {entry.name} share nothing, and there is no "
             "global model that changes; leave it out"
@@ -109,7 +108,7 @@ def _resolve_server(values: dict[str, Any], entry: tables.AlgorithmEntry) -> Non
         )
     wanted = entry.server_optimizer
     if wanted is None:
-        values["server_optimizer"] = values["server_optimizer"] or SERVER_OPTIMIZER
+        values["server_optimizer"] = values["server_optimizer"] or OPTIONS["server_optimizer"].usual
         return
     if values["server_optimizer"] not in (None, wanted):
         raise ConfigError(
@@ -120,9 +119,17 @@ def _resolve_server(values: dict[str, Any], entry: tables.AlgorithmEntry) -> Non
     values["server_options"] = {**entry.server_options, **values["server_options"]}
 
 
-def _check_logs(values: Mapping[str, Any]) -> None:
-    if values["histograms"] and not values["tensorboard"]:
-        raise ConfigError("--histograms goes into TensorBoard's files; add --tensorboard")
+def _check_needs(values: Mapping[str, Any]) -> None:
+    """Refuses an option without the other one that its declaration says it needs."""
+    for name, declared in OPTIONS.items():
+        needs, value = declared.needs, values[name]
+        if needs is None or not value or values[needs.option]:
+            continue
+        shown = [] if value is True else [f"{value:g}" if isinstance(value, float) else str(value)]
+        raise ConfigError(" ".join([option_name(name), *shown, needs.why]))
+
+
+def _check_records(values: Mapping[str, Any]) -> None:
     algorithm = values["algorithm"]
     if values["record_clients"] and tables.ALGORITHMS[algorithm].pools_clients:
         raise ConfigError(
@@ -151,14 +158,7 @@ def _resolve_sampling(values: dict[str, Any]) -> None:
 
 
 def _check_participation(values: Mapping[str, Any]) -> None:
-    """Refuses what needs a virtual clock without one, and more clients where none are drawn."""
-    if values["client_speeds"] is None:
-        for name in ("communication_seconds", "deadline", "over_selection"):
-            if values[name]:
-                raise ConfigError(
-                    f"{option_name(name)} {values[name]:g} needs a virtual clock; give the speeds "
-                    "of clients in examples a second, for example --client-speeds 100,10"
-                )
+    """Refuses a deadline that nobody can meet, and more clients where none are drawn."""
     if values["deadline"] is not None and values["deadline"] <= values["communication_seconds"]:
         raise ConfigError(
             f"--deadline {values['deadline']:g} leaves no time beside --communication-seconds "
@@ -171,25 +171,17 @@ def _check_participation(values: Mapping[str, Any]) -> None:
         )
 
 
-def _check_stopping(values: Mapping[str, Any]) -> None:
-    """Refuses to wait for an accuracy that nobody measures, and to choose among no evaluations."""
-    for name in ("stop_at", "patience", "keep_best", "eval_split"):
-        if values[name] is not None and values["eval_every"] is None:
-            raise ConfigError(
-                f"{option_name(name)} {values[name]} needs evaluations; give how often, for "
-                "example --eval-every 1"
-            )
-
-
-def _resolved(
-    name: str, owner: str, table: Mapping[str, Entry], given: Mapping[str, Value]
-) -> dict[str, Value]:
+def _resolved(name: str, owner: str, given: Mapping[str, Value]) -> dict[str, Value]:
     """One option map, complete. A data file has no entry and takes no options."""
+    names = OPTIONS[OPTION_OWNERS[name]].kind.names
+    assert names is not None
+    table: Mapping[str, Entry] = names()
     if name == "data_options" and owner not in table:
         if given:
-            names = ", ".join(sorted(tables.EMBEDDED_DATASETS))
+            takers = ", ".join(sorted(tables.EMBEDDED_DATASETS))
             raise ConfigError(
-                f"--data-option {next(iter(given))} does not go with a data file; it is for {names}"
+                f"--data-option {next(iter(given))} does not go with a data file; it is for "
+                f"{takers}"
             )
         return {}
     if name == "model_options" and tables.is_model_file(owner):
@@ -202,7 +194,7 @@ def _resolved(
     if name == "partition_options":
         entry = tables.find_partition(owner)
     else:
-        entry = choose(table, owner, option_name(OPTION_OWNERS[name][0]))
+        entry = choose(table, owner, option_name(OPTION_OWNERS[name]))
     try:
         return resolve(entry, given)
     except ConfigError as err:

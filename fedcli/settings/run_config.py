@@ -1,162 +1,487 @@
-"""Every option of `fedcli train` with its default: the only owner of defaults."""
+"""Every option of `fedcli train`, declared once: its name, its default, and all that follows."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
 from fedcli.settings import tables
 from fedcli.settings.data_source import DataSource
-from fedcli.settings.options import Entry, Value
-from fedcli.settings.vocabulary import BY_ROUND
+from fedcli.settings.declaration import (
+    ALGORITHM,
+    COHORT,
+    DATA,
+    EDIT,
+    EVALUATION,
+    EXAMPLES,
+    GIVE,
+    GLOBAL_MODEL,
+    KEEP,
+    LOCAL,
+    LOCAL_STEPS,
+    MODEL,
+    NOTHING,
+    RUN,
+    Needs,
+    RunOption,
+    declared_option,
+    option,
+    options_of,
+)
+from fedcli.settings.options import Value
+from fedcli.settings.values import (
+    CLIP_NORM,
+    COUNT,
+    EMA_DECAY,
+    LEARNING_RATE,
+    MAX_SEED,
+    MAX_VIRTUAL,
+    MIN_VIRTUAL,
+    PATH,
+    PRESET,
+    SHUFFLE_BUFFER,
+    SPEEDS,
+    SWITCH,
+    TARGET,
+    client_selection,
+    name_in,
+    name_or_path,
+    number,
+    one_of,
+    whole,
+)
+from fedcli.settings.vocabulary import (
+    BY_ROUND,
+    CONSTANT,
+    COUNTED,
+    EVAL_SPLITS,
+    MAX_CLASSES,
+    MAX_THREADS,
+    MEASURES,
+    PIPELINES,
+    PIXELS,
+    SAMPLINGS,
+    WEIGHTINGS,
+)
 
 Options = Mapping[str, Value]
 Clients = str | tuple[str, ...] | None
 
-# Of the tutorial.
-CLIENT_OPTIMIZER = "sgd"
-CLIENT_LR = 0.02
-SERVER_OPTIMIZER = "sgd"
-CLIENT_WEIGHTING = "num-examples"
+_CLOCK = Needs(
+    "client_speeds",
+    "needs a virtual clock; give the speeds of clients in examples a second, for example "
+    "--client-speeds 100,10",
+)
+_EVALUATIONS = Needs("eval_every", "needs evaluations; give how often, for example --eval-every 1")
+_EVENT_FILES = Needs("tensorboard", "goes into TensorBoard's files; add --tensorboard")
+
+
+def _is_data_file(text: str) -> bool:
+    return text not in tables.DATASETS
+
+
+def _is_model_file(text: str) -> bool:
+    return tables.is_model_file(text)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One run, option by option: field `batch_size` is `--batch-size`. None stands for "not set".
 
-    Attributes:
-        preset: The preset that the rest was taken from, for the record; None: none.
-        data: Name of an embedded dataset, or path of a file.
-        data_options: `k=v` options of an embedded dataset.
-        test_data: Path of a file with the test split.
-        partition: How examples are dealt to clients, and what changes them; see
-            `tables.find_partition`.
-        partition_options: Its `k=v` options.
-        num_classes: Number of labels; None: the data's own.
-        pixels: What 1.0 means in what the model sees; one of `PIXELS`.
-        clients: `all`, a count, a share such as 0.1 for cohorts that are drawn, ids with commas,
-            `@file`, or ids one by one; None: 10, or the whole population if that is smaller.
-        sampling: How a round's cohort is chosen; one of `SAMPLINGS`.
-        client_dropout: Chance of a client of the cohort to send no report in a round.
-        client_speeds: Examples a virtual second of the tiers that clients fall in, each with the
-            same chance and for the whole run; None: no virtual clock.
-        communication_seconds: Virtual seconds of a client's transport in a round.
-        deadline: Virtual seconds of a round after which reports are too late; None: all are waited
-            for.
-        over_selection: Clients drawn besides those wanted, as a share of them; the first to report
-            are taken.
-        min_reports: A round with fewer reports leaves the model as it is; None: any will do.
-        rounds: Rounds of training in total.
-        epochs: Local epochs.
-        batch_size: Examples of a local step.
-        shuffle_buffer: Examples in the shuffle buffer, 0 or 1 for none, or "full".
-        pipeline: Order of repeat, shuffle and batch; one of `PIPELINES`.
-        max_examples: Most examples a client processes in a round, counted after repeating.
-        model: Name of a model, path of a Keras file, or FILE.py:FUNCTION.
-        model_options: Its `k=v` options.
-        fresh_weights: Draw initial weights, whatever weights a model's file has.
-        initial_weights: Path of a weights file; None: the model's own start.
-        algorithm: Name of an algorithm.
-        algorithm_options: Its `k=v` options.
-        client_optimizer: Name of the optimizer of the local steps; None: CLIENT_OPTIMIZER, or none
-            at all where the algorithm has no local steps.
-        client_lr: Its learning rate; None: CLIENT_LR, likewise.
-        client_options: Its other options.
-        client_schedule: Name of the schedule of that rate; None: constant, likewise.
-        client_schedule_options: Its `k=v` options.
-        client_schedule_by: What it counts, rounds or the local steps of a client in its round; one
-            of `vocabulary.COUNTED`; None: rounds, likewise.
-        client_clip_norm: Longer gradients of local steps are scaled to this L2 norm; None: none.
-        server_optimizer: Name of the optimizer that takes the pseudo-gradient; None: the
-            algorithm's own, or SERVER_OPTIMIZER.
-        server_lr: Its learning rate; None: the algorithm's own.
-        server_options: Its other options.
-        server_schedule: Name of the schedule of that rate by round.
-        server_schedule_options: Its `k=v` options.
-        server_ema: Share that a running mean of the global weights keeps in each round; it is what
-            is evaluated and exported. None: the weights themselves are.
-        client_weighting: What a client weighs in the mean; one of `WEIGHTINGS`; None: the
-            algorithm's own, or `uniform` where clients are drawn by size.
-        aggregator: Name of an aggregator.
-        aggregator_options: Its `k=v` options.
-        seed: Seed of everything drawn in the run, but never of the data.
-        threads: Number of threads; None: what the machine gives. Changes no result.
-        eval_every: Evaluate before round 1 and after every so many rounds; None: only at the end.
-        eval_split: What that evaluates, one of `EVAL_SPLITS`: held-out is test, else central, else
-            train; None: all that the closing evaluation covers.
-        eval_clients: Who is evaluated, written as `clients`; None: the fixed cohort, or under
-            random sampling everyone in moderation.
-        stop_at: End once the held-out data are classified so well: "accuracy=0.97"; None: never.
-        patience: End after so many evaluations in a row without a better accuracy; None: never.
-        checkpoint_every: Save after every so many rounds; None: by the clock.
-        keep_checkpoints: How many of the newest are kept.
-        keep_best: Keep that of the best evaluated round, too, by this, one of
-            `vocabulary.MEASURES`; None: do not.
-        csv: Write metrics.csv beside metrics.jsonl. Changes no result, nor do the next three.
-        tensorboard: Write TensorBoard's event files.
-        histograms: And in them histograms of the weights, each round.
-        record_clients: Write what each client did in each round.
+    Defaults are the tutorial's.
     """
 
-    preset: str | None = None
-    data: str = "synthetic-digits"
-    data_options: Options = field(default_factory=dict)
-    test_data: str | None = None
-    partition: str = tables.NATURAL
-    partition_options: Options = field(default_factory=dict)
-    num_classes: int | None = None
-    pixels: str = "source"
-    clients: Clients = None
-    sampling: str = "fixed"
-    client_dropout: float = 0.0
-    client_speeds: tuple[float, ...] | None = None
-    communication_seconds: float = 0.0
-    deadline: float | None = None
-    over_selection: float = 0.0
-    min_reports: int | None = None
-    rounds: int = 10
-    epochs: int = 5
-    batch_size: int = 20
-    shuffle_buffer: int | str = 100
-    pipeline: str = "repeat-shuffle"
-    max_examples: int | None = None
-    model: str = "softmax-regression"
-    model_options: Options = field(default_factory=dict)
-    fresh_weights: bool = False
-    initial_weights: str | None = None
-    algorithm: str = "fedavg"
-    algorithm_options: Options = field(default_factory=dict)
-    client_optimizer: str | None = None
-    client_lr: float | None = None
-    client_options: Options = field(default_factory=dict)
-    client_schedule: str | None = None
-    client_schedule_options: Options = field(default_factory=dict)
-    client_schedule_by: str | None = None
-    client_clip_norm: float | None = None
-    server_optimizer: str | None = None
-    server_lr: float | None = None
-    server_options: Options = field(default_factory=dict)
-    server_schedule: str = tables.CONSTANT
-    server_schedule_options: Options = field(default_factory=dict)
-    server_ema: float | None = None
-    client_weighting: str | None = None
-    aggregator: str = "mean"
-    aggregator_options: Options = field(default_factory=dict)
-    seed: int = 0
-    threads: int | None = None
-    eval_every: int | None = None
-    eval_clients: Clients = None
-    eval_split: str | None = None
-    stop_at: str | None = None
-    patience: int | None = None
-    checkpoint_every: int | None = None
-    keep_checkpoints: int = 2  # the newest, and one before it should it be damaged on the disk
-    keep_best: str | None = None
-    csv: bool = False
-    tensorboard: bool = False
-    histograms: bool = False
-    record_clients: bool = False
+    preset: str | None = option(
+        None,
+        PRESET,
+        help="Settings of a published experiment. Options given beside it override them. fedcli "
+        "info lists the presets.",
+        section=DATA,
+        changes=NOTHING,
+    )
+    data: str = option(
+        DataSource.data,
+        name_or_path(lambda: tables.DATASETS, _is_data_file),
+        help="A named dataset, or a TFF HDF5 file or fedcli store.",
+        section=DATA,
+        changes=EXAMPLES,
+        on_resume=EDIT,
+    )
+    data_options: Options = options_of(
+        "data",
+        help="Option of a named dataset, such as clients=1000.",
+        section=DATA,
+        changes=EXAMPLES,
+    )
+    test_data: str | None = option(
+        None,
+        name_or_path(lambda: tables.DATASETS, _is_data_file),
+        help="File or named dataset with the test split, in place of any that --data has.",
+        section=DATA,
+        changes=EXAMPLES,
+        on_resume=EDIT,
+    )
+    partition: str = option(
+        DataSource.partition,
+        name_in(lambda: tables.PARTITIONS)._replace(metavar="NAME[+NAME]"),
+        help="Deal the examples to clients anew (iid, shards, dirichlet-class, ...), change them "
+        "(label-noise, ...), or both, joined by +. fedcli info lists the schemes.",
+        section=DATA,
+        changes=EXAMPLES,
+    )
+    partition_options: Options = options_of(
+        "partition",
+        help="Option of the partition, such as clients=50, alpha=0.1 or seed=1.",
+        section=DATA,
+        changes=EXAMPLES,
+    )
+    num_classes: int | None = option(
+        None,
+        whole(maximum=MAX_CLASSES),
+        help="Number of classes. Default: what the data say, 10 for a TFF file.",
+        section=DATA,
+    )
+    pixels: str = option(
+        DataSource.pixels,
+        one_of(PIXELS),
+        help="What 1.0 means in the model's input: what it means in the source, or ink or "
+        "background.",
+        section=DATA,
+    )
+    clients: Clients = option(
+        None,
+        client_selection("all|N|ID,ID|@FILE|SHARE"),
+        help="The cohort: all clients, the first N in sorted order, or those listed. If cohorts "
+        "are drawn: how many clients, as N or as a share of all, such as 0.1.",
+        section=DATA,
+        usual=10,
+    )
+    sampling: str = option(
+        "fixed",
+        one_of(SAMPLINGS),
+        help="How the cohort is chosen. fixed: the same clients in every round. The others draw N "
+        "clients for each round. uniform: without replacement. tff: as TFF draws with this seed. "
+        "with-replacement: a client may come twice. poisson: each client with probability N / all, "
+        "so that the number varies. cyclic: all clients in turn, in a new order each time. "
+        "by-size: with replacement, in proportion to the number of examples.",
+        section=COHORT,
+    )
+    client_dropout: float = option(
+        0.0,
+        number(0.0, 1.0, "P"),
+        help="Probability that a sampled client fails to report in a round (unrelated to dropout "
+        "layers).",
+        section=COHORT,
+    )
+    client_speeds: tuple[float, ...] | None = option(
+        None,
+        SPEEDS,
+        help="Speeds of clients in examples per virtual second, one for each tier. A client is in "
+        "one tier for the whole run; all tiers are equally likely. Adds a virtual clock to "
+        "metrics.jsonl. Default: no clock.",
+        section=COHORT,
+    )
+    communication_seconds: float = option(
+        0.0,
+        number(0.0, MAX_VIRTUAL, "S"),
+        help="Virtual seconds that a client spends on communication in a round.",
+        section=COHORT,
+        needs=_CLOCK,
+    )
+    deadline: float | None = option(
+        None,
+        number(MIN_VIRTUAL, MAX_VIRTUAL, "S"),
+        help="Virtual seconds of a round after which reports are too late. Default: the server "
+        "waits for all.",
+        section=COHORT,
+        needs=_CLOCK,
+    )
+    over_selection: float = option(
+        0.0,
+        number(0.0, 100.0, "SHARE"),
+        help="Clients drawn in addition to the N wanted, as a share of N, such as 0.3. The server "
+        "takes the first N reports by the virtual clock.",
+        section=COHORT,
+        needs=_CLOCK,
+    )
+    min_reports: int | None = option(
+        None,
+        COUNT,
+        help="Skip a round with fewer than N reports: the model stays as it is. Default: any "
+        "number will do.",
+        section=COHORT,
+    )
+    rounds: int = option(
+        10, COUNT, help="Rounds of training in total.", section=COHORT, on_resume=GIVE
+    )
+    epochs: int = option(5, COUNT, help="Local epochs per round.", section=LOCAL)
+    batch_size: int = option(20, COUNT, help="Examples per local step.", section=LOCAL)
+    shuffle_buffer: int | str = option(
+        100,
+        SHUFFLE_BUFFER,
+        help="Examples in the shuffle buffer. 0 or 1: no shuffling; full: all of a client's.",
+        section=LOCAL,
+    )
+    pipeline: str = option(
+        "repeat-shuffle",
+        one_of(PIPELINES),
+        help="Order of repeating and shuffling. With per-epoch, batches do not cross epochs.",
+        section=LOCAL,
+    )
+    max_examples: int | None = option(
+        None,
+        COUNT,
+        help="Most examples a client processes in a round, counted after repeating. Default: all.",
+        section=LOCAL,
+    )
+    model: str = option(
+        "softmax-regression",
+        name_or_path(lambda: tables.MODELS, _is_model_file, "NAME|FILE[:FUNCTION]"),
+        help="Model to train: a name (see fedcli info), a Keras file, or a function in a Python "
+        "file.",
+        section=MODEL,
+    )
+    model_options: Options = options_of("model", help="Option of the model.", section=MODEL)
+    fresh_weights: bool = option(
+        False,
+        SWITCH,
+        help="Draw initial weights, even if the model's file has some.",
+        section=MODEL,
+    )
+    initial_weights: str | None = option(
+        None,
+        PATH,
+        help="File of initial weights (.npz, .weights.h5, .keras, .h5). Default: the model's own.",
+        section=MODEL,
+        on_resume=EDIT,
+    )
+    algorithm: str = option(
+        "fedavg",
+        name_in(lambda: tables.ALGORITHMS),
+        help="How clients train, and how the server uses what they send.",
+        section=ALGORITHM,
+    )
+    algorithm_options: Options = options_of(
+        "algorithm", help="Option of the algorithm.", section=ALGORITHM
+    )
+    client_optimizer: str | None = option(
+        None,
+        name_in(lambda: tables.OPTIMIZERS),
+        help="Optimizer of the local steps; fedsgd has none.",
+        section=ALGORITHM,
+        usual="sgd",
+        acts_on=LOCAL_STEPS,
+    )
+    client_lr: float | None = option(
+        None,
+        LEARNING_RATE,
+        help="Learning rate of the client optimizer.",
+        section=ALGORITHM,
+        usual=0.02,
+        acts_on=LOCAL_STEPS,
+    )
+    client_options: Options = options_of(
+        "client_optimizer",
+        help="Another option of the client optimizer, such as momentum=0.9.",
+        section=ALGORITHM,
+        acts_on=LOCAL_STEPS,
+    )
+    client_schedule: str | None = option(
+        None,
+        name_in(lambda: tables.SCHEDULES),
+        help="How the client learning rate changes from round to round.",
+        section=ALGORITHM,
+        usual=CONSTANT,
+        acts_on=LOCAL_STEPS,
+    )
+    client_schedule_options: Options = options_of(
+        "client_schedule",
+        help="Option of the client schedule, such as warmup_rounds=10.",
+        section=ALGORITHM,
+        acts_on=LOCAL_STEPS,
+    )
+    client_schedule_by: str | None = option(
+        None,
+        one_of(COUNTED),
+        help="What the client schedule counts: rounds, or a client's local steps, from 0 in each "
+        "round.",
+        section=ALGORITHM,
+        usual=BY_ROUND,
+        acts_on=LOCAL_STEPS,
+    )
+    client_clip_norm: float | None = option(
+        None,
+        CLIP_NORM,
+        help="Scale longer gradients of local steps down to this L2 norm, before a proximal term "
+        "is added. Default: no clipping.",
+        section=ALGORITHM,
+        acts_on=LOCAL_STEPS,
+    )
+    server_optimizer: str | None = option(
+        None,
+        name_in(lambda: tables.OPTIMIZERS),
+        help="Optimizer that applies the mean of the clients' model deltas; fedavgm, fedadagrad, "
+        "fedadam and fedyogi have their own.",
+        section=ALGORITHM,
+        usual="sgd",
+    )
+    server_lr: float | None = option(
+        None,
+        LEARNING_RATE,
+        help="Learning rate of the server optimizer. Default: the algorithm's, 1.0 but for fedsgd "
+        "and the adaptive ones; see fedcli info.",
+        section=ALGORITHM,
+        acts_on=GLOBAL_MODEL,
+    )
+    server_options: Options = options_of(
+        "server_optimizer",
+        help="Another option of the server optimizer, such as momentum=0.9.",
+        section=ALGORITHM,
+        acts_on=GLOBAL_MODEL,
+    )
+    server_schedule: str = option(
+        CONSTANT,
+        name_in(lambda: tables.SCHEDULES),
+        help="How the server learning rate changes from round to round.",
+        section=ALGORITHM,
+        acts_on=GLOBAL_MODEL,
+    )
+    server_schedule_options: Options = options_of(
+        "server_schedule", help="Option of the server schedule.", section=ALGORITHM
+    )
+    server_ema: float | None = option(
+        None,
+        EMA_DECAY,
+        help="Evaluate and export a running mean of the global weights, of which each round keeps "
+        "the share DECAY, less in the first rounds. Default: the weights themselves.",
+        section=ALGORITHM,
+        acts_on=GLOBAL_MODEL,
+    )
+    client_weighting: str | None = option(
+        None,
+        one_of(WEIGHTINGS),
+        help="Weight of a client in the mean: its number of examples, or the same for all. "
+        "scaffold, feddyn and --sampling by-size take uniform.",
+        section=ALGORITHM,
+        usual="num-examples",
+    )
+    aggregator: str = option(
+        "mean",
+        name_in(lambda: tables.AGGREGATORS),
+        help="How the server averages the model deltas.",
+        section=ALGORITHM,
+        acts_on=GLOBAL_MODEL,
+    )
+    aggregator_options: Options = options_of(
+        "aggregator", help="Option of the aggregator.", section=ALGORITHM
+    )
+    seed: int = option(
+        0,
+        whole(0, MAX_SEED),
+        help="Seed of initial weights, shuffling and sampling. It never changes the data.",
+        section=RUN,
+    )
+    threads: int | None = option(
+        None,
+        whole(maximum=MAX_THREADS),
+        help="Number of threads; it changes no result. Default: what the machine offers.",
+        section=RUN,
+        changes=NOTHING,
+        on_resume=GIVE,
+    )
+    eval_every: int | None = option(
+        None,
+        COUNT,
+        help="Evaluate before round 1 and after every N rounds. Default: only at the end.",
+        section=EVALUATION,
+        on_resume=EDIT,
+    )
+    eval_clients: Clients = option(
+        None,
+        client_selection(),
+        help="Clients to evaluate. Default: the fixed cohort; if cohorts are drawn, all clients, "
+        "or a sample of a large population.",
+        section=EVALUATION,
+        on_resume=EDIT,
+    )
+    eval_split: str | None = option(
+        None,
+        one_of(EVAL_SPLITS),
+        help="Split that --eval-every evaluates. held-out: test, else central, else train. At the "
+        "end all splits are evaluated. Default: all each time.",
+        section=EVALUATION,
+        changes=NOTHING,
+        needs=_EVALUATIONS,
+    )
+    stop_at: str | None = option(
+        None,
+        TARGET,
+        help="Stop once the accuracy on test data (without them, train) reaches X, and show the "
+        "rounds to it. Default: never.",
+        section=EVALUATION,
+        on_resume=EDIT,
+        needs=_EVALUATIONS,
+    )
+    patience: int | None = option(
+        None,
+        COUNT,
+        help="Stop after N evaluations in a row without a better accuracy. Default: never.",
+        section=EVALUATION,
+        on_resume=EDIT,
+        needs=_EVALUATIONS,
+    )
+    checkpoint_every: int | None = option(
+        None,
+        COUNT,
+        help="Save a checkpoint after every N rounds. Default: when 30 s have passed since the "
+        "last one.",
+        section=RUN,
+        changes=NOTHING,
+    )
+    keep_checkpoints: int = option(
+        2,  # the newest, and one before it should it be damaged on the disk
+        COUNT,
+        help="Keep the newest N checkpoints.",
+        section=RUN,
+        changes=NOTHING,
+    )
+    keep_best: str | None = option(
+        None,
+        one_of(tuple(MEASURES)),
+        help="Keep the checkpoint of the best evaluated round, too, by its loss or accuracy on "
+        "test data (without them, train). eval and export use it with --best.",
+        section=RUN,
+        changes=NOTHING,
+        needs=_EVALUATIONS,
+    )
+    csv: bool = option(
+        False,
+        SWITCH,
+        help="Write metrics.csv beside metrics.jsonl.",
+        section=RUN,
+        changes=NOTHING,
+    )
+    tensorboard: bool = option(
+        False, SWITCH, help="Write event files for TensorBoard.", section=RUN, changes=NOTHING
+    )
+    histograms: bool = option(
+        False,
+        SWITCH,
+        help="Write a histogram of the weights to the event files in each round.",
+        section=RUN,
+        changes=NOTHING,
+        acts_on=GLOBAL_MODEL,
+        needs=_EVENT_FILES,
+    )
+    record_clients: bool = option(
+        False,
+        SWITCH,
+        help="Record what each client did in each round, in clients.h5. fedcli report "
+        "--clients-csv makes CSV of it.",
+        section=RUN,
+        changes=NOTHING,
+    )
 
     @property
     def data_source(self) -> DataSource:
@@ -164,54 +489,48 @@ class RunConfig:
         return DataSource.of(self)
 
 
-# Whose options a map holds: the field that names the thing, and the table of such things.
-OPTION_OWNERS: dict[str, tuple[str, Mapping[str, Entry]]] = {
-    "data_options": ("data", tables.DATASETS),
-    "partition_options": ("partition", tables.PARTITIONS),
-    "model_options": ("model", tables.MODELS),
-    "algorithm_options": ("algorithm", tables.ALGORITHMS),
-    "client_options": ("client_optimizer", tables.OPTIMIZERS),
-    "client_schedule_options": ("client_schedule", tables.SCHEDULES),
-    "server_options": ("server_optimizer", tables.OPTIMIZERS),
-    "server_schedule_options": ("server_schedule", tables.SCHEDULES),
-    "aggregator_options": ("aggregator", tables.AGGREGATORS),
-}
+# What each field declares, in the order of the fields.
+OPTIONS: dict[str, RunOption] = {each.name: declared_option(each) for each in fields(RunConfig)}
 
+RunConfig.__doc__ = "\n".join(
+    [
+        f"{RunConfig.__doc__}\n    Attributes:",
+        *(f"        {name}: {declared.help_with_default}" for name, declared in OPTIONS.items()),
+    ]
+)
+
+# The field that names the thing whose options a `k=v` map holds.
+OPTION_OWNERS = {name: declared.owner for name, declared in OPTIONS.items() if declared.owner}
+
+
+def _declared(**wanted: str) -> tuple[str, ...]:
+    """The fields with these values in their declarations."""
+    return tuple(
+        name
+        for name, declared in OPTIONS.items()
+        if all(getattr(declared, key) == value for key, value in wanted.items())
+    )
+
+
+# The fields that say which examples there are and who holds them.
+DATA_FIELDS = _declared(changes=EXAMPLES)
+# The fields that say what is read of the data, in every command that reads them.
+READING_FIELDS = tuple(name for name in _declared(section=DATA) if name != "preset")
 # The fields that change no result.
-WITHOUT_EFFECT = (
-    *("preset", "threads", "checkpoint_every", "keep_checkpoints", "keep_best", "eval_split"),
-    *("csv", "tensorboard", "histograms", "record_clients"),
-)
-
-# What an algorithm without local steps has no use for.
-LOCAL_FIELDS = (
-    *("client_optimizer", "client_lr", "client_options"),
-    *("client_schedule", "client_schedule_options", "client_schedule_by", "client_clip_norm"),
-)
-# Of those that name a thing, what stands for None where there are local steps.
-LOCAL_NAMES = {
-    "client_optimizer": CLIENT_OPTIMIZER,
-    "client_schedule": tables.CONSTANT,
-    "client_schedule_by": BY_ROUND,
-}
-
-
-def option_name(field_name: str) -> str:
-    """Returns the command-line option of a field: `client_options` is `--client-option`."""
-    if field_name in OPTION_OWNERS:
-        field_name = field_name.removesuffix("s")
-    return "--" + field_name.replace("_", "-")
+WITHOUT_EFFECT = _declared(changes=NOTHING)
+# The fields that a resumed run keeps, and those that may be given beside --resume.
+KEPT_FIELDS = _declared(on_resume=KEEP)
+RESUME_FIELDS = _declared(on_resume=GIVE)
+# What an algorithm without local steps has no use for, and one without a global model.
+LOCAL_FIELDS = _declared(acts_on=LOCAL_STEPS)
+GLOBAL_FIELDS = _declared(acts_on=GLOBAL_MODEL)
 
 
 def absolute_paths(config: RunConfig, folder: str) -> RunConfig:
     """Returns the config with relative paths taken from `folder`, so that it holds anywhere."""
-    values = {each.name: getattr(config, each.name) for each in fields(config)}
-    is_file = {
-        "data": config.data not in tables.DATASETS,
-        "test_data": config.test_data not in (None, *tables.DATASETS),
-        "model": tables.is_model_file(config.model),
-        "initial_weights": config.initial_weights is not None,
-    }
-    for name in (each for each, is_one in is_file.items() if is_one):
-        values[name] = os.path.normpath(os.path.join(folder, values[name]))  # noqa: PTH118
+    values = {name: getattr(config, name) for name in OPTIONS}
+    for name, declared in OPTIONS.items():
+        is_path = declared.kind.is_path
+        if is_path is not None and values[name] is not None and is_path(values[name]):
+            values[name] = os.path.normpath(os.path.join(folder, values[name]))  # noqa: PTH118
     return RunConfig(**values)

@@ -1,48 +1,96 @@
-"""What is allowed as the value of each option, whatever the others are."""
+"""Kinds of values: what an option of a run takes, on the command line, in a file, and from Python.
+
+A kind knows nothing of the option that takes it. The tables of names are loaded when a value is
+checked, not before: help and the shell's completion need few of them.
+"""
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedcli.errors import ConfigError
-from fedcli.settings import presets, tables
+from fedcli.settings import tables
 from fedcli.settings.options import Value, check_number, choose
-from fedcli.settings.run_config import OPTION_OWNERS, RunConfig
 from fedcli.settings.toml_values import toml_value
-from fedcli.settings.vocabulary import (
-    ACCURACY,
-    COUNTED,
-    EVAL_SPLITS,
-    MAX_CLASSES,
-    MAX_THREADS,
-    MEASURES,
-    PIPELINES,
-    PIXELS,
-    SAMPLINGS,
-    WEIGHTINGS,
-)
+from fedcli.settings.vocabulary import ACCURACY
 
 # TOML integers are signed 64-bit; visits of one client (epochs x examples) must stay countable too.
-_MAX_SEED = 2**63 - 1
-_MAX_COUNT = 2**31 - 1
+MAX_SEED = 2**63 - 1
+MAX_COUNT = 2**31 - 1
 # Of virtual seconds and examples a virtual second, so that clocks stay finite and move.
-_MIN_VIRTUAL, _MAX_VIRTUAL = 1e-9, 1e9
-_MAX_OVER_SELECTION = 100.0
+MIN_VIRTUAL, MAX_VIRTUAL = 1e-9, 1e9
 MAX_SPEEDS = 1000  # tiers of clients
 
+Table = Callable[[], Mapping[str, Any]]
 
-def checked(label: str, name: str, value: Any) -> Any:
-    """Returns the value of one field in its own type; None stands only where the default is None.
+
+class Kind(NamedTuple):
+    """What values an option takes.
+
+    Attributes:
+        check: Returns a value in its own type. Raises ConfigError if it is not allowed; the message
+            starts with the label, which is the first argument.
+        read: How the command line reads a text: as `int`, `float` or `str`; `bool` is a switch.
+            Any other function raises ValueError with the reason if it cannot read the text.
+        metavar: What stands for the value in help; empty: what click writes for the type.
+        choices: The words allowed; empty if the value is no such word.
+        names: Returns the table whose keys name the values; None if there is no table.
+        is_path: Whether a valid value is the path of a file; None: it never is.
+    """
+
+    check: Callable[[str, Any], Any]
+    read: Callable[[str], Any] = str
+    metavar: str = ""
+    choices: tuple[str, ...] = ()
+    names: Table | None = None
+    is_path: Callable[[str], bool] | None = None
+
+
+def whole(minimum: int = 1, maximum: int = MAX_COUNT) -> Kind:
+    """Returns the kind of whole numbers in a range, both ends included."""
+    return Kind(partial(check_whole, minimum=minimum, maximum=maximum), int, "N")
+
+
+def number(minimum: float, maximum: float, metavar: str = "X") -> Kind:
+    """Returns the kind of finite numbers in a range, both ends included."""
+    return Kind(partial(check_number, minimum=minimum, maximum=maximum), float, metavar)
+
+
+def one_of(words: tuple[str, ...]) -> Kind:
+    """Returns the kind of a few words."""
+    return Kind(partial(_check_word, words=words), choices=words)
+
+
+def name_in(table: Table) -> Kind:
+    """Returns the kind of names in a table; the rules for its options refuse unknown ones."""
+    return Kind(_check_text, metavar="NAME", names=table)
+
+
+def name_or_path(table: Table, is_path: Callable[[str], bool], metavar: str = "NAME|PATH") -> Kind:
+    """Returns the kind of names in a table and paths of files; `is_path` tells them apart."""
+    return Kind(_check_text, metavar=metavar, names=table, is_path=is_path)
+
+
+def client_selection(metavar: str = "all|N|ID,ID|@FILE") -> Kind:
+    """Returns the kind of selections of clients."""
+    return Kind(_check_clients, metavar=metavar)
+
+
+def check_whole(label: str, value: object, *, minimum: int = 1, maximum: int = MAX_COUNT) -> int:
+    """Returns a whole number as an int; NumPy's whole numbers are accepted, truth values are not.
 
     Raises:
-        ConfigError: It is not allowed; the message starts with `label`.
+        ConfigError: It is not whole or not from `minimum` to `maximum`.
     """
-    if value is None and name in _OPTIONAL:
-        return None
-    return _CHECKS[name](label, value)
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_whole or not minimum <= value <= maximum:  # type: ignore[operator]
+        raise ConfigError(
+            f"{label} {_shown(value)}: choose a whole number from {minimum} to {maximum}"
+        )
+    return int(value)  # type: ignore[call-overload, no-any-return]
 
 
 def parse_target(label: str, value: object) -> str:
@@ -55,28 +103,29 @@ def parse_target(label: str, value: object) -> str:
     if name.strip() != ACCURACY or not equals:
         raise ConfigError(f"{label} {str(value)[:60]!r}: give {ACCURACY}=X, as in accuracy=0.97")
     try:
-        number = float(text)
+        accuracy = float(text)
     except ValueError:
         raise ConfigError(
             f"{label} {ACCURACY}={text.strip()[:60]}: choose a share above 0 and up to 1, as in "
             "accuracy=0.97"
         ) from None
-    number = check_number(f"{label} {ACCURACY}", number, 1e-9, 1.0)
-    return f"{ACCURACY}={number!r}"
+    accuracy = check_number(f"{label} {ACCURACY}", accuracy, 1e-9, 1.0)
+    return f"{ACCURACY}={accuracy!r}"
 
 
-def _count(label: str, value: object, *, minimum: int = 1, maximum: int = _MAX_COUNT) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
-        raise ConfigError(
-            f"{label} {_shown(value)}: choose a whole number from {minimum} to {maximum}"
-        )
-    return value
+def _read_buffer(text: str) -> int | str:
+    if text == "full":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is neither a whole number nor 'full'.") from None
 
 
-def _buffer(label: str, value: object) -> int | str:
+def _check_buffer(label: str, value: object) -> int | str:
     if value == "full":
         return "full"
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_COUNT:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_COUNT:
         raise ConfigError(
             f"{label} {_shown(value)}: choose a whole number of examples (0 or 1: no shuffling) "
             "or full"
@@ -84,39 +133,35 @@ def _buffer(label: str, value: object) -> int | str:
     return value
 
 
-def _choice(label: str, value: object, *, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise ConfigError(f"{label} {_shown(value)}: choose one of {', '.join(choices)}")
+def _check_word(label: str, value: object, *, words: tuple[str, ...]) -> str:
+    if value not in words:
+        raise ConfigError(f"{label} {_shown(value)}: choose one of {', '.join(words)}")
     return str(value)
 
 
-def _rate(label: str, value: object) -> float:
+def _check_rate(label: str, value: object) -> float:
     return tables.check_learning_rate(value, label)
 
 
-def _norm(label: str, value: object) -> float:
+def _check_norm(label: str, value: object) -> float:
     return tables.check_clip_norm(value, label)
 
 
-def _decay(label: str, value: object) -> float:
+def _check_decay(label: str, value: object) -> float:
     return tables.check_ema_decay(value, label)
 
 
-def _number(label: str, value: object, *, minimum: float = 0.0, maximum: float) -> float:
-    return check_number(label, value, minimum, maximum)
-
-
-def _speeds(label: str, value: object) -> tuple[float, ...]:
+def _check_speeds(label: str, value: object) -> tuple[float, ...]:
     """Numbers with commas as on the command line; in a file also a number or a list of them."""
     if isinstance(value, str):
         value = [toml_value(each.strip()) for each in value.split(",")]
     given = value if isinstance(value, list | tuple) else [value]
     if not 0 < len(given) <= MAX_SPEEDS:
         raise ConfigError(f"{label}: {len(given)} tiers; choose 1 to {MAX_SPEEDS}")
-    return tuple(check_number(label, each, _MIN_VIRTUAL, _MAX_VIRTUAL) for each in given)
+    return tuple(check_number(label, each, MIN_VIRTUAL, MAX_VIRTUAL) for each in given)
 
 
-def _text(label: str, value: object) -> str:
+def _check_text(label: str, value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"{label} {_shown(value)}: give a name or a path")
     if not value.isprintable():  # a name that a terminal, TOML or UTF-8 cannot hold
@@ -124,13 +169,13 @@ def _text(label: str, value: object) -> str:
     return value
 
 
-def _flag(label: str, value: object) -> bool:
+def _check_switch(label: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(f"{label} {_shown(value)}: choose true or false")
     return value
 
 
-def _clients(label: str, value: object) -> str | tuple[str, ...]:
+def _check_clients(label: str, value: object) -> str | tuple[str, ...]:
     """Text as on the command line; in a file also a bare number or share, or a list of ids."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
@@ -143,11 +188,18 @@ def _clients(label: str, value: object) -> str | tuple[str, ...]:
     return value
 
 
-def _preset(label: str, value: object) -> str:
-    return choose(presets.PRESETS, str(value), label.partition(" ")[0]).name
+def _presets() -> Mapping[str, Any]:
+    from fedcli.settings.presets import PRESETS  # late: few runs have one
+
+    return PRESETS
 
 
-def _map(label: str, value: object) -> dict[str, Value]:
+def _check_preset(label: str, value: object) -> str:
+    name: str = choose(_presets(), str(value), label).name
+    return name
+
+
+def _check_pairs(label: str, value: object) -> dict[str, Value]:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{label} {_shown(value)}: give a table of options")
     return dict(value)
@@ -159,54 +211,14 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "preset": _preset,
-    "data": _text,
-    "test_data": _text,
-    "partition": _text,
-    "num_classes": partial(_count, maximum=MAX_CLASSES),
-    "pixels": partial(_choice, choices=PIXELS),
-    "clients": _clients,
-    "sampling": partial(_choice, choices=SAMPLINGS),
-    "client_dropout": partial(_number, maximum=1.0),
-    "client_speeds": _speeds,
-    "communication_seconds": partial(_number, maximum=_MAX_VIRTUAL),
-    "deadline": partial(_number, minimum=_MIN_VIRTUAL, maximum=_MAX_VIRTUAL),
-    "over_selection": partial(_number, maximum=_MAX_OVER_SELECTION),
-    "min_reports": _count,
-    "rounds": _count,
-    "epochs": _count,
-    "batch_size": _count,
-    "shuffle_buffer": _buffer,
-    "pipeline": partial(_choice, choices=PIPELINES),
-    "max_examples": _count,
-    "model": _text,
-    "fresh_weights": _flag,
-    "initial_weights": _text,
-    "algorithm": _text,
-    "client_optimizer": _text,
-    "client_lr": _rate,
-    "client_schedule": _text,
-    "client_schedule_by": partial(_choice, choices=COUNTED),
-    "client_clip_norm": _norm,
-    "server_optimizer": _text,
-    "server_lr": _rate,
-    "server_schedule": _text,
-    "server_ema": _decay,
-    "client_weighting": partial(_choice, choices=WEIGHTINGS),
-    "aggregator": _text,
-    "seed": partial(_count, minimum=0, maximum=_MAX_SEED),
-    "threads": partial(_count, maximum=MAX_THREADS),
-    "eval_every": _count,
-    "eval_clients": _clients,
-    "eval_split": partial(_choice, choices=EVAL_SPLITS),
-    "stop_at": parse_target,
-    "patience": _count,
-    "checkpoint_every": _count,
-    "keep_checkpoints": _count,
-    "keep_best": partial(_choice, choices=tuple(MEASURES)),
-    **dict.fromkeys(("csv", "tensorboard", "histograms", "record_clients"), _flag),
-    **dict.fromkeys(OPTION_OWNERS, _map),
-}
-
-_OPTIONAL = frozenset(each.name for each in fields(RunConfig) if each.default is None)
+COUNT = whole()
+LEARNING_RATE = Kind(_check_rate, float, "X")
+CLIP_NORM = Kind(_check_norm, float, "X")
+EMA_DECAY = Kind(_check_decay, float, "DECAY")
+SHUFFLE_BUFFER = Kind(_check_buffer, _read_buffer, "N|full")
+SPEEDS = Kind(_check_speeds, metavar="X,X,...")
+TARGET = Kind(parse_target, metavar=f"{ACCURACY}=X")
+PATH = Kind(_check_text, is_path=lambda _: True)
+PRESET = Kind(_check_preset, metavar="NAME", names=_presets)
+SWITCH = Kind(_check_switch, bool)
+PAIRS = Kind(_check_pairs, metavar="K=V")

@@ -12,9 +12,11 @@ SAMPLINGS = ("fixed", "uniform", "tff", "with-replacement", "poisson", "cyclic",
 HOLD_OUTS = ("within", "clients", "central")  # how a test split is made of train
 EVAL_SPLITS = ("train", "held-out")
 WEIGHTINGS = ("num-examples", "uniform")
+NATURAL = "natural"  # the partition that leaves the examples with their own clients
 MAX_CLASSES = 1_000_000
 MAX_THREADS = 1024  # as the core has it (FED_MAX_THREADS)
 
+CONSTANT = "constant"  # the learning-rate schedule that is used unless another is named
 # What the index of a learning-rate schedule counts.
 BY_ROUND, BY_LOCAL_STEP = COUNTED = ("round", "local-step")
 

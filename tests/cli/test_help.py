@@ -10,14 +10,8 @@ import click
 import pytest
 
 from fedcli.cli.main import COMMANDS, group
-from fedcli.settings.run_config import (
-    CLIENT_LR,
-    CLIENT_OPTIMIZER,
-    CLIENT_WEIGHTING,
-    SERVER_OPTIMIZER,
-    RunConfig,
-    option_name,
-)
+from fedcli.settings.declaration import SECTIONS, option_name
+from fedcli.settings.run_config import OPTIONS, RunConfig
 from fedcli.version import __version__
 from tests.cli.conftest import Fedcli
 
@@ -101,6 +95,21 @@ def test_train_has_one_option_for_each_field_of_a_run() -> None:
         assert options[flag].name == field
 
 
+def test_help_has_the_sections_in_their_order(fedcli: Fedcli) -> None:
+    lines = fedcli("train", "-h").out.splitlines()
+    titles = [line.removesuffix(":") for line in lines if line.endswith(":") and line[0] != " "]
+    assert titles == [*SECTIONS, "Output"]
+
+
+def test_help_says_what_an_option_needs(fedcli: Fedcli) -> None:
+    text = " ".join(fedcli("train", "-h").out.split()).replace("- ", "-")  # lines end at hyphens
+    for name, declared in OPTIONS.items():
+        if declared.needs is not None:
+            after = text.partition(f" {option_name(name)} ")[2]
+            assert after.partition("Needs ")[2].startswith(option_name(declared.needs.option)), name
+    assert sum(declared.needs is not None for declared in OPTIONS.values()) == text.count("Needs ")
+
+
 def test_help_shows_the_defaults_of_a_run(fedcli: Fedcli) -> None:
     text = " ".join(fedcli("train", "-h").out.partition("Data:")[2].split())
     shown = {
@@ -109,16 +118,16 @@ def test_help_shows_the_defaults_of_a_run(fedcli: Fedcli) -> None:
         if isinstance(field.default, str | int | float) and field.default is not False
     }
     shown |= {
-        "client_optimizer": CLIENT_OPTIMIZER,
-        "client_lr": CLIENT_LR,
-        "client_weighting": CLIENT_WEIGHTING,
-        "server_optimizer": SERVER_OPTIMIZER,
+        "client_optimizer": "sgd",
+        "client_lr": 0.02,
+        "client_weighting": "num-examples",
+        "server_optimizer": "sgd",
+        "clients": 10,
     }
     assert shown["batch_size"] == 20
     for name, default in shown.items():
-        if name != "pixels":  # its help says what "source" means
-            after = text.partition(option_name(name) + " ")[2].partition(" --")[0]
-            assert f"[default: {default}]" in after, name
+        after = text.partition(f" {option_name(name)} ")[2].partition("[default: ")[2]
+        assert after.startswith(f"{default}]"), name
 
 
 @pytest.mark.parametrize(
@@ -126,6 +135,9 @@ def test_help_shows_the_defaults_of_a_run(fedcli: Fedcli) -> None:
     [
         ("fedcli ins", {"inspect-clients"}),
         ("fedcli train --client-optimizer s", {"sgd"}),
+        ("fedcli train --preset tff", {"tff-tutorial"}),
+        ("fedcli train --client-schedule-by lo", {"local-step"}),
+        ("fedcli train --client-drop", {"--client-dropout"}),
         ("fedcli train --model soft", {"softmax-regression", "soft"}),  # or files that begin so
         ("fedcli info fedp", {"fedprox"}),
         ("fedcli info fedav", {"fedavg", "fedavgm"}),

@@ -10,8 +10,8 @@ import pytest
 
 from fedcli import datasets
 from fedcli.runs import evaluating, starting
-from fedcli.settings.data_source import DATA_FIELDS, DataOptions, DataSource
-from fedcli.settings.run_config import RunConfig
+from fedcli.settings.data_source import DataOptions, DataSource
+from fedcli.settings.run_config import DATA_FIELDS, RunConfig
 
 SMALL = {"clients": 4}
 

@@ -11,9 +11,9 @@ import click
 
 from fedcli.cli.screen.output import Remarks
 from fedcli.errors import RunError
-from fedcli.settings.data_source import DATA_FIELDS
+from fedcli.settings.declaration import option_name
 from fedcli.settings.presets import PRESETS
-from fedcli.settings.run_config import RunConfig
+from fedcli.settings.run_config import DATA_FIELDS, RESUME_FIELDS, RunConfig
 
 if TYPE_CHECKING:
     from fedcli.cli.jobs.worker import Worker
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from fedcli.runs.loop import Training
 
     Start = Callable[[CancelFlag], AbstractContextManager[Training]]
-
-# Besides these, --resume takes its options from the run.
-RESUME_OPTIONS = frozenset({"rounds", "threads", "model"})
 
 
 def _read_config(config_file: Path | None, given: Mapping[str, Any]) -> RunConfig:
@@ -108,16 +105,15 @@ def continued_run(run: Path, given: Mapping[str, Any], others: Mapping[str, Any]
     """
     from fedcli.models import sources
     from fedcli.runs import starting
-    from fedcli.settings.run_config import option_name
 
     code = given.get("model")
     is_code = code is not None and sources.python_file(code) is not None
-    allowed = RESUME_OPTIONS if is_code else RESUME_OPTIONS - {"model"}
+    allowed = {*RESUME_FIELDS, "model"} if is_code else set(RESUME_FIELDS)
     refused = sorted(option_name(name) for name in [*(given.keys() - allowed), *others])
     if refused:
         raise click.UsageError(
-            f"--resume takes everything but --rounds and --threads from the run; drop "
-            f"{', '.join(refused)}",
+            f"--resume takes everything but {' and '.join(map(option_name, RESUME_FIELDS))} from "
+            f"the run; drop {', '.join(refused)}",
             click.get_current_context(),
         )
     return lambda cancel: starting.resume(

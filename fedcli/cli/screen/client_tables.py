@@ -20,7 +20,7 @@ from fedcli.inspection.statistics import (
     summarize,
     summarize_sizes,
 )
-from fedcli.settings.tables.partitions import NATURAL
+from fedcli.settings.vocabulary import NATURAL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

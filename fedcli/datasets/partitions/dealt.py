@@ -13,7 +13,7 @@ from fedcli.datasets.batches import ClientDataset
 from fedcli.datasets.client_data import ClientData, decoding, unknown_client
 from fedcli.datasets.partitions.deal import Deal
 from fedcli.datasets.table import ExampleTable
-from fedcli.settings.tables.partitions import NATURAL
+from fedcli.settings.vocabulary import NATURAL
 
 
 class Change:

@@ -39,8 +39,8 @@ from fedcli.datasets.client_data import ClientData, decoding, unknown_client
 from fedcli.datasets.table import ExampleTable
 from fedcli.errors import ConfigError, DataError
 from fedcli.progress import Tell, tell_nobody
-from fedcli.settings.tables.partitions import NATURAL, describe_partition
-from fedcli.settings.vocabulary import PIXEL_CONVENTIONS
+from fedcli.settings.tables.partitions import describe_partition
+from fedcli.settings.vocabulary import NATURAL, PIXEL_CONVENTIONS
 
 VERSION = 1
 

@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from fedcli.settings.tables.optimizers import check_learning_rate as check_learning_rate
     from fedcli.settings.tables.partitions import CHANGES as CHANGES
     from fedcli.settings.tables.partitions import DEALS as DEALS
-    from fedcli.settings.tables.partitions import NATURAL as NATURAL
     from fedcli.settings.tables.partitions import PARTITIONS as PARTITIONS
     from fedcli.settings.tables.partitions import describe_partition as describe_partition
     from fedcli.settings.tables.partitions import find_partition as find_partition
     from fedcli.settings.tables.partitions import split_partition as split_partition
-    from fedcli.settings.tables.schedules import CONSTANT as CONSTANT
     from fedcli.settings.tables.schedules import RUN_S_ROUNDS as RUN_S_ROUNDS
     from fedcli.settings.tables.schedules import SCHEDULES as SCHEDULES
     from fedcli.settings.tables.schedules import resolve_schedule as resolve_schedule
+    from fedcli.settings.vocabulary import CONSTANT as CONSTANT
+    from fedcli.settings.vocabulary import NATURAL as NATURAL
 else:
     __getattr__, __dir__, __all__ = hand_on(
         __name__,
@@ -42,13 +42,13 @@ else:
             "ALGORITHMS": "fedcli.settings.tables.algorithms",
             "AlgorithmEntry": "fedcli.settings.tables.algorithms",
             "CHANGES": "fedcli.settings.tables.partitions",
-            "CONSTANT": "fedcli.settings.tables.schedules",
+            "CONSTANT": "fedcli.settings.vocabulary",
             "DATASETS": "fedcli.settings.tables.datasets",
             "DEALS": "fedcli.settings.tables.partitions",
             "EMBEDDED_DATASETS": "fedcli.settings.tables.datasets",
             "FORMATS": "fedcli.settings.tables.formats",
             "MODELS": "fedcli.settings.tables.models",
-            "NATURAL": "fedcli.settings.tables.partitions",
+            "NATURAL": "fedcli.settings.vocabulary",
             "OPTIMIZERS": "fedcli.settings.tables.optimizers",
             "OptimizerEntry": "fedcli.settings.tables.optimizers",
             "PARTITIONS": "fedcli.settings.tables.partitions",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from fedcli.errors import ConfigError
 from fedcli.settings.options import Entry, Option, Value, did_you_mean, table
+from fedcli.settings.vocabulary import NATURAL
 
 _CLIENTS = Option("clients", 100, "Number of clients.", 1, 10_000_000)
 _FEW_CLIENTS = Option("clients", 10, _CLIENTS.doc, 1, 10_000_000)
@@ -148,7 +149,6 @@ CHANGES = table(
 )
 
 PARTITIONS: dict[str, Entry] = {**DEALS, **CHANGES}
-NATURAL = "natural"
 
 
 def find_partition(name: str) -> Entry:

@@ -8,9 +8,8 @@ from typing import Any
 
 from fedcli.errors import ConfigError
 from fedcli.settings.options import LEAST_POSITIVE, Entry, Option, Value, choose, resolve, table
+from fedcli.settings.vocabulary import CONSTANT
 
-# The schedule that is used unless another is named.
-CONSTANT = "constant"
 # As decay_rounds of a schedule: as many as the run has.
 RUN_S_ROUNDS = 0
 

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedcli import settings
+from fedcli.errors import ConfigError
+from fedcli.settings import run_config
+from fedcli.settings.declaration import GLOBAL_MODEL, LOCAL_STEPS, SECTIONS, option_name
+from fedcli.settings.run_config import OPTIONS, RunConfig
+
+# A value with an effect, of each option that needs another or acts on what not all algorithms have.
+_VALUES: dict[str, Any] = {
+    **{"communication_seconds": 1.0, "deadline": 2.5, "over_selection": 0.3},
+    **{"eval_split": "train", "stop_at": "accuracy=0.9", "patience": 3, "keep_best": "loss"},
+    **{"client_optimizer": "adam", "client_lr": 0.5, "client_options": {"momentum": 0.9}},
+    **{"client_schedule": "cosine", "client_schedule_options": {"final_factor": 0.1}},
+    **{"client_schedule_by": "local-step", "client_clip_norm": 1.0},
+    **{"server_lr": 0.5, "server_options": {"momentum": 0.9}, "server_schedule": "cosine"},
+    **{"server_ema": 0.9, "aggregator": "tff-robust", "histograms": True},
+}
+
+
+def test_every_field_is_declared_and_documented() -> None:
+    assert list(OPTIONS) == [each.name for each in fields(RunConfig)]
+    assert {declared.section for declared in OPTIONS.values()} == set(SECTIONS)
+    assert RunConfig.__doc__ is not None
+    for name, declared in OPTIONS.items():
+        assert f"\n        {name}: {declared.help}" in RunConfig.__doc__
+
+
+def test_a_config_is_built_and_read_as_any_dataclass() -> None:
+    config = RunConfig(rounds=3, server_options={"momentum": 0.9})
+    assert (config.rounds, config.server_options) == (3, {"momentum": 0.9})
+    assert (RunConfig.data, RunConfig.rounds) == ("synthetic-digits", 10)
+    assert RunConfig() == RunConfig()
+    assert RunConfig().data_options is not RunConfig().data_options
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_default_is_allowed(name: str) -> None:
+    declared = OPTIONS[name]
+    assert declared.checked(option_name(name), declared.default) == declared.default
+
+
+def test_groups_of_options_follow_from_their_declarations() -> None:
+    assert set(run_config.WITHOUT_EFFECT) == {
+        *("preset", "threads", "checkpoint_every", "keep_checkpoints", "keep_best", "eval_split"),
+        *("csv", "tensorboard", "histograms", "record_clients"),
+    }
+    assert OPTIONS.keys() - set(run_config.KEPT_FIELDS) == {
+        *run_config.WITHOUT_EFFECT,
+        *("rounds", "data", "test_data", "initial_weights"),
+        *("eval_every", "eval_clients", "stop_at", "patience"),
+    }
+    assert run_config.RESUME_FIELDS == ("rounds", "threads")
+    data_fields = ("data", "data_options", "test_data", "partition", "partition_options")
+    assert data_fields == run_config.DATA_FIELDS
+    assert (*data_fields, "num_classes", "pixels", "clients") == run_config.READING_FIELDS
+
+
+def test_each_map_has_the_options_of_what_its_owner_names() -> None:
+    for name, owner in run_config.OPTION_OWNERS.items():
+        table = OPTIONS[owner].kind.names
+        assert table is not None
+        named = OPTIONS[owner].default or OPTIONS[owner].usual
+        assert named in table(), name
+        assert name in (f"{owner}_options", f"{owner.removesuffix('_optimizer')}_options")
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIONS if OPTIONS[name].needs])
+def test_an_option_that_needs_another_is_refused_alone(name: str) -> None:
+    needs = OPTIONS[name].needs
+    assert needs is not None
+    with pytest.raises(ConfigError, match=f"^{option_name(name)} ") as caught:
+        settings.from_options({name: _VALUES[name]})
+    assert str(caught.value).endswith(needs.why)
+    assert option_name(needs.option) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIONS if OPTIONS[name].acts_on])
+def test_an_option_is_refused_where_the_algorithm_lacks_what_it_acts_on(name: str) -> None:
+    algorithm = {LOCAL_STEPS: "fedsgd", GLOBAL_MODEL: "local-only"}[OPTIONS[name].acts_on]
+    with pytest.raises(ConfigError, match=f"^{option_name(name)}: the clients of {algorithm} "):
+        settings.from_options({"algorithm": algorithm, name: _VALUES[name]})
+    default = OPTIONS[name].default
+    settings.from_options({"algorithm": algorithm, name: default})
+
+
+def test_whole_numbers_of_numpy_become_ints() -> None:
+    config = settings.from_options({"rounds": np.int64(3), "seed": np.uint8(7)})
+    assert (type(config.rounds), type(config.seed)) == (int, int)
+    assert "rounds = 3\n" in settings.to_toml(config, {})
+    with pytest.raises(ConfigError, match="--epochs"):
+        settings.from_options({"epochs": np.bool_(True)})
