@@ -366,6 +366,10 @@ def test_a_source_whose_name_is_no_text(tmp_path: Path) -> None:
         ({"hold_out_fraction": 0.0}, "choose one above 0 and below 1"),
         ({"hold_out_fraction": 1.5}, "from 0 to 1"),
         ({"seed": 2**63}, "--seed 9223372036854775808"),
+        ({"seed": 1.5}, "--seed 1.5: choose a whole number from 0 to 9223372036854775807"),
+        ({"seed": True}, "--seed True: choose a whole number"),
+        ({"min_examples": 0.5}, "--min-examples 0.5: choose a whole number from 0 to"),
+        ({"min_examples": -1}, "--min-examples -1: choose a whole number from 0 to"),
         ({"partition": "iid+shards"}, "only one such scheme"),
     ],
 )

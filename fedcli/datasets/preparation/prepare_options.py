@@ -10,9 +10,8 @@ from fedcli.datasets.partitions.hold_out import DEFAULT_FRACTION
 from fedcli.errors import ConfigError
 from fedcli.settings import tables
 from fedcli.settings.options import Value, check_number, resolve
+from fedcli.settings.values import MAX_SEED, check_whole
 from fedcli.settings.vocabulary import HOLD_OUTS
-
-_GREATEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +83,8 @@ class PrepareOptions:
         fraction = check_number("--hold-out-fraction", self.hold_out_fraction, 0.0, 1.0)
         if not 0.0 < fraction < 1.0:
             raise ConfigError(f"--hold-out-fraction {fraction}: choose one above 0 and below 1")
-        check_number("--min-examples", self.min_examples, 0)
-        check_number("--seed", self.seed, 0, _GREATEST_SEED)
+        check_whole("--min-examples", self.min_examples, minimum=0)
+        check_whole("--seed", self.seed, minimum=0, maximum=MAX_SEED)
         if self.hold_out is not None and self.test_data is not None:
             raise ConfigError("--hold-out and --test-data contradict each other; give one of them")
         if self.partition is not None:
