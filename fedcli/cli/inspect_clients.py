@@ -182,6 +182,10 @@ def inspect_clients(
     splits = _open(source, split)
 
     from fedcli.cli.screen.client_tables import View
+    from fedcli.federation.opened_data import note_of_replaced_test
+
+    for note in note_of_replaced_test(splits):
+        remarks.note(note)
 
     populations = _count_all(splits, wanted, remarks)
     if split is None and not quick:

@@ -37,6 +37,8 @@ class ClientData(abc.ABC):
         pixel_convention: What 1.0 is in what the model sees: "ink" or "background".
         partition: How examples were dealt to clients, with parameters; "natural": real owners.
         same_people: Whether clients of train and test with equal ids are the same people.
+        replaces: Of a test split that was named beside data with a test split of their own: the
+            source of that other split, which is not used. Else empty.
         cache: Keeps clients that are decompressed or drawn; None where they are memory-mapped.
     """
 
@@ -49,6 +51,7 @@ class ClientData(abc.ABC):
     pixel_convention: str
     partition: str = NATURAL
     same_people: bool = True
+    replaces: str = ""
     cache: ClientCache | None = None
 
     @abc.abstractmethod

@@ -100,6 +100,7 @@ def open_splits(
                 f"{source.test_data}: holds neither 'test' nor 'train' but {_listed(others)}"
             )
         other.split = "test"
+        other.replaces = splits["test"].source if "test" in splits else ""
         splits["test"] = other
     _check_agreement(splits)
     if source.partition == registry.NATURAL:
@@ -240,6 +241,7 @@ def _partitioned(
             ),
             same_people=data.same_people or registry.split_partition(name)[0] != registry.NATURAL,
         )
+        splits[split].replaces = data.replaces
     return splits
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event
@@ -34,6 +34,15 @@ def open_data(source: DataSource, cancel: CancelFlag | None = None) -> dict[str,
             f"{source.data} has no split train but {', '.join(sorted(splits))}; choose other --data"
         )
     return splits
+
+
+def note_of_replaced_test(splits: Mapping[str, ClientData]) -> tuple[str, ...]:
+    """Returns a line that --test-data replaces a test split of --data, or none if it does not."""
+    return tuple(
+        f"--test-data {data.source} is the test split; that of --data {data.replaces} is not used"
+        for data in splits.values()
+        if data.replaces
+    )
 
 
 def check_fit(data: ClientData, model: Model) -> None:

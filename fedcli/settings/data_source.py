@@ -20,7 +20,8 @@ class DataSource:
             split "train".
         data_options: Options of an embedded dataset.
         test_data: A name or file whose examples become the split "test": its split "test" if it
-            is a store that has one, else its split "train". None: what `data` itself has.
+            is a store that has one, else its split "train". It replaces a split "test" of `data`.
+            None: what `data` itself has.
         partition: How train and test are dealt to clients anew, and what changes their examples;
             see `tables.find_partition`.
         partition_options: Options of the partition.

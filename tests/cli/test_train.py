@@ -301,3 +301,23 @@ def test_the_summary_tells_rounds_to_target(fedcli: Fedcli) -> None:
     missed = fedcli(*flags, "--client-lr", 0, "--stop-at", "accuracy=1", "--out", "missed")
     assert "Target   test accuracy 1: not in 6 rounds\n" in missed.out
     assert "Ended" not in missed.out
+
+
+@pytest.mark.parametrize(
+    "partition", [(), ("--partition", "iid", "--partition-option", "clients=3")]
+)
+def test_test_data_replace_a_test_split_of_the_data_and_say_so(
+    fedcli: Fedcli, write_tff: WriteTff, partition: tuple[str, ...]
+) -> None:
+    other = write_tff("other.h5", num_clients=2)
+    fedcli("preprocess", write_tff(), "--hold-out", "within", "--out", "both.h5")
+    data = ("--data", "both.h5", "--test-data", other, *partition)
+    line = "--test-data {} is the test split; that of --data {} is not used\n".format
+    done = fedcli("train", *data, "--rounds", 1, "--json", "--out", "run")
+    both = other.parent / "both.h5"
+    assert done.err.count(line(other, both)) == 1
+    assert json.loads(done.out)["evaluation"]["test"]["num_clients"] == (3 if partition else 2)
+    assert line(other, both) in fedcli("eval", "run").err
+    assert line(other, both) not in fedcli("eval", "run", "--split", "train").err
+    assert line(other, "both.h5") in fedcli("inspect-clients", *data).err
+    assert "is not used" not in fedcli("inspect-clients", "--data", "both.h5").err
