@@ -90,7 +90,7 @@ FLOORS = {
         ("values",),
         ("data_source", "presets", "tables", "toml_values"),
         ("options",),
-        ("vocabulary",),
+        ("sections", "vocabulary"),
     ),
 }
 

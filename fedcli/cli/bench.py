@@ -35,7 +35,7 @@ _QUICK_BYTES = 8 << 20
 _PEER_MODULE = "fedcli.cli.bench_peer"
 
 
-@click.command(cls=opt.SectionCommand, short_help="Measure this machine's speed, and its limits.")
+@click.command(cls=opt.SectionCommand)
 @opt.option(
     "--jobs",
     help="Which jobs, by name or by the beginning of names, such as cnn-mcmahan or eval. "

@@ -25,7 +25,7 @@ FETCH = "Download"
 _AGAIN = "run the same command again to go on"
 
 
-@click.command(cls=opt.SectionCommand, short_help="Fetch a public dataset, for --data NAME.")
+@click.command(cls=opt.SectionCommand)
 @click.argument("name", required=False, type=opt.Name(lambda: PUBLIC_DATASETS))
 @opt.option(
     "--list", "is_list", help="List the datasets and what is here.", section=FETCH, is_flag=True

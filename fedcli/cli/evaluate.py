@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fedcli.evaluation.result import Evaluation
 
 
-@click.command("eval", cls=opt.SectionCommand, short_help="Evaluate a run on any split or clients.")
+@click.command("eval", cls=opt.SectionCommand)
 @click.argument("run", type=click.Path(path_type=Path))
 @opt.data_options(
     data="A name or file to evaluate on. Default: the run's own data.",

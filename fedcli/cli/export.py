@@ -9,7 +9,7 @@ import click
 from fedcli.cli import options as opt
 
 
-@click.command(cls=opt.SectionCommand, short_help="Write the model of a run for NumPy or Keras.")
+@click.command(cls=opt.SectionCommand)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("file", type=click.Path(path_type=Path))
 @opt.best_option(section=opt.MODEL)

@@ -40,7 +40,7 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
 _MODEL_TOTALS = ("num_params", "forward_multiply_adds", "training_multiply_adds")
 
 
-@click.command(cls=opt.SectionCommand, short_help="Show versions, and what can be chosen by name.")
+@click.command(cls=opt.SectionCommand)
 @click.argument(
     "name",
     required=False,

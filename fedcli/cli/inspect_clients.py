@@ -34,7 +34,6 @@ CACHE_BYTES = 64 << 20  # of clients kept; most are read once
 @click.command(
     "inspect-clients",
     cls=opt.SectionCommand,
-    short_help="Show who the clients are: sizes, labels, images.",
 )
 @opt.data_options(
     data=f"{OPTIONS['data'].help} Default: that of --run, else {DataSource.data}.",

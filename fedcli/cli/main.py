@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -23,21 +23,31 @@ from fedcli.cli.screen.output import one_line
 from fedcli.errors import FedcliError
 from fedcli.version import __version__
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+# Where each command is defined, and what it does, in a few words.
 COMMANDS = {
-    "train": "fedcli.cli.train:train",
-    "eval": "fedcli.cli.evaluate:evaluate",
-    "inspect-clients": "fedcli.cli.inspect_clients:inspect_clients",
-    "report": "fedcli.cli.report:report",
-    "preprocess": "fedcli.cli.preprocess:preprocess",
-    "download": "fedcli.cli.download:download",
-    "export": "fedcli.cli.export:export",
-    "bench": "fedcli.cli.bench:bench",
-    "info": "fedcli.cli.info:info",
+    "train": ("fedcli.cli.train:train", "Train a model; results go to a run directory."),
+    "eval": ("fedcli.cli.evaluate:evaluate", "Evaluate a run on any split or clients."),
+    "inspect-clients": (
+        "fedcli.cli.inspect_clients:inspect_clients",
+        "Show who the clients are: sizes, labels, images.",
+    ),
+    "report": ("fedcli.cli.report:report", "Tables, curves and comparison of runs."),
+    "preprocess": (
+        "fedcli.cli.preprocess:preprocess",
+        "Make a fedcli store of data in any format.",
+    ),
+    "download": ("fedcli.cli.download:download", "Fetch a public dataset, for --data NAME."),
+    "export": ("fedcli.cli.export:export", "Write the model of a run for NumPy or Keras."),
+    "bench": ("fedcli.cli.bench:bench", "Measure this machine's speed, and its limits."),
+    "info": ("fedcli.cli.info:info", "Show versions, and what can be chosen by name."),
 }
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command's module when the command or its short help is wanted."""
+    """A group that imports a command's module when the command itself is wanted."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Returns the names in the order of a user's path: train, evaluate, look, take away."""
@@ -47,10 +57,26 @@ class LazyGroup(click.Group):
         """Imports and returns one command, or None if there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
-        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes what each command does, without importing it."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, short_help) for name, (_, short_help) in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Returns the commands, not imported, and options that begin as the user's word does."""
+        from click.shell_completion import CompletionItem
+
+        commands = [
+            CompletionItem(name, help=short_help)
+            for name, (_, short_help) in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]
 
 
 @click.group(

@@ -1,28 +1,29 @@
 """Options of commands: their types, help and shell completion, and those that several share.
 
-What `RunConfig` declares becomes an option here. One that was not given is None (or an empty
-mapping), so that it cannot override a config file.
+What `RunConfig` declares becomes an option here; it is imported by the commands that have such
+options. One that was not given is None (or an empty mapping), so that it cannot override a config
+file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from fedcli.cli.screen.output import Remarks, Verbosity, print_trace
 from fedcli.errors import ModelError
-from fedcli.settings.declaration import DATA as DATA
-from fedcli.settings.declaration import EVALUATION as EVALUATION
-from fedcli.settings.declaration import MODEL as MODEL
-from fedcli.settings.declaration import RUN as RUN
-from fedcli.settings.declaration import SECTIONS, option_name
-from fedcli.settings.options import Value
-from fedcli.settings.run_config import OPTIONS, READING_FIELDS
-from fedcli.settings.toml_values import parse_options
-from fedcli.settings.values import PAIRS, Kind
+from fedcli.settings.sections import DATA as DATA
+from fedcli.settings.sections import EVALUATION as EVALUATION
+from fedcli.settings.sections import MODEL as MODEL
+from fedcli.settings.sections import RUN as RUN
+from fedcli.settings.sections import SECTIONS
+
+if TYPE_CHECKING:
+    from fedcli.settings.options import Value
+    from fedcli.settings.values import Kind
 
 Function = TypeVar("Function", bound=Callable[..., object])
 Decorator = Callable[[Any], Any]
@@ -130,6 +131,9 @@ def run_option(name: str, *, help: str | None = None, metavar: str | None = None
         help: What it is in another command than train; None: as declared, with the default.
         metavar: What it takes there; None: as declared.
     """
+    from fedcli.settings.declaration import option_name
+    from fedcli.settings.run_config import OPTIONS
+
     declared = OPTIONS[name]
     flag, kind, section = option_name(name), declared.kind, declared.section
     text = declared.help_with_default if help is None else help
@@ -143,6 +147,8 @@ def run_option(name: str, *, help: str | None = None, metavar: str | None = None
 
 def run_options(function: Function) -> Function:
     """Adds an option for each field of `RunConfig`."""
+    from fedcli.settings.run_config import OPTIONS
+
     decorated: Function = stack(*map(run_option, OPTIONS))(function)
     return decorated
 
@@ -155,7 +161,7 @@ def pairs_option(flag: str, name: str, *, help: str, section: str) -> Decorator:
         help=help,
         section=section,
         multiple=True,
-        metavar=PAIRS.metavar,
+        metavar="K=V",
         callback=_parse_pairs,
     )
 
@@ -172,6 +178,8 @@ def data_options(*, clients_metavar: str | None = None, **helps: str) -> Decorat
         clients_metavar: What --clients takes; None: as --eval-clients.
         helps: Help by field, for what is not as in train.
     """
+    from fedcli.settings.run_config import OPTIONS, READING_FIELDS
+
     metavars = {"clients": clients_metavar or OPTIONS["eval_clients"].kind.metavar}
     return stack(
         *(
@@ -258,4 +266,6 @@ def _click_type(kind: Kind) -> Any:
 def _parse_pairs(
     ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]
 ) -> dict[str, Value]:
+    from fedcli.settings.toml_values import parse_options
+
     return parse_options(texts, param.opts[0]) if texts else {}

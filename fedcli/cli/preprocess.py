@@ -55,9 +55,7 @@ class Sides(click.ParamType["tuple[int, ...]"]):
         return numbers * 2 if len(numbers) == 1 else numbers
 
 
-@click.command(
-    cls=opt.SectionCommand, short_help="Make a fedcli store of data in any format.", help=HELP
-)
+@click.command(cls=opt.SectionCommand, help=HELP)
 @click.argument("sources", type=click.Path(path_type=Path), nargs=-1, metavar="SOURCE...")
 @opt.option(
     "--out",

@@ -30,7 +30,7 @@ class _Format(click.Choice[str]):
         return super().convert(value, param, ctx)
 
 
-@click.command(cls=opt.SectionCommand, short_help="Tables, curves and comparison of runs.")
+@click.command(cls=opt.SectionCommand)
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @opt.option(
     "--config-diff",

@@ -12,7 +12,7 @@ from fedcli.settings.declaration import option_name
 from fedcli.settings.run_config import RESUME_FIELDS
 
 
-@click.command(cls=opt.SectionCommand, short_help="Train a model; results go to a run directory.")
+@click.command(cls=opt.SectionCommand)
 @opt.option(
     "--out",
     help="Run directory to make. Default: runs/<time>-<data>.",

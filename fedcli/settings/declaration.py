@@ -17,16 +17,6 @@ from fedcli.settings.values import PAIRS, Kind
 
 T = TypeVar("T")
 
-# Headings of the help text, in their order there.
-DATA = "Data"
-COHORT = "Clients and rounds"
-LOCAL = "Local training"
-MODEL = "Model"
-ALGORITHM = "Algorithm"
-EVALUATION = "Evaluation"
-RUN = "Run"
-SECTIONS = (DATA, COHORT, LOCAL, MODEL, ALGORITHM, EVALUATION, RUN)
-
 # What another value of an option changes: the examples or who holds them, what the run finds, or
 # nothing of either.
 EXAMPLES, RESULTS, NOTHING = "examples", "results", "nothing"

@@ -9,20 +9,13 @@ from dataclasses import dataclass, fields
 from fedcli.settings import tables
 from fedcli.settings.data_source import DataSource
 from fedcli.settings.declaration import (
-    ALGORITHM,
-    COHORT,
-    DATA,
     EDIT,
-    EVALUATION,
     EXAMPLES,
     GIVE,
     GLOBAL_MODEL,
     KEEP,
-    LOCAL,
     LOCAL_STEPS,
-    MODEL,
     NOTHING,
-    RUN,
     Needs,
     RunOption,
     declared_option,
@@ -30,6 +23,7 @@ from fedcli.settings.declaration import (
     options_of,
 )
 from fedcli.settings.options import Value
+from fedcli.settings.sections import ALGORITHM, COHORT, DATA, EVALUATION, LOCAL, MODEL, RUN
 from fedcli.settings.values import (
     CLIP_NORM,
     COUNT,

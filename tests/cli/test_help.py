@@ -10,8 +10,9 @@ import click
 import pytest
 
 from fedcli.cli.main import COMMANDS, group
-from fedcli.settings.declaration import SECTIONS, option_name
+from fedcli.settings.declaration import option_name
 from fedcli.settings.run_config import OPTIONS, RunConfig
+from fedcli.settings.sections import SECTIONS
 from fedcli.version import __version__
 from tests.cli.conftest import Fedcli
 
@@ -83,6 +84,29 @@ def test_help_imports_nothing_heavy(
         **process_arguments,
     )
     assert process.stdout.splitlines()[-1].split() == ["imported:"]
+
+
+def test_commands_are_listed_and_completed_without_their_modules(
+    process_arguments: dict[str, Any],
+) -> None:
+    program = (
+        "import sys\nfrom fedcli.cli.main import run\nrun(sys.argv[1:])\n"
+        "print('imported:', *(name for name in sys.modules if name.startswith('fedcli.settings')))"
+    )
+    completing = {"COMP_WORDS": "fedcli e", "COMP_CWORD": "1"}
+    for variables, shown in (
+        ({}, "inspect-clients  Show who the clients are"),
+        ({**completing, "_FEDCLI_COMPLETE": "bash_complete"}, "plain,eval\nplain,export\n"),
+    ):
+        process = subprocess.run(
+            [sys.executable, "-c", program, *([] if variables else ["--help"])],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**process_arguments["env"], **variables},
+        )
+        assert shown in process.stdout
+        assert process.stdout.splitlines()[-1].split() == ["imported:"]
 
 
 def test_train_has_one_option_for_each_field_of_a_run() -> None:

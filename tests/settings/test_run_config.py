@@ -9,10 +9,12 @@ import pytest
 from fedcli import settings
 from fedcli.errors import ConfigError
 from fedcli.settings import run_config
-from fedcli.settings.declaration import GLOBAL_MODEL, LOCAL_STEPS, SECTIONS, option_name
+from fedcli.settings.declaration import GLOBAL_MODEL, LOCAL_STEPS, option_name
 from fedcli.settings.run_config import OPTIONS, RunConfig
+from fedcli.settings.sections import SECTIONS
 
-# A value with an effect, of each option that needs another or acts on what not all algorithms have.
+# A value with an effect, of options that need another or act on what not all algorithms have; of
+# the others 0.5 is one.
 _VALUES: dict[str, Any] = {
     **{"communication_seconds": 1.0, "deadline": 2.5, "over_selection": 0.3},
     **{"eval_split": "train", "stop_at": "accuracy=0.9", "patience": 3, "keep_best": "loss"},
@@ -76,7 +78,7 @@ def test_an_option_that_needs_another_is_refused_alone(name: str) -> None:
     needs = OPTIONS[name].needs
     assert needs is not None
     with pytest.raises(ConfigError, match=f"^{option_name(name)} ") as caught:
-        settings.from_options({name: _VALUES[name]})
+        settings.from_options({name: _VALUES.get(name, 0.5)})
     assert str(caught.value).endswith(needs.why)
     assert option_name(needs.option) in str(caught.value)
 
@@ -85,7 +87,7 @@ def test_an_option_that_needs_another_is_refused_alone(name: str) -> None:
 def test_an_option_is_refused_where_the_algorithm_lacks_what_it_acts_on(name: str) -> None:
     algorithm = {LOCAL_STEPS: "fedsgd", GLOBAL_MODEL: "local-only"}[OPTIONS[name].acts_on]
     with pytest.raises(ConfigError, match=f"^{option_name(name)}: the clients of {algorithm} "):
-        settings.from_options({"algorithm": algorithm, name: _VALUES[name]})
+        settings.from_options({"algorithm": algorithm, name: _VALUES.get(name, 0.5)})
     default = OPTIONS[name].default
     settings.from_options({"algorithm": algorithm, name: default})
 

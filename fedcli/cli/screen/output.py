@@ -6,8 +6,6 @@ import enum
 import sys
 from collections.abc import Iterable, Mapping
 
-from fedcli.files import json_text
-
 
 class Verbosity(enum.IntEnum):
     """How much a command says on stderr beside its results."""
@@ -43,6 +41,8 @@ def print_trace(lines: Iterable[str]) -> None:
 
 def print_json(result: Mapping[str, object]) -> None:
     """Prints one JSON object on one line of stdout, null for numbers that are not finite."""
+    from fedcli.files import json_text  # late: it loads json, which --help does not need
+
     print(json_text(result))
 
 
