@@ -1,4 +1,8 @@
-"""Every option of `fedcli train`, declared once: its name, its default, and all that follows."""
+"""Every option of `fedcli train`, declared once.
+
+A new option is a field here and the code that uses it. See `declaration.option` for what a field
+says of it; a rule that concerns several options at once stands in `rules`.
+"""
 
 from __future__ import annotations
 
@@ -118,7 +122,7 @@ class RunConfig:
     )
     partition: str = option(
         DataSource.partition,
-        name_in(lambda: tables.PARTITIONS)._replace(metavar="NAME[+NAME]"),
+        name_in(lambda: tables.PARTITIONS, "NAME[+NAME]"),
         help="Deal the examples to clients anew (iid, shards, dirichlet-class, ...), change them "
         "(label-noise, ...), or both, joined by +. fedcli info lists the schemes.",
         section=DATA,

@@ -64,9 +64,9 @@ def one_of(words: tuple[str, ...]) -> Kind:
     return Kind(partial(_check_word, words=words), choices=words)
 
 
-def name_in(table: Table) -> Kind:
+def name_in(table: Table, metavar: str = "NAME") -> Kind:
     """Returns the kind of names in a table; the rules for its options refuse unknown ones."""
-    return Kind(_check_text, metavar="NAME", names=table)
+    return Kind(_check_text, metavar=metavar, names=table)
 
 
 def name_or_path(table: Table, is_path: Callable[[str], bool], metavar: str = "NAME|PATH") -> Kind:
