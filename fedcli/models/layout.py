@@ -177,7 +177,7 @@ def _named(specs: Sequence[Spec]) -> tuple[Spec, ...]:
             name = f"{spec.kind}_{seen[spec.kind]}" if seen[spec.kind] else spec.kind
             seen[spec.kind] += 1
         spec.check(f"layer {name}")
-        named.append(spec.named(name))
+        named.append(spec.changed(name=name))
     names = [spec.name for spec in named]
     if len(set(names)) < len(names):
         raise ConfigError(f"layers are named {', '.join(names)}; give each its own name")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from fedcli.models.layers import fields
 from fedcli.models.layers.contract import (
@@ -16,7 +16,9 @@ from fedcli.models.layers.contract import (
     Spec,
     reads,
 )
-from fedcli.models.layers.keras_options import Options
+
+if TYPE_CHECKING:
+    from fedcli.models.layers.keras_options import Options
 
 __all__ = ["Activation"]
 

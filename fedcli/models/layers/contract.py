@@ -16,14 +16,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from fedcli.core.native import ModelRow
 from fedcli.errors import ConfigError
 from fedcli.models.layers.fields import ACTIVATIONS, SOFTMAX, Check, Pair, shown
-from fedcli.models.layers.keras_options import Options
 
+if TYPE_CHECKING:  # a run of a model that is no Keras file imports nothing of Keras's files
+    from fedcli.models.layers.keras_options import Options
+
+S = TypeVar("S", bound="Spec")
 Shape = tuple[int, int, int]  # (height, width, channels) of one example; (1, 1, size) of a vector
 KerasShape = tuple[int, ...]  # of one example as Keras has it: a vector is (size,)
 
@@ -32,8 +35,7 @@ Start = float | str
 GLOROT_UNIFORM = "GlorotUniform"  # within ±sqrt(6 / (fan in + fan out)), Glorot and Bengio 2010
 
 
-@dataclass(frozen=True)
-class TensorKind:
+class TensorKind(NamedTuple):
     """A tensor that layers of a kind have.
 
     Attributes:
@@ -47,8 +49,7 @@ class TensorKind:
     field: str = ""
 
 
-@dataclass(frozen=True)
-class LayerTensor:
+class LayerTensor(NamedTuple):
     """A tensor of one layer: its name and shape as Keras has them, and what it starts from."""
 
     name: str
@@ -61,8 +62,7 @@ class LayerTensor:
         return math.prod(self.shape)
 
 
-@dataclass(frozen=True)
-class Incoming:
+class Incoming(NamedTuple):
     """What comes to a layer.
 
     Attributes:
@@ -151,9 +151,8 @@ class Layer:
         )
 
 
-@dataclass(frozen=True)
 class Spec:
-    """A layer as a user writes it; each kind is a subclass, whose last field is `name`.
+    """A layer as a user writes it; each kind is a frozen dataclass, whose last field is `name`.
 
     Attributes:
         kind: What descriptions, the core's table of kinds and counted names call the kind: Keras's
@@ -187,9 +186,9 @@ class Spec:
         """Its own in the model; "": as Keras names it."""
         raise NotImplementedError
 
-    def named(self, name: str) -> Spec:
-        """Returns the layer under a name."""
-        return replace(self, name=name)  # type: ignore[call-arg]
+    def changed(self: S, **values: Any) -> S:
+        """Returns the layer with other values of some fields."""
+        return type(self)(**{**vars(self), **values})
 
     def check(self, label: str) -> None:
         """Refuses a value that no layer of the kind may have.
@@ -233,19 +232,19 @@ class Spec:
     def without_softmax(self) -> Spec | None:
         """Returns the layer without a softmax; None: it is nothing else."""
         is_softmax = getattr(self, "activation", "") == SOFTMAX
-        return replace(self, activation="linear") if is_softmax else self  # type: ignore[call-arg]
+        return self.changed(activation="linear") if is_softmax else self
 
     def to_dict(self) -> dict[str, Any]:
         """Returns its kind and its fields as plain values; `from_dict` undoes it."""
         values = {
             name: list(value) if isinstance(value, tuple) else value
-            for name, value in asdict(self).items()
+            for name, value in vars(self).items()
         }
         return {"kind": self.kind, **values}
 
     def to_keras(self) -> dict[str, Any]:
         """Returns its options in Keras's JSON; those left out have Keras's defaults."""
-        return asdict(self)
+        return dict(vars(self))
 
     @classmethod
     def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
@@ -274,7 +273,7 @@ class Spec:
 
 
 Read = tuple[Spec, KerasShape]
-Reader = Callable[[Options, KerasShape, str], Iterator[Read]]
+Reader = Callable[["Options", KerasShape, str], Iterator[Read]]
 
 # Filled by the classes themselves, and by `reads`.
 KINDS: dict[str, type[Spec]] = {}

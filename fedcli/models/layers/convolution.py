@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedcli.models.layers import fields, windows
 from fedcli.models.layers.contract import (
@@ -18,7 +18,9 @@ from fedcli.models.layers.contract import (
     TensorKind,
 )
 from fedcli.models.layers.fields import Pair
-from fedcli.models.layers.keras_options import Options
+
+if TYPE_CHECKING:
+    from fedcli.models.layers.keras_options import Options
 
 __all__ = ["Conv2D"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from fedcli.errors import ConfigError
 from fedcli.models.layers import fields
@@ -18,7 +18,9 @@ from fedcli.models.layers.contract import (
     Spec,
     TensorKind,
 )
-from fedcli.models.layers.keras_options import Options
+
+if TYPE_CHECKING:
+    from fedcli.models.layers.keras_options import Options
 
 __all__ = ["Dense"]
 
@@ -69,7 +71,7 @@ class Dense(Spec):
 
     def with_softmax(self) -> Dense:
         """See `Spec.with_softmax`."""
-        return replace(self, activation=fields.SOFTMAX)
+        return self.changed(activation=fields.SOFTMAX)
 
     @classmethod
     def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from fedcli.models.layers import fields
 from fedcli.models.layers.contract import Incoming, KerasShape, Layer, Read, Spec
-from fedcli.models.layers.keras_options import Options, number
+
+if TYPE_CHECKING:
+    from fedcli.models.layers.keras_options import Options
 
 __all__ = ["Dropout"]
 
@@ -39,7 +41,7 @@ class Dropout(Spec):
     @classmethod
     def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
         """See `Spec.from_keras`; fedcli draws from its own seed."""
-        spec = cls(number(options.take("rate")), name)
+        spec = cls(options.number("rate"), name)
         options.finish(free=("seed",))
         spec.check(options.label)
         yield spec, shape

@@ -61,6 +61,16 @@ class Options:
             raise ConfigError(f"{self.label} has no {key}; save the model again")
         return value
 
+    def number(self, key: str, default: Any = _MISSING) -> Any:
+        """Returns an option that is a number, whole ones as floats; anything else as it is.
+
+        Raises:
+            ConfigError: It is missing and has no default.
+        """
+        value = plain(self.take(key, default))
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        return float(value) if is_whole and abs(value) < 1 << 53 else value
+
     def pair(self, key: str, default: Any = _MISSING) -> Pair:
         """Returns an option of two sizes.
 
@@ -178,13 +188,6 @@ def plain(value: Any) -> Any:
         elif value.get("class_name") == "__numpy__" and isinstance(value.get("config"), Mapping):
             value = value["config"].get("value")
     return [plain(each) for each in value] if isinstance(value, list) else value
-
-
-def number(value: Any) -> Any:
-    """Returns a number of Keras's JSON, whole ones as floats; anything else as it is."""
-    value = plain(value)
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    return float(value) if is_whole and abs(value) < 1 << 53 else value
 
 
 def shown(value: object) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from fedcli.errors import ConfigError
 from fedcli.models.layers import fields
 from fedcli.models.layers.contract import Incoming, KerasShape, Layer, Read, Spec, TensorKind
-from fedcli.models.layers.keras_options import Options, number
+
+if TYPE_CHECKING:
+    from fedcli.models.layers.keras_options import Options
 
 __all__ = ["GroupNorm"]
 
@@ -77,7 +79,7 @@ class GroupNorm(Spec):
         """See `Spec.from_keras`."""
         spec = cls(
             options.take("groups", 32),
-            number(options.take("epsilon", 1e-3)),
+            options.number("epsilon", 1e-3),
             center=options.take("center", True),
             scale=options.take("scale", True),
             name=name,

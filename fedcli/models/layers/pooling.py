@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedcli.models.layers import fields, windows
 from fedcli.models.layers.contract import Incoming, KerasShape, Layer, Read, Spec, reads
 from fedcli.models.layers.fields import Pair
-from fedcli.models.layers.keras_options import Options
 from fedcli.models.layers.reshaping import Flatten
+
+if TYPE_CHECKING:
+    from fedcli.models.layers.keras_options import Options
 
 __all__ = ["AveragePool2D", "MaxPool2D"]
 
@@ -63,7 +65,6 @@ class _Pool2D(Spec):
         yield spec, (height, width, shape[2])
 
 
-@dataclass(frozen=True)
 class MaxPool2D(_Pool2D):
     """The largest value of each window and channel.
 
@@ -78,7 +79,6 @@ class MaxPool2D(_Pool2D):
     keras_class = "MaxPooling2D"
 
 
-@dataclass(frozen=True)
 class AveragePool2D(_Pool2D):
     """The mean of each window and channel, over the values within the image; see `MaxPool2D`."""
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fedcli.models.layers.contract import Incoming, KerasShape, Read, Spec
-from fedcli.models.layers.keras_options import Options
+
+if TYPE_CHECKING:
+    from fedcli.models.layers.keras_options import Options
 
 __all__ = ["Flatten"]
 

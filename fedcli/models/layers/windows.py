@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedcli.errors import ConfigError
 from fedcli.models.layers.contract import Incoming, KerasShape, Spec
 from fedcli.models.layers.fields import Pair, pair
-from fedcli.models.layers.keras_options import Options
+
+if TYPE_CHECKING:
+    from fedcli.models.layers.keras_options import Options
 
 
-@dataclass(frozen=True)
-class Placed:
+class Placed(NamedTuple):
     """Windows over one image; each pair is (height, width).
 
     Attributes:
