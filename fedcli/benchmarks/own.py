@@ -13,6 +13,7 @@ from fedcli.benchmarks.numpy_peer import models_to_average
 from fedcli.benchmarks.tasks import Task
 from fedcli.core.native import CancelFlag, WeightedSum
 from fedcli.learning import optimizers
+from fedcli.learning.engines.task import ClientTask
 from fedcli.learning.engines.threads import ThreadEngine
 
 
@@ -38,16 +39,13 @@ def prepare(task: Task, num_threads: int, cancel: CancelFlag) -> Callable[[], ob
     engine = ThreadEngine(num_threads)
     if task.kind == tasks.EVALUATE:
         return lambda: engine.evaluate(model.layout, model.initial_params, cohort, cancel=cancel)
-    rows = optimizers.sgd(task.client_lr).client_rows()
-    return lambda: engine.train_cohort(
-        model.layout,
-        rows,
-        model.initial_params,
-        cohort,
+    asked = ClientTask(
+        rows=tuple(optimizers.sgd(task.client_lr).client_rows()),
+        params=model.initial_params,
         round_num=0,
         weighting="num-examples",
-        cancel=cancel,
     )
+    return lambda: engine.train(model.layout, asked, cohort, cancel=cancel)
 
 
 def _sum(

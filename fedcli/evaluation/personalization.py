@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,8 @@ from fedcli.datasets.batches import BatchedDataset
 from fedcli.datasets.client_data import ClientData
 from fedcli.errors import ConfigError
 from fedcli.federation import samplers
-from fedcli.learning.engines.contract import BLOCK_CLIENTS, Engine, PerClient
+from fedcli.learning.engines.contract import BLOCK_CLIENTS, Engine
+from fedcli.learning.engines.task import NO_INPUTS, ClientInputs, ClientTask
 from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.learning.optimizers.optimizer import Optimizer
 from fedcli.models import metrics
@@ -170,21 +171,24 @@ def fine_tuned_stats(
         DataError: A client is not in both splits, or its data do not fit the model.
     """
     optimizer = strategy.optimizer.at(round_num)
-    layout, rows = model.layout, optimizer.client_rows()
+    layout = model.layout
     scored: list[NDArray[Any]] = []
     for first in range(0, len(client_ids), BLOCK_CLIENTS):  # so many models are in memory at once
         ids = client_ids[first : first + BLOCK_CLIENTS]
         own = [train.client(each) for each in ids]
         deltas = _Deltas()
-        engine.train_cohort(
-            layout,
-            rows,
-            weights,
-            [BatchedDataset(each, strategy.plan_for(len(each)), seed) for each in own],
+        task = ClientTask(
+            rows=tuple(optimizer.client_rows()),
+            params=weights,
             round_num=round_num,
             weighting="uniform",
-            rate_factor=optimizer.rate_factor,
-            per_client=PerClient(receive=deltas.receive),
+            schedule=optimizer.local_schedule,
+        )
+        engine.train(
+            layout,
+            task,
+            [BatchedDataset(each, strategy.plan_for(len(each)), seed) for each in own],
+            exchange=deltas,
             cancel=cancel,
         )
         for client_id, delta in zip(ids, deltas.received, strict=True):
@@ -199,11 +203,19 @@ def fine_tuned_stats(
 class _Deltas:
     """The model deltas of some clients, in order; None of one that is not finite."""
 
+    num_vectors: ClassVar[int] = 0
+    receives: ClassVar[bool] = True
+
     received: list[NDArray[np.float32] | None] = field(default_factory=list)
+
+    def send(self, clients: Sequence[BatchedDataset]) -> ClientInputs:
+        """Returns nothing."""
+        return NO_INPUTS
 
     def receive(
         self, clients: Sequence[BatchedDataset], deltas: NDArray[np.float32], stats: NDArray[Any]
     ) -> None:
+        """Keeps a copy of each."""
         is_finite = stats["is_finite"] != 0
         rows = zip(deltas, is_finite, strict=True)
         self.received.extend(delta.copy() if finite else None for delta, finite in rows)

@@ -14,7 +14,8 @@ from fedcli.core.native import CancelFlag
 from fedcli.learning.algorithms.base import Algorithm, apply_mean_delta, move_ema, start_ema
 from fedcli.learning.algorithms.client_work import CohortCall
 from fedcli.learning.cohort_data import cohort_data
-from fedcli.learning.engines.contract import NO_BOUNDS, Engine
+from fedcli.learning.engines.contract import Engine
+from fedcli.learning.engines.task import NO_BOUNDS, ClientTask
 from fedcli.learning.process import LearningProcess, ModelLike, count_empty
 from fedcli.learning.state import ProcessOutput, ServerState
 from fedcli.models.metrics import MetricsAggregator
@@ -78,11 +79,14 @@ class TrainingProcess(LearningProcess):
         call = CohortCall(
             engine=self.engine,
             layout=self.model.layout,
-            params=params,
+            task=ClientTask(
+                rows=(),
+                params=params,
+                round_num=state.round_num,
+                weighting=algorithm.weighting,
+                bounds=algorithm.aggregator.bounds(state.aggregator) or self._default_bounds,
+            ),
             clients=cohort_data(client_data, algorithm.client_work.num_passes),
-            round_num=state.round_num,
-            weighting=algorithm.weighting,
-            bounds=algorithm.aggregator.bounds(state.aggregator) or self._default_bounds,
             cancel=cancel,
             num_clients=self.num_clients,
         )

@@ -39,7 +39,7 @@ from fedcli.settings import tables
 
 RATE = 0.05
 # Who reads and writes what clients keep, for algorithms that have no `OwnVectors`.
-KEEPERS = {"local-only": (local_only.OwnModels, "send", "receive")}
+KEEPERS: dict[str, Any] = {"local-only": local_only.OwnModels}
 Taken = dict[str, list[float]]
 
 
@@ -132,10 +132,10 @@ def compare(
             return self._team.train_cohort(*args)
 
     timer.watch(Team, "train_cohort", "core")
-    keeper, send, receive = KEEPERS.get(name, (OwnVectors, "_send", "_receive"))
-    watched = getattr(keeper, send), getattr(keeper, receive)
-    timer.watch(keeper, send, "send")
-    timer.watch(keeper, receive, "receive")
+    keeper = KEEPERS.get(name, OwnVectors)
+    watched = keeper.send, keeper.receive
+    timer.watch(keeper, "send", "send")
+    timer.watch(keeper, "receive", "receive")
     model = mlp_2nn((28, 28), 10, seed=1)
     runs = []
     for each in "fedavg", name:
@@ -146,8 +146,7 @@ def compare(
     for r in range(options.warm_up + options.rounds):
         for run in runs:
             run.go(counts=r >= options.warm_up)
-    setattr(keeper, send, watched[0])
-    setattr(keeper, receive, watched[1])
+    keeper.send, keeper.receive = watched
     base, other = runs
     gradients = num_gradients(name, options.epochs)
     apart = other.median("round") - other.median("state")

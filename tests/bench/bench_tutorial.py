@@ -27,6 +27,7 @@ import fedcli.datasets.sources.store_writer as store_writer
 from fedcli import datasets
 from fedcli.core import native
 from fedcli.datasets.batches import BatchedDataset, ClientDataset
+from fedcli.learning.engines.task import ClientTask
 from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.models.zoo import softmax_regression
 from fedcli.runs.starting import start
@@ -34,7 +35,7 @@ from fedcli.settings.rules import from_options
 
 FEDCLI = str(Path(sys.executable).with_name("fedcli"))
 MODEL = softmax_regression()
-SGD_ROWS = [(0, (0.02, 0.0, 0.0))]
+SGD_ROWS = ((0, (0.02, 0.0, 0.0)),)
 # Forward and update of one example, a multiply-add counted as two.
 OPERATIONS_AN_EXAMPLE = 784 * 10 * 2 * 2
 
@@ -72,14 +73,10 @@ def cohort(data: str, num_clients: int) -> tuple[BatchedDataset, ...]:
 
 def train_once(engine: ThreadEngine, clients: Sequence[BatchedDataset]) -> None:
     """The core's call of a round: training and weighted sum. A list is prepared afresh."""
-    engine.train_cohort(
-        MODEL.layout,
-        SGD_ROWS,
-        MODEL.initial_params,
-        clients,
-        round_num=0,
-        weighting="num-examples",
+    task = ClientTask(
+        rows=SGD_ROWS, params=MODEL.initial_params, round_num=0, weighting="num-examples"
     )
+    engine.train(MODEL.layout, task, clients)
 
 
 # ---- The step kernel against the arithmetic peak ----

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from fedcli import learning
 from fedcli.core import _core, native
-from fedcli.core.native import StepKind, StepRow
+from fedcli.core.native import CancelFlag, StepKind
 from fedcli.datasets.batches import BatchedDataset, from_arrays
 from fedcli.errors import ConfigError, RunError
 from fedcli.learning import aggregators, algorithms, optimizers
 from fedcli.learning.algorithms.base import Algorithm
-from fedcli.learning.engines.contract import CohortResult, PerClient
+from fedcli.learning.engines.contract import CohortResult
+from fedcli.learning.engines.task import ClientExchange, ClientTask
 from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.learning.optimizers.optimizer import Optimizer
 from fedcli.models.layout import ParamLayout
@@ -208,21 +209,20 @@ class _Quadratics:
     def __init__(self, losses: dict[str, tuple[float, float]]) -> None:
         self.losses = losses
 
-    def train_cohort(
+    def train(
         self,
         layout: ParamLayout,
-        rows: Sequence[StepRow],
-        params: NDArray[np.float32],
+        task: ClientTask,
         clients: Iterable[BatchedDataset],
         *,
-        per_client: PerClient | None = None,
-        rate_factor: Callable[[int], float] | None = None,
-        **others: Any,
+        exchange: ClientExchange | None = None,
+        cancel: CancelFlag | None = None,
     ) -> CohortResult:
-        assert rate_factor is None
-        own, chosen = per_client or PerClient(), list(clients)
-        linear = np.zeros((len(chosen), 1)) if own.linear is None else own.linear(chosen)
-        plain = [row for row in rows if row[0] != StepKind.LINEAR]
+        assert task.schedule is None
+        chosen, params = list(clients), task.params
+        inputs = task.piece(chosen, 0, exchange).inputs
+        linear = np.zeros((len(chosen), 1)) if inputs.linear is None else inputs.linear
+        plain = [row for row in task.rows if row[0] != StepKind.LINEAR]
         deltas = np.zeros((len(chosen), len(params)), np.float32)
         stats = np.zeros(len(chosen), _core.STATS)
         for index, each in enumerate(chosen):
@@ -235,10 +235,10 @@ class _Quadratics:
                 native.apply_step(plain, step, local, params, gradient, slots)
             deltas[index] = local - params
             stats[index] = (0.0, 1.0, 0.0, 0.0, 0, num_steps, num_steps, 1)
-        factors = np.ones(len(chosen)) if own.delta_factors is None else own.delta_factors(chosen)
+        factors = np.ones(len(chosen)) if inputs.delta_factors is None else inputs.delta_factors
         delta_sum = (factors[:, np.newaxis] * deltas.astype(np.float64)).sum(axis=0)
-        if own.receive is not None:
-            own.receive(chosen, deltas, stats)
+        if exchange is not None and exchange.receives:
+            exchange.receive(chosen, deltas, stats)
         return CohortResult(delta_sum, float(len(chosen)), stats)
 
 

@@ -17,7 +17,9 @@ from fedcli.datasets.batches import BatchedDataset, from_arrays
 from fedcli.errors import ConfigError, DataError, ModelError
 from fedcli.learning import aggregators, algorithms, optimizers
 from fedcli.learning.algorithms.base import Algorithm
+from fedcli.learning.engines.task import ClientTask
 from fedcli.learning.engines.threads import ThreadEngine
+from fedcli.models.layout import ParamLayout
 from fedcli.models.model import Model
 from fedcli.models.zoo import mlp_2nn, softmax_regression
 from fedcli.settings import tables
@@ -567,9 +569,9 @@ def test_frozen_slots_that_do_not_fit_are_refused(
     frozen = FrozenSlots(np.zeros((1, num_params), np.float32), step_num)
     rows = optimizers.sgd(0.1, momentum=0.9).client_rows()
     clients, params = [from_arrays(*_client(5, 1))], np.zeros(63, np.float32)
-    given: dict[str, Any] = {"round_num": 0, "weighting": "uniform", "frozen": frozen}
+    task = ClientTask(tuple(rows), params, round_num=0, weighting="uniform", frozen=frozen)
     with pytest.raises((ValueError, _core.CoreError), match=message):
-        ThreadEngine(1).train_cohort(_model().layout, rows, params, clients, **given)
+        ThreadEngine(1).train(_model().layout, task, clients)
 
 
 def test_mime_lite_reads_a_generator_once() -> None:
@@ -664,14 +666,14 @@ def test_threads_change_no_byte(num_threads: int) -> None:
 @pytest.mark.parametrize("collect", [list, tuple, iter])
 def test_pieces_of_a_cohort_change_no_byte(collect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def train() -> tuple[bytes, float, bytes]:
-        cohort = ThreadEngine(2).train_cohort(
-            _model().layout,
-            optimizers.sgd(0.1).client_rows(),
-            _model().initial_params,
-            collect(from_arrays(*each, client_id=str(i)) for i, each in enumerate(_cohort())),
+        task = ClientTask(
+            rows=tuple(optimizers.sgd(0.1).client_rows()),
+            params=_model().initial_params,
             round_num=0,
             weighting="num-examples",
         )
+        clients = (from_arrays(*each, client_id=str(i)) for i, each in enumerate(_cohort()))
+        cohort = ThreadEngine(2).train(_model().layout, task, collect(clients))
         return cohort.delta_sum.tobytes(), cohort.weight_sum, cohort.stats.tobytes()
 
     whole = train()
@@ -686,11 +688,9 @@ def test_a_kept_cohort_does_not_stand_in_for_another_or_another_model() -> None:
     )
 
     def train(model: Model, clients: tuple[BatchedDataset, ...], engine: ThreadEngine) -> bytes:
-        rows = optimizers.sgd(0.1).client_rows()
-        cohort = engine.train_cohort(
-            model.layout, rows, model.initial_params, clients, round_num=0, weighting="uniform"
-        )
-        return cohort.delta_sum.tobytes()
+        rows = tuple(optimizers.sgd(0.1).client_rows())
+        task = ClientTask(rows, model.initial_params, round_num=0, weighting="uniform")
+        return engine.train(model.layout, task, clients).delta_sum.tobytes()
 
     wide = softmax_regression(SHAPE, NUM_CLASSES + 20)
     for model, clients in ((_model(), first), (_model(), second), (wide, second), (wide, first)):
@@ -1112,11 +1112,9 @@ class _FakeEngine:
 
     asked: list[tuple[int, str]]
 
-    def train_cohort(self, *args: Any, round_num: int, weighting: str, **others: Any) -> Any:
-        self.asked.append((round_num, weighting))
-        return ThreadEngine(1).train_cohort(
-            *args, round_num=round_num, weighting=weighting, **others
-        )
+    def train(self, layout: ParamLayout, task: ClientTask, *args: Any, **others: Any) -> Any:
+        self.asked.append((task.round_num, task.weighting))
+        return ThreadEngine(1).train(layout, task, *args, **others)
 
 
 def test_another_engine_can_compute_the_clients() -> None:

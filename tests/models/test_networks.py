@@ -16,6 +16,7 @@ from fedcli.core.native import StepKind, StepRow
 from fedcli.core.seeds import Purpose, StreamKey, client_key
 from fedcli.datasets.batches import BatchedDataset, from_arrays
 from fedcli.learning import optimizers
+from fedcli.learning.engines.task import ClientTask
 from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.models.layers import (
     Activation,
@@ -339,14 +340,9 @@ def test_an_anchor_s_gradient_sees_the_same_masks() -> None:
     images = np.random.default_rng(6).normal(size=(9, 3, 2)).astype(np.float32)
     client = from_arrays(images, np.arange(9) % 2, client_id="client").client
     for clip in (), ((StepKind.CLIP, (1e9,)),):  # into the parameters at once, or with a gradient
-        rows = [(StepKind.ANCHOR, ()), *clip, (StepKind.SGD, (0.5, 0.0, 0.0))]
-        result = ThreadEngine(2).train_cohort(
-            layout,
-            rows,
-            params,
-            [client.preprocess(epochs=1, batch_size=9, shuffle_buffer=9)],
-            round_num=3,
-            weighting="uniform",
-        )
+        rows = ((StepKind.ANCHOR, ()), *clip, (StepKind.SGD, (0.5, 0.0, 0.0)))
+        task = ClientTask(rows=rows, params=params, round_num=3, weighting="uniform")
+        clients = [client.preprocess(epochs=1, batch_size=9, shuffle_buffer=9)]
+        result = ThreadEngine(2).train(layout, task, clients)
         # a rounding of parameters below 4 each way
         np.testing.assert_allclose(result.delta_sum, 0, atol=5e-7)

@@ -25,6 +25,7 @@ from fedcli.datasets.batches import ArraySpec, from_arrays
 from fedcli.errors import ConfigError, DataError, ModelError
 from fedcli.learning import aggregators, algorithms, optimizers
 from fedcli.learning.engines.python_models import PythonEngine
+from fedcli.learning.engines.task import ClientTask
 from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.learning.process import LearningProcess
 from fedcli.models.model import Model
@@ -206,14 +207,10 @@ def test_mean_gradients_keep_their_digits_beside_large_weights(is_own: bool) -> 
     model = wrap(Small) if is_own else softmax_regression(SHAPE, NUM_CLASSES)
     engine = PythonEngine(model) if isinstance(model, PythonModel) else ThreadEngine(2)
     params = np.full(model.layout.num_params, 8.0, np.float32)
-    result = engine.train_cohort(
-        model.layout,
-        [(StepKind.GRADIENT, ())],
-        params,
-        (dataset,),
-        round_num=0,
-        weighting="uniform",
+    task = ClientTask(
+        rows=((StepKind.GRADIENT, ()),), params=params, round_num=0, weighting="uniform"
     )
+    result = engine.train(model.layout, task, (dataset,))
     # All weights alike, so are the probabilities.
     residuals = 1.0 / NUM_CLASSES - np.eye(NUM_CLASSES)[labels]
     images = pixels.reshape(40, -1).astype(np.float64)

@@ -26,7 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.learning.aggregators.mean import weighted_mean
-from fedcli.learning.engines.contract import NO_BOUNDS, CohortResult, DeltaBounds
+from fedcli.learning.engines.contract import CohortResult
+from fedcli.learning.engines.task import NO_BOUNDS, DeltaBounds
 
 
 class Quantile(NamedTuple):

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from fedcli.learning.aggregators.bounded import AdaptiveRobust, NormBound
 from fedcli.learning.aggregators.mean import Mean
-from fedcli.learning.engines.contract import CohortResult, DeltaBounds
+from fedcli.learning.engines.contract import CohortResult
+from fedcli.learning.engines.task import DeltaBounds
 from fedcli.settings import options as opt
 from fedcli.settings import tables
 from fedcli.settings.options import Value

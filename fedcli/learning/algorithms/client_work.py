@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from fedcli.core.native import CancelFlag, FrozenSlots, StepKind, StepRow
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.errors import ConfigError
-from fedcli.learning.engines.contract import CohortResult, DeltaBounds, Engine, PerClient
+from fedcli.learning.engines.contract import CohortResult, Engine
+from fedcli.learning.engines.task import NO_INPUTS, ClientExchange, ClientInputs, ClientTask
 from fedcli.learning.optimizers.optimizer import Optimizer
 from fedcli.models.layout import ParamLayout
 from fedcli.settings import tables
@@ -25,24 +26,28 @@ class CohortCall:
     Attributes:
         engine: What computes the clients.
         layout: The model.
-        params: Global parameters, float32 [num_params].
+        task: What clients do, but for the rows of their local steps.
         clients: The cohort's data; they can be gone through again if the work makes many passes.
-        round_num: Rounds completed so far.
-        weighting: Client weights, `num-examples` or `uniform`.
-        bounds: What the aggregator keeps deltas within.
         cancel: Stops the call from outside.
         num_clients: How many may take part, in this round or another; None: not known.
     """
 
     engine: Engine
     layout: ParamLayout
-    params: NDArray[np.float32]
+    task: ClientTask
     clients: Iterable[BatchedDataset]
-    round_num: int
-    weighting: str
-    bounds: DeltaBounds | None
     cancel: CancelFlag | None
     num_clients: int | None = None
+
+    @property
+    def params(self) -> NDArray[np.float32]:
+        """Global parameters, float32 [num_params]."""
+        return self.task.params
+
+    @property
+    def round_num(self) -> int:
+        """Rounds completed so far."""
+        return self.task.round_num
 
     @property
     def population_size(self) -> int:
@@ -57,6 +62,10 @@ class CohortCall:
             )
         return self.num_clients
 
+    def without_bounds(self) -> CohortCall:
+        """Returns the call for what is no model delta, which the aggregator's bounds are not of."""
+        return replace(self, task=replace(self.task, bounds=None))
+
     def train(
         self,
         optimizer: Optimizer,
@@ -64,7 +73,8 @@ class CohortCall:
         frozen: FrozenSlots | None = None,
         *,
         first: Sequence[StepRow] = (),
-        per_client: PerClient | None = None,
+        inputs: ClientInputs = NO_INPUTS,
+        exchange: ClientExchange | None = None,
     ) -> CohortResult:
         """Returns the model deltas of clients that take local steps.
 
@@ -73,35 +83,26 @@ class CohortCall:
             terms: Rows of what the algorithm adds to the gradient, once that is clipped.
             frozen: The optimizer state that every step starts from; None: each client has its own.
             first: Rows that act before the optimizer, its clipping included, sees the gradient.
-            per_client: What single clients are given and send back.
+            inputs: What clients are sent beside the parameters, without an exchange.
+            exchange: What is sent to single clients and received from them.
         """
         optimizer = optimizer.at(self.round_num)
-        rows = [*first, *optimizer.client_rows(terms)]
-        return self._run(rows, frozen, optimizer.rate_factor, per_client)
+        task = replace(
+            self.task,
+            rows=(*first, *optimizer.client_rows(terms)),
+            frozen=frozen,
+            schedule=optimizer.local_schedule,
+            inputs=inputs,
+        )
+        return self._run(task, exchange)
 
     def take_gradients(self) -> CohortResult:
         """Returns in place of model deltas minus the mean gradients at the global parameters."""
-        return self._run([(StepKind.GRADIENT, ())])
+        return self._run(replace(self.task, rows=((StepKind.GRADIENT, ()),)))
 
-    def _run(
-        self,
-        rows: Sequence[StepRow],
-        frozen: FrozenSlots | None = None,
-        rate_factor: Callable[[int], float] | None = None,
-        per_client: PerClient | None = None,
-    ) -> CohortResult:
-        return self.engine.train_cohort(
-            self.layout,
-            rows,
-            self.params,
-            self.clients,
-            round_num=self.round_num,
-            weighting=self.weighting,
-            bounds=self.bounds,
-            frozen=frozen,
-            rate_factor=rate_factor,
-            per_client=per_client,
-            cancel=self.cancel,
+    def _run(self, task: ClientTask, exchange: ClientExchange | None = None) -> CohortResult:
+        return self.engine.train(
+            self.layout, task, self.clients, exchange=exchange, cancel=self.cancel
         )
 
 

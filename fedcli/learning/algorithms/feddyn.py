@@ -72,7 +72,7 @@ class FedDynWork:
         nothing = np.zeros(len(call.params), np.float32)
         bends = OwnVectors(state["client_bends"], nothing, lambda _: -self.alpha)
         terms = (StepKind.PROXIMAL, (self.alpha,)), (StepKind.LINEAR, ())
-        trained = call.train(self.optimizer, terms, per_client=bends.per_client)
+        trained = call.train(self.optimizer, terms, exchange=bends)
         bend = np.divide(bends.change, population_size, out=bends.change)
         bend += state["bend"]
         mean_params = call.params + weighted_mean(trained)

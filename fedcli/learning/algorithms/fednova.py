@@ -26,7 +26,7 @@ as well, are left out; a client that takes no step has a_k = 0 and counts in no 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, ClassVar
@@ -39,7 +39,8 @@ from fedcli.errors import ConfigError
 from fedcli.learning.aggregators.contract import StreamingAggregator
 from fedcli.learning.algorithms.base import Algorithm
 from fedcli.learning.algorithms.client_work import CohortCall
-from fedcli.learning.engines.contract import CohortResult, PerClient
+from fedcli.learning.engines.contract import CohortResult
+from fedcli.learning.engines.task import ClientInputs
 from fedcli.learning.optimizers.optimizer import Optimizer
 
 
@@ -60,20 +61,43 @@ class FedNovaWork:
     ) -> tuple[CohortResult, dict[str, Any]]:
         """Trains the cohort once."""
         steps = cache(self.optimizer.at(call.round_num).unit_steps)
-
-        def shares(clients: Sequence[BatchedDataset]) -> NDArray[np.float64]:
-            counted = np.array([steps(each.plan.num_batches(len(each.client))) for each in clients])
-            factors: NDArray[np.float64] = np.zeros(len(clients))
-            np.divide(1.0, counted, out=factors, where=counted > 0.0)
-            return factors
-
-        trained = call.train(self.optimizer, per_client=PerClient(delta_factors=shares))
+        trained = call.train(self.optimizer, exchange=_StepShares(steps))
         weights = trained.stats["weight"]
         counted = [steps(num_batches) for num_batches in trained.stats["num_batches"].tolist()]
         if not trained.weight_sum:
             return trained, dict(state)
         effective = float(np.dot(weights, counted)) / trained.weight_sum
         return replace(trained, delta_sum=trained.delta_sum * effective), dict(state)
+
+
+@dataclass(frozen=True)
+class _StepShares:
+    """Divides each client's delta by a_k; a `ClientExchange`.
+
+    Attributes:
+        unit_steps: Returns a_k of so many local steps.
+    """
+
+    num_vectors: ClassVar[int] = 0
+    receives: ClassVar[bool] = False
+
+    unit_steps: Callable[[int], float]
+
+    def send(self, clients: Sequence[BatchedDataset]) -> ClientInputs:
+        """Returns 1 / a_k, and 0 of a client that takes no step."""
+        num_steps = (each.plan.num_batches(len(each.client)) for each in clients)
+        counted = np.array([self.unit_steps(each) for each in num_steps])
+        factors: NDArray[np.float64] = np.zeros(len(clients))
+        np.divide(1.0, counted, out=factors, where=counted > 0.0)
+        return ClientInputs(delta_factors=factors)
+
+    def receive(
+        self,
+        clients: Sequence[BatchedDataset],
+        deltas: NDArray[np.float32],
+        stats: NDArray[np.void],
+    ) -> None:
+        """Is not called."""
 
 
 def build(

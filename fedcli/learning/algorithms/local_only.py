@@ -18,6 +18,7 @@ empty, and options of the server and of aggregation are refused.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -30,7 +31,8 @@ from fedcli.learning.aggregators.contract import StreamingAggregator
 from fedcli.learning.algorithms.base import OWN_MODELS, Algorithm
 from fedcli.learning.algorithms.client_work import CohortCall
 from fedcli.learning.client_states import ClientStates, NextClientStates
-from fedcli.learning.engines.contract import CohortResult, PerClient
+from fedcli.learning.engines.contract import CohortResult
+from fedcli.learning.engines.task import ClientInputs
 from fedcli.learning.optimizers.optimizer import Optimizer
 
 
@@ -55,28 +57,33 @@ class OwnSteps:
     ) -> tuple[CohortResult, dict[str, Any]]:
         """Trains the cohort once, each client from its own model."""
         models = OwnModels(state[OWN_MODELS].next_version(), call.params)
-        per_client = PerClient(starts=models.send, receive=models.receive)
-        return call.train(self.optimizer, per_client=per_client), {OWN_MODELS: models.next.after}
+        return call.train(self.optimizer, exchange=models), {OWN_MODELS: models.next.after}
 
 
 class OwnModels:
-    """The d_k of a round under way."""
+    """The d_k of a round under way; a `ClientExchange`."""
+
+    num_vectors = 1
+    receives = True
 
     def __init__(self, states: NextClientStates, params: NDArray[np.float32]) -> None:
         """Takes the version to be written, and the initial model [num_params]."""
         self.next = states
         self._params = params
-        self._before: list[NDArray[np.float32]] = []
+        # The d_k that the pieces which are not received yet started from.
+        self._before: deque[list[NDArray[np.float32]]] = deque()
 
-    def send(self, clients: Sequence[BatchedDataset]) -> NDArray[np.float32]:
+    def send(self, clients: Sequence[BatchedDataset]) -> ClientInputs:
         """Returns their models as they were before the round: float32 [num_clients, num_params]."""
         num_params = len(self._params)
-        starts = self.next.memory(len(clients), num_params)
+        shape = len(clients), num_params
+        starts = np.empty(shape, np.float32) if self._before else self.next.memory(*shape)
         ids = [each.client.client_id for each in clients]
-        self._before = [self.next.before.read(each, num_params) for each in ids]
-        for start, before in zip(starts, self._before, strict=True):
-            np.add(self._params, before, out=start)
-        return starts
+        before = [self.next.before.read(each, num_params) for each in ids]
+        for start, vector in zip(starts, before, strict=True):
+            np.add(self._params, vector, out=start)
+        self._before.append(before)
+        return ClientInputs(starts=starts)
 
     def receive(
         self,
@@ -85,7 +92,8 @@ class OwnModels:
         stats: NDArray[np.void],
     ) -> None:
         """Keeps what the steps of those clients made of their models."""
-        for client, before, delta, stat in zip(clients, self._before, deltas, stats, strict=True):
+        rows = zip(clients, self._before.popleft(), deltas, stats, strict=True)
+        for client, before, delta, stat in rows:
             if not (stat["is_finite"] and stat["num_batches"]):
                 continue
             with np.errstate(over="ignore"):

@@ -28,20 +28,20 @@ the paper: in it every client of the cohort counts the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core.native import StepKind
-from fedcli.datasets.batches import BatchedDataset
 from fedcli.learning.aggregators.contract import StreamingAggregator
 from fedcli.learning.aggregators.mean import weighted_mean
 from fedcli.learning.algorithms.base import Algorithm
 from fedcli.learning.algorithms.client_work import CohortCall, check_freezable
-from fedcli.learning.engines.contract import CohortResult, PerClient
+from fedcli.learning.engines.contract import CohortResult
+from fedcli.learning.engines.task import ClientInputs
 from fedcli.learning.optimizers.optimizer import Optimizer, frozen_slots
 
 
@@ -61,19 +61,16 @@ class MimeWork:
         self, call: CohortCall, state: Mapping[str, Any]
     ) -> tuple[CohortResult, dict[str, Any]]:
         """Takes the gradients of the cohort, then trains it."""
-        gradients = replace(call, bounds=None).take_gradients()
+        gradients = call.without_bounds().take_gradients()
         mean_gradient = -weighted_mean(gradients)
         if not np.isfinite(mean_gradient).all():
             return gradients, dict(state)  # their sum has no mean, so the server rejects it
-
-        def everybody_s(clients: Sequence[BatchedDataset]) -> NDArray[np.float32]:
-            return mean_gradient[np.newaxis]
 
         trained = call.train(
             self.base,
             frozen=frozen_slots(state),
             first=((StepKind.ANCHOR, ()), (StepKind.LINEAR, ())),
-            per_client=PerClient(linear=everybody_s),
+            inputs=ClientInputs(linear=mean_gradient[np.newaxis]),
         )
         zeros = np.zeros_like(call.params)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):

@@ -66,7 +66,7 @@ class MimeLiteWork:
                 each if is_kept else each.without_examples()
                 for each, is_kept in zip(call.clients, is_finite.tolist(), strict=True)
             )
-        gradients = replace(call, clients=clients, bounds=None).take_gradients()
+        gradients = replace(call.without_bounds(), clients=clients).take_gradients()
         mean_gradient = -weighted_mean(gradients)
         if not np.isfinite(mean_gradient).all():
             return trained, dict(state)

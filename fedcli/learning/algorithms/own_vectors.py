@@ -10,6 +10,7 @@ One that comes twice in a cohort starts both times from the same v_k and keeps t
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -18,16 +19,19 @@ from numpy.typing import NDArray
 from fedcli.core import native
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.learning.client_states import ClientStates
-from fedcli.learning.engines.contract import PerClient
+from fedcli.learning.engines.task import ClientInputs
 
 
 class OwnVectors:
-    """The v_k of a round under way.
+    """The v_k of a round under way; a `ClientExchange`.
 
     Attributes:
         after: The v_k, those that have moved included.
         change: The sum of v_k' - v_k so far, float64 [num_params].
     """
+
+    num_vectors = 1
+    receives = True
 
     def __init__(
         self,
@@ -48,34 +52,33 @@ class OwnVectors:
         self._next = states.next_version()
         self._base = base
         self._factor_of = factor_of
-        self._sent: NDArray[np.float32] = np.empty((0, len(base)), np.float32)
-        self._before: list[NDArray[np.float32]] = []
+        # What was sent to the pieces that are not received yet, and their v_k.
+        self._sent: deque[tuple[NDArray[np.float32], list[NDArray[np.float32]]]] = deque()
         self._moved: set[str] = set()
         self.after = self._next.after
         self.change: NDArray[np.float64] = np.zeros(len(base))
 
-    @property
-    def per_client(self) -> PerClient:
-        """What the engine is to give and to take."""
-        return PerClient(linear=self._send, receive=self._receive)
-
-    def _send(self, clients: Sequence[BatchedDataset]) -> NDArray[np.float32]:
+    def send(self, clients: Sequence[BatchedDataset]) -> ClientInputs:
+        """Returns their s: float32 [num_clients, num_params] for the linear term."""
         num_params = len(self._base)
-        self._sent = self._next.memory(len(clients), num_params)
+        shape = len(clients), num_params
+        rows = np.empty(shape, np.float32) if self._sent else self._next.memory(*shape)
         ids = [each.client.client_id for each in clients]
-        self._before = [self._next.before.read(each, num_params) for each in ids]
-        for row, before in zip(self._sent, self._before, strict=True):
-            np.subtract(self._base, before, out=row)
-        return self._sent
+        before = [self._next.before.read(each, num_params) for each in ids]
+        for row, vector in zip(rows, before, strict=True):
+            np.subtract(self._base, vector, out=row)
+        self._sent.append((rows, before))
+        return ClientInputs(linear=rows)
 
-    def _receive(
+    def receive(
         self,
         clients: Sequence[BatchedDataset],
         deltas: NDArray[np.float32],
         stats: NDArray[np.void],
     ) -> None:
-        rows = zip(clients, self._before, self._sent, deltas, stats, strict=True)
-        for each, before, sent, delta, stat in rows:
+        """Keeps what the steps of those clients made of their v_k."""
+        rows = zip(clients, *self._sent.popleft(), deltas, stats, strict=True)
+        for each, sent, before, delta, stat in rows:
             factor = self._factor_of(stat) if stat["is_finite"] and stat["num_batches"] else None
             if factor is not None and native.move_own(factor, sent, delta):
                 self._set(each.client.client_id, before, delta)

@@ -69,9 +69,7 @@ class ScaffoldWork:
 
         control = state["control"]
         controls = OwnVectors(state["client_controls"], control.astype(np.float32), factor_of)
-        trained = call.train(
-            self.optimizer, ((StepKind.LINEAR, ()),), per_client=controls.per_client
-        )
+        trained = call.train(self.optimizer, ((StepKind.LINEAR, ()),), exchange=controls)
         moved = np.divide(controls.change, population_size, out=controls.change)
         moved += control
         return trained, {"control": moved, "client_controls": controls.after}

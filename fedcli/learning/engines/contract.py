@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.core.native import CancelFlag, FrozenSlots, StepRow
+from fedcli.core.native import CancelFlag
 from fedcli.datasets.batches import BatchedDataset, ClientDataset
 from fedcli.errors import DataError
+from fedcli.learning.engines.task import ClientExchange, ClientTask
 from fedcli.models.layout import ParamLayout
 
 # Clients whose pixels the engine holds at a time; a larger cohort goes through in pieces.
 PIECE_BYTES = 64 << 20
 BLOCK_CLIENTS = 8  # pieces end where the core's blocks do (FED_BLOCK_CLIENTS)
-
-
-class DeltaBounds(NamedTuple):
-    """What a model delta may be at most, whatever its client; infinity: no bound.
-
-    Attributes:
-        max_abs: A delta with a larger entry counts as zeros, with its weight.
-        norm: A delta that is longer (L2, over all tensors) is scaled to this length.
-    """
-
-    max_abs: float
-    norm: float
-
-
-NO_BOUNDS = DeltaBounds(math.inf, math.inf)
 
 
 class Scores(NamedTuple):
@@ -45,36 +32,6 @@ class Scores(NamedTuple):
 
     values: NDArray[np.floating]
     are_logits: bool
-
-
-@dataclass(frozen=True)
-class PerClient:
-    """What single clients are given and send back, beside what their cohort has in common.
-
-    Each is called with some clients of the cohort at a time, in cohort order.
-
-    Attributes:
-        linear: Returns what the step's LINEAR row adds to their gradients: float32
-            [num_clients, num_params], or [1, num_params] that is everybody's.
-        delta_factors: Returns what each delta is multiplied by in the sum, >= 0: float64
-            [num_clients].
-        starts: Returns what each takes for the server's parameters, float32 [num_clients,
-            num_params]; then no delta enters the sum, and there are no delta_factors.
-        receive: Takes their model deltas, float32 [num_clients, num_params] that it may write to
-            until it returns, and their stats; what stands where `is_finite` is 0 means nothing.
-    """
-
-    linear: Callable[[Sequence[BatchedDataset]], NDArray[np.float32]] | None = None
-    delta_factors: Callable[[Sequence[BatchedDataset]], NDArray[np.float64]] | None = None
-    starts: Callable[[Sequence[BatchedDataset]], NDArray[np.float32]] | None = None
-    receive: (
-        Callable[[Sequence[BatchedDataset], NDArray[np.float32], NDArray[np.void]], None] | None
-    ) = None
-
-    @property
-    def num_vectors(self) -> int:
-        """Parameter-sized vectors that each client of a call needs."""
-        return sum(each is not None for each in (self.linear, self.starts, self.receive))
 
 
 @dataclass(frozen=True)
@@ -101,22 +58,33 @@ class Engine(Protocol):
     def num_threads(self) -> int:
         """Threads that compute."""
 
-    def train_cohort(
+    def train(
         self,
         layout: ParamLayout,
-        rows: Sequence[StepRow],
-        params: NDArray[np.float32],
+        task: ClientTask,
         clients: Iterable[BatchedDataset],
         *,
-        round_num: int,
-        weighting: str,
-        bounds: DeltaBounds | None = None,
-        frozen: FrozenSlots | None = None,
-        rate_factor: Callable[[int], float] | None = None,
-        per_client: PerClient | None = None,
+        exchange: ClientExchange | None = None,
         cancel: CancelFlag | None = None,
     ) -> CohortResult:
-        """Trains each client from `params` and sums the model deltas; see `ThreadEngine`."""
+        """Trains each client as the task says and sums the weighted model deltas.
+
+        The sum is over blocks of `BLOCK_CLIENTS` consecutive clients, each added in order, and over
+        the blocks by a fixed binary tree, in float64: whoever computes a client, the bytes are the
+        same.
+
+        Args:
+            layout: The model.
+            task: What the clients do.
+            clients: The cohort, read as the work goes on: some `PIECE_BYTES` of pixels at once.
+            exchange: What is sent to single clients and received from them; None: the task has all
+                that is sent, and nothing is received.
+            cancel: Raised from another thread, stops the call within a local step.
+
+        Raises:
+            Cancelled: `cancel` was raised.
+            DataError: A client's images do not fit the model, or a label is outside its classes.
+        """
 
     def evaluate(
         self,
@@ -137,6 +105,25 @@ class Engine(Protocol):
         cancel: CancelFlag | None = None,
     ) -> Scores:
         """Returns the scores of all examples; see `ThreadEngine`."""
+
+
+def numbered(
+    clients: Iterable[BatchedDataset], occurrences: Sequence[int] | None = None
+) -> Iterator[tuple[BatchedDataset, int]]:
+    """Yields each client and how many copies of it come before: counted, or as `occurrences` say.
+
+    Args:
+        clients: The clients of a call, in order.
+        occurrences: See `ClientTask`.
+    """
+    if occurrences is not None:
+        yield from zip(clients, occurrences, strict=True)
+        return
+    seen: Counter[str] = Counter()
+    for dataset in clients:
+        client_id = dataset.client.client_id
+        yield dataset, seen[client_id]
+        seen[client_id] += 1
 
 
 def check_images(client: ClientDataset, layout: ParamLayout) -> None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -18,19 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core import native, seeds
-from fedcli.core.native import CancelFlag, Cancelled, FrozenSlots, StepKind, StepRow, WeightedSum
+from fedcli.core.native import CancelFlag, Cancelled, StepKind, WeightedSum
 from fedcli.datasets import batches
 from fedcli.datasets.batch_plan import BatchPlan
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.errors import ConfigError, DataError
 from fedcli.learning.engines.contract import (
     CohortResult,
-    DeltaBounds,
-    PerClient,
     Scores,
     check_images,
     label_fault,
+    numbered,
 )
+from fedcli.learning.engines.task import ClientExchange, ClientTask, DeltaBounds
 from fedcli.learning.optimizers.optimizer import clipped
 from fedcli.models.layout import ParamLayout
 from fedcli.models.own.loading import PythonModel
@@ -57,24 +56,16 @@ class PythonEngine:
         stats = native.STATS
         self._stats = np.dtype([*((name, stats[name]) for name in stats.names or ()), *own])
 
-    def train_cohort(
+    def train(
         self,
         layout: ParamLayout,
-        rows: Sequence[StepRow],
-        params: Params,
+        task: ClientTask,
         clients: Iterable[BatchedDataset],
         *,
-        round_num: int,
-        weighting: str,
-        bounds: DeltaBounds | None = None,
-        frozen: FrozenSlots | None = None,
-        rate_factor: Callable[[int], float] | None = None,
-        per_client: PerClient | None = None,
+        exchange: ClientExchange | None = None,
         cancel: CancelFlag | None = None,
     ) -> CohortResult:
-        """Trains each client from `params` and sums the weighted model deltas.
-
-        Arguments as `ThreadEngine.train_cohort`.
+        """See `Engine.train`.
 
         Raises:
             Cancelled: `cancel` was raised.
@@ -82,46 +73,46 @@ class PythonEngine:
             DataError: A client's images do not fit the model, or a label is outside its classes.
             ModelError: The user's code fails, or breaks its contract.
         """
-        if any(kind == StepKind.ANCHOR for kind, _ in rows):
+        if any(kind == StepKind.ANCHOR for kind, _ in task.rows):
             raise ConfigError(
                 "the algorithm takes the gradient of each batch twice, which the metrics of "
                 f"{self._model.name} would count twice; choose another, or a model of layers"
             )
-        own = per_client or PerClient()
         total = WeightedSum(layout.num_params)
         records = []
         with self._running(layout) as network:
-            for dataset, occurrence in _numbered(clients, layout):
-                linear = None if own.linear is None else own.linear([dataset])[0]
-                steps = _LocalSteps(
-                    network,
-                    rows,
-                    params if own.starts is None else own.starts([dataset])[0],
-                    frozen=frozen,
-                    shapes=layout.shapes,
-                    rate_factor=rate_factor,
-                    linear=linear,
-                    cancel=cancel,
-                )
-                stats = self._start(network, dataset, round_num, occurrence)
-                with np.errstate(over="ignore", invalid="ignore"):  # infinity - infinity
-                    delta = steps.run(dataset, round_num, occurrence, stats)
-                if np.isfinite(delta).all():
-                    self._finish(network, stats)
-                else:
-                    stats = np.zeros(1, self._stats)
-                factor = _bounding_factor(delta, bounds, stats)
-                stats["weight"] = _weight(stats, weighting)
-                if own.starts is not None:
-                    factor = 0.0
-                elif own.delta_factors is not None:
-                    factor *= float(own.delta_factors([dataset])[0])
-                total.add([delta], [float(stats["weight"][0]) * factor])
-                if own.receive is not None:
-                    own.receive([dataset], delta[np.newaxis], stats)
+            counted = _checked(clients, layout, task.occurrences)
+            for index, (dataset, occurrence) in enumerate(counted):
+                alone = task.piece([dataset], index, exchange)
+                delta, stats = self._train_one(network, layout, alone, dataset, occurrence, cancel)
+                total.add([delta], [float(stats["weight"][0]) * _factor(alone, stats)])
+                if exchange is not None and exchange.receives:
+                    exchange.receive([dataset], delta[np.newaxis], stats)
                 records.append(stats)
         stats = self._joined(records)
         return CohortResult(total.total()[0], float(stats["weight"].sum()), stats)
+
+    def _train_one(
+        self,
+        network: Network,
+        layout: ParamLayout,
+        task: ClientTask,
+        dataset: BatchedDataset,
+        occurrence: int,
+        cancel: CancelFlag | None,
+    ) -> tuple[Params, NDArray[np.void]]:
+        """Returns the model delta [num_params] of the one client of a task, and its record."""
+        steps = _LocalSteps(network, task, layout.shapes, cancel)
+        stats = self._start(network, dataset, task.round_num, occurrence)
+        with np.errstate(over="ignore", invalid="ignore"):  # infinity - infinity
+            delta = steps.run(dataset, task.round_num, occurrence, stats)
+        if np.isfinite(delta).all():
+            self._finish(network, stats)
+        else:
+            stats = np.zeros(1, self._stats)
+        _measure(delta, task.bounds, stats)
+        stats["weight"] = _weight(stats, task.weighting)
+        return delta, stats
 
     def evaluate(
         self,
@@ -141,7 +132,7 @@ class PythonEngine:
         records = []
         with self._running(layout) as network:
             network.set_params(params)
-            for dataset, occurrence in _numbered(clients, layout):
+            for dataset, occurrence in _checked(clients, layout):
                 stats = self._start(network, dataset, 0, occurrence)
                 for batch in dataset.in_round(0, occurrence):
                     _poll(cancel)
@@ -172,7 +163,7 @@ class PythonEngine:
         parts = []
         with self._running(layout) as network:
             network.set_params(params)
-            for dataset, occurrence in _numbered(clients, layout):
+            for dataset, occurrence in _checked(clients, layout):
                 self._start(network, dataset, 0, occurrence)
                 once = replace(dataset, plan=BatchPlan(batch_size=dataset.plan.batch_size))
                 for batch in once.in_round():
@@ -238,26 +229,22 @@ class _LocalSteps:
     def __init__(
         self,
         network: Network,
-        rows: Sequence[StepRow],
-        params: Params,
-        *,
-        frozen: FrozenSlots | None,
+        task: ClientTask,
         shapes: Sequence[tuple[int, ...]],
-        rate_factor: Callable[[int], float] | None,
-        linear: Params | None,
         cancel: CancelFlag | None,
     ) -> None:
-        """Takes the step table and the parameters that the client starts from."""
-        self._rate_factor = rate_factor
-        self._linear = linear
-        self._has_linear = any(kind == StepKind.LINEAR for kind, _ in rows)
+        """Takes the task of one client."""
+        linear, _, starts = task.inputs
+        self._linear: Params | None = None if linear is None else linear[0]
+        self._has_linear = any(kind == StepKind.LINEAR for kind, _ in task.rows)
+        self._task = task
         self._network = network
-        self._rows = rows
-        self._server = params
-        self._frozen = frozen
+        self._rows = task.rows
+        self._server: Params = task.params if starts is None else starts[0]
+        self._frozen = task.frozen
         self._shapes = shapes
         self._cancel = cancel
-        self._takes_gradient = rows[0][0] == StepKind.GRADIENT
+        self._takes_gradient = task.rows[0][0] == StepKind.GRADIENT
 
     def run(
         self, dataset: BatchedDataset, round_num: int, occurrence: int, stats: NDArray[np.void]
@@ -270,7 +257,7 @@ class _LocalSteps:
             slots = native.initial_slots(self._rows, len(params))
         num_visits = dataset.plan.num_visits(len(dataset.client))
         network.set_params(params)
-        num_steps = 0
+        factors = self._task.rate_factors(dataset.plan.num_batches(len(dataset.client)))
         for step_num, batch in enumerate(dataset.in_round(round_num, occurrence), 1):
             _poll(self._cancel)
             labels = batch["y"][:, 0]
@@ -281,11 +268,10 @@ class _LocalSteps:
                 with np.errstate(over="ignore", invalid="ignore"):
                     minus_gradient -= result.gradient * np.float32(len(labels) / num_visits)
                 continue
+            factor = 1.0 if factors is None else float(factors[step_num - 1])
             if self._frozen is not None:
                 step_num, slots = self._frozen.step_num, self._frozen_slots()
-            factor = 1.0 if self._rate_factor is None else self._rate_factor(num_steps)
             self._step(step_num, params, result.gradient, slots, factor)
-            num_steps += 1
             network.set_params(params)
         return minus_gradient if self._takes_gradient else params - self._server
 
@@ -321,19 +307,19 @@ class _LocalSteps:
         return slots.reshape(len(slots), len(self._server)).copy()
 
 
-def _numbered(
-    clients: Iterable[BatchedDataset], layout: ParamLayout
+def _checked(
+    clients: Iterable[BatchedDataset],
+    layout: ParamLayout,
+    occurrences: Sequence[int] | None = None,
 ) -> Iterator[tuple[BatchedDataset, int]]:
     """Each client, checked, and which copy of itself in the cohort it is."""
-    seen: Counter[str] = Counter()
-    for dataset in clients:
+    for dataset, occurrence in numbered(clients, occurrences):
         client = dataset.client
         check_images(client, layout)
         index = batches.first_outside(client.labels, layout.num_classes)
         if index is not None:
             raise DataError(label_fault(client, index, client.labels[index]))
-        yield dataset, seen[client.client_id]
-        seen[client.client_id] += 1
+        yield dataset, occurrence
 
 
 def _are_probabilities(scores: NDArray[np.floating]) -> bool:
@@ -361,14 +347,24 @@ def _weight(stats: NDArray[np.void], weighting: str) -> float:
     return 1.0 if weighting == "uniform" else float(stats["num_examples"][0])
 
 
-def _bounding_factor(delta: Params, bounds: DeltaBounds | None, stats: NDArray[np.void]) -> float:
-    """What keeps a delta within bounds; its size goes into the record."""
+def _measure(delta: Params, bounds: DeltaBounds | None, stats: NDArray[np.void]) -> None:
+    """Writes the size of a delta into its record, if it is to be kept within bounds."""
     if bounds is None or not stats["is_finite"][0]:
-        return 1.0
-    max_abs = float(np.abs(delta).max())
-    norm = math.sqrt(float(np.sum(np.square(delta, dtype=np.float64))))
-    stats["max_abs"] = max_abs
-    if max_abs > bounds.max_abs:
+        return
+    stats["max_abs"] = float(np.abs(delta).max())
+    if stats["max_abs"][0] <= bounds.max_abs:
+        stats["norm"] = math.sqrt(float(np.sum(np.square(delta, dtype=np.float64))))
+
+
+def _factor(task: ClientTask, stats: NDArray[np.void]) -> float:
+    """What a measured delta is multiplied by in the sum, beside its weight."""
+    if task.inputs.starts is not None:
         return 0.0
-    stats["norm"] = norm
-    return bounds.norm / norm if norm > bounds.norm else 1.0
+    factor, bounds = 1.0, task.bounds
+    if bounds is not None and stats["max_abs"][0] > bounds.max_abs:
+        return 0.0
+    if bounds is not None and stats["norm"][0] > bounds.norm:
+        factor = bounds.norm / float(stats["norm"][0])
+    if task.inputs.delta_factors is not None:
+        factor *= float(task.inputs.delta_factors[0])
+    return factor

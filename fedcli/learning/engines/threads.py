@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core import native
-from fedcli.core.native import CancelFlag, FrozenSlots, StepRow, resolve_threads
+from fedcli.core.native import CancelFlag, resolve_threads
 from fedcli.core.seeds import Purpose, StreamKey, client_key
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.errors import DataError
@@ -23,12 +22,12 @@ from fedcli.learning.engines.contract import (
     BLOCK_CLIENTS,
     PIECE_BYTES,
     CohortResult,
-    DeltaBounds,
-    PerClient,
     Scores,
     check_images,
     label_fault,
+    numbered,
 )
+from fedcli.learning.engines.task import ClientExchange, ClientTask
 from fedcli.models.layout import ParamLayout
 from fedcli.settings.vocabulary import WEIGHTINGS
 
@@ -36,7 +35,6 @@ from fedcli.settings.vocabulary import WEIGHTINGS
 PREPARED_BYTES = 64 << 20
 
 T = TypeVar("T")
-_NOTHING_PER_CLIENT = PerClient()
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +48,29 @@ class _Loaded:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Clients that go through the core in one call."""
+    """Clients that go through the core in one call; `first` is the index of the first of them."""
 
+    first: int
     datasets: Sequence[BatchedDataset]
     cohort: native.Cohort
+
+
+class _CohortRun:
+    """One call of `train`, as the core takes it."""
+
+    def __init__(
+        self,
+        layout: ParamLayout,
+        task: ClientTask,
+        exchange: ClientExchange | None,
+        flag: CancelFlag,
+    ) -> None:
+        self.task = task
+        self.exchange = exchange
+        self.flag = flag
+        self.step = native.Step(task.rows, layout.shapes)
+        num_vectors = 0 if exchange is None else exchange.num_vectors + exchange.receives
+        self.vector_bytes = 4 * num_vectors * layout.num_params  # that each client of a piece needs
 
 
 @dataclass(frozen=True)
@@ -61,6 +78,7 @@ class _Kept:
     """A cohort that is given every round, as the core has it."""
 
     clients: tuple[BatchedDataset, ...]
+    occurrences: tuple[int, ...] | None
     loaded: _Loaded
     vector_bytes: int
     pieces: list[_Piece]
@@ -86,79 +104,62 @@ class ThreadEngine:
         self._kept: _Kept | None = None
         self._delta_rows: NDArray[np.float32] | None = None
 
-    def train_cohort(
+    def train(
         self,
         layout: ParamLayout,
-        rows: Sequence[StepRow],
-        params: NDArray[np.float32],
+        task: ClientTask,
         clients: Iterable[BatchedDataset],
         *,
-        round_num: int,
-        weighting: str,
-        bounds: DeltaBounds | None = None,
-        frozen: FrozenSlots | None = None,
-        rate_factor: Callable[[int], float] | None = None,
-        per_client: PerClient | None = None,
+        exchange: ClientExchange | None = None,
         cancel: CancelFlag | None = None,
     ) -> CohortResult:
-        """Trains each client from `params` and sums the weighted model deltas.
-
-        Args:
-            layout: The model.
-            rows: The client-step table: (kind, options), an optimizer last.
-            params: Server parameters, float32 [num_params].
-            clients: The cohort, read as the work goes on: some `PIECE_BYTES` of pixels at once.
-                A tuple that is given again is not prepared again.
-            round_num: Rounds completed so far; with the clients' ids it keys the shuffles.
-            weighting: `num-examples` or `uniform`.
-            bounds: What each delta is kept within before it is added.
-            frozen: What every local step starts from, if clients are not to have slots of their
-                own.
-            rate_factor: The share of its learning rate that a client's optimizer uses, 0 to 1, by
-                local step from 0; None: all of it.
-            per_client: What single clients are given and send back; None: nothing.
-            cancel: Raised from another thread, stops the call within a local step.
-
-        Raises:
-            Cancelled: `cancel` was raised.
-            DataError: A client's images do not fit the model, or a label is outside its classes.
-        """
-        step, flag = native.Step(rows, layout.shapes), cancel or CancelFlag()
-        own = per_client or _NOTHING_PER_CLIENT
+        """See `Engine.train`; a tuple of clients that is given again is not prepared again."""
+        flag = cancel or CancelFlag()
+        cohort = _CohortRun(layout, task, exchange, flag)
 
         def train() -> CohortResult:
             loaded = self._load(layout)
-            total = loaded.delta_sum
-            total.reset()
-            parts = []
-            vector_bytes = own.num_vectors * layout.num_params * 4
-            for piece in self._pieces(clients, loaded, vector_bytes):
-                factors = _rate_factors(rate_factor, piece.datasets)
-                terms = native.Terms(WEIGHTINGS.index(weighting), bounds, frozen, factors)
-                shape = len(piece.datasets), layout.num_params
-                deltas = None if own.receive is None else self._deltas(shape)
-                with _faults(piece.datasets):
-                    stats = self._team.train_cohort(
-                        loaded.model,
-                        step,
-                        params,
-                        piece.cohort,
-                        round_num,
-                        terms,
-                        flag,
-                        total,
-                        own.linear and own.linear(piece.datasets),
-                        deltas,
-                        own.delta_factors and own.delta_factors(piece.datasets),
-                        own.starts and own.starts(piece.datasets),
-                    )
-                if own.receive is not None and deltas is not None:
-                    own.receive(piece.datasets, deltas, stats)
-                parts.append(stats)
-            delta_sum, weight_sum = total.total()
+            loaded.delta_sum.reset()
+            parts = [
+                self._train_piece(loaded, cohort, piece)
+                for piece in self._pieces(clients, loaded, cohort)
+            ]
+            delta_sum, weight_sum = loaded.delta_sum.total()
             return CohortResult(delta_sum, weight_sum, _joined(parts))
 
         return self._run(train, flag)
+
+    def _train_piece(self, loaded: _Loaded, run: _CohortRun, piece: _Piece) -> NDArray[np.void]:
+        """Trains the clients of a piece and adds their deltas; returns their stats."""
+        datasets, exchange = piece.datasets, run.exchange
+        task = run.task.piece(datasets, piece.first, exchange)
+        deltas = None
+        if exchange is not None and exchange.receives:
+            deltas = self._deltas((len(datasets), loaded.layout.num_params))
+        num_steps = max(each.plan.num_batches(len(each.client)) for each in datasets)
+        with _faults(datasets):
+            stats = self._team.train_cohort(
+                loaded.model,
+                run.step,
+                task.params,
+                piece.cohort,
+                task.round_num,
+                native.Terms(
+                    WEIGHTINGS.index(task.weighting),
+                    task.bounds,
+                    task.frozen,
+                    task.rate_factors(num_steps),
+                ),
+                run.flag,
+                loaded.delta_sum,
+                task.inputs.linear,
+                deltas,
+                task.inputs.delta_factors,
+                task.inputs.starts,
+            )
+        if exchange is not None and deltas is not None:
+            exchange.receive(datasets, deltas, stats)
+        return stats
 
     def evaluate(
         self,
@@ -245,19 +246,21 @@ class ThreadEngine:
         return self._delta_rows[: shape[0] * shape[1]].reshape(shape)
 
     def _pieces(
-        self, clients: Iterable[BatchedDataset], loaded: _Loaded, vector_bytes: int
+        self, clients: Iterable[BatchedDataset], loaded: _Loaded, run: _CohortRun
     ) -> Iterable[_Piece]:
         """The cohort in pieces; a fixed cohort's tuple comes again every round and is kept."""
+        occurrences, vector_bytes = run.task.occurrences, run.vector_bytes
         if not isinstance(clients, tuple):
-            return _split(clients, loaded.layout, vector_bytes)
+            return _split(clients, loaded.layout, vector_bytes, occurrences)
         if (
             self._kept is None
             or self._kept.clients is not clients
+            or self._kept.occurrences != occurrences
             or self._kept.loaded is not loaded
             or self._kept.vector_bytes != vector_bytes
         ):
-            pieces = list(_split(clients, loaded.layout, vector_bytes))
-            self._kept = _Kept(clients, loaded, vector_bytes, pieces)
+            pieces = list(_split(clients, loaded.layout, vector_bytes, occurrences))
+            self._kept = _Kept(clients, occurrences, loaded, vector_bytes, pieces)
             if sum(each.client.pixels.size for each in clients) * 4 <= PREPARED_BYTES:
                 for piece in self._kept.pieces:
                     piece.cohort.prepare(loaded.model)
@@ -265,38 +268,31 @@ class ThreadEngine:
 
 
 def _split(
-    clients: Iterable[BatchedDataset], layout: ParamLayout, vector_bytes: int = 0
+    clients: Iterable[BatchedDataset],
+    layout: ParamLayout,
+    vector_bytes: int = 0,
+    occurrences: Sequence[int] | None = None,
 ) -> Iterator[_Piece]:
     """Splits a cohort so that a piece holds few bytes and ends with a block.
 
     What counts are pixels, and `vector_bytes` that each client needs beside them.
     """
-    seen: Counter[str] = Counter()  # which copy of its client each element is
+    first = 0
     piece: list[BatchedDataset] = []
     rows: list[native.Client] = []
     num_bytes = 0
-    for dataset in clients:
+    for dataset, occurrence in numbered(clients, occurrences):
         client = dataset.client
         check_images(client, layout)
         piece.append(dataset)
-        rows.append(_core_client(dataset, seen[client.client_id]))
-        seen[client.client_id] += 1
+        rows.append(_core_client(dataset, occurrence))
         num_bytes += client.pixels.nbytes + vector_bytes
         if num_bytes >= PIECE_BYTES and len(piece) % BLOCK_CLIENTS == 0:
-            yield _Piece(piece, native.Cohort(rows))
+            yield _Piece(first, piece, native.Cohort(rows))
+            first += len(piece)
             piece, rows, num_bytes = [], [], 0
     if piece:
-        yield _Piece(piece, native.Cohort(rows))
-
-
-def _rate_factors(
-    rate_factor: Callable[[int], float] | None, datasets: Sequence[BatchedDataset]
-) -> NDArray[np.float64] | None:
-    """The shares of the learning rate for as many local steps as the longest client takes."""
-    if rate_factor is None:
-        return None
-    num_steps = max(each.plan.num_batches(len(each.client)) for each in datasets)
-    return np.array([rate_factor(step) for step in range(num_steps)], np.float64)
+        yield _Piece(first, piece, native.Cohort(rows))
 
 
 def _core_client(dataset: BatchedDataset, occurrence: int) -> native.Client:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -61,16 +61,17 @@ class Optimizer:
         return replace(self, learning_rate=rate, schedule=CONSTANT)
 
     @property
-    def rate_factor(self) -> Callable[[int], float] | None:
+    def local_schedule(self) -> Schedule | None:
         """Which share of the learning rate a local step uses, by its number from 0; None: all."""
         is_constant = self.schedule == CONSTANT or self.schedule_by == BY_ROUND
-        return None if is_constant else self.schedule.factor
+        return None if is_constant else self.schedule
 
     def rate_sum(self, num_steps: int) -> float:
         """Returns the sum of the learning rates of so many local steps."""
-        factor = self.rate_factor
-        factors = float(num_steps) if factor is None else math.fsum(map(factor, range(num_steps)))
-        return self.learning_rate * factors
+        schedule = self.local_schedule
+        if schedule is None:
+            return self.learning_rate * float(num_steps)
+        return self.learning_rate * math.fsum(map(schedule.factor, range(num_steps)))
 
     def unit_steps(self, num_steps: int) -> float:
         """Returns how far so many local steps go whose gradients are all 1, in learning rates.
@@ -78,11 +79,11 @@ class Optimizer:
         For SGD alone, with its momentum: how many gradients the steps add up, in all.
         """
         momentum, is_ahead = self.options["momentum"], self.options["nesterov"]
-        factor, accumulator, total = self.rate_factor, 0.0, 0.0
+        schedule, accumulator, total = self.local_schedule, 0.0, 0.0
         for step in range(num_steps):
             accumulator = momentum * accumulator + 1.0
             direction = 1.0 + momentum * accumulator if is_ahead else accumulator
-            total += direction * (1.0 if factor is None else factor(step))
+            total += direction * (1.0 if schedule is None else schedule.factor(step))
         return total
 
     def init(self, params: Params) -> OptState:
