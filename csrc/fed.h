@@ -4,6 +4,20 @@
  * else. The core trains and evaluates federated image classifiers. It never prints, never opens a
  * file, and knows nothing of Python.
  *
+ * Folders, each of which knows those below it and none above:
+ *
+ *   cohort/   threads train or score the clients of a cohort; deltas are summed in a fixed order
+ *   client/   one client: examples decoded and batched, local steps, statistics
+ *   net/      a model laid out as stages, and a batch going through them and back
+ *   layers/   table.c has a row for each kind of layer; one file for each way to compute
+ *   step/     the client-step table: how a gradient moves the parameters
+ *   random/   random numbers, the synthetic data set
+ *   kernels/  the arithmetic, compiled once per instruction set
+ *
+ * Inside the core parameters are "packed": each layer lays its tensors out as its kernels want them
+ * (a dense kernel as [O, width], rows padded with zeros). Training, deltas and sums are
+ * elementwise, so they stay packed; fed_net_pack and fed_net_unpack convert once per call.
+ *
  * Dimension letters: N examples, B batch, I inputs of a layer, O outputs of a layer, K classes, P
  * parameters. Sizes are size_t, data are float, sums that cross examples are double. Functions that
  * can fail return FED_OK or a negative fed_status.
@@ -50,7 +64,7 @@ int fed_has_openmp(void);
  * compare with. */
 double fed_fma_chain(size_t num_steps);
 
-/* ---- Random numbers (rng.c) ------------------------------------------------------------------ */
+/* ---- Random numbers (random/rng.c) ----------------------------------------------------------- */
 
 /* Names one stream. Philox-4x64-10 with key (seed, client) and counter (block, round, purpose,
  * occurrence): no two streams share a block, whatever order they are drawn in. */
@@ -76,7 +90,7 @@ double fed_rng_gamma(fed_rng *rng, double shape); /* scale 1; shape > 0 */
 /* Writes the first num_values 64-bit outputs of a stream. */
 void fed_rng_fill(const fed_key *key, uint64_t *values /* out [num_values] */, size_t num_values);
 
-/* ---- Order of examples (order.c) ------------------------------------------------------------- */
+/* ---- Order of examples (client/order.c) ------------------------------------------------------ */
 
 enum fed_pipeline { FED_REPEAT_SHUFFLE = 0, FED_SHUFFLE_REPEAT = 1, FED_PER_EPOCH = 2 };
 
@@ -159,7 +173,7 @@ typedef struct fed_model {
  * the shapes, offsets that fill 0..P-1 in order, P at least 1, logits without an activation. */
 int fed_model_check(const fed_model *model);
 
-/* ---- The client step (step.c) ---------------------------------------------------------------- */
+/* ---- The client step (step/step.c) ----------------------------------------------------------- */
 
 enum fed_step_kind {
     FED_STEP_SGD = 0,
@@ -241,7 +255,7 @@ int fed_step_apply(const fed_step *step, const fed_tensors *tensors /* NULL: see
                    const float *server_params /* [P] */, float *gradient /* in, scratch [P] */,
                    float *slots /* in-out [slots, P] */);
 
-/* ---- What a client keeps (sum.c) ------------------------------------------------------------- */
+/* ---- What a client keeps (cohort/sum.c) ------------------------------------------------------ */
 
 /* A client that was sent a vector made this delta of it: what it keeps is now scale * delta - sent.
  * Returns 1, or 0 if a value is not finite. */
@@ -251,7 +265,7 @@ int fed_move_own(size_t num_params, double scale, const float *sent /* [P] */,
 void fed_add_change(size_t num_params, const float *before /* [P] */, const float *after /* [P] */,
                     double *change /* in-out [P] */);
 
-/* ---- Clients and cohorts (client.c, cohort.c, score.c) --------------------------------------- */
+/* ---- Clients and cohorts (client/client.c, cohort/) ------------------------------------------ */
 
 typedef struct fed_prepared fed_prepared;
 
@@ -388,7 +402,7 @@ size_t fed_stages(const fed_model *model, size_t *first_layers /* out [num_layer
 int fed_exercise(const fed_model *model, const float *params /* [P] */, size_t batch_size,
                  size_t stage, int phase, size_t repeats);
 
-/* ---- synthetic-digits (synthetic.c) ---------------------------------------------------------- */
+/* ---- synthetic-digits (random/synthetic.c) --------------------------------------------------- */
 
 enum fed_synthetic_split { FED_SPLIT_TRAIN = 0, FED_SPLIT_TEST = 1, FED_SPLIT_CENTRAL = 2 };
 enum fed_synthetic_sizes { FED_SIZES_NATURAL = 0, FED_SIZES_SKEWED = 1 };

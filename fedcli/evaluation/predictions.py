@@ -26,8 +26,8 @@ from fedcli.models.model import Model
 SUFFIXES = (".npz", ".csv")
 NO_CLASS = -1  # predicted where a score is NaN
 
-# Examples of a client are scored in multiples of this many by the core (csrc/score.c), so that
-# cutting a client there changes nothing.
+# Examples of a client are scored in multiples of this many by the core (csrc/cohort/score.c), so
+# that cutting a client there changes nothing.
 _SCORE_BLOCK = 256
 _MAX_SCORES = 1 << 21  # in memory at a time
 

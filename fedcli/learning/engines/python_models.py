@@ -224,7 +224,7 @@ class PythonEngine:
 
 
 class _LocalSteps:
-    """What a client does in a round: the loop of csrc/client.c."""
+    """What a client does in a round: the loop of csrc/client/client.c."""
 
     def __init__(
         self,

@@ -11,8 +11,8 @@ In step t = 1, 2, ... each tensor x with gradient g moves by itself, with d = 1 
     u = g / sqrt(v);   u = u / max(1, rms(u) / clip_threshold)
     x <- x - max(epsilon_2, rms(x)) * rate * u,      rate = min(learning_rate, 1 / sqrt(t))
 
-or rate = learning_rate without `relative_step`. This is the server's form; csrc/adafactor.c has the
-one that takes local steps, for which t starts at 1 in each round.
+or rate = learning_rate without `relative_step`. This is the server's form; csrc/step/adafactor.c
+has the one that takes local steps, for which t starts at 1 in each round.
 """
 
 from __future__ import annotations
