@@ -44,7 +44,9 @@ def build(input_shape, num_classes, filters=4):
     return models.sequential(stack, input_shape=input_shape)
 """
 
-# In place of an import from fedcli: the two classes may move, and both programs read one file.
+# In place of MY_MODEL's import from fedcli, so that both programs read one file: by the public name
+# (people's files hold it), and by none.
+_PUBLIC_CLASSES = "from fedcli.own_models import ArraySpec, BatchOutput"
 _OWN_CLASSES = """from collections import namedtuple
 from types import SimpleNamespace as BatchOutput
 
@@ -218,10 +220,9 @@ def _write_images(folder: Path, pixels: Any, labels: Any, owners: Any) -> None:
 
 
 def _write_models(folder: Path, rng: np.random.Generator) -> None:
-    text = MY_MODEL.read_text()
-    (folder / "model_documented.py").write_text(text)
-    alone = re.sub(r"^from fedcli.*$", _OWN_CLASSES, text, flags=re.MULTILINE)
-    (folder / "model_numpy.py").write_text(alone)
+    for name, line in (("numpy", _OWN_CLASSES), ("documented", _PUBLIC_CLASSES)):
+        text = re.sub(r"^from fedcli.*$", line, MY_MODEL.read_text(), flags=re.MULTILINE)
+        (folder / f"model_{name}.py").write_text(text)
     (folder / "model_layers.py").write_text(LAYERS_MODEL)
 
     layers = [
