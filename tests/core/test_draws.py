@@ -11,6 +11,8 @@ from fedcli.core import draws, native
 from fedcli.core.draws import Stream
 from fedcli.core.seeds import Purpose, StreamKey, stream_key
 
+pytestmark = pytest.mark.numeric
+
 KEY = stream_key(1, Purpose.PARTITION)
 N = 20_000
 # Two equal distributions of N draws each lie further apart than this once in 10^6.

@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import hashlib
 
+import pytest
+
 from fedcli.core.seeds import Purpose, StreamKey, client_key, stream_key
+
+pytestmark = pytest.mark.numeric
 
 
 def test_client_key_is_the_little_endian_blake2b_of_the_id() -> None:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from fedcli.core._core import CoreError
 from fedcli.core.native import WeightedSum
 
+pytestmark = pytest.mark.numeric
+
 NUM_VALUES = 5_000  # more than the core takes of each vector at once
 BLOCK = 8
 

@@ -14,6 +14,8 @@ from fedcli.datasets.client_data import ClientData
 from fedcli.datasets.sources.synthetic import GeneratedIds
 from fedcli.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.numeric
+
 
 def open_splits(**data_options: object) -> dict[str, ClientData]:
     return datasets.open_splits(datasets.DataSource("synthetic-digits", data_options=data_options))  # type: ignore[arg-type]

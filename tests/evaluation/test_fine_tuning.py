@@ -28,6 +28,8 @@ from fedcli.settings.vocabulary import PIPELINES
 from tests.cli.conftest import Fedcli, WriteTff, fedcli, write_tff  # noqa: F401
 from tests.kit import reference
 
+pytestmark = pytest.mark.numeric
+
 SMALL: dict[str, Any] = {"data_options": {"clients": 12}, "clients": "3", "rounds": 2, "threads": 2}
 
 

@@ -16,6 +16,8 @@ from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.models.zoo import softmax_regression
 from tests.kit import reference
 
+pytestmark = pytest.mark.numeric
+
 MODEL = softmax_regression()
 WEIGHTS = MODEL.initial_params + np.float32(0.001) * np.arange(7850, dtype=np.float32).reshape(
     -1

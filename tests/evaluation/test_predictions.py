@@ -28,6 +28,8 @@ from fedcli.models.layers import Conv2D, Dense, MaxPool2D, Spec
 from fedcli.models.model import Model
 from fedcli.models.own.contract import BatchOutput
 
+pytestmark = pytest.mark.numeric
+
 SHAPE, NUM_CLASSES = (6, 4), 5
 SIZES = {"a": 5, "b": 1, "c": 600, "d": 0, 'e, "f"\n': 33}
 

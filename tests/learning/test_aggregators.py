@@ -17,6 +17,8 @@ from fedcli.learning import aggregators, algorithms, optimizers
 from fedcli.learning.aggregators.contract import StreamingAggregator
 from fedcli.models.zoo import softmax_regression
 
+pytestmark = pytest.mark.numeric
+
 SHAPE, NUM_CLASSES = (4, 4), 3
 SIZES = (30, 1, 50, 20, 45, 8)
 

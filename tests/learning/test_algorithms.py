@@ -28,6 +28,8 @@ from fedcli.settings import tables
 from tests.kit import algorithm_oracle as oracle
 from tests.kit import reference
 
+pytestmark = pytest.mark.numeric
+
 SHAPE, NUM_CLASSES = (5, 4), 3
 SIZES = (1, 7, 40, 23, 33, 12, 50, 9, 26)
 BATCH_SIZE = 10

@@ -17,6 +17,8 @@ from fedcli.runs.files import folder
 from tests.kit import reference
 from tests.runs.test_rounds import make_config, train
 
+pytestmark = pytest.mark.numeric
+
 SIZES = (7, 1, 40, 0, 23)
 RATE = 0.3
 

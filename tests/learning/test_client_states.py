@@ -17,6 +17,8 @@ from fedcli.learning.client_states import FILE, ClientStates
 from fedcli.runs import starting
 from fedcli.runs.files import folder as run_dir
 
+pytestmark = pytest.mark.numeric
+
 NUM_PARAMS = 50
 
 

@@ -25,6 +25,8 @@ from fedcli.models.zoo import mlp_2nn, softmax_regression
 from fedcli.settings import tables
 from tests.kit import reference
 
+pytestmark = pytest.mark.numeric
+
 # Softmax regression on 5 x 4 images of 3 classes.
 SHAPE, NUM_CLASSES = (5, 4), 3
 # Two clients of one example, ragged last batches, and one whole batch.

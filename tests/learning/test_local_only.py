@@ -31,6 +31,8 @@ from tests.cli.conftest import Fedcli, fedcli  # noqa: F401
 from tests.kit import reference
 from tests.runs.test_rounds import VANISH, go_on, make_config, train
 
+pytestmark = pytest.mark.numeric
+
 SIZES = (7, 1, 40, 0, 23)
 RATE, MOMENTUM = 0.2, 0.5
 NUM_PARAMS = 63

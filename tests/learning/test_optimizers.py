@@ -12,6 +12,8 @@ from fedcli.learning import aggregators, algorithms, optimizers
 from fedcli.learning.optimizers.optimizer import Optimizer
 from fedcli.settings import tables
 
+pytestmark = pytest.mark.numeric
+
 # Every optimizer runs through the tests below: a new one is a new row. Values: w from 1 with rate
 # 0.1 after each of the gradients, in float64, by TFF's rules; style reddi by `_reddi_path`.
 GRADIENTS = (0.5, -0.25, 1.0)

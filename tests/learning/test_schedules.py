@@ -9,6 +9,8 @@ from fedcli.errors import ConfigError
 from fedcli.learning.optimizers import schedules
 from fedcli.settings import tables
 
+pytestmark = pytest.mark.numeric
+
 ROUNDS = 40
 
 # Each schedule with the shares it must have, written out round by round.

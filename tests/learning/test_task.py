@@ -20,6 +20,8 @@ from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.learning.optimizers.optimizer import frozen_slots
 from fedcli.models.zoo import softmax_regression
 
+pytestmark = pytest.mark.numeric
+
 MODEL = softmax_regression((5, 4), 3)
 NUM_PARAMS = MODEL.layout.num_params
 ENGINE = ThreadEngine(2)

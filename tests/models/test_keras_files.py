@@ -43,6 +43,8 @@ from tests.kit.keras_samples import (
     sequential,
 )
 
+pytestmark = pytest.mark.numeric
+
 HIDDEN = layer("Dense", "z", units=3, activation="relu", use_bias=True)
 LOGITS = layer("Dense", "a", units=2, activation="softmax", use_bias=True)
 MLP = sequential(image_input(4), HIDDEN, LOGITS)

@@ -33,6 +33,8 @@ from fedcli.models.layout import ParamLayout
 from fedcli.models.model import Model
 from tests.kit import reference, reference_net
 
+pytestmark = pytest.mark.numeric
+
 NUM_CLASSES = 4
 SEED = 5
 SIZES = (13, 1, 22)

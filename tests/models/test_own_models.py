@@ -36,6 +36,8 @@ from fedcli.runs import evaluating, starting
 from fedcli.runs.files import checkpoint
 from fedcli.runs.trained import export_run
 
+pytestmark = pytest.mark.numeric
+
 EXAMPLE = Path(__file__).parents[1] / "data" / "my_model.py"
 SHAPE, NUM_CLASSES = (5, 4), 3
 SIZES = (1, 7, 40, 23, 0, 20, 33, 12, 50, 9, 26)  # one is empty; more than a block of 8

@@ -10,6 +10,8 @@ from fedcli.models.layers import Conv2D, Dense, GroupNorm
 from fedcli.settings import tables
 from fedcli.settings.options import Value
 
+pytestmark = pytest.mark.numeric
+
 
 def test_softmax_regression_is_one_dense_layer_of_zeros() -> None:
     model = models.build("softmax-regression")

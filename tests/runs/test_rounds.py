@@ -29,6 +29,8 @@ from fedcli.runs.trained import export_run
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.vocabulary import SAMPLINGS
 
+pytestmark = pytest.mark.numeric
+
 NAMES = ["sparse_categorical_accuracy", "loss", "num_examples", "num_batches"]
 
 SMALL: dict[str, Any] = {
