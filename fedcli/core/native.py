@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from enum import IntEnum
+from importlib.util import find_spec
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -37,9 +39,15 @@ try:
         Terms,
     )
 except ImportError as err:
-    if not str(err).startswith("FEDCLI_ISA="):  # the core is missing or does not load
+    if str(err).startswith("FEDCLI_ISA="):
+        raise ConfigError(str(err)) from err
+    if find_spec("fedcli.core._core") is not None:  # it is there and does not load
         raise
-    raise ConfigError(str(err)) from err
+    raise ConfigError(
+        f"{Path(__file__).parents[1]} is a source folder in which fedcli was not compiled, and "
+        "Python found it before an installed fedcli; start Python in another folder, or run "
+        "pip install -e . here"
+    ) from err
 
 __all__ = [
     "MAX_LAYERS",
