@@ -274,7 +274,8 @@ typedef struct fed_own {
     const float *linear; /* [P] for FED_STEP_LINEAR; NULL: zeros */
     float *delta;        /* out [P]: its model delta, if that is finite; NULL: not wanted */
     double delta_factor; /* of its delta in the sum, after the bounds; not negative, finite */
-    /* [P]: what it takes for the server's parameters; its delta_factor must be 0. NULL: those. */
+    /* [P]: what it takes for the server's parameters, to train or to be scored; its delta_factor
+     * must be 0. NULL: those. */
     const float *start;
 } fed_own;
 
@@ -377,8 +378,9 @@ int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *ste
                      fed_client_stats *stats, /* out [num_clients] */
                      fed_fault *fault /* out */);
 
-/* Scores params on each client's batches without an update. Order does not matter to the result
- * unless max_examples keeps part of a shuffled stream. */
+/* Scores params on each client's batches without an update, or what the client starts from where
+ * it has a start of its own. Order does not matter to the result unless max_examples keeps part of
+ * a shuffled stream. */
 int fed_evaluate(fed_team *team, const fed_model *model, const float *params /* [P] */,
                  const fed_client *clients, size_t num_clients, const atomic_int *cancel,
                  fed_client_stats *stats, /* out [num_clients] */

@@ -185,10 +185,8 @@ static void wait_a_little(void) {
 /* Lets a client start from parameters of its own, which it takes for the server's. */
 static int start_alone(const cohort *co, const float *start, fed_workspace *workspace,
                        fed_training *training) {
-    if (workspace->start == NULL)
-        workspace->start = fed_allocate(co->team->num_values * sizeof *workspace->start);
-    if (workspace->start == NULL) return FED_ERR_NO_MEMORY;
-    fed_net_pack(co->net, start, workspace->start);
+    const int status = fed_team_pack_start(co->team, co->net, start, workspace);
+    if (status != FED_OK) return status;
     if (training->origin == training->server) training->origin = workspace->start;
     training->server = workspace->start;
     return FED_OK;

@@ -25,6 +25,9 @@ struct fed_team {
 
 /* Packs the parameters every client starts from. */
 int fed_team_set_params(fed_team *team, const fed_net *net, const float *params);
+/* Packs the parameters that one client starts from into a workspace of the team. */
+int fed_team_pack_start(const fed_team *team, const fed_net *net, const float *start,
+                        fed_workspace *workspace);
 /* Packs the slots that every local step starts from, if there are such. */
 int fed_team_set_slots(fed_team *team, const fed_net *net, size_t num_slots,
                        const fed_terms *terms);

@@ -79,6 +79,24 @@ static void gather_stats(const fed_client *clients, size_t num_clients, const sc
     }
 }
 
+enum { NO_CLIENT = -1 };
+
+/* The packed parameters that a client is scored with: its own start or, without one, the team's.
+ * The workspace holds the start of client *packed, so that the next piece of it finds it there. */
+static int params_of(const fed_team *team, const fed_net *net, const fed_client *clients, size_t c,
+                     fed_workspace *workspace, int64_t *packed, const float **params) {
+    const fed_own *own = clients[c].own;
+    *params = team->server;
+    if (own == NULL || own->start == NULL) return FED_OK;
+    if (*packed != (int64_t)c) {
+        const int status = fed_team_pack_start(team, net, own->start, workspace);
+        if (status != FED_OK) return status;
+        *packed = (int64_t)c;
+    }
+    *params = workspace->start;
+    return FED_OK;
+}
+
 /* Logits go to where a piece's first example has its row; NULL: nowhere. */
 static int score_items(fed_team *team, const fed_net *net, const fed_client *clients,
                        score_item *items, size_t num_items, const atomic_int *cancel,
@@ -91,14 +109,18 @@ static int score_items(fed_team *team, const fed_net *net, const fed_client *cli
     {
         const fp_mode before = denormals_off();
         fed_workspace *workspace = &team->workspaces[omp_get_thread_num()];
+        int64_t packed = NO_CLIENT;
         for (size_t i; (i = atomic_fetch_add(&next, 1)) < num_items && failure == FED_OK;) {
             score_item *item = &items[i];
             float *rows = logits != NULL
                               ? logits[item->client] + item->first * net->model->num_classes
                               : NULL;
-            const int status =
-                fed_score_client(net, team->server, &clients[item->client], item->order,
-                                 item->first, item->num, cancel, workspace, &item->score, rows);
+            const float *params;
+            int status = params_of(team, net, clients, item->client, workspace, &packed, &params);
+            if (status == FED_OK)
+                status =
+                    fed_score_client(net, params, &clients[item->client], item->order, item->first,
+                                     item->num, cancel, workspace, &item->score, rows);
             if (status != FED_OK) failure = status;
         }
         fp_restore(before);

@@ -71,6 +71,15 @@ int fed_team_set_params(fed_team *team, const fed_net *net, const float *params)
     return FED_OK;
 }
 
+int fed_team_pack_start(const fed_team *team, const fed_net *net, const float *start,
+                        fed_workspace *workspace) {
+    if (workspace->start == NULL)
+        workspace->start = fed_allocate(team->num_values * sizeof *workspace->start);
+    if (workspace->start == NULL) return FED_ERR_NO_MEMORY;
+    fed_net_pack(net, start, workspace->start);
+    return FED_OK;
+}
+
 /* Packs the slots that every local step starts from, if there are such. */
 int fed_team_set_slots(fed_team *team, const fed_net *net, size_t num_slots,
                        const fed_terms *terms) {

@@ -111,7 +111,12 @@ class Team:
         starts: Float32 | None = None,
     ) -> npt.NDArray[np.void]: ...
     def evaluate(
-        self, model: Model, params: Float32, cohort: Cohort, cancel: CancelFlag
+        self,
+        model: Model,
+        params: Float32,
+        cohort: Cohort,
+        cancel: CancelFlag,
+        starts: Float32 | None = None,
     ) -> npt.NDArray[np.void]: ...
     def predict(
         self, model: Model, params: Float32, cohort: Cohort, cancel: CancelFlag

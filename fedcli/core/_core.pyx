@@ -508,8 +508,10 @@ cdef class Team:
         check(status, &fault)
         return stats
 
-    def evaluate(self, Model model, const float[::1] params, Cohort cohort, CancelFlag cancel):
-        """Scores `params` on each client; returns the clients' STATS."""
+    def evaluate(self, Model model, const float[::1] params, Cohort cohort, CancelFlag cancel,
+                 starts=None):
+        """Scores `params`, or the client's row of starts float32 [num_clients, P], on each client;
+        returns the clients' STATS."""
         cdef int status
         cdef fed_fault fault
         model.check_params(params.shape[0])
@@ -518,6 +520,7 @@ cdef class Team:
         cdef uint8_t[::1] view = stats.view(np.uint8)
         if cohort.num_clients == 0:
             return stats
+        cohort.set_own(model.table.num_params, None, None, None, starts)
         with nogil:
             status = fed_evaluate(self.team, &model.table, &params[0], cohort.table,
                                   cohort.num_clients, &cancel.flag, <fed_client_stats *> &view[0],
@@ -538,6 +541,7 @@ cdef class Team:
         cdef float[:, ::1] view = logits
         if num_examples == 0:
             return logits
+        cohort.set_own(model.table.num_params, None, None, None, None)
         with nogil:
             status = fed_predict(self.team, &model.table, &params[0], cohort.table,
                                  cohort.num_clients, &cancel.flag, &view[0, 0], &fault)

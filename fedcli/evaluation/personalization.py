@@ -12,8 +12,8 @@ seed draws them. A client's fine-tuned model that is not finite has loss NaN and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from fedcli.datasets.batches import BatchedDataset
 from fedcli.datasets.client_data import ClientData
 from fedcli.errors import ConfigError
 from fedcli.federation import samplers
-from fedcli.learning.engines.contract import BLOCK_CLIENTS, Engine
+from fedcli.learning.engines.contract import BLOCK_CLIENTS, PIECE_BYTES, Engine
 from fedcli.learning.engines.task import NO_INPUTS, ClientInputs, ClientTask
 from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.learning.optimizers.optimizer import Optimizer
@@ -171,54 +171,78 @@ def fine_tuned_stats(
         DataError: A client is not in both splits, or its data do not fit the model.
     """
     optimizer = strategy.optimizer.at(round_num)
-    layout = model.layout
+    task = ClientTask(
+        rows=tuple(optimizer.client_rows()),
+        params=weights,
+        round_num=round_num,
+        weighting="uniform",
+        schedule=optimizer.local_schedule,
+    )
     scored: list[NDArray[Any]] = []
-    for first in range(0, len(client_ids), BLOCK_CLIENTS):  # so many models are in memory at once
-        ids = client_ids[first : first + BLOCK_CLIENTS]
+    block = _num_models_at_once(len(weights))
+    for first in range(0, len(client_ids), block):
+        ids = client_ids[first : first + block]
         own = [train.client(each) for each in ids]
-        deltas = _Deltas()
-        task = ClientTask(
-            rows=tuple(optimizer.client_rows()),
-            params=weights,
-            round_num=round_num,
-            weighting="uniform",
-            schedule=optimizer.local_schedule,
-        )
+        tuned = _TunedModels(weights, len(ids))
         engine.train(
-            layout,
+            model.layout,
             task,
             [BatchedDataset(each, strategy.plan_for(len(each)), seed) for each in own],
-            exchange=deltas,
+            exchange=tuned,
             cancel=cancel,
         )
-        for client_id, delta in zip(ids, deltas.received, strict=True):
-            tested = [BatchedDataset(test.client(client_id), scoring)]
-            at = weights if delta is None else weights + delta
-            stats = engine.evaluate(layout, at, tested, cancel=cancel)
-            scored.append(_lost(stats) if delta is None else stats)
+        tested = [BatchedDataset(test.client(each), scoring) for each in ids]
+        stats = engine.evaluate(model.layout, weights, tested, starts=tuned.starts, cancel=cancel)
+        scored += [
+            stats[row : row + 1] if is_finite else _lost(stats[row : row + 1])
+            for row, is_finite in enumerate(tuned.is_finite)
+        ]
     return np.concatenate(scored)
 
 
-@dataclass(frozen=True)
-class _Deltas:
-    """The model deltas of some clients, in order; None of one that is not finite."""
+def _num_models_at_once(num_params: int) -> int:
+    """Clients whose fine-tuned models are in memory at once: whole blocks of some bytes."""
+    num_blocks = PIECE_BYTES // (4 * num_params * BLOCK_CLIENTS)
+    return BLOCK_CLIENTS * max(1, num_blocks)
 
-    num_vectors: ClassVar[int] = 0
-    receives: ClassVar[bool] = True
 
-    received: list[NDArray[np.float32] | None] = field(default_factory=list)
+class _TunedModels:
+    """The fine-tuned models of some clients, in order; a `ClientExchange`.
+
+    Attributes:
+        is_finite: Of each client received, whether its model is; if not, the old one stands for it.
+    """
+
+    num_vectors = 0
+    receives = True
+
+    def __init__(self, weights: NDArray[np.float32], num_clients: int) -> None:
+        """Makes room for the models of so many clients, who start from weights [num_params]."""
+        self._weights = weights
+        self._models = np.empty((num_clients, len(weights)), np.float32)
+        self._num_read = 0
+        self.is_finite: list[bool] = []
 
     def send(self, clients: Sequence[BatchedDataset]) -> ClientInputs:
-        """Returns nothing."""
+        """Returns nothing: all start from the same weights."""
         return NO_INPUTS
 
     def receive(
         self, clients: Sequence[BatchedDataset], deltas: NDArray[np.float32], stats: NDArray[Any]
     ) -> None:
-        """Keeps a copy of each."""
-        is_finite = stats["is_finite"] != 0
-        rows = zip(deltas, is_finite, strict=True)
-        self.received.extend(delta.copy() if finite else None for delta, finite in rows)
+        """Adds the deltas of the next clients to the weights."""
+        for delta, stat in zip(deltas, stats, strict=True):
+            model = self._models[len(self.is_finite)]
+            self.is_finite.append(bool(stat["is_finite"]))
+            if self.is_finite[-1]:
+                np.add(self._weights, delta, out=model)
+            else:
+                model[:] = self._weights
+
+    def starts(self, clients: Sequence[BatchedDataset]) -> NDArray[np.float32]:
+        """Returns the models of the next clients: float32 [num_clients, num_params]."""
+        first, self._num_read = self._num_read, self._num_read + len(clients)
+        return self._models[first : self._num_read]
 
 
 def _lost(stats: NDArray[Any]) -> NDArray[Any]:

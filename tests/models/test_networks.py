@@ -218,14 +218,9 @@ def test_the_gradient_is_the_reference_s(name: str, clip: tuple[StepRow, ...]) -
         if reference_net.kink_distance(model.layout, params, batch, masks) < KINK_MARGIN:
             continue
         _, expected = reference_net.score(model.layout, params, batch, masks)
-        result = ThreadEngine(2).train_cohort(
-            model.layout,
-            [*clip, (StepKind.SGD, (rate, 0.0, 0.0))],
-            model.initial_params,
-            [dataset],
-            round_num=0,
-            weighting="uniform",
-        )
+        rows = (*clip, (StepKind.SGD, (rate, 0.0, 0.0)))
+        task = ClientTask(rows, model.initial_params, round_num=0, weighting="uniform")
+        result = ThreadEngine(2).train(model.layout, task, [dataset])
         found = -np.asarray(result.delta_sum, np.float64) / rate
         for tensor in model.layout.tensors:
             own = slice(tensor.offset, tensor.offset + tensor.size)

@@ -477,6 +477,22 @@ def test_wrong_model_is_refused_in_one_line(name: str) -> None:
     assert str(caught.value).startswith((__file__, str(EXAMPLE)))  # no line of ours
 
 
+def test_clients_are_scored_at_starts_of_their_own() -> None:
+    model = wrap(Small)
+    assert isinstance(model, PythonModel)
+    engine, clients = PythonEngine(model), cohort()
+    params = np.zeros(model.layout.num_params, np.float32)
+    starts = np.random.default_rng(3).random((len(clients), len(params)), np.float32)
+    rows = iter(starts)
+    together = engine.evaluate(
+        model.layout, params, clients, starts=lambda some: np.array([next(rows) for _ in some])
+    )
+    for index, client in enumerate(clients):
+        alone = engine.evaluate(model.layout, starts[index], [client])
+        assert together[index : index + 1].tobytes() == alone.tobytes()
+    assert together.tobytes() != engine.evaluate(model.layout, params, clients).tobytes()
+
+
 def test_function_may_give_layers() -> None:
     process = learning.build_fed_eval(lambda: softmax_regression(SHAPE, NUM_CLASSES))
     assert isinstance(process.engine, ThreadEngine)

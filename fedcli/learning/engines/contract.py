@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -20,6 +20,11 @@ from fedcli.models.layout import ParamLayout
 # Clients whose pixels the engine holds at a time; a larger cohort goes through in pieces.
 PIECE_BYTES = 64 << 20
 BLOCK_CLIENTS = 8  # pieces end where the core's blocks do (FED_BLOCK_CLIENTS)
+
+
+# Returns the parameters of some clients, float32 [num_clients, num_params], which stay as they are
+# until it is called again.
+Starts = Callable[[Sequence[BatchedDataset]], NDArray[np.float32]]
 
 
 class Scores(NamedTuple):
@@ -92,9 +97,23 @@ class Engine(Protocol):
         params: NDArray[np.float32],
         clients: Iterable[BatchedDataset],
         *,
+        starts: Starts | None = None,
         cancel: CancelFlag | None = None,
     ) -> NDArray[np.void]:
-        """Scores `params` on each client; see `ThreadEngine`."""
+        """Returns the statistics of each client without training: one record a client, in order.
+
+        Args:
+            layout: The model.
+            params: What is scored, float32 [num_params].
+            clients: Whose examples it is scored on, read as the work goes on.
+            starts: Where each client has parameters of its own, which are scored in place of
+                `params`; asked for one piece of the clients at a time, in order.
+            cancel: Raised from another thread, stops the call within a batch.
+
+        Raises:
+            Cancelled: `cancel` was raised.
+            DataError: A client's images do not fit the model, or a label is outside its classes.
+        """
 
     def predict(
         self,
@@ -104,7 +123,12 @@ class Engine(Protocol):
         *,
         cancel: CancelFlag | None = None,
     ) -> Scores:
-        """Returns the scores of all examples; see `ThreadEngine`."""
+        """Returns the scores of every example of every client, once each, in stored order.
+
+        Raises:
+            Cancelled: `cancel` was raised.
+            DataError: A client's images do not fit the model, or a label is outside its classes.
+        """
 
 
 def numbered(

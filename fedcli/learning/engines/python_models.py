@@ -25,6 +25,7 @@ from fedcli.errors import ConfigError, DataError
 from fedcli.learning.engines.contract import (
     CohortResult,
     Scores,
+    Starts,
     check_images,
     label_fault,
     numbered,
@@ -120,9 +121,10 @@ class PythonEngine:
         params: Params,
         clients: Iterable[BatchedDataset],
         *,
+        starts: Starts | None = None,
         cancel: CancelFlag | None = None,
     ) -> NDArray[np.void]:
-        """Returns the statistics of `params` on each client, one record each, without training.
+        """See `Engine.evaluate`.
 
         Raises:
             Cancelled: `cancel` was raised.
@@ -133,6 +135,8 @@ class PythonEngine:
         with self._running(layout) as network:
             network.set_params(params)
             for dataset, occurrence in _checked(clients, layout):
+                if starts is not None:
+                    network.set_params(starts([dataset])[0])
                 stats = self._start(network, dataset, 0, occurrence)
                 for batch in dataset.in_round(0, occurrence):
                     _poll(cancel)

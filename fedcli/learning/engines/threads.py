@@ -23,6 +23,7 @@ from fedcli.learning.engines.contract import (
     PIECE_BYTES,
     CohortResult,
     Scores,
+    Starts,
     check_images,
     label_fault,
     numbered,
@@ -167,22 +168,20 @@ class ThreadEngine:
         params: NDArray[np.float32],
         clients: Iterable[BatchedDataset],
         *,
+        starts: Starts | None = None,
         cancel: CancelFlag | None = None,
     ) -> NDArray[np.void]:
-        """Returns the statistics of `params` on each client, one record each, without training.
-
-        Raises:
-            Cancelled: `cancel` was raised.
-            DataError: A client's images do not fit the model, or a label is outside its classes.
-        """
+        """See `Engine.evaluate`."""
         flag = cancel or CancelFlag()
+        vector_bytes = 0 if starts is None else 4 * layout.num_params
 
         def score() -> NDArray[np.void]:
             model = self._load(layout).model
             parts = []
-            for piece in _split(clients, layout):
+            for piece in _split(clients, layout, vector_bytes):
+                own = None if starts is None else starts(piece.datasets)
                 with _faults(piece.datasets):
-                    parts.append(self._team.evaluate(model, params, piece.cohort, flag))
+                    parts.append(self._team.evaluate(model, params, piece.cohort, flag, own))
             return _joined(parts)
 
         return self._run(score, flag)
@@ -195,12 +194,7 @@ class ThreadEngine:
         *,
         cancel: CancelFlag | None = None,
     ) -> Scores:
-        """Returns the logits of every example of every client, once each, in stored order.
-
-        Raises:
-            Cancelled: `cancel` was raised.
-            DataError: A client's images do not fit the model, or a label is outside its classes.
-        """
+        """See `Engine.predict`; the scores are logits."""
         flag = cancel or CancelFlag()
 
         def score() -> Scores:

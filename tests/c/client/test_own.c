@@ -214,6 +214,40 @@ static void test_a_start_of_its_own_is_the_servers_to_a_client(void) {
         }
 }
 
+static void evaluate(int num_threads) {
+    fed_team *team = fed_team_new(num_threads);
+    CHECK(team != NULL);
+    CHECK_EQUAL(fed_evaluate(team, &MODEL, prob.server, prob.clients, CLIENTS, &cancel, stats,
+                             &fault),
+                FED_OK);
+    fed_team_free(team);
+}
+
+static void test_clients_are_scored_at_their_own_starts(void) {
+    static float starts[CLIENTS][PARAMS];
+    fed_client_stats wanted[CLIENTS];
+    set_problem(0);
+    for (size_t c = 0; c < CLIENTS; c++) {
+        fill_floats(70 + c, 0.5, starts[c], PARAMS);
+        if (c % 3 == 2) memcpy(starts[c], prob.server, sizeof prob.server);
+    }
+    for (size_t c = 0; c < CLIENTS; c++) {
+        set_problem(0);
+        memcpy(prob.server, starts[c], sizeof prob.server);
+        evaluate(1);
+        wanted[c] = stats[c];
+    }
+    for (int num_threads = 1; num_threads <= 7; num_threads += 3) {
+        set_problem(0);
+        for (size_t c = 0; c < CLIENTS; c++) {
+            prob.own[c].delta_factor = 0;
+            if (c % 3 != 2) prob.own[c].start = starts[c]; /* others: the server's */
+        }
+        evaluate(num_threads);
+        CHECK_BYTES(stats, wanted, sizeof stats);
+    }
+}
+
 static void test_a_start_of_its_own_with_a_part_in_the_sum_is_refused(void) {
     set_problem(0);
     prob.own[1].start = prob.linear[1];
@@ -361,6 +395,7 @@ static const test_case TESTS[] = {
     TEST(test_factors_multiply_deltas_in_the_sum),
     TEST(test_bad_factors_are_refused),
     TEST(test_a_start_of_its_own_is_the_servers_to_a_client),
+    TEST(test_clients_are_scored_at_their_own_starts),
     TEST(test_a_start_of_its_own_with_a_part_in_the_sum_is_refused),
     TEST(test_rates_follow_their_factors_step_by_step),
     TEST(test_drifts_are_their_rows_steps),
