@@ -10,9 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from fedcli.errors import ConfigError
-from fedcli.learning import optimizers
+from fedcli.learning import algorithms, optimizers
 from fedcli.learning.aggregators.mean import Mean
-from fedcli.learning.algorithms import fedavg, fedsgd, mime_lite
 from fedcli.learning.algorithms.base import Algorithm
 from fedcli.learning.engines.contract import Engine
 from fedcli.learning.evaluation_process import EvaluationProcess
@@ -123,7 +122,9 @@ def build_fed_sgd(
     See `fedcli.algorithms.fedsgd` for the algorithm and `build_process` for the arguments.
     """
     _check_optimizer("server", server_optimizer)
-    algorithm = fedsgd.build(None, server_optimizer, weighting="num-examples", aggregator=Mean())
+    algorithm = algorithms.build(
+        "fedsgd", None, server_optimizer, weighting="num-examples", aggregator=Mean()
+    )
     return build_process(algorithm, model, metrics_aggregator, engine=engine)
 
 
@@ -141,8 +142,12 @@ def build_mime_lite_with_optimizer(
     """
     _check_optimizer("base", base_optimizer)
     _check_optimizer("server", server_optimizer)
-    algorithm = mime_lite.build(
-        base_optimizer, server_optimizer, weighting="num-examples", aggregator=Mean()
+    algorithm = algorithms.build(
+        "mime-lite",
+        base_optimizer,
+        server_optimizer,
+        weighting="num-examples",
+        aggregator=Mean(),
     )
     return build_process(algorithm, model, metrics_aggregator, engine=engine)
 
@@ -160,7 +165,7 @@ def build_fed_eval(
 def _fed_avg(client: Optimizer, server: Optimizer, weighting: str) -> Algorithm:
     _check_optimizer("client", client)
     _check_optimizer("server", server)
-    return fedavg.build(client, server, weighting=weighting, aggregator=Mean())
+    return algorithms.build("fedavg", client, server, weighting=weighting, aggregator=Mean())
 
 
 def _check_optimizer(side: str, optimizer: object) -> None:

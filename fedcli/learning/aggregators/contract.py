@@ -7,14 +7,13 @@ coordinates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.learning.aggregators.bounded import AdaptiveRobust, NormBound
-from fedcli.learning.aggregators.mean import Mean
+from fedcli.lazy import load
 from fedcli.learning.engines.contract import CohortResult
 from fedcli.learning.engines.task import DeltaBounds
 from fedcli.settings import options as opt
@@ -44,14 +43,6 @@ class StreamingAggregator(Protocol):
         ...
 
 
-# The code behind each row of tables.AGGREGATORS, called with its options by name.
-BUILDERS: dict[str, Callable[..., StreamingAggregator]] = {
-    "mean": Mean,
-    "tff-robust": AdaptiveRobust,
-    "norm-bound": NormBound,
-}
-
-
 def build(name: str, options: Mapping[str, Value] | None = None) -> StreamingAggregator:
     """Returns the aggregator of the table called `name`.
 
@@ -59,4 +50,5 @@ def build(name: str, options: Mapping[str, Value] | None = None) -> StreamingAgg
         ConfigError: The name or an option is unknown, or a value is not allowed.
     """
     entry = opt.choose(tables.AGGREGATORS, name, "aggregator")
-    return BUILDERS[name](**opt.resolve(entry, options or {}))
+    aggregator: StreamingAggregator = load(entry.code)(**opt.resolve(entry, options or {}))
+    return aggregator

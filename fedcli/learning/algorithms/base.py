@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fedcli.learning.aggregators.contract import StreamingAggregator
 from fedcli.learning.algorithms.client_work import ClientWork
 from fedcli.learning.optimizers.optimizer import Optimizer
+from fedcli.settings.tables import AlgorithmEntry
 
 # In the client work's or the finalizer's part of a server state: the weights [num_params] that are
 # evaluated and exported in place of the global model's.
@@ -31,6 +32,7 @@ class Algorithm:
     """A federated algorithm, as the parts in which algorithms differ.
 
     Attributes:
+        entry: Its row of the table.
         client_work: What the clients of a cohort do in a round.
         weighting: Client weights, `num-examples` (processed) or `uniform`.
         aggregator: Makes one mean delta of a cohort's.
@@ -39,6 +41,7 @@ class Algorithm:
             what is evaluated. None: there is none.
     """
 
+    entry: AlgorithmEntry
     client_work: ClientWork
     weighting: str
     aggregator: StreamingAggregator

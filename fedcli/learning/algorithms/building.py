@@ -1,45 +1,18 @@
-"""Federated algorithms, one file a paper."""
+"""The algorithm of a name: its row of the table, the client work that the row names, the rest."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from fedcli.errors import ConfigError
+from fedcli.lazy import load
 from fedcli.learning.aggregators.contract import StreamingAggregator
-from fedcli.learning.algorithms import (
-    centralized,
-    fedavg,
-    feddyn,
-    fednova,
-    fedopt,
-    fedprox,
-    fedsgd,
-    local_only,
-    mime,
-    mime_lite,
-    scaffold,
-)
 from fedcli.learning.algorithms.base import Algorithm
 from fedcli.learning.optimizers.optimizer import Optimizer
 from fedcli.settings import options as opt
 from fedcli.settings import tables
 from fedcli.settings.options import Value
 from fedcli.settings.vocabulary import WEIGHTINGS
-
-# The code behind each row of tables.ALGORITHMS, called with its options by name.
-BUILDERS: dict[str, Callable[..., Algorithm]] = {
-    "centralized": centralized.build,
-    "fedavg": fedavg.build,
-    "fedprox": fedprox.build,
-    "fedsgd": fedsgd.build,
-    "local-only": local_only.build,
-    "mime": mime.build,
-    "mime-lite": mime_lite.build,
-    "scaffold": scaffold.build,
-    "fednova": fednova.build,
-    "feddyn": feddyn.build,
-    **dict.fromkeys(fedopt.NAMES, fedopt.build),
-}
 
 
 def build(
@@ -79,10 +52,7 @@ def build(
             f"{name} is with server optimizer {wanted}, not {server_optimizer.name}; leave it out, "
             "or choose fedavg"
         )
-    return BUILDERS[name](
-        client_optimizer,
-        server_optimizer,
-        weighting=weighting,
-        aggregator=aggregator,
-        **opt.resolve(entry, options or {}),
-    )
+    own = opt.resolve(entry, options or {})
+    make = load(entry.code)
+    work = make(client_optimizer, **own) if entry.has_local_steps else make(**own)
+    return Algorithm(entry, work, weighting, aggregator, server_optimizer)

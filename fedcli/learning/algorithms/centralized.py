@@ -29,8 +29,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.datasets.batches import BatchedDataset, ClientDataset
-from fedcli.learning.aggregators.contract import StreamingAggregator
-from fedcli.learning.algorithms.base import Algorithm
 from fedcli.learning.algorithms.client_work import CohortCall
 from fedcli.learning.engines.contract import CohortResult
 from fedcli.learning.optimizers.optimizer import Optimizer
@@ -89,14 +87,3 @@ def pool(clients: Iterable[BatchedDataset]) -> tuple[BatchedDataset, ...]:
 
 def _storage(client: ClientDataset) -> tuple[Any, ...]:
     return client.pixels.dtype, client.scale, client.offset
-
-
-def build(
-    client_optimizer: Optimizer,
-    server_optimizer: Optimizer,
-    *,
-    weighting: str,
-    aggregator: StreamingAggregator,
-) -> Algorithm:
-    """Returns centralized training with these parts; it has no options of its own."""
-    return Algorithm(PooledSteps(client_optimizer), weighting, aggregator, server_optimizer)

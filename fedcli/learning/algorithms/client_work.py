@@ -126,31 +126,6 @@ class ClientWork(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class LocalSteps:
-    """Each client takes the local steps of an optimizer, in a state of its own.
-
-    Attributes:
-        optimizer: The client optimizer.
-        terms: Rows of what the algorithm adds to the gradient.
-    """
-
-    num_passes: ClassVar[int] = 1
-
-    optimizer: Optimizer
-    terms: tuple[StepRow, ...] = ()
-
-    def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
-        """Returns nothing."""
-        return {}
-
-    def run(
-        self, call: CohortCall, state: Mapping[str, Any]
-    ) -> tuple[CohortResult, dict[str, Any]]:
-        """Trains the cohort once."""
-        return call.train(self.optimizer, self.terms), dict(state)
-
-
 def check_freezable(algorithm: str, optimizer: Optimizer) -> None:
     """Refuses a client optimizer that cannot start each step from a state of the server's.
 

@@ -21,18 +21,39 @@ client without examples has weight 0 under both (TFF counts it under uniform).
 
 from __future__ import annotations
 
-from fedcli.learning.aggregators.contract import StreamingAggregator
-from fedcli.learning.algorithms.base import Algorithm
-from fedcli.learning.algorithms.client_work import LocalSteps
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.core.native import StepRow
+from fedcli.learning.algorithms.client_work import CohortCall
+from fedcli.learning.engines.contract import CohortResult
 from fedcli.learning.optimizers.optimizer import Optimizer
 
 
-def build(
-    client_optimizer: Optimizer,
-    server_optimizer: Optimizer,
-    *,
-    weighting: str,
-    aggregator: StreamingAggregator,
-) -> Algorithm:
-    """Returns federated averaging with these parts; it has no options of its own."""
-    return Algorithm(LocalSteps(client_optimizer), weighting, aggregator, server_optimizer)
+@dataclass(frozen=True)
+class LocalSteps:
+    """Each client takes the local steps of an optimizer, in a state of its own.
+
+    Attributes:
+        optimizer: The client optimizer.
+        terms: Rows of what the algorithm adds to the gradient.
+    """
+
+    num_passes: ClassVar[int] = 1
+
+    optimizer: Optimizer
+    terms: tuple[StepRow, ...] = ()
+
+    def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
+        """Returns nothing."""
+        return {}
+
+    def run(
+        self, call: CohortCall, state: Mapping[str, Any]
+    ) -> tuple[CohortResult, dict[str, Any]]:
+        """Trains the cohort once."""
+        return call.train(self.optimizer, self.terms), dict(state)

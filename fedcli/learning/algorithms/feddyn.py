@@ -35,9 +35,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core.native import StepKind
-from fedcli.learning.aggregators.contract import StreamingAggregator
 from fedcli.learning.aggregators.mean import weighted_mean
-from fedcli.learning.algorithms.base import EVALUATED_WEIGHTS, Algorithm
+from fedcli.learning.algorithms.base import EVALUATED_WEIGHTS
 from fedcli.learning.algorithms.client_work import CohortCall
 from fedcli.learning.algorithms.own_vectors import OwnVectors
 from fedcli.learning.client_states import ClientStates
@@ -86,16 +85,3 @@ class FedDynWork:
             "client_bends": bends.after,
             EVALUATED_WEIGHTS: mean_params,
         }
-
-
-def build(
-    client_optimizer: Optimizer,
-    server_optimizer: Optimizer,
-    *,
-    weighting: str,
-    aggregator: StreamingAggregator,
-    alpha: float,
-) -> Algorithm:
-    """Returns FedDyn with these parts; `alpha` is above 0."""
-    work = FedDynWork(client_optimizer, alpha)
-    return Algorithm(work, weighting, aggregator, server_optimizer)

@@ -36,8 +36,6 @@ from numpy.typing import NDArray
 
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.errors import ConfigError
-from fedcli.learning.aggregators.contract import StreamingAggregator
-from fedcli.learning.algorithms.base import Algorithm
 from fedcli.learning.algorithms.client_work import CohortCall
 from fedcli.learning.engines.contract import CohortResult
 from fedcli.learning.engines.task import ClientInputs
@@ -51,6 +49,14 @@ class FedNovaWork:
     num_passes: ClassVar[int] = 1
 
     optimizer: Optimizer
+
+    def __post_init__(self) -> None:
+        """Refuses a client optimizer that is not SGD."""
+        if self.optimizer.name != "sgd":
+            raise ConfigError(
+                f"fednova with client optimizer {self.optimizer.name}: its steps are no sum of "
+                "gradients; choose sgd, with momentum or without"
+            )
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
         """Returns nothing."""
@@ -98,24 +104,3 @@ class _StepShares:
         stats: NDArray[np.void],
     ) -> None:
         """Is not called."""
-
-
-def build(
-    client_optimizer: Optimizer,
-    server_optimizer: Optimizer,
-    *,
-    weighting: str,
-    aggregator: StreamingAggregator,
-) -> Algorithm:
-    """Returns FedNova with these parts; it has no options of its own.
-
-    Raises:
-        ConfigError: The client optimizer is not SGD.
-    """
-    if client_optimizer.name != "sgd":
-        raise ConfigError(
-            f"fednova with client optimizer {client_optimizer.name}: its steps are no sum of "
-            "gradients; choose sgd, with momentum or without"
-        )
-    work = FedNovaWork(client_optimizer)
-    return Algorithm(work, weighting, aggregator, server_optimizer)

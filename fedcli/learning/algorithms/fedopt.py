@@ -23,20 +23,6 @@ its experiments, and here); Flower's FedAdam corrects its bias, with an exponent
 
 from __future__ import annotations
 
-from fedcli.learning.aggregators.contract import StreamingAggregator
-from fedcli.learning.algorithms.base import Algorithm
-from fedcli.learning.algorithms.client_work import LocalSteps
-from fedcli.learning.optimizers.optimizer import Optimizer
+from fedcli.learning.algorithms.fedavg import LocalSteps
 
-NAMES = ("fedavgm", "fedadagrad", "fedadam", "fedyogi")
-
-
-def build(
-    client_optimizer: Optimizer,
-    server_optimizer: Optimizer,
-    *,
-    weighting: str,
-    aggregator: StreamingAggregator,
-) -> Algorithm:
-    """Returns one of `NAMES`, which its server optimizer is; none has options of its own."""
-    return Algorithm(LocalSteps(client_optimizer), weighting, aggregator, server_optimizer)
+__all__ = ["LocalSteps"]

@@ -24,20 +24,11 @@ delta is not finite; here they are dropped with it, as in federated averaging.
 from __future__ import annotations
 
 from fedcli.core.native import StepKind
-from fedcli.learning.aggregators.contract import StreamingAggregator
-from fedcli.learning.algorithms.base import Algorithm
-from fedcli.learning.algorithms.client_work import LocalSteps
+from fedcli.learning.algorithms.fedavg import LocalSteps
 from fedcli.learning.optimizers.optimizer import Optimizer
 
 
-def build(
-    client_optimizer: Optimizer,
-    server_optimizer: Optimizer,
-    *,
-    weighting: str,
-    aggregator: StreamingAggregator,
-    proximal_strength: float,
-) -> Algorithm:
-    """Returns FedProx with these parts; `proximal_strength` is mu, >= 0."""
+def proximal_steps(optimizer: Optimizer, *, proximal_strength: float) -> LocalSteps:
+    """Returns local steps with the proximal term; `proximal_strength` is mu, >= 0."""
     terms = ((StepKind.PROXIMAL, (proximal_strength,)),) if proximal_strength else ()
-    return Algorithm(LocalSteps(client_optimizer, terms), weighting, aggregator, server_optimizer)
+    return LocalSteps(optimizer, terms)

@@ -27,11 +27,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.learning.aggregators.contract import StreamingAggregator
-from fedcli.learning.algorithms.base import Algorithm
 from fedcli.learning.algorithms.client_work import CohortCall
 from fedcli.learning.engines.contract import CohortResult
-from fedcli.learning.optimizers.optimizer import Optimizer
 
 
 @dataclass(frozen=True)
@@ -49,14 +46,3 @@ class Gradients:
     ) -> tuple[CohortResult, dict[str, Any]]:
         """Goes over the cohort once."""
         return call.take_gradients(), dict(state)
-
-
-def build(
-    client_optimizer: None,
-    server_optimizer: Optimizer,
-    *,
-    weighting: str,
-    aggregator: StreamingAggregator,
-) -> Algorithm:
-    """Returns federated SGD with these parts; clients have no optimizer."""
-    return Algorithm(Gradients(), weighting, aggregator, server_optimizer)

@@ -27,8 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.datasets.batches import BatchedDataset
-from fedcli.learning.aggregators.contract import StreamingAggregator
-from fedcli.learning.algorithms.base import OWN_MODELS, Algorithm
+from fedcli.learning.algorithms.base import OWN_MODELS
 from fedcli.learning.algorithms.client_work import CohortCall
 from fedcli.learning.client_states import ClientStates, NextClientStates
 from fedcli.learning.engines.contract import CohortResult
@@ -100,15 +99,3 @@ class OwnModels:
                 delta += before
             if np.isfinite(delta).all():
                 self.next.write(client.client.client_id, delta)
-
-
-def build(
-    client_optimizer: Optimizer,
-    server_optimizer: Optimizer,
-    *,
-    weighting: str,
-    aggregator: StreamingAggregator,
-) -> Algorithm:
-    """Returns local training with these parts; it has no options of its own."""
-    work = OwnSteps(client_optimizer)
-    return Algorithm(work, weighting, aggregator, server_optimizer)

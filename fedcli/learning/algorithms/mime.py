@@ -36,9 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core.native import StepKind
-from fedcli.learning.aggregators.contract import StreamingAggregator
 from fedcli.learning.aggregators.mean import weighted_mean
-from fedcli.learning.algorithms.base import Algorithm
 from fedcli.learning.algorithms.client_work import CohortCall, check_freezable
 from fedcli.learning.engines.contract import CohortResult
 from fedcli.learning.engines.task import ClientInputs
@@ -47,11 +45,19 @@ from fedcli.learning.optimizers.optimizer import Optimizer, frozen_slots
 
 @dataclass(frozen=True)
 class MimeWork:
-    """The mean gradient, then local steps from a frozen state with gradients corrected to it."""
+    """The mean gradient, then local steps from a frozen state with gradients corrected to it.
+
+    Attributes:
+        base: The base optimizer.
+    """
 
     num_passes: ClassVar[int] = 2
 
     base: Optimizer
+
+    def __post_init__(self) -> None:
+        """Refuses a base optimizer whose state cannot be frozen."""
+        check_freezable("mime", self.base)
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
         """Returns the base optimizer's state."""
@@ -75,19 +81,3 @@ class MimeWork:
         zeros = np.zeros_like(call.params)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             return trained, self.base.update(mean_gradient, dict(state), zeros)[1]
-
-
-def build(
-    client_optimizer: Optimizer,
-    server_optimizer: Optimizer,
-    *,
-    weighting: str,
-    aggregator: StreamingAggregator,
-) -> Algorithm:
-    """Returns Mime with these parts; `client_optimizer` is the base optimizer.
-
-    Raises:
-        ConfigError: Its state cannot be frozen.
-    """
-    check_freezable("mime", client_optimizer)
-    return Algorithm(MimeWork(client_optimizer), weighting, aggregator, server_optimizer)

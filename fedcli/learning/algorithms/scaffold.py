@@ -35,8 +35,6 @@ from numpy.typing import NDArray
 
 from fedcli.core.native import StepKind
 from fedcli.errors import ConfigError
-from fedcli.learning.aggregators.contract import StreamingAggregator
-from fedcli.learning.algorithms.base import Algorithm
 from fedcli.learning.algorithms.client_work import CohortCall
 from fedcli.learning.algorithms.own_vectors import OwnVectors
 from fedcli.learning.client_states import ClientStates
@@ -51,6 +49,16 @@ class ScaffoldWork:
     num_passes: ClassVar[int] = 1
 
     optimizer: Optimizer
+
+    def __post_init__(self) -> None:
+        """Refuses a client optimizer that is not plain SGD."""
+        name = self.optimizer.name
+        if name != "sgd" or self.optimizer.options["momentum"]:
+            what = name if name != "sgd" else "sgd with momentum"
+            raise ConfigError(
+                f"scaffold with client optimizer {what}: its control variates are means of "
+                "gradients only for plain sgd; choose sgd with momentum=0"
+            )
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
         """Returns c, float64 [num_params], and the c_k."""
@@ -73,26 +81,3 @@ class ScaffoldWork:
         moved = np.divide(controls.change, population_size, out=controls.change)
         moved += control
         return trained, {"control": moved, "client_controls": controls.after}
-
-
-def build(
-    client_optimizer: Optimizer,
-    server_optimizer: Optimizer,
-    *,
-    weighting: str,
-    aggregator: StreamingAggregator,
-) -> Algorithm:
-    """Returns SCAFFOLD with these parts; it has no options of its own.
-
-    Raises:
-        ConfigError: The client optimizer is not plain SGD.
-    """
-    name = client_optimizer.name
-    if name != "sgd" or client_optimizer.options["momentum"]:
-        what = name if name != "sgd" else "sgd with momentum"
-        raise ConfigError(
-            f"scaffold with client optimizer {what}: its control variates are means of gradients "
-            "only for plain sgd; choose sgd with momentum=0"
-        )
-    work = ScaffoldWork(client_optimizer)
-    return Algorithm(work, weighting, aggregator, server_optimizer)

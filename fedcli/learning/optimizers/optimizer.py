@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from fedcli.core.native import FrozenSlots, StepKind, StepRow
-from fedcli.learning.optimizers.rules import RULES, OptState, Params, Settings
+from fedcli.lazy import load
+from fedcli.learning.optimizers.rules import OptState, Params, Rule, Settings
 from fedcli.learning.optimizers.schedules import CONSTANT, Schedule
+from fedcli.settings.tables import OPTIMIZERS
 from fedcli.settings.vocabulary import BY_LOCAL_STEP, BY_ROUND
 
 # Slots by name, in the order in which the core's rows keep them.
@@ -41,6 +43,11 @@ class Optimizer:
     schedule_by: str = BY_ROUND
     clip_norm: float | None = None
     shapes: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def _rule(self) -> Rule:
+        rule: Rule = load(OPTIMIZERS[self.name].code)
+        return rule
 
     @property
     def _settings(self) -> Settings:
@@ -88,7 +95,7 @@ class Optimizer:
 
     def init(self, params: Params) -> OptState:
         """Returns the state before the first step for parameters [num_params]."""
-        return RULES[self.name].init(self._settings, params)
+        return self._rule.init(self._settings, params)
 
     def update(self, gradient: Params, state: OptState, params: Params) -> tuple[Params, OptState]:
         """Returns the updates to *add* to `params`, and the next state; changes no argument.
@@ -100,7 +107,7 @@ class Optimizer:
         """
         if self.clip_norm is not None:
             gradient = clipped(gradient, self.clip_norm)
-        decrease, state = RULES[self.name].step(self._settings, gradient, state, params)
+        decrease, state = self._rule.step(self._settings, gradient, state, params)
         return -decrease, state
 
     def client_rows(self, terms: Sequence[StepRow] = ()) -> list[StepRow]:
@@ -110,7 +117,7 @@ class Optimizer:
             terms: Rows of what an algorithm adds to the gradient, once that is clipped.
         """
         clip = [] if self.clip_norm is None else [(StepKind.CLIP, (self.clip_norm,))]
-        return [*clip, *terms, RULES[self.name].row(self._settings)]
+        return [*clip, *terms, self._rule.row(self._settings)]
 
 
 def frozen_slots(state: Mapping[str, Any]) -> FrozenSlots:

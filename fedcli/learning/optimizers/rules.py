@@ -234,13 +234,12 @@ def _scaled(rate: float, values: Params, divisor: Params) -> Params:
     return np.divide(product, divisor, out=product, where=has_value)
 
 
-# The code behind each row of tables.OPTIMIZERS.
-RULES: dict[str, Rule] = {
-    "sgd": Rule(_sgd_init, _sgd_step, _sgd_row),
-    "adam": Rule(_moments_init, _adam_step, _adam_row),
-    "adamw": Rule(_moments_init, _adamw_step, _adamw_row),
-    "adagrad": Rule(_adagrad_init, _adagrad_step, _adagrad_row),
-    "yogi": Rule(_moments_init, _yogi_step, _yogi_row),
-    "rmsprop": Rule(_rmsprop_init, _rmsprop_step, _rmsprop_row),
-    "adafactor": Rule(_adafactor_init, _adafactor_step, _adafactor_row),
-}
+# ---- The optimizers, named by the rows of tables.OPTIMIZERS ------------------------------------
+
+SGD = Rule(_sgd_init, _sgd_step, _sgd_row)
+ADAM = Rule(_moments_init, _adam_step, _adam_row)
+ADAMW = Rule(_moments_init, _adamw_step, _adamw_row)
+ADAGRAD = Rule(_adagrad_init, _adagrad_step, _adagrad_row)
+YOGI = Rule(_moments_init, _yogi_step, _yogi_row)
+RMSPROP = Rule(_rmsprop_init, _rmsprop_step, _rmsprop_row)
+ADAFACTOR = Rule(_adafactor_init, _adafactor_step, _adafactor_row)

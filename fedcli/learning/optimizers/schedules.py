@@ -14,8 +14,10 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
+from fedcli.lazy import load
 from fedcli.settings import tables
 from fedcli.settings.options import Value
 
@@ -37,44 +39,45 @@ class Schedule:
         num_warmup_rounds = self.options.get("warmup_rounds", 0)
         if round_num < num_warmup_rounds:
             return float((round_num + 1) / num_warmup_rounds)
-        return RULES[self.name](self.options, round_num - num_warmup_rounds)
+        return _rule(self.name)(self.options, round_num - num_warmup_rounds)
 
 
-def _constant(options: Mapping[str, Any], round_num: int) -> float:
+@cache
+def _rule(name: str) -> Callable[[Mapping[str, Any], int], float]:
+    rule: Callable[[Mapping[str, Any], int], float] = load(tables.SCHEDULES[name].code)
+    return rule
+
+
+def constant(options: Mapping[str, Any], round_num: int) -> float:
+    """Returns 1."""
     return 1.0
 
 
-def _step(options: Mapping[str, Any], round_num: int) -> float:
+def step(options: Mapping[str, Any], round_num: int) -> float:
+    """Returns the factor of the last boundary that the round has passed; 1 before the first."""
     num_passed = bisect_right(options["boundaries"], round_num)
     return float(options["factors"][num_passed - 1]) if num_passed else 1.0
 
 
-def _exponential(options: Mapping[str, Any], round_num: int) -> float:
+def exponential(options: Mapping[str, Any], round_num: int) -> float:
+    """Returns decay_factor to the power of the share of decay_rounds that is over."""
     exponent = round_num / options["decay_rounds"]
     if options["staircase"]:
         exponent = math.floor(exponent)
     return float(options["decay_factor"] ** exponent)
 
 
-def _cosine(options: Mapping[str, Any], round_num: int) -> float:
+def cosine(options: Mapping[str, Any], round_num: int) -> float:
+    """Returns half a wave of the cosine from 1 to final_factor, which then stays."""
     final = options["final_factor"]
     progress = min(round_num / options["decay_rounds"], 1.0)
     return float(final + (1.0 - final) * (1.0 + math.cos(math.pi * progress)) / 2.0)
 
 
-def _inverse_sqrt(options: Mapping[str, Any], round_num: int) -> float:
+def inverse_sqrt(options: Mapping[str, Any], round_num: int) -> float:
+    """Returns 1 / sqrt(1 + r / decay_rounds)."""
     return 1.0 / math.sqrt(1.0 + round_num / options["decay_rounds"])
 
-
-# The code behind each row of tables.SCHEDULES, called with the round after the warm-up.
-RULES: dict[str, Callable[[Mapping[str, Any], int], float]] = {
-    tables.CONSTANT: _constant,
-    "step": _step,
-    "exponential": _exponential,
-    "cosine": _cosine,
-    "linear-warmup": _constant,
-    "inverse-sqrt": _inverse_sqrt,
-}
 
 CONSTANT = Schedule(tables.CONSTANT)
 

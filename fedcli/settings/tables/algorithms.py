@@ -21,6 +21,9 @@ from fedcli.settings.options import (
 class AlgorithmEntry(Entry):
     """A row of `ALGORITHMS`.
 
+    Its `code` makes the `ClientWork`: it is called with the client optimizer, if the algorithm has
+    local steps, and with the options by name.
+
     Attributes:
         has_local_steps: Whether clients have an optimizer of their own.
         server_lr: Learning rate of the server optimizer unless another is given.
@@ -77,11 +80,13 @@ ALGORITHMS = table(
         "would; --clients all pools everyone's, --shuffle-buffer full mixes them.",
         "the usual training by minibatch SGD",
         pools_clients=True,
+        code="fedcli.learning.algorithms.centralized:PooledSteps",
     ),
     AlgorithmEntry(
         "fedavg",
         "Federated averaging: local training, then the weighted mean of the model deltas.",
         "McMahan et al. 2017, arXiv 1602.05629; TFF learning/algorithms/fed_avg.py",
+        code="fedcli.learning.algorithms.fedavg:LocalSteps",
     ),
     AlgorithmEntry(
         "fedprox",
@@ -96,6 +101,7 @@ ALGORITHMS = table(
                 MAX_FLOAT,
             ),
         ),
+        code="fedcli.learning.algorithms.fedprox:proximal_steps",
     ),
     AlgorithmEntry(
         "fedsgd",
@@ -104,6 +110,7 @@ ALGORITHMS = table(
         "McMahan et al. 2017, arXiv 1602.05629; TFF learning/algorithms/fed_sgd.py",
         has_local_steps=False,
         server_lr=0.1,
+        code="fedcli.learning.algorithms.fedsgd:Gradients",
     ),
     AlgorithmEntry(
         "local-only",
@@ -112,18 +119,21 @@ ALGORITHMS = table(
         "the usual baseline of personalization; Li et al. 2021 (Ditto), arXiv 2012.04221",
         has_own_models=True,
         server_optimizer="sgd",
+        code="fedcli.learning.algorithms.local_only:OwnSteps",
     ),
     AlgorithmEntry(
         "mime-lite",
         "Local steps with the server's optimizer state, which full gradients move; the client "
         "optimizer is the base optimizer.",
         "Karimireddy et al. 2021, arXiv 2008.03606; TFF learning/algorithms/mime.py",
+        code="fedcli.learning.algorithms.mime_lite:MimeLiteWork",
     ),
     AlgorithmEntry(
         "mime",
         "Mime Lite with each local gradient corrected to the cohort's mean gradient: two passes, "
         "two gradients a step.",
         "Karimireddy et al. 2021, arXiv 2008.03606; FedJAX algorithms/mime.py",
+        code="fedcli.learning.algorithms.mime:MimeWork",
     ),
     AlgorithmEntry(
         "scaffold",
@@ -131,12 +141,14 @@ ALGORITHMS = table(
         "SGD only, clients count alike.",
         "Karimireddy et al. 2020, arXiv 1910.06378, option II",
         weightings=("uniform",),
+        code="fedcli.learning.algorithms.scaffold:ScaffoldWork",
     ),
     AlgorithmEntry(
         "fednova",
         "Federated averaging in which each delta is divided by the local steps behind it; SGD "
         "only, momentum allowed.",
         "Wang et al. 2020, arXiv 2007.07481",
+        code="fedcli.learning.algorithms.fednova:FedNovaWork",
     ),
     AlgorithmEntry(
         "feddyn",
@@ -154,6 +166,7 @@ ALGORITHMS = table(
         ),
         weightings=("uniform",),
         has_own_weights=True,
+        code="fedcli.learning.algorithms.feddyn:FedDynWork",
     ),
     AlgorithmEntry(
         "fedavgm",
@@ -161,6 +174,7 @@ ALGORITHMS = table(
         "Hsu et al. 2019, arXiv 1909.06335",
         server_optimizer="sgd",
         server_options={"momentum": 0.9},
+        code="fedcli.learning.algorithms.fedopt:LocalSteps",
     ),
     AlgorithmEntry(
         "fedadagrad",
@@ -169,6 +183,7 @@ ALGORITHMS = table(
         server_lr=0.1,
         server_optimizer="adagrad",
         server_options={"initial_preconditioner_value": 0.0, **_FEDOPT_OPTIONS},
+        code="fedcli.learning.algorithms.fedopt:LocalSteps",
     ),
     AlgorithmEntry(
         "fedadam",
@@ -178,6 +193,7 @@ ALGORITHMS = table(
         server_lr=0.1,
         server_optimizer="adam",
         server_options={"beta_2": 0.99, **_FEDOPT_OPTIONS},
+        code="fedcli.learning.algorithms.fedopt:LocalSteps",
     ),
     AlgorithmEntry(
         "fedyogi",
@@ -187,25 +203,30 @@ ALGORITHMS = table(
         server_lr=0.01,
         server_optimizer="yogi",
         server_options={"beta_2": 0.99, "initial_preconditioner_value": 0.0, **_FEDOPT_OPTIONS},
+        code="fedcli.learning.algorithms.fedopt:LocalSteps",
     ),
 )
 
+# The code of a row makes the aggregator, called with the options by name.
 AGGREGATORS = table(
     Entry(
         "mean",
         "Weighted mean of the model deltas, summed in float64 in a fixed order.",
         "TFF aggregators/mean.py",
+        code="fedcli.learning.aggregators.mean:Mean",
     ),
     Entry(
         "tff-robust",
         "Zeroes deltas with an entry above one bound, clips their norm to another, then the mean; "
         "both bounds follow quantiles of what clients send.",
         "TFF learning/model_update_aggregator.py, robust_aggregator; arXiv 1905.03871",
+        code="fedcli.learning.aggregators.bounded:AdaptiveRobust",
     ),
     Entry(
         "norm-bound",
         "Scales deltas that are longer than a fixed norm down to it, then the mean.",
         "Sun et al. 2019, arXiv 1911.07963; TFF aggregators/robust.py, clipping_factory",
         (Option("max_norm", 1.0, "L2 norm over all tensors.", LEAST_POSITIVE, MAX_FLOAT),),
+        code="fedcli.learning.aggregators.bounded:NormBound",
     ),
 )

@@ -39,7 +39,7 @@ def check_clip_norm(value: object, label: str = "clip norm") -> float:
 
 @dataclass(frozen=True)
 class OptimizerEntry(Entry):
-    """A row of `OPTIMIZERS`.
+    """A row of `OPTIMIZERS`; its `code` is a `learning.optimizers.rules.Rule`.
 
     Attributes:
         is_elementwise: Whether it moves each weight by what it keeps of that weight alone.
@@ -92,12 +92,14 @@ OPTIMIZERS = table(
             Option("nesterov", False, "Look ahead along the momentum; needs momentum above 0."),
         ),
         _check_sgd,
+        code="fedcli.learning.optimizers.rules:SGD",
     ),
     OptimizerEntry(
         "adam",
         "Running means of gradients and of their squares, corrected for their start from 0.",
         "Kingma and Ba 2015, arXiv 1412.6980; TFF learning/optimizers/adam.py",
         (_BETA_1, _BETA_2, _epsilon(1e-7), _STYLE),
+        code="fedcli.learning.optimizers.rules:ADAM",
     ),
     OptimizerEntry(
         "adamw",
@@ -109,6 +111,7 @@ OPTIMIZERS = table(
             _epsilon(1e-7),
             Option("weight_decay", 0.004, "Strength of the shrinking; 0: Adam.", 0.0, MAX_FLOAT),
         ),
+        code="fedcli.learning.optimizers.rules:ADAMW",
     ),
     OptimizerEntry(
         "adagrad",
@@ -116,12 +119,14 @@ OPTIMIZERS = table(
         "(style reddi: outside, arXiv 2003.00295).",
         "Duchi, Hazan and Singer 2011, JMLR 12; TFF learning/optimizers/adagrad.py",
         (_epsilon(1e-7), _initial_preconditioner(0.1), _STYLE),
+        code="fedcli.learning.optimizers.rules:ADAGRAD",
     ),
     OptimizerEntry(
         "yogi",
         "Adam whose mean of squares moves by a step's own square, up or down.",
         "Zaheer et al. 2018, NeurIPS; TFF learning/optimizers/yogi.py",
         (_BETA_1, _BETA_2, _epsilon(1e-3), _initial_preconditioner(1e-6), _STYLE),
+        code="fedcli.learning.optimizers.rules:YOGI",
     ),
     OptimizerEntry(
         "rmsprop",
@@ -131,6 +136,7 @@ OPTIMIZERS = table(
             Option("decay", 0.9, "Share of the running mean that a step keeps.", 0.0, 1.0),
             _epsilon(1e-7),
         ),
+        code="fedcli.learning.optimizers.rules:RMSPROP",
     ),
     OptimizerEntry(
         "adafactor",
@@ -157,5 +163,6 @@ OPTIMIZERS = table(
             Option("relative_step", True, "Hold the rate to 1 / sqrt(step)."),
         ),
         is_elementwise=False,
+        code="fedcli.learning.optimizers.rules:ADAFACTOR",
     ),
 )

@@ -42,12 +42,14 @@ def _check_step(options: Mapping[str, Value]) -> str | None:
     return None
 
 
-# Shares of the learning rate by round, r = 0, 1, ...; a warm-up counts before r.
+# Shares of the learning rate by round, r = 0, 1, ...; a warm-up counts before r. The code of a row
+# is a function (options, r) -> share.
 SCHEDULES = table(
     Entry(
         CONSTANT,
         "The same learning rate in every round.",
         f"{_GRF}, constant",
+        code="fedcli.learning.optimizers.schedules:constant",
     ),
     Entry(
         "step",
@@ -71,6 +73,7 @@ SCHEDULES = table(
             _warmup_rounds(0),
         ),
         _check_step,
+        code="fedcli.learning.optimizers.schedules:step",
     ),
     Entry(
         "exponential",
@@ -82,6 +85,7 @@ SCHEDULES = table(
             Option("staircase", False, "Fall only after each decay_rounds, not in between."),
             _warmup_rounds(0),
         ),
+        code="fedcli.learning.optimizers.schedules:exponential",
     ),
     Entry(
         "cosine",
@@ -97,12 +101,14 @@ SCHEDULES = table(
             Option("final_factor", 0.0, "Share of the learning rate at the end.", 0.0, 1.0),
             _warmup_rounds(0),
         ),
+        code="fedcli.learning.optimizers.schedules:cosine",
     ),
     Entry(
         "linear-warmup",
         "The learning rate times (r + 1) / warmup_rounds until that is 1.",
         "Goyal et al. 2017, arXiv 1706.02677; " + f"{_GRF}, warmup",
         (_warmup_rounds(10),),
+        code="fedcli.learning.optimizers.schedules:constant",
     ),
     Entry(
         "inverse-sqrt",
@@ -112,6 +118,7 @@ SCHEDULES = table(
             _decay_rounds("Rounds after which the rate is 0.71 of its value."),
             _warmup_rounds(0),
         ),
+        code="fedcli.learning.optimizers.schedules:inverse_sqrt",
     ),
 )
 
