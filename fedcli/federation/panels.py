@@ -75,13 +75,17 @@ class Panel:
     ) -> PanelScores:
         """Returns the metrics of what is evaluated of a state on all these clients.
 
-        The process is called once a block of clients of the same weights and its state passed on;
-        since that starts afresh here, the totals over all rounds are this evaluation's.
+        The process is called once a block of clients and its state passed on; since that starts
+        afresh here, the totals over all rounds are this evaluation's.
         """
         state = evaluator.initialize()
+        if trained.has_own_models:
+            weights, own = trained.global_model_weights, trained.evaluated
+        else:
+            weights, own = trained.evaluated_weights, None
+        state = replace(state, global_model_weights=weights, evaluated=own)
         stats = []
-        for weights, block in self._weighted_blocks(trained):
-            state = replace(state, global_model_weights=weights)
+        for block in self._blocks():
             output = evaluator.next(state, block, cancel=cancel)
             state = output.state
             stats.append(output.client_stats)
@@ -89,17 +93,6 @@ class Panel:
         totals = metrics["client_work"]["eval"]["total_rounds_metrics"]
         metrics["client_work"]["eval"]["current_round_metrics"] = dict(totals)
         return PanelScores(metrics, stats[0] if len(stats) == 1 else np.concatenate(stats))
-
-    def _weighted_blocks(
-        self, trained: ServerState
-    ) -> Iterator[tuple[NDArray[np.float32], tuple[BatchedDataset, ...]]]:
-        """Blocks of clients with the weights that are evaluated on them."""
-        for block in self._blocks():
-            if not trained.has_own_models:
-                yield trained.evaluated_weights, block
-                continue
-            for each in block:
-                yield trained.weights_for(each.client.client_id), (each,)
 
     def _blocks(self) -> Iterator[tuple[BatchedDataset, ...]]:
         if self._held is not None:

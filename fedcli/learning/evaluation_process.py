@@ -32,13 +32,23 @@ class EvaluationProcess(LearningProcess):
     ) -> ProcessOutput:
         """See LearningProcess; `timings` has evaluate.
 
-        `total_rounds_metrics` cover every round since `initialize` whose state was passed on.
+        `total_rounds_metrics` cover every round since `initialize` whose state was passed on. Where
+        the state has a model for each client (`evaluated`), each is scored with its own.
         """
         started = perf_counter()
         layout = self.model.layout
         clients = cohort_data(client_data)
-        stats = self.engine.evaluate(layout, state.global_model_weights, clients, cancel=cancel)
-        totals = metrics.add(state.client_work, metrics.sum_stats(stats))
+        stats = self.engine.evaluate(
+            layout,
+            state.global_model_weights,
+            clients,
+            starts=state.models_of if state.has_own_models else None,
+            cancel=cancel,
+        )
+        totals = dict(state.client_work)
+        step = 1 if state.has_own_models else max(len(stats), 1)  # a sum for each model
+        for first in range(0, len(stats), step):
+            totals = metrics.add(totals, metrics.sum_stats(stats[first : first + step]))
         eval_metrics = {
             "current_round_metrics": self._metrics(stats),
             "total_rounds_metrics": self._metrics(metrics.as_stats(totals)),

@@ -21,7 +21,6 @@ from fedcli.learning.state import (
     ProcessOutput,
     ServerState,
     state_types,
-    with_evaluated,
 )
 from fedcli.models import metrics
 from fedcli.models.metrics import MetricsAggregator
@@ -90,8 +89,7 @@ class LearningProcess(abc.ABC):
         return replace(
             state,
             global_model_weights=params,
-            client_work=with_evaluated(state.client_work, params),
-            finalizer=with_evaluated(state.finalizer, params),
+            evaluated=None if state.evaluated is None else state.evaluated.at(params),
         )
 
     def _metrics(self, stats: metrics.ClientStats) -> dict[str, Any]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.datasets.batches import BatchedDataset
 from fedcli.errors import ConfigError
-from fedcli.learning.algorithms.base import EVALUATED_WEIGHTS, NO_COMMON_MODEL, OWN_MODELS
+from fedcli.learning.algorithms.evaluated import NO_COMMON_MODEL, Evaluated
 from fedcli.learning.client_states import ClientStates
 from fedcli.learning.signatures import array_type, value_types
 from fedcli.models.layout import ParamLayout
@@ -27,6 +29,7 @@ class ServerState:
             over all rounds so far.
         aggregator: What the aggregator remembers.
         finalizer: The server optimizer's state.
+        evaluated: What is evaluated and exported in place of the global model; None: that is.
     """
 
     round_num: int
@@ -35,26 +38,25 @@ class ServerState:
     client_work: dict[str, Any] = field(default_factory=dict)
     aggregator: dict[str, Any] = field(default_factory=dict)
     finalizer: dict[str, Any] = field(default_factory=dict)
+    evaluated: Evaluated | None = None
 
     @property
     def evaluated_weights(self) -> NDArray[np.float32]:
-        """What is evaluated and exported: the global model, unless another part has its own.
+        """What is evaluated and exported, float32 [num_params].
 
         Raises:
             ConfigError: Every client has a model of its own.
         """
-        if self.has_own_models:
+        if self.evaluated is None:
+            return self.global_model_weights
+        if self.evaluated.weights is None:
             raise ConfigError(NO_COMMON_MODEL)
-        for part in (self.finalizer, self.client_work):
-            if EVALUATED_WEIGHTS in part:
-                weights: NDArray[np.float32] = part[EVALUATED_WEIGHTS]
-                return weights
-        return self.global_model_weights
+        return self.evaluated.weights
 
     @property
     def has_own_models(self) -> bool:
         """Whether every client is evaluated with a model of its own."""
-        return OWN_MODELS in self.client_work
+        return self.evaluated is not None and self.evaluated.own_models is not None
 
     def weights_for(self, client_id: str) -> NDArray[np.float32]:
         """Returns what is evaluated on one client: its own model, or that of all.
@@ -62,11 +64,21 @@ class ServerState:
         Raises:
             RunError: The file of what clients keep cannot be read.
         """
-        if not self.has_own_models:
+        if self.evaluated is None or self.evaluated.own_models is None:
             return self.evaluated_weights
-        own: ClientStates = self.client_work[OWN_MODELS]
         weights = self.global_model_weights
-        return weights + own.read(client_id, len(weights))
+        return weights + self.evaluated.own_models.read(client_id, len(weights))
+
+    def models_of(self, clients: Sequence[BatchedDataset]) -> NDArray[np.float32]:
+        """Returns what is evaluated on each of some clients: float32 [num_clients, num_params].
+
+        Raises:
+            RunError: The file of what clients keep cannot be read.
+        """
+        models = np.empty((len(clients), len(self.global_model_weights)), np.float32)
+        for row, client in zip(models, clients, strict=True):
+            row[:] = self.weights_for(client.client.client_id)
+        return models
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,11 +113,6 @@ class ProcessOutput:
     client_stats: NDArray[Any]
 
 
-def with_evaluated(part: dict[str, Any], params: NDArray[np.float32]) -> dict[str, Any]:
-    """Returns a part of a state; weights of its own that are evaluated are `params` now."""
-    return {**part, EVALUATED_WEIGHTS: params.copy()} if EVALUATED_WEIGHTS in part else part
-
-
 def state_types(state: ServerState, layout: ParamLayout) -> dict[str, Any]:
     """Returns the types in `state`; what has one value a parameter is shown tensor by tensor."""
     weights = {"trainable": _tensor_types("float32", layout), "non_trainable": {}}
@@ -113,7 +120,14 @@ def state_types(state: ServerState, layout: ParamLayout) -> dict[str, Any]:
         name: {key: _part_type(value, layout) for key, value in getattr(state, name).items()}
         for name in ("distributor", "client_work", "aggregator", "finalizer")
     }
-    return {"round_num": "int64", "global_model_weights": weights, **parts}
+    types = {"round_num": "int64", "global_model_weights": weights, **parts}
+    if state.evaluated is None:
+        return types
+    evaluated = {name: value for name, value in vars(state.evaluated).items() if value is not None}
+    return {
+        **types,
+        "evaluated": {name: _part_type(value, layout) for name, value in evaluated.items()},
+    }
 
 
 def _part_type(value: Any, layout: ParamLayout) -> Any:

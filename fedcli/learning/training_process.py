@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -11,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core.native import CancelFlag
-from fedcli.learning.algorithms.base import Algorithm, apply_mean_delta, move_ema, start_ema
+from fedcli.errors import ConfigError
+from fedcli.learning.algorithms.base import Algorithm, apply_mean_delta
 from fedcli.learning.algorithms.client_work import CohortCall
+from fedcli.learning.algorithms.evaluated import Evaluated
+from fedcli.learning.client_states import ClientStates
 from fedcli.learning.cohort_data import cohort_data
 from fedcli.learning.engines.contract import Engine
 from fedcli.learning.engines.task import NO_BOUNDS, ClientTask
@@ -34,9 +37,19 @@ class TrainingProcess(LearningProcess):
         num_clients: int | None = None,
         measures_deltas: bool = False,
     ) -> None:
-        """Composes the algorithm's parts with a model; see `build_process`."""
+        """Composes the algorithm's parts with a model; see `build_process`.
+
+        Raises:
+            ConfigError: A running mean would be evaluated in place of the algorithm's own weights.
+        """
         super().__init__(model, metrics_aggregator, engine)
         server_optimizer = algorithm.server_optimizer.for_tensors(self.model.layout.shapes)
+        entry = algorithm.entry
+        if algorithm.ema_decay is not None and (entry.has_own_weights or entry.has_own_models):
+            raise ConfigError(
+                f"{entry.name} with a running mean of the weights: it evaluates other weights than "
+                "the global model's already; leave out ema_decay"
+            )
         self.algorithm = replace(algorithm, server_optimizer=server_optimizer)
         self.num_clients = num_clients
         self._default_bounds = NO_BOUNDS if measures_deltas else None
@@ -49,22 +62,28 @@ class TrainingProcess(LearningProcess):
             global_model_weights=params,
             client_work=self.algorithm.client_work.init(params),
             aggregator=self.algorithm.aggregator.init(),
-            finalizer={**self.algorithm.server_optimizer.init(params), **self._start_ema(params)},
+            finalizer=self.algorithm.server_optimizer.init(params),
+            evaluated=self._start_evaluated(params),
         )
 
-    def _start_ema(self, params: NDArray[np.float32]) -> dict[str, Any]:
-        return {} if self.algorithm.ema_decay is None else start_ema(params)
+    def _start_evaluated(self, params: NDArray[np.float32]) -> Evaluated | None:
+        """What is evaluated of the initial model."""
+        if self.algorithm.entry.has_own_models:
+            return Evaluated(own_models=ClientStates())
+        if self.algorithm.entry.has_own_weights:
+            return Evaluated(params.copy())
+        if self.algorithm.ema_decay is not None:
+            return Evaluated(params.copy(), num_updates=0)
+        return None
 
-    def _move_ema(
-        self, finalizer: Mapping[str, Any], params: NDArray[np.float32], is_rejected: bool
-    ) -> dict[str, Any]:
-        """The running mean's part of the next finalizer state."""
+    def _next_evaluated(
+        self, before: Evaluated | None, params: NDArray[np.float32], is_rejected: bool
+    ) -> Evaluated | None:
+        """What is evaluated after an update, where that is not for the algorithm to say."""
         decay = self.algorithm.ema_decay
-        if decay is None:
-            return {}
-        if is_rejected:
-            return {name: finalizer[name] for name in start_ema(params)}
-        return move_ema(decay, finalizer, params)
+        if before is None or decay is None or is_rejected:
+            return before
+        return before.after_update(decay, params)
 
     def next(
         self,
@@ -89,8 +108,9 @@ class TrainingProcess(LearningProcess):
             clients=cohort_data(client_data, algorithm.client_work.num_passes),
             cancel=cancel,
             num_clients=self.num_clients,
+            evaluated=state.evaluated,
         )
-        cohort, work_state = algorithm.client_work.run(call, state.client_work)
+        cohort, work_state, evaluated = algorithm.client_work.run(call, state.client_work)
         trained = perf_counter()
         mean_delta, aggregator_state, aggregator_metrics = algorithm.aggregator.aggregate(
             state.aggregator, cohort
@@ -109,18 +129,15 @@ class TrainingProcess(LearningProcess):
             "aggregator": aggregator_metrics,
             "finalizer": finalizer_metrics,
         }
+        is_rejected = bool(finalizer_metrics["update_non_finite"])
         next_state = replace(
             state,
             round_num=state.round_num + 1,
             global_model_weights=params,
             client_work=work_state,
             aggregator=aggregator_state,
-            finalizer={
-                **opt_state,
-                **self._move_ema(
-                    state.finalizer, params, bool(finalizer_metrics["update_non_finite"])
-                ),
-            },
+            finalizer=opt_state,
+            evaluated=evaluated or self._next_evaluated(state.evaluated, params, is_rejected),
         )
         timings = {"train": trained - started, "aggregate": perf_counter() - trained}
         num_empty = count_empty(cohort.stats)

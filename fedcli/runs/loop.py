@@ -23,7 +23,7 @@ from fedcli.datasets.batches import BatchedDataset
 from fedcli.datasets.client_data import ClientData
 from fedcli.errors import ConfigError, StopTraining
 from fedcli.evaluation.result import Evaluation, evaluate_panel, seen_in
-from fedcli.learning.algorithms.base import NO_COMMON_MODEL
+from fedcli.learning.algorithms.evaluated import NO_COMMON_MODEL
 from fedcli.learning.engines import choosing
 from fedcli.learning.state import ModelWeights, ServerState
 from fedcli.models.layout import ParamLayout

@@ -16,7 +16,6 @@ from fedcli.errors import ConfigError, RunError
 from fedcli.federation.opened_data import note_of_changed_model
 from fedcli.files import check_is_no_input
 from fedcli.learning import client_states
-from fedcli.learning.algorithms.base import EVALUATED_WEIGHTS, NO_COMMON_MODEL, OWN_MODELS
 from fedcli.learning.engines import choosing
 from fedcli.learning.engines.contract import Engine
 from fedcli.learning.state import ServerState
@@ -26,7 +25,13 @@ from fedcli.runs.building import build_algorithm
 from fedcli.runs.files import checkpoint, client_records, event_files
 from fedcli.runs.files import folder as run_dir
 from fedcli.runs.files.checkpoint import Checkpoint
-from fedcli.runs.files.saved_states import client_states_of, model_of, open_client_states, to_state
+from fedcli.runs.files.saved_states import (
+    client_states_of,
+    evaluated_weights_in,
+    model_of,
+    open_client_states,
+    to_state,
+)
 from fedcli.settings.data_source import DataSource
 from fedcli.settings.run_config import RunConfig
 
@@ -225,15 +230,11 @@ def _weights_of(
 
 def _evaluated_tensors(content: Checkpoint, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     """The weights that are evaluated, without the code that says what they compute."""
-    if OWN_MODELS in content.components["client_work"]:
-        raise ConfigError(NO_COMMON_MODEL)
+    own = evaluated_weights_in(content)
     named = content.components["global_model_weights"]
     arrays = {name: np.asarray(named[name]) for name in names}
-    for part in ("finalizer", "client_work"):
-        own = content.components[part].get(EVALUATED_WEIGHTS)
-        if own is not None:
-            ends = np.cumsum([array.size for array in arrays.values()])[:-1]
-            pieces = np.split(np.asarray(own), ends)
-            rows = zip(arrays.items(), pieces, strict=True)
-            return {name: piece.reshape(array.shape) for (name, array), piece in rows}
-    return arrays
+    if own is None:
+        return arrays
+    ends = np.cumsum([array.size for array in arrays.values()])[:-1]
+    rows = zip(arrays.items(), np.split(own, ends), strict=True)
+    return {name: piece.reshape(array.shape) for (name, array), piece in rows}

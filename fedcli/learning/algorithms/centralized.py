@@ -29,8 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.datasets.batches import BatchedDataset, ClientDataset
-from fedcli.learning.algorithms.client_work import CohortCall
-from fedcli.learning.engines.contract import CohortResult
+from fedcli.learning.algorithms.client_work import CohortCall, WorkResult
 from fedcli.learning.optimizers.optimizer import Optimizer
 
 POOL = "centralized"  # names the pool in the shuffle's key
@@ -52,11 +51,10 @@ class PooledSteps:
         """Returns nothing."""
         return {}
 
-    def run(
-        self, call: CohortCall, state: Mapping[str, Any]
-    ) -> tuple[CohortResult, dict[str, Any]]:
+    def run(self, call: CohortCall, state: Mapping[str, Any]) -> WorkResult:
         """Trains the pool once; a cohort of nobody stays one."""
-        return replace(call, clients=pool(call.clients)).train(self.optimizer), dict(state)
+        trained = replace(call, clients=pool(call.clients)).train(self.optimizer)
+        return WorkResult(trained, dict(state))
 
 
 def pool(clients: Iterable[BatchedDataset]) -> tuple[BatchedDataset, ...]:

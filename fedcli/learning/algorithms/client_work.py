@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fedcli.core.native import CancelFlag, FrozenSlots, StepKind, StepRow
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.errors import ConfigError
+from fedcli.learning.algorithms.evaluated import Evaluated
 from fedcli.learning.engines.contract import CohortResult, Engine
 from fedcli.learning.engines.task import NO_INPUTS, ClientExchange, ClientInputs, ClientTask
 from fedcli.learning.optimizers.optimizer import Optimizer
@@ -30,6 +31,7 @@ class CohortCall:
         clients: The cohort's data; they can be gone through again if the work makes many passes.
         cancel: Stops the call from outside.
         num_clients: How many may take part, in this round or another; None: not known.
+        evaluated: What was evaluated before the round in place of the global model; None: that.
     """
 
     engine: Engine
@@ -38,6 +40,7 @@ class CohortCall:
     clients: Iterable[BatchedDataset]
     cancel: CancelFlag | None
     num_clients: int | None = None
+    evaluated: Evaluated | None = None
 
     @property
     def params(self) -> NDArray[np.float32]:
@@ -106,6 +109,20 @@ class CohortCall:
         )
 
 
+class WorkResult(NamedTuple):
+    """What a round of client work makes.
+
+    Attributes:
+        cohort: What the cohort sends back.
+        state: The client work's part of the next server state.
+        evaluated: What is evaluated in place of the global model, if the algorithm says so.
+    """
+
+    cohort: CohortResult
+    state: dict[str, Any]
+    evaluated: Evaluated | None = None
+
+
 class ClientWork(Protocol):
     """Holds settings only; what it remembers between rounds is part of the server state.
 
@@ -119,9 +136,7 @@ class ClientWork(Protocol):
         """Returns its part of the server state before the first round, for params [num_params]."""
         ...
 
-    def run(
-        self, call: CohortCall, state: Mapping[str, Any]
-    ) -> tuple[CohortResult, dict[str, Any]]:
+    def run(self, call: CohortCall, state: Mapping[str, Any]) -> WorkResult:
         """Returns what the cohort sends back, and the next state; raises as `Engine` does."""
         ...
 

@@ -29,8 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core.native import StepRow
-from fedcli.learning.algorithms.client_work import CohortCall
-from fedcli.learning.engines.contract import CohortResult
+from fedcli.learning.algorithms.client_work import CohortCall, WorkResult
 from fedcli.learning.optimizers.optimizer import Optimizer
 
 
@@ -52,8 +51,6 @@ class LocalSteps:
         """Returns nothing."""
         return {}
 
-    def run(
-        self, call: CohortCall, state: Mapping[str, Any]
-    ) -> tuple[CohortResult, dict[str, Any]]:
+    def run(self, call: CohortCall, state: Mapping[str, Any]) -> WorkResult:
         """Trains the cohort once."""
-        return call.train(self.optimizer, self.terms), dict(state)
+        return WorkResult(call.train(self.optimizer, self.terms), dict(state))

@@ -36,11 +36,10 @@ from numpy.typing import NDArray
 
 from fedcli.core.native import StepKind
 from fedcli.learning.aggregators.mean import weighted_mean
-from fedcli.learning.algorithms.base import EVALUATED_WEIGHTS
-from fedcli.learning.algorithms.client_work import CohortCall
+from fedcli.learning.algorithms.client_work import CohortCall, WorkResult
+from fedcli.learning.algorithms.evaluated import Evaluated
 from fedcli.learning.algorithms.own_vectors import OwnVectors
 from fedcli.learning.client_states import ClientStates
-from fedcli.learning.engines.contract import CohortResult
 from fedcli.learning.optimizers.optimizer import Optimizer
 
 
@@ -59,13 +58,10 @@ class FedDynWork:
     alpha: float
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
-        """Returns h, float64 [num_params], the h_k, and what is evaluated: the initial model."""
-        bend = np.zeros(len(params))
-        return {"bend": bend, "client_bends": ClientStates(), EVALUATED_WEIGHTS: params.copy()}
+        """Returns h, float64 [num_params], and the h_k."""
+        return {"bend": np.zeros(len(params)), "client_bends": ClientStates()}
 
-    def run(
-        self, call: CohortCall, state: Mapping[str, Any]
-    ) -> tuple[CohortResult, dict[str, Any]]:
+    def run(self, call: CohortCall, state: Mapping[str, Any]) -> WorkResult:
         """Trains the cohort once."""
         population_size = call.population_size
         nothing = np.zeros(len(call.params), np.float32)
@@ -75,13 +71,12 @@ class FedDynWork:
         bend = np.divide(bends.change, population_size, out=bends.change)
         bend += state["bend"]
         mean_params = call.params + weighted_mean(trained)
-        if not np.isfinite(mean_params).all():
-            mean_params = state[EVALUATED_WEIGHTS]
+        is_finite = bool(np.isfinite(mean_params).all())
         shifted = replace(
             trained, delta_sum=trained.delta_sum - trained.weight_sum * (bend / self.alpha)
         )
-        return shifted, {
-            "bend": bend,
-            "client_bends": bends.after,
-            EVALUATED_WEIGHTS: mean_params,
-        }
+        return WorkResult(
+            shifted,
+            {"bend": bend, "client_bends": bends.after},
+            Evaluated(mean_params) if is_finite else call.evaluated,
+        )

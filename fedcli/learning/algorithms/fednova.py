@@ -36,8 +36,7 @@ from numpy.typing import NDArray
 
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.errors import ConfigError
-from fedcli.learning.algorithms.client_work import CohortCall
-from fedcli.learning.engines.contract import CohortResult
+from fedcli.learning.algorithms.client_work import CohortCall, WorkResult
 from fedcli.learning.engines.task import ClientInputs
 from fedcli.learning.optimizers.optimizer import Optimizer
 
@@ -62,18 +61,17 @@ class FedNovaWork:
         """Returns nothing."""
         return {}
 
-    def run(
-        self, call: CohortCall, state: Mapping[str, Any]
-    ) -> tuple[CohortResult, dict[str, Any]]:
+    def run(self, call: CohortCall, state: Mapping[str, Any]) -> WorkResult:
         """Trains the cohort once."""
         steps = cache(self.optimizer.at(call.round_num).unit_steps)
         trained = call.train(self.optimizer, exchange=_StepShares(steps))
         weights = trained.stats["weight"]
         counted = [steps(num_batches) for num_batches in trained.stats["num_batches"].tolist()]
         if not trained.weight_sum:
-            return trained, dict(state)
+            return WorkResult(trained, dict(state))
         effective = float(np.dot(weights, counted)) / trained.weight_sum
-        return replace(trained, delta_sum=trained.delta_sum * effective), dict(state)
+        scaled = replace(trained, delta_sum=trained.delta_sum * effective)
+        return WorkResult(scaled, dict(state))
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.learning.algorithms.client_work import CohortCall
-from fedcli.learning.engines.contract import CohortResult
+from fedcli.learning.algorithms.client_work import CohortCall, WorkResult
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,6 @@ class Gradients:
         """Returns nothing."""
         return {}
 
-    def run(
-        self, call: CohortCall, state: Mapping[str, Any]
-    ) -> tuple[CohortResult, dict[str, Any]]:
+    def run(self, call: CohortCall, state: Mapping[str, Any]) -> WorkResult:
         """Goes over the cohort once."""
-        return call.take_gradients(), dict(state)
+        return WorkResult(call.take_gradients(), dict(state))

@@ -27,10 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.datasets.batches import BatchedDataset
-from fedcli.learning.algorithms.base import OWN_MODELS
-from fedcli.learning.algorithms.client_work import CohortCall
-from fedcli.learning.client_states import ClientStates, NextClientStates
-from fedcli.learning.engines.contract import CohortResult
+from fedcli.learning.algorithms.client_work import CohortCall, WorkResult
+from fedcli.learning.algorithms.evaluated import Evaluated
+from fedcli.learning.client_states import NextClientStates
 from fedcli.learning.engines.task import ClientInputs
 from fedcli.learning.optimizers.optimizer import Optimizer
 
@@ -48,15 +47,16 @@ class OwnSteps:
     optimizer: Optimizer
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
-        """Returns the d_k."""
-        return {OWN_MODELS: ClientStates()}
+        """Returns nothing: the d_k are what is evaluated."""
+        return {}
 
-    def run(
-        self, call: CohortCall, state: Mapping[str, Any]
-    ) -> tuple[CohortResult, dict[str, Any]]:
+    def run(self, call: CohortCall, state: Mapping[str, Any]) -> WorkResult:
         """Trains the cohort once, each client from its own model."""
-        models = OwnModels(state[OWN_MODELS].next_version(), call.params)
-        return call.train(self.optimizer, exchange=models), {OWN_MODELS: models.next.after}
+        assert call.evaluated is not None
+        assert call.evaluated.own_models is not None
+        models = OwnModels(call.evaluated.own_models.next_version(), call.params)
+        trained = call.train(self.optimizer, exchange=models)
+        return WorkResult(trained, dict(state), Evaluated(own_models=models.next.after))
 
 
 class OwnModels:

@@ -37,8 +37,7 @@ from numpy.typing import NDArray
 
 from fedcli.core.native import StepKind
 from fedcli.learning.aggregators.mean import weighted_mean
-from fedcli.learning.algorithms.client_work import CohortCall, check_freezable
-from fedcli.learning.engines.contract import CohortResult
+from fedcli.learning.algorithms.client_work import CohortCall, WorkResult, check_freezable
 from fedcli.learning.engines.task import ClientInputs
 from fedcli.learning.optimizers.optimizer import Optimizer, frozen_slots
 
@@ -63,14 +62,14 @@ class MimeWork:
         """Returns the base optimizer's state."""
         return self.base.init(params)
 
-    def run(
-        self, call: CohortCall, state: Mapping[str, Any]
-    ) -> tuple[CohortResult, dict[str, Any]]:
+    def run(self, call: CohortCall, state: Mapping[str, Any]) -> WorkResult:
         """Takes the gradients of the cohort, then trains it."""
         gradients = call.without_bounds().take_gradients()
         mean_gradient = -weighted_mean(gradients)
         if not np.isfinite(mean_gradient).all():
-            return gradients, dict(state)  # their sum has no mean, so the server rejects it
+            return WorkResult(
+                gradients, dict(state)
+            )  # their sum has no mean, so the server rejects it
 
         trained = call.train(
             self.base,
@@ -80,4 +79,5 @@ class MimeWork:
         )
         zeros = np.zeros_like(call.params)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            return trained, self.base.update(mean_gradient, dict(state), zeros)[1]
+            moved = self.base.update(mean_gradient, dict(state), zeros)[1]
+        return WorkResult(trained, moved)

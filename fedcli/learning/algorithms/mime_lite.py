@@ -35,8 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.learning.aggregators.mean import weighted_mean
-from fedcli.learning.algorithms.client_work import CohortCall, check_freezable
-from fedcli.learning.engines.contract import CohortResult
+from fedcli.learning.algorithms.client_work import CohortCall, WorkResult, check_freezable
 from fedcli.learning.optimizers.optimizer import Optimizer, frozen_slots
 
 
@@ -60,9 +59,7 @@ class MimeLiteWork:
         """Returns the base optimizer's state."""
         return self.base.init(params)
 
-    def run(
-        self, call: CohortCall, state: Mapping[str, Any]
-    ) -> tuple[CohortResult, dict[str, Any]]:
+    def run(self, call: CohortCall, state: Mapping[str, Any]) -> WorkResult:
         """Trains the cohort, then takes the gradients of those whose delta was finite."""
         trained = call.train(self.base, frozen=frozen_slots(state))
         is_finite = trained.stats["is_finite"] != 0
@@ -75,7 +72,8 @@ class MimeLiteWork:
         gradients = replace(call.without_bounds(), clients=clients).take_gradients()
         mean_gradient = -weighted_mean(gradients)
         if not np.isfinite(mean_gradient).all():
-            return trained, dict(state)
+            return WorkResult(trained, dict(state))
         zeros = np.zeros_like(call.params)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            return trained, self.base.update(mean_gradient, dict(state), zeros)[1]
+            moved = self.base.update(mean_gradient, dict(state), zeros)[1]
+        return WorkResult(trained, moved)

@@ -35,10 +35,9 @@ from numpy.typing import NDArray
 
 from fedcli.core.native import StepKind
 from fedcli.errors import ConfigError
-from fedcli.learning.algorithms.client_work import CohortCall
+from fedcli.learning.algorithms.client_work import CohortCall, WorkResult
 from fedcli.learning.algorithms.own_vectors import OwnVectors
 from fedcli.learning.client_states import ClientStates
-from fedcli.learning.engines.contract import CohortResult
 from fedcli.learning.optimizers.optimizer import Optimizer
 
 
@@ -64,9 +63,7 @@ class ScaffoldWork:
         """Returns c, float64 [num_params], and the c_k."""
         return {"control": np.zeros(len(params)), "client_controls": ClientStates()}
 
-    def run(
-        self, call: CohortCall, state: Mapping[str, Any]
-    ) -> tuple[CohortResult, dict[str, Any]]:
+    def run(self, call: CohortCall, state: Mapping[str, Any]) -> WorkResult:
         """Trains the cohort once."""
         population_size = call.population_size
         optimizer = self.optimizer.at(call.round_num)
@@ -80,4 +77,4 @@ class ScaffoldWork:
         trained = call.train(self.optimizer, ((StepKind.LINEAR, ()),), exchange=controls)
         moved = np.divide(controls.change, population_size, out=controls.change)
         moved += control
-        return trained, {"control": moved, "client_controls": controls.after}
+        return WorkResult(trained, {"control": moved, "client_controls": controls.after})

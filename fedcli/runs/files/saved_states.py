@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedcli import models
 from fedcli.errors import CheckpointError, ConfigError
+from fedcli.learning.algorithms.evaluated import NO_COMMON_MODEL, Evaluated
 from fedcli.learning.client_states import ClientStates
 from fedcli.learning.process import LearningProcess
 from fedcli.learning.state import ServerState
@@ -20,6 +22,12 @@ from fedcli.runs.files import folder as run_dir
 from fedcli.runs.files.checkpoint import Checkpoint
 from fedcli.settings import tables
 from fedcli.settings.run_config import RunConfig
+
+# What is evaluated in place of the global model stands under these names: clients' own models and
+# an algorithm's weights in client_work, a running mean with its number of updates in finalizer.
+_OWN_MODELS = "own_models"
+_EVALUATED_WEIGHTS = "evaluated_weights"
+_NUM_UPDATES = "ema_updates"
 
 
 def model_of(content: Checkpoint, config: RunConfig, path: Path, code: str | None = None) -> Model:
@@ -96,13 +104,62 @@ def to_components(state: ServerState, model: Model) -> dict[str, dict[str, check
     layout = model.layout
     tensors = layout.split(state.global_model_weights)
     names = [tensor.name for tensor in layout.tensors]
+    client_work, finalizer = _evaluated_parts(state.evaluated)
     return {
         "global_model_weights": dict(zip(names, tensors, strict=True)),
         "distributor": state.distributor,
-        "client_work": {name: _to_part(part) for name, part in state.client_work.items()},
+        "client_work": {
+            **{name: _to_part(part) for name, part in state.client_work.items()},
+            **client_work,
+        },
         "aggregator": state.aggregator,
-        "finalizer": state.finalizer,
+        "finalizer": {**state.finalizer, **finalizer},
     }
+
+
+def _evaluated_parts(
+    evaluated: Evaluated | None,
+) -> tuple[dict[str, checkpoint.Part], dict[str, checkpoint.Part]]:
+    """What is evaluated, as it stands in the components client_work and finalizer."""
+    if evaluated is None:
+        return {}, {}
+    if evaluated.own_models is not None:
+        return {_OWN_MODELS: _to_part(evaluated.own_models)}, {}
+    assert evaluated.weights is not None
+    weights: dict[str, checkpoint.Part] = {_EVALUATED_WEIGHTS: evaluated.weights}
+    if evaluated.num_updates is None:
+        return weights, {}
+    return {}, {**weights, _NUM_UPDATES: evaluated.num_updates}
+
+
+def _take_evaluated(
+    initial: Evaluated | None, client_work: dict[str, Any], finalizer: dict[str, Any]
+) -> Evaluated | None:
+    """Takes out of the two components what is evaluated; `initial` says what that is."""
+    if initial is None:
+        return None
+    if initial.own_models is not None:
+        version = client_work.pop(_OWN_MODELS)
+        return replace(initial, own_models=_from_part(version, initial.own_models))
+    if initial.num_updates is None:
+        return Evaluated(client_work.pop(_EVALUATED_WEIGHTS))
+    return Evaluated(finalizer.pop(_EVALUATED_WEIGHTS), finalizer.pop(_NUM_UPDATES))
+
+
+def evaluated_weights_in(content: Checkpoint) -> NDArray[np.float32] | None:
+    """Returns the weights that are evaluated in place of the global model's, [num_params].
+
+    Returns:
+        They, or None: the global model's are evaluated.
+
+    Raises:
+        ConfigError: Every client has a model of its own.
+    """
+    client_work, finalizer = content.components["client_work"], content.components["finalizer"]
+    if _OWN_MODELS in client_work:
+        raise ConfigError(NO_COMMON_MODEL)
+    found = finalizer.get(_EVALUATED_WEIGHTS, client_work.get(_EVALUATED_WEIGHTS))
+    return None if found is None else np.asarray(found)
 
 
 def to_state(content: Checkpoint, process: LearningProcess, path: Path) -> ServerState:
@@ -116,22 +173,27 @@ def to_state(content: Checkpoint, process: LearningProcess, path: Path) -> Serve
     parts = content.components
     layout = process.model.layout
     weights = layout.join([parts["global_model_weights"][each.name] for each in layout.tensors])  # type: ignore[misc]
+    client_work, finalizer = dict(parts["client_work"]), dict(parts["finalizer"])
+    evaluated = _take_evaluated(initial.evaluated, client_work, finalizer)
     return ServerState(
         round_num=content.round_num,
         global_model_weights=weights,
         distributor=dict(parts["distributor"]),
         client_work={
-            name: _from_part(part, initial.client_work[name])
-            for name, part in parts["client_work"].items()
+            name: _from_part(part, initial.client_work[name]) for name, part in client_work.items()
         },
         aggregator=dict(parts["aggregator"]),
-        finalizer=dict(parts["finalizer"]),
+        finalizer=finalizer,
+        evaluated=evaluated,
     )
 
 
 def client_states_of(state: ServerState) -> list[ClientStates]:
     """Returns what the clients keep, of each kind that an algorithm has."""
-    return [each for each in state.client_work.values() if isinstance(each, ClientStates)]
+    kept = [each for each in state.client_work.values() if isinstance(each, ClientStates)]
+    if state.evaluated is not None and state.evaluated.own_models is not None:
+        kept.append(state.evaluated.own_models)
+    return kept
 
 
 def open_client_states(state: ServerState, folder: Path) -> ServerState:
@@ -145,7 +207,10 @@ def open_client_states(state: ServerState, folder: Path) -> ServerState:
         name: each.open_in(folder, kept) if isinstance(each, ClientStates) else each
         for name, each in state.client_work.items()
     }
-    return replace(state, client_work=client_work)
+    evaluated = state.evaluated
+    if evaluated is not None and evaluated.own_models is not None:
+        evaluated = replace(evaluated, own_models=evaluated.own_models.open_in(folder, kept))
+    return replace(state, client_work=client_work, evaluated=evaluated)
 
 
 def _to_part(part: Any) -> checkpoint.Part:
