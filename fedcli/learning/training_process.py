@@ -18,7 +18,8 @@ from fedcli.learning.algorithms.evaluated import Evaluated
 from fedcli.learning.client_states import ClientStates
 from fedcli.learning.cohort_data import cohort_data
 from fedcli.learning.engines.contract import Engine
-from fedcli.learning.engines.task import NO_BOUNDS, ClientTask
+from fedcli.learning.engines.deltas import NO_BOUNDS, DeltaRequest
+from fedcli.learning.engines.task import ClientTask
 from fedcli.learning.process import LearningProcess, ModelLike, count_empty
 from fedcli.learning.state import ProcessOutput, ServerState
 from fedcli.models.metrics import MetricsAggregator
@@ -52,7 +53,7 @@ class TrainingProcess(LearningProcess):
             )
         self.algorithm = replace(algorithm, server_optimizer=server_optimizer)
         self.num_clients = num_clients
-        self._default_bounds = NO_BOUNDS if measures_deltas else None
+        self._measures_deltas = measures_deltas
 
     def initialize(self) -> ServerState:
         """See LearningProcess."""
@@ -65,6 +66,13 @@ class TrainingProcess(LearningProcess):
             finalizer=self.algorithm.server_optimizer.init(params),
             evaluated=self._start_evaluated(params),
         )
+
+    def _request(self, state: ServerState) -> DeltaRequest:
+        """What the round needs of the deltas: what the aggregator does, and perhaps their sizes."""
+        request = self.algorithm.aggregator.request(state.aggregator)
+        if self._measures_deltas and request.bounds is None:
+            return request._replace(bounds=NO_BOUNDS)
+        return request
 
     def _start_evaluated(self, params: NDArray[np.float32]) -> Evaluated | None:
         """What is evaluated of the initial model."""
@@ -103,24 +111,26 @@ class TrainingProcess(LearningProcess):
                 params=params,
                 round_num=state.round_num,
                 weighting=algorithm.weighting,
-                bounds=algorithm.aggregator.bounds(state.aggregator) or self._default_bounds,
+                request=self._request(state),
             ),
+            aggregator=algorithm.aggregator,
+            aggregator_state=state.aggregator,
             clients=cohort_data(client_data, algorithm.client_work.num_passes),
             cancel=cancel,
             num_clients=self.num_clients,
             evaluated=state.evaluated,
         )
-        cohort, work_state, evaluated = algorithm.client_work.run(call, state.client_work)
+        deltas, work_state, evaluated = algorithm.client_work.run(call, state.client_work)
         trained = perf_counter()
         mean_delta, aggregator_state, aggregator_metrics = algorithm.aggregator.aggregate(
-            state.aggregator, cohort
+            state.aggregator, deltas
         )
         params, opt_state, finalizer_metrics = apply_mean_delta(
             algorithm.server_optimizer.at(state.round_num), params, state.finalizer, mean_delta
         )
-        num_non_finite = np.count_nonzero(cohort.stats["is_finite"] == 0)
+        num_non_finite = np.count_nonzero(deltas.stats["is_finite"] == 0)
         train_metrics = {
-            **self._metrics(cohort.stats),
+            **self._metrics(deltas.stats),
             "num_non_finite_clients": int(num_non_finite),
         }
         round_metrics = {
@@ -140,5 +150,5 @@ class TrainingProcess(LearningProcess):
             evaluated=evaluated or self._next_evaluated(state.evaluated, params, is_rejected),
         )
         timings = {"train": trained - started, "aggregate": perf_counter() - trained}
-        num_empty = count_empty(cohort.stats)
-        return ProcessOutput(next_state, round_metrics, timings, num_empty, cohort.stats)
+        num_empty = count_empty(deltas.stats)
+        return ProcessOutput(next_state, round_metrics, timings, num_empty, deltas.stats)

@@ -14,7 +14,7 @@ from fedcli import learning
 from fedcli.datasets.batches import from_arrays
 from fedcli.errors import ConfigError
 from fedcli.learning import aggregators, algorithms, optimizers
-from fedcli.learning.aggregators.contract import StreamingAggregator
+from fedcli.learning.aggregators.contract import Aggregator
 from fedcli.models.zoo import softmax_regression
 
 pytestmark = pytest.mark.numeric
@@ -32,9 +32,7 @@ def _client(size: int, seed: int) -> Client:
     return pixels, random.integers(0, NUM_CLASSES, size, dtype=np.int32)
 
 
-def _process(
-    aggregator: StreamingAggregator, weighting: str = "num-examples"
-) -> learning.LearningProcess:
+def _process(aggregator: Aggregator, weighting: str = "num-examples") -> learning.LearningProcess:
     algorithm = algorithms.build(
         "fedavg",
         optimizers.sgd(0.5),

@@ -17,7 +17,7 @@ from fedcli.datasets.batches import BatchedDataset, from_arrays
 from fedcli.errors import ConfigError, RunError
 from fedcli.learning import aggregators, algorithms, optimizers
 from fedcli.learning.algorithms.base import Algorithm
-from fedcli.learning.engines.contract import CohortResult
+from fedcli.learning.engines.deltas import Deltas
 from fedcli.learning.engines.task import ClientExchange, ClientTask
 from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.learning.optimizers.optimizer import Optimizer
@@ -219,7 +219,7 @@ class _Quadratics:
         *,
         exchange: ClientExchange | None = None,
         cancel: CancelFlag | None = None,
-    ) -> CohortResult:
+    ) -> Deltas:
         assert task.schedule is None
         chosen, params = list(clients), task.params
         inputs = task.piece(chosen, 0, exchange).inputs
@@ -241,7 +241,7 @@ class _Quadratics:
         delta_sum = (factors[:, np.newaxis] * deltas.astype(np.float64)).sum(axis=0)
         if exchange is not None and exchange.receives:
             exchange.receive(chosen, deltas, stats)
-        return CohortResult(delta_sum, float(len(chosen)), stats)
+        return Deltas(delta_sum, float(len(chosen)), stats)
 
 
 TWO = {"low": (1.0, -1.0), "high": (4.0, 2.0)}  # their mean is least at 1.4

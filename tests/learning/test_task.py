@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from fedcli.core.native import StepKind
 from fedcli.datasets.batches import BatchedDataset, from_arrays
 from fedcli.learning import optimizers
-from fedcli.learning.engines.contract import CohortResult
-from fedcli.learning.engines.task import ClientInputs, ClientTask, DeltaBounds
+from fedcli.learning.engines.deltas import DeltaBounds, DeltaRequest, Deltas
+from fedcli.learning.engines.task import ClientInputs, ClientTask
 from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.learning.optimizers.optimizer import frozen_slots
 from fedcli.models.zoo import softmax_regression
@@ -57,7 +57,7 @@ def _rows(num: int, seed: int = 9) -> NDArray[np.float32]:
     return np.random.default_rng(seed).random((num, NUM_PARAMS), dtype=np.float32)
 
 
-def _content(result: CohortResult) -> tuple[Any, ...]:
+def _content(result: Deltas) -> tuple[Any, ...]:
     columns = {name: result.stats[name].tobytes() for name in result.stats.dtype.names or ()}
     return result.delta_sum.tobytes(), result.weight_sum, columns
 
@@ -91,7 +91,7 @@ class _Exchange:
     "changes",
     [
         {},
-        {"bounds": DeltaBounds(0.3, 0.2)},
+        {"request": DeltaRequest(DeltaBounds(0.3, 0.2))},
         {
             "frozen": frozen_slots(
                 {

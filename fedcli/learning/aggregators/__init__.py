@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from fedcli.lazy import hand_on
 
 if TYPE_CHECKING:
-    from fedcli.learning.aggregators.contract import StreamingAggregator as StreamingAggregator
+    from fedcli.learning.aggregators.contract import Aggregator as Aggregator
     from fedcli.learning.aggregators.contract import build as build
 else:
     __getattr__, __dir__, __all__ = hand_on(
         __name__,
         {
-            "StreamingAggregator": "fedcli.learning.aggregators.contract",
+            "Aggregator": "fedcli.learning.aggregators.contract",
             "build": "fedcli.learning.aggregators.contract",
         },
     )

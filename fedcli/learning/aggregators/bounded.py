@@ -25,9 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.learning.aggregators.mean import weighted_mean
-from fedcli.learning.engines.contract import CohortResult
-from fedcli.learning.engines.task import NO_BOUNDS, DeltaBounds
+from fedcli.learning.engines.deltas import NO_BOUNDS, DeltaBounds, DeltaRequest, Deltas
 
 
 class Quantile(NamedTuple):
@@ -58,16 +56,16 @@ class AdaptiveRobust:
         """Returns both estimates."""
         return {"zeroing": ZEROING.initial, "clipping": CLIPPING.initial}
 
-    def bounds(self, state: Mapping[str, Any]) -> DeltaBounds:
-        """Returns the bounds of the coming round."""
-        return DeltaBounds(max_abs=2.0 * state["zeroing"] + 1.0, norm=state["clipping"])
+    def request(self, state: Mapping[str, Any]) -> DeltaRequest:
+        """Returns the sum within the bounds of the coming round."""
+        return DeltaRequest(_bounds(state))
 
     def aggregate(
-        self, state: Mapping[str, Any], cohort: CohortResult
+        self, state: Mapping[str, Any], deltas: Deltas
     ) -> tuple[NDArray[np.float32], dict[str, Any], dict[str, Any]]:
         """Returns the mean delta, the estimates after this round, and the bounds it was under."""
-        bounds = self.bounds(state)
-        sizes, norms = cohort.stats["max_abs"], cohort.stats["norm"]
+        bounds = _bounds(state)
+        sizes, norms = deltas.stats["max_abs"], deltas.stats["norm"]
         next_state = {
             "zeroing": ZEROING.after(state["zeroing"], sizes),
             "clipping": CLIPPING.after(state["clipping"], norms),
@@ -82,7 +80,11 @@ class AdaptiveRobust:
             "zeroing_norm": bounds.max_abs,
             "zeroed_count": int(np.count_nonzero(sizes > bounds.max_abs)),
         }
-        return weighted_mean(cohort), next_state, metrics
+        return deltas.weighted_mean(), next_state, metrics
+
+
+def _bounds(state: Mapping[str, Any]) -> DeltaBounds:
+    return DeltaBounds(max_abs=2.0 * state["zeroing"] + 1.0, norm=state["clipping"])
 
 
 @dataclass(frozen=True)
@@ -99,17 +101,17 @@ class NormBound:
         """Returns its part of the server state: nothing."""
         return {}
 
-    def bounds(self, state: Mapping[str, Any]) -> DeltaBounds:
-        """Returns the bound."""
-        return NO_BOUNDS._replace(norm=self.max_norm)
+    def request(self, state: Mapping[str, Any]) -> DeltaRequest:
+        """Returns the sum within the bound."""
+        return DeltaRequest(NO_BOUNDS._replace(norm=self.max_norm))
 
     def aggregate(
-        self, state: Mapping[str, Any], cohort: CohortResult
+        self, state: Mapping[str, Any], deltas: Deltas
     ) -> tuple[NDArray[np.float32], dict[str, Any], dict[str, Any]]:
         """Returns the mean delta, the state, and how many deltas were longer than the bound."""
         metrics = {
             "clipping": {"mean_value": {}, "mean_weight": {}},
             "clipping_norm": self.max_norm,
-            "clipped_count": int(np.count_nonzero(cohort.stats["norm"] > self.max_norm)),
+            "clipped_count": int(np.count_nonzero(deltas.stats["norm"] > self.max_norm)),
         }
-        return weighted_mean(cohort), dict(state), metrics
+        return deltas.weighted_mean(), dict(state), metrics

@@ -9,17 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.learning.engines.contract import CohortResult
-
-
-def weighted_mean(cohort: CohortResult) -> NDArray[np.float32]:
-    """Returns the sum of weight * delta over the sum of weights, float32 [num_params].
-
-    Divided once and rounded once to float32; all weights zero gives NaN, which the finalizer
-    rejects.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (cohort.delta_sum / cohort.weight_sum).astype(np.float32)
+from fedcli.learning.engines.deltas import SUM, DeltaRequest, Deltas
 
 
 @dataclass(frozen=True)
@@ -30,11 +20,12 @@ class Mean:
         """Returns its part of the server state: nothing."""
         return {}
 
-    def bounds(self, state: Mapping[str, Any]) -> None:
-        """Returns None: a delta may be of any size."""
+    def request(self, state: Mapping[str, Any]) -> DeltaRequest:
+        """Returns the sum alone."""
+        return SUM
 
     def aggregate(
-        self, state: Mapping[str, Any], cohort: CohortResult
+        self, state: Mapping[str, Any], deltas: Deltas
     ) -> tuple[NDArray[np.float32], dict[str, Any], dict[str, Any]]:
         """Returns the mean delta [num_params], the next state and the metrics."""
-        return weighted_mean(cohort), dict(state), {"mean_value": {}, "mean_weight": {}}
+        return deltas.weighted_mean(), dict(state), {"mean_value": {}, "mean_weight": {}}

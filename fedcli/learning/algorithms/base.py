@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.learning.aggregators.contract import StreamingAggregator
+from fedcli.learning.aggregators.contract import Aggregator
 from fedcli.learning.algorithms.client_work import ClientWork
 from fedcli.learning.optimizers.optimizer import Optimizer
 from fedcli.settings.tables import AlgorithmEntry
@@ -32,7 +32,7 @@ class Algorithm:
     entry: AlgorithmEntry
     client_work: ClientWork
     weighting: str
-    aggregator: StreamingAggregator
+    aggregator: Aggregator
     server_optimizer: Optimizer
     ema_decay: float | None = None
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from fedcli.errors import ConfigError
 from fedcli.lazy import load
-from fedcli.learning.aggregators.contract import StreamingAggregator
+from fedcli.learning.aggregators.contract import Aggregator
 from fedcli.learning.algorithms.base import Algorithm
 from fedcli.learning.optimizers.optimizer import Optimizer
 from fedcli.settings import options as opt
@@ -21,7 +21,7 @@ def build(
     server_optimizer: Optimizer,
     *,
     weighting: str,
-    aggregator: StreamingAggregator,
+    aggregator: Aggregator,
     options: Mapping[str, Value] | None = None,
 ) -> Algorithm:
     """Returns the algorithm of the table called `name`, made of the given parts.

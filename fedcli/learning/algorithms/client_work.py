@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from fedcli.core.native import CancelFlag, FrozenSlots, StepKind, StepRow
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.errors import ConfigError
+from fedcli.learning.aggregators.contract import Aggregator
 from fedcli.learning.algorithms.evaluated import Evaluated
-from fedcli.learning.engines.contract import CohortResult, Engine
+from fedcli.learning.engines.contract import Engine
+from fedcli.learning.engines.deltas import SUM, Deltas
 from fedcli.learning.engines.task import NO_INPUTS, ClientExchange, ClientInputs, ClientTask
 from fedcli.learning.optimizers.optimizer import Optimizer
 from fedcli.models.layout import ParamLayout
@@ -28,6 +30,8 @@ class CohortCall:
         engine: What computes the clients.
         layout: The model.
         task: What clients do, but for the rows of their local steps.
+        aggregator: What will make one mean delta of the cohort's.
+        aggregator_state: What it remembers.
         clients: The cohort's data; they can be gone through again if the work makes many passes.
         cancel: Stops the call from outside.
         num_clients: How many may take part, in this round or another; None: not known.
@@ -37,6 +41,8 @@ class CohortCall:
     engine: Engine
     layout: ParamLayout
     task: ClientTask
+    aggregator: Aggregator
+    aggregator_state: Mapping[str, Any]
     clients: Iterable[BatchedDataset]
     cancel: CancelFlag | None
     num_clients: int | None = None
@@ -65,9 +71,13 @@ class CohortCall:
             )
         return self.num_clients
 
-    def without_bounds(self) -> CohortCall:
-        """Returns the call for what is no model delta, which the aggregator's bounds are not of."""
-        return replace(self, task=replace(self.task, bounds=None))
+    def for_gradients(self) -> CohortCall:
+        """Returns the call for what is no model delta, and not for the aggregator: a plain sum."""
+        return replace(self, task=replace(self.task, request=SUM))
+
+    def mean_delta(self, deltas: Deltas) -> NDArray[np.float32]:
+        """Returns what the aggregator makes of deltas of this round: float32 [num_params]."""
+        return self.aggregator.aggregate(self.aggregator_state, deltas)[0]
 
     def train(
         self,
@@ -78,7 +88,7 @@ class CohortCall:
         first: Sequence[StepRow] = (),
         inputs: ClientInputs = NO_INPUTS,
         exchange: ClientExchange | None = None,
-    ) -> CohortResult:
+    ) -> Deltas:
         """Returns the model deltas of clients that take local steps.
 
         Args:
@@ -99,11 +109,11 @@ class CohortCall:
         )
         return self._run(task, exchange)
 
-    def take_gradients(self) -> CohortResult:
+    def take_gradients(self) -> Deltas:
         """Returns in place of model deltas minus the mean gradients at the global parameters."""
         return self._run(replace(self.task, rows=((StepKind.GRADIENT, ()),)))
 
-    def _run(self, task: ClientTask, exchange: ClientExchange | None = None) -> CohortResult:
+    def _run(self, task: ClientTask, exchange: ClientExchange | None = None) -> Deltas:
         return self.engine.train(
             self.layout, task, self.clients, exchange=exchange, cancel=self.cancel
         )
@@ -113,12 +123,12 @@ class WorkResult(NamedTuple):
     """What a round of client work makes.
 
     Attributes:
-        cohort: What the cohort sends back.
+        deltas: What the cohort sends back, scaled and shifted as the algorithm has it.
         state: The client work's part of the next server state.
         evaluated: What is evaluated in place of the global model, if the algorithm says so.
     """
 
-    cohort: CohortResult
+    deltas: Deltas
     state: dict[str, Any]
     evaluated: Evaluated | None = None
 

@@ -19,7 +19,7 @@ is evaluated and exported is not w but the last mean of the y_k, as in the autho
 Weights: each client of the cohort counts the same, as in the paper; by examples is refused, since
 the h_k would then not add up to h. Clipping is of g alone. A client without examples, or whose
 delta is not finite, keeps its h_k. An aggregator's bounds hold for model deltas, before h / alpha
-is taken off their mean; the evaluated mean is without them.
+is taken off each of them; what is evaluated is the aggregator's mean of them before that.
 
 Where we differ from the authors' code: alpha is the same for every client (there it is divided by
 the client's share of examples), gradients are clipped only where that is asked for (there to 10).
@@ -28,14 +28,13 @@ the client's share of examples), gradients are clipped only where that is asked 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core.native import StepKind
-from fedcli.learning.aggregators.mean import weighted_mean
 from fedcli.learning.algorithms.client_work import CohortCall, WorkResult
 from fedcli.learning.algorithms.evaluated import Evaluated
 from fedcli.learning.algorithms.own_vectors import OwnVectors
@@ -70,13 +69,10 @@ class FedDynWork:
         trained = call.train(self.optimizer, terms, exchange=bends)
         bend = np.divide(bends.change, population_size, out=bends.change)
         bend += state["bend"]
-        mean_params = call.params + weighted_mean(trained)
+        mean_params = call.params + call.mean_delta(trained)
         is_finite = bool(np.isfinite(mean_params).all())
-        shifted = replace(
-            trained, delta_sum=trained.delta_sum - trained.weight_sum * (bend / self.alpha)
-        )
         return WorkResult(
-            shifted,
+            trained.shifted(-(bend / self.alpha)),
             {"bend": bend, "client_bends": bends.after},
             Evaluated(mean_params) if is_finite else call.evaluated,
         )

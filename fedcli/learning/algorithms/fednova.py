@@ -27,7 +27,7 @@ as well, are left out; a client that takes no step has a_k = 0 and counts in no 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
 
@@ -70,8 +70,7 @@ class FedNovaWork:
         if not trained.weight_sum:
             return WorkResult(trained, dict(state))
         effective = float(np.dot(weights, counted)) / trained.weight_sum
-        scaled = replace(trained, delta_sum=trained.delta_sum * effective)
-        return WorkResult(scaled, dict(state))
+        return WorkResult(trained.scaled(effective), dict(state))
 
 
 @dataclass(frozen=True)

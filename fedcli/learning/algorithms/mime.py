@@ -36,7 +36,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core.native import StepKind
-from fedcli.learning.aggregators.mean import weighted_mean
 from fedcli.learning.algorithms.client_work import CohortCall, WorkResult, check_freezable
 from fedcli.learning.engines.task import ClientInputs
 from fedcli.learning.optimizers.optimizer import Optimizer, frozen_slots
@@ -64,8 +63,8 @@ class MimeWork:
 
     def run(self, call: CohortCall, state: Mapping[str, Any]) -> WorkResult:
         """Takes the gradients of the cohort, then trains it."""
-        gradients = call.without_bounds().take_gradients()
-        mean_gradient = -weighted_mean(gradients)
+        gradients = call.for_gradients().take_gradients()
+        mean_gradient = -gradients.weighted_mean()
         if not np.isfinite(mean_gradient).all():
             return WorkResult(
                 gradients, dict(state)

@@ -34,7 +34,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.learning.aggregators.mean import weighted_mean
 from fedcli.learning.algorithms.client_work import CohortCall, WorkResult, check_freezable
 from fedcli.learning.optimizers.optimizer import Optimizer, frozen_slots
 
@@ -69,8 +68,8 @@ class MimeLiteWork:
                 each if is_kept else each.without_examples()
                 for each, is_kept in zip(call.clients, is_finite.tolist(), strict=True)
             )
-        gradients = replace(call.without_bounds(), clients=clients).take_gradients()
-        mean_gradient = -weighted_mean(gradients)
+        gradients = replace(call.for_gradients(), clients=clients).take_gradients()
+        mean_gradient = -gradients.weighted_mean()
         if not np.isfinite(mean_gradient).all():
             return WorkResult(trained, dict(state))
         zeros = np.zeros_like(call.params)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from fedcli.core.native import CancelFlag
 from fedcli.datasets.batches import BatchedDataset, ClientDataset
 from fedcli.errors import DataError
+from fedcli.learning.engines.deltas import Deltas
 from fedcli.learning.engines.task import ClientExchange, ClientTask
 from fedcli.models.layout import ParamLayout
 
@@ -39,23 +39,6 @@ class Scores(NamedTuple):
     are_logits: bool
 
 
-@dataclass(frozen=True)
-class CohortResult:
-    """What a cohort sends back.
-
-    Attributes:
-        delta_sum: Sum of weight * model delta, float64 [num_params].
-        weight_sum: Sum of the client weights.
-        stats: One record a client, in cohort order, with fields `loss_sum`, `weight`,
-            `num_correct`, `num_examples`, `num_batches`, `is_finite`; with bounds also the size of
-            its delta, `max_abs` and `norm` (0 once zeroed), else 0.
-    """
-
-    delta_sum: NDArray[np.float64]
-    weight_sum: float
-    stats: NDArray[np.void]
-
-
 class Engine(Protocol):
     """Whatever computes the clients of a cohort: threads here, other machines elsewhere."""
 
@@ -71,7 +54,7 @@ class Engine(Protocol):
         *,
         exchange: ClientExchange | None = None,
         cancel: CancelFlag | None = None,
-    ) -> CohortResult:
+    ) -> Deltas:
         """Trains each client as the task says and sums the weighted model deltas.
 
         The sum is over blocks of `BLOCK_CLIENTS` consecutive clients, each added in order, and over
@@ -89,6 +72,7 @@ class Engine(Protocol):
         Raises:
             Cancelled: `cancel` was raised.
             DataError: A client's images do not fit the model, or a label is outside its classes.
+            RunError: All deltas are asked for, and the disk is full or fails.
         """
 
     def evaluate(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -23,14 +23,14 @@ from fedcli.datasets.batch_plan import BatchPlan
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.errors import ConfigError, DataError
 from fedcli.learning.engines.contract import (
-    CohortResult,
     Scores,
     Starts,
     check_images,
     label_fault,
     numbered,
 )
-from fedcli.learning.engines.task import ClientExchange, ClientTask, DeltaBounds
+from fedcli.learning.engines.deltas import DeltaBounds, DeltaFile, Deltas
+from fedcli.learning.engines.task import ClientExchange, ClientTask
 from fedcli.learning.optimizers.optimizer import clipped
 from fedcli.models.layout import ParamLayout
 from fedcli.models.own.loading import PythonModel
@@ -65,7 +65,7 @@ class PythonEngine:
         *,
         exchange: ClientExchange | None = None,
         cancel: CancelFlag | None = None,
-    ) -> CohortResult:
+    ) -> Deltas:
         """See `Engine.train`.
 
         Raises:
@@ -81,17 +81,25 @@ class PythonEngine:
             )
         total = WeightedSum(layout.num_params)
         records = []
-        with self._running(layout) as network:
+        with ExitStack() as stack:
+            network = stack.enter_context(self._running(layout))
+            file = None
+            if task.request.all_rows:
+                file = stack.enter_context(DeltaFile(layout.num_params))
             counted = _checked(clients, layout, task.occurrences)
             for index, (dataset, occurrence) in enumerate(counted):
                 alone = task.piece([dataset], index, exchange)
                 delta, stats = self._train_one(network, layout, alone, dataset, occurrence, cancel)
-                total.add([delta], [float(stats["weight"][0]) * _factor(alone, stats)])
+                factors = alone.sum_factors(stats)
+                total.add([delta], [float(stats["weight"][0] * factors[0])])
+                if file is not None:
+                    file.append(delta[np.newaxis], factors, stats)
                 if exchange is not None and exchange.receives:
                     exchange.receive([dataset], delta[np.newaxis], stats)
                 records.append(stats)
+            rows = None if file is None else file.mapped()
         stats = self._joined(records)
-        return CohortResult(total.total()[0], float(stats["weight"].sum()), stats)
+        return Deltas(total.total()[0], float(stats["weight"].sum()), stats, rows)
 
     def _train_one(
         self,
@@ -111,7 +119,7 @@ class PythonEngine:
             self._finish(network, stats)
         else:
             stats = np.zeros(1, self._stats)
-        _measure(delta, task.bounds, stats)
+        _measure(delta, task.request.bounds, stats)
         stats["weight"] = _weight(stats, task.weighting)
         return delta, stats
 
@@ -358,17 +366,3 @@ def _measure(delta: Params, bounds: DeltaBounds | None, stats: NDArray[np.void])
     stats["max_abs"] = float(np.abs(delta).max())
     if stats["max_abs"][0] <= bounds.max_abs:
         stats["norm"] = math.sqrt(float(np.sum(np.square(delta, dtype=np.float64))))
-
-
-def _factor(task: ClientTask, stats: NDArray[np.void]) -> float:
-    """What a measured delta is multiplied by in the sum, beside its weight."""
-    if task.inputs.starts is not None:
-        return 0.0
-    factor, bounds = 1.0, task.bounds
-    if bounds is not None and stats["max_abs"][0] > bounds.max_abs:
-        return 0.0
-    if bounds is not None and stats["norm"][0] > bounds.norm:
-        factor = bounds.norm / float(stats["norm"][0])
-    if task.inputs.delta_factors is not None:
-        factor *= float(task.inputs.delta_factors[0])
-    return factor

@@ -8,7 +8,6 @@ one piece of the cohort at a time, and an engine elsewhere sends each piece as a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
@@ -18,22 +17,8 @@ from numpy.typing import NDArray
 
 from fedcli.core.native import FrozenSlots, StepRow
 from fedcli.datasets.batches import BatchedDataset
+from fedcli.learning.engines.deltas import SUM, DeltaRequest
 from fedcli.learning.optimizers.schedules import Schedule
-
-
-class DeltaBounds(NamedTuple):
-    """The largest model delta that is added as it is, whatever its client; infinity: no bound.
-
-    Attributes:
-        max_abs: A delta with a larger entry counts as zeros, with its weight.
-        norm: A delta that is longer (L2, over all tensors) is scaled to this length.
-    """
-
-    max_abs: float
-    norm: float
-
-
-NO_BOUNDS = DeltaBounds(math.inf, math.inf)
 
 
 class ClientInputs(NamedTuple):
@@ -99,7 +84,7 @@ class ClientExchange(Protocol):
             clients: A piece that was sent.
             deltas: float32 [num_clients, num_params]. It may be written to until this returns. Rows
                 of clients whose `is_finite` is 0 have no meaning.
-            stats: As in `CohortResult`.
+            stats: As in `Deltas`.
         """
 
 
@@ -112,7 +97,7 @@ class ClientTask:
         params: Server parameters, float32 [num_params].
         round_num: Rounds completed so far; with the clients' ids it keys the shuffles.
         weighting: `num-examples` or `uniform`.
-        bounds: What each delta is kept within before it is added.
+        request: What comes back of the deltas.
         frozen: What every local step starts from, if clients are not to have slots of their own.
         schedule: The share of its learning rate that a client's optimizer uses, by local step from
             0; None: all of it.
@@ -125,7 +110,7 @@ class ClientTask:
     params: NDArray[np.float32]
     round_num: int
     weighting: str
-    bounds: DeltaBounds | None = None
+    request: DeltaRequest = SUM
     frozen: FrozenSlots | None = None
     schedule: Schedule | None = None
     inputs: ClientInputs = NO_INPUTS
@@ -137,6 +122,22 @@ class ClientTask:
             return None
         factors = [self.schedule.factor(step) for step in range(num_steps)]
         return np.array(factors, np.float64)
+
+    def sum_factors(self, stats: NDArray[np.void]) -> NDArray[np.float64]:
+        """Returns what each delta is multiplied by in the sum beside its weight: [num_clients].
+
+        Args:
+            stats: Of all clients whose inputs this task has; measured, if there are bounds.
+        """
+        bounds, inputs = self.request.bounds, self.inputs
+        if inputs.starts is not None:
+            return np.zeros(len(stats))
+        factors: NDArray[np.float64] = np.ones(len(stats))
+        if bounds is not None:
+            norms = stats["norm"]
+            np.divide(bounds.norm, norms, out=factors, where=norms > bounds.norm)
+            factors[stats["max_abs"] > bounds.max_abs] = 0.0
+        return factors if inputs.delta_factors is None else factors * inputs.delta_factors
 
     def piece(
         self, clients: Sequence[BatchedDataset], first: int, exchange: ClientExchange | None

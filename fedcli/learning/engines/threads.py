@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -21,13 +21,13 @@ from fedcli.errors import DataError
 from fedcli.learning.engines.contract import (
     BLOCK_CLIENTS,
     PIECE_BYTES,
-    CohortResult,
     Scores,
     Starts,
     check_images,
     label_fault,
     numbered,
 )
+from fedcli.learning.engines.deltas import DeltaFile, Deltas
 from fedcli.learning.engines.task import ClientExchange, ClientTask
 from fedcli.models.layout import ParamLayout
 from fedcli.settings.vocabulary import WEIGHTINGS
@@ -70,7 +70,8 @@ class _CohortRun:
         self.exchange = exchange
         self.flag = flag
         self.step = native.Step(task.rows, layout.shapes)
-        num_vectors = 0 if exchange is None else exchange.num_vectors + exchange.receives
+        self.has_rows = task.request.all_rows or (exchange is not None and exchange.receives)
+        num_vectors = self.has_rows + (0 if exchange is None else exchange.num_vectors)
         self.vector_bytes = 4 * num_vectors * layout.num_params  # that each client of a piece needs
 
 
@@ -113,29 +114,36 @@ class ThreadEngine:
         *,
         exchange: ClientExchange | None = None,
         cancel: CancelFlag | None = None,
-    ) -> CohortResult:
+    ) -> Deltas:
         """See `Engine.train`; a tuple of clients that is given again is not prepared again."""
         flag = cancel or CancelFlag()
         cohort = _CohortRun(layout, task, exchange, flag)
 
-        def train() -> CohortResult:
+        def train() -> Deltas:
             loaded = self._load(layout)
             loaded.delta_sum.reset()
-            parts = [
-                self._train_piece(loaded, cohort, piece)
-                for piece in self._pieces(clients, loaded, cohort)
-            ]
+            with ExitStack() as stack:
+                file = None
+                if task.request.all_rows:
+                    file = stack.enter_context(DeltaFile(layout.num_params))
+                parts = [
+                    self._train_piece(loaded, cohort, piece, file)
+                    for piece in self._pieces(clients, loaded, cohort)
+                ]
+                rows = None if file is None else file.mapped()
             delta_sum, weight_sum = loaded.delta_sum.total()
-            return CohortResult(delta_sum, weight_sum, _joined(parts))
+            return Deltas(delta_sum, weight_sum, _joined(parts), rows)
 
         return self._run(train, flag)
 
-    def _train_piece(self, loaded: _Loaded, run: _CohortRun, piece: _Piece) -> NDArray[np.void]:
+    def _train_piece(
+        self, loaded: _Loaded, run: _CohortRun, piece: _Piece, file: DeltaFile | None
+    ) -> NDArray[np.void]:
         """Trains the clients of a piece and adds their deltas; returns their stats."""
         datasets, exchange = piece.datasets, run.exchange
         task = run.task.piece(datasets, piece.first, exchange)
         deltas = None
-        if exchange is not None and exchange.receives:
+        if run.has_rows:
             deltas = self._deltas((len(datasets), loaded.layout.num_params))
         num_steps = max(each.plan.num_batches(len(each.client)) for each in datasets)
         with _faults(datasets):
@@ -147,7 +155,7 @@ class ThreadEngine:
                 task.round_num,
                 native.Terms(
                     WEIGHTINGS.index(task.weighting),
-                    task.bounds,
+                    task.request.bounds,
                     task.frozen,
                     task.rate_factors(num_steps),
                 ),
@@ -158,7 +166,9 @@ class ThreadEngine:
                 task.inputs.delta_factors,
                 task.inputs.starts,
             )
-        if exchange is not None and deltas is not None:
+        if file is not None and deltas is not None:
+            file.append(deltas, task.sum_factors(stats), stats)
+        if exchange is not None and exchange.receives and deltas is not None:
             exchange.receive(datasets, deltas, stats)
         return stats
 
