@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from typing import Any
@@ -11,11 +12,13 @@ import pytest
 from numpy.typing import NDArray
 
 from fedcli import learning
-from fedcli.datasets.batches import from_arrays
+from fedcli.datasets.batches import BatchedDataset, from_arrays
 from fedcli.errors import ConfigError
 from fedcli.learning import aggregators, algorithms, optimizers
 from fedcli.learning.aggregators.contract import Aggregator
+from fedcli.learning.aggregators.order_statistics import middle_of_rows
 from fedcli.models.zoo import softmax_regression
+from fedcli.settings import tables
 
 pytestmark = pytest.mark.numeric
 
@@ -142,3 +145,173 @@ def test_no_client_leaves_the_estimates_alone() -> None:
 def test_a_norm_that_bounds_nothing_is_refused(bad: Any) -> None:
     with pytest.raises(ConfigError, match="norm-bound option max_norm"):
         aggregators.build("norm-bound", {"max_norm": bad})
+
+
+# ---- The median ----------------------------------------------------------------------------------
+
+
+def _named(cohort: list[Client]) -> list[BatchedDataset]:
+    """The clients with names, so that each shuffles as it does alone, wherever it stands."""
+    return [
+        from_arrays(*pair, client_id=f"client {index}").client.preprocess(batch_size=20)
+        for index, pair in enumerate(cohort)
+    ]
+
+
+@pytest.mark.parametrize("num_clients", [1, 2, 5, 6])
+@pytest.mark.parametrize("weighting", ["num-examples", "uniform"])
+def test_the_median_is_that_of_each_coordinate_in_float64(
+    num_clients: int, weighting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort = [_client(size, seed) for seed, size in enumerate(SIZES[:num_clients])]
+    process = _process(aggregators.build("median"), weighting)
+    state = process.initialize()
+    for slice_bytes in (8 << 20, 1):
+        monkeypatch.setattr("fedcli.learning.engines.deltas.SLICE_BYTES", slice_bytes)
+        params = state.global_model_weights
+        output = process.next(state, cohort)
+        state = output.state
+        expected = np.median(_deltas(params, cohort), axis=0)
+        moved = state.global_model_weights.astype(np.float64) - params
+        np.testing.assert_allclose(moved, expected, rtol=1e-3, atol=1e-5)
+        assert output.metrics["aggregator"] == {}
+        assert np.abs(moved).max() > 0.1
+
+
+def test_the_order_of_clients_changes_no_byte_of_the_median() -> None:
+    clients = _named([_client(size, seed) for seed, size in enumerate(SIZES)])
+    found = set()
+    for order in ([0, 1, 2, 3, 4, 5], [5, 3, 1, 0, 2, 4], [2, 0, 5, 4, 1, 3]):
+        process = _process(aggregators.build("median"))
+        state = process.initialize()
+        for _ in range(3):
+            state = process.next(state, [clients[index] for index in order]).state
+        found.add(state.global_model_weights.tobytes())
+    assert len(found) == 1
+
+
+def test_signs_of_zero_and_ties_do_not_depend_on_the_order() -> None:
+    values = np.array([-0.0, 0.0, 1.0, -0.0, -1.0], np.float32)
+    for count in (3, 4, 5):
+        orders = itertools.permutations(values[:count])
+        found = {middle_of_rows(np.array([order])).tobytes() for order in orders}
+        assert len(found) == 1
+
+
+def test_means_of_two_middle_values_do_not_overflow() -> None:
+    largest = np.finfo(np.float32).max
+    assert middle_of_rows(np.array([[largest, largest]])) == [largest]
+
+
+def test_clients_without_examples_or_a_finite_delta_are_not_in_the_median() -> None:
+    good = [_client(size, seed) for seed, size in enumerate((30, 50, 20))]
+    pixels, labels = _client(10, 0)
+    bad = from_arrays(np.full_like(pixels, 1e38), labels).client.preprocess(epochs=3)
+    empty = pixels[:0], labels[:0]
+    process = _process(aggregators.build("median"))
+    alone = process.next(process.initialize(), good)
+    among = process.next(process.initialize(), [good[0], bad, empty, good[1], empty, good[2]])
+    assert alone.metrics["client_work"]["train"]["num_non_finite_clients"] == 0
+    assert among.metrics["client_work"]["train"]["num_non_finite_clients"] == 1
+    assert among.num_empty_clients == 2
+    np.testing.assert_array_equal(
+        among.state.global_model_weights, alone.state.global_model_weights
+    )
+
+
+@pytest.mark.parametrize("cohort", [[], [(np.zeros((0, *SHAPE), np.float32), np.zeros(0, int))]])
+def test_a_median_of_nobody_moves_nothing(cohort: list[Client]) -> None:
+    process = _process(aggregators.build("median"))
+    state = process.initialize()
+    output = process.next(state, cohort)
+    assert output.metrics["finalizer"] == {"update_non_finite": 1}
+    np.testing.assert_array_equal(output.state.global_model_weights, state.global_model_weights)
+
+
+def test_a_minority_cannot_move_the_median_out_of_what_the_others_sent() -> None:
+    honest = [_client(size, seed) for seed, size in enumerate(SIZES)]
+    liars = [(-1000.0 * pixels, 2 - labels) for pixels, labels in honest[:5]]
+    median = _process(aggregators.build("median"))
+    params = median.initialize().global_model_weights
+    deltas = np.array(_deltas(params, honest))
+    low, high = deltas.min(axis=0) - 1e-5, deltas.max(axis=0) + 1e-5
+    moved = _next_params(median, params, honest + liars) - params
+    assert ((low <= moved) & (moved <= high)).all()
+    mean = _next_params(_process(aggregators.build("mean")), params, honest + liars) - params
+    assert not ((low <= mean) & (mean <= high)).all(), "the case must move a mean"
+
+
+def _built(name: str, aggregator: str) -> learning.LearningProcess:
+    entry = tables.ALGORITHMS[name]
+    server = optimizers.build(
+        entry.server_optimizer or "sgd", entry.server_lr, entry.server_options
+    )
+    algorithm = algorithms.build(
+        name,
+        optimizers.sgd(0.1) if entry.has_local_steps else None,
+        server,
+        weighting=entry.weightings[0],
+        aggregator=aggregators.build(aggregator),
+    )
+    model = softmax_regression(SHAPE, NUM_CLASSES)
+    return learning.build_process(algorithm, model, num_clients=len(SIZES))
+
+
+@pytest.mark.parametrize("name", tables.ALGORITHMS)
+def test_every_algorithm_goes_with_the_median(name: str) -> None:
+    """For clients that are all alike each delta is the mean, and so is the median."""
+    client = from_arrays(*_client(30, 0), client_id="one").client.preprocess(batch_size=10)
+    found = []
+    for aggregator in ("mean", "median"):
+        process = _built(name, aggregator)
+        state = process.initialize()
+        for _ in range(3):
+            state = process.next(state, [replace(client)] * 3).state
+        evaluated = [state.weights_for("one"), state.global_model_weights]
+        assert np.isfinite(evaluated).all()
+        found.append(evaluated)
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5, atol=1e-6)
+    assert np.abs(found[0][0]).max() > 0.01
+
+
+def test_fednova_divides_each_delta_before_the_median() -> None:
+    clients = _named([_client(size, seed) for seed, size in enumerate((70, 20, 45))])
+    process, averaged = _built("fednova", "median"), _built("fedavg", "mean")
+    state = process.initialize()
+    params = state.global_model_weights
+    moved = process.next(state, clients).state.global_model_weights - params
+    each = [
+        averaged.next(averaged.initialize(), [one]).state.global_model_weights for one in clients
+    ]
+    steps, shares = np.array([4.0, 1.0, 3.0]), np.array([70, 20, 45]) / 135
+    divided = (np.array(each, np.float64) - params) / steps[:, np.newaxis]
+    expected = (shares @ steps) * np.median(divided, axis=0)
+    np.testing.assert_allclose(moved, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_feddyn_shifts_each_delta_and_evaluates_the_median() -> None:
+    clients = _named([_client(size, seed) for seed, size in enumerate((70, 20, 45))])
+    process, averaged = _built("feddyn", "median"), _built("fedprox", "mean")
+    state = process.initialize()
+    state = process.next(state, clients).state
+    alone = [averaged.next(averaged.initialize(), [one]).state for one in clients]
+    deltas = np.array([each.global_model_weights for each in alone], np.float64)
+    middle = np.median(deltas, axis=0)
+    np.testing.assert_allclose(state.evaluated_weights, middle, rtol=1e-4, atol=1e-6)
+    bend = state.client_work["bend"]
+    np.testing.assert_allclose(bend, -0.01 * deltas.sum(axis=0) / len(SIZES), rtol=1e-4, atol=1e-7)
+    expected = middle - bend / 0.01
+    np.testing.assert_allclose(state.global_model_weights, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("aggregator", ["mean", "median"])
+def test_mime_takes_no_gradients_for_deltas(aggregator: str) -> None:
+    """Where no gradient is finite nobody trains, and gradients are not taken for deltas."""
+    pixels, labels = _client(6, 0)
+    process = _built("mime", aggregator)
+    params = np.linspace(-9.0, 9.0, 51).astype(np.float32)
+    state = replace(process.initialize(), global_model_weights=params)
+    output = process.next(state, [(np.full_like(pixels, 1e38), labels)] * 3)
+    assert output.metrics["client_work"]["train"]["num_non_finite_clients"] == 3
+    assert output.metrics["finalizer"] == {"update_non_finite": 1}
+    np.testing.assert_array_equal(output.state.global_model_weights, params)

@@ -229,4 +229,11 @@ AGGREGATORS = table(
         (Option("max_norm", 1.0, "L2 norm over all tensors.", LEAST_POSITIVE, MAX_FLOAT),),
         code="fedcli.learning.aggregators.bounded:NormBound",
     ),
+    Entry(
+        "median",
+        "The median of all deltas, coordinate by coordinate; all clients with examples and a "
+        "finite delta count the same, whatever their weights.",
+        "Yin et al. 2018, arXiv 1803.01498",
+        code="fedcli.learning.aggregators.order_statistics:Median",
+    ),
 )
