@@ -965,8 +965,8 @@ def test_algorithms_are_built_by_name() -> None:
         build("fedsdg")
     with pytest.raises(ConfigError, match="unknown client weighting 'even'; choose num-examples"):
         build(weighting="even")
-    with pytest.raises(ConfigError, match="unknown aggregator 'median'; choose one of mean"):
-        aggregators.build("median")
+    with pytest.raises(ConfigError, match="unknown aggregator 'mode'; choose one of mean"):
+        aggregators.build("mode")
 
 
 # ---- Signatures --------------------------------------------------------------------------------
