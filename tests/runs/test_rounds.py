@@ -77,6 +77,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "scaffold": {"algorithm": "scaffold", "sampling": "uniform"},
     "scaffold-fixed": {"algorithm": "scaffold", "aggregator": "tff-robust", "eval_every": 1},
     "feddyn": {"algorithm": "feddyn", "sampling": "with-replacement", "clients": "7"},
+    "median": {"aggregator": "median", "sampling": "uniform", "client_weighting": "uniform"},
+    "scaffold-median": {"algorithm": "scaffold", "aggregator": "median", "clients": "9"},
+    "feddyn-median": {"algorithm": "feddyn", "aggregator": "median", "sampling": "poisson"},
+    "norm-bound": {"aggregator": "norm-bound", "aggregator_options": {"max_norm": 0.1}},
     "fednova": {"algorithm": "fednova", "client_options": {"momentum": 0.9}},
     "mime": {
         "algorithm": "mime",

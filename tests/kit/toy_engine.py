@@ -1,0 +1,113 @@
+"""An engine that knows the contract of engines alone; and any other could be as small.
+
+It computes one client after another, as if each were in another process: its task is pickled, and
+its delta and stats come back.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.core.native import STATS, CancelFlag, WeightedSum
+from fedcli.datasets.batches import BatchedDataset
+from fedcli.learning.engines.contract import Scores, Starts, numbered
+from fedcli.learning.engines.deltas import DeltaFile, Deltas
+from fedcli.learning.engines.task import ClientExchange, ClientInputs, ClientTask
+from fedcli.learning.engines.threads import ThreadEngine
+from fedcli.models.layout import ParamLayout
+
+
+class ToyEngine:
+    """One client after another, each task by pickle."""
+
+    def __init__(self, num_threads: int | None = None) -> None:
+        self.num_threads = num_threads or 1  # what a run's config.toml says; it computes on one
+        self._core = ThreadEngine(1)
+        self.num_tasks = 0
+
+    def train(
+        self,
+        layout: ParamLayout,
+        task: ClientTask,
+        clients: Iterable[BatchedDataset],
+        *,
+        exchange: ClientExchange | None = None,
+        cancel: CancelFlag | None = None,
+    ) -> Deltas:
+        total, records = WeightedSum(layout.num_params), [np.empty(0, STATS)]
+        with DeltaFile(layout.num_params) as file:
+            for index, (client, copy) in enumerate(numbered(clients, task.occurrences)):
+                alone = replace(task.piece([client], index, exchange), occurrences=(copy,))
+                delta, stats = self._train_elsewhere(layout, pickle.dumps(alone), client, cancel)
+                factors = alone.sum_factors(stats)
+                total.add([delta], list(stats["weight"] * factors))
+                file.append(delta[np.newaxis], factors, stats)
+                if exchange is not None and exchange.receives:
+                    exchange.receive([client], delta[np.newaxis], stats)
+                records.append(stats)
+            rows = file.mapped() if task.request.all_rows else None
+        joined = np.concatenate(records)
+        return Deltas(total.total()[0], float(joined["weight"].sum()), joined, rows)
+
+    def _train_elsewhere(
+        self, layout: ParamLayout, sent: bytes, client: BatchedDataset, cancel: CancelFlag | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.void]]:
+        self.num_tasks += 1
+        task: ClientTask = pickle.loads(sent)
+        returned = _Returned(task.inputs)
+        stats = self._core.train(layout, task, [client], exchange=returned, cancel=cancel).stats
+        return returned.delta, stats
+
+    def evaluate(
+        self,
+        layout: ParamLayout,
+        params: NDArray[np.float32],
+        clients: Iterable[BatchedDataset],
+        *,
+        starts: Starts | None = None,
+        cancel: CancelFlag | None = None,
+    ) -> NDArray[np.void]:
+        records = [np.empty(0, STATS)]
+        for client in clients:
+            own = params if starts is None else starts([client])[0]
+            records.append(self._core.evaluate(layout, own, [client], cancel=cancel))
+        return np.concatenate(records)
+
+    def predict(
+        self,
+        layout: ParamLayout,
+        params: NDArray[np.float32],
+        clients: Iterable[BatchedDataset],
+        *,
+        cancel: CancelFlag | None = None,
+    ) -> Scores:
+        parts = [self._core.predict(layout, params, [each], cancel=cancel) for each in clients]
+        none = np.empty((0, layout.num_classes), np.float32)
+        return Scores(np.concatenate([none, *(each.values for each in parts)]), are_logits=True)
+
+
+class _Returned:
+    """Passes on what the one client of a task is sent, and keeps its delta."""
+
+    num_vectors = 0
+    receives = True
+
+    def __init__(self, inputs: ClientInputs) -> None:
+        self._inputs = inputs
+        self.delta = np.empty(0, np.float32)
+
+    def send(self, clients: Sequence[BatchedDataset]) -> ClientInputs:
+        return self._inputs
+
+    def receive(
+        self,
+        clients: Sequence[BatchedDataset],
+        deltas: NDArray[np.float32],
+        stats: NDArray[np.void],
+    ) -> None:
+        self.delta = deltas[0].copy()
