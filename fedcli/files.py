@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 from collections.abc import Iterable
@@ -45,13 +46,23 @@ def write_atomic(path: Path, content: bytes) -> None:
             temporary.unlink()
 
 
+def text_bytes(text: str) -> bytes:
+    r"""Returns text as UTF-8; of a file's name that is not UTF-8, the bytes as `\udcff`."""
+    return text.encode(errors="backslashreplace")
+
+
 def write_synced(path: Path, content: bytes) -> None:
     """Writes a new file and waits until the disk has it. Raises OSError."""
     with path.open("xb", buffering=0) as file:
-        rest = memoryview(content)
-        while rest:
-            rest = rest[file.write(rest) :]
+        write_all(file, content)
         os.fsync(file.fileno())
+
+
+def write_all(file: io.RawIOBase, content: bytes) -> None:
+    """Writes all of it, however many bytes the system takes at a time. Raises OSError."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) or 0 :]
 
 
 def sync_folder(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,16 @@ def open_file(path: Path) -> Any:
             with path.open("rb") as raw:
                 check_heaps(file, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ))
     return file
+
+
+def new_in_memory() -> Any:
+    """Returns a new, empty `h5py.File` that no file on a disk stands for.
+
+    HDF5 knows open files by their names, in memory too. A thread has one of its own, so that each
+    may have such a file open at the same time.
+    """
+    name = f"in memory of thread {threading.get_ident()}"
+    return h5py.File(name, "w", driver="core", backing_store=False)
 
 
 def check_heaps(file: Any, content: bytes | mmap.mmap) -> None:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedcli.cli import options as opt
-from fedcli.cli.screen.output import Remarks
+from fedcli.cli.screen.output import Remarks, one_line
 from fedcli.errors import ConfigError, DataError, RunError
 from fedcli.reports.text import FORMATS
 
 if TYPE_CHECKING:
     from fedcli.cli.screen.render import Screen
-    from fedcli.reports.portrait import Portrait
+    from fedcli.reports.prediction_summary import PredictionSummary
     from fedcli.reports.text import Table
     from fedcli.runs.record import RunRecord
 
@@ -177,7 +177,7 @@ def _write_files(
     remarks: Remarks,
 ) -> None:
     """Writes the files that were asked for; whether they can be is seen before any work."""
-    from fedcli.files import check_is_no_input, write_atomic
+    from fedcli.files import check_is_no_input, text_bytes, write_atomic
     from fedcli.reports import tables as report_tables
     from fedcli.reports import text
     from fedcli.runs.files import client_records
@@ -197,13 +197,13 @@ def _write_files(
     if clients_file is not None:
         found = {str(record.path): client_records.load(record.path) for record in records}
         table = report_tables.clients_csv(found)
-        write_atomic(clients_file, text.to_csv(table).encode())
+        write_atomic(clients_file, text_bytes(text.to_csv(table)))
     if plot_file is not None:
         _plot(records, plot_file)
     if csv_file is not None:
-        write_atomic(csv_file, text.to_csv(report_tables.rounds_csv(records)).encode())
+        write_atomic(csv_file, text_bytes(text.to_csv(report_tables.rounds_csv(records))))
     if html_file is not None:
-        write_atomic(html_file, _page(records, targets, notes, remarks).encode())
+        write_atomic(html_file, text_bytes(_page(records, targets, notes, remarks)))
     for file in (csv_file, clients_file, plot_file, html_file):
         if file is not None:
             remarks.detail(f"wrote {file}")
@@ -237,23 +237,23 @@ def _page(
     if len(records) > 1:
         return html.page(records, None, targets, notes)
     try:
-        portrait = _portray(records[0].path)
+        predictions = _predict(records[0].path)
     except (DataError, RunError, ConfigError) as err:
         note = f"without clients and examples: {err}"
         remarks.note(note)
         return html.page(records, None, targets, [*notes, note])
-    return html.page(records, portrait, targets, notes)
+    return html.page(records, predictions, targets, notes)
 
 
-def _portray(run: Path) -> Portrait:
-    """Looks at the model in a worker thread, so that Ctrl-C works at once."""
+def _predict(run: Path) -> PredictionSummary:
+    """Lets the model predict in a worker thread, so that Ctrl-C works at once."""
     from fedcli.cli.jobs.worker import run_stoppable
     from fedcli.core.native import CancelFlag
-    from fedcli.reports import portrait
+    from fedcli.reports.prediction_summary import summarize_predictions
 
     cancel: CancelFlag = CancelFlag()
     return run_stoppable(
-        lambda: portrait.portray(run, cancel), cancel=cancel, describe_stop=lambda: "stopped"
+        lambda: summarize_predictions(run, cancel), cancel=cancel, describe_stop=lambda: "stopped"
     )
 
 
@@ -307,7 +307,18 @@ def _show_tables(screen: Screen, tables: Sequence[Table]) -> None:
 
 def _print_text(tables: Sequence[Table], text_format: str) -> None:
     """Prints tables with an empty line between them."""
-    print("\n".join(FORMATS[text_format](table) for table in tables), end="")
+    from fedcli.reports.text import Table
+
+    printable = (
+        Table(
+            one_line(table.title),
+            list(map(one_line, table.headers)),
+            [list(map(one_line, row)) for row in table.rows],
+            table.num_texts,
+        )
+        for table in tables
+    )
+    print("\n".join(FORMATS[text_format](table) for table in printable), end="")
 
 
 def _show_curves(screen: Screen, records: Sequence[RunRecord]) -> None:

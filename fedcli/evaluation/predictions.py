@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core.native import CancelFlag
-from fedcli.datasets.batches import BatchedDataset
+from fedcli.datasets.batch_plan import BatchPlan
+from fedcli.datasets.batches import BatchedDataset, ClientDataset
 from fedcli.datasets.sources.replacing import replacing
 from fedcli.errors import ConfigError, RunError, why_not_written
 from fedcli.federation.panels import Panel
@@ -139,7 +140,12 @@ def predict(
     num_classes = model.layout.num_classes
     pending: list[tuple[int, BatchedDataset]] = []
     num_rows = num_bytes = 0
-    for first, dataset in _pieces(panel, max(1, _MAX_SCORES // num_classes)):
+    max_rows = max(1, _MAX_SCORES // num_classes)
+    for first, dataset in (
+        piece
+        for client_id in panel.client_ids
+        for piece in _pieces(panel.data.client(client_id), panel.plan, max_rows)
+    ):
         pending.append((first, dataset))
         num_rows += len(dataset.client)
         num_bytes += dataset.client.pixels.nbytes
@@ -147,6 +153,32 @@ def predict(
             yield from _predict_pieces(pending, model, engine, weights, cancel)
             pending, num_rows, num_bytes = [], 0, 0
     yield from _predict_pieces(pending, model, engine, weights, cancel)
+
+
+def predict_client(
+    client: ClientDataset,
+    model: Model,
+    engine: Engine,
+    weights: NDArray[np.float32],
+    cancel: CancelFlag | None = None,
+) -> Iterator[Predicted]:
+    """Yields what a model says of each example of one client, in order.
+
+    Args:
+        client: Its data.
+        model: The model.
+        engine: What computes it.
+        weights: Its weights, float32 [num_params].
+        cancel: Once raised, from any thread, the next call of the engine ends.
+
+    Raises:
+        Cancelled: `cancel` was raised.
+        DataError: The client's data are bad.
+        ModelError: A user's model fails.
+    """
+    max_rows = max(1, _MAX_SCORES // model.layout.num_classes)
+    for piece in _pieces(client, BatchPlan(), max_rows):
+        yield from _predict_pieces([piece], model, engine, weights, cancel)
 
 
 def check_target(path: Path) -> None:
@@ -235,16 +267,16 @@ def _writing_npz(path: Path, num_classes: int) -> Iterator[Callable[[Predicted],
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def _pieces(panel: Panel, max_rows: int) -> Iterator[tuple[int, BatchedDataset]]:
-    """Each client, cut so that no piece has many rows; with the index of a piece's first."""
-    unit = math.lcm(_SCORE_BLOCK, panel.plan.batch_size)  # what a model in Python takes at once
+def _pieces(
+    client: ClientDataset, plan: BatchPlan, max_rows: int
+) -> Iterator[tuple[int, BatchedDataset]]:
+    """A client, cut so that no piece has many rows; with the index of a piece's first."""
+    unit = math.lcm(_SCORE_BLOCK, plan.batch_size)  # what a model in Python takes at once
     step = unit * max(1, max_rows // unit)
-    for client_id in panel.client_ids:
-        client = panel.data.client(client_id)
-        for first in range(0, len(client), step):
-            rows = slice(first, first + step)
-            piece = replace(client, pixels=client.pixels[rows], labels=client.labels[rows])
-            yield first, BatchedDataset(piece, panel.plan)
+    for first in range(0, len(client), step):
+        rows = slice(first, first + step)
+        piece = replace(client, pixels=client.pixels[rows], labels=client.labels[rows])
+        yield first, BatchedDataset(piece, plan)
 
 
 def _predict_pieces(

@@ -135,7 +135,7 @@ class Suspects:
 
 
 @dataclass(frozen=True, eq=False)
-class Roll:
+class ExampleIndex:
     """All examples of some clients, one after the other.
 
     Attributes:
@@ -182,8 +182,8 @@ def rank_examples(
         DataError: A client cannot be read, or there are too many labels to compare.
     """
     reading = _Reading(data, client_ids, tell)
-    roll, blank, originals = _survey(reading)
-    judgement = _judge(reading, roll.labels, ~blank)
+    index, blank, originals = _survey(reading)
+    judgement = _judge(reading, index.labels, ~blank)
     faults = {
         "blank": blank,
         "far": (judgement.distances > FAR_DISTANCE) & ~blank,
@@ -193,20 +193,20 @@ def rank_examples(
     return Suspects(
         measure="nats by which another label explains the image better",
         criterion=f"a score above {SUSPICIOUS_NATS:g}",
-        num_examples=len(roll.labels),
+        num_examples=len(index.labels),
         num_suspicious=int(np.count_nonzero(is_suspicious)),
         examples=tuple(
-            Suspect(*roll.place(row), int(judgement.likelier[row]), float(judgement.scores[row]))
+            Suspect(*index.place(row), int(judgement.likelier[row]), float(judgement.scores[row]))
             for row in worst(judgement.scores, top)
         ),
-        clients=rank_clients(roll, is_suspicious, top),
+        clients=rank_clients(index, is_suspicious, top),
         fault_counts={fault: int(np.count_nonzero(has)) for fault, has in faults.items()},
-        broken=_list_broken(roll, faults, judgement.distances, originals, top),
+        broken=_list_broken(index, faults, judgement.distances, originals, top),
     )
 
 
 def _list_broken(
-    roll: Roll,
+    index: ExampleIndex,
     faults: Mapping[str, NDArray[np.bool_]],
     distances: NDArray[np.float64],
     originals: _Rows,
@@ -216,9 +216,9 @@ def _list_broken(
     blank, copies = (np.flatnonzero(faults[name])[:top].tolist() for name in ("blank", "copy"))
     far = worst(np.where(faults["far"], distances, 0.0), top)
     return (
-        *(Broken(*roll.place(row), "blank") for row in blank),
-        *(Broken(*roll.place(row), "far", distance=float(distances[row])) for row in far),
-        *(Broken(*roll.place(row), "copy", original=int(originals[row])) for row in copies),
+        *(Broken(*index.place(row), "blank") for row in blank),
+        *(Broken(*index.place(row), "far", distance=float(distances[row])) for row in far),
+        *(Broken(*index.place(row), "copy", original=int(originals[row])) for row in copies),
     )
 
 
@@ -231,24 +231,24 @@ def worst(scores: NDArray[np.float64], top: int) -> list[int]:
 
 
 def rank_clients(
-    roll: Roll, is_suspicious: NDArray[np.bool_], top: int
+    index: ExampleIndex, is_suspicious: NDArray[np.bool_], top: int
 ) -> tuple[SuspectClient, ...]:
     """Returns the clients whose least share of suspicious examples exceeds that of all.
 
     Args:
-        roll: The examples.
+        index: The examples.
         is_suspicious: Which of them are, [n].
         top: At most so many.
     """
     if not len(is_suspicious):
         return ()
     running = np.concatenate([[0], np.cumsum(is_suspicious)])
-    suspicious = np.diff(running[roll.ends], prepend=0)
-    bounds = least_shares(suspicious, roll.sizes)
+    suspicious = np.diff(running[index.ends], prepend=0)
+    bounds = least_shares(suspicious, index.sizes)
     over = np.where(bounds > is_suspicious.mean(), bounds, 0.0)
     return tuple(
         SuspectClient(
-            roll.client_ids[row], int(roll.sizes[row]), int(suspicious[row]), float(bounds[row])
+            index.client_ids[row], int(index.sizes[row]), int(suspicious[row]), float(bounds[row])
         )
         for row in worst(over, top)
     )
@@ -320,7 +320,7 @@ class _Reading:
             yield slice(first, first + num_held), np.concatenate(held)
 
 
-def _survey(reading: _Reading) -> tuple[Roll, NDArray[np.bool_], _Rows]:
+def _survey(reading: _Reading) -> tuple[ExampleIndex, NDArray[np.bool_], _Rows]:
     """All examples, which of them are blank, and the index each is a copy of, -1 for none."""
     labels, blanks, originals = [], [], []
     for client in reading.clients():
@@ -329,9 +329,9 @@ def _survey(reading: _Reading) -> tuple[Roll, NDArray[np.bool_], _Rows]:
         blanks.append(blank)
         originals.append(np.where(blank, -1, _find_originals(client.pixels)))
     ends = np.cumsum([len(each) for each in labels], dtype=np.int64)
-    roll = Roll(reading.client_ids, ends, np.concatenate([np.empty(0, np.int32), *labels]))
+    index = ExampleIndex(reading.client_ids, ends, np.concatenate([np.empty(0, np.int32), *labels]))
     return (
-        roll,
+        index,
         np.concatenate([np.empty(0, np.bool_), *blanks]),
         np.concatenate([np.empty(0, np.int64), *originals]),
     )

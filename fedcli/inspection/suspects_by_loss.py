@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.datasets.batch_plan import BatchPlan
-from fedcli.datasets.batches import BatchedDataset, ClientDataset
+from fedcli.datasets.batches import ClientDataset
 from fedcli.datasets.client_data import ClientData, decoding
+from fedcli.evaluation.predictions import Predicted, predict_client
 from fedcli.federation.opened_data import check_fit
-from fedcli.inspection.suspects import DEFAULT_TOP, Roll, Suspect, Suspects, rank_clients, worst
+from fedcli.inspection.suspects import (
+    DEFAULT_TOP,
+    ExampleIndex,
+    Suspect,
+    Suspects,
+    rank_clients,
+    worst,
+)
 from fedcli.progress import Tell, tell_nobody
 from fedcli.runs.trained import Trained, load_trained
-
-_BLOCK = 2048  # examples scored in a call, so that Ctrl-C is seen in between
-_ONE = BatchPlan(batch_size=1)
 
 
 def rank_with_run(
@@ -34,9 +37,9 @@ def rank_with_run(
 ) -> Suspects:
     """Returns the examples with the highest loss under a trained model, and clients with many.
 
-    The score is the loss, in nats; an example is suspicious if the model predicts another label.
-    A model that was trained on a wrong label may have learned it: few rounds, or clients that
-    took no part, show more. Broken images are not sought.
+    The score is the cross-entropy of the label, in nats; an example is suspicious if the model
+    predicts another label. A model that was trained on a wrong label may have learned it: few
+    rounds, or clients that took no part, show more. Broken images are not sought.
 
     Args:
         data: The split. Its pixels are shown to the model as those it was trained on.
@@ -68,33 +71,34 @@ def _examine(
     top: int,
 ) -> Suspects:
     check_fit(data, trained.model)
-    sizes, labels, losses, is_wrong = [], [np.empty(0, np.int32)], [], []
+    sizes: list[int] = []
+    labels = [np.empty(0, np.int32)]
+    losses = [np.empty(0, np.float64)]
+    is_wrong = [np.empty(0, np.bool_)]
+    likelier = [np.empty(0, np.int32)]
     for done, client_id in enumerate(client_ids, 1):
         client = _as_trained(data, client_id, trained)
         sizes.append(len(client))
-        labels.append(client.labels)
-        for first in range(0, len(client), _BLOCK):
-            block = range(first, min(first + _BLOCK, len(client)))
-            stats = _score(trained, client_id, _examples(client, block))
-            losses.append(_losses(stats))
-            is_wrong.append(stats["num_correct"] == 0)
+        weights = trained.state.weights_for(client_id)
+        for predicted in predict_client(client, trained.model, trained.engine, weights):
+            labels.append(predicted.labels)
+            losses.append(predicted.losses)
+            is_wrong.append(predicted.classes != predicted.labels)
+            likelier.append(_likelier_labels(predicted))
         tell(done, len(client_ids))
-    roll = Roll(client_ids, np.cumsum(sizes, dtype=np.int64), np.concatenate(labels))
-    scores = np.concatenate([np.empty(0), *losses])
-    suspicious = np.concatenate([np.empty(0, np.bool_), *is_wrong])
-    examples = []
-    for row in worst(scores, top):
-        client_id, index, label = roll.place(row)
-        likelier = _likelier_label(trained, _as_trained(data, client_id, trained), index)
-        examples.append(Suspect(client_id, index, label, likelier, float(scores[row])))
-        tell(len(client_ids), len(client_ids))
+    index = ExampleIndex(client_ids, np.cumsum(sizes, dtype=np.int64), np.concatenate(labels))
+    scores, suspicious = np.concatenate(losses), np.concatenate(is_wrong)
+    others = np.concatenate(likelier)
     return Suspects(
         measure=f"loss after round {trained.state.round_num} of {run}, nats",
         criterion="the model predicts another label",
         num_examples=len(scores),
         num_suspicious=int(np.count_nonzero(suspicious)),
-        examples=tuple(examples),
-        clients=rank_clients(roll, suspicious, top),
+        examples=tuple(
+            Suspect(*index.place(row), int(others[row]), float(scores[row]))
+            for row in worst(scores, top)
+        ),
+        clients=rank_clients(index, suspicious, top),
     )
 
 
@@ -107,36 +111,11 @@ def _as_trained(data: ClientData, client_id: str, trained: Trained) -> ClientDat
     return replace(client, scale=scale, offset=offset)
 
 
-def _examples(client: ClientDataset, indices: Sequence[int]) -> Iterator[BatchedDataset]:
-    """Each of some examples as a client of its own."""
-    for index in indices:
-        chosen = slice(index, index + 1)
-        one = replace(client, pixels=client.pixels[chosen], labels=client.labels[chosen])
-        yield BatchedDataset(one, _ONE)
-
-
-def _score(trained: Trained, client_id: str, examples: Iterator[BatchedDataset]) -> NDArray[Any]:
-    layout, weights = trained.model.layout, trained.state.weights_for(client_id)
-    return trained.engine.evaluate(layout, weights, examples)
-
-
-def _losses(stats: NDArray[Any]) -> NDArray[np.float64]:
-    """The losses; infinite where the model is broken and they are no numbers."""
-    losses: NDArray[np.float64] = stats["loss_sum"]
-    return np.where(np.isnan(losses), np.inf, losses)
-
-
-def _likelier_label(trained: Trained, client: ClientDataset, index: int) -> int:
-    """The label of least loss but the example's own; the own if there is no other."""
-    own = int(client.labels[index])
-    others = [label for label in range(trained.model.layout.num_classes) if label != own]
-    if not others:
-        return own
-    one = slice(index, index + 1)
-    relabelled = (
-        replace(client, pixels=client.pixels[one], labels=np.array([label], np.int32))
-        for label in others
-    )
-    batches = (BatchedDataset(each, _ONE) for each in relabelled)
-    stats = _score(trained, client.client_id, batches)
-    return others[int(_losses(stats).argmin())]
+def _likelier_labels(predicted: Predicted) -> NDArray[np.int32]:
+    """The most probable label of each example but its own; its own if there is no other."""
+    probabilities, labels = predicted.probabilities.copy(), predicted.labels
+    if probabilities.shape[1] == 1:
+        return labels
+    probabilities[np.arange(len(labels)), labels] = -np.inf
+    others: NDArray[np.int32] = probabilities.argmax(axis=1).astype(np.int32)
+    return others

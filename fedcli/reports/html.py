@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fedcli.inspection.figures.tiles import on_paper, tile_blocks
 from fedcli.reports import tables as report_tables
-from fedcli.reports.portrait import Portrait, Sample
+from fedcli.reports.prediction_summary import PredictedExamples, PredictionSummary
 from fedcli.reports.text import Table
 from fedcli.runs.record import ABOUT_ONLINE, RunRecord, Series, curves_of, is_online
 from fedcli.settings.vocabulary import MEASURES
@@ -57,7 +57,7 @@ svg text { font: 11px system-ui, sans-serif; fill: #444; }
 
 def page(
     runs: Sequence[RunRecord],
-    portrait: Portrait | None,
+    predictions: PredictionSummary | None,
     targets: Sequence[float],
     notes: Sequence[str] = (),
 ) -> str:
@@ -65,7 +65,7 @@ def page(
 
     Args:
         runs: At least one.
-        portrait: Of the one run, if its data are there.
+        predictions: Of the one run, if its data are there.
         targets: Accuracies that rounds are counted to, for several runs.
         notes: What a reader should know, a line each.
     """
@@ -78,8 +78,8 @@ def page(
     parts.append(_curves(runs))
     tables = report_tables.of_one(one) if one else report_tables.of_several(runs, targets)
     parts += map(_table, tables)
-    if portrait is not None:
-        parts += [_spread(portrait), _confusion(portrait), _samples(portrait)]
+    if predictions is not None:
+        parts += [_spread(predictions), _confusion(predictions), _samples(predictions)]
     if one:
         rows = [[report_tables.flag(name), str(value)] for name, value in one.options.items()]
         rows += [[name, str(value)] for name, value in one.provenance.items()]
@@ -165,8 +165,8 @@ def _ticks(low: float, high: float) -> list[float]:
     return [index * step for index in range(first, last + 1)]
 
 
-def _spread(portrait: Portrait) -> str:
-    accuracies = portrait.accuracies[np.isfinite(portrait.accuracies)]
+def _spread(predictions: PredictionSummary) -> str:
+    accuracies = predictions.accuracies[np.isfinite(predictions.accuracies)]
     counts, edges = np.histogram(accuracies, bins=_NUM_BINS, range=(0.0, 1.0))
     width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
     highest = max(1, int(counts.max(initial=0)))
@@ -190,12 +190,12 @@ def _spread(portrait: Portrait) -> str:
     ]
     base = f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{_TOP + height}" '
     base += f'y2="{_TOP + height}" stroke="#888"/>'
-    caption = f"Clients by their accuracy ({portrait.split})"
+    caption = f"Clients by their accuracy ({predictions.split})"
     worst = np.argsort(accuracies, kind="stable")[:5]
     ids = [
         name
         for name, is_known in zip(
-            portrait.client_ids, np.isfinite(portrait.accuracies), strict=True
+            predictions.client_ids, np.isfinite(predictions.accuracies), strict=True
         )
         if is_known
     ]
@@ -208,13 +208,13 @@ def _spread(portrait: Portrait) -> str:
     )
 
 
-def _confusion(portrait: Portrait) -> str:
+def _confusion(predictions: PredictionSummary) -> str:
     """Rows are labels, columns what the model says; colour is the share of the label."""
-    if portrait.confusion is None:
+    if predictions.confusion is None:
         return ""
-    head = "".join(f"<th>{escape(name)}</th>" for name in portrait.class_names)
+    head = "".join(f"<th>{escape(name)}</th>" for name in predictions.class_names)
     rows: list[str] = []
-    for name, counts in zip(portrait.class_names, portrait.confusion.tolist(), strict=True):
+    for name, counts in zip(predictions.class_names, predictions.confusion.tolist(), strict=True):
         total = max(1, sum(counts))
         cells = []
         for count in counts:
@@ -227,45 +227,45 @@ def _confusion(portrait: Portrait) -> str:
         recall = counts[len(rows)] / total if sum(counts) else float("nan")
         end = f"<td>{recall:.3f}</td>" if sum(counts) else "<td>-</td>"
         rows.append(f'<tr><th class="text">{escape(name)}</th>{"".join(cells)}{end}</tr>')
-    columns = portrait.confusion.sum(axis=0).tolist()
+    columns = predictions.confusion.sum(axis=0).tolist()
     precisions = [
-        f"<td>{portrait.confusion[index, index] / count:.3f}</td>" if count else "<td>-</td>"
+        f"<td>{predictions.confusion[index, index] / count:.3f}</td>" if count else "<td>-</td>"
         for index, count in enumerate(columns)
     ]
-    counted = f"{portrait.num_counted:,}"
-    if portrait.num_counted < portrait.num_examples:
-        counted += f" of {portrait.num_examples:,}"
+    counted = f"{predictions.num_counted:,}"
+    if predictions.num_counted < predictions.num_examples:
+        counted += f" of {predictions.num_examples:,}"
     last = f'<tr><th class="text">precision</th>{"".join(precisions)}<td></td></tr>'
     return (
         "<h2>Labels and what the model says</h2>"
-        f'<p class="note">{counted} examples ({escape(portrait.split)}); a row is a '
+        f'<p class="note">{counted} examples ({escape(predictions.split)}); a row is a '
         "label, a column a prediction</p>"
         f'<div class="wide"><table class="confusion"><tr><th></th>{head}<th>recall</th></tr>'
         f"{''.join(rows)}{last}</table></div>"
     )
 
 
-def _samples(portrait: Portrait) -> str:
+def _samples(predictions: PredictionSummary) -> str:
     figures = []
-    for sample in portrait.samples:
-        for image, label, said in _pictures(sample, portrait.pixel_convention):
+    for sample in predictions.samples:
+        for image, label, said in _pictures(sample, predictions.pixel_convention):
             is_right = label == said
-            name = portrait.class_names[said] if said >= 0 else "nothing"
-            text = name if is_right else f"{name}, not {portrait.class_names[label]}"
+            name = predictions.class_names[said] if said >= 0 else "nothing"
+            text = name if is_right else f"{name}, not {predictions.class_names[label]}"
             kind = "right" if is_right else "wrong"
-            alt = f"{sample.client.client_id}: {portrait.class_names[label]}"
+            alt = f"{sample.client.client_id}: {predictions.class_names[label]}"
             figures.append(
                 f'<figure class="{kind}"><img src="data:image/png;base64,{image}" '
                 f'alt="{escape(alt)}" title="{escape(alt)}"><figcaption>{escape(text)}'
                 "</figcaption></figure>"
             )
     return (
-        f"<h2>What the model says of some examples ({escape(portrait.split)})</h2>"
+        f"<h2>What the model says of some examples ({escape(predictions.split)})</h2>"
         f'<div class="digits">{"".join(figures)}</div>'
     )
 
 
-def _pictures(sample: Sample, convention: str) -> list[tuple[str, int, int]]:
+def _pictures(sample: PredictedExamples, convention: str) -> list[tuple[str, int, int]]:
     blocks = [tiles for tiles, _ in tile_blocks(sample.client)]
     tiles = on_paper(np.concatenate(blocks), convention)
     levels = np.rint(np.clip(tiles, 0, 1) * 255).astype(np.uint8)

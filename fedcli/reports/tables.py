@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fedcli.models.metrics import flatten
@@ -58,12 +59,13 @@ def summary(run: RunRecord) -> list[tuple[str, str]]:
 
 
 def evaluation(run: RunRecord) -> Table | None:
-    """Returns loss and accuracy by split at the end, None if there is no evaluation."""
+    """Returns loss and accuracy by split as last evaluated, None if there is no evaluation."""
     rows = []
+    newest = run.newest_evaluation
     for name in run.series_names:
         if name == ONLINE:
             continue
-        closing = run.evaluation.get(name)
+        closing = newest.get(name)
         if closing is None:
             last = (number(run.final(name, measure)) for measure in MEASURES)
             rows.append([name, *last, _UNSET, _UNSET])
@@ -77,8 +79,22 @@ def evaluation(run: RunRecord) -> Table | None:
         ]
     if not rows:
         return None
-    title = f"Federated evaluation after round {run.round_num}"
+    title = f"Federated evaluation after {_evaluated_rounds(run)}"
     return Table(title, ["split", *MEASURES, "examples", "clients"], rows)
+
+
+def _evaluated_rounds(run: RunRecord) -> str:
+    """The rounds that the last evaluations are of: "round 5", "round 5 (train) and 6 (test)"."""
+    rounds = _rounds_of_splits(run)
+    if len(set(rounds.values())) == 1:
+        return f"round {next(iter(rounds.values()))}"
+    return "round " + " and ".join(f"{each} ({name})" for name, each in rounds.items())
+
+
+def _rounds_of_splits(run: RunRecord) -> dict[str, int]:
+    """Of each split that has been evaluated the round that this was last done after."""
+    found = {name: run.final_round(name) for name in run.series_names if name != ONLINE}
+    return {name: each for name, each in found.items() if each is not None}
 
 
 def spread(evaluation: Mapping[str, Mapping[str, Any]]) -> Table | None:
@@ -94,6 +110,16 @@ def spread(evaluation: Mapping[str, Mapping[str, Any]]) -> Table | None:
         return None
     title = "Over clients, each counting the same"
     return Table(title, ["split", "of", *_SPREAD.values()], rows, num_texts=2)
+
+
+def _spread_of(run: RunRecord) -> Table | None:
+    """The same of a run's last evaluations, with their round where that is not its last."""
+    newest = run.newest_evaluation
+    table = spread(newest)
+    if table is None or all(each["round"] == run.round_num for each in newest.values()):
+        return table
+    rounds = " and ".join(map(str, sorted({each["round"] for each in newest.values()})))
+    return replace(table, title=f"{table.title}, after round {rounds}")
 
 
 def gain(evaluation: Mapping[str, Mapping[str, Any]]) -> Table | None:
@@ -133,9 +159,7 @@ def time_split(run: RunRecord) -> Table | None:
 def of_one(run: RunRecord) -> list[Table]:
     """Returns the tables of one run, those that have something to say."""
     return [
-        table
-        for table in (evaluation(run), spread(run.evaluation), time_split(run))
-        if table is not None
+        table for table in (evaluation(run), _spread_of(run), time_split(run)) if table is not None
     ]
 
 
@@ -154,10 +178,14 @@ def of_several(runs: Sequence[RunRecord], targets: Sequence[float]) -> list[Tabl
 def side_by_side(runs: Sequence[RunRecord]) -> Table:
     """Returns one line a run."""
     names = shared_series(runs)
-    headers = ["run", "rounds", *(f"{name} {measure}" for name in names for measure in MEASURES)]
+    has_older = any(set(_rounds_of_splits(run).values()) - {run.round_num} for run in runs)
+    headers = ["run", "rounds", *["evaluated after"] * has_older]
+    headers += [f"{name} {measure}" for name in names for measure in MEASURES]
     rows = []
     for run in runs:
-        scores = [number(run.final(name, measure)) for name in names for measure in MEASURES]
+        evaluated = _evaluated_rounds(run) if _rounds_of_splits(run) else _UNSET
+        scores = [evaluated] * has_older
+        scores += [number(run.final(name, measure)) for name in names for measure in MEASURES]
         seconds = sum(run.seconds().values())
         peak = run.peak_memory_bytes
         rows.append(
@@ -242,13 +270,14 @@ def as_json(runs: Sequence[RunRecord], targets: Sequence[float]) -> dict[str, An
             "provenance": run.provenance,
             "rounds": run.round_num,
             "best_round": run.best_round,
+            "evaluated_rounds": _rounds_of_splits(run),
             "final": {
                 name: {measure: run.final(name, measure) for measure in MEASURES}
                 for name in run.series_names
             },
             "over_clients": {
                 split: closing["over_clients"]
-                for split, closing in run.evaluation.items()
+                for split, closing in run.newest_evaluation.items()
                 if "over_clients" in closing
             },
             "seconds": run.seconds(),

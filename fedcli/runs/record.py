@@ -152,9 +152,24 @@ class RunRecord:
 
     def final(self, name: str, measure: str) -> float | None:
         """Returns the last value of a series, None if it has none or it is not finite."""
-        points = list(self._points(name))
-        last = max(points, key=lambda point: point[0], default=(0, {}))[1]
+        last = self._last_point(name)[1]
         return last[MEASURES[measure]] if _is_number(last, MEASURES[measure]) else None
+
+    def final_round(self, name: str) -> int | None:
+        """Returns the round that `final` is of; None if the series has no value."""
+        return self._last_point(name)[0]
+
+    @property
+    def newest_evaluation(self) -> dict[str, dict[str, Any]]:
+        """`evaluation`, but for the splits that a later round has been evaluated on.
+
+        They differ while a run is continued: evaluation.json is rewritten at its end.
+        """
+        return {
+            split: closing
+            for split, closing in self.evaluation.items()
+            if closing["round"] == self.final_round(split)
+        }
 
     def rounds_to(self, target: float) -> int | None:
         """Returns the first round at which accuracy was at least `target`; None: never seen.
@@ -174,6 +189,9 @@ class RunRecord:
         """The most memory that a process of this run had resident; None: not recorded."""
         peaks = [line["peak_memory_bytes"] for line in self.timings if "peak_memory_bytes" in line]
         return int(max(peaks)) if peaks else None
+
+    def _last_point(self, name: str) -> tuple[int | None, Mapping[str, Any]]:
+        return max(self._points(name), key=lambda point: point[0], default=(None, {}))
 
     def _points(self, name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
         for line in self.metrics:

@@ -52,7 +52,7 @@ def start(
         RunError: The folder exists or cannot be made.
     """
     path = Path(out)
-    config = settings.absolute_paths(settings.validate(config), str(Path.cwd()))
+    config = _absolute(settings.validate(config))
     folder.check_target(path, force=force)
     logs.require(config)
     with fingerprinting(config.data_source, cancel) as fingerprint:
@@ -101,6 +101,20 @@ def resume(
     except BaseException:
         run.close()
         raise
+
+
+def _absolute(config: RunConfig) -> RunConfig:
+    """The config with absolute paths. Raises ConfigError if config.toml cannot hold one of them."""
+    found = settings.absolute_paths(config, str(Path.cwd()))
+    for field in fields(RunConfig):
+        before, now = getattr(config, field.name), getattr(found, field.name)
+        if now != before and not now.isprintable():
+            raise ConfigError(
+                f"{option_name(field.name)} {before}: config.toml keeps its absolute path, which "
+                f"cannot stand there ({now!r}: not UTF-8, or with control characters); move the "
+                "file to a folder of another name, or rename that folder"
+            )
+    return found
 
 
 def _resume(

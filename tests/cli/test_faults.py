@@ -197,3 +197,63 @@ def test_run_that_is_not_there(fedcli: Fedcli, arguments: tuple[str, ...]) -> No
     done = fedcli(*arguments)
     assert (done.code, done.err.count("\n")) == (1, 1)
     assert "none" in done.err
+
+
+ODD_NAMES = {"not UTF-8": b"odd \xff\xfe", "control characters": b"odd \x01\n\x1b[31m\x7f"}
+
+
+@pytest.fixture(params=ODD_NAMES)
+def odd_folder(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The working directory, of a name that neither TOML nor a terminal can hold."""
+    folder = tmp_path / os.fsdecode(ODD_NAMES[request.param])
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize("out", ["run", "absolute"])
+def test_everything_works_in_a_folder_of_an_odd_name(
+    fedcli: Fedcli, odd_folder: Path, out: str
+) -> None:
+    os.chdir(odd_folder)
+    run = odd_folder / "run" if out == "absolute" else Path("run")
+    few = ("--data-option", "clients=3", "--epochs", 1)
+    for arguments in (
+        ("train", *few, "--rounds", 1, "--out", run),
+        ("train", "--resume", run, "--rounds", 2),
+        ("train", "--config", run / "config.toml", "--out", "again"),
+        ("report", run),
+        ("report", run, "again", "--html", "page.html", "--csv", "all.csv"),
+        ("report", run, "--html", "page.html", "--plot", "curves.svg"),
+        ("report", run, "--plot", "curves.png"),
+        ("report", run, "again", "--format", "latex"),
+        ("report", run, "--json"),
+        ("eval", run),
+        ("eval", run, "--json", "--predictions", "p.csv", "--per-client", "c.h5"),
+        ("export", run, "weights.npz"),
+        ("inspect-clients", "--run", run),
+    ):
+        done = fedcli(*arguments)
+        assert done.code == 0, (arguments, done.err)
+        assert not any(mark in done.out + done.err for mark in ("\x01", "\x1b", "\x7f")), arguments
+
+
+@pytest.mark.parametrize("option", ["--data", "--test-data", "--initial-weights", "--model"])
+def test_a_file_whose_path_config_toml_cannot_hold_is_refused_before_any_work(
+    fedcli: Fedcli, write_tff: WriteTff, odd_folder: Path, option: str
+) -> None:
+    os.chdir(odd_folder)
+    name = "model.py" if option == "--model" else "given.h5"
+    write_tff().rename(odd_folder / name)
+    done = fedcli("train", option, name, "--out", "run")
+    assert done.code == 1
+    assert done.err.count("\n") == 1
+    assert done.err.startswith(f"fedcli: error: {option} {name}: config.toml keeps its absolute ")
+    assert "not UTF-8, or with control characters" in done.err
+    assert not any(mark in done.err for mark in ("\x01", "\x1b", "\x7f"))
+    assert sorted(each.name for each in odd_folder.iterdir()) == [name]

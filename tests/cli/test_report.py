@@ -50,6 +50,51 @@ def test_report_of_a_trained_run(fedcli: Fedcli) -> None:
     assert "Over clients, each counting the same" in same.out
 
 
+def test_an_interrupted_run_names_the_round_that_was_evaluated(
+    fedcli: Fedcli, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "cut", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], eval_every=3)
+    done = fedcli("report", "cut", "--html", "page.html")
+    assert "Federated evaluation after round 6\n" in done.out
+    assert "after round 7" not in done.out
+    page = Path("page.html").read_text()
+    assert "Federated evaluation after round 6<" in page
+    assert "after round 7" not in page
+    told = json.loads(fedcli("report", "cut", "--json").out)["runs"][0]
+    assert told["evaluated_rounds"] == {"test": 6}
+    assert told["final"]["test"]["accuracy"] == pytest.approx(0.7)
+
+
+def test_a_run_that_goes_on_names_the_round_of_its_old_evaluation(
+    fedcli: Fedcli, tmp_path: Path
+) -> None:
+    """evaluation.json is that of round 4 until the continued run ends."""
+    fedcli("train", "--rounds", 4, "--data-option", "clients=3", "--out", "run")
+    lines = Path("run/metrics.jsonl").read_text()
+    later = json.loads(lines.splitlines()[-1])
+    Path("run/metrics.jsonl").write_text(lines + json.dumps({**later, "round": 5}) + "\n")
+    done = fedcli("report", "run")
+    assert "Federated evaluation after round 4\n" in done.out
+    assert "Over clients, each counting the same, after round 4\n" in done.out
+    write_run(tmp_path / "whole", [0.3, 0.7])
+    rows = [" ".join(line.split()) for line in fedcli("report", "run", "whole").out.splitlines()]
+    assert any(row.startswith("run rounds evaluated after") for row in rows)
+    assert any(row.startswith("run 5 round 4 ") for row in rows)
+    assert any(row.startswith("whole 2 round 2 ") for row in rows)
+
+
+def test_an_evaluation_in_a_continued_run_replaces_that_of_its_old_end(
+    fedcli: Fedcli, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "run", [0.2, 0.4], eval_every=5, closing=0.5)
+    further = write_run(tmp_path / "further", [0.2, 0.4, 0.6, 0.8], eval_every=3)
+    for name in ("metrics.jsonl", "timings.jsonl"):
+        (tmp_path / "run" / name).write_bytes((further / name).read_bytes())
+    done = fedcli("report", "run")
+    assert "Federated evaluation after round 3\n" in done.out
+    assert ["test", "0.3000", "0.7000", "-", "-"] in [x.split() for x in done.out.splitlines()]
+
+
 def test_report_of_several_runs(fedcli: Fedcli, tmp_path: Path) -> None:
     for index in range(2):
         write_run(tmp_path / f"s{index}", [0.3, 0.7 + 0.1 * index], config=f"seed = {index}")

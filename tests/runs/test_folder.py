@@ -160,6 +160,46 @@ def test_cut_back_drops_later_and_broken_lines(path: Path, rest: str) -> None:
     assert (path / "timings.jsonl").read_text() == '{"round": 1}\n'
 
 
+APPEND_UNTIL_FULL = """
+import resource, signal, sys
+from pathlib import Path
+from fedcli.errors import RunError
+from fedcli.runs.files.folder import RunDirectory
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a limit of a file's size stands for a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+with RunDirectory.open(Path(sys.argv[1])) as run:
+    try:
+        for number in range(1, 100):
+            run.append_metrics({"round": number, "text": "x" * int(sys.argv[2])})
+    except RunError as err:
+        print(err)
+"""
+
+
+@pytest.mark.parametrize("length", [70, 71, 72, 73, 79, 170, 2000])
+def test_a_full_disk_leaves_whole_lines_alone(path: Path, length: int) -> None:
+    """A process of its own: the limit is for good."""
+    create(path)
+    arguments = [sys.executable, "-c", APPEND_UNTIL_FULL, str(path), str(length)]
+    done = subprocess.run(arguments, check=True, capture_output=True, text=True)
+    assert done.stdout == f"cannot write {path / 'metrics.jsonl'}: File too large\n"
+    content = (path / "metrics.jsonl").read_bytes()
+    lines = content.splitlines(keepends=True)
+    assert [json.loads(line)["round"] for line in lines] == list(range(1, len(lines) + 1))
+    assert all(line.endswith(b"\n") for line in lines)
+    assert len(content) + (len(lines[-1]) if lines else length) > 1000 - 3  # it did fill up
+
+
+def test_a_line_without_its_end_is_not_taken_for_whole(path: Path) -> None:
+    create(path)
+    whole = json.dumps({"round": 1, "evaluation": {"test": scores(0.5, 0.5)}})
+    (path / "metrics.jsonl").write_text(whole + "\n")
+    assert len(run_dir.read_metrics(path)) == 1
+    (path / "metrics.jsonl").write_text(whole)
+    with pytest.raises(RunError, match=r"line 1 is cut short or damaged; .* --resume"):
+        run_dir.read_metrics(path)
+
+
 def test_cut_back_to_the_start_drops_round_0_too(path: Path) -> None:
     create(path)
     (path / "metrics.jsonl").write_text('{"round": 0}\n')

@@ -6,7 +6,10 @@ import csv
 import dataclasses
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +219,7 @@ def test_columns_of_what_is_no_number_are_nan(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run", [0.25])
     line = json.loads((path / "metrics.jsonl").read_text())
     line["finalizer"] = {"huge": 10**400, "text": "x", "list": [1]}
-    (path / "metrics.jsonl").write_text(json.dumps(line))
+    (path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     columns = fedcli.load_run(path).columns
     assert all(np.isnan(columns[f"finalizer/{name}"]).all() for name in line["finalizer"])
 
@@ -370,3 +373,51 @@ def test_an_evaluation_is_told_in_one_line(straight: Path) -> None:
     assert text.startswith("Evaluation('synthetic-digits', split='test', round_num=6, num_clients=")
     assert f"sparse_categorical_accuracy={accuracy!r}" in text
     assert len(text) < 250
+
+
+def test_two_runs_in_two_threads_of_a_process_are_as_if_each_were_alone(tmp_path: Path) -> None:
+    config = dataclasses.replace(EVALUATED, checkpoint_every=1, keep_checkpoints=3, rounds=25)
+    others = [dataclasses.replace(config, seed=seed) for seed in range(4)]
+    wanted = []
+    for each in others:
+        fedcli.train(each, tmp_path / f"alone-{each.seed}")
+        wanted.append(bytes_of_all(tmp_path / f"alone-{each.seed}"))
+    with ThreadPoolExecutor(len(others)) as pool:
+        paths = [tmp_path / f"beside-{each.seed}" for each in others]
+        for record in pool.map(fedcli.train, others, paths):
+            assert record.round_num == 25
+    assert [bytes_of_all(path) for path in paths] == wanted
+
+
+def bytes_of_all(path: Path) -> dict[str, bytes]:
+    """All files of a run but that of the clock."""
+    files = (each for each in path.rglob("*") if each.is_file() and each.name != "timings.jsonl")
+    return {str(each.relative_to(path)): each.read_bytes() for each in files}
+
+
+RUN_OUT_OF_ROOM = """
+import resource, signal, sys
+import fedcli
+from fedcli.errors import RunError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a limit of a file's size stands for a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+config = fedcli.RunConfig(
+    data_options={"clients": 2}, clients="1", rounds=300, epochs=1, max_examples=20
+)
+try:
+    fedcli.train(config, sys.argv[1])
+except RunError as err:
+    print(err)
+"""
+
+
+def test_a_run_that_filled_the_disk_goes_on_once_there_is_room(tmp_path: Path) -> None:
+    """A process of its own: the limit is for good."""
+    arguments = [sys.executable, "-c", RUN_OUT_OF_ROOM, str(tmp_path / "full")]
+    done = subprocess.run(arguments, check=True, capture_output=True, text=True)
+    assert done.stdout.endswith("metrics.jsonl: File too large\n"), done
+    assert 50 < fedcli.load_run(tmp_path / "full").round_num < 300
+    resumed = fedcli.resume(tmp_path / "full")
+    straight = fedcli.train(resumed.config, tmp_path / "straight")
+    for name in ("metrics.jsonl", "evaluation.json"):
+        assert (resumed.path / name).read_bytes() == (straight.path / name).read_bytes()

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.errors import ConfigError, DataError
-from fedcli.hdf5 import check_heaps, one_line, read_attribute
+from fedcli.hdf5 import check_heaps, new_in_memory, one_line, read_attribute
 
 CONFIG = "config.json"
 WEIGHTS = "model.weights.h5"
@@ -379,8 +379,7 @@ def weights_image(
         names: Each layer's own name, likewise.
         name: The model's.
     """
-    # The name is never used: a core file without backing store stays in memory.
-    with h5py.File("weights", "w", driver="core", backing_store=False) as file:
+    with new_in_memory() as file:
         for path, tensors in paths.items():
             variables = file.create_group(f"{CONTAINERS[0]}/{path}/vars")
             variables.attrs["name"] = names[path]

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.errors import CheckpointError
-from fedcli.hdf5 import check_heaps
+from fedcli.hdf5 import check_heaps, new_in_memory
 from fedcli.models.sizing import MAX_DIMENSIONS, MAX_VALUES
 from fedcli.settings.vocabulary import MAX_CLASSES, PIXEL_CONVENTIONS
 
@@ -79,8 +79,7 @@ class Checkpoint:
 
 def encode(checkpoint: Checkpoint) -> bytes:
     """Returns the content of a checkpoint file; it is built in memory, to be written at once."""
-    # The name is never used: a core file without backing store stays in memory.
-    with h5py.File("checkpoint", "w", driver="core", backing_store=False) as file:
+    with new_in_memory() as file:
         file.attrs["format"] = FORMAT
         file.attrs["version"] = VERSION
         file.attrs["fedcli_version"] = checkpoint.fedcli_version

@@ -7,6 +7,7 @@ Imports no NumPy; what is in a checkpoint is not known here.
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import json
 import os
@@ -20,7 +21,7 @@ from typing import Any
 
 from fedcli import settings
 from fedcli.errors import ConfigError, RunError, why_not_written
-from fedcli.files import json_text, sync_folder, write_atomic, write_synced
+from fedcli.files import json_text, sync_folder, write_all, write_atomic, write_synced
 from fedcli.locks import ReplacedError, lock_now
 from fedcli.runs.files.lines import find_end, is_evaluation, parse_metrics
 from fedcli.runs.stopping import Best
@@ -105,13 +106,20 @@ class RunDirectory:
             raise RunError(f"cannot write to the run {path}: {why_not_written(err)}") from err
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
-        """Adds one line to metrics.jsonl with a single write; non-finite numbers become null."""
+        """Adds one line to metrics.jsonl, whole or not at all; non-finite numbers become null.
+
+        Raises:
+            RunError: It cannot be written, as on a full disk.
+        """
         self._append(self._metrics, line)
 
     def append_timings(self, line: Mapping[str, Any]) -> None:
-        """Adds one line to timings.jsonl with a single write.
+        """Adds one line to timings.jsonl, whole or not at all.
 
         That of the closing evaluation is no round's and has none.
+
+        Raises:
+            RunError: It cannot be written, as on a full disk.
         """
         self._append(self._timings, line)
 
@@ -196,14 +204,16 @@ class RunDirectory:
         """Closes."""
         self.close()
 
-    def _append(self, file: Any, line: Mapping[str, Any]) -> None:
+    def _append(self, file: io.FileIO, line: Mapping[str, Any]) -> None:
+        """Adds a whole line; what a full disk has taken of it is cut off again."""
         content = json_text(line).encode() + b"\n"
+        before = os.fstat(file.fileno()).st_size
         try:
-            written = file.write(content)
+            write_all(file, content)
         except OSError as err:
-            raise RunError(f"cannot write {file.name}: {why_not_written(err)}") from err
-        if written != len(content):
-            raise RunError(f"cannot write {file.name}: the disk is full; make room there")
+            with contextlib.suppress(OSError):
+                os.truncate(file.fileno(), before)
+            raise RunError(f"cannot write {file.name!s}: {why_not_written(err)}") from err
 
 
 def default_out(now: datetime, name: str) -> Path:

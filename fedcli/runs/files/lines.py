@@ -25,10 +25,10 @@ def parse_metrics(content: bytes, file: Path) -> list[dict[str, Any]]:
         RunError: A line is cut short, damaged, or not that of the next round.
     """
     lines: list[dict[str, Any]] = []
-    for number, text in enumerate(content.splitlines(), 1):
+    for number, text in enumerate(content.splitlines(keepends=True), 1):
         label = f"{file}: line {number}"
         try:
-            line = json.loads(text)
+            line = json.loads(text if text.endswith(b"\n") else b"")
         except (ValueError, RecursionError) as err:
             raise RunError(
                 f"{label} is cut short or damaged; if it is after the newest checkpoint, fedcli "

@@ -1,6 +1,6 @@
-"""A trained model at work: who it serves how well, which classes it mixes up, what it says of some.
+"""What a trained model predicts: accuracy by client, confusion matrix, some examples.
 
-Opens the run's data; `report` alone does without.
+Reads the run's data; the rest of `fedcli report` reads the run's folder alone.
 """
 
 from __future__ import annotations
@@ -12,25 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core.native import CancelFlag
-from fedcli.datasets.batch_plan import BatchPlan
-from fedcli.datasets.batches import BatchedDataset, ClientDataset
+from fedcli.datasets.batches import ClientDataset
 from fedcli.datasets.client_data import ClientData
 from fedcli.evaluation import spread
+from fedcli.evaluation.predictions import NO_CLASS, predict_client
 from fedcli.evaluation.result import Evaluation
-from fedcli.federation.opened_data import open_data
-from fedcli.models.metrics import predicted_classes
 from fedcli.runs import evaluating
 from fedcli.runs.trained import Trained, load_trained
 
 MAX_CLASSES = 100  # of more no confusion matrix is made
 _MAX_EXAMPLES = 2000  # in the confusion matrix
 _NUM_SAMPLES = 40
-_PLAIN = BatchPlan()
 
 
 @dataclass(frozen=True, eq=False)
-class Portrait:
-    """A model on one split.
+class PredictionSummary:
+    """What a model predicts for the clients of one split.
 
     Attributes:
         split: Its name.
@@ -52,22 +49,23 @@ class Portrait:
     confusion: NDArray[np.int64] | None
     num_counted: int
     num_examples: int
-    samples: list[Sample]
+    samples: list[PredictedExamples]
     pixel_convention: str
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
-    """Some examples of one client with what the model says of them; -1: nothing at all."""
+class PredictedExamples:
+    """Some examples of one client with their predicted classes; `NO_CLASS` where there is none."""
 
     client: ClientDataset
     predicted: NDArray[np.int32]
 
 
-def portray(path: str | Path, cancel: CancelFlag | None = None) -> Portrait:
-    """Returns the newest checkpoint of a run at work on the clients that `fedcli eval` takes.
+def summarize_predictions(path: str | Path, cancel: CancelFlag | None = None) -> PredictionSummary:
+    """Returns what a run's newest checkpoint predicts for the clients that `fedcli eval` takes.
 
-    Predictions are made of a part of their examples: those of clients picked evenly.
+    The data are opened once. The confusion matrix is of a part of the examples: those of clients
+    picked evenly.
 
     Raises:
         Cancelled: The flag was raised.
@@ -77,27 +75,31 @@ def portray(path: str | Path, cancel: CancelFlag | None = None) -> Portrait:
     """
     evaluated = evaluating.evaluate_run(path, cancel=cancel)
     with load_trained(Path(path), threads=None) as trained:
-        return _portray(trained, evaluated, cancel)
+        return _summarized(trained, evaluated, cancel)
 
 
-def _portray(trained: Trained, evaluated: Evaluation, cancel: CancelFlag | None) -> Portrait:
-    data = open_data(trained.config.data_source, cancel)[evaluated.split]
+def _summarized(
+    trained: Trained, evaluated: Evaluation, cancel: CancelFlag | None
+) -> PredictionSummary:
+    data = evaluated.data
     num_classes = trained.model.layout.num_classes
     confusion = np.zeros((num_classes, num_classes), np.int64)
-    samples: list[Sample] = []
+    samples: list[PredictedExamples] = []
     for client in _some_clients(data, list(evaluated.client_ids)):
-        predicted = predict(trained, client)
-        told = predicted >= 0
-        np.add.at(confusion, (client.labels[told], predicted[told]), 1)
+        weights = trained.state.weights_for(client.client_id)
+        pieces = predict_client(client, trained.model, trained.engine, weights, cancel)
+        predicted = np.concatenate([each.classes for each in pieces])
+        has_class = predicted != NO_CLASS
+        np.add.at(confusion, (client.labels[has_class], predicted[has_class]), 1)
         room = _NUM_SAMPLES - sum(len(each.predicted) for each in samples)
         if room > 0:
-            # Of one client a few: the hands of several are seen.
+            # A few of each client, so that several clients are shown.
             num_taken = min(room, 8)
             first = replace(
                 client, pixels=client.pixels[:num_taken], labels=client.labels[:num_taken]
             )
-            samples.append(Sample(first, predicted[:num_taken]))
-    return Portrait(
+            samples.append(PredictedExamples(first, predicted[:num_taken]))
+    return PredictionSummary(
         split=evaluated.split,
         class_names=[data.class_name(label) for label in range(num_classes)],
         client_ids=list(evaluated.client_ids),
@@ -108,13 +110,6 @@ def _portray(trained: Trained, evaluated: Evaluation, cancel: CancelFlag | None)
         samples=samples,
         pixel_convention=data.pixel_convention,
     )
-
-
-def predict(trained: Trained, client: ClientDataset) -> NDArray[np.int32]:
-    """Returns the class that a model finds most probable for each example, -1 for none."""
-    layout, weights = trained.model.layout, trained.state.weights_for(client.client_id)
-    scores = trained.engine.predict(layout, weights, [BatchedDataset(client, _PLAIN)])
-    return predicted_classes(scores.values)
 
 
 def _some_clients(data: ClientData, client_ids: list[str]) -> list[ClientDataset]:
