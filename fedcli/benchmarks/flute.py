@@ -9,12 +9,12 @@ with 0.1, 1 local epoch, 1,500 rounds (here: what a round costs, without its sha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from fedcli import datasets, learning, models
 from fedcli.benchmarks import tasks
 from fedcli.core.native import CancelFlag
+from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import ClientDataset
 from fedcli.federation.samplers import Uniform
 from fedcli.learning import optimizers

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
 from fedcli import datasets
 from fedcli.benchmarks import flute, own, tasks
 from fedcli.benchmarks.tasks import AVERAGE, EVALUATE, TRAIN, Task
 from fedcli.core.native import CancelFlag
+from fedcli.dataclass import dataclass
 from fedcli.datasets import data_folder
 from fedcli.datasets.sources import store, store_writer
 from fedcli.errors import ConfigError

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +11,7 @@ from fedcli.benchmarks.limits import Peak, rates
 from fedcli.benchmarks.timing import Contestant, Pace, Spread, Timer, in_turn, ratio
 from fedcli.core import native
 from fedcli.core.native import Phase
+from fedcli.dataclass import dataclass
 from fedcli.models import costs
 from fedcli.models.model import Model
 from fedcli.progress import Tell

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core.draws import Stream
+from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
 from fedcli.models.layers.contract import Layer
 from fedcli.models.model import Model

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from fedcli.benchmarks.layer_times import LayerTimes
 from fedcli.benchmarks.running import Result
 from fedcli.benchmarks.timing import Spread
+from fedcli.dataclass import dataclass
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from fedcli.benchmarks.limits import PEAK, Peak, rates
 from fedcli.benchmarks.peers import Peer
 from fedcli.benchmarks.timing import Contestant, Pace, Spread, Timer, in_turn, ratio, timed
 from fedcli.core.native import CancelFlag
+from fedcli.dataclass import dataclass
 from fedcli.progress import Tell
 
 OWN = "fedcli"

@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedcli import datasets, models
+from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import BatchedDataset, ClientDataset, Pixels
 from fedcli.models import costs
 from fedcli.models.model import Model

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
+from fedcli.dataclass import dataclass
 from fedcli.progress import Tell
 
 _TICK = 1e-9  # seconds: less than any clock tells

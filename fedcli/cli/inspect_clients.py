@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fedcli.cli import options as opt
+from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
 from fedcli.settings.data_source import DataSource
 from fedcli.settings.run_config import OPTIONS

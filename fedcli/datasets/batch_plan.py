@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
 from fedcli.core.native import Plan
+from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
 from fedcli.settings.vocabulary import PIPELINES
 

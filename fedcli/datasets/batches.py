@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fedcli.core import native, seeds
+from fedcli.dataclass import dataclass
 from fedcli.datasets.batch_plan import BatchPlan, buffer_size
 from fedcli.errors import ConfigError, DataError
 

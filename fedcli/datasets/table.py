@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import MAX_LABEL, ClientDataset, Pixels
 from fedcli.datasets.checks import check_examples, check_labels
 from fedcli.datasets.spool import PixelSpool

@@ -8,9 +8,10 @@ a bound on the examples of a round (--max-examples) does not count.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
+from fedcli.dataclass import dataclass
 from fedcli.datasets.batch_plan import MAX_COUNT
 from fedcli.errors import ConfigError
 from fedcli.evaluation.personalization import FineTuning

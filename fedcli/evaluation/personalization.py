@@ -12,7 +12,6 @@ seed draws them. A client's fine-tuned model that is not finite has loss NaN and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from fedcli.core.native import CancelFlag
 from fedcli.core.seeds import Purpose
+from fedcli.dataclass import dataclass
 from fedcli.datasets.batch_plan import BatchPlan
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.datasets.client_data import ClientData

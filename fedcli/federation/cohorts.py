@@ -6,11 +6,11 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from fedcli.core.seeds import Purpose
+from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
 from fedcli.federation import samplers
 from fedcli.federation.samplers import Sampler

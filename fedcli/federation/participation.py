@@ -25,11 +25,11 @@ that neither changes what else is drawn, and a resumed run meets the same client
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from fedcli.core import native
 from fedcli.core.seeds import Purpose, client_key, stream_key
+from fedcli.dataclass import dataclass
 
 # What became of a client that was chosen.
 REPORTED, DROPPED_OUT, LATE, SURPLUS = "reported", "dropped-out", "late", "surplus"

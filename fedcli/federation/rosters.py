@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from fedcli.core.native import CancelFlag, Cancelled
+from fedcli.dataclass import dataclass
 from fedcli.datasets.batch_plan import BatchPlan, buffer_size
 from fedcli.datasets.client_data import ClientData
 from fedcli.errors import ConfigError

@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fedcli.core import native
 from fedcli.core.draws import Stream
 from fedcli.core.seeds import Purpose, stream_key
+from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
 from fedcli.federation import tff_sampling
 

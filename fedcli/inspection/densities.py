@@ -11,10 +11,10 @@ constants, and moments are plain ones.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
+
+from fedcli.dataclass import dataclass
 
 MAX_COMPONENTS = 50
 EXAMPLES_A_COMPONENT = 10  # fewer examples are described by fewer components

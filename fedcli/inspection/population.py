@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core.seeds import Purpose
+from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import ClientDataset
 from fedcli.datasets.client_data import ClientData
 from fedcli.federation import samplers

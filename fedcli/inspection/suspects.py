@@ -18,11 +18,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import ClientDataset, Pixels, decode
 from fedcli.datasets.client_data import ClientData
 from fedcli.errors import DataError

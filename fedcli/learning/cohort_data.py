@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from fedcli.dataclass import dataclass
 from fedcli.datasets import batches
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.errors import DataError

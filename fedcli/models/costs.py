@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from fedcli.dataclass import dataclass
 from fedcli.models.layout import ParamLayout
 
 

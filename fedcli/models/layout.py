@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core.native import MAX_LAYERS, ModelRow
+from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
 from fedcli.models.layers.contract import Layer, Spec, Start, from_dict
 from fedcli.models.layers.fields import check_name

@@ -7,12 +7,12 @@ the same addition, in any order.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.dataclass import dataclass
 from fedcli.errors import FedcliError
 
 # One row a client: loss_sum float64, num_correct, num_examples, num_batches int64, and the sums of

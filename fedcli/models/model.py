@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core.draws import Stream
 from fedcli.core.seeds import Purpose, stream_key
+from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
 from fedcli.models.layers.contract import GLOROT_UNIFORM, Spec
 from fedcli.models.layout import ParamLayout, Tensor, lay_out

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from fedcli.dataclass import dataclass
 from fedcli.runs.record import RunRecord
 from fedcli.settings.run_config import DATA_FIELDS, WITHOUT_EFFECT
 

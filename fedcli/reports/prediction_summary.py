@@ -5,13 +5,14 @@ Reads the run's data; the rest of `fedcli report` reads the run's folder alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core.native import CancelFlag
+from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import ClientDataset
 from fedcli.datasets.client_data import ClientData
 from fedcli.evaluation import spread

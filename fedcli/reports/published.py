@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from fedcli.dataclass import dataclass
 from fedcli.runs.stopping import Progress
 from fedcli.settings.declaration import option_name
 from fedcli.settings.presets import Figure, Preset

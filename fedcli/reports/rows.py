@@ -7,9 +7,10 @@ prints; numbers that are not finite are None, or NaN in an evaluation that was n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from fedcli.dataclass import dataclass
 from fedcli.evaluation.spread import GROUPS
 from fedcli.models.metrics import BUILT_IN
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+from fedcli.dataclass import dataclass
 
 _LATEX_ESCAPES = {
     **{char: f"\\{char}" for char in "&%$#_{}"},

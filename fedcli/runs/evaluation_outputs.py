@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from fedcli.core.native import CancelFlag
+from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
 from fedcli.evaluation import client_file, predictions
 from fedcli.evaluation.predictions import Predicted, WorstMistakes

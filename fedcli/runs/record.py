@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedcli import settings
+from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError, DataError
 from fedcli.runs.files import folder as run_dir
 from fedcli.runs.stopping import Best

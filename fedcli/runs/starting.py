@@ -5,7 +5,7 @@ Everything a round draws is keyed by its number, so stopping and resuming change
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from fedcli import settings

@@ -10,9 +10,10 @@ theirs monotone and interpolate; that can only be less.) Of equal rounds the fir
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from fedcli.dataclass import dataclass
 from fedcli.settings.vocabulary import ACCURACY, HELD_OUT, MEASURES
 
 _MORE_IS_BETTER = {"loss": False, ACCURACY: True}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli import learning, settings
+from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError, RunError
 from fedcli.federation.opened_data import note_of_changed_model
 from fedcli.files import check_is_no_input

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
+from fedcli.dataclass import dataclass
 from fedcli.settings.options import Value
 from fedcli.settings.vocabulary import NATURAL
 

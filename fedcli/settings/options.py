@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, TypeVar
 
+from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
 
 T = TypeVar("T")

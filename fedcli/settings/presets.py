@@ -9,9 +9,10 @@ tuned and not told, how long to train) is said in `remark`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from fedcli.dataclass import dataclass
 from fedcli.settings.options import Entry
 
 

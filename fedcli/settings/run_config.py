@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
+from fedcli.dataclass import dataclass
 from fedcli.settings import tables
 from fedcli.settings.data_source import DataSource
 from fedcli.settings.declaration import (

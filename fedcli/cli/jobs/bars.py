@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedcli.cli.screen.output import Remarks, Verbosity
+from fedcli.dataclass import dataclass
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -129,6 +129,7 @@ def carry_out(start: Start, remarks: Remarks, *, shows_tables: bool) -> tuple[Pa
     """Trains in one worker thread; signals save and end it. Returns the run's path and its code."""
     from fedcli.cli.jobs import bars as progress
     from fedcli.cli.jobs.worker import run_stoppable
+    from fedcli.cli.screen.text_screen import needs_rich
     from fedcli.core.native import CancelFlag
 
     cancel = CancelFlag()
@@ -142,7 +143,7 @@ def carry_out(start: Start, remarks: Remarks, *, shows_tables: bool) -> tuple[Pa
             return training.path, training.code
 
     def attend(worker: Worker[tuple[Path, str | None]]) -> None:
-        if shows_tables:
+        if shows_tables and needs_rich():
             from fedcli.cli.screen import render  # noqa: F401 - loads rich while the worker trains
         progress.attend(worker, monitor, remarks)
 
@@ -193,7 +194,7 @@ def show(path: Path, code: str | None, *, as_json: bool) -> None:
         ended = {} if progress is None else {"stopping": progress.summary()}
         print_json({"run": str(path), "rounds": lines, "evaluation": evaluation, **ended, **beside})
         return
-    from fedcli.cli.screen.render import Screen
     from fedcli.cli.screen.run_tables import show_run
+    from fedcli.cli.screen.text_screen import open_text_screen
 
-    show_run(Screen(), path, lines, evaluation, progress, comparison, code)
+    show_run(open_text_screen(), path, lines, evaluation, progress, comparison, code)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from fedcli.cli.screen import client_pictures, pictures
 from fedcli.cli.screen.client_pictures import MAX_LABELS
 from fedcli.cli.screen.render import Bar, Lines, Screen
+from fedcli.dataclass import dataclass
 from fedcli.inspection.statistics import (
     LabelSkew,
     SplitCounts,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from rich.text import Text
 
 from fedcli.cli.screen import pictures
 from fedcli.cli.screen.output import one_line
+from fedcli.dataclass import dataclass
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedcli.cli.screen.render import Screen
+from fedcli.cli.screen.text_screen import TextScreen
 from fedcli.reports import rows as report
 from fedcli.reports.published import Comparison
 from fedcli.reports.rows import EvaluationRow, RoundRow, Scores
@@ -18,7 +18,7 @@ _SCORE_HEADERS = ("loss", "accuracy", "examples", "batches")
 
 
 def show_run(
-    screen: Screen,
+    screen: TextScreen,
     path: Path,
     lines: Sequence[Mapping[str, Any]],
     evaluation: Mapping[str, Mapping[str, Any]],
@@ -42,7 +42,7 @@ def show_run(
     show_evaluation(screen, report.evaluation_rows(evaluation))
     if comparison is not None:
         show_comparison(screen, comparison)
-    screen.console.print()
+    screen.line("")
     if progress is not None:
         show_progress(screen, progress, num_rounds)
     screen.line(f"Run      {path}")
@@ -50,7 +50,7 @@ def show_run(
     screen.line(f"More     fedcli eval {path}{more} --clients all")
 
 
-def show_rounds(screen: Screen, rows: Sequence[RoundRow]) -> None:
+def show_rounds(screen: TextScreen, rows: Sequence[RoundRow]) -> None:
     """Prints one line a round, with columns for what happened in at least one of them."""
     splits = list(dict.fromkeys(split for row in rows for split in row.evaluation))
     has_dropped = any(row.num_non_finite_clients for row in rows)
@@ -79,7 +79,7 @@ def show_rounds(screen: Screen, rows: Sequence[RoundRow]) -> None:
     screen.table(headers, cells, left=0)
 
 
-def show_progress(screen: Screen, progress: Progress, num_rounds: int) -> None:
+def show_progress(screen: TextScreen, progress: Progress, num_rounds: int) -> None:
     """Prints the rounds to a target, the best accuracy, and why the run ended if it did early."""
     if progress.target is not None:
         what = f"{progress.split} accuracy {progress.target:g}"
@@ -95,7 +95,7 @@ def show_progress(screen: Screen, progress: Progress, num_rounds: int) -> None:
         screen.line(f"Ended    after round {num_rounds:,}: {reason}")
 
 
-def show_comparison(screen: Screen, comparison: Comparison) -> None:
+def show_comparison(screen: TextScreen, comparison: Comparison) -> None:
     """Prints published figures beside the run's own, and what sets the two apart."""
     preset = comparison.preset
     screen.title(f"Beside {preset.source}")
@@ -133,7 +133,7 @@ def _label(figure: Figure) -> str:
     return f"{where} {figure.metric}"
 
 
-def show_evaluation(screen: Screen, rows: Sequence[EvaluationRow]) -> None:
+def show_evaluation(screen: TextScreen, rows: Sequence[EvaluationRow]) -> None:
     """Prints one line a split, or part of one.
 
     How many clients took part in the training stands there where some did and others did not.

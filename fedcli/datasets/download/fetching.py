@@ -11,9 +11,9 @@ import shutil
 import time
 import urllib.parse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from fedcli.dataclass import dataclass
 from fedcli.datasets.data_folder import make_folder
 from fedcli.datasets.download.part_file import PartFile, find_mismatch
 from fedcli.datasets.download.public import RemoteFile

@@ -10,10 +10,10 @@ import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from fedcli.dataclass import dataclass
 from fedcli.datasets.data_folder import download_path, make_folder, store_path
 from fedcli.datasets.download import archives, fetching
 from fedcli.datasets.download.fetching import USUAL_PATIENCE, FetchError, Patience

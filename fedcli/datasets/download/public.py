@@ -9,8 +9,9 @@ there is none here, and `max_bytes` bounds the transfer; it is a bound, not a fa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from fedcli.dataclass import dataclass
 from fedcli.settings.options import Entry, Value
 from fedcli.settings.tables.datasets import PUBLIC_DATASETS
 

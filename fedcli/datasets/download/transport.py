@@ -17,9 +17,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+from fedcli.dataclass import dataclass
 
 _BLOCK_BYTES = 1 << 18
 _NUM_BLOCKS_AHEAD = 8

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import first_outside
 from fedcli.datasets.importers import shared
 from fedcli.datasets.importers.recognising import Imported, ImportOptions

@@ -12,7 +12,6 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
@@ -20,6 +19,7 @@ from typing import IO, Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.dataclass import dataclass
 from fedcli.datasets.importers import shared
 from fedcli.datasets.importers.flat import flat_shape
 from fedcli.datasets.importers.floats import Survey

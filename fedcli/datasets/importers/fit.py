@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import Pixels
 from fedcli.datasets.checks import MAX_SIDE
 from fedcli.datasets.importers.pillow import load_pillow

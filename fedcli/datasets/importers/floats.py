@@ -6,12 +6,12 @@ if all are grey levels, else as float32.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import Pixels, first_non_finite
 from fedcli.datasets.sources.tff_h5 import quantise
 from fedcli.errors import DataError

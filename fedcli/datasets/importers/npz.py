@@ -10,11 +10,11 @@ import math
 import zipfile
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from fedcli.dataclass import dataclass
 from fedcli.datasets.batch_plan import MAX_COUNT
 from fedcli.datasets.checks import MAX_ID_BYTES, check_pixel_shape
 from fedcli.datasets.importers import shared

@@ -8,10 +8,11 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import Pixels
 from fedcli.datasets.checks import check_num_classes
 from fedcli.datasets.importers.source_files import start_of

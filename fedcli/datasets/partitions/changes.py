@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fedcli.core.draws import Stream
 from fedcli.core.seeds import Purpose, client_key, stream_key
+from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import ClientDataset, Pixels
 from fedcli.datasets.partitions.dealt import Change
 from fedcli.errors import ConfigError

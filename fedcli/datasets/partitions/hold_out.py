@@ -6,13 +6,12 @@ sooner than another, does not depend on who else is there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core.draws import Stream
 from fedcli.core.seeds import Purpose, client_key, stream_key
+from fedcli.dataclass import dataclass
 from fedcli.datasets.partitions.deal import Deal
 from fedcli.errors import DataError
 from fedcli.settings.vocabulary import HOLD_OUTS

@@ -6,13 +6,13 @@ A name is a deal, changes, or a deal and changes joined by "+"; see `tables.PART
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core.draws import Stream
 from fedcli.core.seeds import Purpose, stream_key
+from fedcli.dataclass import dataclass
 from fedcli.datasets.partitions import changes, schemes
 from fedcli.datasets.partitions.deal import Deal, deal_lists, deal_to_owners
 from fedcli.datasets.partitions.dealt import Change

@@ -9,13 +9,13 @@ examples, n_c of class c. `tables.DEALS` has the options, `SCHEMES` the code, un
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core.draws import Stream
+from fedcli.dataclass import dataclass
 from fedcli.datasets.partitions import label_mixes
 from fedcli.datasets.partitions.label_mixes import LEAST_TOTAL
 from fedcli.errors import ConfigError

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.dataclass import dataclass
 from fedcli.datasets.client_data import CENTRAL
 from fedcli.datasets.importers.recognising import Imported
 from fedcli.datasets.partitions import hold_out, partitioning

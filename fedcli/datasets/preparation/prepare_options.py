@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
+from fedcli.dataclass import dataclass
 from fedcli.datasets.partitions.hold_out import DEFAULT_FRACTION
 from fedcli.errors import ConfigError
 from fedcli.settings import tables

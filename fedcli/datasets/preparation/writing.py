@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from fedcli.dataclass import dataclass
 from fedcli.datasets.importers.recognising import Imported
 from fedcli.datasets.partitions.dealt import DealtSplit
 from fedcli.datasets.partitions.hold_out import CLIENTS, WITHIN

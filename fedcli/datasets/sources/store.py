@@ -22,7 +22,7 @@ import mmap
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, overload
@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli import hdf5
+from fedcli.dataclass import dataclass
 from fedcli.datasets.batch_plan import MAX_COUNT
 from fedcli.datasets.batches import ClientDataset, Pixels, first_outside
 from fedcli.datasets.checks import bad_label, check_finite, check_num_classes, check_pixel_shape

@@ -12,12 +12,12 @@ to move the median. A delta counts if it is finite and its client has an example
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.dataclass import dataclass
 from fedcli.learning.engines.deltas import ALL_ROWS, DeltaRequest, Deltas
 
 

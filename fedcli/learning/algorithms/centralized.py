@@ -22,12 +22,13 @@ momentum is built up again, and with the repeat-shuffle pipeline batches end wit
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import BatchedDataset, ClientDataset
 from fedcli.learning.algorithms.client_work import CohortCall, WorkResult
 from fedcli.learning.optimizers.optimizer import Optimizer

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.dataclass import dataclass
 from fedcli.learning.client_states import ClientStates
 
 NO_COMMON_MODEL = (

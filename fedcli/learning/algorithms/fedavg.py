@@ -22,13 +22,13 @@ client without examples has weight 0 under both (TFF counts it under uniform).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core.native import StepRow
+from fedcli.dataclass import dataclass
 from fedcli.learning.algorithms.client_work import CohortCall, WorkResult
 from fedcli.learning.optimizers.optimizer import Optimizer
 

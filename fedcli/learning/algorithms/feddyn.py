@@ -28,13 +28,13 @@ the client's share of examples), gradients are clipped only where that is asked 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core.native import StepKind
+from fedcli.dataclass import dataclass
 from fedcli.learning.algorithms.client_work import CohortCall, WorkResult
 from fedcli.learning.algorithms.evaluated import Evaluated
 from fedcli.learning.algorithms.own_vectors import OwnVectors

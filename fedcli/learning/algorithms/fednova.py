@@ -27,13 +27,13 @@ as well, are left out; a client that takes no step has a_k = 0 and counts in no 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.errors import ConfigError
 from fedcli.learning.algorithms.client_work import CohortCall, WorkResult

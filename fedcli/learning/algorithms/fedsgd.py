@@ -21,12 +21,12 @@ counts it as not finite); the metrics of a client whose gradient is not finite a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.dataclass import dataclass
 from fedcli.learning.algorithms.client_work import CohortCall, WorkResult
 
 

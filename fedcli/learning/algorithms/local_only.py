@@ -20,12 +20,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.learning.algorithms.client_work import CohortCall, WorkResult
 from fedcli.learning.algorithms.evaluated import Evaluated

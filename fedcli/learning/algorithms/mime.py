@@ -29,13 +29,13 @@ the paper: in it every client of the cohort counts the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core.native import StepKind
+from fedcli.dataclass import dataclass
 from fedcli.learning.algorithms.client_work import CohortCall, WorkResult, check_freezable
 from fedcli.learning.engines.task import ClientInputs
 from fedcli.learning.optimizers.optimizer import Optimizer, frozen_slots

@@ -28,12 +28,13 @@ steps, as in TFF.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.dataclass import dataclass
 from fedcli.learning.algorithms.client_work import CohortCall, WorkResult, check_freezable
 from fedcli.learning.optimizers.optimizer import Optimizer, frozen_slots
 

@@ -27,13 +27,13 @@ c_k starts as the model): this is the paper's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core.native import StepKind
+from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
 from fedcli.learning.algorithms.client_work import CohortCall, WorkResult
 from fedcli.learning.algorithms.own_vectors import OwnVectors

@@ -9,13 +9,14 @@ one piece of the cohort at a time, and an engine elsewhere sends each piece as a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core.native import FrozenSlots, StepRow
+from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.learning.engines.deltas import SUM, DeltaRequest
 from fedcli.learning.optimizers.schedules import Schedule

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from fedcli.core import native
 from fedcli.core.native import CancelFlag, resolve_threads
 from fedcli.core.seeds import Purpose, StreamKey, client_key
+from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.errors import DataError
 from fedcli.learning.engines.contract import (

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import numpy as np
 
 from fedcli.core.native import FrozenSlots, StepKind, StepRow
+from fedcli.dataclass import dataclass
 from fedcli.lazy import load
 from fedcli.learning.optimizers.rules import OptState, Params, Rule, Settings
 from fedcli.learning.optimizers.schedules import CONSTANT, Schedule

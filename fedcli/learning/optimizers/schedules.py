@@ -13,10 +13,11 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 from typing import Any
 
+from fedcli.dataclass import dataclass
 from fedcli.lazy import load
 from fedcli.settings import tables
 from fedcli.settings.options import Value

@@ -11,9 +11,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
 from fedcli.models.keras.chains import chain_of
 from fedcli.models.layers import Flatten

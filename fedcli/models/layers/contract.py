@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from fedcli.core.native import ModelRow
+from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
 from fedcli.models.layers.fields import ACTIVATIONS, SOFTMAX, Check, Pair, shown
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fedcli.dataclass import dataclass
 from fedcli.models.layers import fields, windows
 from fedcli.models.layers.contract import (
     GLOROT_UNIFORM,

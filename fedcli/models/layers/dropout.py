@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from fedcli.dataclass import dataclass
 from fedcli.models.layers import fields
 from fedcli.models.layers.contract import Incoming, KerasShape, Layer, Read, Spec
 

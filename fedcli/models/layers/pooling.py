@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fedcli.dataclass import dataclass
 from fedcli.models.layers import fields, windows
 from fedcli.models.layers.contract import Incoming, KerasShape, Layer, Read, Spec, reads
 from fedcli.models.layers.fields import Pair

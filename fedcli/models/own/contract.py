@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fedcli.dataclass import dataclass
 
 METHODS = (
     *("forward_pass", "report_local_unfinalized_metrics", "metric_finalizers", "reset_metrics"),

@@ -20,7 +20,6 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.dataclass import dataclass
 from fedcli.errors import CheckpointError
 from fedcli.hdf5 import check_heaps, new_in_memory
 from fedcli.models.sizing import MAX_DIMENSIONS, MAX_VALUES

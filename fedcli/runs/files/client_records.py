@@ -23,7 +23,6 @@ import io
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.dataclass import dataclass
 from fedcli.errors import RunError, why_not_written
 from fedcli.federation.participation import DROPPED_OUT, LATE, REPORTED, SURPLUS, Attendance
 from fedcli.files import json_text, write_atomic

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
 from fedcli.settings.options import (
     LEAST_POSITIVE,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from fedcli.dataclass import dataclass
 from fedcli.settings.options import (
     LEAST_POSITIVE,
     MAX_FLOAT,

@@ -1,0 +1,60 @@
+"""What is printed into a pipe without rich is what rich prints there."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fedcli.cli.screen.render import Screen
+from fedcli.cli.screen.text_screen import PipeScreen, TextScreen, needs_rich, open_text_screen
+
+CELLS = st.text(st.sampled_from("ab 0.9-_|\n\x1b\té漢"), max_size=9)
+LINES = st.lists(st.lists(CELLS, min_size=3, max_size=3), max_size=4)
+capturing = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+def printed(
+    screen: TextScreen, capsys: pytest.CaptureFixture[str], *calls: tuple[str, tuple]
+) -> str:
+    for name, arguments in calls:
+        getattr(screen, name)(*arguments)
+    return capsys.readouterr().out
+
+
+@capturing
+@given(rows=LINES, left=st.integers(0, 3), text=CELLS)
+def test_lines_and_tables_are_those_of_rich(
+    rows: list[list[str]], left: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    headers = ["name", "loss", "x"]
+    calls = (
+        ("line", (text, "dim")),
+        ("title", (text,)),
+        ("table", (headers, rows, left)),
+        ("title", ("end",)),
+    )
+    wanted = printed(Screen(), capsys, *calls)
+    assert printed(PipeScreen(), capsys, *calls) == wanted
+
+
+@capturing
+@given(rows=st.lists(st.tuples(CELLS, CELLS), max_size=4))
+def test_prose_is_that_of_rich(
+    rows: list[tuple[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = printed(Screen(), capsys, ("prose", (rows,)))
+    assert printed(PipeScreen(), capsys, ("prose", (rows,))) == wanted
+
+
+def test_a_terminal_is_for_rich(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    assert isinstance(open_text_screen(), PipeScreen)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert needs_rich()
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert isinstance(open_text_screen(), Screen)
