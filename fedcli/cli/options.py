@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
 from fedcli.cli.screen.output import Remarks, Verbosity, print_trace
 from fedcli.errors import ModelError
@@ -22,6 +21,8 @@ from fedcli.settings.sections import RUN as RUN
 from fedcli.settings.sections import SECTIONS
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from fedcli.settings.options import Value
     from fedcli.settings.values import Kind
 
@@ -98,6 +99,8 @@ class Name(click.ParamType[str]):
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """Returns the names that begin as the user's word does."""
+        from click.shell_completion import CompletionItem  # late: only completion needs it
+
         items = [CompletionItem(name) for name in self.table() if name.startswith(incomplete)]
         return [*items, CompletionItem(incomplete, type="file")] if self.or_path else items
 

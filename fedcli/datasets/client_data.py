@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import difflib
 from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
@@ -145,6 +144,8 @@ def decoding(scale: float, offset: float, convention: str, pixels: str) -> tuple
 
 def unknown_client(data: ClientData, client_id: str) -> DataError:
     """Returns the error for an id that is not in `data`, naming the nearest ids that are."""
+    import difflib  # late: only mistakes need it
+
     ids = data.client_ids
     place = bisect_left(ids, client_id)
     near = ids[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS]

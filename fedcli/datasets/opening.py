@@ -7,7 +7,6 @@ HDF5 layout or a fedcli store. What opens a file is imported when a file is open
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -247,7 +246,8 @@ def _partitioned(
 
 def _check_room(splits: Mapping[str, ClientData], name: str) -> None:
     """Checks that dealing anew, which copies the pixels of all examples, does not fill the disk."""
-    import tempfile  # late: few runs need it
+    import shutil  # late: few runs need them
+    import tempfile
 
     num_bytes = sum(data.table_bytes() for data in splits.values())
     folder = tempfile.gettempdir()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +13,15 @@ from fedcli.core.native import CancelFlag
 from fedcli.dataclass import dataclass
 from fedcli.datasets.client_data import ClientData
 from fedcli.evaluation import spread
-from fedcli.evaluation.fine_tuning import to_json
-from fedcli.evaluation.personalization import FineTuning
-from fedcli.evaluation.predictions import WorstMistakes
 from fedcli.federation.panels import Panel
 from fedcli.learning.engines import choosing
 from fedcli.learning.state import ServerState
 from fedcli.models import metrics
 from fedcli.models.model import Model
+
+if TYPE_CHECKING:
+    from fedcli.evaluation.personalization import FineTuning
+    from fedcli.evaluation.predictions import WorstMistakes
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +122,8 @@ class Evaluation:
         }
 
     def _fine_tuned(self) -> dict[str, Any]:
+        from fedcli.evaluation.fine_tuning import to_json  # late: the evaluations of a run do not
+
         assert self.fine_tuned is not None
         before, after = self.client_stats, self.fine_tuned.client_stats
         groups = {

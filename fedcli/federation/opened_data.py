@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from threading import Event
+from threading import Event, Thread
 
 from fedcli import datasets
 from fedcli.core.native import CancelFlag, Cancelled
@@ -64,8 +63,40 @@ def check_fit(data: ClientData, model: Model) -> None:
         )
 
 
+class PendingFingerprint:
+    """The fingerprint of data that a thread of its own reads through."""
+
+    def __init__(self, source: DataSource, is_cancelled: Callable[[], bool]) -> None:
+        """Starts to read; `is_cancelled` is asked after every MiB."""
+        self._source = source
+        self._is_cancelled = is_cancelled
+        self._found: str | None = None
+        self._error: BaseException | None = None
+        self._thread = Thread(target=self._read, name="fedcli-fingerprint")
+        self._thread.start()
+
+    def result(self) -> str:
+        """Waits for the fingerprint and returns it.
+
+        Raises:
+            Cancelled: The reading was cancelled.
+            DataError: The data cannot be found or read.
+        """
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        assert self._found is not None
+        return self._found
+
+    def _read(self) -> None:
+        try:
+            self._found = datasets.fingerprint(self._source, is_cancelled=self._is_cancelled)
+        except BaseException as err:  # handed to whoever asks for the result
+            self._error = err
+
+
 @contextmanager
-def fingerprinting(source: DataSource, cancel: CancelFlag | None) -> Iterator[Future[str]]:
+def fingerprinting(source: DataSource, cancel: CancelFlag | None) -> Iterator[PendingFingerprint]:
     """Reads the data through while the block opens them; hashing leaves other threads running.
 
     A raised `cancel`, or an error in the block, ends the reading of even the largest file at once.
@@ -75,12 +106,10 @@ def fingerprinting(source: DataSource, cancel: CancelFlag | None) -> Iterator[Fu
     def is_cancelled() -> bool:
         return is_left.is_set() or (cancel is not None and cancel.is_set())
 
-    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fedcli-fingerprint")
     try:
-        yield executor.submit(datasets.fingerprint, source, is_cancelled=is_cancelled)
+        yield PendingFingerprint(source, is_cancelled)
     finally:
         is_left.set()
-        executor.shutdown(wait=False)
 
 
 def note_of_changed_model(text: str | None, before: object) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ import click
 from fedcli.cli.screen.output import Remarks
 from fedcli.errors import RunError
 from fedcli.settings.declaration import option_name
-from fedcli.settings.presets import PRESETS
 from fedcli.settings.run_config import DATA_FIELDS, RESUME_FIELDS, RunConfig
 
 if TYPE_CHECKING:
@@ -34,7 +33,11 @@ def _read_config(config_file: Path | None, given: Mapping[str, Any]) -> RunConfi
             click.get_current_context(),
         )
     name = given.get("preset")
-    base = dict(PRESETS[name].values) if name is not None and name in PRESETS else {}
+    base: Mapping[str, Any] = {}
+    if name is not None:
+        from fedcli.settings.presets import PRESETS
+
+        base = PRESETS[name].values if name in PRESETS else {}
     if config_file is not None:
         base = folder.read_config(config_file)
     given = _with_code_allowed(base, given)
@@ -173,7 +176,6 @@ def _follow(training: Training, monitor: Any, remarks: Remarks) -> None:
 def show(path: Path, code: str | None, *, as_json: bool) -> None:
     """Prints the whole run from its files, so that a resumed run shows all of its rounds."""
     from fedcli.cli.screen.output import print_json
-    from fedcli.reports.published import compare
     from fedcli.runs import record, stopping
     from fedcli.runs.files import folder
 
@@ -188,6 +190,9 @@ def show(path: Path, code: str | None, *, as_json: bool) -> None:
     name = values.get("preset")
     comparison = None
     if name is not None:
+        from fedcli.reports.published import compare
+        from fedcli.settings.presets import PRESETS
+
         comparison = compare(PRESETS[name], values, lines, evaluation, progress)
     if as_json:
         beside = {} if comparison is None else {"preset": comparison.summary()}

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedcli.cli.screen.text_screen import TextScreen
 from fedcli.reports import rows as report
-from fedcli.reports.published import Comparison
 from fedcli.reports.rows import EvaluationRow, RoundRow, Scores
-from fedcli.runs.stopping import Progress
-from fedcli.settings.presets import Figure
+
+if TYPE_CHECKING:
+    from fedcli.reports.published import Comparison
+    from fedcli.runs.stopping import Progress
+    from fedcli.settings.presets import Figure
 
 _SCORE_HEADERS = ("loss", "accuracy", "examples", "batches")
 

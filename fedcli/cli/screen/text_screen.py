@@ -77,7 +77,7 @@ class PipeScreen:
         for row in (headers, None, *body):
             cells = [] if row is None else list(row)
             padded = (
-                cell.ljust(size) if index < left else cell.rjust(size)
+                cell.ljust(size) if index < left else cell.rstrip(" ").rjust(size)
                 for index, (cell, size) in enumerate(zip(cells, widths, strict=False))
             )
             self.line("-" * width if row is None else (" " * _GAP).join(padded))

@@ -12,7 +12,6 @@ import itertools
 import json
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -88,7 +87,7 @@ class RunDirectory:
                 raise
             raise RunError(f"cannot make the run {path}: {why_not_written(err)}") from err
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            _remove(temporary)
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -440,9 +439,17 @@ def _move_into_place(new: Path, path: Path) -> None:
             old.rename(path)
             raise
         sync_folder(path.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     finally:
         os.close(lock)
+
+
+def _remove(folder: Path) -> None:
+    """Deletes a folder with all that is in it, if it is there, as far as that can be done."""
+    if folder.exists():
+        import shutil  # late: a new run leaves nothing to delete
+
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _lock(folder: Path) -> int:

@@ -1,15 +1,15 @@
 """What a run writes beside metrics.jsonl if asked: metrics.csv, TensorBoard's files, clients.h5.
 
-They only read what training has done, so they change no byte of it.
+They only read what training has done, so they change no byte of it. What writes a file is imported
+when one is to be written.
 """
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,12 @@ from fedcli.federation.participation import Attendance
 from fedcli.files import write_atomic
 from fedcli.models.layout import ParamLayout
 from fedcli.models.metrics import flatten
-from fedcli.runs.files import event_files
 from fedcli.runs.files import folder as run_dir
-from fedcli.runs.files.client_records import RecordWriter
-from fedcli.runs.files.event_files import EventFiles
 from fedcli.settings.run_config import RunConfig
+
+if TYPE_CHECKING:
+    from fedcli.runs.files.client_records import RecordWriter
+    from fedcli.runs.files.event_files import EventFiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +68,8 @@ class RunLog(Protocol):
 def require(config: RunConfig) -> None:
     """Sees to it that what a config asks for can be written. Raises ConfigError."""
     if config.tensorboard:
+        from fedcli.runs.files import event_files
+
         event_files.require()
 
 
@@ -91,10 +94,14 @@ def open_logs(
     if config.csv:
         logs.append(CsvLog(path))
     if config.tensorboard:
+        from fedcli.runs.files import event_files
+
         folder = path / event_files.FOLDER
-        files = EventFiles(folder, round_num, has_histograms=config.histograms)
+        files = event_files.EventFiles(folder, round_num, has_histograms=config.histograms)
         logs.append(EventLog(files, layout))
     if config.record_clients:
+        from fedcli.runs.files.client_records import RecordWriter
+
         logs.append(ClientLog(RecordWriter(path, round_num), layout.num_params))
     return tuple(logs)
 
@@ -200,6 +207,8 @@ def _cell(value: object) -> str:
 
 
 def _csv_lines(rows: list[list[str]]) -> str:
+    import csv  # late: few runs write it
+
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
