@@ -12,7 +12,14 @@ that was made from a state and is not gone on from (a round was interrupted, or 
 when its state is gone on from once more.
 
 Changes reach the disk with `save`, all or none, before the checkpoint that counts on them. A
-process killed at any time leaves a file with the versions of every checkpoint that is kept.
+process killed at any time leaves a file with the versions of every checkpoint that is kept. Once a
+change failed (a disk is full), nothing is read or saved any more: SQLite has undone the changes
+before it, and no round or checkpoint must count on what is lost.
+
+A checkpoint holds the `digest` of its version: a sum over the clients, mod 2**63, of a hash of id,
+version and checksum, which each write moves by what it changes. Opening a file adds it up from the
+rows, so that a file that is older, of another run, or lacks rows is told before anything is
+computed. It guards against mistakes, not against those who make a file to fit.
 """
 
 from __future__ import annotations
@@ -21,6 +28,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import field, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +44,8 @@ _PAGE_BYTES = 32768
 _CACHE_BYTES = 8 << 20  # of pages in memory; what is changed beyond goes to the file
 _APPLICATION_ID = 0x66656463  # "fedc", in the header of the file
 _VERSION = 2
+
+_DIGEST_RANGE = 1 << 63  # so that HDF5 holds it as a plain integer
 
 _DAMAGED = "is damaged; restore the file, or train anew"
 
@@ -66,6 +76,7 @@ class Store:
 
         self.path = path
         self.kept: tuple[int, ...] = ()
+        self._failure: RunError | None = None
         self._errors = sqlite3.Error
         with self._faults():
             # Calls come from the thread that computes, and from the one that saves.
@@ -98,36 +109,85 @@ class Store:
             raise RunError(f"{self.path}: the state of client {client_id!r} {_DAMAGED}")
         return np.frombuffer(content, np.float32)
 
-    def check(self) -> None:
-        """Reads the whole file. Raises RunError if its pages and keys do not hold together."""
+    def check_version(self, version: int, digest: int | None) -> int:
+        """Reads the whole file.
+
+        Args:
+            version: A version that is to be gone on from.
+            digest: What that of all clients' vectors should be; None: not known.
+
+        Returns:
+            The digest of the version.
+
+        Raises:
+            RunError: The file's pages and keys do not hold together, or it holds other vectors.
+        """
         with self._faults():
             problem = str(self._one("PRAGMA integrity_check(1)"))
         if problem != "ok":
             raise RunError(f"{self.path} {_DAMAGED} ({' '.join(problem.split())})")
+        found = self.digest(version)
+        if digest not in (None, found):
+            raise RunError(
+                f"{self.path} does not hold the clients' states of the checkpoint of round "
+                f"{version}: it is older, of another run, or lacks rows; restore the file, or "
+                "train anew"
+            )
+        return found
 
-    def write(self, client_id: str, version: int, vector: NDArray[np.float32]) -> None:
-        """Sets a client's vector of a version, and drops those that no version kept has use for."""
-        content = np.ascontiguousarray(vector, np.float32).data.cast("B")
-        row = (client_id, version, _checksum(client_id, version, content), content)
+    def digest(self, version: int) -> int:
+        """Returns that of all clients' vectors of a version; reads the key of every row.
+
+        Raises:
+            RunError: The file cannot be read.
+        """
         with self._faults():
-            self._begin()
-            self._file.execute("INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?)", row)
-            self._drop_old(client_id, version)
+            # Of a group SQLite takes `checksum` from the row that holds the maximum.
+            newest = self._file.execute(
+                "SELECT client, max(version), checksum FROM states WHERE version <= ? "
+                "GROUP BY client",
+                (version,),
+            )
+            return sum(_hash_of_row(*row) for row in newest) % _DIGEST_RANGE
+
+    def write(self, client_id: str, version: int, vector: NDArray[np.float32]) -> int:
+        """Sets a client's vector of a version, and drops those that no version kept has use for.
+
+        Returns:
+            What that adds to the digest of the version.
+        """
+        content = np.ascontiguousarray(vector, np.float32).data.cast("B")
+        checksum = _checksum(client_id, version, content)
+        with self._changes():
+            before = self._file.execute(
+                "SELECT version, checksum FROM states WHERE client = ? ORDER BY version",
+                (client_id,),
+            ).fetchall()
+            self._file.execute(
+                "INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?)",
+                (client_id, version, checksum, content),
+            )
+            self._drop_old(client_id, version, [each for each, _ in before])
         self.version = max(self.version, version)
+        change = _hash_of_row(client_id, version, checksum)
+        replaced = [row for row in before if row[0] <= version]
+        return change - _hash_of_row(client_id, *replaced[-1]) if replaced else change
 
     def rewind(self, version: int) -> None:
-        """Undoes the versions after one."""
-        if self.version > version:
-            with self._faults():
-                self._begin()
+        """Undoes the versions after one. Raises RunError, also if a change before failed."""
+        with self._changes():
+            if self.version > version:
                 self._file.execute("DELETE FROM states WHERE version > ?", (version,))
-            self.version = version
+                self.version = version
 
     def save(self) -> None:
-        """Brings all changes to the disk."""
-        with self._faults():
-            if self._file.in_transaction:
-                self._file.execute("COMMIT")
+        """Brings all changes to the disk.
+
+        Raises:
+            RunError: It cannot be written, or a change before failed.
+        """
+        with self._changes():
+            self._file.execute("COMMIT")
 
     def close(self) -> None:
         """Closes the file; changes since the last `save` are lost."""
@@ -158,16 +218,9 @@ class Store:
     def _one(self, query: str, *values: object) -> Any:
         return self._file.execute(query, values).fetchone()[0]
 
-    def _begin(self) -> None:
-        if not self._file.in_transaction:
-            self._file.execute("BEGIN")
-
-    def _drop_old(self, client_id: str, version: int) -> None:
+    def _drop_old(self, client_id: str, version: int, before: Sequence[int]) -> None:
         """Of a client's vectors, leaves the newest up to each kept version, and the last two."""
-        rows = self._file.execute(
-            "SELECT version FROM states WHERE client = ? ORDER BY version", (client_id,)
-        ).fetchall()
-        versions = [row[0] for row in rows]
+        versions = {*before, version}
         needed = {version}
         for kept in (*self.kept, version - 1):
             needed.add(max((each for each in versions if each <= kept), default=version))
@@ -178,7 +231,21 @@ class Store:
                 )
 
     @contextmanager
+    def _changes(self) -> Iterator[None]:
+        """A transaction that stays open until `save`; the first that fails is the last."""
+        try:
+            with self._faults():
+                if not self._file.in_transaction:
+                    self._file.execute("BEGIN")
+                yield
+        except RunError as err:
+            self._failure = err
+            raise
+
+    @contextmanager
     def _faults(self) -> Iterator[None]:
+        if self._failure is not None:
+            raise self._failure
         try:
             yield
         except self._errors as err:
@@ -190,6 +257,19 @@ def _checksum(client_id: str, version: int, vector: bytes | memoryview) -> int:
     return zlib.crc32(vector, zlib.crc32(f"{version} {client_id}".encode()))
 
 
+def _hash_of_row(client_id: str, version: int, checksum: int) -> int:
+    """What a row adds to a digest: 8 bytes of BLAKE2b."""
+    key = f"{version} {checksum} {client_id}".encode()
+    return int.from_bytes(blake2b(key, digest_size=8).digest(), "little")
+
+
+@dataclass(eq=False)
+class _Token:
+    """What tells a state from another of the same number, and the digest of its vectors."""
+
+    digest: int = 0
+
+
 @dataclass
 class _Holder:
     """The store behind the states of one process: opened when the first vector is written."""
@@ -197,7 +277,7 @@ class _Holder:
     path: Path | None = None
     store: Store | None = None
     # Which state stands for which version: another one of the same number was overtaken.
-    tokens: dict[int, object] = field(default_factory=dict)
+    tokens: dict[int, _Token] = field(default_factory=dict)
     memory: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
     def open(self) -> Store:
@@ -219,7 +299,12 @@ class ClientStates:
 
     version: int = 0
     _holder: _Holder = field(default_factory=_Holder)
-    _token: object = field(default_factory=object)
+    _token: _Token = field(default_factory=_Token)
+
+    @property
+    def digest(self) -> int:
+        """Of all clients' vectors: what a checkpoint holds to know them again; 0 to 2**63 - 1."""
+        return self._token.digest
 
     def read(self, client_id: str, num_params: int) -> NDArray[np.float32]:
         """Returns a client's vector [num_params], which must not be changed.
@@ -254,7 +339,7 @@ class ClientStates:
         readable = {self.version, *store.kept}
         for version in [each for each in tokens if each not in readable or each > self.version]:
             del tokens[version]
-        after = ClientStates(self.version + 1, self._holder)
+        after = ClientStates(self.version + 1, self._holder, _Token(self.digest))
         tokens[after.version] = after._token
         return NextClientStates(self, after, store)
 
@@ -266,24 +351,31 @@ class ClientStates:
                 "has gone on from another state; go on from its last one"
             )
 
-    def open_in(self, folder: Path, kept: Sequence[int]) -> ClientStates:
+    def open_in(self, folder: Path, kept: Sequence[int], digest: int | None = None) -> ClientStates:
         """Returns the same version, of the file in a run's folder.
 
         Args:
             folder: The run's.
             kept: Rounds of its checkpoints.
+            digest: That of the version, as its checkpoint has it; None: not known.
 
         Raises:
-            RunError: The file is damaged, or missing.
+            RunError: The file is damaged, missing, or holds other vectors of this version.
         """
         path = folder / FILE
         if self.version and not path.exists():
             raise RunError(f"{path} is missing, and the run needs it; restore it, or train anew")
-        holder = _Holder(path, tokens={self.version: self._token})
+        token = _Token()
+        holder = _Holder(path, tokens={self.version: token})
         if path.exists():
-            holder.open().check()
-            holder.open().kept = tuple(kept)
-        return replace(self, _holder=holder)
+            store = holder.open()
+            try:
+                token.digest = store.check_version(self.version, digest)
+            except BaseException:
+                store.close()
+                raise
+            store.kept = tuple(kept)
+        return replace(self, _holder=holder, _token=token)
 
     def save(self, kept: Sequence[int]) -> None:
         """Brings the file to the disk, before a checkpoint of this version is written.
@@ -327,4 +419,5 @@ class NextClientStates:
 
     def write(self, client_id: str, vector: NDArray[np.float32]) -> None:
         """Sets a client's vector [num_params]. Raises RunError."""
-        self.store.write(client_id, self.after.version, vector)
+        change = self.store.write(client_id, self.after.version, vector)
+        self.after._token.digest = (self.after.digest + change) % _DIGEST_RANGE

@@ -30,7 +30,7 @@ from fedcli.models.model import Model
 from fedcli.runs.building import build_algorithm
 from fedcli.runs.files import checkpoint
 from fedcli.runs.files.checkpoint import Checkpoint
-from fedcli.runs.files.saved_states import to_components
+from fedcli.runs.files.saved_states import digest_of, to_components
 from fedcli.settings.run_config import RunConfig
 from fedcli.version import __version__
 
@@ -125,6 +125,7 @@ class Federation:
             __version__,
             sources.to_text(model.layout),
             None if model.layout.specs else tuple(each.name for each in model.layout.tensors),
+            digest_of(state),
         )
         return checkpoint.encode(content)
 

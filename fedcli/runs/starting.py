@@ -143,7 +143,7 @@ def _resume(
     federation.notes.extend(_note_of_moved_end(config, content))
     training = Training(
         federation,
-        open_client_states(state, run.path),
+        open_client_states(state, run.path, content.client_states),
         run,
         config_text,
         cancel,

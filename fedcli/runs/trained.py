@@ -110,7 +110,7 @@ def _trained(
     process = learning.build_process(build_algorithm(config), model, engine=engine)
     state = to_state(content, process, file)
     if state.has_own_models:
-        state = open_client_states(state, file.parent.parent)
+        state = open_client_states(state, file.parent.parent, content.client_states)
     origin = settings.read_provenance(content.config, str(file))
     notes = note_of_changed_model(code, origin.get("model"))
     convention = content.pixel_convention

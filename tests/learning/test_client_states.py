@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,8 @@ import pytest
 from fedcli import settings
 from fedcli.errors import RunError
 from fedcli.learning.client_states import FILE, ClientStates
-from fedcli.runs import starting
+from fedcli.runs import starting, trained
+from fedcli.runs.files import checkpoint
 from fedcli.runs.files import folder as run_dir
 
 pytestmark = pytest.mark.numeric
@@ -231,6 +234,54 @@ def test_every_byte_of_a_vector_is_checked(tmp_path: Path) -> None:
         again.close()
 
 
+def test_the_digest_is_that_of_the_rows_whatever_way_they_came(tmp_path: Path) -> None:
+    states = ClientStates().open_in(tmp_path, [0])
+    assert states.digest == 0
+    first = _next(states, {"a": 1.0, "b": 2.0})
+    coming = first.next_version()
+    for value in (3.0, 4.0):  # twice in one cohort
+        coming.write("a", _vector(value))
+    second = coming.after
+    second.save([0])
+    assert first.digest == _next(ClientStates(), {"b": 2.0, "a": 1.0}).digest
+    assert second.digest == _next(_next(ClientStates(), {"b": 2.0, "a": 5.0}), {"a": 4.0}).digest
+    assert len({0, first.digest, second.digest}) == 3
+    second.close()
+    for states in (first, second):
+        again = ClientStates(states.version).open_in(tmp_path, [1, 2], states.digest)
+        assert again.digest == states.digest
+        again.close()
+
+
+def _fill(states: ClientStates) -> None:
+    """Makes SQLite find no room for another page, as on a full disk."""
+    states._holder.open()._file.execute("PRAGMA max_page_count = 1")
+
+
+def test_after_a_change_that_failed_nothing_is_saved(tmp_path: Path) -> None:
+    first = _next(ClientStates().open_in(tmp_path, [0]), {"a": 1.0})
+    first.save([0])
+    second = _next(first, {"a": 2.0})
+    _fill(second)
+    coming = second.next_version()
+    big = np.ones(100_000, np.float32)  # which no page already there has room for
+    with pytest.raises(RunError, match="disk is full"):
+        coming.write("b", big)
+    second._holder.open()._file.execute("PRAGMA max_page_count = 1000000")  # room again
+    for call in (
+        lambda: second.save([0, 1]),
+        lambda: coming.write("a", _vector(4.0)),
+        lambda: second.read("a", NUM_PARAMS),  # its 2.0 is lost
+        second.next_version,
+    ):
+        with pytest.raises(RunError, match="disk is full"):
+            call()
+    second.close()
+    again = ClientStates(1).open_in(tmp_path, [0, 1], first.digest)
+    assert _read(again, "a") == 1.0
+    again.close()
+
+
 # ---- In a run ------------------------------------------------------------------------------------
 
 VALUES = {
@@ -285,3 +336,101 @@ def test_an_algorithm_without_states_makes_no_file(tmp_path: Path) -> None:
     with starting.start(settings.from_options(values), tmp_path / "run") as training:
         list(training.run())
     assert not (tmp_path / "run" / FILE).exists()
+
+
+def _straight(tmp_path: Path, algorithm: str) -> Path:
+    with starting.start(
+        settings.from_options({**VALUES, "algorithm": algorithm}), tmp_path / "straight"
+    ) as training:
+        list(training.run())
+        training.finish()
+    return run_dir.latest_checkpoint(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("algorithm", ["scaffold", "feddyn", "local-only"])
+def test_a_full_disk_saves_no_checkpoint_that_counts_on_lost_states(
+    tmp_path: Path, algorithm: str
+) -> None:
+    wanted = _straight(tmp_path, algorithm)
+    config = settings.from_options({**VALUES, "algorithm": algorithm})
+
+    def is_full_after_three(result: starting.RoundResult) -> None:
+        if result.round_num == 3:
+            for part in training.state.client_work.values():
+                if isinstance(part, ClientStates):
+                    _fill(part)
+
+    training = starting.start(config, tmp_path / "run")
+    with pytest.raises(RunError, match="disk is full"):
+        training.complete([is_full_after_three])
+    with pytest.raises(RunError, match="disk is full"):
+        training.close()
+    assert run_dir.checkpoint_rounds(tmp_path / "run")[-1] == 2
+    with starting.resume(tmp_path / "run") as again:
+        again.complete()
+    assert run_dir.latest_checkpoint(tmp_path / "run").read_bytes() == wanted.read_bytes()
+
+
+def _delete_first_client(path: Path) -> None:
+    with sqlite3.connect(path) as file:
+        file.execute("DELETE FROM states WHERE client = (SELECT min(client) FROM states)")
+
+
+def _swap_two_clients(path: Path) -> None:
+    with sqlite3.connect(path) as file:
+        first, last = file.execute("SELECT min(client), max(client) FROM states").fetchone()
+        for old, new in ((first, "?"), (last, first), ("?", last)):
+            file.execute("UPDATE states SET client = ? WHERE client = ?", (new, old))
+
+
+@pytest.mark.parametrize("algorithm", ["scaffold", "local-only"])
+@pytest.mark.parametrize("kind", ["older", "other", "row", "swapped", "empty"])
+def test_states_of_another_time_or_run_are_refused(
+    tmp_path: Path, kind: str, algorithm: str
+) -> None:
+    """Also by eval, of an algorithm whose clients have models of their own."""
+    run = tmp_path / "run"
+    config = settings.from_options({**VALUES, "algorithm": algorithm, "rounds": 4})
+    with starting.start(config, run) as training:
+        training.complete()
+    file = run / FILE
+    if kind == "older":
+        shutil.copy(file, tmp_path / "older")
+        with starting.resume(run, rounds=6) as training:
+            training.complete()
+        shutil.copy(tmp_path / "older", file)
+    elif kind == "other":
+        with starting.start(replace(config, seed=5), tmp_path / "other") as training:
+            training.complete()
+        shutil.copy(tmp_path / "other" / FILE, file)
+    elif kind == "empty":
+        file.write_bytes(b"")
+    else:
+        {"row": _delete_first_client, "swapped": _swap_two_clients}[kind](file)
+    with pytest.raises(RunError, match=r"client_states\.sqlite does not hold .* train anew"):
+        starting.resume(run, rounds=8)
+    if algorithm == "local-only":
+        with pytest.raises(RunError, match=r"client_states\.sqlite does not hold"):
+            trained.load_trained(run, 1)
+
+
+def _forget_digest(file: Path) -> None:
+    """Makes a checkpoint one of before there were digests."""
+    content = checkpoint.load(file)
+    assert content.client_states is not None
+    file.write_bytes(checkpoint.encode(replace(content, client_states=None)))
+
+
+def test_a_run_from_before_there_were_digests_is_gone_on_from(tmp_path: Path) -> None:
+    wanted = _straight(tmp_path, "scaffold")
+    config = settings.from_options({**VALUES, "rounds": 4})
+    with starting.start(config, tmp_path / "run") as training:
+        training.complete()
+    _forget_digest(run_dir.latest_checkpoint(tmp_path / "run"))
+    with starting.resume(tmp_path / "run", rounds=6) as training:
+        training.complete()
+    found = checkpoint.load(run_dir.latest_checkpoint(tmp_path / "run"))
+    straight = checkpoint.load(wanted)
+    assert found.client_states == straight.client_states
+    for name, part in straight.components["global_model_weights"].items():
+        np.testing.assert_array_equal(found.components["global_model_weights"][name], part)

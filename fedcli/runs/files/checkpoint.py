@@ -8,7 +8,8 @@ dimension; `config` is the text of config.toml; `model` is the JSON of the model
 `input_shape`, `num_classes` and `pixel_convention` (of the model, so that the data are not needed
 to use it) and `fedcli_version` are attributes. Files from before there was a `model` lack it. Where
 only a user's code could describe the model, `tensors` stands instead of it: the JSON list of the
-names of the weights in their order.
+names of the weights in their order. Where clients keep vectors, `client_states` is the digest of
+theirs (learning.client_states), which stand in a file of their own; older files lack it, too.
 Behind the HDF5 image stands a trailer: 16 bytes of name and the BLAKE2b of all before it, so that a
 cut or a changed byte is told before anything is parsed. HDF5 tools ignore the trailer.
 """
@@ -64,6 +65,7 @@ class Checkpoint:
         description: The model's layers, as JSON text; None: what a name in the config stands for,
             or what a user's code makes.
         tensor_names: The weights in their order; None: that is the model's to say.
+        client_states: The digest of what the clients keep; None: nothing, or not known.
     """
 
     round_num: int
@@ -75,6 +77,7 @@ class Checkpoint:
     fedcli_version: str
     description: str | None = None
     tensor_names: tuple[str, ...] | None = None
+    client_states: int | None = None
 
 
 def encode(checkpoint: Checkpoint) -> bytes:
@@ -87,6 +90,8 @@ def encode(checkpoint: Checkpoint) -> bytes:
         file.attrs["input_shape"] = checkpoint.input_shape
         file.attrs["num_classes"] = checkpoint.num_classes
         file.attrs["pixel_convention"] = checkpoint.pixel_convention
+        if checkpoint.client_states is not None:
+            file.attrs["client_states"] = checkpoint.client_states
         file["config"] = np.frombuffer(checkpoint.config.encode(), np.uint8)
         if checkpoint.description is not None:
             file["model"] = np.frombuffer(checkpoint.description.encode(), np.uint8)
@@ -189,6 +194,7 @@ def _parse(file: h5py.File, num_bytes: int, path: Path) -> Checkpoint:
     components = {name: _read_group(file, name, num_bytes, path) for name in COMPONENTS}
     config = _read_text(file, "config", num_bytes, path)
     description = _read_text(file, "model", num_bytes, path) if "model" in file else None
+    states = file.attrs.get("client_states")
     return Checkpoint(
         round_num,
         components,
@@ -199,6 +205,7 @@ def _parse(file: h5py.File, num_bytes: int, path: Path) -> Checkpoint:
         writer,
         description,
         _read_tensor_names(file, components["global_model_weights"], num_bytes, path),
+        None if states is None else int(states),
     )
 
 

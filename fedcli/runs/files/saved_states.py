@@ -196,15 +196,28 @@ def client_states_of(state: ServerState) -> list[ClientStates]:
     return kept
 
 
-def open_client_states(state: ServerState, folder: Path) -> ServerState:
+def digest_of(state: ServerState) -> int | None:
+    """Returns the digest of what the clients keep; None: an algorithm for which they keep nothing.
+
+    One algorithm has one kind of it, as a run's folder has one file.
+    """
+    return next((each.digest for each in client_states_of(state)), None)
+
+
+def open_client_states(state: ServerState, folder: Path, digest: int | None = None) -> ServerState:
     """Returns the state with what its clients keep opened in a run's folder.
 
+    Args:
+        state: From a checkpoint, or before the first round.
+        folder: The run's.
+        digest: What the checkpoint says of them; None: nothing.
+
     Raises:
-        RunError: The file is damaged, or missing.
+        RunError: The file is damaged, missing, or not what the checkpoint was written with.
     """
     kept = run_dir.checkpoint_rounds(folder)
     client_work = {
-        name: each.open_in(folder, kept) if isinstance(each, ClientStates) else each
+        name: each.open_in(folder, kept, digest) if isinstance(each, ClientStates) else each
         for name, each in state.client_work.items()
     }
     evaluated = state.evaluated
