@@ -7,10 +7,13 @@ from __future__ import annotations
 
 PIXEL_CONVENTIONS = ("ink", "background")  # what 1.0 means
 PIXELS = ("source", *PIXEL_CONVENTIONS)
+PIXEL_RANGES = ("0-1", "0-255")  # from what to what pixels go in a source of images
 PIPELINES = ("repeat-shuffle", "shuffle-repeat", "per-epoch")
 SAMPLINGS = ("fixed", "uniform", "tff", "with-replacement", "poisson", "cyclic", "by-size")
-HOLD_OUTS = ("within", "clients", "central")  # how a test split is made of train
-EVAL_SPLITS = ("train", "held-out")
+HOLD_OUTS = ("within", "clients", "central")  # how a split is made of train
+VALIDATION = "validation"
+SPLITS = ("train", "test", VALIDATION)  # whose clients take part in the federation
+EVAL_SPLITS = ("train", "held-out", VALIDATION)
 WEIGHTINGS = ("num-examples", "uniform")
 NATURAL = "natural"  # the partition that leaves the examples with their own clients
 MAX_CLASSES = 1_000_000

@@ -94,6 +94,13 @@ def read(
         pixel_convention="ink",
         own_classes=kind.num_classes,
         class_names=_class_names(paths[0].parent / kind.names_file),
+        evidence={
+            "splits": "files with test in the name are test",
+            "classes": f"the set is {kind.title}",
+            "owners": "the records name none",
+            "shape": f"the records of {kind.title}",
+            "polarity": "light is 1.0 in colour images",
+        },
     )
 
 

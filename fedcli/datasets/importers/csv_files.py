@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from fedcli.dataclass import dataclass
 from fedcli.datasets.importers import shared
 from fedcli.datasets.importers.flat import flat_shape
-from fedcli.datasets.importers.floats import Survey
+from fedcli.datasets.importers.floats import Coding, Survey
+from fedcli.datasets.importers.picture_tables import looks_like_table
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.importers.source_files import one_file
 from fedcli.datasets.spool import PixelSpool
@@ -66,7 +67,7 @@ class _Row(NamedTuple):
 
 def recognises(path: Path) -> bool:
     """Tells whether a file is text: a line of names, and numbers in as many columns below it."""
-    if not path.is_file():
+    if not path.is_file() or looks_like_table(path):
         return False
     with path.open("rb") as file:
         start = file.read(_LOOKED_AT)
@@ -119,15 +120,29 @@ def read(
             raise DataError(f"{path}: holds no rows below its header; give some")
         writer = stack.enter_context(TableWriter(str(path), folder, fit=options.fit))
         labels, class_names = rows.labels.as_classes(str(path))
-        table, note = _write(writer, spool.mapped(), labels, rows.owners, tell)
+        table, coding = _write(
+            writer, spool.mapped(), labels, rows.owners, options.pixel_range, tell
+        )
     tables = {"train": table}
+    convention, why = shared.polarity_of(tables)
     return shared.imported(
         tables,
         options,
         source=str(path),
-        pixel_convention=shared.convention_of(tables),
+        pixel_convention=convention,
         class_names=class_names,
-        notes=(note,),
+        notes=(coding.note,),
+        pixel_range=coding.range,
+        evidence={
+            "polarity": why,
+            "range": coding.evidence,
+            "owners": rows.why_owners,
+            "shape": "as --image-shape says" if options.image_shape else "a square of all columns",
+        },
+        overrides={
+            **{"owners": "--id-column", "shape": "--image-shape", "range": "--pixel-range"},
+            "classes": "--label-column" if class_names else "--num-classes",
+        },
     )
 
 
@@ -136,10 +151,11 @@ def _write(
     raw: NDArray[Any],
     labels: NDArray[np.int64],
     owners: list[str],
+    pixel_range: str | None,
     tell: Tell,
-) -> tuple[ExampleTable, str]:
+) -> tuple[ExampleTable, Coding]:
     """Makes a table, as all pixels together decide whether they are 0 to 255 or 0 to 1."""
-    survey = Survey()
+    survey = Survey(pixel_range)
     bounds = list(shared.blocks(len(raw), raw.shape[1:], raw.itemsize))
     for first, last in bounds:
         survey.add(raw[first:last], first, writer.source)
@@ -153,7 +169,7 @@ def _write(
             owners=owners[first:last] if owners else None,
         )
         tell(last, len(raw))
-    return writer.table(), coding.note
+    return writer.table(), coding
 
 
 class _Labels:
@@ -193,11 +209,13 @@ class _Rows:
     Attributes:
         labels: Of the rows so far.
         owners: Of the rows so far; stays empty without a column of ids.
+        why_owners: What decided on them.
     """
 
     def __init__(self, path: Path, options: ImportOptions) -> None:
         self.labels = _Labels()
         self.owners: list[str] = []
+        self.why_owners = ""
         self._source = str(path)
         self._options = options
         self._known_owners: dict[str, str] = {}  # so that an id is kept once
@@ -252,6 +270,10 @@ class _Rows:
             )
         if label == owner:
             raise ConfigError(f"{where}: --label-column and --id-column are both {columns[label]}")
+        names = ", ".join(ID_COLUMNS[:3])
+        self.why_owners = (
+            f"column {columns[owner]}" if owner is not None else f"no column {names} or the like"
+        )
         return _Layout(columns, delimiter, label, owner)
 
     def _read_block(self, block: list[tuple[int, str]], layout: _Layout) -> NDArray[Any]:

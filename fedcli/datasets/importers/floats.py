@@ -27,10 +27,17 @@ class Coding:
     Attributes:
         top: What white is in the source: 1 or 255.
         is_levels: Whether all are grey levels, so that uint8 loses nothing.
+        evidence: What decided on `top`.
     """
 
     top: int
     is_levels: bool
+    evidence: str = ""
+
+    @property
+    def range(self) -> str:
+        """From what to what pixels go in the source, in words."""
+        return f"0 to {self.top}"
 
     @property
     def scale(self) -> float:
@@ -52,14 +59,15 @@ class Coding:
         return f"pixels go from 0 to {self.top} in the source; they are kept {kept}"
 
 
-UINT8 = Coding(top=255, is_levels=True)
+UINT8 = Coding(top=255, is_levels=True, evidence="pixels are uint8")
 
 
 class Survey:
     """Collects facts about all pixels of a source, block by block, before any is kept."""
 
-    def __init__(self) -> None:
-        """Starts before the first block."""
+    def __init__(self, pixel_range: str | None = None) -> None:
+        """Starts with nothing seen; `pixel_range` is what --pixel-range says, one of PIXEL_RANGES."""
+        self._top = None if pixel_range is None else int(pixel_range.partition("-")[2])
         self._most = 0.0
         self._are_shares = True  # every one a whole number / 255
         self._are_whole = True
@@ -84,6 +92,11 @@ class Survey:
                     f"{where}: example {first + index}: a pixel is NaN or infinite; mend the data"
                 )
         least, most = float(pixels.min()), float(pixels.max())
+        if self._top is not None and most > self._top:
+            raise DataError(
+                f"{where}: pixels reach {most:g}, and --pixel-range says that they end at "
+                f"{self._top}; leave it out, or mend the data"
+            )
         if least < 0 or most > 255:
             flat = pixels.reshape(len(pixels), -1)
             index = int(((flat < 0) | (flat > 255)).any(axis=1).argmax())
@@ -100,9 +113,11 @@ class Survey:
             self._are_shares = quantise(single, 1 / 255, 0.0) is not None
 
     def coding(self) -> Coding:
-        """Returns how to keep the pixels seen."""
-        top = 1 if self._most <= 1 else 255
-        return Coding(top, self._are_shares if top == 1 else self._are_whole)
+        """Returns how to keep what was seen."""
+        top, why = 1 if self._most <= 1 else 255, f"the largest pixel is {self._most:g}"
+        if self._top is not None:
+            top, why = self._top, "as --pixel-range says"
+        return Coding(top, self._are_shares if top == 1 else self._are_whole, why)
 
 
 def check_type(dtype: np.dtype[Any], where: str) -> None:

@@ -58,4 +58,6 @@ def read(
         is_emnist=split.pixel_convention == "background",
         # CIFAR-100's ids are numbers from 0 in both files: other people, though they look the same.
         same_people=split.pixel_convention == "background",
+        evidence=split.evidence(),
+        overrides={"owners": ""},
     )

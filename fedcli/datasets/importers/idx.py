@@ -8,7 +8,7 @@ column 0 and the writer in column 2 (Yadav and Bottou, "Cold Case: The Lost MNIS
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def read(
     """
     sets, notes = _sets(_headers(sources))
     total = sum(each.images.shape[0] for each in sets.values())
-    coding = _survey([each.images for each in sets.values()], tell)
+    coding = _survey([each.images for each in sets.values()], options.pixel_range, tell)
     if coding is not UINT8:
         notes.append(coding.note)
     tables: dict[str, ExampleTable] = {}
@@ -95,6 +95,15 @@ def read(
         # MNIST's test digits were written by others than those it is trained on.
         same_people=not all(each.writers for each in sets.values()) or len(sets) == 1,
         notes=notes,
+        pixel_range=coding.range,
+        evidence={
+            "range": coding.evidence,
+            "splits": "files " + ", ".join(each.images.path.name for each in sets.values()),
+            "owners": _why_owners(sets),
+            "shape": "as the header of the file says",
+            "polarity": "MNIST's files have light ink",
+        },
+        overrides={"range": "--pixel-range"},
     )
 
 
@@ -209,6 +218,11 @@ def _split(file: IdxFile) -> str:
     return "test" if "test" in _key(file) else "train"
 
 
+def _why_owners(sets: Mapping[str, _Set]) -> str:
+    paths = [each.writers.path.name for each in sets.values() if each.writers is not None]
+    return f"the writers in {', '.join(paths)}" if paths else "no table of writers"
+
+
 def _is_images(file: IdxFile) -> bool:
     return len(file.shape) >= 3
 
@@ -245,11 +259,11 @@ def _checked(files: _Set) -> _Set:
 # ---- What they hold ------------------------------------------------------------------------------
 
 
-def _survey(images: Sequence[IdxFile], tell: Tell) -> Coding:
+def _survey(images: Sequence[IdxFile], pixel_range: str | None, tell: Tell) -> Coding:
     """How the images of all splits are kept; those of uint8 are kept as they are."""
-    if all(each.dtype == np.uint8 for each in images):
+    if pixel_range != "0-1" and all(each.dtype == np.uint8 for each in images):
         return UINT8
-    survey = Survey()
+    survey = Survey(pixel_range)
     for each in images:
         with open_values(each) as values:
             for first, last in shared.blocks(each.shape[0], each.shape[1:], each.dtype.itemsize):

@@ -1,84 +1,94 @@
-"""Folders of image files: one folder a class, or one a client with one a class in each.
+"""Picture files: in folders that say what they show, or beside tables that do.
 
-With --folders client there is one folder a client, and a file's name up to its first "_" or "-" is
-its class. Folders train and test (or val) at the top are splits. Pillow decodes the files.
+`folder_meaning` says what folders are, `picture_tables` what a table says of pictures in no folder
+of a class, `picture_decoding` makes pixels of the files, with Pillow.
 """
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fedcli.dataclass import dataclass
-from fedcli.datasets.batches import Pixels
-from fedcli.datasets.checks import MAX_SIDE
-from fedcli.datasets.importers import shared
-from fedcli.datasets.importers.pillow import load_pillow, turn_upright
+from fedcli.datasets.importers import folder_meaning, picture_tables, shared
+from fedcli.datasets.importers.folder_meaning import LAYOUTS, Meaning, Picture
+from fedcli.datasets.importers.picture_decoding import Decoder
+from fedcli.datasets.importers.picture_files import (
+    DECODERS,
+    SUFFIXES,
+    looks_like_picture,
+    walk,
+)
+from fedcli.datasets.importers.pillow import load_pillow
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.table import TableWriter
 from fedcli.errors import ConfigError, DataError
 from fedcli.progress import Tell
+from fedcli.settings.vocabulary import SPLITS
 
-_LAYOUTS = {
-    "class": "one folder a class",
-    "client": "one folder a client",
-    "client/class": "one folder a client with one a class in each",
-}
-FOLDERS = tuple(_LAYOUTS)
+FOLDERS = tuple(LAYOUTS)
 COLORS = ("grey", "rgb")
 
-_DECODERS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
-_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"GIF8", b"II*\0", b"MM\0*")
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
-_SPLITS = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test"}
-_MAX_DEPTH = 3  # folders above an image: split, client and class
-_LOOKED_AT = 1000  # entries looked at to recognise a folder
-_BLOCK_IMAGES = 256
-_GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B"}
-_DEEP_MODES = {"I", "I;16", "I;16L", "I;16B"}  # 16 bits a pixel
-_WHITE = (255, 255, 255, 255)
+_LOOKED_AT = 1000  # entries by which a folder is recognised
 
 
 @dataclass(frozen=True)
-class _File:
-    """An image and what its place says of it."""
+class Labelled:
+    """A picture file with its label.
+
+    Attributes:
+        path: Where it is.
+        class_name: What it shows.
+        client_id: Whose it is; None: nobody's.
+    """
 
     path: Path
     class_name: str
     client_id: str | None
 
 
+@dataclass(frozen=True)
+class Found:
+    """All pictures of a source.
+
+    Attributes:
+        splits: By split, train first.
+        evidence: By subject of a `SourceDescription`: what decided.
+        overrides: By subject: the option that decides otherwise.
+        notes: A line for each thing that was left out.
+    """
+
+    splits: Mapping[str, Sequence[Labelled]]
+    evidence: Mapping[str, str] = field(default_factory=dict)
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
 def recognises(path: Path) -> bool:
-    """Returns whether there are images among the first files of a folder's folders."""
+    """Tells whether there are pictures among the first files in a folder, or a table names some."""
     if not path.is_dir():
-        return False
+        return picture_tables.looks_like_table(path)
     with suppress(DataError):  # `read` says what is wrong
-        return any(map(_looks_like_image, islice(_walk(path, path.resolve()), _LOOKED_AT)))
+        return any(map(looks_like_picture, islice(walk(path), _LOOKED_AT)))
     return False
 
 
 def read(
     sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
 ) -> Imported:
-    """Returns the images of a folder, classes numbered as their names sort (numbers by value).
+    """Returns the pictures of a folder, classes numbered as their names sort (numbers by value).
 
-    Grey or colour is what the first image is, unless `options.color` says. What is transparent
-    lies on white; what EXIF says lies on its side is turned; 16-bit greys become float32. Of an
-    animation the first frame is read. Files that are no images by content and by name are left
-    out, and counted in a note.
+    Files that are no pictures by content and by name are left out, and counted in a note.
 
     Args:
-        sources: One folder.
-        options: `folders`, `color`, `num_classes` and `fit` apply.
+        sources: One folder, or the table that names pictures in its folder.
+        options: `folders`, `splits`, `label_column`, `id_column`, `file_column`, `color`,
+            `polarity`, `num_classes` and `fit` apply.
         folder: Where pixels are kept meanwhile.
         tell: Called with the number of images read.
 
@@ -87,22 +97,46 @@ def read(
         DataError: The layout is unclear, or an image cannot be used: names the file.
         OSError: A file cannot be read, or the disk is full.
     """
-    pillow = load_pillow("reading images")
+    load_pillow("reading images")
     _check_options(sources, options)
-    root = sources[0]
-    splits, num_left_out = _find_files(root, options.folders)
-    names = {file.class_name for files in splits.values() for file in files}
+    found = find_pictures(sources[0], options)
+    return read_pictures(found, sources[0], options, folder, tell)
+
+
+def read_pictures(
+    found: Found, source: Path, options: ImportOptions, folder: Path | None, tell: Tell
+) -> Imported:
+    """Returns the pixels of pictures whose labels are known.
+
+    Grey or colour is what the first image is, unless `options.color` says. What is transparent
+    lies on white; what EXIF says lies on its side is turned; 16-bit greys become float32. Of an
+    animation the first frame is read.
+
+    Args:
+        found: The pictures.
+        source: The folder or file that they are the pictures of.
+        options: As `read`.
+        folder: As `read`.
+        tell: As `read`.
+
+    Raises:
+        ConfigError: As `read`.
+        DataError: As `read`.
+        OSError: As `read`.
+    """
+    pillow = load_pillow("reading images")
+    names = {file.class_name for files in found.splits.values() for file in files}
     class_names = sorted(names, key=_class_key)
     labels = {name: label for label, name in enumerate(class_names)}
-    total = sum(map(len, splits.values()))
-    decoder = _Decoder(pillow, options.color, is_fitted=options.fit is not None)
+    total = sum(map(len, found.splits.values()))
+    decoder = Decoder(pillow, options.color, is_fitted=options.fit is not None)
     tables = {}
     done = 0
     with ExitStack() as stack, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow's, on files that it reads nevertheless
-        for split, files in splits.items():
-            source = str(root if len(splits) == 1 else root / split)
-            writer = stack.enter_context(TableWriter(source, folder, fit=options.fit))
+        for split, files in found.splits.items():
+            title = str(source if len(found.splits) == 1 else source / split)
+            writer = stack.enter_context(TableWriter(title, folder, fit=options.fit))
             for block, pixels in decoder.blocks(files):
                 owners = [file.client_id for file in block if file.client_id is not None]
                 writer.add(
@@ -116,20 +150,35 @@ def read(
                 done += len(block)
                 tell(done, total)
             tables[split] = writer.table()
-    left_out = (f"{num_left_out} files that are no images were left out",) if num_left_out else ()
+    convention, why = shared.polarity_of(tables)
+    is_deep = any(table.pixels.dtype != np.uint8 for table in tables.values())
     return shared.imported(
         tables,
         options,
-        source=str(root),
-        pixel_convention=shared.convention_of(tables),
+        source=str(source),
+        pixel_convention=convention,
         class_names=class_names,
-        notes=left_out,
+        notes=found.notes,
+        pixel_range="0 to 65535" if is_deep else "0 to 255",
+        evidence={
+            "polarity": why,
+            "range": "the files have 16 bits a pixel" if is_deep else "the files have 8 bits",
+            "channels": "as --color says" if options.color else "as the first file has",
+            "shape": "as --size says" if options.fit else "as all files have",
+            **found.evidence,
+        },
+        overrides={"splits": "--splits", "channels": "--color", **found.overrides},
     )
 
 
 def _check_options(sources: Sequence[Path], options: ImportOptions) -> None:
-    if len(sources) != 1 or not sources[0].is_dir():
+    if len(sources) != 1:
         raise ConfigError(f"{sources[-1]}: images are read from one folder; give it alone")
+    if not sources[0].is_dir() and not picture_tables.looks_like_table(sources[0]):
+        raise ConfigError(
+            f"{sources[0]}: images are read from a folder, or by a table of their file names; "
+            "give one of these"
+        )
     for option, value, allowed in (
         ("--folders", options.folders, FOLDERS),
         ("--color", options.color, COLORS),
@@ -138,82 +187,125 @@ def _check_options(sources: Sequence[Path], options: ImportOptions) -> None:
             raise ConfigError(f"{option} {value}: choose one of {', '.join(allowed)}")
 
 
-# ---- Which files, and what their places say ------------------------------------------------------
+# ---- Which files, and what they show -------------------------------------------------------------
 
 
-def _find_files(root: Path, folders: str | None) -> tuple[dict[str, list[_File]], int]:
-    """The images of each split, and how many other files there are."""
-    splits: dict[str, list[_File]] = {}
-    num_left_out = 0
-    first: dict[int, Path] = {}  # image of each depth, over all splits
-    depths: Counter[int] = Counter()
-    for split, place in _split_folders(root).items():
-        files = []
-        num_before = depths.total()
-        for path in _walk(place, root.resolve()):
-            if not _looks_like_image(path) and path.suffix.lower() not in _SUFFIXES:
-                num_left_out += 1
-                continue
-            parts = path.relative_to(place).parts
-            first.setdefault(len(parts), path)
-            depths[len(parts)] += 1
-            if len(parts) > 1:
-                files.append(_describe(path, parts, folders))
-        if depths.total() == num_before:
-            raise DataError(
-                f"{place}: no images in its folders ({', '.join(_DECODERS)} are read); "
-                "put them into one folder a class"
-            )
-        splits[split] = files
-    _check_depths(depths, first, folders)
-    return splits, num_left_out
+def find_pictures(source: Path, options: ImportOptions) -> Found:
+    """Returns the pictures of a folder or table with what they show.
 
-
-def _too_deep(path: Path) -> DataError:
-    return DataError(
-        f"{path}: lies too deep; only class folders, client folders or class folders within client "
-        "folders are read"
-    )
-
-
-def _check_depths(depths: Counter[int], first: dict[int, Path], folders: str | None) -> None:
-    """Checks that all images lie as deep as one another, and as --folders says.
+    Args:
+        source: A folder, or a table of the pictures in its folder.
+        options: As `read`.
 
     Raises:
-        DataError: They do not; the message counts them.
+        ConfigError: An option names what is not there.
+        DataError: The layout is unclear, or there are no pictures.
+        OSError: A file cannot be read.
     """
-    if 1 in depths:
-        one = "client" if folders == "client" else "class"
+    root = source if source.is_dir() else source.parent
+    pictures, tables, num_others = _list_files(root)
+    if not pictures:
         raise DataError(
-            f"{first[1].parent}: pictures lie directly in it ({first[1].name}, {depths[1]:,} in "
-            f"all); put them into one folder a {one}"
+            f"{source}: no images in its folders ({', '.join(DECODERS)} are read); "
+            "put them into one folder a class"
         )
-    if len(depths) > 1:
-        listed = ", ".join(
-            f"{depths[each]:,} at depth {each - 1} ({first[each]})" for each in sorted(depths)
-        )
-        raise DataError(
-            f"pictures lie at several depths: {listed}; lay all in class folders (depth 1), or all "
-            "in class folders within client folders (depth 2)"
-        )
-    (depth,) = depths
-    if depth > 3:
-        raise _too_deep(first[depth].parent)
-    if folders is None:
-        return
-    if (depth == 3) != (folders == "client/class"):
-        raise DataError(
-            f"{first[depth]}: does not lie in {_LAYOUTS[folders]}, as --folders {folders} says; "
-            f"choose {'--folders client/class' if depth == 3 else '--folders class or client'}"
-        )
+    if source != root:
+        return _by_tables({"train": pictures}, [source], root, options, ())
+    if any((options.label_column, options.file_column, options.id_column)):
+        everything = Meaning({"train": pictures})
+        if options.splits:
+            everything = folder_meaning.read_places(pictures, root, None, options.splits)
+        return _by_tables(everything.splits, tables, root, options, ())
+    meaning = folder_meaning.read_places(pictures, root, options.folders, options.splits)
+    if tables and options.folders is None and _say_nothing(meaning):
+        return _by_tables(meaning.splits, tables, root, options, meaning.notes)
+    meaning, flat, notes = _without_unlabelled(meaning, tables, root)
+    if num_others:
+        notes += (f"{num_others:,} files that are no images were left out",)
+    found = _by_folders(meaning, root, options.folders)
+    if flat:
+        known = {each.class_name for files in found.splits.values() for each in files}
+        by_table = _by_tables(flat, tables, root, options, (), sorted(known))
+        found = _join(found, by_table)
+    return replace(found, notes=(*notes, *found.notes))
 
 
-def _describe(path: Path, parts: tuple[str, ...], folders: str | None) -> _File:
-    if len(parts) == 3:
-        class_name = shared.check_class_name(parts[1], str(path.parent))
-        return _File(path, class_name, shared.check_id(parts[0], str(path.parent.parent)))
+def _list_files(root: Path) -> tuple[list[Picture], list[Path], int]:
+    """The pictures below a folder, the tables, and how many files are no pictures."""
+    pictures, tables = [], []
+    num_others = 0
+    for path in walk(root):
+        if looks_like_picture(path) or path.suffix.lower() in SUFFIXES:
+            pictures.append(Picture(path, path.relative_to(root).parts[:-1]))
+            continue
+        num_others += 1
+        if picture_tables.looks_like_table(path) or _may_name_stems(path):
+            tables.append(path)
+    return pictures, tables, num_others
+
+
+def _may_name_stems(path: Path) -> bool:
+    """Whether a text file may be a table that names pictures without the endings of their names."""
+    return path.suffix.lower() in (".csv", ".tsv")
+
+
+def _say_nothing(meaning: Meaning) -> bool:
+    """Whether the folders of the train split say nothing: there are none, or one around all."""
+    names = {picture.dirs for picture in meaning.splits.get("train", ())}
+    return len(names) == 1 and len(next(iter(names))) <= 1
+
+
+def _without_unlabelled(
+    meaning: Meaning, tables: Sequence[Path], root: Path
+) -> tuple[Meaning, dict[str, list[Picture]], tuple[str, ...]]:
+    """The splits with class folders, those without that tables may label, and notes.
+
+    Held-out pictures in no folder of a class that no table names have no labels, as those of a
+    competition have none: they are left out.
+    """
+    notes = list(meaning.notes)
+    flat: dict[str, list[Picture]] = {}
+    kept: dict[str, list[Picture]] = {}
+    for split, pictures in meaning.splits.items():
+        if split == "train" or any(each.dirs for each in pictures):
+            kept[split] = pictures
+            continue
+        rows = picture_tables.match_pictures(tables, [each.path for each in pictures], root, None)
+        if rows.tables:
+            flat[split] = pictures
+        else:
+            notes.append(
+                f"split {split} was left out: its {len(pictures):,} pictures lie in no folder of "
+                "a class, and no table says what they show"
+            )
+    return replace(meaning, splits=kept), flat, tuple(notes)
+
+
+def _by_folders(meaning: Meaning, root: Path, folders: str | None) -> Found:
+    """The pictures labelled by the folders they lie in."""
+    depth = folder_meaning.check_depths(meaning, root, folders)
+    splits = {
+        split: [_describe(each, folders) for each in pictures]
+        for split, pictures in meaning.splits.items()
+    }
+    plain = f" (folders {', '.join(sorted(meaning.plain))} name nothing)" if meaning.plain else ""
+    of_class = f"the names of folders{plain}"
+    owners = "one folder a class, none a client"
+    if depth == 2:
+        owners = "the names of the folders above those of classes"
+    elif folders == "client":
+        of_class, owners = "file names up to the first _ or -", "the names of folders"
+    evidence = {"classes": of_class, "owners": owners, **meaning.evidence}
+    return Found(splits, evidence, {"owners": "--folders", "classes": "--folders"})
+
+
+def _describe(picture: Picture, folders: str | None) -> Labelled:
+    path, dirs = picture.path, picture.dirs
+    if len(dirs) == 2:
+        class_name = shared.check_class_name(dirs[1], str(path.parent))
+        return Labelled(path, class_name, shared.check_id(dirs[0], str(path.parent.parent)))
     if folders != "client":
-        return _File(path, shared.check_class_name(parts[0], str(path.parent)), None)
+        return Labelled(path, shared.check_class_name(dirs[0], str(path.parent)), None)
     name = path.name
     ends = [place for place in (name.find("_"), name.find("-")) if place > 0]
     if not ends:
@@ -222,56 +314,7 @@ def _describe(path: Path, parts: tuple[str, ...], folders: str | None) -> _File:
             "and there is none; rename it, as in cat_001.png"
         )
     class_name = shared.check_class_name(name[: min(ends)], str(path))
-    return _File(path, class_name, shared.check_id(parts[0], str(path.parent)))
-
-
-def _split_folders(root: Path) -> dict[str, Path]:
-    """The folder of each split, train first; the root itself where it holds no splits alone."""
-    names = [each.name for each in _entries(root) if each.is_dir()]
-    splits: dict[str, Path] = {}
-    for name in names:
-        split = _SPLITS.get(name.lower())
-        if split is None:
-            return {"train": root}
-        if split in splits:
-            raise DataError(
-                f"{root}: {splits[split].name} and {name} would both be split {split!r}; "
-                "move one away"
-            )
-        splits[split] = root / name
-    if "train" not in splits:
-        return {"train": root}
-    return {split: splits[split] for split in ("train", "test") if split in splits}
-
-
-def _walk(folder: Path, root: Path, depth: int = _MAX_DEPTH) -> Iterator[Path]:
-    """Yields the files below a folder, sorted; hidden ones and those too deep are left alone.
-
-    Raises:
-        DataError: There is a link that leads out of `root`, or folders are nested too deep.
-    """
-    for entry in _entries(folder):
-        path = folder / entry.name
-        if entry.is_symlink() and not path.resolve().is_relative_to(root):
-            raise DataError(f"{path}: is a link out of the folder; copy what it leads to")
-        if entry.is_file():
-            yield path
-        elif entry.is_dir():
-            if not depth:
-                raise _too_deep(path)
-            yield from _walk(path, root, depth - 1)
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        visible = [entry for entry in entries if not entry.name.startswith(".")]
-    return sorted(visible, key=lambda entry: entry.name)
-
-
-def _looks_like_image(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(12)
-    return start.startswith(_SIGNATURES) or (start[:4] == b"RIFF" and start[8:] == b"WEBP")
+    return Labelled(path, class_name, shared.check_id(dirs[0], str(path.parent)))
 
 
 def _class_key(name: str) -> tuple[int, str]:
@@ -280,121 +323,102 @@ def _class_key(name: str) -> tuple[int, str]:
     return (int(name) if is_number else 10**10, name)
 
 
-# ---- Decoding ------------------------------------------------------------------------------------
+# ---- Pictures that a table describes -------------------------------------------------------------
 
 
-class _Decoder:
-    """Decodes images to one kind of pixels, and without a fit to one size: those of the first."""
-
-    def __init__(self, pillow: Any, color: str | None, *, is_fitted: bool) -> None:
-        self._pillow = pillow
-        self._color = color
-        self._is_asked = color is not None
-        self._is_fitted = is_fitted
-        self._first: tuple[Path, tuple[int, ...]] | None = None
-
-    def blocks(self, files: Sequence[_File]) -> Iterator[tuple[list[_File], Pixels]]:
-        """Yields images [k, H, W] or [k, H, W, C] of one size and type with their files."""
-        block: list[_File] = []
-        images: list[NDArray[Any]] = []
-        num_bytes = 0
-        for file in files:
-            image = self._decode(file.path)
-            is_full = len(block) == _BLOCK_IMAGES or num_bytes > shared.BLOCK_BYTES
-            is_alike = not images or (image.shape, image.dtype) == (
-                images[0].shape,
-                images[0].dtype,
-            )
-            if is_full or not is_alike:
-                yield block, np.stack(images)
-                block, images, num_bytes = [], [], 0
-            block.append(file)
-            images.append(image)
-            num_bytes += image.nbytes
-        yield block, np.stack(images)
-
-    def _decode(self, path: Path) -> NDArray[Any]:
-        pixels = self._read(path)
-        if self._first is None:
-            self._first = path, pixels.shape[:2]
-        first, shape = self._first
-        if pixels.shape[:2] != shape and not self._is_fitted:
-            height, width = pixels.shape[:2]
-            raise DataError(
-                f"{path}: {height} x {width} pixels but {first} has {shape[0]} x {shape[1]}; "
-                "bring all to one size, as with --size 28x28"
-            )
-        return pixels
-
-    def _read(self, path: Path) -> NDArray[Any]:
-        # Whatever damaged bytes make Pillow raise (OSError, ValueError, SyntaxError, struct.error,
-        # zlib.error, …) means that the file is damaged.
-        try:
-            with self._pillow.open(path, formats=_DECODERS) as image:
-                width, height = image.size
-                if max(width, height) <= MAX_SIDE:
-                    return self._convert(image, path)
-        except self._pillow.DecompressionBombError as err:
-            raise DataError(f"{path}: far too large; at most {MAX_SIDE} a side is read") from err
-        except self._pillow.UnidentifiedImageError as err:
-            raise DataError(
-                f"{path}: no whole image (none of {', '.join(_DECODERS)}); mend or remove it"
-            ) from err
-        except (DataError, MemoryError):
-            raise
-        except Exception as err:
-            reason = str(err).partition("\n")[0].replace(str(path), "the file")[:120]
-            raise DataError(f"{path}: no whole image ({reason}); mend or remove it") from err
+def _by_tables(
+    splits: Mapping[str, Sequence[Picture]],
+    tables: Sequence[Path],
+    root: Path,
+    options: ImportOptions,
+    notes: Sequence[str],
+    known: Sequence[str] = (),
+) -> Found:
+    """The pictures of some splits labelled by tables; `known` are classes that folders show."""
+    pictures = [each for inside in splits.values() for each in inside]
+    rows = picture_tables.match_pictures(
+        tables, [each.path for each in pictures], root, options.file_column
+    )
+    if not rows.tables:
+        first = tables[0] if tables else root
         raise DataError(
-            f"{path}: {height} x {width} pixels are too large; at most {MAX_SIDE} a side is read"
+            f"{first}: none of the {len(pictures):,} pictures in {root} is named in a table; give "
+            "a CSV file with a column of file names, relative to its folder, and one of labels"
         )
-
-    def _convert(self, image: Any, path: Path) -> NDArray[Any]:
-        image.load()
-        turn_upright(image)
-        if image.mode == "F":
-            raise DataError(f"{path}: pixels are floating-point numbers; save them as 8 or 16 bits")
-        if image.mode in _DEEP_MODES and self._color in (None, "grey"):
-            self._color = "grey"
-            return _deep_grey(image, path)
-        if image.mode in _DEEP_MODES:
-            grey = self._pillow.fromarray((_deep_grey(image, path) * 255).round().astype(np.uint8))
-            return np.asarray(grey.convert("RGB"))
-        is_grey = image.mode in _GREY_MODES
-        flat = self._on_white(image)
-        if self._color is None:
-            self._color = "grey" if is_grey else "rgb"
-        if self._color == "rgb":
-            return np.asarray(flat.convert("RGB"))
-        if not (is_grey or self._is_asked or _has_no_color(flat)):
-            raise DataError(
-                f"{path}: has colours but the images before have none; choose --color grey or "
-                f"--color rgb for all{self._size_advice(image)}"
-            )
-        return np.asarray(flat.convert("L"))
-
-    def _size_advice(self, image: Any) -> str:
-        """What to do beside where an image is not of the first one's size."""
-        if self._first is None or self._is_fitted or image.size[::-1] == self._first[1]:
-            return ""
-        return ", and --size, as with --size 28x28, as sizes differ, too"
-
-    def _on_white(self, image: Any) -> Any:
-        """The image without transparency."""
-        if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            sheet = self._pillow.new("RGBA", image.size, _WHITE)
-            return self._pillow.alpha_composite(sheet, image).convert("RGB")
-        return image
-
-
-def _deep_grey(image: Any, path: Path) -> NDArray[np.float32]:
-    values = np.asarray(image)
-    if values.min() < 0 or values.max() > 65535:
-        raise DataError(f"{path}: has more than 16 bits a pixel; save it as 8 or 16 bits")
-    return (values / 65535).astype(np.float32)
+    where = ", ".join(each.path.name for each in rows.tables)
+    owner = picture_tables.find_column(
+        rows, picture_tables.OWNER_COLUMNS, options.id_column, "--id-column", where
+    )
+    split_column = picture_tables.find_column(
+        rows, picture_tables.SPLIT_COLUMNS, None, "--splits", where
+    )
+    of_value = picture_tables.splits_of(rows, split_column) if options.splits is None else {}
+    split_column = split_column if of_value else None
+    label, why = picture_tables.find_labels(
+        rows, options.label_column, (owner, split_column), known, where
+    )
+    dealt: dict[str, list[Labelled]] = {split: [] for split in SPLITS}
+    num_without = 0
+    for split, inside in splits.items():
+        for each in inside:
+            fields = rows.fields.get(each.path, {})
+            if label not in fields:
+                num_without += 1
+                continue
+            of_row = of_value.get(fields[split_column][0], split) if split_column else split
+            dealt[of_row].append(_from_row(each.path, fields, label, owner))
+    found = {split: files for split, files in dealt.items() if files}
+    evidence = {
+        "classes": why,
+        "owners": f"column {owner} of {where}" if owner else f"no column of owners in {where}",
+    }
+    if split_column:
+        evidence["splits"] = f"column {split_column} of {where}"
+    elif len(found) > 1:
+        evidence["splits"] = "by the names of folders"
+    unused = [name for name in rows.columns if name not in (label, owner, split_column)]
+    return Found(
+        found,
+        evidence,
+        {"classes": "--label-column", "owners": "--id-column"},
+        (*notes, *_table_notes(num_without, rows.num_unknown, unused, where)),
+    )
 
 
-def _has_no_color(image: Any) -> bool:
-    channels = np.asarray(image.convert("RGB"))
-    return bool((channels == channels[..., :1]).all())
+def _from_row(
+    path: Path, fields: Mapping[str, tuple[str, str]], label: str, owner: str | None
+) -> Labelled:
+    text, where = fields[label]
+    class_name = shared.check_class_name(picture_tables.class_text(text, where), where)
+    if owner is None:
+        return Labelled(path, class_name, None)
+    client_id, where = fields.get(owner, ("", where))
+    return Labelled(path, class_name, shared.check_id(client_id, where))
+
+
+def _table_notes(
+    num_without: int, num_unknown: int, unused: Sequence[str], where: str
+) -> tuple[str, ...]:
+    notes = []
+    if num_without:
+        notes.append(f"{num_without:,} pictures that {where} does not name were left out")
+    if num_unknown:
+        notes.append(f"{num_unknown:,} rows of {where} name no picture that is there")
+    if unused:
+        notes.append(f"columns of {where} that are not used: {picture_tables.listed(unused)}")
+    return tuple(notes)
+
+
+def _join(found: Found, others: Found) -> Found:
+    """Splits labelled by folders and splits labelled by tables as one source."""
+    names = [split for split in SPLITS if split in found.splits or split in others.splits]
+    splits = {split: found.splits.get(split) or others.splits[split] for split in names}
+    classes = (
+        f"{found.evidence['classes']}; {', '.join(others.splits)}: {others.evidence['classes']}"
+    )
+    return Found(
+        splits,
+        {**found.evidence, "classes": classes},
+        found.overrides,
+        (*found.notes, *others.notes),
+    )

@@ -83,6 +83,13 @@ def read(
         is_emnist=True,
         # LEAF deals either each writer's images or the writers themselves.
         same_people=len(owners) == 1 or not owners[0].isdisjoint(owners[1]),
+        evidence={
+            "splits": "folders " + ", ".join(splits) if len(splits) > 1 else "shards of one split",
+            "owners": "the users of the shards",
+            "polarity": "LEAF's FEMNIST has light paper",
+            "shape": "as --image-shape says" if options.image_shape else "a square of all pixels",
+        },
+        overrides={"owners": "", "shape": "--image-shape"},
     )
 
 

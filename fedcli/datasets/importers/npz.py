@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -81,7 +81,7 @@ def read(
     with open_archive(path) as archive:
         members = members_of(archive, path)
         sets = _sets(archive, members, options, path)
-        coding = _survey(archive, sets, tell)
+        coding = _survey(archive, sets, options.pixel_range, tell)
         total = sum(each.images.shape[0] for each in sets.values())
         tables: dict[str, ExampleTable] = {}
         done = 0
@@ -89,12 +89,22 @@ def read(
             tell_part = shared.tell_after(tell, done, total)
             tables[split] = _read_set(archive, each, coding, options, folder, tell_part)
             done += len(tables[split])
+    convention, why = shared.polarity_of(tables)
     return shared.imported(
         tables,
         options,
         source=str(path),
-        pixel_convention=shared.convention_of(tables),
+        pixel_convention=convention,
         notes=_notes(members, sets, coding),
+        pixel_range=coding.range,
+        evidence={
+            "polarity": why,
+            "range": coding.evidence,
+            "splits": "arrays " + _listed({each.images.key: each.images for each in sets.values()}),
+            "owners": _why_owners(sets),
+            "shape": "as --image-shape says" if options.image_shape else "as the arrays have it",
+        },
+        overrides={"owners": "--id-column", "shape": "--image-shape", "range": "--pixel-range"},
     )
 
 
@@ -181,8 +191,13 @@ def _parts_of(key: str) -> tuple[str, str]:
     return "_".join(words), "train"
 
 
-def _listed(members: dict[str, zipfile.ZipInfo]) -> str:
+def _listed(members: Mapping[str, object]) -> str:
     return ", ".join(map(repr, list(members)[:10])) or "no arrays"
+
+
+def _why_owners(sets: Mapping[str, _Set]) -> str:
+    keys = [each.owners.key for each in sets.values() if each.owners is not None]
+    return f"array {keys[0]!r}" if keys else "no array of client ids"
 
 
 def _notes(members: dict[str, zipfile.ZipInfo], sets: dict[str, _Set], coding: Coding) -> list[str]:
@@ -253,12 +268,14 @@ def _image_shape(images: Array, options: ImportOptions) -> tuple[int, ...]:
 # ---- What they hold ------------------------------------------------------------------------------
 
 
-def _survey(archive: zipfile.ZipFile, sets: dict[str, _Set], tell: Tell) -> Coding:
+def _survey(
+    archive: zipfile.ZipFile, sets: dict[str, _Set], pixel_range: str | None, tell: Tell
+) -> Coding:
     """How the images of all splits are kept; those of uint8 are kept as they are."""
     images = [each.images for each in sets.values()]
-    if all(each.dtype == np.uint8 for each in images):
+    if pixel_range != "0-1" and all(each.dtype == np.uint8 for each in images):
         return UINT8
-    survey = Survey()
+    survey = Survey(pixel_range)
     for each in images:
         with open_values(archive, each) as values:
             for first, last in shared.blocks(each.shape[0], each.shape[1:], each.dtype.itemsize):

@@ -6,7 +6,7 @@ What these modules have in common (number of classes, what 1.0 is, ids) is in `s
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +15,14 @@ from typing import Any
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import Pixels
 from fedcli.datasets.checks import check_num_classes
+from fedcli.datasets.description import Finding, SourceDescription
 from fedcli.datasets.importers.source_files import start_of
 from fedcli.datasets.table import ExampleTable
 from fedcli.errors import ConfigError, DataError
 from fedcli.lazy import load
 from fedcli.progress import Tell, tell_nobody
 from fedcli.settings.tables.formats import FORMATS
+from fedcli.settings.vocabulary import PIXEL_CONVENTIONS, PIXEL_RANGES, SPLITS
 
 Fit = Callable[[Pixels], Pixels]  # images [k, H, W] or [k, H, W, C] to the size of all
 
@@ -35,11 +37,18 @@ class ImportOptions:
     Attributes:
         format: A key of FORMATS; None: what the content is.
         num_classes: Labels are 0 to num_classes - 1; None: what the source says.
-        label_column: The CSV column or npz key of the labels.
-        id_column: The CSV column or npz key of the clients' ids.
+        label_column: The column or npz key of the labels.
+        id_column: The column or npz key of the clients' ids.
+        file_column: The column of a table that names the picture of each row.
+        splits: Which folder or file is which split, as {"train": "Training"}; empty: none is a
+            split; None: their names say.
         image_shape: (H, W) or (H, W, C) of images that lie flat in a row.
         folders: What folders of images stand for: "class", "client" or "client/class".
         color: What image files become: "grey" or "rgb".
+        pixel_range: From what to what pixels go in the source, one of PIXEL_RANGES; None: as the
+            largest one says.
+        polarity: What 1.0 is in the source, one of PIXEL_CONVENTIONS; None: as the format or the
+            pixels say.
         fit: Brings images of any size to one.
     """
 
@@ -47,9 +56,13 @@ class ImportOptions:
     num_classes: int | None = None
     label_column: str | None = None
     id_column: str | None = None
+    file_column: str | None = None
+    splits: Mapping[str, str] | None = None
     image_shape: tuple[int, ...] | None = None
     folders: str | None = None
     color: str | None = None
+    pixel_range: str | None = None
+    polarity: str | None = None
     fit: Fit | None = None
 
     def __post_init__(self) -> None:
@@ -58,6 +71,15 @@ class ImportOptions:
             raise ConfigError(f"--format {self.format}: choose one of {', '.join(FORMATS)}")
         if self.num_classes is not None:
             check_num_classes(self.num_classes, "--num-classes")
+        for option, value, allowed in (
+            ("--pixel-range", self.pixel_range, PIXEL_RANGES),
+            ("--polarity", self.polarity, PIXEL_CONVENTIONS),
+        ):
+            if value not in (None, *allowed):
+                raise ConfigError(f"{option} {value}: choose one of {', '.join(allowed)}")
+        unknown = next((name for name in self.splits or () if name not in SPLITS), None)
+        if unknown is not None:
+            raise ConfigError(f"--splits {unknown}: choose some of {', '.join(SPLITS)}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,7 +88,8 @@ class Imported:
 
     Attributes:
         format: A key of FORMATS.
-        tables: The examples of each split: "train" first, then "test".
+        tables: The examples of each split: "train" first, then "test", then "validation".
+        description: What the source was taken to be, and why.
         num_classes: Labels are 0 to num_classes - 1, checked.
         pixel_convention: What 1.0 is as the tables decode: "ink" or "background".
         class_names: A name for each class, or none at all.
@@ -79,6 +102,7 @@ class Imported:
 
     format: str
     tables: dict[str, ExampleTable]
+    description: SourceDescription
     num_classes: int
     pixel_convention: str
     class_names: tuple[str, ...] = ()
@@ -146,10 +170,14 @@ def read(
         raise ConfigError("no source given; give a file or folder")
     for path in sources:
         _check_exists(path)
-    options = replace(options, format=options.format or recognise(sources))
+    format_name = options.format or recognise(sources)
     with _telling(sources[0], folder):
-        imported: Imported = _module(options.format).read(sources, options, folder, tell)
-    return imported
+        imported: Imported = _module(format_name).read(
+            sources, replace(options, format=format_name), folder, tell
+        )
+    evidence = "as --format says" if options.format else "by content"
+    found = Finding(format_name, f"{evidence} ({FORMATS[format_name].doc.rstrip('.')})", "--format")
+    return replace(imported, description=replace(imported.description, format=found))
 
 
 def _nothing_in(path: Path) -> str | None:

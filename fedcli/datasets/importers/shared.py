@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fedcli.datasets.batches import decode, first_outside
 from fedcli.datasets.checks import MAX_CLASSES, MAX_ID_BYTES, bad_label
+from fedcli.datasets.importers import describing
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.table import ExampleTable
 from fedcli.errors import DataError
@@ -39,6 +40,9 @@ def imported(
     same_people: bool = True,
     licence: str = "",
     notes: Sequence[str] = (),
+    pixel_range: str = "",
+    evidence: Mapping[str, str] | None = None,
+    overrides: Mapping[str, str] | None = None,
 ) -> Imported:
     """Returns the tables of a source with their number of classes, after checking every label.
 
@@ -53,6 +57,10 @@ def imported(
         same_people: Whether equal ids in train and test are the same people.
         licence: As the source says.
         notes: What was decided so far.
+        pixel_range: From what to what pixels go in the source, where the tables do not show it.
+        evidence: By subject of `SourceDescription`: what decided; for the others there are
+            sentences of their own.
+        overrides: By subject: the option that decides otherwise; "" for none.
 
     Raises:
         DataError: A label lies outside the classes, or is far too large for the number of a class.
@@ -67,9 +75,22 @@ def imported(
     if names and len(names) != num_classes:
         notes = (*notes, f"{len(names)} class names for {num_classes} classes: names are left out")
         names = ()
+    why = {"classes": describing.why_classes(options, own_classes, names, is_emnist)}
+    why |= evidence or {}
+    if options.polarity is not None:
+        pixel_convention, why["polarity"] = options.polarity, "as --polarity says"
     return Imported(
         format=options.format or "",
         tables=tables,
+        description=describing.describe(
+            source,
+            tables,
+            classes=describing.count_classes(num_classes, names),
+            pixel_convention=pixel_convention,
+            pixel_range=pixel_range,
+            evidence=why,
+            overrides=overrides or {},
+        ),
         num_classes=num_classes,
         pixel_convention=pixel_convention,
         class_names=names,
@@ -146,8 +167,8 @@ def check_class_name(name: str, where: str) -> str:
     return name
 
 
-def convention_of(tables: Mapping[str, ExampleTable]) -> str:
-    """Guesses what a pixel of 1.0 stands for where the source does not say: "ink" or "background".
+def polarity_of(tables: Mapping[str, ExampleTable]) -> tuple[str, str]:
+    """Returns what 1.0 seems to be in images nobody describes, "ink" or "background", and why.
 
     Colour images are "ink". Grey images are "background" if the median pixel of their borders is
     light.
@@ -155,12 +176,14 @@ def convention_of(tables: Mapping[str, ExampleTable]) -> str:
     num_light = num_border = 0
     for table in tables.values():
         if table.pixels.ndim == 4 and table.pixels.shape[-1] > 1:
-            return "ink"
+            return "ink", "light is 1.0 in colour images"
         for first, last in blocks(len(table), table.pixels.shape[1:], table.pixels.itemsize):
             border = _border(table.pixels[first:last])
             num_border += border.size
             num_light += int(np.count_nonzero(decode(border, table.scale, table.offset) > 0.5))
-    return "background" if 2 * num_light > num_border else "ink"
+    share = 100 * num_light / max(num_border, 1)
+    is_light = 2 * num_light > num_border
+    return "background" if is_light else "ink", f"{share:.0f} % of the border pixels are light"
 
 
 def blocks(num_images: int, shape: Sequence[int], itemsize: int = 1) -> Iterator[tuple[int, int]]:

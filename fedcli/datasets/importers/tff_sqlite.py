@@ -131,6 +131,13 @@ def _read_splits(
         # TFF's EMNIST has the same writers in both; its CIFAR-100 other clients of equal names.
         same_people=bool(family),
         notes=(f"not read: {', '.join(others)}",) if others else (),
+        evidence={
+            "splits": f"splits {', '.join(names)} of the database",
+            "owners": "the client ids of the database",
+            "polarity": f"TFF's feature {reader.feature}",
+            "shape": "as the examples have it",
+        },
+        overrides={"splits": "", "owners": ""},
     )
 
 

@@ -86,6 +86,16 @@ class TffH5Split(ClientData):
         with hdf5.reading(where):
             return self._read_labels(hdf5.open_group(self._examples, name, where), where)
 
+    def evidence(self) -> dict[str, str]:
+        """Returns by subject of a `SourceDescription` what decided."""
+        feature = self._feature.decode()
+        return {
+            "splits": "a TFF file is one split, whatever its name",
+            "owners": "the groups in /examples",
+            "shape": f"as {feature} of the first client has it",
+            "polarity": f"TFF's feature {feature!r}",
+        }
+
     def _read(self, client_id: str, name: bytes) -> ClientDataset:
         where = self._where(client_id)
         with hdf5.reading(where):

@@ -1,0 +1,108 @@
+"""What a source of images was taken to be, and from what evidence.
+
+An importer returns a `SourceDescription` with the examples. `fedcli preprocess` prints it before it
+writes a store, and the store keeps it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from fedcli.errors import DataError
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a source was taken to be.
+
+    Attributes:
+        value: What was found, as in "train 40 examples, test 10".
+        evidence: What decided, as in "folders Training and Testing".
+        option: The option that overrides it; empty: none is needed.
+    """
+
+    value: str
+    evidence: str
+    option: str = ""
+
+    def line(self) -> str:
+        """Returns all of it on one line."""
+        override = f" [{self.option}]" if self.option else ""
+        return f"{self.value}: {self.evidence}{override}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceDescription:
+    """What a source was taken to be.
+
+    Attributes:
+        source: The file, folder or data set.
+        format: A key of `tables.FORMATS`.
+        splits: The splits with their numbers of examples.
+        owners: Who owns the examples: the clients.
+        classes: The number of classes, and their names if they have any.
+        shape: Height and width of an image.
+        channels: How many values a pixel has, and in which order.
+        range: From which value to which the pixels of the source go.
+        polarity: What 1.0 is: "ink" or "background".
+    """
+
+    source: str
+    format: Finding
+    splits: Finding
+    owners: Finding
+    classes: Finding
+    shape: Finding
+    channels: Finding
+    range: Finding
+    polarity: Finding
+
+    def findings(self) -> dict[str, Finding]:
+        """Returns the findings by subject."""
+        names = [field.name for field in fields(self) if field.name != "source"]
+        return {name: getattr(self, name) for name in names}
+
+    def lines(self) -> list[str]:
+        """Returns a heading and a line for each subject; options that override stand in brackets."""
+        lines = [f"{name}: {finding.line()}" for name, finding in self.findings().items()]
+        return [f"{self.source} is read as {lines[0]}", *lines[1:]]
+
+    def short(self) -> str:
+        """Returns the findings without their evidence, on one line."""
+        values = [f"{name} {each.value}" for name, each in self.findings().items()]
+        return f"{self.source} is read as " + "; ".join(values)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the description as a JSON object: `from_json` is the inverse."""
+        return asdict(self)
+
+
+def from_json(text: str, where: str) -> SourceDescription:
+    """Returns the description that `json.dumps` of `to_json` gave.
+
+    Args:
+        text: The JSON object.
+        where: Starts the message.
+
+    Raises:
+        DataError: The text is no such object.
+    """
+    try:
+        values = json.loads(text)
+        source = values.pop("source")
+        findings = {name: Finding(**_texts(each)) for name, each in values.items()}
+        return SourceDescription(source=source, **findings)
+    except (ValueError, TypeError, AttributeError, KeyError) as err:
+        raise DataError(
+            f"{where}: attribute description is not what fedcli writes; write the store again"
+        ) from err
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """The fields of a finding. Raises TypeError if one is not text."""
+    if not all(isinstance(each, str) for each in values.values()):
+        raise TypeError("a field of a finding is not text")
+    return dict(values)

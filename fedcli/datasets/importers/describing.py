@@ -1,0 +1,96 @@
+"""The description of a source, as the tables that an importer made of it show it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from fedcli.datasets.description import Finding, SourceDescription
+from fedcli.datasets.importers.recognising import ImportOptions
+from fedcli.datasets.table import ExampleTable
+
+# The option that overrides each subject, and what decided, where an importer says nothing else.
+_USUAL = {
+    "splits": ("--test-data", "as the source says"),
+    "owners": ("--partition", "as the source says"),
+    "classes": ("--num-classes", "as the source says"),
+    "shape": ("--size", "as all images are"),
+    "channels": ("", "as all images are"),
+    "range": ("", "as the format has it"),
+    "polarity": ("--polarity", "as the format has it"),
+}
+_SHOWN = 10  # class names in a description
+
+
+def describe(
+    source: str,
+    tables: Mapping[str, ExampleTable],
+    *,
+    classes: str,
+    pixel_convention: str,
+    pixel_range: str,
+    evidence: Mapping[str, str],
+    overrides: Mapping[str, str],
+) -> SourceDescription:
+    """Returns the description of a source, without its format, which `recognising.read` knows.
+
+    Args:
+        source: The file or folder.
+        tables: Its splits.
+        classes: What `count_classes` returns.
+        pixel_convention: What 1.0 is.
+        pixel_range: From what to what pixels go in the source; empty: as the tables show.
+        evidence: By subject: what decided. There is a usual sentence for each.
+        overrides: By subject: the option that decides otherwise, or "". There is a usual one.
+    """
+    first = next(iter(tables.values()))
+    height, width, *channels = first.pixels.shape[1:]
+    owners = ", ".join(
+        f"{name} {len(table.owner_ids):,} clients"
+        for name, table in tables.items()
+        if len(table.owner_ids)
+    )
+    values = {
+        "splits": ", ".join(f"{name} {len(table):,} examples" for name, table in tables.items()),
+        "owners": owners or "none",
+        "classes": classes,
+        "shape": f"{height} x {width}",
+        "channels": _name_channels(*channels),
+        "range": pixel_range or ("0 to 255" if first.pixels.dtype == np.uint8 else "0 to 1"),
+        "polarity": f"1.0 is {pixel_convention}",
+    }
+    usual = {name: why for name, (_, why) in _USUAL.items()}
+    if not owners:
+        usual["owners"] = "the source names none"
+    if len(tables) == 1:
+        usual["splits"] = "the source is one split"
+    findings = {
+        name: Finding(value, evidence.get(name, usual[name]), overrides.get(name, _USUAL[name][0]))
+        for name, value in values.items()
+    }
+    return SourceDescription(source=source, format=Finding("", ""), **findings)
+
+
+def count_classes(num_classes: int, names: Sequence[str]) -> str:
+    """Returns the number of classes with the first of their names."""
+    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return f"{num_classes:,} ({shown})" if names else f"{num_classes:,}"
+
+
+def why_classes(
+    options: ImportOptions, own_classes: int | None, names: Sequence[str], is_emnist: bool
+) -> str:
+    """Returns what decided on the number of classes."""
+    if options.num_classes:
+        return "as --num-classes says"
+    if own_classes:
+        return "as the source says"
+    if names:
+        return "one for each label that occurs"
+    return "as EMNIST numbers its characters" if is_emnist else "one more than the largest label"
+
+
+def _name_channels(count: int = 1) -> str:
+    names = {1: "1, grey", 3: "3, red, green and blue, last in the shape"}
+    return names.get(count, f"{count}, last in the shape")

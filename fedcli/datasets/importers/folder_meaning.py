@@ -1,0 +1,386 @@
+"""What folders of pictures stand for: splits, clients and classes, found by their names and depth.
+
+    read_places(pictures, root, folders, splits) -> Meaning
+
+Each picture is known by the names of the folders it lies in. Of these names, from the root down:
+
+1. folders that hold everything (an archive's own folder) are left out;
+2. folders that name splits are taken out, at whichever depth they stand (see `split_names`);
+3. folders that only say that they hold pictures ("images") are left out.
+
+One folder is then the class, or the client with `--folders client`; two are client and class; none
+means that a table must say what the pictures show. Two readings that are as plausible as each
+other are an error that names the options between them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from fedcli.datasets.importers import split_names
+from fedcli.datasets.importers.picture_files import too_deep
+from fedcli.errors import ConfigError, DataError
+from fedcli.settings.vocabulary import SPLITS
+
+LAYOUTS = {
+    "class": "one folder a class",
+    "client": "one folder a client",
+    "client/class": "one folder a client with one a class in each",
+}
+# Names of folders that say nothing but that pictures are in them, and of those that hold other
+# pictures beside them.
+_PLAIN = re.compile(
+    r"(?:(?:all|raw|original|cropped|resized|aligned|color|colour|rgb|jpe?g)[-_ ]?)?"
+    r"(?:images?|imgs?|pictures?|pics?|photos?|frames?|faces?|crops?|samples?|data|dataset|raw|"
+    r"jpe?gs?|pngs?|ppms?|bmps?|jpegimages|rgb)(?:[-_ ]?\d+(?:x\d+)?)?",
+    re.IGNORECASE,
+)
+_ASIDE = re.compile(
+    r"(?:annotations?|masks?|labels?|segmentations?|thumb(?:nail)?s?|depth|bbox(?:es)?|"
+    r"heatmaps?|previews?)",
+    re.IGNORECASE,
+)
+_UNLABELLED = re.compile(r".*(?:pred(?:ict(?:ion)?s?)?|unlabell?ed|unsup)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture file.
+
+    Attributes:
+        path: Where it is.
+        dirs: The folders it lies in, from the root down, that may still mean something.
+    """
+
+    path: Path
+    dirs: tuple[str, ...]
+
+
+@dataclass
+class Meaning:
+    """What the folders stand for.
+
+    Attributes:
+        splits: The pictures of each split; `dirs` of each is (), (class or client,) or
+            (client, class).
+        evidence: By subject of a `SourceDescription`: what decided.
+        notes: A line for each thing that was left out.
+        plain: Names of folders that only say that they hold pictures.
+    """
+
+    splits: dict[str, list[Picture]]
+    evidence: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    plain: set[str] = field(default_factory=set)
+
+
+def read_places(
+    pictures: Sequence[Picture],
+    root: Path,
+    folders: str | None,
+    splits: Mapping[str, str] | None,
+) -> Meaning:
+    """Returns what the folders of pictures stand for.
+
+    Args:
+        pictures: With all folders below the root, in the order they are to be read.
+        root: The folder that is the source.
+        folders: A key of LAYOUTS, as --folders says; None: as the folders say.
+        splits: The folder of each split, as --splits says; empty: none is a split; None: as the
+            folders say.
+
+    Raises:
+        ConfigError: `splits` names a folder that is not there.
+        DataError: Two readings are plausible, or pictures lie too deep.
+    """
+    meaning = Meaning({"train": list(pictures)})
+    meaning.splits["train"] = _unwrapped(meaning, meaning.splits["train"], root, folders)
+    if splits is None:
+        _take_splits(meaning, root)
+    elif splits:
+        _take_given_splits(meaning, root, splits)
+    for split, inside in meaning.splits.items():
+        meaning.splits[split] = _without_plain(meaning, _without_repeated(inside, meaning), folders)
+    _judge_inner_folders(meaning, root, folders)
+    return meaning
+
+
+def check_depths(meaning: Meaning, root: Path, folders: str | None) -> int:
+    """Returns how many folders are left above each picture: 1 or 2.
+
+    Raises:
+        DataError: They lie at several depths, too deep, directly in the folder of a split, or not
+            as --folders says; the message counts them.
+    """
+    depths: Counter[int] = Counter()
+    first: dict[int, Path] = {}
+    for pictures in meaning.splits.values():
+        for picture in pictures:
+            depth = len(picture.dirs)
+            depths[depth] += 1
+            first.setdefault(depth, picture.path)
+    if 0 in depths:
+        one = "client" if folders == "client" else "class"
+        raise DataError(
+            f"{first[0].parent}: pictures lie directly in it ({first[0].name}, {depths[0]:,} in "
+            f"all) and no table says what they show; put them into one folder a {one}, or give a "
+            "CSV file with a column of file names and one of labels beside them"
+        )
+    if len(depths) > 1:
+        listed = ", ".join(
+            f"{depths[each]:,} at depth {each} ({first[each]})" for each in sorted(depths)
+        )
+        raise DataError(
+            f"pictures lie at several depths: {listed}; lay all in class folders (depth 1), or all "
+            "in class folders within client folders (depth 2)"
+        )
+    (depth,) = depths
+    if depth > 2:
+        raise too_deep(first[depth].parent)
+    if folders is not None and (depth == 2) != (folders == "client/class"):
+        raise DataError(
+            f"{first[depth]}: does not lie in {LAYOUTS[folders]}, as --folders {folders} says; "
+            f"choose {'--folders client/class' if depth == 2 else '--folders class or client'}"
+        )
+    return depth
+
+
+def is_plain(name: str) -> bool:
+    """Returns whether a folder's name says only that pictures are in it."""
+    return _PLAIN.fullmatch(name) is not None
+
+
+# ---- Folders around everything -------------------------------------------------------------------
+
+
+def _unwrapped(
+    meaning: Meaning, pictures: list[Picture], root: Path, folders: str | None
+) -> list[Picture]:
+    """The pictures without the folders that hold all of them and name nothing."""
+    left_out: list[str] = []
+    deepest = 2 if folders == "client/class" else 1
+    while pictures:
+        name = pictures[0].dirs[0] if pictures[0].dirs else ""
+        is_around = all(each.dirs[:1] == (name,) and len(each.dirs) > deepest for each in pictures)
+        if not is_around or split_names.kind_of(name) is not None:
+            break
+        left_out.append(name)
+        pictures = [_drop(each, 0) for each in pictures]
+    if left_out:
+        meaning.notes.append(
+            f"folder {'/'.join(left_out)} holds all pictures: taken for a folder around the data, "
+            "not for a client; --folders client/class makes it one"
+        )
+    return pictures
+
+
+def _without_repeated(pictures: list[Picture], meaning: Meaning) -> list[Picture]:
+    """The pictures of a split without a folder in it that holds all and is named as a split is."""
+    while len(meaning.splits) > 1 and pictures and len(pictures[0].dirs) > 0:
+        name = pictures[0].dirs[0]
+        is_around = all(each.dirs[:1] == (name,) for each in pictures)
+        if not is_around or split_names.kind_of(name) is None:
+            break
+        pictures = [_drop(each, 0) for each in pictures]
+    return pictures
+
+
+def _without_plain(meaning: Meaning, pictures: list[Picture], folders: str | None) -> list[Picture]:
+    """The pictures of a split without folders called "images" and the like.
+
+    A lone level of folders of such names stays with --folders class or client.
+    """
+    level = 0
+    while pictures and all(len(each.dirs) > level for each in pictures):
+        names = {each.dirs[level] for each in pictures}
+        is_last = folders in ("class", "client") and min(len(each.dirs) for each in pictures) == 1
+        is_plain_level = all(is_plain(name) or _ASIDE.fullmatch(name) for name in names)
+        plain = {name for name in names if is_plain(name)}
+        if is_last or not is_plain_level or len(plain) != 1:
+            level += 1
+            continue
+        kept = [each for each in pictures if each.dirs[level] in plain]
+        if len(kept) < len(pictures):
+            aside = ", ".join(sorted(names - plain))
+            meaning.notes.append(
+                f"{len(pictures) - len(kept):,} pictures in folders {aside} were left out: they "
+                f"stand beside folders {', '.join(plain)}"
+            )
+        pictures = [_drop(each, level) for each in kept]
+        meaning.plain.update(plain)
+    return pictures
+
+
+# ---- Folders of splits ---------------------------------------------------------------------------
+
+
+def _take_splits(meaning: Meaning, root: Path) -> None:
+    """Takes out the first level of folders that name splits."""
+    pictures = meaning.splits["train"]
+    found = _top_splits(meaning, pictures, root)
+    level = 0
+    while found is None and level < 2:
+        level += 1
+        found = _inner_splits(pictures, level, root)
+    if found is None:
+        return
+    _cut(meaning, pictures, found, level)
+    where = "" if level == 0 else " in each folder above"
+    listed = ", ".join(f"{name} is {split}" for name, split in found.items())
+    why = f"by the names of folders{where}: {listed}"
+    alone = split_names.held_out_alone(found)
+    if alone is not None:
+        why += f" (nothing else is held out; --splits validation={alone} makes it validation)"
+    meaning.evidence["splits"] = why
+
+
+def _top_splits(meaning: Meaning, pictures: list[Picture], root: Path) -> dict[str, str] | None:
+    """The split of each folder of the first level; None where these are no splits."""
+    names = _names_at(pictures, 0)
+    if not names or any(not each.dirs for each in pictures):
+        return None
+    found = split_names.assign(names, str(root)) if _has_train(names) else {}
+    others = [name for name in names if name not in found]
+    if not found:
+        _refuse_held_out_alone(names, root)
+        return None
+    if not others:
+        return found
+    if len(found) == 1 and all(len(each.dirs) == 1 for each in pictures):
+        return None  # a class that is called train
+    labelled = _labelled(pictures, found, others)
+    if labelled:
+        given = ",".join(f"{split}={name}" for name, split in found.items())
+        raise DataError(
+            f"{root}: {', '.join(found)} may be splits, but {labelled[0]} beside them is none; "
+            f"choose --splits {given} to read these alone, or --splits none if they are classes "
+            "or clients"
+        )
+    kept = [each for each in pictures if each.dirs[0] in found]
+    meaning.notes.append(
+        f"{len(pictures) - len(kept):,} pictures in {', '.join(others)} were left out: nothing "
+        "says what they show"
+    )
+    pictures[:] = kept
+    return found
+
+
+def _labelled(
+    pictures: list[Picture], found: Mapping[str, str], others: Sequence[str]
+) -> list[str]:
+    """The folders beside splits whose pictures may have labels: they lie as deep as the others."""
+    train = next(name for name, split in found.items() if split == "train")
+    depth = min(len(each.dirs) for each in pictures if each.dirs[0] == train)
+    labelled = []
+    for name in others:
+        inside = [each for each in pictures if each.dirs[0] == name]
+        around = {each.dirs[1:] for each in inside}
+        is_flat = len(around) == 1 and depth > 1 and _says_nothing(next(iter(around)), name)
+        if not (is_flat or _UNLABELLED.fullmatch(name) or _ASIDE.fullmatch(name)):
+            labelled.append(name)
+    return labelled
+
+
+def _says_nothing(dirs: tuple[str, ...], name: str) -> bool:
+    """Whether folders within one only repeat its name or say that they hold pictures."""
+    return all(each == name or is_plain(each) for each in dirs)
+
+
+def _refuse_held_out_alone(names: Sequence[str], root: Path) -> None:
+    """Refuses folders that name held-out splits alone: train is not there, or they are classes."""
+    if all(split_names.kind_of(name) for name in names):
+        listed = ", ".join(names)
+        raise DataError(
+            f"{root}: holds {listed} but nothing to train on; give the folder of the train split "
+            f"too, or choose --splits train={names[0]} to train on it, or --splits none if "
+            "these are classes or clients"
+        )
+
+
+def _inner_splits(pictures: list[Picture], level: int, root: Path) -> dict[str, str] | None:
+    """The split of each name of folders at a level below the first; None where they name none."""
+    if any(len(each.dirs) <= level for each in pictures):
+        return None
+    names = _names_at(pictures, level)
+    if not all(split_names.kind_of(name) for name in names) or len(names) < 2:
+        return None
+    if not _has_train(names):
+        return None
+    return split_names.assign(names, str(root))
+
+
+def _take_given_splits(meaning: Meaning, root: Path, splits: Mapping[str, str]) -> None:
+    """Takes the folders that --splits names, at the first level where one stands."""
+    pictures = meaning.splits["train"]
+    found = {name: split for split, name in splits.items()}
+    for level in range(3):
+        names = _names_at(pictures, level)
+        if any(name in names for name in found):
+            break
+    missing = [name for name in found if name not in names]
+    if missing:
+        raise ConfigError(
+            f"--splits: {root} has no folder {missing[0]!r} with pictures but "
+            f"{', '.join(names[:10]) or 'none at all'}; choose one of them"
+        )
+    chosen = [each for each in pictures if len(each.dirs) > level and each.dirs[level] in found]
+    if len(chosen) < len(pictures):
+        meaning.notes.append(
+            f"{len(pictures) - len(chosen):,} pictures in no folder that --splits names were left "
+            "out"
+        )
+    _cut(meaning, chosen, found, level)
+    meaning.evidence["splits"] = "as --splits says"
+
+
+def _cut(
+    meaning: Meaning, pictures: Iterable[Picture], found: Mapping[str, str], level: int
+) -> None:
+    """Deals pictures to splits by the name at a level, and drops that name."""
+    dealt: dict[str, list[Picture]] = {split: [] for split in SPLITS}
+    for each in pictures:
+        dealt[found[each.dirs[level]]].append(_drop(each, level))
+    meaning.splits = {split: inside for split, inside in dealt.items() if inside}
+
+
+def _has_train(names: Iterable[str]) -> bool:
+    return any(split_names.kind_of(name) == "train" for name in names)
+
+
+# ---- Folders of classes and clients --------------------------------------------------------------
+
+
+def _judge_inner_folders(meaning: Meaning, root: Path, folders: str | None) -> None:
+    """Says what two folders are whose inner one has the same name everywhere.
+
+    Raises:
+        DataError: `folders` does not say, and there are several outer ones.
+    """
+    pictures = [each for inside in meaning.splits.values() for each in inside]
+    if folders not in (None, "class") or any(len(each.dirs) != 2 for each in pictures):
+        return
+    outer, inner = ({each.dirs[level] for each in pictures} for level in (0, 1))
+    if len(inner) != 1 or len(outer) < 2:
+        return
+    if folders is None:
+        name = next(iter(inner))
+        raise DataError(
+            f"{root}: each of its {len(outer):,} folders holds one folder {name!r} alone; choose "
+            "--folders class if the outer ones are classes, or --folders client/class if they are "
+            f"clients whose one class is {name!r}"
+        )
+    for split, inside in meaning.splits.items():
+        meaning.splits[split] = [_drop(each, 1) for each in inside]
+
+
+def _names_at(pictures: Iterable[Picture], level: int) -> list[str]:
+    """The names of folders at a level, in the order they are met."""
+    return list(dict.fromkeys(each.dirs[level] for each in pictures if len(each.dirs) > level))
+
+
+def _drop(picture: Picture, level: int) -> Picture:
+    return replace(picture, dirs=picture.dirs[:level] + picture.dirs[level + 1 :])

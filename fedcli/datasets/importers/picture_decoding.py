@@ -1,0 +1,150 @@
+"""Decodes picture files to pixels of one kind and, unless they are fitted, of one size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.datasets.batches import Pixels
+from fedcli.datasets.checks import MAX_SIDE
+from fedcli.datasets.importers import shared
+from fedcli.datasets.importers.picture_files import DECODERS
+from fedcli.datasets.importers.pillow import turn_upright
+from fedcli.errors import DataError
+
+_BLOCK_IMAGES = 256
+_GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B"}
+_DEEP_MODES = {"I", "I;16", "I;16L", "I;16B"}  # 16 bits a pixel
+_WHITE = (255, 255, 255, 255)
+
+
+class HasPath(Protocol):
+    """What is known of a picture file: at least where it is."""
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+
+
+FileType = TypeVar("FileType", bound=HasPath)
+
+
+class Decoder:
+    """Decodes images to one kind of pixels, and without a fit to one size: those of the first."""
+
+    def __init__(self, pillow: Any, color: str | None, *, is_fitted: bool) -> None:
+        self._pillow = pillow
+        self._color = color
+        self._is_asked = color is not None
+        self._is_fitted = is_fitted
+        self._first: tuple[Path, tuple[int, ...]] | None = None
+
+    def blocks(self, files: Sequence[FileType]) -> Iterator[tuple[list[FileType], Pixels]]:
+        """Yields images [k, H, W] or [k, H, W, C] of one size and type with their files."""
+        block: list[FileType] = []
+        images: list[NDArray[Any]] = []
+        num_bytes = 0
+        for file in files:
+            image = self._decode(file.path)
+            is_full = len(block) == _BLOCK_IMAGES or num_bytes > shared.BLOCK_BYTES
+            is_alike = not images or (image.shape, image.dtype) == (
+                images[0].shape,
+                images[0].dtype,
+            )
+            if is_full or not is_alike:
+                yield block, np.stack(images)
+                block, images, num_bytes = [], [], 0
+            block.append(file)
+            images.append(image)
+            num_bytes += image.nbytes
+        yield block, np.stack(images)
+
+    def _decode(self, path: Path) -> NDArray[Any]:
+        pixels = self._read(path)
+        if self._first is None:
+            self._first = path, pixels.shape[:2]
+        first, shape = self._first
+        if pixels.shape[:2] != shape and not self._is_fitted:
+            height, width = pixels.shape[:2]
+            raise DataError(
+                f"{path}: {height} x {width} pixels but {first} has {shape[0]} x {shape[1]}; "
+                "bring all to one size, as with --size 28x28"
+            )
+        return pixels
+
+    def _read(self, path: Path) -> NDArray[Any]:
+        # Whatever damaged bytes make Pillow raise (OSError, ValueError, SyntaxError, struct.error,
+        # zlib.error, …) means that the file is damaged.
+        try:
+            with self._pillow.open(path, formats=DECODERS) as image:
+                width, height = image.size
+                if max(width, height) <= MAX_SIDE:
+                    return self._convert(image, path)
+        except self._pillow.DecompressionBombError as err:
+            raise DataError(f"{path}: far too large; at most {MAX_SIDE} a side is read") from err
+        except self._pillow.UnidentifiedImageError as err:
+            raise DataError(
+                f"{path}: no whole image (none of {', '.join(DECODERS)}); mend or remove it"
+            ) from err
+        except (DataError, MemoryError):
+            raise
+        except Exception as err:
+            reason = str(err).partition("\n")[0].replace(str(path), "the file")[:120]
+            raise DataError(f"{path}: no whole image ({reason}); mend or remove it") from err
+        raise DataError(
+            f"{path}: {height} x {width} pixels are too large; at most {MAX_SIDE} a side is read"
+        )
+
+    def _convert(self, image: Any, path: Path) -> NDArray[Any]:
+        image.load()
+        turn_upright(image)
+        if image.mode == "F":
+            raise DataError(f"{path}: pixels are floating-point numbers; save them as 8 or 16 bits")
+        if image.mode in _DEEP_MODES and self._color in (None, "grey"):
+            self._color = "grey"
+            return _deep_grey(image, path)
+        if image.mode in _DEEP_MODES:
+            grey = self._pillow.fromarray((_deep_grey(image, path) * 255).round().astype(np.uint8))
+            return np.asarray(grey.convert("RGB"))
+        is_grey = image.mode in _GREY_MODES
+        flat = self._on_white(image)
+        if self._color is None:
+            self._color = "grey" if is_grey else "rgb"
+        if self._color == "rgb":
+            return np.asarray(flat.convert("RGB"))
+        if not (is_grey or self._is_asked or _has_no_color(flat)):
+            raise DataError(
+                f"{path}: has colours but the images before have none; choose --color grey or "
+                f"--color rgb for all{self._size_advice(image)}"
+            )
+        return np.asarray(flat.convert("L"))
+
+    def _size_advice(self, image: Any) -> str:
+        """What to do beside where an image is not of the first one's size."""
+        if self._first is None or self._is_fitted or image.size[::-1] == self._first[1]:
+            return ""
+        return ", and --size, as with --size 28x28, as sizes differ, too"
+
+    def _on_white(self, image: Any) -> Any:
+        """The image without transparency."""
+        if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            sheet = self._pillow.new("RGBA", image.size, _WHITE)
+            return self._pillow.alpha_composite(sheet, image).convert("RGB")
+        return image
+
+
+def _deep_grey(image: Any, path: Path) -> NDArray[np.float32]:
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+        raise DataError(f"{path}: has more than 16 bits a pixel; save it as 8 or 16 bits")
+    return (values / 65535).astype(np.float32)
+
+
+def _has_no_color(image: Any) -> bool:
+    channels = np.asarray(image.convert("RGB"))
+    return bool((channels == channels[..., :1]).all())

@@ -1,0 +1,79 @@
+"""The files below a folder of pictures, in a fixed order, without what systems put there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedcli.errors import DataError
+
+DECODERS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+SUFFIXES = {
+    *(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+}
+MAX_DEPTH = 8  # folders above a picture
+_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"GIF8", b"II*\0", b"MM\0*")
+_PPM = {b"P%d" % number for number in range(1, 7)}
+# What macOS, Windows and Synology make, and other programs; hidden files count as such, too.
+_JUNK = {
+    *("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"),
+    "__pycache__",
+}
+
+
+def walk(folder: Path, depth: int = MAX_DEPTH) -> Iterator[Path]:
+    """Yields the files below a folder, sorted; hidden ones and what systems make are left alone.
+
+    Raises:
+        DataError: There is a link that leads out of the folder or up in it, or folders are nested
+            too deep.
+        OSError: A folder cannot be read.
+    """
+    yield from _walk(folder, folder.resolve(), depth)
+
+
+def looks_like_picture(path: Path) -> bool:
+    """Returns whether a file begins as a picture of a kind that is read."""
+    with path.open("rb") as file:
+        start = file.read(12)
+    is_ppm = start[:2] in _PPM and start[2:3] in b" \t\r\n#" and len(start) > 2
+    return (
+        is_ppm or start.startswith(_SIGNATURES) or (start[:4] == b"RIFF" and start[8:] == b"WEBP")
+    )
+
+
+def too_deep(path: Path) -> DataError:
+    """Returns the error for a folder below too many others."""
+    return DataError(
+        f"{path}: lies too deep; only class folders, client folders or class folders within client "
+        "folders are read, in folders of splits or without"
+    )
+
+
+def _walk(folder: Path, root: Path, depth: int) -> Iterator[Path]:
+    for entry in _entries(folder):
+        path = folder / entry.name
+        if entry.is_symlink():
+            target = path.resolve()
+            if not target.is_relative_to(root):
+                raise DataError(f"{path}: is a link out of the folder; copy what it leads to")
+            if folder.resolve().is_relative_to(target):
+                raise DataError(f"{path}: is a link to a folder that it lies in; remove it")
+        if entry.is_file():
+            yield path
+        elif entry.is_dir():
+            if not depth:
+                raise too_deep(path)
+            yield from _walk(path, root, depth - 1)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        visible = [
+            entry
+            for entry in entries
+            if not entry.name.startswith(".") and entry.name.lower() not in _JUNK
+        ]
+    return sorted(visible, key=lambda entry: entry.name)

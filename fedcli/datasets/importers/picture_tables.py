@@ -1,0 +1,443 @@
+"""Tables beside pictures that say what each one shows, whose it is and which split it is in.
+
+A table is CSV, or text with tabs, semicolons or spaces, with a header or without. Its column of file
+names is found by content: the one whose values are pictures that are there. Labels, owners and
+splits are columns with a usual name; what has one meaning only needs no name at all. Several tables
+of the same pictures (CelebA's attributes, identities and partition) are read as one.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedcli.datasets.importers import split_names
+from fedcli.datasets.importers.picture_files import SUFFIXES
+from fedcli.datasets.importers.source_files import start_of
+from fedcli.errors import ConfigError, DataError
+
+TABLE_SUFFIXES = {".csv", ".tsv", ".txt", ".tab", ".dat"}
+OWNER_COLUMNS = (
+    *("client_id", "client", "writer_id", "writer", "user_id", "user", "owner_id", "owner"),
+    *("subject_id", "subject", "patient_id", "patient", "person_id", "person"),
+    *("identity", "celeb", "celebrity", "author", "photographer", "participant"),
+)
+LABEL_COLUMNS = (
+    *("label", "labels", "class", "class_name", "classname", "class_id", "classid", "y"),
+    *("target", "label_id", "labelid", "label_name", "category", "category_name", "category_id"),
+    *("species", "breed", "digit", "emotion", "diagnosis", "expression"),
+)
+SPLIT_COLUMNS = ("split", "partition", "set", "subset", "fold", "usage", "phase", "dataset")
+# What numbers in a column of splits mean: CelebA's list_eval_partition.
+_NUMBERED_SPLITS = {"0": "train", "1": "validation", "2": "test"}
+_MAX_TABLE_BYTES = 512 << 20
+_MAX_LINE = 1 << 20  # characters
+_MAX_COLUMNS = 4096
+_LOOKED_AT = 1 << 16  # bytes by which a table is recognised
+_LEAST_SHARE = 0.5  # of the rows must name pictures
+_SHOWN = 8  # columns in a message
+_WHOLE = re.compile(r"[+-]?0*([0-9]{1,18})(?:\.0*)?")
+_MISSING = {"", "nan", "na", "n/a", "null", "none", "?"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A text file of rows.
+
+    Attributes:
+        path: The file.
+        columns: Their names; numbers from "1" on where there is no header.
+        rows: Fields of each row with its line number.
+        has_header: Whether the names stand in the file.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: list[tuple[int, list[str]]]
+    has_header: bool
+
+
+@dataclass
+class Rows:
+    """What tables say of pictures.
+
+    Attributes:
+        fields: By picture: column name to (text, place in a file for messages).
+        columns: All columns but those of file names.
+        tables: The files, in the order they were read.
+        table_of: By picture: the table that it was first met in.
+        num_unknown: Rows that name no picture.
+        file_columns: The column of file names of each table.
+    """
+
+    fields: dict[Path, dict[str, tuple[str, str]]] = field(default_factory=dict)
+    columns: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    table_of: dict[Path, Path] = field(default_factory=dict)
+    num_unknown: int = 0
+    file_columns: list[str] = field(default_factory=list)
+
+
+def looks_like_table(path: Path) -> bool:
+    """Returns whether a file is text whose first rows name picture files."""
+    if not path.is_file() or path.suffix.lower() not in {*TABLE_SUFFIXES, ""}:
+        return False
+    start = start_of(path, _LOOKED_AT)
+    try:
+        text = start.decode("utf-8-sig", "strict" if len(start) < _LOOKED_AT else "ignore")
+    except UnicodeDecodeError:
+        return False
+    if "\0" in text or "{" in text[:1]:
+        return False
+    lines = [line for line in text.splitlines()[:6] if line.strip()]
+    if len(start) == _LOOKED_AT and len(lines) > 1:
+        lines = lines[:-1]
+    return any(
+        Path(value.strip().strip('"')).suffix.lower() in SUFFIXES
+        for line in lines[1:] or lines
+        for value in re.split(r"[,;\t ]", line)
+    )
+
+
+def read_table(path: Path) -> Table:
+    """Returns the rows of a text file.
+
+    Raises:
+        DataError: It is too large, no UTF-8 text, or a row has another number of fields.
+        OSError: It cannot be read.
+    """
+    if path.stat().st_size > _MAX_TABLE_BYTES:
+        raise DataError(f"{path}: a table of labels has at most {_MAX_TABLE_BYTES >> 20} MB")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = [(number, line) for number, line in _numbered(file, path) if line.strip()]
+    except UnicodeDecodeError as err:
+        raise DataError(f"{path}: not UTF-8 text ({err.reason}); save it as UTF-8") from err
+    if lines and lines[0][1].strip().isdigit() and int(lines[0][1]) in range(len(lines) + 1):
+        del lines[0]  # the number of rows, as CelebA's tables begin
+    if not lines:
+        raise DataError(f"{path}: holds no rows; give a column of file names and one of labels")
+    delimiter = _delimiter([line for _, line in lines[:6]])
+    rows = [(number, _split(line, delimiter, f"{path}: line {number}")) for number, line in lines]
+    has_header = not any(_names_picture(text) for text in rows[0][1]) and len(rows) > 1
+    header = rows.pop(0)[1] if has_header else []
+    width = len(rows[0][1])
+    if has_header and len(header) == width - 1:
+        header = ["file", *header]  # whose name is left out where it is only spaces
+    for number, row in rows:
+        if len(row) != width:
+            raise DataError(
+                f"{path}: line {number}: {len(row)} fields but the rows before have {width}; "
+                "mend the row"
+            )
+    if has_header and len(header) != width:
+        raise DataError(
+            f"{path}: the header has {len(header)} fields but the rows have {width}; mend it"
+        )
+    names = header or [str(place + 1) for place in range(width)]
+    _check_unique(names, path)
+    return Table(path, tuple(names), rows, has_header)
+
+
+def match_pictures(
+    tables: Sequence[Path], pictures: Sequence[Path], root: Path, file_column: str | None
+) -> Rows:
+    """Returns what the tables say of the pictures; tables that name none of them do not count.
+
+    Args:
+        tables: Text files; those that are no tables are passed over.
+        pictures: What they may name: by a path from the root or from the table's folder, by a
+            name that is there once, or by that name without its ending.
+        root: The folder of the source.
+        file_column: The column of file names, as --file-column says.
+
+    Raises:
+        ConfigError: No table has the column that `file_column` names.
+        DataError: A table cannot be read, or a picture has two rows in one.
+    """
+    rows = Rows()
+    finder = _Finder(pictures, root)
+    is_found = file_column is None
+    for path in tables:
+        try:
+            table = read_table(path)
+        except DataError:
+            if file_column is not None or len(tables) == 1:
+                raise
+            continue
+        if file_column is not None and file_column not in table.columns:
+            continue
+        is_found = True
+        place = _file_place(table, finder, file_column)
+        if place is not None:
+            _join(rows, table, place, finder)
+    if not is_found:
+        raise ConfigError(
+            f"--file-column {file_column}: no table in {root} has that column; "
+            f"tables are {', '.join(each.name for each in tables[:_SHOWN]) or 'none'}"
+        )
+    return rows
+
+
+def find_column(
+    rows: Rows, names: Sequence[str], given: str | None, option: str, where: str
+) -> str | None:
+    """Returns the column that an option names, else the first with a usual name, else None.
+
+    Raises:
+        ConfigError: There is no column as the option says.
+    """
+    if given is not None:
+        if given not in rows.columns:
+            raise ConfigError(
+                f"{option} {given}: no such column in {where}; it has {listed(rows.columns)}"
+            )
+        return given
+    by_name = {_plain(column): column for column in reversed(rows.columns)}
+    return next((by_name[name] for name in map(_plain, names) if name in by_name), None)
+
+
+def find_labels(
+    rows: Rows, given: str | None, taken: Sequence[str | None], known: Sequence[str], where: str
+) -> tuple[str, str]:
+    """Returns the column of labels and what decided on it.
+
+    Args:
+        rows: What tables say.
+        given: As --label-column says.
+        taken: Columns that are something else.
+        known: Names of classes that folders show; a column of such names holds the labels.
+        where: Starts messages.
+
+    Raises:
+        ConfigError: There is no column as --label-column says.
+        DataError: Several columns may be the labels, or none.
+    """
+    free = [name for name in rows.columns if name not in taken]
+    if given is not None:
+        found = find_column(rows, (), given, "--label-column", where)
+        assert found is not None
+        return found, "as --label-column says"
+    usual = [name for name in free if _plain(name) in map(_plain, LABEL_COLUMNS)]
+    if usual:
+        others = [name for name in usual[1:] if not _agree(rows, usual[0], name)]
+        if others:
+            raise DataError(
+                f"{where}: columns {usual[0]} and {others[0]} may both be the labels, and they "
+                f"differ; choose one with --label-column {usual[0]}"
+            )
+        return usual[0], f"column {usual[0]} of {where}"
+    if known:
+        named = [name for name in free if set(_texts(rows, name)) <= set(known)]
+        if len(named) == 1:
+            return named[0], f"column {named[0]} of {where} has the names of the class folders"
+    if len(free) == 1:
+        return free[0], f"column {free[0]} of {where}, the only one beside the file names"
+    few = [name for name in free if not _is_measure(rows, name)]
+    if len(few) == 1:
+        return few[0], f"column {few[0]} of {where}, the only one with few values"
+    if not free:
+        raise DataError(f"{where}: has no column of labels; add one called label")
+    example = few[0] if few else free[0]
+    raise DataError(
+        f"{where}: no column is called label, and {listed(few or free)} may all be; choose one "
+        f"with --label-column, as in --label-column {example}"
+    )
+
+
+def splits_of(rows: Rows, column: str | None) -> dict[str, str]:
+    """Returns the split of each value of a column, or {} where these are no splits."""
+    if column is None:
+        return {}
+    values = list(dict.fromkeys(_texts(rows, column)))
+    if values and set(values) <= set(_NUMBERED_SPLITS) and "partition" in column.lower():
+        return {value: _NUMBERED_SPLITS[value] for value in values}
+    if not all(split_names.kind_of(value) for value in values):
+        return {}
+    if not any(split_names.kind_of(value) == "train" for value in values):
+        return {}
+    return split_names.assign(values, f"column {column}")
+
+
+def class_text(text: str, where: str) -> str:
+    """Returns a label as a class's name; 3.0 and 3 are one.
+
+    Raises:
+        DataError: It is missing; the message starts with `where`.
+    """
+    value = text.strip()
+    if value.lower() in _MISSING:
+        raise DataError(f"{where}: has no label ({text!r}); give each picture one, or drop the row")
+    match = _WHOLE.fullmatch(value)
+    if match is None:
+        return value
+    return f"-{match[1]}" if value.startswith("-") and int(match[1]) else match[1]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Returns the first of some names, for a message."""
+    shown = ", ".join(name[:40] for name in names[:_SHOWN])
+    return f"{shown}, ..." if len(names) > _SHOWN else shown or "none"
+
+
+# ---- Reading text --------------------------------------------------------------------------------
+
+
+def _numbered(file: Iterator[str], path: Path) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(file, 1):
+        if len(line) > _MAX_LINE:
+            raise DataError(f"{path}: line {number}: over {_MAX_LINE:,} characters; mend the row")
+        yield number, line.rstrip("\r\n")
+
+
+def _delimiter(lines: Sequence[str]) -> str:
+    """The character between fields: one that stands in every line as often, else spaces."""
+    for delimiter in ",\t;|":
+        counts = {line.count(delimiter) for line in lines if '"' not in line}
+        if counts and 0 not in counts and len(counts) == 1:
+            return delimiter
+    return "," if all("," in line for line in lines) else " "
+
+
+def _split(line: str, delimiter: str, where: str) -> list[str]:
+    if delimiter == " ":
+        return line.split()
+    try:
+        fields = next(csv.reader([line], delimiter=delimiter))
+    except csv.Error as err:
+        raise DataError(f"{where}: its quotes do not match ({err}); mend the row") from err
+    if len(fields) > _MAX_COLUMNS:
+        raise DataError(f"{where}: over {_MAX_COLUMNS:,} fields; a table of labels has few")
+    return [text.strip() for text in fields]
+
+
+def _check_unique(names: Sequence[str], path: Path) -> None:
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"{path}: column {name!r} stands {count} times; rename all but one")
+
+
+def _names_picture(text: str) -> bool:
+    return Path(text).suffix.lower() in SUFFIXES
+
+
+# ---- Rows and pictures ---------------------------------------------------------------------------
+
+
+class _Finder:
+    """Finds a picture by what a table calls it."""
+
+    def __init__(self, pictures: Sequence[Path], root: Path) -> None:
+        self._by_path = {each.relative_to(root).as_posix(): each for each in pictures}
+        self._by_name: dict[str, Path | None] = {}
+        for path in pictures:
+            for key in {path.name, path.stem}:
+                self._by_name[key] = None if key in self._by_name else path
+        self._root = root
+
+    def find(self, text: str, table: Path) -> Path | None:
+        """The picture, or None. A name that several pictures have names none."""
+        name = text.replace("\\", "/").removeprefix("./")
+        folder = table.parent
+        inside = "" if folder == self._root else folder.relative_to(self._root).as_posix() + "/"
+        found = self._by_path.get(inside + name) or self._by_path.get(name)
+        if found is not None:
+            return found
+        parts = name.split("/")
+        if len(parts) == 1:
+            return self._by_name.get(name)
+        candidate = self._by_name.get(parts[-1])
+        # A path that begins above the root, as tables written elsewhere have it.
+        is_alike = candidate is not None and candidate.parent.name == parts[-2]
+        return candidate if is_alike else None
+
+
+def _file_place(table: Table, finder: _Finder, given: str | None) -> int | None:
+    """The place of the column of file names; None where no column names pictures."""
+    if given is not None:
+        return table.columns.index(given)
+    shares = []
+    for place in range(len(table.columns)):
+        values = [row[place] for _, row in table.rows]
+        found = sum(finder.find(value, table.path) is not None for value in values)
+        # A number may be a picture's name without its ending; a name with one is no chance.
+        is_named = sum(map(_names_picture, values)) * 2 > len(values)
+        shares.append((found / len(values), is_named, -place))
+    share, is_named, place = max(shares, key=lambda each: (each[0] >= _LEAST_SHARE, *each[1::-1]))
+    return -place if share >= _LEAST_SHARE or (is_named and share > 0) else None
+
+
+def _join(rows: Rows, table: Table, place: int, finder: _Finder) -> None:
+    """Adds what a table says of the pictures it names."""
+    names = _column_names(table, place)
+    seen: dict[Path, int] = {}
+    for number, row in table.rows:
+        picture = finder.find(row[place], table.path)
+        where = f"{table.path}: line {number}"
+        if picture is None:
+            rows.num_unknown += 1
+            continue
+        if picture in seen:
+            raise DataError(
+                f"{where}: {row[place]} stood in line {seen[picture]} already; keep one row each"
+            )
+        seen[picture] = number
+        known = rows.fields.setdefault(picture, {})
+        rows.table_of.setdefault(picture, table.path)
+        for name, text in zip(names, row, strict=True):
+            if name is not None and name not in known:
+                known[name] = (text, where)
+    if seen:
+        rows.tables.append(table)
+        rows.file_columns.append(table.columns[place])
+        rows.columns += [name for name in names if name is not None and name not in rows.columns]
+
+
+def _column_names(table: Table, place: int) -> list[str | None]:
+    """A table's columns, None for the file names; the only other without a name gets the file's."""
+    names: list[str | None] = list(table.columns)
+    names[place] = None
+    if not table.has_header and len(names) == 2:
+        names[1 - place] = _name_from(table.path.stem)
+    return names
+
+
+def _name_from(stem: str) -> str:
+    """What the lone column of a file is called: by a usual word in the file's name, else that."""
+    words = [word.lower() for word in re.findall(r"[A-Za-z]+", stem)]
+    for usual in (OWNER_COLUMNS, SPLIT_COLUMNS, LABEL_COLUMNS):
+        for word in words:
+            if word in usual:
+                return word
+    return stem
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _texts(rows: Rows, column: str) -> Iterator[str]:
+    return (each[column][0] for each in rows.fields.values() if column in each)
+
+
+def _agree(rows: Rows, one: str, other: str) -> bool:
+    """Whether two columns name the same classes: each value of one goes with one of the other."""
+    pairs = {
+        (each[one][0], each[other][0])
+        for each in rows.fields.values()
+        if one in each and other in each
+    }
+    return len({a for a, _ in pairs}) == len(pairs) == len({b for _, b in pairs})
+
+
+def _is_measure(rows: Rows, column: str) -> bool:
+    """Whether a column holds measures or ids: numbers of many values, or a value for each row."""
+    values = list(_texts(rows, column))
+    distinct = len(set(values))
+    if distinct < 2 or distinct * 2 > len(values):
+        return True
+    return distinct > 20 and all(re.fullmatch(r"[+-]?[0-9.]+(e[+-]?\d+)?", each) for each in values)

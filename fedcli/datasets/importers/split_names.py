@@ -1,0 +1,79 @@
+"""Which names of folders, files and columns say train, test or validation.
+
+A name is cut into words, at capitals, digits and other characters that are no letters. It names a
+split where one of its words does: "seg_train", "TestSet", "val2017", "Training".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from fedcli.errors import DataError
+from fedcli.settings.vocabulary import VALIDATION
+
+EITHER = "test or validation"  # what "eval" may be: the one that no other name claims
+_STEMS = {
+    **dict.fromkeys(("train", "training", "trn", "trainval"), "train"),
+    **dict.fromkeys(("test", "testing", "tst"), "test"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev"), VALIDATION),
+    **dict.fromkeys(("eval", "evaluation", "evaluate", "holdout", "heldout"), EITHER),
+}
+# What may stand behind such a word without a capital or another character between.
+_ENDINGS = r"(?:sets?|data|datasets?|images?|imgs?|pictures?|pics?|photos?|split|folder|labels?)?"
+_WORD = re.compile(f"({'|'.join(sorted(_STEMS, key=len, reverse=True))}){_ENDINGS}")
+_CUT = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # words of ASCII letters, camel case too
+
+
+def kind_of(name: str) -> str | None:
+    """Returns the split that a name names: "train", "test", "validation" or EITHER; else None.
+
+    A name that names two ("train_test") names none.
+    """
+    matches = (_WORD.fullmatch(word.lower()) for word in _CUT.findall(name))
+    kinds = {_STEMS[match[1]] for match in matches if match}
+    if "hold" in name.lower() and {"hold", "out"} <= {word.lower() for word in _CUT.findall(name)}:
+        kinds.add(EITHER)
+    return kinds.pop() if len(kinds) == 1 else None
+
+
+def assign(names: Iterable[str], where: str) -> dict[str, str]:
+    """Returns the split of each name that names one.
+
+    What is held out alone is the split "test", whatever its name.
+
+    Args:
+        names: Of the folders, files or values that stand beside each other.
+        where: Starts the message.
+
+    Raises:
+        DataError: Two names would be one split.
+    """
+    kinds = {name: kind for name in names if (kind := kind_of(name)) is not None}
+    held_out = [name for name, kind in kinds.items() if kind != "train"]
+    if len(held_out) == 1 and "train" in kinds.values():
+        kinds[held_out[0]] = "test"
+    free = "test" if "test" not in kinds.values() else VALIDATION
+    splits = {name: free if kind == EITHER else kind for name, kind in kinds.items()}
+    by_split: dict[str, str] = {}
+    for name, split in splits.items():
+        other = by_split.setdefault(split, name)
+        if other != name:
+            raise DataError(
+                f"{where}: {other} and {name} would both be split {split!r}; move one away, or "
+                f"name one with --splits, as in --splits {_example(kinds, split, name)}"
+            )
+    return splits
+
+
+def held_out_alone(splits: Mapping[str, str]) -> str | None:
+    """Returns the name that is split "test" only because nothing else is held out, else None."""
+    for name, split in splits.items():
+        if split == "test" and kind_of(name) != "test":
+            return name
+    return None
+
+
+def _example(kinds: Mapping[str, str], split: str, name: str) -> str:
+    train = next((each for each, kind in kinds.items() if kind == "train"), "FOLDER")
+    return f"train={train},test=FOLDER" if split == "train" else f"train={train},{split}={name}"
