@@ -80,7 +80,7 @@ FLOORS = {
         ("spool",),
         ("cache", "checks"),
         ("batches",),
-        ("batch_plan", "data_folder"),
+        ("batch_plan", "data_folder", "description"),
     ),
     "settings": (
         ("config_file", "rules"),

@@ -11,7 +11,13 @@ import click
 from fedcli.cli import options as opt
 from fedcli.settings.tables.formats import FORMATS
 from fedcli.settings.tables.partitions import PARTITIONS
-from fedcli.settings.vocabulary import HOLD_OUTS
+from fedcli.settings.vocabulary import (
+    HOLD_OUTS,
+    PIXEL_CONVENTIONS,
+    PIXEL_RANGES,
+    SPLITS,
+    VALIDATION,
+)
 
 if TYPE_CHECKING:
     from fedcli.cli.screen.output import Remarks
@@ -19,7 +25,7 @@ if TYPE_CHECKING:
 
 SOURCE = "Source"
 FILTERS = "Pixels and clients"
-SPLITS = "Splits and partition"
+PARTITION = "Splits and partition"
 # \b keeps click from wrapping what follows it.
 HELP = """Make a fedcli store of SOURCE, a file or folder in any of these formats, told by content.
 
@@ -31,6 +37,7 @@ Examples:
   fedcli preprocess train.h5 --test-data test.h5 --out emnist.h5
   fedcli preprocess mnist/ --out skewed.h5 --partition dirichlet-class --seed 7
   fedcli preprocess photos/ --out photos.h5 --size 32 --hold-out within
+  fedcli preprocess photos/ --dry-run
   fedcli preprocess --verify emnist.h5
 """.format(formats="\n".join(f"  {name:<12}{row.doc}" for name, row in FORMATS.items()))
 
@@ -53,6 +60,55 @@ class Sides(click.ParamType["tuple[int, ...]"]):
         if len(numbers) not in self.counts or 0 in numbers:
             self.fail(f"{value!r} is not of the form {self.name}.", param, ctx)
         return numbers * 2 if len(numbers) == 1 else numbers
+
+
+class SplitNames(click.ParamType["dict[str, str]"]):
+    """Names of folders or files by split: train=NAME,test=NAME, or none."""
+
+    name = "none|SPLIT=NAME,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> dict[str, str]:
+        """Returns the name of each split, {} for none."""
+        if isinstance(value, dict):
+            return value
+        if value == "none":
+            return {}
+        pairs = [each.partition("=") for each in value.split(",")]
+        splits = {split.strip(): name.strip() for split, _, name in pairs}
+        if not all(splits.values()) or len(splits) < len(pairs) or not set(splits) <= set(SPLITS):
+            self.fail(
+                f"{value!r} is not of the form {self.name} with {', '.join(SPLITS)}.", param, ctx
+            )
+        return splits
+
+
+class HoldOut(click.ParamType["tuple[str | None, str, float | None]"]):
+    """What is held out: within, clients or central, with its split before and its share behind."""
+
+    name = f"[SPLIT=]{'|'.join(HOLD_OUTS)}[:X]"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str | None, str, float | None]:
+        """Returns split, kind and share; None where they are not given."""
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(?:(\w+)=)?([\w-]+)(?::([0-9.eE+-]+))?", value)
+        split, kind, share = match.groups() if match else (None, "", None)
+        try:
+            fraction = None if share is None else float(share)
+        except ValueError:
+            kind = ""
+        if kind not in HOLD_OUTS or split not in (None, "test", VALIDATION):
+            self.fail(
+                f"{value!r} is not one of {', '.join(HOLD_OUTS)}, with test= or {VALIDATION}= "
+                f"before it or :X behind it, as in {VALIDATION}=within:0.1.",
+                param,
+                ctx,
+            )
+        return split, kind, fraction
 
 
 @click.command(cls=opt.SectionCommand, help=HELP)
@@ -92,9 +148,36 @@ class Sides(click.ParamType["tuple[int, ...]"]):
     type=int,
     metavar="N",
 )
-@opt.option("--label-column", help="CSV column, npz key of labels.", section=SOURCE, metavar="NAME")
 @opt.option(
-    "--id-column", help="CSV column, npz key of client ids.", section=SOURCE, metavar="NAME"
+    "--dry-run",
+    help="Print what SOURCE was taken to be and from what evidence; write nothing.",
+    section=SOURCE,
+    is_flag=True,
+)
+@opt.option(
+    "--label-column",
+    help="Column of labels in a table, key of labels in an npz. Default: by name or content.",
+    section=SOURCE,
+    metavar="NAME",
+)
+@opt.option(
+    "--id-column",
+    help="Column or key of client ids, likewise.",
+    section=SOURCE,
+    metavar="NAME",
+)
+@opt.option(
+    "--file-column",
+    help="Column of file names in a table of pictures. Default: by content.",
+    section=SOURCE,
+    metavar="NAME",
+)
+@opt.option(
+    "--splits",
+    help="Which folder or file is which split, such as train=Training,test=Testing; none: none is "
+    "a split. Default: as their names say.",
+    section=SOURCE,
+    type=SplitNames(),
 )
 @opt.option(
     "--image-shape",
@@ -114,6 +197,18 @@ class Sides(click.ParamType["tuple[int, ...]"]):
     help="What image files become. Default: as the first one is.",
     section=SOURCE,
     type=click.Choice(["grey", "rgb"]),
+)
+@opt.option(
+    "--pixel-range",
+    help="From what to what pixels of arrays and tables go. Default: as the largest says.",
+    section=SOURCE,
+    type=click.Choice(PIXEL_RANGES),
+)
+@opt.option(
+    "--polarity",
+    help="What 1.0 is in SOURCE. Default: as its format or its pixels say.",
+    section=SOURCE,
+    type=click.Choice(PIXEL_CONVENTIONS),
 )
 @opt.option(
     "--size",
@@ -140,15 +235,16 @@ class Sides(click.ParamType["tuple[int, ...]"]):
 )
 @opt.option(
     "--hold-out",
-    help="Make a test split: a share of each client, of the clients, or of all in one pool "
-    "(stratified by label, split 'central'). Default: none but the source's own.",
-    section=SPLITS,
-    type=click.Choice(HOLD_OUTS),
+    help="Make a test split, or a validation split beside a test split: a share of each client "
+    "(within), of the clients, or of all in one pool (central, stratified by label). validation= "
+    "or test= before it says which, :X behind it the share. Default: none but the source's own.",
+    section=PARTITION,
+    type=HoldOut(),
 )
 @opt.option(
     "--hold-out-fraction",
     help="That share.  [default: 0.1]",
-    section=SPLITS,
+    section=PARTITION,
     type=float,
     metavar="X",
 )
@@ -157,7 +253,7 @@ class Sides(click.ParamType["tuple[int, ...]"]):
     help="Deal examples to clients anew: " + ", ".join(PARTITIONS) + ", or some joined by +; "
     "'fedcli info NAME' says what each does. Default: the source's own clients, iid if it has "
     "none.",
-    section=SPLITS,
+    section=PARTITION,
     metavar="NAME[+NAME]",
     type=opt.Name(lambda: PARTITIONS),
 )
@@ -165,12 +261,12 @@ class Sides(click.ParamType["tuple[int, ...]"]):
     "--partition-option",
     "partition_options",
     help="Option of the partition, such as clients=100.",
-    section=SPLITS,
+    section=PARTITION,
 )
 @opt.option(
     "--seed",
     help="Seed of partition and hold-out: same seed, same bytes.  [default: 0]",
-    section=SPLITS,
+    section=PARTITION,
     type=int,
     metavar="N",
 )
@@ -183,26 +279,76 @@ def preprocess(
     as_json: bool,
     quiet: bool,
     verbose: bool,
+    dry_run: bool,
+    splits: dict[str, str] | None,
     **given: Any,
 ) -> None:
     """Makes a store, or checks one; `HELP` is what --help shows."""
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
     options = opt.given({name: None if value is False else value for name, value in given.items()})
+    if splits is not None:
+        options["splits"] = splits
     if verify is not None:
         _refuse_beside_verify(sources, out, options)
         _verify(verify, remarks, as_json=as_json)
         return
-    if "hold_out_fraction" in options and "hold_out" not in options:
-        raise click.UsageError("--hold-out-fraction needs --hold-out", click.get_current_context())
+    _spell_out_hold_out(options)
+    if dry_run and sources:
+        _look(sources, options, remarks, as_json=as_json)
+        return
     if not sources or out is None:
         missing = "SOURCE" if not sources else "--out FILE"
         raise click.UsageError(f"missing {missing}", click.get_current_context())
     prepared = _prepare(sources, out, options, remarks)
+    for line in prepared.description.lines():
+        remarks.note(line)
     for note in prepared.notes:
         remarks.note(note)
     from fedcli.cli.screen import preparation_tables
 
     preparation_tables.show(prepared, as_json=as_json)
+
+
+def _spell_out_hold_out(options: dict[str, Any]) -> None:
+    """Makes the options of `PrepareOptions` of --hold-out's value: kind, split and share."""
+    given = options.pop("hold_out", None)
+    if given is None:
+        if "hold_out_fraction" in options:
+            raise click.UsageError(
+                "--hold-out-fraction needs --hold-out", click.get_current_context()
+            )
+        return
+    split, options["hold_out"], fraction = given
+    if split is not None:
+        options["hold_out_split"] = split
+    if fraction is not None:
+        if "hold_out_fraction" in options:
+            raise click.UsageError(
+                "--hold-out-fraction and the share in --hold-out contradict each other",
+                click.get_current_context(),
+            )
+        options["hold_out_fraction"] = fraction
+
+
+def _look(
+    sources: tuple[Path, ...], options: dict[str, Any], remarks: Remarks, *, as_json: bool
+) -> None:
+    """Prints what sources were taken to be."""
+    from fedcli.cli.jobs.long_job import run_job
+    from fedcli.cli.screen import preparation_tables
+    from fedcli.datasets.preparation.prepare_options import PrepareOptions
+    from fedcli.datasets.preparation.preparing import look
+
+    prepare_options = PrepareOptions(**options)
+    seen = run_job(
+        f"reading {sources[0].name}",
+        "examples",
+        lambda tell: look(sources, prepare_options, tell),
+        remarks=remarks,
+    )
+    for note in seen.notes:
+        remarks.note(note)
+    preparation_tables.show_look(seen, as_json=as_json)
 
 
 def _refuse_beside_verify(

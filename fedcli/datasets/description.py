@@ -66,7 +66,7 @@ class SourceDescription:
         return {name: getattr(self, name) for name in names}
 
     def lines(self) -> list[str]:
-        """Returns a heading and a line for each subject; options that override stand in brackets."""
+        """Returns a line for each subject; the option that overrides it stands in brackets."""
         lines = [f"{name}: {finding.line()}" for name, finding in self.findings().items()]
         return [f"{self.source} is read as {lines[0]}", *lines[1:]]
 

@@ -12,11 +12,18 @@ from fedcli.datasets.client_data import CENTRAL, ClientData
 from fedcli.errors import ConfigError
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.tables.algorithms import ALGORITHMS
-from fedcli.settings.vocabulary import HELD_OUT
+from fedcli.settings.vocabulary import HELD_OUT, VALIDATION
 
 
-def evaluated_split(config: RunConfig, splits: Mapping[str, ClientData]) -> str | None:
-    """Returns the split that is evaluated beside train: test, else central, None without both."""
+def evaluated_splits(config: RunConfig, splits: Mapping[str, ClientData]) -> list[str]:
+    """Returns the splits that a run is evaluated on: train, validation, test or else central."""
+    held_out = tested_split(config, splits)
+    names = ("train", VALIDATION if VALIDATION in splits else None, held_out)
+    return [name for name in names if name is not None]
+
+
+def tested_split(config: RunConfig, splits: Mapping[str, ClientData]) -> str | None:
+    """Returns the split that a run is tested on: test, else central, None without both."""
     held_out = _held_out_split(splits)
     return None if held_out == CENTRAL and _has_own_models(config) else held_out
 
@@ -24,12 +31,13 @@ def evaluated_split(config: RunConfig, splits: Mapping[str, ClientData]) -> str 
 def notes_of_evaluation(config: RunConfig, splits: Mapping[str, ClientData]) -> tuple[str, ...]:
     """Returns what to know of the evaluations in a run on these splits, a line each."""
     notes = note_of_models(config)
+    where = "train and validation only" if VALIDATION in splits else "train only"
     if _held_out_split(splits) is None:
         source = splits["train"].source
-        return (*notes, f"{source} has no test data: evaluating on train only")
-    if evaluated_split(config, splits) is None:
+        return (*notes, f"{source} has no test data: evaluating on {where}")
+    if tested_split(config, splits) is None:
         why = "central has no client with a model of its own"
-        return (*notes, f"{why}: evaluating on train only")
+        return (*notes, f"{why}: evaluating on {where}")
     return notes
 
 

@@ -17,11 +17,12 @@ from fedcli.datasets.client_data import CENTRAL, ClientData
 from fedcli.errors import ConfigError
 from fedcli.federation import cohorts as cohort
 from fedcli.federation.cohorts import ClientSelection, Cohorts
-from fedcli.federation.evaluated_splits import evaluated_split
+from fedcli.federation.evaluated_splits import evaluated_splits
 from fedcli.learning.process import LearningProcess
 from fedcli.learning.state import ServerState
 from fedcli.settings.declaration import option_name
 from fedcli.settings.run_config import RunConfig
+from fedcli.settings.vocabulary import JUDGES, VALIDATION
 
 # Clients evaluated in one call, so that not all their data are in memory at once. Sums of losses
 # are formed block by block, so this number is part of the result's last digit.
@@ -132,30 +133,38 @@ def make_panel(data: ClientData, wanted: Sequence[str], plan: BatchPlan, seed: i
 def make_panels(
     config: RunConfig, cohorts: Cohorts, splits: dict[str, ClientData], notes: list[str]
 ) -> Iterator[Panel]:
-    """Yields who is evaluated of train and of the split held out; adds to `notes` what to know.
+    """Yields who is evaluated of each split, train first; adds to `notes` what to know.
 
     Raises:
         ConfigError: A client that the config names is in no split, or the split that judges the
             rounds is not evaluated.
     """
     plan = BatchPlan(batch_size=config.batch_size)
-    held_out = evaluated_split(config, splits)
-    _check_eval_split(config, held_out)
-    for split in ("train", held_out) if held_out else ("train",):
+    evaluated = evaluated_splits(config, splits)
+    _check_eval_split(config, evaluated)
+    for split in evaluated:
         wanted = _wanted_for_evaluation(config, cohorts, splits, splits[split], notes)
         panel = make_panel(splits[split], wanted, plan, config.seed)
         notes.extend(panel.notes)
         yield panel
 
 
-def _check_eval_split(config: RunConfig, held_out: str | None) -> None:
-    """Refuses to judge rounds by what is held out while train alone is evaluated."""
+def _check_eval_split(config: RunConfig, evaluated: Sequence[str]) -> None:
+    """Refuses to judge rounds by a split that is not evaluated, and to evaluate one not there."""
+    if config.eval_split == VALIDATION and VALIDATION not in evaluated:
+        raise ConfigError(
+            f"--eval-split {VALIDATION}: {config.data} has no such split; make one with fedcli "
+            "preprocess --hold-out validation=within, or choose train or held-out"
+        )
+    judge = next(split for split in JUDGES if split in evaluated)
+    due = {VALIDATION: VALIDATION, "train": "train", "held-out": evaluated[-1]}
     judging = [name for name in _JUDGING if getattr(config, name) is not None]
-    if held_out and judging and config.eval_split == "train":
+    if judging and config.eval_split is not None and due[config.eval_split] != judge:
+        other = VALIDATION if judge == VALIDATION else "held-out"
         option = option_name(judging[0])
         raise ConfigError(
-            f"{option} looks at {held_out}, which --eval-split train leaves out; choose "
-            "--eval-split held-out"
+            f"{option} looks at {judge}, which --eval-split {config.eval_split} leaves out; choose "
+            f"--eval-split {other}"
         )
 
 
@@ -170,11 +179,16 @@ def _wanted_for_evaluation(
     if config.eval_clients is not None:
         selection = cohort.parse_clients(config.eval_clients, "--eval-clients")
         return _select_for_evaluation(selection, splits, data)
-    if cohorts.fixed is not None and data.split != CENTRAL:  # whose clients are others
+    if cohorts.fixed is not None and not _is_pool(data):  # whose clients are others
         return cohorts.fixed
     chosen, note = cohort.choose_eval_clients(data.client_ids, data.source, config.seed)
     notes.extend([note] if note else [])
     return chosen
+
+
+def _is_pool(data: ClientData) -> bool:
+    """Whether a split's clients are no part of the federation."""
+    return data.split == CENTRAL or list(data.client_ids[:2]) == [VALIDATION]
 
 
 def _select_for_evaluation(

@@ -36,6 +36,7 @@ from fedcli.runs.files.logs import LoggedRound, RunLog
 from fedcli.runs.files.saved_states import client_states_of
 from fedcli.runs.opening import Federation
 from fedcli.runs.stopping import Best
+from fedcli.settings.vocabulary import VALIDATION
 
 # Without --checkpoint-every: at most this much work is lost, and saving stays below 0.1 %.
 CHECKPOINT_SECONDS = 30.0
@@ -375,7 +376,9 @@ class Training:
             return []
         if only is None:
             return self._splits
-        return [self._splits[0 if only == "train" else -1]]  # train is the first
+        if only == VALIDATION:
+            return [VALIDATION]
+        return [self._splits[0 if only == "train" else -1]]  # train is the first, held-out the last
 
     def _evaluate(self, state: ServerState, splits: Sequence[str]) -> dict[str, Evaluation]:
         """The evaluation of `state` by split; those of the round just evaluated are kept."""

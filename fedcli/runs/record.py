@@ -14,7 +14,7 @@ from fedcli.errors import ConfigError, DataError
 from fedcli.runs.files import folder as run_dir
 from fedcli.runs.stopping import Best
 from fedcli.settings.run_config import RunConfig
-from fedcli.settings.vocabulary import HELD_OUT, MEASURES
+from fedcli.settings.vocabulary import JUDGES, MEASURES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -136,9 +136,9 @@ class RunRecord:
 
     @property
     def judged_by(self) -> str:
-        """The series that tells best how good the model is: a held-out split, if there is one."""
+        """The series that ranks rounds: of split validation, else of one that is held out."""
         names = self.series_names
-        return next((name for name in (*HELD_OUT, "train") if name in names), ONLINE)
+        return next((name for name in JUDGES if name in names), ONLINE)
 
     def series(self, name: str, measure: str) -> Series:
         """Returns (round, value) of `online` or a split; values that are not finite are left out.

@@ -1,8 +1,8 @@
 """The best round of a run, and when a run ends early: at a target, or without improvement.
 
 All that decides stands in metrics.jsonl, so a resumed run stops where the straight run stops. The
-accuracy is that of the held-out data (split test, else central; without both, train), on the rounds
-that --eval-every names, round 0 included. The curve is taken as it is, without smoothing: the
+accuracy is that of split validation, else test, else central, else train, on the rounds that
+--eval-every names, round 0 included. The curve is taken as it is, without smoothing: the
 rounds to a target are those before the first evaluation that reaches it. (McMahan et al. 2017 make
 theirs monotone and interpolate; that can only be less.) Of equal rounds the first is the best.
 """
@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from fedcli.dataclass import dataclass
-from fedcli.settings.vocabulary import ACCURACY, HELD_OUT, MEASURES
+from fedcli.settings.vocabulary import ACCURACY, JUDGES, MEASURES
 
 _MORE_IS_BETTER = {"loss": False, ACCURACY: True}
 
@@ -146,6 +145,6 @@ def progress_for(stop_at: str | None, patience: int | None) -> Progress | None:
 
 
 def deciding_split(evaluation: Mapping[str, Any]) -> str:
-    """Returns the split of an evaluation that tells best how good a model is."""
-    splits = (each for each in (*HELD_OUT, "train") if each in evaluation)
+    """Returns the split of an evaluation that ranks rounds: validation, if there is one."""
+    splits = (each for each in JUDGES if each in evaluation)
     return next(splits, next(iter(evaluation)))

@@ -26,5 +26,8 @@ BY_ROUND, BY_LOCAL_STEP = COUNTED = ("round", "local-step")
 # The measures that rank rounds, with their names in metrics.jsonl.
 ACCURACY = "accuracy"
 MEASURES = {"loss": "loss", ACCURACY: "sparse_categorical_accuracy"}
-# The splits that rank a model rather than train does: the first of these that exists.
+# The splits that a model is tested on: the first of these that exists.
 HELD_OUT = ("test", "central")
+# The split that ranks the rounds of a run: the first of these that exists. Test data choose nothing
+# where there are validation data.
+JUDGES = (VALIDATION, *HELD_OUT, "train")

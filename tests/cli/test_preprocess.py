@@ -316,9 +316,9 @@ def test_help_says_what_each_format_is(fedcli: Fedcli) -> None:
         (["train.h5", "--out", "o", "--num-classes", "0"], 1, ["--num-classes 0"]),
         (["train.h5", "--out", "o", "--num-classes", "2"], 1, ["'a'", "label 2", "--num-classes"]),
         (
-            ["train.h5", "--out", "o", "--hold-out", "within", "--test-data", "train.h5"],
+            ["train.h5", "--out", "o", "--hold-out", "test=within", "--test-data", "train.h5"],
             1,
-            ["--hold-out and --test-data"],
+            ["--hold-out test= and --test-data"],
         ),
         (
             ["train.h5", "--out", "o", "--hold-out", "within", "--hold-out-fraction", "1"],
@@ -346,7 +346,7 @@ def test_refused_in_one_line(
 
 def test_source_with_a_test_split_refuses_another(fedcli: Fedcli, write_tff: WriteTff) -> None:
     made(fedcli, write_tff(), "--hold-out", "within", out="two.h5")
-    line = refusal(fedcli, "two.h5", "--out", "o", "--hold-out", "clients")
+    line = refusal(fedcli, "two.h5", "--out", "o", "--hold-out", "test=clients")
     assert "--hold-out clients" in line
     assert "has a split 'test' of its own" in line
     line = refusal(fedcli, "two.h5", "--out", "o", "--test-data", "train.h5")
@@ -373,7 +373,7 @@ def test_a_store_with_a_test_split_is_called_as_it_was_typed(
 ) -> None:
     made(fedcli, write_tff(), "--hold-out", "within", out="two.h5")
     assert "two.h5 has a split 'test'" in refusal(
-        fedcli, "two.h5", "--out", "o", "--hold-out", "within"
+        fedcli, "two.h5", "--out", "o", "--hold-out", "test=within"
     )
     line = refusal(fedcli, "two.h5", "--out", "o", "--test-data", write_tff("b.h5"))
     assert "two.h5 has a split 'test'" in line

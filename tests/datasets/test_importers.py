@@ -130,16 +130,19 @@ def test_border_tells_what_1_is(border: float, expected: str) -> None:
     with TableWriter("floats") as writer:
         writer.add(pixels, np.zeros(3, int), scale=1.0, offset=0.0)
         table = writer.table()
-    assert shared.convention_of({"train": table}) == expected
+    assert shared.polarity_of({"train": table})[0] == expected
     flipped = ExampleTable("flipped", pixels, table.labels, -1.0, 1.0, [], table.owners)
     other = {0.0: "background", 1.0: "ink"}.get(border)
     if other:
-        assert shared.convention_of({"train": flipped}) == other
+        assert shared.polarity_of({"train": flipped})[0] == other
 
 
 def test_as_much_light_as_dark_is_ink() -> None:
     pixels = np.concatenate([np.zeros((1, 4, 4)), np.ones((1, 4, 4))]).astype(np.uint8) * 255
-    assert shared.convention_of({"train": table_of(pixels, [0, 1])}) == "ink"
+    assert shared.polarity_of({"train": table_of(pixels, [0, 1])}) == (
+        "ink",
+        "50 % of the border pixels are light",
+    )
 
 
 @pytest.mark.parametrize("name", ["", "a\0b", "x" * 256, "ä" * 128, "\ud800"])

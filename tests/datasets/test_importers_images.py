@@ -115,10 +115,14 @@ def test_train_beside_other_names_is_a_class(tmp_path: Path) -> None:
     assert read(tmp_path).class_names == ("bus", "train")
 
 
-def test_two_test_splits(tmp_path: Path) -> None:
-    for name in ("train", "test", "val"):
+def test_two_folders_of_one_split(tmp_path: Path) -> None:
+    for name in ("train", "valid", "val", "test"):
         save(tmp_path / name / "a" / "1.png")
-    assert "test and val would both be split 'test'" in message_of(tmp_path)
+    message = message_of(tmp_path)
+    assert "val and valid would both be split 'validation'" in message
+    assert "--splits train=train,validation=valid" in message
+    splits = {"train": "train", "validation": "valid", "test": "test"}
+    assert list(read(tmp_path, splits=splits).tables) == ["train", "test", "validation"]
 
 
 def test_numbers_sort_by_value(tmp_path: Path) -> None:
@@ -150,21 +154,24 @@ def test_mixed_depths_and_wrong_layouts(tmp_path: Path) -> None:
 
 
 def test_images_too_deep_alone(tmp_path: Path) -> None:
-    save(tmp_path / "a" / "b" / "c" / "1.png")
+    for name in ("a/b/c", "a/b/d", "e/f/g", "e/h/i"):
+        save(tmp_path / name / "1.png")
     assert f"{tmp_path}/a/b/c: lies too deep; " in message_of(tmp_path)
 
 
 def test_a_split_without_images(tmp_path: Path) -> None:
     save(tmp_path / "train" / "a" / "1.png")
     (tmp_path / "test" / "a").mkdir(parents=True)
-    assert f"{tmp_path}/test: no images in its folders" in message_of(tmp_path)
+    imported = read(tmp_path)
+    assert list(imported.tables) == ["train"]
+    assert imported.notes == ("folder test holds no pictures: no split is made of it",)
 
 
 def test_options_that_are_not_allowed(tmp_path: Path) -> None:
     path = save(tmp_path / "a" / "1.png")
     assert "--folders x: choose one of class, client" in message_of(tmp_path, folders="x")
     assert "--color x: choose one of grey, rgb" in message_of(tmp_path, color="x")
-    assert "images are read from one folder" in message_of(path)
+    assert "images are read from a folder, or by a table" in message_of(path)
 
 
 def test_other_files_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -401,7 +408,7 @@ def test_a_file_that_only_has_the_name_of_an_image(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_text("no image")
     assert message_of(tmp_path) == (
-        f"{path}: no whole image (none of PNG, JPEG, BMP, GIF, WEBP, TIFF); mend or remove it"
+        f"{path}: no whole image (none of PNG, JPEG, BMP, GIF, WEBP, TIFF, PPM); mend or remove it"
     )
 
 
@@ -409,7 +416,7 @@ def test_decoders_of_other_formats_are_not_used(tmp_path: Path) -> None:
     path = tmp_path / "a" / "1.png"
     path.parent.mkdir()
     content = io.BytesIO()
-    Image.fromarray(GREY).save(content, "PPM")
+    Image.fromarray(GREY).save(content, "TGA")
     path.write_bytes(content.getvalue())
     assert f"{path}: no whole image" in message_of(tmp_path)
 
@@ -424,6 +431,8 @@ def test_client_ids_that_no_store_can_keep(tmp_path: Path) -> None:
     name = root + b"/\xff\xfe"
     Path(name.decode(errors="surrogateescape")).mkdir()
     save(Path((name + b"/a").decode(errors="surrogateescape")) / "1.png")
+    save(tmp_path / "b" / "a" / "1.png")
+    save(tmp_path / "b" / "b" / "1.png")
     assert "rename the client" in message_of(tmp_path).encode("utf-8", "replace").decode()
 
 

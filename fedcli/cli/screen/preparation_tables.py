@@ -8,6 +8,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fedcli.datasets.preparation.preparing import Look
     from fedcli.datasets.preparation.writing import Prepared
 
 _KINDS = {"uint8": "grey levels, uint8", "float32": "float32"}
@@ -46,6 +47,31 @@ def show(prepared: Prepared, *, as_json: bool) -> None:
     screen.line(f"Next: fedcli train --data {shlex.quote(str(prepared.path))}")
 
 
+def show_look(seen: Look, *, as_json: bool) -> None:
+    """Prints what a source was taken to be, and from what evidence."""
+    if as_json:
+        from fedcli.cli.screen.output import print_json
+
+        print_json(
+            {
+                "description": seen.description.to_json(),
+                "splits": {
+                    name: {"num_examples": count, "num_clients": seen.num_owners[name]}
+                    for name, count in seen.num_examples.items()
+                },
+                "notes": list(seen.notes),
+            }
+        )
+        return
+    from fedcli.cli.screen.render import Screen
+
+    screen = Screen()
+    screen.line(f"{seen.description.source} would be read as follows; nothing was written")
+    screen.line("")
+    findings = seen.description.findings()
+    screen.prose([(name, finding.line()) for name, finding in findings.items()])
+
+
 def to_json(prepared: Prepared) -> dict[str, object]:
     """Returns the same as one JSON object."""
     info = prepared.info
@@ -67,6 +93,7 @@ def to_json(prepared: Prepared) -> dict[str, object]:
             }
             for each in prepared.splits
         },
+        "description": prepared.description.to_json(),
         "notes": list(prepared.notes),
     }
 

@@ -66,7 +66,7 @@ class Survey:
     """Collects facts about all pixels of a source, block by block, before any is kept."""
 
     def __init__(self, pixel_range: str | None = None) -> None:
-        """Starts with nothing seen; `pixel_range` is what --pixel-range says, one of PIXEL_RANGES."""
+        """Starts before the first block; `pixel_range` is what --pixel-range says."""
         self._top = None if pixel_range is None else int(pixel_range.partition("-")[2])
         self._most = 0.0
         self._are_shares = True  # every one a whole number / 255

@@ -127,8 +127,8 @@ def check_depths(meaning: Meaning, root: Path, folders: str | None) -> int:
         one = "client" if folders == "client" else "class"
         raise DataError(
             f"{first[0].parent}: pictures lie directly in it ({first[0].name}, {depths[0]:,} in "
-            f"all) and no table says what they show; put them into one folder a {one}, or give a "
-            "CSV file with a column of file names and one of labels beside them"
+            f"all); put them into one folder a {one}, or beside them a CSV file with a column of "
+            "file names and one of labels"
         )
     if len(depths) > 1:
         listed = ", ".join(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedcli.datasets.importers import folder_meaning, picture_tables, shared
+from fedcli.datasets.importers import folder_meaning, picture_tables, shared, split_names
 from fedcli.datasets.importers.folder_meaning import LAYOUTS, Meaning, Picture
 from fedcli.datasets.importers.picture_decoding import Decoder
 from fedcli.datasets.importers.picture_files import (
@@ -220,6 +220,7 @@ def find_pictures(source: Path, options: ImportOptions) -> Found:
     if tables and options.folders is None and _say_nothing(meaning):
         return _by_tables(meaning.splits, tables, root, options, meaning.notes)
     meaning, flat, notes = _without_unlabelled(meaning, tables, root)
+    notes += _notes_of_empty(root, pictures, options)
     if num_others:
         notes += (f"{num_others:,} files that are no images were left out",)
     found = _by_folders(meaning, root, options.folders)
@@ -279,6 +280,20 @@ def _without_unlabelled(
                 "a class, and no table says what they show"
             )
     return replace(meaning, splits=kept), flat, tuple(notes)
+
+
+def _notes_of_empty(
+    root: Path, pictures: Sequence[Picture], options: ImportOptions
+) -> tuple[str, ...]:
+    """A line for each folder that is named as a split is and holds no picture."""
+    if options.splits is not None:
+        return ()
+    names = {each.dirs[0] for each in pictures if each.dirs}
+    return tuple(
+        f"folder {each.name} holds no pictures: no split is made of it"
+        for each in sorted(root.iterdir())
+        if each.is_dir() and each.name not in names and split_names.kind_of(each.name)
+    )
 
 
 def _by_folders(meaning: Meaning, root: Path, folders: str | None) -> Found:

@@ -37,6 +37,7 @@ class Decoder:
     """Decodes images to one kind of pixels, and without a fit to one size: those of the first."""
 
     def __init__(self, pillow: Any, color: str | None, *, is_fitted: bool) -> None:
+        """Takes Pillow's module, "grey", "rgb" or None, and whether sizes may differ."""
         self._pillow = pillow
         self._color = color
         self._is_asked = color is not None

@@ -1,9 +1,9 @@
 """Tables beside pictures that say what each one shows, whose it is and which split it is in.
 
-A table is CSV, or text with tabs, semicolons or spaces, with a header or without. Its column of file
-names is found by content: the one whose values are pictures that are there. Labels, owners and
-splits are columns with a usual name; what has one meaning only needs no name at all. Several tables
-of the same pictures (CelebA's attributes, identities and partition) are read as one.
+A table is CSV, or text with tabs, semicolons or spaces, with a header or without. Its column of
+file names is found by content: the one whose values are pictures that are there. Labels, owners and
+splits are columns with a usual name; a lone column needs none. Several tables of the same pictures
+(CelebA's attributes, identities and partition) are read as one.
 """
 
 from __future__ import annotations
@@ -408,7 +408,7 @@ def _column_names(table: Table, place: int) -> list[str | None]:
 
 def _name_from(stem: str) -> str:
     """What the lone column of a file is called: by a usual word in the file's name, else that."""
-    words = [word.lower() for word in re.findall(r"[A-Za-z]+", stem)]
+    words: list[str] = re.findall(r"[a-z]+", stem.lower())
     for usual in (OWNER_COLUMNS, SPLIT_COLUMNS, LABEL_COLUMNS):
         for word in words:
             if word in usual:

@@ -20,8 +20,9 @@ from fedcli.datasets.table import ExampleTable
 from fedcli.errors import ConfigError
 from fedcli.settings import tables as registry
 from fedcli.settings.options import Value, resolve
+from fedcli.settings.vocabulary import SPLITS, VALIDATION
 
-MAIN_SPLITS = ("train", "test")
+MAIN_SPLITS = SPLITS
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +47,9 @@ def apply(
 ) -> dict[str, Dealt]:
     """Returns what a partition makes of each split. Pixels are not looked at.
 
-    A scheme deals train, and test follows it: of each class a client gets that share of test that
-    it has of train (of a class that train lacks, its share of all); who would have no test example
-    is not in test. Without train, test is dealt itself. Other splits stay natural.
+    A scheme deals train, and test and validation follow it: of each class a client gets that share
+    of test that it has of train (of a class that train lacks, its share of all); who would have no
+    test example is not in test. Without train, test is dealt itself. Other splits stay natural.
 
     Args:
         tables: The splits by name.
@@ -67,12 +68,14 @@ def apply(
     scheme, change_names = registry.split_partition(name)
     main = {split: tables[split] for split in MAIN_SPLITS if split in tables}
     if scheme == registry.NATURAL:
+        if VALIDATION in main and not len(main[VALIDATION].owner_ids):
+            del main[VALIDATION]  # a pool, as central is
         deals = {split: _deal_natural(table) for split, table in main.items()}
     else:
         deals = _deal_artificial(main, scheme, values)
     made = _build_changes(change_names, values, list(deals.values()), num_classes)
     dealt = {
-        split: Dealt(deal, changes.for_testing(made) if split == "test" else made)
+        split: Dealt(deal, made if split == "train" else changes.for_testing(made))
         for split, deal in deals.items()
     }
     others = {split: table for split, table in tables.items() if split not in main}
@@ -98,7 +101,7 @@ def _pool(split: str, table: ExampleTable) -> Deal:
 def _deal_artificial(
     tables: Mapping[str, ExampleTable], scheme: str, options: Mapping[str, Value]
 ) -> dict[str, Deal]:
-    """The deal of the first split by a scheme, and of the second after it."""
+    """The deal of the first split by a scheme, and of the others after it."""
     num_clients, seed = options["clients"], options["seed"]
     assert isinstance(num_clients, int)
     assert isinstance(seed, int)

@@ -21,6 +21,7 @@ from fedcli.datasets.table import ExampleTable
 from fedcli.errors import DataError
 from fedcli.settings import tables as registry
 from fedcli.settings.options import Value, resolve
+from fedcli.settings.vocabulary import SPLITS
 
 # Fewer tell nothing of a client once some are held out: TFF and LEAF drop such clients, too.
 MIN_DIGITS = 2
@@ -65,16 +66,12 @@ def choose_scheme(
 
 
 def take_central(
-    source: Imported, kept: Mapping[str, NDArray[np.int64]], options: PrepareOptions
+    source: Imported, kept: Mapping[str, NDArray[np.int64]], options: PrepareOptions, name: str
 ) -> tuple[dict[str, NDArray[np.int64]], Part]:
-    """Returns what is left of train, and the pooled test set taken from it."""
+    """Returns what is left of train, and the pool taken from it, of the one client `name`."""
     table, examples = source.tables["train"], kept["train"]
     left, taken = hold_out.central(table.labels[examples], options.hold_out_fraction, options.seed)
-    return {**kept, "train": examples[left]}, Part(table, _pool(examples[taken]))
-
-
-def _pool(examples: NDArray[np.int64]) -> Deal:
-    return deal_lists([CENTRAL], [examples])
+    return {**kept, "train": examples[left]}, Part(table, deal_lists([name], [examples[taken]]))
 
 
 def deal_examples(
@@ -126,7 +123,7 @@ def drop_small(
     scheme: str,
     notes: list[str],
 ) -> dict[str, Part]:
-    """Leaves out clients of few train examples, in test too where they are the same people."""
+    """Leaves out clients of few train examples, in test and validation too if these are theirs."""
     least = least_examples(options)
     train = parts["train"]
     is_kept = train.deal.sizes >= least
@@ -141,28 +138,27 @@ def drop_small(
             f"left out {np.count_nonzero(~is_kept):,} of {len(is_kept):,} clients, which have "
             f"fewer than {least} train examples"
         )
-    if "test" not in parts:
-        return kept_parts
-    test = parts["test"].deal
-    is_wanted = test.sizes >= (1 if options.digits_only else 0)
-    if source.same_people or deals_anew(scheme):
-        left_out = {train.deal.client_ids[index] for index in np.flatnonzero(~is_kept).tolist()}
-        is_wanted &= np.array([each not in left_out for each in test.client_ids], np.bool_)
-    if is_wanted.any():
-        kept_parts["test"] = replace(parts["test"], deal=test.choose(is_wanted))
-    else:
-        del kept_parts["test"]
-        notes.append("no client is left in the test split; it is left out")
+    left_out = {train.deal.client_ids[index] for index in np.flatnonzero(~is_kept).tolist()}
+    for split in SPLITS[1:]:
+        if split not in parts:
+            continue
+        deal = parts[split].deal
+        is_wanted = deal.sizes >= (1 if options.digits_only else 0)
+        if source.same_people or deals_anew(scheme):
+            is_wanted &= np.array([each not in left_out for each in deal.client_ids], np.bool_)
+        if is_wanted.any():
+            kept_parts[split] = replace(parts[split], deal=deal.choose(is_wanted))
+        else:
+            del kept_parts[split]
+            notes.append(f"no client is left in the {split} split; it is left out")
     return kept_parts
 
 
 def set_aside(
-    parts: dict[str, Part], pooled: Part | None, options: PrepareOptions, notes: list[str]
+    parts: dict[str, Part], name: str | None, options: PrepareOptions, notes: list[str]
 ) -> dict[str, Part]:
-    """Sets aside what is to be tested on."""
-    if pooled is not None:
-        return {**parts, CENTRAL: pooled}
-    if options.hold_out is None:
+    """Sets aside examples or clients of train as the split `name`; None: nothing is held out."""
+    if name is None:
         return parts
     split = hold_out.within if options.hold_out == WITHIN else hold_out.clients
     train = parts["train"]
@@ -175,7 +171,7 @@ def set_aside(
     return {
         **parts,
         "train": replace(train, deal=held_out.train),
-        "test": Part(train.table, held_out.test, for_testing(train.changes)),
+        name: Part(train.table, held_out.test, for_testing(train.changes)),
     }
 
 

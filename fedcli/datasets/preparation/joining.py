@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from fedcli.datasets.client_data import CENTRAL
+from fedcli.datasets.description import SourceDescription
 from fedcli.datasets.importers.recognising import Imported
 from fedcli.datasets.table import ExampleTable
 from fedcli.errors import DataError
@@ -37,8 +38,20 @@ def join_test(train: Imported, test: Imported) -> Imported:
         class_names=class_names,
         same_people=train.same_people and test.same_people,
         notes=tuple(dict.fromkeys([*train.notes, *test.notes])),
+        description=_join_descriptions(train, test, table),
         is_guessed=train.is_guessed and test.is_guessed,
     )
+
+
+def _join_descriptions(train: Imported, test: Imported, table: ExampleTable) -> SourceDescription:
+    """The description of train, with the split of another source."""
+    of_train, of_test = train.description, test.description
+    splits = replace(
+        of_train.splits,
+        value=f"{of_train.splits.value}, test {len(table):,} examples",
+        evidence=f"{of_train.splits.evidence}; test: {of_test.source}, as --test-data says",
+    )
+    return replace(of_train, splits=splits)
 
 
 def join_central(source: Imported, central: Imported) -> Imported:

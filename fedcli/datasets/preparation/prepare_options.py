@@ -12,7 +12,7 @@ from fedcli.errors import ConfigError
 from fedcli.settings import tables
 from fedcli.settings.options import Value, check_number, resolve
 from fedcli.settings.values import MAX_SEED, check_whole
-from fedcli.settings.vocabulary import HOLD_OUTS
+from fedcli.settings.vocabulary import HOLD_OUTS, VALIDATION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +24,15 @@ class PrepareOptions:
         num_classes: Labels are 0 to num_classes - 1; None: as the source says or shows.
         label_column: Of a CSV file.
         id_column: Of a CSV file: who owns a row.
+        file_column: Of a table of pictures: which column names their files.
+        splits: Which folder or file is which split; empty: none is one; None: their names say.
         image_shape: Of a row of a CSV file: (H, W) or (H, W, C).
         folders: What folders of images stand for: "class", "client" or "client/class".
         color: Of images: "grey" or "rgb"; None: as they are.
+        pixel_range: From what to what pixels go in the source, one of `vocabulary.PIXEL_RANGES`;
+            None: as the largest says.
+        polarity: What 1.0 is in the source, one of `vocabulary.PIXEL_CONVENTIONS`; None: as the
+            format or the pixels say.
         size: (H, W) that images are brought to; None: they all have one size.
         centre: Whether ink is moved to the middle of each image.
         digits_only: Keep labels 0 to 9 alone.
@@ -36,6 +42,8 @@ class PrepareOptions:
         test_data: A source whose split test, else train, becomes the split test; or central, if
             nobody owns its examples and the partition is natural.
         hold_out: One of `vocabulary.HOLD_OUTS`; None: no split but those of the source.
+        hold_out_split: What that makes, "test" or "validation" (a pooled test is called central);
+            None: test where the source has none, else validation.
         hold_out_fraction: What share is held out.
         seed: Of everything drawn, unless the partition's options hold one.
         partition: A scheme, or several joined by "+"; None: natural, or iid where nobody owns
@@ -53,9 +61,13 @@ class PrepareOptions:
     num_classes: int | None = None
     label_column: str | None = None
     id_column: str | None = None
+    file_column: str | None = None
+    splits: Mapping[str, str] | None = None
     image_shape: tuple[int, ...] | None = None
     folders: str | None = None
     color: str | None = None
+    pixel_range: str | None = None
+    polarity: str | None = None
     size: tuple[int, int] | None = None
     centre: bool = False
     digits_only: bool = False
@@ -63,6 +75,7 @@ class PrepareOptions:
     min_examples: int = 0
     test_data: Path | None = None
     hold_out: str | None = None
+    hold_out_split: str | None = None
     hold_out_fraction: float = DEFAULT_FRACTION
     seed: int = 0
     partition: str | None = None
@@ -86,8 +99,12 @@ class PrepareOptions:
             raise ConfigError(f"--hold-out-fraction {fraction}: choose one above 0 and below 1")
         check_whole("--min-examples", self.min_examples, minimum=0)
         check_whole("--seed", self.seed, minimum=0, maximum=MAX_SEED)
-        if self.hold_out is not None and self.test_data is not None:
-            raise ConfigError("--hold-out and --test-data contradict each other; give one of them")
+        if self.hold_out_split not in (None, "test", VALIDATION):
+            raise ConfigError(f"--hold-out {self.hold_out_split}=: choose test or {VALIDATION}")
+        if self.hold_out_split == "test" and self.test_data is not None:
+            raise ConfigError(
+                "--hold-out test= and --test-data contradict each other; give one of them"
+            )
         if self.partition is not None:
             resolve(tables.find_partition(self.partition), self.partition_options)
         elif self.partition_options:

@@ -7,13 +7,17 @@ unnamed file beside the store, and gathered from there client by client.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from fedcli.datasets.client_data import CENTRAL
+from fedcli.datasets.description import SourceDescription
+from fedcli.datasets.importers.recognising import Imported
 from fedcli.datasets.partitions.hold_out import POOLED
 from fedcli.datasets.preparation.assigning import (
+    Part,
     choose_scheme,
     deal_examples,
     deals_anew,
@@ -25,6 +29,7 @@ from fedcli.datasets.preparation.places import check_place, check_test_data
 from fedcli.datasets.preparation.prepare_options import PrepareOptions
 from fedcli.datasets.preparation.source import (
     class_notes,
+    hold_out_split,
     limit_to_digits,
     pixel_notes,
     read_source,
@@ -33,12 +38,58 @@ from fedcli.datasets.preparation.writing import Prepared, dealt_split, describe,
 from fedcli.datasets.sources import store_writer
 from fedcli.errors import DataError
 from fedcli.progress import Tell, tell_nobody
+from fedcli.settings.vocabulary import VALIDATION
 
-__all__ = ["PrepareOptions", "Prepared", "prepare"]
+__all__ = ["Look", "PrepareOptions", "Prepared", "look", "prepare"]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a source was taken to be, without a store made of it.
+
+    Attributes:
+        description: The findings and their evidence.
+        num_examples: Of each split.
+        num_owners: Of each split; 0 where the source names none.
+        notes: What the user should know, a sentence each.
+    """
+
+    description: SourceDescription
+    num_examples: dict[str, int]
+    num_owners: dict[str, int]
+    notes: tuple[str, ...]
+
+
+def look(sources: Sequence[Path], options: PrepareOptions, tell: Tell = tell_nobody) -> Look:
+    """Reads a source as `prepare` does and returns what it was taken to be; writes no store.
+
+    Pixels pass through a file without a name in the system's folder for temporary files.
+
+    Args:
+        sources: As `prepare`.
+        options: As `prepare`.
+        tell: Called with the number of examples read of each source.
+
+    Raises:
+        ConfigError: As `prepare`.
+        DataError: As `prepare`.
+    """
+    check_test_data(sources, options.test_data)
+    source, notes = _read(sources, options, None, tell)
+    hold_out_split(source, options, notes)
+    return Look(
+        source.description,
+        {name: len(table) for name, table in source.tables.items()},
+        {name: len(table.owner_ids) for name, table in source.tables.items()},
+        tuple(notes),
+    )
 
 
 def prepare(
-    sources: Sequence[Path], out: Path, options: PrepareOptions, tell: Tell = tell_nobody
+    sources: Sequence[Path],
+    out: Path,
+    options: PrepareOptions,
+    tell: Tell = tell_nobody,
 ) -> Prepared:
     """Writes a store made of a source, whole or not at all, and returns what it holds.
 
@@ -55,11 +106,8 @@ def prepare(
     check_place(out, [*sources, *([options.test_data] if options.test_data else [])])
     check_test_data(sources, options.test_data)
     try:
-        source = read_source(sources, options, out.parent, tell)
-        notes = [*source.notes, *pixel_notes(source, tell)]
-        if options.digits_only:
-            source = limit_to_digits(source)
-        notes += class_notes(source)
+        source, notes = _read(sources, options, out.parent, tell)
+        held_out = hold_out_split(source, options, notes)
         kept = {
             name: np.flatnonzero(table.labels < source.num_classes)
             for name, table in source.tables.items()
@@ -67,16 +115,28 @@ def prepare(
         if not len(kept["train"]):
             raise DataError(f"{sources[0]}: none of its labels is a digit; drop --digits-only")
         scheme, given = choose_scheme(source, kept, options, notes)
-        pooled = None
+        pooled: dict[str, Part] = {}
         if options.hold_out == POOLED:
-            kept, pooled = take_central(source, kept, options)
+            pool = CENTRAL if held_out == "test" else VALIDATION
+            kept, pooled[pool] = take_central(source, kept, options, pool)
         parts = deal_examples(source, kept, scheme, given, notes)
         parts = drop_small(parts, source, options, scheme, notes)
-        parts = set_aside(parts, pooled, options, notes)
+        parts = {**parts, **pooled} if pooled else set_aside(parts, held_out, options, notes)
         source = replace(source, same_people=source.same_people or deals_anew(scheme))
-        info = describe(sources, source, options, scheme, given)
+        info = describe(sources, source, options, scheme, given, held_out)
         splits = {name: dealt_split(name, part, source, info) for name, part in parts.items()}
         fingerprint = store_writer.create(out, splits, info, tell)
     except OSError as err:  # of the file that pixels pass through
         raise DataError(f"cannot write {out}: {err.strerror or err}") from err
-    return summarise(out, source.format, fingerprint, notes)
+    return summarise(out, source, fingerprint, notes)
+
+
+def _read(
+    sources: Sequence[Path], options: PrepareOptions, folder: Path | None, tell: Tell
+) -> tuple[Imported, list[str]]:
+    """The source whole, and what its user should know of it."""
+    source = read_source(sources, options, folder, tell)
+    notes = [*source.notes, *pixel_notes(source, tell)]
+    if options.digits_only:
+        source = limit_to_digits(source)
+    return source, notes + class_notes(source)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedcli.datasets.client_data import CENTRAL
 from fedcli.datasets.importers import recognising
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.importers.shared import NUM_DIGITS
@@ -15,6 +16,7 @@ from fedcli.datasets.preparation import joining
 from fedcli.datasets.preparation.prepare_options import PrepareOptions
 from fedcli.errors import ConfigError, DataError
 from fedcli.progress import Tell
+from fedcli.settings.vocabulary import HELD_OUT, VALIDATION
 
 _GREATEST_PIXEL = 1.5  # decoded; above it pixels are no shares of one
 _BLOCK = 4096  # images looked at a time
@@ -22,7 +24,7 @@ _SHOWN = 10  # classes named in a note
 
 
 def read_source(
-    sources: Sequence[Path], options: PrepareOptions, folder: Path, tell: Tell
+    sources: Sequence[Path], options: PrepareOptions, folder: Path | None, tell: Tell
 ) -> Imported:
     """Returns the source, with the test data of another as its split test."""
     import_options = _import_options(options)
@@ -33,11 +35,6 @@ def read_source(
         raise DataError(
             f"{sources[0]}: holds no split 'train' but {', '.join(source.tables)}; "
             "give the train data as the source"
-        )
-    if len(source.tables) > 1 and options.hold_out is not None:
-        raise ConfigError(
-            f"--hold-out {options.hold_out}: {sources[0]} has a split "
-            f"'{list(source.tables)[1]}' of its own; leave --hold-out out"
         )
     if options.test_data is not None:
         if "test" in source.tables:
@@ -57,6 +54,36 @@ def read_source(
     )
 
 
+def hold_out_split(source: Imported, options: PrepareOptions, notes: list[str]) -> str | None:
+    """Returns which split is made of train: test, or validation where there is a test split.
+
+    Raises:
+        ConfigError: The source has that split already.
+    """
+    if options.hold_out is None:
+        return None
+    own = [name for name in (*HELD_OUT, VALIDATION) if name in source.tables]
+    if options.central_data:
+        own.remove(CENTRAL)  # which takes no place of a test split
+    split = options.hold_out_split
+    if split is None:
+        tested = [name for name in own if name in HELD_OUT]
+        split = VALIDATION if tested else "test"
+        if tested:
+            notes.append(
+                f"the source has a split {tested[0]} of its own: what --hold-out sets aside is the "
+                f"split {VALIDATION}"
+            )
+    taken = next((name for name in own if (name == VALIDATION) == (split == VALIDATION)), None)
+    if taken is not None:
+        raise ConfigError(
+            f"--hold-out {options.hold_out}: {source.tables['train'].source} has a split "
+            f"{taken!r} of its own; leave --hold-out out, or make another split with "
+            "--hold-out test= or validation="
+        )
+    return split
+
+
 def _import_options(options: PrepareOptions) -> ImportOptions:
     fit = None
     if options.size is not None or options.centre:
@@ -68,6 +95,10 @@ def _import_options(options: PrepareOptions) -> ImportOptions:
         num_classes=options.num_classes,
         label_column=options.label_column,
         id_column=options.id_column,
+        file_column=options.file_column,
+        splits=options.splits,
+        pixel_range=options.pixel_range,
+        polarity=options.polarity,
         image_shape=options.image_shape,
         folders=options.folders,
         color=options.color,

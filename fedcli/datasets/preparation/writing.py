@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from fedcli.dataclass import dataclass
+from fedcli.datasets.description import SourceDescription
 from fedcli.datasets.importers.recognising import Imported
 from fedcli.datasets.partitions.dealt import DealtSplit
 from fedcli.datasets.partitions.hold_out import CLIENTS, WITHIN
@@ -19,7 +20,7 @@ from fedcli.datasets.sources import store
 from fedcli.datasets.sources.store import StoreInfo
 from fedcli.settings import tables
 from fedcli.settings.options import Value
-from fedcli.settings.vocabulary import PIXEL_CONVENTIONS
+from fedcli.settings.vocabulary import PIXEL_CONVENTIONS, VALIDATION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class PreparedSplit:
     """One split of a store that was written.
 
     Attributes:
-        name: train, test or central.
+        name: train, test, validation or central.
         num_clients: Clients in it.
         num_examples: Examples of them all.
         smallest: Examples of the client that has fewest.
@@ -52,6 +53,7 @@ class Prepared:
     Attributes:
         path: The file.
         format: Of the source.
+        description: What the source was taken to be.
         info: What the store says about itself.
         splits: Train first.
         pixel_shape: (H, W) or (H, W, C).
@@ -62,6 +64,7 @@ class Prepared:
 
     path: Path
     format: str
+    description: SourceDescription
     info: StoreInfo
     splits: tuple[PreparedSplit, ...]
     pixel_shape: tuple[int, ...]
@@ -76,27 +79,39 @@ def describe(
     options: PrepareOptions,
     scheme: str,
     given: Mapping[str, Value],
+    held_out: str | None,
 ) -> StoreInfo:
-    """Returns what the store says about itself."""
+    """Returns what the store says about itself; `held_out` is the split that was made of train."""
     convention = source.pixel_convention
+    same_people = source.same_people
+    if held_out == "test":
+        same_people = {WITHIN: True, CLIENTS: False}.get(options.hold_out or "", same_people)
     if options.invert:
         convention = next(each for each in PIXEL_CONVENTIONS if each != convention)
-    parameters: dict[str, object] = {**given, **_steps(options)}
+    parameters: dict[str, object] = {**given, **_steps(options, held_out)}
     if source.format == "store" and not deals_anew(scheme):
         scheme, parameters = _continue_history(store.read_info(sources[0]), scheme, parameters)
     return StoreInfo(
         num_classes=source.num_classes,
         pixel_convention=convention,
         class_names=source.class_names,
-        same_people={WITHIN: True, CLIENTS: False}.get(options.hold_out or "", source.same_people),
+        same_people=same_people,
         source=options.source if options.source is not None else _title(sources, source.source),
         licence=options.licence if options.licence is not None else source.licence,
         partition=scheme,
         partition_parameters=json.dumps(parameters, sort_keys=True),
+        description=_recorded_description(sources, source),
     )
 
 
-def _steps(options: PrepareOptions) -> dict[str, object]:
+def _recorded_description(sources: Sequence[Path], source: Imported) -> SourceDescription | None:
+    """What a source was taken to be; of a store, what its own source was."""
+    if source.format == "store":
+        return store.read_info(sources[0]).description
+    return replace(source.description, source=_title(sources, source.description.source))
+
+
+def _steps(options: PrepareOptions, held_out: str | None) -> dict[str, object]:
     """What was done beside the partition, a step each with its parameters."""
     steps: dict[str, object] = {}
     if options.digits_only or options.min_examples:
@@ -109,6 +124,7 @@ def _steps(options: PrepareOptions) -> dict[str, object]:
             "kind": options.hold_out,
             "fraction": options.hold_out_fraction,
             "seed": options.seed,
+            **({"split": VALIDATION} if held_out == VALIDATION else {}),
         }
     return steps
 
@@ -152,12 +168,13 @@ def dealt_split(name: str, part: Part, source: Imported, info: StoreInfo) -> Dea
     )
 
 
-def summarise(path: Path, source_format: str, fingerprint: str, notes: list[str]) -> Prepared:
+def summarise(path: Path, source: Imported, fingerprint: str, notes: list[str]) -> Prepared:
     """Returns what the store that was written holds."""
     splits = store.open_store(path)
     return Prepared(
         path=path,
-        format=source_format,
+        format=source.format,
+        description=source.description,
         info=store.read_info(path),
         splits=tuple(_figures(split) for split in splits.values()),
         pixel_shape=next(iter(splits.values())).pixel_shape,

@@ -36,12 +36,13 @@ from fedcli.dataclass import dataclass
 from fedcli.datasets.batch_plan import MAX_COUNT
 from fedcli.datasets.batches import ClientDataset, Pixels, first_outside
 from fedcli.datasets.checks import bad_label, check_finite, check_num_classes, check_pixel_shape
-from fedcli.datasets.client_data import ClientData, decoding, unknown_client
+from fedcli.datasets.client_data import CENTRAL, ClientData, decoding, unknown_client
+from fedcli.datasets.description import SourceDescription, from_json
 from fedcli.datasets.table import ExampleTable
 from fedcli.errors import ConfigError, DataError
 from fedcli.progress import Tell, tell_nobody
 from fedcli.settings.tables.partitions import describe_partition
-from fedcli.settings.vocabulary import NATURAL, PIXEL_CONVENTIONS
+from fedcli.settings.vocabulary import NATURAL, PIXEL_CONVENTIONS, SPLITS
 
 VERSION = 1
 
@@ -54,7 +55,7 @@ ARRAYS: dict[str, tuple[str | tuple[str, ...], tuple[int, ...]]] = {
     "pixels": (("|u1", "<f4"), (3, 4)),
     "labels": (("<i4",), (1,)),
 }
-_MAIN_SPLITS = ("train", "test", "central")  # come first, in this order
+_MAIN_SPLITS = (*SPLITS, CENTRAL)  # come first, in this order
 _BLOCK_BYTES = 8 << 20  # copied or hashed at a time
 
 
@@ -71,6 +72,7 @@ class StoreInfo:
         licence: Under what licence.
         partition: How examples were dealt to clients; "natural" for real owners.
         partition_parameters: The parameters of that, a JSON object.
+        description: What its source was taken to be; None: older stores do not say.
     """
 
     num_classes: int
@@ -81,6 +83,7 @@ class StoreInfo:
     licence: str = ""
     partition: str = NATURAL
     partition_parameters: str = "{}"
+    description: SourceDescription | None = None
 
     def __post_init__(self) -> None:
         """Refuses what is not allowed."""
@@ -171,9 +174,20 @@ class Progress:
         self._tell(self._done, self._total)
 
 
+def attributes_of(info: StoreInfo) -> dict[str, Any]:
+    """Returns what a store says about itself as values of JSON; one without a description has none.
+
+    Stores that were written before there were descriptions so keep their fingerprints.
+    """
+    values = asdict(info)
+    if info.description is None:
+        del values["description"]
+    return values
+
+
 def info_fingerprint(info: StoreInfo) -> str:
     """Returns that of what a store says about itself: `blake2b:<hex>`."""
-    text = json.dumps(asdict(info), sort_keys=True)
+    text = json.dumps(attributes_of(info), sort_keys=True)
     return f"blake2b:{blake2b(text.encode(), digest_size=32).hexdigest()}"
 
 
@@ -435,9 +449,17 @@ def _read_info(attrs: Any, where: str) -> StoreInfo:
             licence=_attribute(attrs, "licence", str, where),
             partition=_attribute(attrs, "partition", str, where),
             partition_parameters=_attribute(attrs, "partition_parameters", str, where),
+            description=_read_description(attrs, where),
         )
     except ConfigError as err:
         raise DataError(f"{where}: {err}") from err
+
+
+def _read_description(attrs: Any, where: str) -> SourceDescription | None:
+    """What the source was taken to be; None in stores written before that was recorded."""
+    if "description" not in attrs:
+        return None
+    return from_json(_attribute(attrs, "description", str, where), where)
 
 
 def _check_info(path: Path, info: StoreInfo) -> None:

@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from fedcli.datasets.sources.store import (
     Rows,
     SplitArrays,
     StoreInfo,
+    attributes_of,
     blocks,
     bytes_of,
     info_fingerprint,
@@ -232,9 +232,12 @@ def _lay_out(path: Path, splits: list[SplitArrays], info: StoreInfo) -> dict[tup
             path, "w", alignment_threshold=1, alignment_interval=_ALIGNMENT, locking=False
         ) as file,
     ):
-        attributes = {
+        attributes: dict[str, str | int] = {
             **{"format": hdf5.STORE_FORMAT, "version": VERSION, "fingerprint": Digest().text()},
-            **(asdict(info) | {"class_names": json.dumps(info.class_names)}),
+            **{
+                name: value if isinstance(value, (str, int)) else json.dumps(value)
+                for name, value in attributes_of(info).items()
+            },
             "info_fingerprint": info_fingerprint(info),
         }
         file.attrs.update({name: _as_stored(value) for name, value in attributes.items()})
