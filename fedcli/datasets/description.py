@@ -7,8 +7,8 @@ writes a store, and the store keeps it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from fedcli.errors import DataError
@@ -74,6 +74,14 @@ class SourceDescription:
         """Returns the findings without their evidence, on one line."""
         values = [f"{name} {each.value}" for name, each in self.findings().items()]
         return f"{self.source} is read as " + "; ".join(values)
+
+    def renamed(self, source: str, rename: Callable[[str], str]) -> SourceDescription:
+        """Returns the description of another source, with paths in the evidence renamed."""
+        findings = {
+            name: replace(each, evidence=rename(each.evidence))
+            for name, each in self.findings().items()
+        }
+        return replace(self, source=source, **findings)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the description as a JSON object: `from_json` is the inverse."""

@@ -28,6 +28,12 @@ def tested_split(config: RunConfig, splits: Mapping[str, ClientData]) -> str | N
     return None if held_out == CENTRAL and _has_own_models(config) else held_out
 
 
+def default_split(config: RunConfig, splits: Mapping[str, ClientData]) -> str:
+    """Returns the split that `fedcli eval` takes: that of the test, else validation, else train."""
+    others = (name for name in (VALIDATION, "train") if name in splits)
+    return tested_split(config, splits) or next(others, "train")
+
+
 def notes_of_evaluation(config: RunConfig, splits: Mapping[str, ClientData]) -> tuple[str, ...]:
     """Returns what to know of the evaluations in a run on these splits, a line each."""
     notes = note_of_models(config)

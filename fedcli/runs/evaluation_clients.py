@@ -14,7 +14,7 @@ from fedcli.errors import ConfigError, DataError
 from fedcli.evaluation.result import seen_in
 from fedcli.evaluation.spread import GROUPS
 from fedcli.federation import cohorts
-from fedcli.federation.evaluated_splits import check_split, tested_split
+from fedcli.federation.evaluated_splits import check_split, default_split
 from fedcli.federation.opened_data import check_fit, open_data
 from fedcli.federation.panels import Panel, make_panel
 from fedcli.federation.rosters import open_roster, plan_of
@@ -70,7 +70,7 @@ def choose_clients(
         ConfigError: There is no such split or client, or no model for it.
         DataError: The split does not fit the model.
     """
-    name = wanted.split or tested_split(trained.config, splits) or "train"
+    name = wanted.split or default_split(trained.config, splits)
     if name not in splits:
         raise ConfigError(f"--split {name}: {wanted.source.data} has {', '.join(sorted(splits))}")
     data = splits[name]

@@ -416,8 +416,8 @@ class RunConfig:
     stop_at: str | None = option(
         None,
         TARGET,
-        help="Stop once the accuracy on test data (without them, train) reaches X, and show the "
-        "rounds to it. Default: never.",
+        help="Stop once the accuracy on validation data (without them, test, else train) reaches "
+        "X, and show the rounds to it. Default: never.",
         section=EVALUATION,
         on_resume=EDIT,
         needs=_EVALUATIONS,
@@ -449,7 +449,7 @@ class RunConfig:
         None,
         one_of(tuple(MEASURES)),
         help="Keep the checkpoint of the best evaluated round, too, by its loss or accuracy on "
-        "test data (without them, train). eval and export use it with --best.",
+        "validation data (without them, test, else train). eval and export use it with --best.",
         section=RUN,
         changes=NOTHING,
         needs=_EVALUATIONS,

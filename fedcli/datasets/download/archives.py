@@ -18,11 +18,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fedcli.datasets.download.public import Member
+from fedcli.datasets.importers.tar_headers import BoundedHeader
 from fedcli.errors import DataError
 from fedcli.progress import Tell, tell_nobody
 
 _BLOCK_BYTES = 1 << 20
-_MAX_HEADER_BYTES = 1 << 20  # of a long name and the like, which tarfile reads into memory
 _MAX_OTHER_BYTES = 64 << 20  # unpacked, of all that was not asked for
 _DAMAGE = (
     *(EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError),
@@ -80,7 +80,7 @@ def _unpack(archive: Path, writer: _Writer) -> None:
 
 def _unpack_tar(plain: Any, writer: _Writer) -> None:
     bounded = _Bounded(plain, writer)
-    with tarfile.open(fileobj=bounded, mode="r|", tarinfo=_ShortHeader) as tar:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=bounded, mode="r|", tarinfo=BoundedHeader) as tar:  # type: ignore[call-overload]
         for info in tar:
             if info.name not in writer.members:
                 writer.others.append(info.name)
@@ -90,26 +90,6 @@ def _unpack_tar(plain: Any, writer: _Writer) -> None:
             content = tar.extractfile(info)
             assert content is not None
             writer.take(info.name, content, info.size)
-
-
-class _ShortHeader(tarfile.TarInfo):
-    """A header that does not make tarfile read gigabytes of long names into memory."""
-
-    @classmethod
-    def frombuf(cls, buf: Any, encoding: str, errors: str) -> _ShortHeader:
-        """Reads one header."""
-        info = super().frombuf(buf, encoding, errors)
-        is_data = info.type in (*tarfile.REGULAR_TYPES, *_NO_DATA)
-        if not is_data and info.size > _MAX_HEADER_BYTES:
-            # No error of tarfile's own, which would take it for the end of the archive.
-            raise ValueError(f"a header of {info.size:,} bytes")
-        return info
-
-
-_NO_DATA = (
-    *(tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE),
-    *(tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE),
-)
 
 
 class _Bounded:

@@ -6,6 +6,7 @@ of a class, `picture_decoding` makes pixels of the files, with Pillow.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -29,7 +30,7 @@ from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.table import TableWriter
 from fedcli.errors import ConfigError, DataError
 from fedcli.progress import Tell
-from fedcli.settings.vocabulary import SPLITS
+from fedcli.settings.vocabulary import SPLITS, VALIDATION
 
 FOLDERS = tuple(LAYOUTS)
 COLORS = ("grey", "rgb")
@@ -220,6 +221,8 @@ def find_pictures(source: Path, options: ImportOptions) -> Found:
     if tables and options.folders is None and _say_nothing(meaning):
         return _by_tables(meaning.splits, tables, root, options, meaning.notes)
     meaning, flat, notes = _without_unlabelled(meaning, tables, root)
+    if options.splits is None:
+        _rename_alone(meaning, flat)
     notes += _notes_of_empty(root, pictures, options)
     if num_others:
         notes += (f"{num_others:,} files that are no images were left out",)
@@ -282,6 +285,18 @@ def _without_unlabelled(
     return replace(meaning, splits=kept), flat, tuple(notes)
 
 
+def _rename_alone(meaning: Meaning, flat: dict[str, list[Picture]]) -> None:
+    """Makes the split test of validation pictures where the test pictures have no labels."""
+    if "test" in meaning.splits or "test" in flat:
+        return
+    for splits in (meaning.splits, flat):
+        if VALIDATION in splits:
+            splits["test"] = splits.pop(VALIDATION)
+            meaning.evidence["splits"] += (
+                "; validation is all that is held out with labels, and so the test split"
+            )
+
+
 def _notes_of_empty(
     root: Path, pictures: Sequence[Picture], options: ImportOptions
 ) -> tuple[str, ...]:
@@ -334,7 +349,7 @@ def _describe(picture: Picture, folders: str | None) -> Labelled:
 
 def _class_key(name: str) -> tuple[int, str]:
     """Numbers sort by value, before names."""
-    is_number = name.isascii() and name.isdigit() and len(name) < 10
+    is_number = re.fullmatch(r"-?[0-9]{1,9}", name) is not None
     return (int(name) if is_number else 10**10, name)
 
 

@@ -21,6 +21,7 @@ from fedcli.datasets.importers import shared
 from fedcli.datasets.importers.floats import UINT8, Coding, Survey, check_type
 from fedcli.datasets.importers.npz_file import (
     Array,
+    Members,
     has_arrays,
     members_of,
     open_archive,
@@ -32,16 +33,21 @@ from fedcli.datasets.importers.source_files import one_file
 from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import ConfigError, DataError
 from fedcli.progress import Tell
+from fedcli.settings.vocabulary import SPLITS, VALIDATION
 
 # What arrays are called, with the split before or behind: x_train, test_images, y.
-_IMAGES = ("x", "image", "images", "pixel", "pixels", "data", "features", "inputs")
-_LABELS = ("y", "label", "labels", "target", "targets")
+IMAGES = ("x", "image", "images", "pixel", "pixels", "data", "features", "inputs")
+LABELS = ("y", "label", "labels", "target", "targets")
 _OWNERS = tuple(
     f"{who}{ending}"
     for who in ("client", "writer", "user", "owner")
     for ending in ("_ids", "_id", "s", "")
 )
-_SPLITS = ("train", "test")
+# The words before or behind these names that say which split an array is of.
+_SPLIT_WORDS = {
+    **{"train": "train", "training": "train", "test": "test", "testing": "test"},
+    **dict.fromkeys(("val", "valid", "validation", "dev"), VALIDATION),
+}
 
 _MAX_ID_ITEMSIZE = 4 * MAX_ID_BYTES  # NumPy keeps four bytes a character
 
@@ -79,16 +85,35 @@ def read(
     """
     path = one_file(sources, ".npz archive")
     with open_archive(path) as archive:
-        members = members_of(archive, path)
-        sets = _sets(archive, members, options, path)
-        coding = _survey(archive, sets, options.pixel_range, tell)
-        total = sum(each.images.shape[0] for each in sets.values())
-        tables: dict[str, ExampleTable] = {}
-        done = 0
-        for split, each in sets.items():
-            tell_part = shared.tell_after(tell, done, total)
-            tables[split] = _read_set(archive, each, coding, options, folder, tell_part)
-            done += len(tables[split])
+        return read_arrays(archive, path, options, folder, tell)
+
+
+def read_arrays(
+    archive: Members, path: Path, options: ImportOptions, folder: Path | None, tell: Tell
+) -> Imported:
+    """Returns the splits that arrays under names hold.
+
+    Args:
+        archive: The arrays.
+        path: Where they are.
+        options: As `read`.
+        folder: As `read`.
+        tell: As `read`.
+
+    Raises:
+        ConfigError: As `read`.
+        DataError: As `read`.
+    """
+    members = members_of(archive, path)
+    sets = _sets(archive, members, options, path)
+    coding = _survey(archive, sets, options.pixel_range, tell)
+    total = sum(each.images.shape[0] for each in sets.values())
+    tables: dict[str, ExampleTable] = {}
+    done = 0
+    for split, each in sets.items():
+        tell_part = shared.tell_after(tell, done, total)
+        tables[split] = _read_set(archive, each, coding, options, folder, tell_part)
+        done += len(tables[split])
     convention, why = shared.polarity_of(tables)
     return shared.imported(
         tables,
@@ -112,19 +137,21 @@ def read(
 
 
 def _sets(
-    archive: zipfile.ZipFile,
+    archive: Members,
     members: dict[str, zipfile.ZipInfo],
     options: ImportOptions,
     path: Path,
 ) -> dict[str, _Set]:
     """The arrays of each split, train first."""
     sets: dict[str, _Set] = {}
-    for split in _SPLITS:
-        images = _find(members, _IMAGES, split, path)
-        labels = _find_given(members, options.label_column, _LABELS, split, path, "--label-column")
+    for split in SPLITS:
+        images = _find(members, IMAGES, split, path)
+        labels = _find_given(members, options.label_column, LABELS, split, path, "--label-column")
         owners = _find_given(members, options.id_column, _OWNERS, split, path, "--id-column")
         if images is None and labels is None:
             continue
+        if split == VALIDATION and None in (images, labels):
+            continue  # a note says that one of them is not used
         if images is None or labels is None:
             missing = "labels" if labels is None else "images"
             raise DataError(
@@ -141,6 +168,8 @@ def _sets(
             f"{path}: no images and labels among {_listed(members)}; name them x and y, or "
             "x_train, y_train, x_test and y_test"
         )
+    if VALIDATION in sets and "test" not in sets:
+        sets["test"] = sets.pop(VALIDATION)  # what is held out alone is the test split
     return sets
 
 
@@ -183,11 +212,10 @@ def _find(
 def _parts_of(key: str) -> tuple[str, str]:
     """Name and split: ("x", "test") of "x_test" and "test_X"; of train where none is named."""
     words = key.lower().split("_")
-    for split in _SPLITS:
-        for place in (0, -1):
-            if len(words) > 1 and words[place] == split:
-                del words[place]
-                return "_".join(words), split
+    for place in (0, -1):
+        if len(words) > 1 and words[place] in _SPLIT_WORDS:
+            split = _SPLIT_WORDS[words.pop(place)]
+            return "_".join(words), split
     return "_".join(words), "train"
 
 
@@ -268,9 +296,7 @@ def _image_shape(images: Array, options: ImportOptions) -> tuple[int, ...]:
 # ---- What they hold ------------------------------------------------------------------------------
 
 
-def _survey(
-    archive: zipfile.ZipFile, sets: dict[str, _Set], pixel_range: str | None, tell: Tell
-) -> Coding:
+def _survey(archive: Members, sets: dict[str, _Set], pixel_range: str | None, tell: Tell) -> Coding:
     """How the images of all splits are kept; those of uint8 are kept as they are."""
     images = [each.images for each in sets.values()]
     if pixel_range != "0-1" and all(each.dtype == np.uint8 for each in images):
@@ -285,7 +311,7 @@ def _survey(
 
 
 def _read_set(
-    archive: zipfile.ZipFile,
+    archive: Members,
     arrays: _Set,
     coding: Coding,
     options: ImportOptions,

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 from numpy.lib import format as npy
@@ -34,6 +34,16 @@ _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError),
     *(RuntimeError, NotImplementedError, SyntaxError, tokenize.TokenError, TypeError, MemoryError),
 )
+
+
+class Members(Protocol):
+    """Arrays under names: a zip file, or a folder of .npy files that looks like one."""
+
+    def infolist(self) -> list[zipfile.ZipInfo]:
+        """Returns what is known of each."""
+
+    def open(self, name: zipfile.ZipInfo) -> IO[bytes]:
+        """Returns the bytes of one."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
-def members_of(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
+def members_of(archive: Members, path: Path) -> dict[str, zipfile.ZipInfo]:
     """Returns the arrays' members by key.
 
     Raises:
@@ -98,7 +108,7 @@ def members_of(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInf
     return members
 
 
-def read_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str, path: Path) -> Array:
+def read_header(archive: Members, info: zipfile.ZipInfo, key: str, path: Path) -> Array:
     """Returns one array's header, checked against the archive's directory.
 
     Raises:
@@ -127,7 +137,7 @@ def read_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str, path:
 
 
 @contextmanager
-def open_values(archive: zipfile.ZipFile, array: Array) -> Iterator[Values]:
+def open_values(archive: Members, array: Array) -> Iterator[Values]:
     """Opens an array behind its header.
 
     Raises:

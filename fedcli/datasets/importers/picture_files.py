@@ -34,6 +34,11 @@ def walk(folder: Path, depth: int = MAX_DEPTH) -> Iterator[Path]:
     yield from _walk(folder, folder.resolve(), depth)
 
 
+def is_junk(name: str) -> bool:
+    """Returns whether a file or folder is hidden, or one that systems make beside data."""
+    return name.startswith(".") or name.lower() in _JUNK
+
+
 def looks_like_picture(path: Path) -> bool:
     """Returns whether a file begins as a picture of a kind that is read."""
     with path.open("rb") as file:
@@ -71,9 +76,5 @@ def _walk(folder: Path, root: Path, depth: int) -> Iterator[Path]:
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
-        visible = [
-            entry
-            for entry in entries
-            if not entry.name.startswith(".") and entry.name.lower() not in _JUNK
-        ]
+        visible = [entry for entry in entries if not is_junk(entry.name)]
     return sorted(visible, key=lambda entry: entry.name)

@@ -16,6 +16,8 @@ from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import Pixels
 from fedcli.datasets.checks import check_num_classes
 from fedcli.datasets.description import Finding, SourceDescription
+from fedcli.datasets.importers import unpacking
+from fedcli.datasets.importers.picture_files import is_junk
 from fedcli.datasets.importers.source_files import start_of
 from fedcli.datasets.table import ExampleTable
 from fedcli.errors import ConfigError, DataError
@@ -26,6 +28,8 @@ from fedcli.settings.vocabulary import PIXEL_CONVENTIONS, PIXEL_RANGES, SPLITS
 
 Fit = Callable[[Pixels], Pixels]  # images [k, H, W] or [k, H, W, C] to the size of all
 
+CLIENTS = "clients"  # the format of several files of a format in which a source is one file
+_ONE_FILE = ("csv", "npz")
 _LOOKED_AT = 1 << 16  # bytes that decide whether a file is text
 _FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
@@ -126,12 +130,12 @@ def recognise(sources: Sequence[Path]) -> str:
     found: dict[str, Path] = {}
     for path in sources:
         _check_exists(path)
-        with _telling(path, None):
-            name = next((name for name in FORMATS if _module(name).recognises(path)), None)
+        name = _recognised(path)
         if name is not None:
             found.setdefault(name, path)
     if len(found) == 1:
-        return next(iter(found))
+        name = next(iter(found))
+        return CLIENTS if len(sources) > 1 and name in _ONE_FILE else name
     if found:
         listed = ", ".join(f"{path} is {name}" for name, path in found.items())
         raise DataError(f"the sources are of several formats: {listed}; give those of one")
@@ -170,6 +174,10 @@ def read(
         raise ConfigError("no source given; give a file or folder")
     for path in sources:
         _check_exists(path)
+    with _telling(sources[0], folder):
+        if len(sources) == 1 and unpacking.is_archive(sources[0]):
+            return _read_archive(sources[0], options, folder, tell)
+    sources = [_inner_source(path, options) for path in sources]
     format_name = options.format or recognise(sources)
     with _telling(sources[0], folder):
         imported: Imported = _module(format_name).read(
@@ -178,6 +186,51 @@ def read(
     evidence = "as --format says" if options.format else "by content"
     found = Finding(format_name, f"{evidence} ({FORMATS[format_name].doc.rstrip('.')})", "--format")
     return replace(imported, description=replace(imported.description, format=found))
+
+
+def _read_archive(
+    archive: Path, options: ImportOptions, folder: Path | None, tell: Tell
+) -> Imported:
+    """What an archive holds; messages name the archive where they would name what it unpacks to."""
+
+    def rename(text: str) -> str:
+        return text.replace(f"{content.folder}/", f"{archive}: ").replace(
+            str(content.folder), str(archive)
+        )
+
+    with unpacking.unpacked(archive, folder, tell) as content:
+        try:
+            imported = read([content.path], options, folder, tell)
+        except (ConfigError, DataError) as err:
+            raise type(err)(rename(str(err))) from err
+    tables = {
+        name: replace(table, source=rename(table.source)) for name, table in imported.tables.items()
+    }
+    source = str(archive) if imported.source.startswith(str(content.folder)) else imported.source
+    return replace(
+        imported,
+        tables=tables,
+        source=source,
+        notes=(content.note, *map(rename, imported.notes)),
+        description=imported.description.renamed(str(archive), rename),
+    )
+
+
+def _inner_source(path: Path, options: ImportOptions) -> Path:
+    """The folder in a folder that holds nothing else, where the outer one is of no format."""
+    while options.format is None and path.is_dir() and not _recognised(path):
+        inside = [each for each in path.iterdir() if not is_junk(each.name)]
+        folders = [each for each in inside if each.is_dir() and not each.is_symlink()]
+        if len(folders) != 1 or _recognised(path):
+            break
+        path = folders[0]
+    return path
+
+
+def _recognised(path: Path) -> str | None:
+    """The format of one source; None of what is of none."""
+    with _telling(path, None):
+        return next((name for name in FORMATS if _module(name).recognises(path)), None)
 
 
 def _nothing_in(path: Path) -> str | None:

@@ -43,6 +43,12 @@ FORMATS = table(
         code="fedcli.datasets.importers.npz",
     ),
     Entry(
+        "npy",
+        "A folder of NumPy's .npy files: images and labels.",
+        "NumPy, numpy.lib.format",
+        code="fedcli.datasets.importers.npy_files",
+    ),
+    Entry(
         "csv",
         "A row an image, below a header.",
         "RFC 4180",
@@ -53,6 +59,12 @@ FORMATS = table(
         "Image files, a folder a class, a client, or both.",
         "Pillow, image file formats",
         code="fedcli.datasets.importers.images",
+    ),
+    Entry(
+        "clients",
+        "A file a client: CSV, npz or .npy, in a folder of each or not.",
+        "fedcli",
+        code="fedcli.datasets.importers.client_files",
     ),
     Entry(
         "cifar",

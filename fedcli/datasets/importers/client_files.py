@@ -1,0 +1,476 @@
+"""One file a client: CSV, npz, or a pair of .npy files, named after the client or in its folder.
+
+    0.npz 1.npz             train/0.npz test/0.npz          client-0/data.csv client-1/data.csv
+    x_ann.npy y_ann.npy     ann/x.npy ann/y.npy             client-0/train.npz client-0/test.npz
+
+Names that are the same in every path say nothing; those that name splits are splits (see
+`split_names`); the one that is left is the client. Files that differ in the name of their split
+alone (train.csv, test.csv) are the splits of a source without clients. Where a file names the owner
+of each row itself, that owner counts and the file's name does not.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedcli.datasets.batches import decode
+from fedcli.datasets.importers import csv_files, npy_files, npz, shared, split_names
+from fedcli.datasets.importers.picture_files import walk
+from fedcli.datasets.importers.recognising import Imported, ImportOptions
+from fedcli.datasets.table import ExampleTable, TableWriter
+from fedcli.errors import ConfigError, DataError
+from fedcli.progress import Tell
+from fedcli.settings.vocabulary import SPLITS
+
+_MAX_DEPTH = 4  # folders above a file
+_LOOKED_AT = 1000  # files by which a folder is recognised
+_READERS: Mapping[str, Any] = {"csv": csv_files, "npz": npz, "npy": npy_files}
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """What one reader takes: a file, or the .npy files of one client.
+
+    Attributes:
+        reader: A key of _READERS.
+        paths: The files.
+        names: The folders below the source, and the name of the file without its ending.
+    """
+
+    reader: str
+    paths: tuple[Path, ...]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A unit with what its place says: its split and its client, as far as it says."""
+
+    unit: _Unit
+    split: str | None
+    client_id: str | None
+
+
+@dataclass
+class _Labels:
+    """Numbers of classes that differ from file to file, as the numbers of all of them.
+
+    Attributes:
+        codes: By value or name: its number so far, in the order they are met.
+        are_names: Whether a file names its classes.
+    """
+
+    codes: dict[str, int] = field(default_factory=dict)
+    are_names: bool = False
+
+    def encode(self, table: ExampleTable, names: Sequence[str]) -> np.ndarray[Any, np.dtype[Any]]:
+        """Returns the labels of a table as numbers so far, int64 [n]."""
+        self.are_names |= bool(names)
+        values, places = np.unique(table.labels, return_inverse=True)
+        texts = [names[value] if names else str(value) for value in values.tolist()]
+        codes = [self.codes.setdefault(text, len(self.codes)) for text in texts]
+        return np.array(codes, np.int64)[places]
+
+    def decode(self, table: ExampleTable) -> ExampleTable:
+        """Returns a table with the labels of all files: numbers as they are, or places of names."""
+        names = self.names()
+        values = [names.index(text) if names else int(text) for text in self.codes]
+        return replace(table, labels=np.array(values, np.int32)[table.labels])
+
+    def names(self) -> list[str]:
+        """Returns the names of the classes, none where all labels are numbers."""
+        return sorted(self.codes, key=_number_first) if self.are_names else []
+
+
+def recognises(path: Path) -> bool:
+    """Returns whether a folder holds files that one of the readers takes."""
+    if not path.is_dir():
+        return False
+    with suppress(DataError):  # `read` says what is wrong
+        for number, file in enumerate(walk(path, _MAX_DEPTH)):
+            if _reader_of(file) is not None:
+                return True
+            if number > _LOOKED_AT:
+                break
+    return False
+
+
+def read(
+    sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
+) -> Imported:
+    """Returns the examples of all files, each owned by the client that its place names.
+
+    All files have one range of pixels: the widest that one of them shows. Labels are matched by
+    value or, where a file names its classes, by name.
+
+    Args:
+        sources: A folder, or the files.
+        options: Those of the files' format, and `splits`.
+        folder: Where pixels are kept meanwhile.
+        tell: Called with the number of examples read.
+
+    Raises:
+        ConfigError: An option does not go with the files.
+        DataError: A file cannot be used, or their names do not say which client each is.
+        OSError: A file cannot be read, or the disk is full.
+    """
+    units = _find_units(sources)
+    title = str(sources[0] if len(sources) == 1 else Path(os.path.commonpath(sources)))
+    if len(units) == 1:
+        return _read_alone(units[0], title, options, folder, tell)
+    placed, why = _place(units, title, options.splits)
+    found = _read_all(placed, title, options, folder, tell)
+    if len(found.ranges) > 1:
+        widest = _widest(found.ranges, title)
+        options = replace(options, pixel_range=widest.replace(" to ", "-"))
+        found = _read_all(placed, title, options, folder, tell)
+    owners = [set(table.owner_ids) for table in found.tables.values()]
+    has_owners = any(owners)
+    convention, why_polarity = shared.polarity_of(found.tables)
+    formats = sorted({each.unit.reader for each in placed})
+    by_file = has_owners and not found.have_owners
+    return shared.imported(
+        found.tables,
+        options,
+        source=title,
+        pixel_convention=convention,
+        class_names=found.labels.names(),
+        same_people=len(owners) == 1 or not owners[0].isdisjoint(*owners[1:]),
+        notes=found.notes,
+        pixel_range=next(iter(found.ranges)),
+        evidence={
+            **why,
+            "owners": why["owners"] if by_file else found.why_owners,
+            "range": "the largest pixel of all files",
+            "polarity": why_polarity,
+            "classes": f"the labels of {len(units):,} files ({', '.join(formats)}) together",
+        },
+        overrides={"splits": "--splits", "range": "--pixel-range", "owners": "--id-column"},
+    )
+
+
+# ---- Which files ---------------------------------------------------------------------------------
+
+
+def _reader_of(path: Path) -> str | None:
+    """The reader of a file, by its content; None of what is no data."""
+    if npy_files.has_signature(path):
+        return "npy"
+    return next((name for name in ("npz", "csv") if _READERS[name].recognises(path)), None)
+
+
+def _find_units(sources: Sequence[Path]) -> list[_Unit]:
+    """What the readers take, sorted by path."""
+    files: list[tuple[Path, tuple[str, ...]]] = []
+    for source in sources:
+        if source.is_dir():
+            inside = walk(source, _MAX_DEPTH)
+            files += [(path, path.relative_to(source).parts) for path in inside]
+        else:
+            files.append((source, source.absolute().parts[-_MAX_DEPTH:]))
+    units = []
+    arrays: dict[tuple[str, ...], list[Path]] = {}
+    for path, parts in files:
+        reader = _reader_of(path)
+        if reader == "npy":
+            arrays.setdefault((*parts[:-1], *_npy_name(path)), []).append(path)
+        elif reader is not None:
+            units.append(_Unit(reader, (path,), (*parts[:-1], path.stem)))
+    units += [_Unit("npy", tuple(paths), names) for names, paths in arrays.items()]
+    if not units:
+        raise DataError(
+            f"{sources[0]}: holds no CSV, npz or .npy files with rows of pixels; give some"
+        )
+    return sorted(units, key=lambda each: [_number_first(name) for name in each.names])
+
+
+def _npy_name(path: Path) -> tuple[str, ...]:
+    """What the name of an array says of the client: nothing for x.npy and x_train.npy."""
+    role = npy_files.role_of(path.stem)
+    rest = path.stem if role is None else role[1]
+    return (rest,) if role and rest and split_names.kind_of(rest) is None else ()
+
+
+def _number_first(name: str) -> tuple[int, str]:
+    """Sorts "2" before "10", and numbers before names."""
+    is_number = name.isascii() and name.isdigit() and len(name) < 10
+    return (int(name) if is_number else 10**10, name)
+
+
+def _read_alone(
+    unit: _Unit, title: str, options: ImportOptions, folder: Path | None, tell: Tell
+) -> Imported:
+    """A folder that holds one file of data is that file."""
+    imported: Imported = _READERS[unit.reader].read(list(unit.paths), options, folder, tell)
+    note = f"{title} holds one file of data: {unit.paths[0].name}"
+    return replace(imported, notes=(note, *imported.notes))
+
+
+# ---- What their places say -----------------------------------------------------------------------
+
+
+def _place(
+    units: list[_Unit], title: str, splits: Mapping[str, str] | None
+) -> tuple[list[_Placed], dict[str, str]]:
+    """The split and the client of each unit, and what decided."""
+    rows = _without_common([each.names for each in units])
+    found, level = _find_splits(rows, title, splits)
+    names = [_without_split(row, level, found) for row in rows]
+    of_split = [found.get(row[level]) if level is not None else None for row in rows]
+    by_split: dict[str | None, list[tuple[str, ...]]] = {}
+    for split, name in zip(of_split, names, strict=True):
+        by_split.setdefault(split, []).append(name)
+    has_clients = any(len(inside) > 1 for inside in by_split.values())
+    cut = _without_common(names) if has_clients else [()] * len(names)
+    deep = next((name for name in cut if len(name) > 1), None)
+    if deep is not None:
+        raise DataError(
+            f"{title}: {'/'.join(deep)} may be a file of client {deep[0]!r} or a client of its "
+            "own; lay the files of one client into one file, or all files into one folder"
+        )
+    if has_clients and any(not name for name in cut):
+        raise DataError(
+            f"{title}: not every file has the name of a client; give each one, as in ann.csv"
+        )
+    placed = []
+    for unit, split, name in zip(units, of_split, cut, strict=True):
+        client_id = shared.check_id(name[0], str(unit.paths[0])) if name else None
+        placed.append(_Placed(unit, split, client_id))
+    _check_once(placed, title)
+    listed = ", ".join(f"{name} is {split}" for name, split in found.items())
+    why = {
+        "owners": "one file a client, named after it" if has_clients else "no file names any",
+        **({"splits": f"by names: {listed}"} if found else {}),
+    }
+    return placed, why
+
+
+def _without_common(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Paths without the names that all of them have at one place, from the front and the back."""
+    cut = list(rows)
+    while all(cut) and len({row[0] for row in cut}) == 1:
+        cut = [row[1:] for row in cut]
+    while all(cut) and len({row[-1] for row in cut}) == 1:
+        cut = [row[:-1] for row in cut]
+    return cut
+
+
+def _find_splits(
+    rows: Sequence[tuple[str, ...]], title: str, given: Mapping[str, str] | None
+) -> tuple[dict[str, str], int | None]:
+    """The split of each name at the level that names splits; {} and None where none does."""
+    if given is not None and not given:
+        return {}, None
+    depth = min(map(len, rows))
+    for level in (*range(depth), -1):
+        names = list(dict.fromkeys(row[level] for row in rows if row))
+        if given:
+            found = {name: split for split, name in given.items()}
+            if set(found) <= set(names):
+                if len(found) < len(names):
+                    other = next(name for name in names if name not in found)
+                    raise DataError(
+                        f"{title}: --splits does not say which split {other} is; name all"
+                    )
+                return found, level
+            continue
+        kinds = {name: split_names.kind_of(name) for name in names}
+        if None in kinds.values() or len(set(kinds.values())) < 2 or "train" not in kinds.values():
+            continue
+        if len(names) == len(set(kinds.values())):
+            return split_names.assign(names, title), level
+        # ann_train.npz, ann_test.npz, bob_train.npz: a split in the name of each file
+        splits = split_names.assign({kind: kind for kind in kinds.values() if kind}, title)
+        return {name: splits[kind] for name, kind in kinds.items() if kind}, level
+    if given:
+        raise ConfigError(
+            f"--splits: no files or folders in {title} are called so; check the names"
+        )
+    return {}, None
+
+
+def _without_split(
+    row: tuple[str, ...], level: int | None, found: Mapping[str, str]
+) -> tuple[str, ...]:
+    """A path without the name of a split; what stands beside that in a name stays."""
+    if level is None:
+        return row
+    place = level % len(row)
+    words = [word for word in re.split(r"[-_ .]", row[place]) if not split_names.kind_of(word)]
+    is_shared = len(found) > len(set(found.values()))
+    rest = ("_".join(words),) if is_shared and any(words) else ()
+    return (*row[:place], *rest, *row[place + 1 :])
+
+
+def _check_once(placed: Sequence[_Placed], title: str) -> None:
+    """Refuses two files of one client in one split."""
+    seen: dict[tuple[str | None, str | None], Path] = {}
+    for each in placed:
+        other = seen.setdefault((each.split, each.client_id), each.unit.paths[0])
+        if other != each.unit.paths[0]:
+            raise DataError(
+                f"{title}: {other} and {each.unit.paths[0]} would both be client "
+                f"{each.client_id!r}; give each client one file a split"
+            )
+
+
+# ---- What they hold ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Range:
+    """A file whose pixels have a range, if there is one, of those with fractions.
+
+    Attributes:
+        path: The file.
+        has_fractions: Whether a pixel is no whole number, so that a wider range is no reading.
+    """
+
+    path: Path
+    has_fractions: bool
+
+
+@dataclass
+class _Found:
+    """All files together.
+
+    Attributes:
+        tables: By split, train first.
+        labels: The classes.
+        ranges: By range of pixels, such as "0 to 1": a file of it.
+        have_owners: Whether the files name the owner of each row themselves.
+        why_owners: What decided on that.
+        notes: Of the first file.
+    """
+
+    tables: dict[str, ExampleTable]
+    labels: _Labels
+    ranges: dict[str, _Range]
+    have_owners: bool
+    why_owners: str
+    notes: tuple[str, ...]
+
+
+def _read_all(
+    placed: Sequence[_Placed], title: str, options: ImportOptions, folder: Path | None, tell: Tell
+) -> _Found:
+    """The examples of all files, with the range that each of them shows."""
+    labels = _Labels()
+    ranges: dict[str, _Range] = {}
+    notes: dict[str, None] = {}
+    done = 0
+    why_owners, first_owned = "", None
+    unchecked = replace(options, num_classes=None)  # labels of one file need not fill all classes
+    with ExitStack() as stack:
+        writers: dict[str, TableWriter] = {}
+        for each in placed:
+            imported = _READERS[each.unit.reader].read(
+                list(each.unit.paths),
+                unchecked,
+                folder,
+                _no_tell(tell, done),
+            )
+            description = imported.description
+            value = description.range.value
+            if value not in ranges or not ranges[value].has_fractions:
+                ranges[value] = _Range(each.unit.paths[0], _has_fractions(imported, value))
+            is_owned = bool(len(next(iter(imported.tables.values())).owner_ids))
+            if first_owned is None:
+                first_owned, why_owners = is_owned, description.owners.evidence
+                notes.update(dict.fromkeys(imported.notes))
+            if is_owned != first_owned:
+                raise DataError(
+                    f"{each.unit.paths[0]}: names owners of its rows, or not, unlike "
+                    f"{placed[0].unit.paths[0]}; give all files a column of ids, or none"
+                )
+            for split, table in _splits_of(each, imported):
+                if split not in writers:
+                    writers[split] = stack.enter_context(TableWriter(f"{title}: {split}", folder))
+                codes = labels.encode(table, imported.class_names)
+                _copy(table, codes, writers[split], each)
+                done += len(table)
+                tell(done, None)
+        tables = {split: writers[split].table() for split in SPLITS if split in writers}
+    return _Found(
+        {split: labels.decode(table) for split, table in tables.items()},
+        labels,
+        ranges,
+        bool(first_owned),
+        why_owners,
+        tuple(notes),
+    )
+
+
+def _splits_of(placed: _Placed, imported: Imported) -> Iterator[tuple[str, ExampleTable]]:
+    """The tables of a file by split: its own, or the one that its place says."""
+    if placed.split is None:
+        yield from imported.tables.items()
+        return
+    if len(imported.tables) > 1:
+        raise DataError(
+            f"{placed.unit.paths[0]}: holds splits {', '.join(imported.tables)} and is itself "
+            f"split {placed.split!r} by its name; choose --splits none if its name says nothing"
+        )
+    yield placed.split, next(iter(imported.tables.values()))
+
+
+def _copy(table: ExampleTable, codes: Any, writer: TableWriter, placed: _Placed) -> None:
+    """Appends the examples of a file; `codes` are their labels."""
+    owner_ids = list(table.owner_ids)
+    for first, last in shared.blocks(len(table), table.pixels.shape[1:], table.pixels.itemsize):
+        owners: str | list[str] | None = placed.client_id
+        if owner_ids:
+            owners = [owner_ids[owner] for owner in table.owners[first:last].tolist()]
+        writer.add(
+            table.pixels[first:last],
+            codes[first:last],
+            scale=table.scale,
+            offset=table.offset,
+            owners=owners,
+            where=str(placed.unit.paths[0]),
+        )
+
+
+def _no_tell(tell: Tell, done: int) -> Tell:
+    """What tells of one file when `done` examples lie before it; the total is not known."""
+    return lambda count, _: tell(done + count, None)
+
+
+def _has_fractions(imported: Imported, pixel_range: str) -> bool:
+    """Whether a pixel of a range that ends at 1 lies between 0 and 1."""
+    if _top(pixel_range) > 1:
+        return False
+    for table in imported.tables.values():
+        for first, last in shared.blocks(len(table), table.pixels.shape[1:], 4):
+            pixels = decode(table.pixels[first:last], table.scale, table.offset)
+            if (np.rint(pixels) != pixels).any():
+                return True
+    return False
+
+
+def _widest(ranges: Mapping[str, _Range], title: str) -> str:
+    """The range of all files, where those of a narrower one may be dark images of the same.
+
+    Raises:
+        DataError: They cannot be: their pixels are no whole numbers.
+    """
+    widest = max(ranges, key=_top)
+    for value, example in ranges.items():
+        if value != widest and example.has_fractions:
+            raise DataError(
+                f"{example.path}: pixels go from {value}, but in {ranges[widest].path} from "
+                f"{widest}; bring the files in {title} to one range, or choose --pixel-range"
+            )
+    return widest
+
+
+def _top(pixel_range: str) -> float:
+    return float(pixel_range.rpartition(" ")[2])

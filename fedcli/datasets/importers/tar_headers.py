@@ -1,0 +1,26 @@
+"""Headers of tar files that are bounded, for archives that nobody vouches for."""
+
+from __future__ import annotations
+
+import tarfile
+from typing import Any
+
+_MAX_HEADER_BYTES = 1 << 20  # of a long name and the like, which tarfile reads into memory
+_NO_DATA = (
+    *(tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE),
+    *(tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE),
+)
+
+
+class BoundedHeader(tarfile.TarInfo):
+    """A header that does not make tarfile read gigabytes of long names into memory."""
+
+    @classmethod
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> BoundedHeader:
+        """Reads one header."""
+        info = super().frombuf(buf, encoding, errors)
+        is_data = info.type in (*tarfile.REGULAR_TYPES, *_NO_DATA)
+        if not is_data and info.size > _MAX_HEADER_BYTES:
+            # No error of tarfile's own, which would take it for the end of the archive.
+            raise ValueError(f"a header of {info.size:,} bytes")
+        return info
