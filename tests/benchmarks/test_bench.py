@@ -23,7 +23,7 @@ from fedcli.core.native import CancelFlag, Cancelled, Phase
 from fedcli.errors import ConfigError, DataError
 from fedcli.progress import tell_nobody
 from fedcli.settings import tables
-from tests.cli.conftest import Fedcli, fedcli  # noqa: F401 - a fixture
+from tests.kit.command_line import Fedcli
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 NO_PACE = Pace(repeats=2, turn_seconds=0.0, pause_seconds=0.0)
@@ -230,7 +230,7 @@ def test_jobs_on_real_data_run_by_default_only_where_they_are(
 
 
 def test_a_job_without_its_data_says_what_fetches_them(
-    fedcli: Fedcli,  # noqa: F811
+    fedcli: Fedcli,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
@@ -302,14 +302,14 @@ def start_peer(name: str, resources: ExitStack, model: str = "softmax-regression
     )
 
 
-def test_compare_refuses_a_name_it_does_not_know(fedcli: Fedcli) -> None:  # noqa: F811
+def test_compare_refuses_a_name_it_does_not_know(fedcli: Fedcli) -> None:
     done = fedcli("bench", "--compare", "numpy,jax")
     assert done.code == 1
     assert done.err == "fedcli: error: --compare 'jax': choose from numpy, torch\n"
 
 
 @pytest.mark.skipif(HAS_TORCH, reason="PyTorch is installed")
-def test_a_missing_peer_is_left_out_and_named(fedcli: Fedcli) -> None:  # noqa: F811
+def test_a_missing_peer_is_left_out_and_named(fedcli: Fedcli) -> None:
     done = fedcli("bench", "--quick", "--jobs", "average", "--compare", "torch", "--json")
     assert done.code == 0
     assert "pip install 'fedcli[torch]'" in done.err
@@ -325,7 +325,7 @@ ROW_KEYS = {
 }
 
 
-def test_every_job_runs_and_json_has_its_keys(fedcli: Fedcli) -> None:  # noqa: F811
+def test_every_job_runs_and_json_has_its_keys(fedcli: Fedcli) -> None:
     done = fedcli("bench", "--quick", "--json", "--threads", 2, "--repeats", 1)
     assert done.code == 0, done.err
     report = json.loads(done.out)
@@ -351,7 +351,7 @@ def test_every_job_runs_and_json_has_its_keys(fedcli: Fedcli) -> None:  # noqa: 
     assert rows["store"][0]["share_of_peak"] is None
 
 
-def test_numpy_takes_turns_with_fedcli(fedcli: Fedcli) -> None:  # noqa: F811
+def test_numpy_takes_turns_with_fedcli(fedcli: Fedcli) -> None:
     arguments = ("--jobs", "tutorial-round", "--compare", "numpy", "--threads", 1)
     done = fedcli("bench", "--quick", "--json", *arguments)
     assert done.code == 0, done.err
@@ -361,7 +361,7 @@ def test_numpy_takes_turns_with_fedcli(fedcli: Fedcli) -> None:  # noqa: F811
     assert numpy_row["fedcli_over_this"] > 0
 
 
-def test_table_names_machine_limits_and_jobs(fedcli: Fedcli) -> None:  # noqa: F811
+def test_table_names_machine_limits_and_jobs(fedcli: Fedcli) -> None:
     done = fedcli("bench", "--quick", "--jobs", "mlp-2nn-10,store", "--threads", 1)
     assert done.code == 0, done.err
     assert done.out.startswith("fedcli ")
@@ -376,7 +376,7 @@ def test_table_names_machine_limits_and_jobs(fedcli: Fedcli) -> None:  # noqa: F
     assert done.err == ""
 
 
-def test_layers_cover_every_layer_forward_and_backward(fedcli: Fedcli) -> None:  # noqa: F811
+def test_layers_cover_every_layer_forward_and_backward(fedcli: Fedcli) -> None:
     done = fedcli("bench", "--quick", "--layers", "cnn-reddi", "--json", "--threads", 1)
     assert done.code == 0, done.err
     report = json.loads(done.out)
@@ -420,7 +420,7 @@ def test_what_took_no_time_has_no_share_of_the_peak() -> None:
     ],
 )
 def test_a_wrong_option_is_told_before_anything_is_measured(
-    fedcli: Fedcli,  # noqa: F811
+    fedcli: Fedcli,
     arguments: tuple[object, ...],
     code: int,
     text: str,
@@ -431,7 +431,7 @@ def test_a_wrong_option_is_told_before_anything_is_measured(
     assert done.err.count("\n") == 1
 
 
-def test_list_names_every_job(fedcli: Fedcli) -> None:  # noqa: F811
+def test_list_names_every_job(fedcli: Fedcli) -> None:
     printed = fedcli("bench", "--list").out
     listed = json.loads(fedcli("bench", "--list", "--json").out)["jobs"]
     assert [each["job"] for each in listed] == list(jobs.catalogue())

@@ -17,7 +17,7 @@ import pytest
 from fedcli.cli import main as cli
 from fedcli.runs.files import client_records
 from fedcli.runs.files import folder as run_dir
-from tests.cli.conftest import Fedcli, Outcome
+from tests.kit.command_line import Fedcli, assert_is_one_line
 
 RUN = (
     *("train", "--data-option", "clients=12", "--max-examples", "40", "--rounds", "4", "-q"),
@@ -45,13 +45,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(made: Path, tmp_path: Path) -> Path:
     """A finished run of four rounds, at ./run of the command lines."""
     return Path(shutil.copytree(made, tmp_path / "run"))
-
-
-def assert_is_one_line(done: Outcome, *words: str) -> None:
-    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
-    assert done.err.startswith("fedcli: error: ")
-    for word in words:
-        assert word in done.err
 
 
 def flipped(content: bytes, place: int) -> bytes:

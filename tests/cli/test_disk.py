@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fedcli.runs.files import checkpoint, client_records, folder
-from tests.cli.conftest import Fedcli, Outcome
+from tests.kit.command_line import Fedcli, Outcome, assert_is_one_line
 
 DATA = ("--data-option", "clients=12", "--max-examples", "40", "--checkpoint-every", "2", "-q")
 RECORDS = ("--csv", "--record-clients", "--tensorboard")
@@ -64,13 +64,6 @@ def outcome(run: Path) -> dict[str, Any]:
         "last": last.name,
         "weights": {name: bytes(memoryview(part)) for name, part in weights.items()},  # type: ignore[arg-type]
     }
-
-
-def assert_is_one_line(done: Outcome, *words: str) -> None:
-    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
-    assert done.err.startswith("fedcli: error: ")
-    for word in words:
-        assert word in done.err
 
 
 @pytest.mark.parametrize("kibibytes", [4, 16, 40])

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,10 @@ from fedcli.datasets.download.public import CATALOGUE, Expected, Member, PublicD
 from fedcli.errors import DataError
 from fedcli.settings import tables
 from fedcli.settings.options import Entry
-from tests.cli.conftest import Fedcli, WriteTff
 from tests.kit import misbehaving_server as web
+from tests.kit.command_line import Fedcli, WriteTff
 
 DATA = "FEDCLI_DATA_DIR"
-
-
-@pytest.fixture
-def server() -> Iterator[web.Script]:
-    with web.running() as script:
-        yield script
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.cli.conftest import Fedcli, WriteTff
+from tests.kit.command_line import Fedcli, WriteTff
 
 COMMANDS = [
     ("train", "--out", "run", "--clients", "all"),

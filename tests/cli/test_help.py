@@ -14,7 +14,7 @@ from fedcli.settings.declaration import option_name
 from fedcli.settings.run_config import OPTIONS, RunConfig
 from fedcli.settings.sections import SECTIONS
 from fedcli.version import __version__
-from tests.cli.conftest import Fedcli
+from tests.kit.command_line import Fedcli
 
 # Options of train that no field of RunConfig stands for.
 _OTHER_TRAIN_OPTIONS = {

@@ -7,7 +7,7 @@ import pytest
 from fedcli.core import native
 from fedcli.settings import tables
 from fedcli.version import __version__
-from tests.cli.conftest import Fedcli
+from tests.kit.command_line import Fedcli
 
 TABLES = {
     "datasets": tables.DATASETS,

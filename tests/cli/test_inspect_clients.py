@@ -23,7 +23,7 @@ from fedcli.datasets.opening import DataSource, open_splits
 from fedcli.datasets.sources import store, store_writer
 from fedcli.inspection import figures, population, statistics
 from fedcli.progress import Tell
-from tests.cli.conftest import Fedcli, WriteTff
+from tests.kit.command_line import Fedcli, WriteTff
 
 Labels = Mapping[str, list[int]]
 WriteStore = Callable[..., Path]

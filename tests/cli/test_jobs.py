@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -20,8 +19,7 @@ from fedcli.cli.screen.output import Remarks, Verbosity
 from fedcli.core.native import Cancelled
 from fedcli.errors import DataError
 from fedcli.progress import Tell
-
-PATIENCE_SECONDS = 30.0  # of a test on a busy machine
+from tests.kit.command_line import PATIENCE_SECONDS, draw_on_terminal
 
 # A command line whose one command counts to a hundred, or forever.
 PROGRAM = """
@@ -261,33 +259,8 @@ def test_pipe_shows_nothing(process_arguments: dict[str, Any]) -> None:
     assert (done.stdout, done.stderr) == ("started\ncounted\n", "")
 
 
-def draw_on_terminal(arguments: list[str], process_arguments: dict[str, Any]) -> tuple[str, str]:
-    """Returns what is written on stdout and what a terminal shows as stderr."""
-    process_arguments["env"] |= {"TERM": "xterm", "COLUMNS": "100"}
-    keyboard, terminal = pty.openpty()
-    process = subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=terminal, **process_arguments
-    )
-    os.close(terminal)
-    drawn = b""
-    while chunk := read_terminal(keyboard):
-        drawn += chunk
-    os.close(keyboard)
-    out, _ = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == 0
-    return out, drawn.decode()
-
-
-def read_terminal(descriptor: int) -> bytes:
-    """Returns what was written, b"" once nobody has the terminal open any more."""
-    try:
-        return os.read(descriptor, 4096)
-    except OSError:
-        return b""
-
-
 def test_terminal_shows_a_bar_that_does_not_stay(process_arguments: dict[str, Any]) -> None:
-    out, drawn = draw_on_terminal(program(), process_arguments)
+    out, drawn = draw_on_terminal(program(), **process_arguments)
     for word in ("counting", "example/s", " left"):
         assert word in drawn
     shares = re.findall(r"(━*)[╸╺]? *(\d+)/100 example", drawn)
@@ -299,4 +272,4 @@ def test_terminal_shows_a_bar_that_does_not_stay(process_arguments: dict[str, An
 
 
 def test_quiet_terminal_shows_nothing(process_arguments: dict[str, Any]) -> None:
-    assert draw_on_terminal(program(verbosity=0), process_arguments) == ("started\ncounted\n", "")
+    assert draw_on_terminal(program(verbosity=0), **process_arguments) == ("started\ncounted\n", "")

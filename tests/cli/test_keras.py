@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedcli.models.keras import formats
-from tests.cli.conftest import Fedcli, WriteTff
+from tests.kit.command_line import Fedcli, WriteTff
 from tests.kit.keras_samples import archive, counted, image_input, layer, put, sequential
 
 # For images of 6 x 4, as `write_tff` draws them.

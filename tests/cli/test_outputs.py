@@ -6,17 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Fedcli, Outcome, WriteTff
+from tests.kit.command_line import Fedcli, WriteTff, assert_is_one_line
 
 INPUTS = (
     *("run/checkpoints/round-000001.h5", "run/clients.h5", "run/metrics.csv", "run/metrics.jsonl"),
     *("run/config.toml", "run/evaluation.json", "link.h5", "train.h5"),
 )
-
-
-def assert_is_one_line(done: Outcome, words: str) -> None:
-    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
-    assert words in done.err
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Fedcli
+from tests.kit.command_line import Fedcli
 
 SMALL = ("--data-option", "clients=8")
 

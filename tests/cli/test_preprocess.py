@@ -22,7 +22,7 @@ from fedcli import datasets
 from fedcli.datasets.sources import store
 from fedcli.settings.tables import FORMATS
 from fedcli.settings.vocabulary import HOLD_OUTS
-from tests.cli.conftest import Fedcli, WriteTff
+from tests.kit.command_line import Fedcli, WriteTff
 
 PATIENCE_SECONDS = 60.0  # of a test on a busy machine
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedcli.settings.presets import PRESETS
-from tests.cli.conftest import Fedcli, WriteTff
+from tests.kit.command_line import Fedcli, WriteTff
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedcli.cli.screen import curves
-from tests.cli.conftest import Fedcli, WriteTff
+from tests.kit.command_line import Fedcli, WriteTff
 from tests.kit.runs import write_run
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fedcli.reports import html as html_page
-from tests.cli.conftest import Fedcli
+from tests.kit.command_line import Fedcli
 from tests.kit.runs import write_run
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

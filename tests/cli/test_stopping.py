@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import signal
 import subprocess
 import time
@@ -12,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.kit.command_line import PATIENCE_SECONDS, draw_on_terminal
+
 # Long enough to be caught in the middle, short enough to be finished twice: a second.
 LONG_RUN = ("train", "--rounds", "100", "--epochs", "50")
-PATIENCE_SECONDS = 30.0  # of a test on a busy machine; what is waited for takes milliseconds
 
 
 def wait_until_rounds(run: Path, num_rounds: int) -> None:
@@ -135,33 +134,10 @@ def test_ctrl_c_stops_within_one_long_round(
 def test_terminal_shows_live_progress_that_does_not_stay(
     tmp_path: Path, command: list[str], process_arguments: dict[str, Any]
 ) -> None:
-    process_arguments["env"] |= {"TERM": "xterm", "COLUMNS": "100"}
-    keyboard, terminal = pty.openpty()
-    process = subprocess.Popen(
-        [*command, *LONG_RUN, "--epochs", "100", "--out", "run"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=terminal,
-        **process_arguments,
-    )
-    os.close(terminal)
-    drawn = b""
-    while chunk := read_terminal(keyboard):
-        drawn += chunk
-    os.close(keyboard)
-    out, _ = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == 0
-    text = drawn.decode()
+    arguments = [*command, *LONG_RUN, "--epochs", "100", "--out", "run"]
+    out, text = draw_on_terminal(arguments, cwd=tmp_path, **process_arguments)
     for word in ("/100", "loss 0.", "accuracy 0.", "examples/s", " left"):
         assert word in text
     assert text.endswith("\x1b[2K")  # the line is erased
     assert "\x1b" not in out
     assert "Federated evaluation" in out
-
-
-def read_terminal(descriptor: int) -> bytes:
-    """Returns what was written, b"" once nobody has the terminal open any more."""
-    try:
-        return os.read(descriptor, 4096)
-    except OSError:
-        return b""

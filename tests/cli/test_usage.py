@@ -11,7 +11,7 @@ from fedcli.cli import main as cli
 from fedcli.cli import options
 from fedcli.cli.screen.output import one_line
 from fedcli.errors import ConfigError
-from tests.cli.conftest import Fedcli
+from tests.kit.command_line import Fedcli
 
 
 @pytest.mark.parametrize(

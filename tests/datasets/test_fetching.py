@@ -16,7 +16,6 @@ import sys
 import textwrap
 import time
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,12 +36,6 @@ CONTENT = bytes((index * index) % 251 for index in range(300_000))
 PATIENCE = Patience(
     connect_seconds=2.0, stall_seconds=0.3, pause_seconds=0.01, max_pause_seconds=0.5
 )
-
-
-@pytest.fixture
-def server() -> Iterator[web.Script]:
-    with web.running() as script:
-        yield script
 
 
 def remote(*urls: str, content: bytes = CONTENT, **changes: Any) -> RemoteFile:

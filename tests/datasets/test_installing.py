@@ -19,7 +19,6 @@ import sys
 import tarfile
 import textwrap
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -47,12 +46,6 @@ CIFAR_NAMES = (
     *("dog", "frog", "horse", "ship", "truck"),
 )
 ENTRY = Entry("fake", "A set for tests.", "invented", licence="none needed")
-
-
-@pytest.fixture
-def server() -> Iterator[web.Script]:
-    with web.running() as script:
-        yield script
 
 
 def sha256(content: bytes) -> str:

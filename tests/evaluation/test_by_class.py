@@ -8,7 +8,7 @@ import pytest
 
 from fedcli.evaluation.by_class import ClassMeasures
 from fedcli.evaluation.predictions import Predicted
-from tests.cli.conftest import Fedcli, fedcli  # noqa: F401
+from tests.kit.command_line import Fedcli
 
 
 def predicted(labels: list[int], probabilities: list[list[float]]) -> Predicted:
@@ -42,7 +42,7 @@ def test_nothing_added_is_nothing() -> None:
     assert ClassMeasures().to_json()["confusion"] == []
 
 
-def test_eval_shows_them(fedcli: Fedcli) -> None:  # noqa: F811
+def test_eval_shows_them(fedcli: Fedcli) -> None:
     fedcli("train", "--rounds", 3, "--out", "run")
     arguments = ("eval", "run", "--by-class", "--top-k", 1, "--top-k", 3)
     told = json.loads(fedcli(*arguments, "--json").out)
@@ -60,7 +60,7 @@ def test_eval_shows_them(fedcli: Fedcli) -> None:  # noqa: F811
     assert "By class" not in fedcli("eval", "run", "--top-k", 2).out
 
 
-def test_more_than_there_are_classes_is_refused(fedcli: Fedcli) -> None:  # noqa: F811
+def test_more_than_there_are_classes_is_refused(fedcli: Fedcli) -> None:
     fedcli("train", "--rounds", 1, "--out", "run")
     assert fedcli("eval", "run", "--top-k", 10).code == 0
     done = fedcli("eval", "run", "--top-k", 11, "--top-k", 1)

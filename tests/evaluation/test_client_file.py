@@ -10,7 +10,7 @@ import pytest
 
 from fedcli.errors import ConfigError
 from fedcli.evaluation import client_file
-from tests.cli.conftest import Fedcli, fedcli  # noqa: F401
+from tests.kit.command_line import Fedcli
 
 STATS = np.array(
     [(3.0, 1, 4, 2), (0.0, 0, 0, 0)],
@@ -47,7 +47,7 @@ def test_other_endings_are_refused(tmp_path: Path) -> None:
         client_file.write(tmp_path / "a.txt", [], STATS[:0])
 
 
-def test_eval_writes_all_clients(fedcli: Fedcli, tmp_path: Path) -> None:  # noqa: F811
+def test_eval_writes_all_clients(fedcli: Fedcli, tmp_path: Path) -> None:
     fedcli("train", "--rounds", 1, "--out", "run")
     done = fedcli("eval", "run", "--clients", "all", "--per-client", "all.csv")
     assert done.code == 0

@@ -25,8 +25,8 @@ from fedcli.models.zoo import softmax_regression
 from fedcli.runs import evaluating, starting
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.vocabulary import PIPELINES
-from tests.cli.conftest import Fedcli, WriteTff, fedcli, write_tff  # noqa: F401
 from tests.kit import reference
+from tests.kit.command_line import Fedcli, WriteTff
 
 pytestmark = pytest.mark.numeric
 
@@ -128,7 +128,7 @@ def test_what_a_schedule_has_become_does_not_count(tmp_path: Path) -> None:
     assert told[0] == told[1]  # the schedule's first round has the whole rate
 
 
-def test_baseline_and_fine_tuned_stand_side_by_side(fedcli: Fedcli, tmp_path: Path) -> None:  # noqa: F811
+def test_baseline_and_fine_tuned_stand_side_by_side(fedcli: Fedcli, tmp_path: Path) -> None:
     _train(tmp_path / "run")
     plain = json.loads(fedcli("eval", "run", "--clients", "all", "--json").out)
     command = ("eval", "run", "--clients", "all", "--finetune", 4, "--finetune-lr", 0.001)
@@ -189,8 +189,8 @@ def test_gain_is_told_client_by_client() -> None:
 
 
 def test_clients_without_train_data_are_skipped(
-    fedcli: Fedcli,  # noqa: F811
-    write_tff: WriteTff,  # noqa: F811
+    fedcli: Fedcli,
+    write_tff: WriteTff,
 ) -> None:
     train, test = write_tff("train.h5", 3), write_tff("test.h5", 5)
     with h5py.File(train, "a") as file:  # b has no example: its model stays as it is
@@ -213,7 +213,7 @@ def test_clients_without_train_data_are_skipped(
     assert "none of the 2 clients of the split test is in the train split" in done.err
 
 
-def test_what_cannot_be_fine_tuned_is_refused(fedcli: Fedcli, tmp_path: Path) -> None:  # noqa: F811
+def test_what_cannot_be_fine_tuned_is_refused(fedcli: Fedcli, tmp_path: Path) -> None:
     _train(tmp_path / "run")
     _train(tmp_path / "sgd", algorithm="fedsgd")
 

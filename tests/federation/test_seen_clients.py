@@ -18,7 +18,7 @@ from fedcli.federation import participation
 from fedcli.runs import evaluating, starting
 from fedcli.runs.files import client_records
 from fedcli.settings.run_config import RunConfig
-from tests.cli.conftest import Fedcli, fedcli  # noqa: F401
+from tests.kit.command_line import Fedcli
 
 UNIFORM: dict[str, Any] = {
     "data_options": {"clients": 30},
@@ -77,7 +77,7 @@ def test_seen_are_those_that_the_records_name(tmp_path: Path, options: dict[str,
         assert told["num_seen_clients"] == len(wanted)
 
 
-def test_the_two_groups_make_up_the_whole(fedcli: Fedcli, tmp_path: Path) -> None:  # noqa: F811
+def test_the_two_groups_make_up_the_whole(fedcli: Fedcli, tmp_path: Path) -> None:
     _train(tmp_path / "run")
     command = ("eval", "run", "--finetune", 2, "--json", "--clients")
     whole = json.loads(fedcli(*command, "all", "--per-client", "all.csv").out)
@@ -121,7 +121,7 @@ def test_before_the_first_round_nobody_is_seen(tmp_path: Path) -> None:
         evaluating.evaluate_run(first, clients="seen")
 
 
-def test_clients_held_out_are_unseen(fedcli: Fedcli, tmp_path: Path) -> None:  # noqa: F811
+def test_clients_held_out_are_unseen(fedcli: Fedcli, tmp_path: Path) -> None:
     source = _write_store(tmp_path / "all.h5", train={f"c{each:02}": 20 for each in range(20)})
     hold_out = ("--hold-out", "clients", "--out", "held.h5", "-q")
     assert fedcli("preprocess", source, *hold_out).code == 0
@@ -156,7 +156,7 @@ def test_other_people_of_the_same_name_are_unseen(tmp_path: Path) -> None:
         assert evaluating.evaluate_run(run, clients="all").metrics["num_seen_clients"] == num_seen
 
 
-def test_a_client_may_have_that_name(fedcli: Fedcli, tmp_path: Path) -> None:  # noqa: F811
+def test_a_client_may_have_that_name(fedcli: Fedcli, tmp_path: Path) -> None:
     data = _write_store(tmp_path / "a.h5", train={"a": 20, "seen": 20, "z": 20})
     train = ("--data", data, "--clients", "a,z", "--rounds", 1, "--out", "run", "-q")
     assert fedcli("train", *train).code == 0

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
+
 Behaviour = Callable[["Handler", bytes], None]
 
 
@@ -199,3 +201,10 @@ def running(tls: ssl.SSLContext | None = None) -> Iterator[Script]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.fixture
+def server() -> Iterator[Script]:
+    """A server for one test; tests/conftest.py loads this fixture."""
+    with running() as script:
+        yield script

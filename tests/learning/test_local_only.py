@@ -27,8 +27,8 @@ from fedcli.runs.files import folder
 from fedcli.runs.trained import load_trained
 from fedcli.settings.rules import from_options
 from fedcli.settings.run_config import RunConfig
-from tests.cli.conftest import Fedcli, fedcli  # noqa: F401
 from tests.kit import reference
+from tests.kit.command_line import Fedcli
 from tests.runs.test_rounds import VANISH, go_on, make_config, train
 
 pytestmark = pytest.mark.numeric
@@ -261,7 +261,7 @@ def test_what_is_done_to_shared_models_is_refused(values: dict[str, Any], option
     assert from_options({name: getattr(config, name) for name in vars(config)}) == config
 
 
-def test_commands_that_need_one_model_say_so(fedcli: Fedcli, tmp_path: Path) -> None:  # noqa: F811
+def test_commands_that_need_one_model_say_so(fedcli: Fedcli, tmp_path: Path) -> None:
     train(tmp_path / "run", make_config(**LOCAL))
     for command in (
         ("export", "run", "w.npz"),
@@ -294,7 +294,7 @@ def test_what_needs_one_model_is_refused_before_anything_is_evaluated(
             evaluating.evaluate_run(tmp_path / "run", **each)
 
 
-def test_a_central_split_is_not_evaluated(tmp_path: Path, fedcli: Fedcli) -> None:  # noqa: F811
+def test_a_central_split_is_not_evaluated(tmp_path: Path, fedcli: Fedcli) -> None:
     from tests.federation.test_seen_clients import _write_store
 
     source = _write_store(tmp_path / "all.h5", train={f"c{each:02}": 20 for each in range(20)})
@@ -312,7 +312,7 @@ def test_a_central_split_is_not_evaluated(tmp_path: Path, fedcli: Fedcli) -> Non
     )
 
 
-def test_a_run_is_looked_at_client_by_client(fedcli: Fedcli, tmp_path: Path) -> None:  # noqa: F811
+def test_a_run_is_looked_at_client_by_client(fedcli: Fedcli, tmp_path: Path) -> None:
     config = RunConfig(
         data_options={"clients": 12}, clients="4", rounds=2, algorithm="local-only", client_lr=0.005
     )

@@ -12,7 +12,7 @@ from fedcli.runs import evaluating, starting
 from fedcli.runs.files import folder
 from fedcli.runs.stopping import Best
 from fedcli.runs.trained import export_run
-from tests.cli.conftest import Fedcli, fedcli  # noqa: F401
+from tests.kit.command_line import Fedcli
 from tests.runs.test_rounds import go_on, make_config, results, train
 
 NAN = float("nan")
@@ -93,7 +93,7 @@ def test_a_resumed_run_keeps_the_same(run: Path, tmp_path: Path) -> None:
         assert results(out) == results(run)
 
 
-def test_the_best_is_evaluated_and_exported(fedcli: Fedcli, run: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_the_best_is_evaluated_and_exported(fedcli: Fedcli, run: Path, tmp_path: Path) -> None:
     best = best_of(run)
     line = folder.read_metrics(run)[best]
     told = json.loads(fedcli("eval", run, "--best", "--json").out)

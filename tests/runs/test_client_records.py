@@ -13,7 +13,7 @@ from fedcli.errors import RunError
 from fedcli.runs import starting
 from fedcli.runs.files import checkpoint, client_records, folder
 from fedcli.settings.run_config import RunConfig
-from tests.cli.conftest import Fedcli, fedcli  # noqa: F401
+from tests.kit.command_line import Fedcli
 from tests.runs.test_logs import SMALL, go_on, train, train_with_a_stop, weights
 
 RECORDED = {"record_clients": True}
@@ -261,7 +261,7 @@ def test_links_to_elsewhere_are_not_followed(run: Path, tmp_path: Path) -> None:
         client_records.load(tmp_path)
 
 
-def test_report_writes_them_as_csv(fedcli: Fedcli, run: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_report_writes_them_as_csv(fedcli: Fedcli, run: Path, tmp_path: Path) -> None:
     assert fedcli("report", run, "--clients-csv", "clients.csv").code == 0
     told = list(csv.DictReader((tmp_path / "clients.csv").read_text().splitlines()))
     records = client_records.load(run)

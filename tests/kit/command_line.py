@@ -1,12 +1,18 @@
-"""Runs command lines in this process, in an empty folder, and small data for them."""
+"""Fixtures of all tests that run a command: in this process, in a folder of its own, or in another.
+
+tests/conftest.py loads them, so that a test need not import them.
+"""
 
 from __future__ import annotations
 
 import os
+import pty
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -15,6 +21,7 @@ import pytest
 from fedcli.cli import main as cli
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+PATIENCE_SECONDS = 30.0  # of a test on a busy machine; what is waited for takes milliseconds
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,14 @@ def fedcli(
         return Outcome(code, captured.out, captured.err)
 
     return run
+
+
+def assert_is_one_line(done: Outcome, *words: str) -> None:
+    """A command failed with nothing but one line that holds these words."""
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+    assert done.err.startswith("fedcli: error: ")
+    for word in words:
+        assert word in done.err
 
 
 @pytest.fixture
@@ -71,3 +86,32 @@ def process_arguments() -> dict[str, object]:
 @pytest.fixture
 def command() -> list[str]:
     return [sys.executable, "-m", "fedcli"]
+
+
+def draw_on_terminal(arguments: list[str], **process_arguments: Any) -> tuple[str, str]:
+    """Runs a command whose stderr is a terminal.
+
+    Returns:
+        What it wrote on stdout and what the terminal showed.
+    """
+    process_arguments["env"] = {**process_arguments["env"], "TERM": "xterm", "COLUMNS": "100"}
+    keyboard, terminal = pty.openpty()
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=terminal, **process_arguments
+    )
+    os.close(terminal)
+    drawn = b""
+    while chunk := _read_terminal(keyboard):
+        drawn += chunk
+    os.close(keyboard)
+    out, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0
+    return out, drawn.decode()
+
+
+def _read_terminal(descriptor: int) -> bytes:
+    """Returns what was written, b"" once nobody has the terminal open any more."""
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:
+        return b""
