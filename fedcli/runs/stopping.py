@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from fedcli.dataclass import dataclass
 from fedcli.settings.vocabulary import ACCURACY, JUDGES, MEASURES
 
 _MORE_IS_BETTER = {"loss": False, ACCURACY: True}
