@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "fedcli"
 
 # The rooms of fedcli, high to low. A module imports from its own room and from lower floors only.
 # The ground floor holds the modules at the top of the package, which everybody may import.
-GROUND = ("dataclass", "errors", "files", "hdf5", "lazy", "locks", "progress", "version")
+GROUND = ("dataclass", "digest", "errors", "files", "hdf5", "lazy", "locks", "progress", "version")
 ROOMS = (
     ("__main__",),
     ("cli",),
@@ -121,7 +121,7 @@ USERS: dict[str, set[str]] = {
 # What runs before the work is known.
 NO_NUMPY = {
     *("__main__", "settings", "runs.stopping", "runs.files.folder", "runs.files.lines"),
-    *("dataclass", "errors", "files", "lazy", "locks", "progress", "version"),
+    *("dataclass", "digest", "errors", "files", "lazy", "locks", "progress", "version"),
 }
 ENVIRONMENT_READERS = {"core.native", "cli", "datasets.data_folder"}
 FLOOR_OF_ROOM = {room: depth for depth, rooms in enumerate(ROOMS) for room in rooms}

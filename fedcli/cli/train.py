@@ -73,5 +73,4 @@ def train(  # one parameter for each option that is not a field of RunConfig
     else:
         others = {"out": out, "config": config_file, "force": force or None}
         start = continued_run(resume, given, opt.given(others))
-    path, code = carry_out(start, remarks, shows_tables=not as_json)
-    show(path, code, as_json=as_json)
+    show(carry_out(start, remarks, shows_tables=not as_json), as_json=as_json)

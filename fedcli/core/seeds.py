@@ -7,8 +7,9 @@ number of threads and no resumption changes them.
 from __future__ import annotations
 
 from enum import IntEnum
-from hashlib import blake2b
 from typing import NamedTuple
+
+from fedcli.digest import blake2b
 
 
 class Purpose(IntEnum):

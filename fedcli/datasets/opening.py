@@ -6,7 +6,6 @@ HDF5 layout or a fedcli store. What opens a file is imported when a file is open
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from fedcli.datasets.batches import BatchedDataset, ClientDataset
 from fedcli.datasets.cache import ClientCache
 from fedcli.datasets.checks import check_num_classes
 from fedcli.datasets.client_data import ClientData
+from fedcli.digest import blake2b
 from fedcli.errors import ConfigError, DataError
 from fedcli.progress import Tell, tell_nobody
 from fedcli.settings import tables as registry
@@ -296,7 +296,7 @@ def _fingerprint_of(
         from fedcli.datasets.sources import store
 
         return store.stored_fingerprint(path)
-    digest = hashlib.blake2b(digest_size=32)
+    digest = blake2b(digest_size=32)
     try:
         with path.open("rb") as file:
             while block := file.read(1 << 20):

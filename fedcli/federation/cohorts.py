@@ -8,12 +8,14 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedcli.core.seeds import Purpose
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
-from fedcli.federation import samplers
-from fedcli.federation.samplers import Sampler
+
+if TYPE_CHECKING:
+    from fedcli.federation.samplers import Sampler
 
 DEFAULT_COHORT_SIZE = 10
 
@@ -164,6 +166,8 @@ def plan_cohorts(
     num_wanted = _count(selection, client_ids, source, "--clients")
     # A share such as 0.3 is a little more or less than itself: 1e-9 keeps 10 + 30 % at 13.
     size = min(num_wanted + math.ceil(num_wanted * over_selection - 1e-9), len(client_ids))
+    from fedcli.federation import samplers  # late: a fixed cohort is not drawn
+
     sampler = samplers.build(
         sampling, len(client_ids), size, seed, lambda index: num_examples(client_ids[index])
     )
@@ -176,6 +180,8 @@ def choose_eval_clients(
     """Returns who is evaluated under random sampling, with a note if that is not everyone."""
     if len(client_ids) <= MAX_EVAL_POPULATION:
         return client_ids, None
+    from fedcli.federation import samplers
+
     indices = samplers.sample_indices(
         len(client_ids), NUM_EVAL_CLIENTS, seed, Purpose.EVAL_CLIENTS, 0
     )

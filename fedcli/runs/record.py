@@ -13,6 +13,7 @@ from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError, DataError
 from fedcli.runs.files import folder as run_dir
 from fedcli.runs.stopping import Best
+from fedcli.settings import config_file
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.vocabulary import JUDGES, MEASURES
 
@@ -217,8 +218,8 @@ def load_run(path: str | Path) -> RunRecord:
     folder = Path(path)
     run_dir.check_is_run(folder)
     text = run_dir.read_text(folder / run_dir.CONFIG)
-    options = settings.from_toml(text, str(folder / run_dir.CONFIG))
-    return RunRecord(folder, flat_options(options), settings.read_provenance(text, str(folder)))
+    options, provenance = config_file.read(text, str(folder / run_dir.CONFIG))
+    return RunRecord(folder, flat_options(options), provenance)
 
 
 def curves_of(runs: Sequence[RunRecord], measure: str) -> dict[str, Series]:

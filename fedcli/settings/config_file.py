@@ -31,6 +31,15 @@ def from_toml(text: str, source: str) -> dict[str, Any]:
     Raises:
         ConfigError: The text is not TOML, or holds a key or a type that no option has.
     """
+    return read(text, source)[0]
+
+
+def read(text: str, source: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the fields that a config.toml sets, and what it says of its origin.
+
+    Raises:
+        ConfigError: The text is not TOML, or holds a key or a type that no option has.
+    """
     document = parse_toml(text, source)
     run = document.get("run")
     if not isinstance(run, dict) or not document.keys() <= {"run", "provenance"}:
@@ -42,7 +51,8 @@ def from_toml(text: str, source: str) -> dict[str, Any]:
                 f"{source}: [run] has no key '{key}'; keys are the options of fedcli train, "
                 "with underscores"
             )
-    return {key: OPTIONS[key].checked(f"{source}: {key}", value) for key, value in run.items()}
+    values = {key: OPTIONS[key].checked(f"{source}: {key}", value) for key, value in run.items()}
+    return values, _provenance_of(document)
 
 
 def read_provenance(text: str, source: str) -> dict[str, Any]:
@@ -51,5 +61,9 @@ def read_provenance(text: str, source: str) -> dict[str, Any]:
     Raises:
         ConfigError: The text is not TOML.
     """
-    provenance = parse_toml(text, source).get("provenance")
+    return _provenance_of(parse_toml(text, source))
+
+
+def _provenance_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    provenance = document.get("provenance")
     return provenance if isinstance(provenance, dict) else {}

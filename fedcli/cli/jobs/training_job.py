@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -128,8 +128,16 @@ def continued_run(run: Path, given: Mapping[str, Any], others: Mapping[str, Any]
     )
 
 
-def carry_out(start: Start, remarks: Remarks, *, shows_tables: bool) -> tuple[Path, str | None]:
-    """Trains in one worker thread; signals save and end it. Returns the run's path and its code."""
+class FinishedRun(NamedTuple):
+    """A run that this command has trained: its folder, its config, and what --model must be."""
+
+    path: Path
+    config: RunConfig
+    code: str | None
+
+
+def carry_out(start: Start, remarks: Remarks, *, shows_tables: bool) -> FinishedRun:
+    """Trains in one worker thread; signals save and end it."""
     from fedcli.cli.jobs import bars as progress
     from fedcli.cli.jobs.worker import run_stoppable
     from fedcli.cli.screen.text_screen import needs_rich
@@ -139,13 +147,13 @@ def carry_out(start: Start, remarks: Remarks, *, shows_tables: bool) -> tuple[Pa
     monitor = progress.Monitor()
     trainings: list[Training] = []
 
-    def job() -> tuple[Path, str | None]:
+    def job() -> FinishedRun:
         with start(cancel) as training:
             trainings.append(training)
             _follow(training, monitor, remarks)
-            return training.path, training.code
+            return FinishedRun(training.path, training.config, training.code)
 
-    def attend(worker: Worker[tuple[Path, str | None]]) -> None:
+    def attend(worker: Worker[FinishedRun]) -> None:
         if shows_tables and needs_rich():
             from fedcli.cli.screen import render  # noqa: F401 - loads rich while the worker trains
         progress.attend(worker, monitor, remarks)
@@ -173,27 +181,26 @@ def _follow(training: Training, monitor: Any, remarks: Remarks) -> None:
         remarks.detail(f"client cache: {len(cache)} clients, {kept}, {cache.hits:,} hits")
 
 
-def show(path: Path, code: str | None, *, as_json: bool) -> None:
+def show(run: FinishedRun, *, as_json: bool) -> None:
     """Prints the whole run from its files, so that a resumed run shows all of its rounds."""
     from fedcli.cli.screen.output import print_json
-    from fedcli.runs import record, stopping
+    from fedcli.runs import stopping
     from fedcli.runs.files import folder
 
-    run = record.load_run(path)
-    lines, evaluation = run.metrics, run.evaluation
+    path = run.path
+    lines, evaluation = folder.read_metrics(path), folder.read_evaluation(path) or {}
     if not lines:
         raise RunError(f"{path / folder.METRICS} holds no round; restore it, or train anew")
-    values = folder.read_config(path)
-    progress = stopping.progress_for(values.get("stop_at"), values.get("patience"))
+    progress = stopping.progress_for(run.config.stop_at, run.config.patience)
     if progress is not None:
         progress = progress.after_all(lines)
-    name = values.get("preset")
+    name = run.config.preset
     comparison = None
     if name is not None:
         from fedcli.reports.published import compare
         from fedcli.settings.presets import PRESETS
 
-        comparison = compare(PRESETS[name], values, lines, evaluation, progress)
+        comparison = compare(PRESETS[name], folder.read_config(path), lines, evaluation, progress)
     if as_json:
         beside = {} if comparison is None else {"preset": comparison.summary()}
         ended = {} if progress is None else {"stopping": progress.summary()}
@@ -202,4 +209,4 @@ def show(path: Path, code: str | None, *, as_json: bool) -> None:
     from fedcli.cli.screen.run_tables import show_run
     from fedcli.cli.screen.text_screen import open_text_screen
 
-    show_run(open_text_screen(), path, lines, evaluation, progress, comparison, code)
+    show_run(open_text_screen(), path, lines, evaluation, progress, comparison, run.code)

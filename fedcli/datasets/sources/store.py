@@ -23,7 +23,6 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, overload
 
@@ -39,6 +38,7 @@ from fedcli.datasets.checks import bad_label, check_finite, check_num_classes, c
 from fedcli.datasets.client_data import CENTRAL, ClientData, decoding, unknown_client
 from fedcli.datasets.description import SourceDescription, from_json
 from fedcli.datasets.table import ExampleTable
+from fedcli.digest import blake2b
 from fedcli.errors import ConfigError, DataError
 from fedcli.progress import Tell, tell_nobody
 from fedcli.settings.tables.partitions import describe_partition

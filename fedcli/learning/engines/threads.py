@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +33,9 @@ from fedcli.settings.vocabulary import WEIGHTINGS
 
 # Pixels of a fixed cohort, decoded, that are kept from round to round.
 PREPARED_BYTES = 64 << 20
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 T = TypeVar("T")
 
@@ -219,6 +221,8 @@ class ThreadEngine:
 
     @cached_property
     def _off_main(self) -> ThreadPoolExecutor:
+        from concurrent.futures import ThreadPoolExecutor  # late: only a main thread needs it
+
         return ThreadPoolExecutor(max_workers=1, thread_name_prefix="fedcli-core")
 
     def _run(self, work: Callable[[], T], flag: CancelFlag) -> T:

@@ -21,7 +21,6 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
+from fedcli.digest import blake2b
 from fedcli.errors import CheckpointError
 from fedcli.hdf5 import check_heaps, new_in_memory
 from fedcli.models.sizing import MAX_DIMENSIONS, MAX_VALUES

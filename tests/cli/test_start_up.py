@@ -1,0 +1,73 @@
+"""What a plain `fedcli train` imports: nothing that it does not use."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import REPOSITORY
+
+PROGRAM = """
+import sys
+from fedcli.cli import main
+code = main.run(sys.argv[1:])
+print(*(n for n, m in sys.modules.items() if hasattr(m, "__spec__") and m.__spec__), file=sys.stderr)
+sys.exit(code)
+"""
+
+# Each is for data, models, algorithms, files or output that a plain run does not have.
+NOT_USED = (
+    *("fedcli.benchmarks", "fedcli.inspection", "fedcli.datasets.importers"),
+    *("fedcli.datasets.download", "fedcli.datasets.preparation", "fedcli.datasets.partitions"),
+    *("fedcli.datasets.sources.store", "fedcli.datasets.sources.tff_h5", "fedcli.models.keras"),
+    *("fedcli.models.own", "fedcli.models.weights_files", "fedcli.learning.engines.python_models"),
+    *("fedcli.learning.algorithms.scaffold", "fedcli.learning.algorithms.mime"),
+    *("fedcli.evaluation.personalization", "fedcli.evaluation.fine_tuning"),
+    *("fedcli.evaluation.predictions", "fedcli.evaluation.client_file"),
+    *("fedcli.runs.files.event_files", "fedcli.runs.files.client_records", "fedcli.runs.trained"),
+    *("fedcli.runs.evaluating", "fedcli.runs.record", "fedcli.reports.published"),
+    *("fedcli.reports.html", "fedcli.reports.comparison", "fedcli.settings.presets"),
+    *("fedcli.federation.samplers", "fedcli.federation.tff_sampling", "fedcli.cli.screen.render"),
+    *("rich", "matplotlib", "PIL", "tensorboardX", "torch", "tempfile", "shutil", "csv", "difflib"),
+    *("tomllib", "tomli", "concurrent.futures", "_hashlib", "numpy.ma", "urllib.request"),
+)
+MOST_MODULES = 135  # of fedcli; each takes 0.3 ms
+
+
+def imported_by(folder: Path, *arguments: str) -> set[str]:
+    command = [sys.executable, "-c", PROGRAM, *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        command, cwd=folder, check=True, capture_output=True, text=True, env=environment
+    )
+    return set(done.stderr.splitlines()[-1].split())
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    return imported_by(tmp_path_factory.mktemp("plain"), "train")
+
+
+def test_a_plain_run_imports_nothing_that_it_does_not_use(plain: set[str]) -> None:
+    assert {"fedcli.runs.loop", "numpy", "h5py", "click"} < plain  # it has looked at the right one
+    found = {
+        name
+        for name in plain
+        if any(name == unused or name.startswith(f"{unused}.") for unused in NOT_USED)
+    }
+    assert found == set()
+
+
+def test_a_plain_run_imports_few_modules(plain: set[str]) -> None:
+    files = {name for name in plain if name.startswith("fedcli.")}
+    assert len(files) <= MOST_MODULES, sorted(files)
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("train", "--help")])
+def test_help_imports_no_library(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    found = imported_by(tmp_path, *arguments)
+    assert found.isdisjoint({"numpy", "h5py", "rich", "fedcli.core._core", "fedcli.runs.loop"})
