@@ -22,11 +22,12 @@ from fedcli.evaluation.personalization import FineTuning, fine_tuned_stats
 from fedcli.learning import optimizers
 from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.models.zoo import softmax_regression
-from fedcli.runs import evaluating, starting
+from fedcli.runs import evaluating
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.vocabulary import PIPELINES
 from tests.kit import reference
 from tests.kit.command_line import Fedcli, WriteTff
+from tests.kit.training import train
 
 pytestmark = pytest.mark.numeric
 
@@ -34,9 +35,7 @@ SMALL: dict[str, Any] = {"data_options": {"clients": 12}, "clients": "3", "round
 
 
 def _train(path: Path, **options: Any) -> Path:
-    with starting.start(RunConfig(**{**SMALL, **options}), path) as training:
-        list(training.run())
-        training.finish()
+    train(path, RunConfig(**{**SMALL, **options}))
     return path
 
 

@@ -13,7 +13,7 @@ from fedcli.errors import ConfigError
 from fedcli.federation.participation import DROPPED_OUT, LATE, REPORTED, SURPLUS, Participation
 from fedcli.runs.files import folder
 from fedcli.runs.opening import open_federation
-from tests.runs.test_rounds import make_config, results, train
+from tests.kit.training import make_config, results, train
 
 IDS = [f"w{index:03}" for index in range(200)]
 CLOCK: dict[str, Any] = {

@@ -7,18 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from fedcli.datasets.batches import ClientDataset
-from fedcli.datasets.sources import store_writer
-from fedcli.datasets.sources.store import StoreInfo
 from fedcli.errors import ConfigError
 from fedcli.federation import participation
 from fedcli.runs import evaluating, starting
 from fedcli.runs.files import client_records
 from fedcli.settings.run_config import RunConfig
 from tests.kit.command_line import Fedcli
+from tests.kit.stores import write_counted_store
+from tests.kit.training import train
 
 UNIFORM: dict[str, Any] = {
     "data_options": {"clients": 30},
@@ -43,21 +41,7 @@ PARTICIPATION: dict[str, dict[str, Any]] = {
 
 
 def _train(path: Path, **options: Any) -> dict[str, Any]:
-    with starting.start(RunConfig(**{**UNIFORM, **options}), path) as training:
-        list(training.run())
-        return training.finish()
-
-
-def _write_store(path: Path, *, same_people: bool = True, **splits: dict[str, int]) -> Path:
-    info = StoreInfo(num_classes=10, pixel_convention="ink", same_people=same_people)
-
-    def client(name: str, count: int) -> ClientDataset:
-        labels = np.arange(count, dtype=np.int32) % 10
-        return ClientDataset(name, np.zeros((count, 3, 3), np.uint8), labels, 1.0, 0.0, "drawn")
-
-    clients = {split: [client(*each) for each in sizes.items()] for split, sizes in splits.items()}
-    store_writer.create(path, clients, info)
-    return path
+    return train(path, RunConfig(**{**UNIFORM, **options}))
 
 
 @pytest.mark.parametrize("options", PARTICIPATION.values(), ids=PARTICIPATION.keys())
@@ -122,7 +106,9 @@ def test_before_the_first_round_nobody_is_seen(tmp_path: Path) -> None:
 
 
 def test_clients_held_out_are_unseen(fedcli: Fedcli, tmp_path: Path) -> None:
-    source = _write_store(tmp_path / "all.h5", train={f"c{each:02}": 20 for each in range(20)})
+    source = write_counted_store(
+        tmp_path / "all.h5", train={f"c{each:02}": 20 for each in range(20)}
+    )
     hold_out = ("--hold-out", "clients", "--out", "held.h5", "-q")
     assert fedcli("preprocess", source, *hold_out).code == 0
     train = ("--data", "held.h5", "--clients", "all", "--rounds", 1, "--out", "run", "-q")
@@ -138,7 +124,7 @@ def test_clients_held_out_are_unseen(fedcli: Fedcli, tmp_path: Path) -> None:
 def test_other_people_of_the_same_name_are_unseen(tmp_path: Path) -> None:
     for is_same, num_seen in ((True, 2), (False, 0)):
         clients = {"a": 20, "b": 20}
-        data = _write_store(
+        data = write_counted_store(
             tmp_path / f"{is_same}.h5", same_people=is_same, train=clients, test={**clients, "c": 5}
         )
         run = tmp_path / f"run-{is_same}"
@@ -157,7 +143,7 @@ def test_other_people_of_the_same_name_are_unseen(tmp_path: Path) -> None:
 
 
 def test_a_client_may_have_that_name(fedcli: Fedcli, tmp_path: Path) -> None:
-    data = _write_store(tmp_path / "a.h5", train={"a": 20, "seen": 20, "z": 20})
+    data = write_counted_store(tmp_path / "a.h5", train={"a": 20, "seen": 20, "z": 20})
     train = ("--data", data, "--clients", "a,z", "--rounds", 1, "--out", "run", "-q")
     assert fedcli("train", *train).code == 0
     command = ("eval", "run", "--json", "--per-client", "c.csv", "--clients")
@@ -178,10 +164,10 @@ def test_of_other_data_it_is_not_known(tmp_path: Path) -> None:
 
 
 def test_of_data_that_have_shrunk_it_is_not_known(tmp_path: Path) -> None:
-    data = _write_store(tmp_path / "a.h5", train={"a": 20, "b": 20, "c": 20})
+    data = write_counted_store(tmp_path / "a.h5", train={"a": 20, "b": 20, "c": 20})
     options = {"data": str(data), "data_options": {}, "clients": "3", "sampling": "fixed"}
     _train(tmp_path / "run", **options, rounds=1)
-    _write_store(data, train={"a": 20, "b": 20})
+    write_counted_store(data, train={"a": 20, "b": 20})
     found = evaluating.evaluate_run(tmp_path / "run", clients="all")
     assert found.is_seen is None
     assert "has changed" in found.notes[0]
@@ -190,13 +176,13 @@ def test_of_data_that_have_shrunk_it_is_not_known(tmp_path: Path) -> None:
 def test_of_data_that_have_grown_it_is_not_known(tmp_path: Path) -> None:
     """One more client, and the seed draws others than those who trained."""
     before = {f"c{each:02}": 20 for each in range(12)}
-    data = _write_store(tmp_path / "a.h5", train=before)
+    data = write_counted_store(tmp_path / "a.h5", train=before)
     options = {**UNIFORM, "data": str(data), "data_options": {}, "rounds": 2}
     run = tmp_path / "run"
     with starting.start(RunConfig(**options), run) as training:
         next(training.run())
     assert evaluating.evaluate_run(run, clients="seen").num_clients == 4
-    _write_store(data, train={"b": 20, **before})
+    write_counted_store(data, train={"b": 20, **before})
     found = evaluating.evaluate_run(run, clients="all")
     assert found.is_seen is None
     assert "has changed" in found.notes[0]

@@ -14,9 +14,9 @@ from fedcli.datasets.opening import DataSource, open_splits
 from fedcli.errors import DataError, RunError
 from fedcli.inspection import suspects_by_loss
 from fedcli.inspection.suspects_by_loss import rank_with_run
-from fedcli.runs import starting
 from fedcli.runs.trained import load_trained
 from fedcli.settings.run_config import RunConfig
+from tests.kit.training import train
 
 NUM_CLIENTS = 12
 
@@ -33,9 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         client_lr=0.1,
         threads=1,
     )
-    with starting.start(config, path) as training:
-        for _ in training.run():
-            pass
+    train(path, config)
     return path
 
 

@@ -15,7 +15,7 @@ from fedcli.learning.algorithms import centralized
 from fedcli.models.zoo import softmax_regression
 from fedcli.runs.files import folder
 from tests.kit import reference
-from tests.runs.test_rounds import make_config, train
+from tests.kit.training import make_config, train
 
 pytestmark = pytest.mark.numeric
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from fedcli.learning.client_states import FILE, ClientStates
 from fedcli.runs import starting, trained
 from fedcli.runs.files import checkpoint
 from fedcli.runs.files import folder as run_dir
+from tests.kit.training import go_on, train
 
 pytestmark = pytest.mark.numeric
 
@@ -284,7 +286,7 @@ def test_after_a_change_that_failed_nothing_is_saved(tmp_path: Path) -> None:
 
 # ---- In a run ------------------------------------------------------------------------------------
 
-VALUES = {
+VALUES: dict[str, Any] = {
     "data_options": {"clients": 12},
     "clients": "4",
     "sampling": "uniform",
@@ -296,10 +298,8 @@ VALUES = {
 }
 
 
-def _train(path: Path) -> None:
-    with starting.start(settings.from_options(VALUES), path) as training:
-        list(training.run())
-        training.finish()
+def _train(path: Path, **values: Any) -> None:
+    train(path, settings.from_options({**VALUES, **values}))
 
 
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path: Path) -> None:
@@ -311,8 +311,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path: Path) 
     damaged.unlink()
     with starting.resume(tmp_path / "mended") as training:
         assert training.round_num == 4
-        list(training.run())
-        training.finish()
+    go_on(tmp_path / "mended")
     assert damaged.read_bytes() == wanted
 
 
@@ -324,26 +323,18 @@ def test_a_run_without_its_file_is_not_resumed(tmp_path: Path) -> None:
 
 
 def test_a_run_keeps_only_clients_that_took_part(tmp_path: Path) -> None:
-    values = {**VALUES, "data_options": {"clients": 1000}, "rounds": 2}
-    with starting.start(settings.from_options(values), tmp_path / "run") as training:
-        list(training.run())
+    _train(tmp_path / "run", data_options={"clients": 1000}, rounds=2)
     with sqlite3.connect(tmp_path / "run" / FILE) as file:
         assert file.execute("SELECT count(DISTINCT client) FROM states").fetchone()[0] <= 8
 
 
 def test_an_algorithm_without_states_makes_no_file(tmp_path: Path) -> None:
-    values = {**VALUES, "algorithm": "fedavg", "rounds": 1}
-    with starting.start(settings.from_options(values), tmp_path / "run") as training:
-        list(training.run())
+    _train(tmp_path / "run", algorithm="fedavg", rounds=1)
     assert not (tmp_path / "run" / FILE).exists()
 
 
 def _straight(tmp_path: Path, algorithm: str) -> Path:
-    with starting.start(
-        settings.from_options({**VALUES, "algorithm": algorithm}), tmp_path / "straight"
-    ) as training:
-        list(training.run())
-        training.finish()
+    _train(tmp_path / "straight", algorithm=algorithm)
     return run_dir.latest_checkpoint(tmp_path / "straight")
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +19,22 @@ from fedcli.learning import aggregators, algorithms, optimizers
 from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.learning.state import ServerState
 from fedcli.models.zoo import softmax_regression
-from fedcli.runs import evaluating, starting
+from fedcli.runs import evaluating
 from fedcli.runs.files import folder
 from fedcli.runs.trained import load_trained
 from fedcli.settings.rules import from_options
 from fedcli.settings.run_config import RunConfig
 from tests.kit import reference
 from tests.kit.command_line import Fedcli
-from tests.runs.test_rounds import VANISH, go_on, make_config, train
+from tests.kit.stores import write_counted_store
+from tests.kit.training import (
+    go_on,
+    make_config,
+    resume_rounds,
+    train,
+    train_and_vanish,
+    train_rounds,
+)
 
 pytestmark = pytest.mark.numeric
 
@@ -206,11 +211,9 @@ def test_each_client_is_evaluated_with_its_own_model(tmp_path: Path) -> None:
 def test_a_stopped_and_resumed_run_equals_the_straight_run(tmp_path: Path) -> None:
     config = make_config(**LOCAL)
     train(tmp_path / "straight", config)
-    with starting.start(config, tmp_path / "stopped") as training:
-        list(itertools.islice(training.run(), 3))
+    train_rounds(tmp_path / "stopped", config, 3)
     for threads in (1, 7):
-        with starting.resume(tmp_path / "stopped", threads=threads) as training:
-            list(itertools.islice(training.run(), 1))
+        resume_rounds(tmp_path / "stopped", 1, threads=threads)
     go_on(tmp_path / "stopped")
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "straight")
 
@@ -220,8 +223,7 @@ def test_a_killed_and_resumed_run_equals_the_straight_run(tmp_path: Path) -> Non
     values.update(LOCAL, threads=2, checkpoint_every=2)
     train(tmp_path / "straight", from_options(values))
     out = tmp_path / "killed"
-    command = [sys.executable, "-c", VANISH, json.dumps(values), str(out), "6"]
-    assert subprocess.run(command, check=False).returncode == 9
+    train_and_vanish(out, values, 6)
     go_on(out)
     assert outcome(out) == outcome(tmp_path / "straight")
 
@@ -295,9 +297,9 @@ def test_what_needs_one_model_is_refused_before_anything_is_evaluated(
 
 
 def test_a_central_split_is_not_evaluated(tmp_path: Path, fedcli: Fedcli) -> None:
-    from tests.federation.test_seen_clients import _write_store
-
-    source = _write_store(tmp_path / "all.h5", train={f"c{each:02}": 20 for each in range(20)})
+    source = write_counted_store(
+        tmp_path / "all.h5", train={f"c{each:02}": 20 for each in range(20)}
+    )
     hold_out = ("--hold-out", "central", "--out", "held.h5", "-q")
     assert fedcli("preprocess", source, *hold_out).code == 0
     done = fedcli(

@@ -35,6 +35,7 @@ from fedcli.models.zoo import softmax_regression
 from fedcli.runs import evaluating, starting
 from fedcli.runs.files import checkpoint
 from fedcli.runs.trained import export_run
+from tests.kit.training import train
 
 pytestmark = pytest.mark.numeric
 
@@ -684,13 +685,6 @@ def config_of(model: str | Path, **options: Any) -> settings.RunConfig:
     return settings.from_options({**RUN, "model": str(model), **options})
 
 
-def train(config: settings.RunConfig, out: Path) -> None:
-    with starting.start(config, out) as training:
-        for _ in training.run():
-            pass
-        training.finish()
-
-
 def files_of(run: Path) -> dict[str, bytes]:
     """What a run computed."""
     weights = {}
@@ -707,12 +701,11 @@ def files_of(run: Path) -> dict[str, bytes]:
 def check_resume(model: Path, tmp_path: Path, **options: Any) -> None:
     options = {"client_optimizer": "adam", "client_lr": 0.002, "sampling": "uniform", **options}
     options.update(server_options={"momentum": 0.9}, eval_every=2, aggregator="tff-robust")
-    train(config_of(model, rounds=6, **options), tmp_path / "straight")
-    train(config_of(model, rounds=3, **options), tmp_path / "resumed")
+    train(tmp_path / "straight", config_of(model, rounds=6, **options))
+    train(tmp_path / "resumed", config_of(model, rounds=3, **options))
     with starting.resume(tmp_path / "resumed", rounds=6, model=str(model)) as training:
         assert training.notes == []
-        for _ in training.run():
-            pass
+        list(training.run())
         training.finish()
     assert files_of(tmp_path / "straight") == files_of(tmp_path / "resumed")
 
@@ -728,7 +721,7 @@ def test_run_knows_its_file_and_whether_it_has_changed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(EXAMPLE, "my_model.py")
-    train(config_of("my_model.py:build", rounds=1, threads=3), Path("run"))
+    train(Path("run"), config_of("my_model.py:build", rounds=1, threads=3))
     text = Path("run/config.toml").read_text()
     config = settings.from_toml(text, "config.toml")
     assert config["model"] == f"{tmp_path / 'my_model.py'}:build"
@@ -757,7 +750,7 @@ def code_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     text = EXAMPLE.read_text().replace("def build(input_shape", "def tall(input_shape")
     file.write_text(text.replace("num_classes):\n    return", "num_classes, scale):\n    return"))
     options = {"model_options": {"scale": 2}, "clients": "2"}
-    train(config_of(f"{file}:tall", rounds=1, **options), tmp_path / "run")
+    train(tmp_path / "run", config_of(f"{file}:tall", rounds=1, **options))
     file.write_text(file.read_text() + "open('it_ran', 'w').close()\n")
     return tmp_path / "run"
 
@@ -833,13 +826,13 @@ def test_tensors_may_be_named_as_they_like(tmp_path: Path, monkeypatch: pytest.M
         f"num_classes):\n        self.variable_names = {names}\n        self.weights",
     )
     Path("my_model.py").write_text(text)
-    train(config_of("my_model.py", rounds=1), tmp_path / "run")
+    train(tmp_path / "run", config_of("my_model.py", rounds=1))
     assert [name for name, _ in export_run("run", "w.npz")] == ["file", "allow_pickle"]
     with np.load("w.npz") as found:
         assert list(found) == ["file", "allow_pickle"]
         assert [found[name].shape for name in found] == [(784, 10), (10,)]
     again = config_of("my_model.py", rounds=1, initial_weights="w.npz", client_lr=0)
-    train(again, tmp_path / "again")
+    train(tmp_path / "again", again)
     assert files_of(Path("again"))["file"] == files_of(Path("run"))["file"]
 
 
@@ -847,7 +840,7 @@ def test_a_checkpoint_that_claims_a_larger_model_is_told_before_it_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    train(config_of("softmax-regression", rounds=1), tmp_path / "run")
+    train(tmp_path / "run", config_of("softmax-regression", rounds=1))
     file = max((tmp_path / "run" / "checkpoints").iterdir())
     content = replace(checkpoint.load(file), input_shape=(1000, 1000), num_classes=60)
     file.write_bytes(checkpoint.encode(content))
@@ -860,7 +853,7 @@ def test_code_beside_a_run_that_needs_none_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    train(config_of("softmax-regression", rounds=1), tmp_path / "run")
+    train(tmp_path / "run", config_of("softmax-regression", rounds=1))
     Path("my_model.py").write_text("raise SystemExit('this must not run')\n")
     for command in (["eval", "run"], ["train", "--resume", "run"]):
         assert cli.run([*command, "--model", "my_model.py"]) == 1
@@ -873,7 +866,7 @@ def test_model_trained_in_c_needs_its_file_once(tmp_path: Path) -> None:
     text += "    return models.sequential([Dense(num_classes)], input_shape, num_classes, seed)\n"
     model = tmp_path / "layers.py"
     model.write_text(text)
-    train(config_of(model, rounds=1), tmp_path / "run")
+    train(tmp_path / "run", config_of(model, rounds=1))
     model.write_text("raise SystemExit('this must not run')\n")
     assert evaluating.evaluate_run(tmp_path / "run").notes == ()
     with starting.resume(tmp_path / "run", rounds=2) as training:
@@ -1003,8 +996,8 @@ def load_torch(path: Path, function: str) -> Model:
 def test_torch_softmax_has_the_figures_of_the_built_in_model(
     torch_file: Path, tmp_path: Path
 ) -> None:
-    train(config_of(f"{torch_file}:build_softmax"), tmp_path / "torch")
-    train(config_of("softmax-regression"), tmp_path / "core")
+    train(tmp_path / "torch", config_of(f"{torch_file}:build_softmax"))
+    train(tmp_path / "core", config_of("softmax-regression"))
     pairs = zip(read_lines(tmp_path / "core"), read_lines(tmp_path / "torch"), strict=True)
     for expected, found in pairs:
         train_metrics = found["client_work"]["train"]

@@ -14,15 +14,14 @@ from fedcli.runs import evaluating, starting
 from fedcli.runs.record import load_run
 from fedcli.runs.trained import load_trained
 from fedcli.settings.run_config import RunConfig
+from tests.kit.training import train
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("predictions") / "run"
     config = RunConfig(data_options={"clients": 12}, clients="6", rounds=4, threads=2)
-    with starting.start(config, path) as training:
-        list(training.run())
-        training.finish()
+    train(path, config)
     return path
 
 

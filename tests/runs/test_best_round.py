@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from fedcli.runs.files import folder
 from fedcli.runs.stopping import Best
 from fedcli.runs.trained import export_run
 from tests.kit.command_line import Fedcli
-from tests.runs.test_rounds import go_on, make_config, results, train
+from tests.kit.training import go_on, make_config, results, train, train_rounds
 
 NAN = float("nan")
 
@@ -85,8 +84,7 @@ def test_a_resumed_run_keeps_the_same(run: Path, tmp_path: Path) -> None:
     config = make_config(**JUMPY, keep_best=measure)
     for stop in (1, best_of(run), best_of(run) + 1):
         out = tmp_path / f"{stop}"
-        with starting.start(config, out) as training:
-            list(itertools.islice(training.run(), stop + 1))
+        train_rounds(out, config, stop + 1)
         assert folder.best_checkpoint(out).exists()
         go_on(out)
         assert folder.checkpoint_rounds(out) == folder.checkpoint_rounds(run)

@@ -17,6 +17,7 @@ from fedcli.errors import ConfigError, RunError
 from fedcli.runs.files import folder as run_dir
 from fedcli.runs.files.folder import RunDirectory
 from tests.kit.runs import scores
+from tests.kit.training import picture
 
 HOLD = """
 import sys
@@ -270,15 +271,10 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(
 
 def test_opening_and_closing_changes_nothing(path: Path) -> None:
     create(path)
-
-    def picture() -> dict[str, tuple[int, bytes]]:
-        files = [each for each in path.rglob("*") if each.is_file()]
-        return {str(each): (each.stat().st_mtime_ns, each.read_bytes()) for each in files}
-
-    before = picture()
+    before = picture(path)
     with RunDirectory.open(path):
         pass
-    assert picture() == before
+    assert picture(path) == before
 
 
 def test_a_run_replaced_while_it_is_being_locked_is_told(

@@ -4,65 +4,23 @@ import csv
 import json
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fedcli.core.native import CancelFlag, Cancelled
 from fedcli.errors import ConfigError
 from fedcli.models.metrics import flatten
 from fedcli.runs import evaluating, starting
 from fedcli.runs.files import checkpoint
 from fedcli.runs.files import folder as run_dir
-from fedcli.settings.run_config import RunConfig
+from tests.kit.training import go_on, last_weights, make_config, trained, trained_with_a_stop
 
-SMALL: dict[str, Any] = {
-    "data_options": {"clients": 12},
-    "clients": "4",
-    "rounds": 6,
-    "epochs": 2,
-    "max_examples": 60,
-    "threads": 2,
-    "sampling": "uniform",
-}
+UNIFORM = make_config(sampling="uniform")
 LOGS = {"csv": True, "tensorboard": True, "histograms": True}
 FOUR = ["sparse_categorical_accuracy", "loss", "num_examples", "num_batches"]
-
-
-def train(path: Path, **options: Any) -> Path:
-    with starting.start(RunConfig(**{**SMALL, **options}), path) as training:
-        for _ in training.run():
-            pass
-        training.finish()
-    return path
-
-
-def train_with_a_stop(path: Path, after: int, **options: Any) -> Path:
-    """Stops in a round, as Ctrl-C does, and goes on."""
-    cancel: CancelFlag = CancelFlag()
-    with starting.start(RunConfig(**{**SMALL, **options}), path, cancel=cancel) as training:
-        done = training.run()
-        while training.round_num < after:
-            next(done)
-        cancel.set()
-        with pytest.raises(Cancelled):
-            next(done)
-    go_on(path)
-    return path
-
-
-def go_on(path: Path) -> None:
-    with starting.resume(path) as training:
-        for _ in training.run():
-            pass
-        training.finish()
-
-
-def weights(path: Path) -> list[np.ndarray]:
-    parts = checkpoint.load(run_dir.latest_checkpoint(path)).components["global_model_weights"]
-    return [np.asarray(each) for each in parts.values()]
 
 
 def events(folder: Path) -> Any:
@@ -75,16 +33,15 @@ def events(folder: Path) -> Any:
 
 
 def test_logs_change_no_byte_of_training(tmp_path: Path) -> None:
-    plain = train(tmp_path / "plain", eval_every=2)
-    logged = train(tmp_path / "logged", eval_every=2, **LOGS)
+    plain = trained(tmp_path / "plain", sampling="uniform", eval_every=2)
+    logged = trained(tmp_path / "logged", sampling="uniform", eval_every=2, **LOGS)
     for name in ("metrics.jsonl", "evaluation.json"):
         assert (plain / name).read_bytes() == (logged / name).read_bytes()
-    for left, right in zip(weights(plain), weights(logged), strict=True):
-        assert left.tobytes() == right.tobytes()
+    assert last_weights(plain) == last_weights(logged)
 
 
 def test_csv_says_what_metrics_jsonl_says(tmp_path: Path) -> None:
-    path = train(tmp_path / "run", csv=True, eval_every=4)
+    path = trained(tmp_path / "run", sampling="uniform", csv=True, eval_every=4)
     lines = [flatten(line) for line in run_dir.read_metrics(path)]
     rows = list(csv.DictReader((path / "metrics.csv").read_text().splitlines()))
     assert [row["round"] for row in rows] == ["0", "1", "2", "3", "4", "5", "6"]
@@ -94,13 +51,15 @@ def test_csv_says_what_metrics_jsonl_says(tmp_path: Path) -> None:
 
 
 def test_csv_of_a_stopped_run_is_that_of_the_straight_one(tmp_path: Path) -> None:
-    straight = train(tmp_path / "straight", csv=True, eval_every=4)
-    stopped = train_with_a_stop(tmp_path / "stopped", 3, csv=True, eval_every=4)
+    straight = trained(tmp_path / "straight", sampling="uniform", csv=True, eval_every=4)
+    stopped = trained_with_a_stop(
+        tmp_path / "stopped", 3, sampling="uniform", csv=True, eval_every=4
+    )
     assert (straight / "metrics.csv").read_bytes() == (stopped / "metrics.csv").read_bytes()
 
 
 def test_tensorboard_reads_the_tutorials_names(tmp_path: Path) -> None:
-    path = train(tmp_path / "run", tensorboard=True, eval_every=3)
+    path = trained(tmp_path / "run", sampling="uniform", tensorboard=True, eval_every=3)
     lines = run_dir.read_metrics(path)
     online = events(path / "tensorboard/train")
     assert set(FOUR) <= set(online.Tags()["scalars"])
@@ -118,14 +77,16 @@ def test_tensorboard_reads_the_tutorials_names(tmp_path: Path) -> None:
 
 
 def test_closing_evaluation_is_an_event(tmp_path: Path) -> None:
-    path = train(tmp_path / "run", tensorboard=True)
+    path = trained(tmp_path / "run", sampling="uniform", tensorboard=True)
     (told,) = events(path / "tensorboard/eval/test").Scalars("loss")
     assert told.step == 6
     assert told.value == pytest.approx(evaluating.evaluate_run(path, clients="all").values["loss"])
 
 
 def test_splits_that_only_the_closing_evaluation_covers_are_events(tmp_path: Path) -> None:
-    path = train(tmp_path / "run", tensorboard=True, eval_every=3, eval_split="held-out")
+    path = trained(
+        tmp_path / "run", sampling="uniform", tensorboard=True, eval_every=3, eval_split="held-out"
+    )
     steps = {
         split: [each.step for each in events(path / f"tensorboard/eval/{split}").Scalars("loss")]
         for split in ("train", "test")
@@ -134,7 +95,7 @@ def test_splits_that_only_the_closing_evaluation_covers_are_events(tmp_path: Pat
 
 
 def test_histograms_are_of_each_tensor(tmp_path: Path) -> None:
-    path = train(tmp_path / "run", tensorboard=True, histograms=True)
+    path = trained(tmp_path / "run", sampling="uniform", tensorboard=True, histograms=True)
     online = events(path / "tensorboard/train")
     tensors = checkpoint.load(run_dir.latest_checkpoint(path)).components["global_model_weights"]
     assert set(online.Tags()["histograms"]) == {f"weights/{name}" for name in tensors}
@@ -147,9 +108,9 @@ def test_histograms_are_of_each_tensor(tmp_path: Path) -> None:
 
 
 def test_tensorboard_forgets_what_a_killed_process_did(tmp_path: Path) -> None:
-    straight = train(tmp_path / "straight", tensorboard=True)
+    straight = trained(tmp_path / "straight", sampling="uniform", tensorboard=True)
     path = tmp_path / "killed"
-    config = RunConfig(**SMALL, tensorboard=True, checkpoint_every=2)
+    config = replace(UNIFORM, tensorboard=True, checkpoint_every=2)
     training = starting.start(config, path)
     done = training.run()
     for _ in range(3):
@@ -169,15 +130,15 @@ def test_tensorboard_forgets_what_a_killed_process_did(tmp_path: Path) -> None:
 
 def test_what_is_asked_for_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="add --tensorboard"):
-        starting.start(RunConfig(**SMALL, histograms=True), tmp_path / "run")
+        starting.start(replace(UNIFORM, histograms=True), tmp_path / "run")
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(ConfigError, match=r"pip install 'fedcli\[tensorboard\]'"):
-        starting.start(RunConfig(**SMALL, tensorboard=True), tmp_path / "run")
+        starting.start(replace(UNIFORM, tensorboard=True), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_finished_run_is_left_alone(tmp_path: Path) -> None:
-    path = train(tmp_path / "run", **LOGS)
+    path = trained(tmp_path / "run", sampling="uniform", **LOGS)
     before = {each: each.stat().st_mtime_ns for each in path.rglob("*")}
     go_on(path)
     assert {each: each.stat().st_mtime_ns for each in path.rglob("*")} == before

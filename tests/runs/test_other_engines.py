@@ -12,11 +12,11 @@ import pytest
 from fedcli.learning.engines import choosing
 from fedcli.learning.engines.contract import Engine
 from fedcli.models.model import Model
-from fedcli.runs import evaluating, starting
+from fedcli.runs import evaluating
 from fedcli.runs.files import folder
 from fedcli.runs.trained import load_trained
 from tests.kit.toy_engine import ToyEngine
-from tests.runs.test_rounds import SMALL, VARIANTS, make_config, results, train
+from tests.kit.training import SMALL, VARIANTS, go_on, make_config, results, train, train_rounds
 
 LOCAL_ONLY: dict[str, Any] = {
     "algorithm": "local-only",
@@ -58,14 +58,9 @@ def test_a_run_may_go_on_with_another_engine(
     config = make_config(**VARIANTS["scaffold"])
     train(tmp_path / "straight", config)
     out = tmp_path / "changed"
-    with starting.start(config, out) as training:
-        rounds = training.run()
-        next(rounds)
-        rounds.close()
+    train_rounds(out, config, 1)
     toys = request.getfixturevalue("toys")
-    with starting.resume(out) as training:
-        list(training.run())
-        training.finish()
+    go_on(out)
     assert sum(toy.num_tasks for toy in toys) == 5 * 4
     assert results(out) == results(tmp_path / "straight")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import subprocess
 import sys
@@ -23,38 +22,22 @@ from fedcli.datasets.preparation.preparing import prepare
 from fedcli.datasets.sources import store, store_writer
 from fedcli.errors import ConfigError, DataError
 from fedcli.runs import evaluating, starting
-from fedcli.runs.trained import export_run
+from fedcli.runs.files import folder
 from fedcli.settings.run_config import RunConfig
+from tests.kit.training import SMALL, figures, go_on, train, train_rounds
 
 MIXED = "dirichlet-client+label-noise+feature-noise"
-SMALL: dict[str, Any] = {
-    "data_options": {"clients": 12},
+DEALT: dict[str, Any] = {
+    "threads": None,
     "partition": MIXED,
     "partition_options": {"clients": 6, "alpha": 0.3, "rate": 0.2, "seed": 3},
-    "clients": "4",
     "rounds": 4,
-    "epochs": 2,
-    "max_examples": 60,
     "eval_every": 2,
 }
 
 
 def make_config(**values: Any) -> RunConfig:
-    return settings.from_options({**SMALL, **values})
-
-
-def train(path: Path, config: RunConfig) -> dict[str, Any]:
-    with starting.start(config, path) as training:
-        for _ in training.run():
-            pass
-        return training.finish()
-
-
-def results(path: Path) -> dict[str, bytes]:
-    weights = path.with_suffix(".npz")
-    export_run(path, weights)
-    files = [path / name for name in ("metrics.jsonl", "evaluation.json")]
-    return {**{file.name: file.read_bytes() for file in files}, "weights": weights.read_bytes()}
+    return settings.from_options({**SMALL, **DEALT, **values})
 
 
 def assert_equal_splits(one: datasets.ClientData, other: datasets.ClientData) -> None:
@@ -82,19 +65,14 @@ def tff_file(tmp_path: Path) -> Path:
 
 def test_equal_bytes_for_any_number_of_threads_and_after_a_resume(tmp_path: Path) -> None:
     train(tmp_path / "one", make_config(threads=1))
-    whole = results(tmp_path / "one")
+    whole = figures(tmp_path / "one")
     for threads in (2, 7):
         train(tmp_path / f"many{threads}", make_config(threads=threads))
-        assert results(tmp_path / f"many{threads}") == whole
-    with starting.start(make_config(threads=2), tmp_path / "cut") as training:
-        for _ in itertools.islice(training.run(), 3):
-            pass
-    with starting.resume(tmp_path / "cut", threads=7) as training:
-        assert training.round_num < 4
-        for _ in training.run():
-            pass
-        training.finish()
-    assert results(tmp_path / "cut") == whole
+        assert figures(tmp_path / f"many{threads}") == whole
+    train_rounds(tmp_path / "cut", make_config(threads=2), 3)
+    assert folder.read_metrics(tmp_path / "cut")[-1]["round"] < 4
+    go_on(tmp_path / "cut", threads=7)
+    assert figures(tmp_path / "cut") == whole
 
 
 def test_the_run_s_config_repeats_it_and_names_the_partition(tmp_path: Path) -> None:
@@ -111,7 +89,7 @@ def test_the_run_s_config_repeats_it_and_names_the_partition(tmp_path: Path) -> 
         "std": 0.1,
     }
     train(tmp_path / "two", again)
-    assert results(tmp_path / "two") == results(tmp_path / "one")
+    assert figures(tmp_path / "two") == figures(tmp_path / "one")
     told = settings.read_provenance(text, "config.toml")["data"]
     base, _, described = told.partition("; partition ")
     assert base == datasets.fingerprint(

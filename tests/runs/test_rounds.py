@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import itertools
 import json
 import math
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -28,131 +25,23 @@ from fedcli.runs.opening import open_federation
 from fedcli.runs.trained import export_run
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.vocabulary import SAMPLINGS
+from tests.kit.training import (
+    MOMENTUM,
+    SMALL,
+    VARIANTS,
+    go_on,
+    make_config,
+    picture,
+    results,
+    resume_rounds,
+    train,
+    train_and_vanish,
+    train_rounds,
+)
 
 pytestmark = pytest.mark.numeric
 
 NAMES = ["sparse_categorical_accuracy", "loss", "num_examples", "num_batches"]
-
-SMALL: dict[str, Any] = {
-    "data_options": {"clients": 12},
-    "clients": "4",
-    "rounds": 6,
-    "epochs": 2,
-    "max_examples": 60,
-    "threads": 2,
-}
-MOMENTUM: dict[str, Any] = {
-    "client_options": {"momentum": 0.5},
-    "server_options": {"momentum": 0.9, "nesterov": True},
-    "client_weighting": "uniform",
-}
-VARIANTS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "momentum": MOMENTUM,
-    "uniform": {"sampling": "uniform", "eval_every": 2, **MOMENTUM},
-    "one-split": {"sampling": "uniform", "eval_every": 2, "eval_split": "held-out"},
-    "adam": {"client_optimizer": "yogi", "server_optimizer": "adam", "server_lr": 0.01},
-    "adafactor": {"server_optimizer": "adafactor", "server_lr": 0.1, "model": "mlp-2nn"},
-    "tff": {"sampling": "tff", "seed": 1},
-    "with-replacement": {"sampling": "with-replacement", "clients": "12", **MOMENTUM},
-    "poisson": {"sampling": "poisson", "clients": "1", **MOMENTUM},  # some cohorts are empty
-    "cyclic": {"sampling": "cyclic", "clients": "5"},  # passes end within cohorts
-    "by-size": {"sampling": "by-size", "clients": "0.4"},
-    "fedsgd": {"algorithm": "fedsgd", "sampling": "uniform"},
-    "mime-lite": {
-        "algorithm": "mime-lite",
-        "sampling": "uniform",
-        "client_options": {"momentum": 0.9},
-        "aggregator": "tff-robust",
-    },
-    "scheduled": {
-        "algorithm": "fedprox",
-        "client_options": {"momentum": 0.5},
-        "client_schedule": "cosine",
-        "client_schedule_options": {"warmup_rounds": 2},
-        "client_clip_norm": 0.5,
-        "server_schedule": "step",
-        "server_schedule_options": {"boundaries": [2, 4], "factors": [0.5, 0.25]},
-    },
-    "scaffold": {"algorithm": "scaffold", "sampling": "uniform"},
-    "scaffold-fixed": {"algorithm": "scaffold", "aggregator": "tff-robust", "eval_every": 1},
-    "feddyn": {"algorithm": "feddyn", "sampling": "with-replacement", "clients": "7"},
-    "median": {"aggregator": "median", "sampling": "uniform", "client_weighting": "uniform"},
-    "scaffold-median": {"algorithm": "scaffold", "aggregator": "median", "clients": "9"},
-    "feddyn-median": {"algorithm": "feddyn", "aggregator": "median", "sampling": "poisson"},
-    "norm-bound": {"aggregator": "norm-bound", "aggregator_options": {"max_norm": 0.1}},
-    "fednova": {"algorithm": "fednova", "client_options": {"momentum": 0.9}},
-    "mime": {
-        "algorithm": "mime",
-        "sampling": "poisson",
-        "clients": "3",
-        "client_options": {"momentum": 0.9},
-    },
-    "fedyogi": {"algorithm": "fedyogi", "server_ema": 0.9, "eval_every": 2},
-    "by-local-step": {
-        "client_schedule": "inverse-sqrt",
-        "client_schedule_by": "local-step",
-        "client_schedule_options": {"decay_rounds": 2},
-    },
-    "absent": {
-        "sampling": "with-replacement",
-        "client_dropout": 0.4,
-        "client_speeds": (100.0, 10.0),
-        "communication_seconds": 0.1,
-        "deadline": 10.0,
-        "over_selection": 0.5,
-        "min_reports": 2,
-        **MOMENTUM,
-    },
-    "centralized": {"algorithm": "centralized", "sampling": "uniform", "client_dropout": 0.3},
-    "2nn": {"model": "mlp-2nn", "seed": 5, "client_lr": 0.1, "pixels": "ink"},
-}
-
-# Trains some rounds and vanishes as a killed process does: no handler, no flush, no save.
-VANISH = """
-import itertools, json, os, sys
-from fedcli import settings
-from fedcli.runs import starting
-values, out, num_rounds = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-training = starting.start(settings.from_options(values), out)
-rounds_left = training.run()
-for _ in itertools.islice(rounds_left, num_rounds):
-    pass
-os._exit(9)
-"""
-
-
-def make_config(**values: Any) -> RunConfig:
-    return settings.from_options({**SMALL, **values})
-
-
-def train(path: Path, config: RunConfig) -> dict[str, Any]:
-    with starting.start(config, path) as training:
-        for _ in training.run():
-            pass
-        return training.finish()
-
-
-def go_on(path: Path, **options: Any) -> None:
-    with starting.resume(path, **options) as training:
-        for _ in training.run():
-            pass
-        training.finish()
-
-
-def results(path: Path) -> dict[str, bytes]:
-    """All of a run that does not depend on the clock, weights included."""
-    weights = path.with_suffix(".npz")
-    export_run(path, weights)
-    files = [path / name for name in ("metrics.jsonl", "evaluation.json", "config.toml")]
-    last = folder.latest_checkpoint(path)
-    by_name = {file.name: file.read_bytes() for file in (*files, last)}
-    return {**by_name, "weights": weights.read_bytes()}
-
-
-def picture(path: Path) -> dict[str, tuple[int, bytes]]:
-    files = [each for each in path.rglob("*") if each.is_file()]
-    return {str(each): (each.stat().st_mtime_ns, each.read_bytes()) for each in files}
 
 
 def write_tff(path: Path, clients: dict[str, int], *, num_labels: int = 10, side: int = 28) -> Path:
@@ -215,15 +104,10 @@ def test_a_stopped_and_resumed_run_equals_the_straight_run(tmp_path: Path, varia
     train(tmp_path / "straight", config)
     for stops in ((1,), (3, 5)):
         out = tmp_path / f"stopped-{len(stops)}"
-        with starting.start(config, out) as training:
-            rounds_left = training.run()
-            list(itertools.islice(rounds_left, stops[0]))
-            rounds_left.close()
+        train_rounds(out, config, stops[0])
         for stop in stops[1:]:
-            with starting.resume(out, threads=1) as training:
-                rounds_left = training.run()
-                list(itertools.islice(rounds_left, stop - training.round_num))
-                rounds_left.close()
+            done = folder.read_metrics(out)[-1]["round"]
+            resume_rounds(out, stop - done, threads=1)
         go_on(out, threads=3)
         assert results(out) == results(tmp_path / "straight")
 
@@ -234,9 +118,7 @@ def test_a_killed_and_resumed_run_equals_the_straight_run(tmp_path: Path, varian
     train(tmp_path / "straight", settings.from_options(values))
     out = tmp_path / "killed"
     # Five rounds are done when it vanishes; round 0 counts where it is evaluated.
-    num_results = "6" if "eval_every" in values else "5"
-    command = [sys.executable, "-c", VANISH, json.dumps(values), str(out), num_results]
-    assert subprocess.run(command, check=False).returncode == 9
+    train_and_vanish(out, values, 6 if "eval_every" in values else 5)
     num_lines = len(folder.read_metrics(out))
     with starting.resume(out) as training:
         # Saved every second round: what came after is trained again.

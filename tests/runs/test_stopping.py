@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from fedcli.errors import ConfigError
 from fedcli.runs import starting
 from fedcli.runs.stopping import Progress, progress_for
 from fedcli.settings.values import parse_target
-from tests.runs.test_rounds import go_on, make_config, results, train
+from tests.kit.training import figures, go_on, make_config, results, train, train_rounds
 
 
 def curve(*accuracies: float | None, split: str = "test") -> list[dict[str, Any]]:
@@ -116,9 +115,7 @@ def test_a_run_stops_at_its_target_as_a_shorter_run_would(tmp_path: Path) -> Non
     target, round_num = target_in_between(tmp_path / "whole")
     train(tmp_path / "run", make(stop_at=target))
     train(tmp_path / "short", replace(make(), rounds=round_num))
-    stopped, short = results(tmp_path / "run"), results(tmp_path / "short")
-    for name in ("metrics.jsonl", "evaluation.json", "weights"):
-        assert stopped[name] == short[name]
+    assert figures(tmp_path / "run") == figures(tmp_path / "short")
 
 
 @pytest.mark.parametrize("num_rounds", [0, 1, 2, 3])
@@ -128,9 +125,7 @@ def test_an_interrupted_run_stops_where_the_straight_one_stops(
     target, _ = target_in_between(tmp_path / "whole")
     config = make(stop_at=target, patience=5)
     train(tmp_path / "straight", config)
-    with starting.start(config, tmp_path / "run") as training:
-        for _ in itertools.islice(training.run(), num_rounds):
-            pass
+    train_rounds(tmp_path / "run", config, num_rounds)
     go_on(tmp_path / "run")
     assert results(tmp_path / "run") == results(tmp_path / "straight")
 

@@ -1,0 +1,205 @@
+"""Small runs that really train: to their end, for some rounds, or until their process is killed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedcli import settings
+from fedcli.core.native import CancelFlag, Cancelled
+from fedcli.runs import starting
+from fedcli.runs.files import checkpoint, folder
+from fedcli.runs.loop import Training
+from fedcli.runs.trained import export_run
+from fedcli.settings.run_config import RunConfig
+
+SMALL: dict[str, Any] = {
+    "data_options": {"clients": 12},
+    "clients": "4",
+    "rounds": 6,
+    "epochs": 2,
+    "max_examples": 60,
+    "threads": 2,
+}
+MOMENTUM: dict[str, Any] = {
+    "client_options": {"momentum": 0.5},
+    "server_options": {"momentum": 0.9, "nesterov": True},
+    "client_weighting": "uniform",
+}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "momentum": MOMENTUM,
+    "uniform": {"sampling": "uniform", "eval_every": 2, **MOMENTUM},
+    "one-split": {"sampling": "uniform", "eval_every": 2, "eval_split": "held-out"},
+    "adam": {"client_optimizer": "yogi", "server_optimizer": "adam", "server_lr": 0.01},
+    "adafactor": {"server_optimizer": "adafactor", "server_lr": 0.1, "model": "mlp-2nn"},
+    "tff": {"sampling": "tff", "seed": 1},
+    "with-replacement": {"sampling": "with-replacement", "clients": "12", **MOMENTUM},
+    "poisson": {"sampling": "poisson", "clients": "1", **MOMENTUM},  # some cohorts are empty
+    "cyclic": {"sampling": "cyclic", "clients": "5"},  # passes end within cohorts
+    "by-size": {"sampling": "by-size", "clients": "0.4"},
+    "fedsgd": {"algorithm": "fedsgd", "sampling": "uniform"},
+    "mime-lite": {
+        "algorithm": "mime-lite",
+        "sampling": "uniform",
+        "client_options": {"momentum": 0.9},
+        "aggregator": "tff-robust",
+    },
+    "scheduled": {
+        "algorithm": "fedprox",
+        "client_options": {"momentum": 0.5},
+        "client_schedule": "cosine",
+        "client_schedule_options": {"warmup_rounds": 2},
+        "client_clip_norm": 0.5,
+        "server_schedule": "step",
+        "server_schedule_options": {"boundaries": [2, 4], "factors": [0.5, 0.25]},
+    },
+    "scaffold": {"algorithm": "scaffold", "sampling": "uniform"},
+    "scaffold-fixed": {"algorithm": "scaffold", "aggregator": "tff-robust", "eval_every": 1},
+    "feddyn": {"algorithm": "feddyn", "sampling": "with-replacement", "clients": "7"},
+    "median": {"aggregator": "median", "sampling": "uniform", "client_weighting": "uniform"},
+    "scaffold-median": {"algorithm": "scaffold", "aggregator": "median", "clients": "9"},
+    "feddyn-median": {"algorithm": "feddyn", "aggregator": "median", "sampling": "poisson"},
+    "norm-bound": {"aggregator": "norm-bound", "aggregator_options": {"max_norm": 0.1}},
+    "fednova": {"algorithm": "fednova", "client_options": {"momentum": 0.9}},
+    "mime": {
+        "algorithm": "mime",
+        "sampling": "poisson",
+        "clients": "3",
+        "client_options": {"momentum": 0.9},
+    },
+    "fedyogi": {"algorithm": "fedyogi", "server_ema": 0.9, "eval_every": 2},
+    "by-local-step": {
+        "client_schedule": "inverse-sqrt",
+        "client_schedule_by": "local-step",
+        "client_schedule_options": {"decay_rounds": 2},
+    },
+    "absent": {
+        "sampling": "with-replacement",
+        "client_dropout": 0.4,
+        "client_speeds": (100.0, 10.0),
+        "communication_seconds": 0.1,
+        "deadline": 10.0,
+        "over_selection": 0.5,
+        "min_reports": 2,
+        **MOMENTUM,
+    },
+    "centralized": {"algorithm": "centralized", "sampling": "uniform", "client_dropout": 0.3},
+    "2nn": {"model": "mlp-2nn", "seed": 5, "client_lr": 0.1, "pixels": "ink"},
+}
+
+_VANISH = """
+import itertools, json, os, sys
+import numpy as np
+import pytest
+
+from fedcli import settings
+from fedcli.core.native import CancelFlag, Cancelled
+from fedcli.runs import starting
+values, out, num_rounds = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+training = starting.start(settings.from_options(values), out)
+rounds_left = training.run()
+for _ in itertools.islice(rounds_left, num_rounds):
+    pass
+os._exit(9)
+"""
+
+
+def make_config(**values: Any) -> RunConfig:
+    """Returns `SMALL` with these values in place of its own."""
+    return settings.from_options({**SMALL, **values})
+
+
+def train(path: Path, config: RunConfig) -> dict[str, Any]:
+    """Trains a run to its end and returns its closing evaluation."""
+    with starting.start(config, path) as training:
+        for _ in training.run():
+            pass
+        return training.finish()
+
+
+def trained(path: Path, **values: Any) -> Path:
+    """Trains `make_config(**values)` to its end, and returns its folder."""
+    train(path, make_config(**values))
+    return path
+
+
+def trained_with_a_stop(path: Path, after: int, **values: Any) -> Path:
+    """As `trained`, but stopped within a round, as Ctrl-C does, and continued."""
+    cancel: CancelFlag = CancelFlag()
+    with starting.start(make_config(**values), path, cancel=cancel) as training:
+        done = training.run()
+        while training.round_num < after:
+            next(done)
+        cancel.set()
+        with pytest.raises(Cancelled):
+            next(done)
+    go_on(path)
+    return path
+
+
+def last_weights(path: Path) -> list[bytes]:
+    """Every tensor of a run's last checkpoint."""
+    parts = checkpoint.load(folder.latest_checkpoint(path)).components["global_model_weights"]
+    return [np.asarray(each).tobytes() for each in parts.values()]
+
+
+def go_on(path: Path, **options: Any) -> None:
+    """Resumes a run and trains it to its end."""
+    with starting.resume(path, **options) as training:
+        for _ in training.run():
+            pass
+        training.finish()
+
+
+def train_rounds(path: Path, config: RunConfig, num_rounds: int) -> None:
+    """Starts a run and leaves it after so many results of rounds, as Ctrl-C between them does."""
+    with starting.start(config, path) as training:
+        _take(training, num_rounds)
+
+
+def resume_rounds(path: Path, num_rounds: int, **options: Any) -> None:
+    """Goes on with a run for so many results of rounds."""
+    with starting.resume(path, **options) as training:
+        _take(training, num_rounds)
+
+
+def _take(training: Training, num_rounds: int) -> None:
+    rounds_left = training.run()
+    list(itertools.islice(rounds_left, num_rounds))
+    rounds_left.close()
+
+
+def train_and_vanish(path: Path, values: Mapping[str, Any], num_rounds: int) -> None:
+    """Trains in another process, which ends as a killed one does: no handler, flush or save."""
+    command = [sys.executable, "-c", _VANISH, json.dumps(values), str(path), str(num_rounds)]
+    assert subprocess.run(command, check=False).returncode == 9
+
+
+def figures(path: Path) -> dict[str, bytes]:
+    """What a run computed: metrics, evaluation and exported weights."""
+    weights = path.with_suffix(".npz")
+    export_run(path, weights)
+    files = [path / name for name in ("metrics.jsonl", "evaluation.json")]
+    return {**{file.name: file.read_bytes() for file in files}, "weights": weights.read_bytes()}
+
+
+def results(path: Path) -> dict[str, bytes]:
+    """All of a run that does not depend on the clock: `figures`, config and last checkpoint."""
+    files = [path / "config.toml", folder.latest_checkpoint(path)]
+    return {**figures(path), **{file.name: file.read_bytes() for file in files}}
+
+
+def picture(path: Path) -> dict[str, tuple[int, bytes]]:
+    """Returns every file below a folder: when it was changed, and its bytes."""
+    files = [each for each in path.rglob("*") if each.is_file()]
+    return {str(each): (each.stat().st_mtime_ns, each.read_bytes()) for each in files}
