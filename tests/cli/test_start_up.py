@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import REPOSITORY
+from tests.kit.command_line import REPOSITORY
 
 PROGRAM = """
 import sys
