@@ -15,7 +15,8 @@ PROGRAM = """
 import sys
 from fedcli.cli import main
 code = main.run(sys.argv[1:])
-print(*(n for n, m in sys.modules.items() if hasattr(m, "__spec__") and m.__spec__), file=sys.stderr)
+loaded = (name for name, module in sys.modules.items() if getattr(module, "__spec__", None))
+print(*loaded, file=sys.stderr)
 sys.exit(code)
 """
 
