@@ -28,7 +28,6 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import field, replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
+from fedcli.digest import blake2b
 from fedcli.errors import RunError
 
 FILE = "client_states.sqlite"
