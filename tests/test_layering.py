@@ -13,7 +13,10 @@ PACKAGE = Path(__file__).parent.parent / "fedcli"
 
 # The rooms of fedcli, high to low. A module imports from its own room and from lower floors only.
 # The ground floor holds the modules at the top of the package, which everybody may import.
-GROUND = ("dataclass", "digest", "errors", "files", "hdf5", "lazy", "locks", "progress", "version")
+GROUND = (
+    *("dataclass", "digest", "errors", "files", "hdf5", "lazy", "locks", "outputs", "progress"),
+    "version",
+)
 ROOMS = (
     ("__main__",),
     ("cli",),
@@ -110,7 +113,7 @@ USERS: dict[str, set[str]] = {
     "matplotlib": {"inspection.figures", "reports.plots"},
     "tensorboardX": {"runs.files.event_files"},
     "time": {
-        *("cli", "runs", "learning", "datasets.download", "locks"),
+        *("cli", "runs", "learning", "datasets.download", "locks", "outputs"),
     },
     "datetime": {"cli", "runs.files.folder"},
     # Random streams have names in `core.seeds` and are drawn by the core; nothing is unpickled.

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from fedcli.benchmarks.jobs import Job, Setting, Work
@@ -15,6 +13,7 @@ from fedcli.benchmarks.peers import Peer
 from fedcli.benchmarks.timing import Contestant, Pace, Spread, Timer, in_turn, ratio, timed
 from fedcli.core.native import CancelFlag
 from fedcli.dataclass import dataclass
+from fedcli.outputs import scratch_folder
 from fedcli.progress import Tell
 
 OWN = "fedcli"
@@ -143,8 +142,8 @@ def run(job: Job, how: Conditions, tell: Tell, cancel: CancelFlag) -> Result:
     last = _Last(tell)
     timer = how.timer
     with ExitStack() as resources:
-        folder = resources.enter_context(tempfile.TemporaryDirectory(prefix="fedcli-bench-"))
-        work = job.make(Setting(max(how.counts), how.is_quick, Path(folder), cancel))
+        folder = resources.enter_context(scratch_folder(None, "fedcli-bench-"))
+        work = job.make(Setting(max(how.counts), how.is_quick, folder, cancel))
         counts = how.counts if work.has_threads else (1,)
         peaks = [Peak(count, resources) for count in counts] if work.operations else []
         contestants = [

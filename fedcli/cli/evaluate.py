@@ -176,6 +176,7 @@ def evaluate(
       fedcli eval runs/first/checkpoints/round-000010.h5
     """  # noqa: D301 - \b keeps click from wrapping
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
+    opt.check_outputs(values["predictions_file"], values["per_client_file"])
     measures = None
     if by_class or ks:
         from fedcli.evaluation.by_class import ClassMeasures
@@ -192,6 +193,7 @@ def evaluate(
     evaluation = _evaluate(run, given)
     for note in evaluation.notes:
         remarks.note(note)
+    opt.tell_of_links(remarks, values["predictions_file"], values["per_client_file"])
     remarks.detail(f"evaluated split {evaluation.split} of {evaluation.source}")
     if values["per_client_file"] is not None:
         remarks.detail(f"wrote {values['per_client_file']}")

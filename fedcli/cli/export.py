@@ -35,9 +35,11 @@ def export(*, run: Path, file: Path, best: bool, as_json: bool, quiet: bool, ver
       python -c "import keras; keras.models.load_model('model.keras').summary()"
     """  # noqa: D301 - \b keeps click from wrapping
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
+    opt.check_outputs(file)
     from fedcli.runs import trained
 
     tensors = trained.export_run(run, file, best=best)
+    opt.tell_of_links(remarks, file)
     remarks.detail(f"read {run}")
     if as_json:
         from fedcli.cli.screen.output import print_json

@@ -178,6 +178,7 @@ def inspect_clients(
     wanted.check()
     source = _source(opt.given(data), run)
     wanted.check_outputs(source)
+    opt.check_outputs(csv_file)
     splits = _open(source, split)
 
     from fedcli.cli.screen.client_tables import View
@@ -392,6 +393,7 @@ def _present(
     if wanted.csv_file is not None:
         client_export.write_csv(wanted.csv_file, populations)
         remarks.note(f"wrote {wanted.csv_file}")
+        opt.tell_of_links(remarks, wanted.csv_file)
     if wanted.plot_folder is not None:
         for file in _plot(first, wanted.plot_folder, wanted, remarks):
             remarks.note(f"wrote {file}")

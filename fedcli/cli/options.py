@@ -8,6 +8,7 @@ file.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -264,6 +265,24 @@ def _click_type(kind: Kind) -> Any:
     if kind.is_path is not None:
         return click.Path()
     return kind.read if kind.read in (int, float, str) else Readable(kind)
+
+
+def check_outputs(*files: Path | None) -> None:
+    """Refuses files that cannot be written, before any work."""
+    from fedcli.outputs import check_output
+
+    for file in files:
+        if file is not None:
+            check_output(file)
+
+
+def tell_of_links(remarks: Remarks, *files: Path | None) -> None:
+    """Says of files that were written under links which those are."""
+    from fedcli.outputs import link_note
+
+    for note in [link_note(file) for file in files if file is not None]:
+        if note is not None:
+            remarks.note(note)
 
 
 def _parse_pairs(

@@ -302,6 +302,7 @@ def preprocess(
     prepared = _prepare(sources, out, options, remarks)
     for line in prepared.description.lines():
         remarks.note(line)
+    opt.tell_of_links(remarks, out)
     for note in prepared.notes:
         remarks.note(note)
     from fedcli.cli.screen import preparation_tables

@@ -177,7 +177,8 @@ def _write_files(
     remarks: Remarks,
 ) -> None:
     """Writes the files that were asked for; whether they can be is seen before any work."""
-    from fedcli.files import check_is_no_input, text_bytes, write_atomic
+    from fedcli.files import check_is_no_input, text_bytes
+    from fedcli.outputs import write_output
     from fedcli.reports import tables as report_tables
     from fedcli.reports import text
     from fedcli.runs.files import client_records
@@ -187,6 +188,7 @@ def _write_files(
     csv_file, clients_file, plot_file, html_file = (files[f"{each}_file"] for each in names)
     inputs = [each for record in records for each in files_of_run(record.path)]
     inputs += [Path(each) for record in records for each in _data_of(record)]
+    opt.check_outputs(csv_file, clients_file, plot_file, html_file)
     taken: set[Path] = set()
     for file in (csv_file, clients_file, plot_file, html_file):
         if file is not None:
@@ -197,13 +199,14 @@ def _write_files(
     if clients_file is not None:
         found = {str(record.path): client_records.load(record.path) for record in records}
         table = report_tables.clients_csv(found)
-        write_atomic(clients_file, text_bytes(text.to_csv(table)))
+        write_output(clients_file, text_bytes(text.to_csv(table)))
     if plot_file is not None:
         _plot(records, plot_file)
     if csv_file is not None:
-        write_atomic(csv_file, text_bytes(text.to_csv(report_tables.rounds_csv(records))))
+        write_output(csv_file, text_bytes(text.to_csv(report_tables.rounds_csv(records))))
     if html_file is not None:
-        write_atomic(html_file, text_bytes(_page(records, targets, notes, remarks)))
+        write_output(html_file, text_bytes(_page(records, targets, notes, remarks)))
+    opt.tell_of_links(remarks, csv_file, clients_file, plot_file, html_file)
     for file in (csv_file, clients_file, plot_file, html_file):
         if file is not None:
             remarks.detail(f"wrote {file}")

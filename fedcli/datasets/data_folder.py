@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from fedcli.errors import DataError
+from fedcli.files import make_folders
 
 VARIABLE = "FEDCLI_DATA_DIR"
 
@@ -46,7 +47,7 @@ def make_folder(folder: Path) -> None:
         DataError: It cannot be made or written to; the line says what to set.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folders(folder)
         reason = "" if os.access(folder, os.W_OK | os.X_OK) else "no permission to write there"
     except OSError as err:
         reason = err.strerror or str(err)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fedcli.errors import ConfigError
 from fedcli.evaluation.spread import client_means
-from fedcli.files import write_atomic
+from fedcli.outputs import write_output
 
 FORMAT, VERSION = "fedcli-per-client", 1
 ENDINGS = (".csv", ".h5")
@@ -70,7 +70,7 @@ def write(
         columns["fine_tuned_sparse_categorical_accuracy"] = accuracies
         columns["fine_tuned_loss"] = losses
     encode = _csv if path.suffix.lower() == ".csv" else _hdf5
-    write_atomic(path, encode(list(client_ids), columns))
+    write_output(path, encode(list(client_ids), columns))
 
 
 def _csv(client_ids: list[str], columns: dict[str, NDArray[Any]]) -> bytes:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,12 @@ from fedcli.core.native import CancelFlag
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batch_plan import BatchPlan
 from fedcli.datasets.batches import BatchedDataset, ClientDataset
-from fedcli.datasets.sources.replacing import replacing
-from fedcli.errors import ConfigError, RunError, why_not_written
+from fedcli.errors import ConfigError
 from fedcli.federation.panels import Panel
 from fedcli.learning.engines.contract import PIECE_BYTES, Engine, Scores
 from fedcli.models.metrics import predicted_classes
 from fedcli.models.model import Model
+from fedcli.outputs import check_output, output_file
 
 SUFFIXES = (".npz", ".csv")
 NO_CLASS = -1  # predicted where a score is NaN
@@ -187,14 +187,11 @@ def check_target(path: Path) -> None:
 
     Raises:
         ConfigError: Its name does not say in which format.
-        RunError: Its folder is not there or cannot be written to, or it is no regular file.
+        RunError: Its folder is not there or cannot be written to, or it is a folder or the like.
     """
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"--predictions {path}: choose a name that ends in .npz or .csv")
-    if path.exists() and not path.is_file():
-        raise RunError(f"{path} is not a regular file; choose another name")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise RunError(f"cannot write {path}: there is no such folder, or it is not yours to write")
+    check_output(path)
 
 
 @contextmanager
@@ -206,45 +203,43 @@ def writing(path: Path, num_classes: int) -> Iterator[Callable[[Predicted], None
     `probabilities` float32 [N, K], and is held in memory until the end.
 
     Args:
-        path: Where to; an existing regular file is replaced.
+        path: Where to; an existing regular file is replaced, a pipe or device written to.
         num_classes: Probabilities in a row.
 
     Raises:
         RunError: The file cannot be written.
     """
     write = _writing_csv if path.suffix == ".csv" else _writing_npz
-    try:
-        with replacing(path) as temporary, write(temporary, num_classes) as add:
-            yield add
-    except OSError as err:
-        raise RunError(f"cannot write {path}: {why_not_written(err)}") from err
-
-
-@contextmanager
-def _writing_csv(path: Path, num_classes: int) -> Iterator[Callable[[Predicted], None]]:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        probabilities = [f"probability_{label}" for label in range(num_classes)]
-        writer.writerow(["client_id", "index", "label", "predicted", *probabilities])
-
-        def add(predicted: Predicted) -> None:
-            rows = zip(
-                predicted.labels.tolist(),
-                predicted.classes.tolist(),
-                predicted.probabilities.tolist(),
-                strict=True,
-            )
-            writer.writerows(
-                # 9 digits tell any two float32 apart
-                [predicted.client_id, index, label, class_, *(f"{each:.9g}" for each in of_classes)]
-                for index, (label, class_, of_classes) in enumerate(rows, predicted.first)
-            )
-
+    with output_file(path) as file, write(file, num_classes) as add:
         yield add
 
 
 @contextmanager
-def _writing_npz(path: Path, num_classes: int) -> Iterator[Callable[[Predicted], None]]:
+def _writing_csv(file: BinaryIO, num_classes: int) -> Iterator[Callable[[Predicted], None]]:
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    probabilities = [f"probability_{label}" for label in range(num_classes)]
+    writer.writerow(["client_id", "index", "label", "predicted", *probabilities])
+
+    def add(predicted: Predicted) -> None:
+        rows = zip(
+            predicted.labels.tolist(),
+            predicted.classes.tolist(),
+            predicted.probabilities.tolist(),
+            strict=True,
+        )
+        writer.writerows(
+            # 9 digits tell any two float32 apart
+            [predicted.client_id, index, label, class_, *(f"{each:.9g}" for each in of_classes)]
+            for index, (label, class_, of_classes) in enumerate(rows, predicted.first)
+        )
+
+    yield add
+    text.detach()  # after a flush; who gave the file closes it
+
+
+@contextmanager
+def _writing_npz(file: BinaryIO, num_classes: int) -> Iterator[Callable[[Predicted], None]]:
     parts: list[Predicted] = []
     yield parts.append
     sizes = [len(each.labels) for each in parts]
@@ -264,8 +259,7 @@ def _writing_npz(path: Path, num_classes: int) -> Iterator[Callable[[Predicted],
             [np.empty((0, num_classes), np.float32), *(each.probabilities for each in parts)]
         ),
     }
-    with path.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def _pieces(

@@ -19,9 +19,9 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from fedcli.errors import ConfigError
-from fedcli.files import write_atomic
 from fedcli.models.keras import formats
 from fedcli.models.layout import ParamLayout
+from fedcli.outputs import write_output
 
 # What `save` writes, by how a file's name ends.
 FORMATS = (".npz", ".keras", ".weights.h5")
@@ -95,7 +95,7 @@ def save_npz(path: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
         for name, tensor in tensors.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 npy.write_array(member, np.asarray(tensor), allow_pickle=False)
-    write_atomic(path, buffer.getvalue())
+    write_output(path, buffer.getvalue())
 
 
 def load_npz(path: Path, shapes: Sequence[tuple[int, ...]]) -> list[NDArray[np.float32]]:

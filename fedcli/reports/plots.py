@@ -8,7 +8,6 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from fedcli.errors import ConfigError
-from fedcli.files import write_atomic
 from fedcli.inspection.figures.page import (
     LINE_HEIGHT,
     MARGIN,
@@ -23,6 +22,7 @@ from fedcli.inspection.figures.page import (
     write_title,
 )
 from fedcli.inspection.figures.writing import FORMATS
+from fedcli.outputs import write_output
 
 # Told apart by everybody (Paul Tol's bright scheme).
 _COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777")
@@ -46,7 +46,7 @@ def write_curves(
         ConfigError: The ending is none of these.
         RunError: The file cannot be written.
     """
-    write_atomic(path, render(lambda: _draw(title, panels, note), format_of(path)))
+    write_output(path, render(lambda: _draw(title, panels, note), format_of(path)))
 
 
 def format_of(path: Path) -> str:

@@ -342,7 +342,7 @@ def test_csv_is_whole_or_not_there(
     assert "folder is not a regular file" in done.err
     done = fedcli(*arguments, "nowhere/out.csv")
     assert (done.code, done.out) == (1, "")
-    assert "cannot write nowhere/out.csv: No such file or directory" in done.err
+    assert "cannot write nowhere/out.csv: there is no such folder" in done.err
     (tmp_path / "out.csv").write_text("before")
 
     def fail(_: int) -> None:

@@ -57,3 +57,51 @@ def test_a_file_of_ones_own_in_a_run_is_replaced(fedcli: Fedcli, inputs: dict[Pa
     for _ in range(2):
         assert fedcli("eval", "run", "--predictions", "run/p.csv").code == 0
         assert fedcli("report", "run", "--html", "run/page.html").code == 0
+
+
+# ---- Every output: what it replaces, and what it does not ----------------------------------------
+
+OUTPUTS = {
+    "eval run --per-client": ".csv",
+    "eval run --predictions": ".csv",
+    "eval run --predictions ": ".npz",
+    "export run": ".npz",
+    "export run ": ".keras",
+    "inspect-clients --data train.h5 --csv": ".csv",
+    "preprocess train.h5 --out": ".h5",
+    "report run --csv": ".csv",
+    "report run --clients-csv": ".csv",
+    "report run --html": ".html",
+    "report run --plot": ".svg",
+}
+
+
+@pytest.mark.parametrize("command", OUTPUTS)
+def test_an_output_is_written_where_its_link_leads_and_that_is_told(
+    fedcli: Fedcli, inputs: dict[Path, bytes], command: str, tmp_path: Path
+) -> None:
+    ending = OUTPUTS[command]
+    target, link = tmp_path / f"target{ending}", tmp_path / f"link{ending}"
+    target.write_bytes(b"old")
+    link.unlink(missing_ok=True)
+    link.symlink_to(target.name)
+    done = fedcli(*command.split(), link)
+    assert done.code == 0
+    assert f"{link} is a link; wrote {target}" in done.err
+    assert link.is_symlink()
+    assert target.read_bytes() not in (b"old", b"")
+
+
+@pytest.mark.parametrize("command", OUTPUTS)
+def test_a_device_is_never_replaced_nor_a_folder(
+    fedcli: Fedcli, inputs: dict[Path, bytes], command: str, tmp_path: Path
+) -> None:
+    ending = OUTPUTS[command]
+    (tmp_path / f"folder{ending}").mkdir()
+    done = fedcli(*command.split(), f"folder{ending}")
+    assert_is_one_line(done, "is not a regular file; choose another name")
+    (tmp_path / f"null{ending}").symlink_to("/dev/null")
+    done = fedcli(*command.split(), f"null{ending}")
+    assert done.code == (1 if ending == ".h5" else 0)  # a store is read again
+    assert (tmp_path / f"null{ending}").is_symlink()
+    assert Path("/dev/null").is_char_device()

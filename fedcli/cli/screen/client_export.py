@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedcli.datasets.client_data import CENTRAL
-from fedcli.errors import RunError
-from fedcli.files import json_text, sync_folder
+from fedcli.files import json_text
 from fedcli.inspection.statistics import SplitCounts, summarize, summarize_sizes
+from fedcli.outputs import output_file
 
 if TYPE_CHECKING:
     from fedcli.datasets.client_data import ClientData
@@ -73,22 +71,9 @@ def write_csv(path: Path, populations: Mapping[str, Population]) -> None:
     Raises:
         RunError: The file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
-    try:
-        if path.exists() and not path.is_file():
-            raise RunError(f"{path} is not a regular file; choose another name")
-        with temporary.open("x", encoding="utf-8", newline="") as file:
-            for text in _csv_texts(populations):
-                file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)  # noqa: PTH105
-        sync_folder(path.parent)
-    except OSError as err:
-        raise RunError(f"cannot write {path}: {err.strerror or err}") from err
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    with output_file(path) as file:
+        for text in _csv_texts(populations):
+            file.write(text.encode())
 
 
 def _split_json(population: Population) -> dict[str, Any]:

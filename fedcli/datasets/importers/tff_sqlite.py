@@ -11,7 +11,6 @@ import lzma
 import math
 import shutil
 import sqlite3
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,7 +26,10 @@ from fedcli.datasets.importers.tf_example import read_emnist_examples, read_exam
 from fedcli.datasets.sources.tff_h5 import CONVENTIONS, pack
 from fedcli.datasets.table import TableWriter
 from fedcli.errors import DataError
+from fedcli.outputs import scratch_folder
 from fedcli.progress import Tell
+
+_UNPACKED = ".fedcli-unpacked-"  # what folders with an unpacked database are called
 
 _SIGNATURE = b"SQLite format 3\0"
 _HEADER_BYTES = 100
@@ -349,8 +351,8 @@ def _database(path: Path, folder: Path | None, tell: Tell) -> Iterator[Path]:
         yield path
         return
     # SQLite opens files by name, so this one cannot be without.
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".fedcli-unpacked-") as unpacked:
-        database = Path(unpacked) / "database"
+    with scratch_folder(folder, _UNPACKED) as unpacked:
+        database = unpacked / "database"
         with path.open("rb") as packed, database.open("xb") as file:
             _unpack(packed, file, path, lambda: shutil.disk_usage(unpacked).free, tell)
         yield database

@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedcli.errors import DataError
+from fedcli.errors import DataError, RunError
+from fedcli.outputs import resolve_output
 
 
 def check_place(out: Path, sources: Sequence[Path]) -> None:
@@ -20,8 +21,7 @@ def check_place(out: Path, sources: Sequence[Path]) -> None:
     try:
         if not folder.is_dir():
             raise DataError(f"--out {out}: there is no folder {folder}; make it first")
-        if out.exists() and not out.is_file():
-            raise DataError(f"--out {out} is not a regular file; choose another name")
+        resolve_output(out)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise DataError(f"--out {out}: no permission to write in {folder}; choose another")
         if out.exists() and any(each.exists() and each.samefile(out) for each in sources):
@@ -33,6 +33,8 @@ def check_place(out: Path, sources: Sequence[Path]) -> None:
             )
     except OSError as err:
         raise DataError(f"--out {out}: cannot be looked up ({err.strerror})") from err
+    except RunError as err:
+        raise DataError(f"--out {err}") from err
 
 
 def _holds(source: Path, folder: Path) -> bool:

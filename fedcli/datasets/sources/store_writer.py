@@ -20,7 +20,6 @@ from fedcli.datasets.batch_plan import MAX_COUNT
 from fedcli.datasets.batches import ClientDataset, Pixels, first_outside
 from fedcli.datasets.checks import MAX_ID_BYTES, bad_label, check_examples, check_labels
 from fedcli.datasets.partitions.dealt import DealtSplit
-from fedcli.datasets.sources.replacing import replacing
 from fedcli.datasets.sources.store import (
     ARRAYS,
     VERSION,
@@ -35,7 +34,8 @@ from fedcli.datasets.sources.store import (
     info_fingerprint,
 )
 from fedcli.datasets.spool import PixelSpool
-from fedcli.errors import DataError
+from fedcli.errors import DataError, RunError
+from fedcli.outputs import replacing, resolve_output
 from fedcli.progress import Tell, tell_nobody
 
 _ALIGNMENT = 64  # of arrays in the file, bytes; a cache line
@@ -59,7 +59,7 @@ def create(
     removed.
 
     Args:
-        path: The file to write or replace.
+        path: The file to write or replace, where links lead.
         splits: For each split its clients, sorted by id.
         info: What the store says about itself.
         tell: Told the examples collected of each split that is not gathered, then the examples
@@ -70,21 +70,22 @@ def create(
             cannot be written.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise DataError(f"{path} is not a regular file; choose another name")
+        target = resolve_output(path)
         with ExitStack() as stack:
-            temporary = stack.enter_context(replacing(path))
+            temporary = stack.enter_context(replacing(target))
             collected = []
             for name in sorted(splits):
                 clients = splits[name]
                 if isinstance(clients, DealtSplit) and clients.is_plain:
                     collected.append(_gathered(name, clients, info.num_classes))
                 else:
-                    spool = stack.enter_context(_Spool(info.num_classes, path.parent))
+                    spool = stack.enter_context(_Spool(info.num_classes, target.parent))
                     collected.append(spool.collect(name, clients, tell))
             return _write(temporary, collected, info, tell)
     except OSError as err:
         raise DataError(f"cannot write {path}: {err.strerror or hdf5.one_line(err)}") from err
+    except RunError as err:
+        raise DataError(str(err)) from err
 
 
 class _GatheredPixels:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from fedcli.datasets.batches import ClientDataset
 from fedcli.datasets.client_data import ClientData
 from fedcli.errors import ConfigError, RunError
-from fedcli.files import write_atomic
+from fedcli.files import make_folders
 from fedcli.inspection.statistics import SplitCounts
+from fedcli.outputs import write_output
 from fedcli.progress import Tell, tell_nobody
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def write_figures(
     if file_format not in FORMATS:
         raise ConfigError(f"figure format {file_format!r}: choose one of {', '.join(FORMATS)}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folders(folder)
     except OSError as err:
         raise RunError(f"cannot make the folder {folder}: {err.strerror}") from err
     from fedcli.inspection.figures import drawings
@@ -96,5 +97,5 @@ def write_figures(
         contents[folder / f"{name}.{file_format}"] = render(draw, file_format)
         tell(num_clients, num_clients)
     for path, content in contents.items():
-        write_atomic(path, content)
+        write_output(path, content)
     return list(contents)

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
-from fedcli.files import write_atomic
 from fedcli.models.keras import archives, graphs
 from fedcli.models.keras.graphs import Graph, container_names
 from fedcli.models.layers import Activation, Flatten
 from fedcli.models.layers.contract import GLOROT_UNIFORM, Spec, Start
 from fedcli.models.layers.fields import SOFTMAX
 from fedcli.models.layout import ParamLayout, lay_out
+from fedcli.outputs import write_output
 
 is_keras = archives.is_keras
 
@@ -154,7 +154,7 @@ def write_keras(path: Path, layout: ParamLayout, params: NDArray[np.float32]) ->
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in members.items():
             archive.writestr(zipfile.ZipInfo(name, _ZIP_TIME), content)
-    write_atomic(path, buffer.getvalue())
+    write_output(path, buffer.getvalue())
 
 
 def write_weights(path: Path, layout: ParamLayout, params: NDArray[np.float32]) -> None:
@@ -168,7 +168,7 @@ def write_weights(path: Path, layout: ParamLayout, params: NDArray[np.float32]) 
     Raises:
         RunError: The file cannot be written, or `path` is not a regular file.
     """
-    write_atomic(path, _image(_stack(layout), layout, params))
+    write_output(path, _image(_stack(layout), layout, params))
 
 
 @contextmanager

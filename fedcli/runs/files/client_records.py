@@ -33,7 +33,8 @@ from numpy.typing import NDArray
 from fedcli.dataclass import dataclass
 from fedcli.errors import RunError, why_not_written
 from fedcli.federation.participation import DROPPED_OUT, LATE, REPORTED, SURPLUS, Attendance
-from fedcli.files import json_text, write_atomic
+from fedcli.files import json_text
+from fedcli.outputs import write_atomic
 
 FILE, JOURNAL = "clients.h5", "clients.journal"
 FORMAT, VERSION = "fedcli-client-records", 2

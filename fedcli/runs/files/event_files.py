@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.errors import ConfigError, RunError, why_not_written
+from fedcli.files import make_folders
 
 FOLDER = "tensorboard"
 
@@ -100,7 +101,7 @@ class EventFiles:
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         folder = self._folder / series
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folders(folder)
         # Named by second and host; the round keeps apart what one second resumes.
         writer = EventsWriter(str(folder / "events"), f".{self._round_num:06d}")
         if self._round_num:

@@ -20,8 +20,16 @@ from typing import Any
 
 from fedcli import settings
 from fedcli.errors import ConfigError, RunError, why_not_written
-from fedcli.files import json_text, sync_folder, write_all, write_atomic, write_synced
+from fedcli.files import json_text, make_folders, sync_folder, write_all, write_synced
 from fedcli.locks import ReplacedError, lock_now
+from fedcli.outputs import (
+    TEMPORARY_NAME,
+    locked_folder,
+    open_to_append,
+    sweep_folders,
+    temporary_name,
+    write_atomic,
+)
 from fedcli.runs.files.lines import find_end, is_evaluation, parse_metrics
 from fedcli.runs.stopping import Best
 
@@ -46,8 +54,8 @@ class RunDirectory:
         """Takes over `lock`, the open and locked descriptor of the lock file in `path`."""
         self.path = path
         self._lock = lock
-        self._metrics = (path / METRICS).open("ab", buffering=0)
-        self._timings = (path / TIMINGS).open("ab", buffering=0)
+        self._metrics = open_to_append(path / METRICS)
+        self._timings = open_to_append(path / TIMINGS)
 
     @classmethod
     def create(
@@ -66,19 +74,21 @@ class RunDirectory:
                 written.
         """
         check_target(path, force=force)
-        temporary = _sibling(path)
+        temporary = temporary_name(path)
         lock = -1
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            (temporary / CHECKPOINTS).mkdir(parents=True)
-            lock = _lock(temporary)
-            write_synced(temporary / CONFIG, config_text.encode())
-            write_synced(temporary / CHECKPOINTS / checkpoint_name(0), checkpoint)
-            sync_folder(temporary / CHECKPOINTS)
-            for name in (METRICS, TIMINGS):  # so that a power cut later cannot lose the name
-                (temporary / name).touch()
-            sync_folder(temporary)
-            _move_into_place(temporary, path)
+            make_folders(path.parent)
+            sweep_folders(path.parent, TEMPORARY_NAME, _is_left_over)
+            with locked_folder(temporary):
+                (temporary / CHECKPOINTS).mkdir()
+                lock = _lock(temporary)
+                write_synced(temporary / CONFIG, config_text.encode())
+                write_synced(temporary / CHECKPOINTS / checkpoint_name(0), checkpoint)
+                sync_folder(temporary / CHECKPOINTS)
+                for name in (METRICS, TIMINGS):  # so that a power cut later cannot lose the name
+                    (temporary / name).touch()
+                sync_folder(temporary)
+                _move_into_place(temporary, path)
             return cls(path, lock)
         except (OSError, RunError) as err:
             if lock >= 0:
@@ -100,6 +110,9 @@ class RunDirectory:
         lock = _lock(path)
         try:
             return cls(path, lock)
+        except RunError:
+            os.close(lock)
+            raise
         except OSError as err:
             os.close(lock)
             raise RunError(f"cannot write to the run {path}: {why_not_written(err)}") from err
@@ -418,9 +431,19 @@ def _check_writable(path: Path) -> None:
         raise RunError(f"cannot make the run {path}: {parent} is not writable")
 
 
-def _sibling(path: Path) -> Path:
-    """A name beside `path` that nobody else uses."""
-    return path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
+def _is_left_over(folder: Path) -> bool:
+    """Whether a folder under a temporary name is a run that never began, or was replaced.
+
+    One that was to be replaced, by a process killed half-way, stays: it may be the only copy.
+    """
+    match = TEMPORARY_NAME.fullmatch(folder.name)
+    assert match is not None
+    metrics = folder / METRICS
+    is_new = not metrics.exists() or not metrics.stat().st_size
+    if not is_new and not os.path.lexists(folder.with_name(match[1])):
+        return False
+    os.close(lock_now(folder / LOCK))  # raises OSError where a process is at it
+    return True
 
 
 def _move_into_place(new: Path, path: Path) -> None:
@@ -429,7 +452,7 @@ def _move_into_place(new: Path, path: Path) -> None:
         new.rename(path)
         sync_folder(path.parent)
         return
-    old = _sibling(path)
+    old = temporary_name(path)
     lock = _lock(path)
     try:
         path.rename(old)

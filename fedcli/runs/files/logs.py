@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from fedcli.dataclass import dataclass
 from fedcli.errors import RunError, why_not_written
 from fedcli.federation.participation import Attendance
-from fedcli.files import write_atomic
 from fedcli.models.layout import ParamLayout
 from fedcli.models.metrics import flatten
+from fedcli.outputs import write_atomic
 from fedcli.runs.files import folder as run_dir
 from fedcli.settings.run_config import RunConfig
 
