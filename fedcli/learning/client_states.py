@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from fedcli.dataclass import dataclass
 from fedcli.digest import blake2b
 from fedcli.errors import RunError
+from fedcli.files import check_regular
 
 FILE = "client_states.sqlite"
 
@@ -78,6 +79,8 @@ class Store:
         self.kept: tuple[int, ...] = ()
         self._failure: RunError | None = None
         self._errors = sqlite3.Error
+        if path is not None:
+            _check_kind(path)
         with self._faults():
             # Calls come from the thread that computes, and from the one that saves.
             self._file = sqlite3.connect(
@@ -248,8 +251,19 @@ class Store:
             raise self._failure
         try:
             yield
-        except self._errors as err:
-            raise RunError(f"client states in {self.path or 'a temporary file'}: {err}") from err
+        except (self._errors, UnicodeDecodeError) as err:  # garbled names are quoted
+            reason = "a name in it is garbled" if isinstance(err, UnicodeDecodeError) else err
+            raise RunError(f"client states in {self.path or 'a temporary file'}: {reason}") from err
+
+
+def _check_kind(path: Path) -> None:
+    """Refuses what SQLite would wait for, or read for ever."""
+    try:
+        check_regular(path)
+    except FileNotFoundError:
+        return
+    except OSError as err:
+        raise RunError(f"cannot read {path}: {err.strerror}; restore the file") from err
 
 
 def _checksum(client_id: str, version: int, vector: bytes | memoryview) -> int:

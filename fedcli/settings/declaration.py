@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import Field, field
 from typing import Any, NamedTuple, TypeVar
 
+from fedcli.errors import ConfigError
 from fedcli.settings.options import Value
-from fedcli.settings.values import PAIRS, Kind
+from fedcli.settings.values import PAIRS, Kind, is_plain, shown
 
 T = TypeVar("T")
 
@@ -63,6 +64,10 @@ class RunOption(NamedTuple):
         """
         if value is None and self.default is None:
             return None
+        if isinstance(value, str) and not is_plain(value):
+            raise ConfigError(
+                f"{label} {shown(value)}: holds a zero byte or half a character; leave it out"
+            )
         return self.kind.check(label, value)
 
     @property

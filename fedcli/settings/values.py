@@ -88,9 +88,18 @@ def check_whole(label: str, value: object, *, minimum: int = 1, maximum: int = M
     is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not is_whole or not minimum <= value <= maximum:  # type: ignore[operator]
         raise ConfigError(
-            f"{label} {_shown(value)}: choose a whole number from {minimum} to {maximum}"
+            f"{label} {shown(value)}: choose a whole number from {minimum} to {maximum}"
         )
     return int(value)  # type: ignore[call-overload, no-any-return]
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text can be the name of a file: no zero byte, and what the system's names hold."""
+    try:
+        text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
 
 
 def parse_target(label: str, value: object) -> str:
@@ -127,7 +136,7 @@ def _check_buffer(label: str, value: object) -> int | str:
         return "full"
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_COUNT:
         raise ConfigError(
-            f"{label} {_shown(value)}: choose a whole number of examples (0 or 1: no shuffling) "
+            f"{label} {shown(value)}: choose a whole number of examples (0 or 1: no shuffling) "
             "or full"
         )
     return value
@@ -135,7 +144,7 @@ def _check_buffer(label: str, value: object) -> int | str:
 
 def _check_word(label: str, value: object, *, words: tuple[str, ...]) -> str:
     if value not in words:
-        raise ConfigError(f"{label} {_shown(value)}: choose one of {', '.join(words)}")
+        raise ConfigError(f"{label} {shown(value)}: choose one of {', '.join(words)}")
     return str(value)
 
 
@@ -163,15 +172,15 @@ def _check_speeds(label: str, value: object) -> tuple[float, ...]:
 
 def _check_text(label: str, value: object) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ConfigError(f"{label} {_shown(value)}: give a name or a path")
+        raise ConfigError(f"{label} {shown(value)}: give a name or a path")
     if not value.isprintable():  # a name that a terminal, TOML or UTF-8 cannot hold
-        raise ConfigError(f"{label} {_shown(value)} holds characters that cannot be printed")
+        raise ConfigError(f"{label} {shown(value)} holds characters that cannot be printed")
     return value
 
 
 def _check_switch(label: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise ConfigError(f"{label} {_shown(value)}: choose true or false")
+        raise ConfigError(f"{label} {shown(value)}: choose true or false")
     return value
 
 
@@ -184,7 +193,7 @@ def _check_clients(label: str, value: object) -> str | tuple[str, ...]:
     if isinstance(value, list | tuple) and value and all(isinstance(each, str) for each in value):
         return tuple(value)
     if not isinstance(value, str) or not value.strip():
-        raise ConfigError(f"{label} {_shown(value)}: give all, a number, id,id,... or @file")
+        raise ConfigError(f"{label} {shown(value)}: give all, a number, id,id,... or @file")
     return value
 
 
@@ -201,11 +210,11 @@ def _check_preset(label: str, value: object) -> str:
 
 def _check_pairs(label: str, value: object) -> dict[str, Value]:
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{label} {_shown(value)}: give a table of options")
+        raise ConfigError(f"{label} {shown(value)}: give a table of options")
     return dict(value)
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """`value` on one short line."""
     text = value if isinstance(value, str) and value.isprintable() and value else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -264,3 +264,10 @@ def test_test_labels_stay_true() -> None:
 def test_one_class_has_no_other() -> None:
     with pytest.raises(ConfigError, match=r"^--partition label-noise: the data have one class"):
         build("label-noise", num_classes=1)
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 4), (0, 5, 4, 3)])
+@pytest.mark.parametrize("angle", [0.0, 30.0, 90.0, 180.0])
+def test_no_image_is_turned_into_none(shape: tuple[int, ...], angle: float) -> None:
+    for dtype in (np.uint8, np.float32):
+        assert changes.turn(np.zeros(shape, dtype), angle).shape[0] == 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -261,3 +262,12 @@ def test_the_description_of_the_model_is_kept_as_text(
     file = tmp_path / "round.h5"
     file.write_bytes(checkpoint.encode(replace(content, description=description)))
     assert checkpoint.load(file).description == description
+
+
+def test_an_address_far_outside_the_file_is_told(file: Path) -> None:
+    image = bytearray(file.read_bytes()[:-48])
+    image[51] = 31  # of the superblock's address of a driver block, which is "none"
+    digest = blake2b(image, digest_size=32).digest()
+    file.write_bytes(bytes(image) + b"\nfedcli-blake2b\n" + digest)
+    with pytest.raises(CheckpointError, match="it points outside itself"):
+        checkpoint.load(file)

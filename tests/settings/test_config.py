@@ -380,3 +380,18 @@ def test_a_schedule_by_local_step_does_not_end_with_the_run() -> None:
 def test_records_of_clients_that_are_pooled_are_refused() -> None:
     with pytest.raises(ConfigError, match="--record-clients with --algorithm centralized"):
         settings.from_options({"algorithm": "centralized", "record_clients": True})
+
+
+@pytest.mark.parametrize("name", ["clients", "eval_clients", "data", "test_data", "model"])
+def test_a_text_that_can_name_no_file_is_told(name: str) -> None:
+    with pytest.raises(ConfigError, match="holds a zero byte or half a character; leave it out"):
+        settings.from_toml(f'[run]\n{name} = "@a\\u0000b"\n', "config.toml")
+
+
+@pytest.mark.parametrize(
+    "text", ["a = " + "9" * 5000, "a = " + "[" * 9000, "a." * 3000 + "a = 1", '"\\uD800" = 1']
+)
+def test_toml_that_breaks_its_reader_is_one_line(text: str) -> None:
+    with pytest.raises(ConfigError, match="is not TOML|it needs one table") as raised:
+        settings.from_toml(text, "config.toml")
+    assert len(str(raised.value)) <= 1000

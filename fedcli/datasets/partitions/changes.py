@@ -6,6 +6,7 @@ its examples, so clients can be asked for in any order.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -173,7 +174,8 @@ def turn(pixels: Pixels, angle: float) -> Pixels:
         exact: Any = np.ascontiguousarray(np.rot90(pixels, int(quarters) % 4, axes=(1, 2)))
         return exact  # type: ignore[no-any-return]
     height, width = pixels.shape[1:3]
-    images = pixels.reshape(len(pixels), height, width, -1)
+    # Not -1, which of no images is any number.
+    images = pixels.reshape(len(pixels), height, width, math.prod(pixels.shape[3:]))
     rows, columns = _sources(height, width, np.deg2rad(angle))
     turned = np.empty_like(images)
     for first in range(0, len(images), _TURNED_IMAGES):

@@ -22,7 +22,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from fedcli.dataclass import dataclass
 from fedcli.digest import blake2b
 from fedcli.errors import CheckpointError
+from fedcli.files import open_regular
 from fedcli.hdf5 import check_heaps, new_in_memory
 from fedcli.models.sizing import MAX_DIMENSIONS, MAX_VALUES
 from fedcli.settings.vocabulary import MAX_CLASSES, PIXEL_CONVENTIONS
@@ -40,6 +41,10 @@ VERSION = 1
 COMPONENTS = ("global_model_weights", "distributor", "client_work", "aggregator", "finalizer")
 H5PY_VERSION: str = h5py.__version__
 
+# Of a file: eight times the weights of the largest model, for what an optimizer keeps of each.
+MAX_BYTES = 32 << 30
+
+_BLOCK_BYTES = 1 << 20
 _TRAILER_NAME = b"\nfedcli-blake2b\n"
 _DIGEST_BYTES = 32
 _PLAIN_NAME = re.compile(r"[\w-][\w.-]*")  # of a tensor of a user's, which no folder is in
@@ -115,7 +120,7 @@ def load(path: Path) -> Checkpoint:
         CheckpointError: It cannot be read, is damaged, is no checkpoint, or is of a newer version.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = _read_whole(file, path)
     except OSError as err:
         raise CheckpointError(f"cannot read the checkpoint {path}: {err.strerror}") from err
@@ -123,8 +128,10 @@ def load(path: Path) -> Checkpoint:
         with h5py.File(io.BytesIO(content), "r") as image:
             check_heaps(image, content)
             return _parse(image, len(content), path)
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, UnicodeDecodeError) as err:
-        reason = " ".join(str(err).split())
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, ArithmeticError) as err:
+        # Numbers that overflow are garbled addresses or sizes.
+        is_address = isinstance(err, ArithmeticError)
+        reason = "it points outside itself" if is_address else " ".join(str(err).split())
         raise CheckpointError(f"{path} is not a usable checkpoint: {reason}") from err
 
 
@@ -149,7 +156,7 @@ def check(checkpoint: Checkpoint, expected: Components, path: Path) -> None:
             )
 
 
-def _read_whole(file: io.BufferedReader, path: Path) -> bytes:
+def _read_whole(file: BinaryIO, path: Path) -> bytes:
     """The HDF5 image, after its trailer has been checked."""
     num_bytes = file.seek(0, io.SEEK_END)
     file.seek(max(0, num_bytes - _TRAILER_BYTES))
@@ -159,14 +166,24 @@ def _read_whole(file: io.BufferedReader, path: Path) -> bytes:
             f"{path} is not a whole fedcli checkpoint: it was cut short, or is another kind of "
             "file; restore it or, among a run's checkpoints, delete it to go on from the one before"
         )
+    if num_bytes > MAX_BYTES:
+        raise CheckpointError(
+            f"{path} has {num_bytes:,} bytes, and at most {MAX_BYTES:,} are read; no model of "
+            "fedcli is as large"
+        )
+    # By blocks first: what is damaged is told without the memory for it.
+    digest, left = blake2b(digest_size=_DIGEST_BYTES), num_bytes - _TRAILER_BYTES
     file.seek(0)
-    image = file.read(num_bytes - _TRAILER_BYTES)
-    if blake2b(image, digest_size=_DIGEST_BYTES).digest() != trailer[len(_TRAILER_NAME) :]:
+    while left and (block := file.read(min(left, _BLOCK_BYTES))):
+        digest.update(block)
+        left -= len(block)
+    if left or digest.digest() != trailer[len(_TRAILER_NAME) :]:
         raise CheckpointError(
             f"{path} is damaged: its checksum does not match; restore it or, among a run's "
             "checkpoints, delete it to go on from the one before"
         )
-    return image
+    file.seek(0)
+    return file.read(num_bytes - _TRAILER_BYTES)
 
 
 def _parse(file: h5py.File, num_bytes: int, path: Path) -> Checkpoint:
