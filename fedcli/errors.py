@@ -14,8 +14,24 @@ _REMEDIES = {
 }
 
 
+MAX_MESSAGE = 1000  # characters of an error's text; what it quotes of a file may be longer
+
+
+def shortened(text: str, most: int = MAX_MESSAGE) -> str:
+    """Returns a text of at most so many characters: its beginning and its end."""
+    if len(text) <= most:
+        return text
+    note = f" [... {len(text):,} characters ...] "
+    end = (most - len(note)) // 3  # what to do stands at the end
+    return text[: most - len(note) - end] + note + text[-end:]
+
+
 class FedcliError(Exception):
-    """Something the user can mend; its text is one line."""
+    """Something the user can mend; its text is one line, and not without end."""
+
+    def __str__(self) -> str:
+        """Returns the text, shortened in the middle where it quotes very much."""
+        return shortened(super().__str__())
 
 
 class ConfigError(FedcliError):

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "fedcli"
 # The ground floor holds the modules at the top of the package, which everybody may import.
 GROUND = (
     *("dataclass", "digest", "errors", "files", "hdf5", "lazy", "locks", "outputs", "progress"),
-    "version",
+    *("version", "zips"),
 )
 ROOMS = (
     ("__main__",),

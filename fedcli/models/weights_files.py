@@ -7,7 +7,6 @@ unpacked that is larger than the model needs.
 from __future__ import annotations
 
 import io
-import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -22,17 +21,13 @@ from fedcli.errors import ConfigError
 from fedcli.models.keras import formats
 from fedcli.models.layout import ParamLayout
 from fedcli.outputs import write_output
+from fedcli.zips import MAX_HEADER_BYTES, open_zip, read_npy_header
 
 # What `save` writes, by how a file's name ends.
 FORMATS = (".npz", ".keras", ".weights.h5")
 
-# More than NumPy writes before an array of so few dimensions.
-_MAX_HEADER_BYTES = 4096
-# What a damaged archive or array header raises; the last two come from NumPy's header parser.
-_DAMAGE = (
-    *(zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError),
-    *(SyntaxError, tokenize.TokenError),
-)
+# What a damaged archive raises.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError)
 _PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -106,7 +101,7 @@ def load_npz(path: Path, shapes: Sequence[tuple[int, ...]]) -> list[NDArray[np.f
             line shows both lists), not floating point, or not finite.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             arrays = [_read_array(archive, info, path) for info in _members(archive, shapes, path)]
     except OSError as err:
         raise ConfigError(f"cannot read the weights {path}: {err.strerror or err}") from err
@@ -143,15 +138,14 @@ def _read_header(
     if info.compress_type not in _PLAIN_METHODS:
         raise ConfigError(f"{path}: {info.filename} is packed by an unusual method; use np.savez")
     with archive.open(info) as member:
-        start = io.BytesIO(member.read(_MAX_HEADER_BYTES))
-    version = npy.read_magic(start)
-    if version not in ((1, 0), (2, 0)):
-        raise ConfigError(f"{path}: {info.filename} is .npy version {version}; use np.savez")
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, is_fortran, dtype = read(start)
+        content = member.read(MAX_HEADER_BYTES)
+    try:
+        shape, is_fortran, dtype, start = read_npy_header(content)
+    except ValueError as err:
+        raise ConfigError(f"{path}: {info.filename}: {err}; write it with np.savez") from err
     if dtype.kind != "f" or dtype.itemsize > 8:
         raise ConfigError(f"{path}: {info.filename} holds {dtype}; give float32 arrays")
-    return shape, is_fortran, dtype, start.tell()
+    return shape, is_fortran, dtype, start
 
 
 def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> NDArray[np.float32]:

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import io
 import math
 import struct
-import tokenize
-import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
 from fedcli.datasets.importers.shared import check_id
 from fedcli.datasets.importers.source_files import start_of
 from fedcli.errors import DataError
+from fedcli.zips import MAX_HEADER_BYTES, open_zip, read_npy_header
 
 _ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
 _PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _IS_ENCRYPTED = 1  # bit of a member's flags
 _MAX_PACKING = 1032  # to 1: as far as deflate goes
-_MAX_HEADER_BYTES = 4096  # more than NumPy writes before an array of so few dimensions
 _MAX_REASON = 100  # characters: NumPy's quote the header
 # What zipfile raises, and what parsing a garbled header does.
 _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError),
-    *(RuntimeError, NotImplementedError, SyntaxError, tokenize.TokenError, TypeError, MemoryError),
+    *(RuntimeError, NotImplementedError, TypeError, MemoryError),
 )
 
 
@@ -72,7 +68,7 @@ def has_arrays(path: Path) -> bool:
     if start_of(path, 4) not in _ZIP_SIGNATURES:
         return False
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             return any(name.endswith(".npy") for name in archive.namelist())
     except _DAMAGE:
         return True  # no other kind of zip file is read, and `open_archive` says what is wrong
@@ -85,9 +81,9 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     Raises:
         DataError: It is damaged.
     """
-    with _reading(path):
-        archive = zipfile.ZipFile(path)
-    with archive:
+    with ExitStack() as stack:
+        with _reading(path):
+            archive = stack.enter_context(open_zip(path))
         yield archive
 
 
@@ -120,20 +116,13 @@ def read_header(archive: Members, info: zipfile.ZipInfo, key: str, path: Path) -
     if info.compress_type not in _PLAIN_METHODS:
         raise DataError(f"{where}: is packed by an unusual method; save it again with np.savez")
     with _reading(where), archive.open(info) as member:
-        start = io.BytesIO(member.read(_MAX_HEADER_BYTES))
-        version = npy.read_magic(start)
-        if version not in ((1, 0), (2, 0)):
-            raise DataError(f"{where}: is .npy version {version}; save it again with np.savez")
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python 2 wrote sizes as 10L, which is read with one
-            shape, is_fortran, dtype = read(start)
+        shape, is_fortran, dtype, start = read_npy_header(member.read(MAX_HEADER_BYTES))
     if dtype.hasobject:
         raise DataError(f"{where}: holds Python objects, which are never unpickled; save numbers")
     if is_fortran and len(shape) > 1:
         raise DataError(f"{where}: lies in Fortran order; save np.ascontiguousarray of it")
-    _check_length(shape, dtype, start.tell(), info, where)
-    return Array(info, key, dtype, shape, start.tell(), where)
+    _check_length(shape, dtype, start, info, where)
+    return Array(info, key, dtype, shape, start, where)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from fedcli.datasets.importers.tf_example import read_emnist_examples, read_exam
 from fedcli.datasets.sources.tff_h5 import CONVENTIONS, pack
 from fedcli.datasets.table import TableWriter
 from fedcli.errors import DataError
+from fedcli.files import open_regular
 from fedcli.outputs import scratch_folder
 from fedcli.progress import Tell
 
@@ -44,7 +45,7 @@ _MAX_GROUP = 4096  # examples of one client taken at a time
 _MAX_GROUP_BYTES = 64 << 20
 _OPERATIONS = 100_000  # of SQLite's machine between two looks at whether to stop: milliseconds
 _MAX_RATIO = 1000  # of sizes; EMNIST's is 28, an image of one colour comes to a few hundred
-_MAX_DECODER_BYTES = 1 << 30
+MAX_DECODER_BYTES = 256 << 20  # of memory to unpack LZMA; its highest preset takes 65 MiB
 _BLOCK_BYTES = 1 << 20
 _SPARE_BYTES = 64 << 20  # of disk that are left alone
 
@@ -57,7 +58,7 @@ def recognises(path: Path) -> bool:
     if start.startswith(_SIGNATURE):
         return True
     with contextlib.suppress(lzma.LZMAError):
-        decoder = lzma.LZMADecompressor(memlimit=_MAX_DECODER_BYTES)
+        decoder = lzma.LZMADecompressor(memlimit=MAX_DECODER_BYTES)
         return decoder.decompress(start, len(_SIGNATURE)) == _SIGNATURE
     return False
 
@@ -261,7 +262,9 @@ def _read_metadata(connection: sqlite3.Connection, source: str) -> Counter[tuple
     query = "SELECT split_name, client_id, num_examples FROM client_metadata"
     for split, client_id, count in connection.execute(query):
         if not (isinstance(split, str) and isinstance(client_id, str) and isinstance(count, int)):
-            raise DataError(f"{source}: client_metadata: {(split, client_id, count)} is no entry")
+            shown = ", ".join(repr(each)[:40] for each in (split, client_id, count))
+            raise DataError(f"{source}: client_metadata: ({shown}) is no entry")
+        shared.check_id(client_id, f"{source}: client_metadata")
         if count < 0 or (split, client_id) in counts:
             fault = f"{count} examples" if count < 0 else "named twice"
             raise DataError(
@@ -353,7 +356,7 @@ def _database(path: Path, folder: Path | None, tell: Tell) -> Iterator[Path]:
     # SQLite opens files by name, so this one cannot be without.
     with scratch_folder(folder, _UNPACKED) as unpacked:
         database = unpacked / "database"
-        with path.open("rb") as packed, database.open("xb") as file:
+        with open_regular(path) as packed, database.open("xb") as file:
             _unpack(packed, file, path, lambda: shutil.disk_usage(unpacked).free, tell)
         yield database
 
@@ -363,7 +366,7 @@ def _unpack(
 ) -> None:
     """Decompresses a database; refuses one that would fill the disk before it does."""
     most = path.stat().st_size * _MAX_RATIO
-    decoder = lzma.LZMADecompressor(memlimit=_MAX_DECODER_BYTES)
+    decoder = lzma.LZMADecompressor(memlimit=MAX_DECODER_BYTES)
     num_bytes, expected = 0, None
     try:
         while not decoder.eof:

@@ -113,7 +113,7 @@ def prepare(
             for name, table in source.tables.items()
         }
         if not len(kept["train"]):
-            raise DataError(f"{sources[0]}: none of its labels is a digit; drop --digits-only")
+            raise DataError(f"{sources[0]}: {_why_empty(source)}")
         scheme, given = choose_scheme(source, kept, options, notes)
         pooled: dict[str, Part] = {}
         if options.hold_out == POOLED:
@@ -140,3 +140,10 @@ def _read(
     if options.digits_only:
         source = limit_to_digits(source)
     return source, notes + class_notes(source)
+
+
+def _why_empty(source: Imported) -> str:
+    """Why no example of a source is left."""
+    if len(source.tables["train"].labels):  # all others are taken away by that option alone
+        return "none of its labels is a digit; drop --digits-only"
+    return "holds no train examples; give data that have some"

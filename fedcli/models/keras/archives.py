@@ -25,14 +25,16 @@ from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError, DataError
+from fedcli.files import open_regular, read_bounded
 from fedcli.hdf5 import check_heaps, new_in_memory, one_line, read_attribute
+from fedcli.zips import open_zip
 
 CONFIG = "config.json"
 WEIGHTS = "model.weights.h5"
 # A container's list of layers: Keras 3, some of its first versions, Keras 2.12 to 2.15.
 CONTAINERS = ("layers", "_layers", "_layer_checkpoint_dependencies")
 
-_MAX_FILE_BYTES = 4 << 30
+MAX_FILE_BYTES = 4 << 30
 _MAX_CONFIG_BYTES = 8 << 20  # a thousand layers have 1 MB
 # Limits of a file of weights, which may hold an optimizer's state: bytes of HDF5 and a parameter.
 _FIXED_BYTES = 64 << 20
@@ -70,10 +72,10 @@ def is_keras(path: Path) -> bool:
     What follows may still be damaged or hold something else. A file that cannot be read is none.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(64)
         if start.startswith(_ZIP):
-            with zipfile.ZipFile(path) as archive:
+            with open_zip(path) as archive:
                 return CONFIG in archive.namelist()
     except _DAMAGE:
         return False
@@ -89,7 +91,7 @@ def read(path: Path) -> Contents:
     content = _read_whole(path)
     with reading():
         if content.startswith(_ZIP):
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            with open_zip(content) as archive:
                 text = _unpack(archive, CONFIG, _MAX_CONFIG_BYTES)
             return Contents(_decode(text), content)
         if content.startswith(_HDF5):
@@ -133,7 +135,7 @@ def load_places(
     num_params = sum(math.prod(shape) for each in shapes for shape in each)
     with reading():
         if image.startswith(_ZIP):
-            with zipfile.ZipFile(io.BytesIO(image)) as archive:
+            with open_zip(image) as archive:
                 image = _unpack(archive, WEIGHTS, _FIXED_BYTES + _BYTES_PER_PARAM * num_params)
         with _open(image) as file:
             if _is_legacy(file):
@@ -145,9 +147,9 @@ def _read_whole(path: Path) -> bytes:
     try:
         if not path.is_file():
             raise ConfigError("is no file; give one that Keras wrote")
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise ConfigError(f"is larger than {_MAX_FILE_BYTES:,} bytes, which no model here is")
-        return path.read_bytes()
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ConfigError(f"is larger than {MAX_FILE_BYTES:,} bytes, which no model here is")
+        return read_bounded(path, MAX_FILE_BYTES)
     except OSError as err:
         raise ConfigError(f"cannot be read: {err.strerror or err}") from err
 

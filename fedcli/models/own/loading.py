@@ -20,6 +20,7 @@ from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import MAX_LABEL
 from fedcli.digest import blake2b
 from fedcli.errors import ModelError
+from fedcli.files import read_bounded
 from fedcli.models.layout import ParamLayout, Tensor
 from fedcli.models.metrics import OwnMetrics
 from fedcli.models.model import Model
@@ -29,6 +30,8 @@ from fedcli.models.own.network import Network, short
 from fedcli.settings.options import Value
 
 DEFAULT_FUNCTION = "build"
+MAX_CODE_BYTES = 16 << 20  # of a Python file
+
 _NAME = re.compile(r"[\w-][\w.-]*")
 _TRIAL_EXAMPLES = 2
 
@@ -140,7 +143,7 @@ def fingerprint(path: Path) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bounded(path, MAX_CODE_BYTES)
     except OSError as err:
         raise ModelError(f"cannot read the model {path}: {err.strerror or err}") from err
 

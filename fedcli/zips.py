@@ -1,0 +1,99 @@
+"""Opens zip archives that nobody vouches for, and reads the headers of NumPy arrays in them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import warnings
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from fedcli.files import open_regular
+
+# Of the list of an archive's members, which is read whole: some 50,000 of them.
+MAX_DIRECTORY_BYTES = 4 << 20
+# Of what stands before an array: more than NumPy writes for so few dimensions.
+MAX_HEADER_BYTES = 4096
+
+# The records at an archive's end (APPNOTE.TXT, 4.3.14 to 4.3.16): signature, size, and where in
+# each the size of the list stands.
+_END, _END_BYTES, _END_SIZE = b"PK\5\6", 22, 12
+_LOCATOR, _LOCATOR_BYTES = b"PK\6\7", 20
+_END64, _END64_BYTES, _END64_SIZE = b"PK\6\6", 56, 40
+_MAX_COMMENT = 1 << 16
+_VERSIONS = ((1, 0), (2, 0))
+
+
+@contextlib.contextmanager
+def open_zip(source: Path | bytes) -> Iterator[zipfile.ZipFile]:
+    """Opens an archive.
+
+    Args:
+        source: The file, or its content.
+
+    Raises:
+        OSError: The file cannot be opened, or is a pipe, device or folder.
+        zipfile.BadZipFile: It is damaged, or lists far too many members.
+    """
+    opened = io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)
+    with opened as file:
+        num_bytes = _directory_bytes(file)
+        if num_bytes > MAX_DIRECTORY_BYTES:
+            raise zipfile.BadZipFile(
+                f"its list of members has {num_bytes:,} bytes, and at most "
+                f"{MAX_DIRECTORY_BYTES:,} are read"
+            )
+        with zipfile.ZipFile(file) as archive:
+            yield archive
+
+
+def read_npy_header(start: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Returns shape, whether it lies in Fortran order, type, and where the values begin.
+
+    Args:
+        start: The first `MAX_HEADER_BYTES` of a .npy file, or all of it.
+
+    Raises:
+        ValueError: It is of another version, or garbled; the text is short and never the header.
+    """
+    stream = io.BytesIO(start)
+    try:
+        version = npy.read_magic(stream)
+    except ValueError as err:
+        raise ValueError("it does not begin as .npy does") from err
+    if version not in _VERSIONS:
+        raise ValueError(f".npy version {version}")
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python 2 wrote sizes as 10L, which is read with one
+            shape, is_fortran, dtype = read(stream)
+    except Exception as err:  # of a parser of Python's, which raises whatever it likes
+        raise ValueError("its header is garbled") from err
+    if any(type(size) is not int or size < 0 for size in shape):
+        raise ValueError("its header is garbled")
+    return shape, is_fortran, dtype, stream.tell()
+
+
+def _directory_bytes(file: BinaryIO) -> int:
+    """What the end of an archive says of the size of its list of members; 0 if there is none."""
+    size = file.seek(0, io.SEEK_END)
+    tail_bytes = min(size, _MAX_COMMENT + _END_BYTES + _LOCATOR_BYTES + _END64_BYTES)
+    file.seek(size - tail_bytes)
+    tail = file.read(tail_bytes)
+    file.seek(0)
+    at = tail.rfind(_END)
+    if at < 0 or len(tail) < at + _END_BYTES:
+        return 0
+    found: int = struct.unpack_from("<I", tail, at + _END_SIZE)[0]
+    locator = at - _LOCATOR_BYTES
+    record = locator - _END64_BYTES
+    if record >= 0 and tail.startswith(_LOCATOR, locator) and tail.startswith(_END64, record):
+        found = max(found, struct.unpack_from("<Q", tail, record + _END64_SIZE)[0])
+    return found
