@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import re
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +17,26 @@ import h5py
 import numpy as np
 
 from fedcli.errors import DataError
+from fedcli.files import check_regular, open_regular
 
 STORE_FORMAT = "fedcli-store"  # the root attribute `format` of a fedcli store
 
 # Deflate packs 1032 to 1 at most; a file that claims more holds no images.
 _MAX_PACKING = 2000
 _SMALL_BYTES = 1 << 20
+# Chunks unpack into a buffer that HDF5 doubles until all fits. A chunk that may come to more than
+# this by its stored size is unpacked here first, no further than it may.
+MAX_UNPACKED_BYTES = 256 << 20
+MAX_CHUNK_BYTES = 64 << 20  # of one in memory, unless its dataset is as large
+_DEFLATE_RATIO = 1032  # at most
+_CHUNK_OVERHEAD = 1 << 12  # of what does not pack at all
+# Filters that are undone: deflate, shuffle, Fletcher's checksum, LZF.
+_DEFLATE, _FLETCHER = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32
+_LZF = 32000  # of h5py's own
+_FILTERS = {
+    **{_DEFLATE: "gzip", h5py.h5z.FILTER_SHUFFLE: "shuffle", _FLETCHER: "fletcher32"},
+    _LZF: "lzf",
+}
 _METADATA_CACHE_BYTES = 1 << 16
 _HEAP = re.compile(b"GCOL\x01")
 _SIZES = (8, 8)  # bytes of an offset and of a length, as everyone writes them
@@ -38,6 +54,7 @@ def open_file(path: Path) -> Any:
     """
     try:
         # No chunk cache: every dataset is read once, whole.
+        check_regular(path)
         file = h5py.File(path, "r", rdcc_nbytes=0)
         _bound_metadata_cache(file)
     except PermissionError as err:
@@ -53,7 +70,7 @@ def open_file(path: Path) -> Any:
         raise DataError(f"{path}: damaged HDF5 file ({reason}); fetch or write it again") from err
     with reading(str(path)):
         if _has_variable_text(file):
-            with path.open("rb") as raw:
+            with open_regular(path) as raw:
                 check_heaps(file, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ))
     return file
 
@@ -126,7 +143,7 @@ def is_hdf5(path: Path) -> bool:
         DataError: There is no permission to read it.
     """
     try:
-        path.open("rb").close()  # h5py says no more of such a file than that it is none
+        open_regular(path).close()  # h5py says no more of such a file than that it is none
     except PermissionError as err:
         raise _no_permission(path) from err
     return bool(h5py.is_hdf5(path))
@@ -212,6 +229,72 @@ def open_dataset(parent: Any, name: bytes, where: str) -> Any:
             f"{opened.get_storage_size()}; it was not written whole"
         )
     return opened
+
+
+def check_chunks(dataset: Any, where: str) -> None:
+    """Refuses chunks that unpack to more than the dataset has room for, before they are read.
+
+    Args:
+        dataset: An `h5d.DatasetID`.
+        where: Starts the message.
+
+    Raises:
+        DataError: A chunk is larger than its dataset, packed twice or by a filter that is not
+            known, or stores or unpacks to more than it holds.
+    """
+    plist = dataset.get_create_plist()
+    if plist.get_layout() != h5py.h5d.CHUNKED:
+        return
+    name = _shown(h5py.h5i.get_name(dataset).rpartition(b"/")[2])
+    filters = [plist.get_filter(index)[0] for index in range(plist.get_nfilters())]
+    for each in filters:
+        if each not in _FILTERS or filters.count(each) > 1:
+            raise DataError(
+                f"{where}: {name} is packed by filter {each}"
+                f"{', twice' if each in _FILTERS else ''}; "
+                f"only {', '.join(_FILTERS.values())} are read, each once: write it anew"
+            )
+        packed_for = plist.get_filter(filters.index(each))[2][2:3]  # LZF makes room by it
+        if each == _LZF and packed_for and packed_for[0] > MAX_UNPACKED_BYTES:
+            raise DataError(f"{where}: {name} is damaged; fetch or write the file again")
+    item_bytes = dataset.get_type().get_size()
+    chunk_bytes = math.prod(plist.get_chunk()) * item_bytes
+    if chunk_bytes > max(MAX_CHUNK_BYTES, math.prod(dataset.shape or ()) * item_bytes):
+        raise DataError(
+            f"{where}: a chunk of {name} has {chunk_bytes:,} bytes, more than the dataset; write "
+            "it anew with smaller chunks"
+        )
+    for chunk in _chunks(dataset):
+        if chunk.size > chunk_bytes * 1.01 + _CHUNK_OVERHEAD or (
+            _DEFLATE in filters
+            and chunk.size * _DEFLATE_RATIO > MAX_UNPACKED_BYTES
+            and not _unpacks_to(dataset, chunk, filters, chunk_bytes)
+        ):
+            raise DataError(
+                f"{where}: a chunk of {name} stores or unpacks to more than its {chunk_bytes:,} "
+                "bytes; it was made to fill the memory, or is damaged"
+            )
+
+
+def _chunks(dataset: Any) -> list[Any]:
+    """What the file says of each chunk that it stores: its place and size."""
+    found: list[Any] = []
+    if hasattr(dataset, "chunk_iter"):
+        dataset.chunk_iter(found.append)
+    else:  # an HDF5 before 1.12.3, which looks for each from the first on
+        found += map(dataset.get_chunk_info, range(dataset.get_num_chunks()))
+    return found
+
+
+def _unpacks_to(dataset: Any, chunk: Any, filters: list[int], most: int) -> bool:
+    """Whether a chunk in deflate unpacks to no more than so many bytes."""
+    mask, content = dataset.read_direct_chunk(chunk.chunk_offset)
+    if mask & 1 << filters.index(_DEFLATE):  # it is not packed after all
+        return True
+    unpacker = zlib.decompressobj()
+    with contextlib.suppress(zlib.error):  # HDF5 tells damage, and unpacks no more until there
+        return len(unpacker.decompress(content, most + _CHUNK_OVERHEAD)) <= most + 4
+    return True
 
 
 def has_link(group: Any, name: bytes) -> bool:

@@ -269,3 +269,50 @@ def test_report_writes_them_as_csv(fedcli: Fedcli, run: Path, tmp_path: Path) ->
         assert line["client"] == records.client_ids[row["client"]]
         assert np.float32(line["update_norm"]) == row["update_norm"]
         assert (line["outcome"], line["report_seconds"]) == ("reported", "")
+
+
+def _rewrite(source: Path, target: Path, ids: list[str], num_rows: int) -> None:
+    """Writes a file of client records by hand: all rows alike, packed."""
+    with h5py.File(source) as old, h5py.File(target, "w") as new:
+        for name, value in old.attrs.items():
+            new.attrs[name] = value
+        new["client_ids"] = np.array(ids, dtype=h5py.string_dtype())
+        for name in client_records.ROW.names or ():
+            kind = old[name].dtype
+            column = np.zeros(num_rows, kind) + np.array(name == "round", kind)
+            new.create_dataset(
+                name, data=column, compression="gzip", chunks=(min(num_rows, 1 << 20),)
+            )
+
+
+def test_rows_that_are_far_more_than_the_file_has_are_refused(run: Path, tmp_path: Path) -> None:
+    _rewrite(run / client_records.FILE, tmp_path / client_records.FILE, ["a"], 10_000_000)
+    with pytest.raises(RunError, match=r"claims more rows than [\d,]+ bytes hold"):
+        client_records.load(tmp_path)
+
+
+def test_one_long_id_that_all_rows_share_is_not_unpacked_for_each(
+    run: Path, tmp_path: Path
+) -> None:
+    path, num_ids = tmp_path / client_records.FILE, 3000
+    _rewrite(run / client_records.FILE, path, ["x" * 1_000_000, *["y"] * (num_ids - 1)], 1)
+    with h5py.File(path) as file:
+        at = file["client_ids"].id.get_offset()
+    content = bytearray(path.read_bytes())
+    content[at : at + 16 * num_ids] = content[at : at + 16] * num_ids  # all refer to the first
+    path.write_bytes(content)
+    with pytest.raises(RunError, match="its ids are longer than the file"):
+        client_records.load(tmp_path)
+
+
+def test_a_name_that_is_half_a_character_is_told(run: Path, tmp_path: Path) -> None:
+    rows = np.zeros(2, client_records.ROW)
+    rows["round"], rows["client"] = 1, [0, 1]
+    heads = (
+        b'{"format": "fedcli-client-journal", "version": 1}\n',
+        b'{"clients": ["\\ud800", "b"]',
+    )
+    content = b"".join((*heads, b', "num_rows": 2}\n', rows.tobytes()))
+    (tmp_path / client_records.JOURNAL).write_bytes(content)
+    with pytest.raises(RunError, match="is damaged at byte 50"):
+        client_records.load(tmp_path)

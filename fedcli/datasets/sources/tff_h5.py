@@ -113,13 +113,14 @@ class TffH5Split(ClientData):
         num_labels = _num_labels(dataset, where)
         if dataset.dtype.kind not in "iu":
             raise DataError(f"{where}: labels are {dataset.dtype}; only integers are read")
-        labels = _read_whole(dataset, (num_labels,))
+        labels = _read_whole(dataset, (num_labels,), where)
         check_labels(labels, self.num_classes, where)
         return labels.astype(np.int32, copy=False)
 
     def _read_pixels(self, group: Any, num_labels: int, where: str) -> NDArray[Any]:
         dataset = hdf5.open_dataset(group, self._feature, where)
         shape, dtype = dataset.shape, dataset.dtype
+        _check_has_shape(dataset, where)
         check_pixel_array(shape, dtype.itemsize, where)
         if (dtype.kind, dtype.itemsize) not in (("f", 4), ("f", 8), ("u", 1)):
             raise DataError(
@@ -134,7 +135,7 @@ class TffH5Split(ClientData):
             raise DataError(
                 f"{where}: {shape[0]} images but {num_labels} labels; each image needs one"
             )
-        return _read_whole(dataset, shape)
+        return _read_whole(dataset, shape, where)
 
     def _open_examples(self) -> tuple[bytes, tuple[int, ...]]:
         """Finds the clients; returns the name of the pixel feature and the shape of an example."""
@@ -157,6 +158,7 @@ class TffH5Split(ClientData):
         group = hdf5.open_group(self._examples, self.client_ids[0].encode(), where)
         feature = next((name for name in CONVENTIONS if hdf5.has_link(group, name)), b"pixels")
         dataset = hdf5.open_dataset(group, feature, where)
+        _check_has_shape(dataset, where)
         check_pixel_array(dataset.shape, dataset.dtype.itemsize, where)
         return feature, tuple(dataset.shape[1:])
 
@@ -224,13 +226,19 @@ def pack(stored: NDArray[Any], where: str) -> tuple[Pixels, float, float]:
     return single, 1.0, 0.0
 
 
+def _check_has_shape(dataset: Any, where: str) -> None:
+    if dataset.shape is None:  # HDF5's null dataspace
+        raise DataError(f"{where}: pixels are an empty dataset without a shape; write them anew")
+
+
 def _num_labels(dataset: Any, where: str) -> int:
     if dataset.shape is None or len(dataset.shape) != 1:
         raise DataError(f"{where}: labels have shape {dataset.shape}; only [n] is read")
     return int(dataset.shape[0])
 
 
-def _read_whole(dataset: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+def _read_whole(dataset: Any, shape: tuple[int, ...], where: str) -> NDArray[Any]:
+    hdf5.check_chunks(dataset, where)
     values = np.empty(shape, dataset.dtype.newbyteorder("="))
     dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
     return values

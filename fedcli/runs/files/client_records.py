@@ -30,11 +30,12 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli import hdf5
 from fedcli.dataclass import dataclass
-from fedcli.errors import RunError, why_not_written
+from fedcli.errors import DataError, RunError, why_not_written
 from fedcli.federation.participation import DROPPED_OUT, LATE, REPORTED, SURPLUS, Attendance
-from fedcli.files import json_text
-from fedcli.outputs import write_atomic
+from fedcli.files import json_text, read_bounded
+from fedcli.outputs import open_to_append, write_atomic
 
 FILE, JOURNAL = "clients.h5", "clients.journal"
 FORMAT, VERSION = "fedcli-client-records", 2
@@ -55,7 +56,15 @@ ROW = np.dtype(
 _MEASURED = ("loss", "accuracy", "update_norm", "report_seconds")  # NaN where there is nothing
 _OUTCOME_TYPE = h5py.enum_dtype({name: at for at, name in enumerate(OUTCOMES)}, "u1")
 _JOURNAL_HEAD = {"format": "fedcli-client-journal", "version": 1}
+# What clients.h5 unpacks to: this much, or so many times its own size.
+MAX_SMALL_BYTES, MAX_RATIO = 256 << 20, 100
+MAX_JOURNAL_BYTES = 4 << 30  # some 80 million rows; it is read whole
 _CHUNK_ROWS = 1 << 14
+_MIN_IDS, _MAX_IDS, _IDS_BYTES = 16, 4096, 256 << 20  # read at a time
+_DAMAGE = (
+    *(OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, ArithmeticError),
+    *(DataError, MemoryError),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +101,7 @@ class RecordWriter:
             content += self._block(known.rows[known.rows["round"] <= round_num], known.client_ids)
         write_atomic(path / JOURNAL, content)
         try:
-            self._file = (path / JOURNAL).open("ab", buffering=0)
+            self._file = open_to_append(path / JOURNAL)
         except OSError as err:
             raise RunError(f"cannot write {path / JOURNAL}: {why_not_written(err)}") from err
 
@@ -189,9 +198,9 @@ def _find(path: Path) -> ClientRecords | None:
     if not file.is_file():
         return None
     try:
-        with h5py.File(file, "r") as opened:
+        with hdf5.open_file(file) as opened:
             return _parse(opened, file)
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as err:
+    except _DAMAGE as err:
         raise RunError(
             f"{file} is damaged or is no file of client records; restore it, or move it away"
         ) from err
@@ -239,14 +248,31 @@ def _parse(opened: h5py.File, file: Path) -> ClientRecords:
     ]
     if len(num_rows) != 1 or not all(is_plain):
         raise RunError(f"{file}: its columns are not of one length")
-    # What is compressed claims at most a thousand times the bytes of the file.
-    if sum(each.nbytes for each in columns.values()) > 1100 * file.stat().st_size:
-        raise RunError(f"{file} claims more rows than it can hold")
-    client_ids = [str(each) for each in columns.pop("client_ids").asstr()[()]]
+    num_bytes = file.stat().st_size
+    if sum(each.nbytes for each in columns.values()) > max(MAX_SMALL_BYTES, MAX_RATIO * num_bytes):
+        raise RunError(f"{file} claims more rows than {num_bytes:,} bytes hold; restore the file")
+    for each in columns.values():
+        hdf5.check_chunks(each.id, str(file))
+    client_ids = _read_ids(columns.pop("client_ids"), file)
     rows = np.zeros(next(iter(num_rows)), ROW)
     for name, column in columns.items():
         rows[name] = column[()]
     return _checked(rows, client_ids, file)
+
+
+def _read_ids(column: h5py.Dataset, file: Path) -> list[str]:
+    """The ids, some at a time: all may be one long text that stands in the file once."""
+    num_bytes = file.stat().st_size
+    at_once = min(max(_IDS_BYTES // num_bytes, _MIN_IDS), _MAX_IDS)
+    ids: list[str] = []
+    num_characters = 0
+    for first in range(0, len(column), at_once):
+        block = list(map(str, column.asstr()[first : first + at_once]))
+        num_characters += sum(map(len, block))
+        if num_characters > num_bytes:
+            raise RunError(f"{file} is damaged: its ids are longer than the file")
+        ids += block
+    return ids
 
 
 def _checked(rows: NDArray[Any], client_ids: list[str], file: Path) -> ClientRecords:
@@ -280,7 +306,7 @@ def _encode(records: ClientRecords) -> bytes:
 def _read_journal(path: Path) -> ClientRecords:
     """The whole blocks of a journal. Raises RunError and FileNotFoundError."""
     try:
-        content = path.read_bytes()
+        content = read_bounded(path, MAX_JOURNAL_BYTES)
     except FileNotFoundError:
         raise
     except OSError as err:
@@ -324,4 +350,9 @@ def _read_line(content: bytes, at: int, path: Path) -> tuple[dict[str, Any] | No
 def _is_block_head(head: dict[str, Any]) -> bool:
     num_rows, ids = head.get("num_rows"), head.get("clients")
     is_count = type(num_rows) is int and num_rows >= 0
-    return is_count and isinstance(ids, list) and all(isinstance(each, str) for each in ids)
+    return is_count and isinstance(ids, list) and all(map(_is_id, ids))
+
+
+def _is_id(value: object) -> bool:
+    """Whether this is a text that has bytes: half a character has none."""
+    return isinstance(value, str) and value.encode(errors="replace").decode() == value

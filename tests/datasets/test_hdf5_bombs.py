@@ -1,0 +1,131 @@
+"""HDF5 files that unpack to far more than they say: refused before the memory is taken."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from fedcli import hdf5
+from fedcli.errors import DataError
+
+SHAPE = (5, 4, 4)
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def packed_zeros(num_mebibytes: int) -> bytes:
+    packer = zlib.compressobj(9)
+    blocks = [packer.compress(bytes(1 << 20)) for _ in range(num_mebibytes)]
+    return b"".join(blocks) + packer.flush()
+
+
+def write(path: Path, chunk: bytes, *filters: str, chunks: Any = SHAPE, shape: Any = SHAPE) -> Path:
+    """Writes client a of 5 images, whose pixels are one chunk that is stored as it is given."""
+    with h5py.File(path, "w") as file:
+        group = file.create_group("examples/a")
+        group["label"] = np.arange(5, dtype="i4")
+        plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plist.set_chunk(chunks)
+        for name in filters:
+            if name == "deflate":
+                plist.set_deflate(9)
+            elif name == "scaleoffset":
+                plist.set_scaleoffset(h5py.h5z.SO_INT, 0)
+            else:
+                getattr(plist, f"set_{name}")()
+        space = h5py.h5s.create_simple(shape, (h5py.h5s.UNLIMITED,) * len(shape))
+        made = h5py.h5d.create(group.id, b"pixels", h5py.h5t.STD_U8LE, space, plist)
+        made.write_direct_chunk((0, 0, 0), chunk)
+    return path
+
+
+def read_and_measure(path: Path) -> tuple[str, int]:
+    """What inspect-clients says of it, and the memory that it took, in MiB."""
+    command = [sys.executable, "-m", "fedcli", "inspect-clients", "--data", str(path)]
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stderr is not None
+        said = process.stderr.read().decode()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 1
+    return said, usage.ru_maxrss >> (20 if sys.platform == "darwin" else 10)
+
+
+@pytest.mark.parametrize(
+    ("filters", "fault"),
+    [
+        (("deflate", "deflate"), "packed by filter 1, twice"),
+        (("deflate",), "stores or unpacks to more than its 80 bytes"),
+        (("shuffle", "deflate", "fletcher32"), "stores or unpacks to more than its 80 bytes"),
+    ],
+)
+def test_a_chunk_that_unpacks_to_gigabytes(
+    tmp_path: Path, filters: tuple[str, ...], fault: str
+) -> None:
+    once = packed_zeros(1000)
+    chunk = zlib.compress(once, 9) if filters.count("deflate") > 1 else once
+    said, peak = read_and_measure(write(tmp_path / "bomb.h5", chunk, *filters))
+    assert fault in said
+    assert peak < 400
+
+
+def test_a_chunk_whose_stored_size_fits_and_which_unpacks_to_more(tmp_path: Path) -> None:
+    shape = (5, 1000, 1000)
+    chunk = packed_zeros(2000)  # 2 MB, for 5 MB of pixels
+    path = write(tmp_path / "bomb.h5", chunk, "deflate", chunks=shape, shape=shape)
+    said, peak = read_and_measure(path)
+    assert "a chunk of 'pixels' stores or unpacks to more than its 5,000,000 bytes" in said
+    assert peak < 400
+
+
+def test_a_chunk_far_larger_than_its_dataset(tmp_path: Path) -> None:
+    path = write(tmp_path / "bomb.h5", b"x", "deflate", chunks=(1 << 16, 1 << 7, 1 << 7))
+    said, peak = read_and_measure(path)
+    assert "a chunk of 'pixels' has 1,073,741,824 bytes, more than the dataset" in said
+    assert peak < 400
+
+
+def test_filters_that_nobody_uses_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "odd.h5", bytes(80), "scaleoffset")
+    fault = "packed by filter 6; only gzip, shuffle, fletcher32"
+    with h5py.File(path) as file, pytest.raises(DataError, match=fault):
+        hdf5.check_chunks(file["examples/a/pixels"].id, "here")
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        {"compression": "gzip", "shuffle": True, "fletcher32": True},
+        {"compression": "lzf"},
+        {"chunks": (64, 28, 28), "maxshape": (None, 28, 28), "compression": "gzip"},
+        {"chunks": (3, 7, 28)},
+        {},
+    ],
+)
+@pytest.mark.parametrize("is_noise", [False, True])
+def test_what_h5py_writes_is_read(tmp_path: Path, storage: Any, is_noise: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    pixels = np.zeros((20, 28, 28), np.uint8)
+    if is_noise:  # what does not pack becomes larger
+        pixels = rng.integers(0, 256, pixels.shape, np.uint8)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        hdf5.check_chunks(file.create_dataset("pixels", data=pixels, **storage).id, "here")
+
+
+def test_a_large_chunk_that_is_honest_is_read(tmp_path: Path, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (300, 40, 40), np.uint8)
+    pixels[:, ::2] = 0
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        made = file.create_dataset("x", data=pixels, chunks=pixels.shape, compression="gzip")
+        stored = made.id.get_chunk_info(0).size
+        assert stored * 1032 > hdf5.MAX_UNPACKED_BYTES or stored > 200_000
+        hdf5.check_chunks(made.id, "here")
