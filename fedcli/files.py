@@ -43,7 +43,7 @@ def open_regular(path: Path) -> BinaryIO:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        _check_regular(os.fstat(descriptor).st_mode, path)
+        check_mode(os.fstat(descriptor).st_mode, path)
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -56,7 +56,7 @@ def check_regular(path: Path) -> None:
     Raises:
         OSError: It is not there, or is a pipe, device, socket or folder.
     """
-    _check_regular(os.stat(path).st_mode, path)  # noqa: PTH116 - links are followed
+    check_mode(os.stat(path).st_mode, path)  # noqa: PTH116 - links are followed
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:
@@ -79,7 +79,8 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
     return content
 
 
-def _check_regular(mode: int, path: Path) -> None:
+def check_mode(mode: int, path: Path) -> None:
+    """Refuses a mode of `os.stat` that is not a regular file's. Raises OSError."""
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):

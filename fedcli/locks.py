@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedcli.files import check_mode
 from fedcli.progress import Remark, Tell, remark_to_nobody, tell_nobody
 
 _POLL_SECONDS = 0.1
@@ -29,8 +30,12 @@ def lock_now(path: Path) -> int:
         ReplacedError: Who held it before has removed the file, and perhaps somebody made it anew.
         OSError: The file cannot be made or locked.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    with contextlib.suppress(FileNotFoundError):
+        check_mode(path.lstat().st_mode, path)  # nothing is locked, or made, through a link
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o666)
     try:
+        check_mode(os.fstat(descriptor).st_mode, path)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if _is_still(path, descriptor):
             return descriptor

@@ -17,6 +17,7 @@ from fedcli.datasets.checks import check_num_classes
 from fedcli.datasets.client_data import ClientData
 from fedcli.digest import blake2b
 from fedcli.errors import ConfigError, DataError
+from fedcli.files import open_regular
 from fedcli.progress import Tell, tell_nobody
 from fedcli.settings import tables as registry
 from fedcli.settings.data_source import DataSource
@@ -298,7 +299,7 @@ def _fingerprint_of(
         return store.stored_fingerprint(path)
     digest = blake2b(digest_size=32)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while block := file.read(1 << 20):
                 digest.update(block)
                 if is_cancelled():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from fedcli.core.seeds import Purpose
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
+from fedcli.files import read_bounded
 
 if TYPE_CHECKING:
     from fedcli.federation.samplers import Sampler
@@ -22,6 +23,8 @@ DEFAULT_COHORT_SIZE = 10
 # Evaluating everyone is quick up to here; above it a draw of 1,000 tells the mean well enough.
 MAX_EVAL_POPULATION = 10_000
 NUM_EVAL_CLIENTS = 1_000
+
+MAX_LIST_BYTES = 256 << 20  # of a file of ids, which is read whole
 
 _ALL = "all"
 _DECIMAL = re.compile(r"-?([0-9]*\.[0-9]+(e-[0-9]+)?|[0-9]+e-[0-9]+)")
@@ -239,7 +242,7 @@ def _parse_share(text: str, option: str) -> float:
 
 def _read_ids(path: Path, option: str) -> list[str]:
     try:
-        text = path.read_bytes().decode()
+        text = read_bounded(path, MAX_LIST_BYTES).decode()
     except OSError as err:
         raise ConfigError(f"{option} @{path}: cannot read the file: {err.strerror}") from err
     except UnicodeDecodeError as err:

@@ -36,6 +36,7 @@ CONTENT = bytes((index * index) % 251 for index in range(300_000))
 PATIENCE = Patience(
     connect_seconds=2.0, stall_seconds=0.3, pause_seconds=0.01, max_pause_seconds=0.5
 )
+HASTE = replace(PATIENCE, head_seconds=0.5, window_seconds=0.5, window_bytes=20_000)
 
 
 def remote(*urls: str, content: bytes = CONTENT, **changes: Any) -> RemoteFile:
@@ -540,3 +541,43 @@ def test_any_cuts_give_the_same_bytes(
     patience = replace(PATIENCE, num_tries=10, pause_seconds=0.0)
     fetching.fetch(remote(url, content=content), target, patience=patience)
     assert target.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "slow",
+    [web.trickle_head, web.continue_for_ever, web.serve(pause=0.02, block_bytes=10)],
+    ids=["head", "continue", "body"],
+)
+def test_a_server_that_keeps_sending_a_little_is_given_up(
+    server: web.Script, tmp_path: Path, slow: web.Behaviour
+) -> None:
+    url = server.add("data.bin", CONTENT, *[slow] * HASTE.num_tries)
+    began = time.monotonic()
+    with pytest.raises(FetchError, match="too slow: next to nothing came in a long time"):
+        fetching.fetch(remote(url), tmp_path / "data.bin", patience=HASTE)
+    assert time.monotonic() - began < 15
+
+
+def test_what_a_slow_server_brought_is_gone_on_from(server: web.Script, tmp_path: Path) -> None:
+    url = server.add("data.bin", CONTENT, web.serve(pause=0.02, block_bytes=300))
+    fetching.fetch(remote(url), tmp_path / "data.bin", patience=HASTE)
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT
+    assert server.requests[1].range is not None
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        "Fri, 31 Dec 99999 23:59:59 GMT",
+        "Fri, 31 Dec 0 23:59:59 GMT",
+        "Fri, 99 Dec 2030 99:99:99 +999999",
+        "1e400",
+        "-5",
+        "9" * 400,
+        "Thu, 01 Jan 1970 00:00:00 -9999999999",
+    ],
+)
+def test_an_absurd_retry_after_is_as_none(server: web.Script, tmp_path: Path, date: str) -> None:
+    url = server.add("data.bin", CONTENT, web.status(503, Retry_After=date))
+    fetch(remote(url), tmp_path / "data.bin")
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT

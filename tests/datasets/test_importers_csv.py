@@ -321,3 +321,27 @@ def test_progress_counts_rows(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", HEADER, *ROWS)
     recognising.read([path], ImportOptions(), None, lambda *each: told.append(each))
     assert told == [(3, None), (3, 3)]
+
+
+def test_empty_lines_without_end_are_told_and_a_stop_is_heard(tmp_path: Path) -> None:
+    path = tmp_path / "c.csv.gz"
+    with gzip.open(path, "wb", 1) as file:
+        file.write(b"label,a,b,c,d\n1,0,0,0,0\n")
+        file.write(b"\n" * (csv_files.MAX_EMPTY_LINES + 1))
+        file.write(b"0,9,9,9,9\n")
+    assert "line 3: 1,000,000 empty lines follow each other" in message_of(path)
+
+    class StopError(Exception):
+        pass
+
+    def stop(done: int, total: int | None) -> None:
+        raise StopError
+
+    with pytest.raises(StopError):
+        recognising.read([path], tell=stop)
+
+
+def test_long_rows_are_read_a_few_at_a_time(tmp_path: Path) -> None:
+    lines = iter((number, "x" * (1 << 20)) for number in range(500))
+    assert len(csv_files._block(lines, 512)) == 33
+    assert len(csv_files._block(iter([(1, "x")] * 5), 3)) == 3

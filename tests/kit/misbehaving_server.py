@@ -168,6 +168,21 @@ def silent(handler: Handler, _: bytes) -> None:
     handler.script.is_over.wait(20)
 
 
+def trickle_head(handler: Handler, _: bytes) -> None:
+    """Sends a head without end, a byte at a time, so that no byte is waited for for long."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+    while not handler.script.is_over.wait(0.02):
+        handler.wfile.write(b"x")
+        handler.wfile.flush()
+
+
+def continue_for_ever(handler: Handler, _: bytes) -> None:
+    """Says again and again that the answer will come."""
+    while not handler.script.is_over.wait(0.02):
+        handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        handler.wfile.flush()
+
+
 def chunked_cut(num_bytes: int) -> Behaviour:
     """Sends some bytes in chunks, then ends the connection within one."""
 

@@ -20,6 +20,7 @@ from typing import Any
 from fedcli.datasets.download.public import Member
 from fedcli.datasets.importers.tar_headers import BoundedHeader
 from fedcli.errors import DataError
+from fedcli.files import open_regular
 from fedcli.progress import Tell, tell_nobody
 
 _BLOCK_BYTES = 1 << 20
@@ -65,7 +66,7 @@ def extract(
 
 
 def _unpack(archive: Path, writer: _Writer) -> None:
-    with archive.open("rb") as file:
+    with open_regular(archive) as file:
         start = file.read(3)
         file.seek(0)
         if start == b"BZh":

@@ -33,6 +33,9 @@ class Patience:
     Attributes:
         connect_seconds: For a connection.
         stall_seconds: For the next byte.
+        head_seconds: For the head of an answer in all, redirects included.
+        window_seconds: In which at least `window_bytes` of a file must come.
+        window_bytes: See `window_seconds`.
         num_tries: Of one address, without getting further.
         pause_seconds: Before the second try; doubled before each later one.
         max_pause_seconds: Most that a server's Retry-After is honoured with.
@@ -40,6 +43,9 @@ class Patience:
 
     connect_seconds: float = 10.0
     stall_seconds: float = 30.0
+    head_seconds: float = 60.0
+    window_seconds: float = 60.0
+    window_bytes: int = 1 << 14
     num_tries: int = 4
     pause_seconds: float = 1.0
     max_pause_seconds: float = 60.0
@@ -226,6 +232,9 @@ class _Errand:
             part.request_headers(url),
             connect_seconds=self._patience.connect_seconds,
             stall_seconds=self._patience.stall_seconds,
+            head_seconds=self._patience.head_seconds,
+            window_seconds=self._patience.window_seconds,
+            window_bytes=self._patience.window_bytes,
             wait=self._tell,
         ) as exchange:
             head = exchange.head()

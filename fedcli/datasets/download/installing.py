@@ -28,6 +28,8 @@ from fedcli.files import sync_folder
 from fedcli.locks import locked
 from fedcli.progress import Remark, Tell, remark_to_nobody, tell_nobody
 
+MAX_DEFLATE_RATIO = 1032  # of a gzip file and what is in it
+
 _FIRST_CLIENTS = 10
 
 
@@ -136,10 +138,12 @@ def find_given(
         DataError: A path is none of them, or one of them is missing.
     """
     known = _known_hashes(dataset)
+    most = max(map(_largest, dataset.files))
     found: dict[str, Path] = {}
     for path in given:
         candidates = _candidates(path, dataset)
-        names = ((each, known.get(_hash(each, tell))) for each in candidates)
+        may_be = (each for each in candidates if each.stat().st_size <= most)
+        names = ((each, known.get(_hash(each, tell))) for each in may_be)
         named = {name: each.absolute() for each, name in names if name is not None}
         if not named:
             raise DataError(_unknown_file(dataset, path, candidates, tell))
@@ -298,6 +302,12 @@ def _known_hashes(dataset: PublicDataset) -> dict[str, str]:
         known |= {file.unpacked_sha256: file.name, file.sha256: file.name}
         known |= {member.sha256: member.name for member in file.members}
     return {sha256: name for sha256, name in known.items() if sha256 is not None}
+
+
+def _largest(file: RemoteFile) -> int:
+    """Bytes that a file, unpacked, or a member of it may have at most."""
+    unpacked = MAX_DEFLATE_RATIO * file.limit if file.unpacked_sha256 is not None else 0
+    return max(file.limit, unpacked, *(member.limit for member in file.members), 0)
 
 
 def _candidates(path: Path, dataset: PublicDataset) -> list[Path]:

@@ -12,11 +12,13 @@ from typing import Any, BinaryIO
 
 from fedcli.datasets.download.public import RemoteFile
 from fedcli.datasets.download.transport import Head
-from fedcli.files import json_text, sync_folder
+from fedcli.files import json_text, open_regular, read_bounded, sync_folder
+from fedcli.outputs import check_own
 from fedcli.progress import Tell, tell_nobody
 from fedcli.version import __version__
 
 _BLOCK_BYTES = 1 << 20
+_MAX_ORIGIN_BYTES = 1 << 20  # of the notes beside a part
 
 
 class PartFile:
@@ -33,7 +35,9 @@ class PartFile:
         self._origin_path = target.with_name(f"{target.name}.part.json")
         self._file = file
         self._origin = _read_origin(self._origin_path)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        check_own(self.path)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(self.path, flags, 0o666)
         self._opened = os.fdopen(descriptor, "r+b", buffering=0)
         try:
             self._digest = hashlib.sha256()
@@ -108,7 +112,7 @@ class PartFile:
 def _read_origin(path: Path) -> dict[str, str]:
     """What a part's file of notes says; nothing if it is not there or damaged."""
     try:
-        origin = json.loads(path.read_bytes())
+        origin = json.loads(read_bounded(path, _MAX_ORIGIN_BYTES))
     except (OSError, ValueError, RecursionError):
         return {}
     is_plain = isinstance(origin, dict) and all(isinstance(each, str) for each in origin.values())
@@ -135,7 +139,7 @@ def hash_file(path: Path, tell: Tell = tell_nobody) -> str:
     """
     size = path.stat().st_size
     digest = hashlib.sha256()
-    with path.open("rb") as opened:
+    with open_regular(path) as opened:
         _feed(opened, digest, lambda done: tell(done, size))
     return digest.hexdigest()
 

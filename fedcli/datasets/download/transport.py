@@ -25,6 +25,7 @@ from fedcli.dataclass import dataclass
 _BLOCK_BYTES = 1 << 18
 _NUM_BLOCKS_AHEAD = 8
 _POLL_SECONDS = 0.1  # between two calls of `wait`
+_TOO_SLOW = "too slow: next to nothing came in a long time"
 _USABLE = {200, 206, 416}
 _TRANSIENT = {408, 429}
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
@@ -76,19 +77,32 @@ class Exchange:
         *,
         connect_seconds: float,
         stall_seconds: float,
+        head_seconds: float,
+        window_seconds: float,
+        window_bytes: int,
         wait: Callable[[], None],
     ) -> None:
         """Takes what to ask for; proxies are those of the environment.
+
+        A server that keeps sending a little is bounded as well as a silent one.
 
         Args:
             url: An http or https address.
             headers: Headers to send.
             connect_seconds: How long a connection is waited for.
             stall_seconds: How long the next byte is waited for.
+            head_seconds: How long the head is waited for in all, redirects included.
+            window_seconds: A time in which `window_bytes` must come of what follows it.
+            window_bytes: See `window_seconds`.
             wait: Is called now and then while there is nothing to take; may raise.
         """
         self._open = partial(_open, url, dict(headers), connect_seconds, stall_seconds)
         self._wait = wait
+        self._head_seconds = head_seconds
+        self._window_seconds = window_seconds
+        self._window_bytes = window_bytes
+        self._window_end = 0.0
+        self._num_in_window = 0
         self._items: queue.Queue[Any] = queue.Queue(maxsize=_NUM_BLOCKS_AHEAD)
         self._is_left = threading.Event()
 
@@ -107,7 +121,8 @@ class Exchange:
         Raises:
             TryError: The server cannot be reached, or answers with an error.
         """
-        status, reason, headers = self._take()
+        status, reason, headers = self._take(time.monotonic() + self._head_seconds)
+        self._window_end = time.monotonic() + self._window_seconds
         if status in _USABLE:
             return _parse_head(status, headers)
         is_transient = status in _TRANSIENT or status >= 500
@@ -123,16 +138,26 @@ class Exchange:
         Raises:
             TryError: The server fell silent, or the connection broke.
         """
-        block = self._take()
+        block = self._take(self._window_end)
         assert isinstance(block, bytes)
+        self._num_in_window += len(block)
+        if block and self._num_in_window < self._window_bytes:
+            if time.monotonic() > self._window_end:
+                raise TryError(_TOO_SLOW)
+        else:
+            self._window_end = time.monotonic() + self._window_seconds
+            self._num_in_window = 0
         return block
 
-    def _take(self) -> Any:
+    def _take(self, end: float) -> Any:
+        """The next item; who has not sent it, or enough, by `end` is given up."""
         while True:
             with contextlib.suppress(queue.Empty):
                 item = self._items.get(timeout=_POLL_SECONDS)
                 break
             self._wait()
+            if time.monotonic() > end:
+                raise TryError(_TOO_SLOW)
         if isinstance(item, Exception):
             raise _as_try_error(item) from item
         return item
@@ -185,8 +210,11 @@ def _seconds_to_wait(text: str | None) -> float | None:
     number = _whole_number(text)
     if number is not None or not text:
         return number
-    date = email.utils.parsedate_tz(text)
-    return None if date is None else max(0.0, email.utils.mktime_tz(date) - time.time())
+    try:
+        date = email.utils.parsedate_tz(text)
+        return None if date is None else max(0.0, email.utils.mktime_tz(date) - time.time())
+    except (ValueError, OverflowError):  # no date that a clock can show
+        return None
 
 
 def _as_try_error(err: Exception) -> TryError:

@@ -21,6 +21,7 @@ from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.importers.source_files import any_file, files_of, start_of
 from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import DataError
+from fedcli.files import open_regular
 from fedcli.progress import Tell
 
 _SIDE, _CHANNELS = 32, 3
@@ -133,7 +134,7 @@ def _choose_files(sources: Sequence[Path]) -> tuple[_Kind, list[Path]]:
 def _kind_of(path: Path) -> _Kind | None:
     """Which set a file seems to be of: by its first labels, as there is no signature."""
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for kind in _KINDS:
             num_records = min(_LOOKED_AT, size // kind.record_bytes)
             # Few labels may fit by chance, so a file with a part of a record must have all of them.
@@ -168,7 +169,7 @@ def _read_split(
     with TableWriter(source, folder, fit=options.fit) as writer:
         for path in paths:
             num_records = path.stat().st_size // kind.record_bytes
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 for first, last in shared.blocks(num_records, (kind.record_bytes,)):
                     content = file.read((last - first) * kind.record_bytes)
                     pixels, labels = _unpack(content, kind, path, first)

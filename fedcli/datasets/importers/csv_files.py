@@ -10,7 +10,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice, pairwise
 from pathlib import Path
@@ -29,6 +29,7 @@ from fedcli.datasets.importers.source_files import one_file
 from fedcli.datasets.spool import PixelSpool
 from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import ConfigError, DataError
+from fedcli.files import open_regular
 from fedcli.progress import Tell
 
 ID_COLUMNS = ("client_id", "client", "writer_id", "writer", "user_id", "user", "owner")
@@ -39,6 +40,8 @@ _DELIMITERS = ",;\t"
 _LOOKED_AT = 1 << 20  # bytes read to recognise a file
 _BLOCK_ROWS = 512
 _MAX_COLUMNS = 1 << 20
+MAX_EMPTY_LINES = 1_000_000  # one after another
+_LINES_BETWEEN_CHECKS = 1 << 14
 _MAX_LINE = 32 << 20  # characters
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 
@@ -69,7 +72,7 @@ def recognises(path: Path) -> bool:
     """Tells whether a file is text: a line of names, and numbers in as many columns below it."""
     if not path.is_file() or looks_like_table(path):
         return False
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(_LOOKED_AT)
     with suppress(zlib.error, UnicodeDecodeError, csv.Error):
         if start.startswith(_GZIP):
@@ -113,7 +116,7 @@ def read(
         spool = PixelSpool(folder)  # as the file has them: 0 to 255, or 0 to 1
         stack.callback(spool.close)
         with _readable(path) as file:
-            for block in rows.blocks(file):
+            for block in rows.blocks(file, lambda: tell(spool.num_images, None)):
                 spool.add(block, 1.0, 0.0)
                 tell(spool.num_images, None)
         if not spool.num_images:
@@ -220,9 +223,14 @@ class _Rows:
         self._options = options
         self._known_owners: dict[str, str] = {}  # so that an id is kept once
 
-    def blocks(self, file: IO[str]) -> Iterator[NDArray[Any]]:
-        """Yields pixels as they are written, uint8 where they can be, else float32, shaped."""
-        lines = self._lines(file)
+    def blocks(self, file: IO[str], check_stop: Callable[[], None]) -> Iterator[NDArray[Any]]:
+        """Yields pixels as they are written, uint8 where they can be, else float32, shaped.
+
+        Args:
+            file: The text.
+            check_stop: Called now and then, also while nothing but empty lines come; may raise.
+        """
+        lines = self._lines(file, check_stop)
         number, header = next(lines, (0, ""))
         if not number:
             raise DataError(f"{self._source}: is empty; give a line of names and rows below it")
@@ -230,19 +238,27 @@ class _Rows:
         where = f"{self._source}: line {number}: the header"
         shape = flat_shape(len(layout.pixels), self._options.image_shape, where)
         size = max(1, min(_BLOCK_ROWS, shared.BLOCK_BYTES // len(header)))
-        while block := list(islice(lines, size)):
+        while block := _block(lines, size):
             yield self._read_block(block, layout).reshape(-1, *shape)
 
-    def _lines(self, file: IO[str]) -> Iterator[tuple[int, str]]:
+    def _lines(self, file: IO[str], check_stop: Callable[[], None]) -> Iterator[tuple[int, str]]:
         """Yields number and text of each line that is not empty."""
-        number = 0
+        number = last = 0
         while line := file.readline(_MAX_LINE):
             number += 1
+            if number % _LINES_BETWEEN_CHECKS == 0:
+                check_stop()
             if len(line) == _MAX_LINE:
                 raise DataError(f"{self._source}: line {number}: over {_MAX_LINE} characters")
             line = line.rstrip("\r\n")
             if line and not line.isspace():
+                last = number
                 yield number, line
+            elif number - last > MAX_EMPTY_LINES:
+                raise DataError(
+                    f"{self._source}: line {last + 1}: {MAX_EMPTY_LINES:,} empty lines follow each "
+                    "other; remove them"
+                )
 
     def _read_header(self, header: str, where: str) -> _Layout:
         try:
@@ -349,7 +365,7 @@ class _Rows:
 @contextmanager
 def _readable(path: Path) -> Iterator[IO[str]]:
     """Opens a file as text; what is wrong with its bytes becomes one line."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         is_gzip = file.read(len(_GZIP)) == _GZIP
         file.seek(0)
         unpacked: Any = gzip.GzipFile(fileobj=file) if is_gzip else file
@@ -361,6 +377,17 @@ def _readable(path: Path) -> Iterator[IO[str]]:
             raise DataError(f"{path}: not UTF-8 text ({err.reason}); save it as UTF-8") from err
         except (EOFError, zlib.error, gzip.BadGzipFile) as err:
             raise DataError(f"{path}: damaged gzip data ({err}); fetch the file again") from err
+
+
+def _block(lines: Iterator[tuple[int, str]], size: int) -> list[tuple[int, str]]:
+    """The next `size` lines, fewer where they are long."""
+    block, num_characters = [], 0
+    for line in islice(lines, size):
+        block.append(line)
+        num_characters += len(line[1])
+        if num_characters > _MAX_LINE:
+            break
+    return block
 
 
 def _find_column(

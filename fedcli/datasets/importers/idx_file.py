@@ -22,6 +22,7 @@ from fedcli.datasets.batch_plan import MAX_COUNT
 from fedcli.datasets.importers.shared import BLOCK_BYTES
 from fedcli.datasets.importers.source_files import start_of
 from fedcli.errors import DataError
+from fedcli.files import open_regular
 
 _TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 _MAX_RANK = 4
@@ -167,7 +168,7 @@ def _check_length(header: IdxFile) -> None:
 
 @contextmanager
 def _opened(path: Path, *, is_packed: bool) -> Iterator[BinaryIO]:
-    with path.open("rb") as raw:
+    with open_regular(path) as raw:
         if not is_packed:
             yield raw
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TextIO
 
 _BLOCK_CHARACTERS = 1 << 18
@@ -26,9 +26,15 @@ class JsonStream:
     must be read or skipped before the next step of the iteration.
     """
 
-    def __init__(self, file: TextIO) -> None:
-        """Takes a file at the place where the text starts."""
+    def __init__(self, file: TextIO, check_stop: Callable[[], None] = lambda: None) -> None:
+        """Takes a file at the place where the text starts.
+
+        Args:
+            file: The text.
+            check_stop: Called before each block is read, so also while much is skipped; may raise.
+        """
         self._file = file
+        self._check_stop = check_stop
         self._text = ""
         self._place = 0  # in _text
         self._dropped = 0  # characters before _text
@@ -173,6 +179,7 @@ class JsonStream:
 
     def _grow(self) -> bool:
         """Reads a block more and drops the text before the place; returns whether there was one."""
+        self._check_stop()
         block = self._file.read(_BLOCK_CHARACTERS)
         self._dropped += self._place
         self._text = self._text[self._place :] + block

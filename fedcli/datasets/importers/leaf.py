@@ -7,6 +7,7 @@ with the memory that one user takes.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -24,6 +25,7 @@ from fedcli.datasets.importers.json_stream import JsonStream
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.table import TableWriter
 from fedcli.errors import DataError
+from fedcli.files import open_regular
 from fedcli.progress import Tell
 
 _SPLITS = ("train", "test")
@@ -41,7 +43,7 @@ def recognises(path: Path) -> bool:
         return bool(shards) and recognises(shards[0])
     if not path.is_file():
         return False
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(_LOOKED_AT)
     start = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     return start.startswith(b"{") and _KEYS.search(start) is not None
@@ -121,8 +123,8 @@ def _read_shard(
     num_samples: list[Any] | None = None
     counts: dict[str, int] | None = None
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            stream = JsonStream(file)
+        with io.TextIOWrapper(open_regular(path), "utf-8-sig") as file:
+            stream = JsonStream(file, lambda: tell(done, None))
             for key in stream.keys():  # noqa: SIM118 - a stream's, not a mapping's
                 if key == "users":
                     users = _read_users(stream)

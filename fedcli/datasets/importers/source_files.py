@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from fedcli.errors import DataError
+from fedcli.files import open_regular
 
 _MANY_FILES = 256  # more than a set of packed files has
 
@@ -53,5 +54,5 @@ def one_file(sources: Sequence[Path], what: str) -> Path:
 
 def start_of(path: Path, num_bytes: int) -> bytes:
     """Returns the first bytes of a file, fewer where it is shorter."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return file.read(num_bytes)

@@ -40,6 +40,7 @@ from fedcli.datasets.description import SourceDescription, from_json
 from fedcli.datasets.table import ExampleTable
 from fedcli.digest import blake2b
 from fedcli.errors import ConfigError, DataError
+from fedcli.files import open_regular
 from fedcli.progress import Tell, tell_nobody
 from fedcli.settings.tables.partitions import describe_partition
 from fedcli.settings.vocabulary import NATURAL, PIXEL_CONVENTIONS, SPLITS
@@ -425,7 +426,7 @@ def _opened(path: Path) -> Iterator[tuple[StoreInfo, list[_MappedSplit], str]]:
             )
         info = _read_info(file.attrs, where)
         fingerprint = _attribute(file.attrs, "fingerprint", str, where)
-        with path.open("rb") as raw:
+        with open_regular(path) as raw:
             mapping = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
         group = hdf5.open_group(file.id, b"splits", where)
         names = hdf5.link_names(group, where)

@@ -20,7 +20,14 @@ from typing import Any
 
 from fedcli import settings
 from fedcli.errors import ConfigError, RunError, why_not_written
-from fedcli.files import json_text, make_folders, sync_folder, write_all, write_synced
+from fedcli.files import (
+    json_text,
+    make_folders,
+    read_bounded,
+    sync_folder,
+    write_all,
+    write_synced,
+)
 from fedcli.locks import ReplacedError, lock_now
 from fedcli.outputs import (
     TEMPORARY_NAME,
@@ -41,6 +48,11 @@ EVALUATION = "evaluation.json"
 CHECKPOINTS = "checkpoints"
 LOCK = "lock"
 
+# Of the files that are read whole. A line of metrics has some 400 bytes.
+MAX_CONFIG_BYTES = 4 << 20
+MAX_LINES_BYTES = 512 << 20
+MAX_EVALUATION_BYTES = 64 << 20
+
 _CHECKPOINT_NAME = re.compile(r"round-(\d{6,})\.h5")
 
 
@@ -54,8 +66,10 @@ class RunDirectory:
         """Takes over `lock`, the open and locked descriptor of the lock file in `path`."""
         self.path = path
         self._lock = lock
-        self._metrics = open_to_append(path / METRICS)
-        self._timings = open_to_append(path / TIMINGS)
+        with contextlib.ExitStack() as opened:
+            self._metrics = opened.enter_context(open_to_append(path / METRICS))
+            self._timings = opened.enter_context(open_to_append(path / TIMINGS))
+            opened.pop_all()  # both are open: `close` closes them
 
     @classmethod
     def create(
@@ -145,7 +159,7 @@ class RunDirectory:
             RunError: metrics.jsonl lacks a round up to `round_num`, or is damaged before it.
         """
         try:
-            metrics = (self.path / METRICS).read_bytes()
+            metrics = read_bounded(self.path / METRICS, MAX_LINES_BYTES)
             end, last = find_end(metrics, round_num)
             parse_metrics(metrics[:end], self.path / METRICS)
             if last != round_num:
@@ -154,7 +168,7 @@ class RunDirectory:
                     f"{round_num}; restore the file, or train anew"
                 )
             os.truncate(self._metrics.fileno(), end)
-            timings = (self.path / TIMINGS).read_bytes()
+            timings = read_bounded(self.path / TIMINGS, MAX_LINES_BYTES)
             os.truncate(self._timings.fileno(), find_end(timings, round_num)[0])
             for folder in (self.path, self.path / CHECKPOINTS):
                 for left in folder.glob(".*.tmp"):  # of a process killed while writing it
@@ -353,7 +367,7 @@ def read_origin(path: Path) -> dict[str, Any]:
 def read_text(file: Path) -> str:
     """Returns the text of a config file. Raises ConfigError if it cannot be read."""
     try:
-        return file.read_bytes().decode()
+        return read_bounded(file, MAX_CONFIG_BYTES).decode()
     except OSError as err:
         raise ConfigError(f"cannot read {file}: {err.strerror}") from err
     except UnicodeDecodeError as err:
@@ -375,12 +389,12 @@ def read_timings(path: Path) -> list[dict[str, float]]:
     What takes how long is told beside a run's results, so nothing here is an error.
     """
     try:
-        content = (path / TIMINGS).read_bytes()
+        content = read_bounded(path / TIMINGS, MAX_LINES_BYTES)
     except OSError:
         return []
     lines = []
     for text in content.splitlines():
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             line = json.loads(text)
             if isinstance(line, dict):
                 numbers = {k: v for k, v in line.items() if isinstance(v, int | float)}
@@ -408,11 +422,12 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
     """
     file = path / EVALUATION
     try:
-        evaluation = json.loads(file.read_bytes())
+        evaluation = json.loads(read_bounded(file, MAX_EVALUATION_BYTES))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as err:
-        raise RunError(f"cannot read {file}: {err}; delete it to have it made anew") from err
+        reason = err.strerror if isinstance(err, OSError) else err
+        raise RunError(f"cannot read {file}: {reason}; delete it to have it made anew") from err
     if not isinstance(evaluation, dict) or not all(map(is_evaluation, evaluation.values())):
         raise RunError(f"{file} holds no evaluation by split; delete it to have it made anew")
     return evaluation
@@ -490,6 +505,6 @@ def _lock(folder: Path) -> int:
 
 def _read_bytes(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        return read_bounded(file, MAX_LINES_BYTES)
     except OSError as err:
         raise RunError(f"cannot read {file}: {err.strerror}") from err

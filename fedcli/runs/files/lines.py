@@ -13,6 +13,8 @@ from typing import Any
 from fedcli.errors import RunError
 from fedcli.settings.vocabulary import MEASURES
 
+MAX_LINE_BYTES = 1 << 20  # of a line of metrics, which has some 400
+
 
 def parse_metrics(content: bytes, file: Path) -> list[dict[str, Any]]:
     """Returns the lines of metrics.jsonl, one for each round; null becomes None.
@@ -28,7 +30,7 @@ def parse_metrics(content: bytes, file: Path) -> list[dict[str, Any]]:
     for number, text in enumerate(content.splitlines(keepends=True), 1):
         label = f"{file}: line {number}"
         try:
-            line = json.loads(text if text.endswith(b"\n") else b"")
+            line = _parse_line(text if text.endswith(b"\n") else b"")
         except (ValueError, RecursionError) as err:
             raise RunError(
                 f"{label} is cut short or damaged; if it is after the newest checkpoint, fedcli "
@@ -42,6 +44,13 @@ def parse_metrics(content: bytes, file: Path) -> list[dict[str, Any]]:
             )
         lines.append(line)
     return lines
+
+
+def _parse_line(text: bytes) -> Any:
+    """The value on a line. Raises ValueError, and RecursionError where it is nested deeply."""
+    if len(text) > MAX_LINE_BYTES:
+        raise ValueError("too long for a line of metrics")
+    return json.loads(text)
 
 
 def _is_metrics_line(line: Any, before: int | None) -> bool:
@@ -112,7 +121,7 @@ def find_end(content: bytes, round_num: int) -> tuple[int, int]:
 def _round_of(line: bytes) -> int | None:
     """The round of one line, None if it is cut short or foreign."""
     try:
-        number = json.loads(line)["round"]
+        number = _parse_line(line)["round"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return number if isinstance(number, int) and line.endswith(b"\n") else None

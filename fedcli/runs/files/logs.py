@@ -19,7 +19,7 @@ from fedcli.errors import RunError, why_not_written
 from fedcli.federation.participation import Attendance
 from fedcli.models.layout import ParamLayout
 from fedcli.models.metrics import flatten
-from fedcli.outputs import write_atomic
+from fedcli.outputs import open_to_append, write_atomic
 from fedcli.runs.files import folder as run_dir
 from fedcli.settings.run_config import RunConfig
 
@@ -128,8 +128,9 @@ class CsvLog:
             self._rewrite()
             return
         try:
-            with self._file.open("a", newline="") as file:
-                file.write(_csv_lines([[_cell(values.get(name)) for name in self._names]]))
+            with open_to_append(self._file) as file:
+                line = _csv_lines([[_cell(values.get(name)) for name in self._names]])
+                file.write(line.encode())
         except OSError as err:
             raise RunError(f"cannot write {self._file}: {why_not_written(err)}") from err
 
