@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).parent.parent / "fedcli"
 # The rooms of fedcli, high to low. A module imports from its own room and from lower floors only.
 # The ground floor holds the modules at the top of the package, which everybody may import.
 GROUND = (
-    *("dataclass", "digest", "errors", "files", "hdf5", "lazy", "locks", "outputs", "progress"),
-    *("version", "zips"),
+    *("csv_text", "dataclass", "digest", "errors", "files", "hdf5", "lazy", "locks", "outputs"),
+    *("progress", "version", "zips"),
 )
 ROOMS = (
     ("__main__",),
@@ -105,6 +105,7 @@ USERS: dict[str, set[str]] = {
         "datasets.sources.tff_h5",
     },
     "PIL": {"datasets.importers.pillow"},
+    "csv": {"csv_text", "datasets.importers.csv_files"},
     "torch": {"benchmarks.torch_peer"},
     "click": {"cli"},
     "platformdirs": {"datasets.data_folder"},

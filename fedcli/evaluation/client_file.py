@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.csv_text import CsvWriter
 from fedcli.errors import ConfigError
 from fedcli.evaluation.spread import client_means
 from fedcli.outputs import write_output
@@ -75,13 +75,13 @@ def write(
 
 def _csv(client_ids: list[str], columns: dict[str, NDArray[Any]]) -> bytes:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["client", *columns])
+    writer = CsvWriter(text)
+    writer.row(["client", *columns])
     for client_id, *values in zip(
         client_ids, *(each.tolist() for each in columns.values()), strict=True
     ):
         finite = (value if value - value == 0 else "" for value in values)
-        writer.writerow([client_id, *finite])
+        writer.row([client_id, *finite])
     return text.getvalue().encode()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.core.native import CancelFlag
+from fedcli.csv_text import CsvWriter
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batch_plan import BatchPlan
 from fedcli.datasets.batches import BatchedDataset, ClientDataset
@@ -217,9 +217,9 @@ def writing(path: Path, num_classes: int) -> Iterator[Callable[[Predicted], None
 @contextmanager
 def _writing_csv(file: BinaryIO, num_classes: int) -> Iterator[Callable[[Predicted], None]]:
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    writer = CsvWriter(text)
     probabilities = [f"probability_{label}" for label in range(num_classes)]
-    writer.writerow(["client_id", "index", "label", "predicted", *probabilities])
+    writer.row(["client_id", "index", "label", "predicted", *probabilities])
 
     def add(predicted: Predicted) -> None:
         rows = zip(
@@ -228,7 +228,7 @@ def _writing_csv(file: BinaryIO, num_classes: int) -> Iterator[Callable[[Predict
             predicted.probabilities.tolist(),
             strict=True,
         )
-        writer.writerows(
+        writer.rows(
             # 9 digits tell any two float32 apart
             [predicted.client_id, index, label, class_, *(f"{each:.9g}" for each in of_classes)]
             for index, (label, class_, of_classes) in enumerate(rows, predicted.first)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Callable, Sequence
 
 from fedcli.dataclass import dataclass
+
+from fedcli.csv_text import CsvWriter
 
 _LATEX_ESCAPES = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
@@ -58,9 +59,9 @@ def to_latex(table: Table) -> str:
 def to_csv(table: Table) -> str:
     """Returns the table as CSV, without its title."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table.headers)
-    writer.writerows(table.rows)
+    writer = CsvWriter(text)
+    writer.row(table.headers)
+    writer.rows(table.rows)
     return text.getvalue()
 
 

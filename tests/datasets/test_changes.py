@@ -270,4 +270,5 @@ def test_one_class_has_no_other() -> None:
 @pytest.mark.parametrize("angle", [0.0, 30.0, 90.0, 180.0])
 def test_no_image_is_turned_into_none(shape: tuple[int, ...], angle: float) -> None:
     for dtype in (np.uint8, np.float32):
-        assert changes.turn(np.zeros(shape, dtype), angle).shape[0] == 0
+        pixels: Any = np.zeros(shape, dtype)
+        assert changes.turn(pixels, angle).shape[0] == 0

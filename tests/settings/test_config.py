@@ -392,6 +392,6 @@ def test_a_text_that_can_name_no_file_is_told(name: str) -> None:
     "text", ["a = " + "9" * 5000, "a = " + "[" * 9000, "a." * 3000 + "a = 1", '"\\uD800" = 1']
 )
 def test_toml_that_breaks_its_reader_is_one_line(text: str) -> None:
-    with pytest.raises(ConfigError, match="is not TOML|it needs one table") as raised:
+    with pytest.raises(ConfigError, match=r"is not TOML|it needs one table") as raised:
         settings.from_toml(text, "config.toml")
     assert len(str(raised.value)) <= 1000

@@ -159,10 +159,11 @@ def _draw(worker: Worker[Any], monitor: Monitor) -> None:
 
 def make_bar() -> Progress:
     """Returns a bar on stderr of description, share done and the task field `details`."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    console = Console(stderr=True)
+    from fedcli.cli.screen.render import PrintableConsole
+
+    console = PrintableConsole(stderr=True)
     console.width = max(1, console.width - len("^C"))  # its echo must not wrap, or a line is left
     return Progress(
         TextColumn("{task.description}", markup=False),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedcli.csv_text import CsvWriter
 from fedcli.datasets.client_data import CENTRAL
 from fedcli.files import json_text
 from fedcli.inspection.statistics import SplitCounts, summarize, summarize_sizes
@@ -126,14 +126,14 @@ def _csv_texts(populations: Mapping[str, Population]) -> Iterator[str]:
     """Yields the lines of the table, the header with the first ones."""
     data = next(iter(populations.values())).data
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["split", "client_id", "num_examples", *_FIGURES, *_label_names(data)])
+    writer = CsvWriter(buffer)
+    writer.row(["split", "client_id", "num_examples", *_FIGURES, *_label_names(data)])
     for population in populations.values():
         name = population.counts.split
         for ids, sizes, labels, figures in _record_blocks(population.counts):
             for client_id, size, row, values in zip(ids, sizes, labels, figures, strict=True):
                 shown = ["" if value is None else value for value in values]
-                writer.writerow([name, client_id, size, *shown, *row])
+                writer.row([name, client_id, size, *shown, *row])
             yield buffer.getvalue()
             buffer.seek(0)
             buffer.truncate()

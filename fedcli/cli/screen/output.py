@@ -46,6 +46,17 @@ def print_json(result: Mapping[str, object]) -> None:
     print(json_text(result))
 
 
+def printable(text: str) -> str:
+    """Returns text of several lines with every character that is no character escaped.
+
+    This is the screen's edge: whatever a file holds, it does not move the cursor, set the title or
+    colour what follows.
+    """
+    return "".join(
+        char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text
+    )
+
+
 def one_line(text: str) -> str:
     """Returns text with line breaks as spaces and other unprintable characters escaped.
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from rich.box import Box
 from rich.cells import cell_len
 from rich.color import Color
-from rich.console import Console, JustifyMethod, RenderableType
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType
+from rich.segment import Segment
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
 from fedcli.cli.screen import pictures
-from fedcli.cli.screen.output import one_line
+from fedcli.cli.screen.output import one_line, printable
 from fedcli.dataclass import dataclass
 
 if TYPE_CHECKING:
@@ -125,6 +126,23 @@ class _Grid:
         return _Grid(names, columns, [_UNBOUNDED, *(least for _ in self.rows)])
 
 
+class PrintableConsole(Console):
+    """A console on which only rich itself moves the cursor or sets colours.
+
+    Texts are escaped before they are laid out; this is for one that was not.
+    """
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Yields the segments of something, their texts made printable."""
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                yield Segment(printable(segment.text), segment.style)
+
+
 class Screen:
     """Stdout, drawn to suit what it is: colours and greys on a terminal, plain text in a pipe."""
 
@@ -135,7 +153,7 @@ class Screen:
         """The console; markup in names that come from files means nothing here."""
         is_terminal = Console().is_terminal
         width = None if is_terminal else _UNBOUNDED
-        return Console(width=width, markup=False, highlight=False, emoji=False)
+        return PrintableConsole(width=width, markup=False, highlight=False, emoji=False)
 
     @property
     def width(self) -> int:
@@ -183,6 +201,7 @@ class Screen:
         numbers stand in several tables, each beside the texts, or, if the texts leave them no
         room, rows become columns. No column is lost and every figure stays whole.
         """
+        headers = [one_line(header) for header in headers]
         body = [[one_line(cell) for cell in row] for row in rows]
         leasts = [_LEAST_TEXT if index < left else _UNBOUNDED for index in range(len(headers))]
         self._table(_Grid(headers, body, leasts), left, gap, may_turn=True)

@@ -208,8 +208,8 @@ def _cell(value: object) -> str:
 
 
 def _csv_lines(rows: list[list[str]]) -> str:
-    import csv  # late: few runs write it
+    from fedcli.csv_text import CsvWriter  # late: few runs write it
 
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    CsvWriter(text).rows(rows)
     return text.getvalue()
