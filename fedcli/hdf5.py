@@ -24,6 +24,7 @@ STORE_FORMAT = "fedcli-store"  # the root attribute `format` of a fedcli store
 # Deflate packs 1032 to 1 at most; a file that claims more holds no images.
 _MAX_PACKING = 2000
 _SMALL_BYTES = 1 << 20
+MAX_NAMES = 200_000  # in a group: the clients of a TFF file
 # Chunks unpack into a buffer that HDF5 doubles until all fits. A chunk that may come to more than
 # this by its stored size is unpacked here first, no further than it may.
 MAX_UNPACKED_BYTES = 256 << 20
@@ -306,10 +307,22 @@ def link_names(group: Any, where: str) -> list[str]:
     """Returns the names in a group, sorted.
 
     Raises:
-        DataError: A name is not UTF-8.
+        DataError: A name is not UTF-8, or there are more than `MAX_NAMES`.
     """
+    count = len(group)
+    if count > MAX_NAMES:
+        raise DataError(
+            f"{where}: a group holds {count:,} names, and at most {MAX_NAMES:,} are read: HDF5 "
+            "takes a millisecond for each; give the data as SQLite, LEAF or CSV, or make a store "
+            "of parts"
+        )
+    return decode_names(sorted(group), where)
+
+
+def decode_names(names: list[bytes], where: str) -> list[str]:
+    """Returns names as text. Raises DataError if one is not UTF-8."""
     try:
-        return [name.decode() for name in sorted(group)]
+        return [name.decode() for name in names]
     except UnicodeDecodeError as err:
         raise DataError(f"{where}: a name in it is not UTF-8 ({err.object!r}); rename it") from err
 

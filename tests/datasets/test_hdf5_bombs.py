@@ -129,3 +129,16 @@ def test_a_large_chunk_that_is_honest_is_read(tmp_path: Path, seed: int) -> None
         stored = made.id.get_chunk_info(0).size
         assert stored * 1032 > hdf5.MAX_UNPACKED_BYTES or stored > 200_000
         hdf5.check_chunks(made.id, "here")
+
+
+def test_a_group_of_far_too_many_clients_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with h5py.File(tmp_path / "many.h5", "w") as file:
+        for index in range(6):
+            file.create_group(f"examples/{index}")
+        monkeypatch.setattr(hdf5, "MAX_NAMES", 5)
+        with pytest.raises(DataError, match="a group holds 6 names, and at most 5 are read"):
+            hdf5.link_names(file["examples"].id, "here")
+        monkeypatch.setattr(hdf5, "MAX_NAMES", 6)
+        assert hdf5.link_names(file["examples"].id, "here") == list("012345")

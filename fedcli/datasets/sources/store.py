@@ -556,7 +556,7 @@ def _check_ids(encoded: NDArray[np.bytes_], where: str) -> None:
             f"after {bytes(encoded[place])!r}; write the store again"
         )
     if not encoded.tobytes().isascii():
-        hdf5.link_names(encoded.tolist(), where)
+        hdf5.decode_names(encoded.tolist(), where)
 
 
 def _fingerprint(splits: Sequence[SplitArrays], source: str, tell: Tell) -> str:
