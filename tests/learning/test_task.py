@@ -158,7 +158,8 @@ def test_a_kept_cohort_is_numbered_anew_where_the_task_says_so() -> None:
 
 
 def test_a_schedule_of_local_steps_becomes_as_many_factors_as_there_are_steps() -> None:
-    factors = _task().rate_factors(4)
+    clients = _clients((7, 20, 1))  # 40 examples in batches of 5
+    factors = _task().rate_factors(clients)
     assert factors is not None
-    np.testing.assert_allclose(factors, 0.1 ** (np.arange(4) / 3), rtol=1e-15)
-    assert replace(_task(), schedule=None).rate_factors(4) is None
+    np.testing.assert_allclose(factors, 0.1 ** (np.arange(8) / 3), rtol=1e-15)
+    assert replace(_task(), schedule=None).rate_factors(clients) is None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -81,11 +81,8 @@ class PythonEngine:
             )
         total = WeightedSum(layout.num_params)
         records = []
-        with ExitStack() as stack:
-            network = stack.enter_context(self._running(layout))
-            file = None
-            if task.request.all_rows:
-                file = stack.enter_context(DeltaFile(layout.num_params))
+        file_or_none = DeltaFile(layout.num_params) if task.request.all_rows else nullcontext()
+        with self._running(layout) as network, file_or_none as file:
             counted = _checked(clients, layout, task.occurrences)
             for index, (dataset, occurrence) in enumerate(counted):
                 alone = task.piece([dataset], index, exchange)
@@ -269,7 +266,7 @@ class _LocalSteps:
             slots = native.initial_slots(self._rows, len(params))
         num_visits = dataset.plan.num_visits(len(dataset.client))
         network.set_params(params)
-        factors = self._task.rate_factors(dataset.plan.num_batches(len(dataset.client)))
+        factors = self._task.rate_factors([dataset])
         for step_num, batch in enumerate(dataset.in_round(round_num, occurrence), 1):
             _poll(self._cancel)
             labels = batch["y"][:, 0]

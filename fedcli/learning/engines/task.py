@@ -8,7 +8,7 @@ one piece of the cohort at a time, and an engine elsewhere sends each piece as a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
@@ -117,10 +117,18 @@ class ClientTask:
     inputs: ClientInputs = NO_INPUTS
     occurrences: tuple[int, ...] | None = None
 
-    def rate_factors(self, num_steps: int) -> NDArray[np.float64] | None:
-        """Returns the shares of the learning rate of so many local steps, float64 [num_steps]."""
+    def rate_factors(self, clients: Iterable[BatchedDataset]) -> NDArray[np.float64] | None:
+        """Returns the shares of the learning rate for as many local steps as a client takes.
+
+        Args:
+            clients: At least one.
+
+        Returns:
+            float64 [num_steps], or None: no schedule counts local steps.
+        """
         if self.schedule is None:
             return None
+        num_steps = max(each.plan.num_batches(len(each.client)) for each in clients)
         factors = [self.schedule.factor(step) for step in range(num_steps)]
         return np.array(factors, np.float64)
 
@@ -150,6 +158,8 @@ class ClientTask:
             first: The index of the first of them.
             exchange: Where their inputs come from; None: this task.
         """
+        if exchange is None and self.occurrences is None and self.inputs is NO_INPUTS:
+            return self
         last = first + len(clients)
         inputs = self.inputs.of(first, last) if exchange is None else exchange.send(clients)
         occurrences = None if self.occurrences is None else self.occurrences[first:last]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
@@ -124,10 +124,8 @@ class ThreadEngine:
         def train() -> Deltas:
             loaded = self._load(layout)
             loaded.delta_sum.reset()
-            with ExitStack() as stack:
-                file = None
-                if task.request.all_rows:
-                    file = stack.enter_context(DeltaFile(layout.num_params))
+            has_rows = task.request.all_rows
+            with DeltaFile(layout.num_params) if has_rows else nullcontext() as file:
                 parts = [
                     self._train_piece(loaded, cohort, piece, file)
                     for piece in self._pieces(clients, loaded, cohort)
@@ -147,7 +145,6 @@ class ThreadEngine:
         deltas = None
         if run.has_rows:
             deltas = self._deltas((len(datasets), loaded.layout.num_params))
-        num_steps = max(each.plan.num_batches(len(each.client)) for each in datasets)
         with _faults(datasets):
             stats = self._team.train_cohort(
                 loaded.model,
@@ -159,7 +156,7 @@ class ThreadEngine:
                     WEIGHTINGS.index(task.weighting),
                     task.request.bounds,
                     task.frozen,
-                    task.rate_factors(num_steps),
+                    task.rate_factors(datasets),
                 ),
                 run.flag,
                 loaded.delta_sum,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -44,11 +45,6 @@ class Optimizer:
     schedule_by: str = BY_ROUND
     clip_norm: float | None = None
     shapes: tuple[tuple[int, ...], ...] = ()
-
-    @property
-    def _rule(self) -> Rule:
-        rule: Rule = load(OPTIMIZERS[self.name].code)
-        return rule
 
     @property
     def _settings(self) -> Settings:
@@ -96,7 +92,7 @@ class Optimizer:
 
     def init(self, params: Params) -> OptState:
         """Returns the state before the first step for parameters [num_params]."""
-        return self._rule.init(self._settings, params)
+        return _rule(self.name).init(self._settings, params)
 
     def update(self, gradient: Params, state: OptState, params: Params) -> tuple[Params, OptState]:
         """Returns the updates to *add* to `params`, and the next state; changes no argument.
@@ -108,7 +104,7 @@ class Optimizer:
         """
         if self.clip_norm is not None:
             gradient = clipped(gradient, self.clip_norm)
-        decrease, state = self._rule.step(self._settings, gradient, state, params)
+        decrease, state = _rule(self.name).step(self._settings, gradient, state, params)
         return -decrease, state
 
     def client_rows(self, terms: Sequence[StepRow] = ()) -> list[StepRow]:
@@ -118,7 +114,13 @@ class Optimizer:
             terms: Rows of what an algorithm adds to the gradient, once that is clipped.
         """
         clip = [] if self.clip_norm is None else [(StepKind.CLIP, (self.clip_norm,))]
-        return [*clip, *terms, self._rule.row(self._settings)]
+        return [*clip, *terms, _rule(self.name).row(self._settings)]
+
+
+@cache
+def _rule(name: str) -> Rule:
+    rule: Rule = load(OPTIMIZERS[name].code)
+    return rule
 
 
 def frozen_slots(state: Mapping[str, Any]) -> FrozenSlots:

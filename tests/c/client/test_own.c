@@ -217,9 +217,9 @@ static void test_a_start_of_its_own_is_the_servers_to_a_client(void) {
 static void evaluate(int num_threads) {
     fed_team *team = fed_team_new(num_threads);
     CHECK(team != NULL);
-    CHECK_EQUAL(fed_evaluate(team, &MODEL, prob.server, prob.clients, CLIENTS, &cancel, stats,
-                             &fault),
-                FED_OK);
+    CHECK_EQUAL(
+        fed_evaluate(team, &MODEL, prob.server, prob.clients, CLIENTS, &cancel, stats, &fault),
+        FED_OK);
     fed_team_free(team);
 }
 
