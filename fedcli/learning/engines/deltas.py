@@ -187,9 +187,10 @@ class DeltaFile:
             for delta, factor, is_finite in zip(deltas, factors, stats["is_finite"], strict=True):
                 if not is_finite:
                     row[:] = 0.0
-                else:  # rounded once
+                elif factor != 1.0:  # rounded once
                     np.multiply(delta, factor, out=row, casting="same_kind", dtype=np.float64)
-                self._file.write(row.data.cast("B"))
+                written = delta if is_finite and factor == 1.0 else row
+                self._file.write(np.ascontiguousarray(written).data.cast("B"))
         self._num_rows += len(deltas)
 
     def mapped(self) -> NDArray[np.float32]:
