@@ -20,6 +20,7 @@ from fedcli.learning.client_states import FILE, ClientStates
 from fedcli.runs import starting, trained
 from fedcli.runs.files import checkpoint
 from fedcli.runs.files import folder as run_dir
+from fedcli.runs.files.saved_states import client_states_of
 from tests.kit.training import go_on, train
 
 pytestmark = pytest.mark.numeric
@@ -347,9 +348,8 @@ def test_a_full_disk_saves_no_checkpoint_that_counts_on_lost_states(
 
     def is_full_after_three(result: starting.RoundResult) -> None:
         if result.round_num == 3:
-            for part in training.state.client_work.values():
-                if isinstance(part, ClientStates):
-                    _fill(part)
+            for states in client_states_of(training.state):
+                _fill(states)
 
     training = starting.start(config, tmp_path / "run")
     with pytest.raises(RunError, match="disk is full"):

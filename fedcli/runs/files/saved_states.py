@@ -222,7 +222,8 @@ def open_client_states(state: ServerState, folder: Path, digest: int | None = No
     }
     evaluated = state.evaluated
     if evaluated is not None and evaluated.own_models is not None:
-        evaluated = replace(evaluated, own_models=evaluated.own_models.open_in(folder, kept))
+        own_models = evaluated.own_models.open_in(folder, kept, digest)
+        evaluated = replace(evaluated, own_models=own_models)
     return replace(state, client_work=client_work, evaluated=evaluated)
 
 
