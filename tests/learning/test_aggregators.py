@@ -19,20 +19,18 @@ from fedcli.learning.aggregators.contract import Aggregator
 from fedcli.learning.aggregators.order_statistics import middle_of_rows
 from fedcli.models.zoo import softmax_regression
 from fedcli.settings import tables
+from tests.kit.clients import Arrays, draw
 
 pytestmark = pytest.mark.numeric
 
 SHAPE, NUM_CLASSES = (4, 4), 3
 SIZES = (30, 1, 50, 20, 45, 8)
 
-Client = tuple[NDArray[np.float32], NDArray[np.int32]]
 
-
-def _client(size: int, seed: int) -> Client:
+def _client(size: int, seed: int) -> Arrays:
     """Clients differ in brightness, so that their deltas differ in length."""
-    random = np.random.default_rng(seed)
-    pixels = 20 * (seed + 1) * random.random((size, *SHAPE), dtype=np.float32)
-    return pixels, random.integers(0, NUM_CLASSES, size, dtype=np.int32)
+    pixels, labels = draw(size, seed, SHAPE, NUM_CLASSES)
+    return 20 * (seed + 1) * pixels, labels
 
 
 def _process(aggregator: Aggregator, weighting: str = "num-examples") -> learning.LearningProcess:
@@ -46,12 +44,12 @@ def _process(aggregator: Aggregator, weighting: str = "num-examples") -> learnin
     return learning.build_process(algorithm, softmax_regression(SHAPE, NUM_CLASSES))
 
 
-def _next_params(process: learning.LearningProcess, params: Any, cohort: list[Client]) -> Any:
+def _next_params(process: learning.LearningProcess, params: Any, cohort: list[Arrays]) -> Any:
     state = replace(process.initialize(), global_model_weights=params)
     return process.next(state, cohort).state.global_model_weights
 
 
-def _deltas(params: NDArray[np.float32], cohort: list[Client]) -> list[NDArray[np.float64]]:
+def _deltas(params: NDArray[np.float32], cohort: list[Arrays]) -> list[NDArray[np.float64]]:
     """Each client's delta, by training it alone."""
     mean = _process(aggregators.build("mean"))
     return [
@@ -150,7 +148,7 @@ def test_a_norm_that_bounds_nothing_is_refused(bad: Any) -> None:
 # ---- The median ----------------------------------------------------------------------------------
 
 
-def _named(cohort: list[Client]) -> list[BatchedDataset]:
+def _named(cohort: list[Arrays]) -> list[BatchedDataset]:
     """The clients with names, so that each shuffles as it does alone, wherever it stands."""
     return [
         from_arrays(*pair, client_id=f"client {index}").client.preprocess(batch_size=20)
@@ -220,7 +218,7 @@ def test_clients_without_examples_or_a_finite_delta_are_not_in_the_median() -> N
 
 
 @pytest.mark.parametrize("cohort", [[], [(np.zeros((0, *SHAPE), np.float32), np.zeros(0, int))]])
-def test_a_median_of_nobody_moves_nothing(cohort: list[Client]) -> None:
+def test_a_median_of_nobody_moves_nothing(cohort: list[Arrays]) -> None:
     process = _process(aggregators.build("median"))
     state = process.initialize()
     output = process.next(state, cohort)

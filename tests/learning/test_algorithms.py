@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fedcli import learning
 from fedcli.core import _core, native
 from fedcli.core.native import CancelFlag, StepKind
+from fedcli.datasets.batch_plan import BatchPlan
 from fedcli.datasets.batches import BatchedDataset, from_arrays
 from fedcli.errors import ConfigError, RunError
 from fedcli.learning import aggregators, algorithms, optimizers
@@ -27,10 +28,10 @@ from fedcli.models.zoo import softmax_regression
 from fedcli.settings import tables
 from tests.kit import algorithm_oracle as oracle
 from tests.kit import reference
+from tests.kit.clients import NUM_CLASSES, SHAPE, make_clients
 
 pytestmark = pytest.mark.numeric
 
-SHAPE, NUM_CLASSES = (5, 4), 3
 SIZES = (1, 7, 40, 23, 33, 12, 50, 9, 26)
 BATCH_SIZE = 10
 RATE = 0.1
@@ -41,16 +42,11 @@ def _model() -> Model:
 
 
 def _clients(sizes: Sequence[int] = SIZES) -> list[BatchedDataset]:
-    datasets = []
-    for index, size in enumerate(sizes):
-        random = np.random.default_rng(index)
-        labels = random.integers(0, NUM_CLASSES, size, dtype=np.int32)
-        pixels = random.random((size, *SHAPE), dtype=np.float32)
-        pixels[:, 0, :NUM_CLASSES] += np.eye(NUM_CLASSES, dtype=np.float32)[labels]
-        pixels[:, 1] += 0.3 * index  # clients differ
-        client = from_arrays(pixels, labels, client_id=f"client {index}").client
-        datasets.append(client.preprocess(epochs=2, batch_size=BATCH_SIZE))
-    return datasets
+    def brighten(number: int, pixels: NDArray[np.float32]) -> None:
+        pixels[:, 1] += 0.3 * number  # clients differ
+
+    plan = BatchPlan(epochs=2, batch_size=BATCH_SIZE)
+    return make_clients(sizes, plan=plan, is_learnable=True, change=brighten)
 
 
 def _slow(dataset: BatchedDataset) -> oracle.Client:

@@ -15,22 +15,13 @@ from fedcli.learning.algorithms import centralized
 from fedcli.models.zoo import softmax_regression
 from fedcli.runs.files import folder
 from tests.kit import reference
+from tests.kit.clients import make_clients
 from tests.kit.training import make_config, train
 
 pytestmark = pytest.mark.numeric
 
 SIZES = (7, 1, 40, 0, 23)
 RATE = 0.3
-
-
-def make_clients(plan: BatchPlan) -> list[BatchedDataset]:
-    clients = []
-    for seed, size in enumerate(SIZES):
-        random = np.random.default_rng(seed)
-        pixels = random.random((size, 5, 4), dtype=np.float32)
-        labels = random.integers(0, 3, size, dtype=np.int32)
-        clients.append(replace(from_arrays(pixels, labels, client_id=f"c{seed}"), plan=plan))
-    return clients
 
 
 def arrays(clients: list[BatchedDataset]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
@@ -50,7 +41,7 @@ def make_process(name: str) -> learning.LearningProcess:
 
 
 def test_rounds_are_epochs_of_sgd_on_all_data() -> None:
-    clients = make_clients(BatchPlan(epochs=2, batch_size=20, pipeline="per-epoch"))
+    clients = make_clients(SIZES, plan=BatchPlan(epochs=2, batch_size=20, pipeline="per-epoch"))
     process = make_process("centralized")
     state = process.initialize()
     for _ in range(3):
@@ -71,7 +62,7 @@ def test_rounds_are_epochs_of_sgd_on_all_data() -> None:
 
 def test_it_is_federated_averaging_of_one_client_that_holds_everything() -> None:
     plan = BatchPlan(epochs=2, batch_size=8, shuffle_buffer=50, max_examples=30)
-    clients = make_clients(plan)
+    clients = make_clients(SIZES, plan=plan)
     (pooled,) = centralized.pool(clients)
     whole = replace(
         from_arrays(*arrays(clients), client_id=centralized.POOL),
@@ -89,7 +80,7 @@ def test_it_is_federated_averaging_of_one_client_that_holds_everything() -> None
 
 
 def test_clients_stored_unlike_each_other_are_decoded() -> None:
-    clients = make_clients(BatchPlan())
+    clients = make_clients(SIZES, plan=BatchPlan())
     bytes_ = np.arange(40, dtype=np.uint8).reshape(2, 5, 4)
     inverted = from_arrays(bytes_, np.array([0, 2], np.int32))
     inverted = replace(inverted, client=replace(inverted.client, scale=-1 / 255, offset=1.0))
@@ -104,7 +95,9 @@ def test_clients_stored_unlike_each_other_are_decoded() -> None:
 
 @pytest.mark.parametrize("members", [0, 1])
 def test_nobody_s_examples_change_nothing(members: int) -> None:
-    clients = [each for each in make_clients(BatchPlan(max_examples=3)) if not len(each.client)]
+    clients = [
+        each for each in make_clients(SIZES, plan=BatchPlan(max_examples=3)) if not len(each.client)
+    ]
     process = make_process("centralized")
     state = process.initialize()
     output = process.next(state, clients[:members])

@@ -13,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from fedcli.core.native import WeightedSum
-from fedcli.datasets.batches import BatchedDataset, from_arrays
+from fedcli.datasets.batch_plan import BatchPlan
+from fedcli.datasets.batches import BatchedDataset
 from fedcli.errors import RunError
 from fedcli.learning import optimizers
 from fedcli.learning.engines import deltas as engine_deltas
@@ -21,6 +22,7 @@ from fedcli.learning.engines.deltas import ALL_ROWS, DeltaBounds, DeltaRequest, 
 from fedcli.learning.engines.task import NO_INPUTS, ClientInputs, ClientTask
 from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.models.zoo import softmax_regression
+from tests.kit.clients import make_clients
 
 MODEL = softmax_regression((5, 4), 3)
 NUM_PARAMS = MODEL.layout.num_params
@@ -29,16 +31,11 @@ BAD = 4  # a client whose delta is not finite
 
 
 def _clients() -> list[BatchedDataset]:
-    made = []
-    for index, size in enumerate(SIZES):
-        random = np.random.default_rng(index)
-        pixels = random.random((size, 5, 4), dtype=np.float32)
-        if index == BAD:
+    def spoil(number: int, pixels: NDArray[np.float32]) -> None:
+        if number == BAD:
             pixels[:] = 1e38  # the second step overflows
-        labels = random.integers(0, 3, size, dtype=np.int32)
-        client = from_arrays(pixels, labels, client_id=f"client {index}").client
-        made.append(client.preprocess(epochs=2, batch_size=5))
-    return made
+
+    return make_clients(SIZES, plan=BatchPlan(epochs=2, batch_size=5), change=spoil)
 
 
 def _task(request: DeltaRequest, inputs: ClientInputs = NO_INPUTS) -> ClientTask:
@@ -104,7 +101,7 @@ def test_rows_are_the_deltas_that_clients_made(
 
 
 def test_rows_are_bounded_and_scaled_as_the_sum_is() -> None:
-    bounds = DeltaBounds(max_abs=0.2, norm=0.25)
+    bounds = DeltaBounds(max_abs=0.3, norm=0.25)
     factors = np.linspace(0.0, 2.0, len(SIZES))
     kept, clients = _Kept(), _clients()
     task = _task(DeltaRequest(bounds, all_rows=True), ClientInputs(delta_factors=factors))

@@ -24,15 +24,12 @@ from fedcli.models.model import Model
 from fedcli.models.zoo import mlp_2nn, softmax_regression
 from fedcli.settings import tables
 from tests.kit import reference
+from tests.kit.clients import NUM_CLASSES, SHAPE, Arrays, draw
 
 pytestmark = pytest.mark.numeric
 
-# Softmax regression on 5 x 4 images of 3 classes.
-SHAPE, NUM_CLASSES = (5, 4), 3
 # Two clients of one example, ragged last batches, and one whole batch.
 SIZES = (1, 7, 40, 23, 1, 20, 33, 12, 50, 9, 26)
-
-Arrays = tuple[NDArray[Any], NDArray[np.int32]]
 
 
 def _model() -> Model:
@@ -40,11 +37,7 @@ def _model() -> Model:
 
 
 def _client(size: int, seed: int) -> Arrays:
-    random = np.random.default_rng(seed)
-    labels = random.integers(0, NUM_CLASSES, size, dtype=np.int32)
-    pixels = random.random((size, *SHAPE), dtype=np.float32)
-    pixels[:, 0, :NUM_CLASSES] += np.eye(NUM_CLASSES, dtype=np.float32)[labels]
-    return pixels, labels
+    return draw(size, seed, is_learnable=True)
 
 
 def _cohort(sizes: Sequence[int] = SIZES) -> list[Arrays]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fedcli import datasets, learning
 from fedcli.datasets.batch_plan import BatchPlan
-from fedcli.datasets.batches import BatchedDataset, from_arrays
+from fedcli.datasets.batches import BatchedDataset
 from fedcli.errors import ConfigError, RunError
 from fedcli.learning import aggregators, algorithms, optimizers
 from fedcli.learning.engines.threads import ThreadEngine
@@ -25,6 +25,7 @@ from fedcli.runs.trained import load_trained
 from fedcli.settings.rules import from_options
 from fedcli.settings.run_config import RunConfig
 from tests.kit import reference
+from tests.kit.clients import make_clients
 from tests.kit.command_line import Fedcli
 from tests.kit.stores import write_counted_store
 from tests.kit.training import (
@@ -52,16 +53,6 @@ LOCAL: dict[str, Any] = {
 }
 
 
-def make_clients(plan: BatchPlan) -> list[BatchedDataset]:
-    clients = []
-    for seed, size in enumerate(SIZES):
-        random = np.random.default_rng(seed)
-        pixels = random.random((size, 5, 4), dtype=np.float32)
-        labels = random.integers(0, 3, size, dtype=np.int32)
-        clients.append(replace(from_arrays(pixels, labels, client_id=f"c{seed}"), plan=plan))
-    return clients
-
-
 def make_process(
     name: str = "local-only", rate: float = RATE, num_threads: int = 2
 ) -> learning.LearningProcess:
@@ -77,7 +68,7 @@ def make_process(
 
 
 def models_of(state: ServerState) -> list[NDArray[np.float32]]:
-    return [state.weights_for(f"c{number}") for number in range(len(SIZES))]
+    return [state.weights_for(f"client {number}") for number in range(len(SIZES))]
 
 
 def own_models(path: Path, num_clients: int = 12) -> list[bytes]:
@@ -95,7 +86,7 @@ def outcome(path: Path) -> list[bytes]:
 
 @pytest.mark.parametrize("num_threads", [1, 2, 7])
 def test_models_are_those_of_clients_that_train_alone(num_threads: int) -> None:
-    clients = make_clients(BatchPlan(epochs=2, batch_size=6, shuffle_buffer=9))
+    clients = make_clients(SIZES, plan=BatchPlan(epochs=2, batch_size=6, shuffle_buffer=9))
     process = make_process(num_threads=num_threads)
     state = process.initialize()
     models = [np.zeros(NUM_PARAMS) for _ in clients]
@@ -121,7 +112,7 @@ def test_models_are_those_of_clients_that_train_alone(num_threads: int) -> None:
 
 
 def test_threads_change_no_bit() -> None:
-    clients = make_clients(BatchPlan(epochs=3, batch_size=6, shuffle_buffer=9))
+    clients = make_clients(SIZES, plan=BatchPlan(epochs=3, batch_size=6, shuffle_buffer=9))
     found = []
     for num_threads in (1, 2, 7):
         process = make_process(num_threads=num_threads)
@@ -134,19 +125,19 @@ def test_threads_change_no_bit() -> None:
 
 def test_a_lone_client_trains_as_in_federated_averaging() -> None:
     plan = BatchPlan(epochs=2, batch_size=8, shuffle_buffer=50)
-    client = make_clients(plan)[2]
+    client = make_clients(SIZES, plan=plan)[2]
     own, averaged = make_process(), make_process("fedavg")
     left, right = own.initialize(), averaged.initialize()
     for _ in range(3):
         left, right = own.next(left, [client]).state, averaged.next(right, [client]).state
     # Kept is what sets the model apart, so the last bits may differ.
     np.testing.assert_allclose(
-        left.weights_for("c2"), right.global_model_weights, rtol=1e-5, atol=1e-6
+        left.weights_for("client 2"), right.global_model_weights, rtol=1e-5, atol=1e-6
     )
 
 
 def test_a_client_that_is_lost_keeps_its_model() -> None:
-    clients = make_clients(BatchPlan(epochs=2, batch_size=6))
+    clients = make_clients(SIZES, plan=BatchPlan(epochs=2, batch_size=6))
     process, wild = make_process(), make_process(rate=1e38)
     state = process.next(process.initialize(), clients).state
     output = wild.next(state, clients[:3])
@@ -159,13 +150,13 @@ def test_a_client_that_is_lost_keeps_its_model() -> None:
 
 
 def test_a_client_that_comes_twice_keeps_the_second_of_two_trainings_from_its_model() -> None:
-    other, _, client, *_ = make_clients(BatchPlan(batch_size=6, shuffle_buffer=9))
+    other, _, client, *_ = make_clients(SIZES, plan=BatchPlan(batch_size=6, shuffle_buffer=9))
     process = make_process()
     begun = process.next(process.initialize(), [client, other]).state
-    before = begun.weights_for("c2")
-    once = process.next(begun, [client]).state.weights_for("c2")
+    before = begun.weights_for("client 2")
+    once = process.next(begun, [client]).state.weights_for("client 2")
     begun = process.next(process.initialize(), [client, other]).state
-    twice = process.next(begun, [client, other, client]).state.weights_for("c2")
+    twice = process.next(begun, [client, other, client]).state.weights_for("client 2")
     lone = learning.build_weighted_fed_avg(
         softmax_regression((5, 4), 3), optimizers.sgd(RATE, momentum=MOMENTUM)
     )

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fedcli.datasets.batches import BatchedDataset, from_arrays
+from fedcli.datasets.batches import BatchedDataset
 from fedcli.learning.engines.contract import Engine
 from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.models.layout import ParamLayout
 from fedcli.models.zoo import softmax_regression
 from tests.kit import reference
+from tests.kit.clients import make_clients
 
 SHAPE, NUM_CLASSES = (3, 4), 3
 SIZES = (700, 0, 12, 1, 257, 40, 300, 9, 33, 20, 5)  # the largest in three pieces
@@ -21,13 +22,7 @@ STARTS = np.random.default_rng(7).standard_normal((len(SIZES), 13 * NUM_CLASSES)
 
 
 def _clients() -> list[BatchedDataset]:
-    made = []
-    for index, size in enumerate(SIZES):
-        random = np.random.default_rng(index)
-        pixels = random.random((size, *SHAPE), dtype=np.float32)
-        labels = random.integers(0, NUM_CLASSES, size, dtype=np.int32)
-        made.append(from_arrays(pixels, labels, client_id=f"client {index}"))
-    return made
+    return make_clients(SIZES, SHAPE, NUM_CLASSES)
 
 
 class _Rows:

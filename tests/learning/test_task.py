@@ -12,13 +12,15 @@ import pytest
 from numpy.typing import NDArray
 
 from fedcli.core.native import StepKind
-from fedcli.datasets.batches import BatchedDataset, from_arrays
+from fedcli.datasets.batch_plan import BatchPlan
+from fedcli.datasets.batches import BatchedDataset
 from fedcli.learning import optimizers
 from fedcli.learning.engines.deltas import DeltaBounds, DeltaRequest, Deltas
 from fedcli.learning.engines.task import ClientInputs, ClientTask
 from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.learning.optimizers.optimizer import frozen_slots
 from fedcli.models.zoo import softmax_regression
+from tests.kit.clients import make_clients
 
 pytestmark = pytest.mark.numeric
 
@@ -28,15 +30,8 @@ ENGINE = ThreadEngine(2)
 
 
 def _clients(sizes: Sequence[int], *, same_name: bool = False) -> list[BatchedDataset]:
-    made = []
-    for index, size in enumerate(sizes):
-        random = np.random.default_rng(index)
-        pixels = random.random((size, 5, 4), dtype=np.float32)
-        labels = random.integers(0, 3, size, dtype=np.int32)
-        name = "one" if same_name else f"client {index}"
-        client = from_arrays(pixels, labels, client_id=name).client
-        made.append(client.preprocess(epochs=2, batch_size=5, shuffle_buffer=50))
-    return made
+    plan = BatchPlan(epochs=2, batch_size=5, shuffle_buffer=50)
+    return make_clients(sizes, plan=plan, client_id="one" if same_name else "client {}")
 
 
 def _task(**changes: Any) -> ClientTask:

@@ -1,0 +1,72 @@
+"""Little clients in memory, whose images and labels follow from their number alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.datasets.batch_plan import BatchPlan
+from fedcli.datasets.batches import BatchedDataset, from_arrays
+
+Arrays = tuple[NDArray[np.float32], NDArray[np.int32]]
+
+SHAPE, NUM_CLASSES = (5, 4), 3
+
+
+def draw(
+    size: int,
+    seed: int,
+    shape: Sequence[int] = SHAPE,
+    num_classes: int = NUM_CLASSES,
+    *,
+    is_learnable: bool = False,
+) -> Arrays:
+    """Returns pixels from [0, 1) and labels, both uniform.
+
+    Args:
+        size: Number of examples.
+        seed: Of NumPy's generator.
+        shape: Of an image.
+        num_classes: Labels are below it.
+        is_learnable: Whether the first pixels say which class it is.
+    """
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, num_classes, size, dtype=np.int32)
+    pixels = random.random((size, *shape), dtype=np.float32)
+    if is_learnable:
+        pixels[:, 0, :num_classes] += np.eye(num_classes, dtype=np.float32)[labels]
+    return pixels, labels
+
+
+def make_clients(
+    sizes: Sequence[int],
+    shape: Sequence[int] = SHAPE,
+    num_classes: int = NUM_CLASSES,
+    *,
+    plan: BatchPlan | None = None,
+    client_id: str = "client {}",
+    is_learnable: bool = False,
+    change: Callable[[int, NDArray[np.float32]], None] | None = None,
+) -> list[BatchedDataset]:
+    """Returns one client per size, drawn from seeds 0, 1, 2, ...
+
+    Args:
+        sizes: Numbers of examples; 0 is allowed.
+        shape: Of an image.
+        num_classes: Labels are below it.
+        plan: How they batch; None: as `from_arrays` has it.
+        client_id: Their names, with {} for the number.
+        is_learnable: As in `draw`.
+        change: Changes the pixels of the client of a number in place.
+    """
+    made = []
+    for number, size in enumerate(sizes):
+        pixels, labels = draw(size, number, shape, num_classes, is_learnable=is_learnable)
+        if change is not None:
+            change(number, pixels)
+        dataset = from_arrays(pixels, labels, client_id=client_id.format(number))
+        made.append(dataset if plan is None else replace(dataset, plan=plan))
+    return made
