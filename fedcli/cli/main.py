@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from fedcli.cli.jobs.collection import put_off_collection
 from fedcli.cli.jobs.signals import Stopped, exit_code_of, stop_on_sigterm
 from fedcli.cli.screen.output import one_line
 from fedcli.errors import FedcliError
@@ -109,6 +110,7 @@ def group(ctx: click.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command line and exits with its code."""
+    put_off_collection()
     sys.exit(run(arguments))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -9,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from fedcli.cli.jobs import collection
+from fedcli.cli.jobs.worker import run_stoppable
+from fedcli.core.native import CancelFlag
 from tests.kit.command_line import REPOSITORY
 
 PROGRAM = """
@@ -72,3 +76,17 @@ def test_a_plain_run_imports_few_modules(plain: set[str]) -> None:
 def test_help_imports_no_library(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     found = imported_by(tmp_path, *arguments)
     assert found.isdisjoint({"numpy", "h5py", "rich", "fedcli.core._core", "fedcli.runs.loop"})
+
+
+def test_garbage_is_collected_again_once_a_job_begins() -> None:
+    before = gc.get_threshold()
+    try:
+        collection.begin_collection()
+        assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)  # nothing was put off
+        collection.put_off_collection()
+        assert gc.get_threshold()[0] > 10**9
+        assert run_stoppable(gc.get_threshold, cancel=CancelFlag(), describe_stop=str) == before
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from fedcli.cli.jobs.collection import begin_collection
 from fedcli.cli.jobs.signals import Stopped, stop_on_request
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def run_stoppable(
     """
     from fedcli.core.native import Cancelled
 
+    begin_collection()
     with stop_on_request(cancel.set) as request:
         worker = Worker(job)
         try:

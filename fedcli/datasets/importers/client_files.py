@@ -15,12 +15,13 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import decode
 from fedcli.datasets.importers import csv_files, npy_files, npz, shared, split_names
 from fedcli.datasets.importers.picture_files import walk

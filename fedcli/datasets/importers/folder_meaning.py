@@ -18,9 +18,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
+from fedcli.dataclass import dataclass
 from fedcli.datasets.importers import split_names
 from fedcli.datasets.importers.picture_files import too_deep
 from fedcli.errors import ConfigError, DataError

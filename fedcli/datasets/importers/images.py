@@ -10,12 +10,13 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from fedcli.dataclass import dataclass
 from fedcli.datasets.importers import folder_meaning, picture_tables, shared, split_names
 from fedcli.datasets.importers.folder_meaning import LAYOUTS, Meaning, Picture
 from fedcli.datasets.importers.picture_decoding import Decoder

@@ -12,9 +12,10 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
+from fedcli.dataclass import dataclass
 from fedcli.datasets.importers import split_names
 from fedcli.datasets.importers.picture_files import SUFFIXES
 from fedcli.datasets.importers.source_files import start_of

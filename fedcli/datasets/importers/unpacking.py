@@ -19,10 +19,10 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from fedcli.dataclass import dataclass
 from fedcli.datasets.importers.picture_files import is_junk
 from fedcli.datasets.importers.source_files import start_of
 from fedcli.datasets.importers.tar_headers import BoundedHeader

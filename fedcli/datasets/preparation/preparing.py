@@ -7,11 +7,12 @@ unnamed file beside the store, and gathered from there client by client.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from fedcli.dataclass import dataclass
 from fedcli.datasets.client_data import CENTRAL
 from fedcli.datasets.description import SourceDescription
 from fedcli.datasets.importers.recognising import Imported

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from fedcli.dataclass import dataclass
 from fedcli.datasets.description import SourceDescription
 from fedcli.datasets.importers.recognising import Imported
 from fedcli.datasets.partitions.dealt import DealtSplit
