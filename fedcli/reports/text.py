@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 
-from fedcli.dataclass import dataclass
-
 from fedcli.csv_text import CsvWriter
+from fedcli.dataclass import dataclass
 
 _LATEX_ESCAPES = {
     **{char: f"\\{char}" for char in "&%$#_{}"},

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedcli.csv_text import shown_cell
-from tests.cli.conftest import Fedcli
+from tests.kit.command_line import Fedcli
 
 ESCAPES = "\033]0;owned\007\033[31mcat"
 IDS = ("=1+1", "@SUM(A1)", "+cmd|' /C calc'!A0", "-2+3", "\u202ereversed", "\x9b31m")

@@ -11,7 +11,7 @@ from types import FrameType
 import pytest
 
 from fedcli.cli import main as cli
-from tests.cli.conftest import Fedcli
+from tests.kit.command_line import Fedcli
 from tests.test_files import KINDS, place
 
 FILES = (

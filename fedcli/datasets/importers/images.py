@@ -30,7 +30,6 @@ from fedcli.datasets.importers.pillow import load_pillow
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.table import TableWriter
 from fedcli.errors import ConfigError, DataError
-from fedcli.files import open_regular
 from fedcli.progress import Tell
 from fedcli.settings.vocabulary import SPLITS, VALIDATION
 
