@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -21,13 +21,20 @@ _OTHER_TRAIN_OPTIONS = {
     f"--{name}" for name in ["out", "force", "resume", "config", "json", "quiet", "verbose"]
 }
 
-_SHOW_IMPORTS = """
-import sys
+# Runs command lines one after the other and says what each wrote and what is loaded after it.
+_RUN_ALL = """
+import contextlib, io, json, os, sys
 from fedcli.cli.main import run
-code = run(sys.argv[1:])
-heavy = [name for name in ("numpy", "h5py", "rich", "fedcli.core._core") if name in sys.modules]
-print("imported:", *heavy)
-raise SystemExit(code)
+results = []
+for variables, arguments in json.load(sys.stdin):
+    os.environ.update(variables)
+    written = io.BytesIO()
+    with contextlib.redirect_stdout(io.TextIOWrapper(written, write_through=True)):
+        code = run(arguments)
+    for name in variables:
+        os.environ.pop(name, None)
+    results.append((code, written.getvalue().decode(), [*sys.modules]))
+json.dump(results, sys.stdout)
 """
 
 
@@ -55,58 +62,27 @@ def test_version(fedcli: Fedcli) -> None:
     assert fedcli("--version").out == f"fedcli {__version__}\n"
 
 
-def test_a_run_of_a_model_by_name_imports_nothing_of_others(
-    process_arguments: dict[str, Any], tmp_path: Path
-) -> None:
-    arguments = ["train", "--rounds", "1", "--epochs", "1", "--out", str(tmp_path / "run"), "-q"]
-    program = (
-        "import re, sys\nfrom fedcli.cli.main import run\nrun(sys.argv[1:])\n"
-        "others = re.compile(r'keras|models\\.own|python_models')\n"
-        "print('imported:', *filter(others.search, sys.modules))"
-    )
-    process = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
+def test_help_and_completion_import_nothing_heavy(process_arguments: dict[str, Any]) -> None:
+    """The list of commands and its completion not even what commands are made of."""
+    completing = {"COMP_WORDS": "fedcli e", "COMP_CWORD": "1", "_FEDCLI_COMPLETE": "bash_complete"}
+    lines = [({}, ["--help"]), (completing, []), *(({}, [name, "--help"]) for name in COMMANDS)]
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN_ALL],
+        input=json.dumps(lines),
         check=True,
         capture_output=True,
         **process_arguments,
     )
-    assert process.stdout.splitlines()[-1].split() == ["imported:"]
-
-
-@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
-def test_help_imports_nothing_heavy(
-    arguments: list[str], process_arguments: dict[str, Any]
-) -> None:
-    process = subprocess.run(
-        [sys.executable, "-c", _SHOW_IMPORTS, *arguments],
-        check=True,
-        capture_output=True,
-        **process_arguments,
-    )
-    assert process.stdout.splitlines()[-1].split() == ["imported:"]
-
-
-def test_commands_are_listed_and_completed_without_their_modules(
-    process_arguments: dict[str, Any],
-) -> None:
-    program = (
-        "import sys\nfrom fedcli.cli.main import run\nrun(sys.argv[1:])\n"
-        "print('imported:', *(name for name in sys.modules if name.startswith('fedcli.settings')))"
-    )
-    completing = {"COMP_WORDS": "fedcli e", "COMP_CWORD": "1"}
-    for variables, shown in (
-        ({}, "inspect-clients  Show who the clients are"),
-        ({**completing, "_FEDCLI_COMPLETE": "bash_complete"}, "plain,eval\nplain,export\n"),
-    ):
-        process = subprocess.run(
-            [sys.executable, "-c", program, *([] if variables else ["--help"])],
-            check=True,
-            capture_output=True,
-            text=True,
-            env={**process_arguments["env"], **variables},
-        )
-        assert shown in process.stdout
-        assert process.stdout.splitlines()[-1].split() == ["imported:"]
+    results = json.loads(done.stdout)
+    assert "inspect-clients  Show who the clients are" in results[0][1]
+    assert "plain,eval\nplain,export\n" in results[1][1]
+    for number, (code, out, modules) in enumerate(results):
+        assert code == 0
+        assert {"numpy", "h5py", "rich", "fedcli.core._core"}.isdisjoint(modules), lines[number]
+        if number < 2:
+            assert not [name for name in modules if name.startswith("fedcli.settings")]
+        else:
+            assert f"Usage: fedcli {lines[number][1][0]}" in out
 
 
 def test_train_has_one_option_for_each_field_of_a_run() -> None:

@@ -72,12 +72,6 @@ def test_a_plain_run_imports_few_modules(plain: set[str]) -> None:
     assert len(files) <= MOST_MODULES, sorted(files)
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("train", "--help")])
-def test_help_imports_no_library(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    found = imported_by(tmp_path, *arguments)
-    assert found.isdisjoint({"numpy", "h5py", "rich", "fedcli.core._core", "fedcli.runs.loop"})
-
-
 def test_garbage_is_collected_again_once_a_job_begins() -> None:
     before = gc.get_threshold()
     try:

@@ -507,15 +507,6 @@ def test_the_folder_is_given_or_set_or_the_users_own(
     assert tmp_path in found.parents
 
 
-def test_platformdirs_loads_only_for_a_name() -> None:
-    code = (
-        "import sys; from fedcli import datasets; datasets.load('synthetic-digits'); "
-        "print('platformdirs' in sys.modules, 'urllib.request' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False False\n"
-
-
 # ---- Processes -----------------------------------------------------------------------------------
 
 _INSTALL = textwrap.dedent(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tracemalloc
 
 import numpy as np
@@ -176,11 +174,3 @@ def test_fingerprint_names_version_and_options() -> None:
     assert datasets.fingerprint(
         datasets.DataSource("synthetic-digits", data_options={"clients": 7})
     ) == ("synthetic-digits/v1 clients=7 seed=1 spread=0.9 label_noise=0.01 sizes=natural")
-
-
-def test_generated_data_do_not_import_h5py() -> None:
-    code = (
-        "import sys; from fedcli import datasets; "
-        "datasets.load()[0].client('s0000000'); assert 'h5py' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

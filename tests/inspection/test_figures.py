@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
@@ -326,15 +325,6 @@ def test_a_name_that_is_taken_by_a_folder_is_one_line(tmp_path: Path, seed: int)
     (tmp_path / "sizes_and_skew.png").mkdir()
     with pytest.raises(RunError, match=r"sizes_and_skew.png is not a regular file"):
         draw(tmp_path, make(seed))
-
-
-def test_neither_matplotlib_nor_pyplot_is_imported_before_it_is_needed(tmp_path: Path) -> None:
-    code = (
-        "import sys; from fedcli import figures; assert 'matplotlib' not in sys.modules; "
-        "figures.require(); import fedcli.inspection.figures.drawings; "
-        "assert 'matplotlib.pyplot' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
 def title_of(figure: Figure) -> str:

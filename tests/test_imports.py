@@ -1,0 +1,71 @@
+"""What the package imports, and when: one process takes steps, each of which may load so much."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.kit.command_line import REPOSITORY
+
+# From the lightest to the heaviest: what a step does, and what is not loaded after it.
+STEPS = {
+    "tables of names": (
+        "import fedcli; from fedcli.settings import tables; fedcli.FedcliError; tables.MODELS",
+        ("numpy", "h5py", "rich", "fedcli.core._core"),
+    ),
+    "settings and a run's folder": (
+        "import fedcli.settings.rules, fedcli.runs.files.folder",
+        ("numpy", "h5py", "rich", "fedcli.core._core"),
+    ),
+    "generated data": (
+        "from fedcli import datasets; datasets.load()[0].client('s0000000')",
+        ("h5py", "platformdirs", "urllib.request", "matplotlib"),
+    ),
+    "data of a name": (
+        "datasets.load('synthetic-digits')",
+        ("h5py", "platformdirs", "urllib.request", "matplotlib"),
+    ),
+    "the room of figures": ("from fedcli import figures", ("matplotlib",)),
+    "figures": (
+        "figures.require(); import fedcli.inspection.figures.drawings",
+        ("matplotlib.pyplot", "urllib.request"),
+    ),
+}
+PROGRAM = """
+import json, sys
+loaded, names = {}, {}
+for step, code in json.load(sys.stdin).items():
+    exec(code, names)
+    loaded[step] = [*sys.modules]
+json.dump(loaded, sys.stdout)
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, set[str]]:
+    """The modules that are loaded after each step."""
+    pytest.importorskip("matplotlib")
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        input=json.dumps({step: code for step, (code, _) in STEPS.items()}),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=REPOSITORY,
+    )
+    return {step: set(modules) for step, modules in json.loads(done.stdout).items()}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_loads_nothing_that_it_does_not_use(loaded: dict[str, set[str]], step: str) -> None:
+    assert loaded[step].isdisjoint(STEPS[step][1])
+
+
+def test_the_steps_load_what_they_use(loaded: dict[str, set[str]]) -> None:
+    """So that the names above are those that modules have."""
+    assert "fedcli.settings.tables" in loaded["tables of names"]
+    assert {"numpy", "fedcli.core._core"} <= loaded["generated data"]
+    assert "matplotlib" in loaded["figures"]
