@@ -31,11 +31,14 @@ _VERSIONS = ((1, 0), (2, 0))
 
 
 @contextlib.contextmanager
-def open_zip(source: Path | bytes) -> Iterator[zipfile.ZipFile]:
+def open_zip(
+    source: Path | bytes, max_directory_bytes: int = MAX_DIRECTORY_BYTES
+) -> Iterator[zipfile.ZipFile]:
     """Opens an archive.
 
     Args:
         source: The file, or its content.
+        max_directory_bytes: Of the list of its members, which takes some ten times the memory.
 
     Raises:
         OSError: The file cannot be opened, or is a pipe, device or folder.
@@ -44,10 +47,10 @@ def open_zip(source: Path | bytes) -> Iterator[zipfile.ZipFile]:
     opened = io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)
     with opened as file:
         num_bytes = _directory_bytes(file)
-        if num_bytes > MAX_DIRECTORY_BYTES:
+        if num_bytes > max_directory_bytes:
             raise zipfile.BadZipFile(
                 f"its list of members has {num_bytes:,} bytes, and at most "
-                f"{MAX_DIRECTORY_BYTES:,} are read"
+                f"{max_directory_bytes:,} are read"
             )
         with zipfile.ZipFile(file) as archive:
             yield archive

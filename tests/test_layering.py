@@ -105,7 +105,7 @@ USERS: dict[str, set[str]] = {
         "datasets.sources.tff_h5",
     },
     "PIL": {"datasets.importers.pillow"},
-    "csv": {"csv_text", "datasets.importers.csv_files"},
+    "csv": {"csv_text", "datasets.importers.csv_files", "datasets.importers.picture_tables"},
     "torch": {"benchmarks.torch_peer"},
     "click": {"cli"},
     "platformdirs": {"datasets.data_folder"},

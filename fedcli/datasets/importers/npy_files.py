@@ -16,6 +16,7 @@ from fedcli.datasets.importers.npz import IMAGES, LABELS, read_arrays
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.importers.source_files import any_file, files_of, start_of
 from fedcli.errors import DataError
+from fedcli.files import open_regular
 from fedcli.progress import Tell
 
 _SIGNATURE = b"\x93NUMPY"
@@ -39,7 +40,7 @@ class NpyFiles:
 
     def open(self, name: zipfile.ZipInfo) -> IO[bytes]:
         """Returns the open file. Raises OSError."""
-        return self._files[name.filename].open("rb")
+        return open_regular(self._files[name.filename])
 
 
 def has_signature(path: Path) -> bool:

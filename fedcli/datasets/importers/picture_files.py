@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedcli.errors import DataError
+from fedcli.files import open_regular
 
 DECODERS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 SUFFIXES = {
@@ -41,7 +42,7 @@ def is_junk(name: str) -> bool:
 
 def looks_like_picture(path: Path) -> bool:
     """Returns whether a file begins as a picture of a kind that is read."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(12)
     is_ppm = start[:2] in _PPM and start[2:3] in b" \t\r\n#" and len(start) > 2
     return (

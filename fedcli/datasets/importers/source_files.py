@@ -9,6 +9,7 @@ from pathlib import Path
 from fedcli.errors import DataError
 from fedcli.files import open_regular
 
+UNPACKED = ".fedcli-unpacked-"  # what folders of unpacked files are called
 _MANY_FILES = 256  # more than a set of packed files has
 
 

@@ -21,16 +21,15 @@ from numpy.typing import NDArray
 
 from fedcli.datasets.importers import shared
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
-from fedcli.datasets.importers.source_files import one_file, start_of
+from fedcli.datasets.importers.source_files import UNPACKED, one_file, start_of
 from fedcli.datasets.importers.tf_example import read_emnist_examples, read_example
+from fedcli.datasets.importers.xz import MAX_DECODER_BYTES
 from fedcli.datasets.sources.tff_h5 import CONVENTIONS, pack
 from fedcli.datasets.table import TableWriter
 from fedcli.errors import DataError
 from fedcli.files import open_regular
 from fedcli.outputs import scratch_folder
 from fedcli.progress import Tell
-
-_UNPACKED = ".fedcli-unpacked-"  # what folders with an unpacked database are called
 
 _SIGNATURE = b"SQLite format 3\0"
 _HEADER_BYTES = 100
@@ -45,7 +44,6 @@ _MAX_GROUP = 4096  # examples of one client taken at a time
 _MAX_GROUP_BYTES = 64 << 20
 _OPERATIONS = 100_000  # of SQLite's machine between two looks at whether to stop: milliseconds
 _MAX_RATIO = 1000  # of sizes; EMNIST's is 28, an image of one colour comes to a few hundred
-MAX_DECODER_BYTES = 256 << 20  # of memory to unpack LZMA; its highest preset takes 65 MiB
 _BLOCK_BYTES = 1 << 20
 _SPARE_BYTES = 64 << 20  # of disk that are left alone
 
@@ -354,7 +352,7 @@ def _database(path: Path, folder: Path | None, tell: Tell) -> Iterator[Path]:
         yield path
         return
     # SQLite opens files by name, so this one cannot be without.
-    with scratch_folder(folder, _UNPACKED) as unpacked:
+    with scratch_folder(folder, UNPACKED) as unpacked:
         database = unpacked / "database"
         with open_regular(path) as packed, database.open("xb") as file:
             _unpack(packed, file, path, lambda: shutil.disk_usage(unpacked).free, tell)

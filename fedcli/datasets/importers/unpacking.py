@@ -15,7 +15,6 @@ import gzip
 import lzma
 import shutil
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -24,10 +23,14 @@ from typing import IO, Any
 
 from fedcli.dataclass import dataclass
 from fedcli.datasets.importers.picture_files import is_junk
-from fedcli.datasets.importers.source_files import start_of
+from fedcli.datasets.importers.source_files import UNPACKED, start_of
 from fedcli.datasets.importers.tar_headers import BoundedHeader
+from fedcli.datasets.importers.xz import XzReader
 from fedcli.errors import DataError
+from fedcli.files import open_regular
+from fedcli.outputs import scratch_folder
 from fedcli.progress import Tell
+from fedcli.zips import open_zip
 
 MAX_GROWTH = 200  # times an archive's own size: text of blank images packs to a hundredth
 _FREE_BYTES = 64 << 20  # that every archive may unpack to, whatever its size
@@ -36,13 +39,13 @@ _MAX_FILES = 4_000_000
 _MAX_NAME = 4096  # characters
 _MAX_PARTS = 32  # folders above a file
 _BLOCK_BYTES = 1 << 20
-_PREFIX = ".fedcli-unpacked-"
+MAX_LISTED_BYTES = 64 << 20  # of a zip file's list of files: over half a million of them
 _ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
 _TAR_MAGIC, _TAR_PLACE, _TAR_BLOCK = b"ustar", 257, 512
 _PACKERS: Mapping[bytes, Callable[..., Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
-    b"\xfd7zXZ": lzma.open,
+    b"\xfd7zXZ": lambda source: XzReader(source),
 }
 _DAMAGE = (
     *(EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, tarfile.TarError),
@@ -89,8 +92,7 @@ def unpacked(archive: Path, folder: Path | None, tell: Tell) -> Iterator[Unpacke
             unpacks to more than it may.
         OSError: A file cannot be written.
     """
-    place = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))
-    try:
+    with scratch_folder(folder, UNPACKED) as place:
         writer = _Writer(archive, place, tell)
         try:
             _unpack(archive, writer)
@@ -104,14 +106,12 @@ def unpacked(archive: Path, folder: Path | None, tell: Tell) -> Iterator[Unpacke
         if not writer.num_files:
             raise DataError(f"{archive}: holds no files that are read; give one that does")
         yield Unpacked(_inner(place), place, writer.note())
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
 def _is_plain_zip(path: Path) -> bool:
     """Whether a zip file holds anything but arrays at its top, as .npz files do."""
     try:
-        with zipfile.ZipFile(path) as file:
+        with open_zip(path, MAX_LISTED_BYTES) as file:
             names = [name for name in file.namelist() if not name.endswith("/")]
     except _DAMAGE:
         return False  # the reader of .npz files says what is wrong
@@ -124,7 +124,7 @@ def _tar_start(path: Path, start: bytes) -> bytes:
     opener = next((each for magic, each in _PACKERS.items() if start.startswith(magic)), None)
     if opener is None:
         return start
-    with contextlib.suppress(*_DAMAGE, OSError), opener(path, "rb") as plain:
+    with contextlib.suppress(*_DAMAGE, OSError), opener(path) as plain:
         return bytes(plain.read(_TAR_BLOCK))
     return b""
 
@@ -135,16 +135,16 @@ def _unpack(archive: Path, writer: _Writer) -> None:
         _unpack_zip(archive, writer)
         return
     opener = next((each for magic, each in _PACKERS.items() if start.startswith(magic)), None)
-    with archive.open("rb") as file:
+    with open_regular(archive) as file:
         if opener is None:
             _unpack_tar(file, writer)
         else:
-            with opener(file, "rb") as plain:
+            with opener(file) as plain:
                 _unpack_tar(plain, writer)
 
 
 def _unpack_zip(archive: Path, writer: _Writer) -> None:
-    with zipfile.ZipFile(archive) as file:
+    with open_zip(archive, MAX_LISTED_BYTES) as file:
         infos = [info for info in file.infolist() if not info.is_dir()]
         writer.check_size(sum(info.file_size for info in infos))
         for info in infos:
