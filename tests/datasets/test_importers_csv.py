@@ -305,7 +305,7 @@ def test_truncated_or_garbled_gzip(tmp_path: Path, share: float) -> None:
 
 
 def test_line_that_never_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csv_files, "_MAX_LINE", 100)
+    monkeypatch.setattr(csv_files, "MAX_LINE", 100)
     path = write(tmp_path / "a.csv", HEADER, ROWS[0], "1," * 200)
     assert "line 3: over 100 characters" in message_of(path)
 

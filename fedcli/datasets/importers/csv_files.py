@@ -42,7 +42,7 @@ _BLOCK_ROWS = 512
 _MAX_COLUMNS = 1 << 20
 MAX_EMPTY_LINES = 1_000_000  # one after another
 _LINES_BETWEEN_CHECKS = 1 << 14
-_MAX_LINE = 32 << 20  # characters
+MAX_LINE = 32 << 20  # characters
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 
 
@@ -244,12 +244,12 @@ class _Rows:
     def _lines(self, file: IO[str], check_stop: Callable[[], None]) -> Iterator[tuple[int, str]]:
         """Yields number and text of each line that is not empty."""
         number = last = 0
-        while line := file.readline(_MAX_LINE):
+        while line := file.readline(MAX_LINE):
             number += 1
             if number % _LINES_BETWEEN_CHECKS == 0:
                 check_stop()
-            if len(line) == _MAX_LINE:
-                raise DataError(f"{self._source}: line {number}: over {_MAX_LINE} characters")
+            if len(line) == MAX_LINE:
+                raise DataError(f"{self._source}: line {number}: over {MAX_LINE} characters")
             line = line.rstrip("\r\n")
             if line and not line.isspace():
                 last = number
@@ -385,7 +385,7 @@ def _block(lines: Iterator[tuple[int, str]], size: int) -> list[tuple[int, str]]
     for line in islice(lines, size):
         block.append(line)
         num_characters += len(line[1])
-        if num_characters > _MAX_LINE:
+        if num_characters > MAX_LINE:
             break
     return block
 

@@ -1,0 +1,52 @@
+"""The manual's page of limits says what the code enforces."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import fedcli
+
+PAGE = Path(fedcli.__file__).parent / "manual" / "limits.md"
+ROW = re.compile(
+    r"\| (?P<what>.+?) \| (?P<most>[\d,]+)(?: (?P<unit>[KMG]iB))? \| `(?P<name>[\w.]+)` \|"
+)
+UNITS = {None: 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def rows() -> list[re.Match[str]]:
+    lines = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    tables = [line for line in lines if not line.startswith(("| What", "| ---"))]
+    found = [match for line in tables if (match := ROW.fullmatch(line))]
+    assert len(found) == len(tables) > 30
+    return found
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: row["name"])
+def test_the_page_has_the_number_that_is_enforced(row: re.Match[str]) -> None:
+    parts = row["name"].split(".")
+    at = next(each for each in range(len(parts), 0, -1) if is_module(".".join(parts[:each])))
+    value = import_module(".".join(parts[:at]))
+    for name in parts[at:]:
+        value = getattr(value, name)
+    assert value == int(row["most"].replace(",", "")) * UNITS[row["unit"]]
+
+
+def is_module(name: str) -> bool:
+    try:
+        import_module(name)
+    except ImportError:
+        return False
+    return True
+
+
+def test_the_window_of_a_download_and_the_wait_for_a_reader_are_those_of_the_text() -> None:
+    from fedcli.datasets.download.fetching import USUAL_PATIENCE
+    from fedcli.outputs import READER_SECONDS
+
+    text = PAGE.read_text()
+    assert f"in which {USUAL_PATIENCE.window_bytes >> 10} KiB must come" in text
+    assert f"somebody reads it, {READER_SECONDS:g} s at most" in text
