@@ -38,6 +38,7 @@ enum fed_status {
     FED_ERR_LABEL = -3,     /* a label outside 0..K-1 */
     FED_ERR_CANCELLED = -4, /* the cancel flag was raised */
     FED_ERR_ISA = -5,       /* an instruction set this build or this machine does not have */
+    FED_ERR_CHANGED = -6,   /* a label was changed by others while the call was at work */
 };
 
 /* A sentence for a status; never NULL. */

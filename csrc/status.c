@@ -16,6 +16,8 @@ const char *fed_strerror(int status) {
         return "the work was cancelled (FED_ERR_CANCELLED)";
     case FED_ERR_ISA:
         return "this build or this machine lacks the instruction set (FED_ERR_ISA)";
+    case FED_ERR_CHANGED:
+        return "labels changed while they were read (FED_ERR_CHANGED)";
     default:
         return "unknown status";
     }

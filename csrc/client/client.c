@@ -160,12 +160,18 @@ static void local_decode(local *m, const fed_prepared *prepared) {
 
 /* ---- Batches --------------------------------------------------------------------------------- */
 
-/* Points the first layer's rows at the batch's examples and copies their labels. */
-static void gather(const local *m, size_t num_rows) {
+/* Points the first layer's rows at the batch's examples and copies their labels. These were checked
+ * when the call began, but memory that is mapped or borrowed may be written to since: each is read
+ * once, and what it indexes is bounded here. */
+static int gather(const local *m, size_t num_rows) {
     const float **rows = m->batch.rows[0];
+    const volatile int32_t *labels = m->client->labels;
+    const size_t num_classes = m->batch.net->model->num_classes;
     for (size_t b = 0; b < num_rows; b++) {
         const size_t example = m->indices[b];
-        m->labels[b] = m->client->labels[example];
+        const int32_t label = labels[example];
+        if ((uint32_t)label >= num_classes) return FED_ERR_CHANGED;
+        m->labels[b] = label;
         switch (m->pixels_mode) {
         case IN_PLACE:
             rows[b] = (const float *)m->client->pixels + example * m->num_pixels;
@@ -178,6 +184,7 @@ static void gather(const local *m, size_t num_rows) {
             rows[b] = m->decoded + b * m->width;
         }
     }
+    return FED_OK;
 }
 
 /* ---- Training -------------------------------------------------------------------------------- */
@@ -302,7 +309,8 @@ static int run_steps(const local *m, const fed_training *training, const float *
     fed_score score = {0, 0};
     for (size_t num_rows; (num_rows = fed_order_next(&order, m->indices)) > 0;) {
         if (atomic_load_explicit(training->cancel, memory_order_relaxed)) return FED_ERR_CANCELLED;
-        gather(m, num_rows);
+        const int status = gather(m, num_rows);
+        if (status != FED_OK) return status;
         at.step_num = frozen != NULL ? frozen->step_num : at.step_num + 1;
         if (training->rate_factors != NULL)
             at.rate_factor = training->rate_factors[stats->num_batches];
@@ -444,7 +452,7 @@ int fed_score_client(const fed_net *net, const float *params, const fed_client *
         .order_capacity = order ? fed_order_capacity(&client->plan, client->num_examples) : 0,
     };
     local m;
-    const int status = local_init(&m, net, client, batch_size, num_visits, &need, workspace);
+    int status = local_init(&m, net, client, batch_size, num_visits, &need, workspace);
     if (status != FED_OK) return status;
     local_decode(&m, NULL);
     fed_batch_derive(&m.batch, params);
@@ -460,7 +468,8 @@ int fed_score_client(const fed_net *net, const float *params, const fed_client *
             num_rows = fed_order_next(&drawn, m.indices);
         else
             for (size_t b = 0; b < num_rows; b++) m.indices[b] = (uint32_t)(first + done + b);
-        gather(&m, num_rows);
+        status = gather(&m, num_rows);
+        if (status != FED_OK) return status;
         fed_batch_forward(&m.batch, params, num_rows, m.labels, 1.0f, score,
                           logits != NULL ? logits + done * net->model->num_classes : NULL);
         done += num_rows;

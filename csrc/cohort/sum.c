@@ -26,6 +26,7 @@ struct fed_sum {
 };
 
 static double *new_zeros(size_t num_values) {
+    if (num_values > PTRDIFF_MAX / sizeof(double)) return NULL;
     double *values = fed_allocate(num_values * sizeof *values);
     if (values != NULL) memset(values, 0, num_values * sizeof *values);
     return values;
@@ -139,6 +140,8 @@ int fed_sum_add(fed_sum *sum, const float *const *vectors, const double *weights
 }
 
 void fed_sum_total(fed_sum *sum, double *total, double *weight) {
+    *weight = sum->weight + sum->partial_weight;
+    if (sum->num_values == 0) return; /* total may be NULL */
     double *folded = sum->is_packed ? sum->partial : total;
     if (sum->is_packed) {
         memset(folded, 0, sum->num_values * sizeof *folded);
@@ -149,7 +152,6 @@ void fed_sum_total(fed_sum *sum, double *total, double *weight) {
         if (sum->num_blocks >> l & 1)
             for (size_t v = 0; v < sum->num_values; v++) folded[v] += sum->levels[l][v];
     if (sum->is_packed) fed_net_unpack(&sum->net, folded, total);
-    *weight = sum->weight + sum->partial_weight;
 }
 
 int fed_move_own(size_t num_params, double scale, const float *sent, float *delta) {

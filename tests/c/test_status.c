@@ -9,16 +9,22 @@
 #include <errno.h>
 #include <limits.h>
 
-static const int CODES[] = {FED_OK,        FED_ERR_NO_MEMORY, FED_ERR_ARGUMENT,
-                            FED_ERR_LABEL, FED_ERR_CANCELLED, FED_ERR_ISA};
+static const int CODES[] = {FED_OK,         FED_ERR_NO_MEMORY, FED_ERR_ARGUMENT,
+                            FED_ERR_LABEL,  FED_ERR_CANCELLED, FED_ERR_ISA,
+                            FED_ERR_CHANGED};
 
 /* ---- Memory that runs out -------------------------------------------------------------------- */
 
 /* Allocations that still succeed; the team's threads share it. */
 static atomic_long allocations_left = LONG_MAX;
+/* What the next allocation, which comes after labels were checked, writes to labels[1], as another
+ * thread could; -1: nothing. */
+static int32_t label_to_write = -1;
+static int32_t labels[] = {0, 1, 1};
 
 int posix_memalign(void **memory, size_t alignment, size_t num_bytes) {
     if (atomic_fetch_sub(&allocations_left, 1) <= 0) return ENOMEM;
+    if (label_to_write >= 0) labels[1] = label_to_write;
     *memory = aligned_alloc(alignment, (num_bytes + alignment - 1) / alignment * alignment);
     return *memory != NULL ? 0 : ENOMEM;
 }
@@ -34,7 +40,6 @@ static const fed_step STEP = {&MOMENTUM, 1};
 static const uint8_t PIXELS[NUM_EXAMPLES][NUM_INPUTS] = {{0, 1}, {1, 0}, {2, 2}};
 static const float SERVER[NUM_PARAMS] = {0};
 
-static int32_t labels[NUM_EXAMPLES] = {0, 1, 1};
 static atomic_int cancel;
 static fed_client_stats stats[NUM_CLIENTS];
 static fed_fault fault;
@@ -86,6 +91,25 @@ static void test_every_code_has_its_own_message(void) {
 static void test_unknown_code_has_a_message(void) {
     CHECK(fed_strerror(1) != NULL && fed_strerror(-1000) != NULL);
     CHECK(strlen(fed_strerror(INT_MIN)) > 0);
+}
+
+/* Labels that are written to between the check and their use: no index is made of them. */
+static void test_changed_is_reached(void) {
+    fed_team *scoring = fed_team_new(1), *training = fed_team_new(1);
+    fed_sum *sum = fed_sum_new_of(&MODEL);
+    label_to_write = 1 << 30;
+    const int scored = evaluate(scoring);
+    labels[1] = 1;
+    const int trained = train(training, 8, sum);
+    label_to_write = -1;
+    labels[1] = 1;
+    const int trained_again = train(training, 8, sum);
+    fed_sum_free(sum);
+    fed_team_free(training);
+    fed_team_free(scoring);
+    CHECK_EQUAL(scored, FED_ERR_CHANGED);
+    CHECK_EQUAL(trained, FED_ERR_CHANGED);
+    CHECK_EQUAL(trained_again, FED_OK);
 }
 
 static void test_argument_label_cancelled_and_isa_are_reached(void) {
@@ -182,6 +206,7 @@ static void test_sum_works_again_after_memory_ran_out(void) {
 static const test_case TESTS[] = {
     TEST(test_every_code_has_its_own_message),
     TEST(test_unknown_code_has_a_message),
+    TEST(test_changed_is_reached),
     TEST(test_argument_label_cancelled_and_isa_are_reached),
     TEST(test_each_failing_allocation_of_training_is_reported),
     TEST(test_failing_allocations_of_evaluation_are_reported),
