@@ -22,6 +22,7 @@ class LabelFault(CoreError):  # noqa: N818
     example_index: int
     label: int
 
+class ChangedFault(CoreError): ...  # noqa: N818
 class Cancelled(Exception): ...  # noqa: N818
 
 class CancelFlag:

@@ -2,7 +2,9 @@
 """The boundary to the C core: checks, one call without the GIL, one mapping of errors."""
 
 from libc.stddef cimport size_t
-from libc.stdint cimport SIZE_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport (
+    INT64_MAX, SIZE_MAX, UINT32_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+)
 from libc.stdlib cimport calloc, free, malloc
 
 from fedcli.core._fed cimport *
@@ -25,6 +27,10 @@ class LabelFault(CoreError):
         self.client_index, self.example_index, self.label = client_index, example_index, label
 
 
+class ChangedFault(CoreError):
+    """Labels were written to while a call was at work on them."""
+
+
 class Cancelled(Exception):
     """The cancel flag was raised while the core was at work."""
 
@@ -39,6 +45,8 @@ cdef check(int status, const fed_fault *fault=NULL):
         raise Cancelled(fed_strerror(status).decode())
     if status == FED_ERR_LABEL and fault != NULL:
         raise LabelFault(fault.client_index, fault.example_index, fault.label)
+    if status == FED_ERR_CHANGED:
+        raise ChangedFault(fed_strerror(status).decode())
     raise CoreError(fed_strerror(status).decode())
 
 
@@ -69,6 +77,33 @@ def fma_chain(size_t num_steps):
 
 
 # ---- Values that cross the boundary --------------------------------------------------------------
+
+# A memoryview says nothing of alignment, and vector loads of the core trust the type's.
+
+cdef check_floats(const float *values, what):
+    """Refuses values [..] that do not lie where a float may."""
+    if <size_t> values % sizeof(float) != 0:
+        raise ValueError(f"{what} are not aligned to {sizeof(float)} bytes; give a copy")
+
+
+cdef check_doubles(const double *values, what):
+    """Refuses values [..] that do not lie where a double may."""
+    if <size_t> values % sizeof(double) != 0:
+        raise ValueError(f"{what} are not aligned to {sizeof(double)} bytes; give a copy")
+
+
+cdef class Exclusive:
+    """What one call at a time may use: calls let other threads run while the core is at work."""
+    cdef bint is_in_use
+
+    cdef take(self):
+        if self.is_in_use:
+            raise RuntimeError(f"this {type(self).__name__} is in use by another call")
+        self.is_in_use = True
+
+    cdef give_back(self):
+        self.is_in_use = False
+
 
 cdef fed_key make_key(key):
     cdef fed_key made
@@ -115,6 +150,7 @@ cdef class Model:
 
     def __cinit__(self, layers, size_t num_params):
         cdef fed_shape ins, outs
+        layers = list(layers)  # its length is now that of what is read
         self.layers = <fed_layer *> calloc(max(len(layers), 1), sizeof(fed_layer))
         if self.layers == NULL:
             raise MemoryError
@@ -132,9 +168,11 @@ cdef class Model:
     def __dealloc__(self):
         free(self.layers)
 
-    cdef check_params(self, size_t size):
-        if size != self.table.num_params:
-            raise ValueError(f"{size} parameters given, the model has {self.table.num_params}")
+    cdef check_params(self, const float[::1] params):
+        if <size_t> params.shape[0] != self.table.num_params:
+            raise ValueError(f"{params.shape[0]} parameters given, the model has"
+                             f" {self.table.num_params}")
+        check_floats(&params[0], "parameters")
 
 
 cdef fed_tensor make_tensor(shape):
@@ -157,15 +195,17 @@ cdef class Step:
     cdef fed_tensor *each
 
     def __cinit__(self, rows, shapes=()):
+        rows, shapes = list(rows), list(shapes)
         self.rows = <fed_step_row *> calloc(max(len(rows), 1), sizeof(fed_step_row))
         self.each = <fed_tensor *> calloc(max(len(shapes), 1), sizeof(fed_tensor))
         if self.rows == NULL or self.each == NULL:
             raise MemoryError
         for t, shape in enumerate(shapes):
-            self.each[t] = make_tensor(shape)
+            self.each[t] = make_tensor(tuple(shape))
         self.tensors.each = self.each
         self.tensors.num = len(shapes)
         for r, (kind, options) in enumerate(rows):
+            options = tuple(options)
             if len(options) > 8:
                 raise ValueError(f"a client-step row has at most 8 options, not {len(options)}")
             self.rows[r].kind = kind
@@ -187,12 +227,13 @@ cdef class Step:
         """The slots before a client's first local step: float32 [num_slots, P]."""
         slots = np.empty((self.num_slots, num_params), np.float32)
         cdef float[:, ::1] view = slots
-        if slots.size > 0:
+        if slots.size > 0:  # else there is no first one to point at
             fed_step_init_slots(&self.table, num_params, &view[0, 0])
         return slots
 
-    def apply(self, size_t step_num, float[::1] params, const float[::1] server_params,
-              float[::1] gradient, float[:, ::1] slots):
+    def apply(self, size_t step_num, float[::1] params not None,
+              const float[::1] server_params not None, float[::1] gradient not None,
+              float[:, ::1] slots not None):
         """Local step number step_num in place; gradient is scratch afterwards."""
         cdef size_t num_params = params.shape[0]
         if not (server_params.shape[0] == gradient.shape[0] == params.shape[0]):
@@ -203,6 +244,11 @@ cdef class Step:
                              f" not [{self.num_slots}, {num_params}]")
         if num_params == 0:
             return
+        check_floats(&params[0], "params")
+        check_floats(&server_params[0], "server_params")
+        check_floats(&gradient[0], "gradients")
+        if slots.shape[0] > 0:
+            check_floats(&slots[0, 0], "slots")
         check(fed_step_apply(&self.table, &self.tensors, step_num, num_params, &params[0],
                              &server_params[0], &gradient[0],
                              &slots[0, 0] if slots.shape[0] > 0 else NULL))
@@ -214,15 +260,25 @@ cdef class Plan:
 
     def __cinit__(self, int pipeline, size_t epochs, size_t batch_size, int64_t shuffle_buffer,
                   int64_t max_examples):
+        if not FED_REPEAT_SHUFFLE <= pipeline <= FED_PER_EPOCH or epochs < 1 or batch_size < 1:
+            raise ValueError(f"pipeline {pipeline}, {epochs} epochs, batches of {batch_size}: the"
+                             f" first is {FED_REPEAT_SHUFFLE} to {FED_PER_EPOCH}, others 1 or more")
         self.plan = fed_plan(pipeline, epochs, batch_size,
                              SIZE_MAX if shuffle_buffer < 0 else <size_t> shuffle_buffer,
                              SIZE_MAX if max_examples < 0 else <size_t> max_examples)
 
     def visits(self, size_t num_examples):
+        check_num_examples(num_examples)
         return fed_plan_visits(&self.plan, num_examples)
 
     def batches(self, size_t num_examples):
+        check_num_examples(num_examples)
         return fed_plan_batches(&self.plan, num_examples)
+
+
+cdef check_num_examples(size_t num_examples):
+    if num_examples > UINT32_MAX:
+        raise ValueError(f"{num_examples} examples: a client has at most {UINT32_MAX}")
 
 
 cdef class Client:
@@ -234,15 +290,16 @@ cdef class Client:
     cdef size_t num_values  # pixels of all examples together
     cdef object keep
 
-    def __cinit__(self, pixels, const int32_t[::1] labels, float scale, float offset, Plan plan,
-                  shuffle_key, dropout_key):
+    def __cinit__(self, pixels, const int32_t[::1] labels not None, float scale, float offset,
+                  Plan plan not None, shuffle_key, dropout_key):
         cdef const uint8_t[::1] bytes_of
         cdef const float[::1] floats_of
+        check_num_examples(labels.shape[0])
         self.table.num_examples = labels.shape[0]
-        flat = pixels.reshape(-1)
+        flat = np.asarray(pixels).reshape(-1)
         if flat.size > 0 and len(pixels) != labels.shape[0]:
             raise ValueError(f"{len(pixels)} images but {labels.shape[0]} labels")
-        if pixels.dtype == np.uint8:
+        if flat.dtype == np.uint8:
             bytes_of = flat
             self.table.pixel_type = FED_PIXELS_UINT8
             self.table.pixels = &bytes_of[0] if flat.size else NULL
@@ -250,6 +307,9 @@ cdef class Client:
             floats_of = flat
             self.table.pixel_type = FED_PIXELS_FLOAT32
             self.table.pixels = &floats_of[0] if flat.size else NULL
+            check_floats(<const float *> self.table.pixels, "pixels")
+        if labels.shape[0] > 0 and <size_t> &labels[0] % sizeof(int32_t) != 0:
+            raise ValueError(f"labels are not aligned to {sizeof(int32_t)} bytes; give a copy")
         self.table.labels = &labels[0] if labels.shape[0] else NULL
         self.table.scale, self.table.offset = scale, offset
         self.table.plan = plan.plan
@@ -259,7 +319,7 @@ cdef class Client:
         self.keep = (flat, labels)
 
 
-cdef class Cohort:
+cdef class Cohort(Exclusive):
     """Clients side by side, as the core reads them."""
     cdef fed_client *table
     cdef fed_own *own
@@ -276,6 +336,8 @@ cdef class Cohort:
         if self.table == NULL or self.own == NULL:
             raise MemoryError
         for c, client in enumerate(self.clients):
+            if client is None:
+                raise TypeError(f"client {c} is None")
             self.table[c] = client.table
             self.table[c].own = &self.own[c]
 
@@ -305,6 +367,16 @@ cdef class Cohort:
                              f" [{self.num_clients}, {num_params}]")
         if factors is not None and <size_t> factors.shape[0] != self.num_clients:
             raise ValueError(f"{factors.shape[0]} factors for {self.num_clients} clients")
+        if self.num_clients == 0:
+            return
+        if linear is not None:
+            check_floats(&linear[0, 0], "linear terms")
+        if deltas is not None:
+            check_floats(&deltas[0, 0], "deltas")
+        if starts is not None:
+            check_floats(&starts[0, 0], "starts")
+        if factors is not None:
+            check_doubles(&factors[0], "factors")
         for c in range(self.num_clients):
             self.own[c].linear = NULL
             if linear is not None:
@@ -315,8 +387,15 @@ cdef class Cohort:
             if factors is not None:
                 self.own[c].delta_factor = factors[c]
 
-    def prepare(self, Model model):
+    def prepare(self, Model model not None):
         """Works out once what no round changes, four bytes a pixel, for training with `model`."""
+        self.take()
+        try:
+            self.prepare_each(model)
+        finally:
+            self.give_back()
+
+    cdef prepare_each(self, Model model):
         cdef size_t c
         self.check_pixels(model.table.num_inputs)
         if self.prepared_for is not None and self.prepared_for is not model:
@@ -337,12 +416,12 @@ cdef class Cohort:
                                  f" {num_inputs} an example")
 
 
-cdef class DeltaSum:
+cdef class DeltaSum(Exclusive):
     """The ordered, weighted, float64 sum of a cohort's model deltas."""
     cdef fed_sum *sum
     cdef Model model
 
-    def __cinit__(self, Model model):
+    def __cinit__(self, Model model not None):
         self.model = model
         self.sum = fed_sum_new_of(&model.table)
         if self.sum == NULL:
@@ -353,18 +432,22 @@ cdef class DeltaSum:
 
     def reset(self):
         """Empties the sum, keeps its memory."""
+        self.take()
         fed_sum_reset(self.sum)
+        self.give_back()
 
     def total(self):
         """The sum of weight * delta, float64 [P], and the sum of the weights."""
         cdef double weight
         total = np.empty(self.model.table.num_params, np.float64)
         cdef double[::1] view = total
+        self.take()
         fed_sum_total(self.sum, &view[0], &weight)
+        self.give_back()
         return total, weight
 
 
-cdef class VectorSum:
+cdef class VectorSum(Exclusive):
     """The ordered, weighted, float64 sum of vectors, float32 [num_values]."""
     cdef fed_sum *sum
     cdef size_t num_values
@@ -378,41 +461,51 @@ cdef class VectorSum:
     def __dealloc__(self):
         fed_sum_free(self.sum)
 
-    def add(self, vectors, const double[::1] weights):
+    def add(self, vectors, const double[::1] weights not None):
         """Adds the vectors of a list in turn."""
-        cdef size_t i, num_vectors = len(vectors)
+        cdef size_t i, num_vectors
         cdef const float[::1] vector
         cdef const float **starts
         cdef int status
+        held = [memoryview(each) for each in vectors]  # none is freed or moves meanwhile
+        num_vectors = len(held)
         if <size_t> weights.shape[0] != num_vectors:
             raise ValueError(f"{weights.shape[0]} weights for {num_vectors} vectors")
         if num_vectors == 0 or self.num_values == 0:
             return
+        check_doubles(&weights[0], "weights")
         starts = <const float **> malloc(num_vectors * sizeof(float *))
         if starts == NULL:
             raise MemoryError
         try:
             for i in range(num_vectors):
-                vector = vectors[i]
+                vector = held[i]
                 if <size_t> vector.shape[0] != self.num_values:
                     raise ValueError(f"vector {i} is [{vector.shape[0]}], not [{self.num_values}]")
+                check_floats(&vector[0], f"values of vector {i}")
                 starts[i] = &vector[0]
+            self.take()
             with nogil:
                 status = fed_sum_add(self.sum, starts, &weights[0], num_vectors)
+            self.give_back()
         finally:
             free(starts)
         check(status)
 
     def reset(self):
         """Empties the sum, keeps its memory."""
+        self.take()
         fed_sum_reset(self.sum)
+        self.give_back()
 
     def total(self):
         """The sum of weight * vector, float64 [num_values], and the sum of the weights."""
         cdef double weight
         total = np.zeros(self.num_values, np.float64)
         cdef double[::1] view = total
+        self.take()
         fed_sum_total(self.sum, &view[0] if self.num_values > 0 else NULL, &weight)
+        self.give_back()
         return total, weight
 
 
@@ -446,26 +539,32 @@ cdef class Terms:
         self.rate_factors = None
         if rate_factors is not None and len(rate_factors) > 0:
             self.rate_factors = rate_factors
+            check_doubles(&self.rate_factors[0], "rate factors")
             self.table.rate_factors = &self.rate_factors[0]
-            self.table.num_rate_factors = len(rate_factors)
+            self.table.num_rate_factors = self.rate_factors.shape[0]
 
-    cdef check(self, Step step, Model model):
-        """Points the table at the step's tensors, and at the slots if their shape fits."""
-        self.table.tensors = &step.tensors
+    cdef fed_terms of_call(self, Step step, Model model) except *:
+        """The table with the step's tensors, and with the slots if their shape fits."""
+        cdef fed_terms table = self.table
+        table.tensors = &step.tensors
         if self.slots is None or self.slots.shape[0] == step.num_slots == 0:
-            return
+            return table
         if (<size_t> self.slots.shape[0], <size_t> self.slots.shape[1]) != (
                 step.num_slots, model.table.num_params):
             raise ValueError(f"frozen slots are [{self.slots.shape[0]}, {self.slots.shape[1]}],"
                              f" not [{step.num_slots}, {model.table.num_params}]")
-        self.table.frozen_slots = &self.slots[0, 0]
+        check_floats(&self.slots[0, 0], "frozen slots")
+        table.frozen_slots = &self.slots[0, 0]
+        return table
 
 
-cdef class Team:
-    """The core's threads and their memory; one call at a time."""
+cdef class Team(Exclusive):
+    """The core's threads and their memory."""
     cdef fed_team *team
 
     def __cinit__(self, int num_threads):
+        if not 1 <= num_threads <= FED_MAX_THREADS:
+            raise ValueError(f"{num_threads} threads: a team has 1 to {FED_MAX_THREADS}")
         self.team = fed_team_new(num_threads)
         if self.team == NULL:
             raise MemoryError
@@ -473,9 +572,11 @@ cdef class Team:
     def __dealloc__(self):
         fed_team_free(self.team)
 
-    def train_cohort(self, Model model, Step step, const float[::1] server_params, Cohort cohort,
-                     uint64_t round_num, Terms terms, CancelFlag cancel, DeltaSum delta_sum,
-                     linear=None, deltas=None, factors=None, starts=None):
+    def train_cohort(self, Model model not None, Step step not None,
+                     const float[::1] server_params not None, Cohort cohort not None,
+                     uint64_t round_num, Terms terms not None, CancelFlag cancel not None,
+                     DeltaSum delta_sum not None, linear=None, deltas=None, factors=None,
+                     starts=None):
         """Trains each client and adds its delta; returns the clients' STATS.
 
         linear float32 [num_clients or 1, P]: what the LINEAR row adds; deltas float32
@@ -484,56 +585,65 @@ cdef class Team:
         """
         cdef int status
         cdef fed_fault fault
+        cdef fed_terms table
         cdef size_t c
-        model.check_params(server_params.shape[0])
+        model.check_params(server_params)
         cohort.check_pixels(model.table.num_inputs)
         if delta_sum.model is not model:
             raise ValueError("delta_sum was made for another model")
-        terms.check(step, model)
+        table = terms.of_call(step, model)
         if cohort.prepared_for is not None and cohort.prepared_for is not model:
             raise ValueError("the cohort was prepared for another model")
         stats = np.zeros(cohort.num_clients, STATS)
         cdef uint8_t[::1] view = stats.view(np.uint8)
         if cohort.num_clients == 0:
             return stats
-        for c in range(cohort.num_clients):
-            cohort.table[c].shuffle_key.round = round_num
-            cohort.table[c].dropout_key.round = round_num
-        cohort.set_own(model.table.num_params, linear, deltas, factors, starts)
-        with nogil:
-            status = fed_train_cohort(self.team, &model.table, &step.table, &server_params[0],
-                                      cohort.table, cohort.num_clients, &terms.table,
-                                      &cancel.flag, delta_sum.sum,
-                                      <fed_client_stats *> &view[0], &fault)
+        take_all(self, cohort, delta_sum)
+        try:
+            for c in range(cohort.num_clients):
+                cohort.table[c].shuffle_key.round = round_num
+                cohort.table[c].dropout_key.round = round_num
+            cohort.set_own(model.table.num_params, linear, deltas, factors, starts)
+            with nogil:
+                status = fed_train_cohort(self.team, &model.table, &step.table, &server_params[0],
+                                          cohort.table, cohort.num_clients, &table, &cancel.flag,
+                                          delta_sum.sum, <fed_client_stats *> &view[0], &fault)
+        finally:
+            give_all_back(self, cohort, delta_sum)
         check(status, &fault)
         return stats
 
-    def evaluate(self, Model model, const float[::1] params, Cohort cohort, CancelFlag cancel,
-                 starts=None):
+    def evaluate(self, Model model not None, const float[::1] params not None,
+                 Cohort cohort not None, CancelFlag cancel not None, starts=None):
         """Scores `params`, or the client's row of starts float32 [num_clients, P], on each client;
         returns the clients' STATS."""
         cdef int status
         cdef fed_fault fault
-        model.check_params(params.shape[0])
+        model.check_params(params)
         cohort.check_pixels(model.table.num_inputs)
         stats = np.zeros(cohort.num_clients, STATS)
         cdef uint8_t[::1] view = stats.view(np.uint8)
         if cohort.num_clients == 0:
             return stats
-        cohort.set_own(model.table.num_params, None, None, None, starts)
-        with nogil:
-            status = fed_evaluate(self.team, &model.table, &params[0], cohort.table,
-                                  cohort.num_clients, &cancel.flag, <fed_client_stats *> &view[0],
-                                  &fault)
+        take_all(self, cohort)
+        try:
+            cohort.set_own(model.table.num_params, None, None, None, starts)
+            with nogil:
+                status = fed_evaluate(self.team, &model.table, &params[0], cohort.table,
+                                      cohort.num_clients, &cancel.flag,
+                                      <fed_client_stats *> &view[0], &fault)
+        finally:
+            give_all_back(self, cohort)
         check(status, &fault)
         return stats
 
-    def predict(self, Model model, const float[::1] params, Cohort cohort, CancelFlag cancel):
+    def predict(self, Model model not None, const float[::1] params not None,
+                Cohort cohort not None, CancelFlag cancel not None):
         """The logits of every example of every client, in stored order: float32 [N, K]."""
         cdef int status
         cdef fed_fault fault
         cdef size_t c, num_examples = 0
-        model.check_params(params.shape[0])
+        model.check_params(params)
         cohort.check_pixels(model.table.num_inputs)
         for c in range(cohort.num_clients):
             num_examples += cohort.table[c].num_examples
@@ -541,54 +651,93 @@ cdef class Team:
         cdef float[:, ::1] view = logits
         if num_examples == 0:
             return logits
-        cohort.set_own(model.table.num_params, None, None, None, None)
-        with nogil:
-            status = fed_predict(self.team, &model.table, &params[0], cohort.table,
-                                 cohort.num_clients, &cancel.flag, &view[0, 0], &fault)
+        take_all(self, cohort)
+        try:
+            cohort.set_own(model.table.num_params, None, None, None, None)
+            with nogil:
+                status = fed_predict(self.team, &model.table, &params[0], cohort.table,
+                                     cohort.num_clients, &cancel.flag, &view[0, 0], &fault)
+        finally:
+            give_all_back(self, cohort)
         check(status, &fault)
         return logits
 
 
-def move_own(double scale, const float[::1] sent, float[::1] delta):
+cdef take_all(Exclusive first, Exclusive second, Exclusive third=None):
+    """Takes each for a call, or none of them."""
+    first.take()
+    try:
+        second.take()
+        try:
+            if third is not None:
+                third.take()
+        except BaseException:
+            second.give_back()
+            raise
+    except BaseException:
+        first.give_back()
+        raise
+
+
+cdef give_all_back(Exclusive first, Exclusive second, Exclusive third=None):
+    first.give_back()
+    second.give_back()
+    if third is not None:
+        third.give_back()
+
+
+def move_own(double scale, const float[::1] sent not None, float[::1] delta not None):
     """delta becomes scale * delta - sent; says whether all of it is finite."""
     cdef size_t num_params = delta.shape[0]
     if <size_t> sent.shape[0] != num_params:
         raise ValueError(f"{sent.shape[0]} values were sent, {num_params} came back")
-    return num_params == 0 or fed_move_own(num_params, scale, &sent[0], &delta[0]) != 0
+    if num_params == 0:
+        return True
+    check_floats(&sent[0], "values sent")
+    check_floats(&delta[0], "deltas")
+    return fed_move_own(num_params, scale, &sent[0], &delta[0]) != 0
 
 
-def add_change(const float[::1] before, const float[::1] after, double[::1] change):
+def add_change(const float[::1] before not None, const float[::1] after not None,
+               double[::1] change not None):
     """Adds after - before to change."""
     cdef size_t num_params = change.shape[0]
     if not (<size_t> before.shape[0] == <size_t> after.shape[0] == num_params):
         raise ValueError(f"vectors of {before.shape[0]}, {after.shape[0]} and {num_params} values")
-    if num_params > 0:
-        fed_add_change(num_params, &before[0], &after[0], &change[0])
+    if num_params == 0:
+        return
+    check_floats(&before[0], "values before")
+    check_floats(&after[0], "values after")
+    check_doubles(&change[0], "changes")
+    fed_add_change(num_params, &before[0], &after[0], &change[0])
 
 
-def stages(Model model):
+def stages(Model model not None):
     """The first layer of each stage: a layer, or a convolution with the pool that follows it."""
     cdef size_t first_layers[FED_MAX_LAYERS]
     num_stages = fed_stages(&model.table, first_layers)
     return [first_layers[s] for s in range(num_stages)]
 
 
-def exercise(Model model, const float[::1] params, size_t batch_size, size_t stage, int phase,
-             size_t repeats):
+def exercise(Model model not None, const float[::1] params not None, size_t batch_size,
+             size_t stage, int phase, size_t repeats):
     """Runs one phase of a stage (0 forward, 1 backward with a plain SGD update, 2 derive) over and
     over on a made-up batch, on this thread."""
     cdef int status
-    model.check_params(params.shape[0])
+    model.check_params(params)
     with nogil:
         status = fed_exercise(&model.table, &params[0], batch_size, stage, phase, repeats)
     check(status)
 
 
-def example_order(Plan plan, size_t num_examples, key):
+def example_order(Plan plan not None, size_t num_examples, key):
     """Indices of the examples a client visits, in order: uint32 [visits]."""
     cdef fed_order order
     cdef fed_key made = make_key(key)
     cdef size_t done = 0, num_visits = fed_plan_visits(&plan.plan, num_examples)
+    check_num_examples(num_examples)
+    if num_visits > INT64_MAX:
+        raise ValueError(f"{num_visits} visits are too many to list")
     indices = np.empty(num_visits, np.uint32)
     buffer = np.empty(max(fed_order_capacity(&plan.plan, num_examples), 1), np.uint32)
     cdef uint32_t[::1] view = indices
@@ -610,7 +759,8 @@ def random_u64(key, size_t count):
 
 
 cdef fed_synthetic make_synthetic(options):
-    return fed_synthetic(options[0], options[1], options[2], options[3])
+    seed, style_spread, label_noise, sizes = options  # an index would not be checked
+    return fed_synthetic(seed, style_spread, label_noise, sizes)
 
 
 def synthetic_count(options, uint64_t client_key, int split):

@@ -13,6 +13,7 @@ cdef extern from "fed.h" nogil:
 
     enum:
         FED_OK, FED_ERR_NO_MEMORY, FED_ERR_ARGUMENT, FED_ERR_LABEL, FED_ERR_CANCELLED, FED_ERR_ISA
+        FED_ERR_CHANGED
     const char *fed_strerror(int)
     ctypedef struct fed_fault:
         size_t client_index, example_index
@@ -75,6 +76,8 @@ cdef extern from "fed.h" nogil:
                        const float *, float *, float *)
 
     enum:
+        FED_REPEAT_SHUFFLE, FED_PER_EPOCH
+    enum:
         FED_PIXELS_UINT8, FED_PIXELS_FLOAT32
     ctypedef struct fed_prepared:
         pass
@@ -111,6 +114,8 @@ cdef extern from "fed.h" nogil:
     void fed_add_change(size_t, const float *, const float *, double *)
     void fed_sum_total(fed_sum *, double *, double *)
 
+    enum:
+        FED_MAX_THREADS
     ctypedef struct fed_team:
         pass
     fed_team *fed_team_new(int)

@@ -1,0 +1,339 @@
+"""The binding of the core on whatever Python can give: an exception or a result, never a crash.
+
+Arrays of any type, shape, strides and alignment, numbers of any size, None. The checks are in the
+process itself, so that a crash ends the tests; CI runs them on a core built with AddressSanitizer
+and UBSan, too. FEDCLI_FUZZ_EXAMPLES is the number of examples of each test.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from fedcli.core import _core, native
+from fedcli.models import zoo
+from fedcli.models.layout import ParamLayout
+
+# What the binding may raise. CoreError: a status that its caller did not rule out beforehand.
+REFUSALS = (
+    *(TypeError, ValueError, OverflowError, MemoryError, BufferError, AttributeError),
+    *(_core.CoreError, _core.Cancelled),
+)
+
+fuzzed = settings(
+    max_examples=int(os.environ.get("FEDCLI_FUZZ_EXAMPLES", "60")),
+    suppress_health_check=list(HealthCheck),
+)
+
+MODELS = {
+    "softmax": zoo.softmax_regression((5, 4), 3).layout,
+    "mlp": zoo.mlp_2nn((5, 4), 3).layout,
+    "cnn": zoo.build("cnn-reddi", input_shape=(12, 12), num_classes=3).layout,
+}
+
+# ---- What is given -------------------------------------------------------------------------------
+
+DTYPES = ("f4", "f8", "i4", "i8", "u1", "u4", ">f4", "f2", "?", "O")
+WAYS = ("plain", "strided", "reversed", "fortran", "shifted", "read-only", "broadcast")
+
+
+def _given(dtype: str, shape: tuple[int, ...], way: str, fill: float) -> NDArray[Any]:
+    """An array of a type and shape that lies in memory in one of several ways."""
+    if dtype == "O":
+        return np.full(shape, None)
+    with np.errstate(all="ignore"):
+        plain = np.full(shape, fill if dtype in ("f4", "f8", ">f4", "f2") else 1).astype(dtype)
+    if way == "strided" and plain.ndim:
+        wide = np.repeat(plain, 2, axis=-1)
+        return wide[..., ::2]
+    if way == "reversed" and plain.ndim:
+        return plain[::-1]
+    if way == "fortran":
+        return np.asfortranarray(plain)
+    if way == "shifted":
+        content = np.zeros(plain.nbytes + 1, np.uint8)
+        content[1:] = np.frombuffer(plain.tobytes(), np.uint8)
+        return content[1:].view(plain.dtype).reshape(shape)
+    if way == "read-only":
+        plain.flags.writeable = False
+    if way == "broadcast" and plain.ndim:
+        return np.broadcast_to(plain[:1], plain.shape)
+    return plain
+
+
+sizes = st.integers(0, 9)
+counts = st.one_of(
+    st.integers(-2, 40), st.sampled_from([2**31, 2**32, 2**63 - 1, 2**63, 2**64, -(2**63)])
+)
+amounts = st.one_of(
+    st.floats(width=64), st.sampled_from([0.0, 0.1, 1.0, -1.0, 1e30, math.inf, math.nan])
+)
+shapes = st.lists(sizes, max_size=4).map(tuple)
+oddities = st.one_of(st.none(), st.just("text"), st.just(b"\0\0\0\0"), counts, amounts, st.just([]))
+
+
+fills = st.sampled_from([0.0, 0.5, -1e30, math.nan])
+odd_arrays = st.builds(_given, st.sampled_from(DTYPES), shapes, st.sampled_from(WAYS), fills)
+
+
+class Hand:
+    """Gives arguments that fit, but for a share of them that an example has from the start."""
+
+    def __init__(self, data: st.DataObject) -> None:
+        self.draw = data.draw
+        self.num_odd = data.draw(st.sampled_from([0, 0, 1, 2, 4]))  # in 32
+
+    def is_odd(self) -> bool:
+        return self.draw(st.integers(0, 31)) < self.num_odd
+
+    def __call__(self, value: Any, *others: st.SearchStrategy[Any]) -> Any:
+        """A value that fits, or what `others` make, or anything."""
+        return self.draw(st.one_of(*others, oddities)) if self.is_odd() else value
+
+    def array(self, dtype: str, *shape: int) -> Any:
+        """An array that fits, or one of another type, shape or way, or no array at all."""
+        if self.is_odd():
+            resized = st.builds(
+                _given, st.just(dtype), st.just(shape), st.sampled_from(WAYS), fills
+            )
+            return self.draw(st.one_of(resized, odd_arrays, oddities))
+        return _given(dtype, shape, "plain", self.draw(fills))
+
+    def maybe(self, dtype: str, *shape: int) -> Any:
+        """The same, or None."""
+        return self.array(dtype, *shape) if self.draw(st.booleans()) else None
+
+    def key(self) -> Any:
+        return self((1, 2, 3, 4, 5), st.lists(counts, min_size=4, max_size=6).map(tuple))
+
+
+def attempt(call: Callable[..., Any], *arguments: Any) -> Any:
+    """What a call returns; None: it refused."""
+    try:
+        return call(*arguments)
+    except REFUSALS:
+        return None
+
+
+def layer_rows(layout: ParamLayout) -> st.SearchStrategy[list[Any]]:
+    """The rows of a model, with some of their fields made others, and some rows left out."""
+
+    def change(changes: list[tuple[int, int, Any]], dropped: int) -> list[Any]:
+        rows = [list(row) for row in layout.core_rows()]
+        for row, field, value in changes:
+            rows[row % len(rows)][field % 16] = value
+        if dropped < len(rows):
+            del rows[dropped]
+        return [tuple(row) for row in rows]
+
+    value = st.one_of(
+        counts, amounts, st.tuples(counts, counts, counts), st.sampled_from(["dense", "pool", ""])
+    )
+    change_of = st.tuples(st.integers(0, 20), st.integers(0, 20), value)
+    return st.builds(change, st.lists(change_of, max_size=2), st.integers(0, 30))
+
+
+ROWS: list[list[tuple[int, tuple[float, ...]]]] = [
+    [(native.StepKind.SGD, (0.1, 0.0, 0.0))],
+    [(native.StepKind.SGD, (0.1, 0.9, 1.0))],
+    [(native.StepKind.PROXIMAL, (0.1,)), (native.StepKind.SGD, (0.1, 0.0, 0.0))],
+    [(native.StepKind.CLIP, (1.0,)), (native.StepKind.ADAM, (0.1, 0.9, 0.99, 1e-7, 0.0))],
+    [(native.StepKind.LINEAR, ()), (native.StepKind.SGD, (0.1, 0.0, 0.0))],
+    [(native.StepKind.ANCHOR, ()), (native.StepKind.SGD, (0.1, 0.0, 0.0))],
+    [(native.StepKind.GRADIENT, ())],
+    [(native.StepKind.ADAFACTOR, (0.01, -0.8, 1e-30, 1e-3, 1.0, 1.0))],
+]
+
+
+# ---- Tables --------------------------------------------------------------------------------------
+
+
+@fuzzed
+@given(st.data())
+@pytest.mark.parametrize("name", MODELS)
+def test_models(name: str, data: st.DataObject) -> None:
+    """What is taken for a model can be laid out, summed and run."""
+    layout, hand = MODELS[name], Hand(data)
+    rows = data.draw(st.one_of(st.just(layout.core_rows()), layer_rows(layout)))
+    model = attempt(_core.Model, hand(rows), hand(layout.num_params, counts))
+    if model is None:
+        return
+    assert len(_core.stages(model)) >= 1
+    params = hand.array("f4", layout.num_params)
+    stage, phase = data.draw(st.integers(-1, 6)), data.draw(st.integers(-1, 3))
+    attempt(_core.exercise, hand(model), params, data.draw(st.integers(-1, 5)), stage, phase, 1)
+    delta_sum = attempt(_core.DeltaSum, hand(model))
+    if delta_sum is not None:
+        assert not delta_sum.total()[0].any()
+
+
+@fuzzed
+@given(st.data())
+def test_steps(data: st.DataObject) -> None:
+    hand = Hand(data)
+    rows = hand(
+        data.draw(st.sampled_from(ROWS)),
+        st.lists(st.tuples(st.integers(-1, 12), st.lists(amounts, max_size=9)), max_size=4),
+    )
+    tensors = hand([(4, 2), (2,)], st.lists(st.lists(counts, max_size=4), max_size=3))
+    step = attempt(_core.Step, rows, tensors)
+    if step is None:
+        return
+    num_params = data.draw(st.sampled_from([0, 1, 10]))
+    slots = attempt(step.initial_slots, hand(num_params, st.integers(-1, 100)))
+    vectors = [hand.array("f4", num_params) for _ in range(3)]
+    given_slots = hand(slots, odd_arrays)
+    attempt(step.apply, hand(1, counts), *vectors, given_slots)
+
+
+@fuzzed
+@given(st.data())
+def test_plans(data: st.DataObject) -> None:
+    hand = Hand(data)
+    pipeline, epochs = hand(data.draw(st.integers(0, 2)), counts), hand(2, counts)
+    plan = attempt(
+        _core.Plan, pipeline, epochs, hand(3, counts), hand(-1, counts), hand(20, counts)
+    )
+    if plan is None:
+        return
+    num_examples = hand(7, counts)
+    visits = attempt(plan.visits, num_examples)
+    assert (visits is None) == (attempt(plan.batches, num_examples) is None)
+    if visits is None or max(visits, num_examples) > 10_000:  # memory is as the plan says
+        return
+    order = attempt(_core.example_order, hand(plan), num_examples, hand.key())
+    if order is not None:
+        assert len(order) == visits
+        assert not len(order) or int(order.max()) < num_examples
+
+
+@fuzzed
+@given(st.data())
+def test_sums(data: st.DataObject) -> None:
+    hand = Hand(data)
+    num_values = hand(data.draw(st.integers(0, 40)), st.sampled_from([-1, 2**61, 2**63]))
+    total = attempt(_core.VectorSum, num_values)
+    if total is None:
+        return
+    vectors = [hand.array("f4", num_values) for _ in range(data.draw(sizes))]
+    attempt(total.add, hand(vectors), hand.array("f8", len(vectors)))
+    values, _ = total.total()
+    assert values.shape == (num_values,)
+    total.reset()
+    assert not total.total()[0].any()
+
+
+@fuzzed
+@given(st.data())
+def test_vectors(data: st.DataObject) -> None:
+    hand, size = Hand(data), data.draw(sizes)
+    sent, delta, change = hand.array("f4", size), hand.array("f4", size), hand.array("f8", size)
+    attempt(_core.move_own, hand(1.0, amounts), sent, delta)
+    attempt(_core.add_change, sent, delta, change)
+    attempt(_core.random_u64, hand.key(), hand(3, st.integers(-1, 100)))
+
+
+@fuzzed
+@given(st.data())
+def test_synthetic_digits(data: st.DataObject) -> None:
+    hand = Hand(data)
+    options = hand(
+        (1, 1.0, 0.1, 0), st.tuples(counts, amounts, amounts, counts), st.lists(counts, max_size=5)
+    )
+    client, split = hand(7, counts), hand(1, counts)
+    attempt(_core.synthetic_count, options, client, split)
+    first, num = hand(0, counts), hand(3, st.integers(-1, 2000))
+    drawn = attempt(_core.synthetic_draw, options, client, split, first, num)
+    if drawn is not None:
+        assert drawn[1].min(initial=0) >= 0
+        assert drawn[1].max(initial=0) <= 9
+
+
+# ---- Clients, and calls on them ------------------------------------------------------------------
+
+
+def _clients(hand: Hand) -> list[Any]:
+    """Clients of data of all kinds; most of them fit the model."""
+    clients: list[Any] = []
+    for _ in range(hand.draw(st.integers(1, 10))):
+        num = hand.draw(sizes)
+        plan = _core.Plan(
+            hand.draw(st.integers(0, 2)),
+            hand.draw(st.integers(1, 3)),
+            hand.draw(st.integers(1, 30)),
+            hand.draw(st.sampled_from([-1, 0, 1, 3])),
+            hand.draw(st.sampled_from([-1, 0, 1, 5])),
+        )
+        client = attempt(
+            _core.Client,
+            hand.array(hand.draw(st.sampled_from(["u1", "f4"])), num, 5, 4),
+            hand.array("i4", num),
+            hand(1.0, amounts),
+            hand(0.0, amounts),
+            hand(plan),
+            hand.key(),
+            hand.key(),
+        )
+        if client is not None or hand.is_odd():  # a cohort refuses None
+            clients.append(client)
+    return clients
+
+
+@fuzzed
+@given(st.data())
+@pytest.mark.parametrize("name", ["softmax", "mlp"])
+def test_calls(name: str, data: st.DataObject) -> None:
+    """Training, scoring and predicting, with arguments that fit or do not."""
+    layout, hand = MODELS[name], Hand(data)
+    num_params = layout.num_params
+    model = _core.Model(layout.core_rows(), num_params)
+    clients = _clients(hand)
+    cohort = attempt(_core.Cohort, hand(clients))
+    team = attempt(_core.Team, hand(1, st.sampled_from([-1, 0, 2, 1025, 2**40])))
+    if cohort is None or team is None:
+        return
+    if data.draw(st.booleans()):
+        attempt(cohort.prepare, hand(model))
+    step = _core.Step(data.draw(st.sampled_from(ROWS)), layout.shapes)
+    frozen = None
+    if data.draw(st.integers(0, 3)) == 0:
+        frozen = hand((hand.array("f4", step.num_slots, num_params), hand(1, counts)))
+    terms = attempt(
+        _core.Terms,
+        hand(data.draw(st.integers(0, 1)), counts),
+        hand(data.draw(st.sampled_from([None, (0.0, 1.0)])), st.tuples(amounts, amounts)),
+        frozen,
+        hand(None, odd_arrays) if data.draw(st.booleans()) else _given("f8", (40,), "plain", 0.5),
+    )
+    cancel = hand(_core.CancelFlag())
+    starts = hand.maybe("f4", len(clients), num_params)
+    factors = _given("f8", (len(clients),), "plain", 0.0 if starts is not None else 0.5)
+    stats = attempt(
+        team.train_cohort,
+        hand(model),
+        hand(step),
+        hand.array("f4", num_params),
+        hand(cohort),
+        hand(3, counts),
+        hand(terms),
+        cancel,
+        hand(_core.DeltaSum(model)),
+        hand.maybe("f4", data.draw(st.sampled_from([1, len(clients)])), num_params),
+        hand.maybe("f4", len(clients), num_params),
+        hand(factors, odd_arrays),
+        starts,
+    )
+    params = hand.array("f4", num_params)
+    scored = attempt(team.evaluate, model, params, cohort, cancel, starts)
+    logits = attempt(team.predict, model, params, cohort, cancel)
+    for found in (stats, scored):
+        assert found is None or len(found) == len(clients)
+    assert logits is None or logits.shape[1] == layout.num_classes
