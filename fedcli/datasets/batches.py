@@ -188,7 +188,9 @@ def from_arrays(
 
     Args:
         pixels: [n, H, W] or [n, H, W, C] (or flat [n, I]). Floating point is what the model sees;
-            uint8 is seen as value / 255. float32 and uint8 arrays in C order are borrowed.
+            uint8 is seen as value / 255. float32 and uint8 arrays in C order are borrowed; those
+            that are read-only (`flags.writeable`) are decoded once where a tuple of datasets is
+            given every round.
         labels: Integers [n] or [n, 1].
         client_id: Names the client in messages and in the shuffle's key.
         source: Names where the data come from in messages.
@@ -217,7 +219,7 @@ def from_arrays(
         raise DataError(
             f"{where}: example {index}: label {label_array[index]} is outside 0 to {MAX_LABEL}"
         )
-    narrow = np.ascontiguousarray(label_array, dtype=np.int32)
+    narrow = np.require(label_array, np.int32, ["C", "ALIGNED"])
     client = ClientDataset(client_id, checked_pixels, narrow, scale, 0.0, source)
     return BatchedDataset(client, BatchPlan())
 
@@ -258,7 +260,7 @@ def _pixel_array(pixels: NDArray[Any], where: str) -> tuple[Pixels, float]:
     if pixels.dtype == np.uint8:
         return np.ascontiguousarray(pixels), 1 / 255
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite: refused below
-        single = np.ascontiguousarray(pixels, dtype=np.float32)
+        single = np.require(pixels, np.float32, ["C", "ALIGNED"])
     index = first_non_finite(single)
     if index is not None:
         raise DataError(f"{where}: example {index}: a pixel is NaN or infinite; mend the data")

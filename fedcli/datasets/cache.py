@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -10,6 +11,8 @@ from fedcli.datasets.batches import ClientDataset
 
 class ClientCache:
     """Keeps the clients used last, up to a number of bytes of pixels and labels.
+
+    Safe for several threads: two runs of one process may read the same data.
 
     Attributes:
         max_bytes: Bound on what is kept; a larger client is handed out but not kept.
@@ -23,6 +26,7 @@ class ClientCache:
         self.bytes = 0
         self.hits = 0
         self._clients: OrderedDict[tuple[str, str], ClientDataset] = OrderedDict()
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """Returns the number of clients kept."""
@@ -31,18 +35,20 @@ class ClientCache:
     def get(self, split: str, client_id: str, read: Callable[[], ClientDataset]) -> ClientDataset:
         """Returns a client of a split, calling `read` for one that is not kept."""
         key = (split, client_id)
-        client = self._clients.get(key)
-        if client is not None:
-            self.hits += 1
-            self._clients.move_to_end(key)
-            return client
+        with self._lock:
+            client = self._clients.get(key)
+            if client is not None:
+                self.hits += 1
+                self._clients.move_to_end(key)
+                return client
         client = read()
-        self._keep(key, client)
+        with self._lock:
+            self._keep(key, client)
         return client
 
     def _keep(self, key: tuple[str, str], client: ClientDataset) -> None:
         size = _num_bytes(client)
-        if size > self.max_bytes:
+        if size > self.max_bytes or key in self._clients:  # another thread has read it, too
             return
         while self.bytes + size > self.max_bytes:
             _, oldest = self._clients.popitem(last=False)

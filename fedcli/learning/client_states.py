@@ -24,6 +24,7 @@ computed. It guards against mistakes, not against those who make a file to fit.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -76,6 +77,7 @@ class Store:
         import sqlite3  # late: few runs need it
 
         self.path = path
+        self._process = os.getpid()
         self.kept: tuple[int, ...] = ()
         self._failure: RunError | None = None
         self._errors = sqlite3.Error
@@ -249,6 +251,12 @@ class Store:
     def _faults(self) -> Iterator[None]:
         if self._failure is not None:
             raise self._failure
+        if os.getpid() != self._process:  # SQLite's files and locks are of one process
+            raise RunError(
+                f"client states in {self.path or 'a temporary file'} were opened before this "
+                "process was forked; go on from them in the process that opened them, or start "
+                "this one with multiprocessing's method spawn"
+            )
         try:
             yield
         except (self._errors, UnicodeDecodeError) as err:  # garbled names are quoted

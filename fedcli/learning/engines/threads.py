@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ from fedcli.core.native import CancelFlag, resolve_threads
 from fedcli.core.seeds import Purpose, StreamKey, client_key
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import BatchedDataset
-from fedcli.errors import DataError
+from fedcli.errors import ConfigError, DataError
 from fedcli.learning.engines.contract import (
     BLOCK_CLIENTS,
     PIECE_BYTES,
@@ -93,6 +95,7 @@ class ThreadEngine:
 
     A call from the main thread is handed to a thread of the engine's own, so that Ctrl-C is seen
     at once and ends the call within a local step. Results do not depend on the number of threads.
+    In a process that was forked the engine starts afresh: no thread of the other one is there.
     """
 
     def __init__(self, num_threads: int | None = None) -> None:
@@ -102,11 +105,18 @@ class ThreadEngine:
             ConfigError: num_threads is not in 1..MAX_THREADS.
         """
         self.num_threads = resolve_threads(num_threads)
+        self._start_afresh()
+        _ENGINES.add(self)
+
+    def _start_afresh(self) -> None:
+        """Forgets all threads, locks and memory of calls before."""
         self._team = native.Team(self.num_threads)
         self._busy = threading.Lock()
+        self._engaged: set[int] = set()  # threads that a call keeps: its caller's, and its own
         self._loaded: _Loaded | None = None
         self._kept: _Kept | None = None
         self._delta_rows: NDArray[np.float32] | None = None
+        self.__dict__.pop("_off_main", None)
 
     def train(
         self,
@@ -223,12 +233,26 @@ class ThreadEngine:
         return ThreadPoolExecutor(max_workers=1, thread_name_prefix="fedcli-core")
 
     def _run(self, work: Callable[[], T], flag: CancelFlag) -> T:
-        """Runs `work` off the main thread; an interrupt there cancels it and waits for its end."""
+        """Runs `work` off the main thread; an interrupt there cancels it and waits for its end.
+
+        Raises:
+            ConfigError: A call is asked for from within a call, which would wait for itself.
+        """
+        if threading.get_ident() in self._engaged:
+            raise ConfigError(
+                "an engine was called by what one of its own calls reads (clients, or a signal's "
+                "handler); give the inner process an engine of its own"
+            )
         if threading.current_thread() is not threading.main_thread():
-            with self._busy:
+            with self._busy, self._engage():
                 return work()
-        with self._busy:
-            future = self._off_main.submit(work)
+
+        def engaged() -> T:
+            with self._engage():
+                return work()
+
+        with self._busy, self._engage():
+            future = self._off_main.submit(engaged)
             try:
                 return future.result()
             except BaseException:
@@ -236,6 +260,16 @@ class ThreadEngine:
                     flag.set()
                     future.exception()
                 raise
+
+    @contextmanager
+    def _engage(self) -> Iterator[None]:
+        """Notes that a call keeps this thread."""
+        thread = threading.get_ident()
+        self._engaged.add(thread)
+        try:
+            yield
+        finally:
+            self._engaged.discard(thread)
 
     def _load(self, layout: ParamLayout) -> _Loaded:
         """The core's form of a model; the last one is kept, as rounds ask for it again."""
@@ -266,10 +300,31 @@ class ThreadEngine:
         ):
             pieces = list(_split(clients, loaded.layout, vector_bytes, occurrences))
             self._kept = _Kept(clients, occurrences, loaded, vector_bytes, pieces)
-            if sum(each.client.pixels.size for each in clients) * 4 <= PREPARED_BYTES:
+            if _can_be_prepared(clients):
                 for piece in self._kept.pieces:
                     piece.cohort.prepare(loaded.model)
         return self._kept.pieces
+
+
+def _can_be_prepared(clients: Sequence[BatchedDataset]) -> bool:
+    """Whether decoded pixels may be kept: there are few, and nothing can change those they are of.
+
+    Arrays of the data that fedcli reads are read-only.
+    """
+    is_small = sum(each.client.pixels.size for each in clients) * 4 <= PREPARED_BYTES
+    return is_small and all(_is_read_only(each.client.pixels) for each in clients)
+
+
+def _is_read_only(array: Any) -> bool:
+    """Whether nobody can write to an array, or to what it is a view of."""
+    while isinstance(array, np.ndarray):
+        if array.flags.writeable:
+            return False
+        array = array.base
+    try:
+        return array is None or memoryview(array).readonly
+    except TypeError:  # memory of another library's, of which nothing is known
+        return False
 
 
 def _split(
@@ -326,6 +381,24 @@ def _faults(datasets: Sequence[BatchedDataset]) -> Iterator[None]:
     """Turns a label fault of the core into an error that names file, client and example."""
     try:
         yield
+    except native.ChangedFault as err:
+        raise DataError(
+            f"{datasets[0].client.source}: labels were changed while a round was at work on them; "
+            "let nothing write to data in use, then repeat it"
+        ) from err
     except native.LabelFault as err:
         client = datasets[err.client_index].client
         raise DataError(label_fault(client, err.example_index, err.label)) from err
+
+
+_ENGINES: WeakSet[ThreadEngine] = WeakSet()
+
+
+def _start_all_afresh() -> None:
+    """In a process just forked, where this is the only thread."""
+    for engine in list(_ENGINES):
+        engine._start_afresh()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_all_afresh)
