@@ -10,13 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
-RELEASE_FLAGS, DEBUG_FLAGS = "-O3 -DNDEBUG", "-O1 -g -UNDEBUG"
+# Python's own flags ask for debug information, which takes the compiler a fifth of its time.
+RELEASE_FLAGS, DEBUG_FLAGS = "-O3 -g0 -DNDEBUG", "-O1 -g -UNDEBUG"
 # Contraction into FMA stays allowed, hence gnu11; NaN checks must work, hence no -ffast-math.
 C_FLAGS = "-std=gnu11 -fno-math-errno -fno-trapping-math -fvisibility=hidden -Wno-psabi"
 # What Cython writes only checks and calls: compiled quickly, it runs as fast.
-GLUE_FLAGS = "-O1 -g0 -Wno-sign-compare"
+GLUE_FLAGS = "-Og -Wno-sign-compare"
 # Per folder. Synthetic data must not depend on what the compiler makes of a * b + c.
 FOLDER_FLAGS = {"random": ["-ffp-contract=off"]}
 # Per instruction set, flags to try in turn: GCC < 11 and Clang < 12 lack the levels' names.
@@ -27,6 +29,10 @@ ISA_FLAGS = {
         "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512",
     ],
 }
+# What takes longest to compile comes first, so that no processor waits for it at the end.
+LONGEST_FIRST = ["avx512", "avx2", "generic"]
+
+PYTHON_PROGRAM = "#include <Python.h>\nint main(void) { return 0; }\n"
 X86_64_PROGRAM = "#ifndef __x86_64__\n#error\n#endif\nint main(void) { return 0; }\n"
 
 OPENMP_PROGRAM = """#include <omp.h>
@@ -39,13 +45,31 @@ int main(void) {
 """
 
 
+NO_COMPILER = """fedcli: its core is C, and '{}' cannot compile a C program with Python's headers. \
+Install a C compiler and the headers, then try again. Debian, Ubuntu: apt install gcc libc6-dev \
+python3-dev. Fedora: dnf install gcc python3-devel. macOS: xcode-select --install. A compiler of \
+another name is used when the environment variable CC holds its name."""
+
+
+def say(text: str) -> None:
+    """Prints what the build does; pip shows it with --verbose."""
+    print(f"fedcli: {text}", file=sys.stderr, flush=True)
+
+
+class Build(build):
+    """Compiles first: without a compiler the files of the package need not be copied."""
+
+    sub_commands = sorted(build.sub_commands, key=lambda command: command[0] != "build_ext")
+
+
 class BuildCore(build_ext):
     """Compiles csrc/ file by file, each with its own flags, and links it into the extension."""
 
     def build_extension(self, ext: Extension) -> None:
         """Builds the core, always anew: files do not tell with what settings they were made."""
-        from Cython.Build import cythonize
-
+        includes = [f"-I{folder}" for folder in self.compiler.include_dirs]
+        if not self.try_program(PYTHON_PROGRAM, includes):
+            raise SystemExit(NO_COMPILER.format(self.compiler.compiler[0]))
         debug = os.environ.get("FEDCLI_DEBUG") == "1"
         compile_openmp, link_openmp = self.probe_openmp()
         isas = {name: flags for name in ISA_FLAGS if (flags := self.probe_isa(name)) is not None}
@@ -53,13 +77,34 @@ class BuildCore(build_ext):
         level = DEBUG_FLAGS if debug else RELEASE_FLAGS
         flags = [*C_FLAGS.split(), *level.split(), *compile_openmp, *have]
 
-        jobs = [
-            (path, [*flags, *FOLDER_FLAGS.get(path.parent.name, []), *isas.get(path.stem, [])])
-            for path in sorted(Path("csrc").rglob("*.c"))
-            if path.stem in isas or path.stem not in ISA_FLAGS
-        ]
+        absent = {*ISA_FLAGS} - {*isas}
+        paths = sorted(path for path in Path("csrc").rglob("*.c") if path.stem not in absent)
+        ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
+        paths.sort(key=lambda path: ranks.get(path.stem, len(ranks)))
+        say(f"compiling {len(paths)} C files for {', '.join(['generic', *isas])}")
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            ext.extra_objects = list(pool.map(self.compile_file, jobs))
+            objects = [
+                pool.submit(
+                    self.compile_file,
+                    path,
+                    [*flags, *FOLDER_FLAGS.get(path.parent.name, []), *isas.get(path.stem, [])],
+                )
+                for path in paths
+            ]
+            say("translating the Cython module to C at the same time")
+            glue = self.translate(ext, debug)
+            glue_flags = [] if debug else GLUE_FLAGS.split()
+            objects.append(pool.submit(self.compile_file, glue, [*flags, *glue_flags]))
+            ext.extra_objects = [made.result() for made in objects]
+        say("linking")
+        ext.sources, ext.extra_link_args = [], link_openmp
+        self.force = True
+        super().build_extension(ext)
+
+    def translate(self, ext: Extension, debug: bool) -> Path:
+        """Translates the Cython module; returns its C file."""
+        from Cython.Build import cythonize
+
         made = cythonize(
             [Extension(ext.name, ext.sources)],
             build_dir=self.build_temp,
@@ -67,15 +112,10 @@ class BuildCore(build_ext):
             force=True,
             quiet=True,
         )
-        ext.sources = made[0].sources
-        ext.extra_compile_args = flags if debug else [*flags, *GLUE_FLAGS.split()]
-        ext.extra_link_args = link_openmp
-        self.force = True
-        super().build_extension(ext)
+        return Path(made[0].sources[0])
 
-    def compile_file(self, job: tuple[Path, list[str]]) -> str:
+    def compile_file(self, path: Path, flags: list[str]) -> str:
         """Compiles one C file with its flags; returns its object file."""
-        path, flags = job
         flags = ["-Icsrc", *flags]
         return self.compiler.compile([str(path)], self.build_temp, extra_postargs=flags)[0]
 
@@ -95,7 +135,7 @@ class BuildCore(build_ext):
                 link_flags = [f"-L{prefix}/lib", "-lomp"]
             if self.try_program(OPENMP_PROGRAM, [*compile_flags, *link_flags], run=True):
                 return compile_flags, link_flags
-        print("fedcli: no working OpenMP found, building without threads", file=sys.stderr)
+        say("no working OpenMP found, building without threads")
         return [], []
 
     def try_program(self, program: str, flags: list[str], run: bool = False) -> bool:
@@ -105,7 +145,10 @@ class BuildCore(build_ext):
             source.write_text(program)
             build = [*self.compiler.compiler, str(source), *flags, "-o", str(binary)]
             commands = [build, [str(binary)]] if run else [build]
-            return all(subprocess.run(c, capture_output=True).returncode == 0 for c in commands)
+            try:
+                return all(subprocess.run(c, capture_output=True).returncode == 0 for c in commands)
+            except OSError:  # no such compiler
+                return False
 
 
 if __name__ == "__main__":
@@ -114,4 +157,4 @@ if __name__ == "__main__":
     core = Extension(
         "fedcli.core._core", ["fedcli/core/_core.pyx"], depends=parts, include_dirs=["csrc"]
     )
-    setup(ext_modules=[core], cmdclass={"build_ext": BuildCore})
+    setup(ext_modules=[core], cmdclass={"build": Build, "build_ext": BuildCore})

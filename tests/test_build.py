@@ -6,8 +6,10 @@ import ast
 import itertools
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +37,19 @@ def requirement_name(requirement: str) -> str:
     return re.split(r"[^\w-]", requirement, maxsplit=1)[0]
 
 
+def executed_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """Yields a node and those below it, without what only type checkers read."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield from executed_nodes(child)
+
+
 def imported_distributions() -> set[str]:
     """Returns what fedcli imports that is neither its own nor Python's."""
     names = set()
     for path in (ROOT / "fedcli").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in executed_nodes(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 names |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -101,3 +111,25 @@ def test_flags(path: str) -> None:
     for flag in ["-march=native", "-mcpu=native", "-Ofast"]:
         assert flag not in text
     assert not re.search(r'"[^"#\n]*-ffast-math', text)
+
+
+def test_without_a_compiler_the_build_says_what_to_install(tmp_path: Path) -> None:
+    for name in ("fedcli", "csrc"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("_core.*.so"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    told = subprocess.run(
+        [sys.executable, "setup.py", "build"],
+        cwd=tmp_path,
+        env={**os.environ, "CC": "absent-cc"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode != 0
+    *_, message = told.stderr.splitlines()
+    assert "'absent-cc' cannot compile" in message
+    for command in ("apt install gcc", "dnf install gcc", "xcode-select --install"):
+        assert command in message
+    assert "Traceback" not in told.stderr
+    assert len((told.stdout + told.stderr).splitlines()) < 10
