@@ -47,7 +47,7 @@ FLOORS = {
         ("python_api",),
         ("starting",),
         ("evaluating", "loop", "record"),
-        ("evaluation_clients", "evaluation_outputs"),
+        ("evaluation_clients", "evaluation_outputs", "round_evaluations", "saving"),
         ("opening", "provenance", "trained"),
         ("files",),
         ("building", "stopping"),

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from time import monotonic, perf_counter
+from time import perf_counter
 from types import TracebackType
 from typing import Any
 
@@ -23,23 +23,19 @@ from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.datasets.client_data import ClientData
 from fedcli.errors import ConfigError, StopTraining
-from fedcli.evaluation.result import Evaluation, evaluate_panel, seen_in
+from fedcli.evaluation.result import seen_in
 from fedcli.learning.algorithms.evaluated import NO_COMMON_MODEL
 from fedcli.learning.engines import choosing
 from fedcli.learning.state import ModelWeights, ServerState
 from fedcli.models.layout import ParamLayout
-from fedcli.runs import stopping
 from fedcli.runs.files import folder
 from fedcli.runs.files import logs as run_logs
 from fedcli.runs.files.folder import RunDirectory
 from fedcli.runs.files.logs import LoggedRound, RunLog
 from fedcli.runs.files.saved_states import client_states_of
 from fedcli.runs.opening import Federation
-from fedcli.runs.stopping import Best
-from fedcli.settings.vocabulary import VALIDATION
-
-# Without --checkpoint-every: at most this much work is lost, and saving stays below 0.1 %.
-CHECKPOINT_SECONDS = 30.0
+from fedcli.runs.round_evaluations import RoundEvaluations
+from fedcli.runs.saving import CheckpointWriter
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,17 +110,13 @@ class Training:
         self.state = state
         self._federation = federation
         self._run = run
-        self._config_text = config_text
         self._cancel = cancel
         self._have_data_changed = have_data_changed
-        self._saved_round = state.round_num
-        self._saved_at = monotonic()
-        self._evaluations: dict[str, Evaluation] = {}
+        self._checkpoints = CheckpointWriter(federation, run, config_text, state.round_num)
+        self._evaluations = RoundEvaluations(federation, cancel)
         self._logs: tuple[RunLog, ...] = ()
         self._virtual_seconds = 0.0
-        self._progress = stopping.progress_for(self.config.stop_at, self.config.patience)
-        self._best = None if self.config.keep_best is None else Best(self.config.keep_best)
-        if federation.roster.participation or self._progress or self._best:
+        if federation.roster.participation or self._evaluations.need_lines:
             for line in folder.read_completed(run.path, state.round_num):
                 self._note(line)
 
@@ -230,13 +222,13 @@ class Training:
         seen = None
         if not self._have_data_changed:
             seen = self._federation.roster.seen(self.state.round_num, self._cancel)
-        evaluations = self._evaluate(self.state, self._splits)
+        evaluations = self._evaluations.evaluate(self.state, self._evaluations.splits)
         seconds = perf_counter() - started
         evaluation = {}
         for split, each in evaluations.items():
             is_seen = None if seen is None else seen_in(each.data, each.client_ids, seen)
             evaluation[split] = replace(each, is_seen=is_seen).metrics
-        logged = self._due_splits(self.state.round_num)
+        logged = self._evaluations.due_splits(self.state.round_num)
         values = {split: each.values for split, each in evaluations.items() if split not in logged}
         if values:
             self._run.append_timings({"evaluate": seconds})  # no round's: see `cut_back`
@@ -285,7 +277,7 @@ class Training:
         if cohort.attendance is not None:
             line["participation"] = cohort.attendance.metrics(self._virtual_seconds)
         evaluation = None
-        if self._due_splits(round_num):
+        if self._evaluations.due_splits(round_num):
             evaluation = self._evaluate_into(line, timings, output.state)
         self._run.append_metrics(line)
         self._log(
@@ -333,14 +325,10 @@ class Training:
         """Takes from a line of metrics.jsonl what later rounds go on from."""
         told = line.get("participation", {})
         self._virtual_seconds = told.get("virtual_seconds", self._virtual_seconds)
-        if self._progress is not None:
-            self._progress = self._progress.after(line)
-        if self._best is not None:
-            self._best = self._best.after(line)
+        self._evaluations.note(line)
 
     def _is_last_round_done(self) -> bool:
-        has_ended = self._progress is not None and self._progress.is_over
-        return has_ended or self.state.round_num >= self.config.rounds
+        return self._evaluations.is_over or self.state.round_num >= self.config.rounds
 
     def _evaluate_initial_model(self) -> RoundResult:
         line: dict[str, Any] = {"round": 0}
@@ -357,42 +345,12 @@ class Training:
     ) -> dict[str, dict[str, Any]]:
         """Evaluates `state`, adds the values to a metrics line and the seconds to `timings`."""
         started = perf_counter()
-        due = self._due_splits(state.round_num)
-        evaluations = self._evaluate(state, due)
+        due = self._evaluations.due_splits(state.round_num)
+        evaluations = self._evaluations.evaluate(state, due)
         evaluation = {split: dict(each.values) for split, each in evaluations.items()}
         line["evaluation"] = evaluation
         timings["evaluate"] = perf_counter() - started
         return evaluation
-
-    @property
-    def _splits(self) -> list[str]:
-        """The splits of the closing evaluation."""
-        return [panel.split for panel in self._federation.panels]
-
-    def _due_splits(self, round_num: int) -> list[str]:
-        """The splits that `eval_every` evaluates after that many rounds."""
-        every, only = self.config.eval_every, self.config.eval_split
-        if not every or round_num % every:
-            return []
-        if only is None:
-            return self._splits
-        if only == VALIDATION:
-            return [VALIDATION]
-        return [self._splits[0 if only == "train" else -1]]  # train is the first, held-out the last
-
-    def _evaluate(self, state: ServerState, splits: Sequence[str]) -> dict[str, Evaluation]:
-        """The evaluation of `state` by split; those of the round just evaluated are kept."""
-        self._evaluations = {
-            split: each
-            for split, each in self._evaluations.items()
-            if each.round_num == state.round_num
-        }
-        for panel in self._federation.panels:
-            if panel.split in splits and panel.split not in self._evaluations:
-                self._evaluations[panel.split] = evaluate_panel(
-                    panel, self._federation.evaluator, state, self._cancel
-                )
-        return {split: self._evaluations[split] for split in splits}
 
     def _log(self, line: dict[str, Any], state: ServerState, **more: Any) -> None:
         """Passes a round on to what was asked for: its state, and `more` as in LoggedRound."""
@@ -407,32 +365,20 @@ class Training:
                 stack.callback(log.close)
 
     def _is_save_due(self) -> bool:
-        is_best = self._best is not None and self._best.round_num == self.state.round_num
-        if self._is_last_round_done() or is_best:
+        round_num = self.state.round_num
+        if self._is_last_round_done() or self._evaluations.best_round == round_num:
             return True
-        if self.config.checkpoint_every:
-            return self.state.round_num % self.config.checkpoint_every == 0
-        return monotonic() - self._saved_at >= CHECKPOINT_SECONDS
+        return self._checkpoints.is_due(round_num)
 
     def _save(self) -> None:
-        kept = folder.checkpoint_rounds(self._run.path)
-        for states in client_states_of(self.state):
-            states.save(kept)
-        for log in self._logs:
-            log.flush()
-        content = self._federation.encode(self.state, self._config_text)
-        self._run.save_checkpoint(self.state.round_num, content)
-        self.drop_checkpoints()
-        self._saved_round = self.state.round_num
-        self._saved_at = monotonic()
+        self._checkpoints.save(self.state, self._logs, self._evaluations.best_round)
 
     def drop_checkpoints(self) -> None:
         """Deletes those that are not to be kept."""
-        best_round = None if self._best is None else self._best.round_num
-        self._run.drop_checkpoints(num_kept=self.config.keep_checkpoints, best_round=best_round)
+        self._checkpoints.drop_old(self._evaluations.best_round)
 
     def _save_if_behind(self) -> None:
-        if self._saved_round < self.state.round_num:
+        if self._checkpoints.is_behind(self.state.round_num):
             self._save()
 
     def _stored_evaluation(self) -> dict[str, Any] | None:

@@ -433,7 +433,7 @@ def test_the_clock_saves_when_no_schedule_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seconds, saved in ((0.0, [1, 2, 3, 4, 5, 6]), (1e9, [6])):
-        monkeypatch.setattr("fedcli.runs.loop.CHECKPOINT_SECONDS", seconds)
+        monkeypatch.setattr("fedcli.runs.saving.CHECKPOINT_SECONDS", seconds)
         with starting.start(make_config(), tmp_path / f"{seconds}") as training:
             rounds_saved = [each.round_num for each in training.run() if "save" in each.timings]
         assert rounds_saved == saved

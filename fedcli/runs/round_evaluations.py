@@ -1,0 +1,82 @@
+"""The evaluations during a run: which are due, what they find, and whether they end the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedcli.core.native import CancelFlag
+from fedcli.evaluation.result import Evaluation, evaluate_panel
+from fedcli.learning.state import ServerState
+from fedcli.runs import stopping
+from fedcli.runs.opening import Federation
+from fedcli.runs.stopping import Best
+
+
+class RoundEvaluations:
+    """Evaluates the rounds of one run, and keeps what decides about its end and its best round."""
+
+    def __init__(self, federation: Federation, cancel: CancelFlag | None) -> None:
+        """Starts before the first evaluation."""
+        config = federation.config
+        self._config = config
+        self._federation = federation
+        self._cancel = cancel
+        self._evaluations: dict[str, Evaluation] = {}
+        self._progress = stopping.progress_for(config.stop_at, config.patience)
+        self._best = None if config.keep_best is None else Best(config.keep_best)
+
+    @property
+    def need_lines(self) -> bool:
+        """Whether `note` is to be told all lines of the rounds before."""
+        return self._progress is not None or self._best is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether what was found ends the run."""
+        return self._progress is not None and self._progress.is_over
+
+    @property
+    def best_round(self) -> int | None:
+        """The round whose checkpoint is kept; None: none is."""
+        return None if self._best is None else self._best.round_num
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits of the closing evaluation."""
+        return [panel.split for panel in self._federation.panels]
+
+    def due_splits(self, round_num: int) -> list[str]:
+        """Returns the splits that `eval_every` evaluates after that many rounds."""
+        every, only = self._config.eval_every, self._config.eval_split
+        if not every or round_num % every:
+            return []
+        if only is None:
+            return self.splits
+        return [self.splits[0 if only == "train" else -1]]  # train is the first
+
+    def evaluate(self, state: ServerState, splits: Sequence[str]) -> dict[str, Evaluation]:
+        """Returns the evaluation of `state` by split; those of the last evaluated round are kept.
+
+        Raises:
+            Cancelled: The run is cancelled.
+            DataError: A client's data are bad.
+        """
+        self._evaluations = {
+            split: each
+            for split, each in self._evaluations.items()
+            if each.round_num == state.round_num
+        }
+        for panel in self._federation.panels:
+            if panel.split in splits and panel.split not in self._evaluations:
+                self._evaluations[panel.split] = evaluate_panel(
+                    panel, self._federation.evaluator, state, self._cancel
+                )
+        return {split: self._evaluations[split] for split in splits}
+
+    def note(self, line: Mapping[str, Any]) -> None:
+        """Takes from a line of metrics.jsonl what decides about the end and the best round."""
+        if self._progress is not None:
+            self._progress = self._progress.after(line)
+        if self._best is not None:
+            self._best = self._best.after(line)
