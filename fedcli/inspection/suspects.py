@@ -1,8 +1,8 @@
 """Examples that are likely mislabeled or broken, and the clients that hold many: from images alone.
 
 Images are shrunk to at most `MAX_FEATURES` values by averaging squares of pixels, and every label's
-images become a density (`fedcli.densities`). The score of an example is the log density of its
-image under the best other label less that under its own, in nats: 5 means that another label
+images become a density (`fedcli.inspection.densities`). The score of an example is the log density
+of its image under the best other label less that under its own, in nats: 5 means that another label
 explains the image 148 times as well. The densities are then estimated once more without the
 examples that score so high, so that a mistake made often does not become the rule.
 

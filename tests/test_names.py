@@ -1,0 +1,74 @@
+"""Names of the package that texts mention: docstrings, messages, comments and the README."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+import fedcli
+
+ROOT = Path(__file__).resolve().parents[1]
+# A dotted name in running text: not part of a path, an address or a file's name.
+NAME = re.compile(r"(?<![\w./@-])fedcli(?:\.[A-Za-z_]\w*)+(?![\w-]*/)")
+ENDINGS = ("c", "git", "h5", "json", "py", "pyi", "pyx", "toml")
+
+
+def mentioned(text: str) -> set[str]:
+    lines = [line for line in text.splitlines() if " cimport " not in line]
+    found = NAME.findall("\n".join(lines))
+    return {name for name in found if name.rpartition(".")[2] not in ENDINGS}
+
+
+def exists(name: str) -> bool:
+    """Whether it is a name that `import fedcli` is enough for, or one in a module of its path."""
+    _, *parts = name.split(".")
+    return _is_reached(fedcli, parts) or _is_in_a_module(name)
+
+
+def _is_reached(found: object, parts: list[str]) -> bool:
+    """What a face does not hand on can only be reached if somebody has imported it before."""
+    for part in parts:
+        handed_on = getattr(found, "__all__", None) if isinstance(found, ModuleType) else None
+        if (handed_on is not None and part not in handed_on) or not hasattr(found, part):
+            return False
+        found = getattr(found, part)
+    return True
+
+
+def _is_in_a_module(name: str) -> bool:
+    path = name
+    while not _is_module(path):
+        path = path.rpartition(".")[0]
+    parts = name.removeprefix(path).split(".")[1:]
+    if not parts:
+        return True
+    module = importlib.import_module(path)
+    return path != "fedcli" and _is_reached(module, parts)
+
+
+def _is_module(path: str) -> bool:
+    try:
+        return find_spec(path) is not None
+    except (ModuleNotFoundError, ValueError):  # ValueError: what a face hands on as if it were one
+        return False
+
+
+def test_every_name_that_a_text_mentions_exists() -> None:
+    texts = [ROOT / "README.md"]
+    texts += [path for path in (ROOT / "fedcli").rglob("*.py*") if path.suffix != ".pyc"]
+    names = [(path, name) for path in sorted(texts) for name in mentioned(path.read_text())]
+    assert len(names) > 1000
+    assert [f"{path.name}: {name}" for path, name in names if not exists(name)] == []
+
+
+def test_a_name_that_does_not_exist_is_found() -> None:
+    text = (
+        "`fedcli.densities`, fedcli.train, fedcli.learning.algorithms.fedprox; fedcli.layers.Lstm"
+    )
+    assert {name for name in mentioned(text) if not exists(name)} == {
+        "fedcli.densities",
+        "fedcli.layers.Lstm",
+    }
