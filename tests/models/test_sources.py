@@ -96,7 +96,8 @@ def test_a_described_model_never_runs_the_file_that_its_config_names(tmp_path: P
     trap = tmp_path / "trap.py"
     trap.write_text("raise SystemExit('run')\n")
     content = content_of(a_model())
-    model_of(content, replace(FROM_A_FILE, model=str(trap)), PATH)
+    found = model_of(content, replace(FROM_A_FILE, model=str(trap)), PATH)
+    assert found.layout == a_model().layout
 
 
 def test_a_model_of_a_keras_file_is_described_in_its_checkpoint() -> None:

@@ -132,9 +132,12 @@ def test_a_second_process_is_refused(holder: subprocess.Popen[str], path: Path) 
 
 
 def test_the_lock_dies_with_its_process(holder: subprocess.Popen[str], path: Path) -> None:
+    with pytest.raises(RunError, match="in use by another process"):
+        RunDirectory.open(path)
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    RunDirectory.open(path).close()
+    with RunDirectory.open(path) as run:
+        assert run.path == path
 
 
 def test_lines_are_written_at_once_and_non_finite_numbers_are_null(path: Path) -> None:
