@@ -29,7 +29,7 @@ def rows() -> list[re.Match[str]]:
 def test_the_page_has_the_number_that_is_enforced(row: re.Match[str]) -> None:
     parts = row["name"].split(".")
     at = next(each for each in range(len(parts), 0, -1) if is_module(".".join(parts[:each])))
-    value = import_module(".".join(parts[:at]))
+    value: object = import_module(".".join(parts[:at]))
     for name in parts[at:]:
         value = getattr(value, name)
     assert value == int(row["most"].replace(",", "")) * UNITS[row["unit"]]

@@ -38,7 +38,8 @@ CLIENTS = {"by-size": "0.5", "poisson": "3"}
 
 def combinations(algorithm: str) -> list[tuple[dict[str, Any], type[Engine]]]:
     """All samplers; over all algorithms, each value of one kind meets each of another kind."""
-    place, made = ALGORITHMS.index(algorithm), []
+    place = ALGORITHMS.index(algorithm)
+    made: list[tuple[dict[str, Any], type[Engine]]] = []
     for number, sampling in enumerate(SAMPLINGS):
         values = {
             "algorithm": algorithm,
