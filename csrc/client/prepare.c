@@ -3,7 +3,15 @@
 #include "client.h"
 #include "denormals.h"
 
+#include <stdint.h>
 #include <stdlib.h>
+
+/* Of all examples, SIZE_MAX if they are too many to count. */
+static size_t decoded_bytes(const fed_client *client, size_t width) {
+    fed_carver measure = {0};
+    fed_carve(&measure, client->num_examples, width * sizeof(float));
+    return measure.used;
+}
 
 static int prepare(fed_prepared *prepared, const fed_model *model, const fed_client *client) {
     fed_net net;
@@ -11,6 +19,7 @@ static int prepare(fed_prepared *prepared, const fed_model *model, const fed_cli
     prepared->model = model;
     prepared->num_examples = client->num_examples;
     size_t width = fed_padded(model->num_inputs);
+    if (decoded_bytes(client, width) == SIZE_MAX) return 0;
     if (fed_net_can_narrow(&net)) {
         prepared->narrow_memory = fed_allocate(fed_narrow_num_bytes(&net));
         if (prepared->narrow_memory == NULL) return 0;
@@ -18,7 +27,7 @@ static int prepare(fed_prepared *prepared, const fed_model *model, const fed_cli
             fed_narrow_init(&prepared->narrow, &net, client, prepared->narrow_memory);
         if (prepared->is_narrow) width = fed_padded(prepared->narrow.model.num_inputs);
     }
-    prepared->decoded = fed_allocate(client->num_examples * width * sizeof *prepared->decoded);
+    prepared->decoded = fed_allocate(decoded_bytes(client, width));
     if (prepared->decoded == NULL) return 0;
     for (size_t e = 0; e < client->num_examples; e++) {
         float *row = prepared->decoded + e * width;

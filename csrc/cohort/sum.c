@@ -5,6 +5,7 @@
  * of blocks is set, and stands for 2^l consecutive blocks, so memory grows with the logarithm of
  * the cohort. Every number goes through this on its own, so any range of them may go first. */
 #include "cohort.h"
+#include "denormals.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -129,10 +130,12 @@ int fed_sum_add(fed_sum *sum, const float *const *vectors, const double *weights
     const size_t num_whole = (sum->num_partial + num_vectors) / FED_BLOCK_CLIENTS;
     const int status = reserve_levels(sum, sum->num_blocks + num_whole);
     if (status != FED_OK) return status;
+    const fp_mode before = denormals_off();
     for (size_t first = 0; first < sum->num_values; first += RANGE) {
         const size_t left = sum->num_values - first;
         add_range(sum, vectors, weights, num_vectors, first, left < RANGE ? left : RANGE);
     }
+    fp_restore(before);
     for (size_t i = 0; i < num_vectors; i++) sum->partial_weight += weights[i];
     sum->num_blocks += num_whole;
     sum->num_partial = (sum->num_partial + num_vectors) % FED_BLOCK_CLIENTS;
@@ -142,6 +145,7 @@ int fed_sum_add(fed_sum *sum, const float *const *vectors, const double *weights
 void fed_sum_total(fed_sum *sum, double *total, double *weight) {
     *weight = sum->weight + sum->partial_weight;
     if (sum->num_values == 0) return; /* total may be NULL */
+    const fp_mode before = denormals_off();
     double *folded = sum->is_packed ? sum->partial : total;
     if (sum->is_packed) {
         memset(folded, 0, sum->num_values * sizeof *folded);
@@ -152,12 +156,18 @@ void fed_sum_total(fed_sum *sum, double *total, double *weight) {
         if (sum->num_blocks >> l & 1)
             for (size_t v = 0; v < sum->num_values; v++) folded[v] += sum->levels[l][v];
     if (sum->is_packed) fed_net_unpack(&sum->net, folded, total);
+    fp_restore(before);
 }
 
 int fed_move_own(size_t num_params, double scale, const float *sent, float *delta) {
-    return fed_active_kernels()->move_own(delta, sent, num_params, (float)scale);
+    const fp_mode before = denormals_off();
+    const int is_finite = fed_active_kernels()->move_own(delta, sent, num_params, (float)scale);
+    fp_restore(before);
+    return is_finite;
 }
 
 void fed_add_change(size_t num_params, const float *before, const float *after, double *change) {
+    const fp_mode mode = denormals_off();
     fed_active_kernels()->add_change(change, after, before, num_params);
+    fp_restore(mode);
 }

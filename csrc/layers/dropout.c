@@ -10,13 +10,13 @@
 
 enum { NUM_STEPS = 65536, DRAWN_VALUES = 4 };
 
-static size_t num_draws(const fed_shape *shape) {
-    return (fed_shape_size(shape) + DRAWN_VALUES - 1) / DRAWN_VALUES;
+size_t fed_dropout_draws(const fed_layer *layer) {
+    return (fed_shape_size(&layer->in) + DRAWN_VALUES - 1) / DRAWN_VALUES;
 }
 
 static void lay_out(fed_stage *stage) {
     stage->in = fed_plain_buffer(&stage->layer->in);
-    const size_t num_bytes = num_draws(&stage->layer->in) * DRAWN_VALUES * sizeof(uint16_t);
+    const size_t num_bytes = fed_dropout_draws(stage->layer) * DRAWN_VALUES * sizeof(uint16_t);
     stage->saved_bytes = (num_bytes + FED_ALIGNMENT - 1) / FED_ALIGNMENT * FED_ALIGNMENT;
 }
 
@@ -58,7 +58,7 @@ static void forward(const fed_pass *pass) {
     if (pass->dropout == NULL) {
         fed_copy_interior(&stage->shape, &stage->in, pass->in, &stage->out, pass->out);
     } else {
-        draw_bits(pass->dropout, num_draws(&stage->shape), pass->saved);
+        draw_bits(pass->dropout, fed_dropout_draws(stage->layer), pass->saved);
         drop(pass, &stage->in, pass->in, &stage->out, pass->out);
     }
     fed_activate_out(pass);

@@ -95,8 +95,12 @@ typedef struct fed_layer_kind {
     const fed_stage_ops *first, *last; /* at the ends of a model; NULL: ops */
     /* 1 if one stage can compute the layer and the `next` one, a pool; NULL: never. */
     int (*takes_pool)(const fed_layer *next);
-    int draws_masks; /* in training, from fed_pass.dropout */
+    /* 64-bit draws that an example's visit takes from fed_pass.dropout; NULL: none. */
+    size_t (*num_draws)(const fed_layer *layer);
 } fed_layer_kind;
+
+/* Of one visit, four values to a draw (dropout.c). */
+size_t fed_dropout_draws(const fed_layer *layer);
 
 /* NULL if there is no such kind. */
 const fed_layer_kind *fed_kind_of(const fed_layer *layer);

@@ -132,7 +132,7 @@ static const fed_layer_kind kinds[] = {
      .is_valid = dropout_is_valid,
      .num_params = no_params,
      .ops = &fed_dropout,
-     .draws_masks = 1},
+     .num_draws = fed_dropout_draws},
     {.name = "activation", .is_valid = keeps_shape, .num_params = no_params, .ops = &fed_activate},
 };
 enum { NUM_KINDS = sizeof kinds / sizeof kinds[0] };

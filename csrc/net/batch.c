@@ -129,7 +129,7 @@ void fed_batch_open_dropout(const fed_batch *batch, const fed_key *key, size_t f
     if (batch->dropout == NULL) return;
     for (size_t b = 0; b < batch->batch_size; b++) {
         fed_rng_init(&batch->dropout[b], key);
-        batch->dropout[b].counter[0] = (uint64_t)(first_visit + b) << FED_DROPOUT_BLOCK_BITS;
+        batch->dropout[b].counter[0] = (uint64_t)(first_visit + b) << batch->net->visit_bits;
     }
 }
 

@@ -72,18 +72,31 @@ static size_t set_stage(fed_stage *stage, const fed_model *model, size_t l) {
     return num_layers;
 }
 
+/* Blocks of the dropout stream for each visit, as a power of two: 2^20 hold the masks of 2^24
+ * values and serve every usual model, so that its masks do not depend on its size. A model that
+ * draws more gets more, or neighbouring visits would share masks. */
+static unsigned visit_bits(size_t num_draws) {
+    enum { USUAL_BITS = 20, BLOCK_DRAWS = 4 };
+    unsigned bits = USUAL_BITS;
+    while (num_draws > (size_t)BLOCK_DRAWS << bits) bits++;
+    return bits;
+}
+
 void fed_net_lay_out(fed_net *net, const fed_model *model) {
     net->model = model;
     net->kernels = fed_active_kernels();
     net->num_stages = net->size = 0;
-    net->has_dropout = 0;
+    size_t num_draws = 0;
     for (size_t l = 0; l < model->num_layers;) {
         fed_stage *stage = &net->stages[net->num_stages++];
         l += set_stage(stage, model, l);
-        net->has_dropout |= fed_kind_of(stage->layer)->draws_masks;
+        const fed_layer_kind *kind = fed_kind_of(stage->layer);
+        if (kind->num_draws != NULL) num_draws += kind->num_draws(stage->layer);
         stage->start = net->size;
         net->size += stage->packed_size;
     }
+    net->has_dropout = num_draws > 0;
+    net->visit_bits = visit_bits(num_draws);
     net->num_front = 0;
     while (net->num_front < net->num_stages &&
            net->stages[net->num_front].ops->forward_batch == NULL)

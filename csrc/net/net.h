@@ -18,6 +18,7 @@ typedef struct fed_net {
                          before the next example does */
     size_t size;      /* of the packed parameters */
     int has_dropout;
+    unsigned visit_bits; /* a visit's dropout masks come from 2^visit_bits Philox blocks */
 } fed_net;
 
 int fed_net_init(fed_net *net, const fed_model *model);
@@ -75,8 +76,7 @@ void fed_batch_clear(const fed_batch *batch);
 /* Takes parameters that have moved to where `forward` reads them. */
 void fed_batch_derive(const fed_batch *batch, const float *params);
 /* Before a training batch, whose first example is the client's visit number first_visit, from 0: a
- * visit's masks are drawn, stage by stage, from its own 2^20 blocks of the stream. */
-enum { FED_DROPOUT_BLOCK_BITS = 20 };
+ * visit's masks are drawn, stage by stage, from its own 2^visit_bits blocks of the stream. */
 void fed_batch_open_dropout(const fed_batch *batch, const fed_key *key, size_t first_visit);
 /* From batch->rows[0] to logits, then loss, hits and scale times the logits' gradient. `logits`
  * takes a copy of them if it is not NULL. */

@@ -2,6 +2,7 @@
  * The client-step table: for each kind of row, how it turns a gradient into moved parameters. A new
  * optimizer, or a term an algorithm adds to the gradient, is a new row of `step_ops`. */
 #include "step.h"
+#include "denormals.h"
 
 #include <float.h>
 #include <math.h>
@@ -371,7 +372,9 @@ int fed_step_apply(const fed_step *step, const fed_tensors *tensors, size_t step
                                .slots = slots,
                                .rate_factor = 1,
                                .tensors = tensors};
+    const fp_mode before = denormals_off();
     fed_step_run(step, &at, 0, num_params, gradient);
+    fp_restore(before);
     return FED_OK;
 }
 

@@ -6,6 +6,7 @@ from libc.stdint cimport (
     INT64_MAX, SIZE_MAX, UINT32_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 )
 from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memset
 
 from fedcli.core._fed cimport *
 
@@ -179,8 +180,8 @@ cdef fed_tensor make_tensor(shape):
     """Matrices over the last two axes, or a vector."""
     cdef fed_tensor made
     if len(shape) > 1 and math.prod(shape) > 0:
-        made.num_matrices = math.prod(shape[:-2])
-        made.num_rows, made.num_columns = shape[-2:]
+        *others, made.num_rows, made.num_columns = shape
+        made.num_matrices = math.prod(others)
     else:
         made.num_matrices, made.num_rows, made.num_columns = 1, 0, math.prod(shape)
     return made
@@ -386,6 +387,10 @@ cdef class Cohort(Exclusive):
             self.own[c].delta_factor = 0.0 if starts is not None else 1.0
             if factors is not None:
                 self.own[c].delta_factor = factors[c]
+
+    cdef forget_own(self):
+        """Points at no rows: those of a call may be freed after it."""
+        memset(self.own, 0, self.num_clients * sizeof(fed_own))
 
     def prepare(self, Model model not None):
         """Works out once what no round changes, four bytes a pixel, for training with `model`."""
@@ -609,6 +614,7 @@ cdef class Team(Exclusive):
                                           cohort.table, cohort.num_clients, &table, &cancel.flag,
                                           delta_sum.sum, <fed_client_stats *> &view[0], &fault)
         finally:
+            cohort.forget_own()
             give_all_back(self, cohort, delta_sum)
         check(status, &fault)
         return stats
@@ -633,6 +639,7 @@ cdef class Team(Exclusive):
                                       cohort.num_clients, &cancel.flag,
                                       <fed_client_stats *> &view[0], &fault)
         finally:
+            cohort.forget_own()
             give_all_back(self, cohort)
         check(status, &fault)
         return stats
@@ -658,6 +665,7 @@ cdef class Team(Exclusive):
                 status = fed_predict(self.team, &model.table, &params[0], cohort.table,
                                      cohort.num_clients, &cancel.flag, &view[0, 0], &fault)
         finally:
+            cohort.forget_own()
             give_all_back(self, cohort)
         check(status, &fault)
         return logits

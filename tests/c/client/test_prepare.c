@@ -331,6 +331,15 @@ static void test_nothing_is_prepared_for_a_bad_model(void) {
     fed_prepared_free(NULL);
 }
 
+static void test_more_examples_than_memory_can_hold_are_not_prepared(void) {
+    fed_client client = new_client();
+    client.num_examples = SIZE_MAX / sizeof(float) / fed_padded(NUM_INPUTS) + 2;
+    CHECK(fed_prepare(&MODEL, &client) == NULL); /* the product would wrap to some 300 bytes */
+    client.num_examples = SIZE_MAX;
+    CHECK(fed_prepare(&MODEL, &client) == NULL);
+    free_client(&client);
+}
+
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
 /* AddressSanitizer watches that nothing is lost. */
@@ -382,6 +391,7 @@ static const test_case TESTS[] = {
     TEST(test_a_client_prepared_for_another_model_is_refused),
     TEST(test_what_is_prepared_for_other_images_is_refused),
     TEST(test_nothing_is_prepared_for_a_bad_model),
+    TEST(test_more_examples_than_memory_can_hold_are_not_prepared),
     TEST(test_each_failing_allocation_of_preparing_is_reported),
     TEST(test_failing_allocations_of_training_leave_it_usable),
 };

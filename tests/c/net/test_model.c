@@ -335,6 +335,46 @@ static void test_relu_gradient_equals_central_differences(void) {
     check_gradients(&(fed_model){layers, 3, 5, 11, 287});
 }
 
+/* ---- Dropout streams ------------------------------------------------------------------------- */
+
+/* The net of some dropouts of `size` values each before a dense layer: only its layout, no memory.
+ */
+static void lay_out_dropouts(fed_net *net, fed_layer *layers, size_t num_dropouts, size_t height,
+                             size_t width) {
+    const fed_shape in = {height, width, 1};
+    for (size_t l = 0; l < num_dropouts; l++)
+        layers[l] = (fed_layer){.kind = KIND_DROPOUT, .in = in, .out = in, .rate = 0.5};
+    layers[num_dropouts] = (fed_layer)DENSE(height * width, 2, 0, FED_LINEAR);
+    layers[num_dropouts].in = in;
+    static fed_model model;
+    model = (fed_model){layers, num_dropouts + 1, height * width, 2, 2 * (height * width + 1)};
+    CHECK_EQUAL(fed_net_init(net, &model), FED_OK);
+}
+
+static void test_visits_share_no_masks(void) {
+    enum { MOST = 3, BLOCK_VALUES = 16 };
+    static const struct {
+        size_t num_dropouts, height, width;
+        unsigned bits;
+    } CASES[] = {
+        {1, 28, 28, 20},     {1, 4096, 4096, 20}, /* 2^24 values, all that 2^20 blocks hold */
+        {1, 4096, 4097, 21}, {2, 4096, 2048, 20}, {2, 4096, 2049, 21}, {3, 8192, 8192, 24},
+    };
+    fed_net net;
+    fed_layer layers[MOST + 1];
+    fed_rng rngs[2];
+    const fed_key key = {.seed = 3};
+    for (size_t i = 0; i < LENGTH(CASES); i++) {
+        const size_t num_values = CASES[i].num_dropouts * CASES[i].height * CASES[i].width;
+        lay_out_dropouts(&net, layers, CASES[i].num_dropouts, CASES[i].height, CASES[i].width);
+        CHECK_EQUAL(net.visit_bits, CASES[i].bits);
+        fed_batch batch = {.net = &net, .batch_size = 2, .dropout = rngs};
+        fed_batch_open_dropout(&batch, &key, 5);
+        CHECK_EQUAL(rngs[0].counter[0], (uint64_t)5 << CASES[i].bits);
+        CHECK((rngs[1].counter[0] - rngs[0].counter[0]) * BLOCK_VALUES >= num_values);
+    }
+}
+
 static const test_case TESTS[] = {
     TEST(test_consistent_tables_are_accepted),
     TEST(test_kinds_are_found_by_name),
@@ -353,6 +393,7 @@ static const test_case TESTS[] = {
     TEST(test_two_layer_gradient_equals_central_differences),
     TEST(test_three_layer_gradient_equals_central_differences),
     TEST(test_relu_gradient_equals_central_differences),
+    TEST(test_visits_share_no_masks),
 };
 
 int main(int argc, char **argv) { return RUN_ON_EACH_ISA(TESTS, argc, argv); }

@@ -408,6 +408,22 @@ static void test_rows_act_in_turn_with_slots_of_their_own(void) {
     CHECK(params[0] == -4.75f && params[1] == -9.5f);
 }
 
+/* 1e-30 * 1e-10 is a denormal, which the training loop takes for zero. */
+static void test_denormals_are_zero_in_a_step(void) {
+#if defined(__x86_64__) || defined(__aarch64__)
+    const fed_step_row row = {FED_STEP_SGD, {1e-30f}};
+    float param = 0, server_param = 0, gradient = 1e-10f;
+    CHECK(LENGTH(row.options) > 0 && 1e-30f * gradient != 0);
+    CHECK_EQUAL(
+        fed_step_apply(&(fed_step){&row, 1}, NULL, 1, 1, &param, &server_param, &gradient, NULL),
+        FED_OK);
+    CHECK(param == 0);
+    CHECK(1e-30f * gradient != 0); /* out here they are not */
+#else
+    printf("skip: mode is not touched here\n");
+#endif
+}
+
 static const test_case TESTS[] = {
     TEST(test_sgd_within_its_ranges_is_accepted),
     TEST(test_bad_learning_rates_are_refused),
@@ -444,6 +460,7 @@ static const test_case TESTS[] = {
     TEST(test_clipping_lets_what_is_not_finite_through),
     TEST(test_a_proximal_term_is_added_to_the_clipped_gradient),
     TEST(test_rows_act_in_turn_with_slots_of_their_own),
+    TEST(test_denormals_are_zero_in_a_step),
 };
 
 int main(int argc, char **argv) { return RUN_ON_EACH_ISA(TESTS, argc, argv); }
