@@ -1,0 +1,37 @@
+"""`python -m tests.fuzz [SECONDS] [--target NAME] [--seed N] [--keep DIR]`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    """Fuzzes each target for its share of the time; returns 1 if anything was found."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # no threads here: children are forked
+    from tests.fuzz.runner import fuzz, import_all
+    from tests.fuzz.targets import TARGETS
+
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("seconds", type=float, nargs="?", default=60.0, help="of all targets")
+    parser.add_argument("--target", action="append", choices=sorted(TARGETS), help="default: all")
+    parser.add_argument("--seed", type=int, default=0, help="of the changes; default: 0")
+    parser.add_argument("--keep", type=Path, help="a folder for inputs that led to findings")
+    options = parser.parse_args()
+    import_all()
+    names = options.target or list(TARGETS)
+    reports = []
+    for name in names:
+        share = options.seconds / len(names)
+        reports.append(fuzz(name, TARGETS[name], share, options.seed, options.keep))
+        print(reports[-1].line(), flush=True)
+    findings = [finding for report in reports for finding in report.findings]
+    print(f"{sum(each.num_inputs for each in reports)} inputs, {len(findings)} findings")
+    print("\n".join(findings), end="\n" if findings else "")
+    return 1 if findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
