@@ -182,12 +182,11 @@ def inspect_clients(
     splits = _open(source, split)
 
     from fedcli.cli.screen.client_tables import View
-    from fedcli.federation.opened_data import note_of_replaced_test
-
-    for note in note_of_replaced_test(splits):
-        remarks.note(note)
+    from fedcli.federation.opened_data import note_of_replaced_test, notes_of_sources
 
     populations = _count_all(splits, wanted, remarks)
+    for note in (*notes_of_sources(splits), *note_of_replaced_test(splits)):
+        remarks.note(note)
     if split is None and not quick:
         _verify(source, populations, remarks)
     view = View(top, sort, num_examples, has_means)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fedcli.datasets.batches import ArraySpec, ClientDataset, example_spec
 from fedcli.datasets.cache import ClientCache
+from fedcli.datasets.description import SourceDescription
 from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import DataError
 from fedcli.progress import Tell, tell_nobody
@@ -52,6 +53,10 @@ class ClientData(abc.ABC):
     same_people: bool = True
     replaces: str = ""
     cache: ClientCache | None = None
+
+    def description(self) -> SourceDescription | None:
+        """Returns what a foreign file was taken to be; None of data that say it themselves."""
+        return None
 
     @abc.abstractmethod
     def num_examples(self, client_id: str) -> int:

@@ -44,6 +44,12 @@ def note_of_replaced_test(splits: Mapping[str, ClientData]) -> tuple[str, ...]:
     )
 
 
+def notes_of_sources(splits: Mapping[str, ClientData]) -> tuple[str, ...]:
+    """Returns a line on what each foreign file was taken to be; stores say it themselves."""
+    found = (data.description() for data in splits.values())
+    return tuple(dict.fromkeys(each.short() for each in found if each is not None))
+
+
 def check_fit(data: ClientData, model: Model) -> None:
     """Refuses data that a model was not made for.
 

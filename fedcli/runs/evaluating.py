@@ -20,7 +20,12 @@ from fedcli.evaluation.personalization import FineTuning
 from fedcli.evaluation.predictions import Predicted
 from fedcli.evaluation.result import Evaluation, FineTuned, evaluate_panel, seen_in
 from fedcli.federation.evaluated_splits import note_of_models
-from fedcli.federation.opened_data import fingerprinting, note_of_replaced_test, open_data
+from fedcli.federation.opened_data import (
+    fingerprinting,
+    note_of_replaced_test,
+    notes_of_sources,
+    open_data,
+)
 from fedcli.federation.panels import Panel
 from fedcli.runs.evaluation_clients import (
     EvaluatedData,
@@ -185,9 +190,10 @@ def _evaluate_on(
         evaluation = replace(evaluation, is_seen=seen_in(panel.data, panel.client_ids, known))
     worst = request.outputs.predict(trained, panel, cancel)
     request.outputs.write_clients(evaluation)
+    sources = notes_of_sources({panel.split: panel.data})
     replaced = note_of_replaced_test({panel.split: panel.data})
     own_models = note_of_models(trained.config)
-    notes = (*trained.notes, *replaced, *own_models, *evaluation.notes)
+    notes = (*trained.notes, *sources, *replaced, *own_models, *evaluation.notes)
     return replace(evaluation, worst=worst, notes=notes)
 
 

@@ -17,7 +17,12 @@ from fedcli.datasets.client_data import ClientData
 from fedcli.datasets.opening import CACHE_BYTES
 from fedcli.federation.cohorts import Cohorts
 from fedcli.federation.evaluated_splits import notes_of_evaluation
-from fedcli.federation.opened_data import check_fit, note_of_replaced_test, open_data
+from fedcli.federation.opened_data import (
+    check_fit,
+    note_of_replaced_test,
+    notes_of_sources,
+    open_data,
+)
 from fedcli.federation.panels import Panel, make_panels
 from fedcli.federation.participation import Attendance
 from fedcli.federation.rosters import Roster, open_roster, plan_of
@@ -148,7 +153,11 @@ def open_federation(
     algorithm = build_algorithm(config)  # before data are read that it might refuse to train on
     splits = open_data(config.data_source, cancel)
     train = splits["train"]
-    notes = [*note_of_replaced_test(splits), *notes_of_evaluation(config, splits)]
+    notes = [
+        *notes_of_sources(splits),
+        *note_of_replaced_test(splits),
+        *notes_of_evaluation(config, splits),
+    ]
     plan = plan_of(config)
     config, roster = open_roster(config, train, plan, notes, cancel)
     cohorts = roster.cohorts

@@ -440,7 +440,8 @@ def test_other_zip_files_are_not_recognised(tmp_path: Path) -> None:
     assert not npz.recognises(tmp_path)
 
 
-def test_one_archive_at_a_time(tmp_path: Path) -> None:
+def test_several_archives_are_clients_unless_they_are_said_to_be_one(tmp_path: Path) -> None:
     paths = [save(tmp_path / name, x=IMAGES, y=LABELS) for name in ("a.npz", "b.npz")]
+    assert list(recognising.read(paths).tables["train"].owner_ids) == ["a", "b"]
     with pytest.raises(DataError, match=r"b\.npz: a \.npz archive is one file"):
-        recognising.read(paths)
+        recognising.read(paths, ImportOptions(format="npz"))

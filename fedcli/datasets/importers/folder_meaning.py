@@ -71,12 +71,14 @@ class Meaning:
         evidence: By subject of a `SourceDescription`: what decided.
         notes: A line for each thing that was left out.
         plain: Names of folders that only say that they hold pictures.
+        folders: All folders that directly hold pictures.
     """
 
     splits: dict[str, list[Picture]]
     evidence: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     plain: set[str] = field(default_factory=set)
+    folders: set[Path] = field(default_factory=set)
 
 
 def read_places(
@@ -98,7 +100,7 @@ def read_places(
         ConfigError: `splits` names a folder that is not there.
         DataError: Two readings are plausible, or pictures lie too deep.
     """
-    meaning = Meaning({"train": list(pictures)})
+    meaning = Meaning({"train": list(pictures)}, folders={each.path.parent for each in pictures})
     meaning.splits["train"] = _unwrapped(meaning, meaning.splits["train"], root, folders)
     if splits is None:
         _take_splits(meaning, root)
@@ -255,7 +257,8 @@ def _top_splits(meaning: Meaning, pictures: list[Picture], root: Path) -> dict[s
         return None  # a class that is called train
     labelled = _labelled(pictures, found, others)
     if labelled:
-        given = ",".join(f"{split}={name}" for name, split in found.items())
+        by_split = {split: name for name, split in found.items()}
+        given = ",".join(f"{split}={by_split[split]}" for split in SPLITS if split in by_split)
         raise DataError(
             f"{root}: {', '.join(found)} may be splits, but {labelled[0]} beside them is none; "
             f"choose --splits {given} to read these alone, or --splits none if they are classes "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import field, replace
 from itertools import islice
@@ -230,7 +230,7 @@ def find_pictures(source: Path, options: ImportOptions) -> Found:
     found = _by_folders(meaning, root, options.folders)
     if flat:
         known = {each.class_name for files in found.splits.values() for each in files}
-        by_table = _by_tables(flat, tables, root, options, (), sorted(known))
+        by_table = _by_tables(flat, tables, root, options, (), sorted(known), meaning.folders)
         found = _join(found, by_table)
     return replace(found, notes=(*notes, *found.notes))
 
@@ -275,7 +275,9 @@ def _without_unlabelled(
         if split == "train" or any(each.dirs for each in pictures):
             kept[split] = pictures
             continue
-        rows = picture_tables.match_pictures(tables, [each.path for each in pictures], root, None)
+        rows = picture_tables.match_pictures(
+            tables, [each.path for each in pictures], root, None, meaning.folders
+        )
         if rows.tables:
             flat[split] = pictures
         else:
@@ -364,11 +366,15 @@ def _by_tables(
     options: ImportOptions,
     notes: Sequence[str],
     known: Sequence[str] = (),
+    folders: Collection[Path] = (),
 ) -> Found:
-    """The pictures of some splits labelled by tables; `known` are classes that folders show."""
+    """The pictures of some splits labelled by tables.
+
+    `known` are the classes that folders show, `folders` those that hold pictures.
+    """
     pictures = [each for inside in splits.values() for each in inside]
     rows = picture_tables.match_pictures(
-        tables, [each.path for each in pictures], root, options.file_column
+        tables, [each.path for each in pictures], root, options.file_column, folders
     )
     if not rows.tables:
         first = tables[0] if tables else root
@@ -397,7 +403,7 @@ def _by_tables(
                 num_without += 1
                 continue
             of_row = of_value.get(fields[split_column][0], split) if split_column else split
-            dealt[of_row].append(_from_row(each.path, fields, label, owner))
+            dealt[of_row].append(_from_row(each.path, fields, label, owner, known))
     found = {split: files for split, files in dealt.items() if files}
     evidence = {
         "classes": why,
@@ -417,10 +423,17 @@ def _by_tables(
 
 
 def _from_row(
-    path: Path, fields: Mapping[str, tuple[str, str]], label: str, owner: str | None
+    path: Path,
+    fields: Mapping[str, tuple[str, str]],
+    label: str,
+    owner: str | None,
+    known: Sequence[str],
 ) -> Labelled:
     text, where = fields[label]
     class_name = shared.check_class_name(picture_tables.class_text(text, where), where)
+    if known:
+        name = text.strip() if text.strip() in known else class_name
+        class_name = picture_tables.known_class(name, known, where)
     if owner is None:
         return Labelled(path, class_name, None)
     client_id, where = fields.get(owner, ("", where))

@@ -80,6 +80,29 @@ class JsonStream:
     def numbers(self) -> list[Any]:
         """Returns the numbers of the flat list that comes next."""
         self._take("[")
+        return self._rest_of_numbers()
+
+    def nested_numbers(self, depth: int = 3) -> list[Any]:
+        """Returns the list of numbers that comes next, or lists of such lists.
+
+        Args:
+            depth: How deep lists may be nested.
+        """
+        self._take("[")
+        if self.peek() != "[" or depth == 1:
+            return self._rest_of_numbers()
+        rows = []
+        while True:
+            rows.append(self.nested_numbers(depth - 1))
+            character = self.peek()
+            if character not in ",]":
+                self._fail("',' or ']'")
+            self._place += 1
+            if character == "]":
+                return rows
+
+    def _rest_of_numbers(self) -> list[Any]:
+        """The numbers up to the end of a list that has begun."""
         end = self._find("]")
         text = self._text[self._place : end]
         wrong = _NO_NUMBERS.search(text)

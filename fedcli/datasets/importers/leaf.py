@@ -8,8 +8,9 @@ with the memory that one user takes.
 from __future__ import annotations
 
 import io
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ _MAX_EXAMPLES = 1 << 20  # of a user
 def recognises(path: Path) -> bool:
     """Returns whether a file, or the first *.json of a folder or of its train/, is a LEAF shard."""
     if path.is_dir():
+        path = _home(path)
         shards = _shards(path) or _shards(path / "train") or _shards(path / "test")
         return bool(shards) and recognises(shards[0])
     if not path.is_file():
@@ -67,6 +69,26 @@ def read(
         OSError: A file cannot be read, or the disk is full.
     """
     splits = _find_shards(sources)
+    try:
+        return _read_arrays(splits, sources, options, folder, tell)
+    except _PicturesNamed:
+        from fedcli.datasets.importers import leaf_pictures  # late: Pillow's neighbours
+
+        return leaf_pictures.read(splits, sources[0], options, folder, tell)
+
+
+class _PicturesNamed(Exception):  # noqa: N818 - no error of the data
+    """A shard names picture files where pixels are expected."""
+
+
+def _read_arrays(
+    splits: Mapping[str, Sequence[Path]],
+    sources: Sequence[Path],
+    options: ImportOptions,
+    folder: Path | None,
+    tell: Tell,
+) -> Imported:
+    """The shards of each split, whose `x` are pixels."""
     done = 0
     tables = {}
     with ExitStack() as stack:
@@ -98,7 +120,7 @@ def read(
 def _find_shards(sources: Sequence[Path]) -> dict[str, list[Path]]:
     if len(sources) > 1 or sources[0].is_file():
         return {"train": list(sources)}
-    folder = sources[0]
+    folder = _home(sources[0])
     shards = _shards(folder)
     if shards:
         return {"train": shards}
@@ -107,6 +129,12 @@ def _find_shards(sources: Sequence[Path]) -> dict[str, list[Path]]:
     if "train" not in splits:
         raise DataError(f"{folder}: holds no *.json, and neither does its train/; give LEAF shards")
     return splits
+
+
+def _home(folder: Path) -> Path:
+    """The folder of shards: LEAF's scripts make data/ in the folder of a data set."""
+    inner = folder / "data"
+    return inner if _shards(inner / "train") and not _shards(folder) else folder
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -166,11 +194,14 @@ def _read_user(
 ) -> int:
     """Adds the examples of one user; returns how many."""
     images: NDArray[np.float32] | None = None
+    shape: tuple[int, ...] | None = options.image_shape
     labels: list[Any] | None = None
     try:
         for key in stream.keys():  # noqa: SIM118
             if key == "x":
                 images = _read_images(stream, where, tell, done)
+                shape = images.shape[1:] if images.ndim > 2 else shape
+                images = images.reshape(len(images), math.prod(images.shape[1:]))
             elif key == "y":
                 labels = stream.numbers()
             else:
@@ -187,7 +218,7 @@ def _read_user(
             f"{where}: {len(images)} images but {len(labels)} labels; each image needs one"
         )
     if len(images):
-        shape = flat_shape(images.shape[1], options.image_shape, where)
+        shape = flat_shape(images.shape[1], shape, where)
         pixels, scale = _rounded(images.reshape(-1, *shape))
         label_array = _label_array(labels, where)
         writer.add(pixels, label_array, scale=scale, offset=0.0, owners=user, where=where)
@@ -204,18 +235,20 @@ def _label_array(labels: list[int], where: str) -> NDArray[Any]:
 
 
 def _read_images(stream: JsonStream, where: str, tell: Tell, done: int) -> NDArray[np.float32]:
-    """The list x, float32 [n, columns]."""
+    """The list x, float32 [n, columns], or [n, H, W] or [n, H, W, C] of nested rows."""
     rows: list[NDArray[np.float32]] = []
     for _ in stream.items():
         fault = f"{where}: example {len(rows)}"
+        if stream.peek() == '"':
+            raise _PicturesNamed
         try:
             with np.errstate(over="ignore"):  # becomes infinite: refused with the others
-                row = np.array(stream.numbers(), np.float32)
+                row = np.array(stream.nested_numbers(), np.float32)
         except (ValueError, OverflowError) as err:
             raise DataError(f"{fault}: {err}; mend the file") from err
-        if rows and len(row) != len(rows[0]):
+        if rows and row.shape != rows[0].shape:
             raise DataError(
-                f"{fault}: {len(row)} pixels but example 0 has {len(rows[0])}; all must be alike"
+                f"{fault}: {row.size} pixels but example 0 has {rows[0].size}; all must be alike"
             )
         rows.append(row)
         if len(rows) > _MAX_EXAMPLES or len(rows) * row.nbytes > MAX_CLIENT_BYTES:

@@ -26,8 +26,18 @@ class NpyFiles:
     """Files of arrays that look like the members of an archive."""
 
     def __init__(self, files: Sequence[Path]) -> None:
-        """Takes the files; the name of each without its ending is the key of its array."""
-        self._files = {f"{path.stem}.npy": path for path in files}
+        """Takes the files; the name of each without its ending is the key of its array.
+
+        Where all of them name one client, as x_ann.npy and y_ann.npy do, that is no part of it.
+        """
+        roles = {path: role_of(path.stem) for path in files}
+        rests = {role[1] for role in roles.values() if role is not None}
+        is_client = len(rests) == 1 and not any(map(split_names.kind_of, rests))
+        keys = {
+            path: role[0] if role is not None and is_client else path.stem
+            for path, role in roles.items()
+        }
+        self._files = {f"{key}.npy": path for path, key in keys.items()}
 
     def infolist(self) -> list[zipfile.ZipInfo]:
         """Returns what is known of each file."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import field
 from pathlib import Path
 
@@ -145,7 +145,11 @@ def read_table(path: Path) -> Table:
 
 
 def match_pictures(
-    tables: Sequence[Path], pictures: Sequence[Path], root: Path, file_column: str | None
+    tables: Sequence[Path],
+    pictures: Sequence[Path],
+    root: Path,
+    file_column: str | None,
+    folders: Collection[Path] = (),
 ) -> Rows:
     """Returns what the tables say of the pictures; tables that name none of them do not count.
 
@@ -155,13 +159,14 @@ def match_pictures(
             name that is there once, or by that name without its ending.
         root: The folder of the source.
         file_column: The column of file names, as --file-column says.
+        folders: All folders that hold pictures: a table in one of them names those below it alone.
 
     Raises:
         ConfigError: No table has the column that `file_column` names.
         DataError: A table cannot be read, or a picture has two rows in one.
     """
     rows = Rows()
-    finder = _Finder(pictures, root)
+    finder = _Finder(pictures, root, folders)
     is_found = file_column is None
     for path in tables:
         try:
@@ -264,6 +269,24 @@ def splits_of(rows: Rows, column: str | None) -> dict[str, str]:
     return split_names.assign(values, f"column {column}")
 
 
+def known_class(name: str, known: Sequence[str], where: str) -> str:
+    """Returns the class folder that a label names, by its name or by the value of its number.
+
+    Raises:
+        DataError: None has that name or value.
+    """
+    if name in known:
+        return name
+    if name.isdigit():
+        same = [each for each in known if each.isdigit() and int(each) == int(name)]
+        if len(same) == 1:
+            return same[0]
+    raise DataError(
+        f"{where}: label {name[:40]!r} is none of the class folders ({listed(known)}); name the "
+        "classes alike in both"
+    )
+
+
 def class_text(text: str, where: str) -> str:
     """Returns a label as a class's name; 3.0 and 3 are one.
 
@@ -332,13 +355,14 @@ def _names_picture(text: str) -> bool:
 class _Finder:
     """Finds a picture by what a table calls it."""
 
-    def __init__(self, pictures: Sequence[Path], root: Path) -> None:
+    def __init__(self, pictures: Sequence[Path], root: Path, folders: Collection[Path]) -> None:
         self._by_path = {each.relative_to(root).as_posix(): each for each in pictures}
         self._by_name: dict[str, Path | None] = {}
         for path in pictures:
             for key in {path.name, path.stem}:
                 self._by_name[key] = None if key in self._by_name else path
         self._root = root
+        self._folders = folders
 
     def find(self, text: str, table: Path) -> Path | None:
         """The picture, or None. A name that several pictures have names none."""
@@ -349,9 +373,10 @@ class _Finder:
         if found is not None:
             return found
         parts = name.split("/")
-        if len(parts) == 1:
-            return self._by_name.get(name)
         candidate = self._by_name.get(parts[-1])
+        is_elsewhere = folder in self._folders and candidate and folder not in candidate.parents
+        if len(parts) == 1 or is_elsewhere:
+            return None if is_elsewhere else candidate
         # A path that begins above the root, as tables written elsewhere have it.
         is_alike = candidate is not None and candidate.parent.name == parts[-2]
         return candidate if is_alike else None

@@ -116,7 +116,7 @@ def _is_plain_zip(path: Path) -> bool:
     except _DAMAGE:
         return False  # the reader of .npz files says what is wrong
     arrays = [name for name in names if name.endswith(".npy")]
-    return not arrays or any("/" in name for name in arrays)
+    return bool(names) and (not arrays or any("/" in name for name in arrays))
 
 
 def _tar_start(path: Path, start: bytes) -> bytes:

@@ -127,6 +127,12 @@ def pixel_notes(source: Imported, tell: Tell) -> list[str]:
 
 def class_notes(source: Imported) -> list[str]:
     """Says so where a number of classes that is the largest label's has gaps: often a mistake."""
+    if source.num_classes == 1:
+        only = f" {source.class_names[0]!r}" if source.class_names else ""
+        return [
+            f"all examples are of one class{only}: there is nothing to learn; if that is a "
+            "mistake, say what the labels are with --label-column, --folders or --num-classes"
+        ]
     if not source.is_guessed:
         return []
     is_absent = np.ones(source.num_classes, np.bool_)

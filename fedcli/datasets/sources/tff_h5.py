@@ -7,6 +7,7 @@ time; what was read is kept in a `ClientCache`.
 from __future__ import annotations
 
 from bisect import bisect_left
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from fedcli.datasets.batches import ClientDataset, Pixels, first_non_finite
 from fedcli.datasets.cache import ClientCache
 from fedcli.datasets.checks import check_labels, check_pixel_array
 from fedcli.datasets.client_data import ClientData, decoding, unknown_client
+from fedcli.datasets.description import Finding, SourceDescription
 from fedcli.errors import DataError
 
 GROUP = b"examples"
@@ -96,6 +98,39 @@ class TffH5Split(ClientData):
             "polarity": f"TFF's feature {feature!r}",
         }
 
+    def description(self) -> SourceDescription:
+        """Returns what the file was taken to be; the pixels of its first client are read."""
+        why = self.evidence()
+        height, width, *channels = self.pixel_shape
+        return SourceDescription(
+            source=self.source,
+            format=Finding("tff-h5", "by content", "fedcli preprocess --format"),
+            splits=Finding(self.split, why["splits"], "--test-data"),
+            owners=Finding(f"{len(self.client_ids):,} clients", why["owners"], "--partition"),
+            classes=Finding(
+                f"{self.num_classes:,}",
+                "TFF's default"
+                if self.num_classes == DEFAULT_NUM_CLASSES
+                else "as --num-classes says",
+                "--num-classes",
+            ),
+            shape=Finding(f"{height} x {width}", why["shape"]),
+            channels=Finding(str(channels[0] if channels else 1), why["shape"]),
+            range=Finding(*self._find_range()),
+            polarity=Finding(f"1.0 is {self._stored_convention}", why["polarity"], "--pixels"),
+        )
+
+    def _find_range(self) -> tuple[str, str]:
+        """From what to what pixels go, and what decided."""
+        if self._is_uint8:
+            return "0 to 255", "pixels are uint8"
+        first = self.client_ids[0]
+        with suppress(DataError):  # which is told when the client is read
+            pixels = self.client(first).pixels
+            if pixels.dtype != np.uint8 and pixels.size:
+                return f"{pixels.min():g} to {pixels.max():g}", f"the pixels of client {first!r}"
+        return "0 to 1", f"the pixels of client {first!r} are shares of one"
+
     def _read(self, client_id: str, name: bytes) -> ClientDataset:
         where = self._where(client_id)
         with hdf5.reading(where):
@@ -160,6 +195,7 @@ class TffH5Split(ClientData):
         dataset = hdf5.open_dataset(group, feature, where)
         _check_has_shape(dataset, where)
         check_pixel_array(dataset.shape, dataset.dtype.itemsize, where)
+        self._is_uint8 = dataset.dtype.kind == "u"
         return feature, tuple(dataset.shape[1:])
 
     def _link_name(self, client_id: str) -> bytes:

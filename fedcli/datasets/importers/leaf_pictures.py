@@ -1,0 +1,124 @@
+"""LEAF's shards whose `x` names picture files, as its CelebA is written.
+
+The pictures themselves lie where LEAF's scripts put them, in raw/img_align_celeba beside the folder
+of the shards, or somewhere near them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fedcli.datasets.importers import images, shared
+from fedcli.datasets.importers.images import Found, Labelled
+from fedcli.datasets.importers.json_stream import JsonStream
+from fedcli.datasets.importers.recognising import Imported, ImportOptions
+from fedcli.errors import DataError
+from fedcli.progress import Tell
+
+_FOLDERS = ("", "img_align_celeba", "raw/img_align_celeba", "raw", "images", "data")
+_LEVELS = 4  # folders above a shard that are looked in
+_MAX_NAMES = 1 << 20  # of a user
+
+
+def read(
+    splits: Mapping[str, Sequence[Path]],
+    source: Path,
+    options: ImportOptions,
+    folder: Path | None,
+    tell: Tell,
+) -> Imported:
+    """Returns the pictures that shards name, with their users and labels.
+
+    Args:
+        splits: The shards of each split.
+        source: What the user gave.
+        options: As `images.read`.
+        folder: Where pixels are kept meanwhile.
+        tell: Called with the number of examples read.
+
+    Raises:
+        ConfigError: Pillow is not installed, or an option is not allowed.
+        DataError: A shard is damaged, or a picture is not there or cannot be used.
+        OSError: A file cannot be read, or the disk is full.
+    """
+    found = {
+        split: [each for shard in shards for each in _read_shard(shard)]
+        for split, shards in splits.items()
+    }
+    evidence = {
+        "splits": "folders " + ", ".join(splits) if len(splits) > 1 else "shards of one split",
+        "owners": "the users of the shards",
+        "classes": "the labels y of the shards",
+    }
+    overrides = {"splits": "", "owners": "", "classes": ""}
+    return images.read_pictures(Found(found, evidence, overrides), source, options, folder, tell)
+
+
+def _read_shard(path: Path) -> list[Labelled]:
+    """The pictures of one shard."""
+    found: list[Labelled] = []
+    places: list[Path] = []
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            stream = JsonStream(file)
+            for key in stream.keys():  # noqa: SIM118 - a stream's, not a mapping's
+                if key != "user_data":
+                    stream.skip()
+                    continue
+                for user in stream.keys():  # noqa: SIM118
+                    where = f"{path}: user {user!r}"
+                    shared.check_id(user, str(path))
+                    names, labels = _read_user(stream, where)
+                    for name, label in zip(names, labels, strict=True):
+                        picture = _find(path, name, places, where)
+                        found.append(Labelled(picture, str(label), user))
+            stream.end()
+    except ValueError as err:
+        raise DataError(f"{path}: damaged JSON: {err}; fetch or make the file again") from err
+    return found
+
+
+def _read_user(stream: JsonStream, where: str) -> tuple[list[str], list[Any]]:
+    """The names and labels of one user's pictures, as many of each."""
+    names: list[str] = []
+    labels: list[Any] = []
+    for key in stream.keys():  # noqa: SIM118
+        if key == "x":
+            for _ in stream.items():
+                names.append(stream.string())
+                if len(names) > _MAX_NAMES:
+                    raise DataError(f"{where}: more than {_MAX_NAMES:,} pictures; split it")
+        elif key == "y":
+            labels = stream.numbers()
+        else:
+            stream.skip()
+    if len(names) != len(labels):
+        raise DataError(
+            f"{where}: {len(names)} pictures but {len(labels)} labels; each picture needs one"
+        )
+    for index, label in enumerate(labels):
+        if not isinstance(label, int):
+            raise DataError(f"{where}: example {index}: label {label} is not a whole number")
+    return names, labels
+
+
+def _find(shard: Path, name: str, places: list[Path], where: str) -> Path:
+    """A picture by its name; `places` are the folders in which one was found before."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    is_inside = parts and ".." not in parts and not PurePosixPath(name).is_absolute()
+    if is_inside:
+        for place in places:
+            if place.joinpath(*parts).is_file():
+                return place.joinpath(*parts)
+        for level in list(shard.absolute().parents)[:_LEVELS]:
+            for folder in _FOLDERS:
+                if (level / folder).joinpath(*parts).is_file():
+                    places.insert(0, level / folder)
+                    return (level / folder).joinpath(*parts)
+    raise DataError(
+        f"{where}: x names pictures, and {name[:80]!r} is not near {shard}; put them into "
+        "raw/img_align_celeba beside the folder of the shards, or lay them in client/class folders "
+        "and give these"
+    )
