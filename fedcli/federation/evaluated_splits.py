@@ -6,13 +6,13 @@ the federation, and so none for the split "central". This module alone draws tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fedcli.datasets.client_data import CENTRAL, ClientData
 from fedcli.errors import ConfigError
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.tables.algorithms import ALGORITHMS
-from fedcli.settings.vocabulary import HELD_OUT, VALIDATION
+from fedcli.settings.vocabulary import HELD_OUT, SPLITS, VALIDATION
 
 
 def evaluated_splits(config: RunConfig, splits: Mapping[str, ClientData]) -> list[str]:
@@ -20,6 +20,11 @@ def evaluated_splits(config: RunConfig, splits: Mapping[str, ClientData]) -> lis
     held_out = tested_split(config, splits)
     names = ("train", VALIDATION if VALIDATION in splits else None, held_out)
     return [name for name in names if name is not None]
+
+
+def due_split(eval_split: str, evaluated: Sequence[str]) -> str:
+    """Returns the one of the evaluated splits that --eval-split names; held-out is the last."""
+    return eval_split if eval_split in SPLITS else evaluated[-1]
 
 
 def tested_split(config: RunConfig, splits: Mapping[str, ClientData]) -> str | None:

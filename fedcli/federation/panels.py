@@ -17,7 +17,7 @@ from fedcli.datasets.client_data import CENTRAL, ClientData
 from fedcli.errors import ConfigError
 from fedcli.federation import cohorts as cohort
 from fedcli.federation.cohorts import ClientSelection, Cohorts
-from fedcli.federation.evaluated_splits import evaluated_splits
+from fedcli.federation.evaluated_splits import due_split, evaluated_splits
 from fedcli.learning.process import LearningProcess
 from fedcli.learning.state import ServerState
 from fedcli.settings.declaration import option_name
@@ -157,9 +157,9 @@ def _check_eval_split(config: RunConfig, evaluated: Sequence[str]) -> None:
             "preprocess --hold-out validation=within, or choose train or held-out"
         )
     judge = next(split for split in JUDGES if split in evaluated)
-    due = {VALIDATION: VALIDATION, "train": "train", "held-out": evaluated[-1]}
     judging = [name for name in _JUDGING if getattr(config, name) is not None]
-    if judging and config.eval_split is not None and due[config.eval_split] != judge:
+    only = config.eval_split
+    if judging and only is not None and due_split(only, evaluated) != judge:
         other = VALIDATION if judge == VALIDATION else "held-out"
         option = option_name(judging[0])
         raise ConfigError(

@@ -190,7 +190,8 @@ def _evaluate_on(
         evaluation = replace(evaluation, is_seen=seen_in(panel.data, panel.client_ids, known))
     worst = request.outputs.predict(trained, panel, cancel)
     request.outputs.write_clients(evaluation)
-    sources = notes_of_sources({panel.split: panel.data})
+    is_of_run = request.data.is_of_run  # training told what they were taken to be
+    sources = () if is_of_run else notes_of_sources({panel.split: panel.data})
     replaced = note_of_replaced_test({panel.split: panel.data})
     own_models = note_of_models(trained.config)
     notes = (*trained.notes, *sources, *replaced, *own_models, *evaluation.notes)

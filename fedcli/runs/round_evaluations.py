@@ -7,6 +7,7 @@ from typing import Any
 
 from fedcli.core.native import CancelFlag
 from fedcli.evaluation.result import Evaluation, evaluate_panel
+from fedcli.federation.evaluated_splits import due_split
 from fedcli.learning.state import ServerState
 from fedcli.runs import stopping
 from fedcli.runs.opening import Federation
@@ -53,7 +54,7 @@ class RoundEvaluations:
             return []
         if only is None:
             return self.splits
-        return [self.splits[0 if only == "train" else -1]]  # train is the first
+        return [due_split(only, self.splits)]
 
     def evaluate(self, state: ServerState, splits: Sequence[str]) -> dict[str, Evaluation]:
         """Returns the evaluation of `state` by split; those of the last evaluated round are kept.

@@ -80,6 +80,8 @@ def test_what_the_user_should_know_is_on_stderr(fedcli: Fedcli, write_tff: Write
     data = write_tff()
     arguments = ("train", "--data", data, "--rounds", 1)
     assert set(fedcli(*arguments).err.splitlines()) == {
+        f"fedcli: {data} is read as format tff-h5; splits train; owners 3 clients; classes 10; "
+        "shape 6 x 4; channels 1; range 0 to 1; polarity 1.0 is background",
         f"fedcli: {data} has 3 clients; all of them form the cohort",
         f"fedcli: {data} has no test data: evaluating on train only",
     }

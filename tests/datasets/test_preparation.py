@@ -303,6 +303,41 @@ def test_central_hold_out_leaves_the_rest_to_its_owners(tmp_path: Path) -> None:
     assert sorted(rest + pooled) == sorted([*range(10)] * 4)
 
 
+@pytest.mark.parametrize("kind", ["within", "clients", "central"])
+def test_beside_a_test_split_validation_is_held_out(tmp_path: Path, kind: str) -> None:
+    source = write_tff(tmp_path / "a.h5", {"a": [0, 1] * 5, "b": [1, 0] * 5, "c": [0, 1] * 5})
+    test = write_tff(tmp_path / "b.h5", {"a": [0, 1], "b": [1]})
+    prepared = run(tmp_path, source, test_data=test, hold_out=kind, hold_out_fraction=0.2)
+    sizes = {each.name: each.num_examples for each in prepared.splits}
+    held_out = {"within": 6, "clients": 10, "central": 6}[kind]
+    assert sizes == {"train": 30 - held_out, "test": 3, "validation": held_out}
+    steps = json.loads(prepared.info.partition_parameters)
+    assert steps["hold_out"]["split"] == "validation"
+    assert "sets aside is the split validation" in " ".join(prepared.notes)
+    if kind == "central":
+        assert list(held(tmp_path, "validation")) == ["validation"]
+    else:
+        assert set(held(tmp_path, "validation")) <= {"a", "b", "c"}
+    with pytest.raises(ConfigError, match="has a split 'validation' of its own"):
+        prepare([tmp_path / "out.h5"], tmp_path / "o.h5", PrepareOptions(hold_out=kind))
+
+
+def test_a_dealt_source_has_its_validation_dealt_too(tmp_path: Path) -> None:
+    made = run(
+        tmp_path,
+        write_tff(tmp_path / "a.h5", {"a": [0, 1] * 20}),
+        hold_out="within",
+        hold_out_split="validation",
+    )
+    assert [each.name for each in made.splits] == ["train", "validation"]
+    dealt = prepare(
+        [tmp_path / "out.h5"],
+        tmp_path / "dealt.h5",
+        PrepareOptions(partition="iid", partition_options={"clients": 2}),
+    )
+    assert {each.name: each.num_clients for each in dealt.splits} == {"train": 2, "validation": 2}
+
+
 def test_central_hold_out_leaves_no_client_empty(tmp_path: Path) -> None:
     source = write_tff(tmp_path / "a.h5", {f"c{index}": [index % 10] for index in range(20)})
     done = run(tmp_path, source, hold_out="central", hold_out_fraction=0.5)

@@ -224,6 +224,40 @@ def test_more_rounds_equal_a_longer_straight_run(tmp_path: Path) -> None:
     assert results(out) == results(tmp_path / "long")
 
 
+def test_validation_is_a_split_of_its_own_that_chooses(tmp_path: Path) -> None:
+    own = {"a": 4, "b": 5}
+    data = write_store(tmp_path / "a.h5", train=own, validation=own, test=own)
+    config = make_config(data=data, data_options={}, rounds=2, clients="a,", eval_every=1)
+    train(tmp_path / "all", config)
+    for line in folder.read_metrics(tmp_path / "all"):
+        assert list(line["evaluation"]) == ["train", "validation", "test"]
+    assert evaluation.evaluate_run(tmp_path / "all").split == "test"
+    assert evaluation.evaluate_run(tmp_path / "all", split="validation").split == "validation"
+    judged = replace(config, eval_split="validation", keep_best="accuracy", patience=9)
+    train(tmp_path / "one", judged)
+    for line in folder.read_metrics(tmp_path / "one"):
+        assert list(line["evaluation"]) == ["validation"]
+    for split in ("train", "held-out"):
+        with pytest.raises(ConfigError, match=f"looks at validation, which --eval-split {split}"):
+            train(tmp_path / split, replace(judged, eval_split=split))
+    without = write_store(tmp_path / "b.h5", train=own, test=own)
+    with pytest.raises(ConfigError, match="has no such split; make one with fedcli preprocess"):
+        train(tmp_path / "none", replace(judged, data=without))
+
+
+def test_validation_alone_is_what_is_held_out(tmp_path: Path) -> None:
+    data = write_store(tmp_path / "a.h5", train={"a": 4}, validation={"validation": 7})
+    config = make_config(data=data, data_options={}, rounds=1, clients="a,")
+    with starting.start(config, tmp_path / "run") as training:
+        assert training.notes == [
+            f"{data} has no test data: evaluating on train and validation only"
+        ]
+        list(training.run())
+        assert list(training.finish()) == ["train", "validation"]
+    told = evaluation.evaluate_run(tmp_path / "run")
+    assert (told.split, told.values["num_examples"]) == ("validation", 7)
+
+
 def test_fewer_rounds_than_completed_are_refused(tmp_path: Path) -> None:
     train(tmp_path / "run", make_config())
     with pytest.raises(ConfigError, match=r"--rounds 5: .* has completed 6 rounds"):
@@ -528,8 +562,10 @@ def test_absent_clients_are_skipped_and_counted(tmp_path: Path) -> None:
     test = write_tff(tmp_path / "b.h5", {"a": 5, "c": 7, "d": 9})
     config = make_config(data=str(data), data_options={}, test_data=str(test), clients="3")
     with starting.start(config, tmp_path / "run") as training:
-        assert len(training.notes) == 1
-        assert f"1 of the 3 clients are not in the test split of {test}" in training.notes[0]
+        read, of_test, skipped = training.notes
+        assert read.startswith(f"{data} is read as")
+        assert of_test.startswith(f"{test} is read as")
+        assert f"1 of the 3 clients are not in the test split of {test}" in skipped
         list(training.run())
         closing = training.finish()
     assert (closing["test"]["num_clients"], closing["test"]["num_absent_clients"]) == (2, 1)
@@ -555,7 +591,8 @@ def test_a_run_without_test_data_says_so(tmp_path: Path) -> None:
     data = write_tff(tmp_path / "a.h5", {f"w{index}": 9 for index in range(10)})
     config = make_config(data=str(data), data_options={}, rounds=1)
     with starting.start(config, tmp_path / "run") as training:
-        assert training.notes == [f"{data} has no test data: evaluating on train only"]
+        assert training.notes[0].startswith(f"{data} is read as format tff-h5; splits train; ")
+        assert training.notes[1:] == [f"{data} has no test data: evaluating on train only"]
         list(training.run())
         assert list(training.finish()) == ["train"]
     assert evaluation.evaluate_run(tmp_path / "run").split == "train"
@@ -707,7 +744,10 @@ def test_changed_data_are_noted_in_an_evaluation(tmp_path: Path, kind: str) -> N
     note = f"{data} has changed since the run began; this evaluates what is there now"
     assert evaluation.evaluate_run(out).notes == (note,)
     assert evaluation.evaluate_run(folder.latest_checkpoint(out)).notes == (note,)
-    assert evaluation.evaluate_run(out, data=data).notes == ()
+    notes = evaluation.evaluate_run(out, data=data).notes
+    assert [note.startswith(f"{data} is read as format tff-h5; ") for note in notes] == (
+        [True] if kind == "tff" else []
+    )
     assert evaluation.evaluate_run(out, partition="label-noise").notes == ()
 
 

@@ -53,6 +53,16 @@ def test_held_out_data_decide_where_there_are_some() -> None:
     assert Progress(target=0.5).after_all(curve(0.6, split="train")).target_round == 0
 
 
+def test_test_data_choose_nothing_where_there_are_validation_data() -> None:
+    scores = {"train": 0.9, "validation": 0.3, "test": 0.8, "central": 0.7}
+    evaluation = {name: {"sparse_categorical_accuracy": value} for name, value in scores.items()}
+    progress = Progress(target=0.5).after({"round": 1, "evaluation": evaluation})
+    assert (progress.split, progress.best.value) == ("validation", 0.3)
+    assert progress.target_round is None
+    del evaluation["validation"]
+    assert Progress(target=0.5).after({"round": 1, "evaluation": evaluation}).split == "test"
+
+
 def test_nan_reaches_and_betters_nothing() -> None:
     progress = Progress(target=0.1, patience=9).after_all(curve(float("nan"), None))
     assert progress.best.value is None

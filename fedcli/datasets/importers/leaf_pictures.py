@@ -6,6 +6,7 @@ of the shards, or somewhere near them.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,6 +16,7 @@ from fedcli.datasets.importers.images import Found, Labelled
 from fedcli.datasets.importers.json_stream import JsonStream
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.errors import DataError
+from fedcli.files import open_regular
 from fedcli.progress import Tell
 
 _FOLDERS = ("", "img_align_celeba", "raw/img_align_celeba", "raw", "images", "data")
@@ -61,7 +63,7 @@ def _read_shard(path: Path) -> list[Labelled]:
     found: list[Labelled] = []
     places: list[Path] = []
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with io.TextIOWrapper(open_regular(path), "utf-8-sig") as file:
             stream = JsonStream(file)
             for key in stream.keys():  # noqa: SIM118 - a stream's, not a mapping's
                 if key != "user_data":

@@ -9,17 +9,20 @@ splits are columns with a usual name; a lone column needs none. Several tables o
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import field
 from pathlib import Path
+from typing import TextIO
 
 from fedcli.dataclass import dataclass
 from fedcli.datasets.importers import split_names
 from fedcli.datasets.importers.picture_files import SUFFIXES
 from fedcli.datasets.importers.source_files import start_of
 from fedcli.errors import ConfigError, DataError
+from fedcli.files import open_regular
 
 TABLE_SUFFIXES = {".csv", ".tsv", ".txt", ".tab", ".dat"}
 OWNER_COLUMNS = (
@@ -114,7 +117,7 @@ def read_table(path: Path) -> Table:
     if path.stat().st_size > _MAX_TABLE_BYTES:
         raise DataError(f"{path}: a table of labels has at most {_MAX_TABLE_BYTES >> 20} MB")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(open_regular(path), "utf-8-sig", newline="") as file:
             lines = [(number, line) for number, line in _numbered(file, path) if line.strip()]
     except UnicodeDecodeError as err:
         raise DataError(f"{path}: not UTF-8 text ({err.reason}); save it as UTF-8") from err
@@ -311,8 +314,10 @@ def listed(names: Sequence[str]) -> str:
 # ---- Reading text --------------------------------------------------------------------------------
 
 
-def _numbered(file: Iterator[str], path: Path) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(file, 1):
+def _numbered(file: TextIO, path: Path) -> Iterator[tuple[int, str]]:
+    number = 0
+    while line := file.readline(_MAX_LINE + 1):
+        number += 1
         if len(line) > _MAX_LINE:
             raise DataError(f"{path}: line {number}: over {_MAX_LINE:,} characters; mend the row")
         yield number, line.rstrip("\r\n")
