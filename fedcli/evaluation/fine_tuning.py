@@ -15,7 +15,7 @@ from fedcli.dataclass import dataclass
 from fedcli.datasets.batch_plan import MAX_COUNT
 from fedcli.errors import ConfigError
 from fedcli.evaluation.personalization import FineTuning
-from fedcli.federation.rosters import plan_of
+from fedcli.federation.sampled_clients import plan_of
 from fedcli.learning import optimizers
 from fedcli.learning.optimizers.optimizer import Optimizer
 from fedcli.settings import tables

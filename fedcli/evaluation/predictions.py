@@ -19,7 +19,7 @@ from fedcli.dataclass import dataclass
 from fedcli.datasets.batch_plan import BatchPlan
 from fedcli.datasets.batches import BatchedDataset, ClientDataset
 from fedcli.errors import ConfigError
-from fedcli.federation.panels import Panel
+from fedcli.federation.evaluation_groups import EvaluationGroup
 from fedcli.learning.engines.contract import PIECE_BYTES, Engine, Scores
 from fedcli.models.metrics import predicted_classes
 from fedcli.models.model import Model
@@ -115,19 +115,19 @@ class WorstMistakes:
 
 
 def predict(
-    panel: Panel,
+    group: EvaluationGroup,
     model: Model,
     engine: Engine,
     weights: NDArray[np.float32],
     cancel: CancelFlag | None = None,
 ) -> Iterator[Predicted]:
-    """Yields what a model says of each example of a panel once, clients and examples in order.
+    """Yields what a model says of each example of a group once, clients and examples in order.
 
     No more than some millions of scores are in memory at a time, and the pixels of few clients,
     whatever the population.
 
     Args:
-        panel: Whose examples.
+        group: Whose examples.
         model: The model.
         engine: What computes it.
         weights: Its weights, float32 [num_params].
@@ -144,8 +144,8 @@ def predict(
     max_rows = max(1, _MAX_SCORES // num_classes)
     for first, dataset in (
         piece
-        for client_id in panel.client_ids
-        for piece in _pieces(panel.data.client(client_id), panel.plan, max_rows)
+        for client_id in group.client_ids
+        for piece in _pieces(group.data.client(client_id), group.plan, max_rows)
     ):
         pending.append((first, dataset))
         num_rows += len(dataset.client)

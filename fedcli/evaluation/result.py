@@ -13,7 +13,7 @@ from fedcli.core.native import CancelFlag
 from fedcli.dataclass import dataclass
 from fedcli.datasets.client_data import ClientData
 from fedcli.evaluation import spread
-from fedcli.federation.panels import Panel
+from fedcli.federation.evaluation_groups import EvaluationGroup
 from fedcli.learning.engines import choosing
 from fedcli.learning.state import ServerState
 from fedcli.models import metrics
@@ -151,26 +151,26 @@ def seen_in(data: ClientData, client_ids: Sequence[str], seen: frozenset[str]) -
     return np.array([each in seen for each in client_ids], np.bool_)
 
 
-def evaluate_panel(
-    panel: Panel,
+def evaluate_group(
+    group: EvaluationGroup,
     evaluator: learning.LearningProcess,
     state: ServerState,
     cancel: CancelFlag | None,
 ) -> Evaluation:
     """Returns the evaluation of a state on the clients of one split."""
-    scores = panel.evaluate(evaluator, state, cancel)
+    scores = group.evaluate(evaluator, state, cancel)
     return Evaluation(
-        source=panel.data.source,
-        split=panel.split,
+        source=group.data.source,
+        split=group.split,
         round_num=state.round_num,
-        num_clients=len(panel.client_ids),
-        num_absent=panel.num_absent,
+        num_clients=len(group.client_ids),
+        num_absent=group.num_absent,
         process_metrics=scores.metrics,
-        client_ids=panel.client_ids,
+        client_ids=group.client_ids,
         client_stats=scores.client_stats,
         measure=_measure_of(evaluator.model),
-        data=panel.data,
-        notes=panel.notes,
+        data=group.data,
+        notes=group.notes,
     )
 
 

@@ -36,7 +36,7 @@ REPORTED, DROPPED_OUT, LATE, SURPLUS = "reported", "dropped-out", "late", "surpl
 
 
 @dataclass(frozen=True)
-class Attendance:
+class RoundReports:
     """Who reported in one round.
 
     Attributes:
@@ -99,13 +99,13 @@ class Participation:
     deadline: float | None = None
     min_reports: int = 0
 
-    def attend(
+    def report(
         self,
         round_num: int,
         client_ids: Sequence[str],
         num_visits: Callable[[str], int],
         num_wanted: int | None = None,
-    ) -> Attendance:
+    ) -> RoundReports:
         """Returns who of a cohort reports.
 
         Args:
@@ -135,7 +135,7 @@ class Participation:
             else:
                 outcomes[place] = REPORTED
                 num_taken += 1
-        return Attendance(
+        return RoundReports(
             outcomes=tuple(outcomes),
             seconds=tuple(seconds) if self.speeds else None,
             is_skipped=num_taken < self.min_reports,

@@ -54,7 +54,7 @@ class Moments:
 
 
 @dataclass(frozen=True, eq=False)
-class Judgement:
+class LabelScores:
     """What the densities say of some examples.
 
     Attributes:
@@ -91,9 +91,9 @@ class Densities:
     whiteners: Matrix
     log_dets: Matrix
 
-    def judge(
+    def score(
         self, features: Matrix, labels: NDArray[np.int64], is_member: NDArray[np.bool_]
-    ) -> Judgement:
+    ) -> LabelScores:
         """Returns how likely examples are under their labels and under the others.
 
         Mean and covariance of its own label are taken without the example itself. Where no other
@@ -120,7 +120,7 @@ class Densities:
         likelier = logs.argmax(axis=1)
         best = logs[rows, likelier]
         is_judged = np.isfinite(best) & (others > 0)
-        return Judgement(
+        return LabelScores(
             np.where(is_judged, np.where(is_judged, best, 0.0) - own, 0.0),
             np.where(is_judged, likelier, labels),
             self._mean_distances(centred, projected, squared),

@@ -27,7 +27,7 @@ from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import ClientDataset, Pixels, decode
 from fedcli.datasets.client_data import ClientData
 from fedcli.errors import DataError
-from fedcli.inspection.densities import Densities, Judgement, Moments, fit
+from fedcli.inspection.densities import Densities, LabelScores, Moments, fit
 from fedcli.progress import Tell, tell_nobody
 
 DEFAULT_TOP = 20
@@ -35,7 +35,7 @@ DEFAULT_TOP = 20
 SUSPICIOUS_NATS = 5.0
 
 BLANK_RANGE = 0.02  # of what is 1.0: five grey levels
-FAR_DISTANCE = 8.0  # of `Judgement.distances`; MNIST's strangest digit has 6, an inverted one 60
+FAR_DISTANCE = 8.0  # of `LabelScores.distances`; MNIST's strangest digit has 6, an inverted one 60
 
 MAX_FEATURES = 256  # MNIST at 14 x 14 ranks nearly as well as at 28 x 28, in a tenth of the time
 MAX_MOMENT_BYTES = 256 << 20
@@ -81,7 +81,7 @@ class Broken:
         label: What it is said to be.
         fault: "blank" (all pixels alike), "far" (unlike any label's images) or "copy".
         original: Of a copy, the index of the client's first such image.
-        distance: Of a far one, `Judgement.distances`.
+        distance: Of a far one, `LabelScores.distances`.
     """
 
     client_id: str
@@ -184,25 +184,27 @@ def rank_examples(
     """
     reading = _Reading(data, client_ids, tell)
     index, blank, originals = _survey(reading)
-    judgement = _judge(reading, index.labels, ~blank)
+    label_scores = _judge(reading, index.labels, ~blank)
     faults = {
         "blank": blank,
-        "far": (judgement.distances > FAR_DISTANCE) & ~blank,
+        "far": (label_scores.distances > FAR_DISTANCE) & ~blank,
         "copy": originals >= 0,
     }
-    is_suspicious = judgement.scores > SUSPICIOUS_NATS
+    is_suspicious = label_scores.scores > SUSPICIOUS_NATS
     return Suspects(
         measure="nats by which another label explains the image better",
         criterion=f"a score above {SUSPICIOUS_NATS:g}",
         num_examples=len(index.labels),
         num_suspicious=int(np.count_nonzero(is_suspicious)),
         examples=tuple(
-            Suspect(*index.place(row), int(judgement.likelier[row]), float(judgement.scores[row]))
-            for row in worst(judgement.scores, top)
+            Suspect(
+                *index.place(row), int(label_scores.likelier[row]), float(label_scores.scores[row])
+            )
+            for row in worst(label_scores.scores, top)
         ),
         clients=rank_clients(index, is_suspicious, top),
         fault_counts={fault: int(np.count_nonzero(has)) for fault, has in faults.items()},
-        broken=_list_broken(index, faults, judgement.distances, originals, top),
+        broken=_list_broken(index, faults, label_scores.distances, originals, top),
     )
 
 
@@ -370,23 +372,25 @@ def _find_originals(pixels: Pixels) -> _Rows:
 
 def _judge(
     reading: _Reading, example_labels: NDArray[np.int32], is_member: NDArray[np.bool_]
-) -> Judgement:
-    """The judgement of all examples by densities of the members; others score 0.
+) -> LabelScores:
+    """The scores of all examples by densities of the members; others score 0.
 
     Its `likelier` are labels, not their places among those that occur.
     """
     if not is_member.any():
         zeros = np.zeros(len(is_member))
-        return Judgement(zeros, example_labels.astype(np.int64), zeros)
+        return LabelScores(zeros, example_labels.astype(np.int64), zeros)
     labels, codes = np.unique(example_labels.astype(np.int64), return_inverse=True)
     factor = _shrink_factor(reading.data, len(labels))
     densities = _estimate(reading, factor, codes, is_member, len(labels))
     scores = _compare(reading, factor, codes, is_member, densities).scores
     is_trusted = is_member & ~_spare(scores > SUSPICIOUS_NATS, codes)
     densities = _estimate(reading, factor, codes, is_trusted, len(labels))
-    judgement = _compare(reading, factor, codes, is_trusted, densities)
-    return Judgement(
-        np.where(is_member, judgement.scores, 0.0), labels[judgement.likelier], judgement.distances
+    label_scores = _compare(reading, factor, codes, is_trusted, densities)
+    return LabelScores(
+        np.where(is_member, label_scores.scores, 0.0),
+        labels[label_scores.likelier],
+        label_scores.distances,
     )
 
 
@@ -412,12 +416,12 @@ def _compare(
     codes: _Rows,
     is_member: NDArray[np.bool_],
     densities: Densities,
-) -> Judgement:
+) -> LabelScores:
     parts = [
-        densities.judge(features, codes[rows], is_member[rows])
+        densities.score(features, codes[rows], is_member[rows])
         for rows, features in reading.blocks(factor, len(densities.counts))
     ]
-    return Judgement(
+    return LabelScores(
         np.concatenate([each.scores for each in parts]),
         np.concatenate([each.likelier for each in parts]),
         np.concatenate([each.distances for each in parts]),

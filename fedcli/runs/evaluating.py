@@ -18,15 +18,15 @@ from fedcli.evaluation import personalization
 from fedcli.evaluation.fine_tuning import FineTuningOptions
 from fedcli.evaluation.personalization import FineTuning
 from fedcli.evaluation.predictions import Predicted
-from fedcli.evaluation.result import Evaluation, FineTuned, evaluate_panel, seen_in
+from fedcli.evaluation.result import Evaluation, FineTuned, evaluate_group, seen_in
 from fedcli.federation.evaluated_splits import note_of_models
+from fedcli.federation.evaluation_groups import EvaluationGroup
 from fedcli.federation.opened_data import (
     fingerprinting,
     note_of_replaced_test,
     notes_of_sources,
     open_data,
 )
-from fedcli.federation.panels import Panel
 from fedcli.runs.evaluation_clients import (
     EvaluatedData,
     choose_clients,
@@ -178,21 +178,21 @@ def _evaluate_on(
     def seen() -> frozenset[str] | None:
         return None if has_changed() else clients_of_training(trained, request.data, train, cancel)
 
-    panel = choose_clients(trained, request.data, splits, seen)
+    group = choose_clients(trained, request.data, splits, seen)
     if strategy is not None:
-        panel = with_train_data(panel, train)
+        group = with_train_data(group, train)
     evaluator = learning.build_fed_eval(trained.model, engine=trained.engine)
-    evaluation = evaluate_panel(panel, evaluator, trained.state, cancel)
+    evaluation = evaluate_group(group, evaluator, trained.state, cancel)
     if strategy is not None:
-        tuned = _fine_tune(trained, strategy, train, panel, cancel)
+        tuned = _fine_tune(trained, strategy, train, group, cancel)
         evaluation = replace(evaluation, fine_tuned=tuned)
     if (known := seen()) is not None:
-        evaluation = replace(evaluation, is_seen=seen_in(panel.data, panel.client_ids, known))
-    worst = request.outputs.predict(trained, panel, cancel)
+        evaluation = replace(evaluation, is_seen=seen_in(group.data, group.client_ids, known))
+    worst = request.outputs.predict(trained, group, cancel)
     request.outputs.write_clients(evaluation)
     is_of_run = request.data.is_of_run  # training told what they were taken to be
-    sources = () if is_of_run else notes_of_sources({panel.split: panel.data})
-    replaced = note_of_replaced_test({panel.split: panel.data})
+    sources = () if is_of_run else notes_of_sources({group.split: group.data})
+    replaced = note_of_replaced_test({group.split: group.data})
     own_models = note_of_models(trained.config)
     notes = (*trained.notes, *sources, *replaced, *own_models, *evaluation.notes)
     return replace(evaluation, worst=worst, notes=notes)
@@ -202,18 +202,18 @@ def _fine_tune(
     trained: Trained,
     strategy: FineTuning,
     train: ClientData,
-    panel: Panel,
+    group: EvaluationGroup,
     cancel: CancelFlag | None,
 ) -> FineTuned:
-    """How the clients of a panel score with models of their own."""
+    """How the clients of a group score with models of their own."""
     stats = personalization.fine_tuned_stats(
         trained.model,
         trained.state.evaluated_weights,
         strategy,
         train,
-        panel.data,
-        panel.client_ids,
-        panel.plan,
+        group.data,
+        group.client_ids,
+        group.plan,
         seed=trained.config.seed,
         round_num=trained.state.round_num,
         engine=trained.engine,

@@ -15,9 +15,9 @@ from fedcli.evaluation.result import seen_in
 from fedcli.evaluation.spread import GROUPS
 from fedcli.federation import cohorts
 from fedcli.federation.evaluated_splits import check_split, default_split
+from fedcli.federation.evaluation_groups import EvaluationGroup, make_group
 from fedcli.federation.opened_data import check_fit, open_data
-from fedcli.federation.panels import Panel, make_panel
-from fedcli.federation.rosters import open_roster, plan_of
+from fedcli.federation.sampled_clients import open_sampled_clients, plan_of
 from fedcli.runs.trained import Trained
 from fedcli.settings.data_source import DataSource
 from fedcli.settings.run_config import DATA_FIELDS, RunConfig
@@ -57,7 +57,7 @@ def choose_clients(
     wanted: EvaluatedData,
     splits: Mapping[str, ClientData],
     seen: Callable[[], frozenset[str] | None],
-) -> Panel:
+) -> EvaluationGroup:
     """Returns the clients that are evaluated.
 
     Args:
@@ -79,7 +79,7 @@ def choose_clients(
     if wanted.clients in GROUPS:
         return _clients_of_group(data, wanted.clients, wanted.plan, seen())
     ids = _wanted_ids(trained.config, data, wanted, splits)
-    return make_panel(data, ids, wanted.plan, RunConfig.seed)
+    return make_group(data, ids, wanted.plan, RunConfig.seed)
 
 
 def clients_of_training(
@@ -89,42 +89,46 @@ def clients_of_training(
     if not wanted.has_train_clients_of_run:
         return None
     try:
-        _, roster = open_roster(trained.config, train, plan_of(trained.config), [], cancel)
+        _, sampled_clients = open_sampled_clients(
+            trained.config, train, plan_of(trained.config), [], cancel
+        )
     except ConfigError:  # its clients are not there: the data are not what they were
         return None
-    return roster.seen(trained.state.round_num, cancel)
+    return sampled_clients.seen(trained.state.round_num, cancel)
 
 
-def with_train_data(panel: Panel, train: ClientData) -> Panel:
-    """Returns the clients of a panel that have train data to fine-tune on.
+def with_train_data(group: EvaluationGroup, train: ClientData) -> EvaluationGroup:
+    """Returns the clients of a group that have train data to fine-tune on.
 
     Raises:
         ConfigError: None has, or they are evaluated on their train data.
     """
     where = f"in the train split of {train.source}"
-    if panel.split == train.split:
+    if group.split == train.split:
         raise ConfigError(
-            f"--finetune with the split {panel.split}: clients would be scored on what they train "
+            f"--finetune with the split {group.split}: clients would be scored on what they train "
             "on; give data with another split, such as --test-data"
         )
-    ids = panel.client_ids if panel.data.same_people else []
+    ids = group.client_ids if group.data.same_people else []
     ids = [each for each in ids if cohorts.contains(train.client_ids, each)]
-    num_without = len(panel.client_ids) - len(ids)
+    num_without = len(group.client_ids) - len(ids)
     if not ids:
         raise ConfigError(
-            f"--finetune: none of the {num_without:,} clients of the split {panel.split} is "
+            f"--finetune: none of the {num_without:,} clients of the split {group.split} is "
             f"{where}, so none can train; choose another --split, or others with --clients"
         )
     if not num_without:
-        return panel
+        return group
     note = f"{num_without:,} clients are not {where}, cannot fine-tune and are skipped"
-    notes = (*panel.notes, note)
-    return Panel(panel.split, panel.data, ids, panel.plan, num_absent=panel.num_absent, notes=notes)
+    notes = (*group.notes, note)
+    return EvaluationGroup(
+        group.split, group.data, ids, group.plan, num_absent=group.num_absent, notes=notes
+    )
 
 
 def _clients_of_group(
     data: ClientData, group: str, plan: BatchPlan, seen: frozenset[str] | None
-) -> Panel:
+) -> EvaluationGroup:
     """The clients of a split that took part in the training, or those that never did."""
     if seen is None:
         raise ConfigError(
@@ -138,7 +142,7 @@ def _clients_of_group(
             f"--clients {group}: the split {data.split} of {data.source} has no such client among "
             f"its {len(is_wanted):,}; choose others, or another --split"
         )
-    return Panel(data.split, data, ids, plan)
+    return EvaluationGroup(data.split, data, ids, plan)
 
 
 def _wanted_ids(

@@ -12,7 +12,7 @@ from fedcli.errors import ConfigError
 from fedcli.evaluation import client_file, predictions
 from fedcli.evaluation.predictions import Predicted, WorstMistakes
 from fedcli.evaluation.result import Evaluation
-from fedcli.federation.panels import Panel
+from fedcli.federation.evaluation_groups import EvaluationGroup
 from fedcli.files import check_is_no_input
 from fedcli.runs.trained import Trained
 
@@ -60,7 +60,7 @@ class EvaluationOutputs:
                 )
 
     def predict(
-        self, trained: Trained, panel: Panel, cancel: CancelFlag | None
+        self, trained: Trained, group: EvaluationGroup, cancel: CancelFlag | None
     ) -> WorstMistakes | None:
         """Hands predictions to all who want them; returns the worst mistakes if they are wanted.
 
@@ -80,7 +80,7 @@ class EvaluationOutputs:
                 takers.append(stack.enter_context(file))
             weights = trained.state.evaluated_weights
             for predicted in predictions.predict(
-                panel, trained.model, trained.engine, weights, cancel
+                group, trained.model, trained.engine, weights, cancel
             ):
                 for take in takers:
                     take(predicted)

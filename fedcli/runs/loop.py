@@ -116,7 +116,7 @@ class Training:
         self._evaluations = RoundEvaluations(federation, cancel)
         self._logs: tuple[RunLog, ...] = ()
         self._virtual_seconds = 0.0
-        if federation.roster.participation or self._evaluations.need_lines:
+        if federation.sampled_clients.participation or self._evaluations.need_lines:
             for line in folder.read_completed(run.path, state.round_num):
                 self._note(line)
 
@@ -221,7 +221,7 @@ class Training:
         started = perf_counter()
         seen = None
         if not self._have_data_changed:
-            seen = self._federation.roster.seen(self.state.round_num, self._cancel)
+            seen = self._federation.sampled_clients.seen(self.state.round_num, self._cancel)
         evaluations = self._evaluations.evaluate(self.state, self._evaluations.splits)
         seconds = perf_counter() - started
         evaluation = {}
@@ -274,8 +274,8 @@ class Training:
         timings.update(output.timings, train=output.timings["train"] - timings["data"])
         round_num = output.state.round_num
         line = {"round": round_num, **output.metrics}
-        if cohort.attendance is not None:
-            line["participation"] = cohort.attendance.metrics(self._virtual_seconds)
+        if cohort.round_reports is not None:
+            line["participation"] = cohort.round_reports.metrics(self._virtual_seconds)
         evaluation = None
         if self._evaluations.due_splits(round_num):
             evaluation = self._evaluate_into(line, timings, output.state)
@@ -285,7 +285,7 @@ class Training:
             output.state,
             client_ids=cohort.client_ids,
             client_stats=output.client_stats,
-            attendance=cohort.attendance,
+            round_reports=cohort.round_reports,
         )
         self.state = output.state  # now that every record has the round
         self._note(line)

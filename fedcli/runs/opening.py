@@ -17,15 +17,15 @@ from fedcli.datasets.client_data import ClientData
 from fedcli.datasets.opening import CACHE_BYTES
 from fedcli.federation.cohorts import Cohorts
 from fedcli.federation.evaluated_splits import notes_of_evaluation
+from fedcli.federation.evaluation_groups import EvaluationGroup, make_groups
 from fedcli.federation.opened_data import (
     check_fit,
     note_of_replaced_test,
     notes_of_sources,
     open_data,
 )
-from fedcli.federation.panels import Panel, make_panels
-from fedcli.federation.participation import Attendance
-from fedcli.federation.rosters import Roster, open_roster, plan_of
+from fedcli.federation.participation import RoundReports
+from fedcli.federation.sampled_clients import SampledClients, open_sampled_clients, plan_of
 from fedcli.learning.engines import choosing
 from fedcli.learning.engines.contract import Engine
 from fedcli.learning.process import LearningProcess
@@ -47,13 +47,13 @@ class CohortData(NamedTuple):
         batches: Of each client that trains.
         num_clients: How many do.
         client_ids: Who was chosen.
-        attendance: What became of them; None where everyone always reports.
+        round_reports: What became of them; None where everyone always reports.
     """
 
     batches: Iterable[BatchedDataset]
     num_clients: int
     client_ids: Sequence[str]
-    attendance: Attendance | None = None
+    round_reports: RoundReports | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +66,8 @@ class Federation:
         engine: What computes clients.
         process: The learning process.
         evaluator: Federated evaluation of the same model.
-        roster: Who takes part in each round.
-        panels: Who is evaluated, by split.
+        sampled_clients: Who takes part in each round.
+        groups: Who is evaluated, by split.
         plan: How a client's examples become batches in training.
         held: The data of a fixed cohort that the client cache could hold; None if each round
             reads its own.
@@ -79,8 +79,8 @@ class Federation:
     engine: Engine
     process: LearningProcess
     evaluator: LearningProcess
-    roster: Roster
-    panels: tuple[Panel, ...]
+    sampled_clients: SampledClients
+    groups: tuple[EvaluationGroup, ...]
     plan: BatchPlan
     held: tuple[BatchedDataset, ...] | None
     notes: list[str]
@@ -90,17 +90,17 @@ class Federation:
 
         Of a round that is skipped nobody's are read.
         """
-        ids, attendance = self.roster.of_round(round_num)
+        ids, round_reports = self.sampled_clients.of_round(round_num)
         places: Sequence[int] = range(len(ids))
-        if attendance is not None:
-            places = () if attendance.is_skipped else attendance.reports
+        if round_reports is not None:
+            places = () if round_reports.is_skipped else round_reports.reports
         if self.held is not None:
             is_whole = len(places) == len(self.held)  # the engine knows a tuple again
             held = self.held if is_whole else tuple(self.held[place] for place in places)
-            return CohortData(held, len(held), ids, attendance)
-        present = ids if attendance is None else [ids[place] for place in places]
+            return CohortData(held, len(held), ids, round_reports)
+        present = ids if round_reports is None else [ids[place] for place in places]
         batches = ClientBatches(self.splits["train"], present, self.plan, self.config.seed)
-        return CohortData(batches, len(present), ids, attendance)
+        return CohortData(batches, len(present), ids, round_reports)
 
     def initial_state(self) -> ServerState:
         """Returns the state before round 1, with the initial weights of the config.
@@ -159,8 +159,8 @@ def open_federation(
         *notes_of_evaluation(config, splits),
     ]
     plan = plan_of(config)
-    config, roster = open_roster(config, train, plan, notes, cancel)
-    cohorts = roster.cohorts
+    config, sampled_clients = open_sampled_clients(config, train, plan, notes, cancel)
+    cohorts = sampled_clients.cohorts
     if model is None:
         model = sources.open_model(
             config.model,
@@ -189,8 +189,8 @@ def open_federation(
             measures_deltas=config.record_clients,
         ),
         evaluator=learning.build_fed_eval(model, engine=engine),
-        roster=roster,
-        panels=tuple(make_panels(config, cohorts, splits, notes)),
+        sampled_clients=sampled_clients,
+        groups=tuple(make_groups(config, cohorts, splits, notes)),
         plan=plan,
         held=held,
         notes=notes,

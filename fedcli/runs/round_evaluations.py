@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedcli.core.native import CancelFlag
-from fedcli.evaluation.result import Evaluation, evaluate_panel
+from fedcli.evaluation.result import Evaluation, evaluate_group
 from fedcli.federation.evaluated_splits import due_split
 from fedcli.learning.state import ServerState
 from fedcli.runs import stopping
@@ -45,7 +45,7 @@ class RoundEvaluations:
     @property
     def splits(self) -> list[str]:
         """The splits of the closing evaluation."""
-        return [panel.split for panel in self._federation.panels]
+        return [group.split for group in self._federation.groups]
 
     def due_splits(self, round_num: int) -> list[str]:
         """Returns the splits that `eval_every` evaluates after that many rounds."""
@@ -68,10 +68,10 @@ class RoundEvaluations:
             for split, each in self._evaluations.items()
             if each.round_num == state.round_num
         }
-        for panel in self._federation.panels:
-            if panel.split in splits and panel.split not in self._evaluations:
-                self._evaluations[panel.split] = evaluate_panel(
-                    panel, self._federation.evaluator, state, self._cancel
+        for group in self._federation.groups:
+            if group.split in splits and group.split not in self._evaluations:
+                self._evaluations[group.split] = evaluate_group(
+                    group, self._federation.evaluator, state, self._cancel
                 )
         return {split: self._evaluations[split] for split in splits}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.conftest import Fedcli
 
+from tests.kit.command_line import Fedcli
 from tests.kit.own_data import LAYOUTS, Replica, Wrong
 
 RIGHT = [

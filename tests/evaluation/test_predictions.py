@@ -20,8 +20,8 @@ from fedcli.datasets.batches import ArraySpec
 from fedcli.errors import ConfigError, RunError
 from fedcli.evaluation import predictions
 from fedcli.evaluation.predictions import Predicted, WorstMistakes
+from fedcli.federation.evaluation_groups import EvaluationGroup, make_group
 from fedcli.federation.opened_data import open_data
-from fedcli.federation.panels import Panel, make_panel
 from fedcli.learning.engines.choosing import make_engine
 from fedcli.models import own as own_models
 from fedcli.models.layers import Conv2D, Dense, MaxPool2D, Spec
@@ -50,10 +50,10 @@ def write_data(path: Path, shape: tuple[int, ...] = SHAPE) -> Path:
     return path
 
 
-def panel_of(path: Path, batch_size: int = 7) -> Panel:
+def group_of(path: Path, batch_size: int = 7) -> EvaluationGroup:
     config = settings.from_options({"data": str(path), "num_classes": NUM_CLASSES})
     data = open_data(config.data_source)["train"]
-    return make_panel(data, data.client_ids, BatchPlan(batch_size=batch_size), 0)
+    return make_group(data, data.client_ids, BatchPlan(batch_size=batch_size), 0)
 
 
 def a_network(scale: float = 1.0) -> Model:
@@ -67,19 +67,19 @@ def a_network(scale: float = 1.0) -> Model:
     return Model(model.name, model.layout, model.initial_params * np.float32(scale))
 
 
-def predict(panel: Panel, model: Model) -> list[Predicted]:
-    return list(predictions.predict(panel, model, make_engine(model), model.initial_params))
+def predict(group: EvaluationGroup, model: Model) -> list[Predicted]:
+    return list(predictions.predict(group, model, make_engine(model), model.initial_params))
 
 
-def num_correct(panel: Panel, model: Model) -> list[int]:
-    clients = [panel.data.client(each).preprocess(batch_size=7) for each in panel.client_ids]
+def num_correct(group: EvaluationGroup, model: Model) -> list[int]:
+    clients = [group.data.client(each).preprocess(batch_size=7) for each in group.client_ids]
     stats = make_engine(model).evaluate(model.layout, model.initial_params, clients)
     counts: list[int] = stats["num_correct"].tolist()
     return counts
 
 
-def hits(found: list[Predicted], panel: Panel) -> list[int]:
-    of_client = dict.fromkeys(panel.client_ids, 0)
+def hits(found: list[Predicted], group: EvaluationGroup) -> list[int]:
+    of_client = dict.fromkeys(group.client_ids, 0)
     for each in found:
         of_client[each.client_id] += int(np.count_nonzero(each.classes == each.labels))
     return list(of_client.values())
@@ -95,9 +95,9 @@ def a_model(kind: str) -> Model:
 
 @pytest.mark.parametrize("kind", ["usual", "far out", "overflowing"])
 def test_predictions_are_those_that_the_evaluation_counts(data_file: Path, kind: str) -> None:
-    panel, model = panel_of(data_file), a_model(kind)
-    found = predict(panel, model)
-    assert hits(found, panel) == num_correct(panel, model)
+    group, model = group_of(data_file), a_model(kind)
+    found = predict(group, model)
+    assert hits(found, group) == num_correct(group, model)
     assert [(each.client_id, len(each.labels)) for each in found] == [
         (name, size) for name, size in SIZES.items() if size
     ]
@@ -111,10 +111,10 @@ def test_predictions_are_those_that_the_evaluation_counts(data_file: Path, kind:
 
 
 def test_weights_that_are_no_numbers_predict_no_class(data_file: Path) -> None:
-    panel, model = panel_of(data_file), a_network(np.nan)
-    found = predict(panel, model)
+    group, model = group_of(data_file), a_network(np.nan)
+    found = predict(group, model)
     assert {int(each) for part in found for each in part.classes} == {predictions.NO_CLASS}
-    assert num_correct(panel, model) == [0] * len(SIZES)
+    assert num_correct(group, model) == [0] * len(SIZES)
     worst = WorstMistakes(2)
     for part in found:
         worst.add(part)
@@ -124,12 +124,12 @@ def test_weights_that_are_no_numbers_predict_no_class(data_file: Path) -> None:
 
 
 def test_probabilities_are_softmax_of_the_pixels_weighted(data_file: Path) -> None:
-    panel, model = panel_of(data_file), models.softmax_regression(SHAPE, NUM_CLASSES)
+    group, model = group_of(data_file), models.softmax_regression(SHAPE, NUM_CLASSES)
     random = np.random.default_rng(0)
     model.initial_params[...] = random.normal(size=model.layout.num_params)
     kernel, bias = (each.astype(np.float64) for each in model.layout.split(model.initial_params))
-    for each in predict(panel, model):
-        images = panel.data.client(each.client_id).images().reshape(-1, kernel.shape[0])
+    for each in predict(group, model):
+        images = group.data.client(each.client_id).images().reshape(-1, kernel.shape[0])
         odds = np.exp(images @ kernel + bias)
         expected = odds / odds.sum(axis=1, keepdims=True)
         # Sums of 24 products in float32.
@@ -151,10 +151,10 @@ def joined(found: list[Predicted]) -> list[Any]:
 
 @pytest.mark.parametrize("name", ["_MAX_SCORES", "PIECE_BYTES"])
 def test_pieces_change_nothing(data_file: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    panel, model = panel_of(data_file, batch_size=1), a_network()
-    whole = predict(panel, model)
+    group, model = group_of(data_file, batch_size=1), a_network()
+    whole = predict(group, model)
     monkeypatch.setattr(predictions, name, 1)
-    cut = predict(panel, model)
+    cut = predict(group, model)
     assert max(len(each.labels) for each in cut) == (256 if name == "_MAX_SCORES" else 600)
     assert joined(cut) == joined(whole)
 
@@ -197,11 +197,11 @@ class Own:
 
 @pytest.mark.parametrize("says", ["logits", "probabilities", "classes", "NaN"])
 def test_predictions_of_a_model_in_python_are_what_it_says(data_file: Path, says: str) -> None:
-    panel = panel_of(data_file)
+    group = group_of(data_file)
     model = own_models.wrap(Own(says), input_shape=SHAPE)
-    found = predict(panel, model)
-    assert hits(found, panel) == num_correct(panel, model)
-    reference = predict(panel, own_models.wrap(Own("probabilities"), input_shape=SHAPE))
+    found = predict(group, model)
+    assert hits(found, group) == num_correct(group, model)
+    reference = predict(group, own_models.wrap(Own("probabilities"), input_shape=SHAPE))
     for each, other in zip(found, reference, strict=True):
         if says == "NaN":
             assert len(each.labels) < 33 or {-1} < set(each.classes.tolist())
@@ -215,8 +215,8 @@ def test_predictions_of_a_model_in_python_are_what_it_says(data_file: Path, says
 
 
 def test_cancel_ends_it(data_file: Path) -> None:
-    panel, model, cancel = panel_of(data_file), a_network(), CancelFlag()
-    found = predictions.predict(panel, model, make_engine(model), model.initial_params, cancel)
+    group, model, cancel = group_of(data_file), a_network(), CancelFlag()
+    found = predictions.predict(group, model, make_engine(model), model.initial_params, cancel)
     cancel.set()
     with pytest.raises(Cancelled):
         next(found)

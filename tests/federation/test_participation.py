@@ -33,7 +33,7 @@ def ten(client_id: str) -> int:
 
 def test_the_share_that_drops_out_is_the_chance() -> None:
     people = Participation(seed=3, dropout=0.25)
-    counts = [people.attend(each, IDS, ten).outcomes.count(DROPPED_OUT) for each in range(100)]
+    counts = [people.report(each, IDS, ten).outcomes.count(DROPPED_OUT) for each in range(100)]
     # 20,000 draws: a standard deviation of the mean is 0.0031.
     assert abs(np.mean(counts) / len(IDS) - 0.25) < 0.0123
     assert len(set(counts)) > 5
@@ -41,25 +41,25 @@ def test_the_share_that_drops_out_is_the_chance() -> None:
 
 @pytest.mark.parametrize(("chance", "num_reports"), [(0.0, 200), (1.0, 0)])
 def test_all_or_nobody_reports(chance: float, num_reports: int) -> None:
-    attendance = Participation(seed=0, dropout=chance).attend(0, IDS, ten)
-    assert len(attendance.reports) == num_reports
-    assert attendance.outcomes.count(DROPPED_OUT) == 200 - num_reports
-    assert attendance.seconds is None
-    assert attendance.round_seconds is None
+    round_reports = Participation(seed=0, dropout=chance).report(0, IDS, ten)
+    assert len(round_reports.reports) == num_reports
+    assert round_reports.outcomes.count(DROPPED_OUT) == 200 - num_reports
+    assert round_reports.seconds is None
+    assert round_reports.round_seconds is None
 
 
 def test_who_drops_out_depends_on_nobody_else() -> None:
     people = Participation(seed=3, dropout=0.5)
-    whole = {IDS[place] for place in people.attend(7, IDS, ten).reports}
+    whole = {IDS[place] for place in people.report(7, IDS, ten).reports}
     some = IDS[40:60]
-    assert {some[place] for place in people.attend(7, some, ten).reports} == whole & set(some)
-    assert {IDS[place] for place in people.attend(8, IDS, ten).reports} != whole
+    assert {some[place] for place in people.report(7, some, ten).reports} == whole & set(some)
+    assert {IDS[place] for place in people.report(8, IDS, ten).reports} != whole
 
 
 def test_copies_of_a_client_drop_out_together() -> None:
     people = Participation(seed=1, dropout=0.5)
     twice = sorted([*IDS[:20], *IDS[:20]])
-    reports = people.attend(0, twice, ten).reports
+    reports = people.report(0, twice, ten).reports
     assert 0 < len(reports) < 40
     assert {place ^ 1 for place in reports} == set(reports)
 
@@ -76,28 +76,31 @@ def test_time_is_examples_over_speed_and_communication() -> None:
     people = Participation(seed=5, speeds=(1.0, 4.0), communication_seconds=0.5)
     for client_id in IDS[:20]:
         assert people.report_seconds(client_id, 12) == 12 / people.speed(client_id) + 0.5
-    attendance = people.attend(0, IDS, ten)
-    assert attendance.round_seconds == 10.5
-    assert attendance.metrics(2.0)["virtual_seconds"] == 12.5
+    round_reports = people.report(0, IDS, ten)
+    assert round_reports.round_seconds == 10.5
+    assert round_reports.metrics(2.0)["virtual_seconds"] == 12.5
 
 
 def test_reports_after_the_deadline_are_late_and_it_is_waited_for() -> None:
     people = Participation(seed=5, speeds=(1.0, 4.0), deadline=5.0)
-    attendance = people.attend(0, IDS, ten)
+    round_reports = people.report(0, IDS, ten)
     fast = [place for place, each in enumerate(IDS) if people.speed(each) == 4.0]
-    assert list(attendance.reports) == fast
-    assert (attendance.outcomes.count(LATE), attendance.round_seconds) == (200 - len(fast), 5.0)
-    at_once = Participation(seed=5, speeds=(1.0, 4.0), deadline=10.0).attend(0, IDS, ten)
+    assert list(round_reports.reports) == fast
+    assert (round_reports.outcomes.count(LATE), round_reports.round_seconds) == (
+        200 - len(fast),
+        5.0,
+    )
+    at_once = Participation(seed=5, speeds=(1.0, 4.0), deadline=10.0).report(0, IDS, ten)
     assert (len(at_once.reports), at_once.round_seconds) == (200, 10.0)
 
 
 def test_the_first_to_report_are_taken_and_ties_go_by_place() -> None:
     people = Participation(seed=5, speeds=(1.0, 4.0))
     fast = [place for place, each in enumerate(IDS) if people.speed(each) == 4.0]
-    attendance = people.attend(0, IDS, ten, 20)
-    assert list(attendance.reports) == fast[:20]
-    assert (attendance.outcomes.count(SURPLUS), attendance.round_seconds) == (180, 2.5)
-    more = people.attend(0, IDS, ten, len(fast) + 1)
+    round_reports = people.report(0, IDS, ten, 20)
+    assert list(round_reports.reports) == fast[:20]
+    assert (round_reports.outcomes.count(SURPLUS), round_reports.round_seconds) == (180, 2.5)
+    more = people.report(0, IDS, ten, len(fast) + 1)
     slow = next(place for place, each in enumerate(IDS) if people.speed(each) == 1.0)
     assert list(more.reports) == sorted([*fast, slow])
     assert more.round_seconds == 10.0
@@ -105,30 +108,34 @@ def test_the_first_to_report_are_taken_and_ties_go_by_place() -> None:
 
 def test_every_client_has_its_outcome_and_time() -> None:
     people = Participation(seed=5, dropout=0.4, speeds=(1.0, 2.0, 4.0), deadline=8.0)
-    attendance = people.attend(3, IDS, ten, 50)
-    assert set(attendance.outcomes) == {REPORTED, DROPPED_OUT, LATE, SURPLUS}
-    assert attendance.seconds is not None
-    for client_id, outcome, at in zip(IDS, attendance.outcomes, attendance.seconds, strict=True):
+    round_reports = people.report(3, IDS, ten, 50)
+    assert set(round_reports.outcomes) == {REPORTED, DROPPED_OUT, LATE, SURPLUS}
+    assert round_reports.seconds is not None
+    for client_id, outcome, at in zip(
+        IDS, round_reports.outcomes, round_reports.seconds, strict=True
+    ):
         expected = None if outcome == DROPPED_OUT else people.report_seconds(client_id, 10)
         assert at == expected
         assert (outcome == LATE) == (at is not None and at > 8.0)
-    assert attendance.outcomes.count(REPORTED) == 50
-    assert [IDS[place] for place in attendance.reports] == [
-        each for each, outcome in zip(IDS, attendance.outcomes, strict=True) if outcome == REPORTED
+    assert round_reports.outcomes.count(REPORTED) == 50
+    assert [IDS[place] for place in round_reports.reports] == [
+        each
+        for each, outcome in zip(IDS, round_reports.outcomes, strict=True)
+        if outcome == REPORTED
     ]
 
 
 def test_too_few_reports_are_no_round() -> None:
     people = Participation(seed=3, dropout=0.5, min_reports=5)
     for round_num in range(50):
-        attendance = people.attend(round_num, IDS[:8], ten)
-        assert attendance.is_skipped == (len(attendance.reports) < 5)
+        round_reports = people.report(round_num, IDS[:8], ten)
+        assert round_reports.is_skipped == (len(round_reports.reports) < 5)
 
 
 def test_an_empty_cohort_has_an_attendance() -> None:
-    attendance = Participation(seed=0, speeds=(1.0,), min_reports=1).attend(0, [], ten)
-    assert (attendance.reports, attendance.round_seconds) == ((), 0.0)
-    assert attendance.is_skipped
+    round_reports = Participation(seed=0, speeds=(1.0,), min_reports=1).report(0, [], ten)
+    assert (round_reports.reports, round_reports.round_seconds) == ((), 0.0)
+    assert round_reports.is_skipped
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
@@ -158,14 +165,14 @@ def test_only_those_who_report_are_trained(tmp_path: Path) -> None:
     config = make_config(client_dropout=0.5, rounds=5, clients="6")
     train(tmp_path / "run", config)
     opened = open_federation(config)
-    assert opened.roster.participation is not None
-    assert opened.roster.cohorts.fixed is not None
+    assert opened.sampled_clients.participation is not None
+    assert opened.sampled_clients.cohorts.fixed is not None
     for round_num, line in enumerate(lines_of(tmp_path / "run")):
-        reports = opened.roster.participation.attend(
-            round_num, opened.roster.cohorts.fixed, ten
+        reports = opened.sampled_clients.participation.report(
+            round_num, opened.sampled_clients.cohorts.fixed, ten
         ).reports
         sizes = [
-            opened.splits["train"].num_examples(opened.roster.cohorts.fixed[each])
+            opened.splits["train"].num_examples(opened.sampled_clients.cohorts.fixed[each])
             for each in reports
         ]
         trained = sum(map(opened.plan.num_visits, sizes))

@@ -323,7 +323,7 @@ def test_scores_are_those_of_the_t_density() -> None:
     moments = Moments(2, 3)
     moments.add(features, labels)
     everyone = np.ones(600, np.bool_)
-    judged = fit(moments).judge(features, labels, everyone)
+    judged = fit(moments).score(features, labels, everyone)
     parts = [features[labels == k] for k in range(2)]
     ridge = 1e-3 * np.trace(np.cov(features.T, bias=True)) / 3 * np.eye(3)
     covariances = [np.cov(part.T, bias=True) + ridge for part in parts]

@@ -183,8 +183,9 @@ def packed(kind: str, maker: Maker) -> Maker:
                 for path in sorted(inside.rglob("*")):
                     archive.write(path, path.relative_to(inside))
         else:
-            with tarfile.open(root / f"source.{kind}", f"w:{kind[4:]}") as archive:
-                archive.add(inside, "photos")
+            mode: Any = f"w:{kind[4:]}"
+            with tarfile.open(root / f"source.{kind}", mode) as tar:
+                tar.add(inside, "photos")
         shutil.rmtree(inside)
 
     return make
@@ -617,7 +618,12 @@ LAYOUTS: dict[str, Layout] = {
             "k/x.npy k/y.npy": Replica(_npy("ann/{}.npy", "bob/{}.npy"), 12, clients=2),
             "x_k.npy y_k.npy": Replica(_npy("{}_ann.npy", "{}_bob.npy"), 12, clients=2),
             "train.csv test.csv": Replica(
-                lambda root: (table(root / "train.csv", 12), table(root / "test.csv", 6))[0], 12, 6
+                both(
+                    lambda root: table(root / "train.csv", 12),
+                    lambda root: table(root / "test.csv", 6),
+                ),
+                12,
+                6,
             ),
             "x_train.npy ...": Replica(_npy("{}_train.npy", "{}_test.npy"), 6, 6),
             "parts with a column of clients": Replica(
@@ -639,10 +645,10 @@ LAYOUTS: dict[str, Layout] = {
                 ("may be a file of client 'a' or a client of its own",),
             ),
             "ranges that differ": Wrong(
-                lambda root: (
-                    arrays(root / "ann.npz", 6, scale=1.0),
-                    arrays(root / "bob.npz", 6, scale=1 / 256),
-                )[0],
+                both(
+                    lambda root: arrays(root / "ann.npz", 6, scale=1.0),
+                    lambda root: arrays(root / "bob.npz", 6, scale=1 / 256),
+                ),
                 ("bob.npz: pixels go from 0 to 1", "--pixel-range"),
             ),
             "a damaged file": Wrong(

@@ -49,7 +49,7 @@ def test_cohort_is_named(run: Path) -> None:
     records = client_records.load(run)
     with starting.start(UNIFORM, run.parent / "again") as training:
         for round_num in range(6):
-            ids = list(training._federation.roster.cohorts.for_round(round_num))
+            ids = list(training._federation.sampled_clients.cohorts.for_round(round_num))
             mine = records.rows[records.rows["round"] == round_num + 1]
             assert [records.client_ids[each] for each in mine["client"].tolist()] == ids
 
@@ -143,11 +143,11 @@ def test_who_did_not_report_is_not_taken_for_who_did(tmp_path: Path) -> None:
             assert len(names) == told["num_selected"] == 8
             online = line["client_work"]["train"]
             assert rows["num_examples"][mine].sum() == online["num_examples"]
-            attendance = training._federation.cohort_data(line["round"] - 1).attendance
-            assert attendance is not None
-            assert attendance.seconds is not None
+            round_reports = training._federation.cohort_data(line["round"] - 1).round_reports
+            assert round_reports is not None
+            assert round_reports.seconds is not None
             np.testing.assert_array_equal(
-                rows["report_seconds"][mine], np.array(attendance.seconds, float)
+                rows["report_seconds"][mine], np.array(round_reports.seconds, float)
             )
     has_trained = outcomes == "reported"
     assert (rows["num_examples"][has_trained] > 0).all()

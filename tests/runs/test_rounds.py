@@ -339,7 +339,7 @@ def test_results_do_not_depend_on_threads_or_blocks_of_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(tmp_path / "one", make_config(threads=1, clients="all", eval_every=3))
-    monkeypatch.setattr("fedcli.federation.panels.EVAL_BLOCK", 5)
+    monkeypatch.setattr("fedcli.federation.evaluation_groups.EVAL_BLOCK", 5)
     evaluation = train(tmp_path / "seven", make_config(threads=7, clients="all"))
     one = folder.read_metrics(tmp_path / "one")
     seven = folder.read_metrics(tmp_path / "seven")

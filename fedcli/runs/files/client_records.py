@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from fedcli import hdf5
 from fedcli.dataclass import dataclass
 from fedcli.errors import DataError, RunError, why_not_written
-from fedcli.federation.participation import DROPPED_OUT, LATE, REPORTED, SURPLUS, Attendance
+from fedcli.federation.participation import DROPPED_OUT, LATE, REPORTED, SURPLUS, RoundReports
 from fedcli.files import json_text, read_bounded
 from fedcli.outputs import open_to_append, write_atomic
 
@@ -111,7 +111,7 @@ class RecordWriter:
         client_ids: Sequence[str],
         stats: NDArray[Any],
         num_params: int,
-        attendance: Attendance | None = None,
+        round_reports: RoundReports | None = None,
     ) -> None:
         """Adds one round with a single write.
 
@@ -120,7 +120,7 @@ class RecordWriter:
             client_ids: The cohort.
             stats: One row for each that trained, as the engine returns them, deltas measured.
             num_params: Of the model, which travels both ways.
-            attendance: What became of the cohort; None: all reported and trained.
+            round_reports: What became of the cohort; None: all reported and trained.
 
         Raises:
             RunError: The disk is full, or the like.
@@ -134,9 +134,9 @@ class RecordWriter:
             rows[name] = np.nan
         rows["bytes"] = 2 * np.dtype(np.float32).itemsize * num_params
         trained: Any = slice(None)
-        if attendance is not None:
-            trained = [] if attendance.is_skipped else list(attendance.reports)
-            _set_attendance(rows, attendance)
+        if round_reports is not None:
+            trained = [] if round_reports.is_skipped else list(round_reports.reports)
+            _set_reports(rows, round_reports)
         counts = stats["num_examples"]
         rows["num_examples"][trained] = counts
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -206,14 +206,14 @@ def _find(path: Path) -> ClientRecords | None:
         ) from err
 
 
-def _set_attendance(rows: NDArray[Any], attendance: Attendance) -> None:
+def _set_reports(rows: NDArray[Any], round_reports: RoundReports) -> None:
     """Sets outcome and time, and takes back the bytes that were never sent."""
-    outcomes = [OUTCOMES.index(each) for each in attendance.outcomes]
+    outcomes = [OUTCOMES.index(each) for each in round_reports.outcomes]
     rows["outcome"] = outcomes
-    if attendance.is_skipped:
+    if round_reports.is_skipped:
         rows["outcome"][rows["outcome"] == OUTCOMES.index(REPORTED)] = OUTCOMES.index(SKIPPED)
-    if attendance.seconds is not None:
-        rows["report_seconds"] = [np.nan if at is None else at for at in attendance.seconds]
+    if round_reports.seconds is not None:
+        rows["report_seconds"] = [np.nan if at is None else at for at in round_reports.seconds]
     rows["bytes"][rows["outcome"] == OUTCOMES.index(DROPPED_OUT)] //= 2
 
 

@@ -137,7 +137,7 @@ class RunDirectory:
         Raises:
             RunError: It cannot be written, as on a full disk.
         """
-        self._append(self._metrics, line)
+        self._append(self._metrics, METRICS, line)
 
     def append_timings(self, line: Mapping[str, Any]) -> None:
         """Adds one line to timings.jsonl, whole or not at all.
@@ -147,7 +147,7 @@ class RunDirectory:
         Raises:
             RunError: It cannot be written, as on a full disk.
         """
-        self._append(self._timings, line)
+        self._append(self._timings, TIMINGS, line)
 
     def cut_back(self, round_num: int) -> None:
         """Drops the lines of rounds after `round_num`; those of round 0 too if that is 0.
@@ -230,7 +230,7 @@ class RunDirectory:
         """Closes."""
         self.close()
 
-    def _append(self, file: io.FileIO, line: Mapping[str, Any]) -> None:
+    def _append(self, file: io.FileIO, name: str, line: Mapping[str, Any]) -> None:
         """Adds a whole line; what a full disk has taken of it is cut off again."""
         content = json_text(line).encode() + b"\n"
         before = os.fstat(file.fileno()).st_size
@@ -239,7 +239,7 @@ class RunDirectory:
         except OSError as err:
             with contextlib.suppress(OSError):
                 os.truncate(file.fileno(), before)
-            raise RunError(f"cannot write {file.name!s}: {why_not_written(err)}") from err
+            raise RunError(f"cannot write {self.path / name}: {why_not_written(err)}") from err
 
 
 def default_out(now: datetime, name: str) -> Path:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
 from fedcli.errors import RunError, why_not_written
-from fedcli.federation.participation import Attendance
+from fedcli.federation.participation import RoundReports
 from fedcli.models.layout import ParamLayout
 from fedcli.models.metrics import flatten
 from fedcli.outputs import open_to_append, write_atomic
@@ -37,7 +37,7 @@ class LoggedRound:
         weights: After it, float32 [num_params].
         client_ids: The cohort; none in what is not a round of training.
         client_stats: One row for each of them that trained, as the engine returns them.
-        attendance: What became of the cohort; None: all trained.
+        round_reports: What became of the cohort; None: all trained.
         is_closing: The line is no line of metrics.jsonl but the closing evaluation.
     """
 
@@ -45,7 +45,7 @@ class LoggedRound:
     weights: NDArray[np.float32]
     client_ids: Sequence[str] = ()
     client_stats: NDArray[Any] | None = None
-    attendance: Attendance | None = None
+    round_reports: RoundReports | None = None
     is_closing: bool = False
 
 
@@ -189,7 +189,7 @@ class ClientLog:
                 done.client_ids,
                 done.client_stats,
                 self._num_params,
-                done.attendance,
+                done.round_reports,
             )
 
     def flush(self) -> None:

@@ -32,14 +32,14 @@ EVAL_BLOCK = 256
 _JUDGING = ("stop_at", "patience", "keep_best")
 
 
-class PanelScores(NamedTuple):
-    """The metrics of a panel in TFF's structure, and one row of stats a client, in its order."""
+class GroupScores(NamedTuple):
+    """The metrics of a group in TFF's structure, and one row of stats a client, in its order."""
 
     metrics: dict[str, Any]
     client_stats: NDArray[Any]
 
 
-class Panel:
+class EvaluationGroup:
     """The clients of one split that are evaluated, again and again.
 
     Attributes:
@@ -61,7 +61,7 @@ class Panel:
         num_absent: int = 0,
         notes: tuple[str, ...] = (),
     ) -> None:
-        """Reads the data of a small panel at once, so that bad data are found before any work."""
+        """Reads the data of a small group at once, so that bad data are found before any work."""
         self.split = split
         self.data = data
         self.client_ids = client_ids
@@ -73,7 +73,7 @@ class Panel:
 
     def evaluate(
         self, evaluator: LearningProcess, trained: ServerState, cancel: CancelFlag | None
-    ) -> PanelScores:
+    ) -> GroupScores:
         """Returns the metrics of what is evaluated of a state on all these clients.
 
         The process is called once a block of clients and its state passed on; since that starts
@@ -93,7 +93,7 @@ class Panel:
         metrics = output.metrics
         totals = metrics["client_work"]["eval"]["total_rounds_metrics"]
         metrics["client_work"]["eval"]["current_round_metrics"] = dict(totals)
-        return PanelScores(metrics, stats[0] if len(stats) == 1 else np.concatenate(stats))
+        return GroupScores(metrics, stats[0] if len(stats) == 1 else np.concatenate(stats))
 
     def _blocks(self) -> Iterator[tuple[BatchedDataset, ...]]:
         if self._held is not None:
@@ -105,8 +105,10 @@ class Panel:
             yield tuple(ClientBatches(self.data, ids, self.plan))
 
 
-def make_panel(data: ClientData, wanted: Sequence[str], plan: BatchPlan, seed: int) -> Panel:
-    """Returns a panel of the wanted clients that a split has, of all its clients if it has none.
+def make_group(
+    data: ClientData, wanted: Sequence[str], plan: BatchPlan, seed: int
+) -> EvaluationGroup:
+    """Returns a group of the wanted clients that a split has, of all its clients if it has none.
 
     Args:
         data: The split.
@@ -117,7 +119,7 @@ def make_panel(data: ClientData, wanted: Sequence[str], plan: BatchPlan, seed: i
     present = _find_present(data, wanted)
     num_absent = len(wanted) - len(present)
     if not num_absent:
-        return Panel(data.split, data, present, plan)
+        return EvaluationGroup(data.split, data, present, plan)
     where = f"in the {data.split} split of {data.source}"
     if present:
         note = f"{num_absent} of the {len(wanted)} clients are not {where} and are skipped"
@@ -127,12 +129,12 @@ def make_panel(data: ClientData, wanted: Sequence[str], plan: BatchPlan, seed: i
         share = "all" if len(present) == num_clients else f"{len(present):,}, drawn by the seed,"
         note = f"none of the {len(wanted)} clients is {where}: evaluating on {share} of its "
         note += f"{num_clients:,} clients"
-    return Panel(data.split, data, present, plan, num_absent=num_absent, notes=(note,))
+    return EvaluationGroup(data.split, data, present, plan, num_absent=num_absent, notes=(note,))
 
 
-def make_panels(
+def make_groups(
     config: RunConfig, cohorts: Cohorts, splits: dict[str, ClientData], notes: list[str]
-) -> Iterator[Panel]:
+) -> Iterator[EvaluationGroup]:
     """Yields who is evaluated of each split, train first; adds to `notes` what to know.
 
     Raises:
@@ -144,9 +146,9 @@ def make_panels(
     _check_eval_split(config, evaluated)
     for split in evaluated:
         wanted = _wanted_for_evaluation(config, cohorts, splits, splits[split], notes)
-        panel = make_panel(splits[split], wanted, plan, config.seed)
-        notes.extend(panel.notes)
-        yield panel
+        group = make_group(splits[split], wanted, plan, config.seed)
+        notes.extend(group.notes)
+        yield group
 
 
 def _check_eval_split(config: RunConfig, evaluated: Sequence[str]) -> None:

@@ -12,12 +12,12 @@ from fedcli.datasets.client_data import ClientData
 from fedcli.errors import ConfigError
 from fedcli.federation import cohorts as cohort
 from fedcli.federation.cohorts import ClientSelection, Cohorts
-from fedcli.federation.participation import Attendance, Participation
+from fedcli.federation.participation import Participation, RoundReports
 from fedcli.settings.run_config import RunConfig
 
 
 @dataclass(frozen=True, eq=False)
-class Roster:
+class SampledClients:
     """Who takes part in each round of a run.
 
     Attributes:
@@ -32,12 +32,12 @@ class Roster:
     participation: Participation | None
     plan: BatchPlan
 
-    def of_round(self, round_num: int) -> tuple[Sequence[str], Attendance | None]:
+    def of_round(self, round_num: int) -> tuple[Sequence[str], RoundReports | None]:
         """Returns who is chosen after `round_num` rounds, and who of them reports; None: all."""
         ids = self.cohorts.for_round(round_num)
         if self.participation is None:
             return ids, None
-        return ids, self.participation.attend(
+        return ids, self.participation.report(
             round_num, ids, self._num_visits, self.cohorts.num_wanted
         )
 
@@ -57,24 +57,24 @@ class Roster:
                 break
             if cancel is not None and cancel.is_set():
                 raise Cancelled
-            ids, attendance = self.of_round(round_num)
-            if attendance is None:
+            ids, round_reports = self.of_round(round_num)
+            if round_reports is None:
                 seen.update(ids)
-            elif not attendance.is_skipped:
-                seen.update(ids[place] for place in attendance.reports)
+            elif not round_reports.is_skipped:
+                seen.update(ids[place] for place in round_reports.reports)
         return frozenset(seen)
 
     def _num_visits(self, client_id: str) -> int:
         return self.plan.num_visits(self.train.num_examples(client_id))
 
 
-def open_roster(
+def open_sampled_clients(
     config: RunConfig,
     train: ClientData,
     plan: BatchPlan,
     notes: list[str],
     cancel: CancelFlag | None = None,
-) -> tuple[RunConfig, Roster]:
+) -> tuple[RunConfig, SampledClients]:
     """Returns who takes part, and the config that repeats it; adds to `notes` what to know.
 
     Raises:
@@ -98,7 +98,7 @@ def open_roster(
         config.over_selection,
     )
     _check_min_reports(config, cohorts)
-    return config, Roster(train, cohorts, _plan_participation(config), plan)
+    return config, SampledClients(train, cohorts, _plan_participation(config), plan)
 
 
 def plan_of(config: RunConfig) -> BatchPlan:
