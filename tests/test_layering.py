@@ -37,8 +37,8 @@ FLOORS = {
     "cli": (
         ("main",),
         (
-            *("bench", "download", "evaluate", "export", "info", "inspect_clients", "preprocess"),
-            *("report", "train"),
+            *("bench", "download", "evaluate", "export", "help", "info", "inspect_clients"),
+            *("preprocess", "report", "train"),
         ),
         ("jobs", "options"),
         ("screen", "bench_peer"),

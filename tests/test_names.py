@@ -1,4 +1,4 @@
-"""Names of the package that texts mention: docstrings, messages, comments and the README."""
+"""Names of the package that texts mention: docstrings, messages, comments, README and manual."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _is_module(path: str) -> bool:
 
 
 def test_every_name_that_a_text_mentions_exists() -> None:
-    texts = [ROOT / "README.md"]
+    texts = [ROOT / "README.md", *(ROOT / "fedcli" / "manual").glob("*.md")]
     texts += [path for path in (ROOT / "fedcli").rglob("*.py*") if path.suffix != ".pyc"]
     names = [(path, name) for path in sorted(texts) for name in mentioned(path.read_text())]
     assert len(names) > 1000

@@ -44,6 +44,7 @@ COMMANDS = {
     "export": ("fedcli.cli.export:export", "Write the model of a run for NumPy or Keras."),
     "bench": ("fedcli.cli.bench:bench", "Measure this machine's speed, and its limits."),
     "info": ("fedcli.cli.info:info", "Show versions, and what can be chosen by name."),
+    "help": ("fedcli.cli.help:show_help", "Show the manual: a page, or the list of pages."),
 }
 
 
@@ -97,6 +98,7 @@ def group(ctx: click.Context) -> None:
       fedcli train --data photos.h5             the same rounds on those
       fedcli inspect-clients                    who the clients are
       fedcli COMMAND -h                         options and examples of one command
+      fedcli help                               the manual: tutorial, data, models, ...
 
     \b
     Tab completion (put the line for your shell in its startup file):

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import fedcli
 from fedcli import learning, settings
 from fedcli.cli import main as cli
 from fedcli.core.native import CancelFlag, Cancelled, StepKind
@@ -86,9 +87,9 @@ def run_rounds(process: LearningProcess, num_rounds: int = 3) -> tuple[Any, list
     return state, found
 
 
-def test_readme_shows_the_example() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    assert EXAMPLE.read_text().strip() in readme
+def test_manual_shows_the_example() -> None:
+    page = (Path(fedcli.__file__).parent / "manual" / "models.md").read_text()
+    assert EXAMPLE.read_text().strip() in page
 
 
 def test_example_has_the_figures_of_the_built_in_model(

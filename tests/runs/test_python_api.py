@@ -318,7 +318,7 @@ def test_flat_metrics_are_what_trackers_take(config: RunConfig, tmp_path: Path) 
     def log(values: dict[str, Any], step: int) -> None:
         logged.append((step, values))
 
-    callback: Callable[[RoundResult], None] = lambda result: log(  # noqa: E731 - as in the README
+    callback: Callable[[RoundResult], None] = lambda result: log(  # noqa: E731 - as in the tutorial
         fedcli.metrics.flatten(result.metrics), step=result.round_num
     )
     run = fedcli.train(

@@ -258,6 +258,14 @@ class Screen:
             grid.add_row(self.text(name), self.text(text))
         self._print(grid, soft_wrap=False, width=min(width, _UNBOUNDED))
 
+    def markdown(self, text: str) -> str:
+        """Returns a text in Markdown as the terminal shows it, for a pager."""
+        from rich.markdown import Markdown  # late: only the manual's pages need its parser
+
+        with self.console.capture() as captured:
+            self.console.print(Markdown(text, code_theme="ansi_dark"), width=self.width)
+        return captured.get()
+
     def bars(self, bars: Sequence[Bar], width: int | None = None) -> None:
         """Prints one bar a line, scaled to the greatest of them."""
         for line in self.bar_lines(bars, width or self.width // 2):

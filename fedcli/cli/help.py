@@ -1,0 +1,161 @@
+"""`fedcli help`: the pages of the manual, in the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fedcli.cli import options as opt
+from fedcli.cli.screen.output import print_json
+from fedcli.dataclass import dataclass
+from fedcli.errors import ConfigError
+from fedcli.settings.options import did_you_mean
+
+MANUAL = Path(__file__).parents[1] / "manual"
+# The pages in the order of the list. Each is a file NAME.md of `MANUAL`, whose first line is
+# "# Title: what the page is about".
+TOPICS = (
+    *("tutorial", "data", "models", "algorithms", "runs", "reports", "inspecting"),
+    *("extending", "numbers", "files", "limits", "changes"),
+)
+SEARCHING = "Searching"
+_MAX_SHOWN = 3  # lines of a page that a search prints
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of the manual.
+
+    Attributes:
+        name: Its topic.
+        text: All of it, in Markdown.
+    """
+
+    name: str
+    text: str
+
+    @property
+    def summary(self) -> str:
+        """What the page is about: its first line after the title."""
+        return self.text.partition("\n")[0].partition(": ")[2]
+
+    def lines_with(self, word: str) -> list[tuple[int, str]]:
+        """Returns the lines that contain `word`, in any case, with their numbers from 1."""
+        lines = enumerate(self.text.splitlines(), start=1)
+        return [(number, line) for number, line in lines if word.lower() in line.lower()]
+
+
+@click.command("help", cls=opt.SectionCommand)
+@click.argument("topic", required=False, type=opt.Name(lambda: TOPICS))
+@opt.option(
+    "--search",
+    metavar="WORD",
+    help="List the pages that contain WORD, in any case, with the first lines that do.",
+    section=SEARCHING,
+)
+@opt.output_options
+def show_help(
+    *, topic: str | None, search: str | None, as_json: bool, quiet: bool, verbose: bool
+) -> None:
+    """Show a page of the manual; without TOPIC, list the pages.
+
+    In a terminal the page opens in the pager (PAGER chooses it); in a pipe it is Markdown.
+    The options of a command: fedcli COMMAND -h.
+
+    \b
+    Examples:
+      fedcli help
+      fedcli help tutorial
+      fedcli help files > files.md
+      fedcli help --search dirichlet
+    """  # noqa: D301 - \b keeps click from wrapping
+    opt.remarks_for(quiet=quiet, verbose=verbose)
+    if topic is not None and search is not None:
+        raise click.UsageError(
+            "--search looks through all pages; leave TOPIC out", click.get_current_context()
+        )
+    if search is not None:
+        _show_found(search, as_json=as_json)
+    elif topic is not None:
+        _show_page(_read(topic), as_json=as_json)
+    else:
+        _show_list(as_json=as_json)
+
+
+def _read(topic: str) -> Page:
+    """The page of a topic; a ConfigError if there is none."""
+    if topic not in TOPICS:
+        raise ConfigError(
+            f"the manual has no page '{topic}'; choose one of {', '.join(TOPICS)}"
+            f"{_command_hint(topic) or did_you_mean(topic, TOPICS)}"
+        )
+    return Page(topic, (MANUAL / f"{topic}.md").read_text(encoding="utf-8"))
+
+
+def _command_hint(topic: str) -> str:
+    """The end of a message about a topic that is the name of a command; else empty."""
+    context = click.get_current_context().find_root()
+    group = context.command
+    if not isinstance(group, click.Group) or topic not in group.list_commands(context):
+        return ""
+    return f"; 'fedcli {topic} -h' shows the options of that command"
+
+
+def _show_page(page: Page, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"name": page.name, "summary": page.summary, "text": page.text})
+        return
+    from fedcli.cli.screen.text_screen import needs_rich
+
+    if not needs_rich():
+        click.echo(page.text, nl=False)
+        return
+    from fedcli.cli.screen.render import Screen
+
+    click.echo_via_pager(Screen().markdown(page.text))
+
+
+def _show_list(*, as_json: bool) -> None:
+    pages = [_read(topic) for topic in TOPICS]
+    if as_json:
+        print_json({"pages": [{"name": page.name, "summary": page.summary} for page in pages]})
+        return
+    from fedcli.cli.screen.text_screen import open_text_screen
+
+    screen = open_text_screen()
+    screen.title("The manual")
+    screen.prose((f"  {page.name}", page.summary) for page in pages)
+    screen.line("")
+    screen.line("fedcli help TOPIC shows a page, fedcli help --search WORD finds pages.")
+
+
+def _show_found(word: str, *, as_json: bool) -> None:
+    pages = [_read(topic) for topic in TOPICS]
+    found = [(page, lines) for page in pages if (lines := page.lines_with(word))]
+    if not word.strip() or not found:
+        raise ConfigError(
+            f"no page of the manual contains '{word}'; try a shorter word, or fedcli info, "
+            "which lists all that can be chosen by name"
+        )
+    if as_json:
+        print_json({"word": word, "pages": [_describe(page, lines) for page, lines in found]})
+        return
+    from fedcli.cli.screen.text_screen import open_text_screen
+
+    screen = open_text_screen()
+    for page, lines in found:
+        count = "1 line" if len(lines) == 1 else f"{len(lines)} lines"
+        screen.title(f"{page.name}: {count}")
+        for _, line in lines[:_MAX_SHOWN]:
+            screen.line(f"  {line.strip()}")
+
+
+def _describe(page: Page, lines: list[tuple[int, str]]) -> dict[str, Any]:
+    """A page and its lines as JSON."""
+    return {
+        "name": page.name,
+        "summary": page.summary,
+        "lines": [{"line": number, "text": line} for number, line in lines],
+    }

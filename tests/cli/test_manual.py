@@ -1,0 +1,99 @@
+"""`fedcli help`: pages, list, search, and what the package holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedcli.cli.help import MANUAL, TOPICS
+from tests.kit.command_line import PATIENCE_SECONDS, Fedcli, assert_is_one_line
+
+
+def test_each_page_is_a_topic_and_says_what_it_is_about(fedcli: Fedcli) -> None:
+    assert sorted(page.stem for page in MANUAL.iterdir()) == sorted(TOPICS)
+    out = fedcli("help").out
+    for page in json.loads(fedcli("help", "--json").out)["pages"]:
+        assert len(page["summary"]) > 20
+        assert any(
+            line.split() == [page["name"], *page["summary"].split()] for line in out.splitlines()
+        )
+
+
+def test_a_page_in_a_pipe_is_its_markdown(fedcli: Fedcli) -> None:
+    for topic in TOPICS:
+        text = (MANUAL / f"{topic}.md").read_text(encoding="utf-8")
+        assert fedcli("help", topic).out == text
+        assert json.loads(fedcli("help", topic, "--json").out)["text"] == text
+
+
+def test_a_page_in_a_terminal_is_drawn_and_paged(
+    command: list[str], process_arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    pager = tmp_path / "pager"
+    pager.write_text("#!/bin/sh\necho paged\ncat\n")
+    pager.chmod(0o755)
+    env = {**process_arguments["env"], "TERM": "xterm", "COLUMNS": "100", "PAGER": str(pager)}
+    process_arguments["env"] = env
+    keyboard, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [*command, "help", "limits"], stdin=terminal, stdout=terminal, **process_arguments
+    )
+    os.close(terminal)
+    drawn = b""
+    while chunk := _read(keyboard):
+        drawn += chunk
+    os.close(keyboard)
+    assert process.wait(PATIENCE_SECONDS) == 0
+    lines = drawn.decode().splitlines()
+    assert lines[0] == "paged"
+    text = "\n".join(lines)
+    assert "What is trusted, and what is not" in text
+    assert "## What is trusted" not in text
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:  # nobody has the terminal open any more
+        return b""
+
+
+def test_search_lists_pages_and_lines_in_any_case(fedcli: Fedcli) -> None:
+    out = fedcli("help", "--search", "DIRICHLET-client").out
+    assert "data: " in out
+    assert "algorithms: " in out
+    assert "tutorial: " not in out
+    found = json.loads(fedcli("help", "--search", "DIRICHLET-client", "--json").out)["pages"]
+    for page in found:
+        lines = (MANUAL / f"{page['name']}.md").read_text(encoding="utf-8").splitlines()
+        for each in page["lines"]:
+            assert lines[each["line"] - 1] == each["text"]
+            assert "dirichlet-client" in each["text"].lower()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["help", "tutoral"], ["'tutoral'", "did you mean tutorial?"]),
+        (["help", "eval"], ["'eval'", "'fedcli eval -h' shows the options"]),
+        (["help", "../version"], ["'../version'", "choose one of tutorial, data"]),
+        (["help", "--search", "zeppelin"], ["'zeppelin'", "try a shorter word"]),
+        (["help", "--search", " "], ["' '"]),
+    ],
+)
+def test_what_is_not_there_is_one_line(
+    fedcli: Fedcli, arguments: list[str], words: list[str]
+) -> None:
+    assert_is_one_line(fedcli(*arguments), *words)
+
+
+def test_a_search_takes_no_topic(fedcli: Fedcli) -> None:
+    done = fedcli("help", "data", "--search", "csv")
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert done.err.startswith("fedcli help: --search looks through all pages; leave TOPIC out")
