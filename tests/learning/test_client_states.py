@@ -23,8 +23,6 @@ from fedcli.runs.files import folder as run_dir
 from fedcli.runs.files.saved_states import client_states_of
 from tests.kit.training import go_on, train
 
-pytestmark = pytest.mark.numeric
-
 NUM_PARAMS = 50
 
 

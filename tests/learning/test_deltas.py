@@ -24,6 +24,8 @@ from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.models.zoo import softmax_regression
 from tests.kit.clients import make_clients
 
+pytestmark = pytest.mark.numeric
+
 MODEL = softmax_regression((5, 4), 3)
 NUM_PARAMS = MODEL.layout.num_params
 SIZES = (7, 20, 0, 13, 9, 30, 2, 5, 11, 4, 17)

@@ -16,6 +16,8 @@ from fedcli.models.zoo import softmax_regression
 from tests.kit import reference
 from tests.kit.clients import make_clients
 
+pytestmark = pytest.mark.numeric
+
 SHAPE, NUM_CLASSES = (3, 4), 3
 SIZES = (700, 0, 12, 1, 257, 40, 300, 9, 33, 20, 5)  # the largest in three pieces
 STARTS = np.random.default_rng(7).standard_normal((len(SIZES), 13 * NUM_CLASSES), np.float32)

@@ -43,8 +43,6 @@ from tests.kit.keras_samples import (
     sequential,
 )
 
-pytestmark = pytest.mark.numeric
-
 HIDDEN = layer("Dense", "z", units=3, activation="relu", use_bias=True)
 LOGITS = layer("Dense", "a", units=2, activation="softmax", use_bias=True)
 MLP = sequential(image_input(4), HIDDEN, LOGITS)
@@ -682,6 +680,7 @@ def test_files_of_real_keras_give_its_outputs(shared_data: Path, name: str) -> N
         np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("name", FIXTURES)
 def test_the_core_gives_the_outputs_of_real_keras(shared_data: Path, name: str) -> None:
     folder = shared_data / "keras"

@@ -38,8 +38,6 @@ from fedcli.runs.files import checkpoint
 from fedcli.runs.trained import export_run
 from tests.kit.training import train
 
-pytestmark = pytest.mark.numeric
-
 EXAMPLE = Path(__file__).parents[1] / "data" / "my_model.py"
 SHAPE, NUM_CLASSES = (5, 4), 3
 SIZES = (1, 7, 40, 23, 0, 20, 33, 12, 50, 9, 26)  # one is empty; more than a block of 8
@@ -92,6 +90,7 @@ def test_manual_shows_the_example() -> None:
     assert EXAMPLE.read_text().strip() in page
 
 
+@pytest.mark.numeric
 def test_example_has_the_figures_of_the_built_in_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +126,7 @@ def test_example_has_the_figures_of_the_built_in_model(
         assert [weights[each].shape for each in weights.files] == [(784, 10), (10,)]
 
 
+@pytest.mark.numeric
 def test_a_model_of_one_s_own_is_fine_tuned_and_kept_by_each_client(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,6 +170,7 @@ OPTIMIZERS: dict[str, optimizers.Optimizer] = {
 }
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("algorithm", ["fedavg", "fedprox", "fedsgd", "mime-lite", "feddyn"])
 def test_rounds_are_those_of_the_core(name: str, algorithm: str) -> None:
@@ -201,6 +202,7 @@ def test_rounds_are_those_of_the_core(name: str, algorithm: str) -> None:
         assert own["aggregator"].keys() == core["aggregator"].keys()
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("is_own", [False, True], ids=["core", "own model"])
 def test_mean_gradients_keep_their_digits_beside_large_weights(is_own: bool) -> None:
     """Gradients of 1e-6 beside weights of 8, whose last bit is 1e-6."""
@@ -227,6 +229,7 @@ def test_mean_gradients_keep_their_digits_beside_large_weights(is_own: bool) -> 
     np.testing.assert_allclose(result.delta_sum[kernel.size :], -bias, rtol=0, atol=1e-6)
 
 
+@pytest.mark.numeric
 def test_rounds_are_the_same_each_time_and_leave_the_object_as_it_was() -> None:
     model = Small()
     model.bias[:] = [1, 2, 3]
@@ -479,6 +482,7 @@ def test_wrong_model_is_refused_in_one_line(name: str) -> None:
     assert str(caught.value).startswith((__file__, str(EXAMPLE)))  # no line of ours
 
 
+@pytest.mark.numeric
 def test_clients_are_scored_at_starts_of_their_own() -> None:
     model = wrap(Small)
     assert isinstance(model, PythonModel)
@@ -711,6 +715,7 @@ def check_resume(model: Path, tmp_path: Path, **options: Any) -> None:
     assert files_of(tmp_path / "straight") == files_of(tmp_path / "resumed")
 
 
+@pytest.mark.numeric
 def test_resume_equals_straight_run(tmp_path: Path) -> None:
     model = tmp_path / "my_model.py"
     shutil.copy(EXAMPLE, model)
@@ -994,6 +999,7 @@ def load_torch(path: Path, function: str) -> Model:
     return load(path, function, input_shape=(28, 28), num_classes=10, seed=1)
 
 
+@pytest.mark.numeric
 def test_torch_softmax_has_the_figures_of_the_built_in_model(
     torch_file: Path, tmp_path: Path
 ) -> None:
@@ -1006,6 +1012,7 @@ def test_torch_softmax_has_the_figures_of_the_built_in_model(
         assert train_metrics == pytest.approx(expected["client_work"]["train"], abs=1e-5)
 
 
+@pytest.mark.numeric
 def test_torch_resume_equals_straight_run_with_dropout(torch_file: Path, tmp_path: Path) -> None:
     import torch
 

@@ -39,8 +39,6 @@ from tests.kit.training import (
     train_rounds,
 )
 
-pytestmark = pytest.mark.numeric
-
 NAMES = ["sparse_categorical_accuracy", "loss", "num_examples", "num_batches"]
 
 
@@ -91,6 +89,7 @@ def test_a_run_has_every_file_and_one_line_a_round(tmp_path: Path) -> None:
     assert {"data", "train", "aggregate", "evaluate", "save"} <= timings[-1].keys()
 
 
+@pytest.mark.numeric
 def test_training_learns(tmp_path: Path) -> None:
     train(tmp_path / "run", make_config(rounds=20, pixels="ink", client_lr=0.1))
     lines = folder.read_metrics(tmp_path / "run")
@@ -98,6 +97,7 @@ def test_training_learns(tmp_path: Path) -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_stopped_and_resumed_run_equals_the_straight_run(tmp_path: Path, variant: str) -> None:
     config = make_config(**VARIANTS[variant])
@@ -214,6 +214,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
     assert picture(out) == before
 
 
+@pytest.mark.numeric
 def test_more_rounds_equal_a_longer_straight_run(tmp_path: Path) -> None:
     train(tmp_path / "long", make_config(**VARIANTS["uniform"]))
     out = tmp_path / "short"
@@ -265,6 +266,7 @@ def test_fewer_rounds_than_completed_are_refused(tmp_path: Path) -> None:
     go_on(tmp_path / "run")  # the refusal has given up the lock
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("side", ["client", "server"])
 def test_a_run_follows_its_schedule(tmp_path: Path, side: str) -> None:
     """From round 3 on nothing moves; before, nothing differs."""
@@ -281,6 +283,7 @@ def test_a_run_follows_its_schedule(tmp_path: Path, side: str) -> None:
     assert len(set(stopped[2:])) == 1
 
 
+@pytest.mark.numeric
 def test_a_decay_over_the_run_s_rounds_follows_a_new_total(tmp_path: Path) -> None:
     values = {"client_schedule": "cosine", "rounds": 3}
     train(tmp_path / "run", make_config(**values))
@@ -300,6 +303,7 @@ def test_a_decay_over_the_run_s_rounds_follows_a_new_total(tmp_path: Path) -> No
     }
 
 
+@pytest.mark.numeric
 def test_a_run_clips_gradients(tmp_path: Path) -> None:
     """At most so long a way: as many steps as batches, each of the rate times the norm."""
     values = {"clients": "1", "rounds": 1, "client_lr": 0.1, "client_clip_norm": 0.01}
@@ -326,6 +330,7 @@ def test_config_toml_repeats_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert results(tmp_path / "second") == results(tmp_path / "first")
 
 
+@pytest.mark.numeric
 def test_every_client_as_a_cohort_does_not_depend_on_sampling(tmp_path: Path) -> None:
     """Drawing 12 of 12 is taking all of them, in the same order."""
     train(tmp_path / "all", make_config(clients="all"))
@@ -335,6 +340,7 @@ def test_every_client_as_a_cohort_does_not_depend_on_sampling(tmp_path: Path) ->
     ).read_bytes()
 
 
+@pytest.mark.numeric
 def test_results_do_not_depend_on_threads_or_blocks_of_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,6 +357,7 @@ def test_results_do_not_depend_on_threads_or_blocks_of_evaluation(
         assert blocks == values
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("sampling", [name for name in SAMPLINGS if name != "fixed"])
 def test_drawn_cohorts_do_not_depend_on_threads(tmp_path: Path, sampling: str) -> None:
     for threads in (1, 2, 7):
@@ -370,6 +377,7 @@ def test_counting_examples_of_everyone_can_be_stopped() -> None:
         open_federation(config, cancel)
 
 
+@pytest.mark.numeric
 def test_an_empty_cohort_is_a_round_that_changes_nothing(tmp_path: Path) -> None:
     config = make_config(sampling="poisson", clients="1", seed=3, rounds=12, **MOMENTUM)
     num_empty = 0
@@ -393,6 +401,7 @@ def test_an_empty_cohort_is_a_round_that_changes_nothing(tmp_path: Path) -> None
     assert [line["round"] for line in lines] == list(range(1, 13))
 
 
+@pytest.mark.numeric
 def test_a_client_that_comes_twice_is_trained_twice(tmp_path: Path) -> None:
     data = write_tff(tmp_path / "a.h5", {"a": 10, "b": 7})
     values = {"data": str(data), "data_options": {}, "clients": "2", "epochs": 1}
@@ -839,6 +848,7 @@ def test_other_data_are_seen_as_the_model_was_trained(tmp_path: Path) -> None:
     assert abs(inverted.values["loss"] - own["loss"]) > 0.1
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("values", [{"server_ema": 0.9}, {"algorithm": "feddyn"}])
 def test_what_is_evaluated_is_what_is_exported(tmp_path: Path, values: dict[str, Any]) -> None:
     out = tmp_path / "run"
