@@ -1,6 +1,6 @@
 """Training that is killed at random moments, and resumed, ends in the bytes of the straight run.
 
-FEDCLI_TEST_KILLS says how many times each kind of run is killed (10 if it is not set; one that has
+FEDCLI_TEST_KILLS says how many times each kind of run is killed (6 if it is not set; one that has
 begun is, whatever it says), and FEDCLI_TEST_SEED when:
 
     FEDCLI_TEST_KILLS=100 pytest tests/cli/test_crash.py -s
@@ -26,7 +26,7 @@ from fedcli.runs.files import checkpoint, client_records, event_files
 from fedcli.runs.files import folder as run_dir
 from fedcli.runs.trained import export_run
 
-NUM_KILLS = int(os.environ.get("FEDCLI_TEST_KILLS", "10"))
+NUM_KILLS = int(os.environ.get("FEDCLI_TEST_KILLS", "6"))
 
 HAS_TENSORBOARD = all(map(find_spec, ("tensorboard", "tensorboardX")))
 
