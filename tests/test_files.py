@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from pathlib import Path
 
 import pytest
 
 from fedcli.files import check_regular, make_folders, open_regular, read_bounded
-
-
-def place(path: Path, kind: str) -> None:
-    """Makes what no file of a run, and no data file, may be."""
-    if kind == "named pipe":
-        os.mkfifo(path)
-    elif kind == "socket":
-        with socket.socket(socket.AF_UNIX) as bound:
-            os.chdir(path.parent)
-            bound.bind(path.name)
-    elif kind == "link to /dev/zero":
-        path.symlink_to("/dev/zero")
-    elif kind == "folder":
-        path.mkdir()
-    elif kind == "ring of links":
-        path.symlink_to(path.name)
-    else:
-        path.touch()
-        os.truncate(path, 200 << 30)  # all holes
-
-
-KINDS = ("named pipe", "socket", "link to /dev/zero", "folder", "ring of links")
+from tests.kit.special_files import KINDS, place
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "huge"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -351,3 +352,15 @@ def test_checker_finds(module: str, source: str, fault: str) -> None:
 )
 def test_checker_allows(module: str, source: str) -> None:
     assert find_faults(module, source) == []
+
+
+def test_no_test_module_imports_another() -> None:
+    """What several need is in tests/kit."""
+    other = re.compile(r"\s*(from|import) tests\.(\w+\.)*test_")
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in sorted((PACKAGE.parent / "tests").rglob("test_*.py"))
+        for line in path.read_text().splitlines()
+        if other.match(line)
+    ]
+    assert found == []

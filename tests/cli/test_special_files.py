@@ -12,7 +12,7 @@ import pytest
 
 from fedcli.cli import main as cli
 from tests.kit.command_line import Fedcli
-from tests.test_files import KINDS, place
+from tests.kit.special_files import KINDS, place
 
 FILES = (
     *("config.toml", "metrics.jsonl", "timings.jsonl", "evaluation.json", "metrics.csv"),

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import re
 import resource
 import signal
@@ -19,7 +20,7 @@ import sys
 import tarfile
 import textwrap
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -511,23 +512,15 @@ def test_the_folder_is_given_or_set_or_the_users_own(
 
 _INSTALL = textwrap.dedent(
     """
-    import json, sys
+    import pickle, sys
     from pathlib import Path
     from fedcli.datasets.download import installing
-    from tests.datasets.test_installing import from_json
-    dataset, folder = from_json(json.load(sys.stdin)), Path(sys.argv[1])
+    dataset, folder = pickle.load(sys.stdin.buffer), Path(sys.argv[1])
     files, _ = installing.fetch_files(dataset, folder)
     print("fetched", flush=True)
     print(installing.install(dataset, files, folder), flush=True)
     """
 )
-
-
-def from_json(fields: dict[str, Any]) -> PublicDataset:
-    """A dataset of IDX files from what `dataclasses.asdict` makes of it."""
-    files = tuple(RemoteFile(**{**file, "members": ()}) for file in fields["files"])
-    expected = tuple(Expected(**each) for each in fields["expected"])
-    return PublicDataset(**{**fields, "entry": ENTRY, "files": files, "expected": expected})
 
 
 def _start(dataset: PublicDataset, folder: Path) -> subprocess.Popen[str]:
@@ -539,8 +532,7 @@ def _start(dataset: PublicDataset, folder: Path) -> subprocess.Popen[str]:
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )
     assert process.stdin is not None
-    description = {name: value for name, value in asdict(dataset).items() if name != "entry"}
-    process.stdin.write(json.dumps(description))
+    pickle.dump(dataset, process.stdin.buffer)  # type: ignore[attr-defined] # of text
     process.stdin.close()
     process.stdin = None  # for communicate()
     return process

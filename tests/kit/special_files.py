@@ -1,0 +1,28 @@
+"""Files of other kinds than regular: pipes, sockets, links, and one of holes alone."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+KINDS = ("named pipe", "socket", "link to /dev/zero", "folder", "ring of links")
+
+
+def place(path: Path, kind: str) -> None:
+    """Makes what no file of a run, and no data file, may be."""
+    if kind == "named pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as bound:
+            os.chdir(path.parent)
+            bound.bind(path.name)
+    elif kind == "link to /dev/zero":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "ring of links":
+        path.symlink_to(path.name)
+    else:
+        path.touch()
+        os.truncate(path, 200 << 30)  # all holes
