@@ -12,14 +12,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# libgomp's idle threads spin for some 10 ms by default. On a busy machine that is where the next
-# round waits: a spinning thread holds the processor that a working one needs, and rounds of 0.6 ms
-# were seen to take 8. 1 ms spans the gap between two rounds. Read when libgomp is loaded: below.
-os.environ.setdefault("GOMP_SPINCOUNT", "30000")
-
+from fedcli.core import machine
 from fedcli.core.seeds import StreamKey
 from fedcli.errors import ConfigError
 from fedcli.settings.vocabulary import MAX_THREADS
+
+# libgomp's idle threads spin for some 10 ms by default. On a busy machine that is where the next
+# round waits: a spinning thread holds the processor that a working one needs, and rounds of 0.6 ms
+# were seen to take 8. 1 ms spans the gap between two rounds. Read when libgomp is loaded, which is
+# below; what other processes do that this one starts is theirs to choose.
+_HAS_SPINCOUNT = "GOMP_SPINCOUNT" in os.environ
+os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 try:
     from fedcli.core import _core
@@ -49,6 +52,9 @@ except ImportError as err:
         "Python found it before an installed fedcli; start Python in another folder, or run "
         "pip install -e . here"
     ) from err
+finally:
+    if not _HAS_SPINCOUNT:
+        del os.environ["GOMP_SPINCOUNT"]
 
 __all__ = [
     "MAX_LAYERS",
@@ -241,7 +247,10 @@ def has_openmp() -> bool:
 
 
 def resolve_threads(requested: int | None = None) -> int:
-    """Returns the number of threads: `requested`, else OMP_NUM_THREADS, else the cores we may use.
+    """Returns the number of threads: `requested`, else OMP_NUM_THREADS, else what we may use.
+
+    That is the processors of this process's affinity, or as many as a container's processor time is
+    worth.
 
     A core built without OpenMP has one thread, whatever is asked.
 
@@ -257,9 +266,7 @@ def resolve_threads(requested: int | None = None) -> int:
     from_environment = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if from_environment.isdecimal() and int(from_environment) > 0:
         return min(int(from_environment), MAX_THREADS)
-    if hasattr(os, "sched_getaffinity"):
-        return min(len(os.sched_getaffinity(0)), MAX_THREADS)
-    return min(os.cpu_count() or 1, MAX_THREADS)
+    return min(machine.num_processors(), MAX_THREADS)
 
 
 class Phase(IntEnum):
