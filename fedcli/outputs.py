@@ -16,7 +16,6 @@ import fcntl
 import io
 import os
 import re
-import shutil
 import stat
 import sys
 import time
@@ -287,11 +286,18 @@ def _remove_unless_locked(path: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
-            shutil.rmtree(path, ignore_errors=True)
+            _remove_folder(path)
         elif stat.S_ISREG(mode):
             path.unlink()
     finally:
         os.close(descriptor)
+
+
+def _remove_folder(folder: Path) -> None:
+    """Removes a folder and all that is in it, as far as that can be done."""
+    import shutil  # late: few commands need it
+
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -324,7 +330,7 @@ def scratch_folder(folder: Path | None, prefix: str) -> Iterator[Path]:
         try:
             yield made
         finally:
-            shutil.rmtree(made, ignore_errors=True)
+            _remove_folder(made)
 
 
 @contextmanager

@@ -6,17 +6,20 @@ import abc
 from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.datasets.batches import ArraySpec, ClientDataset, example_spec
 from fedcli.datasets.cache import ClientCache
-from fedcli.datasets.description import SourceDescription
-from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import DataError
 from fedcli.progress import Tell, tell_nobody
 from fedcli.settings.vocabulary import NATURAL
+
+if TYPE_CHECKING:
+    from fedcli.datasets.description import SourceDescription
+    from fedcli.datasets.table import ExampleTable
 
 CENTRAL = "central"  # the split whose clients are no part of the federation
 
@@ -99,6 +102,8 @@ class ClientData(abc.ABC):
             DataError: See `client`.
             OSError: The disk is full.
         """
+        from fedcli.datasets.table import TableWriter  # late: few runs deal examples anew
+
         with TableWriter(self.source, folder) as writer:
             for done, client_id in enumerate(self.client_ids, 1):
                 writer.add_client(self.client(client_id))
