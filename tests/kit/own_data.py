@@ -331,6 +331,11 @@ def _masks(root: Path) -> None:
         class_folders(root, 4, inner=inner)
 
 
+def _batches(root: Path) -> None:
+    flat("batch1", 6)(root)
+    flat("batch2", 6, 6)(root)
+
+
 _LABELS = [f"img{index}.png,{name}" for index, name in rows()]
 _OWNED = [f"c{index % 4},img{index}.png,{name}" for index, name in rows()]
 
@@ -573,6 +578,31 @@ LAYOUTS: dict[str, Layout] = {
                 both(flat("."), text("labels.csv", ["filename,label", *_LABELS, "gone.png,cat"])),
                 12,
             ),
+            "folders that are no classes, by option": Replica(
+                both(_batches, text("labels.csv", ["filename,label", *_LABELS])),
+                12,
+                options=("--label-column", "label"),
+            ),
+            "folders of splits and one table": Replica(
+                both(
+                    flat("train", 8),
+                    flat("test", 4, 8),
+                    text("labels.csv", ["filename,label", *_LABELS]),
+                ),
+                8,
+                4,
+                options=("--label-column", "label"),
+            ),
+            "a table in each split": Replica(
+                both(
+                    flat("train"),
+                    flat("test", 6),
+                    text("train/metadata.csv", ["file_name,label", *_LABELS]),
+                    text("test/metadata.csv", ["file_name,label", *_LABELS[:6]]),
+                ),
+                12,
+                6,
+            ),
             "GTSRB of Kaggle": Replica(_gtsrb, 12, 6),
             "GTSRB": Replica(_gtsrb_original, 12, 6),
         },
@@ -587,6 +617,10 @@ LAYOUTS: dict[str, Layout] = {
             "a label is missing": Wrong(
                 both(flat("."), text("labels.csv", ["f,label", *_LABELS[:-1], "img11.png,?"])),
                 ("labels.csv: line 13", "no label"),
+            ),
+            "folders that are no classes": Wrong(
+                both(_batches, text("labels.csv", ["filename,label", *_LABELS])),
+                ("folders name 2 classes", "--label-column label", "--folders class"),
             ),
             "a picture twice": Wrong(
                 both(flat("."), text("labels.csv", ["f,label", *_LABELS, "img0.png,dog"])),

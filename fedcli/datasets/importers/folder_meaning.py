@@ -100,15 +100,29 @@ def read_places(
         ConfigError: `splits` names a folder that is not there.
         DataError: Two readings are plausible, or pictures lie too deep.
     """
+    meaning = read_splits(pictures, root, folders, splits)
+    for split, inside in meaning.splits.items():
+        meaning.splits[split] = _without_plain(meaning, _without_repeated(inside, meaning), folders)
+    _judge_inner_folders(meaning, root, folders)
+    return meaning
+
+
+def read_splits(
+    pictures: Sequence[Picture],
+    root: Path,
+    folders: str | None,
+    splits: Mapping[str, str] | None,
+) -> Meaning:
+    """Returns the split of each picture alone; what else its folders say is left in `dirs`.
+
+    Arguments and errors as `read_places`.
+    """
     meaning = Meaning({"train": list(pictures)}, folders={each.path.parent for each in pictures})
     meaning.splits["train"] = _unwrapped(meaning, meaning.splits["train"], root, folders)
     if splits is None:
         _take_splits(meaning, root)
     elif splits:
         _take_given_splits(meaning, root, splits)
-    for split, inside in meaning.splits.items():
-        meaning.splits[split] = _without_plain(meaning, _without_repeated(inside, meaning), folders)
-    _judge_inner_folders(meaning, root, folders)
     return meaning
 
 

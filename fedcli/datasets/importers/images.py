@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import field, replace
 from itertools import islice
@@ -212,15 +212,13 @@ def find_pictures(source: Path, options: ImportOptions) -> Found:
             "put them into one folder a class"
         )
     if source != root:
-        return _by_tables({"train": pictures}, [source], root, options, ())
+        return _by_tables(Meaning({"train": pictures}), [source], root, options)
     if any((options.label_column, options.file_column, options.id_column)):
-        everything = Meaning({"train": pictures})
-        if options.splits:
-            everything = folder_meaning.read_places(pictures, root, None, options.splits)
-        return _by_tables(everything.splits, tables, root, options, ())
+        meaning = folder_meaning.read_splits(pictures, root, options.folders, options.splits)
+        return _by_tables(meaning, tables, root, options)
     meaning = folder_meaning.read_places(pictures, root, options.folders, options.splits)
     if tables and options.folders is None and _say_nothing(meaning):
-        return _by_tables(meaning.splits, tables, root, options, meaning.notes)
+        return _by_tables(meaning, tables, root, options)
     meaning, flat, notes = _without_unlabelled(meaning, tables, root)
     if options.splits is None:
         _rename_alone(meaning, flat)
@@ -230,8 +228,12 @@ def find_pictures(source: Path, options: ImportOptions) -> Found:
     found = _by_folders(meaning, root, options.folders)
     if flat:
         known = {each.class_name for files in found.splits.values() for each in files}
-        by_table = _by_tables(flat, tables, root, options, (), sorted(known), meaning.folders)
+        by_table = _by_tables(
+            replace(meaning, splits=flat, notes=[]), tables, root, options, sorted(known)
+        )
         found = _join(found, by_table)
+    if tables and options.folders is None:
+        _check_tables_agree(found, tables, root, meaning)
     return replace(found, notes=(*notes, *found.notes))
 
 
@@ -360,21 +362,17 @@ def _class_key(name: str) -> tuple[int, str]:
 
 
 def _by_tables(
-    splits: Mapping[str, Sequence[Picture]],
+    meaning: Meaning,
     tables: Sequence[Path],
     root: Path,
     options: ImportOptions,
-    notes: Sequence[str],
     known: Sequence[str] = (),
-    folders: Collection[Path] = (),
 ) -> Found:
-    """The pictures of some splits labelled by tables.
-
-    `known` are the classes that folders show, `folders` those that hold pictures.
-    """
+    """The pictures of some splits labelled by tables; `known` are classes that folders show."""
+    splits = meaning.splits
     pictures = [each for inside in splits.values() for each in inside]
     rows = picture_tables.match_pictures(
-        tables, [each.path for each in pictures], root, options.file_column, folders
+        tables, [each.path for each in pictures], root, options.file_column, meaning.folders
     )
     if not rows.tables:
         first = tables[0] if tables else root
@@ -389,7 +387,8 @@ def _by_tables(
     split_column = picture_tables.find_column(
         rows, picture_tables.SPLIT_COLUMNS, None, "--splits", where
     )
-    of_value = picture_tables.splits_of(rows, split_column) if options.splits is None else {}
+    is_split = options.splits is not None or len(splits) > 1
+    of_value = {} if is_split else picture_tables.splits_of(rows, split_column)
     split_column = split_column if of_value else None
     label, why = picture_tables.find_labels(
         rows, options.label_column, (owner, split_column), known, where
@@ -412,14 +411,45 @@ def _by_tables(
     if split_column:
         evidence["splits"] = f"column {split_column} of {where}"
     elif len(found) > 1:
-        evidence["splits"] = "by the names of folders"
+        evidence["splits"] = meaning.evidence.get("splits", "by the names of folders")
     unused = [name for name in rows.columns if name not in (label, owner, split_column)]
     return Found(
         found,
         evidence,
         {"classes": "--label-column", "owners": "--id-column"},
-        (*notes, *_table_notes(num_without, rows.num_unknown, unused, where)),
+        (*meaning.notes, *_table_notes(num_without, rows.num_unknown, unused, where)),
     )
+
+
+def _check_tables_agree(found: Found, tables: Sequence[Path], root: Path, meaning: Meaning) -> None:
+    """Refuses folders that name other classes than a table's column of labels does.
+
+    Raises:
+        DataError: A table names at least half of the pictures, and pictures of one folder have
+            several labels in it, or one label is in several folders.
+    """
+    pictures = [each for files in found.splits.values() for each in files]
+    paths = [each.path for each in pictures]
+    rows = picture_tables.match_pictures(tables, paths, root, None, meaning.folders)
+    where = ", ".join(each.path.name for each in rows.tables)
+    label = picture_tables.find_column(
+        rows, picture_tables.LABEL_COLUMNS, None, "--label-column", where
+    )
+    if label is None:
+        return
+    pairs = {
+        (each.class_name, rows.fields[each.path][label][0])
+        for each in pictures
+        if label in rows.fields.get(each.path, {})
+    }
+    num_named = sum(label in rows.fields.get(path, {}) for path in paths)
+    num_labels = len({text for _, text in pairs})
+    if 2 * num_named >= len(paths) and not len(pairs) == num_labels == len(dict(pairs)):
+        raise DataError(
+            f"{root}: folders name {len(dict(pairs)):,} classes, and column {label} of {where} "
+            f"{num_labels:,} others; choose --label-column {label}, or --folders class or "
+            "client/class if the folders are right"
+        )
 
 
 def _from_row(
