@@ -331,6 +331,11 @@ def _masks(root: Path) -> None:
         class_folders(root, 4, inner=inner)
 
 
+def _half(line: str) -> str:
+    """The split of a line of `_LABELS`: the first eight pictures are train."""
+    return "train" if int(line.partition(".")[0].removeprefix("img")) < 8 else "test"
+
+
 def _batches(root: Path) -> None:
     flat("batch1", 6)(root)
     flat("batch2", 6, 6)(root)
@@ -517,6 +522,17 @@ LAYOUTS: dict[str, Layout] = {
                     text("all.csv", ["path,y", *(f"images/{line}" for line in _LABELS)]),
                 ),
                 12,
+                source="all.csv",
+            ),
+            "the table is the source and names splits": Replica(
+                both(
+                    flat("train", 8),
+                    flat("test", 4, 8),
+                    text("all.csv", ["path,y", *(f"{_half(x)}/{x}" for x in _LABELS)]),
+                    flat("a/b/c/d/e/f/g/h/i/j", 1),
+                ),
+                8,
+                4,
                 source="all.csv",
             ),
             "pictures in a folder, tabs": Replica(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import field, replace
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -205,6 +205,9 @@ def find_pictures(source: Path, options: ImportOptions) -> Found:
         OSError: A file cannot be read.
     """
     root = source if source.is_dir() else source.parent
+    if source != root and (named := _named_files(source)):
+        meaning = folder_meaning.read_splits(named, root, None, options.splits)
+        return _by_tables(meaning, [source], root, options)
     pictures, tables, num_others = _list_files(root)
     if not pictures:
         raise DataError(
@@ -235,6 +238,28 @@ def find_pictures(source: Path, options: ImportOptions) -> Found:
     if tables and options.folders is None:
         _check_tables_agree(found, tables, root, meaning)
     return replace(found, notes=(*notes, *found.notes))
+
+
+def _named_files(table: Path) -> list[Picture]:
+    """The pictures that a table names by their paths from its folder; no folder is looked through.
+
+    None is outside that folder.
+    """
+    root = table.parent
+    fields = dict.fromkeys(
+        text.replace("\\", "/") for _, row in picture_tables.read_table(table).rows for text in row
+    )
+    names = [
+        PurePosixPath(text) for text in fields if PurePosixPath(text).suffix.lower() in SUFFIXES
+    ]
+    inside = [name for name in names if not name.is_absolute() and ".." not in name.parts]
+    paths = [root.joinpath(*name.parts) for name in inside]
+    home = root.resolve()
+    return [
+        Picture(path, path.relative_to(root).parts[:-1])
+        for path in paths
+        if path.is_file() and path.resolve().is_relative_to(home)
+    ]
 
 
 def _list_files(root: Path) -> tuple[list[Picture], list[Path], int]:
