@@ -182,10 +182,10 @@ def inspect_clients(
     splits = _open(source, split)
 
     from fedcli.cli.screen.client_tables import View
-    from fedcli.federation.opened_data import note_of_replaced_test, notes_of_sources
+    from fedcli.federation.opened_data import notes_of_sources, notes_on
 
     populations = _count_all(splits, wanted, remarks)
-    for note in (*notes_of_sources(splits), *note_of_replaced_test(splits)):
+    for note in (*notes_of_sources(splits), *notes_on(splits)):
         remarks.note(note)
     if split is None and not quick:
         _verify(source, populations, remarks)

@@ -62,11 +62,18 @@ def check_pixel_shape(shape: tuple[int, ...], where: str) -> None:
         raise DataError(
             f"{where}: pixels have shape {list(shape)}; only [n, H, W] and [n, H, W, C] are read"
         )
+    if has_channels_first(shape):
+        shape = (shape[0], *shape[2:], shape[1])
     if max(shape[1:3]) > MAX_SIDE or max(shape[3:], default=1) > MAX_CHANNELS:
         raise DataError(
             f"{where}: images of shape {list(shape[1:])} are too large; "
             f"at most {MAX_SIDE} x {MAX_SIDE} x {MAX_CHANNELS} is read"
         )
+
+
+def has_channels_first(shape: tuple[int, ...]) -> bool:
+    """Returns whether an array of images is [n, C, H, W]: 1 or 3 before the sides, none behind."""
+    return len(shape) == 4 and shape[1] in (1, 3) and shape[2] > 1 and shape[3] not in (1, 3, 4)
 
 
 def check_pixel_array(shape: tuple[int, ...], itemsize: int, where: str) -> None:

@@ -42,6 +42,7 @@ class ClientData(abc.ABC):
         same_people: Whether clients of train and test with equal ids are the same people.
         replaces: Of a test split that was named beside data with a test split of their own: the
             source of that other split, which is not used. Else empty.
+        notes: Lines on the data that these are made of, for their user.
         cache: Keeps clients that are decompressed or drawn; None where they are memory-mapped.
     """
 
@@ -56,6 +57,7 @@ class ClientData(abc.ABC):
     same_people: bool = True
     replaces: str = ""
     cache: ClientCache | None = None
+    notes: tuple[str, ...] = ()
 
     def description(self) -> SourceDescription | None:
         """Returns what a foreign file was taken to be; None of data that say it themselves."""
@@ -85,6 +87,14 @@ class ClientData(abc.ABC):
             DataError: See `client`.
         """
         return self.client(client_id).labels
+
+    def examine(self) -> tuple[str, ...]:
+        """Returns lines on what a model would learn badly from; looks at a few clients.
+
+        Raises:
+            DataError: See `client`.
+        """
+        return self.notes
 
     def total_examples(self) -> int:
         """Returns the examples of all clients; generated data are counted client by client."""

@@ -175,6 +175,7 @@ def _open_named(source: DataSource, cache: ClientCache, *, split: str) -> dict[s
         path,
         split=split,
         num_classes=tff_h5.DEFAULT_NUM_CLASSES if num_classes is None else num_classes,
+        has_default_classes=num_classes is None,
         pixels=pixels,
         cache=cache,
     )
@@ -242,6 +243,7 @@ def _partitioned(
             same_people=data.same_people or registry.split_partition(name)[0] != registry.NATURAL,
         )
         splits[split].replaces = data.replaces
+        splits[split].notes = data.examine()
     return splits
 
 

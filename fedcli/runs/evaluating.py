@@ -23,8 +23,8 @@ from fedcli.federation.evaluated_splits import note_of_models
 from fedcli.federation.evaluation_groups import EvaluationGroup
 from fedcli.federation.opened_data import (
     fingerprinting,
-    note_of_replaced_test,
     notes_of_sources,
+    notes_on,
     open_data,
 )
 from fedcli.runs.evaluation_clients import (
@@ -192,7 +192,7 @@ def _evaluate_on(
     request.outputs.write_clients(evaluation)
     is_of_run = request.data.is_of_run  # training told what they were taken to be
     sources = () if is_of_run else notes_of_sources({group.split: group.data})
-    replaced = note_of_replaced_test({group.split: group.data})
+    replaced = notes_on({group.split: group.data})
     own_models = note_of_models(trained.config)
     notes = (*trained.notes, *sources, *replaced, *own_models, *evaluation.notes)
     return replace(evaluation, worst=worst, notes=notes)

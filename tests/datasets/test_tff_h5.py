@@ -251,9 +251,10 @@ def test_hdf5_file_without_examples(tmp_path: Path) -> None:
     [
         ({"pixels": PAPER[:2]}, "client 'a': 2 images but 3 labels"),
         ({"label": np.array([1, 2], np.int32)}, "client 'a': 3 images but 2 labels"),
-        ({"label": LABELS.astype(float)}, "client 'a': labels are float64; only integers"),
-        ({"label": LABELS.reshape(3, 1)}, "client 'a': labels have shape (3, 1); only [n]"),
-        ({"label": np.int32(1)}, "client 'a': labels have shape ()"),
+        ({"label": LABELS + 0.5}, "client 'a': example 0: label 7.5 is not a whole number"),
+        ({"label": np.full(3, np.nan)}, "client 'a': example 0: label 'nan' is missing"),
+        ({"label": np.ones((3, 2))}, "example 0: labels have shape [n, 2], and this row is not"),
+        ({"label": np.int32(1)}, "client 'a': labels have shape []"),
         ({"label": np.array([b"7", b"0", b"9"])}, "client 'a': labels are |S1"),
         ({"pixels": PAPER.astype(np.float16)}, "client 'a': pixels are float16; only float32"),
         ({"pixels": PAPER.astype(np.int32)}, "client 'a': pixels are int32; only float32"),
@@ -387,7 +388,7 @@ def test_variable_length_and_object_types_are_refused(tmp_path: Path) -> None:
         group = file.create_group("examples/a")
         group.create_dataset("label", (3,), h5py.ref_dtype)
         group.create_dataset("pixels", data=PAPER)
-    assert "labels are object; only integers" in message_of(path)
+    assert "labels are object; only whole numbers" in message_of(path)
 
 
 def test_claim_of_far_more_than_the_file_holds(tmp_path: Path) -> None:

@@ -94,6 +94,7 @@ def read(
         source=kind.title if len(sources) > 1 else str(sources[0]),
         pixel_convention="ink",
         own_classes=kind.num_classes,
+        are_numbered=True,
         class_names=_class_names(paths[0].parent / kind.names_file),
         evidence={
             "splits": "files with test in the name are test",

@@ -8,64 +8,54 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import re
+import math
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from itertools import islice, pairwise
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.dataclass import dataclass
-from fedcli.datasets.importers import shared
-from fedcli.datasets.importers.flat import flat_shape
-from fedcli.datasets.importers.floats import Coding, Survey
+from fedcli.datasets.importers import csv_layout, shared
+from fedcli.datasets.importers.csv_layout import (
+    Layout,
+    delimiter_of,
+    is_number,
+    is_packed,
+    split_line,
+)
+from fedcli.datasets.importers.flat import flat_shape, shaped
 from fedcli.datasets.importers.picture_tables import looks_like_table
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
+from fedcli.datasets.importers.scales import Coding, Survey
 from fedcli.datasets.importers.source_files import one_file
+from fedcli.datasets.labels import LabelReader
 from fedcli.datasets.spool import PixelSpool
-from fedcli.datasets.table import ExampleTable, TableWriter
-from fedcli.errors import ConfigError, DataError
+from fedcli.datasets.table import TableWriter
+from fedcli.errors import DataError
 from fedcli.files import open_regular
 from fedcli.progress import Tell
-
-ID_COLUMNS = ("client_id", "client", "writer_id", "writer", "user_id", "user", "owner")
-LABEL_COLUMNS = ("label", "y", "class", "target", "digit")
+from fedcli.settings.vocabulary import SPLITS
 
 _GZIP = b"\x1f\x8b"
-_DELIMITERS = ",;\t"
 _LOOKED_AT = 1 << 20  # bytes read to recognise a file
 _BLOCK_ROWS = 512
-_MAX_COLUMNS = 1 << 20
+_SAMPLED_ROWS = 8  # that say what columns are
 MAX_EMPTY_LINES = 1_000_000  # one after another
 _LINES_BETWEEN_CHECKS = 1 << 14
 MAX_LINE = 32 << 20  # characters
-_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Where things stand in a row."""
-
-    columns: list[str]
-    delimiter: str
-    label: int
-    owner: int | None
-
-    @property
-    def pixels(self) -> list[int]:
-        return [i for i in range(len(self.columns)) if i not in (self.label, self.owner)]
 
 
 class _Row(NamedTuple):
-    """A line whose pixels stand without quotes, and the texts of the two other columns."""
+    """A line whose pixels stand without quotes, and the texts of the other columns."""
 
     line: str
     label: str
     owner: str | None
+    split: str | None
 
 
 def recognises(path: Path) -> bool:
@@ -83,25 +73,28 @@ def recognises(path: Path) -> bool:
         lines = [line for line in text.splitlines() if line.strip()][:3]
         if len(lines) < 2 or "\0" in text:
             return False
-        delimiter = _delimiter(lines[0])
-        header, row = (_split(line, delimiter) for line in lines[:2])
+        delimiter = delimiter_of(lines[0])
+        header, row = (split_line(line, delimiter) for line in lines[:2])
         is_alike = len(row) == len(header) or (len(lines) == 2 and not is_whole)
-        return len(header) > 1 and is_alike and 2 * sum(map(_is_number, row)) >= len(row)
+        has_pixels = 2 * sum(map(is_number, row)) >= len(row) or any(map(is_packed, row))
+        return len(header) > 1 and is_alike and has_pixels
     return False
 
 
 def read(
     sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
 ) -> Imported:
-    """Returns the rows of one file as the split "train"; without ids rows have no owner.
+    """Returns the rows of one file; without ids rows have no owner.
 
-    Every column but the label's and the id's is a pixel, in the order of the columns. The whole
-    file decides whether pixels are 0 to 255 or 0 to 1. Labels that are not all whole numbers are
-    names of classes, numbered as they sort.
+    A column of names of splits (Usage: Training, PublicTest, PrivateTest) deals the rows to splits,
+    else all are the split "train". Pixels stand in a column each, in the order of the columns, or
+    all in one with spaces between. `csv_layout` says which columns are none. The whole file decides
+    on the range of pixels.
 
     Args:
         sources: One file.
-        options: `label_column`, `id_column`, `image_shape`, `num_classes` and `fit` apply.
+        options: `label_column`, `id_column`, `splits`, `image_shape`, `pixel_range`,
+            `num_classes` and `fit` apply.
         folder: Where pixels are kept meanwhile.
         tell: Called with the number of rows read.
 
@@ -113,7 +106,7 @@ def read(
     path = one_file(sources, "CSV file")
     rows = _Rows(path, options)
     with ExitStack() as stack:
-        spool = PixelSpool(folder)  # as the file has them: 0 to 255, or 0 to 1
+        spool = PixelSpool(folder)  # as the file has them
         stack.callback(spool.close)
         with _readable(path) as file:
             for block in rows.blocks(file, lambda: tell(spool.num_images, None)):
@@ -121,107 +114,107 @@ def read(
                 tell(spool.num_images, None)
         if not spool.num_images:
             raise DataError(f"{path}: holds no rows below its header; give some")
-        writer = stack.enter_context(TableWriter(str(path), folder, fit=options.fit))
-        labels, class_names = rows.labels.as_classes(str(path))
-        table, coding = _write(
-            writer, spool.mapped(), labels, rows.owners, options.pixel_range, tell
-        )
-    tables = {"train": table}
+        splits = rows.splits()
+        writers = {
+            split: stack.enter_context(TableWriter(str(path), folder, fit=options.fit))
+            for split in splits
+        }
+        coding = _write(writers, spool.mapped(), splits, rows, options.pixel_range, tell)
+        coded = {split: writer.table() for split, writer in writers.items()}
+    tables, classes = shared.number_labels(coded, rows.labels)
     convention, why = shared.polarity_of(tables)
     return shared.imported(
         tables,
         options,
         source=str(path),
         pixel_convention=convention,
-        class_names=class_names,
-        notes=(coding.note,),
+        class_names=classes.names,
+        notes=(coding.note, *rows.notes),
         pixel_range=coding.range,
         evidence={
             "polarity": why,
             "range": coding.evidence,
-            "owners": rows.why_owners,
             "shape": "as --image-shape says" if options.image_shape else "a square of all columns",
+            **rows.evidence,
         },
         overrides={
             **{"owners": "--id-column", "shape": "--image-shape", "range": "--pixel-range"},
-            "classes": "--label-column" if class_names else "--num-classes",
+            "classes": "--label-column" if classes.names else "--num-classes",
+            "splits": "--splits" if len(tables) > 1 else "--test-data",
         },
     )
 
 
 def _write(
-    writer: TableWriter,
+    writers: Mapping[str, TableWriter],
     raw: NDArray[Any],
-    labels: NDArray[np.int64],
-    owners: list[str],
+    splits: Mapping[str, NDArray[np.bool_]],
+    rows: _Rows,
     pixel_range: str | None,
     tell: Tell,
-) -> tuple[ExampleTable, Coding]:
-    """Makes a table, as all pixels together decide whether they are 0 to 255 or 0 to 1."""
+) -> Coding:
+    """Writes the rows of each split, as all pixels together decide on their range."""
     survey = Survey(pixel_range)
     bounds = list(shared.blocks(len(raw), raw.shape[1:], raw.itemsize))
     for first, last in bounds:
-        survey.add(raw[first:last], first, writer.source)
+        survey.add(raw[first:last], first, next(iter(writers.values())).source)
     coding = survey.coding()
     for first, last in bounds:
-        writer.add(
-            coding.pack(raw[first:last]),
-            labels[first:last],
-            scale=coding.scale,
-            offset=0.0,
-            owners=owners[first:last] if owners else None,
-        )
+        for split, writer in writers.items():
+            chosen = splits[split][first:last]
+            if not chosen.any():
+                continue
+            places = (first + np.flatnonzero(chosen)).tolist()
+            writer.add(
+                coding.pack(raw[first:last][chosen]),
+                rows.codes[places],
+                scale=coding.scale,
+                offset=coding.offset,
+                owners=[rows.owners[i] for i in places] if rows.owners else None,
+            )
         tell(last, len(raw))
-    return writer.table(), coding
-
-
-class _Labels:
-    """Labels as they are written: each different one kept once."""
-
-    def __init__(self) -> None:
-        self._codes: dict[str, int] = {}
-        self._first_lines: list[int] = []
-        self._of_rows: list[NDArray[np.int64]] = []
-
-    def add(self, texts: Sequence[str], lines: Sequence[int]) -> None:
-        codes = np.empty(len(texts), np.int64)
-        for index, text in enumerate(texts):
-            code = self._codes.setdefault(text, len(self._codes))
-            if code == len(self._first_lines):
-                self._first_lines.append(lines[index])
-            codes[index] = code
-        self._of_rows.append(codes)
-
-    def as_classes(self, source: str) -> tuple[NDArray[np.int64], list[str]]:
-        """Labels of all rows, and names of the classes unless labels are whole numbers."""
-        texts = list(self._codes)
-        if all(_WHOLE_NUMBER.fullmatch(text) for text in texts):
-            values, names = [int(text) for text in texts], []
-        else:
-            names = sorted(texts)
-            rank = {name: index for index, name in enumerate(names)}
-            values = [rank[text] for text in texts]
-        for value, line in zip(values, self._first_lines, strict=True):
-            shared.check_block_labels(np.array([value]), 0, f"{source}: line {line}")
-        return np.array(values, np.int64)[np.concatenate(self._of_rows)], names
+    return coding
 
 
 class _Rows:
-    """Reads rows in blocks; labels and owners of all rows gather here.
+    """Reads rows in blocks; labels, owners and splits of all rows gather here.
 
     Attributes:
         labels: Of the rows so far.
         owners: Of the rows so far; stays empty without a column of ids.
-        why_owners: What decided on them.
+        evidence: By subject of a `SourceDescription`: what decided.
+        notes: A line where columns were left out.
     """
 
     def __init__(self, path: Path, options: ImportOptions) -> None:
-        self.labels = _Labels()
+        self.labels = LabelReader()
         self.owners: list[str] = []
-        self.why_owners = ""
+        self.evidence: dict[str, str] = {}
+        self.notes: tuple[str, ...] = ()
+        self._codes: list[NDArray[np.int64]] = []
+        self._splits: list[str] = []
         self._source = str(path)
         self._options = options
-        self._known_owners: dict[str, str] = {}  # so that an id is kept once
+        self._known: dict[str, str] = {}  # so that an id is kept once
+
+    @property
+    def codes(self) -> NDArray[np.int64]:
+        """What `labels` gave for the rows so far."""
+        if len(self._codes) > 1:
+            self._codes = [np.concatenate(self._codes)]
+        return self._codes[0]
+
+    def splits(self) -> dict[str, NDArray[np.bool_]]:
+        """Returns which rows are in each split, train first."""
+        if not self._splits:
+            return {"train": np.ones(len(self.codes), np.bool_)}
+        values = list(dict.fromkeys(self._splits))
+        given = dict(self._options.splits) if self._options.splits else None
+        of_value = csv_layout.splits_of(values, given, self._source)
+        listed = ", ".join(f"{value} is {split}" for value, split in of_value.items())
+        self.evidence["splits"] += f": {listed}"
+        of_rows = np.array([of_value.get(value, "") for value in self._splits])
+        return {split: of_rows == split for split in SPLITS if split in of_value.values()}
 
     def blocks(self, file: IO[str], check_stop: Callable[[], None]) -> Iterator[NDArray[Any]]:
         """Yields pixels as they are written, uint8 where they can be, else float32, shaped.
@@ -234,12 +227,34 @@ class _Rows:
         number, header = next(lines, (0, ""))
         if not number:
             raise DataError(f"{self._source}: is empty; give a line of names and rows below it")
-        layout = self._read_header(header, f"{self._source}: line {number}")
+        first = list(islice(lines, _SAMPLED_ROWS))
+        layout = csv_layout.read_layout(
+            header, [line for _, line in first], self._options, f"{self._source}: line {number}"
+        )
+        self._describe(layout)
         where = f"{self._source}: line {number}: the header"
-        shape = flat_shape(len(layout.pixels), self._options.image_shape, where)
-        size = max(1, min(_BLOCK_ROWS, shared.BLOCK_BYTES // len(header)))
-        while block := _block(lines, size):
-            yield self._read_block(block, layout).reshape(-1, *shape)
+        shape, order = flat_shape(layout.num_pixels, self._options.image_shape, where)
+        longest = max(len(line) for line in (header, *(line for _, line in first)))
+        size = max(1, min(_BLOCK_ROWS, shared.BLOCK_BYTES // longest))
+        everything = chain(first, lines)
+        while block := _block(everything, size):
+            yield shaped(self._read_block(block, layout), shape, order)
+
+    def _describe(self, layout: Layout) -> None:
+        """Keeps what decided, for the description."""
+        self.notes = layout.notes
+        names = ", ".join(csv_layout.ID_COLUMNS[:3])
+        self.evidence["owners"] = (
+            f"no column {names} or the like"
+            if layout.owner is None
+            else f"column {layout.columns[layout.owner]}"
+        )
+        if layout.split is not None:
+            self.evidence["splits"] = f"column {layout.columns[layout.split]}"
+        if layout.is_packed and not self._options.image_shape:
+            self.evidence["shape"] = (
+                f"a square of the numbers in {layout.columns[layout.pixels[0]]}"
+            )
 
     def _lines(self, file: IO[str], check_stop: Callable[[], None]) -> Iterator[tuple[int, str]]:
         """Yields number and text of each line that is not empty."""
@@ -260,61 +275,37 @@ class _Rows:
                     "other; remove them"
                 )
 
-    def _read_header(self, header: str, where: str) -> _Layout:
-        try:
-            delimiter = _delimiter(header)
-            columns = [name.strip() for name in _split(header, delimiter)]
-        except csv.Error as err:
-            raise DataError(f"{where}: the header cannot be read ({err})") from err
-        if len(columns) < 2 or len(columns) > _MAX_COLUMNS:
-            raise DataError(
-                f"{where}: {len(columns)} columns; the first line names a column of labels and "
-                "one a pixel, separated by commas"
-            )
-        if _looks_like_data(columns):
-            raise DataError(
-                f"{where} looks like data, not like a header: {_some(columns)}; put a line of "
-                "names above it, with label over the labels, as in label,1,2,3"
-            )
-        options = self._options
-        label = _find_column(columns, options.label_column, LABEL_COLUMNS, "--label-column", where)
-        owner = _find_column(columns, options.id_column, ID_COLUMNS, "--id-column", where)
-        if label is None:
-            raise DataError(
-                f"{where}: no column of labels ({', '.join(LABEL_COLUMNS)}) among {_some(columns)};"
-                " name it with --label-column"
-            )
-        if label == owner:
-            raise ConfigError(f"{where}: --label-column and --id-column are both {columns[label]}")
-        names = ", ".join(ID_COLUMNS[:3])
-        self.why_owners = (
-            f"column {columns[owner]}" if owner is not None else f"no column {names} or the like"
-        )
-        return _Layout(columns, delimiter, label, owner)
-
-    def _read_block(self, block: list[tuple[int, str]], layout: _Layout) -> NDArray[Any]:
+    def _read_block(self, block: list[tuple[int, str]], layout: Layout) -> NDArray[Any]:
         numbers = [number for number, _ in block]
         rows = [self._cut(number, line, layout) for number, line in block]
         for number, row in zip(numbers, rows, strict=True):
-            if not row.label:
-                raise DataError(f"{self._source}: line {number}: has no label; give each row one")
             if row.owner is not None:
-                if row.owner not in self._known_owners:
+                if row.owner not in self._known:
                     shared.check_id(row.owner, f"{self._source}: line {number}")
-                self.owners.append(self._known_owners.setdefault(row.owner, row.owner))
-        self.labels.add([row.label for row in rows], numbers)
+                self.owners.append(self._known.setdefault(row.owner, row.owner))
+            if row.split is not None:
+                self._splits.append(self._known.setdefault(row.split, row.split))
+        codes = self.labels.add(
+            [row.label for row in rows],
+            self._source,
+            place=lambda index: f"{self._source}: line {numbers[index]}",
+        )
+        self._codes.append(codes)
         return self._read_pixels(numbers, [row.line for row in rows], layout)
 
-    def _cut(self, number: int, line: str, layout: _Layout) -> _Row:
+    def _cut(self, number: int, line: str, layout: Layout) -> _Row:
         """Takes label and id out of a line with as many fields as the header."""
         where = f"{self._source}: line {number}"
         fields: list[str] | None = None
         if '"' in line:
             try:
-                fields = _split(line, layout.delimiter)
+                fields = csv_layout.split_line(line, layout.delimiter)
             except csv.Error as err:
                 raise DataError(f"{where}: its quotes do not match ({err}); mend the row") from err
         num_fields = line.count(layout.delimiter) + 1 if fields is None else len(fields)
+        if num_fields == len(layout.columns) + 1 and line.endswith(layout.delimiter):
+            num_fields -= 1  # a comma at the end of each row
+            line, fields = line[:-1], fields and fields[:-1]
         if num_fields != len(layout.columns):
             raise DataError(
                 f"{where}: {num_fields} fields but the header has {len(layout.columns)}; "
@@ -324,40 +315,56 @@ class _Rows:
             None
             if place is None
             else (_field(line, place, layout) if fields is None else fields[place]).strip()
-            for place in (layout.label, layout.owner)
+            for place in (layout.label, layout.owner, layout.split)
         ]
         if fields is not None:  # the rest without quotes; a delimiter in a pixel makes it none
             fields = [field.replace(layout.delimiter, " ") for field in fields]
             line = layout.delimiter.join(fields)
-        return _Row(line, texts[0] or "", texts[1])
+        return _Row(line, texts[0] or "", texts[1], texts[2])
 
-    def _read_pixels(self, numbers: list[int], lines: list[str], layout: _Layout) -> NDArray[Any]:
+    def _read_pixels(self, numbers: list[int], lines: list[str], layout: Layout) -> NDArray[Any]:
+        places, texts, delimiter = layout.pixels, lines, layout.delimiter
+        if layout.is_packed:
+            texts = [line.split(delimiter)[places[0]] for line in lines]
         try:
             pixels: NDArray[np.float32] = np.loadtxt(
-                lines,
+                texts,
                 np.float32,
                 comments=None,
-                delimiter=layout.delimiter,
-                usecols=layout.pixels,
+                delimiter=None if layout.is_packed else delimiter,
+                usecols=None if layout.is_packed else places,
                 ndmin=2,
             )
         except ValueError:
             self._fail(numbers, lines, layout)
-        if len(pixels) != len(lines) or not (pixels.min() >= 0 and pixels.max() <= 255):
-            self._fail(numbers, lines, layout)  # false for NaN, too
+        is_whole = len(pixels) == len(lines) and pixels.shape[1] == layout.num_pixels
+        if not (is_whole and np.isfinite(pixels).all()):
+            self._fail(numbers, lines, layout)
+        if not (pixels.min() >= 0 and pixels.max() <= 255):
+            return pixels
         levels = pixels.astype(np.uint8)
         return levels if (levels == pixels).all() else pixels
 
-    def _fail(self, numbers: list[int], lines: list[str], layout: _Layout) -> NoReturn:
+    def _fail(self, numbers: list[int], lines: list[str], layout: Layout) -> NoReturn:
         """Names the first pixel of a block that is none."""
         for number, line in zip(numbers, lines, strict=True):
             fields = line.split(layout.delimiter)
-            for column in layout.pixels:
-                text = fields[column]
-                if not (_is_number(text) and 0 <= float(text) <= 255):
+            where = f"{self._source}: line {number}"
+            texts = {layout.columns[place]: fields[place] for place in layout.pixels}
+            if layout.is_packed:
+                (name, packed) = texts.popitem()
+                parts = packed.split()
+                if len(parts) != layout.num_pixels:
                     raise DataError(
-                        f"{self._source}: line {number}: column {layout.columns[column]!r}: "
-                        f"{text[:20]!r} is no pixel; only numbers from 0 to 255 are read"
+                        f"{where}: column {name!r} holds {len(parts)} pixels, that of the first "
+                        f"row {layout.num_pixels}; mend the row"
+                    )
+                texts = {f"{name}, pixel {index}": text for index, text in enumerate(parts)}
+            for name, text in texts.items():
+                if not (csv_layout.is_number(text) and math.isfinite(np.float32(text))):
+                    raise DataError(
+                        f"{where}: column {name!r}: {text[:20]!r} is no pixel; give a number in "
+                        "each row, or take the column out of the file if it holds no pixels"
                     )
         raise DataError(f"{self._source}: line {numbers[0]} or soon after: cannot be read")
 
@@ -390,54 +397,7 @@ def _block(lines: Iterator[tuple[int, str]], size: int) -> list[tuple[int, str]]
     return block
 
 
-def _find_column(
-    columns: list[str], wanted: str | None, usual: tuple[str, ...], option: str, where: str
-) -> int | None:
-    """The place of the column an option names, else of the first usual name in the header."""
-    if wanted is not None and wanted not in columns:
-        raise ConfigError(f"{option} {wanted}: no such column in {where}; it has {_some(columns)}")
-    lower = [name.lower() for name in columns]
-    name = next((name for name in usual if name in lower), None) if wanted is None else wanted
-    if name is None:
-        return None
-    names = lower if wanted is None else columns
-    places = [place for place, each in enumerate(names) if each == name]
-    if len(places) > 1:
-        raise DataError(f"{where}: column {name!r} stands {len(places)} times; rename all but one")
-    return places[0]
-
-
-def _looks_like_data(columns: list[str]) -> bool:
-    """Whether most names are numbers, and not such as count the columns: those of a row."""
-    numbers = [float(name) for name in columns if _is_number(name)]
-    is_rising = all(one < next_one for one, next_one in pairwise(numbers))
-    return 2 * len(numbers) > len(columns) and not is_rising
-
-
-def _some(columns: list[str]) -> str:
-    listed = ", ".join(name[:40] for name in columns[:10])
-    return f"{listed}, …" if len(columns) > 10 else listed
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _delimiter(header: str) -> str:
-    return max(_DELIMITERS, key=header.count)
-
-
-def _split(line: str, delimiter: str) -> list[str]:
-    if '"' not in line:
-        return line.split(delimiter)
-    return next(csv.reader([line], delimiter=delimiter, strict=True))
-
-
-def _field(line: str, place: int, layout: _Layout) -> str:
+def _field(line: str, place: int, layout: Layout) -> str:
     """One field of a line without quotes; the line is cut from the end that is nearer."""
     after = len(layout.columns) - 1 - place
     if place <= after:

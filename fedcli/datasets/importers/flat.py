@@ -1,15 +1,31 @@
-"""Images that lie flat in their source: which shape they have."""
+"""The order of an image's values in its source: flat rows, channels before or behind the sides."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from fedcli.datasets.checks import check_pixel_shape
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.datasets.checks import check_pixel_shape, has_channels_first
 from fedcli.errors import DataError
 
+CHANNELS_LAST, CHANNELS_FIRST = "last", "first"
+_COLOURS = 3
+_COMPARED = 256  # images by which two orders are compared
+_FAR_SMOOTHER = 0.5  # the other order is meant where neighbours differ by less than this share
 
-def flat_shape(num_values: int, given: tuple[int, ...] | None, where: str) -> tuple[int, ...]:
-    """Returns the shape of an image of so many values: the given one, else a grey square.
+
+def flat_shape(
+    num_values: int, given: tuple[int, ...] | None, where: str
+) -> tuple[tuple[int, ...], str]:
+    """Returns shape and order of an image of so many values: as given, else a grey square.
+
+    A given (3, 32, 32) is planar: all red values first, then all green and all blue ones.
+
+    Returns:
+        (H, W) or (H, W, C), and CHANNELS_LAST or CHANNELS_FIRST.
 
     Raises:
         DataError: They do not make that image; the message starts with `where`.
@@ -17,10 +33,75 @@ def flat_shape(num_values: int, given: tuple[int, ...] | None, where: str) -> tu
     side = math.isqrt(num_values)
     shape = given or (side, side)
     if math.prod(shape) != num_values or not num_values:
-        made = " x ".join(map(str, shape)) if given else "a square image"
-        raise DataError(
-            f"{where}: {num_values} pixels do not make {made}; "
-            "pass --image-shape, as in --image-shape 32x32x3"
-        )
+        raise _no_image(num_values, given, where)
     check_pixel_shape((1, *shape), where)
-    return shape
+    if has_channels_first((1, *shape)):
+        return _without_one((*shape[1:], shape[0])), CHANNELS_FIRST
+    return shape, CHANNELS_LAST
+
+
+def shaped(rows: NDArray[Any], shape: tuple[int, ...], order: str) -> NDArray[Any]:
+    """Returns images [n, H, W] or [n, H, W, C] of rows [n, ...] of their values."""
+    if order == CHANNELS_LAST or len(shape) < 3:
+        return rows.reshape(-1, *shape)
+    planes = rows.reshape(-1, shape[2], *shape[:2])
+    return np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
+
+
+def array_order(shape: tuple[int, ...]) -> tuple[tuple[int, ...], str]:
+    """Returns shape and order of the images in an array [n, H, W], [n, H, W, C] or [n, C, H, W]."""
+    if has_channels_first(shape):
+        return _without_one((*shape[2:], shape[1])), CHANNELS_FIRST
+    return _without_one(tuple(shape[1:])), CHANNELS_LAST
+
+
+def order_notes(images: NDArray[Any], order: str, where: str) -> list[str]:
+    """Returns a line where the other order of colours would make far smoother images, else none.
+
+    Args:
+        images: [n, H, W, 3] as `shaped` made them of flat rows.
+        order: As they were made.
+        where: Starts the line.
+    """
+    if images.ndim != 4 or images.shape[3] != _COLOURS or not len(images):
+        return []
+    step = max(1, len(images) // _COMPARED)
+    chosen = images[::step][:_COMPARED].astype(np.float32)
+    count, height, width, _ = chosen.shape
+    if order == CHANNELS_LAST:
+        other: NDArray[Any] = chosen.reshape(count, _COLOURS, height, width).transpose(0, 2, 3, 1)
+        asked = f"{_COLOURS}x{height}x{width}, planar: all values of red first"
+    else:
+        other = chosen.transpose(0, 3, 1, 2).reshape(chosen.shape)
+        asked = f"{height}x{width}x{_COLOURS}, the colours of a pixel together"
+    if _roughness(other) >= _FAR_SMOOTHER * _roughness(chosen):
+        return []
+    return [
+        f"{where}: neighbouring pixels differ far less with the channels in the other order; "
+        f"--image-shape {asked}, seems to be meant"
+    ]
+
+
+def _roughness(images: NDArray[np.float32]) -> float:
+    """Mean absolute difference of neighbours in both directions, channel by channel."""
+    differences = (np.abs(np.diff(images, axis=axis)) for axis in (1, 2))
+    return sum(float(each.mean()) for each in differences if each.size)
+
+
+def _without_one(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(H, W) for (H, W, 1)."""
+    return shape[:2] if shape[2:] == (1,) else shape
+
+
+def _no_image(num_values: int, given: tuple[int, ...] | None, where: str) -> DataError:
+    if given:
+        made, advice = " x ".join(map(str, given)), "pass --image-shape, as in --image-shape 28x28"
+    else:
+        made, advice = "a square image", "pass --image-shape, as in --image-shape 32x32x3"
+    side = math.isqrt(num_values // _COLOURS)
+    if side * side * _COLOURS == num_values and num_values:
+        advice = (
+            f"pass --image-shape {side}x{side}x3 if the colours of a pixel stand together, "
+            f"--image-shape 3x{side}x{side} if all red values come first (planar)"
+        )
+    return DataError(f"{where}: {num_values} pixels do not make {made}; {advice}")

@@ -10,6 +10,7 @@ from fedcli.datasets.cache import ClientCache
 from fedcli.datasets.checks import MAX_CLASSES
 from fedcli.datasets.importers import shared
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
+from fedcli.datasets.importers.scales import rescale
 from fedcli.datasets.importers.source_files import one_file
 from fedcli.datasets.sources.tff_h5 import TffH5Split
 from fedcli.datasets.table import TableWriter
@@ -28,7 +29,7 @@ def read(
 
     Args:
         sources: The file.
-        options: `num_classes` and `fit` apply.
+        options: `num_classes`, `pixel_range`, `polarity` and `fit` apply.
         folder: Where pixels are kept.
         tell: Called with the number of examples read.
 
@@ -48,16 +49,19 @@ def read(
         for client_id in split.client_ids:
             writer.add_client(split.client(client_id))
             tell(writer.num_examples, total)
-        table = writer.table()
+        coded = {"train": writer.table()}
+    tables, coding = rescale(coded, options.pixel_range, are_shares=split.are_floats)
+    notes = [] if coding.is_plain or (coding.top == 1 and coding.most <= 1) else [coding.note]
     return shared.imported(
-        {"train": table},
+        tables,
         options,
         source=str(path),
         pixel_convention=split.pixel_convention,
-        # Of TFF's sets only EMNIST has pixels whose 1.0 is the background.
-        is_emnist=split.pixel_convention == "background",
+        is_emnist=split.is_emnist,
         # CIFAR-100's ids are numbers from 0 in both files: other people, though they look the same.
-        same_people=split.pixel_convention == "background",
-        evidence=split.evidence(),
-        overrides={"owners": ""},
+        same_people=split.has_same_people,
+        notes=notes,
+        pixel_range=coding.range if notes else "",
+        evidence={**split.evidence(), **({"range": coding.evidence} if notes else {})},
+        overrides={"owners": "", "range": "--pixel-range"},
     )

@@ -7,22 +7,23 @@ column 0 and the writer in column 2 (Yadav and Bottou, "Cold Case: The Lost MNIS
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
 from fedcli.datasets.checks import check_pixel_shape
 from fedcli.datasets.importers import shared
-from fedcli.datasets.importers.floats import UINT8, Coding, Survey
 from fedcli.datasets.importers.idx_file import IdxFile, has_signature, open_values, read_header
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
+from fedcli.datasets.importers.scales import Coding, Survey
 from fedcli.datasets.importers.source_files import any_file, files_of
+from fedcli.datasets.labels import check_classes, whole_numbers
 from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import DataError
 from fedcli.progress import Tell
@@ -68,7 +69,7 @@ def read(
     sets, notes = _sets(_headers(sources))
     total = sum(each.images.shape[0] for each in sets.values())
     coding = _survey([each.images for each in sets.values()], options.pixel_range, tell)
-    if coding is not UINT8:
+    if not coding.is_plain:
         notes.append(coding.note)
     tables: dict[str, ExampleTable] = {}
     done = 0
@@ -91,6 +92,7 @@ def read(
         source=str(sources[0]) if len(sources) == 1 else str(sets[next(iter(sets))].images.path),
         pixel_convention="ink",
         own_classes=len(shared.CHARACTER_NAMES) if is_by_class else None,
+        are_numbered=True,
         class_names=shared.CHARACTER_NAMES if is_by_class else (),
         # MNIST's test digits were written by others than those it is trained on.
         same_people=not all(each.writers for each in sets.values()) or len(sets) == 1,
@@ -228,7 +230,7 @@ def _is_images(file: IdxFile) -> bool:
 
 
 def _is_labels(file: IdxFile) -> bool:
-    return len(file.shape) == 1 and file.dtype.kind in "iu"
+    return len(file.shape) in (1, 2) and math.prod(file.shape[1:]) == 1
 
 
 def _is_writers(file: IdxFile) -> bool:
@@ -260,9 +262,7 @@ def _checked(files: _Set) -> _Set:
 
 
 def _survey(images: Sequence[IdxFile], pixel_range: str | None, tell: Tell) -> Coding:
-    """How the images of all splits are kept; those of uint8 are kept as they are."""
-    if pixel_range != "0-1" and all(each.dtype == np.uint8 for each in images):
-        return UINT8
+    """How the images of all splits are kept."""
     survey = Survey(pixel_range)
     for each in images:
         with open_values(each) as values:
@@ -278,6 +278,7 @@ def _read_set(
     """The images of one split with labels and owners."""
     images = files.images
     is_turned = "emnist" in _parts(images)
+    where = str((files.labels or images).path)
     with (
         TableWriter(str(images.path), folder, fit=options.fit) as writer,
         open_values(images) as pixel_values,
@@ -285,18 +286,20 @@ def _read_set(
         open_values(files.writers) if files.writers else nullcontext() as rows,
     ):
         for first, last in shared.blocks(images.shape[0], images.shape[1:], images.dtype.itemsize):
-            labels = label_values.read(last - first) if label_values else None
+            labels: NDArray[Any] | None = None
+            if label_values is not None:
+                labels = whole_numbers(label_values.read(last - first), where, first)
             owners = None
             if rows is not None:
                 labels, owners = _join(files, rows.read(last - first), labels, first)
             assert labels is not None
-            shared.check_block_labels(labels, first, str((files.labels or images).path))
+            check_classes(labels, where, first)
             pixels = coding.pack(pixel_values.read(last - first))
             writer.add(
                 pixels.swapaxes(1, 2) if is_turned else pixels,
                 labels,
                 scale=coding.scale,
-                offset=0.0,
+                offset=coding.offset,
                 owners=owners,
             )
             tell(last, None)

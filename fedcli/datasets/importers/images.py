@@ -6,7 +6,6 @@ of a class, `picture_decoding` makes pixels of the files, with Pillow.
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -28,6 +27,7 @@ from fedcli.datasets.importers.picture_files import (
 )
 from fedcli.datasets.importers.pillow import load_pillow
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
+from fedcli.datasets.labels import name_key
 from fedcli.datasets.table import TableWriter
 from fedcli.errors import ConfigError, DataError
 from fedcli.progress import Tell
@@ -128,7 +128,7 @@ def read_pictures(
     """
     pillow = load_pillow("reading images")
     names = {file.class_name for files in found.splits.values() for file in files}
-    class_names = sorted(names, key=_class_key)
+    class_names = sorted(names, key=name_key)
     labels = {name: label for label, name in enumerate(class_names)}
     total = sum(map(len, found.splits.values()))
     decoder = Decoder(pillow, options.color, is_fitted=options.fit is not None)
@@ -375,12 +375,6 @@ def _describe(picture: Picture, folders: str | None) -> Labelled:
         )
     class_name = shared.check_class_name(name[: min(ends)], str(path))
     return Labelled(path, class_name, shared.check_id(dirs[0], str(path.parent)))
-
-
-def _class_key(name: str) -> tuple[int, str]:
-    """Numbers sort by value, before names."""
-    is_number = re.fullmatch(r"-?[0-9]{1,9}", name) is not None
-    return (int(name) if is_number else 10**10, name)
 
 
 # ---- Pictures that a table describes -------------------------------------------------------------

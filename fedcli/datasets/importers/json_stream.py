@@ -15,6 +15,7 @@ _MAX_DEPTH = 64  # of what is skipped
 _NO_SPACE = re.compile(r"[^ \t\r\n]")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _NO_NUMBERS = re.compile(r"[^0-9eE+\-., \t\r\n]")
+_NO_PLAIN = re.compile(r"[^0-9a-zA-Z+\-., \t\r\n]")
 _PLAIN_END = re.compile(r"[,\]}]")
 _PLAIN_END_WITHIN = re.compile(r'["\[\]{}]')
 
@@ -80,7 +81,28 @@ class JsonStream:
     def numbers(self) -> list[Any]:
         """Returns the numbers of the flat list that comes next."""
         self._take("[")
-        return self._rest_of_numbers()
+        return self._rest_of_list(_NO_NUMBERS)
+
+    def plain(self) -> list[Any]:
+        """Returns the list that comes next: numbers, NaN among them, true, false and null."""
+        self._take("[")
+        return self._rest_of_list(_NO_PLAIN)
+
+    def values(self) -> list[Any]:
+        """Returns the list that comes next: texts, rows of numbers, or what `plain` reads."""
+        inside = self.peek_inside()
+        if inside == '"':
+            return [self.string() for _ in self.items()]
+        return self.nested_numbers(2) if inside == "[" else self.plain()
+
+    def peek_inside(self) -> str:
+        """Returns the first character in the list that comes next, and stands before the list."""
+        if self.peek() != "[":
+            self._fail("'['")
+        while (match := _NO_SPACE.search(self._text, self._place + 1)) is None:
+            if not self._grow():
+                raise ValueError("ends too early")
+        return match.group()
 
     def nested_numbers(self, depth: int = 3) -> list[Any]:
         """Returns the list of numbers that comes next, or lists of such lists.
@@ -90,7 +112,7 @@ class JsonStream:
         """
         self._take("[")
         if self.peek() != "[" or depth == 1:
-            return self._rest_of_numbers()
+            return self._rest_of_list(_NO_NUMBERS)
         rows = []
         while True:
             rows.append(self.nested_numbers(depth - 1))
@@ -101,11 +123,11 @@ class JsonStream:
             if character == "]":
                 return rows
 
-    def _rest_of_numbers(self) -> list[Any]:
-        """The numbers up to the end of a list that has begun."""
+    def _rest_of_list(self, no_part: re.Pattern[str]) -> list[Any]:
+        """What is left of a list that has begun; `no_part` finds what may not stand in it."""
         end = self._find("]")
         text = self._text[self._place : end]
-        wrong = _NO_NUMBERS.search(text)
+        wrong = no_part.search(text)
         if wrong is not None:
             found = text[wrong.start() :][:20]
             if found.startswith(("NaN", "I")):

@@ -8,7 +8,6 @@ with the memory that one user takes.
 from __future__ import annotations
 
 import io
-import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -19,12 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.datasets.batches import Pixels
-from fedcli.datasets.checks import MAX_CLIENT_BYTES
+from fedcli.datasets.checks import MAX_CLIENT_BYTES, check_pixel_shape
 from fedcli.datasets.importers import shared
-from fedcli.datasets.importers.flat import flat_shape
+from fedcli.datasets.importers.flat import array_order, flat_shape, order_notes, shaped
 from fedcli.datasets.importers.json_stream import JsonStream
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
-from fedcli.datasets.table import TableWriter
+from fedcli.datasets.importers.scales import rescale
+from fedcli.datasets.labels import LabelReader
+from fedcli.datasets.polarity import are_emnist_writers
+from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import DataError
 from fedcli.files import open_regular
 from fedcli.progress import Tell
@@ -60,7 +62,7 @@ def read(
 
     Args:
         sources: One folder, or shards of one split.
-        options: `num_classes`, `image_shape` and `fit` apply.
+        options: `num_classes`, `image_shape`, `pixel_range`, `polarity` and `fit` apply.
         folder: Where pixels are kept meanwhile.
         tell: Called with the number of examples read.
 
@@ -89,31 +91,43 @@ def _read_arrays(
     tell: Tell,
 ) -> Imported:
     """The shards of each split, whose `x` are pixels."""
-    done = 0
-    tables = {}
+    reader = _ShardReader(options, tell)
+    coded = {}
     with ExitStack() as stack:
         for split, shards in splits.items():
             name = str(sources[0] if len(splits) == 1 else sources[0] / split)
             writer = stack.enter_context(TableWriter(name, folder, fit=options.fit))
             for shard in shards:
-                done = _read_shard(shard, writer, options, done, tell)
-            tables[split] = writer.table()
+                reader.read(shard, writer)
+            coded[split] = writer.table()
+    coded, coding = rescale(coded, options.pixel_range, are_shares=True)
+    tables, classes = shared.number_labels(coded, reader.labels)
     owners = [set(table.owner_ids) for table in tables.values()]
+    is_emnist = all(map(are_emnist_writers, owners))
+    convention, why = "background", "EMNIST's writers, whose paper is light in LEAF"
+    if not is_emnist:
+        convention, why = shared.polarity_of(tables)
+    notes = [] if coding.top == 1 and coding.most <= 1 else [coding.note]
     return shared.imported(
         tables,
         options,
         source=str(sources[0]),
-        pixel_convention="background",
-        is_emnist=True,
+        pixel_convention=convention,
+        own_classes=classes.num_hot or None,
+        class_names=classes.names,
+        is_emnist=is_emnist,
         # LEAF deals either each writer's images or the writers themselves.
         same_people=len(owners) == 1 or not owners[0].isdisjoint(owners[1]),
         evidence={
             "splits": "folders " + ", ".join(splits) if len(splits) > 1 else "shards of one split",
             "owners": "the users of the shards",
-            "polarity": "LEAF's FEMNIST has light paper",
-            "shape": "as --image-shape says" if options.image_shape else "a square of all pixels",
+            "polarity": why,
+            "range": coding.evidence,
+            "shape": reader.why_shape,
         },
-        overrides={"owners": "", "shape": "--image-shape"},
+        overrides={"owners": "", "shape": "--image-shape", "range": "--pixel-range"},
+        pixel_range=coding.range,
+        notes=[*notes, *reader.order_notes(tables)],
     )
 
 
@@ -143,121 +157,133 @@ def _shards(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("[!.]*.json") if path.is_file())
 
 
-def _read_shard(
-    path: Path, writer: TableWriter, options: ImportOptions, done: int, tell: Tell
-) -> int:
-    """Adds the users of one file; returns the examples so far."""
-    users: list[str] | None = None
-    num_samples: list[Any] | None = None
-    counts: dict[str, int] | None = None
-    try:
-        with io.TextIOWrapper(open_regular(path), "utf-8-sig") as file:
-            stream = JsonStream(file, lambda: tell(done, None))
-            for key in stream.keys():  # noqa: SIM118 - a stream's, not a mapping's
-                if key == "users":
-                    users = _read_users(stream)
-                elif key == "num_samples":
-                    num_samples = stream.numbers()
-                elif key == "user_data":
-                    counts = {}
-                    for user in stream.keys():  # noqa: SIM118
-                        shared.check_id(user, str(path))
-                        where = f"{path}: user {user!r}"
-                        counts[user] = _read_user(stream, user, writer, options, where, tell, done)
-                        done += counts[user]
+class _ShardReader:
+    """Reads shards; the labels of all users and the order of their pixels gather here.
+
+    Attributes:
+        labels: Of the users so far.
+        why_shape: What decided on the shape of an image.
+    """
+
+    def __init__(self, options: ImportOptions, tell: Tell) -> None:
+        self.labels = LabelReader()
+        self.why_shape = "a square of all pixels"
+        if options.image_shape:
+            self.why_shape = "as --image-shape says"
+        self._options = options
+        self._tell = tell
+        self._done = 0
+        self._order: str | None = None  # of flat rows
+
+    def read(self, path: Path, writer: TableWriter) -> None:
+        """Adds the users of one file."""
+        users: list[str] | None = None
+        num_samples: list[Any] | None = None
+        counts: dict[str, int] | None = None
+        try:
+            with io.TextIOWrapper(open_regular(path), "utf-8-sig") as file:
+                stream = JsonStream(file, lambda: self._tell(self._done, None))
+                for key in stream.keys():  # noqa: SIM118 - a stream's, not a mapping's
+                    if key == "users":
+                        users = _read_users(stream)
+                    elif key == "num_samples":
+                        num_samples = stream.numbers()
+                    elif key == "user_data":
+                        counts = self._read_users_data(stream, path, writer)
+                    else:
+                        stream.skip()
+                stream.end()
+        except ValueError as err:
+            raise DataError(f"{path}: damaged JSON: {err}; fetch or make the file again") from err
+        _check_shard(str(path), users, num_samples, counts)
+
+    def order_notes(self, tables: Mapping[str, ExampleTable]) -> list[str]:
+        """Returns a line for each split whose flat rows seem to be in another order."""
+        if self._order is None:
+            return []
+        return [
+            note
+            for table in tables.values()
+            for note in order_notes(table.pixels, self._order, table.source)
+        ]
+
+    def _read_users_data(
+        self, stream: JsonStream, path: Path, writer: TableWriter
+    ) -> dict[str, int]:
+        """Adds the examples of all users; returns how many each has."""
+        counts: dict[str, int] = {}
+        for user in stream.keys():  # noqa: SIM118
+            shared.check_id(user, str(path))
+            counts[user] = self._read_user(stream, user, writer, f"{path}: user {user!r}")
+            self._done += counts[user]
+        return counts
+
+    def _read_user(self, stream: JsonStream, user: str, writer: TableWriter, where: str) -> int:
+        images: NDArray[np.float32] | None = None
+        labels: list[Any] | None = None
+        try:
+            for key in stream.keys():  # noqa: SIM118
+                if key == "x":
+                    images = self._read_images(stream, where)
+                elif key == "y":
+                    labels = stream.values()
                 else:
                     stream.skip()
-            stream.end()
-    except ValueError as err:
-        raise DataError(f"{path}: damaged JSON: {err}; fetch or make the file again") from err
-    _check_shard(str(path), users, num_samples, counts)
-    return done
+        except ValueError as err:
+            raise DataError(f"{where}: damaged JSON: {err}; mend the file") from err
+        if images is None or labels is None:
+            raise DataError(f"{where}: has no {'x' if images is None else 'y'}; mend the file")
+        codes = self.labels.add(labels, where)
+        if len(images) != len(codes):
+            raise DataError(
+                f"{where}: {len(images)} images but {len(codes)} labels; each image needs one"
+            )
+        if len(images):
+            pixels, scale = _rounded(self._shaped(images, where))
+            writer.add(pixels, codes, scale=scale, offset=0.0, owners=user, where=where)
+        return len(images)
+
+    def _shaped(self, images: NDArray[np.float32], where: str) -> NDArray[np.float32]:
+        if images.ndim > 2:  # each image is a list of rows
+            check_pixel_shape(images.shape, where)
+            self.why_shape = "as the rows of x have it"
+            return shaped(images, *array_order(images.shape))
+        shape, self._order = flat_shape(images.shape[1], self._options.image_shape, where)
+        return shaped(images, shape, self._order)
+
+    def _read_images(self, stream: JsonStream, where: str) -> NDArray[np.float32]:
+        """The list x, float32 [n, columns], or [n, ...] of images that are lists of rows."""
+        rows: list[NDArray[np.float32]] = []
+        for _ in stream.items():
+            fault = f"{where}: example {len(rows)}"
+            if stream.peek() == '"':
+                raise _PicturesNamed
+            try:
+                with np.errstate(over="ignore"):  # becomes infinite: refused with the others
+                    row = np.array(stream.nested_numbers(), np.float32)
+            except (ValueError, OverflowError) as err:
+                raise DataError(f"{fault}: {err}; mend the file") from err
+            if rows and row.shape != rows[0].shape:
+                raise DataError(
+                    f"{fault}: {row.size} pixels but example 0 has {rows[0].size}; all must be "
+                    "alike"
+                )
+            rows.append(row)
+            if len(rows) > _MAX_EXAMPLES or len(rows) * row.nbytes > MAX_CLIENT_BYTES:
+                raise DataError(
+                    f"{where}: more than {_MAX_EXAMPLES} examples or {MAX_CLIENT_BYTES} bytes of "
+                    "pixels; split it"
+                )
+            self._tell(self._done + len(rows), None)
+        return np.stack(rows) if rows else np.empty((0, 0), np.float32)
 
 
 def _read_users(stream: JsonStream) -> list[str]:
-    users: list[str] = []
-    for _ in stream.items():
-        users.append(stream.string())
-        if len(users) > _MAX_USERS:
-            raise ValueError(f"more than {_MAX_USERS} users")
+    """The list of ids; numbers become texts, as they are as keys."""
+    users = [str(each) for each in stream.values()]
+    if len(users) > _MAX_USERS:
+        raise ValueError(f"more than {_MAX_USERS} users")
     return users
-
-
-def _read_user(
-    stream: JsonStream,
-    user: str,
-    writer: TableWriter,
-    options: ImportOptions,
-    where: str,
-    tell: Tell,
-    done: int,
-) -> int:
-    """Adds the examples of one user; returns how many."""
-    images: NDArray[np.float32] | None = None
-    shape: tuple[int, ...] | None = options.image_shape
-    labels: list[Any] | None = None
-    try:
-        for key in stream.keys():  # noqa: SIM118
-            if key == "x":
-                images = _read_images(stream, where, tell, done)
-                shape = images.shape[1:] if images.ndim > 2 else shape
-                images = images.reshape(len(images), math.prod(images.shape[1:]))
-            elif key == "y":
-                labels = stream.numbers()
-            else:
-                stream.skip()
-    except ValueError as err:
-        raise DataError(f"{where}: damaged JSON: {err}; mend the file") from err
-    if images is None or labels is None:
-        raise DataError(f"{where}: has no {'x' if images is None else 'y'}; mend the file")
-    for index, label in enumerate(labels):
-        if not isinstance(label, int):
-            raise DataError(f"{where}: example {index}: label {label} is not a whole number")
-    if len(images) != len(labels):
-        raise DataError(
-            f"{where}: {len(images)} images but {len(labels)} labels; each image needs one"
-        )
-    if len(images):
-        shape = flat_shape(images.shape[1], shape, where)
-        pixels, scale = _rounded(images.reshape(-1, *shape))
-        label_array = _label_array(labels, where)
-        writer.add(pixels, label_array, scale=scale, offset=0.0, owners=user, where=where)
-    return len(images)
-
-
-def _label_array(labels: list[int], where: str) -> NDArray[Any]:
-    try:
-        return np.array(labels, np.int64)
-    except OverflowError:
-        label = max(labels, key=abs)
-        index = labels.index(label)
-        raise DataError(f"{where}: example {index}: label {label} cannot be a class") from None
-
-
-def _read_images(stream: JsonStream, where: str, tell: Tell, done: int) -> NDArray[np.float32]:
-    """The list x, float32 [n, columns], or [n, H, W] or [n, H, W, C] of nested rows."""
-    rows: list[NDArray[np.float32]] = []
-    for _ in stream.items():
-        fault = f"{where}: example {len(rows)}"
-        if stream.peek() == '"':
-            raise _PicturesNamed
-        try:
-            with np.errstate(over="ignore"):  # becomes infinite: refused with the others
-                row = np.array(stream.nested_numbers(), np.float32)
-        except (ValueError, OverflowError) as err:
-            raise DataError(f"{fault}: {err}; mend the file") from err
-        if rows and row.shape != rows[0].shape:
-            raise DataError(
-                f"{fault}: {row.size} pixels but example 0 has {rows[0].size}; all must be alike"
-            )
-        rows.append(row)
-        if len(rows) > _MAX_EXAMPLES or len(rows) * row.nbytes > MAX_CLIENT_BYTES:
-            raise DataError(
-                f"{where}: more than {_MAX_EXAMPLES} examples or {MAX_CLIENT_BYTES} bytes of "
-                "pixels; split it"
-            )
-        tell(done + len(rows), None)
-    return np.stack(rows) if rows else np.empty((0, 0), np.float32)
 
 
 def _rounded(images: NDArray[np.float32]) -> tuple[Pixels, float]:

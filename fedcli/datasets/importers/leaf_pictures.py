@@ -11,10 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from fedcli.datasets.importers import images, shared
 from fedcli.datasets.importers.images import Found, Labelled
 from fedcli.datasets.importers.json_stream import JsonStream
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
+from fedcli.datasets.labels import LabelReader, whole_numbers
 from fedcli.errors import DataError
 from fedcli.files import open_regular
 from fedcli.progress import Tell
@@ -93,17 +96,17 @@ def _read_user(stream: JsonStream, where: str) -> tuple[list[str], list[Any]]:
                 if len(names) > _MAX_NAMES:
                     raise DataError(f"{where}: more than {_MAX_NAMES:,} pictures; split it")
         elif key == "y":
-            labels = stream.numbers()
+            labels = stream.values()
         else:
             stream.skip()
     if len(names) != len(labels):
         raise DataError(
             f"{where}: {len(names)} pictures but {len(labels)} labels; each picture needs one"
         )
-    for index, label in enumerate(labels):
-        if not isinstance(label, int):
-            raise DataError(f"{where}: example {index}: label {label} is not a whole number")
-    return names, labels
+    if any(isinstance(label, str) for label in labels):
+        LabelReader().add(labels, where)  # refuses those that are missing
+        return names, labels
+    return names, whole_numbers(np.array(labels), where).tolist()
 
 
 def _find(shard: Path, name: str, places: list[Path], where: str) -> Path:

@@ -12,13 +12,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
-
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batch_plan import MAX_COUNT
 from fedcli.datasets.checks import MAX_ID_BYTES, check_pixel_shape
 from fedcli.datasets.importers import shared
-from fedcli.datasets.importers.floats import UINT8, Coding, Survey, check_type
+from fedcli.datasets.importers.flat import (
+    CHANNELS_FIRST,
+    array_order,
+    flat_shape,
+    order_notes,
+    shaped,
+)
 from fedcli.datasets.importers.npz_file import (
     Array,
     Members,
@@ -29,7 +33,9 @@ from fedcli.datasets.importers.npz_file import (
     read_header,
 )
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
+from fedcli.datasets.importers.scales import Coding, Survey, check_type
 from fedcli.datasets.importers.source_files import one_file
+from fedcli.datasets.labels import LabelReader, count_rows
 from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import ConfigError, DataError
 from fedcli.progress import Tell
@@ -54,12 +60,16 @@ _MAX_ID_ITEMSIZE = 4 * MAX_ID_BYTES  # NumPy keeps four bytes a character
 
 @dataclass(frozen=True)
 class _Set:
-    """The arrays of one split; `image_shape` is what each row of images becomes."""
+    """The arrays of one split; `image_shape` is what each row of images becomes.
+
+    Its values stand in an order that `flat.shaped` knows.
+    """
 
     images: Array
     labels: Array
     owners: Array | None
     image_shape: tuple[int, ...]
+    order: str
 
 
 def recognises(path: Path) -> bool:
@@ -109,18 +119,22 @@ def read_arrays(
     coding = _survey(archive, sets, options.pixel_range, tell)
     total = sum(each.images.shape[0] for each in sets.values())
     tables: dict[str, ExampleTable] = {}
+    labels = LabelReader()
     done = 0
     for split, each in sets.items():
         tell_part = shared.tell_after(tell, done, total)
-        tables[split] = _read_set(archive, each, coding, options, folder, tell_part)
+        tables[split] = _read_set(archive, each, coding, labels, options, folder, tell_part)
         done += len(tables[split])
+    tables, classes = shared.number_labels(tables, labels)
     convention, why = shared.polarity_of(tables)
     return shared.imported(
         tables,
         options,
         source=str(path),
         pixel_convention=convention,
-        notes=_notes(members, sets, coding),
+        own_classes=classes.num_hot or None,
+        class_names=classes.names,
+        notes=[*_notes(members, sets, coding), *_order_notes(sets, tables)],
         pixel_range=coding.range,
         evidence={
             "polarity": why,
@@ -128,6 +142,7 @@ def read_arrays(
             "splits": "arrays " + _listed({each.images.key: each.images for each in sets.values()}),
             "owners": _why_owners(sets),
             "shape": "as --image-shape says" if options.image_shape else "as the arrays have it",
+            **_why_channels(sets),
         },
         overrides={"owners": "--id-column", "shape": "--image-shape", "range": "--pixel-range"},
     )
@@ -163,6 +178,8 @@ def _sets(
             for key in (images, labels, owners)
         ]
         sets[split] = _checked(arrays, options)
+    if VALIDATION in sets and "test" not in sets:
+        sets["test"] = sets.pop(VALIDATION)  # as everywhere: what is held out alone is test
     if not sets:
         raise DataError(
             f"{path}: no images and labels among {_listed(members)}; name them x and y, or "
@@ -236,8 +253,24 @@ def _notes(members: dict[str, zipfile.ZipInfo], sets: dict[str, _Set], coding: C
         if array is not None
     }
     unused = {key: info for key, info in members.items() if key not in used}
-    notes = [] if coding is UINT8 else [coding.note]
+    notes = [] if coding.is_plain else [coding.note]
     return [*notes, f"arrays that are not used: {_listed(unused)}"] if unused else notes
+
+
+def _why_channels(sets: Mapping[str, _Set]) -> dict[str, str]:
+    first = next(iter(sets.values()))
+    if first.order != CHANNELS_FIRST:
+        return {}
+    return {"channels": f"shape {list(first.images.shape)} has them before the sides"}
+
+
+def _order_notes(sets: Mapping[str, _Set], tables: Mapping[str, ExampleTable]) -> list[str]:
+    """A line for each split whose flat rows seem to be in another order."""
+    notes = []
+    for split, each in sets.items():
+        if len(each.images.shape) == 2:
+            notes += order_notes(tables[split].pixels, each.order, each.images.where)
+    return notes
 
 
 def _checked(arrays: Sequence[Array | None], options: ImportOptions) -> _Set:
@@ -246,15 +279,16 @@ def _checked(arrays: Sequence[Array | None], options: ImportOptions) -> _Set:
     assert images is not None
     assert labels is not None
     check_type(images.dtype, images.where)
-    set_ = _Set(images, labels, owners, _image_shape(images, options))
+    set_ = _Set(images, labels, owners, *_image_shape(images, options))
     count = images.shape[0]
     if count > MAX_COUNT:
         raise DataError(f"{images.where}: {count} images; at most {MAX_COUNT} are read")
-    if labels.dtype.kind not in "iu" or math.prod(labels.shape[1:]) != 1 or not labels.shape:
+    if labels.dtype.kind not in "biufUS" or labels.dtype.itemsize > _MAX_ID_ITEMSIZE:
         raise DataError(
-            f"{labels.where}: labels are {labels.dtype} of shape {list(labels.shape)}; "
-            "only whole numbers [n] are read"
+            f"{labels.where}: labels are {labels.dtype} of shape {list(labels.shape)}; give whole "
+            "numbers or names, [n]"
         )
+    count_rows(labels.shape, labels.where)
     if owners is not None and (
         owners.dtype.kind not in "iuUS"
         or len(owners.shape) != 1
@@ -273,34 +307,20 @@ def _checked(arrays: Sequence[Array | None], options: ImportOptions) -> _Set:
     return set_
 
 
-def _image_shape(images: Array, options: ImportOptions) -> tuple[int, ...]:
-    """What each image of the array becomes: (H, W) or (H, W, C)."""
-    shape, where = images.shape, images.where
-    if len(shape) == 2:
-        image = options.image_shape or (math.isqrt(shape[1]),) * 2
-        if math.prod(image) != shape[1]:
-            raise DataError(
-                f"{where}: rows of {shape[1]} pixels are no images of "
-                f"{'x'.join(map(str, image))}; pass --image-shape"
-            )
-        shape = (shape[0], *image)
-    check_pixel_shape(shape, where)
-    if len(shape) == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3, 4):
-        raise DataError(
-            f"{where}: shape {list(shape)} has its channels before the sides; "
-            "save x.transpose(0, 2, 3, 1)"
-        )
-    return shape[1:3] if shape[3:] == (1,) else shape[1:]
+def _image_shape(images: Array, options: ImportOptions) -> tuple[tuple[int, ...], str]:
+    """What each image of the array becomes, (H, W) or (H, W, C), and the order of its values."""
+    if len(images.shape) == 2:
+        return flat_shape(images.shape[1], options.image_shape, images.where)
+    check_pixel_shape(images.shape, images.where)
+    return array_order(images.shape)
 
 
 # ---- What they hold ------------------------------------------------------------------------------
 
 
 def _survey(archive: Members, sets: dict[str, _Set], pixel_range: str | None, tell: Tell) -> Coding:
-    """How the images of all splits are kept; those of uint8 are kept as they are."""
+    """How the images of all splits are kept."""
     images = [each.images for each in sets.values()]
-    if pixel_range != "0-1" and all(each.dtype == np.uint8 for each in images):
-        return UINT8
     survey = Survey(pixel_range)
     for each in images:
         with open_values(archive, each) as values:
@@ -314,11 +334,12 @@ def _read_set(
     archive: Members,
     arrays: _Set,
     coding: Coding,
+    label_reader: LabelReader,
     options: ImportOptions,
     folder: Path | None,
     tell: Tell,
 ) -> ExampleTable:
-    """The images of one split with labels and owners."""
+    """The images of one split with codes of labels and owners."""
     images, owners = arrays.images, arrays.owners
     num_ids_bytes = owners.dtype.itemsize if owners else 0
     num_bytes = images.dtype.itemsize * math.prod(images.shape[1:]) + num_ids_bytes
@@ -329,14 +350,13 @@ def _read_set(
         open_values(archive, owners) if owners else nullcontext() as owner_values,
     ):
         for first, last in shared.blocks(images.shape[0], (num_bytes,)):
-            labels = label_values.read(last - first).reshape(-1)
-            shared.check_block_labels(labels, first, arrays.labels.where)
+            labels = label_reader.add(label_values.read(last - first), arrays.labels.where, first)
             pixels = coding.pack(pixel_values.read(last - first))
             writer.add(
-                pixels.reshape(-1, *arrays.image_shape),
+                shaped(pixels, arrays.image_shape, arrays.order),
                 labels,
                 scale=coding.scale,
-                offset=0.0,
+                offset=coding.offset,
                 owners=owner_values.read_ids(last - first) if owner_values else None,
             )
             tell(last, None)

@@ -101,6 +101,8 @@ class Imported:
         source: Where the data come from.
         licence: Under what licence, where the source says so.
         notes: One line each: what was decided that the user may want to know.
+        are_numbered: Whether the labels are numbers in the source and the names only say what each
+            means, so that another source's numbers mean the same classes.
         is_guessed: Whether nothing says how many classes there are, so that the largest label does.
     """
 
@@ -114,6 +116,7 @@ class Imported:
     source: str
     licence: str = ""
     notes: tuple[str, ...] = ()
+    are_numbered: bool = False
     is_guessed: bool = False
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import string
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fedcli.datasets.batches import decode, first_outside
+from fedcli.datasets.batches import first_outside
 from fedcli.datasets.checks import MAX_CLASSES, MAX_ID_BYTES, bad_label
 from fedcli.datasets.importers import describing
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
+from fedcli.datasets.labels import Classes, LabelReader
+from fedcli.datasets.polarity import Border
 from fedcli.datasets.table import ExampleTable
 from fedcli.errors import DataError
 from fedcli.progress import Tell
@@ -36,6 +37,7 @@ def imported(
     pixel_convention: str,
     own_classes: int | None = None,
     class_names: Sequence[str] = (),
+    are_numbered: bool = False,
     is_emnist: bool = False,
     same_people: bool = True,
     licence: str = "",
@@ -53,7 +55,8 @@ def imported(
         pixel_convention: What 1.0 is.
         own_classes: What the source itself says of the number of classes.
         class_names: A name for each class, or none.
-        is_emnist: Whether labels are those of EMNIST: 10 classes if all are digits, else 62.
+        are_numbered: Whether labels are numbers in the source, with names for them beside.
+        is_emnist: Whether the examples are EMNIST's, so that 62 classes are its characters.
         same_people: Whether equal ids in train and test are the same people.
         licence: As the source says.
         notes: What was decided so far.
@@ -67,7 +70,7 @@ def imported(
     """
     names = tuple(class_names)
     known = options.num_classes or own_classes or len(names)
-    num_classes = known or _guess(tables, is_emnist)
+    num_classes = known or _guess(tables)
     for table in tables.values():
         check_table_labels(table, num_classes)
     if is_emnist and num_classes == len(CHARACTER_NAMES):
@@ -98,7 +101,8 @@ def imported(
         source=source,
         licence=licence,
         notes=tuple(notes),
-        is_guessed=not (known or is_emnist),
+        are_numbered=are_numbered or names == CHARACTER_NAMES[: len(names)],
+        is_guessed=not known,
     )
 
 
@@ -120,23 +124,24 @@ def check_table_labels(table: ExampleTable, num_classes: int) -> None:
     raise bad_label(label, index, num_classes, where)
 
 
-def check_block_labels(labels: NDArray[Any], first: int, where: str) -> None:
-    """Checks a block of integer labels [k] as far as any number of classes allows.
+def number_labels(
+    tables: Mapping[str, ExampleTable], reader: LabelReader
+) -> tuple[dict[str, ExampleTable], Classes]:
+    """Returns tables with a number for each class, and the classes.
 
     Args:
-        labels: In the type they are stored in.
-        first: The index of the first of them in the source.
-        where: Starts the message.
+        tables: By split; their labels are codes that the reader gave.
+        reader: It has read the labels of all of them.
 
     Raises:
-        DataError: A label is negative or too large for a class.
+        DataError: As `LabelReader.classes`.
     """
-    index = first_outside(labels, MAX_CLASSES)
-    if index is not None:
-        raise DataError(
-            f"{where}: example {first + index}: label {labels[index]} cannot be a class; classes "
-            f"are 0 to {MAX_CLASSES - 1}, mend the data"
-        )
+    classes = reader.classes(table.labels for table in tables.values())
+    numbered = {
+        split: replace(table, labels=classes.number(table.labels))
+        for split, table in tables.items()
+    }
+    return numbered, classes
 
 
 def check_id(client_id: str, where: str) -> str:
@@ -170,20 +175,17 @@ def check_class_name(name: str, where: str) -> str:
 def polarity_of(tables: Mapping[str, ExampleTable]) -> tuple[str, str]:
     """Returns what 1.0 seems to be in images nobody describes, "ink" or "background", and why.
 
-    Colour images are "ink". Grey images are "background" if the median pixel of their borders is
-    light.
+    Colour images are "ink". Grey images are "background" if most pixels of their borders are
+    light; where about half of them are, if the borders are lighter than the centres.
     """
-    num_light = num_border = 0
+    border = Border()
     for table in tables.values():
         if table.pixels.ndim == 4 and table.pixels.shape[-1] > 1:
             return "ink", "light is 1.0 in colour images"
         for first, last in blocks(len(table), table.pixels.shape[1:], table.pixels.itemsize):
-            border = _border(table.pixels[first:last])
-            num_border += border.size
-            num_light += int(np.count_nonzero(decode(border, table.scale, table.offset) > 0.5))
-    share = 100 * num_light / max(num_border, 1)
-    is_light = 2 * num_light > num_border
-    return "background" if is_light else "ink", f"{share:.0f} % of the border pixels are light"
+            border.add(np.asarray(table.pixels[first:last]), table.scale, table.offset)
+    decided = border.decide() or ("background" if border.share > 0.5 else "ink")
+    return decided, border.evidence
 
 
 def blocks(num_images: int, shape: Sequence[int], itemsize: int = 1) -> Iterator[tuple[int, int]]:
@@ -206,10 +208,8 @@ def _is_name(text: str) -> bool:
     return 1 <= len(encoded) <= MAX_ID_BYTES and b"\0" not in encoded
 
 
-def _guess(tables: Mapping[str, ExampleTable], is_emnist: bool) -> int:
+def _guess(tables: Mapping[str, ExampleTable]) -> int:
     largest = max((int(table.labels.max(initial=0)) for table in tables.values()), default=0)
-    if is_emnist:
-        return NUM_DIGITS if largest < NUM_DIGITS else len(CHARACTER_NAMES)
     if _LARGEST_GUESS < largest < MAX_CLASSES:
         _refuse_codes(tables, largest)
     return max(2, min(largest + 1, MAX_CLASSES))
@@ -224,9 +224,3 @@ def _refuse_codes(tables: Mapping[str, ExampleTable], largest: int) -> None:
             f"{table.source}: label {largest} makes {largest + 1} classes, of which {num_present} "
             f"occur; renumber the labels from 0, or pass --num-classes {largest + 1} if it is meant"
         )
-
-
-def _border(pixels: Any) -> Any:
-    """The outermost pixels of each image [k, H, W, ...], flat."""
-    flat = [pixels[:, 0], pixels[:, -1], pixels[:, 1:-1, 0], pixels[:, 1:-1, -1]]
-    return np.concatenate([np.asarray(side).reshape(-1) for side in flat])

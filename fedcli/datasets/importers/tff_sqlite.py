@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 
 from fedcli.datasets.importers import shared
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
+from fedcli.datasets.importers.scales import rescale
 from fedcli.datasets.importers.source_files import UNPACKED, one_file, start_of
 from fedcli.datasets.importers.tf_example import read_emnist_examples, read_example
 from fedcli.datasets.importers.xz import MAX_DECODER_BYTES
+from fedcli.datasets.labels import whole_numbers
 from fedcli.datasets.sources.tff_h5 import CONVENTIONS, pack
 from fedcli.datasets.table import TableWriter
 from fedcli.errors import DataError
@@ -120,7 +122,9 @@ def _read_splits(
                 done += len(rows)
                 tell(done, total)
         _check_counts(seen, wanted, source)
-        tables = {split: writers[name].table() for name, split in names.items()}
+        coded = {split: writers[name].table() for name, split in names.items()}
+    tables, coding = rescale(coded, options.pixel_range, are_shares=reader.are_floats)
+    notes = [] if coding.is_plain or (coding.top == 1 and coding.most <= 1) else [coding.note]
     others = [name for name in present if name not in names]
     return shared.imported(
         tables,
@@ -131,7 +135,7 @@ def _read_splits(
         is_emnist=bool(family),
         # TFF's EMNIST has the same writers in both; its CIFAR-100 other clients of equal names.
         same_people=bool(family),
-        notes=(f"not read: {', '.join(others)}",) if others else (),
+        notes=(*notes, f"not read: {', '.join(others)}") if others else tuple(notes),
         evidence={
             "splits": f"splits {', '.join(names)} of the database",
             "owners": "the client ids of the database",
@@ -151,6 +155,7 @@ class _GroupReader:
     def __init__(self, source: str) -> None:
         self.feature = ""
         self.num_values = 0
+        self.are_floats = False
         self._source = source
 
     def read(
@@ -162,6 +167,7 @@ class _GroupReader:
         fast = read_emnist_examples(blobs)
         if fast is not None and self.feature in ("", "pixels"):
             stored, labels = fast
+            self.are_floats = True
             self.feature = "pixels"
             self._check_size(stored.shape[1], f"{where}: row {rows[0][0]}")
         else:
@@ -184,8 +190,9 @@ class _GroupReader:
             raise DataError(f"{where}: needs {' or '.join(names)}, and label; it holds {present}")
         self.feature = feature
         label, values = features["label"], features[feature]
-        if not isinstance(label, np.ndarray) or label.dtype != np.int64 or len(label) != 1:
+        if not isinstance(label, np.ndarray) or len(label) != 1:
             raise DataError(f"{where}: label is not one whole number")
+        label = whole_numbers(label, where)
         if not isinstance(values, np.ndarray):
             raise DataError(f"{where}: {feature} holds bytes; only numbers are read")
         self._check_size(len(values), where)
@@ -193,6 +200,8 @@ class _GroupReader:
             if not 0 <= values.min() <= values.max() <= 255:
                 raise DataError(f"{where}: {feature} leaves 0 to 255")
             values = values.astype(np.uint8)
+        else:
+            self.are_floats = True
         return values, int(label[0])
 
     def _check_size(self, num_values: int, where: str) -> None:

@@ -109,11 +109,17 @@ class LabelNoise(Change):
     """Gives each train label, with chance `rate`, to another class.
 
     symmetric: to each of the other C - 1 alike (Patrini et al. 2017; many codes draw from all C,
-    so that a tenth of the noise changes nothing where C = 10); pair: to y + 1 mod C (Han et al.
-    2018). Test labels stay, so that accuracy is that on the truth.
+    so that a tenth of the noise changes nothing where C = 10); pair: to the next one, the first
+    after the last (Han et al. 2018). Test labels stay, so that accuracy is that on the truth.
+
+    Attributes:
+        classes: int64 [C], sorted: the labels that occur; no other is given.
+        rate: The chance.
+        kind: "symmetric" or "pair".
+        seed: Of what is drawn.
     """
 
-    num_classes: int
+    classes: NDArray[np.int64]
     rate: float
     kind: str
     seed: int
@@ -122,10 +128,12 @@ class LabelNoise(Change):
         """Returns the labels with some changed; the k-th depends on id, k and itself alone."""
         stream = Stream(stream_key(self.seed, Purpose.LABEL_NOISE, client=client_key(client_id)))
         drawn = stream.uniform(2 * len(labels)).reshape(-1, 2)
-        step = 1 + (drawn[:, 1] * (self.num_classes - 1)).astype(np.int64)
+        num_classes = len(self.classes)
+        step = 1 + (drawn[:, 1] * (num_classes - 1)).astype(np.int64)
         if self.kind == "pair":
             step[:] = 1
-        noisy = (labels + step) % self.num_classes
+        places = np.searchsorted(self.classes, labels)
+        noisy = self.classes[(places + step) % num_classes]
         return np.where(drawn[:, 0] < self.rate, noisy, labels).astype(np.int32)
 
 
@@ -133,7 +141,7 @@ def build(
     names: Sequence[str],
     options: Mapping[str, Value],
     client_ids: Sequence[str],
-    num_classes: int,
+    classes: NDArray[np.int64],
 ) -> tuple[Change, ...]:
     """Returns changes for a train split, in the order of their names.
 
@@ -141,19 +149,19 @@ def build(
         names: Keys of `tables.CHANGES`.
         options: All options of all of them.
         client_ids: Everyone they may be asked about, sorted; client j is the j-th of these.
-        num_classes: Labels are 0 to num_classes - 1.
+        classes: int64 [C], sorted: the labels that occur.
 
     Raises:
         ConfigError: The options do not go with the data.
     """
-    if "label-noise" in names and num_classes < 2:
+    if "label-noise" in names and len(classes) < 2:
         raise ConfigError("--partition label-noise: the data have one class; there is no other")
     get: Callable[[str], Any] = options.__getitem__
     builders: dict[str, Callable[[], Change]] = {
         "feature-rotation": lambda: Rotation(client_ids, get("angles")),
         "feature-noise": lambda: FeatureNoise(client_ids, get("std"), get("seed"), is_test=False),
         "feature-inversion": lambda: Inversion(client_ids, get("share")),
-        "label-noise": lambda: LabelNoise(num_classes, get("rate"), get("kind"), get("seed")),
+        "label-noise": lambda: LabelNoise(classes, get("rate"), get("kind"), get("seed")),
     }
     return tuple(builders[name]() for name in names)
 

@@ -73,7 +73,9 @@ def apply(
         deals = {split: _deal_natural(table) for split, table in main.items()}
     else:
         deals = _deal_artificial(main, scheme, values)
-    made = _build_changes(change_names, values, list(deals.values()), num_classes)
+    occurring = [np.unique(table.labels) for table in main.values()]
+    classes = np.unique(np.concatenate(occurring)).astype(np.int64)
+    made = _build_changes(change_names, values, list(deals.values()), classes)
     dealt = {
         split: Dealt(deal, made if split == "train" else changes.for_testing(made))
         for split, deal in deals.items()
@@ -161,10 +163,13 @@ def _follow(
 
 
 def _build_changes(
-    names: Sequence[str], options: Mapping[str, Value], deals: Sequence[Deal], num_classes: int
+    names: Sequence[str],
+    options: Mapping[str, Value],
+    deals: Sequence[Deal],
+    classes: NDArray[np.int64],
 ) -> tuple[Change, ...]:
     """Changes for the clients of all deals, numbered in the order of their ids."""
     if not names:
         return ()
     client_ids = sorted({each for deal in deals for each in deal.client_ids})
-    return changes.build(names, options, client_ids, num_classes)
+    return changes.build(names, options, client_ids, classes)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-
 from fedcli.datasets.client_data import CENTRAL
 from fedcli.datasets.description import SourceDescription
 from fedcli.datasets.importers.recognising import Imported
+from fedcli.datasets.preparation.class_matching import match_classes
 from fedcli.datasets.table import ExampleTable
 from fedcli.errors import DataError
 
@@ -17,10 +16,10 @@ from fedcli.errors import DataError
 def join_test(train: Imported, test: Imported) -> Imported:
     """Returns the train source with the other's split test, else train, as its split test.
 
-    Its labels are renumbered where both name their classes.
+    Classes are matched by name or value.
 
     Raises:
-        DataError: The other has neither split, or a class that train lacks.
+        DataError: The other has neither split, or its classes are not those of train.
     """
     table = test.tables.get("test", test.tables.get("train"))
     if table is None:
@@ -29,8 +28,7 @@ def join_test(train: Imported, test: Imported) -> Imported:
             f"--test-data: {other.source} holds neither 'test' nor 'train' but "
             f"{', '.join(test.tables)}; give another"
         )
-    class_names, table = _match_names(train, test, table)
-    num_classes = len(class_names) or max(train.num_classes, test.num_classes)
+    class_names, num_classes, table = match_classes(train, test, table)
     return replace(
         train,
         tables={**train.tables, "test": _match_convention(train, test, table)},
@@ -77,25 +75,6 @@ def check_shapes(tables: Mapping[str, ExampleTable]) -> None:
                 f"train has images of {list(shape)} ({train.source}) but {name} of {list(other)} "
                 f"({table.source}); pass --size, or give {name} data of the same kind"
             )
-
-
-def _match_names(
-    train: Imported, test: Imported, table: ExampleTable
-) -> tuple[tuple[str, ...], ExampleTable]:
-    """The class names of both, and the test examples labelled by them."""
-    ours, theirs = train.class_names, test.class_names
-    shorter, longer = sorted([ours, theirs], key=len)
-    if longer[: len(shorter)] == shorter:
-        num_classes = max(train.num_classes, test.num_classes)
-        return (longer if len(longer) == num_classes else ()), table
-    unknown = [name for name in theirs if name not in ours]
-    if unknown:
-        raise DataError(
-            f"--test-data: {table.source} has a class {unknown[0]!r} that "
-            f"{train.tables['train'].source} has not; give both the same classes"
-        )
-    numbers = np.array([ours.index(name) for name in theirs], np.int32)
-    return ours, replace(table, labels=numbers[table.labels])
 
 
 def _match_convention(train: Imported, test: Imported, table: ExampleTable) -> ExampleTable:

@@ -37,6 +37,7 @@ from fedcli.datasets.batches import ClientDataset, Pixels, first_outside
 from fedcli.datasets.checks import bad_label, check_finite, check_num_classes, check_pixel_shape
 from fedcli.datasets.client_data import CENTRAL, ClientData, decoding, unknown_client
 from fedcli.datasets.description import SourceDescription, from_json
+from fedcli.datasets.examining import examine
 from fedcli.datasets.table import ExampleTable
 from fedcli.digest import blake2b
 from fedcli.errors import ConfigError, DataError
@@ -273,6 +274,10 @@ class StoreSplit(ClientData):
         )
         # uint8 has no NaN; float32 pixels are looked at when a client is first read.
         self._is_checked = np.full(len(self.client_ids), mapped.pixels.dtype == np.uint8)
+
+    def examine(self) -> tuple[str, ...]:
+        """Returns what a user should know before training; see `examining.examine`."""
+        return examine(self, has_default_classes=False, is_scaled=True)
 
     def num_examples(self, client_id: str) -> int:
         """Returns how many examples a client holds."""

@@ -18,9 +18,12 @@ from numpy.typing import NDArray
 from fedcli import hdf5
 from fedcli.datasets.batches import ClientDataset, Pixels, first_non_finite
 from fedcli.datasets.cache import ClientCache
-from fedcli.datasets.checks import check_labels, check_pixel_array
+from fedcli.datasets.checks import check_labels, check_pixel_array, has_channels_first
 from fedcli.datasets.client_data import ClientData, decoding, unknown_client
 from fedcli.datasets.description import Finding, SourceDescription
+from fedcli.datasets.examining import examine, sampled_ids
+from fedcli.datasets.labels import count_rows, whole_numbers
+from fedcli.datasets.polarity import Border, are_emnist_writers, can_measure
 from fedcli.errors import DataError
 
 GROUP = b"examples"
@@ -40,7 +43,14 @@ class TffH5Split(ClientData):
     """One TFF file, which is one split whatever its name."""
 
     def __init__(
-        self, path: Path, *, split: str, num_classes: int, pixels: str, cache: ClientCache
+        self,
+        path: Path,
+        *,
+        split: str,
+        num_classes: int,
+        pixels: str,
+        cache: ClientCache,
+        has_default_classes: bool = False,
     ) -> None:
         """Opens the file; no example is read.
 
@@ -50,6 +60,7 @@ class TffH5Split(ClientData):
             num_classes: Labels are 0 to num_classes - 1.
             pixels: "source", "ink" or "background".
             cache: Keeps clients read.
+            has_default_classes: Whether nobody gave `num_classes`.
 
         Raises:
             DataError: The file cannot be opened or does not have TFF's layout.
@@ -58,14 +69,23 @@ class TffH5Split(ClientData):
         self.split = split
         self.num_classes = num_classes
         self.class_names = None
+        self.has_default_classes = has_default_classes
         self.cache: ClientCache = cache
         self._file = hdf5.open_file(path)
         try:
-            self._feature, self.pixel_shape = self._open_examples()
+            self._feature, self._stored_shape = self._open_examples()
         except DataError:
             self._file.close()
             raise
-        self._stored_convention = CONVENTIONS[self._feature]
+        self.pixel_shape = self._stored_shape
+        if has_channels_first((1, *self._stored_shape)):
+            channels, *sides = self._stored_shape
+            self.pixel_shape = (*sides, channels) if channels > 1 else tuple(sides)
+        try:
+            self._stored_convention, self._why_convention = self._judge_polarity()
+        except DataError:
+            self._file.close()
+            raise
         _, _, self.pixel_convention = decoding(1.0, 0.0, self._stored_convention, pixels)
 
     def num_examples(self, client_id: str) -> int:
@@ -95,7 +115,7 @@ class TffH5Split(ClientData):
             "splits": "a TFF file is one split, whatever its name",
             "owners": "the groups in /examples",
             "shape": f"as {feature} of the first client has it",
-            "polarity": f"TFF's feature {feature!r}",
+            "polarity": self._why_convention,
         }
 
     def description(self) -> SourceDescription:
@@ -122,7 +142,7 @@ class TffH5Split(ClientData):
 
     def _find_range(self) -> tuple[str, str]:
         """From what to what pixels go, and what decided."""
-        if self._is_uint8:
+        if not self.are_floats:
             return "0 to 255", "pixels are uint8"
         first = self.client_ids[0]
         with suppress(DataError):  # which is told when the client is read
@@ -130,6 +150,40 @@ class TffH5Split(ClientData):
             if pixels.dtype != np.uint8 and pixels.size:
                 return f"{pixels.min():g} to {pixels.max():g}", f"the pixels of client {first!r}"
         return "0 to 1", f"the pixels of client {first!r} are shares of one"
+
+    @property
+    def is_emnist(self) -> bool:
+        """Whether the examples are EMNIST's, by the names of the feature and of the clients."""
+        return CONVENTIONS[self._feature] == "background" and are_emnist_writers(self.client_ids)
+
+    @property
+    def has_same_people(self) -> bool:
+        """Whether clients of train and test with equal ids are the same: not in TFF's CIFAR-100."""
+        return CONVENTIONS[self._feature] == "background"
+
+    def examine(self) -> tuple[str, ...]:
+        """Returns what a user should know before training; see `examining.examine`."""
+        return examine(self, has_default_classes=self.has_default_classes, is_scaled=False)
+
+    def _judge_polarity(self) -> tuple[str, str]:
+        """What 1.0 is as stored, and why: as the feature says in TFF's own sets, else measured."""
+        convention = CONVENTIONS[self._feature]
+        name = self._feature.decode()
+        if convention == "ink" or self.is_emnist or not can_measure(self.pixel_shape):
+            return convention, f"TFF's feature {name!r}"
+        border = Border()
+        for client_id in sampled_ids(self.client_ids):
+            where = self._where(client_id)
+            with hdf5.reading(where):
+                group = hdf5.open_group(self._examples, client_id.encode(), where)
+                num_labels = _num_labels(hdf5.open_dataset(group, b"label", where), where)
+                images = self._read_pixels(group, num_labels, where)
+            is_share = images.dtype != np.uint8 and images.max(initial=0) <= 1.5
+            border.add(images, 1.0 if is_share else 1 / 255, 0.0)
+        decided = border.decide()
+        if decided is None:
+            return convention, f"TFF's feature {name!r}"
+        return decided, border.evidence
 
     def _read(self, client_id: str, name: bytes) -> ClientDataset:
         where = self._where(client_id)
@@ -145,10 +199,13 @@ class TffH5Split(ClientData):
 
     def _read_labels(self, group: Any, where: str) -> NDArray[np.int32]:
         dataset = hdf5.open_dataset(group, b"label", where)
-        num_labels = _num_labels(dataset, where)
-        if dataset.dtype.kind not in "iu":
-            raise DataError(f"{where}: labels are {dataset.dtype}; only integers are read")
-        labels = _read_whole(dataset, (num_labels,), where)
+        _num_labels(dataset, where)
+        if dataset.dtype.kind not in "biuf":
+            raise DataError(
+                f"{where}: labels are {dataset.dtype}; only whole numbers are read, number the "
+                "classes from 0"
+            )
+        labels = whole_numbers(_read_whole(dataset, dataset.shape, where), where)
         check_labels(labels, self.num_classes, where)
         return labels.astype(np.int32, copy=False)
 
@@ -161,16 +218,19 @@ class TffH5Split(ClientData):
             raise DataError(
                 f"{where}: pixels are {dtype}; only float32, float64 and uint8 are read"
             )
-        if shape[1:] != self.pixel_shape:
+        if shape[1:] != self._stored_shape:
             raise DataError(
                 f"{where}: images are {list(shape[1:])} but those of client "
-                f"{self.client_ids[0]!r} are {list(self.pixel_shape)}; all must be alike"
+                f"{self.client_ids[0]!r} are {list(self._stored_shape)}; all must be alike"
             )
         if shape[0] != num_labels:
             raise DataError(
                 f"{where}: {shape[0]} images but {num_labels} labels; each image needs one"
             )
-        return _read_whole(dataset, shape, where)
+        stored = _read_whole(dataset, shape, where)
+        if has_channels_first(shape):
+            stored = np.ascontiguousarray(np.moveaxis(stored, 1, -1))
+        return stored.reshape(-1, *self.pixel_shape)
 
     def _open_examples(self) -> tuple[bytes, tuple[int, ...]]:
         """Finds the clients; returns the name of the pixel feature and the shape of an example."""
@@ -195,7 +255,7 @@ class TffH5Split(ClientData):
         dataset = hdf5.open_dataset(group, feature, where)
         _check_has_shape(dataset, where)
         check_pixel_array(dataset.shape, dataset.dtype.itemsize, where)
-        self._is_uint8 = dataset.dtype.kind == "u"
+        self.are_floats = dataset.dtype.kind == "f"
         return feature, tuple(dataset.shape[1:])
 
     def _link_name(self, client_id: str) -> bytes:
@@ -268,9 +328,7 @@ def _check_has_shape(dataset: Any, where: str) -> None:
 
 
 def _num_labels(dataset: Any, where: str) -> int:
-    if dataset.shape is None or len(dataset.shape) != 1:
-        raise DataError(f"{where}: labels have shape {dataset.shape}; only [n] is read")
-    return int(dataset.shape[0])
+    return count_rows(tuple(dataset.shape or ()), where)
 
 
 def _read_whole(dataset: Any, shape: tuple[int, ...], where: str) -> NDArray[Any]:

@@ -1,0 +1,115 @@
+"""What a user should know of data before a model is trained on them, seen from a few clients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import field
+from typing import Any
+
+import numpy as np
+
+from fedcli.dataclass import dataclass
+from fedcli.datasets.client_data import ClientData
+
+_SAMPLED = 8  # clients, evenly spaced
+_MOST_READ = 4096  # clients whose labels are read to find one more class
+_BEYOND = 0.5  # decoded pixels may leave 0 to 1 by so much
+
+
+@dataclass
+class _Seen:
+    """What some clients hold."""
+
+    least: float = 0.0
+    most: float = 0.0
+    num_examples: int = 0
+    are_alike: bool = True
+    first: Any = None
+    labels: set[int] = field(default_factory=set)
+
+
+def sampled_ids(client_ids: Sequence[str]) -> list[str]:
+    """Returns a few ids, evenly spaced, the first among them."""
+    step = max(1, -(-len(client_ids) // _SAMPLED))
+    return [client_ids[place] for place in range(0, len(client_ids), step)]
+
+
+def examine(data: ClientData, *, has_default_classes: bool, is_scaled: bool) -> tuple[str, ...]:
+    """Returns lines where pixels do not go from 0 to 1, classes are missing, or all is alike.
+
+    Args:
+        data: One split.
+        has_default_classes: Whether the number of classes is a default that labels may not fill.
+        is_scaled: Whether the pixels are known to go from 0 to 1.
+
+    Raises:
+        DataError: A client cannot be read.
+    """
+    seen = _look(data)
+    notes = []
+    if not is_scaled and (seen.most > 1 + _BEYOND or seen.least < -_BEYOND):
+        notes.append(range_note(data, seen.least, seen.most))
+    if seen.num_examples > 1 and seen.are_alike:
+        notes.append(f"all images of {data.source} looked at are alike: nothing can be learnt")
+    if data.split != "train" or not seen.num_examples:
+        return tuple(notes)
+    labels = seen.labels
+    if len(labels) < 2 or (has_default_classes and max(labels) < data.num_classes - 1):
+        labels = _all_labels(data, labels, at_least=2 if not has_default_classes else 0)
+    if len(labels) == 1:
+        notes.append(
+            f"all labels of {data.source} are {next(iter(labels))}: there is one class, and "
+            "nothing to tell apart"
+        )
+    elif has_default_classes and max(labels) < data.num_classes - 1:
+        most = max(labels) + 1
+        notes.append(
+            f"{data.source} has {data.num_classes} classes, as TFF files have unless "
+            f"--num-classes says otherwise, but its labels end at {most - 1}; pass --num-classes "
+            f"{most} if it has {most}"
+        )
+    return tuple(notes)
+
+
+def range_note(data: ClientData, least: float, most: float) -> str:
+    """Returns the line for pixels that do not go from 0 to 1."""
+    return (
+        f"pixels of {data.split} ({data.source}) go from {least:.4g} to {most:.4g} where 0 to 1 is "
+        f"expected: models learn badly from them; 'fedcli preprocess {data.source} --out FILE' "
+        "makes a store that is scaled"
+    )
+
+
+def _look(data: ClientData) -> _Seen:
+    """Reads a few clients."""
+    seen = _Seen()
+    lows, highs = [], []
+    for client_id in sampled_ids(data.client_ids):
+        client = data.client(client_id)
+        if not len(client.labels):
+            continue
+        images = np.asarray(client.pixels)
+        ends = [float(each) * client.scale + client.offset for each in (images.min(), images.max())]
+        lows.append(min(ends))
+        highs.append(max(ends))
+        if seen.first is None:
+            seen.first = images[0]
+        seen.are_alike = seen.are_alike and bool((images == seen.first).all())
+        seen.num_examples += len(client.labels)
+        seen.labels.update(np.unique(client.labels).tolist())
+    seen.least, seen.most = min(lows, default=0.0), max(highs, default=0.0)
+    return seen
+
+
+def _all_labels(data: ClientData, known: set[int], at_least: int) -> set[int]:
+    """The labels of all clients; fewer are read where so many, or the last class, are found."""
+    labels = set(known)
+    for client_id in _first(data.client_ids):
+        if len(labels) >= at_least > 0 or data.num_classes - 1 in labels:
+            return labels
+        labels.update(np.unique(data.labels(client_id)).tolist())
+    return labels
+
+
+def _first(client_ids: Sequence[str]) -> Iterator[str]:
+    return (client_ids[place] for place in range(min(len(client_ids), _MOST_READ)))

@@ -1,0 +1,245 @@
+"""What the columns of a CSV file of pixels are: labels, owners, splits, pixels, or none."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import pairwise
+
+from fedcli.dataclass import dataclass
+from fedcli.datasets.importers import split_names
+from fedcli.datasets.importers.recognising import ImportOptions
+from fedcli.errors import ConfigError, DataError
+from fedcli.settings.vocabulary import VALIDATION
+
+ID_COLUMNS = ("client_id", "client", "writer_id", "writer", "user_id", "user", "owner")
+LABEL_COLUMNS = ("label", "y", "class", "target", "digit", "labels", "emotion", "category")
+SPLIT_COLUMNS = ("split", "usage", "set", "subset", "partition", "phase")
+# What never is a pixel: numbers of rows, names, and what splits and labels are called elsewhere.
+_ASIDE = re.compile(
+    r"(?:unnamed[:_ ]*\d+|(?:row|image|img|sample|example)?[-_ ]?(?:id|idx|index|name|number)|"
+    r"file(?:[-_ ]?name)?|path|source|date|time(?:stamp)?|fold|weight|"
+    rf"{'|'.join(SPLIT_COLUMNS)})?",
+    re.IGNORECASE,
+)
+_LEAST_ALIKE = 0.9  # of the pixels' names, but for their numbers
+_LEAST_COLUMNS = 16  # fewer say nothing
+_LEAST_PACKED = 4  # numbers in one field
+# FER2013 and other competitions call the two halves of what is held out so.
+_USAGES = {"publictest": VALIDATION, "privatetest": "test"}
+_DELIMITERS = ",;\t"
+_MAX_COLUMNS = 1 << 20
+_SHOWN = 5  # columns named in a note
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things stand in a row.
+
+    Attributes:
+        columns: The names in the header.
+        delimiter: Between fields.
+        label: The place of the labels.
+        owner: The place of the owners' ids; None: there are none.
+        split: The place of the names of splits; None: there are none.
+        pixels: The places of the pixels; one alone that `is_packed` holds all of an image.
+        is_packed: Whether the pixels stand in one field, with spaces between.
+        num_pixels: How many pixels an image has.
+        notes: A line where columns were left out.
+    """
+
+    columns: list[str]
+    delimiter: str
+    label: int
+    owner: int | None
+    split: int | None
+    pixels: list[int]
+    is_packed: bool
+    num_pixels: int
+    notes: tuple[str, ...]
+
+
+def read_layout(header: str, rows: Sequence[str], options: ImportOptions, where: str) -> Layout:
+    """Returns what the columns are.
+
+    Args:
+        header: The first line.
+        rows: Some of the lines below it.
+        options: `label_column`, `id_column` and `splits` apply.
+        where: Starts messages.
+
+    Raises:
+        ConfigError: There is no column of the name that an option gives.
+        DataError: The line is no header, or has no column of labels.
+    """
+    try:
+        delimiter = delimiter_of(header)
+        columns = [name.strip() for name in split_line(header, delimiter)]
+    except csv.Error as err:
+        raise DataError(f"{where}: the header cannot be read ({err})") from err
+    if len(columns) < 2 or len(columns) > _MAX_COLUMNS:
+        raise DataError(
+            f"{where}: {len(columns)} columns; the first line names a column of labels and "
+            "one a pixel, separated by commas"
+        )
+    if _looks_like_data(columns):
+        raise DataError(
+            f"{where} looks like data, not like a header: {_some(columns)}; put a line of "
+            "names above it, with label over the labels, as in label,1,2,3"
+        )
+    label = _find_column(columns, options.label_column, LABEL_COLUMNS, "--label-column", where)
+    owner = _find_column(columns, options.id_column, ID_COLUMNS, "--id-column", where)
+    if label is None:
+        raise DataError(
+            f"{where}: no column of labels ({', '.join(LABEL_COLUMNS[:5])}) among "
+            f"{_some(columns)}; name it with --label-column"
+        )
+    if label == owner:
+        raise ConfigError(f"{where}: --label-column and --id-column are both {columns[label]}")
+    fields = _whole_rows(rows, delimiter, len(columns))
+    split = None
+    if options.splits != {}:
+        split = _split_column(columns, fields, (label, owner), is_given=bool(options.splits))
+    places = [i for i in range(len(columns)) if i not in (label, owner, split)]
+    packed = _packed_column(places, fields)
+    pixels = [packed] if packed is not None else _pixel_columns(columns, places)
+    aside = [columns[i] or "(without a name)" for i in places if i not in pixels]
+    notes: tuple[str, ...] = ()
+    if aside:
+        notes = (
+            f"columns that are no pixels were left out: {_some(aside)} "
+            f"({len(aside)} of {len(columns)} columns)",
+        )
+    num_pixels = len(pixels) if packed is None else len(fields[0][packed].split())
+    return Layout(
+        columns, delimiter, label, owner, split, pixels, packed is not None, num_pixels, notes
+    )
+
+
+def splits_of(values: Sequence[str], splits: dict[str, str] | None, where: str) -> dict[str, str]:
+    """Returns the split of each value in a column of splits, as --splits or the values say.
+
+    Raises:
+        ConfigError: --splits names a value that does not occur.
+        DataError: A value names no split, or two name one.
+    """
+    if splits is not None:
+        by_value = {value: split for split, value in splits.items()}
+        missing = next((value for value in by_value if value not in values), None)
+        if missing is not None:
+            raise ConfigError(f"--splits: {where} has no value {missing!r} but {_some(values)}")
+        return by_value
+    usages = {value: _USAGES[value.lower()] for value in values if value.lower() in _USAGES}
+    others = [value for value in values if value not in usages]
+    unknown = next((value for value in others if split_names.kind_of(value) is None), None)
+    if unknown is not None:
+        raise DataError(
+            f"{where}: {unknown[:40]!r} names no split; name those that do with --splits, as in "
+            "--splits train=Training,test=Testing, or choose --splits none"
+        )
+    if usages:
+        return usages | dict.fromkeys(others, "train")
+    return split_names.assign(others, where)
+
+
+def delimiter_of(header: str) -> str:
+    """Returns what stands between the fields of a header."""
+    return max(_DELIMITERS, key=header.count)
+
+
+def split_line(line: str, delimiter: str) -> list[str]:
+    """Returns the fields of a line. Raises csv.Error where its quotes do not match."""
+    if '"' not in line:
+        return line.split(delimiter)
+    return next(csv.reader([line], delimiter=delimiter, strict=True))
+
+
+def is_number(text: str) -> bool:
+    """Returns whether a field is a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def is_packed(text: str) -> bool:
+    """Returns whether a field holds the numbers of a whole image, with spaces between."""
+    parts = text.split()
+    return len(parts) >= _LEAST_PACKED and all(map(is_number, parts))
+
+
+def _whole_rows(rows: Sequence[str], delimiter: str, num_columns: int) -> list[list[str]]:
+    """The fields of those lines that have as many as the header."""
+    whole = []
+    for row in rows:
+        with suppress(csv.Error):  # is told when the row is read
+            fields = split_line(row, delimiter)
+            if len(fields) == num_columns:
+                whole.append(fields)
+    return whole
+
+
+def _split_column(
+    columns: Sequence[str],
+    fields: Sequence[Sequence[str]],
+    taken: Sequence[int | None],
+    *,
+    is_given: bool,
+) -> int | None:
+    """The place of the column whose values name splits."""
+    for place, name in enumerate(columns):
+        if place in taken or name.lower() not in SPLIT_COLUMNS:
+            continue
+        values = [row[place].strip() for row in fields]
+        if is_given or (values and all(split_names.kind_of(value) for value in values)):
+            return place
+    return None
+
+
+def _packed_column(places: Sequence[int], fields: Sequence[Sequence[str]]) -> int | None:
+    """The place of the one column whose fields hold whole images."""
+    found = [i for i in places if fields and all(is_packed(row[i]) for row in fields)]
+    return found[0] if len(found) == 1 else None
+
+
+def _pixel_columns(columns: Sequence[str], places: Sequence[int]) -> list[int]:
+    """The places of the pixels: what has no other name, and is called as most are."""
+    stems = {i: re.sub(r"\d+", "#", columns[i].lower()) for i in places}
+    stem, count = Counter(stems.values()).most_common(1)[0] if stems else ("", 0)
+    is_regular = len(places) >= _LEAST_COLUMNS and count >= _LEAST_ALIKE * len(places)
+    if is_regular:
+        return [i for i in places if stems[i] == stem]
+    return [i for i in places if not _ASIDE.fullmatch(columns[i])]
+
+
+def _find_column(
+    columns: list[str], wanted: str | None, usual: tuple[str, ...], option: str, where: str
+) -> int | None:
+    """The place of the column an option names, else of the first usual name in the header."""
+    if wanted is not None and wanted not in columns:
+        raise ConfigError(f"{option} {wanted}: no such column in {where}; it has {_some(columns)}")
+    lower = [name.lower() for name in columns]
+    name = next((name for name in usual if name in lower), None) if wanted is None else wanted
+    if name is None:
+        return None
+    names = lower if wanted is None else columns
+    places = [place for place, each in enumerate(names) if each == name]
+    if len(places) > 1:
+        raise DataError(f"{where}: column {name!r} stands {len(places)} times; rename all but one")
+    return places[0]
+
+
+def _looks_like_data(columns: list[str]) -> bool:
+    """Whether most names are numbers, and not such as count the columns: those of a row."""
+    numbers = [float(name) for name in columns if is_number(name)]
+    is_rising = all(one < next_one for one, next_one in pairwise(numbers))
+    return 2 * len(numbers) > len(columns) and not is_rising
+
+
+def _some(columns: Sequence[str]) -> str:
+    listed = ", ".join(name[:40] for name in columns[:10])
+    return f"{listed}, …" if len(columns) > 10 else listed

@@ -1,0 +1,366 @@
+"""From which value to which the pixels of a source go: the whole source decides, in one place.
+
+A `Survey` looks at all pixels of all splits, and its `Coding` says how they are kept: as uint8
+where that loses nothing, else as float32, with the scale that makes them 0 to 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.dataclass import dataclass
+from fedcli.datasets.batches import Pixels, first_non_finite
+from fedcli.datasets.importers.shared import blocks
+from fedcli.datasets.sources.tff_h5 import quantise
+from fedcli.datasets.table import ExampleTable
+from fedcli.errors import DataError
+from fedcli.settings.vocabulary import PIXEL_RANGES, STANDARDISED
+
+_KINDS = "biuf"
+_MAX_ITEMSIZE = 8
+_TOPS = (1, 15, 16, 255, 4095, 65535)  # what white is in images of 1, 4, 8, 12 and 16 bits
+# Resampling with a cubic or Lanczos kernel passes the largest value by at most this share of it.
+_OVERSHOOT = 0.25
+_FEW_GREYS = 16  # whole numbers up to it may also be dark images of 8 bits
+# So many of the pixels that are not 0 lie within a smaller range: the larger ones are faults.
+_NEARLY_ALL = 0.999
+_MOST_SHARES = 0.95
+# Of standardised pixels: (x - mean) / deviation, whatever they were before.
+_LARGEST_MEAN = 2.0
+_DEVIATIONS = (0.05, 5.0)
+_LEAST_BELOW_0 = 0.02  # of the pixels; fewer are faults
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How pixels of one source are kept.
+
+    Attributes:
+        top: What white is in the source; None: pixels are standardised and stay as they are.
+        is_levels: Whether uint8 loses nothing.
+        evidence: What decided on `top`.
+        least: The smallest pixel.
+        most: The largest pixel.
+        is_plain: Whether they are uint8 of the usual range, of which nobody needs a note.
+    """
+
+    top: int | None
+    is_levels: bool
+    evidence: str = ""
+    least: float = 0.0
+    most: float = 0.0
+    is_plain: bool = False
+
+    @property
+    def range(self) -> str:
+        """From what to what pixels go in the source, in words."""
+        if self.top is None:
+            return f"standardised, {self.least:.4g} to {self.most:.4g}"
+        return f"0 to {self.top}"
+
+    @property
+    def scale(self) -> float:
+        """Packed pixels decode to `scale * pixels + offset`."""
+        if self.top is None:
+            return 1.0
+        return 1 / 255 if self.is_levels and self.top == 1 else 1 / self.top
+
+    @property
+    def offset(self) -> float:
+        """See `scale`."""
+        return 0.0
+
+    def pack(self, pixels: NDArray[Any]) -> Pixels:
+        """Returns pixels, of the source that was surveyed, as uint8 or float32."""
+        if not self.is_levels:
+            return pixels.astype(np.float32)
+        if self.top == 1:
+            return np.rint(pixels * 255.0).astype(np.uint8)
+        return pixels.astype(np.uint8)
+
+    @property
+    def note(self) -> str:
+        """What was decided, in one line."""
+        if self.top is None:
+            return (
+                f"pixels go from {self.least:.4g} to {self.most:.4g} in the source: taken for "
+                "standardised ones and kept as they are"
+            )
+        kept = "as grey levels, which loses nothing" if self.is_levels else "as float32"
+        note = f"pixels go from 0 to {self.top} in the source; they are kept {kept}"
+        if self.most > self.top or self.least < 0:
+            note += (
+                f" (from {self.least:.4g} to {self.most:.4g}: what lies outside is taken for "
+                "overshoot of resampling)"
+            )
+        return note
+
+
+class _Part(NamedTuple):
+    """The pixels of one file or array."""
+
+    least: float
+    most: float
+    are_whole: bool
+
+
+class Survey:
+    """Collects facts about all pixels of a source, block by block, before any is kept."""
+
+    def __init__(self, pixel_range: str | None = None) -> None:
+        """Starts before the first block; `pixel_range` is what --pixel-range says."""
+        self._given = pixel_range
+        self._least = math.inf
+        self._most = -math.inf
+        self._are_shares = True  # every one a whole number / 255
+        self._are_whole = True
+        self._are_bytes = True  # of type uint8
+        self._sum = self._sum_of_squares = 0.0
+        self._num_pixels = 0
+        self._num_not_0 = self._num_below_0 = 0
+        self._num_within = dict.fromkeys(_TOPS, 0)  # of these, up to each top
+        self._place_of_most = ""
+        self._place_of_least = ""
+        self._parts: dict[str, _Part] = {}
+
+    def add(self, pixels: NDArray[Any], first: int, where: str) -> None:
+        """Looks at a block.
+
+        Args:
+            pixels: [k, ...] of a type that `check_type` allows.
+            first: The index of the first example in it.
+            where: Starts messages.
+
+        Raises:
+            DataError: A pixel is NaN or infinite, or above the range that was given.
+        """
+        if not pixels.size:
+            return
+        if pixels.dtype.kind == "f":
+            index = first_non_finite(pixels)
+            if index is not None:
+                raise DataError(
+                    f"{where}: example {first + index}: a pixel is NaN or infinite; mend the data"
+                )
+        least, most = float(pixels.min()), float(pixels.max())
+        self._refuse_beyond_given(most, where)
+        if most > self._most:
+            index = int(pixels.reshape(len(pixels), -1).max(axis=1).argmax())
+            self._place_of_most = f"{where}: example {first + index}"
+        if least < self._least:
+            index = int(pixels.reshape(len(pixels), -1).min(axis=1).argmin())
+            self._place_of_least = f"{where}: example {first + index}"
+        are_whole = pixels.dtype.kind != "f" or bool((np.rint(pixels) == pixels).all())
+        self._extend(least, most, where, are_whole=are_whole)
+        self._are_whole = self._are_whole and are_whole
+        if pixels.dtype != np.uint8:
+            self._add_numbers(pixels)
+
+    def add_shares(self, levels: NDArray[Any], where: str) -> None:
+        """Looks at a block of grey levels uint8, of pixels that are these / 255 in the source."""
+        if not levels.size:
+            return
+        least, most = int(levels.min()) / 255, int(levels.max()) / 255
+        self._extend(least, most, where, are_whole=False)
+        self._are_bytes = self._are_whole = False
+
+    def coding(self) -> Coding:
+        """Returns how to keep what was seen.
+
+        Raises:
+            DataError: Two ranges are plausible, or none is; names the option that decides.
+        """
+        if self._most == -math.inf:
+            self._least = self._most = 0.0
+        top, why = self._given_top() if self._given else self._found_top()
+        is_levels = False
+        if top == 1:
+            is_levels = self._are_shares if not self._are_bytes else self._least >= 0
+        elif top is not None and top <= 255:
+            is_levels = self._are_whole and self._least >= 0 and self._most <= 255
+        is_plain = self._are_bytes and top == 255
+        return Coding(top, is_levels, why, self._least, self._most, is_plain)
+
+    def _add_numbers(self, pixels: NDArray[Any]) -> None:
+        self._are_bytes = False
+        if self._most > 1:
+            self._are_shares = False
+        elif self._are_shares:
+            single = np.ascontiguousarray(pixels, np.float32)
+            self._are_shares = quantise(single, 1 / 255, 0.0) is not None
+        self._num_pixels += pixels.size
+        self._sum += float(pixels.sum(dtype=np.float64))
+        with np.errstate(over="ignore"):
+            self._sum_of_squares += float(np.square(pixels, dtype=np.float64).sum())
+        self._num_not_0 += int(np.count_nonzero(pixels))
+        if self._least < 0:
+            self._num_below_0 += int(np.count_nonzero(pixels < 0))
+        if self._most > 1 + _OVERSHOOT:
+            for top in _TOPS:
+                within = (pixels != 0) & (pixels <= top * (1 + _OVERSHOOT))
+                self._num_within[top] += int(np.count_nonzero(within))
+        else:
+            for top in _TOPS:
+                self._num_within[top] += int(np.count_nonzero(pixels))
+
+    def _extend(self, least: float, most: float, where: str, *, are_whole: bool) -> None:
+        self._least, self._most = min(self._least, least), max(self._most, most)
+        known = self._parts.get(where, _Part(least, most, True))
+        self._parts[where] = _Part(
+            min(known.least, least), max(known.most, most), known.are_whole and are_whole
+        )
+
+    def _refuse_beyond_given(self, most: float, where: str) -> None:
+        top = None if self._given in (None, STANDARDISED) else _top_of(self._given)
+        if top is not None and most > top * (1 + _OVERSHOOT):
+            raise DataError(
+                f"{where}: pixels reach {most:g}, and --pixel-range says that they end at {top}; "
+                "leave it out, or mend the data"
+            )
+
+    def _given_top(self) -> tuple[int | None, str]:
+        assert self._given is not None
+        top = None if self._given == STANDARDISED else _top_of(self._given)
+        return top, "as --pixel-range says"
+
+    def _found_top(self) -> tuple[int | None, str]:
+        """What white is, and why."""
+        self._refuse_unlike_parts()
+        why = f"the largest pixel is {self._most:g}"
+        if self._least < 0 and not self._is_overshoot():
+            return self._standardised()
+        if self._are_bytes:
+            few = self._most in (1, 15, 16)
+            return (int(self._most) if few else 255), why if few else "pixels are uint8"
+        if self._most <= 1 + _OVERSHOOT:
+            return 1, why
+        if self._most <= _FEW_GREYS:
+            if self._are_whole and self._most in (15, 16):
+                return int(self._most), why
+            raise self._ambiguous("0-1", "0-16" if self._are_whole else "0-255")
+        top = next((each for each in _TOPS[3:] if self._most <= each * (1 + _OVERSHOOT)), None)
+        if top == 4095 * (self._most > 4095):
+            top = 65535
+        if top is None:
+            raise DataError(
+                f"{self._place_of_most}: pixels reach {self._most:g}; at most 65535 is read, "
+                "scale them to 0 to 1"
+            )
+        self._refuse_outliers(top)
+        return top, why
+
+    def _refuse_unlike_parts(self) -> None:
+        """Refuses splits of which one is scaled and another is not."""
+        if self._most <= _FEW_GREYS and self._least >= -_OVERSHOOT:
+            return
+        is_far = {
+            where: part.most > _FEW_GREYS or part.least < -_OVERSHOOT
+            for where, part in self._parts.items()
+        }
+        for where, part in self._parts.items():
+            is_scaled = 0 < part.most <= 1 + _OVERSHOOT and not part.are_whole
+            if is_scaled and not is_far[where]:
+                other = next(each for each in is_far if is_far[each])
+                least, most, _ = self._parts[other]
+                raise DataError(
+                    f"{where} has pixels from {part.least:g} to {part.most:g} but {other} from "
+                    f"{least:g} to {most:g}, and 0 to 1 is not their range: train and test must be "
+                    "alike; scale both the same way"
+                )
+
+    def _is_overshoot(self) -> bool:
+        """Whether the pixels below 0 are few enough and near enough to be left by resampling."""
+        top = next((each for each in (1, 255) if self._most <= each * (1 + _OVERSHOOT)), 65535)
+        mean, deviation = self._moments()
+        return self._least >= -_OVERSHOOT * top and mean > 0.05 * deviation
+
+    def _moments(self) -> tuple[float, float]:
+        mean = self._sum / max(self._num_pixels, 1)
+        variance = self._sum_of_squares / max(self._num_pixels, 1) - mean * mean
+        return mean, math.sqrt(max(variance, 0.0))
+
+    def _standardised(self) -> tuple[None, str]:
+        mean, deviation = self._moments()
+        low, high = _DEVIATIONS
+        are_many = self._num_below_0 >= _LEAST_BELOW_0 * self._num_pixels
+        if (
+            are_many
+            and not self._are_whole
+            and abs(mean) <= _LARGEST_MEAN
+            and low <= deviation <= high
+        ):
+            return None, f"their mean is {mean:.3g} and their standard deviation {deviation:.3g}"
+        raise DataError(
+            f"{self._place_of_least}: pixels go from {self._least:g} to {self._most:g}, which is "
+            "no range that is read; scale them to 0 to 1, or pass --pixel-range "
+            f"{STANDARDISED} to keep them as they are"
+        )
+
+    def _refuse_outliers(self, top: int) -> None:
+        """Refuses a range that only a few pixels need: they are faults, or the others are dark."""
+        for smaller, share in ((1, _MOST_SHARES), (255, _NEARLY_ALL)):
+            is_possible = smaller < top and not (smaller == 1 and self._are_whole)
+            num_beyond = self._num_not_0 - self._num_within[smaller]
+            if is_possible and num_beyond < (1 - share) * self._num_not_0:
+                raise self._ambiguous(f"0-{smaller}", f"0-{top}", num_beyond)
+
+    def _ambiguous(self, one: str, other: str, num_beyond: int = 0) -> DataError:
+        few = f" but only {num_beyond:,} pixels lie beyond {one[2:]}" if num_beyond else ""
+        return DataError(
+            f"{self._place_of_most}: pixels reach {self._most:g}{few}: the range may be {one} or "
+            f"{other}; choose with --pixel-range (one of {', '.join(PIXEL_RANGES)}), or mend the "
+            "data"
+        )
+
+
+def rescale(
+    tables: Mapping[str, ExampleTable], pixel_range: str | None, *, are_shares: bool
+) -> tuple[dict[str, ExampleTable], Coding]:
+    """Returns tables whose pixels decode to 0 to 1, and from what to what they went.
+
+    Args:
+        tables: Of one source, their pixels as the source has them, uint8 or float32.
+        pixel_range: As --pixel-range says.
+        are_shares: Whether pixels of uint8 are grey levels of what goes from 0 to 1 in the source.
+
+    Raises:
+        DataError: As `Survey`.
+    """
+    survey = Survey(pixel_range)
+    is_packed = are_shares or any(table.pixels.dtype != np.uint8 for table in tables.values())
+    for table in tables.values():
+        # Small blocks: some of what is counted takes several times their size.
+        for first, last in blocks(len(table), table.pixels.shape[1:], 8 * table.pixels.itemsize):
+            block = np.asarray(table.pixels[first:last])
+            if is_packed and block.dtype == np.uint8:
+                survey.add_shares(block, table.source)
+            else:
+                survey.add(block, first, table.source)
+    coding = survey.coding()
+    factor = 1.0 if coding.top is None else (1 if is_packed else 255) / coding.top
+    if factor == 1:
+        return dict(tables), coding
+    return {
+        name: replace(table, scale=table.scale * factor, offset=table.offset * factor)
+        for name, table in tables.items()
+    }, coding
+
+
+def check_type(dtype: np.dtype[Any], where: str) -> None:
+    """Checks the type that pixels are stored in.
+
+    Raises:
+        DataError: It is not a plain number.
+    """
+    if dtype.kind not in _KINDS or dtype.itemsize > _MAX_ITEMSIZE:
+        raise DataError(f"{where}: pixels are {dtype}; give uint8, or float32 from 0 to 1")
+
+
+def _top_of(pixel_range: str) -> int:
+    return int(pixel_range.partition("-")[2])
