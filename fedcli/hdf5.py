@@ -39,6 +39,7 @@ _FILTERS = {
     _LZF: "lzf",
 }
 _METADATA_CACHE_BYTES = 1 << 16
+_LOCKED = re.compile(r"unable to lock file|file is already open for (?:write|SWMR)", re.IGNORECASE)
 _HEAP = re.compile(b"GCOL\x01")
 _SIZES = (8, 8)  # bytes of an offset and of a length, as everyone writes them
 _PLAIN_TYPES = (
@@ -66,6 +67,11 @@ def open_file(path: Path) -> Any:
             held, whole = map(int, lengths.groups())
             raise DataError(
                 f"{path}: truncated HDF5 file, {held:,} bytes of {whole:,}; fetch or write it again"
+            ) from err
+        if _LOCKED.search(str(err)):
+            raise DataError(
+                f"{path}: is open for writing in another program, perhaps a notebook; close it "
+                "there, or set HDF5_USE_FILE_LOCKING=FALSE to read it as it is"
             ) from err
         reason = re.sub(r"^Unable to synchronously open file \((.*)\)$", r"\1", one_line(err))
         raise DataError(f"{path}: damaged HDF5 file ({reason}); fetch or write it again") from err

@@ -49,7 +49,7 @@ FLOORS = {
         ("starting",),
         ("evaluating", "loop", "record"),
         ("evaluation_clients", "evaluation_outputs", "round_evaluations", "saving"),
-        ("opening", "provenance", "trained"),
+        ("moved_data", "opening", "provenance", "trained"),
         ("files",),
         ("building", "stopping"),
     ),

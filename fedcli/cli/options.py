@@ -7,6 +7,7 @@ file.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., object])
 Decorator = Callable[[Any], Any]
 
+_NEAR = 0.75  # of 1: how alike a guess must be to what was typed
 # Headings of the help text, besides those of train.
 FINE_TUNING = "Fine-tuning"
 PICTURES = "Tables and pictures"
@@ -52,9 +54,22 @@ class SectionCommand(click.Command):
         """Parses, and makes sure that a usage error knows which command it is about."""
         try:
             return super().parse_args(ctx, args)
+        except click.NoSuchOption as err:
+            raise self._advised(err, ctx) from err
         except click.UsageError as err:
             err.ctx = err.ctx or ctx
             raise
+
+    def _advised(self, err: click.NoSuchOption, ctx: click.Context) -> click.UsageError:
+        """The error with the option of fedcli for one of another tool, or a guess that is near."""
+        from fedcli.cli.habits import advice_on
+
+        known = [name for param in self.get_params(ctx) for name in param.opts]
+        advice = advice_on(err.option_name, known)
+        if advice:
+            return click.UsageError(f"No such option {err.option_name!r}: {advice}", ctx)
+        near = difflib.get_close_matches(err.option_name, err.possibilities or (), cutoff=_NEAR)
+        return click.NoSuchOption(err.option_name, possibilities=near, ctx=ctx)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command; -v shows where in their own code a user's model failed."""

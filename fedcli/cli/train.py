@@ -73,4 +73,5 @@ def train(  # one parameter for each option that is not a field of RunConfig
     else:
         others = {"out": out, "config": config_file, "force": force or None}
         start = continued_run(resume, given, opt.given(others))
-    show(carry_out(start, remarks, shows_tables=not as_json), as_json=as_json)
+    run = carry_out(start, remarks, shows_tables=not as_json)
+    show(run, remarks, as_json=as_json)

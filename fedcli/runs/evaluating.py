@@ -34,6 +34,7 @@ from fedcli.runs.evaluation_clients import (
     with_train_data,
 )
 from fedcli.runs.evaluation_outputs import EvaluationOutputs
+from fedcli.runs.moved_data import PLACES, check_places, found_elsewhere
 from fedcli.runs.trained import Trained, files_of_run, load_trained
 from fedcli.settings.data_source import DataOptions, DataSource
 from fedcli.settings.vocabulary import NATURAL
@@ -104,6 +105,12 @@ def evaluate_run(
     given = {**_given_data(data, of_data), "batch_size": batch_size, "epochs": epochs}
     given = {name: value for name, value in given.items() if value is not None}
     with load_trained(Path(path), threads, model, best=best) as trained:
+        moved = found_elsewhere(trained.config, given, trained.fingerprint)
+        if moved is not None:
+            trained = replace(trained, config=moved)
+            given = {name: value for name, value in given.items() if name not in PLACES}
+        elif "data" not in given:
+            check_places(trained.config.data_source, "(and --test-data where there is some)")
         if outputs.has_predictions or fine_tuning is not None:
             _ = trained.state.evaluated_weights  # raises where every client has a model of its own
         data_of_evaluation = _evaluated_data(trained, given, split, clients)

@@ -5,6 +5,7 @@ Everything a round draws is keyed by its number, so stopping and resuming change
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from fedcli.runs.files.checkpoint import Checkpoint
 from fedcli.runs.files.folder import RunDirectory
 from fedcli.runs.files.saved_states import model_of, open_client_states, to_state
 from fedcli.runs.loop import Callback, RoundResult, Training
+from fedcli.runs.moved_data import PLACES, check_places, is_only_moved, with_new_places
 from fedcli.runs.opening import open_federation
 from fedcli.runs.provenance import provenance_of
 from fedcli.settings import tables
@@ -32,6 +34,7 @@ def start(
     out: str | Path,
     *,
     force: bool = False,
+    is_numbered: bool = False,
     expected_data: str | None = None,
     expected_model: str | None = None,
     cancel: CancelFlag | None = None,
@@ -42,6 +45,7 @@ def start(
         config: What to do; it is validated here.
         out: The run's folder.
         force: Replace a run that stands there.
+        is_numbered: Take another number behind `out` where another run has taken it meanwhile.
         expected_data: The fingerprint of the data that the config was used with; None: any.
         expected_model: That of the file of a model in Python; None: any.
         cancel: Once raised, from any thread, the training stops within a local step.
@@ -53,6 +57,8 @@ def start(
     """
     path = Path(out)
     config = _absolute(settings.validate(config))
+    if is_numbered:
+        path = folder.free_path(path)
     folder.check_target(path, force=force)
     logs.require(config)
     with fingerprinting(config.data_source, cancel) as fingerprint:
@@ -66,7 +72,7 @@ def start(
     provenance = provenance_of(federation.engine, found, federation.config.model)
     config_text = settings.to_toml(federation.config, provenance)
     content = federation.encode(state, config_text)
-    run = RunDirectory.create(path, config_text, content, force=force)
+    run = RunDirectory.create(path, config_text, content, force=force, is_numbered=is_numbered)
     state = open_client_states(state, run.path)
     return Training(federation, state, run, config_text, cancel)
 
@@ -77,6 +83,8 @@ def resume(
     rounds: int | None = None,
     threads: int | None = None,
     model: str | None = None,
+    data: str | None = None,
+    test_data: str | None = None,
     cancel: CancelFlag | None = None,
 ) -> Training:
     """Opens a run where its newest checkpoint left it.
@@ -87,17 +95,21 @@ def resume(
         threads: Number of threads; None: what the config says.
         model: FILE.py or FILE.py:FUNCTION, for a run whose model is code: no code runs unless it
             is named here.
+        data: Where the run's data are now; None: where they were.
+        test_data: The same of its test data.
         cancel: See `start`.
 
     Raises:
-        ConfigError: config.toml is bad, `rounds` is below the rounds completed, or the model is
+        ConfigError: config.toml is bad, the data are others than the run's, `rounds` is below the rounds completed, or the model is
             code and `model` does not name it.
         DataError: The data are missing or bad.
         RunError: There is no run, it is in use, or its files do not fit together.
     """
     run = RunDirectory.open(Path(path))
     try:
-        return _resume(run, rounds, threads, model, cancel)
+        places = {"data": data, "test_data": test_data}
+        given = {name: value for name, value in places.items() if value is not None}
+        return _resume(run, rounds, threads, model, given, cancel)
     except BaseException:
         run.close()
         raise
@@ -122,11 +134,13 @@ def _resume(
     rounds: int | None,
     threads: int | None,
     code: str | None,
+    places: Mapping[str, str],
     cancel: CancelFlag | None,
 ) -> Training:
     file = folder.latest_checkpoint(run.path)
     content = checkpoint.load(file)
-    config, config_text = _continued_config(run, content, rounds)
+    config, config_text = _continued_config(run, content, rounds, places)
+    check_places(config.data_source, "beside --resume")
     if threads is not None:
         config = settings.validate(replace(config, threads=threads))
     logs.require(config)
@@ -157,7 +171,7 @@ def _resume(
 
 
 def _continued_config(
-    run: RunDirectory, content: Checkpoint, rounds: int | None
+    run: RunDirectory, content: Checkpoint, rounds: int | None, places: Mapping[str, str]
 ) -> tuple[RunConfig, str]:
     """The config of a run with its new total of rounds, and the text that says so."""
     config_file = run.path / folder.CONFIG
@@ -167,7 +181,11 @@ def _continued_config(
         config = settings.from_options(values)
     except ConfigError as err:  # which names options alone
         raise ConfigError(f"{config_file}: {err}") from err
-    _check_is_same(config, content, config_file)
+    origin = settings.read_provenance(text, str(config_file))
+    _check_is_same(config, content, config_file, origin.get("data"))
+    if places:
+        config = settings.validate(with_new_places(config, places, origin.get("data")))
+        text = settings.to_toml(config, origin)
     if rounds is not None and rounds < content.round_num:
         raise ConfigError(
             f"--rounds {rounds}: {run.path} has completed {content.round_num} rounds; give that "
@@ -206,12 +224,16 @@ def _config_of(content: Checkpoint) -> RunConfig:
     return settings.from_options(settings.from_toml(content.config, "the checkpoint's config"))
 
 
-def _check_is_same(config: RunConfig, content: Checkpoint, config_file: Path) -> None:
+def _check_is_same(
+    config: RunConfig, content: Checkpoint, config_file: Path, fingerprint: str | None
+) -> None:
     """Refuses a config.toml edited so that later rounds would be of another run than those done."""
     before = _config_of(content)
     for name in KEPT_FIELDS:
         now, then = getattr(config, name), getattr(before, name)
         if now != then and content.round_num:
+            if name in PLACES and is_only_moved(config, before, fingerprint):
+                continue
             raise ConfigError(
                 f"{config_file}: {name} is {now!r}, but the rounds so far were trained "
                 f"with {then!r}; put that back, or start another run with --config"

@@ -85,10 +85,12 @@ def new_run(
         is_same = folder.read_config(config_file).get("model") == config.model
         expected_model = origin.get("model") if is_same else None
     path = out or folder.default_out(datetime.now().astimezone(), config.data)
+    is_numbered = out is None
     return lambda cancel: starting.start(
         config,
         path,
         force=force,
+        is_numbered=is_numbered,
         expected_data=expected_data,
         expected_model=expected_model,
         cancel=cancel,
@@ -111,7 +113,7 @@ def continued_run(run: Path, given: Mapping[str, Any], others: Mapping[str, Any]
 
     code = given.get("model")
     is_code = code is not None and sources.python_file(code) is not None
-    allowed = {*RESUME_FIELDS, "model"} if is_code else set(RESUME_FIELDS)
+    allowed = {*RESUME_FIELDS, "data", "test_data", *(("model",) if is_code else ())}
     refused = sorted(option_name(name) for name in [*(given.keys() - allowed), *others])
     if refused:
         raise click.UsageError(
@@ -124,6 +126,8 @@ def continued_run(run: Path, given: Mapping[str, Any], others: Mapping[str, Any]
         rounds=given.get("rounds"),
         threads=given.get("threads"),
         model=code,
+        data=given.get("data"),
+        test_data=given.get("test_data"),
         cancel=cancel,
     )
 
@@ -181,9 +185,10 @@ def _follow(training: Training, monitor: Any, remarks: Remarks) -> None:
         remarks.detail(f"client cache: {len(cache)} clients, {kept}, {cache.hits:,} hits")
 
 
-def show(run: FinishedRun, *, as_json: bool) -> None:
+def show(run: FinishedRun, remarks: Remarks, *, as_json: bool) -> None:
     """Prints the whole run from its files, so that a resumed run shows all of its rounds."""
     from fedcli.cli.screen.output import print_json
+    from fedcli.reports.verdict import verdict
     from fedcli.runs import stopping
     from fedcli.runs.files import folder
 
@@ -201,10 +206,15 @@ def show(run: FinishedRun, *, as_json: bool) -> None:
         from fedcli.settings.presets import PRESETS
 
         comparison = compare(PRESETS[name], folder.read_config(path), lines, evaluation, progress)
+    failure = verdict(lines, evaluation, run.config)
+    if failure is not None:
+        remarks.note(failure)
     if as_json:
+        failed = {} if failure is None else {"failure": failure}
         beside = {} if comparison is None else {"preset": comparison.summary()}
         ended = {} if progress is None else {"stopping": progress.summary()}
-        print_json({"run": str(path), "rounds": lines, "evaluation": evaluation, **ended, **beside})
+        result = {"run": str(path), "rounds": lines, "evaluation": evaluation}
+        print_json({**result, **ended, **beside, **failed})
         return
     from fedcli.cli.screen.run_tables import show_run
     from fedcli.cli.screen.text_screen import open_text_screen

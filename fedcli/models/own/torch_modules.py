@@ -15,6 +15,8 @@ from fedcli.datasets.batches import ArraySpec
 from fedcli.errors import ModelError
 from fedcli.models.own import user_code
 
+_SUM_TOLERANCE = 1e-4  # of the float32 probabilities of a row
+
 
 def is_module(model: object) -> bool:
     """Tells whether something is a `torch.nn.Module`."""
@@ -51,7 +53,9 @@ class TorchNetwork:
         torch = _loaded()
         assert torch is not None
         self._torch, self._module, self._file = torch, module, file
-        self._where = user_code.place(type(module))
+        # That of a module that torch has itself would be a line of torch's.
+        is_own = user_code.source_file(type(module)) == file
+        self._where = user_code.place(type(module)) if is_own or not file else file
         self._input_shape = input_shape
         self._buffers = [(name, each, each.clone()) for name, each in module.named_buffers()]
         self._refuse_statistics()
@@ -70,6 +74,7 @@ class TorchNetwork:
             "y": ArraySpec((None,), "int32"),
         }
         self._random_state = torch.random.get_rng_state()
+        self._are_logits_seen = False
 
     def set_random_seed(self, seed: int) -> None:
         """Sets what dropout draws from."""
@@ -131,6 +136,22 @@ class TorchNetwork:
                 f"{getattr(logits, 'dtype', type(logits).__name__)} {shape}; return float32 logits "
                 f"[{size}, classes], without softmax"
             )
+        if not self._are_logits_seen:
+            self._refuse_probabilities(logits)
+            self._are_logits_seen = True
+
+    def _refuse_probabilities(self, logits: Any) -> None:
+        """Refuses outputs of which each row is at least 0 and sums to 1: softmax made them."""
+        with self._torch.no_grad():
+            are_shares = bool((logits >= 0).all()) and logits.shape[1] > 1
+            sums = logits.sum(dim=1)
+            if not are_shares or bool(((sums - 1).abs() > _SUM_TOLERANCE).any()):
+                return
+        raise ModelError(
+            f"{self._where}: the module returns probabilities (each row is at least 0 and sums to "
+            "1), so it ends in softmax, and the loss applies another one: it would hardly learn; "
+            "return the logits, without the softmax"
+        )
 
     def _refuse_statistics(self) -> None:
         for name, _, _ in self._buffers:

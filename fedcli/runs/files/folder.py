@@ -73,7 +73,13 @@ class RunDirectory:
 
     @classmethod
     def create(
-        cls, path: Path, config_text: str, checkpoint: bytes, *, force: bool = False
+        cls,
+        path: Path,
+        config_text: str,
+        checkpoint: bytes,
+        *,
+        force: bool = False,
+        is_numbered: bool = False,
     ) -> RunDirectory:
         """Makes the folder with its config and its checkpoint of round 0, then names it `path`.
 
@@ -82,12 +88,13 @@ class RunDirectory:
             config_text: Content of config.toml.
             checkpoint: Content of the checkpoint of round 0.
             force: Replace a run that stands there, once the new one is ready.
+            is_numbered: Take the next number behind `path` where another run has taken it.
 
         Raises:
             RunError: `path` exists (with `force`: and is no run, or is in use), or cannot be
                 written.
         """
-        check_target(path, force=force)
+        check_target(free_path(path) if is_numbered else path, force=force)
         temporary = temporary_name(path)
         lock = -1
         try:
@@ -102,7 +109,10 @@ class RunDirectory:
                 for name in (METRICS, TIMINGS):  # so that a power cut later cannot lose the name
                     (temporary / name).touch()
                 sync_folder(temporary)
-                _move_into_place(temporary, path)
+                if is_numbered:
+                    path = _move_to_free_path(temporary, path)
+                else:
+                    _move_into_place(temporary, path)
             return cls(path, lock)
         except (OSError, RunError) as err:
             if lock >= 0:
@@ -250,7 +260,11 @@ def default_out(now: datetime, name: str) -> Path:
         name: The data's name, or the path of its file.
     """
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(name).stem).strip("-") or "run"
-    path = Path("runs") / f"{now:%Y%m%d-%H%M%S}-{stem}"
+    return free_path(Path("runs") / f"{now:%Y%m%d-%H%M%S}-{stem}")
+
+
+def free_path(path: Path) -> Path:
+    """Returns a path where nothing is: the given one, or with the first free number behind it."""
     numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
     return next(each for each in itertools.chain([path], numbered) if not os.path.lexists(each))
 
@@ -459,6 +473,20 @@ def _is_left_over(folder: Path) -> bool:
         return False
     os.close(lock_now(folder / LOCK))  # raises OSError where a process is at it
     return True
+
+
+def _move_to_free_path(temporary: Path, path: Path) -> Path:
+    """Renames a folder to the first name of `free_path` that no other process takes before."""
+    while True:
+        free = free_path(path)
+        try:
+            temporary.rename(free)  # fails where a folder with something in it stands
+        except OSError:
+            if not os.path.lexists(free):
+                raise
+        else:
+            sync_folder(free.parent)
+            return free
 
 
 def _move_into_place(new: Path, path: Path) -> None:

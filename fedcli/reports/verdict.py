@@ -1,0 +1,79 @@
+"""Whether a run learnt anything, and if not why: one line of what happened and what to change."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedcli.reports.rows import RoundRow, round_row
+from fedcli.settings.run_config import RunConfig
+
+
+def verdict(
+    lines: Sequence[Mapping[str, Any]],
+    evaluation: Mapping[str, Mapping[str, Any]] | None,
+    config: RunConfig,
+) -> str | None:
+    """Returns a line where no round moved the model, or the loss is not finite; else None.
+
+    Args:
+        lines: Those of metrics.jsonl.
+        evaluation: What evaluation.json holds; None: there is none.
+        config: Of the run.
+    """
+    rows = [row for row in map(round_row, lines) if row.online is not None]
+    if not rows:
+        return None
+    num_examples = sum(row.online.num_examples for row in rows if row.online is not None)
+    if all(row.is_skipped for row in rows):
+        return (
+            f"none of {_rounds(rows)} moved the model: fewer clients reported than --min-reports "
+            f"{config.min_reports} asks for; choose a smaller number, or more --clients"
+        )
+    if num_examples == 0 and not sum(row.num_non_finite_clients for row in rows):
+        return (
+            f"none of {_rounds(rows)} moved the model: {_cohort(config)} holds no examples; choose "
+            "other --clients"
+        )
+    if all(row.is_rejected or row.is_skipped for row in rows):
+        return (
+            f"none of {_rounds(rows)} moved the model: {_why_rejected(rows, config)}; "
+            f"{_remedy(config)}"
+        )
+    if not _is_finite(rows[-1], evaluation):
+        return f"the loss after {_rounds(rows)} is not finite: training diverged; {_remedy(config)}"
+    return None
+
+
+def _why_rejected(rows: Sequence[RoundRow], config: RunConfig) -> str:
+    most = max(row.num_non_finite_clients for row in rows)
+    if most:
+        return (
+            f"parameters or losses of up to {most:,} clients a round, of {_cohort(config)}, were "
+            "not finite, and these clients were left out"
+        )
+    return "the average of the clients' updates was not finite in any of them"
+
+
+def _is_finite(last: RoundRow, evaluation: Mapping[str, Mapping[str, Any]] | None) -> bool:
+    """Whether the last online loss and those of the closing evaluation are numbers."""
+    losses = [last.online.loss] if last.online is not None and last.online.num_examples else []
+    for group in (evaluation or {}).values():
+        metrics = group.get("client_work", {}).get("eval", {}).get("current_round_metrics", {})
+        if metrics.get("num_examples"):
+            losses.append(metrics.get("loss"))
+    return all(loss is not None and math.isfinite(loss) for loss in losses)
+
+
+def _rounds(rows: Sequence[RoundRow]) -> str:
+    return f"{len(rows):,} round" + "s" * (len(rows) != 1)
+
+
+def _cohort(config: RunConfig) -> str:
+    return f"the cohort (--clients {str(config.clients)[:60]})"
+
+
+def _remedy(config: RunConfig) -> str:
+    now = "" if config.client_lr is None else f", now {config.client_lr:g}"
+    return f"choose a lower --client-lr{now}, or --client-clip-norm 1"

@@ -1,0 +1,100 @@
+"""Data that lie elsewhere than when a run began: known again by their fingerprint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fedcli import datasets
+from fedcli.errors import ConfigError, DataError
+from fedcli.settings import tables
+from fedcli.settings.data_source import DataSource
+from fedcli.settings.run_config import DATA_FIELDS, RunConfig
+
+PLACES = ("data", "test_data")  # the options that say where data lie
+
+
+def missing_places(source: DataSource) -> list[str]:
+    """Returns the files of a source that are not there."""
+    return [
+        name for name in source.names if name not in tables.DATASETS and not Path(name).exists()
+    ]
+
+
+def with_new_places(config: RunConfig, given: Mapping[str, Any], known: str | None) -> RunConfig:
+    """Returns a config with its data where `given` says.
+
+    Args:
+        config: Of a run.
+        given: `data`, `test_data` or both.
+        known: The fingerprint of the data that the run was trained on; None: not known.
+
+    Raises:
+        ConfigError: There is other data than the run was trained on.
+        DataError: They cannot be found or read.
+    """
+    config = _moved(config, given)
+    if known is not None and datasets.fingerprint(config.data_source) != known:
+        listed = " and ".join(str(given[name]) for name in PLACES if name in given)
+        raise ConfigError(
+            f"{listed}: not the data that the run was trained on; give these in their new place, "
+            "or train another run with --config"
+        )
+    return config
+
+
+def found_elsewhere(
+    config: RunConfig, given: Mapping[str, Any], known: str | None
+) -> RunConfig | None:
+    """Returns a config with its data where `given` says, if they are its own; else None.
+
+    Nothing is read unless data of the run are not where they were.
+    """
+    names = {name for name in given if name in DATA_FIELDS}
+    if known is None or not names or not names <= set(PLACES):
+        return None
+    if not missing_places(config.data_source):
+        return None
+    moved = _moved(config, given)
+    try:
+        is_same = datasets.fingerprint(moved.data_source) == known
+    except DataError:
+        return None
+    return moved if is_same else None
+
+
+def is_only_moved(config: RunConfig, before: RunConfig, known: str | None) -> bool:
+    """Returns whether two configs name the same data in two places."""
+    if known is None or all(getattr(config, name) == getattr(before, name) for name in PLACES):
+        return False
+    try:
+        return datasets.fingerprint(config.data_source) == known
+    except DataError:
+        return False
+
+
+def check_places(source: DataSource, consequence: str) -> None:
+    """Refuses a source with a file that is not there.
+
+    Raises:
+        DataError: One is not; the message ends with `consequence`.
+    """
+    missing = missing_places(source)
+    if missing:
+        raise DataError(
+            f"{missing[0]} is not there any more; give its new place with "
+            f"{'--data' if missing[0] == source.data else '--test-data'} {consequence}"
+        )
+
+
+def _moved(config: RunConfig, given: Mapping[str, Any]) -> RunConfig:
+    places: dict[str, Any] = {
+        name: _absolute(str(given[name])) for name in PLACES if given.get(name)
+    }
+    return replace(config, **places)
+
+
+def _absolute(name: str) -> str:
+    return name if name in tables.DATASETS else str(Path(name).absolute())
