@@ -304,6 +304,25 @@ def _unpacks_to(dataset: Any, chunk: Any, filters: list[int], most: int) -> bool
     return True
 
 
+def is_dataset(group: Any, name: bytes) -> bool:
+    """Returns whether a name in a group is a dataset that lies in the file itself."""
+    if group.links.get_info(name).type != h5py.h5l.TYPE_HARD:
+        return False
+    return isinstance(h5py.h5o.open(group, name), h5py.h5d.DatasetID)
+
+
+def read_whole(dataset: Any, where: str) -> Any:
+    """Returns all values of an `h5d.DatasetID` that `open_dataset` opened, in native byte order.
+
+    Raises:
+        DataError: Its chunks claim more than the file holds.
+    """
+    check_chunks(dataset, where)
+    values = np.empty(dataset.shape, dataset.dtype.newbyteorder("="))
+    dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
+    return values
+
+
 def has_link(group: Any, name: bytes) -> bool:
     """Returns whether a group has a link of that name, without following it."""
     return bool(group.links.exists(name))

@@ -42,7 +42,7 @@ FLOORS = {
             *("preprocess", "report", "train"),
         ),
         ("jobs", "options"),
-        ("screen", "bench_peer"),
+        ("habits", "screen", "bench_peer"),
     ),
     "runs": (
         ("python_api",),
@@ -108,7 +108,10 @@ USERS: dict[str, set[str]] = {
         "datasets.sources.tff_h5",
     },
     "PIL": {"datasets.importers.pillow"},
-    "csv": {"csv_text", "datasets.importers.csv_files", "datasets.importers.picture_tables"},
+    "csv": {
+        *("csv_text", "datasets.importers.csv_files", "datasets.importers.csv_layout"),
+        "datasets.importers.picture_tables",
+    },
     "torch": {"benchmarks.torch_peer"},
     "click": {"cli"},
     "platformdirs": {"datasets.data_folder"},

@@ -39,7 +39,7 @@ Examples:
   fedcli preprocess photos/ --out photos.h5 --size 32 --hold-out within
   fedcli preprocess photos/ --dry-run
   fedcli preprocess --verify emnist.h5
-""".format(formats="\n".join(f"  {name:<12}{row.doc}" for name, row in FORMATS.items()))
+""".format(formats="\n".join(f"  {name:<14}{row.doc}" for name, row in FORMATS.items()))
 
 
 class Sides(click.ParamType["tuple[int, ...]"]):

@@ -320,8 +320,8 @@ def _from_one_hot(
 
 def _check_whole(values: NDArray[Any], place: Callable[[int], str]) -> None:
     with np.errstate(invalid="ignore"):
-        is_whole = np.isfinite(values) & (np.rint(values) == values)
-        is_whole &= np.abs(values) < _WHOLE_DOUBLE
+        wide = values.astype(np.float64)
+        is_whole = np.isfinite(wide) & (np.rint(wide) == wide) & (np.abs(wide) < _WHOLE_DOUBLE)
     if is_whole.all():
         return
     index = int((~is_whole).argmax())

@@ -100,8 +100,8 @@ def resume(
         cancel: See `start`.
 
     Raises:
-        ConfigError: config.toml is bad, the data are others than the run's, `rounds` is below the rounds completed, or the model is
-            code and `model` does not name it.
+        ConfigError: config.toml is bad, the data are others than the run's, `rounds` is below the
+            rounds completed, or the model is code and `model` does not name it.
         DataError: The data are missing or bad.
         RunError: There is no run, it is in use, or its files do not fit together.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -23,7 +24,7 @@ _WHITE = (255, 255, 255, 255)
 
 
 class HasPath(Protocol):
-    """What is known of a picture file: at least where it is."""
+    """What is known of a picture: where it is, and its bytes as `content` if it is in no file."""
 
     @property
     def path(self) -> Path:
@@ -50,7 +51,7 @@ class Decoder:
         images: list[NDArray[Any]] = []
         num_bytes = 0
         for file in files:
-            image = self._decode(file.path)
+            image = self._decode(file.path, getattr(file, "content", None))
             is_full = len(block) == _BLOCK_IMAGES or num_bytes > shared.BLOCK_BYTES
             is_alike = not images or (image.shape, image.dtype) == (
                 images[0].shape,
@@ -64,8 +65,8 @@ class Decoder:
             num_bytes += image.nbytes
         yield block, np.stack(images)
 
-    def _decode(self, path: Path) -> NDArray[Any]:
-        pixels = self._read(path)
+    def _decode(self, path: Path, content: bytes | None) -> NDArray[Any]:
+        pixels = self._read(path, content)
         if self._first is None:
             self._first = path, pixels.shape[:2]
         first, shape = self._first
@@ -77,11 +78,12 @@ class Decoder:
             )
         return pixels
 
-    def _read(self, path: Path) -> NDArray[Any]:
+    def _read(self, path: Path, content: bytes | None) -> NDArray[Any]:
         # Whatever damaged bytes make Pillow raise (OSError, ValueError, SyntaxError, struct.error,
         # zlib.error, …) means that the file is damaged.
         try:
-            with self._pillow.open(path, formats=DECODERS) as image:
+            file = path if content is None else io.BytesIO(content)
+            with self._pillow.open(file, formats=DECODERS) as image:
                 width, height = image.size
                 if max(width, height) <= MAX_SIDE:
                     return self._convert(image, path)

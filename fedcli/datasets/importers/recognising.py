@@ -30,6 +30,7 @@ Fit = Callable[[Pixels], Pixels]  # images [k, H, W] or [k, H, W, C] to the size
 
 CLIENTS = "clients"  # the format of several files of a format in which a source is one file
 _ONE_FILE = ("csv", "npz")
+_TORCH_HEAD = 256  # bytes in which the first name of a zip file of PyTorch stands
 _LOOKED_AT = 1 << 16  # bytes that decide whether a file is text
 _FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
@@ -286,3 +287,12 @@ def _check_exists(path: Path) -> None:
         raise DataError(f"{path}: cannot be looked up ({err.strerror})") from err
     if not is_there:
         raise DataError(f"{path}: is no such file or folder; check its name")
+    if path.is_file():
+        with _telling(path, None):
+            start = start_of(path, _TORCH_HEAD)
+        if start.startswith(b"PK\3\4") and b"/data.pkl" in start:
+            raise DataError(
+                f"{path}: holds PyTorch's tensors in a pickle, which is never run; convert it: "
+                f"python -c \"import torch, numpy; x, y = torch.load('{path.name}', "
+                "weights_only=True)[:2]; numpy.savez('data.npz', x=x.numpy(), y=y.numpy())\""
+            )

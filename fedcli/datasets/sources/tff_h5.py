@@ -11,7 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -205,7 +204,7 @@ class TffH5Split(ClientData):
                 f"{where}: labels are {dataset.dtype}; only whole numbers are read, number the "
                 "classes from 0"
             )
-        labels = whole_numbers(_read_whole(dataset, dataset.shape, where), where)
+        labels = whole_numbers(hdf5.read_whole(dataset, where), where)
         check_labels(labels, self.num_classes, where)
         return labels.astype(np.int32, copy=False)
 
@@ -227,7 +226,7 @@ class TffH5Split(ClientData):
             raise DataError(
                 f"{where}: {shape[0]} images but {num_labels} labels; each image needs one"
             )
-        stored = _read_whole(dataset, shape, where)
+        stored: NDArray[Any] = hdf5.read_whole(dataset, where)
         if has_channels_first(shape):
             stored = np.ascontiguousarray(np.moveaxis(stored, 1, -1))
         return stored.reshape(-1, *self.pixel_shape)
@@ -329,10 +328,3 @@ def _check_has_shape(dataset: Any, where: str) -> None:
 
 def _num_labels(dataset: Any, where: str) -> int:
     return count_rows(tuple(dataset.shape or ()), where)
-
-
-def _read_whole(dataset: Any, shape: tuple[int, ...], where: str) -> NDArray[Any]:
-    hdf5.check_chunks(dataset, where)
-    values = np.empty(shape, dataset.dtype.newbyteorder("="))
-    dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
-    return values

@@ -13,6 +13,12 @@ from fedcli.settings.options import Entry, table
 # In the order in which a source is tried. CIFAR's files have no signature, so they come late.
 FORMATS = table(
     Entry(
+        "mat",
+        "MATLAB's .mat files of images and labels, as SVHN has them.",
+        "MathWorks, MAT-File Format, versions 5 and 7.3",
+        code="fedcli.datasets.importers.matlab",
+    ),
+    Entry(
         "tff-h5",
         "TensorFlow Federated's HDF5.",
         "TFF simulation/datasets, EMNIST",
@@ -43,6 +49,12 @@ FORMATS = table(
         code="fedcli.datasets.importers.npz",
     ),
     Entry(
+        "parquet",
+        "Parquet of pictures or pixels, as Hugging Face writes it.",
+        "Apache Parquet; Hugging Face datasets, Image and ClassLabel",
+        code="fedcli.datasets.importers.parquet",
+    ),
+    Entry(
         "npy",
         "A folder of NumPy's .npy files: images and labels.",
         "NumPy, numpy.lib.format",
@@ -65,6 +77,12 @@ FORMATS = table(
         "A file a client: CSV, npz or .npy, in a folder of each or not.",
         "fedcli",
         code="fedcli.datasets.importers.client_files",
+    ),
+    Entry(
+        "cifar-python",
+        "The Python version of CIFAR-10 and CIFAR-100, read without running it.",
+        "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
+        code="fedcli.datasets.importers.cifar_python",
     ),
     Entry(
         "cifar",

@@ -1,0 +1,249 @@
+"""The contents of a pickle of dictionaries, lists, numbers, texts and NumPy arrays; nothing is run.
+
+A pickle is a program. Here its instructions are only listed, by `pickletools`, and those that build
+plain values are followed on a stack of our own. Of what a pickle may call, four functions of NumPy
+and `_codecs.encode` are known, and what they would return is put together here; any other refuses
+the file. No module that a file names is imported and no object of its classes is made.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.dataclass import dataclass
+from fedcli.files import open_regular
+
+MAX_BYTES = 256 << 20  # CIFAR-100's train file has 155 MB
+_MAX_STEPS = 4 << 20
+_MARK = object()
+_DTYPES: dict[str, type[np.generic]] = {
+    "u1": np.uint8,
+    "i1": np.int8,
+    "i4": np.int32,
+    "i8": np.int64,
+    "f4": np.float32,
+}
+_DTYPES |= {"f8": np.float64, "u2": np.uint16, "i2": np.int16, "b1": np.bool_}
+_BYTE_ORDERS = ("|", "<", "=")
+
+
+@dataclass(frozen=True)
+class _Name:
+    """Something that a pickle names: module and attribute."""
+
+    text: str
+
+
+class _Array:
+    """An array that is being described: `BUILD` gives its contents."""
+
+    def __init__(self) -> None:
+        self.values: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True)
+class _Type:
+    """A type of values, by NumPy's short name."""
+
+    name: str
+
+
+def read(path: Path) -> Any:
+    """Returns what a pickle holds: dict, list, tuple, str, bytes, numbers, None and arrays.
+
+    Raises:
+        ValueError: It is damaged, too large, or holds anything else; says what.
+        OSError: The file cannot be read.
+    """
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"has more than {MAX_BYTES >> 20} MB")
+    machine = _Machine()
+    with open_regular(path) as file:
+        for step, (name, argument) in enumerate(_instructions(file)):
+            if step > _MAX_STEPS:
+                raise ValueError(f"has more than {_MAX_STEPS:,} instructions")
+            if name == "STOP":
+                return _finished(machine.pop())
+            machine.do(name, argument)
+    raise ValueError("ends too early")
+
+
+def _instructions(file: Any) -> Iterator[tuple[str, Any]]:
+    try:
+        for opcode, argument, _ in pickletools.genops(file):
+            yield opcode.name, argument
+    except (ValueError, UnicodeDecodeError, EOFError, OverflowError, MemoryError) as err:
+        raise ValueError(f"is damaged ({' '.join(str(err).split())[:80]})") from err
+
+
+class _Machine:
+    """The stack and the memory of what a pickle has built so far."""
+
+    def __init__(self) -> None:
+        self._stack: list[Any] = []
+        self._memory: dict[int, Any] = {}
+
+    def pop(self) -> Any:
+        if not self._stack or self._stack[-1] is _MARK:
+            raise ValueError("is damaged (takes more values than it made)")
+        return self._stack.pop()
+
+    def do(self, name: str, argument: Any) -> None:
+        """Follows one instruction."""
+        if name in _CONSTANTS:
+            self._stack.append(_CONSTANTS[name])
+        elif name in _NEW:
+            self._stack.append(_NEW[name]())
+        elif name in _TEXTS or name in _NUMBERS:
+            self._stack.append(argument)
+        elif name == "MARK":
+            self._stack.append(_MARK)
+        elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
+            self._memory[int(argument)] = self._top()
+        elif name == "MEMOIZE":
+            self._memory[len(self._memory)] = self._top()
+        elif name in ("BINGET", "LONG_BINGET", "GET"):
+            self._recall(int(argument))
+        elif name not in ("PROTO", "FRAME"):
+            self._build(name, argument)
+
+    def _build(self, name: str, argument: Any) -> None:
+        """Follows an instruction that makes one value of others."""
+        if name in ("APPEND", "APPENDS"):
+            items = [self.pop()] if name == "APPEND" else self._to_mark()
+            self._top(list).extend(items)
+        elif name in ("SETITEM", "SETITEMS"):
+            self._set_items([self.pop(), self.pop()][::-1] if name == "SETITEM" else None)
+        elif name in ("TUPLE", "LIST"):
+            items = self._to_mark()
+            self._stack.append(tuple(items) if name == "TUPLE" else items)
+        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            items = [self.pop() for _ in range(int(name[-1]))]
+            self._stack.append(tuple(items[::-1]))
+        elif name == "GLOBAL":
+            self._stack.append(_Name(".".join(str(argument).split(" "))))
+        elif name == "STACK_GLOBAL":
+            attribute, module = self.pop(), self.pop()
+            self._stack.append(_Name(f"{module}.{attribute}"))
+        elif name == "REDUCE":
+            arguments, function = self.pop(), self.pop()
+            self._stack.append(_called(function, arguments))
+        elif name == "BUILD":
+            state = self.pop()
+            self._stack.append(_with_state(self.pop(), state))
+        else:
+            raise ValueError(f"holds more than plain values (instruction {name})")
+
+    def _top(self, kind: type = object) -> Any:
+        if not self._stack or not isinstance(self._stack[-1], kind):
+            raise ValueError("is damaged (puts a value where none can be)")
+        return self._stack[-1]
+
+    def _recall(self, place: int) -> None:
+        if place not in self._memory:
+            raise ValueError("is damaged (recalls what it never kept)")
+        self._stack.append(self._memory[place])
+
+    def _to_mark(self) -> list[Any]:
+        items: list[Any] = []
+        while self._stack and self._stack[-1] is not _MARK:
+            items.append(self._stack.pop())
+        if not self._stack:
+            raise ValueError("is damaged (a list has no beginning)")
+        self._stack.pop()
+        return items[::-1]
+
+    def _set_items(self, items: list[Any] | None) -> None:
+        items = self._to_mark() if items is None else items
+        target = self._top(dict)
+        if len(items) % 2:
+            raise ValueError("is damaged (a key has no value)")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if not isinstance(key, str | bytes | int):
+                raise ValueError("has a key that is no text")  # noqa: TRY004 - of the file
+            target[key] = value
+
+
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_NEW: dict[str, Any] = {"EMPTY_DICT": dict, "EMPTY_LIST": list}
+_TEXTS = {
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE"),
+    *("BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+}
+_NUMBERS = {"INT", "LONG", "LONG1", "LONG4", "BININT", "BININT1", "BININT2", "FLOAT", "BINFLOAT"}
+
+
+def _called(function: Any, arguments: Any) -> Any:
+    """What a call would return, put together from its arguments."""
+    name = function.text if isinstance(function, _Name) else type(function).__name__
+    if not isinstance(arguments, tuple):
+        raise ValueError("is damaged (a call has no arguments)")  # noqa: TRY004 - of the file
+    if name in ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"):
+        return _Array()
+    if name == "numpy.dtype" and arguments and isinstance(_text(arguments[0]), str):
+        return _Type(_text(arguments[0]))
+    if name == "_codecs.encode" and arguments and isinstance(arguments[0], str):
+        return _raw(arguments[0])
+    if name in ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer"):
+        values, kind, shape, order = (*arguments, "C")[:4] if len(arguments) > 2 else (None,) * 4
+        return _array(shape, kind, order == "F", values)
+    raise ValueError(f"holds more than plain values ({name})")
+
+
+def _with_state(thing: Any, state: Any) -> Any:
+    """An array or a type with what `BUILD` says of it."""
+    if isinstance(thing, _Type) and isinstance(state, tuple) and len(state) > 1:
+        if _text(state[1]) not in _BYTE_ORDERS:
+            raise ValueError(f"has values in byte order {state[1]!r}")
+        return thing
+    if isinstance(thing, _Array) and isinstance(state, tuple) and len(state) == 5:
+        _, shape, kind, is_fortran, content = state
+        thing.values = _array(shape, kind, bool(is_fortran), content)
+        return thing
+    raise ValueError("holds an object that is no array")
+
+
+def _array(shape: Any, kind: Any, is_fortran: bool, content: Any) -> NDArray[Any]:
+    """An array of a shape and type with contents as bytes."""
+    dtype = _DTYPES.get(kind.name) if isinstance(kind, _Type) else None
+    raw = _raw(content) if isinstance(content, str) else content
+    is_shape = isinstance(shape, tuple) and all(isinstance(side, int) for side in shape)
+    if dtype is None or not isinstance(raw, bytes | bytearray) or not is_shape:
+        raise ValueError("holds an array that is not of plain numbers")
+    values: NDArray[Any] = np.frombuffer(bytes(raw), dtype)
+    if min(shape, default=0) < 0 or int(np.prod(shape, dtype=object)) != len(values):
+        raise ValueError(f"has {len(values)} values for an array of shape {list(shape)}")
+    return values.reshape(shape, order="F" if is_fortran else "C")
+
+
+def _raw(text: str) -> bytes:
+    """The bytes that Python 2 kept as text, or that were written as Latin-1."""
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError as err:
+        raise ValueError("has text where bytes should stand") from err
+
+
+def _text(value: Any) -> Any:
+    return value.decode("latin-1") if isinstance(value, bytes) else value
+
+
+def _finished(value: Any) -> Any:
+    """A value with the arrays themselves in place of what described them."""
+    if isinstance(value, _Array):
+        if value.values is None:
+            raise ValueError("holds an array without contents")
+        return value.values
+    if isinstance(value, dict):
+        return {_text(key): _plain(each) for key, each in value.items()}
+    return value
+
+
+def _plain(value: Any) -> Any:
+    return _finished(value) if isinstance(value, _Array) else value
