@@ -71,7 +71,9 @@ def _rounds(rows: Sequence[RoundRow]) -> str:
 
 
 def _cohort(config: RunConfig) -> str:
-    return f"the cohort (--clients {str(config.clients)[:60]})"
+    clients = config.clients
+    text = str(clients) if isinstance(clients, str | int | float) else ",".join(clients or ())
+    return f"the cohort (--clients {text[:60]})" if text else "the cohort"
 
 
 def _remedy(config: RunConfig) -> str:

@@ -226,11 +226,10 @@ def test_a_note_where_the_other_order_fits_far_better(tmp_path: Path) -> None:
 
 def test_medmnist_has_three_splits(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
-    np.savez(
-        path,
-        **{f"{split}_images": GREY for split in ("train", "val", "test")},
-        **{f"{split}_labels": LABELS[:, None] for split in ("train", "val", "test")},
-    )
+    arrays: dict[str, Any] = {}
+    for split in ("train", "val", "test"):
+        arrays |= {f"{split}_images": GREY, f"{split}_labels": LABELS[:, None]}
+    np.savez(path, **arrays)
     assert list(read(path).tables) == ["train", "test", "validation"]
     several = np.eye(4, dtype=int)[LABELS % 4] | np.eye(4, dtype=int)[0]
     np.savez(path, train_images=GREY, train_labels=several)

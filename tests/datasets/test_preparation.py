@@ -158,6 +158,39 @@ def test_test_data_are_labelled_by_the_names_of_train(tmp_path: Path) -> None:
         run(tmp_path, train, test_data=other)
 
 
+@pytest.mark.parametrize(
+    ("names", "values", "expected"),
+    [
+        (("0", "2", "5"), [5, 0, 2], [2, 0, 1]),
+        (("1", "2", "10"), [10, 1, 1], [2, 0, 0]),
+        ((*"0123456789", *"ABC"), [9, 0, 12], [9, 0, 12]),
+    ],
+)
+def test_numbers_of_test_are_matched_with_names_by_value(
+    tmp_path: Path, names: tuple[str, ...], values: list[int], expected: list[int]
+) -> None:
+    count = len(names)
+    train = write_store(
+        tmp_path / "a.h5", {"a": [*range(count)]}, num_classes=count, class_names=names
+    )
+    test = write_tff(tmp_path / "b.h5", {"a": values})
+    assert run(tmp_path, train, test_data=test).info.class_names == names
+    assert held(tmp_path, "test") == {"a": expected}
+    if count == 3:
+        unknown = write_tff(tmp_path / "c.h5", {"a": [3]})
+        with pytest.raises(DataError, match=r"has a label 3 that .* has not"):
+            run(tmp_path, train, test_data=unknown)
+
+
+def test_names_of_test_are_matched_with_numbers_by_value(tmp_path: Path) -> None:
+    train = write_tff(tmp_path / "a.h5", {"a": [0, 2, 5]})
+    test = write_store(
+        tmp_path / "b.h5", {"a": [2, 0, 1]}, num_classes=3, class_names=("0", "2", "5")
+    )
+    assert run(tmp_path, train, test_data=test).info.num_classes == 6
+    assert held(tmp_path, "test") == {"a": [5, 0, 2]}
+
+
 def test_more_classes_in_test(tmp_path: Path) -> None:
     train = write_store(tmp_path / "a.h5", {"a": [0, 1]}, num_classes=2)
     test = write_store(tmp_path / "b.h5", {"a": [3]}, num_classes=4)

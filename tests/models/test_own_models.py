@@ -1012,6 +1012,17 @@ def test_torch_softmax_has_the_figures_of_the_built_in_model(
         assert train_metrics == pytest.approx(expected["client_work"]["train"], abs=1e-5)
 
 
+def test_torch_module_that_ends_in_softmax_is_refused(torch_file: Path, tmp_path: Path) -> None:
+    code = torch_file.read_text() + (
+        "\n\ndef build_probabilities(num_classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, num_classes), nn.Softmax(1))\n"
+    )
+    path = tmp_path / "probabilities.py"
+    path.write_text(code)
+    with pytest.raises(ModelError, match=r"probabilities\.py.*: the module returns probabilities"):
+        train(tmp_path / "run", config_of(f"{path}:build_probabilities"))
+
+
 @pytest.mark.numeric
 def test_torch_resume_equals_straight_run_with_dropout(torch_file: Path, tmp_path: Path) -> None:
     import torch
