@@ -46,9 +46,12 @@ else:
         {
             "aggregators": "fedcli.learning.aggregators",
             "algorithms": "fedcli.learning.algorithms",
+            "datasets": "fedcli.datasets",
             "figures": "fedcli.inspection.figures",
             "layers": "fedcli.models.layers",
+            "learning": "fedcli.learning",
             "metrics": "fedcli.models.metrics",
+            "models": "fedcli.models",
             "optimizers": "fedcli.learning.optimizers",
             "own_models": "fedcli.models.own",
             "personalization": "fedcli.evaluation.personalization",

@@ -46,6 +46,8 @@ def hand_on(
         return value
 
     for name, target in modules.items():
+        if target == f"{package}.{name}":  # it has that name already
+            continue
         sys.modules.setdefault(f"{package}.{name}", _Alias(f"{package}.{name}", target))
     names = sorted({*homes, *modules})
     return get, lambda: names, names
