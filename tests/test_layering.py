@@ -51,7 +51,7 @@ FLOORS = {
         ("evaluation_clients", "evaluation_outputs", "round_evaluations", "saving"),
         ("moved_data", "opening", "provenance", "trained"),
         ("files",),
-        ("building", "stopping"),
+        ("building", "needs", "stopping"),
     ),
     "learning": (
         ("builders",),

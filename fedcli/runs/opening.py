@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fedcli import learning
-from fedcli.core.native import CancelFlag
+from fedcli import learning, models
+from fedcli.core.native import CancelFlag, resolve_threads
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batch_plan import BatchPlan
 from fedcli.datasets.batches import BatchedDataset
@@ -31,11 +31,14 @@ from fedcli.learning.engines.contract import Engine
 from fedcli.learning.process import LearningProcess
 from fedcli.learning.state import ServerState
 from fedcli.models import sources
+from fedcli.models.layout import ParamLayout
 from fedcli.models.model import Model
+from fedcli.runs import needs
 from fedcli.runs.building import build_algorithm
 from fedcli.runs.files import checkpoint
 from fedcli.runs.files.checkpoint import Checkpoint
 from fedcli.runs.files.saved_states import digest_of, to_components
+from fedcli.settings import tables
 from fedcli.settings.run_config import RunConfig
 from fedcli.version import __version__
 
@@ -136,7 +139,11 @@ class Federation:
 
 
 def open_federation(
-    config: RunConfig, cancel: CancelFlag | None = None, model: Model | None = None
+    config: RunConfig,
+    cancel: CancelFlag | None = None,
+    model: Model | None = None,
+    *,
+    folder: Path = Path(),
 ) -> Federation:
     """Opens all that a valid config names; reads the data of fixed cohorts.
 
@@ -144,10 +151,12 @@ def open_federation(
         config: A valid config.
         cancel: Once raised, from any thread, opening stops.
         model: What is trained; None: what the config names.
+        folder: Where the run's files go, which is to have room.
 
     Raises:
         Cancelled: `cancel` was raised while data were dealt to clients or counted.
-        ConfigError: An option does not fit another, or the data.
+        ConfigError: An option does not fit another, or the data; or the run cannot fit in memory or
+            on the disk.
         DataError: The data are missing, bad, or do not fit each other.
     """
     algorithm = build_algorithm(config)  # before data are read that it might refuse to train on
@@ -161,6 +170,26 @@ def open_federation(
     plan = plan_of(config)
     config, sampled_clients = open_sampled_clients(config, train, plan, notes, cancel)
     cohorts = sampled_clients.cohorts
+    load = needs.workload(
+        train,
+        len(cohorts.for_round(0)),
+        _population_size(cohorts, train),
+        1 if sources.python_file(config.model) else resolve_threads(config.threads),
+    )
+
+    def check_needs(layout: ParamLayout) -> list[str]:
+        needed = needs.estimate(config, algorithm, layout, plan, load)
+        needed.check(folder)
+        return needed.notes()
+
+    if model is None and not tables.is_model_file(config.model):  # before its weights are drawn
+        layout = models.build_layout(
+            config.model,
+            input_shape=train.pixel_shape,
+            num_classes=train.num_classes,
+            options=config.model_options,
+        )
+        check_needs(layout)
     if model is None:
         model = sources.open_model(
             config.model,
@@ -171,6 +200,7 @@ def open_federation(
             fresh_weights=config.fresh_weights,
         )
     check_fit(train, model)
+    notes += check_needs(model.layout)
     engine = choosing.make_engine(model, config.threads)
     if choosing.is_python(model) and (config.threads or 1) > 1:
         notes.append(f"{config.model} is computed in Python, on one thread, not {config.threads}")

@@ -62,7 +62,7 @@ def start(
     folder.check_target(path, force=force)
     logs.require(config)
     with fingerprinting(config.data_source, cancel) as fingerprint:
-        federation = open_federation(config, cancel)
+        federation = open_federation(config, cancel, folder=path)
         state = federation.initial_state()
         found = fingerprint.result()
     consequence = "a new run with its config does not repeat it"
@@ -147,7 +147,7 @@ def _resume(
     origin = settings.read_provenance(config_text, str(run.path))
     model = model_of(content, config, file, code)
     with fingerprinting(config.data_source, cancel) as fingerprint:
-        federation = open_federation(config, cancel, model)
+        federation = open_federation(config, cancel, model, folder=run.path)
         state = to_state(content, federation.process, file)
         found = fingerprint.result()
     consequence = "its rounds no longer repeat"

@@ -1,0 +1,155 @@
+"""What a run will need: held against what runs took, and what is said and refused of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedcli import settings
+from fedcli.datasets.batch_plan import BatchPlan
+from fedcli.errors import ConfigError
+from fedcli.models import zoo
+from fedcli.runs import needs, starting
+from fedcli.runs.building import build_algorithm
+from fedcli.runs.files import folder
+from fedcli.runs.needs import Needs, Workload
+from tests.kit.command_line import Fedcli, assert_is_one_line
+
+NUM_CLASSES = 5000
+VECTOR = 4 * 785 * NUM_CLASSES
+SMALL: dict[str, Any] = {
+    "data_options": {"clients": 20},
+    "clients": "8",
+    "max_examples": 10,
+    "epochs": 1,
+    "rounds": 2,
+    "threads": 1,
+    "num_classes": NUM_CLASSES,
+}
+
+RUN = """
+import json, resource, sys
+from fedcli import settings
+from fedcli.runs import starting
+values = json.loads(sys.argv[1])
+def train(name, **more):
+    with starting.start(settings.from_options({**values, **more}), name) as run:
+        list(run.run())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+before = train(sys.argv[2] + "-small", num_classes=10)
+print(train(sys.argv[2]) - before)
+"""
+
+
+def _estimate(values: dict[str, Any], cohort: int = 8, population: int = 20) -> Needs:
+    config = settings.validate(settings.from_options(values))
+    layout = zoo.build_layout("softmax-regression", num_classes=config.num_classes or 10)
+    load = Workload(cohort, population, 10.0, config.threads or 1)
+    return needs.estimate(config, build_algorithm(config), layout, BatchPlan(), load)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"threads": 2},
+        {"server_optimizer": "adam", "server_lr": 0.01},
+        {"algorithm": "scaffold"},
+        {"algorithm": "feddyn"},
+        {"algorithm": "local-only"},
+        {"aggregator": "median", "client_weighting": "uniform"},
+    ],
+    ids=["plain", "threads", "adam", "scaffold", "feddyn", "local-only", "median"],
+)
+def test_no_run_takes_less_and_none_much_more(tmp_path: Path, given: dict[str, Any]) -> None:
+    values = {**SMALL, **given}
+    command = [sys.executable, "-c", RUN, json.dumps(values), str(tmp_path / "run")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    taken, told = int(done.stdout), _estimate(values)
+    assert taken / 2 < sum(told.memory.values()) < taken
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    on_disk = sum(path.stat().st_size for path in files)
+    assert on_disk / 3 < sum(told.disk.values()) < on_disk
+
+
+def test_what_clients_keep_counts_those_who_take_part() -> None:
+    values = {**SMALL, "algorithm": "local-only", "sampling": "uniform"}
+    once = _estimate({**values, "rounds": 1}, 8, 1000).disk["clients"]
+    often = _estimate({**values, "rounds": 20}, 8, 1000).disk["clients"]
+    for_ever = _estimate({**values, "rounds": 100_000}, 8, 1000).disk["clients"]
+    assert (once, for_ever) == (8 * VECTOR, 1000 * VECTOR)
+    assert 100 * VECTOR < often < 160 * VECTOR
+    assert _estimate(SMALL).disk["clients"] == 0
+
+
+def test_little_is_told_of_a_run_that_needs_little() -> None:
+    assert _estimate({**SMALL, "num_classes": 10}).notes() == []
+
+
+def test_much_is_told() -> None:
+    much = Needs({"parameters": 5 << 30}, {"checkpoints": 2 << 30}, 3 << 30, 150.0, "a model")
+    assert much.notes() == [
+        "this run needs about 5.4 GB of memory, 2.1 GB of disk in its folder, 3.2 GB of temporary "
+        "files, 2 minutes a round: a model"
+    ]
+
+
+def _machine(root: Path, available_kb: int) -> Path:
+    (root / "proc").mkdir()
+    (root / "proc/meminfo").write_text(f"MemAvailable: {available_kb} kB\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("memory", "remedy"),
+    [
+        ({"parameters": 9_000_000, "threads": 1}, "smaller --model"),
+        ({"parameters": 1, "threads": 9_000_000}, "fewer --threads"),
+        ({"clients": 9_000_000, "threads": 1}, "--clients below 8"),
+        ({"batches": 9_000_000, "threads": 1}, "smaller --batch-size"),
+    ],
+)
+def test_memory_that_is_not_there_is_refused(
+    tmp_path: Path, memory: dict[str, int], remedy: str
+) -> None:
+    root, much = _machine(tmp_path, 8000), Needs(memory, {}, 0, 0.0, "a model")
+    with pytest.raises(ConfigError, match=rf"9 MB of memory .* 8 MB are left .*{remedy}"):
+        much.check(tmp_path, root)
+    Needs({"parameters": 8_000_000}, {}, 0, 0.0, "a model").check(tmp_path, root)
+
+
+def test_disk_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    too_much = 1 << 62
+    for disk, remedy in (
+        ({"checkpoints": too_much, "clients": 0}, "--keep-checkpoints"),
+        ({"checkpoints": 1, "clients": too_much}, "--algorithm"),
+    ):
+        with pytest.raises(ConfigError, match=rf"of disk or more, .*/new.*{remedy}"):
+            Needs({}, disk, 0, 0.0, "a model").check(tmp_path / "not" / "there" / "new")
+    with pytest.raises(ConfigError, match=r"temporary files or more, .*TMPDIR"):
+        Needs({}, {}, too_much, 0.0, "a model").check(tmp_path)
+
+
+def test_a_run_that_cannot_fit_is_refused_before_any_of_it_is_made(
+    fedcli: Fedcli, tmp_path: Path
+) -> None:
+    """Some 860 GB: a million classes, and sums for each of 64 threads."""
+    large = "--num-classes 1000000 --threads 64 --clients 64 --data-option clients=64"
+    done = fedcli("train", *large.split(), "--out", "run")
+    assert_is_one_line(done, "GB of memory or more", "fewer --threads")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_resumed_run_is_held_against_the_machine_too(tmp_path: Path) -> None:
+    values = {**SMALL, "num_classes": 10}
+    with starting.start(settings.from_options(values), tmp_path / "run") as training:
+        list(training.run())
+    with starting.resume(tmp_path / "run", rounds=3) as training:
+        assert not any("this run needs" in note for note in training.notes)
+    assert folder.checkpoint_rounds(tmp_path / "run")[-1] == 2
