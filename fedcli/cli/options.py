@@ -7,7 +7,6 @@ file.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -62,6 +61,8 @@ class SectionCommand(click.Command):
 
     def _advised(self, err: click.NoSuchOption, ctx: click.Context) -> click.UsageError:
         """The error with the option of fedcli for one of another tool, or a guess that is near."""
+        import difflib  # late: few commands need it
+
         from fedcli.cli.habits import advice_on
 
         known = [name for param in self.get_params(ctx) for name in param.opts]

@@ -54,7 +54,7 @@ def test_usage_error_is_one_line_and_exit_2(
 def test_unknown_option_is_usage(fedcli: Fedcli) -> None:
     done = fedcli("train", "--foo")
     assert done.code == 2
-    assert done.err.startswith("fedcli train: No such option '--foo'.")
+    assert done.err == "fedcli train: No such option '--foo'; see 'fedcli train -h'\n"
     assert done.err.count("\n") == 1
 
 

@@ -286,7 +286,7 @@ def with_x(*rows: Any) -> str:
         (with_x("[null, 1, 1, 1]"), "example 0: a list of numbers holds 'null"),
         (with_x("[true, 1, 1, 1]"), "example 0: a list of numbers holds 'true"),
         (with_x("[1 1]"), "example 0: "),
-        (with_x("[[[[1]]]]"), "example 0: a list of numbers holds '[[1"),
+        (with_x("[[[[1]]]]"), "example 0: a list of numbers holds '[1"),
         (with_x("3"), "example 0: character"),
         ('{"users": ' + "[" * 100_000, "ends too early"),
         ('{"other": ' + "[" * 100_000, "more than 64 levels deep"),

@@ -153,6 +153,9 @@ def read_pictures(
                 tell(done, total)
             tables[split] = writer.table()
     convention, why = shared.polarity_of(tables)
+    notes = list(found.notes)
+    if decoder.num_transparent:
+        notes.append(f"{decoder.num_transparent:,} pictures are transparent: they lie on white")
     is_deep = any(table.pixels.dtype != np.uint8 for table in tables.values())
     return shared.imported(
         tables,
@@ -160,7 +163,7 @@ def read_pictures(
         source=str(source),
         pixel_convention=convention,
         class_names=class_names,
-        notes=found.notes,
+        notes=notes,
         pixel_range="0 to 65535" if is_deep else "0 to 255",
         evidence={
             "polarity": why,

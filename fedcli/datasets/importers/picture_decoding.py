@@ -20,6 +20,7 @@ from fedcli.errors import DataError
 _BLOCK_IMAGES = 256
 _GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B"}
 _DEEP_MODES = {"I", "I;16", "I;16L", "I;16B"}  # 16 bits a pixel
+_OPAQUE = 255  # alpha
 _WHITE = (255, 255, 255, 255)
 
 
@@ -39,6 +40,7 @@ class Decoder:
 
     def __init__(self, pillow: Any, color: str | None, *, is_fitted: bool) -> None:
         """Takes Pillow's module, "grey", "rgb" or None, and whether sizes may differ."""
+        self.num_transparent = 0  # pictures that were laid on white so far
         self._pillow = pillow
         self._color = color
         self._is_asked = color is not None
@@ -136,6 +138,7 @@ class Decoder:
         """The image without transparency."""
         if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
             image = image.convert("RGBA")
+            self.num_transparent += image.getchannel("A").getextrema()[0] < _OPAQUE
             sheet = self._pillow.new("RGBA", image.size, _WHITE)
             return self._pillow.alpha_composite(sheet, image).convert("RGB")
         return image

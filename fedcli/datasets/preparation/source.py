@@ -14,12 +14,14 @@ from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.importers.shared import NUM_DIGITS
 from fedcli.datasets.preparation import joining
 from fedcli.datasets.preparation.prepare_options import PrepareOptions
+from fedcli.datasets.table import ExampleTable
 from fedcli.errors import ConfigError, DataError
 from fedcli.progress import Tell
 from fedcli.settings.vocabulary import HELD_OUT, VALIDATION
 
 _GREATEST_PIXEL = 1.5  # decoded; above it pixels are no shares of one
-_BLOCK = 4096  # images looked at a time
+_BLOCK = 256  # images looked at a time
+_LEAST_ALIKE = 10  # images; fewer may be alike by chance
 _SHOWN = 10  # classes named in a note
 
 
@@ -107,11 +109,13 @@ def _import_options(options: PrepareOptions) -> ImportOptions:
 
 
 def pixel_notes(source: Imported, tell: Tell) -> list[str]:
-    """Says so where floating-point pixels are no shares of one; models learn badly from them."""
+    """Says so where images are all alike, or those of a store do not go from 0 to 1."""
     notes = []
     for name, table in source.tables.items():
-        if table.pixels.dtype == np.uint8:
-            continue
+        if _are_alike(table):
+            notes.append(f"all images of {name} are alike: there is nothing to learn from them")
+        if table.pixels.dtype == np.uint8 or source.format != "store":
+            continue  # importers of other formats decide on the range themselves
         greatest = 0.0
         for first in range(0, len(table), _BLOCK):
             block = table.pixels[first : first + _BLOCK]
@@ -123,6 +127,15 @@ def pixel_notes(source: Imported, tell: Tell) -> list[str]:
                 "divide grey levels by 255 in the source"
             )
     return notes
+
+
+def _are_alike(table: ExampleTable) -> bool:
+    """Whether there are several images and all are the first one; mostly the second tells."""
+    if len(table) < _LEAST_ALIKE or not table.pixels.size:
+        return False
+    first = np.asarray(table.pixels[0])
+    starts = range(1, len(table), _BLOCK)
+    return all(bool((table.pixels[at : at + _BLOCK] == first).all()) for at in starts)
 
 
 def class_notes(source: Imported) -> list[str]:
