@@ -26,7 +26,7 @@ from fedcli.models.layout import ParamLayout
 from fedcli.settings.run_config import RunConfig
 
 # Vectors of float32, one value a parameter.
-_FIXED = 12  # the state and the next, sums in float64, and a checkpoint as it is written
+_FIXED = 11  # the state and the next, sums in float64, and a checkpoint as it is written
 _A_THREAD = 4  # parameters, and sums in float64
 _A_STATE_PART = 4  # in the state, the next, and a checkpoint as it is written
 _A_CLIENT = 2.5  # of a block whose clients keep vectors: what it had, was sent, and makes of it
