@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ import fedcli
 from fedcli import learning, settings
 from fedcli.cli import main as cli
 from fedcli.core.native import CancelFlag, Cancelled, StepKind
-from fedcli.datasets.batches import ArraySpec, from_arrays
+from fedcli.datasets.batches import ArraySpec, BatchedDataset, from_arrays
 from fedcli.errors import ConfigError, DataError, ModelError
 from fedcli.learning import aggregators, algorithms, optimizers
 from fedcli.learning.engines.python_models import PythonEngine
@@ -497,6 +497,22 @@ def test_clients_are_scored_at_starts_of_their_own() -> None:
         alone = engine.evaluate(model.layout, starts[index], [client])
         assert together[index : index + 1].tobytes() == alone.tobytes()
     assert together.tobytes() != engine.evaluate(model.layout, params, clients).tobytes()
+
+
+def test_a_call_within_a_call_is_refused() -> None:
+    """It would wait for itself."""
+    model = wrap(Small)
+    assert isinstance(model, PythonModel)
+    engine, clients = PythonEngine(model), cohort()
+    params = np.zeros(model.layout.num_params, np.float32)
+
+    def asks_again() -> Iterator[BatchedDataset]:
+        yield clients[0]
+        engine.evaluate(model.layout, params, clients)
+
+    with pytest.raises(ConfigError, match="engine of its own"):
+        engine.evaluate(model.layout, params, asks_again())
+    engine.evaluate(model.layout, params, clients)
 
 
 def test_function_may_give_layers() -> None:

@@ -8,7 +8,6 @@ not finite, and deltas added in the same order in float64.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -31,6 +30,7 @@ from fedcli.learning.engines.contract import (
 )
 from fedcli.learning.engines.deltas import DeltaBounds, DeltaFile, Deltas
 from fedcli.learning.engines.task import ClientExchange, ClientTask
+from fedcli.learning.engines.turns import Turns
 from fedcli.learning.optimizers.optimizer import clipped
 from fedcli.models.layout import ParamLayout
 from fedcli.models.own.loading import PythonModel
@@ -52,7 +52,7 @@ class PythonEngine:
     def __init__(self, model: PythonModel) -> None:
         """Makes the engine of one model."""
         self._model = model
-        self._busy = threading.Lock()
+        self._turns = Turns()
         own = [(row.column, "f8", (row.num_sums,)) for row in model.metrics.rows]
         stats = native.STATS
         self._stats = np.dtype([*((name, stats[name]) for name in stats.names or ()), *own])
@@ -191,7 +191,7 @@ class PythonEngine:
                 "that model's"
             )
         network = self._model.network
-        with self._busy:
+        with self._turns.take():
             try:
                 yield network
             finally:

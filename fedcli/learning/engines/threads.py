@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakSet
+from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from fedcli.core.native import CancelFlag, resolve_threads
 from fedcli.core.seeds import Purpose, StreamKey, client_key
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import BatchedDataset
-from fedcli.errors import ConfigError, DataError
+from fedcli.errors import DataError
 from fedcli.learning.engines.contract import (
     BLOCK_CLIENTS,
     PIECE_BYTES,
@@ -30,6 +29,7 @@ from fedcli.learning.engines.contract import (
 )
 from fedcli.learning.engines.deltas import DeltaFile, Deltas
 from fedcli.learning.engines.task import ClientExchange, ClientTask
+from fedcli.learning.engines.turns import Turns
 from fedcli.models.layout import ParamLayout
 from fedcli.settings.vocabulary import WEIGHTINGS
 
@@ -106,13 +106,12 @@ class ThreadEngine:
         """
         self.num_threads = resolve_threads(num_threads)
         self._start_afresh()
-        _ENGINES.add(self)
+        engine = ref(self)  # else the two would keep each other
+        self._turns = Turns(lambda: _start_afresh(engine))
 
     def _start_afresh(self) -> None:
-        """Forgets all threads, locks and memory of calls before."""
+        """Forgets all threads and memory of calls before."""
         self._team = native.Team(self.num_threads)
-        self._busy = threading.Lock()
-        self._engaged: set[int] = set()  # threads that a call keeps: its caller's, and its own
         self._loaded: _Loaded | None = None
         self._kept: _Kept | None = None
         self._delta_rows: NDArray[np.float32] | None = None
@@ -233,25 +232,15 @@ class ThreadEngine:
         return ThreadPoolExecutor(max_workers=1, thread_name_prefix="fedcli-core")
 
     def _run(self, work: Callable[[], T], flag: CancelFlag) -> T:
-        """Runs `work` off the main thread; an interrupt there cancels it and waits for its end.
-
-        Raises:
-            ConfigError: A call is asked for from within a call, which would wait for itself.
-        """
-        if threading.get_ident() in self._engaged:
-            raise ConfigError(
-                "an engine was called by what one of its own calls reads (clients, or a signal's "
-                "handler); give the inner process an engine of its own"
-            )
-        if threading.current_thread() is not threading.main_thread():
-            with self._busy, self._engage():
+        """Runs `work` off the main thread; an interrupt there cancels it and waits for its end."""
+        with self._turns.take():
+            if threading.current_thread() is not threading.main_thread():
                 return work()
 
-        def engaged() -> T:
-            with self._engage():
-                return work()
+            def engaged() -> T:
+                with self._turns.engage():
+                    return work()
 
-        with self._busy, self._engage():
             future = self._off_main.submit(engaged)
             try:
                 return future.result()
@@ -260,16 +249,6 @@ class ThreadEngine:
                     flag.set()
                     future.exception()
                 raise
-
-    @contextmanager
-    def _engage(self) -> Iterator[None]:
-        """Notes that a call keeps this thread."""
-        thread = threading.get_ident()
-        self._engaged.add(thread)
-        try:
-            yield
-        finally:
-            self._engaged.discard(thread)
 
     def _load(self, layout: ParamLayout) -> _Loaded:
         """The core's form of a model; the last one is kept, as rounds ask for it again."""
@@ -376,6 +355,12 @@ def _joined(parts: list[NDArray[np.void]]) -> NDArray[np.void]:
     return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, native.STATS), *parts])
 
 
+def _start_afresh(engine: ref[ThreadEngine]) -> None:
+    """In a process that was forked, of an engine that is still there."""
+    if (found := engine()) is not None:
+        found._start_afresh()
+
+
 @contextmanager
 def _faults(datasets: Sequence[BatchedDataset]) -> Iterator[None]:
     """Turns a label fault of the core into an error that names file, client and example."""
@@ -389,16 +374,3 @@ def _faults(datasets: Sequence[BatchedDataset]) -> Iterator[None]:
     except native.LabelFault as err:
         client = datasets[err.client_index].client
         raise DataError(label_fault(client, err.example_index, err.label)) from err
-
-
-_ENGINES: WeakSet[ThreadEngine] = WeakSet()
-
-
-def _start_all_afresh() -> None:
-    """In a process just forked, where this is the only thread."""
-    for engine in list(_ENGINES):
-        engine._start_afresh()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_all_afresh)
