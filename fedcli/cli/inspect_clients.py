@@ -182,10 +182,11 @@ def inspect_clients(
     splits = _open(source, split)
 
     from fedcli.cli.screen.client_tables import View
-    from fedcli.federation.opened_data import notes_of_sources, notes_on
+    from fedcli.federation.opened_data import note_of_replaced_test, notes_of_sources, notes_on
 
     populations = _count_all(splits, wanted, remarks)
-    for note in (*notes_of_sources(splits), *notes_on(splits)):
+    notes = note_of_replaced_test if quick else notes_on  # the latter looks at pixels
+    for note in (*notes_of_sources(splits), *notes(splits)):
         remarks.note(note)
     if split is None and not quick:
         _verify(source, populations, remarks)

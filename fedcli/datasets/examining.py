@@ -10,9 +10,12 @@ import numpy as np
 
 from fedcli.dataclass import dataclass
 from fedcli.datasets.client_data import ClientData
+from fedcli.errors import DataError
 
 _SAMPLED = 8  # clients, evenly spaced
 _MOST_READ = 4096  # clients whose labels are read to find one more class
+_LEAST_SEEN = 50  # examples that are expected to show all classes
+_LEAST_ALIKE = 20  # images that are not alike by chance
 _BEYOND = 0.5  # decoded pixels may leave 0 to 1 by so much
 
 
@@ -41,21 +44,21 @@ def examine(data: ClientData, *, has_default_classes: bool, is_scaled: bool) -> 
         data: One split.
         has_default_classes: Whether the number of classes is a default that labels may not fill.
         is_scaled: Whether the pixels are known to go from 0 to 1.
-
-    Raises:
-        DataError: A client cannot be read.
     """
     seen = _look(data)
     notes = []
     if not is_scaled and (seen.most > 1 + _BEYOND or seen.least < -_BEYOND):
         notes.append(range_note(data, seen.least, seen.most))
-    if seen.num_examples > 1 and seen.are_alike:
+    if seen.num_examples >= _LEAST_ALIKE and seen.are_alike:
         notes.append(f"all images of {data.source} looked at are alike: nothing can be learnt")
     if data.split != "train" or not seen.num_examples:
         return tuple(notes)
     labels = seen.labels
+    num_seen = seen.num_examples
     if len(labels) < 2 or (has_default_classes and max(labels) < data.num_classes - 1):
-        labels = _all_labels(data, labels, at_least=2 if not has_default_classes else 0)
+        labels, num_seen = _all_labels(data, labels, at_least=0 if has_default_classes else 2)
+    if num_seen < _LEAST_SEEN:
+        return tuple(notes)  # too few to miss a class
     if len(labels) == 1:
         notes.append(
             f"all labels of {data.source} are {next(iter(labels))}: there is one class, and "
@@ -85,7 +88,10 @@ def _look(data: ClientData) -> _Seen:
     seen = _Seen()
     lows, highs = [], []
     for client_id in sampled_ids(data.client_ids):
-        client = data.client(client_id)
+        try:
+            client = data.client(client_id)
+        except DataError:
+            continue  # is told when the client is used
         if not len(client.labels):
             continue
         images = np.asarray(client.pixels)
@@ -101,14 +107,23 @@ def _look(data: ClientData) -> _Seen:
     return seen
 
 
-def _all_labels(data: ClientData, known: set[int], at_least: int) -> set[int]:
-    """The labels of all clients; fewer are read where so many, or the last class, are found."""
+def _all_labels(data: ClientData, known: set[int], at_least: int) -> tuple[set[int], int]:
+    """The labels of all clients, and how many examples were read.
+
+    Fewer are read where so many labels, or the last class, are found.
+    """
     labels = set(known)
+    num_seen = 0
     for client_id in _first(data.client_ids):
         if len(labels) >= at_least > 0 or data.num_classes - 1 in labels:
-            return labels
-        labels.update(np.unique(data.labels(client_id)).tolist())
-    return labels
+            break
+        try:
+            mine = data.labels(client_id)
+        except DataError:
+            continue  # is told when the client is used
+        num_seen += len(mine)
+        labels.update(np.unique(mine).tolist())
+    return labels, num_seen
 
 
 def _first(client_ids: Sequence[str]) -> Iterator[str]:

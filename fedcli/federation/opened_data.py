@@ -35,19 +35,21 @@ def open_data(source: DataSource, cancel: CancelFlag | None = None) -> dict[str,
     return splits
 
 
-def notes_on(splits: Mapping[str, ClientData]) -> tuple[str, ...]:
-    """Returns what the user of opened data should know, a line each.
-
-    Of --test-data that replace a test split of --data, and of what a model learns badly from.
-
-    Raises:
-        DataError: A client cannot be read.
-    """
-    replaced = tuple(
+def note_of_replaced_test(splits: Mapping[str, ClientData]) -> tuple[str, ...]:
+    """Returns a line that --test-data replaces a test split of --data, or none if it does not."""
+    return tuple(
         f"--test-data {data.source} is the test split; that of --data {data.replaces} is not used"
         for data in splits.values()
         if data.replaces
     )
+
+
+def notes_on(splits: Mapping[str, ClientData]) -> tuple[str, ...]:
+    """Returns what the user of opened data should know, a line each.
+
+    Of --test-data that replace a test split of --data, and of what a model learns badly from.
+    """
+    replaced = note_of_replaced_test(splits)
     seen = (note for data in splits.values() for note in data.examine())
     return (*replaced, *dict.fromkeys(seen))
 

@@ -19,7 +19,6 @@ from fedcli.runs.files.checkpoint import Checkpoint
 from fedcli.runs.files.folder import RunDirectory
 from fedcli.runs.files.saved_states import model_of, open_client_states, to_state
 from fedcli.runs.loop import Callback, RoundResult, Training
-from fedcli.runs.moved_data import PLACES, check_places, is_only_moved, with_new_places
 from fedcli.runs.opening import open_federation
 from fedcli.runs.provenance import provenance_of
 from fedcli.settings import tables
@@ -139,6 +138,8 @@ def _resume(
 ) -> Training:
     file = folder.latest_checkpoint(run.path)
     content = checkpoint.load(file)
+    from fedcli.runs.moved_data import check_places  # late: a new run needs none of it
+
     config, config_text = _continued_config(run, content, rounds, places)
     check_places(config.data_source, "beside --resume")
     if threads is not None:
@@ -184,6 +185,8 @@ def _continued_config(
     origin = settings.read_provenance(text, str(config_file))
     _check_is_same(config, content, config_file, origin.get("data"))
     if places:
+        from fedcli.runs.moved_data import with_new_places  # late, as above
+
         config = settings.validate(with_new_places(config, places, origin.get("data")))
         text = settings.to_toml(config, origin)
     if rounds is not None and rounds < content.round_num:
@@ -232,6 +235,8 @@ def _check_is_same(
     for name in KEPT_FIELDS:
         now, then = getattr(config, name), getattr(before, name)
         if now != then and content.round_num:
+            from fedcli.runs.moved_data import PLACES, is_only_moved  # late, as above
+
             if name in PLACES and is_only_moved(config, before, fingerprint):
                 continue
             raise ConfigError(

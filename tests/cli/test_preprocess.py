@@ -284,7 +284,7 @@ def test_same_seed_same_bytes(fedcli: Fedcli, write_tff: WriteTff, kind: str) ->
 def test_help_says_what_each_format_is(fedcli: Fedcli) -> None:
     lines = fedcli("preprocess", "--help").out.splitlines()
     for name, row in FORMATS.items():
-        assert f"    {name:<12}{row.doc}" in lines
+        assert f"    {name:<14}{row.doc}" in lines
 
 
 @pytest.mark.parametrize(

@@ -312,7 +312,8 @@ def test_test_data_replace_a_test_split_of_the_data_and_say_so(
     fedcli: Fedcli, write_tff: WriteTff, partition: tuple[str, ...]
 ) -> None:
     other = write_tff("other.h5", num_clients=2)
-    fedcli("preprocess", write_tff(), "--hold-out", "within", "--out", "both.h5")
+    hold_out = ("--hold-out", "within", "--num-classes", 10)
+    fedcli("preprocess", write_tff(), *hold_out, "--out", "both.h5")
     data = ("--data", "both.h5", "--test-data", other, *partition)
     line = "--test-data {} is the test split; that of --data {} is not used\n".format
     done = fedcli("train", *data, "--rounds", 1, "--json", "--out", "run")

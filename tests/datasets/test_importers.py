@@ -208,7 +208,7 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
         recognising.read([tmp_path / ("x" * 300)])
     with pytest.raises(ConfigError, match="no source given"):
         recognising.read([])
-    with pytest.raises(ConfigError, match="--format word: choose one of tff-h5, "):
+    with pytest.raises(ConfigError, match="--format word: choose one of mat, tff-h5, "):
         ImportOptions(format="word")
     with pytest.raises(ConfigError, match="--num-classes 0: choose"):
         ImportOptions(num_classes=0)

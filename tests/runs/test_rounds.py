@@ -695,7 +695,8 @@ def test_of_very_many_others_a_draw_is_evaluated(
 
 def test_other_data_are_evaluated_without_the_test_data_of_the_run(tmp_path: Path) -> None:
     data, test, other = (
-        str(write_tff(tmp_path / name, {"a": 3})) for name in ("a.h5", "b.h5", "c.h5")
+        str(write_tff(tmp_path / name, {"a": size}))
+        for name, size in (("a.h5", 3), ("b.h5", 3), ("c.h5", 4))
     )
     train(tmp_path / "run", make_config(data=data, test_data=test, data_options={}, clients="all"))
     assert evaluation.evaluate_run(tmp_path / "run").source == test
