@@ -39,6 +39,7 @@ _BYTES_A_STEP = 12  # of a parameter: read, its gradient, written
 
 _TOLD_BYTES = 1 << 30
 _TOLD_SECONDS = 60.0
+_CHECKED_BYTES = 64 << 20  # of disk: where less is missing, the write itself says so
 _CLIENTS_WEIGHED = 20
 
 
@@ -110,7 +111,7 @@ class Needs:
                 f"({self.summary}); {_MEMORY_REMEDIES[largest]}"
             )
         disk, free = sum(self.disk.values()), _free_bytes(folder)
-        if free is not None and disk > free:
+        if free is not None and disk > max(free, _CHECKED_BYTES):
             largest = max(self.disk, key=lambda part: self.disk[part])
             raise ConfigError(
                 f"this run needs {_size(disk)} of disk or more, {_size(free)} are free for "

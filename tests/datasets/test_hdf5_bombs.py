@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import zlib
@@ -46,18 +45,27 @@ def write(path: Path, chunk: bytes, *filters: str, chunks: Any = SHAPE, shape: A
     return path
 
 
+# A small process between: the peak of a child counts that of the process it was forked from.
+MEASURE = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(done.returncode)
+"""
+
+
 def read_and_measure(path: Path) -> tuple[str, int]:
     """What inspect-clients says of it, and the memory that it took, in MiB."""
     command = [sys.executable, "-m", "fedcli", "inspect-clients", "--data", str(path)]
-    with subprocess.Popen(
-        command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stderr is not None
-        said = process.stderr.read().decode()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 1
-    return said, usage.ru_maxrss >> (20 if sys.platform == "darwin" else 10)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *command],
+        cwd=REPOSITORY,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    return done.stderr, int(done.stdout) >> (20 if sys.platform == "darwin" else 10)
 
 
 @pytest.mark.parametrize(

@@ -83,12 +83,12 @@ class Bomb:
         ([npy(KERNEL.astype(complex)), npy(BIAS)], "holds complex128"),
         ([npy(KERNEL), npy(BIAS) + b"more"], "does not hold the array it declares"),
         ([npy(KERNEL), npy(BIAS)[:-1]], "does not hold the array it declares"),
-        ([npy(KERNEL), b"text"], "not a whole .npz"),
-        ([npy(KERNEL), b""], "not a whole .npz"),
-        ([npy(KERNEL), npy(BIAS).replace(b"{'descr'", b"exit(  )")], "not a whole .npz"),
-        ([npy(KERNEL), npy(BIAS).replace(b"{'descr'", b"((((((((")], "not a whole .npz"),
+        ([npy(KERNEL), b"text"], "it does not begin as .npy does"),
+        ([npy(KERNEL), b""], "it does not begin as .npy does"),
+        ([npy(KERNEL), npy(BIAS).replace(b"{'descr'", b"exit(  )")], "its header is garbled"),
+        ([npy(KERNEL), npy(BIAS).replace(b"{'descr'", b"((((((((")], "its header is garbled"),
         ([npy(np.array([Bomb()], object)), npy(BIAS)], "holds object"),
-        ([pickle.dumps(Bomb()), npy(BIAS)], "not a whole .npz"),
+        ([pickle.dumps(Bomb()), npy(BIAS)], "it does not begin as .npy does"),
     ],
 )
 def test_bad_arrays_are_refused(
@@ -110,7 +110,7 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
         weights_files.load_npz(path, SHAPES)
     header = npy(KERNEL).replace(b"(4, 3)", b"(2**9)")
     write_zip(path, header, npy(BIAS))
-    with pytest.raises(ConfigError, match=r"not a whole \.npz"):
+    with pytest.raises(ConfigError, match="its header is garbled"):
         weights_files.load_npz(path, SHAPES)
 
 

@@ -37,11 +37,16 @@ import json, resource, sys
 from fedcli import settings
 from fedcli.runs import starting
 values = json.loads(sys.argv[1])
+def peak():
+    if sys.platform == "darwin":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Not ru_maxrss: that counts the process which this one was forked from, too.
+    with open("/proc/self/status") as status:
+        return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 def train(name, **more):
     with starting.start(settings.from_options({**values, **more}), name) as run:
         list(run.run())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    return peak()
 before = train(sys.argv[2] + "-small", num_classes=10)
 print(train(sys.argv[2]) - before)
 """

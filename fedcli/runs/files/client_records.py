@@ -148,16 +148,18 @@ class RecordWriter:
         try:
             written = self._file.write(content)
         except OSError as err:
-            raise RunError(f"cannot write {self._file.name}: {why_not_written(err)}") from err
+            raise RunError(f"cannot write {self._path / JOURNAL}: {why_not_written(err)}") from err
         if written != len(content):
-            raise RunError(f"cannot write {self._file.name}: the disk is full; make room there")
+            raise RunError(
+                f"cannot write {self._path / JOURNAL}: the disk is full; make room there"
+            )
 
     def flush(self) -> None:
         """Waits until the disk has what was added. Raises RunError."""
         try:
             os.fsync(self._file.fileno())
         except OSError as err:
-            raise RunError(f"cannot write {self._file.name}: {why_not_written(err)}") from err
+            raise RunError(f"cannot write {self._path / JOURNAL}: {why_not_written(err)}") from err
 
     def close(self) -> None:
         """Makes clients.h5 of the journal. Raises RunError."""
