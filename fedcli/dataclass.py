@@ -115,6 +115,8 @@ def _eq_of(fields: Fields) -> Callable[[Any, object], bool]:
     names = [each.name for each in fields if each.compare]
 
     def __eq__(self: Any, other: object) -> bool:  # noqa: N807
+        if self is other:
+            return True
         if other.__class__ is not self.__class__:
             return NotImplemented
         return [getattr(self, name) for name in names] == [getattr(other, name) for name in names]

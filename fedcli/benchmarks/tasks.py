@@ -117,6 +117,7 @@ def cut_clients(sizes: tuple[int, ...], split: str = "train") -> Iterator[Client
             num_held += len(writer)
         pixels = np.concatenate([each for each, _ in parts])
         labels = np.concatenate([each for _, each in parts])
+        pixels.flags.writeable = False  # as those of a dataset: decoded once for all rounds
         yield ClientDataset(
             f"s{index:07d}", pixels[:size], labels[:size], -1 / 255, 1.0, writers.source
         )

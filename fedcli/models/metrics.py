@@ -101,8 +101,8 @@ class OwnMetrics:
 def sum_stats(stats: ClientStats) -> Sums:
     """Returns each column of `stats` summed over its clients, in their order."""
     names = stats.keys() if isinstance(stats, Mapping) else stats.dtype.names or ()
-    sums: Sums = {name: stats[name].sum().item() for name in ZERO}
-    sums.update((name, stats[name].sum(axis=0)) for name in names if name.startswith(_OWN))
+    sums: Sums = {name: np.add.reduce(stats[name]).item() for name in ZERO}
+    sums.update((name, np.add.reduce(stats[name])) for name in names if name.startswith(_OWN))
     return sums
 
 
