@@ -10,20 +10,20 @@
 enum { NUM_CLIENTS = 11 };
 
 /* Clients of uneven sizes, 0 among them, over the problem's examples from its start. */
-static void cohort_of(const problem *p, fed_client *clients) {
+static void cohort_of(const problem *p, uint32_t epochs, fed_client *clients) {
     for (size_t c = 0; c < NUM_CLIENTS; c++) {
         clients[c] = client_of(p, 4);
         clients[c].num_examples = (c * 7) % (p->num_examples + 1);
-        clients[c].plan.epochs = 2;
+        clients[c].plan.epochs = epochs;
         clients[c].plan.shuffle_buffer = SIZE_MAX;
         clients[c].shuffle_key.client = clients[c].dropout_key.client = c;
     }
 }
 
-static void train_on_threads(const problem *p, const fed_step *step, int num_threads, double *delta,
-                             fed_client_stats *stats) {
+static void train_on_threads(const problem *p, const fed_step *step, uint32_t epochs,
+                             int num_threads, double *delta, fed_client_stats *stats) {
     fed_client clients[NUM_CLIENTS];
-    cohort_of(p, clients);
+    cohort_of(p, epochs, clients);
     atomic_int cancel = 0;
     fed_fault fault;
     double weight;
@@ -41,7 +41,7 @@ static void train_on_threads(const problem *p, const fed_step *step, int num_thr
     fed_team_free(team);
 }
 
-static void check_threads(const stack *s, const fed_step *step, const int *counts,
+static void check_threads(const stack *s, const fed_step *step, uint32_t epochs, const int *counts,
                           size_t num_counts) {
     enum { MOST_COUNTS = 3, NUM_EXAMPLES = 9 };
     table t;
@@ -52,7 +52,7 @@ static void check_threads(const stack *s, const fed_step *step, const int *count
     memset(stats, 0, sizeof stats);
     for (size_t i = 0; i < num_counts; i++) {
         deltas[i] = naive_doubles(t.model.num_params);
-        train_on_threads(&p, step, counts[i], deltas[i], stats[i]);
+        train_on_threads(&p, step, epochs, counts[i], deltas[i], stats[i]);
         CHECK_BYTES(deltas[i], deltas[0], t.model.num_params * sizeof(double));
         CHECK_BYTES(stats[i], stats[0], sizeof stats[0]);
     }
@@ -62,9 +62,10 @@ static void check_threads(const stack *s, const fed_step *step, const int *count
 
 static void test_threads_change_no_byte(void) {
     static const int few[] = {1, 2, 7}, many[] = {1, 7};
-    for (size_t s = 0; s < LENGTH(SMALL); s++) check_threads(&SMALL[s], &PLAIN, few, LENGTH(few));
+    for (size_t s = 0; s < LENGTH(SMALL); s++)
+        check_threads(&SMALL[s], &PLAIN, 2, few, LENGTH(few));
     for (size_t s = 0; s < LENGTH(LARGE); s++)
-        check_threads(&LARGE[s], s % 2 == 0 ? &PLAIN : &MOMENTUM, many, LENGTH(many));
+        check_threads(&LARGE[s], s % 2 == 0 ? &PLAIN : &MOMENTUM, 1, many, LENGTH(many));
 }
 
 /* ---- Batches shared out ---------------------------------------------------------------------- */
