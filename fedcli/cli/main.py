@@ -12,6 +12,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -113,7 +114,17 @@ def group(ctx: click.Context) -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command line and exits with its code."""
     put_off_collection()
+    _say_nothing_of_arithmetic()
     sys.exit(run(arguments))
+
+
+def _say_nothing_of_arithmetic() -> None:
+    """Keeps NumPy's warnings about fedcli's own arithmetic from users: they can do nothing with them.
+
+    A number that is not finite is data, and those that must be finite are checked. Warnings of code
+    that users write are shown as ever.
+    """
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"fedcli\.")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedcli.datasets.batch_plan import BatchPlan
+from fedcli.datasets.batch_plan import FULL, BatchPlan
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,23 @@ def test_plan_counts(plan: BatchPlan, num_examples: int, visits: int, num_batche
     core_plan = plan.for_core()
     assert core_plan.visits(num_examples) == visits
     assert core_plan.batches(num_examples) == num_batches
+
+
+@pytest.mark.parametrize(
+    ("plan", "num_examples", "num_buffered"),
+    [
+        (BatchPlan(5, 20, 100), 94, 100),
+        (BatchPlan(5, 20, 1000), 94, 470),
+        (BatchPlan(5, 20, FULL), 94, 470),
+        (BatchPlan(5, 20, FULL, max_examples=3), 94, 470),  # the rest is drawn from all the same
+        (BatchPlan(5, 20, FULL, "shuffle-repeat"), 94, 94),
+        (BatchPlan(5, 20, FULL, "per-epoch"), 94, 94),
+        (BatchPlan(5, 20, 0), 94, 1),
+        (BatchPlan(5, 20, FULL), 0, 0),
+        (BatchPlan(2**31 - 1, 20, FULL), 94, 2**32 - 1),
+    ],
+)
+def test_a_shuffle_keeps_as_many_as_it_draws_from(
+    plan: BatchPlan, num_examples: int, num_buffered: int
+) -> None:
+    assert plan.num_buffered(num_examples) == num_buffered

@@ -313,10 +313,10 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
 
 def test_too_many_of_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = json.dumps(shard({"a": user(), "b": user()}))
-    monkeypatch.setattr(leaf, "_MAX_USERS", 1)
+    monkeypatch.setattr(leaf, "MAX_USERS", 1)
     assert "more than 1 users" in message_of(tmp_path, text)
     monkeypatch.undo()
-    monkeypatch.setattr(leaf, "_MAX_EXAMPLES", 2)
+    monkeypatch.setattr(leaf, "MAX_EXAMPLES", 2)
     assert "user 'a': more than 2 examples" in message_of(tmp_path, text)
     monkeypatch.undo()
     monkeypatch.setattr(leaf, "MAX_CLIENT_BYTES", 64)

@@ -152,6 +152,13 @@ def test_quantise_recovers_every_grey_level(scale: float, offset: float) -> None
     np.testing.assert_array_equal(recovered, levels)
 
 
+@pytest.mark.parametrize("pixel", [3e38, -3e38, np.inf, np.nan])
+def test_quantise_refuses_what_leaves_float32_in_silence(pixel: float) -> None:
+    pixels = np.array([0.0, pixel, -pixel, 1.0], np.float32)
+    assert quantise(pixels, 1 / 255, 0.0) is None
+    assert quantise(pixels, -1 / 255, 1.0) is None
+
+
 @pytest.mark.parametrize("change", [1e-6, -1e-6, 0.5 / 255, np.nan, np.inf, 2.0, -1.0])
 def test_quantise_refuses_a_single_pixel_between_levels(change: float) -> None:
     pixels = np.full(100_000, np.float32(128 / 255))

@@ -171,6 +171,11 @@ def test_rgb_keeps_its_colours() -> None:
     assert tiles.on_paper(1 - red, "background")[0, 0, 0].tolist() == [1, 0, 0]
 
 
+def test_the_largest_float32_is_squeezed_in_silence() -> None:
+    most = np.finfo(np.float32).max
+    assert tiles.on_paper(np.array([[[-most, 0, most]]]), "ink")[0, 0, :, 0].tolist() == [1, 0.5, 0]
+
+
 def test_values_beyond_one_squeeze_all_others() -> None:
     wide = np.array([[[-1.0, 0.0, 3.0]]], np.float32)
     assert tiles.on_paper(wide, "ink")[0, 0, :, 0].tolist() == [1, 0.75, 0]

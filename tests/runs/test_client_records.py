@@ -65,6 +65,14 @@ def test_update_norm_is_the_length_of_the_delta(tmp_path: Path) -> None:
     assert row["update_norm"] == pytest.approx(float(np.sqrt(sum(squares))), rel=1e-5)
 
 
+def test_an_update_that_float32_cannot_hold_is_infinite_in_silence(tmp_path: Path) -> None:
+    """Its parts are finite, so it counts."""
+    much = {"client_lr": 3e38, "client_optimizer": "adam", "max_examples": 1}
+    path = trained(tmp_path / "run", record_clients=True, clients="1", rounds=1, **much)
+    (row,) = client_records.load(path).rows
+    assert row["update_norm"] == np.inf
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -47,6 +46,7 @@ _SAMPLED_ROWS = 8  # that say what columns are
 MAX_EMPTY_LINES = 1_000_000  # one after another
 _LINES_BETWEEN_CHECKS = 1 << 14
 MAX_LINE = 32 << 20  # characters
+_MOST_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 class _Row(NamedTuple):
@@ -361,11 +361,9 @@ class _Rows:
                     )
                 texts = {f"{name}, pixel {index}": text for index, text in enumerate(parts)}
             for name, text in texts.items():
-                if not (csv_layout.is_number(text) and math.isfinite(np.float32(text))):
-                    raise DataError(
-                        f"{where}: column {name!r}: {text[:20]!r} is no pixel; give a number in "
-                        "each row, or take the column out of the file if it holds no pixels"
-                    )
+                fault = _fault_of_pixel(text)
+                if fault is not None:
+                    raise DataError(f"{where}: column {name!r}: {text[:20]!r} {fault}")
         raise DataError(f"{self._source}: line {numbers[0]} or soon after: cannot be read")
 
 
@@ -384,6 +382,18 @@ def _readable(path: Path) -> Iterator[IO[str]]:
             raise DataError(f"{path}: not UTF-8 text ({err.reason}); save it as UTF-8") from err
         except (EOFError, zlib.error, gzip.BadGzipFile) as err:
             raise DataError(f"{path}: damaged gzip data ({err}); fetch the file again") from err
+
+
+def _fault_of_pixel(text: str) -> str | None:
+    """What is wrong with a field that is to be a pixel, after its text; None: nothing."""
+    if not (is_number(text) and any(char.isdigit() for char in text)):  # "nan" and "inf" are words
+        return (
+            "is no pixel; give a number in each row, or take the column out of the file if it "
+            "holds no pixels"
+        )
+    if abs(float(text)) > _MOST_FLOAT32:
+        return "is out of range; at most 65535 is read: mend the row"
+    return None
 
 
 def _block(lines: Iterator[tuple[int, str]], size: int) -> list[tuple[int, str]]:

@@ -267,6 +267,7 @@ class TffH5Split(ClientData):
         return f"{self.source}: client {client_id!r}"
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what leaves float32 is no grey level
 def quantise(pixels: NDArray[np.float32], scale: float, offset: float) -> NDArray[np.uint8] | None:
     """Returns grey levels that decode to `pixels` within 6e-8, or None if there are none.
 
@@ -309,12 +310,12 @@ def pack(stored: NDArray[Any], where: str) -> tuple[Pixels, float, float]:
     """
     if stored.dtype == np.uint8:
         return stored, 1 / 255, 0.0
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite: refused below
         single = stored.astype(np.float32, copy=False)
-        for scale, offset in _GREY_LEVELS:
-            levels = quantise(single, scale, offset)
-            if levels is not None:
-                return levels, scale, offset
+    for scale, offset in _GREY_LEVELS:
+        levels = quantise(single, scale, offset)
+        if levels is not None:
+            return levels, scale, offset
     index = first_non_finite(single)
     if index is not None:
         raise DataError(f"{where}: example {index}: a pixel is NaN or infinite; mend the data")

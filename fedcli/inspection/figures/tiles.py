@@ -67,7 +67,7 @@ def on_paper(tiles: NDArray[np.floating], convention: str) -> Tiles:
         convention: What 1.0 is: "ink" or "background".
     """
     present = tiles[~np.isnan(tiles)]
-    lowest, highest = min(0.0, present.min(initial=0.0)), max(1.0, present.max(initial=1.0))
+    lowest, highest = float(present.min(initial=0.0)), float(present.max(initial=1.0))  # float64
     ink = (tiles.astype(np.float64) - lowest) / (highest - lowest)
     if convention == "background":
         ink = 1.0 - ink

@@ -142,8 +142,8 @@ class RecordWriter:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             rows["loss"][trained] = stats["loss_sum"] / counts
             rows["accuracy"][trained] = stats["num_correct"] / counts
-        norms = np.where(stats["is_finite"] != 0, stats["norm"], np.nan)
-        rows["update_norm"][trained] = norms
+            norms = np.where(stats["is_finite"] != 0, stats["norm"], np.nan)
+            rows["update_norm"][trained] = norms  # what float32 cannot hold becomes infinite
         content = self._block(rows, known)
         try:
             written = self._file.write(content)
