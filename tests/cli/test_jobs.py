@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -138,6 +140,60 @@ def test_raises_what_the_job_raises(error: BaseException) -> None:
     with pytest.raises(type(error)) as caught:
         run_job("t", "x", job, remarks=Remarks(0))
     assert caught.value is error
+
+
+class _Slow:
+    """Takes a while to go, as a file that is closed last does."""
+
+    def __init__(self, events: list[str]) -> None:
+        self.events = events
+
+    def __del__(self) -> None:
+        time.sleep(0.2)
+        self.events.append("gone")
+
+
+@pytest.mark.parametrize("error", [None, DataError("broken")])
+def test_the_thread_of_a_job_has_ended_before_its_result_is_there(error: DataError | None) -> None:
+    """Else Python's exit cuts it off, perhaps while it holds a lock that the exit waits for."""
+    events: list[str] = []
+
+    def job(tell: Tell) -> None:
+        kept = threading.local()  # goes with its thread
+        kept.slow = _Slow(events)
+        jobs.append((threading.current_thread(), kept))
+        if error is not None:
+            raise error
+
+    jobs: list[tuple[threading.Thread, threading.local]] = []
+    with pytest.raises(DataError) if error else nullcontext():
+        run_job("t", "x", job, remarks=Remarks(0))
+    assert not jobs[0][0].is_alive()
+    assert events == ["gone"]
+
+
+def test_a_job_ends_before_what_went_wrong_beside_it_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A terminal that is closed, for one."""
+    events = []
+
+    def job(tell: Tell) -> None:
+        try:
+            while True:
+                tell(1, 1)
+        finally:
+            events.append("cleaned up")
+
+    def fail(*_: object) -> None:
+        raise BrokenPipeError
+
+    remarks = Remarks(Verbosity.VERBOSE)
+    monkeypatch.setattr(long_job, "LOG_SECONDS", 0.02)
+    monkeypatch.setattr(remarks, "detail", fail)
+    with pytest.raises(BrokenPipeError):
+        run_job("t", "x", job, remarks=remarks)
+    assert events == ["cleaned up"]
 
 
 def test_signal_handlers_are_restored() -> None:

@@ -25,15 +25,24 @@ class Worker(Generic[Result]):
         self._done = threading.Event()
         self._results: list[Result] = []
         self._error: BaseException | None = None
-        threading.Thread(target=self._run, name="fedcli-job", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="fedcli-job", daemon=True)
+        self._thread.start()
 
     def wait(self, seconds: float | None = None) -> bool:
         """Waits for the end of the job, at most so long; returns True when it has ended."""
         return self._done.wait(seconds)
 
+    def join(self) -> None:
+        """Waits until the job and its thread have ended.
+
+        A thread that is cut off at Python's exit may hold a lock that the exit waits for, such as
+        that of h5py.
+        """
+        self._thread.join()
+
     def result(self) -> Result:
-        """Waits for the job and returns what it returned, or raises what it raised."""
-        self._done.wait()
+        """Waits as `join` does and returns what the job returned, or raises what it raised."""
+        self.join()
         if self._error is not None:
             raise self._error
         return self._results[0]
@@ -71,8 +80,20 @@ def run_stoppable(
     with stop_on_request(cancel.set) as request:
         worker = Worker(job)
         try:
-            attend(worker)
+            _attend(worker, attend, cancel)
             return worker.result()
         except Cancelled as err:
             signal_num = request.signal_num or signal.SIGINT
             raise Stopped(signal_num, describe_stop()) from err
+
+
+def _attend(
+    worker: Worker[Result], attend: Callable[[Worker[Result]], None], cancel: CancelFlag
+) -> None:
+    """Waits beside the worker; where that fails, as on a closed terminal, the job ends first."""
+    try:
+        attend(worker)
+    except BaseException:
+        cancel.set()
+        worker.join()
+        raise
