@@ -57,4 +57,5 @@ else:
             "personalization": "fedcli.evaluation.personalization",
             "statistics": "fedcli.inspection.statistics",
         },
+        "fedcli.settings.tables.former_modules:FORMER_MODULES",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 from types import MappingProxyType, ModuleType
 from typing import Any
 
@@ -22,7 +23,10 @@ def load(reference: str) -> Any:
 
 
 def hand_on(
-    package: str, homes: Mapping[str, str], modules: Mapping[str, str] = _NO_MODULES
+    package: str,
+    homes: Mapping[str, str],
+    modules: Mapping[str, str] = _NO_MODULES,
+    former_modules: str | None = None,
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Returns `__getattr__`, `__dir__` and `__all__` of a package that only hands names on.
 
@@ -33,6 +37,8 @@ def hand_on(
         package: The package's `__name__`.
         homes: The module that defines each public name.
         modules: The module that each other public name stands for.
+        former_modules: A reference to a table of modules by the names below the package that they
+            had before, which can still be imported. It is loaded once such a name is wanted.
     """
 
     def get(name: str) -> Any:
@@ -49,6 +55,8 @@ def hand_on(
         if target == f"{package}.{name}":  # it has that name already
             continue
         sys.modules.setdefault(f"{package}.{name}", _Alias(f"{package}.{name}", target))
+    if former_modules is not None:
+        sys.meta_path.append(_FormerModules(package, former_modules, modules))
     names = sorted({*homes, *modules})
     return get, lambda: names, names
 
@@ -58,7 +66,51 @@ class _Alias(ModuleType):
 
     def __init__(self, name: str, target: str) -> None:
         super().__init__(name)
-        self._target = target
+        self.__path__ = []  # what is below the target is found below that, and not loaded twice
+        self._stands_for = target
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(import_module(self._target), name)
+        return getattr(import_module(self._stands_for), name)
+
+
+class _FormerModules:
+    """Finds modules by names that they had before; Python asks it when it has found no other."""
+
+    def __init__(self, package: str, table: str, aliases: Mapping[str, str]) -> None:
+        self._package = package
+        self._table = table
+        self._aliases = aliases
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        package, _, rest = name.partition(".")
+        home = self._home(rest) if package == self._package else None
+        if home is None or not _is_there(home):
+            return None
+        return ModuleSpec(name, self, loader_state=home, is_package=True)  # type: ignore[arg-type]
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _Alias(spec.name, spec.loader_state)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Does nothing: what the alias stands for is there."""
+
+    def _home(self, name: str) -> str | None:
+        """The module's name today; of one below a module that has moved, below that one's."""
+        known: dict[str, str] = {**self._aliases, **load(self._table)}
+        above, below = name, ""
+        while above:
+            home = known.get(above, "") + below
+            if above in known and home != f"{self._package}.{name}":
+                return home
+            above, _, last = above.rpartition(".")
+            below = f".{last}{below}"
+        return None
+
+
+def _is_there(module: str) -> bool:
+    from importlib.util import find_spec  # late: few programs come here
+
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even what it would be in
+        return False

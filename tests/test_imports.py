@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
+from fedcli.settings.tables.former_modules import FORMER_MODULES
 from tests.kit.command_line import REPOSITORY
 
 # From the lightest to the heaviest: what a step does, and what is not loaded after it.
@@ -69,3 +71,29 @@ def test_the_steps_load_what_they_use(loaded: dict[str, set[str]]) -> None:
     assert "fedcli.settings.tables" in loaded["tables of names"]
     assert {"numpy", "fedcli.core._core"} <= loaded["generated data"]
     assert "matplotlib" in loaded["figures"]
+
+
+@pytest.mark.parametrize(("former", "now"), FORMER_MODULES.items())
+def test_a_module_is_found_by_its_former_name(former: str, now: str) -> None:
+    """Scripts written before modules had rooms go on working."""
+    found, module = import_module(f"fedcli.{former}"), import_module(now)
+    public = [name for name in vars(module) if not name.startswith("__")]
+    assert public
+    assert all(getattr(found, name) is getattr(module, name) for name in public)
+
+
+def test_what_is_below_a_former_name_is_loaded_once() -> None:
+    for name, now in (
+        ("registry.models", "fedcli.settings.tables.models"),
+        ("aggregators.mean", "fedcli.learning.aggregators.mean"),
+        ("algorithms.scaffold", "fedcli.learning.algorithms.scaffold"),
+    ):
+        found, module = import_module(f"fedcli.{name}"), import_module(now)
+        public = [each for each in vars(module) if not each.startswith("__")]
+        assert all(getattr(found, each) is getattr(module, each) for each in public)
+
+
+@pytest.mark.parametrize("name", ["nothing", "datasets.nothing", "registry.nothing"])
+def test_a_module_that_never_was_is_not_found(name: str) -> None:
+    with pytest.raises(ModuleNotFoundError, match=f"'fedcli.{name}'"):
+        import_module(f"fedcli.{name}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import fedcli
+from fedcli.settings.tables.former_modules import FORMER_MODULES
 
 ROOT = Path(__file__).resolve().parents[1]
 # A dotted name in running text: not part of a path, an address or a file's name.
@@ -51,9 +52,13 @@ def _is_in_a_module(name: str) -> bool:
 
 def _is_module(path: str) -> bool:
     try:
-        return find_spec(path) is not None
+        return find_spec(path) is not None and not _is_former(path)
     except (ModuleNotFoundError, ValueError):  # ValueError: what a face hands on as if it were one
         return False
+
+
+def _is_former(path: str) -> bool:
+    return any(f"{path}.".startswith(f"fedcli.{name}.") for name in FORMER_MODULES)
 
 
 def test_every_name_that_a_text_mentions_exists() -> None:
