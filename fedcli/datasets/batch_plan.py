@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
@@ -15,6 +16,7 @@ from fedcli.settings.vocabulary import PIPELINES
 
 FULL = -1  # a shuffle buffer as large as the stream
 MAX_COUNT = 2**31 - 1  # so that no product of two counts leaves 64 bits
+MAX_BUFFERED = 2**32 - 1  # the core draws places in the buffer as 32-bit numbers
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,12 @@ class BatchPlan:
         """Returns how many examples a client of `num_examples` processes, repeats counted."""
         visits = self.epochs * num_examples
         return visits if self.max_examples is None else min(visits, self.max_examples)
+
+    def num_buffered(self, num_examples: int) -> int:
+        """Returns how many indices the shuffle of a client of `num_examples` keeps."""
+        once = self.epochs if self.pipeline == "repeat-shuffle" else 1
+        wanted = math.inf if self.shuffle_buffer == FULL else max(1, self.shuffle_buffer)
+        return int(min(wanted, once * num_examples, MAX_BUFFERED))
 
     def of_steps(self, num_steps: int, num_examples: int) -> BatchPlan:
         """Returns this plan for a client of `num_examples` that takes so many batches of it.

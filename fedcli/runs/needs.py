@@ -36,6 +36,7 @@ _A_DELTA = 2  # of a block whose deltas an aggregator wants all of
 _MULTIPLY_ADDS = {"generic": 2e9, "avx2": 1e10, "avx512": 1.5e10}
 _MOVED_BYTES = 8e9
 _BYTES_A_STEP = 12  # of a parameter: read, its gradient, written
+_INDEX_BYTES = 4  # of an example in a shuffle buffer
 
 _TOLD_BYTES = 1 << 30
 _TOLD_SECONDS = 60.0
@@ -65,7 +66,7 @@ class Needs:
     """What a run needs, at least.
 
     Attributes:
-        memory: Bytes by what they are for: parameters, threads, clients, batches.
+        memory: Bytes by what they are for: parameters, threads, clients, batches, shuffling.
         disk: Bytes in the run's folder: checkpoints, what clients keep.
         scratch: Bytes of temporary files in a round.
         seconds: Of a round, roughly.
@@ -140,6 +141,7 @@ _MEMORY_REMEDIES = {
     "clients": "choose --clients below 8, an --algorithm or --aggregator that needs no vector of "
     "each client, or a smaller --model",
     "batches": "give a smaller --batch-size, or fewer --threads",
+    "shuffling": "give a smaller --shuffle-buffer, fewer --epochs, or fewer --threads",
 }
 _DISK_REMEDIES = {
     "checkpoints": "keep fewer with --keep-checkpoints",
@@ -175,6 +177,7 @@ def estimate(
         "threads": vector * _A_THREAD * workers,
         "clients": int(vector * in_block * (_A_CLIENT * keeps or _A_DELTA * wants_rows)),
         "batches": 4 * workers * batch_size * sum(layer.num_outputs for layer in layout.layers),
+        "shuffling": _INDEX_BYTES * workers * plan.num_buffered(math.floor(load.examples)),
     }
     num_kept = config.keep_checkpoints + (config.keep_best is not None)
     kept = min(config.rounds + 1, num_kept)

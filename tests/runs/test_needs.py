@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from fedcli import settings
-from fedcli.datasets.batch_plan import BatchPlan
 from fedcli.errors import ConfigError
+from fedcli.federation.sampled_clients import plan_of
 from fedcli.models import zoo
 from fedcli.runs import needs, starting
 from fedcli.runs.building import build_algorithm
@@ -56,7 +56,7 @@ def _estimate(values: dict[str, Any], cohort: int = 8, population: int = 20) -> 
     config = settings.validate(settings.from_options(values))
     layout = zoo.build_layout("softmax-regression", num_classes=config.num_classes or 10)
     load = Workload(cohort, population, 10.0, config.threads or 1)
-    return needs.estimate(config, build_algorithm(config), layout, BatchPlan(), load)
+    return needs.estimate(config, build_algorithm(config), layout, plan_of(config), load)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +118,7 @@ def _machine(root: Path, available_kb: int) -> Path:
         ({"parameters": 1, "threads": 9_000_000}, "fewer --threads"),
         ({"clients": 9_000_000, "threads": 1}, "--clients below 8"),
         ({"batches": 9_000_000, "threads": 1}, "smaller --batch-size"),
+        ({"shuffling": 9_000_000, "threads": 1}, "smaller --shuffle-buffer"),
     ],
 )
 def test_memory_that_is_not_there_is_refused(
@@ -141,13 +142,33 @@ def test_disk_that_is_not_there_is_refused(tmp_path: Path) -> None:
         Needs({}, {}, too_much, 0.0, "a model").check(tmp_path)
 
 
+def test_a_full_shuffle_keeps_an_index_of_each_example_of_all_epochs() -> None:
+    full = {**SMALL, "shuffle_buffer": "full", "epochs": 1_000_000, "threads": 2}
+    assert _estimate(full).memory["shuffling"] == 2 * 4 * 10 * 1_000_000
+    for less, num_indices in (
+        ({"pipeline": "per-epoch"}, 10),
+        ({"shuffle_buffer": 100}, 100),
+        ({"shuffle_buffer": 0}, 1),
+        ({"epochs": 2**31 - 1}, 2**32 - 1),  # as many as the core draws from
+    ):
+        assert _estimate({**full, **less}).memory["shuffling"] == 2 * 4 * num_indices, less
+
+
+@pytest.mark.parametrize(
+    ("large", "remedy"),
+    [
+        # Some 860 GB: sums for each of 64 threads.
+        ("--num-classes 1000000", "fewer --threads"),
+        # Some 1,000 GB: 2 ** 32 indices for each.
+        ("--epochs 2000000000 --shuffle-buffer full --max-examples 20", "--shuffle-buffer"),
+    ],
+)
 def test_a_run_that_cannot_fit_is_refused_before_any_of_it_is_made(
-    fedcli: Fedcli, tmp_path: Path
+    fedcli: Fedcli, tmp_path: Path, large: str, remedy: str
 ) -> None:
-    """Some 860 GB: a million classes, and sums for each of 64 threads."""
-    large = "--num-classes 1000000 --threads 64 --clients 64 --data-option clients=64"
+    large += " --threads 64 --clients 64 --data-option clients=64"
     done = fedcli("train", *large.split(), "--out", "run")
-    assert_is_one_line(done, "GB of memory or more", "fewer --threads")
+    assert_is_one_line(done, "GB of memory or more", remedy)
     assert list(tmp_path.iterdir()) == []
 
 
