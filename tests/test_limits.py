@@ -18,7 +18,9 @@ UNITS = {None: 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
 def rows() -> list[re.Match[str]]:
-    lines = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    *before, needs = PAGE.read_text().partition("\n## What a run needs\n")
+    text = before[0] + needs.partition("\n## ")[2]
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
     tables = [line for line in lines if not line.startswith(("| What", "| ---"))]
     found = [match for line in tables if (match := ROW.fullmatch(line))]
     assert len(found) == len(tables) > 30
@@ -50,3 +52,13 @@ def test_the_window_of_a_download_and_the_wait_for_a_reader_are_those_of_the_tex
     text = PAGE.read_text()
     assert f"in which {USUAL_PATIENCE.window_bytes >> 10} KiB must come" in text
     assert f"somebody reads it, {READER_SECONDS:g} s at most" in text
+
+
+def test_what_a_run_needs_is_moved_by_options_that_there_are() -> None:
+    from fedcli.cli.train import train
+
+    section = PAGE.read_text().partition("\n## What a run needs\n")[2].partition("\n## ")[0]
+    named = set(re.findall(r"--[a-z-]+", section)) - {"--resume", "---"}
+    known = {option for parameter in train.params for option in parameter.opts}
+    assert named
+    assert named <= known

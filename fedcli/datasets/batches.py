@@ -235,8 +235,10 @@ def first_outside(labels: NDArray[Any], num_classes: int) -> int | None:
     """Returns the index of the first label outside 0 to num_classes - 1, or None."""
     if not labels.size or (int(labels.min()) >= 0 and int(labels.max()) < num_classes):
         return None
-    # Compared as Python integers: num_classes may not fit the labels' own type.
-    return next(i for i, label in enumerate(labels.tolist()) if not 0 <= label < num_classes)
+    # Compared as Python integers: num_classes may not fit the labels' own type. None after all: of
+    # an array that somebody else writes to.
+    outside = (i for i, label in enumerate(labels.tolist()) if not 0 <= label < num_classes)
+    return next(outside, None)
 
 
 def first_non_finite(pixels: NDArray[np.floating[Any]]) -> int | None:

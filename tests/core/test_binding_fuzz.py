@@ -199,15 +199,17 @@ def test_steps(data: st.DataObject) -> None:
 def test_plans(data: st.DataObject) -> None:
     hand = Hand(data)
     pipeline, epochs = hand(data.draw(st.integers(0, 2)), counts), hand(2, counts)
-    plan = attempt(
-        _core.Plan, pipeline, epochs, hand(3, counts), hand(-1, counts), hand(20, counts)
-    )
+    buffer = hand(-1, counts)
+    plan = attempt(_core.Plan, pipeline, epochs, hand(3, counts), buffer, hand(20, counts))
     if plan is None:
         return
     num_examples = hand(7, counts)
     visits = attempt(plan.visits, num_examples)
     assert (visits is None) == (attempt(plan.batches, num_examples) is None)
     if visits is None or max(visits, num_examples) > 10_000:  # memory is as the plan says
+        return
+    num_buffered = int(epochs) * int(num_examples)
+    if (num_buffered if buffer < 0 else min(num_buffered, buffer)) > 10_000:
         return
     order = attempt(_core.example_order, hand(plan), num_examples, hand.key())
     if order is not None:

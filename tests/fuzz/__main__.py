@@ -1,8 +1,9 @@
-"""`python -m tests.fuzz [SECONDS] [--target NAME] [--seed N] [--keep DIR]`."""
+"""`python -m tests.fuzz [SECONDS] [--inputs N] [--target NAME] [--seed N] [--keep DIR]`."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("seconds", type=float, nargs="?", default=60.0, help="of all targets")
+    parser.add_argument("--inputs", type=int, help="of each target, instead of SECONDS")
     parser.add_argument("--target", action="append", choices=sorted(TARGETS), help="default: all")
     parser.add_argument("--seed", type=int, default=0, help="of the changes; default: 0")
     parser.add_argument("--keep", type=Path, help="a folder for inputs that led to findings")
@@ -24,8 +26,9 @@ def main() -> int:
     names = options.target or list(TARGETS)
     reports = []
     for name in names:
-        share = options.seconds / len(names)
-        reports.append(fuzz(name, TARGETS[name], share, options.seed, options.keep))
+        share = options.seconds / len(names) if options.inputs is None else math.inf
+        most = options.inputs or sys.maxsize
+        reports.append(fuzz(name, TARGETS[name], share, options.seed, options.keep, most))
         print(reports[-1].line(), flush=True)
     findings = [finding for report in reports for finding in report.findings]
     print(f"{sum(each.num_inputs for each in reports)} inputs, {len(findings)} findings")

@@ -53,7 +53,14 @@ class Report:
         return f"{self.name:15} {self.num_inputs:6} inputs, {len(self.findings)} findings ({ends})"
 
 
-def fuzz(name: str, target: Target, seconds: float, seed: int, keep: Path | None = None) -> Report:
+def fuzz(
+    name: str,
+    target: Target,
+    seconds: float,
+    seed: int,
+    keep: Path | None = None,
+    most: int = sys.maxsize,
+) -> Report:
     """Runs inputs of a target for some time; at least one, whatever that takes.
 
     Args:
@@ -62,13 +69,14 @@ def fuzz(name: str, target: Target, seconds: float, seed: int, keep: Path | None
         seconds: How long, without the making of the inputs.
         seed: Of the changes.
         keep: Where inputs that led to findings are kept; None: nowhere.
+        most: How many inputs.
     """
     report = Report(name)
     with tempfile.TemporaryDirectory(prefix="fedcli-fuzz-") as folder:
         made = _made(Path(folder) / "made", target)
         end = time.monotonic() + seconds
         number = 0
-        while number == 0 or time.monotonic() < end:
+        while number == 0 or (number < most and time.monotonic() < end):
             place = Path(folder) / str(number)
             rng = random.Random(f"{seed}/{name}/{number}")
             parts = made[rng.randrange(len(made))]

@@ -31,7 +31,7 @@ _LEAST_PACKED = 4  # numbers in one field
 # FER2013 and other competitions call the two halves of what is held out so.
 _USAGES = {"publictest": VALIDATION, "privatetest": "test"}
 _DELIMITERS = ",;\t"
-_MAX_COLUMNS = 1 << 20
+MAX_COLUMNS = 1 << 20
 _SHOWN = 5  # columns named in a note
 
 
@@ -80,7 +80,7 @@ def read_layout(header: str, rows: Sequence[str], options: ImportOptions, where:
         columns = [name.strip() for name in split_line(header, delimiter)]
     except csv.Error as err:
         raise DataError(f"{where}: the header cannot be read ({err})") from err
-    if len(columns) < 2 or len(columns) > _MAX_COLUMNS:
+    if len(columns) < 2 or len(columns) > MAX_COLUMNS:
         raise DataError(
             f"{where}: {len(columns)} columns; the first line names a column of labels and "
             "one a pixel, separated by commas"

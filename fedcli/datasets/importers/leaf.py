@@ -35,8 +35,8 @@ _SPLITS = ("train", "test")
 _KEYS = re.compile(rb'"(users|num_samples|user_data)"\s*:')
 _LOOKED_AT = 1 << 16  # bytes in which one of these keys stands
 _TOLERANCE = 0.05  # of a grey level: what rounding to four digits leaves, twice over
-_MAX_USERS = 1 << 20  # of a shard
-_MAX_EXAMPLES = 1 << 20  # of a user
+MAX_USERS = 1 << 20  # of a shard
+MAX_EXAMPLES = 1 << 20  # of a user
 
 
 def recognises(path: Path) -> bool:
@@ -269,9 +269,9 @@ class _ShardReader:
                     "alike"
                 )
             rows.append(row)
-            if len(rows) > _MAX_EXAMPLES or len(rows) * row.nbytes > MAX_CLIENT_BYTES:
+            if len(rows) > MAX_EXAMPLES or len(rows) * row.nbytes > MAX_CLIENT_BYTES:
                 raise DataError(
-                    f"{where}: more than {_MAX_EXAMPLES} examples or {MAX_CLIENT_BYTES} bytes of "
+                    f"{where}: more than {MAX_EXAMPLES} examples or {MAX_CLIENT_BYTES} bytes of "
                     "pixels; split it"
                 )
             self._tell(self._done + len(rows), None)
@@ -281,8 +281,8 @@ class _ShardReader:
 def _read_users(stream: JsonStream) -> list[str]:
     """The list of ids; numbers become texts, as they are as keys."""
     users = [str(each) for each in stream.values()]
-    if len(users) > _MAX_USERS:
-        raise ValueError(f"more than {_MAX_USERS} users")
+    if len(users) > MAX_USERS:
+        raise ValueError(f"more than {MAX_USERS} users")
     return users
 
 

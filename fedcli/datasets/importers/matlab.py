@@ -30,7 +30,7 @@ from fedcli.progress import Tell
 from fedcli.settings.vocabulary import SPLITS
 
 _SIGNATURES = (b"MATLAB 5.0", b"MATLAB 7.3")
-_MAX_BYTES = 4 << 30  # of an array as read: SVHN's extra set has 1.6 GB
+MAX_ARRAY_BYTES = 4 << 30  # of an array as read: SVHN's extra set has 1.6 GB
 _SVHN_TEN = 10  # its digit 0
 
 
@@ -157,7 +157,7 @@ def _arrays_of_hdf5(path: Path) -> dict[str, NDArray[Any]]:
                 continue
             dataset = hdf5.open_dataset(file.id, name.encode(), where)
             num_bytes = math.prod(dataset.shape or (0,)) * dataset.dtype.itemsize
-            if dataset.dtype.kind in "biuf" and 0 < num_bytes <= _MAX_BYTES:
+            if dataset.dtype.kind in "biuf" and 0 < num_bytes <= MAX_ARRAY_BYTES:
                 arrays[name] = hdf5.read_whole(dataset, where).T
     return arrays
 

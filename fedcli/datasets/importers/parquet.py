@@ -32,7 +32,7 @@ from fedcli.settings.vocabulary import SPLITS
 
 _SIGNATURE = b"PAR1"
 _BATCH = 256  # rows
-_MAX_METADATA = 16 << 20
+MAX_METADATA_BYTES = 16 << 20
 _IMAGES = ("image", "img", "images", "picture", "pixel_values", "pixels", "x", "data", "photo")
 _LABELS = ("label", "labels", "fine_label", "y", "target", "class", "character", "digit")
 _OWNERS = ("client_id", "client", "writer_id", "writer", "user_id", "user", "owner")
@@ -280,7 +280,7 @@ def _features(schema: Any) -> dict[str, dict[str, Any]]:
     """What Hugging Face notes of each column; nothing where it wrote nothing."""
     text = (schema.metadata or {}).get(b"huggingface", b"")
     with suppress(ValueError, AttributeError, TypeError):
-        if len(text) <= _MAX_METADATA:
+        if len(text) <= MAX_METADATA_BYTES:
             found = json.loads(text)["info"]["features"]
             return {name: each for name, each in found.items() if isinstance(each, dict)}
     return {}

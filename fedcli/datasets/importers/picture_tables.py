@@ -38,7 +38,7 @@ LABEL_COLUMNS = (
 SPLIT_COLUMNS = ("split", "partition", "set", "subset", "fold", "usage", "phase", "dataset")
 # What numbers in a column of splits mean: CelebA's list_eval_partition.
 _NUMBERED_SPLITS = {"0": "train", "1": "validation", "2": "test"}
-_MAX_TABLE_BYTES = 512 << 20
+MAX_TABLE_BYTES = 512 << 20
 _MAX_LINE = 1 << 20  # characters
 _MAX_COLUMNS = 4096
 _LOOKED_AT = 1 << 16  # bytes by which a table is recognised
@@ -114,8 +114,8 @@ def read_table(path: Path) -> Table:
         DataError: It is too large, no UTF-8 text, or a row has another number of fields.
         OSError: It cannot be read.
     """
-    if path.stat().st_size > _MAX_TABLE_BYTES:
-        raise DataError(f"{path}: a table of labels has at most {_MAX_TABLE_BYTES >> 20} MB")
+    if path.stat().st_size > MAX_TABLE_BYTES:
+        raise DataError(f"{path}: a table of labels has at most {MAX_TABLE_BYTES >> 20} MB")
     try:
         with io.TextIOWrapper(open_regular(path), "utf-8-sig", newline="") as file:
             lines = [(number, line) for number, line in _numbered(file, path) if line.strip()]

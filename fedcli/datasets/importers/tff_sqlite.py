@@ -41,7 +41,7 @@ _TABLES = {
 }
 # Prefixes of the names of splits; of several families in one file the first here is read.
 _FAMILIES = {"all_": 62, "digits_only_": 10, "": None}
-_MAX_BLOB_BYTES = 64 << 20
+MAX_BLOB_BYTES = 64 << 20
 _MAX_GROUP = 4096  # examples of one client taken at a time
 _MAX_GROUP_BYTES = 64 << 20
 _OPERATIONS = 100_000  # of SQLite's machine between two looks at whether to stop: milliseconds
@@ -242,7 +242,7 @@ def _groups(
     key: tuple[str, str] | None = None
     rows: list[tuple[int, bytes]] = []
     num_bytes = 0
-    for split, client_id, row, blob in connection.execute(query, [_MAX_BLOB_BYTES, *splits]):
+    for split, client_id, row, blob in connection.execute(query, [MAX_BLOB_BYTES, *splits]):
         if not isinstance(client_id, str):
             raise DataError(f"{source}: split {split!r}: row {row}: client_id is no text")
         if key is None or key[1] != client_id:
@@ -250,7 +250,7 @@ def _groups(
         if blob is None:
             raise DataError(
                 f"{source}: split {split!r}: client {client_id!r}: row {row}: "
-                f"no blob of at most {_MAX_BLOB_BYTES} bytes"
+                f"no blob of at most {MAX_BLOB_BYTES} bytes"
             )
         is_full = len(rows) >= _MAX_GROUP or num_bytes + len(blob) > _MAX_GROUP_BYTES
         if key is not None and rows and (is_full or key != (split, client_id)):

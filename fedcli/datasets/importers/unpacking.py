@@ -35,7 +35,7 @@ from fedcli.zips import open_zip
 MAX_GROWTH = 200  # times an archive's own size: text of blank images packs to a hundredth
 _FREE_BYTES = 64 << 20  # that every archive may unpack to, whatever its size
 _LEFT_BYTES = 256 << 20  # of the disk, that stay free
-_MAX_FILES = 4_000_000
+MAX_FILES = 4_000_000
 _MAX_NAME = 4096  # characters
 _MAX_PARTS = 32  # folders above a file
 _BLOCK_BYTES = 1 << 20
@@ -222,8 +222,8 @@ class _Writer:
             self.num_left_out += 1
             return
         self.num_files += 1
-        if self.num_files > _MAX_FILES:
-            raise DataError(f"{self._archive}: holds over {_MAX_FILES:,} files; unpack it yourself")
+        if self.num_files > MAX_FILES:
+            raise DataError(f"{self._archive}: holds over {MAX_FILES:,} files; unpack it yourself")
         path = self._place.joinpath(*parts)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
