@@ -305,7 +305,7 @@ void fed_prepared_free(fed_prepared *prepared);
 
 /* What a client reports. Metrics are online: each batch is scored before its own step. */
 typedef struct fed_client_stats {
-    double loss_sum; /* over the examples processed */
+    double loss_sum; /* over the examples processed, each times its class weight */
     double weight;   /* the client weight its delta was added with */
     double max_abs;  /* its delta's largest entry; 0 where there were no bounds, as the next */
     double norm;     /* its delta's length, after zeroing */
@@ -365,6 +365,9 @@ typedef struct fed_terms {
     size_t num_rate_factors;
     /* The model's, for a step that looks at them, which takes no frozen slots. Else not read. */
     const fed_tensors *tensors;
+    /* What the loss of each example is multiplied with, by its label; a batch's loss is the sum of
+     * them over its number of examples, whatever the weights. NULL: 1. */
+    const float *class_weights; /* [K], finite, not negative */
 } fed_terms;
 
 /* Trains each client of a cohort from the same server parameters and adds its model delta to

@@ -1,8 +1,12 @@
-"""CSV that spreadsheets show and do not run: the one place where fedcli writes it."""
+"""CSV that spreadsheets show and do not run: the one place where fedcli writes it.
+
+Small tables of options are read here, too; data have importers of their own.
+"""
 
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -29,6 +33,13 @@ class CsvWriter:
     def rows(self, rows: Iterable[Sequence[object]]) -> None:
         """Writes several."""
         self._writer.writerows([shown_cell(cell) for cell in row] for row in rows)
+
+
+def read_rows(text: str) -> list[list[str]]:
+    """Returns the rows of a small table, whose cells a comma, semicolon or tab separates."""
+    first = text.partition("\n")[0]
+    delimiter = next((each for each in ",;\t" if each in first), ",")
+    return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
 
 
 def shown_cell(cell: Any) -> Any:

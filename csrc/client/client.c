@@ -200,6 +200,7 @@ typedef struct moves {
     fed_drift *drift;  /* gradients go right into the parameters; or NULL */
     int has_anchor;    /* see FED_STEP_ANCHOR */
     size_t num_visits; /* examples processed in the round */
+    const float *class_weights; /* [K]; or NULL */
 } moves;
 
 static fed_update choose_update(const local *m, const moves *how, const fed_local_step *at) {
@@ -221,11 +222,13 @@ static float choose_scale(const moves *how, double rate_factor, size_t num_rows)
 }
 
 /* One pass at given parameters, whose gradient goes where `update` says. */
-static void go_over_batch(const local *m, const float *params, size_t num_rows, size_t first_visit,
-                          float scale, const fed_update *update, fed_score *score) {
+static void go_over_batch(const local *m, const moves *how, const float *params, size_t num_rows,
+                          size_t first_visit, float scale, const fed_update *update,
+                          fed_score *score) {
     fed_batch_open_dropout(&m->batch, &m->client->dropout_key, first_visit);
     fed_batch_derive(&m->batch, params);
-    fed_batch_forward(&m->batch, params, num_rows, m->labels, scale, score, NULL);
+    fed_batch_forward(&m->batch, params, num_rows, m->labels, scale, how->class_weights, score,
+                      NULL);
     fed_batch_backward(&m->batch, params, num_rows, update);
 }
 
@@ -255,11 +258,12 @@ static void local_step(const local *m, const moves *how, const fed_local_step *a
         last = &shift;
     }
     update.shift = how->has_anchor ? NULL : last;
-    go_over_batch(m, params, num_rows, first_visit, scale, &update, score);
+    go_over_batch(m, how, params, num_rows, first_visit, scale, &update, score);
     if (how->has_anchor) {
         fed_score of_server = {0, 0};
         update.shift = last;
-        go_over_batch(m, at->server_params, num_rows, first_visit, -scale, &update, &of_server);
+        go_over_batch(m, how, at->server_params, num_rows, first_visit, -scale, &update,
+                      &of_server);
     }
     if (m->flat_params != NULL)
         step_on_tensors(m, how, at);
@@ -289,7 +293,8 @@ static int run_steps(const local *m, const fed_training *training, const float *
                  .only_gradient = fed_step_is_gradient(step),
                  .drift = m->drift,
                  .has_anchor = fed_step_has(step, FED_STEP_ANCHOR),
-                 .num_visits = fed_plan_visits(&client->plan, client->num_examples)};
+                 .num_visits = fed_plan_visits(&client->plan, client->num_examples),
+                 .class_weights = training->class_weights};
     fed_local_step at = {.kernels = m->batch.net->kernels,
                          .num_params = size,
                          .params = params,
@@ -470,7 +475,7 @@ int fed_score_client(const fed_net *net, const float *params, const fed_client *
             for (size_t b = 0; b < num_rows; b++) m.indices[b] = (uint32_t)(first + done + b);
         status = gather(&m, num_rows);
         if (status != FED_OK) return status;
-        fed_batch_forward(&m.batch, params, num_rows, m.labels, 1.0f, score,
+        fed_batch_forward(&m.batch, params, num_rows, m.labels, 1.0f, NULL, score,
                           logits != NULL ? logits + done * net->model->num_classes : NULL);
         done += num_rows;
     }

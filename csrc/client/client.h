@@ -104,6 +104,7 @@ typedef struct fed_training {
     const fed_frozen *frozen;   /* or NULL */
     const double *rate_factors; /* see fed_terms; or NULL */
     const fed_tensors *tensors; /* the same */
+    const float *class_weights; /* the same */
     const float *server;        /* packed */
     const float *origin;        /* packed: where parameters start, the server's or, where gradients
                                    are taken, zeros */

@@ -41,6 +41,14 @@ static int has_tensors(const fed_terms *terms, const fed_step *step, const fed_m
            (terms->frozen_slots == NULL || !fed_step_needs_tensors(step));
 }
 
+/* 1 if each class has a weight for its loss, or none has. */
+static int has_class_weights(const fed_terms *terms, const fed_model *model) {
+    const float *weights = terms->class_weights;
+    for (size_t k = 0; weights != NULL && k < model->num_classes; k++)
+        if (!(weights[k] >= 0 && isfinite(weights[k]))) return 0;
+    return 1;
+}
+
 /* ---- Training -------------------------------------------------------------------------------- */
 
 typedef struct block {
@@ -310,7 +318,8 @@ int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *ste
     if (status == FED_OK) status = fed_team_set_slots(team, &net, fed_step_slots(step), terms);
     if (status == FED_OK && !has_rate_factors(terms, clients, num_clients))
         status = FED_ERR_ARGUMENT;
-    if (status == FED_OK && !has_tensors(terms, step, model)) status = FED_ERR_ARGUMENT;
+    if (status == FED_OK && !(has_tensors(terms, step, model) && has_class_weights(terms, model)))
+        status = FED_ERR_ARGUMENT;
     if (status != FED_OK || num_clients == 0) return status;
 
     const fed_frozen frozen = {team->frozen_slots, terms->frozen_step_num};
@@ -320,6 +329,7 @@ int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *ste
                                    .frozen = terms->frozen_slots != NULL ? &frozen : NULL,
                                    .rate_factors = terms->rate_factors,
                                    .tensors = terms->tensors,
+                                   .class_weights = terms->class_weights,
                                    .server = team->server,
                                    .origin =
                                        fed_step_is_gradient(step) ? team->zeros : team->server,

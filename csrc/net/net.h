@@ -78,10 +78,11 @@ void fed_batch_derive(const fed_batch *batch, const float *params);
 /* Before a training batch, whose first example is the client's visit number first_visit, from 0: a
  * visit's masks are drawn, stage by stage, from its own 2^visit_bits blocks of the stream. */
 void fed_batch_open_dropout(const fed_batch *batch, const fed_key *key, size_t first_visit);
-/* From batch->rows[0] to logits, then loss, hits and scale times the logits' gradient. `logits`
- * takes a copy of them if it is not NULL. */
+/* From batch->rows[0] to logits, then loss, hits and scale times the logits' gradient, as
+ * softmax_xent has it. `logits` takes a copy of them if it is not NULL. */
 void fed_batch_forward(const fed_batch *batch, const float *params, size_t num_rows,
-                       const int32_t *labels, float scale, fed_score *score,
+                       const int32_t *labels, float scale,
+                       const float *class_weights /* [K] or NULL */, fed_score *score,
                        float *logits /* out [num_rows, K] or NULL */);
 /* Parts of the three, one stage each; forward of what lies before, and backward of what lies
  * behind, must have been done. */

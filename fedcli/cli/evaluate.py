@@ -75,6 +75,10 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="K",
 )
+@opt.run_option(
+    "metrics",
+    help="Compute these, too: macro_f1, auc, ece, ... (see fedcli info). Default: the run's.",
+)
 @opt.option(
     "--per-client",
     "per_client_file",
@@ -166,6 +170,7 @@ def evaluate(
       fedcli eval runs/first
       fedcli eval runs/first --best
       fedcli eval runs/first --by-class --top-k 3
+      fedcli eval runs/first --metrics macro_f1,auc,ece
       fedcli eval runs/first --show-errors 10
       fedcli eval runs/first --clients all --finetune 10
       fedcli eval runs/first --clients all --predictions predictions.csv

@@ -15,6 +15,7 @@ from fedcli.settings.options import Entry, Option
 from fedcli.settings.presets import PRESETS
 from fedcli.settings.tables.algorithms import AGGREGATORS, ALGORITHMS
 from fedcli.settings.tables.datasets import DATASETS
+from fedcli.settings.tables.metrics import METRICS
 from fedcli.settings.tables.models import MODELS
 from fedcli.settings.tables.optimizers import OPTIMIZERS
 from fedcli.settings.tables.partitions import PARTITIONS
@@ -33,6 +34,7 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
     "schedules": SCHEDULES,
     "algorithms": ALGORITHMS,
     "aggregators": AGGREGATORS,
+    "metrics": METRICS,
     "presets": PRESETS,
 }
 
@@ -61,8 +63,9 @@ def info(*, name: str | None, as_json: bool, quiet: bool, verbose: bool) -> None
     opt.remarks_for(quiet=quiet, verbose=verbose)
     entries = {table: _entries(table, name) for table in TABLES}
     if name is not None and not any(entries.values()):
-        names = ", ".join(sorted(each for table in TABLES.values() for each in table))
-        raise ConfigError(f"nothing is called '{name}'; choose one of {names}")
+        named = (table for table in TABLES.values() if table is not METRICS)
+        names = ", ".join(sorted(each for table in named for each in table))
+        raise ConfigError(f"nothing is called '{name}'; choose one of {names}, or a metric")
     if as_json:
         from fedcli.cli.screen.output import print_json
 

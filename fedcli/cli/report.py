@@ -222,11 +222,11 @@ def _plot(records: Sequence[RunRecord], file: Path) -> None:
 
     figures.require()
     from fedcli.reports import plots
-    from fedcli.runs.record import ABOUT_ONLINE, curves_of, is_online
-    from fedcli.settings.vocabulary import MEASURES
+    from fedcli.runs.record import ABOUT_ONLINE, curve_title, curves_of, is_online, measures_of
 
     title = str(records[0].path) if len(records) == 1 else f"{len(records)} runs"
-    panels = {f"{each.capitalize()} by round": curves_of(records, each) for each in MEASURES}
+    measures = measures_of(records)
+    panels = {curve_title(each): curves_of(records, each) for each in measures}
     note = ABOUT_ONLINE if any(is_online(name) for each in panels.values() for name in each) else ""
     plots.write_curves(file, title, panels, note)
 
@@ -325,21 +325,20 @@ def _print_text(tables: Sequence[Table], text_format: str) -> None:
 
 
 def _show_curves(screen: Screen, records: Sequence[RunRecord]) -> None:
-    """Draws loss and accuracy by round: of one run all series, of several what judges them."""
+    """Draws what is measured by round: of one run all series, of several what judges them."""
     from fedcli.cli.screen import curves
-    from fedcli.runs.record import curves_of
-    from fedcli.settings.vocabulary import MEASURES
+    from fedcli.runs.record import curve_title, curves_of, measures_of
 
     if len(records) > len(curves.MARKS):
         screen.line(f"Curves are drawn of at most {len(curves.MARKS)} runs", "dim")
         return
-    for measure in MEASURES:
+    for measure in measures_of(records):
         series = dict(reversed(curves_of(records, measure).items()))  # online below all others
         if len(records) > 1:
             series = curves_of(records, measure)
         lines = curves.draw(series, screen.width)
         if not lines:
             continue
-        screen.title(f"{measure.capitalize()} by round")
+        screen.title(curve_title(measure))
         for line in (*lines, curves.legend(list(series))):
             screen.line(line)

@@ -92,6 +92,7 @@ class Terms:
         bounds: tuple[float, float] | None,
         frozen: tuple[Float32, int] | None,
         rate_factors: npt.NDArray[np.float64] | None = None,
+        class_weights: Float32 | None = None,
     ) -> None: ...
 
 class Team:
@@ -120,7 +121,12 @@ class Team:
         starts: Float32 | None = None,
     ) -> npt.NDArray[np.void]: ...
     def predict(
-        self, model: Model, params: Float32, cohort: Cohort, cancel: CancelFlag
+        self,
+        model: Model,
+        params: Float32,
+        cohort: Cohort,
+        cancel: CancelFlag,
+        starts: Float32 | None = None,
     ) -> Float32: ...
 
 def move_own(scale: float, sent: Float32, delta: Float32) -> bool: ...

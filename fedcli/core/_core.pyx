@@ -527,13 +527,14 @@ assert STATS.itemsize == sizeof(fed_client_stats)
 cdef class Terms:
     """How a cohort is trained and added up: weighting; bounds (largest entry, L2 norm) or None;
     frozen (slots float32 [num_slots, P], step number) or None; rate_factors float64 by local step,
-    or None."""
+    or None; class_weights float32 [K], which multiply the losses of their classes, or None."""
     cdef fed_terms table
     cdef fed_bounds bounds
     cdef const float[:, ::1] slots
     cdef const double[::1] rate_factors
+    cdef const float[::1] class_weights
 
-    def __cinit__(self, int weighting, bounds, frozen, rate_factors=None):
+    def __cinit__(self, int weighting, bounds, frozen, rate_factors=None, class_weights=None):
         self.table.weighting = weighting
         if bounds is not None:
             self.bounds.max_abs, self.bounds.norm = bounds
@@ -547,11 +548,18 @@ cdef class Terms:
             check_doubles(&self.rate_factors[0], "rate factors")
             self.table.rate_factors = &self.rate_factors[0]
             self.table.num_rate_factors = self.rate_factors.shape[0]
+        self.class_weights = class_weights
 
     cdef fed_terms of_call(self, Step step, Model model) except *:
         """The table with the step's tensors, and with the slots if their shape fits."""
         cdef fed_terms table = self.table
         table.tensors = &step.tensors
+        if self.class_weights is not None:
+            if <size_t> self.class_weights.shape[0] != model.table.num_classes:
+                raise ValueError(f"{self.class_weights.shape[0]} class weights, the model has"
+                                 f" {model.table.num_classes} classes")
+            check_floats(&self.class_weights[0], "class weights")
+            table.class_weights = &self.class_weights[0]
         if self.slots is None or self.slots.shape[0] == step.num_slots == 0:
             return table
         if (<size_t> self.slots.shape[0], <size_t> self.slots.shape[1]) != (
@@ -645,8 +653,9 @@ cdef class Team(Exclusive):
         return stats
 
     def predict(self, Model model not None, const float[::1] params not None,
-                Cohort cohort not None, CancelFlag cancel not None):
-        """The logits of every example of every client, in stored order: float32 [N, K]."""
+                Cohort cohort not None, CancelFlag cancel not None, starts=None):
+        """The logits of every example of every client, in stored order: float32 [N, K]; at the
+        client's row of starts float32 [num_clients, P] where there is one."""
         cdef int status
         cdef fed_fault fault
         cdef size_t c, num_examples = 0
@@ -660,7 +669,7 @@ cdef class Team(Exclusive):
             return logits
         take_all(self, cohort)
         try:
-            cohort.set_own(model.table.num_params, None, None, None, None)
+            cohort.set_own(model.table.num_params, None, None, None, starts)
             with nogil:
                 status = fed_predict(self.team, &model.table, &params[0], cohort.table,
                                      cohort.num_clients, &cancel.flag, &view[0, 0], &fault)

@@ -130,6 +130,7 @@ cdef extern from "fed.h" nogil:
         const double *rate_factors
         size_t num_rate_factors
         const fed_tensors *tensors
+        const float *class_weights
     int fed_train_cohort(fed_team *, const fed_model *, const fed_step *, const float *,
                          const fed_client *, size_t, const fed_terms *, const atomic_int *,
                          fed_sum *, fed_client_stats *, fed_fault *)

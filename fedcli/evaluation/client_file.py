@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import h5py
@@ -35,13 +36,15 @@ def write(
     *,
     is_seen: NDArray[np.bool_] | None = None,
     fine_tuned: NDArray[Any] | None = None,
+    metrics: Mapping[str, NDArray[np.float64]] = MappingProxyType({}),
 ) -> None:
     """Writes one line or row a client: its id, examples, batches, accuracy and loss.
 
     The HDF5 file (format "fedcli-per-client", version 1) has these as columns `client_ids`,
     `num_examples`, `num_batches`, `sparse_categorical_accuracy` and `loss`; where that is known
     `is_seen`, 1 or 0; after fine-tuning `fine_tuned_sparse_categorical_accuracy` and
-    `fine_tuned_loss`. Means of no example are NaN there and empty in CSV. An existing file is
+    `fine_tuned_loss`; and the metrics that were asked for, by name. What is not defined of a
+    client, such as a mean of no example, is NaN there and empty in CSV. An existing file is
     replaced as a whole.
 
     Args:
@@ -50,6 +53,7 @@ def write(
         stats: One row each, as the engine returns them.
         is_seen: Whether each took part in the training; None: not known.
         fine_tuned: As `stats`, of the clients' fine-tuned models; None: they have none.
+        metrics: Other metrics by name, float64 [num_clients].
 
     Raises:
         ConfigError: The ending is neither.
@@ -69,6 +73,7 @@ def write(
         accuracies, losses = client_means(fine_tuned)
         columns["fine_tuned_sparse_categorical_accuracy"] = accuracies
         columns["fine_tuned_loss"] = losses
+    columns.update(metrics)
     encode = _csv if path.suffix.lower() == ".csv" else _hdf5
     write_output(path, encode(list(client_ids), columns))
 

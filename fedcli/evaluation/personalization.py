@@ -147,6 +147,7 @@ def fine_tuned_stats(
     seed: int,
     round_num: int = 0,
     engine: Engine,
+    class_weights: NDArray[np.float32] | None = None,
     cancel: CancelFlag | None = None,
 ) -> NDArray[Any]:
     """Returns how each client's own fine-tuned model scores: one row of stats a client.
@@ -163,6 +164,7 @@ def fine_tuned_stats(
         round_num: Rounds completed: keys the shuffles, so that a client trains as it would in the
             next round, and fixes the rate of a schedule by round.
         engine: What computes clients.
+        class_weights: Of the training loss; see `ClientTask`.
         cancel: Once raised, from any thread, the call stops within a local step.
 
     Raises:
@@ -177,6 +179,7 @@ def fine_tuned_stats(
         round_num=round_num,
         weighting="uniform",
         schedule=optimizer.local_schedule,
+        class_weights=class_weights,
     )
     scored: list[NDArray[Any]] = []
     block = _num_models_at_once(len(weights))

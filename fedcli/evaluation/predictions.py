@@ -7,8 +7,10 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +22,7 @@ from fedcli.datasets.batch_plan import BatchPlan
 from fedcli.datasets.batches import BatchedDataset, ClientDataset
 from fedcli.errors import ConfigError
 from fedcli.federation.evaluation_groups import EvaluationGroup
-from fedcli.learning.engines.contract import PIECE_BYTES, Engine, Scores
+from fedcli.learning.engines.contract import PIECE_BYTES, Engine, Scores, Starts
 from fedcli.models.metrics import predicted_classes
 from fedcli.models.model import Model
 from fedcli.outputs import check_output, output_file
@@ -120,6 +122,7 @@ def predict(
     engine: Engine,
     weights: NDArray[np.float32],
     cancel: CancelFlag | None = None,
+    starts: Starts | None = None,
 ) -> Iterator[Predicted]:
     """Yields what a model says of each example of a group once, clients and examples in order.
 
@@ -132,28 +135,50 @@ def predict(
         engine: What computes it.
         weights: Its weights, float32 [num_params].
         cancel: Once raised, from any thread, the next call of the engine ends.
+        starts: Where each client has weights of its own; see `Engine.predict`.
 
     Raises:
         Cancelled: `cancel` was raised.
         DataError: A client's data are bad.
         ModelError: A user's model fails.
     """
+    for _, pieces in predict_by_client(group, model, engine, weights, cancel, starts):
+        yield from pieces
+
+
+def predict_by_client(
+    group: EvaluationGroup,
+    model: Model,
+    engine: Engine,
+    weights: NDArray[np.float32],
+    cancel: CancelFlag | None = None,
+    starts: Starts | None = None,
+) -> Iterator[tuple[int, Iterator[Predicted]]]:
+    """Yields the same client by client: its place in the group, and what is said of its examples.
+
+    A client without examples is left out. Each is gone through before the next is asked for.
+    """
     num_classes = model.layout.num_classes
-    pending: list[tuple[int, BatchedDataset]] = []
-    num_rows = num_bytes = 0
     max_rows = max(1, _MAX_SCORES // num_classes)
-    for first, dataset in (
-        piece
-        for client_id in group.client_ids
-        for piece in _pieces(group.data.client(client_id), group.plan, max_rows)
-    ):
-        pending.append((first, dataset))
-        num_rows += len(dataset.client)
-        num_bytes += dataset.client.pixels.nbytes
-        if num_rows * num_classes >= _MAX_SCORES or num_bytes >= PIECE_BYTES:
-            yield from _predict_pieces(pending, model, engine, weights, cancel)
-            pending, num_rows, num_bytes = [], 0, 0
-    yield from _predict_pieces(pending, model, engine, weights, cancel)
+
+    def placed() -> Iterator[tuple[int, Predicted]]:
+        pending: list[_Piece] = []
+        num_rows = num_bytes = 0
+        for piece in (
+            _Piece(place, first, dataset)
+            for place, client_id in enumerate(group.client_ids)
+            for first, dataset in _pieces(group.data.client(client_id), group.plan, max_rows)
+        ):
+            pending.append(piece)
+            num_rows += len(piece.dataset.client)
+            num_bytes += piece.dataset.client.pixels.nbytes
+            if num_rows * num_classes >= _MAX_SCORES or num_bytes >= PIECE_BYTES:
+                yield from _predict_pieces(pending, model, engine, weights, cancel, starts)
+                pending, num_rows, num_bytes = [], 0, 0
+        yield from _predict_pieces(pending, model, engine, weights, cancel, starts)
+
+    for place, each in groupby(placed(), key=itemgetter(0)):
+        yield place, map(itemgetter(1), each)
 
 
 def predict_client(
@@ -178,8 +203,10 @@ def predict_client(
         ModelError: A user's model fails.
     """
     max_rows = max(1, _MAX_SCORES // model.layout.num_classes)
-    for piece in _pieces(client, BatchPlan(), max_rows):
-        yield from _predict_pieces([piece], model, engine, weights, cancel)
+    for first, dataset in _pieces(client, BatchPlan(), max_rows):
+        piece = _Piece(0, first, dataset)
+        for _, predicted in _predict_pieces([piece], model, engine, weights, cancel):
+            yield predicted
 
 
 def check_target(path: Path) -> None:
@@ -274,23 +301,32 @@ def _pieces(
         yield first, BatchedDataset(piece, plan)
 
 
+class _Piece(NamedTuple):
+    """Some examples of a client: its place in the group, and the index of the first of them."""
+
+    place: int
+    first: int
+    dataset: BatchedDataset
+
+
 def _predict_pieces(
-    pieces: list[tuple[int, BatchedDataset]],
+    pieces: list[_Piece],
     model: Model,
     engine: Engine,
     weights: NDArray[np.float32],
     cancel: CancelFlag | None,
-) -> Iterator[Predicted]:
+    starts: Starts | None = None,
+) -> Iterator[tuple[int, Predicted]]:
+    """Yields the place of each piece, and what is said of its examples."""
     if not pieces:
         return
-    scores = engine.predict(
-        model.layout, weights, [dataset for _, dataset in pieces], cancel=cancel
-    )
+    datasets = [each.dataset for each in pieces]
+    scores = engine.predict(model.layout, weights, datasets, starts=starts, cancel=cancel)
     start = 0
-    for first, dataset in pieces:
+    for place, first, dataset in pieces:
         end = start + len(dataset.client)
         own = Scores(scores.values[start:end], scores.are_logits)
-        yield _predicted(dataset.client.client_id, first, dataset.client.labels, own)
+        yield place, _predicted(dataset.client.client_id, first, dataset.client.labels, own)
         start = end
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +18,10 @@ from fedcli.learning.engines import choosing
 from fedcli.learning.state import ServerState
 from fedcli.models import metrics
 from fedcli.models.model import Model
+from fedcli.settings.tables.metrics import more_is_better
 
 if TYPE_CHECKING:
+    from fedcli.evaluation.measuring import Measured
     from fedcli.evaluation.personalization import FineTuning
     from fedcli.evaluation.predictions import WorstMistakes
 
@@ -55,6 +57,7 @@ class Evaluation:
         is_seen: Which of them took part in the training, bool [num_clients]; None: not known.
         fine_tuned: The same clients after fine-tuning; None: that was not asked for.
         worst: Its worst mistakes; None: they were not asked for.
+        measured: The metrics that were asked for beside those of the engine; None: none were.
         notes: What a reader should know, a line each.
     """
 
@@ -71,6 +74,7 @@ class Evaluation:
     is_seen: NDArray[np.bool_] | None = None
     fine_tuned: FineTuned | None = None
     worst: WorstMistakes | None = None
+    measured: Measured | None = None
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -81,18 +85,19 @@ class Evaluation:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The four metrics by name."""
+        """The four metrics by name, and those that were asked for."""
         values: dict[str, Any] = self.process_metrics["client_work"]["eval"][
             "current_round_metrics"
         ]
-        return values
+        return {**values, **self._measured_values()}
 
     @property
     def metrics(self) -> dict[str, Any]:
         """What `fedcli eval --json` prints: TFF's structure, the spread, and who was evaluated."""
+        everyone = np.ones(len(self.client_stats), np.bool_)
         return {
-            **self.process_metrics,
-            "over_clients": spread.over_clients(self.client_stats),
+            **self._process_metrics(),
+            "over_clients": {**spread.over_clients(self.client_stats), **self._spread(everyone)},
             "split": self.split,
             "round": self.round_num,
             "num_clients": self.num_clients,
@@ -102,10 +107,37 @@ class Evaluation:
             **({} if self.worst is None else self.worst.to_json()),
         }
 
+    def _process_metrics(self) -> dict[str, Any]:
+        """Those in TFF's structure, with what was asked for beside the four."""
+        if self.measured is None:
+            return self.process_metrics
+        work = self.process_metrics["client_work"]["eval"]
+        more = {name: {**told, **self.measured.values} for name, told in work.items()}
+        return {**self.process_metrics, "client_work": {"eval": more}}
+
+    def _measured_values(self, group: str | None = None) -> Mapping[str, float]:
+        """What was asked for, over all examples or those of a group of clients."""
+        if self.measured is None:
+            return {}
+        return self.measured.values if group is None else self.measured.by_group[group]
+
+    def _spread(self, rows: NDArray[np.bool_]) -> dict[str, Any]:
+        """How what was asked for differs over some clients, where it was measured by client."""
+        by_client = {} if self.measured is None else self.measured.by_client
+        return {
+            name: spread.metric_over_clients(values[rows], more_is_better=more_is_better(name))
+            for name, values in by_client.items()
+        }
+
     def _seen_and_unseen(self) -> dict[str, Any]:
         if self.is_seen is None:
             return {}
-        groups = {name: self._told(self.client_stats[rows]) for name, rows in self._groups()}
+        groups = {}
+        for name, rows in self._groups():
+            told = self._told(self.client_stats[rows])
+            told["metrics"].update(self._measured_values(name))
+            told["over_clients"].update(self._spread(rows))
+            groups[name] = told
         return {"num_seen_clients": int(self.is_seen.sum()), **groups}
 
     def _groups(self) -> Iterator[tuple[str, NDArray[np.bool_]]]:

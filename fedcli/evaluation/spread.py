@@ -52,6 +52,17 @@ def over_clients(stats: Any) -> dict[str, Any]:
     }
 
 
+def metric_over_clients(values: NDArray[np.float64], *, more_is_better: bool) -> dict[str, Any]:
+    """Returns the spread of a metric over the clients for which it is defined.
+
+    Args:
+        values: One a client, NaN where it is not defined.
+        more_is_better: Whether the lowest values are the worst.
+    """
+    known = values[~np.isnan(values)]
+    return {"num_clients": len(known), **_spread(known, -1 if more_is_better else 1)}
+
+
 def gain_over_clients(before: Any, after: Any) -> dict[str, Any]:
     """Returns the spread over the same clients of what accuracy and loss have become more.
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from numpy.typing import ArrayLike
+
 from fedcli.errors import ConfigError
 from fedcli.learning import algorithms, optimizers
 from fedcli.learning.aggregators.mean import Mean
@@ -48,6 +50,7 @@ def build_process(
     engine: Engine | None = None,
     num_clients: int | None = None,
     measures_deltas: bool = False,
+    class_weights: ArrayLike | None = None,
 ) -> LearningProcess:
     """Returns the training process of any algorithm.
 
@@ -63,9 +66,12 @@ def build_process(
         num_clients: How many clients may take part in all; SCAFFOLD and FedDyn need it.
         measures_deltas: Whether the stats of clients tell the norm of each delta, which costs a
             pass over it and changes nothing else.
+        class_weights: What the training loss of each class is multiplied with, [num_classes],
+            finite and not negative, as Keras's `class_weight`. The loss of a batch is the sum of
+            the products over its number of examples. None: all are 1.
 
     Raises:
-        ConfigError: The model's name is unknown.
+        ConfigError: The model's name is unknown, or class weights do not fit.
         ModelError: The object breaks the contract.
     """
     return TrainingProcess(
@@ -75,6 +81,7 @@ def build_process(
         engine,
         num_clients=num_clients,
         measures_deltas=measures_deltas,
+        class_weights=class_weights,
     )
 
 

@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fedcli.core.native import CancelFlag
 from fedcli.errors import ConfigError
@@ -37,11 +37,13 @@ class TrainingProcess(LearningProcess):
         *,
         num_clients: int | None = None,
         measures_deltas: bool = False,
+        class_weights: ArrayLike | None = None,
     ) -> None:
         """Composes the algorithm's parts with a model; see `build_process`.
 
         Raises:
-            ConfigError: A running mean would be evaluated in place of the algorithm's own weights.
+            ConfigError: A running mean would be evaluated in place of the algorithm's own weights,
+                or `class_weights` are not one finite weight, at least 0, for each class.
         """
         super().__init__(model, metrics_aggregator, engine)
         server_optimizer = algorithm.server_optimizer.for_tensors(self.model.layout.shapes)
@@ -53,6 +55,7 @@ class TrainingProcess(LearningProcess):
             )
         self.algorithm = replace(algorithm, server_optimizer=server_optimizer)
         self.num_clients = num_clients
+        self.class_weights = _checked_weights(class_weights, self.model.layout.num_classes)
         self._measures_deltas = measures_deltas
 
     def initialize(self) -> ServerState:
@@ -112,6 +115,7 @@ class TrainingProcess(LearningProcess):
                 round_num=state.round_num,
                 weighting=algorithm.weighting,
                 request=self._request(state),
+                class_weights=self.class_weights,
             ),
             aggregator=algorithm.aggregator,
             aggregator_state=state.aggregator,
@@ -152,3 +156,22 @@ class TrainingProcess(LearningProcess):
         timings = {"train": trained - started, "aggregate": perf_counter() - trained}
         num_empty = count_empty(deltas.stats)
         return ProcessOutput(next_state, round_metrics, timings, num_empty, deltas.stats)
+
+
+def _checked_weights(given: ArrayLike | None, num_classes: int) -> NDArray[np.float32] | None:
+    """Weights of classes as float32 [num_classes]; None: there are none."""
+    if given is None:
+        return None
+    try:
+        with np.errstate(over="ignore"):  # infinity is looked for below
+            weights = np.array(given, np.float32)
+    except (TypeError, ValueError) as err:
+        raise ConfigError(f"class_weights are no numbers ({err}); give one a class") from err
+    if weights.shape != (num_classes,):
+        raise ConfigError(
+            f"class_weights have shape {list(weights.shape)}, the model {num_classes} classes; "
+            "give one weight a class"
+        )
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ConfigError("class_weights hold a number that is negative or not finite; mend it")
+    return weights

@@ -19,8 +19,15 @@ from fedcli.inspection.figures.tiles import on_paper, tile_blocks
 from fedcli.reports import tables as report_tables
 from fedcli.reports.prediction_summary import PredictedExamples, PredictionSummary
 from fedcli.reports.text import Table
-from fedcli.runs.record import ABOUT_ONLINE, RunRecord, Series, curves_of, is_online
-from fedcli.settings.vocabulary import MEASURES
+from fedcli.runs.record import (
+    ABOUT_ONLINE,
+    RunRecord,
+    Series,
+    curve_title,
+    curves_of,
+    is_online,
+    measures_of,
+)
 
 # Told apart by everybody (Paul Tol's bright scheme).
 COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777")
@@ -96,13 +103,14 @@ def page(
 
 def _curves(runs: Sequence[RunRecord]) -> str:
     charts = []
-    for measure in MEASURES:
+    measures = measures_of(runs)
+    for measure in measures:
         series = curves_of(runs, measure)
         if any(series.values()):
-            charts.append(_line_chart(f"{measure.capitalize()} by round", series))
+            charts.append(_line_chart(curve_title(measure), series))
     if not charts:
         return ""
-    names = {name for measure in MEASURES for name in curves_of(runs, measure)}
+    names = {name for measure in measures for name in curves_of(runs, measure)}
     note = f'<p class="note">{ABOUT_ONLINE}</p>' if any(map(is_online, names)) else ""
     return f'<h2>Curves</h2><div class="row">{"".join(charts)}</div>{note}'
 

@@ -13,8 +13,9 @@ from fedcli.reports import rows as report
 from fedcli.reports.comparison import Estimate
 from fedcli.reports.text import Table
 from fedcli.runs.files.client_records import OUTCOMES, ClientRecords
-from fedcli.runs.record import ONLINE, RunRecord
+from fedcli.runs.record import ONLINE, RunRecord, measures_of
 from fedcli.settings.declaration import option_name
+from fedcli.settings.tables.metrics import JUDGING
 from fedcli.settings.vocabulary import MEASURES
 
 # Figures over clients by their names in JSON, with what a column of them is called.
@@ -67,20 +68,22 @@ def evaluation(run: RunRecord) -> Table | None:
             continue
         closing = newest.get(name)
         if closing is None:
-            last = (number(run.final(name, measure)) for measure in MEASURES)
-            rows.append([name, *last, _UNSET, _UNSET])
+            last = [number(run.final(name, measure)) for measure in run.measures]
+            rows.append([name, *last[:2], _UNSET, _UNSET, *last[2:]])
             continue
         rows += [
             [
                 *(row.split, number(row.scores.loss), number(row.scores.accuracy)),
                 *(f"{row.scores.num_examples:,}", f"{row.num_clients:,}"),
+                *(number(row.scores.own.get(measure)) for measure in run.measures[2:]),
             ]
             for row in report.evaluation_rows({name: closing})
         ]
     if not rows:
         return None
     title = f"Federated evaluation after {_evaluated_rounds(run)}"
-    return Table(title, ["split", *MEASURES, "examples", "clients"], rows)
+    headers = ["split", *MEASURES, "examples", "clients", *run.measures[2:]]
+    return Table(title, headers, rows)
 
 
 def _evaluated_rounds(run: RunRecord) -> str:
@@ -103,7 +106,7 @@ def spread(evaluation: Mapping[str, Mapping[str, Any]]) -> Table | None:
         [part.name, measure, *_figures(part.over_clients[key], _SPREAD)]
         for split, told in evaluation.items()
         for part in report.parts(split, told)
-        for measure, key in MEASURES.items()
+        for measure, key in JUDGING.items()
         if key in part.over_clients
     ]
     if not rows:
@@ -177,15 +180,15 @@ def of_several(runs: Sequence[RunRecord], targets: Sequence[float]) -> list[Tabl
 
 def side_by_side(runs: Sequence[RunRecord]) -> Table:
     """Returns one line a run."""
-    names = shared_series(runs)
     has_older = any(set(_rounds_of_splits(run).values()) - {run.round_num} for run in runs)
     headers = ["run", "rounds", *["evaluated after"] * has_older]
-    headers += [f"{name} {measure}" for name in names for measure in MEASURES]
+    measures = _measures_by_series(runs)
+    headers += [f"{name} {measure}" for name, measure in measures]
     rows = []
     for run in runs:
         evaluated = _evaluated_rounds(run) if _rounds_of_splits(run) else _UNSET
         scores = [evaluated] * has_older
-        scores += [number(run.final(name, measure)) for name in names for measure in MEASURES]
+        scores += [number(run.final(name, measure)) for name, measure in measures]
         seconds = sum(run.seconds().values())
         peak = run.peak_memory_bytes
         rows.append(
@@ -235,9 +238,9 @@ def over_seeds(runs: Sequence[RunRecord], targets: Sequence[float]) -> Table | N
     if len(groups) == len(runs):
         return None
     apart = list(groups[0].options)
-    names = shared_series(runs)
+    measures = _measures_by_series(runs)
     headers = [*(map(flag, apart) if apart else ["configuration"]), "seeds"]
-    headers += [f"{name} {measure}" for name in names for measure in MEASURES]
+    headers += [f"{name} {measure}" for name, measure in measures]
     headers += [f"rounds to {target:g}" for target in targets]
     rows = []
     for group in groups:
@@ -247,8 +250,7 @@ def over_seeds(runs: Sequence[RunRecord], targets: Sequence[float]) -> Table | N
         row = [*options, f"{len(repeats)}" + f" (of {num_runs} runs)" * has_more]
         row += [
             _estimate([run.final(name, measure) for run in repeats], 4)
-            for name in names
-            for measure in MEASURES
+            for name, measure in measures
         ]
         row += [_estimate([run.rounds_to(each) for run in repeats], 1) for each in targets]
         rows.append(row)
@@ -259,6 +261,16 @@ def over_seeds(runs: Sequence[RunRecord], targets: Sequence[float]) -> Table | N
 def shared_series(runs: Sequence[RunRecord]) -> list[str]:
     """Returns the series that at least one of the runs has, in the first one's order."""
     return list(dict.fromkeys(name for run in runs for name in run.series_names))
+
+
+def _measures_by_series(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
+    """The series of some runs, each with what is measured of it; training has the usual two."""
+    measures = measures_of(runs)
+    return [
+        (name, measure)
+        for name in shared_series(runs)
+        for measure in (MEASURES if name == ONLINE else measures)
+    ]
 
 
 def as_json(runs: Sequence[RunRecord], targets: Sequence[float]) -> dict[str, Any]:
@@ -272,7 +284,10 @@ def as_json(runs: Sequence[RunRecord], targets: Sequence[float]) -> dict[str, An
             "best_round": run.best_round,
             "evaluated_rounds": _rounds_of_splits(run),
             "final": {
-                name: {measure: run.final(name, measure) for measure in MEASURES}
+                name: {
+                    measure: run.final(name, measure)
+                    for measure in (MEASURES if name == ONLINE else run.measures)
+                }
                 for name in run.series_names
             },
             "over_clients": {
@@ -296,7 +311,7 @@ def as_json(runs: Sequence[RunRecord], targets: Sequence[float]) -> dict[str, An
             "final": {
                 name: {
                     measure: _estimate_json([run.final(name, measure) for run in group.repeats])
-                    for measure in MEASURES
+                    for measure in (MEASURES if name == ONLINE else measures_of(group.runs))
                 }
                 for name in shared_series(group.runs)
             },

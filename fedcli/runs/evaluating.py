@@ -8,6 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedcli import learning, settings
 from fedcli.core.native import CancelFlag
 from fedcli.dataclass import dataclass
@@ -37,6 +40,8 @@ from fedcli.runs.evaluation_outputs import EvaluationOutputs
 from fedcli.runs.moved_data import PLACES, check_places, found_elsewhere
 from fedcli.runs.trained import Trained, files_of_run, load_trained
 from fedcli.settings.data_source import DataOptions, DataSource
+from fedcli.settings.run_config import RunConfig
+from fedcli.settings.values import METRIC_NAMES
 from fedcli.settings.vocabulary import NATURAL
 
 if TYPE_CHECKING:
@@ -60,6 +65,7 @@ def evaluate_run(
     predictions_file: Path | None = None,
     per_client_file: Path | None = None,
     num_errors: int | None = None,
+    metrics: Sequence[str] | None = None,
     takers: Sequence[Callable[[Predicted], None]] = (),
     cancel: CancelFlag | None = None,
     **of_data: Unpack[DataOptions],
@@ -86,6 +92,7 @@ def evaluate_run(
         per_client_file: Where to write what was found of each client, `.csv` or `.h5`; see
             `per_client.write`.
         num_errors: How many of the worst mistakes to look for; None: they are not sought.
+        metrics: Names of metrics beside loss and accuracy, of `fedcli info`; None: the run's.
         takers: Called with all predictions, in order.
         cancel: Once raised, from any thread, the evaluation stops.
         of_data: The other fields of a `DataSource` by name, as for training. What is not given
@@ -116,7 +123,9 @@ def evaluate_run(
         data_of_evaluation = _evaluated_data(trained, given, split, clients)
         inputs = [*files_of_run(trained.file), *data_of_evaluation.source.paths]
         outputs.check_is_no_input(inputs)
-        return _evaluate(trained, _Request(data_of_evaluation, fine_tuning, outputs, cancel))
+        wanted = METRIC_NAMES.check("--metrics", metrics) if metrics else trained.config.metrics
+        request = _Request(data_of_evaluation, fine_tuning, outputs, wanted or (), cancel)
+        return _evaluate(trained, request)
 
 
 @dataclass(frozen=True)
@@ -126,6 +135,7 @@ class _Request:
     data: EvaluatedData
     fine_tuning: FineTuningOptions | None
     outputs: EvaluationOutputs
+    metrics: Sequence[str]
     cancel: CancelFlag | None
 
 
@@ -195,6 +205,19 @@ def _evaluate_on(
         evaluation = replace(evaluation, fine_tuned=tuned)
     if (known := seen()) is not None:
         evaluation = replace(evaluation, is_seen=seen_in(group.data, group.client_ids, known))
+    if request.metrics:
+        from fedcli.evaluation.measuring import measure  # late: few ask for any
+
+        found = measure(
+            group,
+            evaluator,
+            trained.state,
+            request.metrics,
+            by_client=True,
+            is_seen=evaluation.is_seen,
+            cancel=cancel,
+        )
+        evaluation = replace(evaluation, measured=found)
     worst = request.outputs.predict(trained, group, cancel)
     request.outputs.write_clients(evaluation)
     is_of_run = request.data.is_of_run  # training told what they were taken to be
@@ -224,6 +247,18 @@ def _fine_tune(
         seed=trained.config.seed,
         round_num=trained.state.round_num,
         engine=trained.engine,
+        class_weights=_class_weights(trained.config, train, cancel),
         cancel=cancel,
     )
     return FineTuned(strategy, stats)
+
+
+def _class_weights(
+    config: RunConfig, train: ClientData, cancel: CancelFlag | None
+) -> NDArray[np.float32] | None:
+    """What multiplies the training loss of each class, as in the run."""
+    if config.class_weights is None:
+        return None
+    from fedcli.federation.class_weights import load_class_weights  # late: few runs have them
+
+    return load_class_weights(config.class_weights, train, cancel)

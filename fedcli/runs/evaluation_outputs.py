@@ -97,4 +97,5 @@ class EvaluationOutputs:
             evaluation.client_stats,
             is_seen=evaluation.is_seen,
             fine_tuned=None if tuned is None else tuned.client_stats,
+            metrics={} if evaluation.measured is None else evaluation.measured.by_client,
         )

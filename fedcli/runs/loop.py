@@ -9,7 +9,6 @@ import resource
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -23,7 +22,6 @@ from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.datasets.client_data import ClientData
 from fedcli.errors import ConfigError, StopTraining
-from fedcli.evaluation.result import seen_in
 from fedcli.learning.algorithms.evaluated import NO_COMMON_MODEL
 from fedcli.learning.engines import choosing
 from fedcli.learning.state import ModelWeights, ServerState
@@ -46,7 +44,8 @@ class RoundResult:
         round_num: Its number; 0 for the evaluation of the initial model.
         metrics: The line of metrics.jsonl, with NaN where that has null.
         timings: Seconds by part: data, train, aggregate, evaluate, save.
-        evaluation: By split, the four metrics of the weights after the round; None if not due.
+        evaluation: By split, the four metrics of the weights after the round, and those that the
+            config asks for; None if not due.
         num_clients: Clients whose reports were taken.
         num_examples: Examples processed in training.
         params: float32 [num_params], what is evaluated after the round; read-only. None where
@@ -222,12 +221,9 @@ class Training:
         seen = None
         if not self._have_data_changed:
             seen = self._federation.sampled_clients.seen(self.state.round_num, self._cancel)
-        evaluations = self._evaluations.evaluate(self.state, self._evaluations.splits)
+        evaluations = self._evaluations.close(self.state, seen)
         seconds = perf_counter() - started
-        evaluation = {}
-        for split, each in evaluations.items():
-            is_seen = None if seen is None else seen_in(each.data, each.client_ids, seen)
-            evaluation[split] = replace(each, is_seen=is_seen).metrics
+        evaluation = {split: each.metrics for split, each in evaluations.items()}
         logged = self._evaluations.due_splits(self.state.round_num)
         values = {split: each.values for split, each in evaluations.items() if split not in logged}
         if values:

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedcli import learning, models
 from fedcli.core.native import CancelFlag, resolve_threads
 from fedcli.dataclass import dataclass
@@ -74,6 +77,7 @@ class Federation:
         plan: How a client's examples become batches in training.
         held: The data of a fixed cohort that the client cache could hold; None if each round
             reads its own.
+        class_weights: Of the training loss, float32 [num_classes]; None: there are none.
         notes: What a reader should know, a line each.
     """
 
@@ -86,6 +90,7 @@ class Federation:
     groups: tuple[EvaluationGroup, ...]
     plan: BatchPlan
     held: tuple[BatchedDataset, ...] | None
+    class_weights: NDArray[np.float32] | None
     notes: list[str]
 
     def cohort_data(self, round_num: int) -> CohortData:
@@ -167,6 +172,7 @@ def open_federation(
         *notes_on(splits),
         *notes_of_evaluation(config, splits),
     ]
+    weights = _class_weights(config, train, notes, cancel)
     plan = plan_of(config)
     config, sampled_clients = open_sampled_clients(config, train, plan, notes, cancel)
     cohorts = sampled_clients.cohorts
@@ -200,6 +206,10 @@ def open_federation(
             fresh_weights=config.fresh_weights,
         )
     check_fit(train, model)
+    if config.metrics is not None:
+        from fedcli.evaluation.measuring import check_names  # late: few runs ask for any
+
+        check_names(config.metrics, model)
     notes += check_needs(model.layout)
     engine = choosing.make_engine(model, config.threads)
     if choosing.is_python(model) and (config.threads or 1) > 1:
@@ -217,14 +227,29 @@ def open_federation(
             engine=engine,
             num_clients=_population_size(cohorts, train),
             measures_deltas=config.record_clients,
+            class_weights=weights,
         ),
         evaluator=learning.build_fed_eval(model, engine=engine),
         sampled_clients=sampled_clients,
         groups=tuple(make_groups(config, cohorts, splits, notes)),
         plan=plan,
         held=held,
+        class_weights=weights,
         notes=notes,
     )
+
+
+def _class_weights(
+    config: RunConfig, train: ClientData, notes: list[str], cancel: CancelFlag | None
+) -> NDArray[np.float32] | None:
+    """What multiplies the training loss of each class; adds a line on it to `notes`."""
+    if config.class_weights is None:
+        return None
+    from fedcli.federation import class_weights  # late: few runs have them
+
+    weights = class_weights.load_class_weights(config.class_weights, train, cancel)
+    notes.append(class_weights.describe(weights, train))
+    return weights
 
 
 def _can_be_held(data: ClientData, client_ids: Sequence[str]) -> bool:

@@ -6,6 +6,7 @@ import platform
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedcli.core import native
 from fedcli.learning.engines.contract import Engine
@@ -15,16 +16,26 @@ from fedcli.settings.options import Value
 from fedcli.version import __version__
 
 
-def provenance_of(engine: Engine, fingerprint: str, model: str) -> dict[str, Value]:
+def provenance_of(
+    engine: Engine,
+    fingerprint: str,
+    model: str,
+    class_weights: NDArray[np.float32] | None = None,
+) -> dict[str, Value]:
     """Returns what config.toml says of a run's origin.
 
     Args:
         engine: What computes its clients.
         fingerprint: Of its data.
         model: What --model is.
+        class_weights: Of its training loss, float32 [num_classes]; None: there are none.
     """
     code = sources.code_fingerprint(model)
     of_model: dict[str, Value] = {} if code is None else {"model": code}
+    if class_weights is not None:
+        from fedcli.federation.class_weights import digest_of  # late: few runs have them
+
+        of_model["class_weights"] = digest_of(class_weights)
     return {
         "fedcli": __version__,
         "python": platform.python_version(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from fedcli.runs.files import folder as run_dir
 from fedcli.runs.stopping import Best
 from fedcli.settings import config_file
 from fedcli.settings.run_config import RunConfig
+from fedcli.settings.tables.metrics import JUDGING, METRICS
 from fedcli.settings.vocabulary import JUDGES, MEASURES
 
 if TYPE_CHECKING:
@@ -135,6 +136,12 @@ class RunRecord:
         )
         return [ONLINE, *dict.fromkeys([*splits, *self.evaluation])]
 
+    @cached_property
+    def measures(self) -> list[str]:
+        """Keys of JUDGING: loss, accuracy, and what the newest evaluations have beside them."""
+        found = {name for split in self.series_names[1:] for name in self._last_point(split)[1]}
+        return [*MEASURES, *(name for name in METRICS if name in found)]
+
     @property
     def judged_by(self) -> str:
         """The series that ranks rounds: of split validation, else of one that is held out."""
@@ -146,16 +153,17 @@ class RunRecord:
 
         Args:
             name: One of `series_names`.
-            measure: A key of MEASURES.
+            measure: A key of JUDGING.
         """
         found = dict(self._points(name))
-        key = MEASURES[measure]
+        key = JUDGING[measure]
         return [(at, group[key]) for at, group in sorted(found.items()) if _is_number(group, key)]
 
     def final(self, name: str, measure: str) -> float | None:
         """Returns the last value of a series, None if it has none or it is not finite."""
         last = self._last_point(name)[1]
-        return last[MEASURES[measure]] if _is_number(last, MEASURES[measure]) else None
+        key = JUDGING[measure]
+        return last[key] if _is_number(last, key) else None
 
     def final_round(self, name: str) -> int | None:
         """Returns the round that `final` is of; None if the series has no value."""
@@ -226,15 +234,33 @@ def curves_of(runs: Sequence[RunRecord], measure: str) -> dict[str, Series]:
     """Returns what is drawn of a measure: all series of one run, of several what judges each.
 
     Where that is one point, as without --eval-every, what training measured is drawn of all.
+    Training measures loss and accuracy alone; what has no point of another metric is left out.
     """
     if len(runs) == 1:
-        return {name: runs[0].series(name, measure) for name in runs[0].series_names}
+        found = {name: runs[0].series(name, measure) for name in runs[0].series_names}
+        return {name: each for name, each in found.items() if each or measure in MEASURES}
+    if measure not in MEASURES:
+        of_runs = {
+            f"{run.path} ({run.judged_by})": run.series(run.judged_by, measure) for run in runs
+        }
+        return {name: each for name, each in of_runs.items() if each}
     are_curves = all(len(run.series(run.judged_by, measure)) > 1 for run in runs)
     names = [run.judged_by if are_curves else ONLINE for run in runs]
     return {
         f"{run.path} ({name})": run.series(name, measure)
         for run, name in zip(runs, names, strict=True)
     }
+
+
+def measures_of(runs: Iterable[RunRecord]) -> list[str]:
+    """Returns the measures that at least one of some runs has, in the order of JUDGING."""
+    found = {name for run in runs for name in run.measures}
+    return [name for name in JUDGING if name in found]
+
+
+def curve_title(measure: str) -> str:
+    """Returns the heading of the curves of a measure."""
+    return f"{measure.capitalize() if measure in MEASURES else measure} by round"
 
 
 def is_online(name: str) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fedcli.core.native import CancelFlag
-from fedcli.evaluation.result import Evaluation, evaluate_group
+from fedcli.evaluation.result import Evaluation, evaluate_group, seen_in
 from fedcli.federation.evaluated_splits import due_split
+from fedcli.federation.evaluation_groups import EvaluationGroup
 from fedcli.learning.state import ServerState
 from fedcli.runs import stopping
 from fedcli.runs.opening import Federation
@@ -24,7 +26,7 @@ class RoundEvaluations:
         self._federation = federation
         self._cancel = cancel
         self._evaluations: dict[str, Evaluation] = {}
-        self._progress = stopping.progress_for(config.stop_at, config.patience)
+        self._progress = stopping.progress_for(config.stop_at, config.patience, config.monitor)
         self._best = None if config.keep_best is None else Best(config.keep_best)
 
     @property
@@ -70,10 +72,57 @@ class RoundEvaluations:
         }
         for group in self._federation.groups:
             if group.split in splits and group.split not in self._evaluations:
-                self._evaluations[group.split] = evaluate_group(
-                    group, self._federation.evaluator, state, self._cancel
-                )
+                found = self._scored(group, state)
+                self._evaluations[group.split] = self._measured(found, group, state)
         return {split: self._evaluations[split] for split in splits}
+
+    def close(self, state: ServerState, seen: frozenset[str] | None) -> dict[str, Evaluation]:
+        """Returns the closing evaluation by split: also client by client, where there are metrics.
+
+        Args:
+            state: What is evaluated.
+            seen: Who took part in the training; None: not known.
+
+        Raises:
+            Cancelled: The run is cancelled.
+            DataError: A client's data are bad.
+        """
+        closing = {}
+        for group in self._federation.groups:
+            found = self._evaluations.get(group.split)
+            if found is None or found.round_num != state.round_num:
+                found = self._scored(group, state)
+            if seen is not None:
+                found = replace(found, is_seen=seen_in(found.data, found.client_ids, seen))
+            closing[group.split] = self._measured(found, group, state, by_client=True)
+        return closing
+
+    def _scored(self, group: EvaluationGroup, state: ServerState) -> Evaluation:
+        return evaluate_group(group, self._federation.evaluator, state, self._cancel)
+
+    def _measured(
+        self,
+        evaluation: Evaluation,
+        group: EvaluationGroup,
+        state: ServerState,
+        *,
+        by_client: bool = False,
+    ) -> Evaluation:
+        """The evaluation with the metrics that the config asks for."""
+        if self._config.metrics is None:
+            return evaluation
+        from fedcli.evaluation.measuring import measure  # late: few runs ask for any
+
+        found = measure(
+            group,
+            self._federation.evaluator,
+            state,
+            self._config.metrics,
+            by_client=by_client,
+            is_seen=evaluation.is_seen,
+            cancel=self._cancel,
+        )
+        return replace(evaluation, measured=found)
 
     def note(self, line: Mapping[str, Any]) -> None:
         """Takes from a line of metrics.jsonl what decides about the end and the best round."""

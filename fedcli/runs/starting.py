@@ -19,7 +19,7 @@ from fedcli.runs.files.checkpoint import Checkpoint
 from fedcli.runs.files.folder import RunDirectory
 from fedcli.runs.files.saved_states import model_of, open_client_states, to_state
 from fedcli.runs.loop import Callback, RoundResult, Training
-from fedcli.runs.opening import open_federation
+from fedcli.runs.opening import Federation, open_federation
 from fedcli.runs.provenance import provenance_of
 from fedcli.settings import tables
 from fedcli.settings.declaration import option_name
@@ -68,7 +68,9 @@ def start(
     changed = note_of_change(config.data_source, expected_data, found, consequence)
     federation.notes.extend(changed)
     federation.notes.extend(note_of_changed_model(config.model, expected_model))
-    provenance = provenance_of(federation.engine, found, federation.config.model)
+    provenance = provenance_of(
+        federation.engine, found, federation.config.model, federation.class_weights
+    )
     config_text = settings.to_toml(federation.config, provenance)
     content = federation.encode(state, config_text)
     run = RunDirectory.create(path, config_text, content, force=force, is_numbered=is_numbered)
@@ -156,6 +158,7 @@ def _resume(
     federation.notes.extend(changed)
     federation.notes.extend(note_of_changed_model(code, origin.get("model")))
     federation.notes.extend(_note_of_moved_end(config, content))
+    federation.notes.extend(_note_of_changed_weights(federation, origin.get("class_weights")))
     training = Training(
         federation,
         open_client_states(state, run.path, content.client_states),
@@ -220,6 +223,19 @@ def _note_of_moved_end(config: RunConfig, content: Checkpoint) -> tuple[str, ...
         f"{' and '.join(schedules)} went by an end after {before} rounds and now goes by one after "
         f"{config.rounds}: the rates are not those of a run with {config.rounds} from its start",
     )
+
+
+def _note_of_changed_weights(federation: Federation, before: object) -> tuple[str, ...]:
+    """A line that the class weights are not those that the run began with, as a file may change."""
+    weights = federation.class_weights
+    if before is None or weights is None:
+        return ()
+    from fedcli.federation.class_weights import digest_of  # late: few runs have them
+
+    if digest_of(weights) == before:
+        return ()
+    option = f"--class-weights {federation.config.class_weights}"
+    return (f"{option}: the weights have changed since the run began; they are what they are now",)
 
 
 def _config_of(content: Checkpoint) -> RunConfig:

@@ -20,6 +20,7 @@ from fedcli.settings.run_config import (
     OPTIONS,
     RunConfig,
 )
+from fedcli.settings.values import split_target
 from fedcli.settings.vocabulary import BY_ROUND
 
 _MAX_TFF_SEED = 2**32 - 1  # of NumPy's RandomState, which draws TFF's cohorts
@@ -49,6 +50,7 @@ def validate(config: RunConfig) -> RunConfig:
     _check_needs(values)
     _check_records(values)
     _check_participation(values)
+    _resolve_metrics(values)
     for name, owner in OPTION_OWNERS.items():
         if values[owner] is not None:
             values[name] = _resolved(name, values[owner], values[name])
@@ -155,6 +157,15 @@ def _resolve_sampling(values: dict[str, Any]) -> None:
             f"--seed {values['seed']} with --sampling tff: TFF's generator takes seeds from 0 to "
             f"{_MAX_TFF_SEED}"
         )
+
+
+def _resolve_metrics(values: dict[str, Any]) -> None:
+    """Adds what judges the rounds of a run to the metrics of its evaluations."""
+    judging = {values["monitor"], values["keep_best"]}
+    if values["stop_at"] is not None:
+        judging.add(split_target(values["stop_at"])[0])
+    wanted = {*(values["metrics"] or ()), *judging}
+    values["metrics"] = tuple(name for name in tables.METRICS if name in wanted) or None
 
 
 def _check_participation(values: Mapping[str, Any]) -> None:

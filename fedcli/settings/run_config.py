@@ -30,12 +30,15 @@ from fedcli.settings.declaration import (
 from fedcli.settings.options import Value
 from fedcli.settings.sections import ALGORITHM, COHORT, DATA, EVALUATION, LOCAL, MODEL, RUN
 from fedcli.settings.values import (
+    CLASS_WEIGHTS,
     CLIP_NORM,
     COUNT,
     EMA_DECAY,
+    JUDGING_METRIC,
     LEARNING_RATE,
     MAX_SEED,
     MAX_VIRTUAL,
+    METRIC_NAMES,
     MIN_VIRTUAL,
     PATH,
     PRESET,
@@ -51,13 +54,13 @@ from fedcli.settings.values import (
     whole,
 )
 from fedcli.settings.vocabulary import (
+    ACCURACY,
     BY_ROUND,
     CONSTANT,
     COUNTED,
     EVAL_SPLITS,
     MAX_CLASSES,
     MAX_THREADS,
-    MEASURES,
     PIPELINES,
     PIXELS,
     SAMPLINGS,
@@ -73,6 +76,7 @@ _CLOCK = Needs(
     "--client-speeds 100,10",
 )
 _EVALUATIONS = Needs("eval_every", "needs evaluations; give how often, for example --eval-every 1")
+_PATIENCE = Needs("patience", "is what --patience watches; give how long, for example --patience 5")
 _EVENT_FILES = Needs("tensorboard", "goes into TensorBoard's files; add --tensorboard")
 
 
@@ -233,6 +237,15 @@ class RunConfig:
         COUNT,
         help="Most examples a client processes in a round, counted after repeating. Default: all.",
         section=LOCAL,
+    )
+    class_weights: str | None = option(
+        None,
+        CLASS_WEIGHTS,
+        help="Multiply the training loss of each class: balanced weighs classes by how rarely they "
+        "occur in the training split, a JSON or CSV file gives the weights by class. Default: all "
+        "count the same.",
+        section=LOCAL,
+        on_resume=EDIT,
     )
     model: str = option(
         "softmax-regression",
@@ -413,11 +426,19 @@ class RunConfig:
         changes=NOTHING,
         needs=_EVALUATIONS,
     )
+    metrics: tuple[str, ...] | None = option(
+        None,
+        METRIC_NAMES,
+        help="Compute these in evaluations, too: macro_f1, auc, ece, ... (see fedcli info). They "
+        "take a second pass over the examples. Default: loss and accuracy alone.",
+        section=EVALUATION,
+        changes=NOTHING,
+    )
     stop_at: str | None = option(
         None,
         TARGET,
-        help="Stop once the accuracy on validation data (without them, test, else train) reaches "
-        "X, and show the rounds to it. Default: never.",
+        help="Stop once the accuracy, or another metric, on validation data (without them, test, "
+        "else train) reaches X, and show the rounds to it. Default: never.",
         section=EVALUATION,
         on_resume=EDIT,
         needs=_EVALUATIONS,
@@ -429,6 +450,15 @@ class RunConfig:
         section=EVALUATION,
         on_resume=EDIT,
         needs=_EVALUATIONS,
+    )
+    monitor: str | None = option(
+        None,
+        JUDGING_METRIC,
+        help="What --patience watches in place of accuracy: loss, macro_f1, auc, ...",
+        section=EVALUATION,
+        usual=ACCURACY,
+        on_resume=EDIT,
+        needs=_PATIENCE,
     )
     checkpoint_every: int | None = option(
         None,
@@ -447,9 +477,10 @@ class RunConfig:
     )
     keep_best: str | None = option(
         None,
-        one_of(tuple(MEASURES)),
-        help="Keep the checkpoint of the best evaluated round, too, by its loss or accuracy on "
-        "validation data (without them, test, else train). eval and export use it with --best.",
+        JUDGING_METRIC,
+        help="Keep the checkpoint of the best evaluated round, too, by its loss, accuracy or "
+        "another metric on validation data (without them, test, else train). eval and export use "
+        "it with --best.",
         section=RUN,
         changes=NOTHING,
         needs=_EVALUATIONS,

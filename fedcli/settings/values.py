@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from fedcli.errors import ConfigError
 from fedcli.settings import tables
-from fedcli.settings.options import Value, check_number, choose
+from fedcli.settings.options import MAX_FLOAT, Value, check_number, choose
 from fedcli.settings.toml_values import toml_value
-from fedcli.settings.vocabulary import ACCURACY
+from fedcli.settings.vocabulary import ACCURACY, BALANCED
 
 # TOML integers are signed 64-bit; visits of one client (epochs x examples) must stay countable too.
 MAX_SEED = 2**63 - 1
@@ -103,23 +103,45 @@ def is_plain(text: str) -> bool:
 
 
 def parse_target(label: str, value: object) -> str:
-    """Returns `accuracy=X` in one spelling.
+    """Returns `NAME=X` in one spelling.
 
     Raises:
-        ConfigError: It is of another form, or X is not a number above 0 and up to 1.
+        ConfigError: It is of another form, NAME is no metric that judges rounds, or X is not a
+            number above 0 and, but for the loss, up to 1.
     """
-    name, equals, text = str(value).partition("=")
-    if name.strip() != ACCURACY or not equals:
-        raise ConfigError(f"{label} {str(value)[:60]!r}: give {ACCURACY}=X, as in accuracy=0.97")
-    try:
-        accuracy = float(text)
-    except ValueError:
+    name, equals, text = (each.strip() for each in str(value).partition("="))
+    if name not in tables.JUDGING or not equals:
+        others = ", ".join(each for each in tables.JUDGING if each != ACCURACY)
         raise ConfigError(
-            f"{label} {ACCURACY}={text.strip()[:60]}: choose a share above 0 and up to 1, as in "
-            "accuracy=0.97"
-        ) from None
-    accuracy = check_number(f"{label} {ACCURACY}", accuracy, 1e-9, 1.0)
-    return f"{ACCURACY}={accuracy!r}"
+            f"{label} {str(value)[:60]!r}: give {ACCURACY}=X, as in accuracy=0.97, or another "
+            f"metric ({others})"
+        )
+    most = MAX_FLOAT if name == "loss" else 1.0
+    try:
+        target = float(text)
+    except ValueError:
+        what = "a number above 0" if name == "loss" else "a share above 0 and up to 1"
+        raise ConfigError(f"{label} {name}={text[:60]}: choose {what}, as in {name}=0.97") from None
+    return f"{name}={check_number(f'{label} {name}', target, 1e-9, most)!r}"
+
+
+def split_target(target: str) -> tuple[str, float]:
+    """Returns the name and the number of what `parse_target` returned."""
+    name, _, text = target.partition("=")
+    return name, float(text)
+
+
+def _check_metrics(label: str, value: object) -> tuple[str, ...]:
+    """Names with commas as on the command line, or a list of them, in the order of the table."""
+    given = value.split(",") if isinstance(value, str) else value
+    if not isinstance(given, list | tuple) or not all(isinstance(each, str) for each in given):
+        raise ConfigError(f"{label} {shown(value)}: give names of metrics, or all")
+    names = {each.strip() for each in given}
+    if names == {"all"}:
+        return tuple(tables.METRICS)
+    for name in sorted(names):
+        choose(tables.METRICS, name, label)
+    return tuple(name for name in tables.METRICS if name in names)
 
 
 def _read_buffer(text: str) -> int | str:
@@ -146,6 +168,10 @@ def _check_word(label: str, value: object, *, words: tuple[str, ...]) -> str:
     if value not in words:
         raise ConfigError(f"{label} {shown(value)}: choose one of {', '.join(words)}")
     return str(value)
+
+
+def _check_judging(label: str, value: object) -> str:
+    return _check_word(label, value, words=tuple(tables.JUDGING))
 
 
 def _check_rate(label: str, value: object) -> float:
@@ -226,8 +252,16 @@ CLIP_NORM = Kind(_check_norm, float, "X")
 EMA_DECAY = Kind(_check_decay, float, "DECAY")
 SHUFFLE_BUFFER = Kind(_check_buffer, _read_buffer, "N|full")
 SPEEDS = Kind(_check_speeds, metavar="X,X,...")
-TARGET = Kind(parse_target, metavar=f"{ACCURACY}=X")
+TARGET = Kind(parse_target, metavar="METRIC=X")
+METRIC_NAMES = Kind(_check_metrics, metavar="all|NAME,NAME", names=lambda: tables.METRICS)
+JUDGING_METRIC = Kind(_check_judging, metavar="METRIC", names=lambda: tables.JUDGING)
 PATH = Kind(_check_text, is_path=lambda _: True)
+CLASS_WEIGHTS = Kind(
+    _check_text,
+    metavar=f"{BALANCED}|FILE",
+    names=lambda: {BALANCED: None},
+    is_path=lambda text: text != BALANCED,
+)
 PRESET = Kind(_check_preset, metavar="NAME", names=_presets)
 SWITCH = Kind(_check_switch, bool)
 PAIRS = Kind(_check_pairs)

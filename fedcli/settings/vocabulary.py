@@ -17,6 +17,7 @@ VALIDATION = "validation"
 SPLITS = ("train", "test", VALIDATION)  # whose clients take part in the federation
 EVAL_SPLITS = ("train", "held-out", VALIDATION)
 WEIGHTINGS = ("num-examples", "uniform")
+BALANCED = "balanced"  # class weights that follow from how often the classes occur
 NATURAL = "natural"  # the partition that leaves the examples with their own clients
 MAX_CLASSES = 1_000_000
 MAX_THREADS = 1024  # as the core has it (FED_MAX_THREADS)

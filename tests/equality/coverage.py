@@ -32,6 +32,7 @@ TABLES = {
 # What came after the programs that the configurations were written to compare.
 _NEWER = (
     *("train --aggregator median", "train --eval-split validation", "preprocess --dry-run"),
+    *("train --metrics", "train --monitor", "train --class-weights", "eval --metrics"),
     *("preprocess --file-column", "preprocess --splits", "preprocess --pixel-range"),
     *(f"preprocess --pixel-range {each}" for each in ("0-1", "0-15", "0-16", "0-255", "0-4095")),
     *(f"preprocess --pixel-range {each}" for each in ("0-65535", "standardised")),

@@ -31,9 +31,13 @@ class Client:
     full: Gradient | None = None
 
 
-def dense_client(batches: Sequence[reference.Batch], num_classes: int) -> Client:
+def dense_client(
+    batches: Sequence[reference.Batch], num_classes: int, class_weights: Vector | None = None
+) -> Client:
     def gradient(batch: reference.Batch) -> Gradient:
-        return lambda params: reference.score(params, batch, num_classes)[1]
+        return lambda params: reference.score(
+            params, batch, num_classes, class_weights=class_weights
+        )[1]
 
     steps = [gradient(batch) for batch in batches]
     sizes = [len(batch[1]) for batch in batches]

@@ -204,9 +204,17 @@ def shuffle_buffer_order(
 
 
 def score(
-    params: Vector, batch: Batch, num_classes: int, hidden: Sequence[int] = ()
+    params: Vector,
+    batch: Batch,
+    num_classes: int,
+    hidden: Sequence[int] = (),
+    class_weights: Vector | None = None,
 ) -> tuple[Stats, Vector]:
-    """Returns the stats of one batch, and the gradient of its mean loss."""
+    """Returns the stats of one batch, and the gradient of its mean loss.
+
+    With weights an example's loss is multiplied with that of its label, and the mean is still over
+    the number of examples.
+    """
     x, y = batch
     size = len(y)
     layers = split_layers(params, [x.shape[1], *hidden, num_classes])
@@ -225,6 +233,9 @@ def score(
     error = exponentials / totals
     error[np.arange(size), y] -= 1.0
     error /= size
+    if class_weights is not None:
+        losses = losses * class_weights[y]
+        error *= class_weights[y][:, np.newaxis]
     gradients: list[Vector] = []
     for (kernel, _), layer_inputs in zip(reversed(layers), reversed(inputs), strict=True):
         gradients = [(layer_inputs.T @ error).ravel(), error.sum(axis=0), *gradients]

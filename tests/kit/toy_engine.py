@@ -84,9 +84,13 @@ class ToyEngine:
         params: NDArray[np.float32],
         clients: Iterable[BatchedDataset],
         *,
+        starts: Starts | None = None,
         cancel: CancelFlag | None = None,
     ) -> Scores:
-        parts = [self._core.predict(layout, params, [each], cancel=cancel) for each in clients]
+        parts = []
+        for client in clients:
+            own = params if starts is None else starts([client])[0]
+            parts.append(self._core.predict(layout, own, [client], cancel=cancel))
         none = np.empty((0, layout.num_classes), np.float32)
         return Scores(np.concatenate([none, *(each.values for each in parts)]), are_logits=True)
 

@@ -63,6 +63,75 @@ def test_test_data_choose_nothing_where_there_are_validation_data() -> None:
     assert Progress(target=0.5).after({"round": 1, "evaluation": evaluation}).split == "test"
 
 
+def lines_of(name: str, *values: float | None) -> list[dict[str, Any]]:
+    """Lines of rounds 0, 1, 2, ... with a metric beside an accuracy that stays as it is."""
+    return [
+        {
+            "round": index,
+            "evaluation": {"test": {"sparse_categorical_accuracy": 0.5, name: value}},
+        }
+        for index, value in enumerate(values)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("target", "values", "reached"),
+    [
+        ("macro_f1=0.5", (0.1, None, 0.5, 0.9), 2),
+        ("auc=0.9", (0.1, 0.2), None),
+        ("ece=0.1", (0.5, 0.2, 0.09, 0.3), 2),
+        ("ece=0.1", (0.5, 0.2, 0.10), 2),
+        ("loss=1.5", (2.3, float("nan"), 1.4), 2),
+    ],
+)
+def test_a_target_may_be_of_another_metric(
+    target: str, values: tuple[float | None, ...], reached: int | None
+) -> None:
+    progress = progress_for(target, None)
+    assert progress is not None
+    name = target.partition("=")[0]
+    progress = progress.after_all(lines_of(name, *values))
+    assert progress.target_round == reached
+    told = progress.summary()
+    assert told[f"target_{name}"] == float(target.partition("=")[2])
+    known = [value for value in values if value is not None and value == value]
+    assert told[f"best_{name}"] == (min if name in ("ece", "loss") else max)(known)
+    if reached is not None:
+        assert (
+            progress.reason() == f"test {target.replace('=', ' reached ').replace('0.10', '0.1')}"
+        )
+
+
+def test_patience_watches_the_metric_that_is_monitored() -> None:
+    lines = lines_of("ece", 0.5, 0.4, 0.45, None, 0.39, 0.4, 0.4, 0.39)
+    progress = progress_for("accuracy=0.9", 3, "ece")
+    assert progress is not None
+    ends = [progress.after_all(lines[: end + 1]).is_over for end in range(len(lines))]
+    assert ends.index(True) == 7
+    reason = progress.after_all(lines).reason()
+    assert reason == "no better test ece in 3 evaluations"
+    assert progress_for(None, 3) == Progress(patience=3)
+
+
+def test_a_line_without_the_metric_decides_nothing() -> None:
+    """As after a resumption with another metric."""
+    progress = progress_for("auc=0.5", None)
+    assert progress is not None
+    assert progress.after_all(curve(0.9)).target_round is None
+
+
+def test_what_judges_is_computed() -> None:
+    config = settings.from_options(
+        {
+            **{"eval_every": 1, "stop_at": "macro_f1=0.9", "patience": 2, "monitor": "ece"},
+            **{"keep_best": "auc", "metrics": ["balanced_accuracy"]},
+        }
+    )
+    assert config.metrics == ("macro_f1", "balanced_accuracy", "auc", "ece")
+    usual = {"eval_every": 1, "stop_at": "loss=0.9", "patience": 2, "keep_best": "accuracy"}
+    assert settings.from_options(usual).metrics is None
+
+
 def test_nan_reaches_and_betters_nothing() -> None:
     progress = Progress(target=0.1, patience=9).after_all(curve(float("nan"), None))
     assert progress.best.value is None
@@ -82,7 +151,10 @@ def test_a_target_has_one_spelling(text: str) -> None:
     ("values", "message"),
     [
         ({"stop_at": "0.97"}, "--stop-at '0.97': give accuracy=X, as in accuracy=0.97"),
-        ({"stop_at": "loss=0.1"}, "--stop-at 'loss=0.1': give accuracy=X"),
+        ({"stop_at": "speed=0.1"}, "--stop-at 'speed=0.1': give accuracy=X.*macro_f1"),
+        ({"stop_at": "auc=1.5"}, "--stop-at auc 1.5: choose a finite number from 1e-09 to 1"),
+        ({"stop_at": "loss=0"}, "--stop-at loss 0.0"),
+        ({"stop_at": "loss=low"}, "--stop-at loss=low: choose a number above 0"),
         ({"stop_at": "accuracy=high"}, "--stop-at accuracy=high: choose a share above 0"),
         ({"stop_at": "accuracy=97"}, r"--stop-at accuracy 97.0: choose .* from 1e-09 to 1"),
         ({"stop_at": "accuracy=nan"}, "--stop-at accuracy nan"),

@@ -18,6 +18,7 @@ from fedcli.settings.sections import SECTIONS
 _VALUES: dict[str, Any] = {
     **{"communication_seconds": 1.0, "deadline": 2.5, "over_selection": 0.3},
     **{"eval_split": "train", "stop_at": "accuracy=0.9", "patience": 3, "keep_best": "loss"},
+    **{"monitor": "auc"},
     **{"client_optimizer": "adam", "client_lr": 0.5, "client_options": {"momentum": 0.9}},
     **{"client_schedule": "cosine", "client_schedule_options": {"final_factor": 0.1}},
     **{"client_schedule_by": "local-step", "client_clip_norm": 1.0},
@@ -51,12 +52,12 @@ def test_every_default_is_allowed(name: str) -> None:
 def test_groups_of_options_follow_from_their_declarations() -> None:
     assert set(run_config.WITHOUT_EFFECT) == {
         *("preset", "threads", "checkpoint_every", "keep_checkpoints", "keep_best", "eval_split"),
-        *("csv", "tensorboard", "histograms", "record_clients"),
+        *("csv", "tensorboard", "histograms", "record_clients", "metrics"),
     }
     assert OPTIONS.keys() - set(run_config.KEPT_FIELDS) == {
         *run_config.WITHOUT_EFFECT,
         *("rounds", "data", "test_data", "initial_weights"),
-        *("eval_every", "eval_clients", "stop_at", "patience"),
+        *("eval_every", "eval_clients", "stop_at", "patience", "monitor", "class_weights"),
     }
     assert run_config.RESUME_FIELDS == ("rounds", "threads")
     data_fields = ("data", "data_options", "test_data", "partition", "partition_options")

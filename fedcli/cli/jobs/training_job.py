@@ -196,7 +196,8 @@ def show(run: FinishedRun, remarks: Remarks, *, as_json: bool) -> None:
     lines, evaluation = folder.read_metrics(path), folder.read_evaluation(path) or {}
     if not lines:
         raise RunError(f"{path / folder.METRICS} holds no round; restore it, or train anew")
-    progress = stopping.progress_for(run.config.stop_at, run.config.patience)
+    config = run.config
+    progress = stopping.progress_for(config.stop_at, config.patience, config.monitor)
     if progress is not None:
         progress = progress.after_all(lines)
     name = run.config.preset

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from fedcli.cli.screen.text_screen import TextScreen
 from fedcli.reports import rows as report
 from fedcli.reports.rows import EvaluationRow, RoundRow, Scores
+from fedcli.settings.tables.metrics import METRICS
 
 if TYPE_CHECKING:
     from fedcli.reports.published import Comparison
     from fedcli.runs.stopping import Progress
     from fedcli.settings.presets import Figure
 
+_MOST_ASKED = 3  # metrics beside loss and accuracy that a table of rounds has room for
 _SCORE_HEADERS = ("loss", "accuracy", "examples", "batches")
 
 
@@ -64,7 +66,10 @@ def show_rounds(screen: TextScreen, rows: Sequence[RoundRow]) -> None:
     scores = ("loss", "acc.") if splits else _SCORE_HEADERS
     num_scores = len(scores)
     headers = ["round", *scores, *own]
-    headers += [f"{split} {name}" for split in splits for name in ("loss", "acc.")]
+    found = _own_names(each for row in rows for each in row.evaluation.values())
+    asked = [name for name in found if name in METRICS]
+    asked = asked if len(asked) <= _MOST_ASKED else []
+    headers += [f"{split} {name}" for split in splits for name in ("loss", "acc.", *asked)]
     headers += ["reports"] * has_reports + ["virtual s"] * has_clock
     headers += ["dropped clients"] * has_dropped + ["update"] * has_rejected
     cells = []
@@ -73,6 +78,7 @@ def show_rounds(screen: TextScreen, rows: Sequence[RoundRow]) -> None:
         line += _own_cells(row.online, own)
         for split in splits:
             line += score_cells(row.evaluation.get(split))[:2]
+            line += _own_cells(row.evaluation.get(split), asked)
         line += ["" if row.num_reports is None else str(row.num_reports)] * has_reports
         line += [_seconds(row.virtual_seconds)] * has_clock
         line += [str(row.num_non_finite_clients)] * has_dropped
@@ -84,14 +90,14 @@ def show_rounds(screen: TextScreen, rows: Sequence[RoundRow]) -> None:
 def show_progress(screen: TextScreen, progress: Progress, num_rounds: int) -> None:
     """Prints the rounds to a target, the best accuracy, and why the run ended if it did early."""
     if progress.target is not None:
-        what = f"{progress.split} accuracy {progress.target:g}"
+        what = f"{progress.split} {progress.target_measure} {progress.target:g}"
         reached = progress.target_round
         how = f"not in {num_rounds:,} rounds" if reached is None else f"after {reached:,} rounds"
         screen.line(f"Target   {what}: {how}")
     best = progress.best
     if best.value is not None:
         where = f"after {best.round_num:,} rounds"
-        screen.line(f"Best     {progress.split} accuracy {best.value:.4f} {where}")
+        screen.line(f"Best     {progress.split} {best.measure} {best.value:.4f} {where}")
     reason = progress.reason()
     if reason is not None:
         screen.line(f"Ended    after round {num_rounds:,}: {reason}")

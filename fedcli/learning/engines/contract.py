@@ -105,9 +105,12 @@ class Engine(Protocol):
         params: NDArray[np.float32],
         clients: Iterable[BatchedDataset],
         *,
+        starts: Starts | None = None,
         cancel: CancelFlag | None = None,
     ) -> Scores:
         """Returns the scores of every example of every client, once each, in stored order.
+
+        Arguments as `evaluate`.
 
         Raises:
             Cancelled: `cancel` was raised.

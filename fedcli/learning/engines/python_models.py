@@ -157,6 +157,7 @@ class PythonEngine:
         params: Params,
         clients: Iterable[BatchedDataset],
         *,
+        starts: Starts | None = None,
         cancel: CancelFlag | None = None,
     ) -> Scores:
         """Returns the predictions of every example of every client, once each, in stored order.
@@ -173,6 +174,8 @@ class PythonEngine:
         with self._running(layout) as network:
             network.set_params(params)
             for dataset, occurrence in _checked(clients, layout):
+                if starts is not None:
+                    network.set_params(starts([dataset])[0])
                 self._start(network, dataset, 0, occurrence)
                 once = replace(dataset, plan=BatchPlan(batch_size=dataset.plan.batch_size))
                 for batch in once.in_round():
@@ -266,11 +269,16 @@ class _LocalSteps:
             slots = native.initial_slots(self._rows, len(params))
         num_visits = dataset.plan.num_visits(len(dataset.client))
         network.set_params(params)
-        factors = self._task.rate_factors([dataset])
+        factors, class_weights = self._task.rate_factors([dataset]), self._task.class_weights
         for step_num, batch in enumerate(dataset.in_round(round_num, occurrence), 1):
             _poll(self._cancel)
             labels = batch["y"][:, 0]
-            result = network.forward(batch["x"], labels, training=True)
+            result = network.forward(
+                batch["x"],
+                labels,
+                training=True,
+                weights=None if class_weights is None else class_weights[labels],
+            )
             assert result.gradient is not None
             _count(stats, result.loss_sum, result.num_correct, len(labels))
             if self._takes_gradient:

@@ -105,6 +105,9 @@ class ClientTask:
         inputs: What single clients are sent; of all clients of the call, unless it has an exchange.
         occurrences: Of each client, how many copies of it come before in the cohort, if the clients
             of the call are a part of one; None: as counted in the call.
+        class_weights: What the loss of each example is multiplied with, by its label: float32
+            [num_classes], finite and not negative. The loss of a batch is the sum of the products
+            over its number of examples, whatever the weights. None: all are 1.
     """
 
     rows: tuple[StepRow, ...]
@@ -116,6 +119,7 @@ class ClientTask:
     schedule: Schedule | None = None
     inputs: ClientInputs = NO_INPUTS
     occurrences: tuple[int, ...] | None = None
+    class_weights: NDArray[np.float32] | None = None
 
     def rate_factors(self, clients: Iterable[BatchedDataset]) -> NDArray[np.float64] | None:
         """Returns the shares of the learning rate for as many local steps as a client takes.

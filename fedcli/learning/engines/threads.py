@@ -166,6 +166,7 @@ class ThreadEngine:
                     task.request.bounds,
                     task.frozen,
                     task.rate_factors(datasets),
+                    task.class_weights,
                 ),
                 run.flag,
                 loaded.delta_sum,
@@ -210,17 +211,20 @@ class ThreadEngine:
         params: NDArray[np.float32],
         clients: Iterable[BatchedDataset],
         *,
+        starts: Starts | None = None,
         cancel: CancelFlag | None = None,
     ) -> Scores:
         """See `Engine.predict`; the scores are logits."""
         flag = cancel or CancelFlag()
+        vector_bytes = 0 if starts is None else 4 * layout.num_params
 
         def score() -> Scores:
             model = self._load(layout).model
             parts = [np.empty((0, layout.num_classes), np.float32)]
-            for piece in _split(clients, layout):
+            for piece in _split(clients, layout, vector_bytes):
+                own = None if starts is None else starts(piece.datasets)
                 with _faults(piece.datasets):
-                    parts.append(self._team.predict(model, params, piece.cohort, flag))
+                    parts.append(self._team.predict(model, params, piece.cohort, flag, own))
             return Scores(np.concatenate(parts), are_logits=True)
 
         return self._run(score, flag)

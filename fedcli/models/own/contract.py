@@ -43,6 +43,12 @@ class OwnModel(Protocol):
     after the other, on one thread. A forward pass must be a function of the weights, the batch and
     `training` alone, and must not change the weights: the client optimizer does.
 
+    With class weights the loss of each example counts as often as its label's weight says. A model
+    whose `input_spec` has "sample_weight": ArraySpec((None,), "float32") then gets that in training
+    batches, float32 [b], and returns loss and gradients of sum(weight * loss) / b; it is not there
+    in other batches. Any other model is called once for the examples of each weight in a batch, and
+    what it returns is put together.
+
     It may have three things more: `num_classes`; `variable_names`, a name for each variable in
     checkpoints and exported files (else variable_0, variable_1, ...); and, if it draws random
     numbers, `set_random_seed(seed: int)`, called before each client with a seed that is a function

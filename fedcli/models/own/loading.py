@@ -273,6 +273,9 @@ def _try(network: Network) -> OwnMetrics:
         raise network.fault(
             "forward_pass", "a gradient of a trial batch holds NaN or infinity; mend it"
         )
+    if network.takes_weights:
+        ones = np.ones(_TRIAL_EXAMPLES, np.float32)
+        network.forward(images, labels, training=True, weights=ones)
     network.forward(images, labels, training=False)
     sums = network.report()
     metrics = _own_metrics(network, sums)

@@ -21,6 +21,7 @@ _WANTED_SPEC = (
     'give {"x": ArraySpec((None, 784), "float32"), "y": ArraySpec((None, 1), "int32")}, x shaped '
     "as the images"
 )
+_WEIGHTS = "sample_weight"  # in the spec of a model that weighs examples itself
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,10 @@ class BatchResult:
     """What the engine needs of a batch.
 
     Attributes:
-        loss_sum: Sum of the losses.
+        loss_sum: Sum of the losses, each times its example's weight.
         num_correct: Examples whose prediction is their label.
-        gradient: Of the mean loss, float32 [num_params]; None outside training.
+        gradient: Of that sum over the number of examples, float32 [num_params]; None outside
+            training.
     """
 
     loss_sum: float
@@ -53,7 +55,7 @@ class Network:
         self._check_members()
         self.variables = self._read_variables()
         self.initial_params = self.params()
-        self.x_shape, self.y_shape = self._read_input_spec()
+        self.x_shape, self.y_shape, self.takes_weights = self._read_input_spec()
 
     def params(self) -> NDArray[np.float32]:
         """Returns a copy of the weights as they are now, float32 [num_params]."""
@@ -87,7 +89,12 @@ class Network:
                 set_random_seed(seed)
 
     def forward(
-        self, images: NDArray[np.float32], labels: NDArray[np.int32], *, training: bool
+        self,
+        images: NDArray[np.float32],
+        labels: NDArray[np.int32],
+        *,
+        training: bool,
+        weights: NDArray[np.float32] | None = None,
     ) -> BatchResult:
         """Returns loss, hits and, in training, the gradient of a batch at the weights as they are.
 
@@ -95,16 +102,41 @@ class Network:
             images: float32 [b, ...], as many values an example as the model takes.
             labels: int32 [b].
             training: Whether a gradient is wanted.
+            weights: What the loss of each example is multiplied with, float32 [b]; None: 1. A model
+                that has no `sample_weight` in its spec is called once for each weight.
 
         Raises:
             ModelError: The model fails, or returns what the contract does not have.
         """
+        if weights is not None and not self.takes_weights:
+            return self._forward_by_weight(images, labels, weights)
         size = len(labels)
-        output = self._run(images, labels, training=training)
+        output = self._run(images, labels, training=training, weights=weights)
         loss = self._loss(output.loss)
         num_correct = int(np.count_nonzero(self._classes(output.predictions, size) == labels))
         gradient = self._gradient(getattr(output, "gradients", None)) if training else None
         return BatchResult(loss * size, num_correct, gradient)
+
+    def _forward_by_weight(
+        self, images: NDArray[np.float32], labels: NDArray[np.int32], weights: NDArray[np.float32]
+    ) -> BatchResult:
+        """The same in training, from the examples of each weight by themselves, least weight first.
+
+        The model gives the gradient of a mean alone, which nobody can take apart.
+        """
+        loss_sum, num_correct = 0.0, 0
+        gradient: NDArray[np.float64] = np.zeros(len(self.initial_params))
+        for weight in np.unique(weights):
+            rows = weights == weight
+            part = self.forward(images[rows], labels[rows], training=True)
+            assert part.gradient is not None
+            loss_sum += float(weight) * part.loss_sum
+            num_correct += part.num_correct
+            with np.errstate(over="ignore", invalid="ignore"):  # as in `_run`
+                share = float(weight) * np.count_nonzero(rows) / len(labels)
+                gradient += share * part.gradient.astype(np.float64)
+        with np.errstate(over="ignore"):
+            return BatchResult(loss_sum, num_correct, gradient.astype(np.float32))
 
     def predict(
         self, images: NDArray[np.float32], labels: NDArray[np.int32]
@@ -131,11 +163,18 @@ class Network:
         return certain
 
     def _run(
-        self, images: NDArray[np.float32], labels: NDArray[np.int32], *, training: bool
+        self,
+        images: NDArray[np.float32],
+        labels: NDArray[np.int32],
+        *,
+        training: bool,
+        weights: NDArray[np.float32] | None = None,
     ) -> Any:
         """The output of the forward pass on a batch, with the members that it must have."""
         size = len(labels)
         batch = {"x": images.reshape(size, *self.x_shape), "y": labels.reshape(size, *self.y_shape)}
+        if weights is not None:
+            batch[_WEIGHTS] = weights
         # A run that diverges overflows: that is data, which the engine looks at.
         with self._running("forward_pass"), np.errstate(all="ignore"):
             output = self.model.forward_pass(batch, training=training)
@@ -243,11 +282,11 @@ class Network:
                 raise self.fault(name, f"[{index}] holds NaN or infinity; start from finite ones")
         return variables
 
-    def _read_input_spec(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The shape of one example's x, and of its y."""
+    def _read_input_spec(self) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
+        """The shape of one example's x, of its y, and whether batches may have weights."""
         with self._running("input_spec"):
             spec: Any = self.model.input_spec
-            if not isinstance(spec, Mapping) or set(spec) != {"x", "y"}:
+            if not isinstance(spec, Mapping) or set(spec) - {_WEIGHTS} != {"x", "y"}:
                 raise self.fault("input_spec", f"is {short(spec)}; {_WANTED_SPEC}")
             shapes = {name: tuple(each.shape) for name, each in spec.items()}
             dtypes = {name: np.dtype(each.dtype) for name, each in spec.items()}
@@ -258,7 +297,14 @@ class Network:
             raise self.fault(
                 "input_spec", f"has x {dtypes['x']} {x} and y {dtypes['y']} {y}; {_WANTED_SPEC}"
             )
-        return x[1:], y[1:]
+        takes_weights = _WEIGHTS in spec
+        if takes_weights and (shapes[_WEIGHTS], dtypes[_WEIGHTS]) != ((None,), np.float32):
+            raise self.fault(
+                "input_spec",
+                f"has {_WEIGHTS} {dtypes[_WEIGHTS]} {shapes[_WEIGHTS]}; give "
+                'ArraySpec((None,), "float32"), or leave it out',
+            )
+        return x[1:], y[1:], takes_weights
 
     def _loss(self, loss: Any) -> float:
         array = np.asarray(loss)

@@ -72,6 +72,7 @@ class TorchNetwork:
         self.input_spec = {
             "x": ArraySpec((None, *input_shape), "float32"),
             "y": ArraySpec((None,), "int32"),
+            "sample_weight": ArraySpec((None,), "float32"),
         }
         self._random_state = torch.random.get_rng_state()
         self._are_logits_seen = False
@@ -93,7 +94,7 @@ class TorchNetwork:
             with torch.set_grad_enabled(training):
                 logits = self._module(images)
                 self._check_logits(logits, len(labels))
-                loss = torch.nn.functional.cross_entropy(logits, labels)
+                loss = self._loss(logits, labels, batch.get("sample_weight"))
                 gradients = self._gradients(loss) if training else None
             self._random_state = torch.random.get_rng_state()
         self._refuse_changed_buffers()
@@ -119,6 +120,14 @@ class TorchNetwork:
         if images.ndim == 4:
             return np.ascontiguousarray(np.moveaxis(images, 3, 1))
         return images
+
+    def _loss(self, logits: Any, labels: Any, weights: NDArray[np.float32] | None) -> Any:
+        """The mean cross-entropy, each example's times its weight."""
+        cross_entropy = self._torch.nn.functional.cross_entropy
+        if weights is None:
+            return cross_entropy(logits, labels)
+        losses = cross_entropy(logits, labels, reduction="none")
+        return (losses * self._torch.from_numpy(weights)).mean()
 
     def _gradients(self, loss: Any) -> list[NDArray[np.float32]]:
         found = self._torch.autograd.grad(loss, self._parameters, allow_unused=True)

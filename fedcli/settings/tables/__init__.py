@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from fedcli.settings.tables.datasets import EMBEDDED_DATASETS as EMBEDDED_DATASETS
     from fedcli.settings.tables.datasets import PUBLIC_DATASETS as PUBLIC_DATASETS
     from fedcli.settings.tables.formats import FORMATS as FORMATS
+    from fedcli.settings.tables.metrics import JUDGING as JUDGING
+    from fedcli.settings.tables.metrics import METRICS as METRICS
+    from fedcli.settings.tables.metrics import more_is_better as more_is_better
     from fedcli.settings.tables.models import MODELS as MODELS
     from fedcli.settings.tables.models import is_model_file as is_model_file
     from fedcli.settings.tables.models import split_model_file as split_model_file
@@ -47,6 +50,8 @@ else:
             "DEALS": "fedcli.settings.tables.partitions",
             "EMBEDDED_DATASETS": "fedcli.settings.tables.datasets",
             "FORMATS": "fedcli.settings.tables.formats",
+            "JUDGING": "fedcli.settings.tables.metrics",
+            "METRICS": "fedcli.settings.tables.metrics",
             "MODELS": "fedcli.settings.tables.models",
             "NATURAL": "fedcli.settings.vocabulary",
             "OPTIMIZERS": "fedcli.settings.tables.optimizers",
@@ -62,6 +67,7 @@ else:
             "describe_partition": "fedcli.settings.tables.partitions",
             "find_partition": "fedcli.settings.tables.partitions",
             "is_model_file": "fedcli.settings.tables.models",
+            "more_is_better": "fedcli.settings.tables.metrics",
             "resolve_schedule": "fedcli.settings.tables.schedules",
             "split_model_file": "fedcli.settings.tables.models",
             "split_partition": "fedcli.settings.tables.partitions",

@@ -57,6 +57,8 @@ static void set_problem(int fixed_pixels) {
     }
 }
 
+static const float CLASS_WEIGHTS[CLASSES] = {0.5f, 0, 3, 1, 0.25f};
+
 static int train(int num_threads, const fed_step *step, const fed_terms *terms) {
     fed_team *team = fed_team_new(num_threads);
     fed_sum *sum = fed_sum_new_of(&MODEL);
@@ -88,9 +90,10 @@ static void add_gradient(const float *pixels, int32_t label, const double *param
     }
 }
 
-/* A client's delta after its local steps at rate 0.1 times the factors; factors may be NULL. */
+/* A client's delta after its local steps at rate 0.1 times the factors; factors and weights of
+ * classes may be NULL. */
 static void twin_delta(size_t c, int has_linear, int has_anchor, const double *factors,
-                       double *delta /* out [PARAMS] */) {
+                       const float *class_weights, double *delta /* out [PARAMS] */) {
     double params[PARAMS], server[PARAMS];
     for (size_t p = 0; p < PARAMS; p++) params[p] = server[p] = (double)prob.server[p];
     const size_t num_visits = 2 * SIZES[c];
@@ -100,8 +103,10 @@ static void twin_delta(size_t c, int has_linear, int has_anchor, const double *f
         for (size_t v = first; v < first + num; v++) {
             const float *pixels = prob.pixels[c] + v % SIZES[c] * INPUTS;
             const int32_t label = prob.labels[c][v % SIZES[c]];
-            add_gradient(pixels, label, params, 1.0 / (double)num, gradient);
-            if (has_anchor) add_gradient(pixels, label, server, -1.0 / (double)num, gradient);
+            const double share =
+                (class_weights != NULL ? (double)class_weights[label] : 1) / (double)num;
+            add_gradient(pixels, label, params, share, gradient);
+            if (has_anchor) add_gradient(pixels, label, server, -share, gradient);
         }
         const double rate = 0.1 * (factors != NULL ? factors[step] : 1);
         for (size_t p = 0; p < PARAMS; p++)
@@ -111,22 +116,28 @@ static void twin_delta(size_t c, int has_linear, int has_anchor, const double *f
 }
 
 /* Every client's delta, and their sum, equal the twin's. */
-static void check_deltas(const fed_step *step, int has_linear, int has_anchor,
-                         const double *factors) {
+static void check_weighted_deltas(const fed_step *step, int has_linear, int has_anchor,
+                                  const double *factors, const float *class_weights) {
     const fed_terms terms = {.weighting = FED_WEIGHT_UNIFORM,
+                             .class_weights = class_weights,
                              .rate_factors = factors,
                              .num_rate_factors = factors != NULL ? MAX_STEPS : 0};
     CHECK_EQUAL(train(2, step, &terms), FED_OK);
     double sum[PARAMS] = {0};
     for (size_t c = 0; c < CLIENTS; c++) {
         double delta[PARAMS];
-        twin_delta(c, has_linear, has_anchor, factors, delta);
+        twin_delta(c, has_linear, has_anchor, factors, class_weights, delta);
         for (size_t p = 0; p < PARAMS; p++) {
             CHECK_CLOSE(prob.deltas[c][p], delta[p], 2e-6); /* ten roundings of parameters < 1 */
             sum[p] += prob.own[c].delta_factor * delta[p];
         }
     }
     for (size_t p = 0; p < PARAMS; p++) CHECK_CLOSE(total[p], sum[p], 2e-5);
+}
+
+static void check_deltas(const fed_step *step, int has_linear, int has_anchor,
+                         const double *factors) {
+    check_weighted_deltas(step, has_linear, has_anchor, factors, NULL);
 }
 
 /* ---- Tests ----------------------------------------------------------------------------------- */
@@ -168,6 +179,42 @@ static void test_metrics_are_not_the_anchors(void) {
     CHECK_EQUAL(train(1, &ANCHOR, &UNIFORM), FED_OK);
     CHECK_EQUAL(stats[3].num_examples, 1);
     CHECK(stats[3].loss_sum > 0 && stats[3].loss_sum < loss);
+}
+
+static void test_class_weights_multiply_the_losses_of_every_kind_of_step(void) {
+    for (int fixed = 0; fixed < 2; fixed++) {
+        set_problem(fixed);
+        check_weighted_deltas(&PLAIN, 0, 0, NULL, CLASS_WEIGHTS);
+        check_weighted_deltas(&LINEAR, 1, 0, NULL, CLASS_WEIGHTS);
+        check_weighted_deltas(&ANCHOR, 1, 1, NULL, CLASS_WEIGHTS);
+    }
+}
+
+static void test_mean_gradients_are_of_the_weighted_losses(void) {
+    const fed_terms terms = {.weighting = FED_WEIGHT_UNIFORM, .class_weights = CLASS_WEIGHTS};
+    set_problem(0);
+    CHECK_EQUAL(train(2, &GRADIENT, &terms), FED_OK);
+    double params[PARAMS];
+    for (size_t p = 0; p < PARAMS; p++) params[p] = (double)prob.server[p];
+    for (size_t c = 0; c < CLIENTS; c++) {
+        double gradient[PARAMS] = {0};
+        for (size_t e = 0; e < SIZES[c]; e++) {
+            const int32_t label = prob.labels[c][e];
+            const double share = (double)CLASS_WEIGHTS[label] / (double)SIZES[c];
+            add_gradient(prob.pixels[c] + e * INPUTS, label, params, -share, gradient);
+        }
+        for (size_t p = 0; p < PARAMS; p++) CHECK_CLOSE(prob.deltas[c][p], gradient[p], 2e-6);
+    }
+}
+
+static void test_bad_class_weights_are_refused(void) {
+    const float bad[] = {NAN, INFINITY, -0.5f};
+    for (size_t i = 0; i < LENGTH(bad); i++) {
+        set_problem(0);
+        float weights[CLASSES] = {1, 1, 1, 1, bad[i]};
+        const fed_terms terms = {.weighting = FED_WEIGHT_UNIFORM, .class_weights = weights};
+        CHECK_EQUAL(train(1, &PLAIN, &terms), FED_ERR_ARGUMENT);
+    }
 }
 
 static void test_factors_multiply_deltas_in_the_sum(void) {
@@ -392,6 +439,9 @@ static const test_case TESTS[] = {
     TEST(test_no_linear_term_is_zeros),
     TEST(test_an_anchor_takes_the_servers_gradient_off),
     TEST(test_metrics_are_not_the_anchors),
+    TEST(test_class_weights_multiply_the_losses_of_every_kind_of_step),
+    TEST(test_mean_gradients_are_of_the_weighted_losses),
+    TEST(test_bad_class_weights_are_refused),
     TEST(test_factors_multiply_deltas_in_the_sum),
     TEST(test_bad_factors_are_refused),
     TEST(test_a_start_of_its_own_is_the_servers_to_a_client),

@@ -218,19 +218,28 @@ typedef struct block {
     fed_score score;
 } block;
 
-/* Lanes without a row are filled with NaN: they must not matter. */
-static void run_softmax(const fed_kernels *kernels, block *blk, float scale) {
+/* Lanes without a row are filled with NaN: they must not matter. Weights end at a guard page. */
+static void run_weighted(const fed_kernels *kernels, block *blk, float scale,
+                         const float *class_weights /* [K] or NULL */) {
     guarded lanes = guarded_new(blk->num_classes * FED_LANES, 0, 0);
     for (size_t k = 0; k < blk->num_classes; k++)
         for (size_t b = 0; b < FED_LANES; b++)
             lanes.values[k * FED_LANES + b] = b < blk->num_rows ? blk->logits[b][k] : NAN;
     blk->score = (fed_score){0, 0};
+    guarded weights = guarded_new(blk->num_classes, 0, 0);
+    if (class_weights != NULL)
+        memcpy(weights.values, class_weights, blk->num_classes * sizeof *class_weights);
     kernels->softmax_xent(lanes.values, blk->num_classes, blk->labels, blk->num_rows, scale,
-                          &blk->score);
+                          class_weights != NULL ? weights.values : NULL, &blk->score);
+    guarded_free(&weights);
     for (size_t k = 0; k < blk->num_classes; k++)
         for (size_t b = 0; b < blk->num_rows; b++)
             blk->gradient[b][k] = lanes.values[k * FED_LANES + b];
     guarded_free(&lanes);
+}
+
+static void run_softmax(const fed_kernels *kernels, block *blk, float scale) {
+    run_weighted(kernels, blk, scale, NULL);
 }
 
 static block random_block(size_t num_classes, size_t num_rows, double scale, uint64_t seed) {
@@ -296,7 +305,7 @@ static void test_single_class_has_no_loss(void) {
 static void test_score_is_added_to(void) {
     float lanes[2 * FED_LANES] = {0};
     fed_score score = {100, 7};
-    fed_active_kernels()->softmax_xent(lanes, 2, (const int32_t[]){0}, 1, 1, &score);
+    fed_active_kernels()->softmax_xent(lanes, 2, (const int32_t[]){0}, 1, 1, NULL, &score);
     CHECK_CLOSE(score.loss_sum, 100 + log(2), 1e-12);
     CHECK_EQUAL(score.num_correct, 8);
 }
@@ -438,7 +447,7 @@ static void test_many_classes_do_not_overflow_the_loss(void) {
     int32_t labels[FED_LANES];
     for (size_t b = 0; b < FED_LANES; b++) labels[b] = (int32_t)(MANY - 1 - b);
     fed_score score = {0, 0};
-    fed_active_kernels()->softmax_xent(lanes.values, MANY, labels, FED_LANES, 1, &score);
+    fed_active_kernels()->softmax_xent(lanes.values, MANY, labels, FED_LANES, 1, NULL, &score);
     CHECK_CLOSE(score.loss_sum, FED_LANES * log(MANY), FED_LANES * (MANY + 4) * UNIT_ROUNDOFF);
     CHECK_EQUAL(score.num_correct, 0);
     guarded_free(&lanes);
@@ -455,6 +464,59 @@ static void test_softmax_agrees_with_generic(void) {
             for (size_t k = 0; k < 62; k++)
                 CHECK_CLOSE(blk.gradient[b][k], expected.gradient[b][k], 1e-6);
     }
+}
+
+/* Each row's loss and gradient are those without weights times the weight of its label, to a
+ * rounding; its hit is the same. */
+static void check_weighted(size_t num_classes, size_t num_rows, const float *class_weights) {
+    block blk = random_block(num_classes, num_rows, 3, num_rows), plain = blk;
+    run_weighted(fed_active_kernels(), &blk, 0.5f, class_weights);
+    run_softmax(fed_active_kernels(), &plain, 0.5f);
+    double loss = 0, bound = 0;
+    for (size_t b = 0; b < num_rows; b++) {
+        double logits[MAX_CLASSES];
+        widen_row(&blk, b, logits);
+        const double weight = (double)class_weights[blk.labels[b]];
+        const double of_row = twin_loss(logits, num_classes, blk.labels[b]);
+        loss += weight * of_row;
+        bound += weight * UNIT_ROUNDOFF * ((double)num_classes + 8 + 2 * of_row);
+        for (size_t k = 0; k < num_classes; k++)
+            CHECK_CLOSE(blk.gradient[b][k], weight * (double)plain.gradient[b][k], 1e-6 * weight);
+    }
+    CHECK_CLOSE(blk.score.loss_sum, loss, bound);
+    CHECK_EQUAL(blk.score.num_correct, plain.score.num_correct);
+}
+
+static void test_class_weights_multiply_losses_and_gradients(void) {
+    static const size_t classes[] = {1, 2, 3, 10, 62};
+    float weights[MAX_CLASSES];
+    for (size_t k = 0; k < MAX_CLASSES; k++) weights[k] = 0.25f * (float)(k % 7); /* some are 0 */
+    for (size_t c = 0; c < LENGTH(classes); c++)
+        for (size_t num_rows = 0; num_rows <= FED_LANES; num_rows++)
+            check_weighted(classes[c], num_rows, weights);
+}
+
+static void test_equal_class_weights_scale_the_gradient(void) {
+    float ones[MAX_CLASSES];
+    for (size_t k = 0; k < MAX_CLASSES; k++) ones[k] = 1;
+    for (size_t num_rows = 1; num_rows <= FED_LANES; num_rows++) {
+        block blk = random_block(10, num_rows, 3, num_rows), plain = blk;
+        run_weighted(fed_active_kernels(), &blk, 0.5f, ones);
+        run_softmax(fed_active_kernels(), &plain, 0.5f);
+        CHECK_BYTES(blk.gradient, plain.gradient, sizeof blk.gradient);
+        CHECK_CLOSE(blk.score.loss_sum, plain.score.loss_sum, 1e-12 * (1 + plain.score.loss_sum));
+        CHECK_EQUAL(blk.score.num_correct, plain.score.num_correct);
+    }
+}
+
+static void test_nan_logit_of_a_class_without_weight_still_spoils_its_row(void) {
+    static const float weights[3] = {0, 1, 1};
+    block blk = {.num_classes = 3, .num_rows = 2, .labels = {0, 1}};
+    blk.logits[0][2] = NAN;
+    run_weighted(fed_active_kernels(), &blk, 1, weights);
+    CHECK(isnan(blk.score.loss_sum) && isnan(blk.gradient[0][0]));
+    CHECK_CLOSE(blk.gradient[1][0], 1.0 / 3, 1e-7);
+    CHECK_EQUAL(blk.score.num_correct, 0);
 }
 
 /* ---- Elementwise ----------------------------------------------------------------------------- */
@@ -896,6 +958,9 @@ static const test_case TESTS[] = {
     TEST(test_gradient_equals_central_differences),
     TEST(test_many_classes_do_not_overflow_the_loss),
     TEST(test_softmax_agrees_with_generic),
+    TEST(test_class_weights_multiply_losses_and_gradients),
+    TEST(test_equal_class_weights_scale_the_gradient),
+    TEST(test_nan_logit_of_a_class_without_weight_still_spoils_its_row),
     TEST(test_decode_scales_and_offsets),
     TEST(test_decode_by_one_is_exact),
     TEST(test_transpose_is_exact_for_every_shape),

@@ -1,0 +1,247 @@
+"""The metrics that are asked for beside loss and accuracy: of all examples, and client by client.
+
+They are computed from what the model predicts, in a second pass over the examples, clients and
+examples in order, so that nothing depends on the number of threads. Of the population only a number
+a client and metric is kept, if that is wanted.
+
+What a class is worth that an evaluation, or one client, does not have: precision and recall with
+nothing to divide by are 0, as with scikit-learn's `zero_division=0`. Macro means are over the
+classes that occur among labels or predictions, so a class that neither has does not count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.core.native import CancelFlag
+from fedcli.dataclass import dataclass
+from fedcli.errors import ConfigError
+from fedcli.evaluation import predictions
+from fedcli.evaluation.predictions import NO_CLASS, Predicted
+from fedcli.evaluation.ranking import ScoreRanks
+from fedcli.evaluation.spread import GROUPS
+from fedcli.federation.evaluation_groups import EvaluationGroup
+from fedcli.learning.engines import choosing
+from fedcli.learning.process import LearningProcess
+from fedcli.learning.state import ServerState
+from fedcli.models.model import Model
+
+NUM_BINS = 15  # of the calibration error, as Guo et al. 2017
+
+_EDGES = np.arange(1, NUM_BINS) / NUM_BINS  # a bin holds what is above its lower edge
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Metrics by name, in the order of the table; NaN where a metric is not defined.
+
+    Attributes:
+        values: Over all examples.
+        by_client: Of each client, float64 [num_clients]; empty unless it was asked for.
+        by_group: The values over the examples of seen and of unseen clients, where there are both.
+    """
+
+    values: Mapping[str, float]
+    by_client: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    by_group: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+class PredictionCounts:
+    """What the metrics of some examples follow from; examples are added, and values asked for.
+
+    Attributes:
+        labels: Examples of each class, int64 [num_classes].
+        predicted: Examples predicted to be of it; one whose prediction is NaN is in none.
+        right: Examples of it that are predicted so.
+    """
+
+    def __init__(self, num_classes: int, names: Sequence[str]) -> None:
+        """Starts without any example; counts what the metrics of these names need."""
+        self.labels, self.predicted, self.right = np.zeros((3, num_classes), np.int64)
+        self._names = names
+        self._ranks = ScoreRanks(num_classes) if "auc" in names else None
+        self._bins: NDArray[np.float64] = np.zeros((2, NUM_BINS))  # right, confidence
+
+    def add(self, predicted: Predicted) -> None:
+        """Counts what was predicted.
+
+        Raises:
+            RunError: Scores have to go to a temporary file, and the disk is full or fails.
+        """
+        classes, labels = predicted.classes, predicted.labels
+        num_classes = len(self.labels)
+        self.labels += np.bincount(labels, minlength=num_classes)
+        has_class = classes != NO_CLASS
+        self.predicted += np.bincount(classes[has_class], minlength=num_classes)
+        self.right += np.bincount(labels[classes == labels], minlength=num_classes)
+        if self._ranks is not None:
+            self._ranks.add(predicted.probabilities, labels)
+        if "ece" in self._names:
+            self._add_confidences(predicted, has_class)
+
+    def values(self) -> dict[str, float]:
+        """Returns each metric by name; all are NaN of no example.
+
+        Raises:
+            RunError: The temporary file cannot be read.
+        """
+        if not self.labels.any():
+            return dict.fromkeys(self._names, math.nan)
+        return {name: getattr(self, name)() for name in self._names}
+
+    def close(self) -> None:
+        """Gives back what is held of the disk."""
+        if self._ranks is not None:
+            self._ranks.close()
+
+    def _add_confidences(self, predicted: Predicted, has_class: NDArray[np.bool_]) -> None:
+        rows = np.arange(len(predicted.classes))
+        confidences = predicted.probabilities[rows, predicted.classes].astype(np.float64)
+        confidences[~has_class] = np.nan
+        bins = np.searchsorted(_EDGES, confidences, "left")
+        is_right = (predicted.classes == predicted.labels).astype(np.float64)
+        for row, weights in enumerate((is_right, confidences)):
+            self._bins[row] += np.bincount(bins, weights, NUM_BINS)
+
+    # A metric of `tables.METRICS` is the method of its name.
+
+    def macro_precision(self) -> float:
+        """Returns the mean precision of the classes that occur."""
+        return self._mean(self._precisions())
+
+    def macro_recall(self) -> float:
+        """Returns the mean recall of the classes that occur."""
+        return self._mean(self._recalls())
+
+    def macro_f1(self) -> float:
+        """Returns the mean F1 of the classes that occur."""
+        return self._mean(self._f1s())
+
+    def weighted_precision(self) -> float:
+        """Returns the mean precision; classes count by their examples."""
+        return self._weighted(self._precisions())
+
+    def weighted_recall(self) -> float:
+        """Returns the mean recall; classes count by their examples."""
+        return self._weighted(self._recalls())
+
+    def weighted_f1(self) -> float:
+        """Returns the mean F1; classes count by their examples."""
+        return self._weighted(self._f1s())
+
+    def balanced_accuracy(self) -> float:
+        """Returns the mean recall of the classes that have examples."""
+        return float(self._recalls()[self.labels > 0].mean())
+
+    def auc(self) -> float:
+        """Returns the mean area under the ROC curve; see `ScoreRanks`."""
+        assert self._ranks is not None
+        return self._ranks.mean_area()
+
+    def ece(self) -> float:
+        """Returns the sum over bins of |right - confidence| / n: Guo et al. 2017, equation 3."""
+        right, confidences = self._bins
+        return float(np.abs(right - confidences).sum() / self.labels.sum())
+
+    def _precisions(self) -> NDArray[np.float64]:
+        return _shares(self.right, self.predicted)
+
+    def _recalls(self) -> NDArray[np.float64]:
+        return _shares(self.right, self.labels)
+
+    def _f1s(self) -> NDArray[np.float64]:
+        return _shares(2 * self.right, self.predicted + self.labels)
+
+    def _mean(self, by_class: NDArray[np.float64]) -> float:
+        return float(by_class[(self.labels + self.predicted) > 0].mean())
+
+    def _weighted(self, by_class: NDArray[np.float64]) -> float:
+        return float((self.labels * by_class).sum() / self.labels.sum())
+
+
+def check_names(names: Sequence[str], model: Model) -> None:
+    """Refuses a metric of a name that the model has one of its own of. Raises ConfigError."""
+    own = set(choosing.own_metrics(model).names)
+    for name in names:
+        if name in own:
+            raise ConfigError(
+                f"--metrics {name}: the model {model.name} has a metric of that name; leave it "
+                "out, or rename the model's"
+            )
+
+
+def measure(
+    group: EvaluationGroup,
+    evaluator: LearningProcess,
+    state: ServerState,
+    names: Sequence[str],
+    *,
+    by_client: bool = False,
+    is_seen: NDArray[np.bool_] | None = None,
+    cancel: CancelFlag | None = None,
+) -> Measured:
+    """Returns metrics of a state on the clients of one split.
+
+    Args:
+        group: The clients.
+        evaluator: Its model and engine make the predictions.
+        state: What is evaluated.
+        names: Keys of `tables.METRICS`.
+        by_client: Whether the metrics of each client are wanted, too.
+        is_seen: Which clients took part in the training, bool [num_clients]; None: not known.
+        cancel: Once raised, from any thread, the next call of the engine ends.
+
+    Raises:
+        Cancelled: `cancel` was raised.
+        ConfigError: See `check_names`.
+        DataError: A client's data are bad.
+        ModelError: A user's model fails.
+        RunError: Scores have to go to a temporary file, and the disk is full or fails.
+    """
+    model = evaluator.model
+    check_names(names, model)
+    num_classes, num_clients = model.layout.num_classes, len(group.client_ids)
+    has_groups = is_seen is not None and 0 < is_seen.sum() < num_clients
+    clients = {name: np.full(num_clients, np.nan) for name in (names if by_client else ())}
+    with ExitStack() as stack:
+
+        def counts() -> PredictionCounts:
+            made = PredictionCounts(num_classes, names)
+            stack.callback(made.close)
+            return made
+
+        total = counts()
+        groups = {name: counts() for name in (GROUPS if has_groups else ())}
+        starts = state.models_of if state.has_own_models else None
+        weights = state.global_model_weights if starts else state.evaluated_weights
+        for place, pieces in predictions.predict_by_client(
+            group, model, evaluator.engine, weights, cancel, starts
+        ):
+            takers = [total]
+            if has_groups:
+                assert is_seen is not None
+                takers.append(groups[GROUPS[0] if is_seen[place] else GROUPS[1]])
+            alone = PredictionCounts(num_classes, names) if by_client else None
+            for piece in pieces:
+                for each in takers if alone is None else (*takers, alone):
+                    each.add(piece)
+            if alone is not None:
+                for name, value in alone.values().items():
+                    clients[name][place] = value
+                alone.close()
+        return Measured(
+            total.values(), clients, {name: each.values() for name, each in groups.items()}
+        )
+
+
+def _shares(counts: NDArray[np.int64], totals: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The quotients, and 0 where there is nothing to divide by."""
+    shares: NDArray[np.float64] = np.zeros(len(counts))
+    np.divide(counts, totals, out=shares, where=totals > 0)
+    return shares

@@ -1,0 +1,227 @@
+"""The area under the ROC curve, exactly, of more scores than memory holds.
+
+The area of a class is the share of pairs, one example of the class and one of another, in which the
+first has the greater score; a tie counts half. These are whole numbers of half pairs, so the result
+does not depend on the order in which examples come. (Hanley and McNeil 1982, Radiology 143(1).)
+
+Scores beyond some millions go to a temporary file without a name. A class of it is read once for a
+histogram of the upper halves of its scores' bits, then range by range of these, each small enough
+to be sorted.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.errors import RunError, why_not_written
+
+MAX_HELD = 1 << 21  # scores in memory before they go to the file
+MAX_SORTED = 1 << 22  # scores of one class in memory at a time
+_HALF_BITS = 16
+_NUM_HALVES = 1 << _HALF_BITS
+
+
+class _Block(NamedTuple):
+    """Examples in the file: scores float32 [num_columns, num], then labels int32 [num]."""
+
+    offset: int
+    num: int
+
+
+# Yields the scores of one class as sorted keys uint32 [n], and which examples are of that class.
+_Keys = Callable[[], Iterator[tuple[NDArray[np.uint32], NDArray[np.bool_]]]]
+
+
+class ScoreRanks:
+    """Scores of examples, from 0 up, of which each class's area under the ROC curve is asked."""
+
+    def __init__(
+        self, num_classes: int, *, max_held: int = MAX_HELD, max_sorted: int = MAX_SORTED
+    ) -> None:
+        """Starts without any example.
+
+        Args:
+            num_classes: Of two only the second is ranked.
+            max_held: Scores in memory before they go to the file.
+            max_sorted: Scores of one class in memory at a time.
+        """
+        self._first = 1 if num_classes == 2 else 0
+        self._num_columns = num_classes - self._first
+        self._counts: NDArray[np.int64] = np.zeros(num_classes, np.int64)
+        self._held: list[tuple[NDArray[np.float32], NDArray[np.int32]]] = []
+        self._num_held = 0
+        self._max_held, self._max_sorted = max_held, max_sorted
+        self._has_nan = False
+        self._file: Any = None
+        self._blocks: list[_Block] = []
+
+    def add(self, scores: NDArray[np.float32], labels: NDArray[np.int32]) -> None:
+        """Takes examples.
+
+        Args:
+            scores: Of each class, float32 [n, num_classes], not below 0.
+            labels: int32 [n].
+
+        Raises:
+            RunError: They have to go to the file, and the disk is full or fails.
+        """
+        self._counts += np.bincount(labels, minlength=len(self._counts))
+        kept = scores[:, self._first :] + np.float32(0)  # -0 is 0
+        self._has_nan = self._has_nan or bool(np.isnan(kept).any())
+        self._held.append((kept, labels))
+        self._num_held += kept.size
+        if self._num_held > self._max_held:
+            self._write()
+
+    def areas(self) -> NDArray[np.float64]:
+        """Returns the area of each class, float64 [num_classes], or [1] of two classes.
+
+        It is NaN of a class without examples, or that has all, and of all where a score is NaN.
+
+        Raises:
+            RunError: The file cannot be read.
+        """
+        areas: NDArray[np.float64] = np.full(self._num_columns, np.nan)
+        total = int(self._counts.sum())
+        for column in range(self._num_columns if not self._has_nan else 0):
+            class_ = self._first + column
+            num_inside = int(self._counts[class_])
+            num_pairs = num_inside * (total - num_inside)
+            if num_pairs:
+                areas[column] = self._num_half_pairs(column, total) / (2 * num_pairs)
+        return areas
+
+    def mean_area(self) -> float:
+        """Returns the mean over the classes whose area is a number; NaN if there is none."""
+        areas = self.areas()
+        known = areas[~np.isnan(areas)]
+        return float(known.mean()) if len(known) else float("nan")
+
+    def close(self) -> None:
+        """Gives the file back, if there is one."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _num_half_pairs(self, column: int, total: int) -> int:
+        def keys() -> Iterator[tuple[NDArray[np.uint32], NDArray[np.bool_]]]:
+            for scores, labels in self._column(column):
+                yield scores.view(np.uint32), labels == self._first + column
+
+        if total <= self._max_sorted:
+            return _half_pairs(*_gathered(keys))
+        return _half_pairs_by_range(keys, self._max_sorted)
+
+    def _column(self, column: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int32]]]:
+        """The scores of one class, and the labels, block by block."""
+        with _faults(self._num_columns):
+            for block in self._blocks:
+                self._file.seek(block.offset + 4 * column * block.num)
+                scores = np.frombuffer(self._file.read(4 * block.num), np.float32)
+                self._file.seek(block.offset + 4 * self._num_columns * block.num)
+                yield scores, np.frombuffer(self._file.read(4 * block.num), np.int32)
+        for held, labels in self._held:
+            yield np.ascontiguousarray(held[:, column]), labels
+
+    def _write(self) -> None:
+        """Takes what is in memory to the file, as one block."""
+        scores = np.concatenate([each for each, _ in self._held])
+        labels = np.concatenate([each for _, each in self._held])
+        with _faults(self._num_columns):
+            if self._file is None:
+                self._file = tempfile.TemporaryFile()  # noqa: SIM115 - until `close`
+            self._file.seek(0, 2)
+            self._blocks.append(_Block(self._file.tell(), len(labels)))
+            self._file.write(np.ascontiguousarray(scores.T).data)
+            self._file.write(np.ascontiguousarray(labels).data)
+            self._file.flush()
+        self._held, self._num_held = [], 0
+
+
+def _gathered(
+    keys: _Keys, first: int = 0, last: int = _NUM_HALVES
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """The keys whose upper half is in first..last-1: those of the class, and the others."""
+    inside, outside = [np.empty(0, np.uint32)], [np.empty(0, np.uint32)]
+    for values, is_inside in keys():
+        halves = values >> _HALF_BITS
+        is_wanted = (halves >= first) & (halves < last)
+        inside.append(values[is_wanted & is_inside])
+        outside.append(values[is_wanted & ~is_inside])
+    return np.concatenate(inside), np.concatenate(outside)
+
+
+def _half_pairs(inside: NDArray[np.uint32], outside: NDArray[np.uint32]) -> int:
+    """Twice the number of pairs in which the first is greater, plus the number of ties."""
+    ascending = np.sort(outside)
+    below = np.searchsorted(ascending, inside, "left")
+    not_above = np.searchsorted(ascending, inside, "right")
+    return int(below.sum()) + int(not_above.sum())
+
+
+def _half_pairs_by_range(keys: _Keys, max_sorted: int) -> int:
+    """The same, from ranges of keys of which each holds at most `max_sorted`, or one upper half."""
+    counts = np.zeros((2, _NUM_HALVES), np.int64)  # others, those of the class
+    for values, is_inside in keys():
+        halves = (values >> _HALF_BITS).astype(np.int64)
+        counts[0] += np.bincount(halves[~is_inside], minlength=_NUM_HALVES)
+        counts[1] += np.bincount(halves[is_inside], minlength=_NUM_HALVES)
+    total = num_below = 0
+    for first, last in _ranges(counts.sum(axis=0), max_sorted):
+        num_others, num_inside = (int(each) for each in counts[:, first:last].sum(axis=1))
+        if num_inside and num_others:
+            if num_inside + num_others > max_sorted:
+                total += _half_pairs_of_one(keys, first)
+            else:
+                total += _half_pairs(*_gathered(keys, first, last))
+        total += 2 * num_below * num_inside
+        num_below += num_others
+    return total
+
+
+def _ranges(counts: NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:
+    """Ranges of upper halves that hold all keys, in order: each at most so many, or one half."""
+    first = last = held = 0
+    for half in np.flatnonzero(counts).tolist():
+        count = int(counts[half])
+        if held and held + count > most:
+            yield first, last
+            held = 0
+        first = first if held else half
+        last, held = half + 1, held + count
+    if held:
+        yield first, last
+
+
+def _half_pairs_of_one(keys: _Keys, half: int) -> int:
+    """The same among the keys of one upper half, of which there may be any number."""
+    counts = np.zeros((2, _NUM_HALVES), np.int64)
+    for values, is_inside in keys():
+        is_wanted = values >> _HALF_BITS == half
+        lower = (values & (_NUM_HALVES - 1)).astype(np.int64)
+        counts[0] += np.bincount(lower[is_wanted & ~is_inside], minlength=_NUM_HALVES)
+        counts[1] += np.bincount(lower[is_wanted & is_inside], minlength=_NUM_HALVES)
+    others, inside = counts
+    below = np.cumsum(others) - others
+    return sum(
+        int(inside[each]) * (2 * int(below[each]) + int(others[each]))
+        for each in np.flatnonzero(inside).tolist()
+    )
+
+
+@contextmanager
+def _faults(num_columns: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        raise RunError(
+            "the scores of an evaluation cannot be kept in a temporary file: "
+            f"{why_not_written(err)}; TMPDIR may name another folder, with room for "
+            f"{4 * (num_columns + 1):,} bytes an example, or leave auc out of --metrics"
+        ) from err

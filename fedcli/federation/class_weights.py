@@ -1,0 +1,204 @@
+"""What the training loss of each class is multiplied with: balanced, or weights from a file.
+
+Weights are as Keras's `class_weight`: the loss of an example times the weight of its label, and the
+loss of a batch the sum of these over its number of examples, not over the sum of the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.core.native import CancelFlag, Cancelled
+from fedcli.csv_text import read_rows
+from fedcli.datasets.client_data import ClientData
+from fedcli.datasets.labels import value_of
+from fedcli.digest import blake2b
+from fedcli.errors import ConfigError
+from fedcli.files import read_bounded
+from fedcli.settings.options import check_number, did_you_mean
+from fedcli.settings.vocabulary import BALANCED
+
+MAX_WEIGHT = 1e6
+_MAX_FILE_BYTES = 64 << 20
+_LIST = "a JSON list of the weights in the order of the classes' numbers"
+
+
+def load_class_weights(
+    text: str, train: ClientData, cancel: CancelFlag | None = None
+) -> NDArray[np.float32]:
+    """Returns the weights that --class-weights asks for, float32 [num_classes].
+
+    Args:
+        text: `balanced`, or the path of a JSON or CSV file.
+        train: The training split, of all its clients, whoever takes part.
+        cancel: Once raised, from any thread, the counting of labels stops.
+
+    Raises:
+        Cancelled: `cancel` was raised.
+        ConfigError: The file cannot be read, or does not give each class one weight.
+        DataError: A client's data are bad.
+    """
+    if text == BALANCED:
+        return balanced(_count_labels(train, cancel)).astype(np.float32)
+    label = f"--class-weights {text}"
+    weights = np.array(_of_file(Path(text), label, train), np.float32)
+    if not weights.any():
+        raise ConfigError(f"{label}: all weights are 0, so nothing would be learnt; raise some")
+    return weights
+
+
+def balanced(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Returns n / (K * n_k) for each class, as scikit-learn's `compute_class_weight("balanced")`.
+
+    n is the number of examples, n_k that of a class, and K the number of classes that have any, so
+    that the mean weight of an example is 1. A class without examples has weight 1, of no effect.
+
+    Args:
+        counts: n_k, int64 [num_classes].
+
+    Returns:
+        float64 [num_classes].
+    """
+    has_any = counts > 0
+    weights: NDArray[np.float64] = np.ones(len(counts))
+    np.divide(counts.sum(), np.count_nonzero(has_any) * counts, out=weights, where=has_any)
+    return weights
+
+
+def describe(weights: NDArray[np.float32], train: ClientData) -> str:
+    """Returns a line with the least and the greatest weight."""
+    ends = (int(weights.argmin()), int(weights.argmax()))
+    least, most = (f"{weights[each]:.4g} (class {train.class_name(each)})" for each in ends)
+    return f"class weights of the training loss: {least} to {most}"
+
+
+def digest_of(weights: NDArray[np.float32]) -> str:
+    """Returns the BLAKE2b of the weights in hexadecimal."""
+    return blake2b(weights.astype("<f4").tobytes(), digest_size=16).hexdigest()
+
+
+def _count_labels(train: ClientData, cancel: CancelFlag | None) -> NDArray[np.int64]:
+    counts: NDArray[np.int64] = np.zeros(train.num_classes, np.int64)
+    for client_id in train.client_ids:
+        if cancel is not None and cancel.is_set():
+            raise Cancelled
+        counts += np.bincount(train.labels(client_id), minlength=len(counts))
+    return counts
+
+
+def _of_file(path: Path, label: str, train: ClientData) -> list[float]:
+    """The weight of each class, in order."""
+    try:
+        text = read_bounded(path, _MAX_FILE_BYTES).decode("utf-8-sig")
+    except OSError as err:
+        raise ConfigError(f"{label}: cannot be read: {err.strerror or err}") from err
+    except UnicodeDecodeError as err:
+        raise ConfigError(f"{label}: is no text in UTF-8; give JSON or CSV") from err
+    found = _from_json(text, label) if text.lstrip()[:1] in ("{", "[") else _from_csv(text, label)
+    if isinstance(found, dict):
+        keys = list(found)
+        numbers = _classes_of(keys, label, train)
+        by_class = {number: found[key] for number, key in zip(numbers, keys, strict=True)}
+        if len(by_class) < len(keys):
+            raise ConfigError(f"{label}: a class has two weights; give each one")
+    else:
+        by_class = dict(enumerate(found))
+    count = train.num_classes
+    missing = next((each for each in range(count) if each not in by_class), None)
+    if missing is not None or len(by_class) > count:
+        lacks = "" if missing is None else f", none for class {train.class_name(missing)}"
+        raise ConfigError(
+            f"{label}: has weights for {len(by_class)} classes, {train.source} has {count}{lacks}; "
+            "give each class a weight"
+        )
+    return [
+        _weight(f"{label}: class {train.class_name(each)}", by_class[each]) for each in range(count)
+    ]
+
+
+def _weight(label: str, value: Any) -> float:
+    try:
+        return check_number(label, value, 0.0, MAX_WEIGHT)
+    except OverflowError:  # a whole number beyond all floats
+        return check_number(label, math.inf, 0.0, MAX_WEIGHT)
+
+
+def _from_json(text: str, label: str) -> dict[str, Any] | list[Any]:
+    """Weights by class, or those of a list."""
+    try:
+        found: dict[str, Any] | list[Any] = json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as err:
+        raise ConfigError(f"{label}: is no JSON with each class once: {err}") from err
+    return found
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{key!r} stands there twice")
+        found[key] = value
+    return found
+
+
+def _from_csv(text: str, label: str) -> dict[str, Any]:
+    """Weights by class: rows of class and weight, under a header or none."""
+    rows = [row for row in read_rows(text) if any(cell.strip() for cell in row)]
+    found: dict[str, Any] = {}
+    for place, row in enumerate(rows):
+        value = _number(row[1]) if len(row) == 2 else None
+        if value is None and place == 0 and len(row) == 2:
+            continue  # a header
+        key = row[0].strip()
+        if value is None or key in found:
+            what = "stands there twice" if key in found else "has no number in a second column"
+            raise ConfigError(f"{label}: {key[:60]!r} {what}; give a row class,weight for each")
+        found[key] = value
+    if not found:
+        raise ConfigError(
+            f"{label}: holds no weights; give {BALANCED}, rows class,weight, JSON "
+            f'{{"class": weight}}, or {_LIST}'
+        )
+    return found
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _classes_of(keys: Sequence[str], label: str, train: ClientData) -> list[int]:
+    """The number of each class that is named, or given by its number."""
+    names = {name: number for number, name in enumerate(train.class_names or ())}
+    by_name = [names.get(key.strip(), -1) for key in keys]
+    by_value = [value if _is_class(value := value_of(key), train) else -1 for key in keys]
+    are_names, are_values = -1 not in by_name, -1 not in by_value
+    if are_names and are_values and by_name != by_value:
+        raise ConfigError(
+            f"{label}: its keys may be names of classes or their numbers, which differ here; give "
+            f"{_LIST}"
+        )
+    if are_names:
+        return by_name
+    if are_values:
+        return [value for value in by_value if value is not None]
+    found = by_name if max(by_name, default=-1) >= 0 else by_value
+    wrong = keys[found.index(-1)]
+    known = list(names) or [str(each) for each in range(min(train.num_classes, 1000))]
+    raise ConfigError(
+        f"{label}: {wrong[:60]!r} is none of the {train.num_classes} classes of {train.source} "
+        f"({', '.join(known[:3])}, ...){did_you_mean(wrong, known)}"
+    )
+
+
+def _is_class(value: int | None, train: ClientData) -> bool:
+    return value is not None and 0 <= value < train.num_classes

@@ -1,0 +1,73 @@
+"""The metrics that an evaluation computes when it is asked to, beside loss and accuracy."""
+
+from __future__ import annotations
+
+from fedcli.dataclass import dataclass
+from fedcli.settings.options import Entry, table
+from fedcli.settings.vocabulary import MEASURES
+
+
+@dataclass(frozen=True)
+class MetricEntry(Entry):
+    """A metric.
+
+    Attributes:
+        more_is_better: Whether a greater value is the better one.
+    """
+
+    more_is_better: bool = True
+
+
+_OF_CLASSES = "the classes that occur among labels or predictions"
+_F1 = (
+    "the harmonic mean of a class's precision and recall, 2 right / (predicted + labelled)",
+    "van Rijsbergen 1979, Information Retrieval, chapter 7",
+)
+_PRECISION = "a class's precision, the share of its predictions that are right"
+_RECALL = "a class's recall, the share of its examples that are predicted so"
+_SOURCE = "Sokolova and Lapalme 2009, Information Processing and Management 45(4)"
+
+METRICS = table(
+    MetricEntry("macro_precision", f"Mean of {_PRECISION}, over {_OF_CLASSES}.", _SOURCE),
+    MetricEntry("macro_recall", f"Mean of {_RECALL}, over {_OF_CLASSES}.", _SOURCE),
+    MetricEntry("macro_f1", f"Mean of F1, {_F1[0]}, over {_OF_CLASSES}.", _F1[1]),
+    MetricEntry(
+        "weighted_precision",
+        f"Mean of {_PRECISION}; classes count by their examples.",
+        _SOURCE,
+    ),
+    MetricEntry(
+        "weighted_recall",
+        f"Mean of {_RECALL}; classes count by their examples, so it equals accuracy.",
+        _SOURCE,
+    ),
+    MetricEntry("weighted_f1", f"Mean of F1, {_F1[0]}; classes count by their examples.", _F1[1]),
+    MetricEntry(
+        "balanced_accuracy",
+        f"Mean of {_RECALL}, over the classes that occur among labels.",
+        "Brodersen et al. 2010, The Balanced Accuracy and Its Posterior Distribution, ICPR",
+    ),
+    MetricEntry(
+        "auc",
+        "Area under the ROC curve: how often an example of a class has a greater probability of it "
+        "than another example, a tie counting half. Mean over the classes, each against the rest; "
+        "of two classes that of class 1.",
+        "Hanley and McNeil 1982, Radiology 143(1); Provost and Domingos 2000, CeDER IS-00-04",
+    ),
+    MetricEntry(
+        "ece",
+        "Expected calibration error: examples in 15 equal bins of the predicted class's "
+        "probability, the mean distance of a bin's accuracy from its mean probability, bins "
+        "counting by their examples.",
+        "Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv 1706.04599, eq. 3",
+        more_is_better=False,
+    ),
+)
+
+# What may judge rounds, with the names of metrics.jsonl.
+JUDGING = {**MEASURES, **{name: name for name in METRICS}}
+
+
+def more_is_better(name: str) -> bool:
+    """Returns whether a greater value of a key of `JUDGING` is the better one."""
+    return METRICS[name].more_is_better if name in METRICS else name != "loss"
