@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -190,20 +189,6 @@ def test_every_client_s_own_model_is_measured(fedcli: Fedcli) -> None:
     assert 0 < told["client_work"]["eval"]["current_round_metrics"]["macro_f1"] < 1
     again = json.loads(fedcli("eval", "run", "--split", "train", "--clients", "all", "--json").out)
     assert again == told
-
-
-def test_a_diverged_model_has_no_area_and_no_error(fedcli: Fedcli, tmp_path: Path) -> None:
-    weights = {"kernel": np.full((784, 10), np.nan, np.float32), "bias": np.zeros(10, np.float32)}
-    np.savez(tmp_path / "nan.npz", **weights)
-    assert fedcli("train", *SMALL, "--out", "run", "-q").code == 0
-    done = fedcli(
-        *("train", *SMALL, "--client-lr", "1e30", "--rounds", "2", "--metrics", "all"),
-        *("--out", "wild", "--json"),
-    )
-    group = json.loads(done.out)["evaluation"]["test"]["client_work"]["eval"]
-    values = group["current_round_metrics"]
-    assert values.keys() >= set(METRICS)
-    assert all(value is None or math.isfinite(value) for value in values.values())
 
 
 def test_unknown_metrics_are_refused(fedcli: Fedcli) -> None:
