@@ -53,7 +53,10 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
         *("results-dir", "run-dir"),
     ),
     "--resume RUN continues a run": ("checkpoint", "ckpt", "load", "resume-from", "restore"),
-    "--seed sets it": ("random-seed", "manual-seed", "rng-seed", "random-state"),
+    "--seed sets it": (
+        *("random-seed", "manual-seed", "rng-seed", "random-state", "seed-value", "seeds", "rng"),
+        *("torch-seed", "np-seed", "numpy-seed", "global-seed"),
+    ),
     "--model names it": ("arch", "net", "network", "model-name"),
     "--model-option dropout=X sets it, for a model that has one": ("dropout",),
     "--client-clip-norm X scales longer gradients": ("clip", "clip-norm", "max-norm", "grad-clip"),

@@ -188,9 +188,10 @@ class HoldOut(click.ParamType["tuple[str | None, str, float | None]"]):
 )
 @opt.option(
     "--folders",
-    help="What folders of images stand for. Default: as they are found.",
+    help="What folders of images stand for; name: nothing, the classes are in the files' names. "
+    "Default: as they are found.",
     section=SOURCE,
-    type=click.Choice(["class", "client", "client/class"]),
+    type=click.Choice(["class", "client", "client/class", "name"]),
 )
 @opt.option(
     "--color",

@@ -40,6 +40,7 @@ class ClientData(abc.ABC):
         pixel_convention: What 1.0 is in what the model sees: "ink" or "background".
         partition: How examples were dealt to clients, with parameters; "natural": real owners.
         same_people: Whether clients of train and test with equal ids are the same people.
+        has_default_classes: Whether the number of classes is a default that nobody gave.
         replaces: Of a test split that was named beside data with a test split of their own: the
             source of that other split, which is not used. Else empty.
         notes: Lines on the data that these are made of, for their user.
@@ -55,6 +56,7 @@ class ClientData(abc.ABC):
     pixel_convention: str
     partition: str = NATURAL
     same_people: bool = True
+    has_default_classes: bool = False
     replaces: str = ""
     cache: ClientCache | None = None
     notes: tuple[str, ...] = ()

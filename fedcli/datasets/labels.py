@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import string
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from fedcli.datasets.batches import first_outside
 from fedcli.datasets.checks import MAX_CLASSES
 from fedcli.errors import DataError
 
+# EMNIST's order: digits, capitals, small letters.
+CHARACTER_NAMES = tuple(string.digits + string.ascii_uppercase + string.ascii_lowercase)
 _WHOLE = re.compile(r"([+-]?[0-9]{1,18})(?:\.0*)?")
 _FRACTION_FREE = re.compile(r"[+-]?[0-9]{1,18}\.0*")
 _NUMBER = re.compile(
@@ -248,6 +251,15 @@ def value_of(name: str) -> int | None:
     """Returns the whole number that a name of a class is; None if it is none."""
     match = _WHOLE.fullmatch(name)
     return int(match.group(1)) if match else None
+
+
+def are_numbers(names: Sequence[str]) -> bool:
+    """Returns whether names say no more than the numbers of their classes do.
+
+    They are these numbers, or EMNIST's characters, which everyone numbers alike.
+    """
+    are_characters = tuple(names) == CHARACTER_NAMES[: len(names)]
+    return are_characters or all(value_of(name) == place for place, name in enumerate(names))
 
 
 def _as_array(values: Any, place: Callable[[int], str]) -> NDArray[Any]:

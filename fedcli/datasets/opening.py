@@ -15,6 +15,7 @@ from fedcli.datasets.batches import BatchedDataset, ClientDataset
 from fedcli.datasets.cache import ClientCache
 from fedcli.datasets.checks import check_num_classes
 from fedcli.datasets.client_data import ClientData
+from fedcli.datasets.labels import are_numbers
 from fedcli.digest import blake2b
 from fedcli.errors import ConfigError, DataError
 from fedcli.files import open_regular
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 CACHE_BYTES = 256 << 20
+_SHOWN = 5  # names in a message
 
 
 def load(
@@ -93,7 +95,7 @@ def open_splits(
     splits = _open_named(source, cache, split="train")
     if source.test_data is not None:
         as_test = replace(source, data=source.test_data, data_options={})
-        others = _open_named(as_test, cache, split="test")
+        others = _open_named(as_test, cache, split="test", default_classes=_classes_of(splits))
         other = others.get("test", others.get("train"))
         if other is None:
             raise DataError(
@@ -148,8 +150,20 @@ def note_of_change(
     return (f"{' or '.join(source.names)} has changed since the run began; {consequence}",)
 
 
-def _open_named(source: DataSource, cache: ClientCache, *, split: str) -> dict[str, ClientData]:
-    """The splits of `source.data` alone; `split` names the one split of a TFF file."""
+def _classes_of(splits: Mapping[str, ClientData]) -> int | None:
+    """How many classes the source says or shows; None where that is only TFF's default."""
+    first = next(iter(splits.values()))
+    return None if first.has_default_classes else first.num_classes
+
+
+def _open_named(
+    source: DataSource, cache: ClientCache, *, split: str, default_classes: int | None = None
+) -> dict[str, ClientData]:
+    """The splits of `source.data` alone.
+
+    `split` names the one split of a TFF file, which has `default_classes` where nobody says how
+    many; by default TFF's.
+    """
     data, data_options = source.data, source.data_options
     num_classes, pixels = source.num_classes, source.pixels
     if data in registry.EMBEDDED_DATASETS:
@@ -174,8 +188,8 @@ def _open_named(source: DataSource, cache: ClientCache, *, split: str) -> dict[s
     tff_split = tff_h5.TffH5Split(
         path,
         split=split,
-        num_classes=tff_h5.DEFAULT_NUM_CLASSES if num_classes is None else num_classes,
-        has_default_classes=num_classes is None,
+        num_classes=num_classes or default_classes or tff_h5.DEFAULT_NUM_CLASSES,
+        has_default_classes=num_classes is None and default_classes is None,
         pixels=pixels,
         cache=cache,
     )
@@ -271,8 +285,10 @@ def _check_agreement(splits: Mapping[str, ClientData]) -> None:
     if train.num_classes != test.num_classes:
         raise DataError(
             f"train has {train.num_classes} classes ({train.source}) but test has "
-            f"{test.num_classes} ({test.source}); pass --num-classes with the larger number"
+            f"{test.num_classes} ({test.source}); pass --num-classes "
+            f"{max(train.num_classes, test.num_classes)}, the larger number"
         )
+    _check_names(train, test)
     if train.pixel_shape != test.pixel_shape:
         raise DataError(
             f"train has images of {list(train.pixel_shape)} ({train.source}) but test of "
@@ -283,6 +299,39 @@ def _check_agreement(splits: Mapping[str, ClientData]) -> None:
             f"1.0 is {train.pixel_convention} in train ({train.source}) but "
             f"{test.pixel_convention} in test ({test.source}); pass --pixels ink or background"
         )
+
+
+def _check_names(train: ClientData, test: ClientData) -> None:
+    """Refuses splits of two sources whose labels do not mean the same classes.
+
+    One that numbers its classes goes with names that are these numbers, or EMNIST's characters.
+    """
+    ours, theirs = train.class_names or (), test.class_names or ()
+    if train.source == test.source or ours == theirs:
+        return
+    together = (
+        f"make one store, which matches them by name: fedcli preprocess {train.source} "
+        f"--test-data {test.source} --out FILE"
+    )
+    if ours and theirs:
+        place = next(
+            (at for at, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other),
+            min(len(ours), len(theirs)),
+        )
+        one, other = (repr(each[place]) if place < len(each) else "none" for each in (ours, theirs))
+        raise DataError(
+            f"class {place} is {one} in train ({train.source}) but {other} in test "
+            f"({test.source}); {together}"
+        )
+    names = ours or theirs
+    if are_numbers(names):
+        return
+    named, numbered = (train, test) if ours else (test, train)
+    raise DataError(
+        f"{named.split} names its classes ({', '.join(names[:_SHOWN])}; {named.source}) but "
+        f"{numbered.split} numbers them ({numbered.source}), and nothing says which is which; "
+        "make both stores of one kind of source, or give names with fedcli preprocess"
+    )
 
 
 def _fingerprint_of(

@@ -117,7 +117,7 @@ def test_the_whole_file_decides_what_white_is(tmp_path: Path) -> None:
     header = "y,p0,p1,p2,p3"
     table = table_of(write(tmp_path / "a.csv", header, *block))
     assert (table.pixels.dtype.str[1:], table.pixels.max(), table.scale) == ("u1", 255, 1 / 255)
-    table = table_of(write(tmp_path / "b.csv", header, *block, "0,0,0,0,2"))
+    table = table_of(write(tmp_path / "b.csv", header, *block, "0,0,0,0,2"), pixel_range="0-255")
     assert (table.pixels.dtype.str[1:], table.pixels[0].max(), table.scale) == ("u1", 1, 1 / 255)
     exact = [f"0,{50 / 255!r},0,1,1"]
     table = table_of(write(tmp_path / "c.csv", header, *block, *exact))

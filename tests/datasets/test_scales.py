@@ -62,6 +62,7 @@ def test_the_range_is_found(pixels: Any, top: int | None) -> None:
     ("pixels", "fault"),
     [
         (np.rint(SHARES * 9), "the range may be 0-1 or 0-16; choose with --pixel-range"),
+        (np.rint(SHARES * 9).astype(np.uint8), "the range may be 0-16 or 0-255; choose with"),
         (with_pixel(SHARES, 3.5), "example 3: pixels reach 3.5"),
         (with_pixel(SHARES, 200.5), "only 1 pixels lie beyond 1: the range may be 0-1 or 0-255"),
         (with_pixel(LEVELS, 60000), "only 1 pixels lie beyond 255: the range may be 0-255 or"),

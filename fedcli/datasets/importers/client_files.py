@@ -1,4 +1,4 @@
-"""One file a client: CSV, npz, or a pair of .npy files, named after the client or in its folder.
+"""One file a client: CSV, npz, parquet, or a pair of .npy files, named after it or in its folder.
 
     0.npz 1.npz             train/0.npz test/0.npz          client-0/data.csv client-1/data.csv
     x_ann.npy y_ann.npy     ann/x.npy ann/y.npy             client-0/train.npz client-0/test.npz
@@ -6,7 +6,8 @@
 Names that are the same in every path say nothing; those that name splits are splits (see
 `split_names`); the one that is left is the client. Files that differ in the name of their split
 alone (train.csv, test.csv) are the splits of a source without clients. Where a file names the owner
-of each row itself, that owner counts and the file's name does not.
+of each row itself, that owner counts and the file's name does not. Beside others, CSV files without
+a column of labels (a competition's test.csv) or without pixels (its sheet of answers) are left out.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import decode
-from fedcli.datasets.importers import csv_files, npy_files, npz, shared, split_names
+from fedcli.datasets.importers import csv_files, npy_files, npz, parquet, shared, split_names
 from fedcli.datasets.importers.picture_files import walk
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.table import ExampleTable, TableWriter
@@ -32,8 +33,15 @@ from fedcli.progress import Tell
 from fedcli.settings.vocabulary import SPLITS
 
 _MAX_DEPTH = 4  # folders above a file
+_SHOWN = 8  # names in a note
 _LOOKED_AT = 1000  # files by which a folder is recognised
-_READERS: Mapping[str, Any] = {"csv": csv_files, "npz": npz, "npy": npy_files}
+_READERS: Mapping[str, Any] = {
+    "csv": csv_files,
+    "npz": npz,
+    "npy": npy_files,
+    "parquet": parquet,
+}
+_STANDARDISED = "standardised"
 
 
 @dataclass(frozen=True)
@@ -123,10 +131,10 @@ def read(
         DataError: A file cannot be used, or their names do not say which client each is.
         OSError: A file cannot be read, or the disk is full.
     """
-    units = _find_units(sources)
     title = str(sources[0] if len(sources) == 1 else Path(os.path.commonpath(sources)))
+    units, left_out = _with_labels(_find_units(sources), options)
     if len(units) == 1:
-        return _read_alone(units[0], title, options, folder, tell)
+        return _read_alone(units[0], title, left_out, options, folder, tell)
     placed, why = _place(units, title, options.splits)
     found = _read_all(placed, title, options, folder, tell)
     if len(found.ranges) > 1:
@@ -145,7 +153,7 @@ def read(
         pixel_convention=convention,
         class_names=found.labels.names(),
         same_people=len(owners) == 1 or not owners[0].isdisjoint(*owners[1:]),
-        notes=found.notes,
+        notes=(*left_out, *found.notes),
         pixel_range=next(iter(found.ranges)),
         evidence={
             **why,
@@ -163,9 +171,10 @@ def read(
 
 def _reader_of(path: Path) -> str | None:
     """The reader of a file, by its content; None of what is no data."""
-    if npy_files.has_signature(path):
+    if npy_files.has_signature(path) or npy_files.is_lone(path):
         return "npy"
-    return next((name for name in ("npz", "csv") if _READERS[name].recognises(path)), None)
+    names = ("npz", "parquet", "csv")
+    return next((name for name in names if _READERS[name].recognises(path)), None)
 
 
 def _find_units(sources: Sequence[Path]) -> list[_Unit]:
@@ -206,13 +215,37 @@ def _number_first(name: str) -> tuple[int, str]:
     return (int(name) if is_number else 10**10, name)
 
 
+def _with_labels(units: list[_Unit], options: ImportOptions) -> tuple[list[_Unit], tuple[str, ...]]:
+    """The units without CSV files that have no labels or no pixels where others have; notes."""
+    if len(units) < 2:
+        return units, ()
+    missing: dict[Path, str] = {}
+    for unit in units:
+        path = unit.paths[0]
+        if unit.reader == "csv" and not csv_files.has_labels(path, options):
+            missing[path] = "has no column of labels"
+        elif unit.reader == "csv" and not csv_files.holds_pixels(path):
+            missing[path] = "has no columns of pixels"
+    kept = [unit for unit in units if unit.paths[0] not in missing]
+    if not kept or not missing:
+        return units, ()
+    return kept, tuple(f"{path} was left out: it {why}" for path, why in missing.items())
+
+
 def _read_alone(
-    unit: _Unit, title: str, options: ImportOptions, folder: Path | None, tell: Tell
+    unit: _Unit,
+    title: str,
+    left_out: Sequence[str],
+    options: ImportOptions,
+    folder: Path | None,
+    tell: Tell,
 ) -> Imported:
     """A folder that holds one file of data is that file."""
     imported: Imported = _READERS[unit.reader].read(list(unit.paths), options, folder, tell)
-    note = f"{title} holds one file of data: {unit.paths[0].name}"
-    return replace(imported, notes=(note, *imported.notes))
+    names = ", ".join(path.name for path in unit.paths[:_SHOWN])
+    count = "one file" if len(unit.paths) == 1 else f"{len(unit.paths)} files"
+    note = f"{title} holds {count} of data: {names}"
+    return replace(imported, notes=(note, *left_out, *imported.notes))
 
 
 # ---- What their places say -----------------------------------------------------------------------
@@ -381,6 +414,8 @@ def _read_all(
             )
             description = imported.description
             value = description.range.value
+            if value.startswith(_STANDARDISED):
+                value = _STANDARDISED  # their ends differ from file to file
             if value not in ranges or not ranges[value].has_fractions:
                 ranges[value] = _Range(each.unit.paths[0], _has_fractions(imported, value))
             is_owned = bool(len(next(iter(imported.tables.values())).owner_ids))
@@ -447,6 +482,8 @@ def _no_tell(tell: Tell, done: int) -> Tell:
 
 def _has_fractions(imported: Imported, pixel_range: str) -> bool:
     """Whether a pixel of a range that ends at 1 lies between 0 and 1."""
+    if pixel_range == _STANDARDISED:
+        return True
     if _top(pixel_range) > 1:
         return False
     for table in imported.tables.values():
@@ -463,6 +500,13 @@ def _widest(ranges: Mapping[str, _Range], title: str) -> str:
     Raises:
         DataError: They cannot be: their pixels are no whole numbers.
     """
+    if _STANDARDISED in ranges:
+        other = next(value for value in ranges if value != _STANDARDISED)
+        raise DataError(
+            f"{ranges[other].path}: pixels go from {other}, but in {ranges[_STANDARDISED].path} "
+            f"they are standardised; bring the files in {title} to one range, or choose "
+            "--pixel-range"
+        )
     widest = max(ranges, key=_top)
     for value, example in ranges.items():
         if value != widest and example.has_fractions:

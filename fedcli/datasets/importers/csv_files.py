@@ -81,6 +81,25 @@ def recognises(path: Path) -> bool:
     return False
 
 
+def holds_pixels(path: Path) -> bool:
+    """Returns whether a file is recognised and has as many pixels a row as an image has."""
+    if not recognises(path):
+        return False
+    with suppress(DataError, csv.Error), _readable(path) as file:
+        header, row = (file.readline(MAX_LINE).rstrip("\r\n") for _ in range(2))
+        fields = split_line(row, delimiter_of(header))
+        return len(fields) >= csv_layout.LEAST_COLUMNS or any(map(is_packed, fields))
+    return False
+
+
+def has_labels(path: Path, options: ImportOptions) -> bool:
+    """Returns whether a file has a column of labels; what else is wrong with it `read` says."""
+    with suppress(csv.Error, OSError), _readable(path) as file:
+        header = file.readline(MAX_LINE).rstrip("\r\n")
+        return csv_layout.has_label_column(header, options)
+    return True
+
+
 def read(
     sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
 ) -> Imported:

@@ -13,7 +13,6 @@ from fedcli.dataclass import dataclass
 from fedcli.datasets.importers import split_names
 from fedcli.datasets.importers.recognising import ImportOptions
 from fedcli.errors import ConfigError, DataError
-from fedcli.settings.vocabulary import VALIDATION
 
 ID_COLUMNS = ("client_id", "client", "writer_id", "writer", "user_id", "user", "owner")
 LABEL_COLUMNS = ("label", "y", "class", "target", "digit", "labels", "emotion", "category")
@@ -26,10 +25,8 @@ _ASIDE = re.compile(
     re.IGNORECASE,
 )
 _LEAST_ALIKE = 0.9  # of the pixels' names, but for their numbers
-_LEAST_COLUMNS = 16  # fewer say nothing
+LEAST_COLUMNS = 16  # fewer say nothing
 _LEAST_PACKED = 4  # numbers in one field
-# FER2013 and other competitions call the two halves of what is held out so.
-_USAGES = {"publictest": VALIDATION, "privatetest": "test"}
 _DELIMITERS = ",;\t"
 MAX_COLUMNS = 1 << 20
 _SHOWN = 5  # columns named in a note
@@ -119,6 +116,14 @@ def read_layout(header: str, rows: Sequence[str], options: ImportOptions, where:
     )
 
 
+def has_label_column(header: str, options: ImportOptions) -> bool:
+    """Returns whether a header has the column that --label-column names, or one of a usual name."""
+    columns = [name.strip() for name in split_line(header, delimiter_of(header))]
+    if options.label_column is not None:
+        return options.label_column in columns
+    return not {name.lower() for name in columns}.isdisjoint(LABEL_COLUMNS)
+
+
 def splits_of(values: Sequence[str], splits: dict[str, str] | None, where: str) -> dict[str, str]:
     """Returns the split of each value in a column of splits, as --splits or the values say.
 
@@ -132,7 +137,11 @@ def splits_of(values: Sequence[str], splits: dict[str, str] | None, where: str) 
         if missing is not None:
             raise ConfigError(f"--splits: {where} has no value {missing!r} but {_some(values)}")
         return by_value
-    usages = {value: _USAGES[value.lower()] for value in values if value.lower() in _USAGES}
+    usages = {
+        value: split_names.USAGES[value.lower()]
+        for value in values
+        if value.lower() in split_names.USAGES
+    }
     others = [value for value in values if value not in usages]
     unknown = next((value for value in others if split_names.kind_of(value) is None), None)
     if unknown is not None:
@@ -210,7 +219,7 @@ def _pixel_columns(columns: Sequence[str], places: Sequence[int]) -> list[int]:
     """The places of the pixels: what has no other name, and is called as most are."""
     stems = {i: re.sub(r"\d+", "#", columns[i].lower()) for i in places}
     stem, count = Counter(stems.values()).most_common(1)[0] if stems else ("", 0)
-    is_regular = len(places) >= _LEAST_COLUMNS and count >= _LEAST_ALIKE * len(places)
+    is_regular = len(places) >= LEAST_COLUMNS and count >= _LEAST_ALIKE * len(places)
     if is_regular:
         return [i for i in places if stems[i] == stem]
     return [i for i in places if not _ASIDE.fullmatch(columns[i])]

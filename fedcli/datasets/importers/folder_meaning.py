@@ -6,11 +6,13 @@ Each picture is known by the names of the folders it lies in. Of these names, fr
 
 1. folders that hold everything (an archive's own folder) are left out;
 2. folders that name splits are taken out, at whichever depth they stand (see `split_names`);
-3. folders that only say that they hold pictures ("images") are left out.
+3. folders that only say that they hold pictures ("images") are left out, and those that repeat the
+   name of the folder they are in.
 
 One folder is then the class, or the client with `--folders client`; two are client and class; none
-means that a table must say what the pictures show. Two readings that are as plausible as each
-other are an error that names the options between them.
+means that a table must say what the pictures show, or their own names with `--folders name`. Two
+readings that are as plausible as each other are an error that names the options between them.
+Omniglot's files say in their names who drew them: NUMBER_DRAWER, one number a character.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ LAYOUTS = {
     "class": "one folder a class",
     "client": "one folder a client",
     "client/class": "one folder a client with one a class in each",
+    "name": "one folder, the classes in the names of the files",
 }
 # Names of folders that say nothing but that pictures are in them, and of those that hold other
 # pictures beside them.
@@ -45,6 +48,16 @@ _ASIDE = re.compile(
     r"heatmaps?|previews?)",
     re.IGNORECASE,
 )
+# Kinds of the same pictures, each in a folder: PlantVillage has every leaf three times.
+_RENDERINGS = re.compile(
+    r"(?:colou?r|rgb|gr[ae]y(?:scale)?|bw|segmented|masked|augmented|original|raw|processed|"
+    r"resized|cropped|enhanced|denoised|noisy)(?:[-_ ]?(?:images?|imgs?|pictures?|data|version))?",
+    re.IGNORECASE,
+)
+_NAMED = re.compile(r"(.*?[^\W\d_])[-_. ]*\(?\d+\)?")  # a class, then a number: cat.0, beagle_12
+_MOST_NAMED = 1000  # classes
+_SHOWN = 5  # names in a message
+_DRAWN = re.compile(r"([0-9]{4})_([0-9]{2})")  # Omniglot's: a character, who drew it
 _UNLABELLED = re.compile(r".*(?:pred(?:ict(?:ion)?s?)?|unlabell?ed|unsup)", re.IGNORECASE)
 
 
@@ -101,8 +114,13 @@ def read_places(
         DataError: Two readings are plausible, or pictures lie too deep.
     """
     meaning = read_splits(pictures, root, folders, splits)
+    if folders is None and _take_drawers(meaning):
+        return meaning
     for split, inside in meaning.splits.items():
-        meaning.splits[split] = _without_plain(meaning, _without_repeated(inside, meaning), folders)
+        inside = _without_plain(meaning, _without_repeated(inside, meaning), folders)
+        meaning.splits[split] = _without_echo(inside, folders)
+    if folders is None:
+        _refuse_renderings(meaning, root)
     _judge_inner_folders(meaning, root, folders)
     return meaning
 
@@ -127,7 +145,7 @@ def read_splits(
 
 
 def check_depths(meaning: Meaning, root: Path, folders: str | None) -> int:
-    """Returns how many folders are left above each picture: 1 or 2.
+    """Returns how many folders are left above each picture: 1 or 2, or 0 with --folders name.
 
     Raises:
         DataError: They lie at several depths, too deep, directly in the folder of a split, or not
@@ -140,12 +158,14 @@ def check_depths(meaning: Meaning, root: Path, folders: str | None) -> int:
             depth = len(picture.dirs)
             depths[depth] += 1
             first.setdefault(depth, picture.path)
+    if folders == "name" and set(depths) == {0}:
+        return 0
     if 0 in depths:
         one = "client" if folders == "client" else "class"
         raise DataError(
             f"{first[0].parent}: pictures lie directly in it ({first[0].name}, {depths[0]:,} in "
             f"all); put them into one folder a {one}, or beside them a CSV file with a column of "
-            "file names and one of labels"
+            f"file names and one of labels{_advice_on_names(meaning)}"
         )
     if len(depths) > 1:
         listed = ", ".join(
@@ -164,6 +184,18 @@ def check_depths(meaning: Meaning, root: Path, folders: str | None) -> int:
             f"choose {'--folders client/class' if depth == 2 else '--folders class or client'}"
         )
     return depth
+
+
+def without_aside(pictures: Sequence[Picture]) -> list[Picture]:
+    """Returns pictures without those in folders of masks and the like, if there are others."""
+    kept = [each for each in pictures if not any(map(_ASIDE.fullmatch, each.dirs))]
+    return kept or list(pictures)
+
+
+def class_in_name(path: Path) -> str | None:
+    """Returns the class in a file's name, "cat" of cat.0.jpg and cat_12.png; None where none is."""
+    match = _NAMED.fullmatch(path.stem)
+    return match[1] if match else None
 
 
 def is_plain(name: str) -> bool:
@@ -204,6 +236,14 @@ def _without_repeated(pictures: list[Picture], meaning: Meaning) -> list[Picture
             break
         pictures = [_drop(each, 0) for each in pictures]
     return pictures
+
+
+def _without_echo(pictures: list[Picture], folders: str | None) -> list[Picture]:
+    """The pictures of a split without folders that are all called as those they are in."""
+    is_echo = folders in (None, "class") and all(
+        len(each.dirs) == 2 and each.dirs[0] == each.dirs[1] for each in pictures
+    )
+    return [_drop(each, 1) for each in pictures] if is_echo else pictures
 
 
 def _without_plain(meaning: Meaning, pictures: list[Picture], folders: str | None) -> list[Picture]:
@@ -393,6 +433,75 @@ def _judge_inner_folders(meaning: Meaning, root: Path, folders: str | None) -> N
         )
     for split, inside in meaning.splits.items():
         meaning.splits[split] = [_drop(each, 1) for each in inside]
+
+
+def _refuse_renderings(meaning: Meaning, root: Path) -> None:
+    """Refuses folders that seem to hold the same pictures in several kinds, not those of clients.
+
+    Raises:
+        DataError: All outer folders are called as kinds of pictures are.
+    """
+    pictures = [each for inside in meaning.splits.values() for each in inside]
+    if any(len(each.dirs) != 2 for each in pictures):
+        return
+    names = _names_at(pictures, 0)
+    if len(names) > 1 and all(_RENDERINGS.fullmatch(name) for name in names):
+        raise DataError(
+            f"{root}: folders {', '.join(names)} seem to hold the same pictures in several kinds; "
+            f"give one of them, as {root / names[0]}, or choose --folders client/class if each is "
+            "a client's"
+        )
+
+
+def _take_drawers(meaning: Meaning) -> bool:
+    """Makes clients of who drew Omniglot's characters; returns whether these are such.
+
+    Each folder of an alphabet and a character must have one number, and each number one folder;
+    the drawers of the characters of an alphabet must be the same. A client is a drawer of one
+    alphabet: those of others were other people.
+    """
+    numbers: dict[tuple[str, ...], set[str]] = {}
+    drawers: dict[tuple[str, ...], set[str]] = {}
+    for pictures in meaning.splits.values():
+        for picture in pictures:
+            match = _DRAWN.fullmatch(picture.path.stem)
+            if match is None or len(picture.dirs) not in (2, 3):
+                return False
+            numbers.setdefault(picture.dirs, set()).add(match[1])
+            drawers.setdefault(picture.dirs, set()).add(match[2])
+    all_numbers = [number for found in numbers.values() for number in found]
+    by_alphabet = {dirs[:-1]: found for dirs, found in drawers.items()}
+    is_drawn = (
+        len(set(all_numbers)) == len(all_numbers) == len(numbers) > 1
+        and all(found == by_alphabet[dirs[:-1]] for dirs, found in drawers.items())
+        and all(len(found) > 1 for found in by_alphabet.values())
+    )
+    if not is_drawn:
+        return False
+    for split, pictures in meaning.splits.items():
+        meaning.splits[split] = [_drawn(each) for each in pictures]
+    meaning.evidence["owners"] = "who drew it: the number behind _ in the names of the files"
+    meaning.evidence["classes"] = (
+        "alphabets and characters, a number in the names of files for each"
+    )
+    return True
+
+
+def _drawn(picture: Picture) -> Picture:
+    *_, alphabet, character = picture.dirs
+    drawer = picture.path.stem.partition("_")[2]
+    return replace(picture, dirs=(f"{alphabet} {drawer}", f"{alphabet}/{character}"))
+
+
+def _advice_on_names(meaning: Meaning) -> str:
+    """What may be done where the names of pictures seem to begin with their classes."""
+    pictures = [each for inside in meaning.splits.values() for each in inside if not each.dirs]
+    counts = Counter(class_in_name(each.path) for each in pictures)
+    is_likely = 1 < len(counts) <= _MOST_NAMED and counts.most_common()[-1][1] > 1
+    if not is_likely or None in counts:
+        return ""
+    shown = ", ".join(str(name)[:40] for name in sorted(counts, key=str)[:_SHOWN])
+    return f"; their names begin with {shown}: if these are the classes, choose --folders name"
 
 
 def _names_at(pictures: Iterable[Picture], level: int) -> list[str]:

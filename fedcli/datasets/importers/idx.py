@@ -23,7 +23,7 @@ from fedcli.datasets.importers.idx_file import IdxFile, has_signature, open_valu
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.importers.scales import Coding, Survey
 from fedcli.datasets.importers.source_files import any_file, files_of
-from fedcli.datasets.labels import check_classes, whole_numbers
+from fedcli.datasets.labels import CHARACTER_NAMES, check_classes, whole_numbers
 from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import DataError
 from fedcli.progress import Tell
@@ -91,9 +91,9 @@ def read(
         options,
         source=str(sources[0]) if len(sources) == 1 else str(sets[next(iter(sets))].images.path),
         pixel_convention="ink",
-        own_classes=len(shared.CHARACTER_NAMES) if is_by_class else None,
+        own_classes=len(CHARACTER_NAMES) if is_by_class else None,
         are_numbered=True,
-        class_names=shared.CHARACTER_NAMES if is_by_class else (),
+        class_names=CHARACTER_NAMES if is_by_class else (),
         # MNIST's test digits were written by others than those it is trained on.
         same_people=not all(each.writers for each in sets.values()) or len(sets) == 1,
         notes=notes,

@@ -16,7 +16,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from fedcli.dataclass import dataclass
-from fedcli.datasets.importers import folder_meaning, picture_tables, shared, split_names
+from fedcli.datasets.importers import (
+    csv_files,
+    folder_meaning,
+    picture_mats,
+    picture_tables,
+    shared,
+    split_names,
+)
 from fedcli.datasets.importers.folder_meaning import LAYOUTS, Meaning, Picture
 from fedcli.datasets.importers.picture_decoding import Decoder
 from fedcli.datasets.importers.picture_files import (
@@ -37,6 +44,7 @@ FOLDERS = tuple(LAYOUTS)
 COLORS = ("grey", "rgb")
 
 _LOOKED_AT = 1000  # entries by which a folder is recognised
+Tables = Path | picture_tables.Table  # a text file, or what a file of MATLAB's says
 
 
 @dataclass(frozen=True)
@@ -76,8 +84,17 @@ def recognises(path: Path) -> bool:
     if not path.is_dir():
         return picture_tables.looks_like_table(path)
     with suppress(DataError):  # `read` says what is wrong
-        return any(map(looks_like_picture, islice(walk(path), _LOOKED_AT)))
+        files = islice(walk(path), _LOOKED_AT)
+        first = next(filter(looks_like_picture, files), None)
+        return first is not None and not (first.parent == path and _is_aside(path))
     return False
+
+
+def _is_aside(folder: Path) -> bool:
+    """Whether all pictures lie directly in a folder beside CSV files of pixels, as at Kaggle."""
+    files = list(islice(walk(folder), _LOOKED_AT))
+    are_loose = all(each.parent == folder for each in files if looks_like_picture(each))
+    return are_loose and any(map(csv_files.holds_pixels, files))
 
 
 def read(
@@ -211,7 +228,8 @@ def find_pictures(source: Path, options: ImportOptions) -> Found:
     if source != root and (named := _named_files(source)):
         meaning = folder_meaning.read_splits(named, root, None, options.splits)
         return _by_tables(meaning, [source], root, options)
-    pictures, tables, num_others = _list_files(root)
+    listed = _list_files(root)
+    pictures = listed.pictures
     if not pictures:
         raise DataError(
             f"{source}: no images in its folders ({', '.join(DECODERS)} are read); "
@@ -220,17 +238,26 @@ def find_pictures(source: Path, options: ImportOptions) -> Found:
     if source != root:
         return _by_tables(Meaning({"train": pictures}), [source], root, options)
     if any((options.label_column, options.file_column, options.id_column)):
-        meaning = folder_meaning.read_splits(pictures, root, options.folders, options.splits)
-        return _by_tables(meaning, tables, root, options)
+        kept = folder_meaning.without_aside(pictures)
+        meaning = folder_meaning.read_splits(kept, root, options.folders, options.splits)
+        return _by_tables(meaning, _useful_tables(listed, meaning, root), root, options)
     meaning = folder_meaning.read_places(pictures, root, options.folders, options.splits)
-    if tables and options.folders is None and _say_nothing(meaning):
-        return _by_tables(meaning, tables, root, options)
-    meaning, flat, notes = _without_unlabelled(meaning, tables, root)
+    if options.folders is None and _say_nothing(meaning):
+        useful = _useful_tables(listed, meaning, root)
+        if useful:
+            return _by_tables(meaning, useful, root, options)
+    return _by_places(meaning, listed, root, options)
+
+
+def _by_places(meaning: Meaning, listed: _Listed, root: Path, options: ImportOptions) -> Found:
+    """The pictures labelled by the folders they lie in; a held-out split of none, by tables."""
+    tables = listed.tables
+    meaning, flat, notes = _without_unlabelled(meaning, tables, root, options.folders)
     if options.splits is None:
         _rename_alone(meaning, flat)
-    notes += _notes_of_empty(root, pictures, options)
-    if num_others:
-        notes += (f"{num_others:,} files that are no images were left out",)
+    notes += _notes_of_empty(root, listed.pictures, options)
+    if listed.num_others:
+        notes += (f"{listed.num_others:,} files that are no images were left out",)
     found = _by_folders(meaning, root, options.folders)
     if flat:
         known = {each.class_name for files in found.splits.values() for each in files}
@@ -239,7 +266,11 @@ def find_pictures(source: Path, options: ImportOptions) -> Found:
         )
         found = _join(found, by_table)
     if tables and options.folders is None:
-        _check_tables_agree(found, tables, root, meaning)
+        paths = [each.path for files in found.splits.values() for each in files]
+        rows = picture_tables.match_pictures(tables, paths, root, None, meaning.folders)
+        _check_tables_agree(found, rows, root)
+        if options.splits is None and len(found.splits) == 1:
+            found = _dealt_by_lists(found, rows)
     return replace(found, notes=(*notes, *found.notes))
 
 
@@ -265,23 +296,47 @@ def _named_files(table: Path) -> list[Picture]:
     ]
 
 
-def _list_files(root: Path) -> tuple[list[Picture], list[Path], int]:
-    """The pictures below a folder, the tables, and how many files are no pictures."""
-    pictures, tables = [], []
-    num_others = 0
+@dataclass(frozen=True)
+class _Listed:
+    """The files below a folder.
+
+    Attributes:
+        pictures: By content or by name.
+        tables: Text files that may say what they show.
+        mats: Files of MATLAB's, of which the same may be true.
+        num_others: How many are no pictures.
+    """
+
+    pictures: list[Picture]
+    tables: list[Path]
+    mats: list[Path]
+    num_others: int
+
+
+def _list_files(root: Path) -> _Listed:
+    pictures, others = [], []
     for path in walk(root):
         if looks_like_picture(path) or path.suffix.lower() in SUFFIXES:
             pictures.append(Picture(path, path.relative_to(root).parts[:-1]))
-            continue
-        num_others += 1
-        if picture_tables.looks_like_table(path) or _may_name_stems(path):
-            tables.append(path)
-    return pictures, tables, num_others
+        else:
+            others.append(path)
+    return _Listed(
+        pictures, picture_tables.tables_among(others), picture_mats.files_among(others), len(others)
+    )
 
 
-def _may_name_stems(path: Path) -> bool:
-    """Whether a text file may be a table that names pictures without the endings of their names."""
-    return path.suffix.lower() in (".csv", ".tsv")
+def _useful_tables(listed: _Listed, meaning: Meaning, root: Path) -> list[Tables]:
+    """The tables without texts that name no picture; where none does, those of MATLAB's files."""
+    if not listed.mats and all(map(picture_tables.is_meant, listed.tables)):
+        return [*listed.tables]
+    paths = [each.path for inside in meaning.splits.values() for each in inside]
+    rows = picture_tables.match_pictures(listed.tables, paths, root, None, meaning.folders)
+    tables: list[Tables] = [
+        each for each in listed.tables if each in rows.named or picture_tables.is_meant(each)
+    ]
+    if rows.tables or not listed.mats:
+        return tables
+    return [*tables, *picture_mats.read_tables(listed.mats, paths)]
 
 
 def _say_nothing(meaning: Meaning) -> bool:
@@ -291,7 +346,7 @@ def _say_nothing(meaning: Meaning) -> bool:
 
 
 def _without_unlabelled(
-    meaning: Meaning, tables: Sequence[Path], root: Path
+    meaning: Meaning, tables: Sequence[Tables], root: Path, folders: str | None
 ) -> tuple[Meaning, dict[str, list[Picture]], tuple[str, ...]]:
     """The splits with class folders, those without that tables may label, and notes.
 
@@ -302,7 +357,10 @@ def _without_unlabelled(
     flat: dict[str, list[Picture]] = {}
     kept: dict[str, list[Picture]] = {}
     for split, pictures in meaning.splits.items():
-        if split == "train" or any(each.dirs for each in pictures):
+        is_named = folders == "name" and all(
+            folder_meaning.class_in_name(each.path) for each in pictures
+        )
+        if split == "train" or is_named or any(each.dirs for each in pictures):
             kept[split] = pictures
             continue
         rows = picture_tables.match_pictures(
@@ -358,12 +416,22 @@ def _by_folders(meaning: Meaning, root: Path, folders: str | None) -> Found:
         owners = "the names of the folders above those of classes"
     elif folders == "client":
         of_class, owners = "file names up to the first _ or -", "the names of folders"
+    elif folders == "name":
+        of_class, owners = "file names up to the number at their end", "no folder is a client's"
     evidence = {"classes": of_class, "owners": owners, **meaning.evidence}
     return Found(splits, evidence, {"owners": "--folders", "classes": "--folders"})
 
 
 def _describe(picture: Picture, folders: str | None) -> Labelled:
     path, dirs = picture.path, picture.dirs
+    if folders == "name":
+        class_name = folder_meaning.class_in_name(path)
+        if class_name is None:
+            raise DataError(
+                f"{path}: --folders name takes the class from the name up to the number at its "
+                "end, and there is none; rename it, as in cat_001.png"
+            )
+        return Labelled(path, shared.check_class_name(class_name, str(path)), None)
     if len(dirs) == 2:
         class_name = shared.check_class_name(dirs[1], str(path.parent))
         return Labelled(path, class_name, shared.check_id(dirs[0], str(path.parent.parent)))
@@ -380,12 +448,42 @@ def _describe(picture: Picture, folders: str | None) -> Labelled:
     return Labelled(path, class_name, shared.check_id(dirs[0], str(path.parent)))
 
 
+def _dealt_by_lists(found: Found, rows: picture_tables.Rows) -> Found:
+    """Pictures labelled by folders, dealt to splits by tables that are named as splits are."""
+    (pictures,) = found.splits.values()
+    of_list = picture_tables.splits_by_lists(rows, len(pictures))
+    if not of_list:
+        return found
+    splits = {
+        split: [each for each in pictures if of_list.get(each.path) == split] for split in SPLITS
+    }
+    num_without = sum(each.path not in of_list for each in pictures)
+    notes = [_on_no_list(num_without)] if num_without else []
+    return replace(
+        found,
+        splits={split: files for split, files in splits.items() if files},
+        evidence={**found.evidence, "splits": _why_lists(rows)},
+        notes=(*found.notes, *notes),
+    )
+
+
+def _why_lists(rows: picture_tables.Rows) -> str:
+    names = [each.path.name for each in rows.tables if split_names.kind_of(each.path.stem)]
+    return f"the tables {picture_tables.listed(names)} name the pictures of each"
+
+
+def _on_no_list(count: int) -> str:
+    return (
+        f"{count:,} pictures that no table of a split names were left out; --splits none keeps all"
+    )
+
+
 # ---- Pictures that a table describes -------------------------------------------------------------
 
 
 def _by_tables(
     meaning: Meaning,
-    tables: Sequence[Path],
+    tables: Sequence[Tables],
     root: Path,
     options: ImportOptions,
     known: Sequence[str] = (),
@@ -397,7 +495,7 @@ def _by_tables(
         tables, [each.path for each in pictures], root, options.file_column, meaning.folders
     )
     if not rows.tables:
-        first = tables[0] if tables else root
+        first = picture_tables.path_of(tables[0]) if tables else root
         raise DataError(
             f"{first}: none of the {len(pictures):,} pictures in {root} is named in a table; give "
             "a CSV file with a column of file names, relative to its folder, and one of labels"
@@ -412,11 +510,13 @@ def _by_tables(
     is_split = options.splits is not None or len(splits) > 1
     of_value = {} if is_split else picture_tables.splits_of(rows, split_column)
     split_column = split_column if of_value else None
+    is_split = is_split or bool(of_value)
+    of_list = {} if is_split else picture_tables.splits_by_lists(rows, len(pictures))
     label, why = picture_tables.find_labels(
         rows, options.label_column, (owner, split_column), known, where
     )
     dealt: dict[str, list[Labelled]] = {split: [] for split in SPLITS}
-    num_without = 0
+    num_without = num_unlisted = 0
     for split, inside in splits.items():
         for each in inside:
             fields = rows.fields.get(each.path, {})
@@ -424,6 +524,10 @@ def _by_tables(
                 num_without += 1
                 continue
             of_row = of_value.get(fields[split_column][0], split) if split_column else split
+            if of_list and each.path not in of_list:
+                num_unlisted += 1
+                continue
+            of_row = of_list.get(each.path, of_row)
             dealt[of_row].append(_from_row(each.path, fields, label, owner, known))
     found = {split: files for split, files in dealt.items() if files}
     evidence = {
@@ -432,6 +536,8 @@ def _by_tables(
     }
     if split_column:
         evidence["splits"] = f"column {split_column} of {where}"
+    elif of_list:
+        evidence["splits"] = _why_lists(rows)
     elif len(found) > 1:
         evidence["splits"] = meaning.evidence.get("splits", "by the names of folders")
     unused = [name for name in rows.columns if name not in (label, owner, split_column)]
@@ -439,11 +545,15 @@ def _by_tables(
         found,
         evidence,
         {"classes": "--label-column", "owners": "--id-column"},
-        (*meaning.notes, *_table_notes(num_without, rows.num_unknown, unused, where)),
+        (
+            *meaning.notes,
+            *([_on_no_list(num_unlisted)] if num_unlisted else []),
+            *_table_notes(num_without, rows.num_unknown, unused, where),
+        ),
     )
 
 
-def _check_tables_agree(found: Found, tables: Sequence[Path], root: Path, meaning: Meaning) -> None:
+def _check_tables_agree(found: Found, rows: picture_tables.Rows, root: Path) -> None:
     """Refuses folders that name other classes than a table's column of labels does.
 
     Raises:
@@ -452,7 +562,6 @@ def _check_tables_agree(found: Found, tables: Sequence[Path], root: Path, meanin
     """
     pictures = [each for files in found.splits.values() for each in files]
     paths = [each.path for each in pictures]
-    rows = picture_tables.match_pictures(tables, paths, root, None, meaning.folders)
     where = ", ".join(each.path.name for each in rows.tables)
     label = picture_tables.find_column(
         rows, picture_tables.LABEL_COLUMNS, None, "--label-column", where
@@ -484,7 +593,8 @@ def _from_row(
     text, where = fields[label]
     class_name = shared.check_class_name(picture_tables.class_text(text, where), where)
     if known:
-        name = text.strip() if text.strip() in known else class_name
+        plain = picture_tables.known_text(text, known)
+        name = plain if plain in known else class_name
         class_name = picture_tables.known_class(name, known, where)
     if owner is None:
         return Labelled(path, class_name, None)

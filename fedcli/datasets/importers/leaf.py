@@ -11,7 +11,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from fedcli.datasets.checks import MAX_CLIENT_BYTES, check_pixel_shape
 from fedcli.datasets.importers import shared
 from fedcli.datasets.importers.flat import array_order, flat_shape, order_notes, shaped
 from fedcli.datasets.importers.json_stream import JsonStream
+from fedcli.datasets.importers.picture_files import SUFFIXES
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.importers.scales import rescale
 from fedcli.datasets.labels import LabelReader
@@ -73,14 +74,25 @@ def read(
     splits = _find_shards(sources)
     try:
         return _read_arrays(splits, sources, options, folder, tell)
-    except _PicturesNamed:
+    except _TextsFound as found:
+        if not found.is_picture:
+            raise DataError(
+                f"{found.where}: x holds text, not pixels ({found.text[:40]!r}): images are what "
+                "is trained on here; of LEAF's sets FEMNIST and CelebA are read"
+            ) from None
         from fedcli.datasets.importers import leaf_pictures  # late: Pillow's neighbours
 
         return leaf_pictures.read(splits, sources[0], options, folder, tell)
 
 
-class _PicturesNamed(Exception):  # noqa: N818 - no error of the data
-    """A shard names picture files where pixels are expected."""
+class _TextsFound(Exception):  # noqa: N818 - perhaps no error of the data
+    """A shard has a text, perhaps the name of a picture file, where pixels are expected."""
+
+    def __init__(self, text: str, where: str, *, is_nested: bool = False) -> None:
+        super().__init__(text)
+        self.text = text
+        self.where = where
+        self.is_picture = not is_nested and PurePosixPath(text).suffix.lower() in SUFFIXES
 
 
 def _read_arrays(
@@ -257,7 +269,10 @@ class _ShardReader:
         for _ in stream.items():
             fault = f"{where}: example {len(rows)}"
             if stream.peek() == '"':
-                raise _PicturesNamed
+                raise _TextsFound(stream.string(), where)
+            if stream.peek() == "[" and stream.peek_inside() == '"':
+                next(stream.items())
+                raise _TextsFound(stream.string(), where, is_nested=True)
             try:
                 with np.errstate(over="ignore"):  # becomes infinite: refused with the others
                     row = np.array(stream.nested_numbers(), np.float32)

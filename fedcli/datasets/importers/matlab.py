@@ -1,7 +1,9 @@
-"""MATLAB's .mat files with images and labels, as SVHN has them: version 7.3, and older ones.
+"""MATLAB's .mat files with images and labels, as SVHN and EMNIST have them: 7.3, and older ones.
 
 Version 7.3 is HDF5 and is read with h5py; older ones need SciPy, from the extra `matlab`. MATLAB
 keeps images as [H, W, C, n] or [H, W, n]; in HDF5 the same array stands with its axes reversed.
+Arrays may stand in structures, one a split: `dataset.train.images`. Of EMNIST's own structure,
+which has `writers` too, each row of `images` holds an image column by column.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +19,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli import hdf5
+from fedcli.dataclass import dataclass
 from fedcli.datasets.batch_plan import MAX_COUNT
 from fedcli.datasets.checks import check_pixel_shape
 from fedcli.datasets.importers import shared, split_names
+from fedcli.datasets.importers.flat import flat_shape, shaped
 from fedcli.datasets.importers.npz import IMAGES, LABELS
+from fedcli.datasets.importers.picture_files import looks_like_picture, walk
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.importers.scales import Survey, check_type
 from fedcli.datasets.importers.source_files import any_file, files_of, start_of
-from fedcli.datasets.labels import LabelReader
+from fedcli.datasets.labels import LabelReader, whole_numbers
 from fedcli.datasets.table import TableWriter
 from fedcli.errors import ConfigError, DataError
 from fedcli.progress import Tell
 from fedcli.settings.vocabulary import SPLITS
 
-_SIGNATURES = (b"MATLAB 5.0", b"MATLAB 7.3")
+SIGNATURES = (b"MATLAB 5.0", b"MATLAB 7.3")
 MAX_ARRAY_BYTES = 4 << 30  # of an array as read: SVHN's extra set has 1.6 GB
+_MAX_DEPTH = 2  # of structures in structures
+_MAX_NAMES = 64  # in one that are looked at
+_WANTED = {*IMAGES, *LABELS, "writers"}
+_LOOKED_AT = 1000  # files of a folder
 _SVHN_TEN = 10  # its digit 0
 
 
+@dataclass(frozen=True)
+class _Set:
+    """The arrays of one split: images [n, H, W] or [n, H, W, C], labels [n], writers or None."""
+
+    images: NDArray[Any]
+    labels: NDArray[Any]
+    writers: NDArray[Any] | None
+    place: str
+
+
 def recognises(path: Path) -> bool:
-    """Returns whether a file is one of MATLAB's, or a folder directly holds some."""
-    return any_file(path, lambda each: start_of(each, 10) in _SIGNATURES)
+    """Returns whether a file is one of MATLAB's, or a folder directly holds some.
+
+    Those beside pictures only say what these show: `images` reads them.
+    """
+    if not any_file(path, lambda each: start_of(each, 10) in SIGNATURES):
+        return False
+    return path.is_file() or not any(map(looks_like_picture, islice(walk(path), _LOOKED_AT)))
 
 
 def read(
@@ -58,30 +83,34 @@ def read(
         DataError: A file is damaged, or has no images and labels that can be used.
         OSError: A file cannot be read, or the disk is full.
     """
-    paths = [path for path in files_of(sources) if start_of(path, 10) in _SIGNATURES]
+    paths = [path for path in files_of(sources) if start_of(path, 10) in SIGNATURES]
     if not paths:
         raise DataError(f"{sources[0]}: holds no .mat file; give one")
-    splits = _split(paths, options)
-    sets = {split: _read_arrays(path, options) for split, path in splits.items()}
+    sets, is_emnist = _read_sets(paths, options)
     survey = Survey(options.pixel_range)
-    for split, (images, _) in sets.items():
-        for first, last in shared.blocks(len(images), images.shape[1:], images.dtype.itemsize):
-            survey.add(images[first:last], first, str(splits[split]))
+    for each in sets.values():
+        for first, last in shared.blocks(
+            len(each.images), each.images.shape[1:], each.images.itemsize
+        ):
+            survey.add(each.images[first:last], first, each.place)
     coding = survey.coding()
-    is_svhn = all(_counts_from_one(labels) for _, labels in sets.values())
+    is_svhn = all(_counts_from_one(each.labels) for each in sets.values())
     reader = LabelReader()
     coded = {}
     with ExitStack() as stack:
-        for split, (images, labels) in sets.items():
-            where = str(splits[split])
-            writer = stack.enter_context(TableWriter(where, folder, fit=options.fit))
-            codes = reader.add(labels % _SVHN_TEN if is_svhn else labels, where)
-            for first, last in shared.blocks(len(images), images.shape[1:], images.dtype.itemsize):
+        for split, each in sets.items():
+            writer = stack.enter_context(TableWriter(each.place, folder, fit=options.fit))
+            codes = reader.add(each.labels % _SVHN_TEN if is_svhn else each.labels, each.place)
+            owners = None if each.writers is None else _names(each)
+            for first, last in shared.blocks(
+                len(each.images), each.images.shape[1:], each.images.itemsize
+            ):
                 writer.add(
-                    coding.pack(images[first:last]),
+                    coding.pack(each.images[first:last]),
                     codes[first:last],
                     scale=coding.scale,
                     offset=coding.offset,
+                    owners=None if owners is None else owners[first:last],
                 )
                 tell(writer.num_examples, None)
             coded[split] = writer.table()
@@ -90,6 +119,9 @@ def read(
     notes = [] if coding.is_plain else [coding.note]
     if is_svhn:
         notes.append("labels go from 1 to 10, as SVHN's: 10 is the digit 0")
+    if is_emnist:
+        notes.append("EMNIST's rows hold each image column by column; they are turned")
+    people = [set(table.owner_ids) for table in tables.values()]
     return shared.imported(
         tables,
         options,
@@ -97,18 +129,81 @@ def read(
         pixel_convention=convention,
         own_classes=classes.num_hot or None,
         class_names=classes.names,
+        same_people=len(people) == 1 or not people[0].isdisjoint(*people[1:]) or not any(people),
         notes=notes,
         pixel_range=coding.range,
         evidence={
             "polarity": why,
             "range": coding.evidence,
-            "splits": "files " + ", ".join(path.name for path in splits.values()),
-            "owners": "the files name none",
-            "shape": "as the arrays have it",
+            "splits": ", ".join(each.place for each in sets.values()),
+            "owners": "the arrays of writers" if any(people) else "the files name none",
+            "shape": "as --image-shape says" if options.image_shape else "as the arrays have it",
             "channels": "MATLAB's [H, W, C, n]",
         },
-        overrides={"range": "--pixel-range", "splits": "--splits"},
+        overrides={"range": "--pixel-range", "splits": "--splits", "shape": "--image-shape"},
     )
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Returns the arrays of numbers and the structures of a file under their names.
+
+    An array in a structure is `structure/array`. A structure of several rows is one array of
+    NumPy's structured type, whose fields hold objects; files of version 7.3 have none.
+
+    Raises:
+        ConfigError: SciPy is needed and not installed.
+        DataError: The file is damaged.
+        OSError: It cannot be read.
+    """
+    is_hdf5 = start_of(path, 10) == b"MATLAB 7.3"
+    return _arrays_of_hdf5(path) if is_hdf5 else _arrays_of_scipy(path)
+
+
+def _read_sets(paths: Sequence[Path], options: ImportOptions) -> tuple[dict[str, _Set], bool]:
+    """The arrays of each split, train first, and whether they are EMNIST's."""
+    if len(paths) == 1:
+        arrays = load(paths[0])
+        groups = _groups(arrays)
+        kinds = {group: split_names.kind_of(group.rpartition("/")[2]) for group in groups}
+        if len(groups) > 1 and all(kinds.values()) and options.splits != {}:
+            named = split_names.assign(
+                [group.rpartition("/")[2] for group in groups], str(paths[0])
+            )
+            found = {named[group.rpartition("/")[2]]: group for group in groups}
+            is_emnist = all(f"{group}/writers" in arrays for group in groups)
+            return {
+                split: _set_of(_within(arrays, found[split]), paths[0], options, found[split])
+                for split in SPLITS
+                if split in found
+            }, is_emnist
+    splits = _split(paths, options)
+    return {split: _set_of(load(path), path, options, "") for split, path in splits.items()}, False
+
+
+def _groups(arrays: Mapping[str, Any]) -> list[str]:
+    """The structures that hold images and labels."""
+    held: dict[str, set[str]] = {}
+    for name in arrays:
+        group, _, last = name.rpartition("/")
+        held.setdefault(group, set()).add(last.lower())
+    return [group for group, names in held.items() if names & {*IMAGES} and names & {*LABELS}]
+
+
+def _within(arrays: Mapping[str, Any], group: str) -> dict[str, NDArray[Any]]:
+    start = f"{group}/"
+    return {name[len(start) :]: each for name, each in arrays.items() if name.startswith(start)}
+
+
+def _names(arrays: _Set) -> list[str]:
+    """The ids of the writers of a split."""
+    assert arrays.writers is not None
+    numbers = whole_numbers(arrays.writers, f"{arrays.place}: writers")
+    if len(numbers) != len(arrays.images):
+        raise DataError(
+            f"{arrays.place}: {len(arrays.images)} images but {len(numbers)} writers; "
+            "each image needs one"
+        )
+    return [f"w{number:04d}" for number in numbers.tolist()]
 
 
 def _split(paths: Sequence[Path], options: ImportOptions) -> dict[str, Path]:
@@ -134,32 +229,55 @@ def _split(paths: Sequence[Path], options: ImportOptions) -> dict[str, Path]:
     return {split: found[split] for split in SPLITS if split in found}
 
 
-def _read_arrays(path: Path, options: ImportOptions) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Images [n, H, W] or [n, H, W, C] and labels [n] of a file."""
-    is_hdf5 = start_of(path, 10) == b"MATLAB 7.3"
-    arrays = _arrays_of_hdf5(path) if is_hdf5 else _arrays_of_scipy(path)
+def _set_of(
+    found: Mapping[str, NDArray[Any]], path: Path, options: ImportOptions, group: str
+) -> _Set:
+    """Images, labels and writers among some arrays."""
+    place = f"{path}: {group}" if group else str(path)
+    arrays = {
+        name: each
+        for name, each in found.items()
+        if each.dtype.kind in "biuf" and ("/" not in name or not group)
+    }
     images = _find(arrays, IMAGES, None, path)
     labels = _find(arrays, LABELS, options.label_column, path)
     values = arrays[labels]
     if values.size != max(values.shape, default=0):
         raise DataError(f"{path}: {labels} has shape {list(values.shape)}; give one label an image")
-    count = values.size
-    return _images_first(arrays[images], count, f"{path}: array {images!r}"), values.reshape(-1)
+    writers = arrays.get("writers") if group else None
+    is_emnist = writers is not None and arrays[images].ndim == 2
+    where = f"{path}: array {images!r}"
+    pixels = _images_first(arrays[images], values.size, options.image_shape, where)
+    if is_emnist and not options.image_shape:
+        pixels = np.ascontiguousarray(pixels.swapaxes(1, 2))
+    return _Set(pixels, values.reshape(-1), writers, place)
 
 
 def _arrays_of_hdf5(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a file of version 7.3 with the axes as MATLAB has them."""
-    arrays = {}
+    arrays: dict[str, NDArray[Any]] = {}
     with hdf5.open_file(path) as file, hdf5.reading(str(path)):
-        for name in hdf5.link_names(file.id, str(path)):
-            where = f"{path}: array {name!r}"
-            if name.startswith("#") or not hdf5.is_dataset(file.id, name.encode()):
-                continue
-            dataset = hdf5.open_dataset(file.id, name.encode(), where)
-            num_bytes = math.prod(dataset.shape or (0,)) * dataset.dtype.itemsize
-            if dataset.dtype.kind in "biuf" and 0 < num_bytes <= MAX_ARRAY_BYTES:
-                arrays[name] = hdf5.read_whole(dataset, where).T
+        _add_arrays(file.id, "", path, arrays)
     return arrays
+
+
+def _add_arrays(group: Any, start: str, path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """Adds the arrays of a group; of those in it, such as are called as what is read."""
+    for name in hdf5.link_names(group, str(path))[:_MAX_NAMES]:
+        where = f"{path}: array {start + name!r}"
+        if name.startswith("#"):
+            continue
+        if not hdf5.is_dataset(group, name.encode()):
+            if start.count("/") < _MAX_DEPTH:
+                inner = hdf5.open_group(group, name.encode(), where)
+                _add_arrays(inner, f"{start}{name}/", path, arrays)
+            continue
+        if start and name.lower() not in _WANTED:
+            continue
+        dataset = hdf5.open_dataset(group, name.encode(), where)
+        num_bytes = math.prod(dataset.shape or (0,)) * dataset.dtype.itemsize
+        if dataset.dtype.kind in "biuf" and 0 < num_bytes <= MAX_ARRAY_BYTES:
+            arrays[start + name] = hdf5.read_whole(dataset, where).T
 
 
 def _arrays_of_scipy(path: Path) -> dict[str, NDArray[Any]]:
@@ -176,11 +294,22 @@ def _arrays_of_scipy(path: Path) -> dict[str, NDArray[Any]]:
         raise DataError(
             f"{path}: not a whole .mat file ({hdf5.one_line(err)[:80]}); fetch it again"
         ) from err
-    return {
-        name: value
-        for name, value in found.items()
-        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.size
-    }
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, value in found.items():
+        _flatten(name, value, arrays)
+    return arrays
+
+
+def _flatten(name: str, value: Any, arrays: dict[str, NDArray[Any]]) -> None:
+    """Adds an array of numbers, or those in a structure."""
+    if not isinstance(value, np.ndarray) or not value.size:
+        return
+    if value.dtype.names and value.size == 1 and name.count("/") < _MAX_DEPTH:
+        row = value.reshape(-1)[0]
+        for inner in value.dtype.names:
+            _flatten(f"{name}/{inner}", row[inner], arrays)
+    elif value.dtype.names or value.dtype.kind in "biuf":
+        arrays[name] = value
 
 
 def _find(
@@ -189,7 +318,7 @@ def _find(
     """The name of the array that an option names, else of the one with a usual name."""
     if given is not None and given not in arrays:
         raise ConfigError(f"--label-column {given}: {path} holds {', '.join(arrays) or 'nothing'}")
-    found = [given] if given else [name for name in arrays if name.lower() in names]
+    found = [given] if given else [name for name in arrays if _last(name) in names]
     if len(found) != 1:
         shapes = ", ".join(f"{name} {list(each.shape)}" for name, each in arrays.items())
         raise DataError(
@@ -199,17 +328,28 @@ def _find(
     return found[0]
 
 
-def _images_first(images: NDArray[Any], count: int, where: str) -> NDArray[Any]:
-    """Images [H, W, C, n] or [H, W, n], or with n first, as [n, H, W] or [n, H, W, C]."""
+def _last(name: str) -> str:
+    return name.rpartition("/")[2].lower()
+
+
+def _images_first(
+    images: NDArray[Any], count: int, given: tuple[int, ...] | None, where: str
+) -> NDArray[Any]:
+    """Images [H, W, C, n], [H, W, n] or flat [p, n], or with n first, as [n, H, W] or [n, H, W, C].
+
+    Flat rows are grey squares, or as --image-shape says.
+    """
     check_type(images.dtype, where)
     shape = images.shape
-    if len(shape) not in (3, 4) or count not in (shape[0], shape[-1]) or count > MAX_COUNT:
+    if len(shape) not in (2, 3, 4) or count not in (shape[0], shape[-1]) or count > MAX_COUNT:
         raise DataError(
             f"{where}: shape {list(shape)} is none of {count} images; give [H, W, C, n] and as "
             "many labels"
         )
-    if shape[-1] == count and not (shape[0] == count and len(shape) == 4 and shape[-1] <= 4):
+    if shape[-1] == count and not (shape[0] == count and len(shape) != 3 and shape[-1] <= 4):
         images = np.moveaxis(images, -1, 0)
+    if images.ndim == 2:
+        images = shaped(images, *flat_shape(images.shape[1], given, where))
     if images.ndim == 4 and images.shape[3] == 1:
         images = images[..., 0]
     check_pixel_shape(images.shape, where)

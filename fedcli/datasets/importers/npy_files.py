@@ -8,11 +8,19 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from copy import copy
 from pathlib import Path
 from typing import IO
 
 from fedcli.datasets.importers import split_names
 from fedcli.datasets.importers.npz import IMAGES, LABELS, read_arrays
+from fedcli.datasets.importers.npz_file import (
+    has_arrays,
+    members_of,
+    open_archive,
+    read_header,
+)
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.importers.source_files import any_file, files_of, start_of
 from fedcli.errors import DataError
@@ -23,21 +31,44 @@ _SIGNATURE = b"\x93NUMPY"
 
 
 class NpyFiles:
-    """Files of arrays that look like the members of an archive."""
+    """Files of arrays that look like the members of an archive.
+
+    A file is one of NumPy's arrays, or an archive that holds one alone, whose name then says
+    nothing. Use it as a context: at its end archives are closed.
+    """
 
     def __init__(self, files: Sequence[Path]) -> None:
         """Takes the files; the name of each without its ending is the key of its array.
 
-        Where all of them name one client, as x_ann.npy and y_ann.npy do, that is no part of it.
+        Where all of them name one client, as x_ann.npy and y_ann.npy do, that is no part of it. Of
+        kmnist-train-imgs.npz what it holds and the split are the key: x_train.
         """
         roles = {path: role_of(path.stem) for path in files}
         rests = {role[1] for role in roles.values() if role is not None}
         is_client = len(rests) == 1 and not any(map(split_names.kind_of, rests))
-        keys = {
-            path: role[0] if role is not None and is_client else path.stem
-            for path, role in roles.items()
-        }
-        self._files = {f"{key}.npy": path for path, key in keys.items()}
+        self._stack = ExitStack()
+        self._files: dict[str, Path] = {}
+        self._archives: dict[str, tuple[zipfile.ZipFile, zipfile.ZipInfo]] = {}
+        for path in files:
+            role = roles[path]
+            key = role[0] if role is not None and is_client else path.stem
+            if has_signature(path):
+                self._files[f"{key}.npy"] = path
+                continue
+            kind = split_names.kind_of(role[1]) if role is not None else None
+            if role is not None and kind is not None:
+                key = f"{role[0]}_{kind}"
+            archive = self._stack.enter_context(open_archive(path))
+            (member,) = members_of(archive, path).values()
+            self._archives[f"{key}.npy"] = archive, member
+
+    def __enter__(self) -> NpyFiles:
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the archives."""
+        self._stack.close()
 
     def infolist(self) -> list[zipfile.ZipInfo]:
         """Returns what is known of each file."""
@@ -46,11 +77,31 @@ class NpyFiles:
             info = zipfile.ZipInfo(name)
             info.file_size = info.compress_size = path.stat().st_size
             infos.append(info)
+        for name, (_, member) in self._archives.items():
+            info = copy(member)
+            info.filename = name
+            infos.append(info)
         return infos
 
     def open(self, name: zipfile.ZipInfo) -> IO[bytes]:
         """Returns the open file. Raises OSError."""
+        if name.filename in self._archives:
+            archive, member = self._archives[name.filename]
+            return archive.open(member)
         return open_regular(self._files[name.filename])
+
+
+def is_lone(path: Path) -> bool:
+    """Returns whether a file is an archive of one array, and its name says images or labels."""
+    if role_of(path.stem) is None or not has_arrays(path):
+        return False
+    with suppress(DataError), open_archive(path) as archive:
+        members = members_of(archive, path)
+        if len(members) == 1:
+            ((key, info),) = members.items()
+            header = read_header(archive, info, key, path, may_hold_objects=True)
+            return not header.dtype.hasobject
+    return False
 
 
 def has_signature(path: Path) -> bool:
@@ -100,8 +151,9 @@ def read(
         DataError: A file is damaged, or the arrays cannot be used.
         OSError: A file cannot be read, or the disk is full.
     """
-    files = [path for path in files_of(sources) if has_signature(path)]
+    files = [path for path in files_of(sources) if has_signature(path) or is_lone(path)]
     if not files:
         raise DataError(f"{sources[0]}: holds no .npy files; give images and labels")
     where = sources[0] if len(sources) == 1 else files[0].parent
-    return read_arrays(NpyFiles(files), where, options, folder, tell)
+    with NpyFiles(files) as arrays:
+        return read_arrays(arrays, where, options, folder, tell)

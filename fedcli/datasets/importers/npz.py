@@ -32,6 +32,7 @@ from fedcli.datasets.importers.npz_file import (
     open_values,
     read_header,
 )
+from fedcli.datasets.importers.object_arrays import unpickled
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.importers.scales import Coding, Survey, check_type
 from fedcli.datasets.importers.source_files import one_file
@@ -42,7 +43,7 @@ from fedcli.progress import Tell
 from fedcli.settings.vocabulary import SPLITS, VALIDATION
 
 # What arrays are called, with the split before or behind: x_train, test_images, y.
-IMAGES = ("x", "image", "images", "pixel", "pixels", "data", "features", "inputs")
+IMAGES = ("x", "image", "images", "img", "imgs", "pixel", "pixels", "data", "features", "inputs")
 LABELS = ("y", "label", "labels", "target", "targets")
 _OWNERS = tuple(
     f"{who}{ending}"
@@ -95,7 +96,7 @@ def read(
     """
     path = one_file(sources, ".npz archive")
     with open_archive(path) as archive:
-        return read_arrays(archive, path, options, folder, tell)
+        return read_arrays(unpickled(archive, path), path, options, folder, tell)
 
 
 def read_arrays(

@@ -82,7 +82,7 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         DataError: It is damaged.
     """
     with ExitStack() as stack:
-        with _reading(path):
+        with reading(path):
             archive = stack.enter_context(open_zip(path))
         yield archive
 
@@ -104,8 +104,12 @@ def members_of(archive: Members, path: Path) -> dict[str, zipfile.ZipInfo]:
     return members
 
 
-def read_header(archive: Members, info: zipfile.ZipInfo, key: str, path: Path) -> Array:
+def read_header(
+    archive: Members, info: zipfile.ZipInfo, key: str, path: Path, *, may_hold_objects: bool = False
+) -> Array:
     """Returns one array's header, checked against the archive's directory.
+
+    An array of objects, where it may be one, is as long as its pickle: nobody knows before.
 
     Raises:
         DataError: It is damaged or encrypted, holds objects, or declares what cannot be.
@@ -115,8 +119,10 @@ def read_header(archive: Members, info: zipfile.ZipInfo, key: str, path: Path) -
         raise DataError(f"{where}: is encrypted; save it again with np.savez")
     if info.compress_type not in _PLAIN_METHODS:
         raise DataError(f"{where}: is packed by an unusual method; save it again with np.savez")
-    with _reading(where), archive.open(info) as member:
+    with reading(where), archive.open(info) as member:
         shape, is_fortran, dtype, start = read_npy_header(member.read(MAX_HEADER_BYTES))
+    if dtype.hasobject and may_hold_objects:
+        return Array(info, key, dtype, shape, start, where)
     if dtype.hasobject:
         raise DataError(f"{where}: holds Python objects, which are never unpickled; save numbers")
     if is_fortran and len(shape) > 1:
@@ -132,10 +138,10 @@ def open_values(archive: Members, array: Array) -> Iterator[Values]:
     Raises:
         DataError: It is damaged; so say later reads.
     """
-    with _reading(array.where):
+    with reading(array.where):
         member = archive.open(array.info)
     with member:
-        with _reading(array.where):
+        with reading(array.where):
             member.read(array.start)
         yield Values(array, member)
 
@@ -153,7 +159,7 @@ class Values:
         array = self._array
         shape = (count, *array.shape[1:])
         num_bytes = math.prod(shape) * array.dtype.itemsize
-        with _reading(array.where):
+        with reading(array.where):
             content = self._member.read(num_bytes)
         if len(content) != num_bytes:
             raise DataError(f"{array.where}: ends too early; fetch or save it again")
@@ -192,8 +198,8 @@ def _check_length(
 
 
 @contextmanager
-def _reading(where: object) -> Iterator[None]:
-    """Turns what zipfile raises on damage into a DataError."""
+def reading(where: object) -> Iterator[None]:
+    """Turns what zipfile raises on damage into a DataError that begins with `where`."""
     try:
         yield
     except _DAMAGE as err:

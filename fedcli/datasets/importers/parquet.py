@@ -8,6 +8,7 @@ classes. PyArrow reads the files, from the extra `parquet`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -31,6 +32,11 @@ from fedcli.progress import Tell
 from fedcli.settings.vocabulary import SPLITS
 
 _SIGNATURE = b"PAR1"
+# How programs number the parts of one table: 0000, part-00003, data-00000-of-00002, shard_7.
+_PART = re.compile(
+    r"^\d{4,}$|-\d{3,}-of-\d{3,}|(?:^|[-_.])(?:part|shard|chunk|split|block|piece)[-_.]?\d",
+    re.IGNORECASE,
+)
 _BATCH = 256  # rows
 MAX_METADATA_BYTES = 16 << 20
 _IMAGES = ("image", "img", "images", "picture", "pixel_values", "pixels", "x", "data", "photo")
@@ -59,8 +65,27 @@ class _Picture:
 
 
 def recognises(path: Path) -> bool:
-    """Returns whether a file is Parquet, or a folder, or its folder data/, directly holds some."""
-    return any_file(_home(path), lambda each: start_of(each, 4) == _SIGNATURE)
+    """Returns whether a file is Parquet, or a folder, or its folder data/, directly holds some.
+
+    Files called neither as splits nor as parts are one a client, which `client_files` reads.
+    """
+    home = _home(path)
+    if path.is_file() or not home.is_dir():
+        return any_file(home, _has_signature)
+    names = [each.stem for each in files_of([home]) if _has_signature(each)]
+    if not names:
+        return False
+    is_owned = len(names) > 1 and not any(split_names.kind_of(_part_of(name)) for name in names)
+    return not is_owned or all(map(_PART.search, names))
+
+
+def _has_signature(path: Path) -> bool:
+    return start_of(path, 4) == _SIGNATURE
+
+
+def _part_of(stem: str) -> str:
+    """What the name of a part says of the whole: "train" of train-00000-of-00001."""
+    return stem.partition("-0")[0]
 
 
 def read(
@@ -217,7 +242,7 @@ def _home(path: Path) -> Path:
 
 def _split(paths: Sequence[Path], options: ImportOptions) -> dict[str, list[Path]]:
     """The files of each split, train first, each split's in the order of their names."""
-    named = {path: path.stem.partition("-0")[0] for path in paths}  # of train-00000-of-00001
+    named = {path: _part_of(path.stem) for path in paths}
     if options.splits:
         of_name = {name: split for split, name in options.splits.items()}
     elif options.splits is None and any(map(split_names.kind_of, named.values())):

@@ -3,7 +3,9 @@
 A table is CSV, or text with tabs, semicolons or spaces, with a header or without. Its column of
 file names is found by content: the one whose values are pictures that are there. Labels, owners and
 splits are columns with a usual name; a lone column needs none. Several tables of the same pictures
-(CelebA's attributes, identities and partition) are read as one.
+(CelebA's attributes, identities and partition) are read as one. Tables that are named as splits are
+(Food-101's meta/train.txt and meta/test.txt) say which pictures these hold. Lines that begin with
+"#" are comments, and a sheet to be filled in for a competition says nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ OWNER_COLUMNS = (
 LABEL_COLUMNS = (
     *("label", "labels", "class", "class_name", "classname", "class_id", "classid", "y"),
     *("target", "label_id", "labelid", "label_name", "category", "category_name", "category_id"),
-    *("species", "breed", "digit", "emotion", "diagnosis", "expression"),
+    *("species", "breed", "digit", "emotion", "diagnosis", "dx", "expression"),
 )
 SPLIT_COLUMNS = ("split", "partition", "set", "subset", "fold", "usage", "phase", "dataset")
 # What numbers in a column of splits mean: CelebA's list_eval_partition.
@@ -42,9 +44,16 @@ MAX_TABLE_BYTES = 512 << 20
 _MAX_LINE = 1 << 20  # characters
 _MAX_COLUMNS = 4096
 _LOOKED_AT = 1 << 16  # bytes by which a table is recognised
+_MOST_STEM_COLUMNS = 512  # of tables that name pictures without their endings; more hold pixels
+_MOST_STEM_LISTS = 64  # .txt files among the pictures; more are a note on each
+_SHEET = re.compile(
+    r"(?:sample|example|gender)?[-_ ]*submi(?:ssion|t)s?(?:[-_ ]?\d+)?", re.IGNORECASE
+)
+_COMMENT = re.compile(r"#(?![,;\t|])")
 _LEAST_SHARE = 0.5  # of the rows must name pictures
 _SHOWN = 8  # columns in a message
 _WHOLE = re.compile(r"[+-]?0*([0-9]{1,18})(?:\.0*)?")
+_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?")
 _MISSING = {"", "nan", "na", "n/a", "null", "none", "?"}
 
 
@@ -76,6 +85,7 @@ class Rows:
         table_of: By picture: the table that it was first met in.
         num_unknown: Rows that name no picture.
         file_columns: The column of file names of each table.
+        named: By table: the pictures that it names.
     """
 
     fields: dict[Path, dict[str, tuple[str, str]]] = field(default_factory=dict)
@@ -84,6 +94,7 @@ class Rows:
     table_of: dict[Path, Path] = field(default_factory=dict)
     num_unknown: int = 0
     file_columns: list[str] = field(default_factory=list)
+    named: dict[Path, list[Path]] = field(default_factory=dict)
 
 
 def looks_like_table(path: Path) -> bool:
@@ -107,6 +118,34 @@ def looks_like_table(path: Path) -> bool:
     )
 
 
+def tables_among(paths: Sequence[Path]) -> list[Path]:
+    """Returns the files that may be tables of pictures, those of names without endings among them.
+
+    Sheets to be filled in for a competition are none: what stands in them is made up.
+    """
+    named = [path for path in paths if not _SHEET.fullmatch(path.stem)]
+    lists = [path for path in named if path.suffix.lower() == ".txt"]
+    are_few = len(lists) <= _MOST_STEM_LISTS
+    return [
+        path
+        for path in named
+        if looks_like_table(path) or ((path not in lists or are_few) and _may_name_stems(path))
+    ]
+
+
+def is_meant(path: Path) -> bool:
+    """Returns whether a text file is a table to be sure: by its ending, or as it names pictures."""
+    return path.suffix.lower() in (".csv", ".tsv") or looks_like_table(path)
+
+
+def _may_name_stems(path: Path) -> bool:
+    """Whether a text file may be a table that names pictures without the endings of their names."""
+    if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
+        return False
+    header = start_of(path, _LOOKED_AT).partition(b"\n")[0]
+    return max(map(header.count, (b",", b"\t", b";"))) < _MOST_STEM_COLUMNS
+
+
 def read_table(path: Path) -> Table:
     """Returns the rows of a text file.
 
@@ -123,11 +162,12 @@ def read_table(path: Path) -> Table:
         raise DataError(f"{path}: not UTF-8 text ({err.reason}); save it as UTF-8") from err
     if lines and lines[0][1].strip().isdigit() and int(lines[0][1]) in range(len(lines) + 1):
         del lines[0]  # the number of rows, as CelebA's tables begin
+    lines = _without_comments(lines)
     if not lines:
         raise DataError(f"{path}: holds no rows; give a column of file names and one of labels")
     delimiter = _delimiter([line for _, line in lines[:6]])
     rows = [(number, _split(line, delimiter, f"{path}: line {number}")) for number, line in lines]
-    has_header = not any(_names_picture(text) for text in rows[0][1]) and len(rows) > 1
+    has_header = len(rows) > 1 and _is_header(rows[0][1], rows[1][1])
     header = rows.pop(0)[1] if has_header else []
     width = len(rows[0][1])
     if has_header and len(header) == width - 1:
@@ -147,8 +187,13 @@ def read_table(path: Path) -> Table:
     return Table(path, tuple(names), rows, has_header)
 
 
+def path_of(table: Path | Table) -> Path:
+    """Returns the file of a table."""
+    return table.path if isinstance(table, Table) else table
+
+
 def match_pictures(
-    tables: Sequence[Path],
+    tables: Sequence[Path | Table],
     pictures: Sequence[Path],
     root: Path,
     file_column: str | None,
@@ -157,7 +202,7 @@ def match_pictures(
     """Returns what the tables say of the pictures; tables that name none of them do not count.
 
     Args:
-        tables: Text files; those that are no tables are passed over.
+        tables: Text files, of which those that are no tables are passed over, and rows read before.
         pictures: What they may name: by a path from the root or from the table's folder, by a
             name that is there once, or by that name without its ending.
         root: The folder of the source.
@@ -171,11 +216,12 @@ def match_pictures(
     rows = Rows()
     finder = _Finder(pictures, root, folders)
     is_found = file_column is None
-    for path in tables:
+    for each in tables:
+        path = path_of(each)
         try:
-            table = read_table(path)
+            table = each if isinstance(each, Table) else read_table(each)
         except DataError:
-            if file_column is not None or len(tables) == 1:
+            if file_column is not None or (len(tables) == 1 and is_meant(path)):
                 raise
             continue
         if file_column is not None and file_column not in table.columns:
@@ -183,11 +229,11 @@ def match_pictures(
         is_found = True
         place = _file_place(table, finder, file_column)
         if place is not None:
-            _join(rows, table, place, finder)
+            _join(rows, _with_first_row(table, place, finder), place, finder)
     if not is_found:
         raise ConfigError(
             f"--file-column {file_column}: no table in {root} has that column; "
-            f"tables are {', '.join(each.name for each in tables[:_SHOWN]) or 'none'}"
+            f"tables are {', '.join(path_of(each).name for each in tables[:_SHOWN]) or 'none'}"
         )
     return rows
 
@@ -241,7 +287,11 @@ def find_labels(
             )
         return usual[0], f"column {usual[0]} of {where}"
     if known:
-        named = [name for name in free if set(_texts(rows, name)) <= set(known)]
+        named = [
+            name
+            for name in free
+            if {known_text(text, known) for text in _texts(rows, name)} <= set(known)
+        ]
         if len(named) == 1:
             return named[0], f"column {named[0]} of {where} has the names of the class folders"
     if len(free) == 1:
@@ -270,6 +320,37 @@ def splits_of(rows: Rows, column: str | None) -> dict[str, str]:
     if not any(split_names.kind_of(value) == "train" for value in values):
         return {}
     return split_names.assign(values, f"column {column}")
+
+
+def splits_by_lists(rows: Rows, num_pictures: int) -> dict[Path, str]:
+    """Returns the split of each picture that a table named as a split names, or {}.
+
+    Such tables count where they name at least half of the pictures, none of them twice, and train
+    is among them.
+    """
+    kinds = {table.path: split_names.kind_of(table.path.stem) for table in rows.tables}
+    stems = {kind: path.stem for path, kind in kinds.items() if kind is not None}
+    if "train" not in stems or len(stems) < 2:
+        return {}
+    by_stem = split_names.assign(stems.values(), str(rows.tables[0].path.parent))
+    found: dict[Path, str] = {}
+    num_named = 0
+    for path, kind in kinds.items():
+        if kind is not None:
+            found |= dict.fromkeys(rows.named[path], by_stem[stems[kind]])
+            num_named += len(rows.named[path])
+    is_dealt = num_named == len(found) >= _LEAST_SHARE * num_pictures
+    return found if is_dealt else {}
+
+
+def known_text(text: str, known: Collection[str]) -> str:
+    """Returns the class folder that a label begins with, as ImageNet's with boxes do, or the label.
+
+    The label is a class folder's name itself, or its first word is.
+    """
+    name = text.strip()
+    first = name.partition(" ")[0]
+    return first if name not in known and first in known else name
 
 
 def known_class(name: str, known: Sequence[str], where: str) -> str:
@@ -323,6 +404,21 @@ def _numbered(file: TextIO, path: Path) -> Iterator[tuple[int, str]]:
         yield number, line.rstrip("\r\n")
 
 
+def _without_comments(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """The lines that do not begin with "#"; a first one that names as many fields is the header."""
+    marked = [line for line in lines if _COMMENT.match(line[1])]
+    plain = [line for line in lines if not _COMMENT.match(line[1])]
+    if not marked or not plain:
+        return lines
+    delimiter = _delimiter([line for _, line in plain[:6]])
+    number, text = marked[0]
+    head = text.lstrip("# ")
+    num_fields = len(_split(plain[0][1], delimiter, ""))
+    if len(marked) == 1 and number < plain[0][0] and len(head.split(delimiter)) == num_fields:
+        return [(number, head), *plain]
+    return plain
+
+
 def _delimiter(lines: Sequence[str]) -> str:
     """The character between fields: one that stands in every line as often, else spaces."""
     for delimiter in ",\t;|":
@@ -350,6 +446,14 @@ def _check_unique(names: Sequence[str], path: Path) -> None:
         raise DataError(f"{path}: column {name!r} stands {count} times; rename all but one")
 
 
+def _is_header(first: Sequence[str], second: Sequence[str]) -> bool:
+    """Whether the first of two rows has names: no picture, and no number above a number."""
+    return not any(map(_names_picture, first)) and not any(
+        _NUMBER.fullmatch(one) and _NUMBER.fullmatch(other)
+        for one, other in zip(first, second, strict=False)
+    )
+
+
 def _names_picture(text: str) -> bool:
     return Path(text).suffix.lower() in SUFFIXES
 
@@ -362,29 +466,44 @@ class _Finder:
 
     def __init__(self, pictures: Sequence[Path], root: Path, folders: Collection[Path]) -> None:
         self._by_path = {each.relative_to(root).as_posix(): each for each in pictures}
-        self._by_name: dict[str, Path | None] = {}
+        self._by_name: dict[str, list[Path]] = {}
         for path in pictures:
             for key in {path.name, path.stem}:
-                self._by_name[key] = None if key in self._by_name else path
+                self._by_name.setdefault(key, []).append(path)
         self._root = root
         self._folders = folders
+        self._kinds: dict[str, str | None] = {}  # of names of folders and tables
 
     def find(self, text: str, table: Path) -> Path | None:
-        """The picture, or None. A name that several pictures have names none."""
+        """The picture, or None. A name that several pictures have names none.
+
+        Of several, one in a folder of the split that the table is called after is meant.
+        """
         name = text.replace("\\", "/").removeprefix("./")
         folder = table.parent
         inside = "" if folder == self._root else folder.relative_to(self._root).as_posix() + "/"
         found = self._by_path.get(inside + name) or self._by_path.get(name)
         if found is not None:
             return found
-        parts = name.split("/")
-        candidate = self._by_name.get(parts[-1])
-        is_elsewhere = folder in self._folders and candidate and folder not in candidate.parents
-        if len(parts) == 1 or is_elsewhere:
-            return None if is_elsewhere else candidate
-        # A path that begins above the root, as tables written elsewhere have it.
-        is_alike = candidate is not None and candidate.parent.name == parts[-2]
-        return candidate if is_alike else None
+        *above, last = name.split("/")
+        candidates = self._by_name.get(last, [])
+        if folder in self._folders:
+            candidates = [each for each in candidates if folder in each.parents]
+        if above:  # a path that begins elsewhere, as tables written on other machines have it
+            candidates = [each for each in candidates if each.parent.name == above[-1]]
+        if len(candidates) > 1:
+            kind = self._kind_of(table.stem)
+            candidates = [each for each in candidates if kind and kind in self._kinds_above(each)]
+        return candidates[0] if len(candidates) == 1 else None
+
+    def _kinds_above(self, picture: Path) -> set[str | None]:
+        parts = picture.relative_to(self._root).parts[:-1]
+        return {self._kind_of(part) for part in parts}
+
+    def _kind_of(self, name: str) -> str | None:
+        if name not in self._kinds:
+            self._kinds[name] = split_names.kind_of(name)
+        return self._kinds[name]
 
 
 def _file_place(table: Table, finder: _Finder, given: str | None) -> int | None:
@@ -400,6 +519,15 @@ def _file_place(table: Table, finder: _Finder, given: str | None) -> int | None:
         shares.append((found / len(values), is_named, -place))
     share, is_named, place = max(shares, key=lambda each: (each[0] >= _LEAST_SHARE, *each[1::-1]))
     return -place if share >= _LEAST_SHARE or (is_named and share > 0) else None
+
+
+def _with_first_row(table: Table, place: int, finder: _Finder) -> Table:
+    """A table whose header names a picture, without its ending, as one without a header."""
+    if not table.has_header or finder.find(table.columns[place], table.path) is None:
+        return table
+    number = min((number for number, _ in table.rows), default=2) - 1
+    names = tuple(str(place + 1) for place in range(len(table.columns)))
+    return Table(table.path, names, [(number, list(table.columns)), *table.rows], False)
 
 
 def _join(rows: Rows, table: Table, place: int, finder: _Finder) -> None:
@@ -423,6 +551,7 @@ def _join(rows: Rows, table: Table, place: int, finder: _Finder) -> None:
             if name is not None and name not in known:
                 known[name] = (text, where)
     if seen:
+        rows.named[table.path] = list(seen)
         rows.tables.append(table)
         rows.file_columns.append(table.columns[place])
         rows.columns += [name for name in names if name is not None and name not in rows.columns]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import pickletools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,14 +63,29 @@ def read(path: Path) -> Any:
     """
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"has more than {MAX_BYTES >> 20} MB")
-    machine = _Machine()
     with open_regular(path) as file:
-        for step, (name, argument) in enumerate(_instructions(file)):
-            if step > _MAX_STEPS:
-                raise ValueError(f"has more than {_MAX_STEPS:,} instructions")
-            if name == "STOP":
-                return _finished(machine.pop())
-            machine.do(name, argument)
+        return read_stream(file)
+
+
+def read_stream(file: IO[bytes], *, has_object: bool = False) -> Any:
+    """Returns what a pickle in an open file holds, as `read`.
+
+    Args:
+        file: At the pickle's begin; it must be bounded.
+        has_object: Whether the pickle is an array of NumPy's that holds one object, as
+            `numpy.save` writes a dictionary: that is returned.
+
+    Raises:
+        ValueError: As `read`.
+        OSError: As `read`.
+    """
+    machine = _Machine(has_object=has_object)
+    for step, (name, argument) in enumerate(_instructions(file)):
+        if step > _MAX_STEPS:
+            raise ValueError(f"has more than {_MAX_STEPS:,} instructions")
+        if name == "STOP":
+            return _finished(machine.pop())
+        machine.do(name, argument)
     raise ValueError("ends too early")
 
 
@@ -85,9 +100,10 @@ def _instructions(file: Any) -> Iterator[tuple[str, Any]]:
 class _Machine:
     """The stack and the memory of what a pickle has built so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_object: bool) -> None:
         self._stack: list[Any] = []
         self._memory: dict[int, Any] = {}
+        self._has_object = has_object
 
     def pop(self) -> Any:
         if not self._stack or self._stack[-1] is _MARK:
@@ -136,7 +152,7 @@ class _Machine:
             self._stack.append(_called(function, arguments))
         elif name == "BUILD":
             state = self.pop()
-            self._stack.append(_with_state(self.pop(), state))
+            self._stack.append(_with_state(self.pop(), state, has_object=self._has_object))
         else:
             raise ValueError(f"holds more than plain values (instruction {name})")
 
@@ -196,7 +212,7 @@ def _called(function: Any, arguments: Any) -> Any:
     raise ValueError(f"holds more than plain values ({name})")
 
 
-def _with_state(thing: Any, state: Any) -> Any:
+def _with_state(thing: Any, state: Any, *, has_object: bool) -> Any:
     """An array or a type with what `BUILD` says of it."""
     if isinstance(thing, _Type) and isinstance(state, tuple) and len(state) > 1:
         if _text(state[1]) not in _BYTE_ORDERS:
@@ -204,6 +220,9 @@ def _with_state(thing: Any, state: Any) -> Any:
         return thing
     if isinstance(thing, _Array) and isinstance(state, tuple) and len(state) == 5:
         _, shape, kind, is_fortran, content = state
+        is_object = isinstance(kind, _Type) and kind.name == "O8"
+        if has_object and is_object and isinstance(content, list) and len(content) == 1:
+            return content[0]
         thing.values = _array(shape, kind, bool(is_fortran), content)
         return thing
     raise ValueError("holds an object that is no array")

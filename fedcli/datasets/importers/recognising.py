@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from fedcli.datasets.batches import Pixels
 from fedcli.datasets.checks import check_num_classes
 from fedcli.datasets.description import Finding, SourceDescription
 from fedcli.datasets.importers import unpacking
-from fedcli.datasets.importers.picture_files import is_junk
+from fedcli.datasets.importers.picture_files import is_junk, walk
 from fedcli.datasets.importers.source_files import start_of
 from fedcli.datasets.table import ExampleTable
 from fedcli.errors import ConfigError, DataError
@@ -30,6 +31,7 @@ Fit = Callable[[Pixels], Pixels]  # images [k, H, W] or [k, H, W, C] to the size
 
 CLIENTS = "clients"  # the format of several files of a format in which a source is one file
 _ONE_FILE = ("csv", "npz")
+_MOST_FILES = 1000  # of a folder that are looked at
 _TORCH_HEAD = 256  # bytes in which the first name of a zip file of PyTorch stands
 _LOOKED_AT = 1 << 16  # bytes that decide whether a file is text
 _FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -240,8 +242,7 @@ def _recognised(path: Path) -> str | None:
 def _nothing_in(path: Path) -> str | None:
     """Why a folder or text file holds nothing to read; None for any other source."""
     if path.is_dir():
-        is_empty = not any(each.is_file() for each in path.rglob("*"))
-        return "is a folder without files; give one that holds data" if is_empty else None
+        return _nothing_in_folder(path)
     if not path.is_file():  # a pipe is not waited for
         return None
     start = start_of(path, _LOOKED_AT)
@@ -259,6 +260,28 @@ def _nothing_in(path: Path) -> str | None:
     return (
         "is text, but no CSV of numbers below a header nor LEAF's JSON; "
         f"if it is one of {', '.join(FORMATS)}, say so with --format"
+    )
+
+
+def _nothing_in_folder(folder: Path) -> str | None:
+    with suppress(DataError):  # links that lead out
+        for file in islice(walk(folder), _MOST_FILES):
+            if _is_of_torch(file):
+                return f"holds {file.relative_to(folder)}, which {_torch_advice(file)}"
+    is_empty = not any(each.is_file() for each in folder.rglob("*"))
+    return "is a folder without files; give one that holds data" if is_empty else None
+
+
+def _is_of_torch(path: Path) -> bool:
+    start = start_of(path, _TORCH_HEAD)
+    return start.startswith(b"PK\3\4") and b"/data.pkl" in start
+
+
+def _torch_advice(path: Path) -> str:
+    return (
+        "holds PyTorch's tensors in a pickle, which is never run; convert it: "
+        f"python -c \"import torch, numpy; x, y = torch.load('{path.name}', "
+        "weights_only=True)[:2]; numpy.savez('data.npz', x=x.numpy(), y=y.numpy())\""
     )
 
 
@@ -289,10 +312,6 @@ def _check_exists(path: Path) -> None:
         raise DataError(f"{path}: is no such file or folder; check its name")
     if path.is_file():
         with _telling(path, None):
-            start = start_of(path, _TORCH_HEAD)
-        if start.startswith(b"PK\3\4") and b"/data.pkl" in start:
-            raise DataError(
-                f"{path}: holds PyTorch's tensors in a pickle, which is never run; convert it: "
-                f"python -c \"import torch, numpy; x, y = torch.load('{path.name}', "
-                "weights_only=True)[:2]; numpy.savez('data.npz', x=x.numpy(), y=y.numpy())\""
-            )
+            is_of_torch = _is_of_torch(path)
+        if is_of_torch:
+            raise DataError(f"{path}: {_torch_advice(path)}")

@@ -28,6 +28,7 @@ _TOPS = (1, 15, 16, 255, 4095, 65535)  # what white is in images of 1, 4, 8, 12 
 # Resampling with a cubic or Lanczos kernel passes the largest value by at most this share of it.
 _OVERSHOOT = 0.25
 _FEW_GREYS = 16  # whole numbers up to it may also be dark images of 8 bits
+_LEAST_PIXELS = 1000  # fewer of 8 bits may all be dark by chance
 # So many of the pixels that are not 0 lie within a smaller range: the larger ones are faults.
 _NEARLY_ALL = 0.999
 _MOST_SHARES = 0.95
@@ -159,6 +160,7 @@ class Survey:
         are_whole = pixels.dtype.kind != "f" or bool((np.rint(pixels) == pixels).all())
         self._extend(least, most, where, are_whole=are_whole)
         self._are_whole = self._are_whole and are_whole
+        self._num_pixels += pixels.size
         if pixels.dtype != np.uint8:
             self._add_numbers(pixels)
 
@@ -194,7 +196,6 @@ class Survey:
         elif self._are_shares:
             single = np.ascontiguousarray(pixels, np.float32)
             self._are_shares = quantise(single, 1 / 255, 0.0) is not None
-        self._num_pixels += pixels.size
         self._sum += float(pixels.sum(dtype=np.float64))
         with np.errstate(over="ignore"):
             self._sum_of_squares += float(np.square(pixels, dtype=np.float64).sum())
@@ -237,6 +238,8 @@ class Survey:
             return self._standardised()
         if self._are_bytes:
             few = self._most in (1, 15, 16)
+            if 1 < self._most <= _FEW_GREYS and not few and self._num_pixels >= _LEAST_PIXELS:
+                raise self._ambiguous("0-16", "0-255")
             return (int(self._most) if few else 255), why if few else "pixels are uint8"
         if self._most <= 1 + _OVERSHOOT:
             return 1, why

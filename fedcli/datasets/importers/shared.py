@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -13,7 +12,7 @@ from fedcli.datasets.batches import first_outside
 from fedcli.datasets.checks import MAX_CLASSES, MAX_ID_BYTES, bad_label
 from fedcli.datasets.importers import describing
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
-from fedcli.datasets.labels import Classes, LabelReader
+from fedcli.datasets.labels import CHARACTER_NAMES, Classes, LabelReader
 from fedcli.datasets.polarity import Border
 from fedcli.datasets.table import ExampleTable
 from fedcli.errors import DataError
@@ -25,8 +24,6 @@ _BLOCK_IMAGES = 1 << 16  # at most, however small they are
 NUM_DIGITS = 10
 # Without a number of classes, larger labels are taken for codes: ImageNet has 1000 classes.
 _LARGEST_GUESS = 1000
-# EMNIST's order: digits, capitals, small letters.
-CHARACTER_NAMES = tuple(string.digits + string.ascii_uppercase + string.ascii_lowercase)
 
 
 def imported(

@@ -19,6 +19,8 @@ _STEMS = {
     **dict.fromkeys(("val", "valid", "validation", "validate", "dev"), VALIDATION),
     **dict.fromkeys(("eval", "evaluation", "evaluate", "holdout", "heldout"), EITHER),
 }
+# FER2013 and other competitions call the two halves of what is held out so.
+USAGES = {"publictest": VALIDATION, "privatetest": "test"}
 # What may stand behind such a word without a capital or another character between.
 _ENDINGS = r"(?:sets?|data|datasets?|images?|imgs?|pictures?|pics?|photos?|split|folder|labels?)?"
 _WORD = re.compile(f"({'|'.join(sorted(_STEMS, key=len, reverse=True))}){_ENDINGS}")
@@ -32,7 +34,8 @@ def kind_of(name: str) -> str | None:
     """
     matches = (_WORD.fullmatch(word.lower()) for word in _CUT.findall(name))
     kinds = {_STEMS[match[1]] for match in matches if match}
-    if "hold" in name.lower() and {"hold", "out"} <= {word.lower() for word in _CUT.findall(name)}:
+    words = {word.lower() for word in _CUT.findall(name)}
+    if "out" in words and not words.isdisjoint(("hold", "held")):
         kinds.add(EITHER)
     return kinds.pop() if len(kinds) == 1 else None
 
@@ -50,6 +53,7 @@ def assign(names: Iterable[str], where: str) -> dict[str, str]:
         DataError: Two names would be one split.
     """
     kinds = {name: kind for name in names if (kind := kind_of(name)) is not None}
+    kinds |= _halves(kinds)
     held_out = [name for name, kind in kinds.items() if kind != "train"]
     if len(held_out) == 1 and "train" in kinds.values():
         kinds[held_out[0]] = "test"
@@ -64,6 +68,13 @@ def assign(names: Iterable[str], where: str) -> dict[str, str]:
                 f"name one with --splits, as in --splits {_example(kinds, split, name)}"
             )
     return splits
+
+
+def _halves(names: Iterable[str]) -> dict[str, str]:
+    """What the two halves of what is held out are, where a competition calls them so."""
+    of_name = {name: USAGES.get(re.sub(r"[^a-z]", "", name.lower())) for name in names}
+    found = {name: split for name, split in of_name.items() if split is not None}
+    return found if len(found) == len(USAGES) else {}
 
 
 def held_out_alone(splits: Mapping[str, str]) -> str | None:

@@ -68,13 +68,13 @@ FORMATS = table(
     ),
     Entry(
         "images",
-        "Image files, a folder a class, a client, or both.",
+        "Image files, a folder a class, a client, or both, or with a table.",
         "Pillow, image file formats",
         code="fedcli.datasets.importers.images",
     ),
     Entry(
         "clients",
-        "A file a client: CSV, npz or .npy, in a folder of each or not.",
+        "A file a client: CSV, npz, parquet or .npy, in a folder of each or not.",
         "fedcli",
         code="fedcli.datasets.importers.client_files",
     ),
@@ -83,6 +83,12 @@ FORMATS = table(
         "The Python version of CIFAR-10 and CIFAR-100, read without running it.",
         "Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images",
         code="fedcli.datasets.importers.cifar_python",
+    ),
+    Entry(
+        "stl10",
+        "The binary files of STL-10.",
+        "Coates, Lee and Ng 2011, An Analysis of Single-Layer Networks, AISTATS",
+        code="fedcli.datasets.importers.stl10",
     ),
     Entry(
         "cifar",

@@ -1,0 +1,88 @@
+"""A dictionary of arrays that `numpy.savez` pickled, as PFLlib's `data` is; nothing is run.
+
+`plain_pickle` follows the pickle's instructions; what holds anything but plain values is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from fedcli.datasets.importers import plain_pickle
+from fedcli.datasets.importers.npz_file import Members, members_of, read_header, reading
+from fedcli.errors import DataError
+
+
+class PickledArrays:
+    """The arrays of a dictionary, which look like the members of an archive."""
+
+    def __init__(self, arrays: Mapping[str, Any]) -> None:
+        """Takes the arrays by name."""
+        self._contents: dict[str, bytes] = {}
+        for name, array in arrays.items():
+            buffer = io.BytesIO()
+            np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+            self._contents[f"{name}.npy"] = buffer.getvalue()
+
+    def infolist(self) -> list[zipfile.ZipInfo]:
+        """Returns what is known of each array."""
+        infos = []
+        for name, content in self._contents.items():
+            info = zipfile.ZipInfo(name)
+            info.file_size = info.compress_size = len(content)
+            infos.append(info)
+        return infos
+
+    def open(self, name: zipfile.ZipInfo) -> IO[bytes]:
+        """Returns the bytes of one."""
+        return io.BytesIO(self._contents[name.filename])
+
+
+def unpickled(archive: Members, path: Path) -> Members:
+    """Returns the arrays in the one dictionary that an archive holds, else the archive itself.
+
+    Args:
+        archive: As it is in the file.
+        path: The file.
+
+    Raises:
+        DataError: The only array is pickled, and its pickle holds more than plain values; says how
+            to convert it.
+    """
+    members = members_of(archive, path)
+    if len(members) != 1:
+        return archive
+    ((key, info),) = members.items()
+    if info.file_size > plain_pickle.MAX_BYTES:
+        return archive
+    array = read_header(archive, info, key, path, may_hold_objects=True)
+    if not array.dtype.hasobject:
+        return archive
+    where = f"{path}: array {key!r}"
+    try:
+        with reading(where), archive.open(info) as member:
+            content = member.read(plain_pickle.MAX_BYTES + 1)
+        found = plain_pickle.read_stream(io.BytesIO(content[array.start :]), has_object=True)
+        return PickledArrays(_arrays(found))
+    except ValueError as err:
+        raise DataError(
+            f"{where}: holds Python objects, which are never unpickled, and {err}; convert it "
+            f"where it was made: python -c \"import numpy; numpy.savez('converted.npz', "
+            f"**numpy.load('{path.name}', allow_pickle=True)['{key}'].item())\""
+        ) from err
+
+
+def _arrays(found: Any) -> dict[str, Any]:
+    """The arrays and lists of numbers of a dictionary."""
+    if not isinstance(found, dict):
+        raise ValueError("its one object is no dictionary of arrays")  # noqa: TRY004 - of the file
+    arrays = {name: np.asarray(value) for name, value in found.items()}
+    wrong = next((name for name, each in arrays.items() if each.dtype.kind not in "biufUS"), None)
+    if wrong is not None:
+        raise ValueError(f"{str(wrong)[:40]!r} in it is no array of numbers")
+    return {str(name): each for name, each in arrays.items()}
