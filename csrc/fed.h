@@ -368,6 +368,9 @@ typedef struct fed_terms {
     /* What the loss of each example is multiplied with, by its label; a batch's loss is the sum of
      * them over its number of examples, whatever the weights. NULL: 1. */
     const float *class_weights; /* [K], finite, not negative */
+    /* Counts up by 1 for each client that is trained, for whoever watches from another thread; it
+     * changes no result. NULL: nobody watches. */
+    atomic_int *num_trained;
 } fed_terms;
 
 /* Trains each client of a cohort from the same server parameters and adds its model delta to

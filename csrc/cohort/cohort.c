@@ -234,6 +234,8 @@ static void work_on(cohort *co, size_t c, fed_workspace *workspace) {
     }
     block *blk = cohort_block(co, c / FED_BLOCK_CLIENTS);
     blk->waiting[c % FED_BLOCK_CLIENTS] = params;
+    if (co->terms->num_trained != NULL)
+        atomic_fetch_add_explicit(co->terms->num_trained, 1, memory_order_relaxed);
     add_waiting(co, blk);
     merge_blocks(co);
 }

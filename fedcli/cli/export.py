@@ -47,9 +47,15 @@ def export(*, run: Path, file: Path, best: bool, as_json: bool, quiet: bool, ver
         named = [{"name": name, "shape": list(shape)} for name, shape in tensors]
         print_json({"file": str(file), "tensors": named})
         return
+    if quiet:
+        return
     from fedcli.cli.screen.render import Screen
+    from fedcli.runs.files.folder import round_of_checkpoint
 
     screen = Screen()
-    screen.line(f"Wrote {file}")
+    round_num = round_of_checkpoint(trained.checkpoint_file(run, best=best))
+    which = "the best evaluated one" if best else "the newest checkpoint"
+    of_round = "" if round_num is None else f": the model after round {round_num:,}, {which}"
+    screen.line(f"Wrote {file}{of_round}")
     rows = [(name, " x ".join(map(str, shape)) or "scalar") for name, shape in tensors]
     screen.table(["tensor", "shape"], rows)

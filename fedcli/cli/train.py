@@ -15,7 +15,7 @@ from fedcli.settings.run_config import RESUME_FIELDS
 @click.command(cls=opt.SectionCommand)
 @opt.option(
     "--out",
-    help="Run directory to make. Default: runs/<time>-<data>.",
+    help="Run directory to make. Default: runs/<time>-<data>-<algorithm>-s<seed>.",
     section=opt.RUN,
     type=click.Path(path_type=Path),
 )

@@ -113,8 +113,12 @@ cdef fed_key make_key(key):
 
 
 cdef class CancelFlag:
-    """Raised from any thread or signal handler, stops a running call within a local step."""
+    """Raised from any thread or signal handler, stops a running call within a local step.
+
+    It also counts the clients that calls of train_cohort have trained, for whoever watches.
+    """
     cdef atomic_int flag
+    cdef atomic_int trained
 
     def set(self):
         atomic_store(&self.flag, 1)
@@ -124,6 +128,14 @@ cdef class CancelFlag:
 
     def is_set(self):
         return atomic_load(&self.flag) != 0
+
+    @property
+    def num_trained(self):
+        return atomic_load(&self.trained)
+
+    @num_trained.setter
+    def num_trained(self, int value):
+        atomic_store(&self.trained, value)
 
 
 cdef fed_shape make_shape(shape):
@@ -605,6 +617,7 @@ cdef class Team(Exclusive):
         if delta_sum.model is not model:
             raise ValueError("delta_sum was made for another model")
         table = terms.of_call(step, model)
+        table.num_trained = &cancel.trained
         if cohort.prepared_for is not None and cohort.prepared_for is not model:
             raise ValueError("the cohort was prepared for another model")
         stats = np.zeros(cohort.num_clients, STATS)

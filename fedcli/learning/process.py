@@ -70,6 +70,13 @@ class LearningProcess(abc.ABC):
             Cancelled: The flag was raised; `state` is still good.
         """
 
+    def num_trainings(self, num_clients: int) -> int:
+        """Returns how often `next` trains a client in a round of so many; 0: that is not counted.
+
+        `CancelFlag.num_trained` counts up to it.
+        """
+        return num_clients
+
     def get_model_weights(self, state: ServerState) -> ModelWeights:
         """Returns copies of the weights in `state` that are to be used: `evaluated_weights`."""
         return ModelWeights.of(self.model.layout, state.evaluated_weights)

@@ -70,6 +70,12 @@ class TrainingProcess(LearningProcess):
             evaluated=self._start_evaluated(params),
         )
 
+    def num_trainings(self, num_clients: int) -> int:
+        """See LearningProcess."""
+        if self.algorithm.entry.pools_clients:
+            return 0
+        return self.algorithm.client_work.num_passes * num_clients
+
     def _request(self, state: ServerState) -> DeltaRequest:
         """What the round needs of the deltas: what the aggregator does, and perhaps their sizes."""
         request = self.algorithm.aggregator.request(state.aggregator)

@@ -111,18 +111,21 @@ def round_row(line: Mapping[str, Any]) -> RoundRow:
 def round_rows(
     lines: Sequence[Mapping[str, Any]], max_rows: int = MAX_ROUND_ROWS
 ) -> list[RoundRow]:
-    """Returns the rows of a run: all, or if they are too many the first, every k-th and the last.
+    """Returns the rows of a run: of the evaluated rounds alone, where there are any, else of all.
 
-    k is `thinning_step`. Evaluated rounds are kept beside them unless they are too many, too.
+    If they are too many, they are the first, every k-th and the last, where k rounds are a multiple
+    of the distance between two of them, `thinning_step` times.
     """
-    step = thinning_step(len(lines), max_rows)
-    keeps_evaluated = sum("evaluation" in line for line in lines) <= max_rows
+    evaluated = [line for line in lines if "evaluation" in line]
+    shown = evaluated if len(evaluated) > 1 else list(lines)
+    if len(shown) <= max_rows:
+        return list(map(round_row, shown))
+    distance = max(1, shown[1]["round"] - shown[0]["round"])
+    step = distance * thinning_step(len(shown), max_rows)
     kept = [
         line
-        for index, line in enumerate(lines)
-        if index in (0, len(lines) - 1)
-        or line["round"] % step == 0
-        or (keeps_evaluated and "evaluation" in line)
+        for index, line in enumerate(shown)
+        if index in (0, len(shown) - 1) or line["round"] % step == 0
     ]
     return [round_row(line) for line in kept]
 

@@ -86,6 +86,9 @@ class Training:
         splits: The data by split.
         process: The learning process.
         state: The server state after the last completed round.
+        num_trained_in_round: Clients that the round under way trains, one of several passes as
+            often as it passes over its data; `CancelFlag.num_trained` counts up to it. 0: not
+            counted.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class Training:
         self.splits = federation.splits
         self.process = federation.process
         self.state = state
+        self.num_trained_in_round = 0
         self._federation = federation
         self._run = run
         self._cancel = cancel
@@ -263,6 +267,9 @@ class Training:
     def _train_round(self) -> RoundResult:
         timings = {"data": 0.0}
         cohort = self._federation.cohort_data(self.state.round_num)
+        if self._cancel is not None:
+            self._cancel.num_trained = 0
+            self.num_trained_in_round = self.process.num_trainings(cohort.num_clients)
         clients = cohort.batches
         if not isinstance(clients, tuple):  # read while the round runs
             clients = _Timed(clients, timings)

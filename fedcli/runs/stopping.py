@@ -50,6 +50,10 @@ class Best:
             best = best.after(line)
         return best
 
+    def summary(self) -> dict[str, Any]:
+        """Returns what --json tells."""
+        return {"measure": self.measure, "value": self.value, "round": self.round_num}
+
 
 _NONE_YET = Best(ACCURACY)
 

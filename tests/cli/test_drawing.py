@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ from rich.console import Console
 from rich.text import Text
 
 from fedcli.cli.jobs.bars import Snapshot, Speed, clock, describe, short_number
+from fedcli.cli.jobs.live_line import LiveLine, Part
 from fedcli.cli.screen import pictures
+from fedcli.cli.screen.output import Remarks
 from fedcli.cli.screen.render import Bar, Screen
 
 
@@ -213,12 +216,86 @@ def test_speed_and_time_left() -> None:
     assert speed.observe(12.0, Snapshot(15, 100, 1.0, 0.5, 1500)) == (500.0, 17.0)
 
 
-def test_progress_line() -> None:
+def test_speed_within_a_long_round() -> None:
+    speed = Speed()
+    for tick in range(100):  # the window is three seconds, or a round if that takes longer
+        speed.observe(tick, Snapshot(0, 4), tick / 200)
+    examples, left = speed.observe(100.0, Snapshot(0, 4), 0.5)
+    assert examples is None
+    assert left == pytest.approx(700.0)
+
+
+def test_parts_of_the_progress_line() -> None:
+    def texts(*arguments: Any) -> list[str]:
+        return [part.text for part in describe(*arguments)]
+
     snapshot = Snapshot(5, 100, 1.25, 0.5, 500)
-    assert describe(snapshot, None, None) == "loss 1.2500  accuracy 0.5000"
-    assert describe(snapshot, 12_345.0, 65.0) == (
-        "loss 1.2500  accuracy 0.5000  12.3k examples/s  1:05 left"
-    )
+    assert texts(snapshot, None, None) == ["loss 1.2500", "accuracy 0.5000"]
+    assert texts(snapshot, 12_345.0, 65.0, (3, 10)) == [
+        *("3/10 clients", "loss 1.2500", "accuracy 0.5000"),
+        *("12.3k examples/s", "1:05 left"),
+    ]
+    evaluated = Snapshot(100, 100, None, 0.5, 500, "test 0.8 @40, best 0.9 @20")
+    assert texts(evaluated, None, 0.0) == [
+        *("test 0.8 @40, best 0.9 @20", "loss not finite", "accuracy 0.5000"),
+        "closing evaluation",
+    ]
+
+
+PARTS = [Part("last and best", 5), Part("loss", 3), Part("speed", 1), Part("time left", 6)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (100, f"round 1/2  {'━' * 10}{' ' * 10}  last and best  loss  speed  time left"),
+        (62, f"round 1/2  {'━' * 5}{' ' * 5}  last and best  loss  speed  time left"),
+        (40, "round 1/2  last and best  time left"),
+        (25, "round 1/2  time left"),
+        (12, "round 1/2"),
+        (6, "roun"),
+    ],
+)
+def test_a_live_line_never_wraps_and_keeps_the_round(
+    columns: int, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream = io.TextIOWrapper(io.BytesIO(), "utf-8", newline="")
+    LiveLine(stream, Remarks(1)).show("round 1/2", PARTS, 0.5)
+    stream.seek(0)
+    shown = stream.read()
+    assert shown == f"\r{line}\x1b[K"
+    assert len(line) <= columns - len("^C")
+
+
+def test_a_window_made_narrower_leaves_no_copies_of_the_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("XTERM_VERSION", raising=False)
+    stream = io.TextIOWrapper(io.BytesIO(), "utf-8", newline="")
+    live = LiveLine(stream, Remarks(1))
+    monkeypatch.setenv("COLUMNS", "100")
+    live.show("round 1/2", PARTS)
+    monkeypatch.setenv("COLUMNS", "20")  # the line of 44 columns is three rows now
+    live.show("round 1/2", PARTS)
+    live.show("round 2/2", PARTS)
+    stream.seek(0)
+    second = stream.read().split("\x1b[K")[1]
+    assert second == "\r\x1b[2A\x1b[Jround 1/2"
+    stream.seek(0)
+    assert stream.read().endswith("\x1b[K\rround 2/2\x1b[K")
+
+
+def test_remarks_stand_above_a_live_line() -> None:
+    stream, remarks = io.TextIOWrapper(io.BytesIO(), "utf-8", newline=""), Remarks(1)
+    before = remarks.write
+    with LiveLine(stream, remarks) as live:
+        live.show("counting", [])
+        remarks.note("a remark")
+    assert remarks.write == before
+    stream.seek(0)
+    assert stream.read() == "\rcounting\x1b[K\r\x1b[2Kfedcli: a remark\n\r\r\x1b[2K"
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.kit.command_line import Fedcli, WriteTff
+from tests.kit.command_line import PATIENCE_SECONDS, Fedcli, WriteTff
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -19,8 +21,10 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def test_train_without_options_makes_a_run(fedcli: Fedcli, tmp_path: Path) -> None:
     done = fedcli("train")
-    assert (done.code, done.err) == (0, "")
     (run,) = (tmp_path / "runs").iterdir()
+    begun = f"fedcli: run runs/{run.name}: 10 rounds, fedavg on synthetic-digits\n"
+    assert (done.code, done.err) == (0, begun)
+    assert run.name.endswith("-synthetic-digits-fedavg-s0")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["round"] for line in lines] == list(range(1, 11))
     assert f"fedcli eval runs/{run.name} --clients all" in done.out
@@ -84,11 +88,72 @@ def test_what_the_user_should_know_is_on_stderr(fedcli: Fedcli, write_tff: Write
         "shape 6 x 4; channels 1; range 0 to 1; polarity 1.0 is background",
         f"fedcli: {data} has 3 clients; all of them form the cohort",
         f"fedcli: {data} has no test data: evaluating on train only",
+        f"fedcli: run runs/{next(Path('runs').iterdir()).name}: 1 round, fedavg on {data}",
     }
-    assert fedcli(*arguments, "-q", "--out", "quiet").err == ""
     loud = fedcli(*arguments, "-v", "--out", "loud", "--threads", 1).err
-    assert "fedcli: 1 threads; run directory loud\n" in loud
+    assert "fedcli: 1 thread\n" in loud
+    assert f"fedcli: run loud: 1 round, fedavg on {data}\n" in loud
     assert "fedcli: client cache: 3 clients, " in loud
+
+
+def test_a_quiet_run_prints_its_folder_alone(fedcli: Fedcli) -> None:
+    done = fedcli("train", "--rounds", 1, "--eval-every", 1, "-q", "--out", "quiet")
+    assert (done.code, done.out, done.err) == (0, "quiet\n", "")
+    exported = fedcli("export", "quiet", "weights.npz", "-q")
+    assert (exported.code, exported.out, exported.err) == (0, "", "")
+
+
+def test_without_a_terminal_each_evaluation_is_a_line(fedcli: Fedcli) -> None:
+    arguments = ("train", "--rounds", 5, "--eval-every", 2, "--keep-best", "accuracy")
+    done = fedcli(*arguments, "--out", "run")
+    lines = done.err.splitlines()
+    assert lines[0] == "fedcli: run run: 5 rounds, fedavg on synthetic-digits"
+    assert [line.split()[2] for line in lines[1:]] == ["0/5", "2/5", "4/5"]
+    evaluation = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[2])["evaluation"]
+    shown = lines[2].removesuffix("  best").split("  ")[1:]
+    assert shown == [
+        f"{split} loss {each['loss']:.4f} acc. {each['sparse_categorical_accuracy']:.4f}"
+        for split, each in evaluation.items()
+    ]
+    assert [line.split()[0] for line in done.out.splitlines()[3:6]] == ["0", "2", "4"]
+    assert "... the evaluated ones of 5 rounds; all are in run/metrics.jsonl" in done.out
+    again = fedcli("train", "--resume", "run", "--rounds", 6).err.splitlines()
+    assert again[0] == (
+        "fedcli: run run: goes on after round 5 of 6 rounds, fedavg on synthetic-digits"
+    )
+    assert again[1].startswith("fedcli: round 6/6  train loss ")
+
+
+def test_the_round_that_is_kept_is_told(fedcli: Fedcli) -> None:
+    options = ("--rounds", 4, "--eval-every", 2, "--keep-best", "loss")
+    done = fedcli("train", *options, "--out", "run")
+    told = json.loads(fedcli("train", "--resume", "run", "--json").out)["kept"]
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    losses = {line["round"]: line["evaluation"]["test"]["loss"] for line in lines[::2]}
+    best = min(losses, key=lambda number: losses[number])
+    assert told == {"measure": "loss", "value": losses[best], "round": best}
+    kept = f"Kept     round {best}, the best by loss ({losses[best]:.4f}): fedcli eval run --best\n"
+    assert kept in done.out
+    exported = fedcli("export", "run", "weights.npz", "--best").out
+    assert exported.startswith(f"Wrote weights.npz: the model after round {best}, the best")
+
+
+def test_runs_that_begin_at_once_in_several_processes_do_not_collide(
+    tmp_path: Path, command: list[str], process_arguments: dict[str, Any]
+) -> None:
+    processes = [
+        subprocess.Popen(
+            [*command, "train", "--rounds", "1", "--threads", "1", "-q"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            **process_arguments,
+        )
+        for _ in range(3)
+    ]
+    runs = {process.communicate(timeout=PATIENCE_SECONDS)[0] for process in processes}
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert len(runs) == 3
+    assert {f"runs/{path.name}\n" for path in (tmp_path / "runs").iterdir()} == runs
 
 
 def test_command_line_overrides_config_and_leaves_the_rest(
@@ -279,7 +344,7 @@ def test_export_names_the_formats_there_are(fedcli: Fedcli, tmp_path: Path) -> N
 def test_the_table_tells_who_reported_and_when(fedcli: Fedcli) -> None:
     flags = ("--client-dropout", 0.5, "--client-speeds", "100,10", "--min-reports", 6)
     done = fedcli("train", "--rounds", 4, *flags, "--out", "run")
-    assert (done.code, done.err) == (0, "")
+    assert done.code == 0
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     header, _, *rows = done.out.splitlines()[1:]
     assert header.split()[-4:] == ["reports", "virtual", "s", "update"]

@@ -53,12 +53,19 @@ def test_many_rounds_show_first_every_kth_and_last() -> None:
     assert [row.round_num for row in rows] == [1, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 53]
 
 
-def test_evaluated_rounds_are_kept_unless_they_are_many() -> None:
+def test_of_a_run_with_evaluations_those_rounds_alone_are_shown() -> None:
     lines = [line(number, evaluation=number % 25 == 12) for number in range(1, 101)]
-    shown = [row.round_num for row in report.round_rows(lines)]
-    assert shown == [1, 10, 12, 20, 30, 37, 40, 50, 60, 62, 70, 80, 87, 90, 100]
+    assert [row.round_num for row in report.round_rows(lines)] == [12, 37, 62, 87]
+    lines = [line(number, evaluation=number == 12) for number in range(1, 21)]  # one is no curve
+    assert len(report.round_rows(lines)) == 20
+
+
+def test_many_evaluated_rounds_are_thinned() -> None:
     lines = [line(number, evaluation=True) for number in range(1, 101)]
     assert [row.round_num for row in report.round_rows(lines)] == [1, *range(10, 101, 10)]
+    lines = [line(number, evaluation=number % 5 == 0) for number in range(201)]
+    shown = [row.round_num for row in report.round_rows(lines)]
+    assert shown == [*range(0, 201, 25)]
 
 
 def test_evaluation_rows_are_one_a_split() -> None:

@@ -366,14 +366,15 @@ def test_read_config_takes_a_file_or_a_run(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "folder"),
     [
-        ("synthetic-digits", "20260102-030405-synthetic-digits"),
-        ("/data/my file.h5", "20260102-030405-my-file"),
-        ("..", "20260102-030405-run"),
+        ("synthetic-digits", "20260102-030405-synthetic-digits-scaffold-s7"),
+        ("/data/my file.h5", "20260102-030405-my-file-scaffold-s7"),
+        ("..", "20260102-030405-scaffold-s7"),
+        ("x" * 200, f"20260102-030405-{'x' * 60}-scaffold-s7"),
     ],
 )
-def test_default_out_says_time_and_data(name: str, folder: str) -> None:
+def test_default_out_says_time_data_algorithm_and_seed(name: str, folder: str) -> None:
     now = datetime(2026, 1, 2, 3, 4, 5)
-    assert run_dir.default_out(now, name) == Path("runs") / folder
+    assert run_dir.default_out(now, name, "scaffold", 7) == Path("runs") / folder
 
 
 def test_a_default_name_that_is_taken_is_numbered(
@@ -381,9 +382,9 @@ def test_a_default_name_that_is_taken_is_numbered(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     now = datetime(2026, 11, 22, 16, 15, 0, tzinfo=timezone.utc)
-    first = run_dir.default_out(now, "digits")
+    first = run_dir.default_out(now, "digits", "fedavg", 0)
     first.mkdir(parents=True)
-    second = run_dir.default_out(now, "digits")
+    second = run_dir.default_out(now, "digits", "fedavg", 0)
     second.mkdir()
     assert second.name == f"{first.name}-2"
-    assert run_dir.default_out(now, "digits").name == f"{first.name}-3"
+    assert run_dir.default_out(now, "digits", "fedavg", 0).name == f"{first.name}-3"

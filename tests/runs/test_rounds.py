@@ -863,3 +863,22 @@ def test_what_is_evaluated_is_what_is_exported(tmp_path: Path, values: dict[str,
         exported = layout.join([file[name] for name in file.files])
     assert exported.tobytes() == state.evaluated_weights.tobytes()
     assert evaluation.evaluate_run(out, split="test").metrics == closing["test"]
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ({"algorithm": "fedavg"}, 12),
+        ({"algorithm": "mime-lite"}, 24),  # two passes
+        ({"algorithm": "centralized"}, 0),  # one client of all examples
+    ],
+)
+def test_the_clients_of_a_round_are_counted_while_it_runs(
+    tmp_path: Path, values: dict[str, Any], wanted: int
+) -> None:
+    cancel = native.CancelFlag()
+    config = make_config(rounds=2, epochs=1, clients="12", threads=2, **values)
+    with starting.start(config, tmp_path / "run", cancel=cancel) as training:
+        for _ in training.run():
+            assert training.num_trained_in_round == wanted
+            assert cancel.num_trained == (wanted or 1)

@@ -1,24 +1,34 @@
-"""Live progress of training on stderr: a bar on a terminal, nothing elsewhere unless -v asks."""
+"""Progress of training on stderr: a live line on a terminal, now and then a line elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fedcli.cli.screen.output import Remarks, Verbosity
+from fedcli.cli.jobs.live_line import LiveLine, Part, can_redraw
+from fedcli.cli.screen.output import Remarks, Verbosity, one_line
 from fedcli.dataclass import dataclass
+from fedcli.runs.stopping import Best, deciding_split
+from fedcli.settings.vocabulary import ACCURACY, MEASURES
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from fedcli.cli.jobs.worker import Worker
-    from fedcli.runs.loop import RoundResult
+    from fedcli.core.native import CancelFlag
+    from fedcli.runs.loop import RoundResult, Training
 
 REFRESH_SECONDS = 0.1
-LOG_SECONDS = 10.0
-_SPEED_WINDOW = 30  # refreshes that the speed is averaged over: three seconds
+LOG_SECONDS = 10.0  # between lines of -v where there is no terminal
+_USUAL_LOG_SECONDS = 30.0  # the same without -v
+_POLL_SECONDS = 0.5
+_SPEED_WINDOW = 30  # refreshes that the speed is averaged over, at least: three seconds
+_MOST_SEEN = 10_000
+# So many evaluations of a run have a line each; of more, one a second.
+_MAX_LINES = 100
+_LINE_SECONDS = 1.0
+_SHOWS_CLIENTS_AFTER = 1.0  # seconds in one round
 
 
 @dataclass(frozen=True)
@@ -28,88 +38,204 @@ class Snapshot:
     Attributes:
         round_num: Rounds completed.
         num_rounds: Rounds in total.
-        loss: Online loss of the last round.
-        accuracy: Online accuracy of the last round.
+        loss: Online loss of the last round; None before the first.
+        accuracy: Online accuracy of the last round, None likewise.
         num_examples: Examples processed since training started.
+        evaluated: The last evaluation and the best, in words; "" before the first.
     """
 
     round_num: int
     num_rounds: int
-    loss: float
-    accuracy: float
-    num_examples: int
+    loss: float | None = None
+    accuracy: float | None = None
+    num_examples: int = 0
+    evaluated: str = ""
 
 
 class Monitor:
-    """The newest snapshot: written by the worker after each round, read by the main thread."""
+    """What there is to show: written by the worker after each round, read by the main thread."""
 
     def __init__(self) -> None:
         """Starts with nothing to show."""
         self.snapshot: Snapshot | None = None
+        self._lines: deque[str] = deque()
+        self._training: Training | None = None
+        self._cancel: CancelFlag | None = None
+        self._best = Best(ACCURACY)
+        self._every_line = True
+        self._told_at = 0.0
+        self._round_began_at = 0.0
 
-    def update(self, result: RoundResult, num_rounds: int) -> None:
+    def begin(self, training: Training, cancel: CancelFlag) -> None:
+        """Takes note of a training that begins or goes on; `cancel` counts its clients."""
+        from fedcli.runs.files import folder
+
+        config = training.config
+        self._training, self._cancel = training, cancel
+        self._best = Best(config.keep_best or ACCURACY)
+        if training.round_num and config.eval_every:
+            for line in folder.read_completed(training.path, training.round_num):
+                self._note(line)
+        if config.eval_every:
+            self._every_line = training.num_rounds / config.eval_every <= _MAX_LINES
+        self._round_began_at = time.monotonic()
+        self.snapshot = Snapshot(training.round_num, training.num_rounds)
+        self._lines.append(first_line(training))
+
+    def update(self, result: RoundResult) -> None:
         """Takes note of a completed round; costs next to nothing."""
-        before = self.snapshot.num_examples if self.snapshot else 0
-        online = result.metrics.get("client_work", {}).get("train")
-        if online is not None:
-            self.snapshot = Snapshot(
-                result.round_num,
-                num_rounds,
-                online["loss"],
-                online["sparse_categorical_accuracy"],
-                before + result.num_examples,
-            )
+        before = self.snapshot
+        assert before is not None
+        online = result.metrics.get("client_work", {}).get("train") or {}
+        evaluated = before.evaluated
+        if result.evaluation:
+            evaluated = self._note(result.metrics)
+            self._add_line(result, before.num_rounds)
+        self._round_began_at = time.monotonic()
+        self.snapshot = Snapshot(
+            result.round_num,
+            before.num_rounds,
+            online.get("loss"),
+            online.get("sparse_categorical_accuracy"),
+            before.num_examples + result.num_examples,
+            evaluated,
+        )
+
+    def take_lines(self) -> list[str]:
+        """Returns the lines that have come since the last call."""
+        lines = []
+        while self._lines:
+            lines.append(self._lines.popleft())
+        return lines
+
+    def clients_done(self) -> tuple[int, int] | None:
+        """Returns of a round that takes long how many clients are trained, and how many it has."""
+        if self._training is None or self._cancel is None:
+            return None
+        if time.monotonic() - self._round_began_at < _SHOWS_CLIENTS_AFTER:
+            return None
+        done, total = self._cancel.num_trained, self._training.num_trained_in_round
+        return (min(done, total), total) if total > 1 else None
+
+    def _note(self, line: Mapping[str, Any]) -> str:
+        """Takes note of a line of metrics.jsonl; returns what it says of evaluations in words."""
+        evaluation = line.get("evaluation")
+        if not evaluation:
+            return ""
+        self._best = self._best.after(line)
+        split, measure = deciding_split(evaluation), self._best.measure
+        what = split if measure == ACCURACY else f"{split} {measure}"
+        text = f"{what} {_figure(evaluation[split][MEASURES[measure]])} @{line['round']}"
+        if self._best.round_num == line["round"]:
+            return f"{text} (best)"
+        return f"{text}, best {_figure(self._best.value)} @{self._best.round_num}"
+
+    def _add_line(self, result: RoundResult, num_rounds: int) -> None:
+        now = time.monotonic()
+        if self._every_line or now - self._told_at >= _LINE_SECONDS:
+            self._told_at = now
+            is_best = self._best.round_num == result.round_num
+            self._lines.append(evaluation_line(result.metrics, num_rounds, is_best=is_best))
 
 
 class Speed:
-    """Rates over the last few seconds."""
+    """Rates over the last few seconds, or over the last round if that takes longer."""
 
     def __init__(self) -> None:
         """Starts without an observation."""
-        self._seen: deque[tuple[float, Snapshot]] = deque(maxlen=_SPEED_WINDOW)
+        self._seen: deque[tuple[float, float, int]] = deque(maxlen=_MOST_SEEN)
 
-    def observe(self, now: float, snapshot: Snapshot) -> tuple[float | None, float | None]:
+    def observe(
+        self, now: float, snapshot: Snapshot, share: float = 0.0
+    ) -> tuple[float | None, float | None]:
         """Returns examples a second and seconds left, None while they are unknown.
 
         Args:
             now: A clock's seconds.
             snapshot: What is true now.
+            share: Of the round that is under way, what is done, from 0 to 1.
         """
-        self._seen.append((now, snapshot))
-        then, first = self._seen[0]
+        position = snapshot.round_num + share
+        seen = self._seen
+        seen.append((now, position, snapshot.num_examples))
+        while len(seen) > _SPEED_WINDOW and position - seen[1][1] >= 1:
+            seen.popleft()
+        then, first, examples = seen[0]
         seconds = now - then
-        rounds = snapshot.round_num - first.round_num
-        if not rounds or seconds <= 0:
+        if position <= first or seconds <= 0:
             return None, None
-        examples = snapshot.num_examples - first.num_examples
-        left = (snapshot.num_rounds - snapshot.round_num) * seconds / rounds
-        return examples / seconds, left
+        left = (snapshot.num_rounds - position) * seconds / (position - first)
+        done = snapshot.num_examples - examples
+        return (done / seconds if done else None), left
 
 
 def attend(worker: Worker[Any], monitor: Monitor, remarks: Remarks) -> None:
     """Shows how the worker gets on until it has ended.
 
-    On a terminal a line is redrawn at most ten times a second; elsewhere -v writes a line now and
-    then, and without it nothing is shown.
+    On a terminal a line is redrawn at most ten times a second, and each evaluation stays above it.
+    Elsewhere there is a line when the run begins, one for each evaluation, and one every 30 s (10 s
+    with -v) in which there was none. With -q nothing is shown.
     """
-    if remarks.verbosity > Verbosity.QUIET and sys.stderr.isatty():
-        _draw(worker, monitor)
-    elif remarks.verbosity == Verbosity.VERBOSE:
-        _log(worker, monitor, remarks)
-    else:
+    if remarks.verbosity == Verbosity.QUIET:
         worker.wait()
+    elif can_redraw(sys.stderr):
+        _draw(worker, monitor, remarks)
+    else:
+        _log(worker, monitor, remarks)
+
+
+def first_line(training: Training) -> str:
+    """Returns what a run is and where: the first line of its log."""
+    config = training.config
+    begun = f"goes on after round {training.round_num:,} of " if training.round_num else ""
+    rounds = f"{begun}{training.num_rounds:,} {'rounds' if training.num_rounds > 1 else 'round'}"
+    return f"run {training.path}: {rounds}, {config.algorithm} on {config.data}"
+
+
+def evaluation_line(line: Mapping[str, Any], num_rounds: int, *, is_best: bool) -> str:
+    """Returns what a round's evaluations found, in words.
+
+    Args:
+        line: Of metrics.jsonl.
+        num_rounds: Of the run.
+        is_best: Whether it is the best round so far.
+    """
+    parts = [f"round {line['round']:>{len(str(num_rounds))}}/{num_rounds}"]
+    for split, scores in line["evaluation"].items():
+        loss, accuracy = (_figure(scores[MEASURES[measure]]) for measure in ("loss", ACCURACY))
+        parts.append(f"{split} loss {loss} acc. {accuracy}")
+    return "  ".join([*parts, *(["best"] if is_best else [])])
 
 
 def describe(
-    snapshot: Snapshot, examples_a_second: float | None, seconds_left: float | None
-) -> str:
-    """Returns one line about a snapshot: online loss and accuracy, speed, time left."""
-    parts = [f"loss {snapshot.loss:.4f}", f"accuracy {snapshot.accuracy:.4f}"]
+    snapshot: Snapshot,
+    examples_a_second: float | None,
+    seconds_left: float | None,
+    clients: tuple[int, int] | None = None,
+) -> list[Part]:
+    """Returns what there is to say of a snapshot, in the order of the line.
+
+    Args:
+        snapshot: The snapshot.
+        examples_a_second: None: not known.
+        seconds_left: None: not known.
+        clients: How many of the round are trained, and of how many; None: not shown.
+    """
+    parts = []
+    if clients is not None:
+        parts.append(Part(f"{clients[0]:,}/{clients[1]:,} clients", 4))
+    if snapshot.evaluated:
+        parts.append(Part(snapshot.evaluated, 5))
+    if snapshot.loss is not None or snapshot.accuracy is not None:
+        parts.append(Part(f"loss {_figure(snapshot.loss)}", 3))
+        parts.append(Part(f"accuracy {_figure(snapshot.accuracy)}", 2))
     if examples_a_second is not None:
-        parts.append(f"{short_number(examples_a_second)} examples/s")
-    if seconds_left is not None:
-        parts.append(f"{clock(seconds_left)} left")
-    return "  ".join(parts)
+        parts.append(Part(f"{short_number(examples_a_second)} examples/s", 1))
+    if snapshot.round_num >= snapshot.num_rounds:
+        parts.append(Part("closing evaluation", 6))
+    elif seconds_left is not None:
+        parts.append(Part(f"{clock(seconds_left)} left", 6))
+    return parts
 
 
 def short_number(number: float) -> str:
@@ -127,49 +253,60 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def _figure(value: float | None) -> str:
+    if value is None or value - value != 0:
+        return "not finite"
+    return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.3e}"
+
+
+def _title(snapshot: Snapshot) -> str:
+    return f"round {snapshot.round_num}/{snapshot.num_rounds}"
+
+
+def _share(clients: tuple[int, int] | None) -> float:
+    return 0.0 if clients is None else clients[0] / clients[1]
+
+
 def _log(worker: Worker[Any], monitor: Monitor, remarks: Remarks) -> None:
-    speed = Speed()
-    while not worker.wait(LOG_SECONDS):
-        snapshot = monitor.snapshot
-        if snapshot is not None:
-            rates = speed.observe(time.monotonic(), snapshot)
-            where = f"round {snapshot.round_num}/{snapshot.num_rounds}"
-            remarks.detail(f"{where}  {describe(snapshot, *rates)}")
+    is_verbose = remarks.verbosity == Verbosity.VERBOSE
+    pause = LOG_SECONDS if is_verbose else _USUAL_LOG_SECONDS
+    speed, told_at = Speed(), time.monotonic()
+    while not worker.wait(_POLL_SECONDS):
+        now, lines, snapshot = time.monotonic(), monitor.take_lines(), monitor.snapshot
+        for line in lines:
+            remarks.note(line)
+        if lines:
+            told_at = now
+        if snapshot is None:
+            continue
+        clients = monitor.clients_done()
+        rates = speed.observe(now, snapshot, _share(clients))
+        if now - told_at >= pause:
+            told_at = now
+            parts = [part.text for part in describe(snapshot, *rates, clients)]
+            remarks.note("  ".join([_title(snapshot), *parts]))
+    if not worker.has_failed:  # the error says what there is to say of a run that was short
+        for line in monitor.take_lines():
+            remarks.note(line)
 
 
-def _draw(worker: Worker[Any], monitor: Monitor) -> None:
+def _draw(worker: Worker[Any], monitor: Monitor, remarks: Remarks) -> None:
     if worker.wait(2 * REFRESH_SECONDS):  # a short run needs no bar
         return
     speed = Speed()
-    with make_bar() as bar:
-        task = bar.add_task("starting", total=None, details="")
+    with LiveLine(sys.stderr, remarks) as live:
         while not worker.wait(REFRESH_SECONDS):
             snapshot = monitor.snapshot
-            if snapshot is not None:
-                rates = speed.observe(time.monotonic(), snapshot)
-                bar.update(
-                    task,
-                    description=f"round {snapshot.round_num}/{snapshot.num_rounds}",
-                    total=snapshot.num_rounds,
-                    completed=snapshot.round_num,
-                    details=describe(snapshot, *rates),
-                )
-            bar.refresh()
-
-
-def make_bar() -> Progress:
-    """Returns a bar on stderr of description, share done and the task field `details`."""
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    from fedcli.cli.screen.render import PrintableConsole
-
-    console = PrintableConsole(stderr=True)
-    console.width = max(1, console.width - len("^C"))  # its echo must not wrap, or a line is left
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
-        TextColumn("{task.fields[details]}", markup=False),
-        console=console,
-        auto_refresh=False,
-        transient=True,
-    )
+            for line in monitor.take_lines():
+                live.above(one_line(line))
+            if snapshot is None:
+                live.show("opening the data", [])
+                continue
+            clients = monitor.clients_done()
+            share = _share(clients)
+            rates = speed.observe(time.monotonic(), snapshot, share)
+            parts = describe(snapshot, *rates, clients)
+            done = (snapshot.round_num + share) / max(1, snapshot.num_rounds)
+            live.show(_title(snapshot), parts, done)
+        for line in monitor.take_lines():
+            live.above(one_line(line))

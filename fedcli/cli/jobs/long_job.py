@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
-from fedcli.cli.jobs.bars import LOG_SECONDS, REFRESH_SECONDS, clock, make_bar, short_number
+from fedcli.cli.jobs.bars import LOG_SECONDS, REFRESH_SECONDS, clock, short_number
+from fedcli.cli.jobs.live_line import LiveLine, Part, can_redraw
 from fedcli.cli.jobs.worker import Worker, run_stoppable
 from fedcli.cli.screen.output import Remarks, Verbosity
 from fedcli.core.native import CancelFlag, Cancelled
@@ -85,8 +86,8 @@ def run_job(
             raise Cancelled
 
     def attend(worker: Worker[Result]) -> None:
-        if remarks.verbosity > Verbosity.QUIET and sys.stderr.isatty():
-            _draw(worker, meter, title, unit)
+        if remarks.verbosity > Verbosity.QUIET and can_redraw(sys.stderr):
+            _draw(worker, meter, title, unit, remarks)
         elif remarks.verbosity == Verbosity.VERBOSE:
             while not worker.wait(LOG_SECONDS):
                 remarks.detail(f"{title}: {meter.describe(time.monotonic(), unit)}")
@@ -94,12 +95,11 @@ def run_job(
     return run_stoppable(lambda: job(tell), cancel=flag, describe_stop=describe_stop, attend=attend)
 
 
-def _draw(worker: Worker[Result], meter: Meter, title: str, unit: str) -> None:
+def _draw(worker: Worker[Result], meter: Meter, title: str, unit: str, remarks: Remarks) -> None:
     if worker.wait(2 * REFRESH_SECONDS):  # a short job needs no bar
         return
-    with make_bar() as bar:
-        task = bar.add_task(title, total=None, details="")
+    with LiveLine(sys.stderr, remarks) as live:
         while not worker.wait(REFRESH_SECONDS):
             details = meter.describe(time.monotonic(), unit)
-            bar.update(task, total=meter.total, completed=meter.done, details=details)
-            bar.refresh()
+            done, total = meter.done, meter.total
+            live.show(title, [Part(details, 0)], done / total if total else None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from fedcli.cli.screen.output import Remarks
+from fedcli.cli.screen.output import Remarks, Verbosity, one_line
 from fedcli.errors import RunError
 from fedcli.settings.declaration import option_name
 from fedcli.settings.run_config import DATA_FIELDS, RESUME_FIELDS, RunConfig
@@ -84,7 +84,8 @@ def new_run(
         expected_data = origin.get("data") if given.keys().isdisjoint(DATA_FIELDS) else None
         is_same = folder.read_config(config_file).get("model") == config.model
         expected_model = origin.get("model") if is_same else None
-    path = out or folder.default_out(datetime.now().astimezone(), config.data)
+    now = datetime.now().astimezone()
+    path = out or folder.default_out(now, config.data, config.algorithm, config.seed)
     is_numbered = out is None
     return lambda cancel: starting.start(
         config,
@@ -154,6 +155,7 @@ def carry_out(start: Start, remarks: Remarks, *, shows_tables: bool) -> Finished
     def job() -> FinishedRun:
         with start(cancel) as training:
             trainings.append(training)
+            monitor.begin(training, cancel)
             _follow(training, monitor, remarks)
             return FinishedRun(training.path, training.config, training.code)
 
@@ -175,10 +177,11 @@ def carry_out(start: Start, remarks: Remarks, *, shows_tables: bool) -> Finished
 
 def _follow(training: Training, monitor: Any, remarks: Remarks) -> None:
     """Runs all rounds and the closing evaluation, passing on what there is to say."""
-    remarks.detail(f"{training.num_threads} threads; run directory {training.path}")
+    threads = "1 thread" if training.num_threads == 1 else f"{training.num_threads} threads"
+    remarks.detail(threads)
     for note in training.notes:
         remarks.note(note)
-    training.complete([lambda result: monitor.update(result, training.num_rounds)])
+    training.complete([monitor.update])
     cache = training.train.cache
     if cache is not None:
         kept = f"{cache.bytes / 2**20:.1f} of {cache.max_bytes / 2**20:.0f} MiB"
@@ -200,6 +203,8 @@ def show(run: FinishedRun, remarks: Remarks, *, as_json: bool) -> None:
     progress = stopping.progress_for(config.stop_at, config.patience, config.monitor)
     if progress is not None:
         progress = progress.after_all(lines)
+    measure = run.config.keep_best
+    kept = None if measure is None else stopping.Best(measure).after_all(lines)
     name = run.config.preset
     comparison = None
     if name is not None:
@@ -208,16 +213,22 @@ def show(run: FinishedRun, remarks: Remarks, *, as_json: bool) -> None:
 
         comparison = compare(PRESETS[name], folder.read_config(path), lines, evaluation, progress)
     failure = verdict(lines, evaluation, run.config)
+    if remarks.verbosity == Verbosity.QUIET and not as_json:
+        print(one_line(str(path)))
+        return
     if failure is not None:
         remarks.note(failure)
     if as_json:
         failed = {} if failure is None else {"failure": failure}
         beside = {} if comparison is None else {"preset": comparison.summary()}
         ended = {} if progress is None else {"stopping": progress.summary()}
+        if kept is not None:
+            ended["kept"] = kept.summary()
         result = {"run": str(path), "rounds": lines, "evaluation": evaluation}
         print_json({**result, **ended, **beside, **failed})
         return
     from fedcli.cli.screen.run_tables import show_run
     from fedcli.cli.screen.text_screen import open_text_screen
 
-    show_run(open_text_screen(), path, lines, evaluation, progress, comparison, run.code)
+    screen = open_text_screen()
+    show_run(screen, path, lines, evaluation, progress, comparison, run.code, kept)

@@ -40,6 +40,11 @@ class Worker(Generic[Result]):
         """
         self._thread.join()
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the job has ended by an error."""
+        return self._error is not None
+
     def result(self) -> Result:
         """Waits as `join` does and returns what the job returned, or raises what it raised."""
         self.join()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 
 class Verbosity(enum.IntEnum):
@@ -16,21 +16,31 @@ class Verbosity(enum.IntEnum):
 
 
 class Remarks:
-    """Writes one-line remarks to stderr, as many as the user asked for with -q or -v."""
+    """Writes one-line remarks to stderr, as many as the user asked for with -q or -v.
+
+    Attributes:
+        verbosity: Of the command.
+        write: Writes one line; a live display puts another in its place while it is drawn.
+    """
 
     def __init__(self, verbosity: int) -> None:
         """Keeps the verbosity of one command."""
         self.verbosity = Verbosity(verbosity)
+        self.write: Callable[[str], None] = _write_line
 
     def note(self, text: str) -> None:
         """Says something the user should know; -q hides it."""
         if self.verbosity >= Verbosity.NORMAL:
-            print("fedcli: " + one_line(text), file=sys.stderr)
+            self.write("fedcli: " + one_line(text))
 
     def detail(self, text: str) -> None:
         """Says something only -v asks for."""
         if self.verbosity >= Verbosity.VERBOSE:
-            print("fedcli: " + one_line(text), file=sys.stderr)
+            self.write("fedcli: " + one_line(text))
+
+
+def _write_line(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def print_trace(lines: Iterable[str]) -> None:

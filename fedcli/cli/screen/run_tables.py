@@ -14,7 +14,7 @@ from fedcli.settings.tables.metrics import METRICS
 
 if TYPE_CHECKING:
     from fedcli.reports.published import Comparison
-    from fedcli.runs.stopping import Progress
+    from fedcli.runs.stopping import Best, Progress
     from fedcli.settings.presets import Figure
 
 _MOST_ASKED = 3  # metrics beside loss and accuracy that a table of rounds has room for
@@ -29,19 +29,21 @@ def show_run(
     progress: Progress | None = None,
     comparison: Comparison | None = None,
     code: str | None = None,
+    kept: Best | None = None,
 ) -> None:
     """Prints training metrics by round, the closing evaluation, and where the run is.
 
     With `progress`, what all lines say of a target, also when it was reached and why it ended; with
     `comparison`, also what was published. `code` is what --model must be beside a run whose model
-    is a user's code.
+    is a user's code, `kept` the round that --keep-best keeps.
     """
     rows = report.round_rows(lines)
     screen.line("Training by round, online: measured on each batch before its step", style="bold")
     show_rounds(screen, rows)
     num_rounds = lines[-1]["round"]
     if len(rows) < len(lines):
-        screen.line(f"... of {num_rounds:,} rounds; all are in {path}/metrics.jsonl", "dim")
+        which = "the evaluated ones " if all(row.evaluation for row in rows) else ""
+        screen.line(f"... {which}of {num_rounds:,} rounds; all are in {path}/metrics.jsonl", "dim")
     screen.title(f"Federated evaluation of the model after round {num_rounds}")
     show_evaluation(screen, report.evaluation_rows(evaluation))
     if comparison is not None:
@@ -49,8 +51,11 @@ def show_run(
     screen.line("")
     if progress is not None:
         show_progress(screen, progress, num_rounds)
-    screen.line(f"Run      {path}")
     more = f" --model {code}" if code else ""
+    if kept is not None and kept.value is not None:
+        what = f"round {kept.round_num:,}, the best by {kept.measure} ({kept.value:.4f})"
+        screen.line(f"Kept     {what}: fedcli eval {path}{more} --best")
+    screen.line(f"Run      {path}")
     screen.line(f"More     fedcli eval {path}{more} --clients all")
 
 

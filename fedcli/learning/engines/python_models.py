@@ -94,6 +94,8 @@ class PythonEngine:
                 if exchange is not None and exchange.receives:
                     exchange.receive([dataset], delta[np.newaxis], stats)
                 records.append(stats)
+                if cancel is not None:
+                    cancel.num_trained += 1
             rows = None if file is None else file.mapped()
         stats = self._joined(records)
         return Deltas(total.total()[0], float(stats["weight"].sum()), stats, rows)

@@ -53,6 +53,7 @@ MAX_CONFIG_BYTES = 4 << 20
 MAX_LINES_BYTES = 512 << 20
 MAX_EVALUATION_BYTES = 64 << 20
 
+_MAX_NAME = 60  # characters of the data's name in a default folder
 _CHECKPOINT_NAME = re.compile(r"round-(\d{6,})\.h5")
 
 
@@ -252,15 +253,22 @@ class RunDirectory:
             raise RunError(f"cannot write {self.path / name}: {why_not_written(err)}") from err
 
 
-def default_out(now: datetime, name: str) -> Path:
-    """Returns where a run goes when `--out` is not given: runs/<time>-<name>, numbered if need be.
+def default_out(now: datetime, data: str, algorithm: str, seed: int) -> Path:
+    """Returns where a run goes when `--out` is not given, numbered if that is taken.
+
+    It is runs/<time>-<data>-<algorithm>-s<seed>.
 
     Args:
         now: The time of day at the start of the command.
-        name: The data's name, or the path of its file.
+        data: The data's name, or the path of its file.
+        algorithm: The algorithm's name, or what names its code.
+        seed: The seed of the run.
     """
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(name).stem).strip("-") or "run"
-    return free_path(Path("runs") / f"{now:%Y%m%d-%H%M%S}-{stem}")
+    names = (
+        re.sub(r"[^A-Za-z0-9_-]+", "-", Path(each).stem).strip("-") for each in (data, algorithm)
+    )
+    stem = "-".join(name[:_MAX_NAME] for name in names if name) or "run"
+    return free_path(Path("runs") / f"{now:%Y%m%d-%H%M%S}-{stem}-s{seed}")
 
 
 def free_path(path: Path) -> Path:
@@ -283,7 +291,7 @@ def check_target(path: Path, *, force: bool) -> None:
             f"{path} exists; choose another --out, or --force to replace it (from Python "
             "force=True)"
         )
-    if path.is_symlink() or not _looks_like_run(path):
+    if path.is_symlink() or not looks_like_run(path):
         raise RunError(f"{path} is not a run, so --force does not replace it; choose another --out")
     os.close(_lock(path))
 
@@ -292,13 +300,19 @@ def check_is_run(path: Path) -> None:
     """Raises RunError unless `path` is the folder of a run."""
     if not path.exists():
         raise RunError(f"there is no run {path}; give the folder that fedcli train wrote")
-    if not _looks_like_run(path):
+    if not looks_like_run(path):
         raise RunError(f"{path} is not a run: it has no {CONFIG} and {CHECKPOINTS}")
 
 
 def checkpoint_name(round_num: int) -> str:
     """Returns the file name of a round's checkpoint."""
     return f"round-{round_num:06d}.h5"
+
+
+def round_of_checkpoint(file: Path) -> int | None:
+    """Returns the round that the name of a checkpoint says; None: it has another name."""
+    match = _CHECKPOINT_NAME.fullmatch(file.name)
+    return int(match[1]) if match else None
 
 
 def find_checkpoints(path: Path) -> list[Path]:
@@ -447,7 +461,8 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
     return evaluation
 
 
-def _looks_like_run(path: Path) -> bool:
+def looks_like_run(path: Path) -> bool:
+    """Returns whether a folder has what every run has."""
     return (path / CONFIG).is_file() and (path / CHECKPOINTS).is_dir()
 
 
