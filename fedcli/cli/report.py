@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     from fedcli.reports.prediction_summary import PredictionSummary
     from fedcli.reports.text import Table
     from fedcli.runs.record import RunRecord
+
+
+_LEGEND_COLUMNS = 44  # of a run's name
+
+
+class PlotLook(NamedTuple):
+    """What is said of the figure of --plot: --plot-size and --plot-log."""
+
+    size: str | None
+    log: str | None
 
 
 class _Format(click.Choice[str]):
@@ -76,10 +86,23 @@ class _Format(click.Choice[str]):
 @opt.option(
     "--plot",
     "plot_file",
-    help="Draw the curves into this file, .png or .svg.",
+    help="Draw the curves into this file, .png, .svg or .pdf.",
     section=opt.PICTURES,
     type=click.Path(path_type=Path),
     metavar="FILE",
+)
+@opt.option(
+    "--plot-size",
+    help="Width and height of that figure in inches, such as 6.5x3. Default: what it needs.",
+    section=opt.PICTURES,
+    metavar="WxH",
+)
+@opt.option(
+    "--plot-log",
+    help="Which of its axes are logarithmic: x (rounds), y (losses), xy or none. Default: y where "
+    "one curve would flatten all others.",
+    section=opt.PICTURES,
+    type=click.Choice(("x", "y", "xy", "none")),
 )
 @opt.option(
     "--html",
@@ -97,6 +120,8 @@ def report(
     other: Path | None,
     targets: tuple[float, ...],
     text_format: str | None,
+    plot_size: str | None,
+    plot_log: str | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -114,6 +139,7 @@ def report(
       fedcli report runs/momentum-* --target 0.9
       fedcli report runs/a runs/b --format latex
       fedcli report runs/a --html a.html --plot a.svg
+      fedcli report sweep/* --plot figure.pdf --plot-size 6.5x3
       fedcli report runs/a --config-diff runs/b
     """  # noqa: D301 - \b keeps click from wrapping
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
@@ -135,7 +161,12 @@ def report(
     notes = run_record.notes_of_changed_data(records)
     for note in notes:
         remarks.note(note)
-    _write_files(records, wanted, files, notes, remarks)
+    look = PlotLook(plot_size, plot_log)
+    if files["plot_file"] is None and any(look):
+        raise click.UsageError(
+            "--plot-size and --plot-log are about --plot FILE; give it", click.get_current_context()
+        )
+    _write_files(records, wanted, files, look, notes, remarks)
     if as_json:
         from fedcli.cli.screen.output import print_json
 
@@ -173,6 +204,7 @@ def _write_files(
     records: Sequence[RunRecord],
     targets: Sequence[float],
     files: dict[str, Path | None],
+    look: PlotLook,
     notes: Sequence[str],
     remarks: Remarks,
 ) -> None:
@@ -201,7 +233,7 @@ def _write_files(
         table = report_tables.clients_csv(found)
         write_output(clients_file, text_bytes(text.to_csv(table)))
     if plot_file is not None:
-        _plot(records, plot_file)
+        _plot(records, plot_file, look)
     if csv_file is not None:
         write_output(csv_file, text_bytes(text.to_csv(report_tables.rounds_csv(records))))
     if html_file is not None:
@@ -217,18 +249,22 @@ def _data_of(record: RunRecord) -> list[str]:
     return [str(record.options[name]) for name in ("data", "test_data") if name in record.options]
 
 
-def _plot(records: Sequence[RunRecord], file: Path) -> None:
+def _plot(records: Sequence[RunRecord], file: Path, look: PlotLook) -> None:
     from fedcli.inspection import figures
 
     figures.require()
     from fedcli.reports import plots
-    from fedcli.runs.record import ABOUT_ONLINE, curve_title, curves_of, is_online, measures_of
+    from fedcli.runs.record import ABOUT_ONLINE, curves_of, is_online, measures_of
 
     title = str(records[0].path) if len(records) == 1 else f"{len(records)} runs"
-    measures = measures_of(records)
-    panels = {curve_title(each): curves_of(records, each) for each in measures}
+    panels = {each: curves_of(records, each) for each in measures_of(records)}
     note = ABOUT_ONLINE if any(is_online(name) for each in panels.values() for name in each) else ""
-    plots.write_curves(file, title, panels, note)
+    options = plots.PlotOptions(
+        None if look.size is None else plots.read_size(look.size),
+        log_x="x" in (look.log or ""),
+        log_y=None if look.log is None else "y" in look.log,
+    )
+    plots.write_curves(file, title, panels, note, options)
 
 
 def _page(
@@ -327,18 +363,25 @@ def _print_text(tables: Sequence[Table], text_format: str) -> None:
 def _show_curves(screen: Screen, records: Sequence[RunRecord]) -> None:
     """Draws what is measured by round: of one run all series, of several what judges them."""
     from fedcli.cli.screen import curves
+    from fedcli.reports import tables as report_tables
+    from fedcli.reports.names import short_names
     from fedcli.runs.record import curve_title, curves_of, measures_of
 
-    if len(records) > len(curves.MARKS):
-        screen.line(f"Curves are drawn of at most {len(curves.MARKS)} runs", "dim")
-        return
     for measure in measures_of(records):
-        series = dict(reversed(curves_of(records, measure).items()))  # online below all others
-        if len(records) > 1:
-            series = curves_of(records, measure)
-        lines = curves.draw(series, screen.width)
-        if not lines:
+        series = {name: each for name, each in curves_of(records, measure).items() if each}
+        if len(records) == 1:
+            series = dict(reversed(series.items()))  # online below all others
+        shown = dict(list(series.items())[: curves.MAX_SERIES])
+        has_braille = screen.has_blocks
+        picture = curves.draw(shown, screen.width, has_braille=has_braille)
+        if picture is None:
             continue
-        screen.title(curve_title(measure))
-        for line in (*lines, curves.legend(list(series))):
-            screen.line(line)
+        scale = ", logarithmic scale" if picture.is_log else ""
+        screen.title(f"{curve_title(measure)}{scale}")
+        for line in picture.lines:
+            screen.pieces(line)
+        names = list(shown) if len(records) == 1 else short_names(list(shown), _LEGEND_COLUMNS)
+        last = [report_tables.number(each[-1][1]) for each in shown.values()]
+        screen.legend(curves.legend(names, last, has_braille=has_braille))
+        if len(shown) < len(series):
+            screen.line(f"The first {len(shown)} of {len(series)} runs; --plot draws all", "dim")

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from fedcli.inspection.figures.tiles import on_paper, tile_blocks
 from fedcli.reports import tables as report_tables
+from fedcli.reports.axes import Axis, tick_texts
+from fedcli.reports.names import short_names
 from fedcli.reports.prediction_summary import PredictedExamples, PredictionSummary
 from fedcli.reports.text import Table
 from fedcli.runs.record import (
@@ -29,37 +31,67 @@ from fedcli.runs.record import (
     measures_of,
 )
 
-# Told apart by everybody (Paul Tol's bright scheme).
-COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777")
+# Told apart by everybody (Paul Tol's bright scheme, yellow darker), on white and on black.
+COLORS = ("#4477aa", "#ee6677", "#228833", "#b09a1e", "#33a6cc", "#aa3377", "#777777")
+_NIGHT_COLORS = ("#77aadd", "#ff8899", "#55bb66", "#ddcc66", "#77ddff", "#dd77aa", "#aaaaaa")
+# Of lines: the first seven series are solid, the next seven have the second pattern, and so on.
+_DASHES = ("", "7 3", "2 3", "8 3 2 3")
 
-_WIDTH, _HEIGHT = 460, 240  # of a chart
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 34  # around its field
+_WIDTH, _HEIGHT = 460, 270  # of a chart
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 10, 46  # around its field
 _NUM_BINS = 20
+_LEGEND_LETTERS = 48  # of a run's name
+_X_TICKS, _Y_TICKS = 6, 6
 
-_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 1000px; margin: 2em auto;
-  padding: 0 1em; }
+
+def _variables(colors: Sequence[str]) -> str:
+    return " ".join(f"--c{index}: {color};" for index, color in enumerate(colors))
+
+
+_STYLE = (
+    f"""
+:root {{ color-scheme: light dark; --paper: #fff; --ink: #222; --faint: #666; --line: #e4e4e4;
+  --axis: #888; --wrong: #b3223a; {_variables(COLORS)} }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --paper: #16181c; --ink: #e4e4e4; --faint: #a0a4aa; --line: #34383f;
+    --axis: #80858d; --wrong: #ff8f9f; {_variables(_NIGHT_COLORS)} }}
+}}
+"""
+    + """
+body { font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  max-width: 1000px; margin: 2em auto; padding: 0 1em; overflow-wrap: anywhere; }
 h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin: 2em 0 .5em; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9em; }
-th, td { padding: .2em .7em; text-align: right; border-bottom: 1px solid #e4e4e4; }
-th { border-bottom-color: #888; } th.text, td.text { text-align: left; }
-th, td { white-space: nowrap; } .pairs th, .confusion tr + tr th { border-bottom-color: #e4e4e4; }
+th, td { padding: .2em .7em; text-align: right; border-bottom: 1px solid var(--line); }
+th { border-bottom-color: var(--axis); } th.text, td.text { text-align: left; }
+th, td { white-space: nowrap; }
+.pairs th, .confusion tr + tr th { border-bottom-color: var(--line); }
 td.text:not(:first-child) { white-space: normal; }
 .wide { overflow-x: auto; } .row { display: flex; flex-wrap: wrap; gap: 1.5em; }
-.row figure { max-width: 460px; }
-.note { color: #666; font-size: .9em; }
+.row figure { flex: 1 1 300px; max-width: 480px; min-width: 0; }
+.note { color: var(--faint); font-size: .9em; }
 figure { margin: 0; } figcaption { font-weight: 600; }
-.key span { display: inline-block; margin-right: 1.2em; }
-.key b { display: inline-block; width: 1em; height: .25em; vertical-align: middle;
-  margin-right: .4em; }
-.confusion td { padding: .25em .4em; border: 1px solid #fff; text-align: center; min-width: 1.7em; }
+svg { display: block; width: 100%; max-width: 480px; height: auto; }
+svg .grid { stroke: var(--line); } svg .axis { stroke: var(--axis); }
+.key { columns: 18em auto; margin: .6em 0; } .key span { display: block; break-inside: avoid; }
+.key svg { display: inline-block; width: 34px; height: 8px; vertical-align: middle;
+  margin-right: .5em; }
+.confusion td { padding: .25em .4em; border: 1px solid var(--paper); text-align: center;
+  min-width: 1.7em; }
 .digits { display: flex; flex-wrap: wrap; gap: .6em; }
 .digits figure { text-align: center; font-size: .8em; }
 .digits img { width: 64px; height: 64px; object-fit: contain; image-rendering: pixelated;
-  border: 2px solid #e4e4e4; }
-.digits .wrong img { border-color: #ee6677; } .wrong figcaption { color: #b3223a; }
-svg text { font: 11px system-ui, sans-serif; fill: #444; }
+  border: 2px solid var(--line); }
+.digits .wrong img { border-color: var(--c1); } .wrong figcaption { color: var(--wrong); }
+svg text { font: 11.5px system-ui, sans-serif; fill: var(--ink); }
+@media (max-width: 600px) {
+  body { margin: 1em auto; padding: 0 .7em; font-size: 14px; }
+  th, td { padding: .2em .4em; } svg text { font-size: 13px; }
+  .confusion { font-size: .7em; } .confusion td { padding: .2em .1em; min-width: 1.4em; }
+  td.text { white-space: normal; }
+}
 """
+)
 
 
 def page(
@@ -94,6 +126,7 @@ def page(
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         f"<title>{escape(title)} - fedcli</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(parts)
@@ -102,75 +135,95 @@ def page(
 
 
 def _curves(runs: Sequence[RunRecord]) -> str:
-    charts = []
-    measures = measures_of(runs)
-    for measure in measures:
-        series = curves_of(runs, measure)
-        if any(series.values()):
-            charts.append(_line_chart(curve_title(measure), series))
-    if not charts:
+    found = {measure: curves_of(runs, measure) for measure in measures_of(runs)}
+    drawn = {measure: series for measure, series in found.items() if any(series.values())}
+    if not drawn:
         return ""
-    names = {name for measure in measures for name in curves_of(runs, measure)}
+    charts = [_line_chart(measure, series) for measure, series in drawn.items()]
+    names = list(dict.fromkeys(name for series in drawn.values() for name in series))
     note = f'<p class="note">{ABOUT_ONLINE}</p>' if any(map(is_online, names)) else ""
-    return f'<h2>Curves</h2><div class="row">{"".join(charts)}</div>{note}'
+    return f'<h2>Curves</h2><div class="row">{"".join(charts)}</div>{_key(runs, names)}{note}'
 
 
-def _line_chart(title: str, series: Mapping[str, Series]) -> str:
+def _key(runs: Sequence[RunRecord], names: Sequence[str]) -> str:
+    """What the lines of all charts stand for: each with its colour and dashes."""
+    shown = names if len(runs) == 1 else short_names(names, _LEGEND_LETTERS)
+    items = [
+        f'<span title="{escape(name)}"><svg viewBox="0 0 34 8"><line x1="0" x2="34" y1="4" y2="4" '
+        f"{_stroke(index)}/></svg>{escape(text)}</span>"
+        for index, (name, text) in enumerate(zip(names, shown, strict=True))
+    ]
+    return f'<div class="key note">{"".join(items)}</div>'
+
+
+def _stroke(index: int) -> str:
+    """How the line of a series looks."""
+    dashes = _DASHES[index // len(COLORS) % len(_DASHES)]
+    pattern = f' stroke-dasharray="{dashes}"' if dashes else ""
+    color = f"var(--c{index % len(COLORS)})"
+    return f'style="stroke:{color};fill:none" stroke-width="1.8"{pattern}'
+
+
+def _line_chart(measure: str, series: Mapping[str, Series]) -> str:
     points = [point for each in series.values() for point in each]
-    xs, ys = [x for x, _ in points], [y for _, y in points]
-    low_x, high_x, low_y, high_y = min(xs), max(xs), min(ys), max(ys)
+    across, up = Axis.of((x for x, _ in points), is_log=False), Axis.of(y for _, y in points)
     width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
 
     def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - low_x) / (high_x - low_x) if high_x > low_x else 0.5
-        up = (y - low_y) / (high_y - low_y) if high_y > low_y else 0.5
-        return _LEFT + across * width, _TOP + (1 - up) * height
+        return _LEFT + across.share(x) * width, _TOP + (1 - up.share(y)) * height
 
-    drawn, key = [], []
+    drawn = []
     for index, (name, each) in enumerate(series.items()):
-        color = COLORS[index % len(COLORS)]
-        dashes = "" if index < len(COLORS) else ' stroke-dasharray="4 3"'
         places = [place(x, y) for x, y in each]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         drawn.append(
-            f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.8"{dashes}>'
-            f"<title>{escape(name)}</title></polyline>"
+            f'<polyline points="{path}" {_stroke(index)}><title>{escape(name)}</title></polyline>'
         )
         if len(each) <= 40:  # of more, points would hide the line
             drawn += [
-                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="{color}"><title>'
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" '
+                f'style="fill:var(--c{index % len(COLORS)})"><title>'
                 f"{escape(name)}, round {at}: {value:.4f}</title></circle>"
                 for (x, y), (at, value) in zip(places, each, strict=True)
             ]
-        key.append(f'<span><b style="background:{color}"></b>{escape(name)}</span>')
     axes = []
-    for tick in _ticks(low_y, high_y):
-        y = place(low_x, tick)[1]
+    ticks = up.ticks(_Y_TICKS)
+    for tick, text in zip(ticks, tick_texts(ticks), strict=True):
+        y = place(across.low, tick)[1]
         axes.append(
-            f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" '
-            f'stroke="#e4e4e4"/><text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">'
-            f"{tick:.4g}</text>"
+            f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
         )
-    for tick in sorted({low_x, (low_x + high_x) // 2, high_x}):
-        x = place(tick, low_y)[0]
-        axes.append(f'<text x="{x:.1f}" y="{_HEIGHT - 16}" text-anchor="middle">{tick:,}</text>')
+    ticks = across.ticks(_X_TICKS, is_whole=True)
+    for tick, text in zip(ticks, tick_texts(ticks), strict=True):
+        axes.append(_x_tick(place(tick, up.low)[0], text))
+    scale = ", logarithmic scale" if up.is_log else ""
+    title = f"{curve_title(measure)}{scale}"
     return (
-        f'<figure><figcaption>{escape(title)}</figcaption><svg width="{_WIDTH}" '
-        f'height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">'
-        f'{"".join(axes)}{"".join(drawn)}</svg><div class="key note">{"".join(key)}</div></figure>'
+        f"<figure><figcaption>{escape(title)}</figcaption>"
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">'
+        f"{''.join(axes)}{_axis_titles('round', measure)}{''.join(drawn)}</svg></figure>"
     )
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers from `low` to `high`, three to six; the one number there is, if they agree."""
-    if high <= low:
-        return [low]
-    raw = (high - low) / 4
-    power = 10.0 ** np.floor(np.log10(raw))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= raw)
-    first = int(np.ceil(low / step - 1e-9))
-    last = int(np.floor(high / step + 1e-9))
-    return [index * step for index in range(first, last + 1)]
+def _x_tick(x: float, text: str) -> str:
+    bottom = _HEIGHT - _BOTTOM
+    return (
+        f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 4}"/>'
+        f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{text}</text>'
+    )
+
+
+def _axis_titles(across: str, up: str) -> str:
+    """The names of both axes, and the line of the lower one."""
+    middle, bottom = _TOP + (_HEIGHT - _TOP - _BOTTOM) / 2, _HEIGHT - _BOTTOM
+    return (
+        f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>'
+        f'<text x="{_LEFT + (_WIDTH - _LEFT - _RIGHT) / 2:.0f}" y="{_HEIGHT - 8}" '
+        f'text-anchor="middle">{escape(across)}</text>'
+        f'<text transform="translate(14 {middle:.0f}) rotate(-90)" text-anchor="middle">'
+        f"{escape(up)}</text>"
+    )
 
 
 def _spread(predictions: PredictionSummary) -> str:
@@ -183,21 +236,16 @@ def _spread(predictions: PredictionSummary) -> str:
         tall = height * count / highest
         bars.append(
             f'<rect x="{_LEFT + low * width:.1f}" y="{_TOP + height - tall:.1f}" '
-            f'width="{width / _NUM_BINS - 1.5:.1f}" height="{tall:.1f}" fill="{COLORS[0]}"><title>'
+            f'width="{width / _NUM_BINS - 1.5:.1f}" height="{tall:.1f}" '
+            f'style="fill:var(--c0)"><title>'
             f"{count:,} clients from {low:.2f} to {high:.2f}</title></rect>"
         )
-    texts = [
-        f'<text x="{_LEFT + share * width:.1f}" y="{_HEIGHT - 16}" text-anchor="middle">'
-        f"{share:g}</text>"
-        for share in (0, 0.25, 0.5, 0.75, 1)
-    ]
+    texts = [_x_tick(_LEFT + share * width, f"{share:g}") for share in (0, 0.25, 0.5, 0.75, 1)]
     texts += [
         f'<text x="{_LEFT - 6}" y="{_TOP + height - height * count / highest + 4:.1f}" '
         f'text-anchor="end">{count:,}</text>'
         for count in sorted({0, highest})
     ]
-    base = f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{_TOP + height}" '
-    base += f'y2="{_TOP + height}" stroke="#888"/>'
     caption = f"Clients by their accuracy ({predictions.split})"
     worst = np.argsort(accuracies, kind="stable")[:5]
     ids = [
@@ -209,8 +257,8 @@ def _spread(predictions: PredictionSummary) -> str:
     ]
     told = ", ".join(f"{ids[index]} {accuracies[index]:.3f}" for index in worst.tolist())
     return (
-        f"<h2>{escape(caption)}</h2><figure><svg "
-        f'width="{_WIDTH}" height="{_HEIGHT}" role="img">{base}{"".join(bars)}{"".join(texts)}'
+        f'<h2>{escape(caption)}</h2><figure><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">'
+        f"{''.join(bars)}{''.join(texts)}{_axis_titles('accuracy', 'clients')}"
         f'</svg></figure><p class="note">{len(accuracies):,} clients that have examples. '
         f"Lowest: {escape(told) or 'nobody'}</p>"
     )
@@ -227,7 +275,7 @@ def _confusion(predictions: PredictionSummary) -> str:
         cells = []
         for count in counts:
             share = count / total
-            ink = "#fff" if share > 0.55 else "#222"
+            ink = "#fff" if share > 0.55 else "var(--ink)"
             text = f"{count:,}" if count else ""
             cells.append(
                 f'<td style="background:rgba(68,119,170,{share:.3f});color:{ink}">{text}</td>'

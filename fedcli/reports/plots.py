@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
+from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
 from fedcli.inspection.figures.page import (
+    DPI,
     LINE_HEIGHT,
     MARGIN,
     TITLE_HEIGHT,
@@ -16,37 +19,66 @@ from fedcli.inspection.figures.page import (
     few_ticks,
     make_page,
     render,
-    shortened,
     text_width,
     whole_ticks,
     write_title,
 )
 from fedcli.inspection.figures.writing import FORMATS
 from fedcli.outputs import write_output
+from fedcli.reports.axes import Axis
+from fedcli.reports.names import short_names
 
 # Told apart by everybody (Paul Tol's bright scheme).
 _COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777")
-_WIDTH, _HEIGHT, _SCALE, _GAP = 640, 400, 70, 90  # dots
+# Of the first seven series, the next seven, and so on.
+_DASHES = ("-", "--", ":", "-.")
+_MARKERS = "osD^vPX"
+_WIDTH, _HEIGHT, _SCALE, _GAP = 640, 400, 86, 40  # dots; the scale is left of each panel
+_LEAST_WIDTH, _LEAST_HEIGHT = 160, 120  # of a panel, dots
+_LINE = 36  # dots of a line in the legend
+_NAME_LETTERS = 60  # of a name in the legend
+_MAX_INCHES = 100.0
 
 Series = Sequence[tuple[float, float]]
 
 
+@dataclass(frozen=True)
+class PlotOptions:
+    """How curves are drawn.
+
+    Attributes:
+        size: Width and height of the whole figure in inches; None: what panels and legend take.
+        log_x: Whether the axis of rounds is logarithmic; round 0 is left out then.
+        log_y: The same of losses; None: where one curve would flatten all others.
+    """
+
+    size: tuple[float, float] | None = None
+    log_x: bool = False
+    log_y: bool | None = None
+
+
 def write_curves(
-    path: Path, title: str, panels: Mapping[str, Mapping[str, Series]], note: str = ""
+    path: Path,
+    title: str,
+    panels: Mapping[str, Mapping[str, Series]],
+    note: str = "",
+    options: PlotOptions | None = None,
 ) -> None:
-    """Draws panels beside each other into a PNG or SVG file, which is replaced as a whole.
+    """Draws panels beside each other into a PNG, SVG or PDF file, which is replaced as a whole.
 
     Args:
         path: Its ending says which.
         title: Above all.
-        panels: By title, series of (round, value) by name.
+        panels: By measure, series of (round, value) by name.
         note: Below all; empty: none.
+        options: Size and axes; None: the usual ones.
 
     Raises:
-        ConfigError: The ending is none of these.
+        ConfigError: The ending is none of these, or the size is too small.
         RunError: The file cannot be written.
     """
-    write_output(path, render(lambda: _draw(title, panels, note), format_of(path)))
+    page = _Page(title, panels, note, options or PlotOptions())
+    write_output(path, render(page.draw, format_of(path)))
 
 
 def format_of(path: Path) -> str:
@@ -58,47 +90,118 @@ def format_of(path: Path) -> str:
     return ending
 
 
-def _draw(title: str, panels: Mapping[str, Mapping[str, Series]], note: str) -> Figure:
-    names = list(dict.fromkeys(name for series in panels.values() for name in series))
-    lines = [*names, note] if note else names
-    key_height = LINE_HEIGHT * len(lines)
-    width = len(panels) * (_SCALE + _WIDTH + _GAP) - _GAP
-    width = max([width, *(text_width(shortened(name)) + _SCALE + 60 for name in names)])
-    figure = make_page(title, width, LINE_HEIGHT + _HEIGHT + 3 * LINE_HEIGHT + key_height)
-    for index, (heading, series) in enumerate(panels.items()):
-        left = MARGIN + _SCALE + index * (_SCALE + _WIDTH + _GAP)
-        axes = add_axes(figure, left, TITLE_HEIGHT + LINE_HEIGHT, _WIDTH, _HEIGHT)
-        write_title(axes, heading)
+def read_size(text: str) -> tuple[float, float]:
+    """Returns width and height of a figure in inches, from "6.5x3".
+
+    Raises:
+        ConfigError: It is no such text.
+    """
+    try:
+        width, height = (float(each) for each in text.lower().split("x"))
+    except ValueError:
+        width = height = 0.0
+    if not (0 < width <= _MAX_INCHES and 0 < height <= _MAX_INCHES):
+        raise ConfigError(f"--plot-size {text}: give width and height in inches, such as 6.5x3")
+    return width, height
+
+
+class _Page:
+    """A figure, laid out in dots."""
+
+    def __init__(
+        self,
+        title: str,
+        panels: Mapping[str, Mapping[str, Series]],
+        note: str,
+        options: PlotOptions,
+    ) -> None:
+        self.title, self.note, self.options = title, note, options
+        self.panels = {name: each for name, each in panels.items() if any(each.values())} or panels
+        names = list(dict.fromkeys(name for each in panels.values() for name in each))
+        self.names = dict(zip(names, short_names(names, _NAME_LETTERS), strict=True))
+        if len(names) == 1:
+            self.names = {names[0]: names[0]}
+        column = max(map(text_width, self.names.values()), default=0) + _LINE + 36
+        count = len(self.panels)
+        self.width = count * (_SCALE + _WIDTH + _GAP) - _GAP
+        if options.size is None:
+            self.width = max(self.width, column)
+        else:
+            self.width = round(options.size[0] * DPI) - 2 * MARGIN
+        self.num_columns = max(1, self.width // max(1, column))
+        self.num_lines = -(-len(names) // self.num_columns) + bool(note)
+        self.panel_width = (self.width + _GAP) // count - _SCALE - _GAP
+        around = TITLE_HEIGHT + MARGIN + 4 * LINE_HEIGHT + self.num_lines * LINE_HEIGHT
+        self.panel_height = _HEIGHT
+        if options.size is not None:
+            self.panel_height = round(options.size[1] * DPI) - around
+        if self.panel_width < _LEAST_WIDTH or self.panel_height < _LEAST_HEIGHT:
+            least = (count * (_SCALE + _LEAST_WIDTH + _GAP) + 2 * MARGIN) / DPI
+            raise ConfigError(
+                f"--plot-size: {count} panels and {len(names)} names have no room; give at least "
+                f"{least:.1f}x{(around + _LEAST_HEIGHT) / DPI:.1f} inches"
+            )
+
+    def draw(self) -> Figure:
+        below = 3 * LINE_HEIGHT
+        height = LINE_HEIGHT + self.panel_height + below + LINE_HEIGHT * self.num_lines
+        figure = make_page(self.title, self.width, height)
+        for index, (measure, series) in enumerate(self.panels.items()):
+            left = MARGIN + _SCALE + index * (_SCALE + self.panel_width + _GAP)
+            top = TITLE_HEIGHT + LINE_HEIGHT
+            axes = add_axes(figure, left, top, self.panel_width, self.panel_height)
+            self._draw_panel(axes, measure, series)
+        self._draw_key(figure, TITLE_HEIGHT + LINE_HEIGHT + self.panel_height + below)
+        return figure
+
+    def _draw_panel(self, axes: Any, measure: str, series: Mapping[str, Series]) -> None:
+        write_title(axes, curve_title(measure))
         axes.set_xlabel("round")
-        for number, name in enumerate(names):
-            points = series.get(name, [])
+        axes.set_ylabel(measure)
+        for number, name in enumerate(self.names):
+            points = [
+                each for each in series.get(name, []) if each[0] > 0 or not self.options.log_x
+            ]
             axes.plot(
                 [x for x, _ in points],
                 [y for _, y in points],
-                color=_COLORS[number % len(_COLORS)],
-                linestyle="-" if number < len(_COLORS) else "--",
+                **_look(number),
                 linewidth=1.2,
-                marker="o" if len(points) <= 40 else "",
+                marker=_MARKERS[number % len(_MARKERS)] if len(points) <= 40 else "",
                 markersize=2.5,
             )
-        whole_ticks(axes.xaxis, 6)
-        axes.yaxis.set_major_locator(few_ticks(5))
+        values = [y for each in series.values() for _, y in each]
+        is_log = self.options.log_y
+        if measure != "loss" and is_log is None:
+            is_log = False
+        if values and Axis.of(values, is_log=is_log).is_log:
+            axes.set_yscale("log")
+        else:
+            axes.yaxis.set_major_locator(few_ticks(5))
+        if self.options.log_x:
+            axes.set_xscale("log")
+        else:
+            whole_ticks(axes.xaxis, 6)
         axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
-    key = add_axes(
-        figure,
-        MARGIN + _SCALE,
-        TITLE_HEIGHT + LINE_HEIGHT + _HEIGHT + 3 * LINE_HEIGHT,
-        width - _SCALE,
-        max(1, key_height),
-    )
-    key.set_axis_off()
-    key.set_xlim(0, width - _SCALE)
-    key.set_ylim(len(lines), 0)
-    for number, name in enumerate(names):
-        style = "-" if number < len(_COLORS) else "--"
-        color = _COLORS[number % len(_COLORS)]
-        key.plot([0, 36], [number + 0.5] * 2, color=color, linestyle=style, linewidth=1.6)
-        key.text(48, number + 0.5, shortened(name), va="center")
-    if note:
-        key.text(48, len(names) + 0.5, note, va="center", color="#666666")
-    return figure
+
+    def _draw_key(self, figure: Figure, top: int) -> None:
+        width = self.width - _SCALE
+        height = max(1, LINE_HEIGHT * self.num_lines)
+        key = add_axes(figure, MARGIN + _SCALE, top, width, height)
+        key.set_axis_off()
+        key.set_xlim(0, width)
+        key.set_ylim(max(1, self.num_lines), 0)
+        num_rows = -(-len(self.names) // self.num_columns)
+        for number, name in enumerate(self.names.values()):
+            column, row = divmod(number, max(1, num_rows))
+            left = column * (self.width // self.num_columns)
+            key.plot([left, left + _LINE], [row + 0.5] * 2, **_look(number), linewidth=1.6)
+            key.text(left + _LINE + 12, row + 0.5, name, va="center")
+        if self.note:
+            key.text(0, num_rows + 0.5, self.note, va="center", color="#666666")
+
+
+def _look(number: int) -> dict[str, Any]:
+    """Colour and dashes of a series."""
+    dashes = _DASHES[number // len(_COLORS) % len(_DASHES)]
+    return {"color": _COLORS[number % len(_COLORS)], "linestyle": dashes}

@@ -7,28 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fedcli.cli.screen import curves
 from tests.kit.command_line import Fedcli, WriteTff
 from tests.kit.runs import write_run
-
-
-def test_curves_put_the_last_point_of_a_column_on_its_row() -> None:
-    lines = curves.draw({"a": [(0, 0.0), (10, 1.0)], "b": [(0, 1.0)]}, 21, height=3)
-    assert lines == [
-        "       1 |x         o",
-        "     0.5 |",
-        "       0 |o",
-        "         +-----------",
-        "          0        10",
-    ]
-    assert curves.legend(["a", "b"]) == "o a  x b"
-
-
-def test_curves_of_one_point_and_of_none() -> None:
-    assert curves.draw({"a": []}, 40) == []
-    lines = curves.draw({"a": [(3, 0.5)]}, 30, height=2)
-    assert lines[1] == "     0.5 |o"
-    assert lines[-1].split() == ["3"]
 
 
 def test_report_of_a_trained_run(fedcli: Fedcli) -> None:
@@ -42,7 +22,7 @@ def test_report_of_a_trained_run(fedcli: Fedcli) -> None:
         figures += [f"{told['worst_decile']:.4f}", f"{told['jain_index']:.4f}"]
         row = [line.split() for line in done.out.splitlines() if line.startswith(split)]
         assert [split, "accuracy", *figures] in row
-    for part in ("Loss by round", "Accuracy by round", "o test  x train  + online", "aggregate"):
+    for part in ("Loss by round", "Accuracy by round", "▲ train ", "■ online ", "aggregate"):
         assert part in done.out
     assert "peak memory" in done.out
     assert "\x1b" not in done.out
@@ -198,7 +178,7 @@ def test_several_runs_without_evaluations_are_drawn_by_what_training_measured(
     for index in range(2):
         write_run(tmp_path / f"s{index}", [0.3, 0.7], eval_every=5, closing=0.75)
     done = fedcli("report", "s0", "s1")
-    assert "o s0 (online)  x s1 (online)" in done.out
+    assert "● s0 (online) 0.7000   ▲ s1 (online) 0.7000" in done.out
     assert done.out.startswith("Loss by round\n")
 
 

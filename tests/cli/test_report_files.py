@@ -142,8 +142,8 @@ def test_plot_needs_a_known_ending_and_matplotlib(
     fedcli: Fedcli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_run(tmp_path / "a", [0.3])
-    done = fedcli("report", "a", "--plot", "a.pdf")
-    assert (done.code, "ends in one of .png, .svg" in done.err) == (1, True)
+    done = fedcli("report", "a", "--plot", "a.gif")
+    assert (done.code, "ends in one of .png, .svg, .pdf" in done.err) == (1, True)
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     done = fedcli("report", "a", "--plot", "a.png")
     assert (done.code, "pip install 'fedcli[plot]'" in done.err) == (1, True)

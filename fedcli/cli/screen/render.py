@@ -38,6 +38,10 @@ _SMALL_PICTURE = 16  # columns; what is no wider is not made smaller to save row
 _PIPE_BOX = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 _TERMINAL_BOX = Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
 _MIDDLE_GREY = 127
+# Of curves: told apart by most people, and legible on dark and on light paper.
+_SERIES_COLOURS = (
+    *("#3399dd", "#ee6677", "#33aa55", "#cc9922", "#9977dd", "#22aaaa", "#dd66aa", "#888888"),
+)
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 Lines = list[Text]
@@ -187,6 +191,30 @@ class Screen:
     def text(self, text: str, style: str = "") -> Text:
         """Returns one line for `beside`; what cannot be printed is escaped."""
         return Text(one_line(text), style=style)
+
+    def pieces(self, pieces: Iterable[tuple[str, int | None]]) -> None:
+        """Prints a line of pieces, each in the colour of its series; None: in none."""
+        self._print(self._coloured(pieces))
+
+    def legend(self, pieces: Sequence[tuple[str, int | None]]) -> None:
+        """Prints what the marks of curves stand for, several in a line where there is room."""
+        widest = max(cell_len(text) for text, _ in pieces) + _WIDE_GAP
+        num_columns = max(1, min(len(pieces), (self.width + _WIDE_GAP) // widest))
+        num_rows = -(-len(pieces) // num_columns)
+        for row in range(num_rows):
+            line = self._coloured([])
+            for text, series in pieces[row::num_rows]:
+                padding = " " * (widest - cell_len(text))
+                line.append_text(self._coloured([(one_line(text) + padding, series)]))
+            line.rstrip()
+            self._print(line)
+
+    def _coloured(self, pieces: Iterable[tuple[str, int | None]]) -> Text:
+        line = Text()
+        for text, series in pieces:
+            colour = "" if series is None else _SERIES_COLOURS[series % len(_SERIES_COLOURS)]
+            line.append(text, Style.parse(colour) if colour else None)
+        return line
 
     def table(
         self,

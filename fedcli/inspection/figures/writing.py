@@ -21,7 +21,7 @@ from fedcli.progress import Tell, tell_nobody
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FORMATS = ("png", "svg")
+FORMATS = ("png", "svg", "pdf")
 
 
 def require() -> None:

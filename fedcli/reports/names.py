@@ -1,0 +1,86 @@
+"""Names of runs, short enough for a legend and still distinct; sizes in words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_ELLIPSIS = "…"
+_PIECE = re.compile(r"[^/_\-. ]+|[/_\-. ]")
+_ELLIPSES = re.compile(rf"(?:{_ELLIPSIS}[/_\-. ])+(?={_ELLIPSIS})")
+
+
+def short_names(names: Sequence[str], limit: int = 32) -> list[str]:
+    """Returns names without what all of them begin with, each of at most `limit` characters.
+
+    Different names stay different: what is left out are folders that all share, then pieces that
+    all share, then the middle of a name; where that would make two names one, they are numbered.
+
+    Args:
+        names: Such as paths of runs.
+        limit: Characters of each, at least 8.
+    """
+    distinct = list(dict.fromkeys(names))
+    if len(distinct) == 1:
+        return [_cut(_last_folder(names[0]), limit)] * len(names)
+    shown = _without_common_folders(distinct)
+    if max(map(len, shown)) > limit:
+        shown = _without_common_pieces(shown, limit)
+    cut = [_cut(name, limit) for name in shown]
+    if len(set(cut)) < len(cut):
+        width = len(str(len(cut)))
+        cut = [
+            f"{number:0{width}} {_cut(name, limit - width - 1)}"
+            for number, name in enumerate(shown, start=1)
+        ]
+    by_name = dict(zip(distinct, cut, strict=True))
+    return [by_name[name] for name in names]
+
+
+def size_text(num_bytes: int) -> str:
+    """Returns bytes in words: 950 B, 12.3 kB, 149 MB, 1.4 GB."""
+    for factor, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if num_bytes >= factor:
+            return f"{num_bytes / factor:.3g} {unit}"
+    return f"{num_bytes} B"
+
+
+def _last_folder(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2] or name
+
+
+def _without_common_folders(names: Sequence[str]) -> list[str]:
+    """The names without the folders at their beginning that all have."""
+    parts = [name.split("/") for name in names]
+    least = min(map(len, parts)) - 1
+    common = 0
+    while common < least and len({each[common] for each in parts}) == 1:
+        common += 1
+    return ["/".join(each[common:]) for each in parts]
+
+
+def _without_common_pieces(names: Sequence[str], limit: int) -> list[str]:
+    """Names of as many pieces each, with those that are the same in all left out, from the left."""
+    pieces = [_PIECE.findall(name) for name in names]
+    if len(set(map(len, pieces))) > 1:
+        return list(names)
+    for index, column in enumerate(list(zip(*pieces, strict=True))):
+        if max(map(len, map(_joined, pieces))) <= limit:
+            break
+        if len(set(column)) == 1 and column[0].isalnum():
+            for each in pieces:
+                each[index] = _ELLIPSIS
+    return list(map(_joined, pieces))
+
+
+def _joined(pieces: Sequence[str]) -> str:
+    """A name of its pieces, with one ellipsis for several beside each other."""
+    return _ELLIPSES.sub("", "".join(pieces))
+
+
+def _cut(name: str, limit: int) -> str:
+    """A name of at most `limit` characters: some of its beginning, more of its end."""
+    if len(name) <= limit:
+        return name
+    end = (limit - 1) * 2 // 3
+    return f"{name[: limit - 1 - end]}{_ELLIPSIS}{name[-end:]}"
