@@ -1,4 +1,4 @@
-"""Options under the names that other tools give them: where a usage error points instead."""
+"""Options and commands as other tools name them: where a usage error points instead."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
     "--sampling poisson --clients 0.1 lets each client take part with that chance": (
         *("fraction", "frac", "fraction-fit", "sample-fraction", "participation", "join-ratio"),
     ),
-    "--algorithm fedprox --algorithm-option mu=X sets it": ("mu", "proximal-mu", "prox-mu"),
+    "--algorithm fedprox --algorithm-option proximal_strength=X sets it": (
+        *("mu", "proximal-mu", "prox-mu", "proximal-strength"),
+    ),
     "--partition dirichlet-class --partition-option alpha=X sets it": (
         *("alpha", "dirichlet-alpha", "dir-alpha", "beta", "non-iid-alpha"),
     ),
@@ -64,6 +66,24 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
     "--patience says after how many evaluations": ("early-stopping", "early-stop"),
     "--tensorboard writes event files": ("tb", "wandb", "use-wandb"),
     "-v says more": ("debug", "log-level"),
+}
+
+# What other tools call a command, and what people type for one.
+COMMANDS: Mapping[str, str] = {
+    **dict.fromkeys(("evaluate", "test", "score", "predict"), "eval"),
+    **dict.fromkeys(("inspect", "clients", "show", "look"), "inspect-clients"),
+    **dict.fromkeys(("resume", "continue"), "train --resume RUN"),
+    **dict.fromkeys(("plot", "compare", "curves", "results"), "report"),
+    **dict.fromkeys(("run", "fit", "start", "simulate"), "train"),
+    **dict.fromkeys(("list", "ls", "history"), "runs"),
+    **dict.fromkeys(("rm", "remove", "delete", "prune", "purge"), "clean"),
+    **dict.fromkeys(("import", "convert", "prepare", "partition", "data"), "preprocess"),
+    **dict.fromkeys(("fetch", "get", "datasets"), "download"),
+    **dict.fromkeys(("save", "weights"), "export"),
+    **dict.fromkeys(("benchmark", "speed"), "bench"),
+    **dict.fromkeys(("models", "algorithms", "optimizers", "partitions"), "info"),
+    **dict.fromkeys(("man", "manual", "docs", "doc"), "help"),
+    "version": "--version",
 }
 
 

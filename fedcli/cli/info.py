@@ -11,14 +11,15 @@ import click
 from fedcli.cli import options as opt
 from fedcli.errors import ConfigError
 from fedcli.settings.declaration import option_name
-from fedcli.settings.options import Entry, Option
+from fedcli.settings.options import Entry, Option, did_you_mean
 from fedcli.settings.presets import PRESETS
 from fedcli.settings.tables.algorithms import AGGREGATORS, ALGORITHMS
-from fedcli.settings.tables.datasets import DATASETS
+from fedcli.settings.tables.datasets import DATASETS, PUBLIC_DATASETS
 from fedcli.settings.tables.metrics import METRICS
 from fedcli.settings.tables.models import MODELS
 from fedcli.settings.tables.optimizers import OPTIMIZERS
 from fedcli.settings.tables.partitions import PARTITIONS
+from fedcli.settings.tables.samplers import SAMPLERS
 from fedcli.settings.tables.schedules import SCHEDULES
 from fedcli.version import __version__
 
@@ -29,13 +30,27 @@ if TYPE_CHECKING:
 TABLES: Mapping[str, Mapping[str, Entry]] = {
     "datasets": DATASETS,
     "partitions": PARTITIONS,
+    "samplers": SAMPLERS,
     "models": MODELS,
-    "optimizers": OPTIMIZERS,
-    "schedules": SCHEDULES,
     "algorithms": ALGORITHMS,
     "aggregators": AGGREGATORS,
     "metrics": METRICS,
+    "optimizers": OPTIMIZERS,
+    "schedules": SCHEDULES,
     "presets": PRESETS,
+}
+# The option of `fedcli train` that takes the names of a table, and the one for their options.
+_OPTIONS: Mapping[str, tuple[str, str]] = {
+    "datasets": ("--data", "--data-option"),
+    "partitions": ("--partition", "--partition-option"),
+    "samplers": ("--sampling", ""),
+    "models": ("--model", "--model-option"),
+    "algorithms": ("--algorithm", "--algorithm-option"),
+    "aggregators": ("--aggregator", "--aggregator-option"),
+    "metrics": ("--metrics", ""),
+    "optimizers": ("--client-optimizer", "--client-option"),
+    "schedules": ("--client-schedule", "--client-schedule-option"),
+    "presets": ("--preset", ""),
 }
 
 # Of a model's layers and in sum: parameters, and what one example costs.
@@ -46,26 +61,32 @@ _MODEL_TOTALS = ("num_params", "forward_multiply_adds", "training_multiply_adds"
 @click.argument(
     "name",
     required=False,
-    type=opt.Name(lambda: (name for table in TABLES.values() for name in table)),
+    type=opt.Name(lambda: [*TABLES, *(name for table in TABLES.values() for name in table)]),
 )
 @opt.output_options
 def info(*, name: str | None, as_json: bool, quiet: bool, verbose: bool) -> None:
     """Show this installation and everything that can be chosen by name.
 
-    With NAME: what it is, where it comes from, and its options with default and range.
+    With NAME: what it is, where it comes from, its options with default and range, the learning
+    rates to start from, and a command that uses it. NAME may also be a kind of things: datasets,
+    partitions, samplers, models, algorithms, aggregators, metrics, optimizers, schedules or
+    presets.
 
     \b
     Examples:
       fedcli info
+      fedcli info algorithms
       fedcli info sgd
       fedcli info synthetic-digits --json
     """  # noqa: D301 - \b keeps click from wrapping
     opt.remarks_for(quiet=quiet, verbose=verbose)
-    entries = {table: _entries(table, name) for table in TABLES}
+    whole = _table_called(name)
+    if whole is not None:
+        entries = {whole: _entries(whole, None)}
+    else:
+        entries = {table: _entries(table, name) for table in TABLES}
     if name is not None and not any(entries.values()):
-        named = (table for table in TABLES.values() if table is not METRICS)
-        names = ", ".join(sorted(each for table in named for each in table))
-        raise ConfigError(f"nothing is called '{name}'; choose one of {names}, or a metric")
+        raise ConfigError(_unknown(name))
     if as_json:
         from fedcli.cli.screen.output import print_json
 
@@ -76,8 +97,39 @@ def info(*, name: str | None, as_json: bool, quiet: bool, verbose: bool) -> None
 
     if name is None:
         _show_all(Screen(), entries)
+    elif whole is not None:
+        _show_table(Screen(), whole, entries[whole])
     else:
         _show_entries(Screen(), entries)
+
+
+def _table_called(name: str | None) -> str | None:
+    """The table of a name, which may be that of one of its rows: "algorithm"; None: of none."""
+    if name is None:
+        return None
+    word = name.lower()
+    return next((table for table in TABLES if word in (table, table.removesuffix("s"))), None)
+
+
+def _unknown(name: str) -> str:
+    """The message about a name that nothing has."""
+    owners = [
+        entry.name
+        for table in TABLES.values()
+        for entry in table.values()
+        if name in (option.name for option in entry.options)
+    ]
+    if owners:
+        more = ", ..." if len(owners) > 3 else ""
+        return (
+            f"'{name}' is an option of {', '.join(owners[:3])}{more}; fedcli info {owners[0]} "
+            "shows it"
+        )
+    names = sorted({*TABLES, *(each for table in TABLES.values() for each in table)})
+    return (
+        f"nothing is called '{name}'{did_you_mean(name, names)}; fedcli info lists all names, "
+        f"fedcli info {' | '.join(TABLES)} one kind of them"
+    )
 
 
 def _entries(table: str, name: str | None) -> list[dict[str, Any]]:
@@ -99,11 +151,33 @@ def _describe(table: str, entry: Entry) -> dict[str, Any]:
         described["remark"] = PRESETS[entry.name].remark
     if entry.licence:
         described["licence"] = entry.licence
+    if entry.rates:
+        described["rates"] = entry.rates
+    described["example"] = _example(table, entry)
     if table == "models":
         described["layers"] = _layers(entry.name)
         for total in _MODEL_TOTALS:
             described[total] = sum(layer[total] for layer in described["layers"])
     return described
+
+
+def _example(table: str, entry: Entry) -> str:
+    """A command that uses a row of a table: its own, or one made of its name and first option."""
+    if entry.example:
+        return entry.example
+    if table == "datasets" and entry.name in PUBLIC_DATASETS:
+        return f"fedcli download {entry.name} && fedcli train --data {entry.name}"
+    option, option_of_it = _OPTIONS[table]
+    command = f"fedcli train {option} {entry.name}"
+    if table == "samplers" and entry.name != "fixed":
+        return f"{command} --clients 10 --rounds 50"
+    if not entry.options or not option_of_it:
+        return command
+    first = entry.options[0]
+    value = first.default
+    shown = f"[{','.join(f'{each:g}' for each in value)}]" if isinstance(value, list) else value
+    shown = str(shown).lower() if isinstance(shown, bool) else shown
+    return f"{command} {option_of_it} {first.name}={shown}"
 
 
 def _describe_option(option: Option) -> dict[str, Any]:
@@ -170,11 +244,26 @@ def _show_all(screen: Screen, entries: Mapping[str, list[dict[str, Any]]]) -> No
             ("platform", system["platform"]),
         ]
     )
-    for table, found in entries.items():
-        screen.title(table.capitalize())
-        screen.prose((f"  {entry['name']}", entry["doc"]) for entry in found)
+    screen.title("To choose from, in fedcli train")
+    screen.prose(
+        (f"  {_OPTIONS[table][0]}", ", ".join(entry["name"] for entry in found))
+        for table, found in entries.items()
+    )
     screen.console.print()
-    screen.line("fedcli info NAME shows the options of one of them.")
+    screen.line("fedcli info NAME shows one of them with its options, rates and an example;")
+    screen.line("fedcli info algorithms (or another kind) shows all of a kind with their papers.")
+
+
+def _show_table(screen: Screen, table: str, entries: list[dict[str, Any]]) -> None:
+    screen.line(f"{table.capitalize()}: {_OPTIONS[table][0]} NAME", style="bold")
+    screen.prose(
+        row
+        for entry in entries
+        for row in ((f"  {entry['name']}", entry["doc"]), ("", f"Source: {entry['source']}"))
+    )
+    screen.line("")
+    name = entries[-1]["name"]
+    screen.line(f"fedcli info {name} shows the options of one, its rates and an example.")
 
 
 def _show_entries(screen: Screen, entries: Mapping[str, list[dict[str, Any]]]) -> None:
@@ -184,12 +273,16 @@ def _show_entries(screen: Screen, entries: Mapping[str, list[dict[str, Any]]]) -
             screen.prose([("", entry["doc"]), ("", f"Source: {entry['source']}")])
             if "licence" in entry:
                 screen.prose([("", f"Licence: {entry['licence']}")])
+            if "rates" in entry:
+                screen.prose([("", f"Rates to start from: {entry['rates']}")])
             if "values" in entry:
                 _show_values(screen, entry)
             if "layers" in entry:
                 _show_layers(screen, entry)
             if entry["options"]:
                 _show_options(screen, entry["options"])
+            screen.line("")
+            screen.line(f"Example: {entry['example']}")
 
 
 def _show_values(screen: Screen, entry: Mapping[str, Any]) -> None:

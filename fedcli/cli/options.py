@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., object])
 Decorator = Callable[[Any], Any]
 
+# The options of train whose names stand in the help text; the tables of the others are longer.
+_LISTED = (
+    *("algorithm", "aggregator", "client_optimizer", "server_optimizer"),
+    *("client_schedule", "server_schedule"),
+)
 _NEAR = 0.75  # of 1: how alike a guess must be to what was typed
 # Headings of the help text, besides those of train.
 FINE_TUNING = "Fine-tuning"
@@ -38,12 +43,30 @@ OUTPUT = "Output"
 
 
 class SectionOption(click.Option):
-    """An option that knows under which heading of the help text it stands."""
+    """An option that knows its heading in the help text, and the names it takes."""
 
-    def __init__(self, *args: Any, section: str, **attributes: Any) -> None:
-        """Passes everything but the heading on to click."""
+    def __init__(
+        self,
+        *args: Any,
+        section: str,
+        names: Callable[[], Iterable[str]] | None = None,
+        **attributes: Any,
+    ) -> None:
+        """Passes everything but the heading and the names on to click.
+
+        `names` is called when the help text is shown: the tables are imported then.
+        """
         super().__init__(*args, **attributes)
         self.section = section
+        self.names = names
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Returns flag and help; the names stand before the default."""
+        record = super().get_help_record(ctx)
+        if record is None or self.names is None:
+            return record
+        text, gap, default = record[1].partition("  [default: ")
+        return record[0], f"{text} One of {', '.join(self.names())}.{gap}{default}"
 
 
 class SectionCommand(click.Command):
@@ -162,7 +185,15 @@ def run_option(name: str, *, help: str | None = None, metavar: str | None = None
     if kind.read is bool:
         return option(flag, name, help=text, section=section, is_flag=True, default=None)
     shown = metavar or kind.metavar or None
-    return option(flag, name, help=text, section=section, type=_click_type(kind), metavar=shown)
+    return option(
+        flag,
+        name,
+        help=text,
+        section=section,
+        type=_click_type(kind),
+        metavar=shown,
+        names=kind.names if name in _LISTED else None,
+    )
 
 
 def run_options(function: Function) -> Function:

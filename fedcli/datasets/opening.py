@@ -22,7 +22,7 @@ from fedcli.files import open_regular
 from fedcli.progress import Tell, tell_nobody
 from fedcli.settings import tables as registry
 from fedcli.settings.data_source import DataSource
-from fedcli.settings.options import Value, resolve
+from fedcli.settings.options import Value, did_you_mean, resolve
 from fedcli.settings.vocabulary import PIXELS
 
 __all__ = [
@@ -387,6 +387,7 @@ def _existing_file(data: str) -> Path:
     raise DataError(
         f"{data!r} is no such file, nor a known dataset; give the path of a TFF HDF5 file or a "
         f"fedcli store, or one of {_listed(registry.DATASETS)}"
+        f"{did_you_mean(data, registry.DATASETS)}"
     )
 
 

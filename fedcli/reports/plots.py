@@ -27,6 +27,7 @@ from fedcli.inspection.figures.writing import FORMATS
 from fedcli.outputs import write_output
 from fedcli.reports.axes import Axis
 from fedcli.reports.names import short_names
+from fedcli.runs.record import curve_title
 
 # Told apart by everybody (Paul Tol's bright scheme).
 _COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777")

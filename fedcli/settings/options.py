@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import field
 from typing import Any, TypeVar
 
@@ -20,6 +20,34 @@ Value = bool | int | float | str | list[Any]
 # for 0.
 MAX_FLOAT = 3e38
 LEAST_POSITIVE = 1.2e-38
+
+# What other tools and papers call options, each with what it may be called here.
+_HABITS: Mapping[str, tuple[str, ...]] = {
+    "proximal_strength": ("mu", "proximal_mu", "prox_mu", "proximal_weight", "lambda", "lam"),
+    "beta_1": ("beta1", "b1", "betas"),
+    "beta_2": ("beta2", "b2", "betas"),
+    "epsilon": ("eps", "tau", "delta"),
+    "weight_decay": ("wd", "l2", "decay"),
+    "initial_preconditioner_value": ("initial_accumulator", "initial_accumulator_value"),
+    "clients": ("num_clients", "n_clients", "num_partitions", "num_users", "parties", "k"),
+    "classes": ("num_classes", "n_classes", "classes_per_client", "num_classes_per_partition"),
+    "shards": ("num_shards", "shards_per_client", "num_shards_per_partition"),
+    "min_examples": ("min_partition_size", "min_size", "min_samples", "min_require_size"),
+    "balanced": ("balance", "self_balancing"),
+    "alpha": ("beta", "dirichlet_alpha", "concentration"),
+    "rate": ("noise", "noise_rate", "noise_level"),
+    "std": ("noise", "noise_level", "sigma"),
+    "seed": ("partition_seed", "random_state", "random_seed"),
+    "boundaries": ("milestones", "steps"),
+    "factors": ("gamma", "values"),
+    "decay_factor": ("gamma", "decay_rate"),
+    "decay_rounds": ("decay_steps", "t_max", "step_size"),
+    "warmup_rounds": ("warmup", "warmup_steps"),
+    "final_factor": ("alpha", "eta_min"),
+    "max_norm": ("norm", "clip", "clip_norm", "threshold"),
+    "dropout": ("p", "dropout_rate", "rate"),
+}
+_RATES = ("lr", "learning_rate", "eta", "client_lr", "server_lr")
 
 MAX_LIST = 1000  # numbers in an option that takes a list
 
@@ -73,6 +101,8 @@ class Entry:
         check: Says what is wrong with a complete set of options, or None.
         licence: Of a dataset: under what licence its publishers give it.
         code: What the row stands for, as `lazy.load` takes it: "module" or "module:name".
+        example: A command that uses it; empty: what its table says (see `fedcli info`).
+        rates: Learning rates to start from, in words; empty: not one's to say.
     """
 
     name: str
@@ -82,6 +112,8 @@ class Entry:
     check: Callable[[Mapping[str, Value]], str | None] | None = None
     licence: str = ""
     code: str = field(default="", kw_only=True)
+    example: str = field(default="", kw_only=True)
+    rates: str = field(default="", kw_only=True)
 
 
 EntryType = TypeVar("EntryType", bound=Entry)
@@ -154,7 +186,7 @@ def resolve(entry: Entry, given: Mapping[str, Value]) -> dict[str, Value]:
         if name not in known:
             names = ", ".join(option.name for option in entry.options)
             has = f"its options are {names}" if names else "it takes none"
-            raise ConfigError(f"{entry.name} has no option '{name}'; {has}")
+            raise ConfigError(f"{entry.name} has no option '{name}'; {has}{_hint(name, known)}")
     resolved = {
         option.name: check_option(entry.name, option, given.get(option.name, option.default))
         for option in entry.options
@@ -163,6 +195,20 @@ def resolve(entry: Entry, given: Mapping[str, Value]) -> dict[str, Value]:
     if problem:
         raise ConfigError(f"{entry.name}: {problem}")
     return resolved
+
+
+def _hint(name: str, known: Collection[str]) -> str:
+    """The end of a message about an option that there is none of: what it is called here."""
+    word = name.lower().replace("-", "_")
+    if word in _RATES:
+        return "; learning rates are --client-lr and --server-lr"
+    called = [ours for ours, theirs in _HABITS.items() if word in (ours, *theirs)]
+    here = [ours for ours in called if ours in known]
+    if here:
+        return f"; {name} is called {' and '.join(here)} here"
+    if "proximal_strength" in called:
+        return f"; {name} is proximal_strength of --algorithm fedprox"
+    return did_you_mean(name, known)
 
 
 def choose(table: Mapping[str, T], name: str, what: str) -> T:

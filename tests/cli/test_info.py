@@ -1,16 +1,26 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+import shlex
 
+import click
 import pytest
 
+from fedcli import settings
+from fedcli.cli import info, main
+from fedcli.cli import options as opt
 from fedcli.core import native
 from fedcli.settings import tables
+from fedcli.settings.presets import PRESETS
+from fedcli.settings.run_config import RunConfig
+from fedcli.settings.vocabulary import SAMPLINGS
 from fedcli.version import __version__
 from tests.kit.command_line import Fedcli
 
 TABLES = {
     "datasets": tables.DATASETS,
+    "samplers": tables.SAMPLERS,
     "models": tables.MODELS,
     "optimizers": tables.OPTIMIZERS,
     "schedules": tables.SCHEDULES,
@@ -35,8 +45,56 @@ def test_json_of_the_installation(fedcli: Fedcli) -> None:
 def test_text_names_everything(fedcli: Fedcli) -> None:
     out = fedcli("info").out
     assert f"instruction set  {native.isa_name()} (available: " in out
-    for _, name in NAMES:
-        assert f"\n  {name}  " in out
+    for table, entries in TABLES.items():
+        assert f"  {', '.join(entries)}\n" in out, table
+
+
+@pytest.mark.parametrize("table", [*TABLES, "partitions", "presets"])
+def test_a_kind_of_things_is_shown_with_its_sources(fedcli: Fedcli, table: str) -> None:
+    out = fedcli("info", table).out
+    told = json.loads(fedcli("info", table, "--json").out)
+    assert list(told) == [table]
+    for row in told[table]:
+        assert f"  {row['name']} " in out
+        assert row["doc"] in out
+        assert f"Source: {row['source']}" in out
+    assert fedcli("info", table.removesuffix("s")).out == out
+
+
+def test_samplers_are_those_that_can_be_chosen() -> None:
+    assert tuple(tables.SAMPLERS) == SAMPLINGS
+
+
+def examples() -> list[str]:
+    return [
+        row["example"]
+        for table, entries in info.TABLES.items()
+        for row in (info._describe(table, entry) for entry in entries.values())
+    ]
+
+
+@pytest.mark.parametrize("example", examples())
+def test_each_example_is_a_command_that_is_allowed(example: str) -> None:
+    for command in example.split(" && "):
+        program, name, *arguments = shlex.split(command)
+        assert program == "fedcli"
+        context = click.Context(main.group)
+        parsed = main.group.get_command(context, name)
+        assert parsed is not None
+        values = parsed.make_context(name, arguments, parent=context).params
+        if name == "train":
+            fields = {each.name for each in dataclasses.fields(RunConfig)}
+            given = {key: each for key, each in values.items() if key in fields}
+            base = PRESETS[given["preset"]].values if given.get("preset") else {}
+            settings.from_options(settings.merge(base, opt.given(given)))
+
+
+def test_all_have_an_example_and_what_has_a_rate_says_it(fedcli: Fedcli) -> None:
+    out = fedcli("info", "scaffold").out
+    assert "\nExample: fedcli train --algorithm scaffold " in out
+    assert "Rates to start from: client 0.01 to 0.1, server 1" in out
+    for table in ("algorithms", "optimizers", "models"):
+        assert all(entry.rates for entry in TABLES[table].values())
 
 
 @pytest.mark.parametrize(("table", "name"), NAMES)
@@ -85,9 +143,18 @@ def test_cost_of_a_convolutional_model_is_shown_layer_by_layer(fedcli: Fedcli) -
     assert any(" 14 x 14 x 64 " in line for line in lines)
 
 
-def test_unknown_name_lists_the_known(fedcli: Fedcli) -> None:
-    done = fedcli("info", "adamax")
-    assert (done.code, done.out) == (1, "")
-    assert done.err.startswith("fedcli: error: nothing is called 'adamax'; choose one of ")
-    for table, name in NAMES:
-        assert table == "metrics" or name in done.err
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("adma", "did you mean adam or adamw"),
+        ("algoritms", "did you mean algorithms"),
+        ("fedporx", "did you mean fedprox"),
+        ("momentum", "'momentum' is an option of sgd; fedcli info sgd shows it"),
+        ("zeppelin", "fedcli info lists all names, fedcli info datasets | partitions | samplers"),
+    ],
+)
+def test_an_unknown_name_leads_to_a_known_one(fedcli: Fedcli, name: str, words: str) -> None:
+    done = fedcli("info", name)
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+    assert f"'{name}'" in done.err
+    assert words in done.err

@@ -136,7 +136,7 @@ def test_runs_that_begin_in_one_second_get_names_of_their_own(tmp_path: Path) ->
         ("--momentum", "--client-option momentum=X"),
         ("--local-epochs", "--epochs"),
         ("--num-rounds", "--rounds"),
-        ("--mu", "--algorithm fedprox --algorithm-option mu=X"),
+        ("--mu", "--algorithm fedprox --algorithm-option proximal_strength=X"),
         ("--gpu", "fedcli computes on the CPU"),
         ("--device", "fedcli computes on the CPU"),
     ],

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fedcli.settings.tables.partitions import describe_partition as describe_partition
     from fedcli.settings.tables.partitions import find_partition as find_partition
     from fedcli.settings.tables.partitions import split_partition as split_partition
+    from fedcli.settings.tables.samplers import SAMPLERS as SAMPLERS
     from fedcli.settings.tables.schedules import RUN_S_ROUNDS as RUN_S_ROUNDS
     from fedcli.settings.tables.schedules import SCHEDULES as SCHEDULES
     from fedcli.settings.tables.schedules import resolve_schedule as resolve_schedule
@@ -59,6 +60,7 @@ else:
             "PARTITIONS": "fedcli.settings.tables.partitions",
             "PUBLIC_DATASETS": "fedcli.settings.tables.datasets",
             "RUN_S_ROUNDS": "fedcli.settings.tables.schedules",
+            "SAMPLERS": "fedcli.settings.tables.samplers",
             "SCHEDULES": "fedcli.settings.tables.schedules",
             "check_clip_norm": "fedcli.settings.tables.optimizers",
             "check_ema_decay": "fedcli.settings.tables.algorithms",

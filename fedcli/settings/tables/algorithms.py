@@ -81,12 +81,18 @@ ALGORITHMS = table(
         "would; --clients all pools everyone's, --shuffle-buffer full mixes them.",
         "the usual training by minibatch SGD",
         pools_clients=True,
+        rates="as those of fedavg",
+        example=(
+            "fedcli train --algorithm centralized --clients all --shuffle-buffer full --rounds 20"
+        ),
         code="fedcli.learning.algorithms.centralized:PooledSteps",
     ),
     AlgorithmEntry(
         "fedavg",
         "Federated averaging: local training, then the weighted mean of the model deltas.",
         "McMahan et al. 2017, arXiv 1602.05629; TFF learning/algorithms/fed_avg.py",
+        rates="client 0.02 (softmax regression, the TFF tutorial) to 0.2 (networks), server 1",
+        example="fedcli train --algorithm fedavg --sampling uniform --clients 10 --client-lr 0.1",
         code="fedcli.learning.algorithms.fedavg:LocalSteps",
     ),
     AlgorithmEntry(
@@ -102,6 +108,8 @@ ALGORITHMS = table(
                 MAX_FLOAT,
             ),
         ),
+        rates="as those of fedavg; the paper tries proximal_strength 0.001, 0.01, 0.1 and 1",
+        example="fedcli train --algorithm fedprox --algorithm-option proximal_strength=0.1",
         code="fedcli.learning.algorithms.fedprox:proximal_steps",
     ),
     AlgorithmEntry(
@@ -111,6 +119,8 @@ ALGORITHMS = table(
         "McMahan et al. 2017, arXiv 1602.05629; TFF learning/algorithms/fed_sgd.py",
         has_local_steps=False,
         server_lr=0.1,
+        rates="server 0.1 to 1; clients take no steps",
+        example="fedcli train --algorithm fedsgd --server-lr 0.5 --rounds 50",
         code="fedcli.learning.algorithms.fedsgd:Gradients",
     ),
     AlgorithmEntry(
@@ -120,6 +130,8 @@ ALGORITHMS = table(
         "the usual baseline of personalization; Li et al. 2021 (Ditto), arXiv 2012.04221",
         has_own_models=True,
         server_optimizer="sgd",
+        rates="as those of fedavg",
+        example="fedcli train --algorithm local-only --clients all",
         code="fedcli.learning.algorithms.local_only:OwnSteps",
     ),
     AlgorithmEntry(
@@ -127,6 +139,8 @@ ALGORITHMS = table(
         "Local steps with the server's optimizer state, which full gradients move; the client "
         "optimizer is the base optimizer.",
         "Karimireddy et al. 2021, arXiv 2008.03606; TFF learning/algorithms/mime.py",
+        rates="client 0.01 to 0.1, server 1; momentum is --client-option momentum=0.9",
+        example="fedcli train --algorithm mime-lite --client-lr 0.05 --client-option momentum=0.9",
         code="fedcli.learning.algorithms.mime_lite:MimeLiteWork",
     ),
     AlgorithmEntry(
@@ -134,6 +148,8 @@ ALGORITHMS = table(
         "Mime Lite with each local gradient corrected to the cohort's mean gradient: two passes, "
         "two gradients a step.",
         "Karimireddy et al. 2021, arXiv 2008.03606; FedJAX algorithms/mime.py",
+        rates="client 0.01 to 0.1, server 1; momentum is --client-option momentum=0.9",
+        example="fedcli train --algorithm mime --client-lr 0.05 --client-option momentum=0.9",
         code="fedcli.learning.algorithms.mime:MimeWork",
     ),
     AlgorithmEntry(
@@ -142,6 +158,11 @@ ALGORITHMS = table(
         "SGD only, clients count alike.",
         "Karimireddy et al. 2020, arXiv 1910.06378, option II",
         weightings=("uniform",),
+        rates="client 0.01 to 0.1, server 1: larger client rates than fedavg stands may diverge",
+        example=(
+            "fedcli train --algorithm scaffold --client-weighting uniform --sampling "
+            "uniform --clients 10 --client-lr 0.05"
+        ),
         code="fedcli.learning.algorithms.scaffold:ScaffoldWork",
     ),
     AlgorithmEntry(
@@ -149,6 +170,8 @@ ALGORITHMS = table(
         "Federated averaging in which each delta is divided by the local steps behind it; SGD "
         "only, momentum allowed.",
         "Wang et al. 2020, arXiv 2007.07481",
+        rates="as those of fedavg",
+        example="fedcli train --algorithm fednova --client-lr 0.05",
         code="fedcli.learning.algorithms.fednova:FedNovaWork",
     ),
     AlgorithmEntry(
@@ -167,6 +190,11 @@ ALGORITHMS = table(
         ),
         weightings=("uniform",),
         has_own_weights=True,
+        rates="client 0.1 with alpha 0.1, 0.01 or 0.001, as the paper tries; server 1",
+        example=(
+            "fedcli train --algorithm feddyn --algorithm-option alpha=0.1 "
+            "--client-weighting uniform --client-lr 0.1"
+        ),
         code="fedcli.learning.algorithms.feddyn:FedDynWork",
     ),
     AlgorithmEntry(
@@ -175,6 +203,8 @@ ALGORITHMS = table(
         "Hsu et al. 2019, arXiv 1909.06335",
         server_optimizer="sgd",
         server_options={"momentum": 0.9},
+        rates="client 0.03, server 0.3: Reddi et al. 2021 for the EMNIST CNN",
+        example="fedcli train --algorithm fedavgm --server-lr 0.3 --client-lr 0.03",
         code="fedcli.learning.algorithms.fedopt:LocalSteps",
     ),
     AlgorithmEntry(
@@ -184,6 +214,8 @@ ALGORITHMS = table(
         server_lr=0.1,
         server_optimizer="adagrad",
         server_options={"initial_preconditioner_value": 0.0, **_FEDOPT_OPTIONS},
+        rates="client 0.03, server 0.1: Reddi et al. 2021 for the EMNIST CNN",
+        example="fedcli train --algorithm fedadagrad --client-lr 0.03 --server-lr 0.1",
         code="fedcli.learning.algorithms.fedopt:LocalSteps",
     ),
     AlgorithmEntry(
@@ -194,6 +226,11 @@ ALGORITHMS = table(
         server_lr=0.1,
         server_optimizer="adam",
         server_options={"beta_2": 0.99, **_FEDOPT_OPTIONS},
+        rates="client 0.03, server 0.003 (Reddi et al. 2021 for the EMNIST CNN) to 0.1",
+        example=(
+            "fedcli train --algorithm fedadam --client-lr 0.03 --server-lr 0.01 "
+            "--server-option epsilon=0.001"
+        ),
         code="fedcli.learning.algorithms.fedopt:LocalSteps",
     ),
     AlgorithmEntry(
@@ -204,6 +241,11 @@ ALGORITHMS = table(
         server_lr=0.01,
         server_optimizer="yogi",
         server_options={"beta_2": 0.99, "initial_preconditioner_value": 0.0, **_FEDOPT_OPTIONS},
+        rates="client 0.03, server 0.003 (Reddi et al. 2021 for the EMNIST CNN) to 0.1",
+        example=(
+            "fedcli train --algorithm fedyogi --client-lr 0.03 --server-lr 0.01 "
+            "--server-option epsilon=0.001"
+        ),
         code="fedcli.learning.algorithms.fedopt:LocalSteps",
     ),
 )
@@ -214,6 +256,7 @@ AGGREGATORS = table(
         "mean",
         "Weighted mean of the model deltas, summed in float64 in a fixed order.",
         "TFF aggregators/mean.py",
+        example="fedcli train --aggregator mean",
         code="fedcli.learning.aggregators.mean:Mean",
     ),
     Entry(
@@ -221,6 +264,7 @@ AGGREGATORS = table(
         "Zeroes deltas with an entry above one bound, clips their norm to another, then the mean; "
         "both bounds follow quantiles of what clients send.",
         "TFF learning/model_update_aggregator.py, robust_aggregator; arXiv 1905.03871",
+        example="fedcli train --aggregator tff-robust --sampling uniform --clients 20",
         code="fedcli.learning.aggregators.bounded:AdaptiveRobust",
     ),
     Entry(
@@ -228,6 +272,7 @@ AGGREGATORS = table(
         "Scales deltas that are longer than a fixed norm down to it, then the mean.",
         "Sun et al. 2019, arXiv 1911.07963; TFF aggregators/robust.py, clipping_factory",
         (Option("max_norm", 1.0, "L2 norm over all tensors.", LEAST_POSITIVE, MAX_FLOAT),),
+        example="fedcli train --aggregator norm-bound --aggregator-option max_norm=0.5",
         code="fedcli.learning.aggregators.bounded:NormBound",
     ),
     Entry(
@@ -235,6 +280,7 @@ AGGREGATORS = table(
         "The median of all deltas, coordinate by coordinate; all clients with examples and a "
         "finite delta count the same, whatever their weights.",
         "Yin et al. 2018, arXiv 1803.01498",
+        example="fedcli train --aggregator median --sampling uniform --clients 20",
         code="fedcli.learning.aggregators.order_statistics:Median",
     ),
 )

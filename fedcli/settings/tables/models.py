@@ -34,6 +34,7 @@ MODELS = table(
         "num_classes parameters (7,850 for 28 x 28 pixels and 10 classes).",
         "TFF tutorial, Federated Learning for Image Classification",
         starts_at_zero=True,
+        rates="client SGD 0.02 (the TFF tutorial) to 0.1",
         code="fedcli.models.zoo:softmax_stack",
     ),
     ModelEntry(
@@ -41,6 +42,7 @@ MODELS = table(
         "Two dense layers of 200 with ReLU, then the logits, Glorot uniform from the run's seed; "
         "199,210 parameters for 28 x 28 pixels and 10 classes.",
         "McMahan et al. 2017, arXiv 1602.05629, the 2NN",
+        rates="client SGD 0.05 to 0.3",
         code="fedcli.models.zoo:mlp_2nn_stack",
     ),
     ModelEntry(
@@ -49,6 +51,7 @@ MODELS = table(
         "512 units with ReLU, then the logits; 1,663,370 parameters for 28 x 28 pixels and 10 "
         "classes.",
         "McMahan et al. 2017, arXiv 1602.05629; TFF simulation/baselines/emnist, cnn",
+        rates="client SGD 0.05 to 0.2",
         code="fedcli.models.zoo:mcmahan_stack",
     ),
     ModelEntry(
@@ -67,6 +70,7 @@ MODELS = table(
             ),
         ),
         _check_dropout,
+        rates="client SGD 0.03 to 0.1 (Reddi et al. 2021)",
         code="fedcli.models.zoo:reddi_stack",
     ),
     ModelEntry(
@@ -75,6 +79,7 @@ MODELS = table(
         "and a 2 x 2 max-pool, 120 and 84 units with ReLU, then the logits; 61,706 parameters for "
         "28 x 28 pixels and 10 classes.",
         "LeCun et al. 1998, Proc. IEEE 86(11), in its usual modern form",
+        rates="client SGD 0.03 to 0.1",
         code="fedcli.models.zoo:lenet5_stack",
     ),
     ModelEntry(
@@ -82,6 +87,7 @@ MODELS = table(
         "As cnn-mcmahan with 2048 units; 6,497,162 parameters for 28 x 28 pixels and 10 classes, "
         "6,603,710 for 62.",
         "Caldas et al. 2018 (LEAF), arXiv 1812.01097, models/femnist",
+        rates="client SGD 0.004 to 0.06, as in LEAF",
         code="fedcli.models.zoo:leaf_femnist_stack",
     ),
 )
