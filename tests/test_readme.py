@@ -31,6 +31,7 @@ from fedcli.settings.vocabulary import SAMPLINGS
 
 README = Path(__file__).parent.parent / "README.md"
 MODELS, ALGORITHMS_PAGE = MANUAL / "models.md", MANUAL / "algorithms.md"
+TUTORIAL = MANUAL / "tutorial.md"
 PAGES = [README, *(MANUAL / f"{topic}.md" for topic in TOPICS)]
 MAX_README_LINES = 220
 # One example of 905 more or less is right: 0.0011. Of the 100 for test, losses are shown alone.
@@ -103,8 +104,9 @@ def has_blocks(page: Path) -> bool:
 def test_python_prints_what_the_page_says(
     page: Path, folder: Path, process_arguments: dict[str, Any]
 ) -> None:
-    write_model(folder)
     blocks, absent = [], []
+    if page != TUTORIAL:  # whose notebook writes the file
+        write_model(folder)
     for block in blocks_of(page.read_text()):
         missing = [
             module
@@ -116,6 +118,8 @@ def test_python_prints_what_the_page_says(
         else:
             blocks.append(block)
     codes = [(f"{page}, from line {block.line}", block.code) for block in blocks]
+    if page == TUTORIAL:
+        codes = cells_of_notebook(folder, blocks)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", PROGRAM],
         input=json.dumps(codes),
@@ -125,12 +129,34 @@ def test_python_prints_what_the_page_says(
         **process_arguments,
     )
     assert done.returncode == 0, done.stderr
-    for block, printed in zip(blocks, json.loads(done.stdout), strict=True):
+    printed_by = [
+        each for (label, _), each in zip(codes, json.loads(done.stdout), strict=True) if label
+    ]
+    for block, printed in zip(blocks, printed_by, strict=True):
         check_printed(block.shown or "", printed)
     if absent:
         pytest.skip("; ".join(absent))
     if (folder / "logs").exists():
         check_events(folder / "logs" / "train")
+
+
+def cells_of_notebook(folder: Path, blocks: list[Block]) -> list[tuple[str, str]]:
+    """The code of the notebook of the tutorial; "" labels a cell that is no block of the page.
+
+    Cells of blocks that are not among `blocks`, as an extra is missing, are left out.
+    """
+    file = folder / "tutorial.ipynb"
+    assert cli.run(["help", "tutorial", "--notebook", str(file), "-q"]) == 0
+    notebook = json.loads(file.read_text())
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    all_codes = {block.code.strip() for block in blocks_of(TUTORIAL.read_text())}
+    wanted = {block.code.strip(): f"the notebook's cell of line {block.line}" for block in blocks}
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all_codes < set(cells)
+    return [
+        (wanted.get(code, ""), code) for code in cells if code in wanted or code not in all_codes
+    ]
 
 
 def test_python_is_run_on_the_pages_that_have_it() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from fedcli.cli import options as opt
-from fedcli.cli.screen.output import print_json
+from fedcli.cli.screen.output import one_line, print_json
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
 from fedcli.settings.options import did_you_mean
@@ -17,11 +17,22 @@ MANUAL = Path(__file__).parents[1] / "manual"
 # The pages in the order of the list. Each is a file NAME.md of `MANUAL`, whose first line is
 # "# Title: what the page is about".
 TOPICS = (
-    *("tutorial", "data", "own-data", "formats", "models", "algorithms", "runs", "reports"),
+    *(
+        "tutorial",
+        "coming-from",
+        "data",
+        "own-data",
+        "formats",
+        "models",
+        "algorithms",
+        "runs",
+        "reports",
+    ),
     "inspecting",
     *("extending", "numbers", "files", "limits", "changes"),
 )
 SEARCHING = "Searching"
+NOTEBOOK = "Notebook"
 _MAX_SHOWN = 3  # lines of a page that a search prints
 
 
@@ -56,9 +67,23 @@ class Page:
     help="List the pages that contain WORD, in any case, with the first lines that do.",
     section=SEARCHING,
 )
+@opt.option(
+    "--notebook",
+    "notebook_file",
+    metavar="FILE.ipynb",
+    help="Write the page of TOPIC as a Jupyter notebook, whose cells can be run one by one.",
+    section=NOTEBOOK,
+    type=click.Path(path_type=Path),
+)
 @opt.output_options
 def show_help(
-    *, topic: str | None, search: str | None, as_json: bool, quiet: bool, verbose: bool
+    *,
+    topic: str | None,
+    search: str | None,
+    notebook_file: Path | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
 ) -> None:
     """Show a page of the manual; without TOPIC, list the pages.
 
@@ -71,13 +96,16 @@ def show_help(
       fedcli help tutorial
       fedcli help files > files.md
       fedcli help --search dirichlet
+      fedcli help tutorial --notebook tutorial.ipynb
     """  # noqa: D301 - \b keeps click from wrapping
     opt.remarks_for(quiet=quiet, verbose=verbose)
     if topic is not None and search is not None:
         raise click.UsageError(
             "--search looks through all pages; leave TOPIC out", click.get_current_context()
         )
-    if search is not None:
+    if notebook_file is not None:
+        _write_notebook(topic, notebook_file, as_json=as_json, quiet=quiet)
+    elif search is not None:
         _show_found(search, as_json=as_json)
     elif topic is not None:
         _show_page(_read(topic), as_json=as_json)
@@ -116,6 +144,29 @@ def _show_page(page: Page, *, as_json: bool) -> None:
     from fedcli.cli.screen.render import Screen
 
     click.echo_via_pager(Screen().markdown(page.text))
+
+
+def _write_notebook(topic: str | None, file: Path, *, as_json: bool, quiet: bool) -> None:
+    """Writes the page of a topic as a notebook."""
+    if topic is None:
+        raise click.UsageError(
+            "--notebook writes one page: give its TOPIC", click.get_current_context()
+        )
+    from fedcli.cli.screen.notebook import MODEL_FILE, notebook_of
+    from fedcli.files import text_bytes
+    from fedcli.outputs import write_output
+
+    if file.suffix != ".ipynb":
+        raise ConfigError(f"--notebook {file}: Jupyter opens files that end in .ipynb")
+    opt.check_outputs(file)
+    text = notebook_of(_read(topic).text, {MODEL_FILE: _read("models").text})
+    if text is None:
+        raise ConfigError(f"the page '{topic}' has no Python to run; take tutorial or models")
+    write_output(file, text_bytes(text))
+    if as_json:
+        print_json({"file": str(file)})
+    elif not quiet:
+        click.echo(f"Wrote {one_line(str(file))}; to open it: jupyter lab {one_line(str(file))}")
 
 
 def _show_list(*, as_json: bool) -> None:

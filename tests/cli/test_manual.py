@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from fedcli.cli.help import MANUAL, TOPICS
+from fedcli.cli.screen.render import Screen
 from tests.kit.command_line import PATIENCE_SECONDS, Fedcli, assert_is_one_line
 
 
@@ -82,7 +84,7 @@ def test_search_lists_pages_and_lines_in_any_case(fedcli: Fedcli) -> None:
     [
         (["help", "tutoral"], ["'tutoral'", "did you mean tutorial?"]),
         (["help", "eval"], ["'eval'", "'fedcli eval -h' shows the options"]),
-        (["help", "../version"], ["'../version'", "choose one of tutorial, data"]),
+        (["help", "../version"], ["'../version'", "choose one of tutorial, coming-from, data"]),
         (["help", "--search", "zeppelin"], ["'zeppelin'", "try a shorter word"]),
         (["help", "--search", " "], ["' '"]),
     ],
@@ -97,3 +99,45 @@ def test_a_search_takes_no_topic(fedcli: Fedcli) -> None:
     done = fedcli("help", "data", "--search", "csv")
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
     assert done.err.startswith("fedcli help: --search looks through all pages; leave TOPIC out")
+
+
+def test_a_page_is_written_as_a_notebook(fedcli: Fedcli) -> None:
+    """tests/test_readme.py runs the cells of the tutorial's."""
+    done = fedcli("help", "models", "--notebook", "models.ipynb")
+    assert (done.code, done.err) == (0, "")
+    assert done.out == "Wrote models.ipynb; to open it: jupyter lab models.ipynb\n"
+    notebook = json.loads(Path("models.ipynb").read_text())
+    page = (MANUAL / "models.md").read_text()
+    texts = ["".join(cell["source"]) for cell in notebook["cells"]]
+    assert [text in page for text in texts] == [True] * len(texts)
+    kinds = {cell["cell_type"] for cell in notebook["cells"]}
+    assert kinds == {"markdown", "code"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["limits", "--notebook", "limits.ipynb"], ["'limits'", "no Python", "tutorial"]),
+        (["tutorial", "--notebook", "tutorial.py"], ["end in .ipynb"]),
+        (["tutorial", "--notebook", "nowhere/tutorial.ipynb"], ["no such folder"]),
+    ],
+)
+def test_what_makes_no_notebook_is_told(
+    fedcli: Fedcli, arguments: list[str], words: list[str]
+) -> None:
+    assert_is_one_line(fedcli("help", *arguments), *words)
+    assert not list(Path().iterdir())
+
+
+def test_a_notebook_is_of_one_page(fedcli: Fedcli) -> None:
+    done = fedcli("help", "--notebook", "all.ipynb")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "give its TOPIC" in done.err
+
+
+def test_a_table_in_a_narrow_terminal_loses_no_word() -> None:
+    screen = Screen()
+    screen.__dict__["console"] = Console(width=40, force_terminal=True, color_system=None)
+    name = "a_name_that_is_wider_than_the_terminal_" * 2
+    drawn = screen.markdown(f"| one |\n|---|\n| `{name}` |\n")
+    assert name in "".join(line.strip() for line in drawn.splitlines())

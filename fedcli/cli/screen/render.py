@@ -288,10 +288,10 @@ class Screen:
 
     def markdown(self, text: str) -> str:
         """Returns a text in Markdown as the terminal shows it, for a pager."""
-        from rich.markdown import Markdown  # late: only the manual's pages need its parser
+        from fedcli.cli.screen.markdown import Page  # late: only the manual needs its parser
 
         with self.console.capture() as captured:
-            self.console.print(Markdown(text, code_theme="ansi_dark"), width=self.width)
+            self.console.print(Page(text, code_theme="ansi_dark"), width=self.width)
         return captured.get()
 
     def bars(self, bars: Sequence[Bar], width: int | None = None) -> None:
