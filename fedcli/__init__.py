@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fedcli.runs.python_api import resume as resume
     from fedcli.runs.python_api import train as train
     from fedcli.runs.record import load_run as load_run
+    from fedcli.settings.options import Option as Option
     from fedcli.settings.run_config import RunConfig as RunConfig
     from fedcli.version import __version__ as __version__
 else:
@@ -35,6 +36,7 @@ else:
         __name__,
         {
             "FedcliError": "fedcli.errors",
+            "Option": "fedcli.settings.options",
             "RunConfig": "fedcli.settings.run_config",
             "StopTraining": "fedcli.errors",
             "__version__": "fedcli.version",

@@ -42,8 +42,16 @@ class DataError(FedcliError):
     """A data file, client or example that cannot be used."""
 
 
-class ModelError(FedcliError):
-    """A model of the user's own that fails; what its code raised, if it did, is the cause."""
+class OwnCodeError(FedcliError):
+    """Code of the user's own that fails; what it raised, if it did, is the cause."""
+
+
+class ModelError(OwnCodeError):
+    """A model of the user's own that fails, or breaks the contract of models."""
+
+
+class PartError(OwnCodeError):
+    """Another part of the user's own, such as an algorithm, that fails or breaks its contract."""
 
 
 class RunError(FedcliError):

@@ -90,7 +90,7 @@ FLOORS = {
     ),
     "settings": (
         ("config_file", "rules"),
-        ("merging",),
+        ("merging", "own"),
         ("run_config",),
         ("declaration",),
         ("values",),

@@ -9,18 +9,21 @@ from pathlib import Path
 from types import ModuleType
 
 import fedcli
+from fedcli.settings.own.parts import FAMILIES
 from fedcli.settings.tables.former_modules import FORMER_MODULES
 
 ROOT = Path(__file__).resolve().parents[1]
 # A dotted name in running text: not part of a path, an address or a file's name.
 NAME = re.compile(r"(?<![\w./@-])fedcli(?:\.[A-Za-z_]\w*)+(?![\w-]*/)")
+# Groups of entry points, which are named like modules.
+GROUPS = {family.group for family in FAMILIES.values()}
 ENDINGS = ("c", "git", "h5", "json", "py", "pyi", "pyx", "toml")
 
 
 def mentioned(text: str) -> set[str]:
     lines = [line for line in text.splitlines() if " cimport " not in line]
     found = NAME.findall("\n".join(lines))
-    return {name for name in found if name.rpartition(".")[2] not in ENDINGS}
+    return {name for name in found if name.rpartition(".")[2] not in ENDINGS} - GROUPS
 
 
 def exists(name: str) -> bool:

@@ -11,7 +11,7 @@ import click
 from fedcli.cli import options as opt
 from fedcli.errors import ConfigError
 from fedcli.settings.declaration import option_name
-from fedcli.settings.options import Entry, Option, did_you_mean
+from fedcli.settings.options import Entry, Option, Table, did_you_mean
 from fedcli.settings.presets import PRESETS
 from fedcli.settings.tables.algorithms import AGGREGATORS, ALGORITHMS
 from fedcli.settings.tables.datasets import DATASETS, PUBLIC_DATASETS
@@ -134,9 +134,13 @@ def _unknown(name: str) -> str:
 
 def _entries(table: str, name: str | None) -> list[dict[str, Any]]:
     """The rows of one table as JSON, all or those of one name."""
-    return [
-        _describe(table, entry) for entry in TABLES[table].values() if name in (None, entry.name)
-    ]
+    known = TABLES[table]
+    rows = [*known.values()]
+    if isinstance(known, Table) and name not in known:
+        from fedcli.settings.own.parts import installed
+
+        rows += installed(known)
+    return [_describe(table, entry) for entry in rows if name in (None, entry.name)]
 
 
 def _describe(table: str, entry: Entry) -> dict[str, Any]:

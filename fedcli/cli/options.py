@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fedcli.cli.screen.output import Remarks, Verbosity, print_trace
-from fedcli.errors import ModelError
+from fedcli.errors import OwnCodeError
 from fedcli.settings.sections import DATA as DATA
 from fedcli.settings.sections import EVALUATION as EVALUATION
 from fedcli.settings.sections import MODEL as MODEL
@@ -96,12 +96,12 @@ class SectionCommand(click.Command):
         return click.NoSuchOption(err.option_name, possibilities=near, ctx=ctx)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command; -v shows where in their own code a user's model failed."""
+        """Runs the command; -v shows where a user's own code failed."""
         try:
             return super().invoke(ctx)
-        except ModelError as err:
+        except OwnCodeError as err:
             if ctx.params.get("verbose"):
-                from fedcli.models.own.user_code import trace_lines
+                from fedcli.settings.own.user_code import trace_lines
 
                 print_trace(trace_lines(err))
             raise

@@ -10,7 +10,6 @@ from fedcli import datasets
 from fedcli.core.native import CancelFlag, Cancelled
 from fedcli.datasets.client_data import ClientData
 from fedcli.errors import DataError
-from fedcli.models import sources
 from fedcli.models.model import Model
 from fedcli.settings.data_source import DataSource
 
@@ -126,19 +125,3 @@ def fingerprinting(source: DataSource, cancel: CancelFlag | None) -> Iterator[Pe
         yield PendingFingerprint(source, is_cancelled)
     finally:
         is_left.set()
-
-
-def note_of_changed_model(text: str | None, before: object) -> tuple[str, ...]:
-    """Returns a line that the file of a model in Python has changed, or none.
-
-    Args:
-        text: What --model was, FILE.py or FILE.py:FUNCTION; any other: there is nothing to say.
-        before: The file's fingerprint when the run began; None: not known.
-
-    Raises:
-        ModelError: The file cannot be read.
-    """
-    if before is None or text is None or sources.code_fingerprint(text) in (None, before):
-        return ()
-    file = sources.python_file(text)
-    return (f"{file} has changed since the run began; the model is what it makes now",)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,66 +64,6 @@ def open_model(
             f"{', '.join(tables.MODELS)} and functions"
         )
     return _open_keras(text, input_shape, num_classes, seed, fresh_weights=fresh_weights)
-
-
-def python_file(text: str) -> Path | None:
-    """Returns the file that --model names if that is a user's code; None: it is not."""
-    file = tables.split_model_file(text)[0] if tables.is_model_file(text) else ""
-    return Path(file) if file.endswith(".py") else None
-
-
-def code_fingerprint(text: str) -> str | None:
-    """Returns the fingerprint of the file that --model names if that is a user's code; else None.
-
-    Raises:
-        ModelError: The file cannot be read.
-    """
-    file = python_file(text)
-    if file is None:
-        return None
-    from fedcli.models import own
-
-    return own.fingerprint(file)
-
-
-def allowed_code(of_run: str, given: str | None) -> str:
-    """Returns the FILE.py:FUNCTION to run for a run whose model is code. It needs --model.
-
-    Code is run only if the user names its file on the command line, never because a run does.
-
-    Args:
-        of_run: The model in the run's config, FILE.py or FILE.py:FUNCTION.
-        given: What the user gave as --model; FILE.py alone means the config's function. None: the
-            option was not given.
-
-    Raises:
-        ConfigError: --model was not given, or names no code.
-    """
-    if given is None:
-        raise ConfigError(
-            f"this run's model is code in {python_file(of_run)}; pass --model {of_run} to run it"
-        )
-    if python_file(given) is None:
-        raise ConfigError(
-            f"--model {given}: this run's model is code in {python_file(of_run)}; give --model "
-            f"{of_run}, or where that file is now"
-        )
-    file, function = tables.split_model_file(given)
-    function = function or tables.split_model_file(of_run)[1]
-    return f"{file}:{function}" if function else file
-
-
-def is_same_code(one: str, other: str) -> bool:
-    """Tells whether two texts after --model name the same file of code and the same function."""
-    if python_file(one) is None or python_file(other) is None:
-        return False
-    from fedcli.models.own.loading import DEFAULT_FUNCTION
-
-    places = []
-    for text in (one, other):
-        file, function = tables.split_model_file(text)
-        places.append((os.path.normpath(Path(file).absolute()), function or DEFAULT_FUNCTION))
-    return places[0] == places[1]
 
 
 def to_text(layout: ParamLayout) -> str | None:

@@ -40,7 +40,7 @@ from fedcli.runs.evaluation_outputs import EvaluationOutputs
 from fedcli.runs.moved_data import PLACES, check_places, found_elsewhere
 from fedcli.runs.trained import Trained, files_of_run, load_trained
 from fedcli.settings.data_source import DataOptions, DataSource
-from fedcli.settings.run_config import RunConfig
+from fedcli.settings.run_config import RunConfig, may_have_code
 from fedcli.settings.values import METRIC_NAMES
 from fedcli.settings.vocabulary import NATURAL
 
@@ -97,7 +97,8 @@ def evaluate_run(
         cancel: Once raised, from any thread, the evaluation stops.
         of_data: The other fields of a `DataSource` by name, as for training. What is not given
             is the run's for its own data; other data have no test data, are natural, and their
-            pixels mean what the model was trained on.
+            pixels mean what the model was trained on. A `partition` that is the run's own code is
+            named here, or it does not run.
 
     Raises:
         Cancelled: `cancel` was raised.
@@ -112,6 +113,11 @@ def evaluate_run(
     given = {**_given_data(data, of_data), "batch_size": batch_size, "epochs": epochs}
     given = {name: value for name, value in given.items() if value is not None}
     with load_trained(Path(path), threads, model, best=best) as trained:
+        if may_have_code(trained.config):
+            from fedcli.settings.own.permission import with_partition  # late: few runs have code
+
+            config, given = with_partition(trained.config, given)
+            trained = replace(trained, config=config)
         moved = found_elsewhere(trained.config, given, trained.fingerprint)
         if moved is not None:
             trained = replace(trained, config=moved)

@@ -34,6 +34,7 @@ from fedcli.runs.files.saved_states import client_states_of
 from fedcli.runs.opening import Federation
 from fedcli.runs.round_evaluations import RoundEvaluations
 from fedcli.runs.saving import CheckpointWriter
+from fedcli.settings.run_config import may_have_code
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,9 +145,19 @@ class Training:
         return self._federation.engine.num_threads
 
     @property
-    def code(self) -> str | None:
-        """What --model must be beside the run from now on; None: its checkpoints have it all."""
-        return self.config.model if choosing.is_python(self.process.model) else None
+    def code(self) -> dict[str, str]:
+        """What must be said again to continue the run: by option, the files of a user's code.
+
+        Not that of a model of layers, which the checkpoints hold.
+        """
+        if not may_have_code(self.config):
+            return {}
+        from fedcli.settings.own import permission  # late: few runs have code
+
+        named = permission.named_again(self.config)
+        if not choosing.is_python(self.process.model):
+            named.pop("--model", None)
+        return named
 
     @property
     def train(self) -> ClientData:

@@ -42,6 +42,7 @@ from fedcli.runs.files import checkpoint
 from fedcli.runs.files.checkpoint import Checkpoint
 from fedcli.runs.files.saved_states import digest_of, to_components
 from fedcli.settings import tables
+from fedcli.settings.options import is_code
 from fedcli.settings.run_config import RunConfig
 from fedcli.version import __version__
 
@@ -180,7 +181,7 @@ def open_federation(
         train,
         len(cohorts.for_round(0)),
         _population_size(cohorts, train),
-        1 if sources.python_file(config.model) else resolve_threads(config.threads),
+        1 if is_code(config.model) else resolve_threads(config.threads),
     )
 
     def check_needs(layout: ParamLayout) -> list[str]:

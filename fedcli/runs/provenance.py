@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 
 from fedcli.core import native
 from fedcli.learning.engines.contract import Engine
-from fedcli.models import sources
 from fedcli.runs.files import checkpoint
 from fedcli.settings.options import Value
+from fedcli.settings.run_config import RunConfig, may_have_code
 from fedcli.version import __version__
 
 
 def provenance_of(
     engine: Engine,
     fingerprint: str,
-    model: str,
+    config: RunConfig,
     class_weights: NDArray[np.float32] | None = None,
 ) -> dict[str, Value]:
     """Returns what config.toml says of a run's origin.
@@ -27,15 +27,18 @@ def provenance_of(
     Args:
         engine: What computes its clients.
         fingerprint: Of its data.
-        model: What --model is.
+        config: Of which the files of a user's code are fingerprinted.
         class_weights: Of its training loss, float32 [num_classes]; None: there are none.
     """
-    code = sources.code_fingerprint(model)
-    of_model: dict[str, Value] = {} if code is None else {"model": code}
+    inputs: dict[str, Value] = {}
+    if may_have_code(config):
+        from fedcli.settings.own import permission  # late: few runs have code
+
+        inputs.update(permission.fingerprints(vars(config)))
     if class_weights is not None:
         from fedcli.federation.class_weights import digest_of  # late: few runs have them
 
-        of_model["class_weights"] = digest_of(class_weights)
+        inputs["class_weights"] = digest_of(class_weights)
     return {
         "fedcli": __version__,
         "python": platform.python_version(),
@@ -46,7 +49,7 @@ def provenance_of(
         "openmp": native.has_openmp(),
         "threads": engine.num_threads,
         "data": fingerprint,
-        **of_model,
+        **inputs,
     }
 
 

@@ -8,12 +8,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedcli.errors import ConfigError
 from fedcli.runs import record, starting
 from fedcli.runs.loop import Callback, Training
 from fedcli.runs.record import RunRecord
 from fedcli.settings.run_config import RunConfig
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from fedcli.settings.own.permission import CodeOptions
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -46,8 +52,8 @@ def resume(
     *,
     num_rounds: int | None = None,
     threads: int | None = None,
-    model: str | None = None,
     callbacks: Iterable[Callback] = (),
+    **code: Unpack[CodeOptions],
 ) -> RunRecord:
     """Continues a run from its newest checkpoint to its end, and returns its record.
 
@@ -55,8 +61,9 @@ def resume(
         path: Its folder.
         num_rounds: Rounds in total; None: as many as its config says.
         threads: Number of threads; None: as its config says.
-        model: FILE.py or FILE.py:FUNCTION, for a run whose model is code.
         callbacks: As for `train`; they are told the rounds that were left.
+        code: FILE.py or FILE.py:NAME for each part of the run that is code, which runs only if it
+            is named here: `model`, `algorithm`, `aggregator`, `server_optimizer`.
 
     Raises:
         ConfigError: See `starting.resume`.
@@ -64,7 +71,7 @@ def resume(
         RunError: There is no run, it is in use, or its files do not fit together.
     """
     told = _listed(callbacks)
-    training = starting.resume(path, rounds=num_rounds, threads=threads, model=model)
+    training = starting.resume(path, rounds=num_rounds, threads=threads, **code)
     return _completed(training, told)
 
 

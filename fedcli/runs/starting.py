@@ -8,24 +8,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from fedcli import settings
 from fedcli.core.native import CancelFlag
 from fedcli.datasets.opening import note_of_change
 from fedcli.errors import ConfigError, RunError
-from fedcli.federation.opened_data import fingerprinting, note_of_changed_model
+from fedcli.federation.opened_data import fingerprinting
 from fedcli.runs.files import checkpoint, folder, logs
 from fedcli.runs.files.checkpoint import Checkpoint
 from fedcli.runs.files.folder import RunDirectory
-from fedcli.runs.files.saved_states import model_of, open_client_states, to_state
+from fedcli.runs.files.saved_states import (
+    model_of,
+    needs_code,
+    open_client_states,
+    to_state,
+)
 from fedcli.runs.loop import Callback, RoundResult, Training
 from fedcli.runs.opening import Federation, open_federation
 from fedcli.runs.provenance import provenance_of
 from fedcli.settings import tables
 from fedcli.settings.declaration import option_name
-from fedcli.settings.run_config import KEPT_FIELDS, RunConfig
+from fedcli.settings.run_config import CODE_FIELDS, KEPT_FIELDS, RunConfig, may_have_code
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from fedcli.settings.own.permission import CodeOptions
 
 __all__ = ["Callback", "RoundResult", "Training", "resume", "start"]
+
+_NO_CODE: Mapping[str, Any] = MappingProxyType({})
 
 
 def start(
@@ -35,7 +49,7 @@ def start(
     force: bool = False,
     is_numbered: bool = False,
     expected_data: str | None = None,
-    expected_model: str | None = None,
+    expected_code: Mapping[str, Any] = _NO_CODE,
     cancel: CancelFlag | None = None,
 ) -> Training:
     """Opens everything a config names, a user's code too, and makes the folder of a new run.
@@ -46,7 +60,7 @@ def start(
         force: Replace a run that stands there.
         is_numbered: Take another number behind `out` where another run has taken it meanwhile.
         expected_data: The fingerprint of the data that the config was used with; None: any.
-        expected_model: That of the file of a model in Python; None: any.
+        expected_code: By field the fingerprints of the files of a user's code; any others will do.
         cancel: Once raised, from any thread, the training stops within a local step.
 
     Raises:
@@ -56,6 +70,11 @@ def start(
     """
     path = Path(out)
     config = _absolute(settings.validate(config))
+    has_code = may_have_code(config)
+    if has_code:
+        from fedcli.settings.own import permission  # late: few runs have code
+
+        config = permission.complete(config)
     if is_numbered:
         path = folder.free_path(path)
     folder.check_target(path, force=force)
@@ -67,9 +86,10 @@ def start(
     consequence = "a new run with its config does not repeat it"
     changed = note_of_change(config.data_source, expected_data, found, consequence)
     federation.notes.extend(changed)
-    federation.notes.extend(note_of_changed_model(config.model, expected_model))
+    if has_code:
+        federation.notes.extend(permission.notes_of_changes(vars(config), expected_code))
     provenance = provenance_of(
-        federation.engine, found, federation.config.model, federation.class_weights
+        federation.engine, found, federation.config, federation.class_weights
     )
     config_text = settings.to_toml(federation.config, provenance)
     content = federation.encode(state, config_text)
@@ -83,10 +103,10 @@ def resume(
     *,
     rounds: int | None = None,
     threads: int | None = None,
-    model: str | None = None,
     data: str | None = None,
     test_data: str | None = None,
     cancel: CancelFlag | None = None,
+    **code: Unpack[CodeOptions],
 ) -> Training:
     """Opens a run where its newest checkpoint left it.
 
@@ -94,15 +114,15 @@ def resume(
         path: The run's folder.
         rounds: A new total; None keeps it.
         threads: Number of threads; None: what the config says.
-        model: FILE.py or FILE.py:FUNCTION, for a run whose model is code: no code runs unless it
-            is named here.
         data: Where the run's data are now; None: where they were.
         test_data: The same of its test data.
         cancel: See `start`.
+        code: FILE.py or FILE.py:NAME for each part of the run that is code (`model`, `algorithm`,
+            ...): no code runs unless it is named here.
 
     Raises:
         ConfigError: config.toml is bad, the data are others than the run's, `rounds` is below the
-            rounds completed, or the model is code and `model` does not name it.
+            rounds completed, or a part is code that is not named.
         DataError: The data are missing or bad.
         RunError: There is no run, it is in use, or its files do not fit together.
     """
@@ -110,7 +130,7 @@ def resume(
     try:
         places = {"data": data, "test_data": test_data}
         given = {name: value for name, value in places.items() if value is not None}
-        return _resume(run, rounds, threads, model, given, cancel)
+        return _resume(run, rounds, threads, code, given, cancel)
     except BaseException:
         run.close()
         raise
@@ -134,7 +154,7 @@ def _resume(
     run: RunDirectory,
     rounds: int | None,
     threads: int | None,
-    code: str | None,
+    code: Mapping[str, Any],
     places: Mapping[str, str],
     cancel: CancelFlag | None,
 ) -> Training:
@@ -148,7 +168,8 @@ def _resume(
         config = settings.validate(replace(config, threads=threads))
     logs.require(config)
     origin = settings.read_provenance(config_text, str(run.path))
-    model = model_of(content, config, file, code)
+    config, named = _with_code(config, content, code)
+    model = model_of(content, config, file, named.get("model"))
     with fingerprinting(config.data_source, cancel) as fingerprint:
         federation = open_federation(config, cancel, model, folder=run.path)
         state = to_state(content, federation.process, file)
@@ -156,7 +177,10 @@ def _resume(
     consequence = "its rounds no longer repeat"
     changed = note_of_change(config.data_source, origin.get("data"), found, consequence)
     federation.notes.extend(changed)
-    federation.notes.extend(note_of_changed_model(code, origin.get("model")))
+    if named:
+        from fedcli.settings.own import permission  # late: few runs have code
+
+        federation.notes.extend(permission.notes_of_changes(named, origin))
     federation.notes.extend(_note_of_moved_end(config, content))
     federation.notes.extend(_note_of_changed_weights(federation, origin.get("class_weights")))
     training = Training(
@@ -172,6 +196,26 @@ def _resume(
         training.drop_checkpoints()  # a process may have been killed before it did
         run.write_config(config_text)
     return training
+
+
+def _with_code(
+    config: RunConfig, content: Checkpoint, given: Mapping[str, Any]
+) -> tuple[RunConfig, dict[str, str]]:
+    """A config whose code is what the user named, and that code by field.
+
+    Raises:
+        ConfigError: Code is needed that is not named, or named where there is none.
+    """
+    named = {name: text for name, text in given.items() if text is not None}
+    if not named and not may_have_code(config):
+        return config, {}
+    from fedcli.settings.own import permission  # late: few runs have code
+
+    parts = tuple(name for name in CODE_FIELDS if name != "model" or needs_code(content, config))
+    allowed = permission.with_code(config, named, parts)
+    ran = {name: getattr(allowed, name) for name in named if name in parts}
+    # The model's file is where it was for whoever asks the config.
+    return replace(allowed, model=config.model), {**named, **ran}
 
 
 def _continued_config(

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from fedcli import learning, settings
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError, RunError
-from fedcli.federation.opened_data import note_of_changed_model
 from fedcli.files import check_is_no_input
 from fedcli.learning import client_states
 from fedcli.learning.engines import choosing
@@ -31,9 +30,10 @@ from fedcli.runs.files.saved_states import (
     model_of,
     open_client_states,
     to_state,
+    without_code,
 )
 from fedcli.settings.data_source import DataSource
-from fedcli.settings.run_config import RunConfig
+from fedcli.settings.run_config import RunConfig, may_have_code
 
 # What training writes into a run's folder: files, and folders of them.
 _OWN_NAMES = (
@@ -107,12 +107,17 @@ def _trained(
     config = _config_of(content, file)
     model = model_of(content, config, file, code)
     engine = choosing.make_engine(model, threads)
-    process = learning.build_process(build_algorithm(config), model, engine=engine)
-    state = to_state(content, process, file)
+    bare, ordinary = without_code(content, config)
+    process = learning.build_process(build_algorithm(ordinary), model, engine=engine)
+    state = to_state(bare, process, file)
     if state.has_own_models:
         state = open_client_states(state, file.parent.parent, content.client_states)
     origin = settings.read_provenance(content.config, str(file))
-    notes = note_of_changed_model(code, origin.get("model"))
+    notes: tuple[str, ...] = ()
+    if code is not None:
+        from fedcli.settings.own.permission import notes_of_changes  # late: few runs have code
+
+        notes = notes_of_changes({"model": code}, origin)
     convention = content.pixel_convention
     return Trained(file, config, model, convention, engine, state, origin.get("data"), notes)
 
@@ -125,12 +130,17 @@ def data_of_run(path: Path, given: Mapping[str, Any]) -> DataSource:
         given: Some fields of `DataSource` by name, but not `data`.
 
     Raises:
-        ConfigError: The config that was stored is not valid.
+        ConfigError: The config that was stored is not valid, or its partition is code that is not
+            named.
         RunError: There is no such run or checkpoint, or it is damaged.
     """
     file = checkpoint_file(path)
-    source = _config_of(checkpoint.load(file), file).data_source
-    return DataSource(**settings.merge(vars(source), given))
+    config = _config_of(checkpoint.load(file), file)
+    if may_have_code(config):
+        from fedcli.settings.own.permission import with_partition  # late: few runs have code
+
+        config, given = with_partition(config, given)
+    return DataSource(**settings.merge(vars(config.data_source), given))
 
 
 def checkpoint_file(path: Path, *, best: bool = False) -> Path:

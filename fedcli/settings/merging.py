@@ -37,9 +37,10 @@ def _drop_defaults(
     Config files hold resolved values, so whether a server rate was asked for is not known.
     """
     before, after = (
-        tables.ALGORITHMS.get(each.get("algorithm", RunConfig.algorithm)) for each in (base, merged)
+        tables.ALGORITHMS.find(each.get("algorithm", RunConfig.algorithm))
+        for each in (base, merged)
     )
-    if before is None or after is None or before is after:
+    if before is None or after is None or before.name == after.name:
         return
     dropped: tuple[str, ...] = () if after.has_local_steps else LOCAL_FIELDS
     if before.server_lr != after.server_lr:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
+from fedcli.lazy import load
 
 T = TypeVar("T")
 
@@ -103,6 +104,9 @@ class Entry:
         code: What the row stands for, as `lazy.load` takes it: "module" or "module:name".
         example: A command that uses it; empty: what its table says (see `fedcli info`).
         rates: Learning rates to start from, in words; empty: not one's to say.
+        file: The file of a part from outside of the package, for messages; empty: there is none.
+        family: Of a file that has not been run yet: what it is to hold, such as "algorithm". Empty:
+            the row is whole. See `opened`.
     """
 
     name: str
@@ -114,14 +118,80 @@ class Entry:
     code: str = field(default="", kw_only=True)
     example: str = field(default="", kw_only=True)
     rates: str = field(default="", kw_only=True)
+    file: str = field(default="", kw_only=True)
+    family: str = field(default="", kw_only=True)
 
 
 EntryType = TypeVar("EntryType", bound=Entry)
 
 
-def table(*entries: EntryType) -> dict[str, EntryType]:
-    """Returns rows by their names, in their order."""
-    return {entry.name: entry for entry in entries}
+class Table(dict[str, EntryType]):
+    """Rows by name, and parts from outside of the package, which `table[name]` finds, too.
+
+    Such a part is no row: iterating, `in` and `len` know the rows alone.
+
+    Attributes:
+        family: What can be added from outside, such as "algorithm"; empty: nothing.
+    """
+
+    family: str = ""
+
+    def __missing__(self, name: str) -> EntryType:
+        """Returns the row of a part from outside. Raises KeyError if there is none."""
+        if not self.family:
+            raise KeyError(name)
+        found: EntryType | None = load("fedcli.settings.own.parts:find")(self, name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def find(self, name: str) -> EntryType | None:
+        """Returns a row, or that of a part from outside; None if there is neither."""
+        try:
+            return self[name]
+        except KeyError:
+            return None
+
+
+def table(*entries: EntryType, family: str = "") -> Table[EntryType]:
+    """Returns rows by their names, in their order.
+
+    Args:
+        entries: The rows.
+        family: See `Table`.
+    """
+    rows: Table[EntryType] = Table((entry.name, entry) for entry in entries)
+    rows.family = family
+    return rows
+
+
+def opened(entry: EntryType) -> EntryType:
+    """Returns a row that knows its options and its code; runs the file of a user's if it must.
+
+    Raises:
+        PartError: The file cannot be read, fails, or has no such part.
+    """
+    if not entry.family:
+        return entry
+    whole: EntryType = load("fedcli.settings.own.parts:open_row")(entry)
+    return whole
+
+
+def split_code(text: str) -> tuple[str, str | None] | None:
+    """Returns file and name in FILE.py or FILE.py:NAME, the name None if it is not given.
+
+    Returns:
+        None where the text is no file of Python.
+    """
+    file, colon, name = text.rpartition(":")
+    if colon and file.endswith(".py"):
+        return file, name
+    return (text, None) if text.endswith(".py") else None
+
+
+def is_code(text: str) -> bool:
+    """Tells whether a text is FILE.py or FILE.py:NAME."""
+    return split_code(text) is not None
 
 
 def number_range(noun: str, minimum: float | None, maximum: float | None) -> str:
@@ -177,10 +247,14 @@ def check_option(owner: str, option: Option, value: object) -> Value:
 def resolve(entry: Entry, given: Mapping[str, Value]) -> dict[str, Value]:
     """Returns every option of `entry`: those given, checked, and the defaults of the rest.
 
+    Those of a file that has not been run are returned as they are.
+
     Raises:
         ConfigError: An option is unknown, has a value that is not allowed, or does not go with
             the others.
     """
+    if entry.family:
+        return dict(given)
     known = {option.name for option in entry.options}
     for name in given:
         if name not in known:
@@ -217,12 +291,13 @@ def choose(table: Mapping[str, T], name: str, what: str) -> T:
     Raises:
         ConfigError: There is none; the message calls the row a `what` and lists the names.
     """
-    if name not in table:
+    try:
+        return table[name]
+    except KeyError:
         raise ConfigError(
             f"unknown {what} '{name}'; choose one of {', '.join(sorted(table))}"
             f"{did_you_mean(name, table)}"
-        )
-    return table[name]
+        ) from None
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

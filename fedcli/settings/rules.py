@@ -206,6 +206,11 @@ def _resolved(name: str, owner: str, given: Mapping[str, Value]) -> dict[str, Va
         entry = tables.find_partition(owner)
     else:
         entry = choose(table, owner, option_name(OPTION_OWNERS[name]))
+    if name == "client_options" and entry.file:
+        raise ConfigError(
+            f"--client-optimizer {owner}: only the server's optimizer may be a part of your own; "
+            f"choose one of {', '.join(sorted(table))}"
+        )
     try:
         return resolve(entry, given)
     except ConfigError as err:

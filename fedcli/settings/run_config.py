@@ -48,6 +48,7 @@ from fedcli.settings.values import (
     TARGET,
     client_selection,
     name_in,
+    name_or_code,
     name_or_path,
     number,
     one_of,
@@ -249,7 +250,9 @@ class RunConfig:
     )
     model: str = option(
         "softmax-regression",
-        name_or_path(lambda: tables.MODELS, _is_model_file, "NAME|FILE[:FUNCTION]"),
+        name_or_path(
+            lambda: tables.MODELS, _is_model_file, "NAME|FILE[:FUNCTION]", takes_code=True
+        ),
         help="Model to train: a name (see fedcli info), a Keras file, or a function in a Python "
         "file.",
         section=MODEL,
@@ -270,8 +273,9 @@ class RunConfig:
     )
     algorithm: str = option(
         "fedavg",
-        name_in(lambda: tables.ALGORITHMS),
-        help="How clients train, and how the server uses what they send.",
+        name_or_code(lambda: tables.ALGORITHMS),
+        help="How clients train, and how the server uses what they send; or a class of your own in "
+        "a Python file.",
         section=ALGORITHM,
     )
     algorithm_options: Options = options_of(
@@ -332,9 +336,9 @@ class RunConfig:
     )
     server_optimizer: str | None = option(
         None,
-        name_in(lambda: tables.OPTIMIZERS),
+        name_or_code(lambda: tables.OPTIMIZERS),
         help="Optimizer that applies the mean of the clients' model deltas; fedavgm, fedadagrad, "
-        "fedadam and fedyogi have their own.",
+        "fedadam and fedyogi have their own. Or a class of your own in a Python file.",
         section=ALGORITHM,
         usual="sgd",
     )
@@ -380,8 +384,8 @@ class RunConfig:
     )
     aggregator: str = option(
         "mean",
-        name_in(lambda: tables.AGGREGATORS),
-        help="How the server averages the model deltas.",
+        name_or_code(lambda: tables.AGGREGATORS),
+        help="How the server averages the model deltas; or a class of your own in a Python file.",
         section=ALGORITHM,
         acts_on=GLOBAL_MODEL,
     )
@@ -554,6 +558,13 @@ RESUME_FIELDS = _declared(on_resume=GIVE)
 # What an algorithm without local steps has no use for, and one without a global model.
 LOCAL_FIELDS = _declared(acts_on=LOCAL_STEPS)
 GLOBAL_FIELDS = _declared(acts_on=GLOBAL_MODEL)
+# The fields that may name a user's code.
+CODE_FIELDS = tuple(name for name, declared in OPTIONS.items() if declared.kind.takes_code)
+
+
+def may_have_code(config: RunConfig) -> bool:
+    """Tells whether a config may name a user's code; `own.permission` says for certain."""
+    return any(".py" in (getattr(config, name) or "") for name in CODE_FIELDS)
 
 
 def absolute_paths(config: RunConfig, folder: str) -> RunConfig:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from fedcli.errors import ConfigError
 from fedcli.settings import tables
-from fedcli.settings.options import MAX_FLOAT, Value, check_number, choose
+from fedcli.settings.options import MAX_FLOAT, Value, check_number, choose, is_code
 from fedcli.settings.toml_values import toml_value
 from fedcli.settings.vocabulary import ACCURACY, BALANCED
 
@@ -39,6 +39,7 @@ class Kind(NamedTuple):
         choices: The words allowed; empty if the value is no such word.
         names: Returns the table whose keys name the values; None if there is no table.
         is_path: Whether a valid value is the path of a file; None: it never is.
+        takes_code: Whether a value may be FILE.py or FILE.py:NAME, a user's code.
     """
 
     check: Callable[[str, Any], Any]
@@ -47,6 +48,7 @@ class Kind(NamedTuple):
     choices: tuple[str, ...] = ()
     names: Table | None = None
     is_path: Callable[[str], bool] | None = None
+    takes_code: bool = False
 
 
 def whole(minimum: int = 1, maximum: int = MAX_COUNT) -> Kind:
@@ -69,9 +71,25 @@ def name_in(table: Table, metavar: str = "NAME") -> Kind:
     return Kind(_check_text, metavar=metavar, names=table)
 
 
-def name_or_path(table: Table, is_path: Callable[[str], bool], metavar: str = "NAME|PATH") -> Kind:
+def name_or_path(
+    table: Table,
+    is_path: Callable[[str], bool],
+    metavar: str = "NAME|PATH",
+    *,
+    takes_code: bool = False,
+) -> Kind:
     """Returns the kind of names in a table and paths of files; `is_path` tells them apart."""
-    return Kind(_check_text, metavar=metavar, names=table, is_path=is_path)
+    return Kind(_check_text, metavar=metavar, names=table, is_path=is_path, takes_code=takes_code)
+
+
+def name_or_code(
+    table: Table, is_code: Callable[[str], bool] = is_code, metavar: str = "NAME|FILE.py[:NAME]"
+) -> Kind:
+    """Returns the kind of names in a table and of a user's own parts; `is_code` tells them apart.
+
+    A name may also be that of a part in an installed package, which is in no table.
+    """
+    return Kind(_check_text, metavar=metavar, names=table, is_path=is_code, takes_code=True)
 
 
 def client_selection(metavar: str = "all|N|ID,ID|@FILE") -> Kind:

@@ -12,7 +12,7 @@ import click
 from fedcli.cli.screen.output import Remarks, Verbosity, one_line
 from fedcli.errors import RunError
 from fedcli.settings.declaration import option_name
-from fedcli.settings.run_config import DATA_FIELDS, RESUME_FIELDS, RunConfig
+from fedcli.settings.run_config import CODE_FIELDS, DATA_FIELDS, RESUME_FIELDS, RunConfig
 
 if TYPE_CHECKING:
     from fedcli.cli.jobs.worker import Worker
@@ -45,23 +45,23 @@ def _read_config(config_file: Path | None, given: Mapping[str, Any]) -> RunConfi
 
 
 def _with_code_allowed(base: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What is given, with the file of a user's code as the config names it, where it is the same.
+    """What is given, with files of a user's code as the config names them, where they are the same.
 
     Raises:
-        ConfigError: The config names a user's code, and --model nothing.
+        ConfigError: The config names a user's code, and an option does not.
     """
-    of_config, wanted = base.get("model", ""), given.get("model")
-    if ".py" not in of_config:  # so that few runs import what tells for certain
-        return given
-    from fedcli.models import sources
+    if not any(".py" in str(base.get(name, "")) for name in CODE_FIELDS):
+        return given  # so that few runs import what tells for certain
+    from fedcli.settings.own import permission
 
-    if sources.python_file(of_config) is None:
-        return given
-    if wanted is None:
-        sources.allowed_code(of_config, None)
-    elif sources.is_same_code(of_config, wanted):
-        return {**given, "model": of_config}  # so that its options are the config's
-    return given
+    same = dict(given)
+    for name in permission.code_in(base):
+        wanted = given.get(name)
+        if wanted is None:
+            permission.allowed_code(name, base[name], None)
+        elif permission.is_same_code(name, base[name], wanted):
+            same[name] = base[name]  # so that its options are the config's
+    return same
 
 
 def new_run(
@@ -78,12 +78,12 @@ def new_run(
     from fedcli.runs.files import folder
 
     config = _read_config(config_file, given)
-    expected_data = expected_model = None
+    expected_data, expected_code = None, {}
     if config_file is not None:
-        origin = folder.read_origin(config_file)
+        origin, before = folder.read_origin(config_file), folder.read_config(config_file)
         expected_data = origin.get("data") if given.keys().isdisjoint(DATA_FIELDS) else None
-        is_same = folder.read_config(config_file).get("model") == config.model
-        expected_model = origin.get("model") if is_same else None
+        same = [name for name in CODE_FIELDS if before.get(name) == getattr(config, name)]
+        expected_code = {name: origin[name] for name in same if name in origin}
     now = datetime.now().astimezone()
     path = out or folder.default_out(now, config.data, config.algorithm, config.seed)
     is_numbered = out is None
@@ -93,7 +93,7 @@ def new_run(
         force=force,
         is_numbered=is_numbered,
         expected_data=expected_data,
-        expected_model=expected_model,
+        expected_code=expected_code,
         cancel=cancel,
     )
 
@@ -109,12 +109,10 @@ def continued_run(run: Path, given: Mapping[str, Any], others: Mapping[str, Any]
     Raises:
         click.UsageError: An option does not go with --resume.
     """
-    from fedcli.models import sources
     from fedcli.runs import starting
 
-    code = given.get("model")
-    is_code = code is not None and sources.python_file(code) is not None
-    allowed = {*RESUME_FIELDS, "data", "test_data", *(("model",) if is_code else ())}
+    code: Any = {name: given[name] for name in CODE_FIELDS if ".py" in str(given.get(name, ""))}
+    allowed = {*RESUME_FIELDS, "data", "test_data", *code}
     refused = sorted(option_name(name) for name in [*(given.keys() - allowed), *others])
     if refused:
         raise click.UsageError(
@@ -126,19 +124,19 @@ def continued_run(run: Path, given: Mapping[str, Any], others: Mapping[str, Any]
         run,
         rounds=given.get("rounds"),
         threads=given.get("threads"),
-        model=code,
         data=given.get("data"),
         test_data=given.get("test_data"),
         cancel=cancel,
+        **code,
     )
 
 
 class FinishedRun(NamedTuple):
-    """A run that this command has trained: its folder, its config, and what --model must be."""
+    """A run that this command has trained: its folder, its config, and its code by option."""
 
     path: Path
     config: RunConfig
-    code: str | None
+    code: dict[str, str]
 
 
 def carry_out(start: Start, remarks: Remarks, *, shows_tables: bool) -> FinishedRun:
@@ -168,8 +166,7 @@ def carry_out(start: Start, remarks: Remarks, *, shows_tables: bool) -> Finished
         if not trainings:
             return "stopped before the first round of this command; nothing was changed"
         done = f"stopped after round {trainings[0].round_num} and saved"
-        code = trainings[0].code
-        more = f" --model {code}" if code else ""
+        more = "".join(f" {option} {text}" for option, text in trainings[0].code.items())
         return f"{done}; fedcli train --resume {trainings[0].path}{more} continues"
 
     return run_stoppable(job, cancel=cancel, describe_stop=describe_stop, attend=attend)

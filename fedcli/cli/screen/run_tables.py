@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fedcli.settings.presets import Figure
 
 _MOST_ASKED = 3  # metrics beside loss and accuracy that a table of rounds has room for
+_NO_CODE: Mapping[str, str] = {}
 _SCORE_HEADERS = ("loss", "accuracy", "examples", "batches")
 
 
@@ -28,14 +29,14 @@ def show_run(
     evaluation: Mapping[str, Mapping[str, Any]],
     progress: Progress | None = None,
     comparison: Comparison | None = None,
-    code: str | None = None,
+    code: Mapping[str, str] = _NO_CODE,
     kept: Best | None = None,
 ) -> None:
     """Prints training metrics by round, the closing evaluation, and where the run is.
 
     With `progress`, what all lines say of a target, also when it was reached and why it ended; with
-    `comparison`, also what was published. `code` is what --model must be beside a run whose model
-    is a user's code, `kept` the round that --keep-best keeps.
+    `comparison`, also what was published. `code` is a user's code in the run, by option, and `kept`
+    the round that --keep-best keeps.
     """
     rows = report.round_rows(lines)
     screen.line("Training by round, online: measured on each batch before its step", style="bold")
@@ -51,7 +52,8 @@ def show_run(
     screen.line("")
     if progress is not None:
         show_progress(screen, progress, num_rounds)
-    more = f" --model {code}" if code else ""
+    needed = [name for name in ("--model", "--partition") if name in code]
+    more = "".join(f" {name} {code[name]}" for name in needed)
     if kept is not None and kept.value is not None:
         what = f"round {kept.round_num:,}, the best by {kept.measure} ({kept.value:.4f})"
         screen.line(f"Kept     {what}: fedcli eval {path}{more} --best")

@@ -20,29 +20,52 @@ from fedcli.settings.options import Value
 
 
 class Aggregator(Protocol):
-    """Holds settings only; what it remembers between rounds is part of the server state."""
+    """Makes one mean delta of those of a cohort.
+
+    It holds settings only; what it remembers between rounds is part of the server state: by name,
+    arrays, ints and floats, which keep their shapes and types from round to round.
+    """
 
     def init(self) -> dict[str, Any]:
         """Returns the aggregator's part of the server state before the first round."""
         ...
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
-        """Returns what it needs of the deltas of the coming round."""
+        """Returns what it needs of the deltas of the coming round.
+
+        `SUM` for their weighted sum alone, `ALL_ROWS` for each of them besides,
+        `DeltaRequest(bounds=DeltaBounds(max_abs, norm))` for a sum of bounded deltas.
+        """
         ...
 
     def aggregate(
         self, state: Mapping[str, Any], deltas: Deltas
     ) -> tuple[NDArray[np.float32], dict[str, Any], dict[str, Any]]:
-        """Returns the mean delta [num_params], the next state, and metrics in TFF's names."""
+        """Returns the mean delta [num_params], the next state, and metrics: numbers by name.
+
+        Not finite, it is rejected: the round changes nothing. `Deltas` says what there is to make
+        it of.
+        """
         ...
 
 
 def build(name: str, options: Mapping[str, Value] | None = None) -> Aggregator:
     """Returns the aggregator of the table called `name`.
 
+    Args:
+        name: A key of `tables.AGGREGATORS`, FILE.py or FILE.py:NAME, which is run, or the name of
+            an aggregator in an installed package.
+        options: Its options; those not given take their defaults.
+
     Raises:
         ConfigError: The name or an option is unknown, or a value is not allowed.
+        PartError: A file of the user's fails, or breaks the contract.
     """
-    entry = opt.choose(tables.AGGREGATORS, name, "aggregator")
-    aggregator: Aggregator = load(entry.code)(**opt.resolve(entry, options or {}))
+    entry = opt.opened(opt.choose(tables.AGGREGATORS, name, "aggregator"))
+    resolved = opt.resolve(entry, options or {})
+    if entry.file:
+        from fedcli.learning.aggregators.own import OwnAggregator  # late: few runs have one
+
+        return OwnAggregator.of(entry, resolved)
+    aggregator: Aggregator = load(entry.code)(**resolved)
     return aggregator

@@ -7,11 +7,21 @@ from typing import TYPE_CHECKING
 from fedcli.lazy import hand_on
 
 if TYPE_CHECKING:
+    from fedcli.core.native import StepKind as StepKind
+    from fedcli.learning.algorithms.base import Algorithm as Algorithm
     from fedcli.learning.algorithms.building import build as build
+    from fedcli.learning.algorithms.client_work import ClientWork as ClientWork
+    from fedcli.learning.algorithms.client_work import CohortCall as CohortCall
+    from fedcli.learning.algorithms.client_work import WorkResult as WorkResult
 else:
     __getattr__, __dir__, __all__ = hand_on(
         __name__,
         {
+            "Algorithm": "fedcli.learning.algorithms.base",
+            "ClientWork": "fedcli.learning.algorithms.client_work",
+            "CohortCall": "fedcli.learning.algorithms.client_work",
+            "StepKind": "fedcli.core.native",
+            "WorkResult": "fedcli.learning.algorithms.client_work",
             "build": "fedcli.learning.algorithms.building",
         },
     )

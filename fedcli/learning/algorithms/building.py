@@ -8,6 +8,7 @@ from fedcli.errors import ConfigError
 from fedcli.lazy import load
 from fedcli.learning.aggregators.contract import Aggregator
 from fedcli.learning.algorithms.base import Algorithm
+from fedcli.learning.algorithms.client_work import ClientWork
 from fedcli.learning.optimizers.optimizer import Optimizer
 from fedcli.settings import options as opt
 from fedcli.settings import tables
@@ -27,7 +28,8 @@ def build(
     """Returns the algorithm of the table called `name`, made of the given parts.
 
     Args:
-        name: A key of `tables.ALGORITHMS`.
+        name: A key of `tables.ALGORITHMS`, FILE.py or FILE.py:NAME, which is run, or the name of
+            an algorithm in an installed package.
         client_optimizer: Takes the local steps; None for an algorithm without such.
         server_optimizer: Takes the pseudo-gradient of each round.
         weighting: Client weights, `num-examples` or `uniform`; some algorithms take only one.
@@ -37,6 +39,7 @@ def build(
     Raises:
         ConfigError: The name or an option is unknown, a value is not allowed, there is a client
             optimizer too few or too many, or the algorithm does not go with it.
+        PartError: A file of the user's fails, or breaks the contract.
     """
     entry = opt.choose(tables.ALGORITHMS, name, "algorithm")
     if (client_optimizer is not None) != entry.has_local_steps:
@@ -52,7 +55,13 @@ def build(
             f"{name} is with server optimizer {wanted}, not {server_optimizer.name}; leave it out, "
             "or choose fedavg"
         )
+    entry = opt.opened(entry)
     own = opt.resolve(entry, options or {})
+    if entry.file:
+        from fedcli.learning.algorithms.own import OwnWork  # late: few runs have one
+
+        work: ClientWork = OwnWork.of(entry, client_optimizer, own)
+        return Algorithm(entry, work, weighting, aggregator, server_optimizer)
     make = load(entry.code)
     work = make(client_optimizer, **own) if entry.has_local_steps else make(**own)
     return Algorithm(entry, work, weighting, aggregator, server_optimizer)

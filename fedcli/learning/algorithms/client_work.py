@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from fedcli.errors import ConfigError
 from fedcli.learning.aggregators.contract import Aggregator
 from fedcli.learning.algorithms.evaluated import Evaluated
 from fedcli.learning.engines.contract import Engine
-from fedcli.learning.engines.deltas import SUM, Deltas
+from fedcli.learning.engines.deltas import NO_BOUNDS, SUM, Deltas
 from fedcli.learning.engines.task import NO_INPUTS, ClientExchange, ClientInputs, ClientTask
 from fedcli.learning.optimizers.optimizer import Optimizer
 from fedcli.models.layout import ParamLayout
@@ -75,6 +75,13 @@ class CohortCall:
     def for_gradients(self) -> CohortCall:
         """Returns the call for what is no model delta, and not for the aggregator: a plain sum."""
         return replace(self, task=replace(self.task, request=SUM))
+
+    def measuring(self) -> CohortCall:
+        """Returns the call with the sizes of the deltas in their stats: `norm` and `max_abs`."""
+        request = self.task.request
+        if request.bounds is not None:
+            return self
+        return replace(self, task=replace(self.task, request=request._replace(bounds=NO_BOUNDS)))
 
     def mean_delta(self, deltas: Deltas) -> NDArray[np.float32]:
         """Returns what the aggregator makes of deltas of this round: float32 [num_params]."""
@@ -135,20 +142,27 @@ class WorkResult(NamedTuple):
 
 
 class ClientWork(Protocol):
-    """Holds settings only; what it remembers between rounds is part of the server state.
+    """What makes an algorithm: what clients do in a round.
 
-    Attributes:
-        num_passes: How often it goes through the cohort's data.
+    It holds settings only; what it remembers between rounds is part of the server state: by name,
+    arrays, ints and floats, which keep their shapes and types from round to round.
     """
 
-    num_passes: ClassVar[int]
+    @property
+    def num_passes(self) -> int:
+        """How often it goes through the cohort's data in a round: how many calls it trains with."""
+        ...
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
         """Returns its part of the server state before the first round, for params [num_params]."""
         ...
 
     def run(self, call: CohortCall, state: Mapping[str, Any]) -> WorkResult:
-        """Returns what the cohort sends back, and the next state; raises as `Engine` does."""
+        """Returns what the cohort sends back, and the next state; raises as `Engine` does.
+
+        `call.train(optimizer)` trains the clients, `call.take_gradients()` has them send gradients;
+        what these return may be `scaled` by a factor above 0 or `shifted` by a vector.
+        """
         ...
 
 

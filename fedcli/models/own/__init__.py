@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from fedcli.models.own.contract import BatchOutput as BatchOutput
     from fedcli.models.own.contract import OwnModel as OwnModel
     from fedcli.models.own.loading import PythonModel as PythonModel
-    from fedcli.models.own.loading import fingerprint as fingerprint
     from fedcli.models.own.loading import load as load
     from fedcli.models.own.loading import wrap as wrap
     from fedcli.models.own.network import Network as Network
-    from fedcli.models.own.user_code import trace_lines as trace_lines
+    from fedcli.settings.own.user_code import fingerprint as fingerprint
+    from fedcli.settings.own.user_code import trace_lines as trace_lines
 else:
     __getattr__, __dir__, __all__ = hand_on(
         __name__,
@@ -25,9 +25,9 @@ else:
             "Network": "fedcli.models.own.network",
             "OwnModel": "fedcli.models.own.contract",
             "PythonModel": "fedcli.models.own.loading",
-            "fingerprint": "fedcli.models.own.loading",
+            "fingerprint": "fedcli.settings.own.user_code",
             "load": "fedcli.models.own.loading",
-            "trace_lines": "fedcli.models.own.user_code",
+            "trace_lines": "fedcli.settings.own.user_code",
             "wrap": "fedcli.models.own.loading",
         },
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
@@ -18,19 +17,17 @@ from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import MAX_LABEL
-from fedcli.digest import blake2b
 from fedcli.errors import ModelError
-from fedcli.files import read_bounded
 from fedcli.models.layout import ParamLayout, Tensor
 from fedcli.models.metrics import OwnMetrics
 from fedcli.models.model import Model
-from fedcli.models.own import torch_modules, user_code
+from fedcli.models.own import torch_modules
 from fedcli.models.own.contract import MEMBERS
 from fedcli.models.own.network import Network, short
 from fedcli.settings.options import Value
+from fedcli.settings.own import user_code
 
 DEFAULT_FUNCTION = "build"
-MAX_CODE_BYTES = 16 << 20  # of a Python file
 
 _NAME = re.compile(r"[\w-][\w.-]*")
 _TRIAL_EXAMPLES = 2
@@ -88,16 +85,11 @@ def load(
             "from; leave it out"
         )
     file = path.absolute()
-    source = _read(file)
-    digest = blake2b(source + str(file).encode(), digest_size=8).hexdigest()
-    name = f"fedcli_own_model_{digest}"
-    sys.path.insert(0, str(file.parent))
-    try:
-        module = user_code.load_module(file, source, name)
+    source = user_code.read_code(file)
+    with user_code.importing_from(file.parent):
+        module = user_code.load_module(file, source, user_code.module_name(file, source))
         offered = {"input_shape": tuple(input_shape), "num_classes": num_classes, "seed": seed}
         made = _call(_function(module, function, file), str(file), offered, options or {})
-    finally:
-        sys.path.remove(str(file.parent))
     where = f"{file}: {function}"
     if isinstance(made, Model):
         _check_fit(made.layout, input_shape, num_classes, where)
@@ -130,22 +122,6 @@ def wrap(
         return model
     shape = None if input_shape is None else tuple(input_shape)
     return _python_model(model, file, shape, num_classes, where)
-
-
-def fingerprint(path: Path) -> str:
-    """Returns the BLAKE2b of a file of a user's model, in hexadecimal.
-
-    Raises:
-        ModelError: It cannot be read.
-    """
-    return blake2b(_read(path), digest_size=32).hexdigest()
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return read_bounded(path, MAX_CODE_BYTES)
-    except OSError as err:
-        raise ModelError(f"cannot read the model {path}: {err.strerror or err}") from err
 
 
 def _function(module: ModuleType, name: str, file: Path) -> Callable[..., Any]:

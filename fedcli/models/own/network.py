@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from fedcli.dataclass import dataclass
 from fedcli.errors import ModelError
 from fedcli.models.metrics import predicted_classes
-from fedcli.models.own import user_code
 from fedcli.models.own.contract import MEMBERS, METHODS, OwnModel
+from fedcli.settings.own import user_code
 
 _WANTED = "give a BatchOutput(loss, predictions, gradients)"
 _WANTED_SPEC = (

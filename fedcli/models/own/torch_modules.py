@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fedcli.datasets.batches import ArraySpec
 from fedcli.errors import ModelError
-from fedcli.models.own import user_code
+from fedcli.settings.own import user_code
 
 _SUM_TOLERANCE = 1e-4  # of the float32 probabilities of a row
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli import models
+from fedcli import models, settings
 from fedcli.errors import CheckpointError, ConfigError
 from fedcli.learning.algorithms.evaluated import NO_COMMON_MODEL, Evaluated
 from fedcli.learning.client_states import ClientStates
@@ -21,6 +22,7 @@ from fedcli.runs.files import checkpoint
 from fedcli.runs.files import folder as run_dir
 from fedcli.runs.files.checkpoint import Checkpoint
 from fedcli.settings import tables
+from fedcli.settings.options import Entry, is_code
 from fedcli.settings.run_config import RunConfig
 
 # What is evaluated in place of the global model stands under these names: clients' own models and
@@ -46,9 +48,11 @@ def model_of(content: Checkpoint, config: RunConfig, path: Path, code: str | Non
             given, or the other way round.
         ModelError: That file is gone or fails.
     """
-    if content.description is None and sources.python_file(config.model) is not None:
+    if needs_code(content, config):
+        from fedcli.settings.own.permission import allowed_code  # late: few models are code
+
         return sources.open_model(
-            sources.allowed_code(config.model, code),
+            allowed_code("model", config.model, code),
             input_shape=content.input_shape,
             num_classes=content.num_classes,
             options=config.model_options,
@@ -78,6 +82,41 @@ def model_of(content: Checkpoint, config: RunConfig, path: Path, code: str | Non
             "not a checkpoint of fedcli"
         )
     return model
+
+
+def needs_code(content: Checkpoint, config: RunConfig) -> bool:
+    """Tells whether the model of a checkpoint is code of a user's; of layers it holds all."""
+    return content.description is None and is_code(config.model)
+
+
+def without_code(content: Checkpoint, config: RunConfig) -> tuple[Checkpoint, RunConfig]:
+    """Returns a checkpoint and its config as if the run had no parts of a user's own.
+
+    What such parts keep is left out; the weights, and what is evaluated, stay. So a run is
+    evaluated without the code of its algorithm, aggregator and server optimizer.
+    """
+    components = dict(content.components)
+    changed: dict[str, Any] = {}
+    if _is_own(tables.ALGORITHMS, config.algorithm):
+        components["client_work"] = {}
+        changed.update(algorithm="fedavg", algorithm_options={})
+    if _is_own(tables.AGGREGATORS, config.aggregator):
+        components["aggregator"] = {}
+        changed.update(aggregator="mean", aggregator_options={})
+    if _is_own(tables.OPTIMIZERS, config.server_optimizer or ""):
+        kept = components["finalizer"]
+        names = (_EVALUATED_WEIGHTS, _NUM_UPDATES)
+        components["finalizer"] = {name: kept[name] for name in names if name in kept}
+        changed.update(server_optimizer="sgd", server_options={})
+    if not changed:
+        return content, config
+    bare = settings.validate(replace(config, **changed))
+    return replace(content, components=components), bare
+
+
+def _is_own(table: Mapping[str, Entry], name: str) -> bool:
+    """Whether a part is none of the package's."""
+    return bool(name) and name not in table
 
 
 def _named_model(content: Checkpoint, config: RunConfig, path: Path) -> Model:

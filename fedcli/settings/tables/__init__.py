@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from fedcli.settings.tables.partitions import PARTITIONS as PARTITIONS
     from fedcli.settings.tables.partitions import describe_partition as describe_partition
     from fedcli.settings.tables.partitions import find_partition as find_partition
+    from fedcli.settings.tables.partitions import opened_partition as opened_partition
+    from fedcli.settings.tables.partitions import split_code_of_deal as split_code_of_deal
     from fedcli.settings.tables.partitions import split_partition as split_partition
     from fedcli.settings.tables.samplers import SAMPLERS as SAMPLERS
     from fedcli.settings.tables.schedules import RUN_S_ROUNDS as RUN_S_ROUNDS
@@ -70,7 +72,9 @@ else:
             "find_partition": "fedcli.settings.tables.partitions",
             "is_model_file": "fedcli.settings.tables.models",
             "more_is_better": "fedcli.settings.tables.metrics",
+            "opened_partition": "fedcli.settings.tables.partitions",
             "resolve_schedule": "fedcli.settings.tables.schedules",
+            "split_code_of_deal": "fedcli.settings.tables.partitions",
             "split_model_file": "fedcli.settings.tables.models",
             "split_partition": "fedcli.settings.tables.partitions",
         },

@@ -248,6 +248,7 @@ ALGORITHMS = table(
         ),
         code="fedcli.learning.algorithms.fedopt:LocalSteps",
     ),
+    family="algorithm",
 )
 
 # The code of a row makes the aggregator, called with the options by name.
@@ -283,4 +284,5 @@ AGGREGATORS = table(
         example="fedcli train --aggregator median --sampling uniform --clients 20",
         code="fedcli.learning.aggregators.order_statistics:Median",
     ),
+    family="aggregator",
 )

@@ -185,4 +185,5 @@ OPTIMIZERS = table(
         example="fedcli train --client-optimizer adafactor --client-lr 0.03",
         code="fedcli.learning.optimizers.rules:ADAFACTOR",
     ),
+    family="server optimizer",
 )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from fedcli.errors import ConfigError
-from fedcli.settings.options import Entry, Option, Value, did_you_mean, table
+from fedcli.settings.options import Entry, Option, Value, did_you_mean, opened, table
 from fedcli.settings.vocabulary import NATURAL
 
 _CLIENTS = Option("clients", 100, "Number of clients.", 1, 10_000_000)
@@ -97,6 +99,7 @@ DEALS = table(
         "Beutel et al. 2020 (Flower), arXiv 2007.14390, ExponentialPartitioner",
         (_FEW_CLIENTS, _PARTITION_SEED),
     ),
+    family="partition",
 )
 
 # What a client's examples go through; joined to a deal or to each other by "+".
@@ -150,24 +153,32 @@ CHANGES = table(
 
 PARTITIONS: dict[str, Entry] = {**DEALS, **CHANGES}
 
+# A deal in a user's file, and the changes after it.
+_CODE = re.compile(r"(.*\.py(?::[^:+]*)?)((?:\+.*)?)", re.DOTALL)
+
 
 def find_partition(name: str) -> Entry:
     """Returns the row of a partition: one of `PARTITIONS`, or several of them joined by "+".
 
-    Joined rows have all their options; the seed is one for all.
+    Joined rows have all their options; the seed is one for all. A deal may be FILE.py or
+    FILE.py:NAME, whose options are those of its file, which is not run here.
 
     Raises:
         ConfigError: A name is unknown or stands twice, or the order is not one deal, then changes.
     """
     deal, changes = split_partition(name)
-    parts = [DEALS[deal], *(CHANGES[each] for each in changes)]
-    options = {option.name: option for part in parts for option in part.options}
-    return Entry(
-        name,
-        " Then: ".join(part.doc for part in parts),
-        "; ".join(part.source for part in parts),
-        tuple(options.values()),
-    )
+    return _joined(name, DEALS[deal], changes)
+
+
+def opened_partition(name: str) -> Entry:
+    """Returns the same with all options; the file of a deal is run.
+
+    Raises:
+        ConfigError: See `find_partition`.
+        PartError: The file fails.
+    """
+    deal, changes = split_partition(name)
+    return _joined(name, opened(DEALS[deal]), changes)
 
 
 def split_partition(name: str) -> tuple[str, tuple[str, ...]]:
@@ -176,7 +187,7 @@ def split_partition(name: str) -> tuple[str, tuple[str, ...]]:
     Raises:
         ConfigError: See `find_partition`.
     """
-    names = name.split("+")
+    code, names = split_code_of_deal(name)
     for each in names:
         if not each:
             where = "beside +" if "+" in name else "after --partition"
@@ -184,15 +195,18 @@ def split_partition(name: str) -> tuple[str, tuple[str, ...]]:
                 f"--partition '{name}': a name is missing {where}; "
                 f"choose one of {', '.join(PARTITIONS)}"
             )
-        if each not in PARTITIONS:
+        if each not in CHANGES and DEALS.find(each) is None:
             raise ConfigError(
                 f"unknown --partition '{each}'; choose one of {', '.join(PARTITIONS)}; "
                 "those that change examples go after another with +"
                 f"{did_you_mean(each, PARTITIONS)}"
             )
-    deal, changes = (names[0], names[1:]) if names[0] in DEALS else (NATURAL, names)
+    if code is not None:
+        deal, changes = code, names
+    else:
+        deal, changes = (NATURAL, names) if names[0] in CHANGES else (names[0], names[1:])
     for each in changes:
-        if each in DEALS:
+        if each not in CHANGES:
             raise ConfigError(
                 f"--partition {name}: {each} deals examples to clients; only one such scheme, "
                 "the first, goes with others"
@@ -202,6 +216,37 @@ def split_partition(name: str) -> tuple[str, tuple[str, ...]]:
     return deal, tuple(changes)
 
 
+def split_code_of_deal(name: str) -> tuple[str | None, list[str]]:
+    """Returns the FILE.py or FILE.py:NAME that a partition begins with, if it does, and the rest.
+
+    Args:
+        name: Of a partition; its other names are not looked at.
+    """
+    found = _CODE.fullmatch(name)
+    if found is None:
+        return None, name.split("+")
+    return found[1], found[2].split("+")[1:]
+
+
 def describe_partition(name: str, options: Mapping[str, Value]) -> str:
-    """Returns a partition with its options in one line, for provenance."""
+    """Returns a partition with its options in one line, for provenance.
+
+    Of a user's file its name alone: it may lie elsewhere.
+    """
+    code, changes = split_code_of_deal(name)
+    if code is not None:
+        name = "+".join([code.replace("\\", "/").rpartition("/")[2], *changes])
     return " ".join([name, *(f"{key}={value}" for key, value in options.items())])
+
+
+def _joined(name: str, deal: Entry, changes: tuple[str, ...]) -> Entry:
+    """One row of a deal and of changes."""
+    parts = [deal, *(CHANGES[each] for each in changes)]
+    options = {option.name: option for part in parts for option in part.options}
+    return replace(
+        deal,
+        name=name,
+        doc=" Then: ".join(part.doc for part in parts),
+        source="; ".join(part.source for part in parts),
+        options=tuple(options.values()),
+    )

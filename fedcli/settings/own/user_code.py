@@ -11,28 +11,81 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fedcli.errors import FedcliError, ModelError
+from fedcli.digest import blake2b
+from fedcli.errors import FedcliError, ModelError, OwnCodeError, PartError
+from fedcli.files import read_bounded
+
+MODEL = "model"
+MAX_CODE_BYTES = 16 << 20  # of a Python file
 
 _PACKAGE = Path(__file__).parents[2]
 
 
 @contextmanager
-def running(what: str, file: str) -> Iterator[None]:
-    """Turns an exception of a user's code into a `ModelError`, whose cause it becomes.
+def running(
+    what: str, file: str, noun: str = MODEL, *, passing: tuple[type[BaseException], ...] = ()
+) -> Iterator[None]:
+    """Turns an exception of a user's code into an `OwnCodeError`, whose cause it becomes.
 
     Args:
         what: What runs, for the message: the name of a function.
         file: Where the code is; the line is the innermost one there, or else the innermost of all,
             and none if that is ours.
+        noun: What the code makes: "model", "algorithm", ...
+        passing: Exceptions that are not the code's own and pass through as they are.
     """
     try:
         yield
-    except ModelError:
+    except OwnCodeError:
+        raise
+    except passing:
         raise
     except FedcliError as err:
-        raise ModelError(f"{_where(err, file)}: {what}: {err}") from err
+        raise error_of(noun)(f"{_where(err, file)}: {what}: {err}") from err
     except (Exception, SystemExit) as err:
-        raise ModelError(f"{_where(err, file)}: {what}: {_reason(err)}; mend the model") from err
+        reason = f"{_where(err, file)}: {what}: {_reason(err)}; mend the {noun}"
+        raise error_of(noun)(reason) from err
+
+
+def error_of(noun: str) -> type[OwnCodeError]:
+    """Returns the error of a user's model, or of another part."""
+    return ModelError if noun == MODEL else PartError
+
+
+def read_code(path: Path, noun: str = MODEL) -> bytes:
+    """Returns what stands in a file of a user's code.
+
+    Raises:
+        OwnCodeError: It cannot be read.
+    """
+    try:
+        return read_bounded(path, MAX_CODE_BYTES)
+    except OSError as err:
+        raise error_of(noun)(f"cannot read the {noun} {path}: {err.strerror or err}") from err
+
+
+def fingerprint(path: Path, noun: str = MODEL) -> str:
+    """Returns the BLAKE2b of a file of a user's code, in hexadecimal.
+
+    Raises:
+        OwnCodeError: It cannot be read.
+    """
+    return blake2b(read_code(path, noun), digest_size=32).hexdigest()
+
+
+def module_name(path: Path, source: bytes) -> str:
+    """Returns what the module of a file is called: another name for another content or place."""
+    return f"fedcli_own_{blake2b(source + str(path).encode(), digest_size=8).hexdigest()}"
+
+
+@contextmanager
+def importing_from(folder: Path) -> Iterator[None]:
+    """Has imports look in a folder first."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
 
 
 def place(function: Any) -> str:
@@ -59,39 +112,64 @@ def source_file(thing: Any) -> str:
         return ""
 
 
-def load_module(path: Path, source: bytes, name: str) -> ModuleType:
+def load_module(path: Path, source: bytes, name: str, noun: str = MODEL) -> ModuleType:
     """Returns the module that some source makes; no file is written.
 
     Args:
         path: The file it is of, for messages.
         source: Its content.
         name: Of the module.
+        noun: What the code makes.
 
     Raises:
-        ModelError: The source does not compile, or fails as it runs.
+        OwnCodeError: The source does not compile, or fails as it runs.
     """
     module = ModuleType(name)
     module.__file__ = str(path)
     sys.modules[name] = module  # where dataclasses, and messages, look for a class's module
-    with running("importing the file", str(path)):
-        exec(compile(source, str(path), "exec"), module.__dict__)
+    try:
+        with running("importing the file", str(path), noun):
+            exec(compile(source, str(path), "exec"), module.__dict__)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 
+def defined_in(module: ModuleType) -> list[str]:
+    """Returns the public functions and classes that a module defines itself, in their order."""
+    return [
+        name
+        for name, each in vars(module).items()
+        if (inspect.isfunction(each) or inspect.isclass(each))
+        and each.__module__ == module.__name__
+        and not name.startswith("_")
+    ]
+
+
 def call_with(
-    function: Callable[..., Any], offered: Mapping[str, Any], wanted: Mapping[str, Any], file: str
+    function: Callable[..., Any],
+    offered: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    file: str,
+    noun: str = MODEL,
+    *,
+    passing: tuple[type[BaseException], ...] = (),
 ) -> Any:
     """Returns what a function returns, called by name.
 
     Args:
         function: The function, or class.
         offered: Arguments of which it is given those that it has.
-        wanted: Arguments that it must have.
+        wanted: Arguments that it must have: the options of the user.
         file: Where its code is, for messages.
+        noun: What the code makes.
+        passing: See `running`.
 
     Raises:
-        ModelError: It needs others, does not have one of `wanted`, or fails.
+        OwnCodeError: It needs others, does not have one of `wanted`, or fails.
     """
+    option = f"--{noun.replace(' ', '-')}-option"
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
@@ -108,20 +186,20 @@ def call_with(
     missing, unknown = sorted(needed - given.keys()), sorted(wanted.keys() - names)
     name = getattr(function, "__name__", "the function")
     if missing:
-        raise ModelError(
+        raise error_of(noun)(
             f"{place(function)}: {name} needs {', '.join(missing)}; it is called with "
-            f"{', '.join(offered)}: give the others defaults, or pass --model-option {missing[0]}="
+            f"{', '.join(offered)}: give the others defaults, or pass {option} {missing[0]}="
         )
     if unknown and not takes_any:
-        raise ModelError(
-            f"{place(function)}: --model-option {unknown[0]}: {name} has no such parameter; it has "
+        raise error_of(noun)(
+            f"{place(function)}: {option} {unknown[0]}: {name} has no such parameter; it has "
             f"{', '.join(sorted(names)) or 'none'}"
         )
-    with running(name, file):
+    with running(name, file, noun, passing=passing):
         return function(**given)
 
 
-def trace_lines(error: ModelError) -> list[str]:
+def trace_lines(error: OwnCodeError) -> list[str]:
     """Returns the traceback of a user's exception, from their code on; nothing without one."""
     cause = error.__cause__
     if cause is None:

@@ -1,0 +1,95 @@
+"""An aggregator that a user brings, whose answers are checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.dataclass import dataclass
+from fedcli.errors import FedcliError, PartError
+from fedcli.learning.engines.deltas import DeltaRequest, Deltas
+from fedcli.settings.options import Entry, Value
+from fedcli.settings.own import user_code
+from fedcli.settings.own.checks import checked_metrics, checked_state, kind
+from fedcli.settings.own.parts import make
+
+NOUN = "aggregator"
+
+_METHODS = ("init", "request", "aggregate")
+_PASSING = (FedcliError,)
+
+
+@dataclass(frozen=True, eq=False)
+class OwnAggregator:
+    """A user's aggregator behind checks: its failures are one line with file and line.
+
+    Attributes:
+        aggregator: The user's, of the contract `fedcli.aggregators.Aggregator`.
+        file: Where its code is.
+    """
+
+    aggregator: Any
+    file: str
+
+    @classmethod
+    def of(cls, entry: Entry, options: Mapping[str, Value]) -> OwnAggregator:
+        """Returns the aggregator of a whole row.
+
+        Raises:
+            PartError: It fails, or lacks what the contract has.
+        """
+        made = make(entry, NOUN, {}, options, _PASSING)
+        missing = [name for name in _METHODS if not callable(getattr(made, name, None))]
+        if missing:
+            raise PartError(
+                f"{user_code.place(made)}: {type(made).__name__} has no {', no '.join(missing)}; "
+                "an aggregator has init(), request(state) and aggregate(state, deltas)"
+            )
+        return cls(made, entry.file)
+
+    def init(self) -> dict[str, Any]:
+        """Returns its part of the server state before the first round."""
+        with user_code.running("init", self.file, NOUN, passing=_PASSING):
+            state = self.aggregator.init()
+        return checked_state(self._where("init"), state, None)
+
+    def request(self, state: Mapping[str, Any]) -> DeltaRequest:
+        """Returns what it needs of the deltas of the coming round."""
+        with user_code.running("request", self.file, NOUN, passing=_PASSING):
+            request = self.aggregator.request(dict(state))
+        if not isinstance(request, DeltaRequest):
+            raise PartError(
+                f"{self._where('request')} returned {kind(request)}; give fedcli.aggregators.SUM, "
+                "ALL_ROWS or a DeltaRequest"
+            )
+        return request
+
+    def aggregate(
+        self, state: Mapping[str, Any], deltas: Deltas
+    ) -> tuple[NDArray[np.float32], dict[str, Any], dict[str, Any]]:
+        """Returns the mean delta [num_params], the next state and the metrics.
+
+        Raises:
+            PartError: It fails, or breaks the contract.
+        """
+        with user_code.running("aggregate", self.file, NOUN, passing=_PASSING):
+            result = self.aggregator.aggregate(dict(state), deltas)
+        where = self._where("aggregate")
+        if not isinstance(result, tuple) or len(result) != 3:
+            raise PartError(f"{where} returned {kind(result)}; give (mean_delta, state, metrics)")
+        mean, after, metrics = result
+        num_params = len(deltas.delta_sum)
+        is_vector = isinstance(mean, np.ndarray) and mean.shape == (num_params,)
+        if not is_vector or mean.dtype.kind != "f":
+            raise PartError(
+                f"{where} returned {kind(mean)} for the mean delta; give float32 [{num_params}]"
+            )
+        with np.errstate(over="ignore"):
+            single = mean.astype(np.float32)
+        return single, checked_state(where, after, state), checked_metrics(where, metrics)
+
+    def _where(self, method: str) -> str:
+        return f"{user_code.place(getattr(type(self.aggregator), method))}: {method}"

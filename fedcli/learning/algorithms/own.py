@@ -1,0 +1,89 @@
+"""An algorithm that a user brings: its client work, whose answers are checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.core.native import Cancelled
+from fedcli.dataclass import dataclass
+from fedcli.errors import FedcliError, PartError
+from fedcli.learning.algorithms.client_work import ClientWork, CohortCall, WorkResult
+from fedcli.learning.engines.deltas import Deltas
+from fedcli.learning.optimizers.optimizer import Optimizer
+from fedcli.settings.options import Entry, Value
+from fedcli.settings.own import user_code
+from fedcli.settings.own.checks import checked_state, kind
+from fedcli.settings.own.parts import make
+
+NOUN = "algorithm"
+
+# What the engine raises while the user's code waits for it.
+_PASSING = (FedcliError, Cancelled)
+
+
+@dataclass(frozen=True, eq=False)
+class OwnWork:
+    """A user's client work behind checks: its failures are one line with file and line.
+
+    Attributes:
+        work: The user's.
+        file: Where its code is.
+    """
+
+    work: ClientWork
+    file: str
+
+    @classmethod
+    def of(cls, entry: Entry, optimizer: Optimizer | None, options: Mapping[str, Value]) -> OwnWork:
+        """Returns the client work of a whole row.
+
+        Raises:
+            PartError: It fails, or lacks what the contract has.
+        """
+        work = make(entry, NOUN, {"optimizer": optimizer}, options, _PASSING)
+        missing = [name for name in ("init", "run") if not callable(getattr(work, name, None))]
+        if missing:
+            raise PartError(
+                f"{user_code.place(work)}: {type(work).__name__} has no {', no '.join(missing)}; "
+                "an algorithm has init(params) and run(call, state)"
+            )
+        return cls(work, entry.file)
+
+    @property
+    def num_passes(self) -> int:
+        """How often it goes through the cohort's data; one unless it says so."""
+        return int(getattr(self.work, "num_passes", 1))
+
+    def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
+        """Returns its part of the server state before the first round, for params [num_params]."""
+        with user_code.running("init", self.file, NOUN, passing=_PASSING):
+            state = self.work.init(params.copy())
+        return checked_state(self._where("init"), state, None)
+
+    def run(self, call: CohortCall, state: Mapping[str, Any]) -> WorkResult:
+        """Returns what the cohort sends back, and the next state.
+
+        Raises:
+            PartError: It fails, or breaks the contract.
+        """
+        with user_code.running("run", self.file, NOUN, passing=_PASSING):
+            result = self.work.run(call, dict(state))
+        where = self._where("run")
+        if not isinstance(result, tuple) or len(result) not in (2, 3):
+            raise PartError(f"{where} returned {kind(result)}; give WorkResult(deltas, state)")
+        deltas, after = result[:2]
+        if not isinstance(deltas, Deltas):
+            raise PartError(
+                f"{where} returned {kind(deltas)} for the deltas; give what call.train returned, "
+                "scaled or shifted"
+            )
+        if len(result) == 3 and result[2] is not None:
+            raise PartError(f"{where} returned evaluated weights; only fedcli's own algorithms may")
+        return WorkResult(deltas, checked_state(where, after, state))
+
+    def _where(self, method: str) -> str:
+        return f"{user_code.place(getattr(type(self.work), method))}: {method}"

@@ -1,0 +1,1 @@
+"""Parts that users bring: files of theirs and installed packages, found, run and checked."""

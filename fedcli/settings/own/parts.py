@@ -1,0 +1,236 @@
+"""Finds the parts that users bring: in a file of theirs, or in a package that is installed.
+
+A part is a function or class. What it is called with by name is the run's to say (`Family.offered`)
+or an option of the user: each other parameter that has a default is one, of the default's type. An
+attribute `options`, a tuple of `Option`, may state the range of an option and what it does.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, TypeVar
+
+from fedcli.errors import FedcliError, PartError
+from fedcli.lazy import load
+from fedcli.settings.options import Entry, Option, Table, Value, split_code
+from fedcli.settings.own import user_code
+
+DEFAULT_NAME = "build"  # of a part in a file, if the file has one of that name
+
+Row = TypeVar("Row", bound=Entry)
+
+
+class Family(NamedTuple):
+    """A kind of parts.
+
+    Attributes:
+        option: What names one on the command line.
+        group: The entry points of installed packages.
+        offered: Names of the arguments that a run gives, of which a part takes those that it has.
+        options: What every part of the family has as options.
+    """
+
+    option: str
+    group: str
+    offered: tuple[str, ...] = ()
+    options: tuple[Option, ...] = ()
+
+
+# By what a part of the family is called in messages.
+FAMILIES: Mapping[str, Family] = {
+    "algorithm": Family("--algorithm", "fedcli.algorithms", ("optimizer",)),
+    "aggregator": Family("--aggregator", "fedcli.aggregators"),
+    "server optimizer": Family(
+        "--server-optimizer", "fedcli.server_optimizers", ("learning_rate",)
+    ),
+    "partition": Family(
+        "--partition",
+        "fedcli.partitions",
+        ("labels", "num_classes", "num_clients", "seed"),
+        (
+            Option("clients", 100, "Number of clients.", 1, 10_000_000),
+            Option("seed", 0, "Seed of the partition alone.", 0, 2**63 - 1),
+        ),
+    ),
+}
+
+
+def find(table: Table[Row], name: str) -> Row | None:
+    """Returns the row of a part that stands in no table; None if there is no such part.
+
+    A file is not opened; what is installed is imported.
+
+    Args:
+        table: Of its family.
+        name: FILE.py, FILE.py:NAME, or the name of an entry point.
+
+    Raises:
+        PartError: What is installed under that name fails, or declares its options wrongly.
+    """
+    found = split_code(name)
+    if found is not None:
+        file = found[0]
+        return _row(table, name, f"The {table.family} in {file}.", file, table.family)
+    point = entry_points_of(FAMILIES[table.family].group).get(name)
+    return None if point is None else _open_installed(table, point)
+
+
+def installed(table: Table[Row]) -> list[Row]:
+    """Returns the rows of all parts that are installed; the doc of one that fails says why."""
+    if not table.family:
+        return []
+    rows = []
+    for name, point in sorted(entry_points_of(FAMILIES[table.family].group).items()):
+        if name in table:
+            continue
+        try:
+            rows.append(_open_installed(table, point))
+        except FedcliError as err:
+            rows.append(_row(table, name, f"Cannot be used: {err}", _origin(point), ""))
+    return rows
+
+
+def open_row(entry: Row) -> Row:
+    """Returns the whole row of a file, which is run.
+
+    Raises:
+        PartError: The file cannot be read, fails, has no such part, or declares options wrongly.
+    """
+    noun, (_, name) = entry.family, split_code(entry.name) or ("", None)
+    path = Path(entry.file).absolute()
+    source = user_code.read_code(path, noun)
+    module_name = user_code.module_name(path, source)
+    module = sys.modules.get(module_name)
+    if module is None:
+        with user_code.importing_from(path.parent):
+            module = user_code.load_module(path, source, module_name, noun)
+    name = _name_in(module, name, path, noun)
+    return _described(entry, getattr(module, name), f"{module_name}:{name}", str(path), noun)
+
+
+def make(
+    entry: Entry,
+    noun: str,
+    offered: Mapping[str, Any],
+    options: Mapping[str, Value],
+    passing: tuple[type[BaseException], ...] = (),
+) -> Any:
+    """Returns what a part returns, called by name.
+
+    Args:
+        entry: Its whole row.
+        noun: Its family.
+        offered: Arguments of which it is given those that it has.
+        options: All options of the row, resolved.
+        passing: See `user_code.running`.
+
+    Raises:
+        PartError: It fails.
+    """
+    function = load(entry.code)
+    with user_code.importing_from(Path(entry.file).parent):
+        return user_code.call_with(function, offered, options, entry.file, noun, passing=passing)
+
+
+def _row(table: Table[Row], name: str, doc: str, source: str, family: str) -> Row:
+    make_row = type(next(iter(table.values())))
+    return make_row(name, doc, source, file=source, family=family)
+
+
+def _open_installed(table: Table[Row], point: EntryPoint) -> Row:
+    noun, origin = table.family, _origin(point)
+    with user_code.running(f"importing {point.value} of {origin}", "", noun):
+        part = point.load()
+    entry = _row(table, point.name, "", origin, "")
+    file = user_code.source_file(part) or origin
+    return _described(entry, part, point.value, file, noun)
+
+
+@cache
+def entry_points_of(group: str) -> dict[str, EntryPoint]:
+    """Returns the entry points of a group by name; looked up once."""
+    return {point.name: point for point in entry_points(group=group)}
+
+
+def _origin(point: EntryPoint) -> str:
+    """The package that has an entry point, with its version."""
+    package = point.dist
+    return point.value if package is None else f"{package.name} {package.version}"
+
+
+def _name_in(module: ModuleType, name: str | None, path: Path, noun: str) -> str:
+    """The name of the part in a file: that which is given, or the only one there is."""
+    defined = user_code.defined_in(module)
+    if name is None and DEFAULT_NAME not in defined and len(defined) == 1:
+        return defined[0]
+    wanted = DEFAULT_NAME if name is None else name
+    if callable(getattr(module, wanted, None)):
+        return wanted
+    raise PartError(
+        f"{path} has no function or class '{wanted}'; it has {', '.join(defined) or 'none'}: say "
+        f"{FAMILIES[noun].option} {path.name}:NAME"
+    )
+
+
+def _described(entry: Row, part: Callable[..., Any], code: str, file: str, noun: str) -> Row:
+    """The row of a part, with its options and what it says of itself."""
+    doc = (inspect.getdoc(part) or "").strip().partition("\n\n")[0]
+    return replace(
+        entry,
+        doc=" ".join(doc.split()) or entry.doc,
+        options=_declared(part, noun),
+        code=code,
+        file=file,
+        family="",
+    )
+
+
+def _declared(part: Callable[..., Any], noun: str) -> tuple[Option, ...]:
+    """The options of a part: what it states, and what its parameters' defaults say."""
+    family = FAMILIES[noun]
+    where = user_code.place(part)
+    stated = getattr(part, "options", ())
+    if not isinstance(stated, tuple | list) or not all(isinstance(each, Option) for each in stated):
+        raise PartError(
+            f"{where}: options are {stated!r}; give a tuple of fedcli.Option(name, default, text)"
+        )
+    by_name = {each.name: each for each in stated}
+    parameters, takes_any = _parameters(part)
+    found = {each.name: each for each in family.options}
+    for parameter in parameters:
+        name, default = parameter.name, parameter.default
+        if name in family.offered or name in found:
+            continue
+        if name in by_name:
+            found[name] = by_name[name]
+        elif default is parameter.empty:
+            raise PartError(
+                f"{where}: {getattr(part, '__name__', noun)} needs {name}; give it a default, "
+                f"which makes it an option (a run gives {', '.join(family.offered) or 'nothing'})"
+            )
+        elif isinstance(default, bool | int | float | str):
+            found[name] = Option(name, default, "")
+        elif isinstance(default, list | tuple) and default:
+            found[name] = Option(name, [float(each) for each in default], "")
+    unknown = [name for name in by_name if name not in found]
+    if unknown and not takes_any:
+        raise PartError(f"{where}: options name {unknown[0]}, which is none of its parameters")
+    return (*found.values(), *(by_name[name] for name in unknown))
+
+
+def _parameters(part: Callable[..., Any]) -> tuple[list[inspect.Parameter], bool]:
+    """The parameters that can be given by name, and whether any other name is taken, too."""
+    try:
+        parameters = list(inspect.signature(part).parameters.values())
+    except (TypeError, ValueError):
+        return [], True  # of C code, which tells nothing
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    return [each for each in parameters if each.kind in kinds], takes_any

@@ -1,0 +1,389 @@
+"""Parts that users bring from files and installed packages: whole runs, their options, faults."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fedcli as package
+from fedcli import settings
+from fedcli.errors import ConfigError, PartError
+from fedcli.runs import starting
+from fedcli.runs.evaluating import evaluate_run
+from fedcli.runs.files import folder
+from fedcli.runs.trained import load_trained, load_weights
+from fedcli.settings import tables
+from fedcli.settings.options import Option, opened, resolve
+from fedcli.settings.own import parts
+from fedcli.settings.run_config import RunConfig
+from tests.kit.command_line import Fedcli, assert_is_one_line
+from tests.kit.own_parts import MAX_EXAMPLE_LINES, example, write_example
+
+# By field of a config: the example that is one, its file, an option with two values, and the words
+# of which one is not allowed.
+EXAMPLES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "algorithm": ("FedExP", "fedexp.py", {"epsilon": 1e-6}),
+    "aggregator": ("Median", "median.py", {}),
+}
+# Clients of one class each, whose deltas are far apart.
+SMALL = RunConfig(
+    data_options={"clients": 12},
+    partition="classes-per-client",
+    partition_options={"clients": 10, "classes": 1},
+    clients="4",
+    rounds=3,
+    epochs=1,
+    threads=1,
+)
+RESULTS = ("metrics.jsonl", "evaluation.json", "config.toml", "checkpoints/round-000003.h5")
+
+
+def config_with(field: str, file: Path, **values: Any) -> RunConfig:
+    """A small run with one part of the user's."""
+    options = f"{field.removesuffix('_optimizer')}_options"
+    given = {field: str(file), options: EXAMPLES[field][2], **values}
+    return RunConfig(**{**vars(SMALL), **given})
+
+
+def bytes_of(path: Path) -> dict[str, bytes]:
+    return {name: (path / name).read_bytes() for name in RESULTS}
+
+
+@pytest.fixture(params=EXAMPLES)
+def part(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
+    """Each field with the file of its example."""
+    field = str(request.param)
+    word, name, _ = EXAMPLES[field]
+    return field, write_example(tmp_path, word, name)
+
+
+@pytest.mark.parametrize("field", EXAMPLES)
+def test_an_example_is_short(field: str) -> None:
+    assert len(example(EXAMPLES[field][0]).splitlines()) <= MAX_EXAMPLE_LINES
+
+
+def test_a_run_has_the_part_and_resumes_to_the_same_bytes(
+    part: tuple[str, Path], tmp_path: Path
+) -> None:
+    field, file = part
+    config = config_with(field, file)
+    straight = package.train(config, tmp_path / "straight")
+    plain = package.train(SMALL, tmp_path / "plain")
+    assert straight.metrics != plain.metrics
+    named = f"{file}:{EXAMPLES[field][0]}"
+    assert straight.options[field] == named
+    assert straight.provenance[field] == package.own_models.fingerprint(file)
+
+    def stop(result: Any) -> None:
+        raise package.StopTraining
+
+    package.train(config, tmp_path / "run", callbacks=[stop])
+    with pytest.raises(ConfigError, match=rf"{field.replace('_', ' ')} is code in .*pass --"):
+        package.resume(tmp_path / "run")
+    again: Any = {field: str(file)}
+    package.resume(tmp_path / "run", **again)
+    assert bytes_of(tmp_path / "run") == bytes_of(straight.path)
+
+
+def test_a_run_is_evaluated_and_exported_without_the_code(
+    part: tuple[str, Path], tmp_path: Path
+) -> None:
+    field, file = part
+    run = package.train(config_with(field, file), tmp_path / "run")
+    file.unlink()
+    again = evaluate_run(run.path)
+    assert again.metrics["client_work"] == run.evaluation["test"]["client_work"]
+    with load_trained(run.path, 1) as trained:
+        weights = load_weights(run.path)
+        assert trained.state.global_model_weights.size == sum(map(np.size, weights.values()))
+
+
+def test_resume_says_that_the_file_has_changed(part: tuple[str, Path], tmp_path: Path) -> None:
+    field, file = part
+    config = config_with(field, file)
+
+    def stop(result: Any) -> None:
+        raise package.StopTraining
+
+    package.train(config, tmp_path / "run", callbacks=[stop])
+    moved = tmp_path / "elsewhere.py"
+    moved.write_text(f"{file.read_text()}\n# another line\n")
+    code: Any = {field: str(moved)}
+    with starting.resume(tmp_path / "run", **code) as training:
+        assert [note for note in training.notes if "has changed since the run began" in note] == [
+            f"{moved} has changed since the run began; the {field.replace('_', ' ')} is what it "
+            "makes now"
+        ]
+
+
+def test_a_config_of_a_run_is_repeated_if_its_code_is_named(
+    part: tuple[str, Path], tmp_path: Path, fedcli: Fedcli
+) -> None:
+    field, file = part
+    run = package.train(config_with(field, file), tmp_path / "run")
+    option = f"--{field.replace('_', '-')}"
+    arguments = ["train", "--config", run.path / "config.toml", "--out", "again", "-q"]
+    assert_is_one_line(fedcli(*arguments), "is code in", f"pass {option} {file}:")
+    assert fedcli(*arguments, option, file.name).code == 0
+    assert bytes_of(tmp_path / "again")["metrics.jsonl"] == bytes_of(run.path)["metrics.jsonl"]
+    assert folder.read_config(tmp_path / "again") == folder.read_config(run.path)
+
+
+def test_resume_from_the_command_line_names_the_code(
+    part: tuple[str, Path], tmp_path: Path, fedcli: Fedcli
+) -> None:
+    field, file = part
+    option = f"--{field.replace('_', '-')}"
+    package.train(config_with(field, file), tmp_path / "run")
+    arguments = ["train", "--resume", "run", "--rounds", 4, "-q"]
+    assert_is_one_line(fedcli(*arguments), f"pass {option} {file}:")
+    assert fedcli(*arguments, option, file.name).code == 0
+    assert package.load_run(tmp_path / "run").round_num == 4
+
+
+# ---- Options ------------------------------------------------------------------------------------
+
+OPTIONS = """
+import fedcli
+
+class Part:
+    '''What it does.
+
+    More of it.'''
+
+    options = (fedcli.Option("share", 0.5, "How much.", 0.0, 1.0),)
+
+    def __init__(self, optimizer, share=0.5, steps: int = 3, *, kind="a", on=False, scales=(1, 2)):
+        self.optimizer = optimizer
+
+    def init(self, params):
+        return {}
+
+    def run(self, call, state):
+        return call.train(self.optimizer), state
+"""
+
+
+def row_of(tmp_path: Path, text: str, name: str = "") -> Any:
+    file = tmp_path / "part.py"
+    file.write_text(text)
+    return opened(tables.ALGORITHMS[f"{file}{name}"])
+
+
+def test_options_are_what_the_parameters_and_the_part_say(tmp_path: Path) -> None:
+    row = row_of(tmp_path, OPTIONS)
+    assert row.doc == "What it does."
+    assert row.options == (
+        Option("share", 0.5, "How much.", 0.0, 1.0),
+        Option("steps", 3, ""),
+        Option("kind", "a", ""),
+        Option("on", False, ""),
+        Option("scales", [1.0, 2.0], ""),
+    )
+    assert resolve(row, {"steps": 4})["steps"] == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"share": 2.0}, "share 2.0: choose a finite number from 0 to 1"),
+        ({"steps": 2.5}, "steps 2.5: choose a whole number"),
+        ({"stride": 1}, "has no option 'stride'; its options are share, steps, kind, on, scales"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_any_work(
+    tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    (tmp_path / "part.py").write_text(OPTIONS)
+    config = RunConfig(algorithm=str(tmp_path / "part.py"), algorithm_options=options)
+    with pytest.raises(ConfigError, match="--algorithm-option: .*" + words):
+        starting.start(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_resolved_options_stand_in_the_config(tmp_path: Path) -> None:
+    (tmp_path / "part.py").write_text(OPTIONS)
+    config = RunConfig(**{**vars(SMALL), "algorithm": str(tmp_path / "part.py")})
+    run = package.train(config, tmp_path / "run")
+    assert run.config.algorithm_options == {
+        **{"share": 0.5, "steps": 3, "kind": "a", "on": False, "scales": [1.0, 2.0]}
+    }
+
+
+# ---- Faults -------------------------------------------------------------------------------------
+
+ALGORITHM = """
+class Part:
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    def init(self, params):
+        return {"steps": 0}
+
+    def run(self, call, state):
+        deltas = call.train(self.optimizer)
+        return deltas, {"steps": state["steps"] + 1}
+"""
+AGGREGATOR = """
+from fedcli.aggregators import SUM
+
+
+class Part:
+    def init(self):
+        return {"steps": 0}
+
+    def request(self, state):
+        return SUM
+
+    def aggregate(self, state, deltas):
+        return deltas.weighted_mean(), {"steps": state["steps"] + 1}, {"told": 1.5}
+"""
+FAULTS: dict[str, list[tuple[str, str, str]]] = {
+    "algorithm": [
+        ("call.train", "1 / 0 + call.train", r"part.py:10: run: ZeroDivisionError: .*mend the alg"),
+        ("return deltas, {", "return {", r"part.py:9: run returned dict; give WorkResult"),
+        ("return deltas", "return 1.0", r"run returned float for the deltas; give what call.train"),
+        ('{"steps": state', '{"stop": state', "the state has stop, it had steps; keep the names"),
+        ('"steps": 0}', '"steps": "a"}', "init: state 'steps' is str; give an array, an int or a"),
+        ('state["steps"] + 1', "[1]", "run: state 'steps' is list; give an array"),
+        ("optimizer):", "optimizer, rate):", "part.py:2: Part needs rate; give it a default"),
+        ("def run", "def ran", "part.py:2: Part has no run; an algorithm has init"),
+        ("class Part", "class Part(", "part.py:2: importing the file: SyntaxError"),
+    ],
+    "aggregator": [
+        ("deltas.weighted", "deltas.weigthed", r"part.py:13: aggregate: AttributeError.*mend the"),
+        ("return deltas.weighted_mean(),", "return", "aggregate returned tuple; give"),
+        (
+            "deltas.weighted_mean()",
+            "deltas.delta_sum[1:]",
+            r"float64 \[7849\] for the mean delta; ",
+        ),
+        ("return SUM", "return 1", "request returned int; give fedcli.aggregators.SUM"),
+        ("1.5", "[1]", "metric 'told' is list; give a number"),
+        ("def init", "def start", "has no init; an aggregator has init"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "old", "new", "words"),
+    [(field, *each) for field, faults in FAULTS.items() for each in faults],
+)
+def test_a_fault_of_a_part_is_one_line_with_its_place(
+    tmp_path: Path, field: str, old: str, new: str, words: str
+) -> None:
+    text = {"algorithm": ALGORITHM, "aggregator": AGGREGATOR}[field]
+    assert old in text
+    (tmp_path / "part.py").write_text(text.replace(old, new, 1))
+    config = RunConfig(**{**vars(SMALL), field: str(tmp_path / "part.py")})
+    with pytest.raises(PartError, match=words) as caught:
+        package.train(config, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_samples_of_faults_are_right_without_them(tmp_path: Path) -> None:
+    (tmp_path / "algorithm.py").write_text(ALGORITHM)
+    (tmp_path / "aggregator.py").write_text(AGGREGATOR)
+    paths = {field: str(tmp_path / f"{field}.py") for field in ("algorithm", "aggregator")}
+    run = package.train(RunConfig(**{**vars(SMALL), **paths}), tmp_path / "run")
+    plain = package.train(SMALL, tmp_path / "plain")
+    assert [line["client_work"] for line in run.metrics] == [
+        line["client_work"] for line in plain.metrics
+    ]
+    assert [line["aggregator"] for line in run.metrics] == [{"told": 1.5}] * 3
+    again: Any = {**paths, "num_rounds": 4}
+    assert package.resume(run.path, **again).round_num == 4
+
+
+def test_v_shows_the_traceback_of_the_users_code(tmp_path: Path, fedcli: Fedcli) -> None:
+    (tmp_path / "part.py").write_text(ALGORITHM.replace("call.train", "1 / 0 + call.train"))
+    done = fedcli("train", "--algorithm", "part.py", "-v", "--rounds", 1)
+    assert done.code == 1
+    assert "ZeroDivisionError" in done.err
+    assert 'part.py", line 10, in run' in done.err
+    assert "own.py" not in done.err
+
+
+def test_a_file_that_does_not_say_which_part_is_meant(tmp_path: Path) -> None:
+    two = f"{ALGORITHM}\n\nclass Other(Part):\n    pass\n"
+    with pytest.raises(
+        PartError, match=r"has no function or class 'build'; it has Part, Other: say"
+    ):
+        row_of(tmp_path, two)
+    assert row_of(tmp_path, two, ":Other").code.endswith(":Other")
+    with pytest.raises(PartError, match="has no function or class 'Third'"):
+        row_of(tmp_path, two, ":Third")
+    with pytest.raises(PartError, match=r"cannot read the algorithm .*none.py: No such file"):
+        opened(tables.ALGORITHMS[str(tmp_path / "none.py")])
+
+
+def test_a_config_is_valid_without_running_its_code(tmp_path: Path) -> None:
+    file = tmp_path / "part.py"
+    file.write_text("raise SystemExit('it was run')")
+    config = settings.from_options({"algorithm": str(file), "algorithm_options": {"a": 1}})
+    assert config.algorithm_options == {"a": 1}
+    assert config.client_lr == 0.02
+
+
+def test_a_client_optimizer_is_no_part_of_ones_own(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"--client-optimizer .*only the server's optimizer may be"
+    ):
+        settings.from_options({"client_optimizer": str(tmp_path / "part.py")})
+
+
+# ---- Installed ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package with an algorithm, an aggregator and one that fails, as pip would install it."""
+    site = tmp_path / "site"
+    info = site / "fedcli_more-1.2.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fedcli-more\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text(
+        "[fedcli.algorithms]\nexp = fedcli_more:FedExP\nbroken = fedcli_none:Part\n"
+        "[fedcli.aggregators]\nmiddle = fedcli_middle:Median\n"
+    )
+    write_example(site, "FedExP", "fedcli_more.py")
+    write_example(site, "Median", "fedcli_middle.py")
+    monkeypatch.syspath_prepend(site)
+    parts.entry_points_of.cache_clear()
+    yield site
+    parts.entry_points_of.cache_clear()
+
+
+def test_what_is_installed_is_chosen_by_its_name(installed: Path, tmp_path: Path) -> None:
+    config = RunConfig(
+        **{**vars(SMALL), "algorithm": "exp", "aggregator": "middle"},
+    )
+    run = package.train(config, tmp_path / "run")
+    assert run.config.algorithm_options == {"epsilon": 1e-3}
+    package.resume(run.path, num_rounds=4)  # nothing has to be named: it is installed
+    assert evaluate_run(run.path).round_num == 4
+    with pytest.raises(ConfigError, match="exp has no option 'rate'; its options are epsilon"):
+        settings.from_options({"algorithm": "exp", "algorithm_options": {"rate": 1}})
+
+
+def test_info_has_what_is_installed(installed: Path, fedcli: Fedcli) -> None:
+    listed = fedcli("info").out
+    assert "exp" in listed
+    assert "middle" in listed
+    assert "Cannot be used: " in listed
+    shown = fedcli("info", "exp").out
+    assert "Source: fedcli-more 1.2" in shown
+    assert "epsilon" in shown
+
+
+def test_what_is_installed_and_fails_is_one_line(installed: Path, fedcli: Fedcli) -> None:
+    assert_is_one_line(
+        fedcli("train", "--algorithm", "broken"),
+        "importing fedcli_none:Part of fedcli-more 1.2: ModuleNotFoundError",
+    )
+    shutil.rmtree(installed)
