@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from fedcli.datasets.opening import load as load
     from fedcli.datasets.opening import note_of_change as note_of_change
     from fedcli.datasets.opening import open_splits as open_splits
+    from fedcli.datasets.sources.given import from_arrays as from_arrays
+    from fedcli.datasets.sources.given import from_examples as from_examples
     from fedcli.settings.data_source import DataSource as DataSource
 else:
     __getattr__, __dir__, __all__ = hand_on(
@@ -24,6 +26,8 @@ else:
             "ClientDataset": "fedcli.datasets.batches",
             "DataSource": "fedcli.settings.data_source",
             "fingerprint": "fedcli.datasets.opening",
+            "from_arrays": "fedcli.datasets.sources.given",
+            "from_examples": "fedcli.datasets.sources.given",
             "load": "fedcli.datasets.opening",
             "note_of_change": "fedcli.datasets.opening",
             "open_splits": "fedcli.datasets.opening",

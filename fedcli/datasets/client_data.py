@@ -65,6 +65,11 @@ class ClientData(abc.ABC):
         """Returns what a foreign file was taken to be; None of data that say it themselves."""
         return None
 
+    @property
+    def range_remedy(self) -> str:
+        """What to do where pixels do not go from 0 to 1."""
+        return f"'fedcli preprocess {self.source} --out FILE' makes a store that is scaled"
+
     @abc.abstractmethod
     def num_examples(self, client_id: str) -> int:
         """Returns how many examples a client holds, without reading them.

@@ -78,8 +78,7 @@ def range_note(data: ClientData, least: float, most: float) -> str:
     """Returns the line for pixels that do not go from 0 to 1."""
     return (
         f"pixels of {data.split} ({data.source}) go from {least:.4g} to {most:.4g} where 0 to 1 is "
-        f"expected: models learn badly from them; 'fedcli preprocess {data.source} --out FILE' "
-        "makes a store that is scaled"
+        f"expected: models learn badly from them; {data.range_remedy}"
     )
 
 

@@ -21,7 +21,7 @@ from fedcli.errors import ConfigError, DataError
 from fedcli.files import open_regular
 from fedcli.progress import Tell, tell_nobody
 from fedcli.settings import tables as registry
-from fedcli.settings.data_source import DataSource
+from fedcli.settings.data_source import IN_MEMORY, DataSource, OpenedData
 from fedcli.settings.options import Value, did_you_mean, resolve
 from fedcli.settings.vocabulary import PIXELS
 
@@ -41,7 +41,7 @@ _SHOWN = 5  # names in a message
 
 
 def load(
-    data: str = DataSource.data,
+    data: str | OpenedData = DataSource.data,
     *,
     data_options: Mapping[str, Value] | None = None,
     test_data: str | None = None,
@@ -166,6 +166,8 @@ def _open_named(
     """
     data, data_options = source.data, source.data_options
     num_classes, pixels = source.num_classes, source.pixels
+    if not isinstance(data, str):
+        return dict(data.open(pixels, num_classes))
     if data in registry.EMBEDDED_DATASETS:
         return _open_synthetic(source, cache)
     path = _find_file(data)
@@ -197,7 +199,7 @@ def _open_named(
 
 
 def _open_synthetic(source: DataSource, cache: ClientCache) -> dict[str, ClientData]:
-    name, num_classes = source.data, source.num_classes
+    name, num_classes = str(source.data), source.num_classes
     from fedcli.datasets.sources import synthetic
 
     options = resolve(registry.DATASETS[name], source.data_options)
@@ -335,8 +337,13 @@ def _check_names(train: ClientData, test: ClientData) -> None:
 
 
 def _fingerprint_of(
-    data: str, data_options: Mapping[str, Value], is_cancelled: Callable[[], bool]
+    data: str | OpenedData, data_options: Mapping[str, Value], is_cancelled: Callable[[], bool]
 ) -> str:
+    if not isinstance(data, str):
+        found = data.fingerprint(is_cancelled)
+        if found is None:
+            raise Cancelled
+        return found
     if data in registry.EMBEDDED_DATASETS:
         from fedcli.datasets.sources import synthetic
 
@@ -373,6 +380,11 @@ def _find_file(data: str) -> Path:
 
 
 def _existing_file(data: str) -> Path:
+    if data.startswith(IN_MEMORY):
+        raise DataError(
+            f"{data}: these data were in the memory of a Python program; give them again there: "
+            "fedcli.resume(run, data=...) or fedcli.evaluate_run(run, data=...)"
+        )
     path = Path(data)
     try:
         if path.is_file():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli import learning, settings
+from fedcli import datasets, learning, settings
 from fedcli.core.native import CancelFlag
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batch_plan import BatchPlan
@@ -39,7 +39,13 @@ from fedcli.runs.evaluation_clients import (
 from fedcli.runs.evaluation_outputs import EvaluationOutputs
 from fedcli.runs.moved_data import PLACES, check_places, found_elsewhere
 from fedcli.runs.trained import Trained, files_of_run, load_trained
-from fedcli.settings.data_source import DataOptions, DataSource
+from fedcli.settings.data_source import (
+    IN_MEMORY,
+    DataOptions,
+    DataSource,
+    OpenedData,
+    source_of,
+)
 from fedcli.settings.run_config import RunConfig, may_have_code
 from fedcli.settings.values import METRIC_NAMES
 from fedcli.settings.vocabulary import NATURAL
@@ -53,13 +59,13 @@ __all__ = ["Evaluation", "FineTuningOptions", "evaluate_run"]
 def evaluate_run(
     path: str | Path,
     *,
-    data: str | DataSource | None = None,
+    data: Any = None,
     split: str | None = None,
     clients: str | None = None,
     epochs: int = 1,
     batch_size: int | None = None,
     threads: int | None = None,
-    model: str | None = None,
+    model: Any = None,
     best: bool = False,
     fine_tuning: FineTuningOptions | None = None,
     predictions_file: Path | None = None,
@@ -74,7 +80,8 @@ def evaluate_run(
 
     Args:
         path: A run's folder, or a checkpoint.
-        data: Name or file to evaluate on, or which data; None: the run's own.
+        data: Name or file to evaluate on, a `DataSource`, or data in memory as `fedcli.train` takes
+            them; None: the run's own.
         split: Which split; None: test if there is one, else central, else train.
         clients: Who, written as for training, or `seen`, those that took part in it, or `unseen`,
             those that never did; None: the run's fixed cohort, or everyone if there is none, if
@@ -83,7 +90,7 @@ def evaluate_run(
         batch_size: Examples of a batch; None: the run's.
         threads: Number of threads; None: what the machine gives.
         model: FILE.py or FILE.py:FUNCTION, for a run whose model is code: no code runs unless it
-            is named here.
+            is named here. For a run whose model a program gave: that object.
         best: Take the checkpoint of the run's best round, not the newest.
         fine_tuning: How each client fine-tunes the model on its train data before it is scored once
             more; clients without train data are skipped. None: it is scored as it is.
@@ -110,7 +117,16 @@ def evaluate_run(
     """
     outputs = EvaluationOutputs(predictions_file, per_client_file, num_errors, tuple(takers))
     outputs.check_names()
-    given = {**_given_data(data, of_data), "batch_size": batch_size, "epochs": epochs}
+    memory = None
+    if data is not None and not isinstance(data, str | DataSource):
+        from fedcli.datasets.sources.given import as_given  # late: few data are in memory
+
+        memory = as_given(data)
+    given = {
+        **_given_data(data if memory is None else str(memory), of_data),
+        "batch_size": batch_size,
+        "epochs": epochs,
+    }
     given = {name: value for name, value in given.items() if value is not None}
     with load_trained(Path(path), threads, model, best=best) as trained:
         if may_have_code(trained.config):
@@ -118,15 +134,21 @@ def evaluate_run(
 
             config, given = with_partition(trained.config, given)
             trained = replace(trained, config=config)
+        if memory is not None and _is_of(trained, memory):
+            del given["data"]
         moved = found_elsewhere(trained.config, given, trained.fingerprint)
         if moved is not None:
             trained = replace(trained, config=moved)
             given = {name: value for name, value in given.items() if name not in PLACES}
         elif "data" not in given:
-            check_places(trained.config.data_source, "(and --test-data where there is some)")
+            source = source_of(trained.config, memory)
+            check_places(source, "(and --test-data where there is some)")
         if outputs.has_predictions or fine_tuning is not None:
             _ = trained.state.evaluated_weights  # raises where every client has a model of its own
         data_of_evaluation = _evaluated_data(trained, given, split, clients)
+        if memory is not None:
+            source = replace(data_of_evaluation.source, data=memory)
+            data_of_evaluation = replace(data_of_evaluation, source=source)
         inputs = [*files_of_run(trained.file), *data_of_evaluation.source.paths]
         outputs.check_is_no_input(inputs)
         wanted = METRIC_NAMES.check("--metrics", metrics) if metrics else trained.config.metrics
@@ -143,6 +165,13 @@ class _Request:
     outputs: EvaluationOutputs
     metrics: Sequence[str]
     cancel: CancelFlag | None
+
+
+def _is_of(trained: Trained, memory: OpenedData) -> bool:
+    """Whether data in memory are those that a run was trained on."""
+    if trained.fingerprint is None or not trained.config.data.startswith(IN_MEMORY):
+        return False
+    return datasets.fingerprint(source_of(trained.config, memory)) == trained.fingerprint
 
 
 def _given_data(data: str | DataSource | None, of_data: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from fedcli import datasets
 from fedcli.errors import ConfigError, DataError
 from fedcli.settings import tables
-from fedcli.settings.data_source import DataSource
+from fedcli.settings.data_source import IN_MEMORY, DataSource
 from fedcli.settings.run_config import DATA_FIELDS, RunConfig
 
 PLACES = ("data", "test_data")  # the options that say where data lie
@@ -18,9 +18,8 @@ PLACES = ("data", "test_data")  # the options that say where data lie
 
 def missing_places(source: DataSource) -> list[str]:
     """Returns the files of a source that are not there."""
-    return [
-        name for name in source.names if name not in tables.DATASETS and not Path(name).exists()
-    ]
+    names = source.names if isinstance(source.data, str) else source.names[1:]
+    return [name for name in names if name not in tables.DATASETS and not Path(name).exists()]
 
 
 def with_new_places(config: RunConfig, given: Mapping[str, Any], known: str | None) -> RunConfig:
@@ -82,6 +81,11 @@ def check_places(source: DataSource, consequence: str) -> None:
         DataError: One is not; the message ends with `consequence`.
     """
     missing = missing_places(source)
+    if missing and missing[0].startswith(IN_MEMORY):
+        raise DataError(
+            f"{missing[0]}: the run's data were in the memory of a Python program; give them again "
+            "there: fedcli.resume(run, data=...) or fedcli.evaluate_run(run, data=...)"
+        )
     if missing:
         raise DataError(
             f"{missing[0]} is not there any more; give its new place with "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,7 @@ from fedcli.runs.files import checkpoint
 from fedcli.runs.files.checkpoint import Checkpoint
 from fedcli.runs.files.saved_states import digest_of, to_components
 from fedcli.settings import tables
+from fedcli.settings.data_source import DataSource
 from fedcli.settings.options import is_code
 from fedcli.settings.run_config import RunConfig
 from fedcli.version import __version__
@@ -149,6 +150,8 @@ def open_federation(
     cancel: CancelFlag | None = None,
     model: Model | None = None,
     *,
+    source: DataSource | None = None,
+    given_model: Any = None,
     folder: Path = Path(),
 ) -> Federation:
     """Opens all that a valid config names; reads the data of fixed cohorts.
@@ -157,6 +160,9 @@ def open_federation(
         config: A valid config.
         cancel: Once raised, from any thread, opening stops.
         model: What is trained; None: what the config names.
+        source: Which data; None: those that the config names.
+        given_model: An object that is a model or makes one, in place of what the config names; see
+            `models.own.wrap`.
         folder: Where the run's files go, which is to have room.
 
     Raises:
@@ -166,7 +172,7 @@ def open_federation(
         DataError: The data are missing, bad, or do not fit each other.
     """
     algorithm = build_algorithm(config)  # before data are read that it might refuse to train on
-    splits = open_data(config.data_source, cancel)
+    splits = open_data(config.data_source if source is None else source, cancel)
     train = splits["train"]
     notes = [
         *notes_of_sources(splits),
@@ -189,6 +195,8 @@ def open_federation(
         needed.check(folder)
         return needed.notes()
 
+    if given_model is not None:
+        model = _wrapped(given_model, train)
     if model is None and not tables.is_model_file(config.model):  # before its weights are drawn
         layout = models.build_layout(
             config.model,
@@ -251,6 +259,15 @@ def _class_weights(
     weights = class_weights.load_class_weights(config.class_weights, train, cancel)
     notes.append(class_weights.describe(weights, train))
     return weights
+
+
+def _wrapped(given: Any, train: ClientData) -> Model:
+    """A model that a program made, or has made, for some data."""
+    if isinstance(given, Model):
+        return given
+    from fedcli.models import own  # late: few models are code
+
+    return own.wrap(given, input_shape=train.pixel_shape, num_classes=train.num_classes)
 
 
 def _can_be_held(data: ClientData, client_ids: Sequence[str]) -> bool:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from fedcli.datasets.sources.given import as_given
 from fedcli.errors import ConfigError
 from fedcli.runs import record, starting
 from fedcli.runs.loop import Callback, Training
 from fedcli.runs.record import RunRecord
+from fedcli.settings.data_source import IN_MEMORY, OpenedData
 from fedcli.settings.run_config import RunConfig
 
 if TYPE_CHECKING:
@@ -25,7 +28,13 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def train(
-    config: RunConfig, out: str | Path, *, callbacks: Iterable[Callback] = (), force: bool = False
+    config: RunConfig,
+    out: str | Path,
+    *,
+    data: Any = None,
+    model: Any = None,
+    callbacks: Iterable[Callback] = (),
+    force: bool = False,
 ) -> RunRecord:
     """Trains a new run to its end, evaluates it, and returns its record.
 
@@ -35,16 +44,25 @@ def train(
     Args:
         config: What to do, such as `RunConfig(rounds=100, csv=True)`; that of a record repeats it.
         out: The run's folder.
+        data: Data in memory in place of those that the config names: what `datasets.from_arrays`,
+            `from_examples` or `load` returns, splits by name, or {client_id: (pixels, labels)}. The
+            run records their fingerprint; `resume` and `evaluate_run` take them again.
+        model: A model in place of what the config names: one of `fedcli.models`, an object as in
+            `fedcli.own_models.OwnModel`, a `torch.nn.Module`, or a function that makes one of
+            these. Layers are written to the checkpoints; any other is to be given again.
         callbacks: Told each round; see `Training.complete`. They change no byte of the run.
         force: Replace a run that stands there.
 
     Raises:
         ConfigError: An option is not allowed, or does not fit the data; or `callbacks` is no list.
         DataError: The data are missing or bad.
+        ModelError: The model is none, or fails.
         RunError: The folder exists or cannot be written.
     """
     told = _listed(callbacks)
-    return _completed(starting.start(config, out, force=force), told)
+    config, data = _with_data(config, data)
+    config, model = _with_model(config, model)
+    return _completed(starting.start(config, out, data=data, model=model, force=force), told)
 
 
 def resume(
@@ -52,6 +70,8 @@ def resume(
     *,
     num_rounds: int | None = None,
     threads: int | None = None,
+    data: Any = None,
+    model: Any = None,
     callbacks: Iterable[Callback] = (),
     **code: Unpack[CodeOptions],
 ) -> RunRecord:
@@ -61,9 +81,13 @@ def resume(
         path: Its folder.
         num_rounds: Rounds in total; None: as many as its config says.
         threads: Number of threads; None: as its config says.
+        data: Of a run whose data were in memory: those data. Else where the data are now, if they
+            are not where they were.
+        model: Of a run whose model is code: FILE.py or FILE.py:FUNCTION. Of a run whose model was
+            an object that is not made of layers: that object.
         callbacks: As for `train`; they are told the rounds that were left.
-        code: FILE.py or FILE.py:NAME for each part of the run that is code, which runs only if it
-            is named here: `model`, `algorithm`, `aggregator`, `server_optimizer`.
+        code: FILE.py or FILE.py:NAME for each other part of the run that is code, which runs only
+            if it is named here: `algorithm`, `aggregator`, `server_optimizer`.
 
     Raises:
         ConfigError: See `starting.resume`.
@@ -71,8 +95,36 @@ def resume(
         RunError: There is no run, it is in use, or its files do not fit together.
     """
     told = _listed(callbacks)
-    training = starting.resume(path, rounds=num_rounds, threads=threads, **code)
+    if data is not None and not isinstance(data, str):
+        data = str(data) if isinstance(data, Path) else as_given(data)
+    training = starting.resume(
+        path, rounds=num_rounds, threads=threads, data=data, model=model, **code
+    )
     return _completed(training, told)
+
+
+def _with_data(config: RunConfig, data: Any) -> tuple[RunConfig, OpenedData | None]:
+    """The config that names the data that are given, and those that are in memory."""
+    if data is None:
+        return config, None
+    if config.data != RunConfig.data and not config.data.startswith(IN_MEMORY):
+        raise ConfigError(f"data is given twice: RunConfig(data={config.data!r}) and data=...")
+    if isinstance(data, str | Path):
+        return replace(config, data=str(data)), None
+    given = as_given(data)
+    return replace(config, data=str(given)), given
+
+
+def _with_model(config: RunConfig, model: Any) -> tuple[RunConfig, Any]:
+    """The config that names the model that is given, and the object."""
+    if model is None:
+        return config, None
+    if config.model != RunConfig.model and not config.model.startswith(IN_MEMORY):
+        raise ConfigError(f"model is given twice: RunConfig(model={config.model!r}) and model=...")
+    if isinstance(model, str | Path):
+        return replace(config, model=str(model)), None
+    name = getattr(model, "name", None) or getattr(model, "__name__", type(model).__name__)
+    return replace(config, model=f"{IN_MEMORY}{name}"), model
 
 
 def _listed(callbacks: Iterable[Callback]) -> list[Callback]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedcli import settings
 from fedcli.core.native import CancelFlag
@@ -29,6 +29,7 @@ from fedcli.runs.loop import Callback, RoundResult, Training
 from fedcli.runs.opening import Federation, open_federation
 from fedcli.runs.provenance import provenance_of
 from fedcli.settings import tables
+from fedcli.settings.data_source import OpenedData, source_of
 from fedcli.settings.declaration import option_name
 from fedcli.settings.run_config import CODE_FIELDS, KEPT_FIELDS, RunConfig, may_have_code
 
@@ -50,6 +51,8 @@ def start(
     is_numbered: bool = False,
     expected_data: str | None = None,
     expected_code: Mapping[str, Any] = _NO_CODE,
+    data: OpenedData | None = None,
+    model: Any = None,
     cancel: CancelFlag | None = None,
 ) -> Training:
     """Opens everything a config names, a user's code too, and makes the folder of a new run.
@@ -61,6 +64,8 @@ def start(
         is_numbered: Take another number behind `out` where another run has taken it meanwhile.
         expected_data: The fingerprint of the data that the config was used with; None: any.
         expected_code: By field the fingerprints of the files of a user's code; any others will do.
+        data: Opened data in place of those that the config names.
+        model: An object that is a model or makes one, in place of what the config names.
         cancel: Once raised, from any thread, the training stops within a local step.
 
     Raises:
@@ -79,12 +84,13 @@ def start(
         path = folder.free_path(path)
     folder.check_target(path, force=force)
     logs.require(config)
-    with fingerprinting(config.data_source, cancel) as fingerprint:
-        federation = open_federation(config, cancel, folder=path)
+    source = source_of(config, data)
+    with fingerprinting(source, cancel) as fingerprint:
+        federation = open_federation(config, cancel, source=source, given_model=model, folder=path)
         state = federation.initial_state()
         found = fingerprint.result()
     consequence = "a new run with its config does not repeat it"
-    changed = note_of_change(config.data_source, expected_data, found, consequence)
+    changed = note_of_change(source, expected_data, found, consequence)
     federation.notes.extend(changed)
     if has_code:
         federation.notes.extend(permission.notes_of_changes(vars(config), expected_code))
@@ -103,8 +109,9 @@ def resume(
     *,
     rounds: int | None = None,
     threads: int | None = None,
-    data: str | None = None,
+    data: str | OpenedData | None = None,
     test_data: str | None = None,
+    model: Any = None,
     cancel: CancelFlag | None = None,
     **code: Unpack[CodeOptions],
 ) -> Training:
@@ -114,11 +121,14 @@ def resume(
         path: The run's folder.
         rounds: A new total; None keeps it.
         threads: Number of threads; None: what the config says.
-        data: Where the run's data are now; None: where they were.
+        data: Where the run's data are now; None: where they were. Of a run whose data a program had
+            in memory: those data.
         test_data: The same of its test data.
+        model: FILE.py or FILE.py:FUNCTION, for a run whose model is code; of a run whose model a
+            program gave: that object.
         cancel: See `start`.
-        code: FILE.py or FILE.py:NAME for each part of the run that is code (`model`, `algorithm`,
-            ...): no code runs unless it is named here.
+        code: FILE.py or FILE.py:NAME for each part of the run that is code (`algorithm`, ...): no
+            code runs unless it is named here.
 
     Raises:
         ConfigError: config.toml is bad, the data are others than the run's, `rounds` is below the
@@ -128,12 +138,22 @@ def resume(
     """
     run = RunDirectory.open(Path(path))
     try:
-        places = {"data": data, "test_data": test_data}
-        given = {name: value for name, value in places.items() if value is not None}
-        return _resume(run, rounds, threads, code, given, cancel)
+        memory = None if data is None or isinstance(data, str) else data
+        places = {"data": data if memory is None else None, "test_data": test_data}
+        given = {name: str(value) for name, value in places.items() if value is not None}
+        objects = _Objects(memory, model if not isinstance(model, str) else None)
+        named = {**code, "model": model if isinstance(model, str) else None}
+        return _resume(run, rounds, threads, named, given, objects, cancel)
     except BaseException:
         run.close()
         raise
+
+
+class _Objects(NamedTuple):
+    """What a program gives in place of what the config names."""
+
+    data: OpenedData | None = None
+    model: Any = None
 
 
 def _absolute(config: RunConfig) -> RunConfig:
@@ -156,6 +176,7 @@ def _resume(
     threads: int | None,
     code: Mapping[str, Any],
     places: Mapping[str, str],
+    objects: _Objects,
     cancel: CancelFlag | None,
 ) -> Training:
     file = folder.latest_checkpoint(run.path)
@@ -163,19 +184,25 @@ def _resume(
     from fedcli.runs.moved_data import check_places  # late: a new run needs none of it
 
     config, config_text = _continued_config(run, content, rounds, places)
-    check_places(config.data_source, "beside --resume")
+    source = source_of(config, objects.data)
+    check_places(source, "beside --resume")
     if threads is not None:
         config = settings.validate(replace(config, threads=threads))
     logs.require(config)
     origin = settings.read_provenance(config_text, str(run.path))
     config, named = _with_code(config, content, code)
-    model = model_of(content, config, file, named.get("model"))
-    with fingerprinting(config.data_source, cancel) as fingerprint:
-        federation = open_federation(config, cancel, model, folder=run.path)
+    source = source_of(config, objects.data)  # a partition may be code
+    model = None
+    if objects.model is None:
+        model = model_of(content, config, file, named.get("model"))
+    with fingerprinting(source, cancel) as fingerprint:
+        federation = open_federation(
+            config, cancel, model, source=source, given_model=objects.model, folder=run.path
+        )
         state = to_state(content, federation.process, file)
         found = fingerprint.result()
     consequence = "its rounds no longer repeat"
-    changed = note_of_change(config.data_source, origin.get("data"), found, consequence)
+    changed = note_of_change(source, origin.get("data"), found, consequence)
     federation.notes.extend(changed)
     if named:
         from fedcli.settings.own import permission  # late: few runs have code

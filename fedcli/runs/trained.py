@@ -83,14 +83,15 @@ class Trained:
 
 
 def load_trained(
-    path: Path, threads: int | None, code: str | None = None, *, best: bool = False
+    path: Path, threads: int | None, code: Any = None, *, best: bool = False
 ) -> Trained:
     """Returns a checkpoint without its data: of a run's folder the newest, or a file.
 
     Args:
         path: The run or checkpoint.
         threads: Number of threads; None: what the machine gives.
-        code: FILE.py or FILE.py:FUNCTION, if the user said so after --model.
+        code: FILE.py or FILE.py:FUNCTION, if the user said so after --model; of a program also the
+            object that is the run's model.
         best: Take the checkpoint of the run's best round, not the newest.
 
     Raises:
@@ -101,9 +102,7 @@ def load_trained(
     return _trained(checkpoint.load(file), file, threads, code)
 
 
-def _trained(
-    content: Checkpoint, file: Path, threads: int | None, code: str | None = None
-) -> Trained:
+def _trained(content: Checkpoint, file: Path, threads: int | None, code: Any = None) -> Trained:
     config = _config_of(content, file)
     model = model_of(content, config, file, code)
     engine = choosing.make_engine(model, threads)
@@ -114,7 +113,7 @@ def _trained(
         state = open_client_states(state, file.parent.parent, content.client_states)
     origin = settings.read_provenance(content.config, str(file))
     notes: tuple[str, ...] = ()
-    if code is not None:
+    if isinstance(code, str):
         from fedcli.settings.own.permission import notes_of_changes  # late: few runs have code
 
         notes = notes_of_changes({"model": code}, origin)

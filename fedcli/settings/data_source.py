@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import field, fields, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 from fedcli.dataclass import dataclass
 from fedcli.settings.options import Value
 from fedcli.settings.vocabulary import NATURAL
+
+# What the names of data begin with that a Python program had in memory.
+IN_MEMORY = "memory:"
+
+
+class OpenedData(Protocol):
+    """Data that a program has opened already; `str` gives the name that a config has for them."""
+
+    def open(self, pixels: str, num_classes: int | None) -> Mapping[str, Any]:
+        """Returns the splits by name; see `DataSource` for the arguments."""
+        ...
+
+    def fingerprint(self, is_cancelled: Callable[[], bool]) -> str | None:
+        """Returns what names the examples; None: `is_cancelled` said to give up."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -18,7 +33,7 @@ class DataSource:
 
     Attributes:
         data: Name of an embedded or downloaded dataset, or path of a file. A TFF file is the one
-            split "train".
+            split "train". Or data that are opened already.
         data_options: Options of an embedded dataset.
         test_data: A name or file whose examples become the split "test": its split "test" if it
             is a store that has one, else its split "train". It replaces a split "test" of `data`.
@@ -31,7 +46,7 @@ class DataSource:
             source means by it.
     """
 
-    data: str = "synthetic-digits"
+    data: str | OpenedData = "synthetic-digits"
     data_options: Mapping[str, Value] = field(default_factory=dict, kw_only=True)
     test_data: str | None = field(default=None, kw_only=True)
     partition: str = field(default=NATURAL, kw_only=True)
@@ -47,12 +62,13 @@ class DataSource:
     @property
     def names(self) -> list[str]:
         """The names or files that the examples are read from, one or two."""
-        return [self.data] if self.test_data is None else [self.data, self.test_data]
+        name = str(self.data)
+        return [name] if self.test_data is None else [name, self.test_data]
 
     @property
     def paths(self) -> list[Path]:
         """`names` as paths. That of a dataset known by its name is no file."""
-        return [Path(each) for each in self.names]
+        return [Path(each) for each in self.names if not each.startswith(IN_MEMORY)]
 
     @property
     def given(self) -> dict[str, Any]:
@@ -64,6 +80,12 @@ class DataSource:
             for name, value in values.items()
             if name == "data" or value != getattr(default, name)
         }
+
+
+def source_of(options: Any, data: OpenedData | None) -> DataSource:
+    """Returns the source that a `RunConfig` describes, of opened data if there are some."""
+    source = DataSource.of(options)
+    return source if data is None else replace(source, data=data)
 
 
 class DataOptions(TypedDict, total=False):

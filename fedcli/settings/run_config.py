@@ -12,7 +12,7 @@ from dataclasses import fields
 
 from fedcli.dataclass import dataclass
 from fedcli.settings import tables
-from fedcli.settings.data_source import DataSource
+from fedcli.settings.data_source import IN_MEMORY, DataSource
 from fedcli.settings.declaration import (
     EDIT,
     EXAMPLES,
@@ -82,11 +82,11 @@ _EVENT_FILES = Needs("tensorboard", "goes into TensorBoard's files; add --tensor
 
 
 def _is_data_file(text: str) -> bool:
-    return text not in tables.DATASETS
+    return text not in tables.DATASETS and not text.startswith(IN_MEMORY)
 
 
 def _is_model_file(text: str) -> bool:
-    return tables.is_model_file(text)
+    return tables.is_model_file(text) and not text.startswith(IN_MEMORY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ class RunConfig:
         changes=NOTHING,
     )
     data: str = option(
-        DataSource.data,
+        str(DataSource.data),
         name_or_path(lambda: tables.DATASETS, _is_data_file),
         help="A named dataset, or a TFF HDF5 file or fedcli store.",
         section=DATA,

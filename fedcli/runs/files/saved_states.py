@@ -22,6 +22,7 @@ from fedcli.runs.files import checkpoint
 from fedcli.runs.files import folder as run_dir
 from fedcli.runs.files.checkpoint import Checkpoint
 from fedcli.settings import tables
+from fedcli.settings.data_source import IN_MEMORY
 from fedcli.settings.options import Entry, is_code
 from fedcli.settings.run_config import RunConfig
 
@@ -32,7 +33,7 @@ _EVALUATED_WEIGHTS = "evaluated_weights"
 _NUM_UPDATES = "ema_updates"
 
 
-def model_of(content: Checkpoint, config: RunConfig, path: Path, code: str | None = None) -> Model:
+def model_of(content: Checkpoint, config: RunConfig, path: Path, code: Any = None) -> Model:
     """Returns the model of a checkpoint. No file that its config names is opened or run.
 
     Args:
@@ -40,7 +41,7 @@ def model_of(content: Checkpoint, config: RunConfig, path: Path, code: str | Non
         config: Of its run.
         path: The checkpoint's file, for messages.
         code: What the user said after --model, the one thing that may be run: FILE.py, where the
-            function is the run's, or FILE.py:FUNCTION.
+            function is the run's, or FILE.py:FUNCTION. Of a program: an object that is a model.
 
     Raises:
         CheckpointError: Description, weights and the rest do not fit each other.
@@ -48,6 +49,10 @@ def model_of(content: Checkpoint, config: RunConfig, path: Path, code: str | Non
             given, or the other way round.
         ModelError: That file is gone or fails.
     """
+    if code is not None and not isinstance(code, str):
+        from fedcli.models import own  # late: few models are code
+
+        return own.wrap(code, input_shape=content.input_shape, num_classes=content.num_classes)
     if needs_code(content, config):
         from fedcli.settings.own.permission import allowed_code  # late: few models are code
 
@@ -65,6 +70,11 @@ def model_of(content: Checkpoint, config: RunConfig, path: Path, code: str | Non
         )
     if not tables.is_model_file(config.model):
         return _named_model(content, config, path)
+    if content.description is None and config.model.startswith(IN_MEMORY):
+        raise ConfigError(
+            f"this run's model, {config.model}, was an object of a Python program; give it again "
+            "there: fedcli.resume(run, model=...) or fedcli.evaluate_run(run, model=...)"
+        )
     if content.description is None:
         raise CheckpointError(
             f"{path} does not describe its model, {config.model}; it is not a checkpoint of fedcli"

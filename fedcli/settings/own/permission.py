@@ -23,7 +23,6 @@ PARTITION = "partition"
 class CodeOptions(TypedDict, total=False):
     """A user's files, FILE.py or FILE.py:NAME, that a run's fields name; None: not given."""
 
-    model: str | None
     algorithm: str | None
     aggregator: str | None
     server_optimizer: str | None

@@ -1,0 +1,544 @@
+"""Clients whose examples a program has in memory, or makes when they are asked for.
+
+`from_arrays` takes arrays or functions by client, `from_examples` any sequence of (image, label),
+as PyTorch and Hugging Face have them, with the owner of each. What they return goes wherever opened
+data go: into `fedcli.train`, `fedcli.evaluate_run`, `fedcli.statistics` and `process.next`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.dataclass import dataclass
+from fedcli.datasets.batches import ClientDataset
+from fedcli.datasets.batches import from_arrays as one_client
+from fedcli.datasets.cache import ClientCache
+from fedcli.datasets.checks import MAX_CLASSES, MAX_ID_BYTES, check_labels, has_channels_first
+from fedcli.datasets.client_data import ClientData, decoding, unknown_client
+from fedcli.datasets.examining import examine, sampled_ids
+from fedcli.datasets.labels import whole_numbers
+from fedcli.datasets.polarity import Border, can_measure
+from fedcli.digest import blake2b
+from fedcli.errors import ConfigError, DataError
+from fedcli.settings.data_source import IN_MEMORY
+from fedcli.settings.vocabulary import VALIDATION
+
+MEMORY = "memory"  # what data in memory are called where no name is given
+CACHE_BYTES = 256 << 20  # of clients that functions make
+
+# Pairs (pixels, labels) by client, or functions that return them.
+Clients = Mapping[Any, Any]
+# Which members of an example that is a mapping are its image and its label.
+IMAGE_KEYS = ("image", "img", "pixels", "x")
+LABEL_KEYS = ("label", "labels", "fine_label", "character", "target", "y")
+
+
+class GivenSplit(ClientData):
+    """One split of clients in memory. Arrays are borrowed."""
+
+    beside: Mapping[str, ClientData] = MappingProxyType({})  # other splits that were given with it
+
+    def __init__(
+        self,
+        clients: Mapping[str, Callable[[], ClientDataset]],
+        sizes: Mapping[str, int],
+        *,
+        split: str,
+        source: str,
+        num_classes: int,
+        class_names: tuple[str, ...] | None,
+        pixel_shape: tuple[int, ...],
+        pixel_convention: str | None,
+        cache: ClientCache,
+    ) -> None:
+        """Takes what makes each client.
+
+        Args:
+            clients: By id.
+            sizes: Of the clients whose number of examples is known.
+            split: The name this split goes by.
+            source: What messages call the data.
+            num_classes: Labels are 0 to num_classes - 1.
+            class_names: A name for each class, or None.
+            pixel_shape: Of each image.
+            pixel_convention: What 1.0 is; None: measured.
+            cache: Keeps clients that are made.
+        """
+        self.source = source
+        self.split = split
+        self.client_ids = sorted(clients)
+        self.num_classes = num_classes
+        self.class_names = class_names
+        self.pixel_shape = pixel_shape
+        self.cache: ClientCache = cache
+        self._clients = clients
+        self._sizes = dict(sizes)
+        self._lock = threading.Lock()
+        self.pixel_convention = pixel_convention or self._measured_convention()
+
+    @property
+    def range_remedy(self) -> str:
+        """What to do where pixels do not go from 0 to 1."""
+        return "divide them by their largest value, or give uint8"
+
+    def num_examples(self, client_id: str) -> int:
+        """Returns how many examples a client holds; one that a function makes is made for it."""
+        if client_id not in self._sizes:
+            self._sizes[client_id] = len(self.client(client_id))
+        return self._sizes[client_id]
+
+    def client(self, client_id: str) -> ClientDataset:
+        """Returns one client's examples."""
+        make = self._clients.get(client_id)
+        if make is None:
+            raise unknown_client(self, client_id)
+        return self.cache.get(self.split, client_id, lambda: self._made(client_id, make))
+
+    def examine(self) -> tuple[str, ...]:
+        """Returns what a user should know before training; see `examining.examine`."""
+        return examine(self, has_default_classes=False, is_scaled=False)
+
+    def with_pixels(self, pixels: str) -> GivenSplit:
+        """Returns the split with 1.0 meaning "ink" or "background"; "source" leaves it."""
+        if pixels in ("source", self.pixel_convention):
+            return self
+        scale, offset, convention = decoding(1.0, 0.0, self.pixel_convention, pixels)
+
+        def turned(make: Callable[[], ClientDataset]) -> Callable[[], ClientDataset]:
+            def client() -> ClientDataset:
+                made = make()
+                factors = scale * made.scale, scale * made.offset + offset
+                return ClientDataset(
+                    made.client_id, made.pixels, made.labels, *factors, made.source
+                )
+
+            return client
+
+        return GivenSplit(
+            {name: turned(make) for name, make in self._clients.items()},
+            self._sizes,
+            split=self.split,
+            source=self.source,
+            num_classes=self.num_classes,
+            class_names=self.class_names,
+            pixel_shape=self.pixel_shape,
+            pixel_convention=convention,
+            cache=ClientCache(self.cache.max_bytes),
+        )
+
+    def _made(self, client_id: str, make: Callable[[], ClientDataset]) -> ClientDataset:
+        """A client, made by one thread at a time, and checked."""
+        with self._lock:
+            client = make()
+        where = f"{self.source}: client {client_id!r}"
+        if client.pixels.shape[1:] != self.pixel_shape:
+            raise DataError(
+                f"{where}: images are {list(client.pixels.shape[1:])} but those of client "
+                f"{self.client_ids[0]!r} are {list(self.pixel_shape)}; all must be alike"
+            )
+        check_labels(client.labels, self.num_classes, where)
+        return client
+
+    def _measured_convention(self) -> str:
+        """What 1.0 is, as the border of the images of a few clients tells; else "ink"."""
+        if not can_measure(self.pixel_shape):
+            return "ink"
+        border = Border()
+        for client_id in sampled_ids(self.client_ids):
+            client = self.client(client_id)
+            border.add(client.pixels[:100], client.scale, client.offset)
+        return border.decide() or "ink"
+
+
+@dataclass(frozen=True, eq=False)
+class GivenData:
+    """Opened splits in the place of a name or file: what `DataSource.data` may be, too.
+
+    Attributes:
+        splits: By name; one of them is `train`.
+        name: What messages and config.toml call the data.
+    """
+
+    splits: Mapping[str, ClientData]
+    name: str = MEMORY
+
+    def __str__(self) -> str:
+        """Returns what a config calls the data."""
+        return f"{IN_MEMORY}{self.name}"
+
+    def open(self, pixels: str, num_classes: int | None) -> dict[str, ClientData]:
+        """Returns the splits.
+
+        Raises:
+            ConfigError: Other pixels or classes are asked for than these have.
+        """
+        opened = {
+            split: data.with_pixels(pixels) if isinstance(data, GivenSplit) else data
+            for split, data in self.splits.items()
+        }
+        for data in opened.values():
+            if num_classes not in (None, data.num_classes):
+                raise ConfigError(
+                    f"--num-classes {num_classes}: {self.name} has {data.num_classes} classes; say "
+                    "so where the data are made"
+                )
+            if pixels not in ("source", data.pixel_convention):
+                raise ConfigError(
+                    f"--pixels {pixels}: 1.0 is {data.pixel_convention} in {self.name}; say so "
+                    "where the data are opened"
+                )
+        return opened
+
+    def fingerprint(self, is_cancelled: Callable[[], bool]) -> str | None:
+        """Returns what names the ids, pixels and labels of all clients; None: cancelled."""
+        digest = blake2b(digest_size=32)
+        for split, data in sorted(self.splits.items()):
+            digest.update(f"{split} {data.num_classes} {data.pixel_shape}\n".encode())
+            for client_id in data.client_ids:
+                if is_cancelled():
+                    return None
+                client = data.client(client_id)
+                about = f"{client_id}\n{client.pixels.dtype} {client.scale} {client.offset}\n"
+                digest.update(about.encode(errors="surrogateescape"))
+                digest.update(np.ascontiguousarray(client.pixels).data)
+                digest.update(np.ascontiguousarray(client.labels).data)
+        return f"memory:{digest.hexdigest()}"
+
+
+def from_arrays(
+    clients: Clients,
+    *,
+    test: Clients | None = None,
+    validation: Clients | None = None,
+    classes: int | Sequence[str] | None = None,
+    pixels: str | None = None,
+    name: str = MEMORY,
+) -> tuple[ClientData, ClientData | None]:
+    """Returns arrays in memory as federated data: the train split, and the test split or None.
+
+    Args:
+        clients: By client id, a pair (pixels, labels) of arrays, or a function without arguments
+            that returns one and is called when the client is used. pixels: uint8, seen as
+            value / 255, or floats from 0 to 1, [n, H, W] or [n, H, W, C]; [n, C, H, W] of 1 or 3
+            channels is recognised. labels: whole numbers [n] or [n, 1]. Arrays are borrowed, and
+            must not change.
+        test: The same of test data; a client of the same id is the same one.
+        validation: The same of validation data, which `fedcli.train` takes from the train split.
+        classes: Their number, or a name for each; None: as many as the labels say. It is needed
+            where clients are functions.
+        pixels: What 1.0 means, "ink" or "background"; None: the border of the images tells.
+        name: What messages and the run's config.toml call the data.
+
+    Raises:
+        ConfigError: `classes` or `pixels` is not allowed.
+        DataError: There is no client, or examples cannot be used; names client and example.
+    """
+    parts = {"train": clients, "test": test, VALIDATION: validation}
+    given = {split: each for split, each in parts.items() if each is not None}
+    readers: dict[str, dict[str, Callable[[], ClientDataset]]] = {}
+    sizes: dict[str, dict[str, int]] = {}
+    largest = -1
+    for split, each in given.items():
+        readers[split], sizes[split] = {}, {}
+        for client_id, pair in _by_id(each, name).items():
+            if callable(pair):
+                readers[split][client_id] = _maker(client_id, pair, name)
+                continue
+            client = _client(client_id, pair, name)
+            readers[split][client_id] = lambda client=client: client  # type: ignore[misc]
+            sizes[split][client_id] = len(client)
+            largest = max(largest, int(client.labels.max(initial=-1)))
+    are_known = all(len(sizes[split]) == len(readers[split]) for split in readers)
+    num_classes, class_names = _classes(classes, largest, name, are_known=are_known)
+    return _splits(readers, sizes, num_classes, class_names, pixels, name)
+
+
+def from_examples(
+    examples: Any,
+    owners: Sequence[Any] | None = None,
+    *,
+    test: Any = None,
+    test_owners: Sequence[Any] | None = None,
+    classes: int | Sequence[str] | None = None,
+    pixels: str | None = None,
+    name: str = MEMORY,
+) -> tuple[ClientData, ClientData | None]:
+    """Returns a sequence of (image, label) as federated data: train, and test or None.
+
+    The sequence has `len(examples)` and `examples[i]`, as datasets of PyTorch and Hugging Face do.
+    An example is a pair, or a mapping with `image` and `label`; an image is an array, a tensor or a
+    PIL image. A client's examples are read when it is used.
+
+    Args:
+        examples: The train data.
+        owners: Who owns each example: an id each. None: one client, "everyone", has all; a
+            partition (`RunConfig(partition="iid")`) deals them anew.
+        test: The same of test data.
+        test_owners: Who owns each of these.
+        classes: Their number, or a name for each; None: what the sequence says (`classes`, or
+            `features["label"]`), else what all labels say, which are read for it.
+        pixels: As in `from_arrays`.
+        name: As in `from_arrays`.
+
+    Raises:
+        ConfigError: `classes` or `pixels` is not allowed.
+        DataError: Owners are missing, or examples cannot be used.
+    """
+    parts = {"train": (examples, owners), "test": (test, test_owners)}
+    given = {split: each for split, each in parts.items() if each[0] is not None}
+    readers: dict[str, dict[str, Callable[[], ClientDataset]]] = {}
+    sizes: dict[str, dict[str, int]] = {}
+    for split, (sequence, of_whom) in given.items():
+        places = _places(sequence, of_whom, f"{name}: {split}")
+        readers[split] = {
+            client_id: _reader(client_id, sequence, indices, name)
+            for client_id, indices in places.items()
+        }
+        sizes[split] = {client_id: len(indices) for client_id, indices in places.items()}
+    classes = _stated_classes(examples) if classes is None else classes
+    largest = -1
+    if classes is None:
+        for makers in readers.values():
+            for make in makers.values():
+                largest = max(largest, int(make().labels.max(initial=-1)))
+    num_classes, class_names = _classes(classes, largest, name, are_known=True)
+    return _splits(readers, sizes, num_classes, class_names, pixels, name)
+
+
+def as_given(data: Any, name: str = MEMORY) -> GivenData:
+    """Returns what `fedcli.train` takes as `data` beside a name: opened splits or arrays.
+
+    Args:
+        data: A split; a pair (train, test), the test split perhaps None; splits by name; or arrays
+            by client, as `from_arrays` takes them.
+        name: As in `from_arrays`.
+
+    Raises:
+        DataError: It is something else.
+    """
+    if isinstance(data, GivenData):
+        return data
+    if isinstance(data, ClientData):
+        return GivenData(_with_others({"train": data}), data.source)
+    if isinstance(data, tuple) and data and isinstance(data[0], ClientData) and len(data) <= 2:
+        return _given_pair(data)
+    if isinstance(data, Mapping) and data:
+        if all(isinstance(each, ClientData) for each in data.values()):
+            return GivenData(dict(data), next(iter(data.values())).source)
+        return _given_pair(from_arrays(data, name=name))
+    kind = type(data).__name__
+    raise DataError(
+        f"data is of type {kind}; give a name or file, what datasets.load or from_arrays returns, "
+        "or {client_id: (pixels, labels)}"
+    )
+
+
+def _given_pair(pair: tuple[Any, ...]) -> GivenData:
+    train = pair[0]
+    test = pair[1] if len(pair) > 1 else None
+    if test is not None and not isinstance(test, ClientData):
+        raise DataError(f"data[1] is of type {type(test).__name__}; give a test split, or None")
+    splits = {"train": train} if test is None else {"train": train, "test": test}
+    return GivenData(_with_others(splits), train.source)
+
+
+def _with_others(splits: dict[str, ClientData]) -> dict[str, ClientData]:
+    """The splits, with the validation data that were given with train."""
+    train = splits["train"]
+    return {**splits, **train.beside} if isinstance(train, GivenSplit) else splits
+
+
+def _splits(
+    readers: Mapping[str, Mapping[str, Callable[[], ClientDataset]]],
+    sizes: Mapping[str, Mapping[str, int]],
+    num_classes: int,
+    class_names: tuple[str, ...] | None,
+    pixels: str | None,
+    name: str,
+) -> tuple[ClientData, ClientData | None]:
+    if pixels not in (None, "ink", "background"):
+        raise ConfigError(f"pixels={pixels!r}: choose 'ink' or 'background'")
+    cache = ClientCache(CACHE_BYTES)
+    shape, convention = None, pixels
+    made: dict[str, GivenSplit] = {}
+    for split, clients in readers.items():
+        if not clients:
+            raise DataError(f"{name}: {split} has no clients; give some")
+        if shape is None:
+            shape = _first_shape(clients)
+        made[split] = GivenSplit(
+            clients,
+            sizes[split],
+            split=split,
+            source=name,
+            num_classes=num_classes,
+            class_names=class_names,
+            pixel_shape=shape,
+            pixel_convention=convention,
+            cache=cache,
+        )
+        convention = made["train"].pixel_convention  # one for all splits
+    if VALIDATION in made:
+        made["train"].beside = {VALIDATION: made[VALIDATION]}
+    return made["train"], made.get("test")
+
+
+def _first_shape(clients: Mapping[str, Callable[[], ClientDataset]]) -> tuple[int, ...]:
+    first: ClientDataset = clients[min(clients)]()
+    shape: tuple[int, ...] = first.pixels.shape[1:]
+    return shape
+
+
+def _by_id(clients: Any, name: str) -> dict[str, Any]:
+    """Clients by the text of their ids."""
+    if not isinstance(clients, Mapping):
+        raise DataError(
+            f"{name}: clients are of type {type(clients).__name__}; give a dict, "
+            "{client_id: (pixels, labels)}"
+        )
+    found: dict[str, Any] = {}
+    for key, value in clients.items():
+        client_id = _id_of(key, name)
+        if client_id in found:
+            raise DataError(f"{name}: two clients have the id {client_id!r}; give each its own")
+        found[client_id] = value
+    return found
+
+
+def _id_of(key: Any, name: str) -> str:
+    text = str(key.item() if isinstance(key, np.generic) else key)
+    num_bytes = len(text.encode(errors="surrogatepass"))
+    if not isinstance(key, str | int | np.integer) or not text or num_bytes > MAX_ID_BYTES:
+        raise DataError(
+            f"{name}: a client's id is {key!r}; give a text or a whole number of at most "
+            f"{MAX_ID_BYTES} bytes"
+        )
+    return text
+
+
+def _maker(client_id: str, function: Callable[[], Any], name: str) -> Callable[[], ClientDataset]:
+    return lambda: _client(client_id, function(), name)
+
+
+def _client(client_id: str, pair: Any, name: str) -> ClientDataset:
+    """One client's examples, checked."""
+    where = f"{name}: client {client_id!r}"
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise DataError(
+            f"{where} is of type {type(pair).__name__}; give a pair (pixels, labels) of arrays, or "
+            "a function that returns one"
+        )
+    images, labels = (np.asarray(each) for each in pair)
+    if has_channels_first(images.shape):
+        images = np.moveaxis(images, 1, -1)
+    if images.ndim == 4 and images.shape[3] == 1:
+        images = images[..., 0]
+    if images.ndim not in (3, 4):
+        raise DataError(
+            f"{where}: pixels are {images.dtype} {list(images.shape)}; give [n, H, W] or "
+            "[n, H, W, C]"
+        )
+    if images.dtype == np.float16:
+        images = images.astype(np.float32)
+    labels = whole_numbers(labels, where)
+    return one_client(images, labels, client_id=client_id, source=name).client
+
+
+def _classes(
+    classes: int | Sequence[str] | None, largest: int, name: str, *, are_known: bool
+) -> tuple[int, tuple[str, ...] | None]:
+    """The number of classes, and their names if they have any."""
+    if classes is None:
+        if not are_known:
+            raise ConfigError(f"{name}: clients are functions; give classes, their number or names")
+        return max(largest, 0) + 1, None
+    if isinstance(classes, int | np.integer) and not isinstance(classes, bool):
+        if not 1 <= classes <= MAX_CLASSES:
+            raise ConfigError(f"classes={classes}: choose a whole number from 1 to {MAX_CLASSES}")
+        return int(classes), None
+    if isinstance(classes, str) or not isinstance(classes, Sequence) or not classes:
+        raise ConfigError(f"classes={classes!r}: give their number, or a list of their names")
+    return len(classes), tuple(map(str, classes))
+
+
+def _stated_classes(examples: Any) -> int | Sequence[str] | None:
+    """What a sequence says of its classes: torchvision's `classes`, Hugging Face's features."""
+    names = getattr(examples, "classes", None)
+    if isinstance(names, list | tuple) and names and all(isinstance(each, str) for each in names):
+        return names
+    features = getattr(examples, "features", None)
+    for key in LABEL_KEYS:
+        named = getattr(features.get(key), "names", None) if isinstance(features, Mapping) else None
+        if named:
+            return [str(each) for each in named]
+    return None
+
+
+def _places(examples: Any, owners: Sequence[Any] | None, name: str) -> dict[str, list[int]]:
+    """Which examples each client has."""
+    try:
+        size = len(examples)
+        _ = examples.__getitem__
+    except (TypeError, AttributeError):
+        raise DataError(
+            f"{name} is of type {type(examples).__name__}; give what has len(...) and [i], a list "
+            "for one"
+        ) from None
+    if not size:
+        raise DataError(f"{name} holds no examples; give some")
+    if owners is None:
+        return {"everyone": list(range(size))}
+    if len(owners) != size:
+        raise DataError(f"{name}: {size} examples but {len(owners)} owners; give one each")
+    places: dict[str, list[int]] = {}
+    for index, owner in enumerate(owners):
+        places.setdefault(_id_of(owner, name), []).append(index)
+    return places
+
+
+def _reader(
+    client_id: str, examples: Any, indices: Sequence[int], name: str
+) -> Callable[[], ClientDataset]:
+    def read() -> ClientDataset:
+        where = f"{name}: client {client_id!r}"
+        pairs = [_image_and_label(examples[index], where) for index in indices]
+        shapes = {image.shape for image, _ in pairs}
+        if len(shapes) > 1:
+            one, other, *_ = sorted(shapes)
+            raise DataError(
+                f"{where}: images of {list(one)} and of {list(other)}; bring them to one size"
+            )
+        images = np.stack([image for image, _ in pairs])
+        labels = np.array([label for _, label in pairs])
+        return _client(client_id, (images, labels), name)
+
+    return read
+
+
+def _image_and_label(example: Any, where: str) -> tuple[NDArray[Any], Any]:
+    if isinstance(example, Mapping):
+        image = next((example[key] for key in IMAGE_KEYS if key in example), None)
+        label = next((example[key] for key in LABEL_KEYS if key in example), None)
+        if image is None or label is None:
+            raise DataError(
+                f"{where}: an example has {', '.join(map(str, example))}; give image and label"
+            )
+    elif isinstance(example, tuple | list) and len(example) == 2:
+        image, label = example
+    else:
+        raise DataError(
+            f"{where}: an example is of type {type(example).__name__}; give (image, label)"
+        )
+    array = np.asarray(image)
+    if array.ndim == 3 and has_channels_first((1, *array.shape)):
+        array = np.moveaxis(array, 0, -1)
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    number: Any = np.asarray(label)
+    return array, number.item() if number.size == 1 else number
