@@ -6,6 +6,7 @@ import io
 import os
 import resource
 import struct
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from fedcli.errors import ConfigError, DataError
 
 IMAGES = np.arange(6 * 4 * 5, dtype=np.uint8).reshape(6, 4, 5) * 2
 LABELS = np.array([7, 0, 2, 7, 1, 3])
+GARBLED = np.array([ord("a")] * 5 + [sys.maxunicode + 1], np.uint32).view("U1")  # six texts
 
 
 def npy(array: Any, **options: Any) -> bytes:
@@ -283,6 +285,9 @@ def test_objects_are_never_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ({"x": IMAGES, "y": LABELS, "clients": np.array([b"\xff"] * 6)}, "a client id is no text"),
         ({"x": IMAGES, "y": LABELS, "clients": np.array(["ä" * 200] * 6)}, "an id has 1 to 255"),
         ({"x": IMAGES, "y": LABELS, "clients": np.array(["\ud800"] * 6)}, "an id has 1 to 255"),
+        ({"x": IMAGES, "y": LABELS, "clients": GARBLED}, "'clients': a text in it has a code that"),
+        ({"x": IMAGES, "y": GARBLED}, "'y': a text in it has a code that is no character"),
+        ({"x": IMAGES, "y": GARBLED.astype(">U1")}, "'y': a text in it has a code that is no char"),
         ({"x": IMAGES.astype(complex), "y": LABELS}, "pixels are complex128"),
         ({"x": IMAGES.astype(str), "y": LABELS}, "pixels are <U3"),
         ({"x": IMAGES.view([("a", "u1")]), "y": LABELS}, "pixels are [('a', 'u1')]"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -167,7 +168,15 @@ class Values:
             is_set: NDArray[np.bool_] = np.frombuffer(content, np.uint8).reshape(shape) != 0
             return is_set
         values = np.frombuffer(content, array.dtype).reshape(shape)
-        return values.astype(array.dtype.newbyteorder("="), copy=False)
+        values = values.astype(array.dtype.newbyteorder("="), copy=False)
+        if array.dtype.kind == "U" and values.size and array.dtype.itemsize:
+            codes = np.ascontiguousarray(values).reshape(-1).view(np.uint32)
+            if codes.max() > sys.maxunicode:  # Python would not even make a text of them
+                raise DataError(
+                    f"{array.where}: a text in it has a code that is no character; fetch or save "
+                    "it again"
+                )
+        return values
 
     def read_ids(self, count: int) -> list[str]:
         """Returns the next values as client ids, checked."""
