@@ -6,12 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from fedcli.cli import main as cli
 from fedcli.cli.habits import advice_on
 from fedcli.runs.files import folder
 from tests.kit.command_line import Fedcli
@@ -189,3 +191,13 @@ def test_training_that_moves_nothing_says_so(fedcli: Fedcli, tmp_path: Path) -> 
     done = fedcli(*options, "--clients", "c0,c1", "--out", "c")
     assert "failure" not in json.loads(done.out)
     assert "moved the model" not in done.err
+
+
+def test_of_warnings_about_arithmetic_those_of_users_code_are_shown_alone() -> None:
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        cli._say_nothing_of_arithmetic()
+        for module in ("fedcli.learning.state", "my_model", "numpy.linalg"):
+            warnings.warn_explicit(module, RuntimeWarning, "file.py", 1, module)
+        warnings.warn_explicit("deprecated", DeprecationWarning, "file.py", 1, "fedcli.learning")
+    assert [str(each.message) for each in shown] == ["my_model", "numpy.linalg", "deprecated"]
