@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _say_nothing_of_arithmetic() -> None:
-    """Hides NumPy's warnings about fedcli's own arithmetic: users can do nothing with them.
+    """Keeps NumPy's warnings about fedcli's own arithmetic from users, who cannot act on them.
 
     A number that is not finite is data, and those that must be finite are checked. Warnings of code
     that users write are shown as ever.
