@@ -35,7 +35,7 @@ from fedcli.runs.record import (
 COLORS = ("#4477aa", "#ee6677", "#228833", "#b09a1e", "#33a6cc", "#aa3377", "#777777")
 _NIGHT_COLORS = ("#77aadd", "#ff8899", "#55bb66", "#ddcc66", "#77ddff", "#dd77aa", "#aaaaaa")
 # Of lines: the first seven series are solid, the next seven have the second pattern, and so on.
-_DASHES = ("", "7 3", "2 3", "8 3 2 3")
+_DASHES = ("", "7 3", "2 3", "8 3 2 3", "13 3", "1 5", "9 2 2 2 2 2")
 
 _WIDTH, _HEIGHT = 460, 270  # of a chart
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 10, 46  # around its field
@@ -59,7 +59,8 @@ _STYLE = (
 """
     + """
 body { font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 1000px; margin: 2em auto; padding: 0 1em; overflow-wrap: anywhere; }
+  max-width: 1000px; margin: 2em auto; padding: 0 1em; }
+h1, .key, .pairs td { overflow-wrap: anywhere; }
 h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin: 2em 0 .5em; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9em; }
 th, td { padding: .2em .7em; text-align: right; border-bottom: 1px solid var(--line); }
@@ -87,8 +88,8 @@ svg text { font: 11.5px system-ui, sans-serif; fill: var(--ink); }
 @media (max-width: 600px) {
   body { margin: 1em auto; padding: 0 .7em; font-size: 14px; }
   th, td { padding: .2em .4em; } svg text { font-size: 13px; }
-  .confusion { font-size: .7em; } .confusion td { padding: .2em .1em; min-width: 1.4em; }
-  td.text { white-space: normal; }
+  .confusion { font-size: .68em; } .confusion th { padding: .2em .15em; }
+  .confusion td { padding: .2em .05em; min-width: 1.4em; }
 }
 """
 )

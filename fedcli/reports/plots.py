@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
@@ -37,6 +38,7 @@ _MARKERS = "osD^vPX"
 _WIDTH, _HEIGHT, _SCALE, _GAP = 640, 400, 86, 40  # dots; the scale is left of each panel
 _LEAST_WIDTH, _LEAST_HEIGHT = 160, 120  # of a panel, dots
 _LINE = 36  # dots of a line in the legend
+_MOST_MARKED, _FEW_MARKS = 40, 10  # points of which each has a marker; else so many have
 _NAME_LETTERS = 60  # of a name in the legend
 _MAX_INCHES = 100.0
 
@@ -168,19 +170,19 @@ class _Page:
                 [y for _, y in points],
                 **_look(number),
                 linewidth=1.2,
-                marker=_MARKERS[number % len(_MARKERS)] if len(points) <= 40 else "",
+                markevery=1 if len(points) <= _MOST_MARKED else len(points) // _FEW_MARKS,
                 markersize=2.5,
             )
         values = [y for each in series.values() for _, y in each]
-        is_log = self.options.log_y
-        if measure != "loss" and is_log is None:
-            is_log = False
+        is_log = self.options.log_y if measure == "loss" else False
         if values and Axis.of(values, is_log=is_log).is_log:
             axes.set_yscale("log")
+            _plain_ticks(axes.yaxis)
         else:
             axes.yaxis.set_major_locator(few_ticks(5))
         if self.options.log_x:
             axes.set_xscale("log")
+            _plain_ticks(axes.xaxis)
         else:
             whole_ticks(axes.xaxis, 6)
         axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
@@ -196,13 +198,25 @@ class _Page:
         for number, name in enumerate(self.names.values()):
             column, row = divmod(number, max(1, num_rows))
             left = column * (self.width // self.num_columns)
-            key.plot([left, left + _LINE], [row + 0.5] * 2, **_look(number), linewidth=1.6)
+            ends = [left, left + _LINE / 2, left + _LINE]
+            key.plot(ends, [row + 0.5] * 3, **_look(number), markevery=[1], markersize=3)
             key.text(left + _LINE + 12, row + 0.5, name, va="center")
         if self.note:
             key.text(0, num_rows + 0.5, self.note, va="center", color="#666666")
 
 
 def _look(number: int) -> dict[str, Any]:
-    """Colour and dashes of a series."""
-    dashes = _DASHES[number // len(_COLORS) % len(_DASHES)]
-    return {"color": _COLORS[number % len(_COLORS)], "linestyle": dashes}
+    """Colour, dashes and marker of a series; of 28 colours with dashes the next have others."""
+    count = len(_COLORS)
+    return {
+        "color": _COLORS[number % count],
+        "linestyle": _DASHES[number // count % len(_DASHES)],
+        "marker": _MARKERS[(number + number // (count * len(_DASHES))) % len(_MARKERS)],
+    }
+
+
+def _plain_ticks(axis: Any) -> None:
+    """Marks a logarithmic axis with plain numbers, as the style reads no mathematics."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(lambda number, _: f"{number:,.10g}")
+    axis.set_minor_formatter(lambda *_: "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html.parser
 import io
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import pytest
 from PIL import Image
 
 from fedcli.reports import html as html_page
-from tests.kit.command_line import Fedcli
+from fedcli.reports.plots import PlotOptions, Series, _Page
+from tests.kit.command_line import Fedcli, assert_is_one_line
 from tests.kit.runs import write_run
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -121,7 +123,7 @@ def test_png_reads_back(seed: int) -> None:
         assert np.array_equal(np.asarray(image), picture)
 
 
-@pytest.mark.parametrize("ending", ["png", "svg"])
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
 def test_plot(fedcli: Fedcli, tmp_path: Path, ending: str) -> None:
     write_run(tmp_path / "a", [0.3, 0.7])
     file = tmp_path / f"a.{ending}"
@@ -135,7 +137,63 @@ def test_plot(fedcli: Fedcli, tmp_path: Path, ending: str) -> None:
         assert colors is not None
         assert {(0x44, 0x77, 0xAA), (0xEE, 0x66, 0x77)} <= {color for _, color in colors}
     else:
-        assert content.startswith(b"<?xml")
+        assert content.startswith(b"<?xml" if ending == "svg" else b"%PDF")
+
+
+def test_plot_has_the_size_that_is_asked_for(fedcli: Fedcli, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_run(tmp_path / name, [0.3, 0.7])
+    done = fedcli("report", "a", "b", "--plot", "c.png", "--plot-size", "6.5x3")
+    assert done.code == 0
+    with Image.open("c.png") as image:
+        assert image.size == (936, 432)  # at 144 dots an inch
+    for size, words in (("6.5", "such as 6.5x3"), ("0x3", "such as"), ("1x1", "give at least")):
+        done = fedcli("report", "a", "b", "--plot", "d.png", "--plot-size", size)
+        assert_is_one_line(done, "--plot-size", words)
+    assert fedcli("report", "a", "--plot-log", "y").code == 2
+    assert not Path("d.png").exists()
+
+
+def test_axes_of_a_plot_are_logarithmic_where_asked_or_needed() -> None:
+    calm: Series = [(number, 1.0) for number in range(5)]
+    wild: Series = [(0, 1.0), (4, 1e5)]
+
+    def scales(panels: dict[str, Series], options: PlotOptions) -> list[tuple[str, str]]:
+        figure = _Page("title", {"loss": panels, "accuracy": panels}, "", options).draw()
+        return [(axes.get_xscale(), axes.get_yscale()) for axes in figure.axes[:2]]
+
+    usual = ("linear", "linear")
+    assert scales({"a": calm}, PlotOptions()) == [usual, usual]
+    assert scales({"a": calm, "b": wild}, PlotOptions()) == [("linear", "log"), usual]
+    assert scales({"a": calm, "b": wild}, PlotOptions(log_y=False)) == [usual, usual]
+    log_x = PlotOptions(log_x=True, log_y=True)
+    assert scales({"a": calm}, log_x) == [("log", "log"), ("log", "linear")]
+
+
+def test_thirty_six_runs_have_as_many_names_and_looks(fedcli: Fedcli, tmp_path: Path) -> None:
+    for number in range(36):
+        write_run(tmp_path / f"sweep/fedavg-lr0.1-seed-{number}", [0.3, 0.7])
+    runs = sorted(Path("sweep").iterdir())
+    done = fedcli("report", *runs, "--html", "all.html", "--plot", "all.svg")
+    assert "The first 26 of 36 runs; --plot draws all\n" in done.out
+    page, picture = Path("all.html").read_text(), Path("all.svg").read_text()
+    key = page.partition('<div class="key note">')[2].partition("</div>")[0]
+    looks = re.findall(r"<line [^>]*?(style=[^/]*)/>", key)
+    assert len(looks) == len(set(looks)) == 36
+    for number in range(36):
+        assert f"</svg>fedavg-lr0.1-seed-{number} (test)</span>" in key
+        assert f"fedavg-lr0.1-seed-{number} (test)" in picture
+
+
+def test_a_page_suits_narrow_screens_and_the_night(fedcli: Fedcli, tmp_path: Path) -> None:
+    write_run(tmp_path / "a", [0.3, 0.7])
+    assert fedcli("report", "a", "--html", "a.html", "-q").code == 0
+    page = (tmp_path / "a.html").read_text()
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page
+    assert "@media (prefers-color-scheme: dark)" in page
+    assert not re.search(r'<svg[^>]* width="\d', page)  # they take the room that there is
+    for title in ("round", "loss", "accuracy"):
+        assert f'text-anchor="middle">{title}</text>' in page
 
 
 def test_plot_needs_a_known_ending_and_matplotlib(
