@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedcli.cli import options as opt
+from fedcli.cli.screen.output import one_line, print_json
 from fedcli.errors import DataError
 from fedcli.settings.options import choose
 from fedcli.settings.tables.datasets import PUBLIC_DATASETS
@@ -36,6 +37,13 @@ _AGAIN = "run the same command again to go on"
     section=FETCH,
     is_flag=True,
 )
+@opt.option(
+    "--remove",
+    help="Remove what is here, of NAME or of all, after saying what goes.",
+    section=FETCH,
+    is_flag=True,
+)
+@opt.option("-y", "--yes", help="Do not ask before removing.", section=FETCH, is_flag=True)
 @opt.option("--force", help="Fetch and import again.", section=FETCH, is_flag=True)
 @opt.option(
     "--from-file",
@@ -64,6 +72,8 @@ def download(
     name: str | None,
     is_list: bool,
     verify: bool,
+    remove: bool,
+    yes: bool,
     force: bool,
     given: tuple[Path, ...],
     mirror: str | None,
@@ -82,10 +92,12 @@ def download(
       fedcli download --list
       fedcli download mnist-writers
       fedcli train --data mnist-writers
+      fedcli download mnist-writers --remove
       fedcli download emnist-digits --from-file ~/fed_emnist_digitsonly.tar.bz2
     """  # noqa: D301 - \b keeps click from wrapping
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
-    _check_usage(name, is_list=is_list, verify=verify, others=[force, given, mirror])
+    asked = {"--list": is_list, "--verify": verify, "--remove": remove}
+    _check_usage(name, asked, others=[force, given, mirror])
     if given and mirror:
         raise click.UsageError("--from-file and --mirror contradict each other")
     from fedcli.datasets.data_folder import find_data_folder
@@ -95,6 +107,9 @@ def download(
     folder = find_data_folder(data_dir)
     if is_list:
         _list(chosen, folder, as_json=as_json)
+        return 0
+    if remove:
+        _remove(chosen, folder, yes=yes, quiet=quiet, as_json=as_json)
         return 0
     if verify:
         return _verify(chosen, folder, remarks, as_json=as_json)
@@ -128,6 +143,24 @@ def acquire(
         DataError: It could not be had; if for want of a network, what to do is printed before.
         Stopped: A signal came.
     """
+    from fedcli.datasets.data_folder import leaving_no_empty_folders, store_path
+
+    with leaving_no_empty_folders(folder):
+        num_transferred = _acquire(dataset, folder, given, bases, force=force, remarks=remarks)
+    path = store_path(folder, dataset.name)
+    _show(dataset, path, folder, num_transferred, as_json=as_json)
+
+
+def _acquire(
+    dataset: PublicDataset,
+    folder: Path,
+    given: Sequence[Path],
+    bases: Sequence[str],
+    *,
+    force: bool,
+    remarks: Remarks,
+) -> int:
+    """Fetches and imports a dataset unless it is here; returns the bytes transferred."""
     from fedcli.cli.jobs.long_job import run_job
     from fedcli.datasets.data_folder import make_folder, store_path
     from fedcli.datasets.download import installing
@@ -159,7 +192,7 @@ def acquire(
         )
     else:
         remarks.note(f"{dataset.name} is here; --verify checks it, --force fetches it again")
-    _show(dataset, path, folder, num_transferred, as_json=as_json)
+    return num_transferred
 
 
 def _fetch(
@@ -195,16 +228,15 @@ def _fetch(
         ) from err
 
 
-def _check_usage(
-    name: str | None, *, is_list: bool, verify: bool, others: Sequence[object]
-) -> None:
+def _check_usage(name: str | None, asked: Mapping[str, bool], others: Sequence[object]) -> None:
+    """Refuses options that do not go together; `asked` fetch nothing, each by itself."""
     context = click.get_current_context()
-    if is_list and verify:
-        raise click.UsageError("--list and --verify contradict each other", context)
-    if (is_list or verify) and any(others):
-        asked = "--list" if is_list else "--verify"
-        raise click.UsageError(f"{asked} fetches nothing: give it NAME alone", context)
-    if name is None and not (is_list or verify):
+    given = [flag for flag, is_given in asked.items() if is_given]
+    if len(given) > 1:
+        raise click.UsageError(f"{' and '.join(given)} contradict each other", context)
+    if given and any(others):
+        raise click.UsageError(f"{given[0]} fetches nothing: give it NAME alone", context)
+    if name is None and not given:
         raise click.UsageError("give the NAME of a dataset, or --list", context)
 
 
@@ -218,7 +250,6 @@ def _print_missing(dataset: PublicDataset, folder: Path, failed: RemoteFile) -> 
     An error is one line, and hashes and addresses do not fit in one that anybody could read: so
     they stand in lines of their own, on stderr.
     """
-    from fedcli.cli.screen.output import one_line
     from fedcli.datasets.data_folder import download_path
 
     lines = [f"fedcli: {dataset.name} needs:"]
@@ -254,8 +285,6 @@ def _show(
         },
     }
     if as_json:
-        from fedcli.cli.screen.output import print_json
-
         print_json(told)
         return
     from fedcli.cli.screen.render import Screen
@@ -284,15 +313,13 @@ def _usable_name(dataset: PublicDataset, path: Path) -> str:
 def _list(chosen: Sequence[PublicDataset], folder: Path, *, as_json: bool) -> None:
     rows = [_describe(dataset, folder) for dataset in chosen]
     if as_json:
-        from fedcli.cli.screen.output import print_json
-
         print_json({"data_dir": str(folder), "datasets": rows})
         return
     from fedcli.cli.screen.render import Screen
 
     screen = Screen()
     screen.table(
-        ["name", "here", "licence", "clients", "examples", "MB to fetch"],
+        ["name", "here", "licence", "clients", "examples", "MB to fetch", "MB here"],
         [
             (
                 row["name"],
@@ -301,12 +328,42 @@ def _list(chosen: Sequence[PublicDataset], folder: Path, *, as_json: bool) -> No
                 f"{row['num_clients']:,}",
                 f"{row['num_examples']:,}",
                 "not stated" if row["num_bytes"] is None else f"{row['num_bytes'] / 1e6:,.1f}",
+                f"{row['bytes_here'] / 1e6:,.1f}" if row["bytes_here"] else "-",
             )
             for row in rows
         ],
         left=3,
     )
-    screen.line(f"Kept in {folder}")
+    total = sum(row["bytes_here"] for row in rows) / 1e6
+    screen.line(f"Kept in {folder}: {total:,.1f} MB; --remove removes them")
+
+
+def _remove(
+    chosen: Sequence[PublicDataset], folder: Path, *, yes: bool, quiet: bool, as_json: bool
+) -> None:
+    """Says which files of datasets are here, asks, and removes them."""
+    from fedcli.datasets.download import installing
+
+    files = [file for dataset in chosen for file in installing.find_files(dataset, folder)]
+    files = list(dict.fromkeys(files))
+    sizes = [file.stat().st_size for file in files]
+    if not files:
+        names = ", ".join(dataset.name for dataset in chosen)
+        raise DataError(f"nothing of {names} is here ({folder})")
+    if not (quiet or as_json):
+        for file, size in zip(files, sizes, strict=True):
+            click.echo(f"{size / 1e6:10,.1f} MB  {one_line(str(file))}")
+    if not yes:
+        if not sys.stdin.isatty():
+            raise DataError("nothing was removed, as nobody can be asked here; give --yes")
+        if not click.confirm("Remove them?"):
+            click.echo("Nothing was removed")
+            return
+    installing.remove(files, folder)
+    if as_json:
+        print_json({"removed": list(map(str, files)), "num_bytes": sum(sizes)})
+    elif not quiet:
+        click.echo(f"Removed {sum(sizes) / 1e6:,.1f} MB")
 
 
 _HERE: Mapping[str, str] = {
@@ -353,8 +410,6 @@ def _verify(
         )
     findings = [(name, each) for name, rows in found.items() for each in rows]
     if as_json:
-        from fedcli.cli.screen.output import print_json
-
         rows = [
             {"name": name, "path": str(each.path), "problem": each.problem}
             for name, each in findings

@@ -37,6 +37,8 @@ COMMANDS = {
         "Show who the clients are: sizes, labels, images.",
     ),
     "report": ("fedcli.cli.report:report", "Tables, curves and comparison of runs."),
+    "runs": ("fedcli.cli.runs:runs", "List runs with state, last figures and size."),
+    "clean": ("fedcli.cli.clean:clean", "Remove what finished runs no longer need."),
     "preprocess": (
         "fedcli.cli.preprocess:preprocess",
         "Make a fedcli store of data in any format.",
@@ -64,6 +66,22 @@ class LazyGroup(click.Group):
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Returns the command of a line; of an unknown one, a usage error has a guess."""
+        name = args[0]
+        if name in COMMANDS or name.startswith("-"):
+            return super().resolve_command(ctx, args)
+        import difflib  # late: only mistakes need it
+
+        from fedcli.cli import habits
+
+        wanted = habits.COMMANDS.get(name.lower())
+        near = [wanted] if wanted else difflib.get_close_matches(name.lower(), COMMANDS, n=2)
+        hint = f"; did you mean fedcli {' or fedcli '.join(near)}?" if near else ""
+        raise click.UsageError(f"No such command '{name}'{hint}", ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes what each command does, without importing it."""

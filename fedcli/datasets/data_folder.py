@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from fedcli.errors import DataError
@@ -55,3 +57,35 @@ def make_folder(folder: Path) -> None:
         raise DataError(
             f"{folder}: {reason}; set {VARIABLE} to a folder for datasets, or give --data-dir"
         )
+
+
+@contextlib.contextmanager
+def leaving_no_empty_folders(data_folder: Path) -> Iterator[None]:
+    """Removes, if what is done fails, the empty folders that it has made in a data folder.
+
+    Folders above the data folder that it has made go, too.
+    """
+    there = set(_folders(data_folder))
+    above = [each for each in data_folder.parents if not each.exists()]
+    try:
+        yield
+    except BaseException:
+        for each in [*sorted(_folders(data_folder), reverse=True), *above]:
+            if each not in there:
+                with contextlib.suppress(OSError):  # something is in it
+                    each.rmdir()
+        raise
+
+
+def remove_empty_folders(data_folder: Path) -> None:
+    """Removes the empty folders in a data folder, and itself if nothing is left in it."""
+    for each in sorted(_folders(data_folder), reverse=True):
+        with contextlib.suppress(OSError):  # something is in it
+            each.rmdir()
+
+
+def _folders(data_folder: Path) -> list[Path]:
+    """A data folder, and the folders that fedcli makes in it."""
+    found = [data_folder, data_folder / "datasets", data_folder / "downloads"]
+    found += (data_folder / "downloads").glob("*")
+    return [each for each in found if each.is_dir() and not each.is_symlink()]

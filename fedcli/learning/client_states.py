@@ -386,7 +386,10 @@ class ClientStates:
         """
         path = folder / FILE
         if self.version and not path.exists():
-            raise RunError(f"{path} is missing, and the run needs it; restore it, or train anew")
+            raise RunError(
+                f"{path} is missing, and the run needs it (fedcli clean --client-states removes "
+                "it); restore it, or train anew"
+            )
         token = _Token()
         holder = _Holder(path, tokens={self.version: token})
         if path.exists():

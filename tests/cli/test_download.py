@@ -21,7 +21,7 @@ from fedcli.errors import DataError
 from fedcli.settings import tables
 from fedcli.settings.options import Entry
 from tests.kit import misbehaving_server as web
-from tests.kit.command_line import Fedcli, WriteTff
+from tests.kit.command_line import Fedcli, WriteTff, assert_is_one_line
 
 DATA = "FEDCLI_DATA_DIR"
 
@@ -178,7 +178,7 @@ def test_list_shows_every_set_and_what_is_here(
     assert "not stated" in rows["emnist-digits"]
     assert rows["mnist"].split()[1] == "no"
     assert "11.6" in rows["mnist"]
-    assert done.out.endswith(f"Kept in {folder}\n")
+    assert f"\nKept in {folder}: 0.0 MB; --remove removes them\n" in done.out
     one = json.loads(fedcli("download", "mnist", "--list", "--json").out)
     assert [row["name"] for row in one["datasets"]] == ["mnist"]
 
@@ -317,3 +317,48 @@ def test_stopped_it_keeps_what_it_has_and_says_how_to_go_on(
         "run the same command again to go on"
     )
     assert part.stat().st_size > 0
+
+
+def test_a_failed_download_leaves_no_empty_folders(
+    fedcli: Fedcli, folder: Path, fake: PublicDataset, server: web.Script
+) -> None:
+    server.behaviours["/pair.tar.bz2"] = [web.status(404)]
+    with pytest.raises(DataError):
+        run_acquire(fake, folder / "deep")
+    assert not folder.exists()
+    server.behaviours["/pair.tar.bz2"] = [web.serve(cut_after=100), web.status(404)]
+    with pytest.raises(DataError):
+        run_acquire(fake, folder)
+    assert [path.name for path in folder.iterdir()] == ["downloads"]
+    assert (folder / "downloads/fake/pair.tar.bz2.part").stat().st_size == 100
+
+
+def test_a_folder_that_was_there_stays(fake: PublicDataset, folder: Path, tmp_path: Path) -> None:
+    (folder / "downloads").mkdir(parents=True)
+    with pytest.raises(DataError):
+        run_acquire(fake, folder, tmp_path / "nowhere")
+    assert [path.name for path in folder.iterdir()] == ["downloads"]
+
+
+def test_what_is_here_can_be_removed(
+    fedcli: Fedcli,
+    fake: PublicDataset,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(CATALOGUE, "emnist-digits", fake)
+    run_acquire(fake, folder)
+    capsys.readouterr()
+    store, archive = folder / "datasets/emnist-digits.h5", folder / "downloads/fake/pair.tar.bz2"
+    archive.with_name("pair.tar.bz2.part").write_bytes(b"x" * 10)
+    (folder / "mine.txt").write_text("kept")
+    assert_is_one_line(fedcli("download", "mnist", "--remove"), "nothing of mnist is here")
+    refused = fedcli("download", "emnist-digits", "--remove")
+    assert (refused.code, "give --yes" in refused.err) == (1, True)
+    assert refused.out.count("\n") == 3
+    num_bytes = store.stat().st_size + archive.stat().st_size + 10
+    told = json.loads(fedcli("download", "emnist-digits", "--remove", "--yes", "--json").out)
+    assert told["num_bytes"] == num_bytes
+    assert [path.name for path in folder.iterdir()] == ["mine.txt"]
+    assert "fetch it with: fedcli download" in fedcli("train", "--data", "emnist-digits").err

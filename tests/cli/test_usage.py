@@ -7,8 +7,8 @@ from typing import Any
 import click
 import pytest
 
+from fedcli.cli import habits, options
 from fedcli.cli import main as cli
-from fedcli.cli import options
 from fedcli.cli.screen.output import one_line
 from fedcli.errors import ConfigError
 from tests.kit.command_line import Fedcli
@@ -18,6 +18,14 @@ from tests.kit.command_line import Fedcli
     ("arguments", "line"),
     [
         (["foo"], "fedcli: No such command 'foo'; see 'fedcli -h'"),
+        (
+            ["trian"],
+            "fedcli: No such command 'trian'; did you mean fedcli train?; see 'fedcli -h'",
+        ),
+        (
+            ["evaluate", "runs/a"],
+            "fedcli: No such command 'evaluate'; did you mean fedcli eval?; see 'fedcli -h'",
+        ),
         (["eval"], "fedcli eval: Missing argument 'RUN'; see 'fedcli eval -h'"),
         (
             ["train", "--rounds", "x"],
@@ -49,6 +57,12 @@ def test_usage_error_is_one_line_and_exit_2(
 ) -> None:
     done = fedcli(*arguments)
     assert (done.code, done.out, done.err) == (2, "", line + "\n")
+
+
+def test_commands_that_are_advised_exist() -> None:
+    known = {*cli.COMMANDS, "--version"}
+    assert {advice.split()[0] for advice in habits.COMMANDS.values()} <= known
+    assert not habits.COMMANDS.keys() & known
 
 
 def test_unknown_option_is_usage(fedcli: Fedcli) -> None:

@@ -14,11 +14,16 @@ from functools import partial
 from pathlib import Path
 
 from fedcli.dataclass import dataclass
-from fedcli.datasets.data_folder import download_path, make_folder, store_path
+from fedcli.datasets.data_folder import (
+    download_path,
+    make_folder,
+    remove_empty_folders,
+    store_path,
+)
 from fedcli.datasets.download import archives, fetching
 from fedcli.datasets.download.fetching import USUAL_PATIENCE, FetchError, Patience
 from fedcli.datasets.download.part_file import find_mismatch, hash_file
-from fedcli.datasets.download.public import Expected, Member, PublicDataset, RemoteFile
+from fedcli.datasets.download.public import CATALOGUE, Expected, Member, PublicDataset, RemoteFile
 from fedcli.datasets.preparation.prepare_options import PrepareOptions
 from fedcli.datasets.preparation.preparing import prepare
 from fedcli.datasets.sources import store
@@ -202,6 +207,40 @@ def install(
     except OSError as err:
         raise DataError(f"cannot write {err.filename or path}: {err.strerror or err}") from err
     return path
+
+
+def find_files(dataset: PublicDataset, folder: Path) -> list[Path]:
+    """Returns the files that are there of a dataset: its store, downloads, and parts of those.
+
+    A download that another dataset needs, too, is not among them while that one is not imported.
+    """
+    others = [each for each in CATALOGUE.values() if each.name != dataset.name]
+    needed = {
+        _target(folder, file)
+        for other in others
+        if not store_path(folder, other.name).is_file()
+        for file in other.files
+    }
+    found = [store_path(folder, dataset.name)]
+    for target in (_target(folder, file) for file in dataset.files):
+        if target not in needed:
+            found.append(target)
+        found += [target.with_name(f"{target.name}.{end}") for end in ("part", "part.json")]
+    return [each for each in found if each.is_file() and not each.is_symlink()]
+
+
+def remove(files: Sequence[Path], folder: Path) -> None:
+    """Removes files of `find_files`, and the folders that are empty then.
+
+    Raises:
+        DataError: One cannot be removed.
+    """
+    try:
+        for file in files:
+            file.unlink(missing_ok=True)
+    except OSError as err:
+        raise DataError(f"cannot remove {err.filename}: {err.strerror or err}") from err
+    remove_empty_folders(folder)
 
 
 def verify(dataset: PublicDataset, folder: Path, tell: Tell = tell_nobody) -> list[Finding]:

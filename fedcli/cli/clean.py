@@ -1,0 +1,131 @@
+"""`fedcli clean`: removes what finished runs no longer need, after saying what goes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fedcli.cli import options as opt
+from fedcli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fedcli.cli.screen.text_screen import TextScreen
+    from fedcli.runs.cleaning import Plan, Removal
+
+REMOVING = "Removing"
+
+
+@click.command(cls=opt.SectionCommand)
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path), metavar="[RUN|FOLDER]...")
+@opt.option(
+    "--client-states",
+    "has_client_states",
+    help="Remove what clients keep from round to round, too (SCAFFOLD, FedDyn, local-only). Such a "
+    "run cannot be resumed afterwards, and one of local-only not be evaluated.",
+    section=REMOVING,
+    is_flag=True,
+)
+@opt.option("--dry-run", help="Only say what would go.", section=REMOVING, is_flag=True)
+@opt.option("-y", "--yes", help="Do not ask.", section=REMOVING, is_flag=True)
+@opt.output_options
+def clean(
+    *,
+    runs: tuple[Path, ...],
+    has_client_states: bool,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Remove what finished runs no longer need: old checkpoints and temporary files.
+
+    Says what goes, and asks. The newest checkpoint and the best one stay, so that eval, export,
+    report and train --resume work as before. Runs that are stopped or training are left alone.
+    Without RUN: all runs in runs. Downloaded datasets: fedcli download --remove.
+
+    \b
+    Examples:
+      fedcli clean
+      fedcli clean runs/scaffold --client-states
+      fedcli clean sweep --dry-run
+    """  # noqa: D301 - \b keeps click from wrapping
+    remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
+    from fedcli.runs import cleaning, listing
+
+    found = [run for path in runs or (Path("runs"),) for run in listing.find_runs(path)]
+    made = cleaning.plan(dict.fromkeys(found), has_client_states=has_client_states)
+    for note in made.notes:
+        remarks.detail(note)
+    num_removed = 0
+    if as_json:
+        from fedcli.cli.screen.output import print_json
+
+        if made.removals and not dry_run:
+            _require(yes=yes)
+            num_removed = cleaning.carry_out(made.removals)
+        print_json({**_as_json(made), "removed_bytes": num_removed})
+        return
+    from fedcli.cli.screen.text_screen import open_text_screen
+    from fedcli.reports.names import size_text
+
+    if not quiet:
+        _show(open_text_screen(), made, len(found))
+    if made.removals and not dry_run:
+        if not (yes or (sys.stdin.isatty() and click.confirm("Remove them?"))):
+            _require(yes=sys.stdin.isatty())
+            click.echo("Nothing was removed")
+            return
+        num_removed = cleaning.carry_out(made.removals)
+        if not quiet:
+            click.echo(f"Removed {size_text(num_removed)}")
+
+
+def _require(*, yes: bool) -> None:
+    if not yes:
+        raise ConfigError("nothing was removed, as nobody can be asked here; give --yes")
+
+
+def _as_json(made: Plan) -> dict[str, Any]:
+    def rows(removals: Sequence[Removal]) -> list[dict[str, Any]]:
+        return [
+            {
+                "run": str(each.run),
+                "what": each.what,
+                "files": [str(file) for file in each.files],
+                "num_bytes": each.num_bytes,
+            }
+            for each in removals
+        ]
+
+    return {"removals": rows(made.removals), "kept": rows(made.kept), "left_alone": made.notes}
+
+
+def _show(screen: TextScreen, made: Plan, num_runs: int) -> None:
+    from fedcli.reports.names import size_text
+
+    if made.removals:
+        screen.line("What goes", "bold")
+        rows = [
+            (str(each.run), each.what, f"{len(each.files):,}", size_text(each.num_bytes))
+            for each in made.removals
+        ]
+        screen.table(["run", "what", "files", "size"], rows, left=2)
+        total = sum(each.num_bytes for each in made.removals)
+        screen.line("")
+        screen.line(f"In all {size_text(total)}")
+        for consequence in dict.fromkeys(each.consequence for each in made.removals):
+            if consequence:
+                screen.line(f"Without client states {consequence}")
+    else:
+        screen.line(f"Nothing to remove of {num_runs:,} {'run' if num_runs == 1 else 'runs'}")
+    if made.kept:
+        kept = size_text(sum(each.num_bytes for each in made.kept))
+        count = f"{len(made.kept):,} {'run' if len(made.kept) == 1 else 'runs'}"
+        screen.line(f"Kept: {kept} of client states of {count}; --client-states removes them, too")
+    if made.notes:
+        screen.line(f"{len(made.notes):,} left alone: stopped, training or damaged (-v says which)")

@@ -1,0 +1,130 @@
+"""`fedcli runs`: the runs below a folder, with state, last figures and size."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fedcli.cli import options as opt
+
+if TYPE_CHECKING:
+    from fedcli.runs.listing import ListedRun
+
+SORTING = "Sorting"
+_KEYS: dict[str, Callable[[ListedRun], Any]] = {
+    "name": lambda run: str(run.path),
+    "time": lambda run: -run.changed_at,
+    "accuracy": lambda run: -(run.accuracy if run.accuracy is not None else -1.0),
+    "size": lambda run: -run.num_bytes,
+}
+
+
+@click.command(cls=opt.SectionCommand)
+@click.argument("folder", required=False, default=Path("runs"), type=click.Path(path_type=Path))
+@opt.option(
+    "--sort",
+    "key",
+    help="By name; by time, the newest first; by accuracy or size, the largest first.",
+    section=SORTING,
+    type=click.Choice(tuple(_KEYS)),
+    default="name",
+    show_default=True,
+)
+@opt.output_options
+def runs(*, folder: Path, key: str, as_json: bool, quiet: bool, verbose: bool) -> None:
+    """List the runs in FOLDER and below it, with state, last figures and size.
+
+    FOLDER is runs unless it is given. A run is finished once its closing evaluation is written;
+    a stopped one is continued by fedcli train --resume; into one that is training a process writes
+    now. The figures are those of the last evaluation, else of the last round of training.
+
+    \b
+    Examples:
+      fedcli runs
+      fedcli runs sweep --sort accuracy
+      fedcli runs --json
+    """  # noqa: D301 - \b keeps click from wrapping
+    remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
+    from fedcli.runs import listing
+
+    found = sorted(map(listing.list_run, listing.find_runs(folder)), key=_KEYS[key])
+    for run in found:
+        if run.problem:
+            remarks.note(f"{run.path} is damaged: {run.problem}")
+    if as_json:
+        from fedcli.cli.screen.output import print_json
+
+        print_json({"folder": str(folder), "runs": [_as_json(run) for run in found]})
+        return
+    _show(folder, found)
+
+
+def _as_json(run: ListedRun) -> dict[str, Any]:
+    return {
+        "run": str(run.path),
+        "state": run.state,
+        "rounds": run.round_num,
+        "of_rounds": run.num_rounds,
+        "algorithm": run.options.get("algorithm"),
+        "data": run.options.get("data"),
+        "split": run.judged_by or None,
+        "loss": run.loss,
+        "accuracy": run.accuracy,
+        "num_bytes": run.num_bytes,
+        "changed_at": run.changed_at,
+        "problem": run.problem or None,
+    }
+
+
+def _show(folder: Path, found: Sequence[ListedRun]) -> None:
+    from fedcli.cli.screen.text_screen import open_text_screen
+    from fedcli.reports.names import size_text
+
+    screen = open_text_screen()
+    if not found:
+        screen.line(f"There is no run in {folder}; fedcli train makes one")
+        return
+    now = time.time()
+    screen.table(
+        ["run", "state", "algorithm", "rounds", "loss", "accuracy", "of", "size", "changed"],
+        [
+            (
+                str(run.path),
+                run.state,
+                str(run.options.get("algorithm", "-")),
+                _rounds(run),
+                _figure(run.loss),
+                _figure(run.accuracy),
+                run.judged_by or "-",
+                size_text(run.num_bytes),
+                _ago(now - run.changed_at) if run.changed_at else "-",
+            )
+            for run in found
+        ],
+        left=3,
+    )
+    count = "1 run" if len(found) == 1 else f"{len(found):,} runs"
+    screen.line("")
+    total = size_text(sum(run.num_bytes for run in found))
+    screen.line(f"{count}, {total}; fedcli clean {folder} says what of that can go")
+
+
+def _rounds(run: ListedRun) -> str:
+    if run.state == "finished" or run.round_num == run.num_rounds:
+        return f"{run.round_num:,}"
+    return f"{run.round_num:,} of {run.num_rounds:,}"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}" if abs(value) < 1e5 else f"{value:.3e}"
+
+
+def _ago(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return "now"
