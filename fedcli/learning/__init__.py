@@ -1,4 +1,4 @@
-"""Learning processes as in TFF: `initialize` makes a state, `next` takes and returns one."""
+"""Learning processes as in TFF: `initialize` returns a state, `next` maps one to the next."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Learning processes: `state = initialize()`, then `next(state, client_data)` a round.
+"""Builds learning processes: `state = initialize()`, then `next(state, client_data)` each round.
 
-A process is composed as in TFF: a distributor (the model as it is), client work, an aggregator and
-a finalizer, each with its own part of the server state. The state is a plain value that goes in and
-comes out; a process keeps none.
+A process is composed as in TFF of a distributor (which sends the unchanged model), client work, an
+aggregator and a finalizer. Each has its own part of the server state. A process holds no state
+itself: a round takes one and returns the next.
 """
 
 from __future__ import annotations
@@ -56,23 +56,23 @@ def build_process(
 
     Args:
         algorithm: What `fedcli.algorithms.build` returns.
-        model: A registry name, a model of `fedcli.models`, an object of one's own
-            (`fedcli.own_models.OwnModel`), or a class or function without arguments that makes one;
-            a `torch.nn.Module` as `fedcli.own_models.wrap` returns it.
-        metrics_aggregator: From the stats of clients to metrics by name. A model's own metrics,
-            which are summed and then finalised, come after them.
-        engine: What computes clients; by default, threads of this process, or for a model in
-            Python the calling thread.
-        num_clients: How many clients may take part in all; SCAFFOLD and FedDyn need it.
-        measures_deltas: Whether the stats of clients tell the norm of each delta, which costs a
-            pass over it and changes nothing else.
-        class_weights: What the training loss of each class is multiplied with, [num_classes],
-            finite and not negative, as Keras's `class_weight`. The loss of a batch is the sum of
-            the products over its number of examples. None: all are 1.
+        model: A registry name, a model of `fedcli.models`, your own model object
+            (`fedcli.own_models.OwnModel`), or a class or function without arguments that makes one.
+            Wrap a `torch.nn.Module` with `fedcli.own_models.wrap`.
+        metrics_aggregator: Computes metrics by name from the clients' statistics. A model's own
+            metrics, which are summed and then finalised, follow them.
+        engine: Computes the clients. By default these are threads of this process, or the calling
+            thread for a model in Python.
+        num_clients: The size of the population; SCAFFOLD and FedDyn need it.
+        measures_deltas: Whether the clients' statistics contain the norm of each delta. This costs
+            a pass over each delta and changes no other result.
+        class_weights: Factors of the training loss by class, [num_classes], finite and not
+            negative, as Keras's `class_weight`. The loss of a batch is the sum of the weighted
+            losses over its number of examples. None for 1 throughout.
 
     Raises:
-        ConfigError: The model's name is unknown, or class weights do not fit.
-        ModelError: The object breaks the contract.
+        ConfigError: The model's name is unknown, or the class weights do not fit the model.
+        ModelError: The model object breaks its contract.
     """
     return TrainingProcess(
         algorithm,
@@ -93,7 +93,7 @@ def build_weighted_fed_avg(
     *,
     engine: Engine | None = None,
 ) -> LearningProcess:
-    """Returns federated averaging, clients weighted by the examples they process.
+    """Returns federated averaging with clients weighted by the number of examples they process.
 
     See `fedcli.algorithms.fedavg` for the algorithm and `build_process` for the arguments.
     """
@@ -109,7 +109,7 @@ def build_unweighted_fed_avg(
     *,
     engine: Engine | None = None,
 ) -> LearningProcess:
-    """Returns federated averaging in which every client with data counts the same.
+    """Returns federated averaging with the same weight for every client that has data.
 
     See `fedcli.algorithms.fedavg` for the algorithm and `build_process` for the arguments.
     """
@@ -124,7 +124,7 @@ def build_fed_sgd(
     *,
     engine: Engine | None = None,
 ) -> LearningProcess:
-    """Returns federated SGD, clients weighted by the examples they process.
+    """Returns federated SGD with clients weighted by the number of examples they process.
 
     See `fedcli.algorithms.fedsgd` for the algorithm and `build_process` for the arguments.
     """
@@ -143,7 +143,7 @@ def build_mime_lite_with_optimizer(
     *,
     engine: Engine | None = None,
 ) -> LearningProcess:
-    """Returns Mime Lite, clients weighted by the examples they process.
+    """Returns Mime Lite with clients weighted by the number of examples they process.
 
     See `fedcli.algorithms.mime_lite` for the algorithm and `build_process` for the arguments.
     """

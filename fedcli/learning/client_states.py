@@ -1,25 +1,26 @@
-"""What clients keep from round to round: one vector each, in a file, for those that took part.
+"""Vectors that clients keep from round to round: one per client, in an SQLite file.
 
-A store is a table (client id, round, checksum, vector) in an SQLite file, or in a temporary one
-that nobody sees where no folder is given. It costs disk for the clients that took part and next to
-no memory, whatever the population. A damaged file is told, never gone on from: SQLite checks its
-pages and keys when a run is resumed, which reads the file once, and each vector has a CRC-32.
+A store is a table (client id, version, checksum, vector); the version is the round that wrote the
+row. Without a folder the file is a temporary one without a name. It takes disk space for the
+clients that took part, and hardly any memory, however large the population is. A damaged file is an
+error. SQLite checks its pages and keys when a run is resumed, which reads the whole file once. Each
+vector has a CRC-32.
 
-`ClientStates` is the part of a server state that stands for the store: a plain value, all vectors
-as they were after some round. To go on from one, a round writes the next version beside it;
-versions before it, but for those of kept checkpoints, are then dropped client by client. A version
-that was made from a state and is not gone on from (a round was interrupted, or repeated) is undone
-when its state is gone on from once more.
+`ClientStates` is the part of a server state that stands for the store. It is an immutable value:
+all vectors as they were after some round. The next round writes the next version beside it. It
+drops, client by client, the earlier versions that no kept checkpoint needs. A round that was
+interrupted, or is repeated, leaves a version that is not used: the next round from the same state
+deletes it first.
 
-Changes reach the disk with `save`, all or none, before the checkpoint that counts on them. A
-process killed at any time leaves a file with the versions of every checkpoint that is kept. Once a
-change failed (a disk is full), nothing is read or saved any more: SQLite has undone the changes
-before it, and no round or checkpoint must count on what is lost.
+`save` writes all changes to the disk, or none, before the checkpoint that needs them is written. A
+process killed at any time leaves a file with the versions of every kept checkpoint. After a change
+has failed (the disk is full), every later read and save fails too: SQLite has rolled back the
+earlier changes, and no round or checkpoint may depend on vectors that are lost.
 
-A checkpoint holds the `digest` of its version: a sum over the clients, mod 2**63, of a hash of id,
-version and checksum, which each write moves by what it changes. Opening a file adds it up from the
-rows, so that a file that is older, of another run, or lacks rows is told before anything is
-computed. It guards against mistakes, not against those who make a file to fit.
+A checkpoint holds the `digest` of its version: the sum over the clients, mod 2**63, of a hash of
+id, version and checksum. Each write updates it. Opening a file computes it from the rows, so a file
+that is too old, belongs to another run, or lacks rows is rejected before any work. The digest
+protects against mistakes, not against forgery.
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ from fedcli.files import check_regular
 FILE = "client_states.sqlite"
 
 _PAGE_BYTES = 32768
-_CACHE_BYTES = 8 << 20  # of pages in memory; what is changed beyond goes to the file
+_CACHE_BYTES = 8 << 20  # pages in memory; further changed pages are written to the file
 _APPLICATION_ID = 0x66656463  # "fedc", in the header of the file
 _VERSION = 2
 
-_DIGEST_RANGE = 1 << 63  # so that HDF5 holds it as a plain integer
+_DIGEST_RANGE = 1 << 63  # a digest fits a signed 64-bit integer in HDF5
 
 _DAMAGED = "is damaged; restore the file, or train anew"
 
@@ -60,19 +61,19 @@ CREATE TABLE states (
 
 
 class Store:
-    """The open file; not safe for several threads at once.
+    """The open file. Only one thread at a time may use it.
 
     Attributes:
-        path: Where it is; None: a temporary file.
+        path: Its path; None for a temporary file.
         version: The newest version in it.
-        kept: Versions that stay readable, whatever is written: those of kept checkpoints.
+        kept: Versions of kept checkpoints, which writes never drop.
     """
 
     def __init__(self, path: Path | None) -> None:
-        """Opens or makes the file.
+        """Opens the file, or creates it.
 
         Raises:
-            RunError: It is damaged, another kind of file, or cannot be opened.
+            RunError: The file is damaged, of another kind, or cannot be opened.
         """
         import sqlite3  # late: few runs need it
 
@@ -84,7 +85,7 @@ class Store:
         if path is not None:
             _check_kind(path)
         with self._faults():
-            # Calls come from the thread that computes, and from the one that saves.
+            # The thread that computes and the thread that saves both call this.
             self._file = sqlite3.connect(
                 "" if path is None else path, isolation_level=None, check_same_thread=False
             )
@@ -96,10 +97,10 @@ class Store:
                 raise
 
     def read(self, client_id: str, version: int) -> NDArray[np.float32] | None:
-        """Returns a client's newest vector up to a version, read-only; None: it has none.
+        """Returns a client's newest vector up to `version`, read-only, or None if it has none.
 
         Raises:
-            RunError: It is damaged.
+            RunError: The vector is damaged, or the file cannot be read.
         """
         with self._faults():
             found = self._file.execute(
@@ -115,17 +116,17 @@ class Store:
         return np.frombuffer(content, np.float32)
 
     def check_version(self, version: int, digest: int | None) -> int:
-        """Reads the whole file.
+        """Reads the whole file and checks that it holds a version.
 
         Args:
-            version: A version that is to be gone on from.
-            digest: What that of all clients' vectors should be; None: not known.
+            version: The version that the run continues from.
+            digest: The expected digest of that version; None if it is not known.
 
         Returns:
             The digest of the version.
 
         Raises:
-            RunError: The file's pages and keys do not hold together, or it holds other vectors.
+            RunError: The file's pages or keys are inconsistent, or the digest differs.
         """
         with self._faults():
             problem = str(self._one("PRAGMA integrity_check(1)"))
@@ -135,19 +136,19 @@ class Store:
         if digest not in (None, found):
             raise RunError(
                 f"{self.path} does not hold the clients' states of the checkpoint of round "
-                f"{version}: it is older, of another run, or lacks rows; restore the file, or "
-                "train anew"
+                f"{version}: it is too old, belongs to another run, or lacks rows; restore the "
+                "file, or train anew"
             )
         return found
 
     def digest(self, version: int) -> int:
-        """Returns that of all clients' vectors of a version; reads the key of every row.
+        """Returns the digest of a version, which reads the key of every row.
 
         Raises:
             RunError: The file cannot be read.
         """
         with self._faults():
-            # Of a group SQLite takes `checksum` from the row that holds the maximum.
+            # SQLite takes `checksum` from the row of the group that holds the maximum.
             newest = self._file.execute(
                 "SELECT client, max(version), checksum FROM states WHERE version <= ? "
                 "GROUP BY client",
@@ -156,10 +157,10 @@ class Store:
             return sum(_hash_of_row(*row) for row in newest) % _DIGEST_RANGE
 
     def write(self, client_id: str, version: int, vector: NDArray[np.float32]) -> int:
-        """Sets a client's vector of a version, and drops those that no version kept has use for.
+        """Sets a client's vector of a version and drops its rows that are no longer needed.
 
         Returns:
-            What that adds to the digest of the version.
+            The change of the version's digest.
         """
         content = np.ascontiguousarray(vector, np.float32).data.cast("B")
         checksum = _checksum(client_id, version, content)
@@ -179,17 +180,21 @@ class Store:
         return change - _hash_of_row(client_id, *replaced[-1]) if replaced else change
 
     def rewind(self, version: int) -> None:
-        """Undoes the versions after one. Raises RunError, also if a change before failed."""
+        """Deletes all versions after `version`.
+
+        Raises:
+            RunError: The file cannot be written, or an earlier change failed.
+        """
         with self._changes():
             if self.version > version:
                 self._file.execute("DELETE FROM states WHERE version > ?", (version,))
                 self.version = version
 
     def save(self) -> None:
-        """Brings all changes to the disk.
+        """Commits all changes to the disk.
 
         Raises:
-            RunError: It cannot be written, or a change before failed.
+            RunError: The file cannot be written, or an earlier change failed.
         """
         with self._changes():
             self._file.execute("COMMIT")
@@ -203,7 +208,7 @@ class Store:
         file.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         file.execute(f"PRAGMA cache_size = -{_CACHE_BYTES >> 10}")
         file.execute("PRAGMA temp_store = FILE")
-        if self.path is None:  # lost with the process anyway
+        if self.path is None:  # a temporary file need not survive a crash
             file.execute("PRAGMA journal_mode = OFF")
             file.execute("PRAGMA synchronous = OFF")
         else:
@@ -217,14 +222,15 @@ class Store:
         found = self._one("PRAGMA application_id"), self._one("PRAGMA user_version")
         if found != (_APPLICATION_ID, _VERSION):
             raise RunError(
-                f"{self.path} is no file of client states of this fedcli; restore it, or train anew"
+                f"{self.path} is not a client-states file of this version of fedcli; restore it, "
+                "or train anew"
             )
 
     def _one(self, query: str, *values: object) -> Any:
         return self._file.execute(query, values).fetchone()[0]
 
     def _drop_old(self, client_id: str, version: int, before: Sequence[int]) -> None:
-        """Of a client's vectors, leaves the newest up to each kept version, and the last two."""
+        """Deletes a client's rows but the newest up to each kept version and the last two."""
         versions = {*before, version}
         needed = {version}
         for kept in (*self.kept, version - 1):
@@ -237,7 +243,7 @@ class Store:
 
     @contextmanager
     def _changes(self) -> Iterator[None]:
-        """A transaction that stays open until `save`; the first that fails is the last."""
+        """A transaction, open until `save`. After an error no further change is accepted."""
         try:
             with self._faults():
                 if not self._file.in_transaction:
@@ -249,23 +255,24 @@ class Store:
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
+        """Turns SQLite's errors into a RunError; also raises one if the file may not be used."""
         if self._failure is not None:
             raise self._failure
-        if os.getpid() != self._process:  # SQLite's files and locks are of one process
+        if os.getpid() != self._process:  # an SQLite connection must not cross a fork
             raise RunError(
                 f"client states in {self.path or 'a temporary file'} were opened before this "
-                "process was forked; go on from them in the process that opened them, or start "
-                "this one with multiprocessing's method spawn"
+                "process was forked; continue in the process that opened them, or start this one "
+                "with multiprocessing's method spawn"
             )
         try:
             yield
-        except (self._errors, UnicodeDecodeError) as err:  # garbled names are quoted
+        except (self._errors, UnicodeDecodeError) as err:  # SQLite's message may quote bad UTF-8
             reason = "a name in it is garbled" if isinstance(err, UnicodeDecodeError) else err
             raise RunError(f"client states in {self.path or 'a temporary file'}: {reason}") from err
 
 
 def _check_kind(path: Path) -> None:
-    """Refuses what SQLite would wait for, or read for ever."""
+    """Rejects pipes, devices and the like, on which SQLite would block or read for ever."""
     try:
         check_regular(path)
     except FileNotFoundError:
@@ -275,30 +282,30 @@ def _check_kind(path: Path) -> None:
 
 
 def _checksum(client_id: str, version: int, vector: bytes | memoryview) -> int:
-    """Of a row: whose vector, of when, and its bytes."""
+    """Returns the CRC-32 of a row: version, client id and the bytes of the vector."""
     return zlib.crc32(vector, zlib.crc32(f"{version} {client_id}".encode()))
 
 
 def _hash_of_row(client_id: str, version: int, checksum: int) -> int:
-    """What a row adds to a digest: 8 bytes of BLAKE2b."""
+    """Returns the term that a row adds to a digest: 8 bytes of BLAKE2b."""
     key = f"{version} {checksum} {client_id}".encode()
     return int.from_bytes(blake2b(key, digest_size=8).digest(), "little")
 
 
 @dataclass(eq=False)
 class _Token:
-    """What tells a state from another of the same number, and the digest of its vectors."""
+    """Identifies one state among those with the same version number; holds its digest."""
 
     digest: int = 0
 
 
 @dataclass
 class _Holder:
-    """The store behind the states of one process: opened when the first vector is written."""
+    """The store that the states of one process share; it is opened when it is first needed."""
 
     path: Path | None = None
     store: Store | None = None
-    # Which state stands for which version: another one of the same number was overtaken.
+    # The valid state of each version. A state of that version with another token is superseded.
     tokens: dict[int, _Token] = field(default_factory=dict)
     memory: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
@@ -312,11 +319,11 @@ class _Holder:
 class ClientStates:
     """All clients' vectors as they were after some round; part of a server state.
 
-    A client that never took part has zeros. Of the states of one process the last two can be gone
-    on from, the first, and those of kept checkpoints.
+    A client that never took part has zeros. A process can continue from its last two states, from
+    the first, and from those of kept checkpoints; the others are superseded.
 
     Attributes:
-        version: How many rounds have been written.
+        version: The number of rounds written.
     """
 
     version: int = 0
@@ -325,14 +332,15 @@ class ClientStates:
 
     @property
     def digest(self) -> int:
-        """Of all clients' vectors: what a checkpoint holds to know them again; 0 to 2**63 - 1."""
+        """The digest of all clients' vectors, 0 to 2**63 - 1, by which a checkpoint checks them."""
         return self._token.digest
 
     def read(self, client_id: str, num_params: int) -> NDArray[np.float32]:
         """Returns a client's vector [num_params], which must not be changed.
 
         Raises:
-            RunError: This state was overtaken, the file cannot be read, or holds another model's.
+            RunError: This state is superseded, the file cannot be read, or its vectors have another
+                length.
         """
         if not self.version:
             return np.zeros(num_params, np.float32)
@@ -349,10 +357,10 @@ class ClientStates:
         return vector
 
     def next_version(self) -> NextClientStates:
-        """Returns what writes the version after this one; any other is undone.
+        """Starts the version after this one; later versions are deleted.
 
         Raises:
-            RunError: This state was overtaken, or the file cannot be opened.
+            RunError: This state is superseded, or the file cannot be opened.
         """
         self._check()
         store = self._holder.open()
@@ -366,23 +374,23 @@ class ClientStates:
         return NextClientStates(self, after, store)
 
     def _check(self) -> None:
-        """Refuses a state whose vectors have made way for another's."""
+        """Rejects a superseded state: its vectors were replaced by those of another state."""
         if self.version and self._holder.tokens.get(self.version) is not self._token:
             raise RunError(
                 f"the clients' states after round {self.version} are no longer kept: the process "
-                "has gone on from another state; go on from its last one"
+                "has continued from another state; continue from its last one"
             )
 
     def open_in(self, folder: Path, kept: Sequence[int], digest: int | None = None) -> ClientStates:
-        """Returns the same version, of the file in a run's folder.
+        """Returns this version, read from the file in a run's folder.
 
         Args:
-            folder: The run's.
-            kept: Rounds of its checkpoints.
-            digest: That of the version, as its checkpoint has it; None: not known.
+            folder: The run's folder.
+            kept: Rounds of the run's checkpoints.
+            digest: The digest in the checkpoint of this version; None if it is not known.
 
         Raises:
-            RunError: The file is damaged, missing, or holds other vectors of this version.
+            RunError: The file is damaged or missing, or its digest differs.
         """
         path = folder / FILE
         if self.version and not path.exists():
@@ -403,20 +411,20 @@ class ClientStates:
         return replace(self, _holder=holder, _token=token)
 
     def save(self, kept: Sequence[int]) -> None:
-        """Brings the file to the disk, before a checkpoint of this version is written.
+        """Commits the file to the disk; call it before a checkpoint of this version is written.
 
         Args:
-            kept: Rounds of the checkpoints that are there until then.
+            kept: Rounds of the checkpoints that exist so far.
 
         Raises:
-            RunError: It cannot be written.
+            RunError: The file cannot be written.
         """
         if self._holder.store is not None:
             self._holder.store.kept = (*kept, self.version)
             self._holder.store.save()
 
     def close(self) -> None:
-        """Closes the file; nothing happens where there is none."""
+        """Closes the file if it is open."""
         if self._holder.store is not None:
             self._holder.store.close()
             self._holder.store = None
@@ -424,11 +432,12 @@ class ClientStates:
 
 @dataclass(frozen=True, eq=False)
 class NextClientStates:
-    """A version that is being written; the one before it stays as it is.
+    """A version that a round is writing; the version before it does not change.
 
     Attributes:
-        before: The one before.
-        after: The version itself, as part of the next server state.
+        before: The version before.
+        after: The version being written, part of the next server state.
+        store: The open file.
     """
 
     before: ClientStates
@@ -436,7 +445,7 @@ class NextClientStates:
     store: Store
 
     def memory(self, num_clients: int, num_params: int) -> NDArray[np.float32]:
-        """Returns float32 [num_clients, num_params] that the next call, or round, gives again."""
+        """Returns scratch memory, float32 [num_clients, num_params], which later calls reuse."""
         holder = self.after._holder
         if holder.memory.size < num_clients * num_params:
             holder.memory = np.empty(num_clients * num_params, np.float32)

@@ -1,4 +1,4 @@
-"""What a caller gives as a cohort's data, as the engine takes it."""
+"""Converts the `client_data` of a caller to the datasets that an engine takes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from fedcli.errors import DataError
 
 
 def cohort_data(client_data: Iterable[Any], num_passes: int = 1) -> Iterable[BatchedDataset]:
-    """Returns a cohort's data as the engine takes it, so many times.
+    """Returns the datasets of a cohort, which can be iterated `num_passes` times.
 
-    What is no sequence is read as it is used; a generator that is used twice is read once, whole.
+    Sequences are converted at once, other iterables lazily. An iterator can be read only once, so
+    for several passes it is read into a list.
     """
     if isinstance(client_data, Mapping | str) or not isinstance(client_data, Iterable):
         kind = type(client_data).__name__
         raise DataError(f"client_data is of type {kind}; give a list, one element a client")
     if isinstance(client_data, tuple) and all(type(each) is BatchedDataset for each in client_data):
-        return client_data  # as it is: the engine knows a tuple again
+        return client_data  # the same object: the engine recognises a tuple from an earlier round
     if isinstance(client_data, Sequence) or (num_passes > 1 and isinstance(client_data, Iterator)):
         return [_one_client(element, index) for index, element in enumerate(client_data)]
     return _ReadAsUsed(client_data)
@@ -28,7 +29,7 @@ def cohort_data(client_data: Iterable[Any], num_passes: int = 1) -> Iterable[Bat
 
 @dataclass(frozen=True, eq=False)
 class _ReadAsUsed:
-    """The clients of an iterable, checked one by one, as often as it can be gone through."""
+    """The clients of an iterable, converted one by one on each pass over it."""
 
     client_data: Iterable[Any]
 

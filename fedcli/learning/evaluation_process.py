@@ -15,10 +15,10 @@ from fedcli.models import metrics
 
 
 class EvaluationProcess(LearningProcess):
-    """Rounds of federated evaluation: every client's batches are scored, nothing is trained."""
+    """Rounds of federated evaluation: scores the batches of every client without training."""
 
     def initialize(self) -> ServerState:
-        """See LearningProcess; the weights are untrained until `set_model_weights`."""
+        """See `LearningProcess.initialize`; set trained weights with `set_model_weights`."""
         return ServerState(
             0, self.model.initial_params.copy(), client_work=self._own_metrics.zero()
         )
@@ -30,10 +30,10 @@ class EvaluationProcess(LearningProcess):
         *,
         cancel: CancelFlag | None = None,
     ) -> ProcessOutput:
-        """See LearningProcess; `timings` has evaluate.
+        """See `LearningProcess.next`; `timings` has the key `evaluate`.
 
-        `total_rounds_metrics` cover every round since `initialize` whose state was passed on. Where
-        the state has a model for each client (`evaluated`), each is scored with its own.
+        `total_rounds_metrics` cover all rounds that led to the returned state. If the state has a
+        model for each client (`evaluated`), each client is scored with its own.
         """
         started = perf_counter()
         layout = self.model.layout
@@ -46,7 +46,7 @@ class EvaluationProcess(LearningProcess):
             cancel=cancel,
         )
         totals = dict(state.client_work)
-        step = 1 if state.has_own_models else max(len(stats), 1)  # a sum for each model
+        step = 1 if state.has_own_models else max(len(stats), 1)  # one sum per model
         for first in range(0, len(stats), step):
             totals = metrics.add(totals, metrics.sum_stats(stats[first : first + step]))
         eval_metrics = {

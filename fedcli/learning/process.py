@@ -1,4 +1,4 @@
-"""A learning process as its caller sees it: `initialize`, `next`, weights, signatures."""
+"""The interface of a learning process: `initialize`, `next`, model weights and signatures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from fedcli.models.model import Model
 if TYPE_CHECKING:
     from fedcli.models.own.contract import OwnModel
 
-# What a process is built of; see `build_process`.
+# The models that a process accepts; see `build_process`.
 ModelLike: TypeAlias = "str | Model | OwnModel | Callable[[], Model | OwnModel]"
 
 
@@ -39,7 +39,7 @@ class LearningProcess(abc.ABC):
     def __init__(
         self, model: ModelLike, metrics_aggregator: MetricsAggregator, engine: Engine | None
     ) -> None:
-        """Composes the parts common to training and evaluation."""
+        """Sets up what training and evaluation have in common."""
         self.model = _as_model(model)
         self.metrics_aggregator = metrics_aggregator
         self.engine = choosing.engine_for(self.model, engine)
@@ -60,14 +60,14 @@ class LearningProcess(abc.ABC):
         """Runs one round on a cohort and returns the next state with the round's metrics.
 
         Args:
-            state: What `initialize` or the last `next` returned; it is not changed.
-            client_data: One element a client: `data.client(id).preprocess(...)`, or a pair
+            state: The state returned by `initialize` or the last `next`; it is not changed.
+            client_data: One element per client: `data.client(id).preprocess(...)`, or a pair
                 (pixels, labels) of arrays.
-            cancel: Once set, from any thread, the call stops within a local step.
+            cancel: A flag that any thread may set; the call then stops within a local step.
 
         Raises:
             DataError: An element is of another kind, or its data do not fit the model.
-            Cancelled: The flag was raised; `state` is still good.
+            Cancelled: The flag was set; `state` can still be used.
         """
 
     def num_trainings(self, num_clients: int) -> int:
@@ -78,18 +78,18 @@ class LearningProcess(abc.ABC):
         return num_clients
 
     def get_model_weights(self, state: ServerState) -> ModelWeights:
-        """Returns copies of the weights in `state` that are to be used: `evaluated_weights`."""
+        """Returns copies of the weights to evaluate and export: `state.evaluated_weights`."""
         return ModelWeights.of(self.model.layout, state.evaluated_weights)
 
     def set_model_weights(
         self, state: ServerState, weights: ModelWeights | Sequence[NDArray[Any]]
     ) -> ServerState:
-        """Returns `state` with other model weights and everything else as it was.
+        """Returns a copy of `state` with other model weights.
 
-        Weights that are evaluated in the global model's place become the same.
+        They also replace separately evaluated weights, if the state has any.
 
         Raises:
-            ConfigError: Number or shapes of the arrays are not the model's.
+            ConfigError: The number or the shapes of the arrays do not fit the model.
         """
         tensors = weights.trainable if isinstance(weights, ModelWeights) else weights
         params = self.model.layout.join(tensors)
@@ -100,19 +100,19 @@ class LearningProcess(abc.ABC):
         )
 
     def _metrics(self, stats: metrics.ClientStats) -> dict[str, Any]:
-        """The metrics of some clients: the aggregator's, then the model's own."""
+        """Returns metrics over some clients: those of the aggregator, then the model's own."""
         own = self._own_metrics.finalize(metrics.sum_stats(stats))
         return {**self.metrics_aggregator(stats), **own}
 
     @property
     def state_signature(self) -> str:
-        """The type of `initialize`, written as TFF writes it."""
+        """The type of `initialize` in TFF's notation."""
         state = state_types(self.initialize(), self.model.layout)
         return f"( -> {format_type(state)}@SERVER)"
 
     @property
     def next_signature(self) -> str:
-        """The type of `next`, written as TFF writes it; found by running it on a blank image."""
+        """The type of `next` in TFF's notation; determined by a round on one blank image."""
         layout = self.model.layout
         blank = np.zeros((1, *layout.input_shape), np.uint8), np.zeros(1, np.int32)
         output = self.next(self.initialize(), [blank])
@@ -139,6 +139,6 @@ def _as_model(model: Any) -> Model:
 
 
 def count_empty(stats: NDArray[Any]) -> int:
-    """Returns how many clients had no example; those with NaN are others."""
+    """Returns the number of clients without examples; clients with a NaN do not count here."""
     is_empty = (stats["num_examples"] == 0) & (stats["is_finite"] != 0)
     return int(np.count_nonzero(is_empty))

@@ -1,4 +1,4 @@
-"""Types of nested values, written as TFF writes its type signatures."""
+"""Types of nested values in the notation of TFF's type signatures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedcli.dataclass import dataclass
 
 @dataclass(frozen=True)
 class Placed:
-    """A type and where its value lives: `SERVER`, or `CLIENTS` (a sequence of batches each)."""
+    """A type with its placement: `SERVER`, or `CLIENTS` (a sequence of batches per client)."""
 
     type: Any
     place: str
@@ -35,7 +35,7 @@ def array_type(dtype: str, shape: tuple[int | None, ...]) -> str:
 
 
 def format_type(node: Any, indent: str = "") -> str:
-    """Returns nested types as text over several lines, two spaces a level."""
+    """Returns nested types as text of several lines, indented by two spaces per level."""
     if isinstance(node, str):
         return node
     if isinstance(node, Placed):

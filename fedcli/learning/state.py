@@ -1,4 +1,4 @@
-"""What goes in and out of a round: the server state, its weights, and the types of both."""
+"""The input and the output of a round: server state, model weights, and their types."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ from fedcli.models.layout import ParamLayout
 
 @dataclass(frozen=True, eq=False)
 class ServerState:
-    """All that the next round needs, one part per component.
+    """Everything that the next round needs, one part per component.
 
     Attributes:
-        round_num: Rounds completed; 0 is the initial model.
+        round_num: Rounds completed; 0 for the initial model.
         global_model_weights: float32 [num_params].
-        distributor: Its state, by name: arrays, ints or floats; so are the next three.
-        client_work: May hold `ClientStates` too, what each client keeps. In evaluation, the sums
-            over all rounds so far.
-        aggregator: What the aggregator remembers.
+        distributor: The distributor's state: arrays, ints or floats by name. The next three parts
+            are of the same kind.
+        client_work: The client work's state. It may also hold `ClientStates`, one vector per
+            client. In evaluation, the sums over all rounds so far.
+        aggregator: The aggregator's state.
         finalizer: The server optimizer's state.
-        evaluated: What is evaluated and exported in place of the global model; None: that is.
+        evaluated: The weights or models that are evaluated and exported instead of the global
+            model; None for the global model.
     """
 
     round_num: int
@@ -43,7 +45,7 @@ class ServerState:
 
     @property
     def evaluated_weights(self) -> NDArray[np.float32]:
-        """What is evaluated and exported, float32 [num_params].
+        """The weights that are evaluated and exported, float32 [num_params].
 
         Raises:
             ConfigError: Every client has a model of its own.
@@ -60,10 +62,10 @@ class ServerState:
         return self.evaluated is not None and self.evaluated.own_models is not None
 
     def weights_for(self, client_id: str) -> NDArray[np.float32]:
-        """Returns what is evaluated on one client: its own model, or that of all.
+        """Returns the weights that are evaluated on one client: its own, or those of all clients.
 
         Raises:
-            RunError: The file of what clients keep cannot be read.
+            RunError: The file of client states cannot be read.
         """
         if self.evaluated is None or self.evaluated.own_models is None:
             return self.evaluated_weights
@@ -71,10 +73,10 @@ class ServerState:
         return weights + self.evaluated.own_models.read(client_id, len(weights))
 
     def models_of(self, clients: Sequence[BatchedDataset]) -> NDArray[np.float32]:
-        """Returns what is evaluated on each of some clients: float32 [num_clients, num_params].
+        """Returns `weights_for` each of some clients: float32 [num_clients, num_params].
 
         Raises:
-            RunError: The file of what clients keep cannot be read.
+            RunError: The file of client states cannot be read.
         """
         models = np.empty((len(clients), len(self.global_model_weights)), np.float32)
         for row, client in zip(models, clients, strict=True):
@@ -84,14 +86,14 @@ class ServerState:
 
 @dataclass(frozen=True, eq=False)
 class ModelWeights:
-    """A model's weights as arrays of Keras shape, in layer order, kernel then bias."""
+    """A model's weights as arrays with Keras's shapes, in layer order, kernel before bias."""
 
     trainable: list[NDArray[np.float32]]
     non_trainable: list[NDArray[np.float32]] = field(default_factory=list)
 
     @classmethod
     def of(cls, layout: ParamLayout, params: NDArray[np.float32]) -> ModelWeights:
-        """Returns copies of what is in `params` float32 [num_params]."""
+        """Returns copies of the tensors in `params`, float32 [num_params]."""
         return cls([tensor.copy() for tensor in layout.split(params)])
 
 
@@ -101,10 +103,10 @@ class ProcessOutput:
 
     Attributes:
         state: The next state.
-        metrics: In TFF's structure and names; a mean over no example is NaN.
-        timings: Seconds spent, by part of the round.
-        num_empty_clients: Clients of this cohort that had no example, and so weight 0.
-        client_stats: One row a client, in the order of the cohort, as the engine returns them.
+        metrics: Metrics with TFF's structure and names; a mean over no example is NaN.
+        timings: Seconds spent in each part of the round.
+        num_empty_clients: Number of clients of this cohort without examples, whose weight is 0.
+        client_stats: The engine's statistics, one row per client, in cohort order.
     """
 
     state: ServerState
@@ -115,7 +117,7 @@ class ProcessOutput:
 
 
 def state_types(state: ServerState, layout: ParamLayout) -> dict[str, Any]:
-    """Returns the types in `state`; what has one value a parameter is shown tensor by tensor."""
+    """Returns the types in `state`; a vector [num_params] is shown as a list of tensors."""
     weights = {"trainable": _tensor_types("float32", layout), "non_trainable": {}}
     parts = {
         name: {key: _part_type(value, layout) for key, value in getattr(state, name).items()}

@@ -1,4 +1,4 @@
-"""Rounds of training: client work, aggregation, the server's step."""
+"""Rounds of training: client work, aggregation, and the step of the server optimizer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fedcli.models.metrics import MetricsAggregator
 
 
 class TrainingProcess(LearningProcess):
-    """Rounds of one `Algorithm`."""
+    """Rounds of training with one `Algorithm`."""
 
     def __init__(
         self,
@@ -39,19 +39,19 @@ class TrainingProcess(LearningProcess):
         measures_deltas: bool = False,
         class_weights: ArrayLike | None = None,
     ) -> None:
-        """Composes the algorithm's parts with a model; see `build_process`.
+        """Combines an algorithm with a model; see `build_process`.
 
         Raises:
-            ConfigError: A running mean would be evaluated in place of the algorithm's own weights,
-                or `class_weights` are not one finite weight, at least 0, for each class.
+            ConfigError: `ema_decay` is set for an algorithm that does not evaluate the global
+                model, or `class_weights` are not one finite weight, at least 0, for each class.
         """
         super().__init__(model, metrics_aggregator, engine)
         server_optimizer = algorithm.server_optimizer.for_tensors(self.model.layout.shapes)
         entry = algorithm.entry
         if algorithm.ema_decay is not None and (entry.has_own_weights or entry.has_own_models):
             raise ConfigError(
-                f"{entry.name} with a running mean of the weights: it evaluates other weights than "
-                "the global model's already; leave out ema_decay"
+                f"{entry.name} does not evaluate the global model, so a running mean of the global "
+                "weights has no use; leave out ema_decay"
             )
         self.algorithm = replace(algorithm, server_optimizer=server_optimizer)
         self.num_clients = num_clients
@@ -59,7 +59,7 @@ class TrainingProcess(LearningProcess):
         self._measures_deltas = measures_deltas
 
     def initialize(self) -> ServerState:
-        """See LearningProcess."""
+        """See `LearningProcess.initialize`."""
         params = self.model.initial_params.copy()
         return ServerState(
             round_num=0,
@@ -77,14 +77,14 @@ class TrainingProcess(LearningProcess):
         return self.algorithm.client_work.num_passes * num_clients
 
     def _request(self, state: ServerState) -> DeltaRequest:
-        """What the round needs of the deltas: what the aggregator does, and perhaps their sizes."""
+        """Returns the aggregator's request, extended to measure the deltas if that is wanted."""
         request = self.algorithm.aggregator.request(state.aggregator)
         if self._measures_deltas and request.bounds is None:
             return request._replace(bounds=NO_BOUNDS)
         return request
 
     def _start_evaluated(self, params: NDArray[np.float32]) -> Evaluated | None:
-        """What is evaluated of the initial model."""
+        """Returns the `evaluated` part of the initial state."""
         if self.algorithm.entry.has_own_models:
             return Evaluated(own_models=ClientStates())
         if self.algorithm.entry.has_own_weights:
@@ -96,7 +96,7 @@ class TrainingProcess(LearningProcess):
     def _next_evaluated(
         self, before: Evaluated | None, params: NDArray[np.float32], is_rejected: bool
     ) -> Evaluated | None:
-        """What is evaluated after an update, where that is not for the algorithm to say."""
+        """Returns the next `evaluated` part, for an algorithm that does not set it itself."""
         decay = self.algorithm.ema_decay
         if before is None or decay is None or is_rejected:
             return before
@@ -109,7 +109,7 @@ class TrainingProcess(LearningProcess):
         *,
         cancel: CancelFlag | None = None,
     ) -> ProcessOutput:
-        """See LearningProcess; `timings` has train and aggregate."""
+        """See `LearningProcess.next`; `timings` has the keys `train` and `aggregate`."""
         started = perf_counter()
         algorithm, params = self.algorithm, state.global_model_weights
         call = CohortCall(
@@ -165,19 +165,21 @@ class TrainingProcess(LearningProcess):
 
 
 def _checked_weights(given: ArrayLike | None, num_classes: int) -> NDArray[np.float32] | None:
-    """Weights of classes as float32 [num_classes]; None: there are none."""
+    """Returns class weights as float32 [num_classes], or None if none are given."""
     if given is None:
         return None
     try:
-        with np.errstate(over="ignore"):  # infinity is looked for below
+        with np.errstate(over="ignore"):  # an infinity is rejected below
             weights = np.array(given, np.float32)
     except (TypeError, ValueError) as err:
-        raise ConfigError(f"class_weights are no numbers ({err}); give one a class") from err
+        raise ConfigError(f"class_weights are not numbers ({err}); give one per class") from err
     if weights.shape != (num_classes,):
         raise ConfigError(
-            f"class_weights have shape {list(weights.shape)}, the model {num_classes} classes; "
-            "give one weight a class"
+            f"class_weights have shape {list(weights.shape)}, but the model has {num_classes} "
+            "classes; give one weight per class"
         )
     if not (np.isfinite(weights) & (weights >= 0)).all():
-        raise ConfigError("class_weights hold a number that is negative or not finite; mend it")
+        raise ConfigError(
+            "class_weights contain a negative or non-finite number; give finite weights, at least 0"
+        )
     return weights

@@ -258,12 +258,12 @@ def test_a_spec_of_weights_of_another_type_is_refused() -> None:
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ([1, 2], r"class_weights have shape \[2\], the model 3 classes"),
+        ([1, 2], r"class_weights have shape \[2\], but the model has 3 classes"),
         ([[1, 2, 3]], r"shape \[1, 3\]"),
-        ([1, -1, 2], "negative or not finite"),
-        ([1, float("nan"), 2], "negative or not finite"),
-        ([1, 1e39, 2], "negative or not finite"),
-        (["a", 1, 2], "class_weights are no numbers"),
+        ([1, -1, 2], "negative or non-finite"),
+        ([1, float("nan"), 2], "negative or non-finite"),
+        ([1, 1e39, 2], "negative or non-finite"),
+        (["a", 1, 2], "class_weights are not numbers"),
     ],
 )
 def test_bad_weights_are_refused(weights: Any, message: str) -> None:
