@@ -159,7 +159,7 @@ def test_a_full_disk_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
     engine = ThreadEngine(1)
     expected = (
         r"^the model deltas of a cohort cannot be written to a temporary file: No space left on "
-        r"device; make room there; TMPDIR may name another folder, with room for 252 bytes a "
+        r"device; make room there; TMPDIR may name another folder, with room for 252 bytes per "
         r"client$"
     )
     with pytest.raises(RunError, match=expected):

@@ -228,7 +228,7 @@ def test_what_fedcli_reads_and_read_only_arrays_are_decoded_once() -> None:
 def test_labels_written_to_while_a_round_runs_are_an_error() -> None:
     clients = _clients()
     with (
-        pytest.raises(DataError, match="arrays: labels were changed while a round was at work"),
+        pytest.raises(DataError, match="arrays: labels were changed while a round was using"),
         threads._faults(clients),
     ):
         raise native.ChangedFault

@@ -547,7 +547,7 @@ def test_metrics_that_change_later_are_refused() -> None:
             return sums if self.num_examples < 5 else {**sums, "more": [1.0]}
 
     process = learning.build_weighted_fed_avg(Changing, optimizers.sgd(0.1))
-    with pytest.raises(ModelError, match=r"now gives .*more of 1"):
+    with pytest.raises(ModelError, match=r"now returns .*more of 1"):
         process.next(process.initialize(), cohort())
 
 
@@ -556,9 +556,9 @@ def test_engine_of_another_model_is_refused() -> None:
     assert isinstance(model, PythonModel)
     engine = PythonEngine(model)
     process = learning.build_weighted_fed_avg(Small, optimizers.sgd(0.1), engine=engine)
-    with pytest.raises(ConfigError, match="the engine is that of the model Small"):
+    with pytest.raises(ConfigError, match="this engine computes only the model Small"):
         process.next(process.initialize(), cohort())
-    with pytest.raises(ConfigError, match="a ThreadEngine computes layers"):
+    with pytest.raises(ConfigError, match="a ThreadEngine computes only models"):
         learning.build_weighted_fed_avg(Small, optimizers.sgd(0.1), engine=ThreadEngine(1))
 
 

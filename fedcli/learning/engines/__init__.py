@@ -1,1 +1,1 @@
-"""Where clients are computed."""
+"""Engines, which train and evaluate the clients of a cohort."""

@@ -1,4 +1,4 @@
-"""Which engine computes a model: the core's threads, or `python_engine` for models in Python."""
+"""Chooses the engine of a model: `ThreadEngine`, or `PythonEngine` for a model in Python."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def is_python(model: Model) -> TypeGuard[PythonModel]:
-    """Tells whether Python computes a model: only such a one has no layers."""
+    """Returns whether a model is computed in Python; only such a model has no layers."""
     return not model.layout.layers
 
 
 def make_engine(model: Model, num_threads: int | None = None) -> Engine:
-    """Returns the engine of a model; one in Python has one thread, whatever is asked.
+    """Returns a new engine for a model; `num_threads` has no effect on a model in Python.
 
     Raises:
         ConfigError: See `ThreadEngine`.
@@ -33,21 +33,21 @@ def make_engine(model: Model, num_threads: int | None = None) -> Engine:
 
 
 def engine_for(model: Model, engine: Engine | None) -> Engine:
-    """Returns the engine that a caller chose for a model, or that of the model if they did not.
+    """Returns the given engine, or a new engine for the model if none is given.
 
     Raises:
-        ConfigError: It cannot compute the model.
+        ConfigError: The given engine cannot compute the model.
     """
     if engine is None:
         return make_engine(model)
     if is_python(model) and isinstance(engine, ThreadEngine):
         raise ConfigError(
-            f"a ThreadEngine computes layers of fedcli, but the model {model.name} is in Python; "
-            "leave out engine"
+            f"a ThreadEngine computes only models of fedcli's layers, and {model.name} is a model "
+            "in Python; leave out engine"
         )
     return engine
 
 
 def own_metrics(model: Model) -> OwnMetrics:
-    """Returns the metrics that a model brings; those of layers have none."""
+    """Returns the metrics that a model defines itself; models of layers define none."""
     return model.metrics if is_python(model) else OwnMetrics()

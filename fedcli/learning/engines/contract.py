@@ -1,4 +1,4 @@
-"""What computes the clients of a cohort: the interface, what it is given and what it gives back."""
+"""The interface of engines, which train and evaluate the clients of a cohort."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from fedcli.learning.engines.deltas import Deltas
 from fedcli.learning.engines.task import ClientExchange, ClientTask
 from fedcli.models.layout import ParamLayout
 
-# Clients whose pixels the engine holds at a time; a larger cohort goes through in pieces.
+# An engine reads a large cohort in pieces: as many clients at a time as have this many pixel bytes.
 PIECE_BYTES = 64 << 20
 BLOCK_CLIENTS = 8  # pieces end where the core's blocks do (FED_BLOCK_CLIENTS)
 
 
-# Returns the parameters of some clients, float32 [num_clients, num_params], which stay as they are
-# until it is called again.
+# A function that returns the parameters of some clients, float32 [num_clients, num_params]. They
+# are valid until the next call.
 Starts = Callable[[Sequence[BatchedDataset]], NDArray[np.float32]]
 
 
 class Scores(NamedTuple):
-    """What a model says of some examples.
+    """A model's predictions for N examples and K classes.
 
     Attributes:
-        values: A score of each class, floats [N, K]; float32 where the core gives them.
-        are_logits: Whether a softmax makes probabilities of them; else they are such.
+        values: Scores by class, floats [N, K]; float32 from the C core.
+        are_logits: Whether the scores are logits; if not, they are probabilities.
     """
 
     values: NDArray[np.floating]
@@ -40,11 +40,11 @@ class Scores(NamedTuple):
 
 
 class Engine(Protocol):
-    """Whatever computes the clients of a cohort: threads here, other machines elsewhere."""
+    """Trains and evaluates the clients of a cohort, here or on other machines."""
 
     @property
     def num_threads(self) -> int:
-        """Threads that compute."""
+        """The number of threads that compute."""
 
     def train(
         self,
@@ -57,22 +57,22 @@ class Engine(Protocol):
     ) -> Deltas:
         """Trains each client as the task says and sums the weighted model deltas.
 
-        The sum is over blocks of `BLOCK_CLIENTS` consecutive clients, each added in order, and over
-        the blocks by a fixed binary tree, in float64: whoever computes a client, the bytes are the
-        same.
+        The sum is in float64. It adds the clients of each block of `BLOCK_CLIENTS` in order, then
+        the blocks by a fixed binary tree. The bytes are therefore the same, whichever thread or
+        machine trains a client.
 
         Args:
             layout: The model.
             task: What the clients do.
-            clients: The cohort, read as the work goes on: some `PIECE_BYTES` of pixels at once.
-            exchange: What is sent to single clients and received from them; None: the task has all
-                that is sent, and nothing is received.
-            cancel: Raised from another thread, stops the call within a local step.
+            clients: The cohort, read in pieces of about `PIECE_BYTES` of pixels.
+            exchange: Sends inputs to single clients and receives their deltas. None: the task holds
+                all inputs, and single deltas are not needed.
+            cancel: A flag that another thread may set to stop the call within a local step.
 
         Raises:
-            Cancelled: `cancel` was raised.
+            Cancelled: `cancel` was set.
             DataError: A client's images do not fit the model, or a label is outside its classes.
-            RunError: All deltas are asked for, and the disk is full or fails.
+            RunError: All deltas are requested, and they cannot be written to the disk.
         """
 
     def evaluate(
@@ -84,18 +84,18 @@ class Engine(Protocol):
         starts: Starts | None = None,
         cancel: CancelFlag | None = None,
     ) -> NDArray[np.void]:
-        """Returns the statistics of each client without training: one record a client, in order.
+        """Returns the statistics of each client without training: one record per client, in order.
 
         Args:
             layout: The model.
-            params: What is scored, float32 [num_params].
-            clients: Whose examples it is scored on, read as the work goes on.
-            starts: Where each client has parameters of its own, which are scored in place of
-                `params`; asked for one piece of the clients at a time, in order.
-            cancel: Raised from another thread, stops the call within a batch.
+            params: The parameters to evaluate, float32 [num_params].
+            clients: The clients whose examples are scored, read in pieces.
+            starts: Returns each client's own parameters, which are evaluated instead of `params`.
+                It is called for one piece of the clients at a time, in order.
+            cancel: A flag that another thread may set to stop the call within a batch.
 
         Raises:
-            Cancelled: `cancel` was raised.
+            Cancelled: `cancel` was set.
             DataError: A client's images do not fit the model, or a label is outside its classes.
         """
 
@@ -110,10 +110,10 @@ class Engine(Protocol):
     ) -> Scores:
         """Returns the scores of every example of every client, once each, in stored order.
 
-        Arguments as `evaluate`.
+        The arguments are those of `evaluate`.
 
         Raises:
-            Cancelled: `cancel` was raised.
+            Cancelled: `cancel` was set.
             DataError: A client's images do not fit the model, or a label is outside its classes.
         """
 
@@ -121,11 +121,12 @@ class Engine(Protocol):
 def numbered(
     clients: Iterable[BatchedDataset], occurrences: Sequence[int] | None = None
 ) -> Iterator[tuple[BatchedDataset, int]]:
-    """Yields each client and how many copies of it come before: counted, or as `occurrences` say.
+    """Yields each client with the number of earlier copies of it in the cohort.
 
     Args:
         clients: The clients of a call, in order.
-        occurrences: See `ClientTask`.
+        occurrences: These numbers, if the clients are only a part of the cohort (see `ClientTask`).
+            None: they are counted here.
     """
     if occurrences is not None:
         yield from zip(clients, occurrences, strict=True)
@@ -138,10 +139,10 @@ def numbered(
 
 
 def check_images(client: ClientDataset, layout: ParamLayout) -> None:
-    """Refuses a client whose images are not as large as the model's.
+    """Rejects a client whose images do not have the model's number of inputs.
 
     Raises:
-        DataError: They are not.
+        DataError: The number of inputs differs.
     """
     shape = client.pixels.shape
     if shape[0] and math.prod(shape[1:]) != layout.num_inputs:
@@ -152,7 +153,7 @@ def check_images(client: ClientDataset, layout: ParamLayout) -> None:
 
 
 def label_fault(client: ClientDataset, example_index: int, label: int) -> str:
-    """Returns what to say of a label that the model has no class for."""
+    """Returns the error message for a label that is outside the model's classes."""
     return (
         f"{client.source}: client {client.client_id!r}: example {example_index}: "
         f"label {label} is outside the model's classes; set --num-classes"

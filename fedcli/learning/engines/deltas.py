@@ -1,8 +1,8 @@
-"""The model deltas of a cohort: what can be asked for, and what comes back.
+"""The model deltas of a cohort: what an aggregator requests, and what the engine returns.
 
-An aggregator asks for the sum of the deltas, for the sum of deltas that are kept within bounds, or
-for all deltas besides. All deltas are rows of a file without a name, which the engine writes as
-clients finish and the aggregator reads through a map, so that memory does not grow with the cohort.
+An aggregator requests the sum of the deltas, the sum of bounded deltas, or the single deltas as
+well. Single deltas are rows of an unnamed temporary file. The engine writes them as clients finish
+and the aggregator reads them through a memory map, so memory does not grow with the cohort.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from fedcli.dataclass import dataclass
 from fedcli.errors import RunError, why_not_written
 
-SLICE_BYTES = 8 << 20  # of all deltas that are in memory at a time
+SLICE_BYTES = 8 << 20  # the part of the single deltas that is in memory at a time
 
 
 class DeltaBounds(NamedTuple):
-    """The largest model delta that is added as it is, whatever its client; infinity: no bound.
+    """Bounds on each client's model delta before it is added to the sum; infinity for none.
 
     Attributes:
-        max_abs: A delta with a larger entry counts as zeros, with its weight.
-        norm: A delta that is longer (L2, over all tensors) is scaled to this length.
+        max_abs: A delta with an entry of larger magnitude is replaced by zeros; its weight stays.
+        norm: A delta with a larger L2 norm (over all tensors) is scaled to this norm.
     """
 
     max_abs: float
@@ -39,11 +39,12 @@ NO_BOUNDS = DeltaBounds(math.inf, math.inf)
 
 
 class DeltaRequest(NamedTuple):
-    """What is to come back of the deltas beside their sum.
+    """What an engine returns about the deltas beside their sum.
 
     Attributes:
-        bounds: What each is kept within before it is added; None: it is added as it is.
-        all_rows: Whether each is to come back, too: `Deltas.rows`.
+        bounds: Bounds that each delta is kept within before it is added. The engine then measures
+            each delta, too. None: deltas are neither bounded nor measured.
+        all_rows: Whether the single deltas are returned in `Deltas.rows`.
     """
 
     bounds: DeltaBounds | None = None
@@ -58,20 +59,21 @@ ALL_ROWS = DeltaRequest(all_rows=True)
 class Deltas:
     """The model deltas of a cohort.
 
-    An algorithm does not change a sum that an aggregator may not look at: it says what every delta
-    counts as, `scale * delta + shift`.
+    An algorithm may apply an affine map to every delta: it counts as `scale * delta + shift`. The
+    map is kept beside the sum and the rows, because an aggregator uses one or the other.
 
     Attributes:
         delta_sum: Sum of weight * delta, float64 [num_params].
         weight_sum: Sum of the client weights.
-        stats: One record a client, in cohort order, with fields `loss_sum`, `weight`,
-            `num_correct`, `num_examples`, `num_batches`, `is_finite`; with bounds also the size of
-            its delta, `max_abs` and `norm` (0 once zeroed), else 0.
-        rows: If asked for, each delta as it is in the sum but for its weight, float32 [num_clients,
-            num_params], in cohort order, read-only; zeros where it is not finite. None: not asked
-            for, or these are not deltas but gradients that no client could train with.
-        scale: What each delta is multiplied by, above 0.
-        shift: What is added to each then, float64 [num_params]; None: nothing.
+        stats: One record per client, in cohort order, with fields `loss_sum`, `weight`,
+            `num_correct`, `num_examples`, `num_batches`, `is_finite`, `max_abs` and `norm`. The
+            last two measure the delta if bounds are requested (`norm` is 0 for a delta that was
+            replaced by zeros); else they are 0.
+        rows: The single deltas, float32 [num_clients, num_params], in cohort order, read-only. They
+            are bounded as in the sum but not weighted; a non-finite delta is zeros. None if they
+            were not requested, or if no client could train and the sum is of gradients.
+        scale: The factor of every delta, above 0.
+        shift: The vector added to every scaled delta, float64 [num_params]; None for zeros.
     """
 
     delta_sum: NDArray[np.float64]
@@ -93,7 +95,7 @@ class Deltas:
     def weighted_mean(self) -> NDArray[np.float32]:
         """Returns the sum of weight * delta over the sum of weights, float32 [num_params].
 
-        Divided once and rounded once to float32; all weights zero gives NaN, which the finalizer
+        The quotient is rounded to float32 once. If all weights are 0 it is NaN, which the finalizer
         rejects.
         """
         total = self.delta_sum if self.scale == 1.0 else self.delta_sum * self.scale
@@ -105,17 +107,17 @@ class Deltas:
     def by_coordinate(
         self, rule: Callable[[NDArray[np.floating]], NDArray[np.floating]]
     ) -> NDArray[np.float32]:
-        """Returns what a rule makes of all deltas that count, coordinate by coordinate.
+        """Applies a rule to the single deltas, coordinate by coordinate.
 
-        A delta counts if its client's weight is above 0: if it is finite and the client has an
-        example. Where none counts the result is NaN, which the finalizer rejects.
+        Only deltas of clients with a weight above 0 count: those that are finite and come from at
+        least one example. If there are none the result is NaN, which the finalizer rejects.
 
         Args:
-            rule: Takes values [num_coordinates, num_clients], which it may change, and returns one
-                for each coordinate. It must not depend on the order of the clients.
+            rule: Takes values [num_coordinates, num_clients], which it may overwrite, and returns
+                one value per coordinate. It must not depend on the order of the clients.
 
         Returns:
-            float32 [num_params], from slices of `SLICE_BYTES`.
+            float32 [num_params]; at most about `SLICE_BYTES` of deltas are in memory at a time.
         """
         num_params = len(self.delta_sum)
         counted = np.flatnonzero(self.stats["weight"] > 0.0)
@@ -136,9 +138,9 @@ class Deltas:
 
 
 class DeltaFile:
-    """Deltas written one after the other to a temporary file without a name; a context.
+    """A context manager: an unnamed temporary file that deltas are written to, one after another.
 
-    What is mapped of it stays readable when it is closed, until nobody holds the map.
+    The array that `mapped` returns remains readable after the file is closed.
     """
 
     def __init__(self, num_params: int) -> None:
@@ -163,7 +165,7 @@ class DeltaFile:
         trace: TracebackType | None,
     ) -> None:
         """Closes the file."""
-        with suppress(OSError):  # of what is still to be written: nobody reads it any more
+        with suppress(OSError):  # the flush of buffered data may fail, but nobody reads it any more
             self._file.close()
 
     def append(
@@ -176,8 +178,8 @@ class DeltaFile:
 
         Args:
             deltas: float32 [num_clients, num_params].
-            factors: What each is multiplied by, float64 [num_clients].
-            stats: Their records; a delta that is not finite is written as zeros.
+            factors: The factor of each delta, float64 [num_clients].
+            stats: The clients' records; a delta that is not finite is written as zeros.
 
         Raises:
             RunError: The disk is full or fails.
@@ -187,7 +189,7 @@ class DeltaFile:
             for delta, factor, is_finite in zip(deltas, factors, stats["is_finite"], strict=True):
                 if not is_finite:
                     row[:] = 0.0
-                elif factor != 1.0:  # rounded once
+                elif factor != 1.0:  # multiplied in float64, rounded once
                     np.multiply(delta, factor, out=row, casting="same_kind", dtype=np.float64)
                 written = delta if is_finite and factor == 1.0 else row
                 self._file.write(np.ascontiguousarray(written).data.cast("B"))
@@ -214,12 +216,12 @@ class DeltaFile:
             raise RunError(
                 "the model deltas of a cohort cannot be written to a temporary file: "
                 f"{why_not_written(err)}; TMPDIR may name another folder, with room for "
-                f"{4 * self._num_params:,} bytes a client"
+                f"{4 * self._num_params:,} bytes per client"
             ) from err
 
 
 def _nameless() -> Any:
-    """A new file without a name, which its user closes. Raises OSError."""
+    """Opens an unnamed temporary file. Raises OSError."""
     import tempfile  # late: few runs need it
 
     return tempfile.TemporaryFile()

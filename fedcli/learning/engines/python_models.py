@@ -1,8 +1,8 @@
-"""The engine of models in Python; `choosing.make_engine` makes it.
+"""The engine for models in Python; `choosing.make_engine` makes it.
 
-It is the core's round, step by step, with the forward pass of a user's model in it: the same order
-of examples, the same rows of the step table, the same bounds, weights and rule for clients that are
-not finite, and deltas added in the same order in float64.
+It follows the round of the C core with the forward pass of a user's model. The order of examples,
+the step table, the bounds, the weights, and the rule for non-finite clients are the same. Deltas
+are added in the same order in float64.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ from fedcli.models.own.network import Network
 
 Params = NDArray[np.float32]
 
-_SUM_TOLERANCE = 1e-3  # of probabilities in float32, or less, from 1
+_SUM_TOLERANCE = 1e-3  # how far a sum of probabilities (float32 or coarser) may be from 1
 
 
 class PythonEngine:
     """Computes the clients of a `PythonModel` one after the other, in the calling thread.
 
-    One call at a time. After a call the user's object holds its initial weights again.
+    Calls from several threads wait for each other. After a call the user's object holds its
+    initial weights again.
     """
 
     num_threads = 1
@@ -69,8 +70,9 @@ class PythonEngine:
         """See `Engine.train`.
 
         Raises:
-            Cancelled: `cancel` was raised.
-            ConfigError: The algorithm wants each batch twice, which a model's metrics would count.
+            Cancelled: `cancel` was set.
+            ConfigError: The algorithm computes each batch twice, so the model's own metrics would
+                count it twice.
             DataError: A client's images do not fit the model, or a label is outside its classes.
             ModelError: The user's code fails, or breaks its contract.
         """
@@ -109,7 +111,7 @@ class PythonEngine:
         occurrence: int,
         cancel: CancelFlag | None,
     ) -> tuple[Params, NDArray[np.void]]:
-        """Returns the model delta [num_params] of the one client of a task, and its record."""
+        """Trains the only client of a task; returns its model delta [num_params] and its record."""
         steps = _LocalSteps(network, task, layout.shapes, cancel)
         stats = self._start(network, dataset, task.round_num, occurrence)
         with np.errstate(over="ignore", invalid="ignore"):  # infinity - infinity
@@ -134,7 +136,7 @@ class PythonEngine:
         """See `Engine.evaluate`.
 
         Raises:
-            Cancelled: `cancel` was raised.
+            Cancelled: `cancel` was set.
             DataError: A client's images do not fit the model, or a label is outside its classes.
             ModelError: The user's code fails, or breaks its contract.
         """
@@ -164,11 +166,11 @@ class PythonEngine:
     ) -> Scores:
         """Returns the predictions of every example of every client, once each, in stored order.
 
-        A model may give probabilities, recognised by rows that sum to 1, or logits; one that
-        gives classes alone is taken to be certain of them.
+        A model may return probabilities, which are recognised by rows that sum to 1, or logits. If
+        it returns classes alone, each has probability 1.
 
         Raises:
-            Cancelled: `cancel` was raised.
+            Cancelled: `cancel` was set.
             DataError: A client's images do not fit the model, or a label is outside its classes.
             ModelError: The user's code fails, or breaks its contract.
         """
@@ -189,11 +191,11 @@ class PythonEngine:
 
     @contextmanager
     def _running(self, layout: ParamLayout) -> Iterator[Network]:
-        """The network, ours alone meanwhile; its initial weights come back at the end."""
+        """Locks the network for this call and restores its initial weights at the end."""
         if layout is not self._model.layout:
             raise ConfigError(
-                f"the engine is that of the model {self._model.name}; leave out engine, or give "
-                "that model's"
+                f"this engine computes only the model {self._model.name}; leave out engine, or "
+                "give the engine of your model"
             )
         network = self._model.network
         with self._turns.take():
@@ -205,7 +207,7 @@ class PythonEngine:
     def _start(
         self, network: Network, dataset: BatchedDataset, round_num: int, occurrence: int
     ) -> NDArray[np.void]:
-        """Sets metrics and seed for a client; returns its empty record."""
+        """Resets the network's metrics and seed for a client; returns the client's empty record."""
         key = seeds.stream_key(
             dataset.seed,
             seeds.Purpose.DROPOUT,
@@ -219,7 +221,7 @@ class PythonEngine:
         return stats
 
     def _finish(self, network: Network, stats: NDArray[np.void]) -> None:
-        """Takes the sums of a client's own metrics into its record."""
+        """Copies the sums of the model's own metrics into a client's record."""
         rows = self._model.metrics.rows
         sums = network.report()
         found = {f"{name} of {len(values)}" for name, values in sums.items()}
@@ -227,8 +229,8 @@ class PythonEngine:
         if found != expected:
             raise network.fault(
                 "report_local_unfinalized_metrics",
-                f"now gives {', '.join(sorted(found))} sums, at first "
-                f"{', '.join(sorted(expected))}; give the same each time",
+                f"now returns {', '.join(sorted(found))} sums, but at first "
+                f"{', '.join(sorted(expected))}; return the same each time",
             )
         for row in rows:
             stats[row.column] = sums[row.column.partition("/")[2]]
@@ -238,7 +240,7 @@ class PythonEngine:
 
 
 class _LocalSteps:
-    """What a client does in a round: the loop of csrc/client/client.c."""
+    """The local steps of one client in a round, as in csrc/client/client.c."""
 
     def __init__(
         self,
@@ -247,7 +249,7 @@ class _LocalSteps:
         shapes: Sequence[tuple[int, ...]],
         cancel: CancelFlag | None,
     ) -> None:
-        """Takes the task of one client."""
+        """Prepares the steps of a task that has one client."""
         linear, _, starts = task.inputs
         self._linear: Params | None = None if linear is None else linear[0]
         self._has_linear = any(kind == StepKind.LINEAR for kind, _ in task.rows)
@@ -263,9 +265,9 @@ class _LocalSteps:
     def run(
         self, dataset: BatchedDataset, round_num: int, occurrence: int, stats: NDArray[np.void]
     ) -> Params:
-        """Returns the client's model delta; counts in `stats`."""
+        """Returns the client's model delta and adds its loss and counts to `stats`."""
         network, params = self._network, self._server.copy()
-        minus_gradient = np.zeros_like(params)  # added to params it would lose digits
+        minus_gradient = np.zeros_like(params)  # apart from params, where it would lose digits
         slots = np.empty((0, len(params)), np.float32)
         if self._frozen is None and not self._takes_gradient:
             slots = native.initial_slots(self._rows, len(params))
@@ -297,10 +299,10 @@ class _LocalSteps:
     def _step(
         self, step_num: int, params: Params, gradient: Params, slots: Params, rate_factor: float
     ) -> None:
-        """Takes one local step of the core; `rate_factor` is the share of the learning rate."""
+        """Takes one local step with the core; `rate_factor` multiplies the learning rate."""
         kind, (rate, *options) = self._rows[-1]
         before, last = self._rows[:-1], (kind, (rate * rate_factor, *options))
-        if self._has_linear:  # which the core adds in cohorts alone
+        if self._has_linear:  # `native.apply_step` cannot add a linear term
             gradient = self._with_terms(params, gradient)
             before = ()
         native.apply_step(
@@ -308,7 +310,7 @@ class _LocalSteps:
         )
 
     def _with_terms(self, params: Params, gradient: Params) -> Params:
-        """The gradient after all rows but the last, in their order."""
+        """Returns the gradient after all rows but the optimizer's, in their order."""
         with np.errstate(over="ignore", invalid="ignore"):
             for kind, options in self._rows[:-1]:
                 if kind == StepKind.CLIP:
@@ -320,7 +322,7 @@ class _LocalSteps:
         return gradient
 
     def _frozen_slots(self) -> Params:
-        """A copy of what each step starts from, [num_slots, num_params] also where it is none."""
+        """Returns a copy of the slots each step starts from: [num_slots, num_params]; may be 0."""
         assert self._frozen is not None
         slots = self._frozen.slots
         return slots.reshape(len(slots), len(self._server)).copy()
@@ -331,7 +333,7 @@ def _checked(
     layout: ParamLayout,
     occurrences: Sequence[int] | None = None,
 ) -> Iterator[tuple[BatchedDataset, int]]:
-    """Each client, checked, and which copy of itself in the cohort it is."""
+    """Checks each client; yields it with the number of earlier copies of it in the cohort."""
     for dataset, occurrence in numbered(clients, occurrences):
         client = dataset.client
         check_images(client, layout)
@@ -342,7 +344,7 @@ def _checked(
 
 
 def _are_probabilities(scores: NDArray[np.floating]) -> bool:
-    """Whether each row that is finite could be one softmax gave."""
+    """Returns whether every finite row is non-negative and sums to 1."""
     finite = scores[np.isfinite(scores).all(axis=1)]
     sums = finite.sum(axis=1, dtype=np.float64)
     return bool((finite >= 0).all() and (np.abs(sums - 1) < _SUM_TOLERANCE).all())
@@ -367,7 +369,7 @@ def _weight(stats: NDArray[np.void], weighting: str) -> float:
 
 
 def _measure(delta: Params, bounds: DeltaBounds | None, stats: NDArray[np.void]) -> None:
-    """Writes the size of a delta into its record, if it is to be kept within bounds."""
+    """Writes the size of a delta into its record, if bounds are requested."""
     if bounds is None or not stats["is_finite"][0]:
         return
     stats["max_abs"] = float(np.abs(delta).max())

@@ -1,9 +1,9 @@
-"""What an engine is asked for a cohort: plain values, which can be sent to another process.
+"""The work of an engine for one cohort, as plain values that can be sent to another process.
 
-A `ClientTask` says everything that the clients of a cohort have in common, and may hold arrays with
-a row for each client. The arrays of a whole cohort can be larger than memory, so a caller that
-keeps vectors of its clients gives a `ClientExchange` instead: the engine asks it for the vectors of
-one piece of the cohort at a time, and an engine elsewhere sends each piece as a task of its own.
+A `ClientTask` holds what the clients of a cohort have in common, and may hold arrays with one row
+per client. Such arrays of a whole cohort can be larger than memory. A caller that keeps a vector
+per client therefore passes a `ClientExchange`. The engine calls it for one piece of the cohort at a
+time; a remote engine can send each piece as a task of its own.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from fedcli.learning.optimizers.schedules import Schedule
 
 
 class ClientInputs(NamedTuple):
-    """What single clients are sent beside the parameters: arrays with a row for each of them.
+    """Inputs of single clients beside the parameters: arrays with one row per client.
 
     Attributes:
-        linear: What the step's LINEAR row adds to their gradients: float32 [num_clients,
+        linear: The vectors that the LINEAR row adds to the gradients: float32 [num_clients,
             num_params], or [1, num_params] for all clients alike.
-        delta_factors: What each delta is multiplied by in the sum, >= 0: float64 [num_clients].
-        starts: The parameters that each client starts from in place of the server's: float32
-            [num_clients, num_params]. No delta enters the sum then, and there are no delta_factors.
+        delta_factors: The factor of each delta in the sum, >= 0: float64 [num_clients].
+        starts: The parameters that each client starts from instead of the server's: float32
+            [num_clients, num_params]. Then no delta enters the sum, and delta_factors is None.
     """
 
     linear: NDArray[np.float32] | None = None
@@ -51,15 +51,16 @@ NO_INPUTS = ClientInputs()
 
 
 class ClientExchange(Protocol):
-    """Sends single clients their inputs and receives their deltas, in the caller's process.
+    """Makes the inputs of single clients and receives their deltas, in the caller's process.
 
     An engine goes through the cohort in order, in pieces. It calls `send` for each piece, and
-    `receive` for each once it is trained, in the same order. It may send several pieces before it
-    receives the first; what `send` returned stays as it is until its piece is received.
+    `receive` once the piece is trained, in the same order. It may call `send` for several pieces
+    before it calls `receive` for the first. The arrays that `send` returns do not change until
+    their piece is received.
 
     Attributes:
-        num_vectors: Parameter-sized vectors that `send` makes for each client.
-        receives: Whether `receive` wants the deltas; if not, it is not called.
+        num_vectors: The number of parameter-sized vectors that `send` makes for each client.
+        receives: Whether the deltas are needed; if not, `receive` is not called.
     """
 
     @property
@@ -79,35 +80,36 @@ class ClientExchange(Protocol):
         deltas: NDArray[np.float32],
         stats: NDArray[np.void],
     ) -> None:
-        """Takes the model deltas of those clients, and their stats.
+        """Processes the model deltas and the statistics of some clients.
 
         Args:
-            clients: A piece that was sent.
-            deltas: float32 [num_clients, num_params]. It may be written to until this returns. Rows
-                of clients whose `is_finite` is 0 have no meaning.
+            clients: A piece that `send` was called for.
+            deltas: float32 [num_clients, num_params]. This method may overwrite it. Rows of clients
+                whose `is_finite` is 0 have no meaning.
             stats: As in `Deltas`.
         """
 
 
 @dataclass(frozen=True, eq=False)
 class ClientTask:
-    """What the clients of a cohort are to do; it holds no code and can be pickled.
+    """The work of the clients of a cohort; it holds no code and can be pickled.
 
     Attributes:
-        rows: The client-step table: (kind, options), an optimizer last.
+        rows: The step table: rows (kind, options), the optimizer's last.
         params: Server parameters, float32 [num_params].
-        round_num: Rounds completed so far; with the clients' ids it keys the shuffles.
+        round_num: Rounds completed so far, part of the keys of the clients' shuffles.
         weighting: `num-examples` or `uniform`.
-        request: What comes back of the deltas.
-        frozen: What every local step starts from, if clients are not to have slots of their own.
-        schedule: The share of its learning rate that a client's optimizer uses, by local step from
-            0; None: all of it.
-        inputs: What single clients are sent; of all clients of the call, unless it has an exchange.
-        occurrences: Of each client, how many copies of it come before in the cohort, if the clients
-            of the call are a part of one; None: as counted in the call.
-        class_weights: What the loss of each example is multiplied with, by its label: float32
-            [num_classes], finite and not negative. The loss of a batch is the sum of the products
-            over its number of examples, whatever the weights. None: all are 1.
+        request: What the engine returns about the deltas.
+        frozen: The optimizer state that every local step starts from. None: each client has its
+            own, which changes from step to step.
+        schedule: The factor of the client optimizer's learning rate by local step, from 0. None: 1
+            in every step.
+        inputs: Inputs of single clients, for all clients of a call without a `ClientExchange`.
+        occurrences: The number of earlier copies of each client in the cohort, if the call has only
+            a part of it. None: copies are counted in the call.
+        class_weights: The factor of the loss of each example by its label: float32 [num_classes],
+            finite and not negative. The loss of a batch is the sum of the weighted losses over its
+            number of examples. None: 1 for all classes.
     """
 
     rows: tuple[StepRow, ...]
@@ -122,13 +124,14 @@ class ClientTask:
     class_weights: NDArray[np.float32] | None = None
 
     def rate_factors(self, clients: Iterable[BatchedDataset]) -> NDArray[np.float64] | None:
-        """Returns the shares of the learning rate for as many local steps as a client takes.
+        """Returns the factors of the learning rate for the local steps of these clients.
 
         Args:
             clients: At least one.
 
         Returns:
-            float64 [num_steps], or None: no schedule counts local steps.
+            float64 [num_steps], with the largest number of steps that a client takes; None if no
+            schedule counts local steps.
         """
         if self.schedule is None:
             return None
@@ -137,10 +140,11 @@ class ClientTask:
         return np.array(factors, np.float64)
 
     def sum_factors(self, stats: NDArray[np.void]) -> NDArray[np.float64]:
-        """Returns what each delta is multiplied by in the sum beside its weight: [num_clients].
+        """Returns the factor of each delta in the sum, apart from its weight: [num_clients].
 
         Args:
-            stats: Of all clients whose inputs this task has; measured, if there are bounds.
+            stats: The records of all clients whose inputs this task has, with the size of each
+                delta if there are bounds.
         """
         bounds, inputs = self.request.bounds, self.inputs
         if inputs.starts is not None:
@@ -155,12 +159,12 @@ class ClientTask:
     def piece(
         self, clients: Sequence[BatchedDataset], first: int, exchange: ClientExchange | None
     ) -> ClientTask:
-        """Returns the same task for some of the clients, with the inputs of those alone.
+        """Returns the task of some clients of the call, with their inputs alone.
 
         Args:
             clients: Consecutive clients of the call.
             first: The index of the first of them.
-            exchange: Where their inputs come from; None: this task.
+            exchange: Makes their inputs; None: they are in this task.
         """
         if exchange is None and self.occurrences is None and self.inputs is NO_INPUTS:
             return self

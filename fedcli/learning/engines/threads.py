@@ -1,4 +1,4 @@
-"""The engine of the core: it computes clients on threads of this process."""
+"""The engine that computes clients with the C core, on threads of this process."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from fedcli.learning.engines.turns import Turns
 from fedcli.models.layout import ParamLayout
 from fedcli.settings.vocabulary import WEIGHTINGS
 
-# Pixels of a fixed cohort, decoded, that are kept from round to round.
+# The decoded pixels of a fixed cohort are kept from round to round up to this many bytes.
 PREPARED_BYTES = 64 << 20
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class _Loaded:
-    """A model as the core has it."""
+    """A model in the form that the C core takes."""
 
     layout: ParamLayout
     model: native.Model
@@ -53,7 +53,7 @@ class _Loaded:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Clients that go through the core in one call; `first` is the index of the first of them."""
+    """Clients that one call of the core computes; `first` is the index of the first of them."""
 
     first: int
     datasets: Sequence[BatchedDataset]
@@ -61,7 +61,7 @@ class _Piece:
 
 
 class _CohortRun:
-    """One call of `train`, as the core takes it."""
+    """The arguments of one call of `train`, and what follows from them."""
 
     def __init__(
         self,
@@ -76,12 +76,12 @@ class _CohortRun:
         self.step = native.Step(task.rows, layout.shapes)
         self.has_rows = task.request.all_rows or (exchange is not None and exchange.receives)
         num_vectors = self.has_rows + (0 if exchange is None else exchange.num_vectors)
-        self.vector_bytes = 4 * num_vectors * layout.num_params  # that each client of a piece needs
+        self.vector_bytes = 4 * num_vectors * layout.num_params  # per client of a piece
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """A cohort that is given every round, as the core has it."""
+    """The pieces of a cohort that stays the same every round."""
 
     clients: tuple[BatchedDataset, ...]
     occurrences: tuple[int, ...] | None
@@ -91,26 +91,26 @@ class _Kept:
 
 
 class ThreadEngine:
-    """Computes clients on threads of this process; one call at a time, from any thread.
+    """Computes clients on threads of this process. Calls from several threads wait for each other.
 
-    A call from the main thread is handed to a thread of the engine's own, so that Ctrl-C is seen
-    at once and ends the call within a local step. Results do not depend on the number of threads.
-    In a process that was forked the engine starts afresh: no thread of the other one is there.
+    A call from the main thread runs on a thread of the engine, so that Ctrl-C takes effect at once
+    and ends the call within a local step. Results do not depend on the number of threads. After a
+    fork the child's engine makes new threads, since a fork does not copy them.
     """
 
     def __init__(self, num_threads: int | None = None) -> None:
-        """Makes an engine of `num_threads` threads, `resolve_threads` of them by default.
+        """Makes an engine with `num_threads` threads; see `resolve_threads` for the default.
 
         Raises:
             ConfigError: num_threads is not in 1..MAX_THREADS.
         """
         self.num_threads = resolve_threads(num_threads)
         self._start_afresh()
-        engine = ref(self)  # else the two would keep each other
+        engine = ref(self)  # a strong reference would be a cycle
         self._turns = Turns(lambda: _start_afresh(engine))
 
     def _start_afresh(self) -> None:
-        """Forgets all threads and memory of calls before."""
+        """Drops all threads and memory of earlier calls."""
         self._team = native.Team(self.num_threads)
         self._loaded: _Loaded | None = None
         self._kept: _Kept | None = None
@@ -126,7 +126,7 @@ class ThreadEngine:
         exchange: ClientExchange | None = None,
         cancel: CancelFlag | None = None,
     ) -> Deltas:
-        """See `Engine.train`; a tuple of clients that is given again is not prepared again."""
+        """See `Engine.train`; a tuple of clients is prepared once, however often it is passed."""
         flag = cancel or CancelFlag()
         cohort = _CohortRun(layout, task, exchange, flag)
 
@@ -236,7 +236,7 @@ class ThreadEngine:
         return ThreadPoolExecutor(max_workers=1, thread_name_prefix="fedcli-core")
 
     def _run(self, work: Callable[[], T], flag: CancelFlag) -> T:
-        """Runs `work` off the main thread; an interrupt there cancels it and waits for its end."""
+        """Runs `work` outside the main thread; an interrupt cancels it and waits for its end."""
         with self._turns.take():
             if threading.current_thread() is not threading.main_thread():
                 return work()
@@ -249,20 +249,20 @@ class ThreadEngine:
             try:
                 return future.result()
             except BaseException:
-                if not future.done():  # the interruption is ours, not the work's own end
+                if not future.done():  # this thread was interrupted, and the work goes on
                     flag.set()
                     future.exception()
                 raise
 
     def _load(self, layout: ParamLayout) -> _Loaded:
-        """The core's form of a model; the last one is kept, as rounds ask for it again."""
+        """Returns a model as the core takes it; the last one is kept for the next round."""
         if self._loaded is None or self._loaded.layout is not layout:
             model = native.Model(layout.core_rows(), layout.num_params)
             self._loaded = _Loaded(layout, model, native.DeltaSum(model))
         return self._loaded
 
     def _deltas(self, shape: tuple[int, int]) -> NDArray[np.float32]:
-        """Memory for a piece's deltas; the last is used again: fresh pages take longer to come."""
+        """Returns memory for a piece's deltas; it is reused because fresh pages cost time."""
         if self._delta_rows is None or self._delta_rows.size < shape[0] * shape[1]:
             self._delta_rows = np.empty(shape[0] * shape[1], np.float32)
         return self._delta_rows[: shape[0] * shape[1]].reshape(shape)
@@ -270,7 +270,7 @@ class ThreadEngine:
     def _pieces(
         self, clients: Iterable[BatchedDataset], loaded: _Loaded, run: _CohortRun
     ) -> Iterable[_Piece]:
-        """The cohort in pieces; a fixed cohort's tuple comes again every round and is kept."""
+        """Returns the cohort in pieces; they are kept if it is a tuple, which may come again."""
         occurrences, vector_bytes = run.task.occurrences, run.vector_bytes
         if not isinstance(clients, tuple):
             return _split(clients, loaded.layout, vector_bytes, occurrences)
@@ -290,23 +290,23 @@ class ThreadEngine:
 
 
 def _can_be_prepared(clients: Sequence[BatchedDataset]) -> bool:
-    """Whether decoded pixels may be kept: there are few, and nothing can change those they are of.
+    """Returns whether decoded pixels may be kept: they are few, and their source is read-only.
 
-    Arrays of the data that fedcli reads are read-only.
+    The arrays of data that fedcli reads from files are read-only.
     """
     is_small = sum(each.client.pixels.size for each in clients) * 4 <= PREPARED_BYTES
     return is_small and all(_is_read_only(each.client.pixels) for each in clients)
 
 
 def _is_read_only(array: Any) -> bool:
-    """Whether nobody can write to an array, or to what it is a view of."""
+    """Returns whether an array, and every array it is a view of, is read-only."""
     while isinstance(array, np.ndarray):
         if array.flags.writeable:
             return False
         array = array.base
     try:
         return array is None or memoryview(array).readonly
-    except TypeError:  # memory of another library's, of which nothing is known
+    except TypeError:  # the memory of another library, which may be writable
         return False
 
 
@@ -316,9 +316,9 @@ def _split(
     vector_bytes: int = 0,
     occurrences: Sequence[int] | None = None,
 ) -> Iterator[_Piece]:
-    """Splits a cohort so that a piece holds few bytes and ends with a block.
+    """Splits a cohort into pieces of about `PIECE_BYTES` that end with a block.
 
-    What counts are pixels, and `vector_bytes` that each client needs beside them.
+    The bytes of a client are its pixels and `vector_bytes`.
     """
     first = 0
     piece: list[BatchedDataset] = []
@@ -343,7 +343,7 @@ def _core_client(dataset: BatchedDataset, occurrence: int) -> native.Client:
     shuffle_key, dropout_key = (
         StreamKey(dataset.seed, client_key(client.client_id), 0, purpose, occurrence)
         for purpose in (Purpose.SHUFFLE, Purpose.DROPOUT)
-    )  # the round is each call's own
+    )  # each call sets the round
     return native.Client(
         client.pixels,
         client.labels,
@@ -360,20 +360,20 @@ def _joined(parts: list[NDArray[np.void]]) -> NDArray[np.void]:
 
 
 def _start_afresh(engine: ref[ThreadEngine]) -> None:
-    """In a process that was forked, of an engine that is still there."""
-    if (found := engine()) is not None:
-        found._start_afresh()
+    """Resets an engine in a forked process, if the engine still exists."""
+    if (existing := engine()) is not None:
+        existing._start_afresh()
 
 
 @contextmanager
 def _faults(datasets: Sequence[BatchedDataset]) -> Iterator[None]:
-    """Turns a label fault of the core into an error that names file, client and example."""
+    """Turns label errors of the core into an error that names file, client and example."""
     try:
         yield
     except native.ChangedFault as err:
         raise DataError(
-            f"{datasets[0].client.source}: labels were changed while a round was at work on them; "
-            "let nothing write to data in use, then repeat it"
+            f"{datasets[0].client.source}: labels were changed while a round was using them; do "
+            "not write to data in use, then repeat the round"
         ) from err
     except native.LabelFault as err:
         client = datasets[err.client_index].client

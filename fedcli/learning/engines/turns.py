@@ -1,4 +1,4 @@
-"""One call of an engine at a time, whichever threads ask, and after a fork, too."""
+"""A lock that lets an engine run one call at a time; it is released in a forked process."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from fedcli.errors import ConfigError
 
 
 class Turns:
-    """Makes calls wait for each other; one that would wait for itself is refused."""
+    """Makes calls wait for each other, and rejects a call that would wait for itself."""
 
     def __init__(self, start_afresh: Callable[[], None] | None = None) -> None:
-        """Nobody's turn.
+        """Makes a lock that is free.
 
         Args:
-            start_afresh: Called in a process that was forked, in which no call goes on.
+            start_afresh: Called in a forked process, in which no call is running.
         """
         self._start_afresh = start_afresh
         self._forget()
@@ -26,26 +26,27 @@ class Turns:
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
-        self._engaged: set[int] = set()  # threads that a call keeps: its caller's, and its own
+        self._engaged: set[int] = set()  # threads of the running call: its caller's and its own
 
     @contextmanager
     def take(self) -> Iterator[None]:
-        """Waits for this thread's turn.
+        """Waits until no call is running, then holds the lock.
 
         Raises:
-            ConfigError: It is in a call already.
+            ConfigError: This thread belongs to the running call.
         """
         if threading.get_ident() in self._engaged:
             raise ConfigError(
-                "an engine was called by what one of its own calls reads (clients, a model's code, "
-                "or a signal's handler); give the inner process an engine of its own"
+                "an engine was called from inside one of its own calls (by the iterable of "
+                "clients, a model's code, or a signal handler); give the inner process an engine "
+                "of its own"
             )
         with self._lock, self.engage():
             yield
 
     @contextmanager
     def engage(self) -> Iterator[None]:
-        """Notes that the call whose turn it is keeps this thread, too."""
+        """Marks this thread as belonging to the running call."""
         thread = threading.get_ident()
         self._engaged.add(thread)
         try:
@@ -54,7 +55,7 @@ class Turns:
             self._engaged.discard(thread)
 
     def begin_in_fork(self) -> None:
-        """In a process just forked, where this is the only thread: nobody's turn."""
+        """Frees the lock in a process just forked, where this is the only thread."""
         self._forget()
         if self._start_afresh is not None:
             self._start_afresh()
