@@ -1,6 +1,7 @@
-"""CSV that spreadsheets show and do not run: the one place where fedcli writes it.
+"""Writes CSV whose cells a spreadsheet shows as text and never runs as formulas.
 
-Small tables of options are read here, too; data have importers of their own.
+All CSV that fedcli writes is written here. Small tables that an option names are read here, too;
+importers read data.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-# What makes a spreadsheet take a cell for a formula; the last four are of full width.
+# A spreadsheet takes a cell that starts with one of these for a formula. The last four are the
+# full-width forms.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
@@ -20,10 +22,10 @@ class _Text(Protocol):
 
 
 class CsvWriter:
-    """Writes rows of cells that are separated by commas and end in a newline."""
+    """Writes rows of cells. Commas separate the cells, a newline ends each row."""
 
     def __init__(self, file: _Text) -> None:
-        """Takes an open text file, whose newlines are not translated."""
+        """Takes a text file that was opened with `newline=""`."""
         self._writer = csv.writer(file, lineterminator="\n")
 
     def row(self, cells: Sequence[object]) -> None:
@@ -31,19 +33,19 @@ class CsvWriter:
         self._writer.writerow([shown_cell(cell) for cell in cells])
 
     def rows(self, rows: Iterable[Sequence[object]]) -> None:
-        """Writes several."""
+        """Writes several rows."""
         self._writer.writerows([shown_cell(cell) for cell in row] for row in rows)
 
 
 def read_rows(text: str) -> list[list[str]]:
-    """Returns the rows of a small table, whose cells a comma, semicolon or tab separates."""
+    """Returns the rows of a small table. Commas, semicolons or tabs separate its cells."""
     first = text.partition("\n")[0]
     delimiter = next((each for each in ",;\t" if each in first), ",")
     return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
 
 
 def shown_cell(cell: Any) -> Any:
-    """Returns a cell; a text that would be run as a formula has an apostrophe before it."""
+    """Returns the cell; puts an apostrophe before a text that a spreadsheet would run."""
     if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) and not _is_number(cell):
         return f"'{cell}"
     return cell

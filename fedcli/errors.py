@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-# What to do where the system refuses to write.
+# What the user can do about an error of a write, by errno.
 _REMEDIES = {
     errno.ENOSPC: "make room there",
     errno.EDQUOT: "make room there",
@@ -14,23 +14,23 @@ _REMEDIES = {
 }
 
 
-MAX_MESSAGE = 1000  # characters of an error's text; what it quotes of a file may be longer
+MAX_MESSAGE = 1000  # characters of a message, which may quote a longer text from a file
 
 
 def shortened(text: str, most: int = MAX_MESSAGE) -> str:
-    """Returns a text of at most so many characters: its beginning and its end."""
+    """Returns the text, or its beginning and end if it has more than `most` characters."""
     if len(text) <= most:
         return text
     note = f" [... {len(text):,} characters ...] "
-    end = (most - len(note)) // 3  # what to do stands at the end
+    end = (most - len(note)) // 3  # keep the end, which says what to do
     return text[: most - len(note) - end] + note + text[-end:]
 
 
 class FedcliError(Exception):
-    """Something the user can mend; its text is one line, and not without end."""
+    """An error that the user can mend. Its message is one line of bounded length."""
 
     def __str__(self) -> str:
-        """Returns the text, shortened in the middle where it quotes very much."""
+        """Returns the message, shortened in the middle to `MAX_MESSAGE` characters."""
         return shortened(super().__str__())
 
 
@@ -43,15 +43,15 @@ class DataError(FedcliError):
 
 
 class OwnCodeError(FedcliError):
-    """Code of the user's own that fails; what it raised, if it did, is the cause."""
+    """The user's own code fails. If it raised an exception, that is the `__cause__`."""
 
 
 class ModelError(OwnCodeError):
-    """A model of the user's own that fails, or breaks the contract of models."""
+    """The user's own model fails, or breaks the contract of models."""
 
 
 class PartError(OwnCodeError):
-    """Another part of the user's own, such as an algorithm, that fails or breaks its contract."""
+    """Another part of the user's own, such as an algorithm, fails or breaks its contract."""
 
 
 class RunError(FedcliError):
@@ -59,15 +59,15 @@ class RunError(FedcliError):
 
 
 class CheckpointError(RunError):
-    """A checkpoint that is missing, damaged, foreign or of another version."""
+    """A checkpoint that is missing, damaged, of another version, or no checkpoint of fedcli."""
 
 
-class StopTraining(Exception):  # noqa: N818 - it says what to do, nothing is wrong
-    """Raised by a callback to end a run after the round that it was told of."""
+class StopTraining(Exception):  # noqa: N818 - a request, not an error
+    """Raised by a callback to end the run after the round with which it was called."""
 
 
 def why_not_written(err: OSError) -> str:
-    """Returns why the system wrote nothing and, where that is known, what to do about it."""
+    """Returns why a write failed and, where it is known, what the user can do about it."""
     reason = err.strerror or str(err)
     remedy = _REMEDIES.get(err.errno or 0)
     return reason if remedy is None else f"{reason}; {remedy}"

@@ -1,8 +1,8 @@
-"""Reads files that nobody vouches for, and small helpers for files and JSON.
+"""Reads files from untrusted sources, and small helpers for files and JSON.
 
-What is read may be anything: a folder that somebody sent may hold a named pipe, a link to /dev/zero
-or a file of a terabyte under a name that fedcli reads. So such files are opened here: regular files
-only, without waiting, and no more of them than there can be.
+A folder from somebody else may hold a named pipe, a link to /dev/zero or a file of a terabyte under
+a name that fedcli reads. The functions here open regular files only, never wait, and read a bounded
+number of bytes.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _KINDS = {
 
 
 def kind_of(mode: int) -> str:
-    """Returns what kind of file a mode of `os.stat` is of, in words."""
+    """Returns the kind of file that a mode of `os.stat` describes, in words."""
     return _KINDS.get(stat.S_IFMT(mode), "unknown kind")
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Opens a regular file to read it; links are followed, nothing is waited for.
+    """Opens a regular file for reading. Follows links and never waits.
 
     Raises:
         OSError: It cannot be opened, or is a pipe, device, socket or folder.
@@ -51,10 +51,10 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def check_regular(path: Path) -> None:
-    """Refuses what is no regular file, for libraries that open files by name themselves.
+    """Checks that a path is a regular file, for libraries that open files by name themselves.
 
     Raises:
-        OSError: It is not there, or is a pipe, device, socket or folder.
+        OSError: It does not exist, or is a pipe, device, socket or folder.
     """
     check_mode(os.stat(path).st_mode, path)  # noqa: PTH116 - links are followed
 
@@ -68,7 +68,7 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
     with open_regular(path) as file:
         num_bytes = os.fstat(file.fileno()).st_size
         content = b"" if num_bytes > max_bytes else file.read(num_bytes + 1)
-        if len(content) > num_bytes:  # it grows, or is one of /proc that does not say its size
+        if len(content) > num_bytes:  # the file grows, or is in /proc and reports no size
             content += file.read(max_bytes + 1 - len(content))
     if max(num_bytes, len(content)) > max_bytes:
         raise OSError(
@@ -80,7 +80,7 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
 
 
 def check_mode(mode: int, path: Path) -> None:
-    """Refuses a mode of `os.stat` that is not a regular file's. Raises OSError."""
+    """Checks that a mode of `os.stat` is that of a regular file. Raises OSError."""
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
@@ -88,38 +88,38 @@ def check_mode(mode: int, path: Path) -> None:
 
 
 def check_is_no_input(path: Path, inputs: Iterable[Path], label: str) -> None:
-    """Refuses to write to what is read; `label` is what the user gave `path` as.
+    """Refuses an output that is also an input; `label` names the option that gave `path`.
 
     Raises:
         ConfigError: `path` is one of the inputs, perhaps under another name, or in one of them.
     """
     for each in inputs:
-        with contextlib.suppress(OSError):  # one of them is not there
+        with contextlib.suppress(OSError):  # one of the two does not exist
             if path.samefile(each) or each.resolve() in path.resolve(strict=True).parents:
                 raise ConfigError(f"{label} is what is read ({each}); choose another name")
 
 
 def text_bytes(text: str) -> bytes:
-    r"""Returns text as UTF-8; of a file's name that is not UTF-8, the bytes as `\udcff`."""
+    r"""Returns the text as UTF-8, with `\udcff` for each byte of a file name that is not UTF-8."""
     return text.encode(errors="backslashreplace")
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Writes a new file and waits until the disk has it. Raises OSError."""
+    """Writes a new file and syncs it to the disk. Raises OSError."""
     with path.open("xb", buffering=0) as file:
         write_all(file, content)
         os.fsync(file.fileno())
 
 
 def write_all(file: io.RawIOBase, content: bytes) -> None:
-    """Writes all of it, however many bytes the system takes at a time. Raises OSError."""
+    """Writes all of `content`, in several writes if the system takes less. Raises OSError."""
     rest = memoryview(content)
     while rest:
         rest = rest[file.write(rest) or 0 :]
 
 
 def make_folders(path: Path) -> None:
-    """Makes a folder and those above it that are missing, however many. Raises OSError."""
+    """Makes a folder and all missing folders above it. Raises OSError."""
     missing = []
     while not path.is_dir():
         missing.append(path)
@@ -129,7 +129,7 @@ def make_folders(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Waits until the disk has the names in `folder`. Raises OSError."""
+    """Syncs the names in `folder` to the disk. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -137,12 +137,12 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-_LINE = json.JSONEncoder(allow_nan=False)  # made once: two lines a round are written with it
+_LINE = json.JSONEncoder(allow_nan=False)  # made once, because each round writes two lines
 _INDENTED = json.JSONEncoder(allow_nan=False, indent=2)
 
 
 def json_text(value: Any, *, indented: bool = False) -> str:
-    """Returns JSON, in one line or indented, with null for every number that is not finite."""
+    """Returns JSON, on one line or indented. Numbers that are not finite become null."""
     encoder = _INDENTED if indented else _LINE
     try:
         return encoder.encode(value)

@@ -1,4 +1,4 @@
-"""Reads HDF5 files that nobody vouches for: nothing outside the file is followed or opened."""
+"""Reads HDF5 files from untrusted sources: no link that leaves the file is followed."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from fedcli.files import check_regular, open_regular
 
 STORE_FORMAT = "fedcli-store"  # the root attribute `format` of a fedcli store
 
-# Deflate packs 1032 to 1 at most; a file that claims more holds no images.
+# Deflate compresses by at most 1032 to 1. A file that claims more than this is not complete.
 _MAX_PACKING = 2000
 _SMALL_BYTES = 1 << 20
-MAX_NAMES = 200_000  # in a group: the clients of a TFF file
-# Chunks unpack into a buffer that HDF5 doubles until all fits. A chunk that may come to more than
-# this by its stored size is unpacked here first, no further than it may.
+MAX_NAMES = 200_000  # in a group, as a TFF file has one for each client
+# HDF5 decompresses a chunk into a buffer that it doubles until all fits. If the stored size of a
+# chunk allows more than this many bytes, it is first decompressed here, up to the allowed size.
 MAX_UNPACKED_BYTES = 256 << 20
-MAX_CHUNK_BYTES = 64 << 20  # of one in memory, unless its dataset is as large
-_DEFLATE_RATIO = 1032  # at most
-_CHUNK_OVERHEAD = 1 << 12  # of what does not pack at all
-# Filters that are undone: deflate, shuffle, Fletcher's checksum, LZF.
+MAX_CHUNK_BYTES = 64 << 20  # of one decompressed chunk, unless its dataset is as large
+_DEFLATE_RATIO = 1032  # the largest there is
+_CHUNK_OVERHEAD = 1 << 12  # bytes that a filter may add to data that do not compress
+# The filters that are read: deflate, shuffle, Fletcher's checksum, LZF.
 _DEFLATE, _FLETCHER = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32
-_LZF = 32000  # of h5py's own
+_LZF = 32000  # the number under which h5py registers its filter
 _FILTERS = {
     **{_DEFLATE: "gzip", h5py.h5z.FILTER_SHUFFLE: "shuffle", _FLETCHER: "fletcher32"},
     _LZF: "lzf",
@@ -41,7 +41,7 @@ _FILTERS = {
 _METADATA_CACHE_BYTES = 1 << 16
 _LOCKED = re.compile(r"unable to lock file|file is already open for (?:write|SWMR)", re.IGNORECASE)
 _HEAP = re.compile(b"GCOL\x01")
-_SIZES = (8, 8)  # bytes of an offset and of a length, as everyone writes them
+_SIZES = (8, 8)  # bytes of an offset and of a length, as all common writers choose them
 _PLAIN_TYPES = (
     *(h5py.h5t.TypeStringID, h5py.h5t.TypeIntegerID),
     *(h5py.h5t.TypeFloatID, h5py.h5t.TypeEnumID),
@@ -49,13 +49,13 @@ _PLAIN_TYPES = (
 
 
 def open_file(path: Path) -> Any:
-    """Returns an open, read-only `h5py.File`; the texts among its own attributes can be read.
+    """Returns a read-only `h5py.File`. The text attributes of its root are safe to read.
 
     Raises:
         DataError: It cannot be opened: unreadable, truncated or damaged.
     """
     try:
-        # No chunk cache: every dataset is read once, whole.
+        # No chunk cache, because each dataset is read whole and once.
         check_regular(path)
         file = h5py.File(path, "r", rdcc_nbytes=0)
         _bound_metadata_cache(file)
@@ -83,31 +83,32 @@ def open_file(path: Path) -> Any:
 
 
 def new_in_memory() -> Any:
-    """Returns a new, empty `h5py.File` that no file on a disk stands for.
+    """Returns a new, empty `h5py.File` in memory alone.
 
-    HDF5 knows open files by their names, in memory too. A thread has one of its own, so that each
-    may have such a file open at the same time.
+    HDF5 tells open files apart by their names, also in memory. The name holds the number of the
+    thread, so that each thread can have such a file open at the same time.
     """
     name = f"in memory of thread {threading.get_ident()}"
     return h5py.File(name, "w", driver="core", backing_store=False)
 
 
 def check_heaps(file: Any, content: bytes | mmap.mmap) -> None:
-    """Refuses a file with a heap of texts that HDF5 would walk for ever (HDF5 format, III.E).
+    """Checks the global heaps of a file, where HDF5 keeps texts of variable length.
 
-    Looks through all of it. Texts of fixed length lie in no heap.
+    HDF5 (format specification, III.E) would loop for ever over a damaged heap. This function scans
+    the whole content. Texts of fixed length are in no heap.
 
     Args:
         file: The open `h5py.File`, of which no text has been read yet.
         content: Its bytes.
 
     Raises:
-        ValueError: There is one.
+        ValueError: A heap is damaged, or offsets and lengths are not of 8 bytes.
     """
     if file.id.get_create_plist().get_sizes() != _SIZES:
         raise ValueError("its offsets and lengths are not of 8 bytes")
-    for found in _HEAP.finditer(content):
-        if not _is_walkable(content, found.start()):
+    for heap in _HEAP.finditer(content):
+        if not _is_walkable(content, heap.start()):
             raise ValueError("a garbled heap of texts")
 
 
@@ -126,7 +127,7 @@ def _is_walkable(content: bytes | mmap.mmap, start: int) -> bool:
 
 
 def _has_variable_text(file: Any) -> bool:
-    """Whether an attribute of the file itself is a text in a heap."""
+    """Whether an attribute of the root group is a text in a heap."""
     kinds = (file.attrs.get_id(name).get_type() for name in file.attrs)
     return any(isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str() for kind in kinds)
 
@@ -136,7 +137,7 @@ def _no_permission(path: Path) -> DataError:
 
 
 def _bound_metadata_cache(file: Any) -> None:
-    """Keeps HDF5 from remembering 40 KB of each client ever read, 32 MB in all by default."""
+    """Limits HDF5's metadata cache, which by default keeps 40 KB a client and 32 MB in all."""
     config = file.id.get_mdc_config()
     config.set_initial_size = True
     config.initial_size = config.min_size = config.max_size = _METADATA_CACHE_BYTES
@@ -144,20 +145,20 @@ def _bound_metadata_cache(file: Any) -> None:
 
 
 def is_hdf5(path: Path) -> bool:
-    """Returns whether a file has HDF5's signature; what follows may still be damaged.
+    """Returns whether a file has HDF5's signature. The rest may still be damaged.
 
     Raises:
         DataError: There is no permission to read it.
     """
     try:
-        open_regular(path).close()  # h5py says no more of such a file than that it is none
+        open_regular(path).close()  # without permission, h5py.is_hdf5 returns False and no reason
     except PermissionError as err:
         raise _no_permission(path) from err
     return bool(h5py.is_hdf5(path))
 
 
 def is_store(path: Path) -> bool:
-    """Returns whether an HDF5 file calls itself a fedcli store, of whatever version.
+    """Returns whether an HDF5 file is marked as a fedcli store, of any version.
 
     Raises:
         DataError: The file cannot be opened.
@@ -175,9 +176,9 @@ def has_store_format(attrs: Any) -> bool:
 def read_attribute(attrs: Any, name: str) -> object:
     """Returns an attribute that is one number or one text; None for any other.
 
-    HDF5 is not asked for others: of a type that was garbled it reads wherever that points, and the
-    process dies. Nor for texts of variable length but those of the file itself: only their heaps
-    have been checked.
+    Other types are never read: with a damaged type, HDF5 reads from a wild address and the process
+    dies. Texts of variable length are read from the root group only, because `open_file` checks
+    the heaps for these alone.
     """
     attribute = attrs.get_id(name)
     kind = attribute.get_type()
@@ -192,7 +193,7 @@ def read_attribute(attrs: Any, name: str) -> object:
 
 @contextmanager
 def reading(where: str) -> Iterator[None]:
-    """Turns whatever h5py raises on damage into one DataError that starts with `where`."""
+    """Turns the exceptions that h5py raises on damage into a DataError that starts with `where`."""
     try:
         yield
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as err:
@@ -202,7 +203,7 @@ def reading(where: str) -> Iterator[None]:
 
 
 def open_group(parent: Any, name: bytes, where: str) -> Any:
-    """Returns the `h5g.GroupID` of a group that lies in the file itself.
+    """Returns the `h5g.GroupID` of a group, which is never a link.
 
     Raises:
         DataError: It is missing, a link, or not a group.
@@ -214,11 +215,11 @@ def open_group(parent: Any, name: bytes, where: str) -> Any:
 
 
 def open_dataset(parent: Any, name: bytes, where: str) -> Any:
-    """Returns the `h5d.DatasetID` of a dataset whose data lie in the file itself.
+    """Returns the `h5d.DatasetID` of a dataset whose data are in the file itself.
 
     Raises:
-        DataError: It is missing, a link, not a dataset, its data lie in other files, or it claims
-            far more than the file holds.
+        DataError: It is missing, a link, not a dataset, has its data in other files, or claims far
+            more bytes than the file holds.
     """
     opened = _open_object(parent, name, where)
     if not isinstance(opened, h5py.h5d.DatasetID):
@@ -239,15 +240,15 @@ def open_dataset(parent: Any, name: bytes, where: str) -> Any:
 
 
 def check_chunks(dataset: Any, where: str) -> None:
-    """Refuses chunks that unpack to more than the dataset has room for, before they are read.
+    """Checks, before they are read, that chunks decompress to no more than their declared size.
 
     Args:
         dataset: An `h5d.DatasetID`.
         where: Starts the message.
 
     Raises:
-        DataError: A chunk is larger than its dataset, packed twice or by a filter that is not
-            known, or stores or unpacks to more than it holds.
+        DataError: A chunk is larger than its dataset, is compressed twice or by an unknown filter,
+            or its stored or decompressed bytes are more than a chunk has.
     """
     plist = dataset.get_create_plist()
     if plist.get_layout() != h5py.h5d.CHUNKED:
@@ -261,7 +262,7 @@ def check_chunks(dataset: Any, where: str) -> None:
                 f"{', twice' if each in _FILTERS else ''}; "
                 f"only {', '.join(_FILTERS.values())} are read, each once: write it anew"
             )
-        packed_for = plist.get_filter(filters.index(each))[2][2:3]  # LZF makes room by it
+        packed_for = plist.get_filter(filters.index(each))[2][2:3]  # the buffer that LZF allocates
         if each == _LZF and packed_for and packed_for[0] > MAX_UNPACKED_BYTES:
             raise DataError(f"{where}: {name} is damaged; fetch or write the file again")
     item_bytes = dataset.get_type().get_size()
@@ -284,28 +285,28 @@ def check_chunks(dataset: Any, where: str) -> None:
 
 
 def _chunks(dataset: Any) -> list[Any]:
-    """What the file says of each chunk that it stores: its place and size."""
-    found: list[Any] = []
+    """The offset and size of each stored chunk, as the file declares them."""
+    chunks: list[Any] = []
     if hasattr(dataset, "chunk_iter"):
-        dataset.chunk_iter(found.append)
-    else:  # an HDF5 before 1.12.3, which looks for each from the first on
-        found += map(dataset.get_chunk_info, range(dataset.get_num_chunks()))
-    return found
+        dataset.chunk_iter(chunks.append)
+    else:  # HDF5 before 1.12.3, which searches for each chunk from the first one on
+        chunks += map(dataset.get_chunk_info, range(dataset.get_num_chunks()))
+    return chunks
 
 
 def _unpacks_to(dataset: Any, chunk: Any, filters: list[int], most: int) -> bool:
-    """Whether a chunk in deflate unpacks to no more than so many bytes."""
+    """Whether a chunk with a deflate filter decompresses to at most `most` bytes."""
     mask, content = dataset.read_direct_chunk(chunk.chunk_offset)
-    if mask & 1 << filters.index(_DEFLATE):  # it is not packed after all
+    if mask & 1 << filters.index(_DEFLATE):  # this chunk was stored without compression
         return True
     unpacker = zlib.decompressobj()
-    with contextlib.suppress(zlib.error):  # HDF5 tells damage, and unpacks no more until there
+    with contextlib.suppress(zlib.error):  # HDF5 stops at the damage, too, and reports it
         return len(unpacker.decompress(content, most + _CHUNK_OVERHEAD)) <= most + 4
     return True
 
 
 def is_dataset(group: Any, name: bytes) -> bool:
-    """Returns whether a name in a group is a dataset that lies in the file itself."""
+    """Returns whether a name in a group is a dataset and no link."""
     if group.links.get_info(name).type != h5py.h5l.TYPE_HARD:
         return False
     return isinstance(h5py.h5o.open(group, name), h5py.h5d.DatasetID)
@@ -324,7 +325,7 @@ def read_whole(dataset: Any, where: str) -> Any:
 
 
 def has_link(group: Any, name: bytes) -> bool:
-    """Returns whether a group has a link of that name, without following it."""
+    """Returns whether a group has a member of that name, without following a link."""
     return bool(group.links.exists(name))
 
 

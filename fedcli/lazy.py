@@ -1,4 +1,4 @@
-"""Names that are imported on first use, so that a package costs nothing until it is used."""
+"""Imports names on first use, so that importing a package loads none of its modules."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _NO_MODULES: Mapping[str, str] = MappingProxyType({})
 
 
 def load(reference: str) -> Any:
-    """Returns what a reference names, imported now: a module, or a name that it defines.
+    """Imports and returns a module, or an object that a module defines.
 
     Args:
-        reference: "fedcli.models" or "fedcli.models.zoo:build", such as a table's row has.
+        reference: "fedcli.models" or "fedcli.models.zoo:build", as in `Entry.code` of the tables.
     """
     module, _, name = reference.partition(":")
     return getattr(import_module(module), name) if name else import_module(module)
@@ -28,17 +28,18 @@ def hand_on(
     modules: Mapping[str, str] = _NO_MODULES,
     former_modules: str | None = None,
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """Returns `__getattr__`, `__dir__` and `__all__` of a package that only hands names on.
+    """Returns `__getattr__`, `__dir__` and `__all__` for a package that only re-exports names.
 
-    See PEP 562 for the first two. A module of `modules` can also be imported under its public name:
-    `from fedcli.layers import Dense` finds what `fedcli.layers` stands for.
+    See PEP 562 for the first two. A module in `modules` can also be imported under its public name,
+    as in `from fedcli.layers import Dense`.
 
     Args:
         package: The package's `__name__`.
-        homes: The module that defines each public name.
-        modules: The module that each other public name stands for.
-        former_modules: A reference to a table of modules by the names below the package that they
-            had before, which can still be imported. It is loaded once such a name is wanted.
+        homes: By public name, the module that defines it.
+        modules: By public name, the module that it is an alias of.
+        former_modules: A reference, as `load` takes it, to a table of modules by their former names
+            below the package, under which they can still be imported. The table is loaded when such
+            a name is first imported.
     """
 
     def get(name: str) -> Any:
@@ -62,11 +63,11 @@ def hand_on(
 
 
 class _Alias(ModuleType):
-    """A module under a second name, imported when an attribute is asked for."""
+    """A module under a second name. The module is imported when an attribute is first read."""
 
     def __init__(self, name: str, target: str) -> None:
         super().__init__(name)
-        self.__path__ = []  # what is below the target is found below that, and not loaded twice
+        self.__path__ = []  # empty, so that submodules are imported once, below the target
         self._stands_for = target
 
     def __getattr__(self, name: str) -> Any:
@@ -74,7 +75,7 @@ class _Alias(ModuleType):
 
 
 class _FormerModules:
-    """Finds modules by names that they had before; Python asks it when it has found no other."""
+    """A finder for modules by their former names. Being last, it is asked for unknown names only."""
 
     def __init__(self, package: str, table: str, aliases: Mapping[str, str]) -> None:
         self._package = package
@@ -92,10 +93,13 @@ class _FormerModules:
         return _Alias(spec.name, spec.loader_state)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Does nothing: what the alias stands for is there."""
+        """Does nothing; the alias imports its target itself."""
 
     def _home(self, name: str) -> str | None:
-        """The module's name today; of one below a module that has moved, below that one's."""
+        """The module's present name; a submodule of a module that has moved is below its new name.
+
+        None: the name is not a former one.
+        """
         known: dict[str, str] = {**self._aliases, **load(self._table)}
         above, below = name, ""
         while above:
@@ -108,9 +112,9 @@ class _FormerModules:
 
 
 def _is_there(module: str) -> bool:
-    from importlib.util import find_spec  # late: few programs come here
+    from importlib.util import find_spec  # late: few programs use former names
 
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # not even what it would be in
+    except ModuleNotFoundError:  # its parent package does not exist
         return False

@@ -1,6 +1,6 @@
-"""Locks between processes, on files: a lock dies with the process that holds it.
+"""Locks between processes, as file locks (flock): the system releases them when a process ends.
 
-flock does all that is needed in a few lines; filelock would add 35 ms to every start.
+The package filelock would add 35 ms to every start.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ _POLL_SECONDS = 0.1
 
 
 class ReplacedError(Exception):
-    """The lock that was got is of a file that has just been removed or replaced by another."""
+    """The file was removed or replaced between opening it and locking it."""
 
 
 def lock_now(path: Path) -> int:
-    """Opens a file, makes it if need be, locks it, and returns its descriptor; to unlock, close it.
+    """Locks a file without waiting and returns its descriptor. Closing that releases the lock.
+
+    The file is created if it does not exist.
 
     Raises:
         BlockingIOError: Another process holds the lock.
-        ReplacedError: Who held it before has removed the file, and perhaps somebody made it anew.
+        ReplacedError: The process that held the lock before has removed the file.
         OSError: The file cannot be made or locked.
     """
     with contextlib.suppress(FileNotFoundError):
-        check_mode(path.lstat().st_mode, path)  # nothing is locked, or made, through a link
+        check_mode(path.lstat().st_mode, path)  # never lock or create a file through a link
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o666)
     try:
@@ -50,12 +52,12 @@ def lock_now(path: Path) -> int:
 def locked(
     path: Path, tell: Tell = tell_nobody, remark: Remark = remark_to_nobody
 ) -> Iterator[None]:
-    """Holds a lock that other processes wait for; its file is there only meanwhile.
+    """Holds a lock for which other processes wait. The lock file is removed at the end.
 
     Args:
-        path: The lock's file: the name of what is locked, and a suffix.
-        tell: Is told of no progress while another process is waited for.
-        remark: Is told in one line that another process is waited for.
+        path: The lock file: the name of the thing that is locked, and a suffix.
+        tell: Called with (0, None) while this process waits for another.
+        remark: Called with one line when this process begins to wait for another.
 
     Raises:
         OSError: The lock file cannot be made.
@@ -85,7 +87,7 @@ def _wait_for(path: Path, tell: Tell, remark: Remark) -> int:
 
 
 def _is_still(path: Path, descriptor: int) -> bool:
-    """Whether `path` is what `descriptor` opened, not a later file under the same name."""
+    """Whether `path` still names the file behind `descriptor`, not a later one."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:

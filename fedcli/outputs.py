@@ -1,12 +1,14 @@
-"""Writes files that appear whole or not at all, and only over what may be replaced.
+"""Writes files atomically (whole or not at all), and replaces regular files only.
 
-A file that a user names (`write_output`, `output_file`) is replaced where its links lead, if that
-is a regular file or nothing; to a pipe or character device the content is written through; any
-other kind is refused. A file in a folder that fedcli keeps (`write_atomic`, `replacing`) is no link
-either: whoever made the folder does not choose what is written outside it.
+For a file that a user names (`write_output`, `output_file`), links are followed, and the file at
+their end is replaced if it is a regular file or does not exist yet. A pipe or character device gets
+the content written to it. Any other kind is refused. For a file in a folder of fedcli's own
+(`write_atomic`, `replacing`), links are refused, too: a folder from somebody else must not choose
+what is written outside it.
 
-What a killed process left beside its output is removed by the next one that writes the same output.
-Each temporary name is locked (flock) while its process lives, so that only a dead one's goes.
+If a process is killed, its temporary files are removed by the next process that writes the same
+output. Each temporary file is locked (flock) while its process lives, so that only those of dead
+processes are removed.
 """
 
 from __future__ import annotations
@@ -27,25 +29,25 @@ from typing import Any, BinaryIO
 from fedcli.errors import RunError, why_not_written
 from fedcli.files import kind_of, sync_folder
 
-READER_SECONDS = 10.0  # that a named pipe is waited for until somebody reads it
+READER_SECONDS = 10.0  # how long to wait until somebody reads a named pipe
 
 _RANDOM_BYTES = 6
-# What `temporary_name` makes of a name, which is the first group.
+# The names that `temporary_name` makes. The first group is the name of the output.
 TEMPORARY_NAME = re.compile(rf"\.(.+)\.[0-9a-f]{{{2 * _RANDOM_BYTES}}}\.tmp", re.DOTALL)
 _POLL_SECONDS = 0.05
 _MAX_LINKS = 40  # as many as Linux follows
 _OWN_DESCRIPTORS = r"/proc/{pid}(/task/\d+)?/fd|/dev/fd"
 
 
-# ---- What a user names ---------------------------------------------------------------------------
+# ---- Files that a user names ---------------------------------------------------------------------
 
 
 def check_output(path: Path) -> None:
-    """Refuses an output that nothing may be written to, before any work.
+    """Checks, before any work, that an output can be written.
 
     Raises:
-        RunError: It names a folder, a socket or another thing that is no regular file, pipe or
-            character device; or its folder is not there or cannot be written to.
+        RunError: It is a folder, a socket or anything else but a regular file, a pipe or a
+            character device; or its folder does not exist or is not writable.
     """
     try:
         target, is_stream = _resolve(path)
@@ -58,7 +60,7 @@ def check_output(path: Path) -> None:
 
 
 def link_note(path: Path) -> str | None:
-    """Returns a line on what is written in place of an output that is a link; None: it is none."""
+    """Returns a line that names the target of an output that is a link; None: it is no link."""
     try:
         target, _ = _resolve(path)
     except (OSError, RunError):
@@ -67,10 +69,10 @@ def link_note(path: Path) -> str | None:
 
 
 def resolve_output(path: Path) -> Path:
-    """Returns the regular file, or the name of none, that is to be replaced for an output.
+    """Returns the path of the regular file, existing or not, that an output replaces.
 
     Raises:
-        RunError: It is, or its links lead to, something else.
+        RunError: The path, or the end of its links, is of another kind.
         OSError: It cannot be looked up.
     """
     target, is_stream = _resolve(path)
@@ -80,7 +82,7 @@ def resolve_output(path: Path) -> Path:
 
 
 def write_output(path: Path, content: bytes) -> None:
-    """Writes a file that a user names: all of it or nothing, or through to a pipe or device.
+    """Writes a file that a user names, atomically; to a pipe or device it writes directly.
 
     Raises:
         RunError: It cannot be written, or is of another kind.
@@ -91,7 +93,7 @@ def write_output(path: Path, content: bytes) -> None:
 
 @contextmanager
 def output_file(path: Path) -> Iterator[BinaryIO]:
-    """Yields an open file whose content becomes that of `path` when the block ends well.
+    """Yields an open file. When the block ends without an error, `path` gets its content.
 
     Raises:
         RunError: It cannot be written, or is of another kind.
@@ -112,7 +114,7 @@ def output_file(path: Path) -> Iterator[BinaryIO]:
 
 
 class _Stream(io.FileIO):
-    """A pipe or device, in which there are no places, even where the system says there are."""
+    """A pipe or device. It claims not to be seekable, even if the system says it is."""
 
     def seekable(self) -> bool:
         """Returns False."""
@@ -128,7 +130,7 @@ class _Stream(io.FileIO):
 
 
 def _resolve(path: Path) -> tuple[Path, bool]:
-    """Where the links of a name lead, and whether what is there is written through to."""
+    """The end of a path's links, and whether it is written to directly, as a pipe is."""
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 - as the system follows links
     except FileNotFoundError:
@@ -147,7 +149,7 @@ def _bad_kind(path: Path, mode: int) -> RunError:
 
 
 def _descriptor(path: Path) -> int | None:
-    """The open file of this process that a name such as /dev/stdout stands for; None: none."""
+    """The descriptor of this process that a path such as /dev/stdout names; None: none."""
     own = re.compile(_OWN_DESCRIPTORS.format(pid=os.getpid()))
     for _ in range(_MAX_LINKS):
         if path.name.isdecimal() and own.fullmatch(os.path.realpath(path.parent)):
@@ -159,9 +161,9 @@ def _descriptor(path: Path) -> int | None:
 
 
 def _open_stream(path: Path) -> int:
-    """Opens a pipe, device or descriptor of our own to write to it. Raises OSError."""
+    """Opens a pipe, a device or a descriptor of this process for writing. Raises OSError."""
     own = _descriptor(path)
-    if own is not None:  # behind what was printed so far
+    if own is not None:  # the output follows what was printed so far
         for printed in (sys.stdout, sys.stderr):
             printed.flush()
         return os.dup(own)
@@ -175,7 +177,7 @@ def _open_stream(path: Path) -> int:
 
 
 def _try_stream(path: Path) -> int | None:
-    """The open pipe or device; None: a pipe that nobody reads yet."""
+    """The descriptor of a pipe or device; None: nobody reads the pipe yet."""
     try:
         return os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
     except OSError as err:
@@ -184,15 +186,15 @@ def _try_stream(path: Path) -> int | None:
         raise
 
 
-# ---- Files of our own ----------------------------------------------------------------------------
+# ---- Files in fedcli's own folders ---------------------------------------------------------------
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Writes a file that is either the old one or the whole new one, also after a power cut.
+    """Replaces a file atomically: even after a power cut it is either the old or the new one.
 
     Raises:
-        RunError: The folder does not exist or is not writable, the disk is full, or `path` names
-            something that is not a regular file.
+        RunError: The folder does not exist or is not writable, the disk is full, or `path` is not
+            a regular file.
     """
     try:
         check_own(path)
@@ -205,10 +207,10 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def check_own(path: Path) -> None:
-    """Refuses to write to what is neither a regular file nor nothing; links are not followed.
+    """Checks that a path is a regular file or does not exist. Links are not followed.
 
     Raises:
-        RunError: It is such a thing.
+        RunError: It is a link, a folder or of another kind.
         OSError: It cannot be looked up.
     """
     with suppress(FileNotFoundError):
@@ -218,10 +220,10 @@ def check_own(path: Path) -> None:
 
 
 def open_to_append(path: Path) -> Any:
-    """Returns a file in a folder of ours, open to append to it unbuffered; made if need be.
+    """Opens a file in a folder of fedcli's own to append to it, unbuffered; creates it if missing.
 
     Raises:
-        RunError: It is a link, a pipe or whatever else is no regular file.
+        RunError: It is a link, a pipe or anything else but a regular file.
         OSError: It cannot be opened.
     """
     check_own(path)
@@ -231,10 +233,11 @@ def open_to_append(path: Path) -> Any:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields the name of a new file beside `path` that becomes `path` when the block ends well.
+    """Yields a temporary file beside `path`. If the block ends without an error, it becomes `path`.
 
-    It is locked until then, and the lock dies with the process: the next writer of `path` knows a
-    dead one's file by that, and removes it. Write to the file; do not replace it.
+    The file is locked until then, and the system releases the lock if the process dies. The next
+    writer of `path` removes the temporary files that nobody locks. Write to the file; do not
+    replace it.
 
     Raises:
         OSError: The folder cannot be written to, or the disk is full.
@@ -253,34 +256,34 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def temporary_name(path: Path) -> Path:
-    """Returns a name beside `path` that nobody uses, by which `sweep_files` knows it again."""
+    """Returns an unused name beside `path`, of the form that `sweep_files` recognises."""
     return path.with_name(f".{path.name}.{os.urandom(_RANDOM_BYTES).hex()}.tmp")
 
 
 def sweep_files(path: Path) -> None:
-    """Removes the temporary files of writers of `path` that are no more."""
+    """Removes the temporary files beside `path` whose processes have died."""
     for name in _names_in(path.parent):
         match = TEMPORARY_NAME.fullmatch(name)
         if match is not None and match[1] == path.name:
-            with suppress(OSError):  # in use, gone, or somebody else's: it stays
+            with suppress(OSError):  # it is in use, already removed, or of another user
                 _remove_unless_locked(path.with_name(name))
 
 
 def _open_locked(path: Path) -> tuple[Path, int]:
-    """Makes a file of a new name and locks it."""
+    """Creates a temporary file for `path`, locks it, and returns it and its descriptor."""
     while True:
         temporary = temporary_name(path)
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        with suppress(OSError):  # a file system without locks: nothing is ever removed there
+        with suppress(OSError):  # a file system without locks, where nothing is ever removed
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # Between the two lines above another writer may have taken it for a dead one's.
+        # Before it was locked, another writer may have taken it for a dead process's file.
         if os.fstat(descriptor).st_nlink:
             return temporary, descriptor
         os.close(descriptor)
 
 
 def _remove_unless_locked(path: Path) -> None:
-    """Removes a file, or a folder and what is in it. Raises OSError if it is locked."""
+    """Removes a file, or a folder with its content. Raises OSError if it is locked."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -294,7 +297,7 @@ def _remove_unless_locked(path: Path) -> None:
 
 
 def _remove_folder(folder: Path) -> None:
-    """Removes a folder and all that is in it, as far as that can be done."""
+    """Removes a folder with its content, as far as possible."""
     import shutil  # late: few commands need it
 
     shutil.rmtree(folder, ignore_errors=True)
@@ -307,16 +310,18 @@ def _names_in(folder: Path) -> list[str]:
         return []
 
 
-# ---- Folders for a while -------------------------------------------------------------------------
+# ---- Temporary folders ---------------------------------------------------------------------------
 
 
 @contextmanager
 def scratch_folder(folder: Path | None, prefix: str) -> Iterator[Path]:
-    """Yields an empty folder that is gone when the block ends, or when the next one is made.
+    """Yields an empty folder and removes it at the end of the block.
+
+    If the process is killed, the next call with the same prefix removes the folder.
 
     Args:
-        folder: Where; None: the system's folder for temporary files.
-        prefix: What its name begins with; of those that begin so, dead processes' are removed.
+        folder: The folder to make it in; None: the system's folder for temporary files.
+        prefix: The beginning of its name. Folders of dead processes with this prefix are removed.
 
     Raises:
         OSError: It cannot be made.
@@ -335,11 +340,11 @@ def scratch_folder(folder: Path | None, prefix: str) -> Iterator[Path]:
 
 @contextmanager
 def locked_folder(path: Path, mode: int = 0o777) -> Iterator[None]:
-    """Makes a folder and holds a lock on it, which dies with the process.
+    """Makes a folder and holds a lock on it, which is released when the process ends.
 
     Args:
-        path: Its name, of a pattern that `sweep_folders` is given.
-        mode: Its permissions, as far as the process's mask leaves them.
+        path: The folder. Its name matches a pattern with which `sweep_folders` is called.
+        mode: Its permissions, reduced by the process's umask.
 
     Raises:
         OSError: It cannot be made.
@@ -356,9 +361,9 @@ def _make_locked_folder(path: Path, mode: int) -> int:
         path.mkdir(mode=mode)
         with suppress(FileNotFoundError):
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-            with suppress(OSError):  # a file system without locks: nothing is ever removed there
+            with suppress(OSError):  # a file system without locks, where nothing is ever removed
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Before it was locked another process may have taken it for a dead one's.
+            # Before it was locked, another process may have taken it for a dead one's.
             with suppress(FileNotFoundError):
                 if os.path.samestat(path.lstat(), os.fstat(descriptor)):
                     return descriptor
@@ -368,14 +373,14 @@ def _make_locked_folder(path: Path, mode: int) -> int:
 def sweep_folders(
     parent: Path, pattern: re.Pattern[str], is_left_over: Callable[[Path], bool] = lambda _: True
 ) -> None:
-    """Removes folders of dead processes.
+    """Removes the temporary folders of dead processes.
 
     Args:
-        parent: Where to look.
-        pattern: Of the whole names that this program gave them.
-        is_left_over: Asked of each such folder whether it may go; OSError is no.
+        parent: The folder that holds them.
+        pattern: Matches the whole names of such folders.
+        is_left_over: Returns whether a folder may be removed; if it raises OSError, it may not.
     """
     for name in filter(pattern.fullmatch, _names_in(parent)):
-        with suppress(OSError):  # in use, gone, or somebody else's
+        with suppress(OSError):  # it is in use, already removed, or of another user
             if stat.S_ISDIR((parent / name).lstat().st_mode) and is_left_over(parent / name):
                 _remove_unless_locked(parent / name)

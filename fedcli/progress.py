@@ -1,23 +1,23 @@
-"""How the library speaks during a long job: through functions that it calls now and then."""
+"""Types of the functions through which a long job of the library reports progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Tell = Callable[[int, int | None], None]
-"""Takes what is done so far and what there is in all, None while unknown; may raise to end the job.
+"""Takes the amount done and the total, which is None while unknown. It may raise to end the job.
 
-The unit (examples, bytes, clients) is the job's own; every function that takes a `Tell` names it.
+Each job has its unit (examples, bytes, clients); every function that takes a `Tell` names it.
 """
 
 
 def tell_nobody(done: int, total: int | None) -> None:
-    """Tells nobody."""
+    """Ignores progress."""
 
 
 Remark = Callable[[str], None]
-"""Takes one line that the user should know while the job goes on."""
+"""Takes one line for the user, to be shown while the job goes on."""
 
 
 def remark_to_nobody(text: str) -> None:
-    """Says it to nobody."""
+    """Ignores the line."""

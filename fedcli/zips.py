@@ -1,4 +1,4 @@
-"""Opens zip archives that nobody vouches for, and reads the headers of NumPy arrays in them."""
+"""Opens zip archives from untrusted sources, and reads the headers of NumPy arrays in them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from numpy.lib import format as npy
 
 from fedcli.files import open_regular
 
-# Of the list of an archive's members, which is read whole: some 50,000 of them.
+# Size of an archive's central directory, which is read whole: about 50,000 members.
 MAX_DIRECTORY_BYTES = 4 << 20
-# Of what stands before an array: more than NumPy writes for so few dimensions.
+# Size of the header of a .npy file: more than NumPy writes for arrays of few dimensions.
 MAX_HEADER_BYTES = 4096
 
-# The records at an archive's end (APPNOTE.TXT, 4.3.14 to 4.3.16): signature, size, and where in
-# each the size of the list stands.
+# The records at an archive's end (APPNOTE.TXT, 4.3.14 to 4.3.16): signature, size, and the offset
+# in the record of the size of the central directory.
 _END, _END_BYTES, _END_SIZE = b"PK\5\6", 22, 12
 _LOCATOR, _LOCATOR_BYTES = b"PK\6\7", 20
 _END64, _END64_BYTES, _END64_SIZE = b"PK\6\6", 56, 40
@@ -38,7 +38,8 @@ def open_zip(
 
     Args:
         source: The file, or its content.
-        max_directory_bytes: Of the list of its members, which takes some ten times the memory.
+        max_directory_bytes: Largest size of the central directory, the list of the members.
+            Reading it takes about ten times that in memory.
 
     Raises:
         OSError: The file cannot be opened, or is a pipe, device or folder.
@@ -57,13 +58,14 @@ def open_zip(
 
 
 def read_npy_header(start: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Returns shape, whether it lies in Fortran order, type, and where the values begin.
+    """Returns the shape, whether the order is Fortran's, the dtype, and the offset of the values.
 
     Args:
         start: The first `MAX_HEADER_BYTES` of a .npy file, or all of it.
 
     Raises:
-        ValueError: It is of another version, or garbled; the text is short and never the header.
+        ValueError: It has another version, or is damaged. The message is short and does not quote
+            the header.
     """
     stream = io.BytesIO(start)
     try:
@@ -75,9 +77,9 @@ def read_npy_header(start: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any],
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python 2 wrote sizes as 10L, which is read with one
+            warnings.simplefilter("ignore")  # NumPy warns of the sizes that Python 2 wrote: 10L
             shape, is_fortran, dtype = read(stream)
-    except Exception as err:  # of a parser of Python's, which raises whatever it likes
+    except Exception as err:  # Python's parser of literals raises many types
         raise ValueError("its header is garbled") from err
     if any(type(size) is not int or size < 0 for size in shape):
         raise ValueError("its header is garbled")
@@ -85,7 +87,7 @@ def read_npy_header(start: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any],
 
 
 def _directory_bytes(file: BinaryIO) -> int:
-    """What the end of an archive says of the size of its list of members; 0 if there is none."""
+    """The size of the central directory by the records at the end; 0 if there are none."""
     size = file.seek(0, io.SEEK_END)
     tail_bytes = min(size, _MAX_COMMENT + _END_BYTES + _LOCATOR_BYTES + _END64_BYTES)
     file.seek(size - tail_bytes)
@@ -94,9 +96,9 @@ def _directory_bytes(file: BinaryIO) -> int:
     at = tail.rfind(_END)
     if at < 0 or len(tail) < at + _END_BYTES:
         return 0
-    found: int = struct.unpack_from("<I", tail, at + _END_SIZE)[0]
+    num_bytes: int = struct.unpack_from("<I", tail, at + _END_SIZE)[0]
     locator = at - _LOCATOR_BYTES
     record = locator - _END64_BYTES
     if record >= 0 and tail.startswith(_LOCATOR, locator) and tail.startswith(_END64, record):
-        found = max(found, struct.unpack_from("<Q", tail, record + _END64_SIZE)[0])
-    return found
+        num_bytes = max(num_bytes, struct.unpack_from("<Q", tail, record + _END64_SIZE)[0])
+    return num_bytes
