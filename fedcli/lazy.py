@@ -75,7 +75,7 @@ class _Alias(ModuleType):
 
 
 class _FormerModules:
-    """A finder for modules by their former names. Being last, it is asked for unknown names only."""
+    """A finder for modules by their former names. It is the last: it sees unknown names only."""
 
     def __init__(self, package: str, table: str, aliases: Mapping[str, str]) -> None:
         self._package = package

@@ -1,4 +1,4 @@
-"""What a run is: every option of `fedcli train`, its checks, and its file."""
+"""The settings of a run: the options of `fedcli train`, their checks, and config.toml."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text of config.toml: written, and read as the fields that it sets."""
+"""Writes the text of config.toml, and reads the fields that it sets."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fedcli.settings.toml_values import parse_toml
 
 
 def to_toml(config: RunConfig, provenance: Mapping[str, Any]) -> str:
-    """Returns the text of config.toml: `[run]` repeats the run, `[provenance]` is its origin."""
-    import tomli_w  # late: one millisecond that only a new run needs
+    """Returns the text of config.toml: `[run]` has the options, `[provenance]` the run's origin."""
+    import tomli_w  # late: it takes a millisecond, and only a new run needs it
 
     values = {name: getattr(config, name) for name in OPTIONS}
     plain = {name: value for name, value in values.items() if name not in OPTION_OWNERS}
@@ -26,19 +26,19 @@ def to_toml(config: RunConfig, provenance: Mapping[str, Any]) -> str:
 
 
 def from_toml(text: str, source: str) -> dict[str, Any]:
-    """Returns the fields that a config.toml sets; `source` names it in errors.
+    """Returns the fields that a config.toml sets; `source` names the file in errors.
 
     Raises:
-        ConfigError: The text is not TOML, or holds a key or a type that no option has.
+        ConfigError: The text is not TOML, or a key or value is not that of an option.
     """
     return read(text, source)[0]
 
 
 def read(text: str, source: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the fields that a config.toml sets, and what it says of its origin.
+    """Returns the fields that a config.toml sets, and its table `[provenance]`.
 
     Raises:
-        ConfigError: The text is not TOML, or holds a key or a type that no option has.
+        ConfigError: The text is not TOML, or a key or value is not that of an option.
     """
     document = parse_toml(text, source)
     run = document.get("run")
@@ -56,7 +56,7 @@ def read(text: str, source: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def read_provenance(text: str, source: str) -> dict[str, Any]:
-    """Returns what a config.toml says of its origin; empty if it says nothing.
+    """Returns the table `[provenance]` of a config.toml; empty if there is none.
 
     Raises:
         ConfigError: The text is not TOML.

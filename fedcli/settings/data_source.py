@@ -1,4 +1,4 @@
-"""Which data: one value for what `--data` and the options beside it say."""
+"""`DataSource`: the values of `--data` and of the options that belong to it, in one object."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ class DataSource:
     """Names federated data and says how to read them. Nothing is opened or checked here.
 
     Attributes:
-        data: Name of an embedded or downloaded dataset, or path of a file. A TFF file is the one
-            split "train". Or data that are opened already.
+        data: Name of an embedded or downloaded dataset, or path of a file. A TFF file has a single
+            split, "train". Or data that are opened already.
         data_options: Options of an embedded dataset.
         test_data: A name or file whose examples become the split "test": its split "test" if it
             is a store that has one, else its split "train". It replaces a split "test" of `data`.
-            None: what `data` itself has.
-        partition: How train and test are dealt to clients anew, and what changes their examples;
-            see `tables.find_partition`.
+            None: the split "test" of `data`, if it has one.
+        partition: How the examples are dealt to clients anew and how they are changed; see
+            `tables.find_partition`.
         partition_options: Options of the partition.
-        num_classes: Labels are 0 to num_classes - 1; None: what the data say, 10 for TFF.
-        pixels: What 1.0 is in what the model sees: "ink", "background", or "source" for what the
-            source means by it.
+        num_classes: Labels are 0 to num_classes - 1; None: the number in the data, 10 for TFF.
+        pixels: What the pixel value 1.0 means in the model's input: "ink", "background", or
+            "source" for its meaning in the source.
     """
 
     data: str | OpenedData = "synthetic-digits"
@@ -56,23 +56,23 @@ class DataSource:
 
     @classmethod
     def of(cls, options: Any) -> DataSource:
-        """Returns the source that a `RunConfig`, which has fields of the same names, describes."""
+        """Returns the source that a `RunConfig` describes by its fields of the same names."""
         return cls(**{each.name: getattr(options, each.name) for each in fields(cls)})
 
     @property
     def names(self) -> list[str]:
-        """The names or files that the examples are read from, one or two."""
+        """The one or two names or files from which the examples are read."""
         name = str(self.data)
         return [name] if self.test_data is None else [name, self.test_data]
 
     @property
     def paths(self) -> list[Path]:
-        """`names` as paths. That of a dataset known by its name is no file."""
+        """`names` as paths. The name of a known dataset is there, too, though it is no file."""
         return [Path(each) for each in self.names if not each.startswith(IN_MEMORY)]
 
     @property
     def given(self) -> dict[str, Any]:
-        """By name the fields that differ from their defaults, and `data`."""
+        """`data` and the fields that differ from their defaults, by name."""
         default = DataSource()
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {
@@ -89,7 +89,7 @@ def source_of(options: Any, data: OpenedData | None) -> DataSource:
 
 
 class DataOptions(TypedDict, total=False):
-    """The fields of a `DataSource` but `data`, as keyword arguments; None: not given."""
+    """The fields of a `DataSource` except `data`, as keyword arguments; None: not given."""
 
     data_options: Mapping[str, Value] | None
     test_data: str | None

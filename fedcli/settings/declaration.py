@@ -1,9 +1,10 @@
-"""How an option of `fedcli train` is declared: once, as a field of `RunConfig`.
+"""Declares the options of `fedcli train`, each once, as a field of `RunConfig`.
 
     client_dropout: float = option(0.0, number(0, 1, "P"), help="...", section=COHORT)
 
-The command line, its help and completion, the check of the value, config.toml, what a resumed run
-may change and what a comparison of runs leaves out all follow from that line.
+All of these follow from that line: the command line with its help and completion, the check of the
+value, config.toml, whether a resumed run may change the option, and whether a comparison of runs
+shows it.
 """
 
 from __future__ import annotations
@@ -18,24 +19,24 @@ from fedcli.settings.values import PAIRS, Kind, is_plain, shown
 
 T = TypeVar("T")
 
-# What another value of an option changes: the examples or who holds them, what the run finds, or
-# nothing of either.
+# What another value of an option changes: the examples or their owners, the results of the run, or
+# neither.
 EXAMPLES, RESULTS, NOTHING = "examples", "results", "nothing"
 
-# What a resumed run may do with an option: keep the value its rounds so far were trained with, have
-# another one written in config.toml, or also be given another one beside --resume.
+# Whether a resumed run may change an option. KEEP: no. EDIT: yes, in config.toml. GIVE: yes, in
+# config.toml or beside --resume.
 KEEP, EDIT, GIVE = "keep", "edit", "give"
 
-# What an option acts on that some algorithms do not have.
+# Parts of a run that some algorithms lack; an option that acts on one needs such an algorithm.
 LOCAL_STEPS, GLOBAL_MODEL = "local steps", "global model"
 
 
 class Needs(NamedTuple):
-    """Another option without which this one has no sense.
+    """Another option that must be given with this one.
 
     Attributes:
-        option: The field of the other one.
-        why: Follows the option and its value in the message of a run without the other.
+        option: The field of the other option.
+        why: The rest of the error message, after the option and its value.
     """
 
     option: str
@@ -43,7 +44,7 @@ class Needs(NamedTuple):
 
 
 class RunOption(NamedTuple):
-    """What `RunConfig` declares of one option; see `option`."""
+    """The declaration of one option of a run; see `option`."""
 
     default: Any
     kind: Kind
@@ -57,7 +58,7 @@ class RunOption(NamedTuple):
     owner: str
 
     def checked(self, label: str, value: Any) -> Any:
-        """Returns a value in its own type; None is allowed only where the default is None.
+        """Returns the value in the option's type; None is allowed only if the default is None.
 
         Raises:
             ConfigError: The value is not allowed; the message starts with `label`.
@@ -72,7 +73,7 @@ class RunOption(NamedTuple):
 
     @property
     def help_with_default(self) -> str:
-        """The help text, with the option that is needed and the default where it is one value."""
+        """The help text with the option that it needs, if any, and a default that is one value."""
         needs = f" Needs {option_name(self.needs.option)}." if self.needs else ""
         default = self.usual if self.default is None else self.default
         is_shown = default is not None and not isinstance(default, bool | Mapping)
@@ -94,16 +95,15 @@ def option(
     """Returns a field of `RunConfig` that declares an option of `fedcli train`.
 
     Args:
-        default: What holds where nothing is given; None: not set.
-        kind: What values it takes, in Python, in files and on the command line.
-        help: What it is, for --help and Python's help. The default and the option that is needed
-            are added to it.
-        section: The heading of --help it stands under, one of `SECTIONS`.
-        usual: What None stands for unless something else decides, such as the algorithm.
+        default: The value if the option is not given; None: not set.
+        kind: The values it takes, in Python, in files and on the command line.
+        help: The text for --help and Python's help. The default and the needed option are added.
+        section: The heading in --help, one of `SECTIONS`.
+        usual: The value that None stands for unless something else, such as the algorithm, decides.
         changes: EXAMPLES, RESULTS or NOTHING.
         on_resume: KEEP, EDIT or GIVE; by default EDIT if the option changes nothing, else KEEP.
-        acts_on: LOCAL_STEPS or GLOBAL_MODEL, if an algorithm without them refuses the option.
-        needs: The option that must be given, too.
+        acts_on: LOCAL_STEPS or GLOBAL_MODEL if algorithms without them refuse the option.
+        needs: Another option that must be given, too.
     """
     if on_resume is None:
         on_resume = EDIT if changes == NOTHING else KEEP
@@ -116,10 +116,10 @@ def option(
 def options_of(
     owner: str, *, help: str, section: str, changes: str = RESULTS, acts_on: str = ""
 ) -> Mapping[str, Value]:
-    """Returns a field for the `k=v` options of what another field names.
+    """Returns a field for `k=v` options, such as those of the optimizer that another field names.
 
     Args:
-        owner: That field; its kind has the table in which the names and their options stand.
+        owner: The other field. The table of its kind lists the names with their options.
         help: As for `option`.
         section: As for `option`.
         changes: As for `option`.
@@ -131,7 +131,7 @@ def options_of(
 
 
 def declared_option(declared_field: Field[Any]) -> RunOption:
-    """Returns what a field of `RunConfig` declares."""
+    """Returns the declaration of a field of `RunConfig`."""
     declared: RunOption = declared_field.metadata["option"]
     return declared
 

@@ -1,4 +1,4 @@
-"""One set of options over another: what is given over a file or a preset."""
+"""Merges options: those given override those of a file or a preset."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from fedcli.settings.run_config import LOCAL_FIELDS, OPTION_OWNERS, OPTIONS, Run
 
 
 def merge(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the fields of `base` overridden by those of `given`.
+    """Returns the fields of `base`, overridden by those of `given`.
 
-    Maps of `k=v` options are merged key by key, unless `given` names another thing than `base`:
-    one optimizer's options are not another's. The weights of clients drawn by size are not those
-    of others.
+    Maps of `k=v` options are merged key by key if both are options of the same thing. If `given`
+    names another optimizer, say, the options of the one in `base` are dropped. A client weighting
+    is dropped, too, if the sampling changes from or to by-size.
     """
     merged = {**base, **given}
     _drop_defaults(base, merged, given)
     samplings = {each.get("sampling", RunConfig.sampling) for each in (base, merged)}
     if len(samplings) > 1 and "by-size" in samplings and "client_weighting" not in given:
-        merged.pop("client_weighting", None)  # as with algorithms: it followed from the other
+        merged.pop("client_weighting", None)  # it may be the default of the other sampling
     for name, owner in OPTION_OWNERS.items():
         default = OPTIONS[owner].default or OPTIONS[owner].usual
         is_same = merged.get(owner, default) == base.get(owner, default)
@@ -32,9 +32,10 @@ def merge(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
 def _drop_defaults(
     base: Mapping[str, Any], merged: dict[str, Any], given: Mapping[str, Any]
 ) -> None:
-    """Leaves out of `merged` what the algorithm of `base` said of optimizers and its own does not.
+    """Removes from `merged` the values that were defaults of the algorithm of `base`.
 
-    Config files hold resolved values, so whether a server rate was asked for is not known.
+    Config files hold resolved values: they do not tell whether the user gave a server rate or the
+    algorithm set it. So a change of algorithm drops such values unless `given` has them.
     """
     before, after = (
         tables.ALGORITHMS.find(each.get("algorithm", RunConfig.algorithm))

@@ -1,4 +1,4 @@
-"""Rows of the tables, and the one place that checks values. Imports no NumPy."""
+"""The rows of the tables with their `k=v` options, and the checks of values. Imports no NumPy."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fedcli.lazy import load
 
 T = TypeVar("T")
 
-# What a TOML value can be.
+# The types of a TOML value.
 Value = bool | int | float | str | list[Any]
 
-# The core computes in float32: no rate above its largest number, nothing positive that it takes
-# for 0.
+# The core computes in float32. A rate must not exceed its largest number, and a positive value must
+# not be flushed to 0.
 MAX_FLOAT = 3e38
 LEAST_POSITIVE = 1.2e-38
 
@@ -55,11 +55,11 @@ MAX_LIST = 1000  # numbers in an option that takes a list
 
 @dataclass(frozen=True)
 class Option:
-    """One `k=v` option of a registry entry. Its type is the type of its default.
+    """One `k=v` option of a row. Its type is the type of its default.
 
     Attributes:
-        name: What the user writes before the equals sign.
-        default: The value when it is not given; bool, int, float, str or a list of floats.
+        name: The key, before the equals sign.
+        default: The value if it is not given: bool, int, float, str or a list of floats.
         doc: One line for `fedcli info`.
         minimum: Least value allowed, for numbers.
         maximum: Greatest value allowed, for numbers.
@@ -75,7 +75,7 @@ class Option:
 
     @property
     def allowed(self) -> str:
-        """The values this option takes, in words: `a number from 0 to 1`."""
+        """The allowed values in words, such as `a number from 0 to 1`."""
         if isinstance(self.default, bool):
             return "true or false"
         if isinstance(self.default, str):
@@ -92,21 +92,21 @@ class Option:
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of a registry table: something a user can choose by name.
+    """One row of a table: something that a user can choose by name.
 
     Attributes:
-        name: The name chosen by.
+        name: The name.
         doc: One line for `fedcli info`.
         source: The paper or file whose definition is followed.
         options: The `k=v` options it takes.
-        check: Says what is wrong with a complete set of options, or None.
-        licence: Of a dataset: under what licence its publishers give it.
-        code: What the row stands for, as `lazy.load` takes it: "module" or "module:name".
-        example: A command that uses it; empty: what its table says (see `fedcli info`).
-        rates: Learning rates to start from, in words; empty: not one's to say.
-        file: The file of a part from outside of the package, for messages; empty: there is none.
-        family: Of a file that has not been run yet: what it is to hold, such as "algorithm". Empty:
-            the row is whole. See `opened`.
+        check: Returns what is wrong with a complete set of options, or None.
+        licence: For a dataset, the licence under which it is published.
+        code: Where the row is implemented, as `lazy.load` takes it: "module" or "module:name".
+        example: A command that uses it; empty: the one of its table (see `fedcli info`).
+        rates: Learning rates to start from, in words; empty: it does not determine them.
+        file: For a part from outside the package, its file, for messages; empty: there is none.
+        family: For a file that has not been run yet, what it is to hold, such as "algorithm";
+            empty: the row is complete. See `opened`.
     """
 
     name: str
@@ -154,7 +154,7 @@ class Table(dict[str, EntryType]):
 
 
 def table(*entries: EntryType, family: str = "") -> Table[EntryType]:
-    """Returns rows by their names, in their order.
+    """Returns the rows by name, in the given order.
 
     Args:
         entries: The rows.
@@ -195,7 +195,7 @@ def is_code(text: str) -> bool:
 
 
 def number_range(noun: str, minimum: float | None, maximum: float | None) -> str:
-    """Returns `noun` with its range: `a number from 0 to 1`, `a number of at least 0`."""
+    """Returns `noun` with a range: `a number from 0 to 1`, `a number of at least 0`."""
     if minimum is not None and maximum is not None:
         return f"{noun} from {_plain(minimum)} to {_plain(maximum)}"
     if minimum is not None:
@@ -245,13 +245,12 @@ def check_option(owner: str, option: Option, value: object) -> Value:
 
 
 def resolve(entry: Entry, given: Mapping[str, Value]) -> dict[str, Value]:
-    """Returns every option of `entry`: those given, checked, and the defaults of the rest.
+    """Returns all options of `entry`: the given ones, checked, and the defaults of the others.
 
     Those of a file that has not been run are returned as they are.
 
     Raises:
-        ConfigError: An option is unknown, has a value that is not allowed, or does not go with
-            the others.
+        ConfigError: An option is unknown, has a value that is not allowed, or contradicts another.
     """
     if entry.family:
         return dict(given)
@@ -286,10 +285,10 @@ def _hint(name: str, known: Collection[str]) -> str:
 
 
 def choose(table: Mapping[str, T], name: str, what: str) -> T:
-    """Returns the row of `table` called `name`.
+    """Returns the row of `table` with this name.
 
     Raises:
-        ConfigError: There is none; the message calls the row a `what` and lists the names.
+        ConfigError: There is none. The message says `unknown WHAT 'NAME'` and lists the names.
     """
     try:
         return table[name]
@@ -301,8 +300,8 @@ def choose(table: Mapping[str, T], name: str, what: str) -> T:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Returns the end of a message that lists `names`: those most like a wrong one, if some are."""
-    import difflib  # only mistakes need it
+    """Returns `; did you mean X?` for the names similar to a wrong one; "" if there are none."""
+    import difflib  # late: only mistakes need it
 
     known = list(names)
     similar = difflib.get_close_matches(name, known)
@@ -311,7 +310,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def _check_list(label: str, option: Option, value: object) -> list[float]:
-    """The numbers of a list, or of one number, as floats."""
+    """A list of numbers as floats; a single number is a list of one."""
     numbers_given = value if isinstance(value, list | tuple) else [value]
     if not 0 < len(numbers_given) <= MAX_LIST:
         raise ConfigError(
@@ -335,7 +334,7 @@ def _within(value: float, minimum: float | None, maximum: float | None) -> bool:
 
 
 def _written(value: object) -> str:
-    """`value` as the user wrote it in TOML, on one line."""
+    """`value` as it is written in TOML, on one line."""
     if isinstance(value, bool):
         return str(value).lower()
     return repr(value) if isinstance(value, str) else str(value).replace("\n", " ")

@@ -1,9 +1,8 @@
-"""Experiments of the literature, each as the options that repeat it: `--preset NAME`.
+"""Presets: published experiments, each as the options that repeat it (`--preset NAME`).
 
-Options given beside a preset override it. Imports no NumPy: `config` validates the names.
-
-What is published stands here as it was printed; what papers leave open (learning rates that were
-tuned and not told, how long to train) is said in `remark`.
+Options given beside a preset override it. Published numbers are copied as they were printed. If a
+paper does not report a setting, such as a tuned learning rate or the number of rounds, `remark`
+says so. Imports no NumPy.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ class Figure:
     Attributes:
         value: As printed.
         metric: `loss`, `accuracy` or `rounds_to_target`.
-        split: Of the closing evaluation; empty for the online metrics of a round.
-        round_num: Of online metrics: the round.
+        split: Split of the closing evaluation; empty for the training metrics of a round.
+        round_num: The round, for training metrics.
     """
 
     value: float
@@ -35,12 +34,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Preset(Entry):
-    """One experiment; its source is the table it repeats.
+    """One experiment; its source names the table of the paper.
 
     Attributes:
         values: Fields of `RunConfig`.
-        figures: What was published for exactly these.
-        remark: What a reader must know to compare; empty if nothing.
+        figures: The published results of exactly these settings.
+        remark: What a reader must know to compare the results; may be empty.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -48,7 +47,7 @@ class Preset(Entry):
     remark: str = ""
 
 
-# Loss and accuracy of rounds 1 to 10.
+# Training loss and accuracy in rounds 1 to 10.
 _TUTORIAL_ROUNDS = (
     (3.1193733, 0.12345679),
     (2.9851403, 0.14012346),
@@ -95,12 +94,13 @@ _TUTORIAL = Preset(
         Figure(1.7750846, "loss", "test"),
         Figure(0.33620688, "accuracy", "test"),
     ),
-    remark="The order of examples is another, so digits differ from the third or so on.",
+    remark="fedcli shuffles the examples in another order, so results differ from about the third "
+    "digit on.",
 )
 
 _FLUTE = Preset(
     "flute-lr-mnist",
-    "Logistic regression on MNIST of 1,000 clients, ten of them a round, 100 rounds.",
+    "Logistic regression on MNIST with 1,000 clients, ten of them a round, 100 rounds.",
     "FLUTE (Garcia et al. 2022), arXiv 2203.13789, comparison with FedML, LR on MNIST",
     values={
         "data": "mnist",
@@ -121,15 +121,15 @@ _FLUTE = Preset(
         "server_lr": 1.0,
         "eval_every": 20,
     },
-    remark="Clients hold two digits each, as in the files FLUTE trained on; there sizes follow a "
-    "power law besides. Give such files with --data FILE --partition natural.",
+    remark="Each client holds two digits, as in the files that FLUTE trained on. In those files "
+    "client sizes also follow a power law; use them with --data FILE --partition natural.",
 )
 
 
 def _mcmahan(
     name: str, model: str, epochs: int, kind: str, lr: float, num_rounds: int, published: float
 ) -> Preset:
-    """A row of 100 clients, ten a round, batches of ten: 2NN to 97 %, CNN to 99 %."""
+    """A row of the paper's tables: 100 clients, ten a round, B = 10; 2NN to 97 %, CNN to 99 %."""
     target = 0.97 if model == "mlp-2nn" else 0.99
     table = "table 1" if (model, epochs) in {("mlp-2nn", 1), ("cnn-mcmahan", 5)} else "table 2"
     is_iid = kind == "IID"
@@ -163,8 +163,8 @@ def _mcmahan(
             "stop_at": f"accuracy={target}",
         },
         figures=(Figure(published, "rounds_to_target"),),
-        remark="The paper tuned the learning rate of each cell and does not tell it: "
-        f"{lr:g} is this program's. Its curves are made monotone and interpolated.",
+        remark="The paper tuned the learning rate for each cell without reporting it; "
+        f"{lr:g} is fedcli's choice. The paper makes its curves monotone and interpolates them.",
     )
 
 
@@ -175,7 +175,7 @@ def _reddi(
     server: Mapping[str, Any],
     published: float,
 ) -> Preset:
-    """A column of EMNIST character recognition; rates are the best of the paper's grid."""
+    """A column of the paper's EMNIST character recognition, with the best rates of its grid."""
     return Preset(
         f"reddi-2021-{name}",
         f"{title} on EMNIST characters, 62 classes: ten clients a round, 1,500 rounds.",
@@ -199,8 +199,8 @@ def _reddi(
             **server,
         },
         figures=(Figure(published, "accuracy", "test"),),
-        remark="The published accuracy is the mean over the last 100 rounds, this run's that of "
-        "the last; the figure is cited from memory.",
+        remark="The published accuracy is the mean over the last 100 rounds; this run's is that of "
+        "the last round. The published figure is cited from memory.",
     )
 
 

@@ -1,7 +1,7 @@
-"""What options say of each other: a valid config has every value checked and every map complete.
+"""Rules between options. A valid config has all values checked and all option maps complete.
 
-Where an option only needs another one, or a part that an algorithm may lack, its declaration says
-so. The other rules are functions here.
+If an option needs another one, or needs a part that an algorithm may lack, its declaration says so.
+The other rules are functions in this module.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from fedcli.settings.run_config import (
 from fedcli.settings.values import split_target
 from fedcli.settings.vocabulary import BY_ROUND
 
-_MAX_TFF_SEED = 2**32 - 1  # of NumPy's RandomState, which draws TFF's cohorts
+_MAX_TFF_SEED = 2**32 - 1  # the largest of NumPy's RandomState, with which TFF draws cohorts
 
 
 def from_options(values: Mapping[str, Any]) -> RunConfig:
-    """Returns the validated config of some fields; the rest take their defaults.
+    """Returns the valid config with these fields; the other fields take their defaults.
 
     Raises:
         ConfigError: See `validate`.
@@ -36,10 +36,10 @@ def from_options(values: Mapping[str, Any]) -> RunConfig:
 
 
 def validate(config: RunConfig) -> RunConfig:
-    """Returns the config with every value checked and every `k=v` map complete.
+    """Returns the config with all values checked and all `k=v` maps complete.
 
     Raises:
-        ConfigError: A value is not allowed; the line names the option and what is.
+        ConfigError: A value is not allowed. The message names the option and the allowed values.
     """
     values = {
         name: declared.checked(option_name(name), getattr(config, name))
@@ -66,7 +66,7 @@ def validate(config: RunConfig) -> RunConfig:
 
 
 def _resolve_algorithm(values: dict[str, Any]) -> None:
-    """Fills in what an algorithm says of optimizers; refuses local ones where it has no use."""
+    """Sets the algorithm's defaults of the optimizers; refuses local options it does not use."""
     entry = choose(tables.ALGORITHMS, values["algorithm"], option_name("algorithm"))
     if entry.has_own_models:
         _check_nothing_shared(values, entry)
@@ -100,7 +100,7 @@ def _check_nothing_shared(values: Mapping[str, Any], entry: tables.AlgorithmEntr
 
 
 def _resolve_server(values: dict[str, Any], entry: tables.AlgorithmEntry) -> None:
-    """Fills in an algorithm's server optimizer; refuses another where the name says which."""
+    """Sets the server optimizer of an algorithm that prescribes one; refuses another."""
     if values["server_lr"] is None:
         values["server_lr"] = entry.server_lr
     if values["server_ema"] is not None and entry.has_own_weights:
@@ -108,21 +108,21 @@ def _resolve_server(values: dict[str, Any], entry: tables.AlgorithmEntry) -> Non
             f"--server-ema with {entry.name}: that evaluates other weights than the global model's "
             "already; leave it out"
         )
-    wanted = entry.server_optimizer
-    if wanted is None:
+    prescribed = entry.server_optimizer
+    if prescribed is None:
         values["server_optimizer"] = values["server_optimizer"] or OPTIONS["server_optimizer"].usual
         return
-    if values["server_optimizer"] not in (None, wanted):
+    if values["server_optimizer"] not in (None, prescribed):
         raise ConfigError(
-            f"--server-optimizer {values['server_optimizer']}: {entry.name} is with {wanted}; "
+            f"--server-optimizer {values['server_optimizer']}: {entry.name} uses {prescribed}; "
             "leave it out, or choose --algorithm fedavg"
         )
-    values["server_optimizer"] = wanted
+    values["server_optimizer"] = prescribed
     values["server_options"] = {**entry.server_options, **values["server_options"]}
 
 
 def _check_needs(values: Mapping[str, Any]) -> None:
-    """Refuses an option without the other one that its declaration says it needs."""
+    """Refuses an option if the other option that its declaration needs is not given."""
     for name, declared in OPTIONS.items():
         needs, value = declared.needs, values[name]
         if needs is None or not value or values[needs.option]:
@@ -141,7 +141,7 @@ def _check_records(values: Mapping[str, Any]) -> None:
 
 
 def _resolve_sampling(values: dict[str, Any]) -> None:
-    """Fills in the weights of clients; refuses what a way of drawing cohorts cannot take."""
+    """Sets the default client weighting; refuses values that the sampling does not allow."""
     is_by_size = values["sampling"] == "by-size"
     entry = tables.ALGORITHMS[values["algorithm"]]
     if values["client_weighting"] is None:
@@ -160,16 +160,16 @@ def _resolve_sampling(values: dict[str, Any]) -> None:
 
 
 def _resolve_metrics(values: dict[str, Any]) -> None:
-    """Adds what judges the rounds of a run to the metrics of its evaluations."""
+    """Adds the metrics by which rounds are ranked to those that evaluations compute."""
     judging = {values["monitor"], values["keep_best"]}
     if values["stop_at"] is not None:
         judging.add(split_target(values["stop_at"])[0])
-    wanted = {*(values["metrics"] or ()), *judging}
-    values["metrics"] = tuple(name for name in tables.METRICS if name in wanted) or None
+    names = {*(values["metrics"] or ()), *judging}
+    values["metrics"] = tuple(name for name in tables.METRICS if name in names) or None
 
 
 def _check_participation(values: Mapping[str, Any]) -> None:
-    """Refuses a deadline that nobody can meet, and more clients where none are drawn."""
+    """Refuses a deadline that no client can meet, and over-selection without a cohort size."""
     if values["deadline"] is not None and values["deadline"] <= values["communication_seconds"]:
         raise ConfigError(
             f"--deadline {values['deadline']:g} leaves no time beside --communication-seconds "
@@ -177,13 +177,13 @@ def _check_participation(values: Mapping[str, Any]) -> None:
         )
     if values["over_selection"] and values["sampling"] in ("fixed", "poisson"):
         raise ConfigError(
-            f"--over-selection {values['over_selection']:g} draws more clients than are wanted; "
-            f"--sampling {values['sampling']} has no such number; choose uniform"
+            f"--over-selection {values['over_selection']:g} draws more than N clients; "
+            f"--sampling {values['sampling']} does not draw N clients; choose uniform"
         )
 
 
 def _resolved(name: str, owner: str, given: Mapping[str, Value]) -> dict[str, Value]:
-    """One option map, complete. A data file has no entry and takes no options."""
+    """One option map, complete. A data file has no row in a table and takes no options."""
     names = OPTIONS[OPTION_OWNERS[name]].kind.names
     assert names is not None
     table: Mapping[str, Entry] = names()
@@ -196,7 +196,7 @@ def _resolved(name: str, owner: str, given: Mapping[str, Value]) -> dict[str, Va
             )
         return {}
     if name == "model_options" and tables.is_model_file(owner):
-        return dict(given)  # a function's own, which only it can check
+        return dict(given)  # parameters of the user's function, which checks them itself
     if name == "model_options" and owner not in table:
         raise ConfigError(
             f"unknown --model '{owner}'; choose one of {', '.join(sorted(table))}, or a file: "
@@ -218,7 +218,7 @@ def _resolved(name: str, owner: str, given: Mapping[str, Value]) -> dict[str, Va
 
 
 def _check_schedule(name: str, values: Mapping[str, Any]) -> None:
-    """Refuses a schedule that does not go with the number of rounds."""
+    """Refuses a schedule that does not fit the number of rounds."""
     options_name = f"{name}_options"
     is_by_round = values.get(f"{name}_by", BY_ROUND) == BY_ROUND
     num_rounds = values["rounds"] if is_by_round else None

@@ -1,7 +1,7 @@
-"""Every option of `fedcli train`, declared once.
+"""The options of `fedcli train`, each declared once.
 
-A new option is a field here and the code that uses it. See `declaration.option` for what a field
-says of it; a rule that concerns several options at once stands in `rules`.
+A new option needs a field here and the code that uses it. `declaration.option` explains the parts
+of a declaration. A rule that concerns several options is in `rules`.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ _CLOCK = Needs(
     "--client-speeds 100,10",
 )
 _EVALUATIONS = Needs("eval_every", "needs evaluations; give how often, for example --eval-every 1")
-_PATIENCE = Needs("patience", "is what --patience watches; give how long, for example --patience 5")
+_PATIENCE = Needs("patience", "is for --patience; give that too, for example --patience 5")
 _EVENT_FILES = Needs("tensorboard", "goes into TensorBoard's files; add --tensorboard")
 
 
@@ -91,9 +91,9 @@ def _is_model_file(text: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """One run, option by option: field `batch_size` is `--batch-size`. None stands for "not set".
+    """The options of one run: field `batch_size` is `--batch-size`. None means "not set".
 
-    Defaults are the tutorial's.
+    The defaults are those of TFF's image classification tutorial.
     """
 
     preset: str | None = option(
@@ -149,7 +149,7 @@ class RunConfig:
     pixels: str = option(
         DataSource.pixels,
         one_of(PIXELS),
-        help="What 1.0 means in the model's input: what it means in the source, or ink or "
+        help="Meaning of the pixel value 1.0 in the model's input: as in the source, ink, or "
         "background.",
         section=DATA,
     )
@@ -236,7 +236,8 @@ class RunConfig:
     max_examples: int | None = option(
         None,
         COUNT,
-        help="Most examples a client processes in a round, counted after repeating. Default: all.",
+        help="Maximum number of examples that a client processes in a round, all epochs together. "
+        "Default: no limit.",
         section=LOCAL,
     )
     class_weights: str | None = option(
@@ -274,8 +275,8 @@ class RunConfig:
     algorithm: str = option(
         "fedavg",
         name_or_code(lambda: tables.ALGORITHMS),
-        help="How clients train, and how the server uses what they send; or a class of your own in "
-        "a Python file.",
+        help="Federated algorithm: how clients train, and how the server uses their updates; or a "
+        "class of your own in a Python file.",
         section=ALGORITHM,
     )
     algorithm_options: Options = options_of(
@@ -370,7 +371,7 @@ class RunConfig:
         None,
         EMA_DECAY,
         help="Evaluate and export a running mean of the global weights, of which each round keeps "
-        "the share DECAY, less in the first rounds. Default: the weights themselves.",
+        "the share DECAY, less in the first rounds. Default: the weights of the last round.",
         section=ALGORITHM,
         acts_on=GLOBAL_MODEL,
     )
@@ -441,8 +442,8 @@ class RunConfig:
     stop_at: str | None = option(
         None,
         TARGET,
-        help="Stop once the accuracy, or another metric, on validation data (without them, test, "
-        "else train) reaches X, and show the rounds to it. Default: never.",
+        help="Stop once the accuracy, or another metric, on validation data (else test, else "
+        "train) reaches X, and show the number of rounds to it. Default: never.",
         section=EVALUATION,
         on_resume=EDIT,
         needs=_EVALUATIONS,
@@ -458,7 +459,7 @@ class RunConfig:
     monitor: str | None = option(
         None,
         JUDGING_METRIC,
-        help="What --patience watches in place of accuracy: loss, macro_f1, auc, ...",
+        help="Metric that --patience watches in place of accuracy: loss, macro_f1, auc, ...",
         section=EVALUATION,
         usual=ACCURACY,
         on_resume=EDIT,
@@ -473,7 +474,7 @@ class RunConfig:
         changes=NOTHING,
     )
     keep_checkpoints: int = option(
-        2,  # the newest, and one before it should it be damaged on the disk
+        2,  # the newest, and the one before it in case the newest is damaged on the disk
         COUNT,
         help="Keep the newest N checkpoints.",
         section=RUN,
@@ -483,8 +484,8 @@ class RunConfig:
         None,
         JUDGING_METRIC,
         help="Keep the checkpoint of the best evaluated round, too, by its loss, accuracy or "
-        "another metric on validation data (without them, test, else train). eval and export use "
-        "it with --best.",
+        "another metric on validation data (else test, else train). eval and export use it with "
+        "--best.",
         section=RUN,
         changes=NOTHING,
         needs=_EVALUATIONS,
@@ -519,11 +520,11 @@ class RunConfig:
 
     @property
     def data_source(self) -> DataSource:
-        """Which data the run is of."""
+        """The fields that name the data."""
         return DataSource.of(self)
 
 
-# What each field declares, in the order of the fields.
+# The declaration of each field, in the order of the fields.
 OPTIONS: dict[str, RunOption] = {each.name: declared_option(each) for each in fields(RunConfig)}
 
 RunConfig.__doc__ = "\n".join(
@@ -533,29 +534,29 @@ RunConfig.__doc__ = "\n".join(
     ]
 )
 
-# The field that names the thing whose options a `k=v` map holds.
+# By field of `k=v` options, the field that names whose options they are.
 OPTION_OWNERS = {name: declared.owner for name, declared in OPTIONS.items() if declared.owner}
 
 
-def _declared(**wanted: str) -> tuple[str, ...]:
-    """The fields with these values in their declarations."""
+def _declared(**values: str) -> tuple[str, ...]:
+    """The fields whose declarations have these values."""
     return tuple(
         name
         for name, declared in OPTIONS.items()
-        if all(getattr(declared, key) == value for key, value in wanted.items())
+        if all(getattr(declared, key) == value for key, value in values.items())
     )
 
 
-# The fields that say which examples there are and who holds them.
+# The fields that determine the examples and their owners.
 DATA_FIELDS = _declared(changes=EXAMPLES)
-# The fields that say what is read of the data, in every command that reads them.
+# The fields that say how data are read, in every command that reads data.
 READING_FIELDS = tuple(name for name in _declared(section=DATA) if name != "preset")
 # The fields that change no result.
 WITHOUT_EFFECT = _declared(changes=NOTHING)
 # The fields that a resumed run keeps, and those that may be given beside --resume.
 KEPT_FIELDS = _declared(on_resume=KEEP)
 RESUME_FIELDS = _declared(on_resume=GIVE)
-# What an algorithm without local steps has no use for, and one without a global model.
+# The fields that an algorithm without local steps refuses, and one without a global model.
 LOCAL_FIELDS = _declared(acts_on=LOCAL_STEPS)
 GLOBAL_FIELDS = _declared(acts_on=GLOBAL_MODEL)
 # The fields that may name a user's code.
@@ -568,7 +569,7 @@ def may_have_code(config: RunConfig) -> bool:
 
 
 def absolute_paths(config: RunConfig, folder: str) -> RunConfig:
-    """Returns the config with relative paths taken from `folder`, so that it holds anywhere."""
+    """Returns the config with absolute paths; relative ones are relative to `folder`."""
     values = {name: getattr(config, name) for name in OPTIONS}
     for name, declared in OPTIONS.items():
         is_path = declared.kind.is_path

@@ -1,4 +1,4 @@
-"""The headings that options of `fedcli train` stand under in its help."""
+"""The headings of the options in the help of `fedcli train`."""
 
 from __future__ import annotations
 

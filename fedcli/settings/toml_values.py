@@ -1,4 +1,4 @@
-"""TOML as options are written in: one value, or a whole document."""
+"""Reads options that are written in TOML: one value, or a whole document."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from fedcli.settings.options import Value
 
 
 def _toml() -> Any:
-    """The TOML reader: of the standard library from Python 3.11. Imported late: it takes 12 ms."""
+    """The TOML reader, in the standard library from Python 3.11 on. Its import takes 12 ms."""
     return importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
 
 def parse_toml(text: str, source: str) -> dict[str, Any]:
-    """Returns a whole document.
+    """Returns a whole document; `source` names it in errors.
 
     Raises:
-        ConfigError: The text, which `source` names, is not TOML.
+        ConfigError: The text is not TOML.
     """
     toml = _toml()
     try:
         document: dict[str, Any] = toml.loads(text)
-    except (ValueError, RecursionError) as err:  # ValueError alone: a number of 5,000 digits
+    except (ValueError, RecursionError) as err:  # a number of 5,000 digits is a plain ValueError
         raise ConfigError(f"{source} is not TOML: {str(err) or 'nested too deeply'}") from err
     return document
 
 
 def toml_value(text: str) -> Value:
-    """Returns one value as TOML reads it; what is no boolean, number, string or list stays text.
+    """Returns a TOML boolean, number, string or list; any other text is returned unchanged.
 
-    Raises nothing: `style=reddi` is text. Python's True and False are taken, too.
+    So `style=reddi` gives text, and nothing is an error. Python's True and False are accepted, too.
     """
     if text in ("True", "False"):
         return text == "True"
@@ -49,10 +49,10 @@ def toml_value(text: str) -> Value:
 
 
 def parse_options(texts: Iterable[str], option: str) -> dict[str, Value]:
-    """Returns a map from the `k=v` texts given to `option`; what is not TOML is text.
+    """Returns the map of the `k=v` texts given to `option`, with values as in `toml_value`.
 
     Raises:
-        ConfigError: A text has no key or no equals sign, or a key stands twice.
+        ConfigError: A text has no key or no equals sign, or a key is given twice.
     """
     parsed: dict[str, Value] = {}
     for text in texts:

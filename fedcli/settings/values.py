@@ -1,7 +1,7 @@
-"""Kinds of values: what an option of a run takes, on the command line, in a file, and from Python.
+"""Kinds of values that options of a run take on the command line, in a file and in Python.
 
-A kind knows nothing of the option that takes it. The tables of names are loaded when a value is
-checked, not before: help and the shell's completion need few of them.
+A kind does not depend on the option that uses it. Tables of names are loaded when a value is
+checked, because help and the shell's completion need few of them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from fedcli.settings.options import MAX_FLOAT, Value, check_number, choose, is_c
 from fedcli.settings.toml_values import toml_value
 from fedcli.settings.vocabulary import ACCURACY, BALANCED
 
-# TOML integers are signed 64-bit; visits of one client (epochs x examples) must stay countable too.
-MAX_SEED = 2**63 - 1
-MAX_COUNT = 2**31 - 1
-# Of virtual seconds and examples a virtual second, so that clocks stay finite and move.
+MAX_SEED = 2**63 - 1  # TOML integers are signed 64-bit
+MAX_COUNT = 2**31 - 1  # so that epochs x examples of a client fit in 64 bits
+# Range of virtual seconds and of examples per virtual second: the clock stays finite and advances.
 MIN_VIRTUAL, MAX_VIRTUAL = 1e-9, 1e9
 MAX_SPEEDS = 1000  # tiers of clients
 
@@ -28,17 +27,17 @@ Table = Callable[[], Mapping[str, Any]]
 
 
 class Kind(NamedTuple):
-    """What values an option takes.
+    """The values that an option takes.
 
     Attributes:
-        check: Returns a value in its own type. Raises ConfigError if it is not allowed; the message
-            starts with the label, which is the first argument.
+        check: Called with a label and a value; returns the value in the option's type. Raises
+            ConfigError if the value is not allowed; the message starts with the label.
         read: How the command line reads a text: as `int`, `float` or `str`; `bool` is a switch.
             Any other function raises ValueError with the reason if it cannot read the text.
-        metavar: What stands for the value in help; empty: what click writes for the type.
-        choices: The words allowed; empty if the value is no such word.
-        names: Returns the table whose keys name the values; None if there is no table.
-        is_path: Whether a valid value is the path of a file; None: it never is.
+        metavar: The placeholder of the value in help; empty: click's for the type.
+        choices: The allowed words; empty: the value is not one of a few words.
+        names: Returns the table whose keys are the allowed names; None: there is no table.
+        is_path: Returns whether a valid value is the path of a file; None: it never is.
         takes_code: Whether a value may be FILE.py or FILE.py:NAME, a user's code.
     """
 
@@ -52,22 +51,22 @@ class Kind(NamedTuple):
 
 
 def whole(minimum: int = 1, maximum: int = MAX_COUNT) -> Kind:
-    """Returns the kind of whole numbers in a range, both ends included."""
+    """Returns the kind for whole numbers in a range, both ends included."""
     return Kind(partial(check_whole, minimum=minimum, maximum=maximum), int, "N")
 
 
 def number(minimum: float, maximum: float, metavar: str = "X") -> Kind:
-    """Returns the kind of finite numbers in a range, both ends included."""
+    """Returns the kind for finite numbers in a range, both ends included."""
     return Kind(partial(check_number, minimum=minimum, maximum=maximum), float, metavar)
 
 
 def one_of(words: tuple[str, ...]) -> Kind:
-    """Returns the kind of a few words."""
+    """Returns the kind for a choice between a few words."""
     return Kind(partial(_check_word, words=words), choices=words)
 
 
 def name_in(table: Table, metavar: str = "NAME") -> Kind:
-    """Returns the kind of names in a table; the rules for its options refuse unknown ones."""
+    """Returns the kind for names in a table. `rules` refuses unknown names."""
     return Kind(_check_text, metavar=metavar, names=table)
 
 
@@ -93,7 +92,7 @@ def name_or_code(
 
 
 def client_selection(metavar: str = "all|N|ID,ID|@FILE") -> Kind:
-    """Returns the kind of selections of clients."""
+    """Returns the kind for selections of clients."""
     return Kind(_check_clients, metavar=metavar)
 
 
@@ -112,7 +111,7 @@ def check_whole(label: str, value: object, *, minimum: int = 1, maximum: int = M
 
 
 def is_plain(text: str) -> bool:
-    """Whether a text can be the name of a file: no zero byte, and what the system's names hold."""
+    """Whether a text can be a file name: it has no zero byte and can be encoded as one."""
     try:
         text.encode(errors="surrogateescape")
     except UnicodeEncodeError:
@@ -121,11 +120,11 @@ def is_plain(text: str) -> bool:
 
 
 def parse_target(label: str, value: object) -> str:
-    """Returns `NAME=X` in one spelling.
+    """Returns `NAME=X` in a canonical spelling.
 
     Raises:
-        ConfigError: It is of another form, NAME is no metric that judges rounds, or X is not a
-            number above 0 and, but for the loss, up to 1.
+        ConfigError: It has another form, NAME is not a key of `tables.JUDGING`, or X is not a
+            number above 0 and, except for the loss, up to 1.
     """
     name, equals, text = (each.strip() for each in str(value).partition("="))
     if name not in tables.JUDGING or not equals:
@@ -144,13 +143,13 @@ def parse_target(label: str, value: object) -> str:
 
 
 def split_target(target: str) -> tuple[str, float]:
-    """Returns the name and the number of what `parse_target` returned."""
+    """Returns the name and the number of a target that `parse_target` returned."""
     name, _, text = target.partition("=")
     return name, float(text)
 
 
 def _check_metrics(label: str, value: object) -> tuple[str, ...]:
-    """Names with commas as on the command line, or a list of them, in the order of the table."""
+    """Metric names from a list or from text with commas, in the order of the table."""
     given = value.split(",") if isinstance(value, str) else value
     if not isinstance(given, list | tuple) or not all(isinstance(each, str) for each in given):
         raise ConfigError(f"{label} {shown(value)}: give names of metrics, or all")
@@ -205,7 +204,7 @@ def _check_decay(label: str, value: object) -> float:
 
 
 def _check_speeds(label: str, value: object) -> tuple[float, ...]:
-    """Numbers with commas as on the command line; in a file also a number or a list of them."""
+    """Speeds from text with commas, as on the command line, or from a number or list in a file."""
     if isinstance(value, str):
         value = [toml_value(each.strip()) for each in value.split(",")]
     given = value if isinstance(value, list | tuple) else [value]
@@ -217,7 +216,7 @@ def _check_speeds(label: str, value: object) -> tuple[float, ...]:
 def _check_text(label: str, value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"{label} {shown(value)}: give a name or a path")
-    if not value.isprintable():  # a name that a terminal, TOML or UTF-8 cannot hold
+    if not value.isprintable():  # terminals, TOML or UTF-8 cannot represent it
         raise ConfigError(f"{label} {shown(value)} holds characters that cannot be printed")
     return value
 
@@ -229,7 +228,7 @@ def _check_switch(label: str, value: object) -> bool:
 
 
 def _check_clients(label: str, value: object) -> str | tuple[str, ...]:
-    """Text as on the command line; in a file also a bare number or share, or a list of ids."""
+    """A selection as text, as on the command line, or a number, share or list of ids in a file."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if isinstance(value, float) and 0.0 < value < 1.0:
@@ -242,7 +241,7 @@ def _check_clients(label: str, value: object) -> str | tuple[str, ...]:
 
 
 def _presets() -> Mapping[str, Any]:
-    from fedcli.settings.presets import PRESETS  # late: few runs have one
+    from fedcli.settings.presets import PRESETS  # late: few runs use a preset
 
     return PRESETS
 
@@ -259,7 +258,7 @@ def _check_pairs(label: str, value: object) -> dict[str, Value]:
 
 
 def shown(value: object) -> str:
-    """`value` on one short line."""
+    """Returns `value` as text on one line of at most 60 characters."""
     text = value if isinstance(value, str) and value.isprintable() and value else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

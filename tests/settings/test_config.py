@@ -322,7 +322,7 @@ def test_a_named_server_optimizer_brings_its_options_and_takes_others() -> None:
         **{"initial_preconditioner_value": 0.0, "style": "reddi"},
     }
     assert settings.from_options({"algorithm": "fedavgm"}).server_options["momentum"] == 0.9
-    with pytest.raises(ConfigError, match="--server-optimizer sgd: fedadam is with adam"):
+    with pytest.raises(ConfigError, match="--server-optimizer sgd: fedadam uses adam"):
         settings.from_options({"algorithm": "fedadam", "server_optimizer": "sgd"})
 
 

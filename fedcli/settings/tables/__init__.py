@@ -1,4 +1,4 @@
-"""Everything a user can choose by name, with its options: one table a family. NumPy-free."""
+"""Tables of what a user can choose by name, with the options of each row. Imports no NumPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The algorithms and aggregators, and how each lets clients be weighted."""
+"""The tables of algorithms and aggregators, and the client weightings that each allows."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from fedcli.settings.options import (
 class AlgorithmEntry(Entry):
     """A row of `ALGORITHMS`.
 
-    Its `code` makes the `ClientWork`: it is called with the client optimizer, if the algorithm has
+    Its `code` makes the `ClientWork`. It is called with the client optimizer, if the algorithm has
     local steps, and with the options by name.
 
     Attributes:
-        has_local_steps: Whether clients have an optimizer of their own.
-        server_lr: Learning rate of the server optimizer unless another is given.
-        server_optimizer: The server optimizer that makes the algorithm; None: any.
-        server_options: Its options unless others are given.
-        weightings: How clients may be weighted, the default first.
+        has_local_steps: Whether clients take local steps with an optimizer.
+        server_lr: Default learning rate of the server optimizer.
+        server_optimizer: The server optimizer that the algorithm prescribes; None: any.
+        server_options: Default options of that optimizer.
+        weightings: The allowed client weightings, the default first.
         has_own_weights: Whether it evaluates other weights than the global model's.
-        has_own_models: Whether every client keeps a model of its own, and nothing is shared.
-        pools_clients: Whether a cohort's examples are trained on as one client's.
+        has_own_models: Whether each client keeps its own model and nothing is shared.
+        pools_clients: Whether it trains on the examples of a cohort as if one client held them.
     """
 
     has_local_steps: bool = True
@@ -47,10 +47,10 @@ class AlgorithmEntry(Entry):
 
 
 def check_weighting(entry: AlgorithmEntry, weighting: str, label: str = "client weighting") -> None:
-    """Refuses a client weighting that an algorithm has no sense for.
+    """Refuses a client weighting that an algorithm does not allow.
 
     Raises:
-        ConfigError: It is none of the algorithm's; the message starts with `label`.
+        ConfigError: It is not one of `entry.weightings`; the message starts with `label`.
     """
     if weighting not in entry.weightings:
         raise ConfigError(
@@ -59,7 +59,7 @@ def check_weighting(entry: AlgorithmEntry, weighting: str, label: str = "client 
 
 
 def check_ema_decay(value: object, label: str = "server EMA decay") -> float:
-    """Returns the share of the server's running mean of weights that a round keeps, as a float.
+    """Returns the decay of the server's running mean of weights as a float.
 
     Raises:
         ConfigError: It is not between 0 and 1; the message starts with `label`.
@@ -71,7 +71,7 @@ def check_ema_decay(value: object, label: str = "server EMA decay") -> float:
 
 
 _FEDOPT = "Reddi et al. 2021, arXiv 2003.00295"
-# The paper's tau, which it advises to start from.
+# epsilon is the paper's tau, at the value that the paper recommends to start from.
 _FEDOPT_OPTIONS: Mapping[str, Value] = {"epsilon": 1e-3, "style": "reddi"}
 
 ALGORITHMS = table(
@@ -176,8 +176,8 @@ ALGORITHMS = table(
     ),
     AlgorithmEntry(
         "feddyn",
-        "Local losses bent by what each client did before; the mean of the clients' models is "
-        "evaluated, clients count alike.",
+        "Local losses with a linear term from each client's earlier rounds and a proximal term; "
+        "the mean of the clients' models is evaluated, clients count alike.",
         "Acar et al. 2021, arXiv 2111.04263; default alpha: the authors' code",
         (
             Option(
@@ -251,7 +251,7 @@ ALGORITHMS = table(
     family="algorithm",
 )
 
-# The code of a row makes the aggregator, called with the options by name.
+# The `code` of a row makes the aggregator. It is called with the options by name.
 AGGREGATORS = table(
     Entry(
         "mean",

@@ -1,8 +1,8 @@
-"""The formats of image data that `fedcli preprocess` reads: one row each, and its module.
+"""The formats of image data that `fedcli preprocess` reads, one row each with its module.
 
 A module of `fedcli.datasets.importers` that reads a format has two functions:
 
-    recognises(path) -> bool                             by content alone, never by a name's ending
+    recognises(path) -> bool                             by content alone, never by the file name
     read(sources, options, folder, tell) -> Imported     see `importers.recognising.read`
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from fedcli.settings.options import Entry, table
 
-# In the order in which a source is tried. CIFAR's files have no signature, so they come late.
+# In the order in which a source is tried. CIFAR's files have no signature, so they are tried late.
 FORMATS = table(
     Entry(
         "mat",
@@ -62,19 +62,19 @@ FORMATS = table(
     ),
     Entry(
         "csv",
-        "A row an image, below a header.",
+        "One row for each image, below a header.",
         "RFC 4180",
         code="fedcli.datasets.importers.csv_files",
     ),
     Entry(
         "images",
-        "Image files, a folder a class, a client, or both, or with a table.",
+        "Image files, with one folder for each class or client or both, or with a table.",
         "Pillow, image file formats",
         code="fedcli.datasets.importers.images",
     ),
     Entry(
         "clients",
-        "A file a client: CSV, npz, parquet or .npy, in a folder of each or not.",
+        "One file for each client: CSV, npz, parquet or .npy, with or without a folder for each.",
         "fedcli",
         code="fedcli.datasets.importers.client_files",
     ),

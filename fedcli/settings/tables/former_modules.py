@@ -1,7 +1,7 @@
-"""Where the modules stand that were at the top of fedcli before it had rooms.
+"""The present places of modules that were at the top of fedcli before it had its subpackages.
 
-Scripts that import them by their former names go on working; fedcli itself uses none of them.
-`fedcli.lazy.hand_on` is given the table. A module below one of these is found below its new place.
+Scripts that import them by their former names go on working; fedcli itself uses no former name.
+`fedcli.lazy.hand_on` reads the table. A submodule of one of these is found below its new name.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-# By room: what kept its name.
+# By present package, the modules that kept their names.
 _MOVED = {
     "fedcli.core": ("_core", "draws", "seeds"),
     "fedcli.datasets": ("batch_plan", "batches"),

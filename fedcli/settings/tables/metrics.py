@@ -1,4 +1,4 @@
-"""The metrics that an evaluation computes when it is asked to, beside loss and accuracy."""
+"""The table of metrics that an evaluation computes on request, beside loss and accuracy."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ METRICS = table(
     ),
 )
 
-# What may judge rounds, with the names of metrics.jsonl.
+# The metrics by which rounds can be ranked, with their names in metrics.jsonl.
 JUDGING = {**MEASURES, **{name: name for name in METRICS}}
 
 

@@ -1,4 +1,4 @@
-"""The models that a name or a file can choose."""
+"""The table of models, and how --model names a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ModelEntry(Entry):
     """A model; its `code` is a function (num_classes, **options) -> layers from pixels to logits.
 
     Attributes:
-        starts_at_zero: Whether all initial parameters are 0; else each layer's own.
+        starts_at_zero: Whether all initial parameters are 0; else each layer initialises its own.
     """
 
     starts_at_zero: bool = False
@@ -94,11 +94,11 @@ MODELS = table(
 
 
 def is_model_file(text: str) -> bool:
-    """Tells whether what stands after --model is a file; names hold neither dots nor slashes."""
+    """Returns whether a value of --model is a file; names have no dots, slashes or colons."""
     return any(each in text for each in "./\\:")
 
 
 def split_model_file(text: str) -> tuple[str, str | None]:
-    """Returns the path in FILE or FILE.py:FUNCTION, and the function's name if one is given."""
+    """Returns path and function of FILE or FILE.py:FUNCTION; the function is None if not given."""
     file, colon, function = text.rpartition(":")
     return (file, function) if colon and file.endswith(".py") else (text, None)

@@ -1,4 +1,4 @@
-"""The optimizers of both sides with their options, and what is allowed of their rates."""
+"""The table of optimizers for clients and server, and the checks of their rates."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_learning_rate(value: object, label: str = "learning rate") -> float:
 
 
 def check_clip_norm(value: object, label: str = "clip norm") -> float:
-    """Returns the norm that gradients are clipped to as a float.
+    """Returns the norm to which gradients are clipped, as a float.
 
     Raises:
         ConfigError: It is not positive, NaN, infinite or not a number; the message starts with
@@ -42,7 +42,7 @@ class OptimizerEntry(Entry):
     """A row of `OPTIMIZERS`; its `code` is a `learning.optimizers.rules.Rule`.
 
     Attributes:
-        is_elementwise: Whether it moves each weight by what it keeps of that weight alone.
+        is_elementwise: Whether the update of a weight depends on that weight's gradients alone.
     """
 
     is_elementwise: bool = True
@@ -73,12 +73,12 @@ _STYLE = Option(
 
 
 def _epsilon(default: float) -> Option:
-    doc = "Added to the root of the squared gradients; larger is closer to SGD."
+    doc = "Added to the root of the squared gradients; a larger value is closer to SGD."
     return Option("epsilon", default, doc, 0.0, MAX_FLOAT)
 
 
 def _initial_preconditioner(default: float) -> Option:
-    doc = "What the sum or mean of squared gradients starts from."
+    doc = "Initial value of the sum or mean of squared gradients."
     return Option("initial_preconditioner_value", default, doc, 0.0, MAX_FLOAT)
 
 

@@ -1,4 +1,4 @@
-"""The ways of dealing examples to clients and of changing them, and how names of both join."""
+"""The partitions: tables of deals (who gets which example) and of changes to the examples."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _CLIENTS = Option("clients", 100, "Number of clients.", 1, 10_000_000)
 _FEW_CLIENTS = Option("clients", 10, _CLIENTS.doc, 1, 10_000_000)
 _PARTITION_SEED = Option("seed", 0, "Seed of the partition alone.", 0, 2**63 - 1)
 _MIN_EXAMPLES = Option(
-    "min_examples", 10, "Least examples of a client; all is drawn again until each has them.", 1
+    "min_examples", 10, "Fewest examples of a client; all is drawn again until each has them.", 1
 )
-# Below and above, one class or equal shares are all there is.
+# Below this range each client has one class; above it the shares are equal.
 _LEAST_ALPHA, _MAX_ALPHA = 1e-9, 1e9
 
 
@@ -28,11 +28,11 @@ def _deal(name: str, doc: str, source: str, *options: Option) -> Entry:
     return Entry(name, doc, source, (_CLIENTS, *options, _PARTITION_SEED))
 
 
-# Who gets which example. One of these at most makes a partition, without one it is natural.
+# Deals: who gets which example. A partition has at most one; without one the deal is "natural".
 DEALS = table(
     Entry(
         "natural",
-        "As the source has it: to each owner what it owned.",
+        "As in the source: each client keeps its own examples.",
         "TFF simulation/datasets; Caldas et al. 2018 (LEAF), arXiv 1812.01097",
     ),
     _deal(
@@ -48,7 +48,7 @@ DEALS = table(
     ),
     _deal(
         "dirichlet-class",
-        "Class by class: Dir(alpha) over the CLIENTS says who gets how much of a class; sizes "
+        "Class by class: Dir(alpha) over the CLIENTS gives each client's share of a class; sizes "
         "differ. Not dirichlet-client.",
         "Yurochkin et al. 2019, arXiv 1905.12022; Li et al. 2022 (NIID-Bench), arXiv 2102.02079",
         _alpha(0.5, "Larger is more even; over clients, not over classes."),
@@ -102,7 +102,7 @@ DEALS = table(
     family="partition",
 )
 
-# What a client's examples go through; joined to a deal or to each other by "+".
+# Changes to the examples of clients. "+" joins them to a deal or to each other.
 CHANGES = table(
     Entry(
         "feature-rotation",
@@ -160,11 +160,11 @@ _CODE = re.compile(r"(.*\.py(?::[^:+]*)?)((?:\+.*)?)", re.DOTALL)
 def find_partition(name: str) -> Entry:
     """Returns the row of a partition: one of `PARTITIONS`, or several of them joined by "+".
 
-    Joined rows have all their options; the seed is one for all. A deal may be FILE.py or
+    A joined row has the options of all its parts; they share one seed. A deal may be FILE.py or
     FILE.py:NAME, whose options are those of its file, which is not run here.
 
     Raises:
-        ConfigError: A name is unknown or stands twice, or the order is not one deal, then changes.
+        ConfigError: A name is unknown or given twice, or a deal is not first.
     """
     deal, changes = split_partition(name)
     return _joined(name, DEALS[deal], changes)
@@ -182,7 +182,7 @@ def opened_partition(name: str) -> Entry:
 
 
 def split_partition(name: str) -> tuple[str, tuple[str, ...]]:
-    """Returns the names of the deal and of the changes of a partition.
+    """Returns the name of the deal and the names of the changes of a partition.
 
     Raises:
         ConfigError: See `find_partition`.
@@ -229,9 +229,9 @@ def split_code_of_deal(name: str) -> tuple[str | None, list[str]]:
 
 
 def describe_partition(name: str, options: Mapping[str, Value]) -> str:
-    """Returns a partition with its options in one line, for provenance.
+    """Returns a partition with its options on one line, for provenance.
 
-    Of a user's file its name alone: it may lie elsewhere.
+    Of a user's file it gives the name alone, because the file may be moved.
     """
     code, changes = split_code_of_deal(name)
     if code is not None:

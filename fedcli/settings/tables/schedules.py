@@ -1,4 +1,4 @@
-"""The schedules of learning rates."""
+"""The table of learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fedcli.errors import ConfigError
 from fedcli.settings.options import LEAST_POSITIVE, Entry, Option, Value, choose, resolve, table
 from fedcli.settings.vocabulary import CONSTANT
 
-# As decay_rounds of a schedule: as many as the run has.
+# The value of decay_rounds that stands for the number of rounds of the run.
 RUN_S_ROUNDS = 0
 
 _GRF = "google-research/federated, utils/optimizers/optimizer_utils.py"
@@ -18,7 +18,7 @@ _MAX_ROUNDS = 2**31 - 1
 
 
 def _warmup_rounds(default: int) -> Option:
-    doc = "Rounds in which the rate first rises to its full value; 1 or 0: none."
+    doc = "Rounds of warm-up, in which the rate rises to its full value; 1 or 0: none."
     return Option("warmup_rounds", default, doc, 0, _MAX_ROUNDS)
 
 
@@ -42,8 +42,8 @@ def _check_step(options: Mapping[str, Value]) -> str | None:
     return None
 
 
-# Shares of the learning rate by round, r = 0, 1, ...; a warm-up counts before r. The code of a row
-# is a function (options, r) -> share.
+# A schedule gives the share of the learning rate in round r = 0, 1, ... after the warm-up. The
+# `code` of a row is a function (options, r) -> share.
 SCHEDULES = table(
     Entry(
         CONSTANT,
@@ -53,20 +53,20 @@ SCHEDULES = table(
     ),
     Entry(
         "step",
-        "The learning rate times one factor from one boundary to the next.",
+        "The learning rate times a factor that changes at each boundary.",
         "Keras PiecewiseConstantDecay; He et al. 2016, arXiv 1512.03385",
         (
             Option(
                 "boundaries",
                 [100.0],
-                "Rounds, counted from 0, from which on the next factor holds.",
+                "Rounds, counted from 0, at which the next factor begins.",
                 1,
                 _MAX_ROUNDS,
             ),
             Option(
                 "factors",
                 [0.1],
-                "Share of the learning rate from each boundary on; before the first it is 1.",
+                "Share of the learning rate from each boundary on; before the first boundary 1.",
                 0.0,
                 1.0,
             ),
@@ -81,8 +81,8 @@ SCHEDULES = table(
         f"{_GRF}, exp_decay",
         (
             _decay_rounds("Rounds in which the rate falls once by decay_factor."),
-            Option("decay_factor", 0.1, "What it falls by.", LEAST_POSITIVE, 1.0),
-            Option("staircase", False, "Fall only after each decay_rounds, not in between."),
+            Option("decay_factor", 0.1, "Factor of one decay.", LEAST_POSITIVE, 1.0),
+            Option("staircase", False, "Decay once after each decay_rounds, not continuously."),
             _warmup_rounds(0),
         ),
         code="fedcli.learning.optimizers.schedules:exponential",
@@ -93,8 +93,8 @@ SCHEDULES = table(
         "Loshchilov and Hutter 2017 (SGDR), arXiv 1608.03983, without restarts",
         (
             _decay_rounds(
-                "Rounds of the decay; 0: all of the run's after the warm-up, so that a run "
-                "resumed to other --rounds ends it elsewhere.",
+                "Rounds of the decay; 0: all rounds of the run after the warm-up, so that other "
+                "--rounds on resuming change its end.",
                 RUN_S_ROUNDS,
                 RUN_S_ROUNDS,
             ),
@@ -112,7 +112,7 @@ SCHEDULES = table(
     ),
     Entry(
         "inverse-sqrt",
-        "The learning rate over the root of 1 + r / decay_rounds.",
+        "The learning rate divided by the root of 1 + r / decay_rounds.",
         f"{_GRF}, inv_sqrt_decay",
         (
             _decay_rounds("Rounds after which the rate is 0.71 of its value."),
@@ -126,16 +126,16 @@ SCHEDULES = table(
 def resolve_schedule(
     name: str, options: Mapping[str, Value], num_rounds: int | None
 ) -> dict[str, Any]:
-    """Returns every option of a schedule, a decay over the whole run in its number of rounds.
+    """Returns all options of a schedule; RUN_S_ROUNDS is replaced by the rounds after the warm-up.
 
     Args:
         name: A key of `SCHEDULES`.
         options: Its options; those not given take their defaults.
-        num_rounds: Rounds of the run; None if that is not known.
+        num_rounds: Rounds of the run; None: not known.
 
     Raises:
-        ConfigError: The name or an option is unknown, a value is not allowed, or the rounds leave
-            none for the decay.
+        ConfigError: The name or an option is unknown, a value is not allowed, or the warm-up takes
+            all rounds.
     """
     resolved: dict[str, Any] = resolve(choose(SCHEDULES, name, "schedule"), options)
     if resolved.get("decay_rounds") == RUN_S_ROUNDS:
