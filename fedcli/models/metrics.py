@@ -31,6 +31,7 @@ ZERO: Mapping[str, int | float] = {
 }
 
 
+_SUM_TOLERANCE = 1e-3  # of probabilities in float32, or less, from 1
 _OWN = "own/"  # before the name of a column of a model's own metrics
 # Names that metrics of a model's own cannot have.
 BUILT_IN = (
@@ -158,6 +159,17 @@ def _finalized(row: OwnMetric, sums: Mapping[str, Any]) -> Any:
 
 def _mean(total: float, count: float) -> float:
     return total / count if count else float("nan")
+
+
+def are_probabilities(scores: NDArray[np.floating]) -> bool:
+    """Returns whether each row that is finite could be one that softmax gave.
+
+    Args:
+        scores: Floats [n, K].
+    """
+    finite = scores[np.isfinite(scores).all(axis=1)]
+    sums = finite.sum(axis=1, dtype=np.float64)
+    return bool((finite >= 0).all() and (np.abs(sums - 1) < _SUM_TOLERANCE).all())
 
 
 def predicted_classes(scores: NDArray[Any]) -> NDArray[np.int32]:

@@ -1028,6 +1028,138 @@ def test_torch_softmax_has_the_figures_of_the_built_in_model(
         assert train_metrics == pytest.approx(expected["client_work"]["train"], abs=1e-5)
 
 
+ENDINGS = """
+
+import torch.nn.functional as F
+
+
+def ending(layer):
+    return lambda num_classes: nn.Sequential(
+        nn.Flatten(), nn.Linear(784, num_classes), *([layer] if layer else [])
+    )
+
+
+class Judging(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.linear = nn.Linear(784, num_classes)
+
+    def forward(self, x):
+        logits = self.linear(x.flatten(1))
+        return logits if self.training else F.softmax(logits, dim=1)
+
+
+class Detached(Judging):
+    def forward(self, x):
+        return self.linear(x.flatten(1)).detach()
+
+
+class Reshaping(Judging):
+    def forward(self, x):
+        return torch.sigmoid(self.linear(x.flatten(1))).unsqueeze(2).squeeze(2)
+
+
+class InPlace(Judging):
+    def forward(self, x):
+        shares = torch.sigmoid(self.linear(x.flatten(1)))
+        shares *= 3
+        return shares + 1
+
+
+class TwoImages(Judging):
+    def forward(self, x, y):
+        return self.linear(x)
+
+
+class Nested(Judging):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.body = nn.Sequential(nn.Linear(784, 16), nn.ReLU(), nn.Linear(17, num_classes))
+
+    def forward(self, x):
+        return self.body(x.flatten(1))
+
+
+softmax, log_softmax = ending(nn.Softmax(1)), ending(nn.LogSoftmax(1))
+softmax_of_the_batch, sigmoid = ending(nn.Softmax(0)), ending(nn.Sigmoid())
+renamed, logits = ending(nn.Sequential(nn.Softmax(1), nn.Identity())), ending(None)
+tanh, relu = ending(nn.Tanh()), ending(nn.ReLU())
+
+
+def zeros(num_classes):
+    module = logits(num_classes)
+    nn.init.zeros_(module[1].weight)
+    nn.init.zeros_(module[1].bias)
+    return module
+
+
+def mismatch(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(64, num_classes))
+
+
+def lazy(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))
+
+
+def nothing(num_classes):
+    return nn.Flatten()
+
+
+def a_class(num_classes):
+    return Judging
+"""
+
+
+@pytest.mark.parametrize("function", ["logits", "log_softmax", "tanh", "relu", "zeros"])
+def test_torch_modules_that_do_not_end_in_softmax_are_taken(
+    torch_file: Path, function: str
+) -> None:
+    torch_file.write_text(TORCH + ENDINGS)
+    assert load_torch(torch_file, function).layout.num_params == 7850
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("softmax", r"^\S+net\.py: the module returns probabilities .* without the softmax$"),
+        ("renamed", r"net\.py: the module returns probabilities"),
+        ("softmax_of_the_batch", r"net\.py: the module ends in a softmax, .* return the logits"),
+        ("sigmoid", r"net\.py: the module ends in a sigmoid, .* return the logits, without it"),
+        ("Reshaping", r"net\.py:\d+: the module ends in a sigmoid"),
+        ("Judging", r"net\.py:\d+: in evaluation \(module\.eval\(\)\) the module returns prob"),
+        ("Detached", r"net\.py:\d+: the outputs do not depend on the parameters"),
+        ("InPlace", r"net\.py:\d+: forward_pass: gradients: RuntimeError: one of the variables"),
+        ("TwoImages", r"net\.py:\d+: forward_pass: TypeError: .* 'y'; mend the model$"),
+        (
+            "Nested",
+            r"net\.py:\d+: forward_pass: .*\(2x16 and 17x10\), in the Linear layer body\.2;",
+        ),
+        ("mismatch", r"^\S+net\.py: forward_pass: .* in the Linear layer 3; mend the model$"),
+        ("lazy", r"^\S+net\.py: the LazyLinear layer 1 is lazy, and 1\.weight has no shape yet"),
+        ("nothing", r"^\S+net\.py: Flatten has no parameter that can be trained"),
+        ("a_class", r"net\.py: a_class returned the class Judging; return an object of it"),
+    ],
+)
+def test_torch_mistakes_are_told_at_the_user_s_line_or_layer(
+    torch_file: Path, function: str, message: str
+) -> None:
+    torch_file.write_text(TORCH + ENDINGS)
+    with pytest.raises(ModelError, match=message) as caught:
+        load_torch(torch_file, function)
+    assert "\n" not in str(caught.value)
+    assert "fedcli/models" not in str(caught.value)
+
+
+def test_torch_losses_are_weighted_by_class(torch_file: Path, tmp_path: Path) -> None:
+    files = {}
+    for model in (f"{torch_file}:build_softmax", "softmax-regression"):
+        out = tmp_path / model.rpartition("/")[2].replace(":", "-")
+        train(out, replace(config_of(model), class_weights="balanced", epochs=1))
+        files[model] = read_lines(out)
+    for one, other in zip(*files.values(), strict=True):
+        assert one["client_work"]["train"] == pytest.approx(other["client_work"]["train"], abs=1e-5)
+
+
 def test_torch_module_that_ends_in_softmax_is_refused(torch_file: Path, tmp_path: Path) -> None:
     code = torch_file.read_text() + (
         "\n\ndef build_probabilities(num_classes):\n"
@@ -1087,6 +1219,69 @@ def test_torch_module_of_the_api_needs_an_input_shape(torch_file: Path) -> None:
     output = process.next(process.initialize(), cohort())
     found = output.metrics["client_work"]["eval"]["current_round_metrics"]
     assert found["num_examples"] == 2 * sum(SIZES)
+
+
+class Twice(Small):
+    """Its loss is the cross-entropy of a softmax of probabilities."""
+
+    def forward_pass(self, batch: Any, training: bool = True) -> Any:
+        x, labels = batch["x"], batch["y"].reshape(-1)
+        rows, size = np.arange(len(labels)), len(labels)
+        logits = x @ self.weights + self.bias
+        shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        loss = self.loss(shares, rows, labels)
+        gradient = shares.copy()
+        gradient[rows, labels] -= 1
+        gradient /= size
+        return BatchOutput(loss, shares, [x.T @ gradient, gradient.sum(axis=0)])
+
+    def loss(self, shares: Any, rows: Any, labels: Any) -> Any:
+        again = np.exp(shares) / np.exp(shares).sum(axis=1, keepdims=True)
+        return -np.log(again[rows, labels]).mean()
+
+
+class Once(Twice):
+    def loss(self, shares: Any, rows: Any, labels: Any) -> Any:
+        return -np.log(shares[rows, labels]).mean()
+
+
+class Squared(Twice):
+    def loss(self, shares: Any, rows: Any, labels: Any) -> Any:
+        return ((shares - np.eye(NUM_CLASSES)[labels]) ** 2).sum(axis=1).mean()
+
+
+def test_a_softmax_of_probabilities_is_refused_as_soon_as_it_shows() -> None:
+    """From zeros all probabilities are alike, and the two losses are the same."""
+    process = learning.build_weighted_fed_avg(Twice, optimizers.sgd(0.5))
+    message = (
+        r"test_own_models\.py:\d+: forward_pass: the predictions are probabilities, and the loss"
+    )
+    with pytest.raises(ModelError, match=message):
+        run_rounds(process, 1)
+
+    class Started(Twice):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias[:] = [0, 1, 2]
+
+    with pytest.raises(ModelError, match=message):
+        wrap(Started)
+
+
+@pytest.mark.parametrize("model", [Once, Squared, Small])
+def test_other_losses_of_probabilities_are_taken(model: Any) -> None:
+    process = learning.build_weighted_fed_avg(model, optimizers.sgd(0.5))
+    state, _ = run_rounds(process, 2)
+    assert np.isfinite(state.global_model_weights).all()
+
+
+def test_a_failure_in_another_file_of_the_user_s_is_told_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "own_layers_of_mine.py").write_text(
+        EXAMPLE.read_text().replace("logits = x @ self.weights", "logits = x @ self.weights.T")
+    )
+    (tmp_path / "main_model.py").write_text("from own_layers_of_mine import build\n")
+    with pytest.raises(ModelError, match=r"^\S+own_layers_of_mine\.py:\d+: forward_pass: ValueErr"):
+        load(tmp_path / "main_model.py", None, input_shape=SHAPE, num_classes=3)
 
 
 def test_image_in_another_order_of_axes_is_refused() -> None:

@@ -33,12 +33,11 @@ from fedcli.learning.engines.task import ClientExchange, ClientTask
 from fedcli.learning.engines.turns import Turns
 from fedcli.learning.optimizers.optimizer import clipped
 from fedcli.models.layout import ParamLayout
+from fedcli.models.metrics import are_probabilities
 from fedcli.models.own.loading import PythonModel
 from fedcli.models.own.network import Network
 
 Params = NDArray[np.float32]
-
-_SUM_TOLERANCE = 1e-3  # how far a sum of probabilities (float32 or coarser) may be from 1
 
 
 class PythonEngine:
@@ -187,7 +186,7 @@ class PythonEngine:
                     parts.append(network.predict(batch["x"], batch["y"][:, 0]))
         none = np.empty((0, layout.num_classes), np.float32)
         values = np.concatenate(parts) if parts else none
-        return Scores(values, are_logits=not _are_probabilities(values))
+        return Scores(values, are_logits=not are_probabilities(values))
 
     @contextmanager
     def _running(self, layout: ParamLayout) -> Iterator[Network]:
@@ -341,13 +340,6 @@ def _checked(
         if index is not None:
             raise DataError(label_fault(client, index, client.labels[index]))
         yield dataset, occurrence
-
-
-def _are_probabilities(scores: NDArray[np.floating]) -> bool:
-    """Returns whether every finite row is non-negative and sums to 1."""
-    finite = scores[np.isfinite(scores).all(axis=1)]
-    sums = finite.sum(axis=1, dtype=np.float64)
-    return bool((finite >= 0).all() and (np.abs(sums - 1) < _SUM_TOLERANCE).all())
 
 
 def _poll(cancel: CancelFlag | None) -> None:

@@ -178,6 +178,11 @@ def _python_model(
             "models.sequential(layers, input_shape, num_classes, seed), an object with "
             f"{', '.join(MEMBERS)}, or a torch.nn.Module"
         )
+    if isinstance(made, type):
+        raise ModelError(
+            f"{where} returned the class {made.__name__}; return an object of it, "
+            f"{made.__name__}(...)"
+        )
     known = getattr(made, "num_classes", None) if num_classes is None else num_classes
     network = Network(made, file, known)
     _check_spec(network, input_shape)

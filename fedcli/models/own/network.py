@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
 from fedcli.errors import ModelError
-from fedcli.models.metrics import predicted_classes
+from fedcli.models.metrics import are_probabilities, predicted_classes
 from fedcli.models.own.contract import MEMBERS, METHODS, OwnModel
 from fedcli.settings.own import user_code
 
@@ -55,6 +55,7 @@ class Network:
         self._check_members()
         self.variables = self._read_variables()
         self.initial_params = self.params()
+        self._is_loss_known = False
         self.x_shape, self.y_shape, self.takes_weights = self._read_input_spec()
 
     def params(self) -> NDArray[np.float32]:
@@ -113,6 +114,8 @@ class Network:
         size = len(labels)
         output = self._run(images, labels, training=training, weights=weights)
         loss = self._loss(output.loss)
+        if training and weights is None and not self._is_loss_known:
+            self._refuse_softmax_twice(loss, np.asarray(output.predictions), labels)
         num_correct = int(np.count_nonzero(self._classes(output.predictions, size) == labels))
         gradient = self._gradient(getattr(output, "gradients", None)) if training else None
         return BatchResult(loss * size, num_correct, gradient)
@@ -252,7 +255,9 @@ class Network:
         cls = type(self.model)
         member = getattr(cls, name, None)
         member = getattr(member, "fget", member)
-        where = user_code.place(member if inspect.isroutine(member) else cls)
+        where = getattr(self.model, "place", None)  # of a module of PyTorch, whose members are ours
+        if where is None:
+            where = user_code.place(member if inspect.isroutine(member) else cls)
         return ModelError(f"{where}: {name}: {text}")
 
     def _check_members(self) -> None:
@@ -313,6 +318,36 @@ class Network:
                 "forward_pass", f"the loss is {_kind(array)}; give one number, the batch's mean"
             )
         return float(array.reshape(()))
+
+    def _refuse_softmax_twice(
+        self, loss: float, predictions: NDArray[Any], labels: NDArray[np.int32]
+    ) -> None:
+        """Refuses a loss that is the cross-entropy of a softmax of probabilities.
+
+        Where all probabilities are alike, as of weights that are zeros, that is also the
+        cross-entropy of the probabilities: then a later batch tells.
+        """
+        is_scores = predictions.dtype.kind == "f" and predictions.ndim == 2
+        if is_scores and not np.isfinite(predictions).all():
+            return
+        if not is_scores or predictions.shape[1] < 2 or not are_probabilities(predictions):
+            self._is_loss_known = True
+            return
+        shares = predictions.astype(np.float64)
+        of_labels = np.take_along_axis(shares, labels[:, np.newaxis].astype(np.int64), axis=1)[:, 0]
+        with np.errstate(divide="ignore"):
+            once = float(-np.log(of_labels).mean())
+        twice = float((np.log(np.exp(shares).sum(axis=1)) - of_labels).mean())
+        if abs(once - twice) < 0.01 * twice:
+            return
+        self._is_loss_known = True
+        if abs(loss - twice) < 1e-4 * twice:
+            raise self.fault(
+                "forward_pass",
+                "the predictions are probabilities, and the loss is the cross-entropy of another "
+                "softmax of them: it would hardly learn; take the loss of the logits, or minus the "
+                "logarithm of the label's probability",
+            )
 
     def _classes(self, predictions: Any, size: int) -> NDArray[Any]:
         array: NDArray[Any] = np.asarray(predictions)

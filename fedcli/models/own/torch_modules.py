@@ -13,9 +13,13 @@ from numpy.typing import NDArray
 
 from fedcli.datasets.batches import ArraySpec
 from fedcli.errors import ModelError
+from fedcli.models.metrics import are_probabilities
 from fedcli.settings.own import user_code
 
-_SUM_TOLERANCE = 1e-4  # of the float32 probabilities of a row
+# What a module ends in, by the name of the gradient's function, that the loss does not expect.
+_ENDINGS = {"Softmax": "a softmax", "Sigmoid": "a sigmoid"}
+# Functions that change nothing but the shape.
+_SHAPING = ("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Clone", "Alias")
 
 
 def is_module(model: object) -> bool:
@@ -55,15 +59,25 @@ class TorchNetwork:
         self._torch, self._module, self._file = torch, module, file
         # That of a module that torch has itself would be a line of torch's.
         is_own = user_code.source_file(type(module)) == file
-        self._where = user_code.place(type(module)) if is_own or not file else file
+        self.place = user_code.place(type(module)) if is_own or not file else file
         self._input_shape = input_shape
         self._buffers = [(name, each, each.clone()) for name, each in module.named_buffers()]
         self._refuse_statistics()
         named = [(name, each) for name, each in module.named_parameters() if each.requires_grad]
+        if not named:
+            raise ModelError(
+                f"{self.place}: {type(module).__name__} has no parameter that can be trained; give "
+                "a module with layers, such as torch.nn.Linear"
+            )
         for name, each in named:
+            if isinstance(each, torch.nn.parameter.UninitializedParameter):
+                raise ModelError(
+                    f"{self.place}: {self._layer_of(name)} is lazy, and {name} has no shape yet; "
+                    "call the module once on a batch of zeros before it is returned"
+                )
             if each.device.type != "cpu" or each.dtype != torch.float32:
                 raise ModelError(
-                    f"{self._where}: parameter {name} is {each.dtype} on {each.device}; use "
+                    f"{self.place}: parameter {name} is {each.dtype} on {each.device}; use "
                     "module.float().cpu()"
                 )
         self.variable_names = [name for name, _ in named]
@@ -75,7 +89,7 @@ class TorchNetwork:
             "sample_weight": ArraySpec((None,), "float32"),
         }
         self._random_state = torch.random.get_rng_state()
-        self._are_logits_seen = False
+        self._modes_seen: set[bool] = set()  # training, evaluation
 
     def set_random_seed(self, seed: int) -> None:
         """Sets what dropout draws from."""
@@ -92,8 +106,8 @@ class TorchNetwork:
             torch.random.set_rng_state(self._random_state)
             self._module.train(training)
             with torch.set_grad_enabled(training):
-                logits = self._module(images)
-                self._check_logits(logits, len(labels))
+                logits = self._outputs(images)
+                self._check_logits(logits, len(labels), training=training)
                 loss = self._loss(logits, labels, batch.get("sample_weight"))
                 gradients = self._gradients(loss) if training else None
             self._random_state = torch.random.get_rng_state()
@@ -129,44 +143,122 @@ class TorchNetwork:
         losses = cross_entropy(logits, labels, reduction="none")
         return (losses * self._torch.from_numpy(weights)).mean()
 
+    def _outputs(self, images: Any) -> Any:
+        """What the module makes of images; a failure is located: line and layer."""
+        try:
+            return self._module(images)
+        except Exception as err:
+            where = user_code.where(err, self._file, self.place)
+            layer = self._failing_layer(images)
+            inside = f", in {layer}" if layer else ""
+            raise ModelError(
+                f"{where}: forward_pass: {user_code.reason(err)}{inside}; mend the model"
+            ) from err
+
+    def _failing_layer(self, images: Any) -> str:
+        """The innermost layer that fails on images; empty if it is the module itself.
+
+        The forward pass is repeated for it, with notes of what begins and ends.
+        """
+        running: list[str] = []
+
+        def begin(name: str) -> Callable[..., None]:
+            return lambda *_: running.append(name)
+
+        def end(*_: Any) -> None:
+            running.pop()
+
+        hooks = []
+        for name, layer in self._module.named_modules():
+            hooks += [
+                layer.register_forward_pre_hook(begin(name)),
+                layer.register_forward_hook(end),
+            ]
+        try:
+            self._module(images)
+        except Exception:
+            return self._layer(running[-1]) if running and running[-1] else ""
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return ""
+
+    def _layer(self, name: str) -> str:
+        """A layer as messages name it: its kind, and its name in the module."""
+        return f"the {type(self._module.get_submodule(name)).__name__} layer {name}"
+
+    def _layer_of(self, tensor: str) -> str:
+        """The same of the layer that has a parameter or buffer of this name."""
+        name = tensor.rpartition(".")[0]
+        return self._layer(name) if name else "the module"
+
     def _gradients(self, loss: Any) -> list[NDArray[np.float32]]:
-        found = self._torch.autograd.grad(loss, self._parameters, allow_unused=True)
+        try:
+            found = self._torch.autograd.grad(loss, self._parameters, allow_unused=True)
+        except RuntimeError as err:
+            raise ModelError(
+                f"{self.place}: forward_pass: gradients: {user_code.reason(err)}; mend the model"
+            ) from err
         return [
             np.zeros_like(variable) if each is None else each.numpy()
             for each, variable in zip(found, self.trainable_variables, strict=True)
         ]
 
-    def _check_logits(self, logits: Any, size: int) -> None:
+    def _check_logits(self, logits: Any, size: int, *, training: bool) -> None:
         is_right = self._torch.is_tensor(logits) and logits.ndim == 2 and len(logits) == size
         if not is_right or logits.dtype != self._torch.float32:
             shape = list(logits.shape) if hasattr(logits, "shape") else ""
             raise ModelError(
-                f"{self._where}: for {size} images the module returned "
+                f"{self.place}: for {size} images the module returned "
                 f"{getattr(logits, 'dtype', type(logits).__name__)} {shape}; return float32 logits "
                 f"[{size}, classes], without softmax"
             )
-        if not self._are_logits_seen:
-            self._refuse_probabilities(logits)
-            self._are_logits_seen = True
+        if training and not logits.requires_grad:
+            raise ModelError(
+                f"{self.place}: the outputs do not depend on the parameters, so there are no "
+                "gradients; leave out detach, torch.no_grad and the like"
+            )
+        if training not in self._modes_seen:
+            self._refuse_probabilities(logits, training=training)
+            self._modes_seen.add(training)
 
-    def _refuse_probabilities(self, logits: Any) -> None:
-        """Refuses outputs of which each row is at least 0 and sums to 1: softmax made them."""
-        with self._torch.no_grad():
-            are_shares = bool((logits >= 0).all()) and logits.shape[1] > 1
-            sums = logits.sum(dim=1)
-            if not are_shares or bool(((sums - 1).abs() > _SUM_TOLERANCE).any()):
-                return
-        raise ModelError(
-            f"{self._where}: the module returns probabilities (each row is at least 0 and sums to "
-            "1), so it ends in softmax, and the loss applies another one: it would hardly learn; "
-            "return the logits, without the softmax"
-        )
+    def _refuse_probabilities(self, logits: Any, *, training: bool) -> None:
+        """Refuses outputs of which each row is at least 0 and sums to 1, or that end in a sigmoid.
+
+        In evaluation only the values tell: there are no gradients.
+        """
+        values: NDArray[np.float32] = logits.detach().numpy()
+        are_shares = np.isfinite(values).all() and values.shape[1] > 1 and are_probabilities(values)
+        ending = self._ending(logits)
+        if are_shares:
+            when = "" if training else "in evaluation (module.eval()) "
+            raise ModelError(
+                f"{self.place}: {when}the module returns probabilities (each row is at least 0 and "
+                "sums to 1), so it ends in softmax, and the loss applies another one: "
+                f"{'it would hardly learn' if training else 'it would be reported wrong'}; return "
+                "the logits, without the softmax"
+            )
+        if ending is not None:
+            raise ModelError(
+                f"{self.place}: the module ends in {ending}, and the loss applies a softmax to "
+                "what it returns: it would hardly learn; return the logits, without it"
+            )
+
+    def _ending(self, logits: Any) -> str | None:
+        """What the outputs were made by, if that is one of `_ENDINGS`."""
+        function = logits.grad_fn
+        while function is not None:
+            name = type(function).__name__.partition("Backward")[0]
+            if name not in _SHAPING:
+                return _ENDINGS.get(name)
+            function = function.next_functions[0][0]
+        return None
 
     def _refuse_statistics(self) -> None:
         for name, _, _ in self._buffers:
             if name.rpartition(".")[2] in ("running_mean", "running_var"):
                 raise ModelError(
-                    f"{self._where}: {name.rpartition('.')[0] or 'the module'} keeps running "
+                    f"{self.place}: {self._layer_of(name)} keeps running "
                     "statistics, which clients cannot average as weights; use GroupNorm, or "
                     "track_running_stats=False"
                 )
@@ -175,7 +267,7 @@ class TorchNetwork:
         for name, now, before in self._buffers:
             if not self._torch.equal(now, before):
                 raise ModelError(
-                    f"{self._where}: the forward pass changed the buffer {name}, which is no "
+                    f"{self.place}: the forward pass changed the buffer {name}, which is no "
                     "weight and would be lost between clients; make it a constant"
                 )
 

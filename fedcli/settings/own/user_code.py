@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ MODEL = "model"
 MAX_CODE_BYTES = 16 << 20  # of a Python file
 
 _PACKAGE = Path(__file__).parents[2]
+# Where code is that users did not write: of Python itself, and what was installed.
+_INSTALLED = ("stdlib", "platstdlib", "purelib", "platlib")
 
 
 @contextmanager
@@ -29,8 +32,7 @@ def running(
 
     Args:
         what: What runs, for the message: the name of a function.
-        file: Where the code is; the line is the innermost one there, or else the innermost of all,
-            and none if that is ours.
+        file: Where the code is; see `where`.
         noun: What the code makes: "model", "algorithm", ...
         passing: Exceptions that are not the code's own and pass through as they are.
     """
@@ -41,10 +43,10 @@ def running(
     except passing:
         raise
     except FedcliError as err:
-        raise error_of(noun)(f"{_where(err, file)}: {what}: {err}") from err
+        raise error_of(noun)(f"{where(err, file)}: {what}: {err}") from err
     except (Exception, SystemExit) as err:
-        reason = f"{_where(err, file)}: {what}: {_reason(err)}; mend the {noun}"
-        raise error_of(noun)(reason) from err
+        text = f"{where(err, file)}: {what}: {reason(err)}; mend the {noun}"
+        raise error_of(noun)(text) from err
 
 
 def error_of(noun: str) -> type[OwnCodeError]:
@@ -211,17 +213,35 @@ def trace_lines(error: OwnCodeError) -> list[str]:
     return [line for text in lines for line in text.rstrip("\n").split("\n")]
 
 
-def _where(err: BaseException, file: str) -> str:
+def where(err: BaseException, file: str, otherwise: str = "") -> str:
+    """Returns "file:line" of the user's code that an exception comes from.
+
+    Args:
+        err: The exception.
+        file: Where the code is: the line is the innermost one there, or else the innermost one in
+            another file of the user's.
+        otherwise: What is returned if no line of the user's is in it; empty: `file`, or if that is
+            empty, too, the innermost line of all.
+    """
     if isinstance(err, SyntaxError) and err.filename:
         return f"{err.filename}:{err.lineno}"
     frames = traceback.extract_tb(err.__traceback__)
     own = [frame for frame in frames if file and frame.filename == file]
+    own = own or [frame for frame in frames if _is_user_s(frame.filename)]
+    if not own and (otherwise or file):
+        return otherwise or file
     frame = (own or frames)[-1]
-    if Path(frame.filename).is_relative_to(_PACKAGE):
-        return file  # our call never got into the user's code
     return f"{frame.filename}:{frame.lineno}"
 
 
-def _reason(err: BaseException) -> str:
+def _is_user_s(file: str) -> bool:
+    """Whether a file is neither ours nor Python's, nor was installed."""
+    folders = [_PACKAGE, *(Path(sysconfig.get_path(name)) for name in _INSTALLED)]
+    path = Path(file)
+    return path.is_absolute() and not any(path.is_relative_to(each) for each in folders)
+
+
+def reason(err: BaseException) -> str:
+    """Returns what kind of exception it is, and what it says, on one line."""
     text = err.msg if isinstance(err, SyntaxError) else " ".join(str(err).split())
     return f"{type(err).__name__}: {text}" if text else type(err).__name__
