@@ -57,6 +57,12 @@ def say(text: str) -> None:
     print(f"fedcli: {text}", file=sys.stderr, flush=True)
 
 
+def wanted_isas() -> list[str]:
+    """Returns the instruction sets to build for, beside the generic one: FEDCLI_BUILD_ISAS or all."""
+    wanted = os.environ.get("FEDCLI_BUILD_ISAS", ",".join(ISA_FLAGS)).split(",")
+    return [name for name in ISA_FLAGS if name in wanted]
+
+
 class Build(build):
     """Compiles first: without a compiler the files of the package need not be copied."""
 
@@ -73,7 +79,7 @@ class BuildCore(build_ext):
             raise SystemExit(NO_COMPILER.format(self.compiler.compiler[0]))
         debug = os.environ.get("FEDCLI_DEBUG") == "1"
         compile_openmp, link_openmp = self.probe_openmp()
-        isas = {name: flags for name in ISA_FLAGS if (flags := self.probe_isa(name)) is not None}
+        isas = {name: flags for name in wanted_isas() if (flags := self.probe_isa(name)) is not None}
         have = [f"-DFED_HAVE_{name.upper()}" for name in isas]
         level = DEBUG_FLAGS if debug else RELEASE_FLAGS
         flags = [*C_FLAGS.split(), *level.split(), *compile_openmp, *have]

@@ -230,6 +230,11 @@ def test_damaged_journals_are_one_error_or_whole_rounds(run: Path, tmp_path: Pat
         journal.write_bytes(other)
         with pytest.raises(RunError, match=r"clients\.journal is (of another|damaged)"):
             client_records.load(path)
+    head = content[: content.index(b"\n") + 1]
+    for name in (r"\ud800", r"a\u0000"):  # nothing that clients.h5 could keep
+        journal.write_bytes(head + b'{"clients": ["%s"], "num_rows": 0}\n' % name.encode())
+        with pytest.raises(RunError, match=r"clients\.journal is damaged at byte"):
+            client_records.load(path)
 
 
 def test_file_is_columns_that_are_compressed(run: Path) -> None:

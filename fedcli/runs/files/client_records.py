@@ -356,5 +356,7 @@ def _is_block_head(head: dict[str, Any]) -> bool:
 
 
 def _is_id(value: object) -> bool:
-    """Whether this is a text that has bytes: half a character has none."""
-    return isinstance(value, str) and value.encode(errors="replace").decode() == value
+    """Whether this is a text that HDF5 can keep: no half character, which has no bytes, no NUL."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    return value.encode(errors="replace").decode() == value
