@@ -43,7 +43,7 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
 _OPTIONS: Mapping[str, tuple[str, str]] = {
     "datasets": ("--data", "--data-option"),
     "partitions": ("--partition", "--partition-option"),
-    "samplers": ("--sampling", ""),
+    "samplers": ("--sampling", "--sampling-option"),
     "models": ("--model", "--model-option"),
     "algorithms": ("--algorithm", "--algorithm-option"),
     "aggregators": ("--aggregator", "--aggregator-option"),

@@ -239,7 +239,7 @@ def _partitioned(
             f"({err.strerror or err}); make room, set TMPDIR, or use fedcli preprocess"
         ) from err
     num_classes = next(iter(main.values())).num_classes
-    resolved = resolve(registry.find_partition(name), options)
+    resolved = resolve(registry.opened_partition(name), options)
     described = registry.describe_partition(name, dict(sorted(resolved.items())))
     for split, dealt in partition.apply(tables, num_classes, name, options, seed=0).items():
         data = main[split]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from fedcli.core.seeds import Purpose
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
 from fedcli.files import read_bounded
+from fedcli.settings.options import Value
 
 if TYPE_CHECKING:
     from fedcli.federation.samplers import Sampler
@@ -141,18 +143,20 @@ def plan_cohorts(
     seed: int,
     num_examples: Callable[[str], int],
     over_selection: float = 0.0,
+    options: Mapping[str, Value] = MappingProxyType({}),
 ) -> Cohorts:
     """Returns the cohorts of a run.
 
     Args:
         selection: What `--clients` says.
-        sampling: One of `vocabulary.SAMPLINGS`.
+        sampling: A key of `tables.SAMPLERS`, or a sampler of the user's.
         client_ids: All client ids, sorted; may be generated on demand.
         source: Where they come from, for messages.
         seed: The run's seed.
         num_examples: Tells how many examples a client holds; only `by-size` asks.
         over_selection: Clients drawn besides those wanted, as a share of them, rounded up; at most
             everyone.
+        options: Of a sampler of the user's.
 
     Raises:
         ConfigError: See `resolve_ids` and `samplers.build`; or cohorts are to be drawn from nobody,
@@ -172,7 +176,13 @@ def plan_cohorts(
     from fedcli.federation import samplers  # late: a fixed cohort is not drawn
 
     sampler = samplers.build(
-        sampling, len(client_ids), size, seed, lambda index: num_examples(client_ids[index])
+        sampling,
+        len(client_ids),
+        size,
+        seed,
+        lambda index: num_examples(client_ids[index]),
+        client_ids,
+        options,
     )
     return Cohorts(client_ids, None, sampler, num_wanted if over_selection else None)
 

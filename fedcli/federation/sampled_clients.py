@@ -14,6 +14,9 @@ from fedcli.federation import cohorts as cohort
 from fedcli.federation.cohorts import ClientSelection, Cohorts
 from fedcli.federation.participation import Participation, RoundReports
 from fedcli.settings.run_config import RunConfig
+from fedcli.settings.vocabulary import SAMPLINGS
+
+_OF_ONE_SIZE = {*SAMPLINGS} - {"poisson"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +99,7 @@ def open_sampled_clients(
         config.seed,
         num_examples,
         config.over_selection,
+        config.sampling_options,
     )
     _check_min_reports(config, cohorts)
     return config, SampledClients(train, cohorts, _plan_participation(config), plan)
@@ -145,7 +149,8 @@ def _plan_participation(config: RunConfig) -> Participation | None:
 
 def _check_min_reports(config: RunConfig, cohorts: Cohorts) -> None:
     """Refuses to wait for more reports than there are clients in a cohort."""
-    if config.min_reports is None or config.sampling == "poisson":  # of which any number may come
+    # Of poisson any number may come, and of what is no sampler of ours.
+    if config.min_reports is None or config.sampling not in _OF_ONE_SIZE:
         return
     size = len(cohorts.fixed or ()) if cohorts.sampler is None else cohorts.sampler.size
     size = size if cohorts.num_wanted is None else cohorts.num_wanted

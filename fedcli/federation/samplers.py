@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +21,14 @@ from fedcli.core.seeds import Purpose, stream_key
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
 from fedcli.federation import tff_sampling
+from fedcli.lazy import load
+from fedcli.settings.options import Value
 
 # Most clients of a scheme that holds a number for each client: at 8 bytes each, 80 MB.
 MAX_LISTED = 10_000_000
+
+
+_NO_OPTIONS: Mapping[str, Value] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -157,7 +163,7 @@ class BySize(Sampler):
         return sorted(found)
 
 
-# The code behind each of config.SAMPLINGS but `fixed`, which draws nothing.
+# The code behind each of tables.SAMPLERS but `fixed`, which draws nothing.
 SAMPLERS: Mapping[str, type[Sampler]] = {
     "uniform": Uniform,
     "tff": Tff,
@@ -171,21 +177,36 @@ _LISTING = (Tff, Cyclic, BySize)
 
 
 def build(
-    name: str, population: int, size: int, seed: int, num_examples: Callable[[int], int]
+    name: str,
+    population: int,
+    size: int,
+    seed: int,
+    num_examples: Callable[[int], int],
+    client_ids: Sequence[str] = (),
+    options: Mapping[str, Value] = _NO_OPTIONS,
 ) -> Sampler:
     """Returns the sampler called `name`.
 
     Args:
-        name: A key of `SAMPLERS`.
+        name: A key of `SAMPLERS`, FILE.py or FILE.py:NAME, which is run, or the name of a sampler
+            in an installed package.
         population: See `Sampler`.
         size: See `Sampler`.
         seed: See `Sampler`.
-        num_examples: Tells the examples of the client at an index; asked by `by-size` alone, and
-            of every client.
+        num_examples: Tells the examples of the client at an index; asked by `by-size`, and of
+            every client, or by a sampler of the user's.
+        client_ids: The population, sorted; may be generated on demand. For a sampler of the user's.
+        options: Of a sampler of the user's.
 
     Raises:
         ConfigError: It would have to list too many clients, or no client has examples.
+        PartError: A file of the user's fails, or breaks the contract.
     """
+    if name not in SAMPLERS:
+        offered = {"client_ids": client_ids, "num_examples": num_examples}
+        build_own = load("fedcli.federation.own_samplers:build")
+        own: Sampler = build_own(name, population, size, seed, offered, options)
+        return own
     sampler = SAMPLERS[name]
     if issubclass(sampler, _LISTING) and population > MAX_LISTED:
         raise ConfigError(

@@ -20,6 +20,7 @@ from fedcli.federation.opened_data import check_fit, open_data
 from fedcli.federation.sampled_clients import open_sampled_clients, plan_of
 from fedcli.runs.trained import Trained
 from fedcli.settings.data_source import DataSource
+from fedcli.settings.options import is_code
 from fedcli.settings.run_config import DATA_FIELDS, RunConfig
 
 
@@ -85,8 +86,12 @@ def choose_clients(
 def clients_of_training(
     trained: Trained, wanted: EvaluatedData, train: ClientData, cancel: CancelFlag | None
 ) -> frozenset[str] | None:
-    """Returns who took part in the training; None for data that may be other clients'."""
-    if not wanted.has_train_clients_of_run:
+    """Returns who took part in the training.
+
+    None for data that may be other clients', and where a user's code draws the cohorts, which is
+    not run here.
+    """
+    if not wanted.has_train_clients_of_run or is_code(trained.config.sampling):
         return None
     try:
         _, sampled_clients = open_sampled_clients(
@@ -133,7 +138,8 @@ def _clients_of_group(
     if seen is None:
         raise ConfigError(
             f"--clients {group}: who took part is known of the run's own data alone, unchanged "
-            "since it began; name clients, or say all; a client of this name takes a comma behind"
+            "since it began, and not where code of yours draws the cohorts; name clients, or say "
+            "all; a client of this name takes a comma behind"
         )
     is_wanted = seen_in(data, data.client_ids, seen) == (group == GROUPS[0])
     ids = [data.client_ids[index] for index in np.flatnonzero(is_wanted).tolist()]

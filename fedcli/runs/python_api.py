@@ -87,7 +87,8 @@ def resume(
             an object that is not made of layers: that object.
         callbacks: As for `train`; they are told the rounds that were left.
         code: FILE.py or FILE.py:NAME for each other part of the run that is code, which runs only
-            if it is named here: `algorithm`, `aggregator`, `server_optimizer`.
+            if it is named here: `algorithm`, `aggregator`, `server_optimizer`, `sampling`,
+            `partition`.
 
     Raises:
         ConfigError: See `starting.resume`.

@@ -64,7 +64,6 @@ from fedcli.settings.vocabulary import (
     MAX_THREADS,
     PIPELINES,
     PIXELS,
-    SAMPLINGS,
     WEIGHTINGS,
 )
 
@@ -87,6 +86,10 @@ def _is_data_file(text: str) -> bool:
 
 def _is_model_file(text: str) -> bool:
     return tables.is_model_file(text) and not text.startswith(IN_MEMORY)
+
+
+def _is_partition_file(text: str) -> bool:
+    return tables.split_code_of_deal(text)[0] is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,9 +131,10 @@ class RunConfig:
     )
     partition: str = option(
         DataSource.partition,
-        name_in(lambda: tables.PARTITIONS, "NAME[+NAME]"),
+        name_or_code(lambda: tables.PARTITIONS, _is_partition_file, "NAME[+NAME]|FILE.py[:NAME]"),
         help="Deal the examples to clients anew (iid, shards, dirichlet-class, ...), change them "
-        "(label-noise, ...), or both, joined by +. fedcli info lists the schemes.",
+        "(label-noise, ...), or both, joined by +. fedcli info lists the schemes. Or a function of "
+        "your own in a Python file.",
         section=DATA,
         changes=EXAMPLES,
     )
@@ -163,13 +167,17 @@ class RunConfig:
     )
     sampling: str = option(
         "fixed",
-        one_of(SAMPLINGS),
+        name_or_code(lambda: tables.SAMPLERS),
         help="How the cohort is chosen. fixed: the same clients in every round. The others draw N "
         "clients for each round. uniform: without replacement. tff: as TFF draws with this seed. "
         "with-replacement: a client may come twice. poisson: each client with probability N / all, "
         "so that the number varies. cyclic: all clients in turn, in a new order each time. "
-        "by-size: with replacement, in proportion to the number of examples.",
+        "by-size: with replacement, in proportion to the number of examples. Or a class of your "
+        "own in a Python file.",
         section=COHORT,
+    )
+    sampling_options: Options = options_of(
+        "sampling", help="Option of a sampler of your own.", section=COHORT
     )
     client_dropout: float = option(
         0.0,

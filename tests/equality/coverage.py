@@ -24,6 +24,7 @@ TABLES = {
     "optimizers": ("--client-optimizer", "--server-optimizer"),
     "schedules": ("--client-schedule", "--server-schedule"),
     "partitions": ("--partition",),
+    "samplers": ("--sampling",),
     "models": ("--model",),
     "presets": ("--preset",),
 }
@@ -31,6 +32,7 @@ TABLES = {
 # What cannot be compared, or has nothing to compare. All else must be used.
 # What came after the programs that the configurations were written to compare.
 _NEWER = (
+    "train --sampling-option",
     *("train --aggregator median", "train --eval-split validation", "preprocess --dry-run"),
     *("train --metrics", "train --monitor", "train --class-weights", "eval --metrics"),
     *("preprocess --file-column", "preprocess --splits", "preprocess --pixel-range"),

@@ -29,7 +29,11 @@ from tests.kit.own_parts import MAX_EXAMPLE_LINES, example, write_example
 EXAMPLES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "algorithm": ("FedExP", "fedexp.py", {"epsilon": 1e-6}),
     "aggregator": ("Median", "median.py", {}),
+    "server_optimizer": ("Lion", "lion.py", {"beta_1": 0.5}),
+    "sampling": ("DayAndNight", "day_and_night.py", {"rounds_a_day": 2}),
+    "partition": ("two_classes", "two_classes.py", {"clients": 10}),
 }
+NOUNS = {"sampling": "sampler", "server_optimizer": "server optimizer"}
 # Clients of one class each, whose deltas are far apart.
 SMALL = RunConfig(
     data_options={"clients": 12},
@@ -43,10 +47,10 @@ SMALL = RunConfig(
 RESULTS = ("metrics.jsonl", "evaluation.json", "config.toml", "checkpoints/round-000003.h5")
 
 
-def config_with(field: str, file: Path, **values: Any) -> RunConfig:
+def config_with(field: str, file: Path) -> RunConfig:
     """A small run with one part of the user's."""
     options = f"{field.removesuffix('_optimizer')}_options"
-    given = {field: str(file), options: EXAMPLES[field][2], **values}
+    given = {field: str(file), options: EXAMPLES[field][2]}
     return RunConfig(**{**vars(SMALL), **given})
 
 
@@ -83,7 +87,7 @@ def test_a_run_has_the_part_and_resumes_to_the_same_bytes(
         raise package.StopTraining
 
     package.train(config, tmp_path / "run", callbacks=[stop])
-    with pytest.raises(ConfigError, match=rf"{field.replace('_', ' ')} is code in .*pass --"):
+    with pytest.raises(ConfigError, match=rf"{NOUNS.get(field, field)} is code in .*pass --"):
         package.resume(tmp_path / "run")
     again: Any = {field: str(file)}
     package.resume(tmp_path / "run", **again)
@@ -95,8 +99,14 @@ def test_a_run_is_evaluated_and_exported_without_the_code(
 ) -> None:
     field, file = part
     run = package.train(config_with(field, file), tmp_path / "run")
-    file.unlink()
-    again = evaluate_run(run.path)
+    of_data: Any = {}
+    if field == "partition":  # which says whose examples there are
+        with pytest.raises(ConfigError, match=r"partition is code in .*pass --partition "):
+            evaluate_run(run.path)
+        of_data = {"partition": str(file)}
+    else:
+        file.unlink()
+    again = evaluate_run(run.path, **of_data)
     assert again.metrics["client_work"] == run.evaluation["test"]["client_work"]
     with load_trained(run.path, 1) as trained:
         weights = load_weights(run.path)
@@ -116,7 +126,7 @@ def test_resume_says_that_the_file_has_changed(part: tuple[str, Path], tmp_path:
     code: Any = {field: str(moved)}
     with starting.resume(tmp_path / "run", **code) as training:
         assert [note for note in training.notes if "has changed since the run began" in note] == [
-            f"{moved} has changed since the run began; the {field.replace('_', ' ')} is what it "
+            f"{moved} has changed since the run began; the {NOUNS.get(field, field)} is what it "
             "makes now"
         ]
 
@@ -243,6 +253,37 @@ class Part:
     def aggregate(self, state, deltas):
         return deltas.weighted_mean(), {"steps": state["steps"] + 1}, {"told": 1.5}
 """
+SERVER = """
+class Part:
+    def __init__(self, learning_rate):
+        self.learning_rate = learning_rate
+
+    def init(self, params):
+        return {"steps": 0}
+
+    def update(self, gradient, state, params):
+        return -self.learning_rate * gradient, {"steps": state["steps"] + 1}
+"""
+SAMPLER = """
+from itertools import count
+draw = count().__next__
+
+
+class Part:
+    def __init__(self, population, client_ids, num_examples):
+        self.population = population
+        assert len(client_ids) == population
+        assert num_examples(0) > 0
+
+    def indices(self, round_num):
+        return [round_num % self.population]
+"""
+PARTITION = """
+import numpy as np
+
+def deal(labels, num_clients):
+    return np.arange(len(labels)) % num_clients
+"""
 FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "algorithm": [
         ("call.train", "1 / 0 + call.train", r"part.py:10: run: ZeroDivisionError: .*mend the alg"),
@@ -267,6 +308,39 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("1.5", "[1]", "metric 'told' is list; give a number"),
         ("def init", "def start", "has no init; an aggregator has init"),
     ],
+    "server_optimizer": [
+        ("* gradient", "* grad", r"part.py:10: update: NameError: .*; mend the server optimizer"),
+        ("-self.learning_rate * gradient,", "", r"update returned dict; give \(updates, state\)"),
+        ("* gradient", "* gradient[:2]", r"float32 \[2\] for the updates; give float32 \[7850\]"),
+        ("def update", "def apply", "Part has no update; a server optimizer has init"),
+    ],
+    "sampling": [
+        (
+            "% self.population]",
+            "% 0]",
+            r"part.py:13: indices: ZeroDivisionError: .*mend the sampler",
+        ),
+        ("[round_num % self.population]", "'abc'", "indices returned str; give a list of whole"),
+        ("% self.population]", "+ 100]", "indices returned 100; the 10 clients are 0 to 9"),
+        ("def indices", "def draw", "Part has no indices; a sampler has"),
+        ("[round_num", "[draw()", r"indices\(0\) drew other clients when it was asked again; make"),
+    ],
+    "partition": [
+        ("len(labels)", "len(label)", r"part.py:5: deal: NameError: .*mend the partition"),
+        ("% num_clients", "% num_clients * 0.5", r"partition returned float64 \[\d+\]; give the"),
+        ("% num_clients", "% (num_clients + 1)", "returned clients 0 to 12; the 12 clients are 0"),
+        ("% num_clients", "% 3", "9 of 12 clients would have no example"),
+        ("num_clients):", "num_clients, wanted):", "deal needs wanted; give it a default"),
+    ],
+}
+# What does not go with a part, in place of what SMALL has.
+WITHOUT: dict[str, dict[str, Any]] = {"partition": {"partition_options": {"clients": 12}}}
+TEXTS = {
+    "algorithm": ALGORITHM,
+    "aggregator": AGGREGATOR,
+    "server_optimizer": SERVER,
+    "sampling": SAMPLER,
+    "partition": PARTITION,
 }
 
 
@@ -277,27 +351,42 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
 def test_a_fault_of_a_part_is_one_line_with_its_place(
     tmp_path: Path, field: str, old: str, new: str, words: str
 ) -> None:
-    text = {"algorithm": ALGORITHM, "aggregator": AGGREGATOR}[field]
+    text = TEXTS[field]
     assert old in text
     (tmp_path / "part.py").write_text(text.replace(old, new, 1))
-    config = RunConfig(**{**vars(SMALL), field: str(tmp_path / "part.py")})
-    with pytest.raises(PartError, match=words) as caught:
+    config = RunConfig(
+        **{**vars(SMALL), **WITHOUT.get(field, {}), field: str(tmp_path / "part.py")}
+    )
+    with pytest.raises((PartError, ConfigError), match=words) as caught:
         package.train(config, tmp_path / "run")
     assert "\n" not in str(caught.value)
 
 
 def test_the_samples_of_faults_are_right_without_them(tmp_path: Path) -> None:
-    (tmp_path / "algorithm.py").write_text(ALGORITHM)
-    (tmp_path / "aggregator.py").write_text(AGGREGATOR)
-    paths = {field: str(tmp_path / f"{field}.py") for field in ("algorithm", "aggregator")}
+    paths = {}
+    for field, text in TEXTS.items():
+        (tmp_path / f"{field}.py").write_text(text)
+        paths[field] = str(tmp_path / f"{field}.py")
+    options = WITHOUT["partition"]
+    run = package.train(RunConfig(**{**vars(SMALL), **options, **paths}), tmp_path / "run")
+    assert [line["aggregator"] for line in run.metrics] == [{"told": 1.5}] * 3
+    again: Any = {**paths, "num_rounds": 4}
+    assert package.resume(run.path, **again).round_num == 4
+    words = "run's partition, sampler, algorithm, server optimizer and aggregator are code; pass "
+    with pytest.raises(ConfigError, match=words):
+        package.resume(run.path, num_rounds=5)
+
+
+def test_parts_that_do_what_fedclis_own_do_make_the_same_rounds(tmp_path: Path) -> None:
+    paths = {}
+    for field in ("algorithm", "aggregator", "server_optimizer"):
+        (tmp_path / f"{field}.py").write_text(TEXTS[field])
+        paths[field] = str(tmp_path / f"{field}.py")
     run = package.train(RunConfig(**{**vars(SMALL), **paths}), tmp_path / "run")
     plain = package.train(SMALL, tmp_path / "plain")
     assert [line["client_work"] for line in run.metrics] == [
         line["client_work"] for line in plain.metrics
     ]
-    assert [line["aggregator"] for line in run.metrics] == [{"told": 1.5}] * 3
-    again: Any = {**paths, "num_rounds": 4}
-    assert package.resume(run.path, **again).round_num == 4
 
 
 def test_v_shows_the_traceback_of_the_users_code(tmp_path: Path, fedcli: Fedcli) -> None:

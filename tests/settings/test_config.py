@@ -55,7 +55,7 @@ def test_validate_completes_option_maps() -> None:
         ("eval_every", 0, "--eval-every 0"),
         ("checkpoint_every", -3, "--checkpoint-every -3"),
         ("pixels", "grey", "--pixels grey"),
-        ("sampling", "lottery", "--sampling lottery"),
+        ("sampling", "lottery", "unknown --sampling 'lottery'; choose one of by-size, "),
         ("pipeline", "", "--pipeline ''"),
         ("client_weighting", "equal", "--client-weighting equal"),
         ("model", "transformer", "--model 'transformer'"),
@@ -151,6 +151,7 @@ def test_toml_holds_every_set_option_and_only_those() -> None:
     # Maps without options are left out.
     assert set_ones - written.keys() == {
         "partition_options",
+        "sampling_options",
         "model_options",
         "algorithm_options",
         "aggregator_options",

@@ -62,7 +62,7 @@ def apply(
         ConfigError: Name or options are not allowed or do not go with the data, or the partition is
             natural but a split's examples have no owners.
     """
-    entry = registry.find_partition(name)
+    entry = registry.opened_partition(name)
     takes_seed = any(option.name == "seed" for option in entry.options)
     values = resolve(entry, {**({"seed": seed} if takes_seed else {}), **options})
     scheme, change_names = registry.split_partition(name)

@@ -19,6 +19,7 @@ from fedcli.dataclass import dataclass
 from fedcli.datasets.partitions import label_mixes
 from fedcli.datasets.partitions.label_mixes import LEAST_TOTAL
 from fedcli.errors import ConfigError
+from fedcli.lazy import load
 from fedcli.settings.options import Value
 
 MAX_TRIES = 100  # draws of a scheme that asks for a least number of examples
@@ -68,7 +69,7 @@ def deal(
     """Returns which client holds each example, int64 [n]; clients 0 to K - 1 hold one at least.
 
     Args:
-        name: A key of `SCHEMES`.
+        name: A key of `SCHEMES`, or a deal of the user's.
         labels: int32 [n], at least 0.
         options: All options of the scheme.
         stream: What it draws from.
@@ -89,7 +90,8 @@ def deal(
             f"{_MAX_CELLS}; choose fewer clients"
         )
     task = Task(name, numbers.astype(np.int64), len(classes), num_clients, options, stream)
-    holders = SCHEMES[name](task)
+    scheme = SCHEMES.get(name) or load("fedcli.datasets.partitions.own:deal")
+    holders: Counts = scheme(task)
     num_empty = num_clients - len(np.unique(holders))
     if num_empty:
         raise ConfigError(

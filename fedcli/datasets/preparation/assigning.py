@@ -59,7 +59,7 @@ def choose_scheme(
                 f"many as give {DEFAULT_CLIENT_EXAMPLES} examples each but at most "
                 f"{MAX_DEFAULT_CLIENTS}; --partition chooses another way"
             )
-    entry = registry.find_partition(name)
+    entry = registry.opened_partition(name)
     if any(option.name == "seed" for option in entry.options):
         given.setdefault("seed", options.seed)
     return name, resolve(entry, given)

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from fedcli.learning.optimizers.named import sgd as sgd
     from fedcli.learning.optimizers.named import yogi as yogi
     from fedcli.learning.optimizers.optimizer import Optimizer as Optimizer
+    from fedcli.learning.optimizers.own import ServerOptimizer as ServerOptimizer
 else:
     __getattr__, __dir__, __all__ = hand_on(
         __name__,
         {
             "Optimizer": "fedcli.learning.optimizers.optimizer",
+            "ServerOptimizer": "fedcli.learning.optimizers.own",
             "adafactor": "fedcli.learning.optimizers.named",
             "adagrad": "fedcli.learning.optimizers.named",
             "adam": "fedcli.learning.optimizers.named",

@@ -31,13 +31,25 @@ __all__ = [
 def build(name: str, learning_rate: float, options: Mapping[str, Value] | None = None) -> Optimizer:
     """Returns the optimizer of the table called `name`.
 
+    Args:
+        name: A key of `tables.OPTIMIZERS`; for the server also FILE.py or FILE.py:NAME, which is
+            run, or the name of one in an installed package.
+        learning_rate: Step size, >= 0.
+        options: Its options; those not given take their defaults.
+
     Raises:
         ConfigError: The name or an option is unknown, or a value (the learning rate too) is not
             allowed.
+        PartError: A file of the user's fails, or breaks the contract.
     """
-    entry = opt.choose(tables.OPTIMIZERS, name, "optimizer")
+    entry = opt.opened(opt.choose(tables.OPTIMIZERS, name, "optimizer"))
     rate = tables.check_learning_rate(learning_rate, f"{name} learning rate")
-    return Optimizer(name, rate, opt.resolve(entry, options or {}))
+    rule = None
+    if entry.file:
+        from fedcli.learning.optimizers import own  # late: few runs have one
+
+        rule = own.rule_of(entry)
+    return Optimizer(name, rate, opt.resolve(entry, options or {}), rule=rule)
 
 
 def schedule_learning_rate(

@@ -36,6 +36,7 @@ class Optimizer:
             anything else sees it; None: it is taken as it is.
         shapes: Of the tensors, for an optimizer that looks at each by itself; see `for_tensors`.
             Without them the parameters are one vector.
+        rule: What it does, of one that is none of the table's; None: the table's.
     """
 
     name: str
@@ -45,6 +46,11 @@ class Optimizer:
     schedule_by: str = BY_ROUND
     clip_norm: float | None = None
     shapes: tuple[tuple[int, ...], ...] = ()
+    rule: Rule | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def _rule(self) -> Rule:
+        return _rule(self.name) if self.rule is None else self.rule
 
     @property
     def _settings(self) -> Settings:
@@ -92,7 +98,7 @@ class Optimizer:
 
     def init(self, params: Params) -> OptState:
         """Returns the state before the first step for parameters [num_params]."""
-        return _rule(self.name).init(self._settings, params)
+        return self._rule.init(self._settings, params)
 
     def update(self, gradient: Params, state: OptState, params: Params) -> tuple[Params, OptState]:
         """Returns the updates to *add* to `params`, and the next state; changes no argument.
@@ -104,7 +110,7 @@ class Optimizer:
         """
         if self.clip_norm is not None:
             gradient = clipped(gradient, self.clip_norm)
-        decrease, state = _rule(self.name).step(self._settings, gradient, state, params)
+        decrease, state = self._rule.step(self._settings, gradient, state, params)
         return -decrease, state
 
     def client_rows(self, terms: Sequence[StepRow] = ()) -> list[StepRow]:
@@ -114,7 +120,7 @@ class Optimizer:
             terms: Rows of what an algorithm adds to the gradient, once that is clipped.
         """
         clip = [] if self.clip_norm is None else [(StepKind.CLIP, (self.clip_norm,))]
-        return [*clip, *terms, _rule(self.name).row(self._settings)]
+        return [*clip, *terms, self._rule.row(self._settings)]
 
 
 @cache

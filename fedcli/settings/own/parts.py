@@ -50,6 +50,11 @@ FAMILIES: Mapping[str, Family] = {
     "server optimizer": Family(
         "--server-optimizer", "fedcli.server_optimizers", ("learning_rate",)
     ),
+    "sampler": Family(
+        "--sampling",
+        "fedcli.samplers",
+        ("population", "size", "seed", "client_ids", "num_examples"),
+    ),
     "partition": Family(
         "--partition",
         "fedcli.partitions",

@@ -26,6 +26,8 @@ class CodeOptions(TypedDict, total=False):
     algorithm: str | None
     aggregator: str | None
     server_optimizer: str | None
+    sampling: str | None
+    partition: str | None
 
 
 def code_in(values: Mapping[str, Any]) -> dict[str, str]:
@@ -220,14 +222,15 @@ def _code_of(field: str, text: str) -> str | None:
 
 
 def _noun(field: str) -> str:
-    return field.replace("_", " ")
+    return "sampler" if field == "sampling" else field.replace("_", " ")
 
 
 def _missing(of_run: Mapping[str, str], missing: list[str]) -> str:
     """What to say where a run's code is not named."""
-    first = missing[0]
     words = " ".join(f"{option_name(name)} {of_run[name]}" for name in missing)
-    nouns = " and ".join(_noun(name) for name in missing)
-    files = " and ".join(dict.fromkeys(str(python_file(name, of_run[name])) for name in missing))
-    is_or_are = "is" if first == missing[-1] else "are"
-    return f"this run's {nouns} {is_or_are} code in {files}; pass {words} to run it"
+    nouns = list(map(_noun, missing))
+    if len(nouns) > 1:
+        listed = f"{', '.join(nouns[:-1])} and {nouns[-1]}"
+        return f"this run's {listed} are code; pass {words} to run it"
+    file = python_file(missing[0], of_run[missing[0]])
+    return f"this run's {nouns[0]} is code in {file}; pass {words} to run it"

@@ -231,11 +231,12 @@ def split_code_of_deal(name: str) -> tuple[str | None, list[str]]:
 def describe_partition(name: str, options: Mapping[str, Value]) -> str:
     """Returns a partition with its options on one line, for provenance.
 
-    Of a user's file it gives the name alone, because the file may be moved.
+    Of a user's function it gives the name alone, because its file may be moved.
     """
     code, changes = split_code_of_deal(name)
     if code is not None:
-        name = "+".join([code.replace("\\", "/").rpartition("/")[2], *changes])
+        file, _, function = code.replace("\\", "/").rpartition("/")[2].partition(":")
+        name = "+".join([function or file, *changes])
     return " ".join([name, *(f"{key}={value}" for key, value in options.items())])
 
 

@@ -42,4 +42,5 @@ SAMPLERS = table(
         "count alike.",
         "Li et al. 2020, arXiv 1907.02189, scheme I",
     ),
+    family="sampler",
 )

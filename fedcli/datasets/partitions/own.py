@@ -1,0 +1,72 @@
+"""Partitions that users bring, whose answers are checked."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.datasets.partitions.schemes import Task
+from fedcli.errors import ConfigError, FedcliError, PartError
+from fedcli.settings import tables
+from fedcli.settings.options import opened
+from fedcli.settings.own.checks import kind
+from fedcli.settings.own.parts import make
+
+NOUN = "partition"
+
+
+class Partition(Protocol):
+    """A function that deals examples to clients.
+
+    It is called with those of these arguments that it has, and with its options. The number of
+    clients and the seed are options of every partition: `clients` and `seed`.
+    """
+
+    def __call__(
+        self, labels: NDArray[np.int64], num_classes: int, num_clients: int, seed: int
+    ) -> NDArray[np.int64]:
+        """Returns which client holds each example: whole numbers [n], 0 to num_clients - 1.
+
+        Each client must have an example. Test data follow train: of each class a client gets that
+        share of test that it has of train.
+
+        Args:
+            labels: int64 [n], 0 to num_classes - 1, each of which occurs.
+            num_classes: The number of classes.
+            num_clients: The number of clients.
+            seed: Of what it draws; it must be a function of its arguments.
+        """
+        ...
+
+
+def deal(task: Task) -> NDArray[np.int64]:
+    """Returns which client holds each example, int64 [n].
+
+    Raises:
+        PartError: The user's function fails, or returns something else.
+    """
+    entry = opened(tables.DEALS[task.name])
+    options = {option.name: task.options[option.name] for option in entry.options}
+    offered: dict[str, Any] = {
+        "labels": task.labels,
+        "num_classes": task.num_classes,
+        "num_clients": options.pop("clients"),
+        "seed": options.pop("seed"),
+    }
+    holders = make(entry, NOUN, offered, options, (FedcliError,))
+    where = entry.file
+    is_vector = isinstance(holders, np.ndarray | list) and np.shape(holders) == task.labels.shape
+    array = np.asarray(holders)
+    if not is_vector or array.dtype.kind not in "iu":
+        raise PartError(
+            f"{where}: the partition returned {kind(holders)}; give the client of each example, "
+            f"whole numbers [{len(task.labels)}]"
+        )
+    if array.min() < 0 or array.max() >= task.num_clients:
+        raise ConfigError(
+            f"{where}: the partition returned clients {array.min()} to {array.max()}; the "
+            f"{task.num_clients} clients are 0 to {task.num_clients - 1}"
+        )
+    return array.astype(np.int64)
