@@ -23,6 +23,7 @@ TOPICS = (
         "data",
         "own-data",
         "formats",
+        "known-sets",
         "models",
         "algorithms",
         "runs",

@@ -8,13 +8,13 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fedcli.cli.jobs.live_line import LiveLine, Part, can_redraw
 from fedcli.cli.screen.output import Remarks, Verbosity, one_line
 from fedcli.dataclass import dataclass
 from fedcli.runs.stopping import Best, deciding_split
 from fedcli.settings.vocabulary import ACCURACY, MEASURES
 
 if TYPE_CHECKING:
+    from fedcli.cli.jobs.live_line import Part
     from fedcli.cli.jobs.worker import Worker
     from fedcli.core.native import CancelFlag
     from fedcli.runs.loop import RoundResult, Training
@@ -178,7 +178,7 @@ def attend(worker: Worker[Any], monitor: Monitor, remarks: Remarks) -> None:
     """
     if remarks.verbosity == Verbosity.QUIET:
         worker.wait()
-    elif can_redraw(sys.stderr):
+    elif sys.stderr.isatty() and _can_redraw():
         _draw(worker, monitor, remarks)
     else:
         _log(worker, monitor, remarks)
@@ -221,6 +221,8 @@ def describe(
         seconds_left: None: not known.
         clients: How many of the round are trained, and of how many; None: not shown.
     """
+    from fedcli.cli.jobs.live_line import Part
+
     parts = []
     if clients is not None:
         parts.append(Part(f"{clients[0]:,}/{clients[1]:,} clients", 4))
@@ -267,6 +269,12 @@ def _share(clients: tuple[int, int] | None) -> float:
     return 0.0 if clients is None else clients[0] / clients[1]
 
 
+def _can_redraw() -> bool:
+    from fedcli.cli.jobs.live_line import can_redraw  # late: it is for terminals
+
+    return can_redraw(sys.stderr)
+
+
 def _log(worker: Worker[Any], monitor: Monitor, remarks: Remarks) -> None:
     is_verbose = remarks.verbosity == Verbosity.VERBOSE
     pause = LOG_SECONDS if is_verbose else _USUAL_LOG_SECONDS
@@ -293,6 +301,8 @@ def _log(worker: Worker[Any], monitor: Monitor, remarks: Remarks) -> None:
 def _draw(worker: Worker[Any], monitor: Monitor, remarks: Remarks) -> None:
     if worker.wait(2 * REFRESH_SECONDS):  # a short run needs no bar
         return
+    from fedcli.cli.jobs.live_line import LiveLine
+
     speed = Speed()
     with LiveLine(sys.stderr, remarks) as live:
         while not worker.wait(REFRESH_SECONDS):
