@@ -96,7 +96,7 @@ CACHE_BYTES = 64 << 20  # of clients kept; most are read once
     "--plot-format",
     help="Format of the figures.  [default: png]",
     section=opt.PICTURES,
-    type=click.Choice(["png", "svg"]),
+    type=click.Choice(["png", "svg", "pdf"]),
 )
 @opt.option(
     "--suspects",

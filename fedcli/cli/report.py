@@ -373,7 +373,8 @@ def _show_curves(screen: Screen, records: Sequence[RunRecord]) -> None:
             series = dict(reversed(series.items()))  # online below all others
         shown = dict(list(series.items())[: curves.MAX_SERIES])
         has_braille = screen.has_blocks
-        picture = curves.draw(shown, screen.width, has_braille=has_braille)
+        is_loss = measure == "loss"  # an accuracy is never far above another
+        picture = curves.draw(shown, screen.width, has_braille=has_braille, may_be_log=is_loss)
         if picture is None:
             continue
         scale = ", logarithmic scale" if picture.is_log else ""

@@ -89,23 +89,21 @@ def _show(folder: Path, found: Sequence[ListedRun]) -> None:
         screen.line(f"There is no run in {folder}; fedcli train makes one")
         return
     now = time.time()
+    screen.line(f"Runs in {folder}", "bold")
     screen.table(
-        ["run", "state", "algorithm", "rounds", "loss", "accuracy", "of", "size", "changed"],
+        ["run", "state", "rounds", "accuracy", "size", "changed"],
         [
             (
-                str(run.path),
+                _name(run.path, folder),
                 run.state,
-                str(run.options.get("algorithm", "-")),
                 _rounds(run),
-                _figure(run.loss),
-                _figure(run.accuracy),
-                run.judged_by or "-",
+                _accuracy(run),
                 size_text(run.num_bytes),
                 _ago(now - run.changed_at) if run.changed_at else "-",
             )
             for run in found
         ],
-        left=3,
+        left=2,
     )
     count = "1 run" if len(found) == 1 else f"{len(found):,} runs"
     screen.line("")
@@ -119,8 +117,13 @@ def _rounds(run: ListedRun) -> str:
     return f"{run.round_num:,} of {run.num_rounds:,}"
 
 
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}" if abs(value) < 1e5 else f"{value:.3e}"
+def _accuracy(run: ListedRun) -> str:
+    return "-" if run.accuracy is None else f"{run.accuracy:.4f} {run.judged_by}"
+
+
+def _name(path: Path, folder: Path) -> str:
+    """The path of a run below the folder that is listed."""
+    return "." if path == folder else str(path.relative_to(folder))
 
 
 def _ago(seconds: float) -> str:

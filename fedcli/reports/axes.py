@@ -8,8 +8,9 @@ from statistics import median
 
 from fedcli.dataclass import dataclass
 
-# A curve that reaches so many times the median of all points would flatten the others.
-_OUTLIER = 50.0
+# A curve that reaches so many times what curves begin with would flatten the others, as losses
+# begin near their maximum; so does one that reaches so many times the median of all points.
+_TIMES_BEGINNING, _TIMES_MEDIAN = 5.0, 50.0
 
 
 @dataclass(frozen=True)
@@ -27,18 +28,26 @@ class Axis:
     is_log: bool = False
 
     @staticmethod
-    def of(values: Iterable[float], *, is_log: bool | None = None) -> Axis:
+    def of(
+        values: Iterable[float],
+        beginnings: Iterable[float] = (),
+        *,
+        is_log: bool | None = None,
+    ) -> Axis:
         """Returns the axis of finite values, at least one; a logarithmic one if that is needed.
 
         Args:
             values: What is drawn.
+            beginnings: The first value of each curve, if they are curves.
             is_log: True: logarithmic where all values are above 0. False: never. None: where one
-                value would flatten all others.
+                curve would flatten all others.
         """
-        known = list(values)
+        known, firsts = list(values), list(beginnings)
         low, high = min(known), max(known)
-        wanted = high > _OUTLIER * median(known) if is_log is None else is_log
-        return Axis(low, high, wanted and low > 0)
+        if is_log is None:
+            is_log = high > _TIMES_MEDIAN * median(known)
+            is_log |= bool(firsts) and high > _TIMES_BEGINNING * median(firsts)
+        return Axis(low, high, is_log and low > 0)
 
     def share(self, value: float) -> float:
         """Returns where a value lies, from 0 to 1; the middle if there is one value only."""
@@ -58,7 +67,10 @@ class Axis:
         if self.high <= self.low:
             return [self.low]
         found = _log_ticks(self.low, self.high, most) if self.is_log else []
-        found = found or _ticks(self.low, self.high, most, is_whole=is_whole)
+        for many in range(most, 2 * most + 2):  # one tick is no scale
+            if len(found) > 1:
+                break
+            found = _ticks(self.low, self.high, many, is_whole=is_whole)
         return found or [self.low]
 
 

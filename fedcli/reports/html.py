@@ -167,7 +167,10 @@ def _stroke(index: int) -> str:
 
 def _line_chart(measure: str, series: Mapping[str, Series]) -> str:
     points = [point for each in series.values() for point in each]
-    across, up = Axis.of((x for x, _ in points), is_log=False), Axis.of(y for _, y in points)
+    across = Axis.of((x for x, _ in points), is_log=False)
+    is_log = None if measure == "loss" else False
+    beginnings = [each[0][1] for each in series.values() if each]
+    up = Axis.of((y for _, y in points), beginnings, is_log=is_log)
     width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
 
     def place(x: float, y: float) -> tuple[float, float]:

@@ -175,7 +175,8 @@ class _Page:
             )
         values = [y for each in series.values() for _, y in each]
         is_log = self.options.log_y if measure == "loss" else False
-        if values and Axis.of(values, is_log=is_log).is_log:
+        beginnings = [each[0][1] for each in series.values() if each]
+        if values and Axis.of(values, beginnings, is_log=is_log).is_log:
             axes.set_yscale("log")
             _plain_ticks(axes.yaxis)
         else:

@@ -53,9 +53,14 @@ def test_the_scale_is_logarithmic_where_one_curve_would_flatten_the_others() -> 
     assert picture is not None
     assert picture.is_log
     assert any(text.split()[:1] == ["10,000"] for text in picture.texts)
-    quiet = curves.draw(calm, 60)
-    assert quiet is not None
-    assert not quiet.is_log
+    for series, may_be_log in (
+        (calm, True),
+        ({"falling": [(x, 2.3 / (x + 1)) for x in range(20)]}, True),
+        ({"rising": [(x, 0.1 + x / 25) for x in range(20)]}, False),
+    ):
+        quiet = curves.draw(series, 60, may_be_log=may_be_log)
+        assert quiet is not None
+        assert not quiet.is_log
 
 
 @pytest.mark.parametrize("count", [2, 8, 9, 26])

@@ -314,7 +314,7 @@ def test_refuses_before_any_client_is_read(
     data = make(seed)
     counts = counts_of(data)
     monkeypatch.setattr(data, "client", lambda _: pytest.fail("a client was read"))
-    with pytest.raises(ConfigError, match=r"^figure format 'gif': choose one of png, svg$"):
+    with pytest.raises(ConfigError, match=r"^figure format 'gif': choose one of png, svg, pdf$"):
         figures.write_figures(tmp_path, data, ["c0000"], counts, file_format="gif")
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"^cannot make the folder .*file: File exists$"):

@@ -20,6 +20,11 @@ def test_ticks_are_round_numbers_within_the_axis(
     assert Axis(low, high).ticks(5) == pytest.approx(ticks)
 
 
+def test_an_axis_has_two_ticks_where_there_is_room_for_two() -> None:
+    assert Axis(0, 30).ticks(2, is_whole=True) == [0, 20]
+    assert len(Axis(1, 2).ticks(2)) >= 2
+
+
 @pytest.mark.parametrize(
     ("low", "high", "ticks"),
     [(0, 10, [0, 2, 4, 6, 8, 10]), (1, 3, [1, 2, 3]), (0, 300, [0, 100, 200, 300]), (7, 7, [7])],
@@ -36,6 +41,8 @@ def test_a_logarithmic_axis() -> None:
     assert axis.share(50.0) == pytest.approx(0.5)
     assert axis.share(5000.0) == 1
     assert Axis.of([2.0, 3.0, 6.0], is_log=True).ticks(6) == [2, 5]
+    assert Axis.of([2.3, 2.2, 30.0, 31.0], [2.3, 2.3]).is_log  # far above where it began
+    assert not Axis.of([2.3, 0.3, 0.05, 0.04], [2.3]).is_log
     assert not Axis.of([0.0, 1.0, 1.0, 5000.0]).is_log  # zero has no logarithm
     assert not Axis.of([0.5, 1.0, 1.0, 5000.0], is_log=False).is_log
 

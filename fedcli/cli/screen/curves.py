@@ -116,23 +116,29 @@ class _Field:
 
 
 def draw(
-    series: Mapping[str, Points], width: int, height: int = _HEIGHT, *, has_braille: bool = True
+    series: Mapping[str, Points],
+    width: int,
+    height: int = _HEIGHT,
+    *,
+    has_braille: bool = True,
+    may_be_log: bool = True,
 ) -> Picture | None:
     """Returns a picture of lines of at most `width` characters; None: there is nothing to draw.
-
-    The scale is logarithmic where one series would flatten all others.
 
     Args:
         series: (x, finite y) in rising x, by name, at most MAX_SERIES; the first lies on top.
         width: Characters of each line.
         height: Lines of the field.
         has_braille: Whether braille can be written.
+        may_be_log: Whether the scale is logarithmic where one series would flatten all others.
     """
     points = [point for each in series.values() for point in each]
     if not points:
         return None
     field = _Field(max(_LEAST_ROOM, width - _MARGIN - 2), height, has_braille=has_braille)
-    across, up = Axis.of((x for x, _ in points), is_log=False), Axis.of(y for _, y in points)
+    across = Axis.of((x for x, _ in points), is_log=False)
+    beginnings = [each[0][1] for each in series.values() if each]
+    up = Axis.of((y for _, y in points), beginnings, is_log=None if may_be_log else False)
     placed = [[(across.share(x), up.share(y)) for x, y in each] for each in series.values()]
     for number in reversed(range(len(placed))):
         field.line(placed[number], number)

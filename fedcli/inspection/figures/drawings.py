@@ -124,7 +124,9 @@ def label_counts(
         size = f": {_plural(len(labels[index]), 'example')}"
         write_title(axes, fitting(client_id, panels.size[0] - text_width(size)) + size)
         name_labels(axes, shown.names if panels.is_lowest(index) else [], panels.slot)
-        if left > panels.left_margin:
+        if left == panels.left_margin:
+            axes.set_ylabel("examples")
+        else:
             axes.set_yticklabels([])
             axes.tick_params(axis="y", length=0)
     return figure

@@ -132,7 +132,7 @@ class Panels:
     slot: int  # of a bar
     size: tuple[int, int]  # width, height
     names_height: int
-    left_margin: int = 56
+    left_margin: int = 80
     gap: tuple[int, int] = (44, 56)  # right of a panel, below it
 
     @staticmethod
