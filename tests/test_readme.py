@@ -215,9 +215,10 @@ def commands_of(page: Path) -> list[list[str]]:
 @pytest.mark.parametrize("page", [*filter(commands_of, PAGES)], ids=lambda page: page.stem)
 def test_commands_of_a_page_parse(page: Path) -> None:
     for name, *arguments in commands_of(page):
-        command = cli.group.get_command(click.Context(cli.group), name)
-        assert command is not None, name
-        command.make_context(name, arguments)
+        with cli.group.make_context("fedcli", ["-h"], resilient_parsing=True) as parent:
+            command = cli.group.get_command(parent, name)
+            assert command is not None, name
+            command.make_context(name, arguments, parent)  # a parent's -h is kept from then on
 
 
 def test_a_wrong_command_is_found(tmp_path: Path) -> None:
