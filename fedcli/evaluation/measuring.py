@@ -12,8 +12,7 @@ classes that occur among labels or predictions, so a class that neither has does
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 
 import numpy as np
@@ -176,6 +175,78 @@ def check_names(names: Sequence[str], model: Model) -> None:
             )
 
 
+class Measuring:
+    """Metrics of the clients of one split, who come one after the other; a context."""
+
+    def __init__(
+        self,
+        model: Model,
+        names: Sequence[str],
+        num_clients: int,
+        *,
+        by_client: bool = False,
+        is_seen: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Starts without any example.
+
+        Args:
+            model: What predicts.
+            names: Keys of `tables.METRICS`.
+            num_clients: Of the split.
+            by_client: Whether the metrics of each client are wanted, too.
+            is_seen: Which clients took part in the training, bool [num_clients]; None: not known.
+
+        Raises:
+            ConfigError: See `check_names`.
+        """
+        check_names(names, model)
+        self._names, self._num_classes = names, model.layout.num_classes
+        self._by_client = {
+            name: np.full(num_clients, np.nan) for name in (names if by_client else ())
+        }
+        has_groups = is_seen is not None and 0 < is_seen.sum() < num_clients
+        self._is_seen = is_seen if has_groups else None
+        self._all = self._counts()
+        self._groups = {name: self._counts() for name in (GROUPS if has_groups else ())}
+
+    def __enter__(self) -> Measuring:
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Gives back what is held of the disk."""
+        for each in (self._all, *self._groups.values()):
+            each.close()
+
+    def add(self, place: int, pieces: Iterable[Predicted]) -> None:
+        """Counts all predictions of the client in a place of the split.
+
+        Raises:
+            RunError: Scores have to go to a temporary file, and the disk is full or fails.
+        """
+        takers = [self._all]
+        if self._is_seen is not None:
+            takers.append(self._groups[GROUPS[0] if self._is_seen[place] else GROUPS[1]])
+        alone = self._counts() if self._by_client else None
+        if alone is not None:
+            takers.append(alone)
+        for piece in pieces:
+            for each in takers:
+                each.add(piece)
+        if alone is not None:
+            for name, value in alone.values().items():
+                self._by_client[name][place] = value
+            alone.close()
+
+    def found(self) -> Measured:
+        """Returns the metrics of all that was added. Raises RunError: the disk fails."""
+        groups = {name: each.values() for name, each in self._groups.items()}
+        return Measured(self._all.values(), self._by_client, groups)
+
+    def _counts(self) -> PredictionCounts:
+        return PredictionCounts(self._num_classes, self._names)
+
+
 def measure(
     group: EvaluationGroup,
     evaluator: LearningProcess,
@@ -192,9 +263,9 @@ def measure(
         group: The clients.
         evaluator: Its model and engine make the predictions.
         state: What is evaluated.
-        names: Keys of `tables.METRICS`.
-        by_client: Whether the metrics of each client are wanted, too.
-        is_seen: Which clients took part in the training, bool [num_clients]; None: not known.
+        names: See `Measuring`.
+        by_client: See `Measuring`.
+        is_seen: See `Measuring`.
         cancel: Once raised, from any thread, the next call of the engine ends.
 
     Raises:
@@ -204,40 +275,15 @@ def measure(
         ModelError: A user's model fails.
         RunError: Scores have to go to a temporary file, and the disk is full or fails.
     """
-    model = evaluator.model
-    check_names(names, model)
-    num_classes, num_clients = model.layout.num_classes, len(group.client_ids)
-    has_groups = is_seen is not None and 0 < is_seen.sum() < num_clients
-    clients = {name: np.full(num_clients, np.nan) for name in (names if by_client else ())}
-    with ExitStack() as stack:
-
-        def counts() -> PredictionCounts:
-            made = PredictionCounts(num_classes, names)
-            stack.callback(made.close)
-            return made
-
-        total = counts()
-        groups = {name: counts() for name in (GROUPS if has_groups else ())}
-        starts = state.models_of if state.has_own_models else None
-        weights = state.global_model_weights if starts else state.evaluated_weights
-        for place, pieces in predictions.predict_by_client(
-            group, model, evaluator.engine, weights, cancel, starts
-        ):
-            takers = [total]
-            if has_groups:
-                assert is_seen is not None
-                takers.append(groups[GROUPS[0] if is_seen[place] else GROUPS[1]])
-            alone = PredictionCounts(num_classes, names) if by_client else None
-            for piece in pieces:
-                for each in takers if alone is None else (*takers, alone):
-                    each.add(piece)
-            if alone is not None:
-                for name, value in alone.values().items():
-                    clients[name][place] = value
-                alone.close()
-        return Measured(
-            total.values(), clients, {name: each.values() for name, each in groups.items()}
-        )
+    model, engine = evaluator.model, evaluator.engine
+    starts = state.models_of if state.has_own_models else None
+    weights = state.global_model_weights if starts else state.evaluated_weights
+    num_clients = len(group.client_ids)
+    with Measuring(model, names, num_clients, by_client=by_client, is_seen=is_seen) as measuring:
+        found = predictions.predict_by_client(group, model, engine, weights, cancel, starts)
+        for place, pieces in found:
+            measuring.add(place, pieces)
+        return measuring.found()
 
 
 def _shares(counts: NDArray[np.int64], totals: NDArray[np.int64]) -> NDArray[np.float64]:

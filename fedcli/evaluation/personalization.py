@@ -12,7 +12,7 @@ seed draws them. A client's fine-tuned model that is not finite has loss NaN and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +24,18 @@ from fedcli.datasets.batch_plan import BatchPlan
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.datasets.client_data import ClientData
 from fedcli.errors import ConfigError
+from fedcli.evaluation.predictions import predict_by_client
 from fedcli.federation import samplers
+from fedcli.federation.evaluation_groups import EvaluationGroup
 from fedcli.learning.engines.contract import BLOCK_CLIENTS, PIECE_BYTES, Engine
 from fedcli.learning.engines.task import NO_INPUTS, ClientInputs, ClientTask
 from fedcli.learning.engines.threads import ThreadEngine
 from fedcli.learning.optimizers.optimizer import Optimizer
 from fedcli.models import metrics
 from fedcli.models.model import Model
+
+if TYPE_CHECKING:
+    from fedcli.evaluation.measuring import Measuring
 
 BASELINE = "baseline_metrics"
 MAX_NUM_CLIENTS = 100
@@ -148,6 +153,7 @@ def fine_tuned_stats(
     round_num: int = 0,
     engine: Engine,
     class_weights: NDArray[np.float32] | None = None,
+    measuring: Measuring | None = None,
     cancel: CancelFlag | None = None,
 ) -> NDArray[Any]:
     """Returns how each client's own fine-tuned model scores: one row of stats a client.
@@ -165,6 +171,7 @@ def fine_tuned_stats(
             next round, and fixes the rate of a schedule by round.
         engine: What computes clients.
         class_weights: Of the training loss; see `ClientTask`.
+        measuring: Counts what the fine-tuned models predict; None: nothing is asked.
         cancel: Once raised, from any thread, the call stops within a local step.
 
     Raises:
@@ -186,7 +193,7 @@ def fine_tuned_stats(
     for first in range(0, len(client_ids), block):
         ids = client_ids[first : first + block]
         own = [train.client(each) for each in ids]
-        tuned = _TunedModels(weights, len(ids))
+        tuned = _TunedModels(weights, ids)
         engine.train(
             model.layout,
             task,
@@ -200,6 +207,12 @@ def fine_tuned_stats(
             stats[row : row + 1] if is_finite else _lost(stats[row : row + 1])
             for row, is_finite in enumerate(tuned.is_finite)
         ]
+        if measuring is not None:
+            group = EvaluationGroup(test.split, test, ids, scoring)
+            starts = tuned.starts_or_nan
+            found = predict_by_client(group, model, engine, weights, cancel, starts)
+            for place, pieces in found:
+                measuring.add(first + place, pieces)
     return np.concatenate(scored)
 
 
@@ -219,11 +232,11 @@ class _TunedModels:
     num_vectors = 0
     receives = True
 
-    def __init__(self, weights: NDArray[np.float32], num_clients: int) -> None:
-        """Makes room for the models of so many clients, who start from weights [num_params]."""
+    def __init__(self, weights: NDArray[np.float32], client_ids: Sequence[str]) -> None:
+        """Makes room for the models of some clients, who start from weights [num_params]."""
         self._weights = weights
-        self._models = np.empty((num_clients, len(weights)), np.float32)
-        self._num_read = 0
+        self._models = np.empty((len(client_ids), len(weights)), np.float32)
+        self._places = {client_id: place for place, client_id in enumerate(client_ids)}
         self.is_finite: list[bool] = []
 
     def send(self, clients: Sequence[BatchedDataset]) -> ClientInputs:
@@ -243,9 +256,17 @@ class _TunedModels:
                 model[:] = self._weights
 
     def starts(self, clients: Sequence[BatchedDataset]) -> NDArray[np.float32]:
-        """Returns the models of the next clients: float32 [num_clients, num_params]."""
-        first, self._num_read = self._num_read, self._num_read + len(clients)
-        return self._models[first : self._num_read]
+        """Returns the models of clients: float32 [num_clients, num_params]."""
+        return self._models[self._places_of(clients)]
+
+    def starts_or_nan(self, clients: Sequence[BatchedDataset]) -> NDArray[np.float32]:
+        """Returns the same with NaN for the models that are not finite: nothing is predicted."""
+        models = self.starts(clients)
+        models[[not self.is_finite[place] for place in self._places_of(clients)]] = np.nan
+        return models
+
+    def _places_of(self, clients: Sequence[BatchedDataset]) -> list[int]:
+        return [self._places[each.client.client_id] for each in clients]
 
 
 def _lost(stats: NDArray[Any]) -> NDArray[Any]:

@@ -33,10 +33,12 @@ class FineTuned:
     Attributes:
         strategy: How.
         client_stats: One row a client, as the engine returns them.
+        measured: The metrics that were asked for beside those of the engine; None: none were.
     """
 
     strategy: FineTuning
     client_stats: NDArray[Any]
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -89,7 +91,7 @@ class Evaluation:
         values: dict[str, Any] = self.process_metrics["client_work"]["eval"][
             "current_round_metrics"
         ]
-        return {**values, **self._measured_values()}
+        return {**values, **({} if self.measured is None else self.measured.values)}
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -97,7 +99,10 @@ class Evaluation:
         everyone = np.ones(len(self.client_stats), np.bool_)
         return {
             **self._process_metrics(),
-            "over_clients": {**spread.over_clients(self.client_stats), **self._spread(everyone)},
+            "over_clients": {
+                **spread.over_clients(self.client_stats),
+                **_spread(self.measured, everyone),
+            },
             "split": self.split,
             "round": self.round_num,
             "num_clients": self.num_clients,
@@ -115,29 +120,13 @@ class Evaluation:
         more = {name: {**told, **self.measured.values} for name, told in work.items()}
         return {**self.process_metrics, "client_work": {"eval": more}}
 
-    def _measured_values(self, group: str | None = None) -> Mapping[str, float]:
-        """What was asked for, over all examples or those of a group of clients."""
-        if self.measured is None:
-            return {}
-        return self.measured.values if group is None else self.measured.by_group[group]
-
-    def _spread(self, rows: NDArray[np.bool_]) -> dict[str, Any]:
-        """How what was asked for differs over some clients, where it was measured by client."""
-        by_client = {} if self.measured is None else self.measured.by_client
-        return {
-            name: spread.metric_over_clients(values[rows], more_is_better=more_is_better(name))
-            for name, values in by_client.items()
-        }
-
     def _seen_and_unseen(self) -> dict[str, Any]:
         if self.is_seen is None:
             return {}
-        groups = {}
-        for name, rows in self._groups():
-            told = self._told(self.client_stats[rows])
-            told["metrics"].update(self._measured_values(name))
-            told["over_clients"].update(self._spread(rows))
-            groups[name] = told
+        groups = {
+            name: self._told(self.client_stats, self.measured, rows, name)
+            for name, rows in self._groups()
+        }
         return {"num_seen_clients": int(self.is_seen.sum()), **groups}
 
     def _groups(self) -> Iterator[tuple[str, NDArray[np.bool_]]]:
@@ -145,12 +134,21 @@ class Evaluation:
         if self.is_seen is not None and 0 < self.is_seen.sum() < len(self.is_seen):
             yield from zip(spread.GROUPS, (self.is_seen, ~self.is_seen), strict=True)
 
-    def _told(self, stats: NDArray[Any]) -> dict[str, Any]:
-        """What there is to say of some clients."""
+    def _told(
+        self,
+        stats: NDArray[Any],
+        measured: Measured | None,
+        rows: NDArray[np.bool_],
+        group: str | None = None,
+    ) -> dict[str, Any]:
+        """What there is to say of some clients: those of these rows, who are a group, or all."""
+        more: Mapping[str, float] = {}
+        if measured is not None:
+            more = measured.values if group is None else measured.by_group[group]
         return {
-            "num_clients": len(stats),
-            "metrics": self.measure(stats),
-            "over_clients": spread.over_clients(stats),
+            "num_clients": int(rows.sum()),
+            "metrics": {**self.measure(stats[rows]), **more},
+            "over_clients": {**spread.over_clients(stats[rows]), **_spread(measured, rows)},
         }
 
     def _fine_tuned(self) -> dict[str, Any]:
@@ -158,19 +156,29 @@ class Evaluation:
 
         assert self.fine_tuned is not None
         before, after = self.client_stats, self.fine_tuned.client_stats
+        measured, everyone = self.fine_tuned.measured, np.ones(len(after), np.bool_)
         groups = {
             name: {
-                **self._told(after[rows]),
+                **self._told(after, measured, rows, name),
                 "gain_over_clients": spread.gain_over_clients(before[rows], after[rows]),
             }
             for name, rows in self._groups()
         }
         return {
             **to_json(self.fine_tuned.strategy),
-            **self._told(after),
+            **self._told(after, measured, everyone),
             "gain_over_clients": spread.gain_over_clients(before, after),
             **groups,
         }
+
+
+def _spread(measured: Measured | None, rows: NDArray[np.bool_]) -> dict[str, Any]:
+    """How what was asked for differs over some clients, where it was measured by client."""
+    by_client = {} if measured is None else measured.by_client
+    return {
+        name: spread.metric_over_clients(values[rows], more_is_better=more_is_better(name))
+        for name, values in by_client.items()
+    }
 
 
 def seen_in(data: ClientData, client_ids: Sequence[str], seen: frozenset[str]) -> NDArray[np.bool_]:

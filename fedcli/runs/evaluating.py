@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,7 @@ from fedcli.federation.opened_data import (
     notes_on,
     open_data,
 )
+from fedcli.learning.process import LearningProcess
 from fedcli.runs.evaluation_clients import (
     EvaluatedData,
     choose_clients,
@@ -235,24 +237,12 @@ def _evaluate_on(
         group = with_train_data(group, train)
     evaluator = learning.build_fed_eval(trained.model, engine=trained.engine)
     evaluation = evaluate_group(group, evaluator, trained.state, cancel)
-    if strategy is not None:
-        tuned = _fine_tune(trained, strategy, train, group, cancel)
-        evaluation = replace(evaluation, fine_tuned=tuned)
     if (known := seen()) is not None:
         evaluation = replace(evaluation, is_seen=seen_in(group.data, group.client_ids, known))
-    if request.metrics:
-        from fedcli.evaluation.measuring import measure  # late: few ask for any
-
-        found = measure(
-            group,
-            evaluator,
-            trained.state,
-            request.metrics,
-            by_client=True,
-            is_seen=evaluation.is_seen,
-            cancel=cancel,
-        )
-        evaluation = replace(evaluation, measured=found)
+    evaluation = _measured(trained, request, evaluator, group, evaluation)
+    if strategy is not None:
+        tuned = _fine_tune(trained, request, strategy, train, group, evaluation.is_seen)
+        evaluation = replace(evaluation, fine_tuned=tuned)
     worst = request.outputs.predict(trained, group, cancel)
     request.outputs.write_clients(evaluation)
     is_of_run = request.data.is_of_run  # training told what they were taken to be
@@ -263,29 +253,66 @@ def _evaluate_on(
     return replace(evaluation, worst=worst, notes=notes)
 
 
+def _measured(
+    trained: Trained,
+    request: _Request,
+    evaluator: LearningProcess,
+    group: EvaluationGroup,
+    evaluation: Evaluation,
+) -> Evaluation:
+    """The evaluation with the metrics that are asked for beside loss and accuracy."""
+    if not request.metrics:
+        return evaluation
+    from fedcli.evaluation.measuring import measure  # late: few ask for any
+
+    found = measure(
+        group,
+        evaluator,
+        trained.state,
+        request.metrics,
+        by_client=True,
+        is_seen=evaluation.is_seen,
+        cancel=request.cancel,
+    )
+    return replace(evaluation, measured=found)
+
+
 def _fine_tune(
     trained: Trained,
+    request: _Request,
     strategy: FineTuning,
     train: ClientData,
     group: EvaluationGroup,
-    cancel: CancelFlag | None,
+    is_seen: NDArray[np.bool_] | None,
 ) -> FineTuned:
     """How the clients of a group score with models of their own."""
-    stats = personalization.fine_tuned_stats(
-        trained.model,
-        trained.state.evaluated_weights,
-        strategy,
-        train,
-        group.data,
-        group.client_ids,
-        group.plan,
-        seed=trained.config.seed,
-        round_num=trained.state.round_num,
-        engine=trained.engine,
-        class_weights=_class_weights(trained.config, train, cancel),
-        cancel=cancel,
-    )
-    return FineTuned(strategy, stats)
+    measuring = None
+    with ExitStack() as stack:
+        if request.metrics:
+            from fedcli.evaluation.measuring import Measuring  # late, as above
+
+            num_clients = len(group.client_ids)
+            measuring = stack.enter_context(
+                Measuring(
+                    *(trained.model, request.metrics, num_clients), by_client=True, is_seen=is_seen
+                )
+            )
+        stats = personalization.fine_tuned_stats(
+            trained.model,
+            trained.state.evaluated_weights,
+            strategy,
+            train,
+            group.data,
+            group.client_ids,
+            group.plan,
+            seed=trained.config.seed,
+            round_num=trained.state.round_num,
+            engine=trained.engine,
+            class_weights=_class_weights(trained.config, train, request.cancel),
+            measuring=measuring,
+            cancel=request.cancel,
+        )
+        return FineTuned(strategy, stats, None if measuring is None else measuring.found())
 
 
 def _class_weights(

@@ -191,6 +191,24 @@ def test_every_client_s_own_model_is_measured(fedcli: Fedcli) -> None:
     assert again == told
 
 
+def test_fine_tuned_models_are_measured_on_their_own_clients(runs: Path, fedcli: Fedcli) -> None:
+    """Fine-tuning that changes nothing leaves every metric as it was."""
+    eval_all = ("eval", runs / "first", "--clients", "all", "--json")
+    still = json.loads(fedcli(*eval_all, "--finetune", "1", "--finetune-lr", "1e-30").out)
+    tuned = still["fine_tuned"]
+    work = still["client_work"]["eval"]["current_round_metrics"]
+    assert tuned["metrics"] == pytest.approx(work, rel=1e-6)
+    for name in METRICS:
+        assert tuned["over_clients"][name] == pytest.approx(still["over_clients"][name])
+        assert tuned["seen"]["metrics"][name] == pytest.approx(still["seen"]["metrics"][name])
+    moved = json.loads(fedcli(*eval_all, "--finetune", "20").out)["fine_tuned"]["metrics"]
+    assert moved["macro_f1"] > work["macro_f1"]
+    lost = json.loads(fedcli(*eval_all, "--finetune", "3", "--finetune-lr", "1e38").out)
+    lost = lost["fine_tuned"]["metrics"]
+    assert (lost["weighted_recall"], lost["macro_f1"], lost["auc"]) == (0.0, 0.0, None)
+    assert lost["sparse_categorical_accuracy"] == 0.0
+
+
 def test_unknown_metrics_are_refused(fedcli: Fedcli) -> None:
     done = fedcli("train", "--metrics", "auc,macro_f2", "--out", "run")
     assert_is_one_line(done, "unknown --metrics 'macro_f2'", "did you mean macro_f1")
