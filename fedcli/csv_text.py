@@ -38,10 +38,17 @@ class CsvWriter:
 
 
 def read_rows(text: str) -> list[list[str]]:
-    """Returns the rows of a small table. Commas, semicolons or tabs separate its cells."""
+    """Returns the rows of a small table. Commas, semicolons or tabs separate its cells.
+
+    Raises:
+        ValueError: The text is no such table: a cell is too long, or holds a zero byte.
+    """
     first = text.partition("\n")[0]
     delimiter = next((each for each in ",;\t" if each in first), ",")
-    return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    try:
+        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    except csv.Error as err:
+        raise ValueError(str(err)) from err
 
 
 def shown_cell(cell: Any) -> Any:

@@ -26,7 +26,7 @@ from fedcli.settings.options import check_number, did_you_mean
 from fedcli.settings.vocabulary import BALANCED
 
 MAX_WEIGHT = 1e6
-_MAX_FILE_BYTES = 64 << 20
+MAX_FILE_BYTES = 16 << 20  # of weights, which are read whole
 _LIST = "a JSON list of the weights in the order of the classes' numbers"
 
 
@@ -96,7 +96,7 @@ def _count_labels(train: ClientData, cancel: CancelFlag | None) -> NDArray[np.in
 def _of_file(path: Path, label: str, train: ClientData) -> list[float]:
     """The weight of each class, in order."""
     try:
-        text = read_bounded(path, _MAX_FILE_BYTES).decode("utf-8-sig")
+        text = read_bounded(path, MAX_FILE_BYTES).decode("utf-8-sig")
     except OSError as err:
         raise ConfigError(f"{label}: cannot be read: {err.strerror or err}") from err
     except UnicodeDecodeError as err:
@@ -150,7 +150,10 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 def _from_csv(text: str, label: str) -> dict[str, Any]:
     """Weights by class: rows of class and weight, under a header or none."""
-    rows = [row for row in read_rows(text) if any(cell.strip() for cell in row)]
+    try:
+        rows = [row for row in read_rows(text) if any(cell.strip() for cell in row)]
+    except ValueError as err:
+        raise ConfigError(f"{label}: is no CSV: {err}; give rows class,weight") from err
     found: dict[str, Any] = {}
     for place, row in enumerate(rows):
         value = _number(row[1]) if len(row) == 2 else None

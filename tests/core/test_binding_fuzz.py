@@ -315,6 +315,7 @@ def test_calls(name: str, data: st.DataObject) -> None:
         hand(data.draw(st.sampled_from([None, (0.0, 1.0)])), st.tuples(amounts, amounts)),
         frozen,
         hand(None, odd_arrays) if data.draw(st.booleans()) else _given("f8", (40,), "plain", 0.5),
+        hand.maybe("f4", layout.num_classes),
     )
     cancel = hand(_core.CancelFlag())
     starts = hand.maybe("f4", len(clients), num_params)
@@ -336,7 +337,7 @@ def test_calls(name: str, data: st.DataObject) -> None:
     )
     params = hand.array("f4", num_params)
     scored = attempt(team.evaluate, model, params, cohort, cancel, starts)
-    logits = attempt(team.predict, model, params, cohort, cancel)
+    logits = attempt(team.predict, model, params, cohort, cancel, starts)
     for found in (stats, scored):
         assert found is None or len(found) == len(clients)
     assert logits is None or logits.shape[1] == layout.num_classes

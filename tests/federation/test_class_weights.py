@@ -125,6 +125,8 @@ def test_classes_without_names_have_numbers(write: Any) -> None:
         ("[0, 0, 0.0]", "all weights are 0"),
         ("{", "is no JSON"),
         ("[" * 100_000, "is no JSON"),
+        ("class,weight\ncat,\0", "'cat' has no number|is no CSV"),
+        ("c" * 200_000 + ",1", "is no CSV: field larger than field limit"),
         ("cat 1\ndog 2\neel 3", "'cat 1' has no number in a second column"),
         ("cat,1\ndog,two\neel,3", "'dog' has no number in a second column"),
         ("cat,1,2\ndog,2,2\neel,3,2", "'cat' has no number in a second column"),

@@ -311,6 +311,13 @@ def _signed(image: bytes) -> bytes:
     return image + b"\nfedcli-blake2b\n" + digest
 
 
+def _class_weights() -> list[dict[str, Part]]:
+    by_class = {str(each): 0.5 + each for each in range(10)}
+    rows = "class,weight\n" + "".join(f"{name},{each}\n" for name, each in by_class.items())
+    texts = json.dumps(by_class), json.dumps(list(by_class.values())), rows
+    return [{"w": Part(text.encode())} for text in texts]
+
+
 def _config() -> list[dict[str, Part]]:
     return [{"config.toml": Part(_train("run")["run/config.toml"])}]
 
@@ -444,6 +451,9 @@ TARGETS: Mapping[str, Target] = {
             "train --config config.toml --rounds 1 --epochs 1 --clients 2 --max-examples 9 "
             "--out r -q",
         ),
+    ),
+    "class-weights": Target(
+        _class_weights, commands(f"train {_SMALL} --class-weights w --out o -q")
     ),
     "run-folder": Target(_run_folder, commands(*_RUN_COMMANDS)),
     "client-records": Target(
