@@ -30,6 +30,7 @@ from tests.fuzz.targets import Part, Target, write_input
 
 MAX_SECONDS = 20
 MAX_MEBIBYTES = 1024  # beside what Python and its libraries take
+_ROOM = 1 << 30  # bytes that inputs and outputs may take
 _MAX_LINE = 1100  # characters of a message and what stands before it
 _PYTHONS_INSIDES = re.compile(r"Traceback|object at 0x|<built-in|<class '")
 _CRASHED = 70
@@ -72,7 +73,7 @@ def fuzz(
         most: How many inputs.
     """
     report = Report(name)
-    with tempfile.TemporaryDirectory(prefix="fedcli-fuzz-") as folder:
+    with tempfile.TemporaryDirectory(prefix="fedcli-fuzz-", dir=_in_memory()) as folder:
         made = _made(Path(folder) / "made", target)
         end = time.monotonic() + seconds
         number = 0
@@ -91,6 +92,13 @@ def fuzz(
             shutil.rmtree(place, ignore_errors=True)
             number += 1
     return report
+
+
+def _in_memory() -> str | None:
+    """A folder in memory, so that no end waits for a disk; None: there is none of some size."""
+    memory = Path("/dev/shm")
+    is_there = memory.is_dir() and os.access(memory, os.W_OK)
+    return str(memory) if is_there and shutil.disk_usage(memory).free > _ROOM else None
 
 
 def import_all() -> None:
