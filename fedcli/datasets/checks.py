@@ -18,6 +18,15 @@ MAX_CLASSES = 1 << 20
 MAX_ID_BYTES = 255  # of a client's or a class's name in UTF-8
 
 
+def is_name(text: str) -> bool:
+    """Returns whether a store can keep a text as a client's id or a class's name."""
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:  # half a character
+        return False
+    return 1 <= len(encoded) <= MAX_ID_BYTES and b"\0" not in encoded
+
+
 def check_num_classes(num_classes: int, what: str) -> int:
     """Returns a number of classes.
 
@@ -49,6 +58,14 @@ def bad_label(
     return DataError(
         f"{where}: example {index}: label {label} is outside 0 to {num_classes - 1}; "
         f"{remedy} the data"
+    )
+
+
+def bad_class_name(name: str, where: str) -> DataError:
+    """Returns the error for a name of a class that no store can keep; see `is_name`."""
+    return DataError(
+        f"{where}: class {name[:40]!r}: a name has 1 to {MAX_ID_BYTES} bytes of UTF-8 and no zero "
+        "byte; rename the class"
     )
 
 

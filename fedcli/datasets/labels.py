@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batches import first_outside
-from fedcli.datasets.checks import MAX_CLASSES
+from fedcli.datasets.checks import MAX_CLASSES, bad_class_name, is_name
 from fedcli.errors import DataError
 
 # EMNIST's order: digits, capitals, small letters.
@@ -132,8 +132,9 @@ class LabelReader:
 
     def _refuse_missing_numbers(self, texts: Sequence[str]) -> None:
         """Refuses, among numbers, what is missing or not whole."""
-        numbers = [text for text in texts if _NUMBER.fullmatch(text.lower())]
-        others = [text for text in texts if text not in numbers]
+        numbers, others = [], []
+        for text in texts:
+            (numbers if _NUMBER.fullmatch(text.lower()) else others).append(text)
         missing = next((text for text in others if text.lower() in _MISSING_NUMBERS), None)
         if missing is not None and len(others) == 1:
             raise _missing(missing, self._places[texts.index(missing)])
@@ -150,6 +151,8 @@ class LabelReader:
             if code == len(self._places):
                 if text.lower() in _MISSING:
                     raise _missing(text, place(index))
+                if not is_name(text):
+                    raise bad_class_name(text, place(index))
                 if code >= _MAX_TEXTS:
                     raise DataError(
                         f"{place(index)}: more than {_MAX_TEXTS} different labels; is this the "

@@ -220,6 +220,8 @@ def test_wide_rows_are_recognised_and_read(tmp_path: Path) -> None:
         ("a,,2,3,4,5", "line 3: has no label"),
         ("a,-1,2,3,4,5", "line 3: label -1 cannot be a class"),
         ("a,99999999999,2,3,4,5", "line 3: label 99999999999 cannot be a class"),
+        (f"a,{'L' * 256},2,3,4,5", f"line 3: class '{'L' * 40}': a name has 1 to 255 bytes"),
+        ("a,x\0,2,3,4,5", "line 3: class 'x\\x00': a name has 1 to 255 bytes"),
         (",1,2,3,4,5", "line 3: client id '': an id has 1 to 255 bytes"),
         (f"{'x' * 300},1,2,3,4,5", "line 3: client id "),
         ('"a,1,2,3,4,5', "line 3: its quotes do not match"),
@@ -231,6 +233,12 @@ def test_wide_rows_are_recognised_and_read(tmp_path: Path) -> None:
 )
 def test_bad_row(tmp_path: Path, line: str, fault: str) -> None:
     assert fault in message_of(write(tmp_path / "a.csv", HEADER, ROWS[0], line, ROWS[1]))
+
+
+def test_a_header_of_very_many_columns_is_read_as_fast_as_it_is_long(tmp_path: Path) -> None:
+    columns = ",".join(f"p{index}" for index in range(100_000))
+    found = message_of(write(tmp_path / "a.csv", f"label,{columns}", "0" + ",1" * 100_000))
+    assert "100000 pixels do not make a square image" in found
 
 
 def test_empty_lines_are_counted(tmp_path: Path) -> None:

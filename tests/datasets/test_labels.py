@@ -103,3 +103,14 @@ def test_one_hot_rows_of_two_lengths() -> None:
 def test_large_floats_are_not_rounded() -> None:
     with pytest.raises(DataError, match="is not a whole number"):
         whole_numbers(np.array([2.0**53]), "a")
+
+
+def test_very_many_numbers_as_texts_are_looked_at_once_each() -> None:
+    numbers = list(range(100_000))
+    assert classes_of([str(number) for number in numbers]) == ([numbers], ())
+
+
+@pytest.mark.parametrize("name", ["L" * 256, "a\0b", "\ud800"])
+def test_a_name_that_no_store_can_keep_is_refused_by_its_row(name: str) -> None:
+    with pytest.raises(DataError, match=r"^a.csv: example 1: class .*: a name has 1 to 255 bytes"):
+        LabelReader().add(["cat", name], "a.csv")

@@ -1,6 +1,6 @@
 """Runs commands on a disk that fails, and looks at what is left and how it goes on.
 
-    python -m tests.faults [--seconds S] [--seed N] [--only NAME] [--list]
+    python -m tests.faults [--seconds S] [--seed N] [--only NAME] [--fault CALL] [--list]
 
 For each scenario, each kind of call (write, half a write, fsync, rename, open, unlink, truncate,
 mkdir) and each n, the n-th such call in the scenario's folder fails, once with EIO and with ENOSPC,
@@ -246,6 +246,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="stop after so many; default: all faults")
     parser.add_argument("--seed", type=int, default=42, help="order of the sample")
     parser.add_argument("--only", default="", help="scenarios whose name holds this")
+    parser.add_argument("--fault", default="", help="those that are told so: 'fsync 3: EIO'")
     parser.add_argument("--list", action="store_true", help="count the calls, inject nothing")
     return parser.parse_args()
 
@@ -266,7 +267,8 @@ def main() -> int:
                 expected, counts = bench.straight(scenario)
                 told = json.dumps(dict(zip(KINDS, counts, strict=True)))
                 print(f"{scenario.name}: {told}", flush=True)
-                jobs += [(scenario, fault, expected) for fault in _faults(counts)]
+                chosen = (each for each in _faults(counts) if str(each).startswith(given.fault))
+                jobs += [(scenario, fault, expected) for fault in chosen]
         random.Random(given.seed).shuffle(jobs)
         ends_at = time.monotonic() + (given.seconds or float("inf"))
         for job in [] if given.list else jobs:

@@ -103,7 +103,8 @@ def read_layout(header: str, rows: Sequence[str], options: ImportOptions, where:
     places = [i for i in range(len(columns)) if i not in (label, owner, split)]
     packed = _packed_column(places, fields)
     pixels = [packed] if packed is not None else _pixel_columns(columns, places)
-    aside = [columns[i] or "(without a name)" for i in places if i not in pixels]
+    no_pixels = sorted(set(places).difference(pixels))  # of columns there may be a million
+    aside = [columns[i] or "(without a name)" for i in no_pixels]
     notes: tuple[str, ...] = ()
     if aside:
         notes = (

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from fedcli.datasets.batches import first_outside
-from fedcli.datasets.checks import MAX_CLASSES, MAX_ID_BYTES, bad_label
+from fedcli.datasets.checks import MAX_CLASSES, MAX_ID_BYTES, bad_class_name, bad_label, is_name
 from fedcli.datasets.importers import describing
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.labels import CHARACTER_NAMES, Classes, LabelReader
@@ -147,7 +147,7 @@ def check_id(client_id: str, where: str) -> str:
     Raises:
         DataError: It is empty, too long, or holds a zero byte or half a character.
     """
-    if not _is_name(client_id):
+    if not is_name(client_id):
         raise DataError(
             f"{where}: client id {client_id[:40]!r}: an id has 1 to {MAX_ID_BYTES} bytes of UTF-8 "
             "and no zero byte; rename the client"
@@ -161,11 +161,8 @@ def check_class_name(name: str, where: str) -> str:
     Raises:
         DataError: It is empty, too long, or holds a zero byte or half a character.
     """
-    if not _is_name(name):
-        raise DataError(
-            f"{where}: class {name[:40]!r}: a name has 1 to {MAX_ID_BYTES} bytes of UTF-8 and no "
-            "zero byte; rename the class"
-        )
+    if not is_name(name):
+        raise bad_class_name(name, where)
     return name
 
 
@@ -195,14 +192,6 @@ def blocks(num_images: int, shape: Sequence[int], itemsize: int = 1) -> Iterator
 def tell_after(tell: Tell, done: int, total: int | None) -> Tell:
     """Returns a `Tell` for one part of a job, before which `done` of `total` were done."""
     return lambda count, _: tell(done + count, total)
-
-
-def _is_name(text: str) -> bool:
-    try:
-        encoded = text.encode()
-    except UnicodeEncodeError:
-        return False
-    return 1 <= len(encoded) <= MAX_ID_BYTES and b"\0" not in encoded
 
 
 def _guess(tables: Mapping[str, ExampleTable]) -> int:

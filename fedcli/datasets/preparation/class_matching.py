@@ -68,7 +68,8 @@ def _renamed(train: Imported, test: Imported, table: ExampleTable) -> ExampleTab
 def _by_value(train: Imported, numbers: list[int], table: ExampleTable) -> ExampleTable:
     """The test examples, whose labels are numbers, with the places of train's names of them."""
     present = np.unique(table.labels).tolist()
-    unknown = [value for value in present if value not in numbers]
+    known = set(numbers)
+    unknown = [value for value in present if value not in known]
     if unknown:
         raise DataError(
             f"--test-data: {table.source} has a label {unknown[0]} that "
