@@ -132,7 +132,8 @@ class LabelReader:
 
     def _refuse_missing_numbers(self, texts: Sequence[str]) -> None:
         """Refuses, among numbers, what is missing or not whole."""
-        numbers, others = [], []
+        numbers: list[str] = []
+        others: list[str] = []
         for text in texts:
             (numbers if _NUMBER.fullmatch(text.lower()) else others).append(text)
         missing = next((text for text in others if text.lower() in _MISSING_NUMBERS), None)

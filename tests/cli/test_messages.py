@@ -15,6 +15,7 @@ import pytest
 
 from fedcli.cli import main as cli
 from fedcli.cli.habits import advice_on
+from fedcli.cli.screen.output import Remarks, Verbosity
 from fedcli.runs.files import folder
 from tests.kit.command_line import Fedcli
 
@@ -201,3 +202,11 @@ def test_of_warnings_about_arithmetic_those_of_users_code_are_shown_alone() -> N
             warnings.warn_explicit(module, RuntimeWarning, "file.py", 1, module)
         warnings.warn_explicit("deprecated", DeprecationWarning, "file.py", 1, "fedcli.learning")
     assert [str(each.message) for each in shown] == ["my_model", "numpy.linalg", "deprecated"]
+
+
+def test_a_note_that_quotes_very_much_is_shortened(capsys: pytest.CaptureFixture[str]) -> None:
+    Remarks(Verbosity.NORMAL).note("all are of one class " + "A" * 60_000 + "; mend it")
+    said = capsys.readouterr().err
+    assert said.startswith("fedcli: all are of one class A")
+    assert said.endswith("A; mend it\n")
+    assert len(said) < 1100

@@ -6,6 +6,8 @@ import enum
 import sys
 from collections.abc import Callable, Iterable, Mapping
 
+from fedcli.errors import shortened
+
 
 class Verbosity(enum.IntEnum):
     """How much a command says on stderr beside its results."""
@@ -31,12 +33,12 @@ class Remarks:
     def note(self, text: str) -> None:
         """Says something the user should know; -q hides it."""
         if self.verbosity >= Verbosity.NORMAL:
-            self.write("fedcli: " + one_line(text))
+            self.write("fedcli: " + one_line(shortened(text)))
 
     def detail(self, text: str) -> None:
         """Says something only -v asks for."""
         if self.verbosity >= Verbosity.VERBOSE:
-            self.write("fedcli: " + one_line(text))
+            self.write("fedcli: " + one_line(shortened(text)))
 
 
 def _write_line(text: str) -> None:
