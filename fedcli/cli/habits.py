@@ -9,52 +9,83 @@ from collections.abc import Collection, Mapping
 _CPU = "fedcli computes on the CPU; --threads says on how many of its cores"
 _ADVICE: Mapping[str, tuple[str, ...]] = {
     "--client-lr sets the learning rate of clients, --server-lr that of the server": (
-        *("lr", "learning-rate", "eta", "local-lr", "client-learning-rate", "lr-local"),
+        *("lr", "learning-rate", "eta", "local-lr", "client-learning-rate", "lr-local", "init-lr"),
+        *("base-lr", "step-size"),
     ),
     "--server-lr sets it": ("server-learning-rate", "global-lr", "lr-server", "eta-g"),
     "--client-option momentum=X sets that of clients, --server-option momentum=X the server's": (
-        *("momentum", "client-momentum", "server-momentum"),
+        *("momentum", "client-momentum", "server-momentum", "nesterov"),
     ),
-    "--client-option weight_decay=X sets it": ("weight-decay", "wd", "decay"),
+    "--client-option weight_decay=X sets it": ("weight-decay", "wd", "decay", "l2"),
     "--client-schedule sets how it falls": ("lr-decay", "lr-schedule", "scheduler", "gamma"),
-    _CPU: ("gpu", "gpus", "gpu-id", "num-gpus", "device", "cuda", "use-cuda", "accelerator"),
+    _CPU: (
+        *("gpu", "gpus", "gpu-id", "gpu-ids", "num-gpus", "n-gpus", "ngpu", "use-gpu", "no-gpu"),
+        *("device", "devices", "cuda", "use-cuda", "no-cuda", "cuda-device", "cuda-id", "mps"),
+        *("cpu", "accelerator", "fp16", "amp", "mixed-precision"),
+    ),
     "--threads sets how many": (
-        *("num-workers", "workers", "n-jobs", "jobs", "num-threads", "cpus", "num-cpus"),
+        *("num-workers", "workers", "n-jobs", "jobs", "num-threads", "cpus", "num-cpus", "nproc"),
+        *("n-threads", "threads-num", "num-processes", "processes", "parallel"),
     ),
     "--epochs sets the local epochs of a round": (
-        *("local-epochs", "local-epoch", "local-ep", "num-epochs", "local-steps", "epoch"),
-        *("client-epochs", "inner-epochs"),
+        *("local-epochs", "local-epoch", "local-ep", "num-epochs", "local-steps", "epoch", "ep"),
+        *("client-epochs", "inner-epochs", "n-epochs", "epochs-per-round", "train-epochs", "e"),
+        *("epochs-local", "num-local-epochs", "max-epochs", "local-iters", "local-iterations"),
     ),
     "--rounds sets it": (
-        *("num-rounds", "n-rounds", "comm-rounds", "comm-round", "communication-rounds"),
-        *("global-rounds", "global-epochs", "round", "num-iterations", "iterations"),
+        *("num-rounds", "n-rounds", "comm-rounds", "comm-round", "communication-rounds", "t"),
+        *("global-rounds", "global-epochs", "round", "num-iterations", "iterations", "n-iter"),
+        *("total-rounds", "max-rounds", "server-rounds", "fl-rounds", "num-global-rounds"),
     ),
     "--clients says how many take part in a round": (
         *("num-clients", "n-clients", "clients-per-round", "num-users", "users", "num-parties"),
-        *("num-client", "client-num-per-round", "total-clients"),
+        *("num-client", "client-num-per-round", "total-clients", "clients-num", "n-parties", "k"),
+        *("num-participants", "num-devices", "num-selected", "client-num-in-total", "n-users"),
+    ),
+    "--partition iid --partition-option clients=N deals to so many": (
+        *("num-clients", "n-clients", "num-users", "users", "num-parties", "num-client", "clients"),
+        *("total-clients", "clients-num", "n-parties", "num-devices", "num-partitions", "n-users"),
     ),
     "--sampling poisson --clients 0.1 lets each client take part with that chance": (
         *("fraction", "frac", "fraction-fit", "sample-fraction", "participation", "join-ratio"),
+        *("client-fraction", "sample-ratio", "sample-rate", "sampling-rate", "client-ratio", "c"),
+        *("participation-rate", "frac-clients"),
     ),
     "--algorithm fedprox --algorithm-option proximal_strength=X sets it": (
         *("mu", "proximal-mu", "prox-mu", "proximal-strength"),
     ),
     "--partition dirichlet-class --partition-option alpha=X sets it": (
-        *("alpha", "dirichlet-alpha", "dir-alpha", "beta", "non-iid-alpha"),
+        *("alpha", "dirichlet-alpha", "dir-alpha", "beta", "non-iid-alpha", "dirichlet"),
     ),
     "--partition says how examples are dealt to clients": (
-        *("iid", "noniid", "non-iid", "niid", "partitioner", "split-method"),
+        *("iid", "noniid", "non-iid", "niid", "partitioner", "split-method", "shards", "dist"),
+        *("num-shards", "classes-per-client", "shard-per-user", "heterogeneity"),
     ),
-    "--batch-size sets it": ("bs", "batchsize", "batch", "local-bs", "local-batch-size", "b"),
-    "--data names it": ("dataset", "dataset-name", "data-path", "data-dir", "datadir", "root"),
-    "--algorithm names it": ("strategy", "method", "algo", "alg", "fed-algorithm"),
+    "--batch-size sets it": (
+        *("bs", "batchsize", "batch", "local-bs", "local-batch-size", "b", "client-batch-size"),
+        *("train-batch-size", "mini-batch-size", "minibatch", "batch-sz", "per-device-batch-size"),
+    ),
+    "--data names it": (
+        *("dataset", "dataset-name", "data-path", "data-dir", "datadir", "root", "data-name"),
+        *("input", "data-file", "data-folder", "dataset-path", "train-data", "train-file", "train"),
+    ),
+    "--test-data names it": ("test", "test-file", "test-set", "test-path", "test-dir"),
+    "--hold-out within:0.1 sets that share aside": (
+        *("val-split", "test-split", "validation-split", "val-size", "test-size", "val-ratio"),
+        *("test-ratio", "train-ratio", "split-ratio", "ratio", "train-size", "train-fraction"),
+    ),
+    "--algorithm names it": (
+        *("strategy", "method", "algo", "alg", "fed-algorithm", "fl-algorithm", "algorithm-name"),
+    ),
     "--client-optimizer and --server-optimizer name them": ("optimizer", "optim", "opt"),
     "--aggregator names it": ("agg", "aggregation", "aggregate"),
     "--out names the folder of the run": (
-        *("output", "output-dir", "out-dir", "save-dir", "save-path", "log-dir", "logdir"),
-        *("results-dir", "run-dir"),
+        *("output", "output-dir", "out-dir", "save-dir", "save-path", "log-dir", "logdir", "save"),
+        *("results-dir", "run-dir", "save-model", "output-path", "exp-name", "run-name", "name"),
+        *("experiment", "exp"),
     ),
     "--resume RUN continues a run": ("checkpoint", "ckpt", "load", "resume-from", "restore"),
+    "--initial-weights gives the model's first ones": ("pretrained", "weights", "init-weights"),
     "--seed sets it": (
         *("random-seed", "manual-seed", "rng-seed", "random-state", "seed-value", "seeds", "rng"),
         *("torch-seed", "np-seed", "numpy-seed", "global-seed"),
@@ -62,9 +93,35 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
     "--model names it": ("arch", "net", "network", "model-name"),
     "--model-option dropout=X sets it, for a model that has one": ("dropout",),
     "--client-clip-norm X scales longer gradients": ("clip", "clip-norm", "max-norm", "grad-clip"),
-    "--eval-every says how often": ("eval-interval", "test-every", "eval-freq", "eval-gap"),
+    "--eval-every says how often": (
+        *("eval-interval", "test-every", "eval-freq", "eval-gap", "test-interval", "log-interval"),
+    ),
     "--patience says after how many evaluations": ("early-stopping", "early-stop"),
     "--tensorboard writes event files": ("tb", "wandb", "use-wandb"),
+    "--label-column names it": (
+        *("label", "labels", "label-col", "label-key", "target", "target-column", "class-column"),
+    ),
+    "--id-column names it": (
+        *("id", "client-id", "client-column", "user-column", "owner-column", "group", "id-col"),
+        *("writer-column", "group-column", "user-id", "client-key"),
+    ),
+    "--file-column names it": ("image-column", "filename-column", "path-column", "file-col"),
+    "--splits train=NAME,test=NAME names them": ("split", "train-folder", "split-column"),
+    "--folders says what folders stand for": ("layout", "folder-structure", "structure"),
+    "--size brings all images to one": ("resize", "img-size", "image-size", "im-size", "imsize"),
+    "--image-shape says it of flat rows": ("shape", "input-shape", "img-shape", "image-dims"),
+    "--color grey or --color rgb says it": (
+        *("gray", "grey", "grayscale", "greyscale", "rgb", "channels", "num-channels", "mode"),
+    ),
+    "--pixel-range says from what to what they go": (
+        *("normalize", "normalise", "normalization", "scale", "rescale", "max-pixel"),
+    ),
+    "--invert does it": ("inverse", "invert-colors", "negate"),
+    "fedcli preprocess SOURCE makes a store of any data and has options for that": (
+        *("label", "label-col", "label-column", "target", "id-column", "img-size", "image-size"),
+        *("resize", "size", "image-shape", "grayscale", "color", "normalize", "normalise"),
+        *("val-split", "test-split", "validation-split", "val-size", "test-size", "folders"),
+    ),
     "-v says more": ("debug", "log-level"),
 }
 
@@ -96,7 +153,7 @@ def advice_on(option: str, known: Collection[str]) -> str:
     """
     name = option.lstrip("-").replace("_", "-").lower()
     for advice, names in _ADVICE.items():
-        if name in names:
-            wanted = [word for word in advice.split() if word.startswith("--")]
-            return advice if any(each in known for each in wanted) or not wanted else ""
+        wanted = [word for word in advice.split() if word.startswith("--")]
+        if name in names and (not wanted or any(each in known for each in wanted)):
+            return advice
     return ""

@@ -17,6 +17,7 @@ _MOST_READ = 4096  # clients whose labels are read to find one more class
 _LEAST_SEEN = 50  # examples that are expected to show all classes
 _LEAST_ALIKE = 20  # images that are not alike by chance
 _BEYOND = 0.5  # decoded pixels may leave 0 to 1 by so much
+_DARK = 16.5 / 255  # grey levels of 8 bits that all lie below it were perhaps of 1 or 4 bits
 
 
 @dataclass
@@ -27,6 +28,7 @@ class _Seen:
     most: float = 0.0
     num_examples: int = 0
     are_alike: bool = True
+    highest: float = 0.0  # of levels / 255, whatever 1.0 is
     first: Any = None
     labels: set[int] = field(default_factory=set)
 
@@ -37,18 +39,23 @@ def sampled_ids(client_ids: Sequence[str]) -> list[str]:
     return [client_ids[place] for place in range(0, len(client_ids), step)]
 
 
-def examine(data: ClientData, *, has_default_classes: bool, is_scaled: bool) -> tuple[str, ...]:
+def examine(
+    data: ClientData, *, has_default_classes: bool, is_scaled: bool, are_bytes: bool = False
+) -> tuple[str, ...]:
     """Returns lines where pixels do not go from 0 to 1, classes are missing, or all is alike.
 
     Args:
         data: One split.
         has_default_classes: Whether the number of classes is a default that labels may not fill.
         is_scaled: Whether the pixels are known to go from 0 to 1.
+        are_bytes: Whether they are grey levels of 8 bits in the source, of which nobody knows that.
     """
     seen = _look(data)
     notes = []
     if not is_scaled and (seen.most > 1 + _BEYOND or seen.least < -_BEYOND):
         notes.append(range_note(data, seen.least, seen.most))
+    if are_bytes and seen.num_examples >= _LEAST_ALIKE and 0 < seen.highest <= _DARK:
+        notes.append(dark_note(data, round(255 * seen.highest)))
     if seen.num_examples >= _LEAST_ALIKE and seen.are_alike:
         notes.append(f"all images of {data.source} looked at are alike: nothing can be learnt")
     if data.split != "train" or not seen.num_examples:
@@ -82,6 +89,14 @@ def range_note(data: ClientData, least: float, most: float) -> str:
     )
 
 
+def dark_note(data: ClientData, most: int) -> str:
+    """Returns the line for grey levels of 8 bits that all are small."""
+    return (
+        f"pixels of {data.split} ({data.source}) end at {most} of 255: if {most} is white, 'fedcli "
+        f"preprocess {data.source} --out FILE' makes a store that is scaled"
+    )
+
+
 def _look(data: ClientData) -> _Seen:
     """Reads a few clients."""
     seen = _Seen()
@@ -94,6 +109,7 @@ def _look(data: ClientData) -> _Seen:
         if not len(client.labels):
             continue
         images = np.asarray(client.pixels)
+        seen.highest = max(seen.highest, float(images.max()) / 255)
         ends = [float(each) * client.scale + client.offset for each in (images.min(), images.max())]
         lows.append(min(ends))
         highs.append(max(ends))

@@ -132,20 +132,30 @@ def test_runs_that_begin_in_one_second_get_names_of_their_own(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("option", "wanted"),
+    ("command", "option", "wanted"),
     [
-        ("--lr", "--client-lr"),
-        ("--learning_rate", "--client-lr"),
-        ("--momentum", "--client-option momentum=X"),
-        ("--local-epochs", "--epochs"),
-        ("--num-rounds", "--rounds"),
-        ("--mu", "--algorithm fedprox --algorithm-option proximal_strength=X"),
-        ("--gpu", "fedcli computes on the CPU"),
-        ("--device", "fedcli computes on the CPU"),
+        ("train", "--lr", "--client-lr"),
+        ("train", "--learning_rate", "--client-lr"),
+        ("train", "--momentum", "--client-option momentum=X"),
+        ("train", "--local-epochs", "--epochs"),
+        ("train", "--num-rounds", "--rounds"),
+        ("train", "--n-rounds", "--rounds"),
+        ("train", "--num-clients", "--clients says"),
+        ("train", "--seed-value", "--seed"),
+        ("train", "--bs", "--batch-size"),
+        ("train", "--mu", "--algorithm fedprox --algorithm-option proximal_strength=X"),
+        ("train", "--gpus", "fedcli computes on the CPU"),
+        ("train", "--device", "fedcli computes on the CPU"),
+        ("train", "--image-size", "fedcli preprocess SOURCE makes a store"),
+        ("preprocess", "--image-size", "--size"),
+        ("preprocess", "--num_clients", "--partition iid --partition-option clients=N"),
+        ("preprocess", "--val-split", "--hold-out"),
     ],
 )
-def test_options_of_other_tools_lead_to_ours(fedcli: Fedcli, option: str, wanted: str) -> None:
-    done = fedcli("train", option, "1")
+def test_options_of_other_tools_lead_to_ours(
+    fedcli: Fedcli, command: str, option: str, wanted: str
+) -> None:
+    done = fedcli(command, option, "1")
     assert done.code == 2
     assert wanted in done.err
     assert done.err.count("\n") == 1
@@ -159,9 +169,10 @@ def test_no_guess_where_nothing_is_near(fedcli: Fedcli) -> None:
 
 def test_options_that_are_advised_exist() -> None:
     from fedcli.cli import habits
+    from fedcli.cli.preprocess import preprocess
     from fedcli.cli.train import train
 
-    known = {name for param in train.params for name in param.opts}
+    known = {name for param in (*train.params, *preprocess.params) for name in param.opts}
     named = {
         word.strip(",;'")
         for advice in habits._ADVICE

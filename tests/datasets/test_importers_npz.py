@@ -155,7 +155,8 @@ def test_types_become_levels_or_shares(
     shown = decode(table.pixels, table.scale, table.offset)
     np.testing.assert_allclose(shown, expected, rtol=0, atol=1.2e-7)
     assert len(found.notes) == 1
-    assert found.notes[0].startswith(f"pixels go from 0 to {255 if pixels.max() > 1 else 1} in")
+    top = 255 if pixels.max() > 1 else 1
+    assert f"0 to {top} in the source" in found.notes[0] or f"for 0 to {top};" in found.notes[0]
 
 
 def test_the_range_is_that_of_all_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,14 +26,14 @@ from fedcli.datasets.importers.csv_layout import (
     is_packed,
     split_line,
 )
-from fedcli.datasets.importers.flat import flat_shape, shaped
+from fedcli.datasets.importers.flat import flat_shape, order_notes, shaped
 from fedcli.datasets.importers.picture_tables import looks_like_table
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.importers.scales import Coding, Survey
 from fedcli.datasets.importers.source_files import one_file
 from fedcli.datasets.labels import LabelReader
 from fedcli.datasets.spool import PixelSpool
-from fedcli.datasets.table import TableWriter
+from fedcli.datasets.table import ExampleTable, TableWriter
 from fedcli.errors import DataError
 from fedcli.files import open_regular
 from fedcli.progress import Tell
@@ -43,6 +43,7 @@ _GZIP = b"\x1f\x8b"
 _LOOKED_AT = 1 << 20  # bytes read to recognise a file
 _BLOCK_ROWS = 512
 _SAMPLED_ROWS = 8  # that say what columns are
+_SHOWN = 5  # columns in a message
 MAX_EMPTY_LINES = 1_000_000  # one after another
 _LINES_BETWEEN_CHECKS = 1 << 14
 MAX_LINE = 32 << 20  # characters
@@ -148,7 +149,7 @@ def read(
         source=str(path),
         pixel_convention=convention,
         class_names=classes.names,
-        notes=(coding.note, *rows.notes),
+        notes=(coding.note, *rows.notes, *rows.order_notes(tables)),
         pixel_range=coding.range,
         evidence={
             "polarity": why,
@@ -215,6 +216,7 @@ class _Rows:
         self._source = str(path)
         self._options = options
         self._known: dict[str, str] = {}  # so that an id is kept once
+        self._order = ""  # of the values of a row
 
     @property
     def codes(self) -> NDArray[np.int64]:
@@ -235,6 +237,11 @@ class _Rows:
         of_rows = np.array([of_value.get(value, "") for value in self._splits])
         return {split: of_rows == split for split in SPLITS if split in of_value.values()}
 
+    def order_notes(self, tables: Mapping[str, ExampleTable]) -> list[str]:
+        """Returns a line where the values of the rows seem to be in another order."""
+        table = next(iter(tables.values()))
+        return order_notes(table.pixels, self._order, self._source) if self._order else []
+
     def blocks(self, file: IO[str], check_stop: Callable[[], None]) -> Iterator[NDArray[Any]]:
         """Yields pixels as they are written, uint8 where they can be, else float32, shaped.
 
@@ -252,12 +259,14 @@ class _Rows:
         )
         self._describe(layout)
         where = f"{self._source}: line {number}: the header"
-        shape, order = flat_shape(layout.num_pixels, self._options.image_shape, where)
+        if layout.aside:
+            where += f" without column {', '.join(layout.aside[:_SHOWN])}"
+        shape, self._order = flat_shape(layout.num_pixels, self._options.image_shape, where)
         longest = max(len(line) for line in (header, *(line for _, line in first)))
         size = max(1, min(_BLOCK_ROWS, shared.BLOCK_BYTES // longest))
         everything = chain(first, lines)
         while block := _block(everything, size):
-            yield shaped(self._read_block(block, layout), shape, order)
+            yield shaped(self._read_block(block, layout), shape, self._order)
 
     def _describe(self, layout: Layout) -> None:
         """Keeps what decided, for the description."""
@@ -344,7 +353,7 @@ class _Rows:
     def _read_pixels(self, numbers: list[int], lines: list[str], layout: Layout) -> NDArray[Any]:
         places, texts, delimiter = layout.pixels, lines, layout.delimiter
         if layout.is_packed:
-            texts = [line.split(delimiter)[places[0]] for line in lines]
+            texts = [csv_layout.spaced(line.split(delimiter)[places[0]]) for line in lines]
         try:
             pixels: NDArray[np.float32] = np.loadtxt(
                 texts,
@@ -372,7 +381,7 @@ class _Rows:
             texts = {layout.columns[place]: fields[place] for place in layout.pixels}
             if layout.is_packed:
                 (name, packed) = texts.popitem()
-                parts = packed.split()
+                parts = csv_layout.spaced(packed).split()
                 if len(parts) != layout.num_pixels:
                     raise DataError(
                         f"{where}: column {name!r} holds {len(parts)} pixels, that of the first "

@@ -10,12 +10,14 @@ from contextlib import suppress
 from itertools import pairwise
 
 from fedcli.dataclass import dataclass
-from fedcli.datasets.importers import split_names
+from fedcli.datasets.importers import picture_tables, split_names
+from fedcli.datasets.importers.picture_tables import OWNER_COLUMNS
 from fedcli.datasets.importers.recognising import ImportOptions
 from fedcli.errors import ConfigError, DataError
 
-ID_COLUMNS = ("client_id", "client", "writer_id", "writer", "user_id", "user", "owner")
-LABEL_COLUMNS = ("label", "y", "class", "target", "digit", "labels", "emotion", "category")
+ID_COLUMNS = OWNER_COLUMNS
+_FIRST_LABELS = ("label", "y", "class", "target", "digit")
+LABEL_COLUMNS = tuple(dict.fromkeys((*_FIRST_LABELS, *picture_tables.LABEL_COLUMNS)))
 SPLIT_COLUMNS = ("split", "usage", "set", "subset", "partition", "phase")
 # What never is a pixel: numbers of rows, names, and what splits and labels are called elsewhere.
 _ASIDE = re.compile(
@@ -28,6 +30,7 @@ _LEAST_ALIKE = 0.9  # of the pixels' names, but for their numbers
 LEAST_COLUMNS = 16  # fewer say nothing
 _LEAST_PACKED = 4  # numbers in one field
 _DELIMITERS = ",;\t"
+_BETWEEN = str.maketrans(dict.fromkeys("[](),", " "))
 MAX_COLUMNS = 1 << 20
 _SHOWN = 5  # columns named in a note
 
@@ -46,6 +49,7 @@ class Layout:
         is_packed: Whether the pixels stand in one field, with spaces between.
         num_pixels: How many pixels an image has.
         notes: A line where columns were left out.
+        aside: The names of these.
     """
 
     columns: list[str]
@@ -57,6 +61,7 @@ class Layout:
     is_packed: bool
     num_pixels: int
     notes: tuple[str, ...]
+    aside: tuple[str, ...] = ()
 
 
 def read_layout(header: str, rows: Sequence[str], options: ImportOptions, where: str) -> Layout:
@@ -111,9 +116,18 @@ def read_layout(header: str, rows: Sequence[str], options: ImportOptions, where:
             f"columns that are no pixels were left out: {_some(aside)} "
             f"({len(aside)} of {len(columns)} columns)",
         )
-    num_pixels = len(pixels) if packed is None else len(fields[0][packed].split())
+    num_pixels = len(pixels) if packed is None else len(spaced(fields[0][packed]).split())
     return Layout(
-        columns, delimiter, label, owner, split, pixels, packed is not None, num_pixels, notes
+        columns,
+        delimiter,
+        label,
+        owner,
+        split,
+        pixels,
+        packed is not None,
+        num_pixels,
+        notes,
+        tuple(aside),
     )
 
 
@@ -177,9 +191,14 @@ def is_number(text: str) -> bool:
 
 
 def is_packed(text: str) -> bool:
-    """Returns whether a field holds the numbers of a whole image, with spaces between."""
-    parts = text.split()
+    """Returns whether a field holds the numbers of a whole image."""
+    parts = spaced(text).split()
     return len(parts) >= _LEAST_PACKED and all(map(is_number, parts))
+
+
+def spaced(text: str) -> str:
+    """Returns the numbers of a field with spaces alone between them, no commas and brackets."""
+    return text.translate(_BETWEEN)
 
 
 def _whole_rows(rows: Sequence[str], delimiter: str, num_columns: int) -> list[list[str]]:

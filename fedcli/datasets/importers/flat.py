@@ -13,6 +13,7 @@ from fedcli.errors import DataError
 
 CHANNELS_LAST, CHANNELS_FIRST = "last", "first"
 _COLOURS = 3
+_LEAST_FLAT = 64  # values of a flat image with further sides of 1
 _COMPARED = 256  # images by which two orders are compared
 _FAR_SMOOTHER = 0.5  # the other order is meant where neighbours differ by less than this share
 
@@ -38,6 +39,18 @@ def flat_shape(
     if has_channels_first((1, *shape)):
         return _without_one((*shape[1:], shape[0])), CHANNELS_FIRST
     return shape, CHANNELS_LAST
+
+
+def is_flat(shape: tuple[int, ...]) -> bool:
+    """Returns whether images in an array lie flat: [n, p], or [n, 1, 784] and the like.
+
+    Of such with further sides of 1, those are meant that make squares, grey or of three colours.
+    """
+    if len(shape) == 2:
+        return True
+    longest = max(shape[1:], default=1)
+    is_square = any(math.isqrt(longest // count) ** 2 * count == longest for count in (1, _COLOURS))
+    return math.prod(shape[1:]) == longest >= _LEAST_FLAT and is_square
 
 
 def shaped(rows: NDArray[Any], shape: tuple[int, ...], order: str) -> NDArray[Any]:

@@ -54,10 +54,16 @@ _RENDERINGS = re.compile(
     r"resized|cropped|enhanced|denoised|noisy)(?:[-_ ]?(?:images?|imgs?|pictures?|data|version))?",
     re.IGNORECASE,
 )
+_CLIENTS = re.compile(
+    r"(?:clients?|users?|writers?|workers?|part(?:y|ies)|sites?|devices?|nodes?|silos?|hospitals?)"
+    r"[-_ ]?\d+",
+    re.IGNORECASE,
+)
 _NAMED = re.compile(r"(.*?[^\W\d_])[-_. ]*\(?\d+\)?")  # a class, then a number: cat.0, beagle_12
 _MOST_NAMED = 1000  # classes
 _SHOWN = 5  # names in a message
 _DRAWN = re.compile(r"([0-9]{4})_([0-9]{2})")  # Omniglot's: a character, who drew it
+_DRAWN_DEPTH = 2  # folders above: alphabet and character
 _UNLABELLED = re.compile(r".*(?:pred(?:ict(?:ion)?s?)?|unlabell?ed|unsup)", re.IGNORECASE)
 
 
@@ -113,9 +119,11 @@ def read_places(
         ConfigError: `splits` names a folder that is not there.
         DataError: Two readings are plausible, or pictures lie too deep.
     """
+    if folders is None and not splits:
+        drawn = Meaning({"train": list(pictures)}, folders={each.path.parent for each in pictures})
+        if _take_drawers(drawn):
+            return drawn
     meaning = read_splits(pictures, root, folders, splits)
-    if folders is None and _take_drawers(meaning):
-        return meaning
     for split, inside in meaning.splits.items():
         inside = _without_plain(meaning, _without_repeated(inside, meaning), folders)
         meaning.splits[split] = _without_echo(inside, folders)
@@ -178,6 +186,8 @@ def check_depths(meaning: Meaning, root: Path, folders: str | None) -> int:
     (depth,) = depths
     if depth > 2:
         raise too_deep(first[depth].parent)
+    if depth == 1 and folders is None:
+        _refuse_clients_as_classes(meaning, root)
     if folders is not None and (depth == 2) != (folders == "client/class"):
         raise DataError(
             f"{first[depth]}: does not lie in {LAYOUTS[folders]}, as --folders {folders} says; "
@@ -239,11 +249,19 @@ def _without_repeated(pictures: list[Picture], meaning: Meaning) -> list[Picture
 
 
 def _without_echo(pictures: list[Picture], folders: str | None) -> list[Picture]:
-    """The pictures of a split without folders that are all called as those they are in."""
+    """The pictures of a split without folders that are all called as those they are in.
+
+    "cat/cat_images" is such a folder, too.
+    """
     is_echo = folders in (None, "class") and all(
-        len(each.dirs) == 2 and each.dirs[0] == each.dirs[1] for each in pictures
+        len(each.dirs) == 2 and _repeats(*each.dirs) for each in pictures
     )
     return [_drop(each, 1) for each in pictures] if is_echo else pictures
+
+
+def _repeats(outer: str, inner: str) -> bool:
+    rest = inner.replace(outer, "", 1).strip("-_ .") if outer in inner else inner
+    return not rest or (outer in inner and is_plain(rest))
 
 
 def _without_plain(meaning: Meaning, pictures: list[Picture], folders: str | None) -> list[Picture]:
@@ -303,7 +321,7 @@ def _top_splits(meaning: Meaning, pictures: list[Picture], root: Path) -> dict[s
     found = split_names.assign(names, str(root)) if _has_train(names) else {}
     others = [name for name in names if name not in found]
     if not found:
-        _refuse_held_out_alone(names, root)
+        _refuse_held_out_alone(pictures, names, root)
         return None
     if not others:
         return found
@@ -348,14 +366,25 @@ def _says_nothing(dirs: tuple[str, ...], name: str) -> bool:
     return all(each == name or is_plain(each) for each in dirs)
 
 
-def _refuse_held_out_alone(names: Sequence[str], root: Path) -> None:
-    """Refuses folders that name held-out splits alone: train is not there, or they are classes."""
-    if all(split_names.kind_of(name) for name in names):
+def _refuse_held_out_alone(pictures: list[Picture], names: Sequence[str], root: Path) -> None:
+    """Refuses folders that name held-out splits: train is not there or is not called so.
+
+    A folder "test" that holds no folders, among others, may be a class.
+    """
+    held_out = [name for name in names if split_names.kind_of(name)]
+    if held_out == list(names):
         listed = ", ".join(names)
         raise DataError(
             f"{root}: holds {listed} but nothing to train on; give the folder of the train split "
             f"too, or choose --splits train={names[0]} to train on it, or --splits none if "
             "these are classes or clients"
+        )
+    if held_out and all(len(each.dirs) > 1 for each in pictures):
+        other = next(name for name in names if name not in held_out)
+        raise DataError(
+            f"{root}: {', '.join(held_out)} may be a split, but nothing beside it is called train; "
+            f"choose --splits train={other},test={held_out[0]}, or --splits none if these are "
+            "clients"
         )
 
 
@@ -413,7 +442,9 @@ def _has_train(names: Iterable[str]) -> bool:
 
 
 def _judge_inner_folders(meaning: Meaning, root: Path, folders: str | None) -> None:
-    """Says what two folders are whose inner one has the same name everywhere.
+    """Says what two folders are where each outer one holds one inner one alone.
+
+    These are called alike everywhere, or nowhere.
 
     Raises:
         DataError: `folders` does not say, and there are several outer ones.
@@ -421,15 +452,17 @@ def _judge_inner_folders(meaning: Meaning, root: Path, folders: str | None) -> N
     pictures = [each for inside in meaning.splits.values() for each in inside]
     if folders not in (None, "class") or any(len(each.dirs) != 2 for each in pictures):
         return
-    outer, inner = ({each.dirs[level] for each in pictures} for level in (0, 1))
-    if len(inner) != 1 or len(outer) < 2:
+    pairs = {each.dirs for each in pictures}
+    outer, inner = ({dirs[level] for dirs in pairs} for level in (0, 1))
+    is_alone = len(pairs) == len(outer) and len(inner) in (1, len(outer))
+    if not is_alone or len(outer) < 2:
         return
     if folders is None:
-        name = next(iter(inner))
+        name = sorted(inner)[0]
         raise DataError(
-            f"{root}: each of its {len(outer):,} folders holds one folder {name!r} alone; choose "
-            "--folders class if the outer ones are classes, or --folders client/class if they are "
-            f"clients whose one class is {name!r}"
+            f"{root}: each of its {len(outer):,} folders holds one folder alone, as {name!r}; "
+            "choose --folders class if the outer ones are classes, or --folders client/class if "
+            f"they are clients of one class each, as {name!r}"
         )
     for split, inside in meaning.splits.items():
         meaning.splits[split] = [_drop(each, 1) for each in inside]
@@ -453,6 +486,17 @@ def _refuse_renderings(meaning: Meaning, root: Path) -> None:
         )
 
 
+def _refuse_clients_as_classes(meaning: Meaning, root: Path) -> None:
+    """Refuses class folders that are called as clients are."""
+    names = {each.dirs[0] for inside in meaning.splits.values() for each in inside}
+    if all(map(_CLIENTS.fullmatch, names)):
+        raise DataError(
+            f"{root}: folders {', '.join(sorted(names)[:_SHOWN])} are called as clients are, and "
+            "there are no classes in them; lay the pictures of each in class folders, or choose "
+            "--folders client if their names begin with the class, or --folders class"
+        )
+
+
 def _take_drawers(meaning: Meaning) -> bool:
     """Makes clients of who drew Omniglot's characters; returns whether these are such.
 
@@ -465,7 +509,7 @@ def _take_drawers(meaning: Meaning) -> bool:
     for pictures in meaning.splits.values():
         for picture in pictures:
             match = _DRAWN.fullmatch(picture.path.stem)
-            if match is None or len(picture.dirs) not in (2, 3):
+            if match is None or len(picture.dirs) < _DRAWN_DEPTH:
                 return False
             numbers.setdefault(picture.dirs, set()).add(match[1])
             drawers.setdefault(picture.dirs, set()).add(match[2])

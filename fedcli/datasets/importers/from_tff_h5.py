@@ -61,7 +61,7 @@ def read(
         # CIFAR-100's ids are numbers from 0 in both files: other people, though they look the same.
         same_people=split.has_same_people,
         notes=notes,
-        pixel_range=coding.range if notes else "",
-        evidence={**split.evidence(), **({"range": coding.evidence} if notes else {})},
+        pixel_range=coding.range,
+        evidence={**split.evidence(), "range": coding.evidence},
         overrides={"owners": "", "range": "--pixel-range"},
     )

@@ -230,6 +230,11 @@ def find_pictures(source: Path, options: ImportOptions) -> Found:
         return _by_tables(meaning, [source], root, options)
     listed = _list_files(root)
     pictures = listed.pictures
+    if not pictures and source != root:
+        raise DataError(
+            f"{source}: none of the pictures that it names is in {root} or below; give the folder "
+            "that holds both"
+        )
     if not pictures:
         raise DataError(
             f"{source}: no images in its folders ({', '.join(DECODERS)} are read); "
@@ -541,6 +546,8 @@ def _by_tables(
     elif len(found) > 1:
         evidence["splits"] = meaning.evidence.get("splits", "by the names of folders")
     unused = [name for name in rows.columns if name not in (label, owner, split_column)]
+    if label not in rows.columns:  # of one-hot columns
+        unused = []
     return Found(
         found,
         evidence,

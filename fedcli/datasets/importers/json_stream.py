@@ -89,11 +89,28 @@ class JsonStream:
         return self._rest_of_list(_NO_PLAIN)
 
     def values(self) -> list[Any]:
-        """Returns the list that comes next: texts, rows of numbers, or what `plain` reads."""
+        """Returns the list that comes next: rows of what `plain` reads, or that and texts."""
         inside = self.peek_inside()
-        if inside == '"':
-            return [self.string() for _ in self.items()]
-        return self.nested_numbers(2) if inside == "[" else self.plain()
+        if inside == "[":
+            return self.nested_numbers(2, _NO_PLAIN)
+        end = self._find("]")
+        if '"' not in self._text[self._place : end]:
+            return self.plain()
+        return [self._text_or_number() for _ in self.items()]
+
+    def _text_or_number(self) -> Any:
+        if self.peek() == '"':
+            return self.string()
+        start = self._place
+        while (match := _PLAIN_END.search(self._text, self._place)) is None:
+            if not self._grow():
+                raise ValueError("ends too early")
+            start = self._place
+        token = self._text[start : match.start()]
+        if _NO_PLAIN.search(token) or not token.strip():
+            self._fail("a text or a number")
+        self._place = match.start()
+        return json.loads(token)
 
     def peek_inside(self) -> str:
         """Returns the first character in the list that comes next, and stands before the list."""
@@ -104,18 +121,19 @@ class JsonStream:
                 raise ValueError("ends too early")
         return match.group()
 
-    def nested_numbers(self, depth: int = 3) -> list[Any]:
+    def nested_numbers(self, depth: int = 3, no_part: re.Pattern[str] = _NO_NUMBERS) -> list[Any]:
         """Returns the list of numbers that comes next, or lists of such lists.
 
         Args:
             depth: How deep lists may be nested.
+            no_part: Finds what may not stand in a list.
         """
         self._take("[")
         if self.peek() != "[" or depth == 1:
-            return self._rest_of_list(_NO_NUMBERS)
+            return self._rest_of_list(no_part)
         rows = []
         while True:
-            rows.append(self.nested_numbers(depth - 1))
+            rows.append(self.nested_numbers(depth - 1, no_part))
             character = self.peek()
             if character not in ",]":
                 self._fail("',' or ']'")

@@ -7,6 +7,7 @@ unpacked whose header, directory entry and content do not agree.
 from __future__ import annotations
 
 import math
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -20,6 +21,7 @@ from fedcli.datasets.importers.flat import (
     CHANNELS_FIRST,
     array_order,
     flat_shape,
+    is_flat,
     order_notes,
     shaped,
 )
@@ -55,6 +57,8 @@ _SPLIT_WORDS = {
     **{"train": "train", "training": "train", "test": "test", "testing": "test"},
     **dict.fromkeys(("val", "valid", "validation", "dev"), VALIDATION),
 }
+_JOINED = re.compile(f"^({'|'.join(_SPLIT_WORDS)})|({'|'.join(_SPLIT_WORDS)})$")
+_POSITIONAL = {"arr_0": "x", "arr_1": "y"}  # as numpy.savez(file, images, labels) calls them
 
 _MAX_ID_ITEMSIZE = 4 * MAX_ID_BYTES  # NumPy keeps four bytes a character
 
@@ -116,6 +120,8 @@ def read_arrays(
         DataError: As `read`.
     """
     members = members_of(archive, path)
+    if set(members) == set(_POSITIONAL):
+        members = {_POSITIONAL[key]: info for key, info in members.items()}
     sets = _sets(archive, members, options, path)
     coding = _survey(archive, sets, options.pixel_range, tell)
     total = sum(each.images.shape[0] for each in sets.values())
@@ -179,8 +185,6 @@ def _sets(
             for key in (images, labels, owners)
         ]
         sets[split] = _checked(arrays, options)
-    if VALIDATION in sets and "test" not in sets:
-        sets["test"] = sets.pop(VALIDATION)  # as everywhere: what is held out alone is test
     if not sets:
         raise DataError(
             f"{path}: no images and labels among {_listed(members)}; name them x and y, or "
@@ -228,13 +232,18 @@ def _find(
 
 
 def _parts_of(key: str) -> tuple[str, str]:
-    """Name and split: ("x", "test") of "x_test" and "test_X"; of train where none is named."""
-    words = key.lower().split("_")
+    """Name and split: ("x", "test") of "x_test", "test_X", "testX" and "xtest".
+
+    The split is train where none is named.
+    """
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|[-. ]", "_", key).lower().split("_")
+    if len(words) == 1:
+        words = [word for word in _JOINED.split(words[0]) if word] or words
     for place in (0, -1):
         if len(words) > 1 and words[place] in _SPLIT_WORDS:
             split = _SPLIT_WORDS[words.pop(place)]
             return "_".join(words), split
-    return "_".join(words), "train"
+    return ("_".join(words) if len(words) > 1 else key.lower()), "train"
 
 
 def _listed(members: Mapping[str, object]) -> str:
@@ -269,7 +278,7 @@ def _order_notes(sets: Mapping[str, _Set], tables: Mapping[str, ExampleTable]) -
     """A line for each split whose flat rows seem to be in another order."""
     notes = []
     for split, each in sets.items():
-        if len(each.images.shape) == 2:
+        if is_flat(each.images.shape):
             notes += order_notes(tables[split].pixels, each.order, each.images.where)
     return notes
 
@@ -299,6 +308,11 @@ def _checked(arrays: Sequence[Array | None], options: ImportOptions) -> _Set:
             f"{owners.where}: client ids are {owners.dtype} of shape {list(owners.shape)}; "
             f"only text up to {MAX_ID_BYTES} characters and whole numbers [n] are read"
         )
+    if labels.shape[0] == images.shape[-1] > max(images.shape[:-1]) and len(images.shape) > 2:
+        raise DataError(
+            f"{images.where}: shape {list(images.shape)} has {labels.shape[0]} images, as many as "
+            "there are labels, in the last place; save numpy.moveaxis(x, -1, 0) of it"
+        )
     for array, what in ((labels, "labels"), (owners, "client ids")):
         if array is not None and array.shape[0] != count:
             raise DataError(
@@ -310,8 +324,8 @@ def _checked(arrays: Sequence[Array | None], options: ImportOptions) -> _Set:
 
 def _image_shape(images: Array, options: ImportOptions) -> tuple[tuple[int, ...], str]:
     """What each image of the array becomes, (H, W) or (H, W, C), and the order of its values."""
-    if len(images.shape) == 2:
-        return flat_shape(images.shape[1], options.image_shape, images.where)
+    if is_flat(images.shape):
+        return flat_shape(math.prod(images.shape[1:]), options.image_shape, images.where)
     check_pixel_shape(images.shape, images.where)
     return array_order(images.shape)
 

@@ -125,7 +125,10 @@ def read_header(
     if dtype.hasobject and may_hold_objects:
         return Array(info, key, dtype, shape, start, where)
     if dtype.hasobject:
-        raise DataError(f"{where}: holds Python objects, which are never unpickled; save numbers")
+        raise DataError(
+            f"{where}: holds Python objects, which are never unpickled; save numbers or texts, as "
+            "array.astype(int) or array.astype(str) makes"
+        )
     if is_fortran and len(shape) > 1:
         raise DataError(f"{where}: lies in Fortran order; save np.ascontiguousarray of it")
     _check_length(shape, dtype, start, info, where)

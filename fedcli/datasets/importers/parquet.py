@@ -21,6 +21,7 @@ from fedcli.dataclass import dataclass
 from fedcli.datasets.importers import shared, split_names
 from fedcli.datasets.importers.flat import array_order, flat_shape, shaped
 from fedcli.datasets.importers.picture_decoding import Decoder
+from fedcli.datasets.importers.picture_tables import OWNER_COLUMNS
 from fedcli.datasets.importers.pillow import load_pillow
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.importers.scales import rescale
@@ -41,7 +42,6 @@ _BATCH = 256  # rows
 MAX_METADATA_BYTES = 16 << 20
 _IMAGES = ("image", "img", "images", "picture", "pixel_values", "pixels", "x", "data", "photo")
 _LABELS = ("label", "labels", "fine_label", "y", "target", "class", "character", "digit")
-_OWNERS = ("client_id", "client", "writer_id", "writer", "user_id", "user", "owner")
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,16 @@ def recognises(path: Path) -> bool:
     home = _home(path)
     if path.is_file() or not home.is_dir():
         return any_file(home, _has_signature)
-    names = [each.stem for each in files_of([home]) if _has_signature(each)]
-    if not names:
-        return False
-    is_owned = len(names) > 1 and not any(split_names.kind_of(_part_of(name)) for name in names)
-    return not is_owned or all(map(_PART.search, names))
+    files = [each for each in files_of([home]) if _has_signature(each)]
+    return bool(files) and not are_clients(files)
+
+
+def are_clients(files: Sequence[Path]) -> bool:
+    """Returns whether several files are one a client: called neither as splits nor as parts."""
+    names = [path.stem for path in files]
+    are_parts = all(map(_PART.search, names))
+    are_splits = any(split_names.kind_of(_part_of(name)) for name in names)
+    return len(names) > 1 and not (are_parts or are_splits)
 
 
 def _has_signature(path: Path) -> bool:
@@ -282,7 +287,7 @@ def _columns(schema: Any, options: ImportOptions, path: Path) -> _Columns:
     label = _choose(
         names, options.label_column, usual[:1] or classes, "labels", path, "--label-column"
     )
-    owner = options.id_column or next(iter(_named(names, _OWNERS)), None)
+    owner = options.id_column or next(iter(_named(names, OWNER_COLUMNS)), None)
     if owner is not None and owner not in names:
         raise ConfigError(f"--id-column {owner}: {path} has columns {', '.join(names[:10])}")
     known = features.get(label, {}).get("names")

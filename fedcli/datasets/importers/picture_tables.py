@@ -1,17 +1,18 @@
 """Tables beside pictures that say what each one shows, whose it is and which split it is in.
 
-A table is CSV, or text with tabs, semicolons or spaces, with a header or without. Its column of
-file names is found by content: the one whose values are pictures that are there. Labels, owners and
-splits are columns with a usual name; a lone column needs none. Several tables of the same pictures
-(CelebA's attributes, identities and partition) are read as one. Tables that are named as splits are
-(Food-101's meta/train.txt and meta/test.txt) say which pictures these hold. Lines that begin with
-"#" are comments, and a sheet to be filled in for a competition says nothing.
+A table is CSV, text with tabs, semicolons or spaces, with a header or without, or JSON, an object a
+line. Its column of file names is found by content: the one whose values are pictures that are
+there. Labels, owners and splits are columns with a usual name; a lone column needs none. Several
+tables of the same pictures (CelebA's attributes, identities and partition) are read as one. Tables
+that are named as splits are (Food-101's meta/train.txt and meta/test.txt) say which pictures these
+hold. Lines that begin with "#" are comments, and a competition's sheet of answers says nothing.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -26,7 +27,8 @@ from fedcli.datasets.importers.source_files import start_of
 from fedcli.errors import ConfigError, DataError
 from fedcli.files import open_regular
 
-TABLE_SUFFIXES = {".csv", ".tsv", ".txt", ".tab", ".dat"}
+_JSON_LINES = ".jsonl"  # an object a row
+TABLE_SUFFIXES = {".csv", ".tsv", ".txt", ".tab", ".dat", _JSON_LINES}
 OWNER_COLUMNS = (
     *("client_id", "client", "writer_id", "writer", "user_id", "user", "owner_id", "owner"),
     *("subject_id", "subject", "patient_id", "patient", "person_id", "person"),
@@ -54,6 +56,7 @@ _LEAST_SHARE = 0.5  # of the rows must name pictures
 _SHOWN = 8  # columns in a message
 _WHOLE = re.compile(r"[+-]?0*([0-9]{1,18})(?:\.0*)?")
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?")
+_HOT = {"0": False, "0.0": False, "1": True, "1.0": True}
 _MISSING = {"", "nan", "na", "n/a", "null", "none", "?"}
 
 
@@ -106,7 +109,8 @@ def looks_like_table(path: Path) -> bool:
         text = start.decode("utf-8-sig", "strict" if len(start) < _LOOKED_AT else "ignore")
     except UnicodeDecodeError:
         return False
-    if "\0" in text or "{" in text[:1]:
+    is_json = path.suffix.lower() == _JSON_LINES
+    if "\0" in text or ("{" in text[:1] and not is_json):
         return False
     lines = [line for line in text.splitlines()[:6] if line.strip()]
     if len(start) == _LOOKED_AT and len(lines) > 1:
@@ -114,7 +118,7 @@ def looks_like_table(path: Path) -> bool:
     return any(
         Path(value.strip().strip('"')).suffix.lower() in SUFFIXES
         for line in lines[1:] or lines
-        for value in re.split(r"[,;\t ]", line)
+        for value in re.split(r"[,;\t :{}]" if is_json else r"[,;\t ]", line)
     )
 
 
@@ -162,6 +166,8 @@ def read_table(path: Path) -> Table:
         raise DataError(f"{path}: not UTF-8 text ({err.reason}); save it as UTF-8") from err
     if lines and lines[0][1].strip().isdigit() and int(lines[0][1]) in range(len(lines) + 1):
         del lines[0]  # the number of rows, as CelebA's tables begin
+    if path.suffix.lower() == _JSON_LINES and lines:
+        return _read_json_lines(lines, path)
     lines = _without_comments(lines)
     if not lines:
         raise DataError(f"{path}: holds no rows; give a column of file names and one of labels")
@@ -299,6 +305,9 @@ def find_labels(
     few = [name for name in free if not _is_measure(rows, name)]
     if len(few) == 1:
         return few[0], f"column {few[0]} of {where}, the only one with few values"
+    hot = _take_one_hot(rows, free)
+    if hot is not None:
+        return hot, f"columns {listed(free)} of {where}, of which one is 1 in each row"
     if not free:
         raise DataError(f"{where}: has no column of labels; add one called label")
     example = few[0] if few else free[0]
@@ -404,6 +413,23 @@ def _numbered(file: TextIO, path: Path) -> Iterator[tuple[int, str]]:
         yield number, line.rstrip("\r\n")
 
 
+def _read_json_lines(lines: Sequence[tuple[int, str]], path: Path) -> Table:
+    """A table of objects, a line each, with the fields of the first one that are no objects."""
+    rows: list[tuple[int, list[str]]] = []
+    names: tuple[str, ...] = ()
+    for number, line in lines:
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError) as err:
+            raise DataError(f"{path}: line {number}: no JSON ({err}); mend the row") from err
+        if not isinstance(found, dict):
+            raise DataError(f"{path}: line {number}: no object of JSON; mend the row")
+        names = names or tuple(name for name in found if not isinstance(found[name], dict | list))
+        texts = [found.get(name) for name in names]
+        rows.append((number, ["" if each is None else str(each) for each in texts]))
+    return Table(path, names, rows, True)
+
+
 def _without_comments(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
     """The lines that do not begin with "#"; a first one that names as many fields is the header."""
     marked = [line for line in lines if _COMMENT.match(line[1])]
@@ -454,6 +480,11 @@ def _is_header(first: Sequence[str], second: Sequence[str]) -> bool:
     )
 
 
+def _plain_number(stem: str) -> str:
+    """A number without the zeros before it, as tables often have it; any other name as it is."""
+    return stem.lstrip("0") or "0" if stem.isascii() and stem.isdigit() else stem
+
+
 def _names_picture(text: str) -> bool:
     return Path(text).suffix.lower() in SUFFIXES
 
@@ -468,7 +499,7 @@ class _Finder:
         self._by_path = {each.relative_to(root).as_posix(): each for each in pictures}
         self._by_name: dict[str, list[Path]] = {}
         for path in pictures:
-            for key in {path.name, path.stem}:
+            for key in {path.name, path.stem, _plain_number(path.stem)}:
                 self._by_name.setdefault(key, []).append(path)
         self._root = root
         self._folders = folders
@@ -487,10 +518,13 @@ class _Finder:
             return found
         *above, last = name.split("/")
         candidates = self._by_name.get(last, [])
+        if not candidates and _names_picture(last):  # which was converted to another format
+            candidates = self._by_name.get(last.rpartition(".")[0], [])
         if folder in self._folders:
             candidates = [each for each in candidates if folder in each.parents]
         if above:  # a path that begins elsewhere, as tables written on other machines have it
-            candidates = [each for each in candidates if each.parent.name == above[-1]]
+            known = (above[-1], self._root.name if len(candidates) == 1 else "")
+            candidates = [each for each in candidates if each.parent.name in known]
         if len(candidates) > 1:
             kind = self._kind_of(table.stem)
             candidates = [each for each in candidates if kind and kind in self._kinds_above(each)]
@@ -592,6 +626,23 @@ def _agree(rows: Rows, one: str, other: str) -> bool:
         if one in each and other in each
     }
     return len({a for a, _ in pairs}) == len(pairs) == len({b for _, b in pairs})
+
+
+def _take_one_hot(rows: Rows, columns: Sequence[str]) -> str | None:
+    """Adds a column with the name of that one of some which is 1; None where none or more are."""
+    if len(columns) < 2:
+        return None
+    chosen: dict[Path, tuple[str, str]] = {}
+    for picture, fields in rows.fields.items():
+        values = {name: _HOT.get(fields[name][0].strip()) for name in columns if name in fields}
+        ones = [name for name, value in values.items() if value]
+        if len(values) != len(columns) or None in values.values() or len(ones) != 1:
+            return None
+        chosen[picture] = ones[0], fields[ones[0]][1]
+    name = " or ".join(columns)
+    for picture, label in chosen.items():
+        rows.fields[picture][name] = label
+    return name
 
 
 def _is_measure(rows: Rows, column: str) -> bool:

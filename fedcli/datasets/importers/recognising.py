@@ -32,6 +32,8 @@ Fit = Callable[[Pixels], Pixels]  # images [k, H, W] or [k, H, W, C] to the size
 CLIENTS = "clients"  # the format of several files of a format in which a source is one file
 _ONE_FILE = ("csv", "npz")
 _MOST_FILES = 1000  # of a folder that are looked at
+_HDF5 = b"\x89HDF\r\n"
+_PICKLE_PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
 _TORCH_HEAD = 256  # bytes in which the first name of a zip file of PyTorch stands
 _LOOKED_AT = 1 << 16  # bytes that decide whether a file is text
 _FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -141,7 +143,7 @@ def recognise(sources: Sequence[Path]) -> str:
             found.setdefault(name, path)
     if len(found) == 1:
         name = next(iter(found))
-        return CLIENTS if len(sources) > 1 and name in _ONE_FILE else name
+        return CLIENTS if len(sources) > 1 and _is_one_file_a_client(name, sources) else name
     if found:
         listed = ", ".join(f"{path} is {name}" for name, path in found.items())
         raise DataError(f"the sources are of several formats: {listed}; give those of one")
@@ -233,6 +235,13 @@ def _inner_source(path: Path, options: ImportOptions) -> Path:
     return path
 
 
+def _is_one_file_a_client(name: str, sources: Sequence[Path]) -> bool:
+    """Whether several sources of a format are one a client, not the files of one set."""
+    if name == "parquet" and all(path.is_file() for path in sources):
+        return bool(_module(name).are_clients(sources))
+    return name in _ONE_FILE
+
+
 def _recognised(path: Path) -> str | None:
     """The format of one source; None of what is of none."""
     with _telling(path, None):
@@ -264,10 +273,27 @@ def _nothing_in(path: Path) -> str | None:
 
 
 def _nothing_in_folder(folder: Path) -> str | None:
+    """Why nothing in a folder is read: by the first file of which something can be said."""
     with suppress(DataError):  # links that lead out
         for file in islice(walk(folder), _MOST_FILES):
+            name, start = file.relative_to(folder), start_of(file, _TORCH_HEAD)
             if _is_of_torch(file):
-                return f"holds {file.relative_to(folder)}, which {_torch_advice(file)}"
+                return f"holds {name}, which {_torch_advice(file)}"
+            if start[:1] == b"\x80" and start[1:2] in _PICKLE_PROTOCOLS:
+                return (
+                    f"holds {name}, a Python pickle, which is never run; save its arrays with "
+                    "numpy.savez, a file a client if they are clients'"
+                )
+            if start.startswith(_HDF5):
+                return (
+                    f"holds {name}, an HDF5 file, of which one is read; give it alone, or put all "
+                    "clients into one, as /examples/CLIENT/pixels and /examples/CLIENT/label"
+                )
+            if start.lstrip()[:1] == b"{":
+                return (
+                    f"holds {name}, JSON that is none of LEAF's; put users, num_samples and "
+                    "user_data into it, or save a CSV or npz file a client"
+                )
     is_empty = not any(each.is_file() for each in folder.rglob("*"))
     return "is a folder without files; give one that holds data" if is_empty else None
 

@@ -94,13 +94,18 @@ class Coding:
                 "standardised ones and kept as they are"
             )
         kept = "as grey levels, which loses nothing" if self.is_levels else "as float32"
-        note = f"pixels go from 0 to {self.top} in the source; they are kept {kept}"
         if self.most > self.top or self.least < 0:
-            note += (
-                f" (from {self.least:.4g} to {self.most:.4g}: what lies outside is taken for "
-                "overshoot of resampling)"
+            return (
+                f"pixels go from 0 to {self.top} in the source; they are kept {kept} (from "
+                f"{self.least:.4g} to {self.most:.4g}: what lies outside is taken for overshoot of "
+                "resampling)"
             )
-        return note
+        if self.most == self.top or self.top == 1:
+            return f"pixels go from 0 to {self.top} in the source; they are kept {kept}"
+        return (
+            f"pixels go from {self.least:.4g} to {self.most:.5g} in the source, taken for 0 to "
+            f"{self.top}; they are kept {kept}"
+        )
 
 
 class _Part(NamedTuple):

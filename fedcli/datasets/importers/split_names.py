@@ -16,7 +16,9 @@ EITHER = "test or validation"  # what "eval" may be: the one that no other name 
 _STEMS = {
     **dict.fromkeys(("train", "training", "trn", "trainval"), "train"),
     **dict.fromkeys(("test", "testing", "tst"), "test"),
-    **dict.fromkeys(("val", "valid", "validation", "validate", "dev"), VALIDATION),
+    **dict.fromkeys(
+        ("val", "valid", "validation", "validate", "validating", "dev", "development"), VALIDATION
+    ),
     **dict.fromkeys(("eval", "evaluation", "evaluate", "holdout", "heldout"), EITHER),
 }
 # FER2013 and other competitions call the two halves of what is held out so.
@@ -79,6 +81,8 @@ def _halves(names: Iterable[str]) -> dict[str, str]:
 
 def held_out_alone(splits: Mapping[str, str]) -> str | None:
     """Returns the name that is split "test" only because nothing else is held out, else None."""
+    if VALIDATION in splits.values():
+        return None
     for name, split in splits.items():
         if split == "test" and kind_of(name) != "test":
             return name

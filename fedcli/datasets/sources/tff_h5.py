@@ -162,7 +162,12 @@ class TffH5Split(ClientData):
 
     def examine(self) -> tuple[str, ...]:
         """Returns what a user should know before training; see `examining.examine`."""
-        return examine(self, has_default_classes=self.has_default_classes, is_scaled=False)
+        return examine(
+            self,
+            has_default_classes=self.has_default_classes,
+            is_scaled=False,
+            are_bytes=not self.are_floats,
+        )
 
     def _judge_polarity(self) -> tuple[str, str]:
         """What 1.0 is as stored, and why: as the feature says in TFF's own sets, else measured."""
