@@ -332,7 +332,7 @@ def _check_names(train: ClientData, test: ClientData) -> None:
     raise DataError(
         f"{named.split} names its classes ({', '.join(names[:_SHOWN])}; {named.source}) but "
         f"{numbered.split} numbers them ({numbered.source}), and nothing says which is which; "
-        "make both stores of one kind of source, or give names with fedcli preprocess"
+        "label both with names, or both with numbers, and make stores with fedcli preprocess"
     )
 
 

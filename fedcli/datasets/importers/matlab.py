@@ -165,8 +165,9 @@ def _read_sets(paths: Sequence[Path], options: ImportOptions) -> tuple[dict[str,
         arrays = load(paths[0])
         groups = _groups(arrays)
         kinds = {group: split_names.kind_of(group.rpartition("/")[2]) for group in groups}
-        if len(groups) > 1 and all(kinds.values()) and options.splits != {}:
-            named = split_names.assign(
+        if groups and all(kinds.values()) and (len(groups) == 1 or options.splits != {}):
+            named = {} if len(groups) > 1 else {groups[0].rpartition("/")[2]: "train"}
+            named = named or split_names.assign(
                 [group.rpartition("/")[2] for group in groups], str(paths[0])
             )
             found = {named[group.rpartition("/")[2]]: group for group in groups}
