@@ -28,6 +28,7 @@ import numpy as np
 from fedcli.cli import main as cli
 from tests.fuzz.mutations import mutate
 from tests.kit import keras_samples
+from tests.kit.format_variants import FORMATS
 
 Pack = Callable[[bytes], bytes]
 
@@ -214,7 +215,9 @@ def _npz() -> list[dict[str, Part]]:
         return lambda content: _zip({**arrays, name: content})
 
     inside = [{"d.npz": Part(content, pack(name))} for name, content in arrays.items()]
-    return [{"d.npz": Part(_zip(arrays))}, *inside]
+    objects: Any = np.array({"x": IMAGES, "y": LABELS})
+    pickled = Part(_npy(objects), lambda content: _zip({"data.npy": content}))
+    return [{"d.npz": Part(_zip(arrays))}, *inside, {"d.npz": pickled}]
 
 
 def _csv() -> list[dict[str, Part]]:
@@ -246,6 +249,42 @@ def _images() -> list[dict[str, Part]]:
             parts[f"img/{index % 2}/{index}.{ending}"] = Part(buffer.getvalue())
         found.append(parts)
     return found
+
+
+def _variants(name: str) -> Callable[[], list[dict[str, Part]]]:
+    """Returns what makes the variants of a format, each in a folder `v`."""
+
+    def make() -> list[dict[str, Part]]:
+        found = []
+        for number, maker in enumerate(FORMATS[name].right.values()):
+            root = Path(str(number))
+            root.mkdir()
+            maker(root)
+            files = sorted(path for path in root.rglob("*") if path.is_file())
+            found.append({f"v/{path.relative_to(root)}": Part(path.read_bytes()) for path in files})
+        return found
+
+    return make
+
+
+def _picture_tables() -> list[dict[str, Part]]:
+    """Pictures in one folder beside a table in each of the kinds that are read."""
+    pictures = {
+        f"img/p{index}.png": Part(part.content) for index, part in enumerate(_images()[0].values())
+    }
+    names = [f"p{index}.png" for index in range(len(pictures))]
+    rows = [(name, "ab"[index % 2], str(index % 2)) for index, name in enumerate(names)]
+    tables = {
+        "t.csv": "\n".join(["file,owner,label", *map(",".join, rows)]),
+        "t.txt": "\n".join(["# a list", *map(" ".join, rows)]),
+        "t.jsonl": "\n".join(
+            json.dumps({"file_name": name, "label": label}) for name, _, label in rows
+        ),
+    }
+    return [
+        {**_unchanged(pictures), f"img/{name}": Part(content.encode())}
+        for name, content in tables.items()
+    ]
 
 
 def _archives() -> list[dict[str, Part]]:
@@ -443,6 +482,11 @@ TARGETS: Mapping[str, Target] = {
     "csv": Target(_csv, prepares("d.csv", "--format csv", "--size 3")),
     "cifar": Target(_cifar, prepares("c", "--format cifar")),
     "images": Target(_images, prepares("img", "--size 8", "--color rgb")),
+    "picture-table": Target(_picture_tables, prepares("img", "--format images")),
+    "cifar-python": Target(_variants("cifar-python"), prepares("v", "--format cifar-python")),
+    "stl10": Target(_variants("stl10"), prepares("v", "--format stl10")),
+    "mat": Target(_variants("mat"), prepares("v", "--format mat")),
+    "npy": Target(_variants("npy"), prepares("v", "--format npy")),
     "archive": Target(_archives, prepares("a")),
     "keras": Target(_keras, _run_keras),
     "config": Target(
