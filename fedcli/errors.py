@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import errno
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, TypeVar
 
 # What the user can do about an error of a write, by errno.
 _REMEDIES = {
@@ -71,3 +76,90 @@ def why_not_written(err: OSError) -> str:
     reason = err.strerror or str(err)
     remedy = _REMEDIES.get(err.errno or 0)
     return reason if remedy is None else f"{reason}; {remedy}"
+
+
+# ---- Options as the command line names them, and as Python does ---------------------------------
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# Patterns are compiled when a message needs them.
+_COMMAND = r"\bfedcli [a-z-]+(?: [^;,()]*)?"
+_CODE = r"(?<![\w-])--([a-z][a-z0-9-]*) ([^\s;,]*\.py(?::\w+)?)"
+# At the beginning of a message an option with its value; anywhere an option alone.
+_GIVEN = r"^--([a-z][a-z0-9-]*) ([^\s:;,]+)(?=:| with | exceeds | and )"
+_OPTION = r"(?<![\w-])--([a-z][a-z0-9]*(?:-[a-z0-9]+)*)"
+_SWITCHES = {"force": "force=True", "best": "best=True", "fresh-weights": "fresh_weights=True"}
+_FUNCTIONS = {"resume": "fedcli.resume", "config": "RunConfig"}
+
+_num_command_lines = 0
+
+
+@contextmanager
+def on_command_line() -> Iterator[None]:
+    """Says that whoever reads the messages typed a command, until the context is left."""
+    global _num_command_lines
+    _num_command_lines += 1
+    try:
+        yield
+    finally:
+        _num_command_lines -= 1
+
+
+def in_python(text: str, renamed: dict[str, str] | None = None) -> str:
+    """Returns a message with the options of the command line as Python names them.
+
+    `--client-lr -1: choose ...` becomes `client_lr=-1: choose ...`. Whole commands stay.
+
+    Args:
+        text: The message.
+        renamed: What some options are called by the function that is meant.
+    """
+    names = renamed or {}
+
+    def name(option: str) -> str:
+        if option in names:
+            return names[option]
+        plural = f"{option}s" if option.endswith("-option") else option
+        return plural.replace("-", "_")
+
+    def alone(found: re.Match[str]) -> str:
+        option = found[1]
+        return _SWITCHES.get(option) or _FUNCTIONS.get(option) or name(option)
+
+    def translated(piece: str) -> str:
+        piece = re.sub(_CODE, lambda found: f"{name(found[1])}={found[2]!r}", piece)
+        return re.sub(_OPTION, alone, piece)
+
+    pieces, end = [], 0
+    text = re.sub(_GIVEN, lambda found: f"{name(found[1])}={found[2]}", text)
+    for command in re.finditer(_COMMAND, text):
+        pieces += [translated(text[end : command.start()]), command[0]]
+        end = command.end()
+    return "".join([*pieces, translated(text[end:])])
+
+
+def worded(text: str) -> str:
+    """Returns a message in the words of its reader: of a command, or of a program."""
+    return text if _num_command_lines else in_python(text)
+
+
+def speaks_python(**renamed: str) -> Callable[[Function], Function]:
+    """Returns a decorator: what the function raises is in Python's words, unless a command runs.
+
+    Args:
+        renamed: The names of its parameters for options that are called otherwise.
+    """
+
+    def decorate(function: Function) -> Function:
+        @wraps(function)
+        def speaking(*args: Any, **named: Any) -> Any:
+            try:
+                return function(*args, **named)
+            except FedcliError as err:
+                if not _num_command_lines and err.args:
+                    err.args = (in_python(str(err.args[0]), renamed), *err.args[1:])
+                raise
+
+        return speaking  # type: ignore[return-value]
+
+    return decorate

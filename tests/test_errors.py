@@ -1,6 +1,17 @@
 from __future__ import annotations
 
-from fedcli.errors import MAX_MESSAGE, DataError, shortened
+import pytest
+
+from fedcli.errors import (
+    MAX_MESSAGE,
+    ConfigError,
+    DataError,
+    in_python,
+    on_command_line,
+    shortened,
+    speaks_python,
+    worded,
+)
 
 
 def test_a_message_keeps_its_beginning_and_its_end() -> None:
@@ -15,3 +26,42 @@ def test_a_message_keeps_its_beginning_and_its_end() -> None:
 def test_a_message_that_is_short_stays() -> None:
     assert str(DataError("x" * MAX_MESSAGE)) == "x" * MAX_MESSAGE
     assert shortened("abc") == "abc"
+
+
+@pytest.mark.parametrize(
+    ("command_line", "python"),
+    [
+        ("--client-lr -1: choose a number", "client_lr=-1: choose a number"),
+        ("--seed 5 with --sampling tff: no", "seed=5 with sampling tff: no"),
+        ("--clients names 3 but --sampling draws", "clients names 3 but sampling draws"),
+        ("run exists; --force to replace it", "run exists; force=True to replace it"),
+        ("--client-option: sgd has no option 'x'", "client_options: sgd has no option 'x'"),
+        ("pass --model /a/my.py:build to run it", "pass model='/a/my.py:build' to run it"),
+        ("a 3-way test -- no option", "a 3-way test -- no option"),
+        (
+            "is a folder; make a store: fedcli preprocess x --out FILE; or --data y",
+            "is a folder; make a store: fedcli preprocess x --out FILE; or data y",
+        ),
+    ],
+)
+def test_options_are_named_as_python_names_them(command_line: str, python: str) -> None:
+    assert in_python(command_line) == worded(command_line) == python
+    assert in_python(python) == python
+    with on_command_line():
+        assert worded(command_line) == command_line
+
+
+def test_a_function_speaks_python_unless_a_command_runs() -> None:
+    @speaks_python(rounds="num_rounds")
+    def fail() -> None:
+        raise ConfigError("--rounds 3: give --rounds 5 or more")
+
+    with pytest.raises(ConfigError, match=r"^num_rounds=3: give num_rounds 5 or more$"):
+        fail()
+
+    def fail_in_a_command() -> None:
+        with on_command_line():
+            fail()
+
+    with pytest.raises(ConfigError, match=r"^--rounds 3: give --rounds 5 or more$"):
+        fail_in_a_command()

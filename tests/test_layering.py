@@ -46,6 +46,7 @@ FLOORS = {
     ),
     "runs": (
         ("python_api", "cleaning"),
+        ("progress_line",),
         ("starting", "listing"),
         ("evaluating", "loop", "record"),
         ("evaluation_clients", "evaluation_outputs", "round_evaluations", "saving"),

@@ -22,7 +22,7 @@ import click
 from fedcli.cli.jobs.collection import put_off_collection
 from fedcli.cli.jobs.signals import Stopped, exit_code_of, stop_on_sigterm
 from fedcli.cli.screen.output import one_line
-from fedcli.errors import FedcliError
+from fedcli.errors import FedcliError, on_command_line
 from fedcli.version import __version__
 
 if TYPE_CHECKING:
@@ -148,7 +148,8 @@ def _say_nothing_of_arithmetic() -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code; what went wrong is one line on stderr."""
     try:
-        code = _run_unguarded(arguments)
+        with on_command_line():
+            code = _run_unguarded(arguments)
         sys.stdout.flush()
     except click.UsageError as err:
         return _complain(_usage_line(err), 2, prefix="")

@@ -17,7 +17,7 @@ from fedcli.datasets.checks import check_num_classes
 from fedcli.datasets.client_data import ClientData
 from fedcli.datasets.labels import are_numbers
 from fedcli.digest import blake2b
-from fedcli.errors import ConfigError, DataError
+from fedcli.errors import ConfigError, DataError, speaks_python
 from fedcli.files import open_regular
 from fedcli.progress import Tell, tell_nobody
 from fedcli.settings import tables as registry
@@ -40,6 +40,7 @@ CACHE_BYTES = 256 << 20
 _SHOWN = 5  # names in a message
 
 
+@speaks_python()
 def load(
     data: str | OpenedData = DataSource.data,
     *,

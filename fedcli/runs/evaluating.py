@@ -18,6 +18,7 @@ from fedcli.dataclass import dataclass
 from fedcli.datasets.batch_plan import BatchPlan
 from fedcli.datasets.client_data import ClientData
 from fedcli.datasets.opening import note_of_change
+from fedcli.errors import speaks_python, worded
 from fedcli.evaluation import personalization
 from fedcli.evaluation.fine_tuning import FineTuningOptions
 from fedcli.evaluation.personalization import FineTuning
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 __all__ = ["Evaluation", "FineTuningOptions", "evaluate_run"]
 
 
+@speaks_python(finetune="fine_tuning")
 def evaluate_run(
     path: str | Path,
     *,
@@ -250,7 +252,7 @@ def _evaluate_on(
     replaced = notes_on({group.split: group.data})
     own_models = note_of_models(trained.config)
     notes = (*trained.notes, *sources, *replaced, *own_models, *evaluation.notes)
-    return replace(evaluation, worst=worst, notes=notes)
+    return replace(evaluation, worst=worst, notes=tuple(map(worded, notes)))
 
 
 def _measured(

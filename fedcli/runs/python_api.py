@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedcli.datasets.sources.given import as_given
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, speaks_python, worded
 from fedcli.runs import record, starting
 from fedcli.runs.loop import Callback, Training
 from fedcli.runs.record import RunRecord
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 
 
+@speaks_python()
 def train(
     config: RunConfig,
     out: str | Path,
@@ -34,6 +35,7 @@ def train(
     data: Any = None,
     model: Any = None,
     callbacks: Iterable[Callback] = (),
+    progress: bool = False,
     force: bool = False,
 ) -> RunRecord:
     """Trains a new run to its end, evaluates it, and returns its record.
@@ -51,6 +53,8 @@ def train(
             `fedcli.own_models.OwnModel`, a `torch.nn.Module`, or a function that makes one of
             these. Layers are written to the checkpoints; any other is to be given again.
         callbacks: Told each round; see `Training.complete`. They change no byte of the run.
+        progress: Show on stderr which round it is, with its loss and accuracy: a line that changes
+            in a terminal or notebook, else a line at most every 10 s.
         force: Replace a run that stands there.
 
     Raises:
@@ -59,12 +63,13 @@ def train(
         ModelError: The model is none, or fails.
         RunError: The folder exists or cannot be written.
     """
-    told = _listed(callbacks)
+    told = _listed(callbacks, progress=progress)
     config, data = _with_data(config, data)
     config, model = _with_model(config, model)
     return _completed(starting.start(config, out, data=data, model=model, force=force), told)
 
 
+@speaks_python(rounds="num_rounds")
 def resume(
     path: str | Path,
     *,
@@ -73,6 +78,7 @@ def resume(
     data: Any = None,
     model: Any = None,
     callbacks: Iterable[Callback] = (),
+    progress: bool = False,
     **code: Unpack[CodeOptions],
 ) -> RunRecord:
     """Continues a run from its newest checkpoint to its end, and returns its record.
@@ -86,6 +92,7 @@ def resume(
         model: Of a run whose model is code: FILE.py or FILE.py:FUNCTION. Of a run whose model was
             an object that is not made of layers: that object.
         callbacks: As for `train`; they are told the rounds that were left.
+        progress: As for `train`.
         code: FILE.py or FILE.py:NAME for each other part of the run that is code, which runs only
             if it is named here: `algorithm`, `aggregator`, `server_optimizer`, `sampling`,
             `partition`.
@@ -95,7 +102,7 @@ def resume(
         DataError: The data are missing or bad.
         RunError: There is no run, it is in use, or its files do not fit together.
     """
-    told = _listed(callbacks)
+    told = _listed(callbacks, progress=progress)
     if data is not None and not isinstance(data, str):
         data = str(data) if isinstance(data, Path) else as_given(data)
     training = starting.resume(
@@ -128,17 +135,29 @@ def _with_model(config: RunConfig, model: Any) -> tuple[RunConfig, Any]:
     return replace(config, model=f"{IN_MEMORY}{name}"), model
 
 
-def _listed(callbacks: Iterable[Callback]) -> list[Callback]:
+def _listed(callbacks: Iterable[Callback], *, progress: bool) -> list[Callback]:
     """The callbacks, before any work. Raises ConfigError if they are none."""
     told = list(callbacks) if isinstance(callbacks, Iterable) else [None]
     if not all(map(callable, told)):
         raise ConfigError(f"callbacks={callbacks!r}: give a list of functions, such as [f]")
-    return told
+    if not progress:
+        return told
+    from fedcli.runs.progress_line import ProgressLine  # late: few programs want one
+
+    return [ProgressLine(), *told]
 
 
 def _completed(opened: Training, callbacks: Sequence[Callback]) -> RunRecord:
     with opened as training:
         for note in training.notes:
-            _LOGGER.warning(note)
-        training.complete(callbacks)
+            _LOGGER.warning(worded(note))
+        for each in callbacks:
+            if hasattr(each, "begin"):  # a line of progress
+                each.begin(training.num_rounds)
+        try:
+            training.complete(callbacks)
+        finally:
+            for each in callbacks:
+                if hasattr(each, "end"):
+                    each.end()
     return record.load_run(training.path)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedcli import settings
 from fedcli.dataclass import dataclass
-from fedcli.errors import ConfigError, DataError
+from fedcli.errors import ConfigError, DataError, speaks_python
 from fedcli.runs.files import folder as run_dir
 from fedcli.runs.stopping import Best
 from fedcli.settings import config_file
@@ -216,6 +216,7 @@ class RunRecord:
             yield closing["round"], closing["client_work"]["eval"]["current_round_metrics"]
 
 
+@speaks_python()
 def load_run(path: str | Path) -> RunRecord:
     """Returns the record of a run, also while it is being trained; reads its config.toml alone.
 

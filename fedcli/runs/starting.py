@@ -266,12 +266,12 @@ def _continued_config(
     if rounds is not None and rounds < content.round_num:
         raise ConfigError(
             f"--rounds {rounds}: {run.path} has completed {content.round_num} rounds; give that "
-            "many or more (from Python num_rounds)"
+            "many or more"
         )
     if config.rounds < content.round_num and rounds is None:
         raise RunError(
             f"{config_file} asks for {config.rounds} rounds but {content.round_num} are completed; "
-            f"give --rounds {content.round_num} or more (from Python num_rounds)"
+            f"give --rounds {content.round_num} or more"
         )
     if rounds in (None, config.rounds):
         return config, text

@@ -32,7 +32,7 @@ def from_options(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: See `validate`.
     """
-    return validate(RunConfig(**values))
+    return validate(RunConfig.unchecked(values))
 
 
 def validate(config: RunConfig) -> RunConfig:

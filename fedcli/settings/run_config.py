@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
+from typing import Any
 
 from fedcli.dataclass import dataclass
+from fedcli.errors import ConfigError, in_python
 from fedcli.settings import tables
 from fedcli.settings.data_source import IN_MEMORY, DataSource
 from fedcli.settings.declaration import (
@@ -27,7 +29,7 @@ from fedcli.settings.declaration import (
     option,
     options_of,
 )
-from fedcli.settings.options import Value
+from fedcli.settings.options import Value, choose, did_you_mean
 from fedcli.settings.sections import ALGORITHM, COHORT, DATA, EVALUATION, LOCAL, MODEL, RUN
 from fedcli.settings.values import (
     CLASS_WEIGHTS,
@@ -96,7 +98,8 @@ def _is_partition_file(text: str) -> bool:
 class RunConfig:
     """The options of one run: field `batch_size` is `--batch-size`. None means "not set".
 
-    The defaults are those of TFF's image classification tutorial.
+    The defaults are those of TFF's image classification tutorial. Each value is checked when the
+    object is made. What options say of each other is checked when the run begins.
     """
 
     preset: str | None = option(
@@ -526,10 +529,54 @@ class RunConfig:
         changes=NOTHING,
     )
 
+    def __new__(cls, *values: Any, **given: Any) -> RunConfig:
+        """Refuses options that there are none of, with those that are like them."""
+        for name in given:
+            if name not in OPTIONS:
+                hint = did_you_mean(name, OPTIONS)
+                raise TypeError(f"RunConfig has no option '{name}'{hint}")
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        """Checks each value by itself, in Python's words."""
+        for name, declared in OPTIONS.items():
+            value = getattr(self, name)
+            try:
+                checked = declared.checked(name, value)
+                _check_name(name, declared, checked)
+            except ConfigError as err:
+                text = str(err)
+                text = f"{name}={text[len(name) + 1 :]}" if text.startswith(f"{name} ") else text
+                raise ConfigError(in_python(text)) from err
+            if checked is not value:
+                object.__setattr__(self, name, checked)
+
+    @classmethod
+    def unchecked(cls, values: Mapping[str, Any]) -> RunConfig:
+        """Returns a config of some fields that nobody has checked; the rest take their defaults."""
+        config = object.__new__(cls)
+        for each in fields(cls):
+            default = each.default if each.default is not MISSING else {}
+            object.__setattr__(config, each.name, values.get(each.name, default))
+        return config
+
     @property
     def data_source(self) -> DataSource:
         """The fields that name the data."""
         return DataSource.of(self)
+
+
+def _check_name(field: str, declared: RunOption, value: Any) -> None:
+    """Refuses the name of something that there is none of. Files are not looked at."""
+    kind = declared.kind
+    if kind.names is None or value is None or (kind.is_path and kind.is_path(value)):
+        return
+    if value.startswith(IN_MEMORY):
+        return
+    if field == "partition":
+        tables.find_partition(value)
+    elif field != "model" or not tables.is_model_file(value):
+        choose(kind.names(), value, field)
 
 
 # The declaration of each field, in the order of the fields.

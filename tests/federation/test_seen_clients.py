@@ -101,7 +101,7 @@ def test_before_the_first_round_nobody_is_seen(tmp_path: Path) -> None:
     told = evaluating.evaluate_run(first, clients="all").metrics
     assert (told["num_seen_clients"], told["num_clients"]) == (0, 30)
     assert "seen" not in told
-    with pytest.raises(ConfigError, match=r"--clients seen: the split test .* among its 30"):
+    with pytest.raises(ConfigError, match=r"clients=seen: the split test .* among its 30"):
         evaluating.evaluate_run(first, clients="seen")
 
 

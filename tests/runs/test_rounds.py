@@ -547,7 +547,7 @@ def test_initial_weights_start_the_run(tmp_path: Path) -> None:
         ({"initial_weights": "none.npz"}, ConfigError, "cannot read the weights"),
         ({"data": "none.h5", "data_options": {}}, DataError, "none.h5"),
         ({"test_data": "none.h5"}, FedcliError, "none.h5"),
-        ({"client_lr": math.nan}, ConfigError, "--client-lr nan"),
+        ({"client_lr": math.nan}, ConfigError, "client_lr=nan"),
     ],
 )
 def test_a_wrong_input_fails_before_the_run_appears(
@@ -592,7 +592,7 @@ def test_absent_clients_are_skipped_and_counted(tmp_path: Path) -> None:
     assert everyone.values["num_batches"] == 1 + 2 + 2
     twice = evaluation.evaluate_run(tmp_path / "run", data=str(test), clients="d,", epochs=2)
     assert twice.values["num_examples"] == 18
-    with pytest.raises(ConfigError, match="--clients b: no such client"):
+    with pytest.raises(ConfigError, match="clients=b: no such client"):
         evaluation.evaluate_run(tmp_path / "run", data=str(test), clients="a,b")
 
 
@@ -605,7 +605,7 @@ def test_a_run_without_test_data_says_so(tmp_path: Path) -> None:
         list(training.run())
         assert list(training.finish()) == ["train"]
     assert evaluation.evaluate_run(tmp_path / "run").split == "train"
-    with pytest.raises(ConfigError, match="--split test"):
+    with pytest.raises(ConfigError, match="split=test"):
         evaluation.evaluate_run(tmp_path / "run", split="test")
 
 
@@ -674,7 +674,7 @@ def test_a_split_without_any_of_the_cohort_is_evaluated_on_all(
     assert (told.metrics, told.notes) == (closing["test"], (note,))
     other = write_store(tmp_path / "b.h5", train={"x": 7})
     assert evaluation.evaluate_run(tmp_path / "run", data=other).values["num_examples"] == 7
-    with pytest.raises(ConfigError, match="--clients a: no such client"):
+    with pytest.raises(ConfigError, match="clients=a: no such client"):
         evaluation.evaluate_run(tmp_path / "run", clients="a,b")
 
 
@@ -702,7 +702,7 @@ def test_other_data_are_evaluated_without_the_test_data_of_the_run(tmp_path: Pat
     assert evaluation.evaluate_run(tmp_path / "run").source == test
     assert evaluation.evaluate_run(tmp_path / "run", data=other).source == other
     Path(data).unlink()
-    with pytest.raises(DataError, match=r"cohort is not known, say --clients: .*a\.h5"):
+    with pytest.raises(DataError, match=r"cohort is not known, say clients: .*a\.h5"):
         evaluation.evaluate_run(tmp_path / "run", data=other)
     assert evaluation.evaluate_run(tmp_path / "run", data=other, clients="all").source == other
 

@@ -99,3 +99,35 @@ def test_whole_numbers_of_numpy_become_ints() -> None:
     assert "rounds = 3\n" in settings.to_toml(config, {})
     with pytest.raises(ConfigError, match="--epochs"):
         settings.from_options({"epochs": np.bool_(True)})
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"rounds": "3"}, "rounds=3: choose a whole number from 1"),
+        ({"client_lr": -1}, "client_lr=-1: choose a finite number from 0"),
+        ({"client_lr": None, "epochs": None}, "epochs=None: choose a whole number"),
+        ({"pixels": "paper"}, "pixels=paper: choose one of source, ink, background"),
+        ({"algorithm": "fedprx"}, "unknown algorithm 'fedprx'; .*did you mean fedprox"),
+        ({"client_optimizer": "adma"}, "unknown client_optimizer 'adma'; .*did you mean adam"),
+        ({"sampling": "unifrm"}, "unknown sampling 'unifrm'; .*did you mean uniform"),
+        ({"partition": "idd"}, "unknown partition 'idd'; .*did you mean iid"),
+        ({"data": 3}, "data=3: give a name or a path"),
+    ],
+)
+def test_values_are_checked_when_a_config_is_made(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        RunConfig(**values)
+    assert "--" not in str(caught.value)
+
+
+def test_an_option_that_there_is_none_of_has_a_hint() -> None:
+    wrong: Any = {"client_rate": 0.1}
+    with pytest.raises(TypeError, match="no option 'client_rate'; did you mean client_lr"):
+        RunConfig(**wrong)
+
+
+def test_values_take_their_own_types() -> None:
+    config = RunConfig(rounds=np.int64(3), client_lr=1, clients=5)  # type: ignore[arg-type]
+    assert type(config.rounds) is int
+    assert (type(config.client_lr), config.clients) == (float, "5")

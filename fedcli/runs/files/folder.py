@@ -287,10 +287,7 @@ def check_target(path: Path, *, force: bool) -> None:
         _check_writable(path)
         return
     if not force:
-        raise RunError(
-            f"{path} exists; choose another --out, or --force to replace it (from Python "
-            "force=True)"
-        )
+        raise RunError(f"{path} exists; choose another --out, or --force to replace it")
     if path.is_symlink() or not looks_like_run(path):
         raise RunError(f"{path} is not a run, so --force does not replace it; choose another --out")
     os.close(_lock(path))

@@ -1,0 +1,62 @@
+"""The progress of a run that a program trains, on stderr."""
+
+from __future__ import annotations
+
+import sys
+from time import perf_counter
+from typing import TextIO
+
+from fedcli.runs.loop import RoundResult
+
+_SECONDS_BETWEEN_LINES = 10.0  # where lines cannot be overwritten
+
+
+class ProgressLine:
+    """A callback of a run: writes which round it is, with loss, accuracy and evaluation.
+
+    In a terminal or a notebook one line changes with each round. Elsewhere there is a line for the
+    first round, the last, and at most every 10 s.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        """Writes to a stream; by default to stderr."""
+        self._stream = sys.stderr if stream is None else stream
+        self._is_overwritten = self._stream.isatty() or "ipykernel" in sys.modules
+        self._num_rounds = 0
+        self._evaluated = ""
+        self._width = 0
+        self._written_at = float("-inf")
+
+    def begin(self, num_rounds: int) -> None:
+        """Takes how many rounds there will be."""
+        self._num_rounds = num_rounds
+
+    def __call__(self, result: RoundResult) -> None:
+        """Shows a round."""
+        if result.evaluation is not None:
+            split, scores = list(result.evaluation.items())[-1]
+            accuracy = scores["sparse_categorical_accuracy"]
+            self._evaluated = f"  {split} {accuracy:.4f} @{result.round_num}"
+        if result.round_num == 0:
+            return
+        online = result.metrics["client_work"]["train"]
+        text = (
+            f"round {result.round_num}/{self._num_rounds}  loss {online['loss']:.4f}  "
+            f"accuracy {online['sparse_categorical_accuracy']:.4f}{self._evaluated}"
+        )
+        if self._is_overwritten:
+            self._stream.write(f"\r{text.ljust(self._width)}")
+            self._width = len(text)
+        else:
+            is_end = result.round_num in (1, self._num_rounds)
+            if not is_end and perf_counter() - self._written_at < _SECONDS_BETWEEN_LINES:
+                return
+            self._stream.write(f"{text}\n")
+        self._written_at = perf_counter()
+        self._stream.flush()
+
+    def end(self) -> None:
+        """Ends the line that changed."""
+        if self._is_overwritten and self._width:
+            self._stream.write("\n")
+            self._stream.flush()
