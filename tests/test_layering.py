@@ -55,6 +55,7 @@ FLOORS = {
         ("building", "needs", "stopping"),
     ),
     "learning": (
+        ("named_builders",),
         ("builders",),
         ("evaluation_process", "training_process"),
         ("process",),
@@ -97,7 +98,7 @@ FLOORS = {
         ("values",),
         ("data_source", "presets", "tables", "toml_values"),
         ("options",),
-        ("sections", "vocabulary"),
+        ("notebooks", "sections", "vocabulary"),
     ),
 }
 

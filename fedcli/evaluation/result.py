@@ -85,6 +85,35 @@ class Evaluation:
         figures = ", ".join(f"{name}={value!r}" for name, value in {**told, **self.values}.items())
         return f"{type(self).__name__}({self.source!r}, {figures})"
 
+    def _repr_html_(self) -> str:
+        """Returns the metrics as a table."""
+        from fedcli.settings import notebooks  # late: notebooks alone need it
+
+        title = f"{self.source}, split {self.split}, after round {self.round_num}"
+        rows = [(name, notebooks.number(value)) for name, value in self.values.items()]
+        return notebooks.table(title, (), rows, f"{self.num_clients:,} clients")
+
+    def to_pandas(self) -> Any:
+        """Returns a pandas DataFrame with a row for each client: examples, accuracy and loss.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        from fedcli.settings.notebooks import data_frame  # late: notebooks alone need it
+
+        accuracies, losses = spread.client_means(self.client_stats)
+        columns: dict[str, Any] = {
+            "client_id": list(self.client_ids),
+            "num_examples": self.client_stats["num_examples"],
+            "sparse_categorical_accuracy": accuracies,
+            "loss": losses,
+        }
+        if self.is_seen is not None:
+            columns["is_seen"] = self.is_seen
+        if self.measured is not None:
+            columns.update(self.measured.by_client)
+        return data_frame(columns).set_index("client_id")
+
     @property
     def values(self) -> dict[str, Any]:
         """The four metrics by name, and those that were asked for."""

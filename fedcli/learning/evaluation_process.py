@@ -9,7 +9,7 @@ from typing import Any
 
 from fedcli.core.native import CancelFlag
 from fedcli.learning.cohort_data import cohort_data
-from fedcli.learning.process import LearningProcess, count_empty
+from fedcli.learning.process import LearningProcess, check_call, count_empty
 from fedcli.learning.state import ProcessOutput, ServerState
 from fedcli.models import metrics
 
@@ -35,6 +35,7 @@ class EvaluationProcess(LearningProcess):
         `total_rounds_metrics` cover all rounds that led to the returned state. If the state has a
         model for each client (`evaluated`), each client is scored with its own.
         """
+        check_call(state, client_data)
         started = perf_counter()
         layout = self.model.layout
         clients = cohort_data(client_data)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedcli import models
 from fedcli.core.native import CancelFlag
-from fedcli.errors import ConfigError
+from fedcli.errors import ConfigError, DataError
 from fedcli.learning.engines import choosing
 from fedcli.learning.engines.contract import Engine
 from fedcli.learning.signatures import Placed, format_type, value_types
@@ -104,6 +104,21 @@ class LearningProcess(abc.ABC):
         own = self._own_metrics.finalize(metrics.sum_stats(stats))
         return {**self.metrics_aggregator(stats), **own}
 
+    def _about(self) -> dict[str, str]:
+        """What a process is made of, in words."""
+        return {"model": repr(self.model), "engine": f"{self.engine.num_threads} threads"}
+
+    def __repr__(self) -> str:
+        """Returns what it is made of, on one line."""
+        parts = ", ".join(f"{name} {value}" for name, value in self._about().items())
+        return f"<{type(self).__name__}: {parts}>"
+
+    def _repr_html_(self) -> str:
+        """Returns what it is made of, for notebooks."""
+        from fedcli.settings import notebooks  # late: notebooks alone need it
+
+        return notebooks.table(type(self).__name__, (), self._about().items())
+
     @property
     def state_signature(self) -> str:
         """The type of `initialize` in TFF's notation."""
@@ -121,6 +136,24 @@ class LearningProcess(abc.ABC):
         takes = {"state": state, "client_data": Placed(batch, "CLIENTS")}
         gives = {"state": state, "metrics": Placed(value_types(output.metrics), "SERVER")}
         return f"({format_type(takes)} -> {format_type(gives)})"
+
+
+def check_call(state: object, client_data: object) -> None:
+    """Refuses the arguments of `next` in the wrong order, and a cohort of nobody.
+
+    Raises:
+        DataError: They are.
+    """
+    if not isinstance(state, ServerState):
+        is_swapped = isinstance(client_data, ServerState)
+        hint = (
+            "give next(state, client_data), in that order"
+            if is_swapped
+            else ("give what initialize() or the last next() returned, of the latter its .state")
+        )
+        raise DataError(f"state is of type {type(state).__name__}; {hint}")
+    if isinstance(client_data, list) and not client_data:
+        raise DataError("client_data is empty; give one element a client")
 
 
 def _as_model(model: Any) -> Model:

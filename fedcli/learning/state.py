@@ -43,6 +43,28 @@ class ServerState:
     finalizer: dict[str, Any] = field(default_factory=dict)
     evaluated: Evaluated | None = None
 
+    def _about(self) -> dict[str, str]:
+        """What there is by component, in words."""
+        parts = {
+            name: ", ".join(f"{key} {_kind(part)}" for key, part in getattr(self, name).items())
+            for name in ("distributor", "client_work", "aggregator", "finalizer")
+        }
+        evaluated = {} if self.evaluated is None else {"evaluated": "other weights"}
+        weights = f"{len(self.global_model_weights):,} weights"
+        return {"global_model_weights": weights, **parts, **evaluated}
+
+    def __repr__(self) -> str:
+        """Returns the round and the parts that hold something, without their values."""
+        parts = "; ".join(f"{name}: {text}" for name, text in self._about().items() if text)
+        return f"<ServerState after round {self.round_num}; {parts}>"
+
+    def _repr_html_(self) -> str:
+        """Returns the same as a table."""
+        from fedcli.settings import notebooks  # late: notebooks alone need it
+
+        rows = [(name, text or "-") for name, text in self._about().items()]
+        return notebooks.table(f"ServerState after round {self.round_num}", (), rows)
+
     @property
     def evaluated_weights(self) -> NDArray[np.float32]:
         """The weights that are evaluated and exported, float32 [num_params].
@@ -114,6 +136,41 @@ class ProcessOutput:
     timings: dict[str, float]
     num_empty_clients: int
     client_stats: NDArray[Any]
+
+    def _scores(self) -> dict[str, Any]:
+        """The metrics of training or evaluation, by name."""
+        work = self.metrics["client_work"]
+        found: dict[str, Any] = (
+            work["train"] if "train" in work else (work["eval"]["current_round_metrics"])
+        )
+        return found
+
+    def __repr__(self) -> str:
+        """Returns the round, its clients and its metrics."""
+        told = ", ".join(f"{name} {_shown(value)}" for name, value in self._scores().items())
+        return (
+            f"<ProcessOutput of round {self.state.round_num}: {len(self.client_stats):,} clients, "
+            f"{told}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Returns the metrics as a table."""
+        from fedcli.settings import notebooks  # late: notebooks alone need it
+
+        title = f"Round {self.state.round_num}, {len(self.client_stats):,} clients"
+        rows = [(name, _shown(value)) for name, value in self._scores().items()]
+        return notebooks.table(title, (), rows)
+
+
+def _kind(part: Any) -> str:
+    """An array by its type and shape, a number as it is."""
+    if isinstance(part, np.ndarray):
+        return f"{part.dtype} {list(part.shape)}"
+    return type(part).__name__ if isinstance(part, ClientStates) else f"= {part}"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def state_types(state: ServerState, layout: ParamLayout) -> dict[str, Any]:

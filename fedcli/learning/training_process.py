@@ -20,7 +20,7 @@ from fedcli.learning.cohort_data import cohort_data
 from fedcli.learning.engines.contract import Engine
 from fedcli.learning.engines.deltas import NO_BOUNDS, DeltaRequest
 from fedcli.learning.engines.task import ClientTask
-from fedcli.learning.process import LearningProcess, ModelLike, count_empty
+from fedcli.learning.process import LearningProcess, ModelLike, check_call, count_empty
 from fedcli.learning.state import ProcessOutput, ServerState
 from fedcli.models.metrics import MetricsAggregator
 
@@ -57,6 +57,18 @@ class TrainingProcess(LearningProcess):
         self.num_clients = num_clients
         self.class_weights = _checked_weights(class_weights, self.model.layout.num_classes)
         self._measures_deltas = measures_deltas
+
+    def _about(self) -> dict[str, str]:
+        work, algorithm = self.algorithm.client_work, self.algorithm
+        optimizer = getattr(work, "optimizer", getattr(work, "base", None))
+        return {
+            "algorithm": algorithm.entry.name,
+            **({} if optimizer is None else {"client optimizer": repr(optimizer)}),
+            "server optimizer": repr(algorithm.server_optimizer),
+            "aggregator": type(algorithm.aggregator).__name__,
+            "weighting": algorithm.weighting,
+            **super()._about(),
+        }
 
     def initialize(self) -> ServerState:
         """See `LearningProcess.initialize`."""
@@ -110,6 +122,7 @@ class TrainingProcess(LearningProcess):
         cancel: CancelFlag | None = None,
     ) -> ProcessOutput:
         """See `LearningProcess.next`; `timings` has the keys `train` and `aggregate`."""
+        check_call(state, client_data)
         started = perf_counter()
         algorithm, params = self.algorithm, state.global_model_weights
         call = CohortCall(

@@ -30,6 +30,28 @@ class Model:
     layout: ParamLayout
     initial_params: NDArray[np.float32]
 
+    def __repr__(self) -> str:
+        """Returns name, shapes and number of parameters."""
+        layout = self.layout
+        return (
+            f"<{type(self).__name__} {self.name}: {list(layout.input_shape)} to "
+            f"{layout.num_classes} classes, {layout.num_params:,} parameters>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Returns a table of the layers, or of the weights of a model that has none."""
+        from fedcli.settings import notebooks  # late: notebooks alone need it
+
+        layout = self.layout
+        rows: list[tuple[object, ...]] = [
+            (each.name, each.kind, list(each.out_shape), f"{each.num_params:,}")
+            for each in layout.layers
+        ] or [(each.name, "", list(each.shape), f"{each.size:,}") for each in layout.tensors]
+        note = f"{list(layout.input_shape)} to {layout.num_classes} classes"
+        rows.append(("in all", "", "", f"{layout.num_params:,}"))
+        headers = ("layer", "kind", "shape", "parameters")
+        return notebooks.table(f"Model {self.name}", headers, rows, note)
+
 
 def sequential(
     specs: Sequence[Spec],

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from fedcli import settings
 from fedcli.dataclass import dataclass
-from fedcli.errors import ConfigError, DataError, speaks_python
+from fedcli.errors import ConfigError, DataError, RunError, speaks_python
 from fedcli.runs.files import folder as run_dir
 from fedcli.runs.stopping import Best
 from fedcli.settings import config_file
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.tables.metrics import JUDGING, METRICS
-from fedcli.settings.vocabulary import JUDGES, MEASURES
+from fedcli.settings.vocabulary import ACCURACY, JUDGES, MEASURES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,6 +49,42 @@ class RunRecord:
     path: Path
     options: dict[str, Any]
     provenance: dict[str, Any]
+
+    def __repr__(self) -> str:
+        """Returns the folder, what was trained and, if they can be read, the last figures."""
+        about = f"{self.options.get('algorithm')} on {self.options.get('data')}"
+        try:
+            told = "".join(
+                f", {split} {accuracy:.4f}"
+                for split in self.series_names
+                if (accuracy := self.final(split, ACCURACY)) is not None
+            )
+            rounds = f"{self.round_num} of {self.options.get('rounds')} rounds; accuracy"
+        except RunError:
+            return f"<RunRecord {self.path}: {about}>"
+        return f"<RunRecord {self.path}: {about}, {rounds}{told.removeprefix(',')}>"
+
+    def _repr_html_(self) -> str:
+        """Returns the last figures of each split as a table."""
+        from fedcli.settings import notebooks  # late: notebooks alone need it
+
+        rows = []
+        for split in self.series_names:
+            finals = (notebooks.number(self.final(split, each)) for each in MEASURES)
+            rows.append((split, self.final_round(split), *finals))
+        title = f"{self.path}: {self.options.get('algorithm')} on {self.options.get('data')}"
+        note = f"{self.round_num} of {self.options.get('rounds')} rounds; {ABOUT_ONLINE}."
+        return notebooks.table(title, ("split", "round", *MEASURES), rows, note)
+
+    def to_pandas(self) -> Any:
+        """Returns `columns` as a pandas DataFrame, a row for each line of metrics.jsonl.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        from fedcli.settings.notebooks import data_frame  # late: notebooks alone need it
+
+        return data_frame(self.columns).set_index("round")
 
     @cached_property
     def config(self) -> RunConfig:

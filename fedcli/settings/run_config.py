@@ -551,6 +551,23 @@ class RunConfig:
             if checked is not value:
                 object.__setattr__(self, name, checked)
 
+    def _given(self) -> dict[str, Any]:
+        """The options that are not at their defaults."""
+        values = {name: getattr(self, name) for name in OPTIONS}
+        return {name: value for name, value in values.items() if value != OPTIONS[name].default}
+
+    def __repr__(self) -> str:
+        """Returns the call that makes it."""
+        given = ", ".join(f"{name}={value!r}" for name, value in self._given().items())
+        return f"RunConfig({given})"
+
+    def _repr_html_(self) -> str:
+        """Returns the options that are not at their defaults as a table."""
+        from fedcli.settings import notebooks  # late: notebooks alone need it
+
+        note = "All other options are at their defaults."
+        return notebooks.table("RunConfig", ("option", "value"), self._given().items(), note)
+
     @classmethod
     def unchecked(cls, values: Mapping[str, Any]) -> RunConfig:
         """Returns a config of some fields that nobody has checked; the rest take their defaults."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import field, fields, replace
 from functools import cache
 from typing import Any
 
@@ -17,6 +17,16 @@ from fedcli.learning.optimizers.rules import OptState, Params, Rule, Settings
 from fedcli.learning.optimizers.schedules import CONSTANT, Schedule
 from fedcli.settings.tables import OPTIMIZERS
 from fedcli.settings.vocabulary import BY_LOCAL_STEP, BY_ROUND
+
+# What other libraries call arguments, with what they are called here.
+_HABITS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("lr", "eta", "rate", "step_size"), ("learning_rate",)),
+    **dict.fromkeys(("beta1", "b1"), ("beta_1",)),
+    **dict.fromkeys(("beta2", "b2"), ("beta_2",)),
+    **dict.fromkeys(("eps", "tau"), ("epsilon",)),
+    **dict.fromkeys(("wd", "l2"), ("weight_decay",)),
+    **dict.fromkeys(("alpha", "rho"), ("decay",)),
+}
 
 # Slots by name, in the order in which the core's rows keep them.
 _SLOT_ORDER = ("accumulator", "preconditioner")
@@ -47,6 +57,21 @@ class Optimizer:
     clip_norm: float | None = None
     shapes: tuple[tuple[int, ...], ...] = ()
     rule: Rule | None = field(default=None, compare=False, repr=False)
+
+    def __new__(cls, *args: Any, **named: Any) -> Optimizer:
+        """Refuses arguments that there are none of, and says what to write."""
+        refuse_unknown("Optimizer", named, [each.name for each in fields(cls)])
+        return super().__new__(cls)
+
+    def __repr__(self) -> str:
+        """Returns the call that makes it, but for what is as usual."""
+        options = {"learning_rate": self.learning_rate, **self.options}
+        told = [f"{name}={value!r}" for name, value in options.items()]
+        if self.schedule != CONSTANT:
+            told.append(f"schedule={self.schedule.name!r}")
+        if self.clip_norm is not None:
+            told.append(f"clip_norm={self.clip_norm!r}")
+        return f"{self.name}({', '.join(told)})"
 
     @property
     def _rule(self) -> Rule:
@@ -121,6 +146,15 @@ class Optimizer:
         """
         clip = [] if self.clip_norm is None else [(StepKind.CLIP, (self.clip_norm,))]
         return [*clip, *terms, self._rule.row(self._settings)]
+
+
+def refuse_unknown(function: str, given: Collection[str], known: Collection[str]) -> None:
+    """Raises TypeError about an argument that there is none of, with what it is called here."""
+    for name in given:
+        if name not in known:
+            usual = [each for each in _HABITS.get(name, ()) if each in known]
+            hint = f"write {usual[0]}=" if usual else f"it takes {', '.join(known)}"
+            raise TypeError(f"{function} has no argument {name!r}; {hint}")
 
 
 @cache

@@ -79,6 +79,22 @@ class ClientRecords:
     rows: NDArray[Any]
     client_ids: list[str]
 
+    def __repr__(self) -> str:
+        """Returns how much there is."""
+        return f"<ClientRecords: {len(self.rows):,} rows of {len(self.client_ids):,} clients>"
+
+    def to_pandas(self) -> Any:
+        """Returns a pandas DataFrame with a row for each client and round, ids as text.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        from fedcli.settings.notebooks import data_frame  # late: notebooks alone need it
+
+        columns: dict[str, Any] = {name: self.rows[name] for name in self.rows.dtype.names or ()}
+        columns["client"] = [self.client_ids[place] for place in self.rows["client"].tolist()]
+        return data_frame(columns)
+
 
 class RecordWriter:
     """Writes the records of a run that this process holds."""

@@ -34,6 +34,7 @@ class AlgorithmEntry(Entry):
         has_own_weights: Whether it evaluates other weights than the global model's.
         has_own_models: Whether each client keeps its own model and nothing is shared.
         pools_clients: Whether it trains on the examples of a cohort as if one client held them.
+        builder: The function of `fedcli.learning` that makes its process.
     """
 
     has_local_steps: bool = True
@@ -44,6 +45,7 @@ class AlgorithmEntry(Entry):
     server_options: Mapping[str, Value] = field(default_factory=dict)
     weightings: tuple[str, ...] = ("num-examples", "uniform")
     has_own_weights: bool = False
+    builder: str = field(default="", kw_only=True)
 
 
 def check_weighting(entry: AlgorithmEntry, weighting: str, label: str = "client weighting") -> None:
@@ -85,6 +87,7 @@ ALGORITHMS = table(
         example=(
             "fedcli train --algorithm centralized --clients all --shuffle-buffer full --rounds 20"
         ),
+        builder="build_centralized",
         code="fedcli.learning.algorithms.centralized:PooledSteps",
     ),
     AlgorithmEntry(
@@ -93,6 +96,7 @@ ALGORITHMS = table(
         "McMahan et al. 2017, arXiv 1602.05629; TFF learning/algorithms/fed_avg.py",
         rates="client 0.02 (softmax regression, the TFF tutorial) to 0.2 (networks), server 1",
         example="fedcli train --algorithm fedavg --sampling uniform --clients 10 --client-lr 0.1",
+        builder="build_weighted_fed_avg",
         code="fedcli.learning.algorithms.fedavg:LocalSteps",
     ),
     AlgorithmEntry(
@@ -110,6 +114,7 @@ ALGORITHMS = table(
         ),
         rates="as those of fedavg; the paper tries proximal_strength 0.001, 0.01, 0.1 and 1",
         example="fedcli train --algorithm fedprox --algorithm-option proximal_strength=0.1",
+        builder="build_fed_prox",
         code="fedcli.learning.algorithms.fedprox:proximal_steps",
     ),
     AlgorithmEntry(
@@ -121,6 +126,7 @@ ALGORITHMS = table(
         server_lr=0.1,
         rates="server 0.1 to 1; clients take no steps",
         example="fedcli train --algorithm fedsgd --server-lr 0.5 --rounds 50",
+        builder="build_fed_sgd",
         code="fedcli.learning.algorithms.fedsgd:Gradients",
     ),
     AlgorithmEntry(
@@ -132,6 +138,7 @@ ALGORITHMS = table(
         server_optimizer="sgd",
         rates="as those of fedavg",
         example="fedcli train --algorithm local-only --clients all",
+        builder="build_local_only",
         code="fedcli.learning.algorithms.local_only:OwnSteps",
     ),
     AlgorithmEntry(
@@ -141,6 +148,7 @@ ALGORITHMS = table(
         "Karimireddy et al. 2021, arXiv 2008.03606; TFF learning/algorithms/mime.py",
         rates="client 0.01 to 0.1, server 1; momentum is --client-option momentum=0.9",
         example="fedcli train --algorithm mime-lite --client-lr 0.05 --client-option momentum=0.9",
+        builder="build_mime_lite_with_optimizer",
         code="fedcli.learning.algorithms.mime_lite:MimeLiteWork",
     ),
     AlgorithmEntry(
@@ -150,6 +158,7 @@ ALGORITHMS = table(
         "Karimireddy et al. 2021, arXiv 2008.03606; FedJAX algorithms/mime.py",
         rates="client 0.01 to 0.1, server 1; momentum is --client-option momentum=0.9",
         example="fedcli train --algorithm mime --client-lr 0.05 --client-option momentum=0.9",
+        builder="build_mime",
         code="fedcli.learning.algorithms.mime:MimeWork",
     ),
     AlgorithmEntry(
@@ -163,6 +172,7 @@ ALGORITHMS = table(
             "fedcli train --algorithm scaffold --client-weighting uniform --sampling "
             "uniform --clients 10 --client-lr 0.05"
         ),
+        builder="build_scaffold",
         code="fedcli.learning.algorithms.scaffold:ScaffoldWork",
     ),
     AlgorithmEntry(
@@ -172,6 +182,7 @@ ALGORITHMS = table(
         "Wang et al. 2020, arXiv 2007.07481",
         rates="as those of fedavg",
         example="fedcli train --algorithm fednova --client-lr 0.05",
+        builder="build_fed_nova",
         code="fedcli.learning.algorithms.fednova:FedNovaWork",
     ),
     AlgorithmEntry(
@@ -195,6 +206,7 @@ ALGORITHMS = table(
             "fedcli train --algorithm feddyn --algorithm-option alpha=0.1 "
             "--client-weighting uniform --client-lr 0.1"
         ),
+        builder="build_fed_dyn",
         code="fedcli.learning.algorithms.feddyn:FedDynWork",
     ),
     AlgorithmEntry(
@@ -205,6 +217,7 @@ ALGORITHMS = table(
         server_options={"momentum": 0.9},
         rates="client 0.03, server 0.3: Reddi et al. 2021 for the EMNIST CNN",
         example="fedcli train --algorithm fedavgm --server-lr 0.3 --client-lr 0.03",
+        builder="build_fed_avg_m",
         code="fedcli.learning.algorithms.fedopt:LocalSteps",
     ),
     AlgorithmEntry(
@@ -216,6 +229,7 @@ ALGORITHMS = table(
         server_options={"initial_preconditioner_value": 0.0, **_FEDOPT_OPTIONS},
         rates="client 0.03, server 0.1: Reddi et al. 2021 for the EMNIST CNN",
         example="fedcli train --algorithm fedadagrad --client-lr 0.03 --server-lr 0.1",
+        builder="build_fed_adagrad",
         code="fedcli.learning.algorithms.fedopt:LocalSteps",
     ),
     AlgorithmEntry(
@@ -231,6 +245,7 @@ ALGORITHMS = table(
             "fedcli train --algorithm fedadam --client-lr 0.03 --server-lr 0.01 "
             "--server-option epsilon=0.001"
         ),
+        builder="build_fed_adam",
         code="fedcli.learning.algorithms.fedopt:LocalSteps",
     ),
     AlgorithmEntry(
@@ -246,6 +261,7 @@ ALGORITHMS = table(
             "fedcli train --algorithm fedyogi --client-lr 0.03 --server-lr 0.01 "
             "--server-option epsilon=0.001"
         ),
+        builder="build_fed_yogi",
         code="fedcli.learning.algorithms.fedopt:LocalSteps",
     ),
     family="algorithm",

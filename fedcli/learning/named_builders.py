@@ -1,0 +1,213 @@
+"""A `build_` function for each algorithm that has none in TFF: one call makes its process.
+
+Their common arguments are those of `AlgorithmParts`. Every algorithm can also be put together by
+hand, from `fedcli.algorithms.build` and `build_process`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from fedcli.errors import ConfigError
+from fedcli.learning import algorithms, optimizers
+from fedcli.learning.aggregators.contract import Aggregator
+from fedcli.learning.aggregators.mean import Mean
+from fedcli.learning.builders import build_process
+from fedcli.learning.engines.contract import Engine
+from fedcli.learning.optimizers.optimizer import Optimizer
+from fedcli.learning.process import LearningProcess, ModelLike
+from fedcli.models.metrics import MetricsAggregator, sum_then_finalize
+from fedcli.settings import tables
+from fedcli.settings.options import Value
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+_SERVER_SGD = optimizers.sgd(1.0)
+
+
+class AlgorithmParts(TypedDict, total=False):
+    """What all these functions take by name.
+
+    Attributes:
+        weighting: How clients count, `num-examples` or `uniform`; by default as in the paper.
+        aggregator: Makes one mean delta of a cohort's, as `fedcli.aggregators.build` returns it; by
+            default the mean.
+        metrics_aggregator: See `build_process`.
+        engine: See `build_process`.
+    """
+
+    weighting: str
+    aggregator: Aggregator
+    metrics_aggregator: MetricsAggregator
+    engine: Engine
+
+
+def build_fed_prox(
+    model: ModelLike,
+    client_optimizer: Optimizer,
+    server_optimizer: Optimizer = _SERVER_SGD,
+    *,
+    proximal_strength: float = 0.01,
+    **parts: Unpack[AlgorithmParts],
+) -> LearningProcess:
+    """Returns FedProx; `proximal_strength` is the paper's mu. See `algorithms.fedprox`."""
+    options = {"proximal_strength": proximal_strength}
+    return _build("fedprox", model, client_optimizer, server_optimizer, options, parts)
+
+
+def build_scaffold(
+    model: ModelLike,
+    client_optimizer: Optimizer,
+    server_optimizer: Optimizer = _SERVER_SGD,
+    *,
+    num_clients: int,
+    **parts: Unpack[AlgorithmParts],
+) -> LearningProcess:
+    """Returns SCAFFOLD; `num_clients` may take part in all. See `algorithms.scaffold`."""
+    return _build("scaffold", model, client_optimizer, server_optimizer, {}, parts, num_clients)
+
+
+def build_fed_dyn(
+    model: ModelLike,
+    client_optimizer: Optimizer,
+    server_optimizer: Optimizer = _SERVER_SGD,
+    *,
+    num_clients: int,
+    alpha: float = 0.01,
+    **parts: Unpack[AlgorithmParts],
+) -> LearningProcess:
+    """Returns FedDyn; `num_clients` may take part in all. See `algorithms.feddyn`."""
+    options = {"alpha": alpha}
+    return _build("feddyn", model, client_optimizer, server_optimizer, options, parts, num_clients)
+
+
+def build_fed_nova(
+    model: ModelLike,
+    client_optimizer: Optimizer,
+    server_optimizer: Optimizer = _SERVER_SGD,
+    **parts: Unpack[AlgorithmParts],
+) -> LearningProcess:
+    """Returns FedNova; the client optimizer is SGD. See `algorithms.fednova`."""
+    return _build("fednova", model, client_optimizer, server_optimizer, {}, parts)
+
+
+def build_mime(
+    model: ModelLike,
+    base_optimizer: Optimizer,
+    server_optimizer: Optimizer = _SERVER_SGD,
+    **parts: Unpack[AlgorithmParts],
+) -> LearningProcess:
+    """Returns Mime, with the base optimizer on clients and server. See `algorithms.mime`."""
+    return _build("mime", model, base_optimizer, server_optimizer, {}, parts)
+
+
+def build_local_only(
+    model: ModelLike, client_optimizer: Optimizer, **parts: Unpack[AlgorithmParts]
+) -> LearningProcess:
+    """Returns clients that share nothing and keep their models. See `algorithms.local_only`."""
+    return _build("local-only", model, client_optimizer, _SERVER_SGD, {}, parts)
+
+
+def build_centralized(
+    model: ModelLike,
+    client_optimizer: Optimizer,
+    server_optimizer: Optimizer = _SERVER_SGD,
+    **parts: Unpack[AlgorithmParts],
+) -> LearningProcess:
+    """Returns training on the examples of the whole cohort. See `algorithms.centralized`."""
+    return _build("centralized", model, client_optimizer, server_optimizer, {}, parts)
+
+
+def build_fed_avg_m(
+    model: ModelLike,
+    client_optimizer: Optimizer,
+    server_learning_rate: float = 1.0,
+    server_options: Mapping[str, Value] | None = None,
+    **parts: Unpack[AlgorithmParts],
+) -> LearningProcess:
+    """Returns FedAvgM: server SGD with momentum 0.9 unless `server_options` say otherwise.
+
+    See `algorithms.fedopt`.
+    """
+    server = _server_of("fedavgm", server_learning_rate, server_options)
+    return _build("fedavgm", model, client_optimizer, server, {}, parts)
+
+
+def build_fed_adagrad(
+    model: ModelLike,
+    client_optimizer: Optimizer,
+    server_learning_rate: float = 0.1,
+    server_options: Mapping[str, Value] | None = None,
+    **parts: Unpack[AlgorithmParts],
+) -> LearningProcess:
+    """Returns FedAdagrad; `server_options` such as epsilon=0.001. See `algorithms.fedopt`."""
+    server = _server_of("fedadagrad", server_learning_rate, server_options)
+    return _build("fedadagrad", model, client_optimizer, server, {}, parts)
+
+
+def build_fed_adam(
+    model: ModelLike,
+    client_optimizer: Optimizer,
+    server_learning_rate: float = 0.1,
+    server_options: Mapping[str, Value] | None = None,
+    **parts: Unpack[AlgorithmParts],
+) -> LearningProcess:
+    """Returns FedAdam; `server_options` such as epsilon=0.001. See `algorithms.fedopt`."""
+    server = _server_of("fedadam", server_learning_rate, server_options)
+    return _build("fedadam", model, client_optimizer, server, {}, parts)
+
+
+def build_fed_yogi(
+    model: ModelLike,
+    client_optimizer: Optimizer,
+    server_learning_rate: float = 0.01,
+    server_options: Mapping[str, Value] | None = None,
+    **parts: Unpack[AlgorithmParts],
+) -> LearningProcess:
+    """Returns FedYogi; `server_options` such as epsilon=0.001. See `algorithms.fedopt`."""
+    server = _server_of("fedyogi", server_learning_rate, server_options)
+    return _build("fedyogi", model, client_optimizer, server, {}, parts)
+
+
+def _server_of(name: str, learning_rate: float, given: Mapping[str, Value] | None) -> Optimizer:
+    """The server optimizer that makes an algorithm, with the row's options but for those given."""
+    entry = tables.ALGORITHMS[name]
+    assert entry.server_optimizer is not None
+    options = {**entry.server_options, **(given or {})}
+    return optimizers.build(entry.server_optimizer, learning_rate, options)
+
+
+def _build(
+    name: str,
+    model: ModelLike,
+    client_optimizer: Optimizer,
+    server_optimizer: Optimizer,
+    options: Mapping[str, Value],
+    parts: AlgorithmParts,
+    num_clients: int | None = None,
+) -> LearningProcess:
+    for side, optimizer in (("client", client_optimizer), ("server", server_optimizer)):
+        if not isinstance(optimizer, Optimizer):
+            raise ConfigError(
+                f"{side} optimizer is of type {type(optimizer).__name__}; give one of "
+                "fedcli.optimizers, such as sgd(0.02)"
+            )
+    unknown = parts.keys() - AlgorithmParts.__annotations__.keys()
+    if unknown:
+        raise TypeError(
+            f"unexpected argument {min(unknown)!r}; give one of "
+            f"{', '.join(AlgorithmParts.__annotations__)}"
+        )
+    given: dict[str, Any] = dict(parts)
+    algorithm = algorithms.build(
+        name,
+        client_optimizer,
+        server_optimizer,
+        weighting=given.pop("weighting", tables.ALGORITHMS[name].weightings[0]),
+        aggregator=given.pop("aggregator", Mean()),
+        options=options,
+    )
+    metrics_aggregator = given.pop("metrics_aggregator", sum_then_finalize)
+    return build_process(algorithm, model, metrics_aggregator, num_clients=num_clients, **given)

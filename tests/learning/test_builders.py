@@ -1,0 +1,116 @@
+"""A function for each algorithm, and what is said of wrong arguments."""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedcli import aggregators, algorithms, learning, optimizers
+from fedcli.errors import ConfigError, DataError
+from fedcli.learning import builders
+from fedcli.learning.aggregators.order_statistics import Median
+from fedcli.settings import tables
+from fedcli.settings.tables.algorithms import AlgorithmEntry
+
+MODEL = "softmax-regression"
+# What a function needs beside the model, by its parameters.
+NEEDED: dict[str, Any] = {
+    "client_optimizer": optimizers.sgd(0.1),
+    "base_optimizer": optimizers.sgd(0.1),
+    "num_clients": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def cohort() -> Any:
+    rng = np.random.default_rng(0)
+    return [(rng.random((8, 28, 28)).astype(np.float32), rng.integers(0, 10, 8)) for _ in range(3)]
+
+
+def build(entry: AlgorithmEntry, **more: Any) -> Any:
+    function = getattr(learning, entry.builder)
+    needed = {
+        name: value for name, value in NEEDED.items() if name in signature(function).parameters
+    }
+    return function(MODEL, **needed, **more)
+
+
+@pytest.mark.parametrize("entry", tables.ALGORITHMS.values(), ids=lambda entry: entry.name)
+def test_each_algorithm_has_a_function_that_builds_it(entry: AlgorithmEntry, cohort: Any) -> None:
+    process = build(entry)
+    made = process.algorithm
+    assert entry.has_own_models or made.entry.name == entry.name
+    server = entry.server_optimizer or "sgd"
+    options = {} if entry.has_own_models else dict(entry.server_options)
+    same = optimizers.build(server, entry.server_lr, options)
+    assert made.server_optimizer.options == same.options
+    assert made.server_optimizer.learning_rate == same.learning_rate
+    assert made.weighting == entry.weightings[0]
+    for option in entry.options:  # its defaults are the table's
+        parameters = signature(getattr(learning, entry.builder)).parameters
+        if option.name in parameters:
+            assert parameters[option.name].default == option.default
+    client = None if not entry.has_local_steps else NEEDED["client_optimizer"]
+    by_hand = builders.build_process(
+        algorithms.build(
+            entry.name, client, same, weighting=made.weighting, aggregator=aggregators.build("mean")
+        ),
+        MODEL,
+        num_clients=3,
+    )
+    losses = [
+        each.next(each.initialize(), cohort).metrics["client_work"]["train"]["loss"]
+        for each in (process, by_hand)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_parts_are_given_by_name() -> None:
+    process: Any = learning.build_fed_prox(
+        MODEL, optimizers.sgd(0.1), weighting="uniform", aggregator=Median()
+    )
+    assert (process.algorithm.weighting, process.algorithm.aggregator) == ("uniform", Median())
+    wrong: Any = {"agregator": Median()}
+    with pytest.raises(TypeError, match="unexpected argument 'agregator'; give one of weighting"):
+        learning.build_fed_prox(MODEL, optimizers.sgd(0.1), **wrong)
+    with pytest.raises(ConfigError, match="client optimizer is of type float; give one of"):
+        learning.build_scaffold(MODEL, 0.1, num_clients=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["build_weighted_fed_avg", "build_fed_eval"])
+def test_wrong_arguments_of_next_are_one_line(name: str, cohort: Any) -> None:
+    given = (MODEL,) if name == "build_fed_eval" else (MODEL, optimizers.sgd(0.1))
+    process = getattr(learning, name)(*given)
+    state = process.initialize()
+    with pytest.raises(DataError, match=r"state is of type list; give next\(state, client_data\)"):
+        process.next(cohort, state)
+    with pytest.raises(DataError, match="client_data is empty; give one element a client"):
+        process.next(state, [])
+    output = process.next(state, cohort)
+    with pytest.raises(DataError, match=r"of type ProcessOutput; give what .* of the latter its"):
+        process.next(output, cohort)
+
+
+@pytest.mark.parametrize(
+    ("function", "given", "words"),
+    [
+        (optimizers.sgd, {"lr": 0.1}, "sgd has no argument 'lr'; write learning_rate="),
+        (optimizers.adam, {"eps": 1e-8}, "adam has no argument 'eps'; write epsilon="),
+        (
+            optimizers.Optimizer,
+            {"name": "sgd", "lr": 0.1},
+            "no argument 'lr'; write learning_rate=",
+        ),
+        (optimizers.sgd, {"speed": 3}, "'speed'; it takes learning_rate, momentum, nesterov"),
+    ],
+)
+def test_arguments_of_other_libraries_are_told(function: Any, given: Any, words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        function(**given)
+
+
+def test_an_optimizer_shows_how_it_is_made() -> None:
+    assert repr(optimizers.sgd(0.1, 0.9)) == "sgd(learning_rate=0.1, momentum=0.9, nesterov=False)"
