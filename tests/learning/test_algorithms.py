@@ -428,11 +428,11 @@ def test_state_of_clients_has_a_signature() -> None:
 
 
 def test_other_client_optimizers_than_an_algorithm_has_sense_for_are_refused() -> None:
-    with pytest.raises(ConfigError, match="scaffold with client optimizer adam: its control"):
+    with pytest.raises(ConfigError, match="scaffold with client optimizer adam is not supp"):
         _build("scaffold", optimizers.adam(0.1))
     with pytest.raises(ConfigError, match="scaffold with client optimizer sgd with momentum"):
         _build("scaffold", optimizers.sgd(0.1, momentum=0.9))
-    with pytest.raises(ConfigError, match="fednova with client optimizer adam: its steps"):
+    with pytest.raises(ConfigError, match="fednova with client optimizer adam is not supp"):
         _build("fednova", optimizers.adam(0.1))
 
 
@@ -443,7 +443,7 @@ def test_weights_by_examples_are_refused_where_clients_count_alike(name: str) ->
 
 
 def test_another_server_optimizer_than_the_name_s_is_refused() -> None:
-    with pytest.raises(ConfigError, match="fedadam is with server optimizer adam, not sgd"):
+    with pytest.raises(ConfigError, match="fedadam uses server optimizer adam, not sgd"):
         _build("fedadam", server=optimizers.sgd(1.0))
 
 

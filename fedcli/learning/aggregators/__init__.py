@@ -1,4 +1,4 @@
-"""Aggregators, which make one mean delta of those of a cohort; `build` makes one by its name."""
+"""Aggregators, which combine the deltas of a cohort to one; `build` makes one by name."""
 
 from __future__ import annotations
 

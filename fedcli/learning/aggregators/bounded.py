@@ -1,16 +1,16 @@
-"""The weighted mean of deltas kept within bounds: by a fixed norm, or by TFF's adaptive ones.
+"""The weighted mean of bounded deltas: with a fixed norm, or with TFF's adaptive bounds.
 
-TFF's chain (learning/model_update_aggregator.py: robust_aggregator) zeroes a delta whose largest
-entry is above a bound, its weight kept, then clips what is left to an L2 norm over all tensors,
-then takes the mean. Both bounds follow quantiles of what the clients send (Andrew, Thakkar, McMahan
-and Ramaswamy, "Differentially Private Learning with Adaptive Clipping", NeurIPS 2021,
-https://arxiv.org/abs/1905.03871; TFF aggregators/quantile_estimation.py, without noise): after each
-round an estimate C becomes
+TFF's chain (learning/model_update_aggregator.py: robust_aggregator) replaces a delta whose largest
+entry is above a bound by zeros and keeps its weight. It then clips each delta to an L2 norm over
+all tensors, and takes the mean. Both bounds follow quantiles of the clients' deltas (Andrew,
+Thakkar, McMahan and Ramaswamy, "Differentially Private Learning with Adaptive Clipping", NeurIPS
+2021, https://arxiv.org/abs/1905.03871; TFF aggregators/quantile_estimation.py, without noise).
+After each round an estimate C becomes
 
     C * exp(-rate * (share of clients at or below C - target))
 
-so a bound holds for the round after the one it was learned from. Every client counts once there,
-one that was dropped or had no example as a delta of zeros.
+and applies to the next round. Every client counts once in the share. A client that was dropped or
+had no example counts as a delta of zeros.
 
 The engine measures and bounds each delta while it adds it, so no delta is kept.
 """
@@ -29,14 +29,20 @@ from fedcli.learning.engines.deltas import NO_BOUNDS, DeltaBounds, DeltaRequest,
 
 
 class Quantile(NamedTuple):
-    """An estimate that follows a quantile by geometric steps."""
+    """An estimate that follows a quantile by geometric steps.
+
+    Attributes:
+        initial: The estimate before the first round.
+        target: The quantile, 0 to 1.
+        rate: Step size of the logarithm of the estimate.
+    """
 
     initial: float
     target: float
     rate: float
 
     def after(self, estimate: float, values: NDArray[np.float64]) -> float:
-        """Returns the estimate after a round in which clients sent these values [num_clients]."""
+        """Returns the estimate after a round with these values of the clients [num_clients]."""
         if not len(values):
             return estimate
         share_below = float(np.mean(values <= estimate))
@@ -57,13 +63,13 @@ class AdaptiveRobust:
         return {"zeroing": ZEROING.initial, "clipping": CLIPPING.initial}
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
-        """Returns the sum within the bounds of the coming round."""
+        """Requests the sum of deltas within the bounds of the coming round."""
         return DeltaRequest(_bounds(state))
 
     def aggregate(
         self, state: Mapping[str, Any], deltas: Deltas
     ) -> tuple[NDArray[np.float32], dict[str, Any], dict[str, Any]]:
-        """Returns the mean delta, the estimates after this round, and the bounds it was under."""
+        """Returns the mean delta, the next estimates, and metrics with this round's bounds."""
         bounds = _bounds(state)
         sizes, norms = deltas.stats["max_abs"], deltas.stats["norm"]
         next_state = {
@@ -89,26 +95,26 @@ def _bounds(state: Mapping[str, Any]) -> DeltaBounds:
 
 @dataclass(frozen=True)
 class NormBound:
-    """The mean of deltas scaled down to one fixed L2 norm where they are longer.
+    """The weighted mean of deltas that are clipped to one fixed L2 norm.
 
-    A defence against a few clients that send much (Sun, Kairouz, Suresh and McMahan, "Can You
+    A defence against a few clients with large deltas (Sun, Kairouz, Suresh and McMahan, "Can You
     Really Backdoor Federated Learning?", 2019, https://arxiv.org/abs/1911.07963).
     """
 
     max_norm: float
 
     def init(self) -> dict[str, Any]:
-        """Returns its part of the server state: nothing."""
+        """Returns an empty state."""
         return {}
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
-        """Returns the sum within the bound."""
+        """Requests the sum of deltas within the bound."""
         return DeltaRequest(NO_BOUNDS._replace(norm=self.max_norm))
 
     def aggregate(
         self, state: Mapping[str, Any], deltas: Deltas
     ) -> tuple[NDArray[np.float32], dict[str, Any], dict[str, Any]]:
-        """Returns the mean delta, the state, and how many deltas were longer than the bound."""
+        """Returns the mean delta, the state, and the number of clipped deltas."""
         metrics = {
             "clipping": {"mean_value": {}, "mean_weight": {}},
             "clipping_norm": self.max_norm,

@@ -1,7 +1,7 @@
-"""Aggregators: from the deltas of a cohort to one mean delta.
+"""The interface of aggregators, which combine the deltas of a cohort to one mean delta.
 
-An aggregator says beforehand what it needs of the deltas: their sum, a sum of deltas within bounds,
-or all of them.
+Before each round an aggregator requests what it needs: the sum of the deltas, the sum of bounded
+deltas, or the single deltas as well.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from fedcli.settings.options import Value
 
 
 class Aggregator(Protocol):
-    """Makes one mean delta of those of a cohort.
+    """Combines the deltas of a cohort to one mean delta.
 
-    It holds settings only; what it remembers between rounds is part of the server state: by name,
-    arrays, ints and floats, which keep their shapes and types from round to round.
+    It holds settings only. Its state between rounds is part of the server state: arrays, ints and
+    floats by name, which keep their shapes and types from round to round.
     """
 
     def init(self) -> dict[str, Any]:
@@ -31,9 +31,9 @@ class Aggregator(Protocol):
         ...
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
-        """Returns what it needs of the deltas of the coming round.
+        """Returns what the engine is to return about the deltas of the coming round.
 
-        `SUM` for their weighted sum alone, `ALL_ROWS` for each of them besides,
+        `SUM` for their weighted sum alone, `ALL_ROWS` for the single deltas as well, or
         `DeltaRequest(bounds=DeltaBounds(max_abs, norm))` for a sum of bounded deltas.
         """
         ...
@@ -50,7 +50,7 @@ class Aggregator(Protocol):
 
 
 def build(name: str, options: Mapping[str, Value] | None = None) -> Aggregator:
-    """Returns the aggregator of the table called `name`.
+    """Returns the aggregator called `name` in the table of aggregators.
 
     Args:
         name: A key of `tables.AGGREGATORS`, FILE.py or FILE.py:NAME, which is run, or the name of

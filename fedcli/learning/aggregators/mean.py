@@ -14,14 +14,14 @@ from fedcli.learning.engines.deltas import SUM, DeltaRequest, Deltas
 
 @dataclass(frozen=True)
 class Mean:
-    """Sum of weight * delta over sum of weights; both sums are the engine's, in float64."""
+    """Sum of weight * delta over sum of weights, both computed by the engine in float64."""
 
     def init(self) -> dict[str, Any]:
-        """Returns its part of the server state: nothing."""
+        """Returns an empty state."""
         return {}
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
-        """Returns the sum alone."""
+        """Requests the sum alone."""
         return SUM
 
     def aggregate(

@@ -1,12 +1,12 @@
-"""Aggregators that look at every coordinate of all deltas by itself: the median.
+"""Aggregators that treat each coordinate of the deltas separately: the median.
 
 Yin, Chen, Ramchandran and Bartlett, "Byzantine-Robust Distributed Learning: Towards Optimal
-Statistical Rates", ICML 2018, https://arxiv.org/abs/1803.01498. As long as fewer than half of the
-clients of a round send wrong deltas, each coordinate of the median lies within what the others
-sent.
+Statistical Rates", ICML 2018, https://arxiv.org/abs/1803.01498. If fewer than half of the clients
+of a round send wrong deltas, each coordinate of the median lies within the range of the correct
+ones.
 
-All deltas count the same, whatever the client weights: a weight that a client says would be a way
-to move the median. A delta counts if it is finite and its client has an example.
+Client weights are ignored, because a client could move the median by claiming a large weight. A
+delta counts if it is finite and its client has an example.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ def middle_of_rows(values: NDArray[np.floating]) -> NDArray[np.floating]:
     """Returns the median of each row: the middle value, or the mean of the two middle ones.
 
     Args:
-        values: [num_rows, num_values], at least one value and no NaN; its rows are rearranged.
+        values: [num_rows, num_values], at least one value per row and no NaN. The function reorders
+            the values of each row.
 
     Returns:
-        [num_rows]; means are float64. The order of the values of a row changes no bit.
+        [num_rows]; float64 if there are two middle values. The result does not depend on the order
+        of the values of a row, to the bit.
     """
-    values += 0.0  # -0 is 0: which of the two comes first would depend on the order
+    values += 0.0  # -0 becomes 0; as they are equal, the order would decide which is the median
     last = values.shape[1] // 2
     if values.shape[1] % 2:
         values.partition(last, axis=1)
@@ -41,14 +43,14 @@ def middle_of_rows(values: NDArray[np.floating]) -> NDArray[np.floating]:
 
 @dataclass(frozen=True)
 class Median:
-    """The median of the deltas, coordinate by coordinate."""
+    """The coordinate-wise median of the deltas."""
 
     def init(self) -> dict[str, Any]:
-        """Returns its part of the server state: nothing."""
+        """Returns an empty state."""
         return {}
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
-        """Returns all deltas."""
+        """Requests the single deltas."""
         return ALL_ROWS
 
     def aggregate(

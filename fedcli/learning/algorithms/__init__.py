@@ -1,4 +1,4 @@
-"""Federated algorithms, one file a paper; `build` makes one by its name."""
+"""Federated algorithms, one module per paper; `build` makes one by name."""
 
 from __future__ import annotations
 

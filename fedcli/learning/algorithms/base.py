@@ -1,4 +1,4 @@
-"""What an algorithm is made of, and the server step that all of them end with."""
+"""The parts of an algorithm, and the server step at the end of each round."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Algorithm:
     """A federated algorithm, as the parts in which algorithms differ.
 
     Attributes:
-        entry: Its row of the table.
-        client_work: What the clients of a cohort do in a round.
+        entry: Its row of the table of algorithms.
+        client_work: The work of the clients of a cohort in a round.
         weighting: Client weights, `num-examples` (processed) or `uniform`.
-        aggregator: Makes one mean delta of a cohort's.
-        server_optimizer: Takes the pseudo-gradient and moves the global model.
-        ema_decay: Share that a running mean of the global weights keeps of itself in a round; it is
-            what is evaluated. None: there is none.
+        aggregator: Combines the deltas of a cohort to one mean delta.
+        server_optimizer: Updates the global model with the pseudo-gradient.
+        ema_decay: Decay of an exponential moving average of the global weights, which is evaluated
+            instead of them. None for no average.
     """
 
     entry: AlgorithmEntry
@@ -45,13 +45,13 @@ def apply_mean_delta(
 ) -> tuple[NDArray[np.float32], dict[str, Any], dict[str, Any]]:
     """Returns parameters, optimizer state and finalizer metrics after one server step.
 
-    A mean delta that holds a NaN or infinity is rejected: parameters and state stay as they were
-    and `update_non_finite` is 1 (TFF learning/templates/apply_optimizer_finalizer.py).
+    A mean delta with a NaN or an infinity is rejected: parameters and state do not change and
+    `update_non_finite` is 1 (TFF learning/templates/apply_optimizer_finalizer.py).
 
     Args:
         server_optimizer: The optimizer.
         params: Global parameters [num_params].
-        opt_state: Its state.
+        opt_state: The optimizer's state.
         mean_delta: Mean of client minus server parameters [num_params].
     """
     if not np.isfinite(mean_delta).all():

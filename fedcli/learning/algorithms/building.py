@@ -1,4 +1,4 @@
-"""The algorithm of a name: its row of the table, the client work that the row names, the rest."""
+"""Builds an algorithm from its row of the table of algorithms."""
 
 from __future__ import annotations
 
@@ -25,20 +25,21 @@ def build(
     aggregator: Aggregator,
     options: Mapping[str, Value] | None = None,
 ) -> Algorithm:
-    """Returns the algorithm of the table called `name`, made of the given parts.
+    """Returns the algorithm called `name` with the given parts.
 
     Args:
         name: A key of `tables.ALGORITHMS`, FILE.py or FILE.py:NAME, which is run, or the name of
             an algorithm in an installed package.
-        client_optimizer: Takes the local steps; None for an algorithm without such.
-        server_optimizer: Takes the pseudo-gradient of each round.
-        weighting: Client weights, `num-examples` or `uniform`; some algorithms take only one.
-        aggregator: Makes one mean delta of a cohort's.
-        options: The algorithm's own options; those not given take their defaults.
+        client_optimizer: Takes the local steps; None for an algorithm without local steps.
+        server_optimizer: Updates the global model with the pseudo-gradient of each round.
+        weighting: Client weights, `num-examples` or `uniform`; some algorithms allow only one.
+        aggregator: Combines the deltas of a cohort to one mean delta.
+        options: The algorithm's own options; missing ones take their defaults.
 
     Raises:
-        ConfigError: The name or an option is unknown, a value is not allowed, there is a client
-            optimizer too few or too many, or the algorithm does not go with it.
+        ConfigError: The name or an option is unknown, a value is not allowed, the client optimizer
+            is missing or not used by the algorithm, or the algorithm does not support one of the
+            optimizers.
         PartError: A file of the user's fails, or breaks the contract.
     """
     entry = opt.choose(tables.ALGORITHMS, name, "algorithm")
@@ -52,7 +53,7 @@ def build(
     wanted = entry.server_optimizer
     if wanted is not None and server_optimizer.name != wanted:
         raise ConfigError(
-            f"{name} is with server optimizer {wanted}, not {server_optimizer.name}; leave it out, "
+            f"{name} uses server optimizer {wanted}, not {server_optimizer.name}; leave it out, "
             "or choose fedavg"
         )
     entry = opt.opened(entry)

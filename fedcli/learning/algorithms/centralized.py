@@ -2,21 +2,20 @@
 
 The examples of the cohort are pooled, and one client that holds them all takes the local steps:
 
-    w <- y, where y comes from w by the client optimizer over the pooled batches
+    w <- y, where y is the result of the client optimizer's steps from w over the pooled batches
 
-A round costs what a federated round costs: as many local epochs, so as many examples processed, in
-batches of the same size; --max-examples bounds the pool as it bounds its clients together. With
---clients all this is SGD on all data, `epochs` epochs a round; with SGD as the client optimizer a
-run of R rounds is one run of R * epochs epochs. The server optimizer takes the pool's model delta
-as it would take a mean; SGD with rate 1 (the default) takes it as it is. The weight of the one
-client is of no consequence.
+A round costs as much as a federated round: it processes as many examples, for as many local epochs,
+in batches of the same size. --max-examples limits the pool to the total that it would allow the
+clients. With --clients all, a round trains `epochs` epochs on all data. With SGD as the client
+optimizer, a run of R rounds is one run of R * epochs epochs. The server optimizer receives the
+pool's model delta as the mean delta; SGD with rate 1 (the default) adds it unchanged. The weight of
+the only client has no effect.
 
-Pooled examples stand in the order of the cohort and are shuffled as one client's of the name
-"centralized": the shuffle buffer should be `full`, or else a batch holds neighbours, and so few
-clients'.
+The pooled examples are in cohort order and are shuffled as those of a client named "centralized".
+The shuffle buffer should be `full`; otherwise a batch holds neighbouring examples, of few clients.
 
-Where it differs from a training loop of its own: the client optimizer starts afresh each round, so
-momentum is built up again, and with the repeat-shuffle pipeline batches end with a round.
+Differences from an ordinary training loop: the client optimizer's state is reset each round, so
+momentum builds up anew; and with the repeat-shuffle pipeline no batch spans two rounds.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from fedcli.datasets.batches import BatchedDataset, ClientDataset
 from fedcli.learning.algorithms.client_work import CohortCall, WorkResult
 from fedcli.learning.optimizers.optimizer import Optimizer
 
-POOL = "centralized"  # names the pool in the shuffle's key
+POOL = "centralized"  # the pool's client id, part of the key of its shuffle
 
 
 @dataclass(frozen=True)
@@ -49,19 +48,19 @@ class PooledSteps:
     optimizer: Optimizer
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
-        """Returns nothing."""
+        """Returns an empty state."""
         return {}
 
     def run(self, call: CohortCall, state: Mapping[str, Any]) -> WorkResult:
-        """Trains the pool once; a cohort of nobody stays one."""
+        """Trains the pool once; an empty cohort remains empty."""
         trained = replace(call, clients=pool(call.clients)).train(self.optimizer)
         return WorkResult(trained, dict(state))
 
 
 def pool(clients: Iterable[BatchedDataset]) -> tuple[BatchedDataset, ...]:
-    """Returns the one client that holds the examples of all, copied; none of none.
+    """Returns one client with copies of all clients' examples; empty if there are no clients.
 
-    Clients whose pixels are stored unlike each other are decoded: float32.
+    If the clients store pixels in different formats, the pool's pixels are decoded to float32.
     """
     members = list(clients)
     if not members:

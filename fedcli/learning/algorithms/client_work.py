@@ -1,4 +1,4 @@
-"""What the clients of a cohort do in a round: the part in which algorithms differ most."""
+"""The work of a cohort's clients in a round, the part in which algorithms differ most."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class CohortCall:
     """One round's cohort, ready for the engine.
 
     Attributes:
-        engine: What computes the clients.
+        engine: Trains the clients.
         layout: The model.
-        task: What clients do, but for the rows of their local steps.
-        aggregator: What will make one mean delta of the cohort's.
-        aggregator_state: What it remembers.
-        clients: The cohort's data; they can be gone through again if the work makes many passes.
-        cancel: Stops the call from outside.
-        num_clients: How many may take part, in this round or another; None: not known.
-        evaluated: What was evaluated before the round in place of the global model; None: that.
+        task: The work of the clients, without the step table.
+        aggregator: Will combine the cohort's deltas to one mean delta.
+        aggregator_state: The aggregator's state.
+        clients: The cohort's data, which can be iterated `ClientWork.num_passes` times.
+        cancel: A flag that stops the call from outside.
+        num_clients: The size of the population; None if it is not known.
+        evaluated: The `evaluated` part of the server state before the round.
     """
 
     engine: Engine
@@ -64,7 +64,7 @@ class CohortCall:
         """The number of clients that may take part.
 
         Raises:
-            ConfigError: Nobody has said it.
+            ConfigError: It is not known.
         """
         if self.num_clients is None:
             raise ConfigError(
@@ -73,18 +73,18 @@ class CohortCall:
         return self.num_clients
 
     def for_gradients(self) -> CohortCall:
-        """Returns the call for what is no model delta, and not for the aggregator: a plain sum."""
+        """Returns a call that requests a plain sum: gradients are not for the aggregator."""
         return replace(self, task=replace(self.task, request=SUM))
 
     def measuring(self) -> CohortCall:
-        """Returns the call with the sizes of the deltas in their stats: `norm` and `max_abs`."""
+        """Returns a call whose stats contain the sizes of the deltas: `norm` and `max_abs`."""
         request = self.task.request
         if request.bounds is not None:
             return self
         return replace(self, task=replace(self.task, request=request._replace(bounds=NO_BOUNDS)))
 
     def mean_delta(self, deltas: Deltas) -> NDArray[np.float32]:
-        """Returns what the aggregator makes of deltas of this round: float32 [num_params]."""
+        """Returns the aggregator's mean of deltas of this round: float32 [num_params]."""
         return self.aggregator.aggregate(self.aggregator_state, deltas)[0]
 
     def train(
@@ -97,15 +97,15 @@ class CohortCall:
         inputs: ClientInputs = NO_INPUTS,
         exchange: ClientExchange | None = None,
     ) -> Deltas:
-        """Returns the model deltas of clients that take local steps.
+        """Trains the cohort with local steps and returns the model deltas.
 
         Args:
-            optimizer: Takes them, at the learning rate that its schedule has for this round.
-            terms: Rows of what the algorithm adds to the gradient, once that is clipped.
+            optimizer: The client optimizer; its schedule sets the learning rate of this round.
+            terms: Rows of the terms that the algorithm adds to the clipped gradient.
             frozen: The optimizer state that every step starts from; None: each client has its own.
-            first: Rows that act before the optimizer, its clipping included, sees the gradient.
-            inputs: What clients are sent beside the parameters, without an exchange.
-            exchange: What is sent to single clients and received from them.
+            first: Rows that change the gradient before it is clipped.
+            inputs: Inputs of single clients, if there is no exchange.
+            exchange: Makes the inputs of single clients and receives their deltas.
         """
         optimizer = optimizer.at(self.round_num)
         task = replace(
@@ -118,7 +118,7 @@ class CohortCall:
         return self._run(task, exchange)
 
     def take_gradients(self) -> Deltas:
-        """Returns in place of model deltas minus the mean gradients at the global parameters."""
+        """Returns minus each client's mean gradient at the global parameters, as its delta."""
         return self._run(replace(self.task, rows=((StepKind.GRADIENT, ()),)))
 
     def _run(self, task: ClientTask, exchange: ClientExchange | None = None) -> Deltas:
@@ -128,12 +128,12 @@ class CohortCall:
 
 
 class WorkResult(NamedTuple):
-    """What a round of client work makes.
+    """The result of a round of client work.
 
     Attributes:
-        deltas: What the cohort sends back, scaled and shifted as the algorithm has it.
+        deltas: The cohort's deltas for the aggregator, with the algorithm's scale and shift.
         state: The client work's part of the next server state.
-        evaluated: What is evaluated in place of the global model, if the algorithm says so.
+        evaluated: The `evaluated` part of the next server state, if the algorithm sets it.
     """
 
     deltas: Deltas
@@ -142,39 +142,40 @@ class WorkResult(NamedTuple):
 
 
 class ClientWork(Protocol):
-    """What makes an algorithm: what clients do in a round.
+    """The part that makes an algorithm: the work of a cohort's clients in a round.
 
-    It holds settings only; what it remembers between rounds is part of the server state: by name,
-    arrays, ints and floats, which keep their shapes and types from round to round.
+    It holds settings only. Its state between rounds is part of the server state: arrays, ints and
+    floats by name, which keep their shapes and types from round to round.
     """
 
     @property
     def num_passes(self) -> int:
-        """How often it goes through the cohort's data in a round: how many calls it trains with."""
+        """The number of passes over the cohort's data in a round: calls of the two methods below."""
         ...
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
-        """Returns its part of the server state before the first round, for params [num_params]."""
+        """Returns the state before the first round, for initial parameters [num_params]."""
         ...
 
     def run(self, call: CohortCall, state: Mapping[str, Any]) -> WorkResult:
-        """Returns what the cohort sends back, and the next state; raises as `Engine` does.
+        """Computes the cohort; returns the deltas and the next state. Raises as `Engine` does.
 
-        `call.train(optimizer)` trains the clients, `call.take_gradients()` has them send gradients;
-        what these return may be `scaled` by a factor above 0 or `shifted` by a vector.
+        `call.train(optimizer)` trains the clients, and `call.take_gradients()` computes their
+        gradients. The deltas that they return may be `scaled` by a factor above 0 or `shifted` by
+        a vector.
         """
         ...
 
 
 def check_freezable(algorithm: str, optimizer: Optimizer) -> None:
-    """Refuses a client optimizer that cannot start each step from a state of the server's.
+    """Rejects a client optimizer that cannot start each step from the server's state.
 
     Raises:
-        ConfigError: It keeps other vectors than such as the weights.
+        ConfigError: Its state does not consist of vectors [num_params].
     """
     if not tables.OPTIMIZERS[optimizer.name].is_elementwise:
         others = [name for name, entry in tables.OPTIMIZERS.items() if entry.is_elementwise]
         raise ConfigError(
-            f"{algorithm} with client optimizer {optimizer.name}: its state is no vector like the "
-            f"weights, which each local step could start from; choose one of {', '.join(others)}"
+            f"{algorithm} with client optimizer {optimizer.name} is not supported: its state is "
+            f"not a value per weight; choose one of {', '.join(others)}"
         )

@@ -1,4 +1,4 @@
-"""What is evaluated and exported of a training in place of the global model."""
+"""Weights or models that are evaluated and exported instead of the global model."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from fedcli.dataclass import dataclass
 from fedcli.learning.client_states import ClientStates
 
 NO_COMMON_MODEL = (
-    "each client of a local-only run has a model of its own and there is none for all: fedcli eval "
-    "scores them; there is nothing to export, fine-tune or ask for predictions"
+    "each client of a local-only run has a model of its own, and there is no common one: fedcli "
+    "eval scores them; export, fine-tuning and predictions need a common model"
 )
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluated:
-    """Weights for all clients, or a model for each; part of a server state.
+    """Weights for all clients, or one model per client; part of a server state.
 
     Attributes:
-        weights: What all clients are evaluated with, float32 [num_params]; None: each has its own.
-        num_updates: Where `weights` are a running mean of the global model's: how many accepted
-            updates of these it has seen. Else None.
-        own_models: How the model that each client is evaluated with differs from the global one;
-            None: `weights` are evaluated.
+        weights: The weights that all clients are evaluated with, float32 [num_params]. None: each
+            client has its own model.
+        num_updates: The number of accepted updates in `weights`, if they are a running mean of the
+            global weights; else None.
+        own_models: The difference of each client's own model from the global model. None: all
+            clients are evaluated with `weights`.
     """
 
     weights: NDArray[np.float32] | None = None
@@ -33,14 +34,14 @@ class Evaluated:
     own_models: ClientStates | None = None
 
     def at(self, params: NDArray[np.float32]) -> Evaluated:
-        """Returns the same with weights [num_params] copied from `params`, if it has weights."""
+        """Returns a copy with `params` [num_params] as its weights, if it has weights."""
         return self if self.weights is None else replace(self, weights=params.copy())
 
     def after_update(self, decay: float, params: NDArray[np.float32]) -> Evaluated:
-        """Returns the running mean after one more accepted update made the weights `params`.
+        """Returns the running mean after an accepted update to the weights `params`.
 
-        The mean e moves by `(1 - d) (params - e)`, d being `decay` or, while there were few updates
-        j before, (1 + j) / (10 + j): pfl-research, pfl/model/ema.py.
+        The mean e changes by `(1 - d) (params - e)`. After j earlier updates d is the smaller of
+        `decay` and (1 + j) / (10 + j), as in pfl-research, pfl/model/ema.py.
         """
         assert self.weights is not None
         assert self.num_updates is not None

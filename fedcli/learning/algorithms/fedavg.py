@@ -6,17 +6,17 @@ optimizer as in Reddi et al., "Adaptive Federated Optimization", ICLR 2021,
 https://arxiv.org/abs/2003.00295.
 
 Each round, client k of the cohort starts at the global parameters w, runs the client optimizer over
-its batches to y_k, and sends its model delta y_k - w. The server takes
+its batches, which gives y_k, and sends its model delta y_k - w. The server computes
 
     mean_delta = sum_k p_k (y_k - w) / sum_k p_k
 
-and gives -mean_delta to the server optimizer as a gradient; SGD with rate 1 then makes the global
-model the weighted mean of the clients'. p_k is the number of examples client k processed, epochs
-counted (the default), or 1.
+and passes -mean_delta to the server optimizer as a gradient. With SGD at rate 1 the new global
+model is the weighted mean of the clients' models. p_k is the number of examples that client k
+processed in all epochs (the default), or 1.
 
-Where we differ from TFF's learning/algorithms/fed_avg.py: a client whose delta is not finite has
-weight 0 under uniform weights too (TFF keeps it in the denominator, which shrinks the mean), and a
-client without examples has weight 0 under both (TFF counts it under uniform).
+Differences from TFF's learning/algorithms/fed_avg.py: a client whose delta is not finite has weight
+0 with uniform weights too (TFF keeps it in the denominator, which shrinks the mean); and a client
+without examples has weight 0 with both weightings (TFF counts it if weights are uniform).
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from fedcli.learning.optimizers.optimizer import Optimizer
 
 @dataclass(frozen=True)
 class LocalSteps:
-    """Each client takes the local steps of an optimizer, in a state of its own.
+    """Each client takes local steps with its own optimizer state.
 
     Attributes:
         optimizer: The client optimizer.
-        terms: Rows of what the algorithm adds to the gradient.
+        terms: Rows of the terms that the algorithm adds to the gradient.
     """
 
     num_passes: ClassVar[int] = 1
@@ -48,7 +48,7 @@ class LocalSteps:
     terms: tuple[StepRow, ...] = ()
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
-        """Returns nothing."""
+        """Returns an empty state."""
         return {}
 
     def run(self, call: CohortCall, state: Mapping[str, Any]) -> WorkResult:

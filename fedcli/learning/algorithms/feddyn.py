@@ -1,28 +1,30 @@
-"""FedDyn: each client's loss bent, round by round, until all agree on one optimum.
+"""FedDyn: a dynamic regularizer of each client's loss, which aligns the clients' optima.
 
 Acar, Zhao, Matas Navarro, Mattina, Whatmough and Saligrama, "Federated Learning Based on Dynamic
 Regularization", ICLR 2021, https://arxiv.org/abs/2111.04263.
 
-Each client k keeps the gradient h_k of what its local loss was bent by, the server their mean h;
-all start at 0. From the global parameters w, client k of the cohort S minimises
+Each client k keeps a gradient h_k, and the server keeps their mean h; all start at 0. From the
+global parameters w, client k of the cohort S minimises
 
     F_k(y) - <h_k, y> + alpha/2 * |y - w|^2,     then  h_k <- h_k - alpha (y - w)
 
-by its local steps, whose gradients are g - h_k + alpha (y - w), and sends its model delta. With N
-clients that may take part in all the server takes
+by local steps with the gradients g - h_k + alpha (y - w), and sends its model delta. For a
+population of N clients the server computes
 
     h <- h - alpha/N sum_{k in S} (y_k - w),     w <- mean_{k in S} y_k - h / alpha
 
-The server optimizer is given w minus that as a gradient, so the paper's step is SGD at rate 1. What
-is evaluated and exported is not w but the last mean of the y_k, as in the authors' code.
+The server optimizer receives the old w minus the new one as a gradient, so the paper's step is SGD
+at rate 1. As in the authors' code, the weights that are evaluated and exported are not w but the
+last mean of the y_k.
 
-Weights: each client of the cohort counts the same, as in the paper; by examples is refused, since
-the h_k would then not add up to h. Clipping is of g alone. A client without examples, or whose
-delta is not finite, keeps its h_k. An aggregator's bounds hold for model deltas, before h / alpha
-is taken off each of them; what is evaluated is the aggregator's mean of them before that.
+Weights: all clients of the cohort count the same, as in the paper. Weights by examples are
+rejected, since h is the unweighted mean of the h_k. Clipping applies to g alone. A client
+without examples, or whose delta is not finite, keeps its h_k. An aggregator's bounds apply to the
+model deltas, before h / alpha is subtracted from each; the evaluated weights come from the
+aggregator's mean of these deltas.
 
-Where we differ from the authors' code: alpha is the same for every client (there it is divided by
-the client's share of examples), gradients are clipped only where that is asked for (there to 10).
+Differences from the authors' code: alpha is the same for every client (theirs divides it by the
+client's share of examples), and gradients are clipped only on request (theirs always, to norm 10).
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ from fedcli.learning.optimizers.optimizer import Optimizer
 
 @dataclass(frozen=True)
 class FedDynWork:
-    """Local steps on bent losses, and what bends them.
+    """Local steps on regularized losses, and the update of h and of the h_k.
 
     Attributes:
         optimizer: The client optimizer.

@@ -1,27 +1,27 @@
-"""FedNova: clients that took more local steps than others do not pull harder.
+"""FedNova: normalised averaging, so that clients with more local steps do not dominate.
 
 Wang, Liu, Liang, Joshi and Poor, "Tackling the Objective Inconsistency Problem in Heterogeneous
 Federated Optimization", NeurIPS 2020, https://arxiv.org/abs/2007.07481.
 
 Client k of the cohort trains as in federated averaging. Its model delta y_k - w is -rate times a
-sum of its gradients, each with a factor; let a_k be the sum of these factors: the number of steps
-tau_k for plain SGD, and for momentum m
+weighted sum of its gradients. Let a_k be the sum of those weights. For plain SGD it is the number
+of steps tau_k; for momentum m it is
 
     a_k = (tau_k - m (1 - m^tau_k) / (1 - m)) / (1 - m)
 
-The server takes, with shares q_k of the clients' weights and tau_eff = sum_k q_k a_k,
+With q_k the client's share of the cohort's weights and tau_eff = sum_k q_k a_k, the server computes
 
     mean_delta = tau_eff sum_k q_k (y_k - w) / a_k
 
-and gives -mean_delta to the server optimizer, as in federated averaging, which this is where all
-a_k are equal. Nesterov's momentum and rates that follow the local step have their a_k as well;
-other client optimizers are no sum of gradients and are refused. Weights: by examples processed (the
-default), as in the paper, where they are the clients' shares of all examples, or each the same. An
-aggregator's bounds hold for the deltas as clients make them, before they are divided.
+and passes -mean_delta to the server optimizer. If all a_k are equal this is federated averaging.
+Nesterov's momentum and schedules by local step also have an a_k. Other client optimizers do not add
+up gradients and are rejected. Weights: by examples processed (the default), or all the same; in the
+paper they are the clients' shares of all examples. An aggregator's bounds apply to the clients'
+deltas before the division by a_k.
 
-Where we differ from the paper: q_k are shares of a round's cohort, which is drawn anew; the server
-optimizer may be any, there it is SGD at rate 1; local steps with a proximal term, which have an a_k
-as well, are left out; a client that takes no step has a_k = 0 and counts in no sum.
+Differences from the paper: q_k are shares within the cohort of the round; the server optimizer can
+be any (the paper's is SGD at rate 1); local steps with a proximal term are not supported; and a
+client that takes no step has a_k = 0 and is left out of the sums.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ from fedcli.learning.optimizers.optimizer import Optimizer
 
 @dataclass(frozen=True)
 class FedNovaWork:
-    """Local steps whose sum is divided by how many they count as."""
+    """Local steps, with each delta divided by a_k."""
 
     num_passes: ClassVar[int] = 1
 
     optimizer: Optimizer
 
     def __post_init__(self) -> None:
-        """Refuses a client optimizer that is not SGD."""
+        """Rejects a client optimizer that is not SGD."""
         if self.optimizer.name != "sgd":
             raise ConfigError(
-                f"fednova with client optimizer {self.optimizer.name}: its steps are no sum of "
-                "gradients; choose sgd, with momentum or without"
+                f"fednova with client optimizer {self.optimizer.name} is not supported: its steps "
+                "are not a sum of gradients; choose sgd, with or without momentum"
             )
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
-        """Returns nothing."""
+        """Returns an empty state."""
         return {}
 
     def run(self, call: CohortCall, state: Mapping[str, Any]) -> WorkResult:
@@ -78,7 +78,7 @@ class _StepShares:
     """Divides each client's delta by a_k; a `ClientExchange`.
 
     Attributes:
-        unit_steps: Returns a_k of so many local steps.
+        unit_steps: Returns a_k for a number of local steps.
     """
 
     num_vectors: ClassVar[int] = 0
@@ -87,7 +87,7 @@ class _StepShares:
     unit_steps: Callable[[int], float]
 
     def send(self, clients: Sequence[BatchedDataset]) -> ClientInputs:
-        """Returns 1 / a_k, and 0 of a client that takes no step."""
+        """Returns the factors 1 / a_k, and 0 for a client that takes no step."""
         num_steps = (each.plan.num_batches(len(each.client)) for each in clients)
         counted = np.array([self.unit_steps(each) for each in num_steps])
         factors: NDArray[np.float64] = np.zeros(len(clients))
@@ -100,4 +100,4 @@ class _StepShares:
         deltas: NDArray[np.float32],
         stats: NDArray[np.void],
     ) -> None:
-        """Is not called."""
+        """Is never called, as `receives` is False."""

@@ -4,17 +4,17 @@ McMahan, Moore, Ramage, Hampson and Agüera y Arcas, "Communication-Efficient Le
 Networks from Decentralized Data", AISTATS 2017, https://arxiv.org/abs/1602.05629, the case of one
 local step on all of a client's data; TFF learning/algorithms/fed_sgd.py.
 
-Client k of the cohort scores its batches at the global parameters w and sends the mean gradient
-over the examples it processes,
+Client k of the cohort sends the mean gradient at the global parameters w over the examples that it
+processes,
 
     G_k = sum_b |b| g(w; b) / sum_b |b|
 
-and the server gives sum_k p_k G_k / sum_k p_k to its optimizer; its default is SGD with rate 0.1.
-p_k is the number of examples processed (the default), or 1. What travels is -G_k in the place of a
-model delta, so aggregators apply to it. With one full batch a client, this is federated averaging
-with client SGD at rate a and server SGD at rate 1, if the server's rate here is a.
+and the server passes sum_k p_k G_k / sum_k p_k to its optimizer, by default SGD with rate 0.1. p_k
+is the number of examples processed (the default), or 1. Clients send -G_k in place of a model
+delta, so aggregators apply to it. With one full batch per client and server rate a, this is
+federated averaging with client SGD at rate a and server SGD at rate 1.
 
-Where we differ from TFF: a client without examples has weight 0 and is no fault (TFF has 0/0 and
+Differences from TFF: a client without examples has weight 0 and is no error (TFF computes 0/0 and
 counts it as not finite); the metrics of a client whose gradient is not finite are dropped with it.
 """
 
@@ -32,14 +32,14 @@ from fedcli.learning.algorithms.client_work import CohortCall, WorkResult
 
 @dataclass(frozen=True)
 class Gradients:
-    """Each client scores its batches at the global parameters and takes no step."""
+    """Each client computes its gradient at the global parameters and takes no step."""
 
     num_passes: ClassVar[int] = 1
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
-        """Returns nothing."""
+        """Returns an empty state."""
         return {}
 
     def run(self, call: CohortCall, state: Mapping[str, Any]) -> WorkResult:
-        """Goes over the cohort once."""
+        """Computes the gradients of the cohort."""
         return WorkResult(call.take_gradients(), dict(state))

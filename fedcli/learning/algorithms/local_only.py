@@ -1,19 +1,19 @@
-"""Local training only: the baseline in which nothing is shared, and no client learns of another.
+"""Local training only: the baseline in which clients share nothing.
 
-Every client k keeps a model of its own, w_k, which starts as the initial global model. A client of
-the cohort takes its local steps from its own model and keeps what they make of it:
+Every client k keeps its own model w_k, which starts as the initial global model w_0. A client of
+the cohort takes local steps from its own model and keeps the result:
 
-    w_k <- y, where y comes from w_k by the client optimizer over the client's batches
+    w_k <- y, where y is the result of the client optimizer's steps from w_k over its batches
 
-The global model stays as it began. What is evaluated on a client is the client's own model; one
-that never took part has the initial one. Beside federated averaging with the same options it tells
-what federation is worth to a client: both take the same local steps, round by round.
+The global model never changes. Each client is evaluated with its own model; a client that never
+took part has the initial one. A comparison with federated averaging under the same options shows
+what a client gains from federation, since both take the same number of local steps in each round.
 
-Kept is d_k = w_k - w_0, float32, in the file of what clients keep. The client optimizer starts
-afresh each round, as in the federated algorithms. A client whose delta is not finite keeps its
-model. One that comes twice in a cohort trains twice from the model it had; the second is kept.
-There is nothing to weigh, aggregate or apply: client weights only decide which rounds count as
-empty, and options of the server and of aggregation are refused.
+The differences d_k = w_k - w_0 are stored as client states, in float32. The client optimizer's
+state is reset each round, as in the federated algorithms. A client whose delta is not finite keeps
+its model. If a client appears twice in a cohort, it trains twice from the same model, and the
+second result is kept. Nothing is weighted, aggregated or applied: client weights only decide which
+rounds count as empty, and options of the server and of aggregation are rejected.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from fedcli.learning.optimizers.optimizer import Optimizer
 
 @dataclass(frozen=True)
 class OwnSteps:
-    """Each client takes the local steps of an optimizer from its own model, and keeps it.
+    """Each client takes local steps from its own model and keeps the result.
 
     Attributes:
         optimizer: The client optimizer.
@@ -47,7 +47,7 @@ class OwnSteps:
     optimizer: Optimizer
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
-        """Returns nothing: the d_k are what is evaluated."""
+        """Returns an empty state: the d_k are in the `evaluated` part."""
         return {}
 
     def run(self, call: CohortCall, state: Mapping[str, Any]) -> WorkResult:
@@ -60,20 +60,20 @@ class OwnSteps:
 
 
 class OwnModels:
-    """The d_k of a round under way; a `ClientExchange`."""
+    """The d_k of the current round, as a `ClientExchange`."""
 
     num_vectors = 1
     receives = True
 
     def __init__(self, states: NextClientStates, params: NDArray[np.float32]) -> None:
-        """Takes the version to be written, and the initial model [num_params]."""
+        """Starts from the version to write and the initial model [num_params]."""
         self.next = states
         self._params = params
-        # The d_k that the pieces which are not received yet started from.
+        # The d_k before the round, of each piece that was sent and is not received yet.
         self._before: deque[list[NDArray[np.float32]]] = deque()
 
     def send(self, clients: Sequence[BatchedDataset]) -> ClientInputs:
-        """Returns their models as they were before the round: float32 [num_clients, num_params]."""
+        """Returns the clients' models before the round: float32 [num_clients, num_params]."""
         num_params = len(self._params)
         shape = len(clients), num_params
         starts = np.empty(shape, np.float32) if self._before else self.next.memory(*shape)
@@ -90,7 +90,7 @@ class OwnModels:
         deltas: NDArray[np.float32],
         stats: NDArray[np.void],
     ) -> None:
-        """Keeps what the steps of those clients made of their models."""
+        """Stores the new d_k of some clients."""
         rows = zip(clients, self._before.popleft(), deltas, stats, strict=True)
         for client, before, delta, stat in rows:
             if not (stat["is_finite"] and stat["num_batches"]):

@@ -1,29 +1,31 @@
-"""Mime: local steps with the optimizer state of the server, and gradients corrected to its mean.
+"""Mime: local steps with the server's optimizer state and variance-reduced gradients.
 
 Karimireddy, Jaggi, Kale, Mohri, Reddi, Stich and Suresh, "Breaking the centralized barrier for
 cross-device federated learning", NeurIPS 2021, https://arxiv.org/abs/2008.03606; FedJAX
 algorithms/mime.py.
 
 First each client k of the cohort sends the mean gradient G_k of its data at the global parameters
-w; their weighted mean is G. Then it takes local steps from the server's state s of the base
-optimizer, which the step forgets, each with a corrected gradient,
+w; their weighted mean is G. Then it takes local steps with the base optimizer, each with a
+corrected gradient,
 
     (_, y) <- base(s, y, g(y; b) - g(w; b) + G)
 
-and sends its model delta. The server takes the mean delta to its own optimizer as in federated
-averaging, and moves the state by the same gradient: (s, _) <- base(s, 0, G).
+and sends its model delta. Every step starts from the server's state s; the new state of the step is
+discarded. The server passes the mean delta to its own optimizer as in federated averaging, and
+updates s with the mean gradient: (s, _) <- base(s, 0, G).
 
-A base optimizer that clips gradients clips the corrected ones, and G. Weights: by examples
-processed (the default), or each the same. The first round starts from s = 0, so momentum shows from
-the second round on. With one full batch a client, and one step, g(y; b) - g(w; b) is 0. G costs a
-pass over the data, g(w; b) another gradient a step. `mime_lite` is without the correction.
+If the base optimizer clips gradients, it clips the corrected ones and G. Weights: by examples
+processed (the default), or all the same. The first round starts from s = 0, so momentum has an
+effect from the second round on. With one full batch per client and one step, g(y; b) - g(w; b) is
+0. G costs one more pass over the data, and g(w; b) one more gradient per step. `mime_lite` leaves
+out the correction.
 
-A client whose G_k is not finite counts in no G and trains with the others'; the aggregator's bounds
-hold for deltas alone. Where no G is finite, nobody trains and the state stays.
+A client whose G_k is not finite is left out of G, and trains with the G of the others. If no G_k is
+finite, no client trains and s does not change. The aggregator's bounds apply to deltas only.
 
-Where we differ from FedJAX: the server optimizer may be any, there it is SGD; G is taken over the
-batches of the local steps, there over some of its own; a gradient that is not finite leaves G. From
-the paper: in it every client of the cohort counts the same.
+Differences from FedJAX: the server optimizer can be any (FedJAX's is SGD); G covers the batches of
+the local steps (FedJAX makes separate batches); and gradients that are not finite are left out of
+G. In the paper all clients of the cohort have the same weight.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ from fedcli.learning.optimizers.optimizer import Optimizer, frozen_slots
 
 @dataclass(frozen=True)
 class MimeWork:
-    """The mean gradient, then local steps from a frozen state with gradients corrected to it.
+    """The mean gradient, then local steps from a frozen state with corrected gradients.
 
     Attributes:
         base: The base optimizer.
@@ -54,7 +56,7 @@ class MimeWork:
     base: Optimizer
 
     def __post_init__(self) -> None:
-        """Refuses a base optimizer whose state cannot be frozen."""
+        """Rejects a base optimizer whose state cannot be frozen."""
         check_freezable("mime", self.base)
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
@@ -62,13 +64,12 @@ class MimeWork:
         return self.base.init(params)
 
     def run(self, call: CohortCall, state: Mapping[str, Any]) -> WorkResult:
-        """Takes the gradients of the cohort, then trains it."""
+        """Computes the gradients of the cohort, then trains it."""
         gradients = call.for_gradients().take_gradients()
         mean_gradient = -gradients.weighted_mean()
         if not np.isfinite(mean_gradient).all():
-            return WorkResult(
-                gradients, dict(state)
-            )  # their sum has no mean, so the server rejects it
+            # The aggregator's mean is not finite either, so the server rejects the round.
+            return WorkResult(gradients, dict(state))
 
         trained = call.train(
             self.base,

@@ -1,11 +1,11 @@
-"""Vectors that clients keep, and that move with what a client makes of its local steps.
+"""Per-client control vectors v_k, as in SCAFFOLD (control variates) and FedDyn (gradients h_k).
 
-A client k that keeps v_k is sent s = b - v_k for the linear term of its loss, b the same for all,
-and keeps v_k' = f * delta - s afterwards, with a factor f that its statistics decide: SCAFFOLD's
-control variates and FedDyn's gradients move so. All v_k start at 0.
+In a round, client k receives the linear term s = b - v_k, where b is the same for all clients.
+Afterwards it stores v_k' = f * delta - s. The algorithm chooses b and f; f may depend on the
+client's statistics. All v_k start at 0.
 
-A client that took no step, whose delta is not finite, or whose v_k' would not be, keeps its v_k.
-One that comes twice in a cohort starts both times from the same v_k and keeps the second's v_k'.
+A client keeps its v_k if it took no step, or if its delta or v_k' is not finite. A client that
+appears twice in a cohort starts both times from the same v_k, and the second v_k' is stored.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from fedcli.learning.engines.task import ClientInputs
 
 
 class OwnVectors:
-    """The v_k of a round under way; a `ClientExchange`.
+    """The v_k of the current round, as a `ClientExchange`.
 
     Attributes:
-        after: The v_k, those that have moved included.
+        after: The v_k of the next server state; complete once the round is trained.
         change: The sum of v_k' - v_k so far, float64 [num_params].
     """
 
@@ -44,22 +44,23 @@ class OwnVectors:
         Args:
             states: The v_k.
             base: b, [num_params].
-            factor_of: Returns f of a client with finite delta, given its stats; None: it stays.
+            factor_of: Returns f for the statistics of a client with a finite delta, or None if the
+                client keeps its v_k.
 
         Raises:
-            RunError: The file of the v_k cannot be gone on from.
+            RunError: The file of the v_k cannot be opened, or `states` is superseded.
         """
         self._next = states.next_version()
         self._base = base
         self._factor_of = factor_of
-        # What was sent to the pieces that are not received yet, and their v_k.
+        # The s and the v_k of each piece that was sent and is not received yet.
         self._sent: deque[tuple[NDArray[np.float32], list[NDArray[np.float32]]]] = deque()
         self._moved: set[str] = set()
         self.after = self._next.after
         self.change: NDArray[np.float64] = np.zeros(len(base))
 
     def send(self, clients: Sequence[BatchedDataset]) -> ClientInputs:
-        """Returns their s: float32 [num_clients, num_params] for the linear term."""
+        """Returns the clients' linear terms s: float32 [num_clients, num_params]."""
         num_params = len(self._base)
         shape = len(clients), num_params
         rows = np.empty(shape, np.float32) if self._sent else self._next.memory(*shape)
@@ -76,7 +77,7 @@ class OwnVectors:
         deltas: NDArray[np.float32],
         stats: NDArray[np.void],
     ) -> None:
-        """Keeps what the steps of those clients made of their v_k."""
+        """Stores the new v_k of some clients; overwrites `deltas` with them."""
         rows = zip(clients, *self._sent.popleft(), deltas, stats, strict=True)
         for each, sent, before, delta, stat in rows:
             factor = self._factor_of(stat) if stat["is_finite"] and stat["num_batches"] else None

@@ -1,27 +1,28 @@
-"""SCAFFOLD: local steps corrected by control variates, so that clients do not drift apart.
+"""SCAFFOLD: local steps corrected by control variates, which reduce client drift.
 
 Karimireddy, Kale, Mohri, Reddi, Stich and Suresh, "SCAFFOLD: Stochastic Controlled Averaging for
 Federated Learning", ICML 2020, https://arxiv.org/abs/1910.06378, Algorithm 1 with option II.
 
-The server keeps a control variate c, each client k one of its own c_k; all start at 0. From the
-global parameters w, client k of the cohort S takes its tau_k local steps at rates that add up to
-R_k (tau_k times the client learning rate, unless a schedule counts local steps),
+The server keeps a control variate c, and each client k keeps its own c_k; all start at 0. From the
+global parameters w, client k of the cohort S takes tau_k local steps. The sum R_k of their rates is
+tau_k times the client learning rate, unless a schedule counts local steps.
 
     y <- y - rate * (g(y; b) - c_k + c),     then  c_k' = c_k - c + (w - y) / R_k
 
-and sends its model delta y - w and c_k' - c_k. The server averages the deltas as federated
-averaging does, and with N clients that may take part in all
+The client sends its model delta y - w and c_k' - c_k. The server averages the deltas as in
+federated averaging, and for a population of N clients computes
 
     c <- c + (1/N) sum_{k in S} (c_k' - c_k)
 
-Only plain SGD makes c_k' a mean of gradients, so another client optimizer, or momentum, is refused.
-Clipping is of g alone. Weights: each client of the cohort counts the same, as in the paper; by
-examples is refused, since c would then be the mean of something else. A client that takes no step,
-or whose delta is not finite, keeps its c_k. One that comes twice in a cohort starts both times from
-the same c_k and keeps the second's c_k'. An aggregator's bounds hold for model deltas alone.
+Only with plain SGD is c_k' a mean of gradients, so other client optimizers and momentum are
+rejected. Clipping applies to g alone. Weights: all clients of the cohort count the same, as in the
+paper. Weights by examples are rejected, since c is the unweighted mean of the c_k. A client that
+takes no step, or whose delta is not finite, keeps its c_k. A client that appears twice in a cohort
+starts both times from the same c_k, and the second c_k' is stored. An aggregator's bounds apply to
+model deltas only.
 
-Where we differ from pfl-research (whose c_k has the opposite sign) and Flower's niid_bench (whose
-c_k starts as the model): this is the paper's.
+We follow the paper. In pfl-research c_k has the opposite sign; in Flower's niid_bench c_k starts as
+the model.
 """
 
 from __future__ import annotations
@@ -43,20 +44,20 @@ from fedcli.learning.optimizers.optimizer import Optimizer
 
 @dataclass(frozen=True)
 class ScaffoldWork:
-    """Local steps with the control variates of server and client, which then move."""
+    """Local steps with control variates, and the update of c and of the c_k."""
 
     num_passes: ClassVar[int] = 1
 
     optimizer: Optimizer
 
     def __post_init__(self) -> None:
-        """Refuses a client optimizer that is not plain SGD."""
+        """Rejects a client optimizer that is not plain SGD."""
         name = self.optimizer.name
         if name != "sgd" or self.optimizer.options["momentum"]:
             what = name if name != "sgd" else "sgd with momentum"
             raise ConfigError(
-                f"scaffold with client optimizer {what}: its control variates are means of "
-                "gradients only for plain sgd; choose sgd with momentum=0"
+                f"scaffold with client optimizer {what} is not supported: control variates are "
+                "means of gradients only with plain sgd; choose sgd with momentum=0"
             )
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
