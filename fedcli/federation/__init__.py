@@ -1,1 +1,1 @@
-"""What a config stands for, opened: data, model, learning process, cohorts, evaluated clients."""
+"""Opens what a run's config names: data, cohorts, class weights, and the clients to evaluate."""

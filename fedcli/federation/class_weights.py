@@ -1,7 +1,8 @@
-"""What the training loss of each class is multiplied with: balanced, or weights from a file.
+"""Weights of the training loss by class: balanced, or from a file.
 
-Weights are as Keras's `class_weight`: the loss of an example times the weight of its label, and the
-loss of a batch the sum of these over its number of examples, not over the sum of the weights.
+They act as Keras's `class_weight`. The loss of an example is multiplied by the weight of its label.
+The loss of a batch is the sum of these products over the number of its examples, not over the sum
+of the weights.
 """
 
 from __future__ import annotations
@@ -33,32 +34,35 @@ _LIST = "a JSON list of the weights in the order of the classes' numbers"
 def load_class_weights(
     text: str, train: ClientData, cancel: CancelFlag | None = None
 ) -> NDArray[np.float32]:
-    """Returns the weights that --class-weights asks for, float32 [num_classes].
+    """Returns the weights for a value of --class-weights, float32 [num_classes].
 
     Args:
         text: `balanced`, or the path of a JSON or CSV file.
-        train: The training split, of all its clients, whoever takes part.
-        cancel: Once raised, from any thread, the counting of labels stops.
+        train: The training split; the labels of all its clients are counted.
+        cancel: A flag that any thread may set to stop the counting.
 
     Raises:
-        Cancelled: `cancel` was raised.
+        Cancelled: `cancel` was set.
         ConfigError: The file cannot be read, or does not give each class one weight.
-        DataError: A client's data are bad.
+        DataError: A client's data are invalid.
     """
     if text == BALANCED:
         return balanced(_count_labels(train, cancel)).astype(np.float32)
     label = f"--class-weights {text}"
     weights = np.array(_of_file(Path(text), label, train), np.float32)
     if not weights.any():
-        raise ConfigError(f"{label}: all weights are 0, so nothing would be learnt; raise some")
+        raise ConfigError(
+            f"{label}: all weights are 0, so nothing would be learnt; give at least one above 0"
+        )
     return weights
 
 
 def balanced(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """Returns n / (K * n_k) for each class, as scikit-learn's `compute_class_weight("balanced")`.
 
-    n is the number of examples, n_k that of a class, and K the number of classes that have any, so
-    that the mean weight of an example is 1. A class without examples has weight 1, of no effect.
+    n is the number of examples, n_k the number in class k, and K the number of classes that have
+    examples. The mean weight of an example is 1. A class without examples gets weight 1, which has
+    no effect.
 
     Args:
         counts: n_k, int64 [num_classes].
@@ -73,7 +77,7 @@ def balanced(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def describe(weights: NDArray[np.float32], train: ClientData) -> str:
-    """Returns a line with the least and the greatest weight."""
+    """Returns a line with the smallest and the largest weight."""
     ends = (int(weights.argmin()), int(weights.argmax()))
     least, most = (f"{weights[each]:.4g} (class {train.class_name(each)})" for each in ends)
     return f"class weights of the training loss: {least} to {most}"
@@ -94,13 +98,13 @@ def _count_labels(train: ClientData, cancel: CancelFlag | None) -> NDArray[np.in
 
 
 def _of_file(path: Path, label: str, train: ClientData) -> list[float]:
-    """The weight of each class, in order."""
+    """Returns the weight of each class, in order."""
     try:
         text = read_bounded(path, MAX_FILE_BYTES).decode("utf-8-sig")
     except OSError as err:
         raise ConfigError(f"{label}: cannot be read: {err.strerror or err}") from err
     except UnicodeDecodeError as err:
-        raise ConfigError(f"{label}: is no text in UTF-8; give JSON or CSV") from err
+        raise ConfigError(f"{label}: is not UTF-8 text; give JSON or CSV") from err
     found = _from_json(text, label) if text.lstrip()[:1] in ("{", "[") else _from_csv(text, label)
     if isinstance(found, dict):
         keys = list(found)
@@ -115,8 +119,8 @@ def _of_file(path: Path, label: str, train: ClientData) -> list[float]:
     if missing is not None or len(by_class) > count:
         lacks = "" if missing is None else f", none for class {train.class_name(missing)}"
         raise ConfigError(
-            f"{label}: has weights for {len(by_class)} classes, {train.source} has {count}{lacks}; "
-            "give each class a weight"
+            f"{label}: has weights for {len(by_class)} classes, but {train.source} has "
+            f"{count}{lacks}; give each class a weight"
         )
     return [
         _weight(f"{label}: class {train.class_name(each)}", by_class[each]) for each in range(count)
@@ -126,16 +130,16 @@ def _of_file(path: Path, label: str, train: ClientData) -> list[float]:
 def _weight(label: str, value: Any) -> float:
     try:
         return check_number(label, value, 0.0, MAX_WEIGHT)
-    except OverflowError:  # a whole number beyond all floats
+    except OverflowError:  # an integer too large for a float
         return check_number(label, math.inf, 0.0, MAX_WEIGHT)
 
 
 def _from_json(text: str, label: str) -> dict[str, Any] | list[Any]:
-    """Weights by class, or those of a list."""
+    """Returns a dict of weights by class, or a list of weights."""
     try:
         found: dict[str, Any] | list[Any] = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as err:
-        raise ConfigError(f"{label}: is no JSON with each class once: {err}") from err
+        raise ConfigError(f"{label}: is not JSON with each class once: {err}") from err
     return found
 
 
@@ -143,17 +147,17 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"{key!r} stands there twice")
+            raise ValueError(f"{key!r} occurs twice")
         found[key] = value
     return found
 
 
 def _from_csv(text: str, label: str) -> dict[str, Any]:
-    """Weights by class: rows of class and weight, under a header or none."""
+    """Returns weights by class from rows (class, weight), with or without a header."""
     try:
         rows = [row for row in read_rows(text) if any(cell.strip() for cell in row)]
     except ValueError as err:
-        raise ConfigError(f"{label}: is no CSV: {err}; give rows class,weight") from err
+        raise ConfigError(f"{label}: is not CSV: {err}; give rows class,weight") from err
     found: dict[str, Any] = {}
     for place, row in enumerate(rows):
         value = _number(row[1]) if len(row) == 2 else None
@@ -161,12 +165,12 @@ def _from_csv(text: str, label: str) -> dict[str, Any]:
             continue  # a header
         key = row[0].strip()
         if value is None or key in found:
-            what = "stands there twice" if key in found else "has no number in a second column"
-            raise ConfigError(f"{label}: {key[:60]!r} {what}; give a row class,weight for each")
+            what = "occurs twice" if key in found else "has no number in a second column"
+            raise ConfigError(f"{label}: {key[:60]!r} {what}; give each class a row class,weight")
         found[key] = value
     if not found:
         raise ConfigError(
-            f"{label}: holds no weights; give {BALANCED}, rows class,weight, JSON "
+            f"{label}: contains no weights; give {BALANCED}, rows class,weight, JSON "
             f'{{"class": weight}}, or {_LIST}'
         )
     return found
@@ -180,15 +184,15 @@ def _number(text: str) -> float | None:
 
 
 def _classes_of(keys: Sequence[str], label: str, train: ClientData) -> list[int]:
-    """The number of each class that is named, or given by its number."""
+    """Returns the class number of each key, which is a class's name or its number."""
     names = {name: number for number, name in enumerate(train.class_names or ())}
     by_name = [names.get(key.strip(), -1) for key in keys]
     by_value = [value if _is_class(value := value_of(key), train) else -1 for key in keys]
     are_names, are_values = -1 not in by_name, -1 not in by_value
     if are_names and are_values and by_name != by_value:
         raise ConfigError(
-            f"{label}: its keys may be names of classes or their numbers, which differ here; give "
-            f"{_LIST}"
+            f"{label}: its keys are ambiguous, as they are both names and numbers of different "
+            f"classes; give {_LIST}"
         )
     if are_names:
         return by_name
@@ -198,7 +202,7 @@ def _classes_of(keys: Sequence[str], label: str, train: ClientData) -> list[int]
     wrong = keys[found.index(-1)]
     known = list(names) or [str(each) for each in range(min(train.num_classes, 1000))]
     raise ConfigError(
-        f"{label}: {wrong[:60]!r} is none of the {train.num_classes} classes of {train.source} "
+        f"{label}: {wrong[:60]!r} is not one of the {train.num_classes} classes of {train.source} "
         f"({', '.join(known[:3])}, ...){did_you_mean(wrong, known)}"
     )
 

@@ -1,4 +1,4 @@
-"""Which clients take part in a round, and who is evaluated."""
+"""The clients that take part in a round, and the clients that are evaluated."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 DEFAULT_COHORT_SIZE = 10
 
-# Evaluating everyone is quick up to here; above it a draw of 1,000 tells the mean well enough.
+# Up to this population all clients are evaluated; above it, a sample of 1,000 estimates the mean.
 MAX_EVAL_POPULATION = 10_000
 NUM_EVAL_CLIENTS = 1_000
 
-MAX_LIST_BYTES = 256 << 20  # of a file of ids, which is read whole
+MAX_LIST_BYTES = 256 << 20  # largest file of ids; it is read into memory
 
 _ALL = "all"
 _DECIMAL = re.compile(r"-?([0-9]*\.[0-9]+(e-[0-9]+)?|[0-9]+e-[0-9]+)")
@@ -34,13 +34,13 @@ _DECIMAL = re.compile(r"-?([0-9]*\.[0-9]+(e-[0-9]+)?|[0-9]+e-[0-9]+)")
 
 @dataclass(frozen=True)
 class ClientSelection:
-    """What `--clients` says: everyone, a number of clients, a share of all, or `ids`.
+    """The parsed value of `--clients`: all clients, a number, a share of the population, or ids.
 
-    One of the attributes is set, or none for everyone.
+    At most one attribute is set; none means all clients.
 
     Attributes:
-        count: Number of clients; the first in sorted order where they are not drawn.
-        share: Part of the population, above 0 and below 1; only for cohorts that are drawn.
+        count: Number of clients. If cohorts are not sampled, these are the first in sorted order.
+        share: Share of the population, above 0 and below 1; only for sampled cohorts.
         ids: Chosen ids in sorted order.
     """
 
@@ -55,9 +55,10 @@ class Cohorts:
 
     Attributes:
         population: All client ids, sorted; may be generated on demand.
-        fixed: The one cohort of all rounds, sorted; None if each round draws its own.
-        sampler: Draws the cohort of a round; None if it is fixed.
-        num_wanted: Clients whose reports a round is to have, where more are drawn; None: all.
+        fixed: The cohort of every round, sorted; None if cohorts are sampled.
+        sampler: Samples the cohort of a round; None if it is fixed.
+        num_wanted: With over-selection, the number of reports that a round needs. None: the
+            reports of all sampled clients are used.
     """
 
     population: Sequence[str]
@@ -73,10 +74,11 @@ class Cohorts:
 
 
 def parse_clients(clients: str | Sequence[str], option: str = "--clients") -> ClientSelection:
-    """Returns what `all`, a count, a share, `id,id,...`, `@file` (an id a line) or ids select.
+    """Parses `all`, a count, a share, `id,id,...`, `@file` (one id per line), or a list of ids.
 
     Raises:
-        ConfigError: It is none of these, a file cannot be read, or an id is empty or stands twice.
+        ConfigError: The value has none of these forms, the file cannot be read, or an id is empty
+            or occurs twice.
     """
     if not isinstance(clients, str):
         return _explicit(list(clients), option)
@@ -104,8 +106,8 @@ def resolve_ids(
     """Returns the selected ids of the population `client_ids`, in its order.
 
     Raises:
-        ConfigError: There are fewer clients than asked for, an id is not among them, or a share is
-            asked for, which has no order.
+        ConfigError: There are fewer clients than requested, an id does not exist, or the selection
+            is a share, which needs sampling.
     """
     if selection.ids is not None:
         for client_id in selection.ids:
@@ -114,8 +116,8 @@ def resolve_ids(
         return selection.ids
     if selection.share is not None:
         raise ConfigError(
-            f"{option} {selection.share}: a share of all clients goes with cohorts that are drawn, "
-            "as by train --sampling uniform; give a number; a numeric id takes a comma behind it"
+            f"{option} {selection.share}: a share of all clients needs sampled cohorts, as with "
+            "train --sampling uniform; give a number, or a comma after a numeric id"
         )
     if selection.count is None:
         return client_ids
@@ -123,10 +125,10 @@ def resolve_ids(
 
 
 def default_selection(client_ids: Sequence[str], source: str) -> tuple[ClientSelection, str | None]:
-    """Returns the selection when `--clients` is not given, with a note if it is not the usual ten.
+    """Returns the selection without `--clients`: ten clients, or all of fewer with a note.
 
     Raises:
-        ConfigError: There is no client at all.
+        ConfigError: There are no clients.
     """
     _check_population(client_ids, source)
     if len(client_ids) >= DEFAULT_COHORT_SIZE:
@@ -148,32 +150,33 @@ def plan_cohorts(
     """Returns the cohorts of a run.
 
     Args:
-        selection: What `--clients` says.
-        sampling: A key of `tables.SAMPLERS`, or a sampler of the user's.
+        selection: The value of `--clients`.
+        sampling: A key of `tables.SAMPLERS`, or the user's own sampler.
         client_ids: All client ids, sorted; may be generated on demand.
-        source: Where they come from, for messages.
+        source: The name of the data, for messages.
         seed: The run's seed.
-        num_examples: Tells how many examples a client holds; only `by-size` asks.
-        over_selection: Clients drawn besides those wanted, as a share of them, rounded up; at most
-            everyone.
-        options: Of a sampler of the user's.
+        num_examples: Returns the number of a client's examples; called by `by-size` and by own
+            samplers.
+        over_selection: Additional clients to sample, as a share of the requested number, rounded
+            up.
+        options: The options of an own sampler.
 
     Raises:
-        ConfigError: See `resolve_ids` and `samplers.build`; or cohorts are to be drawn from nobody,
-            or from ids that are given.
+        ConfigError: See `resolve_ids` and `samplers.build`. Also if cohorts are to be sampled and
+            the population is empty or the selection names ids.
     """
     if sampling == "fixed":
         return Cohorts(client_ids, tuple(resolve_ids(selection, client_ids, source)), None)
     if selection.ids is not None:
         raise ConfigError(
-            f"--clients names {len(selection.ids)} clients but --sampling {sampling} draws them; "
-            "give a number or a share, or --sampling fixed"
+            f"--clients names {len(selection.ids)} clients, but --sampling {sampling} draws its "
+            "own; give a number or a share, or --sampling fixed"
         )
     _check_population(client_ids, source)
     num_wanted = _count(selection, client_ids, source, "--clients")
-    # A share such as 0.3 is a little more or less than itself: 1e-9 keeps 10 + 30 % at 13.
+    # A share such as 0.3 is not exact in binary; without 1e-9, ceil could give one client too many.
     size = min(num_wanted + math.ceil(num_wanted * over_selection - 1e-9), len(client_ids))
-    from fedcli.federation import samplers  # late: a fixed cohort is not drawn
+    from fedcli.federation import samplers  # late: a fixed cohort does not need it
 
     sampler = samplers.build(
         sampling,
@@ -190,7 +193,7 @@ def plan_cohorts(
 def choose_eval_clients(
     client_ids: Sequence[str], source: str, seed: int
 ) -> tuple[Sequence[str], str | None]:
-    """Returns who is evaluated under random sampling, with a note if that is not everyone."""
+    """Returns the clients to evaluate when cohorts are sampled; with a note if not all."""
     if len(client_ids) <= MAX_EVAL_POPULATION:
         return client_ids, None
     from fedcli.federation import samplers
@@ -200,13 +203,13 @@ def choose_eval_clients(
     )
     note = (
         f"evaluating on {NUM_EVAL_CLIENTS:,} of the {len(client_ids):,} clients in {source}, drawn "
-        "once by the seed; --eval-clients chooses others"
+        "once from the seed; --eval-clients chooses others"
     )
     return [client_ids[index] for index in indices], note
 
 
 def contains(client_ids: Sequence[str], client_id: str) -> bool:
-    """Whether a sorted sequence, perhaps generated on demand, holds an id."""
+    """Returns whether a sorted sequence, perhaps generated on demand, contains an id."""
     index = bisect_left(client_ids, client_id)
     return index < len(client_ids) and client_ids[index] == client_id
 
@@ -217,7 +220,7 @@ def _check_population(client_ids: Sequence[str], source: str) -> None:
 
 
 def _count(selection: ClientSelection, client_ids: Sequence[str], source: str, option: str) -> int:
-    """How many clients a selection without ids stands for."""
+    """Returns the number of clients of a selection without ids."""
     if selection.share is not None:
         return max(1, round(selection.share * len(client_ids)))
     if selection.count is None:
@@ -231,11 +234,11 @@ def _count(selection: ClientSelection, client_ids: Sequence[str], source: str, o
 
 
 def _parse_count(text: str, option: str) -> int:
-    # More than 18 digits exceed any population, and int() refuses thousands of them.
+    # More than 18 digits exceed any population, and int() rejects strings of thousands.
     count = int(text) if len(text) <= 18 else -1
     if count < 1:
         raise ConfigError(
-            f"{option} {text[:30]}: choose at least 1 client; a numeric id takes a comma behind it"
+            f"{option} {text[:30]}: choose at least 1 client; write a comma after a numeric id"
         )
     return count
 
@@ -245,7 +248,7 @@ def _parse_share(text: str, option: str) -> float:
     if not 0.0 < share < 1.0:
         raise ConfigError(
             f"{option} {text[:30]}: choose a share above 0 and below 1, a number of clients, or "
-            "all; a numeric id takes a comma behind it"
+            "all; write a comma after a numeric id"
         )
     return share
 
@@ -257,14 +260,14 @@ def _read_ids(path: Path, option: str) -> list[str]:
         raise ConfigError(f"{option} @{path}: cannot read the file: {err.strerror}") from err
     except UnicodeDecodeError as err:
         raise ConfigError(
-            f"{option} @{path}: not UTF-8 text; give a file of one id a line"
+            f"{option} @{path}: not UTF-8 text; give a file with one id per line"
         ) from err
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _explicit(ids: list[str], option: str) -> ClientSelection:
     if not ids or not all(ids):
-        raise ConfigError(f"{option} holds an empty id; give all, a number, id,id,... or @file")
+        raise ConfigError(f"{option} contains an empty id; give all, a number, id,id,... or @file")
     ordered = sorted(ids)
     for before, after in pairwise(ordered):
         if before == after:
@@ -273,11 +276,11 @@ def _explicit(ids: list[str], option: str) -> ClientSelection:
 
 
 def _unknown(client_id: str, client_ids: Sequence[str], source: str, option: str) -> str:
-    """The message for an id that is not there, with its neighbours in sorted order."""
+    """Returns the message for an unknown id, with its neighbours in sorted order."""
     index = bisect_left(client_ids, client_id)
     around = range(max(0, index - 2), min(len(client_ids), index + 2))
     near = ", ".join(client_ids[each] for each in around)
     return (
         f"{option} {client_id}: no such client among the {len(client_ids)} in {source}; "
-        f"near it in order are {near or 'none'}"
+        f"its neighbours in sorted order are {near or 'none'}"
     )

@@ -1,7 +1,7 @@
-"""Which splits a run is evaluated on, and what to say of it.
+"""The splits that a run is evaluated on, and notes about them.
 
-Where every client has a model of its own (local-only), there is no model for clients outside of
-the federation, and so none for the split "central". This module alone draws that conclusion.
+If every client has its own model (local-only), the split "central" cannot be evaluated: its clients
+are outside the federation and have no model. Only this module implements that rule.
 """
 
 from __future__ import annotations
@@ -16,56 +16,56 @@ from fedcli.settings.vocabulary import HELD_OUT, SPLITS, VALIDATION
 
 
 def evaluated_splits(config: RunConfig, splits: Mapping[str, ClientData]) -> list[str]:
-    """Returns the splits that a run is evaluated on: train, validation, test or else central."""
+    """Returns the splits that a run is evaluated on: train, validation, and test or central."""
     held_out = tested_split(config, splits)
     names = ("train", VALIDATION if VALIDATION in splits else None, held_out)
     return [name for name in names if name is not None]
 
 
 def due_split(eval_split: str, evaluated: Sequence[str]) -> str:
-    """Returns the one of the evaluated splits that --eval-split names; held-out is the last."""
+    """Returns the evaluated split that --eval-split names; `held-out` is the last one."""
     return eval_split if eval_split in SPLITS else evaluated[-1]
 
 
 def tested_split(config: RunConfig, splits: Mapping[str, ClientData]) -> str | None:
-    """Returns the split that a run is tested on: test, else central, None without both."""
+    """Returns the split that a run is tested on: test, else central, else None."""
     held_out = _held_out_split(splits)
     return None if held_out == CENTRAL and _has_own_models(config) else held_out
 
 
 def default_split(config: RunConfig, splits: Mapping[str, ClientData]) -> str:
-    """Returns the split that `fedcli eval` takes: that of the test, else validation, else train."""
+    """Returns the default split of `fedcli eval`: the tested one, else validation, else train."""
     others = (name for name in (VALIDATION, "train") if name in splits)
     return tested_split(config, splits) or next(others, "train")
 
 
 def notes_of_evaluation(config: RunConfig, splits: Mapping[str, ClientData]) -> tuple[str, ...]:
-    """Returns what to know of the evaluations in a run on these splits, a line each."""
+    """Returns notes for the user about a run's evaluations on these splits, one line each."""
     notes = note_of_models(config)
     where = "train and validation only" if VALIDATION in splits else "train only"
     if _held_out_split(splits) is None:
         source = splits["train"].source
         return (*notes, f"{source} has no test data: evaluating on {where}")
     if tested_split(config, splits) is None:
-        why = "central has no client with a model of its own"
+        why = "the clients of the split central have no model"
         return (*notes, f"{why}: evaluating on {where}")
     return notes
 
 
 def note_of_models(config: RunConfig) -> tuple[str, ...]:
-    """Returns a line on which models are evaluated, or none if it is one for all clients."""
+    """Returns a line about clients' own models, or nothing if all clients share one model."""
     if not _has_own_models(config):
         return ()
-    what = "each client is evaluated with its own model, one that never trained with the initial"
-    return (f"{config.algorithm}: {what} one",)
+    what = "each client is evaluated with its own model, or the initial one if it never trained"
+    return (f"{config.algorithm}: {what}",)
 
 
 def check_split(config: RunConfig, split: str) -> None:
-    """Raises ConfigError if no model of a run is for the clients of a split."""
+    """Raises ConfigError if the run has no model for the clients of a split."""
     if split == CENTRAL and _has_own_models(config):
         raise ConfigError(
-            f"--split {split}: its clients are no part of the federation, and every client of this "
-            "run has a model of its own; choose another --split"
+            f"--split {split}: its clients are outside the federation and have no model, because "
+            f"{config.algorithm} trains one model per client; choose another --split"
         )
 
 

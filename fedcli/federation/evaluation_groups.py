@@ -1,4 +1,4 @@
-"""Who is evaluated, and the evaluation of their batches again and again."""
+"""Groups of clients that a run evaluates repeatedly."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from fedcli.settings.declaration import option_name
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.vocabulary import JUDGES, VALIDATION
 
-# Clients evaluated in one call, so that not all their data are in memory at once. Sums of losses
-# are formed block by block, so this number is part of the result's last digit.
+# Clients evaluated in one call, so that not all their data are in memory at once. Losses are summed
+# block by block, so this number affects the last digits of the results.
 EVAL_BLOCK = 256
 
-# Options that judge the rounds of a run by their evaluations.
+# Options that compare the rounds of a run by their evaluations.
 _JUDGING = ("stop_at", "patience", "keep_best")
 
 
 class GroupScores(NamedTuple):
-    """The metrics of a group in TFF's structure, and one row of stats a client, in its order."""
+    """Metrics of a group in TFF's structure, and statistics, one row per client in its order."""
 
     metrics: dict[str, Any]
     client_stats: NDArray[Any]
 
 
 class EvaluationGroup:
-    """The clients of one split that are evaluated, again and again.
+    """The clients of one split that a run evaluates repeatedly.
 
     Attributes:
         split: Name of the split.
         data: The split.
-        client_ids: Who is evaluated.
-        num_absent: How many more were asked for whom the split does not have.
+        client_ids: The evaluated clients.
+        num_absent: The number of requested clients that the split does not have.
         plan: How a client's examples become batches.
-        notes: What a reader should know, a line each: whether clients are absent.
+        notes: Notes for the user about absent clients, one line each.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class EvaluationGroup:
         num_absent: int = 0,
         notes: tuple[str, ...] = (),
     ) -> None:
-        """Reads the data of a small group at once, so that bad data are found before any work."""
+        """Reads the data of a small group at once, so that invalid data fail before any work."""
         self.split = split
         self.data = data
         self.client_ids = client_ids
@@ -74,10 +74,10 @@ class EvaluationGroup:
     def evaluate(
         self, evaluator: LearningProcess, trained: ServerState, cancel: CancelFlag | None
     ) -> GroupScores:
-        """Returns the metrics of what is evaluated of a state on all these clients.
+        """Evaluates a trained state on all clients of the group.
 
-        The process is called once a block of clients and its state passed on; since that starts
-        afresh here, the totals over all rounds are this evaluation's.
+        The evaluation process runs one round per block of clients, from a new state. Its totals
+        over all rounds are therefore the metrics of this evaluation.
         """
         state = evaluator.initialize()
         if trained.has_own_models:
@@ -108,13 +108,13 @@ class EvaluationGroup:
 def make_group(
     data: ClientData, wanted: Sequence[str], plan: BatchPlan, seed: int
 ) -> EvaluationGroup:
-    """Returns a group of the wanted clients that a split has, of all its clients if it has none.
+    """Returns a group of the requested clients that a split has, or of all clients if it has none.
 
     Args:
         data: The split.
-        wanted: Ids, at least one.
+        wanted: The requested ids, at least one.
         plan: How a client's examples become batches.
-        seed: Draws from all clients where they are too many.
+        seed: Seed for a sample of all clients if they are too many.
     """
     present = _find_present(data, wanted)
     num_absent = len(wanted) - len(present)
@@ -126,7 +126,7 @@ def make_group(
     else:
         present, _ = cohort.choose_eval_clients(data.client_ids, data.source, seed)
         num_clients = len(data.client_ids)
-        share = "all" if len(present) == num_clients else f"{len(present):,}, drawn by the seed,"
+        share = "all" if len(present) == num_clients else f"{len(present):,}, drawn from the seed,"
         note = f"none of the {len(wanted)} clients is {where}: evaluating on {share} of its "
         note += f"{num_clients:,} clients"
     return EvaluationGroup(data.split, data, present, plan, num_absent=num_absent, notes=(note,))
@@ -135,11 +135,11 @@ def make_group(
 def make_groups(
     config: RunConfig, cohorts: Cohorts, splits: dict[str, ClientData], notes: list[str]
 ) -> Iterator[EvaluationGroup]:
-    """Yields who is evaluated of each split, train first; adds to `notes` what to know.
+    """Yields the group of each evaluated split, train first, and adds notes for the user.
 
     Raises:
-        ConfigError: A client that the config names is in no split, or the split that judges the
-            rounds is not evaluated.
+        ConfigError: A client that the config names is in no split, or the split that rounds are
+            compared by is not evaluated.
     """
     plan = BatchPlan(batch_size=config.batch_size)
     evaluated = evaluated_splits(config, splits)
@@ -152,7 +152,7 @@ def make_groups(
 
 
 def _check_eval_split(config: RunConfig, evaluated: Sequence[str]) -> None:
-    """Refuses to judge rounds by a split that is not evaluated, and to evaluate one not there."""
+    """Rejects an --eval-split that is missing or leaves out the split that rounds are judged by."""
     if config.eval_split == VALIDATION and VALIDATION not in evaluated:
         raise ConfigError(
             f"--eval-split {VALIDATION}: {config.data} has no such split; make one with fedcli "
@@ -165,8 +165,8 @@ def _check_eval_split(config: RunConfig, evaluated: Sequence[str]) -> None:
         other = VALIDATION if judge == VALIDATION else "held-out"
         option = option_name(judging[0])
         raise ConfigError(
-            f"{option} looks at {judge}, which --eval-split {config.eval_split} leaves out; choose "
-            f"--eval-split {other}"
+            f"{option} needs evaluations on {judge}, which --eval-split {config.eval_split} leaves "
+            f"out; choose --eval-split {other}"
         )
 
 
@@ -177,11 +177,11 @@ def _wanted_for_evaluation(
     data: ClientData,
     notes: list[str],
 ) -> Sequence[str]:
-    """Ids to evaluate on one split, whether it has them or not."""
+    """Returns the ids to evaluate on one split; it may not have all of them."""
     if config.eval_clients is not None:
         selection = cohort.parse_clients(config.eval_clients, "--eval-clients")
         return _select_for_evaluation(selection, splits, data)
-    if cohorts.fixed is not None and not _is_pool(data):  # whose clients are others
+    if cohorts.fixed is not None and not _is_pool(data):  # a pool has none of these clients
         return cohorts.fixed
     chosen, note = cohort.choose_eval_clients(data.client_ids, data.source, config.seed)
     notes.extend([note] if note else [])
@@ -189,7 +189,7 @@ def _wanted_for_evaluation(
 
 
 def _is_pool(data: ClientData) -> bool:
-    """Whether a split's clients are no part of the federation."""
+    """Returns whether a split pools examples: its clients are not those of the federation."""
     return data.split == CENTRAL or list(data.client_ids[:2]) == [VALIDATION]
 
 
@@ -208,7 +208,7 @@ def _select_for_evaluation(
 
 
 def _find_present(data: ClientData, client_ids: Sequence[str]) -> Sequence[str]:
-    """Returns those ids that a split has."""
+    """Returns the ids that a split has."""
     if client_ids is data.client_ids:
         return client_ids
     return [each for each in client_ids if cohort.contains(data.client_ids, each)]

@@ -1,4 +1,4 @@
-"""The data that a config names: opened, fingerprinted, held against a model."""
+"""Opens the data that a config names, fingerprints them, and checks that they fit a model."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fedcli.settings.data_source import DataSource
 
 
 def open_data(source: DataSource, cancel: CancelFlag | None = None) -> dict[str, ClientData]:
-    """Returns the splits of the data of a run, one of them `train`.
+    """Returns the splits of a run's data, which include `train`.
 
     Raises:
-        Cancelled: `cancel` was raised while data were dealt to clients.
-        DataError: They are missing or bad, or the splits do not agree.
+        Cancelled: `cancel` was set while the data were partitioned.
+        DataError: The data are missing or invalid, or the splits do not agree.
     """
 
     def tell(done: int, total: int | None) -> None:
@@ -35,7 +35,7 @@ def open_data(source: DataSource, cancel: CancelFlag | None = None) -> dict[str,
 
 
 def note_of_replaced_test(splits: Mapping[str, ClientData]) -> tuple[str, ...]:
-    """Returns a line that --test-data replaces a test split of --data, or none if it does not."""
+    """Returns a line if --test-data replaces a test split of --data, else nothing."""
     return tuple(
         f"--test-data {data.source} is the test split; that of --data {data.replaces} is not used"
         for data in splits.values()
@@ -44,9 +44,10 @@ def note_of_replaced_test(splits: Mapping[str, ClientData]) -> tuple[str, ...]:
 
 
 def notes_on(splits: Mapping[str, ClientData]) -> tuple[str, ...]:
-    """Returns what the user of opened data should know, a line each.
+    """Returns notes for the user of opened data, one line each.
 
-    Of --test-data that replace a test split of --data, and of what a model learns badly from.
+    They are about --test-data that replace a test split of --data, and about properties of the data
+    that make a model learn badly.
     """
     replaced = note_of_replaced_test(splits)
     seen = (note for data in splits.values() for note in data.examine())
@@ -54,38 +55,39 @@ def notes_on(splits: Mapping[str, ClientData]) -> tuple[str, ...]:
 
 
 def notes_of_sources(splits: Mapping[str, ClientData]) -> tuple[str, ...]:
-    """Returns a line on what each foreign file was taken to be; stores say it themselves."""
+    """Returns a line on how each imported file was interpreted; a store records this itself."""
     found = (data.description() for data in splits.values())
     return tuple(dict.fromkeys(each.short() for each in found if each is not None))
 
 
 def check_fit(data: ClientData, model: Model) -> None:
-    """Refuses data that a model was not made for.
+    """Rejects data that do not fit a model.
 
     Raises:
-        DataError: Images or classes differ.
+        DataError: The shape of the images or the number of classes differs.
     """
     layout = model.layout
     if tuple(data.pixel_shape) != layout.input_shape:
         raise DataError(
-            f"{data.source} has images of shape {list(data.pixel_shape)}, the model takes "
-            f"{list(layout.input_shape)}; choose data like those it was trained on"
+            f"{data.source} has images of shape {list(data.pixel_shape)}, but the model takes "
+            f"{list(layout.input_shape)}; choose data with that shape"
         )
     if data.num_classes != layout.num_classes:
         raise DataError(
-            f"{data.source} has {data.num_classes} classes, the model {layout.num_classes}; "
-            f"pass --num-classes {layout.num_classes} if the labels are the same"
+            f"{data.source} has {data.num_classes} classes, but the model has "
+            f"{layout.num_classes}; pass --num-classes {layout.num_classes} if the labels mean the "
+            "same"
         )
 
 
 class PendingFingerprint:
-    """The fingerprint of data that a thread of its own reads through."""
+    """The fingerprint of data, computed by a background thread that reads them."""
 
     def __init__(self, source: DataSource, is_cancelled: Callable[[], bool]) -> None:
-        """Starts to read; `is_cancelled` is asked after every MiB."""
+        """Starts the thread, which calls `is_cancelled` after every MiB."""
         self._source = source
         self._is_cancelled = is_cancelled
-        self._found: str | None = None
+        self._fingerprint: str | None = None
         self._error: BaseException | None = None
         self._thread = Thread(target=self._read, name="fedcli-fingerprint")
         self._thread.start()
@@ -100,21 +102,22 @@ class PendingFingerprint:
         self._thread.join()
         if self._error is not None:
             raise self._error
-        assert self._found is not None
-        return self._found
+        assert self._fingerprint is not None
+        return self._fingerprint
 
     def _read(self) -> None:
         try:
-            self._found = datasets.fingerprint(self._source, is_cancelled=self._is_cancelled)
-        except BaseException as err:  # handed to whoever asks for the result
+            self._fingerprint = datasets.fingerprint(self._source, is_cancelled=self._is_cancelled)
+        except BaseException as err:  # `result` raises it
             self._error = err
 
 
 @contextmanager
 def fingerprinting(source: DataSource, cancel: CancelFlag | None) -> Iterator[PendingFingerprint]:
-    """Reads the data through while the block opens them; hashing leaves other threads running.
+    """Computes the fingerprint of data while the `with` block opens them.
 
-    A raised `cancel`, or an error in the block, ends the reading of even the largest file at once.
+    Hashing releases the GIL. If `cancel` is set, or the block raises, the reading stops within a
+    MiB.
     """
     is_left = Event()
 

@@ -1,25 +1,27 @@
 """Which clients of a cohort report in a round, and when: drop-out, stragglers, a virtual clock.
 
-Nothing here is measured. A client that processes v examples in a round (epochs counted) reports
+Times are simulated, not measured. A client that processes v examples in a round (over all epochs)
+reports
 
     v / speed + communication_seconds
 
-virtual seconds after the round began; its speed is that of its tier, which the seed gives it for
-the whole run. A client drops out of a round by chance, with all its copies in the cohort, and then
-sends nothing; the server knows of it at once unless a deadline makes it wait. The server takes the
-first reports that arrive within the deadline, as many as it wants, ties by place in the cohort. The
-round ends with the last report that is taken; if the server got fewer than it wanted and there is a
-deadline, it has waited until that.
+virtual seconds after the start of the round. Its speed is that of its tier, which depends on the
+seed and stays the same for the whole run. A client drops out of a round at random, with all its
+copies in the cohort, and then sends nothing. The server accepts the first reports that arrive
+within the deadline, up to the number it needs; ties are broken by position in the cohort. The round
+ends with the last accepted report. If there are fewer reports than needed and there is a deadline,
+the round ends at the deadline; without a deadline the server does not wait for dropped-out clients.
 
 (Over-selection and deadlines: Bonawitz et al. 2019, "Towards Federated Learning at Scale",
-https://arxiv.org/abs/1902.01046. Late reports are dropped whole; they are no partial work.)
+https://arxiv.org/abs/1902.01046. Late reports are discarded; partial work is not used.)
 
-A line of metrics.jsonl tells it under `participation`: num_selected = num_dropped_out + num_late +
-num_surplus + num_reports (clients, copies counted); is_skipped, 1 if the reports were too few to
-change the model; and with a clock round_seconds, and virtual_seconds since the run began.
+A line of metrics.jsonl records this under `participation`. num_selected is the sum of
+num_dropped_out, num_late, num_surplus and num_reports; copies of a client count separately.
+is_skipped is 1 if there were too few reports to change the model. With a clock there are also
+round_seconds, and virtual_seconds since the start of the run.
 
-Who drops out depends on (seed, round, client), a tier on (seed, client): streams of their own, so
-that neither changes what else is drawn, and a resumed run meets the same clients.
+Drop-out depends on (seed, round, client) and a client's tier on (seed, client). Both use random
+streams of their own, so they change no other draw, and a resumed run repeats them.
 """
 
 from __future__ import annotations
@@ -31,22 +33,22 @@ from fedcli.core import native
 from fedcli.core.seeds import Purpose, client_key, stream_key
 from fedcli.dataclass import dataclass
 
-# What became of a client that was chosen.
+# The outcome of a round for a selected client.
 REPORTED, DROPPED_OUT, LATE, SURPLUS = "reported", "dropped-out", "late", "surplus"
 
 
 @dataclass(frozen=True)
 class RoundReports:
-    """Who reported in one round.
+    """The reports of one round.
 
     Attributes:
-        outcomes: What became of each client of the cohort: REPORTED, its report was taken;
-            DROPPED_OUT, it sent nothing; LATE, it reported after the deadline; SURPLUS, in time
-            when enough had.
-        seconds: Virtual seconds after the start of the round at which each reported, None where it
-            did not; None as a whole without a clock.
+        outcomes: The outcome of each client of the cohort. REPORTED: its report was accepted.
+            DROPPED_OUT: it sent nothing. LATE: it reported after the deadline. SURPLUS: it reported
+            in time, but after enough others.
+        seconds: Virtual seconds from the start of the round to each client's report, None for a
+            client that dropped out. Without a clock, None altogether.
         is_skipped: Whether there are too few reports to change the model.
-        round_seconds: Virtual seconds of the round; None without a clock.
+        round_seconds: Virtual duration of the round; None without a clock.
     """
 
     outcomes: tuple[str, ...]
@@ -56,16 +58,16 @@ class RoundReports:
 
     @property
     def reports(self) -> tuple[int, ...]:
-        """Places in the cohort of those whose reports are taken, ascending."""
+        """Positions in the cohort of the clients whose reports were accepted, ascending."""
         return tuple(place for place, each in enumerate(self.outcomes) if each == REPORTED)
 
     def metrics(self, seconds_before: float) -> dict[str, Any]:
-        """Returns what metrics.jsonl tells; with a clock also its time after the round.
+        """Returns the `participation` entry of metrics.jsonl.
 
         Args:
-            seconds_before: Virtual seconds of all rounds before.
+            seconds_before: Virtual seconds of all earlier rounds.
         """
-        told: dict[str, Any] = {
+        metrics: dict[str, Any] = {
             "num_selected": len(self.outcomes),
             "num_dropped_out": self.outcomes.count(DROPPED_OUT),
             "num_late": self.outcomes.count(LATE),
@@ -74,21 +76,21 @@ class RoundReports:
             "is_skipped": int(self.is_skipped),
         }
         if self.round_seconds is not None:
-            told["round_seconds"] = self.round_seconds
-            told["virtual_seconds"] = seconds_before + self.round_seconds
-        return told
+            metrics["round_seconds"] = self.round_seconds
+            metrics["virtual_seconds"] = seconds_before + self.round_seconds
+        return metrics
 
 
 @dataclass(frozen=True)
 class Participation:
-    """Decides who reports.
+    """Decides which clients report in a round.
 
     Attributes:
         seed: The run's seed.
-        dropout: Chance of a client to send nothing, 0 to 1.
-        speeds: Examples a virtual second of each tier; empty: no clock.
-        communication_seconds: Virtual seconds of a client's transport in a round.
-        deadline: Virtual seconds a round may take; None: all are waited for.
+        dropout: Probability that a client sends nothing in a round, 0 to 1.
+        speeds: Examples per virtual second of each tier; empty without a clock.
+        communication_seconds: Virtual seconds that a client's communication takes per round.
+        deadline: Virtual seconds that the server waits in a round; None for no limit.
         min_reports: A round with fewer reports is skipped.
     """
 
@@ -106,13 +108,14 @@ class Participation:
         num_visits: Callable[[str], int],
         num_wanted: int | None = None,
     ) -> RoundReports:
-        """Returns who of a cohort reports.
+        """Returns the reports of a cohort.
 
         Args:
             round_num: Rounds completed before this one.
-            client_ids: The cohort; a client may stand in it more than once.
-            num_visits: Tells how many examples a client processes in a round; asked with a clock.
-            num_wanted: Reports the server takes at most; None: all.
+            client_ids: The cohort; a client may occur in it more than once.
+            num_visits: Returns the number of examples that a client processes in a round; only
+                called with a clock.
+            num_wanted: The most reports that the server accepts; None for all.
         """
         wanted = len(client_ids) if num_wanted is None else num_wanted
         outcomes = [DROPPED_OUT] * len(client_ids)
@@ -145,7 +148,7 @@ class Participation:
     def _round_seconds(
         self, outcomes: Sequence[str], seconds: Sequence[float | None], lacks_reports: bool
     ) -> float | None:
-        """Until the last report that is taken; to the deadline, where the server waits for more."""
+        """Returns the time of the last accepted report, or the deadline if reports are lacking."""
         if not self.speeds:
             return None
         if lacks_reports and self.deadline is not None:
@@ -154,16 +157,16 @@ class Participation:
         return max((at for each, at in pairs if each == REPORTED and at is not None), default=0.0)
 
     def report_seconds(self, client_id: str, num_visits: int) -> float:
-        """Returns when a client reports that processes so many examples, in virtual seconds."""
+        """Returns the virtual seconds after which a client with `num_visits` examples reports."""
         return num_visits / self.speed(client_id) + self.communication_seconds
 
     def speed(self, client_id: str) -> float:
-        """Returns the examples a virtual second of a client's tier."""
+        """Returns the speed of a client's tier in examples per virtual second."""
         draw = self._draw(Purpose.CLIENT_SPEED, client_id, 0)
         return self.speeds[draw * len(self.speeds) >> 64]
 
     def _present(self, round_num: int, client_ids: Sequence[str]) -> list[int]:
-        """Places of those who do not drop out."""
+        """Returns the positions of the clients that do not drop out."""
         bound = round(self.dropout * 2**64)
         if not bound:
             return list(range(len(client_ids)))
@@ -174,6 +177,6 @@ class Participation:
         ]
 
     def _draw(self, purpose: Purpose, client_id: str, round_num: int) -> int:
-        """A whole number below 2**64."""
+        """Returns a random integer from 0 to 2**64 - 1."""
         key = stream_key(self.seed, purpose, round_num=round_num, client=client_key(client_id))
         return int(native.random_u64(key, 1)[0])

@@ -1,4 +1,4 @@
-"""Who takes part in each round: a pure function of the config, the data and the round's number."""
+"""The clients of each round: a pure function of the config, the data and the round number."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ _OF_ONE_SIZE = {*SAMPLINGS} - {"poisson"}
 
 @dataclass(frozen=True, eq=False)
 class SampledClients:
-    """Who takes part in each round of a run.
+    """The clients that take part in each round of a run.
 
     Attributes:
-        train: The clients' train data.
-        cohorts: Who is chosen.
-        participation: Which of them report, and when; None: all, at once.
+        train: The clients' training data.
+        cohorts: The cohort of each round.
+        participation: Decides which clients of a cohort report, and when. None: all of them, at
+            once.
         plan: How a client's examples become batches in training.
     """
 
@@ -36,7 +37,7 @@ class SampledClients:
     plan: BatchPlan
 
     def of_round(self, round_num: int) -> tuple[Sequence[str], RoundReports | None]:
-        """Returns who is chosen after `round_num` rounds, and who of them reports; None: all."""
+        """Returns the cohort after `round_num` rounds, and its reports; None if all report."""
         ids = self.cohorts.for_round(round_num)
         if self.participation is None:
             return ids, None
@@ -45,12 +46,12 @@ class SampledClients:
         )
 
     def seen(self, num_rounds: int, cancel: CancelFlag | None = None) -> frozenset[str]:
-        """Returns who took part in the first `num_rounds` rounds: reported when that was taken.
+        """Returns the clients whose reports changed the model in the first `num_rounds` rounds.
 
-        Every round's cohort is drawn anew, until there is nobody left to be seen.
+        The cohorts are sampled again round by round, until every client has taken part.
 
         Raises:
-            Cancelled: `cancel` was raised.
+            Cancelled: `cancel` was set.
         """
         is_same_each_round = self.cohorts.fixed is not None and self.participation is None
         most = len(self.train.client_ids if self.cohorts.fixed is None else self.cohorts.fixed)
@@ -78,11 +79,11 @@ def open_sampled_clients(
     notes: list[str],
     cancel: CancelFlag | None = None,
 ) -> tuple[RunConfig, SampledClients]:
-    """Returns who takes part, and the config that repeats it; adds to `notes` what to know.
+    """Returns the sampled clients, and a config that reproduces them; adds notes for the user.
 
     Raises:
-        Cancelled: `cancel` was raised while the clients' examples were counted.
-        ConfigError: The clients or the way of drawing them do not fit the data.
+        Cancelled: `cancel` was set while the clients' examples were counted.
+        ConfigError: The clients or the sampling do not fit the data.
     """
     config, selection = _resolve_clients(config, train, notes)
 
@@ -106,7 +107,7 @@ def open_sampled_clients(
 
 
 def plan_of(config: RunConfig) -> BatchPlan:
-    """Returns how a client's examples become batches in training."""
+    """Returns the plan by which a client's examples become batches in training."""
     return BatchPlan(
         epochs=config.epochs,
         batch_size=config.batch_size,
@@ -119,7 +120,7 @@ def plan_of(config: RunConfig) -> BatchPlan:
 def _resolve_clients(
     config: RunConfig, train: ClientData, notes: list[str]
 ) -> tuple[RunConfig, ClientSelection]:
-    """The selection of the cohort, and the config that repeats it when files of ids are gone."""
+    """Returns the selection of clients, and a config that does not depend on files of ids."""
     if config.eval_clients is not None:
         evaluated = cohort.parse_clients(config.eval_clients, "--eval-clients")
         config = replace(config, eval_clients=evaluated.ids or config.eval_clients)
@@ -134,7 +135,7 @@ def _resolve_clients(
 
 
 def _plan_participation(config: RunConfig) -> Participation | None:
-    """Who reports and when; None if everyone does and no clock is asked for."""
+    """Returns who reports and when; None if all clients report and there is no clock."""
     if not config.client_dropout and config.client_speeds is None and config.min_reports is None:
         return None
     return Participation(
@@ -148,8 +149,8 @@ def _plan_participation(config: RunConfig) -> Participation | None:
 
 
 def _check_min_reports(config: RunConfig, cohorts: Cohorts) -> None:
-    """Refuses to wait for more reports than there are clients in a cohort."""
-    # Of poisson any number may come, and of what is no sampler of ours.
+    """Rejects --min-reports above the number of clients in a cohort."""
+    # The cohorts of `poisson`, and of users' own samplers, may have any size.
     if config.min_reports is None or config.sampling not in _OF_ONE_SIZE:
         return
     size = len(cohorts.fixed or ()) if cohorts.sampler is None else cohorts.sampler.size

@@ -1,7 +1,7 @@
-"""Ways to draw the cohort of a round, as indices into the population; a class each.
+"""Samplers, which draw the cohort of a round as indices into the population.
 
-What a sampler draws depends on the seed and the round alone, so a resumed run draws what the
-straight run draws.
+A draw depends only on the seed and the round, so a resumed run draws the same cohorts as an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fedcli.federation import tff_sampling
 from fedcli.lazy import load
 from fedcli.settings.options import Value
 
-# Most clients of a scheme that holds a number for each client: at 8 bytes each, 80 MB.
+# The largest population of a sampler that stores a number per client: at 8 bytes each, 80 MB.
 MAX_LISTED = 10_000_000
 
 
@@ -47,10 +47,10 @@ class Sampler(abc.ABC):
 
     @abc.abstractmethod
     def indices(self, round_num: int) -> list[int]:
-        """Returns the cohort that is drawn after `round_num` rounds."""
+        """Returns the cohort after `round_num` rounds."""
 
     def draw_below(self, bound: int, round_num: int) -> list[int]:
-        """Returns `size` independent whole numbers from 0 to below `bound`, all equally likely.
+        """Returns `size` independent integers from 0 to `bound` - 1, all equally likely.
 
         The bias is below bound / 2**64.
         """
@@ -62,44 +62,44 @@ class Uniform(Sampler):
     """Every set of `size` clients is equally likely."""
 
     def indices(self, round_num: int) -> list[int]:
-        """Returns distinct indices in order; time and memory are those of a cohort."""
+        """Returns distinct indices in order; time and memory are proportional to the cohort."""
         return sample_indices(self.population, self.size, self.seed, Purpose.COHORT, round_num)
 
 
 class Tff(Sampler):
-    """What TFF draws in the round of the same number, of which the first is 1."""
+    """The cohort that TFF draws in the same round; TFF's first round has number 1."""
 
     def indices(self, round_num: int) -> list[int]:
-        """Returns distinct indices in the order TFF draws them; orders the whole population."""
+        """Returns distinct indices in TFF's order; shuffles the whole population."""
         return tff_sampling.choose(self.population, self.size, self.seed, round_num + 1)
 
 
 class WithReplacement(Sampler):
-    """Each place in the cohort goes to any client, whoever has the others."""
+    """Each place in the cohort goes to any client, independently of the other places."""
 
     def indices(self, round_num: int) -> list[int]:
-        """Returns indices in order, some perhaps repeated; costs what a cohort costs."""
+        """Returns sorted indices, possibly repeated; costs are proportional to the cohort."""
         return sorted(self.draw_below(self.population, round_num))
 
 
 class Poisson(Sampler):
-    """Each client takes part with chance size / population, whatever the others do.
+    """Each client takes part with probability size / population, independently of the others.
 
-    This is what the amplification by sampling of differential privacy supposes. The number of
-    clients varies, and may be 0.
+    Privacy amplification by subsampling assumes this scheme. The number of clients varies and may
+    be 0.
     """
 
     def indices(self, round_num: int) -> list[int]:
         """Returns distinct indices in order.
 
-        What is drawn is how many clients are passed over before the next one, a geometric number,
-        so that time and memory are those of a cohort.
+        It draws the gaps between chosen clients, which are geometrically distributed. Time and
+        memory are therefore proportional to the cohort.
         """
         if self.size == self.population:
             return list(range(self.population))
         log_absent = math.log1p(-self.size / self.population)
         stream = Stream(stream_key(self.seed, Purpose.COHORT, round_num=round_num))
-        num_draws = self.size + 3 * math.isqrt(self.size) + 1  # seldom too few
+        num_draws = self.size + 3 * math.isqrt(self.size) + 1  # rarely too few
         chosen: list[int] = []
         last = -1
         while last < self.population:
@@ -112,19 +112,20 @@ class Poisson(Sampler):
 
 @dataclass(frozen=True)
 class Cyclic(Sampler):
-    """A pass deals all clients in random order; the next pass begins where it ends, in a new order.
+    """Cycles through passes over the population, each pass in a new random order.
 
-    So k passes train each client k times. A cohort in which a pass ends takes its other clients
-    from the next, and may hold a client twice. (FedJAX UniformShuffledClientSampler.)
+    After k passes each client has trained k times. A cohort may extend from the end of one pass to
+    the start of the next, and then may contain a client twice. (FedJAX
+    UniformShuffledClientSampler.)
     """
 
-    # The last pass that was dealt: a memo, as rounds that follow each other mostly share one.
+    # The order of the most recent pass, a cache: consecutive rounds mostly use the same one.
     _order: dict[int, NDArray[np.int64]] = field(
         default_factory=dict, init=False, compare=False, repr=False
     )
 
     def indices(self, round_num: int) -> list[int]:
-        """Returns indices in order; holds the order of one pass, 8 bytes a client."""
+        """Returns sorted indices; keeps the order of one pass in memory, 8 bytes per client."""
         first = round_num * self.size
         dealt: list[int] = []
         while len(dealt) < self.size:
@@ -134,7 +135,7 @@ class Cyclic(Sampler):
         return sorted(dealt)
 
     def _pass(self, pass_num: int) -> NDArray[np.int64]:
-        """The order of the clients in one pass."""
+        """Returns the order of the clients in one pass."""
         if pass_num not in self._order:
             key = stream_key(self.seed, Purpose.COHORT, round_num=pass_num)
             order = Stream(key).permutation(self.population)
@@ -145,25 +146,25 @@ class Cyclic(Sampler):
 
 @dataclass(frozen=True)
 class BySize(Sampler):
-    """Each place in the cohort goes to client k with chance n_k / sum n, whoever has the others.
+    """Each place in the cohort goes to client k with probability n_k / sum n, independently.
 
-    The plain mean over the cohort then stands for the population's examples without bias; to weigh
-    by examples as well would count them twice (Li et al. 2020, arXiv 1907.02189, scheme I).
+    The unweighted mean over the cohort is then an unbiased estimate of the mean over all examples.
+    Weights by examples would count them twice (Li et al. 2020, arXiv 1907.02189, scheme I).
 
     Attributes:
-        last_examples: Sum of n_k up to and with each client, int64 [population]; the last is not 0.
+        last_examples: Cumulative sums of n_k, int64 [population]; the last is not 0.
     """
 
     last_examples: NDArray[np.int64]
 
     def indices(self, round_num: int) -> list[int]:
-        """Returns indices in order, some perhaps repeated, none of a client without examples."""
+        """Returns sorted indices, possibly repeated; never of a client without examples."""
         examples = self.draw_below(int(self.last_examples[-1]), round_num)
         found: list[int] = np.searchsorted(self.last_examples, examples, side="right").tolist()
         return sorted(found)
 
 
-# The code behind each of tables.SAMPLERS but `fixed`, which draws nothing.
+# The class of each name in tables.SAMPLERS except `fixed`, which samples nothing.
 SAMPLERS: Mapping[str, type[Sampler]] = {
     "uniform": Uniform,
     "tff": Tff,
@@ -193,14 +194,14 @@ def build(
         population: See `Sampler`.
         size: See `Sampler`.
         seed: See `Sampler`.
-        num_examples: Tells the examples of the client at an index; asked by `by-size`, and of
-            every client, or by a sampler of the user's.
-        client_ids: The population, sorted; may be generated on demand. For a sampler of the user's.
-        options: Of a sampler of the user's.
+        num_examples: Returns the number of examples of the client at an index. `by-size` calls it
+            for every client; an own sampler may call it.
+        client_ids: The population, sorted; may be generated on demand. For an own sampler.
+        options: The options of an own sampler.
 
     Raises:
-        ConfigError: It would have to list too many clients, or no client has examples.
-        PartError: A file of the user's fails, or breaks the contract.
+        ConfigError: The population is too large for this sampler, or no client has examples.
+        PartError: The user's file fails, or breaks the contract.
     """
     if name not in SAMPLERS:
         offered = {"client_ids": client_ids, "num_examples": num_examples}
@@ -210,8 +211,8 @@ def build(
     sampler = SAMPLERS[name]
     if issubclass(sampler, _LISTING) and population > MAX_LISTED:
         raise ConfigError(
-            f"--sampling {name} goes through the whole population, {population:,} clients; "
-            f"it takes {MAX_LISTED:,} at most; choose uniform"
+            f"--sampling {name} stores a number per client and supports at most {MAX_LISTED:,} "
+            f"clients, not {population:,}; choose uniform"
         )
     if sampler is not BySize:
         return sampler(population, size, seed)
@@ -225,11 +226,11 @@ def build(
 def sample_indices(
     population: int, count: int, seed: int, purpose: Purpose, round_num: int
 ) -> list[int]:
-    """Returns `count` distinct indices below `population`, sorted; every subset equally likely.
+    """Returns `count` distinct indices below `population`, sorted; every subset is equally likely.
 
-    A partial Fisher-Yates shuffle that remembers only the places it has touched: O(count). Each
-    choice is a 64-bit draw times the number left, shifted down, whose bias is below
-    population / 2**64.
+    This is a partial Fisher-Yates shuffle in O(count) that stores only the positions it swaps. Each
+    choice multiplies a 64-bit draw by the number of positions left and shifts it down; the bias is
+    below population / 2**64.
     """
     draws = native.random_u64(stream_key(seed, purpose, round_num=round_num), count).tolist()
     moved: dict[int, int] = {}

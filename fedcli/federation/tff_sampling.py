@@ -1,4 +1,4 @@
-"""The cohorts of TFF and FedJAX: their seeded generator, number for number.
+"""Reproduces the cohorts that TFF and FedJAX draw from a seed.
 
 TFF simulation/sampling_utils.py, build_uniform_sampling_fn; FedJAX core/client_samplers.py,
 UniformGetClientSampler. With Q = 2^31 - 1, round t draws
@@ -6,8 +6,8 @@ UniformGetClientSampler. With Q = 2^31 - 1, round t draws
     s_0 = RandomState(seed).randint(1, Q - 1)
     cohort = RandomState((16807^t mod Q) * s_0 mod Q).choice(N, size, replace=False)
 
-NumPy's RandomState is frozen, so these are the cohorts that published runs had, given the same ids
-in the same order. TFF's training loop calls its first round 1, FedJAX's sampler 0.
+NumPy guarantees that RandomState never changes, so these are the cohorts of published runs, given
+the same ids in the same order. TFF's training loop starts at round 1, FedJAX's sampler at round 0.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ _MULTIPLIER = 16807
 
 
 def choose(population: int, size: int, seed: int, t: int) -> list[int]:
-    """Returns `size` distinct indices below `population`, in the order TFF draws them.
+    """Returns `size` distinct indices below `population`, in TFF's order.
 
-    RandomState orders the whole population to take its first few: 8 bytes a client, for as long as
-    the call takes.
+    RandomState permutes the whole population, which takes 8 bytes per client during the call.
 
     Args:
         population: Number of clients, at least `size`.

@@ -105,15 +105,15 @@ def test_classes_without_names_have_numbers(write: Any) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "holds no weights; give balanced, rows class,weight"),
-        ("{}", r"weights for 0 classes, pets.h5 has 3, none for class cat"),
-        ('{"cat": 1, "dog": 2}', "weights for 2 classes, pets.h5 has 3, none for class eel"),
-        ("[1, 2]", "weights for 2 classes, pets.h5 has 3, none for class eel"),
-        ("[1, 2, 3, 4]", "weights for 4 classes, pets.h5 has 3; give each class a weight"),
-        ('{"cat": 1, "dig": 2, "eel": 3}', r"'dig' is none of the 3 classes.*did you mean dog"),
-        ('{"0": 1, "1": 2, "3": 3}', "'3' is none of the 3 classes"),
-        ('{"cat": 1, "cat": 2, "eel": 3}', "'cat' stands there twice"),
-        ("cat,1\ncat,2\neel,3", "'cat' stands there twice"),
+        ("", "contains no weights; give balanced, rows class,weight"),
+        ("{}", r"weights for 0 classes, but pets.h5 has 3, none for class cat"),
+        ('{"cat": 1, "dog": 2}', "weights for 2 classes, but pets.h5 has 3, none for class eel"),
+        ("[1, 2]", "weights for 2 classes, but pets.h5 has 3, none for class eel"),
+        ("[1, 2, 3, 4]", "weights for 4 classes, but pets.h5 has 3; give each class a weight"),
+        ('{"cat": 1, "dig": 2, "eel": 3}', r"'dig' is not one of the 3 classes.*did you mean dog"),
+        ('{"0": 1, "1": 2, "3": 3}', "'3' is not one of the 3 classes"),
+        ('{"cat": 1, "cat": 2, "eel": 3}', "'cat' occurs twice"),
+        ("cat,1\ncat,2\neel,3", "'cat' occurs twice"),
         ('{"0": 1, "0.0": 2, "1": 3, "2": 3}', "a class has two weights"),
         ('{"cat": -1, "dog": 2, "eel": 3}', "class cat -1: choose a finite number from 0 to 1e"),
         ('{"cat": NaN, "dog": 2, "eel": 3}', "class cat nan: choose a finite number"),
@@ -123,10 +123,10 @@ def test_classes_without_names_have_numbers(write: Any) -> None:
         (f"[{10**400}, 1, 1]", "class cat inf: choose"),
         ("[[1], 1, 1]", r"class cat \[1\]: choose"),
         ("[0, 0, 0.0]", "all weights are 0"),
-        ("{", "is no JSON"),
-        ("[" * 100_000, "is no JSON"),
-        ("class,weight\ncat,\0", "'cat' has no number|is no CSV"),
-        ("c" * 200_000 + ",1", "is no CSV: field larger than field limit"),
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("class,weight\ncat,\0", "'cat' has no number|is not CSV"),
+        ("c" * 200_000 + ",1", "is not CSV: field larger than field limit"),
         ("cat 1\ndog 2\neel 3", "'cat 1' has no number in a second column"),
         ("cat,1\ndog,two\neel,3", "'dog' has no number in a second column"),
         ("cat,1,2\ndog,2,2\neel,3,2", "'cat' has no number in a second column"),
@@ -143,7 +143,7 @@ def test_a_file_that_does_not_give_each_class_one_weight_is_refused(
 
 def test_names_that_are_numbers_of_other_classes_are_not_guessed(write: Any) -> None:
     path = write('{"1": 5, "2": 6, "0": 7}')
-    with pytest.raises(ConfigError, match=r"may be names .* or their numbers, .* a JSON list"):
+    with pytest.raises(ConfigError, match=r"are both names and numbers of .* a JSON list"):
         load(path, names=("1", "2", "0"))
     assert load(path, names=("0", "1", "2")) == [7, 5, 6]
 
@@ -154,7 +154,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         load(str(tmp_path))
     (tmp_path / "image").write_bytes(b"\x89PNG\xff\xfe")
-    with pytest.raises(ConfigError, match="is no text in UTF-8"):
+    with pytest.raises(ConfigError, match="is not UTF-8 text"):
         load(str(tmp_path / "image"))
 
 

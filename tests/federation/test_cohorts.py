@@ -111,7 +111,7 @@ def test_a_share_is_rounded_and_at_least_one_client(share: float, size: int) -> 
 
 
 def test_a_share_has_no_order() -> None:
-    fault = r"--clients 0\.1: a share of all clients goes with cohorts that are drawn"
+    fault = r"--clients 0\.1: a share of all clients needs sampled cohorts"
     with pytest.raises(ConfigError, match=fault):
         plan(ClientSelection(share=0.1), "fixed", IDS, "x", 0)
     with pytest.raises(ConfigError, match=r"--eval-clients 0\.1: a share"):
@@ -159,7 +159,7 @@ def test_uniform_takes_all() -> None:
 
 @pytest.mark.parametrize("sampling", SAMPLINGS[1:])
 def test_a_drawn_cohort_refuses_ids_and_nobody(sampling: str) -> None:
-    with pytest.raises(ConfigError, match=f"--sampling {sampling} draws them"):
+    with pytest.raises(ConfigError, match=f"--sampling {sampling} draws its own"):
         plan(ClientSelection(ids=("w01",)), sampling, IDS, "x", 0)
     with pytest.raises(ConfigError, match="x has no clients"):
         plan(ClientSelection(), sampling, [], "x", 0)

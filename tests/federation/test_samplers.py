@@ -210,7 +210,7 @@ def test_tff_draws_any_round_of_any_seed_at_once(t: int) -> None:
 @pytest.mark.parametrize("name", ["tff", "cyclic", "by-size"])
 def test_what_lists_the_population_has_a_bound(name: str) -> None:
     with pytest.raises(
-        ConfigError, match=f"--sampling {name} goes .* 10,000,001 clients; it takes"
+        ConfigError, match=f"--sampling {name} stores .* at most 10,000,000 clients, not 10,000,001"
     ):
         build(name, 10_000_001, 10, 0)
     if name != "by-size":  # which would now count ten million

@@ -113,10 +113,14 @@ def test_a_broken_model_gives_infinite_scores(run: Path, monkeypatch: pytest.Mon
 def test_data_of_another_kind_are_refused_in_one_line(run: Path) -> None:
     data = open_data()
     data.num_classes = 11
-    with pytest.raises(DataError, match=r"synthetic-digits has 11 classes, the model 10; pass"):
+    with pytest.raises(
+        DataError, match=r"synthetic-digits has 11 classes, but the model has 10; pass"
+    ):
         rank_with_run(data, data.client_ids, run)
     data.num_classes, data.pixel_shape = 10, (32, 32, 3)
-    with pytest.raises(DataError, match=r"images of shape \[32, 32, 3\], the model takes \[28, 28"):
+    with pytest.raises(
+        DataError, match=r"images of shape \[32, 32, 3\], but the model takes \[28, 28"
+    ):
         rank_with_run(data, data.client_ids, run)
 
 

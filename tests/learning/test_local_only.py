@@ -300,7 +300,7 @@ def test_a_central_split_is_not_evaluated(tmp_path: Path, fedcli: Fedcli) -> Non
     assert list(folder.read_evaluation(tmp_path / "run") or {}) == ["train"]
     assert json.loads(fedcli("eval", "run", "--json").out)["split"] == "train"
     assert (
-        "--split central: its clients are no part"
+        "--split central: its clients are outside"
         in fedcli("eval", "run", "--split", "central").err
     )
 

@@ -160,15 +160,15 @@ def test_without_data_held_out_train_is_evaluated(tmp_path: Path) -> None:
         ({"eval_every": 1, "eval_split": "dev"}, "--eval-split dev: choose one of train, held-out"),
         (
             {"eval_every": 1, "eval_split": "train", "patience": 1},
-            "--patience looks at test, which --eval-split train leaves out",
+            "--patience needs evaluations on test, which --eval-split train leaves out",
         ),
         (
             {"eval_every": 1, "eval_split": "train", "stop_at": "accuracy=0.5"},
-            "--stop-at looks at test, which --eval-split train leaves out",
+            "--stop-at needs evaluations on test, which --eval-split train leaves out",
         ),
         (
             {"eval_every": 1, "eval_split": "train", "keep_best": "loss"},
-            "--keep-best looks at test, which --eval-split train leaves out",
+            "--keep-best needs evaluations on test, which --eval-split train leaves out",
         ),
     ],
 )
@@ -239,7 +239,9 @@ def test_validation_is_a_split_of_its_own_that_chooses(tmp_path: Path) -> None:
     for line in folder.read_metrics(tmp_path / "one"):
         assert list(line["evaluation"]) == ["validation"]
     for split in ("train", "held-out"):
-        with pytest.raises(ConfigError, match=f"looks at validation, which --eval-split {split}"):
+        with pytest.raises(
+            ConfigError, match=f"needs evaluations on validation, which --eval-split {split}"
+        ):
             train(tmp_path / split, replace(judged, eval_split=split))
     without = write_store(tmp_path / "b.h5", train=own, test=own)
     with pytest.raises(ConfigError, match="has no such split; make one with fedcli preprocess"):
@@ -690,7 +692,7 @@ def test_of_very_many_others_a_draw_is_evaluated(
     assert closing["test"]["num_clients"] == 2
     told = evaluation.evaluate_run(tmp_path / "run")
     assert told.metrics == closing["test"]
-    assert told.notes[0].endswith(": evaluating on 2, drawn by the seed, of its 5 clients")
+    assert told.notes[0].endswith(": evaluating on 2, drawn from the seed, of its 5 clients")
 
 
 def test_other_data_are_evaluated_without_the_test_data_of_the_run(tmp_path: Path) -> None:
@@ -724,9 +726,9 @@ def test_evaluation_and_export_need_no_training_data(tmp_path: Path) -> None:
 def test_data_that_do_not_fit_the_model_are_refused(tmp_path: Path) -> None:
     train(tmp_path / "run", make_config(rounds=1))
     small = write_tff(tmp_path / "small.h5", {"a": 3}, side=14)
-    with pytest.raises(DataError, match=r"shape \[14, 14\], the model takes \[28, 28\]"):
+    with pytest.raises(DataError, match=r"shape \[14, 14\], but the model takes \[28, 28\]"):
         evaluation.evaluate_run(tmp_path / "run", data=str(small), clients="all")
-    with pytest.raises(DataError, match="has 62 classes, the model 10"):
+    with pytest.raises(DataError, match="has 62 classes, but the model has 10"):
         evaluation.evaluate_run(tmp_path / "run", num_classes=62)
 
 

@@ -150,7 +150,7 @@ class ClientWork(Protocol):
 
     @property
     def num_passes(self) -> int:
-        """The number of passes over the cohort's data in a round: calls of the two methods below."""
+        """The number of passes over the cohort's data in a round: each call that trains is one."""
         ...
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
