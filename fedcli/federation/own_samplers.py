@@ -1,4 +1,4 @@
-"""Samplers that users bring, whose answers are checked."""
+"""Users' own samplers, with checks of their results."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ _PASSING = (FedcliError,)
 class OwnSampler(Protocol):
     """Draws the cohort of a round.
 
-    It is made with those of these arguments that it has: `population`, the number of clients;
-    `size`, the number that is wanted; `seed`, the run's; `client_ids`, sorted; and `num_examples`,
-    a function that returns how many examples the client at an index has.
+    It is made with those of the following arguments that its signature has: `population`, the
+    number of clients; `size`, the requested size of a cohort; `seed`, the run's seed; `client_ids`,
+    sorted; and `num_examples`, a function from a client's index to its number of examples.
     """
 
     def indices(self, round_num: int) -> list[int]:
-        """Returns the cohort that is drawn after `round_num` rounds: indices into the client ids.
+        """Returns the cohort after `round_num` rounds, as indices into the client ids.
 
-        It depends on the seed and the round alone, so that a resumed run draws the same. A client
-        may come twice, and there may be any number of them.
+        It must depend only on the seed and the round, so that a resumed run draws the same cohort.
+        A cohort may have any size and may contain a client twice.
         """
         ...
 
 
 @dataclass(frozen=True)
 class CheckedSampler(Sampler):
-    """A user's sampler behind checks: its failures are one line with file and line.
+    """Calls the user's sampler and checks its results; errors name file and line.
 
     Attributes:
-        sampler: The user's.
-        file: Where its code is.
+        sampler: The user's sampler.
+        file: The file of its code.
     """
 
     sampler: OwnSampler
@@ -54,7 +54,7 @@ class CheckedSampler(Sampler):
         """Returns the user's indices.
 
         Raises:
-            PartError: It fails, or they are no indices.
+            PartError: The user's code fails, or does not return indices of clients.
         """
         with user_code.running("indices", self.file, NOUN, passing=_PASSING):
             drawn = self.sampler.indices(round_num)
@@ -80,19 +80,19 @@ def build(
     offered: Mapping[str, Any],
     options: Mapping[str, Value],
 ) -> CheckedSampler:
-    """Returns a sampler of the user's.
+    """Returns the user's own sampler.
 
     Args:
-        name: FILE.py, FILE.py:NAME, or the name of one in an installed package.
+        name: FILE.py, FILE.py:NAME, or the name of a sampler in an installed package.
         population: Number of clients.
         size: Clients in a cohort.
         seed: The run's seed.
-        offered: What else it may have as arguments.
-        options: Its options; those not given take their defaults.
+        offered: Further arguments that the sampler may have.
+        options: Its options; missing ones take their defaults.
 
     Raises:
         ConfigError: There is no such sampler, or an option is not allowed.
-        PartError: It fails, or does not draw the same twice.
+        PartError: The user's code fails, or two draws of the same round differ.
     """
     entry = opened(choose(tables.SAMPLERS, name, "--sampling"))
     arguments = {"population": population, "size": size, "seed": seed, **offered}
@@ -105,8 +105,8 @@ def build(
     sampler = CheckedSampler(population, size, seed, made, entry.file)
     if sampler.indices(0) != sampler.indices(0):
         raise PartError(
-            f"{user_code.place(type(made).indices)}: indices(0) drew other clients when it was "
-            "asked again; make it a function of seed and round_num, such as "
+            f"{user_code.place(type(made).indices)}: two calls of indices(0) drew different "
+            "clients; use randomness that depends on seed and round_num alone, such as "
             "np.random.default_rng([seed, round_num])"
         )
     return sampler

@@ -222,10 +222,10 @@ def test_participation_goes_to_toml_and_back() -> None:
         ({"deadline": 0.0, "client_speeds": "1"}, "--deadline 0.0: choose"),
         ({"communication_seconds": 1.0}, "--communication-seconds 1 needs a virtual clock"),
         ({"over_selection": 0.3, "sampling": "uniform"}, "--over-selection 0.3 needs a virtual"),
-        ({"over_selection": 0.3, "client_speeds": "1"}, "--sampling fixed has no such number"),
+        ({"over_selection": 0.3, "client_speeds": "1"}, "--sampling fixed does not draw N"),
         (
             {"over_selection": 0.3, "client_speeds": "1", "sampling": "poisson"},
-            "--sampling poisson has no such number",
+            "--sampling poisson does not draw N clients",
         ),
         (
             {"client_speeds": "1", "deadline": 2, "communication_seconds": 2},

@@ -323,7 +323,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("[round_num % self.population]", "'abc'", "indices returned str; give a list of whole"),
         ("% self.population]", "+ 100]", "indices returned 100; the 10 clients are 0 to 9"),
         ("def indices", "def draw", "Part has no indices; a sampler has"),
-        ("[round_num", "[draw()", r"indices\(0\) drew other clients when it was asked again; make"),
+        ("[round_num", "[draw()", r"two calls of indices\(0\) drew different clients; use"),
     ],
     "partition": [
         ("len(labels)", "len(label)", r"part.py:5: deal: NameError: .*mend the partition"),

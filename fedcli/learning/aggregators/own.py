@@ -1,4 +1,4 @@
-"""An aggregator that a user brings, whose answers are checked."""
+"""A user's own aggregator, with checks of its results."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _PASSING = (FedcliError,)
 
 @dataclass(frozen=True, eq=False)
 class OwnAggregator:
-    """A user's aggregator behind checks: its failures are one line with file and line.
+    """Calls the user's aggregator and checks its results; errors name file and line.
 
     Attributes:
-        aggregator: The user's, of the contract `fedcli.aggregators.Aggregator`.
-        file: Where its code is.
+        aggregator: The user's aggregator, a `fedcli.aggregators.Aggregator`.
+        file: The file of its code.
     """
 
     aggregator: Any
@@ -36,10 +36,10 @@ class OwnAggregator:
 
     @classmethod
     def of(cls, entry: Entry, options: Mapping[str, Value]) -> OwnAggregator:
-        """Returns the aggregator of a whole row.
+        """Makes the aggregator of a row of the table of aggregators.
 
         Raises:
-            PartError: It fails, or lacks what the contract has.
+            PartError: The user's code fails, or lacks a method of the contract.
         """
         made = make(entry, NOUN, {}, options, _PASSING)
         missing = [name for name in _METHODS if not callable(getattr(made, name, None))]
@@ -51,13 +51,13 @@ class OwnAggregator:
         return cls(made, entry.file)
 
     def init(self) -> dict[str, Any]:
-        """Returns its part of the server state before the first round."""
+        """Returns the state before the first round."""
         with user_code.running("init", self.file, NOUN, passing=_PASSING):
             state = self.aggregator.init()
         return checked_state(self._where("init"), state, None)
 
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
-        """Returns what it needs of the deltas of the coming round."""
+        """Returns the aggregator's request for the coming round."""
         with user_code.running("request", self.file, NOUN, passing=_PASSING):
             request = self.aggregator.request(dict(state))
         if not isinstance(request, DeltaRequest):
@@ -73,7 +73,7 @@ class OwnAggregator:
         """Returns the mean delta [num_params], the next state and the metrics.
 
         Raises:
-            PartError: It fails, or breaks the contract.
+            PartError: The user's code fails, or breaks the contract.
         """
         with user_code.running("aggregate", self.file, NOUN, passing=_PASSING):
             result = self.aggregator.aggregate(dict(state), deltas)

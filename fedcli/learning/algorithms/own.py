@@ -1,4 +1,4 @@
-"""An algorithm that a user brings: its client work, whose answers are checked."""
+"""The client work of a user's own algorithm, with checks of its results."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from fedcli.settings.own.parts import make
 
 NOUN = "algorithm"
 
-# What the engine raises while the user's code waits for it.
+# Errors that the engine raises, which are not the user's.
 _PASSING = (FedcliError, Cancelled)
 
 
 @dataclass(frozen=True, eq=False)
 class OwnWork:
-    """A user's client work behind checks: its failures are one line with file and line.
+    """Calls the user's client work and checks its results; errors name file and line.
 
     Attributes:
-        work: The user's.
-        file: Where its code is.
+        work: The user's client work.
+        file: The file of its code.
     """
 
     work: ClientWork
@@ -39,10 +39,10 @@ class OwnWork:
 
     @classmethod
     def of(cls, entry: Entry, optimizer: Optimizer | None, options: Mapping[str, Value]) -> OwnWork:
-        """Returns the client work of a whole row.
+        """Makes the client work of a row of the table of algorithms.
 
         Raises:
-            PartError: It fails, or lacks what the contract has.
+            PartError: The user's code fails, or lacks a method of the contract.
         """
         work = make(entry, NOUN, {"optimizer": optimizer}, options, _PASSING)
         missing = [name for name in ("init", "run") if not callable(getattr(work, name, None))]
@@ -55,20 +55,20 @@ class OwnWork:
 
     @property
     def num_passes(self) -> int:
-        """How often it goes through the cohort's data; one unless it says so."""
+        """The number of passes over the cohort's data; 1 unless the user's code sets it."""
         return int(getattr(self.work, "num_passes", 1))
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
-        """Returns its part of the server state before the first round, for params [num_params]."""
+        """Returns the state before the first round, for initial parameters [num_params]."""
         with user_code.running("init", self.file, NOUN, passing=_PASSING):
             state = self.work.init(params.copy())
         return checked_state(self._where("init"), state, None)
 
     def run(self, call: CohortCall, state: Mapping[str, Any]) -> WorkResult:
-        """Returns what the cohort sends back, and the next state.
+        """Computes the cohort; returns the deltas and the next state.
 
         Raises:
-            PartError: It fails, or breaks the contract.
+            PartError: The user's code fails, or breaks the contract.
         """
         with user_code.running("run", self.file, NOUN, passing=_PASSING):
             result = self.work.run(call, dict(state))

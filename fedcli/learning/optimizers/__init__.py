@@ -1,4 +1,4 @@
-"""The optimizers of both sides, made by name or by a function of their own."""
+"""Client and server optimizers, made by name or by a function for each."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Adafactor: a mean of squared gradients that is kept as its row and column means.
+"""Adafactor: stores the mean of squared gradients as its row and column means.
 
 Shazeer and Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", ICML 2018,
 https://arxiv.org/abs/1804.04235; TFF learning/optimizers/adafactor.py, which is Keras's form.
 
-In step t = 1, 2, ... each tensor x with gradient g moves by itself, with d = 1 - t^beta_2_decay:
+Step t = 1, 2, ... updates each tensor x with gradient g separately, with d = 1 - t^beta_2_decay:
 
     q = g^2 + epsilon_1
     r = d r + (1 - d) mean of q over the last axis,  c likewise over the last but one,
@@ -11,8 +11,8 @@ In step t = 1, 2, ... each tensor x with gradient g moves by itself, with d = 1 
     u = g / sqrt(v);   u = u / max(1, rms(u) / clip_threshold)
     x <- x - max(epsilon_2, rms(x)) * rate * u,      rate = min(learning_rate, 1 / sqrt(t))
 
-or rate = learning_rate without `relative_step`. This is the server's form; csrc/step/adafactor.c
-has the one that takes local steps, for which t starts at 1 in each round.
+or rate = learning_rate without `relative_step`. This module is the server's optimizer. The client's
+is in csrc/step/adafactor.c; there t starts at 1 in each round.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Shapes = Sequence[tuple[int, ...]]
 
 
 def init(shapes: Shapes, params: Vector) -> dict[str, Any]:
-    """Returns the state before the first step for tensors that lie side by side in `params`."""
+    """Returns the state before the first step; `params` holds the tensors one after another."""
     rows = sum(math.prod(shape[:-1]) for shape in shapes if len(shape) > 1)
     columns = sum(math.prod(_column_shape(shape)) for shape in shapes if len(shape) > 1)
     rest = sum(math.prod(shape) for shape in shapes if len(shape) < 2)
@@ -45,7 +45,10 @@ def step(
     state: Mapping[str, Any],
     params: Vector,
 ) -> tuple[Vector, dict[str, Any]]:
-    """Returns what is subtracted from the parameters, and the next state; changes no argument."""
+    """Returns the decrease to subtract from the parameters, and the next state.
+
+    It does not change its arguments.
+    """
     step_num = state["step"] + 1
     decay = 1.0 - float(step_num) ** options["beta_2_decay"]
     rate = min(learning_rate, step_num**-0.5) if options["relative_step"] else learning_rate
@@ -69,7 +72,7 @@ def _column_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _tensors(
     shapes: Shapes, state: Mapping[str, Any]
 ) -> Iterator[tuple[tuple[int, ...], slice, list[Vector]]]:
-    """Yields each tensor's shape, where it lies, and its slots: views into the state."""
+    """Yields each tensor's shape, its slice of the parameters, and its slots (views)."""
     ends = dict.fromkeys(("rows", "columns", "preconditioner"), 0)
 
     def take(name: str, shape: tuple[int, ...]) -> Vector:
@@ -89,7 +92,7 @@ def _tensors(
 
 
 def _mean_of_squares(gradient: Vector, decay: float, epsilon: float, slots: list[Vector]) -> Vector:
-    """Moves a tensor's slots and returns the mean of squares [shape] that they stand for."""
+    """Updates a tensor's slots and returns the mean of squares [shape] that they represent."""
     squares = np.square(gradient) + gradient.dtype.type(epsilon)
     if len(slots) == 1:
         slots[0][...] = decay * slots[0] + (1.0 - decay) * squares
@@ -98,7 +101,7 @@ def _mean_of_squares(gradient: Vector, decay: float, epsilon: float, slots: list
     rows[...] = decay * rows + (1.0 - decay) * squares.mean(axis=-1)
     columns[...] = decay * columns + (1.0 - decay) * squares.mean(axis=-2)
     shares = rows.astype(np.float64) / rows.mean(axis=-1, keepdims=True)
-    # Of a row and a column without gradient: 1e-60 and less.
+    # In float64, because a row and a column without gradient give 1e-60 and less.
     product: Vector = shares[..., np.newaxis] * columns[..., np.newaxis, :].astype(np.float64)
     return product
 

@@ -1,4 +1,4 @@
-"""The optimizers of both sides, made by name or by a function of their own."""
+"""Client and server optimizers, made by name or by a function for each."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _explains_names(function: Function) -> Function:
 
 
 def build(name: str, learning_rate: float, options: Mapping[str, Value] | None = None) -> Optimizer:
-    """Returns the optimizer of the table called `name`.
+    """Returns the optimizer called `name` in the table of optimizers.
 
     Args:
         name: A key of `tables.OPTIMIZERS`; for the server also FILE.py or FILE.py:NAME, which is
@@ -76,21 +76,21 @@ def schedule_learning_rate(
     *,
     by: str = BY_ROUND,
 ) -> Optimizer:
-    """Returns the optimizer with a learning rate that changes from round to round.
+    """Returns the optimizer with a learning-rate schedule.
 
-    What counts is the rounds of the process, on clients too, whose rate is then one and the same
-    within a round; and a round whose update is rejected counts. With `by` of `local-step` it is a
-    client's steps, from 0 in each round, as in TFF, whose function of this name counts the calls of
-    an optimizer.
+    By default the schedule counts rounds, on the server and on clients; a client's rate is then
+    constant within a round. Rounds with a rejected update count. With `by="local-step"` it counts
+    a client's local steps, from 0 in each round. That is the behaviour of TFF's function of this
+    name, which counts the calls of an optimizer.
 
     Args:
-        optimizer: Of either side; its learning rate is what the schedule takes shares of.
+        optimizer: A client or server optimizer; the schedule multiplies its learning rate.
         name: A key of `tables.SCHEDULES`.
-        options: The schedule's options; those not given take their defaults.
-        by: `round`, or on clients `local-step`.
+        options: The schedule's options; missing ones take their defaults.
+        by: `round`, or for a client optimizer `local-step`.
 
     Raises:
-        ConfigError: See `schedules.build`, or `by` is another.
+        ConfigError: See `schedules.build`; or `by` is neither of the two.
     """
     if by not in COUNTED:
         raise ConfigError(f"unknown schedule by '{by}'; choose {' or '.join(COUNTED)}")
@@ -98,9 +98,10 @@ def schedule_learning_rate(
 
 
 def clip_gradients(optimizer: Optimizer, clip_norm: float) -> Optimizer:
-    """Returns the optimizer for gradients of at most that length (L2, over all tensors).
+    """Returns the optimizer with gradient clipping.
 
-    Longer ones are scaled to it: Pascanu, Mikolov and Bengio 2013, https://arxiv.org/abs/1211.5063.
+    A gradient whose L2 norm over all tensors exceeds `clip_norm` is scaled to that norm (Pascanu,
+    Mikolov and Bengio 2013, https://arxiv.org/abs/1211.5063).
 
     Raises:
         ConfigError: The norm is not a positive number.
@@ -110,15 +111,15 @@ def clip_gradients(optimizer: Optimizer, clip_norm: float) -> Optimizer:
 
 @_explains_names
 def sgd(learning_rate: float, momentum: float = 0.0, nesterov: bool = False) -> Optimizer:
-    """Returns gradient descent.
+    """Returns SGD, `w -= learning_rate * g`.
 
-    With momentum m: `a = m*a + g`, then `w -= learning_rate * a`, or with Nesterov
+    With momentum m it is `a = m*a + g`, then `w -= learning_rate * a`, or with Nesterov's momentum
     `w -= learning_rate * (g + m*a)`.
 
     Args:
         learning_rate: Step size, >= 0.
         momentum: m, from 0 to 1; 0 keeps no state.
-        nesterov: Look ahead along the momentum, which must then be above 0.
+        nesterov: Whether to use Nesterov's momentum; then `momentum` must be above 0.
 
     Raises:
         ConfigError: A value is not allowed.
@@ -138,14 +139,14 @@ def adam(
 
     `a += (g - a)*(1 - beta_1)`, `s += (g*g - s)*(1 - beta_2)`, then
     `w -= learning_rate * sqrt(1 - beta_2^t)/(1 - beta_1^t) * a / (sqrt(s) + epsilon)` in step t.
-    Unlike in the paper, and as in TFF, epsilon is added to the root before its correction.
+    As in TFF, and unlike the paper, epsilon is added to the root before its bias correction.
 
     Args:
         learning_rate: Step size, >= 0.
-        beta_1: Share of the mean of gradients that is kept, from 0 to 1.
-        beta_2: Share of the mean of squares that is kept, from 0 to 1.
-        epsilon: >= 0.
-        style: `tff`, or `reddi`: without the factor that depends on t.
+        beta_1: Decay of the mean of gradients, from 0 to 1.
+        beta_2: Decay of the mean of squared gradients, from 0 to 1.
+        epsilon: Added to the divisor, >= 0.
+        style: `tff`, or `reddi` for no bias correction (the factor that depends on t).
 
     Raises:
         ConfigError: A value is not allowed.
@@ -164,13 +165,13 @@ def adamw(
 ) -> Optimizer:
     """Returns AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101).
 
-    Adam that also takes `learning_rate * weight_decay * w` off the weights, by their old value.
+    Adam that also subtracts `learning_rate * weight_decay * w`, with w before the step.
 
     Args:
         learning_rate: Step size, >= 0.
-        beta_1: As in `adam`, and so are beta_2 and epsilon.
-        beta_2: See there.
-        epsilon: See there.
+        beta_1: As in `adam`.
+        beta_2: As in `adam`.
+        epsilon: As in `adam`.
         weight_decay: >= 0.
 
     Raises:
@@ -195,7 +196,7 @@ def adagrad(
         learning_rate: Step size, >= 0.
         initial_preconditioner_value: s before the first step, >= 0.
         epsilon: >= 0.
-        style: `tff`, or `reddi`: the divisor is `sqrt(s) + epsilon`.
+        style: `tff`, or `reddi` for the divisor `sqrt(s) + epsilon`.
 
     Raises:
         ConfigError: A value is not allowed.
@@ -216,16 +217,16 @@ def yogi(
 ) -> Optimizer:
     """Returns Yogi (Zaheer, Reddi, Sachan, Kale and Kumar, NeurIPS 2018).
 
-    Adam with `s += (1 - beta_2) * sign(g*g - s) * g*g`. TFF's documentation has sign(g - s) there;
-    its code, and this, have the paper's.
+    Adam with `s += (1 - beta_2) * sign(g*g - s) * g*g`, as in the paper and in TFF's code. (TFF's
+    documentation says sign(g - s).)
 
     Args:
         learning_rate: Step size, >= 0.
-        beta_1: As in `adam`, and so are beta_2, epsilon and style.
-        beta_2: See there.
-        epsilon: See there.
+        beta_1: As in `adam`.
+        beta_2: As in `adam`.
+        epsilon: As in `adam`.
         initial_preconditioner_value: s before the first step, >= 0.
-        style: See there.
+        style: As in `adam`.
 
     Raises:
         ConfigError: A value is not allowed.
@@ -243,7 +244,7 @@ def rmsprop(learning_rate: float, decay: float = 0.9, epsilon: float = 1e-7) -> 
 
     Args:
         learning_rate: Step size, >= 0.
-        decay: Share of the mean of squares that is kept, from 0 to 1.
+        decay: Decay of the mean of squared gradients, from 0 to 1.
         epsilon: >= 0.
 
     Raises:
@@ -263,15 +264,15 @@ def adafactor(
 ) -> Optimizer:
     """Returns Adafactor (Shazeer and Stern 2018, https://arxiv.org/abs/1804.04235).
 
-    What it keeps of each tensor, and its step, are in `fedcli.optimizers.factored`.
+    `fedcli.optimizers.factored` gives its state and its step.
 
     Args:
-        learning_rate: Step size relative to the weights', >= 0; TFF's is 0.001.
-        beta_2_decay: Exponent of the step number that says how fast squares are forgotten, below 0.
-        epsilon_1: Is added to squared gradients, > 0.
-        epsilon_2: Least size that a tensor's weights are taken for, >= 0.
-        clip_threshold: What the root mean square of a tensor's update is held to, > 0.
-        relative_step: Whether the rate is at most 1 / sqrt(step).
+        learning_rate: Step size relative to that of the weights, >= 0; TFF's default is 0.001.
+        beta_2_decay: The decay of the mean of squares in step t is 1 - t^beta_2_decay; below 0.
+        epsilon_1: Added to squared gradients, > 0.
+        epsilon_2: Lower bound of the root mean square of a tensor's weights, >= 0.
+        clip_threshold: Upper bound of the root mean square of a tensor's update, > 0.
+        relative_step: Whether the rate is at most 1 / sqrt(t).
 
     Raises:
         ConfigError: A value is not allowed.

@@ -1,4 +1,4 @@
-"""An optimizer with its settings, as both sides use it: on the server, and as the core's rows."""
+"""An optimizer with its settings, for the server and (as rows of the step table) for clients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fedcli.learning.optimizers.schedules import CONSTANT, Schedule
 from fedcli.settings.tables import OPTIMIZERS
 from fedcli.settings.vocabulary import BY_LOCAL_STEP, BY_ROUND
 
-# What other libraries call arguments, with what they are called here.
+# Other libraries' names of arguments, with ours.
 _HABITS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("lr", "eta", "rate", "step_size"), ("learning_rate",)),
     **dict.fromkeys(("beta1", "b1"), ("beta_1",)),
@@ -28,7 +28,7 @@ _HABITS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("alpha", "rho"), ("decay",)),
 }
 
-# Slots by name, in the order in which the core's rows keep them.
+# Names of the slots in the order of the core's step table.
 _SLOT_ORDER = ("accumulator", "preconditioner")
 
 
@@ -39,14 +39,14 @@ class Optimizer:
     Attributes:
         name: A key of `tables.OPTIMIZERS`.
         learning_rate: Step size, >= 0.
-        options: Every option of the registry row, resolved.
-        schedule: Which share of the learning rate a round or a local step uses; see `at`.
-        schedule_by: What the schedule counts, `round` or `local-step`: from 0 in each round.
-        clip_norm: A gradient that is longer (L2, over all tensors) is scaled to this length before
-            anything else sees it; None: it is taken as it is.
-        shapes: Of the tensors, for an optimizer that looks at each by itself; see `for_tensors`.
-            Without them the parameters are one vector.
-        rule: What it does, of one that is none of the table's; None: the table's.
+        options: The values of all options of the row.
+        schedule: The factor of the learning rate by round or local step; see `at`.
+        schedule_by: What the schedule counts: `round`, or `local-step` from 0 in each round.
+        clip_norm: A gradient with a larger L2 norm over all tensors is first scaled to this norm.
+            None: it is not clipped.
+        shapes: Shapes of the tensors, for an optimizer that treats each separately; see
+            `for_tensors`. If empty, the parameters are one vector.
+        rule: The rule of an own optimizer; None for the rule in the table.
     """
 
     name: str
@@ -82,13 +82,13 @@ class Optimizer:
         return Settings(self.learning_rate, self.options, self.shapes)
 
     def for_tensors(self, shapes: Sequence[tuple[int, ...]]) -> Optimizer:
-        """Returns the optimizer for parameters that are tensors of these shapes, side by side."""
+        """Returns the optimizer for a parameter vector that consists of tensors of these shapes."""
         return replace(self, shapes=tuple(shapes))
 
     def at(self, round_num: int) -> Optimizer:
-        """Returns the optimizer of one round, after `round_num` completed ones: its rate is fixed.
+        """Returns the optimizer after `round_num` rounds, with the learning rate of that round.
 
-        No optimizer's state depends on its rate, so one state goes through all rounds.
+        No optimizer's state depends on its learning rate, so the state can be used in all rounds.
         """
         if self.schedule == CONSTANT or self.schedule_by == BY_LOCAL_STEP:
             return self
@@ -97,21 +97,22 @@ class Optimizer:
 
     @property
     def local_schedule(self) -> Schedule | None:
-        """Which share of the learning rate a local step uses, by its number from 0; None: all."""
+        """The schedule by local step, from 0; None if the rate is constant within a round."""
         is_constant = self.schedule == CONSTANT or self.schedule_by == BY_ROUND
         return None if is_constant else self.schedule
 
     def rate_sum(self, num_steps: int) -> float:
-        """Returns the sum of the learning rates of so many local steps."""
+        """Returns the sum of the learning rates of the first `num_steps` local steps."""
         schedule = self.local_schedule
         if schedule is None:
             return self.learning_rate * float(num_steps)
         return self.learning_rate * math.fsum(map(schedule.factor, range(num_steps)))
 
     def unit_steps(self, num_steps: int) -> float:
-        """Returns how far so many local steps go whose gradients are all 1, in learning rates.
+        """Returns the sum of the weights of the gradients in `num_steps` local steps of SGD.
 
-        For SGD alone, with its momentum: how many gradients the steps add up, in all.
+        With gradients that are all 1, these steps move a parameter by this many learning rates.
+        Momentum and the schedule by local step count. Only for SGD.
         """
         momentum, is_ahead = self.options["momentum"], self.options["nesterov"]
         schedule, accumulator, total = self.local_schedule, 0.0, 0.0
@@ -126,11 +127,13 @@ class Optimizer:
         return self._rule.init(self._settings, params)
 
     def update(self, gradient: Params, state: OptState, params: Params) -> tuple[Params, OptState]:
-        """Returns the updates to *add* to `params`, and the next state; changes no argument.
+        """Returns the updates to *add* to `params`, and the next state.
+
+        It does not change its arguments.
 
         Args:
             gradient: A gradient or pseudo-gradient [num_params], in the dtype of `params`.
-            state: What `init` or the last `update` returned.
+            state: The state returned by `init` or the last `update`.
             params: Parameters [num_params].
         """
         if self.clip_norm is not None:
@@ -139,10 +142,10 @@ class Optimizer:
         return -decrease, state
 
     def client_rows(self, terms: Sequence[StepRow] = ()) -> list[StepRow]:
-        """Returns the rows that make the core take this optimizer's local steps.
+        """Returns the rows of the core's step table for this optimizer's local steps.
 
         Args:
-            terms: Rows of what an algorithm adds to the gradient, once that is clipped.
+            terms: Rows of the terms that an algorithm adds to the clipped gradient.
         """
         clip = [] if self.clip_norm is None else [(StepKind.CLIP, (self.clip_norm,))]
         return [*clip, *terms, self._rule.row(self._settings)]
@@ -164,10 +167,10 @@ def _rule(name: str) -> Rule:
 
 
 def frozen_slots(state: Mapping[str, Any]) -> FrozenSlots:
-    """Returns an optimizer's state as the core's rows take it: what local steps start from.
+    """Returns an optimizer's state in the form from which the core's local steps start.
 
     Args:
-        state: Of `Optimizer.init` or `update`.
+        state: The state returned by `Optimizer.init` or `update`.
     """
     slots = [state[name] for name in _SLOT_ORDER if name in state]
     num_params = len(slots[0]) if slots else 0
@@ -176,6 +179,9 @@ def frozen_slots(state: Mapping[str, Any]) -> FrozenSlots:
 
 
 def clipped(gradient: Params, clip_norm: float) -> Params:
-    """Returns the gradient, no longer than that; one that holds a NaN or infinity has a NaN."""
+    """Returns the gradient, scaled to `clip_norm` if its L2 norm is larger.
+
+    If it contains a NaN or an infinity, the result contains a NaN.
+    """
     norm = math.sqrt(float(np.sum(np.square(gradient, dtype=np.float64))))
     return gradient * gradient.dtype.type(clip_norm / norm) if norm > clip_norm else gradient

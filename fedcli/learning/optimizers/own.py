@@ -1,4 +1,4 @@
-"""Server optimizers that users bring: the contract, and a rule that checks their answers."""
+"""Users' own server optimizers: the contract, and a rule that checks their results."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ _PASSING = (FedcliError,)
 
 
 class ServerOptimizer(Protocol):
-    """Applies the mean of the clients' deltas to the model.
+    """Updates the global model with the mean of the clients' deltas.
 
-    It is made with `learning_rate`, that of the round, and its options, anew in each round: what it
-    remembers is part of the server state, by name, arrays, ints and floats, which keep their shapes
-    and types from round to round.
+    A new object is made in each round, with the round's `learning_rate` and the options. The state
+    between rounds is part of the server state: arrays, ints and floats by name, which keep their
+    shapes and types from round to round.
     """
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
-        """Returns its state before the first round, for parameters [num_params]."""
+        """Returns the state before the first round, for parameters [num_params]."""
         ...
 
     def update(
         self, gradient: NDArray[np.float32], state: Mapping[str, Any], params: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Returns what is added to the parameters, [num_params], and the next state.
+        """Returns the updates to add to the parameters, [num_params], and the next state.
 
         Args:
             gradient: Minus the mean delta, [num_params].
-            state: What `init` or the last `update` returned.
+            state: The state returned by `init` or the last `update`.
             params: The parameters [num_params].
         """
         ...
 
 
 def rule_of(entry: Entry) -> Rule:
-    """Returns the rule of a whole row, whose failures are one line with file and line.
+    """Returns a rule that calls the user's optimizer; its errors name file and line.
 
     Raises:
-        PartError: It lacks what the contract has.
+        PartError: The optimizer lacks a method of the contract.
     """
 
     def made(settings: Settings) -> Any:

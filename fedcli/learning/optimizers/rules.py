@@ -1,13 +1,12 @@
 """The rule of each optimizer: NumPy on the server, a row of the core's step table on clients.
 
-tests/learning/test_optimizers.py holds the two forms of one optimizer to the same table of values.
-The order of operations is TFF's (learning/optimizers). One thing differs: in the adaptive
-optimizers a coordinate that has seen no gradient stays where it is, also when epsilon is 0 and TFF
-has 0/0 there.
+tests/learning/test_optimizers.py checks both implementations against the same table of values. The
+order of operations is TFF's (learning/optimizers), with one difference: in the adaptive optimizers
+a coordinate whose gradients were all 0 does not change, even if epsilon is 0 (TFF computes 0/0).
 
-With style `reddi`, adam, adagrad and yogi are those of Algorithm 2 in Reddi et al., "Adaptive
-Federated Optimization", ICLR 2021, https://arxiv.org/abs/2003.00295: epsilon (the paper's tau)
-added to the root, no bias correction. The paper's Adagrad may have momentum too; here beta_1 is 0,
+With style `reddi`, adam, adagrad and yogi follow Algorithm 2 of Reddi et al., "Adaptive Federated
+Optimization", ICLR 2021, https://arxiv.org/abs/2003.00295: epsilon (the paper's tau) is added to
+the root, and there is no bias correction. The paper's Adagrad may have momentum; here beta_1 is 0,
 as in its experiments.
 """
 
@@ -25,12 +24,12 @@ from fedcli.learning.optimizers import factored
 
 # A parameter vector or gradient [num_params], float32 in a run and float64 in tests.
 Params = NDArray[Any]
-# Slots by name, each [num_params], and step counters; empty where an optimizer remembers nothing.
+# Slots by name, each [num_params], and step counters; empty for an optimizer without state.
 OptState = dict[str, Any]
 
 
 class Settings(NamedTuple):
-    """What a rule goes by; see `Optimizer`."""
+    """The settings that a rule depends on; see `Optimizer`."""
 
     learning_rate: float
     options: Mapping[str, Any]
@@ -85,7 +84,7 @@ def _moments_init(settings: Settings, params: Params) -> OptState:
 def _moments_step(
     settings: Settings, gradient: Params, state: OptState, preconditioner: Params
 ) -> tuple[Params, OptState]:
-    """Returns the step before weight decay, and the next state with this preconditioner."""
+    """Returns the decrease without weight decay, and the next state with this preconditioner."""
     step_num = state["step"] + 1
     accumulator = state["accumulator"]
     accumulator = accumulator + (gradient - accumulator) * (1 - settings.options["beta_1"])
@@ -220,7 +219,7 @@ def _adafactor_row(settings: Settings) -> StepRow:
     return StepKind.ADAFACTOR, (settings.learning_rate, *options)
 
 
-# ---- What they share ----------------------------------------------------------------------------
+# ---- Shared by several optimizers ---------------------------------------------------------------
 
 
 def _is_reddi(settings: Settings) -> bool:
@@ -228,7 +227,7 @@ def _is_reddi(settings: Settings) -> bool:
 
 
 def _scaled(rate: float, values: Params, divisor: Params) -> Params:
-    """Returns rate * values / divisor, and 0 where a value is 0, whatever the divisor."""
+    """Returns rate * values / divisor, and 0 where a value is 0, even if the divisor is 0."""
     has_value = values != 0
     product = np.multiply(rate, values, out=np.zeros_like(values), where=has_value)
     return np.divide(product, divisor, out=product, where=has_value)

@@ -1,11 +1,11 @@
-"""Learning-rate schedules: which share of the learning rate a round uses.
+"""Learning-rate schedules: factors of the learning rate by round.
 
-Pure functions of the round's index r, from 0, so that a run's state needs no more than its round
-number; a client's schedule may count its local steps in the round instead, from 0 again. They are
-those of Google Research's federated code (utils/optimizers/optimizer_utils.py), with a step and a
-cosine schedule besides; there r/T is scaled by a further number c in the inverse root, which T does
-as well. After W rounds of warm-up, in which the share is (r+1)/W, the schedule starts at its own 0:
-decay(r - W).
+A schedule is a pure function of the round index r, from 0, so a run's state needs only its round
+number. A client's schedule may count the local steps of a round instead, from 0 in each round. The
+schedules are those of Google Research's federated code (utils/optimizers/optimizer_utils.py), plus
+a step and a cosine schedule. Their inverse square root has a second constant c that scales r/T; it
+is left out here, as T has the same effect. During W rounds of warm-up the factor is (r + 1) / W.
+Afterwards the schedule starts from 0: decay(r - W).
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class Schedule:
 
     Attributes:
         name: A key of `tables.SCHEDULES`.
-        options: Every option of the registry row, resolved.
+        options: The values of all options of the row.
     """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def factor(self, round_num: int) -> float:
-        """Returns the share of the learning rate, 0 to 1, after `round_num` completed rounds."""
+        """Returns the factor of the learning rate, 0 to 1, after `round_num` completed rounds."""
         num_warmup_rounds = self.options.get("warmup_rounds", 0)
         if round_num < num_warmup_rounds:
             return float((round_num + 1) / num_warmup_rounds)
@@ -55,13 +55,13 @@ def constant(options: Mapping[str, Any], round_num: int) -> float:
 
 
 def step(options: Mapping[str, Any], round_num: int) -> float:
-    """Returns the factor of the last boundary that the round has passed; 1 before the first."""
+    """Returns the factor of the last boundary up to this round; 1 before the first boundary."""
     num_passed = bisect_right(options["boundaries"], round_num)
     return float(options["factors"][num_passed - 1]) if num_passed else 1.0
 
 
 def exponential(options: Mapping[str, Any], round_num: int) -> float:
-    """Returns decay_factor to the power of the share of decay_rounds that is over."""
+    """Returns decay_factor ** (r / decay_rounds); with `staircase` the exponent is rounded down."""
     exponent = round_num / options["decay_rounds"]
     if options["staircase"]:
         exponent = math.floor(exponent)
@@ -69,7 +69,7 @@ def exponential(options: Mapping[str, Any], round_num: int) -> float:
 
 
 def cosine(options: Mapping[str, Any], round_num: int) -> float:
-    """Returns half a wave of the cosine from 1 to final_factor, which then stays."""
+    """Returns a cosine decay from 1 to final_factor over decay_rounds; then final_factor."""
     final = options["final_factor"]
     progress = min(round_num / options["decay_rounds"], 1.0)
     return float(final + (1.0 - final) * (1.0 + math.cos(math.pi * progress)) / 2.0)
@@ -86,16 +86,16 @@ CONSTANT = Schedule(tables.CONSTANT)
 def build(
     name: str, options: Mapping[str, Value] | None = None, *, num_rounds: int | None = None
 ) -> Schedule:
-    """Returns the schedule of the table called `name`.
+    """Returns the schedule called `name` in the table of schedules.
 
     Args:
         name: A key of `tables.SCHEDULES`.
-        options: Its options; those not given take their defaults.
-        num_rounds: Rounds of the run, None if that is not known: what a decay ends with unless
-            `decay_rounds` says otherwise.
+        options: Its options; missing ones take their defaults.
+        num_rounds: Rounds of the run, after which a decay without `decay_rounds` ends. None if the
+            number is not known.
 
     Raises:
-        ConfigError: The name or an option is unknown, a value is not allowed, or the rounds leave
-            none for the decay.
+        ConfigError: The name or an option is unknown, a value is not allowed, or the warm-up leaves
+            no round for the decay.
     """
     return Schedule(name, tables.resolve_schedule(name, options or {}, num_rounds))
