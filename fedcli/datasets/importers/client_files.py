@@ -90,8 +90,8 @@ class _Labels:
 
     def decode(self, table: ExampleTable) -> ExampleTable:
         """Returns a table with the labels of all files: numbers as they are, or places of names."""
-        names = self.names()
-        values = [names.index(text) if names else int(text) for text in self.codes]
+        places = {name: place for place, name in enumerate(self.names())}
+        values = [places[text] if places else int(text) for text in self.codes]
         return replace(table, labels=np.array(values, np.int32)[table.labels])
 
     def names(self) -> list[str]:

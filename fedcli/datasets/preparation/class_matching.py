@@ -68,8 +68,10 @@ def _renamed(train: Imported, test: Imported, table: ExampleTable) -> ExampleTab
 def _by_value(train: Imported, numbers: list[int], table: ExampleTable) -> ExampleTable:
     """The test examples, whose labels are numbers, with the places of train's names of them."""
     present = np.unique(table.labels).tolist()
-    known = set(numbers)
-    unknown = [value for value in present if value not in known]
+    places: dict[int, int] = {}
+    for place, value in enumerate(numbers):
+        places.setdefault(value, place)
+    unknown = [value for value in present if value not in places]
     if unknown:
         raise DataError(
             f"--test-data: {table.source} has a label {unknown[0]} that "
@@ -77,7 +79,7 @@ def _by_value(train: Imported, numbers: list[int], table: ExampleTable) -> Examp
             f"{', '.join(train.class_names[:_SHOWN])}); give both the same classes"
         )
     place_of = np.zeros(max(present, default=0) + 1, np.int32)
-    place_of[present] = [numbers.index(value) for value in present]
+    place_of[present] = [places[value] for value in present]
     return replace(table, labels=place_of[table.labels])
 
 
