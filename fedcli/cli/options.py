@@ -8,6 +8,7 @@ file.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -181,7 +182,8 @@ def run_option(name: str, *, help: str | None = None, metavar: str | None = None
     flag, kind, section = option_name(name), declared.kind, declared.section
     text = declared.help_with_default if help is None else help
     if declared.owner:
-        return pairs_option(flag, name, help=text, section=section)
+        complete = partial(_complete_pair, declared.owner)
+        return pairs_option(flag, name, help=text, section=section, shell_complete=complete)
     if kind.read is bool:
         return option(flag, name, help=text, section=section, is_flag=True, default=None)
     shown = metavar or kind.metavar or None
@@ -204,7 +206,27 @@ def run_options(function: Function) -> Function:
     return decorated
 
 
-def pairs_option(flag: str, name: str, *, help: str, section: str) -> Decorator:
+def _complete_pair(
+    owner: str, ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The options, as `k=`, of what another option of the line names, or of its default."""
+    from click.shell_completion import CompletionItem
+
+    from fedcli.settings.run_config import OPTIONS
+
+    declared = OPTIONS[owner]
+    chosen = str(ctx.params.get(owner) or declared.default or declared.usual)
+    table: Mapping[str, Any] = declared.kind.names() if declared.kind.names else {}
+    rows = [table[name] for name in chosen.split("+") if name in table]
+    return [
+        CompletionItem(f"{option.name}=", help=option.doc)
+        for row in rows
+        for option in row.options
+        if option.name.startswith(incomplete)
+    ]
+
+
+def pairs_option(flag: str, name: str, *, help: str, section: str, **attributes: Any) -> Decorator:
     """Returns a repeatable `k=v` option whose values arrive as one mapping, under a name."""
     return option(
         flag,
@@ -214,6 +236,7 @@ def pairs_option(flag: str, name: str, *, help: str, section: str) -> Decorator:
         multiple=True,
         metavar="K=V",
         callback=_parse_pairs,
+        **attributes,
     )
 
 

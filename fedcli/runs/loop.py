@@ -107,7 +107,7 @@ class Training:
         Where data have changed since the run began, who took part before cannot be drawn again.
         """
         self.config = federation.config
-        self.notes = federation.notes
+        self.notes = list(dict.fromkeys(federation.notes))
         self.splits = federation.splits
         self.process = federation.process
         self.state = state

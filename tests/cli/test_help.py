@@ -139,6 +139,11 @@ def test_help_shows_the_defaults_of_a_run(fedcli: Fedcli) -> None:
         ("fedcli train --client-schedule-by lo", {"local-step"}),
         ("fedcli train --client-drop", {"--client-dropout"}),
         ("fedcli train --model soft", {"softmax-regression", "soft"}),  # or files that begin so
+        (
+            "fedcli train --partition shards+label-noise --partition-option s",
+            {"shards=", "seed="},
+        ),
+        ("fedcli train --client-option mo", {"momentum="}),
         ("fedcli info fedp", {"fedprox"}),
         ("fedcli info fedav", {"fedavg", "fedavgm"}),
         ("fedcli eval --pixels in", {"ink"}),
