@@ -12,7 +12,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from fedcli.dataclass import dataclass
-from fedcli.errors import ConfigError, in_python
+from fedcli.errors import ConfigError, worded
 from fedcli.settings import tables
 from fedcli.settings.data_source import IN_MEMORY, DataSource
 from fedcli.settings.declaration import (
@@ -27,6 +27,7 @@ from fedcli.settings.declaration import (
     RunOption,
     declared_option,
     option,
+    option_name,
     options_of,
 )
 from fedcli.settings.options import Value, choose, did_you_mean
@@ -538,16 +539,14 @@ class RunConfig:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        """Checks each value by itself, in Python's words."""
+        """Checks each value by itself."""
         for name, declared in OPTIONS.items():
             value = getattr(self, name)
             try:
-                checked = declared.checked(name, value)
+                checked = declared.checked(option_name(name), value)
                 _check_name(name, declared, checked)
             except ConfigError as err:
-                text = str(err)
-                text = f"{name}={text[len(name) + 1 :]}" if text.startswith(f"{name} ") else text
-                raise ConfigError(in_python(text)) from err
+                raise ConfigError(worded(str(err))) from err
             if checked is not value:
                 object.__setattr__(self, name, checked)
 
@@ -588,9 +587,12 @@ def _check_name(field: str, declared: RunOption, value: Any) -> None:
     kind = declared.kind
     if kind.names is None or value is None or (kind.is_path and kind.is_path(value)):
         return
-    if value.startswith(IN_MEMORY):
+    if isinstance(value, tuple):
+        for name in value:
+            choose(kind.names(), name, field)
+    elif value.startswith(IN_MEMORY):
         return
-    if field == "partition":
+    elif field == "partition":
         tables.find_partition(value)
     elif field != "model" or not tables.is_model_file(value):
         choose(kind.names(), value, field)
@@ -647,4 +649,4 @@ def absolute_paths(config: RunConfig, folder: str) -> RunConfig:
         is_path = declared.kind.is_path
         if is_path is not None and values[name] is not None and is_path(values[name]):
             values[name] = os.path.normpath(os.path.join(folder, values[name]))  # noqa: PTH118
-    return RunConfig(**values)
+    return RunConfig.unchecked(values)

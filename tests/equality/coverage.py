@@ -40,7 +40,9 @@ _NEWER = (
     *(f"preprocess --pixel-range {each}" for each in ("0-65535", "standardised")),
     *("preprocess --polarity", "preprocess --polarity background", "preprocess --polarity ink"),
     *(f"preprocess --format {each}" for each in ("cifar-python", "clients", "mat", "npy")),
-    "preprocess --format parquet",
+    *("preprocess --format parquet", "preprocess --format stl10", "preprocess --folders name"),
+    *("report --plot-log", "report --plot-size"),
+    *(f"report --plot-log {each}" for each in ("none", "x", "xy", "y")),
 )
 NOT_COMPARED = {
     **{

@@ -817,7 +817,7 @@ def test_a_run_s_code_may_be_named_without_its_function(
 def test_hint_after_a_run_names_its_code(
     code_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run(["train", "--resume", "run", "--model", "my_model.py", "-q"]) == 0
+    assert cli.run(["train", "--resume", "run", "--model", "my_model.py"]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert f"fedcli eval run --model {code_run.parent / 'my_model.py'}:tall --clients all" in told
 

@@ -74,7 +74,7 @@ def test_a_failure_on_the_way_leaves_nothing(path: Path, monkeypatch: pytest.Mon
 
 def test_an_existing_place_needs_force(path: Path) -> None:
     create(path)
-    with pytest.raises(RunError, match=r"exists; choose another --out, or --force .*force=True"):
+    with pytest.raises(RunError, match=r"exists; choose another --out, or --force to replace it"):
         create(path)
     create(path, force=True, config="[run]\nseed = 2\n")
     assert (path / "config.toml").read_text() == "[run]\nseed = 2\n"

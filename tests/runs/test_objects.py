@@ -173,5 +173,5 @@ def test_names_are_taken_in_the_place_of_objects(tmp_path: Path) -> None:
 
 def test_a_model_that_does_not_fit_the_data_is_refused(given: Any, tmp_path: Path) -> None:
     wrong = models.sequential([layers.Flatten(), layers.Dense(7)], input_shape=(28, 28))
-    with pytest.raises(DataError, match="has 10 classes, the model 7"):
+    with pytest.raises(DataError, match="has 10 classes, but the model has 7"):
         fedcli.train(SMALL, tmp_path / "run", data=given, model=wrong)

@@ -545,7 +545,11 @@ def test_initial_weights_start_the_run(tmp_path: Path) -> None:
         ({"eval_clients": "0.5"}, ConfigError, "--eval-clients 0.5: a share of all"),
         ({"clients": "nobody,"}, ConfigError, "--clients nobody: no such client"),
         ({"eval_clients": "nobody,"}, ConfigError, "--eval-clients nobody: no such client"),
-        ({"sampling": "uniform", "clients": "a,b"}, ConfigError, "--sampling uniform draws them"),
+        (
+            {"sampling": "uniform", "clients": "a,b"},
+            ConfigError,
+            "--sampling uniform draws its own",
+        ),
         ({"initial_weights": "none.npz"}, ConfigError, "cannot read the weights"),
         ({"data": "none.h5", "data_options": {}}, DataError, "none.h5"),
         ({"test_data": "none.h5"}, FedcliError, "none.h5"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fedcli.cli.screen.output import Remarks, Verbosity, one_line
 from fedcli.dataclass import dataclass
 from fedcli.runs.stopping import Best, deciding_split
+from fedcli.settings.tables.metrics import JUDGING
 from fedcli.settings.vocabulary import ACCURACY, MEASURES
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class Monitor:
         self._best = self._best.after(line)
         split, measure = deciding_split(evaluation), self._best.measure
         what = split if measure == ACCURACY else f"{split} {measure}"
-        text = f"{what} {_figure(evaluation[split][MEASURES[measure]])} @{line['round']}"
+        text = f"{what} {_figure(evaluation[split][JUDGING[measure]])} @{line['round']}"
         if self._best.round_num == line["round"]:
             return f"{text} (best)"
         return f"{text}, best {_figure(self._best.value)} @{self._best.round_num}"
