@@ -146,6 +146,9 @@ def test_mixed_depths_and_wrong_layouts(tmp_path: Path) -> None:
     (tmp_path / "0.png").unlink()
     (tmp_path / "a" / "1.png").unlink()
     save(tmp_path / "d" / "e" / "1.png")
+    assert "choose --folders class if the outer ones are classes" in message_of(tmp_path)
+    assert read(tmp_path, folders="class").class_names == ("b", "d")
+    save(tmp_path / "d" / "f" / "1.png")
     assert message_of(tmp_path, folders="class") == (
         f"{tmp_path}/b/c/1.png: does not lie in one folder a class, as --folders class says; "
         "choose --folders client/class"
@@ -153,7 +156,7 @@ def test_mixed_depths_and_wrong_layouts(tmp_path: Path) -> None:
     save(tmp_path / "b" / "c" / "d" / "e" / "1.png")
     message = message_of(tmp_path, folders="client/class")
     assert (
-        f"3 at depth 2 ({tmp_path}/b/c/1.png), 1 at depth 4 ({tmp_path}/b/c/d/e/1.png)" in message
+        f"4 at depth 2 ({tmp_path}/b/c/1.png), 1 at depth 4 ({tmp_path}/b/c/d/e/1.png)" in message
     )
 
 

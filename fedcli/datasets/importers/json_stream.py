@@ -93,9 +93,10 @@ class JsonStream:
         inside = self.peek_inside()
         if inside == "[":
             return self.nested_numbers(2, _NO_PLAIN)
-        end = self._find("]")
-        if '"' not in self._text[self._place : end]:
-            return self.plain()
+        if inside != '"':
+            end = self._find("]")
+            if '"' not in self._text[self._place : end]:
+                return self.plain()
         return [self._text_or_number() for _ in self.items()]
 
     def _text_or_number(self) -> Any:
