@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fedcli.runs.python_api import resume as resume
     from fedcli.runs.python_api import train as train
     from fedcli.runs.record import load_run as load_run
+    from fedcli.settings import own as own_parts  # noqa: F401
     from fedcli.settings.options import Option as Option
     from fedcli.settings.run_config import RunConfig as RunConfig
     from fedcli.version import __version__ as __version__
@@ -56,6 +57,7 @@ else:
             "models": "fedcli.models",
             "optimizers": "fedcli.learning.optimizers",
             "own_models": "fedcli.models.own",
+            "own_parts": "fedcli.settings.own",
             "personalization": "fedcli.evaluation.personalization",
             "statistics": "fedcli.inspection.statistics",
         },

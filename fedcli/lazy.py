@@ -73,6 +73,9 @@ class _Alias(ModuleType):
     def __getattr__(self, name: str) -> Any:
         return getattr(import_module(self._stands_for), name)
 
+    def __dir__(self) -> list[str]:
+        return dir(import_module(self._stands_for))
+
 
 class _FormerModules:
     """A finder for modules by their former names. It is the last: it sees unknown names only."""

@@ -80,3 +80,33 @@ def test_a_name_that_does_not_exist_is_found() -> None:
         "fedcli.densities",
         "fedcli.layers.Lstm",
     }
+
+
+def test_readme_and_manual_name_what_import_fedcli_is_enough_for() -> None:
+    """But for the pages on limits, which names constants, and on where things are."""
+    pages = [ROOT / "README.md", *(ROOT / "fedcli" / "manual").glob("*.md")]
+    found = [
+        f"{page.name}: {name}"
+        for page in sorted(pages)
+        if page.stem != "limits"
+        for name in mentioned(page.read_text())
+        if not _is_reached(fedcli, name.split(".")[1:])
+    ]
+    assert found == []
+
+
+def test_every_public_module_lists_its_names_and_nothing_else_is_completed() -> None:
+    modules = [fedcli, *(getattr(fedcli, name) for name in fedcli.__all__)]
+    public = [each for each in modules if isinstance(each, ModuleType)]
+    assert len(public) > 10
+    for module in public:
+        names = getattr(module, "__all__", [])
+        assert len(names) > 1, module.__name__
+        assert all(hasattr(module, name) for name in names), module.__name__
+        if module is not fedcli.layers:  # whose families stand in it
+            assert dir(module) == sorted(names), module.__name__
+
+
+def test_all_kinds_of_layers_are_public() -> None:
+    kinds = {name for name, each in vars(fedcli.layers).items() if isinstance(each, type)}
+    assert kinds == set(fedcli.layers.__all__)

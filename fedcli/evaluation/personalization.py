@@ -37,6 +37,21 @@ from fedcli.models.model import Model
 if TYPE_CHECKING:
     from fedcli.evaluation.measuring import Measuring
 
+__all__ = [
+    "BASELINE",
+    "MAX_NUM_CLIENTS",
+    "FineTuning",
+    "PersonalizationEvaluation",
+    "evaluate_personalization",
+    "fine_tuned_stats",
+]
+
+
+def __dir__() -> list[str]:
+    """Returns the public names."""
+    return __all__
+
+
 BASELINE = "baseline_metrics"
 MAX_NUM_CLIENTS = 100
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedcli.dataclass import dataclass
 from fedcli.errors import FedcliError, PartError
-from fedcli.federation.samplers import Sampler
+from fedcli.federation import samplers
 from fedcli.settings import tables
 from fedcli.settings.options import Value, choose, opened, resolve
 from fedcli.settings.own import user_code
@@ -21,7 +21,7 @@ NOUN = "sampler"
 _PASSING = (FedcliError,)
 
 
-class OwnSampler(Protocol):
+class Sampler(Protocol):
     """Draws the cohort of a round.
 
     It is made with those of the following arguments that its signature has: `population`, the
@@ -39,7 +39,7 @@ class OwnSampler(Protocol):
 
 
 @dataclass(frozen=True)
-class CheckedSampler(Sampler):
+class CheckedSampler(samplers.Sampler):
     """Calls the user's sampler and checks its results; errors name file and line.
 
     Attributes:
@@ -47,7 +47,7 @@ class CheckedSampler(Sampler):
         file: The file of its code.
     """
 
-    sampler: OwnSampler
+    sampler: Sampler
     file: str
 
     def indices(self, round_num: int) -> list[int]:

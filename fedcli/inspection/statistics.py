@@ -16,6 +16,28 @@ from numpy.typing import NDArray
 from fedcli.dataclass import dataclass
 from fedcli.errors import DataError
 
+__all__ = [
+    "Bin",
+    "LabelSkew",
+    "MeanImages",
+    "SizeSummary",
+    "SplitCounts",
+    "Spread",
+    "count_labels",
+    "gini",
+    "label_skew",
+    "sampling_floor",
+    "size_histogram",
+    "summarize",
+    "summarize_sizes",
+]
+
+
+def __dir__() -> list[str]:
+    """Returns the public names."""
+    return __all__
+
+
 MAX_CELLS = 1 << 30  # clients x classes whose counts are kept, 4 bytes each
 MAX_MEAN_BYTES = 256 << 20  # of the sums that mean images are made of
 

@@ -15,6 +15,24 @@ from numpy.typing import NDArray
 from fedcli.dataclass import dataclass
 from fedcli.errors import FedcliError
 
+__all__ = [
+    "ClientStats",
+    "MetricsAggregator",
+    "Sums",
+    "add",
+    "as_stats",
+    "finalize",
+    "flatten",
+    "sum_stats",
+    "sum_then_finalize",
+]
+
+
+def __dir__() -> list[str]:
+    """Returns the public names."""
+    return __all__
+
+
 # One row a client: loss_sum float64, num_correct, num_examples, num_batches int64, and the sums of
 # a model's own metrics (`OwnMetrics`); what the engine returns, or a mapping of such columns.
 ClientStats = NDArray[Any] | Mapping[str, NDArray[Any]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -135,7 +136,7 @@ def test_a_dropped_client_counts_as_a_delta_of_zeros() -> None:
 
 def test_no_client_leaves_the_estimates_alone() -> None:
     process = _process(aggregators.build("tff-robust"))
-    state = process.next(process.initialize(), []).state
+    state = process.next(process.initialize(), ()).state
     assert state.aggregator == {"zeroing": 10.0, "clipping": 1.0}
 
 
@@ -217,8 +218,8 @@ def test_clients_without_examples_or_a_finite_delta_are_not_in_the_median() -> N
     )
 
 
-@pytest.mark.parametrize("cohort", [[], [(np.zeros((0, *SHAPE), np.float32), np.zeros(0, int))]])
-def test_a_median_of_nobody_moves_nothing(cohort: list[Arrays]) -> None:
+@pytest.mark.parametrize("cohort", [(), [(np.zeros((0, *SHAPE), np.float32), np.zeros(0, int))]])
+def test_a_median_of_nobody_moves_nothing(cohort: Sequence[Arrays]) -> None:
     process = _process(aggregators.build("median"))
     state = process.initialize()
     output = process.next(state, cohort)

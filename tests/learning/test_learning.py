@@ -767,11 +767,11 @@ def test_an_empty_client_has_no_weight_and_is_counted(build: Any) -> None:
 
 @pytest.mark.parametrize(
     ("cohort", "num_non_finite"),
-    [([_exploding()], 1), ([_client(0, 0)], 0), ([], 0)],
+    [([_exploding()], 1), ([_client(0, 0)], 0), ((), 0)],
     ids=["non-finite", "empty", "nobody"],
 )
 def test_a_round_without_weight_leaves_the_model_and_advances(
-    cohort: list[Arrays], num_non_finite: int
+    cohort: Sequence[Arrays], num_non_finite: int
 ) -> None:
     process = learning.build_weighted_fed_avg(
         _model(), optimizers.sgd(0.1), optimizers.sgd(1.0, momentum=0.9)

@@ -253,7 +253,7 @@ def test_evaluation_sums_own_metrics_over_rounds() -> None:
     for group in groups.values():
         assert group["model_loss"] == pytest.approx(group["loss"], rel=1e-6)
         assert group["top_3_accuracy"] == 1.0  # of three classes
-    nobody = process.next(process.initialize(), [])
+    nobody = process.next(process.initialize(), ())
     assert np.isnan(nobody.metrics["client_work"]["eval"]["current_round_metrics"]["model_loss"])
 
 

@@ -11,3 +11,8 @@ from fedcli.models.layers.dropout import *
 from fedcli.models.layers.normalization import *
 from fedcli.models.layers.pooling import *
 from fedcli.models.layers.reshaping import *
+
+__all__ = [
+    *("Activation", "AveragePool2D", "Conv2D", "Dense", "Dropout", "Flatten", "GroupNorm"),
+    *("MaxPool2D", "Spec"),
+]

@@ -1,1 +1,29 @@
-"""Parts that users bring: files of theirs and installed packages, found, run and checked."""
+"""Parts of a user's own, found in files and installed packages, run and checked: the contracts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedcli.lazy import hand_on
+
+if TYPE_CHECKING:
+    from fedcli.datasets.partitions.own import Partition as Partition
+    from fedcli.errors import PartError as PartError
+    from fedcli.federation.own_samplers import Sampler as Sampler
+    from fedcli.learning.aggregators.contract import Aggregator as Aggregator
+    from fedcli.learning.algorithms.client_work import ClientWork as ClientWork
+    from fedcli.learning.optimizers.own import ServerOptimizer as ServerOptimizer
+    from fedcli.settings.options import Option as Option
+else:
+    __getattr__, __dir__, __all__ = hand_on(
+        __name__,
+        {
+            "Aggregator": "fedcli.learning.aggregators.contract",
+            "ClientWork": "fedcli.learning.algorithms.client_work",
+            "Option": "fedcli.settings.options",
+            "PartError": "fedcli.errors",
+            "Partition": "fedcli.datasets.partitions.own",
+            "Sampler": "fedcli.federation.own_samplers",
+            "ServerOptimizer": "fedcli.learning.optimizers.own",
+        },
+    )
