@@ -583,9 +583,12 @@ class RunConfig:
 
 
 def _check_name(field: str, declared: RunOption, value: Any) -> None:
-    """Refuses the name of something that there is none of. Files are not looked at."""
+    """Refuses the name of something that there is none of. Files are not looked at.
+
+    A list of names is checked by its kind.
+    """
     kind = declared.kind
-    if kind.names is None or value is None or (kind.is_path and kind.is_path(value)):
+    if kind.names is None or not isinstance(value, str) or (kind.is_path and kind.is_path(value)):
         return
     if isinstance(value, tuple):
         for name in value:

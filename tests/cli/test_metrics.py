@@ -166,6 +166,7 @@ def test_a_run_is_stopped_and_its_best_kept_by_a_metric(fedcli: Fedcli, tmp_path
     options = ("--eval-every", "1", "--stop-at", "macro_f1=0.3", "--keep-best", "ece")
     done = fedcli("train", *SMALL, "--rounds", "40", *options, "--out", "run", "--json")
     told = json.loads(done.out)
+    assert " macro_f1 " in done.err  # beside loss and accuracy in the line of each evaluation
     assert told["stopping"]["target_macro_f1"] == 0.3
     reached = told["stopping"]["rounds_to_target"]
     lines = read_lines(tmp_path / "run")

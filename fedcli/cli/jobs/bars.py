@@ -26,6 +26,7 @@ _USUAL_LOG_SECONDS = 30.0  # the same without -v
 _POLL_SECONDS = 0.5
 _SPEED_WINDOW = 30  # refreshes that the speed is averaged over, at least: three seconds
 _MOST_SEEN = 10_000
+_MOST_ASKED = 3  # metrics beside loss and accuracy that a line has room for
 # So many evaluations of a run have a line each; of more, one a second.
 _MAX_LINES = 100
 _LINE_SECONDS = 1.0
@@ -73,7 +74,7 @@ class Monitor:
 
         config = training.config
         self._training, self._cancel = training, cancel
-        self._best = Best(config.keep_best or ACCURACY)
+        self._best = Best(config.keep_best or config.monitor or ACCURACY)
         if training.round_num and config.eval_every:
             for line in folder.read_completed(training.path, training.round_num):
                 self._note(line)
@@ -203,8 +204,10 @@ def evaluation_line(line: Mapping[str, Any], num_rounds: int, *, is_best: bool) 
     """
     parts = [f"round {line['round']:>{len(str(num_rounds))}}/{num_rounds}"]
     for split, scores in line["evaluation"].items():
-        loss, accuracy = (_figure(scores[MEASURES[measure]]) for measure in ("loss", ACCURACY))
-        parts.append(f"{split} loss {loss} acc. {accuracy}")
+        loss, accuracy = (_figure(scores[JUDGING[measure]]) for measure in ("loss", ACCURACY))
+        asked = [f" {name} {_figure(scores[name])}" for name in METRICS if name in scores]
+        more = "".join(asked) if len(asked) <= _MOST_ASKED else ""
+        parts.append(f"{split} loss {loss} acc. {accuracy}{more}")
     return "  ".join([*parts, *(["best"] if is_best else [])])
 
 
