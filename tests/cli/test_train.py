@@ -138,6 +138,18 @@ def test_the_round_that_is_kept_is_told(fedcli: Fedcli) -> None:
     assert exported.startswith(f"Wrote weights.npz: the model after round {best}, the best")
 
 
+def test_a_run_is_followed_by_the_metric_that_judges_it(fedcli: Fedcli) -> None:
+    options = ("--rounds", 4, "--eval-every", 2, "--keep-best", "macro_f1", "--metrics", "ece")
+    done = fedcli("train", *options, "--out", "run")
+    assert done.code == 0, done.err
+    told = json.loads(fedcli("train", "--resume", "run", "--json").out)["kept"]
+    assert [line.endswith("  best") for line in done.err.splitlines()[1:]][told["round"] // 2]
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    for line, shown in zip(lines[::2], done.err.splitlines()[1:], strict=True):
+        assert f" macro_f1 {line['evaluation']['test']['macro_f1']:.4f}" in shown
+    assert f"Kept     round {told['round']}, the best by macro_f1 ({told['value']:.4f})" in done.out
+
+
 def test_runs_that_begin_at_once_in_several_processes_do_not_collide(
     tmp_path: Path, command: list[str], process_arguments: dict[str, Any]
 ) -> None:

@@ -136,8 +136,7 @@ class Monitor:
         now = time.monotonic()
         if self._every_line or now - self._told_at >= _LINE_SECONDS:
             self._told_at = now
-            is_best = self._best.round_num == result.round_num
-            self._lines.append(evaluation_line(result.metrics, num_rounds, is_best=is_best))
+            self._lines.append(evaluation_line(result.metrics, num_rounds, self._best))
 
 
 class Speed:
@@ -194,13 +193,13 @@ def first_line(training: Training) -> str:
     return f"run {training.path}: {rounds}, {config.algorithm} on {config.data}"
 
 
-def evaluation_line(line: Mapping[str, Any], num_rounds: int, *, is_best: bool) -> str:
+def evaluation_line(line: Mapping[str, Any], num_rounds: int, best: Best) -> str:
     """Returns what a round's evaluations found, in words.
 
     Args:
         line: Of metrics.jsonl.
         num_rounds: Of the run.
-        is_best: Whether it is the best round so far.
+        best: The best round so far, and what it is best by.
     """
     parts = [f"round {line['round']:>{len(str(num_rounds))}}/{num_rounds}"]
     for split, scores in line["evaluation"].items():
