@@ -590,12 +590,9 @@ def _check_name(field: str, declared: RunOption, value: Any) -> None:
     kind = declared.kind
     if kind.names is None or not isinstance(value, str) or (kind.is_path and kind.is_path(value)):
         return
-    if isinstance(value, tuple):
-        for name in value:
-            choose(kind.names(), name, field)
-    elif value.startswith(IN_MEMORY):
+    if value.startswith(IN_MEMORY):
         return
-    elif field == "partition":
+    if field == "partition":
         tables.find_partition(value)
     elif field != "model" or not tables.is_model_file(value):
         choose(kind.names(), value, field)
