@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from fedcli.cli.screen.output import Remarks, Verbosity, one_line
 from fedcli.dataclass import dataclass
 from fedcli.runs.stopping import Best, deciding_split
-from fedcli.settings.tables.metrics import JUDGING
-from fedcli.settings.vocabulary import ACCURACY, MEASURES
+from fedcli.settings.tables.metrics import JUDGING, METRICS
+from fedcli.settings.vocabulary import ACCURACY
 
 if TYPE_CHECKING:
     from fedcli.cli.jobs.live_line import Part
@@ -127,7 +127,7 @@ class Monitor:
         self._best = self._best.after(line)
         split, measure = deciding_split(evaluation), self._best.measure
         what = split if measure == ACCURACY else f"{split} {measure}"
-        text = f"{what} {_figure(evaluation[split][JUDGING[measure]])} @{line['round']}"
+        text = f"{what} {_figure(evaluation[split].get(JUDGING[measure]))} @{line['round']}"
         if self._best.round_num == line["round"]:
             return f"{text} (best)"
         return f"{text}, best {_figure(self._best.value)} @{self._best.round_num}"
@@ -136,7 +136,8 @@ class Monitor:
         now = time.monotonic()
         if self._every_line or now - self._told_at >= _LINE_SECONDS:
             self._told_at = now
-            self._lines.append(evaluation_line(result.metrics, num_rounds, self._best))
+            is_best = self._best.round_num == result.round_num
+            self._lines.append(evaluation_line(result.metrics, num_rounds, is_best=is_best))
 
 
 class Speed:
@@ -193,13 +194,13 @@ def first_line(training: Training) -> str:
     return f"run {training.path}: {rounds}, {config.algorithm} on {config.data}"
 
 
-def evaluation_line(line: Mapping[str, Any], num_rounds: int, best: Best) -> str:
+def evaluation_line(line: Mapping[str, Any], num_rounds: int, *, is_best: bool) -> str:
     """Returns what a round's evaluations found, in words.
 
     Args:
         line: Of metrics.jsonl.
         num_rounds: Of the run.
-        best: The best round so far, and what it is best by.
+        is_best: Whether it is the best round so far.
     """
     parts = [f"round {line['round']:>{len(str(num_rounds))}}/{num_rounds}"]
     for split, scores in line["evaluation"].items():
