@@ -100,7 +100,7 @@ def test_nobody_s_examples_change_nothing(members: int) -> None:
     ]
     process = make_process("centralized")
     state = process.initialize()
-    output = process.next(state, clients[:members])
+    output = process.next(state, tuple(clients[:members]))
     assert output.metrics["client_work"]["train"]["num_examples"] == 0
     assert output.state.round_num == 1
     assert (output.state.global_model_weights == state.global_model_weights).all()
