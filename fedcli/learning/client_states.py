@@ -58,6 +58,11 @@ CREATE TABLE states (
     PRIMARY KEY (client, version)
 )
 """
+# The index is that of the primary key.
+_SCHEMA = [
+    ("index", "sqlite_autoindex_states_1", None),
+    ("table", "states", " ".join(_TABLE.split())),
+]
 
 
 class Store:
@@ -224,6 +229,15 @@ class Store:
             raise RunError(
                 f"{self.path} is not a client-states file of this version of fedcli; restore it, "
                 "or train anew"
+            )
+        # Triggers, views and constraints that somebody else added would change what is written.
+        schema = [
+            (kind, name, sql and " ".join(sql.split()))
+            for kind, name, sql in file.execute("SELECT type, name, sql FROM sqlite_master")
+        ]
+        if sorted(schema, key=str) != _SCHEMA:
+            raise RunError(
+                f"{self.path} has other tables than fedcli makes; restore the file, or train anew"
             )
 
     def _one(self, query: str, *values: object) -> Any:

@@ -16,7 +16,7 @@ import pytest
 
 from fedcli import settings
 from fedcli.errors import RunError
-from fedcli.learning.client_states import FILE, ClientStates
+from fedcli.learning.client_states import FILE, ClientStates, Store
 from fedcli.runs import starting, trained
 from fedcli.runs.files import checkpoint
 from fedcli.runs.files import folder as run_dir
@@ -401,6 +401,29 @@ def test_states_of_another_time_or_run_are_refused(
     if algorithm == "local-only":
         with pytest.raises(RunError, match=r"client_states\.sqlite does not hold"):
             trained.load_trained(run, 1)
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        "CREATE TRIGGER more AFTER INSERT ON states BEGIN DELETE FROM states; END",
+        "CREATE TABLE more (value)",
+        "CREATE VIEW more AS SELECT * FROM states",
+        "ALTER TABLE states ADD COLUMN more",
+    ],
+)
+def test_a_file_with_tables_and_triggers_of_somebody_else_is_refused(
+    tmp_path: Path, added: str
+) -> None:
+    """Its rows are right, but what is written to it would not be."""
+    path = tmp_path / FILE
+    Store(path).close()
+    Store(path).close()
+    with sqlite3.connect(path) as file:
+        file.execute(added)
+    file.close()
+    with pytest.raises(RunError, match="has other tables than fedcli makes; restore the file"):
+        Store(path)
 
 
 def _forget_digest(file: Path) -> None:
