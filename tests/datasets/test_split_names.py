@@ -32,6 +32,7 @@ TRAIN = [
     *(
         "x_train",
         "trainval",
+        "train_val_list",
         "train.set",
         "my train",
     ),

@@ -331,6 +331,20 @@ def _masks(root: Path) -> None:
         class_folders(root, 4, inner=inner)
 
 
+def class_folders_twice(root: Path) -> None:
+    """A folder a class with one in it that repeats its name."""
+    for label, name in enumerate(CLASSES):
+        for index in range(4):
+            picture(root / name / f"{name}_images" / f"{index}.png", label, index)
+
+
+def class_folders_flat(root: Path) -> None:
+    """Pictures in one folder whose names begin with their class."""
+    for label, name in enumerate(CLASSES):
+        for index in range(4):
+            picture(root / f"{name}.{index}.png", label, index)
+
+
 def _half(line: str) -> str:
     """The split of a line of `_LABELS`: the first eight pictures are train."""
     return "train" if int(line.partition(".")[0].removeprefix("img")) < 8 else "test"
@@ -424,6 +438,9 @@ LAYOUTS: dict[str, Layout] = {
             "another folder as deep": Wrong(
                 splits("train", "test", "extra"), ("extra", "--splits none", "--splits train=train")
             ),
+            "test beside another": Wrong(
+                splits("learn", "test"), ("nothing beside it is called train", "train=learn")
+            ),
             "held out alone": Wrong(
                 splits("test", "val"), ("nothing to train on", "--splits train=test")
             ),
@@ -441,6 +458,8 @@ LAYOUTS: dict[str, Layout] = {
             "class/IMG": Replica(splits(".", inner="IMG"), 12),
             "class/images and masks": Replica(_masks, 12),
             "images/class": Replica(within("images", splits(".")), 12),
+            "class/class_images": Replica(class_folders_twice, 12),
+            "classes in names": Replica(class_folders_flat, 12, options=("--folders", "name")),
             "domains": Replica(_domains, 18, clients=3),
             "a constant folder": Replica(
                 splits(".", inner="batch1"), 12, options=("--folders", "class")
@@ -450,6 +469,21 @@ LAYOUTS: dict[str, Layout] = {
             "one folder images": Wrong(flat("images"), ("pictures lie directly in it", "class")),
             "a constant folder": Wrong(
                 splits(".", inner="batch1"), ("--folders class", "--folders client/class")
+            ),
+            "parts of a set": Wrong(
+                both(flat("images_001/images", 6), flat("images_002/images", 6, 6)),
+                ("parts of one set", "--label-column", "--folders class"),
+            ),
+            "clients without classes": Wrong(
+                both(flat("client_0", 6), flat("client_1", 6, 6)),
+                ("called as clients are", "--folders client"),
+            ),
+            "one folder in each": Wrong(
+                both(flat("a/cats", 6), flat("b/dogs", 6, 6)),
+                ("--folders class", "--folders client/class"),
+            ),
+            "names that begin with classes": Wrong(
+                class_folders_flat, ("cat, dog, emu", "--folders name")
             ),
             "no class": Wrong(flat("."), ("pictures lie directly in it", "CSV")),
             "a picture beside": Wrong(both(splits("."), flat(".", 1)), ("pictures lie directly",)),

@@ -59,6 +59,10 @@ _CLIENTS = re.compile(
     r"[-_ ]?\d+",
     re.IGNORECASE,
 )
+_PARTS = re.compile(
+    r"(?:.*[-_ ])?(?:part|batch|chunk|shard|images?|imgs?|pictures?|vol(?:ume)?|archive)[-_ ]?\d+",
+    re.IGNORECASE,
+)
 _NAMED = re.compile(r"(.*?[^\W\d_])[-_. ]*\(?\d+\)?")  # a class, then a number: cat.0, beagle_12
 _MOST_NAMED = 1000  # classes
 _SHOWN = 5  # names in a message
@@ -200,6 +204,21 @@ def without_aside(pictures: Sequence[Picture]) -> list[Picture]:
     """Returns pictures without those in folders of masks and the like, if there are others."""
     kept = [each for each in pictures if not any(map(_ASIDE.fullmatch, each.dirs))]
     return kept or list(pictures)
+
+
+def refuse_parts(meaning: Meaning, root: Path) -> None:
+    """Refuses class folders that are called as the parts of one set are.
+
+    Raises:
+        DataError: All are, as images_001 and images_002.
+    """
+    names = {each.dirs[0] for inside in meaning.splits.values() for each in inside if each.dirs}
+    if len(names) > 1 and all(map(_PARTS.fullmatch, names)):
+        raise DataError(
+            f"{root}: folders {', '.join(sorted(names)[:_SHOWN])} are called as parts of one set "
+            "are; if a table beside them says what the pictures show, name its column with "
+            "--label-column, or choose --folders class if these are the classes"
+        )
 
 
 def class_in_name(path: Path) -> str | None:

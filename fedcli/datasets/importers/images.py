@@ -276,6 +276,8 @@ def _by_places(meaning: Meaning, listed: _Listed, root: Path, options: ImportOpt
         _check_tables_agree(found, rows, root)
         if options.splits is None and len(found.splits) == 1:
             found = _dealt_by_lists(found, rows)
+    if options.folders is None:
+        folder_meaning.refuse_parts(meaning, root)
     return replace(found, notes=(*notes, *found.notes))
 
 

@@ -32,13 +32,15 @@ _CUT = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # words of ASCII letters, ca
 def kind_of(name: str) -> str | None:
     """Returns the split that a name names: "train", "test", "validation" or EITHER; else None.
 
-    A name that names two ("train_test") names none.
+    A name that names two ("train_test") names none; "train_val" is train.
     """
     matches = (_WORD.fullmatch(word.lower()) for word in _CUT.findall(name))
     kinds = {_STEMS[match[1]] for match in matches if match}
     words = {word.lower() for word in _CUT.findall(name)}
     if "out" in words and not words.isdisjoint(("hold", "held")):
         kinds.add(EITHER)
+    if kinds == {"train", VALIDATION}:
+        return "train"
     return kinds.pop() if len(kinds) == 1 else None
 
 
