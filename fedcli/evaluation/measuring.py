@@ -12,8 +12,10 @@ classes that occur among labels or predictions, so a class that neither has does
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
+from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +28,13 @@ from fedcli.evaluation.predictions import NO_CLASS, Predicted
 from fedcli.evaluation.ranking import ScoreRanks
 from fedcli.evaluation.spread import GROUPS
 from fedcli.federation.evaluation_groups import EvaluationGroup
+from fedcli.lazy import load
 from fedcli.learning.engines import choosing
 from fedcli.learning.process import LearningProcess
 from fedcli.learning.state import ServerState
 from fedcli.models.model import Model
+from fedcli.settings import tables
+from fedcli.settings.options import split_code
 
 NUM_BINS = 15  # of the calibration error, as Guo et al. 2017
 
@@ -51,6 +56,16 @@ class Measured:
     by_group: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
+class CheckedMetric(Protocol):
+    """A metric of a user's, behind checks; see `own_metrics`."""
+
+    def add(self, predicted: Predicted) -> None:
+        """Takes some examples."""
+
+    def value(self) -> float:
+        """Returns the metric of all that was added."""
+
+
 class PredictionCounts:
     """What the metrics of some examples follow from; examples are added, and values asked for.
 
@@ -60,10 +75,22 @@ class PredictionCounts:
         right: Examples of it that are predicted so.
     """
 
-    def __init__(self, num_classes: int, names: Sequence[str]) -> None:
-        """Starts without any example; counts what the metrics of these names need."""
+    def __init__(
+        self,
+        num_classes: int,
+        names: Sequence[str],
+        own: Mapping[str, Callable[[], CheckedMetric]] = MappingProxyType({}),
+    ) -> None:
+        """Starts without any example; counts what the metrics of these names need.
+
+        Args:
+            num_classes: Of the model.
+            names: Of metrics; those of a user's by their short names.
+            own: What makes each of the latter.
+        """
         self.labels, self.predicted, self.right = np.zeros((3, num_classes), np.int64)
         self._names = names
+        self._own = {name: make() for name, make in own.items()}
         self._ranks = ScoreRanks(num_classes) if "auc" in names else None
         self._bins: NDArray[np.float64] = np.zeros((2, NUM_BINS))  # right, confidence
 
@@ -83,6 +110,8 @@ class PredictionCounts:
             self._ranks.add(predicted.probabilities, labels)
         if "ece" in self._names:
             self._add_confidences(predicted, has_class)
+        for metric in self._own.values():
+            metric.add(predicted)
 
     def values(self) -> dict[str, float]:
         """Returns each metric by name; all are NaN of no example.
@@ -92,7 +121,11 @@ class PredictionCounts:
         """
         if not self.labels.any():
             return dict.fromkeys(self._names, math.nan)
-        return {name: getattr(self, name)() for name in self._names}
+        return {name: self._value(name) for name in self._names}
+
+    def _value(self, name: str) -> float:
+        own = self._own.get(name)
+        return own.value() if own is not None else float(getattr(self, name)())
 
     def close(self) -> None:
         """Gives back what is held of the disk."""
@@ -164,10 +197,16 @@ class PredictionCounts:
         return float((self.labels * by_class).sum() / self.labels.sum())
 
 
+def short_name(name: str) -> str:
+    """Returns what a metric is called in results: that of a user's file by its class."""
+    found = split_code(name)
+    return name if found is None else found[1] or name
+
+
 def check_names(names: Sequence[str], model: Model) -> None:
     """Refuses a metric of a name that the model has one of its own of. Raises ConfigError."""
     own = set(choosing.own_metrics(model).names)
-    for name in names:
+    for name in map(short_name, names):
         if name in own:
             raise ConfigError(
                 f"--metrics {name}: the model {model.name} has a metric of that name; leave it "
@@ -191,7 +230,8 @@ class Measuring:
 
         Args:
             model: What predicts.
-            names: Keys of `tables.METRICS`.
+            names: Keys of `tables.METRICS`, FILE.py:NAME, which is run, or names of metrics in
+                installed packages.
             num_clients: Of the split.
             by_client: Whether the metrics of each client are wanted, too.
             is_seen: Which clients took part in the training, bool [num_clients]; None: not known.
@@ -200,7 +240,10 @@ class Measuring:
             ConfigError: See `check_names`.
         """
         check_names(names, model)
-        self._names, self._num_classes = names, model.layout.num_classes
+        self._num_classes = model.layout.num_classes
+        self._own = _own_makers(names, self._num_classes)
+        names = [short_name(each) for each in names]
+        self._names = names
         self._by_client = {
             name: np.full(num_clients, np.nan) for name in (names if by_client else ())
         }
@@ -244,7 +287,18 @@ class Measuring:
         return Measured(self._all.values(), self._by_client, groups)
 
     def _counts(self) -> PredictionCounts:
-        return PredictionCounts(self._num_classes, self._names)
+        return PredictionCounts(self._num_classes, self._names, self._own)
+
+
+def _own_makers(
+    names: Sequence[str], num_classes: int
+) -> Mapping[str, Callable[[], CheckedMetric]]:
+    """What makes the metrics of a user's among some; few evaluations have such."""
+    if all(name in tables.METRICS for name in names):
+        return {}
+    load_makers = load("fedcli.evaluation.own_metrics:makers")
+    made: Mapping[str, Callable[[], CheckedMetric]] = load_makers(names, num_classes)
+    return made
 
 
 def measure(

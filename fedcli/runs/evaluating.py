@@ -49,6 +49,7 @@ from fedcli.settings.data_source import (
     OpenedData,
     source_of,
 )
+from fedcli.settings.options import is_code
 from fedcli.settings.run_config import RunConfig, may_have_code
 from fedcli.settings.values import METRIC_NAMES
 from fedcli.settings.vocabulary import NATURAL
@@ -155,9 +156,30 @@ def evaluate_run(
             data_of_evaluation = replace(data_of_evaluation, source=source)
         inputs = [*files_of_run(trained.file), *data_of_evaluation.source.paths]
         outputs.check_is_no_input(inputs)
-        wanted = METRIC_NAMES.check("--metrics", metrics) if metrics else trained.config.metrics
-        request = _Request(data_of_evaluation, fine_tuning, outputs, wanted or (), cancel)
-        return _evaluate(trained, request)
+        wanted, notes = _wanted_metrics(trained, metrics)
+        request = _Request(data_of_evaluation, fine_tuning, outputs, wanted, cancel)
+        evaluation = _evaluate(trained, request)
+        return replace(evaluation, notes=(*notes, *evaluation.notes)) if notes else evaluation
+
+
+def _wanted_metrics(
+    trained: Trained, given: Sequence[str] | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The metrics of an evaluation, and a line on those that are code which nobody named."""
+    if given:
+        names: tuple[str, ...] = METRIC_NAMES.check("--metrics", given)
+        if any(map(is_code, names)):
+            from fedcli.settings.own.permission import complete_metrics  # late: few have some
+
+            names = complete_metrics(names)
+        return names, ()
+    of_run = trained.config.metrics or ()
+    own = [each for each in of_run if is_code(each)]
+    names = tuple(each for each in of_run if each not in own)
+    if not own:
+        return names, ()
+    options = f"--metrics {','.join(of_run)}"
+    return names, (worded(f"metrics of your own are not computed; pass {options} to run them"),)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from fedcli.settings.run_config import (
     OPTIONS,
     RunConfig,
 )
-from fedcli.settings.values import split_target
+from fedcli.settings.values import in_order, split_target
 from fedcli.settings.vocabulary import BY_ROUND
 
 _MAX_TFF_SEED = 2**32 - 1  # the largest of NumPy's RandomState, with which TFF draws cohorts
@@ -165,7 +165,8 @@ def _resolve_metrics(values: dict[str, Any]) -> None:
     if values["stop_at"] is not None:
         judging.add(split_target(values["stop_at"])[0])
     names = {*(values["metrics"] or ()), *judging}
-    values["metrics"] = tuple(name for name in tables.METRICS if name in names) or None
+    own = {name for name in names if name in tables.METRICS or name in (values["metrics"] or ())}
+    values["metrics"] = in_order(own) or None
 
 
 def _check_participation(values: Mapping[str, Any]) -> None:

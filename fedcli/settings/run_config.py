@@ -30,7 +30,7 @@ from fedcli.settings.declaration import (
     option_name,
     options_of,
 )
-from fedcli.settings.options import Value, choose, did_you_mean
+from fedcli.settings.options import Value, choose, did_you_mean, is_code
 from fedcli.settings.sections import ALGORITHM, COHORT, DATA, EVALUATION, LOCAL, MODEL, RUN
 from fedcli.settings.values import (
     CLASS_WEIGHTS,
@@ -446,8 +446,9 @@ class RunConfig:
     metrics: tuple[str, ...] | None = option(
         None,
         METRIC_NAMES,
-        help="Compute these in evaluations, too: macro_f1, auc, ece, ... (see fedcli info). They "
-        "take a second pass over the examples. Default: loss and accuracy alone.",
+        help="Compute these in evaluations, too: macro_f1, auc, ece, ... (see fedcli info), or a "
+        "class of your own in a Python file. They take a second pass over the examples. Default: "
+        "loss and accuracy alone.",
         section=EVALUATION,
         changes=NOTHING,
     )
@@ -639,7 +640,7 @@ CODE_FIELDS = tuple(name for name, declared in OPTIONS.items() if declared.kind.
 
 def may_have_code(config: RunConfig) -> bool:
     """Tells whether a config may name a user's code; `own.permission` says for certain."""
-    return any(".py" in (getattr(config, name) or "") for name in CODE_FIELDS)
+    return any(".py" in str(getattr(config, name) or "") for name in CODE_FIELDS)
 
 
 def absolute_paths(config: RunConfig, folder: str) -> RunConfig:
@@ -649,4 +650,9 @@ def absolute_paths(config: RunConfig, folder: str) -> RunConfig:
         is_path = declared.kind.is_path
         if is_path is not None and values[name] is not None and is_path(values[name]):
             values[name] = os.path.normpath(os.path.join(folder, values[name]))  # noqa: PTH118
+    if config.metrics is not None:
+        values["metrics"] = tuple(
+            os.path.normpath(os.path.join(folder, each)) if is_code(each) else each  # noqa: PTH118
+            for each in config.metrics
+        )
     return RunConfig.unchecked(values)

@@ -7,7 +7,7 @@ checked, because help and the shell's completion need few of them.
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -158,7 +158,13 @@ def _check_metrics(label: str, value: object) -> tuple[str, ...]:
         return tuple(tables.METRICS)
     for name in sorted(names):
         choose(tables.METRICS, name, label)
-    return tuple(name for name in tables.METRICS if name in names)
+    return in_order(names)
+
+
+def in_order(names: Collection[str]) -> tuple[str, ...]:
+    """Returns metric names in the order of the table, those of a user's after them."""
+    own = sorted(name for name in names if name not in tables.METRICS)
+    return (*(name for name in tables.METRICS if name in names), *own)
 
 
 def _read_buffer(text: str) -> int | str:
@@ -270,7 +276,9 @@ EMA_DECAY = Kind(_check_decay, float, "DECAY")
 SHUFFLE_BUFFER = Kind(_check_buffer, _read_buffer, "N|full")
 SPEEDS = Kind(_check_speeds, metavar="X,X,...")
 TARGET = Kind(parse_target, metavar="METRIC=X")
-METRIC_NAMES = Kind(_check_metrics, metavar="all|NAME,NAME", names=lambda: tables.METRICS)
+METRIC_NAMES = Kind(
+    _check_metrics, metavar="all|NAME,FILE.py[:NAME]", names=lambda: tables.METRICS, takes_code=True
+)
 JUDGING_METRIC = Kind(_check_judging, metavar="METRIC", names=lambda: tables.JUDGING)
 PATH = Kind(_check_text, is_path=lambda _: True)
 CLASS_WEIGHTS = Kind(

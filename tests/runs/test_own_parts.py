@@ -33,7 +33,7 @@ EXAMPLES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "sampling": ("DayAndNight", "day_and_night.py", {"rounds_a_day": 2}),
     "partition": ("two_classes", "two_classes.py", {"clients": 10}),
 }
-NOUNS = {"sampling": "sampler", "server_optimizer": "server optimizer"}
+NOUNS = {"metrics": "metric", "sampling": "sampler", "server_optimizer": "server optimizer"}
 # Clients of one class each, whose deltas are far apart.
 SMALL = RunConfig(
     data_options={"clients": 12},
@@ -154,6 +154,75 @@ def test_resume_from_the_command_line_names_the_code(
     assert_is_one_line(fedcli(*arguments), f"pass {option} {file}:")
     assert fedcli(*arguments, option, file.name).code == 0
     assert package.load_run(tmp_path / "run").round_num == 4
+
+
+# ---- Metrics, of which there may be several -----------------------------------------------------
+
+
+@pytest.fixture
+def metric(tmp_path: Path) -> Path:
+    return write_example(tmp_path, "MyF1", "my_f1.py")
+
+
+def with_metrics(*names: object) -> RunConfig:
+    return RunConfig(**{**vars(SMALL), "metrics": tuple(map(str, names)), "eval_every": 2})
+
+
+def test_a_metric_of_ones_own_is_measured_beside_others(metric: Path, tmp_path: Path) -> None:
+    assert len(example("MyF1").splitlines()) <= MAX_EXAMPLE_LINES
+    run = package.train(with_metrics(metric, "macro_f1", "macro_recall"), tmp_path / "run")
+    assert run.config.metrics == ("macro_recall", "macro_f1", f"{metric}:MyF1")
+    assert run.provenance["metrics"] == package.own_models.fingerprint(metric)
+    for line in (run.metrics[0], run.metrics[2]):
+        for scores in line["evaluation"].values():
+            assert 0 <= scores["MyF1"] <= 1
+            # The mean over fewer classes: those that are predicted alone count with 0 in the other.
+            assert scores["MyF1"] >= scores["macro_f1"] - 1e-12
+    closing = run.evaluation["train"]
+    assert closing["client_work"]["eval"]["current_round_metrics"]["MyF1"] > 0
+    assert closing["over_clients"]["MyF1"]["num_clients"] == closing["num_clients"]
+
+
+def test_a_run_with_such_a_metric_resumes_if_it_is_named(
+    metric: Path, tmp_path: Path, fedcli: Fedcli
+) -> None:
+    package.train(with_metrics(metric), tmp_path / "run")
+    arguments = ["train", "--resume", "run", "--rounds", 4, "-q"]
+    assert_is_one_line(
+        fedcli(*arguments), "metric is code in", f"pass --metrics {metric}:MyF1 to run it"
+    )
+    assert fedcli(*arguments, "--metrics", "my_f1.py").code == 0
+    run = package.load_run(tmp_path / "run")
+    assert run.round_num == 4
+    assert "MyF1" in run.metrics[4]["evaluation"]["test"]
+
+
+def test_eval_computes_it_where_it_is_named(metric: Path, tmp_path: Path, fedcli: Fedcli) -> None:
+    run = package.train(with_metrics(metric), tmp_path / "run")
+    plain = fedcli("eval", "run")
+    assert "metrics of your own are not computed; pass --metrics " in plain.err
+    assert "MyF1" not in plain.out
+    named = evaluate_run(run.path, metrics=[str(metric)])
+    final = run.evaluation["test"]["client_work"]["eval"]["current_round_metrics"]
+    assert named.values["MyF1"] == final["MyF1"]
+    assert "MyF1" in fedcli("eval", "run", "--metrics", "my_f1.py").out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("np.bincount(labels, min", "np.bincount(label, min", r"my_f1.py:\d+: add: NameError"),
+        (".mean()", "", r"value returned float64 \[\d+\]; give a number"),
+        ("def value", "def result", "MyF1 has no value; a metric has add"),
+        ("class MyF1", "class macro_f1", "another metric is called macro_f1; rename one"),
+    ],
+)
+def test_a_wrong_metric_is_one_line(
+    metric: Path, tmp_path: Path, old: str, new: str, words: str
+) -> None:
+    metric.write_text(metric.read_text().replace(old, new, 1))
+    with pytest.raises((PartError, ConfigError), match=words):
+        package.train(with_metrics(metric), tmp_path / "run")
 
 
 # ---- Options ------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from fedcli.lazy import hand_on
 if TYPE_CHECKING:
     from fedcli.datasets.partitions.own import Partition as Partition
     from fedcli.errors import PartError as PartError
+    from fedcli.evaluation.own_metrics import Metric as Metric
     from fedcli.federation.own_samplers import Sampler as Sampler
     from fedcli.learning.aggregators.contract import Aggregator as Aggregator
     from fedcli.learning.algorithms.client_work import ClientWork as ClientWork
@@ -20,6 +21,7 @@ else:
         {
             "Aggregator": "fedcli.learning.aggregators.contract",
             "ClientWork": "fedcli.learning.algorithms.client_work",
+            "Metric": "fedcli.evaluation.own_metrics",
             "Option": "fedcli.settings.options",
             "PartError": "fedcli.errors",
             "Partition": "fedcli.datasets.partitions.own",

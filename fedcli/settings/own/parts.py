@@ -50,6 +50,7 @@ FAMILIES: Mapping[str, Family] = {
     "server optimizer": Family(
         "--server-optimizer", "fedcli.server_optimizers", ("learning_rate",)
     ),
+    "metric": Family("--metrics", "fedcli.metrics", ("num_classes",)),
     "sampler": Family(
         "--sampling",
         "fedcli.samplers",

@@ -15,9 +15,14 @@ from fedcli.settings.options import opened, resolve, split_code
 from fedcli.settings.own import user_code
 from fedcli.settings.own.parts import DEFAULT_NAME
 from fedcli.settings.run_config import CODE_FIELDS, OPTION_OWNERS, OPTIONS, RunConfig
+from fedcli.settings.values import in_order
 
 MODEL = "model"
 PARTITION = "partition"
+METRICS = "metrics"  # the one field that may name several files
+
+
+_NOUNS = {"sampling": "sampler", METRICS: "metric"}
 
 
 class CodeOptions(TypedDict, total=False):
@@ -28,6 +33,7 @@ class CodeOptions(TypedDict, total=False):
     server_optimizer: str | None
     sampling: str | None
     partition: str | None
+    metrics: str | None
 
 
 def code_in(values: Mapping[str, Any]) -> dict[str, str]:
@@ -35,17 +41,16 @@ def code_in(values: Mapping[str, Any]) -> dict[str, str]:
     found = {}
     for name in CODE_FIELDS:
         text = values.get(name)
-        code = None if text is None else _code_of(name, str(text))
+        code = None if text is None else _code_of(name, text)
         if code is not None:
             found[name] = code
     return found
 
 
-def python_file(field: str, text: str) -> Path | None:
-    """Returns the file that a field names if that is a user's code; None: it is not."""
-    code = _code_of(field, text)
-    found = None if code is None else split_code(code)
-    return None if found is None else Path(found[0])
+def python_file(field: str, text: Any) -> Path | None:
+    """Returns the (first) file that a field names if that is a user's code; None: it is not."""
+    files = _python_files(field, text)
+    return files[0] if files else None
 
 
 def with_code(
@@ -77,8 +82,8 @@ def with_code(
     return replace(config, **allowed) if allowed else config
 
 
-def allowed_code(field: str, of_run: str, given: str | None) -> str:
-    """Returns the FILE.py:NAME to run for a run whose field names code.
+def allowed_code(field: str, of_run: Any, given: str | None) -> Any:
+    """Returns the value of a field of a run, whose FILE.py:NAME is to be run.
 
     Args:
         field: Such as "model".
@@ -99,19 +104,48 @@ def allowed_code(field: str, of_run: str, given: str | None) -> str:
             f"{python_file(field, of_run)}; give {option_name(field)} {code}, or where that file "
             "is now"
         )
-    file, name = split_code(named) or ("", None)
-    name = name or (split_code(code) or ("", None))[1]
-    text = f"{file}:{name}" if name else file
+    if field == METRICS:
+        return _allowed_metrics(code, named, of_run)
+    text = _with_name(named, code)
     if field == PARTITION:
         text = "+".join([text, *tables.split_code_of_deal(of_run)[1]])
     return text
 
 
-def is_same_code(field: str, one: str, other: str) -> bool:
+def _with_name(named: str, code: str) -> str:
+    """FILE.py:NAME of the file that was named, with the name in `code` if it had none."""
+    file, name = split_code(named) or ("", None)
+    name = name or (split_code(code) or ("", None))[1]
+    return f"{file}:{name}" if name else file
+
+
+def _allowed_metrics(code: str, named: str, of_run: Any) -> tuple[str, ...]:
+    """The metrics of a run, its own code where it is named.
+
+    A file is that of a metric if it is named with its name, or without one.
+    """
+    found = [each for each in _listed(of_run) if split_code(each) is None]
+    for each in code.split(","):
+        name = (split_code(each) or ("", None))[1]
+        files = [
+            item for item in named.split(",") if (split_code(item) or ("", ""))[1] in (name, None)
+        ]
+        if not files:
+            raise ConfigError(_missing({METRICS: each}, [METRICS]))
+        found.append(_with_name(files[0], each))
+    return in_order(found)
+
+
+def is_same_code(field: str, one: Any, other: Any) -> bool:
     """Tells whether two values of a field name the same file of code and the same function.
 
     A part without a name is that of the other.
     """
+    if field == METRICS:
+        pairs = [(_code_of(field, one) or "").split(","), (_code_of(field, other) or "").split(",")]
+        return len(pairs[0]) == len(pairs[1]) and all(
+            any(is_same_code("metric", left, right) for right in pairs[1]) for left in pairs[0]
+        )
     places = []
     for text in (one, other):
         code = _code_of(field, text)
@@ -159,6 +193,9 @@ def complete(config: RunConfig) -> RunConfig:
     for field, code in code_in({name: getattr(config, name) for name in CODE_FIELDS}).items():
         if field == MODEL:
             continue  # its function checks them
+        if field == METRICS:
+            changed[field] = complete_metrics(getattr(config, field))
+            continue
         text, options_name = getattr(config, field), owned[field]
         if field == PARTITION:
             entry = tables.opened_partition(text)
@@ -176,6 +213,21 @@ def complete(config: RunConfig) -> RunConfig:
     return replace(config, **changed) if changed else config
 
 
+def complete_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns metrics, those of a user's with their names. Runs their files.
+
+    Raises:
+        PartError: A file fails, or has no such metric.
+    """
+    found = []
+    for each in names:
+        code = split_code(each)
+        if code is not None:
+            each = f"{code[0]}:{opened(tables.METRICS[each]).code.rpartition(':')[2]}"
+        found.append(each)
+    return in_order(found)
+
+
 def fingerprints(values: Mapping[str, Any]) -> dict[str, str]:
     """Returns what names the content of the files of code that some options name, by field.
 
@@ -184,9 +236,8 @@ def fingerprints(values: Mapping[str, Any]) -> dict[str, str]:
     """
     found = {}
     for field in code_in(values):
-        file = python_file(field, values[field])
-        assert file is not None
-        found[field] = user_code.fingerprint(file, _noun(field))
+        files = dict.fromkeys(_python_files(field, values[field]))
+        found[field] = " ".join(user_code.fingerprint(file, _noun(field)) for file in files)
     return found
 
 
@@ -211,18 +262,35 @@ def notes_of_changes(values: Mapping[str, Any], origin: Mapping[str, Any]) -> tu
 def named_again(config: RunConfig) -> dict[str, str]:
     """Returns what must be said again to continue a run: its code, by option."""
     values = {name: getattr(config, name) for name in CODE_FIELDS}
-    return {option_name(name): values[name] for name in code_in(values)}
+    code = code_in(values)
+    return {option_name(name): code[name] if name == METRICS else values[name] for name in code}
 
 
-def _code_of(field: str, text: str) -> str | None:
+def _python_files(field: str, text: Any) -> list[Path]:
+    """The files of code that a field names."""
+    codes = (
+        (_code_of(field, text) or "").split(",") if field == METRICS else [_code_of(field, text)]
+    )
+    found = [split_code(code) for code in codes if code]
+    return [Path(each[0]) for each in found if each is not None]
+
+
+def _listed(text: Any) -> list[str]:
+    """The metrics in a list, or in a text with commas."""
+    return text.split(",") if isinstance(text, str) else list(text)
+
+
+def _code_of(field: str, text: Any) -> str | None:
     """The FILE.py or FILE.py:NAME in a value of a field; None: it is no code."""
+    if field == METRICS:
+        return ",".join(each for each in _listed(text) if split_code(each) is not None) or None
     if field == PARTITION:
         return tables.split_code_of_deal(text)[0]
     return None if split_code(text) is None else text
 
 
 def _noun(field: str) -> str:
-    return "sampler" if field == "sampling" else field.replace("_", " ")
+    return _NOUNS.get(field, field.replace("_", " "))
 
 
 def _missing(of_run: Mapping[str, str], missing: list[str]) -> str:

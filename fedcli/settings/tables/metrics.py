@@ -62,6 +62,7 @@ METRICS = table(
         "Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv 1706.04599, eq. 3",
         more_is_better=False,
     ),
+    family="metric",
 )
 
 # The metrics by which rounds can be ranked, with their names in metrics.jsonl.
