@@ -69,7 +69,7 @@ th, td { white-space: nowrap; }
 .pairs th, .confusion tr + tr th { border-bottom-color: var(--line); }
 td.text:not(:first-child) { white-space: normal; }
 .wide { overflow-x: auto; } .row { display: flex; flex-wrap: wrap; gap: 1.5em; }
-.row figure { flex: 1 1 300px; max-width: 480px; min-width: 0; }
+.row figure { flex: 1 1 340px; max-width: 480px; min-width: 0; }
 .note { color: var(--faint); font-size: .9em; }
 figure { margin: 0; } figcaption { font-weight: 600; }
 svg { display: block; width: 100%; max-width: 480px; height: auto; }
@@ -140,8 +140,8 @@ def _curves(runs: Sequence[RunRecord]) -> str:
     drawn = {measure: series for measure, series in found.items() if any(series.values())}
     if not drawn:
         return ""
-    charts = [_line_chart(measure, series) for measure, series in drawn.items()]
     names = list(dict.fromkeys(name for series in drawn.values() for name in series))
+    charts = [_line_chart(measure, series, names) for measure, series in drawn.items()]
     note = f'<p class="note">{ABOUT_ONLINE}</p>' if any(map(is_online, names)) else ""
     return f'<h2>Curves</h2><div class="row">{"".join(charts)}</div>{_key(runs, names)}{note}'
 
@@ -165,7 +165,8 @@ def _stroke(index: int) -> str:
     return f'style="stroke:{color};fill:none" stroke-width="1.8"{pattern}'
 
 
-def _line_chart(measure: str, series: Mapping[str, Series]) -> str:
+def _line_chart(measure: str, series: Mapping[str, Series], names: Sequence[str]) -> str:
+    """A chart of some of the series called `names`; each looks as its place there says."""
     points = [point for each in series.values() for point in each]
     across = Axis.of((x for x, _ in points), is_log=False)
     is_log = None if measure == "loss" else False
@@ -177,7 +178,8 @@ def _line_chart(measure: str, series: Mapping[str, Series]) -> str:
         return _LEFT + across.share(x) * width, _TOP + (1 - up.share(y)) * height
 
     drawn = []
-    for index, (name, each) in enumerate(series.items()):
+    for name, each in series.items():
+        index = names.index(name)
         places = [place(x, y) for x, y in each]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         drawn.append(

@@ -36,6 +36,8 @@ _COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#7
 _DASHES = ("-", "--", ":", "-.")
 _MARKERS = "osD^vPX"
 _WIDTH, _HEIGHT, _SCALE, _GAP = 640, 400, 86, 40  # dots; the scale is left of each panel
+_ABOVE, _BELOW = LINE_HEIGHT, 3 * LINE_HEIGHT  # dots for a panel's title and its axis of rounds
+_MAX_ACROSS = 3  # panels beside each other
 _LEAST_WIDTH, _LEAST_HEIGHT = 160, 120  # of a panel, dots
 _LINE = 36  # dots of a line in the legend
 _MOST_MARKED, _FEW_MARKS = 40, 10  # points of which each has a marker; else so many have
@@ -126,35 +128,40 @@ class _Page:
             self.names = {names[0]: names[0]}
         column = max(map(text_width, self.names.values()), default=0) + _LINE + 36
         count = len(self.panels)
-        self.width = count * (_SCALE + _WIDTH + _GAP) - _GAP
+        self.num_across = count if count <= _MAX_ACROSS else 2 if count == 4 else _MAX_ACROSS
+        self.num_down = -(-count // self.num_across)
+        self.width = self.num_across * (_SCALE + _WIDTH + _GAP) - _GAP
         if options.size is None:
             self.width = max(self.width, column)
         else:
             self.width = round(options.size[0] * DPI) - 2 * MARGIN
         self.num_columns = max(1, self.width // max(1, column))
         self.num_lines = -(-len(names) // self.num_columns) + bool(note)
-        self.panel_width = (self.width + _GAP) // count - _SCALE - _GAP
-        around = TITLE_HEIGHT + MARGIN + 4 * LINE_HEIGHT + self.num_lines * LINE_HEIGHT
+        self.panel_width = (self.width + _GAP) // self.num_across - _SCALE - _GAP
+        around = TITLE_HEIGHT + MARGIN + self.num_lines * LINE_HEIGHT
+        around += self.num_down * (_ABOVE + _BELOW)
         self.panel_height = _HEIGHT
         if options.size is not None:
-            self.panel_height = round(options.size[1] * DPI) - around
+            self.panel_height = (round(options.size[1] * DPI) - around) // self.num_down
         if self.panel_width < _LEAST_WIDTH or self.panel_height < _LEAST_HEIGHT:
-            least = (count * (_SCALE + _LEAST_WIDTH + _GAP) + 2 * MARGIN) / DPI
+            width = (self.num_across * (_SCALE + _LEAST_WIDTH + _GAP) + 2 * MARGIN) / DPI
+            height = (around + self.num_down * _LEAST_HEIGHT) / DPI
             raise ConfigError(
                 f"--plot-size: {count} panels and {len(names)} names have no room; give at least "
-                f"{least:.1f}x{(around + _LEAST_HEIGHT) / DPI:.1f} inches"
+                f"{width:.1f}x{height:.1f} inches"
             )
 
     def draw(self) -> Figure:
-        below = 3 * LINE_HEIGHT
-        height = LINE_HEIGHT + self.panel_height + below + LINE_HEIGHT * self.num_lines
-        figure = make_page(self.title, self.width, height)
+        row_height = _ABOVE + self.panel_height + _BELOW
+        panels_height = self.num_down * row_height
+        figure = make_page(self.title, self.width, panels_height + LINE_HEIGHT * self.num_lines)
         for index, (measure, series) in enumerate(self.panels.items()):
-            left = MARGIN + _SCALE + index * (_SCALE + self.panel_width + _GAP)
-            top = TITLE_HEIGHT + LINE_HEIGHT
+            row, column = divmod(index, self.num_across)
+            left = MARGIN + _SCALE + column * (_SCALE + self.panel_width + _GAP)
+            top = TITLE_HEIGHT + row * row_height + _ABOVE
             axes = add_axes(figure, left, top, self.panel_width, self.panel_height)
             self._draw_panel(axes, measure, series)
-        self._draw_key(figure, TITLE_HEIGHT + LINE_HEIGHT + self.panel_height + below)
+        self._draw_key(figure, TITLE_HEIGHT + panels_height)
         return figure
 
     def _draw_panel(self, axes: Any, measure: str, series: Mapping[str, Series]) -> None:

@@ -185,6 +185,31 @@ def test_thirty_six_runs_have_as_many_names_and_looks(fedcli: Fedcli, tmp_path: 
         assert f"fedavg-lr0.1-seed-{number} (test)" in picture
 
 
+def test_a_series_looks_alike_in_each_chart(fedcli: Fedcli) -> None:
+    options = ("--rounds", 4, "--eval-every", 2, "--metrics", "macro_f1", "-q")
+    assert fedcli("train", *options, "--out", "run").code == 0
+    fedcli("report", "run", "--html", "run.html", "--plot", "run.png", "-q")
+    page = Path("run.html").read_text()
+    look = r"style=\"stroke:(var\(--c\d\))"
+    key = page.partition('<div class="key note">')[2].partition("</div>")[0]
+    looks = dict(re.findall(rf'title="(\w+)">.*?{look}', key))
+    assert looks.keys() == {"online", "train", "test"}
+    drawn = re.findall(rf"<polyline [^>]*{look}[^>]*><title>(\w+)</title>", page)
+    assert len(drawn) == 3 + 3 + 2  # macro_f1 is not measured in training
+    assert all(looks[name] == color for color, name in drawn)
+    with Image.open("run.png") as image:
+        assert image.width < 2400
+
+
+def test_many_panels_stand_in_rows() -> None:
+    panels: dict[str, dict[str, Series]] = {f"m{n}": {"a": [(0, 1.0), (1, 2.0)]} for n in range(8)}
+    figure = _Page("title", panels, "", PlotOptions()).draw()
+    places = [axes.get_position() for axes in figure.axes[:8]]
+    assert len({round(place.x0, 6) for place in places}) == 3
+    assert len({round(place.y0, 6) for place in places}) == 3
+    assert len({(round(place.x0, 6), round(place.y0, 6)) for place in places}) == 8
+
+
 def test_a_page_suits_narrow_screens_and_the_night(fedcli: Fedcli, tmp_path: Path) -> None:
     write_run(tmp_path / "a", [0.3, 0.7])
     assert fedcli("report", "a", "--html", "a.html", "-q").code == 0
