@@ -260,8 +260,8 @@ int fed_step_apply(const fed_step *step, const fed_tensors *tensors /* NULL: see
 
 /* A client that was sent a vector made this delta of it: what it keeps is now scale * delta - sent.
  * Returns 1, or 0 if a value is not finite. */
-int fed_move_own(size_t num_params, double scale, const float *sent /* [P] */,
-                 float *delta /* in-out [P] */);
+int fed_next_client_vector(size_t num_params, double scale, const float *sent /* [P] */,
+                           float *delta /* in-out [P] */);
 /* Adds how far it has moved from what was kept before. */
 void fed_add_change(size_t num_params, const float *before /* [P] */, const float *after /* [P] */,
                     double *change /* in-out [P] */);

@@ -392,7 +392,7 @@ static int run_narrow_steps(const local *m, const fed_training *training, float 
         run_steps(m, training, m->narrow_server, narrow_origin, m->narrow_params, stats);
     fed_narrow_widen(m->narrow, training->net, narrow_origin, m->narrow_params, origin, params);
     if (m->wide_vector != NULL && fed_drift_has_vector(m->drift))
-        fed_narrow_take_rest(m->narrow, m->wide_vector, m->drift->distance, params);
+        fed_narrow_subtract_residual(m->narrow, m->wide_vector, m->drift->distance, params);
     return status;
 }
 

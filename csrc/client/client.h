@@ -42,8 +42,8 @@ void fed_narrow_params(const fed_narrow *narrow, const fed_net *net, const float
 void fed_narrow_widen(const fed_narrow *narrow, const fed_net *net, const float *before,
                       const float *after, const float *server, float *wide /* out */);
 /* Takes `distance` times what the narrow form of a wide vector leaves out of it off a wide one. */
-void fed_narrow_take_rest(const fed_narrow *narrow, const float *vector, double distance,
-                          float *wide /* in-out */);
+void fed_narrow_subtract_residual(const fed_narrow *narrow, const float *vector, double distance,
+                                  float *wide /* in-out */);
 /* Decodes one image into a row of the narrow net. */
 void fed_narrow_decode(const fed_narrow *narrow, size_t example, float *row /* out */);
 

@@ -145,7 +145,7 @@ static size_t first_kernel_size(const fed_net *net) {
  * lane by lane, it errs by at most (width / lanes + 6) 2^-24 |weights|, since |direction| = 1;
  * times the length, that is what the full layer's own sum over these pixels errs by. What local
  * steps add to it is told by a difference, which is without that error; of the vector of
- * fed_narrow_take_rest it is as small a share. */
+ * fed_narrow_subtract_residual it is as small a share. */
 static float along_direction(const fed_narrow *narrow, const float *weights) {
     if (narrow->length == 0) return 0; /* images with a border of zeros: there is no direction */
     const float *const image[] = {narrow->direction};
@@ -192,8 +192,8 @@ void fed_narrow_widen(const fed_narrow *narrow, const fed_net *net, const float 
            (net->size - wide_start) * sizeof *wide);
 }
 
-void fed_narrow_take_rest(const fed_narrow *narrow, const float *vector, double distance,
-                          float *wide) {
+void fed_narrow_subtract_residual(const fed_narrow *narrow, const float *vector, double distance,
+                                  float *wide) {
     const size_t width = fed_padded(narrow->num_pixels);
     const float far = (float)distance;
     for (size_t o = 0; o < narrow->layers[0].out.channels; o++) {

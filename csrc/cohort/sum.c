@@ -159,9 +159,10 @@ void fed_sum_total(fed_sum *sum, double *total, double *weight) {
     fp_restore(before);
 }
 
-int fed_move_own(size_t num_params, double scale, const float *sent, float *delta) {
+int fed_next_client_vector(size_t num_params, double scale, const float *sent, float *delta) {
     const fp_mode before = denormals_off();
-    const int is_finite = fed_active_kernels()->move_own(delta, sent, num_params, (float)scale);
+    const int is_finite =
+        fed_active_kernels()->next_client_vector(delta, sent, num_params, (float)scale);
     fp_restore(before);
     return is_finite;
 }

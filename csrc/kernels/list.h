@@ -190,7 +190,7 @@ KERNEL(void, delta_to_doubles, const float *params, const float *server, size_t 
        double *delta /* out */)
 KERNEL(void, to_floats, const double *from, size_t num_values, float *to /* out */)
 /* delta = scale * delta - sent; 1 if all of it is finite. */
-KERNEL(int, move_own, float *delta, const float *sent, size_t num_params, float scale)
+KERNEL(int, next_client_vector, float *delta, const float *sent, size_t num_params, float scale)
 /* change += after - before. */
 KERNEL(void, add_change, double *change, const float *after, const float *before, size_t num_params)
 /* 1 if every params[i] - server[i] is finite, else 0. */

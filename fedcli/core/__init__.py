@@ -1,1 +1,1 @@
-"""The binding of the C core, and the random streams it draws."""
+"""The Python binding of the C core, and its random streams."""

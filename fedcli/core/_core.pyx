@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The boundary to the C core: checks, one call without the GIL, one mapping of errors."""
+"""The boundary to the C core: checks arguments, calls without the GIL, maps statuses to errors."""
 
 from libc.stddef cimport size_t
 from libc.stdint cimport (
@@ -17,11 +17,11 @@ import numpy as np
 
 
 class CoreError(Exception):
-    """A status of the C core that its caller did not rule out beforehand."""
+    """An error status of the C core."""
 
 
 class LabelFault(CoreError):
-    """A label outside the classes: client_index, example_index and label say where."""
+    """A label outside the classes, with client_index, example_index and label."""
 
     def __init__(self, client_index, example_index, label):
         super().__init__(f"label {label} of example {example_index} of client {client_index}")
@@ -29,15 +29,15 @@ class LabelFault(CoreError):
 
 
 class ChangedFault(CoreError):
-    """Labels were written to while a call was at work on them."""
+    """Labels were changed while a call was using them."""
 
 
 class Cancelled(Exception):
-    """The cancel flag was raised while the core was at work."""
+    """The cancel flag was set while the core was running."""
 
 
 cdef check(int status, const fed_fault *fault=NULL):
-    """Raises the exception that stands for a status."""
+    """Raises the exception for a status; returns for FED_OK."""
     if status == FED_OK:
         return
     if status == FED_ERR_NO_MEMORY:
@@ -79,22 +79,22 @@ def fma_chain(size_t num_steps):
 
 # ---- Values that cross the boundary --------------------------------------------------------------
 
-# A memoryview says nothing of alignment, and vector loads of the core trust the type's.
+# A memoryview does not guarantee alignment, but the core's vector loads rely on that of the type.
 
 cdef check_floats(const float *values, what):
-    """Refuses values [..] that do not lie where a float may."""
+    """Rejects values [..] that are not aligned as a float must be."""
     if <size_t> values % sizeof(float) != 0:
         raise ValueError(f"{what} are not aligned to {sizeof(float)} bytes; give a copy")
 
 
 cdef check_doubles(const double *values, what):
-    """Refuses values [..] that do not lie where a double may."""
+    """Rejects values [..] that are not aligned as a double must be."""
     if <size_t> values % sizeof(double) != 0:
         raise ValueError(f"{what} are not aligned to {sizeof(double)} bytes; give a copy")
 
 
 cdef class Exclusive:
-    """What one call at a time may use: calls let other threads run while the core is at work."""
+    """An object that one call at a time may use; calls release the GIL while the core runs."""
     cdef bint is_in_use
 
     cdef take(self):
@@ -113,9 +113,9 @@ cdef fed_key make_key(key):
 
 
 cdef class CancelFlag:
-    """Raised from any thread or signal handler, stops a running call within a local step.
+    """A flag that any thread or signal handler may set to stop a call within a local step.
 
-    It also counts the clients that calls of train_cohort have trained, for whoever watches.
+    It also counts the clients that calls of train_cohort have trained so far.
     """
     cdef atomic_int flag
     cdef atomic_int trained
@@ -145,8 +145,8 @@ cdef fed_shape make_shape(shape):
 
 
 cdef fed_layer make_layer(row):
-    """A row of a model table from the fields of fed_layer in their order, shapes nested; the kind
-    by its name."""
+    """Makes a row of a model table from the fields of fed_layer in order, with the kind's name and
+    nested shapes."""
     cdef fed_layer made
     (kind, made.activation, shape_in, shape_out, made.offset, made.has_scale, made.has_bias,
      made.window_height, made.window_width, made.stride_y, made.stride_x, made.pad_top,
@@ -157,13 +157,13 @@ cdef fed_layer make_layer(row):
 
 
 cdef class Model:
-    """A model table; rows hold the fields of fed_layer in their order."""
+    """A model table; rows hold the fields of fed_layer in order."""
     cdef fed_model table
     cdef fed_layer *layers
 
     def __cinit__(self, layers, size_t num_params):
         cdef fed_shape ins, outs
-        layers = list(layers)  # its length is now that of what is read
+        layers = list(layers)  # a copy whose length cannot change
         self.layers = <fed_layer *> calloc(max(len(layers), 1), sizeof(fed_layer))
         if self.layers == NULL:
             raise MemoryError
@@ -183,13 +183,13 @@ cdef class Model:
 
     cdef check_params(self, const float[::1] params):
         if <size_t> params.shape[0] != self.table.num_params:
-            raise ValueError(f"{params.shape[0]} parameters given, the model has"
+            raise ValueError(f"{params.shape[0]} parameters given, but the model has"
                              f" {self.table.num_params}")
         check_floats(&params[0], "parameters")
 
 
 cdef fed_tensor make_tensor(shape):
-    """Matrices over the last two axes, or a vector."""
+    """Describes a tensor as matrices over its last two axes, or as a vector."""
     cdef fed_tensor made
     if len(shape) > 1 and math.prod(shape) > 0:
         *others, made.num_rows, made.num_columns = shape
@@ -200,8 +200,8 @@ cdef fed_tensor make_tensor(shape):
 
 
 cdef class Step:
-    """A client-step table; rows are (kind, options), at most 8 options each, shapes those of the
-    tensors that the parameters are made of, for rows that look at them."""
+    """A step table. Rows are (kind, options) with at most 8 options. Shapes are those of the
+    model's tensors, for rows that treat each tensor separately."""
     cdef fed_step table
     cdef fed_step_row *rows
     cdef fed_tensors tensors
@@ -240,17 +240,17 @@ cdef class Step:
         """The slots before a client's first local step: float32 [num_slots, P]."""
         slots = np.empty((self.num_slots, num_params), np.float32)
         cdef float[:, ::1] view = slots
-        if slots.size > 0:  # else there is no first one to point at
+        if slots.size > 0:  # an empty array has no first element
             fed_step_init_slots(&self.table, num_params, &view[0, 0])
         return slots
 
     def apply(self, size_t step_num, float[::1] params not None,
               const float[::1] server_params not None, float[::1] gradient not None,
               float[:, ::1] slots not None):
-        """Local step number step_num in place; gradient is scratch afterwards."""
+        """Takes local step number step_num in place and overwrites gradient."""
         cdef size_t num_params = params.shape[0]
         if not (server_params.shape[0] == gradient.shape[0] == params.shape[0]):
-            raise ValueError(f"params, server_params and gradient differ: {params.shape[0]},"
+            raise ValueError(f"lengths of params, server_params and gradient: {params.shape[0]},"
                              f" {server_params.shape[0]}, {gradient.shape[0]}")
         if slots.shape[0] != self.num_slots or slots.shape[1] != params.shape[0]:
             raise ValueError(f"slots are [{slots.shape[0]}, {slots.shape[1]}],"
@@ -295,10 +295,8 @@ cdef check_num_examples(size_t num_examples):
 
 
 cdef class Client:
-    """One client's data, borrowed: the arrays stay referenced and must not be written meanwhile.
-
-    The rounds of the two keys are replaced by that of the call.
-    """
+    """One client's data. The arrays are referenced, not copied, and must not be written during a
+    call. Each call replaces the round in the two keys by its own."""
     cdef fed_client table
     cdef size_t num_values  # pixels of all examples together
     cdef object keep
@@ -333,7 +331,7 @@ cdef class Client:
 
 
 cdef class Cohort(Exclusive):
-    """Clients side by side, as the core reads them."""
+    """An array of clients in the form that the core reads."""
     cdef fed_client *table
     cdef fed_own *own
     cdef size_t num_clients
@@ -364,7 +362,7 @@ cdef class Cohort(Exclusive):
 
     cdef set_own(self, size_t num_params, const float[:, ::1] linear, float[:, ::1] deltas,
                  const double[::1] factors, const float[:, ::1] starts):
-        """Points each client at its rows; a single row of `linear` is everybody's."""
+        """Points each client to its rows; a single row of `linear` is for all clients."""
         cdef size_t c
         if linear is not None and (linear.shape[0] not in (1, self.num_clients)
                                    or <size_t> linear.shape[1] != num_params):
@@ -401,11 +399,11 @@ cdef class Cohort(Exclusive):
                 self.own[c].delta_factor = factors[c]
 
     cdef forget_own(self):
-        """Points at no rows: those of a call may be freed after it."""
+        """Clears the pointers to rows, which may be freed after the call."""
         memset(self.own, 0, self.num_clients * sizeof(fed_own))
 
     def prepare(self, Model model not None):
-        """Works out once what no round changes, four bytes a pixel, for training with `model`."""
+        """Decodes pixels once for all rounds of training with `model`: four bytes per pixel."""
         self.take()
         try:
             self.prepare_each(model)
@@ -429,8 +427,8 @@ cdef class Cohort(Exclusive):
         for c, client in enumerate(self.clients):
             if client.num_values != client.table.num_examples * num_inputs:
                 raise ValueError(f"client {c} has {client.num_values} pixel values in"
-                                 f" {client.table.num_examples} examples, the model takes"
-                                 f" {num_inputs} an example")
+                                 f" {client.table.num_examples} examples, but the model takes"
+                                 f" {num_inputs} per example")
 
 
 cdef class DeltaSum(Exclusive):
@@ -484,7 +482,7 @@ cdef class VectorSum(Exclusive):
         cdef const float[::1] vector
         cdef const float **starts
         cdef int status
-        held = [memoryview(each) for each in vectors]  # none is freed or moves meanwhile
+        held = [memoryview(each) for each in vectors]  # keeps their memory in place during the call
         num_vectors = len(held)
         if <size_t> weights.shape[0] != num_vectors:
             raise ValueError(f"{weights.shape[0]} weights for {num_vectors} vectors")
@@ -537,9 +535,12 @@ assert STATS.itemsize == sizeof(fed_client_stats)
 # ---- Work ----------------------------------------------------------------------------------------
 
 cdef class Terms:
-    """How a cohort is trained and added up: weighting; bounds (largest entry, L2 norm) or None;
-    frozen (slots float32 [num_slots, P], step number) or None; rate_factors float64 by local step,
-    or None; class_weights float32 [K], which multiply the losses of their classes, or None."""
+    """How a cohort is trained and its deltas are added.
+
+    weighting; bounds (largest entry, L2 norm) or None; frozen (slots float32 [num_slots, P], step
+    number) or None; rate_factors float64 by local step or None; class_weights float32 [K], the
+    factors of the losses by class, or None.
+    """
     cdef fed_terms table
     cdef fed_bounds bounds
     cdef const float[:, ::1] slots
@@ -563,12 +564,13 @@ cdef class Terms:
         self.class_weights = class_weights
 
     cdef fed_terms of_call(self, Step step, Model model) except *:
-        """The table with the step's tensors, and with the slots if their shape fits."""
+        """Returns the table with the step's tensors, the class weights and the frozen slots, after
+        checking their shapes."""
         cdef fed_terms table = self.table
         table.tensors = &step.tensors
         if self.class_weights is not None:
             if <size_t> self.class_weights.shape[0] != model.table.num_classes:
-                raise ValueError(f"{self.class_weights.shape[0]} class weights, the model has"
+                raise ValueError(f"{self.class_weights.shape[0]} class weights, but the model has"
                                  f" {model.table.num_classes} classes")
             check_floats(&self.class_weights[0], "class weights")
             table.class_weights = &self.class_weights[0]
@@ -604,9 +606,10 @@ cdef class Team(Exclusive):
                      starts=None):
         """Trains each client and adds its delta; returns the clients' STATS.
 
-        linear float32 [num_clients or 1, P]: what the LINEAR row adds; deltas float32
-        [num_clients, P] is filled; factors float64 [num_clients] multiply deltas in the sum;
-        starts float32 [num_clients, P] stand for server_params, and nothing enters the sum.
+        linear float32 [num_clients or 1, P] is added to gradients by the LINEAR row. deltas float32
+        [num_clients, P] receives the deltas. factors float64 [num_clients] multiply the deltas in
+        the sum. starts float32 [num_clients, P] replace server_params; then no delta enters the
+        sum.
         """
         cdef int status
         cdef fed_fault fault
@@ -642,8 +645,8 @@ cdef class Team(Exclusive):
 
     def evaluate(self, Model model not None, const float[::1] params not None,
                  Cohort cohort not None, CancelFlag cancel not None, starts=None):
-        """Scores `params`, or the client's row of starts float32 [num_clients, P], on each client;
-        returns the clients' STATS."""
+        """Evaluates `params` on each client, or the client's row of starts float32
+        [num_clients, P]; returns the clients' STATS."""
         cdef int status
         cdef fed_fault fault
         model.check_params(params)
@@ -667,8 +670,11 @@ cdef class Team(Exclusive):
 
     def predict(self, Model model not None, const float[::1] params not None,
                 Cohort cohort not None, CancelFlag cancel not None, starts=None):
-        """The logits of every example of every client, in stored order: float32 [N, K]; at the
-        client's row of starts float32 [num_clients, P] where there is one."""
+        """Returns the logits of every example of every client, in stored order: float32 [N, K].
+
+        They are computed with `params`, or with the client's row of starts float32
+        [num_clients, P].
+        """
         cdef int status
         cdef fed_fault fault
         cdef size_t c, num_examples = 0
@@ -694,7 +700,7 @@ cdef class Team(Exclusive):
 
 
 cdef take_all(Exclusive first, Exclusive second, Exclusive third=None):
-    """Takes each for a call, or none of them."""
+    """Takes all of them for a call, or none."""
     first.take()
     try:
         second.take()
@@ -716,8 +722,8 @@ cdef give_all_back(Exclusive first, Exclusive second, Exclusive third=None):
         third.give_back()
 
 
-def move_own(double scale, const float[::1] sent not None, float[::1] delta not None):
-    """delta becomes scale * delta - sent; says whether all of it is finite."""
+def next_client_vector(double scale, const float[::1] sent not None, float[::1] delta not None):
+    """Replaces delta by scale * delta - sent; returns whether all values are finite."""
     cdef size_t num_params = delta.shape[0]
     if <size_t> sent.shape[0] != num_params:
         raise ValueError(f"{sent.shape[0]} values were sent, {num_params} came back")
@@ -725,7 +731,7 @@ def move_own(double scale, const float[::1] sent not None, float[::1] delta not 
         return True
     check_floats(&sent[0], "values sent")
     check_floats(&delta[0], "deltas")
-    return fed_move_own(num_params, scale, &sent[0], &delta[0]) != 0
+    return fed_next_client_vector(num_params, scale, &sent[0], &delta[0]) != 0
 
 
 def add_change(const float[::1] before not None, const float[::1] after not None,
@@ -743,7 +749,7 @@ def add_change(const float[::1] before not None, const float[::1] after not None
 
 
 def stages(Model model not None):
-    """The first layer of each stage: a layer, or a convolution with the pool that follows it."""
+    """Returns the first layer of each stage: a layer, or a convolution with the pool after it."""
     cdef size_t first_layers[FED_MAX_LAYERS]
     num_stages = fed_stages(&model.table, first_layers)
     return [first_layers[s] for s in range(num_stages)]
@@ -751,8 +757,8 @@ def stages(Model model not None):
 
 def exercise(Model model not None, const float[::1] params not None, size_t batch_size,
              size_t stage, int phase, size_t repeats):
-    """Runs one phase of a stage (0 forward, 1 backward with a plain SGD update, 2 derive) over and
-    over on a made-up batch, on this thread."""
+    """Runs one phase of a stage (0 forward, 1 backward with a plain SGD update, 2 derive)
+    repeatedly on a synthetic batch, on this thread."""
     cdef int status
     model.check_params(params)
     with nogil:
@@ -761,7 +767,7 @@ def exercise(Model model not None, const float[::1] params not None, size_t batc
 
 
 def example_order(Plan plan not None, size_t num_examples, key):
-    """Indices of the examples a client visits, in order: uint32 [visits]."""
+    """Returns the indices of the examples that a client visits, in order: uint32 [num_visits]."""
     cdef fed_order order
     cdef fed_key made = make_key(key)
     cdef size_t done = 0, num_visits = fed_plan_visits(&plan.plan, num_examples)
@@ -779,7 +785,7 @@ def example_order(Plan plan not None, size_t num_examples, key):
 
 
 def random_u64(key, size_t count):
-    """The first `count` outputs of a stream: uint64 [count]."""
+    """Returns the first `count` outputs of a stream: uint64 [count]."""
     cdef fed_key made = make_key(key)
     values = np.empty(count, np.uint64)
     cdef uint64_t[::1] view = values
@@ -789,12 +795,13 @@ def random_u64(key, size_t count):
 
 
 cdef fed_synthetic make_synthetic(options):
-    seed, style_spread, label_noise, sizes = options  # an index would not be checked
+    seed, style_spread, label_noise, sizes = options  # unpacking checks the length
     return fed_synthetic(seed, style_spread, label_noise, sizes)
 
 
 def synthetic_count(options, uint64_t client_key, int split):
-    """Examples a client of synthetic-digits holds; options: (seed, spread, label noise, sizes)."""
+    """Returns the number of examples of a client of synthetic-digits; options are (seed, spread,
+    label noise, sizes)."""
     cdef fed_synthetic made = make_synthetic(options)
     return fed_synthetic_count(&made, client_key, split)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the C core declares in fed.h, as _core.pyx calls it."""
+"""The declarations of csrc/fed.h that _core.pyx uses."""
 
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
@@ -110,7 +110,7 @@ cdef extern from "fed.h" nogil:
     void fed_sum_free(fed_sum *)
     int fed_sum_add(fed_sum *, const float *const *, const double *, size_t)
     void fed_sum_reset(fed_sum *)
-    int fed_move_own(size_t, double, const float *, float *)
+    int fed_next_client_vector(size_t, double, const float *, float *)
     void fed_add_change(size_t, const float *, const float *, double *)
     void fed_sum_total(fed_sum *, double *, double *)
 

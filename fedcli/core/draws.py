@@ -1,7 +1,7 @@
-"""Numbers drawn from one stream of the core's generator: uniform, normal, gamma, Dirichlet, orders.
+"""Random draws from one stream: uniform, normal, gamma, Dirichlet, permutations.
 
-Equal keys give equal draws. Logarithms and cosines are NumPy's, whose last bit may differ between
-processors.
+Equal keys give equal draws. The last bit may differ between processors, because logarithms and
+cosines are NumPy's.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from numpy.typing import NDArray
 from fedcli.core import native
 from fedcli.core.seeds import StreamKey
 
-# Marsaglia and Tsang reject less than 1 in 20: so many tries that none is ever left.
+# Marsaglia and Tsang's method rejects less than 1 draw in 20, so 64 tries always suffice.
 _GAMMA_TRIES = 64
-_LEAST_SHAPE = 1e-300  # whose reciprocal, times a logarithm, is still finite
-_BLOCK_WORDS = 1 << 20  # words that come from one key: 8 MiB
-_NEXT_BLOCK = 1 << 32  # far above every seeds.Purpose
+_LEAST_SHAPE = 1e-300  # its reciprocal times a logarithm is still finite
+_BLOCK_WORDS = 1 << 20  # words drawn from one key: 8 MiB
+_NEXT_BLOCK = 1 << 32  # added to the purpose of a key; far above every seeds.Purpose
 
 
 class Stream:
-    """Draws from the stream of a key; each call takes up where the last one stopped.
+    """Draws from the stream of a key; each call continues where the last one stopped.
 
-    The core can only start at the beginning of a stream, so a long one is many: its b-th block of
-    2^20 words is the beginning of the stream of purpose p + 2^32 b, which nothing else names. No
-    more than a block is ever kept.
+    The core can only draw from the beginning of a stream. A long stream is therefore made of
+    several: block b of 2^20 words is the beginning of the stream with purpose p + 2^32 b, which has
+    no other use. At most one block is in memory.
     """
 
     def __init__(self, key: StreamKey) -> None:
         """Starts at the beginning of the stream of a key."""
         self._key = key
-        self._block = np.empty(0, np.uint64)  # the first words of the block that is drawn from
-        self._num_used = 0  # of them
+        self._block = np.empty(0, np.uint64)  # the words of the current block that are drawn so far
+        self._num_used = 0  # the number of these words that were returned
 
     def words(self, n: int) -> NDArray[np.uint64]:
-        """Returns the next values as the core draws them: uint64 [n]."""
+        """Returns the next words of the stream: uint64 [n]."""
         words = np.empty(n, np.uint64)
         done = 0
         while done < n:
@@ -42,7 +42,7 @@ class Stream:
                 self._key = self._key._replace(purpose=self._key.purpose + _NEXT_BLOCK)
                 self._block, self._num_used = np.empty(0, np.uint64), 0
             last = min(self._num_used + n - done, _BLOCK_WORDS)
-            if last > len(self._block):  # to double makes few starts of many calls
+            if last > len(self._block):  # doubling keeps the number of draws from the start small
                 size = min(max(last, 2 * len(self._block)), _BLOCK_WORDS)
                 self._block = native.random_u64(self._key, size)
             taken = self._block[self._num_used : last]
@@ -51,14 +51,18 @@ class Stream:
         return words
 
     def uniform(self, n: int) -> NDArray[np.float64]:
-        """Returns numbers from 0 to below 1, multiples of 2^-53: float64 [n]."""
+        """Returns numbers in [0, 1), multiples of 2^-53: float64 [n]."""
         numbers: NDArray[np.float64] = (self.words(n) >> np.uint64(11)) * np.float64(2.0**-53)
         return numbers
 
     def integers(self, bound: int | NDArray[np.int64], n: int) -> NDArray[np.int64]:
-        """Returns whole numbers from 0 to below `bound`, which may be one for each: int64 [n].
+        """Returns integers from 0 to `bound` - 1: int64 [n].
 
-        Their chances are equal to within bound / 2^53; bounds are from 1 to 2^53.
+        Their probabilities are equal to within bound / 2^53.
+
+        Args:
+            bound: From 1 to 2^53; one for all draws, or one for each.
+            n: The number of draws.
         """
         numbers: NDArray[np.int64] = (self.uniform(n) * bound).astype(np.int64)
         return numbers
@@ -68,7 +72,7 @@ class Stream:
         return np.argsort(self.words(n), kind="stable")
 
     def normal(self, n: int) -> NDArray[np.float64]:
-        """Returns standard normal numbers, by Box and Muller: float64 [n]."""
+        """Returns standard normal draws, by Box and Muller's method: float64 [n]."""
         num_pairs = -(-n // 2)
         uniform = self.uniform(2 * num_pairs).reshape(2, num_pairs)
         radius = np.sqrt(-2.0 * np.log1p(-uniform[0]))
@@ -78,23 +82,23 @@ class Stream:
     def gamma(
         self, shape: float | NDArray[np.float64], n: int | None = None
     ) -> NDArray[np.float64]:
-        """Returns gamma numbers of scale 1, by Marsaglia and Tsang 2000: float64 [n].
+        """Returns gamma draws with scale 1, by Marsaglia and Tsang's method (2000): float64 [n].
 
         Args:
-            shape: At least 0 (which gives 0); one for all, or one for each, float64 [n].
-            n: How many; by default one for each shape.
+            shape: At least 0 (0 gives 0); one for all draws, or one for each, float64 [n].
+            n: The number of draws; by default one for each shape.
         """
         each = np.ravel(np.asarray(shape, np.float64))
         return np.exp(self._log_gamma(np.broadcast_to(each, len(each) if n is None else n)))
 
     def dirichlet(self, alpha: NDArray[np.float64], rows: int = 1) -> NDArray[np.float64]:
-        """Returns shares that sum to 1 in each row: float64 [rows, k].
+        """Returns Dirichlet draws, shares that sum to 1 in each row: float64 [rows, k].
 
-        Logarithms keep apart what would underflow, so even tiny alphas give one of k nearly all.
+        It works with logarithms of gamma draws, which do not underflow for tiny alphas.
 
         Args:
-            alpha: Float64 [k], at least 0 and not all 0; what has 0 gets 0.
-            rows: How many draws.
+            alpha: Float64 [k], at least 0 and not all 0; an alpha of 0 gives share 0.
+            rows: The number of draws.
         """
         logs = self._log_gamma(np.tile(alpha, rows)).reshape(rows, len(alpha))
         shares: NDArray[np.float64] = np.exp(logs - logs.max(axis=1, keepdims=True))
@@ -102,7 +106,10 @@ class Stream:
         return shares
 
     def _log_gamma(self, shape: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Logarithms of gamma numbers, float64 [n]; of shape a < 1 from a + 1 times U^(1 / a)."""
+        """Returns logarithms of gamma draws, float64 [n].
+
+        For a shape a < 1 the draw is one with shape a + 1, times U^(1 / a) with U uniform.
+        """
         is_small = shape < 1.0
         logs = np.log(self._gamma_from_1(np.where(is_small, shape + 1.0, shape)))
         small = np.maximum(shape[is_small], _LEAST_SHAPE)
@@ -111,7 +118,7 @@ class Stream:
         return logs
 
     def _gamma_from_1(self, shape: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Gamma numbers of shapes of at least 1, float64 [n]."""
+        """Returns gamma draws for shapes of at least 1, float64 [n]."""
         d = shape - 1.0 / 3.0
         c = 1.0 / np.sqrt(9.0 * d)
         numbers = d.copy()

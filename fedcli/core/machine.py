@@ -1,8 +1,8 @@
-"""What this process may use: processors and memory, of the machine and of its container.
+"""Processors and memory that this process may use: limits of the machine and of its container.
 
-A container's bounds stand in control groups, of version 1 or 2 of the kernel's interface
-(Documentation/admin-guide/cgroup-v1, cgroup-v2.rst): a group is held to its own bounds and to those
-of every group above it. Where nothing is told, nothing is bounded.
+A container's limits are in control groups, version 1 or 2 of the kernel's interface
+(Documentation/admin-guide/cgroup-v1, cgroup-v2.rst). The limits of a group and of all its parents
+apply. A limit that cannot be read is taken as absent.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ _ROOT = Path("/")
 
 
 def num_processors(root: Path = _ROOT) -> int:
-    """Returns the processors this process may keep busy, 1 or more.
+    """Returns the number of processors that this process may use, 1 or more.
 
-    Those that it may run on (its affinity), or as many as its processor time is worth, rounded up.
+    It is the number in the process's affinity, or its quota of processor time rounded up if that is
+    smaller.
 
     Args:
-        root: Where `proc` and what it names are: another folder than / in tests.
+        root: The root of the file system; tests give another folder.
     """
     has_affinity = hasattr(os, "sched_getaffinity")
     num = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
@@ -29,25 +30,25 @@ def num_processors(root: Path = _ROOT) -> int:
 
 
 def processor_quota(root: Path = _ROOT) -> float | None:
-    """Returns the processors' worth of time that control groups allow; None: no bound.
+    """Returns the quota of processor time from control groups, in processors; None: no quota.
 
     Args:
         root: See `num_processors`.
     """
     quotas = []
     for folder in _groups(root, "cpu"):
-        told = _read(folder / "cpu.max")  # version 2: "QUOTA PERIOD", or "max PERIOD"
-        if not told:
+        text = _read(folder / "cpu.max")  # version 2: "QUOTA PERIOD", or "max PERIOD"
+        if not text:
             names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-            told = " ".join(_read(folder / name) for name in names)
-        quota, period = (*map(_number, told.split()), None, None)[:2]
+            text = " ".join(_read(folder / name) for name in names)
+        quota, period = (*map(_number, text.split()), None, None)[:2]
         if quota is not None and period:
             quotas.append(quota / period)
     return min(quotas, default=None)
 
 
 def memory_bound(root: Path = _ROOT) -> int | None:
-    """Returns the bytes of memory that this process may ever have; None: not known.
+    """Returns the most bytes of memory that this process may use; None if that is not known.
 
     Args:
         root: See `num_processors`.
@@ -58,9 +59,9 @@ def memory_bound(root: Path = _ROOT) -> int | None:
 
 
 def memory_left(root: Path = _ROOT) -> int | None:
-    """Returns the bytes of memory that this process can have now, beside what it has.
+    """Returns the bytes of memory that this process can still allocate; None if not known.
 
-    What the system would give back when asked, such as cached files, counts as left.
+    Memory that the system can reclaim, such as cached files, is included.
 
     Args:
         root: See `num_processors`.
@@ -74,24 +75,24 @@ def memory_left(root: Path = _ROOT) -> int | None:
 
 
 def _memory_group(folder: Path) -> tuple[int | None, int]:
-    """A group's bound in bytes, None if it has none, and what it uses."""
+    """Returns a group's limit in bytes (None if it has none), and the bytes that it uses."""
     bound = _number(_read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes"))
     used = _number(_read(folder / "memory.current") or _read(folder / "memory.usage_in_bytes"))
     facts = dict(line.split()[:2] for line in _read(folder / "memory.stat").splitlines() if line)
     idle = _number(facts.get("total_inactive_file", facts.get("inactive_file", "")))
-    if bound is not None and bound >= 1 << 60:  # version 1 has no word for no bound
+    if bound is not None and bound >= 1 << 60:  # version 1 writes a huge number for no limit
         bound = None
     return bound, max(0, (used or 0) - (idle or 0))
 
 
 def _meminfo(root: Path) -> dict[str, int]:
-    """The lines of /proc/meminfo, in bytes."""
+    """Returns the entries of /proc/meminfo in bytes."""
     lines = (line.split() for line in _read(root / "proc/meminfo").splitlines())
     return {words[0].rstrip(":"): int(words[1]) << 10 for words in lines if len(words) == 3}
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of this process's group and of those above it that a controller has."""
+    """Yields the folders of this process's group and its parents for a controller."""
     mounts = list(_mounts(root))
     for line in _read(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
@@ -105,7 +106,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _above(mount: Path, group: str, inside: str) -> Iterator[Path]:
-    """A group's folder and those above it up to the mount, which shows the groups `inside`."""
+    """Yields a group's folder and its parents up to the mount, whose root is the group `inside`."""
     prefix = inside.rstrip("/")
     below = group.removeprefix(prefix) if f"{group}/".startswith(f"{prefix}/") else ""
     parts = [part for part in below.split("/") if part not in ("", "..")]
@@ -114,7 +115,7 @@ def _above(mount: Path, group: str, inside: str) -> Iterator[Path]:
 
 
 def _mounts(root: Path) -> Iterator[tuple[str, list[str], str, Path]]:
-    """Of control groups: the kind, its options, which groups it shows, and where."""
+    """Yields mounts of control groups: type, options, the group at their root, and mount point."""
     for line in _read(root / "proc/self/mountinfo").splitlines():
         before, _, after = line.partition(" - ")
         fields, more = before.split(), after.split()
@@ -130,6 +131,6 @@ def _read(path: Path) -> str:
 
 
 def _number(text: str) -> int | None:
-    """A whole number that is not negative; None: a word, or nothing."""
+    """Returns a non-negative integer, or None if the text is not one."""
     text = text.strip()
     return int(text) if text.isascii() and text.isdecimal() else None

@@ -1,4 +1,4 @@
-"""The typed face of the core, and its only importer: its types, its draws, its facts."""
+"""The typed interface of the C core; no other module imports the extension."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from fedcli.core.seeds import StreamKey
 from fedcli.errors import ConfigError
 from fedcli.settings.vocabulary import MAX_THREADS
 
-# libgomp's idle threads spin for some 10 ms by default. On a busy machine that is where the next
-# round waits: a spinning thread holds the processor that a working one needs, and rounds of 0.6 ms
-# were seen to take 8. 1 ms spans the gap between two rounds. Read when libgomp is loaded, which is
-# below; what other processes do that this one starts is theirs to choose.
+# By default libgomp's idle threads spin for about 10 ms. On a busy machine a spinning thread holds
+# the processor that a working thread needs; rounds of 0.6 ms were seen to take 8 ms. A spin of 1 ms
+# covers the gap between two rounds. libgomp reads the variable when it is loaded, below. Afterwards
+# it is removed, so that child processes do not inherit it.
 _HAS_SPINCOUNT = "GOMP_SPINCOUNT" in os.environ
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
@@ -45,7 +45,7 @@ try:
 except ImportError as err:
     if str(err).startswith("FEDCLI_ISA="):
         raise ConfigError(str(err)) from err
-    if find_spec("fedcli.core._core") is not None:  # it is there and does not load
+    if find_spec("fedcli.core._core") is not None:  # the extension exists but cannot be loaded
         raise
     raise ConfigError(
         f"{Path(__file__).parents[1]} is a source folder in which fedcli was not compiled, and "
@@ -87,19 +87,19 @@ __all__ = [
     "initial_slots",
     "isa_name",
     "isa_names",
-    "move_own",
+    "next_client_vector",
     "random_u64",
     "resolve_threads",
     "stages",
 ]
 
 StepRow = tuple[int, tuple[float, ...]]
-# One layer: the fields of struct fed_layer in their order, the kind by its name, shapes nested.
+# One layer: the fields of struct fed_layer in order, with the kind's name and nested shapes.
 ModelRow = tuple[str | int | float | tuple[int, int, int], ...]
 
 
 class StepKind(IntEnum):
-    """Kinds of rows of the core's client-step table: enum fed_step_kind, which lists options."""
+    """Kinds of rows of the step table; fed.h documents them and their options (fed_step_kind)."""
 
     SGD = 0
     PROXIMAL = 1
@@ -116,11 +116,11 @@ class StepKind(IntEnum):
 
 
 class FrozenSlots(NamedTuple):
-    """The optimizer state that every local step starts from; what it makes of it is forgotten.
+    """An optimizer state from which every local step starts; the step's new state is discarded.
 
     Attributes:
         slots: float32 [num_slots, num_params], in the order of the rows.
-        step_num: The number of each step, from 1.
+        step_num: The step number that every step uses, from 1.
     """
 
     slots: NDArray[np.float32]
@@ -136,38 +136,37 @@ def apply_step(
     slots: NDArray[np.float32],
     shapes: Sequence[tuple[int, ...]] = (),
 ) -> None:
-    """Takes one local step of the core in place; `gradient` is scratch afterwards.
+    """Takes one local step of the core in place.
 
     Args:
-        rows: The client-step table.
-        step_num: Which of the client's local steps it is, from 1.
-        params: [num_params], moved.
+        rows: The step table.
+        step_num: The number of the client's local step, from 1.
+        params: [num_params], updated.
         server_params: [num_params].
-        gradient: [num_params].
-        slots: What `initial_slots` returned, moved.
-        shapes: Of the tensors that lie side by side in `params`; only Adafactor's row looks at
-            them.
+        gradient: [num_params], overwritten.
+        slots: The result of `initial_slots`, updated.
+        shapes: Shapes of the tensors that make up `params`; only Adafactor uses them.
     """
     _core.Step(rows, shapes).apply(step_num, params, server_params, gradient, slots)
 
 
 def initial_slots(rows: Sequence[StepRow], num_params: int) -> NDArray[np.float32]:
-    """Returns the state vectors of a table before a client's first step: [slots, num_params]."""
+    """Returns the slots of a step table before a client's first step: [num_slots, num_params]."""
     return _core.Step(rows).initial_slots(num_params)
 
 
-def move_own(scale: float, sent: NDArray[np.float32], delta: NDArray[np.float32]) -> bool:
-    """Makes `scale * delta - sent` of a delta, in place.
+def next_client_vector(scale: float, sent: NDArray[np.float32], delta: NDArray[np.float32]) -> bool:
+    """Computes a client's new vector (SCAFFOLD's c_k, FedDyn's h_k): scale * delta - sent.
 
     Args:
-        scale: What the delta is multiplied with.
-        sent: [num_params].
-        delta: [num_params], contiguous.
+        scale: The factor of the delta.
+        sent: The linear term that the client received, [num_params].
+        delta: The client's delta, [num_params], contiguous; overwritten with the result.
 
     Returns:
-        Whether all of it is finite.
+        Whether all values of the result are finite.
     """
-    return _core.move_own(scale, sent, delta)
+    return _core.next_client_vector(scale, sent, delta)
 
 
 def add_change(
@@ -178,21 +177,22 @@ def add_change(
 
 
 class WeightedSum:
-    """The sum of weighted vectors as a round's: float64, in an order that nothing changes."""
+    """A weighted sum of vectors, added as a round adds deltas: in float64 and in a fixed order."""
 
     def __init__(self, num_values: int) -> None:
         """Starts at zero."""
         self._sum = _core.VectorSum(num_values)
 
     def add(self, vectors: Sequence[NDArray[np.float32]], weights: Sequence[float]) -> None:
-        """Adds weight * vector, float32 [num_values], for each in turn; 0 adds nothing.
+        """Adds weight * vector, float32 [num_values], for each in turn; weight 0 adds nothing.
 
-        Many at once are read once from memory each, and little else is.
+        One call with many vectors is faster than many calls: it reads each vector once, and the sum
+        stays in the cache.
         """
         self._sum.add(vectors, np.asarray(weights, np.float64))
 
     def reset(self) -> None:
-        """Starts at zero again, in the same memory."""
+        """Sets the sum to zero and keeps its memory."""
         self._sum.reset()
 
     def total(self) -> tuple[NDArray[np.float64], float]:
@@ -211,11 +211,11 @@ def random_u64(key: StreamKey, count: int) -> NDArray[np.uint64]:
 
 
 def count_synthetic(options: tuple[int, float, float, int], client: int, split: int) -> int:
-    """Returns the examples a client of synthetic-digits holds in a split.
+    """Returns the number of examples that a client of synthetic-digits has in a split.
 
     Args:
         options: (seed, style spread, label noise, 0 for natural or 1 for skewed sizes).
-        client: Its `client_key`.
+        client: The client's `client_key`.
         split: 0 train, 1 test, 2 central.
     """
     return _core.synthetic_count(options, client, split)
@@ -226,36 +226,34 @@ def draw_synthetic(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """Returns examples first..first+num-1 of a client: pixels uint8 [num, 28, 28], labels int32.
 
-    255 is ink. Arguments as `count_synthetic`.
+    255 is ink. The arguments are those of `count_synthetic`.
     """
     return _core.synthetic_draw(options, client, split, first, num)
 
 
 def isa_name() -> str:
-    """Returns the instruction set the core runs on: generic, avx2 or avx512."""
+    """Returns the instruction set that the core uses: generic, avx2 or avx512."""
     return _core.ISA
 
 
 def isa_names() -> tuple[str, ...]:
-    """Returns the instruction sets this build holds and this machine can run, widest last."""
+    """Returns the instruction sets that this build has and this machine can run, widest last."""
     return _core.ISAS
 
 
 def has_openmp() -> bool:
-    """Tells whether the core was built with OpenMP, so that it has threads."""
+    """Returns whether the core was built with OpenMP; without it, it has one thread."""
     return _core.HAS_OPENMP
 
 
 def resolve_threads(requested: int | None = None) -> int:
-    """Returns the number of threads: `requested`, else OMP_NUM_THREADS, else what we may use.
+    """Returns the number of threads: `requested`, else OMP_NUM_THREADS, else all processors.
 
-    That is the processors of this process's affinity, or as many as a container's processor time is
-    worth.
-
-    A core built without OpenMP has one thread, whatever is asked.
+    All processors are those that `machine.num_processors` counts. A core built without OpenMP
+    always has one thread.
 
     Raises:
-        ConfigError: The number asked for is not in 1..MAX_THREADS.
+        ConfigError: `requested` is not in 1..MAX_THREADS.
     """
     if requested is not None and not 1 <= requested <= MAX_THREADS:
         raise ConfigError(f"--threads {requested}: give a number from 1 to {MAX_THREADS}")
@@ -270,19 +268,21 @@ def resolve_threads(requested: int | None = None) -> int:
 
 
 class Phase(IntEnum):
-    """What a stage of a model does in a local step: enum fed_phase."""
+    """The phases of a model's stage in a local step: enum fed_phase."""
 
     FORWARD = 0
-    BACKWARD = 1  # and the update by plain SGD
-    DERIVE = 2  # gets moved weights ready for the next forward pass
+    BACKWARD = 1  # with the update by plain SGD
+    DERIVE = 2  # computes transformed copies of updated weights for the next forward pass
 
 
 def stages(rows: Sequence[ModelRow], num_params: int) -> list[int]:
-    """Returns the first layer of each stage: a layer, or a convolution with the pool after it.
+    """Returns the index of the first layer of each stage.
+
+    A stage is one layer, or a convolution together with the pool that follows it.
 
     Args:
         rows: The model table, as `ParamLayout.core_rows` makes it.
-        num_params: Number of parameters of all its layers.
+        num_params: Number of parameters of all layers.
     """
     return _core.stages(_core.Model(rows, num_params))
 
@@ -295,20 +295,24 @@ def exercise(
     phase: Phase,
     repeats: int,
 ) -> None:
-    """Runs one phase of one stage over and over on a made-up batch, on this thread.
+    """Runs one phase of one stage repeatedly on a synthetic batch, on the calling thread.
 
     Args:
         rows: The model table, as `ParamLayout.core_rows` makes it.
         params: float32 [num_params].
-        batch_size: Examples of the batch.
-        stage: Which one, from 0.
-        phase: What it does.
-        repeats: How often, after one local step of the whole model.
+        batch_size: Number of examples in the batch.
+        stage: Index of the stage, from 0.
+        phase: The phase to run.
+        repeats: How often to run it, after one local step of the whole model.
     """
     model = _core.Model(rows, params.size)
     _core.exercise(model, params, batch_size, stage, phase, repeats)
 
 
 def fma_peak_run(num_steps: int) -> float:
-    """Runs `num_steps` groups of fused multiply-adds on one thread; returns the operations done."""
+    """Runs `num_steps` groups of fused multiply-adds on one thread.
+
+    Returns:
+        The number of floating-point operations done.
+    """
     return _core.fma_chain(num_steps)

@@ -1,7 +1,7 @@
-"""The only place that names random streams: (seed, client, round, purpose, occurrence) is a key.
+"""Keys of random streams: (seed, client, round, purpose, occurrence). Only this module makes them.
 
-The streams themselves are drawn by the core's counter-based generator, so no order of drawing, no
-number of threads and no resumption changes them.
+The core draws the streams with a counter-based generator. They do not depend on the order of draws,
+on the number of threads, or on whether a run was resumed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from fedcli.digest import blake2b
 
 
 class Purpose(IntEnum):
-    """What a stream is drawn for. Values are part of every result: never reuse one."""
+    """The purpose of a stream. Results depend on the values: never reuse one."""
 
     SHUFFLE = 1
     COHORT = 2
@@ -29,10 +29,10 @@ class Purpose(IntEnum):
 
 
 class StreamKey(NamedTuple):
-    """The name of one stream, in the order the core takes it; every field is an unsigned 64-bit.
+    """The key of one stream, in the core's order; every field is an unsigned 64-bit integer.
 
     Attributes:
-        seed: The run's seed (for generated data, the data's own).
+        seed: The run's seed; for generated data, the seed of the data.
         client: `client_key` of the client, 0 for none.
         round_num: Rounds completed when the stream is drawn.
         purpose: A `Purpose`.
@@ -47,7 +47,7 @@ class StreamKey(NamedTuple):
 
 
 def client_key(client_id: str) -> int:
-    """Returns the 64-bit name of a client: BLAKE2b of its id in UTF-8, read little-endian."""
+    """Returns a client's 64-bit key: BLAKE2b of its id in UTF-8, read as little-endian."""
     return int.from_bytes(blake2b(client_id.encode(), digest_size=8).digest(), "little")
 
 

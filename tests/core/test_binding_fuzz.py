@@ -239,7 +239,7 @@ def test_sums(data: st.DataObject) -> None:
 def test_vectors(data: st.DataObject) -> None:
     hand, size = Hand(data), data.draw(sizes)
     sent, delta, change = hand.array("f4", size), hand.array("f4", size), hand.array("f8", size)
-    attempt(_core.move_own, hand(1.0, amounts), sent, delta)
+    attempt(_core.next_client_vector, hand(1.0, amounts), sent, delta)
     attempt(_core.add_change, sent, delta, change)
     attempt(_core.random_u64, hand.key(), hand(3, st.integers(-1, 100)))
 

@@ -81,7 +81,7 @@ class OwnVectors:
         rows = zip(clients, *self._sent.popleft(), deltas, stats, strict=True)
         for each, sent, before, delta, stat in rows:
             factor = self._factor_of(stat) if stat["is_finite"] and stat["num_batches"] else None
-            if factor is not None and native.move_own(factor, sent, delta):
+            if factor is not None and native.next_client_vector(factor, sent, delta):
                 self._set(each.client.client_id, before, delta)
 
     def _set(self, client_id: str, before: NDArray[np.float32], moved: NDArray[np.float32]) -> None:

@@ -254,7 +254,7 @@ static void test_denormals_are_zero_in_sums(void) {
     CHECK(total == 0 && weight == 1e30);
     fed_sum_free(sum);
     float delta = 1e-10f;
-    CHECK_EQUAL(fed_move_own(1, 1e-30, &zero, &delta), 1);
+    CHECK_EQUAL(fed_next_client_vector(1, 1e-30, &zero, &delta), 1);
     CHECK(delta == 0);
     fed_add_change(1, &zero, &denormal, &change);
     CHECK(change == 0);
