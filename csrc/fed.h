@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The public face of the C core: everything that Cython (and the C tests) may call, and nothing
- * else. The core trains and evaluates federated image classifiers. It never prints, never opens a
- * file, and knows nothing of Python.
+ * The public interface of the C core: all that Cython and the C tests may call. The core trains and
+ * evaluates federated image classifiers. It never prints, never opens a file, and does not depend
+ * on Python.
  *
- * Folders, each of which knows those below it and none above:
+ * Folders; each uses only those below it:
  *
  *   cohort/   threads train or score the clients of a cohort; deltas are summed in a fixed order
- *   client/   one client: examples decoded and batched, local steps, statistics
- *   net/      a model laid out as stages, and a batch going through them and back
- *   layers/   table.c has a row for each kind of layer; one file for each way to compute
- *   step/     the client-step table: how a gradient moves the parameters
+ *   client/   one client: decoding and batching of examples, local steps, statistics
+ *   net/      a model as a sequence of stages; the forward and backward pass of a batch
+ *   layers/   table.c has a row for each kind of layer; each implementation has its own file
+ *   step/     the step table: how a gradient updates the parameters
  *   random/   random numbers, the synthetic data set
  *   kernels/  the arithmetic, compiled once per instruction set
  *
- * Inside the core parameters are "packed": each layer lays its tensors out as its kernels want them
- * (a dense kernel as [O, width], rows padded with zeros). Training, deltas and sums are
- * elementwise, so they stay packed; fed_net_pack and fed_net_unpack convert once per call.
+ * Inside the core parameters are "packed": each layer stores its tensors in the layout that its
+ * kernels need (a dense kernel as [O, width], rows padded with zeros). Training, deltas and sums
+ * are elementwise, so they stay packed; fed_net_pack and fed_net_unpack convert once per call.
  *
  * Dimension letters: N examples, B batch, I inputs of a layer, O outputs of a layer, K classes, P
  * parameters. Sizes are size_t, data are float, sums that cross examples are double. Functions that
@@ -36,15 +36,15 @@ enum fed_status {
     FED_ERR_NO_MEMORY = -1,
     FED_ERR_ARGUMENT = -2,  /* a size, kind or option outside what the function accepts */
     FED_ERR_LABEL = -3,     /* a label outside 0..K-1 */
-    FED_ERR_CANCELLED = -4, /* the cancel flag was raised */
+    FED_ERR_CANCELLED = -4, /* the cancel flag was set */
     FED_ERR_ISA = -5,       /* an instruction set this build or this machine does not have */
-    FED_ERR_CHANGED = -6,   /* a label was changed by others while the call was at work */
+    FED_ERR_CHANGED = -6,   /* another thread or process changed a label during the call */
 };
 
 /* A sentence for a status; never NULL. */
 const char *fed_strerror(int status);
 
-/* Where a label was found wrong. */
+/* The place of an invalid label. */
 typedef struct fed_fault {
     size_t client_index, example_index;
     int32_t label;
@@ -52,23 +52,23 @@ typedef struct fed_fault {
 
 /* ---- Instruction sets (dispatch.c) ----------------------------------------------------------- */
 
-/* Chooses the kernels for the process: "generic", "avx2", "avx512", or NULL for the widest this
- * machine has. Call once, before anything else; FED_ERR_ISA leaves the choice as it was. */
+/* Chooses the kernels for the process: "generic", "avx2", "avx512", or NULL for the widest that
+ * this machine has. Call it once, before anything else. On FED_ERR_ISA the choice does not
+ * change. */
 int fed_select_isa(const char *name);
 const char *fed_isa_name(void);
-/* 1 if this build holds the variant and this machine can run it, else 0. */
+/* 1 if this build has the variant and this machine can run it, else 0. */
 int fed_isa_runs(const char *name);
 /* 1 when the core was built with OpenMP, else 0. */
 int fed_has_openmp(void);
-/* Runs num_steps dependent groups of fused multiply-adds on one thread and returns the
- * floating-point operations done: timed from outside, it is the arithmetic peak that benchmarks
- * compare with. */
+/* Runs num_steps dependent groups of fused multiply-adds on one thread and returns the number of
+ * floating-point operations. Benchmarks time it to measure the arithmetic peak. */
 double fed_fma_chain(size_t num_steps);
 
 /* ---- Random numbers (random/rng.c) ----------------------------------------------------------- */
 
-/* Names one stream. Philox-4x64-10 with key (seed, client) and counter (block, round, purpose,
- * occurrence): no two streams share a block, whatever order they are drawn in. */
+/* The key of one stream: Philox-4x64-10 with key (seed, client) and counter (block, round, purpose,
+ * occurrence). No two streams share a block, in whatever order they are drawn. */
 typedef struct fed_key {
     uint64_t seed, client;               /* client: 64-bit hash of the client id, 0 for none */
     uint64_t round, purpose, occurrence; /* occurrence: which copy of the client in its cohort */
@@ -101,10 +101,10 @@ typedef struct fed_plan {
     size_t epochs;         /* >= 1 */
     size_t batch_size;     /* >= 1 */
     size_t shuffle_buffer; /* <= 1: no shuffle; SIZE_MAX: full */
-    size_t max_examples;   /* visits kept, SIZE_MAX: all */
+    size_t max_examples;   /* the most visits; SIZE_MAX: all */
 } fed_plan;
 
-/* Examples processed, and batches they come in, for a client of num_examples examples. */
+/* The number of examples that a client of num_examples examples processes, and of its batches. */
 size_t fed_plan_visits(const fed_plan *plan, size_t num_examples);
 size_t fed_plan_batches(const fed_plan *plan, size_t num_examples);
 
@@ -114,13 +114,13 @@ typedef struct fed_order {
     size_t num_examples;
     size_t visits_left;  /* in the whole stream */
     size_t next_index;   /* the input's next index, 0..N-1 */
-    size_t untaken;      /* input of the current shuffled unit still to come */
+    size_t untaken;      /* indices of the current unit that are not in the buffer yet */
     uint32_t *buffer;    /* [fed_order_capacity], borrowed */
-    size_t num_buffered; /* 0: the next visit opens a unit */
+    size_t num_buffered; /* 0: the next visit starts a unit */
     fed_rng rng;
 } fed_order;
 
-/* Length of the buffer fed_order_init needs, in indices. */
+/* Number of indices in the buffer that fed_order_init needs. */
 size_t fed_order_capacity(const fed_plan *plan, size_t num_examples);
 void fed_order_init(fed_order *order, const fed_plan *plan, size_t num_examples, const fed_key *key,
                     uint32_t *buffer /* [fed_order_capacity] */);
@@ -131,12 +131,13 @@ size_t fed_order_next(fed_order *order, uint32_t *indices /* out [batch_size] */
 
 enum { FED_MAX_LAYERS = 64 };
 
-/* The number of a kind of layer by its name, a row of layers/table.c; -1: there is none. */
+/* The index of a kind of layer in layers/table.c by its name; -1 if there is none. */
 int fed_layer_kind_named(const char *name);
 
 enum fed_activation { FED_LINEAR = 0, FED_RELU, FED_TANH, FED_SIGMOID, FED_NUM_ACTIVATIONS };
 
-/* An image's, or with height and width 1 a vector's. Values are [height, width, channels]. */
+/* The shape of an image, or of a vector if height and width are 1. Values are [height, width,
+ * channels]. */
 typedef struct fed_shape {
     size_t height, width, channels;
 } fed_shape;
@@ -145,33 +146,34 @@ static inline size_t fed_shape_size(const fed_shape *shape) {
     return shape->height * shape->width * shape->channels;
 }
 
-/* One row of a model table. Its tensors lie at `offset` of the flat parameter vector, in Keras
- * layout (layers/table.c). Windows that reach beyond the image see zeros there in a convolution and
- * nothing in a pool: an average is over the values inside. */
+/* One row of a model table. Its tensors begin at `offset` in the flat parameter vector, in Keras
+ * layout (layers/table.c). Outside the image, a window of a convolution reads zeros. A pool ignores
+ * these values; its average is over those inside. */
 typedef struct fed_layer {
     int32_t kind;       /* by fed_layer_kind_named */
-    int32_t activation; /* enum fed_activation, applied to its outputs; linear in the last layer */
+    int32_t activation; /* enum fed_activation of the outputs; linear in the last layer */
     fed_shape in, out;
     size_t offset;
     int32_t has_scale, has_bias; /* gamma (group norm); bias or beta */
     /* Convolutions and pools: */
     size_t window_height, window_width, stride_y, stride_x;
-    size_t pad_top, pad_left; /* what the first window reaches beyond; below its own size */
-    /* Group norm: num_groups divides the channels; epsilon stands inside the root */
+    size_t pad_top, pad_left; /* padding before the image; smaller than the window */
+    /* Group norm: num_groups divides the channels; epsilon is inside the root */
     size_t num_groups;
     double epsilon;
-    /* Dropout: share of values put to 0 in training, in [0, 1), taken in 65536ths */
+    /* Dropout: share of values set to 0 in training, in [0, 1), rounded to 65536ths */
     double rate;
 } fed_layer;
 
-/* A sequential stack; the last layer's outputs are logits, softmax cross-entropy follows it. */
+/* A sequential model. The last layer's outputs are logits; the loss is softmax cross-entropy. */
 typedef struct fed_model {
     const fed_layer *layers; /* [num_layers] */
     size_t num_layers, num_inputs, num_classes, num_params;
 } fed_model;
 
-/* FED_OK if the table is consistent: known kinds and activations, chained shapes, windows that give
- * the shapes, offsets that fill 0..P-1 in order, P at least 1, logits without an activation. */
+/* FED_OK if the table is consistent: kinds and activations are known, each layer's input shape is
+ * the previous output shape, windows fit the shapes, offsets cover 0..P-1 in order, P is at least
+ * 1, and the logits have no activation. */
 int fed_model_check(const fed_model *model);
 
 /* ---- The client step (step/step.c) ----------------------------------------------------------- */
@@ -192,8 +194,8 @@ enum fed_step_kind {
     FED_NUM_STEP_KINDS
 };
 
-/* One row of a client-step table. Rows act in order on the gradient of a local step; the last one,
- * an optimizer, moves the parameters. options by kind:
+/* One row of a step table. Rows act in order on the gradient of a local step; the last one, an
+ * optimizer, updates the parameters. Options by kind:
  *   FED_STEP_SGD:      learning rate, momentum (0: none, no slot), nesterov (0 or 1)
  *   FED_STEP_PROXIMAL: strength; adds strength * (params - server params) to the gradient
  *   FED_STEP_ADAM:     learning rate, beta_1, beta_2, epsilon, reddi (0 or 1)
@@ -201,17 +203,16 @@ enum fed_step_kind {
  *   FED_STEP_YOGI:     as Adam, then the preconditioner's initial value
  *   FED_STEP_ADAGRAD:  learning rate, epsilon, reddi, the preconditioner's initial value
  *   FED_STEP_RMSPROP:  learning rate, decay, epsilon
- *   FED_STEP_GRADIENT: none; the only row of its table. Batches are scored at the server's
+ *   FED_STEP_GRADIENT: none; the only row of its table. Gradients are taken at the server's
  *                      parameters, and the model delta is minus the mean gradient over all examples
- *   FED_STEP_CLIP:     norm, above 0; a gradient that is longer (L2, over all parameters, summed in
- *                      float64) is scaled to it. One that holds a NaN or infinity has a NaN after
- *   FED_STEP_LINEAR:   none; adds the client's own vector to the gradient (fed_own), as a linear
- *                      term of its loss does
- *   FED_STEP_ANCHOR:   none; takes off the gradient that of the same batch at the server's
- *                      parameters. Where it stands among the rows does not matter: it comes first
+ *   FED_STEP_CLIP:     norm, above 0. A gradient with a larger L2 norm (over all parameters, summed
+ *                      in float64) is scaled to it. A NaN or infinity in it leaves a NaN
+ *   FED_STEP_LINEAR:   none; adds the client's linear term (fed_own) to the gradient
+ *   FED_STEP_ANCHOR:   none; subtracts the gradient of the same batch at the server's parameters.
+ *                      It is always done first, wherever the row is
  *   FED_STEP_ADAFACTOR: learning rate, beta_2_decay (below 0), epsilon_1 (above 0), epsilon_2,
- *                      clip threshold (above 0), relative step (0 or 1); see adafactor.c. It looks
- *                      at each of the model's tensors (fed_tensors)
+ *                      clip threshold (above 0), relative step (0 or 1); see adafactor.c. It treats
+ *                      each of the model's tensors separately (fed_tensors)
  * reddi: as in Algorithm 2 of Reddi et al. 2021, without bias correction and with epsilon outside
  * the root. Options are double, so that 1 - beta_2 keeps its digits; parameters are float. */
 typedef struct fed_step_row {
@@ -224,8 +225,8 @@ typedef struct fed_step {
     size_t num_rows;
 } fed_step;
 
-/* A tensor of the flat parameters: matrices [num_rows, num_columns] one after the other, or a
- * vector [num_columns], which has no rows. */
+/* A tensor of the flat parameters: matrices [num_rows, num_columns] one after another, or a vector
+ * [num_columns] with num_rows 0. */
 typedef struct fed_tensor {
     size_t num_matrices, num_rows, num_columns;
 } fed_tensor;
@@ -235,34 +236,34 @@ static inline size_t fed_tensor_size(const fed_tensor *tensor) {
                                 : tensor->num_columns;
 }
 
-/* All of them, in order. */
+/* All tensors of the parameters, in order. */
 typedef struct fed_tensors {
     const fed_tensor *each; /* [num] */
     size_t num;
 } fed_tensors;
 
 int fed_step_check(const fed_step *step);
-/* Number of parameter-sized state vectors the rows need. */
+/* Number of slots: parameter-sized state vectors that the rows need. */
 size_t fed_step_slots(const fed_step *step);
-/* Writes what they hold before a client's first local step. */
+/* Writes the slots' values before a client's first local step. */
 void fed_step_init_slots(const fed_step *step, size_t num_params,
                          float *slots /* out [slots, P] */);
-/* A client's local step number step_num, counted from 1: gradient (mean over the batch) in,
- * parameters and slots moved. This is what the training loop calls, exposed so that a conformance
- * test can hold it against the NumPy form. Rows that need a client (LINEAR, ANCHOR, GRADIENT) have
- * none here: the first two are refused, the third moves the parameters by minus the gradient. */
+/* Takes a client's local step number step_num, counted from 1: updates parameters and slots with
+ * the gradient (the mean over the batch). The training loop uses the same code; the function is
+ * public so that tests can compare it with NumPy. Rows that need a client do not work here: LINEAR
+ * and ANCHOR are rejected, and GRADIENT subtracts the gradient from the parameters. */
 int fed_step_apply(const fed_step *step, const fed_tensors *tensors /* NULL: see fed_terms */,
                    size_t step_num, size_t num_params, float *params /* in-out [P] */,
                    const float *server_params /* [P] */, float *gradient /* in, scratch [P] */,
                    float *slots /* in-out [slots, P] */);
 
-/* ---- What a client keeps (cohort/sum.c) ------------------------------------------------------ */
+/* ---- Vectors that clients keep (cohort/sum.c) ------------------------------------------------ */
 
-/* A client that was sent a vector made this delta of it: what it keeps is now scale * delta - sent.
- * Returns 1, or 0 if a value is not finite. */
+/* Computes a client's new vector in place: delta = scale * delta - sent (SCAFFOLD's c_k, FedDyn's
+ * h_k). Returns 1, or 0 if a value is not finite. */
 int fed_next_client_vector(size_t num_params, double scale, const float *sent /* [P] */,
                            float *delta /* in-out [P] */);
-/* Adds how far it has moved from what was kept before. */
+/* Adds after - before to change. */
 void fed_add_change(size_t num_params, const float *before /* [P] */, const float *after /* [P] */,
                     double *change /* in-out [P] */);
 
@@ -270,19 +271,20 @@ void fed_add_change(size_t num_params, const float *before /* [P] */, const floa
 
 typedef struct fed_prepared fed_prepared;
 
-/* What a round gives to and takes of one client alone, beside its data. All borrowed. */
+/* Inputs and outputs of a single client in a round, beside its data. All borrowed. */
 typedef struct fed_own {
     const float *linear; /* [P] for FED_STEP_LINEAR; NULL: zeros */
-    float *delta;        /* out [P]: its model delta, if that is finite; NULL: not wanted */
-    double delta_factor; /* of its delta in the sum, after the bounds; not negative, finite */
-    /* [P]: what it takes for the server's parameters, to train or to be scored; its delta_factor
-     * must be 0. NULL: those. */
+    float *delta;        /* out [P]: the model delta, written if it is finite; NULL: not needed */
+    double delta_factor; /* factor of the delta in the sum, after the bounds; finite, >= 0 */
+    /* [P]: parameters that replace the server's in training and scoring; then delta_factor must be
+     * 0. NULL: the server's are used. */
     const float *start;
 } fed_own;
 
 enum fed_pixel_type { FED_PIXELS_UINT8 = 0, FED_PIXELS_FLOAT32 = 1 };
 
-/* One client's data and how it is batched. The model sees scale * pixel + offset. All borrowed. */
+/* One client's data and its batching. The model's inputs are scale * pixel + offset. All
+ * borrowed. */
 typedef struct fed_client {
     const void *pixels; /* [N, I] of pixel_type */
     int32_t pixel_type; /* enum fed_pixel_type */
@@ -292,92 +294,92 @@ typedef struct fed_client {
     fed_plan plan;
     fed_key shuffle_key;
     fed_key dropout_key;          /* read only by a model with dropout */
-    const fed_prepared *prepared; /* from these pixels, for the model of the call; or NULL */
+    const fed_prepared *prepared; /* made of these pixels for the model of the call; or NULL */
     const fed_own *own;           /* NULL: no vectors, factor 1 */
 } fed_client;
 
-/* What no round of a client's training changes, worked out once: which of its pixels vary, its
- * images decoded. Costs four bytes a pixel; without it each call works it out anew, to the same
- * bytes. Borrows the model; the client's pixels must not change. NULL when memory is short or the
- * model is not valid. */
+/* Computes what is the same in all rounds of a client: which of its pixels vary, and its decoded
+ * images. It takes four bytes per pixel. Without it each call computes the same values again.
+ * Borrows the model; the client's pixels must not change. NULL if memory is short or the model is
+ * not valid. */
 fed_prepared *fed_prepare(const fed_model *model, const fed_client *client);
 void fed_prepared_free(fed_prepared *prepared);
 
-/* What a client reports. Metrics are online: each batch is scored before its own step. */
+/* A client's statistics. Metrics are online: each batch is scored before its own step. */
 typedef struct fed_client_stats {
     double loss_sum; /* over the examples processed, each times its class weight */
-    double weight;   /* the client weight its delta was added with */
-    double max_abs;  /* its delta's largest entry; 0 where there were no bounds, as the next */
-    double norm;     /* its delta's length, after zeroing */
+    double weight;   /* the client weight of its delta in the sum */
+    double max_abs;  /* the delta's largest entry; this and norm are 0 without bounds */
+    double norm;     /* the delta's L2 norm; 0 if the delta was replaced by zeros */
     int64_t num_correct, num_examples, num_batches;
-    int32_t is_finite; /* 0: its delta held a NaN or infinity, was dropped and its metrics reset */
+    int32_t is_finite; /* 0: the delta had a NaN or infinity; it was dropped, the metrics reset */
 } fed_client_stats;
 
-/* What a delta may be at most, whatever its client; infinity: no bound. */
+/* Bounds on each client's delta; infinity for none. */
 typedef struct fed_bounds {
-    double max_abs; /* a delta with a larger entry counts as zeros, with its weight */
-    double norm;    /* a delta that is longer (L2, over all tensors) is scaled to this length */
+    double max_abs; /* a delta with a larger entry is replaced by zeros; its weight stays */
+    double norm;    /* a delta with a larger L2 norm (over all tensors) is scaled to this norm */
 } fed_bounds;
 
 enum fed_weighting { FED_WEIGHT_NUM_EXAMPLES = 0, FED_WEIGHT_UNIFORM = 1 };
 
-/* Ordered, weighted sum of vectors in float64: blocks of 8 consecutive ones are added left to
- * right, blocks by a fixed binary tree, so that no number of threads changes a bit. */
+/* Ordered, weighted sum of vectors in float64. The vectors of each block of 8 are added left to
+ * right, and blocks by a fixed binary tree, so the result does not depend on the number of
+ * threads. */
 typedef struct fed_sum fed_sum;
 
-/* A sum of vectors for fed_sum_add; NULL when memory is short. */
+/* Makes a sum of vectors for fed_sum_add; NULL if memory is short. */
 fed_sum *fed_sum_new(size_t num_values);
-/* A sum of a model's deltas for fed_train_cohort; NULL when memory is short or the model is not
+/* Makes a sum of a model's deltas for fed_train_cohort; NULL if memory is short or the model is not
  * valid. Borrows the model. */
 fed_sum *fed_sum_new_of(const fed_model *model);
 void fed_sum_free(fed_sum *sum);
-/* Empties the sum and keeps its memory. Also what to do with a sum after a call on it failed. */
+/* Sets the sum to zero and keeps its memory. Also needed after a call on it has failed. */
 void fed_sum_reset(fed_sum *sum);
-/* Adds vectors in turn, as fed_train_cohort does with the deltas of its clients; one of weight 0
- * takes its place, and nothing else of it counts. */
+/* Adds vectors in order, as fed_train_cohort adds the deltas of its clients. A vector of weight 0
+ * counts for the blocks and adds nothing, even if it is not finite. */
 int fed_sum_add(fed_sum *sum, const float *const *vectors /* [num_vectors], [num_values] each */,
                 const double *weights /* [num_vectors], >= 0 */, size_t num_vectors);
-/* Writes the sum of weight * vector and of the weights. A cohort may follow only if the number of
- * clients so far is a multiple of 8. */
+/* Writes the sum of weight * vector and the sum of the weights. Another cohort may be added
+ * afterwards only if the number of clients so far is a multiple of 8. */
 void fed_sum_total(fed_sum *sum, double *total /* out [num_values] or [P] */,
                    double *weight /* out */);
 
-/* The threads that work on a cohort, and their memory: allocated on first use, kept between
- * calls, never given back before fed_team_free. One call at a time. Without OpenMP a team has
- * one thread. */
+/* The threads that work on a cohort, and their memory. Memory is allocated on first use and kept
+ * until fed_team_free. One call at a time may use a team. Without OpenMP it has one thread. */
 typedef struct fed_team fed_team;
 enum { FED_MAX_THREADS = 1024 };
-/* NULL when memory is short or num_threads is not in 1..FED_MAX_THREADS. */
+/* NULL if memory is short or num_threads is not in 1..FED_MAX_THREADS. */
 fed_team *fed_team_new(int num_threads);
 void fed_team_free(fed_team *team);
 
-/* How a cohort is trained and added up, beside the client step. */
+/* How a cohort is trained and its deltas are added, apart from the step table. */
 typedef struct fed_terms {
     int weighting;            /* enum fed_weighting */
-    const fed_bounds *bounds; /* what each delta is kept within; NULL: it is added as it is */
-    /* NULL: a client's slots start at their initial values and live as long as its local steps.
-     * Else every local step starts from these and what it makes of them is forgotten. */
+    const fed_bounds *bounds; /* of each delta; NULL: deltas are neither bounded nor measured */
+    /* The slots from which every local step starts; the slots after the step are discarded. NULL: a
+     * client's slots start at their initial values and change from step to step. */
     const float *frozen_slots; /* [slots, P] */
-    size_t frozen_step_num;    /* of each such step, from 1 */
-    /* By local step of a client, from its first: what share of its learning rate an optimizer
-     * uses; as many as the longest client has steps. NULL: all of it. */
+    size_t frozen_step_num;    /* the step number that every such step uses, from 1 */
+    /* The factor of the learning rate by local step, from the first; at least as many as the
+     * client with the most steps takes. NULL: 1. */
     const double *rate_factors; /* [num_rate_factors], 0 to 1 */
     size_t num_rate_factors;
-    /* The model's, for a step that looks at them, which takes no frozen slots. Else not read. */
+    /* The model's tensors, for a step table that needs them (and allows no frozen slots). */
     const fed_tensors *tensors;
-    /* What the loss of each example is multiplied with, by its label; a batch's loss is the sum of
-     * them over its number of examples, whatever the weights. NULL: 1. */
+    /* The factor of the loss of each example by its label. The loss of a batch is the sum of the
+     * weighted losses over its number of examples. NULL: 1. */
     const float *class_weights; /* [K], finite, not negative */
-    /* Counts up by 1 for each client that is trained, for whoever watches from another thread; it
-     * changes no result. NULL: nobody watches. */
+    /* Incremented for each trained client, so that another thread can show the progress; it changes
+     * no result. NULL: not needed. */
     atomic_int *num_trained;
 } fed_terms;
 
 /* Trains each client of a cohort from the same server parameters and adds its model delta to
- * `sum`. Calls may follow one another on one `sum` (a large cohort in pieces) as long as every
- * piece but the last holds a multiple of 8 clients. Deterministic for fixed inputs, whatever the
- * team's size. FED_ERR_LABEL fills fault with the lowest client that has one; *cancel != 0 stops
- * within a local step. */
+ * `sum`. A large cohort may be trained in pieces, by several calls with the same `sum`, if every
+ * piece but the last has a multiple of 8 clients. Results do not depend on the number of threads.
+ * On FED_ERR_LABEL, fault describes the first client with an invalid label. *cancel != 0 stops the
+ * call within a local step. */
 int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *step,
                      const float *server_params, /* [P] */
                      const fed_client *clients, size_t num_clients, const fed_terms *terms,
@@ -385,29 +387,29 @@ int fed_train_cohort(fed_team *team, const fed_model *model, const fed_step *ste
                      fed_client_stats *stats, /* out [num_clients] */
                      fed_fault *fault /* out */);
 
-/* Scores params on each client's batches without an update, or what the client starts from where
- * it has a start of its own. Order does not matter to the result unless max_examples keeps part of
- * a shuffled stream. */
+/* Scores params (or the client's own start) on each client's batches without an update. The order
+ * of examples does not affect the result, unless max_examples cuts a shuffled stream short. */
 int fed_evaluate(fed_team *team, const fed_model *model, const float *params /* [P] */,
                  const fed_client *clients, size_t num_clients, const atomic_int *cancel,
                  fed_client_stats *stats, /* out [num_clients] */
                  fed_fault *fault /* out */);
 
-/* Writes the logits of every example of every client, in the order they are stored; batches and
- * plans do not matter. */
+/* Writes the logits of every example of every client, in stored order; plans are ignored. */
 int fed_predict(fed_team *team, const fed_model *model, const float *params /* [P] */,
                 const fed_client *clients, size_t num_clients, const atomic_int *cancel,
                 float *logits /* out [examples of all clients, K] */, fed_fault *fault);
 
 /* ---- For benchmarks (exercise.c) ------------------------------------------------------------- */
 
-/* What a stage, a layer or a convolution with its pool, does in a local step: forward, backward
- * with the update by plain SGD, and getting its moved weights ready for the next forward pass. */
+/* The phases of a stage (a layer, or a convolution with its pool) in a local step: forward,
+ * backward with the update by plain SGD, and computing transformed copies of the updated weights
+ * for the next forward pass. */
 enum fed_phase { FED_FORWARD = 0, FED_BACKWARD, FED_DERIVE, FED_NUM_PHASES };
 
-/* Writes the first layer of each stage of a model; returns their number, 0 if it is not valid. */
+/* Writes the index of the first layer of each stage; returns the number of stages, 0 if the model
+ * is not valid. */
 size_t fed_stages(const fed_model *model, size_t *first_layers /* out [num_layers] */);
-/* Runs one phase of one stage `repeats` times on a made-up batch, on this thread. */
+/* Runs one phase of one stage `repeats` times on a synthetic batch, on this thread. */
 int fed_exercise(const fed_model *model, const float *params /* [P] */, size_t batch_size,
                  size_t stage, int phase, size_t repeats);
 
@@ -416,18 +418,18 @@ int fed_exercise(const fed_model *model, const float *params /* [P] */, size_t b
 enum fed_synthetic_split { FED_SPLIT_TRAIN = 0, FED_SPLIT_TEST = 1, FED_SPLIT_CENTRAL = 2 };
 enum fed_synthetic_sizes { FED_SIZES_NATURAL = 0, FED_SIZES_SKEWED = 1 };
 
-/* The handwriting of invented people: DATASETS of the field are imitated, none is copied. Each
- * image is a pure function of (seed, client, split, index). */
+/* Handwritten digits of invented writers. The statistics imitate data sets of the field; no data
+ * are copied. Each image is a pure function of (seed, client, split, index). */
 typedef struct fed_synthetic {
     uint64_t seed;
-    double style_spread; /* how far writers' hands differ, 0.9 by default */
-    double label_noise;  /* share of train and test labels drawn afresh; central has none */
+    double style_spread; /* how much writers' styles differ, 0.9 by default */
+    double label_noise;  /* share of train and test labels drawn at random; none in central */
     int32_t sizes;       /* enum fed_synthetic_sizes */
 } fed_synthetic;
 
 enum { FED_SYNTHETIC_SIDE = 28 };
 
-/* Examples a client holds in a split; `client` is its 64-bit key. */
+/* Number of examples of a client in a split; `client` is its 64-bit key. */
 size_t fed_synthetic_count(const fed_synthetic *options, uint64_t client, int split);
 /* Draws images first..first+num-1 of a client's split: pixels 255 = ink, labels 0..9. */
 int fed_synthetic_draw(const fed_synthetic *options, uint64_t client, int split, size_t first,

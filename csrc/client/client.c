@@ -1,47 +1,47 @@
 /* SPDX-License-Identifier: Apache-2.0
- * One client: its examples in the order its plan draws, its local steps, its statistics. The
- * step loop knows neither layers nor optimizers: batch.c walks the model's stages, step.c the
- * client-step table. Nothing is allocated inside it. */
+ * One client: its examples in the order that its plan draws, its local steps, its statistics. The
+ * step loop does not depend on layers or optimizers: batch.c runs the model's stages, step.c the
+ * step table. The loop allocates nothing. */
 #include "client.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* Clients whose decoded pixels fit in here are decoded once, not once a visit. */
+/* A client's pixels are decoded once, not once per visit, if they are at most this many. */
 static const size_t max_decoded_floats = (size_t)2 << 20;
 /* Examples scored at a time. */
 enum { SCORE_BATCH = 2 * FED_LANES };
 
-/* How a batch's rows come out of a client's pixels. */
+/* How the rows of a batch are made from a client's pixels. */
 enum { IN_PLACE, DECODED_BEFORE, DECODED_PER_BATCH };
 
-/* Everything a thread needs for one client, carved out of its workspace. */
+/* Everything that a thread needs for one client, carved out of its workspace. */
 typedef struct local {
-    fed_batch batch; /* its net is the narrow one where there is one */
+    fed_batch batch; /* with the narrow net, if there is one */
     const fed_client *client;
     const fed_narrow *narrow; /* or NULL */
     size_t batch_size;
     int pixels_mode;
-    size_t num_pixels, width;             /* of an image, of a row; width is padded */
-    float *decoded;                       /* [N or B, width]; read only if it was prepared */
+    size_t num_pixels, width;             /* of an image; of a row, padded */
+    float *decoded;                       /* [N or B, width]; read-only if it was prepared */
     uint32_t *order_buffer;               /* [capacity] */
     uint32_t *indices;                    /* [B] */
     int32_t *labels;                      /* [B] */
-    float *gradient;                      /* packed; only for a step that needs all of it at once */
+    float *gradient;                      /* packed; only for a step that needs the whole one */
     float *slots;                         /* [slots, packed] */
-    float *flat_params, *flat_server;     /* [P] each, only for a step that looks at tensors */
-    float *flat_gradient;                 /* as these */
+    float *flat_params, *flat_server;     /* [P] each, only for a step that needs tensors */
+    float *flat_gradient;                 /* [P], likewise */
     double *flat_scratch;                 /* [packed + P] */
     float *linear;                        /* packed, or NULL */
     fed_drift *drift;                     /* see drift.c; or NULL */
-    float *drift_vector, *wide_vector;    /* packed; NULL: it has none, or the net is not narrow */
+    float *drift_vector, *wide_vector;    /* packed, or NULL; wide_vector only for a narrow net */
     void *narrow_memory;                  /* for fed_narrow_init; NULL when scoring */
     float *narrow_server, *narrow_params; /* [packed] */
 } local;
 
 /* ---- Workspace ------------------------------------------------------------------------------- */
 
-/* What a client needs beside the data's own sizes: scoring needs none of it. */
+/* The optional parts of a workspace; scoring needs only the order buffer. */
 typedef struct needs {
     int is_training, may_narrow, whole_gradient, on_tensors, has_linear, drifts, num_workers;
     size_t order_capacity, num_slots;
@@ -82,8 +82,8 @@ static int workspace_reserve(fed_workspace *workspace, size_t num_bytes) {
     workspace->num_bytes = 0;
     workspace->base = fed_allocate(num_bytes);
     if (workspace->base == NULL) return FED_ERR_NO_MEMORY;
-    /* Kernels compute with all lanes, also those beyond a ragged batch. What these hold reaches no
-     * result, but it must have been written. */
+    /* Kernels also compute with the unused lanes of a short batch. These values do not reach any
+     * result, but they must be initialised. */
     memset(workspace->base, 0, num_bytes);
     workspace->num_bytes = num_bytes;
     return FED_OK;
@@ -100,7 +100,7 @@ static int choose_decoding(const fed_client *client, size_t width, size_t num_vi
                : DECODED_PER_BATCH;
 }
 
-/* Reserves for the full net; a narrow one needs no more. */
+/* Reserves memory for the full net; a narrow one does not need more. */
 static int local_init(local *m, const fed_net *net, const fed_client *client, size_t batch_size,
                       size_t num_visits, const needs *need, fed_workspace *workspace) {
     memset(m, 0, sizeof *m);
@@ -137,8 +137,8 @@ static void decode_example(const local *m, size_t example, float *row) {
         fed_decode(m->batch.net->kernels, m->client, m->num_pixels, example, row);
 }
 
-/* Goes over to the narrow net. What is decoded before the first step is decided by the full width,
- * as the memory was. */
+/* Switches to the narrow net. Whether pixels are decoded in advance depends on the full width, as
+ * the reserved memory does. */
 static void local_narrow(local *m, const fed_narrow *narrow, size_t num_visits) {
     if (m->pixels_mode == IN_PLACE)
         m->pixels_mode = choose_decoding(m->client, m->width, num_visits);
@@ -147,7 +147,7 @@ static void local_narrow(local *m, const fed_narrow *narrow, size_t num_visits) 
     m->width = fed_padded(narrow->model.num_inputs);
 }
 
-/* Decodes what is to be decoded before the first step, unless a caller has done it for good. */
+/* Uses the prepared images if there are any; else decodes all images if that is done in advance. */
 static void local_decode(local *m, const fed_prepared *prepared) {
     if (prepared != NULL) {
         m->pixels_mode = DECODED_BEFORE;
@@ -160,9 +160,9 @@ static void local_decode(local *m, const fed_prepared *prepared) {
 
 /* ---- Batches --------------------------------------------------------------------------------- */
 
-/* Points the first layer's rows at the batch's examples and copies their labels. These were checked
- * when the call began, but memory that is mapped or borrowed may be written to since: each is read
- * once, and what it indexes is bounded here. */
+/* Points the first layer's rows to the batch's examples and copies their labels. Labels were
+ * checked at the start of the call, but other code may have written to borrowed or mapped memory
+ * since. Each label is therefore read once and checked again. */
 static int gather(const local *m, size_t num_rows) {
     const float **rows = m->batch.rows[0];
     const volatile int32_t *labels = m->client->labels;
@@ -193,13 +193,13 @@ static const float *own_linear(const fed_client *client) {
     return client->own != NULL ? client->own->linear : NULL;
 }
 
-/* How a client's parameters move, in one of four ways. */
+/* How a client's local steps update its parameters. */
 typedef struct moves {
     const fed_step *step;
-    int only_gradient; /* batches are scored at the server's parameters: see FED_STEP_GRADIENT */
-    fed_drift *drift;  /* gradients go right into the parameters; or NULL */
-    int has_anchor;    /* see FED_STEP_ANCHOR */
-    size_t num_visits; /* examples processed in the round */
+    int only_gradient;          /* gradients at the server's parameters: see FED_STEP_GRADIENT */
+    fed_drift *drift;           /* gradients are accumulated into the parameters; or NULL */
+    int has_anchor;             /* see FED_STEP_ANCHOR */
+    size_t num_visits;          /* examples processed in the round */
     const float *class_weights; /* [K]; or NULL */
 } moves;
 
@@ -213,7 +213,7 @@ static fed_update choose_update(const local *m, const moves *how, const fed_loca
     return update;
 }
 
-/* What the logits' gradient is multiplied with. */
+/* The factor of the gradient of the logits. */
 static float choose_scale(const moves *how, double rate_factor, size_t num_rows) {
     if (how->drift != NULL)
         return -fed_drift_gradient_rate(how->drift, rate_factor) / (float)num_rows;
@@ -221,7 +221,7 @@ static float choose_scale(const moves *how, double rate_factor, size_t num_rows)
     return 1.0f / (float)num_rows;
 }
 
-/* One pass at given parameters, whose gradient goes where `update` says. */
+/* A forward and a backward pass with given parameters; the gradient goes to `update`. */
 static void go_over_batch(const local *m, const moves *how, const float *params, size_t num_rows,
                           size_t first_visit, float scale, const fed_update *update,
                           fed_score *score) {
@@ -232,7 +232,7 @@ static void go_over_batch(const local *m, const moves *how, const float *params,
     fed_batch_backward(&m->batch, params, num_rows, update);
 }
 
-/* A step that looks at tensors: the gradient is unpacked for it, what has moved is packed again. */
+/* A step on flat tensors: unpacks the gradient, and packs the updated parameters again. */
 static void step_on_tensors(const local *m, const moves *how, const fed_local_step *at) {
     const fed_net *net = m->batch.net;
     fed_local_step flat = *at;
@@ -271,16 +271,16 @@ static void local_step(const local *m, const moves *how, const fed_local_step *a
         fed_step_run(how->step, at, 0, at->num_params, m->gradient);
 }
 
-/* Epochs that need no pass of their own: at the same parameters, without masks, each is as the
- * first. 1: all need one. */
+/* The number of epochs that one pass stands for. For FED_STEP_GRADIENT without dropout all whole
+ * epochs give the same gradient; else it is 1. */
 static size_t equal_epochs(const local *m, const moves *how) {
     const fed_client *client = m->client;
     const int is_whole = how->num_visits == client->plan.epochs * client->num_examples;
     return how->only_gradient && is_whole && !m->batch.net->has_dropout ? client->plan.epochs : 1;
 }
 
-/* All local steps of a client; server and origin (in) and params (out) as the batch's net packs
- * them. */
+/* Runs all local steps of a client; server, origin and params (out) are packed for the batch's
+ * net. */
 static int run_steps(const local *m, const fed_training *training, const float *server,
                      const float *origin, float *params, fed_client_stats *stats) {
     const fed_client *client = m->client;
@@ -338,7 +338,7 @@ static needs find_needs(const fed_training *training, const fed_client *client,
     return (needs){
         .is_training = 1,
         .num_workers = training->num_workers,
-        /* Frozen slots come from other clients' images, too. */
+        /* Frozen slots also come from other clients' images, where other pixels are fixed. */
         .may_narrow =
             fed_net_can_narrow(net) && (drift != NULL || (fed_step_keeps_span(step) && !has_slots)),
         .drifts = drift != NULL && (drift->strength > 0 || fed_drift_has_vector(drift)),
@@ -351,11 +351,12 @@ static needs find_needs(const fed_training *training, const fed_client *client,
     };
 }
 
-/* Goes over to the narrow net if there is one, and decodes. */
+/* Switches to the narrow net if there is one, and decodes. */
 static void local_open(local *m, const fed_training *training, const needs *need, size_t num_visits,
                        fed_narrow *found) {
     const fed_net *net = training->net;
-    /* What was prepared is narrow if it can be, so it is of no use to steps that leave the span. */
+    /* Prepared images are narrow if the net allows it; a step that needs the full net cannot use
+     * them. */
     const int can_use = need->may_narrow || !fed_net_can_narrow(net);
     const fed_prepared *prepared = can_use ? m->client->prepared : NULL;
     if (prepared != NULL && prepared->is_narrow)
@@ -367,7 +368,7 @@ static void local_open(local *m, const fed_training *training, const needs *need
     if (m->narrow != NULL) fed_narrow_params(m->narrow, net, training->server, m->narrow_server);
 }
 
-/* Makes the vector that a drift moves parameters along, for the net that is trained. */
+/* Makes the constant vector of the steps (see drift.c) for the net that is trained. */
 static void local_drift(const local *m, const fed_training *training) {
     const size_t size = m->batch.net->size;
     if (!fed_drift_has_vector(m->drift)) {
@@ -382,11 +383,11 @@ static void local_drift(const local *m, const fed_training *training) {
                    m->drift_vector);
 }
 
-/* The same steps, on the narrow net and then taken to all pixels. */
+/* Runs the steps on the narrow net and maps the result back to all pixels. */
 static int run_narrow_steps(const local *m, const fed_training *training, float *params,
                             fed_client_stats *stats) {
     const float *origin = training->origin;
-    /* Zeros are zeros in any packing. */
+    /* An origin of zeros is the same in every layout. */
     const float *narrow_origin = origin == training->server ? m->narrow_server : origin;
     const int status =
         run_steps(m, training, m->narrow_server, narrow_origin, m->narrow_params, stats);

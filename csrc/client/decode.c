@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * From stored pixels to a row of floats. */
+ * Decodes stored pixels to a row of floats. */
 #include "client.h"
 
 void fed_decode(const fed_kernels *kernels, const fed_client *client, size_t num_pixels,

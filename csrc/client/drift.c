@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Steps that move parameters by a multiple of their gradient, a pull back to the server's, and a
- * vector that stays the same all round: SGD with a proximal term, a linear term of the client's
- * own, or momentum that every step starts from anew. With gradient g, vector v and strength s
+ * SGD steps that also add a proximal term and a vector that is constant during the round: a
+ * client's linear term, or frozen momentum. With gradient g, constant vector v and proximal
+ * strength s the step is
  *
- *     w <- w - rate * (c * g + v + s * (w - server)) = a * (w - rate * c / a * g) - rate * (v - s *
- * server) where a = 1 - rate * s
+ *     w <- w - rate * (c * g + v + s * (w - server))
+ *        = a * (w - rate * c / a * g) - rate * (v - s * server),   where a = 1 - rate * s
  *
- * so g can be accumulated right into the parameters, as in plain SGD, and the rest is done to a
- * piece of them as soon as its gradient is in.
+ * As in plain SGD, g is therefore accumulated directly into the parameters. The rest of the step is
+ * applied to each piece of them as soon as its gradient is complete.
  *
- * In a narrow layer the fixed pixels' weights move along their direction by gradients, but v moves
- * them elsewhere, too. What it does there depends on no image: all of these weights go the same
- * distance d along v, d <- a * d + rate, and get it once the last step is done. */
+ * In a narrow layer (narrow.c) gradients move the weights of fixed pixels along `direction` only,
+ * but v also has a part that the narrow layer cannot represent. Its effect does not depend on
+ * images: each step moves these weights along that part, to a total distance d <- a * d + rate. It
+ * is subtracted once, after the last step. */
 #include "client.h"
 
 #include <string.h>
@@ -20,7 +21,7 @@
 enum { LEARNING_RATE, MOMENTUM, NESTEROV };
 enum { STRENGTH };
 
-/* Beyond it, gradients would be accumulated too large and made small again. */
+/* Above this, gradients would be scaled up by 1 / a and down again, which loses digits. */
 static const double most_pull = 0.5;
 
 int fed_drift_init(fed_drift *drift, const fed_step *step, const fed_frozen *frozen,
@@ -28,24 +29,24 @@ int fed_drift_init(fed_drift *drift, const fed_step *step, const fed_frozen *fro
     const fed_step_row *last = &step->rows[step->num_rows - 1];
     const double momentum = last->options[MOMENTUM];
     const int is_frozen = frozen != NULL && frozen->slots != NULL;
-    *drift = (fed_drift){.learning_rate = last->options[LEARNING_RATE], .of_gradient = 1};
+    *drift = (fed_drift){.learning_rate = last->options[LEARNING_RATE], .gradient_factor = 1};
     if (last->kind != FED_STEP_SGD || (momentum > 0 && !is_frozen)) return 0;
     const int is_nesterov = last->options[NESTEROV] != 0;
-    if (is_nesterov) drift->of_gradient = 1 + momentum;
+    if (is_nesterov) drift->gradient_factor = 1 + momentum;
     if (momentum > 0) {
         drift->slot = frozen->slots;
-        drift->of_slot = is_nesterov ? momentum * momentum : momentum;
+        drift->slot_factor = is_nesterov ? momentum * momentum : momentum;
     }
     for (size_t r = 0; r + 1 < step->num_rows; r++) {
         const fed_step_row *row = &step->rows[r];
         if (row->kind == FED_STEP_PROXIMAL)
-            drift->strength += drift->of_gradient * row->options[STRENGTH];
+            drift->strength += drift->gradient_factor * row->options[STRENGTH];
         else if (row->kind == FED_STEP_LINEAR && linear != NULL)
-            drift->of_linear += drift->of_gradient;
+            drift->linear_factor += drift->gradient_factor;
         else if (row->kind != FED_STEP_LINEAR && row->kind != FED_STEP_ANCHOR)
             return 0;
     }
-    if (drift->of_linear > 0) drift->linear = linear;
+    if (drift->linear_factor > 0) drift->linear = linear;
     return drift->learning_rate * drift->strength <= most_pull;
 }
 
@@ -56,13 +57,13 @@ int fed_drift_has_vector(const fed_drift *drift) {
 void fed_drift_vector(const fed_drift *drift, const fed_net *net, float *vector) {
     if (drift->linear != NULL) {
         fed_net_pack(net, drift->linear, vector);
-        if (drift->of_linear != 1)
-            net->kernels->multiply(vector, net->size, (float)drift->of_linear);
+        if (drift->linear_factor != 1)
+            net->kernels->multiply(vector, net->size, (float)drift->linear_factor);
     } else {
         memset(vector, 0, net->size * sizeof *vector);
     }
     if (drift->slot != NULL)
-        net->kernels->sgd(vector, drift->slot, net->size, -(float)drift->of_slot);
+        net->kernels->sgd(vector, drift->slot, net->size, -(float)drift->slot_factor);
 }
 
 void fed_drift_pull(const fed_drift *drift, const fed_net *net, const float *server,
@@ -76,7 +77,7 @@ static double share_kept(const fed_drift *drift, double rate_factor) {
 
 float fed_drift_gradient_rate(const fed_drift *drift, double rate_factor) {
     const double rate = drift->learning_rate * rate_factor;
-    return (float)(rate * drift->of_gradient / share_kept(drift, rate_factor));
+    return (float)(rate * drift->gradient_factor / share_kept(drift, rate_factor));
 }
 
 fed_shift fed_drift_shift(fed_drift *drift, const float *vector, double rate_factor) {

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Pixels that never change are one input. In a writer's hundred digits the paper around the ink has
- * the same value in every image; a dense layer spends a third of its work on it. Let c be those
- * pixels, the same vector in all images, and u = c / |c|. The layer sees them only through c . w =
- * |c| (u . w), and their gradient is always a multiple of c. So while a client trains by gradients
- * alone, its weights there move along u only: one input of value |c| with weight u . w stands for
- * all of them, exactly but for rounding. Before training the weights are projected, afterwards each
- * gets its share of the move. */
+ * Replaces a client's fixed pixels by one input. In a writer's hundred digits the paper around the
+ * ink has the same value in every image, and a dense layer spends a third of its work on it. Let c
+ * be the vector of those pixels, the same in all images, and u = c / |c|. The layer depends on
+ * their weights w only through c . w = |c| (u . w), and the gradient by w is always a multiple of
+ * c. Training by gradients therefore moves w along u only. One input of value |c| with weight u . w
+ * gives the same result up to rounding. The weights are projected before training; afterwards the
+ * change of u . w is mapped back to w. */
 #include "client.h"
 
 #include <math.h>
@@ -15,7 +15,7 @@ static size_t pixel_bytes(const fed_client *client) {
     return client->pixel_type == FED_PIXELS_UINT8 ? sizeof(uint8_t) : sizeof(float);
 }
 
-/* The arrays of a fed_narrow for images of the model's size, floats at worst. */
+/* Bytes of the arrays of a fed_narrow, for images of floats. */
 size_t fed_narrow_num_bytes(const fed_net *net) {
     const size_t num_pixels = net->model->num_inputs;
     const size_t of_groups = num_pixels / FED_GROUP * 2 * sizeof(uint32_t);
@@ -31,7 +31,7 @@ static void carve_arrays(fed_narrow *narrow, void *memory) {
     narrow->scratch = (uint8_t *)(narrow->fixed_groups + num_groups);
 }
 
-/* Splits the groups by whether any image differs there from the first. */
+/* Classifies each group of pixels: kept if any image differs there from the first, else fixed. */
 static void split_groups(fed_narrow *narrow, const fed_kernels *kernels) {
     const fed_client *client = narrow->client;
     const size_t image_bytes = narrow->num_pixels * pixel_bytes(client);
@@ -52,7 +52,7 @@ static void split_groups(fed_narrow *narrow, const fed_kernels *kernels) {
     }
 }
 
-/* What the model sees of one pixel of the first image. */
+/* The decoded value of one pixel of the first image. */
 static float first_image_pixel(const fed_client *client, size_t pixel) {
     const float stored = client->pixel_type == FED_PIXELS_UINT8
                              ? (float)((const uint8_t *)client->pixels)[pixel]
@@ -80,8 +80,7 @@ static size_t num_kept_pixels(const fed_narrow *narrow) {
     return narrow->num_kept * FED_GROUP + narrow->num_tail;
 }
 
-/* The same model with a narrow first layer. Offsets are those of flat parameters and stay
- * unused. */
+/* Makes the model with a narrow first layer. Offsets into flat parameters are not used. */
 static void set_net(fed_narrow *narrow, const fed_net *net) {
     narrow->model = *net->model;
     memcpy(narrow->layers, net->model->layers, net->model->num_layers * sizeof *narrow->layers);
@@ -99,16 +98,16 @@ int fed_narrow_init(fed_narrow *narrow, const fed_net *net, const fed_client *cl
     narrow->num_tail = narrow->num_pixels % FED_GROUP;
     carve_arrays(narrow, memory);
     split_groups(narrow, net->kernels);
-    /* Gathering costs something too: it should save an eighth of the work. */
+    /* Gathering has a cost, too: the narrow net must save at least an eighth of the work. */
     if (fed_padded(num_kept_pixels(narrow) + 1) > fed_padded(narrow->num_pixels) / 8 * 7) return 0;
     set_direction(narrow);
-    if (!isfinite(narrow->length)) return 0; /* NaN and infinity keep their own ways to spread */
+    if (!isfinite(narrow->length)) return 0; /* NaN and infinity spread as in the full net */
     set_net(narrow, net);
     return 1;
 }
 
-/* Copies the kept of num_pixels values side by side; value_bytes is a literal where this is called,
- * so that copying a group is one move. */
+/* Copies the kept ones of num_pixels values to contiguous memory. Callers pass value_bytes as a
+ * constant, so that the copy of a group compiles to one move. */
 static inline void gather_kept(const fed_narrow *narrow, const void *values, size_t value_bytes,
                                void *gathered) {
     const size_t group_bytes = FED_GROUP * value_bytes;
@@ -122,7 +121,7 @@ static inline void gather_kept(const fed_narrow *narrow, const void *values, siz
 
 void fed_narrow_decode(const fed_narrow *narrow, size_t example, float *row) {
     const size_t num_kept = num_kept_pixels(narrow);
-    fed_client kept = *narrow->client; /* of one image */
+    fed_client kept = *narrow->client; /* a client with the kept pixels of one image */
     const uint8_t *image =
         (const uint8_t *)kept.pixels + example * narrow->num_pixels * pixel_bytes(&kept);
     if (kept.pixel_type == FED_PIXELS_UINT8)
@@ -141,11 +140,11 @@ static size_t first_kernel_size(const fed_net *net) {
     return net->model->layers[0].out.channels * fed_padded(net->model->num_inputs);
 }
 
-/* direction . weights, of one output: a dense layer without a bias, on one image. Summed in float
- * lane by lane, it errs by at most (width / lanes + 6) 2^-24 |weights|, since |direction| = 1;
- * times the length, that is what the full layer's own sum over these pixels errs by. What local
- * steps add to it is told by a difference, which is without that error; of the vector of
- * fed_narrow_subtract_residual it is as small a share. */
+/* Returns direction . weights of one output, computed as a dense layer without bias on one image.
+ * Its float sum has an error of at most (width / lanes + 6) 2^-24 |weights|, since |direction| = 1.
+ * Times `length`, this is the error of the full layer's own sum over these pixels. The change by
+ * local steps is computed as a difference, in which the error cancels; in
+ * fed_narrow_subtract_residual the relative error is as small. */
 static float along_direction(const fed_narrow *narrow, const float *weights) {
     if (narrow->length == 0) return 0; /* images with a border of zeros: there is no direction */
     const float *const image[] = {narrow->direction};

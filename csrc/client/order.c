@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The order in which a client's examples are visited, drawn a batch at a time. A stream is made of
- * shuffled units: the whole repeated data (repeat-shuffle) or one epoch each (the other pipelines).
- * A unit passes through a shuffle buffer with tf.data's meaning: emit a uniform slot and refill it
- * from the input, or with the last slot once the input is used up. Memory is the buffer's, however
- * long the stream.
+ * The order in which a client's examples are visited, drawn one batch at a time. A stream consists
+ * of shuffled units: the whole repeated data (repeat-shuffle), or one epoch each (the other
+ * pipelines). A unit passes through a shuffle buffer, as in tf.data: a random slot is emitted and
+ * refilled from the input, or with the last slot when the input is used up. Memory is that of the
+ * buffer, for a stream of any length.
  */
 #include "fed.h"
 
@@ -12,7 +12,7 @@ static size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
 
 static size_t ceil_div(size_t a, size_t b) { return a / b + (a % b != 0); }
 
-/* Visits of all epochs, held at SIZE_MAX when they do not fit. */
+/* Number of visits in all epochs, SIZE_MAX if it would overflow. */
 static size_t stream_length(const fed_plan *plan, size_t num_examples) {
     if (num_examples > 0 && plan->epochs > SIZE_MAX / num_examples) {
         return SIZE_MAX;
@@ -56,7 +56,7 @@ void fed_order_init(fed_order *order, const fed_plan *plan, size_t num_examples,
     fed_rng_init(&order->rng, key);
 }
 
-/* The next index of the unit's input: 0..N-1 over and over. */
+/* The next index of the unit's input, which repeats 0..N-1. */
 static inline uint32_t take_index(fed_order *order) {
     const size_t index = order->next_index;
     order->next_index = index + 1 < order->num_examples ? index + 1 : 0;
@@ -74,7 +74,7 @@ static void open_unit(fed_order *order) {
 
 static inline uint32_t emit_index(fed_order *order) {
     uint32_t *buffer = order->buffer;
-    /* A lone index needs no draw, which makes the unshuffled order free. */
+    /* A single index needs no draw, so the unshuffled order costs no random numbers. */
     const uint32_t slot =
         order->num_buffered > 1 ? fed_rng_below(&order->rng, (uint32_t)order->num_buffered) : 0;
     const uint32_t index = buffer[slot];

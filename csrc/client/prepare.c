@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What no round of a client's training changes, worked out once and kept by the caller. */
+ * Computes once, for the caller to keep, what is the same in all rounds of a client's training. */
 #include "client.h"
 #include "denormals.h"
 
 #include <stdint.h>
 #include <stdlib.h>
 
-/* Of all examples, SIZE_MAX if they are too many to count. */
+/* Bytes of all decoded examples, SIZE_MAX if that would overflow. */
 static size_t decoded_bytes(const fed_client *client, size_t width) {
     fed_carver measure = {0};
     fed_carve(&measure, client->num_examples, width * sizeof(float));
