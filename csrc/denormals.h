@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Floating-point mode: denormals are zero inside the core, on every thread that computes there. */
+ * Floating-point mode: inside the core denormals are treated as zero, on every thread. */
 #ifndef FED_DENORMALS_H
 #define FED_DENORMALS_H
 

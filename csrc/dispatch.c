@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Which kernels run: detection, then one choice for the whole process. */
+ * Detects the machine's instruction sets and chooses the kernels of the process. */
 #include "fed.h"
 #include "kernels/kernels.h"
 
 #include <string.h>
 
-/* Written once, at import, before any thread; read-only afterwards. */
+/* Written once, at import, before there are threads; read-only afterwards. */
 static const fed_kernels *active = &fed_kernels_generic;
 
-/* What -march=x86-64-v3 may emit, as far as compilers have names for it; AVX-512 code has it
- * too. */
+/* The features that -march=x86-64-v3 uses, as far as __builtin_cpu_supports has names for them.
+ * AVX-512 code uses them, too. */
 #if defined(FED_HAVE_AVX2) || defined(FED_HAVE_AVX512)
 static int machine_has_v3(void) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&

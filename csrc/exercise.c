@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * One stage of a net at work over and over on a made-up batch, for benchmarks: whoever calls looks
- * at the clock. */
+ * Runs one stage of a net repeatedly on a synthetic batch, for benchmarks. The caller measures the
+ * time. */
 #include "denormals.h"
 #include "net/net.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* Local steps so small that thousands of them leave the model as it is. */
+/* A rate so small that thousands of local steps do not change the model. */
 static const float tiny_rate = 1e-9f;
 
 typedef struct drill {
@@ -28,7 +28,7 @@ static void carve_drill(drill *d, fed_carver *c) {
     fed_batch_carve(&d->batch, c);
 }
 
-/* A fifth of the pixels are ink, as in a digit. */
+/* Draws images in which a fifth of the pixels are ink, as in a digit. */
 static void draw_images(drill *d) {
     const size_t num_pixels = d->net.model->num_inputs, width = fed_padded(num_pixels);
     const fed_key key = {.seed = 1};

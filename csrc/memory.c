@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Aligned memory, and one block carved into many arrays. */
+ * Aligned memory, and the division of one block into many arrays. */
 #include "memory.h"
 
 #include <stdint.h>
 #include <stdlib.h>
 
-/* More than any machine has, and little enough that a few such sizes can be added. */
+/* More than any machine has, and small enough that sums of a few such sizes cannot overflow. */
 static const size_t most_bytes = SIZE_MAX / 4;
 
 void *fed_allocate(size_t num_bytes) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Aligned memory, and one block carved into many arrays. */
+ * Aligned memory, and the division of one block into many arrays. */
 #ifndef FED_MEMORY_H
 #define FED_MEMORY_H
 
@@ -12,14 +12,14 @@ static inline size_t fed_larger(size_t a, size_t b) { return a > b ? a : b; }
 /* Returns memory aligned to FED_ALIGNMENT, to be released with free(), or NULL. */
 void *fed_allocate(size_t num_bytes);
 
-/* A cursor over a block of memory. The same carving runs twice: with base NULL it only measures,
- * and `used` is the size to allocate; with base set to that block it hands out the arrays. */
+/* A position in a block of memory. The same code runs twice: with base NULL it measures, and `used`
+ * becomes the size to allocate; with base set to that block it returns the arrays. */
 typedef struct fed_carver {
     char *base;
     size_t used;
 } fed_carver;
 
-/* Returns room for `count` pieces of `size` bytes, size at least 1; NULL while measuring. Where the
+/* Returns memory for `count` items of `size` bytes, size at least 1; NULL while measuring. If the
  * sum would overflow, `used` becomes SIZE_MAX and stays there. */
 void *fed_carve(fed_carver *carver, size_t count, size_t size);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * One sentence for every status of the core. */
+ * A message for each status of the core. */
 #include "fed.h"
 
 const char *fed_strerror(int status) {

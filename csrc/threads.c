@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Work on one client shared by several threads: only where a cohort has fewer clients than there
- * are threads. The parts are fixed by the work, never by the number of threads. */
+ * Shares the work on one client among threads, if a cohort has fewer clients than there are
+ * threads. The parts of the work do not depend on the number of threads. */
 #include "threads.h"
 #include "denormals.h"
 

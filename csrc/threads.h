@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * OpenMP, or its stand-ins for a build with one thread; and work that several threads share. Only
+ * OpenMP, or substitutes for a build with one thread; and work that threads share. Only
  * cohort/cohort.c, cohort/score.c and threads.c start threads. */
 #ifndef FED_THREADS_H
 #define FED_THREADS_H
@@ -17,7 +17,7 @@ static inline void omp_unset_lock(omp_lock_t *lock) { (void)lock; }
 static inline int omp_get_thread_num(void) { return 0; }
 #endif
 
-/* Does one part of some work on one of num_workers threads. */
+/* Does one part of shared work, on worker 0..num_workers-1. */
 typedef void fed_part(void *context, size_t part, int worker);
 
 /* Runs parts 0..num_parts-1, in any order, and returns when all are done. */

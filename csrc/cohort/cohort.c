@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A cohort trained over threads.
+ * Trains a cohort on several threads.
  *
- * Clients are the unit of scheduling. Blocks of 8 consecutive clients only fix the order of
- * addition. Within a window of open blocks (as many as there are threads, at least two) the
- * largest client that nobody has taken goes first. A client that is done waits, as its
- * parameters, for its predecessors in its block; whoever completes the chain adds it. So threads
- * decide who computes and when, never what is added to what, and memory is bounded by the
- * window, whatever the cohort. */
+ * Threads take single clients. Blocks of 8 consecutive clients fix the order of addition. A window
+ * of blocks is open at a time: as many as there are threads, at least two. A thread takes the
+ * largest client in the window that no other has taken. The parameters of a trained client wait
+ * until all earlier clients of the block are trained; the thread that trains the last missing one
+ * then adds them in order. Threads therefore decide who trains a client and when, but not the order
+ * of addition. Memory is bounded by the window, for a cohort of any size. */
 #include "cohort.h"
 #include "denormals.h"
 #include "threads.h"
@@ -20,11 +20,11 @@ static int terms_are_valid(const fed_terms *terms) {
     const fed_bounds *bounds = terms->bounds;
     if (terms->weighting != FED_WEIGHT_NUM_EXAMPLES && terms->weighting != FED_WEIGHT_UNIFORM)
         return 0;
-    if (bounds != NULL && !(bounds->max_abs >= 0 && bounds->norm >= 0)) return 0; /* NaN, too */
+    if (bounds != NULL && !(bounds->max_abs >= 0 && bounds->norm >= 0)) return 0; /* also NaN */
     return terms->frozen_slots == NULL || terms->frozen_step_num >= 1;
 }
 
-/* 1 if there is a share of the learning rate for each local step of each client, or for none. */
+/* 1 if there are no rate factors, or one for each local step of each client. */
 static int has_rate_factors(const fed_terms *terms, const fed_client *clients, size_t num_clients) {
     if (terms->rate_factors == NULL) return 1;
     for (size_t i = 0; i < terms->num_rate_factors; i++)
@@ -35,13 +35,13 @@ static int has_rate_factors(const fed_terms *terms, const fed_client *clients, s
     return 1;
 }
 
-/* 1 if a step that looks at tensors has them, and slots of its own, which are as they are. */
+/* 1 if the step needs no tensors, or has them and no frozen slots. */
 static int has_tensors(const fed_terms *terms, const fed_step *step, const fed_model *model) {
     return fed_step_takes_tensors(step, terms->tensors, model->num_params) &&
            (terms->frozen_slots == NULL || !fed_step_needs_tensors(step));
 }
 
-/* 1 if each class has a weight for its loss, or none has. */
+/* 1 if there are no class weights, or a valid one for each class. */
 static int has_class_weights(const fed_terms *terms, const fed_model *model) {
     const float *weights = terms->class_weights;
     for (size_t k = 0; weights != NULL && k < model->num_classes; k++)
@@ -54,10 +54,10 @@ static int has_class_weights(const fed_terms *terms, const fed_model *model) {
 typedef struct block {
     size_t first, num_clients;         /* of the cohort */
     unsigned taken;                    /* bit p: client first + p has been taken */
-    float *waiting[FED_BLOCK_CLIENTS]; /* trained, not yet added */
+    float *waiting[FED_BLOCK_CLIENTS]; /* parameters of clients trained but not yet added */
     size_t num_added;
     int being_added;        /* one thread at a time adds to values */
-    double *values, weight; /* values are the team's */
+    double *values, weight; /* values belong to the team */
 } block;
 
 typedef struct cohort {
@@ -70,11 +70,11 @@ typedef struct cohort {
     fed_sum *sum;
     fed_client_stats *stats;
 
-    omp_lock_t lock; /* guards all below, and the team's free list */
+    omp_lock_t lock; /* guards everything below, and the team's free list */
     size_t num_blocks, num_opened, num_merged, num_window;
     block *window; /* block b is window[b % num_window] */
     int being_merged;
-    int status; /* the first failure stops everybody */
+    int status; /* a failure stops all threads */
 } cohort;
 
 static block *cohort_block(const cohort *co, size_t b) { return &co->window[b % co->num_window]; }
@@ -92,7 +92,7 @@ static void open_blocks(cohort *co) {
 
 enum { NONE_NOW = -1, NONE_LEFT = -2 };
 
-/* Takes the largest client of the window that nobody has; the lowest index among equals. */
+/* Takes the largest client of the window that no thread has taken; the first among equals. */
 static int64_t take_client(cohort *co) {
     int64_t largest = co->num_opened < co->num_blocks ? NONE_NOW : NONE_LEFT;
     size_t most_visits = 0;
@@ -127,7 +127,7 @@ static double client_weight(const cohort *co, const fed_client_stats *stats) {
     return co->terms->weighting == FED_WEIGHT_UNIFORM ? 1 : (double)stats->num_examples;
 }
 
-/* Writes how large a client's delta is. */
+/* Writes the size of a client's delta. */
 static void measure(const cohort *co, const float *params, const float *origin,
                     fed_client_stats *stats) {
     const double sum_of_squares =
@@ -135,15 +135,15 @@ static void measure(const cohort *co, const float *params, const float *origin,
     stats->norm = stats->max_abs > co->terms->bounds->max_abs ? 0 : sqrt(sum_of_squares);
 }
 
-/* The factor that keeps a measured delta within bounds. */
+/* The factor that brings a measured delta within the bounds. */
 static double bounding_factor(const cohort *co, const fed_client_stats *stats) {
     if (co->terms->bounds == NULL) return 1;
     if (stats->max_abs > co->terms->bounds->max_abs) return 0;
     return stats->norm > co->terms->bounds->norm ? co->terms->bounds->norm / stats->norm : 1;
 }
 
-/* Adds, in order, every client of the block that waits for nobody. Called and left with the
- * lock. */
+/* Adds, in order, all clients of the block whose predecessors are added. The caller holds the
+ * lock before and after. */
 static void add_waiting(cohort *co, block *blk) {
     if (blk->being_added) return;
     blk->being_added = 1;
@@ -166,7 +166,7 @@ static void add_waiting(cohort *co, block *blk) {
     blk->being_added = 0;
 }
 
-/* Hands finished blocks to the tree, in order. Called and left with the lock. */
+/* Adds finished blocks to the tree, in order. The caller holds the lock before and after. */
 static void merge_blocks(cohort *co) {
     if (co->being_merged) return;
     co->being_merged = 1;
@@ -184,13 +184,14 @@ static void merge_blocks(cohort *co) {
     co->being_merged = 0;
 }
 
-/* Gives way while another thread holds what this one waits for. */
+/* Sleeps a little, while the clients of the window are with other threads. */
 static void wait_a_little(void) {
     static const struct timespec pause = {0, 20000};
     nanosleep(&pause, NULL);
 }
 
-/* Lets a client start from parameters of its own, which it takes for the server's. */
+/* Starts a client from its own parameters instead of the server's; proximal terms and the delta are
+ * relative to them. */
 static int start_alone(const cohort *co, const float *start, fed_workspace *workspace,
                        fed_training *training) {
     const int status = fed_team_pack_start(co->team, co->net, start, workspace);
@@ -200,7 +201,7 @@ static int start_alone(const cohort *co, const float *start, fed_workspace *work
     return FED_OK;
 }
 
-/* Trains a client, sends its delta and measures it. */
+/* Trains a client, writes its delta if that is needed, and measures it. */
 static int train_one(const cohort *co, size_t c, fed_workspace *workspace, float *params) {
     const fed_own *own = co->clients[c].own;
     fed_client_stats *stats = &co->stats[c];
@@ -217,7 +218,7 @@ static int train_one(const cohort *co, size_t c, fed_workspace *workspace, float
     return status;
 }
 
-/* Trains one taken client; called and left with the lock. */
+/* Trains one client that this thread has taken. The caller holds the lock before and after. */
 static void work_on(cohort *co, size_t c, fed_workspace *workspace) {
     float *params = take_params(co->team);
     if (params == NULL) {
@@ -294,8 +295,8 @@ static int open_window(cohort *co) {
     return FED_OK;
 }
 
-/* After a failure, sums that were not handed on are not zeros, and clients still hold
- * parameters. */
+/* Frees the window. After a failure it also returns the parameters of waiting clients, and sets the
+ * sums of the team to zero again. */
 static void close_window(cohort *co) {
     if (co->status != FED_OK) {
         return_waiting(co);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A cohort: threads and their memory, which thread works on which client, the ordered sum. */
+ * A cohort: threads and their memory, scheduling of clients, the ordered sum. */
 #ifndef FED_COHORT_H
 #define FED_COHORT_H
 
 #include "client/client.h"
 
-/* Clients in a block, within which deltas are added left to right. */
+/* Clients in a block; their deltas are added left to right. */
 enum { FED_BLOCK_CLIENTS = 8 };
 
 /* ---- team.c ---- */
@@ -13,34 +13,35 @@ enum { FED_BLOCK_CLIENTS = 8 };
 struct fed_team {
     int num_threads;
     fed_workspace *workspaces; /* [num_threads] */
-    float **free_params;       /* packed parameter vectors that nobody holds, newest last */
+    float **free_params;       /* packed parameter vectors that are not in use, newest last */
     size_t num_free;
-    size_t num_values;   /* floats in each of them */
-    float *server;       /* packed server parameters of the call under way */
-    float *zeros;        /* as many */
-    float *frozen_slots; /* its frozen slots, packed one after the other; NULL: none */
-    double **window;     /* [num_window]: the sums of the open blocks, zeros between calls */
+    size_t num_values;   /* floats in each packed vector */
+    float *server;       /* packed server parameters of the current call */
+    float *zeros;        /* [num_values] */
+    float *frozen_slots; /* packed frozen slots of the call, one after another; NULL: none */
+    double **window;     /* [num_window]: sums of the open blocks; zeros between calls */
     size_t num_window;
 };
 
-/* Packs the parameters every client starts from. */
+/* Packs the parameters from which every client starts. */
 int fed_team_set_params(fed_team *team, const fed_net *net, const float *params);
-/* Packs the parameters that one client starts from into a workspace of the team. */
+/* Packs the parameters from which one client starts into a thread's workspace. */
 int fed_team_pack_start(const fed_team *team, const fed_net *net, const float *start,
                         fed_workspace *workspace);
-/* Packs the slots that every local step starts from, if there are such. */
+/* Packs the frozen slots, if there are any. */
 int fed_team_set_slots(fed_team *team, const fed_net *net, size_t num_slots,
                        const fed_terms *terms);
-/* Clients come from files: what the core reads of them must never leave its array. */
+/* Checks sizes, options and labels of clients. They come from files, so an invalid value must never
+ * make the core read outside an array. */
 int fed_check_clients(const fed_model *model, const fed_client *clients, size_t num_clients,
                       fed_fault *fault);
 
 /* ---- sum.c ---- */
 
-/* Appends a finished block, values [net.size], and leaves zeros there. closed says that the block
- * held fewer than FED_BLOCK_CLIENTS, so none may follow. */
+/* Appends a finished block, values [net.size], and sets the values to zero. closed: 1 if the block
+ * has fewer than FED_BLOCK_CLIENTS clients, so that no other may follow. */
 int fed_sum_push(fed_sum *sum, double *values, double weight, int closed);
-/* 1 if blocks of this network's deltas may be appended. */
+/* 1 if blocks of this net's deltas may be appended. */
 int fed_sum_takes(const fed_sum *sum, const fed_net *net);
 
 #endif

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Clients scored over threads, without an update: fixed pieces of them are the unit. */
+ * Scores clients on several threads without training them. A thread takes a block of at most 256
+ * examples of one client. Blocks are fixed, so results do not depend on the number of threads. */
 #include "cohort.h"
 #include "denormals.h"
 #include "threads.h"
@@ -7,20 +8,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Examples of one client that one thread scores at a time; fixed, so that sums do not depend on the
- * number of threads. */
+/* Examples in a block. */
 enum { SCORE_BLOCK = 256 };
 
-/* A piece of one client that one thread scores; counts `repeats` times. */
+/* A block of one client's examples. */
 typedef struct score_item {
     size_t client, first, num;
-    int order; /* 1: the examples the plan draws, whatever first and num say */
-    int64_t repeats;
+    int order;       /* 1: the examples that the plan draws; first and num are ignored */
+    int64_t repeats; /* how often the scores count */
     fed_score score;
 } score_item;
 
-/* 1 if the stream ends within what is shuffled as one: an epoch, or under repeat-shuffle all of
- * them. */
+/* 1 if max_examples ends the stream within a shuffled unit: an epoch, or under repeat-shuffle the
+ * whole stream. */
 static int is_partial_shuffle(const fed_client *client) {
     const fed_plan *plan = &client->plan;
     if (plan->shuffle_buffer <= 1 || client->num_examples == 0) return 0;
@@ -31,7 +31,7 @@ static int is_partial_shuffle(const fed_client *client) {
     return visits < fed_plan_visits(&whole, client->num_examples);
 }
 
-/* Appends the pieces of examples 0..num-1 of a client; items NULL only counts them. */
+/* Appends the blocks of examples 0..num-1 of a client; with items NULL it only counts them. */
 static size_t split_examples(size_t client, size_t num, int64_t repeats, score_item *items) {
     size_t num_items = 0;
     for (size_t first = 0; first < num; first += SCORE_BLOCK, num_items++) {
@@ -45,9 +45,8 @@ static size_t split_examples(size_t client, size_t num, int64_t repeats, score_i
     return num_items;
 }
 
-/* Without an update, order and epochs do not matter: each example is scored once and counted as
- * often as it is visited. Only a shuffled stream that max_examples cuts short must really be
- * drawn. */
+/* Without updates the order of examples has no effect: each example is scored once and counted as
+ * often as it is visited. Only a shuffled stream that max_examples cuts short must be drawn. */
 static size_t split_client(const fed_client *clients, size_t c, score_item *items) {
     const fed_client *client = &clients[c];
     if (client->num_examples == 0) return 0;
@@ -81,8 +80,9 @@ static void gather_stats(const fed_client *clients, size_t num_clients, const sc
 
 enum { NO_CLIENT = -1 };
 
-/* The packed parameters that a client is scored with: its own start or, without one, the team's.
- * The workspace holds the start of client *packed, so that the next piece of it finds it there. */
+/* Finds the packed parameters for scoring a client: its own start, or else the team's. The
+ * workspace holds the start of client *packed, so the client's next block need not pack it again.
+ */
 static int params_of(const fed_team *team, const fed_net *net, const fed_client *clients, size_t c,
                      fed_workspace *workspace, int64_t *packed, const float **params) {
     const fed_own *own = clients[c].own;
@@ -97,7 +97,7 @@ static int params_of(const fed_team *team, const fed_net *net, const fed_client 
     return FED_OK;
 }
 
-/* Logits go to where a piece's first example has its row; NULL: nowhere. */
+/* Scores all blocks. logits[c] points to the rows of client c; NULL: logits are not needed. */
 static int score_items(fed_team *team, const fed_net *net, const fed_client *clients,
                        score_item *items, size_t num_items, const atomic_int *cancel,
                        float *const *logits /* [num_clients] or NULL */) {
@@ -128,7 +128,7 @@ static int score_items(fed_team *team, const fed_net *net, const fed_client *cli
     return failure;
 }
 
-/* Checks and packs; net is what `model` says. */
+/* Checks the arguments, lays out the net and packs the parameters. */
 static int prepare_scoring(fed_team *team, const fed_model *model, const float *params,
                            const fed_client *clients, size_t num_clients, fed_net *net,
                            fed_fault *fault) {

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The ordered, weighted sum of model deltas or other vectors, in float64. Within a block of
- * FED_BLOCK_CLIENTS they are added left to right; blocks are combined by a fixed binary tree over
- * their index. The tree is held as a binary counter: level l has a value when bit l of the number
- * of blocks is set, and stands for 2^l consecutive blocks, so memory grows with the logarithm of
- * the cohort. Every number goes through this on its own, so any range of them may go first. */
+ * FED_BLOCK_CLIENTS vectors are added left to right. Blocks are combined by a fixed binary tree
+ * over their index. The tree is stored as a binary counter: level l has a value if bit l of the
+ * number of blocks is set, and is the sum of 2^l consecutive blocks. Memory therefore grows with
+ * the logarithm of the cohort. Coordinates are independent, so ranges of them can be added in any
+ * order. */
 #include "cohort.h"
 #include "denormals.h"
 
@@ -14,14 +15,14 @@
 enum { MAX_LEVELS = 48 };
 
 struct fed_sum {
-    int is_packed; /* holds a model's parameters in the order of net */
+    int is_packed; /* 1: of packed parameters of `net` */
     fed_net net;
     size_t num_values;
     size_t num_blocks;
     int closed; /* the last block was short: no other may follow */
     double weight;
-    double *levels[MAX_LEVELS]; /* holds a value where num_blocks has the bit */
-    double *partial; /* fed_sum_add's block under way; if packed, fed_sum_total's scratch */
+    double *levels[MAX_LEVELS]; /* level l has a value if bit l of num_blocks is set */
+    double *partial; /* the unfinished block of fed_sum_add; if packed, fed_sum_total's scratch */
     double partial_weight;
     size_t num_partial;
 };
@@ -72,7 +73,7 @@ int fed_sum_takes(const fed_sum *sum, const fed_net *net) {
     return sum->is_packed && sum->num_values == net->size && !sum->closed;
 }
 
-/* Takes the memory for levels until there are so many blocks. */
+/* Allocates the levels that num_blocks blocks need. */
 static int reserve_levels(fed_sum *sum, size_t num_blocks) {
     for (size_t l = 0; num_blocks >> l != 0; l++) {
         if (sum->levels[l] == NULL) sum->levels[l] = new_zeros(sum->num_values);
@@ -81,7 +82,8 @@ static int reserve_levels(fed_sum *sum, size_t num_blocks) {
     return FED_OK;
 }
 
-/* Puts a range of a finished block, that after num_blocks others, into the tree; leaves zeros. */
+/* Adds a range of a finished block, which follows num_blocks others, to the tree, and sets the
+ * values to zero. */
 static void push_range(const fed_sum *sum, size_t num_blocks, double *values, size_t first,
                        size_t count) {
     size_t level = 0;
@@ -103,7 +105,7 @@ int fed_sum_push(fed_sum *sum, double *values, double weight, int closed) {
     return FED_OK;
 }
 
-/* Adds a range of each vector. The same range of all levels stays in the cache meanwhile. */
+/* Adds a range of each vector. The range of all levels stays in the cache. */
 static void add_range(const fed_sum *sum, const float *const *vectors, const double *weights,
                       size_t num_vectors, size_t first, size_t count) {
     const fed_kernels *kernels = fed_active_kernels();

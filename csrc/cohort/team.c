@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The threads that work on a cohort and what they are given: memory that outlives a call, packed
- * parameters, clients that were checked. */
+ * The threads that work on a cohort, their memory, packed parameters, and the checks of clients. */
 #include "cohort.h"
 
 #include <math.h>
@@ -18,7 +17,7 @@ fed_team *fed_team_new(int num_threads) {
     team->workspaces = calloc((size_t)num_threads, sizeof *team->workspaces);
     team->num_window = (size_t)(num_threads < 2 ? 2 : num_threads);
     team->window = calloc(team->num_window, sizeof *team->window);
-    /* every client of every open block may hold one */
+    /* each client of each open block may hold one */
     team->free_params = calloc(team->num_window * FED_BLOCK_CLIENTS, sizeof *team->free_params);
     if (team->workspaces == NULL || team->window == NULL || team->free_params == NULL) {
         fed_team_free(team);
@@ -27,7 +26,7 @@ fed_team *fed_team_new(int num_threads) {
     return team;
 }
 
-/* Gives back what has the size of a model. */
+/* Frees all vectors of the model's size. */
 static void drop_vectors(fed_team *team) {
     while (team->num_free > 0) free(team->free_params[--team->num_free]);
     free(team->server);
@@ -56,7 +55,6 @@ void fed_team_free(fed_team *team) {
     free(team);
 }
 
-/* Packs the parameters every client starts from. */
 int fed_team_set_params(fed_team *team, const fed_net *net, const float *params) {
     const size_t num_values = net->size;
     if (team->num_values != num_values) {
@@ -80,7 +78,6 @@ int fed_team_pack_start(const fed_team *team, const fed_net *net, const float *s
     return FED_OK;
 }
 
-/* Packs the slots that every local step starts from, if there are such. */
 int fed_team_set_slots(fed_team *team, const fed_net *net, size_t num_slots,
                        const fed_terms *terms) {
     free(team->frozen_slots);
@@ -114,7 +111,6 @@ static int client_is_valid(const fed_model *model, const fed_client *client) {
            fed_plan_visits(plan, client->num_examples) <= FED_MAX_BATCH;
 }
 
-/* Labels come from files: an index they form must never leave its array. */
 int fed_check_clients(const fed_model *model, const fed_client *clients, size_t num_clients,
                       fed_fault *fault) {
     for (size_t c = 0; c < num_clients; c++) {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * One batch through the stages of a net, and back. An example goes through the whole front, the
- * stages before the first dense one, before the next example does: what it leaves there stays in
- * the cache. Dense stages take the batch at once. On the way back through the front, fixed blocks
- * of examples add up their own gradients, which are then added in order: so several threads can
- * share a batch and the bytes stay the same. */
+ * The forward and backward pass of a batch through the stages of a net. The stages before the first
+ * dense one (the "front") process one example at a time, all stages in turn, so that its values
+ * stay in the cache. Dense stages process the whole batch at once. In the backward pass of the
+ * front, each fixed block of examples has its own sum of gradients; these sums are then added in
+ * order. Threads can therefore share a batch without changing a bit of the result. */
 #include "net.h"
 #include "threads.h"
 
@@ -15,7 +15,7 @@ static size_t num_blocks(size_t num_rows) { return (num_rows + FED_LANES - 1) / 
 
 static int takes_batch(const fed_stage *stage) { return stage->ops->forward_batch != NULL; }
 
-/* The values between stage s - 1 and stage s: the one's out is the other's in. */
+/* The buffer between stage s - 1 and stage s: the output of one and the input of the other. */
 static const fed_buffer *buffer_before(const fed_net *net, size_t s) {
     return s == 0 ? &net->stages[0].in : &net->stages[s - 1].out;
 }
@@ -26,19 +26,20 @@ static int last_takes_batch(const fed_net *net) {
     return takes_batch(&net->stages[net->num_stages - 1]);
 }
 
-/* Logits of a dense last stage are born in lanes. */
+/* 1 if there is memory for values s: images that are rows, and logits in lanes, need none. */
 static int has_values(const fed_net *net, size_t s) {
     if (s == 0) return !images_are_rows(net);
     return s < net->num_stages || !last_takes_batch(net);
 }
 
-/* From one example's values to the next's: 0 where all examples use the same memory in turn. */
+/* Floats from one example's values to the next's; 0 if all examples use the same memory in turn. */
 static size_t value_stride(const fed_batch *batch, size_t s) {
     const int in_turn = !batch->is_training && s < batch->net->num_front;
     return in_turn ? 0 : buffer_before(batch->net, s)->num_values;
 }
 
-/* The gradient by values s of example b, in a block of the front that its examples use in turn. */
+/* The gradient by values s of example b. In the front there is one per block, which the block's
+ * examples use in turn. */
 static float *gradient_at(const fed_batch *batch, size_t s, size_t b, size_t block) {
     const size_t place = s < batch->net->num_front ? block : b;
     return batch->gradients[s] + place * buffer_before(batch->net, s)->num_values;
@@ -48,8 +49,8 @@ static size_t copies(const fed_batch *batch, size_t stride) {
     return stride > 0 ? batch->batch_size : 1;
 }
 
-/* Few enough that their gradients fit the cache, small enough to share a usual batch of 10 or 20.
- */
+/* Few blocks, so that their gradients fit into the cache; small ones, so that threads can share a
+ * usual batch of 10 or 20. */
 enum { BLOCK_ROWS = 5, MOST_BLOCKS = 8 };
 
 static size_t num_front_blocks(size_t num_rows) {
@@ -123,8 +124,8 @@ void fed_batch_derive(const fed_batch *batch, const float *params) {
     for (size_t s = 0; s < batch->net->num_stages; s++) fed_batch_derive_stage(batch, params, s);
 }
 
-/* Each visit of an example has its own stretch of the client's stream, so that it does not matter
- * who draws it when. */
+/* Each visit of an example has its own part of the client's stream, so that masks do not depend on
+ * which thread draws them and when. */
 void fed_batch_open_dropout(const fed_batch *batch, const fed_key *key, size_t first_visit) {
     if (batch->dropout == NULL) return;
     for (size_t b = 0; b < batch->batch_size; b++) {
@@ -154,7 +155,7 @@ void fed_lanes_to_rows(const float *lanes, size_t num_values, size_t num_rows, f
 
 /* ---- Stages ---------------------------------------------------------------------------------- */
 
-/* What example b meets in stage s. */
+/* The arguments of stage s for example b. */
 static fed_pass example_pass(const fed_batch *batch, const float *params, size_t s, size_t b,
                              size_t block, int worker) {
     const fed_stage *stage = &batch->net->stages[s];
@@ -195,7 +196,7 @@ static fed_batch_pass batch_pass(const fed_batch *batch, const float *params, si
     };
 }
 
-/* An image as decoded becomes one with padded channels. */
+/* Copies a decoded image to a buffer with padded channels. */
 static void expand(const fed_stage *stage, const float *image, float *values) {
     const size_t channels = stage->layer->in.channels;
     const size_t num_pixels = stage->layer->in.height * stage->layer->in.width;
@@ -203,7 +204,7 @@ static void expand(const fed_stage *stage, const float *image, float *values) {
         memcpy(values + p * stage->in.pixel_stride, image + p * channels, channels * sizeof *image);
 }
 
-/* A way through the front: what fed_share hands to each part. */
+/* A pass through the front: the context of each part in fed_share. */
 typedef struct front_way {
     const fed_batch *batch;
     const float *params;
@@ -264,9 +265,9 @@ void fed_batch_forward(const fed_batch *batch, const float *params, size_t num_r
     }
 }
 
-/* ---- Back ------------------------------------------------------------------------------------ */
+/* ---- Backward -------------------------------------------------------------------------------- */
 
-/* Adds up the blocks' gradients, in order, and hands over the sum. */
+/* Adds the blocks' gradients in order and passes the sum to the update. */
 static void update_stage(const fed_batch *batch, size_t s, size_t num_blocks,
                          const fed_update *update) {
     const fed_stage *stage = &batch->net->stages[s];

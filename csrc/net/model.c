@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The model table: checked, and laid out as stages. How a stage computes is in layers/. */
+ * Checks a model table and lays it out as stages. Their computations are in layers/. */
 #include "net.h"
 
 #include <string.h>
@@ -9,7 +9,7 @@
 static int shape_is_valid(const fed_shape *shape) {
     if (!fed_is_size(shape->height) || !fed_is_size(shape->width) || !fed_is_size(shape->channels))
         return 0;
-    /* Twice the padding of a border and of the channels must not overflow either. */
+    /* The size must not overflow with padded channels, and with a border, either. */
     return shape->height <= FED_MAX_VALUES / shape->width &&
            fed_padded(shape->channels) <= FED_MAX_VALUES / (shape->height * shape->width);
 }
@@ -57,7 +57,8 @@ static const fed_stage_ops *choose_ops(const fed_stage *stage) {
     return kind->ops;
 }
 
-/* Makes the stage of layer l, and of the next where they merge; returns their number. */
+/* Makes the stage of layer l, or of layers l and l + 1 if one stage computes both; returns their
+ * number. */
 static size_t set_stage(fed_stage *stage, const fed_model *model, size_t l) {
     *stage = (fed_stage){.layer = &model->layers[l], .is_first = l == 0};
     const fed_layer_kind *kind = fed_kind_of(stage->layer);
@@ -72,9 +73,9 @@ static size_t set_stage(fed_stage *stage, const fed_model *model, size_t l) {
     return num_layers;
 }
 
-/* Blocks of the dropout stream for each visit, as a power of two: 2^20 hold the masks of 2^24
- * values and serve every usual model, so that its masks do not depend on its size. A model that
- * draws more gets more, or neighbouring visits would share masks. */
+/* The logarithm of the number of blocks of the dropout stream for each visit. 2^20 blocks hold the
+ * masks of 2^24 values, enough for every usual model, so masks do not depend on the model's size.
+ * A model that draws more gets more blocks, since visits must not share masks. */
 static unsigned visit_bits(size_t num_draws) {
     enum { USUAL_BITS = 20, BLOCK_DRAWS = 4 };
     unsigned bits = USUAL_BITS;
