@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Activations: over the values of a buffer, and as a layer of their own. */
+ * Activations, of the values of a buffer and as a separate layer. */
 #include "layer.h"
 
-/* sigmoid(0) is not 0, but padding channels are. */
+/* Padding channels must stay 0, but sigmoid(0) is not 0. */
 static void clear_padding(const fed_buffer *buffer, const fed_shape *shape, float *row) {
     const size_t num_padding = buffer->pixel_stride - shape->channels;
     if (num_padding == 0) return;

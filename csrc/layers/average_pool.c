@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Average-pool: the mean of the values of each window that are inside the image. */
+ * Average-pool: the mean of the values of each window inside the image. */
 #include "pools.h"
 
 static void lay_out(fed_stage *stage) { stage->in = fed_plain_buffer(&stage->layer->in); }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Where the values of one example lie between two stages. */
+ * The layout of one example's values between two stages. */
 #ifndef FED_BUFFER_H
 #define FED_BUFFER_H
 
@@ -8,13 +8,14 @@
 
 #include <string.h>
 
-/* Where the values of one example lie between two stages: pixels of `channels` padded with zeros to
- * a multiple of FED_PAD floats, inside a border of zeros. All in floats. A vector is one pixel. */
+/* The layout of one example's values between two stages: pixels, whose channels are padded with
+ * zeros to a multiple of FED_PAD floats, inside a border of zeros. Sizes are in floats. A vector is
+ * one pixel. */
 typedef struct fed_buffer {
-    size_t origin;       /* of value (0, 0, 0) */
+    size_t origin;       /* offset of value (0, 0, 0) */
     size_t pixel_stride; /* from one pixel to the next: the padded channels */
     size_t row_stride;   /* from one row of pixels to the next */
-    size_t num_values;   /* in all, a multiple of FED_PAD */
+    size_t num_values;   /* total, a multiple of FED_PAD */
 } fed_buffer;
 
 /* A buffer without a border. */
@@ -25,24 +26,24 @@ static inline fed_buffer fed_plain_buffer(const fed_shape *shape) {
                         .num_values = shape->height * shape->width * channels};
 }
 
-/* An image as it is decoded: neither border nor padded channels; only its end is padded. */
+/* A decoded image: no border and no padded channels; only the end is padded. */
 static inline fed_buffer fed_image_buffer(const fed_shape *shape) {
     return (fed_buffer){.pixel_stride = shape->channels,
                         .row_stride = shape->width * shape->channels,
                         .num_values = fed_padded(fed_shape_size(shape))};
 }
 
-/* Where pixel (y, x) begins. */
+/* The offset of pixel (y, x). */
 static inline size_t fed_pixel(const fed_buffer *buffer, size_t y, size_t x) {
     return buffer->origin + y * buffer->row_stride + x * buffer->pixel_stride;
 }
 
-/* Floats of a row of pixels, padding channels included: inside a border they are contiguous. */
+/* Floats of a row of pixels, with padding channels; they are contiguous. */
 static inline size_t fed_row_size(const fed_buffer *buffer, const fed_shape *shape) {
     return shape->width * buffer->pixel_stride;
 }
 
-/* Copies an image from one buffer to another; borders stay as they are. */
+/* Copies an image from one buffer to another; borders are not written. */
 static inline void fed_copy_interior(const fed_shape *shape, const fed_buffer *from_buffer,
                                      const float *from, const fed_buffer *to_buffer, float *to) {
     for (size_t y = 0; y < shape->height; y++)

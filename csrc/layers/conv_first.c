@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The convolution of an image as it is decoded: few channels, so that a window has few values and
- * their gradients, for some output channels, fit into registers. No gradient by the image.
+ * The convolution of a decoded image. It has few channels, so a window has few values, and their
+ * gradients for some output channels fit into registers. There is no gradient by the image.
  *
- * Packed: kernel in panels of FED_PANEL output channels (kernels.h), bias [padded O]. Saved or, in
- * scoring, scratch: the image inside its border, where it needs one. Saved: where each pooled value
- * comes from. Scratch: rows of pixels; bias sums.
+ * Packed: kernel in panels of FED_PANEL output channels (list.h), bias [padded O]. Saved, or
+ * scratch in scoring: the image with its border, if it needs one. Saved: the source of each pooled
+ * value. Scratch: rows of pixels; bias sums.
  */
 #include "conv.h"
 
@@ -39,7 +39,7 @@ static void lay_out(fed_stage *stage) {
     stage->piece_size = 0;
 }
 
-/* Where the weight of a tap and an output channel lies. */
+/* The packed index of the weight of a tap and an output channel. */
 static size_t packed_index(const fed_conv *conv, size_t tap, size_t channel) {
     const size_t start = channel / FED_PANEL * FED_PANEL, left = conv->out_channels - start;
     return start * conv->num_taps + tap * (left < FED_PANEL ? left : FED_PANEL) + channel - start;

@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A convolution of feature maps. Backward uses that most of the gradient is 0, after a max-pool
- * three quarters of it and after relu much of the rest: what is left is listed for each output
- * channel, and only that is worked on. Without a pool the gradient by the inputs is computed as
- * what it is, a convolution of the gradient with the kernel turned around.
+ * A convolution of feature maps. The backward pass uses that most of the gradient is 0: three
+ * quarters after a max-pool, and much of the rest after relu. It lists the non-zero gradients of
+ * each output channel and computes only with those. Without a pool, the gradient by the inputs is
+ * computed as a convolution of the gradient with the flipped ("turned") kernel.
  *
  * Packed: kernel [O][window height][window width * padded I], bias [padded O]. Derived: the kernel
- * as fed_conv_run takes it, and where it is needed the one turned around. Saved: where each pooled
- * value comes from. Scratch: what fed_conv_run needs, or the lists of a strip of rows.
+ * as fed_conv_run needs it and, if it is used, the flipped one. Saved: the source of each pooled
+ * value. Scratch: that of fed_conv_run, or the lists of a strip of rows.
  */
 #include "conv.h"
 
 #include <string.h>
 
-/* Lists are made and used a strip of rows at a time, so that the strip's inputs stay in the L1
- * cache: this many floats. */
+/* Lists are made and used for a strip of rows at a time. The strip's inputs are about this many
+ * floats, so that they stay in the L1 cache. */
 enum { STRIP_FLOATS = 11 * 1024 };
 
 static size_t kernel_size(const fed_stage *stage, const fed_conv *conv) {
@@ -22,7 +22,7 @@ static size_t kernel_size(const fed_stage *stage, const fed_conv *conv) {
 
 static size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
 
-/* Rows of cells in a strip: as many as the inputs have room for, in strips of nearly equal size. */
+/* Rows of cells in a strip: as many as fit, in strips of nearly equal size. */
 static size_t strip_rows(const fed_conv *conv) {
     const size_t step = (conv->is_pooled ? 2 : 1) * conv->step_y;
     const size_t window = conv->sweep.height * conv->sweep.row_stride;
@@ -36,11 +36,12 @@ static void init(fed_conv *conv, const fed_stage *stage) {
     fed_conv_init(conv, stage, fed_padded(stage->layer->in.channels));
 }
 
-/* 1 if the gradient by the inputs is a convolution, `turned`. */
+/* 1 if the gradient by the inputs is computed as a convolution, whose sizes are then in `turned`.
+ */
 static int init_turned(fed_conv *turned, const fed_stage *stage, const fed_conv *conv) {
     const fed_layer *l = stage->layer;
     if (stage->pool != NULL || l->stride_x != 1 || l->stride_y != 1 || stage->is_first) return 0;
-    const size_t num_channels = conv->out_channels; /* its inputs are our outputs' gradient */
+    const size_t num_channels = conv->out_channels; /* its inputs are the gradient of our outputs */
     const size_t width = l->in.width + l->window_width - 1;
     const size_t height = l->in.height + l->window_height - 1;
     const size_t row_stride = width * num_channels;
@@ -65,7 +66,7 @@ static int init_turned(fed_conv *turned, const fed_stage *stage, const fed_conv 
     return 1;
 }
 
-/* Floats that deriving a kernel needs. */
+/* Scratch floats of `derive` for one kernel. */
 static size_t derive_floats(const fed_conv *conv) {
     return fed_conv_is_winograd(conv) ? conv->out_channels * conv->num_taps : 0;
 }
@@ -121,7 +122,9 @@ static void unpack(const fed_stage *stage, const double *packed, double *flat) {
         memcpy(to, packed + kernel_size(stage, &conv), layer->out.channels * sizeof(*to));
 }
 
-/* Panels of the kernel turned around: inputs and outputs exchanged, windows point-mirrored. */
+/* Writes panels of the flipped kernel: inputs and outputs exchanged, windows rotated by 180
+ * degrees.
+ */
 static void turn_kernel(const fed_conv *conv, const fed_conv *turned, size_t num_channels,
                         const float *packed, float *panels) {
     const size_t num_places = conv->num_taps / conv->in_channels;
@@ -166,7 +169,7 @@ static void forward(const fed_pass *pass) {
     fed_conv_activate(pass);
 }
 
-/* The gradient by the inputs as a convolution. outputs: as of fed_conv_undo_activation. */
+/* Computes the gradient by the inputs as a convolution. outputs: from fed_conv_undo_activation. */
 static void run_turned(const fed_pass *pass, const fed_conv *conv, const fed_conv *turned,
                        const float *outputs) {
     const fed_buffer *out = &pass->stage->out;
@@ -189,7 +192,7 @@ static void run_turned(const fed_pass *pass, const fed_conv *conv, const fed_con
     fed_conv_run(pass->kernels, turned, &io);
 }
 
-/* Lists the gradients of rows first..first+num-1. */
+/* Lists the non-zero gradients of rows first..first+num-1. */
 static void list_strip(const fed_pass *pass, const fed_conv *conv, const float *outputs,
                        size_t first, size_t num, const fed_lists *lists) {
     const fed_buffer *out = &pass->stage->out;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Convolutions by rows of pixels, pooled two rows at a time. */
+ * Computes convolutions by rows of pixels, two rows at a time if they are pooled. */
 #include "conv.h"
 
 size_t fed_conv_rows_floats(const fed_conv *conv) {
     return conv->is_pooled ? 2 * 2 * conv->num_cells * FED_PANEL : 0;
 }
 
-/* Two rows of pixels, then one of cells. */
+/* Computes two rows of pixels and pools them to one row of cells. */
 static void pooled_row(const fed_kernels *kernels, const fed_conv *conv, const fed_conv_io *io,
                        size_t y, size_t channel, size_t width) {
     const size_t num_pixels = 2 * conv->num_cells, row_size = num_pixels * width;

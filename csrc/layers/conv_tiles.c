@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Convolutions by Winograd's tiles: transform the inputs, 36 products, transform back. A strip of
- * rows of tiles at a time, so that all of it stays in the L2 cache. */
+ * Computes convolutions by Winograd's tiles: transforms the inputs, computes 36 products, and
+ * transforms back. It processes a strip of rows of tiles at a time, so that all data of a strip
+ * stay in the L2 cache. */
 #include "conv.h"
 
-/* With fewer channels than LEAST_CHANNELS the transforms cost what the products save. */
+/* With fewer channels than LEAST_CHANNELS the transforms cost more than the products save. */
 enum { NUM_POINTS = 36, STRIP_FLOATS = 256 * 1024, LEAST_CHANNELS = 32 };
 
-/* Floats from one of the 36 points to the next: a power of two would put all of them into one set
- * of the L1 cache. */
+/* Floats from one of the 36 points to the next. The padding avoids a power of two, with which all
+ * points would share one set of the L1 cache. */
 static size_t point_stride(size_t num_values) { return num_values + FED_PAD; }
 
-/* Outputs of a tile each way, before the pool. */
+/* Outputs of a tile in each direction, before the pool. */
 static size_t tile_side(const fed_conv *conv) { return conv->sweep.height == 5 ? 2 : 4; }
 
 static size_t tiles_down(const fed_conv *conv) {
@@ -54,10 +55,10 @@ void fed_conv_tiles_kernel(const fed_kernels *kernels, const fed_conv *conv, con
                               kernel, point_stride(conv->in_channels * conv->out_channels));
 }
 
-/* Some rows of tiles. */
+/* A strip: some rows of tiles. */
 typedef struct strip {
     size_t first, num;  /* rows */
-    size_t width, side; /* tiles in a row, outputs in a tile's */
+    size_t width, side; /* tiles in a row; see tile_side */
     float *inputs;      /* [36][num * width, in_channels] */
     float *products;    /* [36][num * width, panel width] */
 } strip;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A convolution's sizes, and which of two ways computes it: rows of pixels (conv_rows.c) or
+ * The sizes of a convolution, and the choice between two methods: rows of pixels (conv_rows.c) or
  * Winograd's tiles (conv_tiles.c). */
 #include "conv.h"
 
-/* Rows or columns of the input with its border. */
+/* Number of rows or columns of the input with its border. */
 static size_t reach(size_t pad, size_t size, size_t num_windows, size_t stride, size_t window) {
     const size_t needed = (num_windows - 1) * stride + window;
     return pad + size > needed ? pad + size : needed;

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Dense layers on pixels, whose rows are the images as they lie, or to logits, which softmax wants
- * examples in lanes. Flat kernel [I, O], bias [O]; packed kernel [O, width], bias [padded O]. */
+ * The first and the last dense layer. The first reads images without copying them; the last writes
+ * logits in the lane layout that the softmax kernel reads. Flat kernel [I, O], bias [O]; packed
+ * kernel [O, width], bias [padded O]. */
 #include "layer.h"
 
 #include <string.h>
 
-/* Outputs whose gradient is one piece: what their weights take stays in the cache. */
+/* Outputs whose gradient is computed as one piece, which stays in the cache. */
 enum { PIECE_OUTPUTS = 10 };
 
 static size_t num_outputs_of(const fed_stage *stage) { return stage->layer->out.channels; }
@@ -27,12 +28,12 @@ static void lay_out(fed_stage *stage) {
         piece_outputs(stage) * stage->in.num_values + fed_padded(num_outputs_of(stage));
 }
 
-/* Where inputs of row y, pixel x begin in a packed row of weights. */
+/* The offset of pixel (y, x) in a packed row of weights. */
 static size_t pixel_start(const fed_stage *stage, size_t y, size_t x) {
     return y * stage->in.row_stride + x * stage->in.pixel_stride;
 }
 
-/* Inputs that lie side by side, padding or not, from the first pixel on. */
+/* Number of contiguous inputs from the first pixel on, without padding between them. */
 static size_t run_size(const fed_stage *stage) {
     const fed_shape *in = &stage->layer->in;
     return stage->in.pixel_stride == in->channels ? fed_shape_size(in) : in->channels;
@@ -41,7 +42,7 @@ static size_t run_size(const fed_stage *stage) {
 static void pack(const fed_stage *stage, const float *flat, float *packed) {
     const size_t num_inputs = fed_shape_size(&stage->layer->in), run = run_size(stage);
     const size_t num_outputs = num_outputs_of(stage), width = stage->in.num_values;
-    /* Zeros where nothing else will be written. */
+    /* Zeros for the padding. */
     const size_t start = width == num_inputs ? bias_start(stage) : 0;
     memset(packed + start, 0, (stage->packed_size - start) * sizeof *packed);
     flat += stage->layer->offset;
@@ -66,8 +67,7 @@ static void unpack(const fed_stage *stage, const double *packed, double *flat) {
         memcpy(flat, packed + bias_start(stage), num_outputs * sizeof *flat);
 }
 
-/* A few inputs at a time: flat memory, which is written here for the first time, is filled in
- * order. */
+/* Takes a few inputs at a time, so that the flat memory, which is new here, is written in order. */
 static void unpack_delta(const fed_stage *stage, const float *after, const float *before,
                          float *flat) {
     const size_t num_inputs = fed_shape_size(&stage->layer->in), run = run_size(stage);
@@ -95,7 +95,7 @@ static float *block_lanes(const fed_batch_pass *pass, size_t first) {
     return pass->lanes + first * num_outputs_of(pass->stage);
 }
 
-/* From lanes to rows of outputs, activation applied. */
+/* Converts lanes to rows of outputs and applies the activation. */
 static void finish_outputs(const fed_batch_pass *pass) {
     const fed_stage *stage = pass->stage;
     const size_t num_outputs = num_outputs_of(stage);
@@ -110,8 +110,8 @@ static void finish_outputs(const fed_batch_pass *pass) {
     }
 }
 
-/* From the gradient by rows of outputs to lanes of the one by what the activation was applied to.
- */
+/* Backward through the activation: converts the gradient by rows of outputs to lanes of the
+ * gradient by the activation's inputs. */
 static void begin_gradient(const fed_batch_pass *pass) {
     const fed_stage *stage = pass->stage;
     const size_t num_outputs = num_outputs_of(stage);
@@ -146,7 +146,8 @@ static void accumulate(const fed_batch_pass *pass, size_t o, size_t num_outputs,
                                         block_lanes(pass, first) + o * FED_LANES);
 }
 
-/* Some outputs after the others: what is done to their weights next finds them in the cache. */
+/* Accumulates the gradient and passes it to the update, some outputs at a time, while their weights
+ * are in the cache. */
 static void update_params(const fed_batch_pass *pass, const fed_update *update) {
     const fed_stage *stage = pass->stage;
     const size_t num_outputs = num_outputs_of(stage), width = stage->in.num_values;
@@ -170,7 +171,7 @@ static void backward_batch(const fed_batch_pass *pass, const fed_update *update)
     const fed_stage *stage = pass->stage;
     const size_t num_outputs = num_outputs_of(stage), width = stage->in.num_values;
     if (!stage->is_last) begin_gradient(pass);
-    /* All of it before the first accumulation: the sum may be the parameters themselves. */
+    /* This must be complete before the first accumulation, as the sum may be the parameters. */
     if (pass->in_gradient != NULL)
         for (size_t first = 0; first < pass->num_rows; first += FED_LANES)
             pass->kernels->dense_backward_inputs(

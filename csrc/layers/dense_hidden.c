@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Dense layers between others, whose inputs and outputs are rows. Flat kernel [I, O], bias [O];
- * packed kernel [I, O] and bias [O], both sizes padded. */
+ * Hidden dense layers, whose inputs and outputs are rows. Flat kernel [I, O], bias [O]; packed
+ * kernel [I, O] and bias [O], both sizes padded. */
 #include "layer.h"
 #include "threads.h"
 
 #include <string.h>
 
-/* Floats of a piece of gradient, about: what its weights take stays in the innermost cache. */
+/* Approximate floats of a piece of the gradient, which stays in the L1 cache. */
 enum { PIECE_FLOATS = 4096 };
 
-/* Padded. */
+/* The padded number of outputs. */
 static size_t num_outputs_of(const fed_stage *stage) {
     return fed_padded(stage->layer->out.channels);
 }
@@ -70,14 +70,14 @@ static void unpack_delta(const fed_stage *stage, const float *after, const float
         subtract(after + bias_start(stage), before + bias_start(stage), num_outputs, flat);
 }
 
-/* Some of the outputs, and of the inputs, at a time: what threads share. */
+/* Outputs, and inputs, of a part when threads share the work. */
 enum { SHARED_OUTPUTS = 64, SHARED_INPUTS = 256 };
 
 static size_t num_parts(const fed_batch_pass *pass, size_t num_values, size_t values_each) {
     return pass->num_workers > 1 ? (num_values + values_each - 1) / values_each : 1;
 }
 
-/* Values of a part: all of them where there is one. */
+/* Number of values in a part; all of them if there is only one part. */
 static size_t part_size(const fed_batch_pass *pass, size_t first, size_t num_values,
                         size_t values_each) {
     const size_t left = num_values - first;
@@ -105,7 +105,8 @@ static void forward_batch(const fed_batch_pass *pass) {
                              pass->outputs + b * stage->out.num_values);
 }
 
-/* From the gradient by outputs to the one by what the activation was applied to, 0 in padding. */
+/* Backward through the activation: turns the gradient by its outputs into that by its inputs, with
+ * zeros in the padding. */
 static void undo_activation(const fed_batch_pass *pass) {
     const fed_stage *stage = pass->stage;
     const size_t stride = stage->out.num_values, num_outputs = stage->layer->out.channels;
@@ -118,13 +119,13 @@ static void undo_activation(const fed_batch_pass *pass) {
     }
 }
 
-/* A way back: what fed_share hands to each part. */
+/* A backward pass: the context of each part in fed_share. */
 typedef struct tiles_way {
     const fed_batch_pass *pass;
     const fed_update *update;
 } tiles_way;
 
-/* Both gradients by num inputs from the first; the one by parameters goes to target. */
+/* Computes the gradients for inputs first..first+num-1; the one by parameters goes to target. */
 static void backward_inputs(const fed_batch_pass *pass, size_t first, size_t num, float *target,
                             int is_fresh) {
     const fed_stage *stage = pass->stage;
@@ -144,8 +145,8 @@ static void backward_inputs(const fed_batch_pass *pass, size_t first, size_t num
     pass->kernels->tiles_backward(&backward);
 }
 
-/* The same, and what is done to the weights next: a piece at a time, so that it finds them in the
- * cache. */
+/* Computes the gradients and passes them to the update, a piece at a time, while the weights are in
+ * the cache. */
 static void update_inputs(const fed_batch_pass *pass, size_t first, size_t num,
                           const fed_update *update) {
     const fed_stage *stage = pass->stage;

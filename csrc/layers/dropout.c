@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Dropout: in training a share of the values becomes 0 and the others grow, so that the expected
- * value stays; in scoring nothing happens. The share is the rate in 65536ths, rounded, and less
- * than 1. Each value of the image in height, width, channel order (padding left out) takes 16 bits
- * of the visit's dropout stream, four values to a 64-bit draw from its lowest bits up; each layer
- * begins with a fresh draw. Bits below the share drop the value; they are saved for backward. */
+ * Dropout: in training a share of the values is set to 0 and the others are scaled up, so that the
+ * expected value does not change. In scoring it does nothing. The share is the rate rounded to
+ * 65536ths, and less than 1. Each value of the image, in height, width, channel order without
+ * padding, takes 16 bits of the visit's dropout stream. A 64-bit draw serves four values, from its
+ * lowest bits up, and each layer begins with a new draw. A value is dropped if its bits are below
+ * the share. The bits are saved for backward. */
 #include "layer.h"
 
 #include <math.h>
@@ -35,8 +36,8 @@ static void draw_bits(fed_rng *rng, size_t count, uint16_t *bits) {
     }
 }
 
-/* The same from values to outputs and from their gradient to the values' one. Bits have no padding:
- * where the channels have, they are taken pixel by pixel. */
+/* Applies the mask, in the forward pass to values and in the backward pass to gradients. Bits have
+ * no padding, so buffers with padded channels are processed pixel by pixel. */
 static void drop(const fed_pass *pass, const fed_buffer *from_buffer, const float *from,
                  const fed_buffer *to_buffer, float *to) {
     const fed_shape *shape = &pass->stage->shape;

@@ -1,21 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Group normalisation: each example's channels, in groups of neighbours, are shifted and scaled to
- * mean 0 and variance 1 over height, width and the group's channels; gamma and beta follow, per
- * channel. The variance is the biased one and epsilon stands inside the root. Packed: gamma, then
- * beta, padded channels each; one that the layer does not have is left out. Saved for backward:
- * the mean and 1 / deviation of each channel's group. */
+ * Group normalisation: shifts and scales each group of neighbouring channels of an example to mean
+ * 0 and variance 1 over height, width and the group's channels, then applies gamma and beta per
+ * channel. The variance is the biased one, and epsilon is inside the root. Packed: gamma, then
+ * beta, [padded channels] each, if the layer has them. Saved for backward: the mean and 1 /
+ * deviation of each channel's group. */
 #include "layer.h"
 
 #include <math.h>
 
-/* Of one example, [padded channels] each; padding channels have an inverse of 0. */
+/* Means and inverse deviations of one example, [padded channels] each; the inverse of a padding
+ * channel is 0. */
 typedef struct statistics {
     float *means, *inverses;
 } statistics;
 
 static size_t num_channels(const fed_stage *stage) { return stage->in.pixel_stride; }
 
-/* Where the statistics go when nothing is saved, two sums and three rows of coefficients. */
+/* Scratch holds two sums, three rows of coefficients, and the statistics if they are not saved. */
 static void lay_out(fed_stage *stage) {
     const fed_layer *layer = stage->layer;
     stage->in = fed_plain_buffer(&layer->in);
@@ -69,7 +70,7 @@ static double *cleared_sums(const fed_pass *pass) {
     return sums_of(pass);
 }
 
-/* Each channel's sum becomes the mean over its group. */
+/* Replaces each channel's sum by the mean over its group. */
 static void average_groups(const fed_layer *layer, double *sums) {
     const size_t size = layer->in.channels / layer->num_groups;
     const double count = (double)(layer->in.height * layer->in.width * size);
@@ -140,8 +141,8 @@ static void add_param_gradient(const fed_pass *pass, const double *sums, const d
         for (size_t c = 0; c < layer->in.channels; c++) gradient[c] += (float)sums[c];
 }
 
-/* dx = (gamma g - mean(gamma g) - x' mean(gamma g x')) / deviation, means over the group: a row of
- * coefficients each for g, x - mean and 1. */
+/* dx = (gamma g - mean(gamma g) - x' mean(gamma g x')) / deviation, with means over the group.
+ * Writes three rows of coefficients: of g, of x - mean, and of 1. */
 static void find_coefficients(const fed_pass *pass, const statistics *found, double *sums,
                               double *products) {
     const size_t channels = num_channels(pass->stage);

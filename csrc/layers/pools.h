@@ -1,23 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What the two pools share: the windows, clipped at the image's borders. */
+ * The windows of both pools, clipped at the image's borders. */
 #ifndef FED_POOLS_H
 #define FED_POOLS_H
 
 #include "layer.h"
 
-/* From `first` on, `length` pixels of an axis: what output o's window covers of it. */
+/* The pixels of an axis that the window of output o covers: `length` from `first` on. */
 typedef struct fed_span {
     size_t first, length;
 } fed_span;
 
 static inline fed_span fed_clipped_span(size_t o, size_t stride, size_t pad, size_t window,
                                         size_t size) {
-    const size_t start = o * stride, end = start + window; /* both counted from `pad` before */
+    const size_t start = o * stride, end = start + window; /* counted from the padding's start */
     const size_t first = start > pad ? start - pad : 0;
     return (fed_span){first, (end - pad < size ? end - pad : size) - first};
 }
 
-/* The window of the output pixel (y, x); returns where it begins in buffer stage->in. */
+/* Finds the window of output pixel (y, x); returns its offset in buffer stage->in. */
 static inline size_t fed_pool_window(const fed_stage *stage, size_t y, size_t x,
                                      fed_window *window) {
     const fed_layer *layer = stage->layer;

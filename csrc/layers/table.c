@@ -1,24 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The kinds of layers: one row each, with all that the rest of the core knows of a kind. A new kind
- * is a row here and its file beside. */
+ * The kinds of layers, one row each. The rest of the core knows nothing else about a kind. To add a
+ * kind, add a row here and a file beside this one. */
 #include "layer.h"
 
 #include <string.h>
 
-/* The ways to compute, each in the file of its name. */
+/* The implementations, each in the file of its name. */
 extern const fed_stage_ops fed_dense_ends, fed_dense_hidden;
 extern const fed_stage_ops fed_conv_first, fed_conv_hidden;
 extern const fed_stage_ops fed_max_pool, fed_average_pool;
 extern const fed_stage_ops fed_group_norm, fed_dropout, fed_activate;
 
-/* ---- Which rows of a model are valid --------------------------------------------------------- */
+/* ---- Checks of a model's rows ---------------------------------------------------------------- */
 
 static int keeps_shape(const fed_layer *layer) {
     const fed_shape *in = &layer->in, *out = &layer->out;
     return in->height == out->height && in->width == out->width && in->channels == out->channels;
 }
 
-/* Each window must touch the image, or a pool would have nothing to choose from. */
+/* 1 if each window overlaps the image, so that a pool has at least one value. */
 static int window_fits(size_t in, size_t out, size_t window, size_t stride, size_t pad) {
     return fed_is_size(window) && window <= FED_MAX_VALUES / 2 && fed_is_size(stride) &&
            pad < window && out - 1 <= (in - 1 + pad) / stride;
@@ -73,7 +73,7 @@ static size_t num_biases(const fed_layer *layer) {
     return layer->has_bias ? layer->out.channels : 0;
 }
 
-/* Kernel [I, O], bias [O]; the inputs are taken as one vector. */
+/* Kernel [I, O], bias [O]; the inputs are flattened to one vector. */
 static size_t dense_num_params(const fed_layer *layer) {
     return fed_shape_size(&layer->in) * layer->out.channels + num_biases(layer);
 }
@@ -93,7 +93,7 @@ static size_t no_params(const fed_layer *layer) { return (void)layer, (size_t)0;
 
 /* ---- Stages of two layers -------------------------------------------------------------------- */
 
-/* A convolution does the usual pool, too: 2x2 with stride 2, of whole windows only. */
+/* A convolution also computes the usual pool: 2x2 with stride 2, of whole windows only. */
 static int conv_takes_pool(const fed_layer *next) {
     return fed_kind_of(next)->ops == &fed_max_pool && next->activation == FED_LINEAR &&
            next->window_height == 2 && next->window_width == 2 && next->stride_y == 2 &&
