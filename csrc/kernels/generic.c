@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Any x86-64 or arm64 machine: 128-bit vectors (SSE2, NEON), and whatever the compiler makes of
+ * Any machine: 128-bit vectors, which are SSE2 on x86-64 and NEON on arm64; the compiler emulates
  * them elsewhere. */
 #define VW 4
 #define KERNELS fed_kernels_generic

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The kernels: one table of function pointers per instruction set. impl.inc is the one source of
- * them all; generic.c, avx2.c and avx512.c compile it at their own vector width. Nothing here
- * depends on the width: memory layouts are the same for all, only rounding differs.
+ * The kernels: one table of function pointers per instruction set. All come from impl.inc, which
+ * generic.c, avx2.c and avx512.c compile with different vector widths. Memory layouts do not depend
+ * on the width; only rounding differs.
  *
- * Rows and lanes. A batch's inputs are rows, reached through pointers so that no image is copied.
- * What a layer puts out lies "examples in lanes": blocks of FED_LANES examples, [O, FED_LANES]
- * each, example b of a block in lane b. Softmax then needs no step across lanes, and a constant
- * stride keeps addressing out of the inner loops. Rows are padded with zeros to a multiple of
- * FED_PAD floats.
+ * Rows and lanes. The inputs of a batch are rows, passed as pointers so that no image is copied.
+ * Outputs of the first and the last dense layer are in lanes: blocks of FED_LANES examples,
+ * [O, FED_LANES] each, with example b of a block in lane b. Softmax then needs no operation across
+ * lanes, and the constant stride simplifies the addresses in inner loops. Rows are padded with
+ * zeros to a multiple of FED_PAD floats.
  */
 #ifndef FED_KERNELS_H
 #define FED_KERNELS_H
@@ -21,7 +21,7 @@ static inline size_t fed_padded(size_t num_floats) {
     return (num_floats + FED_PAD - 1) / FED_PAD * FED_PAD;
 }
 
-/* Channels in a panel of a convolution's weights; the last may have FED_PAD. */
+/* Channels in a panel of a convolution's weights; the last panel may have FED_PAD. */
 enum { FED_PANEL = 32 };
 
 /* The unfinalised metrics of one block. */
@@ -30,15 +30,15 @@ typedef struct fed_score {
     int64_t num_correct;
 } fed_score;
 
-/* The numbers of one step of Adam, AdamW or Yogi. */
+/* The settings of one step of Adam, AdamW or Yogi. */
 typedef struct fed_moments {
     float share_1, share_2; /* 1 - beta_1, 1 - beta_2 */
     float epsilon;
-    float rate; /* with the bias correction in it; AdamW's is the correction alone */
+    float rate; /* learning rate times bias correction; for AdamW the correction alone */
     float learning_rate, weight_decay; /* AdamW only */
 } fed_moments;
 
-/* What a pool looks at: pixels of an image, clipped at its borders. Strides are in floats. */
+/* The window of a pool, clipped at the image's borders. Strides are in floats. */
 typedef struct fed_window {
     size_t num_rows, num_columns; /* each >= 1 */
     size_t row_stride, pixel_stride;
@@ -47,23 +47,23 @@ typedef struct fed_window {
 /* A dense layer's backward pass over some of its inputs; sizes are multiples of FED_PAD.
  *   inputs_gradient[b][i] = sum_o weights[i][o] * gradient[b][o]
  *   target[i][o] += sum_b rows[b][i] * gradient[b][o]     ("=" with is_fresh)
- * target may be the weights: each is read before it is changed. Pointers are those of the first of
- * these inputs, but for rows. */
+ * target may be the weights, as each is read before it is changed. All pointers except rows point
+ * to the first of these inputs. */
 typedef struct fed_tiles_backward {
     const float *weights; /* [I, O] */
     float *target;        /* in-out [I, O] */
-    int is_fresh;         /* what target held before does not count */
+    int is_fresh;         /* 1: target is overwritten, not added to */
     size_t num_inputs, num_outputs, num_rows;
     const float *const *rows; /* [num_rows][first_input + I] */
     size_t first_input;
     const float *gradient; /* [num_rows][O], gradient_stride apart */
     size_t gradient_stride;
-    float *inputs_gradient; /* out [num_rows][I], inputs_stride apart; NULL: not wanted */
+    float *inputs_gradient; /* out [num_rows][I], inputs_stride apart; NULL: not needed */
     size_t inputs_stride;
 } fed_tiles_backward;
 
-/* How a convolution's window moves over its input, in floats. `run` and so `step` are multiples of
- * FED_PAD but in the first stage. */
+/* How a convolution's window moves over its input, in floats. `run` and `step` are multiples of
+ * FED_PAD, except in the first stage. */
 typedef struct fed_sweep {
     size_t height;     /* rows of a window */
     size_t run;        /* contiguous in each: width * channels */
@@ -71,12 +71,12 @@ typedef struct fed_sweep {
     size_t step;       /* from one window to the next in a row */
 } fed_sweep;
 
-/* Where windows begin, as offsets into their input: the first, and from one to the next. */
+/* Offsets of windows in their input: the first one, and the distances to the next. */
 typedef struct fed_offsets {
     int32_t first, step_x, step_y;
 } fed_offsets;
 
-/* A gradient that is not 0, and where the window it is of begins. */
+/* A gradient that is not 0, and the offset of its window. */
 typedef struct fed_entry {
     int32_t offset;
     float gradient;
@@ -84,10 +84,10 @@ typedef struct fed_entry {
 
 /* One list for each channel. */
 typedef struct fed_lists {
-    size_t capacity;    /* of each: one more than it may hold */
+    size_t capacity;    /* of each list: one more than its largest number of entries */
     fed_entry *entries; /* [channels, capacity] */
     uint32_t *counts;   /* [channels] */
-    float *sums;        /* [channels]: of the gradients */
+    float *sums;        /* [channels]: sums of the gradients */
 } fed_lists;
 
 /* A convolution's outputs and their gradient, as conv_taps_gradient needs them. */
@@ -101,19 +101,19 @@ typedef struct fed_taps {
     size_t num_rows, num_cells, num_channels;
 } fed_taps;
 
-/* A row of Winograd's tiles: 6x6 inputs each, and as many transformed values ("points"). */
+/* A row of Winograd's tiles, each with 6x6 inputs and 36 transformed values ("points"). */
 typedef struct fed_tile_row {
-    size_t side;         /* outputs of a tile each way: 4 for a window of 3x3, 2 for one of 5x5 */
-    size_t num_tiles;    /* next to one another */
+    size_t side;         /* outputs of a tile in each direction: 4 for 3x3 windows, 2 for 5x5 */
+    size_t num_tiles;    /* adjacent */
     size_t point_stride; /* floats from one of the 36 points to the next */
 } fed_tile_row;
 
-/* Where a row of tiles puts its outputs, or the pooled ones. */
+/* The memory for the outputs, or pooled outputs, of a row of tiles. */
 typedef struct fed_cells {
     int is_pooled;
     float *out;
-    size_t step, row_stride; /* floats from one to the next, in a row and in a column */
-    const fed_offsets *at;   /* of the first tile's first window */
+    size_t step, row_stride; /* floats from one output to the next, in a row and in a column */
+    const fed_offsets *at;   /* from the first tile's first window */
     int32_t *offsets;        /* as by conv_pool, `step` apart; or NULL */
     size_t offsets_stride;   /* from one row of cells to the next */
 } fed_cells;
@@ -134,7 +134,7 @@ extern const fed_kernels fed_kernels_avx2;
 extern const fed_kernels fed_kernels_avx512;
 #endif
 
-/* The table fed_select_isa chose. */
+/* The table that fed_select_isa chose. */
 const fed_kernels *fed_active_kernels(void);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The one list of kernels: KERNEL(result, name, parameters) for each. kernels.h includes it for the
- * members of fed_kernels, impl.inc for the entries of a table. A new kernel is a row here and its
- * body in an .inc file. */
+ * The list of all kernels: KERNEL(result, name, parameters). kernels.h includes it for the members
+ * of fed_kernels, impl.inc for the entries of a table. To add a kernel, add a row here and its body
+ * in an .inc file. */
 
 /* out[o][b] = bias[o] + sum_i weights[o][i] * rows[b][i], for one block of num_rows <=
  * FED_LANES. */
@@ -16,29 +16,29 @@ KERNEL(void, dense_accumulate, float *weights, /* in-out [O, width] */
        size_t width, size_t num_outputs, const float *const *rows, size_t num_rows,
        const float *gradient /* [O, FED_LANES] */)
 
-/* inputs_gradient[b][i] = sum_o weights[o][i] * gradient[o][b]: rows again, `stride` apart. */
+/* inputs_gradient[b][i] = sum_o weights[o][i] * gradient[o][b], as rows `stride` apart. */
 KERNEL(void, dense_backward_inputs, const float *weights, size_t width, size_t num_outputs,
        const float *gradient,                   /* [O, FED_LANES] */
        size_t num_rows, float *inputs_gradient, /* out [num_rows][width] */
        size_t stride)
 
 /* outputs[b][o] = bias[o] + sum_i weights[i][o] * rows[b][i], all sizes multiples of FED_PAD.
- * Any number of rows; O may be some of a layer's outputs. */
+ * Any number of rows; O may be a part of a layer's outputs. */
 KERNEL(void, tiles_forward, const float *weights, /* [I][O], weights_stride apart */
        size_t weights_stride, const float *bias,  /* [O] */
        size_t num_inputs, size_t num_outputs, const float *const *rows, /* [num_rows][I] */
        size_t num_rows, float *outputs, /* out [num_rows][O], stride apart */
        size_t stride)
-/* Both gradients by some of the inputs of such a layer: see fed_tiles_backward. */
+/* Both gradients of such a layer for some of its inputs: see fed_tiles_backward. */
 KERNEL(void, tiles_backward, const fed_tiles_backward *backward)
 
-/* Activations; NaN stays. num_values of tanh and sigmoid is a multiple of FED_PAD. Relative
- * errors are at most 4e-7; sigmoid stays at exp(-87) below -87. */
+/* Activations; NaN stays NaN. For tanh and sigmoid num_values is a multiple of FED_PAD. Relative
+ * errors are at most 4e-7; below -87 sigmoid is constant, exp(-87). */
 KERNEL(void, apply_relu, float *values /* in-out */, size_t num_values)
 KERNEL(void, apply_tanh, float *values /* in-out */, size_t num_values)
 KERNEL(void, apply_sigmoid, float *values /* in-out */, size_t num_values)
-/* The gradient by an activation's outputs becomes the one by its inputs; relu's is 0 wherever
- * the output is. */
+/* Turn the gradient by an activation's outputs into that by its inputs. For relu it is 0 where the
+ * output is 0. */
 KERNEL(void, relu_backward, const float *outputs, float *gradient /* in-out */, size_t num_values)
 KERNEL(void, tanh_backward, const float *outputs, float *gradient /* in-out */, size_t num_values)
 KERNEL(void, sigmoid_backward, const float *outputs, float *gradient /* in-out */,
@@ -47,9 +47,9 @@ KERNEL(void, sigmoid_backward, const float *outputs, float *gradient /* in-out *
 KERNEL(void, drop, const float *values, const uint16_t *bits, size_t num_values, uint32_t threshold,
        float scale, float *out)
 
-/* Pools of one window, for each of num_channels channels (a multiple of FED_PAD). argmax gets
- * which value of the window is largest, counted row by row, the first of equal ones and the
- * last NaN; NULL: not needed. The backward ones add to in_gradient. */
+/* Pools of one window, for each of num_channels channels (a multiple of FED_PAD). argmax receives
+ * the index of the largest value, counted row by row: the first of equal values, the last of NaNs.
+ * NULL: not needed. Backward kernels add to in_gradient. */
 KERNEL(void, max_window, const float *in, const fed_window *window, size_t num_channels,
        float *out, /* out [num_channels] */
        int32_t *argmax /* out [num_channels] */)
@@ -77,14 +77,14 @@ KERNEL(void, add_scaled_channels, const float *values, const float *scales, size
        size_t num_channels, float *out /* in-out */)
 
 /* Convolutions. Channels are padded to multiples of FED_PAD. A panel is [taps][panel_width],
- * taps being the window's values in order, panel_width FED_PANEL or FED_PAD.
+ * where taps are the window's values in order and panel_width is FED_PANEL or FED_PAD.
  *
- * out[p][c] = max(least, bias[c] + sum_t panel[t][c] * window p's t), NaN kept, for a row of
- * pixels. */
+ * out[p][c] = max(least, bias[c] + sum_t panel[t][c] * window p's t) for a row of pixels; NaN stays
+ * NaN. */
 KERNEL(void, conv_row, const fed_sweep *sweep, const float *in /* the first window */,
        const float *panel, size_t panel_width, const float *bias, size_t num_pixels, float least,
        float *out /* out [num_pixels][out_step] */, size_t out_step)
-/* The largest of 2x2 pixels, the first of equals and any NaN, and where its window begins. */
+/* The largest of 2x2 pixels, the first of equal ones or a NaN, and the offset of its window. */
 KERNEL(void, conv_pool, const float *rows /* 2 * [2 * num_cells or more][panel_width] */,
        size_t row_size, size_t panel_width, size_t num_cells, float least,
        float *out /* out [num_cells][out_step] */, size_t out_step, const fed_offsets *at,
@@ -92,21 +92,21 @@ KERNEL(void, conv_pool, const float *rows /* 2 * [2 * num_cells or more][panel_w
 /* Panels from the weights of each channel; absent channels are zeros. */
 KERNEL(void, conv_panels, const float *weights /* [num_channels, num_taps] */, size_t num_channels,
        size_t num_taps, float *panels /* out */)
-/* A row of cells joins the lists; where outputs are given, those not above 0 have no gradient.
- * offsets is as by conv_pool, or NULL: from `at`. */
+/* Adds a row of cells to the lists. If outputs are given, cells with an output of 0 or less are
+ * left out. offsets come from conv_pool, or NULL: they are computed from `at`. */
 KERNEL(void, conv_list_row, const float *outputs /* or NULL */, const float *gradient,
        const int32_t *offsets, const fed_offsets *at, size_t num_cells, size_t num_channels,
        const fed_lists *lists)
-/* gradient += sum over the list of its gradients times their windows. */
+/* gradient += the sum over the list of each gradient times its window. */
 KERNEL(void, conv_list_gradient, const fed_sweep *sweep, const float *in, const fed_entry *entries,
        size_t num_entries, float *gradient /* in-out [height, run] */)
-/* The windows of the list += its gradients times the channel's weights. */
+/* Each window of the list += its gradient times the channel's weights. */
 KERNEL(void, conv_list_inputs, const fed_sweep *sweep, const float *weights /* [height, run] */,
        const fed_entry *entries, size_t num_entries, float *in_gradient /* in-out */)
-/* sums += the row's gradients, after those of outputs not above 0 are put to 0. */
+/* Sets gradients of outputs of 0 or less to 0; then sums += the row's gradients. */
 KERNEL(void, conv_mask_row, const float *outputs /* or NULL */, float *gradient /* in-out */,
        size_t num_cells, size_t num_channels, float *sums /* in-out */)
-/* gradient += that of the weights, in panels; any run, any number of taps. */
+/* gradient += the gradient by the weights, in panels; for any run and number of taps. */
 KERNEL(void, conv_taps_gradient, const fed_taps *taps, float *gradient /* in-out */)
 
 /* Winograd's convolution. The transformed inputs of a row of tiles: [36][num_tiles,
@@ -116,7 +116,7 @@ KERNEL(void, winograd_inputs, const fed_tile_row *row, const float *in, size_t r
 /* 36 transformed kernels, each in panels of num_inputs taps, point_stride floats apart. */
 KERNEL(void, winograd_weights, const float *panels, size_t window /* 3 or 5 */, size_t num_inputs,
        size_t num_outputs, float *points /* out */, size_t point_stride)
-/* What conv_row and conv_pool put out, from the products [36][num_tiles, panel_width]. */
+/* The outputs of conv_row and conv_pool, from the products [36][num_tiles, panel_width]. */
 KERNEL(void, winograd_outputs, const fed_tile_row *row, const float *points, size_t panel_width,
        const float *bias, float least, const fed_cells *cells)
 
@@ -144,7 +144,7 @@ KERNEL(void, mark_differences, const uint8_t *a, const uint8_t *b, size_t num_by
 KERNEL(void, transpose, const float *from, const float *less /* or NULL */, size_t from_stride,
        size_t num_rows, size_t num_columns, float *to, size_t to_stride)
 
-/* SGD with momentum as TFF's build_sgdm: slot = momentum * slot + gradient, then
+/* SGD with momentum, as in TFF's build_sgdm: slot = momentum * slot + gradient, then
  * params -= learning_rate * (nesterov ? gradient + momentum * slot : slot). */
 KERNEL(void, sgd_momentum, float *params, float *slot, const float *gradient, size_t num_params,
        float learning_rate, float momentum, int nesterov)
@@ -153,8 +153,8 @@ KERNEL(void, sgd, float *params, const float *gradient, size_t num_params, float
 KERNEL(void, shrink_and_move, float *params, const float *vector, size_t num_params, float kept,
        float rate)
 
-/* The adaptive optimizers as TFF has them. A coordinate whose accumulator (or gradient, where
- * there is none) is 0 stays where it is, also where the divisor is 0: padding never moves.
+/* The adaptive optimizers, as in TFF. A coordinate whose accumulator (or gradient, if there is no
+ * accumulator) is 0 does not change, even if the divisor is 0; so padding never changes.
  *
  * accumulator += (gradient - accumulator) * share_1, and
  *   adam:  preconditioner += (gradient^2 - preconditioner) * share_2
@@ -179,7 +179,7 @@ KERNEL(void, rmsprop, float *params, float *preconditioner, const float *gradien
 KERNEL(void, add_proximal, float *gradient, const float *params, const float *server,
        size_t num_params, float strength)
 
-/* The sum of squares in float64; NaN or infinity if a value is. */
+/* The sum of squares in float64; NaN or infinite if a value is. */
 KERNEL(double, sum_of_squares, const float *values, size_t num_values)
 /* values += addend. */
 KERNEL(void, add, float *values, const float *addend, size_t num_values)
@@ -189,21 +189,21 @@ KERNEL(void, multiply, float *values, size_t num_values, float factor)
 KERNEL(void, delta_to_doubles, const float *params, const float *server, size_t num_params,
        double *delta /* out */)
 KERNEL(void, to_floats, const double *from, size_t num_values, float *to /* out */)
-/* delta = scale * delta - sent; 1 if all of it is finite. */
+/* delta = scale * delta - sent; returns 1 if all values are finite. */
 KERNEL(int, next_client_vector, float *delta, const float *sent, size_t num_params, float scale)
 /* change += after - before. */
 KERNEL(void, add_change, double *change, const float *after, const float *before, size_t num_params)
 /* 1 if every params[i] - server[i] is finite, else 0. */
 KERNEL(int, delta_is_finite, const float *params, const float *server, size_t num_params)
-/* Returns the sum of squares of params[i] - server[i], in float64; all are finite. */
+/* Returns the sum of squares of params[i] - server[i], in float64; all values must be finite. */
 KERNEL(double, delta_size, const float *params, const float *server, size_t num_params,
        double *max_abs /* out */)
 /* sum[i] += weight * (params[i] - server[i]): the delta is float32, the sum float64. */
 KERNEL(void, add_delta, double *sum, const float *params, const float *server, size_t num_params,
        double weight)
-/* sum[i] += weights[k] * vectors[k][first + i], k in order, but for weights of 0. */
+/* sum[i] += weights[k] * vectors[k][first + i], with k in order; weights of 0 are skipped. */
 KERNEL(void, add_vectors, double *sum, const float *const *vectors, const double *weights,
        size_t num_vectors, size_t first, size_t num_values)
 
-/* num_steps rounds of independent fused multiply-adds; returns the operations done. */
+/* Runs num_steps rounds of independent fused multiply-adds; returns the number of operations. */
 KERNEL(double, fma_chain, size_t num_steps)

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Random numbers: the counter-based generator Philox-4x64-10 (Salmon et al., "Parallel random
- * numbers: as easy as 1, 2, 3", 2011) and the few distributions the core draws from. A stream is a
- * pure function of its key, so nothing depends on who draws first. The raw output equals
- * numpy.random.Philox, whose counter steps before its first block: ours at block b is numpy's with
- * the counter one lower. Built with -ffp-contract=off, like synthetic.c, so that draws are alike on
- * every kind of machine.
+ * numbers: as easy as 1, 2, 3", 2011) and the distributions that the core uses. A stream is a pure
+ * function of its key, so results do not depend on the order of draws. The raw output equals that
+ * of numpy.random.Philox, which increments its counter before the first block: our block b is
+ * NumPy's with a counter one lower. Built with -ffp-contract=off, like synthetic.c, so that draws
+ * are the same on all machines.
  */
 #include "fed.h"
 

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The dataset synthetic-digits/v1: handwriting of invented people. A writer is a pure function of
- * (seed, client) and an image of (seed, client, split, index), so images can be drawn in any order,
- * by any number of threads. A digit is a few curves through control points that the writer, and
- * then each image, moves; it is bent, placed, and inked by the distance of each pixel to the
- * nearest curve.
+ * The dataset synthetic-digits/v1: handwritten digits of invented writers. A writer is a pure
+ * function of (seed, client) and an image of (seed, client, split, index), so images can be drawn
+ * in any order and by any number of threads. A digit consists of a few curves through control
+ * points. The writer, and then each image, displaces these points. The shape is bent and placed;
+ * the ink of a pixel depends on its distance to the nearest curve.
  *
- * Everything is computed without fused multiply-adds (built with -ffp-contract=off), so that
- * machines differ by no more than their libm's last bit.
+ * There are no fused multiply-adds (it is built with -ffp-contract=off), so machines can only
+ * differ by the last bit of their libm.
  */
 #include "fed.h"
 #include "glyphs.h"
@@ -18,11 +18,10 @@
 
 enum { SIDE = FED_SYNTHETIC_SIDE, MAX_EXAMPLES = 400, NUM_CENTRAL_EXAMPLES = 100 };
 
-/* Beyond this spread the hands are scribbles; far beyond it coordinates would leave float's
- * range. */
+/* Beyond this spread digits are unreadable; far beyond it coordinates would overflow float. */
 static const double MAX_STYLE_SPREAD = 10.0;
 
-/* What a stream is for. The run's own purposes are below 16. */
+/* Purposes of streams; those of seeds.Purpose in Python are below 16. */
 enum purpose { PURPOSE_WRITER = 16, PURPOSE_IMAGE = 17, PURPOSE_SIZE = 18, PURPOSE_LABELS = 19 };
 
 typedef struct point {
@@ -32,7 +31,7 @@ typedef struct point {
 /* ---- Numbers of examples --------------------------------------------------------------------- */
 
 static int is_valid(const fed_synthetic *options, int split) {
-    /* Written so that a NaN is refused. */
+    /* A NaN fails these comparisons. */
     return options->style_spread >= 0.0 && options->style_spread <= MAX_STYLE_SPREAD &&
            options->label_noise >= 0.0 && options->label_noise <= 1.0 &&
            (options->sizes == FED_SIZES_NATURAL || options->sizes == FED_SIZES_SKEWED) &&
@@ -89,8 +88,8 @@ static uint8_t pick(fed_rng *rng, const double *weights /* [num_weights] */, siz
     return (uint8_t)choice;
 }
 
-/* 0-9 over and over, shuffled. The first digit is drawn, so that no digit is favoured when the
- * number is not a multiple of ten. */
+/* Draws labels 0-9 in equal numbers, shuffled. The first digit is random, so that no digit is
+ * favoured if the number of labels is not a multiple of ten. */
 static void deal_even_labels(fed_rng *rng, uint8_t *labels /* out [num_labels] */,
                              size_t num_labels) {
     const size_t first_digit = fed_rng_below(rng, NUM_DIGITS);
@@ -105,7 +104,8 @@ static void deal_even_labels(fed_rng *rng, uint8_t *labels /* out [num_labels] *
     }
 }
 
-/* Each client has its own label distribution, uniform over all of them: Dir(1). */
+/* Draws labels from a client's own distribution, which is drawn from Dir(1), uniform over all
+ * distributions. */
 static void deal_skewed_labels(fed_rng *rng, uint8_t *labels /* out [num_labels] */,
                                size_t num_labels) {
     double weights[NUM_DIGITS];
@@ -117,7 +117,7 @@ static void deal_skewed_labels(fed_rng *rng, uint8_t *labels /* out [num_labels]
     }
 }
 
-/* One deal serves train and test, whose labels follow one another. Returns where the split
+/* Draws the labels of train and test together, train first. Returns the index at which the split
  * begins. */
 static size_t deal_labels(const fed_synthetic *options, uint64_t client, int split,
                           uint8_t labels[MAX_EXAMPLES]) {
@@ -142,7 +142,7 @@ static size_t deal_labels(const fed_synthetic *options, uint64_t client, int spl
 
 /* How one person writes. Lengths are in pixels unless said otherwise. */
 typedef struct writer {
-    double spread;         /* style_spread of the options, for what varies by image */
+    double spread;         /* style_spread of the options, for the variation between images */
     double slant;          /* shift to the right per pixel of height */
     double rotation;       /* radians */
     double height, aspect; /* aspect: width over height */
@@ -151,7 +151,7 @@ typedef struct writer {
     point centre;        /* off the middle of the image */
     double unsteadiness; /* deviation of a control point from image to image, in glyph boxes */
     double preferences[NUM_GLYPHS];        /* relative weights among the allographs of a digit */
-    point offsets[NUM_GLYPHS][MAX_POINTS]; /* this hand's own shapes, in glyph boxes */
+    point offsets[NUM_GLYPHS][MAX_POINTS]; /* of the writer's control points, in glyph boxes */
 } writer;
 
 static double normal(fed_rng *rng, double mean, double deviation) {
@@ -195,8 +195,8 @@ static void draw_writer(writer *hand /* out */, const fed_synthetic *options, ui
 
 /* ---- Curves ---------------------------------------------------------------------------------- */
 
-/* From the glyph box, centred on 0, to pixels: a wave bends the shape, then it is scaled, slanted,
- * rotated and moved. */
+/* The map from the glyph box, centred on 0, to pixels: a wave bends the shape; then it is scaled,
+ * slanted, rotated and moved. */
 typedef struct placement {
     double wave[4], phase[4]; /* terms 0 and 1 move x, 2 and 3 move y */
     double width, height, slant, cosine, sine;
@@ -244,7 +244,7 @@ static double catmull_rom(double before, double from, double to, double after, d
 
 /* ---- Ink ------------------------------------------------------------------------------------- */
 
-/* Segments are stamped LANES pixels at a time; the spare columns take what hangs over the edge. */
+/* Segments are drawn LANES pixels at a time; the extra columns hold pixels beyond the edge. */
 enum { LANES = 8, ROW = SIDE + LANES };
 
 typedef struct canvas {
@@ -261,8 +261,8 @@ static void clear_canvas(canvas *paper, float reach) {
     }
 }
 
-/* The pixels within reach of a..b along one axis, perhaps one more, as a range first..end of
- * 0..SIDE. */
+/* A range first..end-1 of 0..SIDE-1: pixels within reach of a..b along one axis, perhaps one more.
+ */
 typedef struct range {
     size_t first, end;
 } range;
@@ -291,7 +291,7 @@ static void stamp_segment(canvas *paper, point from, point to) {
         for (size_t column = columns.first; column < columns.end; column += LANES) {
             float *nearest = &paper->squared_distance[row][column];
             const float first_x = (float)column - from_x;
-/* GCC would unroll the loop before it vectorises loops, and then do neither well. */
+/* If GCC unrolls this loop first, it does not vectorise it. */
 #pragma GCC unroll 1
             for (int lane = 0; lane < LANES; lane++) {
                 const float x = first_x + (float)lane;
@@ -306,7 +306,7 @@ static void stamp_segment(canvas *paper, point from, point to) {
     }
 }
 
-/* Stamps a Catmull-Rom curve through the points, in five straight steps from each to the next. */
+/* Draws a Catmull-Rom curve through the points, in five straight segments from each to the next. */
 static void stamp_stroke(canvas *paper, const placement *place, const point *points,
                          size_t num_stroke_points) {
     enum { NUM_STEPS = 5 };
@@ -314,7 +314,7 @@ static void stamp_stroke(canvas *paper, const placement *place, const point *poi
     point pen = to_pixels(place, points[0]);
     for (size_t i = 0; i < last; i++) {
         const point from = points[i], to = points[i + 1];
-        /* At an end the point beyond is the reflection of the one before. */
+        /* Beyond an end of the stroke, the neighbouring point is reflected. */
         const point before =
             i > 0 ? points[i - 1] : (point){2.0 * from.x - to.x, 2.0 * from.y - to.y};
         const point after =
@@ -330,8 +330,8 @@ static void stamp_stroke(canvas *paper, const placement *place, const point *poi
     }
 }
 
-/* Deviation 1: the sum of eight uniform bytes, which is near enough to normal and exact
- * everywhere. */
+/* Noise with deviation 1: the sum of eight uniform bytes, which is nearly normal and the same on
+ * all machines. */
 static float paper_grain(fed_rng *rng) {
     const uint64_t even_bytes = UINT64_C(0x00FF00FF00FF00FF), ones = UINT64_C(0x0001000100010001);
     const uint64_t bytes = fed_rng_u64(rng);
@@ -388,8 +388,8 @@ static void draw_image(const writer *hand, size_t digit, fed_rng *rng,
     ink_pixels(&paper, (float)hand->edge_softness, (float)hand->darkness, rng, pixels);
 }
 
-/* The label an image is given: its digit, or now and then any. Always draws twice, so that the
- * image is the same whatever the noise. */
+/* The label of an image: its digit or, with probability `noise`, a random one. It always draws
+ * twice, so that the image does not depend on the noise. */
 static int32_t draw_label(fed_rng *rng, size_t digit, double noise) {
     const int is_noisy = fed_rng_uniform(rng) < noise;
     const uint32_t other = fed_rng_below(rng, NUM_DIGITS);

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Adafactor (Shazeer and Stern 2018, arXiv 1804.04235; TFF learning/optimizers/adafactor.py): mean
- * squares of a gradient g kept as those of its rows and columns. In step t, with d = 1 - t^decay,
- * each tensor x moves by itself:
+ * Adafactor (Shazeer and Stern 2018, arXiv 1804.04235; TFF learning/optimizers/adafactor.py) stores
+ * the mean squares of a gradient g as means of its rows and columns. In step t, with
+ * d = 1 - t^decay, each tensor x is updated separately:
  *
  *     q = g^2 + epsilon_1;  r <- d r + (1 - d) mean of q over columns;  c likewise over rows
  *     u = g / sqrt(r / mean of r * c);    u <- u / max(1, rms(u) / clip threshold)
  *     x <- x - max(epsilon_2, rms(x)) * rate * u
  *
- * A vector keeps the mean of q itself. Sums are doubles, what is kept are floats. */
+ * For a vector the mean of q itself is stored. Sums are double, stored means are float. */
 #include "step.h"
 
 #include <math.h>
@@ -29,7 +29,7 @@ static void keep_rows(const fed_adafactor *how, const float *gradient, const fed
     }
 }
 
-/* Some columns at a time, so that their sums need no memory of their own. */
+/* Processes some columns at a time, so that their sums fit into a local array. */
 static void keep_columns(const fed_adafactor *how, const float *gradient, const fed_tensor *matrix,
                          float *columns) {
     for (size_t first = 0; first < matrix->num_columns; first += FED_PAD) {
@@ -43,7 +43,7 @@ static void keep_columns(const fed_adafactor *how, const float *gradient, const 
     }
 }
 
-/* The gradient over the root of the mean squares that rows and columns stand for. */
+/* Divides the gradient by the root of the mean squares that rows and columns represent. */
 static void divide_matrix(const fed_tensor *matrix, const float *rows, const float *columns,
                           float *gradient) {
     double sum = 0;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The client-step table: for each kind of row, how it turns a gradient into moved parameters. A new
- * optimizer, or a term an algorithm adds to the gradient, is a new row of `step_ops`. */
+ * The step table: how each kind of row changes the gradient or updates the parameters. To add an
+ * optimizer, or a term that an algorithm adds to the gradient, add a row to `ops`. */
 #include "step.h"
 #include "denormals.h"
 
@@ -8,7 +8,7 @@
 #include <math.h>
 #include <string.h>
 
-/* Some parameters of a local step, as its rows see them. */
+/* Some parameters of a local step, as rows get them. */
 typedef struct piece {
     const fed_kernels *kernels;
     size_t step_num;
@@ -18,17 +18,17 @@ typedef struct piece {
     const float *server_params;
     float *gradient;     /* in, scratch */
     const float *linear; /* NULL: zeros */
-    double rate_factor;  /* share of the learning rate */
+    double rate_factor;  /* factor of the learning rate */
     const fed_tensors *tensors;
 } piece;
 
 typedef struct step_ops {
-    int (*check)(const double *options); /* 1 if the core can compute with them */
+    int (*check)(const double *options); /* 1 if the options are valid */
     size_t (*num_slots)(const double *options);
     float (*initial)(const double *options, size_t slot); /* NULL: slots start at 0 */
     void (*run)(const double *options, const piece *at, float *slots);
     int keeps_span;  /* see fed_step_keeps_span */
-    int needs_whole; /* the gradient by all parameters: see fed_step_is_elementwise */
+    int needs_whole; /* 1 if it is not elementwise: see fed_step_is_elementwise */
     int needs_tensors;
 } step_ops;
 
@@ -36,7 +36,7 @@ static size_t no_slots(const double *options) { return (void)options, 0; }
 static size_t one_slot(const double *options) { return (void)options, 1; }
 static size_t two_slots(const double *options) { return (void)options, 2; }
 
-/* False for NaN, and for what float cannot hold. */
+/* 0 for NaN, and for values too large for float. */
 static int is_amount(double value) { return value >= 0 && value <= (double)FLT_MAX; }
 static int is_share(double value) { return value >= 0 && value <= 1; }
 static int is_flag(double value) { return value == 0 || value == 1; }
@@ -88,7 +88,7 @@ static int clip_check(const double *options) {
     return is_amount(options[NORM]) && options[NORM] > 0;
 }
 
-/* A NaN makes a norm that is not larger and stays; infinity becomes infinity * 0. */
+/* With a NaN the comparison is false and the NaN stays; an infinity becomes infinity * 0, a NaN. */
 static void clip_run(const double *options, const piece *at, float *slots) {
     (void)slots;
     const double norm = sqrt(at->kernels->sum_of_squares(at->gradient, at->num_params));
@@ -96,7 +96,7 @@ static void clip_run(const double *options, const piece *at, float *slots) {
         at->kernels->multiply(at->gradient, at->num_params, (float)(options[NORM] / norm));
 }
 
-/* ---- Adam, AdamW, Yogi: learning rate, beta_1, beta_2, epsilon, reddi, and one of their own -- */
+/* ---- Adam, AdamW, Yogi: learning rate, beta_1, beta_2, epsilon, reddi, and one more ---------- */
 
 enum { BETA_1 = 1, BETA_2, EPSILON, REDDI, WEIGHT_DECAY, INITIAL_PRECONDITIONER = WEIGHT_DECAY };
 
@@ -192,7 +192,8 @@ static int adafactor_check(const double *options) {
            options[CLIP_THRESHOLD] > 0 && is_flag(options[RELATIVE_STEP]);
 }
 
-/* Slots are the means of rows, each tensor's from its first parameter's place on, then columns. */
+/* The first slot holds the means of rows, and the second those of columns; the means of a tensor
+ * begin at the index of its first parameter. */
 static void adafactor_run(const double *options, const piece *at, float *slots) {
     const double steps = (double)at->step_num, most = 1 / sqrt(steps);
     fed_adafactor how = {.rate = options[LEARNING_RATE] * at->rate_factor,
@@ -209,7 +210,7 @@ static void adafactor_run(const double *options, const piece *at, float *slots) 
     }
 }
 
-/* ---- Terms of a client's own ----------------------------------------------------------------- */
+/* ---- Terms of single clients ----------------------------------------------------------------- */
 
 static int no_options_check(const double *options) { return (void)options, 1; }
 
@@ -218,14 +219,14 @@ static void linear_run(const double *options, const piece *at, float *slots) {
     if (at->linear != NULL) at->kernels->sgd(at->gradient, at->linear, at->num_params, -1);
 }
 
-/* The step loop has taken the other gradient off already. */
+/* The step loop has already subtracted the gradient at the server's parameters. */
 static void anchor_run(const double *options, const piece *at, float *slots) {
     (void)options, (void)at, (void)slots;
 }
 
 /* ---- The gradient alone ---------------------------------------------------------------------- */
 
-/* One batch of all examples. The step loop adds up many without this. */
+/* For one batch of all examples. The training loop sums the gradients of several batches itself. */
 static void gradient_run(const double *options, const piece *at, float *slots) {
     (void)options, (void)slots;
     at->kernels->sgd(at->params, at->gradient, at->num_params, 1);
@@ -242,10 +243,10 @@ static const step_ops ops[FED_NUM_STEP_KINDS] = {
     [FED_STEP_ADAGRAD] = {adagrad_check, one_slot, adagrad_initial, adagrad_run, .keeps_span = 0},
     [FED_STEP_RMSPROP] = {rmsprop_check, one_slot, NULL, rmsprop_run, .keeps_span = 0},
     [FED_STEP_GRADIENT] = {no_options_check, no_slots, NULL, gradient_run, .keeps_span = 1},
-    /* What narrow.c makes of fixed pixels, a gradient times their length, is as long as theirs. */
+    /* In a narrow layer one gradient replaces those of the fixed pixels; its norm is the same. */
     [FED_STEP_CLIP] = {clip_check, no_slots, NULL, clip_run, .keeps_span = 1, .needs_whole = 1},
     [FED_STEP_LINEAR] = {no_options_check, no_slots, NULL, linear_run, .keeps_span = 0},
-    /* Two passes add up before anything moves. */
+    /* Two passes are added before the update. */
     [FED_STEP_ANCHOR] = {no_options_check, no_slots, NULL, anchor_run, .keeps_span = 1,
                          .needs_whole = 1},
     [FED_STEP_ADAFACTOR] = {adafactor_check, two_slots, NULL, adafactor_run, .keeps_span = 0,
