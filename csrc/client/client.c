@@ -33,8 +33,8 @@ typedef struct local {
     float *flat_gradient;                 /* [P], likewise */
     double *flat_scratch;                 /* [packed + P] */
     float *linear;                        /* packed, or NULL */
-    fed_drift *drift;                     /* see drift.c; or NULL */
-    float *drift_vector, *wide_vector;    /* packed, or NULL; wide_vector only for a narrow net */
+    fed_affine_step *affine;              /* see affine_step.c; or NULL */
+    float *affine_vector, *wide_vector;   /* packed, or NULL; wide_vector only for a narrow net */
     void *narrow_memory;                  /* for fed_narrow_init; NULL when scoring */
     float *narrow_server, *narrow_params; /* [packed] */
 } local;
@@ -43,7 +43,7 @@ typedef struct local {
 
 /* The optional parts of a workspace; scoring needs only the order buffer. */
 typedef struct needs {
-    int is_training, may_narrow, whole_gradient, on_tensors, has_linear, drifts, num_workers;
+    int is_training, may_narrow, whole_gradient, on_tensors, has_linear, has_shift, num_workers;
     size_t order_capacity, num_slots;
 } needs;
 
@@ -66,8 +66,8 @@ static void carve_local(local *m, fed_carver *c, size_t num_decoded, const needs
     if (need->on_tensors) carve_flat(m, c);
     if (need->num_slots > 0) m->slots = fed_carve(c, need->num_slots * size, sizeof *m->slots);
     if (need->has_linear) m->linear = fed_carve(c, size, sizeof *m->linear);
-    if (need->drifts) m->drift_vector = fed_carve(c, size, sizeof *m->drift_vector);
-    if (need->drifts && need->may_narrow)
+    if (need->has_shift) m->affine_vector = fed_carve(c, size, sizeof *m->affine_vector);
+    if (need->has_shift && need->may_narrow)
         m->wide_vector = fed_carve(c, size, sizeof *m->wide_vector);
     if (need->may_narrow) {
         m->narrow_memory = fed_carve(c, fed_narrow_num_bytes(m->batch.net), 1);
@@ -197,7 +197,7 @@ static const float *own_linear(const fed_client *client) {
 typedef struct moves {
     const fed_step *step;
     int only_gradient;          /* gradients at the server's parameters: see FED_STEP_GRADIENT */
-    fed_drift *drift;           /* gradients are accumulated into the parameters; or NULL */
+    fed_affine_step *affine;    /* gradients are accumulated into the parameters; or NULL */
     int has_anchor;             /* see FED_STEP_ANCHOR */
     size_t num_visits;          /* examples processed in the round */
     const float *class_weights; /* [K]; or NULL */
@@ -206,7 +206,7 @@ typedef struct moves {
 static fed_update choose_update(const local *m, const moves *how, const fed_local_step *at) {
     fed_update update = {
         .step = how->step, .at = at, .piece = m->batch.pieces, .piece_size = m->batch.piece_size};
-    if (how->drift != NULL || how->only_gradient)
+    if (how->affine != NULL || how->only_gradient)
         update.sum = at->params;
     else
         update.sum = m->gradient; /* NULL: piece by piece */
@@ -215,8 +215,8 @@ static fed_update choose_update(const local *m, const moves *how, const fed_loca
 
 /* The factor of the gradient of the logits. */
 static float choose_scale(const moves *how, double rate_factor, size_t num_rows) {
-    if (how->drift != NULL)
-        return -fed_drift_gradient_rate(how->drift, rate_factor) / (float)num_rows;
+    if (how->affine != NULL)
+        return -fed_affine_gradient_rate(how->affine, rate_factor) / (float)num_rows;
     if (how->only_gradient) return -1.0f / (float)how->num_visits;
     return 1.0f / (float)num_rows;
 }
@@ -253,8 +253,8 @@ static void local_step(const local *m, const moves *how, const fed_local_step *a
     const float scale = choose_scale(how, at->rate_factor, num_rows);
     fed_shift shift;
     const fed_shift *last = NULL;
-    if (m->drift_vector != NULL) {
-        shift = fed_drift_shift(how->drift, m->drift_vector, at->rate_factor);
+    if (m->affine_vector != NULL) {
+        shift = fed_affine_shift(how->affine, m->affine_vector, at->rate_factor);
         last = &shift;
     }
     update.shift = how->has_anchor ? NULL : last;
@@ -291,7 +291,7 @@ static int run_steps(const local *m, const fed_training *training, const float *
     if (m->slots != NULL) fed_step_init_slots(step, size, m->slots);
     moves how = {.step = step,
                  .only_gradient = fed_step_is_gradient(step),
-                 .drift = m->drift,
+                 .affine = m->affine,
                  .has_anchor = fed_step_has(step, FED_STEP_ANCHOR),
                  .num_visits = fed_plan_visits(&client->plan, client->num_examples),
                  .class_weights = training->class_weights};
@@ -331,7 +331,7 @@ static int run_steps(const local *m, const fed_training *training, const float *
 }
 
 static needs find_needs(const fed_training *training, const fed_client *client,
-                        const fed_drift *drift /* or NULL */) {
+                        const fed_affine_step *affine /* or NULL */) {
     const fed_net *net = training->net;
     const fed_step *step = training->step;
     const int has_slots = training->frozen != NULL && training->frozen->slots != NULL;
@@ -339,15 +339,15 @@ static needs find_needs(const fed_training *training, const fed_client *client,
         .is_training = 1,
         .num_workers = training->num_workers,
         /* Frozen slots also come from other clients' images, where other pixels are fixed. */
-        .may_narrow =
-            fed_net_can_narrow(net) && (drift != NULL || (fed_step_keeps_span(step) && !has_slots)),
-        .drifts = drift != NULL && (drift->strength > 0 || fed_drift_has_vector(drift)),
-        .whole_gradient = drift == NULL && !fed_step_is_elementwise(step),
+        .may_narrow = fed_net_can_narrow(net) &&
+                      (affine != NULL || (fed_step_keeps_span(step) && !has_slots)),
+        .has_shift = affine != NULL && (affine->strength > 0 || fed_affine_has_vector(affine)),
+        .whole_gradient = affine == NULL && !fed_step_is_elementwise(step),
         .on_tensors = fed_step_needs_tensors(step),
         .has_linear =
-            drift == NULL && fed_step_has(step, FED_STEP_LINEAR) && own_linear(client) != NULL,
+            affine == NULL && fed_step_has(step, FED_STEP_LINEAR) && own_linear(client) != NULL,
         .order_capacity = fed_order_capacity(&client->plan, client->num_examples),
-        .num_slots = drift == NULL ? fed_step_slots(step) : 0,
+        .num_slots = affine == NULL ? fed_step_slots(step) : 0,
     };
 }
 
@@ -368,19 +368,19 @@ static void local_open(local *m, const fed_training *training, const needs *need
     if (m->narrow != NULL) fed_narrow_params(m->narrow, net, training->server, m->narrow_server);
 }
 
-/* Makes the constant vector of the steps (see drift.c) for the net that is trained. */
-static void local_drift(const local *m, const fed_training *training) {
+/* Makes the constant vector of the steps (see affine_step.c) for the net that is trained. */
+static void local_affine_vector(const local *m, const fed_training *training) {
     const size_t size = m->batch.net->size;
-    if (!fed_drift_has_vector(m->drift)) {
-        memset(m->drift_vector, 0, size * sizeof *m->drift_vector);
+    if (!fed_affine_has_vector(m->affine)) {
+        memset(m->affine_vector, 0, size * sizeof *m->affine_vector);
     } else if (m->narrow == NULL) {
-        fed_drift_vector(m->drift, training->net, m->drift_vector);
+        fed_affine_vector(m->affine, training->net, m->affine_vector);
     } else {
-        fed_drift_vector(m->drift, training->net, m->wide_vector);
-        fed_narrow_params(m->narrow, training->net, m->wide_vector, m->drift_vector);
+        fed_affine_vector(m->affine, training->net, m->wide_vector);
+        fed_narrow_params(m->narrow, training->net, m->wide_vector, m->affine_vector);
     }
-    fed_drift_pull(m->drift, m->batch.net, m->narrow != NULL ? m->narrow_server : training->server,
-                   m->drift_vector);
+    fed_affine_pull(m->affine, m->batch.net,
+                    m->narrow != NULL ? m->narrow_server : training->server, m->affine_vector);
 }
 
 /* Runs the steps on the narrow net and maps the result back to all pixels. */
@@ -392,8 +392,8 @@ static int run_narrow_steps(const local *m, const fed_training *training, float 
     const int status =
         run_steps(m, training, m->narrow_server, narrow_origin, m->narrow_params, stats);
     fed_narrow_widen(m->narrow, training->net, narrow_origin, m->narrow_params, origin, params);
-    if (m->wide_vector != NULL && fed_drift_has_vector(m->drift))
-        fed_narrow_subtract_residual(m->narrow, m->wide_vector, m->drift->distance, params);
+    if (m->wide_vector != NULL && fed_affine_has_vector(m->affine))
+        fed_narrow_subtract_residual(m->narrow, m->wide_vector, m->affine->distance, params);
     return status;
 }
 
@@ -408,17 +408,17 @@ int fed_train_client(const fed_training *training, const fed_client *client,
         return FED_OK;
     }
 
-    fed_drift drift;
-    const int is_drift =
-        fed_drift_init(&drift, training->step, training->frozen, own_linear(client));
-    const needs need = find_needs(training, client, is_drift ? &drift : NULL);
+    fed_affine_step affine;
+    const int is_affine =
+        fed_affine_init(&affine, training->step, training->frozen, own_linear(client));
+    const needs need = find_needs(training, client, is_affine ? &affine : NULL);
     local m;
     int status = local_init(&m, net, client, client->plan.batch_size, num_visits, &need, workspace);
     if (status != FED_OK) return status;
-    m.drift = is_drift ? &drift : NULL;
+    m.affine = is_affine ? &affine : NULL;
     fed_narrow found;
     local_open(&m, training, &need, num_visits, &found);
-    if (need.drifts) local_drift(&m, training);
+    if (need.has_shift) local_affine_vector(&m, training);
     if (need.has_linear) fed_net_pack(net, own_linear(client), m.linear);
     if (need.on_tensors) {
         fed_net_flatten(net, training->server, m.flat_scratch, m.flat_server);

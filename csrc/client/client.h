@@ -73,33 +73,34 @@ typedef struct fed_frozen {
     size_t step_num;
 } fed_frozen;
 
-/* ---- drift.c ---- */
+/* ---- affine_step.c ---- */
 
-/* A step of the form that drift.c describes, and its progress. */
-typedef struct fed_drift {
+/* A step of the form that affine_step.c describes, and its progress. */
+typedef struct fed_affine_step {
     double learning_rate, gradient_factor;
     double strength;     /* of the proximal term */
     const float *linear; /* flat, or NULL */
     const float *slot;   /* packed for the full net, or NULL */
     double linear_factor, slot_factor;
     double distance; /* that the parameters have moved along the vector so far */
-} fed_drift;
+} fed_affine_step;
 
 /* 1 if the step has this form. `linear` is the client's own, or NULL. */
-int fed_drift_init(fed_drift *drift, const fed_step *step, const fed_frozen *frozen,
-                   const float *linear);
-int fed_drift_has_vector(const fed_drift *drift);
+int fed_affine_init(fed_affine_step *affine, const fed_step *step, const fed_frozen *frozen,
+                    const float *linear);
+int fed_affine_has_vector(const fed_affine_step *affine);
 /* Writes the constant vector v, packed for the full net. */
-void fed_drift_vector(const fed_drift *drift, const fed_net *net, float *vector /* out */);
-/* Turns the vector v into v - strength * server, as fed_drift_shift needs it; both are packed for
+void fed_affine_vector(const fed_affine_step *affine, const fed_net *net, float *vector /* out */);
+/* Turns the vector v into v - strength * server, as fed_affine_shift needs it; both are packed for
  * `net`. */
-void fed_drift_pull(const fed_drift *drift, const fed_net *net, const float *server,
-                    float *vector /* in-out */);
+void fed_affine_pull(const fed_affine_step *affine, const fed_net *net, const float *server,
+                     float *vector /* in-out */);
 /* The factor of the gradients that are subtracted from the parameters. */
-float fed_drift_gradient_rate(const fed_drift *drift, double rate_factor);
+float fed_affine_gradient_rate(const fed_affine_step *affine, double rate_factor);
 /* The rest of a local step, after the gradients are subtracted. Each call advances `distance` by
  * one step. */
-fed_shift fed_drift_shift(fed_drift *drift, const float *vector /* borrowed */, double rate_factor);
+fed_shift fed_affine_shift(fed_affine_step *affine, const float *vector /* borrowed */,
+                           double rate_factor);
 
 /* What all clients of a call have in common. */
 typedef struct fed_training {

@@ -120,10 +120,10 @@ static void undo_activation(const fed_batch_pass *pass) {
 }
 
 /* A backward pass: the context of each part in fed_share. */
-typedef struct tiles_way {
+typedef struct backward_call {
     const fed_batch_pass *pass;
     const fed_update *update;
-} tiles_way;
+} backward_call;
 
 /* Computes the gradients for inputs first..first+num-1; the one by parameters goes to target. */
 static void backward_inputs(const fed_batch_pass *pass, size_t first, size_t num, float *target,
@@ -161,10 +161,10 @@ static void update_inputs(const fed_batch_pass *pass, size_t first, size_t num,
 }
 
 static void backward_part(void *context, size_t part, int worker) {
-    const tiles_way *way = context;
-    const fed_batch_pass *pass = way->pass;
+    const backward_call *call = context;
+    const fed_batch_pass *pass = call->pass;
     const size_t num_inputs = pass->stage->in.num_values, first = part * SHARED_INPUTS;
-    fed_update update = *way->update;
+    fed_update update = *call->update;
     if (update.piece != NULL) update.piece += (size_t)worker * update.piece_size;
     update_inputs(pass, first, part_size(pass, first, num_inputs, SHARED_INPUTS), &update);
 }
@@ -180,9 +180,9 @@ static void add_biases(const fed_batch_pass *pass, float *bias) {
 static void backward_batch(const fed_batch_pass *pass, const fed_update *update) {
     const fed_stage *stage = pass->stage;
     undo_activation(pass);
-    tiles_way way = {pass, update};
+    backward_call call = {pass, update};
     fed_share(pass->num_workers, num_parts(pass, stage->in.num_values, SHARED_INPUTS),
-              backward_part, &way);
+              backward_part, &call);
     const size_t biases = stage->start + bias_start(stage), num_biases = num_outputs_of(stage);
     float *bias = fed_update_target(update, biases);
     if (update->sum == NULL) memset(bias, 0, num_biases * sizeof *bias);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The forward and backward pass of a batch through the stages of a net. The stages before the first
- * dense one (the "front") process one example at a time, all stages in turn, so that its values
- * stay in the cache. Dense stages process the whole batch at once. In the backward pass of the
- * front, each fixed block of examples has its own sum of gradients; these sums are then added in
- * order. Threads can therefore share a batch without changing a bit of the result. */
+ * dense one ("example stages") process one example at a time, all stages in turn, so that its
+ * values stay in the cache. Dense stages process the whole batch at once. In the backward pass of
+ * example stages, each fixed block of examples has its own sum of gradients; these sums are then
+ * added in order. Threads can therefore share a batch without changing a bit of the result. */
 #include "net.h"
 #include "threads.h"
 
@@ -34,14 +34,14 @@ static int has_values(const fed_net *net, size_t s) {
 
 /* Floats from one example's values to the next's; 0 if all examples use the same memory in turn. */
 static size_t value_stride(const fed_batch *batch, size_t s) {
-    const int in_turn = !batch->is_training && s < batch->net->num_front;
+    const int in_turn = !batch->is_training && s < batch->net->num_example_stages;
     return in_turn ? 0 : buffer_before(batch->net, s)->num_values;
 }
 
-/* The gradient by values s of example b. In the front there is one per block, which the block's
- * examples use in turn. */
+/* The gradient by values s of example b. In an example stage there is one per block, which the
+ * block's examples use in turn. */
 static float *gradient_at(const fed_batch *batch, size_t s, size_t b, size_t block) {
-    const size_t place = s < batch->net->num_front ? block : b;
+    const size_t place = s < batch->net->num_example_stages ? block : b;
     return batch->gradients[s] + place * buffer_before(batch->net, s)->num_values;
 }
 
@@ -51,11 +51,11 @@ static size_t copies(const fed_batch *batch, size_t stride) {
 
 /* Few blocks, so that their gradients fit into the cache; small ones, so that threads can share a
  * usual batch of 10 or 20. */
-enum { BLOCK_ROWS = 5, MOST_BLOCKS = 8 };
+enum { BLOCK_ROWS = 5, MAX_BLOCKS = 8 };
 
-static size_t num_front_blocks(size_t num_rows) {
+static size_t num_example_blocks(size_t num_rows) {
     const size_t num_wanted = (num_rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
-    return num_wanted < MOST_BLOCKS ? num_wanted : MOST_BLOCKS;
+    return num_wanted < MAX_BLOCKS ? num_wanted : MAX_BLOCKS;
 }
 
 static void carve_values(fed_batch *batch, fed_carver *c, size_t s) {
@@ -64,8 +64,9 @@ static void carve_values(fed_batch *batch, fed_carver *c, size_t s) {
     batch->values[s] =
         fed_carve(c, copies(batch, value_stride(batch, s)) * num_values, sizeof(float));
     if (!batch->is_training || s == 0) return;
-    const int is_in_front = s < batch->net->num_front;
-    const size_t num_copies = is_in_front ? num_front_blocks(batch->batch_size) : batch->batch_size;
+    const int is_example_stage = s < batch->net->num_example_stages;
+    const size_t num_copies =
+        is_example_stage ? num_example_blocks(batch->batch_size) : batch->batch_size;
     batch->gradients[s] = fed_carve(c, num_copies * num_values, sizeof(float));
 }
 
@@ -88,7 +89,7 @@ void fed_batch_carve(fed_batch *batch, fed_carver *c) {
         batch->saved[s] = fed_carve(c, batch->batch_size * stage->saved_bytes, 1);
         if (!takes_batch(stage))
             batch->by_params[s] = fed_carve(
-                c, num_front_blocks(batch->batch_size) * stage->packed_size, sizeof(float));
+                c, num_example_blocks(batch->batch_size) * stage->packed_size, sizeof(float));
         piece_size = fed_larger(piece_size, stage->piece_size);
     }
     if (batch->is_training && net->has_dropout)
@@ -204,29 +205,29 @@ static void expand(const fed_stage *stage, const float *image, float *values) {
         memcpy(values + p * stage->in.pixel_stride, image + p * channels, channels * sizeof *image);
 }
 
-/* A pass through the front: the context of each part in fed_share. */
-typedef struct front_way {
+/* A pass through the example stages: the context of each part in fed_share. */
+typedef struct example_stages_call {
     const fed_batch *batch;
     const float *params;
     size_t num_rows, num_blocks;
-} front_way;
+} example_stages_call;
 
 static void forward_example(void *context, size_t b, int worker) {
-    const front_way *way = context;
-    const fed_batch *batch = way->batch;
+    const example_stages_call *call = context;
+    const fed_batch *batch = call->batch;
     const fed_net *net = batch->net;
     if (!images_are_rows(net))
         expand(&net->stages[0], batch->rows[0][b], batch->values[0] + b * value_stride(batch, 0));
-    for (size_t s = 0; s < net->num_front; s++) {
-        const fed_pass pass = example_pass(batch, way->params, s, b, 0, worker);
+    for (size_t s = 0; s < net->num_example_stages; s++) {
+        const fed_pass pass = example_pass(batch, call->params, s, b, 0, worker);
         net->stages[s].ops->forward(&pass);
     }
 }
 
-static void forward_front(const fed_batch *batch, const float *params, size_t num_rows) {
-    if (batch->net->num_front == 0) return;
-    front_way way = {.batch = batch, .params = params, .num_rows = num_rows};
-    fed_share(batch->num_workers, num_rows, forward_example, &way);
+static void forward_example_stages(const fed_batch *batch, const float *params, size_t num_rows) {
+    if (batch->net->num_example_stages == 0) return;
+    example_stages_call call = {.batch = batch, .params = params, .num_rows = num_rows};
+    fed_share(batch->num_workers, num_rows, forward_example, &call);
 }
 
 void fed_batch_forward_stage(const fed_batch *batch, const float *params, size_t s,
@@ -248,8 +249,8 @@ void fed_batch_forward(const fed_batch *batch, const float *params, size_t num_r
                        fed_score *score, float *logits) {
     const fed_net *net = batch->net;
     const size_t num_classes = net->model->num_classes, last = net->num_stages;
-    forward_front(batch, params, num_rows);
-    for (size_t s = net->num_front; s < net->num_stages; s++)
+    forward_example_stages(batch, params, num_rows);
+    for (size_t s = net->num_example_stages; s < net->num_stages; s++)
         fed_batch_forward_stage(batch, params, s, num_rows);
 
     float *lanes = batch->lanes[last - 1];
@@ -306,25 +307,25 @@ void fed_batch_backward_stage(const fed_batch *batch, const float *params, size_
 }
 
 static void backward_block(void *context, size_t block, int worker) {
-    const front_way *way = context;
-    const fed_net *net = way->batch->net;
-    const size_t first = block * way->num_rows / way->num_blocks;
-    const size_t end = (block + 1) * way->num_rows / way->num_blocks;
-    for (size_t s = 0; s < net->num_front; s++) clear_by_params(way->batch, s, block);
+    const example_stages_call *call = context;
+    const fed_net *net = call->batch->net;
+    const size_t first = block * call->num_rows / call->num_blocks;
+    const size_t end = (block + 1) * call->num_rows / call->num_blocks;
+    for (size_t s = 0; s < net->num_example_stages; s++) clear_by_params(call->batch, s, block);
     for (size_t b = first; b < end; b++)
-        for (size_t s = net->num_front; s-- > 0;) {
-            const fed_pass pass = example_pass(way->batch, way->params, s, b, block, worker);
+        for (size_t s = net->num_example_stages; s-- > 0;) {
+            const fed_pass pass = example_pass(call->batch, call->params, s, b, block, worker);
             net->stages[s].ops->backward(&pass);
         }
 }
 
-static void backward_front(const fed_batch *batch, const float *params, size_t num_rows,
-                           const fed_update *update) {
-    if (batch->net->num_front == 0) return;
-    front_way way = {batch, params, num_rows, num_front_blocks(num_rows)};
-    fed_share(batch->num_workers, way.num_blocks, backward_block, &way);
-    for (size_t s = 0; s < batch->net->num_front; s++)
-        update_stage(batch, s, way.num_blocks, update);
+static void backward_example_stages(const fed_batch *batch, const float *params, size_t num_rows,
+                                    const fed_update *update) {
+    if (batch->net->num_example_stages == 0) return;
+    example_stages_call call = {batch, params, num_rows, num_example_blocks(num_rows)};
+    fed_share(batch->num_workers, call.num_blocks, backward_block, &call);
+    for (size_t s = 0; s < batch->net->num_example_stages; s++)
+        update_stage(batch, s, call.num_blocks, update);
 }
 
 void fed_batch_backward(const fed_batch *batch, const float *params, size_t num_rows,
@@ -334,7 +335,7 @@ void fed_batch_backward(const fed_batch *batch, const float *params, size_t num_
     if (!last_takes_batch(net))
         fed_lanes_to_rows(batch->lanes[last - 1], net->model->num_classes, num_rows,
                           batch->gradients[last], net->stages[last - 1].out.num_values);
-    for (size_t s = last; s-- > net->num_front;)
+    for (size_t s = last; s-- > net->num_example_stages;)
         fed_batch_backward_stage(batch, params, s, num_rows, update);
-    backward_front(batch, params, num_rows, update);
+    backward_example_stages(batch, params, num_rows, update);
 }

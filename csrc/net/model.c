@@ -98,10 +98,10 @@ void fed_net_lay_out(fed_net *net, const fed_model *model) {
     }
     net->has_dropout = num_draws > 0;
     net->visit_bits = visit_bits(num_draws);
-    net->num_front = 0;
-    while (net->num_front < net->num_stages &&
-           net->stages[net->num_front].ops->forward_batch == NULL)
-        net->num_front++;
+    net->num_example_stages = 0;
+    while (net->num_example_stages < net->num_stages &&
+           net->stages[net->num_example_stages].ops->forward_batch == NULL)
+        net->num_example_stages++;
     for (size_t s = 0; s + 1 < net->num_stages; s++) net->stages[s].out = net->stages[s + 1].in;
     fed_stage *last = &net->stages[net->num_stages - 1];
     last->out = fed_plain_buffer(&last->shape);
@@ -152,6 +152,6 @@ void fed_net_unpack_delta(const fed_net *net, const float *after, const float *b
     }
 }
 
-int fed_net_can_share(const fed_net *net) { return net->num_front > 0; }
+int fed_net_can_share(const fed_net *net) { return net->num_example_stages > 0; }
 
 int fed_net_can_narrow(const fed_net *net) { return net->stages[0].ops->can_narrow; }

@@ -14,9 +14,9 @@ typedef struct fed_net {
     const fed_kernels *kernels;
     fed_stage stages[FED_MAX_LAYERS];
     size_t num_stages;
-    size_t num_front; /* stages before the first dense one; each example passes through all of them
-                         before the next one does */
-    size_t size;      /* of the packed parameters */
+    size_t num_example_stages; /* those before the first dense one; each example passes through all
+                         of them before the next one does */
+    size_t size;               /* of the packed parameters */
     int has_dropout;
     unsigned visit_bits; /* a visit's dropout masks come from 2^visit_bits Philox blocks */
 } fed_net;
@@ -48,12 +48,13 @@ typedef struct fed_batch {
     const fed_net *net;
     size_t batch_size;
     int is_training;
-    int num_workers;                      /* threads that share the batch */
-    const float **rows[FED_MAX_LAYERS];   /* [B]: inputs of dense stages; for stage 0 the images,
-                                             set by the caller */
-    float *values[FED_MAX_LAYERS + 1];    /* [B]: inputs of each stage, then the last outputs */
-    float *gradients[FED_MAX_LAYERS + 1]; /* [B]: gradients by values; in the front one per block */
-    char *saved[FED_MAX_LAYERS];          /* [B, saved_bytes] */
+    int num_workers;                    /* threads that share the batch */
+    const float **rows[FED_MAX_LAYERS]; /* [B]: inputs of dense stages; for stage 0 the images,
+                                           set by the caller */
+    float *values[FED_MAX_LAYERS + 1];  /* [B]: inputs of each stage, then the last outputs */
+    float *gradients[FED_MAX_LAYERS +
+                     1];         /* [B]: gradients by values; in example stages one per block */
+    char *saved[FED_MAX_LAYERS]; /* [B, saved_bytes] */
     float *derived[FED_MAX_LAYERS];
     float *by_params[FED_MAX_LAYERS]; /* [blocks, packed_size]: an example-wise stage's gradient */
     float *lanes[FED_MAX_LAYERS];     /* [blocks, O, FED_LANES] of the first and last stage */

@@ -70,7 +70,7 @@ static void test_threads_change_no_byte(void) {
 
 /* ---- Batches shared out ---------------------------------------------------------------------- */
 
-/* Both ends of the front, where an example is on its own: before a dense layer, and all of it. */
+/* Example stages (batch.c) before a dense layer, and in the whole net. */
 static const stack SHARED[] = {
     {"dropout, norms and dense layers",
      {9, 10, 2},
@@ -91,7 +91,7 @@ static const fed_step *const ALL_STEPS[] = {&PLAIN, &MOMENTUM, &CLIP, &ADAM, &GR
 
 enum { FEW_CLIENTS = 8, SHARED_EXAMPLES = 41 };
 
-/* Sizes, and those of batches, on both sides of a block of the front and of the lanes; 41 examples
+/* Sizes, and those of batches, on both sides of a block of examples and of the lanes; 41 examples
  * at once are more than its blocks have usually. */
 static void few_clients(const problem *p, fed_client *clients) {
     static const size_t batches[FEW_CLIENTS] = {70, 33, 13, 10, 5, 1, 6, 40};

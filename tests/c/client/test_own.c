@@ -333,10 +333,10 @@ static const struct {
     {{{FED_STEP_PROXIMAL, {0.7}}, LINEAR_ROW, LINEAR_ROW, {FED_STEP_SGD, {0.1, 0.5, 1}}}, 4, 1},
 };
 
-/* A bound that nothing meets keeps a step from being a drift. */
+/* A bound that nothing meets keeps a step from being affine. */
 static const fed_step_row NO_BOUND = {FED_STEP_CLIP, {1e30}};
 
-static void check_drift(size_t d, const fed_terms *terms) {
+static void check_affine_step(size_t d, const fed_terms *terms) {
     static float deltas[CLIENTS][PARAMS];
     CHECK_EQUAL(train(2, &(fed_step){DRIFTS[d].rows, DRIFTS[d].num_rows}, terms), FED_OK);
     memcpy(deltas, prob.deltas, sizeof deltas);
@@ -348,7 +348,7 @@ static void check_drift(size_t d, const fed_terms *terms) {
             CHECK_CLOSE(deltas[c][p], prob.deltas[c][p], 5e-6);
 }
 
-static void test_drifts_are_their_rows_steps(void) {
+static void test_affine_steps_are_their_rows_steps(void) {
     float slots[PARAMS];
     double factors[MAX_STEPS];
     fill_floats(70, 0.5, slots, PARAMS);
@@ -359,10 +359,10 @@ static void test_drifts_are_their_rows_steps(void) {
             fed_terms terms = {.weighting = FED_WEIGHT_UNIFORM,
                                .frozen_slots = DRIFTS[d].is_frozen ? slots : NULL,
                                .frozen_step_num = 1};
-            check_drift(d, &terms);
+            check_affine_step(d, &terms);
             terms.rate_factors = factors;
             terms.num_rate_factors = MAX_STEPS;
-            check_drift(d, &terms);
+            check_affine_step(d, &terms);
         }
 }
 
@@ -448,7 +448,7 @@ static const test_case TESTS[] = {
     TEST(test_clients_are_scored_at_their_own_starts),
     TEST(test_a_start_of_its_own_with_a_part_in_the_sum_is_refused),
     TEST(test_rates_follow_their_factors_step_by_step),
-    TEST(test_drifts_are_their_rows_steps),
+    TEST(test_affine_steps_are_their_rows_steps),
     TEST(test_too_few_or_bad_rate_factors_are_refused),
     TEST(test_gradients_keep_their_digits_beside_large_parameters),
     TEST(test_deltas_that_are_not_finite_are_left_alone),

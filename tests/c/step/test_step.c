@@ -161,24 +161,24 @@ static void test_only_momentum_needs_a_slot(void) {
     CHECK_EQUAL(fed_step_slots(&(fed_step){rows, 3}), 2);
 }
 
-static int drifts(const fed_step_row *rows, size_t num_rows, const fed_frozen *frozen) {
-    fed_drift drift;
-    return fed_drift_init(&drift, &(fed_step){rows, num_rows}, frozen, NULL);
+static int is_affine(const fed_step_row *rows, size_t num_rows, const fed_frozen *frozen) {
+    fed_affine_step affine;
+    return fed_affine_init(&affine, &(fed_step){rows, num_rows}, frozen, NULL);
 }
 
-static void test_drifts_are_sgd_with_terms_that_are_linear(void) {
+static void test_affine_steps_are_sgd_with_terms_that_are_linear(void) {
     const fed_step_row sgd = {FED_STEP_SGD, {0.25}}, momentum = {FED_STEP_SGD, {0.1, 0.9}};
     const float slots[1] = {0};
     const fed_frozen frozen = {slots, 1};
-    CHECK(drifts(&sgd, 1, NULL));
-    CHECK(!drifts(&momentum, 1, NULL));
-    CHECK(drifts(&momentum, 1, &frozen));
-    CHECK(!drifts((const fed_step_row[]){sgd, sgd}, 2, NULL));
-    CHECK(drifts((const fed_step_row[]){{FED_STEP_PROXIMAL, {2}}, sgd}, 2, NULL));
-    CHECK(!drifts((const fed_step_row[]){{FED_STEP_PROXIMAL, {2.01}}, sgd}, 2, NULL));
-    CHECK(drifts((const fed_step_row[]){{FED_STEP_LINEAR, {0}}, sgd}, 2, NULL));
-    CHECK(!drifts((const fed_step_row[]){{FED_STEP_CLIP, {1}}, sgd}, 2, NULL));
-    for (size_t k = 0; k < LENGTH(KINDS); k++) CHECK(!drifts(&KINDS[k].row, 1, NULL));
+    CHECK(is_affine(&sgd, 1, NULL));
+    CHECK(!is_affine(&momentum, 1, NULL));
+    CHECK(is_affine(&momentum, 1, &frozen));
+    CHECK(!is_affine((const fed_step_row[]){sgd, sgd}, 2, NULL));
+    CHECK(is_affine((const fed_step_row[]){{FED_STEP_PROXIMAL, {2}}, sgd}, 2, NULL));
+    CHECK(!is_affine((const fed_step_row[]){{FED_STEP_PROXIMAL, {2.01}}, sgd}, 2, NULL));
+    CHECK(is_affine((const fed_step_row[]){{FED_STEP_LINEAR, {0}}, sgd}, 2, NULL));
+    CHECK(!is_affine((const fed_step_row[]){{FED_STEP_CLIP, {1}}, sgd}, 2, NULL));
+    for (size_t k = 0; k < LENGTH(KINDS); k++) CHECK(!is_affine(&KINDS[k].row, 1, NULL));
 }
 
 static void test_the_gradient_stands_alone(void) {
@@ -439,7 +439,7 @@ static const test_case TESTS[] = {
     TEST(test_empty_table_is_refused),
     TEST(test_every_row_is_checked),
     TEST(test_only_momentum_needs_a_slot),
-    TEST(test_drifts_are_sgd_with_terms_that_are_linear),
+    TEST(test_affine_steps_are_sgd_with_terms_that_are_linear),
     TEST(test_the_gradient_stands_alone),
     TEST(test_refused_step_moves_nothing),
     TEST(test_sgd_equals_hand_worked_steps),
