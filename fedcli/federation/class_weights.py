@@ -105,15 +105,15 @@ def _of_file(path: Path, label: str, train: ClientData) -> list[float]:
         raise ConfigError(f"{label}: cannot be read: {err.strerror or err}") from err
     except UnicodeDecodeError as err:
         raise ConfigError(f"{label}: is not UTF-8 text; give JSON or CSV") from err
-    found = _from_json(text, label) if text.lstrip()[:1] in ("{", "[") else _from_csv(text, label)
-    if isinstance(found, dict):
-        keys = list(found)
+    given = _from_json(text, label) if text.lstrip()[:1] in ("{", "[") else _from_csv(text, label)
+    if isinstance(given, dict):
+        keys = list(given)
         numbers = _classes_of(keys, label, train)
-        by_class = {number: found[key] for number, key in zip(numbers, keys, strict=True)}
+        by_class = {number: given[key] for number, key in zip(numbers, keys, strict=True)}
         if len(by_class) < len(keys):
             raise ConfigError(f"{label}: a class has two weights; give each one")
     else:
-        by_class = dict(enumerate(found))
+        by_class = dict(enumerate(given))
     count = train.num_classes
     missing = next((each for each in range(count) if each not in by_class), None)
     if missing is not None or len(by_class) > count:
@@ -137,19 +137,19 @@ def _weight(label: str, value: Any) -> float:
 def _from_json(text: str, label: str) -> dict[str, Any] | list[Any]:
     """Returns a dict of weights by class, or a list of weights."""
     try:
-        found: dict[str, Any] | list[Any] = json.loads(text, object_pairs_hook=_unique)
+        given: dict[str, Any] | list[Any] = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as err:
         raise ConfigError(f"{label}: is not JSON with each class once: {err}") from err
-    return found
+    return given
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    by_key: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in by_key:
             raise ValueError(f"{key!r} occurs twice")
-        found[key] = value
-    return found
+        by_key[key] = value
+    return by_key
 
 
 def _from_csv(text: str, label: str) -> dict[str, Any]:
@@ -158,22 +158,22 @@ def _from_csv(text: str, label: str) -> dict[str, Any]:
         rows = [row for row in read_rows(text) if any(cell.strip() for cell in row)]
     except ValueError as err:
         raise ConfigError(f"{label}: is not CSV: {err}; give rows class,weight") from err
-    found: dict[str, Any] = {}
+    by_class: dict[str, Any] = {}
     for place, row in enumerate(rows):
         value = _number(row[1]) if len(row) == 2 else None
         if value is None and place == 0 and len(row) == 2:
             continue  # a header
         key = row[0].strip()
-        if value is None or key in found:
-            what = "occurs twice" if key in found else "has no number in a second column"
+        if value is None or key in by_class:
+            what = "occurs twice" if key in by_class else "has no number in a second column"
             raise ConfigError(f"{label}: {key[:60]!r} {what}; give each class a row class,weight")
-        found[key] = value
-    if not found:
+        by_class[key] = value
+    if not by_class:
         raise ConfigError(
             f"{label}: contains no weights; give {BALANCED}, rows class,weight, JSON "
             f'{{"class": weight}}, or {_LIST}'
         )
-    return found
+    return by_class
 
 
 def _number(text: str) -> float | None:

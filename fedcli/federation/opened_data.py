@@ -56,8 +56,8 @@ def notes_on(splits: Mapping[str, ClientData]) -> tuple[str, ...]:
 
 def notes_of_sources(splits: Mapping[str, ClientData]) -> tuple[str, ...]:
     """Returns a line on how each imported file was interpreted; a store records this itself."""
-    found = (data.description() for data in splits.values())
-    return tuple(dict.fromkeys(each.short() for each in found if each is not None))
+    descriptions = (data.description() for data in splits.values())
+    return tuple(dict.fromkeys(each.short() for each in descriptions if each is not None))
 
 
 def check_fit(data: ClientData, model: Model) -> None:

@@ -62,14 +62,14 @@ class CheckedSampler(samplers.Sampler):
         array = np.asarray(drawn if isinstance(drawn, np.ndarray | list | tuple) else 0)
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
             raise PartError(f"{where} returned {kind(drawn)}; give a list of whole numbers")
-        found: list[int] = array.tolist()
-        for index in found:
+        cohort: list[int] = array.tolist()
+        for index in cohort:
             if not 0 <= index < self.population:
                 raise PartError(
                     f"{where} returned {index}; the {self.population} clients are 0 to "
                     f"{self.population - 1}"
                 )
-        return found
+        return cohort
 
 
 def build(

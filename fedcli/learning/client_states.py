@@ -108,14 +108,14 @@ class Store:
             RunError: The vector is damaged, or the file cannot be read.
         """
         with self._faults():
-            found = self._file.execute(
+            row = self._file.execute(
                 "SELECT version, checksum, vector FROM states WHERE client = ? AND version <= ? "
                 "ORDER BY version DESC LIMIT 1",
                 (client_id, version),
             ).fetchone()
-        if found is None:
+        if row is None:
             return None
-        written, checksum, content = found
+        written, checksum, content = row
         if not isinstance(content, bytes) or _checksum(client_id, written, content) != checksum:
             raise RunError(f"{self.path}: the state of client {client_id!r} {_DAMAGED}")
         return np.frombuffer(content, np.float32)
@@ -137,14 +137,14 @@ class Store:
             problem = str(self._one("PRAGMA integrity_check(1)"))
         if problem != "ok":
             raise RunError(f"{self.path} {_DAMAGED} ({' '.join(problem.split())})")
-        found = self.digest(version)
-        if digest not in (None, found):
+        actual = self.digest(version)
+        if digest not in (None, actual):
             raise RunError(
                 f"{self.path} does not hold the clients' states of the checkpoint of round "
                 f"{version}: it is too old, belongs to another run, or lacks rows; restore the "
                 "file, or train anew"
             )
-        return found
+        return actual
 
     def digest(self, version: int) -> int:
         """Returns the digest of a version, which reads the key of every row.
@@ -224,8 +224,8 @@ class Store:
             file.execute(f"PRAGMA user_version = {_VERSION}")
             file.execute(_TABLE)
             file.execute("COMMIT")
-        found = self._one("PRAGMA application_id"), self._one("PRAGMA user_version")
-        if found != (_APPLICATION_ID, _VERSION):
+        identity = self._one("PRAGMA application_id"), self._one("PRAGMA user_version")
+        if identity != (_APPLICATION_ID, _VERSION):
             raise RunError(
                 f"{self.path} is not a client-states file of this version of fedcli; restore it, "
                 "or train anew"

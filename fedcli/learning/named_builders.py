@@ -1,7 +1,7 @@
-"""A `build_` function for each algorithm that has none in TFF: one call makes its process.
+"""A `build_` function for each algorithm without one in TFF, which makes its process in one call.
 
-Their common arguments are those of `AlgorithmParts`. Every algorithm can also be put together by
-hand, from `fedcli.algorithms.build` and `build_process`.
+`AlgorithmParts` lists their common arguments. Any algorithm can also be built with
+`fedcli.algorithms.build` and `build_process`.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _SERVER_SGD = optimizers.sgd(1.0)
 
 
 class AlgorithmParts(TypedDict, total=False):
-    """What all these functions take by name.
+    """The common keyword arguments of these functions.
 
     Attributes:
-        weighting: How clients count, `num-examples` or `uniform`; by default as in the paper.
-        aggregator: Makes one mean delta of a cohort's, as `fedcli.aggregators.build` returns it; by
-            default the mean.
+        weighting: Client weights, `num-examples` or `uniform`; by default as in the paper.
+        aggregator: Combines the deltas of a cohort to one, as `fedcli.aggregators.build` returns
+            it; by default their weighted mean.
         metrics_aggregator: See `build_process`.
         engine: See `build_process`.
     """
@@ -65,7 +65,7 @@ def build_scaffold(
     num_clients: int,
     **parts: Unpack[AlgorithmParts],
 ) -> LearningProcess:
-    """Returns SCAFFOLD; `num_clients` may take part in all. See `algorithms.scaffold`."""
+    """Returns SCAFFOLD for a population of `num_clients`. See `algorithms.scaffold`."""
     return _build("scaffold", model, client_optimizer, server_optimizer, {}, parts, num_clients)
 
 
@@ -78,7 +78,7 @@ def build_fed_dyn(
     alpha: float = 0.01,
     **parts: Unpack[AlgorithmParts],
 ) -> LearningProcess:
-    """Returns FedDyn; `num_clients` may take part in all. See `algorithms.feddyn`."""
+    """Returns FedDyn for a population of `num_clients`. See `algorithms.feddyn`."""
     options = {"alpha": alpha}
     return _build("feddyn", model, client_optimizer, server_optimizer, options, parts, num_clients)
 
@@ -89,7 +89,7 @@ def build_fed_nova(
     server_optimizer: Optimizer = _SERVER_SGD,
     **parts: Unpack[AlgorithmParts],
 ) -> LearningProcess:
-    """Returns FedNova; the client optimizer is SGD. See `algorithms.fednova`."""
+    """Returns FedNova; the client optimizer must be SGD. See `algorithms.fednova`."""
     return _build("fednova", model, client_optimizer, server_optimizer, {}, parts)
 
 
@@ -106,7 +106,7 @@ def build_mime(
 def build_local_only(
     model: ModelLike, client_optimizer: Optimizer, **parts: Unpack[AlgorithmParts]
 ) -> LearningProcess:
-    """Returns clients that share nothing and keep their models. See `algorithms.local_only`."""
+    """Returns local training, in which clients share nothing. See `algorithms.local_only`."""
     return _build("local-only", model, client_optimizer, _SERVER_SGD, {}, parts)
 
 
@@ -116,7 +116,7 @@ def build_centralized(
     server_optimizer: Optimizer = _SERVER_SGD,
     **parts: Unpack[AlgorithmParts],
 ) -> LearningProcess:
-    """Returns training on the examples of the whole cohort. See `algorithms.centralized`."""
+    """Returns training on the pooled examples of a cohort. See `algorithms.centralized`."""
     return _build("centralized", model, client_optimizer, server_optimizer, {}, parts)
 
 
@@ -127,7 +127,7 @@ def build_fed_avg_m(
     server_options: Mapping[str, Value] | None = None,
     **parts: Unpack[AlgorithmParts],
 ) -> LearningProcess:
-    """Returns FedAvgM: server SGD with momentum 0.9 unless `server_options` say otherwise.
+    """Returns FedAvgM: server SGD with momentum 0.9, which `server_options` can change.
 
     See `algorithms.fedopt`.
     """
@@ -172,7 +172,7 @@ def build_fed_yogi(
 
 
 def _server_of(name: str, learning_rate: float, given: Mapping[str, Value] | None) -> Optimizer:
-    """The server optimizer that makes an algorithm, with the row's options but for those given."""
+    """Returns an algorithm's server optimizer; given options replace those of its row."""
     entry = tables.ALGORITHMS[name]
     assert entry.server_optimizer is not None
     options = {**entry.server_options, **(given or {})}

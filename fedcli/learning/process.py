@@ -105,17 +105,17 @@ class LearningProcess(abc.ABC):
         return {**self.metrics_aggregator(stats), **own}
 
     def _about(self) -> dict[str, str]:
-        """What a process is made of, in words."""
+        """Returns a description of the process's parts by name."""
         return {"model": repr(self.model), "engine": f"{self.engine.num_threads} threads"}
 
     def __repr__(self) -> str:
-        """Returns what it is made of, on one line."""
+        """Returns the process's parts on one line."""
         parts = ", ".join(f"{name} {value}" for name, value in self._about().items())
         return f"<{type(self).__name__}: {parts}>"
 
     def _repr_html_(self) -> str:
-        """Returns what it is made of, for notebooks."""
-        from fedcli.settings import notebooks  # late: notebooks alone need it
+        """Returns the process's parts as an HTML table."""
+        from fedcli.settings import notebooks  # late: only notebooks need it
 
         return notebooks.table(type(self).__name__, (), self._about().items())
 
@@ -139,21 +139,21 @@ class LearningProcess(abc.ABC):
 
 
 def check_call(state: object, client_data: object) -> None:
-    """Refuses the arguments of `next` in the wrong order, and a cohort of nobody.
+    """Checks the arguments of `next`.
 
     Raises:
-        DataError: They are.
+        DataError: `state` is not a server state, or `client_data` is an empty list.
     """
     if not isinstance(state, ServerState):
         is_swapped = isinstance(client_data, ServerState)
         hint = (
             "give next(state, client_data), in that order"
             if is_swapped
-            else ("give what initialize() or the last next() returned, of the latter its .state")
+            else "give the result of initialize(), or the .state of the last next()"
         )
         raise DataError(f"state is of type {type(state).__name__}; {hint}")
     if isinstance(client_data, list) and not client_data:
-        raise DataError("client_data is empty; give one element a client")
+        raise DataError("client_data is empty; give one element per client")
 
 
 def _as_model(model: Any) -> Model:

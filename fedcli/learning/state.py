@@ -138,24 +138,24 @@ class ProcessOutput:
     client_stats: NDArray[Any]
 
     def _scores(self) -> dict[str, Any]:
-        """The metrics of training or evaluation, by name."""
+        """Returns the metrics of training or evaluation by name."""
         work = self.metrics["client_work"]
-        found: dict[str, Any] = (
-            work["train"] if "train" in work else (work["eval"]["current_round_metrics"])
+        scores: dict[str, Any] = (
+            work["train"] if "train" in work else work["eval"]["current_round_metrics"]
         )
-        return found
+        return scores
 
     def __repr__(self) -> str:
         """Returns the round, its clients and its metrics."""
-        told = ", ".join(f"{name} {_shown(value)}" for name, value in self._scores().items())
+        scores = ", ".join(f"{name} {_shown(value)}" for name, value in self._scores().items())
         return (
             f"<ProcessOutput of round {self.state.round_num}: {len(self.client_stats):,} clients, "
-            f"{told}>"
+            f"{scores}>"
         )
 
     def _repr_html_(self) -> str:
-        """Returns the metrics as a table."""
-        from fedcli.settings import notebooks  # late: notebooks alone need it
+        """Returns the metrics as an HTML table."""
+        from fedcli.settings import notebooks  # late: only notebooks need it
 
         title = f"Round {self.state.round_num}, {len(self.client_stats):,} clients"
         rows = [(name, _shown(value)) for name, value in self._scores().items()]
@@ -163,7 +163,7 @@ class ProcessOutput:
 
 
 def _kind(part: Any) -> str:
-    """An array by its type and shape, a number as it is."""
+    """Returns the type and shape of an array, or the value of a number."""
     if isinstance(part, np.ndarray):
         return f"{part.dtype} {list(part.shape)}"
     return type(part).__name__ if isinstance(part, ClientStates) else f"= {part}"

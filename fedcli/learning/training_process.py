@@ -89,7 +89,7 @@ class TrainingProcess(LearningProcess):
         return self.algorithm.client_work.num_passes * num_clients
 
     def _request(self, state: ServerState) -> DeltaRequest:
-        """Returns the aggregator's request, extended to measure the deltas if that is wanted."""
+        """Returns the aggregator's request, extended to measure the deltas if `measures_deltas`."""
         request = self.algorithm.aggregator.request(state.aggregator)
         if self._measures_deltas and request.bounds is None:
             return request._replace(bounds=NO_BOUNDS)

@@ -87,10 +87,12 @@ def test_wrong_arguments_of_next_are_one_line(name: str, cohort: Any) -> None:
     state = process.initialize()
     with pytest.raises(DataError, match=r"state is of type list; give next\(state, client_data\)"):
         process.next(cohort, state)
-    with pytest.raises(DataError, match="client_data is empty; give one element a client"):
+    with pytest.raises(DataError, match="client_data is empty; give one element per client"):
         process.next(state, [])
     output = process.next(state, cohort)
-    with pytest.raises(DataError, match=r"of type ProcessOutput; give what .* of the latter its"):
+    with pytest.raises(
+        DataError, match=r"of type ProcessOutput; give the result of .* the .state of"
+    ):
         process.next(output, cohort)
 
 

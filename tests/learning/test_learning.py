@@ -907,8 +907,11 @@ def test_weights_go_out_and_come_back() -> None:
             r"^client_data\[1\] is of type int; give data.client\(id\).preprocess",
         ),
         ([from_arrays(*_client(3, 0)).client], r"^client_data\[0\] is of type ClientDataset; give"),
-        ({"a": _client(3, 0)}, "^client_data is of type dict; give a list, one element a client$"),
-        (5, "^client_data is of type int; give a list, one element a client$"),
+        (
+            {"a": _client(3, 0)},
+            "^client_data is of type dict; give a list, one element per client$",
+        ),
+        (5, "^client_data is of type int; give a list, one element per client$"),
         (
             [(np.zeros((2, 28, 28), np.uint8), np.zeros(2, np.int32))],
             r"^client_data: client '0': images have shape \[28, 28\], the model takes \[5, 4\]",

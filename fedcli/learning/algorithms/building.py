@@ -50,10 +50,10 @@ def build(
         names = " or ".join(WEIGHTINGS)
         raise ConfigError(f"unknown client weighting '{weighting}'; choose {names}")
     tables.check_weighting(entry, weighting)
-    wanted = entry.server_optimizer
-    if wanted is not None and server_optimizer.name != wanted:
+    required = entry.server_optimizer
+    if required is not None and server_optimizer.name != required:
         raise ConfigError(
-            f"{name} uses server optimizer {wanted}, not {server_optimizer.name}; leave it out, "
+            f"{name} uses server optimizer {required}, not {server_optimizer.name}; leave it out, "
             "or choose fedavg"
         )
     entry = opt.opened(entry)

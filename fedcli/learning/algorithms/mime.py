@@ -79,5 +79,5 @@ class MimeWork:
         )
         zeros = np.zeros_like(call.params)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            moved = self.base.update(mean_gradient, dict(state), zeros)[1]
-        return WorkResult(trained, moved)
+            next_state = self.base.update(mean_gradient, dict(state), zeros)[1]
+        return WorkResult(trained, next_state)

@@ -76,6 +76,6 @@ class ScaffoldWork:
         control = state["control"]
         controls = OwnVectors(state["client_controls"], control.astype(np.float32), factor_of)
         trained = call.train(self.optimizer, ((StepKind.LINEAR, ()),), exchange=controls)
-        moved = np.divide(controls.change, population_size, out=controls.change)
-        moved += control
-        return WorkResult(trained, {"control": moved, "client_controls": controls.after})
+        next_control = np.divide(controls.change, population_size, out=controls.change)
+        next_control += control
+        return WorkResult(trained, {"control": next_control, "client_controls": controls.after})

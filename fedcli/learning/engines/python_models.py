@@ -223,12 +223,12 @@ class PythonEngine:
         """Copies the sums of the model's own metrics into a client's record."""
         rows = self._model.metrics.rows
         sums = network.report()
-        found = {f"{name} of {len(values)}" for name, values in sums.items()}
+        returned = {f"{name} of {len(values)}" for name, values in sums.items()}
         expected = {f"{row.column.partition('/')[2]} of {row.num_sums}" for row in rows}
-        if found != expected:
+        if returned != expected:
             raise network.fault(
                 "report_local_unfinalized_metrics",
-                f"now returns {', '.join(sorted(found))} sums, but at first "
+                f"now returns {', '.join(sorted(returned))} sums, but at first "
                 f"{', '.join(sorted(expected))}; return the same each time",
             )
         for row in rows:

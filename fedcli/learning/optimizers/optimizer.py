@@ -59,19 +59,19 @@ class Optimizer:
     rule: Rule | None = field(default=None, compare=False, repr=False)
 
     def __new__(cls, *args: Any, **named: Any) -> Optimizer:
-        """Refuses arguments that there are none of, and says what to write."""
+        """Rejects unknown arguments with a hint."""
         refuse_unknown("Optimizer", named, [each.name for each in fields(cls)])
         return super().__new__(cls)
 
     def __repr__(self) -> str:
-        """Returns the call that makes it, but for what is as usual."""
+        """Returns the optimizer as a call, with a schedule or clipping only if it has them."""
         options = {"learning_rate": self.learning_rate, **self.options}
-        told = [f"{name}={value!r}" for name, value in options.items()]
+        arguments = [f"{name}={value!r}" for name, value in options.items()]
         if self.schedule != CONSTANT:
-            told.append(f"schedule={self.schedule.name!r}")
+            arguments.append(f"schedule={self.schedule.name!r}")
         if self.clip_norm is not None:
-            told.append(f"clip_norm={self.clip_norm!r}")
-        return f"{self.name}({', '.join(told)})"
+            arguments.append(f"clip_norm={self.clip_norm!r}")
+        return f"{self.name}({', '.join(arguments)})"
 
     @property
     def _rule(self) -> Rule:
@@ -152,7 +152,7 @@ class Optimizer:
 
 
 def refuse_unknown(function: str, given: Collection[str], known: Collection[str]) -> None:
-    """Raises TypeError about an argument that there is none of, with what it is called here."""
+    """Raises TypeError for an unknown argument, with a hint such as its name in fedcli."""
     for name in given:
         if name not in known:
             usual = [each for each in _HABITS.get(name, ()) if each in known]
