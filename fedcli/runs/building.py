@@ -1,4 +1,4 @@
-"""The algorithm that a config describes."""
+"""Builds the algorithm of a config, with its optimizers, aggregator and schedules."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedcli.settings.vocabulary import BY_ROUND
 
 
 def build_algorithm(config: RunConfig) -> Algorithm:
-    """Returns the algorithm of a valid config, which needs no data.
+    """Returns the algorithm of a valid config. Reads no data.
 
     Raises:
         ConfigError: The algorithm does not go with the client optimizer.
@@ -31,7 +31,7 @@ def build_algorithm(config: RunConfig) -> Algorithm:
 
 
 def _build_client_optimizer(config: RunConfig) -> Optimizer | None:
-    """The optimizer of the local steps, None for an algorithm without such."""
+    """The optimizer of the local steps; None for an algorithm without local steps."""
     if config.client_optimizer is None or config.client_lr is None:
         return None
     optimizer = optimizers.build(config.client_optimizer, config.client_lr, config.client_options)

@@ -1,4 +1,4 @@
-"""Trained models put to use: the evaluation of a checkpoint."""
+"""Evaluates a checkpoint: `evaluate_run`, the library function behind `fedcli eval`."""
 
 from __future__ import annotations
 
@@ -81,31 +81,32 @@ def evaluate_run(
     cancel: CancelFlag | None = None,
     **of_data: Unpack[DataOptions],
 ) -> Evaluation:
-    """Returns the federated evaluation of a checkpoint: of a run's newest, or a file.
+    """Evaluates a checkpoint, client by client, and returns the result.
 
     Args:
         path: A run's folder, or a checkpoint.
         data: Name or file to evaluate on, a `DataSource`, or data in memory as `fedcli.train` takes
             them; None: the run's own.
         split: Which split; None: test if there is one, else central, else train.
-        clients: Who, written as for training, or `seen`, those that took part in it, or `unseen`,
-            those that never did; None: the run's fixed cohort, or everyone if there is none, if
-            the split has none of it (of more than 10,000 a draw), or in central.
+        clients: Clients, written as for training; or `seen`, those that took part in the training;
+            or `unseen`, those that never did. None: the run's fixed cohort. All clients are taken
+            if there is no fixed cohort, if the split has none of it, or in the split central; of
+            more than 10,000, a random sample is.
         epochs: How often each example is scored.
-        batch_size: Examples of a batch; None: the run's.
-        threads: Number of threads; None: what the machine gives.
+        batch_size: Examples in a batch; None: the run's.
+        threads: Number of threads; None: what the machine offers.
         model: FILE.py or FILE.py:FUNCTION, for a run whose model is code: no code runs unless it
             is named here. For a run whose model a program gave: that object.
         best: Take the checkpoint of the run's best round, not the newest.
         fine_tuning: How each client fine-tunes the model on its train data before it is scored once
-            more; clients without train data are skipped. None: it is scored as it is.
-        predictions_file: Where to write what the model says of each example, `.npz` or `.csv`; see
+            more; clients without train data are skipped. None: no fine-tuning.
+        predictions_file: Where to write the prediction for each example, `.npz` or `.csv`; see
             `predictions.writing`.
-        per_client_file: Where to write what was found of each client, `.csv` or `.h5`; see
-            `per_client.write`.
-        num_errors: How many of the worst mistakes to look for; None: they are not sought.
-        metrics: Names of metrics beside loss and accuracy, of `fedcli info`; None: the run's.
-        takers: Called with all predictions, in order.
+        per_client_file: Where to write the results of each client, `.csv` or `.h5`; see
+            `client_file.write`.
+        num_errors: Number of the worst mistakes to return; None: none are collected.
+        metrics: Names of metrics beside loss and accuracy (see `fedcli info`); None: the run's.
+        takers: Functions that are called with all predictions, in order.
         cancel: Once raised, from any thread, the evaluation stops.
         of_data: The other fields of a `DataSource` by name, as for training. What is not given
             is the run's for its own data; other data have no test data, are natural, and their
@@ -115,8 +116,8 @@ def evaluate_run(
     Raises:
         Cancelled: `cancel` was raised.
         ConfigError: An option is not allowed, or does not fit the data; or the model is code and
-            `model` does not name it; or every client has a model of its own, and fine-tuning or
-            predictions are asked for.
+            `model` does not name it; or each client has its own model, and fine-tuning or
+            predictions are requested.
         DataError: The data are missing or bad, or do not fit the model.
         RunError: There is no such run or checkpoint, it is damaged, or a file cannot be written.
     """
@@ -149,7 +150,7 @@ def evaluate_run(
             source = source_of(trained.config, memory)
             check_places(source, "(and --test-data where there is some)")
         if outputs.has_predictions or fine_tuning is not None:
-            _ = trained.state.evaluated_weights  # raises where every client has a model of its own
+            _ = trained.state.evaluated_weights  # raises if each client has its own model
         data_of_evaluation = _evaluated_data(trained, given, split, clients)
         if memory is not None:
             source = replace(data_of_evaluation.source, data=memory)
@@ -184,7 +185,7 @@ def _wanted_metrics(
 
 @dataclass(frozen=True)
 class _Request:
-    """What is to be found out: on which data, after what fine-tuning, handed out how."""
+    """The arguments of an evaluation: data, fine-tuning, output files and metrics."""
 
     data: EvaluatedData
     fine_tuning: FineTuningOptions | None
@@ -201,7 +202,7 @@ def _is_of(trained: Trained, memory: OpenedData) -> bool:
 
 
 def _given_data(data: str | DataSource | None, of_data: Mapping[str, Any]) -> dict[str, Any]:
-    """What the caller says of the data, by field of `DataSource`."""
+    """The given fields of `DataSource`, by name."""
     for name in of_data:
         if name not in DataOptions.__annotations__:
             raise TypeError(f"evaluate_run() got an unexpected keyword argument {name!r}")
@@ -212,13 +213,13 @@ def _given_data(data: str | DataSource | None, of_data: Mapping[str, Any]) -> di
 def _evaluated_data(
     trained: Trained, given: Mapping[str, Any], split: str | None, clients: str | None
 ) -> EvaluatedData:
-    """The data of an evaluation: the run's but for what is given."""
+    """The data of an evaluation: the run's, overridden by the given fields."""
     if "data" in given and "pixels" not in given and trained.config.pixels == "source":
-        # Other data may mean the opposite by 1.0.
+        # In other data the pixel value 1.0 may have the opposite meaning.
         given = {**given, "pixels": trained.pixel_convention}
     config = trained.config
     base = {**vars(config.data_source), "batch_size": config.batch_size}
-    if "data" in given:  # which have no test data and are natural
+    if "data" in given:  # the test data and the partition are not those of the run
         base.update(test_data=None, partition=NATURAL, partition_options={})
     valid = settings.from_options(settings.merge(base, given))
     plan = BatchPlan(epochs=valid.epochs, batch_size=valid.batch_size)
@@ -227,7 +228,7 @@ def _evaluated_data(
 
 
 def _evaluate(trained: Trained, request: _Request) -> Evaluation:
-    """The evaluation, with a line if the run's own data have changed."""
+    """Evaluates, and adds a note if the run's own data have changed since its training."""
     if trained.fingerprint is None or not request.data.is_of_run:
         return _evaluate_on(trained, request, lambda: False)
     with fingerprinting(request.data.source, request.cancel) as fingerprint:
@@ -236,19 +237,19 @@ def _evaluate(trained: Trained, request: _Request) -> Evaluation:
             return fingerprint.result() != trained.fingerprint
 
         evaluation = _evaluate_on(trained, request, has_changed)
-        found = fingerprint.result()
-    consequence = "this evaluates what is there now"
-    changed = note_of_change(request.data.source, trained.fingerprint, found, consequence)
+        now = fingerprint.result()
+    consequence = "this evaluates the present data"
+    changed = note_of_change(request.data.source, trained.fingerprint, now, consequence)
     return replace(evaluation, notes=(*changed, *evaluation.notes))
 
 
 def _evaluate_on(
     trained: Trained, request: _Request, has_changed: Callable[[], bool]
 ) -> Evaluation:
-    """The evaluation; `has_changed` waits until it is known whether the run's data have changed."""
+    """Evaluates; `has_changed` returns whether the run's data have changed, and may wait for it."""
     cancel = request.cancel
-    asked = request.fine_tuning
-    strategy = None if asked is None else asked.resolve(trained.config)
+    options = request.fine_tuning
+    strategy = None if options is None else options.resolve(trained.config)
     splits = open_data(request.data.source, cancel)
     train = splits["train"]
 
@@ -269,7 +270,7 @@ def _evaluate_on(
         evaluation = replace(evaluation, fine_tuned=tuned)
     worst = request.outputs.predict(trained, group, cancel)
     request.outputs.write_clients(evaluation)
-    is_of_run = request.data.is_of_run  # training told what they were taken to be
+    is_of_run = request.data.is_of_run  # training has shown the notes on its own data
     sources = () if is_of_run else notes_of_sources({group.split: group.data})
     replaced = notes_on({group.split: group.data})
     own_models = note_of_models(trained.config)
@@ -342,7 +343,7 @@ def _fine_tune(
 def _class_weights(
     config: RunConfig, train: ClientData, cancel: CancelFlag | None
 ) -> NDArray[np.float32] | None:
-    """What multiplies the training loss of each class, as in the run."""
+    """The run's weights of the training loss, float32 [num_classes]; None: it has none."""
     if config.class_weights is None:
         return None
     from fedcli.federation.class_weights import load_class_weights  # late: few runs have them

@@ -1,4 +1,4 @@
-"""Whose examples `evaluate_run` scores: the split, and which of its clients."""
+"""Chooses the split and the clients that `evaluate_run` evaluates."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class EvaluatedData:
     """The data of an evaluation.
 
     Attributes:
-        source: Which data.
-        given: Names of those fields of it that the caller gave; the others are the run's.
-        split: The split; None: the one that the run is judged by.
-        clients: Who of it, as `evaluate_run` takes it.
+        source: The source of the data.
+        given: Names of the fields of `source` that the caller gave; the others are the run's.
+        split: The split; None: the default, see `default_split`.
+        clients: The selection of its clients, as `evaluate_run` takes it.
         plan: How examples become batches.
     """
 
@@ -44,47 +44,47 @@ class EvaluatedData:
 
     @property
     def is_of_run(self) -> bool:
-        """Whether these are the examples and clients of the run, as far as names tell."""
+        """Whether these are the examples and clients of the run, judged by the given fields."""
         return self.given.isdisjoint(DATA_FIELDS)
 
     @property
     def has_train_clients_of_run(self) -> bool:
-        """The same of its train split alone."""
+        """Whether the clients of the train split are those of the run, judged likewise."""
         return self.given.isdisjoint(set(DATA_FIELDS) - {"test_data"})
 
 
 def choose_clients(
     trained: Trained,
-    wanted: EvaluatedData,
+    request: EvaluatedData,
     splits: Mapping[str, ClientData],
     seen: Callable[[], frozenset[str] | None],
 ) -> EvaluationGroup:
-    """Returns the clients that are evaluated.
+    """Returns the clients to evaluate.
 
     Args:
         trained: The model.
-        wanted: What was asked for.
+        request: The split and the selection of its clients.
         splits: The opened data.
-        seen: Returns who took part in the training; None: not known.
+        seen: Returns the clients that took part in the training; None: not known.
 
     Raises:
         ConfigError: There is no such split or client, or no model for it.
         DataError: The split does not fit the model.
     """
-    name = wanted.split or default_split(trained.config, splits)
+    name = request.split or default_split(trained.config, splits)
     if name not in splits:
-        raise ConfigError(f"--split {name}: {wanted.source.data} has {', '.join(sorted(splits))}")
+        raise ConfigError(f"--split {name}: {request.source.data} has {', '.join(sorted(splits))}")
     data = splits[name]
     check_fit(data, trained.model)
     check_split(trained.config, name)
-    if wanted.clients in GROUPS:
-        return _clients_of_group(data, wanted.clients, wanted.plan, seen())
-    ids = _wanted_ids(trained.config, data, wanted, splits)
-    return make_group(data, ids, wanted.plan, RunConfig.seed)
+    if request.clients in GROUPS:
+        return _clients_of_group(data, request.clients, request.plan, seen())
+    ids = _chosen_ids(trained.config, data, request, splits)
+    return make_group(data, ids, request.plan, RunConfig.seed)
 
 
 def clients_of_training(
-    trained: Trained, wanted: EvaluatedData, train: ClientData, cancel: CancelFlag | None
+    trained: Trained, request: EvaluatedData, train: ClientData, cancel: CancelFlag | None
 ) -> frozenset[str] | None:
     """Returns who took part in the training.
 
@@ -97,16 +97,16 @@ def clients_of_training(
         _, sampled_clients = open_sampled_clients(
             trained.config, train, plan_of(trained.config), [], cancel
         )
-    except ConfigError:  # its clients are not there: the data are not what they were
+    except ConfigError:  # clients of the run are missing, so the data have changed
         return None
     return sampled_clients.seen(trained.state.round_num, cancel)
 
 
 def with_train_data(group: EvaluationGroup, train: ClientData) -> EvaluationGroup:
-    """Returns the clients of a group that have train data to fine-tune on.
+    """Returns the group without the clients that have no train data to fine-tune on.
 
     Raises:
-        ConfigError: None has, or they are evaluated on their train data.
+        ConfigError: No client has train data, or the group is evaluated on the train split.
     """
     where = f"in the train split of {train.source}"
     if group.split == train.split:
@@ -141,36 +141,36 @@ def _clients_of_group(
             "since it began, and not where code of yours draws the cohorts; name clients, or say "
             "all; a client of this name takes a comma behind"
         )
-    is_wanted = seen_in(data, data.client_ids, seen) == (group == GROUPS[0])
-    ids = [data.client_ids[index] for index in np.flatnonzero(is_wanted).tolist()]
+    is_in_group = seen_in(data, data.client_ids, seen) == (group == GROUPS[0])
+    ids = [data.client_ids[index] for index in np.flatnonzero(is_in_group).tolist()]
     if not ids:
         raise ConfigError(
             f"--clients {group}: the split {data.split} of {data.source} has no such client among "
-            f"its {len(is_wanted):,}; choose others, or another --split"
+            f"its {len(is_in_group):,}; choose others, or another --split"
         )
     return EvaluationGroup(data.split, data, ids, plan)
 
 
-def _wanted_ids(
-    config: RunConfig, data: ClientData, wanted: EvaluatedData, splits: Mapping[str, ClientData]
+def _chosen_ids(
+    config: RunConfig, data: ClientData, request: EvaluatedData, splits: Mapping[str, ClientData]
 ) -> Sequence[str]:
-    """Ids to evaluate on `data`: those asked for, else the fixed cohort of the run, else all.
+    """The ids to evaluate: those selected, else the fixed cohort of the run, else all of `data`.
 
-    The cohort is not sought in central, whose clients are others.
+    The split central has other clients than the cohort, so all of it is taken.
     """
-    if wanted.clients is not None:
+    if request.clients is not None:
         return cohorts.resolve_ids(
-            cohorts.parse_clients(wanted.clients), data.client_ids, data.source
+            cohorts.parse_clients(request.clients), data.client_ids, data.source
         )
     if config.sampling != "fixed" or config.clients is None or data.split == CENTRAL:
         return data.client_ids
     selection = cohorts.parse_clients(config.clients)
     if selection.ids is not None:
         return selection.ids
-    has_clients_of_run = wanted.given.isdisjoint(("data", "partition", "partition_options"))
+    has_clients_of_run = request.given.isdisjoint(("data", "partition", "partition_options"))
     try:
         of_run = splits if has_clients_of_run else open_data(config.data_source)
     except DataError as err:
-        raise DataError(f"the run's cohort is not known, say --clients: {err}") from err
+        raise DataError(f"the run's cohort is not known, give --clients: {err}") from err
     train = of_run["train"]
     return cohorts.resolve_ids(selection, train.client_ids, train.source)

@@ -1,4 +1,4 @@
-"""What `evaluate_run` hands out beside its result: predictions and files, checked and written."""
+"""The outputs of `evaluate_run` beside its result: predictions and files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedcli.runs.trained import Trained
 
 @dataclass(frozen=True)
 class EvaluationOutputs:
-    """What is wanted; each field as in `evaluate_run`."""
+    """The requested outputs. The fields are arguments of `evaluate_run`."""
 
     predictions_file: Path | None = None
     per_client_file: Path | None = None
@@ -28,16 +28,16 @@ class EvaluationOutputs:
 
     @property
     def has_predictions(self) -> bool:
-        """Whether predictions of single examples are wanted in any form."""
+        """Whether any output needs the predictions of single examples."""
         has_results = self.predictions_file is not None or self.num_errors is not None
         return has_results or bool(self.takers)
 
     def check_names(self) -> None:
-        """Refuses names of files that cannot be written, before any work.
+        """Checks, before any work, that the files can be written.
 
         Raises:
-            ConfigError: A name does not say in which format.
-            RunError: A folder is not there or cannot be written to.
+            ConfigError: The suffix of a name is that of no known format.
+            RunError: A folder does not exist or is not writable.
         """
         if self.predictions_file is not None:
             predictions.check_target(self.predictions_file)
@@ -45,7 +45,7 @@ class EvaluationOutputs:
             client_file.check_name(self.per_client_file)
 
     def check_is_no_input(self, inputs: Iterable[Path]) -> None:
-        """Raises ConfigError if a file is one that is read, or both are the same."""
+        """Raises ConfigError if a file is also an input, or if both files are the same."""
         outputs = {"--predictions": self.predictions_file, "--per-client": self.per_client_file}
         taken: dict[Path, str] = {}
         known = list(inputs)
@@ -62,7 +62,7 @@ class EvaluationOutputs:
     def predict(
         self, trained: Trained, group: EvaluationGroup, cancel: CancelFlag | None
     ) -> WorstMistakes | None:
-        """Hands predictions to all who want them; returns the worst mistakes if they are wanted.
+        """Computes predictions and passes them to all outputs; returns the worst mistakes, if any.
 
         Raises:
             Cancelled: `cancel` was raised.
@@ -87,7 +87,7 @@ class EvaluationOutputs:
         return worst
 
     def write_clients(self, evaluation: Evaluation) -> None:
-        """Writes the file of clients if it is wanted. Raises RunError."""
+        """Writes the file of results by client if it is requested. Raises RunError."""
         if self.per_client_file is None:
             return
         tuned = evaluation.fine_tuned

@@ -1,4 +1,4 @@
-"""Data that lie elsewhere than when a run began: known again by their fingerprint."""
+"""Data that were moved since a run began, and are recognised by their fingerprint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedcli.settings import tables
 from fedcli.settings.data_source import IN_MEMORY, DataSource
 from fedcli.settings.run_config import DATA_FIELDS, RunConfig
 
-PLACES = ("data", "test_data")  # the options that say where data lie
+PLACES = ("data", "test_data")  # the options that name data files
 
 
 def missing_places(source: DataSource) -> list[str]:
@@ -23,22 +23,22 @@ def missing_places(source: DataSource) -> list[str]:
 
 
 def with_new_places(config: RunConfig, given: Mapping[str, Any], known: str | None) -> RunConfig:
-    """Returns a config with its data where `given` says.
+    """Returns the config with new places of its data.
 
     Args:
-        config: Of a run.
+        config: Config of a run.
         given: `data`, `test_data` or both.
         known: The fingerprint of the data that the run was trained on; None: not known.
 
     Raises:
-        ConfigError: There is other data than the run was trained on.
+        ConfigError: The data there are not those that the run was trained on.
         DataError: They cannot be found or read.
     """
     config = _moved(config, given)
     if known is not None and datasets.fingerprint(config.data_source) != known:
         listed = " and ".join(str(given[name]) for name in PLACES if name in given)
         raise ConfigError(
-            f"{listed}: not the data that the run was trained on; give these in their new place, "
+            f"{listed}: not the data that the run was trained on; give the new place of those, "
             "or train another run with --config"
         )
     return config
@@ -47,9 +47,9 @@ def with_new_places(config: RunConfig, given: Mapping[str, Any], known: str | No
 def found_elsewhere(
     config: RunConfig, given: Mapping[str, Any], known: str | None
 ) -> RunConfig | None:
-    """Returns a config with its data where `given` says, if they are its own; else None.
+    """Returns the config with the given places if its own data are there now; else None.
 
-    Nothing is read unless data of the run are not where they were.
+    Data are read only if data of the run are missing from their former place.
     """
     names = {name for name in given if name in DATA_FIELDS}
     if known is None or not names or not names <= set(PLACES):
@@ -65,7 +65,7 @@ def found_elsewhere(
 
 
 def is_only_moved(config: RunConfig, before: RunConfig, known: str | None) -> bool:
-    """Returns whether two configs name the same data in two places."""
+    """Returns whether two configs name the same data in different places."""
     if known is None or all(getattr(config, name) == getattr(before, name) for name in PLACES):
         return False
     try:
@@ -75,10 +75,10 @@ def is_only_moved(config: RunConfig, before: RunConfig, known: str | None) -> bo
 
 
 def check_places(source: DataSource, consequence: str) -> None:
-    """Refuses a source with a file that is not there.
+    """Checks that the files of a source exist.
 
     Raises:
-        DataError: One is not; the message ends with `consequence`.
+        DataError: A file is missing; the message ends with `consequence`.
     """
     missing = missing_places(source)
     if missing and missing[0].startswith(IN_MEMORY):
@@ -88,7 +88,7 @@ def check_places(source: DataSource, consequence: str) -> None:
         )
     if missing:
         raise DataError(
-            f"{missing[0]} is not there any more; give its new place with "
+            f"{missing[0]} does not exist any more; give its new place with "
             f"{'--data' if missing[0] == source.data else '--test-data'} {consequence}"
         )
 

@@ -1,4 +1,4 @@
-"""Where a run comes from: versions, machine and data, as its config.toml keeps them."""
+"""The provenance of a run, as config.toml records it: versions, machine and data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def provenance_of(
     config: RunConfig,
     class_weights: NDArray[np.float32] | None = None,
 ) -> dict[str, Value]:
-    """Returns what config.toml says of a run's origin.
+    """Returns the table [provenance] of config.toml.
 
     Args:
         engine: What computes its clients.
@@ -54,7 +54,7 @@ def provenance_of(
 
 
 def _cpu_model() -> str:
-    """The processor's name as Linux tells it; elsewhere what Python knows."""
+    """The processor's name from Linux's /proc/cpuinfo; elsewhere from Python's platform module."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

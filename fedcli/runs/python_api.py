@@ -1,6 +1,7 @@
-"""Runs from Python: train one, or go on with it, and have its record.
+"""Runs from Python: `train` and `resume` train a run to its end and return its record.
 
-What `fedcli train` does, with functions that are told each round in place of a progress bar.
+They do what `fedcli train` does. In place of a progress bar, callbacks get the result of each
+round.
 """
 
 from __future__ import annotations
@@ -40,11 +41,12 @@ def train(
 ) -> RunRecord:
     """Trains a new run to its end, evaluates it, and returns its record.
 
-    An interrupt saves the last completed round, as does an error; `resume` goes on from there.
-    What a reader should know is logged as warnings.
+    After an interrupt or an error the last completed round is saved; `resume` goes on from there.
+    Notes on the run are logged as warnings.
 
     Args:
-        config: What to do, such as `RunConfig(rounds=100, csv=True)`; that of a record repeats it.
+        config: The options, such as `RunConfig(rounds=100, csv=True)`. The config of a `RunRecord`
+            repeats its run.
         out: The run's folder.
         data: Data in memory in place of those that the config names: what `datasets.from_arrays`,
             `from_examples` or `load` returns, splits by name, or {client_id: (pixels, labels)}. The

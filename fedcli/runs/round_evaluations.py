@@ -1,4 +1,4 @@
-"""The evaluations during a run: which are due, what they find, and whether they end the run."""
+"""The evaluations during a run: when one is due, its results, and whether they end the run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedcli.runs.stopping import Best
 
 
 class RoundEvaluations:
-    """Evaluates the rounds of one run, and keeps what decides about its end and its best round."""
+    """Evaluates the rounds of one run, and tracks its best round and whether it ends early."""
 
     def __init__(self, federation: Federation, cancel: CancelFlag | None) -> None:
         """Starts before the first evaluation."""
@@ -31,17 +31,17 @@ class RoundEvaluations:
 
     @property
     def need_lines(self) -> bool:
-        """Whether `note` is to be told all lines of the rounds before."""
+        """Whether `note` must be called with the lines of all earlier rounds."""
         return self._progress is not None or self._best is not None
 
     @property
     def is_over(self) -> bool:
-        """Whether what was found ends the run."""
+        """Whether the evaluations so far end the run."""
         return self._progress is not None and self._progress.is_over
 
     @property
     def best_round(self) -> int | None:
-        """The round whose checkpoint is kept; None: none is."""
+        """The best round, whose checkpoint is kept; None: no best round is kept."""
         return None if self._best is None else self._best.round_num
 
     @property
@@ -50,7 +50,7 @@ class RoundEvaluations:
         return [group.split for group in self._federation.groups]
 
     def due_splits(self, round_num: int) -> list[str]:
-        """Returns the splits that `eval_every` evaluates after that many rounds."""
+        """Returns the splits that are evaluated after `round_num` rounds, by `eval_every`."""
         every, only = self._config.eval_every, self._config.eval_split
         if not every or round_num % every:
             return []
@@ -59,7 +59,9 @@ class RoundEvaluations:
         return [due_split(only, self.splits)]
 
     def evaluate(self, state: ServerState, splits: Sequence[str]) -> dict[str, Evaluation]:
-        """Returns the evaluation of `state` by split; those of the last evaluated round are kept.
+        """Returns the evaluation of `state` by split.
+
+        The evaluations of the last evaluated round are cached.
 
         Raises:
             Cancelled: The run is cancelled.
@@ -72,16 +74,16 @@ class RoundEvaluations:
         }
         for group in self._federation.groups:
             if group.split in splits and group.split not in self._evaluations:
-                found = self._scored(group, state)
-                self._evaluations[group.split] = self._measured(found, group, state)
+                evaluation = self._scored(group, state)
+                self._evaluations[group.split] = self._measured(evaluation, group, state)
         return {split: self._evaluations[split] for split in splits}
 
     def close(self, state: ServerState, seen: frozenset[str] | None) -> dict[str, Evaluation]:
-        """Returns the closing evaluation by split: also client by client, where there are metrics.
+        """Returns the closing evaluation by split. Its further metrics are also given by client.
 
         Args:
-            state: What is evaluated.
-            seen: Who took part in the training; None: not known.
+            state: The state to evaluate.
+            seen: The clients that took part in the training; None: not known.
 
         Raises:
             Cancelled: The run is cancelled.
@@ -89,12 +91,13 @@ class RoundEvaluations:
         """
         closing = {}
         for group in self._federation.groups:
-            found = self._evaluations.get(group.split)
-            if found is None or found.round_num != state.round_num:
-                found = self._scored(group, state)
+            evaluation = self._evaluations.get(group.split)
+            if evaluation is None or evaluation.round_num != state.round_num:
+                evaluation = self._scored(group, state)
             if seen is not None:
-                found = replace(found, is_seen=seen_in(found.data, found.client_ids, seen))
-            closing[group.split] = self._measured(found, group, state, by_client=True)
+                is_seen = seen_in(evaluation.data, evaluation.client_ids, seen)
+                evaluation = replace(evaluation, is_seen=is_seen)
+            closing[group.split] = self._measured(evaluation, group, state, by_client=True)
         return closing
 
     def _scored(self, group: EvaluationGroup, state: ServerState) -> Evaluation:
@@ -108,12 +111,12 @@ class RoundEvaluations:
         *,
         by_client: bool = False,
     ) -> Evaluation:
-        """The evaluation with the metrics that the config asks for."""
+        """The evaluation with the config's further metrics."""
         if self._config.metrics is None:
             return evaluation
-        from fedcli.evaluation.measuring import measure  # late: few runs ask for any
+        from fedcli.evaluation.measuring import measure  # late: few runs have further metrics
 
-        found = measure(
+        measured = measure(
             group,
             self._federation.evaluator,
             state,
@@ -122,10 +125,10 @@ class RoundEvaluations:
             is_seen=evaluation.is_seen,
             cancel=self._cancel,
         )
-        return replace(evaluation, measured=found)
+        return replace(evaluation, measured=measured)
 
     def note(self, line: Mapping[str, Any]) -> None:
-        """Takes from a line of metrics.jsonl what decides about the end and the best round."""
+        """Updates the best round and the early stop by a line of metrics.jsonl."""
         if self._progress is not None:
             self._progress = self._progress.after(line)
         if self._best is not None:

@@ -12,7 +12,7 @@ from fedcli.runs.files.logs import RunLog
 from fedcli.runs.files.saved_states import client_states_of
 from fedcli.runs.opening import Federation
 
-# Without --checkpoint-every: at most this much work is lost, and saving stays below 0.1 %.
+# Interval without --checkpoint-every. At most this much work is lost, and saving takes below 0.1 %.
 CHECKPOINT_SECONDS = 30.0
 
 
@@ -31,7 +31,7 @@ class CheckpointWriter:
         self._saved_at = monotonic()
 
     def is_due(self, round_num: int) -> bool:
-        """Returns whether a round is to be saved that is neither the last nor the best."""
+        """Returns whether a round is saved even if it is neither the last nor the best."""
         if self._config.checkpoint_every:
             return round_num % self._config.checkpoint_every == 0
         return monotonic() - self._saved_at >= CHECKPOINT_SECONDS
@@ -41,12 +41,12 @@ class CheckpointWriter:
         return self._saved_round < round_num
 
     def save(self, state: ServerState, logs: Iterable[RunLog], best_round: int | None) -> None:
-        """Writes the checkpoint of a state, after what clients keep and what the logs hold back.
+        """Writes the checkpoint of a state, after the client states and the buffers of the logs.
 
         Args:
-            state: After the last completed round.
-            logs: Of the run.
-            best_round: Whose checkpoint is kept besides the newest; None: nobody's.
+            state: The state after the last completed round.
+            logs: The logs of the run.
+            best_round: The round whose checkpoint is kept besides the newest; None: none.
 
         Raises:
             RunError: A file cannot be written.
@@ -63,5 +63,5 @@ class CheckpointWriter:
         self._saved_at = monotonic()
 
     def drop_old(self, best_round: int | None) -> None:
-        """Deletes checkpoints that are not to be kept."""
+        """Deletes the checkpoints that are no longer kept."""
         self._run.drop_checkpoints(num_kept=self._config.keep_checkpoints, best_round=best_round)

@@ -1,10 +1,11 @@
-"""The best round of a run, and when a run ends early: at a target, or without improvement.
+"""The best round of a run, and early stopping: at a target, or without improvement.
 
-All that decides stands in metrics.jsonl, so a resumed run stops where the straight run stops. The
-metric is that of split validation, else test, else central, else train, on the rounds that
---eval-every names, round 0 included. The curve is taken as it is, without smoothing: the
-rounds to a target are those before the first evaluation that reaches it. (McMahan et al. 2017 make
-theirs monotone and interpolate; that can only be less.) Of equal rounds the first is the best.
+The decisions depend on metrics.jsonl alone, so a resumed run stops where an uninterrupted run
+stops. The metric is that of split validation, else test, else central, else train, in the rounds
+that --eval-every evaluates, round 0 included. The curve is not smoothed: the number of rounds to a
+target is the round of the first evaluation that reaches it. (McMahan et al. 2017 make the curve
+monotone and interpolate, which can only give a smaller number.) Of equal rounds the first is the
+best.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ class Best:
     """The best round so far.
 
     Attributes:
-        measure: What it is best by, a key of JUDGING.
-        value: What that is there; None before the first evaluation that has it.
-        round_num: Its number, None likewise.
+        measure: The metric that ranks the rounds, a key of JUDGING.
+        value: Its value in the best round; None before the first evaluation that has it.
+        round_num: The best round; None likewise.
     """
 
     measure: str
@@ -34,7 +35,7 @@ class Best:
     round_num: int | None = None
 
     def after(self, line: Mapping[str, Any]) -> Best:
-        """Returns the best after one more line of metrics.jsonl."""
+        """Returns the best round after one more line of metrics.jsonl."""
         evaluation = line.get("evaluation")
         if not evaluation:
             return self
@@ -44,14 +45,14 @@ class Best:
         return Best(self.measure, value, line["round"])
 
     def after_all(self, lines: Iterable[Mapping[str, Any]]) -> Best:
-        """Returns the best after several lines."""
+        """Returns the best round after several lines."""
         best = self
         for line in lines:
             best = best.after(line)
         return best
 
     def summary(self) -> dict[str, Any]:
-        """Returns what --json tells."""
+        """Returns the values for --json."""
         return {"measure": self.measure, "value": self.value, "round": self.round_num}
 
 
@@ -60,16 +61,17 @@ _NONE_YET = Best(ACCURACY)
 
 @dataclass(frozen=True)
 class Progress:
-    """What the evaluations of a run say about its end.
+    """The state of early stopping after some evaluations of a run.
 
     Attributes:
-        target: Value to stop at; None: none.
-        patience: Evaluations in a row without a new best value to stop at; None: any number.
+        target: The run stops at this value; None: there is no target.
+        patience: The run stops after this many evaluations in a row without a new best value;
+            None: it never does.
         split: The split that decides; empty before the first evaluation.
-        best: The best value so far of the metric that patience watches, and its round.
-        num_without_gain: Evaluations since.
+        best: The best round so far by the metric that patience watches.
+        num_without_gain: Number of evaluations since then.
         target_round: Round of the first evaluation that reached the target; None: none has.
-        target_measure: What the target is a value of, a key of JUDGING.
+        target_measure: The metric of the target, a key of JUDGING.
     """
 
     target: float | None = None
@@ -82,7 +84,7 @@ class Progress:
 
     @property
     def is_over(self) -> bool:
-        """Whether the run is to end here."""
+        """Whether the run ends here."""
         return self.target_round is not None or self._is_out_of_patience
 
     @property
@@ -90,7 +92,7 @@ class Progress:
         return self.patience is not None and self.num_without_gain >= self.patience
 
     def after(self, line: Mapping[str, Any]) -> Progress:
-        """Returns what is known after one more line of metrics.jsonl."""
+        """Returns the progress after one more line of metrics.jsonl."""
         evaluation = line.get("evaluation")
         if not evaluation:
             return self
@@ -110,7 +112,7 @@ class Progress:
         )
 
     def after_all(self, lines: Iterable[Mapping[str, Any]]) -> Progress:
-        """Returns what is known after several lines."""
+        """Returns the progress after several lines."""
         progress = self
         for line in lines:
             progress = progress.after(line)
@@ -126,7 +128,7 @@ class Progress:
         return None
 
     def summary(self) -> dict[str, Any]:
-        """Returns what --json tells."""
+        """Returns the values for --json."""
         return {
             "split": self.split,
             f"target_{self.target_measure}": self.target,
@@ -144,10 +146,10 @@ def progress_for(
     """Returns the progress of a run before its first evaluation; None if nothing stops it early.
 
     Args:
-        stop_at: What `settings.values.parse_target` returned, None for no target.
+        stop_at: The target as `settings.values.parse_target` returns it; None: no target.
         patience: See `Progress`.
-        monitor: The metric that patience watches; None: that of the target where there is no
-            patience, else accuracy.
+        monitor: The metric that patience watches; None: accuracy or, without patience, the metric
+            of the target.
     """
     if stop_at is None and patience is None:
         return None
@@ -158,9 +160,9 @@ def progress_for(
 
 
 def _value(evaluation: Mapping[str, Any], measure: str) -> float | None:
-    """What an evaluation says of a metric on the split that ranks rounds; None where it is NaN.
+    """The value of a metric on the split that ranks rounds; None if it is NaN or missing.
 
-    Also where it does not have it: a run may be asked for another metric when it is resumed.
+    It is missing in earlier rounds if a resumed run watches a new metric.
     """
     value = evaluation[deciding_split(evaluation)].get(JUDGING[measure])
     return None if value is None or value != value else value
@@ -171,6 +173,6 @@ def _is_better(measure: str, value: float, other: float) -> bool:
 
 
 def deciding_split(evaluation: Mapping[str, Any]) -> str:
-    """Returns the split of an evaluation that ranks rounds: validation, if there is one."""
+    """Returns the split of an evaluation that ranks rounds: the first of JUDGES that exists."""
     splits = (each for each in JUDGES if each in evaluation)
     return next(splits, next(iter(evaluation)))

@@ -159,7 +159,7 @@ def test_of_other_data_it_is_not_known(tmp_path: Path) -> None:
         found = evaluating.evaluate_run(tmp_path / "run", clients="all", **other)
         assert found.is_seen is None
         assert "num_seen_clients" not in found.metrics
-        with pytest.raises(ConfigError, match="of the run's own data alone"):
+        with pytest.raises(ConfigError, match="for the run's own data"):
             evaluating.evaluate_run(tmp_path / "run", clients="unseen", **other)
 
 
@@ -187,7 +187,7 @@ def test_of_data_that_have_grown_it_is_not_known(tmp_path: Path) -> None:
     assert found.is_seen is None
     assert "has changed" in found.notes[0]
     for group in ("seen", "unseen"):
-        with pytest.raises(ConfigError, match="of the run's own data alone, unchanged since"):
+        with pytest.raises(ConfigError, match="for the run's own data, unchanged since"):
             evaluating.evaluate_run(run, clients=group)
     with starting.resume(run) as training:
         closing = training.complete()

@@ -757,7 +757,7 @@ def test_changed_data_are_noted_in_an_evaluation(tmp_path: Path, kind: str) -> N
     train(out, config)
     assert evaluation.evaluate_run(out).notes == ()
     data = write(8)
-    note = f"{data} has changed since the run began; this evaluates what is there now"
+    note = f"{data} has changed since the run began; this evaluates the present data"
     assert evaluation.evaluate_run(out).notes == (note,)
     assert evaluation.evaluate_run(folder.latest_checkpoint(out)).notes == (note,)
     notes = evaluation.evaluate_run(out, data=data).notes
