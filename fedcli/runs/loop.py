@@ -1,4 +1,4 @@
-"""A run that this process holds: rounds of training, written to the run's folder as they end.
+"""The training loop of a run. Each round is written to the run's folder when it ends.
 
 data -> cohort -> process.next -> metrics.jsonl -> checkpoint -> closing evaluation
 """
@@ -43,15 +43,15 @@ class RoundResult:
 
     Attributes:
         round_num: Its number; 0 for the evaluation of the initial model.
-        metrics: The line of metrics.jsonl, with NaN where that has null.
+        metrics: The line of metrics.jsonl, with NaN for null.
         timings: Seconds by part: data, train, aggregate, evaluate, save.
-        evaluation: By split, the four metrics of the weights after the round, and those that the
-            config asks for; None if not due.
-        num_clients: Clients whose reports were taken.
-        num_examples: Examples processed in training.
-        params: float32 [num_params], what is evaluated after the round; read-only. None where
-            every client has a model of its own.
-        layout: Which of them are which tensor's.
+        evaluation: By split, the metrics of the weights after the round: loss, accuracy, numbers of
+            examples and batches, and the config's further metrics. None: not evaluated.
+        num_clients: Number of clients whose reports were used.
+        num_examples: Number of examples processed in training.
+        params: The weights that are evaluated after the round, float32 [num_params]; read-only.
+            None if each client has its own model.
+        layout: The tensors to which they belong.
     """
 
     round_num: int
@@ -67,29 +67,31 @@ class RoundResult:
         """Returns a copy of `params`, tensor by tensor.
 
         Raises:
-            ConfigError: Every client has a model of its own.
+            ConfigError: Each client has its own model.
         """
         if self.params is None:
             raise ConfigError(NO_COMMON_MODEL)
         return ModelWeights.of(self.layout, self.params)
 
 
-# Told each round; see `Training.complete`.
+# Called with the result of each round; see `Training.complete`.
 Callback = Callable[[RoundResult], object]
 
 
 class Training:
-    """A run that this process holds: make one with `start` or `resume`, iterate `run`, `finish`.
+    """A run whose folder this process has locked.
+
+    Make one with `start` or `resume`, iterate over `run`, then call `finish`.
 
     Attributes:
-        config: Every option, resolved.
-        notes: What a reader should know, a line each.
+        config: The options, all resolved.
+        notes: Notes for the user, one line each.
         splits: The data by split.
         process: The learning process.
         state: The server state after the last completed round.
-        num_trained_in_round: Clients that the round under way trains, one of several passes as
-            often as it passes over its data; `CancelFlag.num_trained` counts up to it. 0: not
-            counted.
+        num_trained_in_round: Number of trainings of clients in the current round; a client that
+            makes several passes counts once for each. `CancelFlag.num_trained` counts up to it.
+            0: not counted.
     """
 
     def __init__(
@@ -104,7 +106,7 @@ class Training:
     ) -> None:
         """Takes over `run`, whose newest checkpoint is `state`.
 
-        Where data have changed since the run began, who took part before cannot be drawn again.
+        If data have changed since the run began, the earlier cohorts are not known.
         """
         self.config = federation.config
         self.notes = list(dict.fromkeys(federation.notes))
@@ -131,17 +133,17 @@ class Training:
 
     @property
     def round_num(self) -> int:
-        """Rounds completed."""
+        """Number of completed rounds."""
         return self.state.round_num
 
     @property
     def num_rounds(self) -> int:
-        """Rounds in total."""
+        """Total number of rounds."""
         return self.config.rounds
 
     @property
     def num_threads(self) -> int:
-        """Threads that compute."""
+        """Number of threads."""
         return self._federation.engine.num_threads
 
     @property
@@ -166,11 +168,11 @@ class Training:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the last round is done and the closing evaluation of the last is written."""
+        """Whether the last round is done and its closing evaluation is written."""
         return self._stored_evaluation() is not None
 
     def run(self) -> Generator[RoundResult, None, None]:
-        """Trains the rounds that are left and yields each once its metrics are written.
+        """Trains the remaining rounds and yields the result of each when its metrics are written.
 
         With `eval_every`, the evaluation of the initial model comes first, as round 0. However the
         iteration ends, the last completed round is saved.
@@ -196,13 +198,13 @@ class Training:
             self._save_if_behind()
 
     def complete(self, callbacks: Iterable[Callback] = ()) -> dict[str, dict[str, Any]]:
-        """Trains the rounds that are left, tells each to all callbacks, then evaluates.
+        """Trains the remaining rounds, calls the callbacks after each, then evaluates.
 
         Args:
-            callbacks: Called one after the other with each `RoundResult`, that of round 0 too,
-                once it is in metrics.jsonl; they cannot change the run. Where one raises
-                `StopTraining`, that round is the last, and `resume` would go on. Any other error
-                passes through, once the round is saved.
+            callbacks: Each is called with each `RoundResult`, including that of round 0, when it
+                is in metrics.jsonl. They cannot change the run. If one raises `StopTraining`, that
+                round is the last (`resume` can continue the run). Any other exception is raised
+                again after the round is saved.
 
         Returns:
             See `finish`.
@@ -210,11 +212,11 @@ class Training:
         Raises:
             See `run` and `finish`.
         """
-        told = list(callbacks)
+        functions = list(callbacks)
         with closing(self.run()) as results:
             for result in results:
-                wishes = [_tell(callback, result) for callback in told]
-                if not all(wishes):
+                go_on = [_call(callback, result) for callback in functions]
+                if not all(go_on):
                     break
         return self.finish()
 
@@ -224,7 +226,7 @@ class Training:
         If that has been done, nothing is computed or written.
 
         Returns:
-            By split, what `fedcli eval --json` prints.
+            By split, the values that `fedcli eval --json` prints.
 
         Raises:
             Cancelled: The flag was raised; the run itself is saved.
@@ -242,20 +244,20 @@ class Training:
         logged = self._evaluations.due_splits(self.state.round_num)
         values = {split: each.values for split, each in evaluations.items() if split not in logged}
         if values:
-            self._run.append_timings({"evaluate": seconds})  # no round's: see `cut_back`
+            self._run.append_timings({"evaluate": seconds})  # without a round, see `cut_back`
             line = {"round": self.state.round_num, "evaluation": values}
             self._log(line, self.state, is_closing=True)
         self._close_logs()
-        self._run.write_evaluation(evaluation)  # last: what has it is finished
+        self._run.write_evaluation(evaluation)  # last, because it marks the run as finished
         return evaluation
 
     def close(self) -> None:
-        """Saves the last completed round if that has not been done, gives up lock and files.
+        """Saves the last completed round if necessary, releases the lock and closes the files.
 
         Raises:
             RunError: The checkpoint cannot be written.
         """
-        with ExitStack() as stack:  # all of it, whatever of it fails
+        with ExitStack() as stack:  # all of these run, even if one fails
             stack.callback(self._run.close)
             for states in client_states_of(self.state):
                 stack.callback(states.close)
@@ -282,7 +284,7 @@ class Training:
             self._cancel.num_trained = 0
             self.num_trained_in_round = self.process.num_trainings(cohort.num_clients)
         clients = cohort.batches
-        if not isinstance(clients, tuple):  # read while the round runs
+        if not isinstance(clients, tuple):  # clients are read while the round runs
             clients = _Timed(clients, timings)
         output = self.process.next(self.state, clients, cancel=self._cancel)
         timings.update(output.timings, train=output.timings["train"] - timings["data"])
@@ -301,7 +303,7 @@ class Training:
             client_stats=output.client_stats,
             round_reports=cohort.round_reports,
         )
-        self.state = output.state  # now that every record has the round
+        self.state = output.state  # only after all records have the round
         self._note(line)
         if self._is_save_due():
             started = perf_counter()
@@ -319,7 +321,7 @@ class Training:
         num_clients: int,
         num_examples: int,
     ) -> RoundResult:
-        """What is told of the last completed round: nothing that the run goes on from."""
+        """The result of the last completed round. Callers cannot change the run through it."""
         params = None
         if not self.state.has_own_models:
             params = self.state.evaluated_weights.view()
@@ -336,9 +338,9 @@ class Training:
         )
 
     def _note(self, line: dict[str, Any]) -> None:
-        """Takes from a line of metrics.jsonl what later rounds go on from."""
-        told = line.get("participation", {})
-        self._virtual_seconds = told.get("virtual_seconds", self._virtual_seconds)
+        """Updates the virtual clock and the early stopping by a line of metrics.jsonl."""
+        participation = line.get("participation", {})
+        self._virtual_seconds = participation.get("virtual_seconds", self._virtual_seconds)
         self._evaluations.note(line)
 
     def _is_last_round_done(self) -> bool:
@@ -367,14 +369,14 @@ class Training:
         return evaluation
 
     def _log(self, line: dict[str, Any], state: ServerState, **more: Any) -> None:
-        """Passes a round on to what was asked for: its state, and `more` as in LoggedRound."""
-        done = LoggedRound(line, state.global_model_weights, **more)
+        """Adds a round to all logs; `more` are further fields of LoggedRound."""
+        logged = LoggedRound(line, state.global_model_weights, **more)
         for log in self._logs:
-            log.add(done)
+            log.add(logged)
 
     def _close_logs(self) -> None:
         logs, self._logs = self._logs, ()
-        with ExitStack() as stack:  # each, also if another cannot be written
+        with ExitStack() as stack:  # all logs are closed, even if one fails
             for log in reversed(logs):
                 stack.callback(log.close)
 
@@ -388,7 +390,7 @@ class Training:
         self._checkpoints.save(self.state, self._logs, self._evaluations.best_round)
 
     def drop_checkpoints(self) -> None:
-        """Deletes those that are not to be kept."""
+        """Deletes the checkpoints that are no longer kept."""
         self._checkpoints.drop_old(self._evaluations.best_round)
 
     def _save_if_behind(self) -> None:
@@ -396,7 +398,7 @@ class Training:
             self._save()
 
     def _stored_evaluation(self) -> dict[str, Any] | None:
-        """evaluation.json, if the last round is done and it is that of the last."""
+        """The content of evaluation.json if the last round is done and was evaluated; else None."""
         if not self._is_last_round_done():
             return None
         stored = folder.read_evaluation(self.path)
@@ -406,8 +408,8 @@ class Training:
         return stored
 
 
-def _tell(callback: Callback, result: RoundResult) -> bool:
-    """Tells a callback of a round; returns whether it wants to go on."""
+def _call(callback: Callback, result: RoundResult) -> bool:
+    """Calls a callback; returns False if it raises StopTraining."""
     try:
         callback(result)
     except StopTraining:
@@ -417,7 +419,7 @@ def _tell(callback: Callback, result: RoundResult) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class _Timed:
-    """Clients; the seconds that each takes to read are added to `timings`, whenever it is read."""
+    """An iterable of clients that adds the seconds to read each of them to `timings`."""
 
     batches: Iterable[BatchedDataset]
     timings: dict[str, float]
@@ -434,6 +436,6 @@ class _Timed:
 
 
 def _peak_memory() -> dict[str, int]:
-    """The most memory that this process has had resident so far."""
+    """The peak resident memory of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"peak_memory_bytes": peak if sys.platform == "darwin" else 1024 * peak}

@@ -1,9 +1,9 @@
-"""What a run will need of memory, disk and time, told before any of it is taken.
+"""Estimates the memory, disk space and time that a run needs, before it starts.
 
-Bytes are counted in vectors of the model's parameters, of which everything large is made; how many
-there are at a time was measured (peaks of runs on one and more threads, tests/runs/test_needs.py
-measures them again) and is here rounded down, so that a run which could go through is not refused.
-Seconds are of the order of magnitude that processors of this kind reach.
+Everything large consists of vectors with one value for each parameter of the model, so memory is
+counted in such vectors. How many exist at a time was measured as the peak memory of runs on one and
+on several threads; tests/runs/test_needs.py measures it again. The numbers are rounded down, so
+that no run is refused that could succeed. Seconds are correct to an order of magnitude.
 """
 
 from __future__ import annotations
@@ -25,34 +25,35 @@ from fedcli.learning.engines.contract import BLOCK_CLIENTS
 from fedcli.models.layout import ParamLayout
 from fedcli.settings.run_config import RunConfig
 
-# Vectors of float32, one value a parameter.
-_FIXED = 11  # the state and the next, sums in float64, and a checkpoint as it is written
-_A_THREAD = 4  # parameters, and sums in float64
-_A_STATE_PART = 4  # in the state, the next, and a checkpoint as it is written
-_A_CLIENT = 2.5  # of a block whose clients keep vectors: what it had, was sent, and makes of it
-_A_DELTA = 2  # of a block whose deltas an aggregator wants all of
+# Numbers of float32 vectors with one value for each parameter.
+_FIXED = 11  # two states, sums in float64, and a checkpoint while it is written
+_A_THREAD = 4  # for each thread: parameters, and sums in float64
+_A_STATE_PART = 4  # for each vector of the state: two states, and a checkpoint while it is written
+_A_CLIENT = 2.5  # for each client in a block, if clients keep vectors: the old, the sent, the new
+_A_DELTA = 2  # for each client in a block, if the aggregator needs all deltas
 
-# Multiply-adds a second that one thread reaches, and bytes a second that local steps move.
+# Multiply-adds per second of one thread, and bytes per second that local steps move.
 _MULTIPLY_ADDS = {"generic": 2e9, "avx2": 1e10, "avx512": 1.5e10}
 _MOVED_BYTES = 8e9
-_BYTES_A_STEP = 12  # of a parameter: read, its gradient, written
-_INDEX_BYTES = 4  # of an example in a shuffle buffer
+_BYTES_A_STEP = 12  # for each parameter: read it, read its gradient, write it
+_INDEX_BYTES = 4  # for each example in a shuffle buffer
 
-_TOLD_BYTES = 1 << 30
-_TOLD_SECONDS = 60.0
-_CHECKED_BYTES = 64 << 20  # of disk: where less is missing, the write itself says so
-_CLIENTS_WEIGHED = 20
+# Needs above these are mentioned in a note.
+_NOTED_BYTES = 1 << 30
+_NOTED_SECONDS = 60.0
+_CHECKED_BYTES = 64 << 20  # disk space below this is not checked; the write itself reports an error
+_CLIENTS_SAMPLED = 20  # to estimate the mean number of examples
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What needs follow from, beside the model.
+    """The size of the training, beside the model.
 
     Attributes:
-        cohort: Clients of a round.
-        population: Clients that may take part.
-        examples: Of a client, as many as the mean.
-        threads: Threads that compute.
+        cohort: Number of clients in a round.
+        population: Number of clients that may take part.
+        examples: Mean number of examples of a client.
+        threads: Number of threads.
     """
 
     cohort: int
@@ -63,14 +64,14 @@ class Workload:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a run needs, at least.
+    """A lower bound of what a run needs.
 
     Attributes:
-        memory: Bytes by what they are for: parameters, threads, clients, batches, shuffling.
-        disk: Bytes in the run's folder: checkpoints, what clients keep.
+        memory: Bytes by purpose: parameters, threads, clients, batches, shuffling.
+        disk: Bytes in the run's folder by purpose: checkpoints, client states.
         scratch: Bytes of temporary files in a round.
-        seconds: Of a round, roughly.
-        summary: Of what, for messages.
+        seconds: Seconds of a round, roughly.
+        summary: Describes the model and the training, for messages.
     """
 
     memory: dict[str, int]
@@ -80,28 +81,28 @@ class Needs:
     summary: str
 
     def notes(self) -> list[str]:
-        """Returns a line if the run needs much, else none."""
-        told = []
+        """Returns one line if the run needs much, else an empty list."""
+        large = []
         memory, disk = sum(self.memory.values()), sum(self.disk.values())
-        if memory >= _TOLD_BYTES:
-            told.append(f"{_size(memory)} of memory")
-        if disk >= _TOLD_BYTES:
-            told.append(f"{_size(disk)} of disk in its folder")
-        if self.scratch >= _TOLD_BYTES:
-            told.append(f"{_size(self.scratch)} of temporary files")
-        if self.seconds >= _TOLD_SECONDS:
-            told.append(f"{_duration(self.seconds)} a round")
-        return [f"this run needs about {', '.join(told)}: {self.summary}"] if told else []
+        if memory >= _NOTED_BYTES:
+            large.append(f"{_size(memory)} of memory")
+        if disk >= _NOTED_BYTES:
+            large.append(f"{_size(disk)} of disk in its folder")
+        if self.scratch >= _NOTED_BYTES:
+            large.append(f"{_size(self.scratch)} of temporary files")
+        if self.seconds >= _NOTED_SECONDS:
+            large.append(f"{_duration(self.seconds)} a round")
+        return [f"this run needs about {', '.join(large)}: {self.summary}"] if large else []
 
     def check(self, folder: Path, root: Path = Path("/")) -> None:
-        """Refuses what cannot fit in memory, or on the disks that are written to.
+        """Checks that the run fits in memory and on the disks to which it writes.
 
         Args:
-            folder: The run's, or where it will be.
+            folder: The run's folder, which need not exist yet.
             root: See `machine.num_processors`.
 
         Raises:
-            ConfigError: It cannot; the line says which option makes it less.
+            ConfigError: It does not fit. The message says which option makes it smaller.
         """
         memory = sum(self.memory.values())
         left = machine.memory_left(root)
@@ -152,14 +153,14 @@ _DISK_REMEDIES = {
 def estimate(
     config: RunConfig, algorithm: Algorithm, layout: ParamLayout, plan: BatchPlan, load: Workload
 ) -> Needs:
-    """Returns what a run needs.
+    """Estimates the needs of a run.
 
     Args:
-        config: Of the run.
-        algorithm: What it trains with.
-        layout: The model's.
+        config: Config of the run.
+        algorithm: Its algorithm.
+        layout: Layout of the model's parameters.
         plan: How a client's examples become batches.
-        load: How much is trained.
+        load: The size of the training.
     """
     vector = 4 * layout.num_params
     parts = _state_parts(algorithm)
@@ -197,25 +198,25 @@ def estimate(
 
 
 def workload(train: ClientData, cohort: int, population: int, threads: int) -> Workload:
-    """Returns what needs follow from; some clients are looked at, without reading their examples.
+    """Returns the size of the training. Takes the mean number of examples over a few clients.
 
     Args:
-        train: Of which clients are trained.
-        cohort: Clients of a round.
-        population: Clients that may take part.
-        threads: Threads that compute.
+        train: The train split; no examples are read.
+        cohort: Number of clients in a round.
+        population: Number of clients that may take part.
+        threads: Number of threads.
 
     Raises:
         DataError: The file is damaged.
     """
     ids = train.client_ids
-    weighed = [train.num_examples(each) for each in ids[:: max(1, len(ids) // _CLIENTS_WEIGHED)]]
-    mean = sum(weighed) / max(1, len(weighed))
+    counts = [train.num_examples(each) for each in ids[:: max(1, len(ids) // _CLIENTS_SAMPLED)]]
+    mean = sum(counts) / max(1, len(counts))
     return Workload(max(1, cohort), population, mean, threads)
 
 
 def _state_parts(algorithm: Algorithm) -> list[object]:
-    """The parts of the first server state beside the weights, of a model of one parameter."""
+    """The parts of the initial server state beside the weights, for a model of one parameter."""
     one = np.zeros(1, np.float32)
     server = algorithm.server_optimizer.for_tensors([(1,)])
     return [*server.init(one).values(), *algorithm.client_work.init(one).values()]
@@ -228,7 +229,7 @@ def _visits(config: RunConfig, examples: float) -> float:
 
 
 def _expected_clients(load: Workload, rounds: int) -> int:
-    """How many different clients take part, where each round draws anew."""
+    """The expected number of different clients that take part if each round draws a new cohort."""
     if load.cohort >= load.population:
         return load.population
     share = 1 - (1 - load.cohort / load.population) ** rounds
@@ -236,8 +237,8 @@ def _expected_clients(load: Workload, rounds: int) -> int:
 
 
 def _seconds(layout: ParamLayout, visits: float, batch_size: int, workers: int) -> float:
-    """Of a round: what local steps compute, and what they move."""
-    # Forward, to the kernel's gradient, and to that of the inputs: models.costs counts exactly.
+    """Seconds of a round: those to compute, and those to move parameters."""
+    # Three passes: forward, gradient of the kernel, gradient of the inputs. models.costs is exact.
     multiply_adds = 3 * sum(layer.multiply_adds for layer in layout.layers)
     computing = visits * multiply_adds / _MULTIPLY_ADDS.get(native.isa_name(), 1e10)
     moving = visits / batch_size * layout.num_params * _BYTES_A_STEP / _MOVED_BYTES
@@ -245,15 +246,15 @@ def _seconds(layout: ParamLayout, visits: float, batch_size: int, workers: int) 
 
 
 def _free_bytes(folder: Path) -> int | None:
-    """What is free on the disk where a folder is or will be; None: not known."""
+    """The free bytes on the disk where a folder is or will be; None: not known."""
     for place in (folder.absolute(), *folder.absolute().parents):
         try:
-            found = os.statvfs(place)
+            disk = os.statvfs(place)
         except FileNotFoundError:
             continue
         except OSError:
             return None
-        return found.f_bavail * found.f_frsize
+        return disk.f_bavail * disk.f_frsize
     return None
 
 

@@ -1,4 +1,4 @@
-"""All that a config names, opened and ready for the first round."""
+"""Opens the data, model, engine and learning process of a config, ready for the first round."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ from fedcli.version import __version__
 
 
 class CohortData(NamedTuple):
-    """A cohort and the batches of those who report, in order.
+    """A cohort, with the batches of the clients that train, in order.
 
     Attributes:
-        batches: Of each client that trains.
-        num_clients: How many do.
-        client_ids: Who was chosen.
-        round_reports: What became of them; None where everyone always reports.
+        batches: The batches of each client that trains.
+        num_clients: Number of clients that train.
+        client_ids: The cohort.
+        round_reports: Which clients reported, dropped out or were late; None: all report always.
     """
 
     batches: Iterable[BatchedDataset]
@@ -66,21 +66,20 @@ class CohortData(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Federation:
-    """A config with all that it names, ready for the first round.
+    """A config with its data, model, engine and learning process, ready for the first round.
 
     Attributes:
-        config: Every option, resolved.
-        splits: The data by split; `train` is there.
-        engine: What computes clients.
+        config: The options, all resolved.
+        splits: The data by split; `train` is always there.
+        engine: The engine that trains and evaluates clients.
         process: The learning process.
         evaluator: Federated evaluation of the same model.
-        sampled_clients: Who takes part in each round.
-        groups: Who is evaluated, by split.
+        sampled_clients: The cohort of each round.
+        groups: The clients to evaluate, one group for each split.
         plan: How a client's examples become batches in training.
-        held: The data of a fixed cohort that the client cache could hold; None if each round
-            reads its own.
-        class_weights: Of the training loss, float32 [num_classes]; None: there are none.
-        notes: What a reader should know, a line each.
+        held: The batches of a fixed cohort, kept in memory; None: each round reads its clients.
+        class_weights: Weights of the training loss, float32 [num_classes]; None: there are none.
+        notes: Notes for the user, one line each.
     """
 
     config: RunConfig
@@ -96,16 +95,16 @@ class Federation:
     notes: list[str]
 
     def cohort_data(self, round_num: int) -> CohortData:
-        """Returns the batches of those who report of the cohort drawn after `round_num` rounds.
+        """Returns the cohort of the round after `round_num` rounds, with the batches to train on.
 
-        Of a round that is skipped nobody's are read.
+        Clients that do not report, and all clients of a skipped round, are not read.
         """
         ids, round_reports = self.sampled_clients.of_round(round_num)
         places: Sequence[int] = range(len(ids))
         if round_reports is not None:
             places = () if round_reports.is_skipped else round_reports.reports
         if self.held is not None:
-            is_whole = len(places) == len(self.held)  # the engine knows a tuple again
+            is_whole = len(places) == len(self.held)  # the engine recognises the same tuple
             held = self.held if is_whole else tuple(self.held[place] for place in places)
             return CohortData(held, len(held), ids, round_reports)
         present = ids if round_reports is None else [ids[place] for place in places]
@@ -154,7 +153,7 @@ def open_federation(
     given_model: Any = None,
     folder: Path = Path(),
 ) -> Federation:
-    """Opens all that a valid config names; reads the data of fixed cohorts.
+    """Opens the data and model of a valid config; reads the data of a fixed cohort.
 
     Args:
         config: A valid config.
@@ -167,8 +166,8 @@ def open_federation(
 
     Raises:
         Cancelled: `cancel` was raised while data were dealt to clients or counted.
-        ConfigError: An option does not fit another, or the data; or the run cannot fit in memory or
-            on the disk.
+        ConfigError: An option does not fit another, or the data; or the run does not fit in memory
+            or on the disk.
         DataError: The data are missing, bad, or do not fit each other.
     """
     algorithm = build_algorithm(config)  # before data are read that it might refuse to train on
@@ -216,7 +215,7 @@ def open_federation(
         )
     check_fit(train, model)
     if config.metrics is not None:
-        from fedcli.evaluation.measuring import check_names  # late: few runs ask for any
+        from fedcli.evaluation.measuring import check_names  # late: few runs have further metrics
 
         check_names(config.metrics, model)
     notes += check_needs(model.layout)
@@ -251,7 +250,7 @@ def open_federation(
 def _class_weights(
     config: RunConfig, train: ClientData, notes: list[str], cancel: CancelFlag | None
 ) -> NDArray[np.float32] | None:
-    """What multiplies the training loss of each class; adds a line on it to `notes`."""
+    """Loads the weights of the training loss, [num_classes], and adds a line to `notes`."""
     if config.class_weights is None:
         return None
     from fedcli.federation import class_weights  # late: few runs have them
@@ -271,7 +270,7 @@ def _wrapped(given: Any, train: ClientData) -> Model:
 
 
 def _can_be_held(data: ClientData, client_ids: Sequence[str]) -> bool:
-    """Whether the images of some clients, a byte a pixel, would fit in the client cache."""
+    """Whether the images of some clients, one byte for each pixel, fit in the client cache."""
     image_bytes = math.prod(data.pixel_shape)
     num_bytes = 0
     for client_id in client_ids:
@@ -282,5 +281,5 @@ def _can_be_held(data: ClientData, client_ids: Sequence[str]) -> bool:
 
 
 def _population_size(cohorts: Cohorts, train: ClientData) -> int:
-    """How many clients may take part: those of a fixed cohort, else everyone."""
+    """The number of clients that may take part: those of a fixed cohort, else all."""
     return len(train.client_ids if cohorts.fixed is None else set(cohorts.fixed))

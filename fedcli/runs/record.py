@@ -1,4 +1,4 @@
-"""What the folder of a run says, read back as plain values, and questions that one run answers."""
+"""`RunRecord`: the results of a run, read from its folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fedcli.models.model import Model
     from fedcli.runs.files.client_records import ClientRecords
 
-ONLINE = "online"  # the series of what training itself measured, beside those of splits
+ONLINE = "online"  # the name of the series of training metrics, beside those of the splits
 ABOUT_ONLINE = "online: measured in training, on each batch before its step"
 PARTS = ("data", "train", "aggregate", "evaluate", "save")
 
@@ -35,15 +35,15 @@ Series = list[tuple[int, float]]
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """One run, from its files, which are read when they are asked for and then kept.
+    """One run, read from its files. A file is read on first use and then cached.
 
-    Everything here may raise RunError: no such file, or one that fedcli did not write so.
+    All members may raise RunError if a file is missing or damaged.
 
     Attributes:
         path: Its folder, as given.
-        options: Every option by its dotted name, such as `server_options.momentum`, as config.toml
-            says it; what is not set has no key.
-        provenance: What config.toml says of versions, machine and data.
+        options: The options of config.toml by dotted name, such as `server_options.momentum`.
+            Options that are not set have no key.
+        provenance: The versions, machine and data that config.toml records.
     """
 
     path: Path
@@ -88,12 +88,12 @@ class RunRecord:
 
     @cached_property
     def config(self) -> RunConfig:
-        """What `fedcli.train` takes to repeat the run. Raises ConfigError where it is not valid."""
+        """The config, with which `fedcli.train` repeats the run. Raises ConfigError if invalid."""
         return settings.from_options(run_dir.read_config(self.path))
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl, one a round, with None for what is not finite."""
+        """The lines of metrics.jsonl, one for each round; None stands for non-finite numbers."""
         return run_dir.read_metrics(self.path)
 
     @cached_property
@@ -105,7 +105,7 @@ class RunRecord:
     def timings(self) -> list[dict[str, float]]:
         """The lines of timings.jsonl: seconds by part of a round, and bytes of peak memory.
 
-        Without `round`, seconds of the closing evaluation.
+        A line without `round` has the seconds of the closing evaluation.
         """
         return run_dir.read_timings(self.path)
 
@@ -113,7 +113,7 @@ class RunRecord:
     def columns(self) -> dict[str, NDArray[np.float64]]:
         """Metrics by flat name, such as `client_work/train/loss`, float64 [lines of metrics].
 
-        NaN stands where a round has no such number; `round` says which round each is of.
+        NaN stands for a number that a round does not have. `round` has the round of each line.
         """
         import numpy as np
 
@@ -127,20 +127,21 @@ class RunRecord:
         }
 
     def weights(self) -> ModelWeights:
-        """Returns the weights that are evaluated, of the newest checkpoint; runs no code."""
+        """Returns the weights of the newest checkpoint that are evaluated. Runs no user's code."""
         from fedcli.learning.state import ModelWeights
         from fedcli.runs.trained import load_weights
 
         return ModelWeights(list(load_weights(self.path).values()))
 
     def model(self, code: str | None = None) -> Model:
-        """Returns the trained model, whose initial weights are those of the newest checkpoint.
+        """Returns the trained model: its initial weights are those of the newest checkpoint.
 
         Args:
-            code: FILE.py or FILE.py:FUNCTION where the model is code, which runs only if named.
+            code: FILE.py or FILE.py:FUNCTION if the model is code, which runs only if named here.
 
         Raises:
-            ConfigError: The model is code and `code` does not name it, or the other way round.
+            ConfigError: The model is code and `code` does not name it, or `code` is given for a
+                model that is no code.
         """
         from fedcli.runs.trained import load_trained
 
@@ -155,18 +156,18 @@ class RunRecord:
 
     @property
     def round_num(self) -> int:
-        """Rounds completed, as far as metrics.jsonl tells; 0 before the first."""
+        """The last round in metrics.jsonl; 0 before the first."""
         return int(self.metrics[-1]["round"]) if self.metrics else 0
 
     @property
     def best_round(self) -> int | None:
-        """The round that `keep_best` keeps; None: it keeps none, or none has been evaluated."""
+        """The round that `keep_best` keeps; None: it is not set, or no round was evaluated."""
         measure = self.options.get("keep_best")
         return None if measure is None else Best(measure).after_all(self.metrics).round_num
 
     @property
     def series_names(self) -> list[str]:
-        """`online`, and the splits that have been evaluated."""
+        """The names of the series: `online`, and the splits that have been evaluated."""
         splits = dict.fromkeys(
             split for line in self.metrics for split in line.get("evaluation", ())
         )
@@ -174,13 +175,13 @@ class RunRecord:
 
     @cached_property
     def measures(self) -> list[str]:
-        """Keys of JUDGING: loss, accuracy, and what the newest evaluations have beside them."""
-        found = {name for split in self.series_names[1:] for name in self._last_point(split)[1]}
-        return [*MEASURES, *(name for name in METRICS if name in found)]
+        """Keys of JUDGING: loss, accuracy, and the further metrics of the newest evaluations."""
+        names = {name for split in self.series_names[1:] for name in self._last_point(split)[1]}
+        return [*MEASURES, *(name for name in METRICS if name in names)]
 
     @property
     def judged_by(self) -> str:
-        """The series that ranks rounds: of split validation, else of one that is held out."""
+        """The series that ranks rounds: the first of JUDGES that exists, else `online`."""
         names = self.series_names
         return next((name for name in JUDGES if name in names), ONLINE)
 
@@ -196,20 +197,20 @@ class RunRecord:
         return [(at, group[key]) for at, group in sorted(found.items()) if _is_number(group, key)]
 
     def final(self, name: str, measure: str) -> float | None:
-        """Returns the last value of a series, None if it has none or it is not finite."""
+        """Returns the last value of a series; None if there is none or it is not finite."""
         last = self._last_point(name)[1]
         key = JUDGING[measure]
         return last[key] if _is_number(last, key) else None
 
     def final_round(self, name: str) -> int | None:
-        """Returns the round that `final` is of; None if the series has no value."""
+        """Returns the round of the value of `final`; None if the series has no value."""
         return self._last_point(name)[0]
 
     @property
     def newest_evaluation(self) -> dict[str, dict[str, Any]]:
-        """`evaluation`, but for the splits that a later round has been evaluated on.
+        """`evaluation`, without the splits on which a later round has been evaluated.
 
-        They differ while a run is continued: evaluation.json is rewritten at its end.
+        There are such splits while a run is continued: evaluation.json is rewritten at its end.
         """
         return {
             split: closing
@@ -218,21 +219,21 @@ class RunRecord:
         }
 
     def rounds_to(self, target: float) -> int | None:
-        """Returns the first round at which accuracy was at least `target`; None: never seen.
+        """Returns the first round with an accuracy of at least `target`; None: there is none.
 
-        It is read from `judged_by`, so that it is as fine as the run was evaluated.
+        The accuracy is that of the series `judged_by`, in the rounds in which it was evaluated.
         """
         accuracies = self.series(self.judged_by, "accuracy")
         return next((at for at, value in accuracies if value >= target), None)
 
     def seconds(self) -> dict[str, float]:
-        """Returns seconds by part, in the order of PARTS; those that took none are left out."""
+        """Returns seconds by part, in the order of PARTS, without parts that took no time."""
         sums = {part: sum(line.get(part, 0.0) for line in self.timings) for part in PARTS}
         return {part: seconds for part, seconds in sums.items() if seconds > 0}
 
     @property
     def peak_memory_bytes(self) -> int | None:
-        """The most memory that a process of this run had resident; None: not recorded."""
+        """The peak resident memory of the processes of this run; None: not recorded."""
         peaks = [line["peak_memory_bytes"] for line in self.timings if "peak_memory_bytes" in line]
         return int(max(peaks)) if peaks else None
 
@@ -254,7 +255,7 @@ class RunRecord:
 
 @speaks_python()
 def load_run(path: str | Path) -> RunRecord:
-    """Returns the record of a run, also while it is being trained; reads its config.toml alone.
+    """Returns the record of a run, also during its training. Reads config.toml only.
 
     Raises:
         ConfigError: Its config.toml is bad.
@@ -268,14 +269,15 @@ def load_run(path: str | Path) -> RunRecord:
 
 
 def curves_of(runs: Sequence[RunRecord], measure: str) -> dict[str, Series]:
-    """Returns what is drawn of a measure: all series of one run, of several what judges each.
+    """Returns the curves of a metric: all series of one run; of several runs, one series each.
 
-    Where that is one point, as without --eval-every, what training measured is drawn of all.
-    Training measures loss and accuracy alone; what has no point of another metric is left out.
+    For several runs the series is `judged_by`. If that has a single point in any run, as without
+    --eval-every, the training metrics of all runs are drawn. Training computes loss and accuracy
+    alone; for another metric, series without points are left out.
     """
     if len(runs) == 1:
-        found = {name: runs[0].series(name, measure) for name in runs[0].series_names}
-        return {name: each for name, each in found.items() if each or measure in MEASURES}
+        series = {name: runs[0].series(name, measure) for name in runs[0].series_names}
+        return {name: each for name, each in series.items() if each or measure in MEASURES}
     if measure not in MEASURES:
         of_runs = {
             f"{run.path} ({run.judged_by})": run.series(run.judged_by, measure) for run in runs
@@ -290,26 +292,26 @@ def curves_of(runs: Sequence[RunRecord], measure: str) -> dict[str, Series]:
 
 
 def measures_of(runs: Iterable[RunRecord]) -> list[str]:
-    """Returns the measures that at least one of some runs has, in the order of JUDGING."""
-    found = {name for run in runs for name in run.measures}
-    return [name for name in JUDGING if name in found]
+    """Returns the metrics that at least one of the runs has, in the order of JUDGING."""
+    names = {name for run in runs for name in run.measures}
+    return [name for name in JUDGING if name in names]
 
 
 def curve_title(measure: str) -> str:
-    """Returns the heading of the curves of a measure."""
+    """Returns the heading of the curves of a metric."""
     return f"{measure.capitalize() if measure in MEASURES else measure} by round"
 
 
 def is_online(name: str) -> bool:
-    """Returns whether a name of `curves_of` is that of what training measured."""
+    """Returns whether a name of `curves_of` is that of training metrics."""
     return name == ONLINE or name.endswith(f" ({ONLINE})")
 
 
 def notes_of_changed_data(runs: Sequence[RunRecord]) -> list[str]:
     """Returns a line for each run whose data have changed since it began.
 
-    Files are read through, each once (1 s for a GB; a store at once). Data that are gone, and runs
-    of a config that is not valid, are passed over: the report does without.
+    Each file is read once (1 s for a GB; a store takes no time). Data that no longer exist and runs
+    with an invalid config give no note.
     """
     from fedcli import datasets
 
@@ -326,13 +328,13 @@ def notes_of_changed_data(runs: Sequence[RunRecord]) -> list[str]:
                 seen[key] = datasets.fingerprint(source)
         except (DataError, ConfigError):
             continue
-        consequence = f"what {run.path} tells is of the data before"
+        consequence = f"the results of {run.path} are of the data before"
         notes += datasets.note_of_change(source, before, seen[key], consequence)
     return notes
 
 
 def flat_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns options by dotted name: `{"server_options": {"momentum": 0.9}}` has one."""
+    """Returns options by dotted name: `server_options.momentum` for a `k=v` option."""
     flat: dict[str, Any] = {}
     for name, value in options.items():
         if isinstance(value, Mapping):
@@ -343,7 +345,7 @@ def flat_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_float(value: object) -> float:
-    """A metric; NaN for what is not there, no number, or beyond all floats."""
+    """A metric as a float; NaN if it is missing, no number, or too large for a float."""
     try:
         return float(value) if isinstance(value, int | float) else float("nan")
     except OverflowError:

@@ -1,6 +1,6 @@
-"""The run loop's two beginnings: a config becomes a new run, a run's folder goes on where it was.
+"""`start` makes a new run from a config; `resume` continues a run from its newest checkpoint.
 
-Everything a round draws is keyed by its number, so stopping and resuming changes no byte.
+The random numbers of a round depend on its number, so stopping and resuming changes no byte.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def start(
     model: Any = None,
     cancel: CancelFlag | None = None,
 ) -> Training:
-    """Opens everything a config names, a user's code too, and makes the folder of a new run.
+    """Opens the data and model of a config, runs the user's code, and makes the run's folder.
 
     Args:
-        config: What to do; it is validated here.
+        config: The options; they are validated here.
         out: The run's folder.
         force: Replace a run that stands there.
         is_numbered: Take another number behind `out` where another run has taken it meanwhile.
@@ -88,7 +88,7 @@ def start(
     with fingerprinting(source, cancel) as fingerprint:
         federation = open_federation(config, cancel, source=source, given_model=model, folder=path)
         state = federation.initial_state()
-        found = fingerprint.result()
+        now = fingerprint.result()
     consequence = "a new run with its config does not repeat it"
     changed = note_of_change(source, expected_data, found, consequence)
     federation.notes.extend(changed)
@@ -115,7 +115,7 @@ def resume(
     cancel: CancelFlag | None = None,
     **code: Unpack[CodeOptions],
 ) -> Training:
-    """Opens a run where its newest checkpoint left it.
+    """Opens a run at its newest checkpoint.
 
     Args:
         path: The run's folder.
@@ -158,16 +158,16 @@ class _Objects(NamedTuple):
 
 def _absolute(config: RunConfig) -> RunConfig:
     """The config with absolute paths. Raises ConfigError if config.toml cannot hold one of them."""
-    found = settings.absolute_paths(config, str(Path.cwd()))
+    absolute = settings.absolute_paths(config, str(Path.cwd()))
     for field in fields(RunConfig):
-        before, now = getattr(config, field.name), getattr(found, field.name)
+        before, now = getattr(config, field.name), getattr(absolute, field.name)
         if now != before and not now.isprintable():
             raise ConfigError(
-                f"{option_name(field.name)} {before}: config.toml keeps its absolute path, which "
-                f"cannot stand there ({now!r}: not UTF-8, or with control characters); move the "
+                f"{option_name(field.name)} {before}: config.toml records its absolute path, but "
+                f"cannot hold this one ({now!r}: not UTF-8, or with control characters); move the "
                 "file to a folder of another name, or rename that folder"
             )
-    return found
+    return absolute
 
 
 def _resume(
@@ -181,7 +181,7 @@ def _resume(
 ) -> Training:
     file = folder.latest_checkpoint(run.path)
     content = checkpoint.load(file)
-    from fedcli.runs.moved_data import check_places  # late: a new run needs none of it
+    from fedcli.runs.moved_data import check_places  # late: a new run does not need it
 
     config, config_text = _continued_config(run, content, rounds, places)
     source = source_of(config, objects.data)
@@ -220,7 +220,7 @@ def _resume(
     )
     if not training.is_finished:
         run.cut_back(state.round_num)
-        training.drop_checkpoints()  # a process may have been killed before it did
+        training.drop_checkpoints()  # an earlier process may have been killed before this step
         run.write_config(config_text)
     return training
 
@@ -248,13 +248,13 @@ def _with_code(
 def _continued_config(
     run: RunDirectory, content: Checkpoint, rounds: int | None, places: Mapping[str, str]
 ) -> tuple[RunConfig, str]:
-    """The config of a run with its new total of rounds, and the text that says so."""
+    """The config of a resumed run with its new number of rounds, and the text of config.toml."""
     config_file = run.path / folder.CONFIG
     text = folder.read_text(config_file)
     values = settings.from_toml(text, str(config_file))
     try:
         config = settings.from_options(values)
-    except ConfigError as err:  # which names options alone
+    except ConfigError as err:  # its message names an option but no file
         raise ConfigError(f"{config_file}: {err}") from err
     origin = settings.read_provenance(text, str(config_file))
     _check_is_same(config, content, config_file, origin.get("data"))
@@ -280,7 +280,7 @@ def _continued_config(
 
 
 def _note_of_moved_end(config: RunConfig, content: Checkpoint) -> tuple[str, ...]:
-    """A line that learning rates which fall until the run's end now fall until another."""
+    """A note if a learning-rate schedule depends on the number of rounds, and that has changed."""
     before = _config_of(content).rounds
     schedules = [
         option_name(f"{side}_schedule")
@@ -291,13 +291,13 @@ def _note_of_moved_end(config: RunConfig, content: Checkpoint) -> tuple[str, ...
     if not content.round_num or not schedules or config.rounds == before:
         return ()
     return (
-        f"{' and '.join(schedules)} went by an end after {before} rounds and now goes by one after "
-        f"{config.rounds}: the rates are not those of a run with {config.rounds} from its start",
+        f"{' and '.join(schedules)} ended after {before} rounds and now ends after "
+        f"{config.rounds}: the rates are not those of a run that began with {config.rounds} rounds",
     )
 
 
 def _note_of_changed_weights(federation: Federation, before: object) -> tuple[str, ...]:
-    """A line that the class weights are not those that the run began with, as a file may change."""
+    """A note if the class weights are not those with which the run began, as a file may change."""
     weights = federation.class_weights
     if before is None or weights is None:
         return ()
@@ -306,18 +306,18 @@ def _note_of_changed_weights(federation: Federation, before: object) -> tuple[st
     if digest_of(weights) == before:
         return ()
     option = f"--class-weights {federation.config.class_weights}"
-    return (f"{option}: the weights have changed since the run began; they are what they are now",)
+    return (f"{option}: the weights have changed since the run began; the new ones are used",)
 
 
 def _config_of(content: Checkpoint) -> RunConfig:
-    """The config that the rounds so far were trained with."""
+    """The config with which the rounds so far were trained."""
     return settings.from_options(settings.from_toml(content.config, "the checkpoint's config"))
 
 
 def _check_is_same(
     config: RunConfig, content: Checkpoint, config_file: Path, fingerprint: str | None
 ) -> None:
-    """Refuses a config.toml edited so that later rounds would be of another run than those done."""
+    """Refuses a config.toml in which an option was edited that must stay after the first round."""
     before = _config_of(content)
     for name in KEPT_FIELDS:
         now, then = getattr(config, name), getattr(before, name)

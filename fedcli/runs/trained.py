@@ -1,4 +1,4 @@
-"""A checkpoint with the model it is of, and its weights as a file."""
+"""Loads a checkpoint with its model (`load_trained`), and exports its weights (`export_run`)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from fedcli.runs.files.saved_states import (
 from fedcli.settings.data_source import DataSource
 from fedcli.settings.run_config import RunConfig, may_have_code
 
-# What training writes into a run's folder: files, and folders of them.
+# The names of the files and folders that training writes in a run's folder.
 _OWN_NAMES = (
     *(run_dir.CONFIG, run_dir.METRICS, run_dir.METRICS_CSV, run_dir.TIMINGS, run_dir.EVALUATION),
     *(run_dir.CHECKPOINTS, run_dir.LOCK, client_records.FILE, client_records.JOURNAL),
@@ -45,17 +45,17 @@ _OWN_NAMES = (
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A checkpoint with the model it is of; a context that closes the file of clients' models.
+    """A checkpoint with its model. As a context manager it closes the file of client states.
 
     Attributes:
         file: The checkpoint.
-        config: Of the run.
+        config: Config of the run.
         model: The model.
-        pixel_convention: What 1.0 was in the images it was trained on.
-        engine: What computes clients.
-        state: The weights and all else.
-        fingerprint: Of the data it was trained on; None: not known.
-        notes: What a reader should know, a line each.
+        pixel_convention: The meaning of the pixel value 1.0 in training: "ink" or "background".
+        engine: The engine that evaluates clients.
+        state: The server state, with the weights.
+        fingerprint: Fingerprint of the data of the run; None: not known.
+        notes: Notes for the user, one line each.
     """
 
     file: Path
@@ -85,7 +85,7 @@ class Trained:
 def load_trained(
     path: Path, threads: int | None, code: Any = None, *, best: bool = False
 ) -> Trained:
-    """Returns a checkpoint without its data: of a run's folder the newest, or a file.
+    """Loads a checkpoint with its model, but without data.
 
     Args:
         path: The run or checkpoint.
@@ -95,7 +95,8 @@ def load_trained(
         best: Take the checkpoint of the run's best round, not the newest.
 
     Raises:
-        ConfigError: The model is code and `code` does not name it, or the other way round.
+        ConfigError: The model is code and `code` does not name it, or `code` is given for a model
+            that is no code.
         RunError: There is no such run or checkpoint, or it is damaged.
     """
     file = checkpoint_file(path, best=best)
@@ -122,7 +123,7 @@ def _trained(content: Checkpoint, file: Path, threads: int | None, code: Any = N
 
 
 def data_of_run(path: Path, given: Mapping[str, Any]) -> DataSource:
-    """Returns which data a model was trained on, but for the fields that are given.
+    """Returns the data source of a trained model, overridden by the given fields.
 
     Args:
         path: A run's folder, or a checkpoint.
@@ -143,10 +144,10 @@ def data_of_run(path: Path, given: Mapping[str, Any]) -> DataSource:
 
 
 def checkpoint_file(path: Path, *, best: bool = False) -> Path:
-    """Returns the newest or the best checkpoint of a run's folder, or the file itself.
+    """Returns the newest or the best checkpoint of a run's folder, or the checkpoint itself.
 
     Raises:
-        ConfigError: The best of a single file is asked for.
+        ConfigError: `best` is set and `path` is a single checkpoint.
         RunError: There is no such run or checkpoint.
     """
     if not path.exists():
@@ -163,26 +164,26 @@ def _config_of(content: Checkpoint, file: Path) -> RunConfig:
 
 
 def files_of_run(path: Path) -> list[Path]:
-    """Returns what training wrote of a run, given by its folder or a checkpoint in it.
+    """Returns the files that training wrote for a run, given by its folder or a checkpoint in it.
 
-    Nothing else may be written there; what else stands in the folder is a user's own.
+    Other commands must not overwrite them. Other files in the folder belong to the user.
     """
     folder = path if path.is_dir() else path.absolute().parent.parent
-    found = [path]  # a checkpoint may lie anywhere
+    files = [path]  # a checkpoint may be outside a run's folder
     if (folder / run_dir.CONFIG).is_file():
         for name in _OWN_NAMES:
-            found += [folder / name, *(folder / name).rglob("*")]
-    return [each for each in found if each.is_file()]
+            files += [folder / name, *(folder / name).rglob("*")]
+    return [each for each in files if each.is_file()]
 
 
 def load_weights(path: str | Path) -> dict[str, NDArray[np.float32]]:
-    """Returns by name the weights that are evaluated of a run's newest checkpoint, or of a file.
+    """Returns the evaluated weights by name, of a run's newest checkpoint or of a checkpoint file.
 
-    In Keras's shapes and order. Runs no code of a user's: such a model's weights are as they stand
-    in the checkpoint.
+    They have Keras's shapes and order. No user's code runs: the weights of a model that is code
+    have the shapes and order in the checkpoint.
 
     Raises:
-        ConfigError: Every client has a model of its own.
+        ConfigError: Each client has its own model.
         RunError: There is no such run or checkpoint, or it is damaged.
     """
     file = checkpoint_file(Path(path))
@@ -192,19 +193,19 @@ def load_weights(path: str | Path) -> dict[str, NDArray[np.float32]]:
 def export_run(
     path: str | Path, file: str | Path, *, best: bool = False
 ) -> list[tuple[str, tuple[int, ...]]]:
-    """Writes the weights of a checkpoint: of a run's newest, or a file.
+    """Writes the weights of a checkpoint to a file.
 
     Args:
-        path: The run or checkpoint.
-        file: What to write: `.npz`, `.weights.h5` or, the whole model, `.keras`.
+        path: A run's folder, whose newest checkpoint is taken, or a checkpoint file.
+        file: The file to write: `.npz`, `.weights.h5` or, for the whole model, `.keras`.
         best: Take the checkpoint of the run's best round, not the newest.
 
     Returns:
         Name and shape of each tensor written, in order.
 
     Raises:
-        ConfigError: `file` is what training wrote or read, has another suffix, or is to be Keras's
-            and the model is not made of layers; or every client has a model of its own.
+        ConfigError: Training wrote or read `file`; it has another suffix; it has one of Keras's
+            suffixes and the model is code; or each client has its own model.
         RunError: There is no such run or checkpoint, it is damaged, or `file` cannot be written.
     """
     from fedcli.models import weights_files
@@ -227,7 +228,7 @@ def export_run(
 def _weights_of(
     content: Checkpoint, file: Path
 ) -> tuple[dict[str, NDArray[np.float32]], ParamLayout | None]:
-    """The weights that are evaluated, by name, and their layout; None: the model is code."""
+    """The evaluated weights by name, and their layout, which is None if the model is code."""
     if content.tensor_names is not None:
         return _evaluated_tensors(content, content.tensor_names), None
     with _trained(content, file, threads=1) as trained:
@@ -238,7 +239,7 @@ def _weights_of(
 
 
 def _evaluated_tensors(content: Checkpoint, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """The weights that are evaluated, without the code that says what they compute."""
+    """The evaluated weights of a model that is code, read without running the code."""
     own = evaluated_weights_in(content)
     named = content.components["global_model_weights"]
     arrays = {name: np.asarray(named[name]) for name in names}

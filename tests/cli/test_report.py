@@ -162,7 +162,7 @@ def test_changed_data_are_told(fedcli: Fedcli, write_tff: WriteTff, tmp_path: Pa
     assert fedcli("report", "a", "--json").err == ""
     data.write_bytes(data.read_bytes() + b"\0")
     done = fedcli("report", "a", "--html", "a.html")
-    note = f"{data} has changed since the run began; what a tells is of the data before"
+    note = f"{data} has changed since the run began; the results of a are of the data before"
     assert (done.code, done.err.count(note)) == (0, 1)
     assert note in html.unescape((tmp_path / "a.html").read_text())
     told = fedcli("report", "a", "b", "-q")

@@ -292,7 +292,7 @@ def test_a_decay_over_the_run_s_rounds_follows_a_new_total(tmp_path: Path) -> No
     with starting.resume(tmp_path / "run") as training:
         assert not any("--client-schedule" in note for note in training.notes)
     with starting.resume(tmp_path / "run", rounds=6) as training:
-        assert training.notes[-1].startswith("--client-schedule went by an end after 3 rounds and ")
+        assert training.notes[-1].startswith("--client-schedule ended after 3 rounds and ")
         training.complete()
     # Round 4 of 6 is halfway down; had the decay ended with round 3, nothing would move.
     lines = folder.read_metrics(tmp_path / "run")
