@@ -211,7 +211,7 @@ BIAS = "global_model_weights/dense/bias"
         (set_attribute("input_shape", [1] * 9), "claims round 7"),
         (set_attribute("num_classes", 0), "claims round 7"),
         (set_attribute("num_classes", 2**30), "claims round 7"),
-        (set_attribute("pixel_convention", "chalk"), "says 1.0 is 'chalk'"),
+        (set_attribute("pixel_convention", "chalk"), "has pixel convention 'chalk'"),
         (drop("finalizer"), "finalizer is missing"),
         (drop("config"), "config is missing"),
         (

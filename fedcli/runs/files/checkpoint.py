@@ -1,17 +1,20 @@
 """Checkpoint files: the whole server state with the config, in one HDF5 file.
 
-Layout (format "fedcli-checkpoint", version 1): one group per component of the server state
-(`global_model_weights` with one dataset per tensor in Keras shape, `distributor`, `client_work`,
-`aggregator`, `finalizer`), where arrays are datasets and plain numbers are datasets of no
-dimension; `config` is the text of config.toml; `model` is the JSON of the model's layers
-(`layout.ParamLayout.description`), so that one from a file needs no such file; `round_num`,
-`input_shape`, `num_classes` and `pixel_convention` (of the model, so that the data are not needed
-to use it) and `fedcli_version` are attributes. Files from before there was a `model` lack it. Where
-only a user's code could describe the model, `tensors` stands instead of it: the JSON list of the
-names of the weights in their order. Where clients keep vectors, `client_states` is the digest of
-theirs (learning.client_states), which stand in a file of their own; older files lack it, too.
-Behind the HDF5 image stands a trailer: 16 bytes of name and the BLAKE2b of all before it, so that a
-cut or a changed byte is told before anything is parsed. HDF5 tools ignore the trailer.
+Layout (format "fedcli-checkpoint", version 1):
+
+- One group for each component of the server state: `global_model_weights` with one dataset for each
+  tensor in Keras's shape, `distributor`, `client_work`, `aggregator`, `finalizer`. Arrays are
+  datasets, plain numbers are scalar datasets.
+- `config`: the text of config.toml.
+- `model`: the JSON of the model's layers (`layout.ParamLayout.description`), so that a model from a
+  file can be used without that file. Early versions lack it. If the model is a user's code,
+  `tensors` takes its place: the JSON list of the names of the weights in their order.
+- Attributes: `round_num`, `fedcli_version`; `input_shape`, `num_classes` and `pixel_convention` of
+  the model, so that it can be used without its data; and, if clients keep vectors, the digest
+  `client_states` of the file that holds them (learning.client_states). Early versions lack it.
+
+A trailer follows the HDF5 image: 16 bytes of name and the BLAKE2b of all bytes before it. It
+detects a truncated file or a changed byte before anything is parsed. HDF5 tools ignore it.
 """
 
 from __future__ import annotations
@@ -41,14 +44,14 @@ VERSION = 1
 COMPONENTS = ("global_model_weights", "distributor", "client_work", "aggregator", "finalizer")
 H5PY_VERSION: str = h5py.__version__
 
-# Of a file: eight times the weights of the largest model, for what an optimizer keeps of each.
+# The largest file: eight times the weights of the largest model, to hold optimizer states as well.
 MAX_BYTES = 32 << 30
 
 _BLOCK_BYTES = 1 << 20
 _TRAILER_NAME = b"\nfedcli-blake2b\n"
 _DIGEST_BYTES = 32
-_PLAIN_NAME = re.compile(r"[\w-][\w.-]*")  # of a tensor of a user's, which no folder is in
-_MAX_DEPTH = 3  # hard links may form a ring
+_PLAIN_NAME = re.compile(r"[\w-][\w.-]*")  # of a tensor of a user's model; it has no slash
+_MAX_DEPTH = 3  # of groups, because hard links may form a cycle
 _TRAILER_BYTES = len(_TRAILER_NAME) + _DIGEST_BYTES
 
 Part = NDArray[Any] | int | float
@@ -57,20 +60,20 @@ Components = Mapping[str, Mapping[str, Part]]
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes:
-        round_num: Rounds completed.
+        round_num: Number of completed rounds.
         components: By component (`COMPONENTS`) and name: arrays, ints and floats.
         config: The text of config.toml.
-        input_shape: One example as the model sees it.
-        num_classes: Classes the model tells apart.
-        pixel_convention: What 1.0 is in the pixels it was trained on: "ink" or "background".
-        fedcli_version: What wrote it.
-        description: The model's layers, as JSON text; None: what a name in the config stands for,
-            or what a user's code makes.
-        tensor_names: The weights in their order; None: that is the model's to say.
-        client_states: The digest of what the clients keep; None: nothing, or not known.
+        input_shape: Shape of one example as the model takes it.
+        num_classes: Number of classes.
+        pixel_convention: The meaning of the pixel value 1.0 in training: "ink" or "background".
+        fedcli_version: The version of fedcli that wrote it.
+        description: The model's layers, as JSON text; None: the config names a model of fedcli, or
+            the model is a user's code.
+        tensor_names: Names of the weights in order, if the model is a user's code; else None.
+        client_states: The digest of the client states; None: there are none, or it is not known.
     """
 
     round_num: int
@@ -86,7 +89,7 @@ class Checkpoint:
 
 
 def encode(checkpoint: Checkpoint) -> bytes:
-    """Returns the content of a checkpoint file; it is built in memory, to be written at once."""
+    """Returns the bytes of a checkpoint file."""
     with new_in_memory() as file:
         file.attrs["format"] = FORMAT
         file.attrs["version"] = VERSION
@@ -105,7 +108,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
             file["tensors"] = np.frombuffer(names.encode(), np.uint8)
         for component in COMPONENTS:
             group = file.create_group(component)
-            # In one order: a state that was loaded may have its parts in another than a fresh one.
+            # Sorted, because a loaded state may have its parts in another order than a new one.
             for name, part in sorted(checkpoint.components[component].items()):
                 group[name] = part
         file.flush()
@@ -129,22 +132,22 @@ def load(path: Path) -> Checkpoint:
             check_heaps(image, content)
             return _parse(image, len(content), path)
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, ArithmeticError) as err:
-        # Numbers that overflow are garbled addresses or sizes.
+        # An overflow means that an address or size is damaged.
         is_address = isinstance(err, ArithmeticError)
         reason = "it points outside itself" if is_address else " ".join(str(err).split())
         raise CheckpointError(f"{path} is not a usable checkpoint: {reason}") from err
 
 
 def check(checkpoint: Checkpoint, expected: Components, path: Path) -> None:
-    """Refuses a state that does not fit the run's model and optimizers.
+    """Checks that a state fits the run's model and optimizers.
 
     Args:
-        checkpoint: What was loaded from `path`.
-        expected: The components of the initial state: same names, types and shapes.
-        path: For the message.
+        checkpoint: The content of `path`.
+        expected: The components of the initial state, whose names, types and shapes must be equal.
+        path: The file, for the message.
 
     Raises:
-        CheckpointError: A name, type or shape differs; the line says which.
+        CheckpointError: A name, type or shape differs. The message says which.
     """
     for component in COMPONENTS:
         has = {name: _kind(part) for name, part in checkpoint.components[component].items()}
@@ -157,7 +160,7 @@ def check(checkpoint: Checkpoint, expected: Components, path: Path) -> None:
 
 
 def _read_whole(file: BinaryIO, path: Path) -> bytes:
-    """The HDF5 image, after its trailer has been checked."""
+    """Reads the HDF5 image after checking the trailer."""
     num_bytes = file.seek(0, io.SEEK_END)
     file.seek(max(0, num_bytes - _TRAILER_BYTES))
     trailer = file.read(_TRAILER_BYTES)
@@ -171,7 +174,7 @@ def _read_whole(file: BinaryIO, path: Path) -> bytes:
             f"{path} has {num_bytes:,} bytes, and at most {MAX_BYTES:,} are read; no model of "
             "fedcli is as large"
         )
-    # By blocks first: what is damaged is told without the memory for it.
+    # The digest is computed in blocks, so that a damaged file takes no memory.
     digest, left = blake2b(digest_size=_DIGEST_BYTES), num_bytes - _TRAILER_BYTES
     file.seek(0)
     while left and (block := file.read(min(left, _BLOCK_BYTES))):
@@ -207,7 +210,9 @@ def _parse(file: h5py.File, num_bytes: int, path: Path) -> Checkpoint:
         )
     convention = str(file.attrs["pixel_convention"])
     if convention not in PIXEL_CONVENTIONS:
-        raise CheckpointError(f"{path} says 1.0 is {convention!r}; it is no checkpoint of fedcli")
+        raise CheckpointError(
+            f"{path} has pixel convention {convention!r}; it is not a checkpoint of fedcli"
+        )
     components = {name: _read_group(file, name, num_bytes, path) for name in COMPONENTS}
     config = _read_text(file, "config", num_bytes, path)
     description = _read_text(file, "model", num_bytes, path) if "model" in file else None
@@ -247,7 +252,7 @@ def _read_group(file: h5py.File, component: str, num_bytes: int, path: Path) -> 
     group = _member(file, component, h5py.Group, path)
     parts: dict[str, Part] = {}
     pending = sorted(group, reverse=True)
-    while pending:  # a name may hold slashes, which HDF5 keeps as groups
+    while pending:  # for a name with slashes HDF5 makes groups
         name = pending.pop()
         if name.count("/") > _MAX_DEPTH:
             raise CheckpointError(f"{path}: {component} is nested too deeply")
@@ -263,7 +268,7 @@ def _read_text(file: h5py.File, name: str, num_bytes: int, path: Path) -> str:
 
 
 def _read_part(group: h5py.Group, name: str, num_bytes: int, path: Path) -> Part:
-    """One array or number; nothing that could claim more memory than the file has bytes."""
+    """Reads an array or number. Refuses one that would take more memory than the file has bytes."""
     dataset = _member(group, name, h5py.Dataset, path)
     is_plain = dataset.chunks is None and not dataset.external and not dataset.is_virtual
     if not is_plain or dataset.nbytes > num_bytes or dataset.dtype.kind not in "iuf":
@@ -274,7 +279,7 @@ def _read_part(group: h5py.Group, name: str, num_bytes: int, path: Path) -> Part
 
 
 def _member(group: h5py.Group, name: str, kind: Any, path: Path) -> Any:
-    """What stands in the file itself under a name: links to elsewhere are not followed."""
+    """Returns a member of a group. Links, which may leave the file, are not followed."""
     is_here = isinstance(group.get(name, getlink=True), h5py.HardLink)
     member = group[name] if is_here else None
     if not isinstance(member, kind):
@@ -283,7 +288,7 @@ def _member(group: h5py.Group, name: str, kind: Any, path: Path) -> Any:
 
 
 def _kind(part: Part) -> str:
-    """The type and shape of a part, as text: `float32 [784, 10]`, `int`."""
+    """The type and shape of a part as text, such as `float32 [784, 10]` or `int`."""
     if isinstance(part, np.ndarray):
         return f"{part.dtype} {list(part.shape)}"
     return type(part).__name__

@@ -1,19 +1,24 @@
-"""What each client of each cohort did, over all rounds of a run: clients.h5.
+"""clients.h5: what each client of each cohort did, over all rounds of a run.
 
-Layout (format "fedcli-client-records", version 2): one dataset a column, all of one length, sorted
-by round and within it in the order of the cohort, compressed: `round` int32; `client` int64 (a row
-of `client_ids`); `outcome`, an enumeration (OUTCOMES: only of a client that `reported` has the
-model got anything); `num_examples` int64 (processed); `loss` and `accuracy` float32 (online; NaN
-without examples); `update_norm` float32 (L2 of the model delta as the client made it; NaN where
-that is not finite); `report_seconds` float64 (of the virtual clock, after the round began; NaN
-without a clock, and of who dropped out); `bytes` int64 (the model down and, but of who dropped out,
-the delta up). `client_ids` are UTF-8 strings.
+Layout (format "fedcli-client-records", version 2): one compressed dataset for each column, all of
+the same length. Rows are sorted by round, and within a round in the order of the cohort.
 
-While a process trains, all rounds so far stand in clients.journal, which `load` reads as well: a
-line of JSON, then blocks, each a line of JSON (`clients`, the ids that the file has not named
-before, and `num_rows`) and rows of one length. Each round adds a block with one write; what a kill
-or a full disk cut short is no block. When the process ends, the journal becomes clients.h5, which
-appears whole or not at all. So where there is a journal, it has everything.
+- `round`: int32.
+- `client`: int64, an index into `client_ids`, which are UTF-8 strings.
+- `outcome`: an enumeration, see OUTCOMES. Only clients that `reported` contribute to the model.
+- `num_examples`: int64, the number of examples processed.
+- `loss`, `accuracy`: float32, measured during training; NaN without examples.
+- `update_norm`: float32, the L2 norm of the client's model delta; NaN if that is not finite.
+- `report_seconds`: float64, virtual seconds from the start of the round to the report; NaN without
+  a virtual clock and for clients that dropped out.
+- `bytes`: int64, the size of the model sent to the client and of the delta sent back. Clients that
+  dropped out send nothing.
+
+While a process trains, all rounds so far are in clients.journal, which `load` reads as well. It is
+a line of JSON followed by blocks. A block is a line of JSON (`clients`: ids that are new in the
+file; `num_rows`) followed by rows of fixed length. Each round adds a block with a single write; a
+block that a kill or a full disk cut short is ignored. When the process ends, the journal is
+converted to clients.h5, which is written atomically. So if there is a journal, it has all rounds.
 """
 
 from __future__ import annotations
@@ -40,12 +45,12 @@ from fedcli.outputs import open_to_append, write_atomic
 FILE, JOURNAL = "clients.h5", "clients.journal"
 FORMAT, VERSION = "fedcli-client-records", 2
 
-# What became of a client, by its number in the column: SKIPPED reported in a round that had too few
-# reports to change the model.
+# The outcomes, numbered as in the column. SKIPPED: the client reported, but the round had too few
+# reports and did not change the model.
 SKIPPED = "skipped"
 OUTCOMES = (REPORTED, DROPPED_OUT, LATE, SURPLUS, SKIPPED)
 
-# A row of the journal; `client` is a place among the ids that the journal names.
+# A row of the journal; `client` is an index into the ids that the journal lists.
 ROW = np.dtype(
     [
         *(("round", "<i4"), ("client", "<i8"), ("outcome", "u1"), ("num_examples", "<i8")),
@@ -53,14 +58,14 @@ ROW = np.dtype(
         *(("report_seconds", "<f8"), ("bytes", "<i8")),
     ]
 )
-_MEASURED = ("loss", "accuracy", "update_norm", "report_seconds")  # NaN where there is nothing
+_MEASURED = ("loss", "accuracy", "update_norm", "report_seconds")  # NaN if not measured
 _OUTCOME_TYPE = h5py.enum_dtype({name: at for at, name in enumerate(OUTCOMES)}, "u1")
 _JOURNAL_HEAD = {"format": "fedcli-client-journal", "version": 1}
-# What clients.h5 unpacks to: this much, or so many times its own size.
+# clients.h5 may decompress to so many bytes, or to so many times its own size.
 MAX_SMALL_BYTES, MAX_RATIO = 256 << 20, 100
-MAX_JOURNAL_BYTES = 4 << 30  # some 80 million rows; it is read whole
+MAX_JOURNAL_BYTES = 4 << 30  # about 80 million rows; the journal is read whole
 _CHUNK_ROWS = 1 << 14
-_MIN_IDS, _MAX_IDS, _IDS_BYTES = 16, 4096, 256 << 20  # read at a time
+_MIN_IDS, _MAX_IDS, _IDS_BYTES = 16, 4096, 256 << 20  # ids, and bytes, to read at a time
 _DAMAGE = (
     *(OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, ArithmeticError),
     *(DataError, MemoryError),
@@ -69,11 +74,11 @@ _DAMAGE = (
 
 @dataclass(frozen=True, eq=False)
 class ClientRecords:
-    """Records of a run.
+    """The client records of a run.
 
     Attributes:
-        rows: ROW [num_rows], `client` being a row of `client_ids`.
-        client_ids: Who stands in them.
+        rows: ROW [num_rows]; `client` is an index into `client_ids`.
+        client_ids: The clients that occur in the rows.
     """
 
     rows: NDArray[Any]
@@ -97,24 +102,25 @@ class ClientRecords:
 
 
 class RecordWriter:
-    """Writes the records of a run that this process holds."""
+    """Writes the client records of a run whose folder this process has locked."""
 
     def __init__(self, path: Path, round_num: int) -> None:
-        """Takes up what earlier processes wrote, cut back to `round_num`.
+        """Continues the records of earlier processes after `round_num`.
 
         Args:
             path: The run's folder.
-            round_num: Rounds completed; later ones are dropped.
+            round_num: Number of completed rounds; records of later rounds are dropped.
 
         Raises:
             RunError: A file is damaged or cannot be written.
         """
         self._path = path
-        known = _find(path)
+        earlier = _read_records(path)
         self._places: dict[str, int] = {}
         content = json_text(_JOURNAL_HEAD).encode() + b"\n"
-        if known is not None and round_num:
-            content += self._block(known.rows[known.rows["round"] <= round_num], known.client_ids)
+        if earlier is not None and round_num:
+            rows = earlier.rows[earlier.rows["round"] <= round_num]
+            content += self._block(rows, earlier.client_ids)
         write_atomic(path / JOURNAL, content)
         try:
             self._file = open_to_append(path / JOURNAL)
@@ -132,17 +138,17 @@ class RecordWriter:
         """Adds one round with a single write.
 
         Args:
-            round_num: Its number.
+            round_num: The round.
             client_ids: The cohort.
-            stats: One row for each that trained, as the engine returns them, deltas measured.
-            num_params: Of the model, which travels both ways.
-            round_reports: What became of the cohort; None: all reported and trained.
+            stats: One row for each client that trained, as the engine returns them, with norms.
+            num_params: Number of parameters of the model, which is sent in both directions.
+            round_reports: The outcomes of the cohort; None: all trained and reported.
 
         Raises:
-            RunError: The disk is full, or the like.
+            RunError: It cannot be written, as on a full disk.
         """
-        known = list(dict.fromkeys(client_ids))
-        places = {client_id: place for place, client_id in enumerate(known)}
+        different = list(dict.fromkeys(client_ids))
+        places = {client_id: place for place, client_id in enumerate(different)}
         rows = np.zeros(len(client_ids), ROW)
         rows["round"] = round_num
         rows["client"] = [places[each] for each in client_ids]
@@ -159,8 +165,8 @@ class RecordWriter:
             rows["loss"][trained] = stats["loss_sum"] / counts
             rows["accuracy"][trained] = stats["num_correct"] / counts
             norms = np.where(stats["is_finite"] != 0, stats["norm"], np.nan)
-            rows["update_norm"][trained] = norms  # what float32 cannot hold becomes infinite
-        content = self._block(rows, known)
+            rows["update_norm"][trained] = norms  # a norm too large for float32 becomes infinite
+        content = self._block(rows, different)
         try:
             written = self._file.write(content)
         except OSError as err:
@@ -171,22 +177,22 @@ class RecordWriter:
             )
 
     def flush(self) -> None:
-        """Waits until the disk has what was added. Raises RunError."""
+        """Syncs the added rounds to the disk. Raises RunError."""
         try:
             os.fsync(self._file.fileno())
         except OSError as err:
             raise RunError(f"cannot write {self._path / JOURNAL}: {why_not_written(err)}") from err
 
     def close(self) -> None:
-        """Makes clients.h5 of the journal. Raises RunError."""
+        """Converts the journal to clients.h5. Raises RunError."""
         self._file.close()
         records = _read_journal(self._path / JOURNAL)
         write_atomic(self._path / FILE, _encode(_sorted_by_id(records)))
-        with contextlib.suppress(OSError):  # it says the same
+        with contextlib.suppress(OSError):  # a journal that stays has the same records
             (self._path / JOURNAL).unlink()
 
     def _block(self, rows: NDArray[Any], client_ids: Sequence[str]) -> bytes:
-        """A block of the journal; `client` of the rows is a place in `client_ids`."""
+        """A block of the journal; `client` in the rows is an index into `client_ids`."""
         new = [each for each in client_ids if each not in self._places]
         self._places.update(zip(new, range(len(self._places), 2**62), strict=False))
         places = np.array([self._places[each] for each in client_ids], np.int64)
@@ -196,21 +202,21 @@ class RecordWriter:
 
 
 def load(path: Path) -> ClientRecords:
-    """Returns the records of the run at `path`, also while it is being trained.
+    """Returns the records of the run at `path`, also during its training.
 
     Raises:
         RunError: There are none, or the file is damaged.
     """
-    records = _find(path)
+    records = _read_records(path)
     if records is None:
         raise RunError(f"{path} has no {FILE}; train with --record-clients to have it written")
     return _sorted_by_id(records)
 
 
-def _find(path: Path) -> ClientRecords | None:
-    """The records of a run as they stand in its journal or, if it is closed, its file."""
+def _read_records(path: Path) -> ClientRecords | None:
+    """Reads the journal of a run or, if there is none, clients.h5; None: there is neither."""
     if (path / JOURNAL).is_file():
-        with contextlib.suppress(FileNotFoundError):  # it has just been closed
+        with contextlib.suppress(FileNotFoundError):  # it has just been converted
             return _read_journal(path / JOURNAL)
     file = path / FILE
     if not file.is_file():
@@ -225,7 +231,7 @@ def _find(path: Path) -> ClientRecords | None:
 
 
 def _set_reports(rows: NDArray[Any], round_reports: RoundReports) -> None:
-    """Sets outcome and time, and takes back the bytes that were never sent."""
+    """Sets outcomes and times, and subtracts the bytes of deltas that were never sent."""
     outcomes = [OUTCOMES.index(each) for each in round_reports.outcomes]
     rows["outcome"] = outcomes
     if round_reports.is_skipped:
@@ -236,7 +242,7 @@ def _set_reports(rows: NDArray[Any], round_reports: RoundReports) -> None:
 
 
 def _sorted_by_id(records: ClientRecords) -> ClientRecords:
-    """The same records, naming those clients alone that stand in them, in order."""
+    """The same records with sorted ids, without ids that do not occur in the rows."""
     used, places = np.unique(records.rows["client"], return_inverse=True)
     ids = [records.client_ids[place] for place in used.tolist()]
     order = sorted(range(len(ids)), key=ids.__getitem__)
@@ -254,7 +260,7 @@ def _parse(opened: h5py.File, file: Path) -> ClientRecords:
     if version != VERSION:
         raise RunError(
             f"{file} has version {version} of its format, this fedcli reads version {VERSION}: "
-            "use the one that wrote it, or move it away"
+            "use the fedcli that wrote it, or move the file away"
         )
     names = (*(ROW.names or ()), "client_ids")
     if not all(isinstance(opened.get(name, getlink=True), h5py.HardLink) for name in names):
@@ -279,7 +285,7 @@ def _parse(opened: h5py.File, file: Path) -> ClientRecords:
 
 
 def _read_ids(column: h5py.Dataset, file: Path) -> list[str]:
-    """The ids, some at a time: all may be one long text that stands in the file once."""
+    """Reads the ids in blocks, because many ids may refer to one long text in the file."""
     num_bytes = file.stat().st_size
     at_once = min(max(_IDS_BYTES // num_bytes, _MIN_IDS), _MAX_IDS)
     ids: list[str] = []
@@ -322,7 +328,7 @@ def _encode(records: ClientRecords) -> bytes:
 
 
 def _read_journal(path: Path) -> ClientRecords:
-    """The whole blocks of a journal. Raises RunError and FileNotFoundError."""
+    """Reads the complete blocks of a journal. Raises RunError and FileNotFoundError."""
     try:
         content = read_bounded(path, MAX_JOURNAL_BYTES)
     except FileNotFoundError:
@@ -352,7 +358,7 @@ def _read_journal(path: Path) -> ClientRecords:
 
 
 def _read_line(content: bytes, at: int, path: Path) -> tuple[dict[str, Any] | None, int]:
-    """The object in the line at a place and where the next begins; None: the line is cut short."""
+    """The JSON object of the line at an offset, None if it is cut short; and the next offset."""
     end = content.find(b"\n", at)
     if end < 0:
         return None, len(content)

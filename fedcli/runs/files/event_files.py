@@ -1,8 +1,8 @@
-"""TensorBoard's event files, through tensorboardX, an extra that is imported when it is used.
+"""Writes TensorBoard's event files with tensorboardX, an extra that is imported on use.
 
-One folder a series, so that TensorBoard lays them over each other under one name: `train` holds
-what training measured online, `eval/train` and `eval/test` what evaluation did. Scalars have the
-names of the tutorial: loss, sparse_categorical_accuracy, num_examples, num_batches.
+Each series has its folder, so that TensorBoard draws them in one plot: `train` has the training
+metrics, `eval/train` and `eval/test` those of evaluations. Scalars have the names of TFF's
+tutorial: loss, sparse_categorical_accuracy, num_examples, num_batches.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NUM_BINS = 64
 
 
 def require() -> None:
-    """Sees to it that event files can be written at all, before any work.
+    """Checks, before any work, that event files can be written.
 
     Raises:
         ConfigError: tensorboardX is not installed.
@@ -38,15 +38,15 @@ def require() -> None:
 
 
 class EventFiles:
-    """The event files of one process's part of a run; what follows a resumed round supersedes."""
+    """The event files that one process writes. They supersede earlier ones of the same rounds."""
 
     def __init__(self, folder: Path, round_num: int, *, has_histograms: bool) -> None:
         """Opens nothing yet.
 
         Args:
-            folder: Of all series.
-            round_num: Rounds completed so far; TensorBoard is told to forget what came after.
-            has_histograms: Whether weights are wanted.
+            folder: The folder of all series.
+            round_num: Number of completed rounds. TensorBoard discards events of later rounds.
+            has_histograms: Whether to write histograms of weights.
         """
         self.has_histograms = has_histograms
         self._folder = folder
@@ -72,7 +72,7 @@ class EventFiles:
             self._write(f"eval/{split}", round_num, _scalars(group))
 
     def flush(self) -> None:
-        """Hands what was added to the system. Raises RunError."""
+        """Writes out the buffered events. Raises RunError."""
         with self._writing():
             for writer in self._writers.values():
                 writer.flush()
@@ -102,7 +102,8 @@ class EventFiles:
 
         folder = self._folder / series
         make_folders(folder)
-        # Named by second and host; the round keeps apart what one second resumes.
+        # tensorboardX names files by second and host. The round is added, because a run may be
+        # resumed in the same second.
         writer = EventsWriter(str(folder / "events"), f".{self._round_num:06d}")
         if self._round_num:
             first = self._round_num + 1

@@ -1,7 +1,7 @@
 """The folder of a run: config.toml, checkpoints, metrics and timings by round, evaluation, lock.
 
-It appears under its name only once it can be resumed, and one process at a time writes to it.
-Imports no NumPy; what is in a checkpoint is not known here.
+The folder gets its name only when it is complete enough to be resumed. One process at a time writes
+to it. This module imports no NumPy and does not know the content of checkpoints.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ from fedcli.runs.stopping import Best
 
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
-METRICS_CSV = "metrics.csv"  # the same, of a run with --csv
+METRICS_CSV = "metrics.csv"  # the same metrics, written with --csv
 TIMINGS = "timings.jsonl"
 EVALUATION = "evaluation.json"
 CHECKPOINTS = "checkpoints"
 LOCK = "lock"
 
-# Of the files that are read whole. A line of metrics has some 400 bytes.
+# The largest files that are read. A line of metrics has about 400 bytes.
 MAX_CONFIG_BYTES = 4 << 20
 MAX_LINES_BYTES = 512 << 20
 MAX_EVALUATION_BYTES = 64 << 20
 
-_MAX_NAME = 60  # characters of the data's name in a default folder
+_MAX_NAME = 60  # characters of the data's name in the name of a default folder
 _CHECKPOINT_NAME = re.compile(r"round-(\d{6,})\.h5")
 
 
 class RunDirectory:
-    """A run's folder, locked by this process until `close` or the end of the process.
+    """A run's folder, which this process has locked until `close` or the end of the process.
 
-    Make one with `create` or `open`. Not safe for several threads.
+    Make one with `create` or `open`. It is not safe for use by several threads.
     """
 
     def __init__(self, path: Path, lock: int) -> None:
@@ -85,15 +85,14 @@ class RunDirectory:
         """Makes the folder with its config and its checkpoint of round 0, then names it `path`.
 
         Args:
-            path: Where; missing parents are made.
+            path: The folder; missing parents are made.
             config_text: Content of config.toml.
             checkpoint: Content of the checkpoint of round 0.
-            force: Replace a run that stands there, once the new one is ready.
-            is_numbered: Take the next number behind `path` where another run has taken it.
+            force: Replace an existing run when the new one is ready.
+            is_numbered: If `path` exists, append the first free number to its name.
 
         Raises:
-            RunError: `path` exists (with `force`: and is no run, or is in use), or cannot be
-                written.
+            RunError: `path` exists (with `force`: is no run, or is in use), or cannot be written.
         """
         check_target(free_path(path) if is_numbered else path, force=force)
         temporary = temporary_name(path)
@@ -107,7 +106,7 @@ class RunDirectory:
                 write_synced(temporary / CONFIG, config_text.encode())
                 write_synced(temporary / CHECKPOINTS / checkpoint_name(0), checkpoint)
                 sync_folder(temporary / CHECKPOINTS)
-                for name in (METRICS, TIMINGS):  # so that a power cut later cannot lose the name
+                for name in (METRICS, TIMINGS):  # a power cut can then not lose the names
                     (temporary / name).touch()
                 sync_folder(temporary)
                 if is_numbered:
@@ -143,7 +142,7 @@ class RunDirectory:
             raise RunError(f"cannot write to the run {path}: {why_not_written(err)}") from err
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
-        """Adds one line to metrics.jsonl, whole or not at all; non-finite numbers become null.
+        """Adds one whole line to metrics.jsonl. Non-finite numbers become null.
 
         Raises:
             RunError: It cannot be written, as on a full disk.
@@ -151,9 +150,9 @@ class RunDirectory:
         self._append(self._metrics, METRICS, line)
 
     def append_timings(self, line: Mapping[str, Any]) -> None:
-        """Adds one line to timings.jsonl, whole or not at all.
+        """Adds one whole line to timings.jsonl.
 
-        That of the closing evaluation is no round's and has none.
+        The line of the closing evaluation has no round.
 
         Raises:
             RunError: It cannot be written, as on a full disk.
@@ -161,10 +160,10 @@ class RunDirectory:
         self._append(self._timings, TIMINGS, line)
 
     def cut_back(self, round_num: int) -> None:
-        """Drops the lines of rounds after `round_num`; those of round 0 too if that is 0.
+        """Drops the lines of rounds after `round_num`; if that is 0, also the lines of round 0.
 
-        What a killed process left half-written goes, too, and from the timings those of a closing
-        evaluation, which is made anew.
+        Also removes a half-written last line, temporary files of killed processes, and the closing
+        evaluation's line in timings.jsonl, because that evaluation will be repeated.
 
         Raises:
             RunError: metrics.jsonl lacks a round up to `round_num`, or is damaged before it.
@@ -182,16 +181,16 @@ class RunDirectory:
             timings = read_bounded(self.path / TIMINGS, MAX_LINES_BYTES)
             os.truncate(self._timings.fileno(), find_end(timings, round_num)[0])
             for folder in (self.path, self.path / CHECKPOINTS):
-                for left in folder.glob(".*.tmp"):  # of a process killed while writing it
-                    left.unlink()
+                for temporary in folder.glob(".*.tmp"):  # of a process that was killed
+                    temporary.unlink()
         except OSError as err:
             raise RunError(f"cannot cut back the run {self.path}: {why_not_written(err)}") from err
 
     def save_checkpoint(self, round_num: int, content: bytes) -> None:
-        """Writes a checkpoint, after syncing the metrics.
+        """Syncs the metrics to the disk, then writes a checkpoint.
 
         Raises:
-            RunError: It cannot be written; the older ones stay.
+            RunError: It cannot be written. Older checkpoints stay.
         """
         try:
             os.fsync(self._metrics.fileno())
@@ -203,8 +202,8 @@ class RunDirectory:
         """Deletes old checkpoints.
 
         Args:
-            num_kept: How many of the newest stay, 1 or more.
-            best_round: Whose stays besides; None: nobody's.
+            num_kept: Number of the newest checkpoints to keep, 1 or more.
+            best_round: The round whose checkpoint is kept, too; None: none.
         """
         for old_round, old in _numbered_checkpoints(self.path)[:-num_kept]:
             if old_round != best_round:
@@ -220,7 +219,7 @@ class RunDirectory:
         write_atomic(self.path / EVALUATION, (json_text(evaluation, indented=True) + "\n").encode())
 
     def close(self) -> None:
-        """Closes the files and gives up the lock. Does nothing the second time."""
+        """Closes the files and releases the lock. A second call does nothing."""
         if self._lock < 0:
             return
         self._metrics.close()
@@ -242,7 +241,7 @@ class RunDirectory:
         self.close()
 
     def _append(self, file: io.FileIO, name: str, line: Mapping[str, Any]) -> None:
-        """Adds a whole line; what a full disk has taken of it is cut off again."""
+        """Adds a whole line. If the disk is full, the written part of the line is removed."""
         content = json_text(line).encode() + b"\n"
         before = os.fstat(file.fileno()).st_size
         try:
@@ -254,14 +253,14 @@ class RunDirectory:
 
 
 def default_out(now: datetime, data: str, algorithm: str, seed: int) -> Path:
-    """Returns where a run goes when `--out` is not given, numbered if that is taken.
+    """Returns the default of `--out`: runs/<time>-<data>-<algorithm>-s<seed>.
 
-    It is runs/<time>-<data>-<algorithm>-s<seed>.
+    If that exists, the first free number is appended.
 
     Args:
-        now: The time of day at the start of the command.
+        now: The time at the start of the command.
         data: The data's name, or the path of its file.
-        algorithm: The algorithm's name, or what names its code.
+        algorithm: The algorithm's name, or the file of its code.
         seed: The seed of the run.
     """
     names = (
@@ -272,16 +271,16 @@ def default_out(now: datetime, data: str, algorithm: str, seed: int) -> Path:
 
 
 def free_path(path: Path) -> Path:
-    """Returns a path where nothing is: the given one, or with the first free number behind it."""
+    """Returns the path, or the path with the first free number appended if it exists."""
     numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
     return next(each for each in itertools.chain([path], numbered) if not os.path.lexists(each))
 
 
 def check_target(path: Path, *, force: bool) -> None:
-    """Refuses a place where a new run may not go, before any work.
+    """Checks, before any work, that a new run can be made at `path`.
 
     Raises:
-        RunError: `path` exists; with `force`, it exists and is not a run.
+        RunError: `path` exists (with `force`: is no run, or is in use), or cannot be written.
     """
     if not os.path.lexists(path):
         _check_writable(path)
@@ -307,7 +306,7 @@ def checkpoint_name(round_num: int) -> str:
 
 
 def round_of_checkpoint(file: Path) -> int | None:
-    """Returns the round that the name of a checkpoint says; None: it has another name."""
+    """Returns the round of a checkpoint by its file name; None: it has another name."""
     match = _CHECKPOINT_NAME.fullmatch(file.name)
     return int(match[1]) if match else None
 
@@ -337,18 +336,21 @@ def latest_checkpoint(path: Path) -> Path:
         RunError: It is no run, or has none.
     """
     check_is_run(path)
-    found = find_checkpoints(path)
-    if not found:
+    checkpoints = find_checkpoints(path)
+    if not checkpoints:
         raise RunError(f"{path / CHECKPOINTS} holds no checkpoint; train anew")
-    return found[-1]
+    return checkpoints[-1]
 
 
 def best_checkpoint(path: Path) -> Path:
-    """Returns the checkpoint of the best round of the run at `path`, of those that are saved.
+    """Returns the checkpoint of the best round so far of the run at `path`.
+
+    Rounds after the newest checkpoint do not count.
 
     Raises:
         ConfigError: config.toml cannot be read.
-        RunError: It is no run, does not keep its best round, or has not evaluated or lost it.
+        RunError: It is no run, does not keep its best round, or has no evaluation yet; or the
+            checkpoint is missing.
     """
     check_is_run(path)
     last = max(checkpoint_rounds(path), default=0)
@@ -358,29 +360,35 @@ def best_checkpoint(path: Path) -> Path:
             f"{path} keeps no best round; train with --keep-best, or give one of its checkpoints"
         )
     lines = [line for line in read_metrics(path) if line["round"] <= last]
-    found = Best(measure).after_all(lines).round_num
-    if found is None:
+    best_round = Best(measure).after_all(lines).round_num
+    if best_round is None:
         raise RunError(f"{path} has no evaluation yet that tells which round is best")
-    file = path / CHECKPOINTS / checkpoint_name(found)
+    file = path / CHECKPOINTS / checkpoint_name(best_round)
     if not file.exists():
         raise RunError(f"{file}, of the best round, is missing; restore it, or train anew")
     return file
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Returns the fields set by a config.toml, or by that of the run at `path`.
+    """Returns the fields that a config.toml sets.
+
+    Args:
+        path: The file, or the folder of a run.
 
     Raises:
-        ConfigError: The file cannot be read, or has a key or type that no option has.
+        ConfigError: The file cannot be read, or a key or value is not that of an option.
     """
     file = path / CONFIG if path.is_dir() else path
     return settings.from_toml(read_text(file), str(file))
 
 
 def read_origin(path: Path) -> dict[str, Any]:
-    """Returns the provenance of the run at `path`, or that in a config.toml.
+    """Returns the provenance in a config.toml.
 
     `data` and, for a model in Python, `model` are fingerprints.
+
+    Args:
+        path: The file, or the folder of a run.
 
     Raises:
         ConfigError: The file cannot be read or is not TOML.
@@ -403,15 +411,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Returns the lines of metrics.jsonl of the run at `path`; null becomes None.
 
     Raises:
-        RunError: The file cannot be read or holds something else.
+        RunError: The file cannot be read or is damaged.
     """
     return parse_metrics(_read_bytes(path / METRICS), path / METRICS)
 
 
 def read_timings(path: Path) -> list[dict[str, float]]:
-    """Returns the lines of timings.jsonl of the run at `path`, those that are whole.
+    """Returns the complete lines of timings.jsonl of the run at `path`.
 
-    What takes how long is told beside a run's results, so nothing here is an error.
+    Timings are not results, so a missing or damaged file is no error.
     """
     try:
         content = read_bounded(path / TIMINGS, MAX_LINES_BYTES)
@@ -428,22 +436,22 @@ def read_timings(path: Path) -> list[dict[str, float]]:
 
 
 def read_completed(path: Path, round_num: int) -> list[dict[str, Any]]:
-    """Returns the lines of metrics.jsonl up to a round, none for round 0 (see `cut_back`).
+    """Returns the lines of metrics.jsonl up to a round; none for round 0 (see `cut_back`).
 
-    What stands after them, perhaps half-written, is passed over.
+    Later lines, which may be half-written, are ignored.
 
     Raises:
-        RunError: The file cannot be read.
+        RunError: The file cannot be read or is damaged.
     """
     content = _read_bytes(path / METRICS)
     return parse_metrics(content[: find_end(content, round_num)[0]], path / METRICS)
 
 
 def read_evaluation(path: Path) -> dict[str, Any] | None:
-    """Returns evaluation.json of the run at `path`, None if it is not there yet.
+    """Returns the content of evaluation.json of the run at `path`; None if there is none yet.
 
     Raises:
-        RunError: The file cannot be read or holds something else.
+        RunError: The file cannot be read or is damaged.
     """
     file = path / EVALUATION
     try:
@@ -459,12 +467,12 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
 
 
 def looks_like_run(path: Path) -> bool:
-    """Returns whether a folder has what every run has."""
+    """Returns whether a folder has the files that each run has."""
     return (path / CONFIG).is_file() and (path / CHECKPOINTS).is_dir()
 
 
 def _check_writable(path: Path) -> None:
-    """Refuses a place below a file or in a folder that may not be written."""
+    """Checks that the nearest existing parent of a path is a writable folder. Raises RunError."""
     parent = next(each for each in path.absolute().parents if each.exists())
     if not parent.is_dir():
         raise RunError(f"cannot make the run {path}: {parent} is not a folder")
@@ -473,9 +481,9 @@ def _check_writable(path: Path) -> None:
 
 
 def _is_left_over(folder: Path) -> bool:
-    """Whether a folder under a temporary name is a run that never began, or was replaced.
+    """Whether a folder with a temporary name is a run that never began or was replaced.
 
-    One that was to be replaced, by a process killed half-way, stays: it may be the only copy.
+    If the process that replaced it was killed half-way, the folder may be the only copy: it stays.
     """
     match = TEMPORARY_NAME.fullmatch(folder.name)
     assert match is not None
@@ -483,16 +491,16 @@ def _is_left_over(folder: Path) -> bool:
     is_new = not metrics.exists() or not metrics.stat().st_size
     if not is_new and not os.path.lexists(folder.with_name(match[1])):
         return False
-    os.close(lock_now(folder / LOCK))  # raises OSError where a process is at it
+    os.close(lock_now(folder / LOCK))  # raises OSError if a process uses it
     return True
 
 
 def _move_to_free_path(temporary: Path, path: Path) -> Path:
-    """Renames a folder to the first name of `free_path` that no other process takes before."""
+    """Renames a folder to the result of `free_path`; retries if another process takes that name."""
     while True:
         free = free_path(path)
         try:
-            temporary.rename(free)  # fails where a folder with something in it stands
+            temporary.rename(free)  # fails if a folder with content has that name
         except OSError:
             if not os.path.lexists(free):
                 raise
@@ -502,7 +510,7 @@ def _move_to_free_path(temporary: Path, path: Path) -> Path:
 
 
 def _move_into_place(new: Path, path: Path) -> None:
-    """Renames `new` to `path`; a run that stands there goes only after that has worked."""
+    """Renames `new` to `path`; then deletes the run that was there before, if any."""
     if not os.path.lexists(path):
         new.rename(path)
         sync_folder(path.parent)
@@ -523,7 +531,7 @@ def _move_into_place(new: Path, path: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Deletes a folder with all that is in it, if it is there, as far as that can be done."""
+    """Deletes a folder with its content, if it exists, as far as possible."""
     if folder.exists():
         import shutil  # late: a new run leaves nothing to delete
 

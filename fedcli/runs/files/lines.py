@@ -1,7 +1,7 @@
-"""What stands in metrics.jsonl and evaluation.json, checked before anything is made of it.
+"""Reads and checks the lines of metrics.jsonl and the content of evaluation.json.
 
-These files are read back by every command that continues or shows a run, and may have been cut,
-damaged or edited by then. Imports no NumPy.
+Every command that continues or shows a run reads these files. They may have been truncated, damaged
+or edited. Imports no NumPy.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 from fedcli.errors import RunError
 from fedcli.settings.vocabulary import MEASURES
 
-MAX_LINE_BYTES = 1 << 20  # of a line of metrics, which has some 400
+MAX_LINE_BYTES = 1 << 20  # a line of metrics has about 400
 
 
 def parse_metrics(content: bytes, file: Path) -> list[dict[str, Any]]:
     """Returns the lines of metrics.jsonl, one for each round; null becomes None.
 
     Args:
-        content: Of the file, or its first lines.
-        file: Where it stands in the run's folder, for messages.
+        content: The bytes of the file, or its first lines.
+        file: Its path in the run's folder, for messages.
 
     Raises:
         RunError: A line is cut short, damaged, or not that of the next round.
@@ -34,12 +34,12 @@ def parse_metrics(content: bytes, file: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError) as err:
             raise RunError(
                 f"{label} is cut short or damaged; if it is after the newest checkpoint, fedcli "
-                f"train --resume {file.parent} mends it; else restore the file, or train anew"
+                f"train --resume {file.parent} repairs it; else restore the file, or train anew"
             ) from err
         before = lines[-1]["round"] if lines else None
         if not _is_metrics_line(line, before):
             raise RunError(
-                f"{label} is not the next round's as fedcli writes it; restore the file, or train "
+                f"{label} is not a line of metrics of the next round; restore the file, or train "
                 "anew"
             )
         lines.append(line)
@@ -47,14 +47,14 @@ def parse_metrics(content: bytes, file: Path) -> list[dict[str, Any]]:
 
 
 def _parse_line(text: bytes) -> Any:
-    """The value on a line. Raises ValueError, and RecursionError where it is nested deeply."""
+    """The JSON value of a line. Raises ValueError, or RecursionError if it is nested deeply."""
     if len(text) > MAX_LINE_BYTES:
         raise ValueError("too long for a line of metrics")
     return json.loads(text)
 
 
 def _is_metrics_line(line: Any, before: int | None) -> bool:
-    """Whether this is a line whose round follows `before`, with metrics where they belong."""
+    """Whether a line has the round after `before` and all metrics in their places."""
     if not isinstance(line, dict) or type(line.get("round")) is not int:
         return False
     follows = line["round"] in (0, 1) if before is None else line["round"] == before + 1
@@ -73,7 +73,7 @@ def _is_metrics_line(line: Any, before: int | None) -> bool:
 
 
 def _is_metrics_group(group: Any) -> bool:
-    """Whether this holds a model's metrics by name: numbers in their range, None if not finite."""
+    """Whether a value holds a model's metrics by name: numbers in their ranges, or None."""
     if not isinstance(group, dict) or not _has_numbers(group):
         return False
     accuracy = group.get(MEASURES["accuracy"])
@@ -86,13 +86,13 @@ def _is_metrics_group(group: Any) -> bool:
     )
 
 
-def is_evaluation(told: Any) -> bool:
-    """Returns whether this is the evaluation of one split as `fedcli eval --json` prints it."""
+def is_evaluation(value: Any) -> bool:
+    """Returns whether a value is the evaluation of one split, as `fedcli eval --json` prints it."""
     try:
-        group = told["client_work"]["eval"]["current_round_metrics"]
-        counts = (told["round"], told["num_clients"], told["num_absent_clients"])
-        spreads = [each for each in told.get("over_clients", {}).values() if type(each) is not int]
-        is_whole = isinstance(told["split"], str) and all(type(each) is int for each in counts)
+        group = value["client_work"]["eval"]["current_round_metrics"]
+        counts = (value["round"], value["num_clients"], value["num_absent_clients"])
+        spreads = [each for each in value.get("over_clients", {}).values() if type(each) is not int]
+        is_whole = isinstance(value["split"], str) and all(type(each) is int for each in counts)
         return is_whole and _is_metrics_group(group) and all(map(_has_numbers, spreads))
     except (KeyError, TypeError, AttributeError):
         return False
@@ -103,9 +103,9 @@ def _has_numbers(group: dict[str, Any]) -> bool:
 
 
 def find_end(content: bytes, round_num: int) -> tuple[int, int]:
-    """Returns where the lines of rounds up to `round_num` end, and the last of those rounds.
+    """Returns the offset of the end of the lines up to `round_num`, and the last of those rounds.
 
-    For round 0 that is the start of the file: its line is written by the run that starts.
+    For round 0 the offset is 0: the run that starts writes the line of round 0 itself.
     """
     end = 0
     last = 0
@@ -119,7 +119,7 @@ def find_end(content: bytes, round_num: int) -> tuple[int, int]:
 
 
 def _round_of(line: bytes) -> int | None:
-    """The round of one line, None if it is cut short or foreign."""
+    """The round of a line; None if it is cut short or no line of metrics."""
     try:
         number = _parse_line(line)["round"]
     except (ValueError, KeyError, TypeError, RecursionError):

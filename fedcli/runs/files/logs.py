@@ -1,7 +1,7 @@
-"""What a run writes beside metrics.jsonl if asked: metrics.csv, TensorBoard's files, clients.h5.
+"""Optional logs of a run beside metrics.jsonl: metrics.csv, TensorBoard's files, clients.h5.
 
-They only read what training has done, so they change no byte of it. What writes a file is imported
-when one is to be written.
+A log only reads the results of training and changes no byte of it. The module that writes a log is
+imported when it is used.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class LoggedRound:
     """One round whose line is in metrics.jsonl, or the evaluation of the initial model.
 
     Attributes:
-        line: That line, with NaN where the file has null.
-        weights: After it, float32 [num_params].
-        client_ids: The cohort; none in what is not a round of training.
-        client_stats: One row for each of them that trained, as the engine returns them.
-        round_reports: What became of the cohort; None: all trained.
-        is_closing: The line is no line of metrics.jsonl but the closing evaluation.
+        line: That line, with NaN for null.
+        weights: The global weights after the round, float32 [num_params].
+        client_ids: The cohort; empty if this is no round of training.
+        client_stats: One row for each client that trained, as the engine returns them.
+        round_reports: The outcomes of the cohort; None: all trained.
+        is_closing: Whether the line is the closing evaluation, which is not in metrics.jsonl.
     """
 
     line: Mapping[str, Any]
@@ -50,23 +50,23 @@ class LoggedRound:
 
 
 class RunLog(Protocol):
-    """One kind of record that follows a run round by round. Its methods raise RunError."""
+    """A log to which each round is added. Its methods raise RunError."""
 
-    def add(self, done: LoggedRound) -> None:
-        """Takes note of a round."""
+    def add(self, logged: LoggedRound) -> None:
+        """Adds a round."""
         ...
 
     def flush(self) -> None:
-        """Hands everything so far to the system; the round's checkpoint is written next."""
+        """Writes out all buffered rounds. It is called before a checkpoint is written."""
         ...
 
     def close(self) -> None:
-        """Finishes; nothing follows."""
+        """Finishes the log. No round is added afterwards."""
         ...
 
 
 def require(config: RunConfig) -> None:
-    """Sees to it that what a config asks for can be written. Raises ConfigError."""
+    """Checks that the logs of a config can be written. Raises ConfigError."""
     if config.tensorboard:
         from fedcli.runs.files import event_files
 
@@ -79,13 +79,13 @@ def open_logs(
     round_num: int,
     layout: ParamLayout,
 ) -> tuple[RunLog, ...]:
-    """Returns the logs that a config asks for, cut back to `round_num` completed rounds.
+    """Opens the logs of a config, and drops rounds after `round_num` from them.
 
     Args:
-        config: Of the run.
-        path: Its folder, whose metrics.jsonl ends with that round.
-        round_num: Rounds completed.
-        layout: Of the model.
+        config: Config of the run.
+        path: The run's folder, whose metrics.jsonl ends with `round_num`.
+        round_num: Number of completed rounds.
+        layout: Layout of the model's parameters.
 
     Raises:
         RunError: A file cannot be written.
@@ -107,23 +107,23 @@ def open_logs(
 
 
 class CsvLog:
-    """metrics.csv: one line a round, nested names joined by slashes, as TFF's manager writes it.
+    """metrics.csv: one line for each round, with nested names joined by slashes, as TFF writes it.
 
-    It is made of metrics.jsonl whenever its columns change, and when a run is resumed.
+    It is written anew from metrics.jsonl when the columns change and when a run is resumed.
     """
 
     def __init__(self, path: Path) -> None:
-        """Writes what the run at `path` has done so far."""
+        """Writes the rounds that the run at `path` has completed."""
         self._path = path
         self._file = path / run_dir.METRICS_CSV
         self._names: list[str] = []
         self._rewrite()
 
-    def add(self, done: LoggedRound) -> None:
+    def add(self, logged: LoggedRound) -> None:
         """See RunLog."""
-        if done.is_closing:
+        if logged.is_closing:
             return
-        values = flatten(done.line)
+        values = flatten(logged.line)
         if not values.keys() <= set(self._names):
             self._rewrite()
             return
@@ -155,14 +155,14 @@ class EventLog:
         self._files = files
         self._layout = layout
 
-    def add(self, done: LoggedRound) -> None:
+    def add(self, logged: LoggedRound) -> None:
         """See RunLog."""
         tensors: dict[str, NDArray[np.float32]] = {}
-        if self._files.has_histograms and not done.is_closing:
-            parts = self._layout.split(done.weights)
+        if self._files.has_histograms and not logged.is_closing:
+            parts = self._layout.split(logged.weights)
             names = (tensor.name for tensor in self._layout.tensors)
             tensors = dict(zip(names, parts, strict=True))
-        self._files.add(done.line, tensors)
+        self._files.add(logged.line, tensors)
 
     def flush(self) -> None:
         """See RunLog."""
@@ -181,15 +181,15 @@ class ClientLog:
         self._writer = writer
         self._num_params = num_params
 
-    def add(self, done: LoggedRound) -> None:
+    def add(self, logged: LoggedRound) -> None:
         """See RunLog."""
-        if done.client_stats is not None:
+        if logged.client_stats is not None:
             self._writer.add(
-                done.line["round"],
-                done.client_ids,
-                done.client_stats,
+                logged.line["round"],
+                logged.client_ids,
+                logged.client_stats,
                 self._num_params,
-                done.round_reports,
+                logged.round_reports,
             )
 
     def flush(self) -> None:
@@ -202,13 +202,13 @@ class ClientLog:
 
 
 def _cell(value: object) -> str:
-    """A value; nothing for what is not there or not finite."""
-    is_nothing = value is None or (isinstance(value, float) and value - value != 0)
-    return "" if is_nothing else str(value)
+    """A value as text; "" if it is missing or not finite."""
+    is_empty = value is None or (isinstance(value, float) and value - value != 0)
+    return "" if is_empty else str(value)
 
 
 def _csv_lines(rows: list[list[str]]) -> str:
-    from fedcli.csv_text import CsvWriter  # late: few runs write it
+    from fedcli.csv_text import CsvWriter  # late: few runs write CSV
 
     text = io.StringIO()
     CsvWriter(text).rows(rows)

@@ -1,4 +1,4 @@
-"""A server state and its model as a checkpoint holds them, and back."""
+"""Converts a server state and its model to the content of a checkpoint, and back."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ from fedcli.settings.data_source import IN_MEMORY
 from fedcli.settings.options import Entry, is_code
 from fedcli.settings.run_config import RunConfig
 
-# What is evaluated in place of the global model stands under these names: clients' own models and
-# an algorithm's weights in client_work, a running mean with its number of updates in finalizer.
+# Names of the weights that are evaluated in place of the global model's. The clients' own models
+# and an algorithm's weights are in client_work; a running mean with its number of updates is in
+# finalizer.
 _OWN_MODELS = "own_models"
 _EVALUATED_WEIGHTS = "evaluated_weights"
 _NUM_UPDATES = "ema_updates"
@@ -38,16 +39,16 @@ def model_of(content: Checkpoint, config: RunConfig, path: Path, code: Any = Non
 
     Args:
         content: The checkpoint.
-        config: Of its run.
+        config: Config of its run.
         path: The checkpoint's file, for messages.
         code: What the user said after --model, the one thing that may be run: FILE.py, where the
             function is the run's, or FILE.py:FUNCTION. Of a program: an object that is a model.
 
     Raises:
-        CheckpointError: Description, weights and the rest do not fit each other.
-        ConfigError: The config names no model that fits; the model is code and `code` is not
-            given, or the other way round.
-        ModelError: That file is gone or fails.
+        CheckpointError: Description, weights and shapes do not fit each other.
+        ConfigError: The config names no model that fits; or the model is code and `code` is not
+            given; or `code` is given for a model that is no code.
+        ModelError: The file of the code is missing or fails.
     """
     if code is not None and not isinstance(code, str):
         from fedcli.models import own  # late: few models are code
@@ -130,26 +131,26 @@ def _is_own(table: Mapping[str, Entry], name: str) -> bool:
 
 
 def _named_model(content: Checkpoint, config: RunConfig, path: Path) -> Model:
-    """A model of the table, made only once it is known to be as large as its weights."""
-    asked: dict[str, Any] = {
+    """Builds a model of the table, after checking that the checkpoint has weights of its size."""
+    arguments: dict[str, Any] = {
         "input_shape": content.input_shape,
         "num_classes": content.num_classes,
         "options": config.model_options,
     }
-    needed = models.build_layout(config.model, **asked).num_params
+    needed = models.build_layout(config.model, **arguments).num_params
     weights = content.components["global_model_weights"].values()
-    found = sum(np.size(each) for each in weights)
-    if found != needed:
+    num_weights = sum(np.size(each) for each in weights)
+    if num_weights != needed:
         raise CheckpointError(
-            f"{path} holds {found:,} weights, but {config.model} of its config, for examples of "
-            f"{list(content.input_shape)} and {content.num_classes} classes, has {needed:,}; use "
-            "the config it was written with"
+            f"{path} holds {num_weights:,} weights, but {config.model} of its config, for examples "
+            f"of {list(content.input_shape)} and {content.num_classes} classes, has {needed:,}; "
+            "use the config it was written with"
         )
-    return models.build(config.model, **asked, seed=config.seed)
+    return models.build(config.model, **arguments, seed=config.seed)
 
 
 def to_components(state: ServerState, model: Model) -> dict[str, dict[str, checkpoint.Part]]:
-    """Returns the parts of a state by component, the weights tensor by tensor."""
+    """Returns the parts of a state by component, with one part for each tensor of the weights."""
     layout = model.layout
     tensors = layout.split(state.global_model_weights)
     names = [tensor.name for tensor in layout.tensors]
@@ -169,7 +170,7 @@ def to_components(state: ServerState, model: Model) -> dict[str, dict[str, check
 def _evaluated_parts(
     evaluated: Evaluated | None,
 ) -> tuple[dict[str, checkpoint.Part], dict[str, checkpoint.Part]]:
-    """What is evaluated, as it stands in the components client_work and finalizer."""
+    """The parts of `evaluated` in the components client_work and finalizer."""
     if evaluated is None:
         return {}, {}
     if evaluated.own_models is not None:
@@ -184,7 +185,10 @@ def _evaluated_parts(
 def _take_evaluated(
     initial: Evaluated | None, client_work: dict[str, Any], finalizer: dict[str, Any]
 ) -> Evaluated | None:
-    """Takes out of the two components what is evaluated; `initial` says what that is."""
+    """Removes the parts of `evaluated` from the two components and returns it.
+
+    `initial` is that of the initial state, and says which parts there are.
+    """
     if initial is None:
         return None
     if initial.own_models is not None:
@@ -196,26 +200,26 @@ def _take_evaluated(
 
 
 def evaluated_weights_in(content: Checkpoint) -> NDArray[np.float32] | None:
-    """Returns the weights that are evaluated in place of the global model's, [num_params].
+    """Returns the weights that are evaluated in place of the global model's.
 
     Returns:
-        They, or None: the global model's are evaluated.
+        float32 [num_params]; None: the weights of the global model are evaluated.
 
     Raises:
-        ConfigError: Every client has a model of its own.
+        ConfigError: Each client has its own model.
     """
     client_work, finalizer = content.components["client_work"], content.components["finalizer"]
     if _OWN_MODELS in client_work:
         raise ConfigError(NO_COMMON_MODEL)
-    found = finalizer.get(_EVALUATED_WEIGHTS, client_work.get(_EVALUATED_WEIGHTS))
-    return None if found is None else np.asarray(found)
+    weights = finalizer.get(_EVALUATED_WEIGHTS, client_work.get(_EVALUATED_WEIGHTS))
+    return None if weights is None else np.asarray(weights)
 
 
 def to_state(content: Checkpoint, process: LearningProcess, path: Path) -> ServerState:
     """Returns the server state in a checkpoint.
 
     Raises:
-        CheckpointError: It is not a state of this process.
+        CheckpointError: It is not a state of this learning process.
     """
     initial = process.initialize()
     checkpoint.check(content, to_components(initial, process.model), path)
@@ -238,7 +242,7 @@ def to_state(content: Checkpoint, process: LearningProcess, path: Path) -> Serve
 
 
 def client_states_of(state: ServerState) -> list[ClientStates]:
-    """Returns what the clients keep, of each kind that an algorithm has."""
+    """Returns the client states in a server state: vectors of an algorithm, or own models."""
     kept = [each for each in state.client_work.values() if isinstance(each, ClientStates)]
     if state.evaluated is not None and state.evaluated.own_models is not None:
         kept.append(state.evaluated.own_models)
@@ -246,23 +250,23 @@ def client_states_of(state: ServerState) -> list[ClientStates]:
 
 
 def digest_of(state: ServerState) -> int | None:
-    """Returns the digest of what the clients keep; None: an algorithm for which they keep nothing.
+    """Returns the digest of the client states; None: the algorithm has none.
 
-    One algorithm has one kind of it, as a run's folder has one file.
+    An algorithm has at most one kind of client states, because a run's folder has one file of them.
     """
     return next((each.digest for each in client_states_of(state)), None)
 
 
 def open_client_states(state: ServerState, folder: Path, digest: int | None = None) -> ServerState:
-    """Returns the state with what its clients keep opened in a run's folder.
+    """Opens the client states of a server state in a run's folder.
 
     Args:
-        state: From a checkpoint, or before the first round.
-        folder: The run's.
-        digest: What the checkpoint says of them; None: nothing.
+        state: The state of a checkpoint, or the initial state.
+        folder: The run's folder.
+        digest: The digest of the client states in the checkpoint; None: it has none.
 
     Raises:
-        RunError: The file is damaged, missing, or not what the checkpoint was written with.
+        RunError: The file is damaged, missing, or not that of the checkpoint.
     """
     kept = run_dir.checkpoint_rounds(folder)
     client_work = {
@@ -277,13 +281,13 @@ def open_client_states(state: ServerState, folder: Path, digest: int | None = No
 
 
 def _to_part(part: Any) -> checkpoint.Part:
-    """What a checkpoint holds of a part of a state: of what clients keep, its version alone."""
+    """The value of a part of a state in a checkpoint. For client states it is their version."""
     value: checkpoint.Part = part.version if isinstance(part, ClientStates) else part
     return value
 
 
 def _from_part(part: checkpoint.Part, initial: Any) -> Any:
-    """The part of a state that is `initial` before the first round."""
+    """The part of a state from its value in a checkpoint; `initial` is the initial part."""
     if not isinstance(initial, ClientStates):
         return part
     assert isinstance(part, int)
