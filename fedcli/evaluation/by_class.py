@@ -1,4 +1,4 @@
-"""How well a model tells each class: precision and recall, the confusion matrix, top-k accuracy."""
+"""Results by class: precision and recall, the confusion matrix, and top-k accuracy."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from fedcli.evaluation.predictions import Predicted
 
 
 class ClassMeasures:
-    """Counts over all predictions that are added; every example counts the same.
+    """Counts over all added predictions. Every example counts the same.
 
     Attributes:
-        confusion: int64 [K, K], examples by label and predicted class; [0, 0] before the first.
-            An example without a prediction is in no cell.
-        labels: int64 [K]: examples of each label, those without a prediction too.
+        confusion: Number of examples by label and predicted class, int64 [K, K]; [0, 0] before the
+            first. An example without a prediction is in no cell.
+        labels: Number of examples of each label, int64 [K], including those without a prediction.
     """
 
     def __init__(self, ks: Sequence[int] = ()) -> None:
-        """Starts without any example; `ks` says which top-k accuracies are wanted, each from 1."""
+        """Starts without examples; `ks` lists the k, each from 1, of the top-k accuracies."""
         self.confusion: NDArray[np.int64] = np.zeros((0, 0), np.int64)
         self.labels: NDArray[np.int64] = np.zeros(0, np.int64)
         self._num_right = dict.fromkeys(ks, 0)
 
     def add(self, predicted: Predicted) -> None:
-        """Counts what was predicted.
+        """Counts predictions.
 
         Raises:
             ConfigError: There are fewer classes than one of `ks`.
@@ -44,14 +44,14 @@ class ClassMeasures:
                 )
             self.confusion = np.zeros((num_classes, num_classes), np.int64)
             self.labels = np.zeros(num_classes, np.int64)
-        told = predicted.classes >= 0
+        has_class = predicted.classes >= 0
         labels = predicted.labels
         self.labels += np.bincount(labels, minlength=num_classes)
-        np.add.at(self.confusion, (labels[told], predicted.classes[told]), 1)
+        np.add.at(self.confusion, (labels[has_class], predicted.classes[has_class]), 1)
         if self._num_right:
             ranks = _ranks(predicted.probabilities, labels)
             for k in self._num_right:
-                self._num_right[k] += int(np.count_nonzero(told & (ranks < k)))
+                self._num_right[k] += int(np.count_nonzero(has_class & (ranks < k)))
 
     @property
     def top_k(self) -> dict[int, float]:
@@ -61,16 +61,16 @@ class ClassMeasures:
 
     @property
     def precision(self) -> NDArray[np.float64]:
-        """Of what is said to be a class, the share that is; NaN of a class never said."""
+        """The share of correct predictions of each class; NaN for a class never predicted."""
         return _shares(self.confusion.diagonal(), self.confusion.sum(axis=0))
 
     @property
     def recall(self) -> NDArray[np.float64]:
-        """Of the examples of a class, the share that is found; NaN of a class without examples."""
+        """The share of each class's examples that is predicted correctly; NaN without examples."""
         return _shares(self.confusion.diagonal(), self.labels)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns everything as plain values."""
+        """Returns all measures as plain values."""
         return {
             "top_k_accuracy": {str(k): share for k, share in self.top_k.items()},
             "confusion": self.confusion.tolist(),
@@ -80,7 +80,7 @@ class ClassMeasures:
 
 
 def _ranks(probabilities: NDArray[np.float32], labels: NDArray[np.int32]) -> NDArray[np.int64]:
-    """How many classes come before each label; of equal ones those of lower number do."""
+    """The number of classes that rank before each label; of equal ones, the lower class does."""
     own = np.take_along_axis(probabilities, labels[:, None].astype(np.int64), axis=1)
     is_lower = np.arange(probabilities.shape[1]) < labels[:, None]
     before = (probabilities > own) | ((probabilities == own) & is_lower)

@@ -1,4 +1,4 @@
-"""What an evaluation found of each client, as a file: CSV, or columns in HDF5."""
+"""Writes the results of an evaluation by client to a file: CSV, or columns in HDF5."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENDINGS = (".csv", ".h5")
 
 
 def check_name(path: Path) -> None:
-    """Refuses a name whose ending says neither format. Raises ConfigError."""
+    """Checks that a file name has the suffix of one of the formats. Raises ConfigError."""
     if path.suffix.lower() not in ENDINGS:
         raise ConfigError(
             f"--per-client {path}: choose a name that ends in one of {', '.join(ENDINGS)}"
@@ -38,25 +38,25 @@ def write(
     fine_tuned: NDArray[Any] | None = None,
     metrics: Mapping[str, NDArray[np.float64]] = MappingProxyType({}),
 ) -> None:
-    """Writes one line or row a client: its id, examples, batches, accuracy and loss.
+    """Writes one row for each client: its id, numbers of examples and batches, accuracy and loss.
 
-    The HDF5 file (format "fedcli-per-client", version 1) has these as columns `client_ids`,
-    `num_examples`, `num_batches`, `sparse_categorical_accuracy` and `loss`; where that is known
-    `is_seen`, 1 or 0; after fine-tuning `fine_tuned_sparse_categorical_accuracy` and
-    `fine_tuned_loss`; and the metrics that were asked for, by name. What is not defined of a
-    client, such as a mean of no example, is NaN there and empty in CSV. An existing file is
-    replaced as a whole.
+    The HDF5 file (format "fedcli-per-client", version 1) has the columns `client_ids`,
+    `num_examples`, `num_batches`, `sparse_categorical_accuracy` and `loss`. If it is known which
+    clients took part in the training, `is_seen` is 1 or 0. After fine-tuning there are
+    `fine_tuned_sparse_categorical_accuracy` and `fine_tuned_loss`. Further metrics have columns by
+    their names. An undefined value, such as a mean of no example, is NaN in HDF5 and empty in CSV.
+    An existing file is replaced atomically.
 
     Args:
-        path: Its ending says which.
-        client_ids: Who was evaluated.
-        stats: One row each, as the engine returns them.
-        is_seen: Whether each took part in the training; None: not known.
-        fine_tuned: As `stats`, of the clients' fine-tuned models; None: they have none.
-        metrics: Other metrics by name, float64 [num_clients].
+        path: The file, `.csv` or `.h5`.
+        client_ids: The clients.
+        stats: One row for each client, as the engine returns them.
+        is_seen: Whether each client took part in the training; None: not known.
+        fine_tuned: As `stats`, for the clients' fine-tuned models; None: there was no fine-tuning.
+        metrics: Further metrics by name, float64 [num_clients].
 
     Raises:
-        ConfigError: The ending is neither.
+        ConfigError: The suffix is of neither format.
         RunError: The file cannot be written.
     """
     check_name(path)

@@ -1,8 +1,8 @@
-"""What `fedcli eval --finetune` asks for, with the run's own local training where it is silent.
+"""The options of `fedcli eval --finetune`. Their defaults are the run's own local training.
 
-Clients fine-tune as they train in the run: its client optimizer with its options and clipping, its
-batches, its shuffle. The rate is the run's before any schedule, whose end is often no rate at all;
-a bound on the examples of a round (--max-examples) does not count.
+By default clients fine-tune as they train in the run: with its client optimizer, options, clipping,
+batches and shuffle. The learning rate is the run's without its schedule, which often ends at 0. A
+limit on the examples in a round (--max-examples) does not apply.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ from fedcli.settings.run_config import OPTIONS, RunConfig
 
 @dataclass(frozen=True)
 class FineTuningOptions:
-    """How clients fine-tune; None is the run's own.
+    """How clients fine-tune. None stands for the run's own setting.
+
+    Exactly one of `num_steps` and `num_epochs` is given.
 
     Attributes:
-        num_steps: Local steps; or else
-        num_epochs: Local epochs.
-        optimizer: Name of what takes them.
+        num_steps: Number of local steps.
+        num_epochs: Number of local epochs.
+        optimizer: Name of the optimizer.
         learning_rate: Its learning rate.
-        options: Options of the optimizer; empty: the run's, for the run's own optimizer.
-        batch_size: Examples of a batch.
+        options: Options of the optimizer. They override the run's, if it is the run's optimizer.
+        batch_size: Number of examples in a batch.
     """
 
     num_steps: int | None = None
@@ -66,8 +68,8 @@ class FineTuningOptions:
         rate = config.client_lr if is_own and self.learning_rate is None else self.learning_rate
         if rate is None:
             raise ConfigError(
-                f"--finetune with {name}: the run's clients have no such optimizer, and so no rate "
-                "for it; give --finetune-lr"
+                f"--finetune with {name}: the run's clients have no such optimizer, so its rate is "
+                "not known; give --finetune-lr"
             )
         tables.check_learning_rate(rate, "--finetune-lr")
         options = {**(config.client_options if is_own else {}), **self.options}
@@ -79,7 +81,7 @@ class FineTuningOptions:
 
 
 def to_json(strategy: FineTuning) -> dict[str, Any]:
-    """Returns what was done, as `fedcli eval --json` tells it."""
+    """Returns the strategy as plain values for `fedcli eval --json`."""
     length = (
         {"num_epochs": strategy.plan.epochs}
         if strategy.num_steps is None
@@ -95,7 +97,7 @@ def to_json(strategy: FineTuning) -> dict[str, Any]:
 
 
 def describe(strategy: FineTuning) -> str:
-    """Returns what was done, in words."""
+    """Returns the strategy in words."""
     number, what = strategy.num_steps, "local step"
     if number is None:
         number, what = strategy.plan.epochs, "local epoch"

@@ -1,12 +1,11 @@
-"""The metrics that are asked for beside loss and accuracy: of all examples, and client by client.
+"""Further metrics, beside loss and accuracy: over all examples, and by client on request.
 
-They are computed from what the model predicts, in a second pass over the examples, clients and
-examples in order, so that nothing depends on the number of threads. Of the population only a number
-a client and metric is kept, if that is wanted.
+They are computed from predictions, in a second pass over the examples. Clients and examples are
+taken in order, so the results do not depend on the number of threads. Memory holds one number for
+each client and metric, if metrics by client are requested.
 
-What a class is worth that an evaluation, or one client, does not have: precision and recall with
-nothing to divide by are 0, as with scikit-learn's `zero_division=0`. Macro means are over the
-classes that occur among labels or predictions, so a class that neither has does not count.
+A precision or recall whose denominator is 0 is 0, as with scikit-learn's `zero_division=0`. Macro
+means are over the classes that occur among labels or predictions; other classes do not count.
 """
 
 from __future__ import annotations
@@ -36,19 +35,19 @@ from fedcli.models.model import Model
 from fedcli.settings import tables
 from fedcli.settings.options import split_code
 
-NUM_BINS = 15  # of the calibration error, as Guo et al. 2017
+NUM_BINS = 15  # of the calibration error, as in Guo et al. 2017
 
-_EDGES = np.arange(1, NUM_BINS) / NUM_BINS  # a bin holds what is above its lower edge
+_EDGES = np.arange(1, NUM_BINS) / NUM_BINS  # a bin excludes its lower edge and includes its upper
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Metrics by name, in the order of the table; NaN where a metric is not defined.
+    """Metrics by name, in the order of the table. NaN stands for an undefined metric.
 
     Attributes:
-        values: Over all examples.
-        by_client: Of each client, float64 [num_clients]; empty unless it was asked for.
-        by_group: The values over the examples of seen and of unseen clients, where there are both.
+        values: The metrics over all examples.
+        by_client: The metrics of each client, float64 [num_clients]; empty unless requested.
+        by_group: The metrics over the examples of seen and of unseen clients, if there are both.
     """
 
     values: Mapping[str, float]
@@ -67,12 +66,12 @@ class CheckedMetric(Protocol):
 
 
 class PredictionCounts:
-    """What the metrics of some examples follow from; examples are added, and values asked for.
+    """Counts over the added predictions, from which the metrics are computed.
 
     Attributes:
-        labels: Examples of each class, int64 [num_classes].
-        predicted: Examples predicted to be of it; one whose prediction is NaN is in none.
-        right: Examples of it that are predicted so.
+        labels: Number of examples of each class, int64 [num_classes].
+        predicted: Number of predictions of each class, without examples whose prediction is NaN.
+        right: Number of correct predictions of each class.
     """
 
     def __init__(
@@ -95,10 +94,10 @@ class PredictionCounts:
         self._bins: NDArray[np.float64] = np.zeros((2, NUM_BINS))  # right, confidence
 
     def add(self, predicted: Predicted) -> None:
-        """Counts what was predicted.
+        """Counts predictions.
 
         Raises:
-            RunError: Scores have to go to a temporary file, and the disk is full or fails.
+            RunError: The temporary file for scores cannot be written.
         """
         classes, labels = predicted.classes, predicted.labels
         num_classes = len(self.labels)
@@ -114,7 +113,7 @@ class PredictionCounts:
             metric.add(predicted)
 
     def values(self) -> dict[str, float]:
-        """Returns each metric by name; all are NaN of no example.
+        """Returns the metrics by name; without examples all are NaN.
 
         Raises:
             RunError: The temporary file cannot be read.
@@ -128,7 +127,7 @@ class PredictionCounts:
         return own.value() if own is not None else float(getattr(self, name)())
 
     def close(self) -> None:
-        """Gives back what is held of the disk."""
+        """Removes the temporary file, if there is one."""
         if self._ranks is not None:
             self._ranks.close()
 
@@ -141,7 +140,7 @@ class PredictionCounts:
         for row, weights in enumerate((is_right, confidences)):
             self._bins[row] += np.bincount(bins, weights, NUM_BINS)
 
-    # A metric of `tables.METRICS` is the method of its name.
+    # Each metric of `tables.METRICS` is computed by the method of its name.
 
     def macro_precision(self) -> float:
         """Returns the mean precision of the classes that occur."""
@@ -204,7 +203,7 @@ def short_name(name: str) -> str:
 
 
 def check_names(names: Sequence[str], model: Model) -> None:
-    """Refuses a metric of a name that the model has one of its own of. Raises ConfigError."""
+    """Refuses a metric if the model has its own metric of that name. Raises ConfigError."""
     own = set(choosing.own_metrics(model).names)
     for name in map(short_name, names):
         if name in own:
@@ -311,7 +310,7 @@ def measure(
     is_seen: NDArray[np.bool_] | None = None,
     cancel: CancelFlag | None = None,
 ) -> Measured:
-    """Returns metrics of a state on the clients of one split.
+    """Computes further metrics of a state on the clients of one split.
 
     Args:
         group: The clients.
@@ -327,7 +326,7 @@ def measure(
         ConfigError: See `check_names`.
         DataError: A client's data are bad.
         ModelError: A user's model fails.
-        RunError: Scores have to go to a temporary file, and the disk is full or fails.
+        RunError: The temporary file for scores cannot be written.
     """
     model, engine = evaluator.model, evaluator.engine
     starts = state.models_of if state.has_own_models else None
@@ -341,7 +340,7 @@ def measure(
 
 
 def _shares(counts: NDArray[np.int64], totals: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The quotients, and 0 where there is nothing to divide by."""
+    """The quotients; 0 where a total is 0."""
     shares: NDArray[np.float64] = np.zeros(len(counts))
     np.divide(counts, totals, out=shares, where=totals > 0)
     return shares

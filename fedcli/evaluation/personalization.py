@@ -1,12 +1,13 @@
 """Personalization evaluation: how much better a model is after each client's own fine-tuning.
 
-As TFF's build_personalization_eval_computation (learning/algorithms/personalization_eval.py): for
-each client the model is scored on its test data, the baseline; then for every strategy it is
-trained from the same weights on the client's train data and scored again. Metrics are not averaged:
-they are lists, one value a client, aligned by position, so that a client's gain can be seen.
+It follows TFF's build_personalization_eval_computation (learning/algorithms/
+personalization_eval.py). The model is scored on each client's test data, the baseline. Then, for
+each strategy, it is trained from the same weights on the client's train data and scored again.
+Metrics are not averaged: they are lists with one value for each client, in the same order, so that
+they show each client's gain.
 
-At most `max_num_clients` clients are kept; where TFF draws them by reservoir sampling, here the
-seed draws them. A client's fine-tuned model that is not finite has loss NaN and is never right.
+At most `max_num_clients` clients are evaluated. TFF draws them by reservoir sampling, fedcli draws
+them by the seed. A fine-tuned model that is not finite has loss NaN and no correct prediction.
 """
 
 from __future__ import annotations
@@ -58,12 +59,12 @@ MAX_NUM_CLIENTS = 100
 
 @dataclass(frozen=True)
 class FineTuning:
-    """A strategy: local steps on a client's own train data.
+    """A strategy of fine-tuning: local steps on a client's own train data.
 
     Attributes:
-        optimizer: Takes them.
-        plan: How the examples become batches; `epochs` says how long.
-        num_steps: As many local steps, of whatever client, in place of epochs; None: the plan's.
+        optimizer: The optimizer.
+        plan: How the examples become batches; `epochs` is the number of epochs.
+        num_steps: Number of local steps of each client, in place of epochs; None: epochs count.
     """
 
     optimizer: Optimizer
@@ -71,7 +72,7 @@ class FineTuning:
     num_steps: int | None = None
 
     def plan_for(self, num_examples: int) -> BatchPlan:
-        """Returns the plan of a client that holds so many examples."""
+        """Returns the plan for a client with `num_examples` examples."""
         if self.num_steps is None:
             return self.plan
         return self.plan.of_steps(self.num_steps, num_examples)
@@ -79,10 +80,10 @@ class FineTuning:
 
 @dataclass(frozen=True, eq=False)
 class PersonalizationEvaluation:
-    """What each client's model is worth to it.
+    """Metrics of each client before and after fine-tuning.
 
     Attributes:
-        client_ids: Who was evaluated, in sorted order.
+        client_ids: The evaluated clients, sorted.
         metrics: `baseline_metrics`, and for each strategy the metrics of the fine-tuned models:
             each a list by name, in the order of `client_ids`.
     """
@@ -109,15 +110,15 @@ def evaluate_personalization(
 
     Args:
         model: The model.
-        weights: What fine-tuning starts from: float32 [num_params], such as `evaluated_weights`.
-        train: What clients train on.
-        test: What they are scored on.
-        strategies: By name, how they fine-tune; `baseline_metrics` is no name.
-        client_ids: Who may be evaluated; None: everyone whom both splits have.
-        seed: Draws them where they are more than `max_num_clients`, and the batches.
-        batch_size: Of scoring; it shows in `num_batches` alone.
-        max_num_clients: Most clients that are evaluated.
-        engine: What computes clients; by default, threads of this process.
+        weights: Initial weights of fine-tuning, float32 [num_params], such as `evaluated_weights`.
+        train: The split on which clients train.
+        test: The split on which they are scored.
+        strategies: Strategies by name; the name `baseline_metrics` is reserved.
+        client_ids: The clients that may be evaluated; None: all clients of both splits.
+        seed: Seed of the batches, and of the draw if there are more than `max_num_clients`.
+        batch_size: Batch size of scoring; it changes `num_batches` only.
+        max_num_clients: Largest number of clients to evaluate.
+        engine: The engine; None: threads of this process.
         cancel: Once raised, from any thread, the call stops within a local step.
 
     Raises:
@@ -171,15 +172,15 @@ def fine_tuned_stats(
     measuring: Measuring | None = None,
     cancel: CancelFlag | None = None,
 ) -> NDArray[Any]:
-    """Returns how each client's own fine-tuned model scores: one row of stats a client.
+    """Returns the stats of each client's own fine-tuned model, one row for each client.
 
     Args:
         model: The model.
-        weights: What every client starts from: float32 [num_params].
-        strategy: How they fine-tune.
-        train: What they train on.
-        test: What they are scored on.
-        client_ids: At least one; both splits have them.
+        weights: The weights from which each client starts, float32 [num_params].
+        strategy: How clients fine-tune.
+        train: The split on which they train.
+        test: The split on which they are scored.
+        client_ids: At least one client; each is in both splits.
         scoring: How test examples become batches.
         seed: Drives the shuffles.
         round_num: Rounds completed: keys the shuffles, so that a client trains as it would in the
@@ -232,7 +233,7 @@ def fine_tuned_stats(
 
 
 def _num_models_at_once(num_params: int) -> int:
-    """Clients whose fine-tuned models are in memory at once: whole blocks of some bytes."""
+    """The number of clients whose fine-tuned models are in memory at once, in whole blocks."""
     num_blocks = PIECE_BYTES // (4 * num_params * BLOCK_CLIENTS)
     return BLOCK_CLIENTS * max(1, num_blocks)
 
@@ -241,7 +242,8 @@ class _TunedModels:
     """The fine-tuned models of some clients, in order; a `ClientExchange`.
 
     Attributes:
-        is_finite: Of each client received, whether its model is; if not, the old one stands for it.
+        is_finite: Whether the model of each client is finite. If not, its place holds the initial
+            weights.
     """
 
     num_vectors = 0
@@ -255,7 +257,7 @@ class _TunedModels:
         self.is_finite: list[bool] = []
 
     def send(self, clients: Sequence[BatchedDataset]) -> ClientInputs:
-        """Returns nothing: all start from the same weights."""
+        """Returns `NO_INPUTS`: all clients start from the same weights."""
         return NO_INPUTS
 
     def receive(
@@ -285,7 +287,7 @@ class _TunedModels:
 
 
 def _lost(stats: NDArray[Any]) -> NDArray[Any]:
-    """The row of a client whose model is not finite: other weights' on the same examples."""
+    """The row of a client whose model is not finite: NaN and 0 in place of the stats."""
     lost = stats.copy()
     counts = ("num_examples", "num_batches")
     for name in lost.dtype.names or ():
@@ -295,9 +297,9 @@ def _lost(stats: NDArray[Any]) -> NDArray[Any]:
 
 
 def _by_client(stats: NDArray[Any]) -> dict[str, list[Any]]:
-    """The metrics by name, each a list of one value a client."""
-    each = [metrics.sum_then_finalize(stats[index : index + 1]) for index in range(len(stats))]
-    return {name: [told[name] for told in each] for name in each[0]}
+    """The metrics by name, each a list with one value for each client."""
+    rows = [metrics.sum_then_finalize(stats[index : index + 1]) for index in range(len(stats))]
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def _choose(
@@ -307,10 +309,10 @@ def _choose(
     seed: int,
     max_num_clients: int,
 ) -> list[str]:
-    """Who is evaluated, in sorted order."""
+    """The clients to evaluate, sorted."""
     if client_ids is None:
-        held = set(test.client_ids)
-        client_ids = [each for each in train.client_ids if each in held]
+        test_ids = set(test.client_ids)
+        client_ids = [each for each in train.client_ids if each in test_ids]
     if not client_ids:
         raise ConfigError(f"{train.source} has no clients in both train and {test.split}")
     if len(client_ids) <= max_num_clients:

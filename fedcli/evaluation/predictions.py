@@ -1,4 +1,4 @@
-"""What a model says of each example: as rows of a file, and the worst of its mistakes."""
+"""Predictions of a model for single examples: written to a file, and the worst mistakes."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ from fedcli.models.model import Model
 from fedcli.outputs import check_output, output_file
 
 SUFFIXES = (".npz", ".csv")
-NO_CLASS = -1  # predicted where a score is NaN
+NO_CLASS = -1  # the predicted class if a score is NaN
 
-# Examples of a client are scored in multiples of this many by the core (csrc/cohort/score.c), so
-# that cutting a client there changes nothing.
+# The core scores a client's examples in blocks of this many (csrc/cohort/score.c). Cutting a client
+# at a multiple of it changes no result.
 _SCORE_BLOCK = 256
-_MAX_SCORES = 1 << 21  # in memory at a time
+_MAX_SCORES = 1 << 21  # scores in memory at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
-    """What a model says of examples of one client that follow each other.
+    """Predictions for consecutive examples of one client.
 
     Attributes:
         client_id: The client.
-        first: Index of the first of them in the client.
+        first: Index of the first of the examples in the client.
         labels: int32 [n].
-        classes: The predicted ones, int32 [n]; `NO_CLASS` where a score is NaN.
-        probabilities: Of each class, float32 [n, K].
-        losses: Minus the logarithm of the label's probability, float64 [n]; infinite where that
-            is NaN.
+        classes: The predicted classes, int32 [n]; `NO_CLASS` if a score is NaN.
+        probabilities: The probability of each class, float32 [n, K].
+        losses: Minus the logarithm of the label's probability, float64 [n]; infinite instead of
+            NaN.
     """
 
     client_id: str
@@ -64,12 +64,12 @@ class Mistake:
 
     Attributes:
         client_id: Its client.
-        index: Its place there, from 0.
+        index: Its index in the client, from 0.
         label: Its label.
-        predicted: The class that the model says; `NO_CLASS` where a score is NaN.
-        probability: Of that class; NaN without one.
-        label_probability: Of the label.
-        loss: Minus the logarithm of that.
+        predicted: The predicted class; `NO_CLASS` if a score is NaN.
+        probability: The probability of the predicted class; NaN without one.
+        label_probability: The probability of the label.
+        loss: Minus the logarithm of the label's probability.
     """
 
     client_id: str
@@ -82,34 +82,34 @@ class Mistake:
 
 
 class WorstMistakes:
-    """Those mistakes, of all that are added, whose loss is greatest.
+    """The mistakes with the greatest loss among all added predictions.
 
     Attributes:
-        num_mistakes: Of all.
+        num_mistakes: Number of all mistakes.
     """
 
     def __init__(self, limit: int) -> None:
-        """Starts without any; keeps at most `limit`."""
+        """Starts without mistakes; keeps at most `limit`."""
         self.num_mistakes = 0
         self._limit = limit
         self._kept: list[Mistake] = []
 
     def add(self, predicted: Predicted) -> None:
-        """Counts the mistakes in what was predicted, and keeps the worst."""
+        """Counts the mistakes among predictions and keeps the worst."""
         wrong = np.flatnonzero(predicted.classes != predicted.labels)
         self.num_mistakes += len(wrong)
         worst = wrong[np.argsort(-predicted.losses[wrong], kind="stable")[: self._limit]]
-        found = [_mistake(predicted, row) for row in worst.tolist()]
-        # A stable sort: of equal ones, those that came first stay.
-        self._kept = sorted([*self._kept, *found], key=lambda each: -each.loss)[: self._limit]
+        mistakes = [_mistake(predicted, row) for row in worst.tolist()]
+        # The sort is stable: of equal losses, those added first stay.
+        self._kept = sorted([*self._kept, *mistakes], key=lambda each: -each.loss)[: self._limit]
 
     @property
     def mistakes(self) -> tuple[Mistake, ...]:
-        """The worst, worst first; of equal ones, those that came first."""
+        """The worst mistakes, greatest loss first; of equal losses, those added first."""
         return tuple(self._kept)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns them as plain values; `predicted` is null where there is no class."""
+        """Returns the mistakes as plain values; `predicted` is null if no class was predicted."""
         plain = [asdict(each) for each in self._kept]
         for each in plain:
             each["predicted"] = None if each["predicted"] == NO_CLASS else each["predicted"]
@@ -124,18 +124,17 @@ def predict(
     cancel: CancelFlag | None = None,
     starts: Starts | None = None,
 ) -> Iterator[Predicted]:
-    """Yields what a model says of each example of a group once, clients and examples in order.
+    """Yields the predictions for all examples of a group, clients and examples in order.
 
-    No more than some millions of scores are in memory at a time, and the pixels of few clients,
-    whatever the population.
+    Memory is bounded for any population: a few million scores, and the pixels of a few clients.
 
     Args:
-        group: Whose examples.
+        group: The clients.
         model: The model.
-        engine: What computes it.
-        weights: Its weights, float32 [num_params].
+        engine: The engine.
+        weights: The model's weights, float32 [num_params].
         cancel: Once raised, from any thread, the next call of the engine ends.
-        starts: Where each client has weights of its own; see `Engine.predict`.
+        starts: Returns the weights of each client if they have their own; see `Engine.predict`.
 
     Raises:
         Cancelled: `cancel` was raised.
@@ -154,9 +153,9 @@ def predict_by_client(
     cancel: CancelFlag | None = None,
     starts: Starts | None = None,
 ) -> Iterator[tuple[int, Iterator[Predicted]]]:
-    """Yields the same client by client: its place in the group, and what is said of its examples.
+    """Yields, for each client, its index in the group and an iterator of its predictions.
 
-    A client without examples is left out. Each is gone through before the next is asked for.
+    Clients without examples are left out. Consume each iterator before taking the next client.
     """
     num_classes = model.layout.num_classes
     max_rows = max(1, _MAX_SCORES // num_classes)
@@ -188,13 +187,13 @@ def predict_client(
     weights: NDArray[np.float32],
     cancel: CancelFlag | None = None,
 ) -> Iterator[Predicted]:
-    """Yields what a model says of each example of one client, in order.
+    """Yields the predictions for all examples of one client, in order.
 
     Args:
-        client: Its data.
+        client: The client's data.
         model: The model.
-        engine: What computes it.
-        weights: Its weights, float32 [num_params].
+        engine: The engine.
+        weights: The model's weights, float32 [num_params].
         cancel: Once raised, from any thread, the next call of the engine ends.
 
     Raises:
@@ -210,11 +209,11 @@ def predict_client(
 
 
 def check_target(path: Path) -> None:
-    """Refuses a file that predictions cannot be written to, before any work.
+    """Checks, before any work, that predictions can be written to a file.
 
     Raises:
-        ConfigError: Its name does not say in which format.
-        RunError: Its folder is not there or cannot be written to, or it is a folder or the like.
+        ConfigError: The suffix of its name is of no known format.
+        RunError: Its folder does not exist or is not writable, or it is a folder or the like.
     """
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"--predictions {path}: choose a name that ends in .npz or .csv")
@@ -223,15 +222,16 @@ def check_target(path: Path) -> None:
 
 @contextmanager
 def writing(path: Path, num_classes: int) -> Iterator[Callable[[Predicted], None]]:
-    """Yields what takes the rows of a file that appears under its name when the block ends well.
+    """Yields a function that adds predictions to a file, which appears when the block ends.
 
-    A row an example: client_id, index (its place in the client), label, predicted, and the
-    probability of each class. `.csv` is written as it comes. `.npz` has an array of each,
-    `probabilities` float32 [N, K], and is held in memory until the end.
+    If the block raises, no file appears. An example has the values client_id, index (in the
+    client), label, predicted, and the probability of each class. `.csv` has a row for each example
+    and is written continuously. `.npz` has an array of each value, `probabilities` float32 [N, K],
+    and is held in memory until the end.
 
     Args:
-        path: Where to; an existing regular file is replaced, a pipe or device written to.
-        num_classes: Probabilities in a row.
+        path: The file. An existing regular file is replaced, a pipe or device written to.
+        num_classes: Number of probabilities of an example.
 
     Raises:
         RunError: The file cannot be written.
@@ -256,13 +256,13 @@ def _writing_csv(file: BinaryIO, num_classes: int) -> Iterator[Callable[[Predict
             strict=True,
         )
         writer.rows(
-            # 9 digits tell any two float32 apart
+            # 9 digits distinguish any two float32 values
             [predicted.client_id, index, label, class_, *(f"{each:.9g}" for each in of_classes)]
             for index, (label, class_, of_classes) in enumerate(rows, predicted.first)
         )
 
     yield add
-    text.detach()  # after a flush; who gave the file closes it
+    text.detach()  # flushes; the caller closes the file
 
 
 @contextmanager
@@ -270,18 +270,18 @@ def _writing_npz(file: BinaryIO, num_classes: int) -> Iterator[Callable[[Predict
     parts: list[Predicted] = []
     yield parts.append
     sizes = [len(each.labels) for each in parts]
-    nothing = np.empty(0, np.int32)
+    empty = np.empty(0, np.int32)  # np.concatenate needs at least one array
     ids = np.array([each.client_id for each in parts], np.str_)
     arrays: dict[str, NDArray[Any]] = {
         "client_id": np.repeat(ids, sizes),
         "index": np.concatenate(
             [
-                nothing.astype(np.int64),
+                empty.astype(np.int64),
                 *(np.arange(each.first, each.first + len(each.labels)) for each in parts),
             ]
         ),
-        "label": np.concatenate([nothing, *(each.labels for each in parts)]),
-        "predicted": np.concatenate([nothing, *(each.classes for each in parts)]),
+        "label": np.concatenate([empty, *(each.labels for each in parts)]),
+        "predicted": np.concatenate([empty, *(each.classes for each in parts)]),
         "probabilities": np.concatenate(
             [np.empty((0, num_classes), np.float32), *(each.probabilities for each in parts)]
         ),
@@ -292,8 +292,8 @@ def _writing_npz(file: BinaryIO, num_classes: int) -> Iterator[Callable[[Predict
 def _pieces(
     client: ClientDataset, plan: BatchPlan, max_rows: int
 ) -> Iterator[tuple[int, BatchedDataset]]:
-    """A client, cut so that no piece has many rows; with the index of a piece's first."""
-    unit = math.lcm(_SCORE_BLOCK, plan.batch_size)  # what a model in Python takes at once
+    """Pieces of a client of about `max_rows` examples, each with the index of its first example."""
+    unit = math.lcm(_SCORE_BLOCK, plan.batch_size)  # a model in Python takes whole batches
     step = unit * max(1, max_rows // unit)
     for first in range(0, len(client), step):
         rows = slice(first, first + step)
@@ -302,7 +302,7 @@ def _pieces(
 
 
 class _Piece(NamedTuple):
-    """Some examples of a client: its place in the group, and the index of the first of them."""
+    """Some examples of a client: `place` is its index in the group, `first` that of the first."""
 
     place: int
     first: int
@@ -317,7 +317,7 @@ def _predict_pieces(
     cancel: CancelFlag | None,
     starts: Starts | None = None,
 ) -> Iterator[tuple[int, Predicted]]:
-    """Yields the place of each piece, and what is said of its examples."""
+    """Yields the index of the client of each piece, and the piece's predictions."""
     if not pieces:
         return
     datasets = [each.dataset for each in pieces]
@@ -333,7 +333,7 @@ def _predict_pieces(
 def _predicted(client_id: str, first: int, labels: NDArray[np.int32], scores: Scores) -> Predicted:
     values = scores.values.astype(np.float64)
     rows = np.arange(len(labels))
-    with np.errstate(all="ignore"):  # a run that diverged: NaN and infinity are data
+    with np.errstate(all="ignore"):  # a run that diverged gives NaN and infinity
         if scores.are_logits:
             shifted = values - values.max(axis=1, keepdims=True)
             exponentials = np.exp(shifted)

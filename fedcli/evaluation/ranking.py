@@ -1,12 +1,13 @@
-"""The area under the ROC curve, exactly, of more scores than memory holds.
+"""The exact area under the ROC curve, also for more scores than fit in memory.
 
-The area of a class is the share of pairs, one example of the class and one of another, in which the
-first has the greater score; a tie counts half. These are whole numbers of half pairs, so the result
-does not depend on the order in which examples come. (Hanley and McNeil 1982, Radiology 143(1).)
+The area of a class is a share of pairs, one example of the class and one of another class: those
+in which the first has the greater score; a tie counts half. Pairs are counted in whole numbers of
+half pairs, so the result does not depend on the order of the examples. (Hanley and McNeil 1982,
+Radiology 143(1).)
 
-Scores beyond some millions go to a temporary file without a name. A class of it is read once for a
-histogram of the upper halves of its scores' bits, then range by range of these, each small enough
-to be sorted.
+Scores beyond a few million go to a temporary file without a name. The scores of a class are then
+sorted in parts: a first pass makes a histogram of the upper 16 bits of all scores; each further
+pass gathers a range of these that is small enough to be sorted.
 """
 
 from __future__ import annotations
@@ -34,20 +35,21 @@ class _Block(NamedTuple):
     num: int
 
 
-# Yields the scores of one class as sorted keys uint32 [n], and which examples are of that class.
+# Yields the scores of one class as keys uint32 [n] that sort as the scores do, and whether each
+# example is of that class.
 _Keys = Callable[[], Iterator[tuple[NDArray[np.uint32], NDArray[np.bool_]]]]
 
 
 class ScoreRanks:
-    """Scores of examples, from 0 up, of which each class's area under the ROC curve is asked."""
+    """Collects the scores of examples and computes each class's area under the ROC curve."""
 
     def __init__(
         self, num_classes: int, *, max_held: int = MAX_HELD, max_sorted: int = MAX_SORTED
     ) -> None:
-        """Starts without any example.
+        """Starts without examples.
 
         Args:
-            num_classes: Of two only the second is ranked.
+            num_classes: Number of classes. Of two classes only the second is ranked.
             max_held: Scores in memory before they go to the file.
             max_sorted: Scores of one class in memory at a time.
         """
@@ -62,17 +64,17 @@ class ScoreRanks:
         self._blocks: list[_Block] = []
 
     def add(self, scores: NDArray[np.float32], labels: NDArray[np.int32]) -> None:
-        """Takes examples.
+        """Adds examples.
 
         Args:
-            scores: Of each class, float32 [n, num_classes], not below 0.
+            scores: The score of each class, float32 [n, num_classes], at least 0.
             labels: int32 [n].
 
         Raises:
-            RunError: They have to go to the file, and the disk is full or fails.
+            RunError: The temporary file cannot be written.
         """
         self._counts += np.bincount(labels, minlength=len(self._counts))
-        kept = scores[:, self._first :] + np.float32(0)  # -0 is 0
+        kept = scores[:, self._first :] + np.float32(0)  # turns -0 into 0
         self._has_nan = self._has_nan or bool(np.isnan(kept).any())
         self._held.append((kept, labels))
         self._num_held += kept.size
@@ -80,9 +82,9 @@ class ScoreRanks:
             self._write()
 
     def areas(self) -> NDArray[np.float64]:
-        """Returns the area of each class, float64 [num_classes], or [1] of two classes.
+        """Returns the area of each class, float64 [num_classes], or [1] for two classes.
 
-        It is NaN of a class without examples, or that has all, and of all where a score is NaN.
+        It is NaN for a class that has no or all examples. If any score is NaN, all areas are.
 
         Raises:
             RunError: The file cannot be read.
@@ -98,13 +100,13 @@ class ScoreRanks:
         return areas
 
     def mean_area(self) -> float:
-        """Returns the mean over the classes whose area is a number; NaN if there is none."""
+        """Returns the mean area over the classes whose area is not NaN; NaN if there is none."""
         areas = self.areas()
         known = areas[~np.isnan(areas)]
         return float(known.mean()) if len(known) else float("nan")
 
     def close(self) -> None:
-        """Gives the file back, if there is one."""
+        """Closes the temporary file, if there is one, which removes it."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -119,7 +121,7 @@ class ScoreRanks:
         return _half_pairs_by_range(keys, self._max_sorted)
 
     def _column(self, column: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int32]]]:
-        """The scores of one class, and the labels, block by block."""
+        """Yields the scores of one class and the labels, block by block."""
         with _faults(self._num_columns):
             for block in self._blocks:
                 self._file.seek(block.offset + 4 * column * block.num)
@@ -130,7 +132,7 @@ class ScoreRanks:
             yield np.ascontiguousarray(held[:, column]), labels
 
     def _write(self) -> None:
-        """Takes what is in memory to the file, as one block."""
+        """Moves the examples in memory to the file, as one block."""
         scores = np.concatenate([each for each, _ in self._held])
         labels = np.concatenate([each for _, each in self._held])
         with _faults(self._num_columns):
@@ -147,13 +149,13 @@ class ScoreRanks:
 def _gathered(
     keys: _Keys, first: int = 0, last: int = _NUM_HALVES
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """The keys whose upper half is in first..last-1: those of the class, and the others."""
+    """The keys whose upper half is in first..last-1: those of the class, and all others."""
     inside, outside = [np.empty(0, np.uint32)], [np.empty(0, np.uint32)]
     for values, is_inside in keys():
         halves = values >> _HALF_BITS
-        is_wanted = (halves >= first) & (halves < last)
-        inside.append(values[is_wanted & is_inside])
-        outside.append(values[is_wanted & ~is_inside])
+        in_range = (halves >= first) & (halves < last)
+        inside.append(values[in_range & is_inside])
+        outside.append(values[in_range & ~is_inside])
     return np.concatenate(inside), np.concatenate(outside)
 
 
@@ -166,8 +168,8 @@ def _half_pairs(inside: NDArray[np.uint32], outside: NDArray[np.uint32]) -> int:
 
 
 def _half_pairs_by_range(keys: _Keys, max_sorted: int) -> int:
-    """The same, from ranges of keys of which each holds at most `max_sorted`, or one upper half."""
-    counts = np.zeros((2, _NUM_HALVES), np.int64)  # others, those of the class
+    """As `_half_pairs`, computed in ranges of at most `max_sorted` keys, or of one upper half."""
+    counts = np.zeros((2, _NUM_HALVES), np.int64)  # row 0: other classes, row 1: the class
     for values, is_inside in keys():
         halves = (values >> _HALF_BITS).astype(np.int64)
         counts[0] += np.bincount(halves[~is_inside], minlength=_NUM_HALVES)
@@ -186,7 +188,7 @@ def _half_pairs_by_range(keys: _Keys, max_sorted: int) -> int:
 
 
 def _ranges(counts: NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:
-    """Ranges of upper halves that hold all keys, in order: each at most so many, or one half."""
+    """Yields ranges of upper halves, in order. Each has at most `most` keys, or is one half."""
     first = last = held = 0
     for half in np.flatnonzero(counts).tolist():
         count = int(counts[half])
@@ -200,13 +202,13 @@ def _ranges(counts: NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:
 
 
 def _half_pairs_of_one(keys: _Keys, half: int) -> int:
-    """The same among the keys of one upper half, of which there may be any number."""
+    """As `_half_pairs`, for all keys with one upper half, of which there may be any number."""
     counts = np.zeros((2, _NUM_HALVES), np.int64)
     for values, is_inside in keys():
-        is_wanted = values >> _HALF_BITS == half
+        has_half = values >> _HALF_BITS == half
         lower = (values & (_NUM_HALVES - 1)).astype(np.int64)
-        counts[0] += np.bincount(lower[is_wanted & ~is_inside], minlength=_NUM_HALVES)
-        counts[1] += np.bincount(lower[is_wanted & is_inside], minlength=_NUM_HALVES)
+        counts[0] += np.bincount(lower[has_half & ~is_inside], minlength=_NUM_HALVES)
+        counts[1] += np.bincount(lower[has_half & is_inside], minlength=_NUM_HALVES)
     others, inside = counts
     below = np.cumsum(others) - others
     return sum(

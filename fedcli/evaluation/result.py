@@ -1,4 +1,4 @@
-"""One federated evaluation of one split: its metrics, over all clients and by groups of them."""
+"""The result of a federated evaluation of one split: metrics over all clients and by group."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class FineTuned:
-    """How the same clients score once each has fine-tuned the model on its own train data.
+    """The results of the same clients after each has fine-tuned the model on its train data.
 
     Attributes:
         strategy: How.
@@ -47,20 +47,20 @@ class Evaluation:
 
     Attributes:
         source: The data's name or file.
-        split: The split's name in it.
-        round_num: Rounds the evaluated weights have been trained.
-        num_clients: Clients evaluated.
-        num_absent: Clients asked for that the split does not have.
-        process_metrics: In TFF's structure.
-        client_ids: Who was evaluated.
-        client_stats: One row a client of those, as the engine returns them.
-        measure: Makes metrics by name of some of those rows.
+        split: The name of the split.
+        round_num: Number of rounds for which the evaluated weights were trained.
+        num_clients: Number of evaluated clients.
+        num_absent: Number of selected clients that the split does not have.
+        process_metrics: The metrics in TFF's structure.
+        client_ids: The evaluated clients.
+        client_stats: One row for each of them, as the engine returns them.
+        measure: Computes metrics by name from some of those rows.
         data: The split.
         is_seen: Which of them took part in the training, bool [num_clients]; None: not known.
-        fine_tuned: The same clients after fine-tuning; None: that was not asked for.
-        worst: Its worst mistakes; None: they were not asked for.
-        measured: The metrics that were asked for beside those of the engine; None: none were.
-        notes: What a reader should know, a line each.
+        fine_tuned: The results after fine-tuning; None: not requested.
+        worst: The worst mistakes; None: not requested.
+        measured: Further metrics; None: not requested.
+        notes: Notes for the user, one line each.
     """
 
     source: str
@@ -80,9 +80,10 @@ class Evaluation:
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        """Returns what it is of and what it came to, in one line."""
-        told = {"split": self.split, "round_num": self.round_num, "num_clients": self.num_clients}
-        figures = ", ".join(f"{name}={value!r}" for name, value in {**told, **self.values}.items())
+        """Returns the source, the split and the metrics on one line."""
+        fields = {"split": self.split, "round_num": self.round_num, "num_clients": self.num_clients}
+        fields.update(self.values)
+        figures = ", ".join(f"{name}={value!r}" for name, value in fields.items())
         return f"{type(self).__name__}({self.source!r}, {figures})"
 
     def _repr_html_(self) -> str:
@@ -116,7 +117,7 @@ class Evaluation:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The four metrics by name, and those that were asked for."""
+        """The metrics by name: the four of each evaluation, and the further ones."""
         values: dict[str, Any] = self.process_metrics["client_work"]["eval"][
             "current_round_metrics"
         ]
@@ -124,7 +125,7 @@ class Evaluation:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """What `fedcli eval --json` prints: TFF's structure, the spread, and who was evaluated."""
+        """The values that `fedcli eval --json` prints: metrics, their spread, and the clients."""
         everyone = np.ones(len(self.client_stats), np.bool_)
         return {
             **self._process_metrics(),
@@ -142,11 +143,11 @@ class Evaluation:
         }
 
     def _process_metrics(self) -> dict[str, Any]:
-        """Those in TFF's structure, with what was asked for beside the four."""
+        """The metrics in TFF's structure, with the further metrics."""
         if self.measured is None:
             return self.process_metrics
         work = self.process_metrics["client_work"]["eval"]
-        more = {name: {**told, **self.measured.values} for name, told in work.items()}
+        more = {name: {**values, **self.measured.values} for name, values in work.items()}
         return {**self.process_metrics, "client_work": {"eval": more}}
 
     def _seen_and_unseen(self) -> dict[str, Any]:
@@ -159,7 +160,7 @@ class Evaluation:
         return {"num_seen_clients": int(self.is_seen.sum()), **groups}
 
     def _groups(self) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-        """Which rows are seen and unseen clients, where there are both."""
+        """Yields the masks of seen and of unseen clients, if there are both."""
         if self.is_seen is not None and 0 < self.is_seen.sum() < len(self.is_seen):
             yield from zip(spread.GROUPS, (self.is_seen, ~self.is_seen), strict=True)
 
@@ -181,7 +182,7 @@ class Evaluation:
         }
 
     def _fine_tuned(self) -> dict[str, Any]:
-        from fedcli.evaluation.fine_tuning import to_json  # late: the evaluations of a run do not
+        from fedcli.evaluation.fine_tuning import to_json  # late: training does not need it
 
         assert self.fine_tuned is not None
         before, after = self.client_stats, self.fine_tuned.client_stats
@@ -211,9 +212,10 @@ def _spread(measured: Measured | None, rows: NDArray[np.bool_]) -> dict[str, Any
 
 
 def seen_in(data: ClientData, client_ids: Sequence[str], seen: frozenset[str]) -> NDArray[np.bool_]:
-    """Returns which of some clients are among those that took part, bool [num_clients].
+    """Returns which clients of a split took part in the training, bool [num_clients].
 
-    In a split whose clients are other people than those of train nobody is.
+    `seen` are the ids of the clients that did. If the clients of the split are other people than
+    those of train, none did, even if the ids are equal.
     """
     if data.split != "train" and not data.same_people:
         return np.zeros(len(client_ids), np.bool_)
@@ -226,7 +228,7 @@ def evaluate_group(
     state: ServerState,
     cancel: CancelFlag | None,
 ) -> Evaluation:
-    """Returns the evaluation of a state on the clients of one split."""
+    """Evaluates a state on the clients of one split."""
     scores = group.evaluate(evaluator, state, cancel)
     return Evaluation(
         source=group.data.source,
@@ -244,7 +246,7 @@ def evaluate_group(
 
 
 def _measure_of(model: Model) -> Callable[[metrics.ClientStats], dict[str, Any]]:
-    """What makes metrics of stats: the four, and those that a model brings."""
+    """The function that computes the four metrics and the model's own metrics from stats."""
     own = choosing.own_metrics(model)
 
     def measure(stats: metrics.ClientStats) -> dict[str, Any]:

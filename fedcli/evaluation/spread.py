@@ -1,6 +1,6 @@
-"""How metrics differ over clients: what a mean over all examples hides.
+"""The spread of metrics over clients, which a mean over all examples hides.
 
-Every client that has examples counts the same here, however many it has.
+Every client that has examples counts the same, however many it has.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Clients that are told apart: those that took part in the training, and those that never did.
+# Groups of clients: those that took part in the training, and those that never did.
 GROUPS = ("seen", "unseen")
 
 _PERCENTILES = (10, 50, 90)
@@ -22,7 +22,7 @@ def client_means(stats: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns accuracy and mean loss of each client, float64 [num_clients]; NaN without examples.
 
     Args:
-        stats: One row a client, as the engine returns them.
+        stats: One row for each client, as the engine returns them.
     """
     counts = np.asarray(stats["num_examples"], np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -32,13 +32,13 @@ def client_means(stats: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 def over_clients(stats: Any) -> dict[str, Any]:
     """Returns the spread of accuracy and loss over the clients that have examples.
 
-    Each is told by mean, std (of a population), p10, p50, p90 and `worst_decile`, the mean of the
-    tenth of the clients that fare worst (at least one client); accuracy besides by Jain's index,
-    (sum of a)^2 / (n * sum of a^2), which is 1 where all clients fare alike and 1/n where one has
-    everything. Jain, Chiu and Hawe, "A Quantitative Measure of Fairness", DEC-TR-301, 1984.
+    Each has mean, std (of a population), p10, p50, p90 and `worst_decile`, the mean over the worst
+    tenth of the clients (at least one client). Accuracy also has Jain's index,
+    (sum of a)^2 / (n * sum of a^2), which is 1 if all clients have the same accuracy and 1/n if all
+    but one have 0. Jain, Chiu and Hawe, "A Quantitative Measure of Fairness", DEC-TR-301, 1984.
 
     Args:
-        stats: One row a client, as the engine returns them.
+        stats: One row for each client, as the engine returns them.
     """
     has_examples = np.asarray(stats["num_examples"]) > 0
     accuracy, loss = (each[has_examples] for each in client_means(stats))
@@ -56,7 +56,7 @@ def metric_over_clients(values: NDArray[np.float64], *, more_is_better: bool) ->
     """Returns the spread of a metric over the clients for which it is defined.
 
     Args:
-        values: One a client, NaN where it is not defined.
+        values: One for each client; NaN if it is not defined.
         more_is_better: Whether the lowest values are the worst.
     """
     known = values[~np.isnan(values)]
@@ -64,33 +64,33 @@ def metric_over_clients(values: NDArray[np.float64], *, more_is_better: bool) ->
 
 
 def gain_over_clients(before: Any, after: Any) -> dict[str, Any]:
-    """Returns the spread over the same clients of what accuracy and loss have become more.
+    """Returns the spread over clients of the differences, after minus before, of accuracy and loss.
 
-    Clients without examples are left out. The worst are those that gain least, or lose most: in
-    accuracy the lowest differences, in loss the highest. `share_better` is the share of clients
-    whose measure is better than before, `share_worse` of those whose measure is worse.
+    Clients without examples are left out. The worst clients are those with the lowest difference
+    in accuracy and the highest in loss. `share_better` is the share of clients whose metric is
+    better than before, `share_worse` that of clients whose metric is worse.
 
     Args:
-        before: One row a client, as the engine returns them.
-        after: The same of the same clients in the same order.
+        before: One row for each client, as the engine returns them.
+        after: The same for the same clients in the same order.
     """
     has_examples = np.asarray(before["num_examples"]) > 0
-    told = {}
+    gains = {}
     names = ("sparse_categorical_accuracy", "loss")
     for name, worst, old, new in zip(
         names, (-1, 1), client_means(before), client_means(after), strict=True
     ):
         gain = (new - old)[has_examples]
-        told[name] = {
+        gains[name] = {
             **_spread(gain, worst),
             "share_better": _share(worst * gain < 0),
-            "share_worse": _share(~(worst * gain <= 0)),  # NaN is worse
+            "share_worse": _share(~(worst * gain <= 0)),  # NaN counts as worse
         }
-    return {"num_clients": int(has_examples.sum()), **told}
+    return {"num_clients": int(has_examples.sum()), **gains}
 
 
 def jain_index(values: NDArray[np.float64]) -> float:
-    """Returns Jain's index of numbers that are not negative; 1 if all are 0, NaN of none."""
+    """Returns Jain's index of numbers that are not negative; 1 if all are 0, NaN if none."""
     if not len(values):
         return math.nan
     squares = float(np.square(values).sum())
@@ -102,7 +102,7 @@ def _share(is_one: NDArray[np.bool_]) -> float:
 
 
 def _spread(values: NDArray[np.float64], worst: int) -> dict[str, float]:
-    """Figures of one measure; `worst` is 1 where a large value is bad, -1 where a small one is."""
+    """The spread of one metric; `worst` is 1 if large values are bad, -1 if small ones are."""
     names = [f"p{each}" for each in _PERCENTILES]
     if not len(values) or not np.isfinite(values).all():
         return dict.fromkeys(["mean", "std", *names, "worst_decile"], math.nan)
@@ -121,7 +121,7 @@ def _spread(values: NDArray[np.float64], worst: int) -> dict[str, float]:
 
 
 def _percentile(ascending: NDArray[np.float64], percent: float) -> float:
-    """As np.percentile, to the byte; that one imports numpy.ma, 7 ms of every run."""
+    """The same value as np.percentile, which would import numpy.ma, 7 ms of every run."""
     place = (len(ascending) - 1) * (percent / 100)
     index = math.floor(place)
     below, above = ascending[index], ascending[min(index + 1, len(ascending) - 1)]
