@@ -1,4 +1,4 @@
-"""Federated data, one client at a time: `load` opens a dataset whatever its format."""
+"""Federated data, read one client at a time. `load` opens a dataset of any format."""
 
 from __future__ import annotations
 

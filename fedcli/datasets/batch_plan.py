@@ -1,4 +1,4 @@
-"""How a client's examples become batches, in numbers: epochs, sizes, shuffling."""
+"""`BatchPlan`: how a client's examples become batches (epochs, sizes, shuffling)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from fedcli.errors import ConfigError
 from fedcli.settings.vocabulary import PIPELINES
 
 FULL = -1  # a shuffle buffer as large as the stream
-MAX_COUNT = 2**31 - 1  # so that no product of two counts leaves 64 bits
-MAX_BUFFERED = 2**32 - 1  # the core draws places in the buffer as 32-bit numbers
+MAX_COUNT = 2**31 - 1  # so that the product of two counts fits in 64 bits
+MAX_BUFFERED = 2**32 - 1  # the core draws positions in the buffer as 32-bit numbers
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class BatchPlan:
     max_examples: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuses what is not allowed."""
+        """Checks the fields."""
         _check_count("epochs", self.epochs, 1)
         _check_count("batch size", self.batch_size, 1)
         _check_count("shuffle buffer", self.shuffle_buffer, FULL)
@@ -56,7 +56,7 @@ class BatchPlan:
             )
 
     def for_core(self) -> Plan:
-        """Returns the plan as the core takes it."""
+        """Returns the plan in the form that the core takes."""
         return Plan(
             PIPELINES.index(self.pipeline),
             self.epochs,
@@ -71,15 +71,15 @@ class BatchPlan:
         return visits if self.max_examples is None else min(visits, self.max_examples)
 
     def num_buffered(self, num_examples: int) -> int:
-        """Returns how many indices the shuffle of a client of `num_examples` keeps."""
+        """Returns the number of indices in the shuffle buffer of a client of `num_examples`."""
         once = self.epochs if self.pipeline == "repeat-shuffle" else 1
         wanted = math.inf if self.shuffle_buffer == FULL else max(1, self.shuffle_buffer)
         return int(min(wanted, once * num_examples, MAX_BUFFERED))
 
     def of_steps(self, num_steps: int, num_examples: int) -> BatchPlan:
-        """Returns this plan for a client of `num_examples` that takes so many batches of it.
+        """Returns this plan with `epochs` and `max_examples` that give `num_steps` batches.
 
-        `epochs` and `max_examples` become what that takes. Of no examples there is no batch.
+        It is for a client of `num_examples`. A client without examples has no batch.
         """
         if not num_examples:
             return self
@@ -91,7 +91,7 @@ class BatchPlan:
         return replace(self, epochs=num_epochs, max_examples=num_visits)
 
     def num_batches(self, num_examples: int) -> int:
-        """Returns how many batches those examples come in."""
+        """Returns the number of batches of a client of `num_examples`."""
         visits = self.num_visits(num_examples)
         if self.pipeline != "per-epoch" or not visits:
             return -(-visits // self.batch_size)

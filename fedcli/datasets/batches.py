@@ -1,6 +1,6 @@
-"""One client's data and how it becomes batches: index arrays over borrowed pixels, never copies.
+"""One client's data and its batches. Batches are index arrays; pixels are never copied.
 
-The core gathers examples by itself; what iterates here is for people and for reference tests.
+The core gathers examples itself. The iterators here are for users and for reference tests.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class BatchedDataset:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuses a seed that is not a key."""
+        """Checks the seed."""
         if not 0 <= self.seed < 2**64:
             raise ConfigError(f"seed {self.seed}: choose a whole number from 0 to {2**64 - 1}")
 
@@ -146,7 +146,7 @@ class BatchedDataset:
         return f"<BatchedDataset {self.client.client_id!r}, {self.plan}, {{{spec}}}>"
 
     def without_examples(self) -> BatchedDataset:
-        """Returns the same client, now empty: it keeps its place in a cohort and weighs nothing."""
+        """Returns the same client without examples, which has weight 0 in a cohort."""
         client = replace(self.client, pixels=self.client.pixels[:0], labels=self.client.labels[:0])
         return replace(self, client=client)
 
@@ -235,8 +235,8 @@ def first_outside(labels: NDArray[Any], num_classes: int) -> int | None:
     """Returns the index of the first label outside 0 to num_classes - 1, or None."""
     if not labels.size or (int(labels.min()) >= 0 and int(labels.max()) < num_classes):
         return None
-    # Compared as Python integers: num_classes may not fit the labels' own type. None after all: of
-    # an array that somebody else writes to.
+    # Compare Python integers, because num_classes may not fit the type of the labels. The result
+    # may still be None, if another thread writes to the array.
     outside = (i for i, label in enumerate(labels.tolist()) if not 0 <= label < num_classes)
     return next(outside, None)
 
@@ -261,7 +261,7 @@ def _pixel_array(pixels: NDArray[Any], where: str) -> tuple[Pixels, float]:
         )
     if pixels.dtype == np.uint8:
         return np.ascontiguousarray(pixels), 1 / 255
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite: refused below
+    with np.errstate(over="ignore"):  # values too large for float32 become infinite: see below
         single = np.require(pixels, np.float32, ["C", "ALIGNED"])
     index = first_non_finite(single)
     if index is not None:

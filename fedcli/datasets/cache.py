@@ -10,13 +10,13 @@ from fedcli.datasets.batches import ClientDataset
 
 
 class ClientCache:
-    """Keeps the clients used last, up to a number of bytes of pixels and labels.
+    """Keeps the most recently used clients, up to a number of bytes of pixels and labels.
 
-    Safe for several threads: two runs of one process may read the same data.
+    Several threads may use it: two runs of one process may read the same data.
 
     Attributes:
-        max_bytes: Bound on what is kept; a larger client is handed out but not kept.
-        bytes: What is kept now.
+        max_bytes: Largest number of bytes to keep; a larger client is returned but not kept.
+        bytes: Number of bytes kept now.
         hits: Requests answered from the cache.
     """
 

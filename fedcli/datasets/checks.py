@@ -1,4 +1,4 @@
-"""What every source's examples must satisfy before anything is made of them."""
+"""Checks of examples, the same for every source: labels, pixel shapes, pixel values."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fedcli.errors import ConfigError, DataError
 
 MAX_SIDE = 4096  # pixels; no image classifier of this kind reads more
 MAX_CHANNELS = 64
-MAX_CLIENT_BYTES = 2 << 30  # of one client's pixels as stored
+MAX_CLIENT_BYTES = 2 << 30  # size of one client's pixels as stored
 MAX_CLASSES = 1 << 20
-MAX_ID_BYTES = 255  # of a client's or a class's name in UTF-8
+MAX_ID_BYTES = 255  # size of a client's or a class's name in UTF-8
 
 
 def is_name(text: str) -> bool:
@@ -39,7 +39,7 @@ def check_num_classes(num_classes: int, what: str) -> int:
 
 
 def check_labels(labels: NDArray[Any], num_classes: int, where: str) -> None:
-    """Checks integer labels [n] in the type they are stored in.
+    """Checks integer labels [n] in their stored type.
 
     Raises:
         DataError: A label lies outside the classes.
@@ -89,12 +89,12 @@ def check_pixel_shape(shape: tuple[int, ...], where: str) -> None:
 
 
 def has_channels_first(shape: tuple[int, ...]) -> bool:
-    """Returns whether an array of images is [n, C, H, W]: 1 or 3 before the sides, none behind."""
+    """Returns whether a shape is [n, C, H, W]: 1 or 3 channels before the sides, none after."""
     return len(shape) == 4 and shape[1] in (1, 3) and shape[2] > 1 and shape[3] not in (1, 3, 4)
 
 
 def check_pixel_array(shape: tuple[int, ...], itemsize: int, where: str) -> None:
-    """Checks the shape of one client's pixels before anything of that size is made.
+    """Checks the shape of one client's pixels before an array of that size is allocated.
 
     Raises:
         DataError: As `check_pixel_shape`, or the client's pixels are too many bytes.
@@ -111,16 +111,16 @@ def check_pixel_array(shape: tuple[int, ...], itemsize: int, where: str) -> None
 def check_examples(
     pixels: NDArray[Any], labels: NDArray[Any], shape: tuple[int, ...] | None, where: str
 ) -> None:
-    """Checks some examples against each other and against those before; not what labels say.
+    """Checks that examples fit each other and those before. Label values are not checked.
 
     Args:
         pixels: uint8 or float32 [n, H, W] or [n, H, W, C].
         labels: [n].
-        shape: Of the images before, None for the first.
+        shape: Shape of the images before; None for the first.
         where: Starts the message.
 
     Raises:
-        DataError: Shapes differ, there is not a label an image, or a pixel is not finite.
+        DataError: Shapes differ, the numbers of images and labels differ, or a pixel is not finite.
     """
     check_pixel_array(pixels.shape, pixels.itemsize, where)
     if shape not in (None, pixels.shape[1:]):

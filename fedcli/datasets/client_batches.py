@@ -1,4 +1,4 @@
-"""The batches of some clients of a split, each read whenever it is come to."""
+"""`ClientBatches`: the batches of some clients of a split, each read when it is reached."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from fedcli.datasets.client_data import ClientData
 
 @dataclass(frozen=True, eq=False)
 class ClientBatches:
-    """The batches of some clients, in order, each read whenever it is come to.
+    """The batches of some clients, in order. Each client is read when the iteration reaches it.
 
-    Iterating raises DataError where a client cannot be read.
+    Iterating raises DataError if a client cannot be read.
     """
 
     data: ClientData

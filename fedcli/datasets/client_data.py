@@ -1,4 +1,4 @@
-"""What every population of clients offers, whatever file or generator stands behind it."""
+"""`ClientData`: the interface of all sources of clients, files and generators alike."""
 
 from __future__ import annotations
 
@@ -21,30 +21,31 @@ if TYPE_CHECKING:
     from fedcli.datasets.description import SourceDescription
     from fedcli.datasets.table import ExampleTable
 
-CENTRAL = "central"  # the split whose clients are no part of the federation
+CENTRAL = "central"  # the split whose clients are not part of the federation
 
 _CLIENTS_WEIGHED = 20
-_NEIGHBOURS = 500  # ids on each side of an unknown one that near matches are sought among
+_NEIGHBOURS = 500  # ids on each side of an unknown one that are searched for similar ids
 
 
 class ClientData(abc.ABC):
-    """The clients of one split. Opening it reads no example; a client is read when asked for.
+    """The clients of one split. Opening it reads no example; `client` reads one client.
 
     Attributes:
         source: The file or dataset, for messages.
         split: The split's name: train, test or central.
-        client_ids: Sorted ids; lazy where they are generated or mapped from a file.
+        client_ids: Sorted ids; lazy if they are generated or mapped from a file.
         num_classes: Labels are 0 to num_classes - 1.
-        class_names: A name for each class, where the source has them.
+        class_names: A name for each class, if the source has them.
         pixel_shape: (H, W) or (H, W, C) of every example.
-        pixel_convention: What 1.0 is in what the model sees: "ink" or "background".
+        pixel_convention: Meaning of the pixel value 1.0 in the model's input: "ink" or
+            "background".
         partition: How examples were dealt to clients, with parameters; "natural": real owners.
         same_people: Whether clients of train and test with equal ids are the same people.
-        has_default_classes: Whether the number of classes is a default that nobody gave.
-        replaces: Of a test split that was named beside data with a test split of their own: the
-            source of that other split, which is not used. Else empty.
-        notes: Lines on the data that these are made of, for their user.
-        cache: Keeps clients that are decompressed or drawn; None where they are memory-mapped.
+        has_default_classes: Whether the number of classes is a default, neither given nor stored.
+        replaces: For a test split given by --test-data, the source of the test split that it
+            replaces, if there is one; else empty.
+        notes: Notes on the data for the user, one line each.
+        cache: Keeps clients that are decompressed or drawn; None if they are memory-mapped.
     """
 
     source: str
@@ -62,7 +63,7 @@ class ClientData(abc.ABC):
     notes: tuple[str, ...] = ()
 
     def description(self) -> SourceDescription | None:
-        """Returns what a foreign file was taken to be; None of data that say it themselves."""
+        """Returns how a file of another program was interpreted; None: the data say it."""
         return None
 
     @property
@@ -88,7 +89,7 @@ class ClientData(abc.ABC):
         """
 
     def labels(self, client_id: str) -> NDArray[np.int32]:
-        """Returns one client's labels int32 [n], checked, without its pixels where that is cheaper.
+        """Returns one client's labels int32 [n], checked. Skips its pixels if that is cheaper.
 
         Raises:
             DataError: See `client`.
@@ -96,7 +97,7 @@ class ClientData(abc.ABC):
         return self.client(client_id).labels
 
     def examine(self) -> tuple[str, ...]:
-        """Returns lines on what a model would learn badly from; looks at a few clients.
+        """Returns notes on problems that impair training, judged by a few clients.
 
         Raises:
             DataError: See `client`.
@@ -104,16 +105,16 @@ class ClientData(abc.ABC):
         return self.notes
 
     def total_examples(self) -> int:
-        """Returns the examples of all clients; generated data are counted client by client."""
+        """Returns the number of examples of all clients. May count them client by client."""
         return sum(map(self.num_examples, self.client_ids))
 
     def to_table(self, folder: Path | None = None, tell: Tell = tell_nobody) -> ExampleTable:
-        """Returns all examples as a table, each client owning its own.
+        """Returns all examples as a table in which each client owns its examples.
 
         Args:
-            folder: Where pixels that must be copied are kept, in a file without a name; None: the
-                system's folder for temporary files.
-            tell: Told the clients read.
+            folder: The folder of an unnamed temporary file for pixels that must be copied; None:
+                the system's folder for temporary files.
+            tell: Called with the number of clients read.
 
         Raises:
             DataError: See `client`.
@@ -128,7 +129,7 @@ class ClientData(abc.ABC):
             return writer.table()
 
     def table_bytes(self) -> int:
-        """Returns about how many bytes of pixels `to_table` copies, judged by a few clients.
+        """Estimates the bytes of pixels that `to_table` copies, judged by a few clients.
 
         Raises:
             DataError: See `client`.
@@ -139,7 +140,7 @@ class ClientData(abc.ABC):
         return sum(weighed) * num_clients // len(weighed)
 
     def class_name(self, label: int) -> str:
-        """Returns what a class is called, its number where it has no name."""
+        """Returns the name of a class, or its number if it has no name."""
         return self.class_names[label] if self.class_names else str(label)
 
     @property
@@ -156,13 +157,14 @@ class ClientData(abc.ABC):
 
 
 def decoding(scale: float, offset: float, convention: str, pixels: str) -> tuple[float, float, str]:
-    """Returns the scale, offset and convention that show stored pixels as the user asked.
+    """Returns the scale, offset and convention that decode stored pixels for `pixels`.
 
     Args:
-        scale: As stored.
-        offset: As stored.
-        convention: What 1.0 is when decoded so: "ink" or "background".
-        pixels: "source" leaves that; "ink" or "background" asks for one (x becomes 1 - x).
+        scale: The stored scale.
+        offset: The stored offset.
+        convention: What 1.0 means with these: "ink" or "background".
+        pixels: "source" keeps the convention. "ink" or "background" requests one; if the other is
+            stored, x becomes 1 - x.
     """
     if pixels in ("source", convention):
         return scale, offset, convention

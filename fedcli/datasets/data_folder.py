@@ -1,4 +1,4 @@
-"""Where downloaded files and the datasets made of them lie."""
+"""The folder of downloaded files and of the stores made from them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ VARIABLE = "FEDCLI_DATA_DIR"
 
 
 def find_data_folder(given: Path | None = None) -> Path:
-    """Returns the folder of all downloads, which need not exist: given, or set, or the user's own.
+    """Returns the folder of all downloads, which need not exist.
 
-    The user's cache folder is platformdirs' to know: it replaces our own copy of the rules of
-    freedesktop.org and macOS. It is imported here, where a name was asked for, not at every start.
+    The package platformdirs knows the user's cache folder by the rules of freedesktop.org and
+    macOS. It is imported here, because few commands need it.
 
     Args:
-        given: What `--data-dir` says; None: FEDCLI_DATA_DIR, or else the user's cache folder.
+        given: The value of `--data-dir`; None: FEDCLI_DATA_DIR, or else the user's cache folder.
     """
     set_folder = os.environ.get(VARIABLE)
     if given is None and set_folder:
@@ -33,12 +33,12 @@ def find_data_folder(given: Path | None = None) -> Path:
 
 
 def store_path(data_folder: Path, name: str) -> Path:
-    """Returns where the store of a public dataset lies."""
+    """Returns the path of the store of a public dataset."""
     return data_folder / "datasets" / f"{name}.h5"
 
 
 def download_path(data_folder: Path, folder: str, name: str) -> Path:
-    """Returns where a downloaded file lies."""
+    """Returns the path of a downloaded file."""
     return data_folder / "downloads" / folder / name
 
 

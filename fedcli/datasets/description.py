@@ -1,4 +1,4 @@
-"""What a source of images was taken to be, and from what evidence.
+"""`SourceDescription`: how a source of images was interpreted, and by what evidence.
 
 An importer returns a `SourceDescription` with the examples. `fedcli preprocess` prints it before it
 writes a store, and the store keeps it.
@@ -17,11 +17,11 @@ from fedcli.errors import DataError
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a source was taken to be.
+    """One finding about a source.
 
     Attributes:
-        value: What was found, as in "train 40 examples, test 10".
-        evidence: What decided, as in "folders Training and Testing".
+        value: The finding, as in "train 40 examples, test 10".
+        evidence: What decided it, as in "folders Training and Testing".
         option: The option that overrides it; empty: none is needed.
     """
 
@@ -30,25 +30,25 @@ class Finding:
     option: str = ""
 
     def line(self) -> str:
-        """Returns all of it on one line."""
+        """Returns value, evidence and option on one line."""
         override = f" [{self.option}]" if self.option else ""
         return f"{self.value}: {self.evidence}{override}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceDescription:
-    """What a source was taken to be.
+    """How a source was interpreted.
 
     Attributes:
         source: The file, folder or data set.
         format: A key of `tables.FORMATS`.
         splits: The splits with their numbers of examples.
-        owners: Who owns the examples: the clients.
+        owners: The owners of the examples, who become clients.
         classes: The number of classes, and their names if they have any.
         shape: Height and width of an image.
-        channels: How many values a pixel has, and in which order.
-        range: From which value to which the pixels of the source go.
-        polarity: What 1.0 is: "ink" or "background".
+        channels: Number and order of the values of a pixel.
+        range: The range of the pixel values in the source.
+        polarity: The meaning of 1.0: "ink" or "background".
     """
 
     source: str
@@ -67,7 +67,7 @@ class SourceDescription:
         return {name: getattr(self, name) for name in names}
 
     def lines(self) -> list[str]:
-        """Returns a line for each subject; the option that overrides it stands in brackets."""
+        """Returns a line for each subject, with the option that overrides it in brackets."""
         lines = [f"{name}: {finding.line()}" for name, finding in self.findings().items()]
         return [f"{self.source} is read as {lines[0]}", *lines[1:]]
 
@@ -90,7 +90,7 @@ class SourceDescription:
 
 
 def from_json(text: str, where: str) -> SourceDescription:
-    """Returns the description that `json.dumps` of `to_json` gave.
+    """Returns the description from the JSON text of `to_json`.
 
     Args:
         text: The JSON object.

@@ -1,4 +1,4 @@
-"""What a user should know of data before a model is trained on them, seen from a few clients."""
+"""Looks for common problems of data before training, in a few clients."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def examine(
 
 
 def range_note(data: ClientData, least: float, most: float) -> str:
-    """Returns the line for pixels that do not go from 0 to 1."""
+    """Returns the note on pixels that are not in the range 0 to 1."""
     return (
         f"pixels of {data.split} ({data.source}) go from {least:.4g} to {most:.4g} where 0 to 1 is "
         f"expected: models learn badly from them; {data.range_remedy}"
@@ -105,7 +105,7 @@ def _look(data: ClientData) -> _Seen:
         try:
             client = data.client(client_id)
         except DataError:
-            continue  # is told when the client is used
+            continue  # the error is reported when the client is used
         if not len(client.labels):
             continue
         images = np.asarray(client.pixels)
@@ -123,9 +123,9 @@ def _look(data: ClientData) -> _Seen:
 
 
 def _all_labels(data: ClientData, known: set[int], at_least: int) -> tuple[set[int], int]:
-    """The labels of all clients, and how many examples were read.
+    """The labels of all clients, and the number of examples read.
 
-    Fewer are read where so many labels, or the last class, are found.
+    Reading stops early when `at_least` labels, or the last class, are found.
     """
     labels = set(known)
     num_seen = 0
@@ -135,7 +135,7 @@ def _all_labels(data: ClientData, known: set[int], at_least: int) -> tuple[set[i
         try:
             mine = data.labels(client_id)
         except DataError:
-            continue  # is told when the client is used
+            continue  # the error is reported when the client is used
         num_seen += len(mine)
         labels.update(np.unique(mine).tolist())
     return labels, num_seen

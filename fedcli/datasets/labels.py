@@ -1,7 +1,7 @@
-"""Labels as sources write them: whole numbers of any type, one-hot rows, or names of classes.
+"""Reads labels as sources write them: whole numbers of any type, one-hot rows, or class names.
 
 Every importer reads its labels through this module, so that 3, 3.0, "3", [3], a one-hot row and
-True mean the same in every format.
+True have the same meaning in every format.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _FRACTION_FREE = re.compile(r"[+-]?[0-9]{1,18}\.0*")
 _NUMBER = re.compile(
     r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?|[+-]?inf(?:inity)?"
 )
-# What stands for a label that is not known. "none" may also be the name of a class.
+# Texts that stand for a missing label. "none" may also be the name of a class.
 _MISSING = {"", "?", "nan", "na", "n/a", "null", "<na>", "#n/a"}
 _MISSING_NUMBERS = {"none", "-", "."}
-_FIRST_CODE = 1 << 30  # codes of texts, until they have numbers; above every class
+_FIRST_CODE = 1 << 30  # the first temporary code of a text; larger than every class
 _MAX_TEXTS = 1 << 20
 _WHOLE_DOUBLE = 1 << 53  # above it float64 does not hold every whole number
 
@@ -40,10 +40,10 @@ class Classes:
     """The classes of a source.
 
     Attributes:
-        names: A name for each class, or none where labels are numbers.
-        numbers: The label of each text, in the order the texts were met.
-        renumbered: The label of each number that stands among names.
-        num_hot: The length of one-hot rows; 0: labels are no such rows.
+        names: A name for each class; empty if labels are numbers.
+        numbers: The label of each text, in the order in which the texts were read.
+        renumbered: The label of each number that occurs among names.
+        num_hot: The length of one-hot rows; 0: labels are not one-hot.
     """
 
     names: tuple[str, ...]
@@ -80,7 +80,7 @@ class LabelReader:
         first: int = 0,
         place: Callable[[int], str] | None = None,
     ) -> NDArray[np.int64]:
-        """Returns codes [n] of a block: the labels themselves where they are numbers.
+        """Returns codes [n] of a block. The code of a number is the label itself.
 
         Args:
             values: Numbers, texts or bytes [n] or [n, 1], or one-hot rows [n, k].
@@ -103,7 +103,7 @@ class LabelReader:
         """Returns the classes of all labels.
 
         Args:
-            codes: What `add` returned, in as many arrays as there are splits or blocks.
+            codes: The codes that `add` returned, in any number of arrays.
 
         Raises:
             DataError: Texts are numbers and some are not whole, or a number cannot be a class.
@@ -178,7 +178,7 @@ def whole_numbers(
     first: int = 0,
     place: Callable[[int], str] | None = None,
 ) -> NDArray[np.int64]:
-    """Returns labels [n] of numbers that are written in another way.
+    """Returns labels [n] from values that stand for whole numbers.
 
     Args:
         values: bool, integers or floating-point numbers [n] or [n, 1], or one-hot rows [n, k].
@@ -217,7 +217,7 @@ def check_classes(
     first: int = 0,
     place: Callable[[int], str] | None = None,
 ) -> NDArray[np.int64]:
-    """Returns labels [n] as far as any number of classes allows them.
+    """Returns labels [n], after checking that each can be a class.
 
     Raises:
         DataError: A label is negative or too large for a class: names the row.
@@ -246,21 +246,21 @@ def count_rows(shape: tuple[int, ...], where: str) -> int:
 
 
 def name_key(name: str) -> tuple[int, str]:
-    """Returns by what names of classes sort: numbers by value, before names."""
+    """Returns the sort key of a class name: numbers sort by value, before other names."""
     is_number = re.fullmatch(r"-?[0-9]{1,9}", name) is not None
     return (int(name) if is_number else 10**10, name)
 
 
 def value_of(name: str) -> int | None:
-    """Returns the whole number that a name of a class is; None if it is none."""
+    """Returns the value of a class name that is a whole number; None if it is none."""
     match = _WHOLE.fullmatch(name)
     return int(match.group(1)) if match else None
 
 
 def are_numbers(names: Sequence[str]) -> bool:
-    """Returns whether names say no more than the numbers of their classes do.
+    """Returns whether class names carry no more information than the numbers of the classes.
 
-    They are these numbers, or EMNIST's characters, which everyone numbers alike.
+    That is so if they are these numbers, or EMNIST's characters in their usual order.
     """
     are_characters = tuple(names) == CHARACTER_NAMES[: len(names)]
     return are_characters or all(value_of(name) == place for place, name in enumerate(names))
@@ -288,7 +288,7 @@ def _as_array(values: Any, place: Callable[[int], str]) -> NDArray[Any]:
 
 
 def _first_strange(values: Sequence[Any]) -> int:
-    """The index of the first value that is no number of 64 bits or not as long as the first."""
+    """The index of the first value that is no 64-bit number, or not as long as the first one."""
     length = len(values[0]) if isinstance(values[0], list) else None
     for index, value in enumerate(values):
         if isinstance(value, list):
@@ -318,7 +318,7 @@ def _as_texts(array: NDArray[Any], where: str, place: Callable[[int], str]) -> l
 def _from_one_hot(
     values: NDArray[Any], where: str, place: Callable[[int], str]
 ) -> NDArray[np.int64]:
-    """The labels of rows with a one each."""
+    """The labels of one-hot rows."""
     if values.shape[1] == 0:
         raise DataError(f"{where}: labels have shape {list(values.shape)}; give one an image, [n]")
     is_one = values == 1
@@ -348,7 +348,7 @@ def _check_whole(values: NDArray[Any], place: Callable[[int], str]) -> None:
 
 
 def _canonical(text: str) -> str:
-    """The name of a class: "1" for "1.0", else the text."""
+    """The canonical name of a class: "1" for "1.0", else the text itself."""
     return str(int(text.partition(".")[0])) if _FRACTION_FREE.fullmatch(text) else text
 
 

@@ -1,7 +1,7 @@
-"""Takes named files out of archives that nobody vouches for, of the kind and size asked for.
+"""Extracts named files, of checked kind and size, from archives from untrusted sources.
 
-tar, plain or in gzip or bzip2, recognised by content. Nothing is ever unpacked under a name that an
-archive chose, and `tarfile.extractall` with its filters is not used: they check no sizes.
+It reads tar archives, plain or in gzip or bzip2, recognised by content. No file is written under a
+name that an archive chose. `tarfile.extractall` is not used, because its filters check no sizes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fedcli.files import open_regular
 from fedcli.progress import Tell, tell_nobody
 
 _BLOCK_BYTES = 1 << 20
-_MAX_OTHER_BYTES = 64 << 20  # unpacked, of all that was not asked for
+_MAX_OTHER_BYTES = 64 << 20  # unpacked size of all other members
 _DAMAGE = (
     *(EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError),
     *(ValueError, OverflowError),  # numbers in headers
@@ -34,17 +34,17 @@ _DAMAGE = (
 def extract(
     archive: Path, members: Sequence[Member], folder: Path, tell: Tell = tell_nobody
 ) -> dict[str, Path]:
-    """Unpacks some files of an archive below a folder, all or none, and returns where they are.
+    """Unpacks some members of an archive below a folder, all or none, and returns their paths.
 
     Args:
         archive: The file.
-        members: What to take.
-        folder: Where to; a member keeps its name below it.
-        tell: Is told of bytes unpacked.
+        members: The members to unpack.
+        folder: The folder. A member keeps its name below it.
+        tell: Called with the number of bytes unpacked.
 
     Raises:
-        DataError: The archive is damaged, lacks a member or holds it twice, holds it as anything
-            but a regular file, or with another size or hash than it must have; or the disk is full.
+        DataError: The archive is damaged; or a member is missing, there twice, no regular file, or
+            of another size or hash than expected; or the disk is full.
     """
     for member in members:
         _check_name(member.name)
@@ -94,7 +94,7 @@ def _unpack_tar(plain: Any, writer: _Writer) -> None:
 
 
 class _Bounded:
-    """An unpacked stream that ends in an error once it is absurdly long."""
+    """A decompressed stream that raises an error when it is absurdly long."""
 
     def __init__(self, plain: Any, writer: _Writer) -> None:
         self._plain = plain
@@ -128,18 +128,18 @@ class _Writer:
         self._num_done = 0
 
     def tell(self) -> None:
-        """Tells how far it is."""
+        """Reports progress."""
         self._tell(self._num_done, self._total)
 
     def check_kind(self, name: str, *, is_regular: bool) -> None:
-        """Refuses what is no regular file, and what was there before."""
+        """Refuses a member that is no regular file or that the archive holds twice."""
         if not is_regular:
             raise DataError(f"{self.archive}: {name} in it is no regular file; it was not unpacked")
         if name in self._unpacked:
             raise DataError(f"{self.archive}: holds {name} twice; it was not unpacked")
 
     def take(self, name: str, content: Any, claimed: int) -> None:
-        """Unpacks one member, of which the archive claims so many bytes."""
+        """Unpacks one member; `claimed` is its size according to the archive."""
         member = self.members[name]
         if claimed > member.limit or member.size not in (None, claimed):
             raise self._bad_size(member, f"{claimed:,}")
@@ -173,7 +173,7 @@ class _Writer:
         return paths
 
     def clean(self) -> None:
-        """Deletes what was not finished."""
+        """Deletes unfinished files."""
         for path in self._unpacked.values():
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -197,7 +197,7 @@ def _blocks(content: Any) -> Iterator[bytes]:
 
 
 def _check_name(name: str) -> None:
-    """Refuses a wanted name that would leave the folder: a mistake in a catalogue."""
+    """Refuses a member name that would leave the folder, which is a mistake in the catalogue."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.name or "\\" in name:
         raise ValueError(f"member {name!r} would lie outside the folder")

@@ -1,8 +1,8 @@
-"""Brings one file here: resumed after a cut, from the next address if need be, checked whole.
+"""Downloads one file: resumes interrupted transfers, tries several addresses, checks the hash.
 
-Weighed against pooch 1.9: no resume, one URL a file, no lock, no bound on size, no allow-list of an
-archive's members, and six more packages. So urllib does the talking (`transport`), and the rest is
-here.
+The package pooch 1.9 was considered. It does not resume, takes one URL for each file, has no lock,
+no limit on sizes and no list of allowed archive members, and needs six more packages. So
+`transport` uses urllib, and the rest is here.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from fedcli.errors import DataError
 from fedcli.locks import locked
 from fedcli.progress import Remark, Tell, remark_to_nobody, tell_nobody
 
-_POLL_SECONDS = 0.1  # between two looks at whether to give up
-_PROGRESS_BYTES = 1 << 20  # a try that brings so much that is new does not count against the server
+_POLL_SECONDS = 0.1  # between two checks whether to give up
+_PROGRESS_BYTES = 1 << 20  # a try that transfers this many new bytes does not count as failed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long and how often a server is waited for.
+    """How long to wait for a server, and how often to try.
 
     Attributes:
-        connect_seconds: For a connection.
-        stall_seconds: For the next byte.
-        head_seconds: For the head of an answer in all, redirects included.
-        window_seconds: In which at least `window_bytes` of a file must come.
+        connect_seconds: Time limit for a connection.
+        stall_seconds: Time limit for the next byte.
+        head_seconds: Time limit for the headers of a response, redirects included.
+        window_seconds: In each such time at least `window_bytes` of a file must arrive.
         window_bytes: See `window_seconds`.
-        num_tries: Of one address, without getting further.
-        pause_seconds: Before the second try; doubled before each later one.
-        max_pause_seconds: Most that a server's Retry-After is honoured with.
+        num_tries: Number of tries of one address without progress.
+        pause_seconds: Pause before the second try; doubled before each later one.
+        max_pause_seconds: Longest pause by a server's Retry-After.
     """
 
     connect_seconds: float = 10.0
@@ -55,7 +55,7 @@ USUAL_PATIENCE = Patience()
 
 
 class FetchError(DataError):
-    """A file that no address gave.
+    """A file could not be downloaded from any address.
 
     Attributes:
         file: The file.
@@ -78,23 +78,24 @@ def fetch(
     patience: Patience = USUAL_PATIENCE,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Makes `target` the whole, checked file, and returns the bytes that were transferred for that.
+    """Downloads a file to `target`, checks it, and returns the number of bytes transferred.
 
-    What is there already is hashed and kept. What a stopped or killed process has left in
-    `<target>.part` is completed. One process at a time fetches a file, others wait for it.
+    If `target` exists, it is hashed and kept if it is right. If a stopped or killed process has
+    left `<target>.part`, the transfer is resumed. One process at a time downloads a file; others
+    wait for it.
 
     Args:
-        file: What to fetch, and what it must be.
-        target: Where to put it.
+        file: The file, with its expected size and hash.
+        target: The path to write.
         bases: Addresses of folders that are tried before the file's own addresses.
-        force: Fetch again what is there, too.
-        tell: Is told of bytes.
-        remark: Is told in one line of retries and waiting.
-        patience: How long servers are waited for.
+        force: Download the file again even if it is there.
+        tell: Called with the number of bytes.
+        remark: Called with a line about each retry or wait.
+        patience: Time limits and number of tries.
         sleep: Waits between tries.
 
     Raises:
-        FetchError: No address gave the file.
+        FetchError: The file could not be downloaded from any address.
         DataError: The file cannot be written, or the disk is too full.
         Cancelled: `tell` raised it; what was fetched so far stays.
     """
@@ -107,11 +108,11 @@ def fetch(
                     return 0
                 remark(f"{target}: {problem}; fetching it again")
             with PartFile(target, file, tell) as part:
-                errand = _Errand(file, part, tell, remark, patience, sleep)
+                errand = _Download(file, part, tell, remark, patience, sleep)
                 errand.run(_addresses(file, bases))
                 part.install(target)
             return errand.num_transferred
-    except OSError as err:  # of the disk: those of the network are told apart in `transport`
+    except OSError as err:  # an error of the disk; `transport` handles those of the network
         raise DataError(
             f"cannot write {err.filename or target}: {err.strerror or err}; what was fetched is "
             "kept: mend that and run the same command again"
@@ -127,7 +128,7 @@ def check_base(base: str) -> str:
     try:
         parts = urllib.parse.urlsplit(base)
         is_usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # brackets or a port that make no sense
+    except ValueError:  # invalid brackets or an invalid port
         is_usable = False
     if not is_usable:
         raise DataError(
@@ -138,10 +139,10 @@ def check_base(base: str) -> str:
 
 
 def check_space(folder: Path, num_bytes: int) -> None:
-    """Refuses to fill a disk.
+    """Checks that a disk has room for `num_bytes`.
 
     Raises:
-        DataError: There is less free than will be written.
+        DataError: It has less room.
     """
     free = shutil.disk_usage(folder).free
     if num_bytes > free:
@@ -156,8 +157,8 @@ def _addresses(file: RemoteFile, bases: Sequence[str]) -> list[str]:
     return [*(f"{base.rstrip('/')}/{name}" for base in bases), *file.urls]
 
 
-class _Errand:
-    """The way to one file by several addresses."""
+class _Download:
+    """The download of one file from several addresses."""
 
     def __init__(
         self,
@@ -192,7 +193,7 @@ class _Errand:
         )
 
     def _complete_from(self, url: str) -> TryError | None:
-        """Completes the part from one address, or returns why that will not do."""
+        """Completes the part from one address; returns the last error if that fails."""
         furthest = self._part.size
         num_failed = 0
         while True:
@@ -211,7 +212,7 @@ class _Errand:
             self._pause(url, problem, num_failed)
 
     def _try_once(self, url: str) -> None:
-        """One request, and the check of what it completes."""
+        """Makes one request and, if the part is then complete, checks it."""
         part = self._part
         kept_bytes = part.size
         if self._file.size is None or part.size != self._file.size:
@@ -225,7 +226,7 @@ class _Errand:
         raise TryError(problem, is_final=True)
 
     def _request(self, url: str) -> int:
-        """Appends what one request brings, and returns how many bytes there were before."""
+        """Appends the bytes of one request, and returns the number of bytes before it."""
         part = self._part
         with Exchange(
             url,
@@ -255,7 +256,7 @@ class _Errand:
         return kept_bytes
 
     def _is_complete(self, head: Head) -> bool:
-        """Whether the server says that nothing is left to send: 416 with the size of the part."""
+        """Whether the server reports that the part is complete: status 416 with its size."""
         if head.status != 416:
             return False
         if self._part.size and head.range_total == self._part.size:
@@ -278,7 +279,7 @@ class _Errand:
         return head.range_total
 
     def _check_total(self, total: int | None) -> None:
-        """Takes note of the size a server announces, and refuses a wrong or an absurd one."""
+        """Records the size that a server announces; refuses a wrong or absurd one."""
         file = self._file
         if total is not None:
             if file.size not in (None, total):

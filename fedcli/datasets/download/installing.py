@@ -1,6 +1,6 @@
-"""Public datasets, from their publishers' files to a store that `--data NAME` opens.
+"""Installs public datasets: from the publishers' files to a store that `--data NAME` opens.
 
-A store appears under its name only once everything expected of the dataset was counted in it.
+A store gets its name only after its clients, examples and classes were counted and are as expected.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from fedcli.files import sync_folder
 from fedcli.locks import locked
 from fedcli.progress import Remark, Tell, remark_to_nobody, tell_nobody
 
-MAX_DEFLATE_RATIO = 1032  # of a gzip file and what is in it
+MAX_DEFLATE_RATIO = 1032  # largest ratio of unpacked to gzipped size
 
 _FIRST_CLIENTS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What of a dataset is on this machine.
+    """The state of a dataset on this machine.
 
     Attributes:
-        has_store: Whether it can be used.
-        num_files: How many of its files were downloaded and kept.
-        num_bytes: Bytes of all of that.
+        has_store: Whether its store exists, so that it can be used.
+        num_files: Number of its downloaded files.
+        num_bytes: Size of the store and of these files.
     """
 
     has_store: bool
@@ -55,7 +55,7 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What a check of one file found.
+    """The result of the check of one file.
 
     Attributes:
         path: The file.
@@ -67,7 +67,7 @@ class Finding:
 
 
 def look(dataset: PublicDataset, folder: Path) -> State:
-    """Returns what is there of a dataset, by name and size alone."""
+    """Returns the state of a dataset, by the names and sizes of its files."""
     paths = [_target(folder, file) for file in dataset.files]
     there = [path for path in paths if path.is_file()]
     made = store_path(folder, dataset.name)
@@ -87,20 +87,20 @@ def fetch_files(
     remark: Remark = remark_to_nobody,
     patience: Patience = USUAL_PATIENCE,
 ) -> tuple[dict[str, Path], int]:
-    """Downloads what is missing, and returns every file by name, and the bytes transferred.
+    """Downloads missing files; returns the paths of all files by name, and the bytes transferred.
 
     Args:
-        dataset: What to fetch.
+        dataset: The dataset.
         folder: The data folder.
         bases: Addresses of folders to try first.
-        force: Fetch again what is there, too.
-        is_offline: Use what is there, and no network.
-        tell: Is told of bytes of the whole dataset.
-        remark: Is told in one line of retries and waiting.
-        patience: How long servers are waited for.
+        force: Download all files again.
+        is_offline: Use files that are there; do not use the network.
+        tell: Called with the number of bytes of the whole dataset.
+        remark: Called with a line about each retry or wait.
+        patience: Time limits and number of tries.
 
     Raises:
-        FetchError: A file could not be had.
+        FetchError: A file could not be downloaded.
         DataError: The disk is full or the folder cannot be written.
         Cancelled: `tell` raised it; what was fetched is kept.
     """
@@ -129,15 +129,15 @@ def fetch_files(
 def find_given(
     dataset: PublicDataset, folder: Path, given: Sequence[Path], tell: Tell = tell_nobody
 ) -> dict[str, Path]:
-    """Returns which of the given paths is which file or member of a dataset, told by its hash.
+    """Identifies the files or members of a dataset among given paths by their hashes.
 
-    What was downloaded before counts as given, too. Nothing is copied.
+    Files that were downloaded before are used, too. Nothing is copied.
 
     Args:
-        dataset: Whose files are looked for.
+        dataset: The dataset.
         folder: The data folder.
         given: The archive or files, as published or unpacked, or folders that hold them.
-        tell: Is told of bytes read.
+        tell: Called with the number of bytes read.
 
     Raises:
         DataError: A path is none of them, or one of them is missing.
@@ -176,21 +176,21 @@ def install(
     tell: Tell = tell_nobody,
     remark: Remark = remark_to_nobody,
 ) -> Path:
-    """Makes the store of a dataset of its checked files, and returns where it is.
+    """Makes the store of a dataset from its checked files, and returns its path.
 
-    One process at a time makes a store; one that has waited takes what the other has made.
+    One process at a time makes a store; a process that has waited uses the other's result.
 
     Args:
-        dataset: What to make.
-        files: Paths by name of file or member: of `fetch_files` or `find_given`.
+        dataset: The dataset.
+        files: Paths by name of file or member, from `fetch_files` or `find_given`.
         folder: The data folder.
-        force: Make it again although it is there.
-        tell: Is told of bytes unpacked, then of what the import counts.
-        remark: Is told in one line of waiting and of what the user should know.
+        force: Make the store again even if it is there.
+        tell: Called with the bytes unpacked, then with the counts of the import.
+        remark: Called with a line about each wait, and with notes for the user.
 
     Raises:
-        DataError: A file cannot be used, other numbers are counted than expected, or the disk is
-            full. Nothing is left behind then.
+        DataError: A file cannot be used, the counts are not those expected, or the disk is full.
+            Nothing is left behind.
     """
     path = store_path(folder, dataset.name)
     make_folder(path.parent)
@@ -244,7 +244,7 @@ def remove(files: Sequence[Path], folder: Path) -> None:
 
 
 def verify(dataset: PublicDataset, folder: Path, tell: Tell = tell_nobody) -> list[Finding]:
-    """Reads everything that is there of a dataset, and returns what was found: files, then store.
+    """Reads the files and then the store of a dataset, and returns the result for each.
 
     Raises:
         Cancelled: `tell` raised it.
@@ -270,7 +270,7 @@ def verify(dataset: PublicDataset, folder: Path, tell: Tell = tell_nobody) -> li
 
 
 def find_miscount(dataset: PublicDataset, path: Path) -> str | None:
-    """Returns how what a store holds differs from what is known of the dataset; None: it does not.
+    """Returns how the counts of a store differ from those expected; None: they do not.
 
     Raises:
         DataError: It cannot be opened.
@@ -288,7 +288,7 @@ def find_miscount(dataset: PublicDataset, path: Path) -> str | None:
 
 
 def _counted(expected: Expected, splits: Sequence[StoreSplit]) -> list[tuple[str, int, int]]:
-    """What is counted, how many there should be, and how many there are."""
+    """For each count: its name, the expected number, and the number in the store."""
     first = splits[0]
     ten = first.client_ids[:_FIRST_CLIENTS]
     rows: list[tuple[str, int | None, Callable[[], int]]] = [
@@ -318,7 +318,7 @@ def _target(folder: Path, file: RemoteFile) -> Path:
 def _tell_of_all(
     tell: Tell, before: int, total: int | None, done: int, total_of_file: int | None
 ) -> None:
-    """Tells bytes of one file as bytes of all, where it is known how many those are."""
+    """Reports the bytes of one file as bytes of the whole dataset, if its size is known."""
     if total is None:
         tell(done, total_of_file)
     else:
@@ -335,7 +335,7 @@ def _require_whole(file: RemoteFile, target: Path, tell: Tell) -> None:
 
 
 def _known_hashes(dataset: PublicDataset) -> dict[str, str]:
-    """Name of a file or member by sha256."""
+    """Names of files and members by their sha256."""
     known: dict[str | None, str] = {}
     for file in dataset.files:
         known |= {file.unpacked_sha256: file.name, file.sha256: file.name}
@@ -344,13 +344,13 @@ def _known_hashes(dataset: PublicDataset) -> dict[str, str]:
 
 
 def _largest(file: RemoteFile) -> int:
-    """Bytes that a file, unpacked, or a member of it may have at most."""
+    """The largest size of a file, unpacked, or of a member of it."""
     unpacked = MAX_DEFLATE_RATIO * file.limit if file.unpacked_sha256 is not None else 0
     return max(file.limit, unpacked, *(member.limit for member in file.members), 0)
 
 
 def _candidates(path: Path, dataset: PublicDataset) -> list[Path]:
-    """The files to look at: a path, or those in a folder that have a name of the dataset."""
+    """The candidate files: a path, or the files in a folder that have a name of the dataset."""
     if path.is_file():
         return [path]
     if not path.is_dir():
@@ -371,7 +371,7 @@ def _hash(path: Path, tell: Tell) -> str:
 def _unknown_file(
     dataset: PublicDataset, path: Path, candidates: Sequence[Path], tell: Tell
 ) -> str:
-    """The line about a path that is not of the dataset."""
+    """The message for a path that is no file of the dataset."""
     for each, file in itertools.product(candidates, dataset.files):
         if each.name == file.name:
             problem = find_mismatch(each, file, tell)
@@ -381,7 +381,7 @@ def _unknown_file(
 
 
 def _is_found(file: RemoteFile, found: Mapping[str, Path]) -> bool:
-    """Whether a file is there, or everything that would be taken out of it."""
+    """Whether a file was found, or all members that would be unpacked from it."""
     return file.name in found or (
         bool(file.members) and all(member.name in found for member in file.members)
     )
@@ -392,7 +392,7 @@ def _is_found(file: RemoteFile, found: Mapping[str, Path]) -> bool:
 
 @contextlib.contextmanager
 def _empty_folder(path: Path) -> Iterator[Path]:
-    """A folder for one purpose, without what a killed process has left in it; we hold a lock."""
+    """Yields an empty folder. Removes content left by a killed process; the caller holds a lock."""
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir()
     try:
@@ -402,7 +402,7 @@ def _empty_folder(path: Path) -> Iterator[Path]:
 
 
 def _stage(dataset: PublicDataset, files: Mapping[str, Path], stage: Path, tell: Tell) -> Path:
-    """A folder with all files and members under their published names."""
+    """Makes a folder with all files and members under their published names."""
     place = stage / "source"
     place.mkdir()
     for file in dataset.files:
@@ -423,7 +423,7 @@ def _check_room(members: Sequence[Member], place: Path) -> None:
 def _make_store(
     dataset: PublicDataset, files: Mapping[str, Path], stage: Path, tell: Tell, remark: Remark
 ) -> Path:
-    """The store, still in the folder of the stage, where nothing else is left."""
+    """Makes the store in the folder of the stage and removes everything else there."""
     place = _stage(dataset, files, stage, tell)
     made = stage / "made.h5"
     options = PrepareOptions(
@@ -441,7 +441,7 @@ def _make_store(
     )
     try:
         prepared = prepare([place / name for name in dataset.sources], made, options, tell)
-    except ConfigError as err:  # of options that the user has not given
+    except ConfigError as err:  # it names options that the user has not given
         raise DataError(f"{dataset.name}: {err}") from err
     for note in prepared.notes:
         remark(note)

@@ -1,4 +1,4 @@
-"""A file that is not whole yet: what of it is here, whether that can go on, and its check."""
+"""`PartFile`: a partial download, which can be resumed and is checked when it is complete."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from fedcli.progress import Tell, tell_nobody
 from fedcli.version import __version__
 
 _BLOCK_BYTES = 1 << 20
-_MAX_ORIGIN_BYTES = 1 << 20  # of the notes beside a part
+_MAX_ORIGIN_BYTES = 1 << 20  # size of the file that records the origin of a part
 
 
 class PartFile:
-    """The bytes of one file fetched so far, beside the target, and their hash.
+    """The bytes of one file transferred so far, in a file beside the target, and their hash.
 
     Attributes:
-        path: Where they are.
-        size: How many they are.
+        path: The partial file.
+        size: Its size in bytes.
     """
 
     def __init__(self, target: Path, file: RemoteFile, tell: Tell) -> None:
@@ -54,7 +54,7 @@ class PartFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Closes the file; it stays, unless there is nothing in it to go on from."""
+        """Closes the file, and removes it if it is empty."""
         self._opened.close()
         if not self.size:
             for path in (self.path, self._origin_path):
@@ -62,7 +62,7 @@ class PartFile:
                     path.unlink()
 
     def request_headers(self, url: str) -> dict[str, str]:
-        """Returns the headers of a request for what is missing."""
+        """Returns the headers of a request for the missing bytes."""
         headers = {"Accept-Encoding": "identity", "User-Agent": f"fedcli/{__version__}"}
         if self.size:
             headers["Range"] = f"bytes={self.size}-"
@@ -71,17 +71,17 @@ class PartFile:
         return headers
 
     def is_of_another(self, url: str, head: Head) -> bool:
-        """Returns whether a response that continues the part is known to be of another file."""
+        """Returns whether a response that continues the part is known to belong to another file."""
         known = self._origin.get("validator") if self._origin.get("url") == url else ""
         return bool(known and head.validator and known != head.validator)
 
     def note(self, url: str, head: Head) -> None:
-        """Keeps what tells later whether the same file is still there; half of it is as nothing."""
+        """Records address and validator of the file, to detect later whether it has changed."""
         self._origin = {"url": url, "validator": head.validator}
         self._origin_path.write_text(json_text(self._origin))
 
     def write(self, block: bytes) -> None:
-        """Appends."""
+        """Appends a block."""
         rest = memoryview(block)
         while rest:
             num_written = self._opened.write(rest)
@@ -90,7 +90,7 @@ class PartFile:
             rest = rest[num_written:]
 
     def restart(self) -> None:
-        """Forgets everything."""
+        """Discards all bytes."""
         self._opened.seek(0)
         self._opened.truncate()
         self.size = 0
@@ -98,11 +98,11 @@ class PartFile:
         self._origin = {}
 
     def find_mismatch(self) -> str | None:
-        """Returns how the complete part differs from what it must be; None: it does not."""
+        """Returns how size or hash of the part differ from those expected; None: they do not."""
         return _mismatch(self._file, self.size, self._digest.hexdigest())
 
     def install(self, target: Path) -> None:
-        """Gives the part the name of the target, once the disk has it."""
+        """Syncs the part to the disk and renames it to the target."""
         os.fsync(self._opened.fileno())
         self._origin_path.unlink(missing_ok=True)  # before: nobody would look for it afterwards
         os.replace(self.path, target)  # noqa: PTH105
@@ -110,7 +110,7 @@ class PartFile:
 
 
 def _read_origin(path: Path) -> dict[str, str]:
-    """What a part's file of notes says; nothing if it is not there or damaged."""
+    """The recorded origin of a part; empty if the record is missing or damaged."""
     try:
         origin = json.loads(read_bounded(path, _MAX_ORIGIN_BYTES))
     except (OSError, ValueError, RecursionError):
@@ -120,7 +120,7 @@ def _read_origin(path: Path) -> dict[str, str]:
 
 
 def find_mismatch(path: Path, file: RemoteFile, tell: Tell = tell_nobody) -> str | None:
-    """Returns how a file on disk differs from what it must be, in size or hash; None: it does not.
+    """Returns how a file differs from the expected size or hash; None: it does not.
 
     Raises:
         OSError: It cannot be read.
@@ -151,7 +151,7 @@ def _mismatch(file: RemoteFile, size: int, sha256: str) -> str | None:
 
 
 def _feed(opened: BinaryIO, digest: Any, tell: Callable[[int], None]) -> None:
-    """Feeds a digest the rest of an open file."""
+    """Updates a digest with the rest of an open file."""
     done = 0
     while block := opened.read(_BLOCK_BYTES):
         digest.update(block)

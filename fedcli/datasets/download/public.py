@@ -1,9 +1,9 @@
-"""The public datasets that `fedcli download` knows: where they lie, what they are, how they count.
+"""The catalogue of public datasets for `fedcli download`: addresses, sizes, hashes, counts.
 
-Addresses, sizes and hashes are those of TFF's last HDF5 loaders, of torchvision and of QMNIST. Only
-other projects state the sha256 of CIFAR-10's binary archive, the hashes of EMNIST digits unpacked
-and of MNIST's training images unpacked, and the addresses of mirrors. Where nobody states a size
-there is none here, and `max_bytes` bounds the transfer; it is a bound, not a fact.
+Addresses, sizes and hashes are those of TFF's last HDF5 loaders, of torchvision and of QMNIST. A
+few come from other projects: the sha256 of CIFAR-10's binary archive, the hashes of the unpacked
+EMNIST digits and of MNIST's unpacked training images, and the addresses of mirrors. If no size is
+published, `size` is None and `max_bytes` limits the transfer.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _GIB = 1 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One file to take out of an archive.
+    """One file to unpack from an archive.
 
     Attributes:
-        name: Its exact name there, also below the folder that it is unpacked to.
-        max_bytes: Most bytes it may have.
-        size: How many it has; None: not known.
+        name: Its exact name in the archive and below the folder to which it is unpacked.
+        max_bytes: Largest number of bytes it may have.
+        size: Its number of bytes; None: not known.
         sha256: Its hash; None: not known.
     """
 
@@ -37,7 +37,7 @@ class Member:
 
     @property
     def limit(self) -> int:
-        """Most bytes to take."""
+        """The largest number of bytes to take."""
         return self.max_bytes if self.size is None else self.size
 
 
@@ -50,10 +50,10 @@ class RemoteFile:
         folder: The folder below the downloads that keeps files of equal names apart.
         urls: Addresses, the first to be tried first.
         sha256: Its hash.
-        max_bytes: Most bytes it may have.
-        size: How many it has; None: not known.
-        members: What to take out of it, if it is an archive.
-        unpacked_sha256: Of a gzip file: the hash of what is in it; None: not known.
+        max_bytes: Largest number of bytes it may have.
+        size: Its number of bytes; None: not known.
+        members: The members to unpack, if it is an archive.
+        unpacked_sha256: For a gzip file, the hash of the unpacked content; None: not known.
     """
 
     name: str
@@ -67,19 +67,19 @@ class RemoteFile:
 
     @property
     def limit(self) -> int:
-        """Most bytes to take."""
+        """The largest number of bytes to take."""
         return self.max_bytes if self.size is None else self.size
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What must be counted in a dataset once it is imported.
+    """The expected counts of a dataset after its import.
 
     Attributes:
         splits: The splits that are counted together.
-        num_clients: Clients of each of these splits.
-        num_examples: Examples of all of these splits.
-        num_examples_of_ten: Examples of the first ten clients; None: not known.
+        num_clients: Number of clients of each of these splits.
+        num_examples: Number of examples of all these splits.
+        num_examples_of_ten: Number of examples of the first ten clients; None: not known.
         first_label: Label of the first client's first example; None: not known.
     """
 
@@ -95,16 +95,16 @@ class PublicDataset:
     """One public dataset.
 
     Attributes:
-        entry: Its row of the registry: name, description, source, licence.
-        files: What to download.
+        entry: Its row of the table: name, description, source, licence.
+        files: The files to download.
         format: The importer that reads it.
-        expected: What must be counted in it.
-        sources: What to import: names of files or members, or a folder of members.
-        test_source: Name of the member that becomes the split "test"; None: the importer knows.
-        central_sources: Names of files that become the split "central", by owners of its own.
-        hold_out: How a test split is cut off, where the source has none for the same clients.
+        expected: The expected counts.
+        sources: Names of the files or members to import, or of a folder of members.
+        test_source: Name of the member that becomes the split "test"; None: the importer decides.
+        central_sources: Names of files that become the split "central", which has its own owners.
+        hold_out: How a test split is held out, if the source has none for the same clients.
         partition: How examples are dealt to clients.
-        partition_options: The parameters of that.
+        partition_options: The options of the partition.
         num_classes: Labels are 0 to num_classes - 1.
         class_names: A name for each class, or none.
         same_people: Whether equal ids in train and test are the same people.
@@ -126,12 +126,12 @@ class PublicDataset:
 
     @property
     def name(self) -> str:
-        """The name it is asked for by."""
+        """The name of the dataset."""
         return self.entry.name
 
     @property
     def num_bytes(self) -> int | None:
-        """Bytes to download; None where that is not known of every file."""
+        """Number of bytes to download; None if it is not known for every file."""
         sizes = [file.size for file in self.files]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
@@ -199,7 +199,7 @@ def _dealt(
     num_examples: tuple[int, int],
     class_names: tuple[str, ...] = (),
 ) -> PublicDataset:
-    """A dataset that nobody owns: dealt evenly to 100 clients, as McMahan et al. 2017 do."""
+    """A dataset without owners, dealt evenly to 100 clients as in McMahan et al. 2017."""
     return PublicDataset(
         entry=PUBLIC_DATASETS[name],
         files=files,

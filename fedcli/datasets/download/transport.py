@@ -1,6 +1,6 @@
-"""One HTTP request, to a server that may be slow, silent or wrong; urllib does the talking.
+"""One HTTP request with urllib, to a server that may be slow, silent or wrong.
 
-The response is read in a thread of its own, so that who waits for it is never deaf to Ctrl-C.
+The response is read in a separate thread, so that the waiting thread can react to Ctrl-C.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
 
 
 class TryError(Exception):
-    """A request, or what it brought, is of no use; the text says why, without the address.
+    """A request failed or its response cannot be used. The message does not name the address.
 
     Attributes:
-        is_final: Whether the same address would not do better another time.
-        wait_seconds: How long the server asks to be left alone; None: it does not.
+        is_final: Whether another try of the same address is pointless.
+        wait_seconds: Seconds to wait, by the server's Retry-After; None: it has none.
     """
 
     def __init__(
@@ -50,14 +50,14 @@ class TryError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """What the head of a usable response says.
+    """The headers of a usable response.
 
     Attributes:
-        status: 200: the whole follows; 206: what is missing; 416: nothing is missing.
-        length: Bytes that are announced to follow; None: not stated.
-        range_start: Where in the file they begin.
-        range_total: Bytes of the whole file.
-        validator: What names this very state of the file, for If-Range; "": nothing does.
+        status: 200: the whole file follows; 206: the missing part follows; 416: no part is missing.
+        length: Announced number of bytes that follow; None: not stated.
+        range_start: Their offset in the file.
+        range_total: Number of bytes of the whole file.
+        validator: Identifies the version of the file, for If-Range; "": there is none.
     """
 
     status: int
@@ -68,7 +68,7 @@ class Head:
 
 
 class Exchange:
-    """A request on its way: ask for its head, then for blocks of bytes until there are no more."""
+    """A request and its response: read the head first, then blocks of bytes until the end."""
 
     def __init__(
         self,
@@ -82,19 +82,19 @@ class Exchange:
         window_bytes: int,
         wait: Callable[[], None],
     ) -> None:
-        """Takes what to ask for; proxies are those of the environment.
+        """Prepares a request. Proxies are those of the environment.
 
-        A server that keeps sending a little is bounded as well as a silent one.
+        Time limits apply to a silent server and to one that sends too slowly.
 
         Args:
             url: An http or https address.
             headers: Headers to send.
-            connect_seconds: How long a connection is waited for.
-            stall_seconds: How long the next byte is waited for.
-            head_seconds: How long the head is waited for in all, redirects included.
-            window_seconds: A time in which `window_bytes` must come of what follows it.
+            connect_seconds: Time limit for the connection.
+            stall_seconds: Time limit for the next byte.
+            head_seconds: Time limit for the head, redirects included.
+            window_seconds: In each such time at least `window_bytes` of the body must arrive.
             window_bytes: See `window_seconds`.
-            wait: Is called now and then while there is nothing to take; may raise.
+            wait: Called repeatedly while no bytes are there; may raise.
         """
         self._open = partial(_open, url, dict(headers), connect_seconds, stall_seconds)
         self._wait = wait
@@ -112,11 +112,11 @@ class Exchange:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Lets go of the response, whole or not."""
+        """Closes the response, even if it is not complete."""
         self._is_left.set()
 
     def head(self) -> Head:
-        """Returns the head, to be asked for first.
+        """Returns the head. Call it once, before `read`.
 
         Raises:
             TryError: The server cannot be reached, or answers with an error.
@@ -133,7 +133,7 @@ class Exchange:
         )
 
     def read(self) -> bytes:
-        """Returns the next bytes, none at the end.
+        """Returns the next bytes; b"" at the end.
 
         Raises:
             TryError: The server fell silent, or the connection broke.
@@ -150,7 +150,7 @@ class Exchange:
         return block
 
     def _take(self, end: float) -> Any:
-        """The next item; who has not sent it, or enough, by `end` is given up."""
+        """Returns the next item. Raises TryError if it has not arrived by `end`."""
         while True:
             with contextlib.suppress(queue.Empty):
                 item = self._items.get(timeout=_POLL_SECONDS)
@@ -163,7 +163,7 @@ class Exchange:
         return item
 
     def _run(self) -> None:
-        """Reads the response and hands over its parts: the head, blocks, b"" at the end."""
+        """Reads the response and puts its parts in the queue: the head, blocks, b"" at the end."""
         try:
             with contextlib.closing(self._open()) as response:
                 self._put((response.status, response.reason, response.headers))
@@ -177,7 +177,7 @@ class Exchange:
             self._put(err)
 
     def _put(self, item: Any) -> bool:
-        """Hands over an item; returns whether anybody still wants more."""
+        """Puts an item in the queue; returns whether the reader still wants more."""
         while not self._is_left.is_set():
             with contextlib.suppress(queue.Full):
                 self._items.put(item, timeout=_POLL_SECONDS)
@@ -206,7 +206,7 @@ def _whole_number(text: str | None) -> int | None:
 
 
 def _seconds_to_wait(text: str | None) -> float | None:
-    """What a Retry-After asks for: seconds, or a date."""
+    """The seconds to wait by a Retry-After header, which has seconds or a date."""
     number = _whole_number(text)
     if number is not None or not text:
         return number
@@ -218,7 +218,7 @@ def _seconds_to_wait(text: str | None) -> float | None:
 
 
 def _as_try_error(err: Exception) -> TryError:
-    """A failure of the network in words."""
+    """Converts an exception of the network to a TryError."""
     if isinstance(err, TryError):
         return err
     reason = err.reason if isinstance(err, urllib.error.URLError) else err
@@ -242,7 +242,7 @@ def _describe(reason: object) -> str:
 
 
 def _open(url: str, headers: dict[str, str], connect_seconds: float, stall_seconds: float) -> Any:
-    """The response, by what of urllib is wanted: http, https, proxies and safe redirects."""
+    """Opens the response with urllib's handlers for http, https, proxies and safe redirects."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -274,7 +274,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 class _Http(http.client.HTTPConnection):
-    """A connection that has more patience with data than with connecting."""
+    """A connection with separate time limits for connecting and for data."""
 
     def __init__(self, *args: Any, stall_seconds: float, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -290,7 +290,7 @@ class _Https(_Http, http.client.HTTPSConnection):
 
 
 class _Web(urllib.request.AbstractHTTPHandler):
-    """Makes such connections."""
+    """The handler that makes such connections."""
 
     http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
 
