@@ -1,7 +1,7 @@
-"""Federated data, one client at a time: `load` opens it whatever it is.
+"""Opens federated data: `load` and `open_splits`.
 
-A dataset is an embedded or a downloaded one by name, or a file recognised by its content: TFF's
-HDF5 layout or a fedcli store. What opens a file is imported when a file is opened.
+A dataset is named (an embedded or a downloaded one), or is a file that is recognised by its
+content: TFF's HDF5 layout or a fedcli store. The reader of a format is imported when it is used.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def open_splits(
 
     Args:
         source: Which data.
-        cache_bytes: Bound of the cache that all splits read from files or drawn share.
-        tell: Told the clients read of each split, when a partition is to be made.
+        cache_bytes: Size of the cache that all splits share, unless they are memory-mapped.
+        tell: Called with the number of clients read of each split, if a partition is applied.
 
     Raises:
         ConfigError: An option is not allowed.
@@ -112,7 +112,7 @@ def open_splits(
 
 
 def fingerprint(source: DataSource, *, is_cancelled: Callable[[], bool] = lambda: False) -> str:
-    """Returns what names the bytes of a dataset, for provenance.
+    """Returns a text that identifies the content of a dataset, for provenance.
 
     A store has its fingerprint written in it; another file is read through (1 s for a GB);
     generated data are named by version and options. Test data follow after "; test ", a partition
@@ -120,11 +120,11 @@ def fingerprint(source: DataSource, *, is_cancelled: Callable[[], bool] = lambda
 
     Args:
         source: Which data.
-        is_cancelled: Asked after every MiB whether to give up.
+        is_cancelled: Called after every MiB; returns whether to give up.
 
     Raises:
         DataError: The data cannot be found or read.
-        Cancelled: `is_cancelled` said so.
+        Cancelled: `is_cancelled` returned True.
     """
     named = _fingerprint_of(source.data, source.data_options, is_cancelled)
     if source.test_data is not None:
@@ -138,7 +138,7 @@ def fingerprint(source: DataSource, *, is_cancelled: Callable[[], bool] = lambda
 def note_of_change(
     source: DataSource, before: object, now: str, consequence: str
 ) -> tuple[str, ...]:
-    """Returns a line that the data have changed, or none if they have not or nobody knows.
+    """Returns a note that the data have changed; empty if they have not, or if it is not known.
 
     Args:
         source: Which data.
@@ -152,7 +152,7 @@ def note_of_change(
 
 
 def _classes_of(splits: Mapping[str, ClientData]) -> int | None:
-    """How many classes the source says or shows; None where that is only TFF's default."""
+    """The number of classes of a source; None if it is only TFF's default."""
     first = next(iter(splits.values()))
     return None if first.has_default_classes else first.num_classes
 
@@ -162,8 +162,8 @@ def _open_named(
 ) -> dict[str, ClientData]:
     """The splits of `source.data` alone.
 
-    `split` names the one split of a TFF file, which has `default_classes` where nobody says how
-    many; by default TFF's.
+    `split` names the only split of a TFF file. `default_classes` is its number of classes if none
+    is given; the default is TFF's.
     """
     data, data_options = source.data, source.data_options
     num_classes, pixels = source.num_classes, source.pixels
@@ -224,7 +224,7 @@ def _open_synthetic(source: DataSource, cache: ClientCache) -> dict[str, ClientD
 def _partitioned(
     splits: dict[str, ClientData], name: str, options: Mapping[str, Value], tell: Tell
 ) -> dict[str, ClientData]:
-    """The splits with train and test dealt anew, the others as they are."""
+    """The splits after a partition of train and test; other splits are unchanged."""
     from fedcli.datasets.partitions import partitioning as partition
     from fedcli.datasets.partitions.dealt import DealtSplit
 
@@ -265,7 +265,7 @@ def _partitioned(
 
 
 def _check_room(splits: Mapping[str, ClientData], name: str) -> None:
-    """Checks that dealing anew, which copies the pixels of all examples, does not fill the disk."""
+    """Checks that a partition, which copies the pixels of all examples, does not fill the disk."""
     import shutil  # late: few runs need them
     import tempfile
 
@@ -305,9 +305,9 @@ def _check_agreement(splits: Mapping[str, ClientData]) -> None:
 
 
 def _check_names(train: ClientData, test: ClientData) -> None:
-    """Refuses splits of two sources whose labels do not mean the same classes.
+    """Refuses splits of two sources if equal labels mean different classes.
 
-    One that numbers its classes goes with names that are these numbers, or EMNIST's characters.
+    Numbered classes fit names that are these numbers, or EMNIST's characters.
     """
     ours, theirs = train.class_names or (), test.class_names or ()
     if train.source == test.source or ours == theirs:
@@ -369,7 +369,7 @@ def _fingerprint_of(
 
 
 def _find_file(data: str) -> Path:
-    """The file of a dataset that was downloaded, or the one at a path."""
+    """The file of a downloaded dataset, or the file at a path."""
     if data not in registry.PUBLIC_DATASETS:
         return _existing_file(data)
     from fedcli.datasets import data_folder
@@ -395,7 +395,7 @@ def _existing_file(data: str) -> Path:
                 f"{data!r} is a folder, not a file; make a store of what is in it: "
                 f"fedcli preprocess {data} --out FILE"
             )
-    except OSError as err:  # a name too long, or a folder that may not be entered
+    except OSError as err:  # the name is too long, or a folder may not be entered
         raise DataError(f"{data!r}: cannot be looked up ({err.strerror})") from err
     raise DataError(
         f"{data!r} is no such file, nor a known dataset; give the path of a TFF HDF5 file or a "

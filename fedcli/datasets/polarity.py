@@ -1,6 +1,6 @@
-"""What 1.0 is in images that nobody describes: measured, the border against the centre.
+"""Measures whether 1.0 is ink or background in images: compares the border with the centre.
 
-EMNIST's own convention (light paper) is assumed for EMNIST's own files alone.
+EMNIST's convention (light paper) is assumed for EMNIST's own files only.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_WRITER = re.compile(r"f[0-9]{4}_[0-9]{2}")  # how EMNIST's writers are called in TFF and LEAF
-_CLEAR_SHARE = 0.65  # of the border pixels must be light, or dark, to decide alone
-_LEAST_SIDE = 5  # of images with a border and a centre
-_CLEAR_STEP = 0.1  # by which centre and border must differ where the border does not decide
+_WRITER = re.compile(r"f[0-9]{4}_[0-9]{2}")  # ids of EMNIST's writers in TFF and LEAF
+_CLEAR_SHARE = 0.65  # share of the border pixels that must be light, or dark, to decide alone
+_LEAST_SIDE = 5  # pixels; smaller images have no border and centre
+_CLEAR_STEP = 0.1  # difference of centre and border that decides if the border alone does not
 
 
 def are_emnist_writers(client_ids: Iterable[str]) -> bool:
@@ -32,12 +32,12 @@ class Border:
     """Compares the borders of grey images with their centres, block by block."""
 
     def __init__(self) -> None:
-        """Starts with no image seen."""
+        """Starts without images."""
         self._num_light = self._num_border = self._num_centre = 0
         self._sum_border = self._sum_centre = 0.0
 
     def add(self, images: NDArray[Any], scale: float, offset: float) -> None:
-        """Looks at images [k, H, W] or [k, H, W, 1] that decode to `scale * images + offset`."""
+        """Adds images [k, H, W] or [k, H, W, 1] that decode to `scale * images + offset`."""
         if not images.size:
             return
         border = _border(images) * np.float32(scale) + np.float32(offset)
@@ -50,11 +50,11 @@ class Border:
 
     @property
     def share(self) -> float:
-        """Of the border pixels, how many are light."""
+        """The share of the border pixels that are light."""
         return self._num_light / max(self._num_border, 1)
 
     def decide(self) -> str | None:
-        """Returns "ink" or "background", None where neither border nor centre decides."""
+        """Returns "ink" or "background"; None if neither border nor centre decides."""
         if not 1 - _CLEAR_SHARE < self.share < _CLEAR_SHARE:
             return "background" if self.share > 0.5 else "ink"
         step = self._sum_border / max(self._num_border, 1)
@@ -65,7 +65,7 @@ class Border:
 
     @property
     def evidence(self) -> str:
-        """What decided, in words."""
+        """The evidence for the decision, in words."""
         border = self._sum_border / max(self._num_border, 1)
         centre = self._sum_centre / max(self._num_centre, 1)
         return (

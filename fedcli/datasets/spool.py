@@ -1,4 +1,4 @@
-"""Pixels whose number nobody knows yet, in a file without a name that vanishes with the process."""
+"""`PixelSpool`: collects an unknown number of images in an unnamed temporary file."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _BLOCK_BYTES = 8 << 20  # decoded at a time
 
 
 class PixelSpool:
-    """Takes images of one shape, block after block, and maps them when they are complete.
+    """Collects blocks of images of one shape, and maps them when they are complete.
 
-    They stay as they come while all blocks are decoded alike, and become float32 as the model
-    sees them otherwise. A block without images changes nothing of that.
+    If all blocks have the same type, scale and offset, the images are stored unchanged; otherwise
+    they become float32 as the model sees them. Blocks without images do not count.
 
     Attributes:
         shape: (H, W) or (H, W, C) of an image; None before the first block.
-        num_images: Images so far.
+        num_images: Number of images so far.
         scale: Images decode to `scale * pixels + offset`.
         offset: See `scale`.
     """
@@ -41,11 +41,11 @@ class PixelSpool:
         self._dtype: np.dtype[Any] = np.dtype(np.uint8)
 
     def close(self) -> None:
-        """Closes the file; what is mapped stays mapped."""
+        """Closes the file. Mapped images stay valid."""
         self._file.close()
 
     def add(self, pixels: Pixels, scale: float, offset: float) -> None:
-        """Appends images [k, *shape]. Raises OSError, for one when the disk is full."""
+        """Appends images [k, *shape]. Raises OSError, as on a full disk."""
         block: NDArray[Any] = pixels
         if not self.num_images:
             self.shape = pixels.shape[1:]
@@ -76,7 +76,7 @@ class PixelSpool:
         return np.memmap(self._file, self._dtype, "r", shape=shape)
 
     def _widen(self) -> None:
-        """Makes the images so far float32 as the model sees them, because blocks differ."""
+        """Converts the images so far to float32 as the model sees them, because blocks differ."""
         if (self._dtype, self.scale, self.offset) == (np.dtype(np.float32), 1.0, 0.0):
             return
         narrow = self._file
@@ -90,7 +90,7 @@ class PixelSpool:
 
 
 def _nameless(folder: Path | None) -> Any:
-    """A new file without a name, which its user closes. Raises OSError."""
+    """Opens a new unnamed file, which the caller closes. Raises OSError."""
     import tempfile  # late: few runs need it
 
     return tempfile.TemporaryFile(dir=folder)

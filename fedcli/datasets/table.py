@@ -1,4 +1,4 @@
-"""All examples of one split in the order of their source, mapped: what can be dealt to clients."""
+"""`ExampleTable`: all examples of one split in the order of their source, memory-mapped."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class ExampleTable:
         labels: int32 [n].
         scale: Pixels decode to `scale * pixels + offset`.
         offset: See `scale`.
-        owner_ids: Who owned them in the source, sorted; empty where nobody did.
-        owners: int64 [n], index into `owner_ids`; [0] where nobody did.
+        owner_ids: The owners in the source, sorted; empty if there are none.
+        owners: The index in `owner_ids` of each example's owner, int64 [n]; [0] if there are none.
     """
 
     source: str
@@ -44,9 +44,9 @@ class ExampleTable:
 
 
 class TableWriter:
-    """Collects examples in the order they are read. Memory holds labels and owners alone.
+    """Collects examples in the order in which they are read. Memory holds labels and owners only.
 
-    Use it as a context: at the end its file is closed, while a table that `table` returned stays.
+    Use it as a context manager. At the end its file is closed; a table from `table` stays valid.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class TableWriter:
 
         Args:
             source: The file or dataset, for messages.
-            folder: Where; by default the system's folder for temporary files.
-            fit: Brings images [k, H, W] or [k, H, W, C] of a size of their own to the size of all.
+            folder: The folder of the file; by default the system's folder for temporary files.
+            fit: Resizes images [k, H, W] or [k, H, W, C] to the common size.
 
         Raises:
             OSError: The folder cannot be written to.
@@ -71,7 +71,7 @@ class TableWriter:
         self._pixels = PixelSpool(folder)
         self._labels: list[NDArray[np.int32]] = []
         self._owners: list[NDArray[np.int64]] = []
-        self._owner_numbers: dict[str, int] = {}  # in the order they are met
+        self._owner_numbers: dict[str, int] = {}  # in the order in which they are added
 
     def __enter__(self) -> TableWriter:
         """Returns itself."""
@@ -88,7 +88,7 @@ class TableWriter:
 
     @property
     def num_examples(self) -> int:
-        """Examples so far."""
+        """Number of examples so far."""
         return self._pixels.num_images
 
     def add(
@@ -108,12 +108,12 @@ class TableWriter:
             labels: Integers [k], at least 0.
             scale: Pixels decode to `scale * pixels + offset`.
             offset: See `scale`.
-            owners: Who owns them: all of them, or one name each; None: nobody. Either every
-                example of a table has an owner or none has.
+            owners: The owner of all of them, or the owner of each; None: they have none. In a
+                table either all examples have owners or none has.
             where: Starts messages; by default the source.
 
         Raises:
-            DataError: They do not fit those before, or a label or a pixel cannot be.
+            DataError: They do not fit those before, or a label or a pixel is not allowed.
             OSError: The disk is full.
         """
         where = where or self.source
@@ -128,7 +128,7 @@ class TableWriter:
             )
         self._pixels.add(pixels, scale, offset)
         self._labels.append(labels.astype(np.int32))
-        if isinstance(owners, str):  # may own nothing, and is an owner all the same
+        if isinstance(owners, str):  # an owner counts even if it has no examples
             self._owners.append(np.full(len(labels), self._number(owners), np.int64))
         elif owners is not None:
             self._owners.append(np.array([self._number(name) for name in owners], np.int64))
@@ -145,7 +145,7 @@ class TableWriter:
         )
 
     def table(self) -> ExampleTable:
-        """Returns what was added.
+        """Returns the table of all added examples.
 
         Raises:
             DataError: Nothing was added, or some examples have an owner and others none.

@@ -108,10 +108,10 @@ def fetch(
                     return 0
                 remark(f"{target}: {problem}; fetching it again")
             with PartFile(target, file, tell) as part:
-                errand = _Download(file, part, tell, remark, patience, sleep)
-                errand.run(_addresses(file, bases))
+                download = _Download(file, part, tell, remark, patience, sleep)
+                download.run(_addresses(file, bases))
                 part.install(target)
-            return errand.num_transferred
+            return download.num_transferred
     except OSError as err:  # an error of the disk; `transport` handles those of the network
         raise DataError(
             f"cannot write {err.filename or target}: {err.strerror or err}; what was fetched is "

@@ -1,1 +1,1 @@
-"""How the examples of a dataset are dealt to clients."""
+"""Partitions: how the examples of a dataset are dealt to clients."""

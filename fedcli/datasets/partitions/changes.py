@@ -1,7 +1,7 @@
-"""What can happen to a client's examples: turned, noisy or inverted images, wrong labels.
+"""Changes to clients' examples: rotated, noisy or inverted images, wrong labels.
 
-`tables.CHANGES` has the options, `build` the code. Each is a pure function of the client's id and
-its examples, so clients can be asked for in any order.
+`tables.CHANGES` has the options, `build` makes the changes. A change is a pure function of the
+client's id and examples, so clients can be read in any order.
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ from fedcli.datasets.partitions.dealt import Change
 from fedcli.errors import ConfigError
 from fedcli.settings.options import Value
 
-_NOISE_IMAGES = 256  # that get their noise from one stream
-_TURNED_IMAGES = 256  # turned at a time: what lies between is several times as large
-_SYMMETRIC = 1e-6  # how far from it a range of pixels may be that is inverted by 255 - x
+_NOISE_IMAGES = 256  # images whose noise comes from one stream
+_TURNED_IMAGES = 256  # rotated at a time, because intermediate arrays are several times as large
+_SYMMETRIC = 1e-6  # tolerance for a symmetric range of pixels, which is inverted by 255 - x
 
 
 @dataclass(frozen=True, eq=False)
 class Rotation(Change):
     """Turns the images of client j by angle j mod m, anticlockwise (IFCA's rotated MNIST).
 
-    Multiples of 90 degrees are exact, where the image is square or the turn is a half one. Others
-    are bilinear about the centre; what comes from outside is the median of the image's border, so
-    paper stays paper whatever 1.0 means. The original uses 0, 90, 180 and 270.
+    Multiples of 90 degrees are exact if the image is square or the angle is 180 degrees. Other
+    angles are interpolated bilinearly about the centre. Pixels from outside the image get the
+    median of the image's border, so the background stays the same for either meaning of 1.0. The
+    original uses 0, 90, 180 and 270.
     """
 
     client_ids: Sequence[str]
     angles: Sequence[float]
 
     def client(self, client: ClientDataset) -> ClientDataset:
-        """Returns the client with its images turned."""
+        """Returns the client with rotated images."""
         angle = self.angles[bisect_left(self.client_ids, client.client_id) % len(self.angles)]
         return replace(client, pixels=turn(client.pixels, angle))
 
@@ -50,8 +51,8 @@ class Rotation(Change):
 class FeatureNoise(Change):
     """Adds N(0, (std j / (K - 1))^2) to every pixel of client j of K, as float32.
 
-    NIID-Bench's noise-based skew, as its code has it: the value is used as a standard deviation,
-    and pixels may leave 0 to 1. A lone client has `std`.
+    This is NIID-Bench's noise-based skew as in its code: the value is a standard deviation, and
+    pixels may leave the range 0 to 1. If there is one client, its deviation is `std`.
     """
 
     client_ids: Sequence[str]
@@ -73,7 +74,7 @@ class FeatureNoise(Change):
         return replace(client, pixels=pixels, scale=1.0, offset=0.0)
 
     def _stream(self, client_id: str, first: int) -> Stream:
-        """The stream of some images: even occurrences are for train, odd ones for test."""
+        """The random stream of a block of images: even occurrences for train, odd ones for test."""
         occurrence = 2 * (first // _NOISE_IMAGES) + self.is_test
         key = client_key(client_id)
         return Stream(
@@ -85,8 +86,8 @@ class FeatureNoise(Change):
 class Inversion(Change):
     """Turns pixels x into 1 - x for a share of the clients, spread evenly.
 
-    Client j is one of them if floor((j + 1) share) > floor(j share): 0.5 is every second one, from
-    the second on.
+    Client j is one of them if floor((j + 1) share) > floor(j share). A share of 0.5 means every
+    second client, beginning with the second.
     """
 
     client_ids: Sequence[str]
@@ -99,7 +100,7 @@ class Inversion(Change):
             return client
         is_symmetric = abs(255.0 * client.scale + 2.0 * client.offset - 1.0) < _SYMMETRIC
         if client.pixels.dtype == np.uint8 and is_symmetric:
-            return replace(client, pixels=np.uint8(255) - client.pixels)  # decodes as the others do
+            return replace(client, pixels=np.uint8(255) - client.pixels)  # scale and offset stay
         pixels = np.float32(1.0) - client.images()
         return replace(client, pixels=pixels, scale=1.0, offset=0.0)
 
@@ -108,15 +109,16 @@ class Inversion(Change):
 class LabelNoise(Change):
     """Gives each train label, with chance `rate`, to another class.
 
-    symmetric: to each of the other C - 1 alike (Patrini et al. 2017; many codes draw from all C,
-    so that a tenth of the noise changes nothing where C = 10); pair: to the next one, the first
-    after the last (Han et al. 2018). Test labels stay, so that accuracy is that on the truth.
+    symmetric: to each of the other C - 1 classes with equal probability (Patrini et al. 2017; many
+    implementations draw from all C, so that for C = 10 a tenth of the noise changes nothing). pair:
+    to the next class, from the last to the first (Han et al. 2018). Test labels are not changed, so
+    accuracy is measured on true labels.
 
     Attributes:
-        classes: int64 [C], sorted: the labels that occur; no other is given.
-        rate: The chance.
+        classes: The labels that occur, int64 [C], sorted; new labels are among them.
+        rate: The probability that a label changes.
         kind: "symmetric" or "pair".
-        seed: Of what is drawn.
+        seed: Seed of the random numbers.
     """
 
     classes: NDArray[np.int64]
@@ -125,7 +127,7 @@ class LabelNoise(Change):
     seed: int
 
     def labels(self, client_id: str, labels: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Returns the labels with some changed; the k-th depends on id, k and itself alone."""
+        """Returns the labels with noise. The k-th depends only on the id, k and the label."""
         stream = Stream(stream_key(self.seed, Purpose.LABEL_NOISE, client=client_key(client_id)))
         drawn = stream.uniform(2 * len(labels)).reshape(-1, 2)
         num_classes = len(self.classes)
@@ -147,9 +149,9 @@ def build(
 
     Args:
         names: Keys of `tables.CHANGES`.
-        options: All options of all of them.
-        client_ids: Everyone they may be asked about, sorted; client j is the j-th of these.
-        classes: int64 [C], sorted: the labels that occur.
+        options: All options of all these changes.
+        client_ids: All clients, sorted; client j is the j-th of these.
+        classes: The labels that occur, int64 [C], sorted.
 
     Raises:
         ConfigError: The options do not go with the data.
@@ -167,7 +169,7 @@ def build(
 
 
 def for_testing(changes: Sequence[Change]) -> tuple[Change, ...]:
-    """Returns what the same clients' test examples go through: noise of their own, true labels."""
+    """Returns the changes for the test examples: with other noise, without label noise."""
     return tuple(
         replace(each, is_test=True) if isinstance(each, FeatureNoise) else each
         for each in changes
@@ -176,13 +178,13 @@ def for_testing(changes: Sequence[Change]) -> tuple[Change, ...]:
 
 
 def turn(pixels: Pixels, angle: float) -> Pixels:
-    """Returns images [n, H, W] or [n, H, W, C] turned anticlockwise by degrees."""
+    """Returns images [n, H, W] or [n, H, W, C] rotated anticlockwise by `angle` degrees."""
     quarters, rest = divmod(angle, 90.0)
     if rest == 0.0 and (quarters % 2 == 0.0 or pixels.shape[1] == pixels.shape[2]):
         exact: Any = np.ascontiguousarray(np.rot90(pixels, int(quarters) % 4, axes=(1, 2)))
         return exact  # type: ignore[no-any-return]
     height, width = pixels.shape[1:3]
-    # Not -1, which of no images is any number.
+    # The shape has no -1, which is ambiguous for zero images.
     images = pixels.reshape(len(pixels), height, width, math.prod(pixels.shape[3:]))
     rows, columns = _sources(height, width, np.deg2rad(angle))
     turned = np.empty_like(images)
@@ -196,7 +198,7 @@ def turn(pixels: Pixels, angle: float) -> Pixels:
 def _sources(
     height: int, width: int, angle: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Where each pixel of a turned image comes from: rows and columns, float64 [H, W]."""
+    """The source position of each pixel of a rotated image: rows and columns, float64 [H, W]."""
     down, right = np.meshgrid(
         np.arange(height) - (height - 1) / 2, np.arange(width) - (width - 1) / 2, indexing="ij"
     )
@@ -206,7 +208,7 @@ def _sources(
 
 
 def _framed(images: NDArray[Any]) -> NDArray[Any]:
-    """Images [n, H, W, C] in a frame one pixel wide of the median of each one's border."""
+    """Images [n, H, W, C] padded by one pixel with the median of each image's border."""
     edges = (images[:, 0], images[:, -1], images[:, 1:-1, 0], images[:, 1:-1, -1])
     border = np.sort(np.concatenate(edges, axis=1), axis=1)
     fill = border[:, border.shape[1] // 2]
@@ -220,7 +222,7 @@ def _framed(images: NDArray[Any]) -> NDArray[Any]:
 def _interpolate(
     framed: NDArray[Any], rows: NDArray[np.float64], columns: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """Framed images at places between pixels, bilinear: float32 [n, H, W, C]."""
+    """Padded images at positions between pixels, interpolated bilinearly: float32 [n, H, W, C]."""
     height, width = framed.shape[1] - 2, framed.shape[2] - 2
     rows = np.clip(rows + 1.0, 0.0, height + 1.0)
     columns = np.clip(columns + 1.0, 0.0, width + 1.0)

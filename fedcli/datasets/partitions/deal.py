@@ -1,4 +1,4 @@
-"""Which example goes to which client: index arrays alone, whatever the examples are."""
+"""`Deal`: which example goes to which client, as index arrays."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fedcli.datasets.table import ExampleTable
 
 @dataclass(frozen=True, eq=False)
 class Deal:
-    """Clients and the examples each one holds, as indices into a table.
+    """Clients and the examples that each one holds, as indices into a table.
 
     Attributes:
-        client_ids: Sorted.
+        client_ids: The clients, sorted.
         order: int64 [num_dealt], indices of examples, client by client; each at most once.
         offsets: int64 [num_clients + 1]; client k holds `order[offsets[k]:offsets[k + 1]]`.
     """
@@ -27,13 +27,13 @@ class Deal:
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """Examples of each client, int64 [num_clients]."""
+        """Number of examples of each client, int64 [num_clients]."""
         sizes: NDArray[np.int64] = np.diff(self.offsets)
         return sizes
 
     @property
     def holders(self) -> NDArray[np.int64]:
-        """Which client holds each entry of `order`, int64 [num_dealt]."""
+        """The index of the client that holds each entry of `order`, int64 [num_dealt]."""
         return np.repeat(np.arange(len(self.client_ids)), self.sizes)
 
     def indices(self, client_index: int) -> NDArray[np.int64]:
@@ -41,28 +41,28 @@ class Deal:
         return self.order[self.offsets[client_index] : self.offsets[client_index + 1]]
 
     def keep(self, is_kept: NDArray[np.bool_]) -> Deal:
-        """Returns the deal of some entries of `order`, bool [num_dealt]; clients may be left empty.
+        """Returns the deal with some entries of `order`, given as bool [num_dealt].
 
-        Clients keep the order of their examples.
+        Clients keep the order of their examples, and may become empty.
         """
         sizes = np.bincount(self.holders[is_kept], minlength=len(self.client_ids))
         return Deal(self.client_ids, self.order[is_kept], _offsets(sizes))
 
     def choose(self, is_chosen: NDArray[np.bool_]) -> Deal:
-        """Returns the deal of some clients, bool [num_clients]."""
+        """Returns the deal with some of the clients, given as bool [num_clients]."""
         client_ids = [self.client_ids[index] for index in np.flatnonzero(is_chosen).tolist()]
         order = self.order[np.repeat(is_chosen, self.sizes)]
         return Deal(client_ids, order, _offsets(self.sizes[is_chosen]))
 
 
 def deal_to_owners(table: ExampleTable) -> Deal:
-    """Returns the natural deal: to each owner what it owned, in the order of the source."""
+    """Returns the natural deal: each owner holds its examples, in the order of the source."""
     sizes = np.bincount(table.owners, minlength=len(table.owner_ids))
     return Deal(table.owner_ids, np.argsort(table.owners, kind="stable"), _offsets(sizes))
 
 
 def deal_lists(client_ids: Sequence[str], lists: Sequence[NDArray[np.int64]]) -> Deal:
-    """Returns the deal of a list of examples a client; `client_ids` are sorted."""
+    """Returns the deal with one list of examples for each client; `client_ids` are sorted."""
     order = np.concatenate([np.empty(0, np.int64), *lists])
     return Deal(client_ids, order, _offsets(np.array([len(each) for each in lists], np.int64)))
 

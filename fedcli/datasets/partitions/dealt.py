@@ -1,4 +1,4 @@
-"""A split whose clients hold what a deal gives them of a table."""
+"""`DealtSplit`: a split whose clients hold the examples of a table that a deal gives them."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from fedcli.settings.vocabulary import NATURAL
 
 
 class Change:
-    """What a client's examples go through, a pure function of the client and its examples.
+    """A change to clients' examples: a pure function of a client and its examples.
 
-    A change overrides either method or both.
+    A subclass overrides one or both methods.
     """
 
     def labels(self, client_id: str, labels: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Returns the labels int32 [n] that a client shows instead of its own."""
+        """Returns the changed labels of a client, int32 [n]."""
         return labels
 
     def client(self, client: ClientDataset) -> ClientDataset:
-        """Returns a client with other pixels; its labels are changed by `labels` alone."""
+        """Returns the client with changed pixels. Labels are changed by `labels` only."""
         return client
 
 
 class DealtSplit(ClientData):
-    """The clients of a deal. Each is gathered from the table when asked for.
+    """The clients of a deal. `client` gathers the examples of a client from the table.
 
     Attributes:
         table: The examples.
         deal: Who holds them.
-        scale: Pixels of the table decode to `scale * pixels + offset`, as the user asked.
+        scale: Pixels of the table decode to `scale * pixels + offset`, by the option `pixels`.
         offset: See `scale`.
-        is_plain: Whether clients hold just what the table does, without any change.
+        is_plain: Whether there are no changes to the examples.
     """
 
     def __init__(
@@ -56,18 +56,19 @@ class DealtSplit(ClientData):
         partition: str = NATURAL,
         same_people: bool = True,
     ) -> None:
-        """Takes what belongs together; labels of the table are below `num_classes`.
+        """Makes the split. All labels of the table are below `num_classes`.
 
         Args:
             table: The examples.
             deal: Who holds them.
-            split: The name this split goes by.
+            split: The name of the split.
             num_classes: Labels are 0 to num_classes - 1.
             class_names: A name for each class, or None.
-            pixel_convention: What 1.0 is as the table decodes: "ink" or "background".
+            pixel_convention: The meaning of 1.0 in the table's decoded pixels: "ink" or
+                "background".
             pixels: "source", "ink" or "background".
-            changes: Applied to every client, in this order.
-            partition: What the deal and the changes are called, with parameters.
+            changes: Changes to every client, in this order.
+            partition: The name of the deal and the changes, with parameters.
             same_people: Whether clients of train and test with equal ids are the same people.
         """
         self.source = table.source

@@ -1,7 +1,7 @@
-"""Which examples are set aside to test on: a share of each client, whole clients, or a pooled test.
+"""Hold-out: sets aside a share of each client, whole clients, or a pooled test set.
 
-Each client draws from a stream of its own, so what is held out of it, or whether it is held out
-sooner than another, does not depend on who else is there.
+Each client has its own random stream, so the result for a client does not depend on the other
+clients.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ DEFAULT_FRACTION = 0.1
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """A deal in two.
+    """A deal that was split in two.
 
     Attributes:
-        train: What is left to train on.
-        test: What was set aside.
-        num_whole: Clients with examples that stay in `train` alone, because one cannot be split.
+        train: The examples that are left for training.
+        test: The examples that were set aside.
+        num_whole: Number of clients with a single example, which stays in `train`.
     """
 
     train: Deal
@@ -43,7 +43,7 @@ def within(deal: Deal, fraction: float, seed: int) -> HeldOut:
 
     Args:
         deal: Who holds what.
-        fraction: Of each client's examples, above 0 and below 1.
+        fraction: Share of each client's examples to set aside, above 0 and below 1.
         seed: Equal seeds set the same examples aside.
 
     Raises:
@@ -62,12 +62,12 @@ def within(deal: Deal, fraction: float, seed: int) -> HeldOut:
 
 
 def clients(deal: Deal, fraction: float, seed: int) -> HeldOut:
-    """Sets aside whole clients: those whose own draw is least, at least one on each side.
+    """Sets aside whole clients: those with the smallest random numbers, at least one on each side.
 
     Args:
         deal: Who holds what.
-        fraction: Of the clients, above 0 and below 1, rounded.
-        seed: Equal seeds draw the same number for a client, whoever the others are.
+        fraction: Share of the clients to set aside, above 0 and below 1, rounded.
+        seed: A client's random number depends on the seed and its id only.
 
     Raises:
         DataError: There is one client only.
@@ -85,16 +85,16 @@ def central(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Returns the examples left to train on and those of a pooled test, stratified by label.
 
-    Of each label the test has its share, rounded so that all of them together are the share of
-    everything; who owns an example does not count. At least one example on each side.
+    The test has the given share of each label, rounded so that the total is right, too. The owners
+    of examples are ignored. Each side has at least one example.
 
     Args:
         labels: Int32 [n], at least 0.
-        fraction: Of the examples, above 0 and below 1.
+        fraction: Share of the examples to set aside, above 0 and below 1.
         seed: Equal seeds set the same examples aside.
 
     Returns:
-        Two rising arrays of indices, int64, together 0 to n - 1.
+        Two ascending arrays of indices, int64, together 0 to n - 1.
 
     Raises:
         DataError: There is one example only.
@@ -105,7 +105,7 @@ def central(
     by_label = drawn[np.argsort(labels[drawn], kind="stable")]
     counts = np.bincount(labels)
     ends = np.cumsum(counts)
-    # Rounding the running total keeps each label within one example of its share.
+    # Rounding the cumulative total keeps each label within one example of its share.
     totals = np.rint(ends * (_share(len(labels), fraction) / len(labels))).astype(np.int64)
     taken = np.diff(totals, prepend=0)
     rank_in_label = np.arange(len(labels)) - np.repeat(ends - counts, counts)
@@ -115,7 +115,7 @@ def central(
 
 
 def _share(size: int, fraction: float) -> int:
-    """How many of at least two to set aside: the fraction, rounded, at least one on each side."""
+    """The number to set aside of `size`, at least 2: rounded, and at least one on each side."""
     return min(max(1, round(size * fraction)), size - 1)
 
 

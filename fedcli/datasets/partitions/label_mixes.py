@@ -1,12 +1,13 @@
-"""Examples dealt to clients by a label mix each, as the Dirichlet schemes over classes want it.
+"""Deals examples to clients by a label mix for each, for the Dirichlet schemes over classes.
 
-Clients take turns, every round in a new random order, so that nobody is left with what others did
-not want (Google's `use_rotate_draw`). At its turn a client draws a class by its mix and takes the
-next example of it. A class that runs out leaves every mix; whose mix is used up draws from what
-there is, in proportion (where Flower divides 0 by 0).
+Clients take turns, in a new random order in each round, so that the last client is not left with
+the remainder (Google's `use_rotate_draw`). At its turn a client draws a class by its mix and takes
+the next example of that class. A class without examples left is removed from all mixes. If no
+class of a client's mix is left, it draws from the remaining examples, in proportion to their
+classes (Flower divides 0 by 0 here).
 
-The outcome is that of drawing one by one, but turns are worked on in bulk up to the one that takes
-the last example of a class. Time grows with examples x classes.
+The result is that of drawing one by one. Turns are computed in bulk, up to the one that takes the
+last example of a class. Time is proportional to examples x classes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from fedcli.core.draws import Stream
 
-LEAST_TOTAL = 1e-290  # below, a sum of chances has no digits left
+LEAST_TOTAL = 1e-290  # a smaller sum of probabilities has lost its precision
 
 _CELLS = 1 << 18  # turns x classes worked on at a time
 
@@ -28,16 +29,16 @@ Counts = NDArray[np.int64]
 def deal_mixes(
     mixes: NDArray[np.float64], class_sizes: Counts, sizes: Counts, stream: Stream
 ) -> Counts:
-    """Returns which client takes each example, class after class: int64 [n].
+    """Returns the client of each example, with the examples ordered by class: int64 [n].
 
     Args:
-        mixes: Chances of the classes for each client, float64 [K, C], at least 0.
-        class_sizes: Examples of each class, int64 [C], n in all.
-        sizes: Examples of each client, int64 [K], n in all.
-        stream: What is drawn from.
+        mixes: Weights of the classes for each client, float64 [K, C], at least 0.
+        class_sizes: Number of examples of each class, int64 [C], n in all.
+        sizes: Number of examples of each client, int64 [K], n in all.
+        stream: The random stream.
     """
     left = class_sizes.copy()
-    spare = class_sizes.copy()  # what was left when a class last ran out
+    spare = class_sizes.copy()  # examples left when a class last ran out
     ends = np.cumsum(class_sizes)
     takers = np.empty(int(ends[-1]), np.int64)
     at_a_time = max(1, _CELLS // len(left))
@@ -50,7 +51,7 @@ def deal_mixes(
             num_served = _num_served(chosen, left)
             chosen, clients = chosen[:num_served], clients[:num_served]
             taken = np.bincount(chosen, minlength=len(left))
-            # The k-th of those who drew a class takes its k-th example that is left.
+            # The k-th client that drew a class takes its k-th remaining example.
             firsts = np.repeat(ends - left - np.cumsum(taken) + taken, taken)
             by_class = np.argsort(chosen, kind="stable")
             takers[firsts + np.arange(num_served)] = clients[by_class]
@@ -62,7 +63,7 @@ def deal_mixes(
 
 
 def _turns(sizes: Counts, at_a_time: int, stream: Stream) -> Iterator[Counts]:
-    """Yields who draws next, some rounds together where clients are few."""
+    """Yields the clients that draw next, several rounds at once if there are few clients."""
     num_clients, num_rounds = len(sizes), int(sizes.max())
     step = max(1, at_a_time // num_clients)
     for first in range(0, num_rounds, step):
@@ -73,7 +74,7 @@ def _turns(sizes: Counts, at_a_time: int, stream: Stream) -> Iterator[Counts]:
 
 
 def _choose(mixes: NDArray[np.float64], spare: Counts, drawn: NDArray[np.float64]) -> Counts:
-    """The class each row of mixes [k, C] draws by a number in [0, 1), of those not run out."""
+    """The class that each row of mixes [k, C] draws by a number in [0, 1), among those left."""
     chances = np.cumsum(np.where(spare > 0, mixes, 0.0), axis=1)
     chances[chances[:, -1] < LEAST_TOTAL] = np.cumsum(spare.astype(np.float64))
     chosen: Counts = (chances <= (drawn * chances[:, -1])[:, None]).sum(axis=1)
@@ -81,7 +82,7 @@ def _choose(mixes: NDArray[np.float64], spare: Counts, drawn: NDArray[np.float64
 
 
 def _num_served(chosen: Counts, left: Counts) -> int:
-    """How many choices [k] stand: up to the first that takes the last example of a class."""
+    """The number of valid choices [k]: up to the first that takes the last example of a class."""
     asked = np.bincount(chosen, minlength=len(left))
     places = [
         int(np.flatnonzero(chosen == each)[left[each] - 1])

@@ -1,4 +1,4 @@
-"""A named partition applied to tables: who holds which example, and what becomes of it.
+"""Applies a named partition to tables: deals the examples to clients, and changes them.
 
 A name is a deal, changes, or a deal and changes joined by "+"; see `tables.PARTITIONS`.
 """
@@ -27,11 +27,11 @@ MAIN_SPLITS = SPLITS
 
 @dataclass(frozen=True, eq=False)
 class Dealt:
-    """What a partition makes of one split.
+    """The result of a partition for one split.
 
     Attributes:
         deal: Who holds what.
-        changes: What the examples then go through.
+        changes: The changes to the examples.
     """
 
     deal: Deal
@@ -45,11 +45,12 @@ def apply(
     options: Mapping[str, Value],
     seed: int,
 ) -> dict[str, Dealt]:
-    """Returns what a partition makes of each split. Pixels are not looked at.
+    """Applies a partition to each split. Pixels are not read.
 
-    A scheme deals train, and test and validation follow it: of each class a client gets that share
-    of test that it has of train (of a class that train lacks, its share of all); who would have no
-    test example is not in test. Without train, test is dealt itself. Other splits stay natural.
+    A scheme deals train, and test and validation follow: a client gets the same share of each class
+    of test that it has of train (for a class that train lacks, its share of all examples). Clients
+    without test examples are not in test. Without train, test itself is dealt. Other splits stay
+    natural.
 
     Args:
         tables: The splits by name.
@@ -69,7 +70,7 @@ def apply(
     main = {split: tables[split] for split in MAIN_SPLITS if split in tables}
     if scheme == registry.NATURAL:
         if VALIDATION in main and not len(main[VALIDATION].owner_ids):
-            del main[VALIDATION]  # a pool, as central is
+            del main[VALIDATION]  # it is pooled, as central is
         deals = {split: _deal_natural(table) for split, table in main.items()}
     else:
         deals = _deal_artificial(main, scheme, values)
@@ -94,7 +95,7 @@ def _deal_natural(table: ExampleTable) -> Deal:
 
 
 def _pool(split: str, table: ExampleTable) -> Deal:
-    """The natural deal, or all in one hand where nobody owns anything."""
+    """The natural deal; if the examples have no owners, one client with all of them."""
     if len(table.owner_ids):
         return deal_to_owners(table)
     return deal_lists([split], [np.arange(len(table))])
@@ -103,7 +104,7 @@ def _pool(split: str, table: ExampleTable) -> Deal:
 def _deal_artificial(
     tables: Mapping[str, ExampleTable], scheme: str, options: Mapping[str, Value]
 ) -> dict[str, Deal]:
-    """The deal of the first split by a scheme, and of the others after it."""
+    """Deals the first split by a scheme, and the others in the same shares."""
     num_clients, seed = options["clients"], options["seed"]
     assert isinstance(num_clients, int)
     assert isinstance(seed, int)
@@ -137,11 +138,11 @@ def _follow(
     other_labels: NDArray[np.int32],
     stream: Stream,
 ) -> NDArray[np.int64]:
-    """Who holds each of the other examples, if each client has the same share of each class.
+    """The holders of the other examples, with the same share of each class for each client.
 
     Args:
         labels: int32 [n].
-        holders: Who has each of these, int64 [n].
+        holders: The client that holds each of these examples, int64 [n].
         num_clients: Holders are 0 to num_clients - 1.
         other_labels: int32 [m].
         stream: Shuffles the classes.

@@ -1,9 +1,10 @@
-"""How examples are dealt to clients that a source does not know: each scheme as published.
+"""The schemes that deal examples to artificial clients, each as published.
 
-A scheme takes the labels and says which client holds each example. All examples are dealt, each to
-one client, and none stays without; classes are shuffled before they are cut; time is linear in the
-examples (times the classes where a client has a label mix). K clients, C classes that occur, n
-examples, n_c of class c. `tables.DEALS` has the options, `SCHEMES` the code, under one name.
+A scheme takes the labels and returns the client of each example. Each example is dealt to one
+client, and each client has an example. Classes are shuffled before they are cut. Time is linear in
+the examples (times the classes if clients have label mixes). K is the number of clients, C that of
+the classes that occur, n that of the examples, n_c that of class c. `tables.DEALS` has the options,
+`SCHEMES` the code, under the same names.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from fedcli.errors import ConfigError
 from fedcli.lazy import load
 from fedcli.settings.options import Value
 
-MAX_TRIES = 100  # draws of a scheme that asks for a least number of examples
+MAX_TRIES = 100  # draws of a scheme with a minimum number of examples
 
-_MAX_CELLS = 1 << 26  # clients x classes that a scheme keeps numbers of: half a gigabyte
+_MAX_CELLS = 1 << 26  # largest table of clients x classes: half a gigabyte
 
 Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What a scheme deals.
+    """The input of a scheme.
 
     Attributes:
         name: The scheme, for messages.
@@ -39,7 +40,7 @@ class Task:
         num_classes: C.
         num_clients: K, at most n.
         options: The scheme's options.
-        stream: What it draws from.
+        stream: Its random stream.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Task:
     stream: Stream
 
     def sort(self) -> Counts:
-        """Returns the examples class after class, shuffled within each: int64 [n]."""
+        """Returns the examples ordered by class, shuffled within each class: int64 [n]."""
         order = self.stream.permutation(len(self.labels))
         return order[np.argsort(self.labels[order], kind="stable")]
 
@@ -66,7 +67,7 @@ class Task:
 def deal(
     name: str, labels: NDArray[np.int32], options: Mapping[str, Value], stream: Stream
 ) -> Counts:
-    """Returns which client holds each example, int64 [n]; clients 0 to K - 1 hold one at least.
+    """Returns the client of each example, int64 [n]. Each of the clients 0 to K - 1 has one.
 
     Args:
         name: A key of `SCHEMES`, or a deal of the user's.
@@ -192,7 +193,7 @@ def deal_classes_per_client(task: Task) -> Counts:
     ranks = task.stream.uniform(num_clients * num_classes).reshape(num_clients, num_classes)
     everyone = np.arange(num_clients)
     ranks[everyone, everyone % num_classes] = -2.0
-    missing = np.arange(num_clients, num_classes)  # classes that are nobody's first
+    missing = np.arange(num_clients, num_classes)  # classes that are no client's first class
     ranks[missing % num_clients, missing] = -1.0
     held = np.argsort(ranks, axis=1, kind="stable")[:, :per_client]
     is_holder = np.zeros((num_classes, num_clients), np.bool_)
@@ -296,19 +297,19 @@ def _hold(order: Counts, holders_in_order: Counts) -> Counts:
 
 
 def _deal_sizes(task: Task, sizes: Counts) -> Counts:
-    """Random examples to clients of these sizes."""
+    """Deals random examples to clients of these sizes."""
     order = task.stream.permutation(len(task.labels))
     return _hold(order, np.repeat(np.arange(task.num_clients), sizes))
 
 
 def _deal_weights(task: Task, weights: NDArray[np.float64]) -> Counts:
-    """Random examples to clients of sizes in proportion to weights, one at least."""
+    """Deals random examples to clients with sizes in proportion to weights, at least one each."""
     spare = np.array([len(task.labels) - task.num_clients])
     return _deal_sizes(task, 1 + cut(weights[None], spare)[0])
 
 
 def _deal_mixes(task: Task, alpha: NDArray[np.float64]) -> Counts:
-    """Label mixes of Dir(alpha), float64 [C], for clients of even sizes."""
+    """Deals examples to clients of even sizes by label mixes from Dir(alpha), float64 [C]."""
     mixes = task.stream.dirichlet(alpha, task.num_clients)
     order, sizes = task.sort(), task.even_sizes()
     clients = label_mixes.deal_mixes(mixes, task.class_sizes(), sizes, task.stream)
@@ -316,12 +317,12 @@ def _deal_mixes(task: Task, alpha: NDArray[np.float64]) -> Counts:
 
 
 def _first_share(num_clients: int) -> float:
-    """What the first of so many clients has when sizes grow e-fold."""
+    """The share of the first of `num_clients` clients if sizes grow by a factor of e."""
     return float((np.e - 1.0) / np.expm1(num_clients))
 
 
 def _until_enough(task: Task, counts: Callable[[], Counts]) -> Counts:
-    """Draws counts [rows, K] until each client has `min_examples` in all."""
+    """Draws counts [rows, K] until each client has at least `min_examples`."""
     least = task.options["min_examples"]
     clash = f"--partition {task.name}: clients={task.num_clients} with min_examples={least}"
     if least * task.num_clients > len(task.labels):
@@ -342,14 +343,14 @@ def _free_shares(task: Task, alpha: float, class_sizes: Counts) -> Counts:
 
 
 def _balanced_shares(task: Task, alpha: float, class_sizes: Counts) -> Counts:
-    """As `_free_shares`, but who has n / K examples or more gets none of the next class."""
+    """As `_free_shares`, but clients with n / K examples or more get none of the next class."""
     over_clients = np.full(task.num_clients, alpha)
     shares = task.stream.dirichlet(over_clients, task.num_classes)
     dealt = np.zeros(shares.shape, np.int64)
     for index in range(task.num_classes):
         is_open = dealt.sum(axis=0) * task.num_clients < len(task.labels)
         row = np.where(is_open, shares[index], 0.0)
-        if row.sum() < LEAST_TOTAL:  # those who were to have it are full: the others share it
+        if row.sum() < LEAST_TOTAL:  # clients with a share of this class are full: others share it
             row = is_open.astype(np.float64)
         dealt[index] = cut(row[None], class_sizes[index : index + 1])[0]
     return dealt

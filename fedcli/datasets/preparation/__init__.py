@@ -1,1 +1,1 @@
-"""From a source of any format to a fedcli store."""
+"""Converts a source of any format to a fedcli store."""

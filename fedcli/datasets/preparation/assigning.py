@@ -1,4 +1,4 @@
-"""The steps between: who holds which examples, and who is left out or set aside. Indices alone."""
+"""Assigns examples to clients, drops small clients and holds out data. Works on indices only."""
 
 from __future__ import annotations
 
@@ -23,17 +23,16 @@ from fedcli.settings import tables as registry
 from fedcli.settings.options import Value, resolve
 from fedcli.settings.vocabulary import SPLITS
 
-# Fewer tell nothing of a client once some are held out: TFF and LEAF drop such clients, too.
+# A client with fewer examples is too small after a hold-out. TFF and LEAF drop such clients, too.
 MIN_DIGITS = 2
-# A source that names no owners, dealt to how many: a client of 20 examples at least, 100 clients
-# at most.
+# The number of clients for a source without owners: at least 20 examples each, at most 100 clients.
 MAX_DEFAULT_CLIENTS = 100
 DEFAULT_CLIENT_EXAMPLES = 20
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One split on its way: who holds which examples of a table, and what they go through."""
+    """One split in preparation: a table, the deal of its examples, and changes to them."""
 
     table: ExampleTable
     deal: Deal
@@ -68,7 +67,7 @@ def choose_scheme(
 def take_central(
     source: Imported, kept: Mapping[str, NDArray[np.int64]], options: PrepareOptions, name: str
 ) -> tuple[dict[str, NDArray[np.int64]], Part]:
-    """Returns what is left of train, and the pool taken from it, of the one client `name`."""
+    """Returns the rest of train, and the pool taken from it, as a single client `name`."""
     table, examples = source.tables["train"], kept["train"]
     left, taken = hold_out.central(table.labels[examples], options.hold_out_fraction, options.seed)
     return {**kept, "train": examples[left]}, Part(table, deal_lists([name], [examples[taken]]))
@@ -81,7 +80,7 @@ def deal_examples(
     given: Mapping[str, Value],
     notes: list[str],
 ) -> dict[str, Part]:
-    """Returns who holds what in each split."""
+    """Deals the examples of each split."""
     tables, chosen = dict(source.tables), dict(kept)
     if "test" in tables and not len(tables["test"].owner_ids) and not deals_anew(scheme):
         tables[CENTRAL], chosen[CENTRAL] = tables.pop("test"), chosen.pop("test")
@@ -101,18 +100,18 @@ def deal_examples(
 
 
 def _without_pixels(table: ExampleTable, kept: NDArray[np.int64]) -> ExampleTable:
-    """Some examples of a table without their pixels, at which no partition looks."""
+    """Some examples of a table without their pixels, which no partition reads."""
     owners = table.owners[kept] if len(table.owner_ids) else table.owners
     return replace(table, pixels=table.pixels[:0], labels=table.labels[kept], owners=owners)
 
 
 def _through(kept: NDArray[np.int64], deal: Deal) -> Deal:
-    """A deal of some examples as one of the table they were chosen from."""
+    """Converts a deal of some examples to a deal of the table from which they were chosen."""
     return Deal(deal.client_ids, kept[deal.order], deal.offsets)
 
 
 def deals_anew(scheme: str) -> bool:
-    """Tells whether a partition gives examples to other clients than their owners."""
+    """Returns whether a partition gives examples to other clients than their owners."""
     return registry.split_partition(scheme)[0] != registry.NATURAL
 
 
@@ -123,7 +122,7 @@ def drop_small(
     scheme: str,
     notes: list[str],
 ) -> dict[str, Part]:
-    """Leaves out clients of few train examples, in test and validation too if these are theirs."""
+    """Drops clients with few train examples, also from test and validation if they are the same."""
     least = least_examples(options)
     train = parts["train"]
     is_kept = train.deal.sizes >= least
@@ -176,9 +175,9 @@ def set_aside(
 
 
 def least_examples(options: PrepareOptions) -> int:
-    """Returns how many train examples let a client stay.
+    """Returns the number of train examples that a client needs to be kept.
 
-    A pooled test that takes all of a client's leaves none of it.
+    A client all of whose examples are in a pooled test is dropped.
     """
     usual = MIN_DIGITS if options.digits_only else int(options.hold_out == POOLED)
     return max(options.min_examples, usual)

@@ -1,4 +1,4 @@
-"""Which classes of two sources are the same: by name or by value, never by position."""
+"""Matches the classes of two sources by name or by value, never by position."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _SHOWN = 10  # classes in a message
 def match_classes(
     train: Imported, test: Imported, table: ExampleTable
 ) -> tuple[tuple[str, ...], int, ExampleTable]:
-    """Returns names and number of the classes of both, and the test examples labelled by them.
+    """Returns names and number of the classes of both, and the test examples with these labels.
 
     Args:
-        train: Its numbers of classes stay.
+        train: The source whose class numbers are kept.
         test: The other source.
         table: Its examples.
 
@@ -53,7 +53,7 @@ def match_classes(
 
 
 def _renamed(train: Imported, test: Imported, table: ExampleTable) -> ExampleTable:
-    """The test examples with train's numbers of the classes of the same names."""
+    """The test examples, relabelled with train's numbers of the classes with the same names."""
     places = {_key(name): place for place, name in enumerate(train.class_names)}
     unknown = [name for name in test.class_names if _key(name) not in places]
     if unknown:
@@ -66,7 +66,7 @@ def _renamed(train: Imported, test: Imported, table: ExampleTable) -> ExampleTab
 
 
 def _by_value(train: Imported, numbers: list[int], table: ExampleTable) -> ExampleTable:
-    """The test examples, whose labels are numbers, with the places of train's names of them."""
+    """The test examples, whose labels are numbers, relabelled by train's names of these numbers."""
     present = np.unique(table.labels).tolist()
     places: dict[int, int] = {}
     for place, value in enumerate(numbers):
@@ -84,7 +84,7 @@ def _by_value(train: Imported, numbers: list[int], table: ExampleTable) -> Examp
 
 
 def _key(name: str) -> str | int:
-    """What makes two names one: the value of numbers, so that 01 and 1 are the same class."""
+    """The key by which names are matched: numbers by value, so that 01 and 1 are the same class."""
     value = value_of(name)
     return name if value is None else value
 

@@ -1,4 +1,4 @@
-"""Several sources as one: another's examples as the split test, or as a pooled test set."""
+"""Joins two sources: the second one becomes the split test, or a pooled test set."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ def check_shapes(tables: Mapping[str, ExampleTable]) -> None:
 
 
 def _match_convention(train: Imported, test: Imported, table: ExampleTable) -> ExampleTable:
-    """The test examples with 1.0 meaning what it means in train.
+    """The test examples with the meaning of 1.0 in train.
 
-    Sources of one format are taken to be of one kind: what was guessed from some pixels may differ
-    between them. A store says for itself what 1.0 is in it.
+    Sources of the same format are assumed to have the same meaning, because a guess from some
+    pixels may differ between them. A store records its meaning.
     """
     is_alike = train.format == test.format != "store"
     if is_alike or train.pixel_convention == test.pixel_convention:

@@ -1,4 +1,4 @@
-"""Where a store may be written, and what may be tested on."""
+"""Checks where a store may be written, and that test data are not the train data."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from fedcli.outputs import resolve_output
 
 
 def check_place(out: Path, sources: Sequence[Path]) -> None:
-    """Checks where a store is to be written, before any work.
+    """Checks, before any work, that a store can be written at a path.
 
     Raises:
-        DataError: There is no such folder, it cannot be written to, something that must not be
-            replaced has that name, or it lies in a source, whose files are read and not replaced.
+        DataError: The folder does not exist or is not writable, something that must not be
+            replaced has that name, or the path is a source or in one.
     """
     folder = out.parent
     try:
@@ -38,13 +38,13 @@ def check_place(out: Path, sources: Sequence[Path]) -> None:
 
 
 def _holds(source: Path, folder: Path) -> bool:
-    """Whether a source is a folder, or one above it; links lead where they lead."""
+    """Whether a source is the folder or above it, after following links."""
     return source.is_dir() and folder.resolve().is_relative_to(source.resolve())
 
 
 def check_test_data(sources: Sequence[Path], test_data: Path | None) -> None:
-    """Checks that what is tested on is not what is trained on."""
-    if test_data is None or not test_data.exists():  # that is told by the reading
+    """Checks that test data are not the train data."""
+    if test_data is None or not test_data.exists():  # a missing file is reported when it is read
         return
     same = next((each for each in sources if each.exists() and each.samefile(test_data)), None)
     if same is not None:

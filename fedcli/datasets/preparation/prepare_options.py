@@ -1,4 +1,4 @@
-"""What is done with a source on its way to a store."""
+"""`PrepareOptions`: the options of `fedcli preprocess`."""
 
 from __future__ import annotations
 
@@ -27,33 +27,33 @@ class PrepareOptions:
         file_column: Of a table of pictures: which column names their files.
         splits: Which folder or file is which split; empty: none is one; None: their names say.
         image_shape: Of a row of a CSV file: (H, W) or (H, W, C).
-        folders: What folders of images stand for: "class", "client" or "client/class".
+        folders: The meaning of folders of images: "class", "client" or "client/class".
         color: Of images: "grey" or "rgb"; None: as they are.
-        pixel_range: From what to what pixels go in the source, one of `vocabulary.PIXEL_RANGES`;
-            None: as the largest says.
-        polarity: What 1.0 is in the source, one of `vocabulary.PIXEL_CONVENTIONS`; None: as the
-            format or the pixels say.
-        size: (H, W) that images are brought to; None: they all have one size.
+        pixel_range: Range of the pixels in the source, one of `vocabulary.PIXEL_RANGES`; None:
+            decided by the largest pixel.
+        polarity: Meaning of 1.0 in the source, one of `vocabulary.PIXEL_CONVENTIONS`; None:
+            decided by the format or the pixels.
+        size: (H, W) to which images are resized; None: they must all have the same size.
         centre: Whether ink is moved to the middle of each image.
         digits_only: Keep labels 0 to 9 alone.
         invert: Make 1 - x of each pixel x.
         min_examples: Clients with fewer train examples, counted before any are held out within
             them, are left out.
         test_data: A source whose split test, else train, becomes the split test; or central, if
-            nobody owns its examples and the partition is natural.
-        hold_out: One of `vocabulary.HOLD_OUTS`; None: no split but those of the source.
-        hold_out_split: What that makes, "test" or "validation" (a pooled test is called central);
-            None: test where the source has none, else validation.
-        hold_out_fraction: What share is held out.
-        seed: Of everything drawn, unless the partition's options hold one.
-        partition: A scheme, or several joined by "+"; None: natural, or iid where nobody owns
-            anything.
-        partition_options: Of these.
-        source: Where the data come from, for the store; None: what the source says.
-        licence: Under what licence; None: what the source says.
-        class_names: A name for each class; empty: what the source says.
-        same_people: Whether clients of train and test with equal ids are the same people; None:
-            what the source says.
+            its examples have no owners and the partition is natural.
+        hold_out: One of `vocabulary.HOLD_OUTS`; None: nothing is held out.
+        hold_out_split: The split to make, "test" or "validation" (a pooled test is called central);
+            None: test if the source has none, else validation.
+        hold_out_fraction: The share to hold out.
+        seed: Seed of all random choices, unless the partition's options have one.
+        partition: A scheme, or several joined by "+"; None: natural, or iid if the examples have no
+            owners.
+        partition_options: Options of the partition.
+        source: The origin of the data, recorded in the store; None: that of the source.
+        licence: The licence of the data; None: that of the source.
+        class_names: A name for each class; empty: those of the source.
+        same_people: Whether clients of train and test with equal ids are the same people; None: as
+            in the source.
         central_data: Files of a set whose clients become the split central; none: no such split.
     """
 
@@ -87,7 +87,7 @@ class PrepareOptions:
     central_data: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuses what is not allowed, whatever the source.
+        """Checks the options that do not depend on the source.
 
         Raises:
             ConfigError: An option has a value that is not allowed, or needs another.

@@ -1,7 +1,7 @@
-"""From a source of any format to a fedcli store: read, filter, deal, hold out, write.
+"""Converts a source of any format to a fedcli store: read, filter, deal, hold out, write.
 
-All steps but the first and the last are arithmetic on indices; pixels are copied once, into an
-unnamed file beside the store, and gathered from there client by client.
+All steps except the first and the last work on indices. Pixels are copied once, to an unnamed file
+beside the store, and gathered from there client by client.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ __all__ = ["Look", "PrepareOptions", "Prepared", "look", "prepare"]
 
 @dataclass(frozen=True)
 class Look:
-    """What a source was taken to be, without a store made of it.
+    """How a source would be interpreted (`fedcli preprocess` without writing a store).
 
     Attributes:
         description: The findings and their evidence.
-        num_examples: Of each split.
-        num_owners: Of each split; 0 where the source names none.
-        notes: What the user should know, a sentence each.
+        num_examples: Number of examples of each split.
+        num_owners: Number of owners of each split; 0 if the source names none.
+        notes: Notes for the user, one sentence each.
     """
 
     description: SourceDescription
@@ -62,9 +62,9 @@ class Look:
 
 
 def look(sources: Sequence[Path], options: PrepareOptions, tell: Tell = tell_nobody) -> Look:
-    """Reads a source as `prepare` does and returns what it was taken to be; writes no store.
+    """Reads a source as `prepare` does and returns its interpretation; writes no store.
 
-    Pixels pass through a file without a name in the system's folder for temporary files.
+    Pixels are copied to an unnamed file in the system's folder for temporary files.
 
     Args:
         sources: As `prepare`.
@@ -92,13 +92,13 @@ def prepare(
     options: PrepareOptions,
     tell: Tell = tell_nobody,
 ) -> Prepared:
-    """Writes a store made of a source, whole or not at all, and returns what it holds.
+    """Converts a source to a store, which is written atomically, and returns its summary.
 
     Args:
         sources: A file or folder, or the files of one set.
-        out: The store to write or replace; its folder has room for the pixels twice.
-        options: What to do.
-        tell: Told the examples read of each source, then those written.
+        out: The store to write or replace. Its folder needs room for the pixels twice.
+        options: The options.
+        tell: Called with the number of examples read of each source, then with those written.
 
     Raises:
         ConfigError: An option does not go with the source.
@@ -127,7 +127,7 @@ def prepare(
         info = describe(sources, source, options, scheme, given, held_out)
         splits = {name: dealt_split(name, part, source, info) for name, part in parts.items()}
         fingerprint = store_writer.create(out, splits, info, tell)
-    except OSError as err:  # of the file that pixels pass through
+    except OSError as err:  # an error of the temporary file of pixels
         raise DataError(f"cannot write {out}: {err.strerror or err}") from err
     return summarise(out, source, fingerprint, notes)
 
@@ -135,7 +135,7 @@ def prepare(
 def _read(
     sources: Sequence[Path], options: PrepareOptions, folder: Path | None, tell: Tell
 ) -> tuple[Imported, list[str]]:
-    """The source whole, and what its user should know of it."""
+    """Reads the whole source, and returns it with notes for the user."""
     source = read_source(sources, options, folder, tell)
     notes = [*source.notes, *pixel_notes(source, tell)]
     if options.digits_only:
@@ -144,7 +144,7 @@ def _read(
 
 
 def _why_empty(source: Imported) -> str:
-    """Why no example of a source is left."""
-    if len(source.tables["train"].labels):  # all others are taken away by that option alone
+    """The reason why a source has no examples left."""
+    if len(source.tables["train"].labels):  # only that option removes examples
         return "none of its labels is a digit; drop --digits-only"
     return "holds no train examples; give data that have some"

@@ -1,4 +1,4 @@
-"""The first step: a source read whole, with what its user should know of it."""
+"""The first step: reads a whole source, and collects notes on it for the user."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from fedcli.errors import ConfigError, DataError
 from fedcli.progress import Tell
 from fedcli.settings.vocabulary import HELD_OUT, VALIDATION
 
-_GREATEST_PIXEL = 1.5  # decoded; above it pixels are no shares of one
-_BLOCK = 256  # images looked at a time
-_LEAST_ALIKE = 10  # images; fewer may be alike by chance
+_GREATEST_PIXEL = 1.5  # decoded; above it the pixels are not in the range 0 to 1
+_BLOCK = 256  # images read at a time
+_LEAST_ALIKE = 10  # images; fewer may be equal by chance
 _SHOWN = 10  # classes named in a note
 
 
@@ -31,7 +31,7 @@ def read_source(
     """Returns the source, with the test data of another as its split test."""
     import_options = _import_options(options)
     if options.test_data is not None and options.format is None:
-        recognising.recognise([options.test_data])  # a wrong one is found before the work
+        recognising.recognise([options.test_data])  # a wrong file is an error before the work
     source = recognising.read(sources, import_options, folder, tell)
     if "train" not in source.tables:
         raise DataError(
@@ -57,7 +57,7 @@ def read_source(
 
 
 def hold_out_split(source: Imported, options: PrepareOptions, notes: list[str]) -> str | None:
-    """Returns which split is made of train: test, or validation where there is a test split.
+    """Returns the split to hold out from train: test, or validation if there is a test split.
 
     Raises:
         ConfigError: The source has that split already.
@@ -109,7 +109,7 @@ def _import_options(options: PrepareOptions) -> ImportOptions:
 
 
 def pixel_notes(source: Imported, tell: Tell) -> list[str]:
-    """Says so where images are all alike, or those of a store do not go from 0 to 1."""
+    """Returns notes if all images are equal, or if pixels of a store are not in 0 to 1."""
     notes = []
     for name, table in source.tables.items():
         if _are_alike(table):
@@ -130,7 +130,7 @@ def pixel_notes(source: Imported, tell: Tell) -> list[str]:
 
 
 def _are_alike(table: ExampleTable) -> bool:
-    """Whether there are several images and all are the first one; mostly the second tells."""
+    """Whether there are several images, all equal. The second image usually decides."""
     if len(table) < _LEAST_ALIKE or not table.pixels.size:
         return False
     first = np.asarray(table.pixels[0])
@@ -139,7 +139,7 @@ def _are_alike(table: ExampleTable) -> bool:
 
 
 def class_notes(source: Imported) -> list[str]:
-    """Says so where a number of classes that is the largest label's has gaps: often a mistake."""
+    """Returns notes if there is one class, or if labels up to the largest one have gaps."""
     if source.num_classes == 1:
         only = f" {source.class_names[0]!r}" if source.class_names else ""
         return [
@@ -163,7 +163,7 @@ def class_notes(source: Imported) -> list[str]:
 
 
 def limit_to_digits(source: Imported) -> Imported:
-    """Returns the source without its classes beyond the digits; examples of these stay."""
+    """Returns the source with the digits as its only classes; the examples are unchanged."""
     digits = tuple(map(str, range(NUM_DIGITS)))
     if source.class_names and source.class_names[:NUM_DIGITS] != digits:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""The last step: what the store says about itself, and what it holds once written."""
+"""The last step: the metadata of a store, and its summary after it was written."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class PreparedSplit:
 
     Attributes:
         name: train, test, validation or central.
-        num_clients: Clients in it.
-        num_examples: Examples of them all.
-        smallest: Examples of the client that has fewest.
-        median: Of examples a client.
-        largest: Examples of the client that has most.
+        num_clients: Number of clients.
+        num_examples: Number of examples of all clients.
+        smallest: Number of examples of the smallest client.
+        median: Median number of examples of a client.
+        largest: Number of examples of the largest client.
         pixels: "uint8" or "float32".
     """
 
@@ -49,18 +49,18 @@ class PreparedSplit:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A store that was written, in figures.
+    """The summary of a store that was written.
 
     Attributes:
         path: The file.
-        format: Of the source.
-        description: What the source was taken to be.
-        info: What the store says about itself.
-        splits: Train first.
+        format: Format of the source.
+        description: How the source was interpreted.
+        info: The metadata of the store.
+        splits: The splits, train first.
         pixel_shape: (H, W) or (H, W, C).
-        fingerprint: Of the data.
-        num_bytes: Of the file.
-        notes: What the user should know, a sentence each.
+        fingerprint: Fingerprint of the data.
+        num_bytes: Size of the file.
+        notes: Notes for the user, one sentence each.
     """
 
     path: Path
@@ -82,7 +82,7 @@ def describe(
     given: Mapping[str, Value],
     held_out: str | None,
 ) -> StoreInfo:
-    """Returns what the store says about itself; `held_out` is the split that was made of train."""
+    """Returns the metadata of a store; `held_out` is the split that was held out from train."""
     convention = source.pixel_convention
     same_people = source.same_people
     if held_out == "test":
@@ -106,14 +106,14 @@ def describe(
 
 
 def _recorded_description(sources: Sequence[Path], source: Imported) -> SourceDescription | None:
-    """What a source was taken to be; of a store, what its own source was."""
+    """How a source was interpreted; for a store, its recorded description."""
     if source.format == "store":
         return store.read_info(sources[0]).description
     return replace(source.description, source=_title(sources, source.description.source))
 
 
 def _steps(options: PrepareOptions, held_out: str | None) -> dict[str, object]:
-    """What was done beside the partition, a step each with its parameters."""
+    """The steps beside the partition, each with its parameters."""
     steps: dict[str, object] = {}
     if options.digits_only or options.min_examples:
         steps["filter"] = {
@@ -135,7 +135,7 @@ def _continue_history(
 ) -> tuple[str, dict[str, object]]:
     """The partition and parameters of a store whose clients are kept.
 
-    Parameters that it had already stand in a step "before": equal names would hide one another.
+    Its earlier parameters are put in a step "before", because equal names would hide one another.
     """
     changes = tables.split_partition(scheme)[1]
     names = [info.partition] * (info.partition != tables.NATURAL or not changes)
@@ -145,9 +145,9 @@ def _continue_history(
 
 
 def _title(sources: Sequence[Path], source: str) -> str:
-    """What a source is called, wherever it lies: equal data make equal stores.
+    """The name of a source without its folder, so that equal data make equal stores.
 
-    What a store says of its own source is taken as it is, and never for a path.
+    The source that a store records is used unchanged, and never taken for a path.
     """
     path = next((each for each in sources if str(each) == source), None)
     if path is None:
@@ -156,7 +156,7 @@ def _title(sources: Sequence[Path], source: str) -> str:
 
 
 def dealt_split(name: str, part: Part, source: Imported, info: StoreInfo) -> DealtSplit:
-    """Returns a split as it is written."""
+    """Returns a split in the form in which it is written."""
     return DealtSplit(
         part.table,
         part.deal,
@@ -170,7 +170,7 @@ def dealt_split(name: str, part: Part, source: Imported, info: StoreInfo) -> Dea
 
 
 def summarise(path: Path, source: Imported, fingerprint: str, notes: list[str]) -> Prepared:
-    """Returns what the store that was written holds."""
+    """Returns the summary of a store that was written."""
     splits = store.open_store(path)
     return Prepared(
         path=path,

@@ -1,1 +1,1 @@
-"""What client data are read from: files, tables, generated images."""
+"""The sources of client data: files, tables, generated images."""

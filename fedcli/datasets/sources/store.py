@@ -1,6 +1,6 @@
 """The fedcli store: one HDF5 file whose arrays lie contiguous, so that a client is a mapped slice.
 
-What the file holds, and how it is read; `store_writer` writes it.
+This module describes and reads the file; `store_writer` writes it.
 
 Root attributes: format, version, the fields of `StoreInfo`, info_fingerprint (a BLAKE2b of these),
 and fingerprint. Group /splits/<name>:
@@ -10,8 +10,8 @@ and fingerprint. Group /splits/<name>:
     pixels          uint8 or float32 [n, H, W] or [n, H, W, C], attributes scale and offset
     labels          int32 [n]
 
-The fingerprint is a BLAKE2b over all of this group, split by split in the order of their names:
-equal data have equal ones, whatever is said about them.
+The fingerprint is a BLAKE2b over this whole group, split by split in the order of their names.
+Equal data have equal fingerprints; the metadata do not matter.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ VERSION = 1
 
 T = TypeVar("T")
 
-# The datasets of a split in their order: types as NumPy writes them, and ranks.
+# The datasets of a split in order, with their NumPy types and ranks.
 ARRAYS: dict[str, tuple[str | tuple[str, ...], tuple[int, ...]]] = {
     "client_ids": ("S", (1,)),
     "client_offsets": (("<i8",), (1,)),
@@ -63,18 +63,18 @@ _BLOCK_BYTES = 8 << 20  # copied or hashed at a time
 
 @dataclass(frozen=True, kw_only=True)
 class StoreInfo:
-    """What a store says about itself.
+    """The metadata of a store.
 
     Attributes:
         num_classes: Labels are 0 to num_classes - 1.
-        pixel_convention: What 1.0 is in decoded pixels: "ink" or "background".
-        class_names: A name for each class, or none at all.
+        pixel_convention: Meaning of 1.0 in decoded pixels: "ink" or "background".
+        class_names: A name for each class; may be empty.
         same_people: Whether clients of train and test with equal ids are the same people.
-        source: Where the data come from.
-        licence: Under what licence.
+        source: The origin of the data.
+        licence: The licence of the data.
         partition: How examples were dealt to clients; "natural" for real owners.
-        partition_parameters: The parameters of that, a JSON object.
-        description: What its source was taken to be; None: older stores do not say.
+        partition_parameters: The parameters of the partition, a JSON object.
+        description: How its source was interpreted; None in older stores.
     """
 
     num_classes: int
@@ -88,7 +88,7 @@ class StoreInfo:
     description: SourceDescription | None = None
 
     def __post_init__(self) -> None:
-        """Refuses what is not allowed."""
+        """Checks the fields."""
         check_num_classes(self.num_classes, "num_classes")
         for text in (self.source, self.licence, *self.class_names):
             if not text.isascii() and text.encode(errors="replace").decode() != text:
@@ -114,7 +114,7 @@ class StoreInfo:
 
 
 class Rows(Protocol):
-    """An array, or what makes its blocks when asked for."""
+    """An array, or an object that makes blocks of an array on demand."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -130,7 +130,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class SplitArrays:
-    """The arrays of one split as they stand in the file, checked; see the module."""
+    """The checked arrays of one split as in the file; see the module."""
 
     name: str
     client_ids: NDArray[np.bytes_]  # [num_clients]
@@ -145,7 +145,7 @@ class Digest:
     """The fingerprint of splits, given in the order of their names, array by array."""
 
     def __init__(self) -> None:
-        """Begins with nothing."""
+        """Starts an empty digest."""
         self._hash = blake2b(digest_size=32)
 
     def start(self, split: SplitArrays) -> None:
@@ -155,31 +155,31 @@ class Digest:
         self._hash.update(json.dumps([split.name, split.scale, split.offset, layout]).encode())
 
     def add(self, block: NDArray[Any]) -> None:
-        """Takes the next bytes of its arrays, in the order of `ARRAYS`."""
+        """Adds the next bytes of its arrays, in the order of `ARRAYS`."""
         self._hash.update(bytes_of(block))
 
     def text(self) -> str:
-        """Returns the fingerprint of what was added: `blake2b:<hex>`."""
+        """Returns the fingerprint of all added bytes: `blake2b:<hex>`."""
         return f"blake2b:{self._hash.hexdigest()}"
 
 
 class Progress:
-    """Tells the sum of what is added."""
+    """Reports the sum of all added amounts."""
 
     def __init__(self, total: int, tell: Tell) -> None:
-        """Takes what all will be."""
+        """Takes the total, and the function to which progress is reported."""
         self._done, self._total, self._tell = 0, total, tell
 
     def add(self, amount: int) -> None:
-        """Tells of some more."""
+        """Adds an amount and reports the sum."""
         self._done += amount
         self._tell(self._done, self._total)
 
 
 def attributes_of(info: StoreInfo) -> dict[str, Any]:
-    """Returns what a store says about itself as values of JSON; one without a description has none.
+    """Returns the metadata of a store as values of JSON.
 
-    Stores that were written before there were descriptions so keep their fingerprints.
+    A missing description is left out, so that older stores keep their fingerprints.
     """
     values = asdict(info)
     if info.description is None:
@@ -188,13 +188,13 @@ def attributes_of(info: StoreInfo) -> dict[str, Any]:
 
 
 def info_fingerprint(info: StoreInfo) -> str:
-    """Returns that of what a store says about itself: `blake2b:<hex>`."""
+    """Returns the fingerprint of a store's metadata: `blake2b:<hex>`."""
     text = json.dumps(attributes_of(info), sort_keys=True)
     return f"blake2b:{blake2b(text.encode(), digest_size=32).hexdigest()}"
 
 
 def bytes_of(block: NDArray[Any]) -> memoryview:
-    """Returns the bytes of a contiguous array, not copied."""
+    """Returns the bytes of a contiguous array without copying them."""
     return block.reshape(-1).view(np.uint8).data
 
 
@@ -210,7 +210,7 @@ def blocks(array: Rows) -> Iterator[NDArray[Any]]:
 
 
 class StoredIds(Sequence[str]):
-    """Sorted client ids mapped from a store; each is decoded when asked for."""
+    """Sorted client ids, mapped from a store. An id is decoded when it is read."""
 
     def __init__(self, encoded: NDArray[np.bytes_]) -> None:
         """Takes the ids in UTF-8, sorted, unique and checked."""
@@ -232,11 +232,11 @@ class StoredIds(Sequence[str]):
         return name.decode()
 
     def __contains__(self, client_id: object) -> bool:
-        """Tells whether an id is there, by bisection."""
+        """Returns whether an id is there, by bisection."""
         return isinstance(client_id, str) and self._find(client_id) is not None
 
     def index(self, client_id: str, start: int = 0, stop: int | None = None) -> int:
-        """Returns the place of an id. Raises ValueError if it is not there."""
+        """Returns the index of an id. Raises ValueError if it is not there."""
         place = self._find(client_id)
         if place is None or place not in range(*slice(start, stop).indices(len(self))):
             raise ValueError(f"{client_id!r} is not in the sequence")
@@ -261,9 +261,9 @@ class StoreSplit(ClientData):
         self.client_ids = StoredIds(mapped.client_ids)
         self.pixel_shape = mapped.pixels.shape[1:]
         self.same_people = info.same_people
-        if info.partition != NATURAL:  # what else was done to natural data is no partition
+        if info.partition != NATURAL:  # the parameters of natural data are other steps
             given = json.loads(info.partition_parameters).items()
-            # No filter, no hold-out: neither says who holds what.
+            # Leave out filters and hold-outs, which do not deal examples to clients.
             own = {
                 key: value for key, value in given if key == "before" or not isinstance(value, dict)
             }
@@ -272,11 +272,11 @@ class StoreSplit(ClientData):
         self._scale, self._offset, self.pixel_convention = decoding(
             mapped.scale, mapped.offset, info.pixel_convention, pixels
         )
-        # uint8 has no NaN; float32 pixels are looked at when a client is first read.
+        # uint8 has no NaN; float32 pixels are checked when a client is first read.
         self._is_checked = np.full(len(self.client_ids), mapped.pixels.dtype == np.uint8)
 
     def examine(self) -> tuple[str, ...]:
-        """Returns what a user should know before training; see `examining.examine`."""
+        """Returns notes for the user before training; see `examining.examine`."""
         return examine(self, has_default_classes=False, is_scaled=True)
 
     def num_examples(self, client_id: str) -> int:
@@ -305,7 +305,7 @@ class StoreSplit(ClientData):
         return len(self._mapped.labels)
 
     def to_table(self, folder: Path | None = None, tell: Tell = tell_nobody) -> ExampleTable:
-        """Returns the arrays of the file; nothing is copied. float32 pixels are checked here."""
+        """Returns the arrays of the file without copying them. Checks float32 pixels."""
         mapped = self._mapped
         if mapped.pixels.dtype == np.float32:
             check_finite(mapped.pixels, self.source)
@@ -333,12 +333,12 @@ class StoreSplit(ClientData):
 
 @dataclass(frozen=True, eq=False)
 class _MappedSplit(SplitArrays):
-    """The arrays of one split, mapped and checked (all but float32 pixels)."""
+    """The arrays of one split, mapped and, except float32 pixels, checked."""
 
     pixels: Pixels
 
     def bounds(self, client_index: int) -> tuple[int, int]:
-        """The examples of a client: first and one past the last."""
+        """The index of a client's first example, and that after its last one."""
         return int(self.client_offsets[client_index]), int(self.client_offsets[client_index + 1])
 
 
@@ -347,8 +347,8 @@ def open_store(
 ) -> dict[str, StoreSplit]:
     """Returns the splits of a store, train first, checked.
 
-    Pixels of float32 stores are checked when a client is first read. The file must not be cut or
-    written to while its splits are in use: they are mapped.
+    Pixels of float32 stores are checked when a client is first read. The file is memory-mapped, so
+    it must not be truncated or written to while its splits are in use.
 
     Args:
         path: The file.
@@ -373,7 +373,7 @@ def open_store(
 
 
 def read_info(path: Path) -> StoreInfo:
-    """Returns what a store says about itself.
+    """Returns the metadata of a store.
 
     Raises:
         DataError: The file is not a store of this version.
@@ -400,8 +400,8 @@ def verify(path: Path, tell: Tell = tell_nobody) -> str:
         tell: Told the bytes of data read.
 
     Raises:
-        DataError: The data, or what the store says of them, are not those that were stored, or a
-            pixel is NaN or infinite.
+        DataError: The data or the metadata are not those that were stored, or a pixel is NaN or
+            infinite.
     """
     with _opened(path) as (info, mapped_splits, stored):
         _check_info(path, info)
@@ -418,7 +418,7 @@ def verify(path: Path, tell: Tell = tell_nobody) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[StoreInfo, list[_MappedSplit], str]]:
-    """Yields what a store says about itself, its splits by name, and its fingerprint."""
+    """Yields the metadata of a store, its splits by name, and its fingerprint."""
     where = str(path)
     with hdf5.open_file(path) as file, hdf5.reading(where):
         if not hdf5.has_store_format(file.attrs):
@@ -462,14 +462,14 @@ def _read_info(attrs: Any, where: str) -> StoreInfo:
 
 
 def _read_description(attrs: Any, where: str) -> SourceDescription | None:
-    """What the source was taken to be; None in stores written before that was recorded."""
+    """The description of the source; None in stores written before it was recorded."""
     if "description" not in attrs:
         return None
     return from_json(_attribute(attrs, "description", str, where), where)
 
 
 def _check_info(path: Path, info: StoreInfo) -> None:
-    """Checks that what a store says about itself is what was written."""
+    """Checks that the metadata of a store are those that were written."""
     with hdf5.open_file(path) as file, hdf5.reading(str(path)):
         stored = _attribute(file.attrs, "info_fingerprint", str, str(path))
     if stored != info_fingerprint(info):
@@ -565,7 +565,7 @@ def _check_ids(encoded: NDArray[np.bytes_], where: str) -> None:
 
 
 def _fingerprint(splits: Sequence[SplitArrays], source: str, tell: Tell) -> str:
-    """The fingerprint of mapped splits; float32 pixels are checked on the way."""
+    """The fingerprint of mapped splits. Checks float32 pixels, too."""
     arrays = [(split, getattr(split, name)) for split in splits for name in ARRAYS]
     progress = Progress(sum(array.nbytes for _, array in arrays), tell)
     digest = Digest()

@@ -1,4 +1,4 @@
-"""Writes fedcli stores, whole or not at all; what they hold stands in `store`."""
+"""Writes fedcli stores atomically. Module `store` describes the format."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from fedcli.outputs import replacing, resolve_output
 from fedcli.progress import Tell, tell_nobody
 
 _ALIGNMENT = 64  # of arrays in the file, bytes; a cache line
-_MAX_TEXT_BYTES = 32 << 10  # HDF5 itself takes 64 KiB as an attribute, its name and type included
+_MAX_TEXT_BYTES = 32 << 10  # HDF5 allows 64 KiB for an attribute with its name and type
 
 
 def create(
@@ -48,22 +48,21 @@ def create(
     info: StoreInfo,
     tell: Tell = tell_nobody,
 ) -> str:
-    """Writes a store under its name only when it is whole, and returns its fingerprint.
+    """Writes a store atomically, and returns its fingerprint.
 
-    A `DealtSplit` whose clients nothing changes is gathered from its table block by block. Other
-    clients are taken one at a time: memory holds one client's pixels, and all ids and labels;
-    pixels pass through an unnamed temporary file beside `path`. They stay uint8 where all clients
-    of a split have the same scale and offset, and become float32 otherwise.
+    A `DealtSplit` without changes is gathered from its table block by block. Other clients are read
+    one at a time: memory holds one client's pixels, and all ids and labels; pixels are copied to an
+    unnamed temporary file beside `path`. They stay uint8 if all clients of a split have the same
+    scale and offset, and become float32 otherwise.
 
-    Equal arguments give equal bytes. What an earlier writer of `path` left when it was killed is
-    removed.
+    Equal arguments give equal bytes. Temporary files of killed writers of `path` are removed.
 
     Args:
-        path: The file to write or replace, where links lead.
+        path: The file to write or replace; links are followed.
         splits: For each split its clients, sorted by id.
-        info: What the store says about itself.
-        tell: Told the examples collected of each split that is not gathered, then the examples
-            written of all.
+        info: The metadata of the store.
+        tell: Called with the number of examples collected of each split that is not gathered, then
+            with the number of examples written of all splits.
 
     Raises:
         DataError: A client cannot be stored (id, order, shape, label or pixel), or the file
@@ -89,7 +88,7 @@ def create(
 
 
 class _GatheredPixels:
-    """Rows of a table in another order, as an array of which blocks are made when asked for."""
+    """Rows of a table in another order, as an array whose blocks are made on demand."""
 
     def __init__(self, pixels: Pixels, order: NDArray[np.int64]) -> None:
         self.dtype: np.dtype[Any] = pixels.dtype
@@ -102,7 +101,7 @@ class _GatheredPixels:
 
 
 class _Spool:
-    """Takes the clients of one split, whose number nobody knows yet."""
+    """Collects the clients of one split, whose number is not known in advance."""
 
     def __init__(self, num_classes: int, folder: Path) -> None:
         self._num_classes = num_classes
@@ -151,7 +150,7 @@ class _Spool:
 
 
 class _Ids:
-    """Takes the ids of clients, each of which must come after those before."""
+    """Collects the ids of clients and checks that they are in ascending order."""
 
     def __init__(self) -> None:
         self.encoded: list[bytes] = []
@@ -171,7 +170,7 @@ class _Ids:
 
 
 def _gathered(name: str, split: DealtSplit, num_classes: int) -> SplitArrays:
-    """The arrays of a split that only deals out what a table holds, checked."""
+    """The checked arrays of a split that deals a table without changes."""
     ids = _Ids()
     for client_id in split.client_ids:
         ids.add(client_id, f"{split.source}: client {client_id!r}")
@@ -221,10 +220,9 @@ def _write(path: Path, splits: list[SplitArrays], info: StoreInfo, tell: Tell) -
 
 
 def _lay_out(path: Path, splits: list[SplitArrays], info: StoreInfo) -> dict[tuple[str, str], int]:
-    """Writes everything but what is in the arrays; returns where each begins in the file.
+    """Writes everything except the content of the arrays; returns the offset of each array.
 
-    HDF5 sees no array: writing them ourselves is faster, and a full disk is then an error with a
-    number.
+    The arrays are written without HDF5, which is faster and gives an errno if the disk is full.
     """
     places = {}
     with (
@@ -265,7 +263,7 @@ def _as_stored(value: str | int) -> Any:
 
 
 def _make_dataset(group: Any, name: str, values: Rows) -> Any:
-    """A dataset that has its place in the file, and nothing in it."""
+    """A dataset whose space in the file is allocated but not written."""
     dtype: Any = values.dtype
     if dtype.kind == "S":
         dtype = h5py.string_dtype("utf-8", dtype.itemsize)
@@ -283,7 +281,7 @@ def _make_dataset(group: Any, name: str, values: Rows) -> Any:
 
 @contextmanager
 def _h5py_errors() -> Iterator[None]:
-    """Makes one-line OSErrors of how h5py puts failures of the disk."""
+    """Converts h5py's errors of the disk to OSErrors of one line."""
     try:
         yield
     except (OSError, RuntimeError) as err:

@@ -1,7 +1,7 @@
-"""synthetic-digits: invented writers, drawn by the core when asked for and never before.
+"""synthetic-digits: digits of invented writers, which the core draws when a client is read.
 
-A client's examples are a pure function of the data's options and the client's id, so a population
-costs nothing until someone looks at it.
+A client's examples are a pure function of the data's options and the client's id, so a large
+population costs nothing until clients are read.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from fedcli.settings.options import Value
 
 NAME = "synthetic-digits"
 NUM_CLASSES = 10
-VERSION = 1  # of the drawing: raised when the same options give other pixels
+VERSION = 1  # of the generator: raised when the same options give other pixels
 SPLITS = ("train", "test", "central")  # in the order of the core's split numbers
 
 _SIDE = 28
-_NUM_CENTRAL = 20  # writers of the central split, met in no other
+_NUM_CENTRAL = 20  # writers of the central split, who are in no other split
 _STORED_CONVENTION = "background"  # as in TFF's EMNIST: stored 255 is ink, decoded 1.0 is paper
 _SCALE, _OFFSET = -1 / 255, 1.0
 
@@ -34,7 +34,7 @@ class GeneratedIds(Sequence[str]):
         """Makes `count` ids of `prefix` and a number."""
         self._prefix = prefix
         self._numbers = range(count)
-        self._width = max(7, len(str(count - 1)))  # wide enough that text sorts as numbers do
+        self._width = max(7, len(str(count - 1)))  # so that ids sort by their numbers
 
     def __len__(self) -> int:
         """Returns the number of ids."""
@@ -51,11 +51,11 @@ class GeneratedIds(Sequence[str]):
         return self._name(self._numbers[index])
 
     def __contains__(self, client_id: object) -> bool:
-        """Tells whether an id is there, by its form alone."""
+        """Returns whether an id is there, by its form."""
         return isinstance(client_id, str) and self._number(client_id) is not None
 
     def index(self, client_id: str, start: int = 0, stop: int | None = None) -> int:
-        """Returns the place of an id. Raises ValueError if it is not there."""
+        """Returns the index of an id. Raises ValueError if it is not there."""
         number = self._number(client_id)
         if number is None or number not in self._numbers[start:stop]:
             raise ValueError(f"{client_id!r} is not in the sequence")
@@ -84,7 +84,7 @@ class SyntheticSplit(ClientData):
         pixels: str,
         cache: ClientCache,
     ) -> None:
-        """Names the split; nothing is drawn.
+        """Makes the split without drawing examples.
 
         Args:
             split: One of `SPLITS`. Clients of train and test are the same writers.
@@ -112,7 +112,7 @@ class SyntheticSplit(ClientData):
         )
 
     def num_examples(self, client_id: str) -> int:
-        """Returns how many examples a client holds, drawing none of them."""
+        """Returns how many examples a client holds, without drawing them."""
         if client_id not in self.client_ids:
             raise unknown_client(self, client_id)
         return native.count_synthetic(
@@ -120,7 +120,7 @@ class SyntheticSplit(ClientData):
         )
 
     def client(self, client_id: str) -> ClientDataset:
-        """Returns one client's examples, drawn unless the cache has them."""
+        """Returns one client's examples, from the cache or newly drawn."""
         return self.cache.get(self.split, client_id, lambda: self._draw(client_id))
 
     def _draw(self, client_id: str) -> ClientDataset:
@@ -137,12 +137,12 @@ class SyntheticSplit(ClientData):
 
 
 def fingerprint(options: Mapping[str, Value]) -> str:
-    """Returns what names the data: version and resolved options."""
+    """Returns the fingerprint of the data: version and resolved options."""
     return " ".join([f"{NAME}/v{VERSION}", *(f"{name}={options[name]}" for name in options)])
 
 
 def _drawing(options: Mapping[str, Value]) -> tuple[int, float, float, int]:
-    """The options as the core takes them."""
+    """The options in the form that the core takes."""
     sizes = next(o for o in tables.EMBEDDED_DATASETS[NAME].options if o.name == "sizes").choices
     return (
         _whole(options["seed"]),
@@ -153,5 +153,5 @@ def _drawing(options: Mapping[str, Value]) -> tuple[int, float, float, int]:
 
 
 def _whole(value: Value) -> int:
-    assert isinstance(value, int)  # the registry has seen to it
+    assert isinstance(value, int)  # the check of options has ensured it
     return value

@@ -1,7 +1,7 @@
 """TensorFlow Federated's HDF5 layout: /examples/<client id>/{pixels or image, label}.
 
-Other features (CIFAR-100's coarse_label) are ignored. Files are read as they are, one client at a
-time; what was read is kept in a `ClientCache`.
+Other features (CIFAR-100's coarse_label) are ignored. Files are read directly, one client at a
+time, and clients are cached in a `ClientCache`.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from fedcli.errors import DataError
 GROUP = b"examples"
 DEFAULT_NUM_CLASSES = 10
 
-# What 1.0 is, by the name TFF gives the feature: EMNIST's pixels are paper-white = 1, CIFAR-100's
-# image is light as it was.
+# The meaning of 1.0 by the name of the feature in TFF: in EMNIST's `pixels` 1 is white paper, in
+# CIFAR-100's `image` 1 is light.
 CONVENTIONS = {b"pixels": "background", b"image": "ink"}
 # How grey levels may decode, as (scale, offset). The first fits every correctly rounded k / 255,
 # and 1 - k / 255 too; the second fits 1 - k * float32(1 / 255).
 _GREY_LEVELS = ((1 / 255, 0.0), (-1 / 255, 1.0))
 _TOLERANCE = 6e-8  # half a unit in the last place of float32 just below 1
-_BLOCK = 1 << 15  # pixels quantised at a time: two such blocks of float32 stay in the L2 cache
+_BLOCK = 1 << 15  # pixels quantised at a time; two such blocks of float32 fit in the L2 cache
 
 
 class TffH5Split(ClientData):
-    """One TFF file, which is one split whatever its name."""
+    """One TFF file, which is a single split."""
 
     def __init__(
         self,
@@ -55,11 +55,11 @@ class TffH5Split(ClientData):
 
         Args:
             path: The file.
-            split: The name this split goes by.
+            split: The name of the split.
             num_classes: Labels are 0 to num_classes - 1.
             pixels: "source", "ink" or "background".
-            cache: Keeps clients read.
-            has_default_classes: Whether nobody gave `num_classes`.
+            cache: Keeps clients that were read.
+            has_default_classes: Whether `num_classes` is a default.
 
         Raises:
             DataError: The file cannot be opened or does not have TFF's layout.
@@ -96,7 +96,7 @@ class TffH5Split(ClientData):
             return _num_labels(hdf5.open_dataset(group, b"label", where), where)
 
     def client(self, client_id: str) -> ClientDataset:
-        """Returns one client's examples; pixels are uint8 wherever that loses nothing."""
+        """Returns one client's examples. Pixels become uint8 if that is lossless."""
         name = self._link_name(client_id)
         return self.cache.get(self.split, client_id, lambda: self._read(client_id, name))
 
@@ -108,7 +108,7 @@ class TffH5Split(ClientData):
             return self._read_labels(hdf5.open_group(self._examples, name, where), where)
 
     def evidence(self) -> dict[str, str]:
-        """Returns by subject of a `SourceDescription` what decided."""
+        """Returns the evidence for each subject of a `SourceDescription`."""
         feature = self._feature.decode()
         return {
             "splits": "a TFF file is one split, whatever its name",
@@ -118,7 +118,7 @@ class TffH5Split(ClientData):
         }
 
     def description(self) -> SourceDescription:
-        """Returns what the file was taken to be; the pixels of its first client are read."""
+        """Returns how the file was interpreted. Reads the pixels of its first client."""
         why = self.evidence()
         height, width, *channels = self.pixel_shape
         return SourceDescription(
@@ -157,7 +157,7 @@ class TffH5Split(ClientData):
 
     @property
     def has_same_people(self) -> bool:
-        """Whether clients of train and test with equal ids are the same: not in TFF's CIFAR-100."""
+        """Whether equal ids in train and test are the same clients: not so in TFF's CIFAR-100."""
         return CONVENTIONS[self._feature] == "background"
 
     def examine(self) -> tuple[str, ...]:
@@ -170,7 +170,7 @@ class TffH5Split(ClientData):
         )
 
     def _judge_polarity(self) -> tuple[str, str]:
-        """What 1.0 is as stored, and why: as the feature says in TFF's own sets, else measured."""
+        """The meaning of 1.0 and the evidence: by the feature in TFF's own sets, else measured."""
         convention = CONVENTIONS[self._feature]
         name = self._feature.decode()
         if convention == "ink" or self.is_emnist or not can_measure(self.pixel_shape):
@@ -272,7 +272,7 @@ class TffH5Split(ClientData):
         return f"{self.source}: client {client_id!r}"
 
 
-@np.errstate(over="ignore", invalid="ignore")  # what leaves float32 is no grey level
+@np.errstate(over="ignore", invalid="ignore")  # values beyond float32 are no grey levels
 def quantise(pixels: NDArray[np.float32], scale: float, offset: float) -> NDArray[np.uint8] | None:
     """Returns grey levels that decode to `pixels` within 6e-8, or None if there are none.
 
@@ -307,7 +307,7 @@ def pack(stored: NDArray[Any], where: str) -> tuple[Pixels, float, float]:
     """Returns pixels as the core reads them, with the scale and offset that decode them.
 
     Args:
-        stored: uint8, or floating point that is what the model sees; [n, ...].
+        stored: uint8, or floating point as the model takes it; [n, ...].
         where: Starts the message.
 
     Raises:
@@ -315,7 +315,7 @@ def pack(stored: NDArray[Any], where: str) -> tuple[Pixels, float, float]:
     """
     if stored.dtype == np.uint8:
         return stored, 1 / 255, 0.0
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite: refused below
+    with np.errstate(over="ignore"):  # values too large for float32 become infinite: see below
         single = stored.astype(np.float32, copy=False)
     for scale, offset in _GREY_LEVELS:
         levels = quantise(single, scale, offset)
