@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from fedcli.benchmarks.limits import Peak, rates
-from fedcli.benchmarks.timing import Contestant, Pace, Spread, Timer, in_turn, ratio
+from fedcli.benchmarks.timing import Pace, Runner, Spread, Timer, in_turn, ratio
 from fedcli.core import native
 from fedcli.core.native import Phase
 from fedcli.dataclass import dataclass
@@ -89,14 +89,14 @@ def measure(model: Model, batch_size: int, pace: Pace, timer: Timer, tell: Tell)
     parts = [(stage, phase) for stage in range(len(stages)) for phase in Phase]
     with ExitStack() as resources:
         peak = Peak(1, resources)
-        contestants = [
-            peak.contestant(timer),
+        runners = [
+            peak.runner(timer),
             *(
-                Contestant(phase.name, 1, _timed(model, batch_size, stage, phase, timer))
+                Runner(phase.name, 1, _timed(model, batch_size, stage, phase, timer))
                 for stage, phase in parts
             ),
         ]
-        seconds = in_turn(contestants, pace, timer, tell)
+        seconds = in_turn(runners, pace, timer, tell)
     limit = rates(peak, seconds[0])
     each_cost = costs.layer_costs(model.layout)
     times = []
@@ -123,7 +123,7 @@ def measure(model: Model, batch_size: int, pace: Pace, timer: Timer, tell: Tell)
 def _timed(
     model: Model, batch_size: int, stage: int, phase: Phase, timer: Timer
 ) -> Callable[[int], float]:
-    """What a `Contestant` takes as `run`: without what one call of the core begins with."""
+    """What a `Runner` takes as `run`: without what one call of the core begins with."""
 
     def seconds(repeats: int) -> float:
         started = timer.now()

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcli.benchmarks.timing import Contestant, Pace, Spread, Timer, in_turn, timed
+from fedcli.benchmarks.timing import Pace, Runner, Spread, Timer, in_turn, timed
 from fedcli.core import native
 from fedcli.progress import Tell
 
@@ -31,9 +31,9 @@ class Peak:
         self.operations = 0.0  # of one call
         self._pool = resources.enter_context(ThreadPoolExecutor(num_threads))
 
-    def contestant(self, timer: Timer) -> Contestant:
-        """Returns the chains as a contestant; a call of it is `operations`."""
-        return Contestant(PEAK, self.num_threads, timed(timer, self._run))
+    def runner(self, timer: Timer) -> Runner:
+        """Returns the chains as a runner; a call of it is `operations`."""
+        return Runner(PEAK, self.num_threads, timed(timer, self._run))
 
     def _run(self) -> None:
         steps = [_PEAK_STEPS] * self.num_threads
@@ -68,16 +68,16 @@ def measure(
     matrix = np.ones((_SGEMM_SIZE, _SGEMM_SIZE), np.float32)
     product = np.empty_like(matrix)
     with ExitStack() as resources:
-        contestants: list[Contestant] = []
+        runners: list[Runner] = []
         amounts: list[float] = []
 
         def enter(name: str, threads: int, amount: float, work: Callable[[], object]) -> None:
-            contestants.append(Contestant(name, threads, timed(timer, work)))
+            runners.append(Runner(name, threads, timed(timer, work)))
             amounts.append(amount)
 
         peaks = [Peak(count, resources) for count in thread_counts]
         for peak in peaks:
-            contestants.append(peak.contestant(timer))
+            runners.append(peak.runner(timer))
             amounts.append(0.0)
         for count in thread_counts:
             pool = resources.enter_context(ThreadPoolExecutor(count))
@@ -90,14 +90,14 @@ def measure(
             enter("read_memory", count, 8.0 * each * count, _dots(pool, arrays))
             enter("copy_memory", count, 8.0 * each * count, _copies(pool, arrays))
         enter("sgemm", 1, 2.0 * _SGEMM_SIZE**3, lambda: np.matmul(matrix, matrix, out=product))
-        seconds = in_turn(contestants, pace, timer, tell)
+        seconds = in_turn(runners, pace, timer, tell)
     for index, peak in enumerate(peaks):
         amounts[index] = peak.operations
     found: dict[str, dict[int, Spread]] = {}
-    for contestant, amount, taken in zip(contestants, amounts, seconds, strict=True):
-        name = "fma" if contestant.by == PEAK else contestant.by
+    for runner, amount, taken in zip(runners, amounts, seconds, strict=True):
+        name = "fma" if runner.by == PEAK else runner.by
         values = Spread(tuple(amount / each for each in taken.values))
-        found.setdefault(name, {})[contestant.threads] = values
+        found.setdefault(name, {})[runner.threads] = values
     return found
 
 

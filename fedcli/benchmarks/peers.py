@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from tempfile import TemporaryFile
 
 from fedcli.benchmarks.tasks import Task
-from fedcli.benchmarks.timing import Contestant
+from fedcli.benchmarks.timing import Runner
 from fedcli.errors import ConfigError, FedcliError
 
 # Name of each peer, which is its module too, and what installs it.
@@ -90,9 +90,9 @@ class Peer:
         if self._answer() != READY:
             raise self._failure()
 
-    def contestant(self) -> Contestant:
+    def runner(self) -> Runner:
         """Returns the peer as one who takes turns."""
-        return Contestant(self.name, self.threads, self.run)
+        return Runner(self.name, self.threads, self.run)
 
     def run(self, num_calls: int) -> float:
         """Returns the seconds that so many calls took there.

@@ -10,7 +10,7 @@ from typing import Any
 from fedcli.benchmarks.jobs import Job, Setting, Work
 from fedcli.benchmarks.limits import PEAK, Peak, rates
 from fedcli.benchmarks.peers import Peer
-from fedcli.benchmarks.timing import Contestant, Pace, Spread, Timer, in_turn, ratio, timed
+from fedcli.benchmarks.timing import Pace, Runner, Spread, Timer, in_turn, ratio, timed
 from fedcli.core.native import CancelFlag
 from fedcli.dataclass import dataclass
 from fedcli.outputs import scratch_folder
@@ -55,7 +55,7 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Row:
-    """How one contestant did one job.
+    """How one runner did one job.
 
     Attributes:
         by: fedcli, or a peer.
@@ -146,19 +146,19 @@ def run(job: Job, how: Conditions, tell: Tell, cancel: CancelFlag) -> Result:
         work = job.make(Setting(max(how.counts), how.is_quick, folder, cancel))
         counts = how.counts if work.has_threads else (1,)
         peaks = [Peak(count, resources) for count in counts] if work.operations else []
-        contestants = [
-            *(peak.contestant(timer) for peak in peaks),
-            *(Contestant(OWN, count, timed(timer, work.own(count))) for count in counts),
+        runners = [
+            *(peak.runner(timer) for peak in peaks),
+            *(Runner(OWN, count, timed(timer, work.own(count))) for count in counts),
             *_peers(work, counts, how.peers, resources, last.repeat),
         ]
-        seconds = in_turn(contestants, how.pace, timer, last.tell)
+        seconds = in_turn(runners, how.pace, timer, last.tell)
         limits = {
             peak.num_threads: rates(peak, taken)
             for peak, taken in zip(peaks, seconds, strict=False)
         }
         # What is quick is less work than what was published.
         shown = replace(job, published={}) if how.is_quick else job
-        return Result(shown, _rows(work, contestants, seconds, limits))
+        return Result(shown, _rows(work, runners, seconds, limits))
 
 
 class _Last:
@@ -182,7 +182,7 @@ def _peers(
     peers: PeerProcess,
     resources: ExitStack,
     poll: Callable[[], None],
-) -> list[Contestant]:
+) -> list[Runner]:
     if work.task is None:
         return []
     return [
@@ -194,7 +194,7 @@ def _peers(
             environment=peers.environment,
             poll=poll,
             resources=resources,
-        ).contestant()
+        ).runner()
         for count in sorted({min(counts), max(counts)})
         for name in peers.names
     ]
@@ -202,17 +202,15 @@ def _peers(
 
 def _rows(
     work: Work,
-    contestants: Sequence[Contestant],
+    runners: Sequence[Runner],
     seconds: Sequence[Spread],
     limits: Mapping[int, Spread],
 ) -> tuple[Row, ...]:
     own = {
-        each.threads: taken
-        for each, taken in zip(contestants, seconds, strict=True)
-        if each.by == OWN
+        each.threads: taken for each, taken in zip(runners, seconds, strict=True) if each.by == OWN
     }
     rows = []
-    for each, taken in zip(contestants, seconds, strict=True):
+    for each, taken in zip(runners, seconds, strict=True):
         if each.by == PEAK:
             continue
         is_own = each.by == OWN

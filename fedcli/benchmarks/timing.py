@@ -28,7 +28,7 @@ class Timer(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Runner:
     """One way to do a job.
 
     Attributes:
@@ -73,7 +73,7 @@ class Pace:
     """How long and how often is measured.
 
     Attributes:
-        repeats: Turns of each contestant, at least 1.
+        repeats: Turns of each runner, at least 1.
         turn_seconds: A turn repeats a short job until it lasts about so long.
         pause_seconds: Between two turns.
     """
@@ -84,7 +84,7 @@ class Pace:
 
 
 def timed(timer: Timer, work: Callable[[], object]) -> Callable[[int], float]:
-    """Returns what a `Contestant` takes as `run`: `work` called again and again."""
+    """Returns what a `Runner` takes as `run`: `work` called again and again."""
 
     def run(num_calls: int) -> float:
         started = timer.now()
@@ -95,40 +95,38 @@ def timed(timer: Timer, work: Callable[[], object]) -> Callable[[int], float]:
     return run
 
 
-def in_turn(
-    contestants: Sequence[Contestant], pace: Pace, timer: Timer, tell: Tell
-) -> list[Spread]:
-    """Returns the seconds of one call of each contestant, a value a turn.
+def in_turn(runners: Sequence[Runner], pace: Pace, timer: Timer, tell: Tell) -> list[Spread]:
+    """Returns the seconds of one call of each runner, a value a turn.
 
-    Every contestant warms up first, which is not counted; then they take turns, `pace.repeats`
+    Every runner warms up first, which is not counted; then they take turns, `pace.repeats`
     times. Turn i of all of them belongs together: ratios are of turns, not of medians.
 
     Args:
-        contestants: Who takes part.
+        runners: Who takes part.
         pace: How often, and how long a turn is.
         timer: The clock.
         tell: Told the turns done.
     """
-    total = len(contestants) * (pace.repeats + 1)
+    total = len(runners) * (pace.repeats + 1)
     calls = []
-    for contestant in contestants:
-        calls.append(_calls_of_a_turn(contestant, pace.turn_seconds))
+    for runner in runners:
+        calls.append(_calls_of_a_turn(runner, pace.turn_seconds))
         tell(len(calls), total)
-    taken: list[list[float]] = [[] for _ in contestants]
+    taken: list[list[float]] = [[] for _ in runners]
     for turn in range(pace.repeats):
-        for index, contestant in enumerate(contestants):
+        for index, runner in enumerate(runners):
             timer.pause(pace.pause_seconds)
-            taken[index].append(contestant.run(calls[index]) / calls[index])
-            tell(len(contestants) * (turn + 1) + index + 1, total)
+            taken[index].append(runner.run(calls[index]) / calls[index])
+            tell(len(runners) * (turn + 1) + index + 1, total)
     return [Spread(tuple(values)) for values in taken]
 
 
-def _calls_of_a_turn(contestant: Contestant, turn_seconds: float) -> int:
-    """How many calls last as long as a turn; the contestant is warm after."""
-    contestant.run(1)
+def _calls_of_a_turn(runner: Runner, turn_seconds: float) -> int:
+    """How many calls last as long as a turn; the runner is warm after."""
+    runner.run(1)
     num_calls = 1
     while True:
-        seconds = contestant.run(num_calls)
+        seconds = runner.run(num_calls)
         if seconds * _CALIBRATION >= turn_seconds or num_calls >= MAX_CALLS:
             wanted = math.ceil(
                 num_calls * turn_seconds / max(seconds, turn_seconds / MAX_CALLS, _TICK)

@@ -1,1 +1,1 @@
-"""The commands: options in, one call of the library, results printed."""
+"""The commands. Each parses options, calls the library and prints the results."""

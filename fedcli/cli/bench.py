@@ -1,4 +1,4 @@
-"""`fedcli bench`: how fast this machine is on jobs that everyone can repeat, and could be."""
+"""`fedcli bench`: the speed of this machine on reproducible jobs, and its limits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WORK = "What is measured"
 DEFAULT_REPEATS, QUICK_REPEATS = 5, 2
 DEFAULT_BATCH_SIZE = 10
 _TURN_SECONDS, _QUICK_TURN_SECONDS = 0.2, 0.005
-_PAUSE_SECONDS = 0.05  # threads of OpenMP and of BLAS spin for some 30 ms after their work
+_PAUSE_SECONDS = 0.05  # threads of OpenMP and of BLAS spin for about 30 ms after their work
 _QUICK_BYTES = 8 << 20
 _PEER_MODULE = "fedcli.cli.bench_peer"
 
@@ -144,8 +144,8 @@ def _measure(
     repeats: int | None,
     quick: bool,
 ) -> Report:
-    """Measures what the options ask for; they are checked before anything is timed."""
-    environment = dict(os.environ)  # as it is now: the core sets OpenMP up for itself
+    """Checks the options, then measures."""
+    environment = dict(os.environ)  # a copy, because the core changes the settings of OpenMP
     from fedcli import models
     from fedcli.benchmarks import jobs as canonical
     from fedcli.benchmarks import limits, machine, reports, running
@@ -219,7 +219,7 @@ def _run(title: str, measure: Callable[[Tell, CancelFlag], Measured], remarks: R
 
 
 def _choose_peers(compare: str | None, remarks: Remarks) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The peers that are installed, and those that are not; a remark says what adds them."""
+    """The peers that are installed, and those that are not. A note says how to install those."""
     from fedcli.benchmarks import peers
 
     names, missing = peers.choose(compare) if compare is not None else ([], [])

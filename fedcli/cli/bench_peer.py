@@ -1,8 +1,8 @@
-"""The process of a peer of `fedcli bench`: does one task as often as stdin says, and times it.
+"""The process of a peer of `fedcli bench`: repeats one task as stdin demands, and times it.
 
     python -m fedcli.cli.bench_peer NAME THREADS TASK
 
-Each line on stdin is a number of calls; each line on stdout the seconds that they took.
+Each line on stdin is a number of calls. Each line on stdout is the seconds that they took.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import time
 
 
 def main() -> None:
-    """Says that it is ready, then answers until stdin ends."""
+    """Prints that it is ready, then answers until stdin ends."""
     name, num_threads, text = sys.argv[1:]
-    importlib.import_module(name)  # before fedcli, whose settings for threads are its own
+    importlib.import_module(name)  # before fedcli, which has its own settings for threads
     peer = importlib.import_module(f"fedcli.benchmarks.{name}_peer")
     from fedcli.benchmarks import peers, tasks
 

@@ -1,4 +1,4 @@
-"""`fedcli download`: public datasets, from their publishers to `--data NAME`."""
+"""`fedcli download`: downloads and installs public datasets, for `--data NAME`."""
 
 from __future__ import annotations
 
@@ -128,19 +128,20 @@ def acquire(
     remarks: Remarks,
     as_json: bool,
 ) -> None:
-    """Fetches and imports a dataset, and prints what is here then.
+    """Downloads and imports a dataset, and prints its state.
 
     Args:
-        dataset: What to fetch.
+        dataset: The dataset.
         folder: The data folder.
-        given: Files to take instead of the network.
+        given: Files to use instead of the network.
         bases: Addresses to try first.
-        force: Fetch and import what is here again.
-        remarks: Of the command.
+        force: Download and import again what is here.
+        remarks: Writes remarks of the command.
         as_json: Print JSON.
 
     Raises:
-        DataError: It could not be had; if for want of a network, what to do is printed before.
+        DataError: It could not be downloaded or imported. If there is no network, instructions are
+            printed before.
         Stopped: A signal came.
     """
     from fedcli.datasets.data_folder import leaving_no_empty_folders, store_path
@@ -170,7 +171,7 @@ def _acquire(
     path = store_path(folder, dataset.name)
     num_transferred = 0
     if force or not path.is_file():
-        make_folder(path.parent)  # now, rather than after hours of fetching
+        make_folder(path.parent)  # an error here comes before hours of downloading
         if given:
             files = run_job(
                 f"looking for {dataset.name}",
@@ -245,10 +246,10 @@ def _is_offline() -> bool:
 
 
 def _print_missing(dataset: PublicDataset, folder: Path, failed: RemoteFile) -> None:
-    """Prints what has to be brought here by other means, above the error that says so.
+    """Prints, above the error, the files that must be brought here by other means.
 
-    An error is one line, and hashes and addresses do not fit in one that anybody could read: so
-    they stand in lines of their own, on stderr.
+    An error is one line. Hashes and addresses would make it unreadable, so they are printed on
+    separate lines, on stderr.
     """
     from fedcli.datasets.data_folder import download_path
 
@@ -303,7 +304,7 @@ def _show(
 
 
 def _usable_name(dataset: PublicDataset, path: Path) -> str:
-    """What --data finds the store by: its name, unless it is kept in a folder of its own."""
+    """The value of --data for the store: its name, or its path if it is in another folder."""
     from fedcli.datasets.data_folder import find_data_folder, store_path
 
     is_usual = path == store_path(find_data_folder(), dataset.name)
@@ -395,7 +396,7 @@ def _describe(dataset: PublicDataset, folder: Path) -> dict[str, Any]:
 def _verify(
     chosen: Sequence[PublicDataset], folder: Path, remarks: Remarks, *, as_json: bool
 ) -> int:
-    """Prints what is whole and what is not; returns the exit code."""
+    """Prints which files are intact and which are not; returns the exit code."""
     from fedcli.cli.jobs.long_job import run_job
     from fedcli.datasets.download import installing
 

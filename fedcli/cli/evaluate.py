@@ -225,7 +225,7 @@ def evaluate(
 
 
 def _fine_tuning(values: dict[str, Any]) -> FineTuningOptions | None:
-    """Takes the options of fine-tuning out of `values`; None if it is not asked for."""
+    """Removes the options of fine-tuning from `values`; None if it is not requested."""
     names = ("steps", "epochs", "optimizer", "lr", "options", "batch_size")
     given = {name: values.pop(f"finetune_{name}") for name in names}
     if given["steps"] is None and given["epochs"] is None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-# What is said of an option, and the options of fedcli that it names. An entry is passed over where
-# the command has none of these.
+# A hint, and the options that it names. A hint is skipped if the command has none of these.
 _CPU = "fedcli computes on the CPU; --threads says on how many of its cores"
 _ADVICE: Mapping[str, tuple[str, ...]] = {
     "--client-lr sets the learning rate of clients, --server-lr that of the server": (

@@ -1,4 +1,4 @@
-"""`fedcli inspect-clients`: who the clients are."""
+"""`fedcli inspect-clients`: sizes, labels and images of clients, and suspicious examples."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SUSPECTS = "Suspects"  # a heading of the help text
 DEFAULT_TOP = 10
 DEFAULT_SUSPECTS = 20
-CACHE_BYTES = 64 << 20  # of clients kept; most are read once
+CACHE_BYTES = 64 << 20  # size of the client cache; most clients are read once
 
 
 @click.command(
@@ -163,7 +163,7 @@ def inspect_clients(
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
     if run is not None and num_suspects is None:
         num_suspects = DEFAULT_SUSPECTS
-    wanted = Wanted(
+    request = Request(
         clients=clients,
         shown_ids=shown_ids,
         is_quick=quick,
@@ -175,28 +175,28 @@ def inspect_clients(
         plot_format=plot_format,
         csv_file=csv_file,
     )
-    wanted.check()
+    request.check()
     source = _source(opt.given(data), run)
-    wanted.check_outputs(source)
+    request.check_outputs(source)
     opt.check_outputs(csv_file)
     splits = _open(source, split)
 
     from fedcli.cli.screen.client_tables import View
     from fedcli.federation.opened_data import note_of_replaced_test, notes_of_sources, notes_on
 
-    populations = _count_all(splits, wanted, remarks)
-    notes = note_of_replaced_test if quick else notes_on  # the latter looks at pixels
+    populations = _count_all(splits, request, remarks)
+    notes = note_of_replaced_test if quick else notes_on  # the latter reads pixels
     for note in (*notes_of_sources(splits), *notes(splits)):
         remarks.note(note)
     if split is None and not quick:
         _verify(source, populations, remarks)
     view = View(top, sort, num_examples, has_means)
-    _present(populations, wanted, view, remarks, as_json=as_json)
+    _present(populations, request, view, remarks, as_json=as_json)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What the command line asks for beside how it is shown."""
+class Request:
+    """The options of the command, without those of the data and of the tables."""
 
     clients: str | None
     shown_ids: tuple[str, ...]
@@ -210,7 +210,7 @@ class Wanted:
     csv_file: Path | None
 
     def check(self) -> None:
-        """Refuses what contradicts itself, before any work."""
+        """Refuses options that contradict each other, before any work."""
         if self.shown_ids and self.clients is not None:
             raise ConfigError(
                 f"--show {self.shown_ids[0]} and --clients {self.clients}: give one of them; "
@@ -236,7 +236,7 @@ class Wanted:
             figures.require()
 
     def check_outputs(self, source: DataSource) -> None:
-        """Refuses to write over what is read."""
+        """Refuses outputs that are also inputs."""
         from fedcli.files import check_is_no_input
 
         inputs = [path for path in map(_find_path, source.names) if path is not None]
@@ -250,7 +250,7 @@ class Wanted:
 
 
 def _source(given: Mapping[str, Any], run: Path | None) -> DataSource:
-    """Which data: what is given, over the data of the run where there is one."""
+    """The source of the data: the given options, over the data of the run if there is one."""
     if run is None or "data" in given:
         return DataSource(**given)
     from fedcli.runs import trained
@@ -259,7 +259,7 @@ def _source(given: Mapping[str, Any], run: Path | None) -> DataSource:
 
 
 def _find_path(name: str) -> Path | None:
-    """The file of a dataset, None for generated data."""
+    """The file of a dataset; None for generated data."""
     if name in EMBEDDED_DATASETS:
         return None
     if name not in PUBLIC_DATASETS:
@@ -270,7 +270,7 @@ def _find_path(name: str) -> Path | None:
 
 
 def _open(source: DataSource, split: str | None) -> dict[str, ClientData]:
-    """The splits to look at."""
+    """Opens the splits to inspect."""
     from fedcli import datasets
 
     splits = datasets.open_splits(source, cache_bytes=CACHE_BYTES)
@@ -282,16 +282,16 @@ def _open(source: DataSource, split: str | None) -> dict[str, ClientData]:
     return {split: splits[split]}
 
 
-def _select(splits: Mapping[str, ClientData], wanted: Wanted) -> dict[str, Sequence[str]]:
-    """The ids to look at in each split; an id has to be in the first one."""
+def _select(splits: Mapping[str, ClientData], request: Request) -> dict[str, Sequence[str]]:
+    """The ids to inspect in each split. Each given id must be in the first split."""
     from fedcli.federation import cohorts
 
     first, *others = splits
-    if wanted.shown_ids:
-        selection = cohorts.parse_clients(list(dict.fromkeys(wanted.shown_ids)), "--show")
+    if request.shown_ids:
+        selection = cohorts.parse_clients(list(dict.fromkeys(request.shown_ids)), "--show")
         option = "--show"
     else:
-        selection = cohorts.parse_clients(wanted.clients if wanted.clients is not None else "all")
+        selection = cohorts.parse_clients(request.clients if request.clients is not None else "all")
         option = "--clients"
     ids = cohorts.resolve_ids(selection, splits[first].client_ids, splits[first].source, option)
     selected: dict[str, Sequence[str]] = {first: ids}
@@ -305,16 +305,16 @@ def _select(splits: Mapping[str, ClientData], wanted: Wanted) -> dict[str, Seque
 
 
 def _tasks(
-    splits: Mapping[str, ClientData], wanted: Wanted, remarks: Remarks
+    splits: Mapping[str, ClientData], request: Request, remarks: Remarks
 ) -> dict[str, population.Task]:
-    """What is to be read of each split, with mean images of the first one if they are wanted."""
+    """The reading task of each split, with mean images of the first one if they are requested."""
     from fedcli.inspection import population
     from fedcli.inspection.statistics import MeanImages
 
     tasks: dict[str, population.Task] = {}
-    for name, ids in _select(splits, wanted).items():
+    for name, ids in _select(splits, request).items():
         data = splits[name]
-        needs_means = wanted.has_means and not tasks
+        needs_means = request.has_means and not tasks
         if needs_means and not MeanImages.fits(data.num_classes, data.pixel_shape):
             remarks.note(
                 f"no mean images: {data.num_classes:,} classes of {list(data.pixel_shape)} pixels "
@@ -334,17 +334,17 @@ def _tasks(
 
 
 def _count_all(
-    splits: Mapping[str, ClientData], wanted: Wanted, remarks: Remarks
+    splits: Mapping[str, ClientData], request: Request, remarks: Remarks
 ) -> dict[str, Population]:
-    """Every split counted."""
+    """Reads and counts all splits."""
     from fedcli.cli.jobs.long_job import run_job
     from fedcli.inspection.population import read_populations
 
-    tasks = _tasks(splits, wanted, remarks)
+    tasks = _tasks(splits, request, remarks)
     populations = run_job(
         "reading clients",
         "clients",
-        lambda tell: read_populations(tasks, tell, is_quick=wanted.is_quick),
+        lambda tell: read_populations(tasks, tell, is_quick=request.is_quick),
         remarks=remarks,
         describe_stop=lambda: "stopped",
     )
@@ -380,7 +380,7 @@ def _verify(source: DataSource, populations: Mapping[str, Population], remarks: 
 
 def _present(
     populations: Mapping[str, Population],
-    wanted: Wanted,
+    request: Request,
     view: View,
     remarks: Remarks,
     *,
@@ -390,25 +390,25 @@ def _present(
     from fedcli.cli.screen import client_export
 
     first = next(iter(populations.values()))
-    if wanted.csv_file is not None:
-        client_export.write_csv(wanted.csv_file, populations)
-        remarks.note(f"wrote {wanted.csv_file}")
-        opt.tell_of_links(remarks, wanted.csv_file)
-    if wanted.plot_folder is not None:
-        for file in _plot(first, wanted.plot_folder, wanted, remarks):
+    if request.csv_file is not None:
+        client_export.write_csv(request.csv_file, populations)
+        remarks.note(f"wrote {request.csv_file}")
+        opt.tell_of_links(remarks, request.csv_file)
+    if request.plot_folder is not None:
+        for file in _plot(first, request.plot_folder, request, remarks):
             remarks.note(f"wrote {file}")
-    suspects = None if wanted.num_suspects is None else _rank(first, wanted, remarks)
+    suspects = None if request.num_suspects is None else _rank(first, request, remarks)
     if as_json:
         from fedcli.cli.screen import suspect_tables
 
         more = {} if suspects is None else suspect_tables.to_json(first.data, suspects)
         client_export.print_json(populations, {"suspects": more} if more else {})
         return
-    _draw(populations, wanted, view, suspects)
+    _draw(populations, request, view, suspects)
 
 
 def _draw(
-    populations: Mapping[str, Population], wanted: Wanted, view: View, suspects: Suspects | None
+    populations: Mapping[str, Population], request: Request, view: View, suspects: Suspects | None
 ) -> None:
     from fedcli.cli.screen import client_tables, suspect_tables
     from fedcli.cli.screen.render import Screen
@@ -416,9 +416,9 @@ def _draw(
     screen = Screen()
     first = next(iter(populations.values()))
     is_few = len(first.counts.client_ids) <= client_tables.MAX_PANELS
-    if wanted.shown_ids:
+    if request.shown_ids:
         client_tables.show_clients(screen, first, view)
-    elif wanted.clients is not None and is_few:
+    elif request.clients is not None and is_few:
         client_tables.show_panels(screen, populations, view)
     else:
         client_tables.show_population(screen, populations, view)
@@ -426,18 +426,18 @@ def _draw(
         suspect_tables.show(screen, first.data, suspects)
 
 
-def _rank(population: Population, wanted: Wanted, remarks: Remarks) -> Suspects:
-    """The examples and clients of the first split that deserve a look."""
+def _rank(population: Population, request: Request, remarks: Remarks) -> Suspects:
+    """The suspicious examples and clients of the first split."""
     from fedcli.cli.jobs.long_job import run_job
     from fedcli.inspection import suspects, suspects_by_loss
 
-    data, ids, run = population.data, population.counts.client_ids, wanted.run
-    top = wanted.num_suspects or DEFAULT_SUSPECTS
+    data, ids, run = population.data, population.counts.client_ids, request.run
+    top = request.num_suspects or DEFAULT_SUSPECTS
 
     def job(tell: Tell) -> Suspects:
         if run is None:
             return suspects.rank_examples(data, ids, tell, top=top)
-        return suspects_by_loss.rank_with_run(data, ids, run, tell, top=top, model=wanted.model)
+        return suspects_by_loss.rank_with_run(data, ids, run, tell, top=top, model=request.model)
 
     return run_job(
         "seeking suspects",
@@ -448,8 +448,8 @@ def _rank(population: Population, wanted: Wanted, remarks: Remarks) -> Suspects:
     )
 
 
-def _plot(population: Population, folder: Path, wanted: Wanted, remarks: Remarks) -> list[Path]:
-    """Writes figures of the population and of the first clients looked at."""
+def _plot(population: Population, folder: Path, request: Request, remarks: Remarks) -> list[Path]:
+    """Writes figures of the population and of the first inspected clients."""
     from fedcli.cli.jobs.long_job import run_job
     from fedcli.inspection import figures
 
@@ -459,7 +459,7 @@ def _plot(population: Population, folder: Path, wanted: Wanted, remarks: Remarks
             population.data,
             population.counts.client_ids,
             population.compared,
-            file_format=wanted.plot_format or "png",
+            file_format=request.plot_format or "png",
             tell=tell,
         )
 

@@ -55,7 +55,7 @@ class LazyGroup(click.Group):
     """A group that imports a command's module when the command itself is wanted."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Returns the names in the order of a user's path: train, evaluate, look, take away."""
+        """Returns the names in the order in which a user needs them: train, evaluate, inspect."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -84,12 +84,12 @@ class LazyGroup(click.Group):
         raise click.UsageError(f"No such command '{name}'{hint}", ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes what each command does, without importing it."""
+        """Writes a line for each command, without importing it."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, short_help) for name, (_, short_help) in COMMANDS.items()])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Returns the commands, not imported, and options that begin as the user's word does."""
+        """Returns the commands and options that start with the typed word. Imports no command."""
         from click.shell_completion import CompletionItem
 
         commands = [
@@ -139,14 +139,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _say_nothing_of_arithmetic() -> None:
     """Keeps NumPy's warnings about fedcli's own arithmetic from users, who cannot act on them.
 
-    A number that is not finite is data, and those that must be finite are checked. Warnings of code
-    that users write are shown as ever.
+    Numbers that must be finite are checked. Warnings from users' code are shown.
     """
     warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"fedcli\.")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command line and returns its exit code; what went wrong is one line on stderr."""
+    """Runs one command line and returns its exit code. An error is one line on stderr."""
     try:
         with on_command_line():
             code = _run_unguarded(arguments)
@@ -157,7 +156,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _complain(err.format_message(), err.exit_code)
     except FedcliError as err:
         return _complain(str(err), 1)
-    except SystemExit as err:  # click and rich leave so when nobody reads stdout any more
+    except SystemExit as err:  # click and rich raise it when nobody reads stdout any more
         return 0 if err.code == 0 else _end_quietly()  # 0: shell completion is done
     except BrokenPipeError:
         return _end_quietly()
@@ -174,18 +173,18 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_unguarded(arguments: Sequence[str] | None) -> int:
-    # No command calls NumPy's BLAS, whose threads would spin beside ours while they start.
+    # No command uses NumPy's BLAS. Its threads would compete with the core's while they start.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _open_missing_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a name the terminal cannot show is no failure
+        sys.stdout.reconfigure(errors="replace")  # a name that the terminal cannot show is no error
     with stop_on_sigterm():
         code = group.main(arguments, prog_name="fedcli", standalone_mode=False)
     return code if isinstance(code, int) else 0
 
 
 def _open_missing_streams() -> None:
-    """Points streams that the parent has closed at nothing, so that no file takes their place."""
+    """Opens /dev/null for streams that the parent has closed, so that no file takes their place."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the end
@@ -216,7 +215,7 @@ def _end_quietly() -> int:
 
 
 def _discard_output() -> None:
-    r"""Points both streams at nothing, so that the interpreter's last flush cannot fail again."""
+    r"""Redirects both streams to /dev/null, so that the last flush at exit cannot fail again."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(nowhere, stream.fileno())

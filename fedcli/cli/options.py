@@ -1,8 +1,8 @@
-"""Options of commands: their types, help and shell completion, and those that several share.
+"""Options of commands: their types, help and shell completion, and options that commands share.
 
-What `RunConfig` declares becomes an option here; it is imported by the commands that have such
-options. One that was not given is None (or an empty mapping), so that it cannot override a config
-file.
+The declarations of `RunConfig` become click options here. `RunConfig` is imported by the commands
+that have such options. An option that was not given is None (or an empty mapping), so that it does
+not override a config file.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class SectionCommand(click.Command):
     """A command whose help lists its options under headings."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parses, and makes sure that a usage error knows which command it is about."""
+        """Parses the arguments, and adds the command to usage errors that lack it."""
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as err:
@@ -84,7 +84,7 @@ class SectionCommand(click.Command):
             raise
 
     def _advised(self, err: click.NoSuchOption, ctx: click.Context) -> click.UsageError:
-        """The error with the option of fedcli for one of another tool, or a guess that is near."""
+        """The error with a suggestion: fedcli's name of another tool's option, or a similar one."""
         import difflib  # late: few commands need it
 
         from fedcli.cli.habits import advice_on
@@ -120,26 +120,26 @@ class SectionCommand(click.Command):
 
 
 class Name(click.ParamType[str]):
-    """A name from a registry table: the library checks it, the shell completes it."""
+    """A name from a table. The library checks it, the shell completes it."""
 
     name = "name"
 
     def __init__(self, table: Callable[[], Iterable[str]], *, or_path: bool = False) -> None:
-        """Offers the names of the table and, if a path may stand there too, file names.
+        """Completes names of the table and, if `or_path`, file names.
 
-        `table` is called when the shell asks.
+        `table` is called on completion.
         """
         self.table = table
         self.or_path = or_path
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """Returns what stands for the value in the help text."""
+        """Returns the placeholder of the value in the help text."""
         return "NAME|PATH" if self.or_path else "NAME"
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Returns the names that begin as the user's word does."""
+        """Returns the names that start with the typed word."""
         from click.shell_completion import CompletionItem  # late: only completion needs it
 
         items = [CompletionItem(name) for name in self.table() if name.startswith(incomplete)]
@@ -147,7 +147,7 @@ class Name(click.ParamType[str]):
 
 
 class Readable(click.ParamType[Any]):
-    """What a kind of values reads from a text."""
+    """The click type of a kind of values."""
 
     def __init__(self, kind: Kind) -> None:
         """Takes the kind, whose metavar names the type."""
@@ -155,7 +155,7 @@ class Readable(click.ParamType[Any]):
         self.kind = kind
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Returns what the kind reads; what it cannot read is a usage error."""
+        """Returns the value that the kind reads; raises a usage error if it cannot."""
         try:
             return self.kind.read(value)
         except ValueError as err:
@@ -172,8 +172,8 @@ def run_option(name: str, *, help: str | None = None, metavar: str | None = None
 
     Args:
         name: The field.
-        help: What it is in another command than train; None: as declared, with the default.
-        metavar: What it takes there; None: as declared.
+        help: Help text in a command other than train; None: as declared, with the default.
+        metavar: Placeholder of the value there; None: as declared.
     """
     from fedcli.settings.declaration import option_name
     from fedcli.settings.run_config import OPTIONS
@@ -241,16 +241,16 @@ def pairs_option(flag: str, name: str, *, help: str, section: str, **attributes:
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options that stand on the command line, to lay over a config or a run."""
+    """Returns the options that were given, to override those of a config or a run."""
     return {name: value for name, value in values.items() if value is not None and value != {}}
 
 
 def data_options(*, clients_metavar: str | None = None, **helps: str) -> Decorator:
-    """Returns the options that say which data, of another command than train.
+    """Returns the options that name the data, for commands other than train.
 
     Args:
-        clients_metavar: What --clients takes; None: as --eval-clients.
-        helps: Help by field, for what is not as in train.
+        clients_metavar: Placeholder of --clients; None: that of --eval-clients.
+        helps: Help texts by field, if they differ from those of train.
     """
     from fedcli.settings.run_config import OPTIONS, READING_FIELDS
 
@@ -318,7 +318,7 @@ def stack(*decorators: Decorator) -> Decorator:
 
 
 def remarks_for(*, quiet: bool, verbose: bool) -> Remarks:
-    """Returns the writer of remarks that -q and -v ask for; both together are a usage error."""
+    """Returns the writer of remarks for -q and -v; both together are a usage error."""
     if quiet and verbose:
         raise click.UsageError("-q and -v contradict each other", click.get_current_context())
     if quiet:
@@ -327,7 +327,7 @@ def remarks_for(*, quiet: bool, verbose: bool) -> Remarks:
 
 
 def _click_type(kind: Kind) -> Any:
-    """The type that reads and completes a kind of values."""
+    """The click type that reads and completes a kind of values."""
     if kind.choices:
         return click.Choice(kind.choices)
     if kind.names is not None:
@@ -338,7 +338,7 @@ def _click_type(kind: Kind) -> Any:
 
 
 def check_outputs(*files: Path | None) -> None:
-    """Refuses files that cannot be written, before any work."""
+    """Checks, before any work, that files can be written."""
     from fedcli.outputs import check_output
 
     for file in files:
@@ -347,7 +347,7 @@ def check_outputs(*files: Path | None) -> None:
 
 
 def tell_of_links(remarks: Remarks, *files: Path | None) -> None:
-    """Says of files that were written under links which those are."""
+    """Writes a remark for each written file that was given as a link."""
     from fedcli.outputs import link_note
 
     for note in [link_note(file) for file in files if file is not None]:

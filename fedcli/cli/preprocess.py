@@ -1,4 +1,4 @@
-"""`fedcli preprocess`: any common image data set as a fedcli store, and stores checked whole."""
+"""`fedcli preprocess`: converts image data sets to fedcli stores, and verifies stores."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ class Sides(click.ParamType["tuple[int, ...]"]):
     """Sides of an image with x between them: HxW or HxWxC."""
 
     def __init__(self, name: str, counts: tuple[int, ...]) -> None:
-        """Takes how the help calls it and how many numbers there may be."""
+        """Takes the name for the help text, and the allowed numbers of sides."""
         self.name = name
         self.counts = counts
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, ...]:
-        """Returns the numbers; a single one, where that is allowed, is both sides."""
+        """Returns the numbers. A single number, if that is allowed, stands for both sides."""
         if isinstance(value, tuple):
             return value
         numbers = tuple(map(int, value.split("x"))) if re.fullmatch(r"\d+(x\d+)*", value) else ()
@@ -70,7 +70,7 @@ class SplitNames(click.ParamType["dict[str, str]"]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> dict[str, str]:
-        """Returns the name of each split, {} for none."""
+        """Returns the name of each split; {} for `none`."""
         if isinstance(value, dict):
             return value
         if value == "none":
@@ -85,14 +85,14 @@ class SplitNames(click.ParamType["dict[str, str]"]):
 
 
 class HoldOut(click.ParamType["tuple[str | None, str, float | None]"]):
-    """What is held out: within, clients or central, with its split before and its share behind."""
+    """A hold-out: [SPLIT=]KIND[:SHARE], with the kind within, clients or central."""
 
     name = f"[SPLIT=]{'|'.join(HOLD_OUTS)}[:X]"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str | None, str, float | None]:
-        """Returns split, kind and share; None where they are not given."""
+        """Returns split, kind and share; None stands for a part that is not given."""
         if isinstance(value, tuple):
             return value
         match = re.fullmatch(r"(?:(\w+)=)?([\w-]+)(?::([0-9.eE+-]+))?", value)
@@ -284,7 +284,7 @@ def preprocess(
     splits: dict[str, str] | None,
     **given: Any,
 ) -> None:
-    """Makes a store, or checks one; `HELP` is what --help shows."""
+    """Makes or verifies a store. `HELP` is the text of --help."""
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
     options = opt.given({name: None if value is False else value for name, value in given.items()})
     if splits is not None:
@@ -312,7 +312,7 @@ def preprocess(
 
 
 def _spell_out_hold_out(options: dict[str, Any]) -> None:
-    """Makes the options of `PrepareOptions` of --hold-out's value: kind, split and share."""
+    """Splits the value of --hold-out into options of `PrepareOptions`: kind, split and share."""
     given = options.pop("hold_out", None)
     if given is None:
         if "hold_out_fraction" in options:
@@ -335,22 +335,22 @@ def _spell_out_hold_out(options: dict[str, Any]) -> None:
 def _look(
     sources: tuple[Path, ...], options: dict[str, Any], remarks: Remarks, *, as_json: bool
 ) -> None:
-    """Prints what sources were taken to be."""
+    """Prints how sources would be interpreted."""
     from fedcli.cli.jobs.long_job import run_job
     from fedcli.cli.screen import preparation_tables
     from fedcli.datasets.preparation.prepare_options import PrepareOptions
-    from fedcli.datasets.preparation.preparing import look
+    from fedcli.datasets.preparation.preparing import interpret
 
     prepare_options = PrepareOptions(**options)
-    seen = run_job(
+    interpretation = run_job(
         f"reading {sources[0].name}",
         "examples",
-        lambda tell: look(sources, prepare_options, tell),
+        lambda tell: interpret(sources, prepare_options, tell),
         remarks=remarks,
     )
-    for note in seen.notes:
+    for note in interpretation.notes:
         remarks.note(note)
-    preparation_tables.show_look(seen, as_json=as_json)
+    preparation_tables.show_interpretation(interpretation, as_json=as_json)
 
 
 def _refuse_beside_verify(

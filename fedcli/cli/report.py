@@ -1,4 +1,4 @@
-"""`fedcli report`: what runs have come to, from their folders alone."""
+"""`fedcli report`: summarises and compares runs, from their folders."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class PlotLook(NamedTuple):
 
 
 class _Format(click.Choice[str]):
-    """A text format; JSON has an option of its own."""
+    """A text format. JSON has its own option."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """See click; who asks for json is told of --json."""
+        """See click. The error for `json` points to --json."""
         if value == "json":
             self.fail(f"--json prints all values as JSON; --format takes {', '.join(FORMATS)}")
         return super().convert(value, param, ctx)
@@ -127,7 +127,7 @@ def report(
     verbose: bool,
     **files: Path | None,
 ) -> None:
-    """Show what RUN has come to, or several runs side by side.
+    """Summarise RUN, or compare several runs.
 
     One run: its options, curves, closing evaluation, how that spreads over clients, where the time
     went. Several: results side by side, what differs between them, rounds to a target accuracy
@@ -190,7 +190,7 @@ def report(
 
 
 def _check_writes_nothing(targets: Sequence[float], files: dict[str, Path | None]) -> None:
-    """Refuses beside --config-diff what it has no part in."""
+    """Refuses options that --config-diff does not use."""
     given = [name.removesuffix("_file") for name, file in files.items() if file is not None]
     given += ["target"] * bool(targets)
     for name in given:
@@ -208,7 +208,7 @@ def _write_files(
     notes: Sequence[str],
     remarks: Remarks,
 ) -> None:
-    """Writes the files that were asked for; whether they can be is seen before any work."""
+    """Writes the requested files, after checking that all can be written."""
     from fedcli.files import check_is_no_input, text_bytes
     from fedcli.outputs import write_output
     from fedcli.reports import tables as report_tables
@@ -270,7 +270,7 @@ def _plot(records: Sequence[RunRecord], file: Path, look: PlotLook) -> None:
 def _page(
     records: Sequence[RunRecord], targets: Sequence[float], notes: Sequence[str], remarks: Remarks
 ) -> str:
-    """The HTML page; what needs a run's data is left out where they are not to be had."""
+    """The HTML page. If the run's data cannot be read, the parts that need them are left out."""
     from fedcli.reports import html
 
     if len(records) > 1:
@@ -285,7 +285,7 @@ def _page(
 
 
 def _predict(run: Path) -> PredictionSummary:
-    """Lets the model predict in a worker thread, so that Ctrl-C works at once."""
+    """Computes predictions in a worker thread, so that Ctrl-C works at once."""
     from fedcli.cli.jobs.worker import run_stoppable
     from fedcli.core.native import CancelFlag
     from fedcli.reports.prediction_summary import summarize_predictions
@@ -304,7 +304,7 @@ def _show_diff(
     *,
     as_json: bool,
 ) -> None:
-    """Says in what one run differs from another."""
+    """Prints the differences between two runs."""
     from fedcli.reports import comparison
     from fedcli.reports import tables as report_tables
     from fedcli.runs import record as run_record
@@ -361,7 +361,7 @@ def _print_text(tables: Sequence[Table], text_format: str) -> None:
 
 
 def _show_curves(screen: Screen, records: Sequence[RunRecord]) -> None:
-    """Draws what is measured by round: of one run all series, of several what judges them."""
+    """Draws curves by round: all series of one run; for several runs the one that ranks rounds."""
     from fedcli.cli.screen import curves
     from fedcli.reports import tables as report_tables
     from fedcli.reports.names import short_names

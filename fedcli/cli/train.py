@@ -1,4 +1,4 @@
-"""`fedcli train`: rounds of federated training that end in a run directory."""
+"""`fedcli train`: trains a model by federated learning and writes a run directory."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from fedcli import models
 from fedcli.benchmarks import flute, jobs, layer_times, machine, numpy_peer, own, peers, tasks
 from fedcli.benchmarks.running import thread_counts
 from fedcli.benchmarks.tasks import AVERAGE, EVALUATE, TRAIN, Task
-from fedcli.benchmarks.timing import Contestant, Pace, Spread, Timer, in_turn, ratio
+from fedcli.benchmarks.timing import Pace, Runner, Spread, Timer, in_turn, ratio
 from fedcli.cli.screen import bench_tables
 from fedcli.core.native import CancelFlag, Cancelled, Phase
 from fedcli.errors import ConfigError, DataError
@@ -47,17 +47,17 @@ class FakeClock:
 def test_contestants_take_turns_and_seconds_are_those_of_a_call() -> None:
     log: list[tuple[str, int]] = []
 
-    def contestant(name: str, seconds: float) -> Contestant:
+    def runner(name: str, seconds: float) -> Runner:
         def run(num_calls: int) -> float:
             log.append((name, num_calls))
             return seconds * num_calls
 
-        return Contestant(name, 1, run)
+        return Runner(name, 1, run)
 
     clock = FakeClock()
     told: list[tuple[int, int | None]] = []
     spreads = in_turn(
-        [contestant("a", 0.25), contestant("b", 2.0)],
+        [runner("a", 0.25), runner("b", 2.0)],
         Pace(repeats=3, turn_seconds=1.0, pause_seconds=0.5),
         clock.timer,
         lambda done, total: told.append((done, total)),
@@ -75,7 +75,7 @@ def test_calls_of_a_turn_are_bounded_when_nothing_can_be_measured() -> None:
         seen.append(num_calls)
         return 0.0
 
-    in_turn([Contestant("a", 1, run)], Pace(1, 1.0, 0.0), FakeClock().timer, tell_nobody)
+    in_turn([Runner("a", 1, run)], Pace(1, 1.0, 0.0), FakeClock().timer, tell_nobody)
     assert max(seen) <= 400_000
 
 

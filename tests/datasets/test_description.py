@@ -13,7 +13,7 @@ import pytest
 from fedcli.datasets.batches import ClientDataset
 from fedcli.datasets.description import Finding, SourceDescription, from_json
 from fedcli.datasets.preparation.prepare_options import PrepareOptions
-from fedcli.datasets.preparation.preparing import look, prepare
+from fedcli.datasets.preparation.preparing import interpret, prepare
 from fedcli.datasets.sources import store, store_writer
 from fedcli.datasets.sources.store import StoreInfo
 from fedcli.errors import DataError
@@ -76,7 +76,7 @@ def test_a_store_keeps_it_and_one_without_it_is_as_before(tmp_path: Path) -> Non
 def test_a_look_is_what_a_store_keeps(tmp_path: Path, split: str) -> None:
     source = tmp_path / "photos"
     own_data.splits("Training", "Valid", "Testing")(source)
-    seen = look([source], PrepareOptions())
+    seen = interpret([source], PrepareOptions())
     assert seen.num_examples == {"train": 12, "test": 6, "validation": 6}
     assert list(tmp_path.iterdir()) == [source]
     prepared = prepare([source], tmp_path / "out.h5", PrepareOptions())
@@ -97,7 +97,7 @@ def test_every_guess_names_what_decided(tmp_path: Path, layout: str) -> None:
         root = tmp_path / str(number)
         root.mkdir()
         replica.make(root)
-        description = look([root / replica.source], PrepareOptions()).description
+        description = interpret([root / replica.source], PrepareOptions()).description
         for name, finding in description.findings().items():
             assert finding.value, name
             assert finding.evidence, name

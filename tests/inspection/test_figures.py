@@ -210,7 +210,7 @@ def test_mean_tiles_are_means_of_shrunk_images(seed: int, shape: tuple[int, ...]
 def test_mean_images_stand_beside_the_populations_with_gaps_where_nothing_is() -> None:
     black, white = np.zeros((1, 2, 2), np.uint8), np.full((1, 2, 2), 255, np.uint8)
     data = Made({"a": client_of("a", black, [0]), "b": client_of("b", white, [0])}, 2)
-    shown = drawings.Shown.of(data, counts_of(data))
+    shown = drawings.DrawnLabels.of(data, counts_of(data))
     means = tiles.mean_tiles(map(data.client, "ab"), shown.labels, (2, 2))
     figure = drawings.mean_images(data, ["a", "b"], counts_of(data), means, shown)
     assert title_of(figure) == "Mean image by label; grey: no example"
@@ -229,7 +229,7 @@ def test_label_counts_are_marked_with_the_mix_of_the_population() -> None:
         {"a": client_of("a", pixels, [0] * 8), "b": client_of("b", pixels, [0] * 4 + [1] * 4)}, 2
     )
     figure = drawings.label_counts(
-        data, ["a", "b"], counts_of(data), drawings.Shown.of(data, counts_of(data))
+        data, ["a", "b"], counts_of(data), drawings.DrawnLabels.of(data, counts_of(data))
     )
     axes_pair: Any = figure.axes
     first, second = axes_pair
@@ -248,7 +248,7 @@ def test_label_counts_are_marked_with_the_mix_of_the_population() -> None:
 def test_heat_map_holds_shares_sorted_by_main_label_and_then_by_share() -> None:
     rows = np.array([[0, 4, 0], [1, 3, 0], [3, 1, 0], [0, 0, 0], [0, 0, 2], [2, 0, 0]])
     counts = SplitCounts("train", list("abcdef"), rows)
-    shown = drawings.Shown(np.arange(3), ["x", "y", "z"], "")
+    shown = drawings.DrawnLabels(np.arange(3), ["x", "y", "z"], "")
     figure = drawings.labels_by_client(counts, shown)
     heat = np.asarray(figure.axes[0].images[0].get_array())
     ids = [text.get_text() for text in figure.axes[0].get_xticklabels()]
@@ -262,7 +262,7 @@ def test_of_thousands_of_clients_columns_are_picked_evenly(seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows = rng.multinomial(50, [0.1] * 10, size=2500)
     counts = SplitCounts("train", [f"{k:05d}" for k in range(2500)], rows)
-    shown = drawings.Shown(np.arange(10), list("0123456789"), "")
+    shown = drawings.DrawnLabels(np.arange(10), list("0123456789"), "")
     figure = drawings.labels_by_client(counts, shown)
     assert np.asarray(figure.axes[0].images[0].get_array()).shape == (10, drawings.MAX_COLUMNS)
     assert title_of(figure).startswith(
@@ -274,7 +274,7 @@ def test_too_many_labels_are_the_commonest_ones() -> None:
     data = make(0, num_classes=150)
     row = np.arange(150)[None] + 1
     row[0, 7] = 1000
-    shown = drawings.Shown.of(data, SplitCounts("train", ["a"], row))
+    shown = drawings.DrawnLabels.of(data, SplitCounts("train", ["a"], row))
     assert shown.labels.tolist() == [7, *range(51, 150)]
     assert shown.remark == " (the 100 commonest of 150 labels)"
 

@@ -17,28 +17,28 @@ from fedcli.progress import Tell
 
 Result = TypeVar("Result")
 
-_RATE_WINDOW = 50  # refreshes that the rate is averaged over: five seconds
+_RATE_WINDOW = 50  # refreshes over which the rate is averaged: five seconds
 
 
 class Meter:
-    """What a job last told of itself: written by the worker, read by the main thread."""
+    """The last progress of a job: written by the worker, read by the main thread."""
 
     def __init__(self) -> None:
-        """Starts with nothing known."""
+        """Starts without progress."""
         self.done = 0
         self.total: int | None = None
         self._seen: deque[tuple[float, int]] = deque(maxlen=_RATE_WINDOW)
 
     def describe(self, now: float, unit: str) -> str:
-        """Returns what is done, the rate, and the time left as far as they are known.
+        """Returns the amount done, the rate, and the time left, as far as they are known.
 
         Args:
-            now: A clock's seconds.
-            unit: What is counted; "B" stands right behind the figures, and "" is not known.
+            now: Seconds of a clock.
+            unit: The unit of the amounts. "B" follows the number without a space; "": not known.
         """
         done, total = self.done, self.total
         if self._seen and done < self._seen[-1][1]:
-            self._seen.clear()  # the job has come to its next part
+            self._seen.clear()  # the next part of the job begins
         self._seen.append((now, done))
         gap = "" if unit in ("", "B") else " "
         of_total = "" if total is None else f"/{short_number(total)}"
@@ -61,18 +61,18 @@ def run_job(
     describe_stop: Callable[[], str] = lambda: "stopped; nothing was written",
     cancel: CancelFlag | None = None,
 ) -> Result:
-    """Returns what `job` returns.
+    """Runs `job` in a thread and returns its result.
 
-    On a terminal a bar shows how far it is, unless -q; elsewhere -v writes a line now and then.
+    On a terminal a bar shows the progress, unless -q is given; elsewhere -v writes lines.
 
     Args:
-        title: What the job does, before the bar.
-        unit: What it tells the count of: examples, clients, B.
-        job: The work. It calls what it is given now and then, which ends it by `Cancelled` once a
-            signal has come.
-        remarks: Of the command.
-        describe_stop: Says in one line, after such an end, what is left and how to go on.
-        cancel: Raised by a signal, for calls of the core that a job spends its time in.
+        title: A short description of the job, before the bar.
+        unit: The unit of its progress: examples, clients, B.
+        job: The work. It calls its argument repeatedly with its progress; after a signal that call
+            raises `Cancelled`.
+        remarks: Writes remarks of the command.
+        describe_stop: Returns one line after such an end: what is kept, and how to go on.
+        cancel: Raised by a signal, to end long calls of the core.
 
     Raises:
         Stopped: A signal came.

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: what they raise, and how a long job is asked to save and end."""
+"""Ctrl-C and SIGTERM: the exceptions that they raise, and how a long job saves and ends."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _SHOW_CURSOR = b"\x1b[?25h\n"
 
 
 class Stopped(BaseException):
-    """A signal asked the command to end; the text says what was saved and how to go on."""
+    """A signal ended the command. The text says what was saved and how to go on."""
 
     def __init__(self, signal_num: int, text: str = "stopped") -> None:
-        """Remembers the signal, whose number decides the exit code."""
+        """Keeps the signal, whose number determines the exit code."""
         super().__init__(text)
         self.signal_num = signal_num
 
 
 def exit_code_of(signal_num: int) -> int:
-    """Returns the exit code a shell shows for a process that this signal ended."""
+    """Returns the exit code that a shell reports for a process ended by this signal."""
     return 128 + signal_num
 
 
@@ -39,14 +39,14 @@ def stop_on_sigterm() -> Iterator[None]:
 
 
 class StopRequest:
-    """The signal that asked a long job to save and end, if one came."""
+    """The signal after which a long job must save and end, if one came."""
 
     signal_num: int | None = None
 
 
 @contextlib.contextmanager
 def stop_on_request(ask: Callable[[], None]) -> Iterator[StopRequest]:
-    """Calls `ask` on the first SIGINT or SIGTERM; the second one leaves the process at once."""
+    """Calls `ask` on the first SIGINT or SIGTERM. A second signal ends the process at once."""
     request = StopRequest()
 
     def stop(signal_num: int, _frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""What `fedcli train` does once its options are read: a run begun or continued, followed, shown."""
+"""The work of `fedcli train`: starts or continues a run, shows its progress and its results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def _read_config(config_file: Path | None, given: Mapping[str, Any]) -> RunConfig:
-    """The config of a new run: what is given, over the file if there is one, over the defaults."""
+    """The config of a new run: given options, over those of a file, over the defaults."""
     from fedcli import settings as config
     from fedcli.runs.files import folder
 
@@ -67,7 +67,7 @@ def _with_code_allowed(base: Mapping[str, Any], given: Mapping[str, Any]) -> Map
 def new_run(
     config_file: Path | None, given: Mapping[str, Any], out: Path | None, *, force: bool
 ) -> Start:
-    """Returns what begins a new run.
+    """Returns the function that starts a new run.
 
     Raises:
         ConfigError: An option is not allowed.
@@ -99,12 +99,12 @@ def new_run(
 
 
 def continued_run(run: Path, given: Mapping[str, Any], others: Mapping[str, Any]) -> Start:
-    """Returns what continues a run.
+    """Returns the function that continues a run.
 
     Args:
         run: Its folder.
         given: Options that are fields of RunConfig.
-        others: Other options that are given, none of which goes with --resume.
+        others: Other given options, which --resume does not allow.
 
     Raises:
         click.UsageError: An option does not go with --resume.
@@ -173,7 +173,7 @@ def carry_out(start: Start, remarks: Remarks, *, shows_tables: bool) -> Finished
 
 
 def _follow(training: Training, monitor: Any, remarks: Remarks) -> None:
-    """Runs all rounds and the closing evaluation, passing on what there is to say."""
+    """Runs all rounds and the closing evaluation, and reports notes and progress."""
     threads = "1 thread" if training.num_threads == 1 else f"{training.num_threads} threads"
     remarks.detail(threads)
     for note in training.notes:

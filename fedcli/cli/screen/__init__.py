@@ -1,1 +1,1 @@
-"""What commands print: tables, pictures, curves, JSON."""
+"""The output of commands: tables, pictures, curves, JSON."""

@@ -1,4 +1,4 @@
-"""What `fedcli bench` prints: the machine, its limits, and a line for everyone who did a job."""
+"""The output of `fedcli bench`: the machine, its limits, and a line for each measurement."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 
 
 def show_report(report: Report) -> None:
-    """Prints everything that was measured."""
+    """Prints all measurements."""
     screen = Screen()
     _show_machine(screen, report)
     _show_limits(screen, report)
@@ -49,7 +49,7 @@ _EXPLANATIONS = (
 
 
 def show_jobs(jobs: Sequence[tuple[Job, bool]]) -> None:
-    """Prints the names of all jobs, what they are, and which need a download."""
+    """Prints the names and descriptions of all jobs, and which need a download."""
     screen = Screen()
     screen.prose(
         (job.name, job.title if is_here else f"{job.title} (needs a download)")
@@ -58,13 +58,13 @@ def show_jobs(jobs: Sequence[tuple[Job, bool]]) -> None:
 
 
 def format_seconds(seconds: float) -> str:
-    """Returns seconds in three digits: 1.23 s, 4.56 ms, 7.89 us."""
+    """Returns seconds with three digits: 1.23 s, 4.56 ms, 7.89 us."""
     factor, unit = _unit_of(seconds)
     return f"{_three_digits(seconds / factor)} {unit}"
 
 
 def format_range(values: Spread) -> str:
-    """Returns the least and the most of some seconds, both in the unit of the most."""
+    """Returns the smallest and the largest of some times, both in the unit of the largest."""
     factor, _ = _unit_of(values.most)
     return f"{_three_digits(values.least / factor)} - {format_seconds(values.most)}"
 
@@ -173,7 +173,7 @@ def _show_layers(screen: Screen, times: LayerTimes) -> None:
 
 
 def _show_published(screen: Screen, results: Sequence[Result]) -> None:
-    """What others have published for the same work, beside what was measured here."""
+    """Prints published times for the same work beside those measured here."""
     shown = [result for result in results if result.job.published]
     if not shown:
         return

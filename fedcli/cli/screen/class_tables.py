@@ -15,7 +15,7 @@ _MAX_MATRIX = 40  # classes; a larger matrix is for --json
 
 
 def show(screen: Screen, data: ClientData, measures: ClassMeasures, *, shows_classes: bool) -> None:
-    """Prints top-k accuracies, and if wanted each class and what it is taken for."""
+    """Prints top-k accuracies and, on request, the results by class and the confusion matrix."""
     if measures.top_k:
         screen.title("Top-k accuracy over all examples")
         rows = [[f"{k}", number(share)] for k, share in measures.top_k.items()]

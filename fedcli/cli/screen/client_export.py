@@ -1,4 +1,4 @@
-"""The figures of `inspect-clients` for programs: JSON and CSV, written client by client."""
+"""The output of `inspect-clients` for programs: JSON and CSV, written client by client."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fedcli.datasets.client_data import ClientData
     from fedcli.inspection.population import Population
 
-_BLOCK_CLIENTS = 4096  # made into text at a time
+_BLOCK_CLIENTS = 4096  # formatted at a time
 _FIGURES = (
     *("tv", "tv_floor", "js", "effective_classes", "classes_present", "max_share"),
     "mean_ink",
@@ -31,12 +31,12 @@ _FIGURES = (
 def print_json(populations: Mapping[str, Population], more: Mapping[str, Any]) -> None:
     """Prints one JSON object; memory holds the text of some clients at a time.
 
-    In its totals a client of several splits counts once. The split called `central` is not a
-    federation and is left out of them.
+    In the totals a client of several splits counts once. The split `central` does not belong to
+    the federation and does not count.
 
     Args:
         populations: The splits.
-        more: What follows them.
+        more: Further members of the object.
     """
     data = next(iter(populations.values())).data
     splits = [population.counts for population in populations.values()]
@@ -66,7 +66,7 @@ def print_json(populations: Mapping[str, Population], more: Mapping[str, Any]) -
 
 
 def write_csv(path: Path, populations: Mapping[str, Population]) -> None:
-    """Writes one row a client and split under its name only when all are written.
+    """Writes a CSV file atomically, with one row for each client and split.
 
     Raises:
         RunError: The file cannot be written.
@@ -143,7 +143,7 @@ def _csv_texts(populations: Mapping[str, Population]) -> Iterator[str]:
 def _record_blocks(
     counts: SplitCounts,
 ) -> Iterator[tuple[Sequence[str], list[int], list[list[int]], list[tuple[Any, ...]]]]:
-    """Yields ids, sizes, label counts and figures of some clients; None where there is none."""
+    """Yields blocks of ids, sizes, label counts and statistics; None for a missing number."""
     for first in range(0, len(counts.client_ids), _BLOCK_CLIENTS):
         rows = slice(first, min(first + _BLOCK_CLIENTS, len(counts.client_ids)))
         columns = [_plain(values) for values in _columns(counts, rows)]
@@ -160,7 +160,7 @@ def _plain(values: Any) -> list[Any]:
 
 
 def _label_names(data: ClientData) -> list[str]:
-    """A column for each class; numbers where names are not unique."""
+    """A column name for each class: its name, or its number if names are not unique."""
     names = [data.class_name(label) for label in range(data.num_classes)]
     if len(set(names)) < len(names):
         names = list(map(str, range(data.num_classes)))
@@ -168,7 +168,7 @@ def _label_names(data: ClientData) -> list[str]:
 
 
 def _num_distinct(splits: Sequence[SplitCounts]) -> int:
-    """Clients of all splits, each counted once."""
+    """The number of different clients of all splits."""
     sequences = [counts.client_ids for counts in splits]
     if all(len(ids) == len(sequences[0]) and _are_equal(ids, sequences[0]) for ids in sequences):
         return len(sequences[0])

@@ -1,4 +1,4 @@
-"""The images of clients on a screen: their examples, and the mean image of each label."""
+"""Prints images of clients in the terminal: their examples, and the mean image of each label."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from fedcli.datasets.client_data import ClientData
     from fedcli.inspection.population import Population
 
-MAX_LABELS = 62  # that are drawn one by one
+MAX_LABELS = 62  # labels that are drawn individually
 
 
 def show_client_means(
     screen: Screen, data: ClientData, client: ClientDataset, others: MeanImages | None
 ) -> None:
-    """Prints the mean image of each label that a client holds, and below it that of others."""
+    """Prints the mean image of each label of a client, and below it that of all clients."""
     means = _means_of(data, client)
     labels = _labels_held(means)
     own = _mean_pictures(data, means, labels)
@@ -39,7 +39,7 @@ def show_client_means(
 def show_means_of_each(
     screen: Screen, population: Population, together: MeanImages, whose: str
 ) -> None:
-    """Prints the mean images of each client, and those of `whose` together, cut alike."""
+    """Prints the mean images of each client, and those of `whose` together, cropped alike."""
     data, counts = population.data, population.counts
     all_means = {
         f"{client_id}: mean image of each label": _means_of(data, data.client(client_id))
@@ -84,12 +84,12 @@ def _mean_pictures(data: ClientData, means: MeanImages, labels: Sequence[int]) -
 
 
 def first_examples(data: ClientData, client: ClientDataset, num_examples: int) -> Pictures:
-    """Returns what is drawn of the first examples of a client."""
+    """Returns pictures of the first examples of a client."""
     images = decode(client.pixels[:num_examples], client.scale, client.offset)
     return pictures.pictures_of(images, data.pixel_convention)
 
 
 def crop_together(groups: Sequence[Pictures]) -> list[Pictures]:
-    """Returns groups of pictures without the margin that is empty in all of them."""
+    """Returns groups of pictures, cropped by the margin that is empty in all of them."""
     ends = np.cumsum([len(group) for group in groups])
     return np.split(pictures.crop(np.concatenate(groups)), ends[:-1])

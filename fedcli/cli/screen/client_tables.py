@@ -1,4 +1,4 @@
-"""What `inspect-clients` shows: the population, a table of its clients, and their images."""
+"""The output of `inspect-clients`: the population, a table of its clients, and their images."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from fedcli.datasets.client_data import ClientData
     from fedcli.inspection.population import Population
 
-MAX_PANELS = 12  # chosen clients that are still drawn side by side
-MAX_LABEL_COLUMNS = 12  # classes that fit beside each other into a table
+MAX_PANELS = 12  # largest number of clients that are drawn side by side
+MAX_LABEL_COLUMNS = 12  # largest number of classes that fit as columns of a table
 PANEL_WIDTH = 24
 MAX_PANEL_PICTURE = 32  # columns
 DEFAULT_SHOWN_EXAMPLES = 10
@@ -40,7 +40,7 @@ _LEGEND = (
     "Floor: mean TV of as many examples drawn at random from all clients.",
     "Effective classes: exp of the entropy; n if a client holds n equally often.",
 )
-_ALIKE = 0.1  # of the floor: a mean TV that near is what drawing at random gives
+_ALIKE = 0.1  # share of the floor by which the mean TV of a random draw may differ from it
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class View:
     """How much to show.
 
     Attributes:
-        top: Rows of the table of clients.
+        top: Number of rows of the table of clients.
         sort: Its order, a key of `SplitCounts.order_by`.
-        num_examples: Examples drawn a client; None: as suits the place.
-        has_means: Whether mean images are drawn where they are not by themselves.
+        num_examples: Number of examples drawn of each client; None: depends on the layout.
+        has_means: Whether to draw mean images also in layouts without them by default.
     """
 
     top: int
@@ -83,7 +83,7 @@ def show_population(screen: Screen, populations: Mapping[str, Population], view:
 def show_panels(screen: Screen, populations: Mapping[str, Population], view: View) -> None:
     """Prints a summary, then a few clients side by side: label counts and an example of each.
 
-    If asked, the mean images of each follow, and those of the population.
+    On request, the mean images of each client and of the population follow.
     """
     first = next(iter(populations.values()))
     data, counts = first.data, first.counts
@@ -144,7 +144,7 @@ def _show_summary(screen: Screen, data: ClientData, splits: Sequence[SplitCounts
 
 
 def _show_skew(screen: Screen, population: Population) -> None:
-    """How sizes and labels differ from client to client."""
+    """Prints how sizes and labels differ between clients."""
     counts = population.counts
     skew, sizes = counts.skew, summarize_sizes(counts.sizes)
     is_grey = len(population.data.pixel_shape) < 3 or population.data.pixel_shape[2] == 1
@@ -178,7 +178,7 @@ def _show_skew(screen: Screen, population: Population) -> None:
 
 
 def _verdict(skew: LabelSkew) -> str:
-    """What TV and its floor say together, in one sentence."""
+    """One sentence that compares the mean TV with its floor."""
     tv, floor = float(np.nanmean(skew.tv)), float(np.nanmean(skew.tv_floor))
     if not floor:
         return "Labels: all examples have the same."
@@ -209,7 +209,7 @@ def _show_table(screen: Screen, data: ClientData, counts: SplitCounts, view: Vie
 
 
 def _table_columns(data: ClientData, sort: str) -> list[tuple[str, ...]]:
-    """What the table of clients may show, the most first; the column it is sorted by stays."""
+    """Column sets for the table of clients, widest first. All contain the sort column."""
     start = ("client", "examples")
     all_figures = ("TV", "floor", "JS", "effective")
     fewer = ("JS", "effective") if sort == "js" else ("TV", "floor", "effective")
@@ -229,7 +229,7 @@ def _headers(data: ClientData, column: str) -> list[str]:
 
 
 def _cells(data: ClientData, counts: SplitCounts, row: int, column: str) -> list[str]:
-    """What one client has in one column of the table."""
+    """The cells of one client in one column."""
     labels, skew = counts.label_counts[row], counts.skew
     if column == "labels":
         return [f"{count:,}" for count in labels.tolist()]
@@ -261,7 +261,7 @@ def _order_note(sort: str) -> str:
 def _panels(
     screen: Screen, data: ClientData, counts: SplitCounts, num_examples: int | None
 ) -> list[Lines]:
-    """Label counts of each client, all to one scale, and below them some of its examples."""
+    """Label counts of each client on a common scale, and below them some of its examples."""
     wanted = 1 if num_examples is None else num_examples
     charts = [_label_bars(data, each) for each in counts.label_counts]
     clients = [data.client(client_id) for client_id in counts.client_ids]
@@ -295,7 +295,7 @@ def _show_heading(screen: Screen, counts: SplitCounts, row: int) -> None:
 
 
 def _show_label_counts(screen: Screen, population: Population, row: int) -> None:
-    """The labels of a client, and beside them, to scale, what as many of all clients' would be."""
+    """Prints the label counts of a client, and beside them those expected by the mix of all."""
     data, counts = population.data, population.counts
     own = counts.label_counts[row]
     totals = population.compared.class_totals

@@ -1,4 +1,4 @@
-"""What `eval --show-errors` prints: the worst mistakes of a model, with their images."""
+"""The output of `eval --show-errors`: the worst mistakes of a model, with their images."""
 
 from __future__ import annotations
 

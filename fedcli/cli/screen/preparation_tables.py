@@ -1,4 +1,4 @@
-"""What `fedcli preprocess` and `fedcli download` made, as a table or JSON."""
+"""The output of `fedcli preprocess` and `fedcli download`, as a table or JSON."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import shlex
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fedcli.datasets.preparation.preparing import Look
+    from fedcli.datasets.preparation.preparing import Interpretation
     from fedcli.datasets.preparation.writing import Prepared
 
 _KINDS = {"uint8": "grey levels, uint8", "float32": "float32"}
-_RGB = 3  # channels; of these no single one is ink
+_RGB = 3  # channels of colour images
 
 
 def show(prepared: Prepared, *, as_json: bool) -> None:
-    """Prints what was written and which command comes next."""
+    """Prints the summary of a store, and the next command."""
     if as_json:
         from fedcli.cli.screen.output import print_json
 
@@ -47,33 +47,35 @@ def show(prepared: Prepared, *, as_json: bool) -> None:
     screen.line(f"Next: fedcli train --data {shlex.quote(str(prepared.path))}")
 
 
-def show_look(seen: Look, *, as_json: bool) -> None:
-    """Prints what a source was taken to be, and from what evidence."""
+def show_interpretation(interpretation: Interpretation, *, as_json: bool) -> None:
+    """Prints how a source would be interpreted, and the evidence."""
     if as_json:
         from fedcli.cli.screen.output import print_json
 
         print_json(
             {
-                "description": seen.description.to_json(),
+                "description": interpretation.description.to_json(),
                 "splits": {
-                    name: {"num_examples": count, "num_clients": seen.num_owners[name]}
-                    for name, count in seen.num_examples.items()
+                    name: {"num_examples": count, "num_clients": interpretation.num_owners[name]}
+                    for name, count in interpretation.num_examples.items()
                 },
-                "notes": list(seen.notes),
+                "notes": list(interpretation.notes),
             }
         )
         return
     from fedcli.cli.screen.render import Screen
 
     screen = Screen()
-    screen.line(f"{seen.description.source} would be read as follows; nothing was written")
+    screen.line(
+        f"{interpretation.description.source} would be read as follows; nothing was written"
+    )
     screen.line("")
-    findings = seen.description.findings()
+    findings = interpretation.description.findings()
     screen.prose([(name, finding.line()) for name, finding in findings.items()])
 
 
 def to_json(prepared: Prepared) -> dict[str, object]:
-    """Returns the same as one JSON object."""
+    """Returns the summary as a JSON object."""
     info = prepared.info
     return {
         "file": str(prepared.path),
@@ -126,7 +128,7 @@ def _classes(num_classes: int, names: tuple[str, ...]) -> str:
 
 
 def _pairs(parameters: dict[str, object]) -> list[str]:
-    """`k=v` of each parameter, those of a step in brackets behind its name."""
+    """`k=v` of each parameter; parameters of a step are in brackets after its name."""
     return [
         f"{name}({', '.join(_pairs(value))})"
         if isinstance(value, dict)

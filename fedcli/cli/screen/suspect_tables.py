@@ -1,4 +1,4 @@
-"""What `inspect-clients --suspects` prints: doubtful examples with their images, and whose."""
+"""The output of `inspect-clients --suspects`: doubtful examples with images, and their clients."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def show(screen: Screen, data: ClientData, suspects: Suspects) -> None:
 
 
 def to_json(data: ClientData, suspects: Suspects) -> dict[str, Any]:
-    """Returns the JSON object of the same; labels are numbers."""
+    """Returns the suspects as a JSON object; labels are numbers."""
     return {
         "split": data.split,
         "measure": suspects.measure,
@@ -120,7 +120,7 @@ def _details(broken: Broken) -> str:
 
 
 class Example(Protocol):
-    """Whatever says which example of which client it is."""
+    """An object that identifies an example of a client."""
 
     @property
     def client_id(self) -> str:
@@ -128,11 +128,11 @@ class Example(Protocol):
 
     @property
     def index(self) -> int:
-        """The example's place there."""
+        """The index of the example in the client."""
 
 
 def example_pictures(data: ClientData, examples: Sequence[Example]) -> Pictures:
-    """Returns what is drawn of some examples of a split, cut alike."""
+    """Returns pictures of some examples of a split, cropped alike."""
     import numpy as np
 
     from fedcli.datasets.batches import decode

@@ -41,11 +41,11 @@ from fedcli.errors import DataError
 from fedcli.progress import Tell, tell_nobody
 from fedcli.settings.vocabulary import VALIDATION
 
-__all__ = ["Look", "PrepareOptions", "Prepared", "look", "prepare"]
+__all__ = ["Interpretation", "PrepareOptions", "Prepared", "interpret", "prepare"]
 
 
 @dataclass(frozen=True)
-class Look:
+class Interpretation:
     """How a source would be interpreted (`fedcli preprocess` without writing a store).
 
     Attributes:
@@ -61,7 +61,9 @@ class Look:
     notes: tuple[str, ...]
 
 
-def look(sources: Sequence[Path], options: PrepareOptions, tell: Tell = tell_nobody) -> Look:
+def interpret(
+    sources: Sequence[Path], options: PrepareOptions, tell: Tell = tell_nobody
+) -> Interpretation:
     """Reads a source as `prepare` does and returns its interpretation; writes no store.
 
     Pixels are copied to an unnamed file in the system's folder for temporary files.
@@ -78,7 +80,7 @@ def look(sources: Sequence[Path], options: PrepareOptions, tell: Tell = tell_nob
     check_test_data(sources, options.test_data)
     source, notes = _read(sources, options, None, tell)
     hold_out_split(source, options, notes)
-    return Look(
+    return Interpretation(
         source.description,
         {name: len(table) for name, table in source.tables.items()},
         {name: len(table.owner_ids) for name, table in source.tables.items()},

@@ -140,7 +140,7 @@ class TffH5Split(ClientData):
         )
 
     def _find_range(self) -> tuple[str, str]:
-        """From what to what pixels go, and what decided."""
+        """The range of the pixels, and the evidence."""
         if not self.are_floats:
             return "0 to 255", "pixels are uint8"
         first = self.client_ids[0]

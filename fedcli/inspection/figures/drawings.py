@@ -37,7 +37,7 @@ from fedcli.inspection.statistics import SplitCounts, size_histogram
 MAX_EXAMPLES = 40  # drawn of one client, as in the tutorial
 MAX_HISTOGRAMS = 6  # clients whose label counts are drawn
 MAX_MEANS = 5  # clients whose mean images are drawn
-MAX_LABELS = 100  # shown in any figure; of more, the commonest
+MAX_LABELS = 100  # drawn in any figure; of more, the commonest
 MAX_COLUMNS = 1000  # clients in the heat map; of more, evenly picked ones
 MAX_POINTS = 5000  # clients in the plot of label skew; of more, evenly picked ones
 
@@ -48,7 +48,7 @@ _COLOR_MAP = "Blues"  # from white to one dark hue: read in grey, too
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class DrawnLabels:
     """The labels that figures have room for.
 
     Attributes:
@@ -62,7 +62,7 @@ class Shown:
     remark: str
 
     @staticmethod
-    def of(data: ClientData, counts: SplitCounts) -> Shown:
+    def of(data: ClientData, counts: SplitCounts) -> DrawnLabels:
         """Returns all labels of the data, or the commonest if they are too many."""
         labels = np.arange(data.num_classes)
         remark = ""
@@ -70,7 +70,7 @@ class Shown:
             totals = _population(counts)
             labels = np.sort(np.argsort(-totals, kind="stable")[:MAX_LABELS])
             remark = f" (the {MAX_LABELS} commonest of {data.num_classes:,} labels)"
-        return Shown(labels, _class_names(data, labels), remark)
+        return DrawnLabels(labels, _class_names(data, labels), remark)
 
 
 def examples(data: ClientData, client_id: str) -> Figure:
@@ -98,16 +98,16 @@ def examples(data: ClientData, client_id: str) -> Figure:
 
 
 def label_counts(
-    data: ClientData, client_ids: Sequence[str], counts: SplitCounts, shown: Shown
+    data: ClientData, client_ids: Sequence[str], counts: SplitCounts, drawn_labels: DrawnLabels
 ) -> Figure:
     """Draws bars of several clients on shared axes, marked with what the mix of all would give."""
     drawn = list(client_ids[:MAX_HISTOGRAMS])
     labels = [data.labels(client_id) for client_id in drawn]
-    rows = [np.bincount(each, minlength=data.num_classes)[shown.labels] for each in labels]
+    rows = [np.bincount(each, minlength=data.num_classes)[drawn_labels.labels] for each in labels]
     totals = _population(counts)
-    mix = totals[shown.labels] / max(1, int(totals.sum()))
-    panels = Panels.of(len(drawn), shown.names)
-    title = f"Examples by label{shown.remark}; lines: what the population's mix would give"
+    mix = totals[drawn_labels.labels] / max(1, int(totals.sum()))
+    panels = Panels.of(len(drawn), drawn_labels.names)
+    title = f"Examples by label{drawn_labels.remark}; lines: what the population's mix would give"
     figure = make_page(title, panels.width, panels.height)
     expected = [len(each) * mix for each in labels]
     highest = max(1.0, *(each.max() for each in (*rows, *expected)))
@@ -137,12 +137,15 @@ def mean_images(
     client_ids: Sequence[str],
     counts: SplitCounts,
     all_means: Tiles,
-    shown: Shown,
+    drawn_labels: DrawnLabels,
 ) -> Figure:
     """Draws mean images by label, the population above several clients, in bands of labels."""
     drawn = [data.client(client_id) for client_id in client_ids[:MAX_MEANS]]
     means = np.stack(
-        [all_means, *(mean_tiles([client], shown.labels, data.pixel_shape) for client in drawn)]
+        [
+            all_means,
+            *(mean_tiles([client], drawn_labels.labels, data.pixel_shape) for client in drawn),
+        ]
     )
     tiles = on_paper(means.reshape(-1, *means.shape[2:]), data.pixel_convention)
     tiles = tiles.reshape(*means.shape[:2], *tiles.shape[1:])
@@ -150,12 +153,12 @@ def mean_images(
     heads += [shortened(each.client_id) for each in drawn]
     notes = [_plural(size, "example") for size in (counts.num_examples, *map(len, drawn))]
     left_margin = max(map(text_width, [*heads, *notes])) + 14
-    bands = _bands(len(shown.labels))
+    bands = _bands(len(drawn_labels.labels))
     tile = TILE if len(bands) == 1 else _SMALL_TILE
-    grids = [Grid.of(tiles[0], len(band), shown.names, tile, len(means)) for band in bands]
+    grids = [Grid.of(tiles[0], len(band), drawn_labels.names, tile, len(means)) for band in bands]
     pitch = grids[0].height + LINE_HEIGHT + 16
     remark = "; grey: no example" if np.isnan(means).any() else ""
-    title = f"Mean image by label{shown.remark}{remark}"
+    title = f"Mean image by label{drawn_labels.remark}{remark}"
     figure = make_page(title, left_margin + grids[0].width, len(bands) * pitch - 16)
     for number, (band, grid) in enumerate(zip(bands, grids, strict=True)):
         top = TITLE_HEIGHT + number * pitch + LINE_HEIGHT
@@ -163,7 +166,7 @@ def mean_images(
         axes = add_picture(figure, MARGIN + left_margin, top, mosaic)
         for column, label in enumerate(band):
             middle = grid.corner(column)[0] + grid.tile_width / 2
-            name = fitting(shown.names[label], grid.tile_width + grid.gap[1] - 4)
+            name = fitting(drawn_labels.names[label], grid.tile_width + grid.gap[1] - 4)
             axes.text(middle, -4, name, ha="center", va="bottom")
         for row, (head, note) in enumerate(zip(heads, notes, strict=True)):
             middle = grid.corner(row * len(band))[1] + grid.tile_height / 2
@@ -172,9 +175,13 @@ def mean_images(
     return figure
 
 
-def labels_by_client(counts: SplitCounts, shown: Shown) -> Figure:
+def labels_by_client(counts: SplitCounts, drawn_labels: DrawnLabels) -> Figure:
     """Draws a heat map: the share of each label in each client, clients by their main label."""
-    held = counts.label_counts if not shown.remark else counts.label_counts[:, shown.labels]
+    held = (
+        counts.label_counts
+        if not drawn_labels.remark
+        else counts.label_counts[:, drawn_labels.labels]
+    )
     sizes = np.maximum(1, counts.sizes)
     order = np.lexsort((-held.max(axis=1) / sizes, held.argmax(axis=1), counts.sizes == 0))
     num_clients = len(order)
@@ -182,9 +189,9 @@ def labels_by_client(counts: SplitCounts, shown: Shown) -> Figure:
     shares = held[picked] / sizes[picked, None]
     # A client is a whole number of dots wide, and all of them about 6.5 inches where that can be.
     cell_width = min(60, max(1, round(936 / len(picked))))
-    cell_height = 30 if len(shown.labels) <= 20 else 18
-    width, height = cell_width * len(picked), cell_height * len(shown.labels)
-    left_margin = widest(shown.names) + 16
+    cell_height = 30 if len(drawn_labels.labels) <= 20 else 18
+    width, height = cell_width * len(picked), cell_height * len(drawn_labels.labels)
+    left_margin = widest(drawn_labels.names) + 16
     # Upright names need as much as a line is high.
     named = picked.tolist() if cell_width >= 18 else []
     names = [shortened(counts.client_ids[index]) for index in named]
@@ -193,7 +200,7 @@ def labels_by_client(counts: SplitCounts, shown: Shown) -> Figure:
         clients = f"{len(picked):,} evenly picked of {clients}"
     order_remark = ", sorted by the label they hold most of" if num_clients > 1 else ""
     figure = make_page(
-        f"Share of each label in {clients}{order_remark}{shown.remark} ({counts.split})",
+        f"Share of each label in {clients}{order_remark}{drawn_labels.remark} ({counts.split})",
         left_margin + width + 110,
         max(height, _LEAST_KEY) + (names_height(names, cell_width) if names else 0),
     )
@@ -207,7 +214,9 @@ def labels_by_client(counts: SplitCounts, shown: Shown) -> Figure:
         aspect="auto",
         interpolation="none",
     )
-    axes.set_yticks(range(len(shown.names)), [shortened(name) for name in shown.names])
+    axes.set_yticks(
+        range(len(drawn_labels.names)), [shortened(name) for name in drawn_labels.names]
+    )
     axes.tick_params(axis="y", length=0)
     for spine in axes.spines.values():
         spine.set_visible(True)

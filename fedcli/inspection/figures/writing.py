@@ -83,13 +83,13 @@ def write_figures(
             yield data.client(client_id)
             tell(done, num_clients)
 
-    shown = drawings.Shown.of(data, counts)
-    means = mean_tiles(population(), shown.labels, data.pixel_shape)
+    drawn_labels = drawings.DrawnLabels.of(data, counts)
+    means = mean_tiles(population(), drawn_labels.labels, data.pixel_shape)
     figures: dict[str, Callable[[], Figure]] = {
         "examples": lambda: drawings.examples(data, client_ids[0]),
-        "label_counts": lambda: drawings.label_counts(data, client_ids, counts, shown),
-        "mean_images": lambda: drawings.mean_images(data, client_ids, counts, means, shown),
-        "labels_by_client": lambda: drawings.labels_by_client(counts, shown),
+        "label_counts": lambda: drawings.label_counts(data, client_ids, counts, drawn_labels),
+        "mean_images": lambda: drawings.mean_images(data, client_ids, counts, means, drawn_labels),
+        "labels_by_client": lambda: drawings.labels_by_client(counts, drawn_labels),
         "sizes_and_skew": lambda: drawings.sizes_and_skew(counts),
     }
     contents = {}
