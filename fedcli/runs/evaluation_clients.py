@@ -91,7 +91,7 @@ def clients_of_training(
     None for data that may be other clients', and where a user's code draws the cohorts, which is
     not run here.
     """
-    if not wanted.has_train_clients_of_run or is_code(trained.config.sampling):
+    if not request.has_train_clients_of_run or is_code(trained.config.sampling):
         return None
     try:
         _, sampled_clients = open_sampled_clients(

@@ -90,13 +90,11 @@ def start(
         state = federation.initial_state()
         now = fingerprint.result()
     consequence = "a new run with its config does not repeat it"
-    changed = note_of_change(source, expected_data, found, consequence)
+    changed = note_of_change(source, expected_data, now, consequence)
     federation.notes.extend(changed)
     if has_code:
         federation.notes.extend(permission.notes_of_changes(vars(config), expected_code))
-    provenance = provenance_of(
-        federation.engine, found, federation.config, federation.class_weights
-    )
+    provenance = provenance_of(federation.engine, now, federation.config, federation.class_weights)
     config_text = settings.to_toml(federation.config, provenance)
     content = federation.encode(state, config_text)
     run = RunDirectory.create(path, config_text, content, force=force, is_numbered=is_numbered)

@@ -123,7 +123,7 @@ def label_counts(
         whole_ticks(axes.yaxis, 4)
         size = f": {_plural(len(labels[index]), 'example')}"
         write_title(axes, fitting(client_id, panels.size[0] - text_width(size)) + size)
-        name_labels(axes, shown.names if panels.is_lowest(index) else [], panels.slot)
+        name_labels(axes, drawn_labels.names if panels.is_lowest(index) else [], panels.slot)
         if left == panels.left_margin:
             axes.set_ylabel("examples")
         else:
