@@ -17,7 +17,7 @@ MANUAL = Path(__file__).parents[1] / "manual"
 # The pages in the order of the list. Each is a file NAME.md of `MANUAL`, whose first line is
 # "# Title: what the page is about".
 TOPICS = (
-    *("tutorial", "coming-from", "data", "own-data", "formats", "known-sets", "models"),
+    *("tutorial", "coming-from", "python", "data", "own-data", "formats", "known-sets", "models"),
     *("algorithms", "runs", "reports", "metrics", "inspecting"),
     *("extending", "numbers", "files", "limits", "changes"),
 )
