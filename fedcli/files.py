@@ -104,6 +104,20 @@ def text_bytes(text: str) -> bytes:
     return text.encode(errors="backslashreplace")
 
 
+def nameless_file(folder: Path | None = None) -> Any:
+    """Returns a new file without a name, which vanishes when its user closes it.
+
+    Args:
+        folder: Where it takes its room; None: the system's folder for temporary files.
+
+    Raises:
+        OSError: The folder cannot be written to.
+    """
+    import tempfile  # late: few runs need it
+
+    return tempfile.TemporaryFile(dir=folder)
+
+
 def write_synced(path: Path, content: bytes) -> None:
     """Writes a new file and syncs it to the disk. Raises OSError."""
     with path.open("xb", buffering=0) as file:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.datasets.batches import Pixels, decode
+from fedcli.files import nameless_file
 
 _BLOCK_BYTES = 8 << 20  # decoded at a time
 
@@ -37,7 +38,7 @@ class PixelSpool:
         self.num_images = 0
         self.scale, self.offset = 1.0, 0.0
         self._folder = folder
-        self._file = _nameless(folder)
+        self._file = nameless_file(folder)
         self._dtype: np.dtype[Any] = np.dtype(np.uint8)
 
     def close(self) -> None:
@@ -80,17 +81,10 @@ class PixelSpool:
         if (self._dtype, self.scale, self.offset) == (np.dtype(np.float32), 1.0, 0.0):
             return
         narrow = self._file
-        self._file = _nameless(self._folder)
+        self._file = nameless_file(self._folder)
         with narrow:
             narrow.seek(0)
             while block := narrow.read(_BLOCK_BYTES):
                 decoded = decode(np.frombuffer(block, self._dtype), self.scale, self.offset)
                 self._file.write(decoded.data)
         self._dtype, self.scale, self.offset = np.dtype(np.float32), 1.0, 0.0
-
-
-def _nameless(folder: Path | None) -> Any:
-    """Opens a new unnamed file, which the caller closes. Raises OSError."""
-    import tempfile  # late: few runs need it
-
-    return tempfile.TemporaryFile(dir=folder)

@@ -12,7 +12,6 @@ pass gathers a range of these that is small enough to be sorted.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.errors import RunError, why_not_written
+from fedcli.files import nameless_file
 
 MAX_HELD = 1 << 21  # scores in memory before they go to the file
 MAX_SORTED = 1 << 22  # scores of one class in memory at a time
@@ -137,7 +137,7 @@ class ScoreRanks:
         labels = np.concatenate([each for _, each in self._held])
         with _faults(self._num_columns):
             if self._file is None:
-                self._file = tempfile.TemporaryFile()  # noqa: SIM115 - until `close`
+                self._file = nameless_file()
             self._file.seek(0, 2)
             self._blocks.append(_Block(self._file.tell(), len(labels)))
             self._file.write(np.ascontiguousarray(scores.T).data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from fedcli import datasets, learning, models
 from fedcli.datasets.batch_plan import BatchPlan
 from fedcli.errors import ConfigError, RunError
+from fedcli.evaluation import ranking
 from fedcli.evaluation.measuring import NUM_BINS, PredictionCounts, check_names, measure
 from fedcli.evaluation.predictions import NO_CLASS, Predicted
 from fedcli.evaluation.ranking import ScoreRanks
@@ -235,15 +235,17 @@ def test_scores_alike_in_their_upper_bits_are_told_apart() -> None:
     ranks.close()
 
 
-def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    class Full:
-        def seek(self, *_: int) -> int:
-            raise OSError(28, "No space left on device")
+def _full_device() -> Any:
+    return Path("/dev/full").open("w+b", 0)
 
-    monkeypatch.setattr(tempfile, "TemporaryFile", Full)
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "nameless_file", _full_device)
     ranks = ScoreRanks(3, max_held=0)
     with pytest.raises(RunError, match=r"No space left.*TMPDIR.*16 bytes an example.*--metrics"):
         ranks.add(*draw(5, 3, seed=0))
+    ranks.close()
 
 
 # ---- Of clients ----------------------------------------------------------------------------------

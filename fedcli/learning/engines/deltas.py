@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
 from fedcli.errors import RunError, why_not_written
+from fedcli.files import nameless_file
 
 SLICE_BYTES = 8 << 20  # the part of the single deltas that is in memory at a time
 
@@ -152,7 +153,7 @@ class DeltaFile:
         self._num_params = num_params
         self._num_rows = 0
         with self._faults():
-            self._file = _nameless()
+            self._file = nameless_file()
 
     def __enter__(self) -> DeltaFile:
         """Returns itself."""
@@ -218,10 +219,3 @@ class DeltaFile:
                 f"{why_not_written(err)}; TMPDIR may name another folder, with room for "
                 f"{4 * self._num_params:,} bytes per client"
             ) from err
-
-
-def _nameless() -> Any:
-    """Opens an unnamed temporary file. Raises OSError."""
-    import tempfile  # late: few runs need it
-
-    return tempfile.TemporaryFile()
