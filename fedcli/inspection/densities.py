@@ -1,12 +1,12 @@
-"""How likely images are under each label: densities estimated from running sums, pure NumPy.
+"""The density of images under each label, estimated from running sums in pure NumPy.
 
-Images are vectors of features, projected on their first principal components. There each label is a
-multivariate Student t density with the label's mean and covariance; the covariance is mixed with
-the one pooled over all labels, the more the fewer examples the label has. That is regularized
-discriminant analysis (Friedman, "Regularized Discriminant Analysis", JASA 1989) with the tails of
-Lange, Little and Taylor ("Robust Statistical Modeling Using the t Distribution", JASA 1989). We
-differ in that nothing is tuned or iterated: components, mixing and degrees of freedom are
-constants, and moments are plain ones.
+Images are vectors of features, projected on their first principal components. In this space each
+label has a multivariate Student t density with the label's mean and covariance. The covariance is
+mixed with the pooled covariance of all labels; the fewer examples a label has, the larger is the
+pooled share. This is regularized discriminant analysis (Friedman, "Regularized Discriminant
+Analysis", JASA 1989) with the tails of Lange, Little and Taylor ("Robust Statistical Modeling Using
+the t Distribution", JASA 1989). We differ in that nothing is tuned or iterated: components, mixing
+and degrees of freedom are constants, and moments are plain ones.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from fedcli.dataclass import dataclass
 
 MAX_COMPONENTS = 50
-EXAMPLES_A_COMPONENT = 10  # fewer examples are described by fewer components
-MIXED_A_COMPONENT = 5.0  # examples' worth of the pooled covariance in each label's, a component
-RIDGE = 1e-3  # of a component's mean variance, added to every variance
+EXAMPLES_A_COMPONENT = 10  # number of examples for each component
+MIXED_A_COMPONENT = 5.0  # weight of the pooled covariance, in examples for each component
+RIDGE = 1e-3  # share of a component's mean variance that is added to every variance
 TAIL = 10.0  # degrees of freedom
-MIN_RIVAL_EXAMPLES = 5  # a label of fewer is not proposed for others' examples
+MIN_RIVAL_EXAMPLES = 5  # a label with fewer examples is not proposed for others' examples
 
-_LEAST_VARIANCE = 1e-6  # of all variance; a component of less is rounding
-_LEAST_REST = 1e-6  # of a distance's denominator; it is positive but for rounding
-_ROUNDING = 1e-18  # of the squared features; variance below is none
+_LEAST_VARIANCE = 1e-6  # share of the total variance; a smaller component is rounding error
+_LEAST_REST = 1e-6  # lower bound of a distance's denominator, against rounding errors
+_ROUNDING = 1e-18  # share of the squared features; a smaller variance counts as 0
 
 Matrix = NDArray[np.float64]
 
@@ -34,11 +34,11 @@ class Moments:
     """Counts, sums and sums of products of each label's features."""
 
     def __init__(self, num_labels: int, num_features: int) -> None:
-        """Starts with nothing."""
+        """Starts without examples."""
         self.counts = np.zeros(num_labels, np.int64)
         self.sums = np.zeros((num_labels, num_features))
         self.products = np.zeros((num_labels, num_features, num_features))
-        self.origin = np.zeros(num_features)  # taken off, so that differences keep their digits
+        self.origin = np.zeros(num_features)  # subtracted from features, against cancellation
 
     def add(self, features: Matrix, labels: NDArray[np.int64]) -> None:
         """Adds features [n, num_features] of examples with labels [n]."""
@@ -55,11 +55,11 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class LabelScores:
-    """What the densities say of some examples.
+    """The results of the densities for some examples.
 
     Attributes:
-        scores: Log density under the best other label less that under the own, in nats: [n].
-        likelier: That other label, int64 [n]; the own where there is none.
+        scores: Log density under the best other label minus that under the own label, in nats: [n].
+        likelier: The best other label, int64 [n]; the own label if there is none.
         distances: Mean squared distance from the nearest label in standard deviations, about 1
             for an ordinary example: [n].
     """
@@ -71,16 +71,16 @@ class LabelScores:
 
 @dataclass(frozen=True, eq=False)
 class Densities:
-    """One density a label; `fit` makes them.
+    """One density for each label; `fit` makes them.
 
     Attributes:
-        counts: Examples each was estimated from, int64 [num_labels].
+        counts: Number of examples of each label, int64 [num_labels].
         centre: Mean of all features, [num_features].
         basis: Principal components, [num_features, q].
-        rest: Mean variance of what the components leave out.
-        means: Projected, [num_labels, q].
-        whiteners: [num_labels, q, q]; a row times it has unit covariance.
-        log_dets: Of the covariances, [num_labels].
+        rest: Mean variance of the features outside the components.
+        means: Projected means, [num_labels, q].
+        whiteners: Whitening matrices, [num_labels, q, q]; a row times it has unit covariance.
+        log_dets: Logarithms of the determinants of the covariances, [num_labels].
     """
 
     counts: NDArray[np.int64]
@@ -94,15 +94,15 @@ class Densities:
     def score(
         self, features: Matrix, labels: NDArray[np.int64], is_member: NDArray[np.bool_]
     ) -> LabelScores:
-        """Returns how likely examples are under their labels and under the others.
+        """Compares the density of examples under their labels with that under other labels.
 
-        Mean and covariance of its own label are taken without the example itself. Where no other
-        bears its label, or no rival has `MIN_RIVAL_EXAMPLES`, an example scores 0.
+        The mean and covariance of an example's own label are taken without the example itself. The
+        score is 0 if no other example has its label, or no other label has `MIN_RIVAL_EXAMPLES`.
 
         Args:
             features: [n, num_features].
             labels: [n].
-            is_member: Whether each was among those that the densities were estimated from, [n].
+            is_member: Whether the densities were estimated with each example, [n].
         """
         rows = np.arange(len(labels))
         centred = features - self.centre
@@ -127,7 +127,7 @@ class Densities:
         )
 
     def _squared_distances(self, projected: Matrix) -> Matrix:
-        """Mahalanobis' squared distance from each label, [n, num_labels]."""
+        """Squared Mahalanobis distance from each label, [n, num_labels]."""
         squared = np.zeros((len(projected), len(self.counts)))
         for label in np.flatnonzero(self.counts):
             whitened = (projected - self.means[label]) @ self.whiteners[label]
@@ -135,7 +135,7 @@ class Densities:
         return squared
 
     def _mean_distances(self, centred: Matrix, projected: Matrix, squared: Matrix) -> Matrix:
-        """The squared distance from the nearest label and from the components, a feature."""
+        """Squared distance from the nearest label and from the components, divided by features."""
         nearest = squared[:, self.counts > 0].min(axis=1)
         if self.rest > 0.0:
             left = np.einsum("ij,ij->i", centred, centred)
@@ -146,7 +146,7 @@ class Densities:
 
 
 def fit(moments: Moments) -> Densities:
-    """Returns the densities of moments of one example at least; the same moments give the same."""
+    """Returns the densities of moments of at least one example. It is deterministic."""
     counts, num_examples = moments.counts, int(moments.counts.sum())
     centre = moments.sums.sum(axis=0) / num_examples
     covariance = moments.products.sum(axis=0) / num_examples - np.outer(centre, centre)
@@ -180,10 +180,11 @@ def fit(moments: Moments) -> Densities:
 def _without_itself(
     squared: Matrix, counts: NDArray[np.int64], is_member: NDArray[np.bool_], num_components: int
 ) -> Matrix:
-    """Squared distances [n] from the own label as they are when the example is no part of it.
+    """Squared distances [n] from the own label, estimated without the example itself.
 
-    The mean moves away by n / (n - 1) and the covariance loses one product (Sherman and Morrison
-    1950), but for its part in the pooled one. Without this a lone outlier makes its own ellipse.
+    The difference from the mean grows by n / (n - 1), and the covariance loses one product (Sherman
+    and Morrison 1950); the pooled covariance is not corrected. Without this correction a single
+    outlier would determine the covariance of its label.
     """
     factors = np.where(is_member & (counts > 1), counts / np.maximum(counts - 1, 1), 1.0)
     weights = np.maximum(counts + MIXED_A_COMPONENT * num_components, 1.0)
@@ -193,7 +194,7 @@ def _without_itself(
 
 
 def _num_components(variances: Matrix, num_examples: int, centre: Matrix) -> int:
-    """How many components of variances [d], greatest first, the examples can carry."""
+    """The number of components to use, given variances [d], greatest first."""
     total = float(variances.sum())
     if total <= _ROUNDING * (1.0 + float(centre @ centre)):
         return 0

@@ -1,4 +1,4 @@
-"""Clients of a population read and counted: labels, ink, mean images, and whom they are like."""
+"""Reads the clients of a population and counts labels, ink and mean images."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from fedcli.federation import samplers
 from fedcli.inspection.statistics import MeanImages, SplitCounts, count_labels
 from fedcli.progress import Tell, tell_nobody
 
-# Chosen clients are compared with all of their split up to so many, above with a draw: a draw of a
-# thousand tells the shares of labels to a fraction of a percent.
+# Selected clients are compared with all clients of their split, or with a random sample if there
+# are more than MAX_COMPARED. A sample of a thousand gives shares of labels to a fraction of a
+# percent.
 MAX_COMPARED = 10_000
 NUM_DRAWN = 1_000
 
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """One split, counted.
+    """The counts of one split.
 
     Attributes:
         data: Its examples.
-        counts: Of the clients looked at.
-        compared: Of those they are compared with: all of the split, or a draw of very many.
-        means: Mean images over those; None where nobody asked.
+        counts: Counts of the selected clients.
+        compared: Counts of the clients with which they are compared: all of the split, or a sample.
+        means: Mean images over the latter; None if not requested.
     """
 
     data: ClientData
@@ -41,14 +42,14 @@ class Population:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
-    """What is read of one split.
+    """The clients to read of one split.
 
     Attributes:
         data: The split.
-        client_ids: Who is looked at.
-        compared_ids: Whom they are compared with; the same object if they are all, which are then
-            read once.
-        needs_means: Whether mean images are made of those.
+        client_ids: The selected clients.
+        compared_ids: The clients with which they are compared. If that is the same object, clients
+            are read once.
+        needs_means: Whether to compute mean images of the latter.
     """
 
     data: ClientData
@@ -58,19 +59,20 @@ class Task:
 
     @property
     def num_reads(self) -> int:
-        """Clients that are read, those of both kinds twice."""
+        """The number of clients to read; clients of both kinds count twice."""
         is_same = self.client_ids is self.compared_ids
         return len(self.client_ids) + (0 if is_same else len(self.compared_ids))
 
 
 def choose_compared(data: ClientData, client_ids: Sequence[str]) -> Sequence[str]:
-    """Returns whom clients are compared with: themselves if they are all, else their split.
+    """Returns the clients with which the selected ones are compared: all clients of their split.
 
-    Of a split of more than `MAX_COMPARED` clients, `NUM_DRAWN` are drawn, always the same ones.
+    If a split has more than `MAX_COMPARED` clients and not all of them are selected, a fixed sample
+    of `NUM_DRAWN` clients is returned.
 
     Args:
         data: The split.
-        client_ids: Who is looked at, each id once.
+        client_ids: The selected clients, each id once.
     """
     population = data.client_ids
     if len(client_ids) == len(population):
@@ -84,12 +86,12 @@ def choose_compared(data: ClientData, client_ids: Sequence[str]) -> Sequence[str
 def read_populations(
     tasks: Mapping[str, Task], tell: Tell = tell_nobody, *, is_quick: bool = False
 ) -> dict[str, Population]:
-    """Returns every split counted; time is linear, memory holds counts and one client.
+    """Reads and counts all splits. Time is linear; memory holds the counts and one client.
 
     Args:
-        tasks: What is read, by split.
-        tell: Told the clients read, of all splits.
-        is_quick: Whether labels alone are read: pixels are not checked and ink is unknown.
+        tasks: The clients to read, by split.
+        tell: Called with the number of clients read, of all splits.
+        is_quick: Whether to read labels only: pixels are not checked and ink is unknown.
 
     Raises:
         DataError: A client cannot be read, or there is too much to count.
@@ -99,7 +101,7 @@ def read_populations(
 
 
 class _Reader:
-    """Reads clients in turn and tells how many."""
+    """Reads clients one after the other and reports progress."""
 
     def __init__(self, tell: Tell, total: int, *, is_quick: bool) -> None:
         self._tell = tell
@@ -108,13 +110,13 @@ class _Reader:
         self._is_quick = is_quick
 
     def population(self, task: Task) -> Population:
-        """Reads one split."""
+        """Reads and counts one split."""
         data = task.data
         means = MeanImages(data.num_classes, data.pixel_shape) if task.needs_means else None
         if task.client_ids is task.compared_ids:
             counts = self._count(data, task.client_ids, means, is_quick=self._is_quick)
             return Population(data, counts, counts, means)
-        # Of those who are compared with, pixels are read for mean images alone.
+        # Pixels of the compared clients are read only for mean images.
         compared = self._count(data, task.compared_ids, means, is_quick=means is None)
         counts = self._count(data, task.client_ids, None, is_quick=self._is_quick)
         counts = replace(counts, population=compared.class_totals)
@@ -152,7 +154,7 @@ def mean_ink(client: ClientDataset, convention: str) -> float:
 
     Args:
         client: The client.
-        convention: What 1.0 is in its images: "ink" or "background".
+        convention: The meaning of 1.0 in its images: "ink" or "background".
     """
     if not len(client):
         return float("nan")

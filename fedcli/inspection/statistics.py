@@ -1,4 +1,4 @@
-"""Who the clients of a population are, in numbers: sizes, labels, mean images. Pure NumPy.
+"""Statistics of the clients of a population: sizes, labels, mean images. Pure NumPy.
 
 Measures of label skew are those in common use; Hsieh et al. 2020 (arXiv:1910.00189) and Zhao et
 al. 2018 (arXiv:1806.00582, whose EMD is twice the TV here) show what they do to training.
@@ -38,11 +38,11 @@ def __dir__() -> list[str]:
     return __all__
 
 
-MAX_CELLS = 1 << 30  # clients x classes whose counts are kept, 4 bytes each
-MAX_MEAN_BYTES = 256 << 20  # of the sums that mean images are made of
+MAX_CELLS = 1 << 30  # largest table of counts, clients x classes, 4 bytes each
+MAX_MEAN_BYTES = 256 << 20  # largest size of the sums for mean images
 
-_BLOCK_CELLS = 1 << 17  # clients x classes worked on at a time: a megabyte of float64
-_BLOCK_PIXELS = 1 << 20  # of one client that are added at a time
+_BLOCK_CELLS = 1 << 17  # clients x classes computed at a time: a megabyte of float64
+_BLOCK_PIXELS = 1 << 20  # pixels of one client added at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +51,12 @@ class SplitCounts:
 
     Attributes:
         split: Its name.
-        client_ids: Who was counted, in the order of the rows; may be generated on demand.
+        client_ids: The clients, in the order of the rows; may be generated on demand.
         label_counts: int32 [num_clients, num_classes].
-        population: Examples of each class in the population that the clients are compared with,
-            int64 [num_classes]; None: the clients counted are that population.
-        mean_ink: Mean of all pixels of each client, 0 to 1 for full ink, float64 [num_clients], NaN
-            for clients without examples; None where pixels were not read.
+        population: Number of examples of each class in the population with which the clients are
+            compared, int64 [num_classes]; None: the clients themselves are that population.
+        mean_ink: Mean of all pixels of each client, 0 to 1 for full ink, float64 [num_clients]; NaN
+            for clients without examples; None if pixels were not read.
     """
 
     split: str
@@ -84,7 +84,7 @@ class SplitCounts:
 
     @cached_property
     def skew(self) -> LabelSkew:
-        """How each client's labels differ from the population's."""
+        """The label skew of each client, compared with the population."""
         totals = self.class_totals if self.population is None else self.population
         return label_skew(self.label_counts, totals)
 
@@ -108,12 +108,12 @@ class SplitCounts:
 
 @dataclass(frozen=True, eq=False)
 class LabelSkew:
-    """How each client's labels differ from a population's. NaN for clients without examples.
+    """The difference of each client's labels from a population's. NaN without examples.
 
     Attributes:
-        tv: Total variation distance, half of what Zhao et al. call EMD; 0 (alike) to 1,
-            float64 [num_clients], as all but `num_present`.
-        tv_floor: The TV that as many examples drawn from the population show on average.
+        tv: Total variation distance, half of the EMD of Zhao et al.; 0 (equal) to 1. float64
+            [num_clients], as all others except `num_present`.
+        tv_floor: The mean TV of as many examples drawn at random from the population.
         js: Jensen-Shannon divergence in bits, 0 to 1.
         effective_classes: exp of the entropy of the client's labels, 1 to the number of classes.
         num_present: Classes of which the client has an example, int64.
@@ -130,19 +130,19 @@ class LabelSkew:
 
 @dataclass(frozen=True)
 class SizeSummary:
-    """Examples a client.
+    """The distribution of the number of examples of a client.
 
     Attributes:
-        minimum: The least.
+        minimum: The smallest number.
         p5: The 5th percentile, interpolated linearly, as those that follow.
         p25: See `p5`.
         median: See `p5`.
         p75: See `p5`.
         p95: See `p5`.
-        maximum: The greatest.
-        mean: Their mean.
-        std: Their standard deviation (of a population, not an estimate).
-        std_over_mean: Their coefficient of variation; NaN if all are 0.
+        maximum: The largest number.
+        mean: The mean.
+        std: The standard deviation (of a population, not an estimate).
+        std_over_mean: The coefficient of variation; NaN if all are 0.
         skewness: Third standardised moment; NaN if all are equal.
         gini: 0 if all are equal, towards 1 if one client holds everything; NaN if all are 0.
     """
@@ -163,7 +163,7 @@ class SizeSummary:
 
 @dataclass(frozen=True)
 class Spread:
-    """How a figure is spread over clients."""
+    """The spread of a statistic over clients."""
 
     minimum: float
     mean: float
@@ -175,7 +175,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Bin:
-    """Clients that have from `low` to `high` examples, both included."""
+    """A bin of a histogram: clients with `low` to `high` examples, both included."""
 
     low: int
     high: int
@@ -190,7 +190,7 @@ class MeanImages:
     """
 
     def __init__(self, num_classes: int, pixel_shape: tuple[int, ...]) -> None:
-        """Starts with no example; `fits` says whether that is a good idea."""
+        """Starts without examples. Call `fits` first to check the size in memory."""
         self.counts = np.zeros(num_classes, np.int64)
         self._sums = np.zeros((num_classes, *pixel_shape))
 
@@ -258,7 +258,7 @@ def count_labels(
 
 
 def summarize_sizes(sizes: NDArray[np.int64]) -> SizeSummary:
-    """Returns how sizes int64 [num_clients], of at least one client, are spread."""
+    """Returns the distribution of sizes int64 [num_clients] of at least one client."""
     p5, p25, median, p75, p95 = np.percentile(sizes, (5, 25, 50, 75, 95)).tolist()
     mean, std = float(sizes.mean()), float(sizes.std())
     third = float(((sizes - mean) ** 3).mean())
@@ -288,11 +288,11 @@ def gini(sizes: NDArray[np.int64]) -> float:
 
 
 def summarize(values: NDArray[np.float64], sizes: NDArray[np.int64]) -> Spread | None:
-    """Returns how values [num_clients] are spread over the clients that have examples.
+    """Returns the spread of values [num_clients] over the clients that have examples.
 
     Args:
-        values: Of each client.
-        sizes: Its examples, int64 [num_clients]; all 0 gives None.
+        values: The value of each client.
+        sizes: Its number of examples, int64 [num_clients]; None is returned if all are 0.
     """
     has_examples = sizes > 0
     if not has_examples.any():
@@ -313,7 +313,7 @@ def size_histogram(sizes: NDArray[np.int64], max_bins: int = 10) -> list[Bin]:
 
     Args:
         sizes: int64 [num_clients], of at least one client.
-        max_bins: At most so many bins.
+        max_bins: Largest number of bins.
     """
     lowest, highest = int(sizes.min()), int(sizes.max())
     width = _bin_width(lowest, highest, max_bins)
@@ -326,7 +326,7 @@ def size_histogram(sizes: NDArray[np.int64], max_bins: int = 10) -> list[Bin]:
 
 
 def label_skew(label_counts: NDArray[np.integer], totals: NDArray[np.int64]) -> LabelSkew:
-    """Returns how the labels of clients differ from those of a population.
+    """Returns the label skew of clients, compared with a population.
 
     Args:
         label_counts: Integers [num_clients, num_classes].

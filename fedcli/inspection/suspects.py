@@ -1,16 +1,16 @@
-"""Examples that are likely mislabeled or broken, and the clients that hold many: from images alone.
+"""Finds examples that are probably mislabeled or broken, and clients that hold many, from images.
 
-Images are shrunk to at most `MAX_FEATURES` values by averaging squares of pixels, and every label's
-images become a density (`fedcli.inspection.densities`). The score of an example is the log density
-of its image under the best other label less that under its own, in nats: 5 means that another label
-explains the image 148 times as well. The densities are then estimated once more without the
-examples that score so high, so that a mistake made often does not become the rule.
+Images are shrunk to at most `MAX_FEATURES` values by averaging squares of pixels, and a density is
+estimated for each label (`fedcli.inspection.densities`). The score of an example is the log density
+of its image under the best other label minus that under its own, in nats: 5 means that another
+label explains the image 148 times as well. The densities are then estimated again without the
+examples with high scores, so that frequent mistakes do not distort them.
 
-An image far from the densities of all labels is broken, or of another kind. That finds lone ones:
-where one image in a hundred is inverted, inverted ones are ordinary.
+An image far from the densities of all labels is broken, or of another kind. Only rare cases are
+found: if one image in a hundred is inverted, inverted images are not far from the densities.
 
-Time is linear in the number of examples; memory holds the moments of the labels, a block of images
-and a few numbers an example.
+Time is linear in the number of examples. Memory holds the moments of the labels, a block of images
+and a few numbers for each example.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ DEFAULT_TOP = 20
 
 SUSPICIOUS_NATS = 5.0
 
-BLANK_RANGE = 0.02  # of what is 1.0: five grey levels
-FAR_DISTANCE = 8.0  # of `LabelScores.distances`; MNIST's strangest digit has 6, an inverted one 60
+BLANK_RANGE = 0.02  # range of the pixels of a blank image: five of 255 grey levels
+FAR_DISTANCE = 8.0  # in `LabelScores.distances`; MNIST's strangest digit has 6, an inverted one 60
 
 MAX_FEATURES = 256  # MNIST at 14 x 14 ranks nearly as well as at 28 x 28, in a tenth of the time
 MAX_MOMENT_BYTES = 256 << 20
-LUCK = 0.001  # how rarely a client may be listed that holds no more than others in the long run
+LUCK = 0.001  # error probability with which a client is listed by chance
 
-_BLOCK_EXAMPLES = 2048  # read and judged at a time,
-_BLOCK_BYTES = 64 << 20  # or as many as take so much
-_MAX_DOUBTFUL = 0.5  # of a label's examples; were there more, too little would be left of it
+_BLOCK_EXAMPLES = 2048  # examples processed at a time,
+_BLOCK_BYTES = 64 << 20  # or as many as fit in this
+_MAX_DOUBTFUL = 0.5  # largest share of a label's examples that may be left out
 _BISECTIONS = 50
 _NUM_PASSES = 5  # over all images: survey, and twice moments and scores
 
@@ -57,11 +57,11 @@ class Suspect:
     """An example whose label is doubted.
 
     Attributes:
-        client_id: Who holds it.
-        index: Its place among the client's examples.
-        label: What it is said to be.
-        likelier_label: What it is likelier to be.
-        score: How doubtful it is, in the unit of the measure.
+        client_id: The client that holds it.
+        index: Its index in the client.
+        label: Its label.
+        likelier_label: A label that is more likely.
+        score: Its score, in the unit of the measure.
     """
 
     client_id: str
@@ -73,15 +73,15 @@ class Suspect:
 
 @dataclass(frozen=True)
 class Broken:
-    """An example that is hardly what it should be, whatever its label.
+    """An example with a broken image, independent of its label.
 
     Attributes:
-        client_id: Who holds it.
-        index: Its place among the client's examples.
-        label: What it is said to be.
-        fault: "blank" (all pixels alike), "far" (unlike any label's images) or "copy".
-        original: Of a copy, the index of the client's first such image.
-        distance: Of a far one, `LabelScores.distances`.
+        client_id: The client that holds it.
+        index: Its index in the client.
+        label: Its label.
+        fault: "blank" (all pixels equal), "far" (unlike any label's images) or "copy".
+        original: For a copy, the index of the client's first such image.
+        distance: For a far one, its value in `LabelScores.distances`.
     """
 
     client_id: str
@@ -94,14 +94,14 @@ class Broken:
 
 @dataclass(frozen=True)
 class SuspectClient:
-    """A client with more suspicious examples than luck explains.
+    """A client with significantly many suspicious examples.
 
     Attributes:
         client_id: The client.
-        num_examples: What it holds.
-        num_suspicious: How many of them are suspicious.
-        least_share: Lower bound of the share it would have in the long run, see `least_shares`:
-            far below the share of a small client, so that none is first by luck.
+        num_examples: Its number of examples.
+        num_suspicious: Number of suspicious ones among them.
+        least_share: Lower confidence bound of its share, see `least_shares`. For a small client it
+            is far below its observed share, so that none is listed first by chance.
     """
 
     client_id: str
@@ -112,17 +112,17 @@ class SuspectClient:
 
 @dataclass(frozen=True)
 class Suspects:
-    """What is doubtful in a population.
+    """The suspicious examples and clients of a population.
 
     Attributes:
-        measure: What scores are.
-        criterion: When an example is suspicious.
-        num_examples: Examples looked at.
-        num_suspicious: How many are suspicious, listed or not.
-        examples: The most doubtful ones, first the worst; scores are positive.
-        clients: Those whose least share exceeds that of all, first the worst.
-        fault_counts: Broken examples by fault, listed or not; empty if none were sought.
-        broken: The first ones of each fault, the farthest of the far.
+        measure: Describes the scores, with their unit.
+        criterion: The condition for an example to be suspicious.
+        num_examples: Number of examined examples.
+        num_suspicious: Number of suspicious ones, listed or not.
+        examples: The examples with the highest scores, highest first; scores are positive.
+        clients: The clients whose least share exceeds the share of all, highest first.
+        fault_counts: Number of broken examples by fault, listed or not; empty if not searched for.
+        broken: The first broken examples of each fault; of fault "far", the farthest.
     """
 
     measure: str
@@ -137,11 +137,11 @@ class Suspects:
 
 @dataclass(frozen=True, eq=False)
 class ExampleIndex:
-    """All examples of some clients, one after the other.
+    """The examples of some clients, numbered consecutively.
 
     Attributes:
-        client_ids: Whose.
-        ends: Where each client's end, int64 [num_clients].
+        client_ids: The clients.
+        ends: The number after each client's last example, int64 [num_clients].
         labels: int32 [n].
     """
 
@@ -155,7 +155,7 @@ class ExampleIndex:
         return np.diff(self.ends, prepend=0)
 
     def place(self, row: int) -> tuple[str, int, int]:
-        """Returns who holds an example, its index there, and its label."""
+        """Returns the client of an example, its index in the client, and its label."""
         client = int(np.searchsorted(self.ends, row, side="right"))
         first = int(self.ends[client - 1]) if client else 0
         return self.client_ids[client], row - first, int(self.labels[row])
@@ -168,16 +168,16 @@ def rank_examples(
     *,
     top: int = DEFAULT_TOP,
 ) -> Suspects:
-    """Returns the examples and clients that the images make doubtful, and those that are broken.
+    """Returns the suspicious examples and clients by their images, and the broken examples.
 
-    A label is doubted if two examples bear it, proposed if `densities.MIN_RIVAL_EXAMPLES` do. A
-    blank image says nothing about its label and scores 0.
+    Labels with at least two examples are examined. Labels with at least
+    `densities.MIN_RIVAL_EXAMPLES` are proposed as alternatives. A blank image has score 0.
 
     Args:
         data: The split.
-        client_ids: Whose examples are looked at and compared, each id once.
-        tell: Told the clients read; each is read five times.
-        top: At most so many examples, clients, and broken ones of each fault are listed.
+        client_ids: The clients to examine, each id once.
+        tell: Called with the number of clients read; each is read five times.
+        top: Largest number of listed examples, clients, and broken examples of each fault.
 
     Raises:
         DataError: A client cannot be read, or there are too many labels to compare.
@@ -215,7 +215,7 @@ def _list_broken(
     originals: _Rows,
     top: int,
 ) -> tuple[Broken, ...]:
-    """The first `top` of each fault [n], the farthest of the far; originals as `_survey` says."""
+    """The first `top` examples of each fault, given as bool [n]; of fault "far", the farthest."""
     blank, copies = (np.flatnonzero(faults[name])[:top].tolist() for name in ("blank", "copy"))
     far = worst(np.where(faults["far"], distances, 0.0), top)
     return (
@@ -240,8 +240,8 @@ def rank_clients(
 
     Args:
         index: The examples.
-        is_suspicious: Which of them are, [n].
-        top: At most so many.
+        is_suspicious: Whether each is suspicious, [n].
+        top: Largest number of clients.
     """
     if not len(is_suspicious):
         return ()
@@ -258,11 +258,11 @@ def rank_clients(
 
 
 def least_shares(parts: _Rows, wholes: _Rows) -> NDArray[np.float64]:
-    """Returns for each client the share below which luck gives `parts` of `wholes` too rarely.
+    """Returns for each client a lower confidence bound of its share, given `parts` of `wholes`.
 
-    Chernoff's bound (Annals of Mathematical Statistics, 1952): with a share p below s, the chance
-    of a part s or more of n is at most exp(-n D(s, p)), D the relative entropy. Returned is the p
-    where that is `LUCK`; 0 of nothing.
+    Chernoff's bound (Annals of Mathematical Statistics, 1952): if the true share p is below s, the
+    probability of an observed share of s or more among n is at most exp(-n D(s, p)), with the
+    relative entropy D. The result is the p for which this is `LUCK`; 0 if `parts` is 0.
     """
     n = np.maximum(wholes, 1).astype(np.float64)
     shares = parts / n
@@ -275,7 +275,7 @@ def least_shares(parts: _Rows, wholes: _Rows) -> NDArray[np.float64]:
 
 
 def _relative_entropy(shares: NDArray[np.float64], others: NDArray[np.float64]) -> _Floats:
-    """D(s, p) of shares and positive shares below them; 0 where a share is 0."""
+    """D(s, p) of shares s and positive shares p below them; 0 if s is 0."""
     held = shares > 0.0
     p = np.where(held, others, 0.5)
     s = np.where(held, shares, 0.5)
@@ -285,7 +285,7 @@ def _relative_entropy(shares: NDArray[np.float64], others: NDArray[np.float64]) 
 
 
 class _Reading:
-    """Some clients, read in the same order as often as is needed."""
+    """Reads the same clients several times, in the same order, and reports progress."""
 
     def __init__(self, data: ClientData, client_ids: Sequence[str], tell: Tell) -> None:
         self.data = data
@@ -301,11 +301,11 @@ class _Reading:
             self._tell(self._num_read, _NUM_PASSES * len(self.client_ids))
 
     def blocks(self, factor: int, num_labels: int) -> Iterator[tuple[slice, Features]]:
-        """Yields the features of all examples in blocks, with the rows they stand in.
+        """Yields the features of all examples in blocks, each with the slice of its examples.
 
         Args:
-            factor: What images are shrunk by.
-            num_labels: How many labels the block will be compared with.
+            factor: Factor by which images are shrunk.
+            num_labels: Number of labels with which a block will be compared.
         """
         bytes_each = max(4 * math.prod(self.data.pixel_shape), 8 * num_labels)
         size = max(1, min(_BLOCK_EXAMPLES, _BLOCK_BYTES // bytes_each))
@@ -324,7 +324,7 @@ class _Reading:
 
 
 def _survey(reading: _Reading) -> tuple[ExampleIndex, NDArray[np.bool_], _Rows]:
-    """All examples, which of them are blank, and the index each is a copy of, -1 for none."""
+    """The index of all examples, which are blank, and the original of each copy (else -1)."""
     labels, blanks, originals = [], [], []
     for client in reading.clients():
         blank = _is_blank(client)
@@ -341,7 +341,7 @@ def _survey(reading: _Reading) -> tuple[ExampleIndex, NDArray[np.bool_], _Rows]:
 
 
 def _is_blank(client: ClientDataset) -> NDArray[np.bool_]:
-    """Which images hold next to one value only, [n]."""
+    """Which images are blank: the range of their pixels is at most `BLANK_RANGE`, [n]."""
     axes = tuple(range(1, client.pixels.ndim))
     if not len(client):
         return np.empty(0, np.bool_)
@@ -352,10 +352,10 @@ def _is_blank(client: ClientDataset) -> NDArray[np.bool_]:
 
 
 def _find_originals(pixels: Pixels) -> _Rows:
-    """The index of the first equal image where that is not the image itself, else -1: [n].
+    """The index of the first equal image, or -1 if that is the image itself: [n].
 
-    Images are told apart by 64-bit digests: of a million, two differing ones agree with a chance
-    of 3e-8.
+    Images are compared by 64-bit digests: among a million different images, the probability that
+    two digests agree is 3e-8.
     """
     digests = np.fromiter(
         (
@@ -373,9 +373,9 @@ def _find_originals(pixels: Pixels) -> _Rows:
 def _judge(
     reading: _Reading, example_labels: NDArray[np.int32], is_member: NDArray[np.bool_]
 ) -> LabelScores:
-    """The scores of all examples by densities of the members; others score 0.
+    """The scores of all examples by the densities of members. Others have score 0.
 
-    Its `likelier` are labels, not their places among those that occur.
+    The field `likelier` has labels, not indices among the labels that occur.
     """
     if not is_member.any():
         zeros = np.zeros(len(is_member))
@@ -395,7 +395,7 @@ def _judge(
 
 
 def _spare(is_doubtful: NDArray[np.bool_], codes: _Rows) -> NDArray[np.bool_]:
-    """Which doubtful examples can be left out, [n]: unless too little of a label were left."""
+    """Which doubtful examples are left out, [n]: those of labels with not too many of them."""
     shares = np.bincount(codes, is_doubtful) / np.bincount(codes)
     return is_doubtful & (shares <= _MAX_DOUBTFUL)[codes]
 
@@ -446,7 +446,7 @@ def shrink(images: NDArray[np.float32], factor: int) -> Features:
 
 
 def _shrink_factor(data: ClientData, num_labels: int) -> int:
-    """The least factor at which images and the moments of all labels are small enough."""
+    """The smallest factor at which images and the moments of all labels are small enough."""
     for factor in range(1, max(data.pixel_shape[:2]) + 1):
         num_features = _num_features(data.pixel_shape, factor)
         num_bytes = 8 * num_labels * num_features**2

@@ -1,4 +1,4 @@
-"""Suspects by a trained model: examples of high loss. `suspects` judges by images alone."""
+"""Finds suspicious examples by their loss under a trained model. `suspects` needs no model."""
 
 from __future__ import annotations
 
@@ -38,16 +38,17 @@ def rank_with_run(
     """Returns the examples with the highest loss under a trained model, and clients with many.
 
     The score is the cross-entropy of the label, in nats; an example is suspicious if the model
-    predicts another label. A model that was trained on a wrong label may have learned it: few
-    rounds, or clients that took no part, show more. Broken images are not sought.
+    predicts another label. A model may have learned the wrong labels on which it was trained: after
+    few rounds, or on clients that took no part, more of them are found. Broken images are not
+    searched for.
 
     Args:
-        data: The split. Its pixels are shown to the model as those it was trained on.
-        client_ids: Whose examples are looked at.
+        data: The split. Its pixels are decoded with the meaning of 1.0 in the training.
+        client_ids: The clients to examine.
         run: A run's folder, or a checkpoint.
-        tell: Told the clients read.
-        top: At most so many examples and clients are listed.
-        threads: Number of threads; None: what the machine gives.
+        tell: Called with the number of clients read.
+        top: Largest number of listed examples and of listed clients.
+        threads: Number of threads; None: what the machine offers.
         model: FILE.py or FILE.py:FUNCTION, for a run whose model is code: no code runs unless it
             is named here.
 
@@ -103,7 +104,7 @@ def _examine(
 
 
 def _as_trained(data: ClientData, client_id: str, trained: Trained) -> ClientDataset:
-    """A client whose 1.0 is what it was in training."""
+    """A client with the meaning of 1.0 as in training."""
     client = data.client(client_id)
     scale, offset, _ = decoding(
         client.scale, client.offset, data.pixel_convention, trained.pixel_convention
@@ -112,7 +113,7 @@ def _as_trained(data: ClientData, client_id: str, trained: Trained) -> ClientDat
 
 
 def _likelier_labels(predicted: Predicted) -> NDArray[np.int32]:
-    """The most probable label of each example but its own; its own if there is no other."""
+    """The most probable other label of each example; its own label if there is no other."""
     probabilities, labels = predicted.probabilities.copy(), predicted.labels
     if probabilities.shape[1] == 1:
         return labels

@@ -1,4 +1,4 @@
-"""Figures of who the clients are: examples, label counts, mean images, labels by client."""
+"""Figures of clients: examples, label counts, mean images, labels by client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures themselves; what each shows is said by its function."""
+"""Draws the figures of clients, one function for each."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ from fedcli.inspection.figures.page import (
 from fedcli.inspection.figures.tiles import TILE, Tiles, mean_tiles, on_paper, tile_blocks
 from fedcli.inspection.statistics import SplitCounts, size_histogram
 
-MAX_EXAMPLES = 40  # drawn of one client, as in the tutorial
+MAX_EXAMPLES = 40  # of one client, as in TFF's tutorial
 MAX_HISTOGRAMS = 6  # clients whose label counts are drawn
 MAX_MEANS = 5  # clients whose mean images are drawn
-MAX_LABELS = 100  # drawn in any figure; of more, the commonest
-MAX_COLUMNS = 1000  # clients in the heat map; of more, evenly picked ones
-MAX_POINTS = 5000  # clients in the plot of label skew; of more, evenly picked ones
+MAX_LABELS = 100  # labels in a figure; if there are more, the commonest
+MAX_COLUMNS = 1000  # clients in the heat map; if there are more, evenly picked ones
+MAX_POINTS = 5000  # clients in the plot of label skew; if there are more, evenly picked ones
 
-_SMALL_TILE = 56  # dots where there are many
-_LEAST_KEY = 60  # dots of a colour bar, at least
-_BAR_COLOR, _MARK_COLOR, _NOTE_COLOR = "#4477aa", "#cc6677", "#777777"  # told apart by everybody
-_COLOR_MAP = "Blues"  # from white to one dark hue: read in grey, too
+_SMALL_TILE = 56  # dots of a tile if there are many
+_LEAST_KEY = 60  # smallest height of a colour bar, in dots
+_BAR_COLOR, _MARK_COLOR, _NOTE_COLOR = "#4477aa", "#cc6677", "#777777"  # safe for colour blindness
+_COLOR_MAP = "Blues"  # from white to one dark hue, so that it can be read in grey
 
 
 @dataclass(frozen=True, eq=False)
 class DrawnLabels:
-    """The labels that figures have room for.
+    """The labels that are drawn.
 
     Attributes:
-        labels: int64 [num_shown], rising.
-        names: What each is called.
-        remark: Says that they are not all, or is empty.
+        labels: int64 [num_drawn], ascending.
+        names: The name of each label.
+        remark: States that some labels are left out; empty if none is.
     """
 
     labels: NDArray[np.int64]
@@ -100,7 +100,7 @@ def examples(data: ClientData, client_id: str) -> Figure:
 def label_counts(
     data: ClientData, client_ids: Sequence[str], counts: SplitCounts, drawn_labels: DrawnLabels
 ) -> Figure:
-    """Draws bars of several clients on shared axes, marked with what the mix of all would give."""
+    """Draws label counts of several clients on shared axes, with marks for the population's mix."""
     drawn = list(client_ids[:MAX_HISTOGRAMS])
     labels = [data.labels(client_id) for client_id in drawn]
     rows = [np.bincount(each, minlength=data.num_classes)[drawn_labels.labels] for each in labels]
@@ -117,7 +117,7 @@ def label_counts(
         places = np.arange(len(row))
         axes.bar(places, row, width=0.8, color=_BAR_COLOR, linewidth=0)
         axes.hlines(expected[index], places - 0.4, places + 0.4, _MARK_COLOR, linewidth=1.0)
-        spare = max(0.0, (6 - len(row)) / 2)  # a bar alone is no wall
+        spare = max(0.0, (6 - len(row)) / 2)  # a single bar must not fill the panel
         axes.set_xlim(-0.6 - spare, len(row) - 0.4 + spare)
         axes.set_ylim(0, 1.05 * highest)
         whole_ticks(axes.yaxis, 4)
@@ -234,7 +234,7 @@ def labels_by_client(counts: SplitCounts, drawn_labels: DrawnLabels) -> Figure:
 
 
 def sizes_and_skew(counts: SplitCounts) -> Figure:
-    """Draws how many clients have how many examples, and how far their labels are from the mix."""
+    """Draws a histogram of client sizes, and the label skew of clients by their size."""
     width, height, left_margin, gap = 440, 300, 64, 90
     clients = f"{_plural(len(counts.client_ids), 'client')} ({counts.split})"
     figure = make_page(clients, left_margin + 2 * width + gap, height + 2 * LINE_HEIGHT + 26)
@@ -280,12 +280,12 @@ def sizes_and_skew(counts: SplitCounts) -> Figure:
 
 
 def _population(counts: SplitCounts) -> NDArray[np.int64]:
-    """Examples of each class in what clients are compared with, int64 [num_classes]."""
+    """Number of examples of each class in the population, int64 [num_classes]."""
     return counts.class_totals if counts.population is None else counts.population
 
 
 def _evenly(rows: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
-    """At most `limit` of the rows, evenly picked, the first and the last among them."""
+    """At most `limit` of the rows, evenly picked, including the first and the last."""
     if len(rows) <= limit:
         return rows
     return rows[np.linspace(0, len(rows) - 1, limit).round().astype(np.int64)]
@@ -297,7 +297,7 @@ def _largest(values: NDArray[np.float64]) -> float:
 
 
 def _upper_bound(shares: NDArray[np.float64]) -> float:
-    """Where the colour map ends: beyond all shares but one in two hundred, at a round number."""
+    """The upper end of the colour map: a round number above 99.5 % of the shares."""
     present = shares[shares > 0]
     if not len(present):
         return 1.0
@@ -307,7 +307,7 @@ def _upper_bound(shares: NDArray[np.float64]) -> float:
 
 
 def _bands(num_labels: int) -> list[range]:
-    """Labels in bands of equal length but the last, at most sixteen wide."""
+    """Divides labels into bands of equal length, at most 16; the last may be shorter."""
     num_bands = -(-num_labels // 16)
     length = -(-num_labels // num_bands)
     return [range(first, min(first + length, num_labels)) for first in range(0, num_labels, length)]

@@ -1,6 +1,6 @@
-"""Pages, pictures and text in dots, on matplotlib's Agg canvas: no pyplot, no state that stays.
+"""Lays out pages, pictures and text in dots, on matplotlib's Agg canvas, without pyplot's state.
 
-A page is laid out by hand, so that a pixel of an image is a whole number of dots.
+The layout is explicit, so that a pixel of an image is a whole number of dots.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,  # TrueType, which journals take
     "svg.hashsalt": "fedcli",
     "text.color": _TEXT_COLOR,
-    "text.parse_math": False,  # ids and class names are names, whatever dollars they hold
+    "text.parse_math": False,  # ids and class names may hold dollar signs
     "xtick.color": _TEXT_COLOR,
     "ytick.color": _TEXT_COLOR,
     "xtick.major.width": 0.6,
@@ -52,9 +52,9 @@ _STYLE: dict[Any, Any] = {
 
 
 def render(draw: Callable[[], Figure], file_format: str) -> bytes:
-    """Returns the bytes of a figure, "png", "svg" or "pdf", in our style whatever the settings.
+    """Returns the bytes of a figure, "png", "svg" or "pdf", independent of the settings.
 
-    The same figure gives the same bytes: they hold no date, no name of a program, no random id.
+    The same figure gives the same bytes: they have no date, no program name and no random id.
     """
     buffer = io.BytesIO()
     no_metadata: dict[str, dict[str, None]] = {
@@ -72,7 +72,7 @@ def render(draw: Callable[[], Figure], file_format: str) -> bytes:
 
 @dataclass(frozen=True)
 class Grid:
-    """Where tiles of equal size lie, row by row. All sizes in dots."""
+    """The layout of tiles of equal size, row by row. All sizes are in dots."""
 
     num_columns: int
     num_rows: int
@@ -89,7 +89,7 @@ class Grid:
         limit: int = TILE,
         num_rows: int | None = None,
     ) -> Grid:
-        """Lays out tiles [k, h, w, 3]; with `num_rows` names stand above, else below each."""
+        """Lays out tiles [k, h, w, 3]. Names are above the grid if `num_rows`, else below each."""
         height, width = tiles.shape[1:3]
         zoom = max(1, limit // max(height, width))
         across = min(max(6, widest(names) + 6 - width * zoom), 30)
@@ -99,12 +99,12 @@ class Grid:
 
     @property
     def width(self) -> int:
-        """Of all tiles together."""
+        """Width of all tiles together."""
         return self.num_columns * (self.tile_width + self.gap[1]) - self.gap[1]
 
     @property
     def height(self) -> int:
-        """Of all tiles together, with the last one's gap."""
+        """Height of all tiles together, with the gap below the last row."""
         return self.num_rows * (self.tile_height + self.gap[0])
 
     def corner(self, index: int) -> tuple[int, int]:
@@ -125,7 +125,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Panels:
-    """Where histograms with shared axes lie: few labels beside each other, many below. In dots."""
+    """The layout of histograms with shared axes, in dots. With many labels they are stacked."""
 
     num_panels: int
     num_across: int
@@ -146,12 +146,12 @@ class Panels:
 
     @property
     def width(self) -> int:
-        """Of all panels with the numbers on their left."""
+        """Width of all panels with the numbers on their left."""
         return self.left_margin + self.num_across * (self.size[0] + self.gap[0]) - self.gap[0]
 
     @property
     def height(self) -> int:
-        """Of all panels with their titles and the names below."""
+        """Height of all panels with their titles and the names below."""
         num_down = -(-self.num_panels // self.num_across)
         return num_down * (self.size[1] + self.gap[1]) + self.names_height - 30
 
@@ -162,12 +162,12 @@ class Panels:
         return left, 26 + down * (self.size[1] + self.gap[1])
 
     def is_lowest(self, index: int) -> bool:
-        """Tells whether nothing stands below a panel."""
+        """Returns whether a panel is the lowest in its column."""
         return index + self.num_across >= self.num_panels
 
 
 def make_page(title: str, width: int, height: int) -> Figure:
-    """Returns an empty figure with room for what is `width` x `height`, under a title that fits."""
+    """Returns an empty figure with room for `width` x `height` dots and for the title."""
     text = _clean(title)
     full_width = max(width, text_width(text, _TITLE_POINTS)) + 2 * MARGIN
     full_height = TITLE_HEIGHT + height + MARGIN
@@ -201,25 +201,25 @@ def write_title(axes: Axes, text: str) -> None:
 
 
 def whole_ticks(axis: Any, num_ticks: int) -> None:
-    """Marks an axis at whole numbers, about so many."""
+    """Sets about `num_ticks` ticks of an axis at whole numbers."""
     axis.set_major_locator(few_ticks(num_ticks, integer=True))
     axis.set_major_formatter(lambda number, _: f"{number:,.0f}")
 
 
 def few_ticks(num_ticks: int, **how: Any) -> MaxNLocator:
-    """Returns what finds about so many round numbers on an axis."""
+    """Returns a locator of about `num_ticks` round numbers on an axis."""
     return MaxNLocator(num_ticks, min_n_ticks=1, **how)
 
 
 def name_labels(axes: Axes, names: Sequence[str], slot: int) -> None:
-    """Names what stands at 0, 1, 2, ... `slot` dots apart; upright where that is too narrow."""
+    """Labels the positions 0, 1, 2, ..., `slot` dots apart; vertically if that is too narrow."""
     axes.tick_params(axis="x", length=0)
     rotation = 90 if _is_upright(names, slot) else 0
     axes.set_xticks(range(len(names)), [shortened(name) for name in names], rotation=rotation)
 
 
 def names_height(names: Sequence[str], slot: int) -> int:
-    """Returns how high the names are that `name_labels` writes."""
+    """Returns the height of the names that `name_labels` writes."""
     return widest(names) + 12 if _is_upright(names, slot) else LINE_HEIGHT
 
 

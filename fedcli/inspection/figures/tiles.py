@@ -1,4 +1,4 @@
-"""Images as tiles: small enough to be drawn, grey or RGB, on white paper."""
+"""Converts images to tiles for figures: shrunk, grey or RGB, on a white background."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from fedcli.datasets.batches import ClientDataset, decode
 from fedcli.inspection.statistics import MeanImages
 
-TILE = 84  # dots that a tile may be wide and high
+TILE = 84  # largest width and height of a tile, in dots
 
-_BLOCK_PIXELS = 4 << 20  # decoded at a time
+_BLOCK_PIXELS = 4 << 20  # pixels decoded at a time
 _NO_IMAGE = 0.94  # the grey of a tile without an example
 
 Tiles = NDArray[np.float64]
@@ -22,11 +22,11 @@ Tiles = NDArray[np.float64]
 def mean_tiles(
     clients: Iterable[ClientDataset], labels: NDArray[np.int64], pixel_shape: tuple[int, ...]
 ) -> Tiles:
-    """Returns the mean tile of each label over all clients; NaN where there is no example.
+    """Returns the mean tile of each label over all clients; NaN for a label without examples.
 
     Args:
-        clients: Read one at a time.
-        labels: Whose means are wanted, int64 [num_labels], rising.
+        clients: The clients, read one at a time.
+        labels: The labels, int64 [num_labels], ascending.
         pixel_shape: (H, W) or (H, W, C) of every example.
 
     Returns:
@@ -37,8 +37,8 @@ def mean_tiles(
     for client in clients:
         for tiles, tile_labels in tile_blocks(client):
             places = np.searchsorted(labels, tile_labels)
-            is_wanted = labels[np.minimum(places, len(labels) - 1)] == tile_labels
-            means.add(tiles[is_wanted], places[is_wanted].astype(np.int32), 1.0, 0.0)
+            is_known = labels[np.minimum(places, len(labels) - 1)] == tile_labels
+            means.add(tiles[is_known], places[is_known].astype(np.int32), 1.0, 0.0)
     images = np.full((len(labels), *shape), np.nan)
     for place in np.flatnonzero(means.counts).tolist():
         images[place] = means.image(place)
@@ -58,13 +58,14 @@ def tile_blocks(client: ClientDataset) -> Iterator[tuple[NDArray[np.float32], ND
 
 
 def on_paper(tiles: NDArray[np.floating], convention: str) -> Tiles:
-    """Returns tiles as RGB on white paper, float64 [k, h, w, 3] from 0 to 1.
+    """Returns tiles as RGB on white, float64 [k, h, w, 3] from 0 to 1.
 
-    Grey shows ink dark, RGB its own colours. Values beyond 0 to 1 squeeze all others.
+    In grey tiles ink is dark; RGB tiles keep their colours. If values exceed the range 0 to 1, all
+    values are rescaled.
 
     Args:
         tiles: [k, h, w] or [k, h, w, 3]; NaN: no image.
-        convention: What 1.0 is: "ink" or "background".
+        convention: The meaning of 1.0: "ink" or "background".
     """
     present = tiles[~np.isnan(tiles)]
     lowest, highest = float(present.min(initial=0.0)), float(present.max(initial=1.0))  # float64
@@ -95,6 +96,6 @@ def _tile_shape(pixel_shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _shrinking(pixel_shape: tuple[int, ...]) -> tuple[int, int]:
-    """How many rows and columns of pixels become one."""
+    """The factors by which the numbers of rows and columns are divided."""
     factor = -(-max(pixel_shape[:2]) // TILE)
     return min(factor, pixel_shape[0]), min(factor, pixel_shape[1])

@@ -1,7 +1,7 @@
-"""Figures of who the clients are: examples, label counts, mean images, labels by client.
+"""Writes figures of clients: examples, label counts, mean images, labels by client.
 
-Paper is white and ink dark, whatever the source means by 1.0. The same input gives the same bytes.
-matplotlib is an extra: it is imported when figures are drawn.
+The background is white and ink is dark, for either meaning of 1.0 in the source. The same input
+gives the same bytes. matplotlib is an extra, which is imported when figures are drawn.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FORMATS = ("png", "svg", "pdf")
 
 
 def require() -> None:
-    """Sees to it that figures can be drawn at all, before any work.
+    """Checks, before any work, that figures can be drawn.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -49,16 +49,16 @@ def write_figures(
 ) -> list[Path]:
     """Draws figures of a population and of some of its clients; returns the files in order.
 
-    Nothing is written before all are drawn; each file is replaced as a whole.
+    Files are written after all figures are drawn; each is replaced atomically.
 
     Args:
-        folder: Made unless it is there.
+        folder: The folder; it is made if it does not exist.
         data: The clients.
-        client_ids: Who is drawn by itself, at least one: the examples of the first, the mean
+        client_ids: At least one client to draw individually: the examples of the first, the mean
             images of the first five, the label counts of the first six.
-        counts: The population: at least one client of `data`, and how many examples of each label.
+        counts: The label counts of the population: at least one client of `data`.
         file_format: One of `FORMATS`.
-        tell: Told the clients of the population read.
+        tell: Called with the number of clients of the population read.
 
     Raises:
         ConfigError: The format is unknown, or matplotlib is not installed.
