@@ -1,1 +1,1 @@
-"""Runs told to people: tables, pages, plots, comparisons."""
+"""Reports on runs: tables, HTML pages, plots, comparisons."""

@@ -1,4 +1,4 @@
-"""Several runs side by side: what differs between them, seeds put together, rounds to a target."""
+"""Compares runs: differences of their options, means over seeds, targets."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from fedcli.dataclass import dataclass
 from fedcli.runs.record import RunRecord
 from fedcli.settings.run_config import DATA_FIELDS, WITHOUT_EFFECT
 
-# Changes results, but runs that differ in it alone repeat each other.
+# These change results, but runs that differ in them alone are repetitions of each other.
 REPEATS = ("seed",)
-_ENDINGS = ("stop_at", "patience")  # with one of these, how often a run evaluates has an effect
-# What provenance says of files that options name.
+_ENDINGS = ("stop_at", "patience")  # with one of these, eval_every changes results
+# The fingerprints in the provenance, of files that options name.
 _FINGERPRINTS = ("data", "model")
 DEFAULT_TARGETS = (0.8, 0.9, 0.95)
 
@@ -28,7 +28,7 @@ _T = (
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over runs, and half the width of its 95 % confidence interval; None of one run."""
+    """A mean over runs, and half the width of its 95 % confidence interval; None for one run."""
 
     mean: float
     half_width: float | None
@@ -41,7 +41,7 @@ class Group:
 
     Attributes:
         runs: In the order given, at least one.
-        options: Their values of what differs between groups, by dotted name.
+        options: The options that differ between groups, by dotted name, with this group's values.
     """
 
     runs: list[RunRecord]
@@ -49,7 +49,7 @@ class Group:
 
     @property
     def repeats(self) -> list[RunRecord]:
-        """The first run of each seed: another of it is no other draw and narrows no interval."""
+        """The first run of each seed. Another run of the same seed is no independent sample."""
         by_seed: dict[int, RunRecord] = {}
         for run in self.runs:
             by_seed.setdefault(run.options.get("seed", 0), run)
@@ -57,7 +57,7 @@ class Group:
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
-    """Returns mean and 95 % interval of values drawn independently; None of no value."""
+    """Returns the mean and its 95 % confidence interval of independent values; None if none."""
     count = len(values)
     if not count:
         return None
@@ -82,9 +82,9 @@ def t_quantile(degrees: int) -> float:
 
 
 def differences(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
-    """Returns the options that are not the same in all runs, with their value in each; None: unset.
+    """Returns the options that differ between runs, with the value in each run; None: not set.
 
-    In the order in which the configs name them.
+    They are in the order of the configs.
     """
     names = dict.fromkeys(name for run in runs for name in run.options)
     found = {name: [run.options.get(name) for run in runs] for name in names}
@@ -92,17 +92,17 @@ def differences(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
 
 
 def provenance_differences(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
-    """Returns what differs in versions, machine and data, with its value in each run."""
+    """Returns the versions, machine and data that differ, with the value in each run."""
     names = dict.fromkeys(name for run in runs for name in run.provenance)
     found = {name: [run.provenance.get(name) for run in runs] for name in names}
     return {name: values for name, values in found.items() if len(set(map(_key, values))) > 1}
 
 
 def group_by_config(runs: Sequence[RunRecord]) -> list[Group]:
-    """Returns the runs put together that differ in nothing but seed and what has no effect.
+    """Groups runs that differ only in the seed and in options without effect.
 
-    Data are the same if their fingerprints are, wherever they lie. Two runs of one seed are both
-    kept; see `Group.repeats`.
+    Data are the same if their fingerprints are, even in different places. Two runs of the same seed
+    are both kept; see `Group.repeats`.
     """
     groups: dict[str, list[RunRecord]] = {}
     for run in runs:
@@ -112,7 +112,7 @@ def group_by_config(runs: Sequence[RunRecord]) -> list[Group]:
     apart = [name for name in differences(firsts) if name in has_effect or _is_of_data(name)]
     files = [name for name in provenance_differences(firsts) if name in _FINGERPRINTS]
     if any(map(_is_of_data, apart)):
-        files = [name for name in files if name != "data"]  # the options tell it better
+        files = [name for name in files if name != "data"]  # the options name the data
     return [
         Group(
             members,
@@ -126,7 +126,7 @@ def group_by_config(runs: Sequence[RunRecord]) -> list[Group]:
 
 
 def _setting(run: RunRecord) -> dict[str, Any]:
-    """What the results of a run follow from besides its seed, by name."""
+    """The options and fingerprints that determine the results of a run, without its seed."""
     left_out = {*REPEATS, *WITHOUT_EFFECT}
     if not any(name in run.options for name in _ENDINGS):
         left_out.add("eval_every")

@@ -1,7 +1,7 @@
-"""One self-contained HTML page about a run or several: no script, nothing fetched.
+"""Writes one self-contained HTML page about one or several runs, without scripts.
 
-Everything in it that comes from files is escaped, and a policy in the page itself forbids a browser
-to load anything, whatever a name may hold.
+All text from files is escaped. A content security policy in the page forbids the browser to load
+anything.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Curves of runs: one panel a measure, one line a series."""
+"""Plots curves of runs: one panel for each metric, one line for each series."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class PlotOptions:
     """How curves are drawn.
 
     Attributes:
-        size: Width and height of the whole figure in inches; None: what panels and legend take.
-        log_x: Whether the axis of rounds is logarithmic; round 0 is left out then.
-        log_y: The same of losses; None: where one curve would flatten all others.
+        size: Width and height of the figure in inches; None: as panels and legend need.
+        log_x: Whether the axis of rounds is logarithmic; then round 0 is left out.
+        log_y: Whether the axis of losses is; None: if one curve would flatten all others.
     """
 
     size: tuple[float, float] | None = None
@@ -69,14 +69,14 @@ def write_curves(
     note: str = "",
     options: PlotOptions | None = None,
 ) -> None:
-    """Draws panels beside each other into a PNG, SVG or PDF file, which is replaced as a whole.
+    """Draws panels side by side in a PNG, SVG or PDF file, which is replaced atomically.
 
     Args:
-        path: Its ending says which.
-        title: Above all.
-        panels: By measure, series of (round, value) by name.
-        note: Below all; empty: none.
-        options: Size and axes; None: the usual ones.
+        path: The file. Its suffix determines the format.
+        title: Title above all panels.
+        panels: By metric, series of (round, value) by name.
+        note: Text below all panels; may be empty.
+        options: Size and axes; None: the defaults.
 
     Raises:
         ConfigError: The ending is none of these, or the size is too small.
@@ -87,7 +87,7 @@ def write_curves(
 
 
 def format_of(path: Path) -> str:
-    """Returns what a file's ending says. Raises ConfigError if it is no format of figures."""
+    """Returns the format by a file's suffix. Raises ConfigError if it is no format of figures."""
     ending = path.suffix.lower().removeprefix(".")
     if ending not in FORMATS:
         endings = ", ".join(f".{each}" for each in FORMATS)

@@ -1,6 +1,6 @@
-"""What a trained model predicts: accuracy by client, confusion matrix, some examples.
+"""Summarises a trained model's predictions: accuracy by client, confusion matrix, some examples.
 
-Reads the run's data; the rest of `fedcli report` reads the run's folder alone.
+It reads the run's data; the rest of `fedcli report` reads only the run's folder.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from fedcli.evaluation.result import Evaluation
 from fedcli.runs import evaluating
 from fedcli.runs.trained import Trained, load_trained
 
-MAX_CLASSES = 100  # of more no confusion matrix is made
-_MAX_EXAMPLES = 2000  # in the confusion matrix
+MAX_CLASSES = 100  # largest number of classes for a confusion matrix
+_MAX_EXAMPLES = 2000  # largest number of examples in the confusion matrix
 _NUM_SAMPLES = 40
 
 
 @dataclass(frozen=True, eq=False)
 class PredictionSummary:
-    """What a model predicts for the clients of one split.
+    """The predictions of a model for the clients of one split.
 
     Attributes:
-        split: Its name.
-        class_names: What each class is called.
-        client_ids: Who was evaluated.
-        accuracies: Of each of them, float64; NaN without examples.
-        confusion: int64 [num_classes, num_classes]: examples by label and predicted class; None if
-            there are too many classes.
-        num_counted: Examples in it.
-        num_examples: Examples of all who were evaluated.
-        samples: Some examples, with the clients they are of.
-        pixel_convention: What 1.0 is in their images.
+        split: The name of the split.
+        class_names: The name of each class.
+        client_ids: The evaluated clients.
+        accuracies: The accuracy of each of them, float64; NaN without examples.
+        confusion: Number of examples by label and predicted class, int64 [num_classes,
+            num_classes]; None if there are too many classes.
+        num_counted: Number of examples in it.
+        num_examples: Number of examples of all evaluated clients.
+        samples: Some examples, by client.
+        pixel_convention: The meaning of 1.0 in their images.
     """
 
     split: str
@@ -56,17 +56,16 @@ class PredictionSummary:
 
 @dataclass(frozen=True, eq=False)
 class PredictedExamples:
-    """Some examples of one client with their predicted classes; `NO_CLASS` where there is none."""
+    """Some examples of one client with their predicted classes; `NO_CLASS` if there is none."""
 
     client: ClientDataset
     predicted: NDArray[np.int32]
 
 
 def summarize_predictions(path: str | Path, cancel: CancelFlag | None = None) -> PredictionSummary:
-    """Returns what a run's newest checkpoint predicts for the clients that `fedcli eval` takes.
+    """Summarises the predictions of a run's newest checkpoint for the clients of `fedcli eval`.
 
-    The data are opened once. The confusion matrix is of a part of the examples: those of clients
-    picked evenly.
+    The data are opened once. The confusion matrix counts the examples of evenly picked clients.
 
     Raises:
         Cancelled: The flag was raised.
@@ -114,7 +113,7 @@ def _summarized(
 
 
 def _some_clients(data: ClientData, client_ids: list[str]) -> list[ClientDataset]:
-    """Clients picked evenly, as many as have at most so many examples together."""
+    """Evenly picked clients that together have at most `_MAX_EXAMPLES` examples."""
     sizes = np.array([data.num_examples(each) for each in client_ids])
     total = int(sizes.sum())
     step = max(1, -(-total // _MAX_EXAMPLES))

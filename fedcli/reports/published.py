@@ -1,4 +1,4 @@
-"""A run beside what was published for its preset. Pure functions over a run's files."""
+"""Compares a run with the published results of its preset. Pure functions over a run's files."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from fedcli.settings.vocabulary import MEASURES
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a run found beside what was published.
+    """The results of a run beside the published ones.
 
     Attributes:
-        preset: What it repeats.
-        figures: Published numbers with the run's own, None where it has none; empty if the run is
-            of another named dataset.
-        differs_in: Options that the run has otherwise than the preset.
-        has_other_data: Whether it is of another named dataset.
+        preset: The preset that it repeats.
+        figures: Published numbers with the run's own, None if it has none; empty if the run uses
+            another named dataset.
+        differs_in: Options whose values differ from the preset's.
+        has_other_data: Whether the run uses another named dataset.
     """
 
     preset: Preset
@@ -32,7 +32,7 @@ class Comparison:
     has_other_data: bool
 
     def summary(self) -> dict[str, Any]:
-        """Returns what --json tells."""
+        """Returns the values for --json."""
         return {
             "name": self.preset.name,
             "source": self.preset.source,
@@ -58,18 +58,18 @@ def compare(
     evaluation: Mapping[str, Mapping[str, Any]],
     progress: Progress | None,
 ) -> Comparison:
-    """Returns a run beside its preset.
+    """Compares a run with its preset.
 
     Args:
-        preset: The preset the run was made from.
-        values: The run's config.toml.
-        lines: Its metrics.jsonl.
+        preset: The preset of the run.
+        values: The options in the run's config.toml.
+        lines: The lines of its metrics.jsonl.
         evaluation: Its closing evaluation.
-        progress: What all lines say of a target; None without one.
+        progress: The state of early stopping after all lines; None without a target.
     """
     changed = [name for name, wanted in preset.values.items() if not _is(values.get(name), wanted)]
     changed += [name for name in ("test_data", "data_options") if values.get(name)]
-    # A file may hold the same data: whoever gives it knows.
+    # A file may hold the same data, so it does not count as other data.
     has_other_data = "data" in changed and values.get("data", RunConfig.data) in DATASETS
     rounds = {line["round"]: line for line in lines}
     figures = () if has_other_data else preset.figures
@@ -82,7 +82,7 @@ def compare(
 
 
 def _is(value: Any, wanted: Any) -> bool:
-    """Whether a run has what a preset says; options that this leaves open may be any."""
+    """Whether a value of a run equals that of the preset; options the preset lacks do not count."""
     if isinstance(wanted, Mapping):
         return isinstance(value, Mapping) and all(
             value.get(key) == each for key, each in wanted.items()
@@ -96,7 +96,7 @@ def _find(
     evaluation: Mapping[str, Mapping[str, Any]],
     progress: Progress | None,
 ) -> float | None:
-    """The run's own number, None if it has none."""
+    """The run's own number; None if it has none."""
     if figure.metric == "rounds_to_target":
         return None if progress is None else progress.target_round
     if figure.round_num:

@@ -1,7 +1,7 @@
-"""Results become rows: what the tables of a run show, and in which order. Pure functions.
+"""Converts results to the rows of tables. Pure functions.
 
-A run's rounds are the dictionaries of metrics.jsonl, an evaluation is what `fedcli eval --json`
-prints; numbers that are not finite are None, or NaN in an evaluation that was not read from a file.
+The rounds of a run are the dictionaries of metrics.jsonl; an evaluation is the dictionary that
+`fedcli eval --json` prints. Numbers that are not finite are None in results from files, else NaN.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ MAX_ROUND_ROWS = 20
 
 @dataclass(frozen=True)
 class Scores:
-    """Loss and accuracy over some examples; None or NaN where they are not finite.
+    """Loss and accuracy over some examples; None or NaN if they are not finite.
 
     Attributes:
-        loss: Mean cross-entropy an example.
+        loss: Mean cross-entropy of the examples.
         accuracy: Share of examples whose most probable class is the label.
-        num_examples: Examples processed.
-        num_batches: Batches they came in.
-        own: Values of the model's own metrics by name; None or NaN where they are not finite.
+        num_examples: Number of examples processed.
+        num_batches: Number of batches.
+        own: Further metrics by name; None or NaN if they are not finite.
     """
 
     loss: float | None
@@ -43,11 +43,11 @@ class RoundRow:
     Attributes:
         round_num: 1 for the first; 0 is the evaluation of the initial model.
         online: Metrics before each local step; None for round 0.
-        num_non_finite_clients: Clients dropped because their delta was not finite.
+        num_non_finite_clients: Number of clients dropped because their delta was not finite.
         is_rejected: True if the mean delta was not finite and the model stayed as it was.
         evaluation: Scores of the model after the round by split, on rounds that were evaluated.
         is_skipped: True if too few clients reported and the model stayed as it was.
-        num_reports: Clients that reported in time; None where everyone always does.
+        num_reports: Number of clients that reported in time; None if all clients always do.
         virtual_seconds: Virtual clock after the round; None without one.
     """
 
@@ -66,11 +66,12 @@ class EvaluationRow:
     """Scores of one split, or of some of its clients, before or after they fine-tune.
 
     Attributes:
-        split: What they are of.
+        split: The name of the split or part.
         scores: The scores.
-        num_clients: Clients evaluated.
-        num_absent_clients: How many more were asked for that have no data in the split.
-        num_seen_clients: Those of them that took part in the training; None: not known.
+        num_clients: Number of evaluated clients.
+        num_absent_clients: Number of selected clients that have no data in the split.
+        num_seen_clients: Number of evaluated clients that took part in the training; None: not
+            known.
     """
 
     split: str
@@ -111,10 +112,10 @@ def round_row(line: Mapping[str, Any]) -> RoundRow:
 def round_rows(
     lines: Sequence[Mapping[str, Any]], max_rows: int = MAX_ROUND_ROWS
 ) -> list[RoundRow]:
-    """Returns the rows of a run: of the evaluated rounds alone, where there are any, else of all.
+    """Returns the rows of the evaluated rounds of a run or, if there are none, of all rounds.
 
-    If they are too many, they are the first, every k-th and the last, where k rounds are a multiple
-    of the distance between two of them, `thinning_step` times.
+    If there are too many, only the first, every k-th and the last are returned. k is
+    `thinning_step` times the distance between two rounds.
     """
     evaluated = [line for line in lines if "evaluation" in line]
     shown = evaluated if len(evaluated) > 1 else list(lines)
@@ -143,7 +144,7 @@ def thinning_step(num_rounds: int, max_rows: int) -> int:
 
 
 def evaluation_rows(evaluation: Mapping[str, Mapping[str, Any]]) -> list[EvaluationRow]:
-    """Returns the rows of evaluations by split, `parts` of each."""
+    """Returns the rows of evaluations by split, one for each of their `parts`."""
     return [
         EvaluationRow(
             part.name,
@@ -159,15 +160,15 @@ def evaluation_rows(evaluation: Mapping[str, Mapping[str, Any]]) -> list[Evaluat
 
 @dataclass(frozen=True)
 class EvaluationPart:
-    """What an evaluation says of its clients, or of some of them.
+    """The results of an evaluation for all its clients, or for some of them.
 
     Attributes:
-        name: What a reader calls it: the split, then who of it, then whether they are fine-tuned.
+        name: Its name: the split, the group of clients, and whether they are fine-tuned.
         metrics: Loss, accuracy and counts.
-        num_clients: How many they are.
-        num_seen_clients: How many of them took part in the training; None: not known.
-        over_clients: How loss and accuracy differ over them.
-        gain_over_clients: How what fine-tuning added differs over them; None: they did not.
+        num_clients: Number of clients.
+        num_seen_clients: Number of them that took part in the training; None: not known.
+        over_clients: The spread of loss and accuracy over them.
+        gain_over_clients: The spread of the gain by fine-tuning; None: they did not fine-tune.
     """
 
     name: str
@@ -197,7 +198,7 @@ def parts(split: str, metrics: Mapping[str, Any]) -> list[EvaluationPart]:
 
 
 def _grouped(name: str, whole: Mapping[str, Any], num_seen: int | None) -> list[EvaluationPart]:
-    """All clients, then those groups of them that are told apart."""
+    """All clients, then the groups of them."""
     told = [(name, whole, num_seen)]
     for group in GROUPS:
         if group in whole:

@@ -1,4 +1,4 @@
-"""The tables of `fedcli report`: of one run, and of several side by side. Pure functions."""
+"""The tables of `fedcli report` for one run and for several. Pure functions."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from fedcli.settings.declaration import option_name
 from fedcli.settings.tables.metrics import JUDGING
 from fedcli.settings.vocabulary import MEASURES
 
-# Figures over clients by their names in JSON, with what a column of them is called.
+# Statistics over clients by their names in JSON, with their column headers.
 _MOMENTS = {"mean": "mean", "std": "std", "p10": "p10", "p50": "p50", "p90": "p90"}
 _SPREAD = {**_MOMENTS, "worst_decile": "worst 10 %", "jain_index": "Jain"}
 _GAIN = {**_MOMENTS, "share_better": "better", "share_worse": "worse"}
 _UNSET = "-"
-# Of client records, what stands in CSV behind round, client and outcome.
+# The columns of client records in CSV after round, client and outcome.
 ROW_COLUMNS = (
     *("num_examples", "loss", "accuracy", "update_norm"),
     *("report_seconds", "bytes"),
@@ -31,7 +31,7 @@ ROW_COLUMNS = (
 
 
 def summary(run: RunRecord) -> list[tuple[str, str]]:
-    """Returns what a run is, as names with texts."""
+    """Returns a summary of a run: names with texts."""
     config = run.options
     rounds = config.get("rounds", 0)
     done = f"{run.round_num:,} of {rounds:,}" if run.round_num != rounds else f"{rounds:,}"
@@ -60,7 +60,7 @@ def summary(run: RunRecord) -> list[tuple[str, str]]:
 
 
 def evaluation(run: RunRecord) -> Table | None:
-    """Returns loss and accuracy by split as last evaluated, None if there is no evaluation."""
+    """Returns loss and accuracy of the last evaluation of each split; None if there is none."""
     rows = []
     newest = run.newest_evaluation
     for name in run.series_names:
@@ -87,7 +87,7 @@ def evaluation(run: RunRecord) -> Table | None:
 
 
 def _evaluated_rounds(run: RunRecord) -> str:
-    """The rounds that the last evaluations are of: "round 5", "round 5 (train) and 6 (test)"."""
+    """The rounds of the last evaluations: "round 5", "round 5 (train) and 6 (test)"."""
     rounds = _rounds_of_splits(run)
     if len(set(rounds.values())) == 1:
         return f"round {next(iter(rounds.values()))}"
@@ -95,13 +95,13 @@ def _evaluated_rounds(run: RunRecord) -> str:
 
 
 def _rounds_of_splits(run: RunRecord) -> dict[str, int]:
-    """Of each split that has been evaluated the round that this was last done after."""
+    """The round of the last evaluation of each evaluated split."""
     found = {name: run.final_round(name) for name in run.series_names if name != ONLINE}
     return {name: each for name, each in found.items() if each is not None}
 
 
 def spread(evaluation: Mapping[str, Mapping[str, Any]]) -> Table | None:
-    """Returns how evaluations by split differ over clients; None if that was not recorded."""
+    """Returns the spread of evaluations over clients, by split; None if it was not recorded."""
     rows = [
         [part.name, measure, *_figures(part.over_clients[key], _SPREAD)]
         for split, told in evaluation.items()
@@ -116,7 +116,7 @@ def spread(evaluation: Mapping[str, Mapping[str, Any]]) -> Table | None:
 
 
 def _spread_of(run: RunRecord) -> Table | None:
-    """The same of a run's last evaluations, with their round where that is not its last."""
+    """The spread of a run's last evaluations, with their round if it is not the run's last."""
     newest = run.newest_evaluation
     table = spread(newest)
     if table is None or all(each["round"] == run.round_num for each in newest.values()):
@@ -126,7 +126,7 @@ def _spread_of(run: RunRecord) -> Table | None:
 
 
 def gain(evaluation: Mapping[str, Mapping[str, Any]]) -> Table | None:
-    """Returns what fine-tuning gave clients, and how many it helped; None if there was none."""
+    """Returns the gain of clients by fine-tuning, and the share that gained; None if none."""
     rows = [
         [part.name, measure, *_figures(part.gain_over_clients[key], _GAIN)]
         for split, told in evaluation.items()
@@ -141,12 +141,12 @@ def gain(evaluation: Mapping[str, Mapping[str, Any]]) -> Table | None:
 
 
 def _figures(told: Mapping[str, Any], headers: Mapping[str, str]) -> list[str]:
-    """Figures by name as texts; empty where there is none of a name."""
+    """Statistics by name as texts; empty for a missing one."""
     return [number(told[name]) if name in told else "" for name in headers]
 
 
 def time_split(run: RunRecord) -> Table | None:
-    """Returns where the time went; None if there are no timings."""
+    """Returns the time by part of the run; None if there are no timings."""
     seconds = run.seconds()
     total = sum(seconds.values())
     if not total:
@@ -160,7 +160,7 @@ def time_split(run: RunRecord) -> Table | None:
 
 
 def of_one(run: RunRecord) -> list[Table]:
-    """Returns the tables of one run, those that have something to say."""
+    """Returns the tables of one run that have rows."""
     return [
         table for table in (evaluation(run), _spread_of(run), time_split(run)) if table is not None
     ]
@@ -171,7 +171,7 @@ def of_several(runs: Sequence[RunRecord], targets: Sequence[float]) -> list[Tabl
 
     Args:
         runs: At least two.
-        targets: Accuracies that rounds are counted to.
+        targets: Target accuracies, for the rounds to reach them.
     """
     found = [side_by_side(runs), what_differs(runs), rounds_to_target(runs, targets)]
     found.append(over_seeds(runs, targets))
@@ -179,7 +179,7 @@ def of_several(runs: Sequence[RunRecord], targets: Sequence[float]) -> list[Tabl
 
 
 def side_by_side(runs: Sequence[RunRecord]) -> Table:
-    """Returns one line a run."""
+    """Returns one row for each run."""
     has_older = any(set(_rounds_of_splits(run).values()) - {run.round_num} for run in runs)
     headers = ["run", "rounds", *["evaluated after"] * has_older]
     measures = _measures_by_series(runs)
@@ -202,7 +202,7 @@ def side_by_side(runs: Sequence[RunRecord]) -> Table:
 
 
 def what_differs(runs: Sequence[RunRecord]) -> Table | None:
-    """Returns one line for each option that is not the same in all runs; None if all are."""
+    """Returns one row for each option that differs between runs; None if none does."""
     rows = [
         [flag(name), *map(_value, values)] for name, values in comparison.differences(runs).items()
     ]
@@ -217,7 +217,7 @@ def what_differs(runs: Sequence[RunRecord]) -> Table | None:
 
 
 def rounds_to_target(runs: Sequence[RunRecord], targets: Sequence[float]) -> Table | None:
-    """Returns the first round at which each run was as accurate as asked; None without targets."""
+    """Returns the first round at which each run reached each target; None without targets."""
     if not targets:
         return None
     rows = [
@@ -229,10 +229,10 @@ def rounds_to_target(runs: Sequence[RunRecord], targets: Sequence[float]) -> Tab
 
 
 def over_seeds(runs: Sequence[RunRecord], targets: Sequence[float]) -> Table | None:
-    """Returns means over the runs of each configuration; None if there is no run to put together.
+    """Returns means over the runs of each configuration; None if none has several runs.
 
-    A mean is over one run a seed, that of rounds to a target over those that reach it; the table
-    says if there are more runs, or some do not.
+    A mean is over one run of each seed; a mean of rounds to a target is over the runs that reach
+    it. The table says if there are more runs, or if some do not reach it.
     """
     groups = comparison.group_by_config(runs)
     if len(groups) == len(runs):
@@ -259,12 +259,12 @@ def over_seeds(runs: Sequence[RunRecord], targets: Sequence[float]) -> Table | N
 
 
 def shared_series(runs: Sequence[RunRecord]) -> list[str]:
-    """Returns the series that at least one of the runs has, in the first one's order."""
+    """Returns the series that at least one of the runs has, in the order of the first run."""
     return list(dict.fromkeys(name for run in runs for name in run.series_names))
 
 
 def _measures_by_series(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
-    """The series of some runs, each with what is measured of it; training has the usual two."""
+    """The series of some runs, each with its metrics; the training series has loss and accuracy."""
     measures = measures_of(runs)
     return [
         (name, measure)
@@ -274,7 +274,7 @@ def _measures_by_series(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
 
 
 def as_json(runs: Sequence[RunRecord], targets: Sequence[float]) -> dict[str, Any]:
-    """Returns everything the tables say, as values."""
+    """Returns the content of the tables as plain values."""
     told = [
         {
             "run": str(run.path),
@@ -307,7 +307,7 @@ def as_json(runs: Sequence[RunRecord], targets: Sequence[float]) -> dict[str, An
         {
             "options": group.options,
             "runs": [str(run.path) for run in group.runs],
-            "averaged": [str(run.path) for run in group.repeats],  # one a seed
+            "averaged": [str(run.path) for run in group.repeats],  # one for each seed
             "final": {
                 name: {
                     measure: _estimate_json([run.final(name, measure) for run in group.repeats])
@@ -326,7 +326,7 @@ def as_json(runs: Sequence[RunRecord], targets: Sequence[float]) -> dict[str, An
 
 
 def rounds_csv(runs: Sequence[RunRecord]) -> Table:
-    """Returns one line for each round of each run, every metric under its path in metrics.jsonl."""
+    """Returns one row for each round of each run; columns are paths of metrics.jsonl."""
     lines = [(str(run.path), flatten(line)) for run in runs for line in run.metrics]
     keys = list(dict.fromkeys(key for _, line in lines for key in line))
     rows = [[name, *(_csv_cell(line.get(key)) for key in keys)] for name, line in lines]
@@ -334,7 +334,7 @@ def rounds_csv(runs: Sequence[RunRecord]) -> Table:
 
 
 def clients_csv(records: Mapping[str, ClientRecords]) -> Table:
-    """Returns one line for each client of each round, by run."""
+    """Returns one row for each client of each round, by run."""
     rows: list[list[str]] = []
     for run, each in records.items():
         rounds = map(str, each.rows["round"].tolist())
@@ -352,7 +352,7 @@ def clients_csv(records: Mapping[str, ClientRecords]) -> Table:
 def flag(name: str) -> str:
     """Returns an option as it is written on the command line: `--server-option momentum`.
 
-    What stands in brackets is none and stays.
+    A name in brackets is no option and stays unchanged.
     """
     if name.startswith("("):
         return name
@@ -361,7 +361,7 @@ def flag(name: str) -> str:
 
 
 def number(value: object) -> str:
-    """Returns a metric in four digits, or `-`."""
+    """Returns a metric with four digits, or `-`."""
     if not isinstance(value, int | float) or value - value != 0:
         return _UNSET
     return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.3e}"

@@ -1,4 +1,4 @@
-"""Tables as text that other programs take: Markdown, LaTeX and CSV. Pure functions."""
+"""Formats tables as Markdown, LaTeX and CSV. Pure functions."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Table:
     """A table of texts.
 
     Attributes:
-        title: What it shows.
-        headers: One a column.
-        rows: As many cells each.
-        num_texts: So many columns on the left are text, the others are numbers.
+        title: The title.
+        headers: One header for each column.
+        rows: The rows, with one cell for each column.
+        num_texts: Number of columns of text on the left; the others are numbers.
     """
 
     title: str
@@ -35,7 +35,7 @@ class Table:
 
 
 def to_markdown(table: Table) -> str:
-    """Returns the table as GitHub's Markdown has it, under its title in bold."""
+    """Returns the table in GitHub's Markdown, below its title in bold."""
     marks = ["---" if index < table.num_texts else "---:" for index in range(len(table.headers))]
     lines = [f"**{_one_line(table.title)}**", ""]
     lines += [_markdown_row(table.headers), _markdown_row(marks)]

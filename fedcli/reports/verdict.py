@@ -1,4 +1,4 @@
-"""Whether a run learnt anything, and if not why: one line of what happened and what to change."""
+"""Checks whether a run learnt anything; if not, one line says why and what to change."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def verdict(
     evaluation: Mapping[str, Mapping[str, Any]] | None,
     config: RunConfig,
 ) -> str | None:
-    """Returns a line where no round moved the model, or the loss is not finite; else None.
+    """Returns a line if no round changed the model, or if the loss is not finite; else None.
 
     Args:
-        lines: Those of metrics.jsonl.
-        evaluation: What evaluation.json holds; None: there is none.
-        config: Of the run.
+        lines: The lines of metrics.jsonl.
+        evaluation: The content of evaluation.json; None: there is none.
+        config: Config of the run.
     """
     rows = [row for row in map(round_row, lines) if row.online is not None]
     if not rows:
@@ -57,7 +57,7 @@ def _why_rejected(rows: Sequence[RoundRow], config: RunConfig) -> str:
 
 
 def _is_finite(last: RoundRow, evaluation: Mapping[str, Mapping[str, Any]] | None) -> bool:
-    """Whether the last online loss and those of the closing evaluation are numbers."""
+    """Whether the last training loss and the losses of the closing evaluation are finite."""
     losses = [last.online.loss] if last.online is not None and last.online.num_examples else []
     for group in (evaluation or {}).values():
         metrics = group.get("client_work", {}).get("eval", {}).get("current_round_metrics", {})
