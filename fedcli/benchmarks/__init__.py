@@ -1,4 +1,4 @@
-"""Speed of this machine on jobs that everyone can repeat, beside its own limits and other programs.
+"""Benchmarks: the speed of this machine on reproducible jobs, beside its limits and other programs.
 
-Nothing here reads a clock: what does gets one from the command. Numbers are measured, never judged.
+No module here reads a clock; the command passes one in. Results are measured, not rated.
 """

@@ -1,4 +1,4 @@
-"""The jobs of a public table: FLUTE's, of tasks on which it was compared with Flower and FedML.
+"""The jobs of FLUTE's public table, in which it was compared with Flower and FedML.
 
 https://github.com/microsoft/msrflute, README, "Benchmarking": other machines, other data, the same
 work. "LR on MNIST": 1,000 clients, 10 a round, batches of 10, SGD with 0.03, 1 local epoch, 100
@@ -32,15 +32,15 @@ class Published:
         model: The registry name of its model.
         num_classes: Classes.
         num_clients: Clients with training examples.
-        num_train: Examples of all of them.
-        num_test: Test examples of all clients.
-        batch_size: Examples a batch, in tests too.
+        num_train: Number of training examples of all of them.
+        num_test: Number of test examples of all clients.
+        batch_size: Number of examples in a batch, also in tests.
         client_lr: Learning rate.
-        num_rounds: Rounds that are run here.
-        test_every: Rounds from one test to the next, 0: none.
-        dataset: The real set's name in this program's registry.
-        partition: How it comes to its clients here.
-        seconds: What was published, by program and hardware, for as many rounds.
+        num_rounds: Number of rounds that are run here.
+        test_every: Rounds from one test to the next; 0: no tests.
+        dataset: The name of the real dataset in fedcli.
+        partition: How it is dealt to clients here.
+        seconds: Published seconds for this number of rounds, by program and hardware.
     """
 
     model: str
@@ -57,7 +57,7 @@ class Published:
     seconds: Mapping[str, float]
 
 
-# Examples of the sets as FedML's data for these tasks has them, which FLUTE takes: MNIST in LEAF's
+# Numbers of examples in FedML's data for these tasks, which FLUTE uses: MNIST in LEAF's
 # form (69,035 in all, Li et al. 2020, arXiv 1812.06127), federated EMNIST with 62 classes.
 LR = Published(
     model="softmax-regression",
@@ -92,12 +92,12 @@ CNN = Published(
 
 @dataclass(frozen=True)
 class Data:
-    """What a job runs on.
+    """The data of a job.
 
     Attributes:
-        clients: The training examples of those that its cohorts hold, by index in the population.
-        tested: The test examples of all clients, if it tests.
-        population: Clients there are.
+        clients: The training examples of the clients in its cohorts, by index in the population.
+        tested: The test examples of all clients, if the job has tests.
+        population: Number of clients.
     """
 
     clients: Mapping[int, ClientDataset]
@@ -178,6 +178,6 @@ def _sampler(population: int) -> Uniform:
 
 
 def _members(job: Published, population: int) -> list[int]:
-    """Everyone who is in a cohort."""
+    """The clients that are in at least one cohort."""
     sampler = _sampler(population)
     return sorted({each for r in range(job.num_rounds) for each in sampler.indices(r)})

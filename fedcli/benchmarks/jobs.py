@@ -1,4 +1,4 @@
-"""The canonical jobs by name: what each one does, how much work it is, and who can do it."""
+"""The canonical jobs by name: what each one does, and how much work it is."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from fedcli.settings import tables
 _TRAINED = {"mlp-2nn": 20, "cnn-mcmahan": 2, "cnn-reddi": 2}
 _LEAST_CLIENTS = 4
 _CLIENT_EXAMPLES = 100
-_EVALUATED_EXAMPLES = 200  # of each client
-_STORE_CLIENTS = 3383  # of federated EMNIST's digits
+_EVALUATED_EXAMPLES = 200  # examples of each client
+_STORE_CLIENTS = 3383  # as many as federated EMNIST's digits have
 _WRITERS = 100  # drawn, whose examples the store's clients hold in turn
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a job is made for.
+    """The conditions for which a job is prepared.
 
     Attributes:
-        max_threads: The most threads that anyone uses.
-        is_quick: Whether as little work as possible is to be done.
-        folder: For files; emptied by whoever made it.
+        max_threads: Largest number of threads.
+        is_quick: Whether to do as little work as possible.
+        folder: A folder for files, which the caller removes.
         cancel: Ends a call within a local step.
     """
 
@@ -44,13 +44,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Work:
-    """A job that is ready.
+    """A prepared job.
 
     Attributes:
-        own: From a number of threads to fedcli's way of doing it once.
-        num_units: What one call processes.
-        operations: Floating-point operations of one call by the textbook, 0 where that says little.
-        task: The same for other programs, None where they have no like.
+        own: Takes a number of threads and returns fedcli's function that does the job once.
+        num_units: Number of units that one call processes.
+        operations: Textbook number of floating-point operations of one call; 0: not meaningful.
+        task: The same job for other programs; None: they cannot do it.
         has_threads: Whether the number of threads matters.
     """
 
@@ -66,12 +66,12 @@ class Job:
     """One line of the benchmark.
 
     Attributes:
-        name: What --jobs calls it.
-        title: What is done, on what.
-        unit: What is counted: examples, models or clients.
-        make: Makes it ready.
-        published: Seconds that others have published for it, by program; other machines, and, but
-            for the real sets, other data.
+        name: Its name for --jobs.
+        title: A short description.
+        unit: The unit that is counted: examples, models or clients.
+        make: Prepares the job.
+        published: Published seconds, by program, on other machines and, unless the job uses a real
+            dataset, on other data.
     """
 
     name: str
@@ -102,16 +102,16 @@ def catalogue() -> dict[str, Job]:
 
 
 def is_here(job: Job) -> bool:
-    """Tells whether a job's data are there without a download."""
+    """Returns whether a job's data are there without a download."""
     return job.name not in _REAL or _store_of(_REAL[job.name].dataset).is_file()
 
 
 def choose(names: str | None) -> list[Job]:
-    """Returns the jobs called for: all that need no download, or those of a list of names.
+    """Returns the jobs of a list of names, or all that need no download.
 
     Args:
-        names: Separated by commas; the beginning of a name, up to a dash, stands for all that
-            begin so. None: all.
+        names: Names separated by commas. The beginning of a name, up to a dash, stands for all
+            names with this beginning. None: all jobs that need no download.
 
     Raises:
         ConfigError: No job has such a name.
@@ -130,7 +130,7 @@ def choose(names: str | None) -> list[Job]:
 
 
 def _here_first(jobs: Iterable[Job]) -> dict[str, Job]:
-    """Those whose data are there; all if none are, so that the reason is told."""
+    """The jobs whose data are there; all jobs if none are, so that the error names the data."""
     listed = list(jobs)
     here = [job for job in listed if is_here(job)]
     return {job.name: job for job in here or listed}
@@ -176,7 +176,7 @@ def _evaluation(model: str) -> Job:
 
 
 def _cohort(setting: Setting, num_examples: int) -> tuple[int, ...]:
-    """Clients of one size, as many as keep all threads busy alike."""
+    """Clients of equal size, as many as keep all threads busy."""
     num_clients = max(2 if setting.is_quick else _LEAST_CLIENTS, 2 * setting.max_threads)
     return (20 if setting.is_quick else num_examples,) * num_clients
 

@@ -1,4 +1,4 @@
-"""Where a model's local step goes: each stage of the core, forward, backward, and made ready."""
+"""The time of a model's local step, by stage of the core and phase (forward, backward, derive)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from fedcli.progress import Tell
 
 @dataclass(frozen=True)
 class StageTime:
-    """One phase of one stage.
+    """The time of one phase of one stage.
 
     Attributes:
-        layers: Names of its layers.
-        phase: What it does.
-        seconds: For one example, on one thread.
-        share_of_peak: Of the multiply-adds that a thread could do meanwhile; None for a stage
-            without any, for `DERIVE`, and where a turn was too short for the clock.
+        layers: Names of the stage's layers.
+        phase: The phase.
+        seconds: Seconds for one example on one thread.
+        share_of_peak: Multiply-adds as a share of those that a thread could do in that time; None
+            for a stage without any, for `DERIVE`, and if a turn was too short for the clock.
     """
 
     layers: tuple[str, ...]
@@ -35,7 +35,7 @@ class StageTime:
     share_of_peak: Spread | None
 
     def to_json(self) -> dict[str, Any]:
-        """Returns it as plain values."""
+        """Returns the time as plain values."""
         return {
             "layers": list(self.layers),
             "phase": self.phase.name.lower(),
@@ -48,12 +48,12 @@ class StageTime:
 
 @dataclass(frozen=True)
 class LayerTimes:
-    """All phases of all stages of a model.
+    """The times of all phases of all stages of a model.
 
     Attributes:
         model: Its name.
-        batch_size: Examples a batch.
-        stages: In the order of a forward pass, the phases of each.
+        batch_size: Number of examples in a batch.
+        stages: The phases of each stage, in the order of a forward pass.
     """
 
     model: str
@@ -66,22 +66,22 @@ class LayerTimes:
         return sum(each.seconds.median for each in self.stages)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns it as plain values; seconds are for one example."""
+        """Returns the times as plain values; seconds are for one example."""
         stages = [each.to_json() for each in self.stages]
         return {"model": self.model, "batch_size": self.batch_size, "stages": stages}
 
 
 def measure(model: Model, batch_size: int, pace: Pace, timer: Timer, tell: Tell) -> LayerTimes:
-    """Returns the time of every phase of every stage, measured in turn with the machine's peak.
+    """Measures the time of each phase of each stage, in turns with the machine's peak.
 
-    Each is repeated on its own, so its weights may lie closer than within a local step.
+    Each phase is repeated alone, so its weights may be in a faster cache than in a local step.
 
     Args:
         model: A model that the core trains.
         batch_size: Examples a batch.
         pace: How often, and how long a turn is.
         timer: The clock.
-        tell: Told the turns done.
+        tell: Called with the number of turns done.
     """
     layers = model.layout.layers
     starts = [*native.stages(model.layout.core_rows(), model.layout.num_params), len(layers)]
@@ -123,7 +123,7 @@ def measure(model: Model, batch_size: int, pace: Pace, timer: Timer, tell: Tell)
 def _timed(
     model: Model, batch_size: int, stage: int, phase: Phase, timer: Timer
 ) -> Callable[[int], float]:
-    """What a `Runner` takes as `run`: without what one call of the core begins with."""
+    """The function `run` of a `Runner`, without the constant overhead of a call of the core."""
 
     def seconds(repeats: int) -> float:
         started = timer.now()

@@ -1,4 +1,4 @@
-"""What this machine can do at most: multiply-adds, reading, copying; and what its BLAS reaches."""
+"""Measures the limits of this machine: multiply-adds, reading, copying, and NumPy's BLAS."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from fedcli.progress import Tell
 PEAK = "peak"
 Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
 
-_PEAK_STEPS = 100_000  # of the chain, some milliseconds
+_PEAK_STEPS = 100_000  # steps of the chain, which take a few milliseconds
 CACHED_BYTES = 6_422_528  # float32 [3136, 512]: the McMahan CNN's large kernel
 MEMORY_BYTES = 256 << 20  # of each of two arrays
 _SGEMM_SIZE = 1024
 
 
 class Peak:
-    """Chains of fused multiply-adds in registers, one a thread."""
+    """Chains of fused multiply-adds in registers, one on each thread."""
 
     def __init__(self, num_threads: int, resources: ExitStack) -> None:
         """Starts the threads, which `resources` ends."""
         self.num_threads = num_threads
-        self.operations = 0.0  # of one call
+        self.operations = 0.0  # floating-point operations of one call
         self._pool = resources.enter_context(ThreadPoolExecutor(num_threads))
 
     def runner(self, timer: Timer) -> Runner:
-        """Returns the chains as a runner; a call of it is `operations`."""
+        """Returns the chains as a runner. One call does `operations`."""
         return Runner(PEAK, self.num_threads, timed(timer, self._run))
 
     def _run(self) -> None:
@@ -41,14 +41,14 @@ class Peak:
 
 
 def rates(peak: Peak, seconds: Spread) -> Spread:
-    """Returns the operations a second of each turn."""
+    """Returns the operations per second of each turn."""
     return Spread(tuple(peak.operations / each for each in seconds.values))
 
 
 def measure(
     thread_counts: tuple[int, ...], pace: Pace, timer: Timer, tell: Tell, *, num_bytes: int
 ) -> dict[str, dict[int, Spread]]:
-    """Returns what the machine can do, by name and number of threads.
+    """Measures the limits of the machine, by name and number of threads.
 
     `fma`: operations a second of multiply-adds in registers. `sgemm`: of NumPy's BLAS, matrices of
     1024 x 1024, one thread. `read_cached` and `read_memory`: bytes a second that NumPy's dot
@@ -60,7 +60,7 @@ def measure(
         thread_counts: Numbers of threads.
         pace: How often, and how long a turn is.
         timer: The clock.
-        tell: Told the turns done.
+        tell: Called with the number of turns done.
         num_bytes: Of each of two arrays for the memory; more than the caches hold.
     """
     size = num_bytes // 4

@@ -1,4 +1,4 @@
-"""The name of the machine and of what ran on it, without which no figure means anything."""
+"""Describes the machine and the software versions of a benchmark."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def describe(thread_counts: tuple[int, ...], packages: Iterable[str]) -> dict[st
 
 
 def cpu_name(cpuinfo: Path) -> str:
-    """Returns the processor's model name, or what else the system calls it."""
+    """Returns the processor's model name, or another name from the system."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:

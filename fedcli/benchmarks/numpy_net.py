@@ -1,4 +1,4 @@
-"""A model as someone would write it in plain float32 NumPy: forward, backward, BLAS products.
+"""A model in plain float32 NumPy: forward, backward, products by BLAS.
 
 Convolutions gather their windows into a matrix (im2col). Values are [examples, height, width,
 channels]; gradients are of the mean loss of the batch.
@@ -23,14 +23,14 @@ Values = NDArray[np.float32]
 
 
 class Net:
-    """A model of layers with kernels, max-pools and dropouts, and what its last forward kept."""
+    """A model with layers that have kernels, max-pools and dropouts. It keeps the last forward."""
 
     def __init__(self, model: Model, stream: Stream) -> None:
         """Takes the layers.
 
         Args:
             model: Its layers are dense, conv2d with strides 1, max_pooling2d and dropout.
-            stream: What dropout draws from.
+            stream: The random stream for dropout.
 
         Raises:
             ConfigError: A layer is of another kind.
@@ -84,7 +84,7 @@ class _Part(abc.ABC):
     def backward(
         self, flow: Values, tensors: Sequence[Values], has_before: bool
     ) -> tuple[Values, list[Values]]:
-        """Returns the gradients of its inputs and of each of its tensors, given its outputs'."""
+        """Returns the gradients of its inputs and of its tensors from those of its outputs."""
 
 
 class _Product(_Part):
@@ -161,7 +161,7 @@ class _Convolution(_Product):
 
 
 class _MaxPool(_Part):
-    """Windows beside each other, without a rest."""
+    """A max-pool whose windows tile the image without a remainder."""
 
     def forward(self, x: Values, tensors: Sequence[Values], is_training: bool) -> Values:
         (height, width), (out_height, out_width, channels) = self.layer.window, self.layer.out_shape
@@ -218,6 +218,6 @@ def _part(layer: Layer, stream: Stream) -> _Part:
 
 
 def _is_tiled(layer: Layer) -> bool:
-    """Whether pools lie beside each other and fill the image."""
+    """Whether the windows of a pool tile the image."""
     whole = (layer.out_shape[0] * layer.window[0], layer.out_shape[1] * layer.window[1])
     return layer.window == layer.strides and whole == layer.in_shape[:2] and layer.pads == (0, 0)

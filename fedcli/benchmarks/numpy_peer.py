@@ -1,4 +1,4 @@
-"""The tasks as a plain float32 NumPy loop, pixels already decoded, batches already ordered."""
+"""The tasks in a plain float32 NumPy loop, with decoded pixels and prepared batches."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Params = NDArray[np.float32]
 
 
 def prepare(task: Task, num_threads: int) -> Callable[[], Params]:
-    """Returns the job: a call does the task once and returns what it found, flat.
+    """Returns the job: a call does the task once and returns its result as a flat array.
 
     Args:
-        task: What to do.
-        num_threads: Of the BLAS, which read it from the environment when NumPy was loaded.
+        task: The task.
+        num_threads: Threads of the BLAS, which read the number when NumPy was loaded.
     """
     model = tasks.build_model(task)
     params = model.initial_params

@@ -1,4 +1,4 @@
-"""fedcli's own way to do a task: the same calls that `fedcli train` and `fedcli eval` make."""
+"""fedcli's implementation of the tasks: the calls that `fedcli train` and `fedcli eval` make."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def prepare(task: Task, num_threads: int, cancel: CancelFlag) -> Callable[[], ob
     Training is the core's call of a round: local training and the weighted sum of the deltas.
 
     Args:
-        task: What to do.
-        num_threads: Threads; an average has one whatever this says.
+        task: The task.
+        num_threads: Number of threads; an average always uses one.
         cancel: Ends a call within a local step.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Other programs that do the same tasks, each in a process of its own: own threads, own BLAS."""
+"""Other programs that do the same tasks, each in its own process with its own threads and BLAS."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fedcli.benchmarks.tasks import Task
 from fedcli.benchmarks.timing import Runner
 from fedcli.errors import ConfigError, FedcliError
 
-# Name of each peer, which is its module too, and what installs it.
+# The name of each peer, which is also its module, and the command that installs it.
 PEERS = {"numpy": "pip install numpy", "torch": "pip install 'fedcli[torch]'"}
 READY = "ready"
 _POLL_SECONDS = 0.1
-# What the libraries' threads are told by, in each of the environments that peers get.
+# The environment variables that set the threads of the libraries.
 _THREAD_VARIABLES = (
     *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"),
     "VECLIB_MAXIMUM_THREADS",
@@ -26,7 +26,7 @@ _THREAD_VARIABLES = (
 
 
 def choose(names: str) -> tuple[list[str], list[str]]:
-    """Returns those of the named peers that are installed, and what would install the others.
+    """Returns the named peers that are installed, and those that are not.
 
     Args:
         names: Separated by commas.
@@ -46,7 +46,7 @@ def choose(names: str) -> tuple[list[str], list[str]]:
 
 
 class Peer:
-    """A process that does one task when told to; it ends with `close`, or with this process."""
+    """A process that does one task on request. It ends with `close`, or with this process."""
 
     def __init__(
         self,
@@ -62,14 +62,14 @@ class Peer:
         """Starts it and waits until it is ready.
 
         Args:
-            name: Of `PEERS`.
-            task: What it is to do.
+            name: A key of `PEERS`.
+            task: The task.
             num_threads: Threads of its BLAS or operators.
-            module: What Python runs: it takes name, threads and task, says `READY`, and answers a
-                number of calls with the seconds that they took.
-            environment: What it inherits.
-            poll: Called now and then while it is at work; may raise to end it.
-            resources: Ends it.
+            module: The module that Python runs. It takes name, threads and task, prints `READY`,
+                and answers a number of calls with the seconds that they took.
+            environment: Its environment.
+            poll: Called repeatedly while it works; may raise to end it.
+            resources: The stack that ends the process.
 
         Raises:
             FedcliError: It ended before it was ready.
@@ -91,11 +91,11 @@ class Peer:
             raise self._failure()
 
     def runner(self) -> Runner:
-        """Returns the peer as one who takes turns."""
+        """Returns the peer as a runner."""
         return Runner(self.name, self.threads, self.run)
 
     def run(self, num_calls: int) -> float:
-        """Returns the seconds that so many calls took there.
+        """Returns the seconds that `num_calls` calls took in the process.
 
         Raises:
             FedcliError: The process has ended.
@@ -112,7 +112,7 @@ class Peer:
         return float(answer)
 
     def close(self) -> None:
-        """Ends the process, whatever it is doing."""
+        """Ends the process at once."""
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._errors):

@@ -1,4 +1,4 @@
-"""All that one run of the benchmark found, as plain values."""
+"""The results of one run of the benchmark, as plain values."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from fedcli.dataclass import dataclass
 
 @dataclass(frozen=True)
 class Report:
-    """What was found.
+    """The results.
 
     Attributes:
-        machine: From `machine.describe`.
-        limits: From `limits.measure`: by name and number of threads.
-        memory_bytes: Of each of the two arrays that the memory's figures are about.
-        results: A job each.
-        layers: The layers of a model that was asked for.
-        is_quick: Whether as little as possible was done: figures to look at, not to quote.
-        missing: Programs that were to be compared with and are not installed.
+        machine: The result of `machine.describe`.
+        limits: The result of `limits.measure`, by name and number of threads.
+        memory_bytes: Size of each of the two arrays with which memory was measured.
+        results: One result for each job.
+        layers: The layer times of a model; None: not requested.
+        is_quick: Whether as little as possible was done, so that the figures must not be quoted.
+        missing: Programs to compare with that are not installed.
     """
 
     machine: Mapping[str, Any]
@@ -35,7 +35,7 @@ class Report:
 
     @property
     def sgemm_share(self) -> float:
-        """What the BLAS reaches of one thread's multiply-adds: the median over turns."""
+        """The BLAS's share of one thread's peak multiply-adds: the median over turns."""
         pairs = zip(self.limits["sgemm"][1].values, self.limits["fma"][1].values, strict=True)
         return Spread(tuple(reached / most for reached, most in pairs)).median
 

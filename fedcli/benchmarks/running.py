@@ -1,4 +1,4 @@
-"""Runs a job: whoever can do it takes turns with the machine's peak, on each number of threads."""
+"""Runs a job: all programs that can do it take turns with the machine's peak, by thread count."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class PeerProcess:
     """How other programs are run.
 
     Attributes:
-        names: Which ones; keys of `peers.PEERS`, installed.
-        module: What Python runs in their processes.
-        environment: What these inherit.
+        names: Their names: installed keys of `peers.PEERS`.
+        module: The module that Python runs in their processes.
+        environment: The environment of these processes.
     """
 
     names: tuple[str, ...]
@@ -36,14 +36,14 @@ class PeerProcess:
 
 @dataclass(frozen=True)
 class Conditions:
-    """On what terms jobs are measured.
+    """The conditions of the measurement.
 
     Attributes:
         counts: Numbers of threads, ascending from 1.
-        pace: How often, and how long a turn is.
+        pace: Number and length of turns.
         timer: The clock.
         peers: Other programs.
-        is_quick: Whether as little work as possible is to be done.
+        is_quick: Whether to do as little work as possible.
     """
 
     counts: tuple[int, ...]
@@ -59,13 +59,13 @@ class Row:
 
     Attributes:
         by: fedcli, or a peer.
-        threads: Threads it could use.
-        seconds: Of one call.
-        num_units: What a call processes.
-        share_of_peak: Of the multiply-adds that so many threads could do meanwhile, None where the
-            work is not arithmetic.
-        speedup: fedcli's seconds on one thread over these, for fedcli on several.
-        ratio: fedcli's seconds on as many threads over these, for peers.
+        threads: Number of threads.
+        seconds: Seconds of one call.
+        num_units: Number of units that a call processes.
+        share_of_peak: Multiply-adds as a share of those that as many threads could do in that
+            time; None if the work is not arithmetic.
+        speedup: For fedcli on several threads, its seconds on one thread divided by these.
+        ratio: For peers, fedcli's seconds on as many threads divided by these.
     """
 
     by: str
@@ -97,7 +97,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """How a job went."""
+    """The results of a job."""
 
     job: Job
     rows: tuple[Row, ...]
@@ -129,13 +129,13 @@ def run(job: Job, how: Conditions, tell: Tell, cancel: CancelFlag) -> Result:
     fedcli runs on each number of threads, peers on the smallest and the largest.
 
     Args:
-        job: What is done.
-        how: On what terms.
-        tell: Told the turns done; may raise to end the job.
+        job: The job.
+        how: The conditions.
+        tell: Called with the number of turns done; may raise to end the job.
         cancel: Ends fedcli's own calls within a local step.
 
     Raises:
-        Cancelled: `cancel` was raised, or `tell` said so.
+        Cancelled: `cancel` was raised, or `tell` raised it.
         DataError: The job's data are not there.
         ConfigError: A peer cannot do the job.
     """
@@ -156,13 +156,13 @@ def run(job: Job, how: Conditions, tell: Tell, cancel: CancelFlag) -> Result:
             peak.num_threads: rates(peak, taken)
             for peak, taken in zip(peaks, seconds, strict=False)
         }
-        # What is quick is less work than what was published.
+        # A quick job does less work than the published one.
         shown = replace(job, published={}) if how.is_quick else job
         return Result(shown, _rows(work, runners, seconds, limits))
 
 
 class _Last:
-    """Passes on what is told, and can say it again, so that a signal is seen while a peer works."""
+    """Passes progress on, and can repeat the last call, so that a signal is noticed in time."""
 
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
@@ -229,7 +229,7 @@ def _rows(
 
 
 def _share(operations: float, seconds: Spread, limit: Spread | None) -> Spread | None:
-    """Operations a second as a share of what the machine could do in the same turn."""
+    """Operations per second as a share of the machine's peak in the same turn."""
     if limit is None:
         return None
     pairs = zip(seconds.values, limit.values, strict=True)

@@ -1,7 +1,7 @@
-"""What fedcli and other programs are both given to do: a model, a cohort, and its local training.
+"""The tasks for fedcli and other programs: a model, a cohort, and its local training.
 
-A task is plain values, so that it can be handed to another process; each side draws the same
-examples of synthetic-digits and visits them in the same order.
+A task has plain values, so that it can be passed to another process. Each program draws the same
+examples of synthetic-digits and processes them in the same order.
 """
 
 from __future__ import annotations
@@ -100,9 +100,9 @@ def even_sizes(total: int, num_clients: int) -> tuple[int, ...]:
 
 
 def cut_clients(sizes: tuple[int, ...], split: str = "train") -> Iterator[ClientDataset]:
-    """Yields clients of the sizes asked for: examples of synthetic-digits' writers, one by one.
+    """Yields clients of given sizes, filled with the examples of synthetic-digits' writers.
 
-    Where the sizes are those of the writers, these are the writers themselves.
+    If the sizes are those of the writers, the clients are the writers.
     """
     writers = datasets.open_splits(datasets.DataSource(data_options={"clients": 10_000}))[split]
     ids = iter(writers.client_ids)
@@ -117,7 +117,9 @@ def cut_clients(sizes: tuple[int, ...], split: str = "train") -> Iterator[Client
             num_held += len(writer)
         pixels = np.concatenate([each for each, _ in parts])
         labels = np.concatenate([each for _, each in parts])
-        pixels.flags.writeable = False  # as those of a dataset: decoded once for all rounds
+        pixels.flags.writeable = (
+            False  # read-only as in a dataset, so that they are decoded once for all rounds
+        )
         yield ClientDataset(
             f"s{index:07d}", pixels[:size], labels[:size], -1 / 255, 1.0, writers.source
         )
@@ -125,7 +127,7 @@ def cut_clients(sizes: tuple[int, ...], split: str = "train") -> Iterator[Client
 
 
 def operations(task: Task, model: Model) -> float:
-    """Returns the floating-point operations of a task by the textbook, a multiply-add as two.
+    """Returns the textbook number of operations of a task; a multiply-add counts as two.
 
     Args:
         task: It trains or evaluates.

@@ -1,4 +1,4 @@
-"""Contestants that run in turn, so that what slows the machine for a while slows all of them."""
+"""Measures runners in turns, so that a temporary slowdown of the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import NamedTuple
 from fedcli.dataclass import dataclass
 from fedcli.progress import Tell
 
-_TICK = 1e-9  # seconds: less than any clock tells
+_TICK = 1e-9  # seconds; below the resolution of clocks
 MAX_CALLS = 100_000  # in one turn
-_CALIBRATION = 10  # a trial this many times shorter than a turn tells how long a call takes
+_CALIBRATION = 10  # the trial that measures a call is this many times shorter than a turn
 
 
 class Timer(NamedTuple):
-    """What the outside gives to those who measure.
+    """The clock and the pause, which the caller provides.
 
     Attributes:
-        now: Returns a clock's seconds.
-        pause: Waits that many seconds; between turns, until the last one's threads sleep.
+        now: Returns the seconds of a clock.
+        pause: Waits so many seconds. It is called between turns, until idle threads sleep.
     """
 
     now: Callable[[], float]
@@ -32,9 +32,9 @@ class Runner:
     """One way to do a job.
 
     Attributes:
-        by: Whose it is: fedcli, numpy, torch, or `peak` for the machine's own limit.
-        threads: Threads it may use.
-        run: Does the job so many times in a row and returns the seconds they took together.
+        by: The program: fedcli, numpy, torch, or `peak` for the machine's own limit.
+        threads: Number of threads.
+        run: Does the job a number of times in a row and returns the total seconds.
     """
 
     by: str
@@ -44,17 +44,17 @@ class Runner:
 
 @dataclass(frozen=True)
 class Spread:
-    """Measured values of one thing.
+    """Repeated measurements of one quantity.
 
     Attributes:
-        values: In the order in which they were measured; at least one.
+        values: The values in the order of measurement; at least one.
     """
 
     values: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The middle value."""
+        """The median."""
         return statistics.median(self.values)
 
     @property
@@ -70,12 +70,12 @@ class Spread:
 
 @dataclass(frozen=True)
 class Pace:
-    """How long and how often is measured.
+    """Number and length of the turns.
 
     Attributes:
-        repeats: Turns of each runner, at least 1.
-        turn_seconds: A turn repeats a short job until it lasts about so long.
-        pause_seconds: Between two turns.
+        repeats: Number of turns of each runner, at least 1.
+        turn_seconds: Length of a turn; a short job is repeated to fill it.
+        pause_seconds: Pause between two turns.
     """
 
     repeats: int
@@ -84,7 +84,7 @@ class Pace:
 
 
 def timed(timer: Timer, work: Callable[[], object]) -> Callable[[int], float]:
-    """Returns what a `Runner` takes as `run`: `work` called again and again."""
+    """Returns the function `run` of a `Runner` that calls `work` repeatedly."""
 
     def run(num_calls: int) -> float:
         started = timer.now()
@@ -96,16 +96,16 @@ def timed(timer: Timer, work: Callable[[], object]) -> Callable[[int], float]:
 
 
 def in_turn(runners: Sequence[Runner], pace: Pace, timer: Timer, tell: Tell) -> list[Spread]:
-    """Returns the seconds of one call of each runner, a value a turn.
+    """Returns the seconds of one call of each runner, one value for each turn.
 
-    Every runner warms up first, which is not counted; then they take turns, `pace.repeats`
-    times. Turn i of all of them belongs together: ratios are of turns, not of medians.
+    Each runner warms up first, which does not count. Then they take turns, `pace.repeats` times.
+    Turn i of all runners belongs together: ratios are computed by turn, not from medians.
 
     Args:
-        runners: Who takes part.
-        pace: How often, and how long a turn is.
+        runners: The runners.
+        pace: Number and length of turns.
         timer: The clock.
-        tell: Told the turns done.
+        tell: Called with the number of turns done.
     """
     total = len(runners) * (pace.repeats + 1)
     calls = []
@@ -122,7 +122,7 @@ def in_turn(runners: Sequence[Runner], pace: Pace, timer: Timer, tell: Tell) -> 
 
 
 def _calls_of_a_turn(runner: Runner, turn_seconds: float) -> int:
-    """How many calls last as long as a turn; the runner is warm after."""
+    """The number of calls that fill a turn. Measuring it also warms the runner up."""
     runner.run(1)
     num_calls = 1
     while True:

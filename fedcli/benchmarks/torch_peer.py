@@ -1,4 +1,4 @@
-"""The tasks as the loop a PyTorch user would write, its batches already tensors on the CPU."""
+"""The tasks in a plain PyTorch loop, with batches that are tensors on the CPU."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _ACTIVATIONS: dict[str, Callable[[], Any]] = {
 
 
 def prepare(task: Task, num_threads: int) -> Callable[[], Params]:
-    """Returns the job: a call does the task once and returns what it found, flat.
+    """Returns the job: a call does the task once and returns its result as a flat array.
 
     Args:
-        task: What to do.
-        num_threads: Of PyTorch's operators.
+        task: The task.
+        num_threads: Threads of PyTorch's operators.
     """
     torch.set_num_threads(num_threads)
     model = tasks.build_model(task)
@@ -76,7 +76,7 @@ def build(model: Model) -> Any:
     """Returns a torch.nn.Sequential with the model's layers and initial parameters.
 
     Raises:
-        ConfigError: A layer is of a kind, or has padding, that this yardstick has not.
+        ConfigError: The kind or the padding of a layer is not supported here.
     """
     modules: list[Any] = []
     is_image = True
@@ -124,7 +124,7 @@ def _module(layer: Layer) -> Any:
 
 
 def _is_symmetric(layer: Layer) -> bool:
-    """Whether as many zeros stand after the image as before, which is all PyTorch knows."""
+    """Whether the padding is equal on both sides, which is all that PyTorch supports."""
     return all(
         (out - 1) * stride + window - 2 * pad <= size
         for out, stride, window, pad, size in zip(

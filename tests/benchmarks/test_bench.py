@@ -44,7 +44,7 @@ class FakeClock:
 # ---- Who takes turns ----
 
 
-def test_contestants_take_turns_and_seconds_are_those_of_a_call() -> None:
+def test_runners_take_turns_and_seconds_are_those_of_a_call() -> None:
     log: list[tuple[str, int]] = []
 
     def runner(name: str, seconds: float) -> Runner:
