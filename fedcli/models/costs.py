@@ -10,14 +10,14 @@ from fedcli.models.layout import ParamLayout
 class LayerCost:
     """Multiply-adds of one layer for one example.
 
-    Those of dense layers and convolutions, padding included; what is left over, such as pools and
-    activations, is linear in the values and not counted.
+    Dense layers and convolutions are counted, padding included. Other layers, such as pools and
+    activations, are linear in the number of values and not counted.
 
     Attributes:
-        name: The layer's.
-        forward: From its inputs to its outputs.
-        backward: As many for the gradient of its kernel, and once more for that of its inputs if
-            a layer before it has parameters.
+        name: Name of the layer.
+        forward: Multiply-adds from its inputs to its outputs.
+        backward: As many for the gradient of its kernel, and as many again for that of its inputs
+            if a layer before it has parameters.
     """
 
     name: str
@@ -26,7 +26,7 @@ class LayerCost:
 
     @property
     def training(self) -> int:
-        """Of an example in a local step: forward and backward."""
+        """Multiply-adds of an example in a local step: forward and backward."""
         return self.forward + self.backward
 
 

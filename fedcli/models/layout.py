@@ -1,4 +1,4 @@
-"""Where each tensor of a model lies in its flat float32 parameter vector.
+"""The layout of a model's tensors in its flat float32 parameter vector.
 
 C, checkpoints and exported weights all read their layouts from here.
 """
@@ -26,10 +26,10 @@ class Tensor:
     """One trainable tensor in the flat vector.
 
     Attributes:
-        name: Its layer's name, a slash and its own; that of a variable in a model in Python.
-        shape: As Keras has it.
-        offset: Where it begins in the flat vector.
-        start: What it starts from, where its layer says so.
+        name: Its layer's name, a slash and its own name; for a model in Python the variable's name.
+        shape: Its shape in Keras.
+        offset: Its offset in the flat vector.
+        start: Its initial value or initialiser, if its layer has one.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class ParamLayout:
-    """The layers of a model and the place of every tensor; made by `lay_out`.
+    """The layers of a model and the place of each tensor; made by `lay_out`.
 
     Attributes:
         specs: The layers as they were described, each with its name.

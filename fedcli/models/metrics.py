@@ -1,4 +1,4 @@
-"""Metric values from the statistics of clients: sums are merged, then finalised once.
+"""Computes metrics from the statistics of clients: sums are merged, then finalised once.
 
 Sums form a commutative monoid (zero is the identity): those of clients, rounds and splits merge by
 the same addition, in any order.
@@ -63,7 +63,7 @@ class OwnMetric:
     """A metric that a model brings.
 
     Attributes:
-        name: What it is shown and logged as.
+        name: Its name in output and logs.
         column: Where stats and sums have its unfinalised values, float64 [num_sums] a client.
         num_sums: Number of them.
         finalizer: Makes a number of them, summed over clients.
@@ -191,7 +191,7 @@ def are_probabilities(scores: NDArray[np.floating]) -> bool:
 
 
 def predicted_classes(scores: NDArray[Any]) -> NDArray[np.int32]:
-    """Returns the class of the greatest score in each row, the first of equal ones.
+    """Returns the class of the greatest score in each row; of equal scores, the first.
 
     Args:
         scores: Floats [n, K], logits or probabilities.

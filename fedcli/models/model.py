@@ -21,9 +21,9 @@ class Model:
     """A model that the core can train.
 
     Attributes:
-        name: Its registry name, or a name of the user's.
-        layout: Its layers and where each tensor lies.
-        initial_params: float32 [num_params], what round 1 starts from.
+        name: Its name in the table, or a name of the user's.
+        layout: Its layers and the places of their tensors.
+        initial_params: The initial parameters, float32 [num_params].
     """
 
     name: str
@@ -60,15 +60,15 @@ def sequential(
     seed: int = 0,
     name: str = "sequential",
 ) -> Model:
-    """Returns a model of layers one on the other, with Keras's initial weights.
+    """Returns a model of a stack of layers, with Keras's initial weights.
 
     Args:
         specs: From pixels to logits, from `fedcli.layers`; a softmax at the end is left out, as the
             loss has one.
         input_shape: Shape of one example, [H, W] or [H, W, C].
-        num_classes: Number of logits the last layer is to have; None: whatever it has.
-        seed: Of the initial weights, which are a function of it and of the shapes alone.
-        name: What messages call it.
+        num_classes: Number of logits that the last layer must have; None: any number.
+        seed: Seed of the initial weights, which depend on it and on the shapes only.
+        name: Name of the model in messages.
 
     Raises:
         ConfigError: The layers do not fit each other, the image or the number of classes.

@@ -1,4 +1,4 @@
-"""Sizes a stack of layers: each by what comes out of the one before it."""
+"""Computes the sizes of a stack of layers, each from the output of the one before it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def size_layers(specs: Sequence[Spec], input_shape: Sequence[int]) -> tuple[Laye
 
 
 def _first_shape(input_shape: Sequence[int]) -> Shape:
-    """An example as (height, width, channels); what is no image is a vector."""
+    """The shape of an example as (height, width, channels); a vector if it is no image."""
     for size in input_shape:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ConfigError(
@@ -97,17 +97,17 @@ def _check_size(layers: Sequence[Layer]) -> None:
 
 
 class _Stack:
-    """Layers put one on the other, each sized by what comes out of the one below."""
+    """A stack of layers, each sized by the output of the one before it."""
 
     def __init__(self, incoming: Incoming) -> None:
         self.layers: list[Layer] = []
         self._incoming = incoming
 
     def add(self, spec: Spec) -> None:
-        """Puts a layer on top, or makes it a part of the one below.
+        """Adds a layer at the end, or makes it a part of the last one.
 
         Raises:
-            ConfigError: It does not fit what comes out of the layer below.
+            ConfigError: It does not fit the output of the last layer.
         """
         merged = spec.merged_into(self.layers[-1]) if self.layers else None
         if merged is not None:

@@ -1,7 +1,7 @@
 """Weights in files: one array per trainable tensor, in layer order, in Keras shape.
 
-`.npz` archives are read by position, names are free. They are untrusted: no pickle, and nothing is
-unpacked that is larger than the model needs.
+Arrays of `.npz` archives are read by position; their names do not matter. Files are not trusted: no
+pickle is read, and no array is unpacked that is larger than the model needs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def check_format(path: Path) -> None:
-    """Refuses a name that does not say in which format weights are to be written.
+    """Checks that a file name has the suffix of a format of weights.
 
     Raises:
         ConfigError: It ends in none of `FORMATS`.
@@ -44,10 +44,10 @@ def check_format(path: Path) -> None:
 
 
 def save(path: Path, tensors: Mapping[str, NDArray[np.float32]], layout: ParamLayout) -> None:
-    """Writes weights, or the whole model, in the format that the file's name asks for.
+    """Writes weights, or the whole model, in the format of the file's suffix.
 
     Args:
-        path: Where to; an existing regular file is replaced.
+        path: The file; an existing regular file is replaced.
         tensors: One array for each tensor of the layout, in order.
         layout: The model's.
 
@@ -157,7 +157,7 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> 
         raise ConfigError(f"{path}: {info.filename} does not hold the array it declares")
     flat = np.frombuffer(content, dtype, offset=start)
     array = flat.reshape(shape, order="F" if is_fortran else "C")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused
+    with np.errstate(over="ignore"):  # values too large for float32 become infinite and are refused
         return np.ascontiguousarray(array, dtype=np.float32)
 
 

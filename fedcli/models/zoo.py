@@ -1,6 +1,6 @@
-"""The models that a name chooses: a row of `tables.MODELS` and a function with its layers here.
+"""The models that can be chosen by name: each has a row in `tables.MODELS` and a function here.
 
-`build` makes any of them by its name; in Python each has a function of its own, too.
+`build` makes a model by its name. In Python each model also has its own function.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def softmax_regression(
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C].
         num_classes: Number of classes.
-        seed: Is not used: nothing is drawn.
+        seed: Not used, because no weights are drawn.
 
     Raises:
         ConfigError: A size is not positive.
@@ -45,7 +45,7 @@ def mlp_2nn(input_shape: Sequence[int] = (28, 28), num_classes: int = 10, seed: 
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C].
         num_classes: Number of classes.
-        seed: Of the initial weights, which are a function of it and of the shapes alone.
+        seed: Seed of the initial weights, which depend on it and on the shapes only.
 
     Raises:
         ConfigError: A size is not positive.
@@ -65,7 +65,7 @@ def cnn_mcmahan(
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C], at least 4 x 4.
         num_classes: Number of classes.
-        seed: Of the initial weights, which are a function of it and of the shapes alone.
+        seed: Seed of the initial weights, which depend on it and on the shapes only.
 
     Raises:
         ConfigError: A size is not positive, or the image is too small.
@@ -83,7 +83,7 @@ def leaf_femnist(
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C], at least 4 x 4.
         num_classes: Number of classes.
-        seed: Of the initial weights, which are a function of it and of the shapes alone.
+        seed: Seed of the initial weights, which depend on it and on the shapes only.
 
     Raises:
         ConfigError: A size is not positive, or the image is too small.
@@ -106,7 +106,7 @@ def cnn_reddi(
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C], at least 6 x 6.
         num_classes: Number of classes.
-        seed: Of the initial weights, which are a function of it and of the shapes alone.
+        seed: Seed of the initial weights, which depend on it and on the shapes only.
         dropout: Rates after the pool and after the hidden layer; one sets both, 0 is none.
 
     Raises:
@@ -125,7 +125,7 @@ def lenet5(input_shape: Sequence[int] = (28, 28), num_classes: int = 10, seed: i
     Args:
         input_shape: Shape of one example, [H, W] or [H, W, C], at least 12 x 12.
         num_classes: Number of classes.
-        seed: Of the initial weights, which are a function of it and of the shapes alone.
+        seed: Seed of the initial weights, which depend on it and on the shapes only.
 
     Raises:
         ConfigError: A size is not positive, or the image is too small.

@@ -59,7 +59,7 @@ class Contents:
 
     Attributes:
         description: Decoded JSON of the model, None if there is none.
-        image: What holds the weights: HDF5, or the zip with it; empty if there are none.
+        image: The file of the weights: HDF5, or the zip that holds it; empty if there are none.
     """
 
     description: Any
@@ -67,9 +67,9 @@ class Contents:
 
 
 def is_keras(path: Path) -> bool:
-    """Returns whether a file begins as one of Keras's does: HDF5, a zip with a model, or JSON.
+    """Returns whether a file starts like one of Keras's: HDF5, a zip with a model, or JSON.
 
-    What follows may still be damaged or hold something else. A file that cannot be read is none.
+    The rest may still be damaged or hold something else. False for a file that cannot be read.
     """
     try:
         with open_regular(path) as file:
@@ -83,7 +83,7 @@ def is_keras(path: Path) -> bool:
 
 
 def read(path: Path) -> Contents:
-    """Returns what a file of Keras's holds.
+    """Returns the content of a file of Keras's.
 
     Raises:
         ConfigError: It cannot be read, is too large, damaged, or none of Keras's.
@@ -155,7 +155,7 @@ def _read_whole(path: Path) -> bytes:
 
 
 def _open(image: bytes) -> Any:
-    """An `h5py.File` whose texts can be read."""
+    """An `h5py.File` whose texts are safe to read."""
     if not image.startswith(_HDF5):
         raise ConfigError("holds no HDF5 file as Keras writes it; save it again")
     file = h5py.File(io.BytesIO(image), "r")
@@ -228,7 +228,7 @@ def _container(file: Any) -> str:
 def _load_counted(
     file: Any, paths: Sequence[tuple[str, ...]], shapes: Sequence[Shapes], num_bytes: int
 ) -> list[Tensors]:
-    """Tensors by counted class names. Weights of any other layer are refused."""
+    """Tensors by numbered class names. Weights of any other layer are refused."""
     container = _container(file)
     loaded = []
     for path, wanted in zip(paths, shapes, strict=True):
@@ -279,7 +279,7 @@ def _load_legacy(
 
 
 def _texts(attrs: Any, name: str, num_bytes: int) -> list[str]:
-    """A list of names in an attribute, which Keras splits where it is long."""
+    """A list of names in an attribute; Keras splits a long list into several attributes."""
     if name not in attrs and f"{name}0" in attrs:
         parts = [f"{name}{index}" for index in range(_MAX_NAMES) if f"{name}{index}" in attrs]
         return [each for part in parts for each in _texts(attrs, part, num_bytes)]
@@ -326,7 +326,7 @@ def _shape(dataset: Any, num_bytes: int) -> tuple[int, ...]:
 
 
 def _array(dataset: Any) -> NDArray[np.float32]:
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused
+    with np.errstate(over="ignore"):  # values too large for float32 become infinite and are refused
         array = np.ascontiguousarray(dataset[()], dtype=np.float32)
     if not np.isfinite(array).all():
         raise ConfigError(f"{_name(dataset)} in it holds NaN or infinity; give finite weights")

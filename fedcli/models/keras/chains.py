@@ -1,4 +1,4 @@
-"""In which order the layers of a model of Keras's follow each other; its JSON is not trusted."""
+"""Finds the order of the layers in a Keras model's JSON, which is not trusted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fedcli.models.layers.keras_options import plain, shown
 
 
 def chain_of(class_name: str, config: Any) -> list[Mapping[str, Any]]:
-    """Returns the layers of a model in the order they follow each other.
+    """Returns the layers of a model in order, from input to output.
 
     Raises:
         ConfigError: There are none, or they branch.
@@ -49,7 +49,7 @@ def _name_of(item: Mapping[str, Any]) -> str:
 
 
 def _source_of(item: Mapping[str, Any]) -> str | None:
-    """Name of the layer that a layer of a functional model takes its input from; None: of none."""
+    """Name of the layer before a layer of a functional model; None: it is the first."""
     nodes = item.get("inbound_nodes")
     name = _name_of(item)
     if not nodes:

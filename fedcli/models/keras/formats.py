@@ -29,17 +29,17 @@ from fedcli.outputs import write_output
 
 is_keras = archives.is_keras
 
-MAX_PARAMS = 1 << 28  # of a model without weights, whose file says how many it has: 1 GiB
+MAX_PARAMS = 1 << 28  # of a model without weights, because a small file can claim many: 1 GiB
 _KERAS_VERSION = "3.0.0"  # the first whose format this is
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # so that equal models are equal files
 
 
 @dataclass(frozen=True, eq=False)
 class KerasModel:
-    """A model as a file of Keras's describes it.
+    """A model in a file of Keras's.
 
     Attributes:
-        name: The model's own.
+        name: The model's name.
         specs: From pixels to logits, each with a name; a softmax at the end may be among them.
         input_shape: Of one example, after the reshaping that the model starts with.
         weights: float32, one for each tensor of `lay_out(specs, input_shape)`; None: the file has
@@ -173,7 +173,7 @@ def write_weights(path: Path, layout: ParamLayout, params: NDArray[np.float32]) 
 
 @contextmanager
 def _about(path: Path) -> Iterator[None]:
-    """Puts the file's name before what is wrong with it."""
+    """Adds the file's name to the messages of errors."""
     try:
         yield
     except ConfigError as err:
@@ -197,7 +197,7 @@ def _weighted(layout: ParamLayout) -> tuple[list[str], list[list[tuple[int, ...]
 
 
 def _stack(layout: ParamLayout) -> list[Spec]:
-    """The layers as Keras needs them: flattened before a dense layer, softmax at the end."""
+    """The layers that Keras needs: with a Flatten before a dense layer, and softmax at the end."""
     stack: list[Spec] = []
     names = {spec.name for spec in layout.specs}
     is_flat = len(layout.input_shape) == 1
@@ -230,7 +230,7 @@ def _unused(name: str, names: set[str]) -> str:
 
 
 def _batch_shape(layout: ParamLayout) -> list[int | None]:
-    """Of the input: images of [H, W] get a channel if a layer needs it before any flattens them."""
+    """Shape of the input; [H, W] gets a channel if a layer before the first Flatten needs it."""
     shape = layout.input_shape
     first = next((each for each in layout.specs if each.needs_channels or each.gives_vector), None)
     if len(shape) == 2 and first is not None and first.needs_channels:

@@ -21,7 +21,7 @@ from fedcli.models.layers.contract import KERAS_READERS, KerasShape, Spec, Start
 from fedcli.models.layers.fields import MAX_NAME, MAX_SIZE
 from fedcli.models.layers.keras_options import Options, plain, shown
 
-# What may stand in a file; the error for any other layer lists it.
+# The layers that a file may have; the error for any other layer lists them.
 SUPPORTED = tuple(sorted({*KERAS_READERS, "InputLayer", "Reshape"}))
 MODELS = ("Sequential", "Functional", "Model")
 _MAX_LAYERS = 1000  # of all depths, models within models included
@@ -30,10 +30,10 @@ _MAX_DEPTH = 8
 
 @dataclass(frozen=True)
 class Place:
-    """Where the weights of one layer stand in a file.
+    """The place of one layer's weights in a file.
 
     Attributes:
-        name: Of its `Spec`.
+        name: Name of its `Spec`.
         path: Its names in the containers of `.weights.h5`, from the outermost: class names in snake
             case, counted.
         top: Name of the outermost layer it is in, the group of a legacy `.h5`.
@@ -64,7 +64,7 @@ class Graph:
 
 
 def parse(description: object) -> Graph:
-    """Returns the model that Keras's description is of.
+    """Returns the model of a Keras description.
 
     Args:
         description: Decoded JSON: `class_name` and `config` of a model.
@@ -155,7 +155,7 @@ class _Builder:
             self._add_layer(options, (*path, name), top or options.name)
 
     def _open(self, model_config: Any, options: Options, *, is_first: bool) -> None:
-        """Takes the input's shape from the first layer that says one."""
+        """Takes the input's shape from the first layer that has one."""
         given = options.input_shape()
         if given is None and is_first and isinstance(model_config, Mapping):
             given = plain(model_config.get("build_input_shape"))
@@ -198,7 +198,7 @@ class _Builder:
         self._shape = shape
 
     def _reshape(self, options: Options) -> None:
-        """Reshaping pixels says how they come; to a vector it is flattening."""
+        """Adds a Reshape: of the input it sets the shape; to a vector it is a Flatten."""
         target = plain(options.take("target_shape"))
         options.finish()
         size = math.prod(self._shape)
@@ -219,7 +219,7 @@ class _Builder:
             )
 
     def _unique(self, name: str) -> str:
-        """The layer's own name, or the nearest that no layer of another model within has."""
+        """The layer's own name, made unique if a layer of another nested model has it."""
         base = "".join(each if each.isprintable() and each != "/" else "_" for each in name)
         base = base[: MAX_NAME - 5]
         base = base if base.strip(" .") else "layer"
@@ -248,7 +248,7 @@ def _is_size(value: object) -> bool:
 
 
 def _resolve(target: object, size: int) -> KerasShape | None:
-    """A target shape with its -1 filled in; None: it does not hold so many values."""
+    """A target shape with its -1 resolved; None: it does not hold `size` values."""
     if not isinstance(target, list) or not 1 <= len(target) <= 3:
         return None
     known = [each for each in target if _is_size(each)]

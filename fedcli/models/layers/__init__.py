@@ -1,4 +1,4 @@
-"""Layers as a user writes them down, one file a family; `layout.lay_out` sizes them."""
+"""The layers that users write, one file for each family; `layout.lay_out` sizes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Activations as layers of their own."""
+"""Activations as separate layers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Activation"]
 
 @dataclass(frozen=True)
 class Activation(Spec):
-    """An activation alone; it becomes part of the layer before where that has none.
+    """An activation layer. It becomes part of the layer before if that has no activation.
 
     Attributes:
         activation: A key of `ACTIVATIONS`, or "softmax" at the end.

@@ -1,13 +1,13 @@
-"""What every kind of layer is: one class, a `Spec`, that answers all questions about its kind.
+"""The contract of layers: a kind of layer is one class, a `Spec`, with all facts about the kind.
 
-A new kind is a subclass with `kind`, `keras_class` and its fields in the file of its family, named
-in that file's `__all__`; sizing, layouts, costs, Keras's files and checkpoints find it by
-themselves. The class answers
+A new kind is a subclass with `kind`, `keras_class` and its fields, in the file of its family and in
+that file's `__all__`. Sizing, layouts, costs, Keras's files and checkpoints then support it. The
+class defines
 
-    which values its fields may have                           checks
-    which tensors it has and what each starts from             tensors
-    which shape it gives, and its row in the core's table      size
-    what Keras calls it, how it is read and written there      keras_class, from_keras, to_keras
+    the allowed values of its fields                           checks
+    its tensors and their initial values                       tensors
+    its output shape and its row in the core's table           size
+    its name in Keras, reading and writing it there            keras_class, from_keras, to_keras
 
 What computes it is the row called `kind` in the core's table of kinds (csrc/layers/table.c).
 """
@@ -40,8 +40,8 @@ class TensorKind(NamedTuple):
 
     Attributes:
         name: Keras's.
-        start: What it starts from.
-        field: The field that says whether a layer has it; "": every layer has.
+        start: Its initial value or initialiser.
+        field: The field that says whether a layer has it; "": every layer has it.
     """
 
     name: str
@@ -50,7 +50,7 @@ class TensorKind(NamedTuple):
 
 
 class LayerTensor(NamedTuple):
-    """A tensor of one layer: its name and shape as Keras has them, and what it starts from."""
+    """A tensor of one layer: its name and shape in Keras, and its initial value or initialiser."""
 
     name: str
     shape: tuple[int, ...]
@@ -63,11 +63,11 @@ class LayerTensor(NamedTuple):
 
 
 class Incoming(NamedTuple):
-    """What comes to a layer.
+    """The input of a layer.
 
     Attributes:
-        shape: Of one example.
-        is_image: Whether it is one still: neither flattened nor what a dense layer gives.
+        shape: Shape of one example.
+        is_image: Whether it is an image: neither flattened nor the output of a dense layer.
     """
 
     shape: Shape
@@ -80,21 +80,21 @@ class Layer:
 
     Attributes:
         kind: Name of its row in the core's table of kinds.
-        name: Its own in the model.
-        in_shape: What it takes.
-        out_shape: What it gives.
+        name: Its name in the model.
+        in_shape: Shape of its input.
+        out_shape: Shape of its output.
         activation: A key of `ACTIVATIONS`; linear in the last layer, whose outputs are logits.
         has_scale: Whether it has gamma.
         has_bias: Whether it has a bias, or beta.
-        window: Of a convolution or pool, (height, width); else (0, 0), as the next two.
-        strides: From one window to the next.
-        pads: What the first window reaches beyond the image at its top and left.
-        num_groups: Of a group norm, else 0.
-        epsilon: Of a group norm, else 0.
-        rate: Of a dropout, else 0.
-        tensors: In Keras's order, as they lie in the parameter vector.
-        multiply_adds: Of one example, from its inputs to its outputs; 0 where they are no more
-            than a few a value.
+        window: (height, width) of a convolution's or pool's window; else (0, 0), as the next two.
+        strides: Distances from one window to the next.
+        pads: Padding at the top and left of the image.
+        num_groups: Groups of a group norm, else 0.
+        epsilon: Epsilon of a group norm, else 0.
+        rate: Rate of a dropout, else 0.
+        tensors: Its tensors in Keras's order, as in the parameter vector.
+        multiply_adds: Multiply-adds of one forward pass of one example; 0 if there are only a few
+            for each value.
     """
 
     kind: str
@@ -115,24 +115,24 @@ class Layer:
 
     @property
     def num_inputs(self) -> int:
-        """Values it takes."""
+        """Number of input values."""
         return math.prod(self.in_shape)
 
     @property
     def num_outputs(self) -> int:
-        """Values it gives."""
+        """Number of output values."""
         return math.prod(self.out_shape)
 
     @property
     def num_params(self) -> int:
-        """Parameters it has."""
+        """Number of parameters."""
         return sum(tensor.size for tensor in self.tensors)
 
     def core_row(self, offset: int) -> ModelRow:
         """Returns its row in the core's model table.
 
         Args:
-            offset: Where its tensors begin in the parameter vector.
+            offset: Offset of its tensors in the parameter vector.
         """
         return (
             self.kind,
@@ -152,18 +152,18 @@ class Layer:
 
 
 class Spec:
-    """A layer as a user writes it; each kind is a frozen dataclass, whose last field is `name`.
+    """A layer as a user writes it. Each kind is a frozen dataclass whose last field is `name`.
 
     Attributes:
-        kind: What descriptions, the core's table of kinds and counted names call the kind: Keras's
-            class in snake case.
-        keras_class: What Keras calls it.
-        tensors: Those that layers of the kind have, in Keras's order.
-        checks: What refuses a wrong value, for each field but the name.
+        kind: Name of the kind in descriptions, in the core's table of kinds and in numbered names:
+            Keras's class in snake case.
+        keras_class: Name of the class in Keras.
+        tensors: The tensors of layers of the kind, in Keras's order.
+        checks: For each field but the name, a function that refuses a wrong value.
         takes_vector: Whether Keras needs a Flatten between an image and the layer.
-        gives_vector: Whether what it gives is no image, whatever comes.
+        gives_vector: Whether its output is never an image.
         needs_channels: Whether Keras needs images with channels here, [H, W, C].
-        takes_activation: Whether the core computes an activation that follows as a part of it.
+        takes_activation: Whether the core computes a following activation as a part of the layer.
     """
 
     kind: ClassVar[str]
@@ -176,14 +176,14 @@ class Spec:
     takes_activation: ClassVar[bool] = True
 
     def __init_subclass__(cls) -> None:
-        """Makes the kind known under its name and under Keras's."""
+        """Registers the kind under its name and under Keras's."""
         if "kind" in vars(cls):
             KINDS[cls.kind] = cls
             KERAS_READERS[cls.keras_class] = cls.from_keras
 
     @property
     def name(self) -> str:
-        """Its own in the model; "": as Keras names it."""
+        """Its name in the model; "": the name that Keras would give."""
         raise NotImplementedError
 
     def changed(self: S, **values: Any) -> S:
@@ -194,7 +194,7 @@ class Spec:
         """Refuses a value that no layer of the kind may have.
 
         Args:
-            label: What messages call the layer.
+            label: Name of the layer in messages.
 
         Raises:
             ConfigError: A value has another type or is outside its range; the line names both.
@@ -203,7 +203,7 @@ class Spec:
             check(f"{label}: {field}", getattr(self, field))
 
     def starts(self) -> dict[str, Start]:
-        """Returns the names of the tensors it has, in order, and what each starts from."""
+        """Returns the initial value or initialiser of each of its tensors, by name and in order."""
         return {
             each.name: each.start
             for each in self.tensors
@@ -214,10 +214,10 @@ class Spec:
         """Returns the layer with its sizes; None: the core has nothing to compute.
 
         Args:
-            incoming: What comes to it. Values are checked and it has a name.
+            incoming: The input. The layer's values are checked, and it has a name.
 
         Raises:
-            ConfigError: It does not fit what comes.
+            ConfigError: The layer does not fit the input.
         """
         raise NotImplementedError
 
@@ -226,11 +226,11 @@ class Spec:
         return None
 
     def with_softmax(self) -> Spec | None:
-        """Returns the layer ending in a softmax of its own, as Keras writes it; None: it cannot."""
+        """Returns the layer with softmax as its activation, for Keras; None: it cannot have one."""
         return None
 
     def without_softmax(self) -> Spec | None:
-        """Returns the layer without a softmax; None: it is nothing else."""
+        """Returns the layer without its softmax; None: it is only a softmax."""
         is_softmax = getattr(self, "activation", "") == SOFTMAX
         return self.changed(activation="linear") if is_softmax else self
 
@@ -248,12 +248,12 @@ class Spec:
 
     @classmethod
     def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
-        """Yields the layers that one of Keras's becomes, each with the shape of what it gives.
+        """Yields the layers for one of Keras's layers, each with the shape of its output.
 
         Args:
-            options: The layer's, untrusted; each must be taken, or be without effect.
-            shape: What comes to it.
-            name: For the first of the layers; its own in the model.
+            options: The options of Keras's layer, untrusted; each must be taken or without effect.
+            shape: Shape of the input.
+            name: Name of the first of the layers in the model.
 
         Raises:
             ConfigError: An option is missing or not computed by fedcli, or the layer does not fit.
@@ -262,7 +262,7 @@ class Spec:
 
     @classmethod
     def initializers(cls) -> tuple[str, ...]:
-        """Returns Keras's options that say what its tensors start from."""
+        """Returns the names of Keras's options that initialise its tensors."""
         return tuple(f"{each.name}_initializer" for each in cls.tensors)
 
     def _sized(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[LayerTensor, ...]:
@@ -281,7 +281,7 @@ KERAS_READERS: dict[str, Reader] = {}
 
 
 def reads(keras_class: str) -> Callable[[Reader], Reader]:
-    """Returns a decorator for what reads one of Keras's classes that is no kind of its own here."""
+    """Returns a decorator for the reader of a Keras class that is no kind of layer here."""
 
     def register(reader: Reader) -> Reader:
         KERAS_READERS[keras_class] = reader

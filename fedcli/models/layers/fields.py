@@ -8,14 +8,14 @@ from fedcli.errors import ConfigError
 from fedcli.settings.options import check_number
 
 Pair = tuple[int, int]  # (height, width)
-Check = Callable[[str, object], None]  # (what a message calls the value, the value)
+Check = Callable[[str, object], None]  # (name of the value in messages, the value)
 
 # Activations as the core numbers them (enum fed_activation).
 ACTIVATIONS = {"linear": 0, "relu": 1, "tanh": 2, "sigmoid": 3}
 # May stand in the last layer. It is part of the loss: no layer of the core computes it.
 SOFTMAX = "softmax"
 PADDINGS = ("valid", "same")
-# No dimension of a layer is larger, no kernel longer: products of a few stay exact everywhere.
+# The largest dimension of a layer, or of a kernel, so that products of a few do not overflow.
 MAX_SIZE = 1 << 24
 MAX_NAME = 100  # characters
 
@@ -39,7 +39,7 @@ def check_name(name: object) -> None:
         )
 
 
-# Each check below takes what a message calls the value, and the value; it raises ConfigError.
+# Each check below takes the name of the value in messages, and the value; it raises ConfigError.
 
 
 def check_count(label: str, value: object) -> None:

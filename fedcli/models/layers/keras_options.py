@@ -8,7 +8,7 @@ from typing import Any
 from fedcli.errors import ConfigError
 from fedcli.models.layers.fields import ACTIVATIONS, SOFTMAX, Pair
 
-# Options that say nothing about what a layer computes.
+# Options that do not change what a layer computes.
 _FREE = ("name", "batch_input_shape", "batch_shape", "input_shape", "input_dtype", "autocast")
 _INITIALIZER = "_initializer"  # how options that initialise a tensor end
 _CONSTANTS = {"Zeros": 0.0, "Ones": 1.0}
@@ -27,7 +27,7 @@ class Options:
     """
 
     def __init__(self, class_name: str, item: Mapping[str, Any]) -> None:
-        """Starts with every option left.
+        """Starts with all options untaken.
 
         Raises:
             ConfigError: There is no table of options.
@@ -105,10 +105,10 @@ class Options:
         return value
 
     def only(self, key: str, allowed: Sequence[Any]) -> None:
-        """Refuses an option that is there with another value than those allowed.
+        """Refuses an option with a value that is not allowed; it may be missing.
 
         Raises:
-            ConfigError: So it is.
+            ConfigError: The value is not allowed.
         """
         if key not in self._left:
             return
@@ -120,13 +120,13 @@ class Options:
             )
 
     def finish(self, free: Sequence[str] = ()) -> None:
-        """Refuses every option left that could change what the layer computes.
+        """Refuses untaken options that could change what the layer computes.
 
         Args:
             free: Options of the class that cannot.
 
         Raises:
-            ConfigError: There is one; the line names it.
+            ConfigError: There is such an option; the message names it.
         """
         self.only("trainable", (True,))
         if self.class_name != "InputLayer":
@@ -142,7 +142,7 @@ class Options:
                 )
 
     def input_shape(self) -> Any:
-        """Returns the shape of a batch of inputs as the layer tells it, else None."""
+        """Returns the shape of a batch of inputs by the layer's options; None: they have none."""
         for key in ("batch_shape", "batch_input_shape"):
             if self._left.get(key) is not None:
                 return plain(self._left[key])

@@ -1,4 +1,4 @@
-"""Layers that change the shape of what comes and none of its values."""
+"""Layers that change the shape of their input but not its values."""
 
 from __future__ import annotations
 

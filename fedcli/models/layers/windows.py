@@ -1,4 +1,4 @@
-"""Windows that move over an image, those of convolutions and pools, placed as TensorFlow does."""
+"""The windows of convolutions and pools on an image, placed as in TensorFlow."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from fedcli.models.layers.keras_options import Options
 
 
-class Placed(NamedTuple):
-    """Windows over one image; each pair is (height, width).
+class Windows(NamedTuple):
+    """The windows on one image; each pair is (height, width).
 
     Attributes:
-        window: Size of one.
-        strides: From one to the next.
-        counts: How many there are.
-        pads: What the first one reaches beyond the image at its top and left.
+        window: Size of a window.
+        strides: Distances from one window to the next.
+        counts: Numbers of windows.
+        pads: Padding at the top and left of the image.
     """
 
     window: Pair
@@ -31,18 +31,18 @@ class Placed(NamedTuple):
 
 def place(
     spec: Spec, incoming: Incoming, size: int | Pair, strides: int | Pair | None, padding: str
-) -> Placed:
-    """Returns the windows of a layer over what comes to it.
+) -> Windows:
+    """Returns the windows of a layer on its input.
 
     Args:
         spec: The layer, for messages.
-        incoming: What comes to it.
-        size: Of a window.
-        strides: From one window to the next; None: as the window.
+        incoming: Its input.
+        size: Size of a window.
+        strides: Distances from one window to the next; None: the size of the window.
         padding: "valid" or "same".
 
     Raises:
-        ConfigError: What comes is no image, or smaller than a window within it.
+        ConfigError: The input is no image, or is smaller than an unpadded window.
     """
     shape = incoming.shape
     if not incoming.is_image:
@@ -64,7 +64,7 @@ def place(
         reach = max((count - 1) * step + length - extent, 0) if padding == "same" else 0
         counts.append(count)
         pads.append(reach // 2)
-    return Placed(window, steps, (counts[0], counts[1]), (pads[0], pads[1]))
+    return Windows(window, steps, (counts[0], counts[1]), (pads[0], pads[1]))
 
 
 def keras_counts(
