@@ -160,6 +160,22 @@ def test_mixed_depths_and_wrong_layouts(tmp_path: Path) -> None:
     )
 
 
+def test_names_of_a_number_and_a_drawer_are_omniglots_alone(tmp_path: Path) -> None:
+    for client, numbers in (("ann", (1, 2)), ("bob", (3, 4))):
+        for place, number in enumerate(numbers):
+            for drawer in (1, 2):
+                name = f"{number:04d}_{drawer:02d}.png"
+                save(tmp_path / "a" / client / f"character{place}" / name)
+                save(tmp_path / "b" / client / f"person{number}" / name)
+                split = "train" if client == "ann" else "test"
+                save(tmp_path / "c" / split / f"character{place}" / name)
+    drawn = read(tmp_path / "a").tables["train"]
+    assert list(drawn.owner_ids) == ["ann 01", "ann 02", "bob 01", "bob 02"]
+    assert read(tmp_path / "a").class_names[:2] == ("ann/character0", "ann/character1")
+    assert list(read(tmp_path / "b").tables["train"].owner_ids) == ["ann", "bob"]
+    assert list(read(tmp_path / "c").tables) == ["train", "test"]
+
+
 def test_images_too_deep_alone(tmp_path: Path) -> None:
     for name in ("a/b/c", "a/b/d", "e/f/g", "e/h/i"):
         save(tmp_path / name / "1.png")

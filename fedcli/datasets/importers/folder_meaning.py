@@ -520,8 +520,9 @@ def _take_drawers(meaning: Meaning) -> bool:
     """Makes clients of who drew Omniglot's characters; returns whether these are such.
 
     Each folder of an alphabet and a character must have one number, and each number one folder;
-    the drawers of the characters of an alphabet must be the same. A client is a drawer of one
-    alphabet: those of others were other people.
+    the drawers of the characters of an alphabet must be the same; alphabets have characters of
+    equal names; and no folder may be a split. A client is a drawer of one alphabet: those of others
+    were other people.
     """
     numbers: dict[tuple[str, ...], set[str]] = {}
     drawers: dict[tuple[str, ...], set[str]] = {}
@@ -538,6 +539,8 @@ def _take_drawers(meaning: Meaning) -> bool:
         len(set(all_numbers)) == len(all_numbers) == len(numbers) > 1
         and all(found == by_alphabet[dirs[:-1]] for dirs, found in drawers.items())
         and all(len(found) > 1 for found in by_alphabet.values())
+        and len({dirs[-1] for dirs in numbers}) < len(numbers)
+        and not any(split_names.kind_of(name) == "train" for dirs in numbers for name in dirs)
     )
     if not is_drawn:
         return False
