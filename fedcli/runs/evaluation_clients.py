@@ -86,10 +86,10 @@ def choose_clients(
 def clients_of_training(
     trained: Trained, request: EvaluatedData, train: ClientData, cancel: CancelFlag | None
 ) -> frozenset[str] | None:
-    """Returns who took part in the training.
+    """Returns the clients that took part in the training.
 
-    None for data that may be other clients', and where a user's code draws the cohorts, which is
-    not run here.
+    None if that is not known: the clients of the data may be others than the run's, or a user's
+    code draws the cohorts, which is not run here.
     """
     if not request.has_train_clients_of_run or is_code(trained.config.sampling):
         return None
@@ -137,9 +137,9 @@ def _clients_of_group(
     """The clients of a split that took part in the training, or those that never did."""
     if seen is None:
         raise ConfigError(
-            f"--clients {group}: who took part is known of the run's own data alone, unchanged "
-            "since it began, and not where code of yours draws the cohorts; name clients, or say "
-            "all; a client of this name takes a comma behind"
+            f"--clients {group}: the clients that took part are known only for the run's own data, "
+            "unchanged since it began, and only if no code of yours draws the cohorts; name "
+            "clients, or give all (for a client of this name, add a comma)"
         )
     is_in_group = seen_in(data, data.client_ids, seen) == (group == GROUPS[0])
     ids = [data.client_ids[index] for index in np.flatnonzero(is_in_group).tolist()]

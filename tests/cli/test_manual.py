@@ -84,7 +84,10 @@ def test_search_lists_pages_and_lines_in_any_case(fedcli: Fedcli) -> None:
     [
         (["help", "tutoral"], ["'tutoral'", "did you mean tutorial?"]),
         (["help", "eval"], ["'eval'", "'fedcli eval -h' shows the options"]),
-        (["help", "../version"], ["'../version'", "choose one of tutorial, coming-from, data"]),
+        (
+            ["help", "../version"],
+            ["'../version'", "choose one of tutorial, coming-from, python, data"],
+        ),
         (["help", "--search", "zeppelin"], ["'zeppelin'", "try a shorter word"]),
         (["help", "--search", " "], ["' '"]),
     ],

@@ -1,6 +1,6 @@
 import numpy as np
 
-from fedcli.models.own import ArraySpec, BatchOutput
+from fedcli.own_models import ArraySpec, BatchOutput
 
 
 class MnistModel:

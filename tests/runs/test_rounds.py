@@ -708,7 +708,7 @@ def test_other_data_are_evaluated_without_the_test_data_of_the_run(tmp_path: Pat
     assert evaluation.evaluate_run(tmp_path / "run").source == test
     assert evaluation.evaluate_run(tmp_path / "run", data=other).source == other
     Path(data).unlink()
-    with pytest.raises(DataError, match=r"cohort is not known, say clients: .*a\.h5"):
+    with pytest.raises(DataError, match=r"cohort is not known, give clients: .*a\.h5"):
         evaluation.evaluate_run(tmp_path / "run", data=other)
     assert evaluation.evaluate_run(tmp_path / "run", data=other, clients="all").source == other
 
