@@ -400,7 +400,7 @@ def _existing_file(data: str) -> Path:
     raise DataError(
         f"{data!r} is no such file, nor a known dataset; give the path of a TFF HDF5 file or a "
         f"fedcli store, or one of {_listed(registry.DATASETS)}"
-        f"{did_you_mean(data, registry.DATASETS)}"
+        f"{did_you_mean(Path(data).name, registry.DATASETS)}"
     )
 
 

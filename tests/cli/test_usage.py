@@ -11,7 +11,7 @@ from fedcli.cli import habits, options
 from fedcli.cli import main as cli
 from fedcli.cli.screen.output import one_line
 from fedcli.errors import ConfigError
-from tests.kit.command_line import Fedcli
+from tests.kit.command_line import Fedcli, assert_is_one_line
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,24 @@ def test_commands_that_are_advised_exist() -> None:
     known = {*cli.COMMANDS, "--version"}
     assert {advice.split()[0] for advice in habits.COMMANDS.values()} <= known
     assert not habits.COMMANDS.keys() & known
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data", "mnsit"], "did you mean mnist"),
+        (["--algorithm", "fedporx"], "did you mean fedprox?"),
+        (["--algorithm", "fedprox", "--algorithm-option", "mu=1"], "mu is called proximal_stren"),
+        (["--algorithm-option", "mu=1"], "mu is proximal_strength of --algorithm fedprox"),
+        (["--client-option", "momentm=0.9"], "did you mean momentum?"),
+        (["--client-option", "lr=0.1"], "learning rates are --client-lr and --server-lr"),
+        (["--partition", "shards", "--partition-option", "num_clients=9"], "is called clients"),
+    ],
+)
+def test_words_of_others_and_misspelt_ones_lead_to_ours(
+    fedcli: Fedcli, arguments: list[str], words: str
+) -> None:
+    assert_is_one_line(fedcli("train", *arguments), words)
 
 
 def test_unknown_option_is_usage(fedcli: Fedcli) -> None:
