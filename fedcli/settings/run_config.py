@@ -543,6 +543,11 @@ class RunConfig:
         """Checks each value by itself."""
         for name, declared in OPTIONS.items():
             value = getattr(self, name)
+            if name in ("data", "model") and not isinstance(value, str):
+                raise ConfigError(
+                    f"{name} is of type {type(value).__name__}; a RunConfig takes a name or a "
+                    f"path, and fedcli.train(config, out, {name}=...) takes objects"
+                )
             try:
                 checked = declared.checked(option_name(name), value)
                 _check_name(name, declared, checked)

@@ -156,6 +156,26 @@ def test_resume_from_the_command_line_names_the_code(
     assert package.load_run(tmp_path / "run").round_num == 4
 
 
+def test_a_partition_deals_what_preprocess_imports_and_changes_follow_it(
+    tmp_path: Path, fedcli: Fedcli
+) -> None:
+    write_example(tmp_path, "two_classes", "two_classes.py")
+    labels = np.arange(120) % 6
+    images = np.random.default_rng(0).integers(0, 256, (120, 6, 6)).astype(np.uint8)
+    np.savez(tmp_path / "images.npz", images=images, labels=labels)
+    for change in ("", "+label-noise"):
+        done = fedcli(
+            *("preprocess", "images.npz", "--out", f"dealt{change}.h5", "--partition-option"),
+            *("clients=6", "--partition", f"two_classes.py{change}"),
+        )
+        assert done.code == 0, done.err
+    train = package.datasets.load(str(tmp_path / "dealt.h5"))[0]
+    held = [set(train.labels(each).tolist()) for each in train.client_ids]
+    assert held == [{k, (k + 1) % 6} for k in range(6)]
+    noisy = package.datasets.load(str(tmp_path / "dealt+label-noise.h5"))[0]
+    assert len(noisy.client_ids) == 6
+
+
 # ---- Metrics, of which there may be several -----------------------------------------------------
 
 

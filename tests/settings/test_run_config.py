@@ -112,7 +112,8 @@ def test_whole_numbers_of_numpy_become_ints() -> None:
         ({"client_optimizer": "adma"}, "unknown client_optimizer 'adma'; .*did you mean adam"),
         ({"sampling": "unifrm"}, "unknown sampling 'unifrm'; .*did you mean uniform"),
         ({"partition": "idd"}, "unknown partition 'idd'; .*did you mean iid"),
-        ({"data": 3}, "data=3: give a name or a path"),
+        ({"data": {}}, r"data is of type dict; .*fedcli.train\(config, out, data=...\) takes"),
+        ({"model": object()}, r"model is of type object; .* out, model=...\) takes objects"),
     ],
 )
 def test_values_are_checked_when_a_config_is_made(values: dict[str, Any], words: str) -> None:
