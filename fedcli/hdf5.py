@@ -39,6 +39,7 @@ _FILTERS = {
     _LZF: "lzf",
 }
 _METADATA_CACHE_BYTES = 1 << 16
+_LISTING_CACHE_BYTES = 16 << 20  # with less, HDF5 reads the names in a large group again and again
 _LOCKED = re.compile(r"unable to lock file|file is already open for (?:write|SWMR)", re.IGNORECASE)
 _HEAP = re.compile(b"GCOL\x01")
 _SIZES = (8, 8)  # bytes of an offset and of a length, as all common writers choose them
@@ -58,7 +59,7 @@ def open_file(path: Path) -> Any:
         # No chunk cache, because each dataset is read whole and once.
         check_regular(path)
         file = h5py.File(path, "r", rdcc_nbytes=0)
-        _bound_metadata_cache(file)
+        _bound_metadata_cache(file.id)
     except PermissionError as err:
         raise _no_permission(path) from err
     except (OSError, RuntimeError, ValueError) as err:
@@ -136,12 +137,12 @@ def _no_permission(path: Path) -> DataError:
     return DataError(f"{path}: no permission to read it; change its mode or copy it")
 
 
-def _bound_metadata_cache(file: Any) -> None:
+def _bound_metadata_cache(file_id: Any, num_bytes: int = _METADATA_CACHE_BYTES) -> None:
     """Limits HDF5's metadata cache, which by default keeps 40 KB a client and 32 MB in all."""
-    config = file.id.get_mdc_config()
+    config = file_id.get_mdc_config()
     config.set_initial_size = True
-    config.initial_size = config.min_size = config.max_size = _METADATA_CACHE_BYTES
-    file.id.set_mdc_config(config)
+    config.initial_size = config.min_size = config.max_size = num_bytes
+    file_id.set_mdc_config(config)
 
 
 def is_hdf5(path: Path) -> bool:
@@ -342,7 +343,13 @@ def link_names(group: Any, where: str) -> list[str]:
             "takes a millisecond for each; give the data as SQLite, LEAF or CSV, or make a store "
             "of parts"
         )
-    return decode_names(sorted(group), where)
+    file_id = h5py.h5i.get_file_id(group)
+    _bound_metadata_cache(file_id, _LISTING_CACHE_BYTES)
+    try:
+        names = sorted(group)
+    finally:
+        _bound_metadata_cache(file_id)
+    return decode_names(names, where)
 
 
 def decode_names(names: list[bytes], where: str) -> list[str]:

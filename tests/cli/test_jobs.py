@@ -10,13 +10,14 @@ import sys
 import threading
 import time
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fedcli.cli.jobs import long_job
 from fedcli.cli.jobs.long_job import Meter, run_job
-from fedcli.cli.jobs.signals import Stopped
+from fedcli.cli.jobs.signals import Stopped, stop_on_sigterm
 from fedcli.cli.screen.output import Remarks, Verbosity
 from fedcli.core.native import Cancelled
 from fedcli.errors import DataError
@@ -194,6 +195,46 @@ def test_a_job_ends_before_what_went_wrong_beside_it_is_told(
     with pytest.raises(BrokenPipeError):
         run_job("t", "x", job, remarks=remarks)
     assert events == ["cleaned up"]
+
+
+class _Deaf:
+    """Is sent a signal where Python drops exceptions, as h5py's objects often are."""
+
+    def __init__(self, signal_num: signal.Signals) -> None:
+        self.signal_num = signal_num
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), self.signal_num)
+        time.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("signal_num", "error"), [(signal.SIGTERM, Stopped), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_a_signal_is_heard_though_python_drops_its_exception(
+    signal_num: signal.Signals, error: type[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def drop_a_signal() -> None:
+        with stop_on_sigterm():
+            _Deaf(signal_num)
+            time.sleep(PATIENCE_SECONDS)
+
+    before = sys.unraisablehook
+    with pytest.raises(error):
+        drop_a_signal()
+    assert capsys.readouterr().err == ""
+    assert sys.unraisablehook is before
+
+
+def test_other_exceptions_that_python_drops_are_told_as_ever() -> None:
+    told: list[object] = []
+    before, sys.unraisablehook = sys.unraisablehook, lambda each: told.append(each.exc_type)
+    try:
+        with stop_on_sigterm():
+            sys.unraisablehook(SimpleNamespace(exc_type=ValueError, exc_value=ValueError()))
+    finally:
+        sys.unraisablehook = before
+    assert told == [ValueError]
 
 
 def test_signal_handlers_are_restored() -> None:

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from fedcli import datasets
+from fedcli import datasets, hdf5
 from fedcli.datasets.client_data import ClientData
 from fedcli.datasets.sources.tff_h5 import quantise
 from fedcli.errors import ConfigError, DataError
@@ -469,3 +469,13 @@ def test_fingerprint_of_a_foreign_file_follows_its_bytes(tmp_path: Path) -> None
     with path.open("ab") as file:
         file.write(b"\0")
     assert datasets.fingerprint(datasets.DataSource(str(path))) != before
+
+
+def test_the_cache_that_names_are_listed_with_is_small_again(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as made:
+        for name in "abc":
+            made.create_group(f"examples/{name}")
+    with hdf5.open_file(tmp_path / "a.h5") as file:
+        before = file.id.get_mdc_config().max_size
+        assert hdf5.link_names(file["examples"].id, "a.h5") == ["a", "b", "c"]
+        assert file.id.get_mdc_config().max_size == before < 1 << 20

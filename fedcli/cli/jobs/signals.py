@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
+_AGAIN_SECONDS = 0.01
 _SHOW_CURSOR = b"\x1b[?25h\n"
 
 
@@ -34,8 +35,38 @@ def stop_on_sigterm() -> Iterator[None]:
     def stop(signal_num: int, _frame: FrameType | None) -> None:
         raise Stopped(signal_num)
 
-    with _handling({signal.SIGTERM: stop}):
+    with _handling({signal.SIGTERM: stop}), _insisting():
         yield
+
+
+@contextlib.contextmanager
+def _insisting() -> Iterator[None]:
+    """Lets signals be heard that arrive where Python drops exceptions, as in `__del__`.
+
+    Python would print such an exception and go on. Here the signal comes again, a little later.
+    """
+    before = sys.unraisablehook
+
+    def hear_again(unraisable: sys.UnraisableHookArgs) -> None:
+        error = unraisable.exc_value
+        if isinstance(error, Stopped):
+            arrived = error.signal_num
+        elif isinstance(error, KeyboardInterrupt):
+            arrived = signal.SIGINT
+        else:
+            before(unraisable)
+            return
+        import threading  # late: few programs come here
+
+        timer = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), arrived))
+        timer.daemon = True
+        timer.start()
+
+    sys.unraisablehook = hear_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 class StopRequest:
