@@ -321,7 +321,8 @@ def test_evaluation_is_written_whole_and_read(path: Path) -> None:
         *("{", "[]", "null", '{"test": 3}', "[" * 100_000),
         *(text.replace('"loss": null', each) for each in ('"loss": "0.1"', '"other": 0.1')),
         *(text.replace('"round": 3', each) for each in ('"round": null', '"rounds": 3')),
-        text.replace('"mean": 0.1', '"mean": [0.1]'),
+        *(text.replace('"mean": 0.1', f'"mean": {each}') for each in ("[0.1]", "NaN", "1e999")),
+        text.replace('"round": 3', '"round": 1' + "0" * 400),
     )
     for other in others:
         assert other != text
@@ -339,7 +340,7 @@ TRAIN = json.dumps({"train": {**scores(0.1, 0.2), "num_non_finite_clients": 0}})
         *("{", "[1]", "{}", '{"round": "1"}', '{"round": 1}\n3', '{"round": 2}', "[" * 100_000),
         *('{"round": 1}\n{"round": 3}', '{"round": 1}\n{"round": 1}', '{"round": 1}\n\n'),
         *('{"round": 1, "client_work": 3}', '{"round": 1, "client_work": {"train": {}}}'),
-        *(TRAIN.replace("0.1", each) for each in ('"0.1"', "[0.1]")),
+        *(TRAIN.replace("0.1", each) for each in ('"0.1"', "[0.1]", "NaN", "-1e999", "9" * 400)),
         '{"round": 1, "evaluation": {"test": {"loss": 0.1}}}',
         '{"round": 1, "participation": {"virtual_seconds": "3"}}',
     ],
@@ -351,6 +352,13 @@ def test_metrics_of_another_kind_are_told(path: Path, text: str) -> None:
     (path / "metrics.jsonl").write_text(text)
     with pytest.raises(RunError, match=r"metrics\.jsonl"):
         run_dir.read_metrics(path)
+
+
+def test_of_timings_what_is_a_finite_number_is_read(path: Path) -> None:
+    create(path)
+    line = '{"round": 1, "peak_memory_bytes": 1e999, "train": NaN, "save": 0.5, "eval": "x"}'
+    (path / "timings.jsonl").write_text(f'{line}\n[1]\n{{"round": {"9" * 400}}}\n')
+    assert run_dir.read_timings(path) == [{"round": 1, "save": 0.5}, {}]
 
 
 def test_read_config_takes_a_file_or_a_run(path: Path, tmp_path: Path) -> None:

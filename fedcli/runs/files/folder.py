@@ -37,7 +37,7 @@ from fedcli.outputs import (
     temporary_name,
     write_atomic,
 )
-from fedcli.runs.files.lines import find_end, is_evaluation, parse_metrics
+from fedcli.runs.files.lines import find_end, is_evaluation, is_number, parse_metrics
 from fedcli.runs.stopping import Best
 
 CONFIG = "config.toml"
@@ -430,7 +430,7 @@ def read_timings(path: Path) -> list[dict[str, float]]:
         with contextlib.suppress(ValueError, RecursionError):
             line = json.loads(text)
             if isinstance(line, dict):
-                numbers = {k: v for k, v in line.items() if isinstance(v, int | float)}
+                numbers = {name: each for name, each in line.items() if is_number(each)}
                 lines.append(numbers)
     return lines
 

@@ -14,6 +14,7 @@ from fedcli.errors import RunError
 from fedcli.settings.vocabulary import MEASURES
 
 MAX_LINE_BYTES = 1 << 20  # a line of metrics has about 400
+_MOST = 1e300  # the largest number; what is not finite is written as null
 
 
 def parse_metrics(content: bytes, file: Path) -> list[dict[str, Any]]:
@@ -82,7 +83,7 @@ def _is_metrics_group(group: Any) -> bool:
     return (
         all(name in group for name in MEASURES.values())
         and (accuracy is None or 0 <= accuracy <= 1)
-        and all(isinstance(count, int) and count >= 0 for count in counts)
+        and all(isinstance(count, int) and 0 <= count <= _MOST for count in counts)
     )
 
 
@@ -92,14 +93,21 @@ def is_evaluation(value: Any) -> bool:
         group = value["client_work"]["eval"]["current_round_metrics"]
         counts = (value["round"], value["num_clients"], value["num_absent_clients"])
         spreads = [each for each in value.get("over_clients", {}).values() if type(each) is not int]
-        is_whole = isinstance(value["split"], str) and all(type(each) is int for each in counts)
+        is_whole = isinstance(value["split"], str) and all(
+            type(each) is int and is_number(each) for each in counts
+        )
         return is_whole and _is_metrics_group(group) and all(map(_has_numbers, spreads))
     except (KeyError, TypeError, AttributeError):
         return False
 
 
+def is_number(value: object) -> bool:
+    """Returns whether this is a finite number; JSON as Python reads it has others, too."""
+    return isinstance(value, int | float) and -_MOST <= value <= _MOST
+
+
 def _has_numbers(group: dict[str, Any]) -> bool:
-    return all(isinstance(each, int | float | None) for each in group.values())
+    return all(each is None or is_number(each) for each in group.values())
 
 
 def find_end(content: bytes, round_num: int) -> tuple[int, int]:
