@@ -22,6 +22,7 @@ _GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B"}
 _DEEP_MODES = {"I", "I;16", "I;16L", "I;16B"}  # 16 bits a pixel
 _OPAQUE = 255  # alpha
 _WHITE = (255, 255, 255, 255)
+_READ_WHOLE = 256 << 20  # bytes of a file that is read before it is decoded
 
 
 class HasPath(Protocol):
@@ -84,6 +85,9 @@ class Decoder:
         # Whatever damaged bytes make Pillow raise (OSError, ValueError, SyntaxError, struct.error,
         # zlib.error, …) means that the file is damaged.
         try:
+            if content is None and path.stat().st_size <= _READ_WHOLE:
+                content = path.read_bytes()
+            # From memory no more is read than is there, whatever a damaged length says.
             file = path if content is None else io.BytesIO(content)
             with self._pillow.open(file, formats=DECODERS) as image:
                 width, height = image.size
