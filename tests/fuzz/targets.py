@@ -276,7 +276,7 @@ def _picture_tables() -> list[dict[str, Part]]:
     rows = [(name, "ab"[index % 2], str(index % 2)) for index, name in enumerate(names)]
     tables = {
         "t.csv": "\n".join(["file,owner,label", *map(",".join, rows)]),
-        "t.txt": "\n".join(["# a list", *map(" ".join, rows)]),
+        "t.txt": "\n".join(["# a list", *(f"{name} {label}" for name, _, label in rows)]),
         "t.jsonl": "\n".join(
             json.dumps({"file_name": name, "label": label}) for name, _, label in rows
         ),
