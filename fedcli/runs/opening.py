@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli import learning, models
-from fedcli.core.native import CancelFlag, resolve_threads
+from fedcli.core.native import CancelFlag, Cancelled, resolve_threads
 from fedcli.dataclass import dataclass
 from fedcli.datasets.batch_plan import BatchPlan
 from fedcli.datasets.batches import BatchedDataset
@@ -224,7 +224,7 @@ def open_federation(
         notes.append(f"{config.model} is computed in Python, on one thread, not {config.threads}")
     held = None
     if cohorts.fixed is not None and _can_be_held(train, cohorts.fixed):
-        held = tuple(ClientBatches(train, cohorts.fixed, plan, config.seed))
+        held = _read_all(ClientBatches(train, cohorts.fixed, plan, config.seed), cancel)
     return Federation(
         config=config,
         splits=splits,
@@ -245,6 +245,16 @@ def open_federation(
         class_weights=weights,
         notes=notes,
     )
+
+
+def _read_all(batches: ClientBatches, cancel: CancelFlag | None) -> tuple[BatchedDataset, ...]:
+    """The batches of each client, all read. Raises Cancelled if `cancel` is set meanwhile."""
+    found = []
+    for each in batches:
+        if cancel is not None and cancel.is_set():
+            raise Cancelled
+        found.append(each)
+    return tuple(found)
 
 
 def _class_weights(
