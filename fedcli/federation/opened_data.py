@@ -92,6 +92,13 @@ class PendingFingerprint:
         self._thread = Thread(target=self._read, name="fedcli-fingerprint")
         self._thread.start()
 
+    def join(self) -> None:
+        """Waits until the thread has ended.
+
+        A thread that Python's exit cuts off may hold h5py's lock, for which the exit then waits.
+        """
+        self._thread.join()
+
     def result(self) -> str:
         """Waits for the fingerprint and returns it.
 
@@ -99,7 +106,7 @@ class PendingFingerprint:
             Cancelled: The reading was cancelled.
             DataError: The data cannot be found or read.
         """
-        self._thread.join()
+        self.join()
         if self._error is not None:
             raise self._error
         assert self._fingerprint is not None
@@ -124,7 +131,9 @@ def fingerprinting(source: DataSource, cancel: CancelFlag | None) -> Iterator[Pe
     def is_cancelled() -> bool:
         return is_left.is_set() or (cancel is not None and cancel.is_set())
 
+    pending = PendingFingerprint(source, is_cancelled)
     try:
-        yield PendingFingerprint(source, is_cancelled)
+        yield pending
     finally:
         is_left.set()
+        pending.join()
