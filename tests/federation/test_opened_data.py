@@ -18,8 +18,14 @@ def _reading() -> list[str]:
     return [each.name for each in threading.enumerate() if each.name == "fedcli-fingerprint"]
 
 
+def _fail_to_open() -> None:
+    with fingerprinting(DataSource(), None):
+        assert _reading()
+        raise DataError("no split")
+
+
 def test_nothing_reads_on_once_opening_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that Python's exit cut off would keep h5py's lock, and the exit would wait for it."""
+    """A thread that Python's exit cuts off keeps h5py's lock, and the exit waits for it."""
 
     def slow(source: DataSource, *, is_cancelled: Callable[[], bool]) -> str:
         while not is_cancelled():
@@ -28,7 +34,6 @@ def test_nothing_reads_on_once_opening_has_failed(monkeypatch: pytest.MonkeyPatc
         return ""
 
     monkeypatch.setattr(datasets, "fingerprint", slow)
-    with pytest.raises(DataError, match="no split"), fingerprinting(DataSource(), None):
-        assert _reading()
-        raise DataError("no split")
+    with pytest.raises(DataError, match="no split"):
+        _fail_to_open()
     assert not _reading()
