@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import importlib.util
 import io
 import json
 import lzma
@@ -267,6 +268,21 @@ def _variants(name: str) -> Callable[[], list[dict[str, Part]]]:
     return make
 
 
+def _client_files() -> list[dict[str, Part]]:
+    """A file a client, of each of the kinds that are read."""
+    header = "label," + ",".join(f"p{index}" for index in range(16))
+    made = {}
+    for name, rows in (("a", slice(0, 6)), ("b", slice(6, 12))):
+        images, labels = IMAGES[rows], LABELS[rows]
+        pixels = (",".join(map(str, row)) for row in images.reshape(6, 16).tolist())
+        lines = (f"{label},{row}" for label, row in zip(labels.tolist(), pixels, strict=True))
+        made[f"{name}.csv"] = "\n".join([header, *lines]).encode()
+        made[f"{name}.npz"] = _zip({"x.npy": _npy(images), "y.npy": _npy(labels)})
+        made[f"{name}/x.npy"], made[f"{name}/y.npy"] = _npy(images), _npy(labels)
+    kinds = (("a.csv", "b.csv"), ("a.npz", "b.npz"), ("a/x.npy", "a/y.npy", "b/x.npy", "b/y.npy"))
+    return [{f"v/{name}": Part(made[name]) for name in names} for names in kinds]
+
+
 def _picture_tables() -> list[dict[str, Part]]:
     """Pictures in one folder beside a table in each of the kinds that are read."""
     pictures = {
@@ -471,7 +487,7 @@ _RUN_COMMANDS = (
     "train --resume run --rounds 3 -q",
 )
 
-TARGETS: Mapping[str, Target] = {
+TARGETS: dict[str, Target] = {
     "tff-h5": Target(_tff_h5, prepares("d.h5", "--format tff-h5")),
     "store": Target(_store, commands("preprocess --verify s.h5", "preprocess s.h5 --out o.h5 -q")),
     "sqlite": Target(_sqlite, prepares("d", "--format tff-sqlite")),
@@ -487,6 +503,7 @@ TARGETS: Mapping[str, Target] = {
     "stl10": Target(_variants("stl10"), prepares("v", "--format stl10")),
     "mat": Target(_variants("mat"), prepares("v", "--format mat")),
     "npy": Target(_variants("npy"), prepares("v", "--format npy")),
+    "client-files": Target(_client_files, prepares("v", "--format clients", "--size 4x4")),
     "archive": Target(_archives, prepares("a")),
     "keras": Target(_keras, _run_keras),
     "config": Target(
@@ -505,3 +522,5 @@ TARGETS: Mapping[str, Target] = {
     ),
     "download": Target(_answers, _download),
 }
+if importlib.util.find_spec("pyarrow") is not None:
+    TARGETS["parquet"] = Target(_variants("parquet"), prepares("v", "--format parquet"))
