@@ -159,12 +159,16 @@ def _absolute(config: RunConfig) -> RunConfig:
     absolute = settings.absolute_paths(config, str(Path.cwd()))
     for field in fields(RunConfig):
         before, now = getattr(config, field.name), getattr(absolute, field.name)
-        if now != before and not now.isprintable():
-            raise ConfigError(
-                f"{option_name(field.name)} {before}: config.toml records its absolute path, but "
-                f"cannot hold this one ({now!r}: not UTF-8, or with control characters); move the "
-                "file to a folder of another name, or rename that folder"
-            )
+        if now == before:
+            continue
+        several = isinstance(now, tuple)
+        for old, new in zip(before, now, strict=True) if several else [(before, now)]:
+            if not new.isprintable():
+                raise ConfigError(
+                    f"{option_name(field.name)} {old}: config.toml records its absolute path, but "
+                    f"cannot hold this one ({new!r}: not UTF-8, or with control characters); move "
+                    "the file to a folder of another name, or rename that folder"
+                )
     return absolute
 
 

@@ -228,6 +228,12 @@ def test_eval_computes_it_where_it_is_named(metric: Path, tmp_path: Path, fedcli
     assert "MyF1" in fedcli("eval", "run", "--metrics", "my_f1.py").out
 
 
+def test_the_path_of_a_metric_may_be_relative(metric: Path, tmp_path: Path, fedcli: Fedcli) -> None:
+    done = fedcli("train", "--rounds", 1, "--metrics", "auc,my_f1.py", "--out", "run", "-q")
+    assert done.code == 0, done.err
+    assert package.load_run(tmp_path / "run").config.metrics == ("auc", f"{metric}:MyF1")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
