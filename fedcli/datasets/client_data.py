@@ -171,11 +171,16 @@ def decoding(scale: float, offset: float, convention: str, pixels: str) -> tuple
     return -scale, 1.0 - offset, pixels
 
 
-def unknown_client(data: ClientData, client_id: str) -> DataError:
+def unknown_client(data: ClientData, client_id: object) -> DataError:
     """Returns the error for an id that is not in `data`, naming the nearest ids that are."""
     import difflib  # late: only mistakes need it
 
     ids = data.client_ids
+    if not isinstance(client_id, str):
+        return DataError(
+            f"{data.source}: the id of a client is of type {type(client_id).__name__}; give one of "
+            "client_ids, which are texts"
+        )
     place = bisect_left(ids, client_id)
     near = ids[max(0, place - _NEIGHBOURS) : place + _NEIGHBOURS]
     matches = difflib.get_close_matches(client_id, near, n=3) or list(ids[:3])

@@ -42,9 +42,15 @@ class TrainingProcess(LearningProcess):
         """Combines an algorithm with a model; see `build_process`.
 
         Raises:
-            ConfigError: `ema_decay` is set for an algorithm that does not evaluate the global
-                model, or `class_weights` are not one finite weight, at least 0, for each class.
+            ConfigError: `algorithm` is none, `ema_decay` is set for an algorithm that does not
+                evaluate the global model, or `class_weights` are not one finite weight, at least
+                0, for each class.
         """
+        if not isinstance(algorithm, Algorithm):
+            raise ConfigError(
+                f"algorithm is of type {type(algorithm).__name__}; give what "
+                "fedcli.algorithms.build('FILE.py', ...) returns"
+            )
         super().__init__(model, metrics_aggregator, engine)
         server_optimizer = algorithm.server_optimizer.for_tensors(self.model.layout.shapes)
         entry = algorithm.entry

@@ -305,6 +305,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
     known = list(names)
     similar = difflib.get_close_matches(name, known)
+    similar = similar or [each for each in known if each.endswith(f"_{name}")]
     is_hint = 0 < len(similar) < len(known)
     return f"; did you mean {' or '.join(similar)}?" if is_hint else ""
 

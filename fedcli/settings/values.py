@@ -220,6 +220,9 @@ def _check_speeds(label: str, value: object) -> tuple[float, ...]:
 
 
 def _check_text(label: str, value: object) -> str:
+    if callable(value):
+        name = getattr(value, "__name__", "NAME")
+        raise ConfigError(f"{label} {shown(value)}: give the path of its file, 'FILE.py:{name}'")
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"{label} {shown(value)}: give a name or a path")
     if not value.isprintable():  # terminals, TOML or UTF-8 cannot represent it

@@ -225,6 +225,8 @@ def test_train_and_test_of_different_classes(path: Path, tmp_path: Path) -> None
 def test_unknown_client_names_the_nearest(path: Path) -> None:
     with pytest.raises(DataError, match="no client 'be' among the 3 of split 'train'; did you"):
         store.open_store(path)["train"].client("be")
+    with pytest.raises(DataError, match="the id of a client is of type int; give one of client_id"):
+        store.open_store(path)["train"].client(0)  # type: ignore[arg-type]
 
 
 # ---- Fingerprint ---------------------------------------------------------------------------------

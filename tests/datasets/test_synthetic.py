@@ -147,6 +147,8 @@ def test_unknown_client_names_the_nearest() -> None:
         open_splits()["train"].client("s0000200")
     with pytest.raises(DataError, match="no client 'u0000000'"):
         open_splits()["train"].num_examples("u0000000")
+    with pytest.raises(DataError, match="the id of a client is of type int; give one of client_id"):
+        open_splits()["train"].client(0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

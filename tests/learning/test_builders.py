@@ -80,6 +80,16 @@ def test_parts_are_given_by_name() -> None:
         learning.build_scaffold(MODEL, 0.1, num_clients=3)  # type: ignore[arg-type]
 
 
+def test_parts_of_another_type_are_one_line() -> None:
+    wrong: Any = object()
+    with pytest.raises(ConfigError, match=r"algorithm is of type object; give what .*build"):
+        learning.build_process(wrong, MODEL)
+    with pytest.raises(ConfigError, match="server_optimizer is of type object; give one of"):
+        algorithms.build(
+            *("fedavg", optimizers.sgd(0.1), wrong), weighting="uniform", aggregator=Median()
+        )
+
+
 @pytest.mark.parametrize("name", ["build_weighted_fed_avg", "build_fed_eval"])
 def test_wrong_arguments_of_next_are_one_line(name: str, cohort: Any) -> None:
     given = (MODEL,) if name == "build_fed_eval" else (MODEL, optimizers.sgd(0.1))

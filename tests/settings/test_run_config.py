@@ -126,6 +126,15 @@ def test_an_option_that_there_is_none_of_has_a_hint() -> None:
     wrong: Any = {"client_rate": 0.1}
     with pytest.raises(TypeError, match="no option 'client_rate'; did you mean client_lr"):
         RunConfig(**wrong)
+    wrong = {"lr": 0.1}
+    with pytest.raises(TypeError, match="no option 'lr'; did you mean client_lr or server_lr"):
+        RunConfig(**wrong)
+
+
+def test_a_class_in_place_of_a_name_is_led_to_its_file() -> None:
+    wrong: Any = {"algorithm": int}
+    with pytest.raises(ConfigError, match=r"algorithm .*: give the path of its file, 'FILE.py:int"):
+        RunConfig(**wrong)
 
 
 def test_values_take_their_own_types() -> None:

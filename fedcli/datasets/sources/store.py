@@ -327,7 +327,7 @@ class StoreSplit(ClientData):
     def _client_index(self, client_id: str) -> int:
         try:
             return self.client_ids.index(client_id)
-        except ValueError:
+        except (ValueError, TypeError):
             raise unknown_client(self, client_id) from None
 
 

@@ -124,12 +124,9 @@ class SyntheticSplit(ClientData):
         return self.cache.get(self.split, client_id, lambda: self._draw(client_id))
 
     def _draw(self, client_id: str) -> ClientDataset:
+        count = self.num_examples(client_id)
         pixels, labels = native.draw_synthetic(
-            self._drawing,
-            seeds.client_key(client_id),
-            self._split_number,
-            0,
-            self.num_examples(client_id),
+            self._drawing, seeds.client_key(client_id), self._split_number, 0, count
         )
         pixels.flags.writeable = False
         labels.flags.writeable = False

@@ -263,7 +263,8 @@ class TffH5Split(ClientData):
         return feature, tuple(dataset.shape[1:])
 
     def _link_name(self, client_id: str) -> bytes:
-        place = bisect_left(self.client_ids, client_id)
+        is_text = isinstance(client_id, str)
+        place = bisect_left(self.client_ids, client_id) if is_text else 0
         if self.client_ids[place : place + 1] != [client_id]:
             raise unknown_client(self, client_id)
         return client_id.encode()

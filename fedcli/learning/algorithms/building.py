@@ -49,6 +49,12 @@ def build(
     if weighting not in WEIGHTINGS:
         names = " or ".join(WEIGHTINGS)
         raise ConfigError(f"unknown client weighting '{weighting}'; choose {names}")
+    for side, optimizer in (("client", client_optimizer), ("server", server_optimizer)):
+        if not isinstance(optimizer, Optimizer | None):
+            raise ConfigError(
+                f"{side}_optimizer is of type {type(optimizer).__name__}; give one of "
+                "fedcli.optimizers, such as sgd(0.02) or build('FILE.py', 0.02)"
+            )
     tables.check_weighting(entry, weighting)
     required = entry.server_optimizer
     if required is not None and server_optimizer.name != required:
