@@ -39,6 +39,9 @@ TOLERANCE = 0.0015
 # What only an extra can run, by what stands in a block.
 EXTRAS = {"tensorboardX": "tensorboardX", "write_figures": "matplotlib"}
 
+SAVED = re.compile(
+    r"save\s+it\s+as\s+`(\w+\.py)`(?:(?!```).)*```python\n(.*?)^```", re.MULTILINE | re.DOTALL
+)
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^    (fedcli (?:.*\\\n)*.*)$", re.MULTILINE)
 PART = re.compile(r"(\.\.\.)|(\d+\.\d+)")
@@ -107,6 +110,8 @@ def test_python_prints_what_the_page_says(
     blocks, absent = [], []
     if page != TUTORIAL:  # whose notebook writes the file
         write_model(folder)
+    for name, code in SAVED.findall(page.read_text()):
+        (folder / name).write_text(code)
     for block in blocks_of(page.read_text()):
         missing = [
             module

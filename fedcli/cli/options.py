@@ -75,6 +75,8 @@ class SectionCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parses the arguments, and adds the command to usage errors that lack it."""
+        if not ctx.resilient_parsing:
+            self._check_values(ctx, args)
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as err:
@@ -82,6 +84,23 @@ class SectionCommand(click.Command):
         except click.UsageError as err:
             err.ctx = err.ctx or ctx
             raise
+
+    def _check_values(self, ctx: click.Context, args: list[str]) -> None:
+        """Refuses an option as another's value: click takes `--out` of `--keep-best --out run`."""
+        params = [each for each in self.get_params(ctx) if isinstance(each, click.Option)]
+        names = {name: each for each in params for name in each.opts if name.startswith("--")}
+        words = iter(args[: args.index("--")] if "--" in args else args)
+        for word in words:
+            option = names.get(word)
+            if option is None or option.is_flag or option.count:
+                continue
+            value = next(words, None)
+            if value in names:
+                raise click.UsageError(
+                    f"Option {word!r} requires an argument, but {value!r} follows; "
+                    f"{word}={value} would take it",
+                    ctx,
+                )
 
     def _advised(self, err: click.NoSuchOption, ctx: click.Context) -> click.UsageError:
         """The error with a suggestion: fedcli's name of another tool's option, or a similar one."""

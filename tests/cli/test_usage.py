@@ -37,6 +37,11 @@ from tests.kit.command_line import Fedcli, assert_is_one_line
             "fedcli train: Option '--rounds' requires an argument; see 'fedcli train -h'",
         ),
         (
+            ["train", "--csv", "--keep-best", "--out", "run"],
+            "fedcli train: Option '--keep-best' requires an argument, but '--out' follows; "
+            "--keep-best=--out would take it; see 'fedcli train -h'",
+        ),
+        (
             ["train", "--shuffle-buffer", "some"],
             "fedcli train: Invalid value for '--shuffle-buffer': 'some' is neither a whole number "
             "nor 'full'; see 'fedcli train -h'",
