@@ -72,9 +72,9 @@ class CheckedMetric:
         """Returns its value. Raises PartError: it fails, or is no number."""
         with user_code.running("value", self.file, NOUN, passing=_PASSING):
             value: Any = self.metric.value()
-        if np.ndim(value) or not isinstance(value, numbers.Real):
-            where = user_code.place(type(self.metric).value)
-            raise PartError(f"{where}: value returned {kind(value)}; give a number")
+        if not isinstance(value, numbers.Real):
+            where = user_code.method_place(self.metric, "value")
+            raise PartError(f"{where} returned {kind(value)}; give a number")
         return float(value)
 
 

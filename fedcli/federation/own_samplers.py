@@ -58,8 +58,8 @@ class CheckedSampler(samplers.Sampler):
         """
         with user_code.running("indices", self.file, NOUN, passing=_PASSING):
             drawn = self.sampler.indices(round_num)
-        where = f"{user_code.place(type(self.sampler).indices)}: indices"
-        array = np.asarray(drawn if isinstance(drawn, np.ndarray | list | tuple) else 0)
+            array = np.asarray(drawn if isinstance(drawn, np.ndarray | list | tuple) else 0)
+        where = user_code.method_place(self.sampler, "indices")
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
             raise PartError(f"{where} returned {kind(drawn)}; give a list of whole numbers")
         cohort: list[int] = array.tolist()
@@ -105,7 +105,7 @@ def build(
     sampler = CheckedSampler(population, size, seed, made, entry.file)
     if sampler.indices(0) != sampler.indices(0):
         raise PartError(
-            f"{user_code.place(type(made).indices)}: two calls of indices(0) drew different "
+            f"{user_code.place(made.indices)}: two calls of indices(0) drew different "
             "clients; use randomness that depends on seed and round_num alone, such as "
             "np.random.default_rng([seed, round_num])"
         )

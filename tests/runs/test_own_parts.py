@@ -13,6 +13,7 @@ import pytest
 import fedcli as package
 from fedcli import settings
 from fedcli.errors import ConfigError, PartError
+from fedcli.learning import optimizers
 from fedcli.runs import starting
 from fedcli.runs.evaluating import evaluate_run
 from fedcli.runs.files import folder
@@ -238,7 +239,8 @@ def test_the_path_of_a_metric_may_be_relative(metric: Path, tmp_path: Path, fedc
     ("old", "new", "words"),
     [
         ("np.bincount(labels, min", "np.bincount(label, min", r"my_f1.py:\d+: add: NameError"),
-        (".mean()", "", r"value returned float64 \[\d+\]; give a number"),
+        (".mean()", "", r"my_f1.py:\d+: value returned float64 \[\d+\]; give a number"),
+        ("return f1[", "return [1], [1, 2], f1[", "value returned tuple; give a number"),
         ("def value", "def result", "MyF1 has no value; a metric has add"),
         ("class MyF1", "class macro_f1", "another metric is called macro_f1; rename one"),
     ],
@@ -416,6 +418,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
             r"part.py:13: indices: ZeroDivisionError: .*mend the sampler",
         ),
         ("[round_num % self.population]", "'abc'", "indices returned str; give a list of whole"),
+        ("[round_num % self.population]", "[[0], [0, 1]]", "part.py: indices: ValueError: .*mend"),
         ("% self.population]", "+ 100]", "indices returned 100; the 10 clients are 0 to 9"),
         ("def indices", "def draw", "Part has no indices; a sampler has"),
         ("[round_num", "[draw()", r"two calls of indices\(0\) drew different clients; use"),
@@ -424,6 +427,7 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("len(labels)", "len(label)", r"part.py:5: deal: NameError: .*mend the partition"),
         ("% num_clients", "% num_clients * 0.5", r"partition returned float64 \[\d+\]; give the"),
         ("% num_clients", "% (num_clients + 1)", "returned clients 0 to 12; the 12 clients are 0"),
+        ("np.arange(len(labels)) %", "[[0], [0, 1]] or", "part.py: what the partition returned: "),
         ("% num_clients", "% 3", "9 of 12 clients would have no example"),
         ("num_clients):", "num_clients, wanted):", "deal needs wanted; give it a default"),
     ],
@@ -455,6 +459,81 @@ def test_a_fault_of_a_part_is_one_line_with_its_place(
     with pytest.raises((PartError, ConfigError), match=words) as caught:
         package.train(config, tmp_path / "run")
     assert "\n" not in str(caught.value)
+
+
+# Parts made by functions, whose methods are attributes of the object and not of its class.
+FUNCTIONS = {
+    "algorithm": """
+def part(optimizer):
+    return Namespace(init=lambda params: {}, run=lambda call, _: (call.train(optimizer), {}))
+""",
+    "aggregator": """
+from fedcli.aggregators import SUM
+
+
+def part():
+    return Namespace(
+        init=dict,
+        request=lambda state: SUM,
+        aggregate=lambda state, deltas: (deltas.weighted_mean(), {}, {}),
+    )
+""",
+    "server_optimizer": """
+def part(learning_rate, names=("a", "b")):
+    def update(gradient, state, params):
+        return -learning_rate * gradient, {}
+
+    return Namespace(init=lambda params: {}, update=update)
+""",
+    "sampling": """
+def part(population):
+    return Namespace(indices=lambda round_num: [round_num % population])
+""",
+    "metrics": """
+def part():
+    return Namespace(add=lambda *of_examples: None, value=lambda: 0.5)
+""",
+}
+
+
+def test_parts_may_be_objects_that_functions_make(tmp_path: Path) -> None:
+    paths: dict[str, Any] = {}
+    for field, text in FUNCTIONS.items():
+        file = tmp_path / f"{field}.py"
+        file.write_text(f"from types import SimpleNamespace as Namespace\n{text}")
+        paths[field] = (f"{file}",) if field == "metrics" else f"{file}"
+    run = package.train(RunConfig(**{**vars(SMALL), **paths}), tmp_path / "run")
+    assert run.round_num == 3
+    closing = run.evaluation["train"]["client_work"]["eval"]["current_round_metrics"]
+    assert closing["part"] == 0.5
+
+
+IN_PLACE = """
+import numpy as np
+
+
+class Part:
+    def __init__(self, learning_rate):
+        self.learning_rate = learning_rate
+
+    def init(self, params):
+        return {"velocity": np.zeros_like(params)}
+
+    def update(self, gradient, state, params):
+        state["velocity"] += gradient
+        return -self.learning_rate * state["velocity"], state
+"""
+
+
+def test_a_part_that_changes_its_state_in_place_changes_no_earlier_state(tmp_path: Path) -> None:
+    (tmp_path / "part.py").write_text(IN_PLACE)
+    optimizer = optimizers.build(f"{tmp_path / 'part.py'}", 1.0, {})
+    params, gradient = np.zeros(3, np.float32), np.ones(3, np.float32)
+    before = optimizer.init(params)
+    first, second = (optimizer.update(gradient, before, params) for _ in range(2))
+    assert not before["velocity"].any()
+    np.testing.assert_array_equal(first[0], second[0])
+    np.testing.assert_array_equal(first[1]["velocity"], gradient)
 
 
 def test_the_samples_of_faults_are_right_without_them(tmp_path: Path) -> None:

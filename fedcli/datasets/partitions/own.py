@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.datasets.partitions.schemes import Task
-from fedcli.errors import ConfigError, FedcliError, PartError
+from fedcli.errors import FedcliError, PartError
 from fedcli.settings import tables
 from fedcli.settings.options import opened
+from fedcli.settings.own import user_code
 from fedcli.settings.own.checks import kind
 from fedcli.settings.own.parts import make
 
@@ -50,22 +51,23 @@ def deal(task: Task) -> NDArray[np.int64]:
     entry = opened(tables.DEALS[task.name])
     options = {option.name: task.options[option.name] for option in entry.options}
     offered: dict[str, Any] = {
-        "labels": task.labels,
+        "labels": task.labels.copy(),
         "num_classes": task.num_classes,
         "num_clients": options.pop("clients"),
         "seed": options.pop("seed"),
     }
     holders = make(entry, NOUN, offered, options, (FedcliError,))
     where = entry.file
-    is_vector = isinstance(holders, np.ndarray | list) and np.shape(holders) == task.labels.shape
-    array = np.asarray(holders)
+    with user_code.running("what the partition returned", where, NOUN):
+        array = np.asarray(holders)
+    is_vector = isinstance(holders, np.ndarray | list) and array.shape == task.labels.shape
     if not is_vector or array.dtype.kind not in "iu":
         raise PartError(
             f"{where}: the partition returned {kind(holders)}; give the client of each example, "
             f"whole numbers [{len(task.labels)}]"
         )
     if array.min() < 0 or array.max() >= task.num_clients:
-        raise ConfigError(
+        raise PartError(
             f"{where}: the partition returned clients {array.min()} to {array.max()}; the "
             f"{task.num_clients} clients are 0 to {task.num_clients - 1}"
         )

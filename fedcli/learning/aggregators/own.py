@@ -13,7 +13,7 @@ from fedcli.errors import FedcliError, PartError
 from fedcli.learning.engines.deltas import DeltaRequest, Deltas
 from fedcli.settings.options import Entry, Value
 from fedcli.settings.own import user_code
-from fedcli.settings.own.checks import checked_metrics, checked_state, kind
+from fedcli.settings.own.checks import checked_metrics, checked_state, copied_state, kind
 from fedcli.settings.own.parts import make
 
 NOUN = "aggregator"
@@ -59,7 +59,7 @@ class OwnAggregator:
     def request(self, state: Mapping[str, Any]) -> DeltaRequest:
         """Returns the aggregator's request for the coming round."""
         with user_code.running("request", self.file, NOUN, passing=_PASSING):
-            request = self.aggregator.request(dict(state))
+            request = self.aggregator.request(copied_state(state))
         if not isinstance(request, DeltaRequest):
             raise PartError(
                 f"{self._where('request')} returned {kind(request)}; give fedcli.aggregators.SUM, "
@@ -76,7 +76,7 @@ class OwnAggregator:
             PartError: The user's code fails, or breaks the contract.
         """
         with user_code.running("aggregate", self.file, NOUN, passing=_PASSING):
-            result = self.aggregator.aggregate(dict(state), deltas)
+            result = self.aggregator.aggregate(copied_state(state), deltas)
         where = self._where("aggregate")
         if not isinstance(result, tuple) or len(result) != 3:
             raise PartError(f"{where} returned {kind(result)}; give (mean_delta, state, metrics)")
@@ -92,4 +92,4 @@ class OwnAggregator:
         return single, checked_state(where, after, state), checked_metrics(where, metrics)
 
     def _where(self, method: str) -> str:
-        return f"{user_code.place(getattr(type(self.aggregator), method))}: {method}"
+        return user_code.method_place(self.aggregator, method)

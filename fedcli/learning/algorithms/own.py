@@ -16,7 +16,7 @@ from fedcli.learning.engines.deltas import Deltas
 from fedcli.learning.optimizers.optimizer import Optimizer
 from fedcli.settings.options import Entry, Value
 from fedcli.settings.own import user_code
-from fedcli.settings.own.checks import checked_state, kind
+from fedcli.settings.own.checks import checked_state, copied_state, kind
 from fedcli.settings.own.parts import make
 
 NOUN = "algorithm"
@@ -71,7 +71,7 @@ class OwnWork:
             PartError: The user's code fails, or breaks the contract.
         """
         with user_code.running("run", self.file, NOUN, passing=_PASSING):
-            result = self.work.run(call, dict(state))
+            result = self.work.run(call, copied_state(state))
         where = self._where("run")
         if not isinstance(result, tuple) or len(result) not in (2, 3):
             raise PartError(f"{where} returned {kind(result)}; give WorkResult(deltas, state)")
@@ -86,4 +86,4 @@ class OwnWork:
         return WorkResult(deltas, checked_state(where, after, state))
 
     def _where(self, method: str) -> str:
-        return f"{user_code.place(getattr(type(self.work), method))}: {method}"
+        return user_code.method_place(self.work, method)

@@ -13,7 +13,7 @@ from fedcli.errors import ConfigError, FedcliError, PartError
 from fedcli.learning.optimizers.rules import OptState, Params, Rule, Settings
 from fedcli.settings.options import Entry
 from fedcli.settings.own import user_code
-from fedcli.settings.own.checks import checked_state, kind
+from fedcli.settings.own.checks import checked_state, copied_state, kind
 from fedcli.settings.own.parts import make
 
 NOUN = "server optimizer"
@@ -68,15 +68,15 @@ def rule_of(entry: Entry) -> Rule:
             )
         with user_code.running("init", entry.file, NOUN, passing=_PASSING):
             state = optimizer.init(params.copy())
-        return checked_state(_where(optimizer, "init"), state, None)
+        return checked_state(user_code.method_place(optimizer, "init"), state, None)
 
     def step(
         settings: Settings, gradient: Params, state: OptState, params: Params
     ) -> tuple[Params, OptState]:
         optimizer = made(settings)
         with user_code.running("update", entry.file, NOUN, passing=_PASSING):
-            result = optimizer.update(gradient, dict(state), params.copy())
-        where = _where(optimizer, "update")
+            result = optimizer.update(gradient, copied_state(state), params.copy())
+        where = user_code.method_place(optimizer, "update")
         if not isinstance(result, tuple) or len(result) != 2:
             raise PartError(f"{where} returned {kind(result)}; give (updates, state)")
         updates, after = result
@@ -95,7 +95,3 @@ def rule_of(entry: Entry) -> Rule:
         )
 
     return Rule(init, step, row)
-
-
-def _where(optimizer: Any, method: str) -> str:
-    return f"{user_code.place(getattr(type(optimizer), method))}: {method}"

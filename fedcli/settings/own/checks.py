@@ -10,7 +10,7 @@ from fedcli.errors import PartError
 
 
 def checked_state(where: str, state: Any, before: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns a part's state as it can be stored: by name, arrays, ints and floats.
+    """Returns a part's state as it can be stored: by name, copies of arrays, ints and floats.
 
     Args:
         where: Starts messages.
@@ -44,6 +44,13 @@ def checked_state(where: str, state: Any, before: Mapping[str, Any] | None) -> d
                 "shape and type"
             )
     return found
+
+
+def copied_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a state for a part that may change its arrays in place."""
+    return {
+        name: value.copy() if hasattr(value, "dtype") else value for name, value in state.items()
+    }
 
 
 def checked_metrics(where: str, metrics: Any) -> dict[str, Any]:
@@ -81,7 +88,7 @@ def _storable(where: str, value: Any) -> Any:
         return number
     is_array = hasattr(value, "dtype") and hasattr(value, "shape")
     if is_array and getattr(value.dtype, "kind", "") in "fiub":
-        return value
+        return value.copy()  # the part may go on with its array
     if hasattr(value, "open_in"):  # what each client keeps: `ClientStates`
         return value
     raise PartError(f"{where} is {kind(value)}; give an array, an int or a float")

@@ -223,12 +223,21 @@ def _declared(part: Callable[..., Any], noun: str) -> tuple[Option, ...]:
             )
         elif isinstance(default, bool | int | float | str):
             found[name] = Option(name, default, "")
-        elif isinstance(default, list | tuple) and default:
+        elif _is_numbers(default):
             found[name] = Option(name, [float(each) for each in default], "")
     unknown = [name for name in by_name if name not in found]
     if unknown and not takes_any:
         raise PartError(f"{where}: options name {unknown[0]}, which is none of its parameters")
     return (*found.values(), *(by_name[name] for name in unknown))
+
+
+def _is_numbers(default: Any) -> bool:
+    """Whether a default is a list of numbers, as an option may have it."""
+    return (
+        isinstance(default, list | tuple)
+        and bool(default)
+        and all(isinstance(each, int | float) for each in default)
+    )
 
 
 def _parameters(part: Callable[..., Any]) -> tuple[list[inspect.Parameter], bool]:

@@ -105,6 +105,11 @@ def place(function: Any) -> str:
     return f"{file}:{line}"
 
 
+def method_place(part: object, method: str) -> str:
+    """Returns "file:line: method" of a method that an object has, perhaps of its own."""
+    return f"{place(getattr(part, method))}: {method}"
+
+
 def source_file(thing: Any) -> str:
     """Returns the file that a class, function or an object's class was written in, or nothing."""
     target = thing if inspect.isroutine(thing) or isinstance(thing, type) else type(thing)
