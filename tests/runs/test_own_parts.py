@@ -605,7 +605,7 @@ def test_a_client_optimizer_is_no_part_of_ones_own(tmp_path: Path) -> None:
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A package with an algorithm, an aggregator and one that fails, as pip would install it."""
+    """A package with parts, one of which fails, as pip would install it."""
     site = tmp_path / "site"
     info = site / "fedcli_more-1.2.dist-info"
     info.mkdir(parents=True)
@@ -613,9 +613,11 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     (info / "entry_points.txt").write_text(
         "[fedcli.algorithms]\nexp = fedcli_more:FedExP\nbroken = fedcli_none:Part\n"
         "[fedcli.aggregators]\nmiddle = fedcli_middle:Median\n"
+        "[fedcli.partitions]\npairs = fedcli_pairs:two_classes\n"
     )
     write_example(site, "FedExP", "fedcli_more.py")
     write_example(site, "Median", "fedcli_middle.py")
+    write_example(site, "two_classes", "fedcli_pairs.py")
     monkeypatch.syspath_prepend(site)
     parts.entry_points_of.cache_clear()
     yield site
@@ -624,7 +626,10 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 def test_what_is_installed_is_chosen_by_its_name(installed: Path, tmp_path: Path) -> None:
     config = RunConfig(
-        **{**vars(SMALL), "algorithm": "exp", "aggregator": "middle"},
+        **{
+            **{**vars(SMALL), "algorithm": "exp", "aggregator": "middle", "partition": "pairs"},
+            "partition_options": {"clients": 10},
+        }
     )
     run = package.train(config, tmp_path / "run")
     assert run.config.algorithm_options == {"epsilon": 1e-3}
@@ -638,6 +643,8 @@ def test_info_has_what_is_installed(installed: Path, fedcli: Fedcli) -> None:
     listed = fedcli("info").out
     assert "exp" in listed
     assert "middle" in listed
+    assert "pairs" in fedcli("info", "partitions").out
+    assert "--partition pairs --partition-option clients=100" in fedcli("info", "pairs").out
     assert "Cannot be used: " in fedcli("info", "algorithms").out
     shown = fedcli("info", "exp").out
     assert "Source: fedcli-more 1.2" in shown

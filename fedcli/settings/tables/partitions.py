@@ -151,7 +151,7 @@ CHANGES = table(
     ),
 )
 
-PARTITIONS: dict[str, Entry] = {**DEALS, **CHANGES}
+PARTITIONS = table(*DEALS.values(), *CHANGES.values(), family=DEALS.family)
 
 # A deal in a user's file, and the changes after it.
 _CODE = re.compile(r"(.*\.py(?::[^:+]*)?)((?:\+.*)?)", re.DOTALL)
