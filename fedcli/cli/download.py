@@ -345,8 +345,7 @@ def _remove(
     """Says which files of datasets are here, asks, and removes them."""
     from fedcli.datasets.download import installing
 
-    files = [file for dataset in chosen for file in installing.find_files(dataset, folder)]
-    files = list(dict.fromkeys(files))
+    files = installing.find_files(chosen, folder)
     sizes = [file.stat().st_size for file in files]
     if not files:
         names = ", ".join(dataset.name for dataset in chosen)

@@ -39,9 +39,10 @@ def short_names(names: Sequence[str], limit: int = 32) -> list[str]:
 
 def size_text(num_bytes: int) -> str:
     """Returns bytes in words: 950 B, 12.3 kB, 149 MB, 1.4 GB."""
-    for factor, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if num_bytes >= factor:
-            return f"{num_bytes / factor:.3g} {unit}"
+    rounded = float(f"{num_bytes:.3g}")  # first, or 999,999 would be 1e+03 kB
+    for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if rounded >= factor:
+            return f"{rounded / factor:.4g} {unit}"
     return f"{num_bytes} B"
 
 

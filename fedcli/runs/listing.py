@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,8 @@ def files_with_sizes(folder: Path) -> Iterator[tuple[Path, int]]:
         if entry.is_dir(follow_symlinks=False):
             yield from files_with_sizes(Path(entry.path))
         elif entry.is_file(follow_symlinks=False):
-            yield Path(entry.path), entry.stat(follow_symlinks=False).st_size
+            with suppress(FileNotFoundError):  # a run that trains replaces its files
+                yield Path(entry.path), entry.stat(follow_symlinks=False).st_size
 
 
 def is_finished(record: RunRecord) -> bool:

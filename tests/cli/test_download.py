@@ -16,6 +16,8 @@ import pytest
 
 from fedcli.cli.download import acquire
 from fedcli.cli.screen.output import Remarks
+from fedcli.datasets.data_folder import download_path
+from fedcli.datasets.download import installing
 from fedcli.datasets.download.public import CATALOGUE, Expected, Member, PublicDataset, RemoteFile
 from fedcli.errors import DataError
 from fedcli.settings import tables
@@ -362,3 +364,13 @@ def test_what_is_here_can_be_removed(
     assert told["num_bytes"] == num_bytes
     assert [path.name for path in folder.iterdir()] == ["mine.txt"]
     assert "fetch it with: fedcli download" in fedcli("train", "--data", "emnist-digits").err
+
+
+def test_a_download_that_two_datasets_need_goes_with_both(tmp_path: Path) -> None:
+    mnist, writers = CATALOGUE["mnist"], CATALOGUE["mnist-writers"]
+    shared = next(file for file in mnist.files if file in writers.files)
+    target = download_path(tmp_path, shared.folder, shared.name)
+    target.parent.mkdir(parents=True)
+    target.write_bytes(b"x")
+    assert installing.find_files([mnist], tmp_path) == []
+    assert installing.find_files([mnist, writers], tmp_path) == [target]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fedcli.runs import listing
 from fedcli.runs.files.folder import RunDirectory
 from fedcli.runs.trained import load_trained
 from tests.kit.command_line import Fedcli, assert_is_one_line
@@ -75,6 +76,17 @@ def test_a_run_that_a_process_writes_to_is_training(fedcli: Fedcli) -> None:
         assert fedcli("runs", "runs/a").out.splitlines()[3].split()[1] == "training"
         assert "Nothing to remove" in fedcli("clean", "runs/a", "--yes").out
     assert fedcli("runs", "runs/a").out.splitlines()[3].split()[1] == "finished"
+
+
+def test_a_file_that_goes_while_sizes_are_added_is_passed_over(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).write_bytes(b"xyz")
+    found = listing.files_with_sizes(tmp_path)
+    first, _ = next(found)
+    gone, *_ = (each for each in tmp_path.iterdir() if each != first)
+    gone.unlink()  # as a checkpoint's temporary file of a run that trains
+    ((kept, size),) = found
+    assert ({first, gone, kept}, size) == ({tmp_path / name for name in "abc"}, 3)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,10 @@ def test_equal_names_stay_equal() -> None:
 
 @pytest.mark.parametrize(
     ("num_bytes", "text"),
-    [(0, "0 B"), (999, "999 B"), (12_345, "12.3 kB"), (149_000_000, "149 MB"), (1.4e9, "1.4 GB")],
+    [
+        *((0, "0 B"), (999, "999 B"), (12_345, "12.3 kB"), (149_000_000, "149 MB")),
+        *((1.4e9, "1.4 GB"), (999_499, "999 kB"), (999_500, "1 MB"), (2.34e12, "2.34 TB")),
+    ],
 )
 def test_sizes_in_words(num_bytes: float, text: str) -> None:
     assert size_text(int(num_bytes)) == text

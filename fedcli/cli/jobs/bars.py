@@ -246,9 +246,10 @@ def describe(
 
 def short_number(number: float) -> str:
     """Returns a number of at least 0.0001 in at most six characters: 0.35, 950, 12.3k, 4.56M."""
+    rounded = float(f"{number:.3g}")  # first, or 999,999 would be 1e+03k
     for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= factor:
-            return f"{number / factor:.3g}{unit}"
+        if rounded >= factor:
+            return f"{rounded / factor:.3g}{unit}"
     return f"{number:.0f}" if number >= 10 else f"{number:.2g}"
 
 

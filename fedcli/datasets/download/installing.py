@@ -209,24 +209,26 @@ def install(
     return path
 
 
-def find_files(dataset: PublicDataset, folder: Path) -> list[Path]:
-    """Returns the files that are there of a dataset: its store, downloads, and parts of those.
+def find_files(datasets: Sequence[PublicDataset], folder: Path) -> list[Path]:
+    """Returns the files that are there of datasets: stores, downloads, and parts of those.
 
-    A download that another dataset needs, too, is not among them while that one is not imported.
+    A download that yet another dataset needs is not among them while that one is not imported.
     """
-    others = [each for each in CATALOGUE.values() if each.name != dataset.name]
+    chosen = {each.name for each in datasets}
     needed = {
         _target(folder, file)
-        for other in others
-        if not store_path(folder, other.name).is_file()
+        for other in CATALOGUE.values()
+        if other.name not in chosen and not store_path(folder, other.name).is_file()
         for file in other.files
     }
-    found = [store_path(folder, dataset.name)]
-    for target in (_target(folder, file) for file in dataset.files):
-        if target not in needed:
-            found.append(target)
-        found += [target.with_name(f"{target.name}.{end}") for end in ("part", "part.json")]
-    return [each for each in found if each.is_file() and not each.is_symlink()]
+    found = []
+    for dataset in datasets:
+        found.append(store_path(folder, dataset.name))
+        for target in (_target(folder, file) for file in dataset.files):
+            if target not in needed:
+                found.append(target)
+            found += [target.with_name(f"{target.name}.{end}") for end in ("part", "part.json")]
+    return [each for each in dict.fromkeys(found) if each.is_file() and not each.is_symlink()]
 
 
 def remove(files: Sequence[Path], folder: Path) -> None:

@@ -74,6 +74,11 @@ def _text(value: Any) -> str:
     return "" if isinstance(plain, np.ndarray) else str(plain)
 
 
+def _number(value: Any) -> str:
+    """A number with all of its digits, as ids of people have many; 3.0 is 3."""
+    return f"{value.item():.17g}"
+
+
 def _table_of_vectors(
     arrays: Mapping[Path, Mapping[str, Any]], pictures: Sequence[Path]
 ) -> Table | None:
@@ -88,7 +93,7 @@ def _table_of_vectors(
     for path, found in arrays.items():
         for name, value in found.items():
             is_vector = value.dtype.kind in "iuf" and value.size == max(value.shape, default=0)
-            if not is_vector:
+            if not is_vector or not np.isfinite(value).all():
                 continue
             values = value.reshape(-1)
             kind = split_names.kind_of(_IDS.sub("", name))
@@ -102,7 +107,7 @@ def _table_of_vectors(
     names = (_FILES, *columns, *([_SPLITS] if of_split else []))
     rows = []
     for index, number in enumerate(sorted(by_number)):
-        fields = [by_number[number].name, *(f"{each[index]:g}" for each in columns.values())]
+        fields = [by_number[number].name, *(_number(each[index]) for each in columns.values())]
         if of_split:
             fields.append(of_split.get(number, ""))
         rows.append((number, fields))
