@@ -147,6 +147,7 @@ def test_help_shows_the_defaults_of_a_run(fedcli: Fedcli) -> None:
         ("fedcli info fedp", {"fedprox"}),
         ("fedcli info fedav", {"fedavg", "fedavgm"}),
         ("fedcli eval --pixels in", {"ink"}),
+        ("fedcli trian r", {"report", "runs"}),  # and no line about the unknown command
     ],
 )
 def test_shell_completion(
@@ -162,3 +163,4 @@ def test_shell_completion(
     }
     process = subprocess.run(command, check=True, capture_output=True, **process_arguments)
     assert {line.partition(",")[2] for line in process.stdout.splitlines()} == completions
+    assert not process.stderr

@@ -191,6 +191,11 @@ PIXELS, LABELS = pair(4, 0)
         ({1: (PIXELS, LABELS), "1": (PIXELS, LABELS)}, {}, "two clients have the id '1'"),
         ({"a": PIXELS}, {}, r"client 'a' is of type ndarray; give a pair"),
         ({"a": (PIXELS, LABELS[:2])}, {}, "4 images but 2 labels; give one label an image"),
+        (
+            {"a": (PIXELS, [[1], [1, 2]])},
+            {},
+            "client 'a': labels: a list of parts of several sizes",
+        ),
         ({"a": (PIXELS[0], LABELS)}, {}, r"pixels are uint8 \[6, 5\]; give \[n, H, W\]"),
         ({"a": (PIXELS.astype(np.int64), LABELS)}, {}, "pixels are int64"),
         ({"a": (PIXELS * np.nan, LABELS)}, {}, "example 0: a pixel is NaN or infinite"),
@@ -225,6 +230,7 @@ def test_wrong_arrays_are_one_line(clients: Any, options: dict[str, Any], words:
         ([(PIXELS[0], 1)], ["a", "b"], "1 examples but 2 owners"),
         ([PIXELS[0]], ["a"], r"an example is of type ndarray; give \(image, label\)"),
         ([{"image": PIXELS[0]}], ["a"], "an example has image; give image and label"),
+        ([(PIXELS[0], 1), (PIXELS[0], [0, 1])], ["a", "a"], "labels: a list of parts of several"),
         ([(PIXELS[0], 1), (PIXELS[0][1:], 1)], ["a", "a"], r"images of \[5, 5\] and of \[6, 5\]"),
     ],
 )

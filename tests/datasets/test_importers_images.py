@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from fedcli.datasets.importers import recognising
+from fedcli.datasets.importers import picture_tables, recognising
 from fedcli.datasets.importers.fit import Fit
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.errors import ConfigError, DataError, FedcliError
@@ -470,3 +470,10 @@ def test_without_pillow_one_line_says_what_to_install(
     with pytest.raises(ConfigError, match="--size needs Pillow"):
         Fit((28, 28), centre=False)
     Fit(None, centre=True)
+
+
+def test_a_json_table_of_nothing_but_objects_is_one_line(tmp_path: Path) -> None:
+    table = tmp_path / "labels.jsonl"
+    table.write_text('{"of": {"file": "a.png"}}\n{"of": {"file": "b.png"}}\n')
+    with pytest.raises(DataError, match=r"labels.jsonl: line 1: no field holds a text or a number"):
+        picture_tables.read_table(table)

@@ -427,6 +427,11 @@ def _read_json_lines(lines: Sequence[tuple[int, str]], path: Path) -> Table:
         names = names or tuple(name for name in found if not isinstance(found[name], dict | list))
         texts = [found.get(name) for name in names]
         rows.append((number, ["" if each is None else str(each) for each in texts]))
+    if not names:
+        raise DataError(
+            f"{path}: line {lines[0][0]}: no field holds a text or a number; give each object the "
+            "name of a file and a label"
+        )
     return Table(path, names, rows, True)
 
 

@@ -434,7 +434,7 @@ def _client(client_id: str, pair: Any, name: str) -> ClientDataset:
             f"{where} is of type {type(pair).__name__}; give a pair (pixels, labels) of arrays, or "
             "a function that returns one"
         )
-    images, labels = (np.asarray(each) for each in pair)
+    images, labels = _array(pair[0], f"{where}: pixels"), _array(pair[1], f"{where}: labels")
     if has_channels_first(images.shape):
         images = np.moveaxis(images, 1, -1)
     if images.ndim == 4 and images.shape[3] == 1:
@@ -448,6 +448,13 @@ def _client(client_id: str, pair: Any, name: str) -> ClientDataset:
         images = images.astype(np.float32)
     labels = whole_numbers(labels, where)
     return one_client(images, labels, client_id=client_id, source=name).client
+
+
+def _array(values: Any, where: str) -> NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except ValueError:  # NumPy calls it inhomogeneous
+        raise DataError(f"{where}: a list of parts of several sizes; give an array") from None
 
 
 def _classes(
@@ -515,8 +522,7 @@ def _reader(
                 f"{where}: images of {list(one)} and of {list(other)}; bring them to one size"
             )
         images = np.stack([image for image, _ in pairs])
-        labels = np.array([label for _, label in pairs])
-        return _client(client_id, (images, labels), name)
+        return _client(client_id, (images, [label for _, label in pairs]), name)
 
     return read
 
