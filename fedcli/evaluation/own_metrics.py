@@ -72,10 +72,11 @@ class CheckedMetric:
         """Returns its value. Raises PartError: it fails, or is no number."""
         with user_code.running("value", self.file, NOUN, passing=_PASSING):
             value: Any = self.metric.value()
-        if not isinstance(value, numbers.Real):
+            number = float(value) if isinstance(value, numbers.Real) else None
+        if number is None:
             where = user_code.method_place(self.metric, "value")
             raise PartError(f"{where} returned {kind(value)}; give a number")
-        return float(value)
+        return number
 
 
 def makers(names: Sequence[str], num_classes: int) -> Mapping[str, Callable[[], CheckedMetric]]:

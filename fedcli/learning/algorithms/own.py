@@ -55,8 +55,18 @@ class OwnWork:
 
     @property
     def num_passes(self) -> int:
-        """The number of passes over the cohort's data; 1 unless the user's code sets it."""
-        return int(getattr(self.work, "num_passes", 1))
+        """The number of passes over the cohort's data; 1 unless the user's code sets it.
+
+        Raises:
+            PartError: It is not a whole number above 0.
+        """
+        passes: Any = getattr(self.work, "num_passes", 1)
+        if not isinstance(passes, int) or passes < 1:
+            raise PartError(
+                f"{user_code.place(self.work)}: num_passes is {passes!r}; give a whole number of "
+                "at least 1"
+            )
+        return passes
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
         """Returns the state before the first round, for initial parameters [num_params]."""

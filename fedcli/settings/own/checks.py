@@ -8,6 +8,8 @@ from typing import Any
 
 from fedcli.errors import PartError
 
+_MAX_INT = 2**63 - 1
+
 
 def checked_state(where: str, state: Any, before: Mapping[str, Any] | None) -> dict[str, Any]:
     """Returns a part's state as it can be stored: by name, copies of arrays, ints and floats.
@@ -84,6 +86,8 @@ def kind(value: Any) -> str:
 
 def _storable(where: str, value: Any) -> Any:
     number = _number(value)
+    if isinstance(number, int) and not -_MAX_INT - 1 <= number <= _MAX_INT:
+        raise PartError(f"{where} is {number}; give an int of 64 bits, or a float")
     if number is not None:
         return number
     is_array = hasattr(value, "dtype") and hasattr(value, "shape")
