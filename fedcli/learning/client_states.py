@@ -64,6 +64,14 @@ _SCHEMA = [
     ("table", "states", " ".join(_TABLE.split())),
 ]
 
+_OTHER_TYPES = """
+SELECT EXISTS (
+    SELECT 1 FROM states
+    WHERE (typeof(client), typeof(version), typeof(checksum), typeof(vector))
+        <> ('text', 'integer', 'integer', 'blob')
+)
+"""
+
 
 class Store:
     """The open file. Only one thread at a time may use it.
@@ -96,6 +104,7 @@ class Store:
             )
             try:
                 self._open_table()
+                self._check_types()
                 self.version = int(self._one("SELECT coalesce(max(version), 0) FROM states"))
             except BaseException:
                 self._file.close()
@@ -239,6 +248,11 @@ class Store:
             raise RunError(
                 f"{self.path} has other tables than fedcli makes; restore the file, or train anew"
             )
+
+    def _check_types(self) -> None:
+        """Rejects values of other types. SQLite stores any type in any column, of any length."""
+        if self._one(_OTHER_TYPES):
+            raise RunError(f"{self.path} {_DAMAGED} (a value in it has another type)")
 
     def _one(self, query: str, *values: object) -> Any:
         return self._file.execute(query, values).fetchone()[0]

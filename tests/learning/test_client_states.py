@@ -426,6 +426,30 @@ def test_a_file_with_tables_and_triggers_of_somebody_else_is_refused(
         Store(path)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "version = 'abc'",
+        "version = 1e999",
+        "checksum = zeroblob(9)",
+        "client = x'61'",
+        "vector = 1",
+    ],
+)
+def test_values_of_another_type_are_refused(tmp_path: Path, changed: str) -> None:
+    """SQLite keeps them as they are, and Python's conversions would raise errors of their own."""
+    path = tmp_path / FILE
+    store = Store(path)
+    store.write("a", 1, _vector(1.0))
+    store.save()
+    store.close()
+    with sqlite3.connect(path) as file:
+        file.execute(f"UPDATE states SET {changed}")
+    file.close()
+    with pytest.raises(RunError, match="is damaged; restore the file, or train anew"):
+        Store(path)
+
+
 def _forget_digest(file: Path) -> None:
     """Makes a checkpoint one of before there were digests."""
     content = checkpoint.load(file)
