@@ -1,5 +1,7 @@
 """Writes CSV whose cells a spreadsheet shows as text and never runs as formulas.
 
+Control characters are escaped, because a CSV file is often shown in a terminal.
+
 All CSV that fedcli writes is written here. Small tables that an option names are read here, too;
 importers read data.
 """
@@ -8,12 +10,15 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 # A spreadsheet takes a cell that starts with one of these for a formula. The last four are the
 # full-width forms.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+# Control characters but tab and line ends, and characters that change the direction of text.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class _Text(Protocol):
@@ -52,8 +57,15 @@ def read_rows(text: str) -> list[list[str]]:
 
 
 def shown_cell(cell: Any) -> Any:
-    """Returns the cell; puts an apostrophe before a text that a spreadsheet would run."""
-    if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) and not _is_number(cell):
+    r"""Returns the cell; a text without control characters, and none that a spreadsheet would run.
+
+    A control character becomes `\x1b` or the like. An apostrophe goes before a formula.
+    """
+    if not isinstance(cell, str):
+        return cell
+    if not cell.isprintable():
+        cell = _CONTROL.sub(lambda match: ascii(match[0])[1:-1], cell)
+    if cell.startswith(FORMULA_STARTS) and not _is_number(cell):
         return f"'{cell}"
     return cell
 

@@ -28,7 +28,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ from fedcli.files import check_regular
 
 FILE = "client_states.sqlite"
 
+_SUFFIXES = ("-journal", "-wal", "-shm")  # of the files that SQLite keeps beside it
 _PAGE_BYTES = 32768
 _CACHE_BYTES = 8 << 20  # pages in memory; further changed pages are written to the file
 _APPLICATION_ID = 0x66656463  # "fedc", in the header of the file
@@ -300,13 +301,17 @@ class Store:
 
 
 def _check_kind(path: Path) -> None:
-    """Rejects pipes, devices and the like, on which SQLite would block or read for ever."""
-    try:
-        check_regular(path)
-    except FileNotFoundError:
-        return
-    except OSError as err:
-        raise RunError(f"cannot read {path}: {err.strerror}; restore the file") from err
+    """Rejects pipes, devices and the like, on which SQLite would block or read for ever.
+
+    SQLite also opens the files beside it that hold changes not yet in it.
+    """
+    for suffix, advice in (("", "restore the file"), *((each, "remove it") for each in _SUFFIXES)):
+        named = Path(f"{path}{suffix}")
+        try:
+            with suppress(FileNotFoundError):
+                check_regular(named)
+        except OSError as err:
+            raise RunError(f"cannot read {named}: {err.strerror}; {advice}") from err
 
 
 def _checksum(client_id: str, version: int, vector: bytes | memoryview) -> int:

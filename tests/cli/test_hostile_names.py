@@ -70,6 +70,7 @@ def test_no_name_reaches_the_screen_as_it_is(fedcli: Fedcli, tmp_path: Path) -> 
             with file.open(newline="") as opened:
                 cells = {cell for row in csv.reader(opened) for cell in row}
             assert cells == set(map(shown_cell, cells)), file
+            assert not set("".join(cells)) & {"\033", "\007", "\x9b", "\u202e"}, file
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,9 @@ def test_no_name_reaches_the_screen_as_it_is(fedcli: Fedcli, tmp_path: Path) -> 
         ),
         ("-1\t", "'-1\t"),
         ("\uff1d1", "'\uff1d1"),
+        ("\033]0;a\007\x9b1m\x7f\u202eb", r"\x1b]0;a\x07\x9b1m\x7f\u202eb"),
+        ("\xa0é a\nb\tc", "\xa0é a\nb\tc"),
     ],
 )
-def test_a_text_that_would_be_run_has_an_apostrophe(cell: object, shown: object) -> None:
+def test_a_cell_has_no_control_characters_and_is_no_formula(cell: object, shown: object) -> None:
     assert shown_cell(cell) == shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -423,6 +424,16 @@ def test_a_file_with_tables_and_triggers_of_somebody_else_is_refused(
         file.execute(added)
     file.close()
     with pytest.raises(RunError, match="has other tables than fedcli makes; restore the file"):
+        Store(path)
+
+
+@pytest.mark.parametrize("suffix", ["-journal", "-wal", "-shm"])
+def test_a_pipe_beside_the_file_is_refused(tmp_path: Path, suffix: str) -> None:
+    """SQLite would wait for ever until somebody writes to it."""
+    path = tmp_path / FILE
+    Store(path).close()
+    os.mkfifo(f"{path}{suffix}")
+    with pytest.raises(RunError, match=rf"{FILE}{suffix}: it is a named pipe, .*; remove it"):
         Store(path)
 
 
