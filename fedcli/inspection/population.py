@@ -162,3 +162,15 @@ def mean_ink(client: ClientDataset, convention: str) -> float:
     total = float(client.pixels.sum(dtype=kind))
     mean = client.scale * total / client.pixels.size + client.offset
     return 1.0 - mean if convention == "background" else mean
+
+
+def num_distinct_clients(splits: Sequence[SplitCounts]) -> int:
+    """Returns the number of different clients of all splits."""
+    sequences = [counts.client_ids for counts in splits]
+    if all(len(ids) == len(sequences[0]) and _are_equal(ids, sequences[0]) for ids in sequences):
+        return len(sequences[0])
+    return len({client_id for ids in sequences for client_id in ids})
+
+
+def _are_equal(ids: Sequence[str], others: Sequence[str]) -> bool:
+    return all(mine == other for mine, other in zip(ids, others, strict=True))

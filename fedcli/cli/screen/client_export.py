@@ -14,12 +14,12 @@ import numpy as np
 from fedcli.csv_text import CsvWriter
 from fedcli.datasets.client_data import CENTRAL
 from fedcli.files import json_text
+from fedcli.inspection.population import Population, num_distinct_clients
 from fedcli.inspection.statistics import SplitCounts, summarize, summarize_sizes
 from fedcli.outputs import output_file
 
 if TYPE_CHECKING:
     from fedcli.datasets.client_data import ClientData
-    from fedcli.inspection.population import Population
 
 _BLOCK_CLIENTS = 4096  # formatted at a time
 _FIGURES = (
@@ -43,7 +43,7 @@ def print_json(populations: Mapping[str, Population], more: Mapping[str, Any]) -
     federated = [each for each in splits if each.split != CENTRAL] or splits
     head = {
         "data": data.source,
-        "num_clients": _num_distinct(federated),
+        "num_clients": num_distinct_clients(federated),
         "num_classes": data.num_classes,
         "num_examples": sum(each.num_examples for each in federated),
         "class_names": list(data.class_names) if data.class_names else None,
@@ -165,15 +165,3 @@ def _label_names(data: ClientData) -> list[str]:
     if len(set(names)) < len(names):
         names = list(map(str, range(data.num_classes)))
     return [f"label {name}" for name in names]
-
-
-def _num_distinct(splits: Sequence[SplitCounts]) -> int:
-    """The number of different clients of all splits."""
-    sequences = [counts.client_ids for counts in splits]
-    if all(len(ids) == len(sequences[0]) and _are_equal(ids, sequences[0]) for ids in sequences):
-        return len(sequences[0])
-    return len({client_id for ids in sequences for client_id in ids})
-
-
-def _are_equal(ids: Sequence[str], others: Sequence[str]) -> bool:
-    return all(mine == other for mine, other in zip(ids, others, strict=True))
