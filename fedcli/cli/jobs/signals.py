@@ -11,7 +11,6 @@ from types import FrameType
 from typing import NoReturn
 
 _AGAIN_SECONDS = 0.01
-_SHOW_CURSOR = b"\x1b[?25h\n"
 
 
 class Stopped(BaseException):
@@ -92,7 +91,7 @@ def stop_on_request(ask: Callable[[], None]) -> Iterator[StopRequest]:
 
 def _leave_at_once(signal_num: int) -> NoReturn:
     if sys.stderr.isatty():
-        os.write(sys.stderr.fileno(), _SHOW_CURSOR)  # a live display may have hidden it
+        os.write(sys.stderr.fileno(), b"\n")  # the live line may stand there
     os._exit(exit_code_of(signal_num))
 
 
