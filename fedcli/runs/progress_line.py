@@ -12,24 +12,24 @@ _SECONDS_BETWEEN_LINES = 10.0  # where lines cannot be overwritten
 
 
 class ProgressLine:
-    """A callback of a run: writes which round it is, with loss, accuracy and evaluation.
+    """A callback of a run, and a context: writes which round it is, with loss and accuracy.
 
     In a terminal or a notebook one line changes with each round. Elsewhere there is a line for the
     first round, the last, and at most every 10 s.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        """Writes to a stream; by default to stderr."""
+    def __init__(self, num_rounds: int, stream: TextIO | None = None) -> None:
+        """Takes how many rounds there will be, and where to write; None: to stderr."""
         self._stream = sys.stderr if stream is None else stream
         self._is_overwritten = self._stream.isatty() or "ipykernel" in sys.modules
-        self._num_rounds = 0
+        self._num_rounds = num_rounds
         self._evaluated = ""
         self._width = 0
         self._written_at = float("-inf")
 
-    def begin(self, num_rounds: int) -> None:
-        """Takes how many rounds there will be."""
-        self._num_rounds = num_rounds
+    def __enter__(self) -> ProgressLine:
+        """Returns itself."""
+        return self
 
     def __call__(self, result: RoundResult) -> None:
         """Shows a round."""
@@ -55,7 +55,7 @@ class ProgressLine:
         self._written_at = perf_counter()
         self._stream.flush()
 
-    def end(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Ends the line that changed."""
         if self._is_overwritten and self._width:
             self._stream.write("\n")

@@ -65,10 +65,11 @@ def train(
         ModelError: The model is none, or fails.
         RunError: The folder exists or cannot be written.
     """
-    told = _listed(callbacks, progress=progress)
+    functions = _listed(callbacks)
     config, data = _with_data(config, data)
     config, model = _with_model(config, model)
-    return _completed(starting.start(config, out, data=data, model=model, force=force), told)
+    training = starting.start(config, out, data=data, model=model, force=force)
+    return _completed(training, functions, progress=progress)
 
 
 @speaks_python(rounds="num_rounds")
@@ -104,13 +105,13 @@ def resume(
         DataError: The data are missing or bad.
         RunError: There is no run, it is in use, or its files do not fit together.
     """
-    told = _listed(callbacks, progress=progress)
+    functions = _listed(callbacks)
     if data is not None and not isinstance(data, str):
         data = str(data) if isinstance(data, Path) else as_given(data)
     training = starting.resume(
         path, rounds=num_rounds, threads=threads, data=data, model=model, **code
     )
-    return _completed(training, told)
+    return _completed(training, functions, progress=progress)
 
 
 def _with_data(config: RunConfig, data: Any) -> tuple[RunConfig, OpenedData | None]:
@@ -137,29 +138,23 @@ def _with_model(config: RunConfig, model: Any) -> tuple[RunConfig, Any]:
     return replace(config, model=f"{IN_MEMORY}{name}"), model
 
 
-def _listed(callbacks: Iterable[Callback], *, progress: bool) -> list[Callback]:
+def _listed(callbacks: Iterable[Callback]) -> list[Callback]:
     """The callbacks, before any work. Raises ConfigError if they are none."""
-    told = list(callbacks) if isinstance(callbacks, Iterable) else [None]
-    if not all(map(callable, told)):
+    functions = list(callbacks) if isinstance(callbacks, Iterable) else [None]
+    if not all(map(callable, functions)):
         raise ConfigError(f"callbacks={callbacks!r}: give a list of functions, such as [f]")
-    if not progress:
-        return told
-    from fedcli.runs.progress_line import ProgressLine  # late: few programs want one
-
-    return [ProgressLine(), *told]
+    return functions
 
 
-def _completed(opened: Training, callbacks: Sequence[Callback]) -> RunRecord:
+def _completed(opened: Training, callbacks: Sequence[Callback], *, progress: bool) -> RunRecord:
     with opened as training:
         for note in training.notes:
             _LOGGER.warning(worded(note))
-        for each in callbacks:
-            if hasattr(each, "begin"):  # a line of progress
-                each.begin(training.num_rounds)
-        try:
+        if progress:
+            from fedcli.runs.progress_line import ProgressLine  # late: few programs want one
+
+            with ProgressLine(training.num_rounds) as line:
+                training.complete([line, *callbacks])
+        else:
             training.complete(callbacks)
-        finally:
-            for each in callbacks:
-                if hasattr(each, "end"):
-                    each.end()
     return record.load_run(training.path)

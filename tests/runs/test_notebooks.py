@@ -15,6 +15,7 @@ import pytest
 import fedcli
 from fedcli import learning, models, optimizers
 from fedcli.errors import ConfigError
+from fedcli.runs.loop import RoundResult
 from fedcli.runs.progress_line import ProgressLine
 from fedcli.settings import notebooks
 from fedcli.settings.run_config import RunConfig
@@ -155,14 +156,26 @@ def test_progress_is_a_line_at_first_and_last_where_it_cannot_change(
     assert capsys.readouterr().err == ""
 
 
+def test_a_callback_is_called_and_nothing_else_of_it(tmp_path: Path) -> None:
+    class Stopwatch:
+        rounds: tuple[int, ...] = ()
+        begin = end = None  # of its own use
+
+        def __call__(self, result: RoundResult) -> None:
+            self.rounds += (result.round_num,)
+
+    watch = Stopwatch()
+    fedcli.train(SMALL, tmp_path / "run", callbacks=[watch], progress=True)
+    assert watch.rounds == (0, 1, 2, 3)
+
+
 def test_progress_in_a_terminal_is_one_line_that_changes(run: Any, tmp_path: Path) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
     terminal = Terminal()
-    line = ProgressLine(terminal)
-    line.begin(3)
-    fedcli.train(SMALL, tmp_path / "run", callbacks=[line])
+    with ProgressLine(3, terminal) as line:
+        fedcli.train(SMALL, tmp_path / "run", callbacks=[line])
     assert terminal.getvalue().count("\r") == 3
     assert terminal.getvalue().endswith("\n")
