@@ -104,8 +104,9 @@ def check_whole(label: str, value: object, *, minimum: int = 1, maximum: int = M
     """
     is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not is_whole or not minimum <= value <= maximum:  # type: ignore[operator]
+        given = repr(value) if isinstance(value, str) else value  # '3' is no number
         raise ConfigError(
-            f"{label} {shown(value)}: choose a whole number from {minimum} to {maximum}"
+            f"{label} {shown(given)}: choose a whole number from {minimum} to {maximum}"
         )
     return int(value)  # type: ignore[call-overload, no-any-return]
 

@@ -164,7 +164,7 @@ def test_toml_holds_every_set_option_and_only_those() -> None:
     ("text", "fault"),
     [
         ("[run]\nbatchsize = 3", "has no key 'batchsize'"),
-        ("[run]\nbatch_size = '3'", "c.toml: batch_size 3"),
+        ("[run]\nbatch_size = '3'", "c.toml: batch_size '3'"),
         ("[run]\nclient_options = 3", "c.toml: client_options 3"),
         ("[run]\nclients = [1, 2]", "c.toml: clients [1, 2]"),
         ("[run]\nclients = 1.0", "c.toml: clients 1.0"),

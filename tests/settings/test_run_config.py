@@ -104,7 +104,7 @@ def test_whole_numbers_of_numpy_become_ints() -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"rounds": "3"}, "rounds=3: choose a whole number from 1"),
+        ({"rounds": "3"}, "rounds='3': choose a whole number from 1"),
         ({"client_lr": -1}, "client_lr=-1: choose a finite number from 0"),
         ({"client_lr": None, "epochs": None}, "epochs=None: choose a whole number"),
         ({"pixels": "paper"}, "pixels=paper: choose one of source, ink, background"),
