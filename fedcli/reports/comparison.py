@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fedcli.dataclass import dataclass
@@ -16,6 +17,9 @@ REPEATS = ("seed",)
 _ENDINGS = ("stop_at", "patience")  # with one of these, eval_every changes results
 # The fingerprints in the provenance, of files that options name.
 _FINGERPRINTS = ("data", "model")
+_DEALT_BY = "partition_options.seed"
+# That seed within a fingerprint of data, which ends in the partition and its options.
+_PARTITION_SEED = re.compile(r"(; partition [^\";]*?) seed=\d+")
 DEFAULT_TARGETS = (0.8, 0.9, 0.95)
 
 # Quantiles 0.975 of Student's t for 1 to 30 degrees of freedom.
@@ -102,11 +106,15 @@ def group_by_config(runs: Sequence[RunRecord]) -> list[Group]:
     """Groups runs that differ only in the seed and in options without effect.
 
     Data are the same if their fingerprints are, even in different places. Two runs of the same seed
-    are both kept; see `Group.repeats`.
+    are both kept; see `Group.repeats`. Where each seed has its own seed of the partition, that one
+    is ignored, too: such runs deal the same examples anew.
     """
     groups: dict[str, list[RunRecord]] = {}
-    for run in runs:
-        groups.setdefault(_key(_setting(run)), []).append(run)
+    for alike in _by_key(runs, lambda run: _PARTITION_SEED.sub(r"\1", _key(_setting(run)))):
+        seeds = {run.options.get("seed", 0) for run in alike}
+        dealt = {(run.options.get("seed", 0), run.options.get(_DEALT_BY)) for run in alike}
+        parts = [alike] if len(seeds) == len(dealt) else _by_key(alike, _strict_key)
+        groups.update({_strict_key(part[0]): part for part in parts})
     firsts = [members[0] for members in groups.values()]
     has_effect = {name for run in firsts for name in _setting(run)}
     apart = [name for name in differences(firsts) if name in has_effect or _is_of_data(name)]
@@ -123,6 +131,18 @@ def group_by_config(runs: Sequence[RunRecord]) -> list[Group]:
         )
         for members in groups.values()
     ]
+
+
+def _by_key(runs: Iterable[RunRecord], key: Callable[[RunRecord], str]) -> list[list[RunRecord]]:
+    """Lists of the runs whose keys are equal, in the order given."""
+    found: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        found.setdefault(key(run), []).append(run)
+    return list(found.values())
+
+
+def _strict_key(run: RunRecord) -> str:
+    return _key(_setting(run))
 
 
 def _setting(run: RunRecord) -> dict[str, Any]:

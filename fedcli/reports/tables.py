@@ -203,11 +203,9 @@ def side_by_side(runs: Sequence[RunRecord]) -> Table:
 
 def what_differs(runs: Sequence[RunRecord]) -> Table | None:
     """Returns one row for each option that differs between runs; None if none does."""
-    rows = [
-        [flag(name), *map(_value, values)] for name, values in comparison.differences(runs).items()
-    ]
+    rows = [[flag(name), *_values(values)] for name, values in comparison.differences(runs).items()]
     rows += [
-        [f"({name})", *map(_value, values)]
+        [f"({name})", *_values(values)]
         for name, values in comparison.provenance_differences(runs).items()
     ]
     if not rows:
@@ -382,10 +380,26 @@ def _optimizer(config: Mapping[str, Any], side: str) -> str:
 
 
 def _value(value: object) -> str:
+    return _cut(_full_value(value))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _full_value(value: object) -> str:
     if value is None:
         return _UNSET
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _values(values: Sequence[object]) -> list[str]:
+    """Values that are not all equal: of long texts the ends, if their beginnings are alike."""
+    texts = list(map(_full_value, values))
+    cuts = list(map(_cut, texts))
+    if len(set(cuts)) == len(set(texts)):
+        return cuts
+    return [text if len(text) <= 60 else f"...{text[-57:]}" for text in texts]
 
 
 def _estimate(values: Sequence[float | None], digits: int) -> str:

@@ -119,9 +119,9 @@ def test_how_often_is_evaluated_matters_where_it_ends_the_run(tmp_path: Path) ->
     assert [group.options for group in groups] == [{"eval_every": 1}, {"eval_every": 2}]
 
 
-def of_data(path: Path, name: str, fingerprint: str, seed: int = 1) -> RunRecord:
+def of_data(path: Path, name: str, fingerprint: str, seed: int = 1, options: str = "") -> RunRecord:
     """A run of data by a name, with a fingerprint."""
-    write_run(path, [0.5], config=f"seed = {seed}")
+    write_run(path, [0.5], config=f"seed = {seed}\n{options}")
     file = path / "config.toml"
     text = file.read_text().replace('data = "made"', f'data = "{name}"')
     file.write_text(f'{text}data = "{fingerprint}"\n')
@@ -152,6 +152,34 @@ def test_the_same_data_elsewhere_are_the_same(tmp_path: Path) -> None:
         of_data(tmp_path / "b", "there/x.h5", "blake2b:1", seed=2),
     ]
     assert [len(group.runs) for group in comparison.group_by_config(runs)] == [2]
+
+
+def dealt(path: Path, seed: int, partition_seed: int) -> RunRecord:
+    """A run of examples dealt by a seed of the partition."""
+    data = f"blake2b:{'1' * 64}; partition shards clients=10 seed={partition_seed} shards=2"
+    options = f"[run.partition_options]\nseed = {partition_seed}\n"
+    return of_data(path, "x.h5", data, seed, options)
+
+
+def test_a_partition_drawn_anew_for_each_seed_is_a_repetition(tmp_path: Path) -> None:
+    runs = [dealt(tmp_path / f"run{seed}", seed, partition_seed=10 + seed) for seed in (1, 2, 3)]
+    (group,) = comparison.group_by_config(runs)
+    assert group.runs == runs
+    # A seed whose examples are dealt in two ways makes the partition a configuration.
+    more = [*runs, dealt(tmp_path / "again", 1, partition_seed=12)]
+    groups = comparison.group_by_config(more)
+    assert [[run.path.name for run in group.runs] for group in groups] == [
+        ["run1"],
+        ["run2", "again"],
+        ["run3"],
+    ]
+
+
+def test_long_values_show_where_they_differ(tmp_path: Path) -> None:
+    table = tables.what_differs([dealt(tmp_path / f"run{each}", 1, each) for each in (1, 2)])
+    assert table is not None
+    (values,) = [row[1:] for row in table.rows if row[0] == "(data)"]
+    assert [value[-15:] for value in values] == ["seed=1 shards=2", "seed=2 shards=2"]
 
 
 def test_json_of_groups_has_rounds_to_targets(runs: list[RunRecord]) -> None:
