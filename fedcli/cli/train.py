@@ -51,7 +51,7 @@ def train(  # one parameter for each option that is not a field of RunConfig
     """Train a model by federated learning, then evaluate it on train and test data.
 
     Without options: ten rounds on ten writers of the embedded digits. Results go to a run
-    directory; the same options and seed give the same bytes there, for any number of threads.
+    directory; the same options and seed give the same figures there, for any number of threads.
 
     \b
     Examples:

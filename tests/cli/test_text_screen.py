@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -47,6 +49,21 @@ def test_prose_is_that_of_rich(
 ) -> None:
     wanted = printed(Screen(), capsys, ("prose", (rows,)))
     assert printed(PipeScreen(), capsys, ("prose", (rows,))) == wanted
+
+
+@pytest.mark.parametrize("kind", [Screen, PipeScreen])
+def test_an_encoding_without_plus_minus_has_two_letters(
+    kind: Callable[[], TextScreen], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="replace")
+    monkeypatch.setattr(sys, "stdout", out)
+    screen = kind()
+    screen.line("a ± b")
+    screen.table(["run", "loss"], [["x", "0.5 ± 0.1"]])
+    out.seek(0)
+    assert out.read().split("\n") == [
+        *("a +- b", "run         loss", "----------------", "x     0.5 +- 0.1", "")
+    ]
 
 
 def test_a_terminal_is_for_rich(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,3 +78,19 @@ def one_line(text: str) -> str:
     if joined.isprintable():
         return joined
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in joined)
+
+
+def stdout_line(text: str) -> str:
+    """Returns `one_line` of a text, with what stdout's encoding lacks in letters that it has."""
+    line = one_line(text)
+    if "±" in line and not _can_encode("±"):
+        return line.replace("±", "+-")
+    return line
+
+
+def _can_encode(char: str) -> bool:
+    try:
+        char.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedcli.cli.screen import pictures
-from fedcli.cli.screen.output import one_line, printable
+from fedcli.cli.screen.output import one_line, printable, stdout_line
 from fedcli.dataclass import dataclass
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ class Screen:
 
     def text(self, text: str, style: str = "") -> Text:
         """Returns one line for `beside`; what cannot be printed is escaped."""
-        return Text(one_line(text), style=style)
+        return Text(stdout_line(text), style=style)
 
     def pieces(self, pieces: Iterable[tuple[str, int | None]]) -> None:
         """Prints a line of pieces, each in the colour of its series; None: in none."""
@@ -229,8 +229,8 @@ class Screen:
         numbers stand in several tables, each beside the texts, or, if the texts leave them no
         room, rows become columns. No column is lost and every figure stays whole.
         """
-        headers = [one_line(header) for header in headers]
-        body = [[one_line(cell) for cell in row] for row in rows]
+        headers = [stdout_line(header) for header in headers]
+        body = [[stdout_line(cell) for cell in row] for row in rows]
         leasts = [_LEAST_TEXT if index < left else _UNBOUNDED for index in range(len(headers))]
         self._table(_Grid(headers, body, leasts), left, gap, may_turn=True)
 
@@ -273,7 +273,7 @@ class Screen:
     ) -> bool:
         """Whether a table is no wider than the terminal; a pipe has room for any."""
         columns = zip(headers, *rows, strict=True)
-        widths = [max(cell_len(one_line(cell)) for cell in column) for column in columns]
+        widths = [max(cell_len(stdout_line(cell)) for cell in column) for column in columns]
         return sum(widths) + gap * (len(widths) - 1) <= self.console.width
 
     def prose(self, rows: Iterable[tuple[str, str]]) -> None:

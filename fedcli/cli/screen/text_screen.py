@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from fedcli.cli.screen.output import one_line
+from fedcli.cli.screen.output import one_line, stdout_line
 
 _MAX_WIDTH = 10_000  # columns; rich breaks what is wider, see `render.Screen`
 _GAP = 3  # columns between those of a table
@@ -63,11 +63,11 @@ class PipeScreen:
     def line(self, text: str, style: str = "") -> None:
         """See TextScreen; a pipe has no styles."""
         self._has_printed = True
-        sys.stdout.write(one_line(text).rstrip(" ") + "\n")
+        sys.stdout.write(stdout_line(text).rstrip(" ") + "\n")
 
     def table(self, headers: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> None:
         """See TextScreen."""
-        body = [[one_line(cell) for cell in row] for row in rows]
+        body = [[stdout_line(cell) for cell in row] for row in rows]
         columns = list(zip(headers, *body, strict=True))
         widths = [max(map(len, cells)) for cells in columns]
         width = sum(widths) + _GAP * (len(widths) - 1)
