@@ -1,4 +1,8 @@
-"""Parts of a user's own, found in files and installed packages, run and checked: the contracts."""
+"""Users' own parts: the contracts of algorithms, aggregators, samplers and so on, as one import.
+
+The modules of this folder find parts in files and installed packages, run them and check their
+results.
+"""
 
 from __future__ import annotations
 

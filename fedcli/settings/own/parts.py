@@ -1,8 +1,9 @@
-"""Finds the parts that users bring: in a file of theirs, or in a package that is installed.
+"""Finds users' own parts in Python files and in installed packages.
 
-A part is a function or class. What it is called with by name is the run's to say (`Family.offered`)
-or an option of the user: each other parameter that has a default is one, of the default's type. An
-attribute `options`, a tuple of `Option`, may state the range of an option and what it does.
+A part is a function or a class. It is called with keyword arguments. Some are values of the run
+(`Family.offered`). Every other parameter that has a default is an option that the user may set; the
+default's type is the option's type. An attribute `options` of the part, a tuple of `Option`, may
+give ranges and descriptions of its options.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from fedcli.lazy import load
 from fedcli.settings.options import Entry, Option, Table, Value, split_code
 from fedcli.settings.own import user_code
 
-DEFAULT_NAME = "build"  # of a part in a file, if the file has one of that name
+DEFAULT_NAME = "build"  # the part of FILE.py without :NAME, if the file defines this name
 
 Row = TypeVar("Row", bound=Entry)
 
 
 class Family(NamedTuple):
-    """A kind of parts.
+    """A kind of parts, such as the aggregators.
 
     Attributes:
-        option: What names one on the command line.
-        group: The entry points of installed packages.
-        offered: Names of the arguments that a run gives, of which a part takes those that it has.
-        options: What every part of the family has as options.
+        option: The command-line option that selects a part.
+        group: The entry-point group of such parts in installed packages.
+        offered: Arguments that the run provides. A part receives those that its signature names.
+        options: Options that every part of the family has.
     """
 
     option: str
@@ -43,7 +44,7 @@ class Family(NamedTuple):
     options: tuple[Option, ...] = ()
 
 
-# By what a part of the family is called in messages.
+# The keys are the nouns by which messages call a part of the family.
 FAMILIES: Mapping[str, Family] = {
     "algorithm": Family("--algorithm", "fedcli.algorithms", ("optimizer",)),
     "aggregator": Family("--aggregator", "fedcli.aggregators"),
@@ -69,27 +70,30 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def find(table: Table[Row], name: str) -> Row | None:
-    """Returns the row of a part that stands in no table; None if there is no such part.
+    """Returns a row for a user's own part; None if there is no such part.
 
-    A file is not opened; what is installed is imported.
+    A file is not opened yet. An installed part is imported.
 
     Args:
-        table: Of its family.
+        table: The table of the part's family.
         name: FILE.py, FILE.py:NAME, or the name of an entry point.
 
     Raises:
-        PartError: What is installed under that name fails, or declares its options wrongly.
+        PartError: The import of the installed part fails, or its options are declared wrongly.
     """
-    found = split_code(name)
-    if found is not None:
-        file = found[0]
+    code = split_code(name)
+    if code is not None:
+        file = code[0]
         return _row(table, name, f"The {table.family} in {file}.", file, table.family)
     point = entry_points_of(FAMILIES[table.family].group).get(name)
     return None if point is None else _open_installed(table, point)
 
 
 def installed(table: Table[Row]) -> list[Row]:
-    """Returns the rows of all parts that are installed; the doc of one that fails says why."""
+    """Returns the rows of all installed parts of a family.
+
+    If the import of a part fails, the `doc` of its row gives the reason.
+    """
     if not table.family:
         return []
     rows = []
@@ -104,7 +108,7 @@ def installed(table: Table[Row]) -> list[Row]:
 
 
 def open_row(entry: Row) -> Row:
-    """Returns the whole row of a file, which is run.
+    """Runs the file of a row of `find` and returns the complete row, with description and options.
 
     Raises:
         PartError: The file cannot be read, fails, has no such part, or declares options wrongly.
@@ -128,17 +132,17 @@ def make(
     options: Mapping[str, Value],
     passing: tuple[type[BaseException], ...] = (),
 ) -> Any:
-    """Returns what a part returns, called by name.
+    """Calls a part with keyword arguments and returns its result.
 
     Args:
-        entry: Its whole row.
-        noun: Its family.
-        offered: Arguments of which it is given those that it has.
+        entry: The complete row of the part.
+        noun: Its family: a key of `FAMILIES`.
+        offered: Arguments of the run. The part receives those that its signature names.
         options: All options of the row, resolved.
-        passing: See `user_code.running`.
+        passing: Exceptions that are not wrapped; see `user_code.running`.
 
     Raises:
-        PartError: It fails.
+        PartError: The part fails.
     """
     function = load(entry.code)
     with user_code.importing_from(Path(entry.file).parent):
@@ -166,13 +170,13 @@ def entry_points_of(group: str) -> dict[str, EntryPoint]:
 
 
 def _origin(point: EntryPoint) -> str:
-    """The package that has an entry point, with its version."""
+    """Returns name and version of the package that declares an entry point."""
     package = point.dist
     return point.value if package is None else f"{package.name} {package.version}"
 
 
 def _name_in(module: ModuleType, name: str | None, path: Path, noun: str) -> str:
-    """The name of the part in a file: that which is given, or the only one there is."""
+    """Returns the name of the part in a file: `name`, else `build`, else the file's only part."""
     defined = user_code.defined_in(module)
     if name is None and DEFAULT_NAME not in defined and len(defined) == 1:
         return defined[0]
@@ -186,7 +190,7 @@ def _name_in(module: ModuleType, name: str | None, path: Path, noun: str) -> str
 
 
 def _described(entry: Row, part: Callable[..., Any], code: str, file: str, noun: str) -> Row:
-    """The row of a part, with its options and what it says of itself."""
+    """Completes a row with the part's options and the first paragraph of its docstring."""
     doc = (inspect.getdoc(part) or "").strip().partition("\n\n")[0]
     return replace(
         entry,
@@ -199,7 +203,7 @@ def _described(entry: Row, part: Callable[..., Any], code: str, file: str, noun:
 
 
 def _declared(part: Callable[..., Any], noun: str) -> tuple[Option, ...]:
-    """The options of a part: what it states, and what its parameters' defaults say."""
+    """Returns a part's options, from its attribute `options` and its parameters' defaults."""
     family = FAMILIES[noun]
     where = user_code.place(part)
     stated = getattr(part, "options", ())
@@ -209,30 +213,30 @@ def _declared(part: Callable[..., Any], noun: str) -> tuple[Option, ...]:
         )
     by_name = {each.name: each for each in stated}
     parameters, takes_any = _parameters(part)
-    found = {each.name: each for each in family.options}
+    declared = {each.name: each for each in family.options}
     for parameter in parameters:
         name, default = parameter.name, parameter.default
-        if name in family.offered or name in found:
+        if name in family.offered or name in declared:
             continue
         if name in by_name:
-            found[name] = by_name[name]
+            declared[name] = by_name[name]
         elif default is parameter.empty:
             raise PartError(
                 f"{where}: {getattr(part, '__name__', noun)} needs {name}; give it a default, "
                 f"which makes it an option (a run gives {', '.join(family.offered) or 'nothing'})"
             )
         elif isinstance(default, bool | int | float | str):
-            found[name] = Option(name, default, "")
+            declared[name] = Option(name, default, "")
         elif _is_numbers(default):
-            found[name] = Option(name, [float(each) for each in default], "")
-    unknown = [name for name in by_name if name not in found]
+            declared[name] = Option(name, [float(each) for each in default], "")
+    unknown = [name for name in by_name if name not in declared]
     if unknown and not takes_any:
         raise PartError(f"{where}: options name {unknown[0]}, which is none of its parameters")
-    return (*found.values(), *(by_name[name] for name in unknown))
+    return (*declared.values(), *(by_name[name] for name in unknown))
 
 
 def _is_numbers(default: Any) -> bool:
-    """Whether a default is a list of numbers, as an option may have it."""
+    """Tells whether a default is a list of numbers, which an option may be."""
     return (
         isinstance(default, list | tuple)
         and bool(default)
@@ -241,11 +245,11 @@ def _is_numbers(default: Any) -> bool:
 
 
 def _parameters(part: Callable[..., Any]) -> tuple[list[inspect.Parameter], bool]:
-    """The parameters that can be given by name, and whether any other name is taken, too."""
+    """Returns the parameters that can be passed by keyword, and whether there is a **kwargs."""
     try:
         parameters = list(inspect.signature(part).parameters.values())
     except (TypeError, ValueError):
-        return [], True  # of C code, which tells nothing
+        return [], True  # functions written in C may have no signature
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters)
     return [each for each in parameters if each.kind in kinds], takes_any

@@ -1,4 +1,8 @@
-"""Which of a user's files may be run: those that they name, never those that only a run names."""
+"""Decides which Python files may be run.
+
+A run's config may name Python files. Such a file is executed only if the user names it again in
+this call: a run folder alone, perhaps from somebody else, never executes code.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ _NOUNS = {"sampling": "sampler", METRICS: "metric"}
 
 
 class CodeOptions(TypedDict, total=False):
-    """A user's files, FILE.py or FILE.py:NAME, that a run's fields name; None: not given."""
+    """The user's Python files by field of the config: FILE.py or FILE.py:NAME; None: not given."""
 
     algorithm: str | None
     aggregator: str | None
@@ -37,18 +41,21 @@ class CodeOptions(TypedDict, total=False):
 
 
 def code_in(values: Mapping[str, Any]) -> dict[str, str]:
-    """Returns by field the FILE.py or FILE.py:NAME that some options name, without what follows."""
-    found = {}
+    """Returns the FILE.py or FILE.py:NAME of each field whose value names code.
+
+    Transformations that follow a partition's code are left out.
+    """
+    codes = {}
     for name in CODE_FIELDS:
         text = values.get(name)
         code = None if text is None else _code_of(name, text)
         if code is not None:
-            found[name] = code
-    return found
+            codes[name] = code
+    return codes
 
 
 def python_file(field: str, text: Any) -> Path | None:
-    """Returns the (first) file that a field names if that is a user's code; None: it is not."""
+    """Returns the first Python file that a field names; None if it names none."""
     files = _python_files(field, text)
     return files[0] if files else None
 
@@ -56,23 +63,23 @@ def python_file(field: str, text: Any) -> Path | None:
 def with_code(
     config: RunConfig, given: Mapping[str, Any], fields: tuple[str, ...] = CODE_FIELDS
 ) -> RunConfig:
-    """Returns a config whose code is what the user named, which alone may be run.
+    """Returns a run's config in which all code is replaced by the code that the user named.
 
     Args:
-        config: Of a run.
-        given: By field what the user named; FILE.py alone means the config's function.
-        fields: Those of which the code is needed.
+        config: The run's config.
+        given: The user's code by field. FILE.py without a name selects the config's function.
+        fields: The fields whose code will be executed.
 
     Raises:
-        ConfigError: Code is needed that is not named, or named where the run has none.
+        ConfigError: The user did not name some code, or named code where the run has none.
     """
     of_run = code_in({name: getattr(config, name) for name in fields})
-    wanted = {name: text for name, text in given.items() if text is not None and name in fields}
-    missing = [name for name in of_run if name not in wanted]
+    by_user = {name: text for name, text in given.items() if text is not None and name in fields}
+    missing = [name for name in of_run if name not in by_user]
     if missing:
         raise ConfigError(_missing(of_run, missing))
     allowed: dict[str, Any] = {}
-    for name, text in wanted.items():
+    for name, text in by_user.items():
         if name not in of_run:
             raise ConfigError(
                 f"{option_name(name)} {text}: it is for runs whose {_noun(name)} is code, and this "
@@ -83,15 +90,16 @@ def with_code(
 
 
 def allowed_code(field: str, of_run: Any, given: str | None) -> Any:
-    """Returns the value of a field of a run, whose FILE.py:NAME is to be run.
+    """Returns the value of one field in which the run's code is replaced by the user's.
 
     Args:
-        field: Such as "model".
-        of_run: What the run's config has there.
-        given: What the user gave; FILE.py alone means the config's function. None: nothing.
+        field: The field of the config, such as "model".
+        of_run: The value in the run's config, which names code.
+        given: The user's value; None: not given. FILE.py without a name selects the config's
+            function.
 
     Raises:
-        ConfigError: Nothing was given, or no code.
+        ConfigError: The user gave nothing, or a value that is not code.
     """
     code = _code_of(field, of_run)
     assert code is not None
@@ -113,18 +121,18 @@ def allowed_code(field: str, of_run: Any, given: str | None) -> Any:
 
 
 def _with_name(named: str, code: str) -> str:
-    """FILE.py:NAME of the file that was named, with the name in `code` if it had none."""
+    """Returns `named` as FILE.py:NAME; a missing name is taken from `code`."""
     file, name = split_code(named) or ("", None)
     name = name or (split_code(code) or ("", None))[1]
     return f"{file}:{name}" if name else file
 
 
 def _allowed_metrics(code: str, named: str, of_run: Any) -> tuple[str, ...]:
-    """The metrics of a run, its own code where it is named.
+    """Returns the run's metrics in which each FILE.py:NAME has the file that the user named.
 
-    A file is that of a metric if it is named with its name, or without one.
+    A named file belongs to a metric if it is given with the metric's name, or without a name.
     """
-    found = [each for each in _listed(of_run) if split_code(each) is None]
+    metrics = [each for each in _listed(of_run) if split_code(each) is None]
     for each in code.split(","):
         name = (split_code(each) or ("", None))[1]
         files = [
@@ -132,14 +140,14 @@ def _allowed_metrics(code: str, named: str, of_run: Any) -> tuple[str, ...]:
         ]
         if not files:
             raise ConfigError(_missing({METRICS: each}, [METRICS]))
-        found.append(_with_name(files[0], each))
-    return in_order(found)
+        metrics.append(_with_name(files[0], each))
+    return in_order(metrics)
 
 
 def is_same_code(field: str, one: Any, other: Any) -> bool:
-    """Tells whether two values of a field name the same file of code and the same function.
+    """Tells whether two values of a field name the same Python file and the same function.
 
-    A part without a name is that of the other.
+    A value without a function name equals every function of the file.
     """
     if field == METRICS:
         pairs = [(_code_of(field, one) or "").split(","), (_code_of(field, other) or "").split(",")]
@@ -149,26 +157,27 @@ def is_same_code(field: str, one: Any, other: Any) -> bool:
     places = []
     for text in (one, other):
         code = _code_of(field, text)
-        found = None if code is None else split_code(code)
-        if found is None:
+        parts = None if code is None else split_code(code)
+        if parts is None:
             return False
-        name = found[1] or (DEFAULT_NAME if field == MODEL else None)
-        places.append((os.path.normpath(Path(found[0]).absolute()), name))
+        name = parts[1] or (DEFAULT_NAME if field == MODEL else None)
+        places.append((os.path.normpath(Path(parts[0]).absolute()), name))
     (file, name), (other_file, other_name) = places
     return file == other_file and (name == other_name or None in (name, other_name))
 
 
 def with_partition(config: RunConfig, given: Mapping[str, Any]) -> tuple[RunConfig, dict[str, Any]]:
-    """Returns the config of a run whose data are to be opened, and what else is given of data.
-
-    Where the run's partition is code, that is named again among what is given.
+    """Moves the user's permission to run a partition's code from `given` into the config.
 
     Args:
-        config: Of the run.
-        given: Fields of `DataSource` by name.
+        config: The config of the run whose data will be opened.
+        given: Fields of `DataSource` by name, from the user.
+
+    Returns:
+        The config, with the user's code if the run's partition is code; and the rest of `given`.
 
     Raises:
-        ConfigError: The partition is code, and it is not named.
+        ConfigError: The partition is code, and the user did not name it.
     """
     others = dict(given)
     if "data" in given or _code_of(PARTITION, config.partition) is None:
@@ -182,7 +191,9 @@ def with_partition(config: RunConfig, given: Mapping[str, Any]) -> tuple[RunConf
 
 
 def complete(config: RunConfig) -> RunConfig:
-    """Returns a valid config with the names and all options of a user's parts. Runs their files.
+    """Returns a config that names the functions and all options of the user's own parts.
+
+    The parts' files are executed.
 
     Raises:
         ConfigError: An option is unknown, or has a value that is not allowed.
@@ -192,7 +203,7 @@ def complete(config: RunConfig) -> RunConfig:
     owned = {owner: name for name, owner in OPTION_OWNERS.items()}
     for field, code in code_in({name: getattr(config, name) for name in CODE_FIELDS}).items():
         if field == MODEL:
-            continue  # its function checks them
+            continue  # the model's options are checked when its function is called
         if field == METRICS:
             changed[field] = complete_metrics(getattr(config, field))
             continue
@@ -214,39 +225,40 @@ def complete(config: RunConfig) -> RunConfig:
 
 
 def complete_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns metrics, those of a user's with their names. Runs their files.
+    """Returns the metrics, in which each FILE.py has become FILE.py:NAME. Executes the files.
 
     Raises:
         PartError: A file fails, or has no such metric.
     """
-    found = []
+    completed = []
     for each in names:
         code = split_code(each)
         if code is not None:
             each = f"{code[0]}:{opened(tables.METRICS[each]).code.rpartition(':')[2]}"
-        found.append(each)
-    return in_order(found)
+        completed.append(each)
+    return in_order(completed)
 
 
 def fingerprints(values: Mapping[str, Any]) -> dict[str, str]:
-    """Returns what names the content of the files of code that some options name, by field.
+    """Returns the hashes of the Python files that each field names, separated by spaces.
 
     Raises:
-        OwnCodeError: One cannot be read.
+        OwnCodeError: A file cannot be read.
     """
-    found = {}
+    hashes = {}
     for field in code_in(values):
         files = dict.fromkeys(_python_files(field, values[field]))
-        found[field] = " ".join(user_code.fingerprint(file, _noun(field)) for file in files)
-    return found
+        hashes[field] = " ".join(user_code.fingerprint(file, _noun(field)) for file in files)
+    return hashes
 
 
 def notes_of_changes(values: Mapping[str, Any], origin: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns a line for each file of code that has changed since the run began.
+    """Returns a line for each Python file that has changed since the run began.
 
     Args:
-        values: By field the code that is run.
-        origin: The run's provenance, which says what it was; what it does not say is not known.
+        values: The code that is executed now, by field.
+        origin: The run's provenance, with the hashes at the start. A field without a hash is not
+            compared.
 
     Raises:
         OwnCodeError: A file cannot be read.
@@ -260,28 +272,28 @@ def notes_of_changes(values: Mapping[str, Any], origin: Mapping[str, Any]) -> tu
 
 
 def named_again(config: RunConfig) -> dict[str, str]:
-    """Returns what must be said again to continue a run: its code, by option."""
+    """Returns the options, with values, that the user must repeat to continue a run: its code."""
     values = {name: getattr(config, name) for name in CODE_FIELDS}
     code = code_in(values)
     return {option_name(name): code[name] if name == METRICS else values[name] for name in code}
 
 
 def _python_files(field: str, text: Any) -> list[Path]:
-    """The files of code that a field names."""
+    """Returns the Python files that a field names."""
     codes = (
         (_code_of(field, text) or "").split(",") if field == METRICS else [_code_of(field, text)]
     )
-    found = [split_code(code) for code in codes if code]
-    return [Path(each[0]) for each in found if each is not None]
+    parts = [split_code(code) for code in codes if code]
+    return [Path(each[0]) for each in parts if each is not None]
 
 
 def _listed(text: Any) -> list[str]:
-    """The metrics in a list, or in a text with commas."""
+    """Returns the metrics of a list, or of a text that separates them by commas."""
     return text.split(",") if isinstance(text, str) else list(text)
 
 
 def _code_of(field: str, text: Any) -> str | None:
-    """The FILE.py or FILE.py:NAME in a value of a field; None: it is no code."""
+    """Returns the FILE.py or FILE.py:NAME in a field's value; None if the value is not code."""
     if field == METRICS:
         return ",".join(each for each in _listed(text) if split_code(each) is not None) or None
     if field == PARTITION:
@@ -294,7 +306,7 @@ def _noun(field: str) -> str:
 
 
 def _missing(of_run: Mapping[str, str], missing: list[str]) -> str:
-    """What to say where a run's code is not named."""
+    """Returns the error message for code of a run that the user did not name."""
     words = " ".join(f"{option_name(name)} {of_run[name]}" for name in missing)
     nouns = list(map(_noun, missing))
     if len(nouns) > 1:

@@ -1,4 +1,4 @@
-"""Runs code that users wrote. A failure in it becomes one line that names file and line."""
+"""Runs users' own code. If it fails, the error is one line that names the file and the line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODEL = "model"
 MAX_CODE_BYTES = 16 << 20  # of a Python file
 
 _PACKAGE = Path(__file__).parents[2]
-# Where code is that users did not write: of Python itself, and what was installed.
+# Folders of code that the user did not write: Python's own and that of installed packages.
 _INSTALLED = ("stdlib", "platstdlib", "purelib", "platlib")
 
 
@@ -28,13 +28,13 @@ _INSTALLED = ("stdlib", "platstdlib", "purelib", "platlib")
 def running(
     what: str, file: str, noun: str = MODEL, *, passing: tuple[type[BaseException], ...] = ()
 ) -> Iterator[None]:
-    """Turns an exception of a user's code into an `OwnCodeError`, whose cause it becomes.
+    """Re-raises an exception of the user's code as an `OwnCodeError` with that exception as cause.
 
     Args:
-        what: What runs, for the message: the name of a function.
-        file: Where the code is; see `where`.
-        noun: What the code makes: "model", "algorithm", ...
-        passing: Exceptions that are not the code's own and pass through as they are.
+        what: The name of the function that runs, for the message.
+        file: The file of the code; see `where`.
+        noun: The kind of part: "model", "algorithm", ...
+        passing: Exceptions that do not come from the user's code and are not wrapped.
     """
     try:
         yield
@@ -50,15 +50,15 @@ def running(
 
 
 def error_of(noun: str) -> type[OwnCodeError]:
-    """Returns the error of a user's model, or of another part."""
+    """Returns the error class: `ModelError` for models, `PartError` for other parts."""
     return ModelError if noun == MODEL else PartError
 
 
 def read_code(path: Path, noun: str = MODEL) -> bytes:
-    """Returns what stands in a file of a user's code.
+    """Returns the content of a user's Python file.
 
     Raises:
-        OwnCodeError: It cannot be read.
+        OwnCodeError: The file cannot be read.
     """
     try:
         return read_bounded(path, MAX_CODE_BYTES)
@@ -67,22 +67,22 @@ def read_code(path: Path, noun: str = MODEL) -> bytes:
 
 
 def fingerprint(path: Path, noun: str = MODEL) -> str:
-    """Returns the BLAKE2b of a file of a user's code, in hexadecimal.
+    """Returns the BLAKE2b hash of a user's Python file, in hexadecimal.
 
     Raises:
-        OwnCodeError: It cannot be read.
+        OwnCodeError: The file cannot be read.
     """
     return blake2b(read_code(path, noun), digest_size=32).hexdigest()
 
 
 def module_name(path: Path, source: bytes) -> str:
-    """Returns what the module of a file is called: another name for another content or place."""
+    """Returns a module name for a file, derived from a hash of its path and content."""
     return f"fedcli_own_{blake2b(source + str(path).encode(), digest_size=8).hexdigest()}"
 
 
 @contextmanager
 def importing_from(folder: Path) -> Iterator[None]:
-    """Has imports look in a folder first."""
+    """Puts a folder first on the import path while the context is open."""
     sys.path.insert(0, str(folder))
     try:
         yield
@@ -92,7 +92,7 @@ def importing_from(folder: Path) -> Iterator[None]:
 
 
 def place(function: Any) -> str:
-    """Returns "file:line" of a function, method, class or object, or what kind of thing it is."""
+    """Returns "file:line" of a function, method, class or an object's class; else its name."""
     while hasattr(function, "__wrapped__"):
         function = function.__wrapped__
     target = getattr(function, "__func__", function)
@@ -107,12 +107,12 @@ def place(function: Any) -> str:
 
 
 def method_place(part: object, method: str) -> str:
-    """Returns "file:line: method" of a method that an object has, perhaps of its own."""
+    """Returns "file:line: method" of a method of an object."""
     return f"{place(getattr(part, method))}: {method}"
 
 
 def source_file(thing: Any) -> str:
-    """Returns the file that a class, function or an object's class was written in, or nothing."""
+    """Returns the source file of a class, function or an object's class; empty if unknown."""
     target = thing if inspect.isroutine(thing) or isinstance(thing, type) else type(thing)
     try:
         return inspect.getsourcefile(target) or ""
@@ -121,20 +121,20 @@ def source_file(thing: Any) -> str:
 
 
 def load_module(path: Path, source: bytes, name: str, noun: str = MODEL) -> ModuleType:
-    """Returns the module that some source makes; no file is written.
+    """Executes source code as a new module and returns it. No bytecode file is written.
 
     Args:
-        path: The file it is of, for messages.
-        source: Its content.
-        name: Of the module.
-        noun: What the code makes.
+        path: The file of the source, for messages.
+        source: The file's content.
+        name: The module's name.
+        noun: The kind of part; see `running`.
 
     Raises:
         OwnCodeError: The source does not compile, or fails as it runs.
     """
     module = ModuleType(name)
     module.__file__ = str(path)
-    sys.modules[name] = module  # where dataclasses, and messages, look for a class's module
+    sys.modules[name] = module  # dataclasses and our messages look up a class's module here
     try:
         with running("importing the file", str(path), noun):
             exec(compile(source, str(path), "exec"), module.__dict__)
@@ -145,7 +145,7 @@ def load_module(path: Path, source: bytes, name: str, noun: str = MODEL) -> Modu
 
 
 def defined_in(module: ModuleType) -> list[str]:
-    """Returns the public functions and classes that a module defines itself, in their order."""
+    """Returns the names of public functions and classes that a module defines, in source order."""
     return [
         name
         for name, each in vars(module).items()
@@ -158,40 +158,41 @@ def defined_in(module: ModuleType) -> list[str]:
 def call_with(
     function: Callable[..., Any],
     offered: Mapping[str, Any],
-    wanted: Mapping[str, Any],
+    options: Mapping[str, Any],
     file: str,
     noun: str = MODEL,
     *,
     passing: tuple[type[BaseException], ...] = (),
 ) -> Any:
-    """Returns what a function returns, called by name.
+    """Calls a user's function with keyword arguments and returns its result.
 
     Args:
-        function: The function, or class.
-        offered: Arguments of which it is given those that it has.
-        wanted: Arguments that it must have: the options of the user.
-        file: Where its code is, for messages.
-        noun: What the code makes.
-        passing: See `running`.
+        function: The function or class.
+        offered: Arguments of the run. The function receives those that its signature names.
+        options: The user's options. The function must have a parameter for each.
+        file: The file of the code, for messages.
+        noun: The kind of part; see `running`.
+        passing: Exceptions that are not wrapped; see `running`.
 
     Raises:
-        OwnCodeError: It needs others, does not have one of `wanted`, or fails.
+        OwnCodeError: The function needs further arguments, has no parameter for an option, or
+            fails.
     """
     option = f"--{noun.replace(' ', '-')}-option"
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
-        parameters = []  # of C code, which tells nothing
+        parameters = []  # functions written in C may have no signature
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters)
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     names = {each.name for each in parameters if each.kind in by_name}
     given = {name: each for name, each in offered.items() if takes_any or name in names}
-    given.update(wanted)
+    given.update(options)
     single = (inspect.Parameter.POSITIONAL_ONLY, *by_name)
     needed = {
         each.name for each in parameters if each.default is each.empty and each.kind in single
     }
-    missing, unknown = sorted(needed - given.keys()), sorted(wanted.keys() - names)
+    missing, unknown = sorted(needed - given.keys()), sorted(options.keys() - names)
     name = getattr(function, "__name__", "the function")
     if missing:
         raise error_of(noun)(
@@ -208,7 +209,10 @@ def call_with(
 
 
 def trace_lines(error: OwnCodeError) -> list[str]:
-    """Returns the traceback of a user's exception, from their code on; nothing without one."""
+    """Returns the traceback of the user's exception as lines, without fedcli's outer frames.
+
+    The list is empty if the error has no cause.
+    """
     cause = error.__cause__
     if cause is None:
         return []
@@ -220,34 +224,34 @@ def trace_lines(error: OwnCodeError) -> list[str]:
 
 
 def where(err: BaseException, file: str, otherwise: str = "") -> str:
-    """Returns "file:line" of the user's code that an exception comes from.
+    """Returns "file:line" of the user's code in which an exception arose.
 
     Args:
         err: The exception.
-        file: Where the code is: the line is the innermost one there, or else the innermost one in
-            another file of the user's.
-        otherwise: What is returned if no line of the user's is in it; empty: `file`, or if that is
-            empty, too, the innermost line of all.
+        file: The file of the user's code. The innermost frame in this file is preferred, then the
+            innermost frame in another file that the user wrote.
+        otherwise: The result if no frame is the user's. If it is empty, the result is `file`; if
+            that is empty, too, the place of the innermost frame.
     """
     if isinstance(err, SyntaxError) and err.filename:
         return f"{err.filename}:{err.lineno}"
     frames = traceback.extract_tb(err.__traceback__)
     own = [frame for frame in frames if file and frame.filename == file]
-    own = own or [frame for frame in frames if _is_user_s(frame.filename)]
+    own = own or [frame for frame in frames if _is_users_own(frame.filename)]
     if not own and (otherwise or file):
         return otherwise or file
     frame = (own or frames)[-1]
     return f"{frame.filename}:{frame.lineno}"
 
 
-def _is_user_s(file: str) -> bool:
-    """Whether a file is neither ours nor Python's, nor was installed."""
+def _is_users_own(file: str) -> bool:
+    """Tells whether a file belongs neither to fedcli, nor to Python or an installed package."""
     folders = [_PACKAGE, *(Path(sysconfig.get_path(name)) for name in _INSTALLED)]
     path = Path(file)
     return path.is_absolute() and not any(path.is_relative_to(each) for each in folders)
 
 
 def reason(err: BaseException) -> str:
-    """Returns what kind of exception it is, and what it says, on one line."""
+    """Returns an exception's type and message on one line."""
     text = err.msg if isinstance(err, SyntaxError) else " ".join(str(err).split())
     return f"{type(err).__name__}: {text}" if text else type(err).__name__
