@@ -1,4 +1,4 @@
-"""Models that users write in Python: an object, a `torch.nn.Module`, or layers of fedcli."""
+"""Users' own models in Python: NumPy objects, `torch.nn.Module`s, or stacks of fedcli's layers."""
 
 from __future__ import annotations
 

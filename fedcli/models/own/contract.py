@@ -1,4 +1,4 @@
-"""The contract of models that users write in NumPy: which members they have, and what for."""
+"""The contract of models that users write in NumPy: the members and what each one does."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ MEMBERS = ("trainable_variables", "input_spec", *METHODS)
 
 @dataclass(frozen=True, eq=False)
 class BatchOutput:
-    """What `forward_pass` returns; any object with these attributes will do.
+    """The result of `forward_pass`. Any object with these attributes can be returned instead.
 
     Attributes:
         loss: Mean loss over the batch, a number.
         predictions: Class of each example, integers [b], or a score of each class, floats [b, K],
-            of which the largest counts; they make `sparse_categorical_accuracy`.
-        gradients: In training, of that mean loss by each variable: float32 arrays of the shapes of
-            `trainable_variables`, in that order. Not looked at otherwise.
-        num_examples: Examples of the batch; None: as many as it has.
+            of which the largest is the prediction. `sparse_categorical_accuracy` is computed from
+            them.
+        gradients: The gradients of the mean loss: float32 arrays with the shapes and in the order
+            of `trainable_variables`. They are ignored outside training.
+        num_examples: Number of examples in the batch; None: not checked.
     """
 
     loss: Any
@@ -38,56 +39,59 @@ class BatchOutput:
 class OwnModel(Protocol):
     """A model in NumPy: TFF's `VariableModel`, whose forward pass also gives the gradients.
 
-    The engine writes the weights into `trainable_variables`, calls `reset_metrics`, then
-    `forward_pass` once a batch of a client, then `report_local_unfinalized_metrics`; one client
-    after the other, on one thread. A forward pass must be a function of the weights, the batch and
-    `training` alone, and must not change the weights: the client optimizer does.
+    Clients are processed one after the other, on one thread. For each client the engine writes the
+    weights into `trainable_variables`, calls `reset_metrics`, calls `forward_pass` for each batch,
+    and finally calls `report_local_unfinalized_metrics`. The result of a forward pass must depend
+    only on the weights, the batch and `training`. A forward pass must not change the weights; the
+    client optimizer changes them.
 
-    With class weights the loss of each example counts as often as its label's weight says. A model
-    whose `input_spec` has "sample_weight": ArraySpec((None,), "float32") then gets that in training
-    batches, float32 [b], and returns loss and gradients of sum(weight * loss) / b; it is not there
-    in other batches. Any other model is called once for the examples of each weight in a batch, and
-    what it returns is put together.
+    With class weights, the loss of each example is multiplied by the weight of its label. If
+    `input_spec` has "sample_weight": ArraySpec((None,), "float32"), training batches then contain
+    the weights, float32 [b], and the model returns loss and gradients of sum(weight * loss) / b;
+    other batches do not contain them. A model without this entry is called once for each distinct
+    weight in a batch, with the examples of that weight, and the engine combines the results.
 
-    It may have three things more: `num_classes`; `variable_names`, a name for each variable in
-    checkpoints and exported files (else variable_0, variable_1, ...); and, if it draws random
-    numbers, `set_random_seed(seed: int)`, called before each client with a seed that is a function
-    of the run's seed, the client and the round, so that a resumed run draws the same.
+    Three further members are optional: `num_classes`; `variable_names`, the names of the variables
+    in checkpoints and exported files (by default variable_0, variable_1, ...); and, for a model
+    that draws random numbers, `set_random_seed(seed: int)`. It is called before each client. The
+    seed depends only on the run's seed, the client and the round, so that a resumed run draws the
+    same numbers.
 
     Attributes:
-        trainable_variables: float32 arrays, always the same ones, which the engine writes into;
-            what they hold at first are the initial weights.
+        trainable_variables: float32 arrays that hold the initial weights at first. The engine
+            writes into them, so the property must always return the same arrays.
         input_spec: {"x": ArraySpec((None, ...), "float32"), "y": ArraySpec((None, 1), "int32")}:
-            how a batch is to be shaped. x is the flat image (None, H*W*C), or (None, H, W), or
-            (None, H, W, C); y is (None, 1) or (None,). Any object with `shape` and `dtype` will do
-            for a spec.
+            shapes and types of a batch. x is the flat image (None, H*W*C), or (None, H, W), or
+            (None, H, W, C); y is (None, 1) or (None,). Any object with `shape` and `dtype` can
+            replace an `ArraySpec`.
     """
 
     @property
     def trainable_variables(self) -> Sequence[NDArray[np.float32]]:
-        """See above."""
+        """The weights; see the attributes of the class."""
         ...
 
     @property
     def input_spec(self) -> Mapping[str, Any]:
-        """See above."""
+        """Shapes and types of a batch; see the attributes of the class."""
         ...
 
     def forward_pass(self, batch: Mapping[str, NDArray[Any]], training: bool = True) -> BatchOutput:
-        """Returns loss, predictions and gradients of {"x": ..., "y": ...}; counts its metrics."""
+        """Returns the results for a batch {"x": ..., "y": ...} and updates the metrics' sums."""
         ...
 
     def report_local_unfinalized_metrics(self) -> Mapping[str, Sequence[Any]]:
-        """Returns by metric the sums, one or more numbers, over the batches since the reset."""
+        """Returns the sums of each metric, one or more numbers, over the batches since the reset."""
         ...
 
     def metric_finalizers(self) -> Mapping[str, Callable[[list[Any]], Any]]:
-        """Returns by metric the function of those sums, added up over clients, that is its value.
+        """Returns for each metric the function that computes its value from its sums.
 
-        It is given a list of numpy.float64, and returns a number.
+        The function takes a list of numpy.float64, the sums added up over clients, and returns a
+        number.
         """
         ...
 
     def reset_metrics(self) -> None:
-        """Sets the sums to zero."""
+        """Sets the metrics' sums to zero."""
         ...

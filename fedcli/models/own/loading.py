@@ -1,4 +1,4 @@
-"""Makes a model of a user's file or object, and tries it on a small batch."""
+"""Makes a model from a user's file or object, and tests it on a small batch."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class PythonModel(Model):
     """A model whose gradients Python computes, on one thread.
 
     Attributes:
-        network: The user's object behind checks.
-        metrics: Its own metrics.
+        network: Calls the user's object and checks its results.
+        metrics: The object's own metrics.
     """
 
     network: Network
@@ -58,25 +58,26 @@ def load(
 ) -> Model:
     """Runs a user's file and returns the model that its function makes.
 
-    The function, or class, is called by name with those of `input_shape` (a tuple), `num_classes`
-    and `seed` that it has as parameters, and with all `options`. PyTorch, if the file imports it,
-    draws from `seed` meanwhile. The file's folder is where its imports are found first.
+    The function or class is called with keyword arguments: all `options`, and `input_shape` (a
+    tuple), `num_classes` and `seed` as far as its signature names them. If the file imports
+    PyTorch, PyTorch's generator is seeded with `seed` during the call. Imports of the file are
+    looked up in the file's folder first.
 
     Args:
         path: The file.
-        function: Its name; None: build.
+        function: Name of the function or class; None: build.
         input_shape: Shape of one example, [H, W] or [H, W, C].
         num_classes: Number of classes.
-        options: What else the function is called with, by name.
-        seed: Of the initial weights.
-        fresh_weights: Is refused: what the weights start from is for the function to say.
+        options: Further keyword arguments of the function.
+        seed: Seed of the initial weights.
+        fresh_weights: Refused if true, because the function itself initialises the weights.
 
     Returns:
-        Layers of fedcli as they are, else a `PythonModel`.
+        The function's result if it is a stack of fedcli's layers, else a `PythonModel`.
 
     Raises:
-        ModelError: The file cannot be read or fails, has no such function, or makes no model for
-            such images and classes; the line says where.
+        ModelError: The file cannot be read or fails, has no such function, or returns no model for
+            images of this shape and this number of classes. The message names the place.
     """
     function = function or DEFAULT_FUNCTION
     if fresh_weights:
@@ -100,17 +101,18 @@ def load(
 def wrap(
     model: Any, *, input_shape: Sequence[int] | None = None, num_classes: int | None = None
 ) -> Model:
-    """Returns an object as a model for `fedcli.learning`; what is one already, as it is.
+    """Wraps a user's object as a model for `fedcli.learning`. A `Model` is returned unchanged.
 
     Args:
         model: An `OwnModel`, a `torch.nn.Module`, or a class or function without arguments that
             makes one.
         input_shape: Shape of one example; None: that of `input_spec`. A module needs it.
-        num_classes: Number of classes; None: the model's `num_classes`, or the number of its
-            scores; if it has neither, labels are not checked.
+        num_classes: Number of classes; None: the model's `num_classes`. If it has none, labels are
+            not checked.
 
     Raises:
-        ModelError: It is no such thing, or breaks the contract; the line says where.
+        ModelError: The object is of another type, or breaks the contract. The message names the
+            place.
     """
     file, where = user_code.source_file(model), type(model).__name__
     if isinstance(model, type) or inspect.isroutine(model):
@@ -163,7 +165,7 @@ def _check_fit(
 def _python_model(
     made: Any, file: str, input_shape: tuple[int, ...] | None, num_classes: int | None, where: str
 ) -> PythonModel:
-    """An object as a model, after a trial batch."""
+    """Wraps an object as a model and tests it on a trial batch."""
     if torch_modules.is_module(made):
         if input_shape is None:
             raise ModelError(
@@ -192,7 +194,7 @@ def _python_model(
 
 
 def _check_spec(network: Network, input_shape: tuple[int, ...] | None) -> None:
-    """Refuses what does not fit the images; only axes of length 1 may be left out or added."""
+    """Refuses an `input_spec` that does not fit the images; axes of length 1 do not matter."""
     classes = network.num_classes
     if classes is not None and not (isinstance(classes, int | np.integer) and classes > 0):
         raise network.fault("num_classes", f"is {short(classes)}; give a whole number from 1")
@@ -236,7 +238,7 @@ def _lay_out(
 def _try(network: Network) -> OwnMetrics:
     """Calls every method of the contract once, on a batch of grey ramps; returns the metrics.
 
-    So a wrong model is refused before any work. The trial leaves no trace.
+    A wrong model is thereby refused before the training starts. Afterwards the metrics are reset.
     """
     num_values = _TRIAL_EXAMPLES * prod(network.x_shape)
     images = np.linspace(0, 1, num_values, dtype=np.float32).reshape(_TRIAL_EXAMPLES, -1)

@@ -1,4 +1,4 @@
-"""Calls a user's model: checks every answer against the contract and locates every failure."""
+"""Calls a user's model, checks its results against the contract, and locates failures."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from fedcli.models.metrics import are_probabilities, predicted_classes
 from fedcli.models.own.contract import MEMBERS, METHODS, OwnModel
 from fedcli.settings.own import user_code
 
-_WANTED = "give a BatchOutput(loss, predictions, gradients)"
-_WANTED_SPEC = (
+_OUTPUT_ADVICE = "give a BatchOutput(loss, predictions, gradients)"
+_SPEC_ADVICE = (
     'give {"x": ArraySpec((None, 784), "float32"), "y": ArraySpec((None, 1), "int32")}, x shaped '
     "as the images"
 )
-_WEIGHTS = "sample_weight"  # in the spec of a model that weighs examples itself
+_WEIGHTS = "sample_weight"  # entry in the spec of a model that weights examples itself
 
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What the engine needs of a batch.
+    """The checked results of a batch.
 
     Attributes:
-        loss_sum: Sum of the losses, each times its example's weight.
-        num_correct: Examples whose prediction is their label.
-        gradient: Of that sum over the number of examples, float32 [num_params]; None outside
-            training.
+        loss_sum: Sum of the examples' losses, each multiplied by the example's weight.
+        num_correct: Number of examples whose prediction is their label.
+        gradient: Gradient of `loss_sum` divided by the number of examples, float32 [num_params];
+            None outside training.
     """
 
     loss_sum: float
@@ -41,13 +41,18 @@ class BatchResult:
 
 
 class Network:
-    """Calls a user's model: checks every answer against the contract and locates every failure."""
+    """Calls a user's model, checks its results against the contract, and locates failures."""
 
     def __init__(self, model: OwnModel, file: str, num_classes: int | None) -> None:
-        """Takes the variables; `num_classes` None: not known.
+        """Checks the model's members and reads its variables and its input spec.
+
+        Args:
+            model: The user's model.
+            file: The file of its code, for messages.
+            num_classes: Number of classes; None: not known.
 
         Raises:
-            ModelError: Something is missing, or of another kind than the contract has it.
+            ModelError: A member is missing, or is of a type that the contract does not allow.
         """
         self.model = model
         self.file = file
@@ -81,7 +86,7 @@ class Network:
             start += variable.size
 
     def start_client(self, seed: int) -> None:
-        """Resets the metrics, and the seed of a model that has one."""
+        """Resets the metrics; calls `set_random_seed` if the model has it."""
         with self._running("reset_metrics"):
             self.model.reset_metrics()
         set_random_seed = getattr(self.model, "set_random_seed", None)
@@ -97,17 +102,17 @@ class Network:
         training: bool,
         weights: NDArray[np.float32] | None = None,
     ) -> BatchResult:
-        """Returns loss, hits and, in training, the gradient of a batch at the weights as they are.
+        """Runs the forward pass on a batch with the current weights.
 
         Args:
-            images: float32 [b, ...], as many values an example as the model takes.
+            images: float32 [b, ...], with as many values an example as the model takes.
             labels: int32 [b].
-            training: Whether a gradient is wanted.
-            weights: What the loss of each example is multiplied with, float32 [b]; None: 1. A model
-                that has no `sample_weight` in its spec is called once for each weight.
+            training: Whether the gradient is computed.
+            weights: Factors of the examples' losses, float32 [b]; None: all are 1. A model without
+                `sample_weight` in its spec is called once for each distinct weight.
 
         Raises:
-            ModelError: The model fails, or returns what the contract does not have.
+            ModelError: The model fails, or its result breaks the contract.
         """
         if weights is not None and not self.takes_weights:
             return self._forward_by_weight(images, labels, weights)
@@ -123,9 +128,10 @@ class Network:
     def _forward_by_weight(
         self, images: NDArray[np.float32], labels: NDArray[np.int32], weights: NDArray[np.float32]
     ) -> BatchResult:
-        """The same in training, from the examples of each weight by themselves, least weight first.
+        """Trains on a weighted batch by one call for each distinct weight, in ascending order.
 
-        The model gives the gradient of a mean alone, which nobody can take apart.
+        The model returns only the gradient of the mean loss, and the gradients of single examples
+        cannot be recovered from it.
         """
         loss_sum, num_correct = 0.0, 0
         gradient: NDArray[np.float64] = np.zeros(len(self.initial_params))
@@ -146,11 +152,12 @@ class Network:
     ) -> NDArray[np.floating]:
         """Returns a score of each class for each example of a batch, floats [b, K].
 
-        They are as the model gives them; one that gives classes has 1 there and 0 elsewhere, or
-        NaN in the row of a class that there is not.
+        Scores are returned as the model gives them. If the model gives classes, the score is 1 for
+        the predicted class and 0 for the others; the row is NaN if the predicted class does not
+        exist.
 
         Raises:
-            ModelError: The model fails, or returns what the contract does not have.
+            ModelError: The model fails, or its result breaks the contract.
         """
         size = len(labels)
         given: NDArray[Any] = np.asarray(self._run(images, labels, training=False).predictions)
@@ -173,18 +180,18 @@ class Network:
         training: bool,
         weights: NDArray[np.float32] | None = None,
     ) -> Any:
-        """The output of the forward pass on a batch, with the members that it must have."""
+        """Calls `forward_pass` on a batch and checks that the output has its members."""
         size = len(labels)
         batch = {"x": images.reshape(size, *self.x_shape), "y": labels.reshape(size, *self.y_shape)}
         if weights is not None:
             batch[_WEIGHTS] = weights
-        # A run that diverges overflows: that is data, which the engine looks at.
+        # Overflow in a diverging run is not an error here: the engine handles non-finite results.
         with self._running("forward_pass"), np.errstate(all="ignore"):
             output = self.model.forward_pass(batch, training=training)
         for name in ("loss", "predictions"):
             if not hasattr(output, name):
                 kind = type(output).__name__
-                raise self.fault("forward_pass", f"returned {kind} without {name}; {_WANTED}")
+                raise self.fault("forward_pass", f"returned {kind} without {name}; {_OUTPUT_ADVICE}")
         num_examples = getattr(output, "num_examples", None)
         if num_examples is not None and num_examples != size:
             raise self.fault(
@@ -196,7 +203,7 @@ class Network:
         """Returns the sums of each metric, float64 [k].
 
         Raises:
-            ModelError: The model fails, or returns something else.
+            ModelError: The model fails, or does not return lists of numbers by name.
         """
         what = "report_local_unfinalized_metrics"
         with self._running(what):
@@ -211,22 +218,22 @@ class Network:
         return sums
 
     def finalizers(self) -> dict[str, Callable[[list[Any]], Any]]:
-        """Returns the function of each metric, which raises `ModelError` where the user's fails.
+        """Returns the finalizer of each metric. It raises `ModelError` if the user's code fails.
 
         Raises:
-            ModelError: The model fails, or a finalizer is no function.
+            ModelError: The model fails, or a finalizer is not callable.
         """
         with self._running("metric_finalizers"):
-            found: Any = self.model.metric_finalizers()
-        if not isinstance(found, Mapping):
-            kind = type(found).__name__
+            finalizers: Any = self.model.metric_finalizers()
+        if not isinstance(finalizers, Mapping):
+            kind = type(finalizers).__name__
             raise self.fault("metric_finalizers", f"returned {kind}; give a dict of functions")
-        for name, function in found.items():
+        for name, function in finalizers.items():
             if not callable(function):
                 raise self.fault(
                     "metric_finalizers", f"that of {name!r} is {function!r}; give a function"
                 )
-        return {name: self._guarded(name, function) for name, function in found.items()}
+        return {name: self._guarded(name, function) for name, function in finalizers.items()}
 
     def _guarded(
         self, name: str, function: Callable[[list[Any]], Any]
@@ -251,11 +258,11 @@ class Network:
         return user_code.running(name, self.file)
 
     def fault(self, name: str, text: str) -> ModelError:
-        """Returns the error that a member, named in the line with its place, is wrong."""
+        """Returns an error about a member of the model; its message names place and member."""
         cls = type(self.model)
         member = getattr(cls, name, None)
         member = getattr(member, "fget", member)
-        where = getattr(self.model, "place", None)  # of a module of PyTorch, whose members are ours
+        where = getattr(self.model, "place", None)  # set by `TorchNetwork`: the user's module
         if where is None:
             where = user_code.place(member if inspect.isroutine(member) else cls)
         return ModelError(f"{where}: {name}: {text}")
@@ -288,11 +295,11 @@ class Network:
         return variables
 
     def _read_input_spec(self) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
-        """The shape of one example's x, of its y, and whether batches may have weights."""
+        """Returns the shapes of one example's x and y, and whether batches may contain weights."""
         with self._running("input_spec"):
             spec: Any = self.model.input_spec
             if not isinstance(spec, Mapping) or set(spec) - {_WEIGHTS} != {"x", "y"}:
-                raise self.fault("input_spec", f"is {short(spec)}; {_WANTED_SPEC}")
+                raise self.fault("input_spec", f"is {short(spec)}; {_SPEC_ADVICE}")
             shapes = {name: tuple(each.shape) for name, each in spec.items()}
             dtypes = {name: np.dtype(each.dtype) for name, each in spec.items()}
         x, y = shapes["x"], shapes["y"]
@@ -300,7 +307,7 @@ class Network:
         has_types = dtypes["x"] == np.float32 and dtypes["y"] == np.int32
         if not has_x or x[0] is not None or y not in ((None,), (None, 1)) or not has_types:
             raise self.fault(
-                "input_spec", f"has x {dtypes['x']} {x} and y {dtypes['y']} {y}; {_WANTED_SPEC}"
+                "input_spec", f"has x {dtypes['x']} {x} and y {dtypes['y']} {y}; {_SPEC_ADVICE}"
             )
         takes_weights = _WEIGHTS in spec
         if takes_weights and (shapes[_WEIGHTS], dtypes[_WEIGHTS]) != ((None,), np.float32):
@@ -322,10 +329,10 @@ class Network:
     def _refuse_softmax_twice(
         self, loss: float, predictions: NDArray[Any], labels: NDArray[np.int32]
     ) -> None:
-        """Refuses a loss that is the cross-entropy of a softmax of probabilities.
+        """Refuses a loss that applies another softmax to probabilities.
 
-        Where all probabilities are alike, as of weights that are zeros, that is also the
-        cross-entropy of the probabilities: then a later batch tells.
+        If all probabilities are equal, for example with zero weights, a second softmax does not
+        change the cross-entropy. The check is then repeated with a later batch.
         """
         is_scores = predictions.dtype.kind == "f" and predictions.ndim == 2
         if is_scores and not np.isfinite(predictions).all():
@@ -396,13 +403,13 @@ class Network:
 
 
 def _kind(value: Any) -> str:
-    """Type and shape: float32 [784, 10]."""
+    """Returns the type of a value, for an array dtype and shape: float32 [784, 10]."""
     if isinstance(value, np.ndarray | np.generic):
         return f"{value.dtype} {list(value.shape)}"
     return type(value).__name__
 
 
 def short(value: object) -> str:
-    """Returns a value on one short line."""
+    """Returns the repr of a value on one line of at most 60 characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,4 +1,4 @@
-"""PyTorch modules as models. PyTorch is never imported here unless the user's code has done so."""
+"""PyTorch modules as models. This file uses PyTorch only if the user's code has imported it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fedcli.errors import ModelError
 from fedcli.models.metrics import are_probabilities
 from fedcli.settings.own import user_code
 
-# What a module ends in, by the name of the gradient's function, that the loss does not expect.
-_ENDINGS = {"Softmax": "a softmax", "Sigmoid": "a sigmoid"}
-# Functions that change nothing but the shape.
+# Final operations that are refused because the loss expects logits; keys are autograd's names.
+_REFUSED_ENDINGS = {"Softmax": "a softmax", "Sigmoid": "a sigmoid"}
+# Autograd's names of operations that keep the values and change at most the shape.
 _SHAPING = ("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Clone", "Alias")
 
 
@@ -30,7 +30,7 @@ def is_module(model: object) -> bool:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Makes what PyTorch draws a function of `seed`, and leaves its generator as it was."""
+    """Seeds PyTorch's random numbers while the context is open; restores the generator after."""
     torch = _loaded()
     if torch is None:
         yield
@@ -41,23 +41,25 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class TorchNetwork:
-    """A module under the contract of `fedcli.own_models.OwnModel`.
+    """Adapts a module to the contract of `fedcli.own_models.OwnModel`.
 
-    Images come as float32 [b, C, H, W], or [b, I] if they are flat; the module returns logits
-    [b, K], and the loss is their mean cross-entropy. Its parameters are trained in place, on one
-    thread. What it draws (dropout) is a function of the run's seed, the client and the round.
+    The module receives images as float32 [b, C, H, W], or [b, I] if they are flat, and returns
+    logits [b, K]. The loss is their mean cross-entropy. The module's parameters are trained in
+    place, on one thread. Its random numbers (dropout) depend only on the run's seed, the client and
+    the round.
     """
 
     def __init__(self, module: Any, input_shape: tuple[int, ...], file: str) -> None:
-        """Takes a module for images of `input_shape`, [H, W], [H, W, C] or [I].
+        """Checks and wraps a module for images of `input_shape`: [H, W], [H, W, C] or [I].
 
         Raises:
-            ModelError: It is not on the CPU, not float32, or keeps statistics between batches.
+            ModelError: The module has no parameters that can be trained, a parameter is not float32
+                on the CPU, or a layer keeps statistics between batches.
         """
         torch = _loaded()
         assert torch is not None
         self._torch, self._module, self._file = torch, module, file
-        # That of a module that torch has itself would be a line of torch's.
+        # For a class of torch itself, such as Sequential, `place` would name a line of torch's code.
         is_own = user_code.source_file(type(module)) == file
         self.place = user_code.place(type(module)) if is_own or not file else file
         self._input_shape = input_shape
@@ -92,7 +94,7 @@ class TorchNetwork:
         self._modes_seen: set[bool] = set()  # training, evaluation
 
     def set_random_seed(self, seed: int) -> None:
-        """Sets what dropout draws from."""
+        """Sets the state of the random generator from which dropout draws."""
         generator = self._torch.Generator()
         generator.manual_seed(seed)
         self._random_state = generator.get_state()
@@ -100,7 +102,7 @@ class TorchNetwork:
     def forward_pass(self, batch: Mapping[str, NDArray[Any]], training: bool = True) -> Any:
         """Returns loss, logits and, in training, the gradients of a batch."""
         torch = self._torch
-        images = torch.from_numpy(self._as_torch_has_it(batch["x"]))
+        images = torch.from_numpy(self._channels_first(batch["x"]))
         labels = torch.from_numpy(batch["y"].astype(np.int64))
         with self._one_thread(), torch.random.fork_rng(devices=[]):
             torch.random.set_rng_state(self._random_state)
@@ -117,18 +119,18 @@ class TorchNetwork:
         )
 
     def report_local_unfinalized_metrics(self) -> dict[str, Sequence[Any]]:
-        """Returns none: a module has no metrics of its own."""
+        """Returns an empty dict: a module has no metrics of its own."""
         return {}
 
     def metric_finalizers(self) -> dict[str, Callable[[list[Any]], Any]]:
-        """Returns none."""
+        """Returns an empty dict: a module has no metrics of its own."""
         return {}
 
     def reset_metrics(self) -> None:
         """Does nothing."""
 
-    def _as_torch_has_it(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Images [b, H, W] or [b, H, W, C] as [b, C, H, W]."""
+    def _channels_first(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Converts [b, H, W] or [b, H, W, C] to [b, C, H, W]; flat images stay as they are."""
         if images.ndim == 3:
             return images[:, np.newaxis]
         if images.ndim == 4:
@@ -136,7 +138,7 @@ class TorchNetwork:
         return images
 
     def _loss(self, logits: Any, labels: Any, weights: NDArray[np.float32] | None) -> Any:
-        """The mean cross-entropy, each example's times its weight."""
+        """Returns the mean of the examples' cross-entropies, each multiplied by its weight."""
         cross_entropy = self._torch.nn.functional.cross_entropy
         if weights is None:
             return cross_entropy(logits, labels)
@@ -144,7 +146,7 @@ class TorchNetwork:
         return (losses * self._torch.from_numpy(weights)).mean()
 
     def _outputs(self, images: Any) -> Any:
-        """What the module makes of images; a failure is located: line and layer."""
+        """Calls the module on images. The error of a failing module names line and layer."""
         try:
             return self._module(images)
         except Exception as err:
@@ -156,9 +158,9 @@ class TorchNetwork:
             ) from err
 
     def _failing_layer(self, images: Any) -> str:
-        """The innermost layer that fails on images; empty if it is the module itself.
+        """Returns the innermost layer that fails on images; empty if it is the module itself.
 
-        The forward pass is repeated for it, with notes of what begins and ends.
+        The forward pass is repeated with hooks that record the layers that are running.
         """
         running: list[str] = []
 
@@ -184,24 +186,24 @@ class TorchNetwork:
         return ""
 
     def _layer(self, name: str) -> str:
-        """A layer as messages name it: its kind, and its name in the module."""
+        """Describes a layer for messages: its class and its name in the module."""
         return f"the {type(self._module.get_submodule(name)).__name__} layer {name}"
 
     def _layer_of(self, tensor: str) -> str:
-        """The same of the layer that has a parameter or buffer of this name."""
+        """Describes the layer that has a parameter or buffer of this name."""
         name = tensor.rpartition(".")[0]
         return self._layer(name) if name else "the module"
 
     def _gradients(self, loss: Any) -> list[NDArray[np.float32]]:
         try:
-            found = self._torch.autograd.grad(loss, self._parameters, allow_unused=True)
+            gradients = self._torch.autograd.grad(loss, self._parameters, allow_unused=True)
         except RuntimeError as err:
             raise ModelError(
                 f"{self.place}: forward_pass: gradients: {user_code.reason(err)}; mend the model"
             ) from err
         return [
             np.zeros_like(variable) if each is None else each.numpy()
-            for each, variable in zip(found, self.trainable_variables, strict=True)
+            for each, variable in zip(gradients, self.trainable_variables, strict=True)
         ]
 
     def _check_logits(self, logits: Any, size: int, *, training: bool) -> None:
@@ -223,9 +225,9 @@ class TorchNetwork:
             self._modes_seen.add(training)
 
     def _refuse_probabilities(self, logits: Any, *, training: bool) -> None:
-        """Refuses outputs of which each row is at least 0 and sums to 1, or that end in a sigmoid.
+        """Refuses rows of probabilities (each at least 0, sum 1) and outputs of a final sigmoid.
 
-        In evaluation only the values tell: there are no gradients.
+        In evaluation only the values are checked, because the outputs then have no autograd graph.
         """
         values: NDArray[np.float32] = logits.detach().numpy()
         are_shares = np.isfinite(values).all() and values.shape[1] > 1 and are_probabilities(values)
@@ -245,12 +247,12 @@ class TorchNetwork:
             )
 
     def _ending(self, logits: Any) -> str | None:
-        """What the outputs were made by, if that is one of `_ENDINGS`."""
+        """Returns the description of the outputs' last operation if it is a refused one."""
         function = logits.grad_fn
         while function is not None:
             name = type(function).__name__.partition("Backward")[0]
             if name not in _SHAPING:
-                return _ENDINGS.get(name)
+                return _REFUSED_ENDINGS.get(name)
             function = function.next_functions[0][0]
         return None
 
