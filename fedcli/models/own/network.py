@@ -191,7 +191,9 @@ class Network:
         for name in ("loss", "predictions"):
             if not hasattr(output, name):
                 kind = type(output).__name__
-                raise self.fault("forward_pass", f"returned {kind} without {name}; {_OUTPUT_ADVICE}")
+                raise self.fault(
+                    "forward_pass", f"returned {kind} without {name}; {_OUTPUT_ADVICE}"
+                )
         num_examples = getattr(output, "num_examples", None)
         if num_examples is not None and num_examples != size:
             raise self.fault(
