@@ -12,7 +12,7 @@ _MAX_INT = 2**63 - 1
 
 
 def checked_state(where: str, state: Any, before: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns a part's state in a form that can be stored: arrays (copied), ints and floats by name.
+    """Returns a part's state in a form that can be stored: copied arrays, ints and floats.
 
     Args:
         where: The place in the user's code, with which error messages start.
