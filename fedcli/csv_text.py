@@ -56,6 +56,13 @@ def read_rows(text: str) -> list[list[str]]:
         raise ValueError(str(err)) from err
 
 
+def visible(text: str) -> str:
+    r"""Returns the text with each control character as `\x1b` or the like."""
+    if text.isprintable():
+        return text
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
 def shown_cell(cell: Any) -> Any:
     r"""Returns the cell; a text without control characters, and none that a spreadsheet would run.
 
@@ -63,8 +70,7 @@ def shown_cell(cell: Any) -> Any:
     """
     if not isinstance(cell, str):
         return cell
-    if not cell.isprintable():
-        cell = _CONTROL.sub(lambda match: ascii(match[0])[1:-1], cell)
+    cell = visible(cell)
     if cell.startswith(FORMULA_STARTS) and not _is_number(cell):
         return f"'{cell}"
     return cell

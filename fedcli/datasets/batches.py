@@ -254,7 +254,8 @@ def first_non_finite(pixels: NDArray[np.floating[Any]]) -> int | None:
 
 def _pixel_array(pixels: NDArray[Any], where: str) -> tuple[Pixels, float]:
     """The pixels as the core reads them, and their scale."""
-    if pixels.ndim not in (2, 3, 4) or pixels.dtype not in (np.uint8, np.float32, np.float64):
+    native = pixels.dtype.newbyteorder("=")
+    if pixels.ndim not in (2, 3, 4) or native not in (np.uint8, np.float32, np.float64):
         raise DataError(
             f"{where}: pixels are {pixels.dtype} {list(pixels.shape)}; "
             "give uint8, float32 or float64 of shape [n, H, W] or [n, H, W, C]"

@@ -7,14 +7,15 @@ anything.
 from __future__ import annotations
 
 import base64
+import html
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.csv_text import visible
 from fedcli.inspection.figures.tiles import on_paper, tile_blocks
 from fedcli.reports import tables as report_tables
 from fedcli.reports.axes import Axis, tick_texts
@@ -111,8 +112,8 @@ def page(
     """
     one = runs[0] if len(runs) == 1 else None
     title = str(one.path) if one else f"{len(runs)} runs"
-    parts = [f"<h1>{escape(title)}</h1>"]
-    parts += [f'<p class="note">{escape(note)}</p>' for note in notes]
+    parts = [f"<h1>{_escape(title)}</h1>"]
+    parts += [f'<p class="note">{_escape(note)}</p>' for note in notes]
     if one:
         parts.append(_pairs(report_tables.summary(one)))
     parts.append(_curves(runs))
@@ -129,7 +130,7 @@ def page(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        f"<title>{escape(title)} - fedcli</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{_escape(title)} - fedcli</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(parts)
         + "\n</body>\n</html>\n"
     )
@@ -150,8 +151,8 @@ def _key(runs: Sequence[RunRecord], names: Sequence[str]) -> str:
     """What the lines of all charts stand for: each with its colour and dashes."""
     shown = names if len(runs) == 1 else short_names(names, _LEGEND_LETTERS)
     items = [
-        f'<span title="{escape(name)}"><svg viewBox="0 0 34 8"><line x1="0" x2="34" y1="4" y2="4" '
-        f"{_stroke(index)}/></svg>{escape(text)}</span>"
+        f'<span title="{_escape(name)}"><svg viewBox="0 0 34 8"><line x1="0" x2="34" y1="4" y2="4" '
+        f"{_stroke(index)}/></svg>{_escape(text)}</span>"
         for index, (name, text) in enumerate(zip(names, shown, strict=True))
     ]
     return f'<div class="key note">{"".join(items)}</div>'
@@ -183,13 +184,13 @@ def _line_chart(measure: str, series: Mapping[str, Series], names: Sequence[str]
         places = [place(x, y) for x, y in each]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         drawn.append(
-            f'<polyline points="{path}" {_stroke(index)}><title>{escape(name)}</title></polyline>'
+            f'<polyline points="{path}" {_stroke(index)}><title>{_escape(name)}</title></polyline>'
         )
         if len(each) <= 40:  # of more, points would hide the line
             drawn += [
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" '
                 f'style="fill:var(--c{index % len(COLORS)})"><title>'
-                f"{escape(name)}, round {at}: {value:.4f}</title></circle>"
+                f"{_escape(name)}, round {at}: {value:.4f}</title></circle>"
                 for (x, y), (at, value) in zip(places, each, strict=True)
             ]
     axes = []
@@ -206,7 +207,7 @@ def _line_chart(measure: str, series: Mapping[str, Series], names: Sequence[str]
     scale = ", logarithmic scale" if up.is_log else ""
     title = f"{curve_title(measure)}{scale}"
     return (
-        f"<figure><figcaption>{escape(title)}</figcaption>"
+        f"<figure><figcaption>{_escape(title)}</figcaption>"
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">'
         f"{''.join(axes)}{_axis_titles('round', measure)}{''.join(drawn)}</svg></figure>"
     )
@@ -226,9 +227,9 @@ def _axis_titles(across: str, up: str) -> str:
     return (
         f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>'
         f'<text x="{_LEFT + (_WIDTH - _LEFT - _RIGHT) / 2:.0f}" y="{_HEIGHT - 8}" '
-        f'text-anchor="middle">{escape(across)}</text>'
+        f'text-anchor="middle">{_escape(across)}</text>'
         f'<text transform="translate(14 {middle:.0f}) rotate(-90)" text-anchor="middle">'
-        f"{escape(up)}</text>"
+        f"{_escape(up)}</text>"
     )
 
 
@@ -263,10 +264,10 @@ def _spread(predictions: PredictionSummary) -> str:
     ]
     told = ", ".join(f"{ids[index]} {accuracies[index]:.3f}" for index in worst.tolist())
     return (
-        f'<h2>{escape(caption)}</h2><figure><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">'
+        f'<h2>{_escape(caption)}</h2><figure><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">'
         f"{''.join(bars)}{''.join(texts)}{_axis_titles('accuracy', 'clients')}"
         f'</svg></figure><p class="note">{len(accuracies):,} clients that have examples. '
-        f"Lowest: {escape(told) or 'nobody'}</p>"
+        f"Lowest: {_escape(told) or 'nobody'}</p>"
     )
 
 
@@ -274,7 +275,7 @@ def _confusion(predictions: PredictionSummary) -> str:
     """Rows are labels, columns what the model says; colour is the share of the label."""
     if predictions.confusion is None:
         return ""
-    head = "".join(f"<th>{escape(name)}</th>" for name in predictions.class_names)
+    head = "".join(f"<th>{_escape(name)}</th>" for name in predictions.class_names)
     rows: list[str] = []
     for name, counts in zip(predictions.class_names, predictions.confusion.tolist(), strict=True):
         total = max(1, sum(counts))
@@ -288,7 +289,7 @@ def _confusion(predictions: PredictionSummary) -> str:
             )
         recall = counts[len(rows)] / total if sum(counts) else float("nan")
         end = f"<td>{recall:.3f}</td>" if sum(counts) else "<td>-</td>"
-        rows.append(f'<tr><th class="text">{escape(name)}</th>{"".join(cells)}{end}</tr>')
+        rows.append(f'<tr><th class="text">{_escape(name)}</th>{"".join(cells)}{end}</tr>')
     columns = predictions.confusion.sum(axis=0).tolist()
     precisions = [
         f"<td>{predictions.confusion[index, index] / count:.3f}</td>" if count else "<td>-</td>"
@@ -300,7 +301,7 @@ def _confusion(predictions: PredictionSummary) -> str:
     last = f'<tr><th class="text">precision</th>{"".join(precisions)}<td></td></tr>'
     return (
         "<h2>Labels and what the model says</h2>"
-        f'<p class="note">{counted} examples ({escape(predictions.split)}); a row is a '
+        f'<p class="note">{counted} examples ({_escape(predictions.split)}); a row is a '
         "label, a column a prediction</p>"
         f'<div class="wide"><table class="confusion"><tr><th></th>{head}<th>recall</th></tr>'
         f"{''.join(rows)}{last}</table></div>"
@@ -318,11 +319,11 @@ def _samples(predictions: PredictionSummary) -> str:
             alt = f"{sample.client.client_id}: {predictions.class_names[label]}"
             figures.append(
                 f'<figure class="{kind}"><img src="data:image/png;base64,{image}" '
-                f'alt="{escape(alt)}" title="{escape(alt)}"><figcaption>{escape(text)}'
+                f'alt="{_escape(alt)}" title="{_escape(alt)}"><figcaption>{_escape(text)}'
                 "</figcaption></figure>"
             )
     return (
-        f"<h2>What the model says of some examples ({escape(predictions.split)})</h2>"
+        f"<h2>What the model says of some examples ({_escape(predictions.split)})</h2>"
         f'<div class="digits">{"".join(figures)}</div>'
     )
 
@@ -353,7 +354,7 @@ def png(picture: NDArray[np.uint8]) -> bytes:
 
 def _pairs(rows: Sequence[tuple[str, str]]) -> str:
     cells = "".join(
-        f'<tr><th class="text">{escape(name)}</th><td class="text">{escape(text)}</td></tr>'
+        f'<tr><th class="text">{_escape(name)}</th><td class="text">{_escape(text)}</td></tr>'
         for name, text in rows
     )
     return f'<table class="pairs">{cells}</table>'
@@ -365,11 +366,16 @@ def _table(table: Table) -> str:
 
     def cells(texts: Sequence[str], tag: str) -> str:
         pairs = zip(kinds, texts, strict=True)
-        return "".join(f"<{tag}{kind}>{escape(text)}</{tag}>" for kind, text in pairs)
+        return "".join(f"<{tag}{kind}>{_escape(text)}</{tag}>" for kind, text in pairs)
 
     rows = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in table.rows)
     head = cells(table.headers, "th")
     return (
-        f"<h2>{escape(table.title)}</h2>"
+        f"<h2>{_escape(table.title)}</h2>"
         f'<div class="wide"><table><tr>{head}</tr>{rows}</table></div>'
     )
+
+
+def _escape(text: str) -> str:
+    """Returns the text for HTML: without markup and control characters."""
+    return html.escape(visible(text))

@@ -17,6 +17,7 @@ from fedcli.inspection.figures.page import (
     MARGIN,
     TITLE_HEIGHT,
     add_axes,
+    drawable,
     few_ticks,
     make_page,
     render,
@@ -208,9 +209,9 @@ class _Page:
             left = column * (self.width // self.num_columns)
             ends = [left, left + _LINE / 2, left + _LINE]
             key.plot(ends, [row + 0.5] * 3, **_look(number), markevery=[1], markersize=3)
-            key.text(left + _LINE + 12, row + 0.5, name, va="center")
+            key.text(left + _LINE + 12, row + 0.5, drawable(name), va="center")
         if self.note:
-            key.text(0, num_rows + 0.5, self.note, va="center", color="#666666")
+            key.text(0, num_rows + 0.5, drawable(self.note), va="center", color="#666666")
 
 
 def _look(number: int) -> dict[str, Any]:

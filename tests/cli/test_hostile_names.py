@@ -49,6 +49,7 @@ COMMANDS = (
     "report RUN --format csv",
     "report RUN --csv r.csv",
     "report RUN --clients-csv s.csv",
+    "report RUN RUN --html page.html --plot plot.svg",
     "export RUN w.npz",
     "export RUN w.npz --json",
     "train --resume RUN --rounds 3",
@@ -63,6 +64,8 @@ def test_no_name_reaches_the_screen_as_it_is(fedcli: Fedcli, tmp_path: Path) -> 
         assert done.code in (0, 1), command
         shown = set(done.out + done.err) - {"\n"}
         assert all(map(str.isprintable, shown)), (command, done.out, done.err)
+    for name in ("page.html", "plot.svg"):
+        assert all(each.isprintable() or each == "\n" for each in (tmp_path / name).read_text())
     files = [*tmp_path.glob("*.csv"), tmp_path / OUT / "metrics.csv"]
     assert len(files) == 7
     for file in files:

@@ -142,6 +142,9 @@ def test_from_arrays_converts_other_types_and_layouts() -> None:
     np.testing.assert_array_equal(client.pixels, wide.astype(np.float32))
     assert client.pixels.flags.c_contiguous
     assert client.labels.tolist() == [1, 2]
+    swapped = from_arrays(wide.astype(">f4"), np.array([1, 2], ">i8")).client
+    np.testing.assert_array_equal(swapped.pixels, client.pixels)
+    assert swapped.labels.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import hashlib
+import http.client
 import io
 import json
 import os
@@ -354,6 +355,11 @@ def test_stopping_takes_a_moment_however_silent_the_server(
         fetching.fetch(remote(url), tmp_path / "data.bin", tell=tell)
     assert time.monotonic() - start < 5
     assert (tmp_path / "data.bin.part").read_bytes() == CONTENT[:1000]
+
+
+def test_what_a_server_says_is_quoted_in_part() -> None:
+    error = http.client.BadStatusLine("x" * 60000)
+    assert len(str(transport._as_try_error(error))) < 300
 
 
 def test_https_never_leads_to_http() -> None:

@@ -21,11 +21,13 @@ from functools import partial
 from typing import Any
 
 from fedcli.dataclass import dataclass
+from fedcli.errors import shortened
 
 _BLOCK_BYTES = 1 << 18
 _NUM_BLOCKS_AHEAD = 8
 _POLL_SECONDS = 0.1  # between two calls of `wait`
 _TOO_SLOW = "too slow: next to nothing came in a long time"
+_MAX_REASON = 200  # characters of what the server or a library says
 _USABLE = {200, 206, 416}
 _TRANSIENT = {408, 429}
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
@@ -127,7 +129,7 @@ class Exchange:
             return _parse_head(status, headers)
         is_transient = status in _TRANSIENT or status >= 500
         raise TryError(
-            f"HTTP {status} {reason}".strip(),
+            f"HTTP {status} {shortened(reason, _MAX_REASON)}".strip(),
             is_final=not is_transient,
             wait_seconds=_seconds_to_wait(headers.get("Retry-After")),
         )
@@ -235,7 +237,8 @@ def _describe(reason: object) -> str:
         return "was cut off"
     if isinstance(reason, OSError) and reason.strerror:
         return f"cannot be reached ({reason.strerror})"
-    return f"cannot be read ({' '.join(str(reason).split()) or type(reason).__name__})"
+    said = shortened(" ".join(str(reason).split()), _MAX_REASON)
+    return f"cannot be read ({said or type(reason).__name__})"
 
 
 # ---- urllib --------------------------------------------------------------------------------------

@@ -168,7 +168,7 @@ class Panels:
 
 def make_page(title: str, width: int, height: int) -> Figure:
     """Returns an empty figure with room for `width` x `height` dots and for the title."""
-    text = _clean(title)
+    text = drawable(title)
     full_width = max(width, text_width(text, _TITLE_POINTS)) + 2 * MARGIN
     full_height = TITLE_HEIGHT + height + MARGIN
     figure = Figure(figsize=(full_width / DPI, full_height / DPI), dpi=DPI)
@@ -236,7 +236,7 @@ def text_width(text: str, points: float = _TEXT_POINTS) -> int:
     """Returns how many dots a text is wide."""
     font = _font()
     font.set_size(points, DPI)
-    font.set_text(_clean(text))
+    font.set_text(drawable(text))
     width: int = font.get_width_height()[0]
     return math.ceil(width / 64)  # FreeType counts in 64ths
 
@@ -251,15 +251,15 @@ def fitting(name: str, width: int) -> str:
 
 def shortened(name: str) -> str:
     """Returns a name of bounded length in characters that the font has."""
-    text = _clean(name)
+    text = drawable(name)
     if len(text) <= _MAX_NAME:
         return text
     half = (_MAX_NAME - 1) // 2
     return f"{text[:half]}…{text[-half:]}"
 
 
-def _clean(text: str) -> str:
-    """Text in one line of characters that the font has."""
+def drawable(text: str) -> str:
+    """Returns the text in one line of characters that the font has."""
     font = _font()
     words = " ".join(text.split())
     return "".join(char if font.get_char_index(ord(char)) else "?" for char in words)
