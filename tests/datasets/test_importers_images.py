@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -477,3 +478,13 @@ def test_a_json_table_of_nothing_but_objects_is_one_line(tmp_path: Path) -> None
     table.write_text('{"of": {"file": "a.png"}}\n{"of": {"file": "b.png"}}\n')
     with pytest.raises(DataError, match=r"labels.jsonl: line 1: no field holds a text or a number"):
         picture_tables.read_table(table)
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "\u00b2", "\u0663"])
+def test_a_table_of_labels_may_hold_any_number(tmp_path: Path, text: str) -> None:
+    """Python converts no number of more than 4,300 digits, nor every character that is a digit."""
+    save(tmp_path / "a.png")
+    save(tmp_path / "b.png")
+    (tmp_path / "labels.txt").write_text(f"{text}\na.png -{text}\nb.png {text}\n", "utf-8")
+    with contextlib.suppress(FedcliError):
+        read(tmp_path)

@@ -164,7 +164,8 @@ def read_table(path: Path) -> Table:
             lines = [(number, line) for number, line in _numbered(file, path) if line.strip()]
     except UnicodeDecodeError as err:
         raise DataError(f"{path}: not UTF-8 text ({err.reason}); save it as UTF-8") from err
-    if lines and lines[0][1].strip().isdigit() and int(lines[0][1]) in range(len(lines) + 1):
+    first = _plain_number(lines[0][1].strip()) if lines else ""
+    if first.isascii() and first.isdigit() and len(first) < 10 and int(first) <= len(lines):
         del lines[0]  # the number of rows, as CelebA's tables begin
     if path.suffix.lower() == _JSON_LINES and lines:
         return _read_json_lines(lines, path)
@@ -370,10 +371,9 @@ def known_class(name: str, known: Sequence[str], where: str) -> str:
     """
     if name in known:
         return name
-    if name.isdigit():
-        same = [each for each in known if each.isdigit() and int(each) == int(name)]
-        if len(same) == 1:
-            return same[0]
+    same = [each for each in known if _plain_number(each) == _plain_number(name)]
+    if len(same) == 1:
+        return same[0]
     raise DataError(
         f"{where}: label {name[:40]!r} is none of the class folders ({listed(known)}); name the "
         "classes alike in both"
@@ -392,7 +392,7 @@ def class_text(text: str, where: str) -> str:
     match = _WHOLE.fullmatch(value)
     if match is None:
         return value
-    return f"-{match[1]}" if value.startswith("-") and int(match[1]) else match[1]
+    return f"-{match[1]}" if value.startswith("-") and match[1].strip("0") else match[1]
 
 
 def listed(names: Sequence[str]) -> str:
