@@ -133,8 +133,9 @@ def default_selection(client_ids: Sequence[str], source: str) -> tuple[ClientSel
     _check_population(client_ids, source)
     if len(client_ids) >= DEFAULT_COHORT_SIZE:
         return ClientSelection(count=DEFAULT_COHORT_SIZE), None
-    note = f"{source} has {len(client_ids)} clients; all of them form the cohort"
-    return ClientSelection(count=len(client_ids)), note
+    count = len(client_ids)
+    has = "1 client, which forms" if count == 1 else f"{count} clients; all of them form"
+    return ClientSelection(count=count), f"{source} has {has} the cohort"
 
 
 def plan_cohorts(

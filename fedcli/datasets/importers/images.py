@@ -261,8 +261,8 @@ def _by_places(meaning: Meaning, listed: _Listed, root: Path, options: ImportOpt
     if options.splits is None:
         _rename_alone(meaning, flat)
     notes += _notes_of_empty(root, listed.pictures, options)
-    if listed.num_others:
-        notes += (f"{listed.num_others:,} files that are no images were left out",)
+    if listed.others:
+        notes += (_about_others(listed.others, root),)
     found = _by_folders(meaning, root, options.folders)
     if flat:
         known = {each.class_name for files in found.splits.values() for each in files}
@@ -279,6 +279,14 @@ def _by_places(meaning: Meaning, listed: _Listed, root: Path, options: ImportOpt
     if options.folders is None:
         folder_meaning.refuse_parts(meaning, root)
     return replace(found, notes=(*notes, *found.notes))
+
+
+def _about_others(others: Sequence[Path], root: Path) -> str:
+    """A note on files that are no pictures, with the name of the first."""
+    first = min(others).relative_to(root)
+    if len(others) == 1:
+        return f"1 file that is no image was left out: {first}"
+    return f"{len(others):,} files that are no images were left out, {first} for one"
 
 
 def _named_files(table: Path) -> list[Picture]:
@@ -311,13 +319,13 @@ class _Listed:
         pictures: By content or by name.
         tables: Text files that may say what they show.
         mats: Files of MATLAB's, of which the same may be true.
-        num_others: How many are no pictures.
+        others: What is no picture, tables among them.
     """
 
     pictures: list[Picture]
     tables: list[Path]
     mats: list[Path]
-    num_others: int
+    others: list[Path]
 
 
 def _list_files(root: Path) -> _Listed:
@@ -328,7 +336,7 @@ def _list_files(root: Path) -> _Listed:
         else:
             others.append(path)
     return _Listed(
-        pictures, picture_tables.tables_among(others), picture_mats.files_among(others), len(others)
+        pictures, picture_tables.tables_among(others), picture_mats.files_among(others), others
     )
 
 

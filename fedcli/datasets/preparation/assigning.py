@@ -53,10 +53,11 @@ def choose_scheme(
             num_examples = len(kept["train"])
             num_clients = max(1, num_examples // DEFAULT_CLIENT_EXAMPLES)
             name, given = "iid", {"clients": min(MAX_DEFAULT_CLIENTS, num_clients)}
+            has = "1 client" if given["clients"] == 1 else f"{given['clients']:,} clients"
             notes.append(
-                f"the source names no owners: dealt at random to {given['clients']:,} clients, as "
-                f"many as give {DEFAULT_CLIENT_EXAMPLES} examples each but at most "
-                f"{MAX_DEFAULT_CLIENTS}; --partition chooses another way"
+                f"the source names no owners: dealt at random to {has}, as many as give "
+                f"{DEFAULT_CLIENT_EXAMPLES} examples each but at most {MAX_DEFAULT_CLIENTS}; "
+                "--partition chooses another way"
             )
     entry = registry.opened_partition(name)
     if any(option.name == "seed" for option in entry.options):

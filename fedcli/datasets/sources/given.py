@@ -334,8 +334,8 @@ def as_given(data: Any, name: str = MEMORY) -> GivenData:
         return _given_pair(from_arrays(data, name=name))
     kind = type(data).__name__
     raise DataError(
-        f"data is of type {kind}; give a name or file, what datasets.load or from_arrays returns, "
-        "or {client_id: (pixels, labels)}"
+        f"data is of type {kind}; give a name or file, what datasets.load, from_arrays or "
+        "from_examples returns, or {client_id: (pixels, labels)}"
     )
 
 
