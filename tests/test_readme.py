@@ -233,6 +233,18 @@ def test_a_wrong_command_is_found(tmp_path: Path) -> None:
         test_commands_of_a_page_parse(page)
 
 
+def test_no_two_commands_make_the_same_run() -> None:
+    made = [
+        folder
+        for page in PAGES
+        for folder in re.findall(
+            r"--out (runs/\S+)|train\([^\n]*\"(runs/[^\"]+)\"", page.read_text()
+        )
+    ]
+    assert len(made) > 5
+    assert len(set(made)) == len(made)
+
+
 def test_readme_is_short_and_has_the_command_that_runs_the_tests() -> None:
     text = README.read_text()
     assert len(text.splitlines()) <= MAX_README_LINES
