@@ -1,4 +1,4 @@
-"""Further metrics, beside loss and accuracy: over all examples, and by client on request.
+"""Further metrics besides loss and accuracy: over all examples and, on request, by client.
 
 They are computed from predictions, in a second pass over the examples. Clients and examples are
 taken in order, so the results do not depend on the number of threads. Memory holds one number for
@@ -56,13 +56,13 @@ class Measured:
 
 
 class CheckedMetric(Protocol):
-    """A metric of a user's, behind checks; see `own_metrics`."""
+    """A user's own metric whose results are checked; see `own_metrics`."""
 
     def add(self, predicted: Predicted) -> None:
-        """Takes some examples."""
+        """Adds the predictions of some examples."""
 
     def value(self) -> float:
-        """Returns the metric of all that was added."""
+        """Returns the metric over all examples that were added."""
 
 
 class PredictionCounts:
@@ -80,12 +80,12 @@ class PredictionCounts:
         names: Sequence[str],
         own: Mapping[str, Callable[[], CheckedMetric]] = MappingProxyType({}),
     ) -> None:
-        """Starts without any example; counts what the metrics of these names need.
+        """Starts without examples.
 
         Args:
-            num_classes: Of the model.
-            names: Of metrics; those of a user's by their short names.
-            own: What makes each of the latter.
+            num_classes: Number of the model's classes.
+            names: Names of the metrics to compute; users' own metrics have their short names.
+            own: Functions that make the users' own metrics, by short name.
         """
         self.labels, self.predicted, self.right = np.zeros((3, num_classes), np.int64)
         self._names = names
@@ -197,9 +197,9 @@ class PredictionCounts:
 
 
 def short_name(name: str) -> str:
-    """Returns what a metric is called in results: that of a user's file by its class."""
-    found = split_code(name)
-    return name if found is None else found[1] or name
+    """Returns a metric's name in results: NAME for FILE.py:NAME, else the name itself."""
+    parts = split_code(name)
+    return name if parts is None else parts[1] or name
 
 
 def check_names(names: Sequence[str], model: Model) -> None:
@@ -214,7 +214,10 @@ def check_names(names: Sequence[str], model: Model) -> None:
 
 
 class Measuring:
-    """Metrics of the clients of one split, who come one after the other; a context."""
+    """Computes metrics over the clients of one split, which are added one after the other.
+
+    It is a context manager, because it may keep scores in a temporary file.
+    """
 
     def __init__(
         self,
@@ -225,14 +228,14 @@ class Measuring:
         by_client: bool = False,
         is_seen: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Starts without any example.
+        """Starts without examples.
 
         Args:
-            model: What predicts.
-            names: Keys of `tables.METRICS`, FILE.py:NAME, which is run, or names of metrics in
-                installed packages.
-            num_clients: Of the split.
-            by_client: Whether the metrics of each client are wanted, too.
+            model: The model that predicts.
+            names: Keys of `tables.METRICS`, names of metrics in installed packages, or
+                FILE.py:NAME; such files are executed.
+            num_clients: Number of clients in the split.
+            by_client: Whether to compute the metrics of each client, too.
             is_seen: Which clients took part in the training, bool [num_clients]; None: not known.
 
         Raises:
@@ -256,29 +259,33 @@ class Measuring:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Gives back what is held of the disk."""
+        """Removes the temporary files."""
         for each in (self._all, *self._groups.values()):
             each.close()
 
     def add(self, place: int, pieces: Iterable[Predicted]) -> None:
-        """Counts all predictions of the client in a place of the split.
+        """Counts all predictions of one client.
+
+        Args:
+            place: The client's position in the split.
+            pieces: Its predictions.
 
         Raises:
-            RunError: Scores have to go to a temporary file, and the disk is full or fails.
+            RunError: The temporary file for scores cannot be written.
         """
-        takers = [self._all]
+        counts = [self._all]
         if self._is_seen is not None:
-            takers.append(self._groups[GROUPS[0] if self._is_seen[place] else GROUPS[1]])
-        alone = self._counts() if self._by_client else None
-        if alone is not None:
-            takers.append(alone)
+            counts.append(self._groups[GROUPS[0] if self._is_seen[place] else GROUPS[1]])
+        of_client = self._counts() if self._by_client else None
+        if of_client is not None:
+            counts.append(of_client)
         for piece in pieces:
-            for each in takers:
+            for each in counts:
                 each.add(piece)
-        if alone is not None:
-            for name, value in alone.values().items():
+        if of_client is not None:
+            for name, value in of_client.values().items():
                 self._by_client[name][place] = value
-            alone.close()
+            of_client.close()
 
     def found(self) -> Measured:
         """Returns the metrics of all that was added. Raises RunError: the disk fails."""
@@ -292,7 +299,7 @@ class Measuring:
 def _own_makers(
     names: Sequence[str], num_classes: int
 ) -> Mapping[str, Callable[[], CheckedMetric]]:
-    """What makes the metrics of a user's among some; few evaluations have such."""
+    """Returns functions that make the users' own metrics among the named ones, by short name."""
     if all(name in tables.METRICS for name in names):
         return {}
     load_makers = load("fedcli.evaluation.own_metrics:makers")
@@ -314,12 +321,12 @@ def measure(
 
     Args:
         group: The clients.
-        evaluator: Its model and engine make the predictions.
-        state: What is evaluated.
+        evaluator: The process whose model and engine make the predictions.
+        state: The server state that is evaluated.
         names: See `Measuring`.
         by_client: See `Measuring`.
         is_seen: See `Measuring`.
-        cancel: Once raised, from any thread, the next call of the engine ends.
+        cancel: When set, from any thread, the engine stops at its next call.
 
     Raises:
         Cancelled: `cancel` was raised.
@@ -333,14 +340,16 @@ def measure(
     weights = state.global_model_weights if starts else state.evaluated_weights
     num_clients = len(group.client_ids)
     with Measuring(model, names, num_clients, by_client=by_client, is_seen=is_seen) as measuring:
-        found = predictions.predict_by_client(group, model, engine, weights, cancel, starts)
-        for place, pieces in found:
+        by_client_predictions = predictions.predict_by_client(
+            group, model, engine, weights, cancel, starts
+        )
+        for place, pieces in by_client_predictions:
             measuring.add(place, pieces)
         return measuring.found()
 
 
 def _shares(counts: NDArray[np.int64], totals: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The quotients; 0 where a total is 0."""
+    """Returns the quotients; 0 where a total is 0."""
     shares: NDArray[np.float64] = np.zeros(len(counts))
     np.divide(counts, totals, out=shares, where=totals > 0)
     return shares

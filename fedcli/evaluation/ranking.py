@@ -1,13 +1,13 @@
 """The exact area under the ROC curve, also for more scores than fit in memory.
 
-The area of a class is a share of pairs, one example of the class and one of another class: those
-in which the first has the greater score; a tie counts half. Pairs are counted in whole numbers of
-half pairs, so the result does not depend on the order of the examples. (Hanley and McNeil 1982,
-Radiology 143(1).)
+Consider all pairs of an example of the class and an example of another class. The area is the
+share of pairs in which the first has the greater score; a tie counts half. Half pairs are counted
+in whole numbers, so the result does not depend on the order of the examples. (Hanley and McNeil
+1982, Radiology 143(1).)
 
-Scores beyond a few million go to a temporary file without a name. The scores of a class are then
-sorted in parts: a first pass makes a histogram of the upper 16 bits of all scores; each further
-pass gathers a range of these that is small enough to be sorted.
+If there are more than a few million scores, they are written to a temporary file without a name.
+The scores of a class are then sorted in parts: a first pass makes a histogram of the upper 16 bits
+of all scores; each further pass gathers the scores of one range that is small enough to sort.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class ScoreRanks:
         """Starts without examples.
 
         Args:
-            num_classes: Number of classes. Of two classes only the second is ranked.
-            max_held: Scores in memory before they go to the file.
-            max_sorted: Scores of one class in memory at a time.
+            num_classes: Number of classes. With two classes, only the second one is ranked.
+            max_held: Number of scores kept in memory before they are written to the file.
+            max_sorted: Number of scores of one class that are sorted at a time.
         """
         self._first = 1 if num_classes == 2 else 0
         self._num_columns = num_classes - self._first
@@ -84,7 +84,8 @@ class ScoreRanks:
     def areas(self) -> NDArray[np.float64]:
         """Returns the area of each class, float64 [num_classes], or [1] for two classes.
 
-        It is NaN for a class that has no or all examples. If any score is NaN, all areas are.
+        The area is NaN for a class that has no example or all examples. If any score is NaN, all
+        areas are NaN.
 
         Raises:
             RunError: The file cannot be read.
@@ -149,7 +150,7 @@ class ScoreRanks:
 def _gathered(
     keys: _Keys, first: int = 0, last: int = _NUM_HALVES
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """The keys whose upper half is in first..last-1: those of the class, and all others."""
+    """Returns the keys with an upper half in first..last-1: those of the class, and the others."""
     inside, outside = [np.empty(0, np.uint32)], [np.empty(0, np.uint32)]
     for values, is_inside in keys():
         halves = values >> _HALF_BITS
@@ -160,7 +161,7 @@ def _gathered(
 
 
 def _half_pairs(inside: NDArray[np.uint32], outside: NDArray[np.uint32]) -> int:
-    """Twice the number of pairs in which the first is greater, plus the number of ties."""
+    """Returns twice the number of pairs in which `inside` is greater, plus the number of ties."""
     ascending = np.sort(outside)
     below = np.searchsorted(ascending, inside, "left")
     not_above = np.searchsorted(ascending, inside, "right")
@@ -168,7 +169,10 @@ def _half_pairs(inside: NDArray[np.uint32], outside: NDArray[np.uint32]) -> int:
 
 
 def _half_pairs_by_range(keys: _Keys, max_sorted: int) -> int:
-    """As `_half_pairs`, computed in ranges of at most `max_sorted` keys, or of one upper half."""
+    """Returns the same as `_half_pairs`, computed in ranges of at most `max_sorted` keys.
+
+    A range of one upper half may have more keys; it is counted without sorting.
+    """
     counts = np.zeros((2, _NUM_HALVES), np.int64)  # row 0: other classes, row 1: the class
     for values, is_inside in keys():
         halves = (values >> _HALF_BITS).astype(np.int64)
@@ -188,7 +192,7 @@ def _half_pairs_by_range(keys: _Keys, max_sorted: int) -> int:
 
 
 def _ranges(counts: NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:
-    """Yields ranges of upper halves, in order. Each has at most `most` keys, or is one half."""
+    """Yields ranges of upper halves in order, each of at most `most` keys or of one upper half."""
     first = last = held = 0
     for half in np.flatnonzero(counts).tolist():
         count = int(counts[half])
@@ -202,7 +206,7 @@ def _ranges(counts: NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:
 
 
 def _half_pairs_of_one(keys: _Keys, half: int) -> int:
-    """As `_half_pairs`, for all keys with one upper half, of which there may be any number."""
+    """Returns the same as `_half_pairs` for all keys with one upper half, without sorting."""
     counts = np.zeros((2, _NUM_HALVES), np.int64)
     for values, is_inside in keys():
         has_half = values >> _HALF_BITS == half

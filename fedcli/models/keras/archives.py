@@ -1,10 +1,12 @@
-"""Opens Keras's files, none of them trusted: `.keras`, `.h5`, `.weights.h5` and `.json`.
+"""Reads Keras's files `.keras`, `.h5`, `.weights.h5` and `.json`. They are not trusted.
 
-Their content says which is which. A `.keras` file is a zip of `config.json` and `model.weights.h5`;
-the latter is HDF5 with the tensors of a layer in `layers/dense_1/vars/0`, `1` (Keras 3; Keras 2.14
-says `_layer_checkpoint_dependencies`), by class name, counted. Legacy HDF5 files have a group for
-each layer's own name, their order in attributes, and perhaps the model in `model_config`.
-Nothing is unpacked to a disk, followed to another file or unpickled.
+The format is recognised by the content. A `.keras` file is a zip of `config.json` and
+`model.weights.h5`. The latter is an HDF5 file in which the tensors of a layer are
+`layers/dense_1/vars/0`, `1` and so on; `dense_1` is the layer's class name with a counter. (In
+Keras 2.14 the outer group is `_layer_checkpoint_dependencies`.) Legacy HDF5 files have one group
+for each layer, with the layer's own name; attributes give the order, and `model_config` may
+describe the model. Nothing is unpacked to disk or unpickled, and links to other files are not
+followed.
 """
 
 from __future__ import annotations
@@ -31,16 +33,17 @@ from fedcli.zips import open_zip
 
 CONFIG = "config.json"
 WEIGHTS = "model.weights.h5"
-# A container's list of layers: Keras 3, some of its first versions, Keras 2.12 to 2.15.
+# Names of the group of layers: in Keras 3, in its first versions, and in Keras 2.12 to 2.15.
 CONTAINERS = ("layers", "_layers", "_layer_checkpoint_dependencies")
 
 MAX_FILE_BYTES = 4 << 30
-_MAX_CONFIG_BYTES = 8 << 20  # a thousand layers have 1 MB
-# Limits of a file of weights, which may hold an optimizer's state: bytes of HDF5 and a parameter.
+_MAX_CONFIG_BYTES = 8 << 20  # the description of a thousand layers takes 1 MB
+# Size limit of a weights file: a fixed part and a part for each parameter. The file may also hold
+# an optimizer's state.
 _FIXED_BYTES = 64 << 20
 _BYTES_PER_PARAM = 40
-_MAX_NAMES = 4096  # in one attribute
-_MAX_NAME_BYTES = 4 << 30  # that such an attribute could unpack to
+_MAX_NAMES = 4096  # names in one attribute
+_MAX_NAME_BYTES = 4 << 30  # unpacked size of such an attribute
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
 _PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -58,8 +61,9 @@ class Contents:
     """The parts of a file.
 
     Attributes:
-        description: Decoded JSON of the model, None if there is none.
-        image: The file of the weights: HDF5, or the zip that holds it; empty if there are none.
+        description: Decoded JSON of the model; None if the file has none.
+        image: Bytes of the HDF5 file with the weights, or of the zip that contains it; empty if
+            there are no weights.
     """
 
     description: Any
@@ -67,7 +71,7 @@ class Contents:
 
 
 def is_keras(path: Path) -> bool:
-    """Returns whether a file starts like one of Keras's: HDF5, a zip with a model, or JSON.
+    """Tells whether a file starts like a Keras file: HDF5, a zip with a model, or JSON.
 
     The rest may still be damaged or hold something else. False for a file that cannot be read.
     """
@@ -83,10 +87,10 @@ def is_keras(path: Path) -> bool:
 
 
 def read(path: Path) -> Contents:
-    """Returns the content of a file of Keras's.
+    """Returns the content of a Keras file.
 
     Raises:
-        ConfigError: It cannot be read, is too large, damaged, or none of Keras's.
+        ConfigError: The file cannot be read, is too large or damaged, or is not a Keras file.
     """
     content = _read_whole(path)
     with reading():
@@ -121,16 +125,18 @@ def reading() -> Iterator[None]:
 def load_places(
     image: bytes, paths: Sequence[tuple[str, ...]], tops: Sequence[str], shapes: Sequence[Shapes]
 ) -> list[Tensors]:
-    """Returns the tensors of each layer that has any.
+    """Returns the tensors of each layer that has weights.
 
     Args:
         image: `Contents.image`.
-        paths: Of each such layer, its names in containers, from the outermost.
-        tops: Its outermost name in legacy files; empty: as the file orders them.
-        shapes: What its tensors must have.
+        paths: For each layer with weights, its names in the groups of layers, outermost first.
+        tops: For each, the name of its outermost layer in legacy files; empty: the file's order of
+            layers is used.
+        shapes: For each, the required shapes of its tensors.
 
     Raises:
-        ConfigError: The file is damaged, or has other layers or shapes; the line shows both lists.
+        ConfigError: The file is damaged, or its layers or shapes differ from the required ones. The
+            message shows both.
     """
     num_params = sum(math.prod(shape) for each in shapes for shape in each)
     with reading():
@@ -155,7 +161,7 @@ def _read_whole(path: Path) -> bytes:
 
 
 def _open(image: bytes) -> Any:
-    """An `h5py.File` whose texts are safe to read."""
+    """Opens an HDF5 file in memory and checks its heaps, so that its texts are safe to read."""
     if not image.startswith(_HDF5):
         raise ConfigError("holds no HDF5 file as Keras writes it; save it again")
     file = h5py.File(io.BytesIO(image), "r")
@@ -164,12 +170,12 @@ def _open(image: bytes) -> Any:
 
 
 def _unpack(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
-    """One member, in memory."""
-    found = [info for info in archive.infolist() if info.filename == name]
-    if len(found) != 1:
+    """Returns the content of a zip's member with this name, of at most `limit` bytes."""
+    members = [info for info in archive.infolist() if info.filename == name]
+    if len(members) != 1:
         names = ", ".join(repr(info.filename)[:60] for info in archive.infolist()[:5]) or "nothing"
-        raise ConfigError(f"is a zip with {len(found)} times {name}; it holds {names}")
-    info = found[0]
+        raise ConfigError(f"is a zip with {len(members)} times {name}; it holds {names}")
+    info = members[0]
     if info.compress_type not in _PLAIN_METHODS or info.flag_bits & 1:
         raise ConfigError(
             f"{name} in it is encrypted or packed by an unusual method; save it again"
@@ -195,7 +201,7 @@ def _decode(text: bytes | str) -> Any:
     except (ValueError, RecursionError) as err:
         reason = "nested too deeply" if isinstance(err, RecursionError) else _short(one_line(err))
         raise ConfigError(f"does not describe a model in whole JSON ({reason})") from err
-    if isinstance(decoded, str):  # some tools encode it twice
+    if isinstance(decoded, str):  # some tools encode the description twice
         return _decode(decoded)
     return decoded
 
@@ -210,17 +216,17 @@ def _legacy_description(file: Any) -> Any:
 
 
 def _is_legacy(file: Any) -> bool:
-    """Whether the file has a group for each layer's own name."""
+    """Tells whether the file has the legacy format: a group for each layer's own name."""
     return "model_weights" in file or "layer_names" in file.attrs
 
 
 def _container(file: Any) -> str:
-    """The name of the group that holds the layers by their counted class names."""
+    """Returns the name of the group that contains the layers by numbered class names."""
     container = next((each for each in CONTAINERS if each in file), None)
     if container is None:
-        found = ", ".join(sorted(map(repr, file))[:5]) or "nothing"
+        names = ", ".join(sorted(map(repr, file))[:5]) or "nothing"
         raise ConfigError(
-            f"holds no weights of Keras's, but {found[:200]}; give a file that Keras wrote"
+            f"holds no weights of Keras's, but {names[:200]}; give a file that Keras wrote"
         )
     return container
 
@@ -228,15 +234,15 @@ def _container(file: Any) -> str:
 def _load_counted(
     file: Any, paths: Sequence[tuple[str, ...]], shapes: Sequence[Shapes], num_bytes: int
 ) -> list[Tensors]:
-    """Tensors by numbered class names. Weights of any other layer are refused."""
+    """Loads tensors by numbered class names. Weights of any other layer are refused."""
     container = _container(file)
     loaded = []
-    for path, wanted in zip(paths, shapes, strict=True):
+    for path, required in zip(paths, shapes, strict=True):
         group = file
         for name in path:
             group = _member(_member(group, container, h5py.Group), name, h5py.Group)
         datasets = _variables(group)
-        loaded.append(_load_layer("/".join(path), datasets, wanted, num_bytes))
+        loaded.append(_load_layer("/".join(path), datasets, required, num_bytes))
     known = {path[0] for path in paths}
     for name in sorted(_member(file, container, h5py.Group)):
         if name not in known and _variables(_member(file[container], name, h5py.Group)):
@@ -248,7 +254,7 @@ def _load_counted(
 
 
 def _variables(group: Any) -> list[Any]:
-    """A layer's tensors, in order."""
+    """Returns the datasets of a layer's tensors, in order."""
     if "vars" not in group:
         return []
     variables = _member(group, "vars", h5py.Group)
@@ -260,7 +266,7 @@ def _variables(group: Any) -> list[Any]:
 def _load_legacy(
     file: Any, tops: Sequence[str], shapes: Sequence[Shapes], num_bytes: int
 ) -> list[Tensors]:
-    """Tensors by the order of the file, or of the outermost layers."""
+    """Loads tensors in the order of `tops`, or in the file's order if `tops` is empty."""
     root = _member(file, "model_weights", h5py.Group) if "model_weights" in file else file
     names = list(dict.fromkeys(tops)) or _texts(root.attrs, "layer_names", num_bytes)
     datasets: list[Any] = []
@@ -270,16 +276,16 @@ def _load_legacy(
             _follow(group, each) for each in _texts(group.attrs, "weight_names", num_bytes)
         ]
     loaded = []
-    for wanted in shapes:
-        loaded.append(_load_layer("", datasets[: len(wanted)], wanted, num_bytes))
-        datasets = datasets[len(wanted) :]
+    for required in shapes:
+        loaded.append(_load_layer("", datasets[: len(required)], required, num_bytes))
+        datasets = datasets[len(required) :]
     if datasets:
         raise ConfigError(f"has {len(datasets)} more weights than the model; give the model's own")
     return loaded
 
 
 def _texts(attrs: Any, name: str, num_bytes: int) -> list[str]:
-    """A list of names in an attribute; Keras splits a long list into several attributes."""
+    """Reads a list of names from an attribute; Keras splits a long list into several attributes."""
     if name not in attrs and f"{name}0" in attrs:
         parts = [f"{name}{index}" for index in range(_MAX_NAMES) if f"{name}{index}" in attrs]
         return [each for part in parts for each in _texts(attrs, part, num_bytes)]
@@ -300,21 +306,21 @@ def _texts(attrs: Any, name: str, num_bytes: int) -> list[str]:
     return texts
 
 
-def _load_layer(label: str, datasets: Sequence[Any], wanted: Shapes, num_bytes: int) -> Tensors:
-    given = [_shape(dataset, num_bytes) for dataset in datasets]
-    if given != wanted:
+def _load_layer(label: str, datasets: Sequence[Any], required: Shapes, num_bytes: int) -> Tensors:
+    shapes = [_shape(dataset, num_bytes) for dataset in datasets]
+    if shapes != required:
         where = f" in {label}" if label else ""
         raise ConfigError(
-            f"has weights of shapes {_listed(given)}{where}, the model needs {_listed(wanted)}"
+            f"has weights of shapes {_listed(shapes)}{where}, the model needs {_listed(required)}"
         )
     return [_array(dataset) for dataset in datasets]
 
 
 def _shape(dataset: Any, num_bytes: int) -> tuple[int, ...]:
-    """Shape of a dataset of plain floating point numbers that lie in the file itself."""
+    """Returns the shape of a dataset; refuses all but uncompressed floats in the file itself."""
     plist, kind = dataset.id.get_create_plist(), dataset.id.get_type()
-    is_here = plist.get_layout() in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT)
-    if not is_here or plist.get_external_count() or not isinstance(kind, h5py.h5t.TypeFloatID):
+    is_plain = plist.get_layout() in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT)
+    if not is_plain or plist.get_external_count() or not isinstance(kind, h5py.h5t.TypeFloatID):
         raise ConfigError(
             f"{_name(dataset)} in it is no plain array of floating point numbers; save the model "
             "as Keras does"
@@ -334,7 +340,7 @@ def _array(dataset: Any) -> NDArray[np.float32]:
 
 
 def _follow(group: Any, name: str) -> Any:
-    """A dataset some groups down."""
+    """Returns the dataset at a path below a group."""
     *groups, last = name.strip("/").split("/")
     for each in groups:
         group = _member(group, each, h5py.Group)
@@ -342,7 +348,7 @@ def _follow(group: Any, name: str) -> Any:
 
 
 def _member(group: Any, name: str, kind: Any) -> Any:
-    """A member of a group, in the file itself: links are not followed."""
+    """Returns a member of a group. Soft and external links are refused."""
     if "/" in name or name in ("", "."):
         raise ConfigError(f"{name[:60]!r} in it is no name of a layer; save the model again")
     link = group.get(name, getlink=True) if name in group else None
@@ -350,16 +356,16 @@ def _member(group: Any, name: str, kind: Any) -> Any:
         raise ConfigError(f"{name[:60]!r} in it is a link, and links are never followed")
     member = group[name] if link is not None else None
     if not isinstance(member, kind):
-        found = ", ".join(sorted(map(repr, group))[:8]) or "nothing"
+        names = ", ".join(sorted(map(repr, group))[:8]) or "nothing"
         raise ConfigError(
-            f"has no {name[:60]!r} where the model's weights stand, but {found[:300]}; give the "
+            f"has no {name[:60]!r} where the model's weights stand, but {names[:300]}; give the "
             "weights of this model"
         )
     return member
 
 
 def _short(text: str) -> str:
-    """A message of a library's, which may repeat much of the file."""
+    """Shortens a library's message, which may repeat content of the file, and escapes it."""
     return "".join(each if each.isprintable() else "?" for each in text[:200])
 
 
@@ -374,12 +380,12 @@ def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
 def weights_image(
     paths: Mapping[str, Sequence[NDArray[np.float32]]], names: Mapping[str, str], name: str
 ) -> bytes:
-    """Returns a `.weights.h5` of Keras 3; it is built in memory, to be written at once.
+    """Returns the bytes of a `.weights.h5` file of Keras 3, which is built in memory.
 
     Args:
-        paths: The tensors of each layer, by its counted class name, in order.
-        names: Each layer's own name, likewise.
-        name: The model's.
+        paths: The tensors of each layer in order, by the layer's numbered class name.
+        names: Each layer's own name, by the same keys.
+        name: The model's name.
     """
     with new_in_memory() as file:
         for path, tensors in paths.items():

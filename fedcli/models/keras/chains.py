@@ -1,4 +1,4 @@
-"""Finds the order of the layers in a Keras model's JSON, which is not trusted."""
+"""Finds the order of the layers in the JSON of a Keras model. The JSON is not trusted."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ def chain_of(class_name: str, config: Any) -> list[Mapping[str, Any]]:
     """Returns the layers of a model in order, from input to output.
 
     Raises:
-        ConfigError: There are none, or they branch.
+        ConfigError: There are no layers, or they do not form one chain.
     """
-    found = config.get("layers") if isinstance(config, Mapping) else config
-    if not isinstance(found, list) or not all(isinstance(each, Mapping) for each in found):
+    layers = config.get("layers") if isinstance(config, Mapping) else config
+    if not isinstance(layers, list) or not all(isinstance(each, Mapping) for each in layers):
         raise ConfigError("describes no Keras model: it has no list of layers")
     if class_name == "Sequential":
-        return found
-    sources = {_name_of(each): _source_of(each) for each in found}
+        return layers
+    sources = {_name_of(each): _source_of(each) for each in layers}
     followers = {source: name for name, source in sources.items() if source is not None}
     starts = [name for name, source in sources.items() if source is None]
-    if len(starts) != 1 or len(sources) != len(found):
+    if len(starts) != 1 or len(sources) != len(layers):
         raise ConfigError(f"has {len(starts)} inputs; fedcli takes models of one")
-    by_name = {_name_of(each): each for each in found}
+    by_name = {_name_of(each): each for each in layers}
     order = [by_name[starts[0]]]
     while (follower := followers.get(_name_of(order[-1]))) in by_name:
         order.append(by_name[follower])
-        if len(order) > len(found):
+        if len(order) > len(layers):
             break
     outputs = [each[0] for each in _histories(config.get("output_layers"))]
-    if len(order) != len(found) or outputs != [_name_of(order[-1])]:
+    if len(order) != len(layers) or outputs != [_name_of(order[-1])]:
         raise ConfigError(
             "branches, or has more than one output; fedcli computes models in which each layer "
             "follows one other"
@@ -49,7 +49,7 @@ def _name_of(item: Mapping[str, Any]) -> str:
 
 
 def _source_of(item: Mapping[str, Any]) -> str | None:
-    """Name of the layer before a layer of a functional model; None: it is the first."""
+    """Returns the name of a layer's predecessor in a functional model; None for the first layer."""
     nodes = item.get("inbound_nodes")
     name = _name_of(item)
     if not nodes:
@@ -60,12 +60,12 @@ def _source_of(item: Mapping[str, Any]) -> str | None:
     if isinstance(node, Mapping):  # Keras 3
         calls: Any = node.get("kwargs") or {}
         if isinstance(calls, Mapping) and calls.get("training") is False:
-            calls = {**calls, "training": None}  # so it writes a dropout's default
+            calls = {**calls, "training": None}  # False is what Keras writes for dropout by default
         args = node.get("args")
         histories = [_history(each) for each in args] if isinstance(args, list) else []
     else:
         histories = _histories(node)
-        calls = {key: each for found in histories for key, each in _calls(found).items()}
+        calls = {key: each for history in histories for key, each in _calls(history).items()}
     if len(histories) != 1 or not histories[0] or histories[0][2:3] != [0]:
         raise ConfigError(f"layer {shown(name)} takes {len(histories)} inputs; fedcli joins none")
     if not isinstance(calls, Mapping) or any(each is not None for each in calls.values()):
@@ -74,15 +74,15 @@ def _source_of(item: Mapping[str, Any]) -> str | None:
 
 
 def _history(tensor: object) -> list[Any]:
-    """[layer, node, output] of a symbolic tensor of Keras 3; empty if it is none."""
+    """Returns [layer, node, output] of a symbolic tensor of Keras 3; empty for anything else."""
     config = tensor.get("config") if isinstance(tensor, Mapping) else None
     history = config.get("keras_history") if isinstance(config, Mapping) else None
-    found = _histories(plain(history))
-    return found[0] if len(found) == 1 else []
+    histories = _histories(plain(history))
+    return histories[0] if len(histories) == 1 else []
 
 
 def _histories(value: object) -> list[list[Any]]:
-    """A list of [layer, node, output, ...], of which one may stand alone."""
+    """Returns a list of [layer, node, output, ...]; a single such entry becomes a list of one."""
     value = plain(value)
     if isinstance(value, list) and value and isinstance(value[0], str):
         value = [value]

@@ -1,7 +1,7 @@
-"""Models and weights in Keras's files: `.keras`, `.h5`, `.weights.h5` and `.json`.
+"""Reads and writes models and weights in Keras's files: `.keras`, `.h5`, `.weights.h5`, `.json`.
 
-Reads the files of Keras 2.14 and Keras 3, and writes those of Keras 3; Keras need not be installed.
-Tensors have the same layout in both, so none is permuted.
+Files of Keras 2.14 and Keras 3 can be read; files of Keras 3 are written. Keras need not be
+installed. Keras and fedcli lay out tensors in the same way, so no tensor is permuted.
 """
 
 from __future__ import annotations
@@ -29,22 +29,24 @@ from fedcli.outputs import write_output
 
 is_keras = archives.is_keras
 
-MAX_PARAMS = 1 << 28  # of a model without weights, because a small file can claim many: 1 GiB
-_KERAS_VERSION = "3.0.0"  # the first whose format this is
-_ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # so that equal models are equal files
+# Limit (1 GiB) of a model without weights, because a small file can describe a very large model.
+MAX_PARAMS = 1 << 28
+_KERAS_VERSION = "3.0.0"  # the first version that has this format
+_ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # a constant, so that equal models give equal files
 
 
 @dataclass(frozen=True, eq=False)
 class KerasModel:
-    """A model in a file of Keras's.
+    """A model that was read from a Keras file.
 
     Attributes:
         name: The model's name.
-        specs: From pixels to logits, each with a name; a softmax at the end may be among them.
-        input_shape: Of one example, after the reshaping that the model starts with.
-        weights: float32, one for each tensor of `lay_out(specs, input_shape)`; None: the file has
-            none.
-        starts: How Keras would initialise each tensor: a constant, or an initialiser's name.
+        specs: The layers from pixels to logits, each with a name, perhaps with a softmax at the
+            end.
+        input_shape: Shape of one example, after a Reshape at the beginning of the model.
+        weights: float32 arrays, one for each tensor of `lay_out(specs, input_shape)`; None if the
+            file has no weights.
+        starts: The initialiser of each tensor in Keras: a constant, or an initialiser's name.
     """
 
     name: str
@@ -60,7 +62,7 @@ class KerasModel:
             drawn: float32 [num_params], every kernel drawn Glorot uniform.
 
         Raises:
-            ConfigError: The file names an initialiser that draws otherwise.
+            ConfigError: The file names another random initialiser than Glorot uniform.
         """
         params = drawn.copy()
         layout = lay_out(self.specs, self.input_shape)
@@ -76,11 +78,13 @@ class KerasModel:
 
 
 def read_model(path: Path) -> KerasModel:
-    """Returns the model in a `.keras`, a whole-model `.h5` or a `.json`, known by its content.
+    """Returns the model in a `.keras`, whole-model `.h5` or `.json` file.
+
+    The format is recognised by the content.
 
     Raises:
         ConfigError: The file cannot be read, is damaged or holds weights alone; a layer or option
-            is not supported, or the weights do not fit the layers. The line names the file.
+            is not supported, or the weights do not fit the layers. The message names the file.
     """
     with _about(path):
         contents = archives.read(path)
@@ -103,11 +107,12 @@ def read_model(path: Path) -> KerasModel:
 def read_weights(path: Path, layout: ParamLayout) -> list[NDArray[np.float32]]:
     """Returns the weights in a `.weights.h5`, `.keras` or `.h5`, one for each tensor of a layout.
 
-    A whole model's layers may have other names than the layout's, but the same tensors in order.
+    If the file describes a model, its layers may have other names than the layout's, but the
+    tensors must have the same shapes in the same order.
 
     Raises:
         ConfigError: The file cannot be read, is damaged, or its weights are of other layers or
-            shapes. The line names the file.
+            shapes. The message names the file.
     """
     with _about(path):
         contents = archives.read(path)
@@ -119,26 +124,26 @@ def read_weights(path: Path, layout: ParamLayout) -> list[NDArray[np.float32]]:
             names = [spec.name for spec in layout.specs]
             named = dict(zip(names, counted, strict=True))
             paths = [(named[name],) for name in weighted]
-            found = archives.load_places(contents.image, paths, (), shapes)
-            return [tensor for each in found for tensor in each]
+            by_layer = archives.load_places(contents.image, paths, (), shapes)
+            return [tensor for tensors in by_layer for tensor in tensors]
         graph = graphs.parse(contents.description)
         own = lay_out(graph.specs, graph.input_shape)
-        given, wanted = ([tensor.shape for tensor in each.tensors] for each in (own, layout))
-        if given != wanted:
+        in_file, required = ([tensor.shape for tensor in each.tensors] for each in (own, layout))
+        if in_file != required:
             raise ConfigError(
-                f"has weights of shapes {_listed(given)}, the model needs {_listed(wanted)}"
+                f"has weights of shapes {_listed(in_file)}, the model needs {_listed(required)}"
             )
         return _load(contents.image, graph, own)
 
 
 def write_keras(path: Path, layout: ParamLayout, params: NDArray[np.float32]) -> None:
-    """Writes a model as a `.keras` of Keras 3, with a softmax at its end; replaces a regular file.
+    """Writes a model with a softmax at its end as a `.keras` file of Keras 3.
 
     Equal parameters give equal bytes.
 
     Args:
-        path: Where to.
-        layout: The model's.
+        path: The file; an existing regular file is replaced.
+        layout: The model's layout.
         params: float32 [num_params].
 
     Raises:
@@ -161,8 +166,8 @@ def write_weights(path: Path, layout: ParamLayout, params: NDArray[np.float32]) 
     """Writes weights as a `.weights.h5` of Keras 3, for `model.load_weights`.
 
     Args:
-        path: Where to; an existing regular file is replaced.
-        layout: The model's.
+        path: The file; an existing regular file is replaced.
+        layout: The model's layout.
         params: float32 [num_params].
 
     Raises:
@@ -184,12 +189,12 @@ def _load(image: bytes, graph: Graph, layout: ParamLayout) -> list[NDArray[np.fl
     _, shapes = _weighted(layout)
     paths = [place.path for place in graph.places]
     tops = [place.top for place in graph.places]
-    found = archives.load_places(image, paths, tops, shapes)
-    return [tensor for each in found for tensor in each]
+    by_layer = archives.load_places(image, paths, tops, shapes)
+    return [tensor for tensors in by_layer for tensor in tensors]
 
 
 def _weighted(layout: ParamLayout) -> tuple[list[str], list[list[tuple[int, ...]]]]:
-    """Names of the layers that have tensors, in order, and the shapes of those."""
+    """Returns the names of the layers that have tensors, and the tensors' shapes, in order."""
     shapes: dict[str, list[tuple[int, ...]]] = {}
     for tensor in layout.tensors:
         shapes.setdefault(tensor.name.rpartition("/")[0], []).append(tensor.shape)
@@ -197,7 +202,7 @@ def _weighted(layout: ParamLayout) -> tuple[list[str], list[list[tuple[int, ...]
 
 
 def _stack(layout: ParamLayout) -> list[Spec]:
-    """The layers that Keras needs: with a Flatten before a dense layer, and softmax at the end."""
+    """Returns the layers for Keras, with Flatten before a dense layer and softmax at the end."""
     stack: list[Spec] = []
     names = {spec.name for spec in layout.specs}
     is_flat = len(layout.input_shape) == 1
@@ -230,7 +235,7 @@ def _unused(name: str, names: set[str]) -> str:
 
 
 def _batch_shape(layout: ParamLayout) -> list[int | None]:
-    """Shape of the input; [H, W] gets a channel if a layer before the first Flatten needs it."""
+    """Returns a batch's shape. [H, W] gets a channel axis if a layer before a Flatten needs it."""
     shape = layout.input_shape
     first = next((each for each in layout.specs if each.needs_channels or each.gives_vector), None)
     if len(shape) == 2 and first is not None and first.needs_channels:
@@ -239,7 +244,7 @@ def _batch_shape(layout: ParamLayout) -> list[int | None]:
 
 
 def _describe(stack: Sequence[Spec], batch_shape: Sequence[int | None]) -> dict[str, Any]:
-    """The JSON of Keras 3; options left out have Keras's defaults."""
+    """Returns the model's JSON for Keras 3. Options that are left out have Keras's defaults."""
     start = _item("InputLayer", {"name": "fedcli_input", "batch_shape": list(batch_shape)})
     return {
         "module": "keras",

@@ -1,8 +1,8 @@
 """Turns Keras's JSON description of a model into layers of fedcli.
 
-Sequential and functional models in which each layer follows one other, models within models
-included, as Keras 2 and Keras 3 write them. The description is untrusted: it names no code that is
-run, and every option that fedcli does not compute is refused by name.
+Sequential and functional models of Keras 2 and Keras 3 are read if their layers form one chain.
+Nested models are allowed. The description is not trusted: no code that it names is run, and every
+option that fedcli does not support is refused by name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fedcli.models.layers.keras_options import Options, plain, shown
 # The layers that a file may have; the error for any other layer lists them.
 SUPPORTED = tuple(sorted({*KERAS_READERS, "InputLayer", "Reshape"}))
 MODELS = ("Sequential", "Functional", "Model")
-_MAX_LAYERS = 1000  # of all depths, models within models included
+_MAX_LAYERS = 1000  # in total, including the layers of nested models
 _MAX_DEPTH = 8
 
 
@@ -33,11 +33,11 @@ class Place:
     """The place of one layer's weights in a file.
 
     Attributes:
-        name: Name of its `Spec`.
-        path: Its names in the containers of `.weights.h5`, from the outermost: class names in snake
-            case, counted.
-        top: Name of the outermost layer it is in, the group of a legacy `.h5`.
-        starts: How Keras initialises its tensors, in order: a constant, or an initialiser's name.
+        name: Name of the layer's `Spec`.
+        path: The layer's names in the groups of `.weights.h5`, outermost first: class names in
+            snake case with a counter.
+        top: Name of the outermost layer that contains it; a legacy `.h5` has a group of this name.
+        starts: The initialisers of its tensors in order: a constant, or an initialiser's name.
     """
 
     name: str
@@ -51,10 +51,10 @@ class Graph:
     """A model without its weights.
 
     Attributes:
-        name: The model's own.
-        specs: From pixels to logits; each has a name.
-        input_shape: Of one example, after the reshaping that the model starts with.
-        places: One for each layer that has weights, in order.
+        name: The model's name.
+        specs: The layers from pixels to logits; each has a name.
+        input_shape: Shape of one example, after a Reshape at the beginning of the model.
+        places: The places of the weights, one for each layer that has weights, in order.
     """
 
     name: str
@@ -70,8 +70,8 @@ def parse(description: object) -> Graph:
         description: Decoded JSON: `class_name` and `config` of a model.
 
     Raises:
-        ConfigError: It describes no model, branches, or holds what fedcli does not compute; the
-            line names layer and option.
+        ConfigError: The JSON describes no model, the model branches, or fedcli does not support a
+            layer or an option. The message names layer and option.
     """
     class_name, config = _class_of(description)
     if class_name not in MODELS:
@@ -93,13 +93,13 @@ def parse(description: object) -> Graph:
 
 
 def to_snake_case(class_name: str) -> str:
-    """Returns a class name as Keras writes it in names: `MaxPooling2D` is `max_pooling2d`."""
+    """Returns a class name in Keras's snake case: `MaxPooling2D` becomes `max_pooling2d`."""
     words = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", class_name)
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", words).lower()
 
 
 def container_names(class_names: Sequence[str]) -> list[str]:
-    """Returns the names of layers of these classes in a `.weights.h5`: `dense`, `dense_1`."""
+    """Returns the names of layers in a `.weights.h5`, from their classes: `dense`, `dense_1`."""
     seen: Counter[str] = Counter()
     names = []
     for class_name in class_names:
@@ -110,7 +110,7 @@ def container_names(class_names: Sequence[str]) -> list[str]:
 
 
 def _class_of(item: object) -> tuple[str, Any]:
-    """Class name and config of a layer or model; classes that are not Keras's own are refused."""
+    """Returns class name and config of a layer or model. Custom classes are refused."""
     if not isinstance(item, Mapping) or not isinstance(item.get("class_name"), str):
         raise ConfigError("describes no Keras model: a part of it has no class_name")
     class_name = item["class_name"]
@@ -125,7 +125,7 @@ def _class_of(item: object) -> tuple[str, Any]:
 
 
 class _Builder:
-    """The layers so far, with the shape of what comes out of them."""
+    """Collects layers and keeps track of the shape of their output."""
 
     def __init__(self) -> None:
         self.specs: list[Spec] = []
@@ -140,22 +140,22 @@ class _Builder:
         if depth > _MAX_DEPTH:
             raise ConfigError(f"models within models, more than {_MAX_DEPTH} deep; flatten it")
         class_name, config = _class_of(item)
-        found = chain_of(class_name, config)
-        self._num_layers += len(found)
+        layers = chain_of(class_name, config)
+        self._num_layers += len(layers)
         if self._num_layers > _MAX_LAYERS:
             raise ConfigError(f"has more than {_MAX_LAYERS} layers; give a smaller model")
-        counted = container_names([_class_of(each)[0] for each in found])
-        for each, name in zip(found, counted, strict=True):
+        numbered = container_names([_class_of(each)[0] for each in layers])
+        for each, name in zip(layers, numbered, strict=True):
             options = Options(_class_of(each)[0], each)
             if options.class_name in MODELS:
-                self._open(config, options, is_first=each is found[0])
+                self._read_input_shape(config, options, is_first=each is layers[0])
                 self.add_model(each, (*path, name), top or options.name, depth + 1)
                 continue
-            self._open(config, options, is_first=each is found[0])
+            self._read_input_shape(config, options, is_first=each is layers[0])
             self._add_layer(options, (*path, name), top or options.name)
 
-    def _open(self, model_config: Any, options: Options, *, is_first: bool) -> None:
-        """Takes the input's shape from the first layer that has one."""
+    def _read_input_shape(self, model_config: Any, options: Options, *, is_first: bool) -> None:
+        """Sets the input's shape if this is the first layer that states it."""
         given = options.input_shape()
         if given is None and is_first and isinstance(model_config, Mapping):
             given = plain(model_config.get("build_input_shape"))
@@ -192,13 +192,13 @@ class _Builder:
                 self.places.append(Place(spec.name, path, top, starts))
 
     def _append(self, spec: Spec, shape: KerasShape) -> None:
-        """Adds a layer that gives values of a shape."""
+        """Adds a layer whose output has the given shape."""
         self.specs.append(spec)
         self._names.add(spec.name)
         self._shape = shape
 
     def _reshape(self, options: Options) -> None:
-        """Adds a Reshape: of the input it sets the shape; to a vector it is a Flatten."""
+        """Handles a Reshape. To a vector it becomes a Flatten; of the input it sets the shape."""
         target = plain(options.take("target_shape"))
         options.finish()
         size = math.prod(self._shape)
@@ -219,7 +219,7 @@ class _Builder:
             )
 
     def _unique(self, name: str) -> str:
-        """The layer's own name, made unique if a layer of another nested model has it."""
+        """Returns the layer's name, made unique if a layer of another nested model has it."""
         base = "".join(each if each.isprintable() and each != "/" else "_" for each in name)
         base = base[: MAX_NAME - 5]
         base = base if base.strip(" .") else "layer"
@@ -231,7 +231,7 @@ class _Builder:
 
 
 def _example_shape(given: object, label: str) -> KerasShape:
-    """Shape of one example, from a batch's."""
+    """Returns the shape of one example from a batch's shape."""
     sizes = given[1:] if isinstance(given, list) else []
     shape = tuple(each for each in sizes if _is_size(each))
     if len(shape) != len(sizes) or not 1 <= len(shape) <= 3:
@@ -248,7 +248,7 @@ def _is_size(value: object) -> bool:
 
 
 def _resolve(target: object, size: int) -> KerasShape | None:
-    """A target shape with its -1 resolved; None: it does not hold `size` values."""
+    """Returns a target shape without -1; None if it does not have `size` values."""
     if not isinstance(target, list) or not 1 <= len(target) <= 3:
         return None
     known = [each for each in target if _is_size(each)]

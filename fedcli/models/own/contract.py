@@ -81,7 +81,7 @@ class OwnModel(Protocol):
         ...
 
     def report_local_unfinalized_metrics(self) -> Mapping[str, Sequence[Any]]:
-        """Returns the sums of each metric, one number or more, over the batches since the reset."""
+        """Returns the sums of each metric, one or more numbers, since the last reset."""
         ...
 
     def metric_finalizers(self) -> Mapping[str, Callable[[list[Any]], Any]]:

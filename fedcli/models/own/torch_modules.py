@@ -59,7 +59,7 @@ class TorchNetwork:
         torch = _loaded()
         assert torch is not None
         self._torch, self._module, self._file = torch, module, file
-        # For a class of torch, such as Sequential, `place` would name a line of torch's code.
+        # For a class of torch itself, such as Sequential, `place` would name a line in torch.
         is_own = user_code.source_file(type(module)) == file
         self.place = user_code.place(type(module)) if is_own or not file else file
         self._input_shape = input_shape
