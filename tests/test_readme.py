@@ -40,7 +40,8 @@ TOLERANCE = 0.0015
 EXTRAS = {"tensorboardX": "tensorboardX", "write_figures": "matplotlib"}
 
 SAVED = re.compile(
-    r"save\s+it\s+as\s+`(\w+\.py)`(?:(?!```).)*```python\n(.*?)^```", re.MULTILINE | re.DOTALL
+    r"save\s+it\s+as\s+`(\w+\.py)`(?:(?!```).)*```python\n(.*?)^```",
+    re.MULTILINE | re.DOTALL | re.IGNORECASE,
 )
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^    (fedcli (?:.*\\\n)*.*)$", re.MULTILINE)
@@ -96,7 +97,9 @@ def write_model(folder: Path) -> str:
     text = MODELS.read_text()
     (code,) = (block.code for block in blocks_of(text) if "class MnistModel" in block.code)
     (folder / "my_model.py").write_text(code)
-    return text.partition("fedcli train --model my_model.py` then has:\n\n```\n")[2].split("```")[0]
+    return text.partition("fedcli train --model my_model.py` then prints these columns:\n\n```\n")[
+        2
+    ].split("```")[0]
 
 
 def has_blocks(page: Path) -> bool:
