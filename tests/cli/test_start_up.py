@@ -6,10 +6,12 @@ import gc
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
+from fedcli import __main__ as start
 from fedcli.cli.jobs import collection
 from fedcli.cli.jobs.worker import run_stoppable
 from fedcli.core.native import CancelFlag
@@ -84,3 +86,20 @@ def test_garbage_is_collected_again_once_a_job_begins() -> None:
     finally:
         gc.unfreeze()
         gc.set_threshold(*before)
+
+
+class _Interrupted(types.ModuleType):
+    """A module whose import Ctrl-C ends."""
+
+    def __getattr__(self, name: str) -> object:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_while_modules_are_imported_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "fedcli.cli.main", _Interrupted("fedcli.cli.main"))
+    with pytest.raises(SystemExit) as caught:
+        start.main()
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "fedcli: interrupted\n"
