@@ -1,4 +1,4 @@
-"""`fedcli clean`: removes what finished runs no longer need, after saying what goes."""
+"""`fedcli clean`: lists files that finished runs no longer need, and removes them."""
 
 from __future__ import annotations
 

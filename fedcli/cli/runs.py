@@ -1,4 +1,4 @@
-"""`fedcli runs`: the runs below a folder, with state, last figures and size."""
+"""`fedcli runs`: lists the runs below a folder with their state, last metrics and size."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ def runs(*, folder: Path, key: str, as_json: bool, quiet: bool, verbose: bool) -
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
     from fedcli.runs import listing
 
-    found = sorted(map(listing.list_run, listing.find_runs(folder)), key=_KEYS[key])
-    for run in found:
+    listed = sorted(map(listing.list_run, listing.find_runs(folder)), key=_KEYS[key])
+    for run in listed:
         if run.problem:
             remarks.note(f"{run.path} is damaged: {run.problem}")
     if as_json:
         from fedcli.cli.screen.output import print_json
 
-        print_json({"folder": str(folder), "runs": [_as_json(run) for run in found]})
+        print_json({"folder": str(folder), "runs": [_as_json(run) for run in listed]})
         return
-    _show(folder, found)
+    _show(folder, listed)
 
 
 def _as_json(run: ListedRun) -> dict[str, Any]:
@@ -80,12 +80,12 @@ def _as_json(run: ListedRun) -> dict[str, Any]:
     }
 
 
-def _show(folder: Path, found: Sequence[ListedRun]) -> None:
+def _show(folder: Path, listed: Sequence[ListedRun]) -> None:
     from fedcli.cli.screen.text_screen import open_text_screen
     from fedcli.reports.names import size_text
 
     screen = open_text_screen()
-    if not found:
+    if not listed:
         screen.line(f"There is no run in {folder}; fedcli train makes one")
         return
     now = time.time()
@@ -101,13 +101,13 @@ def _show(folder: Path, found: Sequence[ListedRun]) -> None:
                 size_text(run.num_bytes),
                 _ago(now - run.changed_at) if run.changed_at else "-",
             )
-            for run in found
+            for run in listed
         ],
         left=2,
     )
-    count = "1 run" if len(found) == 1 else f"{len(found):,} runs"
+    count = "1 run" if len(listed) == 1 else f"{len(listed):,} runs"
     screen.line("")
-    total = size_text(sum(run.num_bytes for run in found))
+    total = size_text(sum(run.num_bytes for run in listed))
     screen.line(f"{count}, {total}; fedcli clean {folder} says what of that can go")
 
 
@@ -122,7 +122,7 @@ def _accuracy(run: ListedRun) -> str:
 
 
 def _name(path: Path, folder: Path) -> str:
-    """The path of a run below the folder that is listed."""
+    """Returns the path of a run relative to the listed folder."""
     return "." if path == folder else str(path.relative_to(folder))
 
 

@@ -1,4 +1,4 @@
-"""Axes of curves, whatever draws them: round numbers to mark, and when a scale is logarithmic."""
+"""Axes of curves for all outputs: ticks at round numbers, linear or logarithmic scale."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from statistics import median
 
 from fedcli.dataclass import dataclass
 
-# A curve that reaches so many times what curves begin with would flatten the others, as losses
-# begin near their maximum; so does one that reaches so many times the median of all points.
+# The scale is logarithmic if the greatest value exceeds the median of the curves' first values by
+# the first factor, or the median of all values by the second one. Losses begin near their maximum,
+# so a curve that exceeds these limits would flatten the others.
 _TIMES_BEGINNING, _TIMES_MEDIAN = 5.0, 50.0
 
 
@@ -18,9 +19,9 @@ class Axis:
     """One axis.
 
     Attributes:
-        low: Its least value.
-        high: Its greatest.
-        is_log: Whether equal lengths are equal factors.
+        low: The least value.
+        high: The greatest value.
+        is_log: Whether the scale is logarithmic.
     """
 
     low: float
@@ -34,13 +35,13 @@ class Axis:
         *,
         is_log: bool | None = None,
     ) -> Axis:
-        """Returns the axis of finite values, at least one; a logarithmic one if that is needed.
+        """Returns the axis for some values.
 
         Args:
-            values: What is drawn.
-            beginnings: The first value of each curve, if they are curves.
-            is_log: True: logarithmic where all values are above 0. False: never. None: where one
-                curve would flatten all others.
+            values: The drawn values, at least one, all finite.
+            beginnings: The first value of each curve.
+            is_log: True: logarithmic scale. False: linear scale. None: logarithmic scale if one
+                curve would flatten all others. With a value of 0 or less the scale is linear.
         """
         known, firsts = list(values), list(beginnings)
         low, high = min(known), max(known)
@@ -50,7 +51,7 @@ class Axis:
         return Axis(low, high, is_log and low > 0)
 
     def share(self, value: float) -> float:
-        """Returns where a value lies, from 0 to 1; the middle if there is one value only."""
+        """Returns a value's position on the axis, from 0 to 1; 0.5 if `low` equals `high`."""
         if self.high <= self.low:
             return 0.5
         if self.is_log:
@@ -58,24 +59,24 @@ class Axis:
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self, most: int, *, is_whole: bool = False) -> list[float]:
-        """Returns round numbers on the axis, at most about so many, at least one.
+        """Returns round numbers on the axis, at least one and about `most` at most.
 
         Args:
-            most: How many there is room for, at least 2.
-            is_whole: Whole numbers only.
+            most: Number of ticks for which there is room, at least 2.
+            is_whole: Whether only whole numbers are allowed.
         """
         if self.high <= self.low:
             return [self.low]
-        found = _log_ticks(self.low, self.high, most) if self.is_log else []
-        for many in range(most, 2 * most + 2):  # one tick is no scale
-            if len(found) > 1:
+        ticks = _log_ticks(self.low, self.high, most) if self.is_log else []
+        for many in range(most, 2 * most + 2):  # a single tick does not show the scale
+            if len(ticks) > 1:
                 break
-            found = _ticks(self.low, self.high, many, is_whole=is_whole)
-        return found or [self.low]
+            ticks = _ticks(self.low, self.high, many, is_whole=is_whole)
+        return ticks or [self.low]
 
 
 def tick_texts(ticks: Sequence[float]) -> list[str]:
-    """Returns what ticks are called: of equally many decimals, as few as tell them apart."""
+    """Returns the labels of ticks, all with the same number of decimals and as few as possible."""
     if all(each == int(each) for each in ticks) and max(map(abs, ticks), default=0) < 1e6:
         return [f"{each:,.0f}" for each in ticks]
     for digits in range(1, 7):
@@ -101,15 +102,15 @@ def _ticks(low: float, high: float, most: int, *, is_whole: bool) -> list[float]
 
 
 def _log_ticks(low: float, high: float, most: int) -> list[float]:
-    """Powers of ten, every second or third of them if they are many; 1, 2, 5 if they are few."""
+    """Returns powers of ten, and 2 and 5 times them if they are few; at most about `most`."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     for factors in ((1,), (1, 2, 5)):
-        found = [
+        ticks = [
             factor * 10.0**power
             for power in range(first, last + 1)
             for factor in factors
             if low <= factor * 10.0**power <= high
         ]
-        if len(found) >= 2:
-            return found[:: -(-len(found) // most)]
+        if len(ticks) >= 2:
+            return ticks[:: -(-len(ticks) // most)]
     return []

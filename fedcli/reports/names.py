@@ -1,4 +1,4 @@
-"""Names of runs, short enough for a legend and still distinct; sizes in words."""
+"""Shortens names of runs for legends and keeps them distinct; writes sizes with units."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _ELLIPSES = re.compile(rf"(?:{_ELLIPSIS}[/_\-. ])+(?={_ELLIPSIS})")
 
 
 def short_names(names: Sequence[str], limit: int = 32) -> list[str]:
-    """Returns names without what all of them begin with, each of at most `limit` characters.
+    """Returns shortened names of at most `limit` characters.
 
-    Different names stay different: what is left out are folders that all share, then pieces that
-    all share, then the middle of a name; where that would make two names one, they are numbered.
+    Leading folders that all names share are left out first, then other parts that all share, then
+    the middle of a name. Different names stay different: if necessary they are numbered.
 
     Args:
-        names: Such as paths of runs.
-        limit: Characters of each, at least 8.
+        names: The names, such as paths of runs.
+        limit: Maximum number of characters, at least 8.
     """
     distinct = list(dict.fromkeys(names))
     if len(distinct) == 1:
@@ -38,7 +38,7 @@ def short_names(names: Sequence[str], limit: int = 32) -> list[str]:
 
 
 def size_text(num_bytes: int) -> str:
-    """Returns bytes in words: 950 B, 12.3 kB, 149 MB, 1.4 GB."""
+    """Returns a size with its unit: 950 B, 12.3 kB, 149 MB, 1.4 GB."""
     rounded = float(f"{num_bytes:.3g}")  # first, or 999,999 would be 1e+03 kB
     for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if rounded >= factor:
@@ -51,7 +51,7 @@ def _last_folder(name: str) -> str:
 
 
 def _without_common_folders(names: Sequence[str]) -> list[str]:
-    """The names without the folders at their beginning that all have."""
+    """Removes the leading folders that all names share."""
     parts = [name.split("/") for name in names]
     least = min(map(len, parts)) - 1
     common = 0
@@ -61,7 +61,10 @@ def _without_common_folders(names: Sequence[str]) -> list[str]:
 
 
 def _without_common_pieces(names: Sequence[str], limit: int) -> list[str]:
-    """Names of as many pieces each, with those that are the same in all left out, from the left."""
+    """Replaces pieces that all names share by an ellipsis, from the left, until the names fit.
+
+    Names with different numbers of pieces are returned unchanged.
+    """
     pieces = [_PIECE.findall(name) for name in names]
     if len(set(map(len, pieces))) > 1:
         return list(names)
@@ -75,12 +78,12 @@ def _without_common_pieces(names: Sequence[str], limit: int) -> list[str]:
 
 
 def _joined(pieces: Sequence[str]) -> str:
-    """A name of its pieces, with one ellipsis for several beside each other."""
+    """Joins the pieces of a name; neighbouring ellipses become one."""
     return _ELLIPSES.sub("", "".join(pieces))
 
 
 def _cut(name: str, limit: int) -> str:
-    """A name of at most `limit` characters: some of its beginning, more of its end."""
+    """Shortens a name to `limit` characters: keeps part of its beginning and more of its end."""
     if len(name) <= limit:
         return name
     end = (limit - 1) * 2 // 3

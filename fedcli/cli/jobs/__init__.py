@@ -1,1 +1,1 @@
-"""Running long work under a command: threads, signals, progress bars."""
+"""Runs the long work of commands: worker threads, signals, progress bars."""

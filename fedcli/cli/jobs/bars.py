@@ -1,4 +1,4 @@
-"""Progress of training on stderr: a live line on a terminal, now and then a line elsewhere."""
+"""Shows the progress of training on stderr: a live line on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ if TYPE_CHECKING:
     from fedcli.runs.loop import RoundResult, Training
 
 REFRESH_SECONDS = 0.1
-LOG_SECONDS = 10.0  # between lines of -v where there is no terminal
-_USUAL_LOG_SECONDS = 30.0  # the same without -v
+LOG_SECONDS = 10.0  # between log lines with -v, without a terminal
+_USUAL_LOG_SECONDS = 30.0  # between log lines without -v
 _POLL_SECONDS = 0.5
-_SPEED_WINDOW = 30  # refreshes that the speed is averaged over, at least: three seconds
-_MOST_SEEN = 10_000
-_MOST_ASKED = 3  # metrics beside loss and accuracy that a line has room for
-# So many evaluations of a run have a line each; of more, one a second.
+_SPEED_WINDOW = 30  # least number of refreshes over which the speed is averaged: three seconds
+_MAX_OBSERVATIONS = 10_000
+_MAX_FURTHER_METRICS = 3  # a line has room for so many metrics besides loss and accuracy
+# A run with at most so many evaluations shows a line for each; other runs show one line a second.
 _MAX_LINES = 100
 _LINE_SECONDS = 1.0
-_SHOWS_CLIENTS_AFTER = 1.0  # seconds in one round
+_SHOWS_CLIENTS_AFTER = 1.0  # seconds since the round began
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Where training stands, as the worker last told it.
+    """The progress of training when the worker last reported it.
 
     Attributes:
         round_num: Rounds completed.
         num_rounds: Rounds in total.
-        loss: Online loss of the last round; None before the first.
-        accuracy: Online accuracy of the last round, None likewise.
+        loss: Online loss of the last round; None before the first round.
+        accuracy: Online accuracy of the last round; None before the first round.
         num_examples: Examples processed since training started.
-        evaluated: The last evaluation and the best, in words; "" before the first.
+        evaluated: Text about the last evaluation and the best one; "" before the first.
     """
 
     round_num: int
@@ -55,7 +55,7 @@ class Snapshot:
 
 
 class Monitor:
-    """What there is to show: written by the worker after each round, read by the main thread."""
+    """The progress to show: the worker writes it after each round, the main thread reads it."""
 
     def __init__(self) -> None:
         """Starts with nothing to show."""
@@ -65,11 +65,11 @@ class Monitor:
         self._cancel: CancelFlag | None = None
         self._best = Best(ACCURACY)
         self._every_line = True
-        self._told_at = 0.0
+        self._shown_at = 0.0
         self._round_began_at = 0.0
 
     def begin(self, training: Training, cancel: CancelFlag) -> None:
-        """Takes note of a training that begins or goes on; `cancel` counts its clients."""
+        """Records that a training begins or continues; `cancel` counts its trained clients."""
         from fedcli.runs.files import folder
 
         config = training.config
@@ -85,7 +85,7 @@ class Monitor:
         self._lines.append(first_line(training))
 
     def update(self, result: RoundResult) -> None:
-        """Takes note of a completed round; costs next to nothing."""
+        """Records a completed round."""
         before = self.snapshot
         assert before is not None
         online = result.metrics.get("client_work", {}).get("train") or {}
@@ -104,14 +104,17 @@ class Monitor:
         )
 
     def take_lines(self) -> list[str]:
-        """Returns the lines that have come since the last call."""
+        """Returns the lines that were added since the last call."""
         lines = []
         while self._lines:
             lines.append(self._lines.popleft())
         return lines
 
     def clients_done(self) -> tuple[int, int] | None:
-        """Returns of a round that takes long how many clients are trained, and how many it has."""
+        """Returns the numbers of trained clients and of all clients of the current round.
+
+        None before the training, in the first second of a round, and for a round of one client.
+        """
         if self._training is None or self._cancel is None:
             return None
         if time.monotonic() - self._round_began_at < _SHOWS_CLIENTS_AFTER:
@@ -120,7 +123,7 @@ class Monitor:
         return (min(done, total), total) if total > 1 else None
 
     def _note(self, line: Mapping[str, Any]) -> str:
-        """Takes note of a line of metrics.jsonl; returns what it says of evaluations in words."""
+        """Updates the best evaluation from a line of metrics.jsonl; describes last and best."""
         evaluation = line.get("evaluation")
         if not evaluation:
             return ""
@@ -134,35 +137,35 @@ class Monitor:
 
     def _add_line(self, result: RoundResult, num_rounds: int) -> None:
         now = time.monotonic()
-        if self._every_line or now - self._told_at >= _LINE_SECONDS:
-            self._told_at = now
+        if self._every_line or now - self._shown_at >= _LINE_SECONDS:
+            self._shown_at = now
             is_best = self._best.round_num == result.round_num
             self._lines.append(evaluation_line(result.metrics, num_rounds, is_best=is_best))
 
 
 class Speed:
-    """Rates over the last few seconds, or over the last round if that takes longer."""
+    """Computes rates over the last few seconds, or over the last round if that takes longer."""
 
     def __init__(self) -> None:
         """Starts without an observation."""
-        self._seen: deque[tuple[float, float, int]] = deque(maxlen=_MOST_SEEN)
+        self._observations: deque[tuple[float, float, int]] = deque(maxlen=_MAX_OBSERVATIONS)
 
     def observe(
         self, now: float, snapshot: Snapshot, share: float = 0.0
     ) -> tuple[float | None, float | None]:
-        """Returns examples a second and seconds left, None while they are unknown.
+        """Returns examples per second and the seconds left; None while they are unknown.
 
         Args:
-            now: A clock's seconds.
-            snapshot: What is true now.
-            share: Of the round that is under way, what is done, from 0 to 1.
+            now: Seconds of a monotonic clock.
+            snapshot: The progress at that time.
+            share: The completed share of the current round, from 0 to 1.
         """
         position = snapshot.round_num + share
-        seen = self._seen
-        seen.append((now, position, snapshot.num_examples))
-        while len(seen) > _SPEED_WINDOW and position - seen[1][1] >= 1:
-            seen.popleft()
-        then, first, examples = seen[0]
+        window = self._observations
+        window.append((now, position, snapshot.num_examples))
+        while len(window) > _SPEED_WINDOW and position - window[1][1] >= 1:
+            window.popleft()
+        then, first, examples = window[0]
         seconds = now - then
         if position <= first or seconds <= 0:
             return None, None
@@ -172,11 +175,11 @@ class Speed:
 
 
 def attend(worker: Worker[Any], monitor: Monitor, remarks: Remarks) -> None:
-    """Shows how the worker gets on until it has ended.
+    """Shows the worker's progress until the worker has ended.
 
-    On a terminal a line is redrawn at most ten times a second, and each evaluation stays above it.
-    Elsewhere there is a line when the run begins, one for each evaluation, and one every 30 s (10 s
-    with -v) in which there was none. With -q nothing is shown.
+    On a terminal, one line is redrawn at most ten times a second; the lines of evaluations stay
+    above it. Without a terminal, a line is written at the start of the run, after each evaluation,
+    and whenever 30 s (10 s with -v) have passed without a line. With -q nothing is shown.
     """
     if remarks.verbosity == Verbosity.QUIET:
         worker.wait()
@@ -187,7 +190,7 @@ def attend(worker: Worker[Any], monitor: Monitor, remarks: Remarks) -> None:
 
 
 def first_line(training: Training) -> str:
-    """Returns what a run is and where: the first line of its log."""
+    """Returns the first line of a run's log: its folder, rounds, algorithm and data."""
     config = training.config
     begun = f"goes on after round {training.round_num:,} of " if training.round_num else ""
     rounds = f"{begun}{training.num_rounds:,} {'rounds' if training.num_rounds > 1 else 'round'}"
@@ -195,18 +198,18 @@ def first_line(training: Training) -> str:
 
 
 def evaluation_line(line: Mapping[str, Any], num_rounds: int, *, is_best: bool) -> str:
-    """Returns what a round's evaluations found, in words.
+    """Returns the text of a log line with the results of a round's evaluations.
 
     Args:
-        line: Of metrics.jsonl.
-        num_rounds: Of the run.
-        is_best: Whether it is the best round so far.
+        line: The round's line of metrics.jsonl.
+        num_rounds: Number of rounds of the run.
+        is_best: Whether the round is the best so far.
     """
     parts = [f"round {line['round']:>{len(str(num_rounds))}}/{num_rounds}"]
     for split, scores in line["evaluation"].items():
         loss, accuracy = (_figure(scores[JUDGING[measure]]) for measure in ("loss", ACCURACY))
-        asked = [f" {name} {_figure(scores[name])}" for name in METRICS if name in scores]
-        more = "".join(asked) if len(asked) <= _MOST_ASKED else ""
+        further = [f" {name} {_figure(scores[name])}" for name in METRICS if name in scores]
+        more = "".join(further) if len(further) <= _MAX_FURTHER_METRICS else ""
         parts.append(f"{split} loss {loss} acc. {accuracy}{more}")
     return "  ".join([*parts, *(["best"] if is_best else [])])
 
@@ -217,13 +220,13 @@ def describe(
     seconds_left: float | None,
     clients: tuple[int, int] | None = None,
 ) -> list[Part]:
-    """Returns what there is to say of a snapshot, in the order of the line.
+    """Returns the parts of the live line that describe a snapshot, in order.
 
     Args:
         snapshot: The snapshot.
-        examples_a_second: None: not known.
-        seconds_left: None: not known.
-        clients: How many of the round are trained, and of how many; None: not shown.
+        examples_a_second: Speed; None: not known.
+        seconds_left: Estimated time to the end; None: not known.
+        clients: Numbers of trained clients and of all clients of the round; None: not shown.
     """
     from fedcli.cli.jobs.live_line import Part
 
@@ -275,7 +278,7 @@ def _share(clients: tuple[int, int] | None) -> float:
 
 
 def _can_redraw() -> bool:
-    from fedcli.cli.jobs.live_line import can_redraw  # late: it is for terminals
+    from fedcli.cli.jobs.live_line import can_redraw  # imported late: only terminals need it
 
     return can_redraw(sys.stderr)
 
@@ -283,22 +286,22 @@ def _can_redraw() -> bool:
 def _log(worker: Worker[Any], monitor: Monitor, remarks: Remarks) -> None:
     is_verbose = remarks.verbosity == Verbosity.VERBOSE
     pause = LOG_SECONDS if is_verbose else _USUAL_LOG_SECONDS
-    speed, told_at = Speed(), time.monotonic()
+    speed, logged_at = Speed(), time.monotonic()
     while not worker.wait(_POLL_SECONDS):
         now, lines, snapshot = time.monotonic(), monitor.take_lines(), monitor.snapshot
         for line in lines:
             remarks.note(line)
         if lines:
-            told_at = now
+            logged_at = now
         if snapshot is None:
             continue
         clients = monitor.clients_done()
         rates = speed.observe(now, snapshot, _share(clients))
-        if now - told_at >= pause:
-            told_at = now
+        if now - logged_at >= pause:
+            logged_at = now
             parts = [part.text for part in describe(snapshot, *rates, clients)]
             remarks.note("  ".join([_title(snapshot), *parts]))
-    if not worker.has_failed:  # the error says what there is to say of a run that was short
+    if not worker.has_failed:  # after a failure the error alone is shown
         for line in monitor.take_lines():
             remarks.note(line)
 

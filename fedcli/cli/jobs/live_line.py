@@ -1,8 +1,8 @@
-"""One line at the foot of a terminal that is redrawn in place, and lines that stay above it.
+"""Redraws one line at the bottom of a terminal in place; other lines stay above it.
 
-The line is laid out anew for the width that the terminal has at that moment: what matters least is
-left out where there is no room, so that the line never wraps. This takes 1 ms less than a live
-display of rich, and rich takes 25 ms to import.
+Each time, the line is laid out for the current width of the terminal: the least important parts are
+left out if there is no room, so that the line never wraps. Rich is not used because its import
+takes 25 ms and its live display 1 ms more than this one.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import NamedTuple, TextIO
 
 from fedcli.cli.screen.output import Remarks
 
-_MOST_BAR, _LEAST_BAR = 20, 6  # columns of a bar
-_ROOM_OF_BAR = 60  # columns of a line that leaves out other parts rather than its bar
+_MAX_BAR, _MIN_BAR = 20, 6  # columns of a bar
+_COLUMNS_WITH_BAR = 60  # a line with so many columns keeps its bar and leaves out other parts
 _GAP = "  "
 _DONE, _REST, _RESET = "\x1b[36m", "\x1b[2m", "\x1b[0m"
 _ERASE = "\r\x1b[2K"
-_ECHO = len("^C")  # what Ctrl-C shows must not wrap, or a line is left
+_ECHO = len("^C")  # columns for the echo of Ctrl-C, which would otherwise wrap the line
 
 
 class Part(NamedTuple):
-    """A piece of the line.
+    """A part of the line.
 
     Attributes:
-        text: What it says.
-        weight: Where there is no room, the part of the least weight is left out first.
+        text: The text of the part.
+        weight: Its importance. If there is no room, the part of the least weight is left out first.
     """
 
     text: str
@@ -36,9 +36,9 @@ class Part(NamedTuple):
 
 
 class LiveLine:
-    """The line, on a stream that is a terminal; a context that erases it at its end.
+    """The live line on a terminal. It is a context manager that erases the line at its end.
 
-    In the context remarks of any thread stand above the line.
+    Inside the context, remarks of any thread are written above the line.
     """
 
     def __init__(self, stream: TextIO, remarks: Remarks) -> None:
@@ -48,28 +48,29 @@ class LiveLine:
         self._lock = threading.Lock()
         self._has_colours = not os.environ.get("NO_COLOR")
         self._has_blocks = (stream.encoding or "").lower().replace("-", "") == "utf8"
-        self._drawn = 0  # columns of what stands there
+        self._drawn = 0  # columns of the line that is shown now
 
     def show(self, title: str, parts: Sequence[Part], share: float | None = None) -> None:
         """Replaces the line.
 
         Args:
-            title: Its beginning, which is never left out.
-            parts: What follows, in this order.
-            share: Of a bar between the two, from 0 to 1; None: no bar.
+            title: The beginning of the line, which is never left out.
+            parts: The parts after it, in this order.
+            share: The filled share, from 0 to 1, of a bar after the title; None: no bar.
         """
         width = terminal_columns(self._stream)
         room = max(1, width - _ECHO)
-        wanted = 0 if share is None else len(_GAP) + _LEAST_BAR
-        least = wanted if room >= _ROOM_OF_BAR else 0
+        min_bar = 0 if share is None else len(_GAP) + _MIN_BAR
+        reserved = min_bar if room >= _COLUMNS_WITH_BAR else 0
         title = title[:room]
         texts = fitting(
-            [Part(title, max((part.weight for part in parts), default=0) + 1), *parts], room - least
+            [Part(title, max((part.weight for part in parts), default=0) + 1), *parts],
+            room - reserved,
         )
         rest = room - len(_GAP.join(texts)) - len(_GAP)
         bar, columns = "", 0
-        if share is not None and rest >= _LEAST_BAR:
-            columns = min(rest, _MOST_BAR)
+        if share is not None and rest >= _MIN_BAR:
+            columns = min(rest, _MAX_BAR)
             bar = _GAP + self._bar(share, columns)
             columns += len(_GAP)
         line = texts[0] + bar + "".join(_GAP + text for text in texts[1:])
@@ -78,13 +79,13 @@ class LiveLine:
             self._drawn = len(_GAP.join(texts)) + columns
 
     def above(self, text: str) -> None:
-        """Writes a line that stays, above the live one."""
+        """Writes a permanent line above the live line."""
         with self._lock:
             self._write(f"{self._back(terminal_columns(self._stream))}\x1b[2K{text}\n")
             self._drawn = 0
 
     def __enter__(self) -> LiveLine:
-        """Returns itself; remarks go through it from now on."""
+        """Returns itself and redirects remarks to `above`."""
         self._before, self._remarks.write = self._remarks.write, self.above
         return self
 
@@ -94,7 +95,7 @@ class LiveLine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Erases the line."""
+        """Erases the line and restores the output of remarks."""
         self._remarks.write = self._before
         with self._lock:
             self._write(self._back(terminal_columns(self._stream)) + _ERASE)
@@ -104,7 +105,7 @@ class LiveLine:
         self._stream.flush()
 
     def _back(self, width: int) -> str:
-        """Goes to the beginning of the line, also where a narrower window has wrapped it."""
+        """Returns codes that move to the line's beginning, even if the line has been wrapped."""
         rows = (self._drawn - 1) // width if self._drawn else 0
         if rows and "XTERM_VERSION" not in os.environ:  # xterm cuts lines and does not wrap them
             return f"\r\x1b[{rows}A\x1b[J"
@@ -122,7 +123,7 @@ class LiveLine:
 
 
 def fitting(parts: Sequence[Part], room: int) -> list[str]:
-    """Returns the texts that have room beside each other; the part of most weight always stays."""
+    """Returns the texts that fit into the room; the part of the greatest weight always stays."""
     kept = list(parts)
     while len(kept) > 1 and len(_GAP.join(part.text for part in kept)) > room:
         kept.remove(min(kept, key=lambda part: part.weight))
@@ -130,16 +131,16 @@ def fitting(parts: Sequence[Part], room: int) -> list[str]:
 
 
 def can_redraw(stream: TextIO) -> bool:
-    """Returns whether a stream is a terminal on which the cursor can move."""
+    """Tells whether a stream is a terminal on which the cursor can move."""
     return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
 
 
 def terminal_columns(stream: TextIO) -> int:
-    """Returns how many columns a terminal has now; COLUMNS may say fewer."""
+    """Returns the terminal's current number of columns, or COLUMNS if that is smaller."""
     try:
         real = os.get_terminal_size(stream.fileno()).columns
     except (OSError, ValueError):
         real = 0
-    said = os.environ.get("COLUMNS", "")
-    known = [each for each in (real, int(said) if said.isdigit() else 0) if each > 0]
+    variable = os.environ.get("COLUMNS", "")
+    known = [each for each in (real, int(variable) if variable.isdigit() else 0) if each > 0]
     return min(known, default=80)

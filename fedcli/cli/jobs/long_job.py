@@ -1,4 +1,4 @@
-"""Long jobs other than training: run in a thread, shown as a bar, ended by Ctrl-C."""
+"""Runs long jobs other than training in a thread, with a progress bar; Ctrl-C ends them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _RATE_WINDOW = 50  # refreshes over which the rate is averaged: five seconds
 
 
 class Meter:
-    """The last progress of a job: written by the worker, read by the main thread."""
+    """The last progress of a job: the worker writes it, the main thread reads it."""
 
     def __init__(self) -> None:
         """Starts without progress."""
         self.done = 0
         self.total: int | None = None
-        self._seen: deque[tuple[float, int]] = deque(maxlen=_RATE_WINDOW)
+        self._observations: deque[tuple[float, int]] = deque(maxlen=_RATE_WINDOW)
 
     def describe(self, now: float, unit: str) -> str:
         """Returns the amount done, the rate, and the time left, as far as they are known.
@@ -37,13 +37,13 @@ class Meter:
             unit: The unit of the amounts. "B" follows the number without a space; "": not known.
         """
         done, total = self.done, self.total
-        if self._seen and done < self._seen[-1][1]:
-            self._seen.clear()  # the next part of the job begins
-        self._seen.append((now, done))
+        if self._observations and done < self._observations[-1][1]:
+            self._observations.clear()  # the next part of the job begins
+        self._observations.append((now, done))
         gap = "" if unit in ("", "B") else " "
         of_total = "" if total is None else f"/{short_number(total)}"
         parts = [f"{short_number(done)}{of_total}{gap}{unit}"]
-        then, before = self._seen[0]
+        then, before = self._observations[0]
         if now > then and done > before:
             rate = (done - before) / (now - then)
             parts.append(f"{short_number(rate)}{gap}{unit}/s")
@@ -63,19 +63,21 @@ def run_job(
 ) -> Result:
     """Runs `job` in a thread and returns its result.
 
-    On a terminal a bar shows the progress, unless -q is given; elsewhere -v writes lines.
+    On a terminal a bar shows the progress, unless -q is given. Without a terminal, lines are
+    written if -v is given.
 
     Args:
         title: A short description of the job, before the bar.
         unit: The unit of its progress: examples, clients, B.
         job: The work. It calls its argument repeatedly with its progress; after a signal that call
             raises `Cancelled`.
-        remarks: Writes remarks of the command.
-        describe_stop: Returns one line after such an end: what is kept, and how to go on.
-        cancel: Raised by a signal, to end long calls of the core.
+        remarks: Writes the remarks of the command.
+        describe_stop: Called after a signal has ended the job. It returns one line that says what
+            was kept and how to continue.
+        cancel: Set by a signal, to end long calls of the core.
 
     Raises:
-        Stopped: A signal came.
+        Stopped: A signal ended the job.
     """
     meter = Meter()
     flag = cancel or CancelFlag()

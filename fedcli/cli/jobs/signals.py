@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the exceptions that they raise, and how a long job saves and ends."""
+"""Handles Ctrl-C and SIGTERM: exceptions for short work, stop requests for long jobs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _AGAIN_SECONDS = 0.01
 
 
 class Stopped(BaseException):
-    """A signal ended the command. The text says what was saved and how to go on."""
+    """A signal ended the command. The text says what was saved and how to continue."""
 
     def __init__(self, signal_num: int, text: str = "stopped") -> None:
-        """Keeps the signal, whose number determines the exit code."""
+        """Stores the signal's number, which determines the exit code."""
         super().__init__(text)
         self.signal_num = signal_num
 
@@ -34,19 +34,19 @@ def stop_on_sigterm() -> Iterator[None]:
     def stop(signal_num: int, _frame: FrameType | None) -> None:
         raise Stopped(signal_num)
 
-    with _handling({signal.SIGTERM: stop}), _insisting():
+    with _handling({signal.SIGTERM: stop}), _resending_dropped_signals():
         yield
 
 
 @contextlib.contextmanager
-def _insisting() -> Iterator[None]:
-    """Lets signals be heard that arrive where Python drops exceptions, as in `__del__`.
+def _resending_dropped_signals() -> Iterator[None]:
+    """Sends a signal again if it arrived where Python drops exceptions, as in `__del__`.
 
-    Python would print such an exception and go on. Here the signal comes again, a little later.
+    Python would print the exception and continue. Here the signal is sent again a little later.
     """
     before = sys.unraisablehook
 
-    def hear_again(unraisable: sys.UnraisableHookArgs) -> None:
+    def send_again(unraisable: sys.UnraisableHookArgs) -> None:
         error = unraisable.exc_value
         if isinstance(error, Stopped):
             arrived = error.signal_num
@@ -55,13 +55,13 @@ def _insisting() -> Iterator[None]:
         else:
             before(unraisable)
             return
-        import threading  # late: few programs come here
+        import threading  # imported late: hardly ever needed
 
         timer = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), arrived))
         timer.daemon = True
         timer.start()
 
-    sys.unraisablehook = hear_again
+    sys.unraisablehook = send_again
     try:
         yield
     finally:
@@ -75,15 +75,15 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def stop_on_request(ask: Callable[[], None]) -> Iterator[StopRequest]:
-    """Calls `ask` on the first SIGINT or SIGTERM. A second signal ends the process at once."""
+def stop_on_request(on_request: Callable[[], None]) -> Iterator[StopRequest]:
+    """Calls `on_request` at the first SIGINT or SIGTERM. A second one ends the process at once."""
     request = StopRequest()
 
     def stop(signal_num: int, _frame: FrameType | None) -> None:
         if request.signal_num is not None:
             _leave_at_once(signal_num)
         request.signal_num = signal_num
-        ask()
+        on_request()
 
     with _handling({signal.SIGINT: stop, signal.SIGTERM: stop}):
         yield request

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def _read_config(config_file: Path | None, given: Mapping[str, Any]) -> RunConfig:
-    """The config of a new run: given options, over those of a file, over the defaults."""
+    """Returns a new run's config: given options, else values of a file or preset, else defaults."""
     from fedcli import settings as config
     from fedcli.runs.files import folder
 
@@ -45,23 +45,26 @@ def _read_config(config_file: Path | None, given: Mapping[str, Any]) -> RunConfi
 
 
 def _with_code_allowed(base: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What is given, with files of a user's code as the config names them, where they are the same.
+    """Checks that the user named all Python files of a config, and returns the given options.
+
+    An option that names the same file as the config takes the config's spelling, so that the
+    config's options for that part apply.
 
     Raises:
-        ConfigError: The config names a user's code, and an option does not.
+        ConfigError: The config names a Python file that no given option names.
     """
     if not any(".py" in str(base.get(name, "")) for name in CODE_FIELDS):
-        return given  # so that few runs import what tells for certain
+        return given  # most runs need not import `permission`
     from fedcli.settings.own import permission
 
-    same = dict(given)
+    options = dict(given)
     for name in permission.code_in(base):
-        wanted = given.get(name)
-        if wanted is None:
+        text = given.get(name)
+        if text is None:
             permission.allowed_code(name, base[name], None)
-        elif permission.is_same_code(name, base[name], wanted):
-            same[name] = base[name]  # so that its options are the config's
-    return same
+        elif permission.is_same_code(name, base[name], text):
+            options[name] = base[name]
+    return options
 
 
 def new_run(
@@ -102,12 +105,12 @@ def continued_run(run: Path, given: Mapping[str, Any], others: Mapping[str, Any]
     """Returns the function that continues a run.
 
     Args:
-        run: Its folder.
-        given: Options that are fields of RunConfig.
+        run: The run's folder.
+        given: Given options that are fields of RunConfig.
         others: Other given options, which --resume does not allow.
 
     Raises:
-        click.UsageError: An option does not go with --resume.
+        click.UsageError: An option is not allowed together with --resume.
     """
     from fedcli.runs import starting
 
@@ -140,7 +143,7 @@ class FinishedRun(NamedTuple):
 
 
 def carry_out(start: Start, remarks: Remarks, *, shows_tables: bool) -> FinishedRun:
-    """Trains in one worker thread; signals save and end it."""
+    """Trains in one worker thread. At a signal, the training saves its state and ends."""
     from fedcli.cli.jobs import bars as progress
     from fedcli.cli.jobs.worker import run_stoppable
     from fedcli.cli.screen.text_screen import needs_rich
@@ -186,7 +189,7 @@ def _follow(training: Training, monitor: Any, remarks: Remarks) -> None:
 
 
 def show(run: FinishedRun, remarks: Remarks, *, as_json: bool) -> None:
-    """Prints the whole run from its files, so that a resumed run shows all of its rounds."""
+    """Prints the results from the run's files, so that a resumed run shows all of its rounds."""
     from fedcli.cli.screen.output import print_json
     from fedcli.reports.verdict import verdict
     from fedcli.runs import stopping
@@ -201,7 +204,7 @@ def show(run: FinishedRun, remarks: Remarks, *, as_json: bool) -> None:
     if progress is not None:
         progress = progress.after_all(lines)
     measure = run.config.keep_best
-    kept = None if measure is None else stopping.Best(measure).after_all(lines)
+    best = None if measure is None else stopping.Best(measure).after_all(lines)
     name = run.config.preset
     comparison = None
     if name is not None:
@@ -219,8 +222,8 @@ def show(run: FinishedRun, remarks: Remarks, *, as_json: bool) -> None:
         failed = {} if failure is None else {"failure": failure}
         beside = {} if comparison is None else {"preset": comparison.summary()}
         ended = {} if progress is None else {"stopping": progress.summary()}
-        if kept is not None:
-            ended["kept"] = kept.summary()
+        if best is not None:
+            ended["kept"] = best.summary()
         result = {"run": str(path), "rounds": lines, "evaluation": evaluation}
         print_json({**result, **ended, **beside, **failed})
         return
@@ -228,4 +231,4 @@ def show(run: FinishedRun, remarks: Remarks, *, as_json: bool) -> None:
     from fedcli.cli.screen.text_screen import open_text_screen
 
     screen = open_text_screen()
-    show_run(screen, path, lines, evaluation, progress, comparison, run.code, kept)
+    show_run(screen, path, lines, evaluation, progress, comparison, run.code, best)

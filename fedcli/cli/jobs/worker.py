@@ -1,4 +1,4 @@
-"""Runs a long job in a thread, while the main thread waits, draws and listens to signals."""
+"""Runs a long job in a thread while the main thread shows progress and handles signals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 class Worker(Generic[Result]):
-    """One thread that does one job; its result or its error is handed over by `result`."""
+    """A thread that runs one job. `result` returns the job's result or raises its error."""
 
     def __init__(self, job: Callable[[], Result]) -> None:
         """Starts the job."""
@@ -29,24 +29,24 @@ class Worker(Generic[Result]):
         self._thread.start()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Waits for the end of the job, at most so long; returns True when it has ended."""
+        """Waits for the end of the job, at most `seconds`; returns whether it has ended."""
         return self._done.wait(seconds)
 
     def join(self) -> None:
         """Waits until the job and its thread have ended.
 
-        A thread that is cut off at Python's exit may hold a lock that the exit waits for, such as
-        that of h5py.
+        A thread that still runs when Python exits may hold a lock that the exit waits for, such as
+        h5py's.
         """
         self._thread.join()
 
     @property
     def has_failed(self) -> bool:
-        """Whether the job has ended by an error."""
+        """Whether the job has ended with an error."""
         return self._error is not None
 
     def result(self) -> Result:
-        """Waits as `join` does and returns what the job returned, or raises what it raised."""
+        """Waits like `join`, then returns the job's result or raises its exception."""
         self.join()
         if self._error is not None:
             raise self._error
@@ -55,7 +55,7 @@ class Worker(Generic[Result]):
     def _run(self) -> None:
         try:
             self._results.append(self._job())
-        except BaseException as err:  # handed to the main thread
+        except BaseException as err:  # raised in the main thread by `result`
             self._error = err
         finally:
             self._done.set()
@@ -68,16 +68,17 @@ def run_stoppable(
     describe_stop: Callable[[], str],
     attend: Callable[[Worker[Result]], None] = lambda _: None,
 ) -> Result:
-    """Returns what `job` returns, run in a thread that SIGINT and SIGTERM end by way of `cancel`.
+    """Runs `job` in a thread and returns its result. SIGINT and SIGTERM stop it through `cancel`.
 
     Args:
-        job: The work; it polls `cancel` and raises `Cancelled` once what it has is saved.
-        cancel: Raised by the first signal. A second signal ends the process at once.
-        describe_stop: Says in one line what was saved, after the job has ended.
-        attend: What the main thread does meanwhile; returns when the job has ended, or sooner.
+        job: The work. It polls `cancel`; when that is set, it saves its state and raises
+            `Cancelled`.
+        cancel: Set by the first signal. A second signal ends the process at once.
+        describe_stop: Called after a stopped job has ended; returns one line about what was saved.
+        attend: Called in the main thread while the job runs. It may return before the job ends.
 
     Raises:
-        Stopped: A signal came and the job gave way to it.
+        Stopped: A signal stopped the job.
     """
     from fedcli.core.native import Cancelled
 
@@ -95,7 +96,7 @@ def run_stoppable(
 def _attend(
     worker: Worker[Result], attend: Callable[[Worker[Result]], None], cancel: CancelFlag
 ) -> None:
-    """Waits beside the worker; where that fails, as on a closed terminal, the job ends first."""
+    """Calls `attend`. If it fails, as on a closed terminal, the job is stopped before the error."""
     try:
         attend(worker)
     except BaseException:

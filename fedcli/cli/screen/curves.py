@@ -1,6 +1,6 @@
-"""Curves drawn in characters: lines of braille dots with a mark for each series, and both axes.
+"""Draws curves in characters: lines of braille dots, a mark for each series, and both axes.
 
-A cell of braille has 2 x 4 dots. Where braille cannot be written, lines are dots of ASCII.
+A braille character has 2 x 4 dots. If the output has no braille, lines are drawn with ASCII dots.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ _MORE_MARKS = "abcdefghijklmnopqrstuvwxyz"
 _ASCII_MARKS = "ox+*#@%&"
 MAX_SERIES = len(_MORE_MARKS)
 _HEIGHT = 12
-_TICK_ROWS = 3  # of the field for each tick of the scale
-_TICK_COLUMNS = 14
-_MARK_COLUMNS = 16  # between two marks of a series
-_MARGIN = 9  # columns of the scale
-_LEAST_ROOM = 10
+_TICK_ROWS = 3  # rows of the plot area for each tick of the y axis
+_TICK_COLUMNS = 14  # columns of the plot area for each tick of the x axis
+_MARK_COLUMNS = 16  # columns between two marks of a series
+_MARGIN = 9  # columns of the y axis's labels
+_MIN_COLUMNS = 10  # of the plot area
 
 _BRAILLE = 0x2800
-_BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # by row and column of a cell
+_BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # [row][column] of a dot
 _LINES = ("│", "┤", "└", "─", "┬")
 _ASCII_LINES = ("|", "|", "+", "-", "+")
 
@@ -30,18 +30,18 @@ Points = Sequence[tuple[float, float]]
 
 
 class Piece(NamedTuple):
-    """Characters of one colour: the number of a series, or None for axes."""
+    """Text of one colour. `series` is the number of the series; None for axes and labels."""
 
     text: str
     series: int | None
 
 
 class Picture(NamedTuple):
-    """What is drawn.
+    """The finished drawing.
 
     Attributes:
-        lines: From top to bottom, in pieces.
-        is_log: Whether the scale is logarithmic.
+        lines: Lines from top to bottom, each as pieces of one colour.
+        is_log: Whether the y axis is logarithmic.
     """
 
     lines: list[list[Piece]]
@@ -54,7 +54,7 @@ class Picture(NamedTuple):
 
 
 class _Field:
-    """Cells with dots; who draws later lies on top."""
+    """The plot area: cells with dots and marks. Later drawings cover earlier ones."""
 
     def __init__(self, columns: int, rows: int, *, has_braille: bool) -> None:
         self.columns, self.rows = columns, rows
@@ -65,7 +65,7 @@ class _Field:
         self._owners: list[list[int | None]] = [[None] * columns for _ in range(rows)]
 
     def line(self, places: Sequence[tuple[float, float]], owner: int) -> None:
-        """Draws lines between places, each a share of the width and of the height from below."""
+        """Draws lines between places, given as shares of the width and of the height from below."""
         dots = [self._dot(across, up) for across, up in places]
         for (x0, y0), (x1, y1) in zip(dots, dots[1:] or dots, strict=False):
             steps = max(abs(x1 - x0), abs(y1 - y0), 1)
@@ -77,21 +77,21 @@ class _Field:
                 )
 
     def mark(self, place: tuple[float, float], text: str, owner: int) -> None:
-        """Puts a mark on a place."""
+        """Puts a mark at a place."""
         x, y = self._dot(*place)
         column, row = x // self._fine[0], y // self._fine[1]
         self._marks[row][column] = text
         self._owners[row][column] = owner
 
     def pieces(self, row: int) -> Iterator[Piece]:
-        """Yields a row in pieces of one colour."""
+        """Yields a row as pieces of one colour."""
         text, owner = "", None
         for column in range(self.columns):
-            char, its_owner = self._char(row, column), self._owners[row][column]
-            if its_owner != owner and text:
+            char, next_owner = self._char(row, column), self._owners[row][column]
+            if next_owner != owner and text:
                 yield Piece(text, owner)
                 text = ""
-            text, owner = text + char, its_owner
+            text, owner = text + char, next_owner
         yield Piece(text, owner)
 
     def _dot(self, across: float, up: float) -> tuple[int, int]:
@@ -102,7 +102,7 @@ class _Field:
         column, row = x // self._fine[0], y // self._fine[1]
         bit = _BITS[y % 4][x % 2] if self.has_braille else 1
         if self._owners[row][column] != owner:
-            self._bits[row][column] = 0  # of another series, which lies below
+            self._bits[row][column] = 0  # removes the dots of another series
         self._bits[row][column] |= bit
         self._owners[row][column] = owner
 
@@ -123,19 +123,20 @@ def draw(
     has_braille: bool = True,
     may_be_log: bool = True,
 ) -> Picture | None:
-    """Returns a picture of lines of at most `width` characters; None: there is nothing to draw.
+    """Draws curves; returns None if there is no point.
 
     Args:
-        series: (x, finite y) in rising x, by name, at most MAX_SERIES; the first lies on top.
-        width: Characters of each line.
-        height: Lines of the field.
-        has_braille: Whether braille can be written.
-        may_be_log: Whether the scale is logarithmic where one series would flatten all others.
+        series: Points (x, finite y) in ascending x, by name; at most MAX_SERIES series. The first
+            series is drawn on top.
+        width: Maximum number of characters of a line.
+        height: Number of lines of the plot area.
+        has_braille: Whether the output can show braille.
+        may_be_log: Whether the y axis becomes logarithmic if one series would flatten the others.
     """
     points = [point for each in series.values() for point in each]
     if not points:
         return None
-    field = _Field(max(_LEAST_ROOM, width - _MARGIN - 2), height, has_braille=has_braille)
+    field = _Field(max(_MIN_COLUMNS, width - _MARGIN - 2), height, has_braille=has_braille)
     across = Axis.of((x for x, _ in points), is_log=False)
     beginnings = [each[0][1] for each in series.values() if each]
     up = Axis.of((y for _, y in points), beginnings, is_log=None if may_be_log else False)
@@ -151,7 +152,7 @@ def draw(
 
 
 def mark_of(number: int, count: int, *, has_braille: bool = True) -> str:
-    """Returns the mark of one of `count` series."""
+    """Returns the mark of series `number` of `count` series."""
     marks = MARKS if has_braille else _ASCII_MARKS
     return (marks if count <= len(marks) else _MORE_MARKS)[number]
 
@@ -159,7 +160,7 @@ def mark_of(number: int, count: int, *, has_braille: bool = True) -> str:
 def legend(
     names: Sequence[str], values: Sequence[str] = (), *, has_braille: bool = True
 ) -> list[Piece]:
-    """Returns one piece a series: its mark, its name and, if given, a value."""
+    """Returns a piece for each series: its mark, its name and, if given, its value."""
     count = len(names)
     shown = values or [""] * count
     return [
@@ -171,20 +172,20 @@ def legend(
 def _marked(
     places: Sequence[tuple[float, float]], columns: int, number: int, count: int
 ) -> list[tuple[float, float]]:
-    """The points of a series that have its mark: a few, elsewhere than those of the others."""
+    """Returns a few places of a series for its marks, shifted against the marks of other series."""
     if len(places) * _MARK_COLUMNS <= 2 * columns:
         return list(places)
-    wanted = max(2, columns // _MARK_COLUMNS)
+    num_marks = max(2, columns // _MARK_COLUMNS)
     shift = (number + 0.5) / count
-    found = []
-    for index in range(wanted):
-        target = (index + shift) / wanted
-        found.append(min(places, key=lambda place: abs(place[0] - target)))
-    return list(dict.fromkeys(found))
+    marked = []
+    for index in range(num_marks):
+        target = (index + shift) / num_marks
+        marked.append(min(places, key=lambda place: abs(place[0] - target)))
+    return list(dict.fromkeys(marked))
 
 
 def _with_scale(field: _Field, axis: Axis, *, has_braille: bool) -> list[list[Piece]]:
-    """The rows with the scale on their left."""
+    """Returns the rows of the plot area with the y axis on their left."""
     bar, tick = (_LINES if has_braille else _ASCII_LINES)[:2]
     ticks = axis.ticks(max(2, field.rows // _TICK_ROWS + 1))
     labels = {}
@@ -200,7 +201,7 @@ def _with_scale(field: _Field, axis: Axis, *, has_braille: bool) -> list[list[Pi
 
 
 def _below(axis: Axis, columns: int, *, has_braille: bool) -> list[list[Piece]]:
-    """The axis below the field, and what its ticks are called."""
+    """Returns the x axis and its labels, which are drawn below the plot area."""
     _, _, corner, line, tick = _LINES if has_braille else _ASCII_LINES
     ticks = axis.ticks(max(2, columns // _TICK_COLUMNS), is_whole=True)
     ruler, names = [line] * columns, [" "] * (columns + _MARGIN + 2)

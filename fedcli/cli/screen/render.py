@@ -1,4 +1,4 @@
-"""Tables, bars and pictures on stdout. With `progress` the only user of rich, which loads late."""
+"""Prints tables, bars and pictures on stdout with rich. It is imported only when needed."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
 MAX_WIDTH = 120
 PIPE_WIDTH = 80
-_UNBOUNDED = 10_000  # columns of a pipe: a table there is as wide as it needs to be
+_UNBOUNDED = 10_000  # columns of a pipe: tables there are as wide as their content
 _GAP = 2
 _WIDE_GAP = 3  # between the columns of a table
-_LEAST_TEXT = 16  # columns that a column of text keeps where there is no room
-_MAX_LARGE_ROWS = 2  # of pictures at full size; more are drawn smaller
-_SMALL_PICTURE = 16  # columns; what is no wider is not made smaller to save rows
+_MIN_TEXT = 16  # least width of a column of text, in characters
+_MAX_LARGE_ROWS = 2  # rows of pictures at full size; if there were more, pictures are shrunk
+_SMALL_PICTURE = 16  # columns; a narrower picture is not shrunk to save rows
 
 _PIPE_BOX = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 _TERMINAL_BOX = Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
 _MIDDLE_GREY = 127
-# Of curves: told apart by most people, and legible on dark and on light paper.
+# Colours of curves: most people can tell them apart, on dark and on light background.
 _SERIES_COLOURS = (
     *("#3399dd", "#ee6677", "#33aa55", "#cc9922", "#9977dd", "#22aaaa", "#dd66aa", "#888888"),
 )
@@ -57,12 +57,13 @@ class Bar:
 
 @dataclass(frozen=True)
 class _Grid:
-    """The cells of a table, and how narrow each column may become before its texts fold.
+    """The cells of a table and the minimum widths of its columns.
 
     Attributes:
-        headers: One a column.
-        rows: As many cells each.
-        leasts: One a column; no column is wider than it needs to be.
+        headers: The headers of the columns.
+        rows: The rows, each with a cell for each column.
+        leasts: Minimum width of each column if texts fold. A column with shorter content may be
+            narrower.
     """
 
     headers: Sequence[str]
@@ -76,21 +77,21 @@ class _Grid:
 
     @property
     def widths(self) -> list[int]:
-        """What each column takes if nothing folds."""
+        """The width of each column if no text folds."""
         return [max(map(cell_len, cells)) for cells in zip(self.headers, *self.rows, strict=True)]
 
     @property
     def least_widths(self) -> list[int]:
-        """What each column takes if all folds that may."""
+        """The width of each column if all texts fold as far as allowed."""
         return list(map(min, self.widths, self.leasts))
 
     def least_width(self, gap: int) -> int:
-        """Columns of the screen that the table takes if all folds that may."""
+        """Returns the table's width if all texts fold as far as allowed."""
         widths = self.least_widths
         return sum(widths) + gap * (len(widths) - 1)
 
     def folded_widths(self, room: int, gap: int) -> list[int]:
-        """What each column takes if no more folds than must, from the widest on."""
+        """Returns the columns' widths such that the table fits; the widest columns shrink first."""
         widths, leasts = self.widths, self.least_widths
         excess = sum(widths) + gap * (len(widths) - 1) - room
         while excess > 0 and widths != leasts:
@@ -103,7 +104,7 @@ class _Grid:
         return widths
 
     def columns(self, indices: Iterable[int]) -> _Grid:
-        """The table of some of the columns."""
+        """Returns a table of some of the columns."""
         chosen = list(indices)
         rows = [[row[index] for index in chosen] for row in self.rows]
         return _Grid(
@@ -113,7 +114,7 @@ class _Grid:
         )
 
     def parts(self, num_keys: int, room: int) -> list[_Grid]:
-        """Tables of the first columns and of as many others as there is room for, in order."""
+        """Splits the table: each part has the key columns and as many others as fit, in order."""
         keys = list(range(num_keys))
         groups: list[list[int]] = [[]]
         for index in range(num_keys, len(self.headers)):
@@ -124,22 +125,22 @@ class _Grid:
         return [self.columns([*keys, *group]) for group in groups]
 
     def turned(self, left: int) -> _Grid:
-        """The table whose rows were columns; where there were texts there may be figures now."""
+        """Returns the transposed table. Its columns may mix texts and numbers."""
         names, *columns = zip(self.headers, *self.rows, strict=True)
-        least = max([_LEAST_TEXT, *self.widths[left:]])
+        least = max([_MIN_TEXT, *self.widths[left:]])
         return _Grid(names, columns, [_UNBOUNDED, *(least for _ in self.rows)])
 
 
 class PrintableConsole(Console):
-    """A console on which only rich itself moves the cursor or sets colours.
+    """A console that escapes control characters in texts.
 
-    Texts are escaped before they are laid out; this is for one that was not.
+    Texts should be escaped before they are laid out. This catches any text that was not.
     """
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Yields the segments of something, their texts made printable."""
+        """Yields the segments of a renderable with unprintable characters escaped."""
         for segment in super().render(renderable, options):
             if segment.control or segment.text.isprintable():
                 yield segment
@@ -148,30 +149,30 @@ class PrintableConsole(Console):
 
 
 class Screen:
-    """Stdout, drawn to suit what it is: colours and greys on a terminal, plain text in a pipe."""
+    """Prints on stdout: with colours and greys on a terminal, plain text in a pipe."""
 
     _has_printed = False
 
     @cached_property
     def console(self) -> Console:
-        """The console; markup in names that come from files means nothing here."""
+        """The console. It does not interpret markup, because names come from files."""
         is_terminal = Console().is_terminal
         width = None if is_terminal else _UNBOUNDED
         return PrintableConsole(width=width, markup=False, highlight=False, emoji=False)
 
     @property
     def width(self) -> int:
-        """Columns to draw in."""
+        """The number of columns for drawings."""
         return min(self.console.width, MAX_WIDTH) if self.console.is_terminal else PIPE_WIDTH
 
     @property
     def has_blocks(self) -> bool:
-        """Whether block characters can be written at all."""
+        """Whether the output's encoding has block characters."""
         return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
 
     @property
     def has_shades(self) -> bool:
-        """Whether a cell can have two greys or colours."""
+        """Whether a character cell can show two greys or colours."""
         return (
             self.has_blocks
             and not self.console.no_color
@@ -179,25 +180,25 @@ class Screen:
         )
 
     def title(self, text: str) -> None:
-        """Prints a heading, after an empty line if anything stands above."""
+        """Prints a heading, after an empty line if anything was printed before."""
         if self._has_printed:
             self._print(Text())
         self.line(text, style="bold")
 
     def line(self, text: str, style: str = "") -> None:
-        """Prints one line, which is never wrapped: paths and commands stay whole."""
+        """Prints one line without wrapping, so that paths and commands are not broken."""
         self._print(self.text(text, style))
 
     def text(self, text: str, style: str = "") -> Text:
-        """Returns one line for `beside`; what cannot be printed is escaped."""
+        """Returns one line for `beside`; unprintable characters are escaped."""
         return Text(stdout_line(text), style=style)
 
     def pieces(self, pieces: Iterable[tuple[str, int | None]]) -> None:
-        """Prints a line of pieces, each in the colour of its series; None: in none."""
+        """Prints a line of pieces, each in the colour of its series; None: without a colour."""
         self._print(self._coloured(pieces))
 
     def legend(self, pieces: Sequence[tuple[str, int | None]]) -> None:
-        """Prints what the marks of curves stand for, several in a line where there is room."""
+        """Prints the legend of curves, with several entries on a line if there is room."""
         widest = max(cell_len(text) for text, _ in pieces) + _WIDE_GAP
         num_columns = max(1, min(len(pieces), (self.width + _WIDE_GAP) // widest))
         num_rows = -(-len(pieces) // num_columns)
@@ -225,13 +226,14 @@ class Screen:
     ) -> None:
         """Prints a table whose first `left` columns are text and whose others are numbers.
 
-        Where there is no room columns stand closer, then texts fold; where that does not do, the
-        numbers stand in several tables, each beside the texts, or, if the texts leave them no
-        room, rows become columns. No column is lost and every figure stays whole.
+        If the table is too wide, the gaps between columns are reduced first, then texts are folded.
+        If it is still too wide, it is split into several tables, each with the text columns and
+        some of the others. If the text columns alone take more than half of the width, the table is
+        transposed first. No column is left out and no number is broken.
         """
         headers = [stdout_line(header) for header in headers]
         body = [[stdout_line(cell) for cell in row] for row in rows]
-        leasts = [_LEAST_TEXT if index < left else _UNBOUNDED for index in range(len(headers))]
+        leasts = [_MIN_TEXT if index < left else _UNBOUNDED for index in range(len(headers))]
         self._table(_Grid(headers, body, leasts), left, gap, may_turn=True)
 
     def _table(self, grid: _Grid, left: int, gap: int, *, may_turn: bool) -> None:
@@ -271,7 +273,7 @@ class Screen:
     def has_room_for(
         self, headers: Sequence[str], rows: Sequence[Sequence[str]], gap: int = _WIDE_GAP
     ) -> bool:
-        """Whether a table is no wider than the terminal; a pipe has room for any."""
+        """Tells whether a table fits into the terminal's width; in a pipe every table fits."""
         columns = zip(headers, *rows, strict=True)
         widths = [max(cell_len(stdout_line(cell)) for cell in column) for column in columns]
         return sum(widths) + gap * (len(widths) - 1) <= self.console.width
@@ -287,15 +289,15 @@ class Screen:
         self._print(grid, soft_wrap=False, width=min(width, _UNBOUNDED))
 
     def markdown(self, text: str) -> str:
-        """Returns a text in Markdown as the terminal shows it, for a pager."""
-        from fedcli.cli.screen.markdown import Page  # late: only the manual needs its parser
+        """Renders Markdown for the terminal and returns the text, for a pager."""
+        from fedcli.cli.screen.markdown import Page  # imported late: only the manual needs it
 
         with self.console.capture() as captured:
             self.console.print(Page(text, code_theme="ansi_dark"), width=self.width)
         return captured.get()
 
     def bars(self, bars: Sequence[Bar], width: int | None = None) -> None:
-        """Prints one bar a line, scaled to the greatest of them."""
+        """Prints one bar on each line, scaled to the greatest value."""
         for line in self.bar_lines(bars, width or self.width // 2):
             self._print(line)
 
@@ -323,7 +325,7 @@ class Screen:
         ]
 
     def beside(self, blocks: Sequence[Sequence[Text]]) -> None:
-        """Prints blocks of lines beside each other, in as few rows of equal length as possible."""
+        """Prints blocks of lines side by side, in as few rows as possible, about equally long."""
         widest = max((line.cell_len for block in blocks for line in block), default=0)
         most = max(1, (self.width + _GAP) // (widest + _GAP))
         num_rows = max(1, -(-len(blocks) // most))
@@ -339,12 +341,12 @@ class Screen:
                 self._print(Text.assemble(*cells))
 
     def picture(self, picture: Pictures) -> list[Text]:
-        """Returns one picture [H, W] or [H, W, 3] as lines, two rows of pixels in each."""
+        """Returns one picture [H, W] or [H, W, 3] as lines; each line shows two rows of pixels."""
         levels = pictures.cells(picture)
         is_coloured = levels.ndim == 4
         if self.has_shades:
             return [_colour_line(row) if is_coloured else _grey_line(row) for row in levels]
-        if is_coloured:  # a photograph needs its shades more than its details
+        if is_coloured:  # for photographs shades matter more than details
             return [Text(line) for line in pictures.ascii_art(levels.mean(axis=3))]
         draw = pictures.half_blocks if self.has_blocks else pictures.ascii_art
         return [Text(line) for line in draw(levels)]
@@ -352,12 +354,12 @@ class Screen:
     def pictures(
         self, shown: Pictures, captions: Sequence[str] = (), below: Pictures | None = None
     ) -> None:
-        """Prints pictures [n, H, W] or [n, H, W, 3] in a grid, smaller if they would fill it.
+        """Prints pictures [n, H, W] or [n, H, W, 3] in a grid; many pictures are shrunk.
 
         Args:
             shown: The pictures.
-            captions: One above each, cut to its width.
-            below: As many again, each one below its like.
+            captions: The texts above the pictures, cut to their width.
+            below: A second series of pictures; each is printed below the one with its index.
         """
         factor = self.shrink_factor(len(shown), shown.shape[2])
         rows = [pictures.shrink(each, factor) for each in (shown, below) if each is not None]
@@ -373,12 +375,12 @@ class Screen:
         self.beside(blocks)
 
     def shrink_factor(self, count: int, width: int, room: int | None = None) -> int:
-        """Returns how many pixels become one, so that pictures fit on the screen.
+        """Returns the factor by which pictures are shrunk so that they fit on the screen.
 
         Args:
-            count: Pictures.
-            width: Pixels across each.
-            room: Columns; by default those of the screen.
+            count: Number of pictures.
+            width: Width of each picture in pixels.
+            room: Columns for the pictures; by default the screen's width.
         """
         room = room or self.width
         factor = 1
@@ -398,7 +400,7 @@ class Screen:
         crop: bool = True,
         width: int | None = None,
     ) -> None:
-        """Prints; in a pipe without blanks at the ends of lines."""
+        """Prints a renderable. In a pipe, blanks at the ends of lines are removed."""
         self._has_printed = True
         if self.console.is_terminal:
             self.console.print(content, soft_wrap=soft_wrap, crop=crop, width=width)
@@ -417,7 +419,7 @@ class Screen:
 
 
 def _grey_line(row: NDArray[np.uint8]) -> Text:
-    """One row of cells [W, 2] in greys; without its colours the text still shows the shape."""
+    """Draws one row of cells [W, 2] in greys. Without colours the text still shows the shape."""
     line = Text()
     for upper, lower in row.tolist():
         bright, dim = max(upper, lower), min(upper, lower)
@@ -427,7 +429,7 @@ def _grey_line(row: NDArray[np.uint8]) -> Text:
 
 
 def _colour_line(row: NDArray[np.uint8]) -> Text:
-    """One row of cells [W, 2, 3] in colours."""
+    """Draws one row of cells [W, 2, 3] in colours."""
     line = Text()
     for upper, lower in row.tolist():
         style = Style(color=Color.from_rgb(*upper), bgcolor=Color.from_rgb(*lower))
@@ -436,7 +438,7 @@ def _colour_line(row: NDArray[np.uint8]) -> Text:
 
 
 def _cell(upper: int, lower: int) -> str:
-    """The character whose foreground is the brighter half of a cell."""
+    """Returns the character whose foreground is the brighter half of a cell."""
     if upper == lower:
         return "█" if upper > _MIDDLE_GREY else " "
     return "▀" if upper > lower else "▄"

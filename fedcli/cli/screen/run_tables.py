@@ -1,4 +1,4 @@
-"""The tables that close a training or an evaluation."""
+"""The tables that are printed at the end of a training or an evaluation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fedcli.runs.stopping import Best, Progress
     from fedcli.settings.presets import Figure
 
-_MOST_ASKED = 3  # metrics beside loss and accuracy that a table of rounds has room for
+_MAX_FURTHER_METRICS = 3  # a table of rounds has room for so many besides loss and accuracy
 _NO_CODE: Mapping[str, str] = {}
 _SCORE_HEADERS = ("loss", "accuracy", "examples", "batches")
 
@@ -32,11 +32,18 @@ def show_run(
     code: Mapping[str, str] = _NO_CODE,
     kept: Best | None = None,
 ) -> None:
-    """Prints training metrics by round, the closing evaluation, and where the run is.
+    """Prints the training metrics by round, the closing evaluation, and the run's folder.
 
-    With `progress`, what all lines say of a target, also when it was reached and why it ended; with
-    `comparison`, also what was published. `code` is a user's code in the run, by option, and `kept`
-    the round that --keep-best keeps.
+    Args:
+        screen: The output.
+        path: The run's folder.
+        lines: The lines of metrics.jsonl.
+        evaluation: The closing evaluation by split.
+        progress: If given, the target's round, the best value and the reason of an early end are
+            printed, too.
+        comparison: If given, the published figures are printed beside the run's.
+        code: The Python files of the run, by option.
+        kept: The round that --keep-best keeps.
     """
     rows = report.round_rows(lines)
     screen.line("Training by round, online: measured on each batch before its step", style="bold")
@@ -62,21 +69,21 @@ def show_run(
 
 
 def show_rounds(screen: TextScreen, rows: Sequence[RoundRow]) -> None:
-    """Prints one line a round, with columns for what happened in at least one of them."""
+    """Prints one line for each round. A column appears if at least one round has a value for it."""
     splits = list(dict.fromkeys(split for row in rows for split in row.evaluation))
     has_dropped = any(row.num_non_finite_clients for row in rows)
     has_rejected = any(row.is_rejected or row.is_skipped for row in rows)
     has_reports = any(row.num_reports is not None for row in rows)
     has_clock = any(row.virtual_seconds is not None for row in rows)
-    # Beside an evaluation, counts that hardly change would make the table too wide for a terminal.
+    # With evaluations, the counts of examples and batches would make the table too wide.
     own = _own_names(row.online for row in rows)
     scores = ("loss", "acc.") if splits else _SCORE_HEADERS
     num_scores = len(scores)
     headers = ["round", *scores, *own]
-    found = _own_names(each for row in rows for each in row.evaluation.values())
-    asked = [name for name in found if name in METRICS]
-    asked = asked if len(asked) <= _MOST_ASKED else []
-    headers += [f"{split} {name}" for split in splits for name in ("loss", "acc.", *asked)]
+    evaluated = _own_names(each for row in rows for each in row.evaluation.values())
+    further = [name for name in evaluated if name in METRICS]
+    further = further if len(further) <= _MAX_FURTHER_METRICS else []
+    headers += [f"{split} {name}" for split in splits for name in ("loss", "acc.", *further)]
     headers += ["reports"] * has_reports + ["virtual s"] * has_clock
     headers += ["dropped clients"] * has_dropped + ["update"] * has_rejected
     cells = []
@@ -85,17 +92,17 @@ def show_rounds(screen: TextScreen, rows: Sequence[RoundRow]) -> None:
         line += _own_cells(row.online, own)
         for split in splits:
             line += score_cells(row.evaluation.get(split))[:2]
-            line += _own_cells(row.evaluation.get(split), asked)
+            line += _own_cells(row.evaluation.get(split), further)
         line += ["" if row.num_reports is None else str(row.num_reports)] * has_reports
         line += [_seconds(row.virtual_seconds)] * has_clock
         line += [str(row.num_non_finite_clients)] * has_dropped
-        line += [_fate(row)] * has_rejected
+        line += [_update_text(row)] * has_rejected
         cells.append(line)
     screen.table(headers, cells, left=0)
 
 
 def show_progress(screen: TextScreen, progress: Progress, num_rounds: int) -> None:
-    """Prints the rounds to a target, the best accuracy, and why the run ended if it did early."""
+    """Prints the rounds to the target, the best value, and the reason if the run ended early."""
     if progress.target is not None:
         what = f"{progress.split} {progress.target_measure} {progress.target:g}"
         reached = progress.target_round
@@ -111,13 +118,13 @@ def show_progress(screen: TextScreen, progress: Progress, num_rounds: int) -> No
 
 
 def show_comparison(screen: TextScreen, comparison: Comparison) -> None:
-    """Prints published figures beside the run's own, and what sets the two apart."""
+    """Prints published figures beside the run's own, and the options in which the two differ."""
     preset = comparison.preset
     screen.title(f"Beside {preset.source}")
     if comparison.figures:
         rows = [
-            [_label(figure), f"{figure.value:g}", "-" if found is None else f"{found:g}"]
-            for figure, found in _in_order(comparison.figures)
+            [_label(figure), f"{figure.value:g}", "-" if measured is None else f"{measured:g}"]
+            for figure, measured in _in_order(comparison.figures)
         ]
         screen.table(["figure", "published", "this run"], rows)
     elif comparison.has_other_data:
@@ -133,7 +140,7 @@ def show_comparison(screen: TextScreen, comparison: Comparison) -> None:
 def _in_order(
     figures: Sequence[tuple[Figure, float | None]],
 ) -> list[tuple[Figure, float | None]]:
-    """All losses by round, then all accuracies; then the others as they stand."""
+    """Sorts figures: losses by round, then accuracies by round, then the others as they are."""
     return sorted(figures, key=lambda each: (not each[0].round_num, _by_metric(each[0])))
 
 
@@ -149,9 +156,9 @@ def _label(figure: Figure) -> str:
 
 
 def show_evaluation(screen: TextScreen, rows: Sequence[EvaluationRow]) -> None:
-    """Prints one line a split, or part of one.
+    """Prints one line for each split or part of a split.
 
-    How many clients took part in the training stands there where some did and others did not.
+    The number of clients that took part in the training is shown if only some of them did.
     """
     has_absent = any(row.num_absent_clients for row in rows)
     has_both = any(0 < (row.num_seen_clients or 0) < row.num_clients for row in rows)
@@ -170,9 +177,9 @@ def show_evaluation(screen: TextScreen, rows: Sequence[EvaluationRow]) -> None:
 
 
 def score_cells(scores: Scores | None) -> list[str]:
-    """Returns loss, accuracy, examples and batches as text; nothing where there are no scores.
+    """Returns loss, accuracy, examples and batches as text; empty texts if there are no scores.
 
-    Nothing is the mean of no examples.
+    Without examples, loss and accuracy are "-".
     """
     if scores is None:
         return [""] * len(_SCORE_HEADERS)
@@ -184,7 +191,7 @@ def score_cells(scores: Scores | None) -> list[str]:
     ]
 
 
-def _fate(row: RoundRow) -> str:
+def _update_text(row: RoundRow) -> str:
     if row.online is None:
         return ""
     if row.is_skipped:
@@ -197,12 +204,12 @@ def _seconds(value: float | None) -> str:
 
 
 def _own_names(scores: Iterable[Scores | None]) -> list[str]:
-    """The model's own metrics that are in at least one of some scores."""
+    """Returns the names of further metrics that occur in at least one of the scores."""
     return list(dict.fromkeys(name for each in scores if each is not None for name in each.own))
 
 
 def _own_cells(scores: Scores | None, names: Sequence[str]) -> list[str]:
-    """Their values as text; nothing where there are none."""
+    """Returns the values of further metrics as text; an empty text for a missing one."""
     own = {} if scores is None else scores.own
     return [_number(own[name]) if name in own else "" for name in names]
 
