@@ -1,10 +1,11 @@
-"""Options and commands as other tools name them: where a usage error points instead."""
+"""Maps names of options and commands in other tools to those of fedcli, for usage errors."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-# A hint, and the options that it names. A hint is skipped if the command has none of these.
+# For each hint, the option names of other tools to which it applies. A hint that names options of
+# fedcli is skipped if the command has none of these options.
 _CPU = "fedcli computes on the CPU; --threads says on how many of its cores"
 _ADVICE: Mapping[str, tuple[str, ...]] = {
     "--client-lr sets the learning rate of clients, --server-lr that of the server": (
@@ -124,7 +125,7 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
     "-v says more": ("debug", "log-level"),
 }
 
-# What other tools call a command, and what people type for one.
+# For each name that other tools or users give to a command, the command in fedcli.
 COMMANDS: Mapping[str, str] = {
     **dict.fromkeys(("evaluate", "test", "score", "predict"), "eval"),
     **dict.fromkeys(("inspect", "clients", "show", "look"), "inspect-clients"),
@@ -144,15 +145,15 @@ COMMANDS: Mapping[str, str] = {
 
 
 def advice_on(option: str, known: Collection[str]) -> str:
-    """Returns what to use for an option that a command does not have; "" where nobody knows.
+    """Returns a hint for an option that a command does not have; "" if there is no hint.
 
     Args:
-        option: As it was given, with or without dashes.
+        option: The option as the user gave it, with or without dashes.
         known: The options of the command.
     """
     name = option.lstrip("-").replace("_", "-").lower()
     for advice, names in _ADVICE.items():
-        wanted = [word for word in advice.split() if word.startswith("--")]
-        if name in names and (not wanted or any(each in known for each in wanted)):
+        options = [word for word in advice.split() if word.startswith("--")]
+        if name in names and (not options or any(each in known for each in options)):
             return advice
     return ""

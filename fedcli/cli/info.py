@@ -1,4 +1,4 @@
-"""`fedcli info`: this installation, and everything that can be chosen by name."""
+"""`fedcli info`: shows the installation and all parts that can be chosen by name."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
     "schedules": SCHEDULES,
     "presets": PRESETS,
 }
-# The option of `fedcli train` that takes the names of a table, and the one for their options.
+# For each table, the option of `fedcli train` that takes a name, and the one for its options.
 _OPTIONS: Mapping[str, tuple[str, str]] = {
     "datasets": ("--data", "--data-option"),
     "partitions": ("--partition", "--partition-option"),
@@ -53,7 +53,7 @@ _OPTIONS: Mapping[str, tuple[str, str]] = {
     "presets": ("--preset", ""),
 }
 
-# Of a model's layers and in sum: parameters, and what one example costs.
+# Counts for each layer of a model and in total: parameters, and multiply-adds of one example.
 _MODEL_TOTALS = ("num_params", "forward_multiply_adds", "training_multiply_adds")
 
 
@@ -80,9 +80,9 @@ def info(*, name: str | None, as_json: bool, quiet: bool, verbose: bool) -> None
       fedcli info synthetic-digits --json
     """  # noqa: D301 - \b keeps click from wrapping
     opt.remarks_for(quiet=quiet, verbose=verbose)
-    whole = _table_called(name)
-    if whole is not None:
-        entries = {whole: _entries(whole, None)}
+    chosen = _table_called(name)
+    if chosen is not None:
+        entries = {chosen: _entries(chosen, None)}
     else:
         entries = {table: _entries(table, name) for table in TABLES}
     if name is not None and not any(entries.values()):
@@ -91,20 +91,20 @@ def info(*, name: str | None, as_json: bool, quiet: bool, verbose: bool) -> None
         from fedcli.cli.screen.output import print_json
 
         system = {} if name else _system()
-        print_json({**system, **{table: found for table, found in entries.items() if found}})
+        print_json({**system, **{table: rows for table, rows in entries.items() if rows}})
         return
     from fedcli.cli.screen.render import Screen
 
     if name is None:
         _show_all(Screen(), entries)
-    elif whole is not None:
-        _show_table(Screen(), whole, entries[whole])
+    elif chosen is not None:
+        _show_table(Screen(), chosen, entries[chosen])
     else:
         _show_entries(Screen(), entries)
 
 
 def _table_called(name: str | None) -> str | None:
-    """The table of a name, which may be that of one of its rows: "algorithm"; None: of none."""
+    """Returns the table with this name, in the plural or the singular; None if there is none."""
     if name is None:
         return None
     word = name.lower()
@@ -112,7 +112,7 @@ def _table_called(name: str | None) -> str | None:
 
 
 def _unknown(name: str) -> str:
-    """The message about a name that nothing has."""
+    """Returns the error message for an unknown name."""
     owners = [
         entry.name
         for table in TABLES.values()
@@ -133,7 +133,7 @@ def _unknown(name: str) -> str:
 
 
 def _entries(table: str, name: str | None) -> list[dict[str, Any]]:
-    """The rows of one table as JSON, all or those of one name."""
+    """Returns the rows of one table as JSON: all rows, or those with the given name."""
     known = TABLES[table]
     rows = [*known.values()]
     if isinstance(known, Table) and name not in known:
@@ -166,22 +166,22 @@ def _describe(table: str, entry: Entry) -> dict[str, Any]:
 
 
 def _example(table: str, entry: Entry) -> str:
-    """A command that uses a row of a table: its own, or one made of its name and first option."""
+    """Returns a row's example command, by default one with its name and its first option."""
     if entry.example:
         return entry.example
     if table == "datasets" and entry.name in PUBLIC_DATASETS:
         return f"fedcli download {entry.name} && fedcli train --data {entry.name}"
-    option, option_of_it = _OPTIONS[table]
+    option, detail_option = _OPTIONS[table]
     command = f"fedcli train {option} {entry.name}"
     if table == "samplers" and entry.name != "fixed":
         return f"{command} --clients 10 --rounds 50"
-    if not entry.options or not option_of_it:
+    if not entry.options or not detail_option:
         return command
     first = entry.options[0]
     value = first.default
     shown = f"[{','.join(f'{each:g}' for each in value)}]" if isinstance(value, list) else value
     shown = str(shown).lower() if isinstance(shown, bool) else shown
-    return f"{command} {option_of_it} {first.name}={shown}"
+    return f"{command} {detail_option} {first.name}={shown}"
 
 
 def _describe_option(option: Option) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def _describe_option(option: Option) -> dict[str, Any]:
 
 
 def _layers(model: str) -> list[dict[str, Any]]:
-    """The layers of a model for 28 x 28 pixels and 10 classes, with what an example costs."""
+    """Returns a model's layers for 28 x 28 pixels and 10 classes, with the cost of an example."""
     from fedcli import models
     from fedcli.models import costs
 
@@ -250,8 +250,8 @@ def _show_all(screen: Screen, entries: Mapping[str, list[dict[str, Any]]]) -> No
     )
     screen.title("To choose from, in fedcli train")
     screen.prose(
-        (f"  {_OPTIONS[table][0]}", ", ".join(entry["name"] for entry in found))
-        for table, found in entries.items()
+        (f"  {_OPTIONS[table][0]}", ", ".join(entry["name"] for entry in rows))
+        for table, rows in entries.items()
     )
     screen.console.print()
     screen.line("fedcli info NAME shows one of them with its options, rates and an example;")
@@ -271,8 +271,8 @@ def _show_table(screen: Screen, table: str, entries: list[dict[str, Any]]) -> No
 
 
 def _show_entries(screen: Screen, entries: Mapping[str, list[dict[str, Any]]]) -> None:
-    for table, found in entries.items():
-        for entry in found:
+    for table, rows in entries.items():
+        for entry in rows:
             screen.line(f"{entry['name']} ({table.removesuffix('s')})", style="bold")
             screen.prose([("", entry["doc"]), ("", f"Source: {entry['source']}")])
             if "licence" in entry:
@@ -315,7 +315,7 @@ def _show_layers(screen: Screen, entry: Mapping[str, Any]) -> None:
 
 
 def _show_shape(shape: list[int]) -> str:
-    """An image as height x width x channels, a vector as its length."""
+    """Returns an image's shape as height x width x channels, a vector's as its length."""
     return str(shape[2]) if shape[:2] == [1, 1] else " x ".join(map(str, shape))
 
 

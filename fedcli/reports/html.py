@@ -1,7 +1,7 @@
 """Writes one self-contained HTML page about one or several runs, without scripts.
 
-All text from files is escaped. A content security policy in the page forbids the browser to load
-anything.
+All text from files is escaped. A content security policy in the page keeps the browser from loading
+other resources.
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ from fedcli.runs.record import (
     measures_of,
 )
 
-# Told apart by everybody (Paul Tol's bright scheme, yellow darker), on white and on black.
+# Paul Tol's bright scheme with a darker yellow, which colour-blind readers can tell apart; the
+# second row is for dark background.
 COLORS = ("#4477aa", "#ee6677", "#228833", "#b09a1e", "#33a6cc", "#aa3377", "#777777")
 _NIGHT_COLORS = ("#77aadd", "#ff8899", "#55bb66", "#ddcc66", "#77ddff", "#dd77aa", "#aaaaaa")
-# Of lines: the first seven series are solid, the next seven have the second pattern, and so on.
+# The lines of the first seven series are solid, the next seven have the second pattern, and so on.
 _DASHES = ("", "7 3", "2 3", "8 3 2 3", "13 3", "1 5", "9 2 2 2 2 2")
 
 _WIDTH, _HEIGHT = 460, 270  # of a chart
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 10, 46  # around its field
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 10, 46  # margins around its plot area
 _NUM_BINS = 20
-_LEGEND_LETTERS = 48  # of a run's name
+_LEGEND_LETTERS = 48  # maximum length of a run's name
 _X_TICKS, _Y_TICKS = 6, 6
 
 
@@ -102,13 +103,13 @@ def page(
     targets: Sequence[float],
     notes: Sequence[str] = (),
 ) -> str:
-    """Returns the page.
+    """Returns the HTML page.
 
     Args:
-        runs: At least one.
-        predictions: Of the one run, if its data are there.
-        targets: Accuracies that rounds are counted to, for several runs.
-        notes: What a reader should know, a line each.
+        runs: The runs, at least one.
+        predictions: The predictions of a single run; None if its data are not available.
+        targets: Accuracies for which the number of rounds is shown, if there are several runs.
+        notes: Remarks for the reader, one line each.
     """
     one = runs[0] if len(runs) == 1 else None
     title = str(one.path) if one else f"{len(runs)} runs"
@@ -137,8 +138,8 @@ def page(
 
 
 def _curves(runs: Sequence[RunRecord]) -> str:
-    found = {measure: curves_of(runs, measure) for measure in measures_of(runs)}
-    drawn = {measure: series for measure, series in found.items() if any(series.values())}
+    curves = {measure: curves_of(runs, measure) for measure in measures_of(runs)}
+    drawn = {measure: series for measure, series in curves.items() if any(series.values())}
     if not drawn:
         return ""
     names = list(dict.fromkeys(name for series in drawn.values() for name in series))
@@ -148,7 +149,7 @@ def _curves(runs: Sequence[RunRecord]) -> str:
 
 
 def _key(runs: Sequence[RunRecord], names: Sequence[str]) -> str:
-    """What the lines of all charts stand for: each with its colour and dashes."""
+    """Returns the legend of all charts."""
     shown = names if len(runs) == 1 else short_names(names, _LEGEND_LETTERS)
     items = [
         f'<span title="{_escape(name)}"><svg viewBox="0 0 34 8"><line x1="0" x2="34" y1="4" y2="4" '
@@ -159,7 +160,7 @@ def _key(runs: Sequence[RunRecord], names: Sequence[str]) -> str:
 
 
 def _stroke(index: int) -> str:
-    """How the line of a series looks."""
+    """Returns the SVG attributes of a series' line: colour, width and dashes."""
     dashes = _DASHES[index // len(COLORS) % len(_DASHES)]
     pattern = f' stroke-dasharray="{dashes}"' if dashes else ""
     color = f"var(--c{index % len(COLORS)})"
@@ -167,7 +168,7 @@ def _stroke(index: int) -> str:
 
 
 def _line_chart(measure: str, series: Mapping[str, Series], names: Sequence[str]) -> str:
-    """A chart of some of the series called `names`; each looks as its place there says."""
+    """Returns a chart of some series. The index in `names` determines a series' colour."""
     points = [point for each in series.values() for point in each]
     across = Axis.of((x for x, _ in points), is_log=False)
     is_log = None if measure == "loss" else False
@@ -186,7 +187,7 @@ def _line_chart(measure: str, series: Mapping[str, Series], names: Sequence[str]
         drawn.append(
             f'<polyline points="{path}" {_stroke(index)}><title>{_escape(name)}</title></polyline>'
         )
-        if len(each) <= 40:  # of more, points would hide the line
+        if len(each) <= 40:  # more points would hide the line
             drawn += [
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" '
                 f'style="fill:var(--c{index % len(COLORS)})"><title>'
@@ -222,7 +223,7 @@ def _x_tick(x: float, text: str) -> str:
 
 
 def _axis_titles(across: str, up: str) -> str:
-    """The names of both axes, and the line of the lower one."""
+    """Returns the titles of both axes, and the line of the x axis."""
     middle, bottom = _TOP + (_HEIGHT - _TOP - _BOTTOM) / 2, _HEIGHT - _BOTTOM
     return (
         f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>'
@@ -262,17 +263,17 @@ def _spread(predictions: PredictionSummary) -> str:
         )
         if is_known
     ]
-    told = ", ".join(f"{ids[index]} {accuracies[index]:.3f}" for index in worst.tolist())
+    lowest = ", ".join(f"{ids[index]} {accuracies[index]:.3f}" for index in worst.tolist())
     return (
         f'<h2>{_escape(caption)}</h2><figure><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">'
         f"{''.join(bars)}{''.join(texts)}{_axis_titles('accuracy', 'clients')}"
         f'</svg></figure><p class="note">{len(accuracies):,} clients that have examples. '
-        f"Lowest: {_escape(told) or 'nobody'}</p>"
+        f"Lowest: {_escape(lowest) or 'none'}</p>"
     )
 
 
 def _confusion(predictions: PredictionSummary) -> str:
-    """Rows are labels, columns what the model says; colour is the share of the label."""
+    """Returns the confusion matrix: rows are labels, columns predictions; colour shows shares."""
     if predictions.confusion is None:
         return ""
     head = "".join(f"<th>{_escape(name)}</th>" for name in predictions.class_names)
@@ -334,15 +335,15 @@ def _pictures(sample: PredictedExamples, convention: str) -> list[tuple[str, int
     levels = np.rint(np.clip(tiles, 0, 1) * 255).astype(np.uint8)
     labels = sample.client.labels.tolist()
     return [
-        (base64.b64encode(png(each)).decode(), label, said)
-        for each, label, said in zip(levels, labels, sample.predicted.tolist(), strict=True)
+        (base64.b64encode(png(each)).decode(), label, predicted)
+        for each, label, predicted in zip(levels, labels, sample.predicted.tolist(), strict=True)
     ]
 
 
 def png(picture: NDArray[np.uint8]) -> bytes:
     """Returns an RGB picture [H, W, 3] as a PNG file."""
     height, width = picture.shape[:2]
-    rows = np.zeros((height, 1 + 3 * width), np.uint8)  # each begins with its filter: none
+    rows = np.zeros((height, 1 + 3 * width), np.uint8)  # each row begins with its filter, 0: none
     rows[:, 1:] = picture.reshape(height, -1)
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b""))

@@ -31,18 +31,18 @@ from fedcli.reports.axes import Axis
 from fedcli.reports.names import short_names
 from fedcli.runs.record import curve_title
 
-# Told apart by everybody (Paul Tol's bright scheme).
+# Paul Tol's bright scheme, which colour-blind readers can tell apart.
 _COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777")
-# Of the first seven series, the next seven, and so on.
+# The first seven series have the first dash pattern, the next seven the second, and so on.
 _DASHES = ("-", "--", ":", "-.")
 _MARKERS = "osD^vPX"
-_WIDTH, _HEIGHT, _SCALE, _GAP = 640, 400, 86, 40  # dots; the scale is left of each panel
-_ABOVE, _BELOW = LINE_HEIGHT, 3 * LINE_HEIGHT  # dots for a panel's title and its axis of rounds
-_MAX_ACROSS = 3  # panels beside each other
-_LEAST_WIDTH, _LEAST_HEIGHT = 160, 120  # of a panel, dots
-_LINE = 36  # dots of a line in the legend
-_MOST_MARKED, _FEW_MARKS = 40, 10  # points of which each has a marker; else so many have
-_NAME_LETTERS = 60  # of a name in the legend
+_WIDTH, _HEIGHT, _SCALE, _GAP = 640, 400, 86, 40  # dots; `_SCALE` is for the labels of a y axis
+_ABOVE, _BELOW = LINE_HEIGHT, 3 * LINE_HEIGHT  # dots for a panel's title and its x axis
+_MAX_ACROSS = 3  # panels side by side
+_LEAST_WIDTH, _LEAST_HEIGHT = 160, 120  # of a panel, in dots
+_LINE = 36  # length of a line in the legend, in dots
+_MOST_MARKED, _FEW_MARKS = 40, 10  # up to 40 points all have a marker; of more, about 10 have one
+_NAME_LETTERS = 60  # maximum length of a name in the legend
 _MAX_INCHES = 100.0
 
 Series = Sequence[tuple[float, float]]
@@ -53,9 +53,10 @@ class PlotOptions:
     """How curves are drawn.
 
     Attributes:
-        size: Width and height of the figure in inches; None: as panels and legend need.
-        log_x: Whether the axis of rounds is logarithmic; then round 0 is left out.
-        log_y: Whether the axis of losses is; None: if one curve would flatten all others.
+        size: Width and height of the figure in inches; None: computed from panels and legend.
+        log_x: Whether the axis of rounds is logarithmic. If so, round 0 is left out.
+        log_y: Whether the axis of losses is logarithmic; None: only if one curve would flatten the
+            others.
     """
 
     size: tuple[float, float] | None = None
@@ -75,12 +76,12 @@ def write_curves(
     Args:
         path: The file. Its suffix determines the format.
         title: Title above all panels.
-        panels: By metric, series of (round, value) by name.
+        panels: For each metric, the series of (round, value) by name.
         note: Text below all panels; may be empty.
         options: Size and axes; None: the defaults.
 
     Raises:
-        ConfigError: The ending is none of these, or the size is too small.
+        ConfigError: The suffix is not one of these, or the size is too small.
         RunError: The file cannot be written.
     """
     page = _Page(title, panels, note, options or PlotOptions())
@@ -88,7 +89,7 @@ def write_curves(
 
 
 def format_of(path: Path) -> str:
-    """Returns the format by a file's suffix. Raises ConfigError if it is no format of figures."""
+    """Returns the figure format of a file's suffix. Raises ConfigError for any other suffix."""
     ending = path.suffix.lower().removeprefix(".")
     if ending not in FORMATS:
         endings = ", ".join(f".{each}" for each in FORMATS)
@@ -97,10 +98,10 @@ def format_of(path: Path) -> str:
 
 
 def read_size(text: str) -> tuple[float, float]:
-    """Returns width and height of a figure in inches, from "6.5x3".
+    """Parses width and height of a figure in inches from a text such as "6.5x3".
 
     Raises:
-        ConfigError: It is no such text.
+        ConfigError: The text is not of this form, or a size is not in range.
     """
     try:
         width, height = (float(each) for each in text.lower().split("x"))
@@ -112,7 +113,7 @@ def read_size(text: str) -> tuple[float, float]:
 
 
 class _Page:
-    """A figure, laid out in dots."""
+    """Lays out and draws a figure. Sizes are in dots."""
 
     def __init__(
         self,
@@ -215,7 +216,7 @@ class _Page:
 
 
 def _look(number: int) -> dict[str, Any]:
-    """Colour, dashes and marker of a series; of 28 colours with dashes the next have others."""
+    """Returns colour, dashes and marker of a series. They repeat together only after 196 series."""
     count = len(_COLORS)
     return {
         "color": _COLORS[number % count],
@@ -225,7 +226,7 @@ def _look(number: int) -> dict[str, Any]:
 
 
 def _plain_ticks(axis: Any) -> None:
-    """Marks a logarithmic axis with plain numbers, as the style reads no mathematics."""
+    """Labels a logarithmic axis with plain numbers, because the style does not render formulas."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(lambda number, _: f"{number:,.10g}")
     axis.set_minor_formatter(lambda *_: "")
