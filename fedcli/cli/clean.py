@@ -24,13 +24,18 @@ REMOVING = "Removing"
 @opt.option(
     "--client-states",
     "has_client_states",
-    help="Remove what clients keep from round to round, too (SCAFFOLD, FedDyn, local-only). Such a "
-    "run cannot be resumed afterwards, and one of local-only not be evaluated.",
+    help="Also remove the state that clients keep between rounds (SCAFFOLD, FedDyn, local-only). "
+    "Such a run cannot be resumed afterwards. A local-only run cannot be evaluated either.",
     section=REMOVING,
     is_flag=True,
 )
-@opt.option("--dry-run", help="Only say what would go.", section=REMOVING, is_flag=True)
-@opt.option("-y", "--yes", help="Do not ask.", section=REMOVING, is_flag=True)
+@opt.option(
+    "--dry-run",
+    help="List the files without removing them.",
+    section=REMOVING,
+    is_flag=True,
+)
+@opt.option("-y", "--yes", help="Remove without asking.", section=REMOVING, is_flag=True)
 @opt.output_options
 def clean(
     *,
@@ -42,11 +47,12 @@ def clean(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Remove what finished runs no longer need: old checkpoints and temporary files.
+    """Remove files that finished runs no longer need: old checkpoints and temporary files.
 
-    Says what goes, and asks. The newest checkpoint and the best one stay, so that eval, export,
-    report and train --resume work as before. Runs that are stopped or training are left alone.
-    Without RUN: all runs in runs. Downloaded datasets: fedcli download --remove.
+    The files are listed, and you are asked before they are removed. The newest checkpoint and the
+    best one stay, so that eval, export, report and train --resume work as before. Nothing is
+    removed from runs that are stopped or still training. Without RUN, all runs in the folder runs
+    are cleaned. To remove downloaded datasets, use fedcli download --remove.
 
     \b
     Examples:
@@ -87,7 +93,7 @@ def clean(
 
 def _require(*, yes: bool) -> None:
     if not yes:
-        raise ConfigError("nothing was removed, as nobody can be asked here; give --yes")
+        raise ConfigError("nothing was removed: there is no terminal to ask on; give --yes")
 
 
 def _as_json(made: Plan) -> dict[str, Any]:
@@ -109,7 +115,7 @@ def _show(screen: TextScreen, made: Plan, num_runs: int) -> None:
     from fedcli.reports.names import size_text
 
     if made.removals:
-        screen.line("What goes", "bold")
+        screen.line("Files to remove", "bold")
         rows = [
             (str(each.run), each.what, f"{len(each.files):,}", size_text(each.num_bytes))
             for each in made.removals
@@ -117,15 +123,15 @@ def _show(screen: TextScreen, made: Plan, num_runs: int) -> None:
         screen.table(["run", "what", "files", "size"], rows, left=2)
         total = sum(each.num_bytes for each in made.removals)
         screen.line("")
-        screen.line(f"In all {size_text(total)}")
+        screen.line(f"Total: {size_text(total)}")
         for consequence in dict.fromkeys(each.consequence for each in made.removals):
             if consequence:
                 screen.line(f"Without client states {consequence}")
     else:
-        screen.line(f"Nothing to remove of {num_runs:,} {'run' if num_runs == 1 else 'runs'}")
+        screen.line(f"Nothing to remove from {num_runs:,} {'run' if num_runs == 1 else 'runs'}")
     if made.kept:
         kept = size_text(sum(each.num_bytes for each in made.kept))
         count = f"{len(made.kept):,} {'run' if len(made.kept) == 1 else 'runs'}"
         screen.line(f"Kept: {kept} of client states of {count}; --client-states removes them, too")
     if made.notes:
-        screen.line(f"{len(made.notes):,} left alone: stopped, training or damaged (-v says which)")
+        screen.line(f"{len(made.notes):,} left alone: stopped, training or damaged (-v lists them)")

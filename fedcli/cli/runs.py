@@ -28,7 +28,7 @@ _KEYS: dict[str, Callable[[ListedRun], Any]] = {
 @opt.option(
     "--sort",
     "key",
-    help="By name; by time, the newest first; by accuracy or size, the largest first.",
+    help="Order: name; time, the newest first; accuracy or size, the largest first.",
     section=SORTING,
     type=click.Choice(tuple(_KEYS)),
     default="name",
@@ -36,11 +36,11 @@ _KEYS: dict[str, Callable[[ListedRun], Any]] = {
 )
 @opt.output_options
 def runs(*, folder: Path, key: str, as_json: bool, quiet: bool, verbose: bool) -> None:
-    """List the runs in FOLDER and below it, with state, last figures and size.
+    """List the runs in FOLDER and below it, with state, last accuracy and size.
 
-    FOLDER is runs unless it is given. A run is finished once its closing evaluation is written;
-    a stopped one is continued by fedcli train --resume; into one that is training a process writes
-    now. The figures are those of the last evaluation, else of the last round of training.
+    The default FOLDER is runs. A run is finished once its closing evaluation is written. It is
+    training while a process writes to it. Otherwise it is stopped: fedcli train --resume continues
+    it. The accuracy is that of the last evaluation, else of the last round of training.
 
     \b
     Examples:
@@ -108,7 +108,7 @@ def _show(folder: Path, listed: Sequence[ListedRun]) -> None:
     count = "1 run" if len(listed) == 1 else f"{len(listed):,} runs"
     screen.line("")
     total = size_text(sum(run.num_bytes for run in listed))
-    screen.line(f"{count}, {total}; fedcli clean {folder} says what of that can go")
+    screen.line(f"{count}, {total}; fedcli clean {folder} lists what can be removed")
 
 
 def _rounds(run: ListedRun) -> str:

@@ -146,7 +146,7 @@ def test_old_checkpoints_go_and_what_is_needed_stays(fedcli: Fedcli, cleaned: Pa
     ]
     left = {int(file.stem[-6:]) for file in (cleaned / "checkpoints").iterdir()}
     assert left == {4, best}
-    assert "Nothing to remove of 1 run" in fedcli("clean", cleaned, "--yes").out
+    assert "Nothing to remove from 1 run" in fedcli("clean", cleaned, "--yes").out
 
 
 def test_client_states_go_only_if_that_is_said(fedcli: Fedcli) -> None:

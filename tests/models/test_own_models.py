@@ -633,7 +633,7 @@ def test_model_trained_in_c_may_come_from_a_file(tmp_path: Path) -> None:
     assert model.layout.num_params == 785 * 7 + 8 * 10
     with pytest.raises(ModelError, match=r"my_model.py:\d+: build: model sequential has 10 outp"):
         load_text(tmp_path, text.replace("input_shape, num_classes, seed)\n", "(28, 28), 11)\n"))
-    with pytest.raises(ModelError, match=r"my_model.py: build: the model takes images of \[9\]"):
+    with pytest.raises(ModelError, match=r"build: the model takes images of shape \[9\]"):
         load_text(tmp_path, text.replace("input_shape, num_classes, seed)\n", "(9,), 10)\n"))
 
 
@@ -753,7 +753,7 @@ def test_run_knows_its_file_and_whether_it_has_changed(
         assert [note for note in training.notes if "in Python, on one thread, not 3" in note]
     with Path("my_model.py").open("a") as file:
         file.write("# changed\n")
-    expected = "my_model.py has changed since the run began; the model is what it makes now"
+    expected = "my_model.py has changed since the run began; the current version is used"
     with starting.resume("run", rounds=2, model="my_model.py") as training:
         assert [note for note in training.notes if expected in note]
     told = evaluating.evaluate_run("run", model="my_model.py")
@@ -800,7 +800,7 @@ def test_code_runs_only_where_it_is_named(
     assert not Path("new").exists()
     assert cli.run([*command, "--model", "my_model.py:tall"]) == 0
     assert Path("it_ran").exists()
-    note = f"{file.name} has changed since the run began; the model is what it makes now"
+    note = f"{file.name} has changed since the run began; the current version is used"
     assert (note in capsys.readouterr().err) == (command[0] != "inspect-clients")
 
 
@@ -879,7 +879,10 @@ def test_code_beside_a_run_that_needs_none_is_refused(
     Path("my_model.py").write_text("raise SystemExit('this must not run')\n")
     for command in (["eval", "run"], ["train", "--resume", "run"]):
         assert cli.run([*command, "--model", "my_model.py"]) == 1
-        assert "--model my_model.py: it is for runs whose model is code" in capsys.readouterr().err
+        assert (
+            "--model my_model.py: this option is for runs whose model is code"
+            in capsys.readouterr().err
+        )
 
 
 def test_model_trained_in_c_needs_its_file_once(tmp_path: Path) -> None:

@@ -127,8 +127,7 @@ def test_resume_says_that_the_file_has_changed(part: tuple[str, Path], tmp_path:
     code: Any = {field: str(moved)}
     with starting.resume(tmp_path / "run", **code) as training:
         assert [note for note in training.notes if "has changed since the run began" in note] == [
-            f"{moved} has changed since the run began; the {NOUNS.get(field, field)} is what it "
-            "makes now"
+            f"{moved} has changed since the run began; the current version is used"
         ]
 
 

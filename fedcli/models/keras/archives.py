@@ -106,7 +106,7 @@ def read(path: Path) -> Contents:
                 return Contents(description, content)
     if content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
         return Contents(_decode(content), b"")
-    raise ConfigError("is no file of Keras's; give a .keras, .h5 or .json that Keras wrote")
+    raise ConfigError("is not a Keras file; give a .keras, .h5 or .json that Keras wrote")
 
 
 @contextmanager
@@ -118,7 +118,7 @@ def reading() -> Iterator[None]:
         raise ConfigError(_short(str(err))) from err
     except _DAMAGE as err:
         raise ConfigError(
-            f"is damaged or no file of Keras's ({_short(one_line(err))}); save it again"
+            f"is damaged or not a Keras file ({_short(one_line(err))}); save it again"
         ) from err
 
 
@@ -154,7 +154,7 @@ def _read_whole(path: Path) -> bytes:
         if not path.is_file():
             raise ConfigError("is no file; give one that Keras wrote")
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise ConfigError(f"is larger than {MAX_FILE_BYTES:,} bytes, which no model here is")
+            raise ConfigError(f"is larger than {MAX_FILE_BYTES:,} bytes; give a smaller model")
         return read_bounded(path, MAX_FILE_BYTES)
     except OSError as err:
         raise ConfigError(f"cannot be read: {err.strerror or err}") from err
@@ -163,7 +163,7 @@ def _read_whole(path: Path) -> bytes:
 def _open(image: bytes) -> Any:
     """Opens an HDF5 file in memory and checks its heaps, so that its texts are safe to read."""
     if not image.startswith(_HDF5):
-        raise ConfigError("holds no HDF5 file as Keras writes it; save it again")
+        raise ConfigError("contains no HDF5 file with weights; save it again")
     file = h5py.File(io.BytesIO(image), "r")
     check_heaps(file, image)
     return file
@@ -174,7 +174,9 @@ def _unpack(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
     members = [info for info in archive.infolist() if info.filename == name]
     if len(members) != 1:
         names = ", ".join(repr(info.filename)[:60] for info in archive.infolist()[:5]) or "nothing"
-        raise ConfigError(f"is a zip with {len(members)} times {name}; it holds {names}")
+        raise ConfigError(
+            f"is a zip in which {name} occurs {len(members)} times; its members are {names}"
+        )
     info = members[0]
     if info.compress_type not in _PLAIN_METHODS or info.flag_bits & 1:
         raise ConfigError(
@@ -187,20 +189,23 @@ def _unpack(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
             f"{name} in it has {info.file_size:,} bytes; a model like this has at most {limit:,}"
         )
     if len(content) != info.file_size:
-        raise ConfigError(f"{name} in it has not the {info.file_size:,} bytes it claims")
+        raise ConfigError(
+            f"{name} in it is shorter than the {info.file_size:,} bytes that the zip states; save "
+            "it again"
+        )
     return content
 
 
 def _decode(text: bytes | str) -> Any:
     if len(text) > _MAX_CONFIG_BYTES:
         raise ConfigError(
-            f"describes a model in {len(text):,} bytes; {_MAX_CONFIG_BYTES:,} is most"
+            f"describes a model in {len(text):,} bytes; at most {_MAX_CONFIG_BYTES:,} are allowed"
         )
     try:
         decoded = json.loads(text)
     except (ValueError, RecursionError) as err:
         reason = "nested too deeply" if isinstance(err, RecursionError) else _short(one_line(err))
-        raise ConfigError(f"does not describe a model in whole JSON ({reason})") from err
+        raise ConfigError(f"is not valid JSON ({reason}); save the model again") from err
     if isinstance(decoded, str):  # some tools encode the description twice
         return _decode(decoded)
     return decoded
@@ -226,7 +231,7 @@ def _container(file: Any) -> str:
     if container is None:
         names = ", ".join(sorted(map(repr, file))[:5]) or "nothing"
         raise ConfigError(
-            f"holds no weights of Keras's, but {names[:200]}; give a file that Keras wrote"
+            f"contains no Keras weights, only {names[:200]}; give a file that Keras wrote"
         )
     return container
 
@@ -247,7 +252,8 @@ def _load_counted(
     for name in sorted(_member(file, container, h5py.Group)):
         if name not in known and _variables(_member(file[container], name, h5py.Group)):
             raise ConfigError(
-                f"has weights of {name!r}, the model none; its layers with weights are "
+                f"has weights of {name!r}, which the model does not have; its layers with weights "
+                "are "
                 f"{', '.join('/'.join(path) for path in paths)[:300]}"
             )
     return loaded
@@ -302,7 +308,7 @@ def _texts(attrs: Any, name: str, num_bytes: int) -> list[str]:
     texts = [each.decode() if isinstance(each, bytes) else str(each) for each in attrs[name]]
     for text in texts:
         if not text or len(text) > 1000 or not text.isprintable():
-            raise ConfigError(f"{name} in it holds what is no name; save the model again")
+            raise ConfigError(f"{name} in it contains an invalid name; save the model again")
     return texts
 
 
@@ -327,7 +333,7 @@ def _shape(dataset: Any, num_bytes: int) -> tuple[int, ...]:
         )
     shape = tuple(int(size) for size in dataset.shape or ())
     if kind.get_size() > 8 or math.prod(shape) * kind.get_size() > num_bytes:
-        raise ConfigError(f"{_name(dataset)} in it claims more than the file holds; save it again")
+        raise ConfigError(f"{_name(dataset)} in it is larger than the file itself; save it again")
     return shape
 
 
@@ -350,7 +356,7 @@ def _follow(group: Any, name: str) -> Any:
 def _member(group: Any, name: str, kind: Any) -> Any:
     """Returns a member of a group. Soft and external links are refused."""
     if "/" in name or name in ("", "."):
-        raise ConfigError(f"{name[:60]!r} in it is no name of a layer; save the model again")
+        raise ConfigError(f"{name[:60]!r} in it is not a layer's name; save the model again")
     link = group.get(name, getlink=True) if name in group else None
     if link is not None and not isinstance(link, h5py.HardLink):
         raise ConfigError(f"{name[:60]!r} in it is a link, and links are never followed")
@@ -358,8 +364,8 @@ def _member(group: Any, name: str, kind: Any) -> Any:
     if not isinstance(member, kind):
         names = ", ".join(sorted(map(repr, group))[:8]) or "nothing"
         raise ConfigError(
-            f"has no {name[:60]!r} where the model's weights stand, but {names[:300]}; give the "
-            "weights of this model"
+            f"has no {name[:60]!r} among the model's weights, only {names[:300]}; give the weights "
+            "of this model"
         )
     return member
 

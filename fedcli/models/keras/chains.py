@@ -24,7 +24,7 @@ def chain_of(class_name: str, config: Any) -> list[Mapping[str, Any]]:
     followers = {source: name for name, source in sources.items() if source is not None}
     starts = [name for name, source in sources.items() if source is None]
     if len(starts) != 1 or len(sources) != len(layers):
-        raise ConfigError(f"has {len(starts)} inputs; fedcli takes models of one")
+        raise ConfigError(f"has {len(starts)} inputs; fedcli supports models with one input")
     by_name = {_name_of(each): each for each in layers}
     order = [by_name[starts[0]]]
     while (follower := followers.get(_name_of(order[-1]))) in by_name:
@@ -34,8 +34,8 @@ def chain_of(class_name: str, config: Any) -> list[Mapping[str, Any]]:
     outputs = [each[0] for each in _histories(config.get("output_layers"))]
     if len(order) != len(layers) or outputs != [_name_of(order[-1])]:
         raise ConfigError(
-            "branches, or has more than one output; fedcli computes models in which each layer "
-            "follows one other"
+            "branches, or has more than one output; fedcli supports models whose layers form one "
+            "chain"
         )
     return order
 
@@ -55,7 +55,9 @@ def _source_of(item: Mapping[str, Any]) -> str | None:
     if not nodes:
         return None
     if not isinstance(nodes, list) or len(nodes) != 1:
-        raise ConfigError(f"layer {shown(name)} is used more than once; fedcli does not share any")
+        raise ConfigError(
+            f"layer {shown(name)} is used more than once; fedcli does not support shared layers"
+        )
     node = nodes[0]
     if isinstance(node, Mapping):  # Keras 3
         calls: Any = node.get("kwargs") or {}
@@ -67,7 +69,10 @@ def _source_of(item: Mapping[str, Any]) -> str | None:
         histories = _histories(node)
         calls = {key: each for history in histories for key, each in _calls(history).items()}
     if len(histories) != 1 or not histories[0] or histories[0][2:3] != [0]:
-        raise ConfigError(f"layer {shown(name)} takes {len(histories)} inputs; fedcli joins none")
+        raise ConfigError(
+            f"layer {shown(name)} takes {len(histories)} inputs; fedcli supports layers with one "
+            "input"
+        )
     if not isinstance(calls, Mapping) or any(each is not None for each in calls.values()):
         raise ConfigError(f"layer {shown(name)} is called with {shown(calls)}; call it on x alone")
     return str(histories[0][0])

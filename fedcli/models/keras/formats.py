@@ -97,8 +97,8 @@ def read_model(path: Path) -> KerasModel:
         weights = _load(contents.image, graph, layout) if contents.image else None
         if weights is None and layout.num_params > MAX_PARAMS:
             raise ConfigError(
-                f"describes {layout.num_params:,} parameters; without weights, {MAX_PARAMS:,} is "
-                "most"
+                f"describes {layout.num_params:,} parameters; without weights, at most "
+                f"{MAX_PARAMS:,} are allowed"
             )
     starts = tuple(start for place in graph.places for start in place.starts)
     return KerasModel(graph.name, graph.specs, graph.input_shape, weights, starts)

@@ -156,9 +156,9 @@ def _check_fit(
 ) -> None:
     if layout.num_inputs != prod(input_shape) or layout.num_classes != num_classes:
         raise ModelError(
-            f"{where}: the model takes images of {list(layout.input_shape)} and tells "
-            f"{layout.num_classes} classes apart, the data have {list(input_shape)} and "
-            f"{num_classes}; use the input_shape and num_classes that the function is given"
+            f"{where}: the model takes images of shape {list(layout.input_shape)} and has "
+            f"{layout.num_classes} classes, but the data have {list(input_shape)} and "
+            f"{num_classes}; use the function's arguments input_shape and num_classes"
         )
 
 

@@ -66,8 +66,8 @@ def model_of(content: Checkpoint, config: RunConfig, path: Path, code: Any = Non
         )
     if code is not None:
         raise ConfigError(
-            f"--model {code}: it is for runs whose model is code, and {path} holds all of its "
-            f"model, {config.model}; leave it out"
+            f"--model {code}: this option is for runs whose model is code, but {path} holds "
+            f"the whole model, {config.model}; leave it out"
         )
     if not tables.is_model_file(config.model):
         return _named_model(content, config, path)

@@ -28,7 +28,7 @@ def checked_state(where: str, state: Any, before: Mapping[str, Any] | None) -> d
     checked = {}
     for name, value in state.items():
         if not isinstance(name, str) or not name.isidentifier():
-            raise PartError(f"{where}: the state has a key {name!r}; give names as of variables")
+            raise PartError(f"{where}: the state has a key {name!r}; use names such as step_size")
         checked[name] = _storable(f"{where}: state {name!r}", value)
     if before is None:
         return checked

@@ -231,7 +231,7 @@ def _declared(part: Callable[..., Any], noun: str) -> tuple[Option, ...]:
             declared[name] = Option(name, [float(each) for each in default], "")
     unknown = [name for name in by_name if name not in declared]
     if unknown and not takes_any:
-        raise PartError(f"{where}: options name {unknown[0]}, which is none of its parameters")
+        raise PartError(f"{where}: options declare {unknown[0]}, which is not a parameter")
     return (*declared.values(), *(by_name[name] for name in unknown))
 
 

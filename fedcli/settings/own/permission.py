@@ -82,8 +82,8 @@ def with_code(
     for name, text in by_user.items():
         if name not in of_run:
             raise ConfigError(
-                f"{option_name(name)} {text}: it is for runs whose {_noun(name)} is code, and this "
-                f"run's is {getattr(config, name)}; leave it out"
+                f"{option_name(name)} {text}: this option is for runs whose {_noun(name)} is code, "
+                f"but this run's is {getattr(config, name)}; leave it out"
             )
         allowed[name] = allowed_code(name, getattr(config, name), text)
     return replace(config, **allowed) if allowed else config
@@ -264,8 +264,8 @@ def notes_of_changes(values: Mapping[str, Any], origin: Mapping[str, Any]) -> tu
         OwnCodeError: A file cannot be read.
     """
     return tuple(
-        f"{python_file(field, values[field])} has changed since the run began; the "
-        f"{_noun(field)} is what it makes now"
+        f"{python_file(field, values[field])} has changed since the run began; the current "
+        "version is used"
         for field, now in fingerprints(values).items()
         if origin.get(field) not in (None, now)
     )
