@@ -1,7 +1,8 @@
 """CIFAR-10 and CIFAR-100 in their binary version (Krizhevsky 2009).
 
-A file is records without a header: one byte of label (CIFAR-100: two, coarse and fine), then
-32 x 32 bytes of red, of green and of blue, each row by row. Of CIFAR-100 the fine labels are read.
+A file consists of records without a header. A record is one byte of label (CIFAR-100: two, coarse
+and fine), then 32 x 32 bytes of red, of green and of blue, each row by row. For CIFAR-100 the fine
+labels are read.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class _Kind:
     Attributes:
         title: Its name.
         label_sizes: How many labels each leading byte can hold; the last byte is the one used.
-        names_file: Where class names stand, a line each.
+        names_file: The file of class names, one per line.
     """
 
     title: str
@@ -107,7 +108,7 @@ def read(
 
 
 def _choose_files(sources: Sequence[Path]) -> tuple[_Kind, list[Path]]:
-    """Which of the two sets the sources are, and their files in the order of their numbers."""
+    """Returns which of the two sets the sources are, and their files in numerical order."""
     kinds = {path: _kind_of(path) for path in files_of(sources)}
     first = next((path for path, kind in kinds.items() if kind is not None), None)
     if first is None:
@@ -133,12 +134,12 @@ def _choose_files(sources: Sequence[Path]) -> tuple[_Kind, list[Path]]:
 
 
 def _kind_of(path: Path) -> _Kind | None:
-    """Which set a file seems to be of: by its first labels, as there is no signature."""
+    """Returns the set of a file, judged by its first labels, because there is no signature."""
     size = path.stat().st_size
     with open_regular(path) as file:
         for kind in _KINDS:
             num_records = min(_LOOKED_AT, size // kind.record_bytes)
-            # Few labels may fit by chance, so a file with a part of a record must have all of them.
+            # A few labels may be valid by chance. So with an incomplete record, all are required.
             if num_records < (_LOOKED_AT if size % kind.record_bytes else 1):
                 continue
             places = range(0, num_records * kind.record_bytes, kind.record_bytes)
@@ -199,7 +200,7 @@ def _unpack(
 
 
 def _class_names(path: Path) -> list[str]:
-    """The names in a file, a line each; none where there is no such file."""
+    """Returns the names in a file, one per line, or none if there is no such file."""
     if not path.is_file():
         return []
     lines = start_of(path, _MAX_NAMES_BYTES).decode(errors="replace").splitlines()

@@ -1,13 +1,13 @@
-"""One file a client: CSV, npz, parquet, or a pair of .npy files, named after it or in its folder.
+"""One file per client: CSV, npz, Parquet, or a pair of .npy files. The path names the client.
 
     0.npz 1.npz             train/0.npz test/0.npz          client-0/data.csv client-1/data.csv
     x_ann.npy y_ann.npy     ann/x.npy ann/y.npy             client-0/train.npz client-0/test.npz
 
-Names that are the same in every path say nothing; those that name splits are splits (see
-`split_names`); the one that is left is the client. Files that differ in the name of their split
-alone (train.csv, test.csv) are the splits of a source without clients. Where a file names the owner
-of each row itself, that owner counts and the file's name does not. Beside others, CSV files without
-a column of labels (a competition's test.csv) or without pixels (its sheet of answers) are left out.
+A path consists of names. Names that are equal in all paths are ignored. Names of splits give the
+split (see `split_names`). The remaining name is the client. If the files differ only in the name of
+their split (train.csv, test.csv), they are the splits of a source without clients. If a file has a
+column of owners, the column overrides the file's name. A CSV file without a column of labels (a
+competition's test.csv) or without pixels (its sample submission) is left out if others have them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from fedcli.settings.vocabulary import SPLITS
 
 _MAX_DEPTH = 4  # folders above a file
 _SHOWN = 8  # names in a note
-_LOOKED_AT = 1000  # files by which a folder is recognised
+_LOOKED_AT = 1000  # files of a folder that `recognises` opens at most
 _READERS: Mapping[str, Any] = {
     "csv": csv_files,
     "npz": npz,
@@ -46,7 +46,7 @@ _STANDARDISED = "standardised"
 
 @dataclass(frozen=True)
 class _Unit:
-    """What one reader takes: a file, or the .npy files of one client.
+    """The input of one call of a reader: a file, or the .npy files of one client.
 
     Attributes:
         reader: A key of _READERS.
@@ -61,7 +61,7 @@ class _Unit:
 
 @dataclass(frozen=True)
 class _Placed:
-    """A unit with what its place says: its split and its client, as far as it says."""
+    """A unit with the split and the client that its path names; None for one it does not name."""
 
     unit: _Unit
     split: str | None
@@ -70,10 +70,10 @@ class _Placed:
 
 @dataclass
 class _Labels:
-    """Numbers of classes that differ from file to file, as the numbers of all of them.
+    """Common class numbers for files whose own class numbers differ.
 
     Attributes:
-        codes: By value or name: its number so far, in the order they are met.
+        codes: For each value or name, a provisional number, in order of appearance.
         are_names: Whether a file names its classes.
     """
 
@@ -81,7 +81,7 @@ class _Labels:
     are_names: bool = False
 
     def encode(self, table: ExampleTable, names: Sequence[str]) -> np.ndarray[Any, np.dtype[Any]]:
-        """Returns the labels of a table as numbers so far, int64 [n]."""
+        """Returns the labels of a table as provisional numbers, int64 [n]."""
         self.are_names |= bool(names)
         values, places = np.unique(table.labels, return_inverse=True)
         texts = [names[value] if names else str(value) for value in values.tolist()]
@@ -89,13 +89,13 @@ class _Labels:
         return np.array(codes, np.int64)[places]
 
     def decode(self, table: ExampleTable) -> ExampleTable:
-        """Returns a table with the labels of all files: numbers as they are, or places of names."""
+        """Returns a table with final labels: the numbers of the source, or indices into `names`."""
         places = {name: place for place, name in enumerate(self.names())}
         values = [places[text] if places else int(text) for text in self.codes]
         return replace(table, labels=np.array(values, np.int32)[table.labels])
 
     def names(self) -> list[str]:
-        """Returns the names of the classes, none where all labels are numbers."""
+        """Returns the names of the classes, or [] if all labels are numbers."""
         return sorted(self.codes, key=_number_first) if self.are_names else []
 
 
@@ -115,10 +115,10 @@ def recognises(path: Path) -> bool:
 def read(
     sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
 ) -> Imported:
-    """Returns the examples of all files, each owned by the client that its place names.
+    """Returns the examples of all files, each owned by the client that its path names.
 
-    All files have one range of pixels: the widest that one of them shows. Labels are matched by
-    value or, where a file names its classes, by name.
+    The range of pixels is the widest range of any file. Labels are matched by value, or by name if
+    a file names its classes.
 
     Args:
         sources: A folder, or the files.
@@ -170,7 +170,7 @@ def read(
 
 
 def _reader_of(path: Path) -> str | None:
-    """The reader of a file, by its content; None of what is no data."""
+    """Returns the reader of a file, by its content, or None if no reader recognises it."""
     if npy_files.has_signature(path) or npy_files.is_lone(path):
         return "npy"
     names = ("npz", "parquet", "csv")
@@ -178,7 +178,7 @@ def _reader_of(path: Path) -> str | None:
 
 
 def _find_units(sources: Sequence[Path]) -> list[_Unit]:
-    """What the readers take, sorted by path."""
+    """Returns the units of the sources, sorted by path."""
     files: list[tuple[Path, tuple[str, ...]]] = []
     for source in sources:
         if source.is_dir():
@@ -203,7 +203,7 @@ def _find_units(sources: Sequence[Path]) -> list[_Unit]:
 
 
 def _npy_name(path: Path) -> tuple[str, ...]:
-    """What the name of an array says of the client: nothing for x.npy and x_train.npy."""
+    """Returns the client in the name of an array's file: "" for x.npy and x_train.npy."""
     role = npy_files.role_of(path.stem)
     rest = path.stem if role is None else role[1]
     return (rest,) if role and rest and split_names.kind_of(rest) is None else ()
@@ -216,7 +216,7 @@ def _number_first(name: str) -> tuple[int, str]:
 
 
 def _with_labels(units: list[_Unit], options: ImportOptions) -> tuple[list[_Unit], tuple[str, ...]]:
-    """The units without CSV files that have no labels or no pixels where others have; notes."""
+    """Leaves out CSV files without labels or pixels if others have them; returns units, notes."""
     if len(units) < 2:
         return units, ()
     missing: dict[Path, str] = {}
@@ -240,7 +240,7 @@ def _read_alone(
     folder: Path | None,
     tell: Tell,
 ) -> Imported:
-    """A folder that holds one file of data is that file."""
+    """Returns the file of a folder with only one data file, else None."""
     imported: Imported = _READERS[unit.reader].read(list(unit.paths), options, folder, tell)
     names = ", ".join(path.name for path in unit.paths[:_SHOWN])
     count = "one file" if len(unit.paths) == 1 else f"{len(unit.paths)} files"
@@ -248,13 +248,13 @@ def _read_alone(
     return replace(imported, notes=(note, *left_out, *imported.notes))
 
 
-# ---- What their places say -----------------------------------------------------------------------
+# ---- Splits and clients from paths ---------------------------------------------------------------
 
 
 def _place(
     units: list[_Unit], title: str, splits: Mapping[str, str] | None
 ) -> tuple[list[_Placed], dict[str, str]]:
-    """The split and the client of each unit, and what decided."""
+    """Returns each unit with its split and client, and the evidence for these."""
     rows = _without_common([each.names for each in units])
     found, level = _find_splits(rows, title, splits)
     names = [_without_split(row, level, found) for row in rows]
@@ -288,7 +288,7 @@ def _place(
 
 
 def _without_common(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Paths without the names that all of them have at one place, from the front and the back."""
+    """Returns paths without the names that all share at a position from the front or the back."""
     cut = list(rows)
     while all(cut) and len({row[0] for row in cut}) == 1:
         cut = [row[1:] for row in cut]
@@ -300,7 +300,7 @@ def _without_common(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
 def _find_splits(
     rows: Sequence[tuple[str, ...]], title: str, given: Mapping[str, str] | None
 ) -> tuple[dict[str, str], int | None]:
-    """The split of each name at the level that names splits; {} and None where none does."""
+    """Returns the split of each name, and the level of these names; {} and None without splits."""
     if given is not None and not given:
         return {}, None
     depth = min(map(len, rows))
@@ -334,7 +334,7 @@ def _find_splits(
 def _without_split(
     row: tuple[str, ...], level: int | None, found: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """A path without the name of a split; what stands beside that in a name stays."""
+    """Returns a path without the name of its split; the rest of that name is kept."""
     if level is None:
         return row
     place = level % len(row)
@@ -356,16 +356,16 @@ def _check_once(placed: Sequence[_Placed], title: str) -> None:
             )
 
 
-# ---- What they hold ------------------------------------------------------------------------------
+# ---- Contents of the files -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Range:
-    """A file whose pixels have a range, if there is one, of those with fractions.
+    """An example of a file with a range of pixels, preferably one that has fractions.
 
     Attributes:
         path: The file.
-        has_fractions: Whether a pixel is no whole number, so that a wider range is no reading.
+        has_fractions: Whether a pixel is not a whole number, which excludes a wider range.
     """
 
     path: Path
@@ -374,15 +374,15 @@ class _Range:
 
 @dataclass
 class _Found:
-    """All files together.
+    """The contents of all files.
 
     Attributes:
         tables: By split, train first.
         labels: The classes.
-        ranges: By range of pixels, such as "0 to 1": a file of it.
-        have_owners: Whether the files name the owner of each row themselves.
-        why_owners: What decided on that.
-        notes: Of the first file.
+        ranges: For each range of pixels, such as "0 to 1", a file with this range.
+        have_owners: Whether the files have a column of owners.
+        why_owners: The evidence for the owners.
+        notes: The notes on the first file.
     """
 
     tables: dict[str, ExampleTable]
@@ -396,7 +396,7 @@ class _Found:
 def _read_all(
     placed: Sequence[_Placed], title: str, options: ImportOptions, folder: Path | None, tell: Tell
 ) -> _Found:
-    """The examples of all files, with the range that each of them shows."""
+    """Reads all files, each with its own range of pixels."""
     labels = _Labels()
     ranges: dict[str, _Range] = {}
     notes: dict[str, None] = {}
@@ -446,7 +446,7 @@ def _read_all(
 
 
 def _splits_of(placed: _Placed, imported: Imported) -> Iterator[tuple[str, ExampleTable]]:
-    """The tables of a file by split: its own, or the one that its place says."""
+    """Returns the tables of a file by split: the splits in the file, or the split of its path."""
     if placed.split is None:
         yield from imported.tables.items()
         return
@@ -476,12 +476,12 @@ def _copy(table: ExampleTable, codes: Any, writer: TableWriter, placed: _Placed)
 
 
 def _no_tell(tell: Tell, done: int) -> Tell:
-    """What tells of one file when `done` examples lie before it; the total is not known."""
+    """Returns a `Tell` for one file, after `done` examples of earlier files; total unknown."""
     return lambda count, _: tell(done + count, None)
 
 
 def _has_fractions(imported: Imported, pixel_range: str) -> bool:
-    """Whether a pixel of a range that ends at 1 lies between 0 and 1."""
+    """Whether a pixel in a range that ends at 1 is strictly between 0 and 1."""
     if pixel_range == _STANDARDISED:
         return True
     if _top(pixel_range) > 1:
@@ -495,7 +495,7 @@ def _has_fractions(imported: Imported, pixel_range: str) -> bool:
 
 
 def _widest(ranges: Mapping[str, _Range], title: str) -> str:
-    """The range of all files, where those of a narrower one may be dark images of the same.
+    """Returns the range of all files. Files with a narrower range may hold dark images.
 
     Raises:
         DataError: They cannot be: their pixels are no whole numbers.

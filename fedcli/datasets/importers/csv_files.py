@@ -1,4 +1,4 @@
-"""CSV with a header: a column of labels, perhaps one of clients' ids, and a column a pixel.
+"""CSV with a header: a column of labels, optionally one of client ids, and one per pixel.
 
 Gzip, a byte order mark, quotes and semicolons or tabs instead of commas are understood.
 """
@@ -106,10 +106,10 @@ def read(
 ) -> Imported:
     """Returns the rows of one file; without ids rows have no owner.
 
-    A column of names of splits (Usage: Training, PublicTest, PrivateTest) deals the rows to splits,
-    else all are the split "train". Pixels stand in a column each, in the order of the columns, or
-    all in one with spaces between. `csv_layout` says which columns are none. The whole file decides
-    on the range of pixels.
+    A column of names of splits (Usage: Training, PublicTest, PrivateTest) gives the split of each
+    row; without it, all rows are the split "train". Each pixel has a column, or all pixels of an
+    image are in one column, separated by spaces. `csv_layout` recognises which columns hold pixels.
+    The range of pixels follows from the whole file.
 
     Args:
         sources: One file.
@@ -173,7 +173,7 @@ def _write(
     pixel_range: str | None,
     tell: Tell,
 ) -> Coding:
-    """Writes the rows of each split, as all pixels together decide on their range."""
+    """Writes the rows of each split, with the range that follows from the pixels of all splits."""
     survey = Survey(pixel_range)
     bounds = list(shared.blocks(len(raw), raw.shape[1:], raw.itemsize))
     for first, last in bounds:
@@ -220,7 +220,7 @@ class _Rows:
 
     @property
     def codes(self) -> NDArray[np.int64]:
-        """What `labels` gave for the rows so far."""
+        """The labels of the rows so far."""
         if len(self._codes) > 1:
             self._codes = [np.concatenate(self._codes)]
         return self._codes[0]
@@ -238,7 +238,7 @@ class _Rows:
         return {split: of_rows == split for split in SPLITS if split in of_value.values()}
 
     def order_notes(self, tables: Mapping[str, ExampleTable]) -> list[str]:
-        """Returns a line where the values of the rows seem to be in another order."""
+        """Returns a warning if the values of the rows seem to be in another order."""
         table = next(iter(tables.values()))
         return order_notes(table.pixels, self._order, self._source) if self._order else []
 
@@ -269,7 +269,7 @@ class _Rows:
             yield shaped(self._read_block(block, layout), shape, self._order)
 
     def _describe(self, layout: Layout) -> None:
-        """Keeps what decided, for the description."""
+        """Records the evidence for the description."""
         self.notes = layout.notes
         names = ", ".join(csv_layout.ID_COLUMNS[:3])
         self.evidence["owners"] = (
@@ -322,7 +322,7 @@ class _Rows:
         return self._read_pixels(numbers, [row.line for row in rows], layout)
 
     def _cut(self, number: int, line: str, layout: Layout) -> _Row:
-        """Takes label and id out of a line with as many fields as the header."""
+        """Splits a line, with as many fields as the header, into label, id and pixels."""
         where = f"{self._source}: line {number}"
         fields: list[str] | None = None
         if '"' in line:
@@ -374,7 +374,7 @@ class _Rows:
         return levels if (levels == pixels).all() else pixels
 
     def _fail(self, numbers: list[int], lines: list[str], layout: Layout) -> NoReturn:
-        """Names the first pixel of a block that is none."""
+        """Raises an error that names the first invalid pixel of a block."""
         for number, line in zip(numbers, lines, strict=True):
             fields = line.split(layout.delimiter)
             where = f"{self._source}: line {number}"

@@ -1,4 +1,4 @@
-"""What the columns of a CSV file of pixels are: labels, owners, splits, pixels, or none."""
+"""The roles of the columns of a CSV file: labels, owners, splits, pixels, or unused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ID_COLUMNS = OWNER_COLUMNS
 _FIRST_LABELS = ("label", "y", "class", "target", "digit")
 LABEL_COLUMNS = tuple(dict.fromkeys((*_FIRST_LABELS, *picture_tables.LABEL_COLUMNS)))
 SPLIT_COLUMNS = ("split", "usage", "set", "subset", "partition", "phase")
-# What never is a pixel: numbers of rows, names, and what splits and labels are called elsewhere.
+# Columns that are never pixels: row numbers, names, and usual names of splits and labels.
 _ASIDE = re.compile(
     r"(?:unnamed[:_ ]*\d+|(?:row|image|img|sample|example)?[-_ ]?(?:id|idx|index|name|number)|"
     r"file(?:[-_ ]?name)?|path|source|date|time(?:stamp)?|fold|weight|"
@@ -37,17 +37,17 @@ _SHOWN = 5  # columns named in a note
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things stand in a row.
+    """The positions of the columns in a row.
 
     Attributes:
         columns: The names in the header.
         delimiter: Between fields.
-        label: The place of the labels.
-        owner: The place of the owners' ids; None: there are none.
-        split: The place of the names of splits; None: there are none.
-        pixels: The places of the pixels; one alone that `is_packed` holds all of an image.
-        is_packed: Whether the pixels stand in one field, with spaces between.
-        num_pixels: How many pixels an image has.
+        label: The index of the labels.
+        owner: The index of the owners' ids; None: there are none.
+        split: The index of the names of splits; None: there are none.
+        pixels: The indices of the pixels; one index if `is_packed`.
+        is_packed: Whether all pixels of an image are in one field, separated by spaces.
+        num_pixels: The number of pixels of an image.
         notes: A line where columns were left out.
         aside: The names of these.
     """
@@ -65,7 +65,7 @@ class Layout:
 
 
 def read_layout(header: str, rows: Sequence[str], options: ImportOptions, where: str) -> Layout:
-    """Returns what the columns are.
+    """Returns the roles of the columns.
 
     Args:
         header: The first line.
@@ -170,12 +170,12 @@ def splits_of(values: Sequence[str], splits: dict[str, str] | None, where: str) 
 
 
 def delimiter_of(header: str) -> str:
-    """Returns what stands between the fields of a header."""
+    """Returns the delimiter between the fields of a header."""
     return max(_DELIMITERS, key=header.count)
 
 
 def split_line(line: str, delimiter: str) -> list[str]:
-    """Returns the fields of a line. Raises csv.Error where its quotes do not match."""
+    """Returns the fields of a line. Raises csv.Error if its quotes do not match."""
     if '"' not in line:
         return line.split(delimiter)
     return next(csv.reader([line], delimiter=delimiter, strict=True))
@@ -197,15 +197,15 @@ def is_packed(text: str) -> bool:
 
 
 def spaced(text: str) -> str:
-    """Returns the numbers of a field with spaces alone between them, no commas and brackets."""
+    """Returns the numbers of a field separated by spaces only, without commas and brackets."""
     return text.translate(_BETWEEN)
 
 
 def _whole_rows(rows: Sequence[str], delimiter: str, num_columns: int) -> list[list[str]]:
-    """The fields of those lines that have as many as the header."""
+    """Returns the fields of the lines that have as many fields as the header."""
     whole = []
     for row in rows:
-        with suppress(csv.Error):  # is told when the row is read
+        with suppress(csv.Error):  # reported when the row is read
             fields = split_line(row, delimiter)
             if len(fields) == num_columns:
                 whole.append(fields)
@@ -219,7 +219,7 @@ def _split_column(
     *,
     is_given: bool,
 ) -> int | None:
-    """The place of the column whose values name splits."""
+    """Returns the index of the column whose values name splits."""
     for place, name in enumerate(columns):
         if place in taken or name.lower() not in SPLIT_COLUMNS:
             continue
@@ -230,13 +230,13 @@ def _split_column(
 
 
 def _packed_column(places: Sequence[int], fields: Sequence[Sequence[str]]) -> int | None:
-    """The place of the one column whose fields hold whole images."""
-    found = [i for i in places if fields and all(is_packed(row[i]) for row in fields)]
-    return found[0] if len(found) == 1 else None
+    """Returns the index of the only column whose fields hold whole images, or None."""
+    packed = [i for i in places if fields and all(is_packed(row[i]) for row in fields)]
+    return packed[0] if len(packed) == 1 else None
 
 
 def _pixel_columns(columns: Sequence[str], places: Sequence[int]) -> list[int]:
-    """The places of the pixels: what has no other name, and is called as most are."""
+    """Returns the indices of the pixels: columns without another role, named as most of them."""
     stems = {i: re.sub(r"\d+", "#", columns[i].lower()) for i in places}
     stem, count = Counter(stems.values()).most_common(1)[0] if stems else ("", 0)
     is_regular = len(places) >= LEAST_COLUMNS and count >= _LEAST_ALIKE * len(places)
@@ -248,7 +248,7 @@ def _pixel_columns(columns: Sequence[str], places: Sequence[int]) -> list[int]:
 def _find_column(
     columns: list[str], wanted: str | None, usual: tuple[str, ...], option: str, where: str
 ) -> int | None:
-    """The place of the column an option names, else of the first usual name in the header."""
+    """Returns the index of the column that an option names, or of the first usual name."""
     if wanted is not None and wanted not in columns:
         raise ConfigError(f"{option} {wanted}: no such column in {where}; it has {_some(columns)}")
     lower = [name.lower() for name in columns]
@@ -263,7 +263,7 @@ def _find_column(
 
 
 def _looks_like_data(columns: list[str]) -> bool:
-    """Whether most names are numbers, and not such as count the columns: those of a row."""
+    """Whether most names are numbers but do not count the columns, so the line is a data row."""
     numbers = [float(name) for name in columns if is_number(name)]
     is_rising = all(one < next_one for one, next_one in pairwise(numbers))
     return 2 * len(numbers) > len(columns) and not is_rising

@@ -1,4 +1,4 @@
-"""The description of a source, as the tables that an importer made of it show it."""
+"""The description of a source, derived from the tables that an importer made of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fedcli.datasets.description import Finding, SourceDescription
 from fedcli.datasets.importers.recognising import ImportOptions
 from fedcli.datasets.table import ExampleTable
 
-# The option that overrides each subject, and what decided, where an importer says nothing else.
+# The option that overrides each subject, and the evidence, unless an importer gives others.
 _USUAL = {
     "splits": ("--test-data", "as the source says"),
     "owners": ("--partition", "as the source says"),
@@ -40,9 +40,9 @@ def describe(
         tables: Its splits.
         classes: What `count_classes` returns.
         pixel_convention: What 1.0 is.
-        pixel_range: From what to what pixels go in the source; empty: as the tables show.
-        evidence: By subject: what decided. There is a usual sentence for each.
-        overrides: By subject: the option that decides otherwise, or "". There is a usual one.
+        pixel_range: The range of pixels in the source; empty: the range of the tables.
+        evidence: The evidence for each subject; the default is a sentence for each.
+        overrides: The option that overrides each subject, or ""; there are defaults.
     """
     first = next(iter(tables.values()))
     height, width, *channels = first.pixels.shape[1:]
@@ -81,7 +81,7 @@ def count_classes(num_classes: int, names: Sequence[str]) -> str:
 def why_classes(
     options: ImportOptions, own_classes: int | None, names: Sequence[str], is_emnist: bool
 ) -> str:
-    """Returns what decided on the number of classes."""
+    """Returns the evidence for the number of classes."""
     if options.num_classes:
         return "as --num-classes says"
     if own_classes:

@@ -16,7 +16,7 @@ from fedcli.errors import ConfigError
 
 @dataclass(frozen=True)
 class Fit:
-    """What `--size` and `--centre` ask for; call it on images.
+    """A callable that resizes and centres images, as `--size` and `--centre` say.
 
     Attributes:
         size: (H, W) that every image gets; None leaves sizes as they are.
@@ -41,7 +41,7 @@ class Fit:
     def __call__(self, pixels: Pixels) -> Pixels:
         """Returns images [k, H, W] or [k, H, W, C] in the type they came in.
 
-        The aspect ratio is kept: the image is made as large as fits and the rest filled with the
+        The aspect ratio is kept: the image is scaled to fit, and the rest is filled with the
         median of its own border, channel by channel.
         """
         if self.size is not None and pixels.shape[1:3] != self.size:
@@ -57,7 +57,7 @@ class Fit:
 
 
 def _paper(image: NDArray[Any]) -> NDArray[Any]:
-    """Median of the border [C] or []. It is the lower one of two: a value that occurs in it."""
+    """Returns the lower median of the border, [C] or [], so that it is a value of the border."""
     border = np.sort(np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]]), axis=0)
     median: NDArray[Any] = border[(len(border) - 1) // 2]
     return median

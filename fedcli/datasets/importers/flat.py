@@ -1,4 +1,4 @@
-"""The order of an image's values in its source: flat rows, channels before or behind the sides."""
+"""The order of an image's values in its source: flat rows, channels first or channels last."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ CHANNELS_LAST, CHANNELS_FIRST = "last", "first"
 _COLOURS = 3
 _LEAST_FLAT = 64  # values of a flat image with further sides of 1
 _COMPARED = 256  # images by which two orders are compared
-_FAR_SMOOTHER = 0.5  # the other order is meant where neighbours differ by less than this share
+_FAR_SMOOTHER = 0.5  # the other order is suggested below this ratio of neighbour differences
 
 
 def flat_shape(
     num_values: int, given: tuple[int, ...] | None, where: str
 ) -> tuple[tuple[int, ...], str]:
-    """Returns shape and order of an image of so many values: as given, else a grey square.
+    """Returns shape and order of an image with `num_values` values: as given, or a grey square.
 
     A given (3, 32, 32) is planar: all red values first, then all green and all blue ones.
 
@@ -42,9 +42,9 @@ def flat_shape(
 
 
 def is_flat(shape: tuple[int, ...]) -> bool:
-    """Returns whether images in an array lie flat: [n, p], or [n, 1, 784] and the like.
+    """Returns whether the images in an array are flat: [n, p], or for example [n, 1, 784].
 
-    Of such with further sides of 1, those are meant that make squares, grey or of three colours.
+    With further sides of 1, the values must make a square image, grey or of three colours.
     """
     if len(shape) == 2:
         return True
@@ -69,7 +69,7 @@ def array_order(shape: tuple[int, ...]) -> tuple[tuple[int, ...], str]:
 
 
 def order_notes(images: NDArray[Any], order: str, where: str) -> list[str]:
-    """Returns a line where the other order of colours would make far smoother images, else none.
+    """Returns a warning if the other order of colours gives far smoother images, else none.
 
     Args:
         images: [n, H, W, 3] as `shaped` made them of flat rows.

@@ -1,18 +1,17 @@
-"""What folders of pictures stand for: splits, clients and classes, found by their names and depth.
+"""The meaning of folders of pictures: splits, clients and classes, from their names and depth.
 
     read_places(pictures, root, folders, splits) -> Meaning
 
-Each picture is known by the names of the folders it lies in. Of these names, from the root down:
+The input is the list of folders above each picture, from the root down. Three kinds are removed:
 
-1. folders that hold everything (an archive's own folder) are left out;
-2. folders that name splits are taken out, at whichever depth they stand (see `split_names`);
-3. folders that only say that they hold pictures ("images") are left out, and those that repeat the
-   name of the folder they are in.
+1. outer folders that hold everything (such as the top folder of an archive);
+2. folders that name splits, at any depth (see `split_names`); they give the split;
+3. folders with a generic name ("images"), and folders that repeat the name of their parent.
 
-One folder is then the class, or the client with `--folders client`; two are client and class; none
-means that a table must say what the pictures show, or their own names with `--folders name`. Two
-readings that are as plausible as each other are an error that names the options between them.
-Omniglot's files say in their names who drew them: NUMBER_DRAWER, one number a character.
+If one folder remains, it is the class, or the client with `--folders client`. Two folders are
+client and class. Without a folder, labels come from a table, or with `--folders name` from the file
+names. If two interpretations are equally plausible, the error names the options that choose one.
+Omniglot's file names NUMBER_DRAWER state the drawer; there is one number per character.
 """
 
 from __future__ import annotations
@@ -35,8 +34,7 @@ LAYOUTS = {
     "client/class": "one folder a client with one a class in each",
     "name": "one folder, the classes in the names of the files",
 }
-# Names of folders that say nothing but that pictures are in them, and of those that hold other
-# pictures beside them.
+# Generic names of folders with pictures, and names of folders beside them with other pictures.
 _PLAIN = re.compile(
     r"(?:(?:all|raw|original|cropped|resized|aligned|color|colour|rgb|jpe?g)[-_ ]?)?"
     r"(?:images?|imgs?|pictures?|pics?|photos?|frames?|faces?|crops?|samples?|data|dataset|raw|"
@@ -48,7 +46,7 @@ _ASIDE = re.compile(
     r"heatmaps?|previews?)",
     re.IGNORECASE,
 )
-# Kinds of the same pictures, each in a folder: PlantVillage has every leaf three times.
+# Folders for versions of the same pictures: PlantVillage has every leaf in three versions.
 _RENDERINGS = re.compile(
     r"(?:colou?r|rgb|gr[ae]y(?:scale)?|bw|segmented|masked|augmented|original|raw|processed|"
     r"resized|cropped|enhanced|denoised|noisy)(?:[-_ ]?(?:images?|imgs?|pictures?|data|version))?",
@@ -77,7 +75,7 @@ class Picture:
 
     Attributes:
         path: Where it is.
-        dirs: The folders it lies in, from the root down, that may still mean something.
+        dirs: The folders above it that are not interpreted yet, from the root down.
     """
 
     path: Path
@@ -86,14 +84,14 @@ class Picture:
 
 @dataclass
 class Meaning:
-    """What the folders stand for.
+    """The meaning of the folders of a source.
 
     Attributes:
         splits: The pictures of each split; `dirs` of each is (), (class or client,) or
             (client, class).
-        evidence: By subject of a `SourceDescription`: what decided.
+        evidence: The evidence for each subject of a `SourceDescription`.
         notes: A line for each thing that was left out.
-        plain: Names of folders that only say that they hold pictures.
+        plain: The generic names of folders, such as "images".
         folders: All folders that directly hold pictures.
     """
 
@@ -110,7 +108,7 @@ def read_places(
     folders: str | None,
     splits: Mapping[str, str] | None,
 ) -> Meaning:
-    """Returns what the folders of pictures stand for.
+    """Returns the meaning of the folders of pictures.
 
     Args:
         pictures: With all folders below the root, in the order they are to be read.
@@ -143,7 +141,7 @@ def read_splits(
     folders: str | None,
     splits: Mapping[str, str] | None,
 ) -> Meaning:
-    """Returns the split of each picture alone; what else its folders say is left in `dirs`.
+    """Returns only the split of each picture; its other folders remain in `dirs`.
 
     Arguments and errors as `read_places`.
     """
@@ -222,23 +220,23 @@ def refuse_parts(meaning: Meaning, root: Path) -> None:
 
 
 def class_in_name(path: Path) -> str | None:
-    """Returns the class in a file's name, "cat" of cat.0.jpg and cat_12.png; None where none is."""
+    """Returns the class in a file's name, "cat" for cat.0.jpg and cat_12.png, or None."""
     match = _NAMED.fullmatch(path.stem)
     return match[1] if match else None
 
 
 def is_plain(name: str) -> bool:
-    """Returns whether a folder's name says only that pictures are in it."""
+    """Returns whether a folder's name is generic, such as "images"."""
     return _PLAIN.fullmatch(name) is not None
 
 
-# ---- Folders around everything -------------------------------------------------------------------
+# ---- Outer folders -------------------------------------------------------------------------------
 
 
 def _unwrapped(
     meaning: Meaning, pictures: list[Picture], root: Path, folders: str | None
 ) -> list[Picture]:
-    """The pictures without the folders that hold all of them and name nothing."""
+    """Removes outer folders, which hold all pictures and name nothing."""
     left_out: list[str] = []
     deepest = 2 if folders == "client/class" else 1
     while pictures:
@@ -257,7 +255,7 @@ def _unwrapped(
 
 
 def _without_repeated(pictures: list[Picture], meaning: Meaning) -> list[Picture]:
-    """The pictures of a split without a folder in it that holds all and is named as a split is."""
+    """Removes a folder within a split that holds all its pictures and has a split's name."""
     while len(meaning.splits) > 1 and pictures and len(pictures[0].dirs) > 0:
         name = pictures[0].dirs[0]
         is_around = all(each.dirs[:1] == (name,) for each in pictures)
@@ -268,9 +266,9 @@ def _without_repeated(pictures: list[Picture], meaning: Meaning) -> list[Picture
 
 
 def _without_echo(pictures: list[Picture], folders: str | None) -> list[Picture]:
-    """The pictures of a split without folders that are all called as those they are in.
+    """Removes folders of a split that all repeat the name of their parent.
 
-    "cat/cat_images" is such a folder, too.
+    "cat/cat_images" counts as a repetition, too.
     """
     is_echo = folders in (None, "class") and all(
         len(each.dirs) == 2 and _repeats(*each.dirs) for each in pictures
@@ -284,9 +282,9 @@ def _repeats(outer: str, inner: str) -> bool:
 
 
 def _without_plain(meaning: Meaning, pictures: list[Picture], folders: str | None) -> list[Picture]:
-    """The pictures of a split without folders called "images" and the like.
+    """Removes folders of a split with generic names such as "images".
 
-    A lone level of folders of such names stays with --folders class or client.
+    With --folders class or client, they are kept if there is no other level.
     """
     level = 0
     while pictures and all(len(each.dirs) > level for each in pictures):
@@ -333,7 +331,7 @@ def _take_splits(meaning: Meaning, root: Path) -> None:
 
 
 def _top_splits(meaning: Meaning, pictures: list[Picture], root: Path) -> dict[str, str] | None:
-    """The split of each folder of the first level; None where these are no splits."""
+    """Returns the split of each folder of the first level, or None if they are not splits."""
     names = _names_at(pictures, 0)
     if not names or any(not each.dirs for each in pictures):
         return None
@@ -367,7 +365,7 @@ def _top_splits(meaning: Meaning, pictures: list[Picture], root: Path) -> dict[s
 def _labelled(
     pictures: list[Picture], found: Mapping[str, str], others: Sequence[str]
 ) -> list[str]:
-    """The folders beside splits whose pictures may have labels: they lie as deep as the others."""
+    """Returns the folders beside splits whose pictures may have labels, by their depth."""
     train = next(name for name, split in found.items() if split == "train")
     depth = min(len(each.dirs) for each in pictures if each.dirs[0] == train)
     labelled = []
@@ -381,14 +379,14 @@ def _labelled(
 
 
 def _says_nothing(dirs: tuple[str, ...], name: str) -> bool:
-    """Whether folders within one only repeat its name or say that they hold pictures."""
+    """Whether the folders within one only repeat its name or have generic names."""
     return all(each == name or is_plain(each) for each in dirs)
 
 
 def _refuse_held_out_alone(pictures: list[Picture], names: Sequence[str], root: Path) -> None:
-    """Refuses folders that name held-out splits: train is not there or is not called so.
+    """Refuses folders that name held-out splits if no folder is named train.
 
-    A folder "test" that holds no folders, among others, may be a class.
+    A folder "test" without folders in it, beside other folders, may be a class.
     """
     held_out = [name for name in names if split_names.kind_of(name)]
     if held_out == list(names):
@@ -408,7 +406,7 @@ def _refuse_held_out_alone(pictures: list[Picture], names: Sequence[str], root: 
 
 
 def _inner_splits(pictures: list[Picture], level: int, root: Path) -> dict[str, str] | None:
-    """The split of each name of folders at a level below the first; None where they name none."""
+    """Returns the split of each folder name at a level below the first, or None without splits."""
     if any(len(each.dirs) <= level for each in pictures):
         return None
     names = _names_at(pictures, level)
@@ -446,7 +444,7 @@ def _take_given_splits(meaning: Meaning, root: Path, splits: Mapping[str, str]) 
 def _cut(
     meaning: Meaning, pictures: Iterable[Picture], found: Mapping[str, str], level: int
 ) -> None:
-    """Deals pictures to splits by the name at a level, and drops that name."""
+    """Groups pictures by the split that the name at a level gives, and removes that name."""
     dealt: dict[str, list[Picture]] = {split: [] for split in SPLITS}
     for each in pictures:
         dealt[found[each.dirs[level]]].append(_drop(each, level))
@@ -461,9 +459,9 @@ def _has_train(names: Iterable[str]) -> bool:
 
 
 def _judge_inner_folders(meaning: Meaning, root: Path, folders: str | None) -> None:
-    """Says what two folders are where each outer one holds one inner one alone.
+    """Interprets two levels of folders if each outer folder holds only one inner folder.
 
-    These are called alike everywhere, or nowhere.
+    The inner folders have either all the same name or all different names.
 
     Raises:
         DataError: `folders` does not say, and there are several outer ones.
@@ -488,7 +486,7 @@ def _judge_inner_folders(meaning: Meaning, root: Path, folders: str | None) -> N
 
 
 def _refuse_renderings(meaning: Meaning, root: Path) -> None:
-    """Refuses folders that seem to hold the same pictures in several kinds, not those of clients.
+    """Refuses folders that seem to hold several versions of the same pictures.
 
     Raises:
         DataError: All outer folders are called as kinds of pictures are.
@@ -506,7 +504,7 @@ def _refuse_renderings(meaning: Meaning, root: Path) -> None:
 
 
 def _refuse_clients_as_classes(meaning: Meaning, root: Path) -> None:
-    """Refuses class folders that are called as clients are."""
+    """Refuses class folders whose names look like names of clients."""
     names = {each.dirs[0] for inside in meaning.splits.values() for each in inside}
     if all(map(_CLIENTS.fullmatch, names)):
         raise DataError(
@@ -517,7 +515,7 @@ def _refuse_clients_as_classes(meaning: Meaning, root: Path) -> None:
 
 
 def _take_drawers(meaning: Meaning) -> bool:
-    """Makes clients of who drew Omniglot's characters; returns whether these are such.
+    """Makes clients of the drawers of Omniglot's characters; returns whether it is Omniglot.
 
     Each folder of an alphabet and a character must have one number, and each number one folder;
     the drawers of the characters of an alphabet must be the same; alphabets have characters of
@@ -560,7 +558,7 @@ def _drawn(picture: Picture) -> Picture:
 
 
 def _advice_on_names(meaning: Meaning) -> str:
-    """What may be done where the names of pictures seem to begin with their classes."""
+    """Returns advice if the names of pictures seem to begin with their classes, else ""."""
     pictures = [each for inside in meaning.splits.values() for each in inside if not each.dirs]
     counts = Counter(class_in_name(each.path) for each in pictures)
     is_likely = 1 < len(counts) <= _MOST_NAMED and counts.most_common()[-1][1] > 1

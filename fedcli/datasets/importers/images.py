@@ -1,4 +1,4 @@
-"""Picture files: in folders that say what they show, or beside tables that do.
+"""Picture files that are labelled by their folders or by tables beside them.
 
 `folder_meaning` says what folders are, `picture_tables` what a table says of pictures in no folder
 of a class, `picture_decoding` makes pixels of the files, with Pillow.
@@ -52,9 +52,9 @@ class Labelled:
     """A picture file with its label.
 
     Attributes:
-        path: Where it is.
-        class_name: What it shows.
-        client_id: Whose it is; None: nobody's.
+        path: The file.
+        class_name: The name of its class.
+        client_id: The client that owns it; None: it has no owner.
     """
 
     path: Path
@@ -80,7 +80,7 @@ class Found:
 
 
 def recognises(path: Path) -> bool:
-    """Tells whether there are pictures among the first files in a folder, or a table names some."""
+    """Returns whether a folder has pictures among its first files, or a table names pictures."""
     if not path.is_dir():
         return picture_tables.looks_like_table(path)
     with suppress(DataError):  # `read` says what is wrong
@@ -255,7 +255,7 @@ def find_pictures(source: Path, options: ImportOptions) -> Found:
 
 
 def _by_places(meaning: Meaning, listed: _Listed, root: Path, options: ImportOptions) -> Found:
-    """The pictures labelled by the folders they lie in; a held-out split of none, by tables."""
+    """Returns pictures labelled by their folders; a held-out split without them, by tables."""
     tables = listed.tables
     meaning, flat, notes = _without_unlabelled(meaning, tables, root, options.folders)
     if options.splits is None:
@@ -290,9 +290,9 @@ def _about_others(others: Sequence[Path], root: Path) -> str:
 
 
 def _named_files(table: Path) -> list[Picture]:
-    """The pictures that a table names by their paths from its folder; no folder is looked through.
+    """Returns the pictures that a table names by paths relative to its folder, without a search.
 
-    None is outside that folder.
+    Pictures outside that folder are not used.
     """
     root = table.parent
     fields = dict.fromkeys(
@@ -355,7 +355,7 @@ def _useful_tables(listed: _Listed, meaning: Meaning, root: Path) -> list[Tables
 
 
 def _say_nothing(meaning: Meaning) -> bool:
-    """Whether the folders of the train split say nothing: there are none, or one around all."""
+    """Whether the train split has no class folders: no folders, or one that holds everything."""
     names = {picture.dirs for picture in meaning.splits.get("train", ())}
     return len(names) == 1 and len(next(iter(names))) <= 1
 
@@ -363,7 +363,7 @@ def _say_nothing(meaning: Meaning) -> bool:
 def _without_unlabelled(
     meaning: Meaning, tables: Sequence[Tables], root: Path, folders: str | None
 ) -> tuple[Meaning, dict[str, list[Picture]], tuple[str, ...]]:
-    """The splits with class folders, those without that tables may label, and notes.
+    """Returns the splits with class folders, the splits that tables may label, and notes.
 
     Held-out pictures in no folder of a class that no table names have no labels, as those of a
     competition have none: they are left out.
@@ -406,7 +406,7 @@ def _rename_alone(meaning: Meaning, flat: dict[str, list[Picture]]) -> None:
 def _notes_of_empty(
     root: Path, pictures: Sequence[Picture], options: ImportOptions
 ) -> tuple[str, ...]:
-    """A line for each folder that is named as a split is and holds no picture."""
+    """Returns a line for each folder with a split's name but without pictures."""
     if options.splits is not None:
         return ()
     names = {each.dirs[0] for each in pictures if each.dirs}
@@ -464,7 +464,7 @@ def _describe(picture: Picture, folders: str | None) -> Labelled:
 
 
 def _dealt_by_lists(found: Found, rows: picture_tables.Rows) -> Found:
-    """Pictures labelled by folders, dealt to splits by tables that are named as splits are."""
+    """Divides pictures labelled by folders into splits, by tables with names of splits."""
     (pictures,) = found.splits.values()
     of_list = picture_tables.splits_by_lists(rows, len(pictures))
     if not of_list:
@@ -633,7 +633,7 @@ def _table_notes(
 
 
 def _join(found: Found, others: Found) -> Found:
-    """Splits labelled by folders and splits labelled by tables as one source."""
+    """Joins splits labelled by folders with splits labelled by tables."""
     names = [split for split in SPLITS if split in found.splits or split in others.splits]
     splits = {split: found.splits.get(split) or others.splits[split] for split in names}
     classes = (
