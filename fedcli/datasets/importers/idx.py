@@ -30,14 +30,14 @@ from fedcli.progress import Tell
 
 _TABLE_COLUMNS = 8
 _CLASS, _WRITER = 0, 2  # columns
-# Parts of a name that say what is in the file, not which set it belongs to.
+# Parts of a file's name that describe its content, not the set it belongs to.
 _PLAIN_PARTS = re.compile(r"gz|idx\d?|u?byte|int|images?|labels?|qmnist")
 _TEST_PARTS = {"test", "t10k"}
 
 
 @dataclass(frozen=True)
 class _Set:
-    """The files of one split; labels are those of `writers` where there is no other file."""
+    """The files of one split; without a file of labels, `writers` has the labels."""
 
     images: IdxFile
     labels: IdxFile | None
@@ -113,7 +113,7 @@ def read(
 
 
 def _headers(sources: Sequence[Path]) -> list[IdxFile]:
-    """The headers of all files, checked; a folder may hold others that are not called IDX."""
+    """Returns the checked headers of all IDX files; a folder may hold other files."""
     paths = files_of(sources)
     raw = {path for path in paths if path.suffix.lower() != ".gz"}
     headers = []
@@ -171,7 +171,7 @@ def _sets(headers: Sequence[IdxFile]) -> tuple[dict[str, _Set], list[str]]:
 def _match(
     image: IdxFile, images: Sequence[IdxFile], others: Sequence[IdxFile], what: str
 ) -> IdxFile | None:
-    """The one file of others that is named as the images are."""
+    """Returns the only file among others whose name matches that of the images, or None."""
     same = [each for each in others if _key(each) == _key(image)]
     rivals = [each for each in images if _key(each) == _key(image)]
     if same and len(rivals) > 1:
@@ -190,7 +190,7 @@ def _match(
 def _match_count(
     image: IdxFile, images: Sequence[IdxFile], labels: Sequence[IdxFile]
 ) -> IdxFile | None:
-    """The one file of labels that no name claims and that has as many as there are images."""
+    """Returns the only unmatched file of labels with as many labels as there are images."""
     keys = [_key(each) for each in images]
     free = [each for each in labels if _key(each) not in keys and each.shape[0] == image.shape[0]]
     label_keys = [_key(each) for each in labels]
@@ -206,7 +206,7 @@ def _match_count(
 
 
 def _parts(file: IdxFile) -> list[str]:
-    """What in the name says which set this is: "train", or "emnist", "digits" and "test"."""
+    """Returns the words of a name that identify its set: "train", or "emnist", "digits", "test"."""
     words = re.split(r"[^a-z0-9]+", file.path.name.lower())
     return [word for word in words if word and not _PLAIN_PARTS.fullmatch(word)]
 
@@ -238,7 +238,7 @@ def _is_writers(file: IdxFile) -> bool:
 
 
 def _checked(files: _Set) -> _Set:
-    """The files of a set whose counts agree."""
+    """Returns the files of a set after a check that their counts agree."""
     count = files.images.shape[0]
     check_pixel_shape(files.images.shape, str(files.images.path))
     if files.labels is not None and files.labels.shape[0] != count:
@@ -248,7 +248,7 @@ def _checked(files: _Set) -> _Set:
         )
     if files.writers is not None:
         rows = files.writers.shape[0]
-        # QMNIST found again 60,000 test digits, of which the first 10,000 are MNIST's.
+        # QMNIST reconstructed 60,000 test digits, of which the first 10,000 are MNIST's.
         is_longer = rows > count and _split(files.images) == "test"
         if rows != count and not is_longer:
             raise DataError(
@@ -258,7 +258,7 @@ def _checked(files: _Set) -> _Set:
     return files
 
 
-# ---- What they hold ------------------------------------------------------------------------------
+# ---- Contents of the files -----------------------------------------------------------------------
 
 
 def _survey(images: Sequence[IdxFile], pixel_range: str | None, tell: Tell) -> Coding:
@@ -309,7 +309,7 @@ def _read_set(
 def _join(
     files: _Set, rows: NDArray[Any], labels: NDArray[Any] | None, first: int
 ) -> tuple[NDArray[Any], list[str]]:
-    """The labels and owners of a block of images, from rows of the table that agree with labels."""
+    """Returns labels and owners of a block of images, from the table; its labels must agree."""
     assert files.writers is not None
     where = str(files.writers.path)
     classes, writers = rows[:, _CLASS], rows[:, _WRITER]

@@ -27,7 +27,7 @@ from fedcli.files import open_regular
 _TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 _MAX_RANK = 4
 _GZIP_SIGNATURE = b"\x1f\x8b"
-# Deflate packs 1032 to 1 at most, so a gzip file that declares more is cut or a hoax.
+# Deflate packs at most 1032 to 1, so a gzip file that declares more is cut or malicious.
 _MAX_PACKING = 1032
 _DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)
 
@@ -99,7 +99,7 @@ def read_header(path: Path) -> IdxFile:
 
 @contextmanager
 def open_values(header: IdxFile) -> Iterator[Values]:
-    """Opens a file behind its header, and checks afterwards that the file was whole.
+    """Opens a file after its header, and checks at the end that the file is complete.
 
     Raises:
         DataError: The file is cut, damaged, or longer than its header says.
@@ -116,7 +116,7 @@ class Values:
     """The values of an open file, in order."""
 
     def __init__(self, header: IdxFile, stream: BinaryIO) -> None:
-        """Takes the open file behind its header."""
+        """Takes the open file, positioned after its header."""
         self._header = header
         self._stream = stream
         self._num_left = header.num_bytes
@@ -130,7 +130,7 @@ class Values:
         return values.astype(header.dtype.newbyteorder("="), copy=False)
 
     def finish(self) -> None:
-        """Checks that the file ends where its header says, as a whole one does."""
+        """Checks that the file ends where its header says."""
         while self._num_left:
             self._take(min(self._num_left, BLOCK_BYTES))
         with _reading(self._header.path):
@@ -151,7 +151,7 @@ class Values:
 
 
 def _check_length(header: IdxFile) -> None:
-    """Checks what a header declares against the length of the file, before anything is made."""
+    """Checks the size that a header declares against the file's length, before allocation."""
     path, size = header.path, header.path.stat().st_size
     declared = header.num_header_bytes + header.num_bytes
     is_possible = declared <= _MAX_PACKING * size if header.is_packed else declared == size
@@ -178,7 +178,7 @@ def _opened(path: Path, *, is_packed: bool) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turns what gzip raises on damage into a DataError."""
+    """Turns the exceptions of gzip for damaged files into a DataError."""
     try:
         yield
     except _DAMAGE as err:

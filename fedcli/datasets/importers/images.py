@@ -209,11 +209,11 @@ def _check_options(sources: Sequence[Path], options: ImportOptions) -> None:
             raise ConfigError(f"{option} {value}: choose one of {', '.join(allowed)}")
 
 
-# ---- Which files, and what they show -------------------------------------------------------------
+# ---- Files and their labels ----------------------------------------------------------------------
 
 
 def find_pictures(source: Path, options: ImportOptions) -> Found:
-    """Returns the pictures of a folder or table with what they show.
+    """Returns the pictures of a folder or table with their labels.
 
     Args:
         source: A folder, or a table of the pictures in its folder.

@@ -114,7 +114,7 @@ class JsonStream:
         return json.loads(token)
 
     def peek_inside(self) -> str:
-        """Returns the first character in the list that comes next, and stands before the list."""
+        """Returns the first character of the next list, without moving past the list's start."""
         if self.peek() != "[":
             self._fail("'['")
         while (match := _NO_SPACE.search(self._text, self._place + 1)) is None:
@@ -143,7 +143,7 @@ class JsonStream:
                 return rows
 
     def _rest_of_list(self, no_part: re.Pattern[str]) -> list[Any]:
-        """What is left of a list that has begun; `no_part` finds what may not stand in it."""
+        """Reads the rest of a list; `no_part` matches characters that are not allowed in it."""
         end = self._find("]")
         text = self._text[self._place : end]
         wrong = no_part.search(text)
@@ -186,7 +186,7 @@ class JsonStream:
             self._fail("the end of the file")
 
     def peek(self) -> str:
-        """Returns the next character that is no space, and stands before it."""
+        """Returns the next character that is not a space, without moving past it."""
         character = self._next()
         if character is None:
             raise ValueError("ends too early")
@@ -212,7 +212,7 @@ class JsonStream:
         self._place += 1
 
     def _skip_plain(self, end: re.Pattern[str]) -> None:
-        """Goes past numbers and words, up to a character of `end`."""
+        """Moves past numbers and words, up to a character of `end`."""
         first = self.num_read
         while (match := end.search(self._text, self._place)) is None:
             self._place = len(self._text)
@@ -223,7 +223,7 @@ class JsonStream:
             self._fail("a value")
 
     def _find(self, character: str) -> int:
-        """Where in the text the character stands next; the text grows until it does."""
+        """Returns the next index of the character in the text; reads more text as needed."""
         start = self._place
         while (place := self._text.find(character, start)) < 0:
             start = len(self._text) - self._place

@@ -35,7 +35,7 @@ from fedcli.progress import Tell
 _SPLITS = ("train", "test")
 _KEYS = re.compile(rb'"(users|num_samples|user_data)"\s*:')
 _LOOKED_AT = 1 << 16  # bytes in which one of these keys stands
-_TOLERANCE = 0.05  # of a grey level: what rounding to four digits leaves, twice over
+_TOLERANCE = 0.05  # of a grey level: twice the error of rounding to four digits
 MAX_USERS = 1 << 20  # of a shard
 MAX_EXAMPLES = 1 << 20  # of a user
 
@@ -158,7 +158,7 @@ def _find_shards(sources: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def _home(folder: Path) -> Path:
-    """The folder of shards: LEAF's scripts make data/ in the folder of a data set."""
+    """Returns the folder of shards: LEAF's scripts make data/ in the folder of a data set."""
     inner = folder / "data"
     return inner if _shards(inner / "train") and not _shards(folder) else folder
 
@@ -170,11 +170,11 @@ def _shards(folder: Path) -> list[Path]:
 
 
 class _ShardReader:
-    """Reads shards; the labels of all users and the order of their pixels gather here.
+    """Reads shards and collects the labels of all users and the order of their pixels.
 
     Attributes:
         labels: Of the users so far.
-        why_shape: What decided on the shape of an image.
+        why_shape: The evidence for the shape of an image.
     """
 
     def __init__(self, options: ImportOptions, tell: Tell) -> None:
@@ -294,7 +294,7 @@ class _ShardReader:
 
 
 def _read_users(stream: JsonStream) -> list[str]:
-    """The list of ids; numbers become texts, as they are as keys."""
+    """Returns the list of ids; numbers become texts, because keys are texts."""
     users = [str(each) for each in stream.values()]
     if len(users) > MAX_USERS:
         raise ValueError(f"more than {MAX_USERS} users")
@@ -302,7 +302,7 @@ def _read_users(stream: JsonStream) -> list[str]:
 
 
 def _rounded(images: NDArray[np.float32]) -> tuple[Pixels, float]:
-    """Grey levels where all images lie near one, with the scale that decodes them."""
+    """Returns grey levels and their scale if all pixels are close to a level, else the pixels."""
     with np.errstate(over="ignore", invalid="ignore"):
         levels = images * np.float32(255)
         nearest = np.rint(levels)
@@ -319,7 +319,7 @@ def _check_shard(
     num_samples: list[Any] | None,
     counts: dict[str, int] | None,
 ) -> None:
-    """Checks the three parts of a shard against each other."""
+    """Checks that the three parts of a shard agree."""
     for name, part in (("users", users), ("num_samples", num_samples), ("user_data", counts)):
         if part is None:
             raise DataError(f"{source}: has no {name!r}; this is no LEAF shard")

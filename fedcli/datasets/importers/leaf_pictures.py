@@ -1,7 +1,7 @@
 """LEAF's shards whose `x` names picture files, as its CelebA is written.
 
-The pictures themselves lie where LEAF's scripts put them, in raw/img_align_celeba beside the folder
-of the shards, or somewhere near them.
+The pictures are where LEAF's scripts put them, in raw/img_align_celeba beside the folder of the
+shards, or in another folder near them.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _read_shard(path: Path) -> list[Labelled]:
 
 
 def _read_user(stream: JsonStream, where: str) -> tuple[list[str], list[Any]]:
-    """The names and labels of one user's pictures, as many of each."""
+    """Returns the names and labels of one user's pictures."""
     names: list[str] = []
     labels: list[Any] = []
     for key in stream.keys():  # noqa: SIM118
@@ -110,7 +110,7 @@ def _read_user(stream: JsonStream, where: str) -> tuple[list[str], list[Any]]:
 
 
 def _find(shard: Path, name: str, places: list[Path], where: str) -> Path:
-    """A picture by its name; `places` are the folders in which one was found before."""
+    """Returns the picture with a name; `places` are the folders of earlier pictures."""
     parts = PurePosixPath(name.replace("\\", "/")).parts
     is_inside = parts and ".." not in parts and not PurePosixPath(name).is_absolute()
     if is_inside:

@@ -1,4 +1,4 @@
-"""MATLAB's .mat files with images and labels, as SVHN and EMNIST have them: 7.3, and older ones.
+"""MATLAB's .mat files with images and labels, such as SVHN's and EMNIST's: 7.3 and older.
 
 Version 7.3 is HDF5 and is read with h5py; older ones need SciPy, from the extra `matlab`. MATLAB
 keeps images as [H, W, C, n] or [H, W, n]; in HDF5 the same array stands with its axes reversed.
@@ -57,7 +57,7 @@ class _Set:
 def recognises(path: Path) -> bool:
     """Returns whether a file is one of MATLAB's, or a folder directly holds some.
 
-    Those beside pictures only say what these show: `images` reads them.
+    Files beside pictures hold only labels of these; `images` reads them.
     """
     if not any_file(path, lambda each: start_of(each, 10) in SIGNATURES):
         return False
@@ -67,7 +67,7 @@ def recognises(path: Path) -> bool:
 def read(
     sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
 ) -> Imported:
-    """Returns the images of some files, each a split as its name says, else train.
+    """Returns the images of some files. A file's name gives its split, by default train.
 
     Labels 1 to 10 of files that are called as SVHN's are digits: 10 is 0, as everyone reads them.
 
@@ -196,7 +196,7 @@ def _within(arrays: Mapping[str, Any], group: str) -> dict[str, NDArray[Any]]:
 
 
 def _names(arrays: _Set) -> list[str]:
-    """The ids of the writers of a split."""
+    """Returns the ids of the writers of a split."""
     assert arrays.writers is not None
     numbers = whole_numbers(arrays.writers, f"{arrays.place}: writers")
     if len(numbers) != len(arrays.images):
@@ -263,7 +263,7 @@ def _arrays_of_hdf5(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _add_arrays(group: Any, start: str, path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """Adds the arrays of a group; of those in it, such as are called as what is read."""
+    """Adds the arrays of a group, and those arrays in subgroups whose names are used."""
     for name in hdf5.link_names(group, str(path))[:_MAX_NAMES]:
         where = f"{path}: array {start + name!r}"
         if name.startswith("#"):
@@ -282,7 +282,7 @@ def _add_arrays(group: Any, start: str, path: Path, arrays: dict[str, NDArray[An
 
 
 def _arrays_of_scipy(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an older file. SciPy runs nothing of it."""
+    """Returns the arrays of an older file. SciPy executes no code of the file."""
     try:
         from scipy.io import loadmat
     except ImportError as err:
@@ -316,7 +316,7 @@ def _flatten(name: str, value: Any, arrays: dict[str, NDArray[Any]]) -> None:
 def _find(
     arrays: Mapping[str, NDArray[Any]], names: Sequence[str], given: str | None, path: Path
 ) -> str:
-    """The name of the array that an option names, else of the one with a usual name."""
+    """Returns the name of the array that an option names, or of the only one with a usual name."""
     if given is not None and given not in arrays:
         raise ConfigError(f"--label-column {given}: {path} holds {', '.join(arrays) or 'nothing'}")
     found = [given] if given else [name for name in arrays if _last(name) in names]

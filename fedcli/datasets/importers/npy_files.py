@@ -1,6 +1,6 @@
-"""NumPy's .npy files side by side: x.npy and y.npy, or x_train.npy, y_train.npy and so on.
+"""Several .npy files of NumPy: x.npy and y.npy, or x_train.npy, y_train.npy and so on.
 
-They are read as one .npz archive with these names is.
+They are read like one .npz archive with arrays of these names.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _SIGNATURE = b"\x93NUMPY"
 
 
 class NpyFiles:
-    """Files of arrays that look like the members of an archive.
+    """Files of arrays with the interface of an archive.
 
-    A file is one of NumPy's arrays, or an archive that holds one alone, whose name then says
-    nothing. Use it as a context: at its end archives are closed.
+    A file is a .npy file, or an archive with one array, whose name in the archive is ignored. Use
+    it as a context: at its end archives are closed.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
         """Takes the files; the name of each without its ending is the key of its array.
 
-        Where all of them name one client, as x_ann.npy and y_ann.npy do, that is no part of it. Of
-        kmnist-train-imgs.npz what it holds and the split are the key: x_train.
+        If all of them name one client, as x_ann.npy and y_ann.npy do, the client is not in the key.
+        The key of an archive such as kmnist-train-imgs.npz is its content and split: x_train.
         """
         roles = {path: role_of(path.stem) for path in files}
         rests = {role[1] for role in roles.values() if role is not None}
@@ -92,7 +92,7 @@ class NpyFiles:
 
 
 def is_lone(path: Path) -> bool:
-    """Returns whether a file is an archive of one array, and its name says images or labels."""
+    """Returns whether a file is an archive of one array and is named as images or labels."""
     if role_of(path.stem) is None or not has_arrays(path):
         return False
     with suppress(DataError), open_archive(path) as archive:
@@ -110,7 +110,7 @@ def has_signature(path: Path) -> bool:
 
 
 def role_of(stem: str) -> tuple[str, str] | None:
-    """Returns whether a file's name says images or labels, and what else it says.
+    """Returns whether a file's name means images or labels, and the rest of the name.
 
     Returns:
         ("x" or "y", the name without that word), as ("x", "client_3") for "client_3_x"; None where

@@ -44,7 +44,7 @@ from fedcli.errors import ConfigError, DataError
 from fedcli.progress import Tell
 from fedcli.settings.vocabulary import SPLITS, VALIDATION
 
-# What arrays are called, with the split before or behind: x_train, test_images, y.
+# Names of arrays, with the split as prefix or suffix: x_train, test_images, y.
 IMAGES = ("x", "image", "images", "img", "imgs", "pixel", "pixels", "data", "features", "inputs")
 LABELS = ("y", "label", "labels", "target", "targets")
 _OWNERS = tuple(
@@ -78,7 +78,7 @@ class _Set:
 
 
 def recognises(path: Path) -> bool:
-    """Returns whether a path is a zip file that holds an array under a name as NumPy gives it."""
+    """Returns whether a path is a zip file that holds an array under a name in NumPy's form."""
     return path.is_file() and has_arrays(path)
 
 
@@ -106,7 +106,7 @@ def read(
 def read_arrays(
     archive: Members, path: Path, options: ImportOptions, folder: Path | None, tell: Tell
 ) -> Imported:
-    """Returns the splits that arrays under names hold.
+    """Returns the splits that named arrays hold.
 
     Args:
         archive: The arrays.
@@ -191,7 +191,7 @@ def _sets(
             "x_train, y_train, x_test and y_test"
         )
     if VALIDATION in sets and "test" not in sets:
-        sets["test"] = sets.pop(VALIDATION)  # what is held out alone is the test split
+        sets["test"] = sets.pop(VALIDATION)  # the only held-out split is the test split
     return sets
 
 
@@ -203,7 +203,7 @@ def _find_given(
     path: Path,
     option: str,
 ) -> str | None:
-    """The key that an option names for a split, else the one of a known name."""
+    """Returns the key that an option names for a split, or the only key with a known name."""
     if given is None:
         return _find(members, names, split, path, f"pass {option}")
     name, given_split = _parts_of(given)
@@ -222,7 +222,7 @@ def _find(
     path: Path,
     remedy: str = "leave one out",
 ) -> str | None:
-    """The one key of a split that has one of the names."""
+    """Returns the only key of a split that has one of the names."""
     found = [key for key in members if _parts_of(key) in [(name, split) for name in names]]
     if len(found) > 1:
         raise DataError(
@@ -275,7 +275,7 @@ def _why_channels(sets: Mapping[str, _Set]) -> dict[str, str]:
 
 
 def _order_notes(sets: Mapping[str, _Set], tables: Mapping[str, ExampleTable]) -> list[str]:
-    """A line for each split whose flat rows seem to be in another order."""
+    """Returns a warning for each split whose flat rows seem to be in another order."""
     notes = []
     for split, each in sets.items():
         if is_flat(each.images.shape):
@@ -323,14 +323,14 @@ def _checked(arrays: Sequence[Array | None], options: ImportOptions) -> _Set:
 
 
 def _image_shape(images: Array, options: ImportOptions) -> tuple[tuple[int, ...], str]:
-    """What each image of the array becomes, (H, W) or (H, W, C), and the order of its values."""
+    """Returns the shape of each image, (H, W) or (H, W, C), and the order of its values."""
     if is_flat(images.shape):
         return flat_shape(math.prod(images.shape[1:]), options.image_shape, images.where)
     check_pixel_shape(images.shape, images.where)
     return array_order(images.shape)
 
 
-# ---- What they hold ------------------------------------------------------------------------------
+# ---- Contents of the arrays ----------------------------------------------------------------------
 
 
 def _survey(archive: Members, sets: dict[str, _Set], pixel_range: str | None, tell: Tell) -> Coding:

@@ -1,4 +1,4 @@
-"""One NumPy archive: what its arrays declare, and their values, streamed out of the zip file."""
+"""One NumPy archive: the headers of its arrays, and their values, streamed from the zip file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _DAMAGE = (
 
 
 class Members(Protocol):
-    """Arrays under names: a zip file, or a folder of .npy files that looks like one."""
+    """Named arrays: a zip file, or .npy files with the same interface."""
 
     def infolist(self) -> list[zipfile.ZipInfo]:
         """Returns what is known of each."""
@@ -154,7 +154,7 @@ class Values:
     """The values of an array that is being unpacked, in order."""
 
     def __init__(self, array: Array, member: IO[bytes]) -> None:
-        """Takes the open member behind the array's header."""
+        """Takes the open member, positioned after the array's header."""
         self._array = array
         self._member = member
 
@@ -211,7 +211,7 @@ def _check_length(
 
 @contextmanager
 def reading(where: object) -> Iterator[None]:
-    """Turns what zipfile raises on damage into a DataError that begins with `where`."""
+    """Turns the exceptions of zipfile for damage into a DataError that begins with `where`."""
     try:
         yield
     except _DAMAGE as err:

@@ -1,6 +1,6 @@
-"""A dictionary of arrays that `numpy.savez` pickled, as PFLlib's `data` is; nothing is run.
+"""A dictionary of arrays that `numpy.savez` pickled, such as PFLlib's `data`; no code is executed.
 
-`plain_pickle` follows the pickle's instructions; what holds anything but plain values is refused.
+`plain_pickle` interprets the pickle and refuses anything but plain values.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fedcli.errors import DataError
 
 
 class PickledArrays:
-    """The arrays of a dictionary, which look like the members of an archive."""
+    """The arrays of a dictionary, with the interface of an archive."""
 
     def __init__(self, arrays: Mapping[str, Any]) -> None:
         """Takes the arrays by name."""

@@ -1,4 +1,4 @@
-"""Parquet files of images, as Hugging Face writes them: one or several a split, beside each other.
+"""Parquet files of images, as Hugging Face writes them: one or several files per split.
 
 A row has an encoded picture (`{bytes, path}` or the bytes alone) or a list of pixels, a label, and
 perhaps its owner. What Hugging Face notes in the file says which column is what, and names the
@@ -46,7 +46,7 @@ _LABELS = ("label", "labels", "fine_label", "y", "target", "class", "character",
 
 @dataclass(frozen=True)
 class _Columns:
-    """What the columns of the files are."""
+    """The roles of the columns of the files."""
 
     image: str
     label: str
@@ -89,14 +89,14 @@ def _has_signature(path: Path) -> bool:
 
 
 def _part_of(stem: str) -> str:
-    """What the name of a part says of the whole: "train" of train-00000-of-00001."""
+    """Returns the name of the table in the name of a part: "train" for train-00000-of-00001."""
     return stem.partition("-0")[0]
 
 
 def read(
     sources: Sequence[Path], options: ImportOptions, folder: Path | None, tell: Tell
 ) -> Imported:
-    """Returns the rows of some files; their names say of which split.
+    """Returns the rows of some files; a file's name gives its split.
 
     Args:
         sources: A folder, or the files.
@@ -238,7 +238,7 @@ def _load() -> Any:
 
 
 def _home(path: Path) -> Path:
-    """The folder of the files: Hugging Face puts them into data/."""
+    """Returns the folder of the files: Hugging Face puts them into data/."""
     inner = path / "data"
     if path.is_dir() and inner.is_dir() and not any(path.glob("*.parquet")):
         return inner
@@ -246,7 +246,7 @@ def _home(path: Path) -> Path:
 
 
 def _split(paths: Sequence[Path], options: ImportOptions) -> dict[str, list[Path]]:
-    """The files of each split, train first, each split's in the order of their names."""
+    """Returns the files of each split, train first, ordered by name within a split."""
     named = {path: _part_of(path.stem) for path in paths}
     if options.splits:
         of_name = {name: split for split, name in options.splits.items()}
@@ -277,7 +277,7 @@ def _schema(parquet: Any, path: Path) -> Any:
 
 
 def _columns(schema: Any, options: ImportOptions, path: Path) -> _Columns:
-    """What the columns are: as options say, as Hugging Face notes, by name, by type."""
+    """Returns the roles of the columns: by options, Hugging Face's metadata, names or types."""
     names = list(schema.names)
     features = _features(schema)
     classes = [name for name in names if features.get(name, {}).get("_type") == "ClassLabel"]
@@ -307,7 +307,7 @@ def _is_encoded(kind: str) -> bool:
 
 
 def _features(schema: Any) -> dict[str, dict[str, Any]]:
-    """What Hugging Face notes of each column; nothing where it wrote nothing."""
+    """Returns Hugging Face's metadata of each column, or {} if there are none."""
     text = (schema.metadata or {}).get(b"huggingface", b"")
     with suppress(ValueError, AttributeError, TypeError):
         if len(text) <= MAX_METADATA_BYTES:

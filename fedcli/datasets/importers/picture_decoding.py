@@ -26,7 +26,7 @@ _READ_WHOLE = 256 << 20  # bytes of a file that is read before it is decoded
 
 
 class HasPath(Protocol):
-    """What is known of a picture: where it is, and its bytes as `content` if it is in no file."""
+    """A picture: its location, and its bytes as `content` if it is not in a file of its own."""
 
     @property
     def path(self) -> Path:
@@ -87,7 +87,7 @@ class Decoder:
         try:
             if content is None and path.stat().st_size <= _READ_WHOLE:
                 content = path.read_bytes()
-            # From memory no more is read than is there, whatever a damaged length says.
+            # Reading from memory cannot exceed the file's size, even if a length in it is damaged.
             file = path if content is None else io.BytesIO(content)
             with self._pillow.open(file, formats=DECODERS) as image:
                 width, height = image.size
@@ -133,7 +133,7 @@ class Decoder:
         return np.asarray(flat.convert("L"))
 
     def _size_advice(self, image: Any) -> str:
-        """What to do beside where an image is not of the first one's size."""
+        """Returns further advice if an image does not have the size of the first one."""
         if self._first is None or self._is_fitted or image.size[::-1] == self._first[1]:
             return ""
         return ", and --size, as with --size 28x28, as sizes differ, too"

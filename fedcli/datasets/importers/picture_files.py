@@ -1,4 +1,4 @@
-"""The files below a folder of pictures, in a fixed order, without what systems put there."""
+"""The files below a folder of pictures, in a fixed order, without files that systems create."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _JUNK = {
 
 
 def walk(folder: Path, depth: int = MAX_DEPTH) -> Iterator[Path]:
-    """Yields the files below a folder, sorted; hidden ones and what systems make are left alone.
+    """Yields the files below a folder, sorted, without hidden files and those systems create.
 
     Raises:
         DataError: There is a link that leads out of the folder or up in it, or folders are nested
@@ -36,12 +36,12 @@ def walk(folder: Path, depth: int = MAX_DEPTH) -> Iterator[Path]:
 
 
 def is_junk(name: str) -> bool:
-    """Returns whether a file or folder is hidden, or one that systems make beside data."""
+    """Returns whether a file or folder is hidden, or is created by systems beside data."""
     return name.startswith(".") or name.lower() in _JUNK
 
 
 def looks_like_picture(path: Path) -> bool:
-    """Returns whether a file begins as a picture of a kind that is read."""
+    """Returns whether a file begins like a picture of a supported format."""
     with open_regular(path) as file:
         start = file.read(12)
     is_ppm = start[:2] in _PPM and start[2:3] in b" \t\r\n#" and len(start) > 2
@@ -51,7 +51,7 @@ def looks_like_picture(path: Path) -> bool:
 
 
 def too_deep(path: Path) -> DataError:
-    """Returns the error for a folder below too many others."""
+    """Returns the error for a folder that is nested too deeply."""
     return DataError(
         f"{path}: lies too deep; only class folders, client folders or class folders within client "
         "folders are read, in folders of splits or without"

@@ -1,4 +1,4 @@
-"""MATLAB's files beside pictures that say what each one shows, as a table of `picture_tables`.
+"""MATLAB files beside pictures that hold their labels, as a table of `picture_tables`.
 
 Oxford's Flowers have a vector with a label for each picture, in the order of the numbers in their
 names, and vectors of the numbers of each split. Stanford's Cars have a structure with a row a
@@ -33,7 +33,7 @@ def files_among(paths: Sequence[Path]) -> list[Path]:
 
 
 def read_tables(paths: Sequence[Path], pictures: Sequence[Path]) -> list[Table]:
-    """Returns what files say of pictures.
+    """Returns the labels and splits of pictures that files hold.
 
     Args:
         paths: MATLAB's files.
@@ -67,7 +67,7 @@ def _table_of_rows(path: Path, value: NDArray[Any]) -> Table | None:
 
 
 def _text(value: Any) -> str:
-    """A field that is one text or one number; else nothing."""
+    """Returns a field as text if it is a single text or number, else ""."""
     plain = value
     while isinstance(plain, np.ndarray) and plain.size == 1:
         plain = plain.reshape(-1)[0]
@@ -75,14 +75,14 @@ def _text(value: Any) -> str:
 
 
 def _number(value: Any) -> str:
-    """A number with all of its digits, as ids of people have many; 3.0 is 3."""
+    """Returns a number as text with all digits, because ids may have many; 3.0 becomes "3"."""
     return f"{value.item():.17g}"
 
 
 def _table_of_vectors(
     arrays: Mapping[Path, Mapping[str, Any]], pictures: Sequence[Path]
 ) -> Table | None:
-    """Vectors with a value for each picture, and those of the numbers of pictures in each split."""
+    """Reads vectors with a value for each picture, and vectors of picture numbers by split."""
     by_number = _numbered(pictures)
     if not by_number:
         return None

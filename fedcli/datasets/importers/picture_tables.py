@@ -1,11 +1,11 @@
-"""Tables beside pictures that say what each one shows, whose it is and which split it is in.
+"""Tables beside pictures, with the label, the owner and the split of each picture.
 
-A table is CSV, text with tabs, semicolons or spaces, with a header or without, or JSON, an object a
-line. Its column of file names is found by content: the one whose values are pictures that are
-there. Labels, owners and splits are columns with a usual name; a lone column needs none. Several
-tables of the same pictures (CelebA's attributes, identities and partition) are read as one. Tables
-that are named as splits are (Food-101's meta/train.txt and meta/test.txt) say which pictures these
-hold. Lines that begin with "#" are comments, and a competition's sheet of answers says nothing.
+A table is text with commas, tabs, semicolons or spaces, with or without a header, or JSON with an
+object per line. Its column of file names is recognised by content: its values name existing
+pictures. Columns of labels, owners and splits have usual names; a single column may have any name.
+Several tables of the same pictures (CelebA's attributes, identities and partition) are joined.
+Tables with names of splits (Food-101's meta/train.txt and meta/test.txt) list the pictures of each
+split. Lines that begin with "#" are comments. A competition's sample submission is ignored.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ class Table:
 
 @dataclass
 class Rows:
-    """What tables say of pictures.
+    """The joined rows of all tables, by picture.
 
     Attributes:
-        fields: By picture: column name to (text, place in a file for messages).
+        fields: For each picture, column name to (text, position in a file for messages).
         columns: All columns but those of file names.
         tables: The files, in the order they were read.
         table_of: By picture: the table that it was first met in.
@@ -123,9 +123,9 @@ def looks_like_table(path: Path) -> bool:
 
 
 def tables_among(paths: Sequence[Path]) -> list[Path]:
-    """Returns the files that may be tables of pictures, those of names without endings among them.
+    """Returns the files that may be tables of pictures, also if their names have no endings.
 
-    Sheets to be filled in for a competition are none: what stands in them is made up.
+    Sample submissions of competitions are left out: their labels are invented.
     """
     named = [path for path in paths if not _SHEET.fullmatch(path.stem)]
     lists = [path for path in named if path.suffix.lower() == ".txt"]
@@ -138,7 +138,7 @@ def tables_among(paths: Sequence[Path]) -> list[Path]:
 
 
 def is_meant(path: Path) -> bool:
-    """Returns whether a text file is a table to be sure: by its ending, or as it names pictures."""
+    """Returns whether a text file certainly is a table: by its ending, or as it names pictures."""
     return path.suffix.lower() in (".csv", ".tsv") or looks_like_table(path)
 
 
@@ -206,7 +206,7 @@ def match_pictures(
     file_column: str | None,
     folders: Collection[Path] = (),
 ) -> Rows:
-    """Returns what the tables say of the pictures; tables that name none of them do not count.
+    """Joins the rows of all tables about the pictures; ignores tables that name none of them.
 
     Args:
         tables: Text files, of which those that are no tables are passed over, and rows read before.
@@ -266,10 +266,10 @@ def find_column(
 def find_labels(
     rows: Rows, given: str | None, taken: Sequence[str | None], known: Sequence[str], where: str
 ) -> tuple[str, str]:
-    """Returns the column of labels and what decided on it.
+    """Returns the column of labels and the evidence for it.
 
     Args:
-        rows: What tables say.
+        rows: The joined tables.
         given: As --label-column says.
         taken: Columns that are something else.
         known: Names of classes that folders show; a column of such names holds the labels.
@@ -319,7 +319,7 @@ def find_labels(
 
 
 def splits_of(rows: Rows, column: str | None) -> dict[str, str]:
-    """Returns the split of each value of a column, or {} where these are no splits."""
+    """Returns the split of each value of a column, or {} if the values are not splits."""
     if column is None:
         return {}
     values = list(dict.fromkeys(_texts(rows, column)))
@@ -436,7 +436,7 @@ def _read_json_lines(lines: Sequence[tuple[int, str]], path: Path) -> Table:
 
 
 def _without_comments(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """The lines that do not begin with "#"; a first one that names as many fields is the header."""
+    """Returns lines without comments; a comment with as many fields as the rows is the header."""
     marked = [line for line in lines if _COMMENT.match(line[1])]
     plain = [line for line in lines if not _COMMENT.match(line[1])]
     if not marked or not plain:
@@ -451,7 +451,7 @@ def _without_comments(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
 
 
 def _delimiter(lines: Sequence[str]) -> str:
-    """The character between fields: one that stands in every line as often, else spaces."""
+    """Returns the delimiter: a character that is equally frequent in every line, or a space."""
     for delimiter in ",\t;|":
         counts = {line.count(delimiter) for line in lines if '"' not in line}
         if counts and 0 not in counts and len(counts) == 1:
@@ -478,7 +478,7 @@ def _check_unique(names: Sequence[str], path: Path) -> None:
 
 
 def _is_header(first: Sequence[str], second: Sequence[str]) -> bool:
-    """Whether the first of two rows has names: no picture, and no number above a number."""
+    """Whether the first of two rows is a header: no picture name, and no number above a number."""
     return not any(map(_names_picture, first)) and not any(
         _NUMBER.fullmatch(one) and _NUMBER.fullmatch(other)
         for one, other in zip(first, second, strict=False)
@@ -486,7 +486,7 @@ def _is_header(first: Sequence[str], second: Sequence[str]) -> bool:
 
 
 def _plain_number(stem: str) -> str:
-    """A number without the zeros before it, as tables often have it; any other name as it is."""
+    """Returns a number without leading zeros, as tables often write it; other names unchanged."""
     return stem.lstrip("0") or "0" if stem.isascii() and stem.isdigit() else stem
 
 
@@ -498,7 +498,7 @@ def _names_picture(text: str) -> bool:
 
 
 class _Finder:
-    """Finds a picture by what a table calls it."""
+    """Finds a picture by its name in a table."""
 
     def __init__(self, pictures: Sequence[Path], root: Path, folders: Collection[Path]) -> None:
         self._by_path = {each.relative_to(root).as_posix(): each for each in pictures}
@@ -527,7 +527,7 @@ class _Finder:
             candidates = self._by_name.get(last.rpartition(".")[0], [])
         if folder in self._folders:
             candidates = [each for each in candidates if folder in each.parents]
-        if above:  # a path that begins elsewhere, as tables written on other machines have it
+        if above:  # a path with another root, as in tables written on other machines
             known = (above[-1], self._root.name if len(candidates) == 1 else "")
             candidates = [each for each in candidates if each.parent.name in known]
         if len(candidates) > 1:
@@ -546,14 +546,14 @@ class _Finder:
 
 
 def _file_place(table: Table, finder: _Finder, given: str | None) -> int | None:
-    """The place of the column of file names; None where no column names pictures."""
+    """Returns the index of the column of file names, or None if no column names pictures."""
     if given is not None:
         return table.columns.index(given)
     shares = []
     for place in range(len(table.columns)):
         values = [row[place] for _, row in table.rows]
         found = sum(finder.find(value, table.path) is not None for value in values)
-        # A number may be a picture's name without its ending; a name with one is no chance.
+        # A number may match a picture's name without its ending by chance, a full name cannot.
         is_named = sum(map(_names_picture, values)) * 2 > len(values)
         shares.append((found / len(values), is_named, -place))
     share, is_named, place = max(shares, key=lambda each: (each[0] >= _LEAST_SHARE, *each[1::-1]))
@@ -561,7 +561,7 @@ def _file_place(table: Table, finder: _Finder, given: str | None) -> int | None:
 
 
 def _with_first_row(table: Table, place: int, finder: _Finder) -> Table:
-    """A table whose header names a picture, without its ending, as one without a header."""
+    """Treats a header that names a picture, without its ending, as the first row."""
     if not table.has_header or finder.find(table.columns[place], table.path) is None:
         return table
     number = min((number for number, _ in table.rows), default=2) - 1
@@ -570,7 +570,7 @@ def _with_first_row(table: Table, place: int, finder: _Finder) -> Table:
 
 
 def _join(rows: Rows, table: Table, place: int, finder: _Finder) -> None:
-    """Adds what a table says of the pictures it names."""
+    """Adds the rows of a table to the pictures that they name."""
     names = _column_names(table, place)
     seen: dict[Path, int] = {}
     for number, row in table.rows:
@@ -606,7 +606,7 @@ def _column_names(table: Table, place: int) -> list[str | None]:
 
 
 def _name_from(stem: str) -> str:
-    """What the lone column of a file is called: by a usual word in the file's name, else that."""
+    """Returns a name for a file's only column: a usual word in the file's name, or that name."""
     words: list[str] = re.findall(r"[a-z]+", stem.lower())
     for usual in (OWNER_COLUMNS, SPLIT_COLUMNS, LABEL_COLUMNS):
         for word in words:
@@ -624,7 +624,7 @@ def _texts(rows: Rows, column: str) -> Iterator[str]:
 
 
 def _agree(rows: Rows, one: str, other: str) -> bool:
-    """Whether two columns name the same classes: each value of one goes with one of the other."""
+    """Whether two columns name the same classes: their values correspond one to one."""
     pairs = {
         (each[one][0], each[other][0])
         for each in rows.fields.values()
@@ -634,7 +634,7 @@ def _agree(rows: Rows, one: str, other: str) -> bool:
 
 
 def _take_one_hot(rows: Rows, columns: Sequence[str]) -> str | None:
-    """Adds a column with the name of that one of some which is 1; None where none or more are."""
+    """Adds a column with the name of the one-hot column that is 1; None unless exactly one is."""
     if len(columns) < 2:
         return None
     chosen: dict[Path, tuple[str, str]] = {}
@@ -651,7 +651,7 @@ def _take_one_hot(rows: Rows, columns: Sequence[str]) -> str | None:
 
 
 def _is_measure(rows: Rows, column: str) -> bool:
-    """Whether a column holds measures or ids: numbers of many values, or a value for each row."""
+    """Whether a column holds measures or ids: many different numbers, or a value for each row."""
     values = list(_texts(rows, column))
     distinct = len(set(values))
     if distinct < 2 or distinct * 2 > len(values):

@@ -1,4 +1,4 @@
-"""The contents of a pickle of dictionaries, lists, numbers, texts and NumPy arrays; nothing is run.
+"""Reads pickles of dictionaries, lists, numbers, texts and NumPy arrays without executing them.
 
 A pickle is a program. Here its instructions are only listed, by `pickletools`, and those that build
 plain values are followed on a stack of our own. Of what a pickle may call, four functions of NumPy
@@ -41,7 +41,7 @@ class _Name:
 
 
 class _Array:
-    """An array that is being described: `BUILD` gives its contents."""
+    """An array without contents yet; the instruction `BUILD` sets them."""
 
     def __init__(self) -> None:
         self.values: NDArray[Any] | None = None
@@ -98,7 +98,7 @@ def _instructions(file: Any) -> Iterator[tuple[str, Any]]:
 
 
 class _Machine:
-    """The stack and the memory of what a pickle has built so far."""
+    """The stack and the memo of the pickle machine."""
 
     def __init__(self, *, has_object: bool) -> None:
         self._stack: list[Any] = []
@@ -196,7 +196,7 @@ _NUMBERS = {"INT", "LONG", "LONG1", "LONG4", "BININT", "BININT1", "BININT2", "FL
 
 
 def _called(function: Any, arguments: Any) -> Any:
-    """What a call would return, put together from its arguments."""
+    """Builds the value that a call would return, from its arguments."""
     name = function.text if isinstance(function, _Name) else type(function).__name__
     if not isinstance(arguments, tuple):
         raise ValueError("is damaged (a call has no arguments)")  # noqa: TRY004 - of the file
@@ -254,7 +254,7 @@ def _text(value: Any) -> Any:
 
 
 def _finished(value: Any) -> Any:
-    """A value with the arrays themselves in place of what described them."""
+    """Returns a value in which array descriptions are replaced by arrays."""
     if isinstance(value, _Array):
         if value.values is None:
             raise ValueError("holds an array without contents")

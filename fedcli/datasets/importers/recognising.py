@@ -41,7 +41,7 @@ _FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions:
-    """How a source is to be read. A format ignores the options that it has no use for.
+    """Options for reading a source. A format ignores the options that it does not use.
 
     Attributes:
         format: A key of FORMATS; None: what the content is.
@@ -54,7 +54,7 @@ class ImportOptions:
         image_shape: (H, W) or (H, W, C) of images that lie flat in a row.
         folders: What folders of images stand for: "class", "client" or "client/class".
         color: What image files become: "grey" or "rgb".
-        pixel_range: From what to what pixels go in the source, one of PIXEL_RANGES; None: as the
+        pixel_range: The range of pixels in the source, one of PIXEL_RANGES; None: as the
             largest one says.
         polarity: What 1.0 is in the source, one of PIXEL_CONVENTIONS; None: as the format or the
             pixels say.
@@ -75,7 +75,7 @@ class ImportOptions:
     fit: Fit | None = None
 
     def __post_init__(self) -> None:
-        """Refuses what is not allowed."""
+        """Refuses values that are not allowed."""
         if self.format not in (None, *FORMATS):
             raise ConfigError(f"--format {self.format}: choose one of {', '.join(FORMATS)}")
         if self.num_classes is not None:
@@ -93,22 +93,22 @@ class ImportOptions:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Imported:
-    """What a source holds.
+    """The contents of a source.
 
     Attributes:
         format: A key of FORMATS.
         tables: The examples of each split: "train" first, then "test", then "validation".
-        description: What the source was taken to be, and why.
+        description: How the source was interpreted, and the evidence.
         num_classes: Labels are 0 to num_classes - 1, checked.
-        pixel_convention: What 1.0 is as the tables decode: "ink" or "background".
-        class_names: A name for each class, or none at all.
+        pixel_convention: The meaning of 1.0 in decoded pixels: "ink" or "background".
+        class_names: A name for each class, or () if the source has no names.
         same_people: Whether owners of train and test with equal ids are the same people.
         source: Where the data come from.
-        licence: Under what licence, where the source says so.
-        notes: One line each: what was decided that the user may want to know.
-        are_numbered: Whether the labels are numbers in the source and the names only say what each
-            means, so that another source's numbers mean the same classes.
-        is_guessed: Whether nothing says how many classes there are, so that the largest label does.
+        licence: The licence that the source states, or "".
+        notes: Lines about decisions that the user may want to know.
+        are_numbered: Whether the labels are numbers in the source, and names only describe them.
+            Then the numbers of another source mean the same classes.
+        is_guessed: Whether the number of classes was derived from the largest label.
     """
 
     format: str
@@ -163,7 +163,7 @@ def read(
     folder: Path | None = None,
     tell: Tell = tell_nobody,
 ) -> Imported:
-    """Returns what the sources hold, with memory that does not grow with the pixels.
+    """Returns the contents of the sources, with memory that does not grow with the pixels.
 
     Args:
         sources: One file or folder, or the files of one set.
@@ -199,7 +199,7 @@ def read(
 def _read_archive(
     archive: Path, options: ImportOptions, folder: Path | None, tell: Tell
 ) -> Imported:
-    """What an archive holds; messages name the archive where they would name what it unpacks to."""
+    """Reads an archive; messages name the archive in place of the folder it is unpacked to."""
 
     def rename(text: str) -> str:
         return text.replace(f"{content.folder}/", f"{archive}: ").replace(
@@ -225,7 +225,7 @@ def _read_archive(
 
 
 def _inner_source(path: Path, options: ImportOptions) -> Path:
-    """The folder in a folder that holds nothing else, where the outer one is of no format."""
+    """Descends from a folder of no format to its only folder, and so on; returns the last one."""
     while options.format is None and path.is_dir() and not _recognised(path):
         inside = [each for each in path.iterdir() if not is_junk(each.name)]
         folders = [each for each in inside if each.is_dir() and not each.is_symlink()]
@@ -236,20 +236,20 @@ def _inner_source(path: Path, options: ImportOptions) -> Path:
 
 
 def _is_one_file_a_client(name: str, sources: Sequence[Path]) -> bool:
-    """Whether several sources of a format are one a client, not the files of one set."""
+    """Whether several sources of a format are one file per client, not the files of one set."""
     if name == "parquet" and all(path.is_file() for path in sources):
         return bool(_module(name).are_clients(sources))
     return name in _ONE_FILE
 
 
 def _recognised(path: Path) -> str | None:
-    """The format of one source; None of what is of none."""
+    """Returns the format of one source, or None."""
     with _telling(path, None):
         return next((name for name in FORMATS if _module(name).recognises(path)), None)
 
 
 def _nothing_in(path: Path) -> str | None:
-    """Why a folder or text file holds nothing to read; None for any other source."""
+    """Returns why a folder or text file cannot be read, or None for any other source."""
     if path.is_dir():
         return _nothing_in_folder(path)
     if not path.is_file():  # a pipe is not waited for
@@ -273,7 +273,7 @@ def _nothing_in(path: Path) -> str | None:
 
 
 def _nothing_in_folder(folder: Path) -> str | None:
-    """Why nothing in a folder is read: by the first file of which something can be said."""
+    """Returns why a folder cannot be read, from its first file with a known problem."""
     with suppress(DataError):  # links that lead out
         for file in islice(walk(folder), _MOST_FILES):
             name, start = file.relative_to(folder), start_of(file, _TORCH_HEAD)

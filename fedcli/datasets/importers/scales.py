@@ -1,7 +1,7 @@
-"""From which value to which the pixels of a source go: the whole source decides, in one place.
+"""Determines the range of pixels of a source from all its pixels.
 
-A `Survey` looks at all pixels of all splits, and its `Coding` says how they are kept: as uint8
-where that loses nothing, else as float32, with the scale that makes them 0 to 1.
+A `Survey` collects statistics of all pixels of all splits. Its `Coding` says how they are stored:
+as uint8 if that is lossless, else as float32, with the scale that maps them to 0 to 1.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from fedcli.settings.vocabulary import PIXEL_RANGES, STANDARDISED
 
 _KINDS = "biuf"
 _MAX_ITEMSIZE = 8
-_TOPS = (1, 15, 16, 255, 4095, 65535)  # what white is in images of 1, 4, 8, 12 and 16 bits
-# Resampling with a cubic or Lanczos kernel passes the largest value by at most this share of it.
+_TOPS = (1, 15, 16, 255, 4095, 65535)  # white in images of 1, 4, 8, 12 and 16 bits
+# Resampling with a cubic or Lanczos kernel exceeds the largest value by at most this share of it.
 _OVERSHOOT = 0.25
 _FEW_GREYS = 16  # whole numbers up to it may also be dark images of 8 bits
 _LEAST_PIXELS = 1000  # fewer of 8 bits may all be dark by chance
-# So many of the pixels that are not 0 lie within a smaller range: the larger ones are faults.
+# If this share of the non-zero pixels is within a smaller range, the larger pixels may be faults.
 _NEARLY_ALL = 0.999
 _MOST_SHARES = 0.95
 # Of standardised pixels: (x - mean) / deviation, whatever they were before.
@@ -40,15 +40,15 @@ _LEAST_BELOW_0 = 0.02  # of the pixels; fewer are faults
 
 @dataclass(frozen=True)
 class Coding:
-    """How pixels of one source are kept.
+    """How the pixels of one source are stored.
 
     Attributes:
-        top: What white is in the source; None: pixels are standardised and stay as they are.
-        is_levels: Whether uint8 loses nothing.
-        evidence: What decided on `top`.
+        top: The value of white in the source; None: pixels are standardised and not rescaled.
+        is_levels: Whether uint8 is lossless.
+        evidence: The evidence for `top`.
         least: The smallest pixel.
         most: The largest pixel.
-        is_plain: Whether they are uint8 of the usual range, of which nobody needs a note.
+        is_plain: Whether they are uint8 from 0 to 255, which needs no note.
     """
 
     top: int | None
@@ -60,7 +60,7 @@ class Coding:
 
     @property
     def range(self) -> str:
-        """From what to what pixels go in the source, in words."""
+        """Returns the range of pixels in the source, in words."""
         if self.top is None:
             return f"standardised, {self.least:.4g} to {self.most:.4g}"
         return f"0 to {self.top}"
@@ -87,7 +87,7 @@ class Coding:
 
     @property
     def note(self) -> str:
-        """What was decided, in one line."""
+        """The decision, in one line."""
         if self.top is None:
             return (
                 f"pixels go from {self.least:.4g} to {self.most:.4g} in the source: taken for "
@@ -236,7 +236,7 @@ class Survey:
         return top, "as --pixel-range says"
 
     def _found_top(self) -> tuple[int | None, str]:
-        """What white is, and why."""
+        """Returns the value of white, and the evidence for it."""
         self._refuse_unlike_parts()
         why = f"the largest pixel is {self._most:g}"
         if self._least < 0 and not self._is_overshoot():
@@ -264,7 +264,7 @@ class Survey:
         return top, why
 
     def _refuse_unlike_parts(self) -> None:
-        """Refuses splits of which one is scaled and another is not."""
+        """Refuses splits if one is scaled and another is not."""
         if self._most <= _FEW_GREYS and self._least >= -_OVERSHOOT:
             return
         is_far = {
@@ -283,7 +283,7 @@ class Survey:
                 )
 
     def _is_overshoot(self) -> bool:
-        """Whether the pixels below 0 are few enough and near enough to be left by resampling."""
+        """Whether the pixels below 0 are few and small enough to come from resampling."""
         top = next((each for each in (1, 255) if self._most <= each * (1 + _OVERSHOOT)), 65535)
         mean, deviation = self._moments()
         return self._least >= -_OVERSHOOT * top and mean > 0.05 * deviation
@@ -311,7 +311,7 @@ class Survey:
         )
 
     def _refuse_outliers(self, top: int) -> None:
-        """Refuses a range that only a few pixels need: they are faults, or the others are dark."""
+        """Refuses a range that only a few pixels need: they may be faults, or the others dark."""
         for smaller, share in ((1, _MOST_SHARES), (255, _NEARLY_ALL)):
             is_possible = smaller < top and not (smaller == 1 and self._are_whole)
             num_beyond = self._num_not_0 - self._num_within[smaller]

@@ -1,4 +1,4 @@
-"""What all formats need: number and names of classes, what a pixel of 1.0 is, checks of ids."""
+"""Functions for all formats: number and names of classes, meaning of 1.0, checks of ids."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def imported(
         same_people: Whether equal ids in train and test are the same people.
         licence: As the source says.
         notes: What was decided so far.
-        pixel_range: From what to what pixels go in the source, where the tables do not show it.
+        pixel_range: The range of pixels in the source, if the tables do not show it.
         evidence: By subject of `SourceDescription`: what decided; for the others there are
             sentences of their own.
         overrides: By subject: the option that decides otherwise; "" for none.
@@ -167,7 +167,7 @@ def check_class_name(name: str, where: str) -> str:
 
 
 def polarity_of(tables: Mapping[str, ExampleTable]) -> tuple[str, str]:
-    """Returns what 1.0 seems to be in images nobody describes, "ink" or "background", and why.
+    """Estimates from images what 1.0 means, "ink" or "background"; returns it with the evidence.
 
     Colour images are "ink". Grey images are "background" if most pixels of their borders are
     light; where about half of them are, if the borders are lighter than the centres.
@@ -202,7 +202,7 @@ def _guess(tables: Mapping[str, ExampleTable]) -> int:
 
 
 def _refuse_codes(tables: Mapping[str, ExampleTable], largest: int) -> None:
-    """Raises where most classes up to the largest label are absent: labels are codes, or years."""
+    """Raises if most classes up to the largest label do not occur: labels may be codes or years."""
     num_present = len(np.unique(np.concatenate([table.labels for table in tables.values()])))
     if 2 * num_present <= largest:
         table = next(each for each in tables.values() if largest in each.labels)

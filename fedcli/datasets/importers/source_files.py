@@ -1,4 +1,4 @@
-"""Which files a source is made of."""
+"""The files of a source."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from fedcli.errors import DataError
 from fedcli.files import open_regular
 
-UNPACKED = ".fedcli-unpacked-"  # what folders of unpacked files are called
+UNPACKED = ".fedcli-unpacked-"  # prefix of the names of folders of unpacked files
 _MANY_FILES = 256  # more than a set of packed files has
 
 

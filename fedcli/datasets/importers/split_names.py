@@ -1,7 +1,7 @@
-"""Which names of folders, files and columns say train, test or validation.
+"""Recognises names of folders, files and columns that mean train, test or validation.
 
-A name is cut into words, at capitals, digits and other characters that are no letters. It names a
-split where one of its words does: "seg_train", "TestSet", "val2017", "Training".
+A name is divided into words, at capitals and at characters that are not letters. It names a split
+if one of its words does: "seg_train", "TestSet", "val2017", "Training".
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def kind_of(name: str) -> str | None:
 def assign(names: Iterable[str], where: str) -> dict[str, str]:
     """Returns the split of each name that names one.
 
-    What is held out alone is the split "test", whatever its name.
+    If only one split is held out, it is the split "test", whatever its name.
 
     Args:
         names: Of the folders, files or values that stand beside each other.

@@ -1,4 +1,4 @@
-"""Headers of tar files that are bounded, for archives that nobody vouches for."""
+"""Headers of tar files with a bounded size, for untrusted archives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NO_DATA = (
 
 
 class BoundedHeader(tarfile.TarInfo):
-    """A header that does not make tarfile read gigabytes of long names into memory."""
+    """A header whose long names are bounded, so that tarfile cannot read gigabytes of them."""
 
     @classmethod
     def frombuf(cls, buf: Any, encoding: str, errors: str) -> BoundedHeader:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5  # wire types
 _MAX_VARINT_BYTES = 10
 _EMNIST_PIXELS = 28 * 28
-# How every writer seen lays out an EMNIST example, without the label's byte and the pixels.
+# The layout of an EMNIST example by all known writers, without the label's byte and the pixels.
 _LABEL_ENTRY = bytes.fromhex("0a0e0a056c6162656c12051a030a01")
 _PIXELS_ENTRY = bytes.fromhex("0ad1180a06706978656c7312c61812c3180ac018")
 _EMNIST_START = bytes.fromhex("0ae418")
@@ -46,7 +46,7 @@ def read_emnist_examples(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
     """Returns pixels [k, 784] and labels [k] of examples laid out as TFF's EMNIST, else None.
 
-    It reads nothing that `read_example` would not read alike, many times faster.
+    It gives the same result as `read_example`, many times faster.
     """
     if any(len(blob) != _EMNIST_BYTES for blob in blobs):
         return None

@@ -39,12 +39,12 @@ _TABLES = {
     "examples": ("split_name", "client_id", "serialized_example_proto"),
     "client_metadata": ("client_id", "split_name", "num_examples"),
 }
-# Prefixes of the names of splits; of several families in one file the first here is read.
+# Prefixes of the names of splits; if a file has several, the first one here is read.
 _FAMILIES = {"all_": 62, "digits_only_": 10, "": None}
 MAX_BLOB_BYTES = 64 << 20
 _MAX_GROUP = 4096  # examples of one client taken at a time
 _MAX_GROUP_BYTES = 64 << 20
-_OPERATIONS = 100_000  # of SQLite's machine between two looks at whether to stop: milliseconds
+_OPERATIONS = 100_000  # instructions of SQLite between two checks for a stop: milliseconds
 _MAX_RATIO = 1000  # of sizes; EMNIST's is 28, an image of one colour comes to a few hundred
 _BLOCK_BYTES = 1 << 20
 _SPARE_BYTES = 64 << 20  # of disk that are left alone
@@ -133,7 +133,7 @@ def _read_splits(
         pixel_convention=CONVENTIONS[reader.feature.encode()],
         own_classes=_FAMILIES[family],
         is_emnist=bool(family),
-        # TFF's EMNIST has the same writers in both; its CIFAR-100 other clients of equal names.
+        # In TFF's EMNIST, equal ids in both splits are the same writers; in its CIFAR-100 not.
         same_people=bool(family),
         notes=(*notes, f"not read: {', '.join(others)}") if others else tuple(notes),
         evidence={
@@ -150,7 +150,7 @@ def _read_splits(
 
 
 class _GroupReader:
-    """Turns rows into arrays; all rows have the feature and the size of the first."""
+    """Converts rows to arrays; all rows must have the feature and the size of the first row."""
 
     def __init__(self, source: str) -> None:
         self.feature = ""
@@ -298,7 +298,7 @@ def _check_counts(
 
 @contextlib.contextmanager
 def _connected(database: Path, source: str) -> Iterator[sqlite3.Connection]:
-    """Opens a database that nobody writes to; what SQLite says of it becomes one line."""
+    """Opens a database read-only; errors of SQLite become one line."""
     try:
         address = f"{database.resolve().as_uri()}?mode=ro&immutable=1"
         connection = sqlite3.connect(address, uri=True)
@@ -331,7 +331,7 @@ def _check_tables(connection: sqlite3.Connection, source: str) -> None:
 
 @contextlib.contextmanager
 def _cancellable(connection: sqlite3.Connection, look: Callable[[], None]) -> Iterator[None]:
-    """Calls `look` now and then while SQLite works; what it raises ends the work."""
+    """Calls `look` at intervals while SQLite works; an exception from it ends the work."""
     raised: list[BaseException] = []
 
     def stops() -> bool:
@@ -354,7 +354,7 @@ def _cancellable(connection: sqlite3.Connection, look: Callable[[], None]) -> It
 
 @contextlib.contextmanager
 def _database(path: Path, folder: Path | None, tell: Tell) -> Iterator[Path]:
-    """The database itself: the file, or a temporary one that is gone afterwards."""
+    """Yields the database: the file itself, or a decompressed file that is removed afterwards."""
     start = start_of(path, _HEADER_BYTES)
     if start.startswith(_SIGNATURE):
         _check_size(path.stat().st_size, _database_bytes(start), str(path))
@@ -417,7 +417,7 @@ def _check_room(
 
 
 def _database_bytes(start: bytes) -> int | None:
-    """What a database's header says of its size; None from a SQLite too old to say."""
+    """Returns the size in a database's header, or None if the writing SQLite is too old."""
     if len(start) < _HEADER_BYTES or start[24:28] != start[92:96]:
         return None
     page = int.from_bytes(start[16:18], "big")

@@ -1,4 +1,4 @@
-"""Archives as sources: zip and tar, unpacked for as long as they are read.
+"""Archives as sources: zip and tar, unpacked to a temporary folder while they are read.
 
 A tar file may be packed by gzip, bzip2 or xz.
 
@@ -59,7 +59,7 @@ class Unpacked:
 
     Attributes:
         path: The folder that it is in, or the one file.
-        folder: What is to be taken away from paths in messages.
+        folder: The prefix that is removed from paths in messages.
         note: What was unpacked, for the user.
     """
 
@@ -69,7 +69,7 @@ class Unpacked:
 
 
 def is_archive(path: Path) -> bool:
-    """Returns whether a file is a zip or tar archive; .npz files, which are zip files, are none."""
+    """Returns whether a file is a zip or tar archive. It is False for .npz files."""
     if not path.is_file():
         return False
     start = start_of(path, _TAR_BLOCK)
@@ -109,7 +109,7 @@ def unpacked(archive: Path, folder: Path | None, tell: Tell) -> Iterator[Unpacke
 
 
 def _is_plain_zip(path: Path) -> bool:
-    """Whether a zip file holds anything but arrays at its top, as .npz files do."""
+    """Whether a zip file holds anything but arrays at its top level, so that it is not .npz."""
     try:
         with open_zip(path, MAX_LISTED_BYTES) as file:
             names = [name for name in file.namelist() if not name.endswith("/")]
@@ -172,7 +172,7 @@ def _unpack_tar(plain: Any, writer: _Writer) -> None:
 
 
 class _Bounded:
-    """An unpacked stream that ends in an error once it is longer than it may be."""
+    """An unpacked stream that raises an error when it exceeds its limit."""
 
     def __init__(self, plain: Any, writer: _Writer) -> None:
         self._plain = plain
@@ -216,7 +216,7 @@ class _Writer:
             )
 
     def take(self, name: str, content: IO[bytes], num_bytes: int) -> None:
-        """Unpacks one file, of which the archive claims so many bytes."""
+        """Unpacks one file, whose size in the archive's directory is `num_bytes`."""
         parts = self._parts(name)
         if any(is_junk(part) for part in parts):
             self.num_left_out += 1
@@ -271,7 +271,7 @@ class _Writer:
 
 
 def _inner(place: Path) -> Path:
-    """The one file in a folder, or else the folder."""
+    """Returns the only file in a folder, or else the folder."""
     inside = list(place.iterdir())
     return inside[0] if len(inside) == 1 and inside[0].is_file() else place
 

@@ -1,4 +1,4 @@
-"""Unpacks LZMA with bounded memory: the standard library's LZMAFile takes what a file asks for."""
+"""Unpacks LZMA with bounded memory; the standard library's LZMAFile has no limit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class XzReader:
     """The bytes in an .xz or .lzma file, from front to back."""
 
     def __init__(self, source: Path | BinaryIO) -> None:
-        """Takes the file, or what is open: that stays open afterwards. Raises OSError."""
+        """Takes a path, or an open file, which stays open afterwards. Raises OSError."""
         self._resources = contextlib.ExitStack()
         self._file: BinaryIO
         if isinstance(source, Path):
