@@ -94,21 +94,21 @@ def _find_files(sources: Sequence[Path]) -> tuple[dict[str, list[Path]], list[st
     """The files of each split, train first, and the names of the classes."""
     paths = [path for path in files_of(sources) if path in sources or _is_of_cifar(path)]
     names: list[str] = []
-    found: dict[str, list[Path]] = {"train": [], "test": []}
+    splits: dict[str, list[Path]] = {"train": [], "test": []}
     places = [path for path in paths if "meta" not in path.name.lower()]
     beside = paths if len(places) < len(paths) else files_of([paths[0].parent] if paths else [])
     for path in beside:
         if "meta" in path.name.lower() and _is_pickle(path):
             names = _label_names(_dictionary(path), path)
     for path in sorted(places, key=lambda each: _natural(each.name)):
-        found["test" if "test" in path.name.lower() else "train"].append(path)
+        splits["test" if "test" in path.name.lower() else "train"].append(path)
     if not places:
         raise DataError(
             f"{sources[0]}: holds no file of CIFAR's images; give data_batch_1 or train"
         )
-    if not found["train"]:
-        found["train"] = found.pop("test")
-    return {split: paths for split, paths in found.items() if paths}, names
+    if not splits["train"]:
+        splits["train"] = splits.pop("test")
+    return {split: paths for split, paths in splits.items() if paths}, names
 
 
 def _dictionary(path: Path) -> Mapping[str, Any]:
@@ -124,14 +124,14 @@ def _dictionary(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _contents(found: Mapping[str, Any], path: Path) -> tuple[NDArray[np.uint8], Any]:
+def _contents(content: Mapping[str, Any], path: Path) -> tuple[NDArray[np.uint8], Any]:
     """Images [n, 32, 32, 3] and labels of a file."""
-    data = found.get("data")
-    labels = next((found[name] for name in _LABELS if name in found), None)
+    data = content.get("data")
+    labels = next((content[name] for name in _LABELS if name in content), None)
     if not isinstance(data, np.ndarray) or labels is None:
+        keys = ", ".join(map(str, list(content)[:10])) or "nothing"
         raise DataError(
-            f"{path}: is a Python pickle with {', '.join(map(str, list(found)[:10])) or 'nothing'}"
-            f", not CIFAR's data and labels; {_CONVERSION}"
+            f"{path}: is a Python pickle with {keys}, not CIFAR's data and labels; {_CONVERSION}"
         )
     if data.dtype != np.uint8 or data.shape[1:] != (3072,):
         raise DataError(
@@ -145,8 +145,8 @@ def _contents(found: Mapping[str, Any], path: Path) -> tuple[NDArray[np.uint8], 
     return shaped(data, _SHAPE, CHANNELS_FIRST), labels
 
 
-def _label_names(found: Mapping[str, Any], path: Path) -> list[str]:
-    names: Sequence[Any] = next((found[name] for name in _NAMES if name in found), ())
+def _label_names(content: Mapping[str, Any], path: Path) -> list[str]:
+    names: Sequence[Any] = next((content[name] for name in _NAMES if name in content), ())
     texts = [each.decode(errors="replace") if isinstance(each, bytes) else each for each in names]
     if not all(isinstance(each, str) for each in texts):
         raise DataError(f"{path}: its label names are no texts; fetch it again, or leave it out")

@@ -136,28 +136,28 @@ def read(
     if len(units) == 1:
         return _read_alone(units[0], title, left_out, options, folder, tell)
     placed, why = _place(units, title, options.splits)
-    found = _read_all(placed, title, options, folder, tell)
-    if len(found.ranges) > 1:
-        widest = _widest(found.ranges, title)
+    contents = _read_all(placed, title, options, folder, tell)
+    if len(contents.ranges) > 1:
+        widest = _widest(contents.ranges, title)
         options = replace(options, pixel_range=widest.replace(" to ", "-"))
-        found = _read_all(placed, title, options, folder, tell)
-    owners = [set(table.owner_ids) for table in found.tables.values()]
+        contents = _read_all(placed, title, options, folder, tell)
+    owners = [set(table.owner_ids) for table in contents.tables.values()]
     has_owners = any(owners)
-    convention, why_polarity = shared.polarity_of(found.tables)
+    convention, why_polarity = shared.polarity_of(contents.tables)
     formats = sorted({each.unit.reader for each in placed})
-    by_file = has_owners and not found.have_owners
+    by_file = has_owners and not contents.have_owners
     return shared.imported(
-        found.tables,
+        contents.tables,
         options,
         source=title,
         pixel_convention=convention,
-        class_names=found.labels.names(),
+        class_names=contents.labels.names(),
         same_people=len(owners) == 1 or not owners[0].isdisjoint(*owners[1:]),
-        notes=(*left_out, *found.notes),
-        pixel_range=next(iter(found.ranges)),
+        notes=(*left_out, *contents.notes),
+        pixel_range=next(iter(contents.ranges)),
         evidence={
             **why,
-            "owners": why["owners"] if by_file else found.why_owners,
+            "owners": why["owners"] if by_file else contents.why_owners,
             "range": "the largest pixel of all files",
             "polarity": why_polarity,
             "classes": f"the labels of {len(units):,} files ({', '.join(formats)}) together",

@@ -42,7 +42,7 @@ from fedcli.settings.vocabulary import SPLITS
 _GZIP = b"\x1f\x8b"
 _LOOKED_AT = 1 << 20  # bytes read to recognise a file
 _BLOCK_ROWS = 512
-_SAMPLED_ROWS = 8  # that say what columns are
+_SAMPLED_ROWS = 8  # rows from which the roles of the columns follow
 _SHOWN = 5  # columns in a message
 MAX_EMPTY_LINES = 1_000_000  # one after another
 _LINES_BETWEEN_CHECKS = 1 << 14
@@ -126,7 +126,7 @@ def read(
     path = one_file(sources, "CSV file")
     rows = _Rows(path, options)
     with ExitStack() as stack:
-        spool = PixelSpool(folder)  # as the file has them
+        spool = PixelSpool(folder)  # pixels in the range of the file
         stack.callback(spool.close)
         with _readable(path) as file:
             for block in rows.blocks(file, lambda: tell(spool.num_images, None)):
@@ -216,7 +216,7 @@ class _Rows:
         self._source = str(path)
         self._options = options
         self._known: dict[str, str] = {}  # so that an id is kept once
-        self._order = ""  # of the values of a row
+        self._order = ""  # the order of the values of a row
 
     @property
     def codes(self) -> NDArray[np.int64]:
@@ -243,7 +243,7 @@ class _Rows:
         return order_notes(table.pixels, self._order, self._source) if self._order else []
 
     def blocks(self, file: IO[str], check_stop: Callable[[], None]) -> Iterator[NDArray[Any]]:
-        """Yields pixels as they are written, uint8 where they can be, else float32, shaped.
+        """Yields images with unscaled pixels, uint8 if possible, else float32.
 
         Args:
             file: The text.
@@ -413,7 +413,7 @@ def _readable(path: Path) -> Iterator[IO[str]]:
 
 
 def _fault_of_pixel(text: str) -> str | None:
-    """What is wrong with a field that is to be a pixel, after its text; None: nothing."""
+    """Returns the fault of a pixel field, to follow its text in a message, or None."""
     if not (is_number(text) and any(char.isdigit() for char in text)):  # "nan" and "inf" are words
         return (
             "is no pixel; give a number in each row, or take the column out of the file if it "
@@ -425,7 +425,7 @@ def _fault_of_pixel(text: str) -> str | None:
 
 
 def _block(lines: Iterator[tuple[int, str]], size: int) -> list[tuple[int, str]]:
-    """The next `size` lines, fewer where they are long."""
+    """Returns the next `size` lines, or fewer if they are long."""
     block, num_characters = [], 0
     for line in islice(lines, size):
         block.append(line)

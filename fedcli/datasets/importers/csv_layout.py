@@ -26,7 +26,7 @@ _ASIDE = re.compile(
     rf"{'|'.join(SPLIT_COLUMNS)})?",
     re.IGNORECASE,
 )
-_LEAST_ALIKE = 0.9  # of the pixels' names, but for their numbers
+_LEAST_ALIKE = 0.9  # share of the pixels' names that are equal except for their numbers
 LEAST_COLUMNS = 16  # fewer say nothing
 _LEAST_PACKED = 4  # numbers in one field
 _DELIMITERS = ",;\t"
@@ -108,7 +108,9 @@ def read_layout(header: str, rows: Sequence[str], options: ImportOptions, where:
     places = [i for i in range(len(columns)) if i not in (label, owner, split)]
     packed = _packed_column(places, fields)
     pixels = [packed] if packed is not None else _pixel_columns(columns, places)
-    no_pixels = sorted(set(places).difference(pixels))  # of columns there may be a million
+    no_pixels = sorted(
+        set(places).difference(pixels)
+    )  # a set, because there may be a million columns
     aside = [columns[i] or "(without a name)" for i in no_pixels]
     notes: tuple[str, ...] = ()
     if aside:

@@ -418,7 +418,7 @@ def _inner_splits(pictures: list[Picture], level: int, root: Path) -> dict[str, 
 
 
 def _take_given_splits(meaning: Meaning, root: Path, splits: Mapping[str, str]) -> None:
-    """Takes the folders that --splits names, at the first level where one stands."""
+    """Selects the folders that --splits names, at the first level that has one of them."""
     pictures = meaning.splits["train"]
     found = {name: split for split, name in splits.items()}
     for level in range(3):

@@ -262,7 +262,7 @@ def _checked(files: _Set) -> _Set:
 
 
 def _survey(images: Sequence[IdxFile], pixel_range: str | None, tell: Tell) -> Coding:
-    """How the images of all splits are kept."""
+    """How the images of all splits are stored."""
     survey = Survey(pixel_range)
     for each in images:
         with open_values(each) as values:

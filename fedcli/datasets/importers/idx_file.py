@@ -50,12 +50,12 @@ class IdxFile:
 
     @property
     def num_header_bytes(self) -> int:
-        """Of the header."""
+        """The number of bytes of the header."""
         return 4 + 4 * len(self.shape)
 
     @property
     def num_bytes(self) -> int:
-        """Of the values."""
+        """The number of bytes of the values."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 

@@ -63,7 +63,7 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class Found:
+class LabelledSplits:
     """All pictures of a source.
 
     Attributes:
@@ -118,12 +118,12 @@ def read(
     """
     load_pillow("reading images")
     _check_options(sources, options)
-    found = find_pictures(sources[0], options)
-    return read_pictures(found, sources[0], options, folder, tell)
+    labelled = find_pictures(sources[0], options)
+    return read_pictures(labelled, sources[0], options, folder, tell)
 
 
 def read_pictures(
-    found: Found, source: Path, options: ImportOptions, folder: Path | None, tell: Tell
+    labelled: LabelledSplits, source: Path, options: ImportOptions, folder: Path | None, tell: Tell
 ) -> Imported:
     """Returns the pixels of pictures whose labels are known.
 
@@ -132,7 +132,7 @@ def read_pictures(
     animation the first frame is read.
 
     Args:
-        found: The pictures.
+        labelled: The pictures.
         source: The folder or file that they are the pictures of.
         options: As `read`.
         folder: As `read`.
@@ -144,17 +144,17 @@ def read_pictures(
         OSError: As `read`.
     """
     pillow = load_pillow("reading images")
-    names = {file.class_name for files in found.splits.values() for file in files}
+    names = {file.class_name for files in labelled.splits.values() for file in files}
     class_names = sorted(names, key=name_key)
     labels = {name: label for label, name in enumerate(class_names)}
-    total = sum(map(len, found.splits.values()))
+    total = sum(map(len, labelled.splits.values()))
     decoder = Decoder(pillow, options.color, is_fitted=options.fit is not None)
     tables = {}
     done = 0
     with ExitStack() as stack, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Pillow's, on files that it reads nevertheless
-        for split, files in found.splits.items():
-            title = str(source if len(found.splits) == 1 else source / split)
+        warnings.simplefilter("ignore")  # Pillow's warnings about files that it can read
+        for split, files in labelled.splits.items():
+            title = str(source if len(labelled.splits) == 1 else source / split)
             writer = stack.enter_context(TableWriter(title, folder, fit=options.fit))
             for block, pixels in decoder.blocks(files):
                 owners = [file.client_id for file in block if file.client_id is not None]
@@ -170,7 +170,7 @@ def read_pictures(
                 tell(done, total)
             tables[split] = writer.table()
     convention, why = shared.polarity_of(tables)
-    notes = list(found.notes)
+    notes = list(labelled.notes)
     if decoder.num_transparent:
         notes.append(f"{decoder.num_transparent:,} pictures are transparent: they lie on white")
     is_deep = any(table.pixels.dtype != np.uint8 for table in tables.values())
@@ -187,9 +187,9 @@ def read_pictures(
             "range": "the files have 16 bits a pixel" if is_deep else "the files have 8 bits",
             "channels": "as --color says" if options.color else "as the first file has",
             "shape": "as --size says" if options.fit else "as all files have",
-            **found.evidence,
+            **labelled.evidence,
         },
-        overrides={"splits": "--splits", "channels": "--color", **found.overrides},
+        overrides={"splits": "--splits", "channels": "--color", **labelled.overrides},
     )
 
 
@@ -212,7 +212,7 @@ def _check_options(sources: Sequence[Path], options: ImportOptions) -> None:
 # ---- Files and their labels ----------------------------------------------------------------------
 
 
-def find_pictures(source: Path, options: ImportOptions) -> Found:
+def find_pictures(source: Path, options: ImportOptions) -> LabelledSplits:
     """Returns the pictures of a folder or table with their labels.
 
     Args:
@@ -254,7 +254,9 @@ def find_pictures(source: Path, options: ImportOptions) -> Found:
     return _by_places(meaning, listed, root, options)
 
 
-def _by_places(meaning: Meaning, listed: _Listed, root: Path, options: ImportOptions) -> Found:
+def _by_places(
+    meaning: Meaning, listed: _Listed, root: Path, options: ImportOptions
+) -> LabelledSplits:
     """Returns pictures labelled by their folders; a held-out split without them, by tables."""
     tables = listed.tables
     meaning, flat, notes = _without_unlabelled(meaning, tables, root, options.folders)
@@ -263,22 +265,22 @@ def _by_places(meaning: Meaning, listed: _Listed, root: Path, options: ImportOpt
     notes += _notes_of_empty(root, listed.pictures, options)
     if listed.others:
         notes += (_about_others(listed.others, root),)
-    found = _by_folders(meaning, root, options.folders)
+    labelled = _by_folders(meaning, root, options.folders)
     if flat:
-        known = {each.class_name for files in found.splits.values() for each in files}
+        known = {each.class_name for files in labelled.splits.values() for each in files}
         by_table = _by_tables(
             replace(meaning, splits=flat, notes=[]), tables, root, options, sorted(known)
         )
-        found = _join(found, by_table)
+        labelled = _join(labelled, by_table)
     if tables and options.folders is None:
-        paths = [each.path for files in found.splits.values() for each in files]
+        paths = [each.path for files in labelled.splits.values() for each in files]
         rows = picture_tables.match_pictures(tables, paths, root, None, meaning.folders)
-        _check_tables_agree(found, rows, root)
-        if options.splits is None and len(found.splits) == 1:
-            found = _dealt_by_lists(found, rows)
+        _check_tables_agree(labelled, rows, root)
+        if options.splits is None and len(labelled.splits) == 1:
+            labelled = _dealt_by_lists(labelled, rows)
     if options.folders is None:
         folder_meaning.refuse_parts(meaning, root)
-    return replace(found, notes=(*notes, *found.notes))
+    return replace(labelled, notes=(*notes, *labelled.notes))
 
 
 def _about_others(others: Sequence[Path], root: Path) -> str:
@@ -417,7 +419,7 @@ def _notes_of_empty(
     )
 
 
-def _by_folders(meaning: Meaning, root: Path, folders: str | None) -> Found:
+def _by_folders(meaning: Meaning, root: Path, folders: str | None) -> LabelledSplits:
     """The pictures labelled by the folders they lie in."""
     depth = folder_meaning.check_depths(meaning, root, folders)
     splits = {
@@ -434,7 +436,7 @@ def _by_folders(meaning: Meaning, root: Path, folders: str | None) -> Found:
     elif folders == "name":
         of_class, owners = "file names up to the number at their end", "no folder is a client's"
     evidence = {"classes": of_class, "owners": owners, **meaning.evidence}
-    return Found(splits, evidence, {"owners": "--folders", "classes": "--folders"})
+    return LabelledSplits(splits, evidence, {"owners": "--folders", "classes": "--folders"})
 
 
 def _describe(picture: Picture, folders: str | None) -> Labelled:
@@ -463,22 +465,22 @@ def _describe(picture: Picture, folders: str | None) -> Labelled:
     return Labelled(path, class_name, shared.check_id(dirs[0], str(path.parent)))
 
 
-def _dealt_by_lists(found: Found, rows: picture_tables.Rows) -> Found:
+def _dealt_by_lists(labelled: LabelledSplits, rows: picture_tables.Rows) -> LabelledSplits:
     """Divides pictures labelled by folders into splits, by tables with names of splits."""
-    (pictures,) = found.splits.values()
+    (pictures,) = labelled.splits.values()
     of_list = picture_tables.splits_by_lists(rows, len(pictures))
     if not of_list:
-        return found
+        return labelled
     splits = {
         split: [each for each in pictures if of_list.get(each.path) == split] for split in SPLITS
     }
     num_without = sum(each.path not in of_list for each in pictures)
     notes = [_on_no_list(num_without)] if num_without else []
     return replace(
-        found,
+        labelled,
         splits={split: files for split, files in splits.items() if files},
-        evidence={**found.evidence, "splits": _why_lists(rows)},
-        notes=(*found.notes, *notes),
+        evidence={**labelled.evidence, "splits": _why_lists(rows)},
+        notes=(*labelled.notes, *notes),
     )
 
 
@@ -502,7 +504,7 @@ def _by_tables(
     root: Path,
     options: ImportOptions,
     known: Sequence[str] = (),
-) -> Found:
+) -> LabelledSplits:
     """The pictures of some splits labelled by tables; `known` are classes that folders show."""
     splits = meaning.splits
     pictures = [each for inside in splits.values() for each in inside]
@@ -544,7 +546,7 @@ def _by_tables(
                 continue
             of_row = of_list.get(each.path, of_row)
             dealt[of_row].append(_from_row(each.path, fields, label, owner, known))
-    found = {split: files for split, files in dealt.items() if files}
+    labelled = {split: files for split, files in dealt.items() if files}
     evidence = {
         "classes": why,
         "owners": f"column {owner} of {where}" if owner else f"no column of owners in {where}",
@@ -553,13 +555,13 @@ def _by_tables(
         evidence["splits"] = f"column {split_column} of {where}"
     elif of_list:
         evidence["splits"] = _why_lists(rows)
-    elif len(found) > 1:
+    elif len(labelled) > 1:
         evidence["splits"] = meaning.evidence.get("splits", "by the names of folders")
     unused = [name for name in rows.columns if name not in (label, owner, split_column)]
-    if label not in rows.columns:  # of one-hot columns
+    if label not in rows.columns:  # the name was made from one-hot columns
         unused = []
-    return Found(
-        found,
+    return LabelledSplits(
+        labelled,
         evidence,
         {"classes": "--label-column", "owners": "--id-column"},
         (
@@ -570,14 +572,14 @@ def _by_tables(
     )
 
 
-def _check_tables_agree(found: Found, rows: picture_tables.Rows, root: Path) -> None:
+def _check_tables_agree(labelled: LabelledSplits, rows: picture_tables.Rows, root: Path) -> None:
     """Refuses folders that name other classes than a table's column of labels does.
 
     Raises:
         DataError: A table names at least half of the pictures, and pictures of one folder have
             several labels in it, or one label is in several folders.
     """
-    pictures = [each for files in found.splits.values() for each in files]
+    pictures = [each for files in labelled.splits.values() for each in files]
     paths = [each.path for each in pictures]
     where = ", ".join(each.path.name for each in rows.tables)
     label = picture_tables.find_column(
@@ -632,16 +634,16 @@ def _table_notes(
     return tuple(notes)
 
 
-def _join(found: Found, others: Found) -> Found:
+def _join(labelled: LabelledSplits, others: LabelledSplits) -> LabelledSplits:
     """Joins splits labelled by folders with splits labelled by tables."""
-    names = [split for split in SPLITS if split in found.splits or split in others.splits]
-    splits = {split: found.splits.get(split) or others.splits[split] for split in names}
+    names = [split for split in SPLITS if split in labelled.splits or split in others.splits]
+    splits = {split: labelled.splits.get(split) or others.splits[split] for split in names}
     classes = (
-        f"{found.evidence['classes']}; {', '.join(others.splits)}: {others.evidence['classes']}"
+        f"{labelled.evidence['classes']}; {', '.join(others.splits)}: {others.evidence['classes']}"
     )
-    return Found(
+    return LabelledSplits(
         splits,
-        {**found.evidence, "classes": classes},
-        found.overrides,
-        (*found.notes, *others.notes),
+        {**labelled.evidence, "classes": classes},
+        labelled.overrides,
+        (*labelled.notes, *others.notes),
     )

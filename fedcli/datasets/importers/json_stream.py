@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TextIO
 
 _BLOCK_CHARACTERS = 1 << 18
-_MAX_LIST_CHARACTERS = 32 << 20  # of a list of numbers
+_MAX_LIST_CHARACTERS = 32 << 20  # of one list of numbers
 _MAX_STRING_CHARACTERS = 1 << 16
-_MAX_DEPTH = 64  # of what is skipped
+_MAX_DEPTH = 64  # nested values in a skipped value
 
 _NO_SPACE = re.compile(r"[^ \t\r\n]")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)

@@ -59,7 +59,7 @@ def read(
 ) -> Imported:
     """Returns a folder's shards, those of its train/ and test/ as splits.
 
-    Pixels become grey levels where all of a user's lie within 0.05 of one, else stay float32.
+    A user's pixels become grey levels if all are within 0.05 of a level, else stay float32.
 
     Args:
         sources: One folder, or shards of one split.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fedcli.datasets.importers import images, shared
-from fedcli.datasets.importers.images import Found, Labelled
+from fedcli.datasets.importers.images import Labelled, LabelledSplits
 from fedcli.datasets.importers.json_stream import JsonStream
 from fedcli.datasets.importers.recognising import Imported, ImportOptions
 from fedcli.datasets.labels import LabelReader, whole_numbers
@@ -48,7 +48,7 @@ def read(
         DataError: A shard is damaged, or a picture is not there or cannot be used.
         OSError: A file cannot be read, or the disk is full.
     """
-    found = {
+    pictures = {
         split: [each for shard in shards for each in _read_shard(shard)]
         for split, shards in splits.items()
     }
@@ -58,12 +58,14 @@ def read(
         "classes": "the labels y of the shards",
     }
     overrides = {"splits": "", "owners": "", "classes": ""}
-    return images.read_pictures(Found(found, evidence, overrides), source, options, folder, tell)
+    return images.read_pictures(
+        LabelledSplits(pictures, evidence, overrides), source, options, folder, tell
+    )
 
 
 def _read_shard(path: Path) -> list[Labelled]:
     """The pictures of one shard."""
-    found: list[Labelled] = []
+    pictures: list[Labelled] = []
     places: list[Path] = []
     try:
         with io.TextIOWrapper(open_regular(path), "utf-8-sig") as file:
@@ -78,11 +80,11 @@ def _read_shard(path: Path) -> list[Labelled]:
                     names, labels = _read_user(stream, where)
                     for name, label in zip(names, labels, strict=True):
                         picture = _find(path, name, places, where)
-                        found.append(Labelled(picture, str(label), user))
+                        pictures.append(Labelled(picture, str(label), user))
             stream.end()
     except ValueError as err:
         raise DataError(f"{path}: damaged JSON: {err}; fetch or make the file again") from err
-    return found
+    return pictures
 
 
 def _read_user(stream: JsonStream, where: str) -> tuple[list[str], list[Any]]:

@@ -37,7 +37,7 @@ from fedcli.settings.vocabulary import SPLITS
 
 SIGNATURES = (b"MATLAB 5.0", b"MATLAB 7.3")
 MAX_ARRAY_BYTES = 4 << 30  # of an array as read: SVHN's extra set has 1.6 GB
-_MAX_DEPTH = 2  # of structures in structures
+_MAX_DEPTH = 2  # levels of nested structures
 _MAX_NAMES = 64  # in one that are looked at
 _WANTED = {*IMAGES, *LABELS, "writers"}
 _LOOKED_AT = 1000  # files of a folder
@@ -216,28 +216,28 @@ def _split(paths: Sequence[Path], options: ImportOptions) -> dict[str, Path]:
             raise ConfigError(
                 f"--splits: there is no file {missing!r} among {sorted(by_name)[:10]}"
             )
-        found = {split: by_name[name] for split, name in options.splits.items()}
+        files = {split: by_name[name] for split, name in options.splits.items()}
     elif len(paths) == 1:
-        found = {"train": paths[0]}
+        files = {"train": paths[0]}
     else:
         named = split_names.assign([path.stem for path in paths], str(paths[0].parent))
-        found = {named[path.stem]: path for path in paths if path.stem in named}
-    if "train" not in found:
+        files = {named[path.stem]: path for path in paths if path.stem in named}
+    if "train" not in files:
         raise DataError(
             f"{paths[0].parent}: {', '.join(path.name for path in paths[:10])}: none is called "
             "train; say which is with --splits train=NAME,test=NAME"
         )
-    return {split: found[split] for split in SPLITS if split in found}
+    return {split: files[split] for split in SPLITS if split in files}
 
 
 def _set_of(
-    found: Mapping[str, NDArray[Any]], path: Path, options: ImportOptions, group: str
+    all_arrays: Mapping[str, NDArray[Any]], path: Path, options: ImportOptions, group: str
 ) -> _Set:
     """Images, labels and writers among some arrays."""
     place = f"{path}: {group}" if group else str(path)
     arrays = {
         name: each
-        for name, each in found.items()
+        for name, each in all_arrays.items()
         if each.dtype.kind in "biuf" and ("/" not in name or not group)
     }
     images = _find(arrays, IMAGES, None, path)

@@ -58,7 +58,7 @@ _SPLIT_WORDS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), VALIDATION),
 }
 _JOINED = re.compile(f"^({'|'.join(_SPLIT_WORDS)})|({'|'.join(_SPLIT_WORDS)})$")
-_POSITIONAL = {"arr_0": "x", "arr_1": "y"}  # as numpy.savez(file, images, labels) calls them
+_POSITIONAL = {"arr_0": "x", "arr_1": "y"}  # names given by numpy.savez(file, images, labels)
 
 _MAX_ID_ITEMSIZE = 4 * MAX_ID_BYTES  # NumPy keeps four bytes a character
 
@@ -334,7 +334,7 @@ def _image_shape(images: Array, options: ImportOptions) -> tuple[tuple[int, ...]
 
 
 def _survey(archive: Members, sets: dict[str, _Set], pixel_range: str | None, tell: Tell) -> Coding:
-    """How the images of all splits are kept."""
+    """How the images of all splits are stored."""
     images = [each.images for each in sets.values()]
     survey = Survey(pixel_range)
     for each in images:

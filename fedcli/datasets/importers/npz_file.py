@@ -110,7 +110,7 @@ def read_header(
 ) -> Array:
     """Returns one array's header, checked against the archive's directory.
 
-    An array of objects, where it may be one, is as long as its pickle: nobody knows before.
+    The length of an array of objects, if one is allowed, is that of its pickle and is not checked.
 
     Raises:
         DataError: It is damaged or encrypted, holds objects, or declares what cannot be.

@@ -58,7 +58,7 @@ class _Columns:
 
 @dataclass(frozen=True)
 class _Picture:
-    """An encoded picture: `path` says where it stands."""
+    """An encoded picture; `path` is its position in messages."""
 
     path: Path
     content: bytes

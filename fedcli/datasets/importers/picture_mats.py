@@ -19,13 +19,13 @@ from fedcli.datasets.importers import matlab, split_names
 from fedcli.datasets.importers.picture_tables import Table
 from fedcli.datasets.importers.source_files import start_of
 
-_MOST_FILES = 16  # more are a note on each picture
+_MOST_FILES = 16  # more files are annotations of single pictures
 _FILES, _SPLITS = "file", "split"  # columns
 _IDS = re.compile(r"(?:[-_ ]?(?:ids?|idxs?|ind(?:ex|ices)?))$", re.IGNORECASE)
 
 
 def files_among(paths: Sequence[Path]) -> list[Path]:
-    """Returns the MATLAB files among some, none where there are many."""
+    """Returns the MATLAB files among some, or none if there are many."""
     found = [path for path in paths if path.suffix.lower() == ".mat"]
     if len(found) > _MOST_FILES:
         return []

@@ -52,7 +52,7 @@ _SHEET = re.compile(
     r"(?:sample|example|gender)?[-_ ]*submi(?:ssion|t)s?(?:[-_ ]?\d+)?", re.IGNORECASE
 )
 _COMMENT = re.compile(r"#(?![,;\t|])")
-_LEAST_SHARE = 0.5  # of the rows must name pictures
+_LEAST_SHARE = 0.5  # share of the rows that must name pictures
 _SHOWN = 8  # columns in a message
 _WHOLE = re.compile(r"[+-]?0*([0-9]{1,18})(?:\.0*)?")
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?")
@@ -66,7 +66,7 @@ class Table:
 
     Attributes:
         path: The file.
-        columns: Their names; numbers from "1" on where there is no header.
+        columns: Their names; without a header, numbers from "1" on.
         rows: Fields of each row with its line number.
         has_header: Whether the names stand in the file.
     """
@@ -178,7 +178,7 @@ def read_table(path: Path) -> Table:
     header = rows.pop(0)[1] if has_header else []
     width = len(rows[0][1])
     if has_header and len(header) == width - 1:
-        header = ["file", *header]  # whose name is left out where it is only spaces
+        header = ["file", *header]  # with spaces as delimiters, this name is missing
     for number, row in rows:
         if len(row) != width:
             raise DataError(
@@ -508,7 +508,7 @@ class _Finder:
                 self._by_name.setdefault(key, []).append(path)
         self._root = root
         self._folders = folders
-        self._kinds: dict[str, str | None] = {}  # of names of folders and tables
+        self._kinds: dict[str, str | None] = {}  # the split in each name of a folder or table
 
     def find(self, text: str, table: Path) -> Path | None:
         """The picture, or None. A name that several pictures have names none.

@@ -31,7 +31,7 @@ Fit = Callable[[Pixels], Pixels]  # images [k, H, W] or [k, H, W, C] to the size
 
 CLIENTS = "clients"  # the format of several files of a format in which a source is one file
 _ONE_FILE = ("csv", "npz")
-_MOST_FILES = 1000  # of a folder that are looked at
+_MOST_FILES = 1000  # files of a folder that are examined at most
 _HDF5 = b"\x89HDF\r\n"
 _PICKLE_PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
 _TORCH_HEAD = 256  # bytes in which the first name of a zip file of PyTorch stands

@@ -35,7 +35,7 @@ _MOST_SHARES = 0.95
 # Of standardised pixels: (x - mean) / deviation, whatever they were before.
 _LARGEST_MEAN = 2.0
 _DEVIATIONS = (0.05, 5.0)
-_LEAST_BELOW_0 = 0.02  # of the pixels; fewer are faults
+_LEAST_BELOW_0 = 0.02  # share of the pixels; if fewer are below 0, they are faults
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,11 @@ class Survey:
         self._most = -math.inf
         self._are_shares = True  # every one a whole number / 255
         self._are_whole = True
-        self._are_bytes = True  # of type uint8
+        self._are_bytes = True  # whether all blocks are uint8
         self._sum = self._sum_of_squares = 0.0
         self._num_pixels = 0
         self._num_not_0 = self._num_below_0 = 0
-        self._num_within = dict.fromkeys(_TOPS, 0)  # of these, up to each top
+        self._num_within = dict.fromkeys(_TOPS, 0)  # number of pixels up to each top
         self._place_of_most = ""
         self._place_of_least = ""
         self._parts: dict[str, _Part] = {}

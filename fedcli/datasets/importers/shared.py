@@ -18,7 +18,7 @@ from fedcli.datasets.table import ExampleTable
 from fedcli.errors import DataError
 from fedcli.progress import Tell
 
-BLOCK_BYTES = 8 << 20  # of pixels read at a time
+BLOCK_BYTES = 8 << 20  # bytes of pixels read at a time
 _BLOCK_IMAGES = 1 << 16  # at most, however small they are
 
 NUM_DIGITS = 10

@@ -10,7 +10,7 @@ from fedcli.errors import DataError
 from fedcli.files import open_regular
 
 UNPACKED = ".fedcli-unpacked-"  # prefix of the names of folders of unpacked files
-_MANY_FILES = 256  # more than a set of packed files has
+_MANY_FILES = 256  # more files than a set of packed files has
 
 
 def files_of(sources: Sequence[Path]) -> list[Path]:
@@ -54,6 +54,6 @@ def one_file(sources: Sequence[Path], what: str) -> Path:
 
 
 def start_of(path: Path, num_bytes: int) -> bytes:
-    """Returns the first bytes of a file, fewer where it is shorter."""
+    """Returns the first bytes of a file, or fewer if it is shorter."""
     with open_regular(path) as file:
         return file.read(num_bytes)

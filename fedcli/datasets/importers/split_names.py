@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from fedcli.errors import DataError
 from fedcli.settings.vocabulary import VALIDATION
 
-EITHER = "test or validation"  # what "eval" may be: the one that no other name claims
+EITHER = "test or validation"  # "eval" is the one of these that no other name means
 _STEMS = {
     **dict.fromkeys(("train", "training", "trn", "trainval"), "train"),
     **dict.fromkeys(("test", "testing", "tst"), "test"),
@@ -21,7 +21,7 @@ _STEMS = {
     ),
     **dict.fromkeys(("eval", "evaluation", "evaluate", "holdout", "heldout"), EITHER),
 }
-# FER2013 and other competitions call the two halves of what is held out so.
+# FER2013 and other competitions use these names for the two held-out halves.
 USAGES = {"publictest": VALIDATION, "privatetest": "test"}
 # What may stand behind such a word without a capital or another character between.
 _ENDINGS = r"(?:sets?|data|datasets?|images?|imgs?|pictures?|pics?|photos?|split|folder|labels?)?"
@@ -75,7 +75,7 @@ def assign(names: Iterable[str], where: str) -> dict[str, str]:
 
 
 def _halves(names: Iterable[str]) -> dict[str, str]:
-    """What the two halves of what is held out are, where a competition calls them so."""
+    """Returns the splits of the two held-out halves if their names are those of competitions."""
     of_name = {name: USAGES.get(re.sub(r"[^a-z]", "", name.lower())) for name in names}
     found = {name: split for name, split in of_name.items() if split is not None}
     return found if len(found) == len(USAGES) else {}

@@ -96,7 +96,7 @@ def _find(sources: Sequence[Path]) -> dict[str, tuple[Path, Path]]:
 
 
 def _labels_of(path: Path) -> Path | None:
-    """The labels beside a file of images; None where it is no such file or has none."""
+    """Returns the labels beside a file of images, or None if there are none."""
     if not path.stem.endswith(_IMAGES) or path.suffix.lower() != ".bin":
         return None
     labels = path.with_name(path.stem.removesuffix(_IMAGES) + _LABELS + path.suffix)

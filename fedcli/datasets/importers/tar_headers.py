@@ -5,7 +5,9 @@ from __future__ import annotations
 import tarfile
 from typing import Any
 
-_MAX_HEADER_BYTES = 1 << 20  # of a long name and the like, which tarfile reads into memory
+_MAX_HEADER_BYTES = (
+    1 << 20
+)  # bytes of a long name or similar header, which tarfile reads into memory
 _NO_DATA = (
     *(tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE),
     *(tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE),

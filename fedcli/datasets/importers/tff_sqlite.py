@@ -45,9 +45,9 @@ MAX_BLOB_BYTES = 64 << 20
 _MAX_GROUP = 4096  # examples of one client taken at a time
 _MAX_GROUP_BYTES = 64 << 20
 _OPERATIONS = 100_000  # instructions of SQLite between two checks for a stop: milliseconds
-_MAX_RATIO = 1000  # of sizes; EMNIST's is 28, an image of one colour comes to a few hundred
+_MAX_RATIO = 1000  # unpacked / packed size: 28 for EMNIST, a few hundred for images of one colour
 _BLOCK_BYTES = 1 << 20
-_SPARE_BYTES = 64 << 20  # of disk that are left alone
+_SPARE_BYTES = 64 << 20  # disk space that must stay free
 
 
 def recognises(path: Path) -> bool:

@@ -33,13 +33,13 @@ from fedcli.progress import Tell
 from fedcli.zips import open_zip
 
 MAX_GROWTH = 200  # times an archive's own size: text of blank images packs to a hundredth
-_FREE_BYTES = 64 << 20  # that every archive may unpack to, whatever its size
-_LEFT_BYTES = 256 << 20  # of the disk, that stay free
+_FREE_BYTES = 64 << 20  # every archive may unpack to this size, however small it is
+_LEFT_BYTES = 256 << 20  # disk space that must stay free
 MAX_FILES = 4_000_000
 _MAX_NAME = 4096  # characters
 _MAX_PARTS = 32  # folders above a file
 _BLOCK_BYTES = 1 << 20
-MAX_LISTED_BYTES = 64 << 20  # of a zip file's list of files: over half a million of them
+MAX_LISTED_BYTES = 64 << 20  # size of a zip file's directory: over half a million files
 _ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
 _TAR_MAGIC, _TAR_PLACE, _TAR_BLOCK = b"ustar", 257, 512
 _PACKERS: Mapping[bytes, Callable[..., Any]] = {

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from fedcli.files import open_regular
 
-MAX_DECODER_BYTES = 256 << 20  # of memory; the highest preset takes 65 MiB
+MAX_DECODER_BYTES = 256 << 20  # memory; the highest preset takes 65 MiB
 _BLOCK_BYTES = 1 << 20
 
 
