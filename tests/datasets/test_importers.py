@@ -168,7 +168,7 @@ def test_hdf5_is_told_apart(tmp_path: Path) -> None:
 def test_unknown_content(tmp_path: Path) -> None:
     path = tmp_path / "notes"
     path.write_bytes(b"\xff\xfe nothing known")
-    with pytest.raises(DataError, match="notes: of no format that fedcli reads; if it is one of"):
+    with pytest.raises(DataError, match="notes: in no format that fedcli reads; if it is one of"):
         recognising.read([path])
 
 
@@ -178,7 +178,7 @@ def test_unknown_content(tmp_path: Path) -> None:
         (b"", "is empty"),
         (b"label,p0,p1,p2,p3\n", "holds only one line, a header of CSV or one row; "),
         (b"Dear diary,\ntoday I\n", "is text, but no CSV of numbers below a header"),
-        (b"\0\1\2" * 20, "of no format that fedcli reads"),
+        (b"\0\1\2" * 20, "in no format that fedcli reads"),
     ],
 )
 def test_what_holds_nothing_is_called_so(tmp_path: Path, content: bytes, reason: str) -> None:

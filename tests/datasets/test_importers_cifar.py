@@ -127,11 +127,11 @@ def test_a_cut_file(tmp_path: Path) -> None:
     path = folder / "data_batch_3.bin"
     path.write_bytes(path.read_bytes()[:-1])
     message = message_of(folder)
-    assert f"{path}: 6145 bytes are no whole number of CIFAR-10's records of 3073" in message
+    assert f"{path}: 6145 bytes are not a whole number of CIFAR-10's records of 3073" in message
     # Alone it is still known by the labels of its first records.
     path.write_bytes(packed(images_of(70), range(0, 70) % np.array([10]))[:-5])
     assert cifar.recognises(path)
-    assert "no whole number" in message_of(path)
+    assert "not a whole number" in message_of(path)
 
 
 def test_labels_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -453,7 +453,7 @@ def test_pixels_that_cannot_be(tmp_path: Path, value: float) -> None:
 def test_a_folder_of_nothing(tmp_path: Path) -> None:
     (tmp_path / "readme.txt").write_text("no data")
     assert "holds no IDX files" in message_of(tmp_path)
-    with pytest.raises(DataError, match="of no format that fedcli reads"):
+    with pytest.raises(DataError, match="in no format that fedcli reads"):
         read(tmp_path)
 
 

@@ -209,7 +209,7 @@ def test_other_files_are_left_out_and_counted(tmp_path: Path) -> None:
     assert read(tmp_path).notes[0] == "1 file that is no image was left out: a/Thumbs.db"
     (tmp_path / "a" / "1.png").unlink()
     assert "no images in its folders" in message_of(tmp_path)
-    with pytest.raises(DataError, match="of no format"):
+    with pytest.raises(DataError, match="in no format"):
         recognising.recognise([tmp_path])
 
 
@@ -398,7 +398,7 @@ def test_truncated_images(tmp_path: Path, suffix: str, share: float) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     message = message_of(tmp_path)
-    assert message.startswith(f"{path}: no whole image (")
+    assert message.startswith(f"{path}: not a complete image (")
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "gif", "webp", "tiff"])
@@ -434,7 +434,8 @@ def test_a_file_that_only_has_the_name_of_an_image(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_text("no image")
     assert message_of(tmp_path) == (
-        f"{path}: no whole image (none of PNG, JPEG, BMP, GIF, WEBP, TIFF, PPM); mend or remove it"
+        f"{path}: not a complete image (none of PNG, JPEG, BMP, GIF, WEBP, TIFF, PPM); "
+        "mend or remove it"
     )
 
 
@@ -444,7 +445,7 @@ def test_decoders_of_other_formats_are_not_used(tmp_path: Path) -> None:
     content = io.BytesIO()
     Image.fromarray(GREY).save(content, "TGA")
     path.write_bytes(content.getvalue())
-    assert f"{path}: no whole image" in message_of(tmp_path)
+    assert f"{path}: not a complete image" in message_of(tmp_path)
 
 
 def test_floating_point_images_are_refused(tmp_path: Path) -> None:

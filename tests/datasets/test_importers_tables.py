@@ -65,7 +65,7 @@ def test_mat_of_grey_images(tmp_path: Path, labels: Any) -> None:
 
 def test_mat_that_cannot_be_read(tmp_path: Path) -> None:
     path = write_mat(tmp_path / "a.mat", np.moveaxis(GREY, 0, -1), LABELS, ("A", "B"))
-    assert "A [8, 8, 20], B [20], and 0 of them are called as 'x'" in message_of(path)
+    assert "A [8, 8, 20], B [20], and 0 of them are named like 'x'" in message_of(path)
     path = write_mat(tmp_path / "b.mat", np.moveaxis(GREY, 0, -1), LABELS[:7])
     assert "is none of 7 images" in message_of(path)
     path = write_mat(tmp_path / "c.mat", np.moveaxis(GREY, 0, -1), LABELS)
@@ -135,13 +135,16 @@ def test_parquet_of_pixels_and_of_bytes(tmp_path: Path) -> None:
 
 def test_parquet_that_cannot_be_read(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "a.parquet", {"x": GREY.reshape(20, -1).tolist(), "k": LABELS})
-    assert "no column is called as the labels (x, k); name it with --label-col" in message_of(path)
+    assert (
+        "no column has a usual name for the labels (x, k); name it with --label-col"
+        in message_of(path)
+    )
     path = write_parquet(
         tmp_path / "b.parquet", {"image": [png(GREY[0]), b"no"], "label": [0, None]}
     )
     assert "b.parquet: row 1: label 'null' is missing" in message_of(path)
     path = write_parquet(tmp_path / "c.parquet", {"image": [png(GREY[0]), b"no"], "label": [0, 1]})
-    assert "c.parquet: row 1: no whole image" in message_of(path)
+    assert "c.parquet: row 1: not a complete image" in message_of(path)
     path.write_bytes(path.read_bytes()[:-30])
     assert "not a whole Parquet file" in message_of(path)
 

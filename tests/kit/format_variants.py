@@ -402,7 +402,7 @@ FORMATS: dict[str, Variants] = {
             _file("data_batch_1.bin", _records(LABELS)),
             _file("data_batch_2.bin", _records(LABELS)[:-5]),
         ),
-        "no whole number of CIFAR-10's",
+        "not a whole number of CIFAR-10's",
         images=_LARGE,
     ),
     "stl10": Variants(
@@ -466,7 +466,7 @@ FORMATS: dict[str, Variants] = {
             ),
         },
         _mat_5(lambda: {"A": GREY, "B": LABELS}),
-        "0 of them are called as 'x'",
+        "0 of them are named like 'x'",
         module="scipy",
     ),
 }

@@ -476,7 +476,7 @@ LAYOUTS: dict[str, Layout] = {
             ),
             "clients without classes": Wrong(
                 both(flat("client_0", 6), flat("client_1", 6, 6)),
-                ("called as clients are", "--folders client"),
+                ("named like clients", "--folders client"),
             ),
             "one folder in each": Wrong(
                 both(flat("a/cats", 6), flat("b/dogs", 6, 6)),
@@ -674,7 +674,7 @@ LAYOUTS: dict[str, Layout] = {
             ),
             "a picture twice": Wrong(
                 both(flat("."), text("labels.csv", ["f,label", *_LABELS, "img0.png,dog"])),
-                ("line 14", "stood in line 2"),
+                ("line 14", "already in line 2"),
             ),
             "names nothing": Wrong(
                 both(flat("."), text("labels.csv", ["f,label", "a.png,cat", "b.png,dog"])),
@@ -776,7 +776,7 @@ LAYOUTS: dict[str, Layout] = {
             ),
             "no data": Wrong(
                 lambda root: _zip(root, {"a/readme.txt": b"hello"}),
-                ("of no format",),
+                ("in no format",),
                 source="s.zip",
             ),
             "cut": Wrong(

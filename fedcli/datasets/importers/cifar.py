@@ -127,7 +127,7 @@ def _choose_files(sources: Sequence[Path]) -> tuple[_Kind, list[Path]]:
             )
         if path.stat().st_size % kind.record_bytes:
             raise DataError(
-                f"{path}: {path.stat().st_size} bytes are no whole number of {kind.title}'s "
+                f"{path}: {path.stat().st_size} bytes are not a whole number of {kind.title}'s "
                 f"records of {kind.record_bytes}; fetch it again, or leave it out"
             )
     return kind, sorted(paths, key=lambda path: _natural(path.name))

@@ -260,7 +260,7 @@ def _find_column(
     names = lower if wanted is None else columns
     places = [place for place, each in enumerate(names) if each == name]
     if len(places) > 1:
-        raise DataError(f"{where}: column {name!r} stands {len(places)} times; rename all but one")
+        raise DataError(f"{where}: column {name!r} occurs {len(places)} times; rename all but one")
     return places[0]
 
 

@@ -90,8 +90,8 @@ def order_notes(images: NDArray[Any], order: str, where: str) -> list[str]:
     if _roughness(other) >= _FAR_SMOOTHER * _roughness(chosen):
         return []
     return [
-        f"{where}: neighbouring pixels differ far less with the channels in the other order; "
-        f"--image-shape {asked}, seems to be meant"
+        f"{where}: neighbouring pixels differ far less with the channels in the other order, "
+        f"which is --image-shape {asked}"
     ]
 
 

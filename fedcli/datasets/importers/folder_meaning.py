@@ -205,7 +205,7 @@ def without_aside(pictures: Sequence[Picture]) -> list[Picture]:
 
 
 def refuse_parts(meaning: Meaning, root: Path) -> None:
-    """Refuses class folders that are called as the parts of one set are.
+    """Refuses class folders whose names look like parts of one set.
 
     Raises:
         DataError: All are, as images_001 and images_002.
@@ -213,8 +213,8 @@ def refuse_parts(meaning: Meaning, root: Path) -> None:
     names = {each.dirs[0] for inside in meaning.splits.values() for each in inside if each.dirs}
     if len(names) > 1 and all(map(_PARTS.fullmatch, names)):
         raise DataError(
-            f"{root}: folders {', '.join(sorted(names)[:_SHOWN])} are called as parts of one set "
-            "are; if a table beside them says what the pictures show, name its column with "
+            f"{root}: folders {', '.join(sorted(names)[:_SHOWN])} are named like parts of one "
+            "set; if a table beside them has the labels of the pictures, name its column with "
             "--label-column, or choose --folders class if these are the classes"
         )
 
@@ -489,7 +489,7 @@ def _refuse_renderings(meaning: Meaning, root: Path) -> None:
     """Refuses folders that seem to hold several versions of the same pictures.
 
     Raises:
-        DataError: All outer folders are called as kinds of pictures are.
+        DataError: All outer folders have names of versions of pictures.
     """
     pictures = [each for inside in meaning.splits.values() for each in inside]
     if any(len(each.dirs) != 2 for each in pictures):
@@ -508,8 +508,8 @@ def _refuse_clients_as_classes(meaning: Meaning, root: Path) -> None:
     names = {each.dirs[0] for inside in meaning.splits.values() for each in inside}
     if all(map(_CLIENTS.fullmatch, names)):
         raise DataError(
-            f"{root}: folders {', '.join(sorted(names)[:_SHOWN])} are called as clients are, and "
-            "there are no classes in them; lay the pictures of each in class folders, or choose "
+            f"{root}: folders {', '.join(sorted(names)[:_SHOWN])} are named like clients, and "
+            "there are no classes in them; put the pictures of each in class folders, or choose "
             "--folders client if their names begin with the class, or --folders class"
         )
 

@@ -50,13 +50,13 @@ class JsonStream:
         """Yields the keys of the object that comes next, each once.
 
         Raises:
-            ValueError: No object comes next, or a key stands twice.
+            ValueError: No object comes next, or a key occurs twice.
         """
         seen = set()
         for _ in self._members("{", "}"):
             key = self.string()
             if key in seen:
-                raise ValueError(f"{key[:40]!r} stands twice")
+                raise ValueError(f"{key[:40]!r} occurs twice")
             seen.add(key)
             self._take(":")
             yield key
@@ -127,7 +127,7 @@ class JsonStream:
 
         Args:
             depth: How deep lists may be nested.
-            no_part: Finds what may not stand in a list.
+            no_part: Matches characters that are not allowed in a list.
         """
         self._take("[")
         if self.peek() != "[" or depth == 1:

@@ -34,7 +34,7 @@ from fedcli.progress import Tell
 
 _SPLITS = ("train", "test")
 _KEYS = re.compile(rb'"(users|num_samples|user_data)"\s*:')
-_LOOKED_AT = 1 << 16  # bytes in which one of these keys stands
+_LOOKED_AT = 1 << 16  # bytes that contain one of these keys
 _TOLERANCE = 0.05  # of a grey level: twice the error of rounding to four digits
 MAX_USERS = 1 << 20  # of a shard
 MAX_EXAMPLES = 1 << 20  # of a user
@@ -332,12 +332,12 @@ def _check_shard(
     for user, count in zip(users, num_samples, strict=True):
         where = f"{source}: user {user!r}"
         if user in listed:
-            raise DataError(f"{where}: stands twice in users; keep one")
+            raise DataError(f"{where}: occurs twice in users; keep one")
         listed.add(user)
         if user not in counts:
-            raise DataError(f"{where}: stands in users but not in user_data")
+            raise DataError(f"{where}: is in users but not in user_data")
         if counts[user] != count:
             raise DataError(f"{where}: {counts[user]} examples but num_samples says {count}")
     for user in counts:
         if user not in listed:
-            raise DataError(f"{source}: user {user!r}: stands in user_data but not in users")
+            raise DataError(f"{source}: user {user!r}: is in user_data but not in users")

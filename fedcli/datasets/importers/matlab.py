@@ -1,7 +1,7 @@
 """MATLAB's .mat files with images and labels, such as SVHN's and EMNIST's: 7.3 and older.
 
 Version 7.3 is HDF5 and is read with h5py; older ones need SciPy, from the extra `matlab`. MATLAB
-keeps images as [H, W, C, n] or [H, W, n]; in HDF5 the same array stands with its axes reversed.
+keeps images as [H, W, C, n] or [H, W, n]; in HDF5 the axes of the same array are reversed.
 Arrays may stand in structures, one a split: `dataset.train.images`. Of EMNIST's own structure,
 which has `writers` too, each row of `images` holds an image column by column.
 """
@@ -69,7 +69,7 @@ def read(
 ) -> Imported:
     """Returns the images of some files. A file's name gives its split, by default train.
 
-    Labels 1 to 10 of files that are called as SVHN's are digits: 10 is 0, as everyone reads them.
+    In files with SVHN's names, labels 1 to 10 are digits, and 10 is the digit 0.
 
     Args:
         sources: A folder, or the files.
@@ -324,7 +324,7 @@ def _find(
         shapes = ", ".join(f"{name} {list(each.shape)}" for name, each in arrays.items())
         raise DataError(
             f"{path}: holds {shapes[:200] or 'no arrays of numbers'}, and {len(found)} of them are "
-            f"called as {names[0]!r} usually is; name the images X and the labels y"
+            f"named like {names[0]!r}; name the images X and the labels y"
         )
     return found[0]
 

@@ -67,7 +67,7 @@ _MAX_ID_ITEMSIZE = 4 * MAX_ID_BYTES  # NumPy keeps four bytes a character
 class _Set:
     """The arrays of one split; `image_shape` is what each row of images becomes.
 
-    Its values stand in an order that `flat.shaped` knows.
+    The order of its values is one of `flat.shaped`.
     """
 
     images: Array

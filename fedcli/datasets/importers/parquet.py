@@ -336,10 +336,8 @@ def _choose(
     if len(set(found)) != 1:
         listed = ", ".join(found or names[:10])
         advice = f"; name it with {option}" if option else ""
-        raise DataError(
-            f"{path}: {'several columns may be' if found else 'no column is called as'} the {what} "
-            f"({listed}){advice}"
-        )
+        fault = "several columns may be" if found else "no column has a usual name for"
+        raise DataError(f"{path}: {fault} the {what} ({listed}){advice}")
     return found[0]
 
 

@@ -68,7 +68,7 @@ class Table:
         path: The file.
         columns: Their names; without a header, numbers from "1" on.
         rows: Fields of each row with its line number.
-        has_header: Whether the names stand in the file.
+        has_header: Whether the file has a line of names.
     """
 
     path: Path
@@ -313,8 +313,8 @@ def find_labels(
         raise DataError(f"{where}: has no column of labels; add one called label")
     example = few[0] if few else free[0]
     raise DataError(
-        f"{where}: no column is called label, and {listed(few or free)} may all be; choose one "
-        f"with --label-column, as in --label-column {example}"
+        f"{where}: no column is called label, and each of {listed(few or free)} may be; choose "
+        f"one with --label-column, as in --label-column {example}"
     )
 
 
@@ -474,7 +474,7 @@ def _split(line: str, delimiter: str, where: str) -> list[str]:
 def _check_unique(names: Sequence[str], path: Path) -> None:
     name, count = Counter(names).most_common(1)[0]
     if count > 1:
-        raise DataError(f"{path}: column {name!r} stands {count} times; rename all but one")
+        raise DataError(f"{path}: column {name!r} occurs {count} times; rename all but one")
 
 
 def _is_header(first: Sequence[str], second: Sequence[str]) -> bool:
@@ -581,7 +581,7 @@ def _join(rows: Rows, table: Table, place: int, finder: _Finder) -> None:
             continue
         if picture in seen:
             raise DataError(
-                f"{where}: {row[place]} stood in line {seen[picture]} already; keep one row each"
+                f"{where}: {row[place]} is already in line {seen[picture]}; keep one row each"
             )
         seen[picture] = number
         known = rows.fields.setdefault(picture, {})

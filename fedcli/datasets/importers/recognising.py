@@ -34,7 +34,7 @@ _ONE_FILE = ("csv", "npz")
 _MOST_FILES = 1000  # files of a folder that are examined at most
 _HDF5 = b"\x89HDF\r\n"
 _PICKLE_PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
-_TORCH_HEAD = 256  # bytes in which the first name of a zip file of PyTorch stands
+_TORCH_HEAD = 256  # bytes that contain the first name in a zip file of PyTorch
 _LOOKED_AT = 1 << 16  # bytes that decide whether a file is text
 _FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
@@ -152,7 +152,7 @@ def recognise(sources: Sequence[Path]) -> str:
     raise DataError(
         f"{sources[0]}: {reason}"
         if reason
-        else f"{sources[0]}: of no format that fedcli reads; if it is one of "
+        else f"{sources[0]}: in no format that fedcli reads; if it is one of "
         f"{', '.join(FORMATS)}, say so with --format"
     )
 

@@ -97,7 +97,7 @@ class Coding:
         if self.most > self.top or self.least < 0:
             return (
                 f"pixels go from 0 to {self.top} in the source; they are kept {kept} (from "
-                f"{self.least:.4g} to {self.most:.4g}: what lies outside is taken for overshoot of "
+                f"{self.least:.4g} to {self.most:.4g}: values outside are taken for overshoot of "
                 "resampling)"
             )
         if self.most == self.top or self.top == 1:

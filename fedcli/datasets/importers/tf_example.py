@@ -158,7 +158,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int, memoryview]]:
 
 
 def _varint(message: memoryview, place: int) -> tuple[int, int]:
-    """The number that starts at `place`, and where the next byte stands."""
+    """Returns the number that starts at `place`, and the position of the next byte."""
     number = 0
     for index in range(_MAX_VARINT_BYTES):
         if place + index >= len(message):
