@@ -83,15 +83,15 @@ def order_notes(images: NDArray[Any], order: str, where: str) -> list[str]:
     count, height, width, _ = chosen.shape
     if order == CHANNELS_LAST:
         other: NDArray[Any] = chosen.reshape(count, _COLOURS, height, width).transpose(0, 2, 3, 1)
-        asked = f"{_COLOURS}x{height}x{width}, planar: all values of red first"
+        option = f"{_COLOURS}x{height}x{width}, planar: all values of red first"
     else:
         other = chosen.transpose(0, 3, 1, 2).reshape(chosen.shape)
-        asked = f"{height}x{width}x{_COLOURS}, the colours of a pixel together"
+        option = f"{height}x{width}x{_COLOURS}, the colours of a pixel together"
     if _roughness(other) >= _FAR_SMOOTHER * _roughness(chosen):
         return []
     return [
         f"{where}: neighbouring pixels differ far less with the channels in the other order, "
-        f"which is --image-shape {asked}"
+        f"which is --image-shape {option}"
     ]
 
 

@@ -1,4 +1,4 @@
-"""A fedcli store as a source: to deal it anew, to filter it, or to bring its images to a size."""
+"""A fedcli store as a source, to partition it again, to filter it, or to resize its images."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def read(
 def _fitted(
     split: StoreSplit, options: ImportOptions, folder: Path | None, tell: Tell
 ) -> ExampleTable:
-    """A split with every image fitted."""
+    """Returns a split in which every image is fitted."""
     with TableWriter(split.source, folder, fit=options.fit) as writer:
         for client_id in split.client_ids:
             writer.add_client(split.client(client_id))

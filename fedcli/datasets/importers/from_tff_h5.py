@@ -1,4 +1,4 @@
-"""TensorFlow Federated's HDF5 files: each is one split, so one alone is the split "train"."""
+"""TensorFlow Federated's HDF5 files. Each file is one split; a single file is the split "train"."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fedcli.progress import Tell
 
 
 def recognises(path: Path) -> bool:
-    """Returns whether a path is an HDF5 file that does not call itself a fedcli store."""
+    """Returns whether a path is an HDF5 file but not a fedcli store."""
     return path.is_file() and hdf5.is_hdf5(path) and not hdf5.is_store(path)
 
 
@@ -58,7 +58,7 @@ def read(
         source=str(path),
         pixel_convention=split.pixel_convention,
         is_emnist=split.is_emnist,
-        # CIFAR-100's ids are numbers from 0 in both files: other people, though they look the same.
+        # CIFAR-100's ids are numbers from 0 in both files, so equal ids are different clients.
         same_people=split.has_same_people,
         notes=notes,
         pixel_range=coding.range,

@@ -318,10 +318,10 @@ class _Listed:
     """The files below a folder.
 
     Attributes:
-        pictures: By content or by name.
-        tables: Text files that may say what they show.
-        mats: Files of MATLAB's, of which the same may be true.
-        others: What is no picture, tables among them.
+        pictures: Files that are pictures by content or by name.
+        tables: Text files that may hold labels of the pictures.
+        mats: MATLAB files that may hold labels of the pictures.
+        others: Files that are not pictures, the tables among them.
     """
 
     pictures: list[Picture]
@@ -343,7 +343,7 @@ def _list_files(root: Path) -> _Listed:
 
 
 def _useful_tables(listed: _Listed, meaning: Meaning, root: Path) -> list[Tables]:
-    """The tables without texts that name no picture; where none does, those of MATLAB's files."""
+    """Returns the usable text tables, and those in MATLAB files if no text names a picture."""
     if not listed.mats and all(map(picture_tables.is_meant, listed.tables)):
         return [*listed.tables]
     paths = [each.path for inside in meaning.splits.values() for each in inside]
@@ -420,7 +420,7 @@ def _notes_of_empty(
 
 
 def _by_folders(meaning: Meaning, root: Path, folders: str | None) -> LabelledSplits:
-    """The pictures labelled by the folders they lie in."""
+    """Returns the pictures labelled by their folders."""
     depth = folder_meaning.check_depths(meaning, root, folders)
     splits = {
         split: [_describe(each, folders) for each in pictures]
