@@ -1,4 +1,4 @@
-"""Looks for common problems of data before training, in a few clients."""
+"""Checks a few clients for common problems of data before the training."""
 
 from __future__ import annotations
 
@@ -12,60 +12,70 @@ from fedcli.dataclass import dataclass
 from fedcli.datasets.client_data import ClientData
 from fedcli.errors import DataError
 
-_SAMPLED = 8  # clients, evenly spaced
-_MOST_READ = 4096  # clients whose labels are read to find one more class
-_LEAST_SEEN = 50  # examples that are expected to show all classes
-_LEAST_ALIKE = 20  # images that are not alike by chance
-_BEYOND = 0.5  # decoded pixels may leave 0 to 1 by so much
-_DARK = 16.5 / 255  # grey levels of 8 bits that all lie below it were perhaps of 1 or 4 bits
+_NUM_SAMPLED = 8  # clients whose pixels are read, evenly spaced
+_MAX_CLIENTS = 4096  # clients whose labels are read in search of another class
+_MIN_EXAMPLES = 50  # with fewer examples, missing classes are not reported
+_MIN_EQUAL = 20  # with fewer images, equal images are not reported
+_TOLERANCE = 0.5  # decoded pixels may leave the range 0 to 1 by so much
+_DARK = 16.5 / 255  # if all 8-bit grey levels are below this, they perhaps had 1 or 4 bits
 
 
 @dataclass
-class _Seen:
-    """What some clients hold."""
+class _Summary:
+    """A summary of the examined clients.
+
+    Attributes:
+        least: The least decoded pixel.
+        most: The greatest decoded pixel.
+        num_examples: Number of examples.
+        are_equal: Whether all images are equal.
+        highest: The greatest stored grey level divided by 255.
+        first: The first image.
+        labels: The labels that occur.
+    """
 
     least: float = 0.0
     most: float = 0.0
     num_examples: int = 0
-    are_alike: bool = True
-    highest: float = 0.0  # of levels / 255, whatever 1.0 is
+    are_equal: bool = True
+    highest: float = 0.0
     first: Any = None
     labels: set[int] = field(default_factory=set)
 
 
 def sampled_ids(client_ids: Sequence[str]) -> list[str]:
-    """Returns a few ids, evenly spaced, the first among them."""
-    step = max(1, -(-len(client_ids) // _SAMPLED))
+    """Returns a few evenly spaced ids, starting with the first one."""
+    step = max(1, -(-len(client_ids) // _NUM_SAMPLED))
     return [client_ids[place] for place in range(0, len(client_ids), step)]
 
 
 def examine(
     data: ClientData, *, has_default_classes: bool, is_scaled: bool, are_bytes: bool = False
 ) -> tuple[str, ...]:
-    """Returns lines where pixels do not go from 0 to 1, classes are missing, or all is alike.
+    """Returns notes if pixels are out of range, classes are missing, or all images are equal.
 
     Args:
         data: One split.
-        has_default_classes: Whether the number of classes is a default that labels may not fill.
-        is_scaled: Whether the pixels are known to go from 0 to 1.
-        are_bytes: Whether they are grey levels of 8 bits in the source, of which nobody knows that.
+        has_default_classes: Whether the number of classes is a default that may exceed the labels.
+        is_scaled: Whether the pixels are known to be in the range 0 to 1.
+        are_bytes: Whether the source has 8-bit grey levels of unknown scale.
     """
-    seen = _look(data)
+    summary = _summarise(data)
     notes = []
-    if not is_scaled and (seen.most > 1 + _BEYOND or seen.least < -_BEYOND):
-        notes.append(range_note(data, seen.least, seen.most))
-    if are_bytes and seen.num_examples >= _LEAST_ALIKE and 0 < seen.highest <= _DARK:
-        notes.append(dark_note(data, round(255 * seen.highest)))
-    if seen.num_examples >= _LEAST_ALIKE and seen.are_alike:
+    if not is_scaled and (summary.most > 1 + _TOLERANCE or summary.least < -_TOLERANCE):
+        notes.append(range_note(data, summary.least, summary.most))
+    if are_bytes and summary.num_examples >= _MIN_EQUAL and 0 < summary.highest <= _DARK:
+        notes.append(dark_note(data, round(255 * summary.highest)))
+    if summary.num_examples >= _MIN_EQUAL and summary.are_equal:
         notes.append(f"all images of {data.source} looked at are alike: nothing can be learnt")
-    if data.split != "train" or not seen.num_examples:
+    if data.split != "train" or not summary.num_examples:
         return tuple(notes)
-    labels = seen.labels
-    num_seen = seen.num_examples
+    labels = summary.labels
+    num_examples = summary.num_examples
     if len(labels) < 2 or (has_default_classes and max(labels) < data.num_classes - 1):
-        labels, num_seen = _all_labels(data, labels, at_least=0 if has_default_classes else 2)
-    if num_seen < _LEAST_SEEN:
-        return tuple(notes)  # too few to miss a class
+        labels, num_examples = _all_labels(data, labels, at_least=0 if has_default_classes else 2)
+    if num_examples < _MIN_EXAMPLES:
+        return tuple(notes)
     if len(labels) == 1:
         notes.append(
             f"all labels of {data.source} are {next(iter(labels))}: there is one class, and "
@@ -90,16 +100,16 @@ def range_note(data: ClientData, least: float, most: float) -> str:
 
 
 def dark_note(data: ClientData, most: int) -> str:
-    """Returns the line for grey levels of 8 bits that all are small."""
+    """Returns the note on 8-bit grey levels that are all small."""
     return (
         f"pixels of {data.split} ({data.source}) end at {most} of 255: if {most} is white, 'fedcli "
         f"preprocess {data.source} --out FILE' makes a store that is scaled"
     )
 
 
-def _look(data: ClientData) -> _Seen:
-    """Reads a few clients."""
-    seen = _Seen()
+def _summarise(data: ClientData) -> _Summary:
+    """Reads a few clients and summarises them."""
+    summary = _Summary()
     lows, highs = [], []
     for client_id in sampled_ids(data.client_ids):
         try:
@@ -109,37 +119,37 @@ def _look(data: ClientData) -> _Seen:
         if not len(client.labels):
             continue
         images = np.asarray(client.pixels)
-        seen.highest = max(seen.highest, float(images.max()) / 255)
+        summary.highest = max(summary.highest, float(images.max()) / 255)
         ends = [float(each) * client.scale + client.offset for each in (images.min(), images.max())]
         lows.append(min(ends))
         highs.append(max(ends))
-        if seen.first is None:
-            seen.first = images[0]
-        seen.are_alike = seen.are_alike and bool((images == seen.first).all())
-        seen.num_examples += len(client.labels)
-        seen.labels.update(np.unique(client.labels).tolist())
-    seen.least, seen.most = min(lows, default=0.0), max(highs, default=0.0)
-    return seen
+        if summary.first is None:
+            summary.first = images[0]
+        summary.are_equal = summary.are_equal and bool((images == summary.first).all())
+        summary.num_examples += len(client.labels)
+        summary.labels.update(np.unique(client.labels).tolist())
+    summary.least, summary.most = min(lows, default=0.0), max(highs, default=0.0)
+    return summary
 
 
 def _all_labels(data: ClientData, known: set[int], at_least: int) -> tuple[set[int], int]:
-    """The labels of all clients, and the number of examples read.
+    """Returns the labels of the first `_MAX_CLIENTS` clients and the number of examples read.
 
-    Reading stops early when `at_least` labels, or the last class, are found.
+    Reading stops early when `at_least` different labels, or the last class, have occurred.
     """
     labels = set(known)
-    num_seen = 0
+    num_examples = 0
     for client_id in _first(data.client_ids):
         if len(labels) >= at_least > 0 or data.num_classes - 1 in labels:
             break
         try:
-            mine = data.labels(client_id)
+            labels_of_client = data.labels(client_id)
         except DataError:
             continue  # the error is reported when the client is used
-        num_seen += len(mine)
-        labels.update(np.unique(mine).tolist())
-    return labels, num_seen
+        num_examples += len(labels_of_client)
+        labels.update(np.unique(labels_of_client).tolist())
+    return labels, num_examples
 
 
 def _first(client_ids: Sequence[str]) -> Iterator[str]:
-    return (client_ids[place] for place in range(min(len(client_ids), _MOST_READ)))
+    return (client_ids[place] for place in range(min(len(client_ids), _MAX_CLIENTS)))

@@ -287,8 +287,8 @@ class Measuring:
                 self._by_client[name][place] = value
             of_client.close()
 
-    def found(self) -> Measured:
-        """Returns the metrics of all that was added. Raises RunError: the disk fails."""
+    def result(self) -> Measured:
+        """Returns the metrics of all added clients. Raises RunError if the temporary file fails."""
         groups = {name: each.values() for name, each in self._groups.items()}
         return Measured(self._all.values(), self._by_client, groups)
 
@@ -326,7 +326,7 @@ def measure(
         names: See `Measuring`.
         by_client: See `Measuring`.
         is_seen: See `Measuring`.
-        cancel: When set, from any thread, the engine stops at its next call.
+        cancel: Once it is set, from any thread, the next call of the engine ends.
 
     Raises:
         Cancelled: `cancel` was raised.
@@ -345,7 +345,7 @@ def measure(
         )
         for place, pieces in by_client_predictions:
             measuring.add(place, pieces)
-        return measuring.found()
+        return measuring.result()
 
 
 def _shares(counts: NDArray[np.int64], totals: NDArray[np.int64]) -> NDArray[np.float64]:

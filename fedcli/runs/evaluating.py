@@ -337,7 +337,7 @@ def _fine_tune(
             measuring=measuring,
             cancel=request.cancel,
         )
-        return FineTuned(strategy, stats, None if measuring is None else measuring.found())
+        return FineTuned(strategy, stats, None if measuring is None else measuring.result())
 
 
 def _class_weights(

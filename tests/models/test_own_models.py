@@ -633,7 +633,8 @@ def test_model_trained_in_c_may_come_from_a_file(tmp_path: Path) -> None:
     assert model.layout.num_params == 785 * 7 + 8 * 10
     with pytest.raises(ModelError, match=r"my_model.py:\d+: build: model sequential has 10 outp"):
         load_text(tmp_path, text.replace("input_shape, num_classes, seed)\n", "(28, 28), 11)\n"))
-    with pytest.raises(ModelError, match=r"build: the model takes images of shape \[9\]"):
+    fault = r"my_model.py: build: the model takes images of shape \[9\]"
+    with pytest.raises(ModelError, match=fault):
         load_text(tmp_path, text.replace("input_shape, num_classes, seed)\n", "(9,), 10)\n"))
 
 
@@ -643,7 +644,7 @@ def test_model_trained_in_c_may_come_from_a_file(tmp_path: Path) -> None:
         ("x = 1\n", r"has no function 'build'; it has none"),
         (
             "def make():\n    pass\n",
-            r"it has make: give it that name, or say --model my_model.py:N",
+            r"it has make: use that name, or give --model my_model.py:N",
         ),
         ("def build():\n    return 3\n", r"my_model.py: build returned 3; return a fedcli.models"),
         ("def build():\n    pass\n", r"my_model.py: build returned None"),

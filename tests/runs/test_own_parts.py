@@ -577,7 +577,7 @@ def test_v_shows_the_traceback_of_the_users_code(tmp_path: Path, fedcli: Fedcli)
 def test_a_file_that_does_not_say_which_part_is_meant(tmp_path: Path) -> None:
     two = f"{ALGORITHM}\n\nclass Other(Part):\n    pass\n"
     with pytest.raises(
-        PartError, match=r"has no function or class 'build'; it has Part, Other: say"
+        PartError, match=r"has no function or class 'build'; it has Part, Other; give"
     ):
         row_of(tmp_path, two)
     assert row_of(tmp_path, two, ":Other").code.endswith(":Other")

@@ -160,11 +160,12 @@ class Network:
             ModelError: The model fails, or its result breaks the contract.
         """
         size = len(labels)
-        given: NDArray[Any] = np.asarray(self._run(images, labels, training=False).predictions)
-        classes = self._classes(given, size)
-        if given.dtype.kind == "f":
-            kept: NDArray[np.floating] = given.copy()  # the model may use the array again
-            return kept
+        output = self._run(images, labels, training=False)
+        predictions: NDArray[Any] = np.asarray(output.predictions)
+        classes = self._classes(predictions, size)
+        if predictions.dtype.kind == "f":
+            scores: NDArray[np.floating] = predictions.copy()  # the model may reuse its array
+            return scores
         assert self.num_classes is not None
         certain: NDArray[np.float32] = (classes[:, None] == np.arange(self.num_classes)).astype(
             np.float32

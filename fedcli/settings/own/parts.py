@@ -180,11 +180,11 @@ def _name_in(module: ModuleType, name: str | None, path: Path, noun: str) -> str
     defined = user_code.defined_in(module)
     if name is None and DEFAULT_NAME not in defined and len(defined) == 1:
         return defined[0]
-    wanted = DEFAULT_NAME if name is None else name
-    if callable(getattr(module, wanted, None)):
-        return wanted
+    name = DEFAULT_NAME if name is None else name
+    if callable(getattr(module, name, None)):
+        return name
     raise PartError(
-        f"{path} has no function or class '{wanted}'; it has {', '.join(defined) or 'none'}: say "
+        f"{path} has no function or class '{name}'; it has {', '.join(defined) or 'none'}; give "
         f"{FAMILIES[noun].option} {path.name}:NAME"
     )
 
