@@ -1,8 +1,8 @@
-"""What can be removed of finished runs, and removing it.
+"""Finds and removes files that finished runs no longer need.
 
-Of a finished run the newest checkpoint stays, which `eval`, `export` and `--resume` take, and that
-of the best round, which `--best` takes. What its clients keep (SCAFFOLD, FedDyn, local-only) stays,
-too, unless somebody says otherwise: without it the run cannot be gone on from.
+Two checkpoints of a finished run are kept: the newest, which `eval`, `export` and `--resume` use,
+and that of the best round, which `--best` uses. Client states (SCAFFOLD, FedDyn, local-only) are
+kept unless their removal is requested, because the run cannot be resumed without them.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ CHECKPOINTS, CLIENT_STATES, LEFT_OVERS = "old checkpoints", "client states", "te
 
 
 class Removal(NamedTuple):
-    """Files of one run that can go together.
+    """Files of one kind that can be removed from one run.
 
     Attributes:
-        run: The run.
+        run: The run's folder.
         what: CHECKPOINTS, CLIENT_STATES or LEFT_OVERS.
         files: The files.
-        num_bytes: Of all of them.
-        consequence: What cannot be done afterwards; empty: nothing.
+        num_bytes: Their total size.
+        consequence: Text about what is impossible afterwards; empty if nothing is.
     """
 
     run: Path
@@ -42,12 +42,12 @@ class Removal(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What goes, and why other things stay.
+    """The files to remove and the files to keep.
 
     Attributes:
-        removals: What goes.
-        kept: What would go if `has_client_states` were said.
-        notes: Runs that are left alone, a line each.
+        removals: The files to remove.
+        kept: Client states that would be removed with `has_client_states`.
+        notes: One line for each run from which nothing is removed, with the reason.
     """
 
     removals: list[Removal]
@@ -56,11 +56,11 @@ class Plan(NamedTuple):
 
 
 def plan(runs: Iterable[Path], *, has_client_states: bool = False) -> Plan:
-    """Returns what can be removed of runs; nothing is removed yet.
+    """Returns which files of runs can be removed. Nothing is removed yet.
 
     Args:
-        runs: Their folders.
-        has_client_states: Whether what clients keep goes, too.
+        runs: The runs' folders.
+        has_client_states: Whether client states are to be removed, too.
     """
     made = Plan([], [], [])
     for run in runs:
@@ -80,9 +80,9 @@ def plan(runs: Iterable[Path], *, has_client_states: bool = False) -> Plan:
 
 
 def carry_out(removals: Sequence[Removal]) -> int:
-    """Removes what a plan names, each run locked meanwhile; returns the bytes.
+    """Removes the files of a plan and returns the number of bytes freed.
 
-    What is gone already is passed over.
+    Each run is locked meanwhile. Files that no longer exist are skipped.
 
     Raises:
         RunError: A run is in use, or a file cannot be removed.
@@ -97,14 +97,14 @@ def carry_out(removals: Sequence[Removal]) -> int:
 
 
 def _add(made: Plan, record: RunRecord, *, has_client_states: bool) -> None:
-    """Adds what there is of a finished run."""
+    """Adds the files of a finished run to a plan."""
     path = record.path
     files = run_dir.find_checkpoints(path)
     old = [file for file in files[:-1] if run_dir.round_of_checkpoint(file) != record.best_round]
     left = [*path.glob(".*.tmp"), *(path / run_dir.CHECKPOINTS).glob(".*.tmp")]
-    for what, found in ((CHECKPOINTS, old), (LEFT_OVERS, left)):
-        if found:
-            made.removals.append(_removal(path, what, found))
+    for what, removable in ((CHECKPOINTS, old), (LEFT_OVERS, left)):
+        if removable:
+            made.removals.append(_removal(path, what, removable))
     states = path / client_states.FILE
     if states.is_file():
         entry = ALGORITHMS.get(str(record.options.get("algorithm")))

@@ -1,4 +1,4 @@
-"""The runs below a folder: what each is, how far it is, what it has come to, how large it is."""
+"""Lists the runs below a folder with their state, progress, last metrics and size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedcli.files import open_regular
 from fedcli.runs.files import folder as run_dir
 from fedcli.runs.record import ONLINE, RunRecord, load_run
 
-MAX_DEPTH = 6  # folders below the one that is looked through
+MAX_DEPTH = 6  # levels of folders that are searched
 
 # The states of a run.
 TRAINING, FINISHED, STOPPED, DAMAGED = "training", "finished", "stopped", "damaged"
@@ -28,16 +28,17 @@ class ListedRun:
     Attributes:
         path: Its folder.
         state: TRAINING: a process writes to it now. FINISHED: its closing evaluation is that of its
-            last round. STOPPED: neither; `fedcli train --resume` goes on. DAMAGED: see `problem`.
-        options: Of its config, by dotted name; empty if that cannot be read.
+            last round. STOPPED: neither; `fedcli train --resume` continues it. DAMAGED: see
+            `problem`.
+        options: The options of its config by dotted name; empty if the config cannot be read.
         round_num: Rounds completed.
-        num_rounds: Rounds that its config asks for.
-        judged_by: The series that `loss` and `accuracy` are of; empty: there is none.
-        loss: The last of them; None: none, or not finite.
-        accuracy: The same.
-        num_bytes: Of all files in the folder.
-        changed_at: When metrics.jsonl was written last, in seconds since 1970.
-        problem: Why it is DAMAGED; else empty.
+        num_rounds: Rounds that its config requests.
+        judged_by: The series from which `loss` and `accuracy` are; empty if there is none.
+        loss: The last loss; None if there is none, or if it is not finite.
+        accuracy: The last accuracy; None if there is none, or if it is not finite.
+        num_bytes: Total size of the files in the folder.
+        changed_at: Time of the last change of metrics.jsonl, in seconds since 1970.
+        problem: The reason of DAMAGED; else empty.
     """
 
     path: Path
@@ -54,9 +55,9 @@ class ListedRun:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Returns the runs in a folder and below, by name; the folder itself if it is one.
+    """Returns the runs in a folder and below, sorted by name; the folder itself if it is a run.
 
-    Links are not followed, and nothing is looked for inside a run.
+    Links are not followed, and the folders of runs are not searched for further runs.
 
     Raises:
         RunError: There is no such folder.
@@ -67,7 +68,7 @@ def find_runs(folder: Path) -> list[Path]:
 
 
 def list_run(path: Path) -> ListedRun:
-    """Returns what there is to say of one run."""
+    """Returns the list entry of one run."""
     num_bytes = sum(size for _, size in files_with_sizes(path))
     try:
         record = load_run(path)
@@ -77,7 +78,7 @@ def list_run(path: Path) -> ListedRun:
 
 
 def files_with_sizes(folder: Path) -> Iterator[tuple[Path, int]]:
-    """Yields the regular files in a folder and below, with their bytes; links are passed over."""
+    """Yields the regular files in a folder and below, with their sizes. Links are skipped."""
     try:
         entries = list(os.scandir(folder))
     except OSError:
@@ -91,16 +92,16 @@ def files_with_sizes(folder: Path) -> Iterator[tuple[Path, int]]:
 
 
 def is_finished(record: RunRecord) -> bool:
-    """Returns whether the closing evaluation of a run is there and is that of its last round."""
+    """Tells whether a run has a closing evaluation of its last round."""
     closing = record.evaluation
     return bool(closing) and all(each["round"] == record.round_num for each in closing.values())
 
 
 def is_in_use(path: Path) -> bool:
-    """Returns whether a process writes to a run."""
+    """Tells whether a process writes to a run."""
     try:
         with open_regular(path / run_dir.LOCK) as file:
-            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)  # given up at once
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)  # closing releases it
     except BlockingIOError:
         return True
     except OSError:
