@@ -67,8 +67,8 @@ _MODEL_TOTALS = ("num_params", "forward_multiply_adds", "training_multiply_adds"
 def info(*, name: str | None, as_json: bool, quiet: bool, verbose: bool) -> None:
     """Show this installation and everything that can be chosen by name.
 
-    With NAME: what it is, where it comes from, its options with default and range, the learning
-    rates to start from, and a command that uses it. NAME may also be a kind of things: datasets,
+    With NAME, show its description, its source, its options with defaults and ranges, the learning
+    rates to start from, and an example command. NAME may also be a whole table: datasets,
     partitions, samplers, models, algorithms, aggregators, metrics, optimizers, schedules or
     presets.
 
@@ -127,8 +127,8 @@ def _unknown(name: str) -> str:
         )
     names = sorted({*TABLES, *(each for table in TABLES.values() for each in table)})
     return (
-        f"nothing is called '{name}'{did_you_mean(name, names)}; fedcli info lists all names, "
-        f"fedcli info {' | '.join(TABLES)} one kind of them"
+        f"there is no '{name}'{did_you_mean(name, names)}; fedcli info lists all names, "
+        f"fedcli info {' | '.join(TABLES)} lists one table"
     )
 
 
@@ -248,14 +248,14 @@ def _show_all(screen: Screen, entries: Mapping[str, list[dict[str, Any]]]) -> No
             ("platform", system["platform"]),
         ]
     )
-    screen.title("To choose from, in fedcli train")
+    screen.title("Choices for the options of fedcli train")
     screen.prose(
         (f"  {_OPTIONS[table][0]}", ", ".join(entry["name"] for entry in rows))
         for table, rows in entries.items()
     )
     screen.console.print()
-    screen.line("fedcli info NAME shows one of them with its options, rates and an example;")
-    screen.line("fedcli info algorithms (or another kind) shows all of a kind with their papers.")
+    screen.line("fedcli info NAME shows one entry with its options, rates and an example;")
+    screen.line("fedcli info algorithms (or another table) shows a whole table with its papers.")
 
 
 def _show_table(screen: Screen, table: str, entries: list[dict[str, Any]]) -> None:
@@ -267,7 +267,7 @@ def _show_table(screen: Screen, table: str, entries: list[dict[str, Any]]) -> No
     )
     screen.line("")
     name = entries[-1]["name"]
-    screen.line(f"fedcli info {name} shows the options of one, its rates and an example.")
+    screen.line(f"fedcli info {name} shows the options of this entry, its rates and an example.")
 
 
 def _show_entries(screen: Screen, entries: Mapping[str, list[dict[str, Any]]]) -> None:
@@ -291,7 +291,7 @@ def _show_entries(screen: Screen, entries: Mapping[str, list[dict[str, Any]]]) -
 
 def _show_values(screen: Screen, entry: Mapping[str, Any]) -> None:
     screen.prose([("", entry["remark"])] if entry["remark"] else [])
-    screen.title("Stands for")
+    screen.title("Sets these options")
     for name, value in entry["values"].items():
         pairs = [f"{key}={each}" for key, each in value.items()] if isinstance(value, dict) else []
         for each in pairs or [value]:

@@ -67,7 +67,7 @@ def examine(
     if are_bytes and summary.num_examples >= _MIN_EQUAL and 0 < summary.highest <= _DARK:
         notes.append(dark_note(data, round(255 * summary.highest)))
     if summary.num_examples >= _MIN_EQUAL and summary.are_equal:
-        notes.append(f"all images of {data.source} looked at are alike: nothing can be learnt")
+        notes.append(f"all examined images of {data.source} are equal: nothing can be learnt")
     if data.split != "train" or not summary.num_examples:
         return tuple(notes)
     labels = summary.labels
@@ -78,8 +78,8 @@ def examine(
         return tuple(notes)
     if len(labels) == 1:
         notes.append(
-            f"all labels of {data.source} are {next(iter(labels))}: there is one class, and "
-            "nothing to tell apart"
+            f"all labels of {data.source} are {next(iter(labels))}: there is one class, so nothing "
+            "can be learnt"
         )
     elif has_default_classes and max(labels) < data.num_classes - 1:
         most = max(labels) + 1

@@ -227,7 +227,7 @@ def _faults(num_columns: int) -> Iterator[None]:
         yield
     except OSError as err:
         raise RunError(
-            "the scores of an evaluation cannot be kept in a temporary file: "
-            f"{why_not_written(err)}; TMPDIR may name another folder, with room for "
-            f"{4 * (num_columns + 1):,} bytes an example, or leave auc out of --metrics"
+            "the scores of an evaluation cannot be written to a temporary file: "
+            f"{why_not_written(err)}; set TMPDIR to another folder, with room for "
+            f"{4 * (num_columns + 1):,} bytes per example, or leave auc out of --metrics"
         ) from err

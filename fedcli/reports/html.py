@@ -301,7 +301,7 @@ def _confusion(predictions: PredictionSummary) -> str:
         counted += f" of {predictions.num_examples:,}"
     last = f'<tr><th class="text">precision</th>{"".join(precisions)}<td></td></tr>'
     return (
-        "<h2>Labels and what the model says</h2>"
+        "<h2>Confusion matrix</h2>"
         f'<p class="note">{counted} examples ({_escape(predictions.split)}); a row is a '
         "label, a column a prediction</p>"
         f'<div class="wide"><table class="confusion"><tr><th></th>{head}<th>recall</th></tr>'

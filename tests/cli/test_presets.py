@@ -63,7 +63,7 @@ def test_other_data_are_told_and_no_figure_is_shown(fedcli: Fedcli) -> None:
     flags = ("--data", "synthetic-digits", "--rounds", 1, "--out", "run")
     done = fedcli("train", "--preset", "tff-tutorial", *flags)
     assert done.code == 0
-    assert "This run's data are others, so its figures are not set beside those.\n" in done.out
+    assert "This run uses other data, so its figures are not compared with those.\n" in done.out
     assert "3.11937" not in done.out
 
 

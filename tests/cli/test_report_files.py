@@ -81,7 +81,7 @@ def test_page_of_a_run_in_a_browser(fedcli: Fedcli, tmp_path: Path, browse: obje
     assert "script" not in outline.counts
     assert outline.references == []
     assert all(each.startswith("data:image/png;base64,") for each in outline.images)
-    for text in ("Over clients", "Clients by their accuracy", "Labels and what", "--batch-size"):
+    for text in ("Over clients", "Clients by their accuracy", "Confusion matrix", "--batch-size"):
         assert text in dom
     colors = picture.getcolors(1 << 24)
     assert colors is not None

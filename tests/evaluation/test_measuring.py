@@ -243,7 +243,7 @@ def _full_device() -> Any:
 def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranking, "nameless_file", _full_device)
     ranks = ScoreRanks(3, max_held=0)
-    with pytest.raises(RunError, match=r"No space left.*TMPDIR.*16 bytes an example.*--metrics"):
+    with pytest.raises(RunError, match=r"No space left.*TMPDIR.*16 bytes per example.*--metrics"):
         ranks.add(*draw(5, 3, seed=0))
     ranks.close()
 

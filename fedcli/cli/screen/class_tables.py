@@ -39,7 +39,7 @@ def show(screen: Screen, data: ClientData, measures: ClassMeasures, *, shows_cla
     if num_classes > _MAX_MATRIX:
         screen.line(f"The confusion matrix of {num_classes} classes is in --json", "dim")
         return
-    screen.title("Confusion matrix: a row is a label, a column what the model says")
+    screen.title("Confusion matrix: a row is a label, a column a prediction")
     rows = [
         [name, *(f"{count:,}" if count else "." for count in counts)]
         for name, counts in zip(names, measures.confusion.tolist(), strict=True)

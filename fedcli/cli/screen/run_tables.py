@@ -128,9 +128,9 @@ def show_comparison(screen: TextScreen, comparison: Comparison) -> None:
         ]
         screen.table(["figure", "published", "this run"], rows)
     elif comparison.has_other_data:
-        screen.line("This run's data are others, so its figures are not set beside those.")
+        screen.line("This run uses other data, so its figures are not compared with those.")
     else:
-        screen.line("No figure of it is known to this program.")
+        screen.line("fedcli has no published figures for this preset.")
     if comparison.differs_in:
         screen.line(f"This run differs in {', '.join(comparison.differs_in)}.")
     if preset.remark and not comparison.has_other_data:
