@@ -101,8 +101,10 @@ class LearningProcess(abc.ABC):
 
     def _metrics(self, stats: metrics.ClientStats) -> dict[str, Any]:
         """Returns metrics over some clients: those of the aggregator, then the model's own."""
-        own = self._own_metrics.finalize(metrics.sum_stats(stats))
-        return {**self.metrics_aggregator(stats), **own}
+        built_in = self.metrics_aggregator(stats)
+        if not self._own_metrics.rows:
+            return built_in
+        return {**built_in, **self._own_metrics.finalize(metrics.sum_stats(stats))}
 
     def _about(self) -> dict[str, str]:
         """Returns a description of the process's parts by name."""

@@ -98,4 +98,5 @@ def build(
         ConfigError: The name or an option is unknown, a value is not allowed, or the warm-up leaves
             no round for the decay.
     """
-    return Schedule(name, tables.resolve_schedule(name, options or {}, num_rounds))
+    schedule = Schedule(name, tables.resolve_schedule(name, options or {}, num_rounds))
+    return CONSTANT if schedule == CONSTANT else schedule  # compared every round: by identity
