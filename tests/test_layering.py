@@ -52,7 +52,8 @@ FLOORS = {
         ("evaluation_clients", "evaluation_outputs", "round_evaluations", "saving"),
         ("moved_data", "opening", "provenance", "trained"),
         ("files",),
-        ("building", "needs", "stopping"),
+        ("needs",),
+        ("building", "stopping"),
     ),
     "learning": (
         ("named_builders",),
@@ -62,7 +63,7 @@ FLOORS = {
         ("state",),
         ("signatures",),
         ("algorithms",),
-        ("aggregators", "attacks"),
+        ("aggregators", "updates"),
         ("engines",),
         ("optimizers", "client_states", "cohort_data"),
     ),

@@ -26,6 +26,18 @@ class Purpose(IntEnum):
     DROPOUT = 9
     CLIENT_DROPOUT = 10
     CLIENT_SPEED = 11
+    ATTACKERS = 12
+    ATTACK_NOISE = 13
+    POISONED_EXAMPLES = 14
+    DP_NOISE = 15
+    DP_COUNT_NOISE = 16
+    QUANTISATION = 17
+    ROTATION = 18
+    SKETCH_HASHES = 19
+    BUCKETS = 20
+    MASKS = 21
+    ROOT_DATA = 22
+    AUDIT = 23
 
 
 class StreamKey(NamedTuple):

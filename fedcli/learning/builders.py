@@ -7,7 +7,8 @@ itself: a round takes one and returns the next.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
@@ -23,6 +24,9 @@ from fedcli.learning.state import ModelWeights, ProcessOutput, ServerState
 from fedcli.learning.training_process import TrainingProcess
 from fedcli.models.metrics import MetricsAggregator, sum_then_finalize
 from fedcli.settings import tables
+
+if TYPE_CHECKING:
+    from fedcli.learning.updates.contract import UpdateStage
 
 __all__ = [
     "LearningProcess",
@@ -51,6 +55,8 @@ def build_process(
     num_clients: int | None = None,
     measures_deltas: bool = False,
     class_weights: ArrayLike | None = None,
+    stages: Sequence[UpdateStage] = (),
+    seed: int = 0,
 ) -> LearningProcess:
     """Returns the training process of any algorithm.
 
@@ -69,6 +75,8 @@ def build_process(
         class_weights: Factors of the training loss by class, [num_classes], finite and not
             negative, as Keras's `class_weight`. The loss of a batch is the sum of the weighted
             losses over its number of examples. None for 1 throughout.
+        stages: What changes the single updates of a cohort before they are aggregated, in order.
+        seed: The seed of what stages and aggregators draw at random.
 
     Raises:
         ConfigError: The model's name is unknown, or the class weights do not fit the model.
@@ -82,6 +90,8 @@ def build_process(
         num_clients=num_clients,
         measures_deltas=measures_deltas,
         class_weights=class_weights,
+        stages=stages,
+        seed=seed,
     )
 
 

@@ -41,7 +41,12 @@ from fedcli.digest import blake2b
 from fedcli.errors import RunError
 from fedcli.files import check_regular
 
-FILE = "client_states.sqlite"
+# The kinds of vectors that clients keep, by the names of their files: what an algorithm keeps, what
+# compression has not sent yet, and the sums of past deltas that an aggregator compares.
+ALGORITHM, RESIDUALS, HISTORIES = "client_states", "residuals", "delta_histories"
+KINDS = (ALGORITHM, RESIDUALS, HISTORIES)
+SUFFIX = ".sqlite"
+FILES = tuple(f"{kind}{SUFFIX}" for kind in KINDS)
 
 _SUFFIXES = ("-journal", "-wal", "-shm")  # of the files that SQLite keeps beside it
 _PAGE_BYTES = 32768
@@ -357,9 +362,12 @@ class ClientStates:
 
     Attributes:
         version: The number of rounds written.
+        name: The name of the file without its suffix. One run may have several kinds of vectors,
+            each in a file of its own.
     """
 
     version: int = 0
+    name: str = ALGORITHM
     _holder: _Holder = field(default_factory=_Holder)
     _token: _Token = field(default_factory=_Token)
 
@@ -402,7 +410,7 @@ class ClientStates:
         readable = {self.version, *store.kept}
         for version in [each for each in tokens if each not in readable or each > self.version]:
             del tokens[version]
-        after = ClientStates(self.version + 1, self._holder, _Token(self.digest))
+        after = replace(self, version=self.version + 1, _token=_Token(self.digest))
         tokens[after.version] = after._token
         return NextClientStates(self, after, store)
 
@@ -425,7 +433,7 @@ class ClientStates:
         Raises:
             RunError: The file is damaged or missing, or its digest differs.
         """
-        path = folder / FILE
+        path = folder / f"{self.name}{SUFFIX}"
         if self.version and not path.exists():
             raise RunError(
                 f"{path} is missing, and the run needs it (fedcli clean --client-states removes "

@@ -25,12 +25,13 @@ class ServerState:
     Attributes:
         round_num: Rounds completed; 0 for the initial model.
         global_model_weights: float32 [num_params].
-        distributor: The distributor's state: arrays, ints or floats by name. The next three parts
+        distributor: The distributor's state: arrays, ints or floats by name. The next four parts
             are of the same kind.
         client_work: The client work's state. It may also hold `ClientStates`, one vector per
-            client. In evaluation, the sums over all rounds so far.
+            client; `aggregator` and `updates` too. In evaluation, the sums over all rounds so far.
         aggregator: The aggregator's state.
         finalizer: The server optimizer's state.
+        updates: The state of the stages that change single updates before they are aggregated.
         evaluated: The weights or models that are evaluated and exported instead of the global
             model; None for the global model.
     """
@@ -41,13 +42,14 @@ class ServerState:
     client_work: dict[str, Any] = field(default_factory=dict)
     aggregator: dict[str, Any] = field(default_factory=dict)
     finalizer: dict[str, Any] = field(default_factory=dict)
+    updates: dict[str, Any] = field(default_factory=dict)
     evaluated: Evaluated | None = None
 
     def _about(self) -> dict[str, str]:
         """What there is by component, in words."""
         parts = {
             name: ", ".join(f"{key} {_kind(part)}" for key, part in getattr(self, name).items())
-            for name in ("distributor", "client_work", "aggregator", "finalizer")
+            for name in ("distributor", "client_work", "aggregator", "finalizer", "updates")
         }
         evaluated = {} if self.evaluated is None else {"evaluated": "other weights"}
         weights = f"{len(self.global_model_weights):,} weights"
@@ -181,6 +183,8 @@ def state_types(state: ServerState, layout: ParamLayout) -> dict[str, Any]:
         for name in ("distributor", "client_work", "aggregator", "finalizer")
     }
     types = {"round_num": "int64", "global_model_weights": weights, **parts}
+    if state.updates:
+        types["updates"] = {key: _part_type(each, layout) for key, each in state.updates.items()}
     if state.evaluated is None:
         return types
     evaluated = {name: value for name, value in vars(state.evaluated).items() if value is not None}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +24,10 @@ from fedcli.learning.process import LearningProcess, ModelLike, check_call, coun
 from fedcli.learning.state import ProcessOutput, ServerState
 from fedcli.models.metrics import MetricsAggregator
 
+if TYPE_CHECKING:
+    from fedcli.learning.updates.contract import UpdateStage
+    from fedcli.learning.updates.passage import Passage
+
 
 class TrainingProcess(LearningProcess):
     """Rounds of training with one `Algorithm`."""
@@ -38,6 +42,8 @@ class TrainingProcess(LearningProcess):
         num_clients: int | None = None,
         measures_deltas: bool = False,
         class_weights: ArrayLike | None = None,
+        stages: Sequence[UpdateStage] = (),
+        seed: int = 0,
     ) -> None:
         """Combines an algorithm with a model; see `build_process`.
 
@@ -63,6 +69,8 @@ class TrainingProcess(LearningProcess):
         self.num_clients = num_clients
         self.class_weights = _checked_weights(class_weights, self.model.layout.num_classes)
         self._measures_deltas = measures_deltas
+        self._stages = tuple(stages)
+        self._seed = seed
 
     def _about(self) -> dict[str, str]:
         work, algorithm = self.algorithm.client_work, self.algorithm
@@ -85,6 +93,7 @@ class TrainingProcess(LearningProcess):
             client_work=self.algorithm.client_work.init(params),
             aggregator=self.algorithm.aggregator.init(),
             finalizer=self.algorithm.server_optimizer.init(params),
+            updates=self._start_updates(len(params)),
             evaluated=self._start_evaluated(params),
         )
 
@@ -100,6 +109,23 @@ class TrainingProcess(LearningProcess):
         if self._measures_deltas and request.bounds is None:
             return request._replace(bounds=NO_BOUNDS)
         return request
+
+    def _passage(self, state: ServerState, request: DeltaRequest) -> Passage | None:
+        """Returns the way of this round's updates to the aggregator; None for sums alone."""
+        if not self._stages and not request.all_rows:
+            return None
+        from fedcli.learning.updates.passage import Passage  # late: most runs need sums alone
+
+        layout, round_num = self.model.layout, state.round_num
+        return Passage(self._stages, state.updates, layout, seed=self._seed, round_num=round_num)
+
+    def _start_updates(self, num_params: int) -> dict[str, Any]:
+        """Returns the `updates` part of the initial state."""
+        if not self._stages:
+            return {}
+        from fedcli.learning.updates.passage import initial_state
+
+        return initial_state(self._stages, num_params)
 
     def _start_evaluated(self, params: NDArray[np.float32]) -> Evaluated | None:
         """Returns the `evaluated` part of the initial state."""
@@ -131,6 +157,8 @@ class TrainingProcess(LearningProcess):
         check_call(state, client_data)
         started = perf_counter()
         algorithm, params = self.algorithm, state.global_model_weights
+        request = self._request(state)
+        passage = self._passage(state, request)
         call = CohortCall(
             engine=self.engine,
             layout=self.model.layout,
@@ -139,7 +167,7 @@ class TrainingProcess(LearningProcess):
                 params=params,
                 round_num=state.round_num,
                 weighting=algorithm.weighting,
-                request=self._request(state),
+                request=request,
                 class_weights=self.class_weights,
             ),
             aggregator=algorithm.aggregator,
@@ -148,6 +176,7 @@ class TrainingProcess(LearningProcess):
             cancel=cancel,
             num_clients=self.num_clients,
             evaluated=state.evaluated,
+            passage=passage,
         )
         deltas, work_state, evaluated = algorithm.client_work.run(call, state.client_work)
         trained = perf_counter()
@@ -168,6 +197,9 @@ class TrainingProcess(LearningProcess):
             "aggregator": aggregator_metrics,
             "finalizer": finalizer_metrics,
         }
+        if self._stages:
+            assert passage is not None
+            round_metrics["updates"] = passage.metrics
         is_rejected = bool(finalizer_metrics["update_non_finite"])
         next_state = replace(
             state,
@@ -176,6 +208,7 @@ class TrainingProcess(LearningProcess):
             client_work=work_state,
             aggregator=aggregator_state,
             finalizer=opt_state,
+            updates=state.updates if passage is None else passage.state,
             evaluated=evaluated or self._next_evaluated(state.evaluated, params, is_rejected),
         )
         timings = {"train": trained - started, "aggregate": perf_counter() - trained}

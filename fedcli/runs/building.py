@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from fedcli.learning import aggregators, algorithms, optimizers
 from fedcli.learning.algorithms.base import Algorithm
@@ -10,6 +11,9 @@ from fedcli.learning.optimizers import schedules
 from fedcli.learning.optimizers.optimizer import Optimizer
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.vocabulary import BY_ROUND
+
+if TYPE_CHECKING:
+    from fedcli.learning.updates.contract import UpdateStage
 
 
 def build_algorithm(config: RunConfig) -> Algorithm:
@@ -28,6 +32,11 @@ def build_algorithm(config: RunConfig) -> Algorithm:
         options=config.algorithm_options,
     )
     return replace(algorithm, ema_decay=config.server_ema)
+
+
+def build_stages(config: RunConfig) -> tuple[UpdateStage, ...]:
+    """Returns what changes the single updates of a valid config before they are aggregated."""
+    return ()
 
 
 def _build_client_optimizer(config: RunConfig) -> Optimizer | None:

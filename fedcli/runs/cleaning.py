@@ -105,12 +105,12 @@ def _add(made: Plan, record: RunRecord, *, has_client_states: bool) -> None:
     for what, removable in ((CHECKPOINTS, old), (LEFT_OVERS, left)):
         if removable:
             made.removals.append(_removal(path, what, removable))
-    states = path / client_states.FILE
-    if states.is_file():
+    states = [path / name for name in client_states.FILES if (path / name).is_file()]
+    if states:
         entry = ALGORITHMS.get(str(record.options.get("algorithm")))
         is_evaluated = entry is not None and entry.has_own_models
         then = "can neither be resumed nor evaluated" if is_evaluated else "cannot be resumed"
-        removal = _removal(path, CLIENT_STATES, [states], f"the run {then}")
+        removal = _removal(path, CLIENT_STATES, states, f"the run {then}")
         (made.removals if has_client_states else made.kept).append(removal)
 
 

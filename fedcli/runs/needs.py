@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,7 +25,11 @@ from fedcli.learning.algorithms.base import Algorithm
 from fedcli.learning.client_states import ClientStates
 from fedcli.learning.engines.contract import BLOCK_CLIENTS
 from fedcli.models.layout import ParamLayout
+from fedcli.runs.building import build_stages
 from fedcli.settings.run_config import RunConfig
+
+if TYPE_CHECKING:
+    from fedcli.learning.updates.contract import UpdateStage
 
 # Numbers of float32 vectors with one value for each parameter.
 _FIXED = 11  # two states, sums in float64, and a checkpoint while it is written
@@ -163,12 +169,14 @@ def estimate(
         load: The size of the training.
     """
     vector = 4 * layout.num_params
-    parts = _state_parts(algorithm)
+    stages = build_stages(config)
+    parts = _state_parts(algorithm, stages)
     entry = algorithm.entry
     keeps = entry.has_own_models or any(isinstance(part, ClientStates) for part in parts)
     num_state = sum(part.nbytes / 4 for part in parts if isinstance(part, np.ndarray))
     num_state += entry.has_own_weights or config.server_ema is not None
-    wants_rows = algorithm.aggregator.request(algorithm.aggregator.init()).all_rows
+    request = algorithm.aggregator.request(algorithm.aggregator.init())
+    wants_rows = request.all_rows or bool(stages)
     in_block = min(load.cohort, BLOCK_CLIENTS)
     visits = _visits(config, load.examples)
     batch_size = max(1, math.ceil(min(visits, plan.batch_size)))
@@ -215,11 +223,15 @@ def workload(train: ClientData, cohort: int, population: int, threads: int) -> W
     return Workload(max(1, cohort), population, mean, threads)
 
 
-def _state_parts(algorithm: Algorithm) -> list[object]:
+def _state_parts(algorithm: Algorithm, stages: Iterable[UpdateStage]) -> list[object]:
     """The parts of the initial server state beside the weights, for a model of one parameter."""
     one = np.zeros(1, np.float32)
     server = algorithm.server_optimizer.for_tensors([(1,)])
-    return [*server.init(one).values(), *algorithm.client_work.init(one).values()]
+    return [
+        *server.init(one).values(),
+        *algorithm.client_work.init(one).values(),
+        *(part for stage in stages for part in stage.init(1).values()),
+    ]
 
 
 def _visits(config: RunConfig, examples: float) -> float:

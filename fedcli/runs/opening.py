@@ -37,10 +37,10 @@ from fedcli.models import sources
 from fedcli.models.layout import ParamLayout
 from fedcli.models.model import Model
 from fedcli.runs import needs
-from fedcli.runs.building import build_algorithm
+from fedcli.runs.building import build_algorithm, build_stages
 from fedcli.runs.files import checkpoint
 from fedcli.runs.files.checkpoint import Checkpoint
-from fedcli.runs.files.saved_states import digest_of, to_components
+from fedcli.runs.files.saved_states import digests_of, to_components
 from fedcli.settings import tables
 from fedcli.settings.data_source import DataSource
 from fedcli.settings.options import is_code
@@ -139,7 +139,7 @@ class Federation:
             __version__,
             sources.to_text(model.layout),
             None if model.layout.specs else tuple(each.name for each in model.layout.tensors),
-            digest_of(state),
+            digests_of(state),
         )
         return checkpoint.encode(content)
 
@@ -236,6 +236,8 @@ def open_federation(
             num_clients=_population_size(cohorts, train),
             measures_deltas=config.record_clients,
             class_weights=weights,
+            stages=build_stages(config),
+            seed=config.seed,
         ),
         evaluator=learning.build_fed_eval(model, engine=engine),
         sampled_clients=sampled_clients,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -39,7 +40,7 @@ from fedcli.settings.run_config import RunConfig, may_have_code
 _OWN_NAMES = (
     *(run_dir.CONFIG, run_dir.METRICS, run_dir.METRICS_CSV, run_dir.TIMINGS, run_dir.EVALUATION),
     *(run_dir.CHECKPOINTS, run_dir.LOCK, client_records.FILE, client_records.JOURNAL),
-    *(client_states.FILE, event_files.FOLDER),
+    *(*client_states.FILES, event_files.FOLDER),
 )
 
 
@@ -109,6 +110,7 @@ def _trained(content: Checkpoint, file: Path, threads: int | None, code: Any = N
     engine = choosing.make_engine(model, threads)
     bare, ordinary = without_code(content, config)
     process = learning.build_process(build_algorithm(ordinary), model, engine=engine)
+    bare = replace(bare, components={**bare.components, "updates": {}})  # evaluation needs none
     state = to_state(bare, process, file)
     if state.has_own_models:
         state = open_client_states(state, file.parent.parent, content.client_states)

@@ -17,7 +17,7 @@ import pytest
 
 from fedcli import settings
 from fedcli.errors import RunError
-from fedcli.learning.client_states import FILE, ClientStates, Store
+from fedcli.learning.client_states import FILES, ClientStates, Store
 from fedcli.runs import starting, trained
 from fedcli.runs.files import checkpoint
 from fedcli.runs.files import folder as run_dir
@@ -25,6 +25,7 @@ from fedcli.runs.files.saved_states import client_states_of
 from tests.kit.training import go_on, train
 
 NUM_PARAMS = 50
+FILE = FILES[0]
 
 
 def _vector(value: float) -> np.ndarray:
@@ -465,7 +466,7 @@ def _forget_digest(file: Path) -> None:
     """Makes a checkpoint one of before there were digests."""
     content = checkpoint.load(file)
     assert content.client_states is not None
-    file.write_bytes(checkpoint.encode(replace(content, client_states=None)))
+    file.write_bytes(checkpoint.encode(replace(content, client_states={})))
 
 
 def test_a_run_from_before_there_were_digests_is_gone_on_from(tmp_path: Path) -> None:

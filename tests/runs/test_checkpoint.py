@@ -114,13 +114,16 @@ def test_names_of_tensors_that_are_not_the_weights_are_told(tmp_path: Path, text
         checkpoint.load(path)
 
 
-@pytest.mark.parametrize("digest", [None, 0, 2**63 - 1])
-def test_the_digest_of_what_clients_keep(
-    content: Checkpoint, tmp_path: Path, digest: int | None
+@pytest.mark.parametrize(
+    "digests",
+    [{}, {"client_states": 0}, {"client_states": 2**63 - 1, "residuals": 7}],
+)
+def test_the_digests_of_what_clients_keep(
+    content: Checkpoint, tmp_path: Path, digests: dict[str, int]
 ) -> None:
     file = tmp_path / "round.h5"
-    file.write_bytes(checkpoint.encode(replace(content, client_states=digest)))
-    assert checkpoint.load(file).client_states == digest
+    file.write_bytes(checkpoint.encode(replace(content, client_states=digests)))
+    assert checkpoint.load(file).client_states == digests
 
 
 def test_equal_states_give_equal_bytes(content: Checkpoint) -> None:

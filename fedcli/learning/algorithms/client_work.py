@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from fedcli.learning.optimizers.optimizer import Optimizer
 from fedcli.models.layout import ParamLayout
 from fedcli.settings import tables
 
+if TYPE_CHECKING:
+    from fedcli.learning.updates.passage import Passage
+
 
 @dataclass(frozen=True, eq=False)
 class CohortCall:
@@ -37,6 +40,8 @@ class CohortCall:
         cancel: A flag that stops the call from outside.
         num_clients: The size of the population; None if it is not known.
         evaluated: The `evaluated` part of the server state before the round.
+        passage: Takes the deltas that the aggregator gets through the stages before it; None: the
+            deltas are not for the aggregator, or it needs their sum alone and there is no stage.
     """
 
     engine: Engine
@@ -48,6 +53,7 @@ class CohortCall:
     cancel: CancelFlag | None
     num_clients: int | None = None
     evaluated: Evaluated | None = None
+    passage: Passage | None = None
 
     @property
     def params(self) -> NDArray[np.float32]:
@@ -74,7 +80,7 @@ class CohortCall:
 
     def for_gradients(self) -> CohortCall:
         """Returns a call that requests a plain sum: gradients are not for the aggregator."""
-        return replace(self, task=replace(self.task, request=SUM))
+        return replace(self, task=replace(self.task, request=SUM), passage=None)
 
     def measuring(self) -> CohortCall:
         """Returns a call whose stats contain the sizes of the deltas: `norm` and `max_abs`."""
@@ -122,9 +128,20 @@ class CohortCall:
         return self._run(replace(self.task, rows=((StepKind.GRADIENT, ()),)))
 
     def _run(self, task: ClientTask, exchange: ClientExchange | None = None) -> Deltas:
-        return self.engine.train(
-            self.layout, task, self.clients, exchange=exchange, cancel=self.cancel
+        passage = self.passage
+        if passage is None:
+            return self.engine.train(
+                self.layout, task, self.clients, exchange=exchange, cancel=self.cancel
+            )
+        wanted = task.request
+        deltas = self.engine.train(
+            self.layout,
+            replace(task, request=passage.request(wanted)),
+            passage.noting(self.clients),
+            exchange=exchange,
+            cancel=self.cancel,
         )
+        return passage.take(deltas, wanted)
 
 
 class WorkResult(NamedTuple):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,22 @@ class DeltaBounds(NamedTuple):
 NO_BOUNDS = DeltaBounds(math.inf, math.inf)
 
 
+class RoundContext(NamedTuple):
+    """The round that single deltas belong to, for what depends on clients or draws at random.
+
+    Attributes:
+        seed: The run's seed.
+        round_num: Rounds completed before it.
+        client_ids: The client of each delta, in cohort order.
+        occurrences: The number of earlier copies of each client in the cohort.
+    """
+
+    seed: int
+    round_num: int
+    client_ids: tuple[str, ...]
+    occurrences: tuple[int, ...]
+
+
 class DeltaRequest(NamedTuple):
     """What an engine returns about the deltas beside their sum.
 
@@ -46,10 +62,12 @@ class DeltaRequest(NamedTuple):
         bounds: Bounds that each delta is kept within before it is added. The engine then measures
             each delta, too. None: deltas are neither bounded nor measured.
         all_rows: Whether the single deltas are returned in `Deltas.rows`.
+        are_writable: Whether these rows can be changed in place, in their temporary file.
     """
 
     bounds: DeltaBounds | None = None
     all_rows: bool = False
+    are_writable: bool = False
 
 
 SUM = DeltaRequest()
@@ -75,6 +93,7 @@ class Deltas:
             were not requested, or if no client could train and the sum is of gradients.
         scale: The factor of every delta, above 0.
         shift: The vector added to every scaled delta, float64 [num_params]; None for zeros.
+        round: The round and its clients, if all rows were requested in a `LearningProcess`.
     """
 
     delta_sum: NDArray[np.float64]
@@ -83,6 +102,7 @@ class Deltas:
     rows: NDArray[np.float32] | None = None
     scale: float = 1.0
     shift: NDArray[np.float64] | None = None
+    round: RoundContext | None = None
 
     def scaled(self, factor: float) -> Deltas:
         """Returns the deltas times a factor above 0."""
@@ -196,8 +216,8 @@ class DeltaFile:
                 self._file.write(np.ascontiguousarray(written).data.cast("B"))
         self._num_rows += len(deltas)
 
-    def mapped(self) -> NDArray[np.float32]:
-        """Returns all rows, float32 [num_rows, num_params], mapped read-only.
+    def mapped(self, *, are_writable: bool = False) -> NDArray[np.float32]:
+        """Returns all rows, float32 [num_rows, num_params], mapped read-only unless `are_writable`.
 
         Raises:
             RunError: The disk is full or fails.
@@ -207,7 +227,8 @@ class DeltaFile:
             shape = self._num_rows, self._num_params
             if 0 in shape:
                 return np.zeros(shape, np.float32)
-            return np.memmap(self._file, np.float32, "r", shape=shape)
+            mode: Literal["r", "r+"] = "r+" if are_writable else "r"
+            return np.memmap(self._file, np.float32, mode, shape=shape)
 
     @contextmanager
     def _faults(self) -> Iterator[None]:

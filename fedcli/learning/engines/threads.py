@@ -139,7 +139,9 @@ class ThreadEngine:
                     self._train_piece(loaded, cohort, piece, file)
                     for piece in self._pieces(clients, loaded, cohort)
                 ]
-                rows = None if file is None else file.mapped()
+                rows = None
+                if file is not None:
+                    rows = file.mapped(are_writable=task.request.are_writable)
             delta_sum, weight_sum = loaded.delta_sum.total()
             return Deltas(delta_sum, weight_sum, _joined(parts), rows)
 

@@ -3,15 +3,16 @@
 Layout (format "fedcli-checkpoint", version 1):
 
 - One group for each component of the server state: `global_model_weights` with one dataset for each
-  tensor in Keras's shape, `distributor`, `client_work`, `aggregator`, `finalizer`. Arrays are
-  datasets, plain numbers are scalar datasets.
+  tensor in Keras's shape, `distributor`, `client_work`, `aggregator`, `finalizer`, and `updates` if
+  it holds anything. Arrays are datasets, plain numbers are scalar datasets.
 - `config`: the text of config.toml.
 - `model`: the JSON of the model's layers (`layout.ParamLayout.description`), so that a model from a
   file can be used without that file. Early versions lack it. If the model is a user's code,
   `tensors` takes its place: the JSON list of the names of the weights in their order.
 - Attributes: `round_num`, `fedcli_version`; `input_shape`, `num_classes` and `pixel_convention` of
   the model, so that it can be used without its data; and, if clients keep vectors, the digest
-  `client_states` of the file that holds them (learning.client_states). Early versions lack it.
+  `client_states` of the file that holds them (learning.client_states). Early versions lack it. The
+  digest of a further file has the name of that file.
 
 A trailer follows the HDF5 image: 16 bytes of name and the BLAKE2b of all bytes before it. It
 detects a truncated file or a changed byte before anything is parsed. HDF5 tools ignore it.
@@ -24,6 +25,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -36,12 +38,17 @@ from fedcli.digest import blake2b
 from fedcli.errors import CheckpointError
 from fedcli.files import open_regular
 from fedcli.hdf5 import check_heaps, new_in_memory
+from fedcli.learning import client_states
 from fedcli.models.sizing import MAX_DIMENSIONS, MAX_VALUES
 from fedcli.settings.vocabulary import MAX_CLASSES, PIXEL_CONVENTIONS
 
 FORMAT = "fedcli-checkpoint"
 VERSION = 1
-COMPONENTS = ("global_model_weights", "distributor", "client_work", "aggregator", "finalizer")
+COMPONENTS = (
+    *("global_model_weights", "distributor", "client_work", "aggregator", "finalizer"),
+    "updates",
+)
+OPTIONAL = frozenset({"updates"})  # components that are left out if they hold nothing
 H5PY_VERSION: str = h5py.__version__
 
 # The largest file: eight times the weights of the largest model, to hold optimizer states as well.
@@ -73,7 +80,8 @@ class Checkpoint:
         description: The model's layers, as JSON text; None: the config names a model of fedcli, or
             the model is a user's code.
         tensor_names: Names of the weights in order, if the model is a user's code; else None.
-        client_states: The digest of the client states; None: there are none, or it is not known.
+        client_states: The digests of the client states by the names of their files; one that is not
+            known is left out.
     """
 
     round_num: int
@@ -85,7 +93,7 @@ class Checkpoint:
     fedcli_version: str
     description: str | None = None
     tensor_names: tuple[str, ...] | None = None
-    client_states: int | None = None
+    client_states: Mapping[str, int] = field(default_factory=dict)
 
 
 def encode(checkpoint: Checkpoint) -> bytes:
@@ -98,8 +106,8 @@ def encode(checkpoint: Checkpoint) -> bytes:
         file.attrs["input_shape"] = checkpoint.input_shape
         file.attrs["num_classes"] = checkpoint.num_classes
         file.attrs["pixel_convention"] = checkpoint.pixel_convention
-        if checkpoint.client_states is not None:
-            file.attrs["client_states"] = checkpoint.client_states
+        for name, digest in checkpoint.client_states.items():
+            file.attrs[name] = digest
         file["config"] = np.frombuffer(checkpoint.config.encode(), np.uint8)
         if checkpoint.description is not None:
             file["model"] = np.frombuffer(checkpoint.description.encode(), np.uint8)
@@ -107,9 +115,12 @@ def encode(checkpoint: Checkpoint) -> bytes:
             names = json.dumps(checkpoint.tensor_names)
             file["tensors"] = np.frombuffer(names.encode(), np.uint8)
         for component in COMPONENTS:
+            parts = checkpoint.components.get(component, {})
+            if component in OPTIONAL and not parts:
+                continue
             group = file.create_group(component)
             # Sorted, because a loaded state may have its parts in another order than a new one.
-            for name, part in sorted(checkpoint.components[component].items()):
+            for name, part in sorted(parts.items()):
                 group[name] = part
         file.flush()
         image: bytes = file.id.get_file_image()
@@ -151,7 +162,7 @@ def check(checkpoint: Checkpoint, expected: Components, path: Path) -> None:
     """
     for component in COMPONENTS:
         has = {name: _kind(part) for name, part in checkpoint.components[component].items()}
-        needs = {name: _kind(part) for name, part in expected[component].items()}
+        needs = {name: _kind(part) for name, part in expected.get(component, {}).items()}
         if has != needs:
             raise CheckpointError(
                 f"{path}: {component} holds {_listed(has)}, but the run's config needs "
@@ -213,10 +224,14 @@ def _parse(file: h5py.File, num_bytes: int, path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path} has pixel convention {convention!r}; it is not a checkpoint of fedcli"
         )
-    components = {name: _read_group(file, name, num_bytes, path) for name in COMPONENTS}
+    components = {
+        name: {}
+        if name in OPTIONAL and name not in file
+        else _read_group(file, name, num_bytes, path)
+        for name in COMPONENTS
+    }
     config = _read_text(file, "config", num_bytes, path)
     description = _read_text(file, "model", num_bytes, path) if "model" in file else None
-    states = file.attrs.get("client_states")
     return Checkpoint(
         round_num,
         components,
@@ -227,7 +242,7 @@ def _parse(file: h5py.File, num_bytes: int, path: Path) -> Checkpoint:
         writer,
         description,
         _read_tensor_names(file, components["global_model_weights"], num_bytes, path),
-        None if states is None else int(states),
+        {name: int(file.attrs[name]) for name in client_states.KINDS if name in file.attrs},
     )
 
 

@@ -162,8 +162,9 @@ def to_components(state: ServerState, model: Model) -> dict[str, dict[str, check
             **{name: _to_part(part) for name, part in state.client_work.items()},
             **client_work,
         },
-        "aggregator": state.aggregator,
+        "aggregator": {name: _to_part(part) for name, part in state.aggregator.items()},
         "finalizer": {**state.finalizer, **finalizer},
+        "updates": {name: _to_part(part) for name, part in state.updates.items()},
     }
 
 
@@ -232,58 +233,73 @@ def to_state(content: Checkpoint, process: LearningProcess, path: Path) -> Serve
         round_num=content.round_num,
         global_model_weights=weights,
         distributor=dict(parts["distributor"]),
-        client_work={
-            name: _from_part(part, initial.client_work[name]) for name, part in client_work.items()
-        },
-        aggregator=dict(parts["aggregator"]),
+        client_work=_from_parts(client_work, initial.client_work),
+        aggregator=_from_parts(parts["aggregator"], initial.aggregator),
         finalizer=finalizer,
+        updates=_from_parts(parts["updates"], initial.updates),
         evaluated=evaluated,
     )
 
 
 def client_states_of(state: ServerState) -> list[ClientStates]:
-    """Returns the client states in a server state: vectors of an algorithm, or own models."""
-    kept = [each for each in state.client_work.values() if isinstance(each, ClientStates)]
+    """Returns the client states in a server state: vectors of its components, or own models."""
+    components = state.client_work, state.aggregator, state.updates
+    parts = [part for component in components for part in component.values()]
+    kept = [each for each in parts if isinstance(each, ClientStates)]
     if state.evaluated is not None and state.evaluated.own_models is not None:
         kept.append(state.evaluated.own_models)
     return kept
 
 
-def digest_of(state: ServerState) -> int | None:
-    """Returns the digest of the client states; None: the algorithm has none.
-
-    An algorithm has at most one kind of client states, because a run's folder has one file of them.
-    """
-    return next((each.digest for each in client_states_of(state)), None)
+def digests_of(state: ServerState) -> dict[str, int]:
+    """Returns the digests of the client states by the names of their files."""
+    return {each.name: each.digest for each in client_states_of(state)}
 
 
-def open_client_states(state: ServerState, folder: Path, digest: int | None = None) -> ServerState:
+def open_client_states(
+    state: ServerState, folder: Path, digests: Mapping[str, int] | None = None
+) -> ServerState:
     """Opens the client states of a server state in a run's folder.
 
     Args:
         state: The state of a checkpoint, or the initial state.
         folder: The run's folder.
-        digest: The digest of the client states in the checkpoint; None: it has none.
+        digests: The digests in the checkpoint, as `digests_of` returns them; None: it has none.
 
     Raises:
-        RunError: The file is damaged, missing, or not that of the checkpoint.
+        RunError: A file is damaged, missing, or not that of the checkpoint.
     """
     kept = run_dir.checkpoint_rounds(folder)
-    client_work = {
-        name: each.open_in(folder, kept, digest) if isinstance(each, ClientStates) else each
-        for name, each in state.client_work.items()
-    }
+
+    def opened(part: Any) -> Any:
+        if not isinstance(part, ClientStates):
+            return part
+        return part.open_in(folder, kept, (digests or {}).get(part.name))
+
+    def all_opened(component: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: opened(part) for name, part in component.items()}
+
     evaluated = state.evaluated
     if evaluated is not None and evaluated.own_models is not None:
-        own_models = evaluated.own_models.open_in(folder, kept, digest)
-        evaluated = replace(evaluated, own_models=own_models)
-    return replace(state, client_work=client_work, evaluated=evaluated)
+        evaluated = replace(evaluated, own_models=opened(evaluated.own_models))
+    return replace(
+        state,
+        client_work=all_opened(state.client_work),
+        aggregator=all_opened(state.aggregator),
+        updates=all_opened(state.updates),
+        evaluated=evaluated,
+    )
 
 
 def _to_part(part: Any) -> checkpoint.Part:
     """The value of a part of a state in a checkpoint. For client states it is their version."""
     value: checkpoint.Part = part.version if isinstance(part, ClientStates) else part
     return value
+
+
+def _from_parts(parts: Mapping[str, checkpoint.Part], initial: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a component from their values in a checkpoint."""
+    return {name: _from_part(part, initial[name]) for name, part in parts.items()}
 
 
 def _from_part(part: checkpoint.Part, initial: Any) -> Any:

@@ -1,0 +1,1 @@
+"""What becomes of the clients' updates between training and aggregation."""

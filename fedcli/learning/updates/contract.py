@@ -1,0 +1,68 @@
+"""The interface of stages, which change the single updates of a cohort before aggregation.
+
+The updates of a round pass these stages in this order: an attack replaces those of the attackers,
+compression encodes and decodes each. Then updates that are not finite are dropped, the others are
+bounded as the aggregator asks, and the aggregator combines them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.dataclass import dataclass
+from fedcli.learning.engines.deltas import RoundContext
+from fedcli.models.layout import ParamLayout
+
+
+@dataclass(frozen=True, eq=False)
+class RoundUpdates:
+    """The single updates of a cohort, which a stage changes in place.
+
+    Attributes:
+        round: The round and its clients.
+        layout: The model's tensors.
+        stats: One record per client, in cohort order, with the fields of `Deltas.stats`. An update
+            counts if its `weight` is above 0: it is finite and comes from at least one example.
+        rows: The updates (final minus initial parameters, unbounded and unweighted), float32
+            [num_clients, num_params], in a mapped temporary file. Those that do not count are
+            zeros. A stage that reads all of them does so in slices, because the file may be larger
+            than memory.
+    """
+
+    round: RoundContext
+    layout: ParamLayout
+    stats: NDArray[np.void]
+    rows: NDArray[np.float32]
+
+    def reject(self, index: int) -> None:
+        """Drops the update of a client: it is zeros and its weight is 0."""
+        self.rows[index] = 0.0
+        self.stats["is_finite"][index] = 0
+        self.stats["weight"][index] = 0.0
+
+
+class UpdateStage(Protocol):
+    """Changes the single updates of a cohort.
+
+    It holds settings only. Its state between rounds is part of the server state: arrays, ints,
+    floats and `ClientStates` by name, which keep their shapes and types from round to round.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name of the stage in the server state and in the metrics, such as `attack`."""
+        ...
+
+    def init(self, num_params: int) -> dict[str, Any]:
+        """Returns the state before the first round."""
+        ...
+
+    def run(
+        self, state: Mapping[str, Any], updates: RoundUpdates
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Changes the updates in place; returns the next state and metrics: values for JSON."""
+        ...
