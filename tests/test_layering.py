@@ -38,14 +38,15 @@ FLOORS = {
     "cli": (
         ("main",),
         (
-            *("bench", "clean", "download", "evaluate", "export", "help", "info"),
-            *("inspect_clients", "preprocess", "report", "runs", "train"),
+            *("bench", "bundle", "clean", "download", "evaluate", "export", "help", "info"),
+            *("inspect_clients", "preprocess", "report", "runs", "train", "verify"),
         ),
         ("jobs", "options"),
         ("habits", "screen", "bench_peer"),
     ),
     "runs": (
-        ("python_api", "cleaning"),
+        ("python_api", "cleaning", "bundling"),
+        ("verifying",),
         ("progress_line",),
         ("starting", "listing"),
         ("evaluating", "loop", "record"),

@@ -45,6 +45,8 @@ COMMANDS = {
     ),
     "download": ("fedcli.cli.download:download", "Fetch a public dataset, for --data NAME."),
     "export": ("fedcli.cli.export:export", "Write the model of a run for NumPy or Keras."),
+    "verify": ("fedcli.cli.verify:verify", "Train runs again and compare the results."),
+    "bundle": ("fedcli.cli.bundle:bundle", "Pack runs for others to verify."),
     "bench": ("fedcli.cli.bench:bench", "Measure this machine's speed, and its limits."),
     "info": ("fedcli.cli.info:info", "Show versions, and what can be chosen by name."),
     "help": ("fedcli.cli.help:show_help", "Show the manual: a page, or the list of pages."),

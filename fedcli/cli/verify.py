@@ -1,0 +1,188 @@
+"""`fedcli verify`: trains runs again and compares the results to the byte."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fedcli.cli import options as opt
+from fedcli.settings.run_config import CODE_FIELDS
+
+if TYPE_CHECKING:
+    from fedcli.cli.screen.output import Remarks
+    from fedcli.runs.verifying import Verification
+
+_CODE = opt.stack(
+    *(
+        opt.option(
+            f"--{name.replace('_', '-')}",
+            name,
+            help=f"Where the run's {name.replace('_', ' ')} is code: the file to run.",
+            section=opt.MODEL,
+            metavar="FILE.py[:NAME]",
+        )
+        for name in CODE_FIELDS
+    )
+)
+
+
+@click.command(cls=opt.SectionCommand)
+@click.argument("path", metavar="RUN|FOLDER", type=click.Path(path_type=Path))
+@opt.option(
+    "--sample",
+    "num_sampled",
+    help="Verify only N runs of a folder, spread evenly over their names.",
+    section=opt.RUN,
+    type=click.IntRange(min=1),
+    metavar="N",
+)
+@opt.option("--data", help="Where the run's data are now.", section=opt.DATA, metavar="PATH")
+@opt.option("--test-data", help="Where its test data are now.", section=opt.DATA, metavar="PATH")
+@opt.option(
+    "--threads",
+    help="Threads; they change no result. Default: the run's.",
+    section=opt.RUN,
+    type=int,
+    metavar="N",
+)
+@_CODE
+@opt.output_options
+def verify(
+    *,
+    path: Path,
+    num_sampled: int | None,
+    data: str | None,
+    test_data: str | None,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **code: str | None,
+) -> int:
+    """Train RUN again, or each run in FOLDER, and compare the results.
+
+    The run is repeated in a temporary folder from its config and seed; the run itself is not
+    changed. Its metrics of every round, closing evaluation and weights must be the same to the
+    byte. The first value that differs is shown, and the exit code is 1. Where the run was made with
+    another instruction set or version of fedcli, numbers may differ by 0.1 %, and the result says
+    so. A folder unpacked from fedcli bundle can be verified, too.
+
+    \b
+    Examples:
+      fedcli verify runs/first
+      fedcli verify runs --sample 3
+      fedcli verify paper --data /data/femnist
+    """  # noqa: D301 - \b keeps click from wrapping
+    remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
+    runs = _runs_in(path, num_sampled)
+    given = {name: text for name, text in code.items() if text is not None}
+    options = {"threads": threads, "data": data, "test_data": test_data, "code": given}
+    _select_instruction_set(runs)
+    found = [_verify(run, options, remarks) for run in runs]
+    if as_json:
+        from fedcli.cli.screen.output import print_json
+
+        results = [_as_json(each) for each in found]
+        print_json({"verified": all(each.is_verified for each in found), "runs": results})
+    elif not quiet or not all(each.is_verified for each in found):
+        _show(found)
+    return 0 if all(each.is_verified for each in found) else 1
+
+
+def _runs_in(path: Path, num_sampled: int | None) -> Sequence[Path]:
+    """The runs to verify: those in a folder, or the one that `path` is."""
+    from fedcli.errors import RunError
+    from fedcli.runs import listing
+
+    runs = listing.find_runs(path)
+    if not runs:
+        raise RunError(f"{path} holds no run; give a run, or a folder of runs")
+    if num_sampled is None or num_sampled >= len(runs):
+        return runs
+    return [runs[index * len(runs) // num_sampled] for index in range(num_sampled)]
+
+
+def _select_instruction_set(runs: Sequence[Path]) -> None:
+    """Selects the instruction set of the runs if this machine has it; it is chosen only once."""
+    from fedcli.runs.files import folder
+
+    recorded = {folder.read_origin(run).get("isa") for run in runs}
+    if len(recorded) != 1 or "FEDCLI_ISA" in os.environ:
+        return
+    (isa,) = recorded
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        flags = ""
+    if isa == "generic" or (isa == "avx2" and " avx2 " in flags):  # the best one is the default
+        os.environ["FEDCLI_ISA"] = isa
+
+
+def _verify(run: Path, options: dict[str, Any], remarks: Remarks) -> Verification:
+    from fedcli.cli.jobs.long_job import run_job
+    from fedcli.core.native import CancelFlag
+    from fedcli.progress import Tell
+    from fedcli.runs import verifying
+    from fedcli.runs.files import folder
+
+    num_rounds = int(folder.read_config(run).get("rounds", 0)) or None
+    cancel = CancelFlag()
+
+    def job(tell: Tell) -> Verification:
+        return verifying.verify_run(
+            run, **options, told=lambda result: tell(result.round_num, num_rounds), cancel=cancel
+        )
+
+    stopped = f"stopped; {run} was not verified"
+    return run_job(
+        f"verify {run.name}",
+        "rounds",
+        job,
+        remarks=remarks,
+        describe_stop=lambda: stopped,
+        cancel=cancel,
+    )
+
+
+def _show(found: Sequence[Verification]) -> None:
+    from fedcli.cli.screen.text_screen import open_text_screen
+
+    screen = open_text_screen()
+    rows = [
+        (
+            str(each.path),
+            f"{each.num_rounds:,}",
+            _verdict(each),
+            ", ".join(each.compared),
+        )
+        for each in found
+    ]
+    screen.table(["run", "rounds", "result", "compared"], rows)
+    for each in found:
+        if each.difference is not None:
+            screen.line(f"{each.path}: {each.difference}")
+        if each.unlike:
+            screen.line(f"{each.path}: {each.unlike}, so differences up to 0.1 % are allowed.")
+
+
+def _verdict(each: Verification) -> str:
+    if not each.is_verified:
+        return "DIFFERS"
+    return "within 0.1 %" if each.unlike else "the same bytes"
+
+
+def _as_json(each: Verification) -> dict[str, Any]:
+    difference = None if each.difference is None else each.difference._asdict()
+    return {
+        "run": str(each.path),
+        "verified": each.is_verified,
+        "rounds": each.num_rounds,
+        "compared": list(each.compared),
+        "exact": not each.unlike,
+        "unlike": each.unlike or None,
+        "difference": difference,
+    }
