@@ -24,7 +24,7 @@ ROOMS = (
     ("reports",),
     ("inspection",),
     ("runs",),
-    ("evaluation", "benchmarks"),
+    ("evaluation", "benchmarks", "cluster"),
     ("federation", "deployment"),
     ("learning",),
     ("models",),
@@ -35,6 +35,12 @@ ROOMS = (
 )
 # The same inside the large rooms: modules and folders, high to low.
 FLOORS = {
+    "cluster": (
+        ("opening",),
+        ("engine", "ray_workers"),
+        ("worker",),
+        ("merging", "messages", "probe"),
+    ),
     "cli": (
         ("main",),
         (
@@ -116,6 +122,7 @@ USERS: dict[str, set[str]] = {
         *("csv_text", "datasets.importers.csv_files", "datasets.importers.csv_layout"),
         "datasets.importers.picture_tables",
     },
+    "ray": {"cluster.ray_workers"},
     "torch": {"benchmarks.torch_peer"},
     "click": {"cli"},
     "platformdirs": {"datasets.data_folder"},
@@ -124,7 +131,8 @@ USERS: dict[str, set[str]] = {
     "matplotlib": {"inspection.figures", "reports.plots"},
     "tensorboardX": {"runs.files.event_files"},
     "time": {
-        *("cli", "runs", "learning", "datasets.download", "locks", "outputs"),
+        *("cli", "runs", "learning", "cluster.ray_workers", "datasets.download", "locks"),
+        "outputs",
     },
     "datetime": {"cli", "runs.files.folder"},
     # Random streams have names in `core.seeds` and are drawn by the core; nothing is unpickled.
@@ -137,7 +145,7 @@ NO_NUMPY = {
     *("__main__", "settings", "runs.stopping", "runs.files.folder", "runs.files.lines"),
     *("dataclass", "digest", "errors", "files", "lazy", "locks", "progress", "version"),
 }
-ENVIRONMENT_READERS = {"core.native", "cli", "datasets.data_folder"}
+ENVIRONMENT_READERS = {"core.native", "cli", "cluster.ray_workers", "datasets.data_folder"}
 FLOOR_OF_ROOM = {room: depth for depth, rooms in enumerate(ROOMS) for room in rooms}
 
 
@@ -332,7 +340,7 @@ def test_modules_import_each_other_in_no_circle() -> None:
             "from rich.live import Live",
             "1: rich is for cli.screen.markdown, cli.screen.ren",
         ),
-        ("models.metrics", "from time import time", "1: time is for cli, datasets.download, "),
+        ("models.metrics", "from time import time", "1: time is for cli, cluster.ray_workers, "),
         ("federation.cohorts", "import random", "1: random is for nobody"),
         ("federation.cohorts", "x = np.random.rand(0)", "1: numpy.random is for federation.tff"),
         ("runs.loop", "from numpy.random import rand", "1: numpy.random is for federation.tff"),
@@ -341,7 +349,11 @@ def test_modules_import_each_other_in_no_circle() -> None:
         ("settings.values", "import numpy as np", "1: numpy is not for what runs before"),
         ("settings.tables.models", "import numpy as np", "1: numpy is not for what runs before"),
         ("runs.loop", "print(1)", "1: print is for cli"),
-        ("settings.values", "x = os.environ['HOME']", "1: the environment is read by cli, core."),
+        (
+            "settings.values",
+            "x = os.environ['HOME']",
+            "1: the environment is read by cli, cluster.ray_workers, ",
+        ),
     ],
 )
 def test_checker_finds(module: str, source: str, fault: str) -> None:

@@ -19,7 +19,7 @@ MANUAL = Path(__file__).parents[1] / "manual"
 TOPICS = (
     *("tutorial", "coming-from", "python", "data", "own-data", "formats", "known-sets", "models"),
     *("algorithms", "runs", "reports", "metrics", "inspecting"),
-    *("extending", "numbers", "files", "limits", "changes"),
+    *("cluster", "extending", "numbers", "files", "limits", "changes"),
 )
 SEARCHING = "Searching"
 NOTEBOOK = "Notebook"

@@ -15,6 +15,7 @@ from fedcli.settings.options import Entry, Option, Table, did_you_mean
 from fedcli.settings.presets import PRESETS
 from fedcli.settings.tables.algorithms import AGGREGATORS, ALGORITHMS
 from fedcli.settings.tables.datasets import DATASETS, PUBLIC_DATASETS
+from fedcli.settings.tables.engines import ENGINES
 from fedcli.settings.tables.metrics import METRICS
 from fedcli.settings.tables.models import MODELS
 from fedcli.settings.tables.optimizers import OPTIMIZERS
@@ -37,6 +38,7 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
     "metrics": METRICS,
     "optimizers": OPTIMIZERS,
     "schedules": SCHEDULES,
+    "engines": ENGINES,
     "presets": PRESETS,
 }
 # For each table, the option of `fedcli train` that takes a name, and the one for its options.
@@ -50,6 +52,7 @@ _OPTIONS: Mapping[str, tuple[str, str]] = {
     "metrics": ("--metrics", ""),
     "optimizers": ("--client-optimizer", "--client-option"),
     "schedules": ("--client-schedule", "--client-schedule-option"),
+    "engines": ("--engine", "--engine-option"),
     "presets": ("--preset", ""),
 }
 
@@ -69,8 +72,8 @@ def info(*, name: str | None, as_json: bool, quiet: bool, verbose: bool) -> None
 
     With NAME, show its description, its source, its options with defaults and ranges, the learning
     rates to start from, and an example command. NAME may also be a whole table: datasets,
-    partitions, samplers, models, algorithms, aggregators, metrics, optimizers, schedules or
-    presets.
+    partitions, samplers, models, algorithms, aggregators, metrics, optimizers, schedules, engines
+    or presets.
 
     \b
     Examples:

@@ -22,7 +22,7 @@ from fedcli.settings.run_config import RESUME_FIELDS
 @opt.option("--force", help="Replace the run at --out.", section=opt.RUN, is_flag=True)
 @opt.option(
     "--resume",
-    help=f"Continue this run. Goes with {' and '.join(map(option_name, RESUME_FIELDS))} only, and "
+    help=f"Continue this run. Goes with {', '.join(map(option_name, RESUME_FIELDS))} only, and "
     "with --model FILE.py (--algorithm FILE.py, ...) if the run's model is code.",
     section=opt.RUN,
     type=click.Path(path_type=Path),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -95,14 +95,14 @@ class EvaluationGroup:
         metrics["client_work"]["eval"]["current_round_metrics"] = dict(totals)
         return GroupScores(metrics, stats[0] if len(stats) == 1 else np.concatenate(stats))
 
-    def _blocks(self) -> Iterator[tuple[BatchedDataset, ...]]:
+    def _blocks(self) -> Iterator[Iterable[BatchedDataset]]:
         if self._held is not None:
             yield self._held
             return
         for first in range(0, len(self.client_ids), EVAL_BLOCK):
             last = min(first + EVAL_BLOCK, len(self.client_ids))
             ids = [self.client_ids[index] for index in range(first, last)]
-            yield tuple(ClientBatches(self.data, ids, self.plan))
+            yield ClientBatches(self.data, ids, self.plan)
 
 
 def make_group(

@@ -8,6 +8,7 @@ from typing import Any
 from fedcli.dataclass import dataclass
 from fedcli.datasets import batches
 from fedcli.datasets.batches import BatchedDataset
+from fedcli.datasets.client_batches import ClientBatches
 from fedcli.errors import DataError
 
 
@@ -22,6 +23,8 @@ def cohort_data(client_data: Iterable[Any], num_passes: int = 1) -> Iterable[Bat
         raise DataError(f"client_data is of type {kind}; give a list, one element per client")
     if isinstance(client_data, tuple) and all(type(each) is BatchedDataset for each in client_data):
         return client_data  # the same object: the engine recognises a tuple from an earlier round
+    if isinstance(client_data, ClientBatches):
+        return client_data  # the same object: an engine may have its clients read elsewhere
     if isinstance(client_data, Sequence) or (num_passes > 1 and isinstance(client_data, Iterator)):
         return [_one_client(element, index) for index, element in enumerate(client_data)]
     return _ReadAsUsed(client_data)

@@ -259,6 +259,8 @@ class Training:
         """
         with ExitStack() as stack:  # all of these run, even if one fails
             stack.callback(self._run.close)
+            if self._federation.workers is not None:
+                stack.callback(self._federation.workers.close)
             for states in client_states_of(self.state):
                 stack.callback(states.close)
             stack.callback(self._close_logs)
@@ -284,7 +286,8 @@ class Training:
             self._cancel.num_trained = 0
             self.num_trained_in_round = self.process.num_trainings(cohort.num_clients)
         clients = cohort.batches
-        if not isinstance(clients, tuple):  # clients are read while the round runs
+        is_read_here = self._federation.workers is None and not isinstance(clients, tuple)
+        if is_read_here:  # clients are read while the round runs
             clients = _Timed(clients, timings)
         output = self.process.next(self.state, clients, cancel=self._cancel)
         timings.update(output.timings, train=output.timings["train"] - timings["data"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,11 @@ from fedcli.settings.options import is_code
 from fedcli.settings.run_config import RunConfig
 from fedcli.version import __version__
 
+if TYPE_CHECKING:
+    from fedcli.cluster.ray_workers import RayWorkers
+
+RAY = "ray"  # of the table of engines
+
 
 class CohortData(NamedTuple):
     """A cohort, with the batches of the clients that train, in order.
@@ -80,6 +85,7 @@ class Federation:
         held: The batches of a fixed cohort, kept in memory; None: each round reads its clients.
         class_weights: Weights of the training loss, float32 [num_classes]; None: there are none.
         notes: Notes for the user, one line each.
+        workers: The workers of a cluster that `engine` uses; None: it computes here.
     """
 
     config: RunConfig
@@ -93,6 +99,7 @@ class Federation:
     held: tuple[BatchedDataset, ...] | None
     class_weights: NDArray[np.float32] | None
     notes: list[str]
+    workers: RayWorkers | None = None
 
     def cohort_data(self, round_num: int) -> CohortData:
         """Returns the cohort of the round after `round_num` rounds, with the batches to train on.
@@ -219,11 +226,15 @@ def open_federation(
 
         check_names(config.metrics, model)
     notes += check_needs(model.layout)
-    engine = choosing.make_engine(model, config.threads)
+    engine, workers = choosing.make_engine(model, config.threads), None
+    if config.engine == RAY:
+        from fedcli.cluster.opening import open_workers  # late: few runs use a cluster
+
+        engine, workers = open_workers(config, model, engine, splits)
     if choosing.is_python(model) and (config.threads or 1) > 1:
         notes.append(f"{config.model} is computed in Python, on one thread, not {config.threads}")
     held = None
-    if cohorts.fixed is not None and _can_be_held(train, cohorts.fixed):
+    if workers is None and cohorts.fixed is not None and _can_be_held(train, cohorts.fixed):
         held = _read_all(ClientBatches(train, cohorts.fixed, plan, config.seed), cancel)
     return Federation(
         config=config,
@@ -246,6 +257,7 @@ def open_federation(
         held=held,
         class_weights=weights,
         notes=notes,
+        workers=workers,
     )
 
 

@@ -31,6 +31,7 @@ from fedcli.runs.provenance import provenance_of
 from fedcli.settings import tables
 from fedcli.settings.data_source import OpenedData, source_of
 from fedcli.settings.declaration import option_name
+from fedcli.settings.options import Value
 from fedcli.settings.run_config import CODE_FIELDS, KEPT_FIELDS, RunConfig, may_have_code
 
 if TYPE_CHECKING:
@@ -107,6 +108,8 @@ def resume(
     *,
     rounds: int | None = None,
     threads: int | None = None,
+    engine: str | None = None,
+    engine_options: Mapping[str, Value] | None = None,
     data: str | OpenedData | None = None,
     test_data: str | None = None,
     model: Any = None,
@@ -119,6 +122,8 @@ def resume(
         path: The run's folder.
         rounds: A new total; None keeps it.
         threads: Number of threads; None: what the config says.
+        engine: What computes the clients; None: what the config says.
+        engine_options: Its options.
         data: Where the run's data are now; None: where they were. Of a run whose data a program had
             in memory: those data.
         test_data: The same of its test data.
@@ -141,10 +146,26 @@ def resume(
         given = {name: str(value) for name, value in places.items() if value is not None}
         objects = _Objects(memory, model if not isinstance(model, str) else None)
         named = {**code, "model": model if isinstance(model, str) else None}
-        return _resume(run, rounds, threads, named, given, objects, cancel)
+        means = _Means(threads, engine, engine_options)
+        return _resume(run, rounds, means, named, given, objects, cancel)
     except BaseException:
         run.close()
         raise
+
+
+class _Means(NamedTuple):
+    """What may compute the rest of a run; None: what its config says."""
+
+    threads: int | None
+    engine: str | None
+    engine_options: Mapping[str, Value] | None
+
+    def in_config(self, config: RunConfig) -> RunConfig:
+        """Returns the config with the values that are given. Raises ConfigError."""
+        given = {name: value for name, value in self._asdict().items() if value is not None}
+        if not given:
+            return config
+        return settings.from_options(settings.merge(vars(config), given))
 
 
 class _Objects(NamedTuple):
@@ -175,7 +196,7 @@ def _absolute(config: RunConfig) -> RunConfig:
 def _resume(
     run: RunDirectory,
     rounds: int | None,
-    threads: int | None,
+    means: _Means,
     code: Mapping[str, Any],
     places: Mapping[str, str],
     objects: _Objects,
@@ -188,8 +209,7 @@ def _resume(
     config, config_text = _continued_config(run, content, rounds, places)
     source = source_of(config, objects.data)
     check_places(source, "beside --resume")
-    if threads is not None:
-        config = settings.validate(replace(config, threads=threads))
+    config = means.in_config(config)
     logs.require(config)
     origin = settings.read_provenance(config_text, str(run.path))
     config, named = _with_code(config, content, code)

@@ -114,7 +114,13 @@ def option(
 
 
 def options_of(
-    owner: str, *, help: str, section: str, changes: str = RESULTS, acts_on: str = ""
+    owner: str,
+    *,
+    help: str,
+    section: str,
+    changes: str = RESULTS,
+    on_resume: str = KEEP,
+    acts_on: str = "",
 ) -> Mapping[str, Value]:
     """Returns a field for `k=v` options, such as those of the optimizer that another field names.
 
@@ -123,9 +129,10 @@ def options_of(
         help: As for `option`.
         section: As for `option`.
         changes: As for `option`.
+        on_resume: As for `option`; by default KEEP.
         acts_on: As for `option`.
     """
-    declared = RunOption({}, PAIRS, help, section, None, changes, KEEP, acts_on, None, owner)
+    declared = RunOption({}, PAIRS, help, section, None, changes, on_resume, acts_on, None, owner)
     mapping: Mapping[str, Value] = field(default_factory=dict, metadata={"option": declared})
     return mapping
 

@@ -419,6 +419,21 @@ class RunConfig:
         changes=NOTHING,
         on_resume=GIVE,
     )
+    engine: str = option(
+        "threads",
+        name_in(lambda: tables.ENGINES),
+        help="What computes the clients; it changes no result.",
+        section=RUN,
+        changes=NOTHING,
+        on_resume=GIVE,
+    )
+    engine_options: Options = options_of(
+        "engine",
+        help="Option of the engine, such as address=auto.",
+        section=RUN,
+        changes=NOTHING,
+        on_resume=GIVE,
+    )
     eval_every: int | None = option(
         None,
         COUNT,

@@ -52,7 +52,8 @@ from tests.kit.command_line import Fedcli, assert_is_one_line
         ),
         (
             ["train", "--resume", "run", "--epochs", "2", "--force", "--threads", "1"],
-            "fedcli train: --resume takes everything but --rounds and --threads from the run; "
+            "fedcli train: --resume takes everything but --rounds, --threads, --engine, "
+            "--engine-option from the run; "
             "drop --epochs, --force; see 'fedcli train -h'",
         ),
     ],

@@ -51,7 +51,16 @@ def test_every_default_is_allowed(name: str) -> None:
 
 def test_groups_of_options_follow_from_their_declarations() -> None:
     assert set(run_config.WITHOUT_EFFECT) == {
-        *("preset", "threads", "checkpoint_every", "keep_checkpoints", "keep_best", "eval_split"),
+        *(
+            "preset",
+            "threads",
+            "engine",
+            "engine_options",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "keep_best",
+            "eval_split",
+        ),
         *("csv", "tensorboard", "histograms", "record_clients", "metrics"),
     }
     assert OPTIONS.keys() - set(run_config.KEPT_FIELDS) == {
@@ -59,7 +68,7 @@ def test_groups_of_options_follow_from_their_declarations() -> None:
         *("rounds", "data", "test_data", "initial_weights"),
         *("eval_every", "eval_clients", "stop_at", "patience", "monitor", "class_weights"),
     }
-    assert run_config.RESUME_FIELDS == ("rounds", "threads")
+    assert run_config.RESUME_FIELDS == ("rounds", "threads", "engine", "engine_options")
     data_fields = ("data", "data_options", "test_data", "partition", "partition_options")
     assert data_fields == run_config.DATA_FIELDS
     assert (*data_fields, "num_classes", "pixels", "clients") == run_config.READING_FIELDS

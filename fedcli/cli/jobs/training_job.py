@@ -119,7 +119,7 @@ def continued_run(run: Path, given: Mapping[str, Any], others: Mapping[str, Any]
     refused = sorted(option_name(name) for name in [*(given.keys() - allowed), *others])
     if refused:
         raise click.UsageError(
-            f"--resume takes everything but {' and '.join(map(option_name, RESUME_FIELDS))} from "
+            f"--resume takes everything but {', '.join(map(option_name, RESUME_FIELDS))} from "
             f"the run; drop {', '.join(refused)}",
             click.get_current_context(),
         )
@@ -127,6 +127,8 @@ def continued_run(run: Path, given: Mapping[str, Any], others: Mapping[str, Any]
         run,
         rounds=given.get("rounds"),
         threads=given.get("threads"),
+        engine=given.get("engine"),
+        engine_options=given.get("engine_options"),
         data=given.get("data"),
         test_data=given.get("test_data"),
         cancel=cancel,

@@ -138,6 +138,16 @@ def numbered(
         seen[client_id] += 1
 
 
+def occurrences_of(client_ids: Iterable[str]) -> tuple[int, ...]:
+    """Returns the number of earlier copies of each client in a cohort."""
+    seen: Counter[str] = Counter()
+    numbers = []
+    for client_id in client_ids:
+        numbers.append(seen[client_id])
+        seen[client_id] += 1
+    return tuple(numbers)
+
+
 def check_images(client: ClientDataset, layout: ParamLayout) -> None:
     """Rejects a client whose images do not have the model's number of inputs.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +12,8 @@ from numpy.typing import NDArray
 
 from fedcli.core import native
 from fedcli.datasets.batches import BatchedDataset
+from fedcli.datasets.client_batches import ClientBatches
+from fedcli.learning.engines.contract import occurrences_of
 from fedcli.learning.engines.deltas import DeltaBounds, DeltaRequest, Deltas, RoundContext
 from fedcli.learning.updates.contract import RoundUpdates, UpdateStage
 from fedcli.models.layout import ParamLayout
@@ -53,7 +54,10 @@ class Passage:
         return DeltaRequest(all_rows=True, are_writable=True)
 
     def noting(self, clients: Iterable[BatchedDataset]) -> Iterable[BatchedDataset]:
-        """Returns the same clients; notes their ids, at once for a tuple and else as they pass."""
+        """Returns the same clients; notes their ids, at once or as they pass."""
+        if isinstance(clients, ClientBatches):
+            self._seen = list(clients.client_ids)
+            return clients
         if isinstance(clients, tuple):
             self._seen = [each.client.client_id for each in clients]
             return clients
@@ -67,7 +71,7 @@ class Passage:
             wanted: The aggregator's request.
         """
         round_ = RoundContext(
-            self._seed, self._round_num, tuple(self._seen), _occurrences(self._seen)
+            self._seed, self._round_num, tuple(self._seen), occurrences_of(self._seen)
         )
         if not self._stages or deltas.rows is None:
             return replace(deltas, round=round_)
@@ -121,15 +125,6 @@ class _Noted:
         for each in self._clients:
             self._seen.append(each.client.client_id)
             yield each
-
-
-def _occurrences(client_ids: Iterable[str]) -> tuple[int, ...]:
-    seen: Counter[str] = Counter()
-    numbers = []
-    for client_id in client_ids:
-        numbers.append(seen[client_id])
-        seen[client_id] += 1
-    return tuple(numbers)
 
 
 def _reject_non_finite(updates: RoundUpdates) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fedcli.settings.tables.datasets import DATASETS as DATASETS
     from fedcli.settings.tables.datasets import EMBEDDED_DATASETS as EMBEDDED_DATASETS
     from fedcli.settings.tables.datasets import PUBLIC_DATASETS as PUBLIC_DATASETS
+    from fedcli.settings.tables.engines import ENGINES as ENGINES
     from fedcli.settings.tables.formats import FORMATS as FORMATS
     from fedcli.settings.tables.metrics import JUDGING as JUDGING
     from fedcli.settings.tables.metrics import METRICS as METRICS
@@ -52,6 +53,7 @@ else:
             "DATASETS": "fedcli.settings.tables.datasets",
             "DEALS": "fedcli.settings.tables.partitions",
             "EMBEDDED_DATASETS": "fedcli.settings.tables.datasets",
+            "ENGINES": "fedcli.settings.tables.engines",
             "FORMATS": "fedcli.settings.tables.formats",
             "JUDGING": "fedcli.settings.tables.metrics",
             "METRICS": "fedcli.settings.tables.metrics",

@@ -1,0 +1,1 @@
+"""Training one run on several machines, with the bytes of one thread."""

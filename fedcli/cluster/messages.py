@@ -1,0 +1,117 @@
+"""What the driver and its workers say to each other: plain values that can be pickled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.datasets.batch_plan import BatchPlan
+from fedcli.datasets.batches import BatchedDataset
+from fedcli.learning.engines.task import ClientInputs, ClientTask
+from fedcli.models.layout import ParamLayout
+from fedcli.settings.data_source import DataSource
+
+
+class WorkerSetup(NamedTuple):
+    """What a worker needs to start.
+
+    Attributes:
+        source: The data that it opens itself; None: the driver sends the clients.
+        num_threads: Its number of threads.
+    """
+
+    source: DataSource | None
+    num_threads: int
+
+
+class Hello(NamedTuple):
+    """What a worker says about itself before it computes anything.
+
+    Attributes:
+        host: Its machine.
+        fedcli: Its version of fedcli.
+        isa: Its instruction set.
+        fingerprint: That of its data; None if the driver sends the clients.
+        probe: The digest of a fixed computation; see `probe.digest`.
+    """
+
+    host: str
+    fedcli: str
+    isa: str
+    fingerprint: str | None
+    probe: str
+
+
+class NamedClients(NamedTuple):
+    """Clients that a worker reads from its own copy of the data.
+
+    Attributes:
+        split: The split.
+        client_ids: The clients, in order.
+        plan: How their examples become batches.
+        seed: The run's seed.
+    """
+
+    split: str
+    client_ids: tuple[str, ...]
+    plan: BatchPlan
+    seed: int
+
+
+Clients = NamedClients | Sequence[BatchedDataset]
+
+
+class SharedWork(NamedTuple):
+    """What all parts of one call have in common.
+
+    Attributes:
+        layout: The model.
+        task: What the clients do, without the inputs of single clients. None: they are scored.
+        params: The parameters to score, float32 [num_params]; None in training.
+        has_deltas: Whether the single deltas are sent back.
+        has_scores: Whether every example's scores are sent back, in place of the statistics.
+    """
+
+    layout: ParamLayout
+    task: ClientTask | None = None
+    params: NDArray[np.float32] | None = None
+    has_deltas: bool = False
+    has_scores: bool = False
+
+
+class Part(NamedTuple):
+    """The work of some consecutive clients of a call.
+
+    Attributes:
+        clients: These clients.
+        occurrences: The number of earlier copies of each of them in the cohort.
+        inputs: Their inputs in training.
+        starts: The parameters that each of them is scored with, float32 [num_clients, num_params];
+            None: those of all.
+    """
+
+    clients: Clients
+    occurrences: tuple[int, ...]
+    inputs: ClientInputs
+    starts: NDArray[np.float32] | None = None
+
+
+class PartResult(NamedTuple):
+    """What a worker sends back for a part.
+
+    Attributes:
+        stats: One record per client, in order; empty if scores are asked for.
+        delta_sum: The sum of the weighted deltas, float64 [num_params]; None in scoring.
+        weight_sum: The sum of the weights.
+        deltas: The single deltas, float32 [num_clients, num_params], if they are asked for.
+        scores: float32 [num_examples, num_classes], if they are asked for.
+    """
+
+    stats: NDArray[np.void]
+    delta_sum: NDArray[np.float64] | None = None
+    weight_sum: float = 0.0
+    deltas: NDArray[np.float32] | None = None
+    scores: NDArray[np.floating] | None = None

@@ -1,0 +1,102 @@
+"""Opens the workers of a run, and checks that they compute what the driver computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fedcli import datasets
+from fedcli.cluster import probe
+from fedcli.cluster.engine import ClusterEngine
+from fedcli.cluster.messages import Hello, WorkerSetup
+from fedcli.cluster.ray_workers import Place, RayWorkers
+from fedcli.core import native
+from fedcli.datasets.client_data import ClientData
+from fedcli.errors import ConfigError, RunError
+from fedcli.learning.engines import choosing
+from fedcli.learning.engines.contract import Engine
+from fedcli.models.model import Model
+from fedcli.settings import tables
+from fedcli.settings.data_source import IN_MEMORY, DataSource
+from fedcli.settings.options import is_code, resolve
+from fedcli.settings.run_config import RunConfig
+from fedcli.version import __version__
+
+_SHIP = "ship"
+
+
+def open_workers(
+    config: RunConfig, model: Model, local: Engine, splits: Mapping[str, ClientData]
+) -> tuple[Engine, RayWorkers]:
+    """Starts the workers of a run.
+
+    Args:
+        config: A valid config.
+        model: Its model.
+        local: Computes what is not sent to workers.
+        splits: Its data.
+
+    Returns:
+        The engine that uses them, and the workers, which the caller closes.
+
+    Raises:
+        ConfigError: Ray is not installed, or the model or the data cannot be sent to workers.
+        RunError: No worker starts, or one would compute other bytes.
+    """
+    options = resolve(tables.ENGINES["ray"], config.engine_options)
+    if choosing.is_python(model):
+        raise ConfigError(
+            f"--engine ray computes only models of fedcli's layers, and {model.name} is a model in "
+            "Python; choose --engine threads"
+        )
+    source = None if options["data"] == _SHIP else _readable(config.data_source)
+    place = Place(
+        str(options["address"]),
+        int(str(options["workers"])) or None,
+        int(str(options["threads"])) or None,
+        float(str(options["start_seconds"])),
+    )
+    workers = RayWorkers(place, WorkerSetup(source, num_threads=1))
+    try:
+        _check(workers.hellos, None if source is None else datasets.fingerprint(source), source)
+    except BaseException:
+        workers.close()
+        raise
+    return ClusterEngine(workers, local, splits, ships_data=source is None), workers
+
+
+def _readable(source: DataSource) -> DataSource:
+    """The data source, if workers can open it. Raises ConfigError if not."""
+    if str(source.data).startswith(IN_MEMORY) or is_code(source.partition):
+        what = source.data if str(source.data).startswith(IN_MEMORY) else source.partition
+        raise ConfigError(
+            f"the workers of a cluster cannot open {what}; send them the clients with "
+            "--engine-option data=ship"
+        )
+    return source
+
+
+def _check(hellos: Sequence[Hello], fingerprint: str | None, source: DataSource | None) -> None:
+    """Rejects workers with another version, instruction set, data or arithmetic."""
+    mine = probe.digest()
+    for hello in hellos:
+        if hello.fedcli != __version__:
+            raise RunError(
+                f"{hello.host} has fedcli {hello.fedcli}, this machine {__version__}; install the "
+                "same version on all nodes"
+            )
+        if hello.isa != native.isa_name():
+            raise RunError(
+                f"{hello.host} computes with {hello.isa}, this machine with {native.isa_name()}; "
+                f"run FEDCLI_ISA={hello.isa} fedcli train ..., with a set that all nodes have"
+            )
+        if hello.fingerprint != fingerprint:
+            assert source is not None
+            raise RunError(
+                f"{hello.host} has other data at {source.data} than this machine; copy them there, "
+                "or use --engine-option data=ship"
+            )
+        if hello.probe != mine:
+            raise RunError(
+                f"{hello.host} computes other bytes than this machine with the same version and "
+                "instruction set; build fedcli with the same compiler and C library on all nodes"
+            )

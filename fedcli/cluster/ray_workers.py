@@ -1,0 +1,399 @@
+"""Workers as Ray actors: starting them, giving them work, and going on when one is lost.
+
+This is the only module that imports Ray. The driver retries lost work itself: Ray's own retries
+wait for ever for an actor that can no longer be placed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from time import monotonic
+from types import TracebackType
+from typing import Any
+
+from fedcli.cluster.messages import Hello, Part, PartResult, SharedWork, WorkerSetup
+from fedcli.core import native
+from fedcli.core.native import CancelFlag, Cancelled
+from fedcli.dataclass import dataclass
+from fedcli.errors import ConfigError, FedcliError, RunError
+
+LOCAL = "local"
+
+_IN_FLIGHT = 2  # parts that a worker has at a time, so that it need not wait for the driver
+_WINDOW = 4  # parts for each worker that may be open at a time, which bounds the driver's memory
+_POLL_SECONDS = 0.1
+_STOP_SECONDS = 2.0  # that a worker has to end a local step
+_MAX_LOSSES = 3  # of one part, before its clients are taken to be the cause
+_STORE_BYTES = 256 << 20  # of a local cluster's object store; it spills to the disk
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the workers run.
+
+    Attributes:
+        address: `local` for a cluster of this machine alone, `auto` for the one that this machine
+            belongs to, or HOST:PORT.
+        num_workers: The number of workers; None: one on each node.
+        num_threads: The threads of a worker; None: the processors of its node.
+        start_seconds: How long to wait for a worker.
+    """
+
+    address: str
+    num_workers: int | None
+    num_threads: int | None
+    start_seconds: float
+
+
+class _Actor:
+    """A worker as the driver sees it."""
+
+    def __init__(self, handle: Any, number: int) -> None:
+        self.handle = handle
+        self.number = number
+        self.num_open = 0  # parts that it has
+        self.probe: Any = None  # a call by whose answer a lost worker shows that it is back
+
+
+class RayWorkers:
+    """A context manager: the workers of one run."""
+
+    def __init__(self, place: Place, setup: WorkerSetup) -> None:
+        """Joins or starts the cluster, and starts the workers.
+
+        Raises:
+            ConfigError: Ray is not installed, or there is no cluster at the address.
+            RunError: No worker starts in time.
+        """
+        self._ray = _import_ray()
+        self._place = place
+        self._folder: str | None = None
+        self._owns_cluster = not self._ray.is_initialized()
+        if self._owns_cluster:
+            self._connect()
+        try:
+            self._num_threads = place.num_threads or self._default_threads()
+            self._setup = setup._replace(num_threads=self._num_threads)
+            self._actors = [self._start(number) for number in range(self._wanted())]
+            self.hellos = self._hear()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def num_threads(self) -> int:
+        """The number of threads of all workers."""
+        return self._num_threads * len(self._actors)
+
+    @property
+    def num_workers(self) -> int:
+        """The number of workers."""
+        return len(self._actors)
+
+    def run(
+        self, shared: SharedWork, parts: Iterable[Part], cancel: CancelFlag | None
+    ) -> Iterator[tuple[Part, PartResult]]:
+        """Yields the results of parts in their order, each with its part.
+
+        A part is taken from `parts` when a worker will soon be free for it. A part whose worker is
+        lost is given to another.
+
+        Raises:
+            Cancelled: `cancel` was set.
+            FedcliError: A worker raised it.
+            RunError: No worker is left, or a part was lost several times.
+        """
+        call = _Call(self, shared, iter(parts), cancel)
+        try:
+            yield from call.results()
+        except BaseException:
+            self._stop_work()
+            raise
+
+    def close(self) -> None:
+        """Ends the workers, and the cluster if it was started here."""
+        for actor in getattr(self, "_actors", ()):
+            self._kill(actor)
+        self._actors = []
+        if self._owns_cluster and self._ray.is_initialized():
+            self._ray.shutdown()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> RayWorkers:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Closes."""
+        self.close()
+
+    def _connect(self) -> None:
+        options: dict[str, Any] = {
+            "include_dashboard": False,
+            "log_to_driver": False,
+            "logging_level": "ERROR",
+            "configure_logging": False,
+        }
+        logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of what a user cannot change
+        address = self._place.address
+        if address.startswith("ray://"):
+            raise ConfigError(
+                f"--engine-option address={address}: a Ray client cannot train; run fedcli on a "
+                "node of the cluster, with address=auto"
+            )
+        if address == LOCAL:
+            self._folder = tempfile.mkdtemp(prefix="fray-")  # short: sockets are in it
+            options |= {"object_store_memory": _STORE_BYTES, "_temp_dir": self._folder}
+        else:
+            options["address"] = address
+        try:
+            self._ray.init(**options)
+        except (ConnectionError, RuntimeError, ValueError) as err:
+            reason = " ".join(str(err).split())
+            raise ConfigError(
+                f"cannot join a Ray cluster at address={address}: {reason}; start one with 'ray "
+                "start --head', or choose --engine-option address=local"
+            ) from err
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        """The nodes that are alive and have processors."""
+        nodes = [each for each in self._ray.nodes() if each["Alive"]]
+        return [each for each in nodes if each["Resources"].get("CPU", 0) >= 1]
+
+    def _default_threads(self) -> int:
+        """The processors of the smallest node, so that each has room for a worker."""
+        counts = [int(each["Resources"]["CPU"]) for each in self._nodes()]
+        if not counts:
+            raise RunError("the Ray cluster has no node with a processor; add one with 'ray start'")
+        if self._place.num_workers is None or self._place.address != LOCAL:
+            return min(counts)
+        return max(1, min(counts) // self._place.num_workers)
+
+    def _wanted(self) -> int:
+        return self._place.num_workers or len(self._nodes())
+
+    def _start(self, number: int) -> _Actor:
+        actor_class = _actor_class(self._ray).options(
+            num_cpus=self._num_threads,
+            max_restarts=-1,
+            max_task_retries=0,
+            scheduling_strategy="SPREAD",
+            runtime_env={"env_vars": {"FEDCLI_ISA": native.isa_name()}},
+        )
+        return _Actor(actor_class.remote(self._setup), number)
+
+    def _hear(self) -> list[Hello]:
+        """What all workers say, in their order. Raises RunError if one does not start in time."""
+        calls = [actor.handle.hello.remote() for actor in self._actors]
+        done, waiting = self._ray.wait(
+            calls, num_returns=len(calls), timeout=self._place.start_seconds
+        )
+        if waiting:
+            raise RunError(
+                f"{len(done)} of {len(calls)} Ray workers with {self._num_threads} processors "
+                f"started in {self._place.start_seconds:g} s; choose fewer with --engine-option "
+                "workers=N or threads=N, or wait longer with start_seconds=S"
+            )
+        return [self._answer(call) for call in calls]
+
+    def _answer(self, call: Any) -> Any:
+        """The result of a finished call. Raises the worker's own error."""
+        errors = self._ray.exceptions
+        try:
+            return self._ray.get(call)
+        except errors.RayTaskError as err:
+            cause = err.cause if isinstance(err.cause, BaseException) else err
+            if isinstance(cause, FedcliError | Cancelled | MemoryError):
+                raise cause from None
+            raise RunError(f"a Ray worker failed: {_last_line(err)}") from err
+        except errors.RayActorError as err:
+            raise RunError(f"a Ray worker could not start: {_last_line(err)}") from err
+
+    def _stop_work(self) -> None:
+        """Stops what workers are doing; a worker that does not stop in time is ended."""
+        busy = [actor for actor in self._actors if actor.num_open]
+        calls = {actor.handle.cancel.remote(): actor for actor in busy}
+        if calls:
+            _, waiting = self._ray.wait(list(calls), num_returns=len(calls), timeout=_STOP_SECONDS)
+            for call in waiting:
+                self._kill(calls[call])
+        for actor in busy:
+            actor.num_open = 0
+
+    def _kill(self, actor: _Actor) -> None:
+        with suppress(Exception):  # it is gone already, or the cluster is
+            self._ray.kill(actor.handle)
+
+
+class _Call:
+    """The parts of one call on their way to workers and back."""
+
+    def __init__(
+        self,
+        workers: RayWorkers,
+        shared: SharedWork,
+        parts: Iterator[Part],
+        cancel: CancelFlag | None,
+    ) -> None:
+        self._workers = workers
+        self._ray = workers._ray
+        self._shared = self._ray.put(shared)
+        self._parts = parts
+        self._cancel = cancel
+        self._is_exhausted = False
+        self._taken: dict[int, Part] = {}  # parts whose result is not yielded yet, by number
+        self._waiting: deque[int] = deque()  # those that no worker has
+        self._open: dict[Any, tuple[int, _Actor]] = {}  # by Ray's reference
+        self._done: dict[int, PartResult] = {}
+        self._losses: dict[int, int] = {}
+        self._num_taken = self._num_yielded = 0
+        self._alone_since = monotonic()  # since when no worker has answered
+        for actor in workers._actors:
+            actor.num_open = 0
+            actor.handle.begin.remote()
+
+    def results(self) -> Iterator[tuple[Part, PartResult]]:
+        """Yields each part with its result, in order."""
+        while True:
+            self._hand_out()
+            while self._num_yielded in self._done:
+                number = self._num_yielded
+                self._num_yielded += 1
+                yield self._taken.pop(number), self._done.pop(number)
+            if self._is_exhausted and not self._taken:
+                return
+            self._hand_out()
+            self._await()
+
+    def _next_number(self) -> int | None:
+        """The number of the next part to hand out; None: there is none now."""
+        if self._waiting:
+            return self._waiting.popleft()
+        if self._is_exhausted or len(self._taken) >= _WINDOW * self._workers.num_workers:
+            return None
+        part = next(self._parts, None)
+        if part is None:
+            self._is_exhausted = True
+            return None
+        number = self._num_taken
+        self._taken[number] = part
+        self._num_taken += 1
+        return number
+
+    def _hand_out(self) -> None:
+        """Gives parts to workers that have room, the least busy first."""
+        while True:
+            free = [
+                actor
+                for actor in self._workers._actors
+                if actor.num_open < _IN_FLIGHT and actor.probe is None
+            ]
+            if not free:
+                return
+            number = self._next_number()
+            if number is None:
+                return
+            actor = min(free, key=lambda each: each.num_open)
+            call = actor.handle.compute.remote(self._shared, self._taken[number])
+            self._open[call] = number, actor
+            actor.num_open += 1
+
+    def _await(self) -> None:
+        """Waits a little for results, and takes those that are there."""
+        if self._cancel is not None and self._cancel.is_set():
+            raise Cancelled
+        probes = {actor.probe: actor for actor in self._workers._actors if actor.probe is not None}
+        calls = [*self._open, *probes]
+        ready, _ = self._ray.wait(calls, num_returns=1, timeout=_POLL_SECONDS)
+        for call in ready:
+            if call in probes:
+                self._take_probe(probes[call])
+            else:
+                self._take(call)
+        is_anybody = any(actor.probe is None for actor in self._workers._actors)
+        if ready or is_anybody:
+            self._alone_since = monotonic()
+        elif monotonic() - self._alone_since > self._workers._place.start_seconds:
+            raise RunError(
+                "no Ray worker is left; the run is saved up to its last round: --resume continues "
+                "it when the cluster is back"
+            )
+
+    def _take(self, call: Any) -> None:
+        """Takes the result of a call; hands its part out again if its worker was lost."""
+        number, actor = self._open.pop(call)
+        actor.num_open -= 1
+        errors = self._ray.exceptions
+        lost = (
+            *(errors.RayActorError, errors.RaySystemError, errors.ObjectLostError),
+            errors.OutOfMemoryError,
+        )
+        try:
+            self._done[number] = self._ray.get(call)
+        except errors.RayTaskError as err:
+            cause = err.cause if isinstance(err.cause, BaseException) else err
+            if isinstance(cause, FedcliError | Cancelled | MemoryError):
+                raise cause from None
+            raise RunError(f"a Ray worker failed: {_last_line(err)}") from err
+        except lost as err:
+            self._losses[number] = self._losses.get(number, 0) + 1
+            if self._losses[number] >= _MAX_LOSSES:
+                raise RunError(
+                    f"a Ray worker was lost {_MAX_LOSSES} times with the same clients "
+                    f"({_last_line(err)}); give workers fewer threads or more memory"
+                ) from err
+            self._waiting.appendleft(number)
+            if actor.probe is None:
+                actor.probe = actor.handle.process_id.remote()
+
+    def _take_probe(self, actor: _Actor) -> None:
+        """Uses a lost worker again if it answers; else asks once more."""
+        probe, actor.probe = actor.probe, None
+        try:
+            self._ray.get(probe)
+        except Exception:
+            actor.probe = actor.handle.process_id.remote()
+
+
+def _import_ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reads it when it is imported
+    try:
+        import ray
+    except ImportError as err:
+        raise ConfigError(
+            "--engine ray needs Ray, which is not installed: pip install 'fedcli[ray]'"
+        ) from err
+    return ray
+
+
+def _actor_class(ray: Any) -> Any:
+    """The worker as a Ray actor, in which a second thread answers while the first computes."""
+    from fedcli.cluster.worker import Worker
+
+    class Actor(Worker):
+        @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
+        def cancel(self) -> None:
+            super().cancel()
+
+        @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
+        def process_id(self) -> int:
+            return super().process_id()
+
+    return ray.remote(concurrency_groups={"control": 1})(Actor)
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

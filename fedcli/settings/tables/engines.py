@@ -1,0 +1,35 @@
+"""The table of engines, which compute the clients of a round."""
+
+from __future__ import annotations
+
+from fedcli.settings.options import Entry, Option, table
+from fedcli.settings.vocabulary import MAX_THREADS
+
+THREADS, RAY = "threads", "ray"
+
+ENGINES = table(
+    Entry(THREADS, "Threads of this process.", "this program", example="fedcli train --threads 4"),
+    Entry(
+        RAY,
+        "Workers of a Ray cluster, with the same bytes as threads; for large models and cohorts.",
+        "this program; Moritz et al. 2018, arXiv 1712.05889",
+        (
+            Option(
+                "address",
+                "local",
+                "local: a cluster of this machine alone; auto: the one that it belongs to; or "
+                "HOST:PORT.",
+            ),
+            Option("workers", 0, "Number of workers; 0: one on each node.", 0, 4096),
+            Option("threads", 0, "Threads of a worker; 0: all of its node.", 0, MAX_THREADS),
+            Option("start_seconds", 60.0, "How long to wait for workers.", 1.0, 86400.0),
+            Option(
+                "data",
+                "read",
+                "read: workers read the data from the same path; ship: the clients are sent.",
+                choices=("read", "ship"),
+            ),
+        ),
+        example="fedcli train --engine ray --engine-option workers=2",
+    ),
+)

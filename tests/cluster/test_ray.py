@@ -1,0 +1,230 @@
+"""Runs on a real Ray cluster of this machine; skipped where Ray is not installed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedcli.cluster import probe
+from fedcli.cluster.messages import Hello, WorkerSetup
+from fedcli.cluster.opening import _check
+from fedcli.cluster.ray_workers import Place, RayWorkers
+from fedcli.core import native
+from fedcli.core.native import CancelFlag, Cancelled
+from fedcli.datasets import from_arrays
+from fedcli.errors import ConfigError, FedcliError, RunError
+from fedcli.runs import starting
+from fedcli.runs.python_api import train as fedcli_train
+from fedcli.settings import RunConfig
+from fedcli.settings.data_source import DataSource
+from fedcli.version import __version__
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.filterwarnings("default")
+
+MY_MODEL = Path(__file__).parent.parent / "data" / "my_model.py"
+SMALL: dict[str, Any] = {
+    "data_options": {"clients": 60},
+    "sampling": "uniform",
+    "clients": "40",
+    "rounds": 4,
+    "max_examples": 30,
+    "eval_clients": "40",
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cluster() -> Iterator[None]:
+    """One cluster for all tests, which `RayWorkers` finds."""
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(
+        num_cpus=2,
+        object_store_memory=100 << 20,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def config(**options: Any) -> RunConfig:
+    workers = {"workers": 2, "threads": 1, **options.pop("engine_options", {})}
+    return RunConfig(**{**SMALL, "engine": "ray", "engine_options": workers, **options})
+
+
+def train(config: RunConfig, out: Path, callbacks: Iterable[Any] = ()) -> None:
+    with starting.start(config, out) as training:
+        training.complete(callbacks)
+
+
+def written(run: Path) -> dict[str, bytes]:
+    return {name: (run / name).read_bytes() for name in ("metrics.jsonl", "evaluation.json")}
+
+
+def processes() -> list[int]:
+    """The processes of the workers."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                name = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if name.startswith(b"ray::Actor"):
+                found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"algorithm": "scaffold", "client_weighting": "uniform"},
+        {"aggregator": "median"},
+        {"sampling": "with-replacement"},
+        {"engine_options": {"data": "ship"}},
+        {"sampling": "fixed", "model": "cnn-reddi", "rounds": 1},
+    ],
+    ids=["plain", "scaffold", "median", "with-replacement", "ship", "cnn"],
+)
+def test_a_run_has_the_bytes_of_threads(tmp_path: Path, options: dict[str, Any]) -> None:
+    train(config(**options), tmp_path / "ray")
+    near = {name: value for name, value in options.items() if name != "engine_options"}
+    train(RunConfig(**{**SMALL, **near}), tmp_path / "threads")
+    assert written(tmp_path / "ray") == written(tmp_path / "threads")
+
+
+@pytest.mark.parametrize("first", ["threads", "ray"])
+def test_a_run_goes_on_with_the_other_engine(tmp_path: Path, first: str) -> None:
+    second = {"threads": "ray", "ray": "threads"}[first]
+    train(RunConfig(**SMALL), tmp_path / "whole")
+    workers = {"workers": 2, "threads": 1}
+
+    def options(engine: str) -> dict[str, Any]:
+        return {"engine": engine, "engine_options": workers if engine == "ray" else {}}
+
+    train(RunConfig(**{**SMALL, "rounds": 2, **options(first)}), tmp_path / "run")
+    with starting.resume(tmp_path / "run", rounds=4, **options(second)) as training:
+        training.complete()
+    assert written(tmp_path / "run") == written(tmp_path / "whole")
+
+
+def test_a_killed_worker_changes_no_byte(tmp_path: Path) -> None:
+    train(RunConfig(**{**SMALL, "model": "mlp-2nn", "epochs": 3}), tmp_path / "threads")
+    killed: list[int] = []
+
+    def kill(result: Any) -> None:
+        if result.round_num == 2:
+            victim = processes()[0]
+            killed.append(victim)
+            threading.Timer(0.05, os.kill, (victim, signal.SIGKILL)).start()
+
+    train(config(model="mlp-2nn", epochs=3), tmp_path / "ray", [kill])
+    assert killed
+    assert written(tmp_path / "ray") == written(tmp_path / "threads")
+
+
+def test_cancelling_takes_effect_within_a_second(tmp_path: Path) -> None:
+    cancel = CancelFlag()
+    long = config(model="cnn-mcmahan", epochs=50, sampling="fixed", max_examples=None)
+    with starting.start(long, tmp_path / "run", cancel=cancel) as training:
+        seconds: list[float] = []
+
+        def stop() -> None:
+            seconds.append(time.monotonic())
+            cancel.set()
+
+        threading.Timer(2.0, stop).start()
+        with pytest.raises(Cancelled):
+            training.complete()
+        assert time.monotonic() - seconds[0] < 3.0  # a second, on an idle machine
+    train(config(rounds=1), tmp_path / "next")  # the cluster can be used again
+
+
+def test_a_fault_in_the_data_is_told_as_on_threads(tmp_path: Path) -> None:
+    told: list[str] = []
+    for engine in ({}, {"engine": "ray", "engine_options": {"workers": 2, "threads": 1}}):
+        options: dict[str, Any] = {**SMALL, "num_classes": 5, **engine}
+        with pytest.raises(FedcliError) as caught:
+            train(RunConfig(**options), tmp_path / f"run{len(told)}")
+        told.append(str(caught.value))
+    assert told[0] == told[1]
+    assert "\n" not in told[0]
+
+
+def test_workers_with_another_instruction_set_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if native.isa_name() == "generic":
+        pytest.skip("the driver has the lowest instruction set already")
+    monkeypatch.setattr("fedcli.core.native.isa_name", lambda: "generic")
+    place = Place("auto", 1, 1, 60.0)
+    setup = WorkerSetup(DataSource(), 1)
+    with RayWorkers(place, setup) as workers:
+        hellos = workers.hellos
+    monkeypatch.undo()
+    assert hellos[0].isa == "generic"
+    with pytest.raises(RunError, match="FEDCLI_ISA=generic fedcli train"):
+        _check(hellos, hellos[0].fingerprint, DataSource())
+
+
+def test_workers_with_other_data_or_arithmetic_are_refused() -> None:
+    good = Hello("far", __version__, native.isa_name(), "abc", probe.digest())
+    _check([good], "abc", DataSource())
+    for bad, words in (
+        (good._replace(fedcli="0.0"), "install the same version"),
+        (good._replace(fingerprint="abd"), "far has other data at synthetic-digits"),
+        (good._replace(probe="0"), "other bytes than this machine"),
+    ):
+        with pytest.raises(RunError, match=words):
+            _check([good, bad], "abc", DataSource())
+
+
+def test_too_many_workers_are_told_in_time(tmp_path: Path) -> None:
+    many = config(engine_options={"workers": 9, "start_seconds": 5})
+    with pytest.raises(RunError, match="of 9 Ray workers with 1 processors started in 5 s"):
+        train(many, tmp_path / "run")
+
+
+def test_a_model_in_python_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"MnistModel is a model in Python; choose --engine"):
+        train(config(model=str(MY_MODEL)), tmp_path / "run")
+
+
+def test_data_of_a_program_are_refused_unless_they_are_sent(tmp_path: Path) -> None:
+    clients = {
+        f"c{number}": (np.full((20, 28, 28), number, np.uint8), np.arange(20) % 10)
+        for number in range(12)
+    }
+    data = from_arrays(clients)
+    options = {**SMALL, "data_options": {}, "sampling": "uniform", "clients": "9", "rounds": 2}
+    weights = []
+    for name, sent in (("no", "read"), ("yes", "ship")):
+        engine: dict[str, Any] = {"workers": 2, "threads": 1, "data": sent}
+        config = RunConfig(**options, engine="ray", engine_options=engine)
+        if sent == "read":
+            with pytest.raises(ConfigError, match="--engine-option data=ship"):
+                fedcli_train(config, tmp_path / name, data=data)
+        else:
+            weights.append(fedcli_train(config, tmp_path / name, data=data).weights())
+    weights.append(fedcli_train(RunConfig(**options), tmp_path / "near", data=data).weights())
+    for sent, near in zip(*(each.trainable for each in weights), strict=True):
+        assert sent.tobytes() == near.tobytes()
+
+
+def test_a_ray_client_is_refused() -> None:
+    ray.shutdown()  # the last test: without a cluster of this process
+    with pytest.raises(ConfigError, match="run fedcli on a node of the cluster"):
+        RayWorkers(Place("ray://far:10001", 1, 1, 5.0), WorkerSetup(None, 1))
