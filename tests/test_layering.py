@@ -48,7 +48,7 @@ FLOORS = {
             *("inspect_clients", "preprocess", "report", "runs", "train", "verify"),
         ),
         ("jobs", "options"),
-        ("habits", "screen", "bench_peer"),
+        ("habits", "run_folders", "screen", "bench_peer"),
     ),
     "runs": (
         ("python_api", "cleaning", "bundling"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fedcli.core.native import Cancelled
-from fedcli.locks import ReplacedError, lock_now, locked
+from fedcli.locks import ReplacedError, is_locked, lock_now, locked
 
 
 def test_lock_is_waited_for_and_can_be_given_up(tmp_path: Path) -> None:
@@ -44,6 +44,19 @@ def test_a_lock_held_is_refused_at_once(tmp_path: Path) -> None:
     with locked(path), pytest.raises(BlockingIOError):
         lock_now(path)
     os.close(lock_now(path))
+
+
+def test_who_asks_for_a_lock_does_not_disturb_who_takes_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert not is_locked(path)
+    path.touch()
+    asking = os.open(path, os.O_RDONLY)
+    fcntl.flock(asking, fcntl.LOCK_SH)  # `is_locked` is interrupted here for a moment
+    threading.Timer(0.02, os.close, [asking]).start()
+    taken = lock_now(path)
+    assert is_locked(path)
+    os.close(taken)
+    assert not is_locked(path)
 
 
 def test_a_file_replaced_while_it_is_being_locked_is_no_lock(

@@ -20,7 +20,7 @@ REMOVING = "Removing"
 
 
 @click.command(cls=opt.SectionCommand)
-@click.argument("runs", nargs=-1, type=click.Path(path_type=Path), metavar="[RUN|FOLDER]...")
+@click.argument("runs", nargs=-1, type=opt.RunFolder(or_parent=True), metavar="[RUN|FOLDER]...")
 @opt.option(
     "--client-states",
     "has_client_states",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command("eval", cls=opt.SectionCommand)
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=opt.RunFolder())
 @opt.data_options(
     data="A name or file to evaluate on. Default: the run's own data.",
     partition=f"{OPTIONS['partition'].help} Default: the run's for its own data, natural for other "

@@ -10,7 +10,7 @@ from fedcli.cli import options as opt
 
 
 @click.command(cls=opt.SectionCommand)
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=opt.RunFolder())
 @click.argument("file", type=click.Path(path_type=Path))
 @opt.best_option(section=opt.MODEL)
 @opt.output_options

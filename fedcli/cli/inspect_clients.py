@@ -114,7 +114,7 @@ CACHE_BYTES = 64 << 20  # size of the client cache; most clients are read once
     help="Rank suspects by the loss of this run's model, not by their images alone; looks at the "
     "run's own data unless --data is given.",
     section=SUSPECTS,
-    type=click.Path(path_type=Path),
+    type=opt.RunFolder(),
     metavar="RUN",
 )
 @opt.code_option(section=SUSPECTS)

@@ -165,6 +165,26 @@ class Name(click.ParamType[str]):
         return [*items, CompletionItem(incomplete, type="file")] if self.or_path else items
 
 
+class RunFolder(click.Path):
+    """The path of a run. The shell completes it to the folders of runs."""
+
+    def __init__(self, *, or_parent: bool = False) -> None:
+        """Completes runs and, if `or_parent`, folders that hold some."""
+        super().__init__(path_type=Path)
+        self.or_parent = or_parent
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Returns the folders whose paths start with the typed text."""
+        from click.shell_completion import CompletionItem  # late: only completion needs these
+
+        from fedcli.cli import run_folders
+
+        found = run_folders.find(incomplete, has_parents=self.or_parent)
+        return list(map(CompletionItem, found))
+
+
 class Readable(click.ParamType[Any]):
     """The click type of a kind of values."""
 

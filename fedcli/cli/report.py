@@ -41,13 +41,13 @@ class _Format(click.Choice[str]):
 
 
 @click.command(cls=opt.SectionCommand)
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.argument("runs", nargs=-1, required=True, type=opt.RunFolder(), metavar="RUN...")
 @opt.option(
     "--config-diff",
     "other",
     help="Only say in what options, versions and data RUN differs from this run.",
     section=opt.PICTURES,
-    type=click.Path(path_type=Path),
+    type=opt.RunFolder(),
     metavar="OTHER",
 )
 @opt.option(

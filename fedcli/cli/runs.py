@@ -24,7 +24,7 @@ _KEYS: dict[str, Callable[[ListedRun], Any]] = {
 
 
 @click.command(cls=opt.SectionCommand)
-@click.argument("folder", required=False, default=Path("runs"), type=click.Path(path_type=Path))
+@click.argument("folder", required=False, default=Path("runs"), type=opt.RunFolder(or_parent=True))
 @opt.option(
     "--sort",
     "key",

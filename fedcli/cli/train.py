@@ -25,7 +25,7 @@ from fedcli.settings.run_config import RESUME_FIELDS
     help=f"Continue this run. Goes with {', '.join(map(option_name, RESUME_FIELDS))} only, and "
     "with --model FILE.py (--algorithm FILE.py, ...) if the run's model is code.",
     section=opt.RUN,
-    type=click.Path(path_type=Path),
+    type=opt.RunFolder(),
     metavar="RUN",
 )
 @opt.option(

@@ -12,19 +12,32 @@ from fedcli.datasets.client_data import CENTRAL, ClientData
 from fedcli.errors import ConfigError
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.tables.algorithms import ALGORITHMS
-from fedcli.settings.vocabulary import HELD_OUT, SPLITS, VALIDATION
+from fedcli.settings.vocabulary import HELD_OUT, SPLITS, VALIDATION, WITHOUT_TRAIN
 
 
 def evaluated_splits(config: RunConfig, splits: Mapping[str, ClientData]) -> list[str]:
-    """Returns the splits that a run is evaluated on: train, validation, and test or central."""
-    held_out = tested_split(config, splits)
-    names = ("train", VALIDATION if VALIDATION in splits else None, held_out)
-    return [name for name in names if name is not None]
+    """Returns the splits that a run is evaluated on: train, validation, and test or central.
+
+    Raises:
+        ConfigError: The run is to be evaluated without train, and there is no other split.
+    """
+    others = (VALIDATION if VALIDATION in splits else None, tested_split(config, splits))
+    names = [name for name in others if name is not None]
+    if config.eval_split != WITHOUT_TRAIN:
+        return ["train", *names]
+    if not names:
+        raise ConfigError(
+            f"--eval-split {WITHOUT_TRAIN}: this run has no other split to evaluate; leave it out, "
+            "or make test data with fedcli preprocess --hold-out within"
+        )
+    return names
 
 
-def due_split(eval_split: str, evaluated: Sequence[str]) -> str:
-    """Returns the evaluated split that --eval-split names; `held-out` is the last one."""
-    return eval_split if eval_split in SPLITS else evaluated[-1]
+def due_splits(eval_split: str | None, evaluated: Sequence[str]) -> list[str]:
+    """Returns the splits that --eval-every evaluates; `held-out` is the last evaluated one."""
+    if eval_split in (None, WITHOUT_TRAIN):
+        return list(evaluated)
+    return [eval_split if eval_split in SPLITS else evaluated[-1]]
 
 
 def tested_split(config: RunConfig, splits: Mapping[str, ClientData]) -> str | None:
@@ -42,6 +55,8 @@ def default_split(config: RunConfig, splits: Mapping[str, ClientData]) -> str:
 def notes_of_evaluation(config: RunConfig, splits: Mapping[str, ClientData]) -> tuple[str, ...]:
     """Returns notes for the user about a run's evaluations on these splits, one line each."""
     notes = note_of_models(config)
+    if config.eval_split == WITHOUT_TRAIN:
+        return notes
     where = "train and validation only" if VALIDATION in splits else "train only"
     if _held_out_split(splits) is None:
         source = splits["train"].source

@@ -17,7 +17,7 @@ from fedcli.datasets.client_data import CENTRAL, ClientData
 from fedcli.errors import ConfigError
 from fedcli.federation import cohorts as cohort
 from fedcli.federation.cohorts import ClientSelection, Cohorts
-from fedcli.federation.evaluated_splits import due_split, evaluated_splits
+from fedcli.federation.evaluated_splits import due_splits, evaluated_splits
 from fedcli.learning.process import LearningProcess
 from fedcli.learning.state import ServerState
 from fedcli.settings.declaration import option_name
@@ -135,7 +135,7 @@ def make_group(
 def make_groups(
     config: RunConfig, cohorts: Cohorts, splits: dict[str, ClientData], notes: list[str]
 ) -> Iterator[EvaluationGroup]:
-    """Yields the group of each evaluated split, train first, and adds notes for the user.
+    """Yields the group of each evaluated split, in order, and adds notes for the user.
 
     Raises:
         ConfigError: A client that the config names is in no split, or the split that rounds are
@@ -160,8 +160,7 @@ def _check_eval_split(config: RunConfig, evaluated: Sequence[str]) -> None:
         )
     judge = next(split for split in JUDGES if split in evaluated)
     judging = [name for name in _JUDGING if getattr(config, name) is not None]
-    only = config.eval_split
-    if judging and only is not None and due_split(only, evaluated) != judge:
+    if judging and judge not in due_splits(config.eval_split, evaluated):
         other = VALIDATION if judge == VALIDATION else "held-out"
         option = option_name(judging[0])
         raise ConfigError(

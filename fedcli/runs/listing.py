@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,7 +10,7 @@ from typing import Any
 
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError, RunError
-from fedcli.files import open_regular
+from fedcli.locks import is_locked
 from fedcli.runs.files import folder as run_dir
 from fedcli.runs.record import ONLINE, RunRecord, load_run
 
@@ -99,14 +98,7 @@ def is_finished(record: RunRecord) -> bool:
 
 def is_in_use(path: Path) -> bool:
     """Tells whether a process writes to a run."""
-    try:
-        with open_regular(path / run_dir.LOCK) as file:
-            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)  # closing releases it
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    return is_locked(path / run_dir.LOCK)
 
 
 def _listed(record: RunRecord, num_bytes: int) -> ListedRun:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fedcli.core.native import CancelFlag
 from fedcli.evaluation.result import Evaluation, evaluate_group, seen_in
-from fedcli.federation.evaluated_splits import due_split
+from fedcli.federation.evaluated_splits import due_splits
 from fedcli.federation.evaluation_groups import EvaluationGroup
 from fedcli.learning.state import ServerState
 from fedcli.runs import stopping
@@ -51,12 +51,10 @@ class RoundEvaluations:
 
     def due_splits(self, round_num: int) -> list[str]:
         """Returns the splits that are evaluated after `round_num` rounds, by `eval_every`."""
-        every, only = self._config.eval_every, self._config.eval_split
+        every = self._config.eval_every
         if not every or round_num % every:
             return []
-        if only is None:
-            return self.splits
-        return [due_split(only, self.splits)]
+        return due_splits(self._config.eval_split, self.splits)
 
     def evaluate(self, state: ServerState, splits: Sequence[str]) -> dict[str, Evaluation]:
         """Returns the evaluation of `state` by split.

@@ -21,7 +21,7 @@ from fedcli.settings.run_config import (
     RunConfig,
 )
 from fedcli.settings.values import in_order, split_target
-from fedcli.settings.vocabulary import BY_ROUND
+from fedcli.settings.vocabulary import BY_ROUND, WITHOUT_TRAIN
 
 _MAX_TFF_SEED = 2**32 - 1  # the largest of NumPy's RandomState, with which TFF draws cohorts
 
@@ -48,6 +48,7 @@ def validate(config: RunConfig) -> RunConfig:
     _resolve_algorithm(values)
     _resolve_sampling(values)
     _check_needs(values)
+    _check_eval_split(values)
     _check_records(values)
     _check_participation(values)
     _resolve_metrics(values)
@@ -129,6 +130,16 @@ def _check_needs(values: Mapping[str, Any]) -> None:
             continue
         shown = [] if value is True else [f"{value:g}" if isinstance(value, float) else str(value)]
         raise ConfigError(" ".join([option_name(name), *shown, needs.why]))
+
+
+def _check_eval_split(values: Mapping[str, Any]) -> None:
+    """Refuses a split for evaluations during a run that has none of them."""
+    split = values["eval_split"]
+    if split not in (None, WITHOUT_TRAIN) and not values["eval_every"]:
+        raise ConfigError(
+            f"--eval-split {split} needs evaluations during the run; give how often, for example "
+            "--eval-every 1"
+        )
 
 
 def _check_records(values: Mapping[str, Any]) -> None:

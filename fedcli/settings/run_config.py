@@ -453,10 +453,10 @@ class RunConfig:
         None,
         one_of(EVAL_SPLITS),
         help="Split that --eval-every evaluates. held-out: test, else central, else train. At the "
-        "end all splits are evaluated. Default: all each time.",
+        "end of the run all splits are evaluated. without-train: all splits but train, at the end, "
+        "too; it does not need --eval-every. Default: all splits each time.",
         section=EVALUATION,
         changes=NOTHING,
-        needs=_EVALUATIONS,
     )
     metrics: tuple[str, ...] | None = option(
         None,

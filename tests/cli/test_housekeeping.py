@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +36,44 @@ def stopped(path: Path) -> Path:
 
 def size_of(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+# ---- Completion ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "completions"),
+    [
+        ("report ", ["a", "sweep/b", "sweep/deep/c"]),
+        ("report s", ["sweep/b", "sweep/deep/c"]),
+        ("eval sweep/", ["sweep/b", "sweep/deep/c"]),
+        ("export a", ["a"]),
+        ("inspect-clients --run ", ["a", "sweep/b", "sweep/deep/c"]),
+        ("train --resume ./a", ["./a"]),
+        ("clean ", ["a", "sweep", "sweep/b", "sweep/deep", "sweep/deep/c"]),
+        ("runs sweep/", ["sweep/b", "sweep/deep", "sweep/deep/c"]),
+    ],
+)
+def test_arguments_that_name_runs_complete_to_runs_alone(
+    tmp_path: Path,
+    command: list[str],
+    process_arguments: dict[str, Any],
+    words: str,
+    completions: list[str],
+) -> None:
+    folder = process_arguments["cwd"] = tmp_path
+    for name in ("a", "sweep/b", "sweep/deep/c", ".hidden/d"):
+        (folder / name / "checkpoints").mkdir(parents=True)
+        (folder / name / "config.toml").touch()
+    (folder / "sweep/table.csv").touch()
+    (folder / "another").mkdir()
+    process_arguments["env"] |= {
+        "_FEDCLI_COMPLETE": "bash_complete",
+        "COMP_WORDS": f"fedcli {words}",
+        "COMP_CWORD": str(len(f"fedcli {words}".split(" ")) - 1),
+    }
+    done = subprocess.run(command, check=True, capture_output=True, **process_arguments)
+    assert done.stdout.splitlines() == [f"plain,{each}" for each in completions]
 
 
 # ---- Listing -------------------------------------------------------------------------------------

@@ -240,6 +240,24 @@ def test_test_split_without_owners_is_pooled_unless_it_is_dealt(tmp_path: Path) 
     assert list(held(tmp_path, "test")) == list(held(tmp_path, "train"))
 
 
+def test_options_without_a_partition_are_those_of_the_default_one(tmp_path: Path) -> None:
+    source = tmp_path / "a.npz"
+    np.savez(source, x=np.zeros((60, 4, 4), np.uint8), y=np.arange(60) % 10)
+    done = run(tmp_path, source, partition_options={"clients": 4})
+    clients = held(tmp_path, "train")
+    assert len(clients) == 4
+    assert any("dealt at random (iid); --partition chooses" in note for note in done.notes)
+    run(tmp_path, source, partition="iid", partition_options={"clients": 4})
+    assert held(tmp_path, "train") == clients
+    run(tmp_path, source, partition_options={"seed": 5})
+    assert len(held(tmp_path, "train")) == 3
+    with pytest.raises(ConfigError, match="--partition-option: iid has no option 'alpha'"):
+        run(tmp_path, source, partition_options={"alpha": 1.0})
+    owned = write_tff(tmp_path / "a.h5", {"a": [0, 1], "b": [2, 3]})
+    with pytest.raises(ConfigError, match="--partition-option clients: .* keep their own clients"):
+        run(tmp_path, owned, partition_options={"clients": 4})
+
+
 def test_splits_of_one_source_have_images_of_one_shape(tmp_path: Path) -> None:
     source = tmp_path / "a.npz"
     np.savez(

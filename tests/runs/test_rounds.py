@@ -143,6 +143,27 @@ def test_one_split_is_evaluated_between_rounds_and_all_at_the_end(tmp_path: Path
         assert alone == every
 
 
+def test_train_is_left_out_of_every_evaluation(tmp_path: Path) -> None:
+    both = train(tmp_path / "both", make_config(eval_every=2))
+    del both["train"]
+    for name, every in (("at-the-end", None), ("between", 2)):
+        values = {"eval_every": every, "eval_split": "without-train"}
+        assert train(tmp_path / name, make_config(**values)) == both
+        lines = folder.read_metrics(tmp_path / name)
+        evaluated = [list(line["evaluation"]) for line in lines if "evaluation" in line]
+        assert evaluated == [["test"]] * (0 if every is None else len(evaluated))
+        assert bool(evaluated) == (every is not None)
+    scored = evaluation.evaluate_run(tmp_path / "between", split="train")
+    assert scored.split == "train"
+
+
+def test_without_train_another_split_is_needed(tmp_path: Path) -> None:
+    data = write_tff(tmp_path / "a.h5", {"a": 30, "b": 20})
+    values = {"data": str(data), "data_options": {}, "clients": "2"}
+    with pytest.raises(ConfigError, match="no other split to evaluate; leave it out"):
+        train(tmp_path / "run", make_config(**values, eval_split="without-train"))
+
+
 def test_without_data_held_out_train_is_evaluated(tmp_path: Path) -> None:
     data = write_tff(tmp_path / "a.h5", {"a": 30, "b": 20})
     values = {"data": str(data), "data_options": {}, "clients": "2", "rounds": 1, "eval_every": 1}

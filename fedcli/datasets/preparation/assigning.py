@@ -18,7 +18,7 @@ from fedcli.datasets.partitions.dealt import Change
 from fedcli.datasets.partitions.hold_out import POOLED, WITHIN
 from fedcli.datasets.preparation.prepare_options import PrepareOptions
 from fedcli.datasets.table import ExampleTable
-from fedcli.errors import DataError
+from fedcli.errors import ConfigError, DataError
 from fedcli.settings import tables as registry
 from fedcli.settings.options import Value, resolve
 from fedcli.settings.vocabulary import SPLITS
@@ -28,6 +28,7 @@ MIN_DIGITS = 2
 # The number of clients for a source without owners: at least 20 examples each, at most 100 clients.
 MAX_DEFAULT_CLIENTS = 100
 DEFAULT_CLIENT_EXAMPLES = 20
+_DEFAULT_SCHEME = "iid"  # of examples without owners
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,21 +49,43 @@ def choose_scheme(
     """Returns the name of the partition, and its resolved options with the seed."""
     name, given = options.partition, dict(options.partition_options)
     if name is None:
-        name = registry.NATURAL
-        if not len(source.tables["train"].owner_ids):
-            num_examples = len(kept["train"])
-            num_clients = max(1, num_examples // DEFAULT_CLIENT_EXAMPLES)
-            name, given = "iid", {"clients": min(MAX_DEFAULT_CLIENTS, num_clients)}
-            has = "1 client" if given["clients"] == 1 else f"{given['clients']:,} clients"
-            notes.append(
-                f"the source names no owners: dealt at random to {has}, as many as give "
-                f"{DEFAULT_CLIENT_EXAMPLES} examples each but at most {MAX_DEFAULT_CLIENTS}; "
-                "--partition chooses another way"
-            )
+        if len(source.tables["train"].owner_ids):
+            _check_no_options(given)
+            name = registry.NATURAL
+        else:
+            name = _DEFAULT_SCHEME
+            _set_default_clients(given, len(kept["train"]), notes)
     entry = registry.opened_partition(name)
     if any(option.name == "seed" for option in entry.options):
         given.setdefault("seed", options.seed)
-    return name, resolve(entry, given)
+    try:
+        return name, resolve(entry, given)
+    except ConfigError as err:
+        raise ConfigError(f"--partition-option: {err}") from err
+
+
+def _check_no_options(given: Mapping[str, Value]) -> None:
+    """Refuses options of a partition if none is named and the examples keep their owners."""
+    for option in given:
+        raise ConfigError(
+            f"--partition-option {option}: the examples keep their own clients, which takes no "
+            "options; name a partition too, for example --partition iid"
+        )
+
+
+def _set_default_clients(given: dict[str, Value], num_examples: int, notes: list[str]) -> None:
+    """Sets the number of clients of examples without owners, unless the user gave it."""
+    other = "--partition chooses another way"
+    if "clients" in given:
+        notes.append(f"the source names no owners: dealt at random ({_DEFAULT_SCHEME}); {other}")
+        return
+    num_clients = min(MAX_DEFAULT_CLIENTS, max(1, num_examples // DEFAULT_CLIENT_EXAMPLES))
+    given["clients"] = num_clients
+    has = "1 client" if num_clients == 1 else f"{num_clients:,} clients"
+    notes.append(
+        f"the source names no owners: dealt at random to {has}, as many as give "
+        f"{DEFAULT_CLIENT_EXAMPLES} examples each but at most {MAX_DEFAULT_CLIENTS}; {other}"
+    )
 
 
 def take_central(

@@ -106,6 +106,8 @@ class PrepareOptions:
                 "--hold-out test= and --test-data contradict each other; give one of them"
             )
         if self.partition is not None:
-            resolve(tables.find_partition(self.partition), self.partition_options)
-        elif self.partition_options:
-            raise ConfigError("--partition-option needs --partition; name the scheme")
+            entry = tables.find_partition(self.partition)
+            try:
+                resolve(entry, self.partition_options)
+            except ConfigError as err:
+                raise ConfigError(f"--partition-option: {err}") from err
