@@ -66,14 +66,21 @@ def is_locked(path: Path) -> bool:
 def _lock(descriptor: int) -> None:
     """Takes the lock, exclusively. Raises BlockingIOError if another process holds it so."""
     for _ in range(_MAX_INSTANTS):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_taken(descriptor):
             return
-        except BlockingIOError:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # raises: held exclusively
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-            time.sleep(0.001)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # raises: held exclusively
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        time.sleep(0.001)
     raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
+
+
+def _is_taken(descriptor: int) -> bool:
+    """Takes the lock exclusively if nobody holds it in any way, and tells whether it did."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     "metrics",
     help="Compute these, too: macro_f1, auc, ece, ... (see fedcli info). Default: the run's.",
 )
+@opt.run_option("metric_options")
 @opt.option(
     "--per-client",
     "per_client_file",

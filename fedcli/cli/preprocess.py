@@ -261,8 +261,8 @@ class HoldOut(click.ParamType["tuple[str | None, str, float | None]"]):
 @opt.pairs_option(
     "--partition-option",
     "partition_options",
-    help="Option of the partition, such as clients=100; of iid if none is given and SOURCE names no "
-    "owners.",
+    help="Option of the partition, such as clients=100. Without --partition: of iid, if SOURCE "
+    "names no owners.",
     section=PARTITION,
 )
 @opt.option(

@@ -33,7 +33,7 @@ from fedcli.learning.process import LearningProcess
 from fedcli.learning.state import ServerState
 from fedcli.models.model import Model
 from fedcli.settings import tables
-from fedcli.settings.options import split_code
+from fedcli.settings.options import Value
 
 NUM_BINS = 15  # of the calibration error, as in Guo et al. 2017
 
@@ -55,8 +55,8 @@ class Measured:
     by_group: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
-class CheckedMetric(Protocol):
-    """A user's own metric whose results are checked; see `own_metrics`."""
+class PredictionMetric(Protocol):
+    """A metric of predictions that a user brings; `own_metrics.CheckedMetric` is one."""
 
     def add(self, predicted: Predicted) -> None:
         """Adds the predictions of some examples."""
@@ -78,7 +78,7 @@ class PredictionCounts:
         self,
         num_classes: int,
         names: Sequence[str],
-        own: Mapping[str, Callable[[], CheckedMetric]] = MappingProxyType({}),
+        own: Mapping[str, Callable[[], PredictionMetric]] = MappingProxyType({}),
     ) -> None:
         """Starts without examples.
 
@@ -196,21 +196,26 @@ class PredictionCounts:
         return float((self.labels * by_class).sum() / self.labels.sum())
 
 
-def short_name(name: str) -> str:
-    """Returns a metric's name in results: NAME for FILE.py:NAME, else the name itself."""
-    parts = split_code(name)
-    return name if parts is None else parts[1] or name
-
-
 def check_names(names: Sequence[str], model: Model) -> None:
     """Refuses a metric if the model has its own metric of that name. Raises ConfigError."""
     own = set(choosing.own_metrics(model).names)
-    for name in map(short_name, names):
+    for name in map(tables.short_name, names):
         if name in own:
             raise ConfigError(
                 f"--metrics {name}: the model {model.name} has a metric of that name; leave it "
                 "out, or rename the model's"
             )
+
+
+def check_metrics(names: Sequence[str], model: Model, options: Mapping[str, Value]) -> None:
+    """Checks before any work that metrics can be computed. Makes the users' own metrics once.
+
+    Raises:
+        ConfigError: See `check_names`; or an option of an own metric is not allowed.
+        PartError: An own metric fails, or breaks its contract.
+    """
+    check_names(names, model)
+    _own_makers(names, model.layout.num_classes, options)
 
 
 class Measuring:
@@ -225,6 +230,7 @@ class Measuring:
         names: Sequence[str],
         num_clients: int,
         *,
+        options: Mapping[str, Value] = MappingProxyType({}),
         by_client: bool = False,
         is_seen: NDArray[np.bool_] | None = None,
     ) -> None:
@@ -235,6 +241,7 @@ class Measuring:
             names: Keys of `tables.METRICS`, names of metrics in installed packages, or
                 FILE.py:NAME; such files are executed.
             num_clients: Number of clients in the split.
+            options: Options of the users' own metrics.
             by_client: Whether to compute the metrics of each client, too.
             is_seen: Which clients took part in the training, bool [num_clients]; None: not known.
 
@@ -243,8 +250,8 @@ class Measuring:
         """
         check_names(names, model)
         self._num_classes = model.layout.num_classes
-        self._own = _own_makers(names, self._num_classes)
-        names = [short_name(each) for each in names]
+        self._own = _own_makers(names, self._num_classes, options)
+        names = [tables.short_name(each) for each in names]
         self._names = names
         self._by_client = {
             name: np.full(num_clients, np.nan) for name in (names if by_client else ())
@@ -297,13 +304,13 @@ class Measuring:
 
 
 def _own_makers(
-    names: Sequence[str], num_classes: int
-) -> Mapping[str, Callable[[], CheckedMetric]]:
+    names: Sequence[str], num_classes: int, options: Mapping[str, Value]
+) -> Mapping[str, Callable[[], PredictionMetric]]:
     """Returns functions that make the users' own metrics among the named ones, by short name."""
     if all(name in tables.METRICS for name in names):
         return {}
     load_makers = load("fedcli.evaluation.own_metrics:makers")
-    made: Mapping[str, Callable[[], CheckedMetric]] = load_makers(names, num_classes)
+    made: Mapping[str, Callable[[], PredictionMetric]] = load_makers(names, num_classes, options)
     return made
 
 
@@ -313,6 +320,7 @@ def measure(
     state: ServerState,
     names: Sequence[str],
     *,
+    options: Mapping[str, Value] = MappingProxyType({}),
     by_client: bool = False,
     is_seen: NDArray[np.bool_] | None = None,
     cancel: CancelFlag | None = None,
@@ -324,6 +332,7 @@ def measure(
         evaluator: The process whose model and engine make the predictions.
         state: The server state that is evaluated.
         names: See `Measuring`.
+        options: See `Measuring`.
         by_client: See `Measuring`.
         is_seen: See `Measuring`.
         cancel: Once it is set, from any thread, the next call of the engine ends.
@@ -339,7 +348,9 @@ def measure(
     starts = state.models_of if state.has_own_models else None
     weights = state.global_model_weights if starts else state.evaluated_weights
     num_clients = len(group.client_ids)
-    with Measuring(model, names, num_clients, by_client=by_client, is_seen=is_seen) as measuring:
+    with Measuring(
+        model, names, num_clients, options=options, by_client=by_client, is_seen=is_seen
+    ) as measuring:
         by_client_predictions = predictions.predict_by_client(
             group, model, engine, weights, cancel, starts
         )

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError, FedcliError, PartError
-from fedcli.evaluation.measuring import short_name
 from fedcli.evaluation.predictions import Predicted
 from fedcli.settings import tables
-from fedcli.settings.options import choose, opened, resolve
+from fedcli.settings.options import Value, choose, opened, resolve
 from fedcli.settings.own import user_code
 from fedcli.settings.own.checks import kind
-from fedcli.settings.own.parts import make
+from fedcli.settings.own.parts import make, options_for
 
 NOUN = "metric"
 
@@ -25,10 +24,10 @@ _PASSING = (FedcliError,)
 
 
 class Metric(Protocol):
-    """A number that follows from what a model predicts, over the examples of all clients.
+    """Computes a number from a model's predictions for the examples of all clients.
 
-    It is made anew for each evaluation, with `num_classes` if it has that parameter. An evaluation
-    may make one for each client, too.
+    Each evaluation makes a new object, with `num_classes` if the class has that parameter, and with
+    the options that the user gave. It may make one for each client, too.
     """
 
     def add(
@@ -37,39 +36,44 @@ class Metric(Protocol):
         predicted: NDArray[np.int32],
         probabilities: NDArray[np.float32],
     ) -> None:
-        """Takes some examples.
+        """Adds some examples. The arrays are read-only.
 
         Args:
-            labels: Their classes, [n].
-            predicted: The classes that the model says, [n]; -1 where its scores are NaN.
-            probabilities: Of each class, [n, num_classes].
+            labels: The classes of the examples, [n].
+            predicted: The predicted classes, [n]; -1 where the model's scores are NaN.
+            probabilities: The predicted probability of each class, [n, num_classes].
         """
         ...
 
     def value(self) -> float:
-        """Returns the metric of all that was added, at least one example; NaN: not defined."""
+        """Returns the metric of all added examples; there is at least one. NaN: not defined."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class CheckedMetric:
-    """A user's metric behind checks: its failures are one line with file and line.
+    """A user's metric whose failures become error messages of one line, with file and line.
 
     Attributes:
-        metric: The user's.
-        file: Where its code is.
+        metric: The user's object.
+        file: The file of its code.
     """
 
     metric: Metric
     file: str
 
     def add(self, predicted: Predicted) -> None:
-        """Passes on what was predicted. Raises PartError: it fails."""
+        """Hands predictions to the metric, as arrays that cannot be written to: others share them.
+
+        Raises:
+            PartError: The metric fails.
+        """
+        arrays = (predicted.labels, predicted.classes, predicted.probabilities)
         with user_code.running("add", self.file, NOUN, passing=_PASSING):
-            self.metric.add(predicted.labels, predicted.classes, predicted.probabilities)
+            self.metric.add(*map(_read_only, arrays))
 
     def value(self) -> float:
-        """Returns its value. Raises PartError: it fails, or is no number."""
+        """Returns the metric's value. Raises PartError: it fails, or does not return a number."""
         with user_code.running("value", self.file, NOUN, passing=_PASSING):
             value: Any = self.metric.value()
             number = float(value) if isinstance(value, numbers.Real) else None
@@ -79,12 +83,21 @@ class CheckedMetric:
         return number
 
 
-def makers(names: Sequence[str], num_classes: int) -> Mapping[str, Callable[[], CheckedMetric]]:
-    """Returns by their short names what makes the metrics of a user's among some.
+def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def makers(
+    names: Sequence[str], num_classes: int, options: Mapping[str, Value]
+) -> Mapping[str, Callable[[], CheckedMetric]]:
+    """Returns functions that make the users' own metrics among the named ones, by short name.
 
     Args:
-        names: Of metrics.
-        num_classes: Of the model.
+        names: Names of metrics.
+        num_classes: Number of the model's classes.
+        options: Options of the own metrics. Each metric takes those that it declares.
 
     Raises:
         ConfigError: Two have one name.
@@ -95,13 +108,16 @@ def makers(names: Sequence[str], num_classes: int) -> Mapping[str, Callable[[], 
         if name in tables.METRICS:
             continue
         entry = opened(choose(tables.METRICS, name, "--metrics"))
-        short = short_name(name)
+        short = tables.short_name(name)
+        given = options_for(entry, options)
         if short in made or short in tables.METRICS:
             raise ConfigError(f"--metrics {name}: another metric is called {short}; rename one")
 
-        def build(entry: Any = entry) -> CheckedMetric:
+        def build(
+            entry: tables.MetricEntry = entry, given: Mapping[str, Value] = given
+        ) -> CheckedMetric:
             offered = {"num_classes": num_classes}
-            metric = make(entry, NOUN, offered, resolve(entry, {}), _PASSING)
+            metric = make(entry, NOUN, offered, resolve(entry, given), _PASSING)
             missing = [each for each in ("add", "value") if not hasattr(metric, each)]
             if missing:
                 raise PartError(
@@ -111,6 +127,6 @@ def makers(names: Sequence[str], num_classes: int) -> Mapping[str, Callable[[], 
                 )
             return CheckedMetric(metric, entry.file)
 
-        build()  # so that a fault is told before any work
+        build()  # so that a fault is reported before any work
         made[short] = build
     return made

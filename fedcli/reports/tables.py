@@ -106,13 +106,19 @@ def spread(evaluation: Mapping[str, Mapping[str, Any]]) -> Table | None:
         [part.name, measure, *_figures(part.over_clients[key], _SPREAD)]
         for split, told in evaluation.items()
         for part in report.parts(split, told)
-        for measure, key in JUDGING.items()
-        if key in part.over_clients
+        for measure, key in _measures_in(part.over_clients).items()
     ]
     if not rows:
         return None
     title = "Over clients, each counting the same"
     return Table(title, ["split", "of", *_SPREAD.values()], rows, num_texts=2)
+
+
+def _measures_in(over_clients: Mapping[str, Any]) -> dict[str, str]:
+    """The metrics of a spread with their keys: those of JUDGING, then a user's own."""
+    known = {measure: key for measure, key in JUDGING.items() if key in over_clients}
+    others = (key for key in over_clients if key not in known.values())
+    return {**known, **{key: key for key in others if isinstance(over_clients[key], Mapping)}}
 
 
 def _spread_of(run: RunRecord) -> Table | None:

@@ -18,7 +18,7 @@ from fedcli.dataclass import dataclass
 from fedcli.datasets.batch_plan import BatchPlan
 from fedcli.datasets.client_data import ClientData
 from fedcli.datasets.opening import note_of_change
-from fedcli.errors import speaks_python, worded
+from fedcli.errors import ConfigError, speaks_python, worded
 from fedcli.evaluation import personalization
 from fedcli.evaluation.fine_tuning import FineTuningOptions
 from fedcli.evaluation.personalization import FineTuning
@@ -49,7 +49,7 @@ from fedcli.settings.data_source import (
     OpenedData,
     source_of,
 )
-from fedcli.settings.options import is_code
+from fedcli.settings.options import Value, is_code
 from fedcli.settings.run_config import RunConfig, may_have_code
 from fedcli.settings.values import METRIC_NAMES
 from fedcli.settings.vocabulary import NATURAL
@@ -77,6 +77,7 @@ def evaluate_run(
     per_client_file: Path | None = None,
     num_errors: int | None = None,
     metrics: Sequence[str] | None = None,
+    metric_options: Mapping[str, Value] | None = None,
     takers: Sequence[Callable[[Predicted], None]] = (),
     cancel: CancelFlag | None = None,
     **of_data: Unpack[DataOptions],
@@ -106,6 +107,7 @@ def evaluate_run(
             `client_file.write`.
         num_errors: Number of the worst mistakes to return; None: none are collected.
         metrics: Names of metrics beside loss and accuracy (see `fedcli info`); None: the run's.
+        metric_options: Options of your own metrics among them; None: the run's.
         takers: Functions that are called with all predictions, in order.
         cancel: Once raised, from any thread, the evaluation stops.
         of_data: The other fields of a `DataSource` by name, as for training. What is not given
@@ -157,30 +159,33 @@ def evaluate_run(
             data_of_evaluation = replace(data_of_evaluation, source=source)
         inputs = [*files_of_run(trained.file), *data_of_evaluation.source.paths]
         outputs.check_is_no_input(inputs)
-        wanted, notes = _wanted_metrics(trained, metrics)
-        request = _Request(data_of_evaluation, fine_tuning, outputs, wanted, cancel)
+        options = trained.config.metric_options if metric_options is None else metric_options
+        wanted, notes = _wanted_metrics(trained, metrics, metric_options or {})
+        request = _Request(data_of_evaluation, fine_tuning, outputs, wanted, options, cancel)
         evaluation = _evaluate(trained, request)
         return replace(evaluation, notes=(*notes, *evaluation.notes)) if notes else evaluation
 
 
 def _wanted_metrics(
-    trained: Trained, given: Sequence[str] | None
+    trained: Trained, given: Sequence[str] | None, options: Mapping[str, Value]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The metrics of an evaluation, and a line on those that are code which nobody named."""
+    """The metrics of an evaluation, and a note if some of the run's are code that is not named."""
     if given:
         names: tuple[str, ...] = METRIC_NAMES.check("--metrics", given)
-        if any(map(is_code, names)):
+        if options or any(map(is_code, names)):
             from fedcli.settings.own.permission import complete_metrics  # late: few have some
 
-            names = complete_metrics(names)
+            names = complete_metrics(names, options)
         return names, ()
+    for name in options:
+        raise ConfigError(f"--metric-option {name}: name your metric, too: --metrics FILE.py")
     of_run = trained.config.metrics or ()
     own = [each for each in of_run if is_code(each)]
     names = tuple(each for each in of_run if each not in own)
     if not own:
         return names, ()
-    options = f"--metrics {','.join(of_run)}"
-    return names, (worded(f"metrics of your own are not computed; pass {options} to run them"),)
+    words = f"--metrics {','.join(of_run)}"
+    return names, (worded(f"metrics of your own are not computed; pass {words} to run them"),)
 
 
 @dataclass(frozen=True)
@@ -191,6 +196,7 @@ class _Request:
     fine_tuning: FineTuningOptions | None
     outputs: EvaluationOutputs
     metrics: Sequence[str]
+    metric_options: Mapping[str, Value]
     cancel: CancelFlag | None
 
 
@@ -295,6 +301,7 @@ def _measured(
         evaluator,
         trained.state,
         request.metrics,
+        options=request.metric_options,
         by_client=True,
         is_seen=evaluation.is_seen,
         cancel=request.cancel,
@@ -319,7 +326,10 @@ def _fine_tune(
             num_clients = len(group.client_ids)
             measuring = stack.enter_context(
                 Measuring(
-                    *(trained.model, request.metrics, num_clients), by_client=True, is_seen=is_seen
+                    *(trained.model, request.metrics, num_clients),
+                    options=request.metric_options,
+                    by_client=True,
+                    is_seen=is_seen,
                 )
             )
         stats = personalization.fine_tuned_stats(

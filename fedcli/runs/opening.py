@@ -222,9 +222,9 @@ def open_federation(
         )
     check_fit(train, model)
     if config.metrics is not None:
-        from fedcli.evaluation.measuring import check_names  # late: few runs have further metrics
+        from fedcli.evaluation.measuring import check_metrics  # late: few runs have further metrics
 
-        check_names(config.metrics, model)
+        check_metrics(config.metrics, model, config.metric_options)
     notes += check_needs(model.layout)
     engine, workers = choosing.make_engine(model, config.threads), None
     if config.engine == RAY:

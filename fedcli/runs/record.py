@@ -15,7 +15,7 @@ from fedcli.runs.files import folder as run_dir
 from fedcli.runs.stopping import Best
 from fedcli.settings import config_file
 from fedcli.settings.run_config import RunConfig
-from fedcli.settings.tables.metrics import JUDGING, METRICS
+from fedcli.settings.tables.metrics import JUDGING, METRICS, key_of, own_names
 from fedcli.settings.vocabulary import ACCURACY, JUDGES, MEASURES
 
 if TYPE_CHECKING:
@@ -175,9 +175,10 @@ class RunRecord:
 
     @cached_property
     def measures(self) -> list[str]:
-        """Keys of JUDGING: loss, accuracy, and the further metrics of the newest evaluations."""
+        """Loss, accuracy, and the further metrics of the newest evaluations, a user's own last."""
         names = {name for split in self.series_names[1:] for name in self._last_point(split)[1]}
-        return [*MEASURES, *(name for name in METRICS if name in names)]
+        known = (*METRICS, *own_names(self.options.get("metrics")))
+        return [*MEASURES, *(name for name in known if name in names)]
 
     @property
     def judged_by(self) -> str:
@@ -190,16 +191,16 @@ class RunRecord:
 
         Args:
             name: One of `series_names`.
-            measure: A key of JUDGING.
+            measure: One of `measures`.
         """
         found = dict(self._points(name))
-        key = JUDGING[measure]
+        key = key_of(measure)
         return [(at, group[key]) for at, group in sorted(found.items()) if _is_number(group, key)]
 
     def final(self, name: str, measure: str) -> float | None:
         """Returns the last value of a series; None if there is none or it is not finite."""
         last = self._last_point(name)[1]
-        key = JUDGING[measure]
+        key = key_of(measure)
         return last[key] if _is_number(last, key) else None
 
     def final_round(self, name: str) -> int | None:
@@ -292,9 +293,10 @@ def curves_of(runs: Sequence[RunRecord], measure: str) -> dict[str, Series]:
 
 
 def measures_of(runs: Iterable[RunRecord]) -> list[str]:
-    """Returns the metrics that at least one of the runs has, in the order of JUDGING."""
-    names = {name for run in runs for name in run.measures}
-    return [name for name in JUDGING if name in names]
+    """Returns the metrics that at least one of the runs has, in the order of JUDGING, own last."""
+    names = dict.fromkeys(name for run in runs for name in run.measures)
+    own = [name for name in names if name not in JUDGING]
+    return [*(name for name in JUDGING if name in names), *own]
 
 
 def curve_title(measure: str) -> str:

@@ -119,6 +119,7 @@ class RoundEvaluations:
             self._federation.evaluator,
             state,
             self._config.metrics,
+            options=self._config.metric_options,
             by_client=by_client,
             is_seen=evaluation.is_seen,
             cancel=self._cancel,

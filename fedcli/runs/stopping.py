@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from fedcli.dataclass import dataclass
-from fedcli.settings.tables.metrics import JUDGING, more_is_better
+from fedcli.settings.tables.metrics import key_of, more_is_better
 from fedcli.settings.values import split_target
 from fedcli.settings.vocabulary import ACCURACY, JUDGES
 
@@ -25,7 +25,7 @@ class Best:
     """The best round so far.
 
     Attributes:
-        measure: The metric that ranks the rounds, a key of JUDGING.
+        measure: The metric that ranks the rounds: a key of JUDGING, or a user's own.
         value: Its value in the best round; None before the first evaluation that has it.
         round_num: The best round; None likewise.
     """
@@ -71,7 +71,7 @@ class Progress:
         best: The best round so far by the metric that patience watches.
         num_without_gain: Number of evaluations since then.
         target_round: Round of the first evaluation that reached the target; None: none has.
-        target_measure: The metric of the target, a key of JUDGING.
+        target_measure: The metric of the target, likewise.
     """
 
     target: float | None = None
@@ -164,7 +164,7 @@ def _value(evaluation: Mapping[str, Any], measure: str) -> float | None:
 
     It is missing in earlier rounds if a resumed run watches a new metric.
     """
-    value = evaluation[deciding_split(evaluation)].get(JUDGING[measure])
+    value = evaluation[deciding_split(evaluation)].get(key_of(measure))
     return None if value is None or value != value else value
 
 

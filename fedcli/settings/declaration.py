@@ -119,7 +119,7 @@ def options_of(
     help: str,
     section: str,
     changes: str = RESULTS,
-    on_resume: str = KEEP,
+    on_resume: str | None = None,
     acts_on: str = "",
 ) -> Mapping[str, Value]:
     """Returns a field for `k=v` options, such as those of the optimizer that another field names.
@@ -129,9 +129,11 @@ def options_of(
         help: As for `option`.
         section: As for `option`.
         changes: As for `option`.
-        on_resume: As for `option`; by default KEEP.
+        on_resume: As for `option`.
         acts_on: As for `option`.
     """
+    if on_resume is None:
+        on_resume = EDIT if changes == NOTHING else KEEP
     declared = RunOption({}, PAIRS, help, section, None, changes, on_resume, acts_on, None, owner)
     mapping: Mapping[str, Value] = field(default_factory=dict, metadata={"option": declared})
     return mapping

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedcli.errors import ConfigError
+from fedcli.lazy import load
 from fedcli.settings import tables
 from fedcli.settings.declaration import option_name
-from fedcli.settings.options import Entry, Value, choose, did_you_mean, resolve
+from fedcli.settings.options import Entry, Value, choose, did_you_mean, is_code, resolve
 from fedcli.settings.run_config import (
     GLOBAL_FIELDS,
     LOCAL_FIELDS,
@@ -20,7 +21,7 @@ from fedcli.settings.run_config import (
     OPTIONS,
     RunConfig,
 )
-from fedcli.settings.values import in_order, split_target
+from fedcli.settings.values import check_judges, in_order, split_target
 from fedcli.settings.vocabulary import BY_ROUND, WITHOUT_TRAIN
 
 _MAX_TFF_SEED = 2**32 - 1  # the largest of NumPy's RandomState, with which TFF draws cohorts
@@ -53,7 +54,7 @@ def validate(config: RunConfig) -> RunConfig:
     _check_participation(values)
     _resolve_metrics(values)
     for name, owner in OPTION_OWNERS.items():
-        if values[owner] is not None:
+        if values[owner] is not None and name != "metric_options":
             values[name] = _resolved(name, values[owner], values[name])
     for name in ("client_schedule", "server_schedule"):
         if values[name] is not None:
@@ -171,13 +172,26 @@ def _resolve_sampling(values: dict[str, Any]) -> None:
 
 
 def _resolve_metrics(values: dict[str, Any]) -> None:
-    """Adds the metrics by which rounds are ranked to those that evaluations compute."""
+    """Adds the metrics by which rounds are ranked to those that evaluations compute.
+
+    The options of a user's own metrics are checked when their files run, by `own.permission`.
+    """
+    check_judges(values)
     judging = {values["monitor"], values["keep_best"]}
     if values["stop_at"] is not None:
         judging.add(split_target(values["stop_at"])[0])
     names = {*(values["metrics"] or ()), *judging}
-    own = {name for name in names if name in tables.METRICS or name in (values["metrics"] or ())}
-    values["metrics"] = in_order(own) or None
+    wanted = {name for name in names if name in tables.METRICS or name in (values["metrics"] or ())}
+    values["metrics"] = in_order(wanted) or None
+    if values["metric_options"] and not tables.own_names(values["metrics"]):
+        raise ConfigError(
+            f"--metric-option {next(iter(values['metric_options']))}: fedcli's metrics have no "
+            "options; it is for a metric of your own, which --metrics FILE.py adds"
+        )
+    if values["metric_options"] and not any(map(is_code, values["metrics"])):
+        # Installed metrics can be looked at now; files run later, see `own.permission.complete`.
+        complete_metrics = load("fedcli.settings.own.permission:complete_metrics")
+        complete_metrics(values["metrics"], values["metric_options"])
 
 
 def _check_participation(values: Mapping[str, Any]) -> None:

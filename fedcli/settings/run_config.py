@@ -49,6 +49,7 @@ from fedcli.settings.values import (
     SPEEDS,
     SWITCH,
     TARGET,
+    check_judges,
     client_selection,
     name_in,
     name_or_code,
@@ -467,6 +468,13 @@ class RunConfig:
         section=EVALUATION,
         changes=NOTHING,
     )
+    metric_options: Options = options_of(
+        "metrics",
+        help="Option of a metric of your own. Of several metrics, those that have such an option "
+        "take it.",
+        section=EVALUATION,
+        changes=NOTHING,
+    )
     stop_at: str | None = option(
         None,
         TARGET,
@@ -570,6 +578,10 @@ class RunConfig:
                 raise ConfigError(worded(str(err))) from err
             if checked is not value:
                 object.__setattr__(self, name, checked)
+        try:
+            check_judges(vars(self))
+        except ConfigError as err:
+            raise ConfigError(worded(str(err))) from err
 
     def _given(self) -> dict[str, Any]:
         """The options that are not at their defaults."""
@@ -606,12 +618,12 @@ class RunConfig:
 def _check_name(field: str, declared: RunOption, value: Any) -> None:
     """Refuses the name of something that there is none of. Files are not looked at.
 
-    A list of names is checked by its kind.
+    A list of names is checked by its kind, and metrics that judge rounds by `check_judges`.
     """
     kind = declared.kind
     if kind.names is None or not isinstance(value, str) or (kind.is_path and kind.is_path(value)):
         return
-    if value.startswith(IN_MEMORY):
+    if value.startswith(IN_MEMORY) or kind is JUDGING_METRIC:
         return
     if field == "partition":
         tables.find_partition(value)

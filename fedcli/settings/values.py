@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from fedcli.errors import ConfigError
 from fedcli.settings import tables
-from fedcli.settings.options import MAX_FLOAT, Value, check_number, choose, is_code
+from fedcli.settings.options import MAX_FLOAT, Value, check_number, choose, did_you_mean, is_code
 from fedcli.settings.toml_values import toml_value
 from fedcli.settings.vocabulary import ACCURACY, BALANCED
 
@@ -22,6 +22,7 @@ MAX_COUNT = 2**31 - 1  # so that epochs x examples of a client fit in 64 bits
 # Range of virtual seconds and of examples per virtual second: the clock stays finite and advances.
 MIN_VIRTUAL, MAX_VIRTUAL = 1e-9, 1e9
 MAX_SPEEDS = 1000  # tiers of clients
+_OR_OWN = "or the class name of a metric of your own that --metrics FILE.py adds"
 
 Table = Callable[[], Mapping[str, Any]]
 
@@ -124,28 +125,64 @@ def parse_target(label: str, value: object) -> str:
     """Returns `NAME=X` in a canonical spelling.
 
     Raises:
-        ConfigError: It has another form, NAME is not a key of `tables.JUDGING`, or X is not a
-            number above 0 and, except for the loss, up to 1.
+        ConfigError: It has another form, or X is not a number; of the loss one above 0, of other
+            metrics of fedcli one above 0 and up to 1.
     """
-    name, equals, text = (each.strip() for each in str(value).partition("="))
-    if name not in tables.JUDGING or not equals:
-        others = ", ".join(each for each in tables.JUDGING if each != ACCURACY)
-        raise ConfigError(
-            f"{label} {str(value)[:60]!r}: give {ACCURACY}=X, as in accuracy=0.97, or another "
-            f"metric ({others})"
-        )
-    most = MAX_FLOAT if name == "loss" else 1.0
+    name, equals, text = (each.strip() for each in str(value).rpartition("="))
+    is_known = name in tables.JUDGING
+    if not equals or not (is_known or name.isidentifier()):
+        raise ConfigError(_not_a_target(label, value))
+    least, most = (1e-9, MAX_FLOAT if name == "loss" else 1.0) if is_known else (None, None)
     try:
         target = float(text)
     except ValueError:
         what = "a number above 0" if name == "loss" else "a share above 0 and up to 1"
+        what = what if is_known else "a number"
         raise ConfigError(f"{label} {name}={text[:60]}: choose {what}, as in {name}=0.97") from None
-    return f"{name}={check_number(f'{label} {name}', target, 1e-9, most)!r}"
+    return f"{name}={check_number(f'{label} {name}', target, least, most)!r}"
+
+
+def check_judges(values: Mapping[str, Any]) -> None:
+    """Checks the metrics by which rounds are ranked: fedcli's, and the run's own by short name.
+
+    Own metrics of which `values` name the file alone have no short name yet. Nothing is checked if
+    there are some.
+
+    Raises:
+        ConfigError: There is no such metric.
+    """
+    stop_at = values["stop_at"]
+    target = None if stop_at is None else split_target(stop_at)[0]
+    judges = {"--monitor": values["monitor"], "--keep-best": values["keep_best"]}
+    judges = {**judges, "--stop-at": target}
+    given = {label: name for label, name in judges.items() if name is not None}
+    own = tables.own_names(values["metrics"]) if given else []
+    if any(map(is_code, own)):
+        return
+    for label, name in given.items():
+        if name not in tables.JUDGING and name not in own:
+            of_target = label == "--stop-at"
+            fault = _not_a_target(label, stop_at, own) if of_target else _no_judge(label, name, own)
+            raise ConfigError(fault + did_you_mean(name, (*tables.JUDGING, *own)))
+
+
+def _no_judge(label: str, name: object, own: Collection[str] = ()) -> str:
+    """The message about a metric that there is none of."""
+    return f"{label} {shown(name)}: choose one of {', '.join((*tables.JUDGING, *own))}, {_OR_OWN}"
+
+
+def _not_a_target(label: str, target: object, own: Collection[str] = ()) -> str:
+    """The message about a target of a metric that there is none of, or of another form."""
+    others = ", ".join(each for each in (*tables.JUDGING, *own) if each != ACCURACY)
+    return (
+        f"{label} {str(target)[:60]!r}: give {ACCURACY}=X, as in {ACCURACY}=0.97, or another "
+        f"metric ({others}), {_OR_OWN}"
+    )
 
 
 def split_target(target: str) -> tuple[str, float]:
     """Returns the name and the number of a target that `parse_target` returned."""
-    name, _, text = target.partition("=")
+    name, _, text = target.rpartition("=")
     return name, float(text)
 
 
@@ -195,7 +232,9 @@ def _check_word(label: str, value: object, *, words: tuple[str, ...]) -> str:
 
 
 def _check_judging(label: str, value: object) -> str:
-    return _check_word(label, value, words=tuple(tables.JUDGING))
+    if isinstance(value, str) and (value in tables.JUDGING or value.isidentifier()):
+        return value  # `check_judges` knows whether the run has such a metric
+    raise ConfigError(_no_judge(label, value))
 
 
 def _check_rate(label: str, value: object) -> float:

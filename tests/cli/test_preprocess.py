@@ -304,11 +304,7 @@ def test_help_says_what_each_format_is(fedcli: Fedcli) -> None:
         (["train.h5", "--out", "train.h5"], 1, ["is a source itself"]),
         (["train.h5", "--out", "o", "--test-data", "none.h5"], 1, ["none.h5", "no such file"]),
         (["train.h5", "--out", "o", "--partition", "x"], 1, ["x", "dirichlet-class"]),
-        (
-            ["train.h5", "--out", "o", "--partition-option", "a=1"],
-            1,
-            ["--partition-option a", "name a partition"],
-        ),
+        (["train.h5", "--out", "o", "--partition-option", "a=1"], 1, ["name a partition too"]),
         (
             ["train.h5", "--out", "o", "--partition", "iid", "--partition-option", "alpha=1"],
             1,

@@ -254,7 +254,7 @@ def test_options_without_a_partition_are_those_of_the_default_one(tmp_path: Path
     with pytest.raises(ConfigError, match="--partition-option: iid has no option 'alpha'"):
         run(tmp_path, source, partition_options={"alpha": 1.0})
     owned = write_tff(tmp_path / "a.h5", {"a": [0, 1], "b": [2, 3]})
-    with pytest.raises(ConfigError, match="--partition-option clients: .* keep their own clients"):
+    with pytest.raises(ConfigError, match=r"--partition-option clients: .* keep their own clients"):
         run(tmp_path, owned, partition_options={"clients": 4})
 
 

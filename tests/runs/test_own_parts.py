@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,85 @@ def test_a_wrong_metric_is_one_line(
     metric.write_text(metric.read_text().replace(old, new, 1))
     with pytest.raises((PartError, ConfigError), match=words):
         package.train(with_metrics(metric), tmp_path / "run")
+
+
+WEIGHTED = """
+class FBeta:
+    def __init__(self, num_classes, beta=1.0, floor=0.0):
+        self.right, self.of_all, self.beta, self.floor = 0, 0, beta, floor
+
+    def add(self, labels, predicted, probabilities):
+        assert not (labels.flags.writeable or predicted.flags.writeable)
+        assert not probabilities.flags.writeable
+        self.right += (labels == predicted).sum()
+        self.of_all += len(labels)
+
+    def value(self):
+        return self.floor + self.beta * self.right / self.of_all
+"""
+
+
+@pytest.fixture
+def weighted(tmp_path: Path) -> Path:
+    path = tmp_path / "f_beta.py"
+    path.write_text(WEIGHTED)
+    return path
+
+
+def test_options_of_a_metric_reach_it_and_are_checked_before_the_run(
+    weighted: Path, tmp_path: Path, fedcli: Fedcli
+) -> None:
+    config = replace(with_metrics(weighted, "macro_f1"), metric_options={"beta": 3})
+    run = package.train(config, tmp_path / "run")
+    for scores in run.metrics[2]["evaluation"].values():
+        assert scores["FBeta"] == pytest.approx(3 * scores["sparse_categorical_accuracy"])
+    assert run.config.metric_options == {"beta": 3}
+    one = evaluate_run(run.path, metrics=[str(weighted)]).values  # with the run's options
+    assert one["FBeta"] == pytest.approx(3 * one["sparse_categorical_accuracy"])
+    other = evaluate_run(run.path, metrics=[str(weighted)], metric_options={"floor": 1}).values
+    assert other["FBeta"] == pytest.approx(1 + other["sparse_categorical_accuracy"])
+    train = ("train", "--rounds", 1, "--out", "none", "--metric-option")
+    metrics = ("--metrics", "f_beta.py")
+    refused = fedcli(*train, "betta=3", *metrics)
+    assert_is_one_line(refused, "--metric-option betta: no metric", "did you mean beta?")
+    assert_is_one_line(fedcli(*train, "beta=x", *metrics), "option beta 'x': choose a finite")
+    assert_is_one_line(fedcli(*train, "beta=1"), "fedcli's metrics have no options")
+    lone = fedcli("eval", "run", "--metric-option", "beta=1")
+    assert_is_one_line(lone, "--metric-option beta: name your metric, too")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_metric_of_ones_own_judges_rounds(weighted: Path, tmp_path: Path, fedcli: Fedcli) -> None:
+    judged = {"keep_best": "FBeta", "monitor": "FBeta", "patience": 9, "rounds": 4}
+    run = package.train(replace(with_metrics(weighted), eval_every=1, **judged), tmp_path / "run")
+    values = [line["evaluation"]["test"]["FBeta"] for line in run.metrics]
+    assert run.best_round == values.index(max(values))
+    assert run.measures == ["loss", "accuracy", "FBeta"]
+    assert run.final("test", "FBeta") == values[-1]
+    shown = fedcli("report", "run").out
+    assert "FBeta by round" in shown
+    assert sum(line.split()[:2] == ["test", "FBeta"] for line in shown.splitlines()) == 1  # spread
+    resumed = fedcli(
+        *("train", "--resume", "run", "--rounds", 5, "--metrics", "f_beta.py", "--threads", 1)
+    )
+    assert "the best by FBeta" in resumed.out
+    assert "test FBeta" in resumed.out
+    target = min(value for value in values if value > values[0])
+    small = ("--clients", 2, "--epochs", 1, "--eval-every", 1, "--out", "stopped")
+    done = fedcli(
+        "train",
+        *small,
+        "--metrics",
+        "f_beta.py",
+        "--stop-at",
+        f"FBeta={target / 2}",
+        "--rounds",
+        90,
+    )
+    assert "test FBeta reached" in done.out
+    for option, value in (("--keep-best", "FBet"), ("--stop-at", "FBet=0.5")):
+        refused = fedcli("train", *small, "--force", "--metrics", "f_beta.py", option, value)
+        assert_is_one_line(refused, option, "ece, FBeta", "did you mean FBeta?")
 
 
 # ---- Options ------------------------------------------------------------------------------------

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fedcli.cli.screen.output import Remarks, Verbosity, one_line
 from fedcli.dataclass import dataclass
 from fedcli.runs.stopping import Best, deciding_split
-from fedcli.settings.tables.metrics import JUDGING, METRICS
+from fedcli.settings.tables.metrics import key_of, short_name
 from fedcli.settings.vocabulary import ACCURACY
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Monitor:
         self._training: Training | None = None
         self._cancel: CancelFlag | None = None
         self._best = Best(ACCURACY)
+        self._measures: list[str] = []
         self._every_line = True
         self._shown_at = 0.0
         self._round_began_at = 0.0
@@ -75,6 +76,7 @@ class Monitor:
         config = training.config
         self._training, self._cancel = training, cancel
         self._best = Best(config.keep_best or config.monitor or ACCURACY)
+        self._measures = [short_name(each) for each in config.metrics or ()]
         if training.round_num and config.eval_every:
             for line in folder.read_completed(training.path, training.round_num):
                 self._note(line)
@@ -130,7 +132,7 @@ class Monitor:
         self._best = self._best.after(line)
         split, measure = deciding_split(evaluation), self._best.measure
         what = split if measure == ACCURACY else f"{split} {measure}"
-        text = f"{what} {_figure(evaluation[split].get(JUDGING[measure]))} @{line['round']}"
+        text = f"{what} {_figure(evaluation[split].get(key_of(measure)))} @{line['round']}"
         if self._best.round_num == line["round"]:
             return f"{text} (best)"
         return f"{text}, best {_figure(self._best.value)} @{self._best.round_num}"
@@ -140,7 +142,8 @@ class Monitor:
         if self._every_line or now - self._shown_at >= _LINE_SECONDS:
             self._shown_at = now
             is_best = self._best.round_num == result.round_num
-            self._lines.append(evaluation_line(result.metrics, num_rounds, is_best=is_best))
+            line = evaluation_line(result.metrics, num_rounds, self._measures, is_best=is_best)
+            self._lines.append(line)
 
 
 class Speed:
@@ -197,18 +200,21 @@ def first_line(training: Training) -> str:
     return f"run {training.path}: {rounds}, {config.algorithm} on {config.data}"
 
 
-def evaluation_line(line: Mapping[str, Any], num_rounds: int, *, is_best: bool) -> str:
+def evaluation_line(
+    line: Mapping[str, Any], num_rounds: int, measures: Sequence[str], *, is_best: bool
+) -> str:
     """Returns the text of a log line with the results of a round's evaluations.
 
     Args:
         line: The round's line of metrics.jsonl.
         num_rounds: Number of rounds of the run.
+        measures: Names of further metrics. They are shown if there are at most three.
         is_best: Whether the round is the best so far.
     """
     parts = [f"round {line['round']:>{len(str(num_rounds))}}/{num_rounds}"]
     for split, scores in line["evaluation"].items():
-        loss, accuracy = (_figure(scores[JUDGING[measure]]) for measure in ("loss", ACCURACY))
-        further = [f" {name} {_figure(scores[name])}" for name in METRICS if name in scores]
+        loss, accuracy = (_figure(scores[key_of(measure)]) for measure in ("loss", ACCURACY))
+        further = [f" {name} {_figure(scores[name])}" for name in measures if name in scores]
         more = "".join(further) if len(further) <= _MAX_FURTHER_METRICS else ""
         parts.append(f"{split} loss {loss} acc. {accuracy}{more}")
     return "  ".join([*parts, *(["best"] if is_best else [])])

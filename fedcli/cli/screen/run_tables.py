@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from fedcli.cli.screen.text_screen import TextScreen
 from fedcli.reports import rows as report
 from fedcli.reports.rows import EvaluationRow, RoundRow, Scores
-from fedcli.settings.tables.metrics import METRICS
 
 if TYPE_CHECKING:
     from fedcli.reports.published import Comparison
@@ -81,7 +80,7 @@ def show_rounds(screen: TextScreen, rows: Sequence[RoundRow]) -> None:
     num_scores = len(scores)
     headers = ["round", *scores, *own]
     evaluated = _own_names(each for row in rows for each in row.evaluation.values())
-    further = [name for name in evaluated if name in METRICS]
+    further = [name for name in evaluated if name not in own]
     further = further if len(further) <= _MAX_FURTHER_METRICS else []
     headers += [f"{split} {name}" for split in splits for name in ("loss", "acc.", *further)]
     headers += ["reports"] * has_reports + ["virtual s"] * has_clock

@@ -149,6 +149,12 @@ def make(
         return user_code.call_with(function, offered, options, entry.file, noun, passing=passing)
 
 
+def options_for(entry: Entry, given: Mapping[str, Value]) -> dict[str, Value]:
+    """Returns those of some options that a part declares."""
+    declared = {option.name for option in entry.options}
+    return {name: value for name, value in given.items() if name in declared}
+
+
 def _row(table: Table[Row], name: str, doc: str, source: str, family: str) -> Row:
     make_row = type(next(iter(table.values())))
     return make_row(name, doc, source, file=source, family=family)

@@ -7,7 +7,7 @@ this call: a run folder alone, perhaps from somebody else, never executes code.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -15,11 +15,11 @@ from typing import Any, TypedDict
 from fedcli.errors import ConfigError
 from fedcli.settings import tables
 from fedcli.settings.declaration import option_name
-from fedcli.settings.options import opened, resolve, split_code
+from fedcli.settings.options import Value, did_you_mean, opened, resolve, split_code
 from fedcli.settings.own import user_code
-from fedcli.settings.own.parts import DEFAULT_NAME
+from fedcli.settings.own.parts import DEFAULT_NAME, options_for
 from fedcli.settings.run_config import CODE_FIELDS, OPTION_OWNERS, OPTIONS, RunConfig
-from fedcli.settings.values import in_order
+from fedcli.settings.values import check_judges, in_order
 
 MODEL = "model"
 PARTITION = "partition"
@@ -205,7 +205,7 @@ def complete(config: RunConfig) -> RunConfig:
         if field == MODEL:
             continue  # the model's options are checked when its function is called
         if field == METRICS:
-            changed[field] = complete_metrics(getattr(config, field))
+            changed[field] = complete_metrics(config.metrics or (), config.metric_options)
             continue
         text, options_name = getattr(config, field), owned[field]
         if field == PARTITION:
@@ -221,21 +221,44 @@ def complete(config: RunConfig) -> RunConfig:
         file, _ = split_code(code) or ("", None)
         named = f"{file}:{entry.code.rpartition(':')[2]}"
         changed[field] = named + text.removeprefix(code)
-    return replace(config, **changed) if changed else config
+    completed = replace(config, **changed) if changed else config
+    check_judges(vars(completed))  # only now the names of all metrics are known
+    return completed
 
 
-def complete_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
+def complete_metrics(names: Sequence[str], options: Mapping[str, Value]) -> tuple[str, ...]:
     """Returns the metrics, in which each FILE.py has become FILE.py:NAME. Executes the files.
 
+    Args:
+        names: Names of metrics.
+        options: Options of the user's own metrics among them. Each metric takes those it declares.
+
     Raises:
+        ConfigError: No metric has such an option, or its value is not allowed.
         PartError: A file fails, or has no such metric.
     """
-    completed = []
+    completed, unused = [], dict(options)
+    declared: list[str] = []
     for each in names:
-        code = split_code(each)
-        if code is not None:
-            each = f"{code[0]}:{opened(tables.METRICS[each]).code.rpartition(':')[2]}"
-        completed.append(each)
+        if each in tables.METRICS:
+            completed.append(each)
+            continue
+        entry, code = opened(tables.METRICS[each]), split_code(each)
+        completed.append(each if code is None else f"{code[0]}:{entry.code.rpartition(':')[2]}")
+        declared += [option.name for option in entry.options]
+        given = options_for(entry, options)
+        try:
+            resolve(entry, given)
+        except ConfigError as err:
+            raise ConfigError(f"--metric-option: {err}") from err
+        for name in given:
+            unused.pop(name, None)
+    for name in unused:
+        has = f"their options are {', '.join(dict.fromkeys(declared))}" if declared else "none has"
+        raise ConfigError(
+            f"--metric-option {name}: no metric of your own has it; {has}"
+            f"{did_you_mean(name, declared)}"
+        )
     return in_order(completed)
 
 

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from fedcli.settings.tables.formats import FORMATS as FORMATS
     from fedcli.settings.tables.metrics import JUDGING as JUDGING
     from fedcli.settings.tables.metrics import METRICS as METRICS
+    from fedcli.settings.tables.metrics import MetricEntry as MetricEntry
     from fedcli.settings.tables.metrics import more_is_better as more_is_better
+    from fedcli.settings.tables.metrics import own_names as own_names
+    from fedcli.settings.tables.metrics import short_name as short_name
     from fedcli.settings.tables.models import MODELS as MODELS
     from fedcli.settings.tables.models import is_model_file as is_model_file
     from fedcli.settings.tables.models import split_model_file as split_model_file
@@ -58,6 +61,7 @@ else:
             "JUDGING": "fedcli.settings.tables.metrics",
             "METRICS": "fedcli.settings.tables.metrics",
             "MODELS": "fedcli.settings.tables.models",
+            "MetricEntry": "fedcli.settings.tables.metrics",
             "NATURAL": "fedcli.settings.vocabulary",
             "OPTIMIZERS": "fedcli.settings.tables.optimizers",
             "OptimizerEntry": "fedcli.settings.tables.optimizers",
@@ -74,8 +78,10 @@ else:
             "find_partition": "fedcli.settings.tables.partitions",
             "is_model_file": "fedcli.settings.tables.models",
             "more_is_better": "fedcli.settings.tables.metrics",
+            "own_names": "fedcli.settings.tables.metrics",
             "opened_partition": "fedcli.settings.tables.partitions",
             "resolve_schedule": "fedcli.settings.tables.schedules",
+            "short_name": "fedcli.settings.tables.metrics",
             "split_code_of_deal": "fedcli.settings.tables.partitions",
             "split_model_file": "fedcli.settings.tables.models",
             "split_partition": "fedcli.settings.tables.partitions",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from fedcli.dataclass import dataclass
-from fedcli.settings.options import Entry, table
+from fedcli.settings.options import Entry, split_code, table
 from fedcli.settings.vocabulary import MEASURES
 
 
@@ -65,10 +67,27 @@ METRICS = table(
     family="metric",
 )
 
-# The metrics by which rounds can be ranked, with their names in metrics.jsonl.
+# The metrics by which rounds can be ranked, with their names in metrics.jsonl. A run's own metrics
+# come after them; see `own_names`.
 JUDGING = {**MEASURES, **{name: name for name in METRICS}}
 
 
-def more_is_better(name: str) -> bool:
-    """Returns whether a greater value of a key of `JUDGING` is the better one."""
-    return METRICS[name].more_is_better if name in METRICS else name != "loss"
+def key_of(measure: str) -> str:
+    """Returns the name that a metric has in metrics.jsonl; a user's own has its short name."""
+    return JUDGING.get(measure, measure)
+
+
+def more_is_better(measure: str) -> bool:
+    """Returns whether a greater value of a metric is the better one, as of a user's own."""
+    return METRICS[measure].more_is_better if measure in METRICS else measure != "loss"
+
+
+def short_name(name: str) -> str:
+    """Returns a metric's name in results: NAME for FILE.py:NAME, else the name itself."""
+    parts = split_code(name)
+    return name if parts is None else parts[1] or name
+
+
+def own_names(names: Iterable[str] | None) -> list[str]:
+    """Returns the short names of those metrics that are a user's own, in order."""
+    return [short_name(name) for name in names or () if name not in METRICS]
