@@ -32,7 +32,7 @@ def shortened(text: str, most: int = MAX_MESSAGE) -> str:
 
 
 class FedcliError(Exception):
-    """An error that the user can mend. Its message is one line of bounded length."""
+    """An error that the user can correct. Its message is one line of bounded length."""
 
     def __str__(self) -> str:
         """Returns the message, shortened in the middle to `MAX_MESSAGE` characters."""

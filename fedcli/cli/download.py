@@ -421,7 +421,9 @@ def _verify(
         _show_findings(Screen(), findings)
     bad = list(dict.fromkeys(name for name, each in findings if each.problem is not None))
     if bad:
-        raise DataError(f"{', '.join(bad)}: not whole; fedcli download {bad[0]} --force mends it")
+        raise DataError(
+            f"{', '.join(bad)}: not whole; fedcli download {bad[0]} --force replaces it"
+        )
     if not findings:
         names = ", ".join(dataset.name for dataset in chosen)
         raise DataError(f"nothing of {names} is here ({folder}); fedcli download NAME fetches it")

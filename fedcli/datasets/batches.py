@@ -266,5 +266,5 @@ def _pixel_array(pixels: NDArray[Any], where: str) -> tuple[Pixels, float]:
         single = np.require(pixels, np.float32, ["C", "ALIGNED"])
     index = first_non_finite(single)
     if index is not None:
-        raise DataError(f"{where}: example {index}: a pixel is NaN or infinite; mend the data")
+        raise DataError(f"{where}: example {index}: a pixel is NaN or infinite; correct the data")
     return single, 1.0

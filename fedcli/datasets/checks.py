@@ -54,7 +54,7 @@ def bad_label(
 ) -> DataError:
     """Returns the error for one label outside the classes; `largest` is the largest one known."""
     enough = 1 + (label if largest is None else largest)
-    remedy = f"pass --num-classes {enough} or more, or mend" if label >= 0 else "mend"
+    remedy = f"pass --num-classes {enough} or more, or correct" if label >= 0 else "correct"
     return DataError(
         f"{where}: example {index}: label {label} is outside 0 to {num_classes - 1}; "
         f"{remedy} the data"
@@ -144,4 +144,4 @@ def check_finite(pixels: NDArray[Any], where: str) -> None:
     """
     index = first_non_finite(pixels)
     if index is not None:
-        raise DataError(f"{where}: example {index}: a pixel is NaN or infinite; mend the data")
+        raise DataError(f"{where}: example {index}: a pixel is NaN or infinite; correct the data")

@@ -207,7 +207,7 @@ def whole_numbers(
         _check_whole(values, name)
     elif values.dtype.kind == "u" and values.size and int(values.max()) > np.iinfo(np.int64).max:
         index = int(values.argmax())
-        raise DataError(f"{name(index)}: label {values[index]} cannot be a class; mend the data")
+        raise DataError(f"{name(index)}: label {values[index]} cannot be a class; correct the data")
     return values.astype(np.int64)
 
 
@@ -227,7 +227,7 @@ def check_classes(
         name = place(index) if place else f"{where}: example {first + index}"
         raise DataError(
             f"{name}: label {labels[index]} cannot be a class; classes are 0 to {MAX_CLASSES - 1}, "
-            "mend the data"
+            "correct the data"
         )
     return labels
 
@@ -360,6 +360,6 @@ def _missing(text: str, place: str) -> DataError:
 
 def _not_whole(text: str, place: str) -> DataError:
     return DataError(
-        f"{place}: label {text} is not a whole number; classes are whole numbers or names, mend "
+        f"{place}: label {text} is not a whole number; classes are whole numbers or names; correct "
         "the data or name another column"
     )

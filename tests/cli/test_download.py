@@ -198,7 +198,7 @@ def test_verify_reads_everything_and_fails_on_damage(
     assert row["path"].endswith("emnist-digits.h5")
     assert "expected 3,383 clients in train, got 3" in row["problem"]
     assert done.code == 1
-    assert "fedcli download emnist-digits --force mends it" in done.err
+    assert "fedcli download emnist-digits --force replaces it" in done.err
 
 
 @pytest.mark.parametrize(

@@ -435,7 +435,7 @@ def test_a_file_that_only_has_the_name_of_an_image(tmp_path: Path) -> None:
     path.write_text("no image")
     assert message_of(tmp_path) == (
         f"{path}: not a complete image (none of PNG, JPEG, BMP, GIF, WEBP, TIFF, PPM); "
-        "mend or remove it"
+        "repair or remove it"
     )
 
 

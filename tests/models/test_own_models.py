@@ -916,7 +916,7 @@ def test_failure_is_one_line_and_v_shows_where(
         .index("        raise ValueError('too many')")
     )
     expected = f"fedcli: error: {tmp_path}/my_model.py:{line + 1}: forward_pass: ValueError: "
-    expected += "too many; mend the model\n"
+    expected += "too many; correct the code of the model\n"
     assert cli.run(["train", "--model", "my_model.py", "--out", "a"]) == 1
     assert capsys.readouterr().err == expected
     assert cli.run(["train", "--model", "my_model.py", "--out", "b", "-v"]) == 1
@@ -1105,6 +1105,24 @@ def lazy(num_classes):
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))
 
 
+class LazyUnused(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.used, self.unused = nn.LazyLinear(num_classes), nn.LazyLinear(num_classes)
+
+    def forward(self, images):
+        return self.used(images.flatten(1))
+
+
+class LazyWrong(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 5), nn.LazyLinear(num_classes)
+
+    def forward(self, images):
+        return self.last(self.first(images.flatten(1)))
+
+
 def nothing(num_classes):
     return nn.Flatten()
 
@@ -1133,13 +1151,26 @@ def test_torch_modules_that_do_not_end_in_softmax_are_taken(
         ("Judging", r"net\.py:\d+: in evaluation \(module\.eval\(\)\) the module returns prob"),
         ("Detached", r"net\.py:\d+: the outputs do not depend on the parameters"),
         ("InPlace", r"net\.py:\d+: forward_pass: gradients: RuntimeError: one of the variables"),
-        ("TwoImages", r"net\.py:\d+: forward_pass: TypeError: .* 'y'; mend the model$"),
+        (
+            "TwoImages",
+            r"net\.py:\d+: forward_pass: TypeError: .* 'y'; correct the code of the model$",
+        ),
         (
             "Nested",
             r"net\.py:\d+: forward_pass: .*\(2x16 and 17x10\), in the Linear layer body\.2;",
         ),
-        ("mismatch", r"^\S+net\.py: forward_pass: .* in the Linear layer 3; mend the model$"),
-        ("lazy", r"^\S+net\.py: the LazyLinear layer 1 is lazy, and 1\.weight has no shape yet"),
+        (
+            "mismatch",
+            r"^\S+net\.py: forward_pass: .* in the Linear layer 3; correct the code of the model$",
+        ),
+        (
+            "LazyUnused",
+            r"net\.py:\d+: the LazyLinear layer unused is lazy, and .* does not use the",
+        ),
+        (
+            "LazyWrong",
+            r"net\.py:\d+: last\.weight is in a lazy layer, .* that fails: RuntimeError: ",
+        ),
         ("nothing", r"^\S+net\.py: Flatten has no parameter that can be trained"),
         ("a_class", r"net\.py: a_class returned the class Judging; return an object of it"),
     ],
@@ -1183,6 +1214,16 @@ def test_torch_resume_equals_straight_run_with_dropout(torch_file: Path, tmp_pat
     check_resume(torch_file, tmp_path)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert torch.get_num_threads() == threads
+
+
+def test_lazy_torch_layers_have_shapes_and_weights_that_follow_the_seed(torch_file: Path) -> None:
+    torch_file.write_text(TORCH + ENDINGS)
+    first, again = load_torch(torch_file, "lazy"), load_torch(torch_file, "lazy")
+    other = load(torch_file, "lazy", input_shape=(28, 28), num_classes=10, seed=2)
+    assert [tensor.shape for tensor in first.layout.tensors] == [(10, 784), (10,)]
+    assert first.initial_params.tobytes() == again.initial_params.tobytes()
+    assert first.initial_params.tobytes() != other.initial_params.tobytes()
+    train(torch_file.parent / "run", config_of(f"{torch_file}:lazy"))
 
 
 def test_torch_weights_follow_the_seed(torch_file: Path) -> None:

@@ -241,7 +241,11 @@ def test_the_path_of_a_metric_may_be_relative(metric: Path, tmp_path: Path, fedc
         ("np.bincount(labels, min", "np.bincount(label, min", r"my_f1.py:\d+: add: NameError"),
         (".mean()", "", r"my_f1.py:\d+: value returned float64 \[\d+\]; give a number"),
         ("return f1[", "return [1], [1, 2], f1[", "value returned tuple; give a number"),
-        ("return f1[", "return 10**400 or f1[", "value: OverflowError: .*; mend the metric"),
+        (
+            "return f1[",
+            "return 10**400 or f1[",
+            "value: OverflowError: .*; correct the code of the metric",
+        ),
         ("def value", "def result", "MyF1 has no value; a metric has add"),
         ("class MyF1", "class macro_f1", "another metric is called macro_f1; rename one"),
     ],
@@ -463,7 +467,11 @@ def deal(labels, num_clients):
 """
 FAULTS: dict[str, list[tuple[str, str, str]]] = {
     "algorithm": [
-        ("call.train", "1 / 0 + call.train", r"part.py:10: run: ZeroDivisionError: .*mend the alg"),
+        (
+            "call.train",
+            "1 / 0 + call.train",
+            r"part.py:10: run: ZeroDivisionError: .*correct the code of the alg",
+        ),
         ("return deltas, {", "return {", r"part.py:9: run returned dict; give WorkResult"),
         ("return deltas", "return 1.0", r"run returned float for the deltas; give what call.train"),
         ('{"steps": state', '{"stop": state', "the state has stop, it had steps; keep the names"),
@@ -476,7 +484,11 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("class Part", "class Part(", "part.py:2: importing the file: SyntaxError"),
     ],
     "aggregator": [
-        ("deltas.weighted", "deltas.weigthed", r"part.py:13: aggregate: AttributeError.*mend the"),
+        (
+            "deltas.weighted",
+            "deltas.weigthed",
+            r"part.py:13: aggregate: AttributeError.*correct the code",
+        ),
         ("return deltas.weighted_mean(),", "return", "aggregate returned tuple; give"),
         (
             "deltas.weighted_mean()",
@@ -488,7 +500,11 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ("def init", "def start", "has no init; an aggregator has init"),
     ],
     "server_optimizer": [
-        ("* gradient", "* grad", r"part.py:10: update: NameError: .*; mend the server optimizer"),
+        (
+            "* gradient",
+            "* grad",
+            r"part.py:10: update: NameError: .*; correct the code of the server optimizer",
+        ),
         ("-self.learning_rate * gradient,", "", r"update returned dict; give \(updates, state\)"),
         ("* gradient", "* gradient[:2]", r"float32 \[2\] for the updates; give float32 \[7850\]"),
         ("def update", "def apply", "Part has no update; a server optimizer has init"),
@@ -497,16 +513,24 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         (
             "% self.population]",
             "% 0]",
-            r"part.py:13: indices: ZeroDivisionError: .*mend the sampler",
+            r"part.py:13: indices: ZeroDivisionError: .*correct the code of the sampler",
         ),
         ("[round_num % self.population]", "'abc'", "indices returned str; give a list of whole"),
-        ("[round_num % self.population]", "[[0], [0, 1]]", "part.py: indices: ValueError: .*mend"),
+        (
+            "[round_num % self.population]",
+            "[[0], [0, 1]]",
+            "part.py: indices: ValueError: .*correct",
+        ),
         ("% self.population]", "+ 100]", "indices returned 100; the 10 clients are 0 to 9"),
         ("def indices", "def draw", "Part has no indices; a sampler has"),
         ("[round_num", "[draw()", r"two calls of indices\(0\) drew different clients; use"),
     ],
     "partition": [
-        ("len(labels)", "len(label)", r"part.py:5: deal: NameError: .*mend the partition"),
+        (
+            "len(labels)",
+            "len(label)",
+            r"part.py:5: deal: NameError: .*correct the code of the partition",
+        ),
         ("% num_clients", "% num_clients * 0.5", r"partition returned float64 \[\d+\]; give the"),
         ("% num_clients", "% (num_clients + 1)", "returned clients 0 to 12; the 12 clients are 0"),
         ("np.arange(len(labels)) %", "[[0], [0, 1]] or", "part.py: what the partition returned: "),

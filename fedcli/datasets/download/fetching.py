@@ -115,7 +115,7 @@ def fetch(
     except OSError as err:  # an error of the disk; `transport` handles those of the network
         raise DataError(
             f"cannot write {err.filename or target}: {err.strerror or err}; what was fetched is "
-            "kept: mend that and run the same command again"
+            "kept: correct that and run the same command again"
         ) from err
 
 

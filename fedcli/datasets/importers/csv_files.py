@@ -329,7 +329,9 @@ class _Rows:
             try:
                 fields = csv_layout.split_line(line, layout.delimiter)
             except csv.Error as err:
-                raise DataError(f"{where}: its quotes do not match ({err}); mend the row") from err
+                raise DataError(
+                    f"{where}: its quotes do not match ({err}); correct the row"
+                ) from err
         num_fields = line.count(layout.delimiter) + 1 if fields is None else len(fields)
         if num_fields == len(layout.columns) + 1 and line.endswith(layout.delimiter):
             num_fields -= 1  # a comma at the end of each row
@@ -337,7 +339,7 @@ class _Rows:
         if num_fields != len(layout.columns):
             raise DataError(
                 f"{where}: {num_fields} fields but the header has {len(layout.columns)}; "
-                "mend the row"
+                "correct the row"
             )
         texts = [
             None
@@ -385,7 +387,7 @@ class _Rows:
                 if len(parts) != layout.num_pixels:
                     raise DataError(
                         f"{where}: column {name!r} holds {len(parts)} pixels, that of the first "
-                        f"row {layout.num_pixels}; mend the row"
+                        f"row {layout.num_pixels}; correct the row"
                     )
                 texts = {f"{name}, pixel {index}": text for index, text in enumerate(parts)}
             for name, text in texts.items():
@@ -420,7 +422,7 @@ def _fault_of_pixel(text: str) -> str | None:
             "holds no pixels"
         )
     if abs(float(text)) > _MOST_FLOAT32:
-        return "is out of range; at most 65535 is read: mend the row"
+        return "is out of range; at most 65535 is read: correct the row"
     return None
 
 

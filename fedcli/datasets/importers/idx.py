@@ -322,6 +322,6 @@ def _join(
     if (writers < 0).any():
         index = int((writers < 0).argmax())
         raise DataError(
-            f"{where}: row {first + index}: writer {writers[index]} is below 0; mend the table"
+            f"{where}: row {first + index}: writer {writers[index]} is below 0; correct the table"
         )
     return classes, [f"w{writer:04d}" for writer in writers.tolist()]

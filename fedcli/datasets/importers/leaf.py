@@ -242,9 +242,9 @@ class _ShardReader:
                 else:
                     stream.skip()
         except ValueError as err:
-            raise DataError(f"{where}: damaged JSON: {err}; mend the file") from err
+            raise DataError(f"{where}: damaged JSON: {err}; correct the file") from err
         if images is None or labels is None:
-            raise DataError(f"{where}: has no {'x' if images is None else 'y'}; mend the file")
+            raise DataError(f"{where}: has no {'x' if images is None else 'y'}; correct the file")
         codes = self.labels.add(labels, where)
         if len(images) != len(codes):
             raise DataError(
@@ -277,7 +277,7 @@ class _ShardReader:
                 with np.errstate(over="ignore"):  # becomes infinite: refused with the others
                     row = np.array(stream.nested_numbers(), np.float32)
             except (ValueError, OverflowError) as err:
-                raise DataError(f"{fault}: {err}; mend the file") from err
+                raise DataError(f"{fault}: {err}; correct the file") from err
             if rows and row.shape != rows[0].shape:
                 raise DataError(
                     f"{fault}: {row.size} pixels but example 0 has {rows[0].size}; all must be "

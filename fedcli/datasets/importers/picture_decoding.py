@@ -97,13 +97,15 @@ class Decoder:
             raise DataError(f"{path}: far too large; at most {MAX_SIDE} a side is read") from err
         except self._pillow.UnidentifiedImageError as err:
             raise DataError(
-                f"{path}: not a complete image (none of {', '.join(DECODERS)}); mend or remove it"
+                f"{path}: not a complete image (none of {', '.join(DECODERS)}); repair or remove it"
             ) from err
         except (DataError, MemoryError):
             raise
         except Exception as err:
             reason = str(err).partition("\n")[0].replace(str(path), "the file")[:120]
-            raise DataError(f"{path}: not a complete image ({reason}); mend or remove it") from err
+            raise DataError(
+                f"{path}: not a complete image ({reason}); repair or remove it"
+            ) from err
         raise DataError(
             f"{path}: {height} x {width} pixels are too large; at most {MAX_SIDE} a side is read"
         )

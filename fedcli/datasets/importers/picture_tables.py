@@ -183,11 +183,11 @@ def read_table(path: Path) -> Table:
         if len(row) != width:
             raise DataError(
                 f"{path}: line {number}: {len(row)} fields but the rows before have {width}; "
-                "mend the row"
+                "correct the row"
             )
     if has_header and len(header) != width:
         raise DataError(
-            f"{path}: the header has {len(header)} fields but the rows have {width}; mend it"
+            f"{path}: the header has {len(header)} fields but the rows have {width}; correct it"
         )
     names = header or [str(place + 1) for place in range(width)]
     _check_unique(names, path)
@@ -409,7 +409,9 @@ def _numbered(file: TextIO, path: Path) -> Iterator[tuple[int, str]]:
     while line := file.readline(_MAX_LINE + 1):
         number += 1
         if len(line) > _MAX_LINE:
-            raise DataError(f"{path}: line {number}: over {_MAX_LINE:,} characters; mend the row")
+            raise DataError(
+                f"{path}: line {number}: over {_MAX_LINE:,} characters; correct the row"
+            )
         yield number, line.rstrip("\r\n")
 
 
@@ -421,9 +423,9 @@ def _read_json_lines(lines: Sequence[tuple[int, str]], path: Path) -> Table:
         try:
             found = json.loads(line)
         except (ValueError, RecursionError) as err:
-            raise DataError(f"{path}: line {number}: no JSON ({err}); mend the row") from err
+            raise DataError(f"{path}: line {number}: no JSON ({err}); correct the row") from err
         if not isinstance(found, dict):
-            raise DataError(f"{path}: line {number}: no object of JSON; mend the row")
+            raise DataError(f"{path}: line {number}: no object of JSON; correct the row")
         names = names or tuple(name for name in found if not isinstance(found[name], dict | list))
         texts = [found.get(name) for name in names]
         rows.append((number, ["" if each is None else str(each) for each in texts]))
@@ -465,7 +467,7 @@ def _split(line: str, delimiter: str, where: str) -> list[str]:
     try:
         fields = next(csv.reader([line], delimiter=delimiter))
     except csv.Error as err:
-        raise DataError(f"{where}: its quotes do not match ({err}); mend the row") from err
+        raise DataError(f"{where}: its quotes do not match ({err}); correct the row") from err
     if len(fields) > _MAX_COLUMNS:
         raise DataError(f"{where}: over {_MAX_COLUMNS:,} fields; a table of labels has few")
     return [text.strip() for text in fields]

@@ -152,7 +152,8 @@ class Survey:
             index = first_non_finite(pixels)
             if index is not None:
                 raise DataError(
-                    f"{where}: example {first + index}: a pixel is NaN or infinite; mend the data"
+                    f"{where}: example {first + index}: a pixel is NaN or infinite; correct the "
+                    "data"
                 )
         least, most = float(pixels.min()), float(pixels.max())
         self._refuse_beyond_given(most, where)
@@ -227,7 +228,7 @@ class Survey:
         if top is not None and most > top * (1 + _OVERSHOOT):
             raise DataError(
                 f"{where}: pixels reach {most:g}, and --pixel-range says that they end at {top}; "
-                "leave it out, or mend the data"
+                "leave it out, or correct the data"
             )
 
     def _given_top(self) -> tuple[int | None, str]:
@@ -322,8 +323,8 @@ class Survey:
         few = f" but only {num_beyond:,} pixels lie beyond {one[2:]}" if num_beyond else ""
         return DataError(
             f"{self._place_of_most}: pixels reach {self._most:g}{few}: the range may be {one} or "
-            f"{other}; choose with --pixel-range (one of {', '.join(PIXEL_RANGES)}), or mend the "
-            "data"
+            f"{other}; choose with --pixel-range (one of {', '.join(PIXEL_RANGES)}), or correct "
+            "the data"
         )
 
 

@@ -324,7 +324,7 @@ def pack(stored: NDArray[Any], where: str) -> tuple[Pixels, float, float]:
             return levels, scale, offset
     index = first_non_finite(single)
     if index is not None:
-        raise DataError(f"{where}: example {index}: a pixel is NaN or infinite; mend the data")
+        raise DataError(f"{where}: example {index}: a pixel is NaN or infinite; correct the data")
     return single, 1.0, 0.0
 
 

@@ -148,7 +148,10 @@ def _call(
     if clash:
         raise ModelError(f"--model-option {clash[0]} is set by the run itself; leave it out")
     with torch_modules.seeded(offered["seed"]):
-        return user_code.call_with(function, offered, options, file)
+        made = user_code.call_with(function, offered, options, file)
+        if torch_modules.is_module(made):  # the weights of lazy layers follow the seed, too
+            torch_modules.fix_shapes(made, offered["input_shape"], file)
+    return made
 
 
 def _check_fit(
@@ -251,10 +254,12 @@ def _try(network: Network) -> OwnMetrics:
             "forward_pass", "changed the weights; leave that to the client optimizer"
         )
     if not np.isfinite(result.loss_sum):
-        raise network.fault("forward_pass", "the loss of a trial batch is NaN or infinite; mend it")
+        raise network.fault(
+            "forward_pass", "the loss of a trial batch is NaN or infinite; correct it"
+        )
     if not np.isfinite(result.gradient).all():
         raise network.fault(
-            "forward_pass", "a gradient of a trial batch holds NaN or infinity; mend it"
+            "forward_pass", "a gradient of a trial batch holds NaN or infinity; correct it"
         )
     if network.takes_weights:
         ones = np.ones(_TRIAL_EXAMPLES, np.float32)

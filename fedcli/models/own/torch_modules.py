@@ -40,6 +40,41 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+def fix_shapes(module: Any, input_shape: tuple[int, ...], file: str) -> None:
+    """Gives the lazy layers of a module (LazyLinear, ...) their shapes and their initial weights.
+
+    This takes one forward pass, of an image of zeros and in evaluation mode. A module without lazy
+    layers is not called.
+
+    Args:
+        module: A `torch.nn.Module`.
+        input_shape: Shape of one image, [H, W], [H, W, C] or [I].
+        file: File of the user's code, for messages.
+
+    Raises:
+        ModelError: The forward pass fails.
+    """
+    torch = _loaded()
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    lazy = [name for name, each in tensors if torch.nn.parameter.is_lazy(each)]
+    if not lazy:
+        return
+    image = torch.from_numpy(_channels_first(np.zeros((1, *input_shape), np.float32)))
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            module(image)
+    except Exception as err:
+        where = user_code.where(err, file, file)
+        raise ModelError(
+            f"{where}: {lazy[0]} is in a lazy layer, which gets its shape from a forward pass of "
+            f"an image of zeros, {list(image.shape)}; that fails: {user_code.reason(err)}"
+        ) from err
+    finally:
+        module.train(was_training)
+
+
 class TorchNetwork:
     """Adapts a module to the contract of `fedcli.own_models.OwnModel`.
 
@@ -63,6 +98,7 @@ class TorchNetwork:
         is_own = user_code.source_file(type(module)) == file
         self.place = user_code.place(type(module)) if is_own or not file else file
         self._input_shape = input_shape
+        fix_shapes(module, input_shape, file or self.place)
         self._buffers = [(name, each, each.clone()) for name, each in module.named_buffers()]
         self._refuse_statistics()
         named = [(name, each) for name, each in module.named_parameters() if each.requires_grad]
@@ -74,8 +110,8 @@ class TorchNetwork:
         for name, each in named:
             if isinstance(each, torch.nn.parameter.UninitializedParameter):
                 raise ModelError(
-                    f"{self.place}: {self._layer_of(name)} is lazy, and {name} has no shape yet; "
-                    "call the module once on a batch of zeros before it is returned"
+                    f"{self.place}: {self._layer_of(name)} is lazy, and {name} has no shape, for "
+                    "the forward pass does not use the layer; use it, or leave it out"
                 )
             if each.device.type != "cpu" or each.dtype != torch.float32:
                 raise ModelError(
@@ -102,7 +138,7 @@ class TorchNetwork:
     def forward_pass(self, batch: Mapping[str, NDArray[Any]], training: bool = True) -> Any:
         """Returns loss, logits and, in training, the gradients of a batch."""
         torch = self._torch
-        images = torch.from_numpy(self._channels_first(batch["x"]))
+        images = torch.from_numpy(_channels_first(batch["x"]))
         labels = torch.from_numpy(batch["y"].astype(np.int64))
         with self._one_thread(), torch.random.fork_rng(devices=[]):
             torch.random.set_rng_state(self._random_state)
@@ -129,14 +165,6 @@ class TorchNetwork:
     def reset_metrics(self) -> None:
         """Does nothing."""
 
-    def _channels_first(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Converts [b, H, W] or [b, H, W, C] to [b, C, H, W]; flat images stay as they are."""
-        if images.ndim == 3:
-            return images[:, np.newaxis]
-        if images.ndim == 4:
-            return np.ascontiguousarray(np.moveaxis(images, 3, 1))
-        return images
-
     def _loss(self, logits: Any, labels: Any, weights: NDArray[np.float32] | None) -> Any:
         """Returns the mean of the examples' cross-entropies, each multiplied by its weight."""
         cross_entropy = self._torch.nn.functional.cross_entropy
@@ -154,7 +182,8 @@ class TorchNetwork:
             layer = self._failing_layer(images)
             inside = f", in {layer}" if layer else ""
             raise ModelError(
-                f"{where}: forward_pass: {user_code.reason(err)}{inside}; mend the model"
+                f"{where}: forward_pass: {user_code.reason(err)}{inside}; correct the code of the "
+                "model"
             ) from err
 
     def _failing_layer(self, images: Any) -> str:
@@ -199,7 +228,8 @@ class TorchNetwork:
             gradients = self._torch.autograd.grad(loss, self._parameters, allow_unused=True)
         except RuntimeError as err:
             raise ModelError(
-                f"{self.place}: forward_pass: gradients: {user_code.reason(err)}; mend the model"
+                f"{self.place}: forward_pass: gradients: {user_code.reason(err)}; correct the "
+                "code of the model"
             ) from err
         return [
             np.zeros_like(variable) if each is None else each.numpy()
@@ -281,6 +311,15 @@ class TorchNetwork:
             yield
         finally:
             self._torch.set_num_threads(before)
+
+
+def _channels_first(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Converts [b, H, W] or [b, H, W, C] to [b, C, H, W]; flat images stay as they are."""
+    if images.ndim == 3:
+        return images[:, np.newaxis]
+    if images.ndim == 4:
+        return np.ascontiguousarray(np.moveaxis(images, 3, 1))
+    return images
 
 
 def _loaded() -> Any:

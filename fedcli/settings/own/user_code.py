@@ -22,6 +22,8 @@ MAX_CODE_BYTES = 16 << 20  # of a Python file
 _PACKAGE = Path(__file__).parents[2]
 # Folders of code that the user did not write: Python's own and that of installed packages.
 _INSTALLED = ("stdlib", "platstdlib", "purelib", "platlib")
+# Names of folders of installed packages, wherever they are.
+_PACKAGE_FOLDERS = {"site-packages", "dist-packages"}
 
 
 @contextmanager
@@ -45,7 +47,7 @@ def running(
     except FedcliError as err:
         raise error_of(noun)(f"{where(err, file)}: {what}: {err}") from err
     except (Exception, SystemExit) as err:
-        text = f"{where(err, file)}: {what}: {reason(err)}; mend the {noun}"
+        text = f"{where(err, file)}: {what}: {reason(err)}; correct the code of the {noun}"
         raise error_of(noun)(text) from err
 
 
@@ -248,7 +250,9 @@ def _is_users_own(file: str) -> bool:
     """Tells whether a file belongs neither to fedcli, nor to Python or an installed package."""
     folders = [_PACKAGE, *(Path(sysconfig.get_path(name)) for name in _INSTALLED)]
     path = Path(file)
-    return path.is_absolute() and not any(path.is_relative_to(each) for each in folders)
+    if not path.is_absolute() or _PACKAGE_FOLDERS & set(path.parts):
+        return False
+    return not any(path.is_relative_to(each) for each in folders)
 
 
 def reason(err: BaseException) -> str:
