@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fedcli.learning.named_builders import build_fed_yogi as build_fed_yogi
     from fedcli.learning.named_builders import build_local_only as build_local_only
     from fedcli.learning.named_builders import build_mime as build_mime
+    from fedcli.learning.named_builders import build_own as build_own
     from fedcli.learning.named_builders import build_scaffold as build_scaffold
     from fedcli.learning.process import LearningProcess as LearningProcess
     from fedcli.learning.state import ModelWeights as ModelWeights
@@ -53,6 +54,7 @@ else:
             "build_mime": "fedcli.learning.named_builders",
             "build_mime_lite_with_optimizer": "fedcli.learning.builders",
             "build_process": "fedcli.learning.builders",
+            "build_own": "fedcli.learning.named_builders",
             "build_scaffold": "fedcli.learning.named_builders",
             "build_unweighted_fed_avg": "fedcli.learning.builders",
             "build_weighted_fed_avg": "fedcli.learning.builders",

@@ -1,4 +1,4 @@
-"""A `build_` function for each algorithm without one in TFF, which makes its process in one call.
+"""A `build_` function for each algorithm without one in TFF, and for your own algorithms.
 
 `AlgorithmParts` lists their common arguments. Any algorithm can also be built with
 `fedcli.algorithms.build` and `build_process`.
@@ -6,13 +6,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from fedcli.errors import ConfigError
 from fedcli.learning import algorithms, optimizers
 from fedcli.learning.aggregators.contract import Aggregator
 from fedcli.learning.aggregators.mean import Mean
+from fedcli.learning.algorithms.client_work import ClientWork
 from fedcli.learning.builders import build_process
 from fedcli.learning.engines.contract import Engine
 from fedcli.learning.optimizers.optimizer import Optimizer
@@ -20,6 +21,7 @@ from fedcli.learning.process import LearningProcess, ModelLike
 from fedcli.models.metrics import MetricsAggregator, sum_then_finalize
 from fedcli.settings import tables
 from fedcli.settings.options import Value
+from fedcli.settings.vocabulary import WEIGHTINGS
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -171,6 +173,36 @@ def build_fed_yogi(
     return _build("fedyogi", model, client_optimizer, server, {}, parts)
 
 
+def build_own(
+    algorithm: str | Callable[..., ClientWork],
+    model: ModelLike,
+    client_optimizer: Optimizer,
+    server_optimizer: Optimizer = _SERVER_SGD,
+    *,
+    options: Mapping[str, Value] | None = None,
+    num_clients: int | None = None,
+    **parts: Unpack[AlgorithmParts],
+) -> LearningProcess:
+    """Returns your own algorithm; `fedcli help extending` describes what it must do.
+
+    Args:
+        algorithm: Your class; FILE.py or FILE.py:NAME, which is run; or the name of an algorithm in
+            an installed package.
+        model: See `build_process`.
+        client_optimizer: The optimizer that your class gets.
+        server_optimizer: Applies the mean delta.
+        options: Options of your algorithm; missing ones take their defaults.
+        num_clients: Number of clients that may take part, if it keeps a vector for each client.
+        parts: See `AlgorithmParts`.
+
+    Raises:
+        ConfigError: An option is unknown or has a value that is not allowed.
+        PartError: The class or file fails, or breaks the contract.
+    """
+    options = options or {}
+    return _build(algorithm, model, client_optimizer, server_optimizer, options, parts, num_clients)
+
+
 def _server_of(name: str, learning_rate: float, given: Mapping[str, Value] | None) -> Optimizer:
     """Returns an algorithm's server optimizer; given options replace those of its row."""
     entry = tables.ALGORITHMS[name]
@@ -180,7 +212,7 @@ def _server_of(name: str, learning_rate: float, given: Mapping[str, Value] | Non
 
 
 def _build(
-    name: str,
+    algorithm: str | Callable[..., ClientWork],
     model: ModelLike,
     client_optimizer: Optimizer,
     server_optimizer: Optimizer,
@@ -201,13 +233,15 @@ def _build(
             f"{', '.join(AlgorithmParts.__annotations__)}"
         )
     given: dict[str, Any] = dict(parts)
-    algorithm = algorithms.build(
-        name,
+    entry = tables.ALGORITHMS.find(algorithm) if isinstance(algorithm, str) else None
+    weightings = WEIGHTINGS if entry is None else entry.weightings
+    built = algorithms.build(
+        algorithm,
         client_optimizer,
         server_optimizer,
-        weighting=given.pop("weighting", tables.ALGORITHMS[name].weightings[0]),
+        weighting=given.pop("weighting", weightings[0]),
         aggregator=given.pop("aggregator", Mean()),
         options=options,
     )
     metrics_aggregator = given.pop("metrics_aggregator", sum_then_finalize)
-    return build_process(algorithm, model, metrics_aggregator, num_clients=num_clients, **given)
+    return build_process(built, model, metrics_aggregator, num_clients=num_clients, **given)

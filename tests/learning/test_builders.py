@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from fedcli import aggregators, algorithms, learning, optimizers
-from fedcli.errors import ConfigError, DataError
+from fedcli.errors import ConfigError, DataError, PartError
 from fedcli.learning import builders
 from fedcli.learning.aggregators.order_statistics import Median
 from fedcli.settings import tables
@@ -78,6 +79,50 @@ def test_parts_are_given_by_name() -> None:
         learning.build_fed_prox(MODEL, optimizers.sgd(0.1), **wrong)
     with pytest.raises(ConfigError, match="client optimizer is of type float; give one of"):
         learning.build_scaffold(MODEL, 0.1, num_clients=3)  # type: ignore[arg-type]
+
+
+HALF = """
+import sys
+
+SEEN = []
+
+
+class HalfSteps:
+    def __init__(self, optimizer, share=0.5):
+        self.optimizer, self.share = optimizer, share
+        SEEN.append(list(sys.path))
+
+    def init(self, params):
+        return {}
+
+    def run(self, call, state):
+        return call.train(self.optimizer).scaled(self.share), state
+"""
+
+
+def test_an_own_algorithm_is_a_class_or_a_file(tmp_path: Path, cohort: Any) -> None:
+    file = tmp_path / "half.py"
+    file.write_text(HALF)
+    cell: dict[str, Any] = {"__name__": "a_notebook"}
+    exec(HALF, cell)  # a class without a file, as in a notebook
+    client = optimizers.sgd(0.1)
+    moved = []
+    for options in ({}, {"share": 0.25}):
+        for algorithm in (str(file), cell["HalfSteps"]):
+            process = learning.build_own(algorithm, MODEL, client, options=options)
+            before = process.initialize()
+            after = process.next(before, cohort).state
+            moved.append(after.global_model_weights - before.global_model_weights)
+    np.testing.assert_array_equal(moved[0], moved[1])
+    np.testing.assert_array_equal(moved[2], moved[3])
+    np.testing.assert_allclose(moved[0], 2 * moved[2], rtol=1e-5, atol=1e-8)
+    assert "." not in cell["SEEN"][0]  # nothing beside the class is there to be imported
+    named = learning.build_own("fedavg", MODEL, client)
+    assert named.algorithm.weighting == "num-examples"
+    with pytest.raises(ConfigError, match="HalfSteps has no option 'shar'; its options are share"):
+        learning.build_own(cell["HalfSteps"], MODEL, client, options={"shar": 0.1})
+    with pytest.raises(PartError, match="object has no init, no run"):
+        learning.build_own(object, MODEL, client)
 
 
 def test_parts_of_another_type_are_one_line() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from fedcli.errors import ConfigError
 from fedcli.lazy import load
@@ -17,7 +17,7 @@ from fedcli.settings.vocabulary import WEIGHTINGS
 
 
 def build(
-    name: str,
+    name: str | Callable[..., ClientWork],
     client_optimizer: Optimizer | None,
     server_optimizer: Optimizer,
     *,
@@ -28,8 +28,8 @@ def build(
     """Returns the algorithm called `name` with the given parts.
 
     Args:
-        name: A key of `tables.ALGORITHMS`, FILE.py or FILE.py:NAME, which is run, or the name of
-            an algorithm in an installed package.
+        name: A key of `tables.ALGORITHMS`; FILE.py or FILE.py:NAME, which is run; the name of an
+            algorithm in an installed package; or your own class.
         client_optimizer: Takes the local steps; None for an algorithm without local steps.
         server_optimizer: Updates the global model with the pseudo-gradient of each round.
         weighting: Client weights, `num-examples` or `uniform`; some algorithms allow only one.
@@ -42,7 +42,12 @@ def build(
             optimizers.
         PartError: A file of the user's fails, or breaks the contract.
     """
-    entry = opt.choose(tables.ALGORITHMS, name, "algorithm")
+    part = None if isinstance(name, str) else name
+    if part is None:
+        entry = opt.choose(tables.ALGORITHMS, str(name), "algorithm")
+    else:
+        entry = load("fedcli.settings.own.parts:row_of")(tables.ALGORITHMS, part)
+    name = entry.name
     if (client_optimizer is not None) != entry.has_local_steps:
         wants = "needs a" if entry.has_local_steps else "takes no"
         raise ConfigError(f"{name} {wants} client optimizer")
@@ -67,7 +72,7 @@ def build(
     if entry.file:
         from fedcli.learning.algorithms.own import OwnWork  # late: few runs have one
 
-        work: ClientWork = OwnWork.of(entry, client_optimizer, own)
+        work: ClientWork = OwnWork.of(entry, client_optimizer, own, part)
         return Algorithm(entry, work, weighting, aggregator, server_optimizer)
     make = load(entry.code)
     work = make(client_optimizer, **own) if entry.has_local_steps else make(**own)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,13 +38,25 @@ class OwnWork:
     file: str
 
     @classmethod
-    def of(cls, entry: Entry, optimizer: Optimizer | None, options: Mapping[str, Value]) -> OwnWork:
+    def of(
+        cls,
+        entry: Entry,
+        optimizer: Optimizer | None,
+        options: Mapping[str, Value],
+        part: Callable[..., Any] | None = None,
+    ) -> OwnWork:
         """Makes the client work of a row of the table of algorithms.
+
+        Args:
+            entry: The row.
+            optimizer: The client optimizer.
+            options: All options of the row, resolved.
+            part: The user's class, if the row has no code; see `parts.row_of`.
 
         Raises:
             PartError: The user's code fails, or lacks a method of the contract.
         """
-        work = make(entry, NOUN, {"optimizer": optimizer}, options, _PASSING)
+        work = make(entry, NOUN, {"optimizer": optimizer}, options, _PASSING, part)
         missing = [name for name in ("init", "run") if not callable(getattr(work, name, None))]
         if missing:
             raise PartError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -125,12 +126,27 @@ def open_row(entry: Row) -> Row:
     return _described(entry, getattr(module, name), f"{module_name}:{name}", str(path), noun)
 
 
+def row_of(table: Table[Row], part: Callable[..., Any]) -> Row:
+    """Returns the row of a part that a program gives as a class or function, without a name.
+
+    The row has no `code`: `make` takes the part itself.
+
+    Raises:
+        PartError: Its options are declared wrongly.
+    """
+    name = getattr(part, "__name__", type(part).__name__)
+    file = user_code.source_file(part) or getattr(part, "__module__", "") or name
+    entry = _row(table, name, f"The {table.family} {name}.", file, "")
+    return _described(entry, part, "", file, table.family)
+
+
 def make(
     entry: Entry,
     noun: str,
     offered: Mapping[str, Any],
     options: Mapping[str, Value],
     passing: tuple[type[BaseException], ...] = (),
+    part: Callable[..., Any] | None = None,
 ) -> Any:
     """Calls a part with keyword arguments and returns its result.
 
@@ -140,12 +156,15 @@ def make(
         offered: Arguments of the run. The part receives those that its signature names.
         options: All options of the row, resolved.
         passing: Exceptions that are not wrapped; see `user_code.running`.
+        part: The part, if the row is one of `row_of`.
 
     Raises:
         PartError: The part fails.
     """
-    function = load(entry.code)
-    with user_code.importing_from(Path(entry.file).parent):
+    function = load(entry.code) if part is None else part
+    file = Path(entry.file)
+    has_file = file.suffix == ".py" and file.is_file()  # a notebook's cell has none
+    with user_code.importing_from(file.parent) if has_file else nullcontext():
         return user_code.call_with(function, offered, options, entry.file, noun, passing=passing)
 
 
