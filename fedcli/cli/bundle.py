@@ -10,8 +10,8 @@ from fedcli.cli import options as opt
 
 
 @click.command(cls=opt.SectionCommand)
-@click.argument("folder", metavar="RUN|FOLDER", type=click.Path(path_type=Path))
-@click.argument("file", metavar="FILE.zip", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="RUN|FOLDER", type=opt.RunFolder(or_parent=True))
+@click.argument("file", metavar="FILE.zip", type=opt.OutputFile())
 @opt.option(
     "--weights",
     "has_weights",

@@ -79,13 +79,15 @@ def clean(
     from fedcli.cli.screen.text_screen import open_text_screen
     from fedcli.reports.names import size_text
 
-    if not quiet:
+    is_removing = bool(made.removals) and not dry_run
+    is_asking = is_removing and not yes and sys.stdin.isatty()
+    if is_asking or not quiet:  # nobody is asked without seeing what would go
         _show(open_text_screen(), made, len(found))
-    if made.removals and not dry_run:
-        if not (yes or (sys.stdin.isatty() and click.confirm("Remove them?"))):
-            _require(yes=sys.stdin.isatty())
+    if is_removing:
+        if is_asking and not click.confirm("Remove them?"):
             click.echo("Nothing was removed")
             return
+        _require(yes=yes or is_asking)
         num_removed = cleaning.carry_out(made.removals)
         if not quiet:
             click.echo(f"Removed {size_text(num_removed)}")
@@ -93,7 +95,9 @@ def clean(
 
 def _require(*, yes: bool) -> None:
     if not yes:
-        raise ConfigError("nothing was removed: there is no terminal to ask on; give --yes")
+        raise ConfigError(
+            "nothing was removed: without a terminal, or with --json, nobody is asked; give --yes"
+        )
 
 
 def _as_json(made: Plan) -> dict[str, Any]:

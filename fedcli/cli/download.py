@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedcli.cli import options as opt
-from fedcli.cli.screen.output import one_line, print_json
+from fedcli.cli.screen.output import Verbosity, one_line, print_json
 from fedcli.errors import DataError
 from fedcli.settings.options import choose
 from fedcli.settings.tables.datasets import PUBLIC_DATASETS
@@ -109,7 +109,7 @@ def download(
         _list(chosen, folder, as_json=as_json)
         return 0
     if remove:
-        _remove(chosen, folder, yes=yes, quiet=quiet, as_json=as_json)
+        _remove(chosen, folder, remarks, yes=yes, as_json=as_json)
         return 0
     if verify:
         return _verify(chosen, folder, remarks, as_json=as_json)
@@ -340,9 +340,9 @@ def _list(chosen: Sequence[PublicDataset], folder: Path, *, as_json: bool) -> No
 
 
 def _remove(
-    chosen: Sequence[PublicDataset], folder: Path, *, yes: bool, quiet: bool, as_json: bool
+    chosen: Sequence[PublicDataset], folder: Path, remarks: Remarks, *, yes: bool, as_json: bool
 ) -> None:
-    """Says which files of datasets are here, asks, and removes them."""
+    """Lists the files of datasets in the data folder, asks, and removes them."""
     from fedcli.datasets.download import installing
 
     files = installing.find_files(chosen, folder)
@@ -350,19 +350,22 @@ def _remove(
     if not files:
         names = ", ".join(dataset.name for dataset in chosen)
         raise DataError(f"nothing of {names} is here ({folder})")
-    if not (quiet or as_json):
+    is_quiet = remarks.verbosity == Verbosity.QUIET
+    is_asking = not yes and not as_json and sys.stdin.isatty()
+    if is_asking or not (is_quiet or as_json):  # nobody is asked without seeing what would go
         for file, size in zip(files, sizes, strict=True):
             click.echo(f"{size / 1e6:10,.1f} MB  {one_line(str(file))}")
-    if not yes:
-        if not sys.stdin.isatty():
-            raise DataError("nothing was removed, as nobody can be asked here; give --yes")
-        if not click.confirm("Remove them?"):
-            click.echo("Nothing was removed")
-            return
-    installing.remove(files, folder)
+    if not (yes or is_asking):
+        raise DataError(
+            "nothing was removed: without a terminal, or with --json, nobody is asked; give --yes"
+        )
+    if is_asking and not click.confirm("Remove them?"):
+        click.echo("Nothing was removed")
+        return
+    installing.remove(files, folder, remarks.note)
     if as_json:
         print_json({"removed": list(map(str, files)), "num_bytes": sum(sizes)})
-    elif not quiet:
+    elif not is_quiet:
         click.echo(f"Removed {sum(sizes) / 1e6:,.1f} MB")
 
 

@@ -85,7 +85,7 @@ if TYPE_CHECKING:
     "per_client_file",
     help="Write what was found of each client to this file, .csv or .h5.",
     section=opt.EVALUATION,
-    type=click.Path(path_type=Path),
+    type=opt.OutputFile(),
     metavar="FILE",
 )
 @opt.option(
@@ -142,7 +142,7 @@ if TYPE_CHECKING:
     "predictions_file",
     help="Write what the model says of each example to this file, .npz or .csv.",
     section=opt.OUTPUT,
-    type=click.Path(path_type=Path),
+    type=opt.OutputFile(),
     metavar="FILE",
 )
 @opt.output_options

@@ -11,7 +11,7 @@ from fedcli.cli import options as opt
 
 @click.command(cls=opt.SectionCommand)
 @click.argument("run", type=opt.RunFolder())
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=opt.OutputFile())
 @opt.best_option(section=opt.MODEL)
 @opt.output_options
 def export(*, run: Path, file: Path, best: bool, as_json: bool, quiet: bool, verbose: bool) -> None:

@@ -63,7 +63,7 @@ class Page:
     metavar="FILE.ipynb",
     help="Write the page of TOPIC as a Jupyter notebook, whose cells can be run one by one.",
     section=NOTEBOOK,
-    type=click.Path(path_type=Path),
+    type=opt.OutputFile(),
 )
 @opt.output_options
 def show_help(

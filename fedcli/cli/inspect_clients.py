@@ -123,7 +123,7 @@ CACHE_BYTES = 64 << 20  # size of the client cache; most clients are read once
     "csv_file",
     help="Write one row a client and split to this file.",
     section=opt.OUTPUT,
-    type=click.Path(path_type=Path),
+    type=opt.OutputFile(),
     metavar="FILE",
 )
 @opt.output_options

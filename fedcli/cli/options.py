@@ -185,6 +185,20 @@ class RunFolder(click.Path):
         return list(map(CompletionItem, found))
 
 
+class OutputFile(click.Path):
+    """The path of a file to write. A path that ends in a slash is that of a folder: refused."""
+
+    def __init__(self) -> None:
+        """Makes paths of `pathlib`, which drops a slash at the end."""
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Returns the path; raises a usage error if it is a folder's."""
+        if isinstance(value, str) and value.endswith(("/", "/.", "/..")):
+            self.fail(f"{value!r} is the name of a folder; give that of a file", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class Readable(click.ParamType[Any]):
     """The click type of a kind of values."""
 

@@ -117,7 +117,7 @@ class HoldOut(click.ParamType["tuple[str | None, str, float | None]"]):
     "--out",
     help="The store to write or replace.",
     section=SOURCE,
-    type=click.Path(path_type=Path),
+    type=opt.OutputFile(),
     metavar="FILE",
 )
 @opt.option(

@@ -72,7 +72,7 @@ class _Format(click.Choice[str]):
     "csv_file",
     help="Write every metric of every round to this file.",
     section=opt.PICTURES,
-    type=click.Path(path_type=Path),
+    type=opt.OutputFile(),
     metavar="FILE",
 )
 @opt.option(
@@ -80,7 +80,7 @@ class _Format(click.Choice[str]):
     "clients_csv_file",
     help="Write what each client did in each round to this file, of runs with --record-clients.",
     section=opt.PICTURES,
-    type=click.Path(path_type=Path),
+    type=opt.OutputFile(),
     metavar="FILE",
 )
 @opt.option(
@@ -88,7 +88,7 @@ class _Format(click.Choice[str]):
     "plot_file",
     help="Draw the curves into this file, .png, .svg or .pdf.",
     section=opt.PICTURES,
-    type=click.Path(path_type=Path),
+    type=opt.OutputFile(),
     metavar="FILE",
 )
 @opt.option(
@@ -110,7 +110,7 @@ class _Format(click.Choice[str]):
     help="Write one page that needs nothing else; of one run also with its clients, confusion "
     "matrix and examples, for which its data are read.",
     section=opt.PICTURES,
-    type=click.Path(path_type=Path),
+    type=opt.OutputFile(),
     metavar="FILE",
 )
 @opt.output_options

@@ -31,7 +31,7 @@ _CODE = opt.stack(
 
 
 @click.command(cls=opt.SectionCommand)
-@click.argument("path", metavar="RUN|FOLDER", type=click.Path(path_type=Path))
+@click.argument("path", metavar="RUN|FOLDER", type=opt.RunFolder(or_parent=True))
 @opt.option(
     "--sample",
     "num_sampled",

@@ -8,6 +8,7 @@ import json
 import signal
 import subprocess
 import tarfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from fedcli.datasets.data_folder import download_path
 from fedcli.datasets.download import installing
 from fedcli.datasets.download.public import CATALOGUE, Expected, Member, PublicDataset, RemoteFile
 from fedcli.errors import DataError
+from fedcli.locks import locked
 from fedcli.settings import tables
 from fedcli.settings.options import Entry
 from tests.kit import misbehaving_server as web
@@ -364,6 +366,30 @@ def test_what_is_here_can_be_removed(
     assert told["num_bytes"] == num_bytes
     assert [path.name for path in folder.iterdir()] == ["mine.txt"]
     assert "fetch it with: fedcli download" in fedcli("train", "--data", "emnist-digits").err
+
+
+def test_what_another_process_makes_is_removed_after_it(folder: Path, fake: PublicDataset) -> None:
+    run_acquire(fake, folder)
+    files = installing.find_files([fake], folder)
+    remarks: list[str] = []
+    order: list[str] = []
+
+    def make() -> None:
+        with locked(files[0].with_name(f"{files[0].name}.lock")):
+            is_held.set()
+            time.sleep(0.3)
+            order.append("made")
+
+    is_held = threading.Event()
+    other = threading.Thread(target=make)
+    other.start()
+    is_held.wait(10)
+    installing.remove(files, folder, remarks.append)
+    order.append("removed")
+    other.join(10)
+    assert order == ["made", "removed"]
+    assert remarks == [f"another process is at {files[0].name}; waiting for it to end"]
+    assert not any(file.exists() for file in files)
 
 
 def test_a_download_that_two_datasets_need_goes_with_both(tmp_path: Path) -> None:

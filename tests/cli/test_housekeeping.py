@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -231,6 +232,30 @@ def test_nothing_goes_where_nobody_can_be_asked(fedcli: Fedcli) -> None:
     assert size_of(run) == before
     told = json.loads(fedcli("clean", "--json", "--yes").out)
     assert told["removed_bytes"] == before - size_of(run) == told["removals"][0]["num_bytes"] > 0
+
+
+def test_who_is_asked_sees_what_would_go(
+    fedcli: Fedcli, command: list[str], process_arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    run = train(fedcli, "a")
+    before = size_of(run)
+    keyboard, terminal = pty.openpty()
+    os.write(keyboard, b"n\n")
+    done = subprocess.run(
+        [*command, "clean", "-q"],
+        stdin=terminal,
+        capture_output=True,
+        check=True,
+        cwd=tmp_path,
+        **process_arguments,
+    )
+    os.close(terminal)
+    os.close(keyboard)
+    assert "Files to remove" in done.stdout
+    assert "runs/a" in done.stdout
+    assert "Remove them?" in done.stdout
+    assert "Nothing was removed" in done.stdout
+    assert size_of(run) == before
 
 
 def test_links_in_a_run_lead_nowhere(fedcli: Fedcli, tmp_path: Path) -> None:

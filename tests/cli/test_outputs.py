@@ -41,6 +41,23 @@ def test_eval_writes_over_nothing_it_reads(
     assert {file: file.read_bytes() for file in inputs} == inputs
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("report", "run", "--csv", "new.csv/"),
+        ("report", "run", "--html", "new.html/."),
+        ("eval", "run", "--predictions", "new.csv/"),
+        ("export", "run", "new.npz/"),
+        ("inspect-clients", "--csv", "new.csv//"),
+    ],
+)
+def test_a_folder_s_name_is_no_file_to_write(fedcli: Fedcli, arguments: tuple[str, ...]) -> None:
+    done = fedcli(*arguments)
+    assert (done.code, done.out) == (2, "")
+    assert f"'{arguments[-1]}' is the name of a folder; give that of a file" in done.err
+    assert not list(Path().glob("new*"))
+
+
 def test_export_and_report_write_over_nothing_they_read(
     fedcli: Fedcli, inputs: dict[Path, bytes]
 ) -> None:

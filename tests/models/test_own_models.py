@@ -1216,6 +1216,12 @@ def test_torch_resume_equals_straight_run_with_dropout(torch_file: Path, tmp_pat
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.parametrize("wrong", [3, None, [1], {"a": 1}])
+def test_what_is_no_model_is_told_as_what_it_is(wrong: object) -> None:
+    with pytest.raises(ModelError, match=r"^model is .*; give a fedcli\.models model, such as"):
+        wrap(wrong, input_shape=(2, 2))
+
+
 def test_lazy_torch_layers_have_shapes_and_weights_that_follow_the_seed(torch_file: Path) -> None:
     torch_file.write_text(TORCH + ENDINGS)
     first, again = load_torch(torch_file, "lazy"), load_torch(torch_file, "lazy")

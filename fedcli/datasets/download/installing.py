@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -231,15 +232,24 @@ def find_files(datasets: Sequence[PublicDataset], folder: Path) -> list[Path]:
     return [each for each in dict.fromkeys(found) if each.is_file() and not each.is_symlink()]
 
 
-def remove(files: Sequence[Path], folder: Path) -> None:
-    """Removes files of `find_files`, and the folders that are empty then.
+def remove(files: Sequence[Path], folder: Path, remark: Remark = remark_to_nobody) -> None:
+    """Removes files of `find_files`, and then the folders that are empty.
+
+    A file that another process downloads or makes is removed when that process has ended.
+
+    Args:
+        files: The files.
+        folder: The data folder.
+        remark: Called with a line when another process is waited for.
 
     Raises:
-        DataError: One cannot be removed.
+        DataError: A file cannot be removed.
     """
     try:
         for file in files:
-            file.unlink(missing_ok=True)
+            locked_name = re.sub(r"\.part(\.json)?$", "", file.name)
+            with locked(file.with_name(f"{locked_name}.lock"), remark=remark):
+                file.unlink(missing_ok=True)
     except OSError as err:
         raise DataError(f"cannot remove {err.filename}: {err.strerror or err}") from err
     remove_empty_folders(folder)

@@ -30,6 +30,12 @@ from fedcli.settings.own import user_code
 DEFAULT_FUNCTION = "build"
 
 _NAME = re.compile(r"[\w-][\w.-]*")
+# Types that people give by mistake, and what to give instead.
+_NO_MODELS = (bool, Real, str, bytes, list, tuple, dict, type(None))
+_WANTED = (
+    "a fedcli.models model, such as models.sequential(layers, input_shape, num_classes, seed), an "
+    f"object with {', '.join(MEMBERS)}, or a torch.nn.Module"
+)
 _TRIAL_EXAMPLES = 2
 
 
@@ -122,6 +128,8 @@ def wrap(
         file = user_code.source_file(model)
     if isinstance(model, Model):
         return model
+    if isinstance(model, _NO_MODELS):
+        raise ModelError(f"model is {short(model)}; give {_WANTED}")
     shape = None if input_shape is None else tuple(input_shape)
     return _python_model(model, file, shape, num_classes, where)
 
@@ -177,12 +185,8 @@ def _python_model(
             )
         with user_code.running("torch module", file):
             made = torch_modules.TorchNetwork(made, input_shape, file)
-    if made is None or isinstance(made, bool | Real | str | bytes | list | tuple | dict):
-        raise ModelError(
-            f"{where} returned {short(made)}; return a fedcli.models model, such as "
-            "models.sequential(layers, input_shape, num_classes, seed), an object with "
-            f"{', '.join(MEMBERS)}, or a torch.nn.Module"
-        )
+    if isinstance(made, _NO_MODELS):
+        raise ModelError(f"{where} returned {short(made)}; return {_WANTED}")
     if isinstance(made, type):
         raise ModelError(
             f"{where} returned the class {made.__name__}; return an object of it, "
