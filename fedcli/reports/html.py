@@ -53,24 +53,31 @@ def _variables(colors: Sequence[str]) -> str:
 _STYLE = (
     f"""
 :root {{ color-scheme: light dark; --paper: #fff; --ink: #222; --faint: #666; --line: #e4e4e4;
-  --axis: #888; --wrong: #b3223a; {_variables(COLORS)} }}
+  --axis: #888; --shade: #0003; --wrong: #b3223a; {_variables(COLORS)} }}
 @media (prefers-color-scheme: dark) {{
   :root {{ --paper: #16181c; --ink: #e4e4e4; --faint: #a0a4aa; --line: #34383f;
-    --axis: #80858d; --wrong: #ff8f9f; {_variables(_NIGHT_COLORS)} }}
+    --axis: #80858d; --shade: #fff4; --wrong: #ff8f9f; {_variables(_NIGHT_COLORS)} }}
 }}
 """
     + """
 body { font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 1000px; margin: 2em auto; padding: 0 1em; }
+  max-width: 1200px; margin: 2em auto; padding: 0 1em; }
 h1, .key, .pairs td { overflow-wrap: anywhere; }
 h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin: 2em 0 .5em; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9em; }
 th, td { padding: .2em .7em; text-align: right; border-bottom: 1px solid var(--line); }
 th { border-bottom-color: var(--axis); } th.text, td.text { text-align: left; }
-th, td { white-space: nowrap; }
+th, td { white-space: nowrap; } tr:first-child th { vertical-align: bottom; }
+tr:first-child th:not(.text) { white-space: normal; }
 .pairs th, .confusion tr + tr th { border-bottom-color: var(--line); }
 td.text:not(:first-child) { white-space: normal; }
-.wide { overflow-x: auto; } .row { display: flex; flex-wrap: wrap; gap: 1.5em; }
+/* A shade marks the sides to which a table goes on; at its end the paper covers the shade. */
+.wide { overflow-x: auto; background:
+  linear-gradient(to right, var(--paper) 40%, transparent) 0 0 / 36px 100% no-repeat local,
+  linear-gradient(to left, var(--paper) 40%, transparent) 100% 0 / 36px 100% no-repeat local,
+  linear-gradient(to right, var(--shade), transparent) 0 0 / 12px 100% no-repeat scroll,
+  linear-gradient(to left, var(--shade), transparent) 100% 0 / 12px 100% no-repeat scroll; }
+.row { display: flex; flex-wrap: wrap; gap: 1.5em; }
 .row figure { flex: 1 1 340px; max-width: 480px; min-width: 0; }
 .note { color: var(--faint); font-size: .9em; }
 figure { margin: 0; } figcaption { font-weight: 600; }
@@ -79,6 +86,7 @@ svg .grid { stroke: var(--line); } svg .axis { stroke: var(--axis); }
 .key { columns: 18em auto; margin: .6em 0; } .key span { display: block; break-inside: avoid; }
 .key svg { display: inline-block; width: 34px; height: 8px; vertical-align: middle;
   margin-right: .5em; }
+.confusion tr:first-child th { text-align: center; }
 .confusion td { padding: .25em .4em; border: 1px solid var(--paper); text-align: center;
   min-width: 1.7em; }
 .digits { display: flex; flex-wrap: wrap; gap: .6em; }
@@ -89,7 +97,7 @@ svg .grid { stroke: var(--line); } svg .axis { stroke: var(--axis); }
 svg text { font: 11.5px system-ui, sans-serif; fill: var(--ink); }
 @media (max-width: 600px) {
   body { margin: 1em auto; padding: 0 .7em; font-size: 14px; }
-  th, td { padding: .2em .4em; } svg text { font-size: 13px; }
+  th, td { padding: .2em .3em; } table { font-size: .82em; } svg text { font-size: 13px; }
   .confusion { font-size: .68em; } .confusion th { padding: .2em .15em; }
   .confusion td { padding: .2em .05em; min-width: 1.4em; }
 }
