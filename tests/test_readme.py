@@ -26,6 +26,7 @@ from fedcli.cli.help import MANUAL, TOPICS
 from fedcli.settings.tables.algorithms import AGGREGATORS, ALGORITHMS
 from fedcli.settings.tables.optimizers import OPTIMIZERS
 from fedcli.settings.tables.partitions import PARTITIONS
+from fedcli.settings.tables.samplers import SAMPLERS
 from fedcli.settings.tables.schedules import SCHEDULES
 from fedcli.settings.vocabulary import SAMPLINGS
 
@@ -260,3 +261,11 @@ def test_tables_have_all_that_there_is_to_choose_from(page: Path) -> None:
     names = [*ALGORITHMS, *OPTIMIZERS, *AGGREGATORS, *SAMPLINGS, *PARTITIONS]
     names += [] if page == README else SCHEDULES
     assert [name for name in names if f"`{name}`" not in tables] == []
+
+
+def test_the_page_of_algorithms_describes_each_as_info_does() -> None:
+    rows = [line.split(" | ") for line in ALGORITHMS_PAGE.read_text().splitlines()]
+    described = {row[0].strip("| `"): row[1] for row in rows if row[0].startswith("| `")}
+    for table in (ALGORITHMS, OPTIMIZERS, AGGREGATORS, SAMPLERS, PARTITIONS, SCHEDULES):
+        for name, entry in table.items():
+            assert described[name] == entry.doc.removesuffix("."), name

@@ -79,8 +79,9 @@ _FEDOPT_OPTIONS: Mapping[str, Value] = {"epsilon": 1e-3, "style": "reddi"}
 ALGORITHMS = table(
     AlgorithmEntry(
         "centralized",
-        "A baseline: one client with all examples of the cohort trains as long as its members "
-        "would; --clients all pools everyone's, --shuffle-buffer full mixes them.",
+        "Baseline without federation: one client with all examples of the cohort trains, for as "
+        "many epochs as its clients would. To pool all data, give --clients all and "
+        "--shuffle-buffer full.",
         "the usual training by minibatch SGD",
         pools_clients=True,
         rates="as those of fedavg",
@@ -92,7 +93,8 @@ ALGORITHMS = table(
     ),
     AlgorithmEntry(
         "fedavg",
-        "Federated averaging: local training, then the weighted mean of the model deltas.",
+        "Federated averaging: clients train locally, and the server adds the weighted mean of "
+        "their model deltas.",
         "McMahan et al. 2017, arXiv 1602.05629; TFF learning/algorithms/fed_avg.py",
         rates="client 0.02 (softmax regression, the TFF tutorial) to 0.2 (networks), server 1",
         example="fedcli train --algorithm fedavg --sampling uniform --clients 10 --client-lr 0.1",
@@ -101,7 +103,8 @@ ALGORITHMS = table(
     ),
     AlgorithmEntry(
         "fedprox",
-        "Federated averaging with local steps drawn back towards the global model.",
+        "Federated averaging with a proximal term in the clients' loss, which pulls local steps "
+        "towards the global model.",
         "Li et al. 2020, arXiv 1812.06127; default strength: pfl-research's benchmarks",
         (
             Option(
@@ -119,8 +122,8 @@ ALGORITHMS = table(
     ),
     AlgorithmEntry(
         "fedsgd",
-        "Federated SGD: clients send the gradient of their data at the global model; server rate "
-        "0.1 unless given.",
+        "Federated SGD: each client sends the gradient of its data at the global model. The "
+        "server's learning rate is 0.1 by default.",
         "McMahan et al. 2017, arXiv 1602.05629; TFF learning/algorithms/fed_sgd.py",
         has_local_steps=False,
         server_lr=0.1,
@@ -131,8 +134,8 @@ ALGORITHMS = table(
     ),
     AlgorithmEntry(
         "local-only",
-        "A baseline: every client trains a model of its own, which it keeps from round to round "
-        "and is evaluated with; nothing is shared.",
+        "Baseline without sharing: every client trains its own model, keeps it from round to "
+        "round, and is evaluated with it.",
         "the usual baseline of personalization; Li et al. 2021 (Ditto), arXiv 2012.04221",
         has_own_models=True,
         server_optimizer="sgd",
@@ -143,8 +146,8 @@ ALGORITHMS = table(
     ),
     AlgorithmEntry(
         "mime-lite",
-        "Local steps with the server's optimizer state, which full gradients move; the client "
-        "optimizer is the base optimizer.",
+        "Local steps use the server's optimizer state, which the server updates with full "
+        "gradients. The client optimizer is the base optimizer.",
         "Karimireddy et al. 2021, arXiv 2008.03606; TFF learning/algorithms/mime.py",
         rates="client 0.01 to 0.1, server 1; momentum is --client-option momentum=0.9",
         example="fedcli train --algorithm mime-lite --client-lr 0.05 --client-option momentum=0.9",
@@ -153,8 +156,8 @@ ALGORITHMS = table(
     ),
     AlgorithmEntry(
         "mime",
-        "Mime Lite with each local gradient corrected to the cohort's mean gradient: two passes, "
-        "two gradients a step.",
+        "Mime Lite whose local gradients are corrected towards the cohort's mean gradient. It "
+        "takes two passes over the data and two gradients for each step.",
         "Karimireddy et al. 2021, arXiv 2008.03606; FedJAX algorithms/mime.py",
         rates="client 0.01 to 0.1, server 1; momentum is --client-option momentum=0.9",
         example="fedcli train --algorithm mime --client-lr 0.05 --client-option momentum=0.9",
@@ -163,11 +166,11 @@ ALGORITHMS = table(
     ),
     AlgorithmEntry(
         "scaffold",
-        "Local steps corrected by control variates, kept for every client that took part; plain "
-        "SGD only, clients count alike.",
+        "Local steps are corrected by control variates, which are kept for every client that "
+        "took part. Plain SGD only; all clients have the same weight.",
         "Karimireddy et al. 2020, arXiv 1910.06378, option II",
         weightings=("uniform",),
-        rates="client 0.01 to 0.1, server 1: larger client rates than fedavg stands may diverge",
+        rates="client 0.01 to 0.1, server 1; it may diverge at client rates that suit fedavg",
         example=(
             "fedcli train --algorithm scaffold --client-weighting uniform --sampling "
             "uniform --clients 10 --client-lr 0.05"
@@ -177,8 +180,8 @@ ALGORITHMS = table(
     ),
     AlgorithmEntry(
         "fednova",
-        "Federated averaging in which each delta is divided by the local steps behind it; SGD "
-        "only, momentum allowed.",
+        "Federated averaging that divides each delta by the number of local steps behind it. "
+        "SGD only, with or without momentum.",
         "Wang et al. 2020, arXiv 2007.07481",
         rates="as those of fedavg",
         example="fedcli train --algorithm fednova --client-lr 0.05",
@@ -187,8 +190,9 @@ ALGORITHMS = table(
     ),
     AlgorithmEntry(
         "feddyn",
-        "Local losses with a linear term from each client's earlier rounds and a proximal term; "
-        "the mean of the clients' models is evaluated, clients count alike.",
+        "Each client's loss gets a proximal term and a linear term, which sums up its earlier "
+        "updates. The mean of the clients' models is evaluated. All clients have the same "
+        "weight.",
         "Acar et al. 2021, arXiv 2111.04263; default alpha: the authors' code",
         (
             Option(
@@ -222,7 +226,8 @@ ALGORITHMS = table(
     ),
     AlgorithmEntry(
         "fedadagrad",
-        "Federated averaging with server Adagrad, style reddi; server rate 0.1, epsilon 0.001.",
+        "Federated averaging with server Adagrad (style=reddi). Defaults: server learning rate "
+        "0.1, epsilon 0.001.",
         f"{_FEDOPT}; server rate: Flower",
         server_lr=0.1,
         server_optimizer="adagrad",
@@ -234,8 +239,8 @@ ALGORITHMS = table(
     ),
     AlgorithmEntry(
         "fedadam",
-        "Federated averaging with server Adam, style reddi; server rate 0.1, beta_2 0.99, epsilon "
-        "0.001.",
+        "Federated averaging with server Adam (style=reddi). Defaults: server learning rate "
+        "0.1, beta_2 0.99, epsilon 0.001.",
         f"{_FEDOPT}; server rate: Flower",
         server_lr=0.1,
         server_optimizer="adam",
@@ -250,8 +255,8 @@ ALGORITHMS = table(
     ),
     AlgorithmEntry(
         "fedyogi",
-        "Federated averaging with server Yogi, style reddi; server rate 0.01, beta_2 0.99, epsilon "
-        "0.001.",
+        "Federated averaging with server Yogi (style=reddi). Defaults: server learning rate "
+        "0.01, beta_2 0.99, epsilon 0.001.",
         f"{_FEDOPT}; server rate: Flower",
         server_lr=0.01,
         server_optimizer="yogi",
@@ -271,22 +276,23 @@ ALGORITHMS = table(
 AGGREGATORS = table(
     Entry(
         "mean",
-        "Weighted mean of the model deltas, summed in float64 in a fixed order.",
+        "The weighted mean of the model deltas, summed in float64 in a fixed order.",
         "TFF aggregators/mean.py",
         example="fedcli train --aggregator mean",
         code="fedcli.learning.aggregators.mean:Mean",
     ),
     Entry(
         "tff-robust",
-        "Zeroes deltas with an entry above one bound, clips their norm to another, then the mean; "
-        "both bounds follow quantiles of what clients send.",
+        "Replaces a delta that has an entry above a bound by zeros, clips the norms of the "
+        "others to another bound, and takes the mean. Both bounds follow quantiles of the "
+        "clients' values.",
         "TFF learning/model_update_aggregator.py, robust_aggregator; arXiv 1905.03871",
         example="fedcli train --aggregator tff-robust --sampling uniform --clients 20",
         code="fedcli.learning.aggregators.bounded:AdaptiveRobust",
     ),
     Entry(
         "norm-bound",
-        "Scales deltas that are longer than a fixed norm down to it, then the mean.",
+        "Scales deltas that are longer than a fixed norm down to it, and takes the mean.",
         "Sun et al. 2019, arXiv 1911.07963; TFF aggregators/robust.py, clipping_factory",
         (Option("max_norm", 1.0, "L2 norm over all tensors.", LEAST_POSITIVE, MAX_FLOAT),),
         example="fedcli train --aggregator norm-bound --aggregator-option max_norm=0.5",
@@ -294,8 +300,8 @@ AGGREGATORS = table(
     ),
     Entry(
         "median",
-        "The median of all deltas, coordinate by coordinate; all clients with examples and a "
-        "finite delta count the same, whatever their weights.",
+        "The median of all deltas, coordinate by coordinate. All clients with examples and a "
+        "finite delta have the same weight.",
         "Yin et al. 2018, arXiv 1803.01498",
         example="fedcli train --aggregator median --sampling uniform --clients 20",
         code="fedcli.learning.aggregators.order_statistics:Median",

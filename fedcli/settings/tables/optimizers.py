@@ -85,7 +85,7 @@ def _initial_preconditioner(default: float) -> Option:
 OPTIMIZERS = table(
     OptimizerEntry(
         "sgd",
-        "Gradient descent, with heavy-ball or Nesterov momentum on request.",
+        "Gradient descent, optionally with heavy-ball or Nesterov momentum.",
         "TFF learning/optimizers/sgdm.py",
         (
             Option("momentum", 0.0, "Share of the last step that is kept; 0: none.", 0.0, 1.0),
@@ -101,7 +101,8 @@ OPTIMIZERS = table(
     ),
     OptimizerEntry(
         "adam",
-        "Running means of gradients and of their squares, corrected for their start from 0.",
+        "Divides the running mean of gradients by the root of the running mean of their "
+        "squares. Both are corrected for their start at 0.",
         "Kingma and Ba 2015, arXiv 1412.6980; TFF learning/optimizers/adam.py",
         (_BETA_1, _BETA_2, _epsilon(1e-7), _STYLE),
         rates="client 0.0003 to 0.003; server 0.003 to 0.1 with epsilon=0.001",
@@ -110,7 +111,7 @@ OPTIMIZERS = table(
     ),
     OptimizerEntry(
         "adamw",
-        "Adam that also shrinks the weights, in proportion to the learning rate.",
+        "Adam with weight decay in proportion to the learning rate.",
         "Loshchilov and Hutter 2019, arXiv 1711.05101; TFF learning/optimizers/adamw.py",
         (
             _BETA_1,
@@ -127,8 +128,8 @@ OPTIMIZERS = table(
     ),
     OptimizerEntry(
         "adagrad",
-        "Gradients over the root of the sum of all squares; epsilon stands inside the root "
-        "(style reddi: outside, arXiv 2003.00295).",
+        "Divides gradients by the root of the sum of all their squares. Epsilon is inside the "
+        "root; with style=reddi it is outside (arXiv 2003.00295).",
         "Duchi, Hazan and Singer 2011, JMLR 12; TFF learning/optimizers/adagrad.py",
         (_epsilon(1e-7), _initial_preconditioner(0.1), _STYLE),
         rates="client 0.01 to 0.1; server 0.03 to 0.1",
@@ -137,7 +138,7 @@ OPTIMIZERS = table(
     ),
     OptimizerEntry(
         "yogi",
-        "Adam whose mean of squares moves by a step's own square, up or down.",
+        "Adam whose mean of squares moves by (1 - beta_2) times the new square, up or down.",
         "Zaheer et al. 2018, NeurIPS; TFF learning/optimizers/yogi.py",
         (_BETA_1, _BETA_2, _epsilon(1e-3), _initial_preconditioner(1e-6), _STYLE),
         rates="client 0.001 to 0.01; server 0.003 to 0.1",
@@ -146,7 +147,7 @@ OPTIMIZERS = table(
     ),
     OptimizerEntry(
         "rmsprop",
-        "Gradients over the root of the running mean of their squares.",
+        "Divides gradients by the root of the running mean of their squares.",
         "Tieleman and Hinton 2012; TFF learning/optimizers/rmsprop.py",
         (
             Option("decay", 0.9, "Share of the running mean that a step keeps.", 0.0, 1.0),
@@ -158,8 +159,8 @@ OPTIMIZERS = table(
     ),
     OptimizerEntry(
         "adafactor",
-        "Gradients over the root of their mean squares, kept as row and column means; steps in "
-        "proportion to the weights.",
+        "Divides gradients by the root of their mean squares, which are stored as means of rows "
+        "and columns. Steps are proportional to the size of the weights.",
         "Shazeer and Stern 2018, arXiv 1804.04235; TFF learning/optimizers/adafactor.py",
         (
             Option(

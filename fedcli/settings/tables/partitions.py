@@ -37,19 +37,20 @@ DEALS = table(
     ),
     _deal(
         "iid",
-        "Equal shares of all examples in random order.",
+        "Equal shares of all examples, in random order.",
         "McMahan et al. 2017, arXiv 1602.05629",
     ),
     _deal(
         "shards",
-        "Examples sorted by label, cut into equal shards; some shards for each client.",
+        "Sorts the examples by label, cuts them into equal shards, and gives each client some "
+        "shards.",
         "McMahan et al. 2017, arXiv 1602.05629: 100 clients, 2 shards each",
         Option("shards", 2, "Shards a client.", 1, 1_000_000),
     ),
     _deal(
         "dirichlet-class",
-        "Class by class: Dir(alpha) over the CLIENTS gives each client's share of a class; sizes "
-        "differ. Not dirichlet-client.",
+        "Class by class: a draw from Dir(alpha) over the clients divides the class among them. "
+        "Sizes differ. Not the same as dirichlet-client.",
         "Yurochkin et al. 2019, arXiv 1905.12022; Li et al. 2022 (NIID-Bench), arXiv 2102.02079",
         _alpha(0.5, "Larger is more even; over clients, not over classes."),
         _MIN_EXAMPLES,
@@ -57,45 +58,47 @@ DEALS = table(
     ),
     _deal(
         "dirichlet-client",
-        "Client by client: Dir(alpha) over the CLASSES, alpha the same for each class, is the "
-        "client's label mix; equal sizes. Not dirichlet-class.",
+        "Client by client: a draw from Dir(alpha) over the classes, with the same alpha for "
+        "each class, is the client's label mix. Sizes are equal. Not the same as "
+        "dirichlet-class.",
         "Acar et al. 2021 (FedDyn), arXiv 2111.04263",
         _alpha(0.5, "Larger is more even; the parameter of each class."),
     ),
     _deal(
         "dirichlet-prior",
-        "As dirichlet-client, but Dir(alpha * p), p the classes' shares of all examples: with 10 "
-        "equal classes alpha means a tenth of what it means there.",
+        "As dirichlet-client, but with Dir(alpha * p), where p holds the share of each class in "
+        "all examples. With 10 equal classes, alpha=1 here is alpha=0.1 there.",
         "Hsu et al. 2019, arXiv 1909.06335",
         _alpha(0.5, "Larger is more even; the sum of the parameters of all classes."),
     ),
     _deal(
         "classes-per-client",
-        "Each client has a fixed number of classes; a class is shared equally by those who have "
-        "it.",
+        "Each client has a fixed number of classes. The clients that have a class share it "
+        "equally.",
         "Li et al. 2022 (NIID-Bench), arXiv 2102.02079, #C = k",
         Option("classes", 2, "Classes a client.", 1, 1_000_000),
     ),
     Entry(
         "quantity-dirichlet",
-        "Only sizes differ: shares of Dir(alpha) over the clients.",
+        "Only sizes differ: a draw from Dir(alpha) over the clients is their shares.",
         "Li et al. 2022 (NIID-Bench), arXiv 2102.02079, quantity skew",
         (_FEW_CLIENTS, _alpha(0.5, "Larger is more even."), _MIN_EXAMPLES, _PARTITION_SEED),
     ),
     _deal(
         "quantity-lognormal",
-        "Only sizes differ: in proportion to log-normal numbers.",
+        "Only sizes differ: they are proportional to log-normal random numbers.",
         "Zeng et al. 2023 (FedLab), JMLR 24",
         Option("sigma", 0.3, "Standard deviation of the logarithm; 0: equal sizes.", 0.0, 20.0),
     ),
     _deal(
         "quantity-linear",
-        "Only sizes differ: client j in proportion to j + 1.",
+        "Only sizes differ: that of client j is proportional to j + 1.",
         "Beutel et al. 2020 (Flower), arXiv 2007.14390, LinearPartitioner",
     ),
     Entry(
         "quantity-exponential",
-        "Only sizes differ: client j in proportion to e^j; 60,000 examples reach 11 clients.",
+        "Only sizes differ: that of client j is proportional to e^j. So 60,000 examples reach "
+        "only 11 clients.",
         "Beutel et al. 2020 (Flower), arXiv 2007.14390, ExponentialPartitioner",
         (_FEW_CLIENTS, _PARTITION_SEED),
     ),
@@ -106,7 +109,8 @@ DEALS = table(
 CHANGES = table(
     Entry(
         "feature-rotation",
-        "Client j's images are turned by one of the angles, j mod their number.",
+        "Rotates the images of client j by one of the angles: number j modulo the number of "
+        "angles.",
         "Ghosh et al. 2020 (IFCA), arXiv 2006.04088, rotated MNIST",
         (
             Option(
@@ -120,7 +124,8 @@ CHANGES = table(
     ),
     Entry(
         "feature-noise",
-        "Normal noise on client j's pixels, its deviation std * j / (clients - 1).",
+        "Adds normal noise to the pixels of client j, with standard deviation std * j / "
+        "(clients - 1).",
         "Li et al. 2022 (NIID-Bench), arXiv 2102.02079, noise-based feature skew",
         (
             Option("std", 0.1, "Standard deviation at the last client.", 0.0, 1000.0),
@@ -129,13 +134,13 @@ CHANGES = table(
     ),
     Entry(
         "feature-inversion",
-        "Some clients' pixels x become 1 - x: by default every second client's.",
+        "Replaces each pixel x by 1 - x at some clients, by default at every second one.",
         "this program; the pixels of TFF's EMNIST against those of MNIST",
         (Option("share", 0.5, "Share of the clients, spread evenly.", 0.0, 1.0),),
     ),
     Entry(
         "label-noise",
-        "Some train labels become others; test labels stay as they are.",
+        "Changes some labels of the train data. Test labels stay as they are.",
         "Patrini et al. 2017, arXiv 1609.03683 (symmetric); Han et al. 2018, arXiv 1804.06872 "
         "(pair)",
         (

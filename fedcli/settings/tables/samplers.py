@@ -12,34 +12,35 @@ SAMPLERS = table(
     ),
     Entry(
         "uniform",
-        "N clients without replacement, every set of N equally likely.",
+        "N clients without replacement; every set of N is equally likely.",
         "McMahan et al. 2017, arXiv 1602.05629",
     ),
     Entry(
         "tff",
-        "N clients without replacement, drawn by TFF's and FedJAX's seeded generator: the same "
-        "cohorts for the same seed.",
+        "N clients without replacement, drawn with the random generator of TFF and FedJAX. The "
+        "same seed gives the same cohorts as there.",
         "TFF simulation/sampling_utils.py; FedJAX core/client_samplers.py",
     ),
     Entry(
         "with-replacement",
-        "N clients, each drawn from all: a client may take part twice in a round.",
+        "N clients with replacement: a client may take part twice in a round.",
         "this program; TFF simulation/sampling_utils.py with replace=True",
     ),
     Entry(
         "poisson",
-        "Each client with probability N / all by itself, so that the number varies.",
+        "Each client takes part with probability N / all, independently of the others. So their "
+        "number varies.",
         "McMahan et al. 2018, arXiv 1710.06963",
     ),
     Entry(
         "cyclic",
-        "All clients in turn, N a round, in a new order each time.",
+        "All clients in turn, N in each round, in a new order each time.",
         "FedJAX core/client_samplers.py, UniformShuffledClientSampler",
     ),
     Entry(
         "by-size",
-        "N clients with replacement, in proportion to their numbers of examples; clients then "
-        "count alike.",
+        "N clients with replacement, in proportion to their numbers of examples. The drawn "
+        "clients then have the same weight.",
         "Li et al. 2020, arXiv 1907.02189, scheme I",
     ),
     family="sampler",

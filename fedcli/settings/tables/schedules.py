@@ -53,7 +53,7 @@ SCHEDULES = table(
     ),
     Entry(
         "step",
-        "The learning rate times a factor that changes at each boundary.",
+        "The learning rate times a factor that changes at given rounds.",
         "Keras PiecewiseConstantDecay; He et al. 2016, arXiv 1512.03385",
         (
             Option(
@@ -77,7 +77,7 @@ SCHEDULES = table(
     ),
     Entry(
         "exponential",
-        "The learning rate times decay_factor^(r / decay_rounds).",
+        "In round r the learning rate times decay_factor^(r / decay_rounds).",
         f"{_GRF}, exp_decay",
         (
             _decay_rounds("Rounds in which the rate falls once by decay_factor."),
@@ -89,7 +89,8 @@ SCHEDULES = table(
     ),
     Entry(
         "cosine",
-        "Half a wave of the cosine from the learning rate to its final share, which then stays.",
+        "Falls along half a cosine wave from the learning rate to a final share of it, and "
+        "stays there.",
         "Loshchilov and Hutter 2017 (SGDR), arXiv 1608.03983, without restarts",
         (
             _decay_rounds(
@@ -105,14 +106,15 @@ SCHEDULES = table(
     ),
     Entry(
         "linear-warmup",
-        "The learning rate times (r + 1) / warmup_rounds until that is 1.",
+        "In round r the learning rate times (r + 1) / warmup_rounds, but at most the learning "
+        "rate.",
         "Goyal et al. 2017, arXiv 1706.02677; " + f"{_GRF}, warmup",
         (_warmup_rounds(10),),
         code="fedcli.learning.optimizers.schedules:constant",
     ),
     Entry(
         "inverse-sqrt",
-        "The learning rate divided by the root of 1 + r / decay_rounds.",
+        "In round r the learning rate divided by the root of 1 + r / decay_rounds.",
         f"{_GRF}, inv_sqrt_decay",
         (
             _decay_rounds("Rounds after which the rate is 0.71 of its value."),
