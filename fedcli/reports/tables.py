@@ -81,7 +81,9 @@ def evaluation(run: RunRecord) -> Table | None:
         ]
     if not rows:
         return None
-    title = f"Federated evaluation after {_evaluated_rounds(run)}"
+    is_newest = run.round_num in _rounds_of_splits(run).values()
+    missing = "" if is_newest else f", of {run.round_num} completed"
+    title = f"Federated evaluation after {_evaluated_rounds(run)}{missing}"
     headers = ["split", *MEASURES, "examples", "clients", *run.measures[2:]]
     return Table(title, headers, rows)
 

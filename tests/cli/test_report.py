@@ -35,10 +35,10 @@ def test_an_interrupted_run_names_the_round_that_was_evaluated(
 ) -> None:
     write_run(tmp_path / "cut", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], eval_every=3)
     done = fedcli("report", "cut", "--html", "page.html")
-    assert "Federated evaluation after round 6\n" in done.out
+    assert "Federated evaluation after round 6, of 7 completed\n" in done.out
     assert "after round 7" not in done.out
     page = Path("page.html").read_text()
-    assert "Federated evaluation after round 6<" in page
+    assert "Federated evaluation after round 6, of 7 completed<" in page
     assert "after round 7" not in page
     told = json.loads(fedcli("report", "cut", "--json").out)["runs"][0]
     assert told["evaluated_rounds"] == {"test": 6}
@@ -54,7 +54,7 @@ def test_a_run_that_goes_on_names_the_round_of_its_old_evaluation(
     later = json.loads(lines.splitlines()[-1])
     Path("run/metrics.jsonl").write_text(lines + json.dumps({**later, "round": 5}) + "\n")
     done = fedcli("report", "run")
-    assert "Federated evaluation after round 4\n" in done.out
+    assert "Federated evaluation after round 4, of 5 completed\n" in done.out
     assert "Over clients, each counting the same, after round 4\n" in done.out
     write_run(tmp_path / "whole", [0.3, 0.7])
     rows = [" ".join(line.split()) for line in fedcli("report", "run", "whole").out.splitlines()]
@@ -71,7 +71,7 @@ def test_an_evaluation_in_a_continued_run_replaces_that_of_its_old_end(
     for name in ("metrics.jsonl", "timings.jsonl"):
         (tmp_path / "run" / name).write_bytes((further / name).read_bytes())
     done = fedcli("report", "run")
-    assert "Federated evaluation after round 3\n" in done.out
+    assert "Federated evaluation after round 3, of 4 completed\n" in done.out
     assert ["test", "0.3000", "0.7000", "-", "-"] in [x.split() for x in done.out.splitlines()]
 
 

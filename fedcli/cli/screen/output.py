@@ -80,11 +80,15 @@ def one_line(text: str) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in joined)
 
 
+_IN_ASCII = {"±": "+-", "…": "..."}
+
+
 def stdout_line(text: str) -> str:
-    """Returns `one_line` of a text, with what stdout's encoding lacks in letters that it has."""
+    """Returns `one_line` of a text; signs that stdout cannot encode are written in ASCII."""
     line = one_line(text)
-    if "±" in line and not _can_encode("±"):
-        return line.replace("±", "+-")
+    for sign, in_ascii in _IN_ASCII.items():
+        if sign in line and not _can_encode(sign):
+            line = line.replace(sign, in_ascii)
     return line
 
 

@@ -199,6 +199,7 @@ class Screen:
 
     def legend(self, pieces: Sequence[tuple[str, int | None]]) -> None:
         """Prints the legend of curves, with several entries on a line if there is room."""
+        pieces = [(stdout_line(text), series) for text, series in pieces]
         widest = max(cell_len(text) for text, _ in pieces) + _WIDE_GAP
         num_columns = max(1, min(len(pieces), (self.width + _WIDE_GAP) // widest))
         num_rows = -(-len(pieces) // num_columns)
@@ -206,7 +207,7 @@ class Screen:
             line = self._coloured([])
             for text, series in pieces[row::num_rows]:
                 padding = " " * (widest - cell_len(text))
-                line.append_text(self._coloured([(one_line(text) + padding, series)]))
+                line.append_text(self._coloured([(text + padding, series)]))
             line.rstrip()
             self._print(line)
 
