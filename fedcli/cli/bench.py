@@ -38,56 +38,59 @@ _PEER_MODULE = "fedcli.cli.bench_peer"
 @click.command(cls=opt.SectionCommand)
 @opt.option(
     "--jobs",
-    help="Which jobs, by name or by the beginning of names, such as cnn-mcmahan or eval. "
+    help="Jobs to measure, by name or by the beginning of names, such as cnn-mcmahan or eval. "
     "Default: all that need no download.",
     section=WORK,
     metavar="NAME,NAME",
 )
-@opt.option("--list", "is_list", help="List the jobs and end.", section=WORK, is_flag=True)
+@opt.option(
+    "--list", "is_list", help="List the jobs, and measure nothing.", section=WORK, is_flag=True
+)
 @opt.option(
     "--layers",
-    help="Each layer of this model, forward and backward, on one thread; jobs only if --jobs names "
-    "them.",
+    help="Measure each layer of this model, forward and backward, on one thread. Jobs are "
+    "measured only if --jobs names them.",
     section=WORK,
     type=opt.Name(lambda: MODELS),
 )
 @opt.option(
     "--batch-size",
-    help=f"Examples a batch, for --layers. [default: {DEFAULT_BATCH_SIZE}]",
+    help=f"Examples in a batch, for --layers. [default: {DEFAULT_BATCH_SIZE}]",
     section=WORK,
     type=click.IntRange(1, 10_000),
     metavar="N",
 )
 @opt.option(
     "--compare",
-    help="Run the same training, evaluation and averages with these programs too, in turn with "
-    "fedcli: numpy, torch.",
+    help="Measure the same training, evaluation and averages with these programs, too, in turn "
+    "with fedcli: numpy, torch.",
     section=WORK,
     metavar="NAME,NAME",
 )
 @opt.option(
     "--threads",
-    help="The most threads; 1, 2, 4, ... up to it are measured. Default: those of this machine.",
+    help="Largest number of threads; 1, 2, 4, ... up to it are measured. Default: as many as this "
+    "machine has.",
     section=WORK,
     type=int,
     metavar="N",
 )
 @opt.option(
     "--repeats",
-    help=f"Turns of everyone in each job. [default: {DEFAULT_REPEATS}]",
+    help=f"Number of turns that each program has in each job. [default: {DEFAULT_REPEATS}]",
     section=WORK,
     type=click.IntRange(1, 10_000),
     metavar="N",
 )
 @opt.option(
     "--quick",
-    help="Little work and few turns: shows that it works, not how fast.",
+    help="Do little work in few turns: to see that it works, not how fast it is.",
     section=WORK,
     is_flag=True,
 )
 @opt.output_options
 def bench(*, as_json: bool, quiet: bool, verbose: bool, is_list: bool, **values: Any) -> None:
-    """Measure this machine's limits and fedcli's speed on the canonical jobs, against them.
+    """Measure this machine's limits, and compare fedcli's speed in standard jobs with them.
 
     The limits are the fused multiply-adds of one thread and of several, reading and copying, and
     NumPy's BLAS. Shares of the peak count the multiply-adds of the textbook; what saves some of

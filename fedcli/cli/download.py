@@ -29,40 +29,45 @@ _AGAIN = "run the same command again to go on"
 @click.command(cls=opt.SectionCommand)
 @click.argument("name", required=False, type=opt.Name(lambda: PUBLIC_DATASETS))
 @opt.option(
-    "--list", "is_list", help="List the datasets and what is here.", section=FETCH, is_flag=True
+    "--list",
+    "is_list",
+    help="List the datasets, and which of their files are in the data folder.",
+    section=FETCH,
+    is_flag=True,
 )
 @opt.option(
     "--verify",
-    help="Read what is here, of NAME or of all, and check every byte.",
+    help="Check every byte of the files in the data folder, of NAME or of all datasets.",
     section=FETCH,
     is_flag=True,
 )
 @opt.option(
     "--remove",
-    help="Remove what is here, of NAME or of all, after saying what goes.",
+    help="Remove the files of NAME, or of all datasets, from the data folder. They are listed "
+    "first.",
     section=FETCH,
     is_flag=True,
 )
 @opt.option("-y", "--yes", help="Do not ask before removing.", section=FETCH, is_flag=True)
-@opt.option("--force", help="Fetch and import again.", section=FETCH, is_flag=True)
+@opt.option("--force", help="Download and import the dataset again.", section=FETCH, is_flag=True)
 @opt.option(
     "--from-file",
     "given",
-    help="Take a file that is here, packed or unpacked, or a folder of them, instead of the "
-    "network; recognised by hash. Repeatable.",
+    help="Use this file, packed or unpacked, or the files of this folder, instead of the network. "
+    "Files are recognised by their hash. Repeatable.",
     section=FETCH,
     type=click.Path(path_type=Path),
     multiple=True,
 )
 @opt.option(
     "--mirror",
-    help="Address of a folder to try before the publishers' own.",
+    help="Address of a folder to try before the publisher's own.",
     section=FETCH,
     metavar="URL",
 )
 @opt.option(
     "--data-dir",
-    help="Where to keep it. Default: FEDCLI_DATA_DIR, else the user's cache folder.",
+    help="The data folder. Default: FEDCLI_DATA_DIR, else the user's cache folder.",
     section=FETCH,
     type=click.Path(path_type=Path, file_okay=False),
 )
@@ -84,8 +89,8 @@ def download(
 ) -> int:
     """Fetch the public dataset NAME, check it, and import it, so that --data NAME uses it.
 
-    A download that was cut goes on where it stopped. FEDCLI_OFFLINE=1 forbids the network; proxies
-    are those of http_proxy, https_proxy and no_proxy.
+    An interrupted download continues where it stopped. FEDCLI_OFFLINE=1 forbids the network.
+    Proxies are taken from http_proxy, https_proxy and no_proxy.
 
     \b
     Examples:

@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     data="A name or file to evaluate on. Default: the run's own data.",
     partition=f"{OPTIONS['partition'].help} Default: the run's for its own data, natural for other "
     "data.",
-    clients="Who is evaluated; seen: who took part in the training, unseen: who never did. "
-    "Default: the run's fixed cohort; all if it has none or the split none of it.",
+    clients="Clients to evaluate. seen: those that took part in the training; unseen: those that "
+    "never did. Default: the run's fixed cohort; all clients if there is none, or if the "
+    "split has none of it.",
     clients_metavar="all|seen|unseen|N|ID,ID|@FILE",
 )
 @opt.option(
     "--split",
-    help="Which split. Default: test if the data has it, else central, else train.",
+    help="Split to evaluate. Default: test if the data have it, else central, else train.",
     section=opt.DATA,
     metavar="NAME",
 )
@@ -48,14 +49,14 @@ if TYPE_CHECKING:
 )
 @opt.option(
     "--batch-size",
-    help="Examples a batch; batches never cross clients. Default: the run's.",
+    help="Examples in a batch. A batch never has examples of two clients. Default: the run's.",
     section=opt.EVALUATION,
     type=int,
     metavar="N",
 )
 @opt.option(
     "--threads",
-    help="Threads; they change no result.",
+    help="Number of threads; it changes no result.",
     section=opt.EVALUATION,
     type=int,
     metavar="N",
@@ -69,7 +70,7 @@ if TYPE_CHECKING:
 @opt.option(
     "--top-k",
     "ks",
-    help="Show how often the label is among the K most probable classes; may be given again.",
+    help="Show how often the label is among the K most probable classes. Repeatable.",
     section=opt.EVALUATION,
     type=click.IntRange(min=1),
     multiple=True,
@@ -83,7 +84,7 @@ if TYPE_CHECKING:
 @opt.option(
     "--per-client",
     "per_client_file",
-    help="Write what was found of each client to this file, .csv or .h5.",
+    help="Write the results of each client to this file, .csv or .h5.",
     section=opt.EVALUATION,
     type=opt.OutputFile(),
     metavar="FILE",
@@ -91,14 +92,15 @@ if TYPE_CHECKING:
 @opt.option(
     "--finetune",
     "finetune_steps",
-    help="Score each client once more after K local steps from the model on its own train data.",
+    help="Fine-tune the model on each client's train data, K local steps, and score it on the "
+    "client once more.",
     section=opt.FINE_TUNING,
     type=int,
     metavar="K",
 )
 @opt.option(
     "--finetune-epochs",
-    help="The same after N epochs.",
+    help="The same with N local epochs.",
     section=opt.FINE_TUNING,
     type=int,
     metavar="N",
@@ -112,14 +114,14 @@ if TYPE_CHECKING:
 )
 @opt.option(
     "--finetune-batch-size",
-    help="Examples a batch. Default: the run's.",
+    help="Examples in a batch of fine-tuning. Default: the run's.",
     section=opt.FINE_TUNING,
     type=int,
     metavar="N",
 )
 @opt.option(
     "--finetune-optimizer",
-    help="What takes them. Default: the run's client optimizer.",
+    help="Optimizer of these steps. Default: the run's client optimizer.",
     section=opt.FINE_TUNING,
     type=opt.Name(lambda: tables.OPTIMIZERS),
 )
@@ -132,7 +134,7 @@ if TYPE_CHECKING:
 @opt.option(
     "--show-errors",
     "num_errors",
-    help="Draw the N worst mistakes: the wrong examples of highest loss.",
+    help="Draw the N worst mistakes: the wrongly classified examples with the highest loss.",
     section=opt.PICTURES,
     type=click.IntRange(min=1),
     metavar="N",
@@ -140,7 +142,7 @@ if TYPE_CHECKING:
 @opt.option(
     "--predictions",
     "predictions_file",
-    help="Write what the model says of each example to this file, .npz or .csv.",
+    help="Write the prediction for each example to this file, .npz or .csv.",
     section=opt.OUTPUT,
     type=opt.OutputFile(),
     metavar="FILE",
@@ -158,13 +160,15 @@ def evaluate(
 ) -> None:
     """Evaluate the model of RUN, a run directory or a checkpoint file, without training it.
 
-    Loss and accuracy are means over the examples of all clients; below it stands how they spread
-    over clients, each counting the same. Where some of them took part in the training and others
-    never did, both are told apart. --finetune sets beside it what models are worth that
-    clients train from it on their own train data, each scored on its own test data. A file of
-    predictions has a row an example: client_id, index in the client, label, predicted (-1 where the
-    model gives NaN), and the probability of each class. A .csv is written as it comes; an .npz has
-    one array of each and is held in memory. An existing file is replaced.
+    Loss and accuracy are means over the examples of all clients. A second table shows how they vary
+    over clients, each with the same weight. If some clients took part in the training and others
+    did not, both groups are shown. With --finetune, each client also trains the model on its own
+    train data, and the result is scored on its test data.
+
+    A file of predictions has one row for each example: client_id, index in the client, label,
+    predicted class (-1 if the model gives NaN), and the probability of each class. A .csv is
+    written while predictions are made; an .npz is held in memory until the end. An existing file is
+    replaced.
 
     \b
     Examples:

@@ -54,7 +54,7 @@ class Page:
 @opt.option(
     "--search",
     metavar="WORD",
-    help="List the pages that contain WORD, in any case, with the first lines that do.",
+    help="List the pages that contain WORD, in upper or lower case, with the first lines that do.",
     section=SEARCHING,
 )
 @opt.option(

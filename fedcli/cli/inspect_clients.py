@@ -38,7 +38,7 @@ CACHE_BYTES = 64 << 20  # size of the client cache; most clients are read once
 @opt.data_options(
     data=f"{OPTIONS['data'].help} Default: that of --run, else {DataSource.data}.",
     partition=f"{OPTIONS['partition'].help}  [default: {NATURAL}]",
-    clients="Which clients; a few of them are drawn side by side.  [default: all]",
+    clients="Clients to show. A few clients are drawn side by side.  [default: all]",
 )
 @opt.option("--split", help="Look at one split only.", section=opt.DATA, metavar="NAME")
 @opt.option(
@@ -55,7 +55,8 @@ CACHE_BYTES = 64 << 20  # size of the client cache; most clients are read once
 )
 @opt.option(
     "--sort",
-    help="Order of that table, largest first but for id. JSON and CSV are in the order of ids.",
+    help="Order of that table: by id, or the largest value first. JSON and CSV are in the order "
+    "of ids.",
     section=opt.PICTURES,
     type=click.Choice(["id", "size", "tv", "js", "classes"]),
     default="id",
@@ -64,7 +65,7 @@ CACHE_BYTES = 64 << 20  # size of the client cache; most clients are read once
 @opt.option(
     "--show",
     "shown_ids",
-    help="Draw this client: label counts, examples, mean images; repeatable.",
+    help="Draw this client: label counts, examples and mean images. Repeatable.",
     section=opt.PICTURES,
     multiple=True,
     metavar="ID",
@@ -72,7 +73,8 @@ CACHE_BYTES = 64 << 20  # size of the client cache; most clients are read once
 @opt.option(
     "--examples",
     "num_examples",
-    help="Example images of each client drawn. Default: 10, side by side 1.",
+    help="Number of example images of each drawn client. Default: 10, or 1 if clients are side by "
+    "side.",
     section=opt.PICTURES,
     type=click.IntRange(min=0),
     metavar="N",
@@ -80,7 +82,7 @@ CACHE_BYTES = 64 << 20  # size of the client cache; most clients are read once
 @opt.option(
     "--means",
     "has_means",
-    help="Draw mean images of each label, of the population or of each of a few --clients.",
+    help="Draw the mean image of each label, for all clients, or for each of a few --clients.",
     section=opt.PICTURES,
     is_flag=True,
 )
@@ -111,7 +113,7 @@ CACHE_BYTES = 64 << 20  # size of the client cache; most clients are read once
 )
 @opt.option(
     "--run",
-    help="Rank suspects by the loss of this run's model, not by their images alone; looks at the "
+    help="Rank suspects by the loss of this run's model, not only by their images. Takes the "
     "run's own data unless --data is given.",
     section=SUSPECTS,
     type=opt.RunFolder(),
@@ -121,7 +123,7 @@ CACHE_BYTES = 64 << 20  # size of the client cache; most clients are read once
 @opt.option(
     "--csv",
     "csv_file",
-    help="Write one row a client and split to this file.",
+    help="Write one row for each client and split to this file.",
     section=opt.OUTPUT,
     type=opt.OutputFile(),
     metavar="FILE",
@@ -150,7 +152,7 @@ def inspect_clients(
 ) -> None:
     """Show who the clients are: how many, how large, which labels, what their images look like.
 
-    Every pixel and label is checked on the way, unless --quick.
+    Every pixel and label is checked, unless --quick is given.
 
     \b
     Examples:

@@ -320,7 +320,8 @@ def code_option(*, section: str) -> Decorator:
     """Returns --model of the commands that take a model from a run."""
     return option(
         "--model",
-        help="Where the run's model is code: the file to run. No code runs without it.",
+        help="The Python file of the run's model, if that is code. No code runs unless you name "
+        "it.",
         section=section,
         metavar="FILE.py[:FUNCTION]",
     )
@@ -330,7 +331,8 @@ def best_option(*, section: str) -> Decorator:
     """Returns --best of the commands that take a model from a run."""
     return option(
         "--best",
-        help="Take the best round's checkpoint, of a run with --keep-best. Default: the newest.",
+        help="Use the checkpoint of the best round, if the run had --keep-best. Default: the "
+        "newest.",
         section=section,
         is_flag=True,
     )
@@ -349,11 +351,13 @@ def output_options(function: Function) -> Function:
         option(
             "-q",
             "--quiet",
-            help="Say nothing but results and errors.",
+            help="Print only results and errors.",
             section=OUTPUT,
             is_flag=True,
         ),
-        option("-v", "--verbose", help="Say more on stderr.", section=OUTPUT, is_flag=True),
+        option(
+            "-v", "--verbose", help="Print more details on stderr.", section=OUTPUT, is_flag=True
+        ),
     )
     decorated: Function = add(function)
     return decorated

@@ -27,7 +27,8 @@ SOURCE = "Source"
 FILTERS = "Pixels and clients"
 PARTITION = "Splits and partition"
 # \b keeps click from wrapping what follows it.
-HELP = """Make a fedcli store of SOURCE, a file or folder in any of these formats, told by content.
+HELP = """Make a fedcli store of SOURCE, a file or folder in one of these formats, which is
+recognised by its content.
 
 \b
 {formats}
@@ -122,98 +123,99 @@ class HoldOut(click.ParamType["tuple[str | None, str, float | None]"]):
 )
 @opt.option(
     "--verify",
-    help="Check a store whole instead: read every byte, compare with its fingerprint.",
+    help="Check a store instead of making one: read every byte and compare with its fingerprint.",
     section=SOURCE,
     type=click.Path(path_type=Path),
     metavar="STORE",
 )
 @opt.option(
     "--format",
-    help="What SOURCE is. Default: recognised by its content.",
+    help="Format of SOURCE. Default: recognised by its content.",
     section=SOURCE,
     type=click.Choice(tuple(FORMATS)),
 )
 @opt.option(
     "--test-data",
-    help="A second source of the same kind: it becomes the test split; 'central', one pool, if "
-    "clients stay as they are and nobody owns it.",
+    help="A second source, of the same format, for the test split. If it names no owners and the "
+    "train clients stay as they are, it becomes the pooled split 'central'.",
     section=SOURCE,
     type=click.Path(path_type=Path),
     metavar="PATH",
 )
 @opt.option(
     "--num-classes",
-    help="Number of classes. Default: as the source says or shows.",
+    help="Number of classes. Default: as SOURCE states, else its largest label plus one.",
     section=SOURCE,
     type=int,
     metavar="N",
 )
 @opt.option(
     "--dry-run",
-    help="Print what SOURCE was taken to be and from what evidence; write nothing.",
+    help="Print how SOURCE is interpreted, and on what evidence. Nothing is written.",
     section=SOURCE,
     is_flag=True,
 )
 @opt.option(
     "--label-column",
-    help="Column of labels in a table, key of labels in an npz. Default: by name or content.",
+    help="Column of the labels in a table, or their key in an npz. Default: recognised by name or "
+    "content.",
     section=SOURCE,
     metavar="NAME",
 )
 @opt.option(
     "--id-column",
-    help="Column or key of client ids, likewise.",
+    help="Column or key of the client ids. Default: recognised likewise.",
     section=SOURCE,
     metavar="NAME",
 )
 @opt.option(
     "--file-column",
-    help="Column of file names in a table of pictures. Default: by content.",
+    help="Column of the file names in a table of pictures. Default: recognised by content.",
     section=SOURCE,
     metavar="NAME",
 )
 @opt.option(
     "--splits",
-    help="Which folder or file is which split, such as train=Training,test=Testing; none: none is "
-    "a split. Default: as their names say.",
+    help="Which folder or file is which split, such as train=Training,test=Testing. none: folders "
+    "and files are no splits. Default: by their names.",
     section=SOURCE,
     type=SplitNames(),
 )
 @opt.option(
     "--image-shape",
-    help="Shape of images that lie flat in a row. Default: square and grey.",
+    help="Shape of images that are stored as flat rows. Default: square and grey.",
     section=SOURCE,
     type=Sides("HxW or HxWxC", (2, 3)),
     metavar="HxW[xC]",
 )
 @opt.option(
     "--folders",
-    help="What folders of images stand for; name: nothing, the classes are in the files' names. "
-    "Default: as they are found.",
+    help="What the folders of images are: classes, clients, or clients with a folder for each "
+    "class. name: neither, because file names state the classes. Default: recognised.",
     section=SOURCE,
     type=click.Choice(["class", "client", "client/class", "name"]),
 )
 @opt.option(
     "--color",
-    help="What image files become. Default: as the first one is.",
+    help="Convert image files to grey or RGB. Default: as the first file.",
     section=SOURCE,
     type=click.Choice(["grey", "rgb"]),
 )
 @opt.option(
     "--pixel-range",
-    help="From what to what pixels of arrays and tables go. Default: as the largest says.",
+    help="Range of the pixel values in arrays and tables. Default: from the largest value.",
     section=SOURCE,
     type=click.Choice(PIXEL_RANGES),
 )
 @opt.option(
     "--polarity",
-    help="What 1.0 is in SOURCE. Default: as its format or its pixels say.",
+    help="Meaning of the pixel value 1.0 in SOURCE. Default: from its format or its pixels.",
     section=SOURCE,
     type=click.Choice(PIXEL_CONVENTIONS),
 )
 @opt.option(
     "--size",
-    help="Bring every image to this size; its shape is kept, the rest is filled.",
+    help="Scale every image to this size. Proportions are kept, and the rest is filled.",
     section=FILTERS,
     type=Sides("N or HxW", (1, 2)),
     metavar="N|HxW",
@@ -224,36 +226,37 @@ class HoldOut(click.ParamType["tuple[str | None, str, float | None]"]):
     section=FILTERS,
     is_flag=True,
 )
-@opt.option("--invert", help="Make 1 - x of every pixel x.", section=FILTERS, is_flag=True)
-@opt.option("--digits-only", help="Keep labels 0 to 9 alone.", section=FILTERS, is_flag=True)
+@opt.option("--invert", help="Replace every pixel x by 1 - x.", section=FILTERS, is_flag=True)
+@opt.option("--digits-only", help="Keep only the labels 0 to 9.", section=FILTERS, is_flag=True)
 @opt.option(
     "--min-examples",
-    help="Leave out clients with fewer train examples, counted before --hold-out within.  "
-    "[default: 0; 1 with --hold-out central, 2 with --digits-only]",
+    help="Leave out clients with fewer train examples, counted before --hold-out within takes "
+    "some.  [default: 0; 1 with --hold-out central, 2 with --digits-only]",
     section=FILTERS,
     type=int,
     metavar="N",
 )
 @opt.option(
     "--hold-out",
-    help="Make a test split, or a validation split beside a test split: a share of each client "
-    "(within), of the clients, or of all in one pool (central, stratified by label). validation= "
-    "or test= before it says which, :X behind it the share. Default: none but the source's own.",
+    help="Make a test split; if there is one, a validation split. within: a share of each "
+    "client's examples. clients: a share of the clients. central: a share of all examples as "
+    "one pool, stratified by label. validation= or test= before the word names the split, "
+    "and :X after it sets the share, as in validation=within:0.1. Default: only the splits "
+    "of SOURCE.",
     section=PARTITION,
     type=HoldOut(),
 )
 @opt.option(
     "--hold-out-fraction",
-    help="That share.  [default: 0.1]",
+    help="The share that --hold-out takes.  [default: 0.1]",
     section=PARTITION,
     type=float,
     metavar="X",
 )
 @opt.option(
     "--partition",
-    help="Deal examples to clients anew: " + ", ".join(PARTITIONS) + ", or some joined by +; "
-    "'fedcli info NAME' says what each does. Default: the source's own clients, iid if it has "
-    "none.",
+    help="Divide the examples among clients anew: " + ", ".join(PARTITIONS) + ", or some joined by "
+    "+. fedcli info NAME describes each. Default: the clients of SOURCE, iid if it names none.",
     section=PARTITION,
     metavar="NAME[+NAME]",
     type=opt.Name(lambda: PARTITIONS),
@@ -267,7 +270,7 @@ class HoldOut(click.ParamType["tuple[str | None, str, float | None]"]):
 )
 @opt.option(
     "--seed",
-    help="Seed of partition and hold-out: same seed, same bytes.  [default: 0]",
+    help="Seed of partition and hold-out. The same seed gives the same bytes.  [default: 0]",
     section=PARTITION,
     type=int,
     metavar="N",

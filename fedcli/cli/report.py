@@ -45,7 +45,7 @@ class _Format(click.Choice[str]):
 @opt.option(
     "--config-diff",
     "other",
-    help="Only say in what options, versions and data RUN differs from this run.",
+    help="Show only in which options, versions and data RUN differs from this run.",
     section=opt.PICTURES,
     type=opt.RunFolder(),
     metavar="OTHER",
@@ -53,8 +53,8 @@ class _Format(click.Choice[str]):
 @opt.option(
     "--target",
     "targets",
-    help="Count rounds to this accuracy; may be given again. Default: those of 0.8, 0.9 and 0.95 "
-    "that a run reaches.",
+    help="Show the number of rounds to this accuracy. Repeatable. Default: those of 0.8, 0.9 and "
+    "0.95 that a run reaches.",
     section=opt.PICTURES,
     type=click.FloatRange(0.0, 1.0),
     multiple=True,
@@ -63,7 +63,7 @@ class _Format(click.Choice[str]):
 @opt.option(
     "--format",
     "text_format",
-    help="Print the tables as text that other programs take.",
+    help="Print the tables as text for other programs.",
     section=opt.PICTURES,
     type=_Format(tuple(FORMATS)),
 )
@@ -78,7 +78,7 @@ class _Format(click.Choice[str]):
 @opt.option(
     "--clients-csv",
     "clients_csv_file",
-    help="Write what each client did in each round to this file, of runs with --record-clients.",
+    help="Write a row for each client and round to this file. Only for runs with --record-clients.",
     section=opt.PICTURES,
     type=opt.OutputFile(),
     metavar="FILE",
@@ -93,22 +93,22 @@ class _Format(click.Choice[str]):
 )
 @opt.option(
     "--plot-size",
-    help="Width and height of that figure in inches, such as 6.5x3. Default: what it needs.",
+    help="Width and height of that figure in inches, such as 6.5x3. Default: as large as needed.",
     section=opt.PICTURES,
     metavar="WxH",
 )
 @opt.option(
     "--plot-log",
-    help="Which of its axes are logarithmic: x (rounds), y (losses), xy or none. Default: y where "
-    "one curve would flatten all others.",
+    help="Logarithmic axes of that figure: x (rounds), y (losses), xy or none. Default: y if one "
+    "curve would flatten all others.",
     section=opt.PICTURES,
     type=click.Choice(("x", "y", "xy", "none")),
 )
 @opt.option(
     "--html",
     "html_file",
-    help="Write one page that needs nothing else; of one run also with its clients, confusion "
-    "matrix and examples, for which its data are read.",
+    help="Write a page that needs no other file. For a single run its data are read, to show "
+    "clients, confusion matrix and examples.",
     section=opt.PICTURES,
     type=opt.OutputFile(),
     metavar="FILE",
@@ -129,9 +129,10 @@ def report(
 ) -> None:
     """Summarise RUN, or compare several runs.
 
-    One run: its options, curves, closing evaluation, how that spreads over clients, where the time
-    went. Several: results side by side, what differs between them, rounds to a target accuracy
-    and, of runs that differ in their seed alone, means with 95 % confidence intervals.
+    For one run: its options, curves, closing evaluation, the variation over clients, and the time
+    of each phase. For several runs: results side by side, the options that differ, the number of
+    rounds to a target accuracy, and, for runs that differ only in their seeds, means with 95 %
+    confidence intervals.
 
     \b
     Examples:

@@ -50,8 +50,8 @@ def train(  # one parameter for each option that is not a field of RunConfig
 ) -> None:
     """Train a model by federated learning, then evaluate it on train and test data.
 
-    Without options: ten rounds on ten writers of the embedded digits. Results go to a run
-    directory; the same options and seed give the same figures there, for any number of threads.
+    Without options: ten rounds on ten writers of the embedded digits. Results are written to a run
+    directory. The same options and seed give the same results, for any number of threads.
 
     \b
     Examples:

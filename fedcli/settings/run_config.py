@@ -137,9 +137,9 @@ class RunConfig:
     partition: str = option(
         DataSource.partition,
         name_or_code(lambda: tables.PARTITIONS, _is_partition_file, "NAME[+NAME]|FILE.py[:NAME]"),
-        help="Deal the examples to clients anew (iid, shards, dirichlet-class, ...), change them "
-        "(label-noise, ...), or both, joined by +. fedcli info lists the schemes. Or a function of "
-        "your own in a Python file.",
+        help="Divide the examples among clients anew (iid, shards, dirichlet-class, ...), change "
+        "them (label-noise, ...), or both, joined by +. fedcli info lists the schemes. Or a "
+        "function of your own in a Python file.",
         section=DATA,
         changes=EXAMPLES,
     )
@@ -226,7 +226,7 @@ class RunConfig:
         None,
         COUNT,
         help="Skip a round with fewer than N reports: the model stays as it is. Default: any "
-        "number will do.",
+        "number is enough.",
         section=COHORT,
     )
     rounds: int = option(
@@ -256,9 +256,9 @@ class RunConfig:
     class_weights: str | None = option(
         None,
         CLASS_WEIGHTS,
-        help="Multiply the training loss of each class: balanced weighs classes by how rarely they "
-        "occur in the training split, a JSON or CSV file gives the weights by class. Default: all "
-        "count the same.",
+        help="Weight of each class in the training loss. balanced: rare classes of the training "
+        "split weigh more. A JSON or CSV file gives the weights by class. Default: the same "
+        "for all.",
         section=LOCAL,
         on_resume=EDIT,
     )
@@ -359,8 +359,8 @@ class RunConfig:
     server_lr: float | None = option(
         None,
         LEARNING_RATE,
-        help="Learning rate of the server optimizer. Default: the algorithm's, 1.0 but for fedsgd "
-        "and the adaptive ones; see fedcli info.",
+        help="Learning rate of the server optimizer. Default: that of the algorithm, usually 1.0; "
+        "see fedcli info NAME.",
         section=ALGORITHM,
         acts_on=GLOBAL_MODEL,
     )
@@ -383,8 +383,9 @@ class RunConfig:
     server_ema: float | None = option(
         None,
         EMA_DECAY,
-        help="Evaluate and export a running mean of the global weights, of which each round keeps "
-        "the share DECAY, less in the first rounds. Default: the weights of the last round.",
+        help="Evaluate and export a running mean of the global weights. Each round keeps the "
+        "share DECAY of it, less in the first rounds. Default: the weights of the last "
+        "round.",
         section=ALGORITHM,
         acts_on=GLOBAL_MODEL,
     )
@@ -392,7 +393,7 @@ class RunConfig:
         None,
         one_of(WEIGHTINGS),
         help="Weight of a client in the mean: its number of examples, or the same for all. "
-        "scaffold, feddyn and --sampling by-size take uniform.",
+        "scaffold, feddyn and --sampling by-size need uniform.",
         section=ALGORITHM,
         usual="num-examples",
     )

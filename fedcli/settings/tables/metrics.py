@@ -25,8 +25,8 @@ _F1 = (
     "the harmonic mean of a class's precision and recall, 2 right / (predicted + labelled)",
     "van Rijsbergen 1979, Information Retrieval, chapter 7",
 )
-_PRECISION = "a class's precision, the share of its predictions that are right"
-_RECALL = "a class's recall, the share of its examples that are predicted so"
+_PRECISION = "a class's precision, the share of correct ones among its predictions"
+_RECALL = "a class's recall, the share of its examples that are predicted as this class"
 _SOURCE = "Sokolova and Lapalme 2009, Information Processing and Management 45(4)"
 
 METRICS = table(
@@ -35,15 +35,19 @@ METRICS = table(
     MetricEntry("macro_f1", f"Mean of F1, {_F1[0]}, over {_OF_CLASSES}.", _F1[1]),
     MetricEntry(
         "weighted_precision",
-        f"Mean of {_PRECISION}; classes count by their examples.",
+        f"Mean of {_PRECISION}; classes are weighted by their numbers of examples.",
         _SOURCE,
     ),
     MetricEntry(
         "weighted_recall",
-        f"Mean of {_RECALL}; classes count by their examples, so it equals accuracy.",
+        f"Mean of {_RECALL}; classes are weighted by their examples, so it equals accuracy.",
         _SOURCE,
     ),
-    MetricEntry("weighted_f1", f"Mean of F1, {_F1[0]}; classes count by their examples.", _F1[1]),
+    MetricEntry(
+        "weighted_f1",
+        f"Mean of F1, {_F1[0]}; classes are weighted by their numbers of examples.",
+        _F1[1],
+    ),
     MetricEntry(
         "balanced_accuracy",
         f"Mean of {_RECALL}, over the classes that occur among labels.",
@@ -51,16 +55,16 @@ METRICS = table(
     ),
     MetricEntry(
         "auc",
-        "Area under the ROC curve: how often an example of a class has a greater probability of it "
-        "than another example, a tie counting half. Mean over the classes, each against the rest; "
-        "of two classes that of class 1.",
+        "Area under the ROC curve: how often an example of a class gets a higher probability of "
+        "that class than an example of another class; ties count half. Mean over the classes, "
+        "each against the rest. With two classes: that of class 1.",
         "Hanley and McNeil 1982, Radiology 143(1); Provost and Domingos 2000, CeDER IS-00-04",
     ),
     MetricEntry(
         "ece",
-        "Expected calibration error: examples in 15 equal bins of the predicted class's "
-        "probability, the mean distance of a bin's accuracy from its mean probability, bins "
-        "counting by their examples.",
+        "Expected calibration error: examples are put into 15 equal bins by the probability of "
+        "the predicted class. The mean distance between a bin's accuracy and its mean "
+        "probability, weighted by the number of examples.",
         "Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv 1706.04599, eq. 3",
         more_is_better=False,
     ),
