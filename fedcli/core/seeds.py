@@ -38,6 +38,9 @@ class Purpose(IntEnum):
     MASKS = 21
     ROOT_DATA = 22
     AUDIT = 23
+    SEARCH = 24
+    SIGN_FLIP = 25
+    VALIDATION = 26
 
 
 class StreamKey(NamedTuple):

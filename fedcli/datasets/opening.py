@@ -23,7 +23,7 @@ from fedcli.progress import Tell, tell_nobody
 from fedcli.settings import tables as registry
 from fedcli.settings.data_source import IN_MEMORY, DataSource, OpenedData
 from fedcli.settings.options import Value, did_you_mean, resolve
-from fedcli.settings.vocabulary import PIXELS
+from fedcli.settings.vocabulary import PIXELS, VALIDATION
 
 __all__ = [
     "BatchedDataset",
@@ -50,6 +50,7 @@ def load(
     partition_options: Mapping[str, Value] | None = None,
     num_classes: int | None = None,
     pixels: str = DataSource.pixels,
+    validation: float | None = DataSource.validation,
     cache_bytes: int = CACHE_BYTES,
 ) -> tuple[ClientData, ClientData | None]:
     """Returns the train split of a dataset, and its test split or None.
@@ -64,6 +65,7 @@ def load(
         partition_options=partition_options or {},
         num_classes=num_classes,
         pixels=pixels,
+        validation=validation,
     )
     splits = open_splits(source, cache_bytes=cache_bytes)
     if "train" not in splits:
@@ -106,9 +108,11 @@ def open_splits(
         other.replaces = splits["test"].source if "test" in splits else ""
         splits["test"] = other
     _check_agreement(splits)
-    if source.partition == registry.NATURAL:
-        return splits
-    return _partitioned(splits, source.partition, source.partition_options, tell)
+    if source.partition != registry.NATURAL:
+        splits = _partitioned(splits, source.partition, source.partition_options, tell)
+    if source.validation is not None and "train" in splits:
+        _hold_out(splits, source.validation, source)
+    return splits
 
 
 def fingerprint(source: DataSource, *, is_cancelled: Callable[[], bool] = lambda: False) -> str:
@@ -116,7 +120,8 @@ def fingerprint(source: DataSource, *, is_cancelled: Callable[[], bool] = lambda
 
     A store has its fingerprint written in it; another file is read through (1 s for a GB);
     generated data are named by version and options. Test data follow after "; test ", a partition
-    with all its options after "; partition ". How the examples are read changes nothing.
+    with all its options after "; partition ", the share of validation data after "; validation ".
+    How the examples are read changes nothing.
 
     Args:
         source: Which data.
@@ -132,6 +137,8 @@ def fingerprint(source: DataSource, *, is_cancelled: Callable[[], bool] = lambda
     if source.partition != registry.NATURAL:
         options = resolve(registry.find_partition(source.partition), source.partition_options)
         named += f"; partition {registry.describe_partition(source.partition, options)}"
+    if source.validation is not None:
+        named += f"; validation {source.validation:g}"
     return named
 
 
@@ -262,6 +269,20 @@ def _partitioned(
         splits[split].replaces = data.replaces
         splits[split].notes = data.examine()
     return splits
+
+
+def _hold_out(splits: dict[str, ClientData], share: float, source: DataSource) -> None:
+    """Splits validation examples off train."""
+    from fedcli.datasets.validation import split_off  # late: few runs need it
+
+    if not 0 < share < 1:
+        raise ConfigError(f"--validation {share:g}: choose a share above 0 and up to 0.9")
+    if VALIDATION in splits:
+        raise ConfigError(
+            f"--validation {share:g}: {source.data} has a split validation of its own; "
+            "leave the option out"
+        )
+    splits["train"], splits[VALIDATION] = split_off(splits["train"], share)
 
 
 def _check_room(splits: Mapping[str, ClientData], name: str) -> None:

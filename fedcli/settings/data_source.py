@@ -44,6 +44,8 @@ class DataSource:
         num_classes: Labels are 0 to num_classes - 1; None: the number in the data, 10 for TFF.
         pixels: What the pixel value 1.0 means in the model's input: "ink", "background", or
             "source" for its meaning in the source.
+        validation: Share of each client's train examples that becomes the split "validation"; None:
+            the split of the data, if they have one.
     """
 
     data: str | OpenedData = "synthetic-digits"
@@ -53,6 +55,7 @@ class DataSource:
     partition_options: Mapping[str, Value] = field(default_factory=dict, kw_only=True)
     num_classes: int | None = field(default=None, kw_only=True)
     pixels: str = field(default="source", kw_only=True)
+    validation: float | None = field(default=None, kw_only=True)
 
     @classmethod
     def of(cls, options: Any) -> DataSource:
@@ -97,3 +100,4 @@ class DataOptions(TypedDict, total=False):
     partition_options: Mapping[str, Value] | None
     num_classes: int | None
     pixels: str | None
+    validation: float | None

@@ -149,6 +149,14 @@ class RunConfig:
         section=DATA,
         changes=EXAMPLES,
     )
+    validation: float | None = option(
+        None,
+        number(0.001, 0.9, "SHARE"),
+        help="Hold out this share of each client's train examples, after a partition, as the split "
+        "validation. Default: the split validation of the data, if they have one.",
+        section=DATA,
+        changes=EXAMPLES,
+    )
     num_classes: int | None = option(
         None,
         whole(maximum=MAX_CLASSES),

@@ -69,7 +69,10 @@ def test_groups_of_options_follow_from_their_declarations() -> None:
         *("eval_every", "eval_clients", "stop_at", "patience", "monitor", "class_weights"),
     }
     assert run_config.RESUME_FIELDS == ("rounds", "threads", "engine", "engine_options")
-    data_fields = ("data", "data_options", "test_data", "partition", "partition_options")
+    data_fields = (
+        *("data", "data_options", "test_data", "partition", "partition_options"),
+        "validation",
+    )
     assert data_fields == run_config.DATA_FIELDS
     assert (*data_fields, "num_classes", "pixels", "clients") == run_config.READING_FIELDS
 

@@ -1,0 +1,103 @@
+"""Splits each client's train examples in two: what it trains on, and its validation examples."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.core.draws import Stream
+from fedcli.core.seeds import Purpose, client_key, stream_key
+from fedcli.datasets.batches import ClientDataset
+from fedcli.datasets.client_data import ClientData, unknown_client
+from fedcli.errors import DataError
+from fedcli.settings.vocabulary import VALIDATION
+
+
+def split_off(train: ClientData, share: float) -> tuple[ClientData, ClientData]:
+    """Returns the train split without a share of each client's examples, and these examples.
+
+    They are drawn at random for each client by itself, rounded, at least one on each side. Of a
+    client with one example nothing is held out. The draws depend on the client's id alone.
+
+    Args:
+        train: The train split.
+        share: Above 0 and below 1.
+
+    Raises:
+        DataError: No client has two examples.
+    """
+    held_out = _PartOfClients(train, VALIDATION, share)
+    if not held_out.client_ids:
+        raise DataError(
+            f"--validation {share:g}: no client of {train.source} has two examples; leave it out"
+        )
+    return _PartOfClients(train, train.split, share), held_out
+
+
+def num_held_out(num_examples: int, share: float) -> int:
+    """Returns how many of a client's examples are held out."""
+    if num_examples < 2:
+        return 0
+    return min(max(1, round(num_examples * share)), num_examples - 1)
+
+
+class _PartOfClients(ClientData):
+    """One side of the split. Examples are gathered from the whole client when it is read."""
+
+    def __init__(self, whole: ClientData, split: str, share: float) -> None:
+        self._whole = whole
+        self._share = share
+        self.source = whole.source
+        self.split = split
+        self.client_ids = whole.client_ids
+        if split == VALIDATION:
+            counted = ((each, whole.num_examples(each)) for each in whole.client_ids)
+            self.client_ids = [each for each, count in counted if count >= 2]
+        self.num_classes = whole.num_classes
+        self.class_names = whole.class_names
+        self.pixel_shape = whole.pixel_shape
+        self.pixel_convention = whole.pixel_convention
+        self.partition = whole.partition
+        self.same_people = whole.same_people
+        self.has_default_classes = whole.has_default_classes
+        self.cache = whole.cache
+
+    def num_examples(self, client_id: str) -> int:
+        """Returns how many examples a client holds."""
+        count = self._whole.num_examples(client_id)
+        held_out = num_held_out(count, self._share)
+        if self.split != VALIDATION:
+            return count - held_out
+        if not held_out:
+            raise unknown_client(self, client_id)
+        return held_out
+
+    def client(self, client_id: str) -> ClientDataset:
+        """Returns one client's examples."""
+        whole = self._whole.client(client_id)
+        rows = self._rows(client_id, len(whole))
+        part = replace(whole, pixels=whole.pixels[rows], labels=whole.labels[rows])
+        part.pixels.flags.writeable = False
+        part.labels.flags.writeable = False
+        return part
+
+    def labels(self, client_id: str) -> NDArray[np.int32]:
+        """Returns one client's labels int32 [n]."""
+        labels = self._whole.labels(client_id)
+        return labels[self._rows(client_id, len(labels))]
+
+    def examine(self) -> tuple[str, ...]:
+        """Returns the notes on the whole split, once."""
+        return () if self.split == VALIDATION else self._whole.examine()
+
+    def _rows(self, client_id: str, count: int) -> NDArray[np.int64]:
+        """The places of the examples of this side, ascending."""
+        held_out = num_held_out(count, self._share)
+        if self.split == VALIDATION and not held_out:
+            raise unknown_client(self, client_id)
+        key = stream_key(0, Purpose.VALIDATION, client=client_key(client_id))
+        drawn = Stream(key).permutation(count)
+        rows = drawn[:held_out] if self.split == VALIDATION else drawn[held_out:]
+        return np.sort(rows)
