@@ -32,11 +32,19 @@ _T = (
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over runs, and half the width of its 95 % confidence interval; None for one run."""
+    """A mean over runs.
+
+    Attributes:
+        mean: The mean.
+        half_width: Half the width of its 95 % confidence interval; None for one run.
+        count: Number of runs.
+        std: Standard deviation of the runs, with count - 1; None for one run.
+    """
 
     mean: float
     half_width: float | None
     count: int
+    std: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +77,8 @@ def estimate(values: Sequence[float]) -> Estimate | None:
     if count == 1:
         return Estimate(mean, None, 1)
     variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
-    return Estimate(mean, t_quantile(count - 1) * math.sqrt(variance / count), count)
+    half_width = t_quantile(count - 1) * math.sqrt(variance / count)
+    return Estimate(mean, half_width, count, math.sqrt(variance))
 
 
 def t_quantile(degrees: int) -> float:
@@ -157,6 +166,26 @@ def _setting(run: RunRecord) -> dict[str, Any]:
         if name not in left_out and not ("(data)" in files and _is_of_data(name))
     }
     return {**options, **files}
+
+
+def setting_key(run: RunRecord) -> str:
+    """Returns a text that is equal for runs that differ only in their seeds.
+
+    These are the seeds of the run and of the partition, and options without effect.
+    """
+    setting = {name: value for name, value in _setting(run).items() if name != _DEALT_BY}
+    return _PARTITION_SEED.sub(r"\1", _key(setting))
+
+
+def options_with_effect(run: RunRecord) -> dict[str, Any]:
+    """Returns the options that may tell configurations apart: no seeds, none without effect."""
+    left_out = {*REPEATS, *WITHOUT_EFFECT, _DEALT_BY}
+    return {name: value for name, value in run.options.items() if name not in left_out}
+
+
+def repeat_of(run: RunRecord) -> tuple[Any, ...]:
+    """Returns the seeds of a run and of its partition, which tell repetitions apart."""
+    return run.options.get("seed", 0), run.options.get(_DEALT_BY)
 
 
 def _is_of_data(name: str) -> bool:

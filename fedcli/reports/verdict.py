@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedcli.reports.rows import RoundRow, round_row
 from fedcli.settings.run_config import RunConfig
+
+if TYPE_CHECKING:
+    from fedcli.runs.record import RunRecord
+
+_GROWTH = 10.0  # a loss so many times that of the first round is that of a diverged model
 
 
 def verdict(
@@ -44,6 +49,23 @@ def verdict(
     if not _is_finite(rows[-1], evaluation):
         return f"the loss after {_rounds(rows)} is not finite: training diverged; {_remedy(config)}"
     return None
+
+
+def has_diverged(run: RunRecord) -> bool:
+    """Tells whether a run's model is useless.
+
+    Its last loss is not finite; or no round moved the model, because the updates were not finite;
+    or a last loss, of training or an evaluation, is ten times that of the first round.
+    """
+    rows = [row for row in map(round_row, run.metrics) if row.online is not None]
+    if not rows or not _is_finite(rows[-1], run.newest_evaluation):
+        return bool(rows)
+    if all(row.is_rejected for row in rows):
+        return True
+    first = next((row.online for row in rows if row.online and row.online.num_examples), None)
+    lasts = [run.final(name, "loss") for name in run.series_names]
+    bound = math.inf if first is None or first.loss is None else _GROWTH * first.loss
+    return any(loss is not None and loss > bound for loss in lasts)
 
 
 def _why_rejected(rows: Sequence[RoundRow], config: RunConfig) -> str:

@@ -1,0 +1,194 @@
+"""Writes groups of runs as tables: for the screen, Markdown and LaTeX, as CSV and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from fedcli.reports.comparison import Estimate
+from fedcli.reports.groups import SECONDS, Column, Difference, Groups, Row, value_text
+from fedcli.reports.significance import least_p
+from fedcli.reports.text import Table
+
+INTERVAL, STD, NO_SPREAD = SPREADS = ("interval", "std", "none")
+_ABOUT_SPREAD = {
+    INTERVAL: "mean ± half the 95 % confidence interval (Student's t)",
+    STD: "mean ± standard deviation",
+    NO_SPREAD: "mean",
+}
+_UNSET = "-"
+_SIGNIFICANT = 0.05
+
+
+def to_table(groups: Groups, spread: str = INTERVAL, *, label: str = "tab:runs") -> Table:
+    """Returns the table of groups, the best first; the best value of each column is marked.
+
+    Args:
+        groups: The groups.
+        spread: What follows the sign ±: one of SPREADS.
+        label: Of the table in LaTeX.
+    """
+    rows = groups.rows
+    has_marks = any(row.num_diverged or row.num_failed for row in rows)
+    has_differences = any(row.difference for row in rows)
+    options = [*groups.by, *(name for name in groups.best if name not in groups.by)]
+    columns = _shown_columns(groups)
+    headers = [*options, "seeds", *["without result"] * has_marks]
+    headers += [_header(column) for column in columns]
+    if has_differences:
+        headers += [f"{_header(groups.columns[0])} to the first", "p", "p (Holm)"]
+    body = []
+    for row in rows:
+        values = {**row.by, **row.best}
+        cells = [value_text(values[name]) for name in options]
+        cells.append(str(len(row.members)))
+        cells += [_marks(row)] * has_marks
+        cells += [_cell(_estimate(row, groups, column), column, spread) for column in columns]
+        if has_differences:
+            cells += _difference_cells(row.difference, groups.columns[0], spread)
+        body.append(cells)
+    first = len(options) + 1 + has_marks
+    bold = {
+        (best, first + index)
+        for index, column in enumerate(columns)
+        for best in _best_rows(rows, groups, column)
+    }
+    title = f"{_title(groups)}; {_ABOUT_SPREAD[spread]}"
+    return Table(title, headers, body, max(1, len(options)), label=label, bold=frozenset(bold))
+
+
+def notes_on(groups: Groups) -> list[str]:
+    """Returns lines that a reader of the table must know."""
+    notes = []
+    chosen = groups.select
+    if groups.best and chosen is not None and not chosen.name.startswith("validation."):
+        notes.append(f"chosen by {chosen.name}: not by validation data")
+    differences = [row.difference for row in groups.rows if row.difference]
+    if differences:
+        count = min(each.estimate.count for each in differences)
+        least = least_p(count)
+        text = (
+            f"p: sign-flip test of the differences to the first row, paired by seed; with {count} "
+            f"seeds the least p is {least:.3g}"
+        )
+        if least > _SIGNIFICANT:
+            text += ", so no difference can be significant at 5 %; 6 seeds or more can"
+        notes.append(text)
+    num_diverged = sum(row.num_diverged for row in groups.rows)
+    if num_diverged:
+        runs = "run" if num_diverged == 1 else "runs"
+        notes.append(f"{num_diverged} {runs} of these rows diverged and do not count in the means")
+    return notes
+
+
+def to_rows(groups: Groups) -> list[dict[str, Any]]:
+    """Returns plain values, a dictionary for each row: the columns of the CSV file."""
+    return [_plain_row(row, groups) for row in groups.rows]
+
+
+def to_csv_table(groups: Groups) -> Table:
+    """Returns one tidy table with bare numbers: a row a group, a column a number."""
+    rows = to_rows(groups)
+    headers = list(dict.fromkeys(name for row in rows for name in row))
+    body = [[_csv_cell(row.get(name)) for name in headers] for row in rows]
+    return Table("Groups", headers, body)
+
+
+def _plain_row(row: Row, groups: Groups) -> dict[str, Any]:
+    plain: dict[str, Any] = {**row.by, **row.best}
+    plain["seeds"] = len(row.members)
+    plain["diverged"] = row.num_diverged
+    plain["failed"] = row.num_failed
+    plain["candidates"] = row.num_candidates
+    for column in _shown_columns(groups):
+        plain.update(_plain_estimate(column.name, _estimate(row, groups, column)))
+    difference = row.difference
+    plain.update(_plain_estimate("difference", difference.estimate if difference else None))
+    plain["p"] = difference.p if difference else None
+    plain["p_holm"] = difference.p_holm if difference else None
+    return plain
+
+
+def _plain_estimate(name: str, found: Estimate | None) -> dict[str, Any]:
+    return {
+        f"{name}.mean": found.mean if found else None,
+        f"{name}.std": found.std if found else None,
+        f"{name}.half_width": found.half_width if found else None,
+        f"{name}.count": found.count if found else 0,
+    }
+
+
+def _shown_columns(groups: Groups) -> list[Column]:
+    """The columns of results, after that of the metric that chose, if it is another."""
+    select = groups.select
+    if select is None or select.name in {column.name for column in groups.columns}:
+        return list(groups.columns)
+    return [select, *groups.columns]
+
+
+def _estimate(row: Row, groups: Groups, column: Column) -> Estimate | None:
+    return row.cells.get(column.name, row.selected)
+
+
+def _title(groups: Groups) -> str:
+    rows = groups.rows
+    if not groups.best or groups.select is None:
+        return "Runs by " + (", ".join(groups.by) if groups.by else "configuration")
+    most = max(row.num_candidates for row in rows)
+    each = f" of each {', '.join(groups.by)}" if groups.by else ""
+    return f"The best of {most} {', '.join(groups.best)}{each} by {_header(groups.select)}"
+
+
+def _header(column: Column) -> str:
+    if column.target is not None:
+        return f"rounds to {column.target:g}"
+    return f"{column.split} {column.metric}" if column.metric else column.name
+
+
+def _marks(row: Row) -> str:
+    counts = ((row.num_diverged, "diverged"), (row.num_failed, "failed"))
+    return ", ".join(f"{count} {what}" for count, what in counts if count) or _UNSET
+
+
+def _format(column: Column) -> Callable[[float], str]:
+    digits = 4 if column.metric else 2 if column.name == SECONDS else 1
+
+    def written(value: float) -> str:
+        return f"{value:.{digits}f}" if abs(value) < 1e5 else f"{value:.3e}"
+
+    return written
+
+
+def _cell(found: Estimate | None, column: Column, spread: str) -> str:
+    if found is None:
+        return _UNSET
+    written = _format(column)
+    width = {INTERVAL: found.half_width, STD: found.std, NO_SPREAD: None}[spread]
+    return written(found.mean) if width is None else f"{written(found.mean)} ± {written(width)}"
+
+
+def _difference_cells(found: Difference | None, column: Column, spread: str) -> list[str]:
+    if found is None:
+        return [_UNSET] * 3
+    text = _cell(found.estimate, column, INTERVAL if spread == STD else spread)
+    sign = "+" if found.estimate.mean > 0 else ""
+    return [sign + text, f"{found.p:.3g}", f"{found.p_holm:.3g}"]
+
+
+def _best_rows(rows: Sequence[Row], groups: Groups, column: Column) -> list[int]:
+    """The rows with the best value of a column; none if there is a single row."""
+    values: Mapping[int, float] = {
+        index: found.mean
+        for index, row in enumerate(rows)
+        if (found := _estimate(row, groups, column)) is not None
+    }
+    if len(rows) < 2 or not values:
+        return []
+    best = max(values.values()) if column.is_more_better else min(values.values())
+    return [index for index, value in values.items() if value == best]
+
+
+def _csv_cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return value_text(value) if isinstance(value, bool | list | tuple) else str(value)

@@ -1,0 +1,431 @@
+"""Groups of runs as the rows of one table: `report --by --best --columns`.
+
+Runs that differ in seeds alone, those of the run and of the partition, are one configuration. The
+options `by` tell the rows apart. Of the configurations of a row the best is chosen, by validation
+data, and the row shows that one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fedcli.dataclass import dataclass
+from fedcli.errors import ConfigError
+from fedcli.reports import comparison
+from fedcli.reports.comparison import Estimate, estimate
+from fedcli.reports.significance import holm, sign_flip_p
+from fedcli.reports.verdict import has_diverged
+from fedcli.runs.record import ONLINE, RunRecord, load_run
+from fedcli.settings.options import did_you_mean
+from fedcli.settings.tables.metrics import JUDGING, more_is_better
+from fedcli.settings.vocabulary import ACCURACY, HELD_OUT, SPLITS, VALIDATION
+
+SECONDS = "seconds"
+_ROUNDS = "rounds@"
+_SPLITS = tuple(dict.fromkeys((ONLINE, *SPLITS, *HELD_OUT)))
+_NAMES = ("case", "algorithm")  # whose values say by themselves what they are
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of results: a metric of a split, rounds to a target, or seconds.
+
+    Attributes:
+        name: As given: `test.accuracy`, `rounds@0.9`, `seconds`.
+        split: Of a metric; else empty.
+        metric: Of a metric; else empty.
+        target: Accuracy of rounds to a target; else None.
+    """
+
+    name: str
+    split: str = ""
+    metric: str = ""
+    target: float | None = None
+
+    @property
+    def is_more_better(self) -> bool:
+        """Whether a greater value is the better one."""
+        return bool(self.metric) and more_is_better(self.metric)
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One run of a group.
+
+    Attributes:
+        setting: Equal for runs that differ in their seeds alone.
+        options: Its options by dotted name; those that have no effect are left out.
+        repeat: Its seeds. Runs of two groups with the same seeds are a pair.
+        results: By split and metric the last values; None: not finite.
+        has_diverged: Whether its results are those of a model that diverged.
+        has_failed: Whether it has no results.
+        path: Its folder.
+    """
+
+    setting: str
+    options: Mapping[str, Any]
+    repeat: tuple[Any, ...]
+    results: Mapping[str, Mapping[str, float | None]]
+    has_diverged: bool
+    has_failed: bool
+    path: Path
+
+    @cached_property
+    def record(self) -> RunRecord:
+        """The files of the run."""
+        return load_run(self.path)
+
+    def value(self, column: Column) -> float | None:
+        """Returns its value in a column; None: it has none that counts."""
+        if self.has_failed or self.has_diverged:
+            return None
+        if column.target is not None:
+            return self.record.rounds_to(column.target)
+        if column.name == SECONDS:
+            return sum(self.record.seconds().values())
+        return self.results.get(column.split, {}).get(column.metric)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a row differs from the first one, over the seeds that both have.
+
+    Attributes:
+        estimate: The mean of the differences with its confidence interval.
+        p: Two-sided p-value of the exact sign-flip test.
+        p_holm: The same, adjusted for the number of rows.
+    """
+
+    estimate: Estimate
+    p: float
+    p_holm: float
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One row: a configuration, with its runs.
+
+    Attributes:
+        by: The values of the options that tell rows apart.
+        best: The values that were chosen.
+        members: Its runs, the first of each seed.
+        num_candidates: Number of configurations from which it was chosen.
+        cells: By column the mean over the runs; None: no run has a value.
+        selected: The mean of the metric that chose it; None: nothing was chosen.
+        difference: To the first row; None: this is the first, or fewer than two seeds are common.
+    """
+
+    by: dict[str, Any]
+    best: dict[str, Any]
+    members: list[Member]
+    num_candidates: int
+    cells: dict[str, Estimate | None]
+    selected: Estimate | None
+    difference: Difference | None = None
+
+    @property
+    def num_diverged(self) -> int:
+        """Number of its runs that diverged."""
+        return sum(each.has_diverged for each in self.members)
+
+    @property
+    def num_failed(self) -> int:
+        """Number of its runs that failed."""
+        return sum(each.has_failed for each in self.members)
+
+    @property
+    def name(self) -> str:
+        """Its options in words."""
+        parts = [
+            value_text(value) if name in _NAMES else f"{name}={value_text(value)}"
+            for name, value in {**self.by, **self.best}.items()
+        ]
+        return ", ".join(parts) or "all runs"
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """The rows of a table, the best first.
+
+    Attributes:
+        by: The options that tell rows apart.
+        best: The options of which the best values were chosen.
+        columns: The columns of results.
+        select: The column that chose, and by which rows are sorted; None: nothing was chosen.
+        rows: The rows.
+    """
+
+    by: tuple[str, ...]
+    best: tuple[str, ...]
+    columns: tuple[Column, ...]
+    select: Column | None
+    rows: list[Row]
+
+
+def value_text(value: Any) -> str:
+    """Returns the value of an option as text."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return ",".join(map(value_text, value))
+    return "-" if value is None else str(value)
+
+
+def parse_column(text: str) -> Column:
+    """Returns the column of a name.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    name = text.strip()
+    if name == SECONDS:
+        return Column(name)
+    if name.startswith(_ROUNDS):
+        try:
+            target = float(name.removeprefix(_ROUNDS))
+        except ValueError:
+            target = -1.0
+        if not 0 < target <= 1:
+            raise ConfigError(f"--columns {name}: give an accuracy from 0 to 1, as in rounds@0.9")
+        return Column(name, target=target)
+    split, dot, metric = name.partition(".")
+    if not dot or split not in _SPLITS or metric not in JUDGING:
+        hint = did_you_mean(metric, JUDGING) if split in _SPLITS else ""
+        raise ConfigError(
+            f"--columns {name}: give SPLIT.METRIC (test.accuracy, validation.loss), rounds@0.9 or "
+            f"seconds{hint}"
+        )
+    return Column(name, split, metric)
+
+
+def members_of(runs: Iterable[RunRecord]) -> list[Member]:
+    """Returns runs as members of groups."""
+    return [_member(run) for run in runs]
+
+
+def usual_columns(members: Sequence[Member]) -> tuple[Column, ...]:
+    """Returns accuracy and loss of the first split that all runs have: test, central, ..."""
+    splits = (*HELD_OUT, VALIDATION, "train", ONLINE)
+    done = [each for each in members if not each.has_failed]
+    split = next((each for each in splits if all(each in run.results for run in done)), ONLINE)
+    return tuple(parse_column(f"{split}.{metric}") for metric in (ACCURACY, "loss"))
+
+
+def usual_select(members: Sequence[Member]) -> Column | None:
+    """Returns validation accuracy if all runs have it, else None."""
+    done = [each for each in members if not each.has_failed]
+    has_all = bool(done) and all(VALIDATION in each.results for each in done)
+    return parse_column(f"{VALIDATION}.{ACCURACY}") if has_all else None
+
+
+def group(
+    members: Sequence[Member],
+    *,
+    by: Sequence[str] | None = None,
+    best: Sequence[str] = (),
+    columns: Sequence[Column] | None = None,
+    select: Column | None = None,
+) -> Groups:
+    """Returns the rows of a table of runs.
+
+    Args:
+        members: The runs, at least one.
+        by: Options that tell rows apart; None: those that differ, but for `best` and those that
+            follow from others, as an algorithm's own options do.
+        best: Options of which each row shows the best values.
+        columns: Columns of results; None: accuracy and loss on test data.
+        select: The column that chooses; None: validation accuracy, if there is one.
+
+    Raises:
+        ConfigError: An option is unknown, or runs of a row differ in further options, or there is
+            nothing to choose by.
+    """
+    points = _by_setting(members)
+    known = dict.fromkeys(name for each in members for name in each.options)
+    for name in (*(by or ()), *best):
+        if name not in known:
+            raise ConfigError(
+                f"--by and --best: no run has the option '{name}'{did_you_mean(name, known)}"
+            )
+    apart = [name for name in known if _differs(name, points)]
+    if by is None:
+        by = essential([name for name in apart if name not in best], points)
+    columns = tuple(columns) if columns else usual_columns(members)
+    select = select or usual_select(members)
+    if best and select is None:
+        raise ConfigError(
+            f"--best {','.join(best)}: these runs have no validation data to choose by; train with "
+            "--validation 0.1, or choose on test data in so many words: --select-on test"
+        )
+    rows = []
+    for values, candidates in _by_values(points, by).items():
+        _check_candidates(candidates, by, best, apart)
+        chosen = candidates[0] if select is None else _choose(candidates, select)
+        rows.append(
+            _row(dict(zip(by, values, strict=True)), best, chosen, candidates, columns, select)
+        )
+    rows = _sorted(rows, select or columns[0])
+    return Groups(tuple(by), tuple(best), columns, select, _with_differences(rows, columns[0]))
+
+
+def essential(names: Sequence[str], points: Sequence[Sequence[Member]]) -> list[str]:
+    """Returns the options that tell configurations apart, without those that follow from others.
+
+    An algorithm's own options, for example, follow from the algorithm where each algorithm has the
+    same options in all runs.
+    """
+    first = [name for name in _NAMES if name in names]
+    kept: list[str] = []
+    for name in dict.fromkeys([*first, *names]):
+        if not kept or not _follows(name, kept, points):
+            kept.append(name)
+    return kept
+
+
+def _follows(name: str, others: Sequence[str], points: Sequence[Sequence[Member]]) -> bool:
+    """Whether the value of an option is the same wherever the others are."""
+    found: dict[str, str] = {}
+    for members in points:
+        options = members[0].options
+        key = _key([options.get(each) for each in others])
+        value = _key(options.get(name))
+        if found.setdefault(key, value) != value:
+            return False
+    return True
+
+
+def _member(run: RunRecord) -> Member:
+    results = {
+        name: {measure: run.final(name, measure) for measure in JUDGING}
+        for name in run.series_names
+    }
+    return Member(
+        comparison.setting_key(run),
+        comparison.options_with_effect(run),
+        comparison.repeat_of(run),
+        results,
+        has_diverged(run),
+        not run.metrics,
+        run.path,
+    )
+
+
+def _by_setting(members: Iterable[Member]) -> list[list[Member]]:
+    """The runs of each configuration, the first of each seed."""
+    found: dict[str, dict[tuple[Any, ...], Member]] = {}
+    for each in members:
+        found.setdefault(each.setting, {}).setdefault(each.repeat, each)
+    return [list(runs.values()) for runs in found.values()]
+
+
+def _by_values(
+    points: Iterable[list[Member]], by: Sequence[str]
+) -> dict[tuple[Any, ...], list[list[Member]]]:
+    """The configurations of each row."""
+    keys: dict[str, tuple[Any, ...]] = {}
+    found: dict[str, list[list[Member]]] = {}
+    for members in points:
+        values = tuple(members[0].options.get(name) for name in by)
+        keys[_key(values)] = values
+        found.setdefault(_key(values), []).append(members)
+    return {keys[key]: each for key, each in found.items()}
+
+
+def _check_candidates(
+    candidates: Sequence[Sequence[Member]],
+    by: Sequence[str],
+    best: Sequence[str],
+    apart: Sequence[str],
+) -> None:
+    """Refuses a row whose configurations differ in options that nobody named."""
+    seen = {_key([each[0].options.get(name) for name in best]) for each in candidates}
+    if len(seen) == len(candidates):
+        return
+    others = [name for name in apart if name not in (*by, *best) and _differs(name, candidates)]
+    listed = ", ".join(others[:4]) or "their data or code"
+    raise ConfigError(
+        f"runs of one row differ in {listed}, too; add it to --by or --best, or leave runs out"
+    )
+
+
+def _choose(candidates: Sequence[list[Member]], select: Column) -> list[Member]:
+    """The best configuration. One with a run that failed or diverged is behind all others."""
+    sign = -1.0 if select.is_more_better else 1.0
+
+    def key(members: Sequence[Member]) -> tuple[bool, float]:
+        known = [value for each in members if (value := each.value(select)) is not None]
+        is_worse = len(known) < len(members)
+        return is_worse, sign * math.fsum(known) / len(known) if known else 0.0
+
+    return min(candidates, key=key)
+
+
+def _row(
+    by: dict[str, Any],
+    best: Sequence[str],
+    members: list[Member],
+    candidates: Sequence[Sequence[Member]],
+    columns: Sequence[Column],
+    select: Column | None,
+) -> Row:
+    options = members[0].options
+    cells = {column.name: _mean(members, column) for column in columns}
+    chosen = {name: options.get(name) for name in best}
+    selected = None if select is None else _mean(members, select)
+    return Row(by, chosen, members, len(candidates), cells, selected)
+
+
+def _mean(members: Iterable[Member], column: Column) -> Estimate | None:
+    return estimate([value for each in members if (value := each.value(column)) is not None])
+
+
+def _sorted(rows: list[Row], column: Column) -> list[Row]:
+    """The best first; rows of which runs failed or diverged last. Equal rows keep their order."""
+    sign = -1.0 if column.is_more_better else 1.0
+
+    def key(row: Row) -> tuple[bool, float]:
+        mean = _mean(row.members, column)
+        is_worse = mean is None or bool(row.num_diverged or row.num_failed)
+        return is_worse, 0.0 if mean is None else sign * mean.mean
+
+    return sorted(rows, key=key)
+
+
+def _with_differences(rows: list[Row], column: Column) -> list[Row]:
+    """The rows with their differences from the first, in one column."""
+    if not rows:
+        return rows
+    first = {each.repeat: each.value(column) for each in rows[0].members}
+    pairs = [
+        [
+            value - other
+            for each in row.members
+            if (value := each.value(column)) is not None
+            and (other := first.get(each.repeat)) is not None
+        ]
+        for row in rows[1:]
+    ]
+    tested = [index for index, each in enumerate(pairs) if len(each) > 1]
+    p_values = [sign_flip_p(pairs[index]) for index in tested]
+    found: dict[int, Difference] = {}
+    for index, p, adjusted in zip(tested, p_values, holm(p_values), strict=True):
+        mean = estimate(pairs[index])
+        assert mean is not None
+        found[index] = Difference(mean, p, adjusted)
+    return [rows[0], *(replace(row, difference=found.get(at)) for at, row in enumerate(rows[1:]))]
+
+
+def _differs(name: str, points: Sequence[Sequence[Member]]) -> bool:
+    return len({_key(each[0].options.get(name)) for each in points}) > 1
+
+
+def _key(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
