@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from fedcli.settings import own as own_parts  # noqa: F401
     from fedcli.settings.options import Option as Option
     from fedcli.settings.run_config import RunConfig as RunConfig
+    from fedcli.sweeps.python_api import load_study as load_study
+    from fedcli.sweeps.python_api import sweep as sweep
     from fedcli.version import __version__ as __version__
 else:
     __getattr__, __dir__, __all__ = hand_on(
@@ -43,7 +45,9 @@ else:
             "__version__": "fedcli.version",
             "evaluate_run": "fedcli.runs.evaluating",
             "load_run": "fedcli.runs.record",
+            "load_study": "fedcli.sweeps.python_api",
             "resume": "fedcli.runs.python_api",
+            "sweep": "fedcli.sweeps.python_api",
             "train": "fedcli.runs.python_api",
         },
         {

@@ -21,6 +21,7 @@ GROUND = (
 ROOMS = (
     ("__main__",),
     ("cli",),
+    ("sweeps",),
     ("reports",),
     ("inspection",),
     ("runs",),
@@ -45,7 +46,7 @@ FLOORS = {
         ("main",),
         (
             *("bench", "bundle", "clean", "download", "evaluate", "export", "help", "info"),
-            *("inspect_clients", "preprocess", "report", "runs", "train", "verify"),
+            *("inspect_clients", "preprocess", "report", "runs", "sweep", "train", "verify"),
         ),
         ("jobs", "options"),
         ("habits", "run_folders", "screen", "bench_peer"),
@@ -61,6 +62,19 @@ FLOORS = {
         ("files",),
         ("needs",),
         ("building", "stopping"),
+    ),
+    "sweeps": (
+        ("python_api",),
+        ("sweeping",),
+        ("study_tables",),
+        ("planning",),
+        ("halving", "search"),
+        ("plans",),
+        ("choice", "code", "points", "study_folder"),
+        ("study",),
+        ("board", "reuse"),
+        ("study_values", "outcomes"),
+        ("keys", "pool", "trainer", "trials"),
     ),
     "learning": (
         ("named_builders",),
@@ -88,7 +102,7 @@ FLOORS = {
         ("importers",),
         ("sources",),
         ("partitions",),
-        ("client_batches",),
+        ("client_batches", "validation"),
         ("examining",),
         ("client_data",),
         ("table",),
@@ -132,9 +146,9 @@ USERS: dict[str, set[str]] = {
     "tensorboardX": {"runs.files.event_files"},
     "time": {
         *("cli", "runs", "learning", "cluster.ray_workers", "datasets.download", "locks"),
-        "outputs",
+        *("outputs", "sweeps"),
     },
-    "datetime": {"cli", "runs.files.folder"},
+    "datetime": {"cli", "runs.files.folder", "sweeps.study_folder"},
     # Random streams have names in `core.seeds` and are drawn by the core; nothing is unpickled.
     **{name: set() for name in ("random", "secrets", "uuid")},
     "numpy.random": {"federation.tff_sampling"},  # TFF draws with NumPy's frozen RandomState

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # Where each command is defined, and what it does, in a few words.
 COMMANDS = {
     "train": ("fedcli.cli.train:train", "Train a model; results go to a run directory."),
+    "sweep": ("fedcli.cli.sweep:sweep", "Run a study of many runs; print its table."),
     "eval": ("fedcli.cli.evaluate:evaluate", "Evaluate a run on any split or clients."),
     "inspect-clients": (
         "fedcli.cli.inspect_clients:inspect_clients",

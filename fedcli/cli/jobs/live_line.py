@@ -1,4 +1,4 @@
-"""Redraws one line at the bottom of a terminal in place; other lines stay above it.
+"""Redraws one line, or some, at the bottom of a terminal in place; other lines stay above them.
 
 Each time, the line is laid out for the current width of the terminal: the least important parts are
 left out if there is no room, so that the line never wraps. Rich is not used because its import
@@ -49,14 +49,22 @@ class LiveLine:
         self._has_colours = not os.environ.get("NO_COLOR")
         self._has_blocks = (stream.encoding or "").lower().replace("-", "") == "utf8"
         self._drawn = 0  # columns of the line that is shown now
+        self._num_below = 0  # lines below it
 
-    def show(self, title: str, parts: Sequence[Part], share: float | None = None) -> None:
-        """Replaces the line.
+    def show(
+        self,
+        title: str,
+        parts: Sequence[Part],
+        share: float | None = None,
+        below: Sequence[str] = (),
+    ) -> None:
+        """Replaces the line, and the lines below it.
 
         Args:
             title: The beginning of the line, which is never left out.
             parts: The parts after it, in this order.
             share: The filled share, from 0 to 1, of a bar after the title; None: no bar.
+            below: Further lines, which are cut where they do not fit.
         """
         width = terminal_columns(self._stream)
         room = max(1, width - _ECHO)
@@ -75,14 +83,16 @@ class LiveLine:
             columns += len(_GAP)
         line = texts[0] + bar + "".join(_GAP + text for text in texts[1:])
         with self._lock:
-            self._write(f"{self._back(width)}{line}\x1b[K")
+            more = "".join(f"\n{text[:room]}\x1b[K" for text in below)
+            self._write(f"{self._back(width)}{line}\x1b[K{more}")
             self._drawn = len(_GAP.join(texts)) + columns
+            self._num_below = len(below)
 
     def above(self, text: str) -> None:
         """Writes a permanent line above the live line."""
         with self._lock:
             self._write(f"{self._back(terminal_columns(self._stream))}\x1b[2K{text}\n")
-            self._drawn = 0
+            self._drawn = self._num_below = 0
 
     def __enter__(self) -> LiveLine:
         """Returns itself and redirects remarks to `above`."""
@@ -107,7 +117,10 @@ class LiveLine:
     def _back(self, width: int) -> str:
         """Returns codes that move to the line's beginning, even if the line has been wrapped."""
         rows = (self._drawn - 1) // width if self._drawn else 0
-        if rows and "XTERM_VERSION" not in os.environ:  # xterm cuts lines and does not wrap them
+        if "XTERM_VERSION" in os.environ:  # xterm cuts lines and does not wrap them
+            rows = 0
+        rows += self._num_below
+        if rows:
             return f"\r\x1b[{rows}A\x1b[J"
         return "\r"
 

@@ -1,0 +1,199 @@
+"""`fedcli sweep`: runs a study of many runs, and prints the table of its results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fedcli.cli import options as opt
+
+STUDY = "Study"
+_RESUMED = ("jobs", "reuse", "fail_fast", "code", "spread")
+_REPORT_OPTIONS = ("interval", "std", "none")
+
+
+def _study_options(function: Any) -> Any:
+    """Adds the options that say which runs there are and how the best is chosen."""
+    number = click.IntRange(1)
+    return opt.stack(
+        opt.option(
+            "--grid",
+            help="Values of a train option; may be given again: every combination is run.",
+            section=STUDY,
+            multiple=True,
+            metavar="K=V,V",
+        ),
+        opt.option(
+            "--seeds",
+            help="Seeds of each combination: 5 (0 to 4), 0..4 or 1,7.  [default: 0]",
+            section=STUDY,
+            metavar="N|A..B",
+        ),
+        opt.option(
+            "--random",
+            help="Draw so many combinations from --range.",
+            section=STUDY,
+            type=number,
+            metavar="N",
+        ),
+        opt.option(
+            "--search",
+            help="Search for the best in --range by so many points of TPE, which needs Optuna.",
+            section=STUDY,
+            type=number,
+            metavar="N",
+        ),
+        opt.option(
+            "--range",
+            "ranges",
+            help="Range of a train option, as in client_lr=log:1e-3..1, epochs=linear:1..5 or "
+            "model=choice:a,b; may be given again.",
+            section=STUDY,
+            multiple=True,
+            metavar="K=RANGE",
+        ),
+        opt.option(
+            "--halving",
+            help="Successive halving: after N, 3 N, 9 N ... rounds the best third goes on; N,ETA "
+            "gives another share than a third.",
+            section=STUDY,
+            metavar="N[,ETA]",
+        ),
+        opt.option(
+            "--redraw-partition",
+            help="Let each seed be the seed of the partition, too.",
+            section=STUDY,
+            is_flag=True,
+            default=None,
+        ),
+        opt.option(
+            "--select",
+            "metric",
+            help="Metric that ranks the combinations.  [default: accuracy]",
+            section=STUDY,
+            metavar="METRIC",
+        ),
+        opt.option(
+            "--select-on",
+            "split",
+            help="Split on which it is taken; the table says so if it is the test split.  "
+            "[default: validation]",
+            section=STUDY,
+            metavar="SPLIT",
+        ),
+    )(function)
+
+
+@click.command(cls=opt.SectionCommand)
+@click.argument("study", required=False, type=click.Path(path_type=Path), metavar="[STUDY.toml]")
+@_study_options
+@opt.option(
+    "--out",
+    help="Folder of the study to make. Default: runs/<time>-<name of the study>.",
+    section=opt.RUN,
+    type=click.Path(path_type=Path),
+)
+@opt.option(
+    "--resume",
+    help="Go on with the study in this folder. Goes with --jobs, --reuse, --fail-fast, --code and "
+    "--spread only.",
+    section=opt.RUN,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+)
+@opt.option(
+    "--jobs",
+    help="Number of runs at a time, each on one thread. It changes no result. Default: what the "
+    "machine offers.",
+    section=opt.RUN,
+    type=int,
+    metavar="N",
+)
+@opt.option(
+    "--reuse",
+    help="Take finished runs from this folder where they are the same; may be given again.",
+    section=opt.RUN,
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="DIR",
+)
+@opt.option(
+    "--code",
+    help="A Python file that the study may run; may be given again. No other code runs.",
+    section=opt.RUN,
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE.py",
+)
+@opt.option("--dry-run", help="List the runs and train none.", section=opt.RUN, is_flag=True)
+@opt.option("--fail-fast", help="Stop at the first run that fails.", section=opt.RUN, is_flag=True)
+@opt.run_options
+@opt.option(
+    "--spread",
+    help="What follows a mean over seeds: half the 95 % interval, the standard deviation, nothing.",
+    section=opt.OUTPUT,
+    type=click.Choice(_REPORT_OPTIONS),
+    default="interval",
+    show_default=True,
+)
+@opt.output_options
+def sweep(  # one parameter for each option that is not a field of RunConfig
+    *,
+    study: Path | None,
+    out: Path | None,
+    resume: Path | None,
+    jobs: int | None,
+    reuse: tuple[Path, ...],
+    code: tuple[Path, ...],
+    dry_run: bool,
+    fail_fast: bool,
+    spread: str,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **values: Any,
+) -> None:
+    """Run a study of many runs on all processors, and print the table of its results.
+
+    STUDY.toml says which runs; options beside it, all those of fedcli train among them, go before
+    it. Runs that are finished are not run again: an interrupted study goes on with --resume. The
+    table has the means over seeds of each combination, the best first, chosen on validation data.
+
+    \b
+    Examples:
+      fedcli sweep --grid client_lr=0.01,0.1 --grid model=softmax-regression,mlp-2nn --seeds 0..4
+      fedcli sweep study.toml --out studies/first
+      fedcli sweep --resume studies/first
+      fedcli sweep study.toml --dry-run
+      fedcli sweep --random 20 --range client_lr=log:1e-3..1 --validation 0.1 --rounds 50
+      fedcli report studies/first --by algorithm --best client_lr --format latex
+    """  # noqa: D301 - \b keeps click from wrapping
+    remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
+    from fedcli.cli.jobs import sweep_job
+    from fedcli.sweeps.sweeping import SweepOptions
+
+    given = opt.given({name: value for name, value in values.items() if value != ()})
+    options = SweepOptions(jobs, reuse, fail_fast)
+    if resume is not None:
+        if study is not None or out is not None or given:
+            raise click.UsageError(
+                "--resume takes the study from its folder; drop STUDY.toml, --out and all options "
+                f"but {', '.join('--' + name.replace('_', '-') for name in _RESUMED)}",
+                click.get_current_context(),
+            )
+        folder = sweep_job.continued(resume, code)
+    else:
+        wanted = sweep_job.new_study(study, given, code)
+        if dry_run:
+            sweep_job.list_runs(wanted)
+            return
+        folder = sweep_job.begun(wanted, out, study)
+    if dry_run:
+        with folder:
+            sweep_job.list_runs(folder.study)
+        return
+    lines = sweep_job.carry_out(folder, options, remarks)
+    sweep_job.show(folder.path, folder.study, lines, spread, remarks, as_json=as_json)
+    sweep_job.check_failures(folder.path, lines, remarks)

@@ -1,0 +1,123 @@
+"""The progress of a study: written by the thread that runs it, read by whoever shows it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from fedcli.dataclass import dataclass
+from fedcli.sweeps.study_values import options_text
+from fedcli.sweeps.trials import DIVERGED, DONE, FAILED, Trial
+
+
+@dataclass(frozen=True)
+class Running:
+    """A run that trains now.
+
+    Attributes:
+        number: Number of its trial.
+        text: Its options in words.
+        rounds: Rounds in total.
+        round_num: Rounds done.
+        loss: Online loss of the last round; None before the first, and if it is not finite.
+    """
+
+    number: int
+    text: str
+    rounds: int
+    round_num: int = 0
+    loss: float | None = None
+
+
+class Told(NamedTuple):
+    """A line for the user.
+
+    Attributes:
+        text: The line.
+        is_usual: Whether it is about a run that ended as it should.
+    """
+
+    text: str
+    is_usual: bool
+
+
+class Board:
+    """The progress of a study.
+
+    Attributes:
+        total: Number of runs that are known to be wanted.
+        finished: Number of runs that are complete, with those that were found or reused.
+        found: Number of runs that were complete before this command.
+        reused: Number of runs copied from other folders.
+        failed: Number of runs that failed.
+        diverged: Number of runs that diverged.
+        running: Those that train now, by number.
+    """
+
+    def __init__(self) -> None:
+        """Starts with nothing done."""
+        self.total = self.finished = self.found = self.reused = self.failed = self.diverged = 0
+        self.running: dict[int, Running] = {}
+        self._lines: deque[Told] = deque()
+        self._noted: set[str] = set()
+
+    @property
+    def position(self) -> float:
+        """Number of finished runs, with the shares of those that train now."""
+        shares = (each.round_num / each.rounds for each in list(self.running.values()))
+        return self.finished + sum(shares)
+
+    def begin(self, trial: Trial) -> None:
+        """Notes that a run begins."""
+        self.running[trial.number] = Running(trial.number, trial_text(trial), trial.config.rounds)
+
+    def note_round(self, number: int, message: Mapping[str, Any]) -> None:
+        """Notes that a run has done a round."""
+        before = self.running.get(number)
+        if before is not None:
+            self.running[number] = replace(before, round_num=message["round"], loss=message["loss"])
+
+    def end(self, number: int) -> None:
+        """Notes that a run does not train any more."""
+        self.running.pop(number, None)
+
+    def note_line(self, line: Mapping[str, Any], figure: str, *, is_told: bool) -> None:
+        """Notes a finished trial.
+
+        Args:
+            line: Its line of trials.jsonl.
+            figure: The result in words.
+            is_told: Whether it is new, so that a line about it is shown.
+        """
+        self.finished += 1
+        self.failed += line["state"] == FAILED
+        self.diverged += line["state"] == DIVERGED
+        if is_told:
+            case = [line["case"]] if "case" in line else []
+            text = ", ".join([*case, *filter(None, [options_text(line["options"])])])
+            result = line.get("error") or figure
+            state = "" if line["state"] == DONE else f" {line['state']},"
+            where = f"run {line['number']}: {text}{', ' * bool(text)}seed {line['seed']}"
+            is_usual = line["state"] == DONE
+            self._lines.append(Told(f"{where}:{state} {result}", is_usual=is_usual))
+
+    def note(self, text: str) -> None:
+        """Adds a line for the user, unless it has been said."""
+        if text not in self._noted:
+            self._noted.add(text)
+            self._lines.append(Told(text, is_usual=False))
+
+    def take_lines(self) -> list[Told]:
+        """Returns the lines that were added since the last call."""
+        lines = []
+        while self._lines:
+            lines.append(self._lines.popleft())
+        return lines
+
+
+def trial_text(trial: Trial) -> str:
+    """Returns a trial in words: its case, options and seed."""
+    parts = [trial.case, options_text(trial.options), f"seed {trial.config.seed}"]
+    return ", ".join(filter(None, parts))

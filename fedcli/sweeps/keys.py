@@ -1,0 +1,160 @@
+"""The key of a run: equal keys mean equal results, to the byte.
+
+A key is made of the options that change results or what is recorded of them, the content of all
+files, the version of fedcli and the instruction set. It does not depend on where files are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fedcli import datasets
+from fedcli.core import native
+from fedcli.core.native import CancelFlag
+from fedcli.digest import blake2b
+from fedcli.errors import ConfigError
+from fedcli.federation.cohorts import parse_clients
+from fedcli.files import json_text, read_bounded
+from fedcli.settings.run_config import (
+    DATA_FIELDS,
+    OPTIONS,
+    WITHOUT_EFFECT,
+    RunConfig,
+    may_have_code,
+)
+from fedcli.version import __version__
+
+_DIGEST_BYTES = 10
+_MAX_FILE_BYTES = 8 << 30
+# These change no weights, but what is written in metrics.jsonl and evaluation.json.
+_RECORDED = ("eval_split", "metrics")
+_LEFT_OUT = {*DATA_FIELDS, *WITHOUT_EFFECT} - {*_RECORDED}
+
+
+class Keys:
+    """Computes keys of runs; reads each file and dataset once."""
+
+    def __init__(self, cancel: CancelFlag | None = None) -> None:
+        """Reads nothing yet. Once `cancel` is raised, reading data stops with `Cancelled`."""
+        self._cancel = cancel
+        self._data: dict[str, str] = {}
+        self._files: dict[str, str] = {}
+
+    def of(self, config: RunConfig) -> str:
+        """Returns the key of a valid config, 20 hexadecimal digits.
+
+        Raises:
+            ConfigError: A file cannot be read.
+            DataError: The data are missing or cannot be read.
+        """
+        return _digest(
+            config,
+            self._fingerprint(config),
+            self._contents(config),
+            {"fedcli": __version__, "isa": native.isa_name()},
+        )
+
+    def of_record(self, config: RunConfig, provenance: Mapping[str, Any]) -> str | None:
+        """Returns the key of a run that has been made, from its config and provenance.
+
+        Returns:
+            None if the key cannot be known: the provenance does not say what a file of initial
+            weights, class weights or a model held.
+        """
+        origin = {name: str(provenance.get(name)) for name in ("fedcli", "isa")}
+        fingerprint = provenance.get("data")
+        if not isinstance(fingerprint, str) or any(_files_of(config)):
+            return None
+        return _digest(config, fingerprint, _code_of_record(config, provenance), origin)
+
+    def _fingerprint(self, config: RunConfig) -> str:
+        source = config.data_source
+        name = repr([getattr(source, each) for each in DATA_FIELDS])
+        if name not in self._data:
+            cancel = self._cancel
+            is_cancelled = (lambda: False) if cancel is None else cancel.is_set
+            self._data[name] = datasets.fingerprint(source, is_cancelled=is_cancelled)
+        return self._data[name]
+
+    def _contents(self, config: RunConfig) -> dict[str, str]:
+        """What tells the content of the files that options name, by option."""
+        contents = {name: self._file(value, name) for name, value in _files_of(config)}
+        if may_have_code(config):
+            from fedcli.settings.own import permission  # late: few runs have code
+
+            contents.update(_with_names(config, permission.fingerprints(vars(config))))
+        return contents
+
+    def _file(self, name: str, option: str) -> str:
+        if name not in self._files:
+            try:
+                content = read_bounded(Path(name), _MAX_FILE_BYTES)
+            except OSError as err:
+                raise ConfigError(f"{option} {name}: cannot be read ({err.strerror})") from err
+            self._files[name] = blake2b(content, digest_size=_DIGEST_BYTES).hexdigest()
+        return self._files[name]
+
+
+def _files_of(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Yields the options that name a file, neither of data nor of code, with the file."""
+    for name, value in vars(config).items():
+        is_path = OPTIONS[name].kind.is_path
+        is_file = is_path is not None and isinstance(value, str) and is_path(value)
+        if is_file and name not in DATA_FIELDS and ".py" not in value:
+            yield name, value
+
+
+def _code_of_record(config: RunConfig, provenance: Mapping[str, Any]) -> dict[str, str]:
+    """What tells a run's code as it was when the run began."""
+    if not may_have_code(config):
+        return {}
+    from fedcli.settings.own import permission  # late, as above
+
+    code = permission.code_in(vars(config))
+    return _with_names(config, {name: str(provenance.get(name)) for name in code})
+
+
+def _with_names(config: RunConfig, fingerprints: Mapping[str, str]) -> dict[str, str]:
+    """Fingerprints of files of code, with the names of files and functions but no folders."""
+    named = {}
+    for field, fingerprint in fingerprints.items():
+        value = getattr(config, field)
+        texts = [value] if isinstance(value, str) else list(value)
+        named[field] = " ".join([fingerprint, *(text.rpartition("/")[2] for text in texts)])
+    return named
+
+
+def _digest(
+    config: RunConfig, data: str, contents: Mapping[str, str], origin: Mapping[str, str]
+) -> str:
+    """The key, from everything that determines it."""
+    config = replace(
+        config, clients=_chosen(config.clients), eval_clients=_chosen(config.eval_clients)
+    )
+    if config.clients is None:
+        config = replace(config, clients=str(OPTIONS["clients"].usual))
+    options = {
+        name: value
+        for name, value in vars(config).items()
+        if name not in _LEFT_OUT and name not in contents
+    }
+    facts = {"options": options, "data": data, "files": dict(contents), **origin}
+    text = json_text(_sorted(facts))
+    return blake2b(text.encode(), digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def _chosen(clients: Any) -> Any:
+    """A selection of clients with the ids that a file lists, as config.toml records it."""
+    if clients is None:
+        return None
+    return parse_clients(clients).ids or clients
+
+
+def _sorted(value: Any) -> Any:
+    """Tables in the order of their keys, so that equal options have equal text."""
+    if isinstance(value, Mapping):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    return [_sorted(each) for each in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,67 @@
+"""Reads from a run's folder whether it is complete, and what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fedcli.reports.verdict import has_diverged
+from fedcli.runs import stopping
+from fedcli.runs.files import folder as run_dir
+from fedcli.runs.record import RunRecord, load_run
+from fedcli.sweeps.trials import DIVERGED, DONE, Outcome
+
+
+def is_complete(record: RunRecord) -> bool:
+    """Tells whether a run has done all rounds of its config, or ended early, and was evaluated.
+
+    Raises:
+        RunError: A file of the run is damaged.
+    """
+    closing = record.evaluation
+    done = record.round_num
+    if not closing or any(each["round"] != done for each in closing.values()):
+        return False
+    if done >= int(record.options.get("rounds", 0)):
+        return True
+    options = record.options
+    progress = stopping.progress_for(
+        options.get("stop_at"), options.get("patience"), options.get("monitor")
+    )
+    return progress is not None and progress.after_all(record.metrics).is_over
+
+
+def find_outcome(path: Path, rounds: int) -> Outcome | None:
+    """Returns the outcome of a complete run of so many rounds; None: there is no such run.
+
+    Raises:
+        ConfigError: config.toml of the run cannot be read.
+        RunError: A file of the run is damaged.
+    """
+    if not run_dir.looks_like_run(path):
+        return None
+    record = load_run(path)
+    if record.options.get("rounds") != rounds or not is_complete(record):
+        return None
+    return outcome_of(record)
+
+
+def goes_beyond(path: Path, rounds: int) -> bool:
+    """Tells whether a run was continued to more rounds."""
+    return run_dir.looks_like_run(path) and int(load_run(path).options.get("rounds", 0)) > rounds
+
+
+def outcome_of(record: RunRecord) -> Outcome:
+    """Returns the outcome of a complete run."""
+    result = {split: _metrics(each) for split, each in record.evaluation.items()}
+    state = DIVERGED if has_diverged(record) else DONE
+    return Outcome(state, result, sum(record.seconds().values()))
+
+
+def _metrics(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The metrics of one split, with the names that options have for them."""
+    from fedcli.settings.tables.metrics import JUDGING
+
+    found = evaluation["client_work"]["eval"]["current_round_metrics"]
+    metrics = {name: found[key] for name, key in JUDGING.items() if key in found}
+    return {"round": evaluation["round"], **metrics}

@@ -1,0 +1,172 @@
+"""A pool of processes that train runs. Each is started once, trains many runs, and has one thread.
+
+Starting a process takes as long as a short run. A process that dies, as for want of memory, takes
+one run with it: another process takes its place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import IO, Any
+
+from fedcli.dataclass import dataclass
+
+# NumPy's BLAS is not used; its threads would compete with the runs.
+_PROGRAM = """
+import json, os, sys
+sys.path[:] = json.loads(sys.argv[1])
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+from fedcli.sweeps.trainer import main
+main()
+"""
+_STOP_SECONDS = 30.0  # for saving; then processes are ended
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Event:
+    """A message of a process about the task that it has.
+
+    Attributes:
+        task: The task's number.
+        message: See `trainer`; `{"ended": "died", "error": ...}` if the process has ended.
+    """
+
+    task: int
+    message: Mapping[str, Any]
+
+
+class _Process:
+    """One process. Its `task` is the number of what it trains; None: nothing."""
+
+    def __init__(self, kept_open: Sequence[int]) -> None:
+        self.popen = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, json.dumps(sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=tuple(kept_open),
+        )
+        self.task: int | None = None
+        self._rest = b""
+
+    @property
+    def out(self) -> IO[bytes]:
+        assert self.popen.stdout is not None
+        return self.popen.stdout
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        assert self.popen.stdin is not None
+        with suppress(BrokenPipeError):  # it has died, which `read` finds
+            self.popen.stdin.write(json.dumps(message).encode() + b"\n")
+            self.popen.stdin.flush()
+
+    def read(self) -> list[dict[str, Any]] | None:
+        """Returns the messages that have come; None: the process has ended."""
+        chunk = os.read(self.out.fileno(), 1 << 16)
+        if not chunk:
+            return None
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def why_ended(self) -> str:
+        code = self.popen.wait()
+        if code < 0:
+            return f"its process was ended by the signal {signal.Signals(-code).name}"
+        return f"its process ended with code {code}"
+
+    def end(self) -> None:
+        self.popen.kill()
+        self.popen.wait()
+        for stream in (self.popen.stdin, self.popen.stdout):
+            assert stream is not None
+            with suppress(BrokenPipeError):
+                stream.close()
+
+
+class Pool:
+    """Processes that train. As a context manager it ends them.
+
+    Attributes:
+        size: The most processes at a time.
+    """
+
+    def __init__(self, size: int, kept_open: Sequence[int] = ()) -> None:
+        """Starts no process yet.
+
+        Args:
+            size: The most processes at a time.
+            kept_open: Descriptors that the processes inherit. If this process is killed, locks on
+                them are held until the last process of the pool has ended, too.
+        """
+        self.size = size
+        self._kept_open = kept_open
+        self._processes: list[_Process] = []
+        self._selector = selectors.DefaultSelector()
+
+    @property
+    def num_free(self) -> int:
+        """Number of further tasks that the pool can take now."""
+        return self.size - sum(each.task is not None for each in self._processes)
+
+    def submit(self, number: int, task: Mapping[str, Any]) -> None:
+        """Gives a task to a process that has none; starts one if there is none."""
+        idle = next((each for each in self._processes if each.task is None), None)
+        if idle is None:
+            idle = _Process(self._kept_open)
+            self._processes.append(idle)
+            self._selector.register(idle.out, selectors.EVENT_READ, idle)
+        idle.task = number
+        idle.tell(task)
+
+    def wait(self, seconds: float) -> list[Event]:
+        """Returns the messages that come within some seconds, as soon as there are any."""
+        events = []
+        for key, _ in self._selector.select(seconds):
+            events += self._events_of(key.data)
+        return events
+
+    def stop(self) -> None:
+        """Has all runs saved and stopped; waits for that, at most half a minute."""
+        for each in self._processes:
+            if each.task is not None:
+                each.tell({"stop": True})
+        end = time.monotonic() + _STOP_SECONDS
+        while time.monotonic() < end and self.num_free < self.size:
+            self.wait(_POLL_SECONDS)
+
+    def _events_of(self, process: _Process) -> list[Event]:
+        task = process.task
+        messages = process.read()
+        if messages is None:
+            self._selector.unregister(process.out)
+            self._processes.remove(process)
+            messages = [] if task is None else [{"ended": "died", "error": process.why_ended()}]
+            process.end()
+        if any("ended" in message for message in messages):
+            process.task = None
+        return [] if task is None else [Event(task, message) for message in messages]
+
+    def __enter__(self) -> Pool:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Ends all processes. A run can be killed at any time."""
+        for each in self._processes:
+            each.end()
+        self._processes.clear()
+        self._selector.close()

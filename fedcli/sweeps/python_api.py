@@ -1,0 +1,182 @@
+"""Studies from Python: `sweep` runs a study and returns its record; `load_study` reads one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fedcli.core.native import CancelFlag
+from fedcli.dataclass import dataclass
+from fedcli.errors import ConfigError, speaks_python
+from fedcli.reports import group_tables
+from fedcli.reports.groups import Groups, group, parse_column
+from fedcli.runs.record import RunRecord, load_run
+from fedcli.sweeps import study as study_file
+from fedcli.sweeps import study_tables, trials
+from fedcli.sweeps.board import Board
+from fedcli.sweeps.code import check_code
+from fedcli.sweeps.study import Study
+from fedcli.sweeps.study_folder import STUDY, StudyFolder, check_is_new, check_is_study
+from fedcli.sweeps.sweeping import SweepOptions, failures, run_study
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class StudyRecord:
+    """A study, read from its folder. A file is read on first use and then cached.
+
+    Attributes:
+        path: Its folder.
+        study: What study.toml says.
+    """
+
+    path: Path
+    study: Study
+
+    def __repr__(self) -> str:
+        """Returns the folder and the number of trials."""
+        return f"<StudyRecord {self.path}: {len(self.trials)} trials>"
+
+    @cached_property
+    def trials(self) -> list[dict[str, Any]]:
+        """The lines of trials.jsonl."""
+        return trials.read_trials(self.path)
+
+    def runs(self) -> list[RunRecord]:
+        """Returns the record of the run of each trial that has not failed."""
+        return [
+            load_run(self.path / line["run"])
+            for line in self.trials
+            if line["state"] != trials.FAILED
+        ]
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The options of the best point, with its case, if there is one, as `case`.
+
+        Raises:
+            ConfigError: The runs do not have the split on which the study chooses.
+        """
+        members = study_tables.members_of(self.trials, self.path)
+        if study_tables.selection(self.study, members) is None:
+            raise ConfigError(
+                f"{self.path}: nothing is chosen, as the runs have no {self.study.select.on} data"
+            )
+        return dict(study_tables.groups_of(self.study, members)[-1].rows[0].by)
+
+    def table(
+        self,
+        by: Sequence[str] | None = None,
+        best: Sequence[str] = (),
+        columns: Sequence[str] = (),
+    ) -> list[dict[str, Any]]:
+        """Returns the rows of a table, the best first; means, deviations and p-values by name.
+
+        Args:
+            by: Options that tell rows apart; None: all that the study varies, but for `best`.
+            best: Options of which each row has the best values, chosen as study.toml says.
+            columns: Such as `test.accuracy` and `rounds@0.9`; empty: accuracy and loss on test.
+
+        Raises:
+            ConfigError: A name is unknown, or runs of a row differ in further options.
+        """
+        return group_tables.to_rows(self.groups(by, best, columns))
+
+    def groups(
+        self,
+        by: Sequence[str] | None = None,
+        best: Sequence[str] = (),
+        columns: Sequence[str] = (),
+    ) -> Groups:
+        """Returns what `table` writes, with the runs; the arguments are those of `table`."""
+        members = study_tables.members_of(self.trials, self.path)
+        chosen = [parse_column(each) for each in columns]
+        return group(
+            members,
+            by=by,
+            best=best,
+            columns=chosen or study_tables.columns_of(self.study, members),
+            select=study_tables.selection(self.study, members),
+        )
+
+    def to_pandas(self) -> Any:
+        """Returns the trials as a pandas DataFrame, an option or metric a column.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        from fedcli.settings.notebooks import data_frame  # late: notebooks alone need it
+
+        rows = [study_tables.flat_line(line) for line in self.trials]
+        names = dict.fromkeys(name for row in rows for name in row)
+        return data_frame({name: [row.get(name) for row in rows] for name in names})
+
+
+@speaks_python()
+def sweep(
+    study: str | Path | Mapping[str, Any],
+    out: str | Path,
+    *,
+    jobs: int | None = None,
+    resume: bool = False,
+    reuse: Iterable[str | Path] = (),
+    fail_fast: bool = False,
+    code: Iterable[str | Path] = (),
+) -> StudyRecord:
+    """Runs a study to its end in worker processes, and returns its record.
+
+    Args:
+        study: The path of a study.toml, or its content: `{"run": {"rounds": 20}, "grid":
+            {"client_lr": [0.01, 0.1]}, "seeds": 5}`. `run` may be a `RunConfig`.
+        out: The study's folder.
+        jobs: Number of processes; None: one for each processor.
+        resume: Go on with the study at `out` if there is one. It must be the same study.
+        reuse: Folders whose finished runs are taken where they are the same.
+        fail_fast: Stop at the first run that fails. Else the failures are logged as warnings.
+        code: The Python files that a study.toml may run.
+
+    Raises:
+        ConfigError: Something in the study is not allowed.
+        DataError: The data are missing or bad.
+        RunError: The folder exists or cannot be written, or another process works on it.
+    """
+    is_file = isinstance(study, str | Path)
+    source = str(study) if is_file else "the study"
+    wanted = study_file.read_file(Path(study)) if is_file else study_file.read(study, source)  # type: ignore[arg-type]
+    wanted = study_file.with_absolute_paths(wanted, Path.cwd())
+    if is_file:
+        check_code(wanted, code)
+    options = SweepOptions(jobs, tuple(map(Path, reuse)), fail_fast)
+    with _opened(Path(out), wanted, resume=resume) as folder:
+        board = Board()
+        lines = run_study(folder, options, cancel=CancelFlag(), board=board)
+    for failure in failures(lines):
+        _LOGGER.warning(failure)
+    return load_study(out)
+
+
+@speaks_python()
+def load_study(path: str | Path) -> StudyRecord:
+    """Returns the record of a study, also while it runs.
+
+    Raises:
+        ConfigError: Its study.toml is bad.
+        RunError: There is no study.
+    """
+    check_is_study(Path(path))
+    return StudyRecord(Path(path), study_file.read_file(Path(path) / STUDY))
+
+
+def _opened(path: Path, study: Study, *, resume: bool) -> StudyFolder:
+    if not resume or not path.exists():
+        check_is_new(path)
+        return StudyFolder.create(path, study)
+    folder = StudyFolder.open(path)
+    if study_file.to_document(folder.study) != study_file.to_document(study):
+        folder.close()
+        raise ConfigError(f"{path} is another study than the given one; choose another folder")
+    return folder

@@ -1,0 +1,317 @@
+"""Runs a study: asks the plan, finds or trains its runs, and writes trials.jsonl and table.csv."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fedcli import datasets
+from fedcli.core.machine import num_processors
+from fedcli.core.native import CancelFlag, Cancelled
+from fedcli.dataclass import dataclass
+from fedcli.errors import ConfigError, FedcliError, RunError
+from fedcli.outputs import write_atomic
+from fedcli.settings.run_config import RunConfig
+from fedcli.settings.vocabulary import NATURAL
+from fedcli.sweeps.board import Board, trial_text
+from fedcli.sweeps.keys import Keys
+from fedcli.sweeps.outcomes import find_outcome, goes_beyond
+from fedcli.sweeps.planning import plan_of
+from fedcli.sweeps.plans import Wanted
+from fedcli.sweeps.pool import Event, Pool
+from fedcli.sweeps.reuse import find_by_key, take_copy
+from fedcli.sweeps.study import Study
+from fedcli.sweeps.study_folder import RUNS, TABLE, StudyFolder
+from fedcli.sweeps.trials import FAILED, Outcome, Trial, TrialLog
+
+_POLL_SECONDS = 0.1
+_MAX_JOBS = 1024
+_TRIES = 2  # of a run whose process is ended by a signal
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """How a study is run. Nothing of it changes a result.
+
+    Attributes:
+        jobs: Number of processes; None: one for each processor.
+        reuse: Folders whose finished runs are taken where they are the same.
+        fail_fast: Whether the first failure stops the study.
+    """
+
+    jobs: int | None = None
+    reuse: tuple[Path, ...] = ()
+    fail_fast: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the number of processes."""
+        if self.jobs is not None and not 1 <= self.jobs <= _MAX_JOBS:
+            raise ConfigError(f"--jobs {self.jobs}: choose 1 to {_MAX_JOBS}")
+
+
+def run_study(
+    folder: StudyFolder,
+    options: SweepOptions,
+    *,
+    cancel: CancelFlag | None = None,
+    board: Board | None = None,
+) -> list[dict[str, Any]]:
+    """Runs a study to its end, or goes on with it; returns the lines of trials.jsonl.
+
+    Args:
+        folder: The study's folder.
+        options: How it is run.
+        cancel: Once raised, from any thread, all runs save and stop.
+        board: Where progress is written; None: nowhere.
+
+    Raises:
+        Cancelled: `cancel` was raised.
+        ConfigError: A point is not allowed, or the data have no split to choose on.
+        DataError: The data are missing or cannot be read.
+        RunError: A file of the study cannot be written; or, with `fail_fast`, a run failed.
+    """
+    study = folder.study
+    plan = plan_of(study)
+    wanted = next(plan)
+    check_selection(study, wanted[0].config)
+    jobs = options.jobs or num_processors()
+    with TrialLog(folder.path) as log, Pool(jobs, (folder.lock,)) as pool:
+        sweep = _Sweep(folder, options, log, pool, cancel or CancelFlag(), board or Board())
+        first = 1
+        while wanted:
+            lines = sweep.run_stage(sweep.number(wanted, first))
+            first += len(wanted)
+            try:
+                wanted = plan.send(lines)
+            except StopIteration:
+                break
+        log.cut(first - 1)
+        lines = list(log.lines)
+    from fedcli.sweeps.study_tables import points_csv  # late: it needs all results
+
+    write_atomic(folder.path / TABLE, points_csv(study, lines).encode())
+    return lines
+
+
+def check_selection(study: Study, config: RunConfig) -> None:
+    """Checks that a study that decides by results has a split to decide on.
+
+    Raises:
+        ConfigError: It has not.
+        DataError: The data cannot be opened.
+    """
+    metric = study.select.metric
+    built_in = ("loss", "accuracy")
+    if metric not in built_in and metric not in (config.metrics or ()):
+        raise ConfigError(
+            f'[select] metric {metric}: the runs do not compute it; add metrics = ["{metric}"] '
+            "to [run]"
+        )
+    if study.must_choose and not has_split(config, study.select.on):
+        raise ConfigError(
+            f"halving and search choose by the split {study.select.on}, which the data lack; add "
+            "--validation 0.1, or choose on another split in so many words: --select-on test"
+        )
+
+
+def has_split(config: RunConfig, name: str) -> bool:
+    """Tells whether the data of a config have a split. Deals no examples."""
+    source = replace(config.data_source, partition=NATURAL, partition_options={})
+    return name in datasets.open_splits(source)
+
+
+class _Sweep:
+    """One run of a study."""
+
+    def __init__(
+        self,
+        folder: StudyFolder,
+        options: SweepOptions,
+        log: TrialLog,
+        pool: Pool,
+        cancel: CancelFlag,
+        board: Board,
+    ) -> None:
+        self._path = folder.path
+        self._study = folder.study
+        self._options = options
+        self._log = log
+        self._pool = pool
+        self._cancel = cancel
+        self._board = board
+        self._keys = Keys(cancel)
+        self._reusable = find_by_key(options.reuse, self._keys)
+
+    def number(self, wanted: Sequence[Wanted], first: int) -> list[Trial]:
+        """The trials of a stage, numbered from `first` on."""
+        self._board.total += len(wanted)
+        return [self._trial(number, each) for number, each in enumerate(wanted, first)]
+
+    def run_stage(self, trials: Sequence[Trial]) -> list[dict[str, Any]]:
+        """Finds or trains the runs of some trials; writes and returns their lines in order."""
+        first = trials[0].number
+        known = self._known_lines(trials)
+        self._board.found += known
+        for line in self._log.lines[first - 1 :]:
+            self._board.note_line(line, self._figure(line), is_told=False)
+        rest = trials[known:]
+        stage = _Stage(rest, self._write)
+        for trial in stage.of_each_run():
+            outcome = self._find(trial)
+            if outcome is not None:
+                stage.end(trial, outcome)
+        self._train(stage)
+        return self._log.lines[first - 1 :]
+
+    def _trial(self, number: int, wanted: Wanted) -> Trial:
+        key = self._keys.of(wanted.config)
+        is_final = wanted.config.rounds == wanted.final_config.rounds
+        name = key if is_final else self._keys.of(wanted.final_config)
+        point = wanted.point
+        run = f"{RUNS}/{name}"
+        return Trial(number, point.number, point.case, point.options, wanted.config, key, run)
+
+    def _known_lines(self, trials: Sequence[Trial]) -> int:
+        """The number of trials, from the first on, whose lines are in trials.jsonl.
+
+        Lines of other runs, and all behind them, are dropped: data or program have changed.
+        """
+        for place, trial in enumerate(trials):
+            if trial.number > len(self._log.lines):
+                return place
+            line = self._log.lines[trial.number - 1]
+            is_same = (line["key"], line["run"]) == (trial.key, trial.run)
+            if not is_same or not (self._path / trial.run).is_dir():
+                self._log.cut(trial.number - 1)
+                return place
+        return len(trials)
+
+    def _find(self, trial: Trial) -> Outcome | None:
+        """The outcome of a run that is complete, here or in a folder to reuse; else None."""
+        path = self._path / trial.run
+        outcome = find_outcome(path, trial.config.rounds)
+        if outcome is not None:
+            self._board.found += 1
+            return outcome
+        source = self._reusable.get(trial.key)
+        if source is None or path.exists() or not take_copy(source, path):
+            return None
+        self._board.reused += 1
+        return find_outcome(path, trial.config.rounds)
+
+    def _train(self, stage: _Stage) -> None:
+        """Trains all runs that are left, the longest first."""
+        queue = sorted(stage.of_each_run(), key=_expected_cost)
+        by_number = {trial.number: trial for trial in queue}
+        tries = dict.fromkeys(by_number, 0)
+        while queue or self._board.running:
+            if self._cancel.is_set():
+                self._pool.stop()
+                raise Cancelled
+            while queue and self._pool.num_free:
+                trial = queue.pop(0)
+                tries[trial.number] += 1
+                self._board.begin(trial)
+                self._pool.submit(trial.number, self._task(trial))
+            for event in self._pool.wait(_POLL_SECONDS):
+                trial = by_number[event.task]
+                if event.message.get("ended") == "died" and tries[event.task] < _TRIES:
+                    self._board.end(event.task)
+                    queue.insert(0, trial)
+                    continue
+                outcome = self._outcome(trial, event)
+                if outcome is not None:
+                    stage.end(trial, outcome)
+                    self._check_fail_fast(trial, outcome)
+
+    def _outcome(self, trial: Trial, event: Event) -> Outcome | None:
+        """The outcome of a trial if a message is about its end, else None."""
+        message = event.message
+        if "ended" not in message:
+            self._board.note_round(trial.number, message)
+            return None
+        self._board.end(trial.number)
+        for note in message.get("notes", ()):
+            self._board.note(note)
+        if message["ended"] == "stopped":
+            raise Cancelled
+        if message["ended"] != "done":
+            twice = ", twice" if message["ended"] == "died" else ""
+            return Outcome(FAILED, {}, error=f"{message['error']}{twice}")
+        try:
+            outcome = find_outcome(self._path / trial.run, trial.config.rounds)
+        except FedcliError as err:
+            return Outcome(FAILED, {}, error=str(err))
+        return outcome or Outcome(FAILED, {}, error="the run has ended without a result")
+
+    def _check_fail_fast(self, trial: Trial, outcome: Outcome) -> None:
+        if outcome.state == FAILED and self._options.fail_fast:
+            self._pool.stop()
+            raise RunError(
+                f"run {trial.number} ({trial_text(trial)}) failed: {outcome.error}; the others "
+                f"were stopped, and fedcli sweep --resume {self._path} goes on"
+            )
+
+    def _task(self, trial: Trial) -> dict[str, Any]:
+        path = self._path / trial.run
+        return {
+            "path": str(path),
+            "config": {name: _plain(value) for name, value in vars(trial.config).items()},
+            "anew": goes_beyond(path, trial.config.rounds),
+        }
+
+    def _write(self, trial: Trial, outcome: Outcome) -> None:
+        line = trial.line(outcome)
+        self._log.append(line)
+        self._board.note_line(line, self._figure(line), is_told=True)
+
+    def _figure(self, line: Mapping[str, Any]) -> str:
+        """The result of a trial in words."""
+        select = self._study.select
+        splits = [select.on, *line["result"]]
+        split = next((each for each in splits if each in line["result"]), "")
+        value = line["result"].get(split, {}).get(select.metric)
+        text = "not finite" if value is None else f"{value:.4f}"
+        return f"{split} {select.metric} {text}, {line['seconds']:.3g} s"
+
+
+class _Stage:
+    """The trials of a stage without lines yet. Trials of the same run share its outcome."""
+
+    def __init__(self, trials: Sequence[Trial], write: Callable[[Trial, Outcome], None]) -> None:
+        self._waiting = list(trials)
+        self._outcomes: dict[str, Outcome] = {}
+        self._write = write
+
+    def of_each_run(self) -> list[Trial]:
+        """The first trial of each run that has no outcome yet."""
+        firsts: dict[str, Trial] = {}
+        for trial in self._waiting:
+            if trial.run not in self._outcomes:
+                firsts.setdefault(trial.run, trial)
+        return list(firsts.values())
+
+    def end(self, trial: Trial, outcome: Outcome) -> None:
+        """Takes an outcome; writes all lines whose turn it is."""
+        self._outcomes[trial.run] = outcome
+        while self._waiting and self._waiting[0].run in self._outcomes:
+            first = self._waiting.pop(0)
+            self._write(first, self._outcomes[first.run])
+
+
+def failures(lines: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Returns a line for each failed trial."""
+    return [
+        f"run {line['number']} failed: {line['error']}" for line in lines if line["state"] == FAILED
+    ]
+
+
+def _expected_cost(trial: Trial) -> tuple[float, int]:
+    """The longest first, as far as the options tell it; then by number."""
+    return -trial.config.rounds * trial.config.epochs, trial.number
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value

@@ -1,0 +1,328 @@
+"""Studies from beginning to end: found, reused, failed and killed runs, and two sweeps at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fedcli
+from fedcli.core.native import CancelFlag, Cancelled
+from fedcli.errors import ConfigError, DataError, RunError
+from fedcli.sweeps import study as study_file
+from fedcli.sweeps.board import Board
+from fedcli.sweeps.study_folder import StudyFolder
+from fedcli.sweeps.sweeping import SweepOptions, run_study
+from fedcli.sweeps.trials import read_trials
+
+RUN: dict[str, Any] = {
+    "rounds": 3,
+    "data_options": {"clients": 12},
+    "max_examples": 60,
+    "validation": 0.2,
+}
+STUDY: dict[str, Any] = {"run": RUN, "grid": {"client_lr": [0.02, 0.1]}, "seeds": 2}
+
+
+def lines_of(study: Path) -> list[dict[str, Any]]:
+    return [{**line, "seconds": 0} for line in read_trials(study)]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("straight") / "study"
+    fedcli.sweep(STUDY, path, jobs=2)
+    return path
+
+
+def test_each_run_is_an_ordinary_one(straight: Path, tmp_path: Path) -> None:
+    lines = read_trials(straight)
+    assert [(line["point"], line["seed"]) for line in lines] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    for line in lines:
+        config = fedcli.RunConfig(**RUN, seed=line["seed"], threads=1, **line["options"])
+        alone = fedcli.train(config, tmp_path / str(line["number"]))
+        run = fedcli.load_run(straight / line["run"])
+        for name in ("config.toml", "metrics.jsonl", "evaluation.json"):
+            assert (run.path / name).read_bytes() == (alone.path / name).read_bytes()
+        assert line["result"]["test"]["accuracy"] == run.final("test", "accuracy")
+        assert line["state"] == "done"
+
+
+def test_the_number_of_processes_changes_nothing(straight: Path, tmp_path: Path) -> None:
+    fedcli.sweep(STUDY, tmp_path / "one", jobs=1)
+    assert lines_of(tmp_path / "one") == lines_of(straight)
+    assert (tmp_path / "one/table.csv").read_bytes() == (straight / "table.csv").read_bytes()
+
+
+def test_the_record_knows_the_best_and_the_table(straight: Path) -> None:
+    record = fedcli.load_study(straight)
+    lines = read_trials(straight)
+    means = {
+        rate: sum(
+            line["result"]["validation"]["accuracy"]
+            for line in lines
+            if line["options"]["client_lr"] == rate
+        )
+        / 2
+        for rate in (0.02, 0.1)
+    }
+    best = max(means, key=lambda rate: means[rate])
+    assert record.best == {"client_lr": best}
+    rows = record.table()
+    assert [row["client_lr"] for row in rows] == sorted(means, key=lambda rate: -means[rate])
+    assert rows[0]["validation.accuracy.mean"] == pytest.approx(means[best])
+    assert [run.options["seed"] for run in record.runs()] == [0, 1, 0, 1]
+    with pytest.raises(ConfigError, match="no run has the option 'epochs'"):
+        record.table(by=["epochs"])
+
+
+def test_finished_runs_are_not_run_again(straight: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    shutil.copytree(straight, study)
+    before = {file: file.stat().st_mtime_ns for file in (study / "runs").rglob("*.h5")}
+    (study / "trials.jsonl").write_bytes((straight / "trials.jsonl").read_bytes()[:-20])
+    fedcli.sweep(STUDY, study, resume=True)
+    assert {file: file.stat().st_mtime_ns for file in (study / "runs").rglob("*.h5")} == before
+    assert (study / "trials.jsonl").read_bytes() == (straight / "trials.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match="is another study than the given one"):
+        fedcli.sweep({**STUDY, "seeds": 3}, study, resume=True)
+    with pytest.raises(RunError, match="exists; fedcli sweep --resume"):
+        fedcli.sweep(STUDY, study)
+
+
+def test_runs_of_other_folders_are_reused(straight: Path, tmp_path: Path) -> None:
+    config = fedcli.RunConfig(**RUN, seed=1, client_lr=0.1, epochs=2)
+    fedcli.train(config, tmp_path / "alone")
+    wider = {**STUDY, "grid": {"client_lr": [0.02, 0.1], "epochs": [2, 5]}}
+    board = Board()
+    study = study_file.read(wider, "the study")
+    with StudyFolder.create(tmp_path / "study", study) as folder:
+        options = SweepOptions(reuse=(straight, tmp_path / "alone"))
+        lines = run_study(folder, options, board=board)
+    assert board.reused == 5
+    fedcli.sweep(wider, tmp_path / "anew")
+    assert [{**line, "seconds": 0} for line in lines] == lines_of(tmp_path / "anew")
+
+
+def test_equal_points_share_a_run(tmp_path: Path) -> None:
+    cases = [{"name": "one"}, {"name": "other", "algorithm": "fedavg"}]
+    record = fedcli.sweep({"run": RUN, "case": cases}, tmp_path / "study")
+    lines = record.trials
+    assert [line["case"] for line in lines] == ["one", "other"]
+    assert lines[0]["run"] == lines[1]["run"]
+    assert len(list((record.path / "runs").iterdir())) == 1
+
+
+def test_a_failed_run_is_told_and_the_others_go_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = {"run": RUN, "grid": {"clients": ["5", "500", "6"]}}
+    record = fedcli.sweep(study, tmp_path / "study", jobs=2)
+    assert [line["state"] for line in record.trials] == ["done", "failed", "done"]
+    error = record.trials[1]["error"]
+    assert "500" in error
+    assert "run 2 failed: " + error in caplog.text
+    before = lines_of(record.path)
+    assert lines_of(fedcli.sweep(study, record.path, resume=True).path) == before
+    with pytest.raises(RunError, match=r"run 2 .*failed: .*500.* goes on$"):
+        fedcli.sweep(study, tmp_path / "fast", jobs=1, fail_fast=True)
+
+
+def test_a_diverged_run_is_a_result(tmp_path: Path) -> None:
+    study = {"run": {**RUN, "model": "mlp-2nn"}, "grid": {"client_lr": [1e9, 0.1]}}
+    record = fedcli.sweep(study, tmp_path / "study")
+    assert [line["state"] for line in record.trials] == ["diverged", "done"]
+    assert record.best == {"client_lr": 0.1}
+    assert [row["diverged"] for row in record.table()] == [0, 1]
+
+
+def test_missing_data_stop_the_study_before_any_run(tmp_path: Path) -> None:
+    study = {"run": {**RUN, "data": str(tmp_path / "none.h5"), "data_options": {}}}
+    with pytest.raises(DataError, match=r"none\.h5"):
+        fedcli.sweep(study, tmp_path / "study")
+
+
+def test_a_choice_on_data_that_there_are_not_is_refused(tmp_path: Path) -> None:
+    run = {name: value for name, value in RUN.items() if name != "validation"}
+    study = {"run": run, "grid": {"client_lr": [0.02, 0.1]}, "halving": {"min_rounds": 1}}
+    with pytest.raises(ConfigError, match="choose by the split validation, which the data lack"):
+        fedcli.sweep(study, tmp_path / "study")
+    fedcli.sweep({**study, "select": {"on": "test"}}, tmp_path / "on test")
+    with pytest.raises(ConfigError, match=r"metric auc: the runs do not compute it"):
+        fedcli.sweep({**study, "select": {"metric": "auc"}}, tmp_path / "auc")
+
+
+def test_halving_goes_on_with_the_best(tmp_path: Path) -> None:
+    study = {
+        "run": {**RUN, "rounds": 9},
+        "grid": {"client_lr": [0.001, 0.02, 0.05, 0.1]},
+        "seeds": 2,
+        "halving": {"min_rounds": 2, "eta": 2},
+    }
+    record = fedcli.sweep(study, tmp_path / "study", jobs=2)
+    by_rounds: dict[int, dict[int, list[float]]] = {}
+    for line in record.trials:
+        points = by_rounds.setdefault(line["rounds"], {})
+        points.setdefault(line["point"], []).append(line["result"]["validation"]["accuracy"])
+    assert {rounds: len(points) for rounds, points in by_rounds.items()} == {2: 4, 4: 2, 8: 1, 9: 1}
+    for rounds, following in ((2, 4), (4, 8), (8, 9)):
+        ranked = sorted(by_rounds[rounds], key=lambda point: -sum(by_rounds[rounds][point]))
+        assert set(by_rounds[following]) <= set(ranked[: max(1, len(ranked) // 2)])
+    last = record.trials[-1]
+    config = fedcli.RunConfig(**RUN | {"rounds": 9}, seed=last["seed"], **last["options"])
+    alone = fedcli.train(config, tmp_path / "alone")
+    assert fedcli.load_run(record.path / last["run"]).metrics == alone.metrics
+
+
+def test_a_random_search_repeats(tmp_path: Path) -> None:
+    study = {
+        "run": RUN,
+        "random": 3,
+        "range": {"client_lr": "log:1e-3..1", "epochs": "linear:1..4"},
+    }
+    first = fedcli.sweep(study, tmp_path / "one").trials
+    rates = [line["options"]["client_lr"] for line in first]
+    assert len(set(rates)) == 3
+    assert all(0.001 <= rate <= 1 for rate in rates)
+    assert all(line["options"]["epochs"] in range(1, 5) for line in first)
+    more = fedcli.sweep({**study, "random": 4}, tmp_path / "two", reuse=[tmp_path / "one"]).trials
+    assert [line["options"] for line in more[:3]] == [line["options"] for line in first]
+
+
+def processes_of(study: Path) -> list[int]:
+    """The processes that train runs of a study: those that have its lock open."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit() or int(process.name) == os.getpid():
+            continue
+        try:
+            files = [str(each.readlink()) for each in (process / "fd").iterdir()]
+        except OSError:
+            continue
+        if str(study / "lock") in files:
+            found.append(int(process.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux tells what is open")
+@pytest.mark.parametrize("kills", [1, 2])
+def test_a_killed_process_takes_one_run_along(tmp_path: Path, kills: int) -> None:
+    long = {"run": {**RUN, "rounds": 400, "epochs": 20, "max_examples": 2000}, "seeds": 1}
+    study = study_file.read(long, "the study")
+    board = Board()
+    with StudyFolder.create(tmp_path / "study", study) as folder:
+        lines: list[dict[str, Any]] = []
+        job = threading.Thread(
+            target=lambda: lines.extend(run_study(folder, SweepOptions(jobs=1), board=board))
+        )
+        job.start()
+        killed: set[int] = set()
+        while len(killed) < kills:
+            alive = [each for each in processes_of(folder.path) if each not in killed]
+            rounds = [each.round_num for each in board.running.values()]
+            if alive and any(rounds):
+                os.kill(alive[0], signal.SIGKILL)
+                killed.add(alive[0])
+            time.sleep(0.02)
+        if kills == 1:
+            while not any(each.round_num for each in board.running.values()):
+                time.sleep(0.02)  # another process has taken the run up again
+            assert not set(processes_of(folder.path)) & killed
+            for process in processes_of(folder.path):
+                os.kill(process, signal.SIGKILL)
+        job.join()
+    assert [line["state"] for line in lines] == ["failed"]
+    assert lines[0]["error"] == "its process was ended by the signal SIGKILL, twice"
+
+
+def test_a_stopped_study_saves_its_runs(tmp_path: Path) -> None:
+    long = {"run": {**RUN, "rounds": 500}, "seeds": 2}
+    study = study_file.read(long, "the study")
+    board, cancel = Board(), CancelFlag()
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            run_study(folder, SweepOptions(jobs=2), cancel=cancel, board=board)
+        except Cancelled as err:
+            errors.append(err)
+
+    with StudyFolder.create(tmp_path / "study", study) as folder:
+        job = threading.Thread(target=work)
+        job.start()
+        while not any(each.round_num > 3 for each in board.running.values()):
+            time.sleep(0.01)
+        cancel.set()
+        job.join(10)
+        assert not job.is_alive()
+    assert len(errors) == 1
+    assert read_trials(folder.path) == []
+    run = next((folder.path / "runs").iterdir())
+    assert fedcli.load_run(run).round_num > 3
+    assert list((run / "checkpoints").glob("*.h5"))
+
+
+def test_two_sweeps_of_one_folder_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedcli.sweeps.study_folder._PATIENCE_SECONDS", 0.2)
+    with (
+        StudyFolder.create(tmp_path / "study", study_file.read(STUDY, "the study")),
+        pytest.raises(RunError, match="is in use by another process; wait for it to end"),
+    ):
+        StudyFolder.open(tmp_path / "study")
+    StudyFolder.open(tmp_path / "study").close()
+
+
+def test_damaged_trials_are_told(straight: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    shutil.copytree(straight, study)
+    lines = (study / "trials.jsonl").read_text().splitlines()
+    (study / "trials.jsonl").write_text("\n".join([lines[0], "{}", *lines[2:]]) + "\n")
+    with pytest.raises(RunError, match="line 2 is damaged; delete it and the lines after it"):
+        fedcli.sweep(STUDY, study, resume=True)
+    (study / "trials.jsonl").write_text(lines[0] + "\n")
+    fedcli.sweep(STUDY, study, resume=True)
+    assert lines_of(study) == lines_of(straight)
+
+
+def test_lines_of_other_data_are_dropped(straight: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    shutil.copytree(straight, study)
+    lines = [json.loads(line) for line in (study / "trials.jsonl").read_text().splitlines()]
+    lines[2]["key"] = "0" * 20
+    (study / "trials.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    fedcli.sweep(STUDY, study, resume=True)
+    assert lines_of(study) == lines_of(straight)
+
+
+def test_code_of_one_s_own_is_run_if_it_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(
+        "class Half:\n"
+        "    def __init__(self, optimizer): self.optimizer = optimizer\n"
+        "    def init(self, params): return {}\n"
+        "    def run(self, call, state):\n"
+        "        from fedcli.algorithms import WorkResult\n"
+        "        return WorkResult(call.train(self.optimizer).scaled(0.5), state)\n"
+    )
+    toml = tmp_path / "study.toml"
+    toml.write_text(
+        '[run]\nrounds = 2\nmax_examples = 60\n[[case]]\nname = "own"\n'
+        f'algorithm = "{file}"\n[[case]]\nname = "plain"\n'
+    )
+    with pytest.raises(ConfigError, match="to allow it"):
+        fedcli.sweep(toml, tmp_path / "study")
+    record = fedcli.sweep(toml, tmp_path / "study", code=[file])
+    assert [line["state"] for line in record.trials] == ["done", "done"]
+    first = [run.metrics[0] for run in record.runs()]
+    assert first[0] == first[1]
+    again = fedcli.sweep(toml, tmp_path / "study", code=[file], resume=True)
+    assert again.trials == record.trials
