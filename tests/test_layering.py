@@ -48,7 +48,7 @@ FLOORS = {
             *("bench", "bundle", "clean", "download", "evaluate", "export", "help", "info"),
             *("inspect_clients", "preprocess", "report", "runs", "sweep", "train", "verify"),
         ),
-        ("jobs", "options"),
+        ("jobs", "options", "group_report"),
         ("habits", "run_folders", "screen", "bench_peer"),
     ),
     "runs": (
@@ -142,7 +142,7 @@ USERS: dict[str, set[str]] = {
     "platformdirs": {"datasets.data_folder"},
     "rich": {"cli.screen.render", "cli.screen.markdown"},
     "fedcli.core._core": {"core.native"},
-    "matplotlib": {"inspection.figures", "reports.plots"},
+    "matplotlib": {"inspection.figures", "reports.heat_map", "reports.plots"},
     "tensorboardX": {"runs.files.event_files"},
     "time": {
         *("cli", "runs", "learning", "cluster.ray_workers", "datasets.download", "locks"),

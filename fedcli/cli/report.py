@@ -15,6 +15,7 @@ from fedcli.reports.text import FORMATS
 
 if TYPE_CHECKING:
     from fedcli.cli.screen.render import Screen
+    from fedcli.reports.plots import PlotOptions
     from fedcli.reports.prediction_summary import PredictionSummary
     from fedcli.reports.text import Table
     from fedcli.runs.record import RunRecord
@@ -105,6 +106,55 @@ class _Format(click.Choice[str]):
     type=click.Choice(("x", "y", "xy", "none")),
 )
 @opt.option(
+    "--by",
+    help="Options that tell the rows of one table apart, as in algorithm,client_lr. Runs that "
+    "differ in their seeds alone are one row. Default: those that differ.",
+    section=opt.PICTURES,
+    metavar="K,K",
+)
+@opt.option(
+    "--best",
+    help="Options of which each row shows the best values only, chosen by validation accuracy.",
+    section=opt.PICTURES,
+    metavar="K,K",
+)
+@opt.option(
+    "--columns",
+    help="Columns of results: SPLIT.METRIC, rounds@ACCURACY, seconds. Default: accuracy and loss "
+    "on test data.",
+    section=opt.PICTURES,
+    metavar="C,C",
+)
+@opt.option(
+    "--select",
+    "metric",
+    help="Metric that chooses and sorts.  [default: accuracy]",
+    section=opt.PICTURES,
+    metavar="METRIC",
+)
+@opt.option(
+    "--select-on",
+    "split",
+    help="Split on which it is taken; the table says so if it is not validation.",
+    section=opt.PICTURES,
+    metavar="SPLIT",
+)
+@opt.option(
+    "--spread",
+    help="What follows a mean over seeds, and the band around curves: half the 95 % interval, the "
+    "standard deviation, nothing.",
+    section=opt.PICTURES,
+    type=click.Choice(("interval", "std", "none")),
+)
+@opt.option(
+    "--heat-map",
+    "heat_map_file",
+    help="Draw the first column over the two options of --by into this file.",
+    section=opt.PICTURES,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+)
+@opt.option(
     "--html",
     "html_file",
     help="Write a page that needs no other file. For a single run its data are read, to show "
@@ -122,17 +172,24 @@ def report(
     text_format: str | None,
     plot_size: str | None,
     plot_log: str | None,
+    by: str | None,
+    best: str | None,
+    columns: str | None,
+    metric: str | None,
+    split: str | None,
+    spread: str | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
     **files: Path | None,
 ) -> None:
-    """Summarise RUN, or compare several runs.
+    """Summarise RUN, or compare several runs, a folder of runs, or a study.
 
     For one run: its options, curves, closing evaluation, the variation over clients, and the time
     of each phase. For several runs: results side by side, the options that differ, the number of
     rounds to a target accuracy, and, for runs that differ only in their seeds, means with 95 %
-    confidence intervals.
+    confidence intervals. For a study of fedcli sweep, or with --by, --best and --columns: one table
+    of means over seeds, the best first.
 
     \b
     Examples:
@@ -140,7 +197,8 @@ def report(
       fedcli report runs/momentum-* --target 0.9
       fedcli report runs/a runs/b --format latex
       fedcli report runs/a --html a.html --plot a.svg
-      fedcli report sweep/* --plot figure.pdf --plot-size 6.5x3
+      fedcli report sweep --by algorithm --best client_lr --columns test.accuracy,rounds@0.9
+      fedcli report sweep --by algorithm --best client_lr --plot figure.pdf --plot-size 6.5x3
       fedcli report runs/a --config-diff runs/b
     """  # noqa: D301 - \b keeps click from wrapping
     remarks = opt.remarks_for(quiet=quiet, verbose=verbose)
@@ -152,21 +210,28 @@ def report(
         _check_writes_nothing(targets, files)
         _show_diff(runs, other, text_format, remarks, as_json=as_json)
         return
-    from fedcli.reports import comparison
-    from fedcli.reports import tables as report_tables
-    from fedcli.runs import record as run_record
-
-    records = [run_record.load_run(path) for path in runs]
-    usual = comparison.useful_targets(records)  # reads all files, before any is written
-    wanted = sorted(set(targets)) or usual
-    notes = run_record.notes_of_changed_data(records)
-    for note in notes:
-        remarks.note(note)
     look = PlotLook(plot_size, plot_log)
     if files["plot_file"] is None and any(look):
         raise click.UsageError(
             "--plot-size and --plot-log are about --plot FILE; give it", click.get_current_context()
         )
+    shape = (by, best, columns, metric, split)
+    if any((*shape, spread, files["heat_map_file"])) or _is_study(runs):
+        _report_groups(
+            runs, shape, spread or "interval", text_format, files, look, remarks, as_json=as_json
+        )
+        return
+    from fedcli.cli.group_report import expanded
+    from fedcli.reports import comparison
+    from fedcli.reports import tables as report_tables
+    from fedcli.runs import record as run_record
+
+    records = [run_record.load_run(path) for path in expanded(runs)]
+    usual = comparison.useful_targets(records)  # reads all files, before any is written
+    wanted = sorted(set(targets)) or usual
+    notes = run_record.notes_of_changed_data(records)
+    for note in notes:
+        remarks.note(note)
     _write_files(records, wanted, files, look, notes, remarks)
     if as_json:
         from fedcli.cli.screen.output import print_json
@@ -174,10 +239,7 @@ def report(
         print_json(report_tables.as_json(records, wanted))
         return
     one = len(records) == 1
-    tables = report_tables.of_one(records[0]) if one else report_tables.of_several(records, wanted)
-    if one and targets:
-        told = report_tables.rounds_to_target(records, wanted)
-        tables += [told] if told else []
+    tables = _tables_of(records, targets, wanted, text_format)
     if text_format is not None:
         _print_text(tables, text_format)
         return
@@ -188,6 +250,78 @@ def report(
         screen.prose(report_tables.summary(records[0]))
     _show_curves(screen, records)
     _show_tables(screen, tables)
+
+
+def _tables_of(
+    records: Sequence[RunRecord],
+    targets: Sequence[float],
+    wanted: Sequence[float],
+    text_format: str | None,
+) -> list[Table]:
+    """The tables of one run or several; of several as CSV one table, of bare numbers."""
+    from fedcli.reports import tables as report_tables
+
+    if len(records) > 1:
+        if text_format == "csv":
+            return [report_tables.runs_csv(records, wanted)]
+        return report_tables.of_several(records, wanted)
+    tables = report_tables.of_one(records[0])
+    told = report_tables.rounds_to_target(records, wanted) if targets else None
+    return [*tables, told] if told else tables
+
+
+def _is_study(paths: Sequence[Path]) -> bool:
+    """Whether one folder is given, and it is that of a study."""
+    from fedcli.sweeps.study_folder import is_study
+
+    return len(paths) == 1 and is_study(paths[0])
+
+
+def _report_groups(
+    runs: Sequence[Path],
+    shape: tuple[str | None, ...],
+    spread: str,
+    text_format: str | None,
+    files: dict[str, Path | None],
+    look: PlotLook,
+    remarks: Remarks,
+    *,
+    as_json: bool,
+) -> None:
+    """Prints and draws rows of means over seeds."""
+    from fedcli.cli import group_report
+
+    for name in ("html_file", "clients_csv_file"):
+        if files[name] is not None:
+            flag = "--" + name.removesuffix("_file").replace("_", "-")
+            raise click.UsageError(
+                f"{flag} is for single runs, not for a study or --by, --best and --columns",
+                click.get_current_context(),
+            )
+    plot, heat_map, csv = (files[name] for name in ("plot_file", "heat_map_file", "csv_file"))
+    opt.check_outputs(plot, heat_map, csv)
+    reported = group_report.make_report(runs, group_report.Shape(*shape))
+    drawn = None if plot is None else (plot, _plot_options(look))
+    group_report.write_files(reported, spread, drawn, heat_map, csv, remarks)
+    if as_json:
+        group_report.print_as_json(reported)
+    elif text_format is not None:
+        group_report.print_text(reported, text_format, spread)
+    else:
+        group_report.show(reported, spread)
+
+
+def _plot_options(look: PlotLook) -> PlotOptions:
+    from fedcli.inspection import figures
+
+    figures.require()
+    from fedcli.reports import plots
+
+    return plots.PlotOptions(
+        None if look.size is None else plots.read_size(look.size),
+        log_x="x" in (look.log or ""),
+        log_y=None if look.log is None else "y" in look.log,
+    )
 
 
 def _check_writes_nothing(targets: Sequence[float], files: dict[str, Path | None]) -> None:
@@ -260,12 +394,7 @@ def _plot(records: Sequence[RunRecord], file: Path, look: PlotLook) -> None:
     title = str(records[0].path) if len(records) == 1 else f"{len(records)} runs"
     panels = {each: curves_of(records, each) for each in measures_of(records)}
     note = ABOUT_ONLINE if any(is_online(name) for each in panels.values() for name in each) else ""
-    options = plots.PlotOptions(
-        None if look.size is None else plots.read_size(look.size),
-        log_x="x" in (look.log or ""),
-        log_y=None if look.log is None else "y" in look.log,
-    )
-    plots.write_curves(file, title, panels, note, options)
+    plots.write_curves(file, title, panels, note, _plot_options(look))
 
 
 def _page(

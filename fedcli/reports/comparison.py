@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fedcli.dataclass import dataclass
@@ -20,6 +20,7 @@ _FINGERPRINTS = ("data", "model")
 _DEALT_BY = "partition_options.seed"
 # That seed within a fingerprint of data, which ends in the partition and its options.
 _PARTITION_SEED = re.compile(r"(; partition [^\";]*?) seed=\d+")
+CHIEF = ("case", "algorithm")  # options from which others follow
 DEFAULT_TARGETS = (0.8, 0.9, 0.95)
 
 # Quantiles 0.975 of Student's t for 1 to 30 degrees of freedom.
@@ -166,6 +167,34 @@ def _setting(run: RunRecord) -> dict[str, Any]:
         if name not in left_out and not ("(data)" in files and _is_of_data(name))
     }
     return {**options, **files}
+
+
+def essential(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the options that tell rows apart, without those that follow from others.
+
+    An algorithm's own options, for example, follow from the algorithm if each algorithm has the
+    same options in all rows.
+
+    Args:
+        names: Options; the first of those that follow from each other is kept, `case` and
+            `algorithm` before all others.
+        rows: The options of each row.
+    """
+    kept: list[str] = []
+    for name in dict.fromkeys([*(each for each in CHIEF if each in names), *names]):
+        if not kept or not _follows(name, kept, rows):
+            kept.append(name)
+    return kept
+
+
+def _follows(name: str, others: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the value of an option is the same wherever the others are."""
+    found: dict[str, str] = {}
+    for row in rows:
+        value = _key(row.get(name))
+        if found.setdefault(_key([row.get(each) for each in others]), value) != value:
+            return False
+    return True
 
 
 def setting_key(run: RunRecord) -> str:

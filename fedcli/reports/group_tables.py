@@ -43,7 +43,7 @@ def to_table(groups: Groups, spread: str = INTERVAL, *, label: str = "tab:runs")
         cells = [value_text(values[name]) for name in options]
         cells.append(str(len(row.members)))
         cells += [_marks(row)] * has_marks
-        cells += [_cell(_estimate(row, groups, column), column, spread) for column in columns]
+        cells += [_result_cell(row, groups, column, spread) for column in columns]
         if has_differences:
             cells += _difference_cells(row.difference, groups.columns[0], spread)
         body.append(cells)
@@ -53,8 +53,14 @@ def to_table(groups: Groups, spread: str = INTERVAL, *, label: str = "tab:runs")
         for index, column in enumerate(columns)
         for best in _best_rows(rows, groups, column)
     }
-    title = f"{_title(groups)}; {_ABOUT_SPREAD[spread]}"
+    title = f"{title_of(groups)}; {_ABOUT_SPREAD[spread]}"
     return Table(title, headers, body, max(1, len(options)), label=label, bold=frozenset(bold))
+
+
+def about_band(spread: str) -> str:
+    """Returns what the curves and bands of groups are, in words."""
+    band = {INTERVAL: "its 95 % confidence interval", STD: "the standard deviation"}.get(spread)
+    return "mean over seeds" + (f"; band: {band}" if band else "")
 
 
 def notes_on(groups: Groups) -> list[str]:
@@ -130,7 +136,8 @@ def _estimate(row: Row, groups: Groups, column: Column) -> Estimate | None:
     return row.cells.get(column.name, row.selected)
 
 
-def _title(groups: Groups) -> str:
+def title_of(groups: Groups) -> str:
+    """Returns what the rows are, in words."""
     rows = groups.rows
     if not groups.best or groups.select is None:
         return "Runs by " + (", ".join(groups.by) if groups.by else "configuration")
@@ -165,6 +172,15 @@ def _cell(found: Estimate | None, column: Column, spread: str) -> str:
     written = _format(column)
     width = {INTERVAL: found.half_width, STD: found.std, NO_SPREAD: None}[spread]
     return written(found.mean) if width is None else f"{written(found.mean)} ± {written(width)}"
+
+
+def _result_cell(row: Row, groups: Groups, column: Column, spread: str) -> str:
+    """A mean, with the number of runs where not all have a value."""
+    found = _estimate(row, groups, column)
+    text = _cell(found, column, spread)
+    if found is None or found.count == len(row.members):
+        return text
+    return f"{text} ({found.count} of {len(row.members)})"
 
 
 def _difference_cells(found: Difference | None, column: Column, spread: str) -> list[str]:

@@ -29,7 +29,6 @@ from fedcli.settings.vocabulary import ACCURACY, HELD_OUT, SPLITS, VALIDATION
 SECONDS = "seconds"
 _ROUNDS = "rounds@"
 _SPLITS = tuple(dict.fromkeys((ONLINE, *SPLITS, *HELD_OUT)))
-_NAMES = ("case", "algorithm")  # whose values say by themselves what they are
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ class Row:
     def name(self) -> str:
         """Its options in words."""
         parts = [
-            value_text(value) if name in _NAMES else f"{name}={value_text(value)}"
+            value_text(value) if name in comparison.CHIEF else f"{name}={value_text(value)}"
             for name, value in {**self.by, **self.best}.items()
         ]
         return ", ".join(parts) or "all runs"
@@ -257,7 +256,8 @@ def group(
             )
     apart = [name for name in known if _differs(name, points)]
     if by is None:
-        by = essential([name for name in apart if name not in best], points)
+        free = [name for name in apart if name not in best]
+        by = comparison.essential(free, [each[0].options for each in points])
     columns = tuple(columns) if columns else usual_columns(members)
     select = select or usual_select(members)
     if best and select is None:
@@ -274,32 +274,6 @@ def group(
         )
     rows = _sorted(rows, select or columns[0])
     return Groups(tuple(by), tuple(best), columns, select, _with_differences(rows, columns[0]))
-
-
-def essential(names: Sequence[str], points: Sequence[Sequence[Member]]) -> list[str]:
-    """Returns the options that tell configurations apart, without those that follow from others.
-
-    An algorithm's own options, for example, follow from the algorithm where each algorithm has the
-    same options in all runs.
-    """
-    first = [name for name in _NAMES if name in names]
-    kept: list[str] = []
-    for name in dict.fromkeys([*first, *names]):
-        if not kept or not _follows(name, kept, points):
-            kept.append(name)
-    return kept
-
-
-def _follows(name: str, others: Sequence[str], points: Sequence[Sequence[Member]]) -> bool:
-    """Whether the value of an option is the same wherever the others are."""
-    found: dict[str, str] = {}
-    for members in points:
-        options = members[0].options
-        key = _key([options.get(each) for each in others])
-        value = _key(options.get(name))
-        if found.setdefault(key, value) != value:
-            return False
-    return True
 
 
 def _member(run: RunRecord) -> Member:
@@ -388,12 +362,12 @@ def _mean(members: Iterable[Member], column: Column) -> Estimate | None:
 
 
 def _sorted(rows: list[Row], column: Column) -> list[Row]:
-    """The best first; rows of which runs failed or diverged last. Equal rows keep their order."""
+    """The best first; rows of which a run has no value last. Equal rows keep their order."""
     sign = -1.0 if column.is_more_better else 1.0
 
     def key(row: Row) -> tuple[bool, float]:
         mean = _mean(row.members, column)
-        is_worse = mean is None or bool(row.num_diverged or row.num_failed)
+        is_worse = mean is None or mean.count < len(row.members)
         return is_worse, 0.0 if mean is None else sign * mean.mean
 
     return sorted(rows, key=key)

@@ -70,6 +70,7 @@ def write_curves(
     panels: Mapping[str, Mapping[str, Series]],
     note: str = "",
     options: PlotOptions | None = None,
+    bands: Mapping[str, Mapping[str, Sequence[tuple[float, float, float]]]] | None = None,
 ) -> None:
     """Draws panels side by side in a PNG, SVG or PDF file, which is replaced atomically.
 
@@ -79,21 +80,22 @@ def write_curves(
         panels: For each metric, the series of (round, value) by name.
         note: Text below all panels; may be empty.
         options: Size and axes; None: the defaults.
+        bands: For each metric, bands of (round, lower end, upper end) by the name of their series.
 
     Raises:
         ConfigError: The suffix is not one of these, or the size is too small.
         RunError: The file cannot be written.
     """
-    page = _Page(title, panels, note, options or PlotOptions())
+    page = _Page(title, panels, note, options or PlotOptions(), bands)
     write_output(path, render(page.draw, format_of(path)))
 
 
-def format_of(path: Path) -> str:
+def format_of(path: Path, option: str = "--plot") -> str:
     """Returns the figure format of a file's suffix. Raises ConfigError for any other suffix."""
     ending = path.suffix.lower().removeprefix(".")
     if ending not in FORMATS:
         endings = ", ".join(f".{each}" for each in FORMATS)
-        raise ConfigError(f"--plot {path}: choose a name that ends in one of {endings}")
+        raise ConfigError(f"{option} {path}: choose a name that ends in one of {endings}")
     return ending
 
 
@@ -121,8 +123,9 @@ class _Page:
         panels: Mapping[str, Mapping[str, Series]],
         note: str,
         options: PlotOptions,
+        bands: Mapping[str, Mapping[str, Sequence[tuple[float, float, float]]]] | None = None,
     ) -> None:
-        self.title, self.note, self.options = title, note, options
+        self.title, self.note, self.options, self.bands = title, note, options, bands or {}
         self.panels = {name: each for name, each in panels.items() if any(each.values())} or panels
         names = list(dict.fromkeys(name for each in panels.values() for name in each))
         self.names = dict(zip(names, short_names(names, _NAME_LETTERS), strict=True))
@@ -182,6 +185,7 @@ class _Page:
                 markevery=1 if len(points) <= _MOST_MARKED else len(points) // _FEW_MARKS,
                 markersize=2.5,
             )
+            self._draw_band(axes, number, self.bands.get(measure, {}).get(name, ()))
         values = [y for each in series.values() for _, y in each]
         is_log = self.options.log_y if measure == "loss" else False
         beginnings = [each[0][1] for each in series.values() if each]
@@ -196,6 +200,15 @@ class _Page:
         else:
             whole_ticks(axes.xaxis, 6)
         axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
+
+    def _draw_band(
+        self, axes: Any, number: int, band: Sequence[tuple[float, float, float]]
+    ) -> None:
+        shown = [each for each in band if each[0] > 0 or not self.options.log_x]
+        if shown:
+            rounds, low, high = zip(*shown, strict=True)
+            color = _look(number)["color"]
+            axes.fill_between(rounds, low, high, color=color, alpha=0.18, linewidth=0)
 
     def _draw_key(self, figure: Figure, top: int) -> None:
         width = self.width - _SCALE

@@ -12,6 +12,7 @@ from fedcli.reports import comparison
 from fedcli.reports import rows as report
 from fedcli.reports.comparison import Estimate
 from fedcli.reports.text import Table
+from fedcli.reports.verdict import has_diverged
 from fedcli.runs.files.client_records import OUTCOMES, ClientRecords
 from fedcli.runs.record import ONLINE, RunRecord, measures_of
 from fedcli.settings.declaration import option_name
@@ -23,6 +24,8 @@ _MOMENTS = {"mean": "mean", "std": "std", "p10": "p10", "p50": "p50", "p90": "p9
 _SPREAD = {**_MOMENTS, "worst_decile": "worst 10 %", "jain_index": "Jain"}
 _GAIN = {**_MOMENTS, "share_better": "better", "share_worse": "worse"}
 _UNSET = "-"
+_MOST_BESIDE = 8  # runs that stand side by side in the table of differences
+_MOST_VALUES = 12  # of an option
 # The columns of client records in CSV after round, client and outcome.
 ROW_COLUMNS = (
     *("num_examples", "loss", "accuracy", "update_norm"),
@@ -175,14 +178,14 @@ def of_one(run: RunRecord) -> list[Table]:
 
 
 def of_several(runs: Sequence[RunRecord], targets: Sequence[float]) -> list[Table]:
-    """Returns the tables of several runs.
+    """Returns the tables of several runs: first the means over seeds, if there are any.
 
     Args:
         runs: At least two.
         targets: Target accuracies, for the rounds to reach them.
     """
-    found = [side_by_side(runs), what_differs(runs), rounds_to_target(runs, targets)]
-    found.append(over_seeds(runs, targets))
+    found = [over_seeds(runs, targets), side_by_side(runs), rounds_to_target(runs, targets)]
+    found.append(what_differs(runs) if len(runs) <= _MOST_BESIDE else values_that_differ(runs))
     return [table for table in found if table is not None]
 
 
@@ -192,11 +195,14 @@ def side_by_side(runs: Sequence[RunRecord]) -> Table:
     headers = ["run", "rounds", *["evaluated after"] * has_older]
     measures = _measures_by_series(runs)
     headers += [f"{name} {measure}" for name, measure in measures]
+    diverged = {run.path for run in runs if has_diverged(run)}
+    headers += ["state"] * bool(diverged)
     rows = []
     for run in runs:
         evaluated = _evaluated_rounds(run) if _rounds_of_splits(run) else _UNSET
         scores = [evaluated] * has_older
         scores += [number(run.final(name, measure)) for name, measure in measures]
+        scores += ["diverged" if run.path in diverged else _UNSET] * bool(diverged)
         seconds = sum(run.seconds().values())
         peak = run.peak_memory_bytes
         rows.append(
@@ -222,6 +228,25 @@ def what_differs(runs: Sequence[RunRecord]) -> Table | None:
     return Table("What differs", headers, rows, num_texts=len(headers))
 
 
+def values_that_differ(runs: Sequence[RunRecord]) -> Table | None:
+    """Returns one row for each option that differs, with its values; None if none does.
+
+    For many runs, in place of `what_differs`, which has a column for each.
+    """
+    found = {**comparison.differences(runs)}
+    found.update(
+        (f"({name})", values) for name, values in comparison.provenance_differences(runs).items()
+    )
+    if not found:
+        return None
+    rows = []
+    for name, values in found.items():
+        distinct = list(dict.fromkeys(_values(values)))
+        shown = ", ".join(distinct[:_MOST_VALUES]) + ", ..." * (len(distinct) > _MOST_VALUES)
+        rows.append([flag(name), str(len(distinct)), shown])
+    return Table("What differs", ["option", "values", "which"], rows, num_texts=3)
+
+
 def rounds_to_target(runs: Sequence[RunRecord], targets: Sequence[float]) -> Table | None:
     """Returns the first round at which each run reached each target; None without targets."""
     if not targets:
@@ -243,7 +268,7 @@ def over_seeds(runs: Sequence[RunRecord], targets: Sequence[float]) -> Table | N
     groups = comparison.group_by_config(runs)
     if len(groups) == len(runs):
         return None
-    apart = list(groups[0].options)
+    apart = comparison.essential(list(groups[0].options), [each.options for each in groups])
     measures = _measures_by_series(runs)
     headers = [*(map(flag, apart) if apart else ["configuration"]), "seeds"]
     headers += [f"{name} {measure}" for name, measure in measures]
@@ -337,6 +362,23 @@ def rounds_csv(runs: Sequence[RunRecord]) -> Table:
     keys = list(dict.fromkeys(key for _, line in lines for key in line))
     rows = [[name, *(_csv_cell(line.get(key)) for key in keys)] for name, line in lines]
     return Table("Rounds", ["run", *keys], rows)
+
+
+def runs_csv(runs: Sequence[RunRecord], targets: Sequence[float]) -> Table:
+    """Returns one row for each run: the options that differ, and bare numbers."""
+    apart = comparison.differences(runs)
+    measures = _measures_by_series(runs)
+    headers = ["run", *apart, "rounds", *(f"{name}.{measure}" for name, measure in measures)]
+    headers += [*(f"rounds@{target:g}" for target in targets), "diverged", "seconds"]
+    rows = []
+    for index, run in enumerate(runs):
+        cells = [str(run.path), *(_csv_cell(values[index]) for values in apart.values())]
+        cells.append(str(run.round_num))
+        cells += [_csv_cell(run.final(name, measure)) for name, measure in measures]
+        cells += [_csv_cell(run.rounds_to(target)) for target in targets]
+        cells += [str(int(has_diverged(run))), str(sum(run.seconds().values()))]
+        rows.append(cells)
+    return Table("Runs", headers, rows)
 
 
 def clients_csv(records: Mapping[str, ClientRecords]) -> Table:

@@ -1,0 +1,235 @@
+"""The work of `fedcli report` for studies, folders of runs, and rows by --by and --best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from fedcli.cli.screen.output import Remarks, one_line
+from fedcli.errors import ConfigError, RunError
+from fedcli.files import text_bytes
+from fedcli.outputs import write_output
+from fedcli.reports import group_tables, groups, text
+from fedcli.reports.groups import Column, Groups, Member
+from fedcli.runs import listing
+from fedcli.runs.record import load_run
+from fedcli.sweeps import study_folder, study_tables
+from fedcli.sweeps.study import Study, read_file
+from fedcli.sweeps.trials import read_trials
+
+if TYPE_CHECKING:
+    from fedcli.reports.plots import PlotOptions
+
+
+class Shape(NamedTuple):
+    """What the options say of the rows and columns; None and empty: not given.
+
+    Attributes:
+        by: Of --by.
+        best: Of --best.
+        columns: Of --columns.
+        metric: Of --select.
+        split: Of --select-on.
+    """
+
+    by: str | None
+    best: str | None
+    columns: str | None
+    metric: str | None
+    split: str | None
+
+
+class Reported(NamedTuple):
+    """The tables of a report, the most important first.
+
+    Attributes:
+        tables: The tables.
+        notes: Lines about all of them.
+        members: All runs.
+        is_of_points: Whether the last table has all points of a study.
+    """
+
+    tables: list[Groups]
+    notes: list[str]
+    members: list[Member]
+    is_of_points: bool = False
+
+
+def expanded(paths: Sequence[Path]) -> list[Path]:
+    """Returns runs: those that are given, and those in folders that are given.
+
+    Raises:
+        RunError: A path is neither a run nor a folder with runs.
+    """
+    found: list[Path] = []
+    for path in paths:
+        runs = listing.find_runs(path) if path.is_dir() else [path]
+        if not runs:
+            raise RunError(f"{path} is not a run, and there is none in it")
+        found += runs
+    return list(dict.fromkeys(found))
+
+
+def make_report(paths: Sequence[Path], shape: Shape) -> Reported:
+    """Returns the tables of some runs or of a study.
+
+    Raises:
+        ConfigError: A name is unknown, or runs of a row differ in options that nobody named.
+        RunError: There is no run, or a file is damaged.
+    """
+    if len(paths) == 1 and study_folder.is_study(paths[0]):
+        return _of_study(paths[0], shape)
+    members = groups.members_of(map(load_run, expanded(paths)))
+    return Reported([_shaped(members, shape, groups.usual_select(members))], [], members)
+
+
+def _of_study(path: Path, shape: Shape) -> Reported:
+    study = read_file(path / study_folder.STUDY)
+    members = study_tables.members_of(read_trials(path), path)
+    if not members:
+        raise RunError(
+            f"the study {path} has no finished run yet; fedcli sweep --resume {path} goes on"
+        )
+    if shape == Shape(None, None, None, None, None):
+        note = study_tables.note_of_selection(study, members)
+        tables = study_tables.groups_of(study, members)
+        return Reported(tables, [note] if note else [], members, is_of_points=True)
+    select = study_tables.selection(study, members)
+    return Reported([_shaped(members, shape, select, study)], [], members)
+
+
+def _shaped(
+    members: Sequence[Member], shape: Shape, select: Column | None, study: Study | None = None
+) -> Groups:
+    if shape.metric is not None or shape.split is not None:
+        split = shape.split or (select.split if select else "validation")
+        select = groups.parse_column(f"{split}.{shape.metric or 'accuracy'}")
+    columns = [groups.parse_column(each) for each in _names(shape.columns)]
+    if not columns and study is not None:
+        columns = list(study_tables.columns_of(study, members))
+    return groups.group(
+        members,
+        by=None if shape.by is None else _options(shape.by),
+        best=_options(shape.best),
+        columns=columns,
+        select=select,
+    )
+
+
+def show(reported: Reported, spread: str) -> None:
+    """Prints the tables on the screen."""
+    from fedcli.cli.screen.group_screen import show_groups
+    from fedcli.cli.screen.text_screen import open_text_screen
+
+    show_groups(open_text_screen(), reported.tables, spread, reported.notes)
+
+
+def print_text(reported: Reported, text_format: str, spread: str) -> None:
+    """Prints the tables as Markdown or LaTeX; as CSV one table, of bare numbers."""
+    if text_format == "csv":
+        table = group_tables.to_csv_table(reported.tables[-1])
+        rows = [list(map(one_line, row)) for row in table.rows]
+        print(text.to_csv(replace(table, rows=rows)), end="")
+        return
+    origin = _made_by(reported.members)
+    tables = [group_tables.to_table(each, spread) for each in reported.tables]
+    labels = ["tab:best", "tab:points"] if len(tables) > 1 else ["tab:runs"]
+    for index, (table, label) in enumerate(zip(tables, labels, strict=True)):
+        notes = dict.fromkeys([*reported.notes, *group_tables.notes_on(reported.tables[index])])
+        title = "; ".join([table.title, *notes, *origin])
+        printable = replace(
+            table,
+            title=one_line(title),
+            label=label,
+            rows=[list(map(one_line, row)) for row in table.rows],
+        )
+        print("\n" * bool(index) + text.FORMATS[text_format](printable), end="")
+
+
+def print_as_json(reported: Reported) -> None:
+    """Prints the rows of the last table with all numbers."""
+    from fedcli.cli.screen.output import print_json
+
+    print_json({"rows": group_tables.to_rows(reported.tables[-1])})
+
+
+def write_files(
+    reported: Reported,
+    spread: str,
+    plot: tuple[Path, PlotOptions] | None,
+    heat_map: Path | None,
+    csv: Path | None,
+    remarks: Remarks,
+) -> None:
+    """Writes the figures and the CSV file of every round.
+
+    Raises:
+        ConfigError: The rows do not have two options for a heat map, or matplotlib is missing.
+        RunError: A file cannot be written.
+    """
+    if plot is not None:
+        _plot(reported.tables[0], spread, *plot)
+    if heat_map is not None:
+        from fedcli.inspection import figures
+
+        figures.require()
+        from fedcli.reports.heat_map import write_heat_map
+
+        write_heat_map(heat_map, reported.tables[-1])
+    if csv is not None:
+        from fedcli.reports.tables import rounds_csv
+
+        records = [each.record for each in reported.members if not each.has_failed]
+        write_output(csv, text_bytes(text.to_csv(rounds_csv(records))))
+    for file in (plot[0] if plot else None, heat_map, csv):
+        if file is not None:
+            remarks.detail(f"wrote {file}")
+
+
+def _plot(table: Groups, spread: str, path: Path, options: PlotOptions) -> None:
+    from fedcli.inspection import figures
+
+    figures.require()
+    from fedcli.reports import plots
+    from fedcli.reports.group_curves import curves_by_measure
+
+    split, curves = curves_by_measure(table, spread)
+    num_left_out = sum(row.num_diverged + row.num_failed for row in table.rows)
+    note = group_tables.about_band(spread)
+    if num_left_out:
+        note += f"; without {num_left_out} that diverged or failed"
+    plots.write_curves(
+        path,
+        f"{group_tables.title_of(table)}: {split}",
+        {measure: each.series for measure, each in curves.items()},
+        note,
+        options,
+        {measure: each.bands for measure, each in curves.items()},
+    )
+
+
+def _made_by(members: Sequence[Member]) -> list[str]:
+    """The version and instruction set of the runs, if they have all the same."""
+    done = [each for each in members if not each.has_failed]
+    if not done:
+        return []
+    origin = done[0].record.provenance
+    return [
+        f"fedcli {origin[name]}" if name == "fedcli" else str(origin[name])
+        for name in ("fedcli", "isa")
+        if name in origin
+    ]
+
+
+def _names(text_given: str | None) -> list[str]:
+    return [each.strip() for each in (text_given or "").split(",") if each.strip()]
+
+
+def _options(text_given: str | None) -> list[str]:
+    """Dotted names of options, from a text that may have them as on the command line."""
+    names = [each.removeprefix("--").replace("-", "_") for each in _names(text_given)]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{text_given}: an option is given twice; give it once")
+    return names

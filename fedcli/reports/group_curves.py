@@ -1,0 +1,73 @@
+"""Curves of groups of runs: the mean over seeds by round, and a band around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedcli.dataclass import dataclass
+from fedcli.reports.comparison import Estimate, estimate
+from fedcli.reports.group_tables import INTERVAL, STD
+from fedcli.reports.groups import Groups, Member, Row
+from fedcli.runs.record import ONLINE, Series
+from fedcli.settings.vocabulary import MEASURES
+
+Band = list[tuple[int, float, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class GroupCurves:
+    """The curves of one metric.
+
+    Attributes:
+        series: By the name of a row its mean by round.
+        bands: By the name of a row round, lower and upper end; without seeds to compare, none.
+    """
+
+    series: dict[str, Series]
+    bands: dict[str, Band]
+
+
+def curves_by_measure(groups: Groups, spread: str) -> tuple[str, dict[str, GroupCurves]]:
+    """Returns the split of the curves, and the curves of loss and accuracy.
+
+    The split is that of the first column, if all runs were evaluated on it more than once, else the
+    training metrics are drawn. Runs that diverged or failed are left out.
+
+    Args:
+        groups: The groups.
+        spread: What the band is: one of `group_tables.SPREADS`.
+    """
+    rows = {row.name: _that_count(row) for row in groups.rows}
+    members = [each for members in rows.values() for each in members]
+    split = groups.columns[0].split or ONLINE
+    if any(len(each.record.series(split, "loss")) < 2 for each in members):
+        split = ONLINE
+    return split, {measure: _curves(rows, split, measure, spread) for measure in MEASURES}
+
+
+def _that_count(row: Row) -> list[Member]:
+    return [each for each in row.members if not (each.has_diverged or each.has_failed)]
+
+
+def _curves(rows: dict[str, list[Member]], split: str, measure: str, spread: str) -> GroupCurves:
+    series: dict[str, Series] = {}
+    bands: dict[str, Band] = {}
+    for name, members in rows.items():
+        found = _means([dict(each.record.series(split, measure)) for each in members])
+        series[name] = [(at, each.mean) for at, each in found]
+        widths = [(at, each.mean, _width(each, spread)) for at, each in found]
+        bands[name] = [(at, mean - width, mean + width) for at, mean, width in widths if width]
+    return GroupCurves(series, bands)
+
+
+def _means(runs: Sequence[dict[int, float]]) -> list[tuple[int, Estimate]]:
+    """The mean over runs in each round that all of them have."""
+    if not runs:
+        return []
+    rounds = sorted(set.intersection(*map(set, runs)))
+    found = ((at, estimate([run[at] for run in runs])) for at in rounds)
+    return [(at, each) for at, each in found if each is not None]
+
+
+def _width(found: Estimate, spread: str) -> float:
+    return {INTERVAL: found.half_width, STD: found.std}.get(spread) or 0.0
