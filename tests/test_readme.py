@@ -170,7 +170,7 @@ def cells_of_notebook(folder: Path, blocks: list[Block]) -> list[tuple[str, str]
 
 def test_python_is_run_on_the_pages_that_have_it() -> None:
     assert {page.stem for page in PAGES if has_blocks(page)} == {
-        *("tutorial", "models", "extending", "python")
+        *("tutorial", "models", "extending", "python", "sweeps")
     }
 
 

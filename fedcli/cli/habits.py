@@ -70,6 +70,9 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
         *("input", "data-file", "data-folder", "dataset-path", "train-data", "train-file", "train"),
     ),
     "--test-data names it": ("test", "test-file", "test-set", "test-path", "test-dir"),
+    "--validation 0.1 holds out a share of each client's train examples": (
+        *("val-split", "validation-split", "val-size", "val-ratio", "val-fraction"),
+    ),
     "--hold-out within:0.1 sets that share aside": (
         *("val-split", "test-split", "validation-split", "val-size", "test-size", "val-ratio"),
         *("test-ratio", "train-ratio", "split-ratio", "ratio", "train-size", "train-fraction"),
@@ -86,8 +89,9 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
     ),
     "--resume RUN continues a run": ("checkpoint", "ckpt", "load", "resume-from", "restore"),
     "--initial-weights gives the model's first ones": ("pretrained", "weights", "init-weights"),
+    "fedcli sweep runs several": ("seeds", "grid", "multirun", "sweep", "grid-search"),
     "--seed sets it": (
-        *("random-seed", "manual-seed", "rng-seed", "random-state", "seed-value", "seeds", "rng"),
+        *("random-seed", "manual-seed", "rng-seed", "random-state", "seed-value", "rng"),
         *("torch-seed", "np-seed", "numpy-seed", "global-seed"),
     ),
     "--model names it": ("arch", "net", "network", "model-name"),
@@ -131,6 +135,7 @@ COMMANDS: Mapping[str, str] = {
     **dict.fromkeys(("inspect", "clients", "show", "look"), "inspect-clients"),
     **dict.fromkeys(("resume", "continue"), "train --resume RUN"),
     **dict.fromkeys(("plot", "compare", "curves", "results"), "report"),
+    **dict.fromkeys(("multirun", "grid", "study", "search", "tune", "hpo"), "sweep"),
     **dict.fromkeys(("run", "fit", "start", "simulate"), "train"),
     **dict.fromkeys(("list", "ls", "history"), "runs"),
     **dict.fromkeys(("rm", "remove", "delete", "prune", "purge"), "clean"),
