@@ -6,6 +6,7 @@
  *
  * Folders; each uses only those below it:
  *
+ *   aggregate/ one vector from the single deltas of a cohort, or new vectors in their place
  *   cohort/   threads train or score the clients of a cohort; deltas are summed in a fixed order
  *   client/   one client: decoding and batching of examples, local steps, statistics
  *   net/      a model as a sequence of stages; the forward and backward pass of a batch
@@ -398,6 +399,54 @@ int fed_evaluate(fed_team *team, const fed_model *model, const float *params /* 
 int fed_predict(fed_team *team, const fed_model *model, const float *params /* [P] */,
                 const fed_client *clients, size_t num_clients, const atomic_int *cancel,
                 float *logits /* out [examples of all clients, K] */, fed_fault *fault);
+
+/* ---- The single deltas of a cohort (aggregate/) ---------------------------------------------- */
+
+/* Vectors of finite values. They may be rows of a mapped file: all functions read them in slices of
+ * coordinates, on num_threads threads, each as few times as it can. Sums are in float64 and in an
+ * order that depends on the sizes alone. */
+typedef struct fed_rows {
+    const float *const *rows; /* [num_rows][num_values] */
+    size_t num_rows;          /* >= 1 */
+    size_t num_values;
+} fed_rows;
+
+/* mean = by coordinate, the mean without the `trim` smallest and the `trim` largest values, where
+ * 2 * trim < num_rows; with trim = (num_rows - 1) / 2 it is the median. squares receives each row's
+ * squared distance to it. */
+int fed_trimmed_mean(int num_threads, const fed_rows *rows, size_t trim,
+                     double *mean /* out [num_values] */,
+                     double *squares /* out [num_rows], or NULL */);
+/* mean = by coordinate, the mean of the num_nearest values nearest to the median, where num_nearest
+ * is 1..num_rows. Of equally near values, those of earlier rows are taken. */
+int fed_mean_near_median(int num_threads, const fed_rows *rows, size_t num_nearest,
+                         double *mean /* out [num_values] */);
+/* votes = by coordinate, the sum of the signs of values minus origin; num_rows <= INT32_MAX. */
+int fed_sign_votes(int num_threads, const fed_rows *rows, const double *origin /* NULL: zeros */,
+                   int32_t *votes /* out [num_values] */);
+/* vector = kept * vector + the sum of factors[r] * row r, with factors >= 0. squares receives each
+ * row's squared distance to the result. */
+int fed_move_by_rows(int num_threads, const fed_rows *rows, double kept,
+                     const double *factors /* [num_rows] */, double *vector /* in-out */,
+                     double *squares /* out [num_rows], or NULL */);
+/* out[o] = the sum over r of factors[o][r] * row r, plus offsets[o] * offset, with factors >= 0. */
+int fed_mix_rows(int num_threads, const fed_rows *rows,
+                 const double *factors, /* [num_out, num_rows] */
+                 const double *offsets, /* [num_out] */
+                 const double *offset,  /* [num_values]; NULL: zeros */
+                 size_t num_out, float *out /* out [num_out, num_values] */);
+/* Each row's squared distance to origin, and the product of their difference with direction. */
+int fed_measure_rows(int num_threads, const fed_rows *rows,
+                     const double *origin,    /* [num_values]; NULL: zeros */
+                     const double *direction, /* [num_values]; NULL: no products */
+                     double *squares /* out [num_rows] */, double *products /* out, or NULL */);
+/* The squared distances, or with is_product the products, of all pairs of rows. */
+int fed_row_pairs(int num_threads, const fed_rows *rows, int is_product,
+                  double *pairs /* out [num_rows, num_rows] */);
+/* Chooses num_chosen of num_rows (1 <= num_chosen) whose largest distance is least; of equally good
+ * choices the first in lexicographic order. */
+int fed_least_diameter(const double *distances /* [num_rows, num_rows] */, size_t num_rows,
+                       size_t num_chosen, size_t *chosen /* out, ascending */);
 
 /* ---- For benchmarks (exercise.c) ------------------------------------------------------------- */
 

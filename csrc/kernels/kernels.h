@@ -118,6 +118,11 @@ typedef struct fed_cells {
     size_t offsets_stride;   /* from one row of cells to the next */
 } fed_cells;
 
+/* A step of a sorting network: the rows that receive the smaller and the larger value. */
+typedef struct fed_comparator {
+    uint32_t low, high;
+} fed_comparator;
+
 /* The kernels of one instruction set. */
 typedef struct fed_kernels {
     const char *name;

@@ -205,5 +205,35 @@ KERNEL(void, add_delta, double *sum, const float *params, const float *server, s
 KERNEL(void, add_vectors, double *sum, const float *const *vectors, const double *weights,
        size_t num_vectors, size_t first, size_t num_values)
 
+/* Rows of a cohort's deltas. Blocks are [num_rows][num_columns], rows `stride` apart; num_columns
+ * is a multiple of FED_LANES.
+ *
+ * Integers that are ordered as the floats are, with -0 before 0. */
+KERNEL(void, to_ordered, const float *values, size_t num_values, int32_t *ordered /* out */)
+/* Each comparator in turn puts the smaller value of two rows into the first of them. */
+KERNEL(void, compare_rows, int32_t *rows /* in-out */, size_t stride, size_t num_columns,
+       const fed_comparator *network, size_t num_comparators)
+/* The mean of each column, added from the first row to the last. */
+KERNEL(void, mean_of_ordered, const int32_t *rows, size_t stride, size_t num_rows,
+       size_t num_columns, double *mean /* out */)
+/* The mean of the num_nearest values (1 to num_rows) nearest to each column's median. has_tie is 1
+ * where two different values are equally near; then the choice between them is not made yet. */
+KERNEL(void, mean_near_median, const int32_t *sorted, size_t stride, size_t num_rows,
+       size_t num_columns, size_t num_nearest, double *mean /* out */, uint8_t *has_tie /* out */)
+/* votes += sign(values - origin). */
+KERNEL(void, add_signs, int32_t *votes /* in-out */, const float *values, const double *origin,
+       size_t num_values)
+/* sums[i][j] += the squared distance, or the product, of rows i and j, for i <= j. */
+KERNEL(void, add_pair_squares, const double *rows, size_t stride, size_t num_rows,
+       size_t num_columns, double *sums /* in-out [num_rows, num_rows] */)
+KERNEL(void, add_pair_products, const double *rows, size_t stride, size_t num_rows,
+       size_t num_columns, double *sums /* in-out [num_rows, num_rows] */)
+KERNEL(void, to_doubles, const float *from, size_t num_values, double *to /* out */)
+/* The sum of (values - origin)^2. */
+KERNEL(double, square_distance, const float *values, const double *origin, size_t num_values)
+/* The sum of (values - origin) * direction. */
+KERNEL(double, product_with, const float *values, const double *origin, const double *direction,
+       size_t num_values)
+
 /* Runs num_steps rounds of independent fused multiply-adds; returns the number of operations. */
 KERNEL(double, fma_chain, size_t num_steps)

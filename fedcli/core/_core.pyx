@@ -748,6 +748,172 @@ def add_change(const float[::1] before not None, const float[::1] after not None
     fed_add_change(num_params, &before[0], &after[0], &change[0])
 
 
+cdef double *doubles_of(double[::1] values, size_t num_values, what) except? NULL:
+    """Returns the address of values that must be [num_values]; NULL if they are None or empty."""
+    if values is None:
+        return NULL
+    if <size_t> values.shape[0] != num_values:
+        raise ValueError(f"{values.shape[0]} {what}, not {num_values}")
+    if num_values == 0:
+        return NULL
+    check_doubles(&values[0], what)
+    return &values[0]
+
+
+cdef class Rows:
+    """Some rows of a matrix of finite values, float32 [any, num_values], which is referenced.
+
+    The rows are those of `chosen`, int64 [num_rows], at least one. Each method works on num_threads
+    threads; its results do not depend on their number. Vectors are float64 [num_values].
+    """
+    cdef fed_rows table
+    cdef const float **starts
+    cdef object keep
+    cdef int num_threads
+
+    def __cinit__(self, const float[:, ::1] matrix not None, const int64_t[::1] chosen not None,
+                  int num_threads):
+        cdef size_t r
+        self.table.num_rows, self.table.num_values = chosen.shape[0], matrix.shape[1]
+        if chosen.shape[0] < 1:
+            raise ValueError("no rows; give at least one")
+        if not 1 <= num_threads <= FED_MAX_THREADS:
+            raise ValueError(f"{num_threads} threads: give 1 to {FED_MAX_THREADS}")
+        if <size_t> &chosen[0] % sizeof(int64_t) != 0:
+            raise ValueError(f"row numbers are not aligned to {sizeof(int64_t)} bytes; give a copy")
+        self.starts = <const float **> malloc(self.table.num_rows * sizeof(float *))
+        if self.starts == NULL:
+            raise MemoryError
+        for r in range(self.table.num_rows):
+            if not 0 <= chosen[r] < matrix.shape[0]:
+                raise ValueError(f"row {chosen[r]} of {matrix.shape[0]}")
+            self.starts[r] = &matrix[chosen[r], 0] if matrix.shape[1] > 0 else NULL
+        if matrix.shape[1] > 0:
+            check_floats(self.starts[0], "rows")
+        self.table.rows = self.starts
+        self.num_threads = num_threads
+        self.keep = matrix
+
+    def __dealloc__(self):
+        free(self.starts)
+
+    def trimmed_mean(self, size_t trim, double[::1] mean not None, double[::1] squares=None):
+        """Writes the mean of each coordinate without the `trim` smallest and largest values.
+
+        squares float64 [num_rows] receive the rows' squared distances to it.
+        """
+        cdef int status
+        cdef double *to_mean = doubles_of(mean, self.table.num_values, "means")
+        cdef double *to_squares = doubles_of(squares, self.table.num_rows, "squares")
+        with nogil:
+            status = fed_trimmed_mean(self.num_threads, &self.table, trim, to_mean, to_squares)
+        check(status)
+
+    def mean_near_median(self, size_t num_nearest, double[::1] mean not None):
+        """Writes the mean of the values of each coordinate that are nearest to the median."""
+        cdef int status
+        cdef double *to_mean = doubles_of(mean, self.table.num_values, "means")
+        with nogil:
+            status = fed_mean_near_median(self.num_threads, &self.table, num_nearest, to_mean)
+        check(status)
+
+    def sign_votes(self, double[::1] origin=None):
+        """Returns the sums of the signs of values minus origin: int32 [num_values]."""
+        cdef int status
+        votes = np.zeros(self.table.num_values, np.int32)
+        cdef int32_t[::1] view = votes
+        cdef double *of_origin = doubles_of(origin, self.table.num_values, "origins")
+        if self.table.num_values == 0:
+            return votes
+        with nogil:
+            status = fed_sign_votes(self.num_threads, &self.table, of_origin, &view[0])
+        check(status)
+        return votes
+
+    def move(self, double kept, double[::1] factors not None, double[::1] vector not None,
+             double[::1] squares=None):
+        """Replaces vector by kept * vector + the sum of factors * rows; factors are at least 0."""
+        cdef int status
+        cdef double *of_factors = doubles_of(factors, self.table.num_rows, "factors")
+        cdef double *of_vector = doubles_of(vector, self.table.num_values, "values of the vector")
+        cdef double *to_squares = doubles_of(squares, self.table.num_rows, "squares")
+        with nogil:
+            status = fed_move_by_rows(self.num_threads, &self.table, kept, of_factors, of_vector,
+                                      to_squares)
+        check(status)
+
+    def mix(self, double[:, ::1] factors not None, double[::1] offsets, double[::1] offset,
+            float[:, ::1] out not None):
+        """Writes out[o] = the sum over r of factors[o, r] * row r, plus offsets[o] * offset."""
+        cdef int status
+        cdef size_t num_out = out.shape[0]
+        cdef double *of_offsets
+        cdef double *of_offset
+        if (<size_t> factors.shape[0], <size_t> factors.shape[1]) != (num_out, self.table.num_rows):
+            raise ValueError(f"factors are [{factors.shape[0]}, {factors.shape[1]}], not"
+                             f" [{num_out}, {self.table.num_rows}]")
+        if <size_t> out.shape[1] != self.table.num_values:
+            raise ValueError(f"rows of {out.shape[1]} values, not {self.table.num_values}")
+        if (offsets is None) != (offset is None):
+            raise ValueError("one of offsets and offset is None; give both or none")
+        of_offsets = doubles_of(offsets, num_out, "offsets")
+        of_offset = doubles_of(offset, self.table.num_values, "values of the offset")
+        if num_out == 0 or self.table.num_values == 0:
+            return
+        check_doubles(&factors[0, 0], "factors")
+        check_floats(&out[0, 0], "rows")
+        with nogil:
+            status = fed_mix_rows(self.num_threads, &self.table, &factors[0, 0], of_offsets,
+                                  of_offset, num_out, &out[0, 0])
+        check(status)
+
+    def measure(self, double[::1] origin=None, double[::1] direction=None):
+        """Returns the rows' squared distances to origin, and their products with direction (after
+        origin is subtracted; 0 without a direction): float64 [num_rows] each."""
+        cdef int status
+        squares, products = np.zeros(self.table.num_rows), np.zeros(self.table.num_rows)
+        cdef double[::1] squares_view = squares, products_view = products
+        cdef double *of_origin = doubles_of(origin, self.table.num_values, "origins")
+        cdef double *of_direction = doubles_of(direction, self.table.num_values, "directions")
+        with nogil:
+            status = fed_measure_rows(self.num_threads, &self.table, of_origin, of_direction,
+                                      &squares_view[0], &products_view[0])
+        check(status)
+        return squares, products
+
+    def pairs(self, bint is_product):
+        """Returns all squared distances, or products, of two rows: float64 [num_rows, num_rows]."""
+        cdef int status
+        pairs = np.zeros((self.table.num_rows, self.table.num_rows))
+        cdef double[:, ::1] view = pairs
+        with nogil:
+            status = fed_row_pairs(self.num_threads, &self.table, is_product, &view[0, 0])
+        check(status)
+        return pairs
+
+
+def least_diameter(double[:, ::1] distances not None, size_t num_chosen):
+    """Returns the rows whose largest distance is least, in ascending order: int64 [num_chosen]."""
+    cdef int status
+    cdef size_t c
+    cdef size_t *chosen
+    if distances.shape[0] != distances.shape[1] or distances.shape[0] < 1:
+        raise ValueError(f"distances are [{distances.shape[0]}, {distances.shape[1]}], not square")
+    if not 1 <= num_chosen <= <size_t> distances.shape[0]:
+        raise ValueError(f"{num_chosen} of {distances.shape[0]} rows")
+    check_doubles(&distances[0, 0], "distances")
+    chosen = <size_t *> malloc(num_chosen * sizeof(size_t))
+    if chosen == NULL:
+        raise MemoryError
+    with nogil:
+        status = fed_least_diameter(&distances[0, 0], distances.shape[0], num_chosen, chosen)
+    try:
+        check(status)
+        return np.array([chosen[c] for c in range(num_chosen)], np.int64)
+    finally:
+        free(chosen)
+
+
 def stages(Model model not None):
     """Returns the first layer of each stage: a layer, or a convolution with the pool after it."""
     cdef size_t first_layers[FED_MAX_LAYERS]

@@ -140,6 +140,19 @@ cdef extern from "fed.h" nogil:
     int fed_predict(fed_team *, const fed_model *, const float *, const fed_client *, size_t,
                     const atomic_int *, float *, fed_fault *)
 
+    ctypedef struct fed_rows:
+        const float *const *rows
+        size_t num_rows, num_values
+    int fed_trimmed_mean(int, const fed_rows *, size_t, double *, double *)
+    int fed_mean_near_median(int, const fed_rows *, size_t, double *)
+    int fed_sign_votes(int, const fed_rows *, const double *, int32_t *)
+    int fed_move_by_rows(int, const fed_rows *, double, const double *, double *, double *)
+    int fed_mix_rows(int, const fed_rows *, const double *, const double *, const double *, size_t,
+                     float *)
+    int fed_measure_rows(int, const fed_rows *, const double *, const double *, double *, double *)
+    int fed_row_pairs(int, const fed_rows *, int, double *)
+    int fed_least_diameter(const double *, size_t, size_t, size_t *)
+
     size_t fed_stages(const fed_model *, size_t *)
     int fed_exercise(const fed_model *, const float *, size_t, size_t, int, size_t)
 

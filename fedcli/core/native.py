@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,7 @@ __all__ = [
     "Model",
     "Phase",
     "Plan",
+    "Rows",
     "Step",
     "StepKind",
     "StepRow",
@@ -87,11 +89,14 @@ __all__ = [
     "initial_slots",
     "isa_name",
     "isa_names",
+    "least_diameter",
     "next_client_vector",
     "random_u64",
     "resolve_threads",
     "stages",
 ]
+
+T = TypeVar("T")
 
 StepRow = tuple[int, tuple[float, ...]]
 # One layer: the fields of struct fed_layer in order, with the kind's name and nested shapes.
@@ -198,6 +203,145 @@ class WeightedSum:
     def total(self) -> tuple[NDArray[np.float64], float]:
         """Returns the sum, float64 [num_values], and the sum of the weights."""
         return self._sum.total()
+
+
+class Rows:
+    """Some rows of a matrix, which the core reads in slices and on threads.
+
+    The matrix may be a mapped file that is larger than memory. Its values must be finite. Results
+    are in float64 and do not depend on the number of threads.
+    """
+
+    def __init__(
+        self, matrix: NDArray[np.float32], chosen: NDArray[np.int64], num_threads: int
+    ) -> None:
+        """Refers to rows of a matrix.
+
+        Args:
+            matrix: float32 [any, num_values], contiguous; it must not change.
+            chosen: The rows, at least one: int64 [num_rows].
+            num_threads: The number of threads that compute.
+        """
+        self._rows = _core.Rows(matrix, chosen, num_threads)
+        self._num_rows = len(chosen)
+        self._num_values = matrix.shape[1]
+        self._is_shared = num_threads > 1
+
+    def trimmed_mean(self, trim: int) -> NDArray[np.float64]:
+        """Returns the mean of each coordinate without its `trim` smallest and largest values.
+
+        Args:
+            trim: At most (num_rows - 1) // 2, which gives the median.
+        """
+        mean = np.empty(self._num_values)
+        self._call(lambda: self._rows.trimmed_mean(trim, mean))
+        return mean
+
+    def median_and_distances(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Returns the median of each coordinate, and each row's distance to it [num_rows]."""
+        median, squares = np.empty(self._num_values), np.empty(self._num_rows)
+        trim = (self._num_rows - 1) // 2
+        self._call(lambda: self._rows.trimmed_mean(trim, median, squares))
+        return median, np.sqrt(squares)
+
+    def mean_near_median(self, num_nearest: int) -> NDArray[np.float64]:
+        """Returns the mean of the values of each coordinate that are nearest to their median.
+
+        Of values that are equally near, those of earlier rows are taken.
+
+        Args:
+            num_nearest: The number of values, 1 to num_rows.
+        """
+        mean = np.empty(self._num_values)
+        self._call(lambda: self._rows.mean_near_median(num_nearest, mean))
+        return mean
+
+    def sign_votes(self, origin: NDArray[np.float64] | None = None) -> NDArray[np.int32]:
+        """Returns the sums of the signs of the rows minus `origin` (None: zeros)."""
+        return self._call(lambda: self._rows.sign_votes(origin))
+
+    def weighted_sum(self, factors: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Returns the sum of factor * row, for factors [num_rows] of at least 0."""
+        total = np.empty(self._num_values)
+        self._call(lambda: self._rows.move(0.0, factors, total))
+        return total
+
+    def move(
+        self, vector: NDArray[np.float64], kept: float, factors: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Replaces a vector by kept * vector + the sum of factor * row.
+
+        Returns:
+            The distance of each row to the new vector, from the same pass: float64 [num_rows].
+        """
+        squares = np.empty(self._num_rows)
+        self._call(lambda: self._rows.move(kept, factors, vector, squares))
+        return np.sqrt(squares)
+
+    def mix(
+        self,
+        factors: NDArray[np.float64],
+        out: NDArray[np.float32],
+        offset: NDArray[np.float64] | None = None,
+        offset_factors: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Writes sums of the rows: out[o] = the sum of factors[o, r] * row r.
+
+        Args:
+            factors: At least 0, float64 [num_out, num_rows].
+            out: Overwritten, float32 [num_out, num_values].
+            offset: A further vector, which is added after multiplication; None: zeros.
+            offset_factors: Its factors, float64 [num_out].
+        """
+        self._call(lambda: self._rows.mix(factors, offset_factors, offset, out))
+
+    def distances_to(self, origin: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """Returns the distance of each row to `origin` (None: its norm), float64 [num_rows]."""
+        return np.sqrt(self._call(lambda: self._rows.measure(origin))[0])
+
+    def measure(
+        self, direction: NDArray[np.float64], origin: NDArray[np.float64] | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Returns the norms of the rows minus `origin`, and their products with `direction`."""
+        squares, products = self._call(lambda: self._rows.measure(origin, direction))
+        return np.sqrt(squares), products
+
+    def square_distances(self) -> NDArray[np.float64]:
+        """Returns the squared distances of all pairs of rows: float64 [num_rows, num_rows].
+
+        They are computed from differences of the rows. Norms minus products would lose all digits
+        for rows that differ little.
+        """
+        return self._call(lambda: self._rows.pairs(False))
+
+    def products(self) -> NDArray[np.float64]:
+        """Returns the inner products of all pairs of rows: float64 [num_rows, num_rows]."""
+        return self._call(lambda: self._rows.pairs(True))
+
+    def _call(self, work: Callable[[], T]) -> T:
+        """Runs a call of the core; one of the main thread with helpers runs on another thread.
+
+        OpenMP keeps the helpers of a thread for its next call, and a process forked from it would
+        wait for helpers that it does not have.
+        """
+        if not self._is_shared or threading.current_thread() is not threading.main_thread():
+            return work()
+        from concurrent.futures import ThreadPoolExecutor  # late: few runs need it
+
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            return pool.submit(work).result()
+
+
+def least_diameter(distances: NDArray[np.float64], num_chosen: int) -> NDArray[np.int64]:
+    """Returns the rows whose largest distance from each other is least, in ascending order.
+
+    Of equally good choices it is the first in lexicographic order.
+
+    Args:
+        distances: Of all pairs of rows, float64 [num_rows, num_rows], squared or not.
+        num_chosen: 1 to num_rows.
+    """
+    return _core.least_diameter(distances, num_chosen)
 
 
 def example_order(plan: Plan, num_examples: int, key: StreamKey) -> NDArray[np.uint32]:
