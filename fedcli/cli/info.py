@@ -13,7 +13,7 @@ from fedcli.errors import ConfigError
 from fedcli.settings.declaration import option_name
 from fedcli.settings.options import Entry, Option, Table, did_you_mean
 from fedcli.settings.presets import PRESETS
-from fedcli.settings.tables.algorithms import AGGREGATORS, ALGORITHMS
+from fedcli.settings.tables.algorithms import AGGREGATORS, ALGORITHMS, PRE_AGGREGATORS
 from fedcli.settings.tables.datasets import DATASETS, PUBLIC_DATASETS
 from fedcli.settings.tables.engines import ENGINES
 from fedcli.settings.tables.metrics import METRICS
@@ -35,6 +35,7 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
     "models": MODELS,
     "algorithms": ALGORITHMS,
     "aggregators": AGGREGATORS,
+    "pre-aggregators": PRE_AGGREGATORS,
     "metrics": METRICS,
     "optimizers": OPTIMIZERS,
     "schedules": SCHEDULES,
@@ -49,6 +50,7 @@ _OPTIONS: Mapping[str, tuple[str, str]] = {
     "models": ("--model", "--model-option"),
     "algorithms": ("--algorithm", "--algorithm-option"),
     "aggregators": ("--aggregator", "--aggregator-option"),
+    "pre-aggregators": ("--pre-aggregator", "--pre-aggregator-option"),
     "metrics": ("--metrics", ""),
     "optimizers": ("--client-optimizer", "--client-option"),
     "schedules": ("--client-schedule", "--client-schedule-option"),
@@ -72,8 +74,8 @@ def info(*, name: str | None, as_json: bool, quiet: bool, verbose: bool) -> None
 
     With NAME, show its description, its source, its options with defaults and ranges, the learning
     rates to start from, and an example command. NAME may also be a whole table: datasets,
-    partitions, samplers, models, algorithms, aggregators, metrics, optimizers, schedules, engines
-    or presets.
+    partitions, samplers, models, algorithms, aggregators, pre-aggregators, metrics, optimizers,
+    schedules, engines or presets.
 
     \b
     Examples:
@@ -158,8 +160,9 @@ def _describe(table: str, entry: Entry) -> dict[str, Any]:
         described["remark"] = PRESETS[entry.name].remark
     if entry.licence:
         described["licence"] = entry.licence
-    if entry.rates:
-        described["rates"] = entry.rates
+    for name in ("requirement", "cost", "rates"):
+        if getattr(entry, name):
+            described[name] = getattr(entry, name)
     described["example"] = _example(table, entry)
     if table == "models":
         described["layers"] = _layers(entry.name)
@@ -280,6 +283,10 @@ def _show_entries(screen: Screen, entries: Mapping[str, list[dict[str, Any]]]) -
             screen.prose([("", entry["doc"]), ("", f"Source: {entry['source']}")])
             if "licence" in entry:
                 screen.prose([("", f"Licence: {entry['licence']}")])
+            if "requirement" in entry:
+                screen.prose([("", f"Needs: {entry['requirement']}")])
+            if "cost" in entry:
+                screen.prose([("", f"Costs: {entry['cost']}")])
             if "rates" in entry:
                 screen.prose([("", f"Rates to start from: {entry['rates']}")])
             if "values" in entry:

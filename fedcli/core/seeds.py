@@ -41,6 +41,7 @@ class Purpose(IntEnum):
     SEARCH = 24
     SIGN_FLIP = 25
     VALIDATION = 26
+    COORDINATES = 27
 
 
 class StreamKey(NamedTuple):

@@ -148,14 +148,20 @@ def _plan_participation(config: RunConfig) -> Participation | None:
     )
 
 
+def cohort_size(config: RunConfig, cohorts: Cohorts) -> int | None:
+    """Returns the number of clients of each cohort whose reports are awaited; None: it varies."""
+    # The cohorts of `poisson`, and of users' own samplers, may have any size.
+    if config.sampling not in _OF_ONE_SIZE:
+        return None
+    if cohorts.num_wanted is not None:
+        return cohorts.num_wanted
+    return len(cohorts.fixed or ()) if cohorts.sampler is None else cohorts.sampler.size
+
+
 def _check_min_reports(config: RunConfig, cohorts: Cohorts) -> None:
     """Rejects --min-reports above the number of clients in a cohort."""
-    # The cohorts of `poisson`, and of users' own samplers, may have any size.
-    if config.min_reports is None or config.sampling not in _OF_ONE_SIZE:
-        return
-    size = len(cohorts.fixed or ()) if cohorts.sampler is None else cohorts.sampler.size
-    size = size if cohorts.num_wanted is None else cohorts.num_wanted
-    if config.min_reports > size:
+    size = cohort_size(config, cohorts)
+    if config.min_reports is not None and size is not None and config.min_reports > size:
         raise ConfigError(
             f"--min-reports {config.min_reports} exceeds the cohort of {size}: every round would "
             f"be skipped; choose 1 to {size}"

@@ -26,6 +26,7 @@ from fedcli.models.metrics import MetricsAggregator, sum_then_finalize
 from fedcli.settings import tables
 
 if TYPE_CHECKING:
+    from fedcli.datasets.batches import BatchedDataset
     from fedcli.learning.updates.contract import UpdateStage
 
 __all__ = [
@@ -57,6 +58,7 @@ def build_process(
     class_weights: ArrayLike | None = None,
     stages: Sequence[UpdateStage] = (),
     seed: int = 0,
+    root_data: BatchedDataset | None = None,
 ) -> LearningProcess:
     """Returns the training process of any algorithm.
 
@@ -77,6 +79,7 @@ def build_process(
             losses over its number of examples. None for 1 throughout.
         stages: What changes the single updates of a cohort before they are aggregated, in order.
         seed: The seed of what stages and aggregators draw at random.
+        root_data: The server's own examples in batches, for an aggregator that needs them.
 
     Raises:
         ConfigError: The model's name is unknown, or the class weights do not fit the model.
@@ -92,6 +95,7 @@ def build_process(
         class_weights=class_weights,
         stages=stages,
         seed=seed,
+        root_data=root_data,
     )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fedcli.core.native import CancelFlag
 from fedcli.errors import ConfigError
+from fedcli.learning.aggregators.contract import first_state
 from fedcli.learning.algorithms.base import Algorithm, apply_mean_delta
 from fedcli.learning.algorithms.client_work import CohortCall
 from fedcli.learning.algorithms.evaluated import Evaluated
@@ -25,6 +26,7 @@ from fedcli.learning.state import ProcessOutput, ServerState
 from fedcli.models.metrics import MetricsAggregator
 
 if TYPE_CHECKING:
+    from fedcli.datasets.batches import BatchedDataset
     from fedcli.learning.updates.contract import UpdateStage
     from fedcli.learning.updates.passage import Passage
 
@@ -44,6 +46,7 @@ class TrainingProcess(LearningProcess):
         class_weights: ArrayLike | None = None,
         stages: Sequence[UpdateStage] = (),
         seed: int = 0,
+        root_data: BatchedDataset | None = None,
     ) -> None:
         """Combines an algorithm with a model; see `build_process`.
 
@@ -71,6 +74,7 @@ class TrainingProcess(LearningProcess):
         self._measures_deltas = measures_deltas
         self._stages = tuple(stages)
         self._seed = seed
+        self._root_data = root_data
 
     def _about(self) -> dict[str, str]:
         work, algorithm = self.algorithm.client_work, self.algorithm
@@ -91,7 +95,7 @@ class TrainingProcess(LearningProcess):
             round_num=0,
             global_model_weights=params,
             client_work=self.algorithm.client_work.init(params),
-            aggregator=self.algorithm.aggregator.init(),
+            aggregator=first_state(self.algorithm.aggregator, len(params)),
             finalizer=self.algorithm.server_optimizer.init(params),
             updates=self._start_updates(len(params)),
             evaluated=self._start_evaluated(params),
@@ -177,6 +181,7 @@ class TrainingProcess(LearningProcess):
             num_clients=self.num_clients,
             evaluated=state.evaluated,
             passage=passage,
+            root_data=self._root_data,
         )
         deltas, work_state, evaluated = algorithm.client_work.run(call, state.client_work)
         trained = perf_counter()

@@ -13,6 +13,7 @@ from fedcli.settings.run_config import RunConfig
 from fedcli.settings.vocabulary import BY_ROUND
 
 if TYPE_CHECKING:
+    from fedcli.learning.aggregators.contract import Aggregator
     from fedcli.learning.updates.contract import UpdateStage
 
 
@@ -28,7 +29,7 @@ def build_algorithm(config: RunConfig) -> Algorithm:
         _build_client_optimizer(config),
         _build_server_optimizer(config),
         weighting=config.client_weighting,
-        aggregator=aggregators.build(config.aggregator, config.aggregator_options),
+        aggregator=_build_aggregator(config),
         options=config.algorithm_options,
     )
     return replace(algorithm, ema_decay=config.server_ema)
@@ -37,6 +38,15 @@ def build_algorithm(config: RunConfig) -> Algorithm:
 def build_stages(config: RunConfig) -> tuple[UpdateStage, ...]:
     """Returns what changes the single updates of a valid config before they are aggregated."""
     return ()
+
+
+def _build_aggregator(config: RunConfig) -> Aggregator:
+    name, options = config.aggregator, config.aggregator_options
+    if config.pre_aggregator is None:
+        return aggregators.build(name, options)
+    return aggregators.build_after(
+        config.pre_aggregator, name, options, config.pre_aggregator_options
+    )
 
 
 def _build_client_optimizer(config: RunConfig) -> Optimizer | None:

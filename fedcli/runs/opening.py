@@ -18,6 +18,7 @@ from fedcli.datasets.batches import BatchedDataset
 from fedcli.datasets.client_batches import ClientBatches
 from fedcli.datasets.client_data import ClientData
 from fedcli.datasets.opening import CACHE_BYTES
+from fedcli.errors import ConfigError
 from fedcli.federation.cohorts import Cohorts
 from fedcli.federation.evaluated_splits import notes_of_evaluation
 from fedcli.federation.evaluation_groups import EvaluationGroup, make_groups
@@ -28,7 +29,14 @@ from fedcli.federation.opened_data import (
     open_data,
 )
 from fedcli.federation.participation import RoundReports
-from fedcli.federation.sampled_clients import SampledClients, open_sampled_clients, plan_of
+from fedcli.federation.sampled_clients import (
+    SampledClients,
+    cohort_size,
+    open_sampled_clients,
+    plan_of,
+)
+from fedcli.learning.aggregators.contract import problem_of
+from fedcli.learning.algorithms.base import Algorithm
 from fedcli.learning.engines import choosing
 from fedcli.learning.engines.contract import Engine
 from fedcli.learning.process import LearningProcess
@@ -189,6 +197,7 @@ def open_federation(
     plan = plan_of(config)
     config, sampled_clients = open_sampled_clients(config, train, plan, notes, cancel)
     cohorts = sampled_clients.cohorts
+    _check_cohort(algorithm, cohort_size(config, cohorts), config)
     load = needs.workload(
         train,
         len(cohorts.for_round(0)),
@@ -249,6 +258,7 @@ def open_federation(
             class_weights=weights,
             stages=build_stages(config),
             seed=config.seed,
+            root_data=_root_data(config, algorithm, train, plan),
         ),
         evaluator=learning.build_fed_eval(model, engine=engine),
         sampled_clients=sampled_clients,
@@ -282,6 +292,30 @@ def _class_weights(
     weights = class_weights.load_class_weights(config.class_weights, train, cancel)
     notes.append(class_weights.describe(weights, train))
     return weights
+
+
+def _check_cohort(algorithm: Algorithm, size: int | None, config: RunConfig) -> None:
+    """Refuses cohorts that are too small for the aggregator. Cohorts without a size are skipped."""
+    num_deltas = 1 if algorithm.entry.pools_clients else size
+    if num_deltas is None:
+        return
+    problem = problem_of(algorithm.aggregator, num_deltas)
+    if problem is not None:
+        before = f"--pre-aggregator {config.pre_aggregator} and " * bool(config.pre_aggregator)
+        raise ConfigError(f"{before}--aggregator {config.aggregator}: {problem}")
+
+
+def _root_data(
+    config: RunConfig, algorithm: Algorithm, train: ClientData, plan: BatchPlan
+) -> BatchedDataset | None:
+    """The server's own examples, if the aggregator needs some."""
+    aggregator = algorithm.aggregator
+    num_examples = aggregator.request(aggregator.init()).root_examples
+    if not num_examples:
+        return None
+    from fedcli.federation.root_data import draw_root_data  # late: few aggregators need it
+
+    return draw_root_data(train, num_examples, plan, config.seed)
 
 
 def _wrapped(given: Any, train: ClientData) -> Model:

@@ -104,6 +104,8 @@ class Entry:
         code: Where the row is implemented, as `lazy.load` takes it: "module" or "module:name".
         example: A command that uses it; empty: the one of its table (see `fedcli info`).
         rates: Learning rates to start from, in words; empty: it does not determine them.
+        requirement: What it needs, in words, such as a least number of clients; empty: nothing.
+        cost: What it costs, in words; empty: hardly anything.
         file: For a part from outside the package, its file, for messages; empty: there is none.
         family: For a file that has not been run yet, what it is to hold, such as "algorithm";
             empty: the row is complete. See `opened`.
@@ -118,6 +120,8 @@ class Entry:
     code: str = field(default="", kw_only=True)
     example: str = field(default="", kw_only=True)
     rates: str = field(default="", kw_only=True)
+    requirement: str = field(default="", kw_only=True)
+    cost: str = field(default="", kw_only=True)
     file: str = field(default="", kw_only=True)
     family: str = field(default="", kw_only=True)
 

@@ -50,6 +50,7 @@ def validate(config: RunConfig) -> RunConfig:
     _resolve_sampling(values)
     _check_needs(values)
     _check_eval_split(values)
+    _check_pre_aggregator(values)
     _check_records(values)
     _check_participation(values)
     _resolve_metrics(values)
@@ -140,6 +141,14 @@ def _check_eval_split(values: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"--eval-split {split} needs evaluations during the run; give how often, for example "
             "--eval-every 1"
+        )
+
+
+def _check_pre_aggregator(values: Mapping[str, Any]) -> None:
+    if values["pre_aggregator_options"] and values["pre_aggregator"] is None:
+        raise ConfigError(
+            f"--pre-aggregator-option {next(iter(values['pre_aggregator_options']))} is for "
+            f"--pre-aggregator; choose one of {', '.join(sorted(tables.PRE_AGGREGATORS))}"
         )
 
 

@@ -415,6 +415,17 @@ class RunConfig:
     aggregator_options: Options = options_of(
         "aggregator", help="Option of the aggregator.", section=ALGORITHM
     )
+    pre_aggregator: str | None = option(
+        None,
+        name_in(lambda: tables.PRE_AGGREGATORS),
+        help="Replace the model deltas before they are averaged: by means of buckets, by means of "
+        "nearest neighbours, or clipped. Default: they stay as they are.",
+        section=ALGORITHM,
+        acts_on=GLOBAL_MODEL,
+    )
+    pre_aggregator_options: Options = options_of(
+        "pre_aggregator", help="Option of the pre-aggregator.", section=ALGORITHM
+    )
     seed: int = option(
         0,
         whole(0, MAX_SEED),

@@ -155,6 +155,7 @@ def test_toml_holds_every_set_option_and_only_those() -> None:
         "model_options",
         "algorithm_options",
         "aggregator_options",
+        "pre_aggregator_options",
         "client_schedule_options",
         "server_schedule_options",
         "metric_options",

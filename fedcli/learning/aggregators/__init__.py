@@ -9,6 +9,7 @@ from fedcli.lazy import hand_on
 if TYPE_CHECKING:
     from fedcli.learning.aggregators.contract import Aggregator as Aggregator
     from fedcli.learning.aggregators.contract import build as build
+    from fedcli.learning.aggregators.pre_aggregation import build_after as build_after
     from fedcli.learning.engines.deltas import ALL_ROWS as ALL_ROWS
     from fedcli.learning.engines.deltas import SUM as SUM
     from fedcli.learning.engines.deltas import DeltaBounds as DeltaBounds
@@ -25,5 +26,6 @@ else:
             "Deltas": "fedcli.learning.engines.deltas",
             "SUM": "fedcli.learning.engines.deltas",
             "build": "fedcli.learning.aggregators.contract",
+            "build_after": "fedcli.learning.aggregators.pre_aggregation",
         },
     )

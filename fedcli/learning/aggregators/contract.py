@@ -22,8 +22,13 @@ from fedcli.settings.options import Value
 class Aggregator(Protocol):
     """Combines the deltas of a cohort to one mean delta.
 
-    It holds settings only. Its state between rounds is part of the server state: arrays, ints and
-    floats by name, which keep their shapes and types from round to round.
+    It holds settings only. Its state between rounds is part of the server state: arrays, ints,
+    floats and `ClientStates` by name, which keep their shapes and types from round to round.
+
+    Three more methods are optional. `init_for(num_params)` returns the initial state if vectors
+    belong to it. `problem(num_clients)` returns why deltas of so many clients cannot be combined,
+    or None; a run with such cohorts does not begin. `for_cohort(num_clients)` returns the
+    aggregator with shares of so many clients turned into numbers.
     """
 
     def init(self) -> dict[str, Any]:
@@ -47,6 +52,20 @@ class Aggregator(Protocol):
         it of.
         """
         ...
+
+
+def first_state(aggregator: Aggregator, num_params: int) -> dict[str, Any]:
+    """Returns an aggregator's state before the first round of a model of `num_params`."""
+    init_for = getattr(aggregator, "init_for", None)
+    state: dict[str, Any] = aggregator.init() if init_for is None else init_for(num_params)
+    return state
+
+
+def problem_of(aggregator: Aggregator, num_clients: int) -> str | None:
+    """Returns why an aggregator cannot combine deltas of so many clients; None if it can."""
+    problem = getattr(aggregator, "problem", None)
+    why: str | None = None if problem is None else problem(num_clients)
+    return why
 
 
 def build(name: str, options: Mapping[str, Value] | None = None) -> Aggregator:

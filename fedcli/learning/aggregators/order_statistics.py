@@ -1,12 +1,12 @@
-"""Aggregators that treat each coordinate of the deltas separately: the median.
+"""Rules that treat each coordinate of the deltas separately.
 
-Yin, Chen, Ramchandran and Bartlett, "Byzantine-Robust Distributed Learning: Towards Optimal
-Statistical Rates", ICML 2018, https://arxiv.org/abs/1803.01498. If fewer than half of the clients
-of a round send wrong deltas, each coordinate of the median lies within the range of the correct
-ones.
-
-Client weights are ignored, because a client could move the median by claiming a large weight. A
-delta counts if it is finite and its client has an example.
+The median and the trimmed mean: Yin, Chen, Ramchandran and Bartlett, "Byzantine-Robust Distributed
+Learning: Towards Optimal Statistical Rates", ICML 2018, https://arxiv.org/abs/1803.01498. If fewer
+than half of the clients of a round send wrong deltas, each coordinate of the median lies within the
+range of the correct ones. The mean around the median: Xie, Koyejo and Gupta, "Generalized
+Byzantine-tolerant SGD", 2018, https://arxiv.org/abs/1802.10116. The majority of signs: Bernstein,
+Zhao, Azizzadenesheli and Anandkumar, "signSGD with Majority Vote is Communication Efficient and
+Fault Tolerant", ICLR 2019, https://arxiv.org/abs/1810.05291.
 """
 
 from __future__ import annotations
@@ -18,32 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
+from fedcli.learning.aggregators.counted import CountedDeltas
+from fedcli.learning.aggregators.robust import RobustRule
 from fedcli.learning.engines.deltas import ALL_ROWS, DeltaRequest, Deltas
 
-
-def middle_of_rows(values: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Returns the median of each row: the middle value, or the mean of the two middle ones.
-
-    Args:
-        values: [num_rows, num_values], at least one value per row and no NaN. The function reorders
-            the values of each row.
-
-    Returns:
-        [num_rows]; float64 if there are two middle values. The result does not depend on the order
-        of the values of a row, to the bit.
-    """
-    values += 0.0  # -0 becomes 0; as they are equal, the order would decide which is the median
-    last = values.shape[1] // 2
-    if values.shape[1] % 2:
-        values.partition(last, axis=1)
-        return values[:, last]
-    values.partition((last - 1, last), axis=1)
-    return (values[:, last - 1].astype(np.float64) + values[:, last]) / 2.0
+Combined = tuple[NDArray[np.float64] | None, dict[str, Any], dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Median:
-    """The coordinate-wise median of the deltas."""
+class _ByCoordinate:
+    """An aggregator without a state that takes any number of deltas."""
 
     def init(self) -> dict[str, Any]:
         """Returns an empty state."""
@@ -56,5 +39,59 @@ class Median:
     def aggregate(
         self, state: Mapping[str, Any], deltas: Deltas
     ) -> tuple[NDArray[np.float32], dict[str, Any], dict[str, Any]]:
-        """Returns the median delta [num_params], the state, and no metrics."""
-        return deltas.by_coordinate(middle_of_rows), dict(state), {}
+        """Returns the combined delta [num_params], the state, and no metrics."""
+        counted = CountedDeltas.of(deltas)
+        if counted is None:
+            return np.full(len(deltas.delta_sum), np.nan, np.float32), dict(state), {}
+        with np.errstate(over="ignore"):
+            return self.combine(counted).astype(np.float32), dict(state), {}
+
+    def combine(self, counted: CountedDeltas) -> NDArray[np.float64]:
+        """Returns the combined delta, float64 [num_params]."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Median(_ByCoordinate):
+    """The median of each coordinate; the mean of the two middle values if their number is even."""
+
+    def combine(self, counted: CountedDeltas) -> NDArray[np.float64]:
+        """See above."""
+        return counted.from_rows(counted.rows.trimmed_mean((counted.num - 1) // 2))
+
+
+@dataclass(frozen=True)
+class SignMajority(_ByCoordinate):
+    """The sign of most deltas in each coordinate, 0 on a tie; the server rate sets the step."""
+
+    def combine(self, counted: CountedDeltas) -> NDArray[np.float64]:
+        """See above."""
+        return np.sign(counted.rows.sign_votes(counted.origin)).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class TrimmedMean(RobustRule):
+    """The mean of each coordinate without as many smallest and largest values as may be wrong."""
+
+    def combine(
+        self, counted: CountedDeltas, num_byzantine: int, state: Mapping[str, Any]
+    ) -> Combined:
+        """See above."""
+        return counted.from_rows(counted.rows.trimmed_mean(num_byzantine)), {}, {}
+
+
+def trimmed_mean(trim: float) -> TrimmedMean:
+    """Returns the trimmed mean that drops a number or share of the values at each end."""
+    return TrimmedMean(trim)
+
+
+@dataclass(frozen=True)
+class MeanAroundMedian(RobustRule):
+    """The mean of the n - f values of each coordinate that are nearest to its median."""
+
+    def combine(
+        self, counted: CountedDeltas, num_byzantine: int, state: Mapping[str, Any]
+    ) -> Combined:
+        """See above."""
+        nearest = counted.rows.mean_near_median(counted.num - num_byzantine)
+        return counted.from_rows(nearest), {}, {}

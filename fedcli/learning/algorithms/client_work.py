@@ -42,6 +42,7 @@ class CohortCall:
         evaluated: The `evaluated` part of the server state before the round.
         passage: Takes the deltas that the aggregator gets through the stages before it; None: the
             deltas are not for the aggregator, or it needs their sum alone and there is no stage.
+        root_data: The server's own examples in batches; None: there are none.
     """
 
     engine: Engine
@@ -54,6 +55,7 @@ class CohortCall:
     num_clients: int | None = None
     evaluated: Evaluated | None = None
     passage: Passage | None = None
+    root_data: BatchedDataset | None = None
 
     @property
     def params(self) -> NDArray[np.float32]:
@@ -141,7 +143,34 @@ class CohortCall:
             exchange=exchange,
             cancel=self.cancel,
         )
-        return passage.take(deltas, wanted)
+        taken = passage.take(deltas, wanted)
+        if not wanted.root_examples:
+            return taken
+        return replace(taken, root=self._root_delta(task, exchange))
+
+    def _root_delta(
+        self, task: ClientTask, exchange: ClientExchange | None
+    ) -> NDArray[np.float64] | None:
+        """Returns the delta of the server's own examples, by the local steps of a client.
+
+        The engine trains them as a cohort of one client, after the clients. An exchange sends them
+        what it sends to a client that never took part, and does not receive their delta: they leave
+        no trace in what clients keep. No stage changes the delta, as it never leaves the server.
+        None if it is not finite.
+
+        Raises:
+            ConfigError: There are no examples.
+        """
+        if self.root_data is None:
+            raise ConfigError(
+                "the aggregator compares the clients' deltas with that of examples of the server; "
+                "give them as root_data"
+            )
+        clients = [self.root_data]  # a list: of a tuple, the engine would keep the decoded pixels
+        inputs = task.inputs if exchange is None else exchange.send(clients)
+        alone = replace(task, request=SUM, inputs=inputs, occurrences=None)
+        trained = self.engine.train(self.layout, alone, clients, cancel=self.cancel)
+        return trained.delta_sum / trained.weight_sum if trained.weight_sum > 0.0 else None
 
 
 class WorkResult(NamedTuple):

@@ -63,11 +63,14 @@ class DeltaRequest(NamedTuple):
             each delta, too. None: deltas are neither bounded nor measured.
         all_rows: Whether the single deltas are returned in `Deltas.rows`.
         are_writable: Whether these rows can be changed in place, in their temporary file.
+        root_examples: The number of examples of the server's own set, whose delta is returned in
+            `Deltas.root`; 0: it is not needed. Engines ignore this: see `CohortCall`.
     """
 
     bounds: DeltaBounds | None = None
     all_rows: bool = False
     are_writable: bool = False
+    root_examples: int = 0
 
 
 SUM = DeltaRequest()
@@ -94,6 +97,9 @@ class Deltas:
         scale: The factor of every delta, above 0.
         shift: The vector added to every scaled delta, float64 [num_params]; None for zeros.
         round: The round and its clients, if all rows were requested in a `LearningProcess`.
+        num_threads: The number of threads that an aggregator may compute with.
+        root: The delta of the server's root set before `scale` and `shift`, float64 [num_params];
+            None if it was not requested, or is not finite.
     """
 
     delta_sum: NDArray[np.float64]
@@ -103,6 +109,8 @@ class Deltas:
     scale: float = 1.0
     shift: NDArray[np.float64] | None = None
     round: RoundContext | None = None
+    num_threads: int = 1
+    root: NDArray[np.float64] | None = None
 
     def scaled(self, factor: float) -> Deltas:
         """Returns the deltas times a factor above 0."""
@@ -156,6 +164,20 @@ class Deltas:
             with np.errstate(over="ignore"):
                 result[chosen] = rule(values)
         return result
+
+
+def mapped_rows(num_rows: int, num_params: int) -> NDArray[np.float32]:
+    """Returns vectors of zeros in an unnamed temporary file: float32 [num_rows, num_params].
+
+    Raises:
+        RunError: The disk is full or fails.
+    """
+    block = np.zeros((1, num_params), np.float32)
+    stats = np.ones(1, [("is_finite", "i4")])
+    with DeltaFile(num_params) as file:
+        for _ in range(num_rows):  # written, because a full disk would end the process later
+            file.append(block, np.ones(1), stats)
+        return file.mapped(are_writable=True)
 
 
 class DeltaFile:

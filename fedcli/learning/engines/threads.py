@@ -143,7 +143,7 @@ class ThreadEngine:
                 if file is not None:
                     rows = file.mapped(are_writable=task.request.are_writable)
             delta_sum, weight_sum = loaded.delta_sum.total()
-            return Deltas(delta_sum, weight_sum, _joined(parts), rows)
+            return Deltas(delta_sum, weight_sum, _joined(parts), rows, num_threads=self.num_threads)
 
         return self._run(train, flag)
 

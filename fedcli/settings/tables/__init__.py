@@ -9,6 +9,7 @@ from fedcli.lazy import hand_on
 if TYPE_CHECKING:
     from fedcli.settings.tables.algorithms import AGGREGATORS as AGGREGATORS
     from fedcli.settings.tables.algorithms import ALGORITHMS as ALGORITHMS
+    from fedcli.settings.tables.algorithms import PRE_AGGREGATORS as PRE_AGGREGATORS
     from fedcli.settings.tables.algorithms import AlgorithmEntry as AlgorithmEntry
     from fedcli.settings.tables.algorithms import check_ema_decay as check_ema_decay
     from fedcli.settings.tables.algorithms import check_weighting as check_weighting
@@ -67,6 +68,7 @@ else:
             "OptimizerEntry": "fedcli.settings.tables.optimizers",
             "PARTITIONS": "fedcli.settings.tables.partitions",
             "PUBLIC_DATASETS": "fedcli.settings.tables.datasets",
+            "PRE_AGGREGATORS": "fedcli.settings.tables.algorithms",
             "RUN_S_ROUNDS": "fedcli.settings.tables.schedules",
             "SAMPLERS": "fedcli.settings.tables.samplers",
             "SCHEDULES": "fedcli.settings.tables.schedules",

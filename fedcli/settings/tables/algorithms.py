@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import field
 
 from fedcli.dataclass import dataclass
@@ -272,6 +272,54 @@ ALGORITHMS = table(
     family="algorithm",
 )
 
+_MOST_CLIENTS = 1e9
+
+_NUM_BYZANTINE = Option(
+    "num_byzantine",
+    0.1,
+    "Deltas that may be wrong (f): a whole number, or below 0.5 a share of the n that count.",
+    0.0,
+    _MOST_CLIENTS,
+)
+
+
+def _check_counts(name: str) -> Callable[[Mapping[str, Value]], str | None]:
+    """Returns the check that an option is a whole number or a share below 0.5."""
+
+    def check(options: Mapping[str, Value]) -> str | None:
+        value = options[name]
+        assert isinstance(value, float)
+        if value < 0.5 or value.is_integer():
+            return None
+        return f"{name} {value:g}: choose a share below 0.5 or a whole number"
+
+    return check
+
+
+def _robust(
+    name: str,
+    doc: str,
+    source: str,
+    options: tuple[Option, ...] = (),
+    *,
+    requirement: str,
+    cost: str,
+    code: str,
+) -> Entry:
+    """Returns the row of a rule that is told how many deltas may be wrong."""
+    return Entry(
+        name,
+        doc,
+        source,
+        (_NUM_BYZANTINE, *options),
+        _check_counts("num_byzantine"),
+        requirement=requirement,
+        cost=cost,
+        example=f"fedcli train --aggregator {name} --aggregator-option num_byzantine=1",
+        code=code,
+    )
+
+
 # The `code` of a row makes the aggregator. It is called with the options by name.
 AGGREGATORS = table(
     Entry(
@@ -303,8 +351,202 @@ AGGREGATORS = table(
         "The median of all deltas, coordinate by coordinate. All clients with examples and a "
         "finite delta have the same weight.",
         "Yin et al. 2018, arXiv 1803.01498",
+        requirement="fewer than half of the deltas wrong",
+        cost="one pass over the deltas, n log n values sorted for each parameter",
         example="fedcli train --aggregator median --sampling uniform --clients 20",
         code="fedcli.learning.aggregators.order_statistics:Median",
     ),
+    Entry(
+        "trimmed-mean",
+        "The mean of each coordinate without its smallest and largest values; all clients count "
+        "the same.",
+        "Yin et al. 2018, arXiv 1803.01498; default share: Flower",
+        (
+            Option(
+                "trim",
+                0.2,
+                "Values dropped at each end: a whole number, or below 0.5 a share of the deltas.",
+                0.0,
+                _MOST_CLIENTS,
+            ),
+        ),
+        _check_counts("trim"),
+        requirement="more than 2 trim deltas, at most trim of them wrong",
+        cost="one pass over the deltas, n log n values sorted for each parameter",
+        example="fedcli train --aggregator trimmed-mean --aggregator-option trim=0.1",
+        code="fedcli.learning.aggregators.order_statistics:trimmed_mean",
+    ),
+    _robust(
+        "krum",
+        "The one delta that is closest to its n - f - 2 nearest others.",
+        "Blanchard et al. 2017, arXiv 1703.02757",
+        requirement="n >= 2 f + 3 deltas, f of them wrong",
+        cost="n^2 distances from two passes over the deltas",
+        code="fedcli.learning.aggregators.selections:Krum",
+    ),
+    _robust(
+        "multi-krum",
+        "The mean of the deltas with the least scores of krum.",
+        "Blanchard et al. 2017, arXiv 1703.02757",
+        (
+            Option("select", 0, "Deltas averaged, at most n - f; 0: n - f.", 0, int(_MOST_CLIENTS)),
+            Option("weighted", False, "Weigh these deltas by --client-weighting."),
+        ),
+        requirement="n >= 2 f + 3 deltas, f of them wrong",
+        cost="n^2 distances from two passes over the deltas",
+        code="fedcli.learning.aggregators.selections:MultiKrum",
+    ),
+    _robust(
+        "bulyan",
+        "Repeated krum chooses n - 2 f deltas; of each coordinate, the n - 4 f values nearest to "
+        "their median are averaged.",
+        "El Mhamdi et al. 2018, arXiv 1802.07927",
+        requirement="n >= 4 f + 3 deltas, f of them wrong",
+        cost="n^2 distances, n^3 comparisons, two passes over the deltas",
+        code="fedcli.learning.aggregators.selections:Bulyan",
+    ),
+    Entry(
+        "geometric-median",
+        "The point with the least sum of distances to the deltas, by smoothed Weiszfeld steps; "
+        "also called RFA.",
+        "Pillutla et al. 2022, arXiv 1912.13445; starts at the median, the paper at the mean",
+        (
+            Option("iterations", 4, "Steps.", 1, 10_000),
+            Option(
+                "smoothing",
+                1e-6,
+                "Shorter distances count as this (nu).",
+                LEAST_POSITIVE,
+                MAX_FLOAT,
+            ),
+            Option("weighted", False, "Weigh the deltas by --client-weighting."),
+            Option(
+                "start",
+                "median",
+                "The first point: with mean, few steps follow a delta that is far away.",
+                choices=("median", "mean"),
+            ),
+        ),
+        requirement="fewer than half of the deltas wrong",
+        cost="one pass over the deltas for each step, and one",
+        example="fedcli train --aggregator geometric-median --sampling uniform --clients 20",
+        code="fedcli.learning.aggregators.centers:GeometricMedian",
+    ),
+    Entry(
+        "centered-clipping",
+        "Last round's result plus the mean of the differences from it, each clipped to a norm.",
+        "Karimireddy et al. 2021, arXiv 2012.10333",
+        (
+            Option("radius", 10.0, "The norm (tau); the authors: 10.", LEAST_POSITIVE, MAX_FLOAT),
+            Option("iterations", 1, "Moves in a round (L); the authors' code: 3.", 1, 10_000),
+        ),
+        requirement="fewer than half of the deltas wrong",
+        cost="one pass over the deltas for each move, and one; one vector kept",
+        example="fedcli train --aggregator centered-clipping --aggregator-option radius=1",
+        code="fedcli.learning.aggregators.centers:CenteredClipping",
+    ),
+    _robust(
+        "meamed",
+        "The mean of the n - f values of each coordinate that are nearest to its median.",
+        "Xie et al. 2018, arXiv 1802.10116",
+        requirement="n > 2 f deltas, f of them wrong",
+        cost="one pass over the deltas, n log n values sorted for each parameter",
+        code="fedcli.learning.aggregators.order_statistics:MeanAroundMedian",
+    ),
+    _robust(
+        "mda",
+        "The mean of those n - f deltas whose largest distance from each other is least.",
+        "Rousseeuw 1985; El Mhamdi et al. 2018, arXiv 1802.07927",
+        requirement="n > 2 f deltas, f of them wrong, and at most 1,000,000 subsets of n - f",
+        cost="n^2 distances from two passes over the deltas, and the subsets",
+        code="fedcli.learning.aggregators.selections:MinimumDiameter",
+    ),
+    _robust(
+        "dnc",
+        "The mean without the f deltas that deviate most along the direction of largest variance.",
+        "Shejwalkar and Houmansadr, NDSS 2021",
+        (
+            Option("iterations", 1, "Passes; a delta that one drops is dropped.", 1, 1000),
+            Option("coordinates", 10_000, "The most coordinates of a pass, drawn anew.", 1, 10**7),
+        ),
+        requirement="n > 2 f deltas, f of them wrong",
+        cost="one pass over the deltas; n^2 products of the drawn coordinates",
+        code="fedcli.learning.aggregators.dnc:DivideAndConquer",
+    ),
+    Entry(
+        "sign-majority",
+        "The sign of most deltas in each coordinate, 0 on a tie; --server-lr sets the step.",
+        "Bernstein et al. 2019, arXiv 1810.05291",
+        requirement="fewer than half of the deltas wrong",
+        cost="one pass over the deltas",
+        rates="server 0.0001 to 0.01",
+        example="fedcli train --aggregator sign-majority --server-lr 0.001",
+        code="fedcli.learning.aggregators.order_statistics:SignMajority",
+    ),
+    Entry(
+        "fltrust",
+        "Deltas scaled to the norm of the server's own, weighted by their cosine with it.",
+        "Cao et al. 2021, arXiv 2012.13995",
+        (
+            Option(
+                "root_examples",
+                100,
+                "Examples of the server's root set, drawn from the train split.",
+                1,
+                10**7,
+            ),
+        ),
+        requirement="clean root examples; a round in which nobody is trusted is skipped",
+        cost="two passes over the deltas, and the training of one more client",
+        example="fedcli train --aggregator fltrust --aggregator-option root_examples=100",
+        code="fedcli.learning.aggregators.fltrust:FLTrust",
+    ),
+    Entry(
+        "foolsgold",
+        "Clients whose sums of past deltas are alike count less; honest clients with similar data "
+        "do, too.",
+        "Fung et al. 2020, arXiv 1808.04866",
+        requirement="n >= 2 deltas",
+        cost="a vector kept for each client that ever took part; n^2 products",
+        example="fedcli train --aggregator foolsgold --sampling uniform --clients 20",
+        code="fedcli.learning.aggregators.foolsgold:FoolsGold",
+    ),
     family="aggregator",
+)
+
+# The `code` of a row makes the pre-aggregator. It is called with the options by name.
+PRE_AGGREGATORS = table(
+    Entry(
+        "bucketing",
+        "Means of a few deltas each, in a new random order every round.",
+        "Karimireddy et al. 2022, arXiv 2006.09365",
+        (Option("size", 2, "Deltas of a bucket.", 1, int(_MOST_CLIENTS)),),
+        requirement="what the aggregator needs of n / size deltas, f of them still wrong",
+        cost="one pass over the deltas; a file of n / size deltas",
+        example="fedcli train --pre-aggregator bucketing --aggregator median",
+        code="fedcli.learning.aggregators.pre_aggregation:Bucketing",
+    ),
+    Entry(
+        "nnm",
+        "Each delta becomes the mean of the n - f deltas nearest to it (nearest-neighbour mixing).",
+        "Allouah et al. 2023, arXiv 2302.01772",
+        (_NUM_BYZANTINE,),
+        _check_counts("num_byzantine"),
+        requirement="n > 2 f deltas, f of them wrong",
+        cost="n^2 distances and n^2 sums; a file of n deltas",
+        example="fedcli train --pre-aggregator nnm --aggregator trimmed-mean",
+        code="fedcli.learning.aggregators.pre_aggregation:NearestNeighbourMixing",
+    ),
+    Entry(
+        "arc",
+        "The largest floor(2 f (n - f) / n) deltas are clipped to the norm of the next one "
+        "(adaptive robust clipping).",
+        "Allouah et al. 2025, arXiv 2405.14432",
+        (_NUM_BYZANTINE,),
+        _check_counts("num_byzantine"),
+        requirement="n > 2 f deltas, f of them wrong",
+        cost="two passes over the deltas; a file of n deltas",
+        example="fedcli train --pre-aggregator arc --aggregator geometric-median",
+        code="fedcli.learning.aggregators.pre_aggregation:AdaptiveClipping",
+    ),
 )

@@ -1,0 +1,101 @@
+"""What all robust rules have in common: the number of wrong deltas, and rounds that are skipped.
+
+A rule is told how many of the deltas of a round may be wrong, as a number or as a share of those
+that count. It needs a least number of deltas for that. If the configured cohort is too small, a run
+does not begin. If too few deltas of a round count, the round is skipped: the aggregator returns
+NaN, so weights and optimizer stay as they are, and the state counts the round.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.dataclass import dataclass
+from fedcli.learning.aggregators.counted import CountedDeltas
+from fedcli.learning.engines.deltas import ALL_ROWS, DeltaRequest, Deltas
+
+SomeRule = TypeVar("SomeRule", bound="RobustRule")
+
+
+def count_of(number_or_share: float, num_clients: int) -> int:
+    """Returns a number of clients: a share below 0.5 is rounded down, a whole number stays."""
+    if number_or_share < 0.5:
+        return math.floor(number_or_share * num_clients)
+    return int(number_or_share)
+
+
+@dataclass(frozen=True)
+class RobustRule:
+    """An `Aggregator` that stands some wrong deltas.
+
+    Attributes:
+        num_byzantine: The number of deltas that may be wrong (f in papers); below 0.5 a share of
+            the deltas that count.
+    """
+
+    num_byzantine: float = 0.0
+
+    def least_clients(self, num_byzantine: int) -> int:
+        """Returns the least number of deltas among which `num_byzantine` may be wrong."""
+        return 2 * num_byzantine + 1
+
+    def combine(
+        self, counted: CountedDeltas, num_byzantine: int, state: Mapping[str, Any]
+    ) -> tuple[NDArray[np.float64] | None, dict[str, Any], dict[str, Any]]:
+        """Returns the combined delta (None: there is none), changes of the state, and metrics."""
+        raise NotImplementedError
+
+    def problem(self, num_clients: int) -> str | None:
+        """Returns why deltas of so many clients cannot be combined, or None if they can."""
+        num_bad = count_of(self.num_byzantine, num_clients)
+        needed = self.least_clients(num_bad)
+        if num_clients >= needed:
+            return None
+        return (
+            f"{num_bad} wrong deltas among {num_clients} are too many for it, as it needs "
+            f"{needed:,} clients a round; choose more clients or a smaller num_byzantine"
+        )
+
+    def for_cohort(self: SomeRule, num_clients: int) -> SomeRule:
+        """Returns the rule with the number of wrong deltas among so many clients."""
+        return replace(self, num_byzantine=float(count_of(self.num_byzantine, num_clients)))
+
+    def init(self) -> dict[str, Any]:
+        """Returns the state before the first round: no round is skipped."""
+        return {"num_skipped": 0}
+
+    def request(self, state: Mapping[str, Any]) -> DeltaRequest:
+        """Requests the single deltas."""
+        return ALL_ROWS
+
+    def aggregate(
+        self, state: Mapping[str, Any], deltas: Deltas
+    ) -> tuple[NDArray[np.float32], dict[str, Any], dict[str, Any]]:
+        """Returns the combined delta [num_params], the next state, and who was kept."""
+        counted = CountedDeltas.of(deltas)
+        if counted is None or self.problem(counted.num) is not None:
+            return skipped(state, deltas)
+        num_bad = count_of(self.num_byzantine, counted.num)
+        combined, changes, metrics = self.combine(counted, num_bad, state)
+        if combined is None:
+            return skipped(state, deltas)
+        with np.errstate(over="ignore"):
+            mean_delta = combined.astype(np.float32)
+        return mean_delta, {**state, **changes}, {"skipped": 0, **metrics}
+
+
+def skipped(
+    state: Mapping[str, Any], deltas: Deltas
+) -> tuple[NDArray[np.float32], dict[str, Any], dict[str, Any]]:
+    """Returns what an aggregator returns for a round that it skips."""
+    num_skipped = state["num_skipped"] + 1
+    num_counted = int(np.count_nonzero(deltas.stats["weight"] > 0.0))
+    metrics = {"skipped": 1, "num_skipped": num_skipped, "num_counted": num_counted}
+    nothing = np.full(len(deltas.delta_sum), np.nan, np.float32)
+    return nothing, {**state, "num_skipped": num_skipped}, metrics
