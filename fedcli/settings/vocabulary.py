@@ -23,6 +23,9 @@ NATURAL = "natural"  # the partition that leaves the examples with their own cli
 MAX_CLASSES = 1_000_000
 MAX_THREADS = 1024  # FED_MAX_THREADS of the core
 
+AUTO = "auto"  # a number that the program works out
+OMNISCIENT, COLLUDERS = "omniscient", "colluders"  # what attackers know
+
 CONSTANT = "constant"  # the default learning-rate schedule
 # What the index of a learning-rate schedule counts.
 BY_ROUND, BY_LOCAL_STEP = COUNTED = ("round", "local-step")

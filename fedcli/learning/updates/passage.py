@@ -81,7 +81,7 @@ class Passage:
         _reject_non_finite(updates)
         if wanted.bounds is not None:
             _bound(updates, wanted.bounds)
-        delta_sum = _ordered_sum(updates.rows, updates.stats["weight"])
+        delta_sum = ordered_sum(updates.rows, updates.stats["weight"])
         updates.rows.flags.writeable = False
         return replace(
             deltas,
@@ -147,7 +147,7 @@ def _bound(updates: RoundUpdates, bounds: DeltaBounds) -> None:
             np.multiply(row, bounds.norm / norm, out=row, casting="same_kind", dtype=np.float64)
 
 
-def _ordered_sum(rows: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def ordered_sum(rows: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns the weighted sum of the rows, in float64 and in the engine's order."""
     total = native.WeightedSum(rows.shape[1])
     for first in range(0, len(rows), _ROWS_AT_A_TIME):

@@ -1,0 +1,1 @@
+"""Attacks that replace the updates of hostile clients, and the stage that makes them."""

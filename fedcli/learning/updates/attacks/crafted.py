@@ -1,0 +1,220 @@
+"""Attacks in which all attackers send one vector, made from the updates that they know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from fedcli.dataclass import dataclass
+from fedcli.learning.updates.attacks import known_updates
+from fedcli.learning.updates.attacks.known_updates import DistancesFromLine
+from fedcli.learning.updates.attacks.stage import AttackView
+from fedcli.settings.vocabulary import AUTO
+
+# Metrics of a round in which the attack could not be made: the attackers sent their own updates.
+NOT_MADE: Mapping[str, Any] = {"is_made": 0}
+
+_FIRST_FACTOR, _PRECISION = 10.0, 1e-5  # of the authors' search, see `greatest_factor`
+
+
+@dataclass(frozen=True)
+class LittleIsEnough:
+    """The mean minus z standard deviations by coordinate.
+
+    Baruch, Baruch and Goldberg, "A Little Is Enough: Circumventing Defenses For Distributed
+    Learning", NeurIPS 2019, https://arxiv.org/abs/1902.06156. Implementations differ in the sign;
+    both are equally far from the mean. In a round in which half of the updates or more are the
+    attackers', z is not defined and the attack is not made.
+
+    Attributes:
+        z: The number of deviations, or `auto` for `hiding_deviations`.
+    """
+
+    z: str | float
+
+    def init(self, num_params: int) -> dict[str, Any]:
+        """Returns an empty state."""
+        return {}
+
+    def send(
+        self, view: AttackView, state: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See `UpdateAttack.send`; the metric `z` is the number of deviations."""
+        if not len(view.known):
+            return {}, dict(NOT_MADE)
+        if self.z != AUTO:
+            z = float(self.z)
+        elif 2 * view.num_attackers < view.num_counted:
+            z = hiding_deviations(view.num_counted, view.num_attackers)
+        else:
+            return {}, dict(NOT_MADE)
+        center, std = known_updates.mean_and_std(view)
+        view.send_alike(center - z * std)
+        return {}, {"is_made": 1, "z": z}
+
+
+def hiding_deviations(num_updates: int, num_attackers: int) -> float:
+    """Returns the z of Baruch et al.: z-score of the attackers' hiding place, at least 0.
+
+    With s = floor(n / 2 + 1) - a honest supporters needed for a majority, it is the quantile
+    (n - a - s) / (n - a) of the normal distribution.
+
+    Args:
+        num_updates: Updates of the cohort that count, n.
+        num_attackers: Those of attackers among them, a, fewer than half.
+    """
+    supporters = num_updates // 2 + 1 - num_attackers
+    honest = num_updates - num_attackers
+    share = (honest - supporters) / honest
+    if share <= 0.5:
+        return 0.0
+    return NormalDist().inv_cdf(share)
+
+
+@dataclass(frozen=True)
+class InnerProduct:
+    """Minus `epsilon` times the mean of the known updates.
+
+    Xie, Koyejo and Gupta, "Fall of Empires: Breaking Byzantine-tolerant SGD by Inner Product
+    Manipulation", UAI 2020, https://arxiv.org/abs/1903.03936.
+    """
+
+    epsilon: float
+
+    def init(self, num_params: int) -> dict[str, Any]:
+        """Returns an empty state."""
+        return {}
+
+    def send(
+        self, view: AttackView, state: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See `UpdateAttack.send`."""
+        if not len(view.known):
+            return {}, dict(NOT_MADE)
+        view.send_alike(-self.epsilon * known_updates.mean(view))
+        return {}, {"is_made": 1}
+
+
+@dataclass(frozen=True)
+class MinMax:
+    """The mean minus gamma times a deviation, with the greatest gamma that goes unnoticed.
+
+    The vector is no farther from any known update than the two farthest of these are apart.
+    Shejwalkar and Houmansadr, "Manipulating the Byzantine: Optimizing Model Poisoning Attacks and
+    Defenses for Federated Learning", NDSS 2021.
+
+    Attributes:
+        deviation: See `known_updates.deviation`.
+    """
+
+    deviation: str
+
+    def init(self, num_params: int) -> dict[str, Any]:
+        """Returns an empty state."""
+        return {}
+
+    def send(
+        self, view: AttackView, state: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See `UpdateAttack.send`; the metric `gamma` is the factor found."""
+        if not len(view.known):
+            return {}, dict(NOT_MADE)
+        limit = float(known_updates.squared_distances(view).max())
+        return {}, _send_farthest(
+            view, self.deviation, lambda line, gamma: bool(line.at(gamma).max() <= limit)
+        )
+
+
+@dataclass(frozen=True)
+class MinSum:
+    """As `MinMax`, but bounds the sum of the squared distances to the known updates.
+
+    Attributes:
+        deviation: See `known_updates.deviation`.
+        limit: The bound is the `max` of these sums over the known updates, as in the paper, or the
+            `min`, as in the authors' code.
+    """
+
+    deviation: str
+    limit: str
+
+    def init(self, num_params: int) -> dict[str, Any]:
+        """Returns an empty state."""
+        return {}
+
+    def send(
+        self, view: AttackView, state: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See `UpdateAttack.send`; the metric `gamma` is the factor found."""
+        if not len(view.known):
+            return {}, dict(NOT_MADE)
+        sums = known_updates.squared_distances(view).sum(axis=1)
+        limit = float(sums.max() if self.limit == "max" else sums.min())
+        return {}, _send_farthest(
+            view, self.deviation, lambda line, gamma: bool(line.at(gamma).sum() <= limit)
+        )
+
+
+def _send_farthest(
+    view: AttackView, kind: str, is_hidden: Callable[[DistancesFromLine, float], bool]
+) -> dict[str, Any]:
+    """Sends the mean minus the greatest hidden multiple of a deviation; returns the metrics."""
+    center, direction = known_updates.deviation(view, kind)
+    line = DistancesFromLine(view, center, direction)
+    gamma = greatest_factor(lambda factor: is_hidden(line, factor))
+    view.send_alike(center - gamma * direction)
+    return {"is_made": 1, "gamma": gamma}
+
+
+def greatest_factor(is_allowed: Callable[[float], bool]) -> float:
+    """Returns the greatest allowed factor below 20, by the search of Shejwalkar and Houmansadr.
+
+    The steps are those of the authors' code, so that the result is the same to the last digit.
+    """
+    factor, step, best = _FIRST_FACTOR, _FIRST_FACTOR, 0.0
+    while abs(best - factor) > _PRECISION:
+        if is_allowed(factor):
+            best = factor
+            factor += step / 2
+        else:
+            factor -= step / 2
+        step /= 2
+    return best
+
+
+@dataclass(frozen=True)
+class FangTrimmed:
+    """Beyond the extremes of the known updates, on the side away from the sign of their mean.
+
+    Where the mean is positive, a value is uniform between the least known value lo and the value
+    `factor` times as far down: lo / factor if lo > 0, else factor * lo. Where it is negative, the
+    same above the greatest. The attackers send one such vector, whose draws are new in each round.
+    Fang, Cao, Jia and Gong, "Local Model Poisoning Attacks to Byzantine-Robust Federated Learning",
+    USENIX Security 2020, https://arxiv.org/abs/1911.11815.
+    """
+
+    factor: float
+
+    def init(self, num_params: int) -> dict[str, Any]:
+        """Returns an empty state."""
+        return {}
+
+    def send(
+        self, view: AttackView, state: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See `UpdateAttack.send`."""
+        if not len(view.known):
+            return {}, dict(NOT_MADE)
+        drawn = view.noise_of()
+        sent = np.empty(view.num_params)
+        for chosen, values in view.slices():
+            is_positive = values.mean(axis=0) >= 0.0
+            near = np.where(is_positive, values.min(axis=0), values.max(axis=0))
+            is_shrunk = (near > 0.0) == is_positive
+            far = np.where(is_shrunk, near / self.factor, near * self.factor)
+            sent[chosen] = near + drawn.uniform(len(near)) * (far - near)
+        view.send_alike(sent)
+        return {}, {"is_made": 1}

@@ -1,0 +1,112 @@
+"""The attack that asks the server's own rule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcli.dataclass import dataclass
+from fedcli.learning.engines.deltas import Deltas
+from fedcli.learning.updates.attacks import known_updates
+from fedcli.learning.updates.attacks.crafted import NOT_MADE
+from fedcli.learning.updates.attacks.stage import AttackView
+from fedcli.learning.updates.passage import ordered_sum
+
+# The aggregated update of some deltas, float32 [num_params].
+Rule = Callable[[Deltas], NDArray[np.float32]]
+
+_CONTRACTION = 0.8  # of the authors' line search
+
+
+@dataclass(frozen=True)
+class Optimal:
+    """The mean minus gamma times a deviation, with the gamma that moves the rule's result most.
+
+    gamma is searched for by a line search like that of the authors' code, which asks the rule
+    `evaluations` times. A rule with a state is asked as it is before its first round. El Mhamdi,
+    Guerraoui and Rouault, "Distributed Momentum for Byzantine-resilient Learning", ICLR 2021,
+    https://arxiv.org/abs/2003.00010, and its code, ByzantineMomentum.
+
+    Attributes:
+        deviation: See `known_updates.deviation`.
+        evaluations: How often the rule is asked in a round.
+        rule: The run's aggregator.
+    """
+
+    deviation: str
+    evaluations: int
+    rule: Rule
+
+    def init(self, num_params: int) -> dict[str, Any]:
+        """Returns an empty state."""
+        return {}
+
+    def send(
+        self, view: AttackView, state: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See `UpdateAttack.send`; metrics: `gamma`, and the distance of the result."""
+        if not len(view.known):
+            return {}, dict(NOT_MADE)
+        center, direction = known_updates.deviation(view, self.deviation)
+
+        def distance(gamma: float) -> float:
+            view.send_alike(center - gamma * direction)
+            result = self.rule(_deltas(view)).astype(np.float64)
+            moved = math.sqrt(float(np.sum(np.square(result - center))))
+            return moved if math.isfinite(moved) else -math.inf
+
+        gamma, moved = line_maximum(distance, self.evaluations)
+        view.send_alike(center - gamma * direction)
+        return {}, {"is_made": 1, "gamma": gamma, "distance": moved}
+
+
+def _deltas(view: AttackView) -> Deltas:
+    """The updates as the rule would get them if no other stage followed."""
+    updates = view.updates
+    weights = updates.stats["weight"]
+    return Deltas(
+        delta_sum=ordered_sum(updates.rows, weights),
+        weight_sum=float(np.sum(weights)),
+        stats=updates.stats,
+        rows=updates.rows,
+        round=updates.round,
+    )
+
+
+def line_maximum(function: Callable[[float], float], evaluations: int) -> tuple[float, float]:
+    """Returns the place from 0 up and the value of the greatest value found on a line.
+
+    As `line_maximize` of ByzantineMomentum: steps from 0 that double while the value rises, then
+    steps to both sides of the best place that shrink to 0.8 each time.
+    """
+    best, step = 0.0, 1.0
+    value = function(best)
+    left = evaluations - 1
+    place = best
+    while left > 0:  # expansion
+        place = best + step
+        left -= 1
+        reached = function(place)
+        if reached <= value:
+            step *= _CONTRACTION
+            break
+        best, value = place, reached
+        step *= 2.0
+    while left > 0:  # contraction
+        if place < best:
+            place += step
+        else:
+            lower = place - step
+            while lower < 0.0:
+                lower = (lower + place) / 2.0
+            place = lower
+        left -= 1
+        reached = function(place)
+        if reached > value:
+            best, value = place, reached
+        step *= _CONTRACTION
+    return best, value
