@@ -14,6 +14,7 @@ from fedcli.settings.declaration import option_name
 from fedcli.settings.options import Entry, Option, Table, did_you_mean
 from fedcli.settings.presets import PRESETS
 from fedcli.settings.tables.algorithms import AGGREGATORS, ALGORITHMS, PRE_AGGREGATORS
+from fedcli.settings.tables.attacks import ATTACKS
 from fedcli.settings.tables.datasets import DATASETS, PUBLIC_DATASETS
 from fedcli.settings.tables.engines import ENGINES
 from fedcli.settings.tables.metrics import METRICS
@@ -36,6 +37,7 @@ TABLES: Mapping[str, Mapping[str, Entry]] = {
     "algorithms": ALGORITHMS,
     "aggregators": AGGREGATORS,
     "pre-aggregators": PRE_AGGREGATORS,
+    "attacks": ATTACKS,
     "metrics": METRICS,
     "optimizers": OPTIMIZERS,
     "schedules": SCHEDULES,
@@ -51,6 +53,7 @@ _OPTIONS: Mapping[str, tuple[str, str]] = {
     "algorithms": ("--algorithm", "--algorithm-option"),
     "aggregators": ("--aggregator", "--aggregator-option"),
     "pre-aggregators": ("--pre-aggregator", "--pre-aggregator-option"),
+    "attacks": ("--attack", "--attack-option"),
     "metrics": ("--metrics", ""),
     "optimizers": ("--client-optimizer", "--client-option"),
     "schedules": ("--client-schedule", "--client-schedule-option"),
@@ -74,8 +77,8 @@ def info(*, name: str | None, as_json: bool, quiet: bool, verbose: bool) -> None
 
     With NAME, show its description, its source, its options with defaults and ranges, the learning
     rates to start from, and an example command. NAME may also be a whole table: datasets,
-    partitions, samplers, models, algorithms, aggregators, pre-aggregators, metrics, optimizers,
-    schedules, engines or presets.
+    partitions, samplers, models, algorithms, aggregators, pre-aggregators, attacks, metrics,
+    optimizers, schedules, engines or presets.
 
     \b
     Examples:

@@ -64,6 +64,7 @@ class Option:
         minimum: Least value allowed, for numbers.
         maximum: Greatest value allowed, for numbers.
         choices: The values allowed, for text; empty means any.
+        or_number: For text, whether a number from `minimum` to `maximum` is allowed, too.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Option:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
+    or_number: bool = False
 
     @property
     def allowed(self) -> str:
@@ -79,7 +81,10 @@ class Option:
         if isinstance(self.default, bool):
             return "true or false"
         if isinstance(self.default, str):
-            return " or ".join(self.choices) if self.choices else "text"
+            words = " or ".join(self.choices) if self.choices else "text"
+            if not self.or_number:
+                return words
+            return f"{words}, or {number_range('a number', self.minimum, self.maximum)}"
         if isinstance(self.default, list):
             noun = "a number or a list of numbers"
             example = ",".join(map(_plain, self.default[:2]))
@@ -233,7 +238,8 @@ def check_option(owner: str, option: Option, value: object) -> Value:
     """
     default = option.default
     label = f"{owner} option {option.name}"
-    if isinstance(default, float):
+    is_number = option.or_number and isinstance(value, numbers.Real)
+    if isinstance(default, float) or (is_number and not isinstance(value, bool)):
         return check_number(label, value, option.minimum, option.maximum)
     if isinstance(default, list):
         return _check_list(label, option, value)

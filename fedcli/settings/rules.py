@@ -51,6 +51,7 @@ def validate(config: RunConfig) -> RunConfig:
     _check_needs(values)
     _check_eval_split(values)
     _check_pre_aggregator(values)
+    _check_attack(values)
     _check_records(values)
     _check_participation(values)
     _resolve_metrics(values)
@@ -149,6 +150,25 @@ def _check_pre_aggregator(values: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"--pre-aggregator-option {next(iter(values['pre_aggregator_options']))} is for "
             f"--pre-aggregator; choose one of {', '.join(sorted(tables.PRE_AGGREGATORS))}"
+        )
+
+
+def _check_attack(values: Mapping[str, Any]) -> None:
+    """Sets the number of attackers; refuses an attack's options without it, and pooled clients."""
+    if values["attack"] is None:
+        if values["attack_options"]:
+            raise ConfigError(
+                f"--attack-option {next(iter(values['attack_options']))} needs an attack; give "
+                "one, for example --attack alie --attackers 0.1"
+            )
+        return
+    if values["attackers"] is None:
+        values["attackers"] = OPTIONS["attackers"].usual
+    algorithm = values["algorithm"]
+    if tables.ALGORITHMS[algorithm].pools_clients:
+        raise ConfigError(
+            f"--attack {values['attack']} with --algorithm {algorithm}, which pools the clients: "
+            "none of them sends an update; choose fedavg"
         )
 
 

@@ -31,7 +31,7 @@ from fedcli.settings.declaration import (
     options_of,
 )
 from fedcli.settings.options import Value, choose, did_you_mean, is_code
-from fedcli.settings.sections import ALGORITHM, COHORT, DATA, EVALUATION, LOCAL, MODEL, RUN
+from fedcli.settings.sections import ALGORITHM, ATTACK, COHORT, DATA, EVALUATION, LOCAL, MODEL, RUN
 from fedcli.settings.values import (
     CLASS_WEIGHTS,
     CLIP_NORM,
@@ -80,6 +80,7 @@ _CLOCK = Needs(
     "--client-speeds 100,10",
 )
 _EVALUATIONS = Needs("eval_every", "needs evaluations; give how often, for example --eval-every 1")
+_ATTACK = Needs("attack", "names who attacks; say how, too, for example --attack alie")
 _PATIENCE = Needs("patience", "is for --patience; give that too, for example --patience 5")
 _EVENT_FILES = Needs("tensorboard", "goes into TensorBoard's files; add --tensorboard")
 
@@ -425,6 +426,27 @@ class RunConfig:
     )
     pre_aggregator_options: Options = options_of(
         "pre_aggregator", help="Option of the pre-aggregator.", section=ALGORITHM
+    )
+    attack: str | None = option(
+        None,
+        name_in(lambda: tables.ATTACKS),
+        help="What the attackers do: send other updates than they trained (sign-flip, alie, "
+        "min-max, ...), or train on poisoned examples (label-flip, backdoor, ...). fedcli info "
+        "attacks lists them.",
+        section=ATTACK,
+        acts_on=GLOBAL_MODEL,
+    )
+    attackers: Clients = option(
+        None,
+        client_selection("N|SHARE|ID,ID|@FILE"),
+        help="Which clients attack: N, or a share of all such as 0.1, drawn once from the clients "
+        "that may take part; or those listed. 0: none.",
+        section=ATTACK,
+        usual="0.1",
+        needs=_ATTACK,
+    )
+    attack_options: Options = options_of(
+        "attack", help="Option of the attack, such as start=10.", section=ATTACK
     )
     seed: int = option(
         0,

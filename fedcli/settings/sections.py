@@ -7,7 +7,8 @@ COHORT = "Clients and rounds"
 LOCAL = "Local training"
 MODEL = "Model"
 ALGORITHM = "Algorithm"
+ATTACK = "Attack"
 EVALUATION = "Evaluation"
 RUN = "Run"
 # In the order of the help text.
-SECTIONS = (DATA, COHORT, LOCAL, MODEL, ALGORITHM, EVALUATION, RUN)
+SECTIONS = (DATA, COHORT, LOCAL, MODEL, ALGORITHM, ATTACK, EVALUATION, RUN)

@@ -156,6 +156,7 @@ def test_toml_holds_every_set_option_and_only_those() -> None:
         "algorithm_options",
         "aggregator_options",
         "pre_aggregator_options",
+        "attack_options",
         "client_schedule_options",
         "server_schedule_options",
         "metric_options",

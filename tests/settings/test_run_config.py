@@ -16,6 +16,7 @@ from fedcli.settings.sections import SECTIONS
 # A value with an effect, of options that need another or act on what not all algorithms have; of
 # the others 0.5 is one.
 _VALUES: dict[str, Any] = {
+    "attack": "alie",
     **{"communication_seconds": 1.0, "deadline": 2.5, "over_selection": 0.3},
     **{"eval_split": "train", "stop_at": "accuracy=0.9", "patience": 3, "keep_best": "loss"},
     **{"monitor": "auc"},

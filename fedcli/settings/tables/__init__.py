@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fedcli.settings.tables.algorithms import AlgorithmEntry as AlgorithmEntry
     from fedcli.settings.tables.algorithms import check_ema_decay as check_ema_decay
     from fedcli.settings.tables.algorithms import check_weighting as check_weighting
+    from fedcli.settings.tables.attacks import ATTACKS as ATTACKS
     from fedcli.settings.tables.datasets import DATASETS as DATASETS
     from fedcli.settings.tables.datasets import EMBEDDED_DATASETS as EMBEDDED_DATASETS
     from fedcli.settings.tables.datasets import PUBLIC_DATASETS as PUBLIC_DATASETS
@@ -51,6 +52,7 @@ else:
         {
             "AGGREGATORS": "fedcli.settings.tables.algorithms",
             "ALGORITHMS": "fedcli.settings.tables.algorithms",
+            "ATTACKS": "fedcli.settings.tables.attacks",
             "AlgorithmEntry": "fedcli.settings.tables.algorithms",
             "CHANGES": "fedcli.settings.tables.partitions",
             "CONSTANT": "fedcli.settings.vocabulary",

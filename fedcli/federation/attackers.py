@@ -1,0 +1,156 @@
+"""The clients that attack, and how many of them a cohort will hold.
+
+The attackers are one fixed set, drawn once from the clients that may take part. How many of them
+are in the cohort of a round is then random, and a robust rule that tolerates f of them fails in the
+rounds that have more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from fedcli.core.seeds import Purpose
+from fedcli.errors import ConfigError
+from fedcli.federation import cohorts as cohort
+from fedcli.federation.cohorts import ClientSelection, Cohorts, contains
+from fedcli.federation.samplers import Poisson, Sampler, WithReplacement, sample_indices
+
+OPTION = "--attackers"
+
+
+def parse_attackers(attackers: str | Sequence[str]) -> ClientSelection:
+    """Parses `--attackers`: a number, 0 included, a share, ids, or `@file`.
+
+    Raises:
+        ConfigError: See `cohorts.parse_clients`; or the value is `all`.
+    """
+    if isinstance(attackers, str) and attackers.strip() == "0":
+        return ClientSelection(count=0)
+    selection = cohort.parse_clients(attackers, OPTION)
+    if selection == ClientSelection():
+        raise ConfigError(
+            f"{OPTION} all leaves no honest client; give a number, a share such as 0.1, ids, or "
+            "@file"
+        )
+    return selection
+
+
+def choose_attackers(
+    selection: ClientSelection, cohorts: Cohorts, source: str, seed: int
+) -> frozenset[str]:
+    """Returns the ids of the attackers.
+
+    Args:
+        selection: The value of `--attackers`. Of a share of N clients floor(share * N) attack.
+        cohorts: The cohorts of the run. Attackers are drawn from a fixed cohort, else from all.
+        source: The name of the data, for messages.
+        seed: The run's seed.
+
+    Raises:
+        ConfigError: An id does not exist, or there are no more clients than attackers.
+    """
+    population: Sequence[str] = cohorts.population
+    if cohorts.fixed is not None:
+        population = sorted(set(cohorts.fixed))
+    if selection.ids is not None:
+        for client_id in selection.ids:
+            if not contains(population, client_id):
+                of_cohort = " in the cohort" if cohorts.fixed is not None else ""
+                raise ConfigError(
+                    f"{OPTION} {client_id}: no such client{of_cohort} among the "
+                    f"{len(population):,} of {source} that may take part"
+                )
+        chosen = frozenset(selection.ids)
+    else:
+        chosen = _drawn(selection, population, seed)
+    if len(chosen) >= len(population):
+        raise ConfigError(
+            f"{OPTION} {len(chosen)}: only {len(population):,} clients may take part; choose 0 to "
+            f"{len(population) - 1:,}"
+        )
+    return chosen
+
+
+def _drawn(selection: ClientSelection, population: Sequence[str], seed: int) -> frozenset[str]:
+    if selection.share is not None:
+        # A share such as 0.29 is not exact in binary: without 1e-9, floor could give one too few.
+        count = math.floor(selection.share * len(population) + 1e-9)
+    else:
+        count = selection.count or 0
+    if count >= len(population):
+        raise ConfigError(
+            f"{OPTION} {count:,}: only {len(population):,} clients may take part; choose 0 to "
+            f"{len(population) - 1:,}"
+        )
+    indices = sample_indices(len(population), count, seed, Purpose.ATTACKERS, 0)
+    return frozenset(population[index] for index in indices)
+
+
+def chance_of_more(cohorts: Cohorts, attackers: frozenset[str], tolerated: int) -> float | None:
+    """Returns the probability that a cohort has more attackers than a rule tolerates.
+
+    It is 0 or 1 for a fixed cohort, binomial for clients that are drawn independently, and
+    hypergeometric for a cohort without replacement.
+
+    Args:
+        cohorts: The cohorts of the run.
+        attackers: The attackers.
+        tolerated: The number f that the rule tolerates.
+
+    Returns:
+        None: the probability is not known, because clients are not equally likely.
+    """
+    if cohorts.fixed is not None:
+        return float(sum(each in attackers for each in cohorts.fixed) > tolerated)
+    sampler = cohorts.sampler
+    assert sampler is not None
+    population, size, count = sampler.population, sampler.size, len(attackers)
+    if isinstance(sampler, Poisson):
+        return binomial_tail(count, size / population, tolerated)
+    if isinstance(sampler, WithReplacement):
+        return binomial_tail(size, count / population, tolerated)
+    if _has_equal_clients(sampler):
+        return hypergeometric_tail(population, count, size, tolerated)
+    return None
+
+
+def _has_equal_clients(sampler: Sampler) -> bool:
+    """Whether each set of clients of a cohort's size is equally likely in a round."""
+    from fedcli.federation.samplers import Cyclic, Tff, Uniform
+
+    return isinstance(sampler, Uniform | Tff | Cyclic)
+
+
+def hypergeometric_tail(population: int, attackers: int, size: int, tolerated: int) -> float:
+    """Returns the probability of more than `tolerated` attackers among `size` of `population`."""
+    most = min(attackers, size)
+    least = max(tolerated + 1, attackers + size - population)
+    total = _log_choose(population, size)
+    terms = (
+        math.exp(
+            _log_choose(attackers, count)
+            + _log_choose(population - attackers, size - count)
+            - total
+        )
+        for count in range(max(0, least), most + 1)
+    )
+    return min(1.0, math.fsum(terms))
+
+
+def binomial_tail(trials: int, probability: float, tolerated: int) -> float:
+    """Returns the probability of more than `tolerated` successes in independent trials."""
+    if probability >= 1.0:
+        return float(trials > tolerated)
+    if probability <= 0.0:
+        return float(tolerated < 0)
+    log_yes, log_no = math.log(probability), math.log1p(-probability)
+    terms = (
+        math.exp(_log_choose(trials, count) + count * log_yes + (trials - count) * log_no)
+        for count in range(tolerated + 1, trials + 1)
+    )
+    return min(1.0, math.fsum(terms))
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)

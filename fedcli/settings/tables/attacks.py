@@ -1,0 +1,305 @@
+"""The table of attacks by hostile clients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import field
+
+from fedcli.dataclass import dataclass
+from fedcli.settings.options import MAX_FLOAT, Entry, Option, Value, table
+from fedcli.settings.vocabulary import AUTO, COLLUDERS, MAX_CLASSES, OMNISCIENT
+
+ANY_CLASS = -1  # a class that is not chosen
+_MAX_ROUNDS = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class AttackEntry(Entry):
+    """A row of `ATTACKS`.
+
+    Its `code` makes the `UpdateAttack`, which replaces the updates of the attackers. It takes the
+    options that have the names of its fields.
+
+    Attributes:
+        poisons: Where the class is that poisons the attackers' examples, in the form of `code`;
+            empty: the attackers train on their own examples. It takes options as `code` does.
+        needs_known: Whether the attack is computed from updates that the attackers know.
+    """
+
+    poisons: str = field(default="", kw_only=True)
+    needs_known: bool = field(default=False, kw_only=True)
+
+
+_UPDATES = "fedcli.learning.updates.attacks"
+_POISON = "fedcli.federation.poisoning"
+
+_WHEN = (
+    Option("start", 1, "First round of the attack.", 1, _MAX_ROUNDS),
+    Option("stop", 0, "Last round of the attack; 0: the last of the run.", 0, _MAX_ROUNDS),
+    Option(
+        "every", 1, "The attack is made in every N-th round from the first one.", 1, _MAX_ROUNDS
+    ),
+)
+_KNOWN = Option(
+    "knowledge",
+    OMNISCIENT,
+    "Updates that the attackers know: those of all honest clients of the cohort (omniscient), or "
+    "their own honest ones (colluders).",
+    choices=(OMNISCIENT, COLLUDERS),
+)
+_DEVIATION = Option(
+    "deviation",
+    "std",
+    "Direction: the standard deviation by coordinate, the unit vector of the mean, or its signs.",
+    choices=("std", "unit", "sign"),
+)
+_TARGET = Option("target", 0, "Class that the attack aims at.", 0, MAX_CLASSES - 1)
+_POISONED = Option("poison", 0.5, "Share of an attacker's examples that are poisoned.", 0.0, 1.0)
+_BOOST = (
+    Option(
+        "boost",
+        AUTO,
+        "Factor of the attackers' updates, a number; auto: the sum of all weights over theirs, "
+        "which replaces the model.",
+        0.0,
+        MAX_FLOAT,
+        (AUTO,),
+        or_number=True,
+    ),
+    Option(
+        "radius",
+        0.0,
+        "Greatest L2 norm of a boosted update; longer ones are projected to it. 0: no limit.",
+        0.0,
+        MAX_FLOAT,
+    ),
+)
+
+
+def _check_when(options: Mapping[str, Value]) -> str | None:
+    start, stop = options["start"], options["stop"]
+    assert isinstance(start, int)
+    assert isinstance(stop, int)
+    if stop and stop < start:
+        return f"stop {stop} comes before start {start}; choose {start} or more, or 0 for no end"
+    return None
+
+
+def _check_edge(options: Mapping[str, Value]) -> str | None:
+    if options["source"] == options["target"]:
+        return f"source and target are both {options['target']}; choose two classes"
+    return _check_when(options)
+
+
+def _check_flip(options: Mapping[str, Value]) -> str | None:
+    source, target = options["source"], options["target"]
+    if (source == ANY_CLASS) != (target == ANY_CLASS):
+        return "source and target belong together; give both, or neither to flip all classes"
+    if source == target != ANY_CLASS:
+        return f"source and target are both {target}; choose two classes"
+    return _check_when(options)
+
+
+ATTACKS = table(
+    AttackEntry(
+        "sign-flip",
+        "The attackers send minus scale times their own update.",
+        "Li et al. 2019, RSA, arXiv 1811.03761",
+        (Option("scale", 1.0, "Factor.", 0.0, MAX_FLOAT), *_WHEN),
+        _check_when,
+        code=f"{_UPDATES}.single:SignFlip",
+    ),
+    AttackEntry(
+        "gaussian",
+        "The attackers send noise with the norm of their own update: N(0, (std * norm)^2 / P) in "
+        "each of P coordinates.",
+        "this program",
+        (Option("std", 1.0, "Factor of the norm.", 0.0, MAX_FLOAT), *_WHEN),
+        _check_when,
+        code=f"{_UPDATES}.single:Gaussian",
+    ),
+    AttackEntry(
+        "zero",
+        "The attackers send zeros, as if they had not trained.",
+        "this program",
+        _WHEN,
+        _check_when,
+        code=f"{_UPDATES}.single:Zero",
+    ),
+    AttackEntry(
+        "nan",
+        "The attackers send NaN. The server drops such updates before any aggregator.",
+        "this program",
+        _WHEN,
+        _check_when,
+        code=f"{_UPDATES}.single:NotFinite",
+    ),
+    AttackEntry(
+        "label-flip",
+        "The attackers train on wrong labels: class y becomes K - 1 - y, or source becomes target.",
+        "Biggio et al. 2012, arXiv 1206.6389; Tolpegin et al. 2020, arXiv 2007.08432",
+        (
+            Option("source", ANY_CLASS, "Class that is relabelled; -1: all.", -1, MAX_CLASSES - 1),
+            Option("target", ANY_CLASS, "Its new label; -1: K - 1 - y.", -1, MAX_CLASSES - 1),
+            *_WHEN,
+        ),
+        _check_flip,
+        poisons=f"{_POISON}:LabelFlip",
+    ),
+    AttackEntry(
+        "alie",
+        "A little is enough: the mean of the known updates minus z standard deviations by "
+        "coordinate, with the largest z that hides among the honest ones.",
+        "Baruch, Baruch and Goldberg 2019, arXiv 1902.06156",
+        (
+            Option(
+                "z",
+                AUTO,
+                "Number of deviations; auto: the paper's, from the cohort.",
+                0.0,
+                MAX_FLOAT,
+                (AUTO,),
+                or_number=True,
+            ),
+            _KNOWN,
+            *_WHEN,
+        ),
+        _check_when,
+        code=f"{_UPDATES}.crafted:LittleIsEnough",
+        needs_known=True,
+    ),
+    AttackEntry(
+        "ipm",
+        "Inner product manipulation: minus epsilon times the mean of the known updates.",
+        "Xie, Koyejo and Gupta 2020, arXiv 1903.03936",
+        (
+            Option(
+                "epsilon", 0.5, "Factor; small ones fool rules that drop outliers.", 0.0, MAX_FLOAT
+            ),
+            _KNOWN,
+            *_WHEN,
+        ),
+        _check_when,
+        code=f"{_UPDATES}.crafted:InnerProduct",
+        needs_known=True,
+    ),
+    AttackEntry(
+        "min-max",
+        "As far from the mean as possible, no farther from any known update than two of these are "
+        "from each other.",
+        "Shejwalkar and Houmansadr 2021, NDSS, algorithm 1",
+        (_DEVIATION, _KNOWN, *_WHEN),
+        _check_when,
+        code=f"{_UPDATES}.crafted:MinMax",
+        needs_known=True,
+    ),
+    AttackEntry(
+        "min-sum",
+        "As far from the mean as possible, with a sum of squared distances to the known updates "
+        "that is no greater than that of one of these.",
+        "Shejwalkar and Houmansadr 2021, NDSS",
+        (
+            _DEVIATION,
+            Option(
+                "limit",
+                "max",
+                "The greatest sum of a known update, as in the paper, or the least, as in the "
+                "authors' code.",
+                choices=("max", "min"),
+            ),
+            _KNOWN,
+            *_WHEN,
+        ),
+        _check_when,
+        code=f"{_UPDATES}.crafted:MinSum",
+        needs_known=True,
+    ),
+    AttackEntry(
+        "fang-trimmed",
+        "Against median and trimmed mean: beyond the extremes of the known updates, on the side "
+        "away from their mean's sign.",
+        "Fang et al. 2020, arXiv 1911.11815, section 4.4",
+        (
+            Option("factor", 2.0, "How far beyond, at least 1: the paper's b.", 1.0, MAX_FLOAT),
+            _KNOWN,
+            *_WHEN,
+        ),
+        _check_when,
+        code=f"{_UPDATES}.crafted:FangTrimmed",
+        needs_known=True,
+    ),
+    AttackEntry(
+        "fang-krum",
+        "Against Krum: minus lambda times the signs of the mean, with the largest lambda of a "
+        "halving search that Krum still chooses.",
+        "Fang et al. 2020, arXiv 1911.11815, section 4.3",
+        (_KNOWN, *_WHEN),
+        _check_when,
+        code=f"{_UPDATES}.against_krum:FangKrum",
+        needs_known=True,
+    ),
+    AttackEntry(
+        "mimic",
+        "The attackers copy the known client that is farthest along the direction of greatest "
+        "variance, so that its data count too much.",
+        "Karimireddy, He and Jaggi 2022, arXiv 2006.09365",
+        (
+            Option(
+                "warmup", 10, "Rounds with attackers that estimate the direction.", 1, _MAX_ROUNDS
+            ),
+            _KNOWN,
+            *_WHEN,
+        ),
+        _check_when,
+        code=f"{_UPDATES}.mimic:Mimic",
+        needs_known=True,
+    ),
+    AttackEntry(
+        "optimal",
+        "The mean minus gamma times a deviation, where a line search asks the run's own aggregator "
+        "which gamma moves its result farthest.",
+        "El Mhamdi, Guerraoui and Rouault 2021, arXiv 2003.00010",
+        (
+            _DEVIATION,
+            Option("evaluations", 16, "How often the aggregator is asked in a round.", 1, 1000),
+            _KNOWN,
+            *_WHEN,
+        ),
+        _check_when,
+        code=f"{_UPDATES}.optimal:Optimal",
+        needs_known=True,
+    ),
+    AttackEntry(
+        "backdoor",
+        "The attackers stamp a trigger of full ink on a share of their examples, label these as "
+        "the target, and boost their updates so that they replace the model.",
+        "Gu et al. 2017, arXiv 1708.06733; Bagdasaryan et al. 2020, arXiv 1807.00459",
+        (
+            _TARGET,
+            _POISONED,
+            Option("trigger_size", 3, "Side of the square in pixels.", 1, 1024),
+            *_BOOST,
+            *_WHEN,
+        ),
+        _check_when,
+        code=f"{_UPDATES}.single:Boost",
+        poisons=f"{_POISON}:Backdoor",
+    ),
+    AttackEntry(
+        "edge-case",
+        "A backdoor without trigger: rare images of the class source, the farthest from its mean "
+        "image, replace a share of the attackers' examples and are labelled as the target.",
+        "Wang et al. 2020, arXiv 2007.05084; rarity by distance of pixels: this program",
+        (
+            Option("source", 7, "Class of the rare images.", 0, MAX_CLASSES - 1),
+            Option("target", 1, "Class that the attack aims at.", 0, MAX_CLASSES - 1),
+            _POISONED,
+            Option("rare", 0.1, "Share of the class's images that are rare.", 0.001, 1.0),
+            *_BOOST,
+            *_WHEN,
+        ),
+        _check_edge,
+        code=f"{_UPDATES}.single:Boost",
+        poisons=f"{_POISON}:EdgeCase",
+    ),
+)

@@ -1,0 +1,189 @@
+"""What poisoning makes of the attackers' examples, and which examples an attack aims at."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedcli.datasets.client_data import ClientData
+from fedcli.datasets.opening import open_splits
+from fedcli.errors import ConfigError
+from fedcli.federation import poisoning
+from fedcli.federation.poisoning import ChangedClients, Poisoning
+from fedcli.settings.data_source import DataSource
+from fedcli.settings.options import resolve
+from fedcli.settings.tables.attacks import ATTACKS
+
+ATTACKERS = ("s0000001", "s0000003", "s0000004")
+
+
+@pytest.fixture(scope="module")
+def train() -> ClientData:
+    data: ClientData = open_splits(DataSource(data_options={"clients": 8}))["train"]
+    return data
+
+
+def _made(name: str, train: ClientData, **given: Any) -> Poisoning:
+    entry = ATTACKS[name]
+    made = poisoning.build(entry, resolve(entry, given), train, ATTACKERS, 5)
+    assert made is not None
+    return made
+
+
+def test_labels_are_turned_round(train: ClientData) -> None:
+    client = train.client(ATTACKERS[0])
+    made = _made("label-flip", train)
+    poisoned = made.poison(client)
+    assert poisoned.labels.tolist() == (9 - client.labels).tolist()
+    assert poisoned.pixels is client.pixels
+    assert len(made.probe(client)) == len(client)  # no digit is its own opposite
+    assert made.aims(client.labels).tolist() == poisoned.labels.tolist()
+
+
+def test_one_class_is_relabelled(train: ClientData) -> None:
+    client = train.client(ATTACKERS[0])
+    made = _made("label-flip", train, source=7, target=1)
+    expected = np.where(client.labels == 7, 1, client.labels)
+    assert made.poison(client).labels.tolist() == expected.tolist()
+    assert set(made.probe(client).labels.tolist()) == {7}
+    assert made.aims(np.array([7], np.int32)).tolist() == [1]
+
+
+@pytest.mark.parametrize("pixels", ["source", "ink", "background"])
+def test_the_trigger_is_full_ink_in_any_polarity(pixels: str) -> None:
+    source = DataSource(data_options={"clients": 8}, pixels=pixels)
+    train = open_splits(source)["train"]
+    client = train.client(ATTACKERS[0])
+    made = _made("backdoor", train, target=2)
+    poisoned = made.poison(client)
+    ink = 1.0 if train.pixel_convention == "ink" else 0.0
+    corner = poisoned.images()[:, 24:27, 24:27]
+    is_stamped = (np.abs(corner - ink) < 1e-6).all(axis=(1, 2))
+    assert is_stamped.sum() >= round(0.5 * len(client))
+    changed = (poisoned.pixels != client.pixels).any(axis=(1, 2))
+    assert changed.sum() <= round(0.5 * len(client))
+    assert (poisoned.labels[changed] == 2).all()
+    where = (poisoned.pixels != client.pixels).any(axis=0)
+    where[24:27, 24:27] = False
+    assert not where.any()
+    same = poisoned.labels == client.labels
+    assert (same | changed | is_stamped).all()
+    assert not poisoned.pixels.flags.writeable
+    assert not poisoned.labels.flags.writeable
+
+
+def test_a_share_of_the_examples_is_poisoned(train: ClientData) -> None:
+    client = train.client(ATTACKERS[0])
+    for share in (0.0, 0.25, 1.0):
+        made = _made("backdoor", train, target=9, poison=share)
+        num_changed = (made.poison(client).labels != client.labels).sum()
+        num_of_target = (client.labels == 9).sum()
+        count = round(share * len(client))
+        assert count - num_of_target <= num_changed <= count
+
+
+def test_poisoned_examples_depend_on_seed_and_client_alone(train: ClientData) -> None:
+    client = train.client(ATTACKERS[0])
+    made = _made("backdoor", train)
+    assert made.poison(client).pixels.tobytes() == made.poison(client).pixels.tobytes()
+    renamed = replace(client, client_id="another")
+    assert made.poison(client).labels.tobytes() != made.poison(renamed).labels.tobytes()
+
+
+def test_a_backdoor_aims_at_all_other_classes(train: ClientData) -> None:
+    client = train.client("s0000000")
+    made = _made("backdoor", train, target=2, trigger_size=4)
+    probe = made.probe(client)
+    assert probe.labels.tolist() == [each for each in client.labels if each != 2]
+    ink = 1.0 if train.pixel_convention == "ink" else 0.0
+    np.testing.assert_allclose(probe.images()[:, 23:27, 23:27], ink, atol=1e-6)
+    assert made.aims(probe.labels).tolist() == [2] * len(probe)
+
+
+def test_the_trigger_may_have_colours(train: ClientData) -> None:
+    client = train.client(ATTACKERS[0])
+    pixels = np.full((4, 10, 12, 3), 100, np.uint8)
+    colours = replace(client, pixels=pixels, labels=np.arange(4, dtype=np.int32))
+    probe = _made("backdoor", train).probe(colours)
+    assert (probe.pixels[:, 6:9, 8:11] != 100).all()
+    assert (probe.pixels == 100).sum() == 3 * (10 * 12 - 9) * 3
+
+
+def test_edge_cases_are_the_images_farthest_from_the_mean(train: ClientData) -> None:
+    made: Any = _made("edge-case", train, source=7, target=1, rare=0.2)
+    clients = [train.client(each) for each in ATTACKERS]
+    images = np.concatenate([each.images()[each.labels == 7] for each in clients])
+    center = images.astype(np.float64).mean(axis=0)
+    distances = np.sqrt(((images - center) ** 2).sum(axis=(1, 2)))
+    count = int(0.2 * len(images))
+    assert len(made.rare) == count
+    assert made.least_distance == pytest.approx(np.sort(distances)[-count], rel=1e-6)
+    poisoned = made.poison(clients[0])
+    changed = (poisoned.pixels != clients[0].pixels).any(axis=(1, 2))
+    assert round(0.5 * len(clients[0])) - 3 <= changed.sum() <= round(0.5 * len(clients[0]))
+    assert (poisoned.labels[changed] == 1).all()
+    rare = {each.tobytes() for each in made.rare}
+    assert all(each.tobytes() in rare for each in poisoned.pixels[changed])
+    probe = made.probe(train.client("s0000000"))
+    assert set(probe.labels.tolist()) <= {7}
+    far = np.sqrt(((probe.images() - center) ** 2).sum(axis=(1, 2)))
+    assert (far >= made.least_distance * (1 - 1e-6)).all()
+
+
+def test_changed_clients_are_the_attackers_alone(train: ClientData) -> None:
+    made = _made("label-flip", train)
+    changed = ChangedClients(train, made.poison, frozenset(ATTACKERS))
+    assert changed.client_ids == train.client_ids
+    assert changed.pixel_shape == train.pixel_shape
+    for client_id in train.client_ids:
+        is_same = changed.client(client_id).labels.tobytes() == train.labels(client_id).tobytes()
+        assert is_same == (client_id not in ATTACKERS)
+        assert changed.num_examples(client_id) == train.num_examples(client_id)
+    probes = ChangedClients(train, _made("label-flip", train, source=7, target=1).probe)
+    assert probes.num_examples("s0000000") == (train.labels("s0000000") == 7).sum()
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("backdoor", {"target": 10}, "--attack-option target=10: .* has 10 classes; choose 0 to 9"),
+        ("backdoor", {"trigger_size": 28}, "--attack-option trigger_size=28: images .* 28 x 28"),
+        ("label-flip", {"source": 3, "target": 12}, "--attack-option target=12"),
+    ],
+)
+def test_what_does_not_fit_the_data_is_refused(
+    train: ClientData, name: str, given: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        _made(name, train, **given)
+
+
+def test_an_edge_case_without_examples_is_refused(train: ClientData) -> None:
+    without_7 = ChangedClients(train, _made("label-flip", train, source=7, target=1).poison)
+    with pytest.raises(ConfigError, match="none of the 3 attackers has an example of that class"):
+        _made("edge-case", without_7)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("label-flip", {"source": 3}, "source and target belong together"),
+        ("label-flip", {"source": 3, "target": 3}, "source and target are both 3"),
+        ("edge-case", {"source": 1}, "source and target are both 1"),
+        ("backdoor", {"boost": "much"}, "choose auto, or a number from 0"),
+        ("backdoor", {"poison": 1.5}, "poison 1.5: choose a finite number from 0 to 1"),
+        ("alie", {"z": -1}, "z -1: choose a finite number from 0"),
+        ("alie", {"start": 4, "stop": 3}, "stop 3 comes before start 4"),
+        ("alie", {"start": 0}, "start 0: choose a whole number"),
+        ("min-max", {"deviation": "all"}, "choose std or unit or sign"),
+        ("ipm", {"knowledge": "none"}, "choose omniscient or colluders"),
+        ("zero", {"scale": 2}, "zero has no option 'scale'"),
+    ],
+)
+def test_bad_options_are_one_line(name: str, given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        resolve(ATTACKS[name], given)
+    assert "\n" not in str(caught.value)
