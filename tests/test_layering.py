@@ -62,6 +62,7 @@ FLOORS = {
         ("files",),
         ("needs",),
         ("building", "stopping"),
+        ("attacking",),
     ),
     "sweeps": (
         ("python_api",),

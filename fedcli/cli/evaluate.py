@@ -224,6 +224,8 @@ def evaluate(
         from fedcli.cli.screen import error_tables
 
         error_tables.show(screen, evaluation.data, evaluation.worst)
+        if evaluation.attack is not None:
+            error_tables.show_attack(screen, evaluation.attack)
     if values["predictions_file"] is not None:
         screen.line("")
         screen.line(f"Wrote {values['predictions_file']}")

@@ -178,10 +178,13 @@ def inspect_clients(
         csv_file=csv_file,
     )
     request.check()
-    source = _source(opt.given(data), run)
+    data_given = opt.given(data)
+    source = _source(data_given, run)
     request.check_outputs(source)
     opt.check_outputs(csv_file)
     splits = _open(source, split)
+    if run is not None and "data" not in data_given:
+        splits = _attacked(splits, run, remarks)
 
     from fedcli.cli.screen.client_tables import View
     from fedcli.federation.opened_data import note_of_replaced_test, notes_of_sources, notes_on
@@ -282,6 +285,21 @@ def _open(source: DataSource, split: str | None) -> dict[str, ClientData]:
         where = next(iter(splits.values())).source
         raise ConfigError(f"--split {split}: {where} has {', '.join(splits)}; choose one of them")
     return {split: splits[split]}
+
+
+def _attacked(splits: dict[str, ClientData], run: Path, remarks: Remarks) -> dict[str, ClientData]:
+    """The splits of a run's data, in which attackers have the examples on which they train."""
+    from fedcli.runs import trained
+
+    config = trained.config_of_run(run)
+    if config.attack is None:
+        return splits
+    from fedcli.runs.attacking import poisoned_splits
+
+    poisoned, notes = poisoned_splits(config, splits)
+    for note in notes:
+        remarks.note(note)
+    return poisoned
 
 
 def _select(splits: Mapping[str, ClientData], request: Request) -> dict[str, Sequence[str]]:

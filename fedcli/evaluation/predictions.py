@@ -94,9 +94,17 @@ class WorstMistakes:
         self._limit = limit
         self._kept: list[Mistake] = []
 
-    def add(self, predicted: Predicted) -> None:
-        """Counts the mistakes among predictions and keeps the worst."""
-        wrong = np.flatnonzero(predicted.classes != predicted.labels)
+    def add(self, predicted: Predicted, classes: NDArray[np.int32] | None = None) -> None:
+        """Counts the mistakes among predictions and keeps the worst.
+
+        Args:
+            predicted: The predictions.
+            classes: Count only mistakes in which these classes are predicted, int32 [n]; None: all.
+        """
+        is_wrong = predicted.classes != predicted.labels
+        if classes is not None:
+            is_wrong &= predicted.classes == classes
+        wrong = np.flatnonzero(is_wrong)
         self.num_mistakes += len(wrong)
         worst = wrong[np.argsort(-predicted.losses[wrong], kind="stable")[: self._limit]]
         mistakes = [_mistake(predicted, row) for row in worst.tolist()]

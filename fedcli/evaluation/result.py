@@ -21,6 +21,7 @@ from fedcli.models.model import Model
 from fedcli.settings.tables.metrics import more_is_better
 
 if TYPE_CHECKING:
+    from fedcli.evaluation.attack_success import AttackSuccess
     from fedcli.evaluation.measuring import Measured
     from fedcli.evaluation.personalization import FineTuning
     from fedcli.evaluation.predictions import WorstMistakes
@@ -60,6 +61,8 @@ class Evaluation:
         fine_tuned: The results after fine-tuning; None: not requested.
         worst: The worst mistakes; None: not requested.
         measured: Further metrics; None: not requested.
+        attack: The success of the run's attack on examples; None: there is none, or it was not
+            measured on this split.
         notes: Notes for the user, one line each.
     """
 
@@ -77,6 +80,7 @@ class Evaluation:
     fine_tuned: FineTuned | None = None
     worst: WorstMistakes | None = None
     measured: Measured | None = None
+    attack: AttackSuccess | None = None
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -121,7 +125,13 @@ class Evaluation:
         values: dict[str, Any] = self.process_metrics["client_work"]["eval"][
             "current_round_metrics"
         ]
-        return {**values, **({} if self.measured is None else self.measured.values)}
+        return {**values, **self._further_values}
+
+    @property
+    def _further_values(self) -> dict[str, float]:
+        """The metrics over all examples beside the four of each evaluation."""
+        measured = {} if self.measured is None else self.measured.values
+        return {**measured, **({} if self.attack is None else self.attack.values)}
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -139,15 +149,17 @@ class Evaluation:
             "num_absent_clients": self.num_absent,
             **self._seen_and_unseen(),
             **({} if self.fine_tuned is None else {"fine_tuned": self._fine_tuned()}),
+            **({} if self.attack is None else {"attack": self.attack.to_json()}),
             **({} if self.worst is None else self.worst.to_json()),
         }
 
     def _process_metrics(self) -> dict[str, Any]:
         """The metrics in TFF's structure, with the further metrics."""
-        if self.measured is None:
+        further = self._further_values
+        if not further:
             return self.process_metrics
         work = self.process_metrics["client_work"]["eval"]
-        more = {name: {**values, **self.measured.values} for name, values in work.items()}
+        more = {name: {**values, **further} for name, values in work.items()}
         return {**self.process_metrics, "client_work": {"eval": more}}
 
     def _seen_and_unseen(self) -> dict[str, Any]:

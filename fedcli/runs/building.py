@@ -15,6 +15,7 @@ from fedcli.settings.vocabulary import BY_ROUND
 if TYPE_CHECKING:
     from fedcli.learning.aggregators.contract import Aggregator
     from fedcli.learning.updates.contract import UpdateStage
+    from fedcli.runs.attacking import Attack
 
 
 def build_algorithm(config: RunConfig) -> Algorithm:
@@ -35,9 +36,16 @@ def build_algorithm(config: RunConfig) -> Algorithm:
     return replace(algorithm, ema_decay=config.server_ema)
 
 
-def build_stages(config: RunConfig) -> tuple[UpdateStage, ...]:
-    """Returns what changes the single updates of a valid config before they are aggregated."""
-    return ()
+def build_stages(
+    config: RunConfig, algorithm: Algorithm, attack: Attack | None
+) -> tuple[UpdateStage, ...]:
+    """Returns what changes the single updates of a valid config before they are aggregated.
+
+    Raises:
+        ConfigError: The attack cannot be made on the aggregator.
+    """
+    stages = [] if attack is None else [attack.stage(algorithm.aggregator)]
+    return tuple(stage for stage in stages if stage is not None)
 
 
 def _build_aggregator(config: RunConfig) -> Aggregator:

@@ -274,6 +274,8 @@ def _evaluate_on(
     if strategy is not None:
         tuned = _fine_tune(trained, request, strategy, train, group, evaluation.is_seen)
         evaluation = replace(evaluation, fine_tuned=tuned)
+    if trained.config.attack is not None and request.data.has_train_clients_of_run:
+        evaluation = _with_attack(trained, request, train, evaluator, group, evaluation)
     worst = request.outputs.predict(trained, group, cancel)
     request.outputs.write_clients(evaluation)
     is_of_run = request.data.is_of_run  # training has shown the notes on its own data
@@ -307,6 +309,33 @@ def _measured(
         cancel=request.cancel,
     )
     return replace(evaluation, measured=found)
+
+
+def _with_attack(
+    trained: Trained,
+    request: _Request,
+    train: ClientData,
+    evaluator: LearningProcess,
+    group: EvaluationGroup,
+    evaluation: Evaluation,
+) -> Evaluation:
+    """The evaluation with the success of the run's attack, if it was one on examples."""
+    from fedcli.evaluation.attack_success import measure_success  # late: few runs are attacked
+    from fedcli.runs.attacking import attack_of_run
+
+    attack = attack_of_run(trained.config, train)
+    if attack is None or attack.poisoning is None:
+        return evaluation
+    success = measure_success(
+        group,
+        attack.poisoning,
+        evaluator,
+        trained.state,
+        has_recall=True,
+        num_shown=request.outputs.num_errors,
+        cancel=request.cancel,
+    )
+    return replace(evaluation, attack=success)
 
 
 def _fine_tune(

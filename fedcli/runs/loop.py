@@ -293,6 +293,8 @@ class Training:
         timings.update(output.timings, train=output.timings["train"] - timings["data"])
         round_num = output.state.round_num
         line = {"round": round_num, **output.metrics}
+        if self._federation.attack is not None:
+            self._federation.attack.note(line, cohort.training_ids)
         if cohort.round_reports is not None:
             line["participation"] = cohort.round_reports.metrics(self._virtual_seconds)
         evaluation = None

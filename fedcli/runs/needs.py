@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,6 @@ from fedcli.learning.algorithms.base import Algorithm
 from fedcli.learning.client_states import ClientStates
 from fedcli.learning.engines.contract import BLOCK_CLIENTS
 from fedcli.models.layout import ParamLayout
-from fedcli.runs.building import build_stages
 from fedcli.settings.run_config import RunConfig
 
 if TYPE_CHECKING:
@@ -157,19 +156,24 @@ _DISK_REMEDIES = {
 
 
 def estimate(
-    config: RunConfig, algorithm: Algorithm, layout: ParamLayout, plan: BatchPlan, load: Workload
+    config: RunConfig,
+    algorithm: Algorithm,
+    stages: Sequence[UpdateStage],
+    layout: ParamLayout,
+    plan: BatchPlan,
+    load: Workload,
 ) -> Needs:
     """Estimates the needs of a run.
 
     Args:
         config: Config of the run.
         algorithm: Its algorithm.
+        stages: What changes single updates before they are aggregated.
         layout: Layout of the model's parameters.
         plan: How a client's examples become batches.
         load: The size of the training.
     """
     vector = 4 * layout.num_params
-    stages = build_stages(config)
     parts = _state_parts(algorithm, stages)
     entry = algorithm.entry
     keeps = entry.has_own_models or any(isinstance(part, ClientStates) for part in parts)

@@ -57,6 +57,7 @@ from fedcli.version import __version__
 
 if TYPE_CHECKING:
     from fedcli.cluster.ray_workers import RayWorkers
+    from fedcli.runs.attacking import Attack
 
 RAY = "ray"  # of the table of engines
 
@@ -76,6 +77,14 @@ class CohortData(NamedTuple):
     client_ids: Sequence[str]
     round_reports: RoundReports | None = None
 
+    @property
+    def training_ids(self) -> list[str]:
+        """The clients that train, in order."""
+        if self.round_reports is None:
+            return list(self.client_ids)
+        places = () if self.round_reports.is_skipped else self.round_reports.reports
+        return [self.client_ids[place] for place in places]
+
 
 @dataclass(frozen=True, eq=False)
 class Federation:
@@ -92,6 +101,8 @@ class Federation:
         plan: How a client's examples become batches in training.
         held: The batches of a fixed cohort, kept in memory; None: each round reads its clients.
         class_weights: Weights of the training loss, float32 [num_classes]; None: there are none.
+        attack: The attack; None: there is none.
+        held_poisoned: `held` with the attackers' poisoned examples; None: there are none.
         notes: Notes for the user, one line each.
         workers: The workers of a cluster that `engine` uses; None: it computes here.
     """
@@ -106,6 +117,8 @@ class Federation:
     plan: BatchPlan
     held: tuple[BatchedDataset, ...] | None
     class_weights: NDArray[np.float32] | None
+    attack: Attack | None
+    held_poisoned: tuple[BatchedDataset, ...] | None
     notes: list[str]
     workers: RayWorkers | None = None
 
@@ -118,12 +131,17 @@ class Federation:
         places: Sequence[int] = range(len(ids))
         if round_reports is not None:
             places = () if round_reports.is_skipped else round_reports.reports
-        if self.held is not None:
-            is_whole = len(places) == len(self.held)  # the engine recognises the same tuple
-            held = self.held if is_whole else tuple(self.held[place] for place in places)
+        is_attacked = self.attack is not None and self.attack.rounds.has(round_num)
+        held = self.held_poisoned if is_attacked and self.held_poisoned is not None else self.held
+        if held is not None:
+            if len(places) != len(held):  # of the same tuple the engine keeps what it decoded
+                held = tuple(held[place] for place in places)
             return CohortData(held, len(held), ids, round_reports)
         present = ids if round_reports is None else [ids[place] for place in places]
-        batches = ClientBatches(self.splits["train"], present, self.plan, self.config.seed)
+        train = self.splits["train"]
+        if is_attacked and self.attack is not None:
+            train = self.attack.poisoned(train)
+        batches = ClientBatches(train, present, self.plan, self.config.seed)
         return CohortData(batches, len(present), ids, round_reports)
 
     def initial_state(self) -> ServerState:
@@ -198,6 +216,13 @@ def open_federation(
     config, sampled_clients = open_sampled_clients(config, train, plan, notes, cancel)
     cohorts = sampled_clients.cohorts
     _check_cohort(algorithm, cohort_size(config, cohorts), config)
+    attack = None
+    if config.attack is not None:
+        from fedcli.runs import attacking  # late: few runs are attacked
+
+        config, attack = attacking.open_attack(config, train, cohorts)
+        notes += [] if attack is None else attacking.notes_of(attack, config, cohorts)
+    stages = build_stages(config, algorithm, attack)
     load = needs.workload(
         train,
         len(cohorts.for_round(0)),
@@ -206,7 +231,7 @@ def open_federation(
     )
 
     def check_needs(layout: ParamLayout) -> list[str]:
-        needed = needs.estimate(config, algorithm, layout, plan, load)
+        needed = needs.estimate(config, algorithm, stages, layout, plan, load)
         needed.check(folder)
         return needed.notes()
 
@@ -242,9 +267,12 @@ def open_federation(
         engine, workers = open_workers(config, model, engine, splits)
     if choosing.is_python(model) and (config.threads or 1) > 1:
         notes.append(f"{config.model} is computed in Python, on one thread, not {config.threads}")
-    held = None
+    held = held_poisoned = None
     if workers is None and cohorts.fixed is not None and _can_be_held(train, cohorts.fixed):
         held = _read_all(ClientBatches(train, cohorts.fixed, plan, config.seed), cancel)
+        if attack is not None and attack.poisoning is not None:
+            poisoned = ClientBatches(attack.poisoned(train), cohorts.fixed, plan, config.seed)
+            held_poisoned = _read_all(poisoned, cancel)
     return Federation(
         config=config,
         splits=splits,
@@ -256,7 +284,7 @@ def open_federation(
             num_clients=_population_size(cohorts, train),
             measures_deltas=config.record_clients,
             class_weights=weights,
-            stages=build_stages(config),
+            stages=stages,
             seed=config.seed,
             root_data=_root_data(config, algorithm, train, plan),
         ),
@@ -266,6 +294,8 @@ def open_federation(
         plan=plan,
         held=held,
         class_weights=weights,
+        attack=attack,
+        held_poisoned=held_poisoned,
         notes=notes,
         workers=workers,
     )

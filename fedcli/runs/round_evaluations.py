@@ -72,7 +72,7 @@ class RoundEvaluations:
         }
         for group in self._federation.groups:
             if group.split in splits and group.split not in self._evaluations:
-                evaluation = self._scored(group, state)
+                evaluation = self._attacked(self._scored(group, state), group, state)
                 self._evaluations[group.split] = self._measured(evaluation, group, state)
         return {split: self._evaluations[split] for split in splits}
 
@@ -95,11 +95,39 @@ class RoundEvaluations:
             if seen is not None:
                 is_seen = seen_in(evaluation.data, evaluation.client_ids, seen)
                 evaluation = replace(evaluation, is_seen=is_seen)
+            evaluation = self._attacked(evaluation, group, state, has_recall=True)
             closing[group.split] = self._measured(evaluation, group, state, by_client=True)
         return closing
 
     def _scored(self, group: EvaluationGroup, state: ServerState) -> Evaluation:
         return evaluate_group(group, self._federation.evaluator, state, self._cancel)
+
+    def _is_held_out(self, group: EvaluationGroup) -> bool:
+        return group.split == due_split("held-out", self.splits)
+
+    def _attacked(
+        self,
+        evaluation: Evaluation,
+        group: EvaluationGroup,
+        state: ServerState,
+        *,
+        has_recall: bool = False,
+    ) -> Evaluation:
+        """The evaluation with the success of an attack on examples, on the split held out."""
+        attack = self._federation.attack
+        if attack is None or attack.poisoning is None or not self._is_held_out(group):
+            return evaluation
+        from fedcli.evaluation.attack_success import measure_success  # late: few runs need it
+
+        success = measure_success(
+            group,
+            attack.poisoning,
+            self._federation.evaluator,
+            state,
+            has_recall=has_recall,
+            cancel=self._cancel,
+        )
+        return replace(evaluation, attack=success)
 
     def _measured(
         self,

@@ -136,13 +136,23 @@ def data_of_run(path: Path, given: Mapping[str, Any]) -> DataSource:
             named.
         RunError: There is no such run or checkpoint, or it is damaged.
     """
-    file = checkpoint_file(path)
-    config = _config_of(checkpoint.load(file), file)
+    config = config_of_run(path)
     if may_have_code(config):
         from fedcli.settings.own.permission import with_partition  # late: few runs have code
 
         config, given = with_partition(config, given)
     return DataSource(**settings.merge(vars(config.data_source), given))
+
+
+def config_of_run(path: Path) -> RunConfig:
+    """Returns the config that is stored in a run's newest checkpoint, or in a checkpoint.
+
+    Raises:
+        ConfigError: The config that was stored is not valid.
+        RunError: There is no such run or checkpoint, or it is damaged.
+    """
+    file = checkpoint_file(path)
+    return _config_of(checkpoint.load(file), file)
 
 
 def checkpoint_file(path: Path, *, best: bool = False) -> Path:

@@ -93,6 +93,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "min_reports": 2,
         **MOMENTUM,
     },
+    "mimic": {
+        "attack": "mimic",
+        "attack_options": {"warmup": 3},
+        "attackers": "3",
+        "sampling": "uniform",
+        "aggregator": "median",
+    },
+    "gaussian": {"attack": "gaussian", "attackers": "0.25", "sampling": "with-replacement"},
+    "backdoor": {
+        "attack": "backdoor",
+        "attack_options": {"start": 2, "every": 2, "radius": 1.0},
+        "attackers": "2",
+        "algorithm": "scaffold",
+        "eval_every": 2,
+    },
     "centralized": {"algorithm": "centralized", "sampling": "uniform", "client_dropout": 0.3},
     "2nn": {"model": "mlp-2nn", "seed": 5, "client_lr": 0.1, "pixels": "ink"},
 }

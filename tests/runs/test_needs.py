@@ -15,7 +15,7 @@ from fedcli.errors import ConfigError
 from fedcli.federation.sampled_clients import plan_of
 from fedcli.models import zoo
 from fedcli.runs import needs, starting
-from fedcli.runs.building import build_algorithm
+from fedcli.runs.building import build_algorithm, build_stages
 from fedcli.runs.files import folder
 from fedcli.runs.needs import Needs, Workload
 from tests.kit.command_line import Fedcli, assert_is_one_line
@@ -56,7 +56,9 @@ def _estimate(values: dict[str, Any], cohort: int = 8, population: int = 20) -> 
     config = settings.validate(settings.from_options(values))
     layout = zoo.build_layout("softmax-regression", num_classes=config.num_classes or 10)
     load = Workload(cohort, population, 10.0, config.threads or 1)
-    return needs.estimate(config, build_algorithm(config), layout, plan_of(config), load)
+    algorithm = build_algorithm(config)
+    stages = build_stages(config, algorithm, None)
+    return needs.estimate(config, algorithm, stages, layout, plan_of(config), load)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from fedcli.evaluation.predictions import NO_CLASS, Mistake, WorstMistakes
 if TYPE_CHECKING:
     from fedcli.cli.screen.render import Screen
     from fedcli.datasets.client_data import ClientData
+    from fedcli.evaluation.attack_success import AttackSuccess
 
 
 def show(screen: Screen, data: ClientData, worst: WorstMistakes) -> None:
@@ -33,6 +34,21 @@ def show(screen: Screen, data: ClientData, worst: WorstMistakes) -> None:
     screen.pictures(example_pictures(data, mistakes), captions)
     screen.line("")
     screen.line(f"{worst.num_mistakes:,} examples are predicted wrong", style="dim")
+
+
+def show_attack(screen: Screen, attack: AttackSuccess) -> None:
+    """Prints the success of an attack, and pictures of examples on which it succeeded."""
+    data, shown = attack.probes, attack.shown or ()
+    screen.title(f"Examples as the attack makes them ({data.split}): label > predicted")
+    if shown:
+        captions = [f"{data.class_name(e.label)}>{_class_name(data, e)}" for e in shown]
+        screen.pictures(example_pictures(data, shown), captions)
+        screen.line("")
+    screen.line(
+        f"{attack.num_successes:,} of {attack.num_aimed_at:,} examples are predicted as the "
+        "attackers want",
+        style="dim",
+    )
 
 
 def _class_name(data: ClientData, mistake: Mistake) -> str:

@@ -1,0 +1,193 @@
+"""The attack of a run: who attacks, with which data, and what they send."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from fedcli.dataclass import dataclass
+from fedcli.datasets.client_data import ClientData
+from fedcli.errors import ConfigError
+from fedcli.federation import poisoning
+from fedcli.federation.attackers import chance_of_more, choose_attackers, parse_attackers
+from fedcli.federation.cohorts import Cohorts
+from fedcli.federation.poisoning import ChangedClients, Poisoning
+from fedcli.federation.sampled_clients import open_sampled_clients, plan_of
+from fedcli.lazy import load
+from fedcli.learning.aggregators.contract import Aggregator
+from fedcli.learning.updates.attacks.stage import AttackedRounds, AttackStage
+from fedcli.settings.options import Value
+from fedcli.settings.run_config import RunConfig
+from fedcli.settings.tables.attacks import ATTACKS, AttackEntry
+from fedcli.settings.vocabulary import OMNISCIENT
+
+# Rules that tolerate fewer than half of the updates, whatever their options.
+_HALF = ("median", "geometric-median", "centered-clipping")
+_SMALL = 1e-4  # a risk below it is not worth a warning
+
+
+@dataclass(frozen=True, eq=False)
+class Attack:
+    """The attack of a run, with at least one attacker.
+
+    Attributes:
+        entry: Its row of the table of attacks.
+        options: Its options, complete.
+        attackers: The ids of the attackers.
+        poisoning: What it does to their examples; None: nothing.
+    """
+
+    entry: AttackEntry
+    options: Mapping[str, Value]
+    attackers: frozenset[str]
+    poisoning: Poisoning | None
+
+    @property
+    def rounds(self) -> AttackedRounds:
+        """The rounds in which they attack."""
+        return AttackedRounds(*(int(self.options[each]) for each in ("start", "stop", "every")))  # type: ignore[arg-type]
+
+    def poisoned(self, train: ClientData) -> ClientData:
+        """Returns the split train as the clients train on it in attacked rounds."""
+        if self.poisoning is None:
+            return train
+        return ChangedClients(train, self.poisoning.poison, self.attackers)
+
+    def stage(self, aggregator: Aggregator) -> AttackStage | None:
+        """Returns the stage that replaces the attackers' updates; None: they send their own.
+
+        Raises:
+            ConfigError: The attack cannot ask this aggregator.
+        """
+        plain = {"boost": 1.0, "radius": 0.0}  # a backdoor that is not boosted
+        if not self.entry.code or plain.items() <= self.options.items():
+            return None
+        made = load(self.entry.code)
+        offered: dict[str, Any] = {**self.options, "rule": lambda deltas: _ask(aggregator, deltas)}
+        names = [each.name for each in fields(made)]
+        if "rule" in names and aggregator.request(aggregator.init()).bounds is not None:
+            raise ConfigError(
+                f"--attack {self.entry.name} asks the aggregator about single updates, and this "
+                "one bounds them in the sum; choose mean or a rule that reads all updates, such as "
+                "--aggregator median"
+            )
+        attack = made(**{name: offered[name] for name in names})
+        knowledge = str(self.options.get("knowledge", OMNISCIENT))
+        return AttackStage(attack, self.attackers, self.rounds, knowledge)
+
+    def note(self, line: dict[str, Any], client_ids: Sequence[str]) -> None:
+        """Adds to the line of a round how many attackers trained in it.
+
+        Args:
+            line: The line of metrics.jsonl.
+            client_ids: The clients that trained, in cohort order.
+        """
+        updates = line.setdefault("updates", {})
+        count = sum(each in self.attackers for each in client_ids)
+        updates["attack"] = {"attackers_in_cohort": count, **updates.get("attack", {})}
+
+
+def open_attack(
+    config: RunConfig, train: ClientData, cohorts: Cohorts
+) -> tuple[RunConfig, Attack | None]:
+    """Returns the attack of a valid config, and a config that does not depend on a file of ids.
+
+    Returns:
+        None for an attack without attackers: such a run is the same as one without attack.
+
+    Raises:
+        ConfigError: The attackers do not exist, or an option does not fit the data.
+        DataError: The attackers' data are bad.
+    """
+    name = config.attack
+    if name is None:
+        return config, None
+    assert config.attackers is not None  # the rules of the options see to it
+    selection = parse_attackers(config.attackers)
+    attackers = choose_attackers(selection, cohorts, train.source, config.seed)
+    if selection.ids is not None:
+        config = replace(config, attackers=selection.ids)
+    if not attackers:
+        return config, None
+    entry: AttackEntry = ATTACKS[name]
+    if name == "alie" and cohorts.fixed is not None:
+        _check_minority(len(attackers), len(cohorts.fixed))
+    options = config.attack_options
+    poisons = poisoning.build(entry, options, train, attackers, config.seed)
+    return config, Attack(entry, options, attackers, poisons)
+
+
+def attack_of_run(config: RunConfig, train: ClientData) -> Attack | None:
+    """Returns the attack of a run that has been trained; None if it has none.
+
+    Args:
+        config: Config of the run.
+        train: The split train of the run's data.
+    """
+    if config.attack is None:
+        return None
+    sampled = open_sampled_clients(config, train, plan_of(config), [])[1]
+    return open_attack(config, train, sampled.cohorts)[1]
+
+
+def poisoned_splits(
+    config: RunConfig, splits: Mapping[str, ClientData]
+) -> tuple[dict[str, ClientData], tuple[str, ...]]:
+    """Returns the splits of a run's data as its clients see them in attacked rounds, and a note."""
+    attack = attack_of_run(config, splits["train"]) if "train" in splits else None
+    if attack is None or attack.poisoning is None:
+        return dict(splits), ()
+    note = (
+        f"train: the examples of {len(attack.attackers):,} attackers are shown as the attack "
+        f"{attack.entry.name} changes them"
+    )
+    return {**splits, "train": attack.poisoned(splits["train"])}, (note,)
+
+
+def notes_of(attack: Attack, config: RunConfig, cohorts: Cohorts) -> list[str]:
+    """Returns notes for the user: who attacks, and the risk that the aggregator cannot bear it."""
+    population = len(cohorts.population if cohorts.fixed is None else set(cohorts.fixed))
+    count = len(attack.attackers)
+    notes = [f"{count:,} of {population:,} clients attack: {attack.entry.name}"]
+    size = len(cohorts.fixed) if cohorts.fixed is not None else cohorts.sampler.size  # type: ignore[union-attr]
+    f = tolerated(config.aggregator, config.aggregator_options, size)
+    if f is None:
+        return notes
+    chance = chance_of_more(cohorts, attack.attackers, f)
+    if chance is None or chance < _SMALL:
+        return notes
+    what = f"--aggregator {config.aggregator} tolerates {f} attackers"
+    if cohorts.fixed is not None:
+        return [*notes, f"{what}, and the cohort of {size} has {count}"]
+    return [*notes, f"{what}; a cohort of {size} has more with probability {chance:.6f} a round"]
+
+
+def tolerated(aggregator: str, options: Mapping[str, Value], size: int) -> int | None:
+    """Returns how many attackers in a cohort a rule tolerates; None: it claims no number.
+
+    Args:
+        aggregator: Name of the rule.
+        options: Its options. A number `f` below 1 is a share of the cohort, of which the floor
+            counts.
+        size: Number of clients in the cohort.
+    """
+    if aggregator == "mean":
+        return 0
+    for name in ("num_byzantine", "trim"):
+        if name in options:
+            given = float(options[name])  # type: ignore[arg-type]
+            return int(given * size + 1e-9) if 0.0 < given < 1.0 else int(given)
+    return (size - 1) // 2 if aggregator in _HALF else None
+
+
+def _check_minority(num_attackers: int, size: int) -> None:
+    if 2 * num_attackers >= size:
+        raise ConfigError(
+            f"--attack alie hides among a majority of honest clients, but {num_attackers} of the "
+            f"{size} clients of each cohort attack; choose fewer --attackers than half"
+        )
+
+
+def _ask(aggregator: Aggregator, deltas: Any) -> Any:
+    return aggregator.aggregate(aggregator.init(), deltas)[0]
