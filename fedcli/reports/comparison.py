@@ -120,13 +120,13 @@ def group_by_config(runs: Sequence[RunRecord]) -> list[Group]:
     is ignored, too: such runs deal the same examples anew.
     """
     groups: dict[str, list[RunRecord]] = {}
-    for alike in _by_key(runs, lambda run: _PARTITION_SEED.sub(r"\1", _key(_setting(run)))):
+    for alike in _by_key(runs, lambda run: _PARTITION_SEED.sub(r"\1", _key(setting(run)))):
         seeds = {run.options.get("seed", 0) for run in alike}
         dealt = {(run.options.get("seed", 0), run.options.get(_DEALT_BY)) for run in alike}
         parts = [alike] if len(seeds) == len(dealt) else _by_key(alike, _strict_key)
         groups.update({_strict_key(part[0]): part for part in parts})
     firsts = [members[0] for members in groups.values()]
-    has_effect = {name for run in firsts for name in _setting(run)}
+    has_effect = {name for run in firsts for name in setting(run)}
     apart = [name for name in differences(firsts) if name in has_effect or _is_of_data(name)]
     files = [name for name in provenance_differences(firsts) if name in _FINGERPRINTS]
     if any(map(_is_of_data, apart)):
@@ -152,11 +152,11 @@ def _by_key(runs: Iterable[RunRecord], key: Callable[[RunRecord], str]) -> list[
 
 
 def _strict_key(run: RunRecord) -> str:
-    return _key(_setting(run))
+    return _key(setting(run))
 
 
-def _setting(run: RunRecord) -> dict[str, Any]:
-    """The options and fingerprints that determine the results of a run, without its seed."""
+def setting(run: RunRecord) -> dict[str, Any]:
+    """Returns the options and fingerprints that determine a run's results, without its seed."""
     left_out = {*REPEATS, *WITHOUT_EFFECT}
     if not any(name in run.options for name in _ENDINGS):
         left_out.add("eval_every")

@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from fedcli.models.metrics import flatten
-from fedcli.reports import comparison
+from fedcli.reports import attack_impact, comparison
 from fedcli.reports import rows as report
+from fedcli.reports.attack_impact import is_attacked
 from fedcli.reports.comparison import Estimate
 from fedcli.reports.text import Table
 from fedcli.reports.verdict import has_diverged
@@ -46,6 +47,7 @@ def summary(run: RunRecord) -> list[tuple[str, str]]:
         ("client optimizer", _optimizer(config, "client")),
         ("server optimizer", _optimizer(config, "server")),
         ("clients a round", f"{_value(config.get('clients'))}, {config.get('sampling', 'fixed')}"),
+        *([("attack", _attack(config))] if is_attacked(run) else []),
         ("rounds", done),
         ("seed", str(config.get("seed", 0))),
     ]
@@ -172,9 +174,8 @@ def time_split(run: RunRecord) -> Table | None:
 
 def of_one(run: RunRecord) -> list[Table]:
     """Returns the tables of one run that have rows."""
-    return [
-        table for table in (evaluation(run), _spread_of(run), time_split(run)) if table is not None
-    ]
+    found = [evaluation(run), *attack_impact.of_one(run), _spread_of(run), time_split(run)]
+    return [table for table in found if table is not None]
 
 
 def of_several(runs: Sequence[RunRecord], targets: Sequence[float]) -> list[Table]:
@@ -186,6 +187,7 @@ def of_several(runs: Sequence[RunRecord], targets: Sequence[float]) -> list[Tabl
     """
     found = [over_seeds(runs, targets), side_by_side(runs), rounds_to_target(runs, targets)]
     found.append(what_differs(runs) if len(runs) <= _MOST_BESIDE else values_that_differ(runs))
+    found.append(attack_impact.of_several(runs))
     return [table for table in found if table is not None]
 
 
@@ -332,8 +334,9 @@ def as_json(runs: Sequence[RunRecord], targets: Sequence[float]) -> dict[str, An
         }
         for run in runs
     ]
+    attacks = {"attacks": attack_impact.as_json(runs)} if any(map(is_attacked, runs)) else {}
     if len(runs) == 1:
-        return {"runs": told}
+        return {"runs": told, **attacks}
     groups = [
         {
             "options": group.options,
@@ -353,7 +356,8 @@ def as_json(runs: Sequence[RunRecord], targets: Sequence[float]) -> dict[str, An
         }
         for group in comparison.group_by_config(runs)
     ]
-    return {"runs": told, "differences": comparison.differences(runs), "groups": groups}
+    differences = comparison.differences(runs)
+    return {"runs": told, "differences": differences, "groups": groups, **attacks}
 
 
 def rounds_csv(runs: Sequence[RunRecord]) -> Table:
@@ -427,6 +431,18 @@ def _optimizer(config: Mapping[str, Any], side: str) -> str:
         if key.startswith(prefix)
     ]
     return f"{name} ({', '.join(options)})"
+
+
+def _attack(config: Mapping[str, Any]) -> str:
+    """The attack with its number of attackers and its options."""
+    prefix = "attack_options."
+    options = [f"attackers {_value(config.get('attackers'))}"]
+    options += [
+        f"{key.removeprefix(prefix)}={_value(value)}"
+        for key, value in config.items()
+        if key.startswith(prefix)
+    ]
+    return f"{config['attack']} ({', '.join(options)})"
 
 
 def _value(value: object) -> str:

@@ -77,15 +77,21 @@ class Attack:
         return AttackStage(attack, self.attackers, self.rounds, knowledge)
 
     def note(self, line: dict[str, Any], client_ids: Sequence[str]) -> None:
-        """Adds to the line of a round how many attackers trained in it.
+        """Adds to the line of a round how many attackers trained in it, and were kept.
 
         Args:
-            line: The line of metrics.jsonl.
+            line: The line of metrics.jsonl. Some aggregators say there whom they keep.
             client_ids: The clients that trained, in cohort order.
         """
+        told = {"attackers_in_cohort": self._count(client_ids)}
+        kept = line["aggregator"].get("kept")
+        if kept is not None:
+            told["attackers_kept"] = self._count(kept)
         updates = line.setdefault("updates", {})
-        count = sum(each in self.attackers for each in client_ids)
-        updates["attack"] = {"attackers_in_cohort": count, **updates.get("attack", {})}
+        updates["attack"] = {**told, **updates.get("attack", {})}
+
+    def _count(self, client_ids: Sequence[str]) -> int:
+        return sum(each in self.attackers for each in client_ids)
 
 
 def open_attack(

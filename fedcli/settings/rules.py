@@ -51,7 +51,7 @@ def validate(config: RunConfig) -> RunConfig:
     _check_needs(values)
     _check_eval_split(values)
     _check_pre_aggregator(values)
-    _check_attack(values)
+    _resolve_attack(values)
     _check_records(values)
     _check_participation(values)
     _resolve_metrics(values)
@@ -153,7 +153,7 @@ def _check_pre_aggregator(values: Mapping[str, Any]) -> None:
         )
 
 
-def _check_attack(values: Mapping[str, Any]) -> None:
+def _resolve_attack(values: dict[str, Any]) -> None:
     """Sets the number of attackers; refuses an attack's options without it, and pooled clients."""
     if values["attack"] is None:
         if values["attack_options"]:

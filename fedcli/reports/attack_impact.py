@@ -1,0 +1,188 @@
+"""What an attack did to a run, and what the same run was worth without it. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fedcli.dataclass import dataclass
+from fedcli.reports import comparison
+from fedcli.reports.text import Table
+from fedcli.runs.record import RunRecord
+from fedcli.settings.vocabulary import ACCURACY
+
+_UNSET = "-"
+_OF_ATTACK = ("attack", "attackers", "attack_options")
+_NO_ATTACKERS = ("0", 0)
+
+
+@dataclass(frozen=True)
+class AttackFigures:
+    """The figures of one attacked run; None where they are not known.
+
+    Attributes:
+        attackers_mean: Mean number of attackers in the cohorts of attacked rounds.
+        attackers_max: The greatest such number.
+        kept_share: Share of the attackers' updates that a rule kept that says whom it keeps.
+        accuracy: Accuracy on clean examples after the last round, of the series `judged_by`.
+        worst_accuracy: The least such accuracy in evaluations from the first attacked round on.
+        worst_round: The round of that.
+        success_rate: Share of the examples aimed at that are predicted as the attackers want.
+    """
+
+    attackers_mean: float | None
+    attackers_max: int | None
+    kept_share: float | None
+    accuracy: float | None
+    worst_accuracy: float | None
+    worst_round: int | None
+    success_rate: float | None
+
+
+def is_attacked(run: RunRecord) -> bool:
+    """Returns whether a run has an attack, with attackers."""
+    return "attack" in run.options and run.options.get("attackers") not in _NO_ATTACKERS
+
+
+def figures_of(run: RunRecord) -> AttackFigures:
+    """Returns the figures of an attacked run."""
+    start = int(run.options.get("attack_options.start", 1))
+    lines = [
+        line["updates"]["attack"]
+        for line in run.metrics
+        if "attack" in line.get("updates", {}) and line["round"] >= start
+    ]
+    counts = [int(line["attackers_in_cohort"]) for line in lines]
+    kept = [line for line in lines if "attackers_kept" in line]
+    num_sent = sum(line["attackers_in_cohort"] for line in kept)
+    after = [(at, value) for at, value in run.series(run.judged_by, ACCURACY) if at >= start]
+    worst = min(after, key=lambda point: point[1], default=None)
+    return AttackFigures(
+        sum(counts) / len(counts) if counts else None,
+        max(counts, default=None),
+        sum(line["attackers_kept"] for line in kept) / num_sent if num_sent else None,
+        run.final(run.judged_by, ACCURACY),
+        None if worst is None else worst[1],
+        None if worst is None else worst[0],
+        success_rate_of(run),
+    )
+
+
+def success_rate_of(run: RunRecord) -> float | None:
+    """Returns the success rate of the newest evaluation; None if none was measured."""
+    for closing in run.newest_evaluation.values():
+        if "attack" in closing:
+            rate: float | None = closing["attack"]["attack_success_rate"]
+            return rate
+    for line in reversed(run.metrics):
+        for values in line.get("evaluation", {}).values():
+            if "attack_success_rate" in values:
+                found: float | None = values["attack_success_rate"]
+                return found
+    return None
+
+
+def partner_of(run: RunRecord, runs: Sequence[RunRecord]) -> RunRecord | None:
+    """Returns the first of some runs that is the same as an attacked one but for the attack."""
+    wanted = _without_attack(run)
+    for other in runs:
+        if not is_attacked(other) and _without_attack(other) == wanted:
+            return other
+    return None
+
+
+def _without_attack(run: RunRecord) -> dict[str, Any]:
+    """The options and data that determine the results of a run, without those of the attack."""
+    setting = comparison.setting(run)
+    kept = {name: value for name, value in setting.items() if _root(name) not in _OF_ATTACK}
+    return {**kept, "seed": run.options.get("seed", 0)}
+
+
+def _root(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def of_one(run: RunRecord) -> list[Table]:
+    """Returns the tables of an attacked run; none for another."""
+    if not is_attacked(run):
+        return []
+    found = figures_of(run)
+    rows = [
+        ["attackers in a cohort, mean", _number(found.attackers_mean, 2)],
+        ["attackers in a cohort, most", _number(found.attackers_max, 0)],
+        ["attackers' updates kept", _number(found.kept_share)],
+        ["clean accuracy", _number(found.accuracy)],
+        ["worst clean accuracy", _at(found.worst_accuracy, found.worst_round)],
+        ["attack success rate", _number(found.success_rate)],
+    ]
+    title = f"Attack {run.options['attack']}"
+    told = [Table(title, ["figure", "value"], [row for row in rows if row[1] != _UNSET])]
+    recall = _recall(run)
+    return [*told, recall] if recall is not None else told
+
+
+def _recall(run: RunRecord) -> Table | None:
+    """The recall of each class on clean examples, where it was measured."""
+    for split, closing in run.newest_evaluation.items():
+        recall = closing.get("attack", {}).get("class_recall")
+        if recall is not None:
+            headers = ["class", *map(str, range(len(recall)))]
+            return Table(f"Recall by class ({split})", headers, [["recall", *map(_number, recall)]])
+    return None
+
+
+def of_several(runs: Sequence[RunRecord]) -> Table | None:
+    """Returns one row for each attacked run, beside the same run without attack; None: no row."""
+    rows = []
+    for run in runs:
+        if not is_attacked(run):
+            continue
+        found = figures_of(run)
+        partner = partner_of(run, runs)
+        without = None if partner is None else partner.final(run.judged_by, ACCURACY)
+        impact = None
+        if without is not None and found.accuracy is not None:
+            impact = without - found.accuracy
+        rows.append(
+            [
+                str(run.path),
+                _UNSET if partner is None else str(partner.path),
+                *(_number(value) for value in (without, found.accuracy, impact)),
+                _at(found.worst_accuracy, found.worst_round),
+                _number(found.success_rate),
+                _number(found.attackers_mean, 2),
+                _number(found.kept_share),
+            ]
+        )
+    if not rows:
+        return None
+    headers = ["attacked run", "same without attack", "accuracy without", "with", "impact"]
+    headers += ["worst (round)", "success rate", "attackers a round", "kept"]
+    return Table("Impact of attacks on clean accuracy", headers, rows, 2)
+
+
+def as_json(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    """Returns the figures of the attacked runs as plain values."""
+    told = []
+    for run in runs:
+        if not is_attacked(run):
+            continue
+        partner = partner_of(run, runs)
+        without = None if partner is None else partner.final(run.judged_by, ACCURACY)
+        told.append(
+            {
+                "run": str(run.path),
+                "without_attack": None if partner is None else str(partner.path),
+                "accuracy_without_attack": without,
+                **vars(figures_of(run)),
+            }
+        )
+    return told
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return _UNSET if value is None else f"{value:.{digits}f}"
+
+
+def _at(value: float | None, round_num: int | None) -> str:
+    return _UNSET if value is None else f"{value:.4f} ({round_num})"
