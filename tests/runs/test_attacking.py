@@ -278,3 +278,17 @@ def test_metrics_of_attacked_rounds_go_into_all_logs(tmp_path: Path) -> None:
     header = (run / "metrics.csv").read_text().partition("\n")[0]
     assert "updates/attack/attackers_in_cohort" in header.split(",")
     assert json.loads((run / "metrics.jsonl").read_text().partition("\n")[0])["updates"]
+
+
+@pytest.mark.parametrize("algorithm", [each for each in tables.ALGORITHMS if each != "fedavg"])
+def test_every_algorithm_trains_under_attack_or_is_refused(tmp_path: Path, algorithm: str) -> None:
+    values = {**SAMPLED, "algorithm": algorithm, "attackers": "4", "rounds": 2}
+    entry = tables.ALGORITHMS[algorithm]
+    for attack in ("min-max", "backdoor"):
+        if entry.pools_clients or entry.has_own_models:
+            with pytest.raises(ConfigError, match="--attack"):
+                make_config(**values, attack=attack)
+            continue
+        run = trained(tmp_path / attack, **values, attack=attack)
+        assert all(np.isfinite(each).all() for each in load_weights(run).values())
+        assert len(_attack_lines(run)) == 2
