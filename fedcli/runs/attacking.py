@@ -15,7 +15,8 @@ from fedcli.federation.cohorts import Cohorts
 from fedcli.federation.poisoning import ChangedClients, Poisoning
 from fedcli.federation.sampled_clients import open_sampled_clients, plan_of
 from fedcli.lazy import load
-from fedcli.learning.aggregators.contract import Aggregator
+from fedcli.learning.aggregators.contract import Aggregator, first_state
+from fedcli.learning.aggregators.robust import count_of
 from fedcli.learning.updates.attacks.stage import AttackedRounds, AttackStage
 from fedcli.settings.options import Value
 from fedcli.settings.run_config import RunConfig
@@ -66,10 +67,11 @@ class Attack:
         made = load(self.entry.code)
         offered: dict[str, Any] = {**self.options, "rule": lambda deltas: _ask(aggregator, deltas)}
         names = [each.name for each in fields(made)]
-        if "rule" in names and aggregator.request(aggregator.init()).bounds is not None:
+        request = aggregator.request(aggregator.init())
+        if "rule" in names and (request.bounds is not None or request.root_examples):
             raise ConfigError(
-                f"--attack {self.entry.name} asks the aggregator about single updates, and this "
-                "one bounds them in the sum; choose mean or a rule that reads all updates, such as "
+                f"--attack {self.entry.name} asks the aggregator what it makes of the updates, and "
+                "this one needs more than these; choose mean or a rule of all updates, such as "
                 "--aggregator median"
             )
         attack = made(**{name: offered[name] for name in names})
@@ -174,16 +176,14 @@ def tolerated(aggregator: str, options: Mapping[str, Value], size: int) -> int |
 
     Args:
         aggregator: Name of the rule.
-        options: Its options. A number `f` below 1 is a share of the cohort, of which the floor
-            counts.
+        options: Its options; see `count_of` for shares of the cohort.
         size: Number of clients in the cohort.
     """
     if aggregator == "mean":
         return 0
     for name in ("num_byzantine", "trim"):
         if name in options:
-            given = float(options[name])  # type: ignore[arg-type]
-            return int(given * size + 1e-9) if 0.0 < given < 1.0 else int(given)
+            return count_of(float(options[name]), size)  # type: ignore[arg-type]
     return (size - 1) // 2 if aggregator in _HALF else None
 
 
@@ -196,4 +196,5 @@ def _check_minority(num_attackers: int, size: int) -> None:
 
 
 def _ask(aggregator: Aggregator, deltas: Any) -> Any:
-    return aggregator.aggregate(aggregator.init(), deltas)[0]
+    state = first_state(aggregator, len(deltas.delta_sum))
+    return aggregator.aggregate(state, deltas)[0]

@@ -231,7 +231,7 @@ def test_the_attackers_of_a_fixed_cohort_are_counted() -> None:
         ("median", {}, 10, 4),
         ("median", {}, 11, 5),
         ("krum", {"num_byzantine": 2}, 10, 2),
-        ("krum", {"num_byzantine": 0.29}, 100, 29),
+        ("krum", {"num_byzantine": 0.25}, 11, 2),
         ("trimmed-mean", {"trim": 0.2}, 11, 2),
         ("norm-bound", {"max_norm": 1.0}, 10, None),
     ],
@@ -255,7 +255,7 @@ def test_how_many_attackers_a_rule_tolerates(
         ({"attack": "alie", "attackers": "2"}, "--attack alie hides among a majority"),
         (
             {"attack": "optimal", "aggregator": "norm-bound", "attackers": "1"},
-            "--attack optimal asks the aggregator about single updates",
+            "--attack optimal asks the aggregator what it makes of the updates",
         ),
         ({"attack": "backdoor", "attack_options": {"target": 11}}, "--attack-option target=11"),
     ],
@@ -292,3 +292,27 @@ def test_every_algorithm_trains_under_attack_or_is_refused(tmp_path: Path, algor
         run = trained(tmp_path / attack, **values, attack=attack)
         assert all(np.isfinite(each).all() for each in load_weights(run).values())
         assert len(_attack_lines(run)) == 2
+
+
+@pytest.mark.parametrize("aggregator", ["krum", "multi-krum", "bulyan"])
+def test_a_rule_of_distances_never_keeps_an_update_scaled_by_100(
+    tmp_path: Path, aggregator: str
+) -> None:
+    values = {
+        **{"data_options": {"clients": 16}, "rounds": 4, "epochs": 1, "sampling": "uniform"},
+        **{"clients": "11", "attack": "sign-flip", "attackers": "2"},
+        **{"attack_options": {"scale": 100.0}, "aggregator": aggregator},
+    }
+    run = trained(tmp_path / "run", **values, aggregator_options={"num_byzantine": 2})
+    lines = _attack_lines(run)
+    assert sum(line["attackers_in_cohort"] for line in lines) > 0
+    assert [line["attackers_kept"] for line in lines] == [0] * 4
+
+
+def test_the_attackers_that_a_rule_keeps_are_counted(tmp_path: Path) -> None:
+    values = {**SAMPLED, "attack": "zero", "attackers": "4", "aggregator": "multi-krum"}
+    run = trained(tmp_path / "run", **values)
+    lines = _attack_lines(run)  # f is 0 and all are kept
+    assert [each["attackers_kept"] for each in lines] == [
+        each["attackers_in_cohort"] for each in lines
+    ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcli.core.native import Rows
 from fedcli.learning.updates.attacks.stage import AttackView
 
 
@@ -50,18 +51,8 @@ def deviation(view: AttackView, kind: str) -> tuple[NDArray[np.float64], NDArray
 
 
 def squared_distances(view: AttackView) -> NDArray[np.float64]:
-    """Returns the squared distances between the known updates, float64 [known, known].
-
-    They are sums of squared differences, so close updates lose no digits.
-    """
-    total = np.zeros((len(view.known), len(view.known)))
-    for _, values in view.slices():
-        for index in range(1, len(values)):
-            differences = values[:index] - values[index]
-            part = np.einsum("ij,ij->i", differences, differences)
-            total[index, :index] += part
-            total[:index, index] += part
-    return total
+    """Returns the squared distances between the known updates, float64 [known, known]."""
+    return Rows(view.updates.rows, view.known, num_threads=1).square_distances()
 
 
 def norms(view: AttackView) -> NDArray[np.float64]:
