@@ -202,8 +202,8 @@ def setting_key(run: RunRecord) -> str:
 
     These are the seeds of the run and of the partition, and options without effect.
     """
-    setting = {name: value for name, value in _setting(run).items() if name != _DEALT_BY}
-    return _PARTITION_SEED.sub(r"\1", _key(setting))
+    options = {name: value for name, value in setting(run).items() if name != _DEALT_BY}
+    return _PARTITION_SEED.sub(r"\1", _key(options))
 
 
 def options_with_effect(run: RunRecord) -> dict[str, Any]:

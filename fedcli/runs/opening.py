@@ -216,12 +216,7 @@ def open_federation(
     config, sampled_clients = open_sampled_clients(config, train, plan, notes, cancel)
     cohorts = sampled_clients.cohorts
     _check_cohort(algorithm, cohort_size(config, cohorts), config)
-    attack = None
-    if config.attack is not None:
-        from fedcli.runs import attacking  # late: few runs are attacked
-
-        config, attack = attacking.open_attack(config, train, cohorts)
-        notes += [] if attack is None else attacking.notes_of(attack, config, cohorts)
+    config, attack = _open_attack(config, train, cohorts, notes)
     stages = build_stages(config, algorithm, attack)
     load = needs.workload(
         train,
@@ -260,13 +255,7 @@ def open_federation(
 
         check_metrics(config.metrics, model, config.metric_options)
     notes += check_needs(model.layout)
-    engine, workers = choosing.make_engine(model, config.threads), None
-    if config.engine == RAY:
-        from fedcli.cluster.opening import open_workers  # late: few runs use a cluster
-
-        engine, workers = open_workers(config, model, engine, splits)
-    if choosing.is_python(model) and (config.threads or 1) > 1:
-        notes.append(f"{config.model} is computed in Python, on one thread, not {config.threads}")
+    engine, workers = _open_engine(config, model, splits, notes)
     held = held_poisoned = None
     if workers is None and cohorts.fixed is not None and _can_be_held(train, cohorts.fixed):
         held = _read_all(ClientBatches(train, cohorts.fixed, plan, config.seed), cancel)
@@ -299,6 +288,33 @@ def open_federation(
         notes=notes,
         workers=workers,
     )
+
+
+def _open_attack(
+    config: RunConfig, train: ClientData, cohorts: Cohorts, notes: list[str]
+) -> tuple[RunConfig, Attack | None]:
+    """The config with the attackers resolved, and the attack if there is one; adds to `notes`."""
+    if config.attack is None:
+        return config, None
+    from fedcli.runs import attacking  # late: few runs are attacked
+
+    config, attack = attacking.open_attack(config, train, cohorts)
+    notes += [] if attack is None else attacking.notes_of(attack, config, cohorts)
+    return config, attack
+
+
+def _open_engine(
+    config: RunConfig, model: Model, splits: dict[str, ClientData], notes: list[str]
+) -> tuple[Engine, RayWorkers | None]:
+    """The engine, and the workers of a cluster if it uses some; adds a line to `notes`."""
+    engine = choosing.make_engine(model, config.threads)
+    if config.engine == RAY:
+        from fedcli.cluster.opening import open_workers  # late: few runs use a cluster
+
+        return open_workers(config, model, engine, splits)
+    if choosing.is_python(model) and (config.threads or 1) > 1:
+        notes.append(f"{config.model} is computed in Python, on one thread, not {config.threads}")
+    return engine, None
 
 
 def _read_all(batches: ClientBatches, cancel: CancelFlag | None) -> tuple[BatchedDataset, ...]:

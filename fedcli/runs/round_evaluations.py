@@ -103,7 +103,7 @@ class RoundEvaluations:
         return evaluate_group(group, self._federation.evaluator, state, self._cancel)
 
     def _is_held_out(self, group: EvaluationGroup) -> bool:
-        return group.split == due_split("held-out", self.splits)
+        return group.split in due_splits("held-out", self.splits)
 
     def _attacked(
         self,

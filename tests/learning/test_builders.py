@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from fedcli import aggregators, algorithms, learning, optimizers
 from fedcli.errors import ConfigError, DataError, PartError
 from fedcli.learning import builders
 from fedcli.learning.aggregators.order_statistics import Median
+from fedcli.learning.training_process import TrainingProcess
 from fedcli.settings import tables
 from fedcli.settings.tables.algorithms import AlgorithmEntry
 
@@ -118,11 +119,12 @@ def test_an_own_algorithm_is_a_class_or_a_file(tmp_path: Path, cohort: Any) -> N
     np.testing.assert_allclose(moved[0], 2 * moved[2], rtol=1e-5, atol=1e-8)
     assert "." not in cell["SEEN"][0]  # nothing beside the class is there to be imported
     named = learning.build_own("fedavg", MODEL, client)
+    assert isinstance(named, TrainingProcess)
     assert named.algorithm.weighting == "num-examples"
     with pytest.raises(ConfigError, match="HalfSteps has no option 'shar'; its options are share"):
         learning.build_own(cell["HalfSteps"], MODEL, client, options={"shar": 0.1})
     with pytest.raises(PartError, match="object has no init, no run"):
-        learning.build_own(object, MODEL, client)
+        learning.build_own(cast(Any, object), MODEL, client)
 
 
 def test_parts_of_another_type_are_one_line() -> None:

@@ -305,7 +305,7 @@ def test_options_of_a_metric_reach_it_and_are_checked_before_the_run(
 
 
 def test_a_metric_of_ones_own_judges_rounds(weighted: Path, tmp_path: Path, fedcli: Fedcli) -> None:
-    judged = {"keep_best": "FBeta", "monitor": "FBeta", "patience": 9, "rounds": 4}
+    judged: dict[str, Any] = {"keep_best": "FBeta", "monitor": "FBeta", "patience": 9, "rounds": 4}
     run = package.train(replace(with_metrics(weighted), eval_every=1, **judged), tmp_path / "run")
     values = [line["evaluation"]["test"]["FBeta"] for line in run.metrics]
     assert run.best_round == values.index(max(values))
