@@ -20,7 +20,6 @@ from fedcli.learning.client_states import ClientStates
 from fedcli.learning.cohort_data import cohort_data
 from fedcli.learning.engines.contract import Engine
 from fedcli.learning.engines.deltas import NO_BOUNDS, DeltaRequest
-from fedcli.learning.engines.task import ClientTask
 from fedcli.learning.process import LearningProcess, ModelLike, check_call, count_empty
 from fedcli.learning.state import ProcessOutput, ServerState
 from fedcli.models.metrics import MetricsAggregator
@@ -166,20 +165,17 @@ class TrainingProcess(LearningProcess):
         call = CohortCall(
             engine=self.engine,
             layout=self.model.layout,
-            task=ClientTask(
-                rows=(),
-                params=params,
-                round_num=state.round_num,
-                weighting=algorithm.weighting,
-                request=request,
-                class_weights=self.class_weights,
-            ),
+            params=params,
+            round_num=state.round_num,
+            weighting=algorithm.weighting,
+            request=request,
             aggregator=algorithm.aggregator,
             aggregator_state=state.aggregator,
             clients=cohort_data(client_data, algorithm.client_work.num_passes),
             cancel=cancel,
             num_clients=self.num_clients,
             evaluated=state.evaluated,
+            class_weights=self.class_weights,
             passage=passage,
             root_data=self._root_data,
         )

@@ -16,9 +16,10 @@ from fedcli.errors import ConfigError
 from fedcli.learning.aggregators.contract import Aggregator
 from fedcli.learning.algorithms.evaluated import Evaluated
 from fedcli.learning.engines.contract import Engine
-from fedcli.learning.engines.deltas import NO_BOUNDS, SUM, Deltas
+from fedcli.learning.engines.deltas import NO_BOUNDS, SUM, DeltaRequest, Deltas
 from fedcli.learning.engines.task import NO_INPUTS, ClientExchange, ClientInputs, ClientTask
 from fedcli.learning.optimizers.optimizer import Optimizer
+from fedcli.learning.optimizers.schedules import Schedule
 from fedcli.models.layout import ParamLayout
 from fedcli.settings import tables
 
@@ -33,13 +34,17 @@ class CohortCall:
     Attributes:
         engine: Trains the clients.
         layout: The model.
-        task: The work of the clients, without the step table.
+        params: Global parameters, float32 [num_params].
+        round_num: Rounds completed so far.
+        weighting: Client weights, `num-examples` or `uniform`.
+        request: What the engine returns about the deltas.
         aggregator: Will combine the cohort's deltas to one mean delta.
         aggregator_state: The aggregator's state.
         clients: The cohort's data, which can be iterated `ClientWork.num_passes` times.
         cancel: A flag that stops the call from outside.
         num_clients: The size of the population; None if it is not known.
         evaluated: The `evaluated` part of the server state before the round.
+        class_weights: The factor of the loss of each example by its label; see `ClientTask`.
         passage: Takes the deltas that the aggregator gets through the stages before it; None: the
             deltas are not for the aggregator, or it needs their sum alone and there is no stage.
         root_data: The server's own examples in batches; None: there are none.
@@ -47,25 +52,19 @@ class CohortCall:
 
     engine: Engine
     layout: ParamLayout
-    task: ClientTask
+    params: NDArray[np.float32]
+    round_num: int
+    weighting: str
+    request: DeltaRequest
     aggregator: Aggregator
     aggregator_state: Mapping[str, Any]
     clients: Iterable[BatchedDataset]
     cancel: CancelFlag | None
     num_clients: int | None = None
     evaluated: Evaluated | None = None
+    class_weights: NDArray[np.float32] | None = None
     passage: Passage | None = None
     root_data: BatchedDataset | None = None
-
-    @property
-    def params(self) -> NDArray[np.float32]:
-        """Global parameters, float32 [num_params]."""
-        return self.task.params
-
-    @property
-    def round_num(self) -> int:
-        """Rounds completed so far."""
-        return self.task.round_num
 
     @property
     def population_size(self) -> int:
@@ -82,14 +81,13 @@ class CohortCall:
 
     def for_gradients(self) -> CohortCall:
         """Returns a call that requests a plain sum: gradients are not for the aggregator."""
-        return replace(self, task=replace(self.task, request=SUM), passage=None)
+        return replace(self, request=SUM, passage=None)
 
     def measuring(self) -> CohortCall:
         """Returns a call whose stats contain the sizes of the deltas: `norm` and `max_abs`."""
-        request = self.task.request
-        if request.bounds is not None:
+        if self.request.bounds is not None:
             return self
-        return replace(self, task=replace(self.task, request=request._replace(bounds=NO_BOUNDS)))
+        return replace(self, request=self.request._replace(bounds=NO_BOUNDS))
 
     def mean_delta(self, deltas: Deltas) -> NDArray[np.float32]:
         """Returns the aggregator's mean of deltas of this round: float32 [num_params]."""
@@ -116,35 +114,46 @@ class CohortCall:
             exchange: Makes the inputs of single clients and receives their deltas.
         """
         optimizer = optimizer.at(self.round_num)
-        task = replace(
-            self.task,
-            rows=(*first, *optimizer.client_rows(terms)),
-            frozen=frozen,
-            schedule=optimizer.local_schedule,
-            inputs=inputs,
-        )
-        return self._run(task, exchange)
+        rows = (*first, *optimizer.client_rows(terms))
+        return self._run(rows, frozen, optimizer.local_schedule, inputs, exchange)
 
     def take_gradients(self) -> Deltas:
         """Returns minus each client's mean gradient at the global parameters, as its delta."""
-        return self._run(replace(self.task, rows=((StepKind.GRADIENT, ()),)))
+        return self._run(((StepKind.GRADIENT, ()),))
 
-    def _run(self, task: ClientTask, exchange: ClientExchange | None = None) -> Deltas:
+    def _run(
+        self,
+        rows: tuple[StepRow, ...],
+        frozen: FrozenSlots | None = None,
+        schedule: Schedule | None = None,
+        inputs: ClientInputs = NO_INPUTS,
+        exchange: ClientExchange | None = None,
+    ) -> Deltas:
         passage = self.passage
+        task = ClientTask(
+            rows=rows,
+            params=self.params,
+            round_num=self.round_num,
+            weighting=self.weighting,
+            request=self.request if passage is None else passage.request(self.request),
+            frozen=frozen,
+            schedule=schedule,
+            inputs=inputs,
+            class_weights=self.class_weights,
+        )
         if passage is None:
             return self.engine.train(
                 self.layout, task, self.clients, exchange=exchange, cancel=self.cancel
             )
-        wanted = task.request
         deltas = self.engine.train(
             self.layout,
-            replace(task, request=passage.request(wanted)),
+            task,
             passage.noting(self.clients),
             exchange=exchange,
             cancel=self.cancel,
         )
-        taken = passage.take(deltas, wanted)
-        if not wanted.root_examples:
+        taken = passage.take(deltas, self.request)
+        if not self.request.root_examples:
             return taken
         return replace(taken, root=self._root_delta(task, exchange))
 

@@ -127,11 +127,12 @@ class Deltas:
         The quotient is rounded to float32 once. If all weights are 0 it is NaN, which the finalizer
         rejects.
         """
+        if self.weight_sum == 0.0:
+            return np.full(len(self.delta_sum), np.nan, np.float32)
         total = self.delta_sum if self.scale == 1.0 else self.delta_sum * self.scale
         if self.shift is not None:
             total = total + self.weight_sum * self.shift
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return (total / self.weight_sum).astype(np.float32)
+        return (total / self.weight_sum).astype(np.float32)
 
     def by_coordinate(
         self, rule: Callable[[NDArray[np.floating]], NDArray[np.floating]]

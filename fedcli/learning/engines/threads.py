@@ -242,12 +242,7 @@ class ThreadEngine:
         with self._turns.take():
             if threading.current_thread() is not threading.main_thread():
                 return work()
-
-            def engaged() -> T:
-                with self._turns.engage():
-                    return work()
-
-            future = self._off_main.submit(engaged)
+            future = self._off_main.submit(self._turns.run_part, work)
             try:
                 return future.result()
             except BaseException:

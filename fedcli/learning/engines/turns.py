@@ -6,9 +6,12 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 from weakref import WeakSet
 
 from fedcli.errors import ConfigError
+
+T = TypeVar("T")
 
 
 class Turns:
@@ -35,22 +38,26 @@ class Turns:
         Raises:
             ConfigError: This thread belongs to the running call.
         """
-        if threading.get_ident() in self._engaged:
+        thread = threading.get_ident()
+        if thread in self._engaged:
             raise ConfigError(
                 "an engine was called from inside one of its own calls (by the iterable of "
                 "clients, a model's code, or a signal handler); give the inner process an engine "
                 "of its own"
             )
-        with self._lock, self.engage():
-            yield
+        with self._lock:
+            self._engaged.add(thread)
+            try:
+                yield
+            finally:
+                self._engaged.discard(thread)
 
-    @contextmanager
-    def engage(self) -> Iterator[None]:
-        """Marks this thread as belonging to the running call."""
+    def run_part(self, work: Callable[[], T]) -> T:
+        """Runs a part of the running call on another thread, which then belongs to the call."""
         thread = threading.get_ident()
         self._engaged.add(thread)
         try:
-            yield
+            return work()
         finally:
             self._engaged.discard(thread)
 

@@ -25,7 +25,6 @@ from fedcli.files import (
     make_folders,
     read_bounded,
     sync_folder,
-    write_all,
     write_synced,
 )
 from fedcli.locks import ReplacedError, lock_now
@@ -243,12 +242,13 @@ class RunDirectory:
     def _append(self, file: io.FileIO, name: str, line: Mapping[str, Any]) -> None:
         """Adds a whole line. If the disk is full, the written part of the line is removed."""
         content = json_text(line).encode() + b"\n"
-        before = os.fstat(file.fileno()).st_size
+        written = 0
         try:
-            write_all(file, content)
+            while written < len(content):
+                written += file.write(content[written:])
         except OSError as err:
             with contextlib.suppress(OSError):
-                os.truncate(file.fileno(), before)
+                os.truncate(file.fileno(), os.fstat(file.fileno()).st_size - written)
             raise RunError(f"cannot write {self.path / name}: {why_not_written(err)}") from err
 
 
