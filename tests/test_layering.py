@@ -87,7 +87,7 @@ FLOORS = {
         ("algorithms",),
         ("aggregators", "updates"),
         ("engines",),
-        ("optimizers", "client_states", "cohort_data"),
+        ("optimizers", "class_weights", "client_states", "cohort_data"),
     ),
     "models": (
         ("sources",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from fedcli.core.native import Plan
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError
 from fedcli.settings.vocabulary import PIPELINES
+
+if TYPE_CHECKING:
+    from fedcli.settings.run_config import RunConfig
 
 FULL = -1  # a shuffle buffer as large as the stream
 MAX_COUNT = 2**31 - 1  # so that the product of two counts fits in 64 bits
@@ -114,6 +117,17 @@ class BatchPlan:
 def buffer_size(shuffle_buffer: int | Literal["full"]) -> int:
     """Returns a shuffle buffer as `BatchPlan` takes it: "full" becomes `FULL`."""
     return FULL if shuffle_buffer == "full" else shuffle_buffer
+
+
+def plan_of(config: RunConfig) -> BatchPlan:
+    """Returns the plan by which a client's examples become batches in the training of a run."""
+    return BatchPlan(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        shuffle_buffer=buffer_size(config.shuffle_buffer),  # type: ignore[arg-type]
+        pipeline=config.pipeline,
+        max_examples=config.max_examples,
+    )
 
 
 def _check_count(what: str, value: int, least: int) -> None:

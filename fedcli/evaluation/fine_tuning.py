@@ -12,10 +12,9 @@ from dataclasses import field, replace
 from typing import Any
 
 from fedcli.dataclass import dataclass
-from fedcli.datasets.batch_plan import MAX_COUNT
+from fedcli.datasets.batch_plan import MAX_COUNT, plan_of
 from fedcli.errors import ConfigError
 from fedcli.evaluation.personalization import FineTuning
-from fedcli.federation.sampled_clients import plan_of
 from fedcli.learning import optimizers
 from fedcli.learning.optimizers.optimizer import Optimizer
 from fedcli.settings import tables

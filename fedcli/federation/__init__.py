@@ -1,1 +1,1 @@
-"""Opens what a run's config names: data, cohorts, class weights, and the clients to evaluate."""
+"""Opens what a run's config names: data, cohorts, and the clients to evaluate."""

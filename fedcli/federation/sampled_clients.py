@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from fedcli.core.native import CancelFlag, Cancelled
 from fedcli.dataclass import dataclass
-from fedcli.datasets.batch_plan import BatchPlan, buffer_size
+from fedcli.datasets.batch_plan import BatchPlan
 from fedcli.datasets.client_data import ClientData
 from fedcli.errors import ConfigError
 from fedcli.federation import cohorts as cohort
@@ -104,17 +104,6 @@ def open_sampled_clients(
     )
     _check_min_reports(config, cohorts)
     return config, SampledClients(train, cohorts, _plan_participation(config), plan)
-
-
-def plan_of(config: RunConfig) -> BatchPlan:
-    """Returns the plan by which a client's examples become batches in training."""
-    return BatchPlan(
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        shuffle_buffer=buffer_size(config.shuffle_buffer),  # type: ignore[arg-type]
-        pipeline=config.pipeline,
-        max_examples=config.max_examples,
-    )
 
 
 def _resolve_clients(

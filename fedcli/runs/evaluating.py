@@ -385,6 +385,6 @@ def _class_weights(
     """The run's weights of the training loss, float32 [num_classes]; None: it has none."""
     if config.class_weights is None:
         return None
-    from fedcli.federation.class_weights import load_class_weights  # late: few runs have them
+    from fedcli.learning.class_weights import load_class_weights  # late: few runs have them
 
     return load_class_weights(config.class_weights, train, cancel)

@@ -8,7 +8,7 @@ import numpy as np
 
 from fedcli.core.native import CancelFlag
 from fedcli.dataclass import dataclass
-from fedcli.datasets.batch_plan import BatchPlan
+from fedcli.datasets.batch_plan import BatchPlan, plan_of
 from fedcli.datasets.client_data import CENTRAL, ClientData
 from fedcli.errors import ConfigError, DataError
 from fedcli.evaluation.result import seen_in
@@ -17,7 +17,7 @@ from fedcli.federation import cohorts
 from fedcli.federation.evaluated_splits import check_split, default_split
 from fedcli.federation.evaluation_groups import EvaluationGroup, make_group
 from fedcli.federation.opened_data import check_fit, open_data
-from fedcli.federation.sampled_clients import open_sampled_clients, plan_of
+from fedcli.federation.sampled_clients import open_sampled_clients
 from fedcli.runs.trained import Trained
 from fedcli.settings.data_source import DataSource
 from fedcli.settings.options import is_code

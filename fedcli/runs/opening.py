@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fedcli import learning, models
 from fedcli.core.native import CancelFlag, Cancelled, resolve_threads
 from fedcli.dataclass import dataclass
-from fedcli.datasets.batch_plan import BatchPlan
+from fedcli.datasets.batch_plan import BatchPlan, plan_of
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.datasets.client_batches import ClientBatches
 from fedcli.datasets.client_data import ClientData
@@ -29,12 +29,7 @@ from fedcli.federation.opened_data import (
     open_data,
 )
 from fedcli.federation.participation import RoundReports
-from fedcli.federation.sampled_clients import (
-    SampledClients,
-    cohort_size,
-    open_sampled_clients,
-    plan_of,
-)
+from fedcli.federation.sampled_clients import SampledClients, cohort_size, open_sampled_clients
 from fedcli.learning.aggregators.contract import problem_of
 from fedcli.learning.algorithms.base import Algorithm
 from fedcli.learning.engines import choosing
@@ -333,7 +328,7 @@ def _class_weights(
     """Loads the weights of the training loss, [num_classes], and adds a line to `notes`."""
     if config.class_weights is None:
         return None
-    from fedcli.federation import class_weights  # late: few runs have them
+    from fedcli.learning import class_weights  # late: few runs have them
 
     weights = class_weights.load_class_weights(config.class_weights, train, cancel)
     notes.append(class_weights.describe(weights, train))

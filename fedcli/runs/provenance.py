@@ -36,7 +36,7 @@ def provenance_of(
 
         inputs.update(permission.fingerprints(vars(config)))
     if class_weights is not None:
-        from fedcli.federation.class_weights import digest_of  # late: few runs have them
+        from fedcli.learning.class_weights import digest_of  # late: few runs have them
 
         inputs["class_weights"] = digest_of(class_weights)
     return {

@@ -323,7 +323,7 @@ def _note_of_changed_weights(federation: Federation, before: object) -> tuple[st
     weights = federation.class_weights
     if before is None or weights is None:
         return ()
-    from fedcli.federation.class_weights import digest_of  # late: few runs have them
+    from fedcli.learning.class_weights import digest_of  # late: few runs have them
 
     if digest_of(weights) == before:
         return ()

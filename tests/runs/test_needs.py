@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from fedcli import settings
+from fedcli.datasets.batch_plan import plan_of
 from fedcli.errors import ConfigError
-from fedcli.federation.sampled_clients import plan_of
 from fedcli.models import zoo
 from fedcli.runs import needs, starting
 from fedcli.runs.building import build_algorithm, build_stages

@@ -12,7 +12,7 @@ import pytest
 from fedcli import datasets
 from fedcli.core.native import CancelFlag, Cancelled
 from fedcli.errors import ConfigError
-from fedcli.federation.class_weights import balanced, load_class_weights
+from fedcli.learning.class_weights import balanced, load_class_weights
 from tests.kit.command_line import Fedcli, assert_is_one_line
 from tests.kit.training import train
 
