@@ -84,7 +84,7 @@ class Peer:
             stderr=self._errors,
             text=True,
             env={**environment, **dict.fromkeys(_THREAD_VARIABLES, str(num_threads))},
-            start_new_session=True,  # Ctrl-C is for us, who end it
+            start_new_session=True,  # Ctrl-C reaches fedcli, which ends this process
         )
         resources.callback(self.close)
         if self._answer() != READY:

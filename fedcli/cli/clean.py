@@ -81,7 +81,7 @@ def clean(
 
     is_removing = bool(made.removals) and not dry_run
     is_asking = is_removing and not yes and sys.stdin.isatty()
-    if is_asking or not quiet:  # nobody is asked without seeing what would go
+    if is_asking or not quiet:  # no question without a list of the files
         _show(open_text_screen(), made, len(found))
     if is_removing:
         if is_asking and not click.confirm("Remove them?"):
@@ -96,7 +96,8 @@ def clean(
 def _require(*, yes: bool) -> None:
     if not yes:
         raise ConfigError(
-            "nothing was removed: without a terminal, or with --json, nobody is asked; give --yes"
+            "nothing was removed: without a terminal, or with --json, no confirmation is "
+            "possible; give --yes"
         )
 
 

@@ -235,7 +235,7 @@ def _fetch(
 
 
 def _check_usage(name: str | None, asked: Mapping[str, bool], others: Sequence[object]) -> None:
-    """Refuses options that do not go together; `asked` fetch nothing, each by itself."""
+    """Refuses options that contradict each other. Each of `asked` excludes all others."""
     context = click.get_current_context()
     given = [flag for flag, is_given in asked.items() if is_given]
     if len(given) > 1:
@@ -357,12 +357,13 @@ def _remove(
         raise DataError(f"nothing of {names} is here ({folder})")
     is_quiet = remarks.verbosity == Verbosity.QUIET
     is_asking = not yes and not as_json and sys.stdin.isatty()
-    if is_asking or not (is_quiet or as_json):  # nobody is asked without seeing what would go
+    if is_asking or not (is_quiet or as_json):  # no question without a list of the files
         for file, size in zip(files, sizes, strict=True):
             click.echo(f"{size / 1e6:10,.1f} MB  {one_line(str(file))}")
     if not (yes or is_asking):
         raise DataError(
-            "nothing was removed: without a terminal, or with --json, nobody is asked; give --yes"
+            "nothing was removed: without a terminal, or with --json, no confirmation is "
+            "possible; give --yes"
         )
     if is_asking and not click.confirm("Remove them?"):
         click.echo("Nothing was removed")

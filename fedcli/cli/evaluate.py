@@ -195,8 +195,8 @@ def evaluate(
     fine_tuning = _fine_tuning(values)
     if fine_tuning is not None and (measures or values["num_errors"] or values["predictions_file"]):
         raise ConfigError(
-            "--finetune gives each client a model of its own; --by-class, --top-k, --show-errors "
-            "and --predictions are about the run's: ask for them without it"
+            "--finetune gives each client its own model, but --by-class, --top-k, --show-errors "
+            "and --predictions are about the run's model; give them without --finetune"
         )
     takers = () if measures is None else (measures.add,)
     given = {**opt.given(values), "fine_tuning": fine_tuning, "takers": takers}

@@ -36,7 +36,7 @@ _LISTED = (
     *("algorithm", "aggregator", "client_optimizer", "server_optimizer"),
     *("client_schedule", "server_schedule"),
 )
-_NEAR = 0.75  # of 1: how alike a guess must be to what was typed
+_NEAR = 0.75  # the least similarity of a suggestion to the typed word, from 0 to 1
 # Headings of the help text, besides those of train.
 FINE_TUNING = "Fine-tuning"
 PICTURES = "Tables and pictures"
@@ -262,7 +262,7 @@ def run_options(function: Function) -> Function:
 def _complete_pair(
     owner: str, ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """The options, as `k=`, of what another option of the line names, or of its default."""
+    """Completes the options, as `k=`, of the name that another option gives, or of its default."""
     from click.shell_completion import CompletionItem
 
     from fedcli.settings.run_config import OPTIONS

@@ -126,7 +126,7 @@ def check_examples(
     if shape not in (None, pixels.shape[1:]):
         raise DataError(
             f"{where}: images are {list(pixels.shape[1:])} but those before are "
-            f"{list(shape or ())}; all must be alike"
+            f"{list(shape or ())}; all must have the same shape"
         )
     if len(labels) != len(pixels):
         raise DataError(

@@ -1,4 +1,4 @@
-"""`ClientData`: the interface of all sources of clients, files and generators alike."""
+"""`ClientData`: the interface of all sources of clients, both files and generators."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class ClientData(abc.ABC):
             DataError: See `client`.
             OSError: The disk is full.
         """
-        from fedcli.datasets.table import TableWriter  # late: few runs deal examples anew
+        from fedcli.datasets.table import TableWriter  # late: few runs have a partition
 
         with TableWriter(self.source, folder) as writer:
             for done, client_id in enumerate(self.client_ids, 1):

@@ -413,7 +413,7 @@ def _existing_file(data: str) -> Path:
             return path
         if path.is_dir():
             raise DataError(
-                f"{data!r} is a folder, not a file; make a store of what is in it: "
+                f"{data!r} is a folder, not a file; make a store of its files: "
                 f"fedcli preprocess {data} --out FILE"
             )
     except OSError as err:  # the name is too long, or a folder may not be entered

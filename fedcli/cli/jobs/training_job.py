@@ -200,7 +200,7 @@ def show(run: FinishedRun, remarks: Remarks, *, as_json: bool) -> None:
     path = run.path
     lines, evaluation = folder.read_metrics(path), folder.read_evaluation(path) or {}
     if not lines:
-        raise RunError(f"{path / folder.METRICS} holds no round; restore it, or train anew")
+        raise RunError(f"{path / folder.METRICS} holds no round; restore it, or start a new run")
     config = run.config
     progress = stopping.progress_for(config.stop_at, config.patience, config.monitor)
     if progress is not None:

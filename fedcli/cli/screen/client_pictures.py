@@ -39,7 +39,7 @@ def show_client_means(
 def show_means_of_each(
     screen: Screen, population: Population, together: MeanImages, whose: str
 ) -> None:
-    """Prints the mean images of each client, and those of `whose` together, cropped alike."""
+    """Prints the mean images of each client and those of all of `whose`, cropped to one size."""
     data, counts = population.data, population.counts
     all_means = {
         f"{client_id}: mean image of each label": _means_of(data, data.client(client_id))

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# The file with a user's model that a page imports from; its class stands on another page.
+# The file with a user's model that a page imports from; its class is defined on another page.
 MODEL_FILE = "my_model"
 
 _BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```\n.*?^```\n)?", re.MULTILINE | re.DOTALL)

@@ -18,7 +18,7 @@ class Verbosity(enum.IntEnum):
 
 
 class Remarks:
-    """Writes one-line remarks to stderr, as many as the user asked for with -q or -v.
+    """Writes remarks of one line to stderr; -q and -v decide which.
 
     Attributes:
         verbosity: Of the command.
@@ -36,7 +36,7 @@ class Remarks:
             self.write("fedcli: " + one_line(shortened(text)))
 
     def detail(self, text: str) -> None:
-        """Says something only -v asks for."""
+        """Writes a remark that only -v shows."""
         if self.verbosity >= Verbosity.VERBOSE:
             self.write("fedcli: " + one_line(shortened(text)))
 

@@ -60,9 +60,9 @@ def shrink(pictures: Pictures, factor: int) -> Pictures:
 
 
 def stretch(pictures: Pictures) -> Pictures:
-    """Returns pictures of ink, each with its most inked pixel at 1, as means are faint.
+    """Returns pictures of ink, each scaled so that its darkest pixel is 1, as means are faint.
 
-    Coloured pictures stay as they are.
+    Coloured pictures are returned unchanged.
     """
     if are_coloured(pictures):
         return pictures

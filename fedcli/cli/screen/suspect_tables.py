@@ -132,7 +132,7 @@ class Example(Protocol):
 
 
 def example_pictures(data: ClientData, examples: Sequence[Example]) -> Pictures:
-    """Returns pictures of some examples of a split, cropped alike."""
+    """Returns pictures of some examples of a split, cropped to one size."""
     import numpy as np
 
     from fedcli.datasets.batches import decode

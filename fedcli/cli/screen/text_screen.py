@@ -22,7 +22,7 @@ class TextScreen(Protocol):
     """What prints lines and tables; see `render.Screen`."""
 
     def title(self, text: str) -> None:
-        """Prints a heading, after an empty line if anything stands above."""
+        """Prints a heading, after an empty line if something was printed before."""
 
     def line(self, text: str, style: str = "") -> None:
         """Prints one line, which is never wrapped."""

@@ -58,7 +58,7 @@ def extract(
             "fetch it again"
         ) from err
     except OSError as err:
-        if err.errno is None:  # bz2 has no error of its own
+        if err.errno is None:  # bz2 raises no errors of its own class
             raise DataError(f"{archive}: damaged archive ({err}); fetch it again") from err
         raise DataError(f"cannot unpack {archive} in {folder}: {err.strerror}") from err
     finally:

@@ -272,7 +272,7 @@ class _Download:
             part.note(url, head)
             return head.length
         if not part.size:
-            raise TryError("answers with a range that was not asked for", is_final=True)
+            raise TryError("answers with another range than the requested one", is_final=True)
         if head.range_start != part.size or part.is_of_another(url, head):
             part.restart()
             raise TryError("continues another file, or at another place")

@@ -27,7 +27,7 @@ _BLOCK_BYTES = 1 << 18
 _NUM_BLOCKS_AHEAD = 8
 _POLL_SECONDS = 0.1  # between two calls of `wait`
 _TOO_SLOW = "too slow: next to nothing came in a long time"
-_MAX_REASON = 200  # characters of what the server or a library says
+_MAX_REASON = 200  # characters that are shown of a message from the server or a library
 _USABLE = {200, 206, 416}
 _TRANSIENT = {408, 429}
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
@@ -175,7 +175,7 @@ class Exchange:
         except urllib.error.HTTPError as err:
             with contextlib.closing(err):
                 self._put((err.code, str(err.reason), err.headers))
-        except Exception as err:  # handed to who waits
+        except Exception as err:  # passed to the waiting thread
             self._put(err)
 
     def _put(self, item: Any) -> bool:

@@ -267,8 +267,8 @@ def _place(
     deep = next((name for name in cut if len(name) > 1), None)
     if deep is not None:
         raise DataError(
-            f"{title}: {'/'.join(deep)} may be a file of client {deep[0]!r} or a client of its "
-            "own; lay the files of one client into one file, or all files into one folder"
+            f"{title}: {'/'.join(deep)} may be a file of client {deep[0]!r} or another client; "
+            f"put the data of one client into one file, or all files into one folder"
         )
     if has_clients and any(not name for name in cut):
         raise DataError(

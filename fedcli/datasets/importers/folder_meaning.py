@@ -355,8 +355,8 @@ def _top_splits(meaning: Meaning, pictures: list[Picture], root: Path) -> dict[s
         )
     kept = [each for each in pictures if each.dirs[0] in found]
     meaning.notes.append(
-        f"{len(pictures) - len(kept):,} pictures in {', '.join(others)} were left out: nothing "
-        "says what they show"
+        f"{len(pictures) - len(kept):,} pictures in {', '.join(others)} were left out: they have "
+        f"no labels"
     )
     pictures[:] = kept
     return found

@@ -127,8 +127,8 @@ def read_pictures(
 ) -> Imported:
     """Returns the pixels of pictures whose labels are known.
 
-    Grey or colour is what the first image is, unless `options.color` says. What is transparent
-    lies on white; what EXIF says lies on its side is turned; 16-bit greys become float32. Of an
+    The first image decides between grey and colour, unless `options.color` does. Transparent pixels
+    are put on white, images are rotated as EXIF says, and 16-bit greys become float32. Of an
     animation the first frame is read.
 
     Args:
@@ -387,8 +387,8 @@ def _without_unlabelled(
             flat[split] = pictures
         else:
             notes.append(
-                f"split {split} was left out: its {len(pictures):,} pictures lie in no folder of "
-                "a class, and no table says what they show"
+                f"split {split} was left out: its {len(pictures):,} pictures are in no folder of "
+                f"a class, and no table has their labels"
             )
     return replace(meaning, splits=kept), flat, tuple(notes)
 

@@ -280,8 +280,8 @@ class _ShardReader:
                 raise DataError(f"{fault}: {err}; correct the file") from err
             if rows and row.shape != rows[0].shape:
                 raise DataError(
-                    f"{fault}: {row.size} pixels but example 0 has {rows[0].size}; all must be "
-                    "alike"
+                    f"{fault}: {row.size} pixels but example 0 has {rows[0].size}; all must have "
+                    f"the same number"
                 )
             rows.append(row)
             if len(rows) > MAX_EXAMPLES or len(rows) * row.nbytes > MAX_CLIENT_BYTES:

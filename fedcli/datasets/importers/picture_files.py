@@ -64,7 +64,9 @@ def _walk(folder: Path, root: Path, depth: int) -> Iterator[Path]:
         if entry.is_symlink():
             target = path.resolve()
             if not target.is_relative_to(root):
-                raise DataError(f"{path}: is a link out of the folder; copy what it leads to")
+                raise DataError(
+                    f"{path}: is a link to a file outside the folder; copy that file into it"
+                )
             if folder.resolve().is_relative_to(target):
                 raise DataError(f"{path}: is a link to a folder that it lies in; remove it")
         if entry.is_file():

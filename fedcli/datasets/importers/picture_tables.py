@@ -375,8 +375,8 @@ def known_class(name: str, known: Sequence[str], where: str) -> str:
     if len(same) == 1:
         return same[0]
     raise DataError(
-        f"{where}: label {name[:40]!r} is none of the class folders ({listed(known)}); name the "
-        "classes alike in both"
+        f"{where}: label {name[:40]!r} is none of the class folders ({listed(known)}); use the "
+        f"same names in both"
     )
 
 

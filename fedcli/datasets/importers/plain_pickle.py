@@ -163,7 +163,7 @@ class _Machine:
 
     def _recall(self, place: int) -> None:
         if place not in self._memory:
-            raise ValueError("is damaged (recalls what it never kept)")
+            raise ValueError("is damaged (it reads a value that it never stored)")
         self._stack.append(self._memory[place])
 
     def _to_mark(self) -> list[Any]:

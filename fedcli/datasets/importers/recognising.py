@@ -44,7 +44,7 @@ class ImportOptions:
     """Options for reading a source. A format ignores the options that it does not use.
 
     Attributes:
-        format: A key of FORMATS; None: what the content is.
+        format: A key of FORMATS; None: recognised by content.
         num_classes: Labels are 0 to num_classes - 1; None: what the source says.
         label_column: The column or npz key of the labels.
         id_column: The column or npz key of the clients' ids.

@@ -279,8 +279,8 @@ class Survey:
                 least, most, _ = self._parts[other]
                 raise DataError(
                     f"{where} has pixels from {part.least:g} to {part.most:g} but {other} from "
-                    f"{least:g} to {most:g}, and 0 to 1 is not their range: train and test must be "
-                    "alike; scale both the same way"
+                    f"{least:g} to {most:g}, and 0 to 1 is not their range; scale train and test "
+                    f"in the same way"
                 )
 
     def _is_overshoot(self) -> bool:
@@ -307,7 +307,7 @@ class Survey:
             return None, f"their mean is {mean:.3g} and their standard deviation {deviation:.3g}"
         raise DataError(
             f"{self._place_of_least}: pixels go from {self._least:g} to {self._most:g}, which is "
-            "no range that is read; scale them to 0 to 1, or pass --pixel-range "
+            f"not a known range; scale them to 0 to 1, or pass --pixel-range "
             f"{STANDARDISED} to keep them as they are"
         )
 
@@ -331,12 +331,12 @@ class Survey:
 def rescale(
     tables: Mapping[str, ExampleTable], pixel_range: str | None, *, are_shares: bool
 ) -> tuple[dict[str, ExampleTable], Coding]:
-    """Returns tables whose pixels decode to 0 to 1, and from what to what they went.
+    """Returns tables whose pixels decode to 0 to 1, and the range that they had.
 
     Args:
-        tables: Of one source, their pixels as the source has them, uint8 or float32.
+        tables: Tables of one source, with its original pixels, uint8 or float32.
         pixel_range: As --pixel-range says.
-        are_shares: Whether pixels of uint8 are grey levels of what goes from 0 to 1 in the source.
+        are_shares: Whether uint8 pixels are grey levels of values that are 0 to 1 in the source.
 
     Raises:
         DataError: As `Survey`.
@@ -344,7 +344,7 @@ def rescale(
     survey = Survey(pixel_range)
     is_packed = are_shares or any(table.pixels.dtype != np.uint8 for table in tables.values())
     for table in tables.values():
-        # Small blocks: some of what is counted takes several times their size.
+        # Blocks are small, because counting takes several times their size.
         for first, last in blocks(len(table), table.pixels.shape[1:], 8 * table.pixels.itemsize):
             block = np.asarray(table.pixels[first:last])
             if is_packed and block.dtype == np.uint8:

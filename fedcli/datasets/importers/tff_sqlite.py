@@ -51,7 +51,7 @@ _SPARE_BYTES = 64 << 20  # disk space that must stay free
 
 
 def recognises(path: Path) -> bool:
-    """Tells whether a file is SQLite, as it is or compressed with LZMA."""
+    """Tells whether a file is SQLite, uncompressed or compressed with LZMA."""
     if not path.is_file():
         return False
     start = start_of(path, 4096)
@@ -210,8 +210,8 @@ class _GroupReader:
             self.num_values = num_values
         if num_values != self.num_values:
             raise DataError(
-                f"{where}: {num_values} pixels but rows before have {self.num_values}; "
-                "all must be alike"
+                f"{where}: {num_values} pixels but rows before have {self.num_values}; all must "
+                f"have the same number"
             )
 
 

@@ -83,7 +83,7 @@ def unpacked(archive: Path, folder: Path | None, tell: Tell) -> Iterator[Unpacke
     """Unpacks an archive for as long as the context lasts.
 
     Args:
-        archive: What `is_archive` recognises.
+        archive: A file that `is_archive` recognises.
         folder: Where a folder for its files is made; None: the system's for temporary files.
         tell: Called now and then; ends the work by an exception of its own.
 
@@ -100,7 +100,7 @@ def unpacked(archive: Path, folder: Path | None, tell: Tell) -> Iterator[Unpacke
             reason = " ".join(str(err).split())[:100] or type(err).__name__
             raise DataError(f"{archive}: damaged archive ({reason}); fetch it again") from err
         except OSError as err:
-            if err.errno is None:  # bz2 has no error of its own
+            if err.errno is None:  # bz2 raises no errors of its own class
                 raise DataError(f"{archive}: damaged archive ({err}); fetch it again") from err
             raise
         if not writer.num_files:
