@@ -72,7 +72,7 @@ def open_file(path: Path) -> Any:
         if _LOCKED.search(str(err)):
             raise DataError(
                 f"{path}: is open for writing in another program, perhaps a notebook; close it "
-                "there, or set HDF5_USE_FILE_LOCKING=FALSE to read it as it is"
+                "there, or set HDF5_USE_FILE_LOCKING=FALSE to read it nevertheless"
             ) from err
         reason = re.sub(r"^Unable to synchronously open file \((.*)\)$", r"\1", one_line(err))
         raise DataError(f"{path}: damaged HDF5 file ({reason}); fetch or write it again") from err
@@ -84,9 +84,9 @@ def open_file(path: Path) -> Any:
 
 
 def new_in_memory() -> Any:
-    """Returns a new, empty `h5py.File` in memory alone.
+    """Returns a new, empty `h5py.File` in memory.
 
-    HDF5 tells open files apart by their names, also in memory. The name holds the number of the
+    HDF5 identifies open files by their names, also in memory. The name holds the number of the
     thread, so that each thread can have such a file open at the same time.
     """
     name = f"in memory of thread {threading.get_ident()}"
@@ -261,7 +261,7 @@ def check_chunks(dataset: Any, where: str) -> None:
             raise DataError(
                 f"{where}: {name} is packed by filter {each}"
                 f"{', twice' if each in _FILTERS else ''}; "
-                f"only {', '.join(_FILTERS.values())} are read, each once: write it anew"
+                f"only {', '.join(_FILTERS.values())} are read, each once: write the file again"
             )
         packed_for = plist.get_filter(filters.index(each))[2][2:3]  # the buffer that LZF allocates
         if each == _LZF and packed_for and packed_for[0] > MAX_UNPACKED_BYTES:
@@ -271,7 +271,7 @@ def check_chunks(dataset: Any, where: str) -> None:
     if chunk_bytes > max(MAX_CHUNK_BYTES, math.prod(dataset.shape or ()) * item_bytes):
         raise DataError(
             f"{where}: a chunk of {name} has {chunk_bytes:,} bytes, more than the dataset; write "
-            "it anew with smaller chunks"
+            f"the file again with smaller chunks"
         )
     for chunk in _chunks(dataset):
         if chunk.size > chunk_bytes * 1.01 + _CHUNK_OVERHEAD or (

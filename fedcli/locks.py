@@ -75,7 +75,7 @@ def _lock(descriptor: int) -> None:
 
 
 def _is_taken(descriptor: int) -> bool:
-    """Takes the lock exclusively if nobody holds it in any way, and tells whether it did."""
+    """Takes the lock exclusively if no other process holds it, and tells whether it did."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -29,7 +29,7 @@ from typing import Any, BinaryIO
 from fedcli.errors import RunError, why_not_written
 from fedcli.files import kind_of, sync_folder
 
-READER_SECONDS = 10.0  # how long to wait until somebody reads a named pipe
+READER_SECONDS = 10.0  # how long to wait for a reader of a named pipe
 
 _RANDOM_BYTES = 6
 # The names that `temporary_name` makes. The first group is the name of the output.
@@ -170,14 +170,14 @@ def _open_stream(path: Path) -> int:
     end = time.monotonic() + READER_SECONDS
     while (descriptor := _try_stream(path)) is None:
         if time.monotonic() > end:
-            raise OSError(errno.ENXIO, f"nobody has read the pipe for {READER_SECONDS:g} s")
+            raise OSError(errno.ENXIO, f"no program has read the pipe for {READER_SECONDS:g} s")
         time.sleep(_POLL_SECONDS)
     os.set_blocking(descriptor, True)
     return descriptor
 
 
 def _try_stream(path: Path) -> int | None:
-    """The descriptor of a pipe or device; None: nobody reads the pipe yet."""
+    """The descriptor of a pipe or device; None: no program reads the pipe yet."""
     try:
         return os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
     except OSError as err:
@@ -236,8 +236,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary file beside `path`. If the block ends without an error, it becomes `path`.
 
     The file is locked until then, and the system releases the lock if the process dies. The next
-    writer of `path` removes the temporary files that nobody locks. Write to the file; do not
-    replace it.
+    writer of `path` removes temporary files that are not locked. Write to the file; do not replace
+    it.
 
     Raises:
         OSError: The folder cannot be written to, or the disk is full.

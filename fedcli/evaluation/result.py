@@ -32,9 +32,9 @@ class FineTuned:
     """The results of the same clients after each has fine-tuned the model on its train data.
 
     Attributes:
-        strategy: How.
+        strategy: How clients fine-tune.
         client_stats: One row a client, as the engine returns them.
-        measured: The metrics that were asked for beside those of the engine; None: none were.
+        measured: The requested metrics besides those of the engine; None: none are requested.
     """
 
     strategy: FineTuning
@@ -183,7 +183,7 @@ class Evaluation:
         rows: NDArray[np.bool_],
         group: str | None = None,
     ) -> dict[str, Any]:
-        """What there is to say of some clients: those of these rows, who are a group, or all."""
+        """The values of some clients, those of these rows: all of them, or a group."""
         more: Mapping[str, float] = {}
         if measured is not None:
             more = measured.values if group is None else measured.by_group[group]
@@ -215,7 +215,7 @@ class Evaluation:
 
 
 def _spread(measured: Measured | None, rows: NDArray[np.bool_]) -> dict[str, Any]:
-    """How what was asked for differs over some clients, where it was measured by client."""
+    """The spread of the requested metrics over some clients, if they were measured by client."""
     by_client = {} if measured is None else measured.by_client
     return {
         name: spread.metric_over_clients(values[rows], more_is_better=more_is_better(name))

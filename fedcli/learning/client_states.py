@@ -56,7 +56,7 @@ _VERSION = 2
 
 _DIGEST_RANGE = 1 << 63  # a digest fits a signed 64-bit integer in HDF5
 
-_DAMAGED = "is damaged; restore the file, or train anew"
+_DAMAGED = "is damaged; restore the file, or start a new run"
 
 _TABLE = """
 CREATE TABLE states (
@@ -157,7 +157,7 @@ class Store:
             raise RunError(
                 f"{self.path} does not hold the clients' states of the checkpoint of round "
                 f"{version}: it is too old, belongs to another run, or lacks rows; restore the "
-                "file, or train anew"
+                "file, or start a new run"
             )
         return actual
 
@@ -243,7 +243,7 @@ class Store:
         if identity != (_APPLICATION_ID, _VERSION):
             raise RunError(
                 f"{self.path} is not a client-states file of this version of fedcli; restore it, "
-                "or train anew"
+                "or start a new run"
             )
         # Triggers, views and constraints that somebody else added would change what is written.
         schema = [
@@ -252,7 +252,8 @@ class Store:
         ]
         if sorted(schema, key=str) != _SCHEMA:
             raise RunError(
-                f"{self.path} has other tables than fedcli makes; restore the file, or train anew"
+                f"{self.path} has other tables than fedcli makes; restore the file, or start a new "
+                "run"
             )
 
     def _check_types(self) -> None:
@@ -393,7 +394,7 @@ class ClientStates:
         if len(vector) != num_params:
             raise RunError(
                 f"{store.path}: client {client_id!r} has {len(vector)} values, the model has "
-                f"{num_params} parameters; restore the file, or train anew"
+                f"{num_params} parameters; restore the file, or start a new run"
             )
         return vector
 
@@ -437,7 +438,7 @@ class ClientStates:
         if self.version and not path.exists():
             raise RunError(
                 f"{path} is missing, and the run needs it (fedcli clean --client-states removes "
-                "it); restore it, or train anew"
+                "it); restore it, or start a new run"
             )
         token = _Token()
         holder = _Holder(path, tokens={self.version: token})

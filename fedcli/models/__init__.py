@@ -1,4 +1,4 @@
-"""Models that the core trains: by name, or a stack of layers of one's own."""
+"""Models that the core trains: by name, or as layers that the user lists."""
 
 from __future__ import annotations
 

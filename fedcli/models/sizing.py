@@ -60,7 +60,7 @@ def _without_softmax(specs: Sequence[Spec]) -> list[Spec]:
     for spec in kept:
         if getattr(spec, "activation", "") == SOFTMAX:
             raise ConfigError(
-                f"layer {spec.name}: softmax stands only at the end of a model; choose "
+                f"layer {spec.name}: a softmax is allowed only at the end of a model; choose "
                 f"{', '.join(ACTIVATIONS)}"
             )
     return kept
@@ -85,7 +85,7 @@ def _check_last(layers: Sequence[Layer]) -> None:
 
 
 def _check_size(layers: Sequence[Layer]) -> None:
-    """Refuses what the core could not hold, before any of it is allocated."""
+    """Refuses a model that is too large for the core, before memory is allocated."""
     shapes = [tensor.shape for layer in layers for tensor in layer.tensors]
     if not shapes:
         raise ConfigError("the model has no parameters; give at least one layer that has")

@@ -52,8 +52,8 @@ def save(path: Path, tensors: Mapping[str, NDArray[np.float32]], layout: ParamLa
         layout: The model's.
 
     Raises:
-        ConfigError: The name asks for none of `FORMATS`, or for one of Keras's while the model is
-            not made of layers.
+        ConfigError: The name has the suffix of none of `FORMATS`, or for one of Keras's while the
+            model is not made of layers.
         RunError: The file cannot be written, or `path` is not a regular file.
     """
     check_format(path)

@@ -460,7 +460,7 @@ def _full_value(value: object) -> str:
 
 
 def _values(values: Sequence[object]) -> list[str]:
-    """Values that are not all equal: of long texts the ends, if their beginnings are alike."""
+    """Values that differ, as texts. Of long texts that begin alike only the ends are shown."""
     texts = list(map(_full_value, values))
     cuts = list(map(_cut, texts))
     if len(set(cuts)) == len(set(texts)):

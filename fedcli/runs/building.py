@@ -22,7 +22,7 @@ def build_algorithm(config: RunConfig) -> Algorithm:
     """Returns the algorithm of a valid config. Reads no data.
 
     Raises:
-        ConfigError: The algorithm does not go with the client optimizer.
+        ConfigError: The algorithm does not support the client optimizer.
     """
     assert config.client_weighting is not None
     algorithm = algorithms.build(

@@ -293,7 +293,7 @@ def _measured(
     group: EvaluationGroup,
     evaluation: Evaluation,
 ) -> Evaluation:
-    """The evaluation with the metrics that are asked for beside loss and accuracy."""
+    """Adds the requested metrics besides loss and accuracy to an evaluation."""
     if not request.metrics:
         return evaluation
     from fedcli.evaluation.measuring import measure  # late: few ask for any

@@ -186,8 +186,8 @@ def open_federation(
     Args:
         config: A valid config.
         cancel: Once raised, from any thread, opening stops.
-        model: What is trained; None: what the config names.
-        source: Which data; None: those that the config names.
+        model: The model; None: the one that the config names.
+        source: The data; None: those that the config names.
         given_model: An object that is a model or makes one, in place of what the config names; see
             `models.own.wrap`.
         folder: Where the run's files go, which is to have room.

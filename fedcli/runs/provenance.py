@@ -25,10 +25,11 @@ def provenance_of(
     """Returns the table [provenance] of config.toml.
 
     Args:
-        engine: What computes its clients.
-        fingerprint: Of its data.
-        config: Of which the files of a user's code are fingerprinted.
-        class_weights: Of its training loss, float32 [num_classes]; None: there are none.
+        engine: The engine of the run.
+        fingerprint: The fingerprint of its data.
+        config: The config. The files of the user's code that it names are fingerprinted.
+        class_weights: Weights of the classes in the training loss, float32 [num_classes]; None:
+            there are none.
     """
     inputs: dict[str, Value] = {}
     if may_have_code(config):

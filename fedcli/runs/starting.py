@@ -126,7 +126,7 @@ def resume(
         engine_options: Its options.
         data: Where the run's data are now; None: where they were. Of a run whose data a program had
             in memory: those data.
-        test_data: The same of its test data.
+        test_data: Likewise for its test data.
         model: FILE.py or FILE.py:FUNCTION, for a run whose model is code; of a run whose model a
             program gave: that object.
         cancel: See `start`.
@@ -169,7 +169,7 @@ class _Means(NamedTuple):
 
 
 class _Objects(NamedTuple):
-    """What a program gives in place of what the config names."""
+    """Objects that a program gives in place of names in the config."""
 
     data: OpenedData | None = None
     model: Any = None
@@ -250,10 +250,10 @@ def _resume(
 def _with_code(
     config: RunConfig, content: Checkpoint, given: Mapping[str, Any]
 ) -> tuple[RunConfig, dict[str, str]]:
-    """A config whose code is what the user named, and that code by field.
+    """Returns a config with the code that the user named, and that code by field.
 
     Raises:
-        ConfigError: Code is needed that is not named, or named where there is none.
+        ConfigError: The user did not name code that the run needs, or named code where it has none.
     """
     named = {name: text for name, text in given.items() if text is not None}
     if not named and not may_have_code(config):
@@ -263,7 +263,7 @@ def _with_code(
     parts = tuple(name for name in CODE_FIELDS if name != "model" or needs_code(content, config))
     allowed = permission.with_code(config, named, parts)
     ran = {name: getattr(allowed, name) for name in named if name in parts}
-    # The model's file is where it was for whoever asks the config.
+    # The config keeps the place of the model's file.
     return replace(allowed, model=config.model), {**named, **ran}
 
 

@@ -17,8 +17,8 @@ def table(
 
     Args:
         title: Its caption.
-        headers: Of the columns; empty: there is no row of them.
-        rows: What stands in the cells.
+        headers: Headings of the columns; empty: there is no such row.
+        rows: The content of the cells.
         note: A line below it.
     """
     head = "".join(f"<th>{html.escape(each)}</th>" for each in headers)

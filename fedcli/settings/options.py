@@ -22,7 +22,7 @@ Value = bool | int | float | str | list[Any]
 MAX_FLOAT = 3e38
 LEAST_POSITIVE = 1.2e-38
 
-# What other tools and papers call options, each with what it may be called here.
+# Names of options in fedcli, each with its names in other tools and papers.
 _HABITS: Mapping[str, tuple[str, ...]] = {
     "proximal_strength": ("mu", "proximal_mu", "prox_mu", "proximal_weight", "lambda", "lam"),
     "beta_1": ("beta1", "b1", "betas"),
@@ -146,7 +146,7 @@ class Table(dict[str, EntryType]):
     family: str = ""
 
     def __missing__(self, name: str) -> EntryType:
-        """Returns the row of a part from outside. Raises KeyError if there is none."""
+        """Returns the row of a part from outside of the package. Raises KeyError if none exists."""
         if not self.family:
             raise KeyError(name)
         found: EntryType | None = load("fedcli.settings.own.parts:find")(self, name)
@@ -281,7 +281,7 @@ def resolve(entry: Entry, given: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def _hint(name: str, known: Collection[str]) -> str:
-    """The end of a message about an option that there is none of: what it is called here."""
+    """Returns the end of a message about an unknown option: its name in fedcli, if it has one."""
     word = name.lower().replace("-", "_")
     if word in _RATES:
         return "; learning rates are --client-lr and --server-lr"
@@ -345,7 +345,7 @@ def _within(value: float, minimum: float | None, maximum: float | None) -> bool:
 
 
 def _written(value: object) -> str:
-    """`value` as it is written in TOML, on one line."""
+    """Returns `value` as TOML writes it, on one line."""
     if isinstance(value, bool):
         return str(value).lower()
     return repr(value) if isinstance(value, str) else str(value).replace("\n", " ")

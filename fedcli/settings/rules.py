@@ -246,8 +246,7 @@ def _resolved(name: str, owner: str, given: Mapping[str, Value]) -> dict[str, Va
         if given:
             takers = ", ".join(sorted(tables.EMBEDDED_DATASETS))
             raise ConfigError(
-                f"--data-option {next(iter(given))} does not go with a data file; it is for "
-                f"{takers}"
+                f"--data-option {next(iter(given))} is not for data files; it is for {takers}"
             )
         return {}
     if name == "model_options" and tables.is_model_file(owner):

@@ -597,7 +597,7 @@ class RunConfig:
     )
 
     def __new__(cls, *values: Any, **given: Any) -> RunConfig:
-        """Refuses options that there are none of, with those that are like them."""
+        """Refuses unknown options; the message has similar names."""
         for name in given:
             if name not in OPTIONS:
                 hint = did_you_mean(name, OPTIONS)
@@ -644,7 +644,7 @@ class RunConfig:
 
     @classmethod
     def unchecked(cls, values: Mapping[str, Any]) -> RunConfig:
-        """Returns a config of some fields that nobody has checked; the rest take their defaults."""
+        """Returns a config of unchecked fields; the other fields take their defaults."""
         config = object.__new__(cls)
         for each in fields(cls):
             default = each.default if each.default is not MISSING else {}
@@ -658,7 +658,7 @@ class RunConfig:
 
 
 def _check_name(field: str, declared: RunOption, value: Any) -> None:
-    """Refuses the name of something that there is none of. Files are not looked at.
+    """Refuses an unknown name. Files are not opened.
 
     A list of names is checked by its kind, and metrics that judge rounds by `check_judges`.
     """

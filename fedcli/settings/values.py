@@ -167,12 +167,12 @@ def check_judges(values: Mapping[str, Any]) -> None:
 
 
 def _no_judge(label: str, name: object, own: Collection[str] = ()) -> str:
-    """The message about a metric that there is none of."""
+    """Returns the message about an unknown metric."""
     return f"{label} {shown(name)}: choose one of {', '.join((*tables.JUDGING, *own))}, {_OR_OWN}"
 
 
 def _not_a_target(label: str, target: object, own: Collection[str] = ()) -> str:
-    """The message about a target of a metric that there is none of, or of another form."""
+    """Returns the message about a target whose metric is unknown or whose form is wrong."""
     others = ", ".join(each for each in (*tables.JUDGING, *own) if each != ACCURACY)
     return (
         f"{label} {str(target)[:60]!r}: give {ACCURACY}=X, as in {ACCURACY}=0.97, or another "

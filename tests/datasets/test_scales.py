@@ -79,11 +79,11 @@ def test_what_does_not_decide_is_asked_for(pixels: Any, fault: str) -> None:
 
 
 def test_train_and_test_must_be_alike() -> None:
-    with pytest.raises(DataError, match=r"split 1 has pixels from .* train and test must be alike"):
+    with pytest.raises(DataError, match=r"split 1 has pixels from .* scale train and test"):
         coding_of(SHARES * 255, SHARES)
-    with pytest.raises(DataError, match=r"split 0 has pixels .* train and test must be alike"):
+    with pytest.raises(DataError, match=r"split 0 has pixels .* scale train and test"):
         coding_of(SHARES, LEVELS.astype(np.uint8))
-    with pytest.raises(DataError, match="train and test must be alike"):
+    with pytest.raises(DataError, match="scale train and test"):
         coding_of((SHARES - 0.5) / 0.29, SHARES)
 
 

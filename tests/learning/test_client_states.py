@@ -319,7 +319,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path: Path) 
 def test_a_run_without_its_file_is_not_resumed(tmp_path: Path) -> None:
     _train(tmp_path / "run")
     (tmp_path / "run" / FILE).unlink()
-    with pytest.raises(RunError, match=r"client_states\.sqlite is missing, .* train anew"):
+    with pytest.raises(RunError, match=r"client_states\.sqlite is missing, .* start a new run"):
         starting.resume(tmp_path / "run", rounds=8)
 
 
@@ -398,7 +398,7 @@ def test_states_of_another_time_or_run_are_refused(
         file.write_bytes(b"")
     else:
         {"row": _delete_first_client, "swapped": _swap_two_clients}[kind](file)
-    with pytest.raises(RunError, match=r"client_states\.sqlite does not hold .* train anew"):
+    with pytest.raises(RunError, match=r"client_states\.sqlite does not hold .* start a new run"):
         starting.resume(run, rounds=8)
     if algorithm == "local-only":
         with pytest.raises(RunError, match=r"client_states\.sqlite does not hold"):
@@ -458,7 +458,7 @@ def test_values_of_another_type_are_refused(tmp_path: Path, changed: str) -> Non
     with sqlite3.connect(path) as file:
         file.execute(f"UPDATE states SET {changed}")
     file.close()
-    with pytest.raises(RunError, match="is damaged; restore the file, or train anew"):
+    with pytest.raises(RunError, match="is damaged; restore the file, or start a new run"):
         Store(path)
 
 

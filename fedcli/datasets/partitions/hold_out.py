@@ -38,8 +38,8 @@ class HeldOut:
 def within(deal: Deal, fraction: float, seed: int) -> HeldOut:
     """Sets aside a share of each client, drawn at random, rounded, at least one on each side.
 
-    A client of one example stays in train alone; no client of the test is empty. Examples keep
-    their order. Time is linear in the examples, but for sorting each client's draws.
+    A client of one example is only in train, and no client of the test split is empty. Examples
+    keep their order. Time is linear in the examples, but for sorting each client's draws.
 
     Args:
         deal: Who holds what.

@@ -30,8 +30,8 @@ class Partition(Protocol):
     ) -> NDArray[np.int64]:
         """Returns which client holds each example: whole numbers [n], 0 to num_clients - 1.
 
-        Each client must have an example. Test data follow train: of each class a client gets that
-        share of test that it has of train.
+        Each client must have an example. Test data follow train: a client gets the same share of a
+        class in test that it has in train.
 
         Args:
             labels: int64 [n], 0 to num_classes - 1, each of which occurs.

@@ -70,7 +70,7 @@ def deal(
     """Returns the client of each example, int64 [n]. Each of the clients 0 to K - 1 has one.
 
     Args:
-        name: A key of `SCHEMES`, or a deal of the user's.
+        name: A key of `SCHEMES`, or a user's own partition.
         labels: int32 [n], at least 0.
         options: All options of the scheme.
         stream: What it draws from.
@@ -188,7 +188,8 @@ def deal_classes_per_client(task: Task) -> Counts:
     if per_client * num_clients < num_classes:
         raise ConfigError(
             f"--partition classes-per-client: {num_clients} clients with {per_client} classes each "
-            f"leave some of the {num_classes} classes to nobody; choose more of either"
+            f"leave some of the {num_classes} classes without a client; choose more clients or "
+            f"more classes"
         )
     ranks = task.stream.uniform(num_clients * num_classes).reshape(num_clients, num_classes)
     everyone = np.arange(num_clients)

@@ -113,7 +113,7 @@ def pixel_notes(source: Imported, tell: Tell) -> list[str]:
     notes = []
     for name, table in source.tables.items():
         if _are_alike(table):
-            notes.append(f"all images of {name} are alike: there is nothing to learn from them")
+            notes.append(f"all images of {name} are equal: there is nothing to learn from them")
         if table.pixels.dtype == np.uint8 or source.format != "store":
             continue  # importers of other formats decide on the range themselves
         greatest = 0.0

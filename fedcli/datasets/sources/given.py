@@ -1,4 +1,4 @@
-"""Clients whose examples a program has in memory, or makes when they are asked for.
+"""Clients whose examples a program has in memory, or makes when they are used.
 
 `from_arrays` takes arrays or functions by client, `from_examples` any sequence of (image, label),
 as PyTorch and Hugging Face have them, with the owner of each. What they return goes wherever opened
@@ -140,13 +140,13 @@ class GivenSplit(ClientData):
         if client.pixels.shape[1:] != self.pixel_shape:
             raise DataError(
                 f"{where}: images are {list(client.pixels.shape[1:])} but those of client "
-                f"{self.client_ids[0]!r} are {list(self.pixel_shape)}; all must be alike"
+                f"{self.client_ids[0]!r} are {list(self.pixel_shape)}; all must have the same shape"
             )
         check_labels(client.labels, self.num_classes, where)
         return client
 
     def _measured_convention(self) -> str:
-        """What 1.0 is, as the border of the images of a few clients tells; else "ink"."""
+        """The meaning of 1.0, from the borders of the images of a few clients; else "ink"."""
         if not can_measure(self.pixel_shape):
             return "ink"
         border = Border()
@@ -176,7 +176,7 @@ class GivenData:
         """Returns the splits.
 
         Raises:
-            ConfigError: Other pixels or classes are asked for than these have.
+            ConfigError: The requested pixels or classes are not those of the data.
         """
         opened = {
             split: data.with_pixels(pixels) if isinstance(data, GivenSplit) else data

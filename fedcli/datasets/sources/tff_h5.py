@@ -144,7 +144,7 @@ class TffH5Split(ClientData):
         if not self.are_floats:
             return "0 to 255", "pixels are uint8"
         first = self.client_ids[0]
-        with suppress(DataError):  # which is told when the client is read
+        with suppress(DataError):  # which is reported when the client is read
             pixels = self.client(first).pixels
             if pixels.dtype != np.uint8 and pixels.size:
                 return f"{pixels.min():g} to {pixels.max():g}", f"the pixels of client {first!r}"
@@ -225,7 +225,8 @@ class TffH5Split(ClientData):
         if shape[1:] != self._stored_shape:
             raise DataError(
                 f"{where}: images are {list(shape[1:])} but those of client "
-                f"{self.client_ids[0]!r} are {list(self._stored_shape)}; all must be alike"
+                f"{self.client_ids[0]!r} are {list(self._stored_shape)}; all must have the same "
+                f"shape"
             )
         if shape[0] != num_labels:
             raise DataError(
@@ -330,7 +331,9 @@ def pack(stored: NDArray[Any], where: str) -> tuple[Pixels, float, float]:
 
 def _check_has_shape(dataset: Any, where: str) -> None:
     if dataset.shape is None:  # HDF5's null dataspace
-        raise DataError(f"{where}: pixels are an empty dataset without a shape; write them anew")
+        raise DataError(
+            f"{where}: pixels are an empty dataset without a shape; write the file again"
+        )
 
 
 def _num_labels(dataset: Any, where: str) -> int:

@@ -24,7 +24,7 @@ from fedcli.dataclass import dataclass
 from fedcli.inspection.figures.tiles import TILE, Tiles
 
 MARGIN = 20  # dots around everything
-TITLE_HEIGHT = 52  # dots from the top of a figure to what it shows
+TITLE_HEIGHT = 52  # dots from the top of a figure to its content
 LINE_HEIGHT = 24  # dots
 
 DPI = 144  # two dots a point: type of 7 points is read with ease on a screen

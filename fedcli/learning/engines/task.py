@@ -27,7 +27,7 @@ class ClientInputs(NamedTuple):
 
     Attributes:
         linear: The vectors that the LINEAR row adds to the gradients: float32 [num_clients,
-            num_params], or [1, num_params] for all clients alike.
+            num_params], or [1, num_params] if it is the same for all clients.
         delta_factors: The factor of each delta in the sum, >= 0: float64 [num_clients].
         starts: The parameters that each client starts from instead of the server's: float32
             [num_clients, num_params]. Then no delta enters the sum, and delta_factors is None.

@@ -48,7 +48,7 @@ class Passage:
         self._seen: list[str] = []
 
     def request(self, wanted: DeltaRequest) -> DeltaRequest:
-        """Returns what the engine is to return, for what the aggregator wants."""
+        """Returns the request to the engine, given the aggregator's request."""
         if not self._stages:
             return wanted
         return DeltaRequest(all_rows=True, are_writable=True)

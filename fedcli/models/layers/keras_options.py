@@ -62,7 +62,7 @@ class Options:
         return value
 
     def number(self, key: str, default: Any = _MISSING) -> Any:
-        """Returns an option that is a number, whole ones as floats; anything else as it is.
+        """Returns an option that is a number, a whole number as a float, anything else unchanged.
 
         Raises:
             ConfigError: It is missing and has no default.

@@ -88,8 +88,8 @@ def load(
     function = function or DEFAULT_FUNCTION
     if fresh_weights:
         raise ModelError(
-            f"--fresh-weights does not go with {path}: its {function} says what the weights start "
-            "from; leave it out"
+            f"--fresh-weights does not go with {path}: its {function} makes the initial weights "
+            f"itself; leave it out"
         )
     file = path.absolute()
     source = user_code.read_code(file)

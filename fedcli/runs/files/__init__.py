@@ -1,1 +1,1 @@
-"""What stands in a run's folder."""
+"""The files in a run's folder."""

@@ -304,7 +304,7 @@ def _checked(rows: NDArray[Any], client_ids: list[str], file: Path) -> ClientRec
     if len(rows) and not 0 <= clients.min() <= clients.max() < len(client_ids):
         raise RunError(f"{file} is damaged: it names clients that it does not list")
     if len(set(client_ids)) < len(client_ids) or rows["outcome"].max(initial=0) >= len(OUTCOMES):
-        raise RunError(f"{file} is damaged: a client stands twice, or has no such outcome")
+        raise RunError(f"{file} is damaged: a client occurs twice, or has an unknown outcome")
     if len(rows) and (rounds[0] < 1 or (np.diff(rounds) < 0).any()):
         raise RunError(f"{file} is damaged: its rounds are not in order")
     return ClientRecords(rows, client_ids)
@@ -367,7 +367,7 @@ def _read_line(content: bytes, at: int, path: Path) -> tuple[dict[str, Any] | No
     except (ValueError, RecursionError):
         head = None
     if not isinstance(head, dict) or (at and not _is_block_head(head)):
-        raise RunError(f"{path} is damaged at byte {at}; move it away, or train anew")
+        raise RunError(f"{path} is damaged at byte {at}; move it away, or start a new run")
     return head, end + 1
 
 

@@ -174,7 +174,7 @@ class RunDirectory:
             if last != round_num:
                 raise RunError(
                     f"{self.path / METRICS} ends with round {last}, the checkpoint is of round "
-                    f"{round_num}; restore the file, or train anew"
+                    f"{round_num}; restore the file, or start a new run"
                 )
             os.truncate(self._metrics.fileno(), end)
             timings = read_bounded(self.path / TIMINGS, MAX_LINES_BYTES)
@@ -338,7 +338,7 @@ def latest_checkpoint(path: Path) -> Path:
     check_is_run(path)
     checkpoints = find_checkpoints(path)
     if not checkpoints:
-        raise RunError(f"{path / CHECKPOINTS} holds no checkpoint; train anew")
+        raise RunError(f"{path / CHECKPOINTS} holds no checkpoint; start a new run")
     return checkpoints[-1]
 
 
@@ -362,10 +362,10 @@ def best_checkpoint(path: Path) -> Path:
     lines = [line for line in read_metrics(path) if line["round"] <= last]
     best_round = Best(measure).after_all(lines).round_num
     if best_round is None:
-        raise RunError(f"{path} has no evaluation yet that tells which round is best")
+        raise RunError(f"{path} has no evaluation yet, which would tell the best round")
     file = path / CHECKPOINTS / checkpoint_name(best_round)
     if not file.exists():
-        raise RunError(f"{file}, of the best round, is missing; restore it, or train anew")
+        raise RunError(f"{file}, of the best round, is missing; restore it, or start a new run")
     return file
 
 

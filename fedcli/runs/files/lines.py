@@ -35,7 +35,8 @@ def parse_metrics(content: bytes, file: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError) as err:
             raise RunError(
                 f"{label} is cut short or damaged; if it is after the newest checkpoint, fedcli "
-                f"train --resume {file.parent} repairs it; else restore the file, or train anew"
+                f"train --resume {file.parent} repairs it; else restore the file, or start a new "
+                "run"
             ) from err
         before = lines[-1]["round"] if lines else None
         if not _is_metrics_line(line, before):

@@ -1,4 +1,4 @@
-"""The partitions: tables of deals (who gets which example) and of changes to the examples."""
+"""The partitions: tables of deals (which client gets which example) and of changes to examples."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _deal(name: str, doc: str, source: str, *options: Option) -> Entry:
     return Entry(name, doc, source, (_CLIENTS, *options, _PARTITION_SEED))
 
 
-# Deals: who gets which example. A partition has at most one; without one the deal is "natural".
+# Deals: which client gets which example. A partition has at most one; the default is "natural".
 DEALS = table(
     Entry(
         "natural",
@@ -213,8 +213,8 @@ def split_partition(name: str) -> tuple[str, tuple[str, ...]]:
     for each in changes:
         if each not in CHANGES:
             raise ConfigError(
-                f"--partition {name}: {each} deals examples to clients; only one such scheme, "
-                "the first, goes with others"
+                f"--partition {name}: {each} deals examples to clients; a partition has only one "
+                f"such scheme, and it is the first"
             )
     if len(set(changes)) < len(changes):
         raise ConfigError(f"--partition {name}: give each change once")
